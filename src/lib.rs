@@ -1,0 +1,10 @@
+//! tfo-fleet: every node of a fleet shares one TCP Fast Open cookie key, and rotates it without one client noticing.
+//!
+//! The safety property that everything here serves (PROTOCOL.md section 1):
+//!
+//! > For any two serving hosts a and b: `primary(a)` is in `accepted(b) = {primary(b), backup(b)}`.
+//!
+//! Modules in the order in which data flows.  `model` and `engine` are pure; `kernel`, `config`, `crypto` and `runtime`
+//! are the edges; `agent` and `demo` put them together.  `tests/tidy.rs` holds the walls.
+
+pub mod model;

@@ -1,0 +1,142 @@
+//! Names that come from outside: parsed once, bounded, printable; after that they cannot be wrong.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A name that breaks the rules of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{rule}")]
+pub struct BadName {
+    rule: &'static str,
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $check:ident, $rule:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The name.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = BadName;
+
+            fn from_str(text: &str) -> Result<Self, BadName> {
+                if $check(text) { Ok(Self(text.to_owned())) } else { Err(BadName { rule: $rule }) }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+name! {
+    /// A node: a DNS name of at most 253 characters (RFC 1123 section 2.1), lower case.
+    NodeId, is_dns_name,
+    "a node's name is a lower-case DNS name: labels of a-z, 0-9 and \"-\", at most 63 characters each and 253 in all"
+}
+
+name! {
+    /// The operator's name of a pool.
+    PoolName, is_pool_name,
+    "a pool's name is 1 to 63 characters of a-z, 0-9, \".\", \"_\", \"-\", starting with a letter or digit"
+}
+
+name! {
+    /// The identity of a pool: 128 random bits made once, as 32 lower-case hex digits.
+    ///
+    /// A pool that was made anew under an old name has another one, and nodes of the old pool refuse it.
+    PoolId, is_pool_id,
+    "a pool_id is 32 lower-case hex digits"
+}
+
+name! {
+    /// The name of a network namespace under /run/netns.
+    NamespaceName, is_file_name,
+    "a namespace is a name under /run/netns: 1 to 255 characters of A-Z, a-z, 0-9, \".\", \"_\", \"-\", not starting with a dot"
+}
+
+fn is_dns_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+fn is_pool_name(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+fn is_pool_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn is_file_name(text: &str) -> bool {
+    (1..=255).contains(&text.len())
+        && !text.starts_with('.')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_names_are_dns_names() {
+        for good in ["a", "cp3050.example.org", "0-9.x"] {
+            assert!(good.parse::<NodeId>().is_ok(), "{good}");
+        }
+        let long = "a".repeat(64);
+        for bad in ["", ".", "a.", "-a", "a-", "A.example", "a b", "a/b", "ä", &long, "*.example"] {
+            assert!(bad.parse::<NodeId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pools_have_a_name_and_an_identity() {
+        for bad in ["", "-a", "Text", "a/b", &"a".repeat(64)] {
+            assert!(bad.parse::<PoolName>().is_err(), "{bad}");
+        }
+        assert!("text".parse::<PoolName>().is_ok());
+        assert!("0123456789abcdef0123456789abcdef".parse::<PoolId>().is_ok());
+        for bad in ["", "0123456789ABCDEF0123456789ABCDEF", "0123456789abcdef"] {
+            assert!(bad.parse::<PoolId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_cannot_leave_its_directory() {
+        assert!("cache-1".parse::<NamespaceName>().is_ok());
+        for bad in ["", ".", "..", "../x", "a/b", ".hidden", "a\0"] {
+            assert!(bad.parse::<NamespaceName>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! One thing that is wrong, said so that the reader can mend it: where it is, what it is, what to do.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Works, but somebody should look.
+    Warning,
+    /// The command cannot do its work, or would be unsafe.
+    Error,
+}
+
+/// A problem with its place and its remedy.  Wire v1: `problems[]` of every `--format json` (DESIGN.md section 2).
+///
+/// Never holds key or secret bytes: messages are built from names, sizes and fingerprints only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Stable name in snake case that scripts may match.
+    pub kind: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// The file it is in, if it is in one.
+    pub file: Option<PathBuf>,
+    /// Line in that file, from 1.
+    pub line: Option<usize>,
+    /// Configuration key, dotted, for example `source.schedule.interval`.
+    pub key: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Problem {
+    /// An error.
+    #[must_use]
+    pub fn error(kind: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::new(kind, Severity::Error, message.into(), remedy.into())
+    }
+
+    /// A warning.
+    #[must_use]
+    pub fn warning(kind: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::new(kind, Severity::Warning, message.into(), remedy.into())
+    }
+
+    fn new(kind: &'static str, severity: Severity, message: String, remedy: String) -> Self {
+        Self { kind, severity, file: None, line: None, key: None, message, remedy }
+    }
+
+    /// The same problem, in this file.
+    #[must_use]
+    pub fn in_file(mut self, file: impl AsRef<Path>) -> Self {
+        self.file = Some(file.as_ref().to_owned());
+        self
+    }
+
+    /// The same problem, on this line (from 1).
+    #[must_use]
+    pub fn on_line(mut self, line: usize) -> Self {
+        self.line = Some(line);
+        self
+    }
+
+    /// The same problem, at this configuration key.
+    #[must_use]
+    pub fn at_key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    /// `error: FILE:LINE: KEY: message` and, on a line of its own, the remedy.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.severity {
+            Severity::Warning => "warning: ",
+            Severity::Error => "error: ",
+        })?;
+        if let Some(file) = &self.file {
+            write!(f, "{}:", file.display())?;
+            if let Some(line) = self.line {
+                write!(f, "{line}:")?;
+            }
+            f.write_str(" ")?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, "{key}: ")?;
+        }
+        write!(f, "{}\n  remedy: {}", self.message, self.remedy)
+    }
+}

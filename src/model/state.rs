@@ -1,0 +1,80 @@
+//! What a node is to hold, and how it is shown: [`DesiredState`], [`Phase`], [`SlotPrint`].
+
+use serde::{Deserialize, Serialize};
+
+use super::count::{Epoch, Generation};
+use super::ids::PoolId;
+use super::key::{KeyFingerprint, KeyPair, PairPrint};
+use super::time::UnixTime;
+
+/// Where a rotation stands (PROTOCOL.md rule 3; for derived keys section 3).
+///
+/// Wire v1 and Persisted: the snake-case names; a new phase needs a new version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// No key yet.
+    Empty,
+    /// The primary is the key of now; the backup, if any, is the one before it.
+    Steady,
+    /// The backup is the key that comes next.
+    Staged,
+    /// The primary is new, but some nodes may still make cookies with the old one.
+    Promoted,
+}
+
+impl Phase {
+    /// The name used in every output.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Steady => "steady",
+            Self::Staged => "staged",
+            Self::Promoted => "promoted",
+        }
+    }
+}
+
+/// One slot as it may be shown: never the key.  `K` in DESIGN.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SlotPrint {
+    /// Ordinal of the key; none for keys from a file, which have no history.
+    pub epoch: Option<Epoch>,
+    /// Public name of the key.
+    pub fingerprint: KeyFingerprint,
+}
+
+/// Both slots as they may be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SlotPrints {
+    /// The slot that makes cookies.
+    pub primary: SlotPrint,
+    /// The slot that only validates.
+    pub backup: Option<SlotPrint>,
+}
+
+impl SlotPrints {
+    /// The fingerprints alone, which is what a kernel can be compared with.
+    #[must_use]
+    pub fn pair(&self) -> PairPrint {
+        PairPrint { primary: self.primary.fingerprint, backup: self.backup.map(|slot| slot.fingerprint) }
+    }
+}
+
+/// What a source wants this node to hold now.
+#[derive(Debug)]
+pub struct DesiredState {
+    /// The keys.
+    pub keys: KeyPair,
+    /// Their epochs and fingerprints, in the order of `keys`.
+    pub prints: SlotPrints,
+    /// Where the rotation stands.
+    pub phase: Phase,
+    /// The pool that told it; none without a coordinator.
+    pub pool_id: Option<PoolId>,
+    /// The instruction's ordinal; none without a coordinator.
+    pub generation: Option<Generation>,
+    /// When the slots change next, if the source knows.
+    pub next_change_at: Option<UnixTime>,
+}
