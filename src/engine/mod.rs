@@ -1,0 +1,3 @@
+//! Pure decisions over `model`: `now` and everything observed are arguments, what to do is the result.
+
+pub mod schedule;
