@@ -34,6 +34,12 @@ impl Phase {
             Self::Promoted => "promoted",
         }
     }
+
+    /// The phase of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Empty, Self::Steady, Self::Staged, Self::Promoted].into_iter().find(|phase| phase.as_str() == name)
+    }
 }
 
 /// One slot as it may be shown: never the key.  `K` in DESIGN.md.
