@@ -13,7 +13,7 @@
 
 use crate::model::count::Epoch;
 use crate::model::key::PairPrint;
-use crate::model::state::{SlotPrint, SlotPrints};
+use crate::model::state::{BackupSlot, SlotPrint, SlotPrints};
 use crate::model::time::UnixTime;
 
 /// What was installed before, as the sysctl.d file or this process remembers it.
@@ -88,15 +88,6 @@ fn other_key_same_epoch(offer: &SlotPrints, told: &SlotPrints) -> Option<Epoch> 
         new.epoch.is_some() && new.epoch == old.epoch && new.fingerprint != old.fingerprint
     };
     slots(offer).find(|new| slots(told).any(|old| conflict(new, &old))).and_then(|slot| slot.epoch)
-}
-
-/// Whether a kernel has a backup slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackupSlot {
-    /// Linux 5.3 and later (commit 9092a76d3cf8).
-    Present,
-    /// Earlier, or a kernel that was seen to keep only the primary.
-    Absent,
 }
 
 /// What one namespace's kernel was seen to hold.

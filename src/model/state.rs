@@ -42,6 +42,15 @@ impl Phase {
     }
 }
 
+/// Whether a kernel has a backup slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupSlot {
+    /// Linux 5.3 and later (commit 9092a76d3cf8).
+    Present,
+    /// Earlier, or a kernel that was seen to keep only the primary.
+    Absent,
+}
+
 /// One slot as it may be shown: never the key.  `K` in DESIGN.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SlotPrint {

@@ -13,3 +13,12 @@ pub fn clock_synchronised() -> Option<bool> {
     let state = unsafe { libc::adjtimex(&raw mut timex) };
     (state >= 0).then_some(state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0)
 }
+
+/// Registers a file descriptor that we own with the running event loop.
+///
+/// # Errors
+/// Fails if the kernel cannot poll it.
+pub fn watch(fd: std::os::fd::OwnedFd) -> std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+    // SAFETY: an `OwnedFd` is valid until it is dropped, and `AsyncFd` never gives it away to be replaced.
+    unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
+}
