@@ -40,7 +40,7 @@ fn installed() -> Image {
     let systemd = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
     let support = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support");
     let mut image = Image::new()
-        .copy(&agent_binary(), "/usr/bin/tfo-agent", 0o755)
+        .copy(support::agent_path(), "/usr/bin/tfo-agent", 0o755)
         .copy(&systemd.join("tmpfiles.d/tfo-fleet.conf"), "/usr/lib/tmpfiles.d/tfo-fleet.conf", 0o644)
         .copy(&support.join("listener.py"), "/usr/lib/tfo-test/listener.py", 0o644)
         .file(CONFIG_FILE, CONFIG, 0o644)
@@ -49,10 +49,6 @@ fn installed() -> Image {
         image = image.copy(&systemd.join(unit), &format!("/usr/lib/systemd/system/{unit}"), 0o644);
     }
     image
-}
-
-fn agent_binary() -> std::path::PathBuf {
-    std::env::var_os("TFO_STANDIN").map_or_else(|| support::agent_path().to_owned(), Into::into)
 }
 
 /// A TFO server that starts at boot in the order that `ordering` says, and notes the key it found.
