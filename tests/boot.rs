@@ -19,12 +19,13 @@ const SYSCTL_FILE: &str = "/etc/sysctl.d/50-tcp_fastopen_key.conf";
 
 const CONFIG_FILE: &str = "/etc/tfo-fleet/agent.toml";
 
+/// The longest interval: a key that changes between two machines of one test is a once-a-week event.
 const CONFIG: &str = r#"
 [source]
 kind = "derive"
 [[source.schedule]]
 secret     = "/etc/tfo-fleet/fleet.secret"
-interval   = "24h"
+interval   = "7d"
 stage_lead = "1h"
 algorithm  = "hkdf-sha256"
 "#;
