@@ -185,7 +185,7 @@ fn pass_problems(settings: AgentSettings, now: UnixTime) -> Vec<Problem> {
         if namespace.bits.is_some_and(|bits| bits & SERVER_BIT == 0) {
             let message = format!(
                 "namespace {}: the server side of TFO is off (net.ipv4.tcp_fastopen has no 0x2)",
-                namespace.name
+                namespace.namespace
             );
             let remedy = "set net.ipv4.tcp_fastopen = 3, or install.enabled = false if it is off on purpose";
             problems.push(Problem::warning("tfo_off", message, remedy));

@@ -51,11 +51,17 @@ impl NamespaceLock {
     pub fn take(namespace: &str, program: &str, patience: Duration) -> Result<Self, LockError> {
         let path = Path::new(LOCK_DIR).join(format!("tfo-agent.net-{namespace}.lock"));
         let failed = |source: io::Error| LockError::Failed { path: path.clone(), source };
-        std::fs::create_dir_all(LOCK_DIR).map_err(failed)?;
         // Not O_TRUNC: until we hold the lock the note in it is another's.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-        let mut file = File::from(rustix::fs::open(&path, flags, mode).map_err(|error| failed(error.into()))?);
+        let open = || rustix::fs::open(&path, flags, mode);
+        let mut file = File::from(match open() {
+            // A minimal container may lack the directory.
+            Err(rustix::io::Errno::NOENT) => {
+                std::fs::create_dir_all(LOCK_DIR).and_then(|()| Ok(open()?)).map_err(failed)?
+            }
+            other => other.map_err(|error| failed(error.into()))?,
+        });
         let start = clock::monotonic();
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -73,7 +79,8 @@ impl NamespaceLock {
             }
         }
         file.set_len(0).map_err(failed)?;
-        writeln!(file, "pid {} ({program})", std::process::id()).map_err(failed)?;
+        let note = format!("pid {} ({program})\n", std::process::id());
+        file.write_all(note.as_bytes()).map_err(failed)?;
         Ok(Self { _file: file })
     }
 }
