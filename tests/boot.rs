@@ -285,6 +285,24 @@ fn the_timer_way_runs_green_and_leaves_a_daemon_alone() {
 }
 
 #[test]
+fn check_computes_whether_the_timer_keeps_up() {
+    if !need_machine() {
+        return;
+    }
+    let machine = installed().enable("tfo-agent-once.timer").boot();
+    let check = || machine.output(&["tfo-agent", "check"]);
+    let good = check();
+    assert!(good.status.success(), "10 min, 2 min and 10 s fit into an hour: {}", told(&good));
+    machine.write(CONFIG_FILE, &CONFIG.replace("\"1h\"", "\"12m\""));
+    let late = check();
+    assert_eq!(late.status.code(), Some(1), "{}", told(&late));
+    let late = told(&late);
+    assert!(late.contains("12m 12s late (period 10m, random delay 2m, accuracy 10s, run 2s)"), "{late}");
+    machine.run(&["systemctl", "stop", "tfo-agent-once.timer"]);
+    assert!(check().status.success(), "a timer that is not active has nothing to keep up with");
+}
+
+#[test]
 fn other_namespaces_take_the_example_drop_in() {
     if !need_machine() {
         return;
