@@ -106,8 +106,10 @@ impl Fleet {
         // After the last client, before the last agent.
         let counters = read_counters(&self.nodes)?;
         self.nodes.iter().for_each(Node::ask_to_end);
+        let went_well = faults.is_empty();
         for node in self.nodes {
-            if let Err(error) = node.wait_for_end() {
+            // After a fault this would only say it again.
+            if let (Err(error), true) = (node.wait_for_end(), went_well) {
                 faults.push(error.to_string());
             }
         }
