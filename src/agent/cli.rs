@@ -124,6 +124,10 @@ impl Outcome {
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // Before the arguments are parsed, which touches much of the code already.
+    if arguments.get(1).is_none_or(|command| command != "run") {
+        sys::prefault_code();
+    }
     let parsed = match Arguments::try_parse_from(&arguments) {
         Ok(parsed) => parsed,
         Err(error) => {
