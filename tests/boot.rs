@@ -278,4 +278,11 @@ fn the_timer_way_runs_green_and_leaves_a_daemon_alone() {
     assert_eq!(once("Result"), "exec-condition", "skipped beside a daemon");
     assert_eq!(once("ActiveState"), "inactive");
     assert_eq!(machine.property("tfo-agent", "MainPID"), agent);
+    drop(machine);
+
+    // Both enabled: the daemon does it.
+    let machine = installed().enable("tfo-agent").enable("tfo-agent-once.timer").boot();
+    assert_eq!(machine.property("tfo-agent", "ActiveState"), "active");
+    assert_eq!(machine.property("tfo-agent-once.service", "Result"), "exec-condition");
+    assert_eq!(machine.run(&["systemctl", "list-units", "--failed", "--no-legend", "--plain"]), "");
 }
