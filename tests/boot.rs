@@ -286,3 +286,21 @@ fn the_timer_way_runs_green_and_leaves_a_daemon_alone() {
     assert_eq!(machine.property("tfo-agent-once.service", "Result"), "exec-condition");
     assert_eq!(machine.run(&["systemctl", "list-units", "--failed", "--no-legend", "--plain"]), "");
 }
+
+#[test]
+fn other_namespaces_take_the_example_drop_in() {
+    if !need_machine() {
+        return;
+    }
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/examples/namespaces.conf");
+    let drop_in = "/etc/systemd/system/tfo-agent.service.d/namespaces.conf";
+    let config = format!("{CONFIG}[install]\nnamespaces = [\"blue\"]\n");
+    let in_blue = ["nsenter", "--net=/run/netns/blue", "cat", KEY_FILE];
+
+    let machine = installed().file(CONFIG_FILE, &config, 0o644).copy(&example, drop_in, 0o644).boot();
+    machine.run(&["ip", "netns", "add", "blue"]);
+    assert_eq!(machine.run(&in_blue), UNSET);
+    machine.run(&["systemctl", "start", "tfo-agent"]);
+    assert_eq!(machine.run(&in_blue), persisted_key(&machine.read(SYSCTL_FILE)));
+    assert_eq!(machine.run(&in_blue), installed_key(&machine));
+}
