@@ -304,3 +304,22 @@ fn other_namespaces_take_the_example_drop_in() {
     assert_eq!(machine.run(&in_blue), persisted_key(&machine.read(SYSCTL_FILE)));
     assert_eq!(machine.run(&in_blue), installed_key(&machine));
 }
+
+#[test]
+fn the_sandbox_lets_the_agent_do_its_work_and_nothing_else() {
+    if !need_machine() || !support::need_tool("python3") {
+        return;
+    }
+    let probe = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/sandbox_probe.py");
+    let drop_in = "[Service]\nType=oneshot\nWatchdogSec=0\nRestart=no\nExecStart=\n\
+                   ExecStart=/usr/bin/python3 /usr/lib/tfo-test/probe.py\nStandardOutput=file:/run/probe.out\n";
+    let machine = installed()
+        .copy(&probe, "/usr/lib/tfo-test/probe.py", 0o644)
+        .file("/etc/systemd/system/tfo-agent.service.d/probe.conf", drop_in, 0o644)
+        .boot();
+    machine.run(&["systemctl", "start", "tfo-agent"]);
+    let told = machine.read("/run/probe.out");
+    let done: Vec<_> = told.lines().filter_map(|line| line.strip_suffix(": done")).collect();
+    assert_eq!(done, ["the key", "a file in /etc/sysctl.d", "a lock", "runtime directory"], "{told}");
+    assert!(told.lines().count() > 15, "{told}");
+}
