@@ -1,0 +1,234 @@
+//! An install that is cut short at every system call, or fails at every one: the keys are the old or the new pair,
+//! whole, in the file and in the kernel, the output says which, and the next run repairs the rest.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use support::host::{Host, KEY_FILE, UNSET, in_own_mounts, stderr, stdout};
+use tfo_fleet::kernel::sysctl_d::{self, Persisted};
+
+/// The pair that is installed at first, and the one that is due.
+const OLD: &str = "7a0c91e3-55d1f0b8-19c64e2f-8d3ba670,e1f25d06-3b98c7a4-60d2194e-f58b037c";
+const NEW: &str = "c4d7302b-a1659ef8-0e83bd57-924f1c6a,7a0c91e3-55d1f0b8-19c64e2f-8d3ba670";
+
+/// More calls than any install makes: the loop over the calls must end by itself.
+const CALLS_MAX: usize = 2_000;
+
+fn ready() -> bool {
+    support::need_netns() && support::need_tool("strace") && support::need_tool("unshare")
+}
+
+/// A host on which one pair is installed and another is due.
+struct Due {
+    host: Host,
+    old: State,
+    /// None for a source that makes another pair at each run.
+    new: Option<String>,
+}
+
+/// What a host holds.
+#[derive(Clone)]
+struct State {
+    kernel: String,
+    file: Option<String>,
+}
+
+impl Due {
+    /// `prepare` configures the old pair, `change` the new one.
+    fn new(prepare: impl Fn(&Host), change: impl Fn(&Host)) -> Self {
+        let host = Host::new();
+        prepare(&host);
+        let old = if host.config_file().exists() {
+            done(&host.run("once", &[]));
+            State { kernel: host.kernel(), file: host.persisted() }
+        } else {
+            State { kernel: UNSET.to_owned(), file: None }
+        };
+        change(&host);
+        let mut due = Self { host, old, new: None };
+        let mut news = [(); 2].map(|()| {
+            done(&due.once_here());
+            let new = due.host.kernel();
+            assert_ne!(new, due.old.kernel, "a new pair was due");
+            due.reset();
+            new
+        });
+        let [first, second] = &mut news;
+        due.new = (first == second).then(|| std::mem::take(first));
+        due
+    }
+
+    /// Old state, no leftovers.  Only to be called inside the namespace or for a host that has a file.
+    fn reset(&self) {
+        for name in self.host.sysctl_d() {
+            std::fs::remove_file(self.host.path("sysctl.d").join(name)).unwrap();
+        }
+        if let Some(text) = &self.old.file {
+            self.host.write("sysctl.d/50-tcp_fastopen_key.conf", text, 0o600);
+        }
+        self.host.set_kernel(&self.old.kernel);
+        assert_eq!(self.host.kernel(), self.old.kernel);
+    }
+
+    fn once_here(&self) -> Output {
+        self.host.run("once", &["--format", "json"])
+    }
+
+    /// `once` under strace, which writes to the file `trace`.
+    fn traced(&self, options: &[&str]) -> (Output, String) {
+        let trace = self.host.path("trace");
+        std::fs::remove_file(&trace).ok();
+        let mut strace = self.host.command("strace");
+        strace.args(["-f", "-qqq", "-y", "-s", "4", "-o"]).arg(&trace).args(options).arg("--");
+        strace.arg(support::agent_path()).args(["once", "--format", "json", "--config"]).arg(self.host.config_file());
+        let output = strace.output().unwrap();
+        (output, std::fs::read_to_string(trace).unwrap_or_default())
+    }
+
+    /// The pair in the file is the old or the new one, whole and protected; so is the kernel's.  True: new.
+    #[track_caller]
+    fn check(&self, at: &str) -> (bool, bool) {
+        let kernel = self.host.kernel();
+        let file = self.host.persisted();
+        let file_is_new = file != self.old.file;
+        if let Some(text) = &file {
+            let found = std::fs::metadata(self.host.sysctl_file()).unwrap();
+            assert_eq!((found.mode() & 0o7777, found.uid(), found.gid()), (0o600, 0, 0), "{at}");
+            let read = sysctl_d::read(&self.host.sysctl_file()).unwrap();
+            assert!(matches!(read, Persisted::Ours { .. }), "{at}: the file is cut or mixed: {text}");
+        }
+        let keys = self.host.persisted_keys();
+        if file_is_new {
+            match &self.new {
+                Some(new) => assert_eq!(keys.as_ref(), Some(new), "{at}: the file holds other keys"),
+                None => assert!(keys.is_some(), "{at}: the file is gone"),
+            }
+        }
+        let kernel_is_new = kernel != self.old.kernel;
+        if kernel_is_new {
+            let new = self.new.as_ref().or(keys.as_ref());
+            assert_eq!(Some(&kernel), new, "{at}: the kernel holds neither the old nor the new pair");
+        }
+        (file_is_new, kernel_is_new)
+    }
+
+    /// The next run mends everything and leaves nothing behind.
+    #[track_caller]
+    fn repaired(&self, at: &str) {
+        let file_before = self.host.persisted();
+        let output = self.once_here();
+        assert_eq!(output.status.code(), Some(0), "{at}: {}", stdout(&output));
+        let (file, kernel) = (self.host.persisted_keys(), self.host.kernel());
+        match &self.new {
+            Some(new) => assert_eq!((file.as_ref(), &kernel), (Some(new), new), "{at}"),
+            None => {
+                assert_eq!(file.as_ref(), Some(&kernel), "{at}");
+                // Keys that made it to the file are the ones to go on with, not a third pair.
+                assert!(file_before == self.old.file || file_before == self.host.persisted(), "{at}");
+            }
+        }
+        assert_eq!(self.host.sysctl_d(), ["50-tcp_fastopen_key.conf"], "{at}: something is left");
+        let run = std::fs::read_dir(self.host.path("run")).unwrap();
+        assert_eq!(run.count(), 1, "{at}: something is left beside status.json");
+    }
+}
+
+fn done(output: &Output) {
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(output), stderr(output));
+}
+
+/// A new pair in a file that somebody else distributes.
+fn by_file() -> Due {
+    Due::new(|host| host.use_keys(OLD), |host| host.use_keys(NEW))
+}
+
+const DERIVE: &str = "[source]\nkind = \"derive\"\n[[source.schedule]]\nsecret = \"@/etc/secret\"\ninterval = \"7d\"\n";
+
+/// Another secret, after a restart with a new configuration.
+fn by_derive() -> Due {
+    let secret = |first: u8| (first..first + 32).collect::<Vec<u8>>();
+    let prepare = |host: &Host| {
+        host.write("etc/secret", secret(10), 0o400);
+        host.configure(DERIVE);
+    };
+    Due::new(prepare, |host| {
+        host.write("etc/secret", secret(77), 0o400);
+    })
+}
+
+/// Keys that exist nowhere but in the file.
+fn by_random() -> Due {
+    Due::new(|host| host.use_keys(OLD), |host| host.configure("[source]\nkind = \"random\"\n"))
+}
+
+/// The first install on a host.
+fn first_install() -> Due {
+    Due::new(|_| {}, |host| host.use_keys(NEW))
+}
+
+/// Kills the install before its first, second, … system call, until it comes through.
+fn kill_everywhere(due: &Due) {
+    let (output, trace) = due.traced(&[]);
+    done(&output);
+    due.reset();
+    let calls = trace.lines().filter(|line| line.contains('(')).count();
+    for needed in ["fsync(", "rename", KEY_FILE, "50-tcp_fastopen_key.conf.tmp"] {
+        assert!(trace.contains(needed), "the install has no {needed}:\n{trace}");
+    }
+    let mut seen = BTreeMap::<(bool, bool), usize>::new();
+    let mut killed = 0;
+    for call in 1..CALLS_MAX {
+        let at = format!("killed at call {call}");
+        let (output, trace) = due.traced(&["-e", "trace=all", "-e", &format!("inject=all:signal=SIGKILL:when={call}")]);
+        if output.status.code() == Some(0) {
+            break;
+        }
+        // strace ends as its child did.
+        assert_eq!(output.status.signal(), Some(9), "{at}: {}", stderr(&output));
+        assert!(trace.trim_end().ends_with("+++ killed by SIGKILL +++"), "{at}: {trace}");
+        assert_eq!(trace.lines().filter(|line| line.contains('(')).count(), call, "{at}");
+        killed = call;
+        *seen.entry(due.check(&at)).or_default() += 1;
+        due.repaired(&at);
+        due.reset();
+    }
+    assert!(killed + 3 >= calls && calls > 50, "{killed} of {calls} calls");
+    // (file, kernel): neither, the file alone, both, and never the kernel alone.
+    assert!(seen.contains_key(&(false, false)) && seen.contains_key(&(true, true)), "{seen:?}");
+    assert!(seen.contains_key(&(true, false)) && !seen.contains_key(&(false, true)), "{seen:?}");
+    println!("killed at {killed} calls; (file new, kernel new): {seen:?}");
+}
+
+#[test]
+fn killed_at_every_call_with_the_file_source() {
+    if ready() {
+        kill_everywhere(&by_file());
+    }
+}
+
+#[test]
+fn killed_at_every_call_with_the_derive_source() {
+    if ready() {
+        kill_everywhere(&by_derive());
+    }
+}
+
+#[test]
+fn killed_at_every_call_with_the_random_source() {
+    if ready() {
+        kill_everywhere(&by_random());
+    }
+}
+
+#[test]
+fn killed_at_every_call_of_the_first_install() {
+    if ready() {
+        kill_everywhere(&first_install());
+    }
+}
