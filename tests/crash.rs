@@ -4,11 +4,9 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use support::host::{Host, KEY_FILE, UNSET, in_own_mounts, stderr, stdout};
 use tfo_fleet::kernel::sysctl_d::{self, Persisted};
@@ -198,7 +196,9 @@ fn calls(trace: &str) -> Vec<Call> {
 }
 
 /// Kills the install on entry to its first, second, … last system call, so that each is the first one not done.
-fn kill_everywhere(due: &Due) {
+///
+/// `from` names what the first call of interest is about: the calls of the dynamic loader need no four rounds.
+fn kill_everywhere(due: &Due, from: &str) {
     let (output, trace) = due.traced(&[]);
     done(&output);
     due.reset();
@@ -208,7 +208,8 @@ fn kill_everywhere(due: &Due) {
     let all = calls(&trace);
     assert!(all.len() > 50, "{trace}");
     let mut seen = BTreeMap::<(bool, bool), usize>::new();
-    for (index, call) in all.iter().enumerate() {
+    let first = all.iter().position(|call| call.line.contains(from)).expect("there is such a call");
+    for (index, call) in all.iter().enumerate().skip(first) {
         let at = format!("killed at {}", call.line);
         let inject = format!("inject={}:signal=SIGKILL:when={}", call.name, call.count);
         let (output, trace) = due.traced(&["-e", "trace=all", "-e", &inject]);
@@ -226,33 +227,204 @@ fn kill_everywhere(due: &Due) {
     // (file, kernel): neither, the file alone, both, and never the kernel alone.
     assert!(seen.contains_key(&(false, false)) && seen.contains_key(&(true, true)), "{seen:?}");
     assert!(seen.contains_key(&(true, false)) && !seen.contains_key(&(false, true)), "{seen:?}");
-    println!("killed at {} calls; (file new, kernel new): {seen:?}", all.len());
+    println!("killed at {} of {} calls; (file new, kernel new): {seen:?}", all.len() - first, all.len());
 }
 
 #[test]
 fn killed_at_every_call_with_the_file_source() {
     if ready() {
-        kill_everywhere(&by_file());
+        kill_everywhere(&by_file(), "");
     }
 }
 
 #[test]
 fn killed_at_every_call_with_the_derive_source() {
     if ready() {
-        kill_everywhere(&by_derive());
+        kill_everywhere(&by_derive(), "agent.toml");
     }
 }
 
 #[test]
 fn killed_at_every_call_with_the_random_source() {
     if ready() {
-        kill_everywhere(&by_random());
+        kill_everywhere(&by_random(), "agent.toml");
     }
 }
 
 #[test]
 fn killed_at_every_call_of_the_first_install() {
     if ready() {
-        kill_everywhere(&first_install());
+        kill_everywhere(&first_install(), "agent.toml");
     }
+}
+
+/// What a full, read-only, forbidden or broken disk says, and what the kernel says of a text that it refuses.
+const ERRORS: [&str; 5] = ["ENOSPC", "EROFS", "EACCES", "EIO", "EINVAL"];
+
+/// The output says what the file sets and what the kernel holds.
+fn says_which(text: &str, (file_is_new, kernel_is_new): (bool, bool), first: bool) -> bool {
+    let file = match (file_is_new, first) {
+        (true, _) => "the file sets the new keys",
+        (false, true) => "there is no file",
+        (false, false) => "the file still sets the old keys",
+    };
+    let kernel = match (kernel_is_new, first) {
+        (true, _) => "the kernel holds the new keys",
+        (false, true) => "the kernel holds no keys",
+        (false, false) => "the kernel keeps the old keys",
+    };
+    text.contains(file) && text.contains(kernel)
+}
+
+/// Lets each call on one of our paths fail with each error, one call at a time.
+fn fail_everywhere(due: &Due) {
+    let (output, trace) = due.traced(&[]);
+    done(&output);
+    due.reset();
+    let here = due.host.text_path("");
+    let ours = |call: &Call| [here.as_str(), KEY_FILE, "/run/lock"].iter().any(|path| call.line.contains(path));
+    let all: Vec<Call> = calls(&trace).into_iter().filter(ours).collect();
+    for needed in ["openat", "write", "fsync", "rename", "ftruncate", "read", "flock"] {
+        assert!(all.iter().any(|call| call.name.starts_with(needed)), "no {needed} among {all:?}");
+    }
+    let mut ends = BTreeMap::<(Option<i32>, bool, bool), usize>::new();
+    let mut silent = Vec::new();
+    for call in &all {
+        for error in ERRORS {
+            let at = format!("{error} at {}", call.line);
+            let inject = format!("inject={}:error={error}:when={}", call.name, call.count);
+            let (output, trace) = due.traced(&["-e", "trace=all", "-e", &inject]);
+            assert_eq!(trace.matches("(INJECTED)").count(), 1, "{at}");
+            let text = stdout(&output) + &stderr(&output);
+            assert!(!text.contains("panicked"), "{at}: {text}");
+            let now = due.check(&at);
+            let code = output.status.code();
+            match code {
+                // Not needed for the keys: they are where they belong all the same.
+                Some(0) => assert_eq!(now, (true, true), "{at}: {text}"),
+                // Found before anything was written.
+                Some(2) => assert_eq!(now, (false, false), "{at}: {text}"),
+                Some(1) => {
+                    let first = due.old.file.is_none();
+                    let untouched = now == (false, false) && text.contains("nothing was written");
+                    if !untouched && !says_which(&text, now, first) {
+                        silent.push(format!("{at}: (file, kernel) new: {now:?}, but it says:\n{text}"));
+                    }
+                }
+                other => panic!("{at}: exit {other:?}: {text}"),
+            }
+            *ends.entry((code, now.0, now.1)).or_default() += 1;
+            due.repaired(&at);
+            due.reset();
+        }
+    }
+    assert!(silent.is_empty(), "{} times it does not say which keys are where:\n{}", silent.len(), silent.join("\n"));
+    println!("{} calls failed; (exit, file new, kernel new): {ends:?}", all.len() * ERRORS.len());
+}
+
+#[test]
+fn every_error_at_every_call_with_the_file_source() {
+    if ready() {
+        fail_everywhere(&by_file());
+    }
+}
+
+#[test]
+fn every_error_at_every_call_with_the_random_source() {
+    if ready() {
+        fail_everywhere(&by_random());
+    }
+}
+
+#[test]
+fn every_error_at_every_call_of_the_first_install() {
+    if ready() {
+        fail_everywhere(&first_install());
+    }
+}
+
+#[test]
+fn the_rest_of_a_short_write_is_not_written() {
+    if !ready() {
+        return;
+    }
+    let due = by_file();
+    let (_, trace) = due.traced(&[]);
+    due.reset();
+    let to_kernel = |call: &Call| call.name == "write" && call.line.contains(KEY_FILE);
+    let call = calls(&trace).into_iter().find(to_kernel).expect("the kernel is written");
+    let inject = format!("inject=write:retval=30:when={}", call.count);
+    let (output, trace) = due.traced(&["-e", "trace=all", "-e", &inject]);
+    let writes: Vec<_> = calls(&trace).into_iter().filter(to_kernel).collect();
+    assert!(writes.len() == 1 && writes[0].line.contains("(INJECTED)"), "{writes:?}");
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    let now = due.check("short write");
+    assert_eq!(now, (true, false));
+    assert!(says_which(&stdout(&output), now, false), "{}", stdout(&output));
+    due.repaired("short write");
+}
+
+/// Runs `once` in a mount namespace of its own, after `script`, which has the host's directory as `$3`.
+/// What the sysctl.d directory then holds is copied out of it.
+fn once_after(due: &Due, script: &str) -> Output {
+    let host = &due.host;
+    let mut unshare = host.command("unshare");
+    let script = format!(
+        "{script}
+         code=0; \"$1\" once --format json --config \"$2\" || code=$?
+         mkdir \"$3/after\"; cp -a \"$3\"/sysctl.d/. \"$3/after\"
+         exit $code"
+    );
+    in_own_mounts(&mut unshare, &script);
+    unshare.arg(support::agent_path()).arg(host.config_file()).arg(host.path(""));
+    let output = unshare.output().unwrap();
+    // What the namespace held is what is to be judged.
+    for name in host.sysctl_d() {
+        std::fs::remove_file(host.path("sysctl.d").join(name)).unwrap();
+    }
+    for entry in std::fs::read_dir(host.path("after")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::rename(entry.path(), host.path("sysctl.d").join(entry.file_name())).unwrap();
+    }
+    std::fs::remove_dir(host.path("after")).unwrap();
+    output
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_file_and_says_so() {
+    if !ready() {
+        return;
+    }
+    for (due, kernel_is_new) in [(by_file(), true), (by_random(), false)] {
+        let output = once_after(
+            &due,
+            "cp -a \"$3/sysctl.d\" \"$3/old\"
+             mount -t tmpfs -o size=64k,mode=755 none \"$3/sysctl.d\"; cp -a \"$3\"/old/. \"$3/sysctl.d\"
+             rm -r \"$3/old\"; cat /dev/zero >\"$3/sysctl.d/filler\" 2>/dev/null || true",
+        );
+        std::fs::remove_file(due.host.path("sysctl.d/filler")).unwrap();
+        let text = stdout(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("No space left on device"), "{text}");
+        let now = due.check("full disk");
+        assert_eq!(now, (false, kernel_is_new), "{text}");
+        assert!(says_which(&text, now, false), "{text}");
+        assert_eq!(due.host.sysctl_d(), ["50-tcp_fastopen_key.conf"], "the temporary file takes no room");
+        due.repaired("full disk");
+    }
+}
+
+#[test]
+fn a_disk_that_was_remounted_read_only_is_refused_before_anything_is_written() {
+    if !ready() {
+        return;
+    }
+    let due = by_file();
+    let script = "mount --bind \"$3/sysctl.d\" \"$3/sysctl.d\"; mount -o remount,bind,ro \"$3/sysctl.d\"";
+    let output = once_after(&due, script);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("Read-only file system") && text.contains("ReadWritePaths="), "{text}");
+    assert_eq!(due.check("read-only"), (false, false));
+    due.repaired("read-only");
 }

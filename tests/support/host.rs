@@ -32,6 +32,8 @@ impl Host {
         let netns = NetNs::new();
         let inode = std::fs::metadata(netns.path()).expect("the namespace is there").ino();
         let lock_file = PathBuf::from(format!("/run/lock/tfo-agent.net-{inode}.lock"));
+        // Inodes are used again: a test that was killed may have left one.
+        std::fs::remove_file(&lock_file).ok();
         Self { netns, dir, lock_file }
     }
 
