@@ -73,7 +73,8 @@ impl NamespaceLock {
             }
         }
         file.set_len(0).map_err(failed)?;
-        writeln!(file, "pid {} ({program})", std::process::id()).map_err(failed)?;
+        let note = format!("pid {} ({program})\n", std::process::id());
+        file.write_all(note.as_bytes()).map_err(failed)?;
         Ok(Self { _file: file })
     }
 }
