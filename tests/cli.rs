@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use support::host::{Host, KEY_FILE, UNSET, in_own_mounts, stderr, stdout};
+use support::host::{Host, UNSET, in_own_mounts, stderr, stdout};
 
 const OLD: &str = "7a0c91e3-55d1f0b8-19c64e2f-8d3ba670,e1f25d06-3b98c7a4-60d2194e-f58b037c";
 const NEW: &str = "c4d7302b-a1659ef8-0e83bd57-924f1c6a,7a0c91e3-55d1f0b8-19c64e2f-8d3ba670";
@@ -58,14 +58,18 @@ fn fields(value: &Value) -> Vec<&str> {
 /// (line, key, kind) of each problem, in the order of the output.
 fn places(found: &Value) -> Vec<(Option<u64>, &str, &str)> {
     let problems = found["problems"].as_array().expect("a list");
-    problems.iter().map(|p| (p["line"].as_u64(), p["key"].as_str().unwrap_or(""), p["kind"].as_str().unwrap())).collect()
+    problems
+        .iter()
+        .map(|p| (p["line"].as_u64(), p["key"].as_str().unwrap_or(""), p["kind"].as_str().unwrap()))
+        .collect()
 }
 
 // ---- help and usage ----
 
 #[test]
 fn help_is_enough_to_go_on() {
-    for arguments in [&["--help"][..], &["init", "--help"], &["run", "--help"], &["once", "--help"], &["check", "--help"]]
+    for arguments in
+        [&["--help"][..], &["init", "--help"], &["run", "--help"], &["once", "--help"], &["check", "--help"]]
     {
         let output = support::agent().args(arguments).output().unwrap();
         code(&output, 0);
@@ -88,12 +92,18 @@ fn help_is_enough_to_go_on() {
 
 #[test]
 fn usage_errors_end_with_2_and_with_detailed_exit_codes_1() {
-    let cases: [&[&str]; 6] =
-        [&[], &["mend"], &["once", "--frmat", "json"], &["once", "--format", "xml"], &["check", "x"], &["init", "--dir"]];
+    let cases: [&[&str]; 6] = [
+        &[],
+        &["mend"],
+        &["once", "--frmat", "json"],
+        &["once", "--format", "xml"],
+        &["check", "x"],
+        &["init", "--dir"],
+    ];
     for arguments in cases {
         let output = support::agent().args(arguments).output().unwrap();
         code(&output, 2);
-        assert!(stdout(&output).is_empty() && stderr(&output).contains("Usage: tfo-agent"), "{}", stderr(&output));
+        assert!(stdout(&output).is_empty() && stderr(&output).contains("--help"), "{}", stderr(&output));
     }
     code(&support::agent().args(["once", "--detailed-exit-codes", "--frmat"]).output().unwrap(), 1);
     let output = support::agent().arg("--version").output().unwrap();
@@ -259,8 +269,21 @@ fn status_json_has_the_shape_of_the_design() {
     code(&host.run("once", &[]), 0);
     let status: Value = serde_json::from_slice(&std::fs::read(host.path("run/status.json")).unwrap()).unwrap();
     let expected = [
-        "backup", "clock_synchronised", "drift_repairs", "error", "generation", "installed_at", "last_contact_at",
-        "namespaces", "next_change_at", "phase", "pool", "primary", "source", "state", "version",
+        "backup",
+        "clock_synchronised",
+        "drift_repairs",
+        "error",
+        "generation",
+        "installed_at",
+        "last_contact_at",
+        "namespaces",
+        "next_change_at",
+        "phase",
+        "pool",
+        "primary",
+        "source",
+        "state",
+        "version",
     ];
     assert_eq!(fields(&status), expected);
     assert_eq!(fields(&status["namespaces"][0]), ["backup", "name", "primary", "tcp_fastopen", "verified_at"]);
@@ -280,7 +303,10 @@ fn several_namespaces_are_installed_and_named() {
         other.netns().name()
     ));
     let found = json_of(&host.run("once", &["--format", "json"]));
-    assert_eq!(found["namespaces"], json!([{"name": "own", "changed": true}, {"name": other.netns().name(), "changed": true}]));
+    assert_eq!(
+        found["namespaces"],
+        json!([{"name": "own", "changed": true}, {"name": other.netns().name(), "changed": true}])
+    );
     assert_eq!((host.kernel().as_str(), other.kernel().as_str()), (OLD, OLD));
 }
 
@@ -376,14 +402,22 @@ fn installed(host: &Host) -> (String, Option<String>, u64, i64) {
 /// Line, key and kind of a problem that is expected.
 type Place = (Option<u64>, &'static str, &'static str);
 
+/// The errors alone: this machine may have reasons of its own for a warning.
+fn errors(found: &Value) -> Value {
+    let problems = found["problems"].as_array().expect("a list");
+    json!({"problems": problems.iter().filter(|problem| problem["severity"] == "error").collect::<Vec<_>>()})
+}
+
 /// Every command refuses the configuration that stands, for exactly these reasons, and touches nothing.
 #[track_caller]
 fn refused(host: &Host, expected: &[Place]) {
     let mut sorted = expected.to_vec();
     sorted.sort_unstable();
     let problems = |found: &Value| {
-        let mut places: Vec<(Option<u64>, String, String)> =
-            places(found).into_iter().map(|(line, key, kind)| (line, key.to_owned(), kind.to_owned())).collect();
+        let mut places: Vec<(Option<u64>, String, String)> = places(&errors(found))
+            .into_iter()
+            .map(|(line, key, kind)| (line, key.to_owned(), kind.to_owned()))
+            .collect();
         places.sort_unstable();
         places
     };
@@ -391,7 +425,7 @@ fn refused(host: &Host, expected: &[Place]) {
         let found_places = problems(found);
         let found_places: Vec<_> = found_places.iter().map(|(l, k, d)| (*l, k.as_str(), d.as_str())).collect();
         assert_eq!(found_places, sorted, "{found:#}");
-        for problem in found["problems"].as_array().unwrap() {
+        for problem in errors(found)["problems"].as_array().unwrap() {
             let said = |field: &str| problem[field].as_str().is_some_and(|text| !text.is_empty());
             assert!(said("file") && said("message") && said("remedy"), "{problem}");
         }
@@ -428,7 +462,9 @@ fn wrong_values_are_refused_with_their_place() {
     let host = installed_host();
     host.write("etc/secret", SECRET, 0o400);
     let entry = |line: &str| format!("{DERIVE}{line}\n");
-    let two = |first: &str, second: &str| format!("{DERIVE}{first}\n[[source.schedule]]\nsecret = \"@/etc/secret\"\n{second}\n");
+    let two = |first: &str, second: &str| {
+        format!("{DERIVE}{first}\n[[source.schedule]]\nsecret = \"@/etc/secret\"\n{second}\n")
+    };
     let cases: Vec<(String, Vec<Place>)> = vec![
         (entry("intervall = \"1h\""), vec![(Some(9), "source.schedule[0].intervall", "unknown_key")]),
         (format!("{DERIVE}[sourcery]\n"), vec![(Some(9), "sourcery", "unknown_key")]),
@@ -457,10 +493,7 @@ fn wrong_values_are_refused_with_their_place() {
         (entry("algorithm = \"md5\""), vec![(Some(9), "source.schedule[0].algorithm", "bad_value")]),
         (entry("not_before = \"2026-12-01\""), vec![(Some(9), "source.schedule[0].not_before", "bad_value")]),
         (two("", ""), vec![(Some(10), "source.schedule[1].not_before", "schedule")]),
-        (
-            entry("not_before = \"2026-12-01T00:00:00Z\""),
-            vec![(Some(7), "source.schedule[0].not_before", "schedule")],
-        ),
+        (entry("not_before = \"2026-12-01T00:00:00Z\""), vec![(Some(7), "source.schedule[0].not_before", "schedule")]),
         ("[source]\nkind = \"oracle\"\n".into(), vec![(Some(6), "source.kind", "bad_value")]),
         ("[source]\n".into(), vec![(Some(5), "source.kind", "missing_key")]),
         ("[source]\nkind = \"derive\"\n".into(), vec![(Some(5), "source.schedule", "missing_key")]),
@@ -501,12 +534,12 @@ fn wrong_joints_are_refused_with_their_place() {
     // An entry that is shorter than its own interval.
     let soon = at("2026-12-01T12:00:00Z");
     host.configure(&format!("{start}{}{}{}", entry(""), entry(&december), entry(&soon)));
-    refused(&host, &[(Some(13), "source.schedule[2].not_before", "schedule")]);
+    refused(&host, &[(Some(10), "source.schedule[1].not_before", "schedule")]);
     // tofurkey does not bind the interval into its keys: at this joint both sides have the same counter.
-    // Interval and counter: 2026-12-01 is 1 796 083 200 = 20 788 * 86 400; the one before it is 20 787.  An entry whose
-    // interval makes the counter at the joint 20 787 gives the same key on both sides.
+    // 2026-12-01 is 1 796 083 200 s = 20 788 days, so the last counter before it is 20 787; with an interval of 86 406 s
+    // the first one after it is ceil(1 796 083 200 / 86 406) = 20 787 too.
     let tofurkey = "algorithm = \"tofurkey\"\n";
-    let joint = format!("{tofurkey}interval = \"86404s\"\n{december}");
+    let joint = format!("{tofurkey}interval = \"86406s\"\n{december}");
     host.configure(&format!("{start}{}{}", entry(tofurkey), entry(&joint)));
     refused(&host, &[(Some(12), "source.schedule[1].secret", "equal_keys")]);
 }
@@ -588,8 +621,18 @@ fn key_files_with_anything_but_keys_are_refused() {
     let zero = format!("{NEW},{UNSET}");
     let (primary, _) = NEW.split_once(',').unwrap();
     let cases = [
-        "", "\n", "garbage", &NEW.to_uppercase(), &format!("{NEW},{primary}"), &format!("{primary},{primary}"), UNSET,
-        &zero, &format!("{primary},{UNSET}"), &NEW[..70], &format!("{NEW} # mine"), &format!(" {NEW}"),
+        "",
+        "\n",
+        "garbage",
+        &NEW.to_uppercase(),
+        &format!("{NEW},{primary}"),
+        &format!("{primary},{primary}"),
+        UNSET,
+        &zero,
+        &format!("{primary},{UNSET}"),
+        &NEW[..70],
+        &format!("{NEW} # mine"),
+        &format!(" {NEW}"),
         &NEW.replace(',', ":"),
     ];
     for text in cases {
@@ -608,7 +651,11 @@ fn files_that_are_no_configuration_are_refused() {
     }
     let host = installed_host();
     // Several syntax errors, each with its line.
-    host.write("etc/agent.toml", "[source\nkind = \"derive\"\n[install]\nenabled = = true\nverify_interval = \"30s\n", 0o644);
+    host.write(
+        "etc/agent.toml",
+        "[source\nkind = \"derive\"\n[install]\nenabled = = true\nverify_interval = \"30s\n",
+        0o644,
+    );
     let output = host.run("once", &["--format", "json"]);
     code(&output, 2);
     let found = json_of(&output);
@@ -638,4 +685,146 @@ fn files_that_are_no_configuration_are_refused() {
     std::fs::remove_file(host.config_file()).unwrap();
     host.write("etc/agent.toml", "", 0o644);
     refused(&host, &[(Some(1), "source", "missing_key")]);
+}
+
+// ---- hosts that do not allow it ----
+
+#[test]
+fn a_read_only_etc_is_refused_before_anything_is_written() {
+    if !support::need_netns() || !support::need_tool("unshare") {
+        return;
+    }
+    let host = installed_host();
+    host.use_keys(NEW);
+    let before = installed(&host);
+    for command in ["once", "run", "check"] {
+        let mut unshare = host.command("unshare");
+        let script = "mount --bind \"$1\" \"$1\"; mount -o remount,bind,ro \"$1\"; shift; exec \"$@\"";
+        in_own_mounts(&mut unshare, script);
+        unshare.arg(host.path("sysctl.d")).arg(support::agent_path());
+        let output = unshare.arg(command).arg("--config").arg(host.config_file()).output().unwrap();
+        code(&output, if command == "check" { 1 } else { 2 });
+        let text = stderr(&output);
+        for part in ["agent.toml:4", "install.sysctl_file", "Read-only file system", "ReadWritePaths="] {
+            assert!(text.contains(part), "{command} does not say {part}: {text}");
+        }
+    }
+    assert_eq!(installed(&host), before);
+}
+
+#[test]
+fn a_kernel_without_the_key_file_is_refused() {
+    if !support::need_netns() || !support::need_tool("unshare") {
+        return;
+    }
+    let host = installed_host();
+    host.use_keys(NEW);
+    let before = installed(&host);
+    // An empty directory over it: the file is not there for this process.
+    for (script, kind) in [
+        ("mount -t tmpfs none /proc/sys/net/ipv4; exec \"$@\"", "kernel_file_missing"),
+        (
+            "mount --bind /proc/sys/net/ipv4 /proc/sys/net/ipv4; mount -o remount,bind,ro /proc/sys/net/ipv4; exec \"$@\"",
+            "kernel_not_allowed",
+        ),
+    ] {
+        for command in ["once", "check"] {
+            let mut unshare = host.command("unshare");
+            in_own_mounts(&mut unshare, script);
+            unshare.arg(support::agent_path()).arg(command).args(["--format", "json", "--config"]);
+            let output = unshare.arg(host.config_file()).output().unwrap();
+            code(&output, if command == "check" { 1 } else { 2 });
+            let found = errors(&json_of(&output));
+            assert_eq!(places(&found), [(None, "", kind)], "{found:#}");
+            assert_eq!(found["problems"][0]["file"], "/proc/sys/net/ipv4/tcp_fastopen_key");
+        }
+    }
+    assert_eq!(installed(&host), before);
+}
+
+#[test]
+fn a_user_without_permission_hears_of_everything_at_once() {
+    if !support::need_netns() || !support::need_tool("setpriv") {
+        return;
+    }
+    let host = installed_host();
+    host.write("etc/secret", SECRET, 0o400);
+    host.configure(&format!(
+        "namespaces = [\"tfo-no-such-namespace\"]\n{DERIVE}[metrics]\ntextfile = \"/no/such/tfo.prom\"\n"
+    ));
+    std::fs::copy(support::agent_path(), host.path("tfo-agent")).unwrap();
+    let before = installed(&host);
+    let mut nobody = host.command("setpriv");
+    nobody
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"])
+        .arg(host.path("tfo-agent"));
+    let output = nobody.args(["once", "--format", "json", "--config"]).arg(host.config_file()).output().unwrap();
+    code(&output, 2);
+    let found = json_of(&output);
+    let mut found_places = places(&found);
+    found_places.sort_unstable();
+    let expected = [
+        (None, "", "kernel_not_allowed"),
+        (Some(4), "install.sysctl_file", "directory_not_writable"),
+        (Some(5), "install.namespaces", "namespace"),
+        (Some(9), "source.schedule[0].secret", "secret_unreadable"),
+        (Some(11), "metrics.textfile", "directory_not_writable"),
+    ];
+    assert_eq!(found_places, expected, "{found:#}");
+    for problem in found["problems"].as_array().unwrap() {
+        assert!(
+            problem["file"].is_string() && problem["remedy"].as_str().is_some_and(|text| !text.is_empty()),
+            "{problem}"
+        );
+    }
+    assert_eq!(installed(&host), before);
+}
+
+/// What is wrong in the text, in the secrets and on the host, in one run: nobody mends a host one message at a time.
+#[test]
+fn all_problems_come_at_once() {
+    if !support::need_netns() {
+        return;
+    }
+    let host = installed_host();
+    host.write("etc/exposed", SECRET, 0o444);
+    host.write("etc/weak", [7; 32], 0o400);
+    let december = "not_before = \"2026-12-01T00:00:00Z\"";
+    host.configure(&format!(
+        "namespaces = [\"tfo-no-such-namespace\"]
+verify_interval = 30
+[source]
+kind = \"derive\"
+[[source.schedule]]
+secret = \"@/etc/missing\"
+intervall = \"24h\"
+[[source.schedule]]
+secret = \"@/etc/exposed\"
+interval = \"1h\"
+stage_lead = \"2h\"
+{december}
+[[source.schedule]]
+secret = \"@/etc/weak\"
+algorithm = \"tofurkey\"
+interval = \"11s\"
+[metrics]
+textfile = \"/no/such/directory/tfo.prom\"
+[extra]
+"
+    ));
+    refused(
+        &host,
+        &[
+            (Some(5), "install.namespaces", "namespace"),
+            (Some(6), "install.verify_interval", "wrong_type"),
+            (Some(10), "source.schedule[0].secret", "secret_missing"),
+            (Some(11), "source.schedule[0].intervall", "unknown_key"),
+            (Some(13), "source.schedule[1].secret", "secret_exposed"),
+            (Some(15), "source.schedule[1].stage_lead", "out_of_range"),
+            (Some(18), "source.schedule[2].secret", "secret_weak"),
+            (Some(20), "source.schedule[2].interval", "out_of_range"),
+            (Some(22), "metrics.textfile", "directory_not_writable"),
+            (Some(23), "extra", "unknown_key"),
+        ],
+    );
 }

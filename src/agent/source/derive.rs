@@ -6,16 +6,14 @@ use std::path::Path;
 
 use super::{Offer, desired};
 use crate::config::agent::{Algorithm, DeriveSettings};
+use crate::config::reader::Located;
+use crate::config::secret::SecretPath;
 use crate::crypto::derive::{self, SECRET_BYTES_MAX, Secret};
 use crate::engine::reconcile::ClockUse;
 use crate::engine::schedule::{KeyRef, SlotRefs};
-use crate::kernel::text;
 use crate::model::key::{KeyPair, KeyPairError, TfoKey};
 use crate::model::problem::Problem;
 use crate::model::time::UnixTime;
-
-/// Longest static key file that is read, in bytes: two keys, and room to see that there is more.
-const KEY_FILE_BYTES_MAX: usize = 256;
 
 /// The keys of now.
 pub(super) fn offer(settings: &DeriveSettings, config: &Path, now: UnixTime) -> Result<Offer, Problem> {
@@ -51,19 +49,18 @@ fn key_of(settings: &DeriveSettings, config: &Path, key: KeyRef) -> Result<(TfoK
             Ok((derive::tofurkey(&secret_of(settings, config, key.entry)?, counter), None))
         }
         (Algorithm::Static, _) | (_, None) => {
-            let text = entry.secret.read_for(config, KEY_FILE_BYTES_MAX)?;
-            let keys = text::parse(&text).map_err(|error| {
-                let message = format!("{}: {error}", entry.secret.value);
-                let remedy = "write the key as `sysctl net.ipv4.tcp_fastopen_key` shows it, one key or primary,backup";
-                entry.secret.locate(config, Problem::error("key_text", message, remedy))
-            })?;
+            let keys = super::key_text(&entry.secret, config)?;
             Ok((keys.primary().duplicate(), keys.backup().map(TfoKey::duplicate)))
         }
     }
 }
 
 fn secret_of(settings: &DeriveSettings, config: &Path, entry: usize) -> Result<Secret, Problem> {
-    let place = &settings.entries[entry].secret;
+    secret_at(&settings.entries[entry].secret, config)
+}
+
+/// Reads the secret at a place of the configuration.
+pub(super) fn secret_at(place: &Located<SecretPath>, config: &Path) -> Result<Secret, Problem> {
     Secret::new(place.read_for(config, SECRET_BYTES_MAX)?).map_err(|error| {
         let message = format!("{}: {error}", place.value);
         let remedy = "make one with `head -c 32 /dev/urandom` under umask 077, the same on every node";

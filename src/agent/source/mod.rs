@@ -4,9 +4,14 @@ mod derive;
 mod file;
 mod random;
 
-use crate::config::agent::{AgentSettings, SourceSettings};
+use std::path::Path;
+
+use crate::config::agent::{AgentSettings, Holds, NamedSecret, SourceSettings};
+use crate::config::reader::Located;
+use crate::config::secret::SecretPath;
 use crate::crypto::fingerprint::pair_print;
 use crate::engine::reconcile::ClockUse;
+use crate::kernel::text;
 use crate::model::count::Epoch;
 use crate::model::key::KeyPair;
 use crate::model::problem::Problem;
@@ -85,6 +90,29 @@ pub fn offer(settings: &AgentSettings, now: UnixTime, installed: Option<&Install
         SourceSettings::File { path } => file::offer(path, &settings.file),
         SourceSettings::Random { interval } => random::offer(*interval, now, installed),
     }
+}
+
+/// Reads a secret that the configuration names, and forgets it: is there one that can be used?
+#[must_use]
+pub fn check_secret(secret: &NamedSecret, config: &Path) -> Option<Problem> {
+    match secret.holds {
+        Holds::Secret => derive::secret_at(&secret.place, config).err(),
+        Holds::KeyText => key_text(&secret.place, config).err(),
+    }
+}
+
+/// Longest file with key text that is read, in bytes: two keys, and room to see that there is more.
+const KEY_FILE_BYTES_MAX: usize = 256;
+
+/// Reads the keys in a file with kernel text.
+fn key_text(place: &Located<SecretPath>, config: &Path) -> Result<KeyPair, Problem> {
+    let text = place.read_for(config, KEY_FILE_BYTES_MAX)?;
+    text::parse(&text).map_err(|error| {
+        let message = format!("{}: {error}", place.value);
+        let remedy = "write one key or primary,backup as `sysctl -n net.ipv4.tcp_fastopen_key` shows it, and nothing else; \
+                      the installed keys stay";
+        place.locate(config, Problem::error("key_text", message, remedy))
+    })
 }
 
 /// Puts names on keys: epochs in the order primary, backup.
