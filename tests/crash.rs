@@ -428,3 +428,42 @@ fn a_disk_that_was_remounted_read_only_is_refused_before_anything_is_written() {
     assert_eq!(due.check("read-only"), (false, false));
     due.repaired("read-only");
 }
+
+/// A rename that the disk may forget again is not taken for durable at the next look.
+#[test]
+fn a_daemon_writes_again_what_could_not_be_made_durable() {
+    if !ready() {
+        return;
+    }
+    let host = Host::new();
+    host.use_keys(OLD);
+    done(&host.run("once", &[]));
+    host.use_keys(NEW);
+    host.configure("verify_interval = \"1s\"\n[source]\nkind = \"file\"\npath = \"@/etc/keys\"\n");
+    let trace = host.path("trace");
+    let mut strace = host.command("strace");
+    // The second fsync is the directory's.
+    strace
+        .args(["-f", "-qqq", "-y", "-e", "trace=fsync,rename", "-e", "inject=fsync:error=EIO:when=2", "-o"])
+        .arg(&trace);
+    strace.arg("--").arg(support::agent_path()).args(["run", "--config"]).arg(host.config_file());
+    let log = std::fs::File::create(host.path("log")).unwrap();
+    let mut child = strace.stderr(log).spawn().unwrap();
+    let calls_now = || calls(&std::fs::read_to_string(&trace).unwrap_or_default());
+    let on_directory = |call: &&Call| call.name == "fsync" && call.line.contains("/sysctl.d>)");
+    let durable = || calls_now().iter().filter(on_directory).any(|call| call.line.ends_with("= 0"));
+    let again = support::poll_until(std::time::Duration::from_secs(20), durable);
+    let all = calls_now();
+    let pid = all.first().and_then(|call| call.line.split(' ').next()?.parse().ok());
+    if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    } else {
+        child.kill().unwrap();
+    }
+    child.wait().unwrap();
+    let directory: Vec<&Call> = all.iter().filter(on_directory).collect();
+    assert!(directory[0].line.contains("EIO (Input/output error) (INJECTED)"), "{directory:?}");
+    assert!(again, "never made durable: {all:?}");
+    let log = std::fs::read_to_string(host.path("log")).unwrap();
+    assert!(log.contains("cannot make durable") && log.contains("now the file sets the new keys"), "{log}");
+}
