@@ -60,7 +60,9 @@ fn places(found: &Value) -> Vec<(Option<u64>, &str, &str)> {
     let problems = found["problems"].as_array().expect("a list");
     problems
         .iter()
-        .map(|p| (p["line"].as_u64(), p["key"].as_str().unwrap_or(""), p["kind"].as_str().unwrap()))
+        .map(|p| {
+            (p["line"].as_u64(), p["key"].as_str().unwrap_or(""), p["kind"].as_str().expect("a step of the test works"))
+        })
         .collect()
 }
 
@@ -395,7 +397,7 @@ fn check_finds_the_file_that_wins_at_boot() {
 
 /// What must not change when a configuration is refused.
 fn installed(host: &Host) -> (String, Option<String>, u64, i64) {
-    let found = std::fs::metadata(host.sysctl_file()).unwrap();
+    let found = std::fs::metadata(host.sysctl_file()).expect("a step of the test works");
     (host.kernel(), host.persisted(), found.ino(), found.mtime_nsec())
 }
 
@@ -425,7 +427,7 @@ fn refused(host: &Host, expected: &[Place]) {
         let found_places = problems(found);
         let found_places: Vec<_> = found_places.iter().map(|(l, k, d)| (*l, k.as_str(), d.as_str())).collect();
         assert_eq!(found_places, sorted, "{found:#}");
-        for problem in errors(found)["problems"].as_array().unwrap() {
+        for problem in errors(found)["problems"].as_array().expect("a step of the test works") {
             let said = |field: &str| problem[field].as_str().is_some_and(|text| !text.is_empty());
             assert!(said("file") && said("message") && said("remedy"), "{problem}");
         }

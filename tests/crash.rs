@@ -62,7 +62,7 @@ impl Due {
     /// Old state, no leftovers.  Only to be called inside the namespace or for a host that has a file.
     fn reset(&self) {
         for name in self.host.sysctl_d() {
-            std::fs::remove_file(self.host.path("sysctl.d").join(name)).unwrap();
+            std::fs::remove_file(self.host.path("sysctl.d").join(name)).expect("a step of the test works");
         }
         if let Some(text) = &self.old.file {
             self.host.write("sysctl.d/50-tcp_fastopen_key.conf", text, 0o600);
@@ -82,7 +82,7 @@ impl Due {
         let mut strace = self.host.command("strace");
         strace.args(["-f", "-qqq", "-y", "-s", "4", "-o"]).arg(&trace).args(options).arg("--");
         strace.arg(support::agent_path()).args(["once", "--format", "json", "--config"]).arg(self.host.config_file());
-        let output = strace.output().unwrap();
+        let output = strace.output().expect("a step of the test works");
         (output, std::fs::read_to_string(trace).unwrap_or_default())
     }
 
@@ -93,9 +93,9 @@ impl Due {
         let file = self.host.persisted();
         let file_is_new = file != self.old.file;
         if let Some(text) = &file {
-            let found = std::fs::metadata(self.host.sysctl_file()).unwrap();
+            let found = std::fs::metadata(self.host.sysctl_file()).expect("a step of the test works");
             assert_eq!((found.mode() & 0o7777, found.uid(), found.gid()), (0o600, 0, 0), "{at}");
-            let read = sysctl_d::read(&self.host.sysctl_file()).unwrap();
+            let read = sysctl_d::read(&self.host.sysctl_file()).expect("a step of the test works");
             assert!(matches!(read, Persisted::Ours { .. }), "{at}: the file is cut or mixed: {text}");
         }
         let keys = self.host.persisted_keys();
@@ -129,7 +129,7 @@ impl Due {
             }
         }
         assert_eq!(self.host.sysctl_d(), ["50-tcp_fastopen_key.conf"], "{at}: something is left");
-        let run = std::fs::read_dir(self.host.path("run")).unwrap();
+        let run = std::fs::read_dir(self.host.path("run")).expect("a step of the test works");
         assert_eq!(run.count(), 1, "{at}: something is left beside status.json");
     }
 }
@@ -377,16 +377,16 @@ fn once_after(due: &Due, script: &str) -> Output {
     );
     in_own_mounts(&mut unshare, &script);
     unshare.arg(support::agent_path()).arg(host.config_file()).arg(host.path(""));
-    let output = unshare.output().unwrap();
+    let output = unshare.output().expect("a step of the test works");
     // What the namespace held is what is to be judged.
     for name in host.sysctl_d() {
-        std::fs::remove_file(host.path("sysctl.d").join(name)).unwrap();
+        std::fs::remove_file(host.path("sysctl.d").join(name)).expect("a step of the test works");
     }
-    for entry in std::fs::read_dir(host.path("after")).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::rename(entry.path(), host.path("sysctl.d").join(entry.file_name())).unwrap();
+    for entry in std::fs::read_dir(host.path("after")).expect("a step of the test works") {
+        let entry = entry.expect("a step of the test works");
+        std::fs::rename(entry.path(), host.path("sysctl.d").join(entry.file_name())).expect("a step of the test works");
     }
-    std::fs::remove_dir(host.path("after")).unwrap();
+    std::fs::remove_dir(host.path("after")).expect("a step of the test works");
     output
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Secrets {
     /// Every window of these bytes.
     fn add(&mut self, name: &str, bytes: &[u8]) {
         for (at, window) in bytes.windows(WINDOW).enumerate() {
-            let window: [u8; WINDOW] = window.try_into().unwrap();
+            let window: [u8; WINDOW] = window.try_into().expect("a step of the test works");
             let mut values = window.to_vec();
             values.sort_unstable();
             values.dedup();
@@ -53,7 +53,8 @@ impl Secrets {
     /// A pair in kernel text: both keys in the order of the text and in the kernel's own (KERNEL.md section 2).
     fn add_pair(&mut self, name: &str, text: &str) {
         for (slot, key) in text.split(',').enumerate() {
-            let groups: Vec<u32> = key.split('-').map(|group| u32::from_str_radix(group, 16).unwrap()).collect();
+            let groups: Vec<u32> =
+                key.split('-').map(|group| u32::from_str_radix(group, 16).expect("a step of the test works")).collect();
             let raw: Vec<u8> = groups.iter().flat_map(|group| group.to_le_bytes()).collect();
             let shown: Vec<u8> = groups.iter().flat_map(|group| group.to_be_bytes()).collect();
             let reversed: Vec<u8> = raw.iter().rev().copied().collect();
@@ -123,7 +124,7 @@ fn decode(digits: &[u8], bits: u32, value: impl Fn(u8) -> Option<u8>) -> Vec<u8>
         filled += bits;
         if filled >= 8 {
             filled -= 8;
-            bytes.push((all >> filled & 0xff).try_into().unwrap());
+            bytes.push((all >> filled & 0xff).try_into().expect("a step of the test works"));
         }
     }
     bytes
@@ -156,7 +157,11 @@ fn all_secrets() -> Secrets {
 // ---- the search itself ----
 
 fn base64(bytes: &[u8], alphabet: [u8; 2]) -> String {
-    let digit = |value: u32| (0..=255).find(|byte| base64_value(*byte, alphabet) == u8::try_from(value).ok()).unwrap();
+    let digit = |value: u32| {
+        (0..=255)
+            .find(|byte| base64_value(*byte, alphabet) == u8::try_from(value).ok())
+            .expect("a step of the test works")
+    };
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
         let all = chunk.iter().fold(0, |all, byte| all << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
@@ -251,15 +256,15 @@ fn left_files(host: &Host, mut look: impl FnMut(&str, &[u8])) {
     let mut directories = vec![host.path("")];
     let mut files = vec![host.lock_file().to_owned()];
     while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in std::fs::read_dir(directory).expect("a step of the test works") {
+            let path = entry.expect("a step of the test works").path();
             if path.is_dir() { directories.push(path) } else { files.push(path) }
         }
     }
     files.retain(|file| !meant.iter().any(|name| file.ends_with(name)));
     assert!(files.len() >= 3, "{files:?}");
     for file in files {
-        look(&file.display().to_string(), &std::fs::read(&file).unwrap());
+        look(&file.display().to_string(), &std::fs::read(&file).expect("a step of the test works"));
     }
 }
 
@@ -373,8 +378,13 @@ struct Daemon(Child);
 
 impl Daemon {
     fn start(mut command: Command, host: &Host) -> Self {
-        let log = std::fs::File::create(host.path("log")).unwrap();
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let log = std::fs::File::create(host.path("log")).expect("a step of the test works");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a step of the test works"))
+            .stderr(log)
+            .spawn()
+            .expect("a step of the test works");
         let daemon = Self(child);
         daemon.until("it is ok", || status(host).is_some_and(|status| status["state"] == "ok"));
         daemon
@@ -390,7 +400,7 @@ impl Daemon {
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(self.pid(), signal).unwrap();
+        rustix::process::kill_process(self.pid(), signal).expect("a step of the test works");
     }
 
     /// A file of its /proc directory.
@@ -399,7 +409,7 @@ impl Daemon {
     }
 
     fn ended(&mut self) -> std::process::ExitStatus {
-        support::poll_some(SOON, || self.0.try_wait().unwrap()).expect("it ends")
+        support::poll_some(SOON, || self.0.try_wait().expect("a step of the test works")).expect("it ends")
     }
 }
 
@@ -491,9 +501,9 @@ fn unlimited_core(command: &mut Command) {
 
 /// Mask of the signals that the process handles.
 fn handlers(daemon: &Daemon) -> u64 {
-    let status = std::fs::read_to_string(daemon.proc("status")).unwrap();
+    let status = std::fs::read_to_string(daemon.proc("status")).expect("a step of the test works");
     let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("proc_pid_status(5) has it");
-    u64::from_str_radix(mask.trim(), 16).unwrap()
+    u64::from_str_radix(mask.trim(), 16).expect("a step of the test works")
 }
 
 #[test]

@@ -121,6 +121,14 @@ struct Held {
     record: Record,
 }
 
+/// The keys to hold.
+enum Chosen {
+    /// Those that the source wants.
+    Offered(Held),
+    /// Those that are installed, or none at all; a problem says why.
+    Kept(Option<Held>),
+}
+
 impl Worker {
     /// A worker that has not looked at anything yet.
     #[must_use]
@@ -170,8 +178,14 @@ impl Worker {
         self.notice_drift(&persisted, &looks, &mut problems);
         let before = self.places(Some(&persisted), &looks);
         let chosen = self.choose(now, &persisted, &looks, &mut problems);
-        let wanted = chosen.as_ref().ok().map(|held| held.desired.prints.pair());
-        let mut report = match chosen.map_or_else(|kept| kept, Some) {
+        let (held, wanted) = match chosen {
+            Chosen::Offered(held) => {
+                let wanted = held.desired.prints.pair();
+                (Some(held), Some(wanted))
+            }
+            Chosen::Kept(kept) => (kept, None),
+        };
+        let mut report = match held {
             Some(held) => self.converge(held, mode, (&persisted, &mut looks), problems),
             None => self.report(&looks, None, problems),
         };
@@ -269,14 +283,8 @@ impl Worker {
         persisted.is_ok_and(|persisted| persisted.record().is_some_and(|found| found.same_but_for_time(record)))
     }
 
-    /// The keys to hold now: those that the source wants; else, as an error, those that are installed, or none at all.
-    fn choose(
-        &mut self,
-        now: UnixTime,
-        persisted: &Persisted,
-        looks: &[Look],
-        problems: &mut Vec<Problem>,
-    ) -> Result<Held, Option<Held>> {
+    /// Which keys to hold now.
+    fn choose(&mut self, now: UnixTime, persisted: &Persisted, looks: &[Look], problems: &mut Vec<Problem>) -> Chosen {
         let kept = self.kept(persisted);
         let installed = match (&kept, &looks[0].keys) {
             (Some(kept), _) => Some(kept.installed()),
@@ -287,7 +295,7 @@ impl Worker {
             Ok(offer) => offer,
             Err(problem) => {
                 problems.push(problem);
-                return Err(kept);
+                return Chosen::Kept(kept);
             }
         };
         let memory =
@@ -295,12 +303,12 @@ impl Worker {
         match judge(now, offer.clock, &offer.desired.prints, memory.as_ref(), self.told.as_ref()) {
             Verdict::Follow => {
                 self.told = Some(offer.desired.prints);
-                Ok(self.follow(now, offer, kept.as_ref()))
+                Chosen::Offered(self.follow(now, offer, kept.as_ref()))
             }
             Verdict::Keep(reason) => {
                 problems.push(self.keep_problem(now, offer.clock, reason));
                 // What was told before is only known where something was held, so there is always something to keep.
-                Err(kept)
+                Chosen::Kept(kept)
             }
         }
     }
