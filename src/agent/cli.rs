@@ -138,7 +138,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if detailed { outcome.detailed_code() } else { outcome.code() });
         }
     };
-    process::harden();
+    process::forbid_dumps();
     let code = match parsed.command {
         Command::Init { dir } => init_command(&dir).map(Outcome::code),
         Command::Run { config } => Ok(run::run(&config).code()),
@@ -236,18 +236,16 @@ fn once(config: &Path, mode: PassMode) -> Result<PassReport, (Outcome, Vec<Probl
 }
 
 fn show_report(report: &PassReport, mode: PassMode) -> io::Result<()> {
-    let mut out = io::stdout().lock();
     let word = |changed: bool| match (changed, mode) {
         (false, _) => "unchanged",
         (true, PassMode::Apply) => "written",
         (true, PassMode::DryRun) => "would be written",
     };
-    writeln!(out, "{}", status::line(report))?;
-    writeln!(out, "{}: {}", report.file.display(), word(report.file_changed))?;
+    let mut text = format!("{}\n{}: {}\n", status::line(report), report.file.display(), word(report.file_changed));
     for namespace in &report.namespaces {
-        writeln!(out, "namespace {}: {}", namespace.name, word(namespace.changed))?;
+        text += &format!("namespace {}: {}\n", namespace.namespace, word(namespace.changed));
     }
-    Ok(())
+    io::stdout().lock().write_all(text.as_bytes())
 }
 
 fn show_problems(problems: &[Problem]) -> io::Result<()> {

@@ -10,5 +10,6 @@ pub mod preflight;
 pub mod run;
 pub mod source;
 pub mod status;
+pub mod timer;
 pub mod which;
 pub mod worker;

@@ -11,6 +11,6 @@ use crate::model::state::Phase;
 
 /// The keys that the file holds now.
 pub(super) fn offer(path: &Located<SecretPath>, config: &Path) -> Result<Offer, Problem> {
-    let keys = super::key_text(path, config)?;
+    let keys = super::read_key_file(path, config)?;
     Ok(Offer { desired: desired(keys, [None; 2], Phase::Steady, None), clock: ClockUse::None, joints: Vec::new() })
 }

@@ -20,6 +20,9 @@ use crate::model::time::UnixTime;
 
 pub use derive::{check_entries, late_joints};
 
+/// Longest key file that is read, in bytes: two keys, and room to see that there is more.
+const KEY_FILE_BYTES_MAX: usize = 256;
+
 /// What a source offers.
 #[derive(Debug)]
 pub struct Offer {
@@ -96,21 +99,18 @@ pub fn offer(settings: &AgentSettings, now: UnixTime, installed: Option<&Install
 #[must_use]
 pub fn check_secret(secret: &NamedSecret, config: &Path) -> Option<Problem> {
     match secret.holds {
-        Holds::Secret => derive::secret_at(&secret.place, config).err(),
-        Holds::KeyText => key_text(&secret.place, config).err(),
+        Holds::Secret => derive::read_secret(&secret.place, config).err(),
+        Holds::KeyText => read_key_file(&secret.place, config).err(),
     }
 }
 
-/// Longest file with key text that is read, in bytes: two keys, and room to see that there is more.
-const KEY_FILE_BYTES_MAX: usize = 256;
-
-/// Reads the keys in a file with kernel text.
-fn key_text(place: &Located<SecretPath>, config: &Path) -> Result<KeyPair, Problem> {
+/// Reads a file of kernel text: one key, or primary and backup.
+fn read_key_file(place: &Located<SecretPath>, config: &Path) -> Result<KeyPair, Problem> {
     let text = place.read_for(config, KEY_FILE_BYTES_MAX)?;
     text::parse(&text).map_err(|error| {
         let message = format!("{}: {error}", place.value);
-        let remedy = "write one key or primary,backup as `sysctl -n net.ipv4.tcp_fastopen_key` shows it, and nothing else; \
-                      the installed keys stay";
+        let remedy =
+            "write primary[,backup] as net.ipv4.tcp_fastopen_key takes it, and nothing else; the installed keys stay";
         place.locate(config, Problem::error("key_text", message, remedy))
     })
 }
