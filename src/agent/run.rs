@@ -34,7 +34,7 @@ const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(10);
 pub fn run(config: &Path) -> Outcome {
     log::start();
     process::lock_memory();
-    let settings = match load(config) {
+    let settings = match preflight::ready(config, clock::now()) {
         Ok(settings) => settings,
         Err(problems) => {
             problems.iter().for_each(log_problem);
@@ -45,7 +45,7 @@ pub fn run(config: &Path) -> Outcome {
         Ok(locks) => locks,
         Err(problem) => {
             log_problem(&problem);
-            return Outcome::Refused;
+            return locks::outcome(&problem);
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
@@ -57,14 +57,6 @@ pub fn run(config: &Path) -> Outcome {
             Outcome::Failed
         }
     }
-}
-
-/// Settings that can be run with.
-fn load(config: &Path) -> Result<AgentSettings, Vec<Problem>> {
-    let settings = AgentSettings::load(config)?;
-    let mut problems = preflight::sources(&settings, clock::now());
-    problems.extend(preflight::host(&settings));
-    if status::any_error(&problems) { Err(problems) } else { Ok(settings) }
 }
 
 fn log_problem(problem: &Problem) {
@@ -221,7 +213,9 @@ impl Daemon {
     fn reload(&mut self) {
         notify::reloading();
         let config = self.worker.settings().file.clone();
-        match load(&config).and_then(|settings| self.switch(settings).map_err(|problem| vec![problem])) {
+        match preflight::ready(&config, clock::now())
+            .and_then(|settings| self.switch(settings).map_err(|problem| vec![problem]))
+        {
             Ok(()) => info!(config = %config.display(), "reloaded"),
             Err(problems) => {
                 problems.iter().for_each(log_problem);
