@@ -34,6 +34,7 @@ impl Tree {
         for (path, entry) in entries {
             match entry {
                 Text(text) => {
+                    std::fs::create_dir_all(tree.path(path).parent().unwrap()).unwrap();
                     let keys = (1..=4).fold((*text).to_owned(), |text, n| text.replace(&format!("K{n}"), &key_text(n)));
                     std::fs::write(tree.path(path), keys.replace("NAME", NAME)).unwrap();
                 }
@@ -74,11 +75,11 @@ impl Tree {
     }
 }
 
-/// Which of the keys stands on a line, counted from 1.
+/// Which of the keys stands on a line, counted from 1; 0 for none.
 fn key_on(file: &Path, line: usize) -> u8 {
     let text = std::fs::read_to_string(file).unwrap();
     let line = text.lines().nth(line - 1).unwrap();
-    (1..=4).find(|n| line.contains(&key_text(*n))).unwrap_or_else(|| panic!("no key on {line:?}"))
+    (1..=4).find(|n| line.contains(&key_text(*n))).unwrap_or(0)
 }
 
 /// Name, files, and who must win by what was measured before (KERNEL.md section 1).
@@ -119,7 +120,11 @@ fn layouts() -> Vec<(&'static str, Vec<(&'static str, Entry)>, Winners)> {
         ),
         (
             "a mask by /dev/null",
-            vec![own(), ("usr/lib/sysctl.d/99-x.conf", Text("NAME=K2\n")), ("etc/sysctl.d/99-x.conf", Link("/dev/null"))],
+            vec![
+                own(),
+                ("usr/lib/sysctl.d/99-x.conf", Text("NAME=K2\n")),
+                ("etc/sysctl.d/99-x.conf", Link("/dev/null")),
+            ],
             (1, 1),
         ),
         (
@@ -161,23 +166,52 @@ fn layouts() -> Vec<(&'static str, Vec<(&'static str, Entry)>, Winners)> {
         ("slashes", vec![own(), ("etc/sysctl.d/99-x.conf", Text("net/ipv4/tcp_fastopen_key = K2\n"))], (2, 2)),
         ("a dash before it", vec![own(), ("etc/sysctl.d/99-x.conf", Text("-NAME = K2\n"))], (2, 2)),
         ("spaces and tabs", vec![own(), ("etc/sysctl.d/99-x.conf", Text(" \tNAME\t=\tK2  \n"))], (2, 2)),
-        ("a dash and a space", vec![own(), ("etc/sysctl.d/99-x.conf", Text("- NAME = K2\n"))], (2, 2)),
+        ("a dash and a space", vec![own(), ("etc/sysctl.d/99-x.conf", Text("- NAME = K2\n"))], (2, 1)),
         ("comments", vec![own(), ("etc/sysctl.d/99-x.conf", Text("#NAME = K2\n;NAME = K2\n # NAME=K3\n"))], (1, 1)),
         ("two lines in one file", vec![("etc/sysctl.d/50-x.conf", Text("NAME = K2\nNAME = K3\n"))], (3, 3)),
         ("no final newline", vec![own(), ("etc/sysctl.d/99-x.conf", Text("NAME = K2"))], (2, 2)),
         ("CRLF", vec![own(), ("etc/sysctl.d/99-x.conf", Text("NAME = K2\r\n"))], (2, 2)),
-        ("a slash, then dots", vec![own(), ("etc/sysctl.d/99-x.conf", Text("net/ipv4.tcp_fastopen_key = K2\n"))], (1, 1)),
-        ("a dot, then slashes", vec![own(), ("etc/sysctl.d/99-x.conf", Text("net.ipv4/tcp_fastopen_key = K2\n"))], (1, 1)),
-        ("a pattern", vec![("etc/sysctl.d/99-x.conf", Text("net.ipv4.tcp_fastopen_k* = K2\n"))], (2, 2)),
+        (
+            "a slash, then dots",
+            vec![own(), ("etc/sysctl.d/99-x.conf", Text("net/ipv4.tcp_fastopen_key = K2\n"))],
+            (1, 1),
+        ),
+        (
+            "a dot, then slashes",
+            vec![own(), ("etc/sysctl.d/99-x.conf", Text("net.ipv4/tcp_fastopen_key = K2\n"))],
+            (1, 1),
+        ),
         (
             "a pattern after the name",
             vec![own(), ("etc/sysctl.d/99-x.conf", Text("net.ipv4.tcp_fastopen_k* = K2\n"))],
-            (1, 2),
+            (1, 1),
+        ),
+        ("the name left out after ours", vec![own(), ("etc/sysctl.d/99-x.conf", Text("-NAME\n"))], (0, 1)),
+        ("the name left out before ours", vec![own(), ("etc/sysctl.d/10-x.conf", Text("-NAME\n"))], (1, 1)),
+        ("no value", vec![own(), ("etc/sysctl.d/99-x.conf", Text("NAME =\n"))], (0, 1)),
+        ("no equals sign", vec![own(), ("etc/sysctl.d/99-x.conf", Text("NAME K2\n"))], (1, 1)),
+        ("a path", vec![own(), ("etc/sysctl.d/99-x.conf", Text("/proc/sys/net/ipv4/tcp_fastopen_key = K2\n"))], (1, 1)),
+        ("a leading slash", vec![own(), ("etc/sysctl.d/99-x.conf", Text("/net/ipv4/tcp_fastopen_key = K2\n"))], (2, 2)),
+        ("two slashes", vec![own(), ("etc/sysctl.d/99-x.conf", Text("net//ipv4/tcp_fastopen_key = K2\n"))], (2, 2)),
+        (
+            "a link to elsewhere",
+            vec![own(), ("etc/x", Text("NAME=K2\n")), ("etc/sysctl.d/99-x.conf", Link("../x"))],
+            (2, 2),
         ),
         (
-            "a pattern, and the name left out",
-            vec![("etc/sysctl.d/99-x.conf", Text("net.ipv4.tcp_fastopen_k* = K2\n-NAME\n"))],
-            (0, 0),
+            "a broken link is a mask",
+            vec![own(), ("usr/lib/sysctl.d/99-x.conf", Text("NAME=K2\n")), ("etc/sysctl.d/99-x.conf", Link("gone"))],
+            (1, 1),
+        ),
+        (
+            "a directory is a mask",
+            vec![own(), ("usr/lib/sysctl.d/99-x.conf", Text("NAME=K2\n")), ("etc/sysctl.d/99-x.conf/y", Text(""))],
+            (1, 1),
+        ),
+        (
+            "only the ending",
+            vec![own(), ("etc/sysctl.d/99-x.CONF", Text("NAME=K2\n")), ("etc/sysctl.d/.conf", Text("NAME=K3\n"))],
+            (1, 1),
         ),
     ]
 }

@@ -65,7 +65,9 @@ impl Wire {
         ip(&format!("-n {near} link add cable type veth peer name cable netns {far}"));
         for family in FAMILIES {
             let nodad = if family.prefix == 64 { " nodad" } else { "" };
-            for (netns, address) in family.clients.map(|address| (near, address)).into_iter().chain([(far, family.server)]) {
+            for (netns, address) in
+                family.clients.map(|address| (near, address)).into_iter().chain([(far, family.server)])
+            {
                 ip(&format!("-n {netns} addr add {address}/{} dev cable{nodad}", family.prefix));
             }
         }
@@ -112,7 +114,8 @@ impl Wire {
         let output = Command::new("ip").args(["-n", self.client.name(), "tcp_metrics", "show"]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let of_ours = |line: &&str| {
-            line.starts_with(&format!("{} ", family.server)) && line.trim().ends_with(&format!("source {}", family.clients[client]))
+            line.starts_with(&format!("{} ", family.server))
+                && line.trim().ends_with(&format!("source {}", family.clients[client]))
         };
         let line = text.lines().find(of_ours).unwrap_or_else(|| panic!("no metrics: {text}"));
         line.split(" fo_cookie ").nth(1).unwrap_or_else(|| panic!("no cookie: {line}"))[..16].to_owned()

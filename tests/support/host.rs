@@ -136,7 +136,9 @@ impl Host {
 
 /// What the kernel holds in a namespace, without the newline.
 pub(crate) fn kernel_of(netns: &NetNs) -> String {
-    netns.run(|| fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen_key").expect("the key can be read").trim().to_owned())
+    netns.run(|| {
+        fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen_key").expect("the key can be read").trim().to_owned()
+    })
 }
 
 /// One datagram to the notify socket, and when it came.
