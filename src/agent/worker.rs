@@ -352,8 +352,9 @@ impl Worker {
             return;
         }
         self.drift_repairs += drifted.len() as u64;
-        let order = boot_order::scan(Path::new("/"));
-        let winner = order.winners_over(&self.settings.install.sysctl_file.value).next();
+        let own = &self.settings.install.sysctl_file.value;
+        let order = boot_order::scan(Path::new("/"), own);
+        let winner = order.winners_over(own).next();
         let (who, remedy) = match winner {
             Some(setter) => (
                 format!("; {}:{} sets the key too", setter.file.display(), setter.line),

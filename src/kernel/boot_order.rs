@@ -55,24 +55,26 @@ fn same_file(a: &Path, b: &Path) -> bool {
     a == b || std::fs::canonicalize(a).ok().is_some_and(|a| std::fs::canonicalize(b).is_ok_and(|b| a == b))
 }
 
-/// Looks through all files below `root` (`/`, except in tests).
+/// Looks through all files below `root` (`/`, except in tests), as if `own` was written already.
 #[must_use]
-pub fn scan(root: &Path) -> BootOrder {
+pub fn scan(root: &Path, own: &Path) -> BootOrder {
     let under = |path: &str| root.join(path.trim_start_matches('/'));
     // By name; the first directory that has the name wins.
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for directory in DIRECTORIES {
-        let Ok(entries) = std::fs::read_dir(under(directory)) else { continue };
-        for entry in entries.flatten() {
-            let Ok(name) = entry.file_name().into_string() else { continue };
+        let directory = under(directory);
+        let there = std::fs::read_dir(&directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        let own = (own.parent() == Some(&directory)).then(|| own.to_owned());
+        for file in there.chain(own) {
+            let Some(name) = file.file_name().and_then(|name| name.to_str()) else { continue };
             if name.ends_with(".conf") {
-                files.entry(name).or_insert_with(|| entry.path());
+                files.entry(name.to_owned()).or_insert(file);
             }
         }
     }
     let mut order = BootOrder::default();
     for (name, file) in files {
-        let found = last_lines(&file);
+        let found = if file == own { LastLines::of_own() } else { last_lines(&file) };
         let setter = |line| Setter { file: file.clone(), line };
         if !name.starts_with('.') {
             order.systemd = found.systemd.map(setter).or(order.systemd);
@@ -89,6 +91,13 @@ pub fn scan(root: &Path) -> BootOrder {
 struct LastLines {
     systemd: Option<usize>,
     procps: Option<usize>,
+}
+
+impl LastLines {
+    /// Of our own file as it will be, whatever stands there now.
+    fn of_own() -> Self {
+        Self { systemd: Some(1), procps: Some(1) }
+    }
 }
 
 /// A masked (`/dev/null`), broken or unreadable file sets nothing.
@@ -165,7 +174,7 @@ mod tests {
 
         /// (systemd's winner, procps' winner), below the root.
         fn winners(&self) -> (Option<String>, Option<String>) {
-            let order = scan(self.0.path());
+            let order = scan(self.0.path(), Path::new("/none"));
             let name = |setter: Option<Setter>| {
                 setter.map(|s| s.file.strip_prefix(self.0.path()).unwrap().to_str().unwrap().to_owned())
             };
@@ -200,11 +209,24 @@ mod tests {
         let tree = Tree::new(&[("etc/sysctl.d/50-tcp.conf", SETS), ("etc/sysctl.conf", SETS)]);
         let own = "etc/sysctl.d/50-tcp.conf".to_owned();
         assert_eq!(tree.winners(), (Some(own.clone()), Some("etc/sysctl.conf".to_owned())));
-        let order = scan(tree.0.path());
         let own = tree.0.path().join(own);
+        let order = scan(tree.0.path(), &own);
         assert_eq!(order.winners_over(&own).count(), 1);
         let tree = Tree::new(&[("etc/sysctl.d/.hidden.conf", SETS)]);
         assert_eq!(tree.winners(), (None, Some("etc/sysctl.d/.hidden.conf".to_owned())));
+    }
+
+    #[test]
+    fn our_file_counts_before_it_is_written() {
+        let tree = Tree::new(&[("etc/sysctl.d/10-x.conf", SETS), ("usr/lib/sysctl.d/60-x.conf", "# nothing\n")]);
+        let winners = |own: &str| {
+            let own = tree.0.path().join(own);
+            scan(tree.0.path(), &own).winners_over(&own).count()
+        };
+        assert_eq!(winners("etc/sysctl.d/50-tcp.conf"), 0, "it will win over 10-x.conf");
+        assert_eq!(winners("etc/sysctl.d/05-tcp.conf"), 1);
+        assert_eq!(winners("etc/sysctl.d/60-x.conf"), 0);
+        assert_eq!(winners("elsewhere/50-tcp.conf"), 1, "nobody reads it at boot");
     }
 
     #[test]
@@ -246,6 +268,6 @@ mod tests {
     #[test]
     fn the_last_line_counts() {
         let tree = Tree::new(&[("etc/sysctl.d/a.conf", &format!("# x\n{SETS}vm.swappiness=1\n{SETS}"))]);
-        assert_eq!(scan(tree.0.path()).systemd.unwrap().line, 4);
+        assert_eq!(scan(tree.0.path(), Path::new("/none")).systemd.unwrap().line, 4);
     }
 }
