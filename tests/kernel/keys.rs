@@ -2,16 +2,16 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use tfo_fleet::model::time::UnixTime;
+use tfo_fleet::runtime::clock;
 
 use crate::support::host::{Host, PYTHON, secret_bytes};
 use crate::support::{need_netns, need_tool};
 
-#[expect(clippy::disallowed_methods, reason = "the oracle must be asked for the second at which the agent ran")]
 fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    clock::now().secs()
 }
 
 /// What the oracle says for each case: phase and kernel text.
@@ -70,7 +70,7 @@ fn run(entries: &[Entry]) -> (Value, String, String) {
             entry.algorithm
         );
         if let Some(at) = entry.not_before {
-            source += &format!("not_before = \"{}\"\n", tfo_fleet::model::time::UnixTime::from_secs(at));
+            source += &format!("not_before = \"{}\"\n", UnixTime::from_secs(at));
         }
     }
     host.configure(&source, "");

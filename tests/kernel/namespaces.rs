@@ -1,6 +1,6 @@
 //! Several network namespaces: each has its own key, each has one agent.
 
-use crate::support::host::{Host, derive, kernel_of};
+use crate::support::host::{Host, kernel_of, lasting};
 use crate::support::{NetNs, need_netns};
 
 const UNSET: &str = "00000000-00000000-00000000-00000000";
@@ -11,7 +11,7 @@ fn keys_go_to_the_named_namespaces_and_to_no_other() {
         return;
     }
     let (host, named, other) = (Host::new(), NetNs::new(), NetNs::new());
-    host.configure(&derive(&host, "24h", "1h"), &format!("namespaces = [{:?}]", named.name()));
+    host.configure(&lasting(&host), &format!("namespaces = [{:?}]", named.name()));
     host.once_ok();
     let key = host.kernel();
     assert_ne!(key, UNSET);
@@ -39,7 +39,7 @@ fn a_namespace_that_does_not_exist_is_named() {
         return;
     }
     let host = Host::new();
-    host.configure(&derive(&host, "24h", "1h"), "namespaces = [\"tfo-no-such\"]");
+    host.configure(&lasting(&host), "namespaces = [\"tfo-no-such\"]");
     let output = host.once(&["--format", "json"]);
     assert_eq!(output.status.code(), Some(2));
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -59,13 +59,13 @@ fn one_agent_per_namespace() {
         return;
     }
     let host = Host::new();
-    host.configure(&derive(&host, "24h", "1h"), "");
+    host.configure(&lasting(&host), "");
     let mut daemon = host.start();
     daemon.ready();
     let key = host.kernel();
     // In parallel: each waits its seconds for the other agent before it gives up.
     let outer = Host::new();
-    outer.configure(&derive(&outer, "24h", "1h"), &format!("namespaces = [{:?}]", host.netns.name()));
+    outer.configure(&lasting(&outer), &format!("namespaces = [{:?}]", host.netns.name()));
     let refused = std::thread::scope(|scope| {
         let jobs = [
             scope.spawn(|| host.once(&[])),
@@ -84,7 +84,7 @@ fn one_agent_per_namespace() {
     assert_eq!(host.kernel(), key);
     assert!(host.once(&["--dry-run"]).status.success(), "looking is allowed");
     // An agent of another namespace is no hindrance, and a lock ends with its holder.
-    outer.configure(&derive(&outer, "24h", "1h"), "");
+    outer.configure(&lasting(&outer), "");
     outer.once_ok();
     daemon.stop();
     host.once_ok();
@@ -96,7 +96,7 @@ fn one_namespace_under_two_names_is_refused() {
         return;
     }
     let host = Host::new();
-    host.configure(&derive(&host, "24h", "1h"), &format!("namespaces = [{:?}]", host.netns.name()));
+    host.configure(&lasting(&host), &format!("namespaces = [{:?}]", host.netns.name()));
     let output = host.once(&[]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains(host.netns.name()), "{said}");

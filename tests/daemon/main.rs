@@ -1,0 +1,9 @@
+//! The daemon as systemd runs it: `tfo-agent run` in a network namespace, with a notify socket of the test's.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod drift;
+mod notify;
+mod sources;
+mod status;
