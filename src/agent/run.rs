@@ -127,8 +127,9 @@ impl Daemon {
     async fn serve(mut self) -> io::Result<()> {
         let mut next_watchdog = self.watchdog.map(|interval| Instant::now() + interval);
         loop {
-            let report = self.worker.pass(clock::now(), PassMode::Apply);
-            let wait = self.publish(report)?;
+            let now = clock::now();
+            let report = self.worker.pass(now, PassMode::Apply);
+            let wait = self.publish(report, now)?;
             let next_pass = Instant::now() + wait;
             loop {
                 match self.sleep(next_pass, next_watchdog).await? {
@@ -164,8 +165,8 @@ impl Daemon {
         }
     }
 
-    /// Tells everybody who wants to know; gives the time until the next pass.
-    fn publish(&mut self, mut report: PassReport) -> io::Result<Duration> {
+    /// Tells everybody who wants to know what the pass at `now` did; gives the time until the next pass.
+    fn publish(&mut self, mut report: PassReport, now: UnixTime) -> io::Result<Duration> {
         let circumstances = Circumstances {
             now: clock::now(),
             drift_repairs: self.worker.drift_repairs(),
@@ -191,7 +192,9 @@ impl Daemon {
         let settings = self.worker.settings();
         let wait = settings.install.verify_interval;
         let next_change_at = report.held.as_ref().and_then(|held| held.next_change_at);
-        self.schedule.set(next_change_at)?;
+        // A change that was due and could not be made is tried again at the retry, not at once and for ever.  Compared with the time
+        // that the pass went by: a change that came due since then still fires.
+        self.schedule.set(next_change_at.filter(|at| *at > now))?;
         let wrong = State::of(&report) != State::Ok;
         Ok(if wrong { wait.min(RETRY_INTERVAL_MAX) } else { wait })
     }
