@@ -139,7 +139,7 @@ impl Daemon {
                         next_watchdog = self.watchdog.map(|interval| Instant::now() + interval);
                     }
                     Wake::Reload => {
-                        self.reload();
+                        self.reload().await;
                         break;
                     }
                     Wake::Stop => {
@@ -220,10 +220,14 @@ impl Daemon {
     }
 
     /// Takes the new configuration, or keeps the old one running if the new one is broken.
-    fn reload(&mut self) {
+    async fn reload(&mut self) {
         notify::reloading();
         let config = self.worker.settings().file.clone();
-        match load(&config).and_then(|settings| self.switch(settings).map_err(|problem| vec![problem])) {
+        let switched = match load(&config) {
+            Ok(settings) => self.switch(settings).await.map_err(|problem| vec![problem]),
+            Err(problems) => Err(problems),
+        };
+        match switched {
             Ok(()) => info!(config = %config.display(), "reloaded"),
             Err(problems) => {
                 problems.iter().for_each(log_problem);
@@ -236,12 +240,13 @@ impl Daemon {
         }
     }
 
-    fn switch(&mut self, settings: AgentSettings) -> Result<(), Problem> {
+    async fn switch(&mut self, settings: AgentSettings) -> Result<(), Problem> {
         // New namespaces first: if one is another agent's, nothing has changed yet.
         let new = locks::take(&settings, "run", Duration::ZERO, &self.locks)?;
         let needed = locks::identities(&settings)?;
         self.locks.retain(|(identity, _)| needed.contains(identity));
         self.locks.extend(new);
+        self.metrics.close().await;
         self.metrics = Metrics::new(&settings.metrics);
         self.worker = Worker::new(settings).succeeding(&self.worker);
         Ok(())

@@ -1,7 +1,8 @@
 //! Somebody else writes the key, or the file: repaired, counted, named.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
 
 use tfo_fleet::crypto::fingerprint::pair_print;
 use tfo_fleet::kernel::sysctl_d::{self, Persisted};
@@ -138,4 +139,50 @@ fn a_clock_behind_the_last_install_keeps_the_files_keys() {
     sysctl_d::write(&host.sysctl_file(), &record, &later).unwrap();
     host.once_ok();
     assert_eq!(host.kernel(), scheduled);
+}
+
+#[test]
+fn a_file_that_others_may_read_is_closed() {
+    if !need_netns() {
+        return;
+    }
+    let host = Host::new();
+    host.configure(&lasting(&host), "verify_interval = \"1s\"");
+    let mut daemon = host.start();
+    daemon.ready();
+    let (key, installed_at) = (host.kernel(), host.status()["installed_at"].clone());
+    let mode = || fs::metadata(host.sysctl_file()).unwrap().mode() & 0o7777;
+    let open = || fs::set_permissions(host.sysctl_file(), fs::Permissions::from_mode(0o644)).unwrap();
+    open();
+    assert!(poll_until(SOON, || mode() == 0o600), "{}", daemon.log());
+    assert!(poll_until(SOON, || host.status()["drift_repairs"] == 1));
+    daemon.stop();
+    open();
+    host.once_ok();
+    assert_eq!((mode(), host.kernel()), (0o600, key));
+    assert_eq!(host.status()["installed_at"], installed_at, "its memory is kept");
+}
+
+#[test]
+fn a_namespace_that_goes_away_and_comes_back() {
+    if !need_netns() {
+        return;
+    }
+    let (host, named) = (Host::new(), NetNs::new());
+    let name = named.name().to_owned();
+    host.configure(&lasting(&host), &format!("verify_interval = \"1s\"\nnamespaces = [{name:?}]"));
+    let mut daemon = host.start();
+    daemon.ready();
+    let key = host.kernel();
+    let ip = |verb: &str| assert!(Command::new("ip").args(["netns", verb, &name]).status().unwrap().success());
+    ip("del");
+    assert!(poll_until(SOON, || host.status()["state"] == "failed"), "{}", host.status());
+    assert_eq!(host.status()["error"]["kind"], "namespace");
+    assert!(host.status()["error"]["message"].as_str().unwrap().contains(&name));
+    host.set_kernel(&key_text(9));
+    assert!(poll_until(SOON, || host.kernel() == key), "the others are looked after: {}", daemon.log());
+    ip("add");
+    assert!(poll_until(SOON, || kernel_of(&named) == key), "{}", daemon.log());
+    assert!(poll_until(SOON, || host.status()["state"] == "ok"), "{}", host.status());
+    assert!(daemon.alive());
 }

@@ -129,7 +129,8 @@ fn a_reload_takes_the_new_configuration_and_a_broken_one_is_refused() {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now = u64::try_from(now.tv_sec).unwrap() * 1_000_000 + u64::try_from(now.tv_nsec).unwrap() / 1_000;
     assert!(monotonic <= now && now - monotonic < 20_000_000, "{monotonic} {now}");
-    daemon.expect(before, "READY=1");
+    let over = daemon.expect(before, "READY=1");
+    assert!(over.at >= reloading.at, "READY=1 ends what RELOADING=1 began");
     assert!(poll_until(SOON, || host.kernel() != key), "{}", daemon.log());
     assert!(poll_until(SOON, || host.persisted() == Some(host.kernel())));
 

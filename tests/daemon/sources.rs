@@ -9,7 +9,7 @@ use tfo_fleet::model::time::UnixTime;
 use tfo_fleet::runtime::clock;
 
 use crate::support::host::{Host, SOON, derive, key_text, lasting, secret_bytes};
-use crate::support::{need_netns, poll_some, poll_until};
+use crate::support::{need_netns, now, poll_some, poll_until};
 
 /// Waits until status.json has this state and kind of error.
 #[track_caller]
@@ -247,4 +247,64 @@ fn an_agent_that_is_switched_off_writes_nothing_but_its_status() {
     assert_eq!(output.status.code(), Some(0), "nothing would be written");
     daemon.stop();
     assert_eq!(host.kernel(), key_text(6));
+}
+
+#[test]
+fn a_change_that_cannot_be_made_is_not_tried_without_pause() {
+    if !need_netns() {
+        return;
+    }
+    let host = Host::new();
+    host.configure(&derive(&host, "10s", "5s"), "verify_interval = \"1h\"");
+    let mut daemon = host.start_with("export WATCHDOG_USEC=1000000 WATCHDOG_PID=$$; exec \"$@\"");
+    daemon.ready();
+    next_change(&host, &host.kernel());
+    let key = host.kernel();
+    fs::remove_file(host.path("fleet.secret")).unwrap();
+    expect_state(&host, "degraded", Some("secret_missing"));
+    let missed = poll_until(SOON, || {
+        let next: UnixTime = host.status()["next_change_at"].as_str().unwrap().parse().unwrap();
+        clock::now() > next.plus(1)
+    });
+    assert!(missed, "the instant of the change is past");
+    let (start, from) = (now(), daemon.messages().len());
+    let fed = || daemon.messages()[from..].iter().filter(|message| message.text.contains("WATCHDOG=1")).count();
+    assert!(poll_until(SOON, || fed() >= 4), "the watchdog starves: {:?}", daemon.messages().last());
+    let passes = daemon.messages().len() - from - fed();
+    assert!(passes <= 1, "{passes} passes in {:?}", start.elapsed());
+    assert!(daemon.alive());
+    assert_eq!(host.kernel(), key);
+    // Once it is back the schedule goes on, without a restart.
+    host.put("fleet.secret", &secret_bytes(1), 0o400);
+    daemon.signal(Signal::HUP);
+    assert!(poll_until(SOON, || host.kernel() != key), "{}", daemon.log());
+    expect_state(&host, "ok", None);
+}
+
+#[test]
+fn random_keys_are_looked_after_while_the_file_cannot_be_written() {
+    if !need_netns() {
+        return;
+    }
+    let host = Host::new();
+    host.configure("[source]\nkind = \"random\"\ninterval = \"10s\"", "verify_interval = \"1s\"");
+    let mut daemon = host.start();
+    daemon.ready();
+    let key = host.kernel();
+    fs::remove_file(host.sysctl_file()).unwrap();
+    fs::create_dir(host.sysctl_file()).unwrap();
+    host.set_kernel(&key_text(9));
+    assert!(poll_until(SOON, || host.kernel() == key), "{}", daemon.log());
+    // Due, but a key that cannot be kept is not installed.
+    let due: UnixTime = host.status()["next_change_at"].as_str().unwrap().parse().unwrap();
+    assert!(poll_until(2 * SOON, || clock::now() > due.plus(2)));
+    assert_eq!(host.kernel(), key);
+    host.set_kernel(&key_text(9));
+    assert!(poll_until(SOON, || host.kernel() == key), "{}", daemon.log());
+    assert!(!daemon.log().contains("secret_changed"), "{}", daemon.log());
+    assert!(daemon.messages().len() < 40, "{} passes", daemon.messages().len());
+    fs::remove_dir(host.sysctl_file()).unwrap();
+    assert!(poll_until(SOON, || host.persisted().is_some_and(|text| text.ends_with(&format!(",{}", &key[..35])))));
+    assert!(poll_until(SOON, || host.persisted() == Some(host.kernel())));
+    assert!(daemon.alive());
 }

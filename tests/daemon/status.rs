@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tfo_fleet::model::time::UnixTime;
 
@@ -178,6 +179,35 @@ fn metrics_go_to_the_textfile_and_to_a_scrape() {
     assert!(poll_until(SOON, || page().contains("tfo_agent_drift_repairs_total 1\n")), "{}", page());
     assert!(poll_until(SOON, || fs::read_to_string(&textfile).unwrap().contains("tfo_agent_drift_repairs_total 1\n")));
     assert_eq!(threads(&daemon), 1);
+}
+
+#[test]
+fn a_reload_does_not_close_the_scrape() {
+    if !need_netns() {
+        return;
+    }
+    let host = Host::new();
+    let address = "127.0.0.1:9440";
+    host.configure(&lasting(&host), &format!("verify_interval = \"1h\"\n[metrics]\nlisten = {address:?}"));
+    let daemon = host.start();
+    daemon.ready();
+    assert!(scrape(&host, address).starts_with("HTTP/1.1 200"));
+    for _ in 0..2 {
+        let seen = daemon.messages().len();
+        daemon.signal(Signal::HUP);
+        daemon.expect(seen, "READY=1");
+        assert!(poll_until(SOON, || daemon.messages().len() >= seen + 3), "the pass after it");
+        assert!(scrape(&host, address).starts_with("HTTP/1.1 200"), "{}", daemon.log());
+        assert!(!daemon.log().contains("cannot listen"), "{}", daemon.log());
+    }
+    // Another address, and none: the old one is closed.
+    host.configure(&lasting(&host), "verify_interval = \"1h\"\n[metrics]\nlisten = \"127.0.0.1:9441\"");
+    daemon.signal(Signal::HUP);
+    let open = |address: &str| host.netns.run(|| TcpStream::connect(address).is_ok());
+    assert!(poll_until(SOON, || open("127.0.0.1:9441") && !open(address)), "{}", daemon.log());
+    host.configure(&lasting(&host), "verify_interval = \"1h\"");
+    daemon.signal(Signal::HUP);
+    assert!(poll_until(SOON, || !open("127.0.0.1:9441")), "{}", daemon.log());
 }
 
 fn scrape(host: &Host, address: &str) -> String {
