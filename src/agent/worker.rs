@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::host::{self, Look, Site};
 use super::source::{self, Installed, Offer, WithoutFile};
 use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
-use crate::engine::reconcile::{ClockUse, KeepReason, Memory, ObservedFile, Plan, Verdict, judge};
+use crate::engine::reconcile::{ClockUse, KeepReason, Memory, ObservedFile, ObservedKernel, Plan, Verdict, judge};
 use crate::kernel::boot_order;
 use crate::kernel::netstat::TfoCounters;
 use crate::kernel::procfs::KeyFile;
@@ -167,12 +167,8 @@ impl Worker {
         let Some(held) = self.choose(now, &persisted, &looks, &mut problems) else {
             return self.report(&looks, None, problems);
         };
-        let file = match persisted.record() {
-            Some(record) if record.same_but_for_time(&held.record) => ObservedFile::Current,
-            _ => ObservedFile::Other,
-        };
-        let kernels: Vec<_> = looks.iter().map(|look| look.kernel.as_ref().ok().copied()).collect();
-        let plan = Plan::of(held.desired.prints.pair(), file, &kernels);
+        let file = self.observe(&persisted, &held.record);
+        let plan = Plan::of(held.desired.prints.pair(), file, &kernels_of(&looks));
         let installs = self.settings.install.mode == InstallMode::Install;
         if mode == PassMode::Apply && installs {
             return self.apply(held, &plan, (&persisted, &mut looks), problems);
@@ -197,9 +193,46 @@ impl Worker {
         let failed = plan.write_file.then(|| host::write_file(&self.settings, &held.record, &held.desired.keys));
         let failed = failed.and_then(Result::err);
         let goes_on = failed.is_none() || source::without_file(&self.settings.source) == WithoutFile::GoOn;
+        let file_changed = plan.write_file && failed.is_none();
+        let failed = failed.map(|problem| say_which(problem, persisted, goes_on));
+        let (held, file, behind) = if goes_on {
+            let file = if failed.is_none() { ObservedFile::Current } else { ObservedFile::Other };
+            (held, file, plan.write_kernels.clone())
+        } else {
+            // The keys that are still installed are the ones to look after, to report, and to go on from.
+            let Some(kept) = self.kept(persisted) else {
+                problems.extend(failed);
+                return self.report(looks, None, problems);
+            };
+            let file = self.observe(persisted, &kept.record);
+            let behind = Plan::of(kept.desired.prints.pair(), file, &kernels_of(looks)).write_kernels;
+            (kept, file, behind)
+        };
+        let written = self.write_kernels(&held.desired, &behind, looks, &mut problems);
+        problems.extend(failed);
+        let mut report = self.report(looks, Some((&held, file)), problems);
+        report.file_changed = file_changed;
+        for index in written {
+            report.namespaces[index].changed = true;
+        }
+        let shown = report.namespaces.iter().map(|namespace| namespace.shown.filter(|_| namespace.verified));
+        self.verified = shown.collect();
+        self.file_was_current = file == ObservedFile::Current;
+        self.held = Some(held);
+        report
+    }
+
+    /// Writes the kernels of these namespaces; gives those that took the keys.
+    fn write_kernels(
+        &mut self,
+        desired: &DesiredState,
+        behind: &[usize],
+        looks: &mut [Look],
+        problems: &mut Vec<Problem>,
+    ) -> Vec<usize> {
         let mut written = Vec::new();
-        for &index in plan.write_kernels.iter().filter(|_| goes_on) {
-            match host::write_kernel(&mut self.sites[index], &self.key_file, &held.desired) {
+        for &index in behind {
+            match host::write_kernel(&mut self.sites[index], &self.key_file, desired) {
                 Ok(kernel) => {
                     looks[index].kernel = Ok(kernel);
                     written.push(index);
@@ -210,29 +243,7 @@ impl Worker {
                 }
             }
         }
-        let file = if failed.is_none() { ObservedFile::Current } else { ObservedFile::Other };
-        problems.extend(failed.map(|problem| say_which(problem, persisted, goes_on)));
-        if !goes_on {
-            // The keys that are still installed are the ones to report, and to go on from.
-            return match self.kept(persisted) {
-                Some(kept) => {
-                    let report = self.report(looks, Some((&kept, ObservedFile::Current)), problems);
-                    self.held = Some(kept);
-                    report
-                }
-                None => self.report(looks, None, problems),
-            };
-        }
-        let mut report = self.report(looks, Some((&held, file)), problems);
-        report.file_changed = plan.write_file && file == ObservedFile::Current;
-        for index in written {
-            report.namespaces[index].changed = true;
-        }
-        let shown = report.namespaces.iter().map(|namespace| namespace.shown.filter(|_| namespace.verified));
-        self.verified = shown.collect();
-        self.file_was_current = file == ObservedFile::Current;
-        self.held = Some(held);
-        report
+        written
     }
 
     /// Which keys to hold now: the source's, or those that are installed.  None: there are none at all.
@@ -258,7 +269,8 @@ impl Worker {
         };
         let memory =
             kept.as_ref().map(|kept| Memory { prints: kept.record.prints, installed_at: kept.record.installed_at });
-        match judge(now, offer.clock, &offer.desired.prints, memory.as_ref(), self.told.as_ref()) {
+        let told = self.told.as_ref().filter(|_| source::repeats_keys(&self.settings.source));
+        match judge(now, offer.clock, &offer.desired.prints, memory.as_ref(), told) {
             Verdict::Follow => {
                 self.told = Some(offer.desired.prints);
                 Some(self.follow(now, offer, kept.as_ref()))
@@ -268,6 +280,14 @@ impl Worker {
                 // What was told before is only known where something was held, so there is always something to keep.
                 kept
             }
+        }
+    }
+
+    /// Whether our file says what `record` says.
+    fn observe(&self, persisted: &Persisted, record: &Record) -> ObservedFile {
+        match persisted.record() {
+            Some(found) if found.same_but_for_time(record) => ObservedFile::Current,
+            _ => ObservedFile::Other,
         }
     }
 
@@ -345,7 +365,7 @@ impl Worker {
                 drifted.push(format!("namespace {}", site.namespace));
             }
         }
-        if self.file_was_current && !persisted.record().is_some_and(|record| record.same_but_for_time(&held.record)) {
+        if self.file_was_current && self.observe(persisted, &held.record) == ObservedFile::Other {
             drifted.push(self.settings.install.sysctl_file.value.display().to_string());
         }
         if drifted.is_empty() {
@@ -433,6 +453,11 @@ impl Held {
             next_change_at: self.desired.next_change_at,
         }
     }
+}
+
+/// What each kernel was seen to hold; one that could not be read is none.
+fn kernels_of(looks: &[Look]) -> Vec<Option<ObservedKernel>> {
+    looks.iter().map(|look| look.kernel.as_ref().ok().copied()).collect()
 }
 
 /// Says which keys are where after the file could not be written.
