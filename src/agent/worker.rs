@@ -11,7 +11,7 @@ use crate::engine::reconcile::{ClockUse, KeepReason, Memory, ObservedFile, Obser
 use crate::kernel::boot_order;
 use crate::kernel::netstat::TfoCounters;
 use crate::kernel::procfs::KeyFile;
-use crate::kernel::sysctl_d::{Persisted, Record};
+use crate::kernel::sysctl_d::{self, Persisted, Record};
 use crate::model::key::{KeyPair, PairPrint};
 use crate::model::problem::{Problem, Severity};
 use crate::model::state::{BackupSlot, DesiredState, Phase, SlotPrints};
@@ -283,12 +283,16 @@ impl Worker {
         }
     }
 
-    /// Whether our file says what `record` says.
+    /// Whether our file says what `record` says, and to its owner alone.
     fn observe(&self, persisted: &Persisted, record: &Record) -> ObservedFile {
         match persisted.record() {
-            Some(found) if found.same_but_for_time(record) => ObservedFile::Current,
+            Some(found) if found.same_but_for_time(record) && self.file_is_private() => ObservedFile::Current,
             _ => ObservedFile::Other,
         }
+    }
+
+    fn file_is_private(&self) -> bool {
+        sysctl_d::is_private(&self.settings.install.sysctl_file.value)
     }
 
     /// What is installed, as this process or else the file remembers it.
