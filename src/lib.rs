@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod config;
 pub mod crypto;
+pub mod demo;
 pub mod engine;
 pub mod kernel;
 pub mod model;

@@ -6,8 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::cli::Outcome;
-use super::preflight;
 use super::worker::{PassMode, Worker};
+use super::{preflight, timer};
 use crate::config::agent::{AgentSettings, SourceSettings};
 use crate::kernel::boot_order;
 use crate::kernel::procfs::SERVER_BIT;
@@ -109,6 +109,7 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
         problems.extend(boot_winners(&settings));
         problems.extend(kernel_problems());
         problems.extend(clock_problem(&settings));
+        problems.extend(skew_tolerance_secs.and_then(timer::too_slow));
         if !problems.iter().any(is_error) {
             problems.extend(pass_problems(settings, now));
         }
@@ -185,7 +186,7 @@ fn pass_problems(settings: AgentSettings, now: UnixTime) -> Vec<Problem> {
         if namespace.bits.is_some_and(|bits| bits & SERVER_BIT == 0) {
             let message = format!(
                 "namespace {}: the server side of TFO is off (net.ipv4.tcp_fastopen has no 0x2)",
-                namespace.name
+                namespace.namespace
             );
             let remedy = "set net.ipv4.tcp_fastopen = 3, or install.enabled = false if it is off on purpose";
             problems.push(Problem::warning("tfo_off", message, remedy));

@@ -238,18 +238,16 @@ fn once(config: &Path, mode: PassMode) -> Result<PassReport, (Outcome, Vec<Probl
 }
 
 fn show_report(report: &PassReport, mode: PassMode) -> io::Result<()> {
-    let mut out = io::stdout().lock();
     let word = |changed: bool| match (changed, mode) {
         (false, _) => "unchanged",
         (true, PassMode::Apply) => "written",
         (true, PassMode::DryRun) => "would be written",
     };
-    writeln!(out, "{}", status::line(report))?;
-    writeln!(out, "{}: {}", report.file.display(), word(report.file_changed))?;
+    let mut text = format!("{}\n{}: {}\n", status::line(report), report.file.display(), word(report.file_changed));
     for namespace in &report.namespaces {
-        writeln!(out, "namespace {}: {}", namespace.name, word(namespace.changed))?;
+        text += &format!("namespace {}: {}\n", namespace.namespace, word(namespace.changed));
     }
-    Ok(())
+    io::stdout().lock().write_all(text.as_bytes())
 }
 
 fn show_problems(problems: &[Problem]) -> io::Result<()> {

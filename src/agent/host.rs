@@ -1,13 +1,11 @@
 //! What this host holds, and the writing of it: the file first, then each namespace's kernel, each read back.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use crate::config::agent::{AgentSettings, InstallMode};
 use crate::crypto::fingerprint::fingerprint;
 use crate::engine::reconcile::ObservedKernel;
 use crate::kernel::namespace::Namespace;
-use crate::kernel::netstat::{self, TfoCounters};
 use crate::kernel::procfs::{self, KeyFile, ShownKeys, SlotsTaken};
 use crate::kernel::release::KernelRelease;
 use crate::kernel::sysctl_d::{self, Persisted, Record};
@@ -53,8 +51,6 @@ pub struct Look {
     pub keys: Option<KeyPair>,
     /// `net.ipv4.tcp_fastopen`.
     pub bits: Option<i32>,
-    /// Its TFO counters, as far as its kernel has them.
-    pub counters: TfoCounters,
 }
 
 /// All namespaces that the settings name, the own one first.
@@ -69,27 +65,22 @@ pub fn sites(settings: &AgentSettings) -> Vec<Site> {
 /// Reads one namespace's kernel.
 #[must_use]
 pub fn look(site: &Site, key_file: &KeyFile) -> Look {
-    let looked = site.namespace.within(|| {
-        // Counters are for the metrics alone: without them the keys are as good.
-        let counters = TfoCounters::read(Path::new(netstat::NETSTAT_PATH)).unwrap_or_default();
-        (key_file.read(), procfs::tcp_fastopen_bits(), counters)
-    });
-    let (shown, bits, counters) = match looked {
+    let (shown, bits) = match site.namespace.within(|| (key_file.read(), procfs::tcp_fastopen_bits())) {
         Ok(looked) => looked,
         Err(error) => {
             let remedy =
                 format!("make it with `ip netns add {}`, or take it out of install.namespaces", site.namespace);
             let problem = Problem::error("namespace", chain(&error), remedy);
-            return Look { kernel: Err(problem), keys: None, bits: None, counters: TfoCounters::default() };
+            return Look { kernel: Err(problem), keys: None, bits: None };
         }
     };
     match shown {
         Ok(shown) => {
             let kernel = ObservedKernel { shown: print_of(&shown), backup_slot: site.backup_slot };
             let keys = shown.and_then(|(primary, backup)| KeyPair::new(primary, backup).ok());
-            Look { kernel: Ok(kernel), keys, bits, counters }
+            Look { kernel: Ok(kernel), keys, bits }
         }
-        Err(error) => Look { kernel: Err(kernel_problem(&site.namespace, &error)), keys: None, bits, counters },
+        Err(error) => Look { kernel: Err(kernel_problem(&site.namespace, &error)), keys: None, bits },
     }
 }
 

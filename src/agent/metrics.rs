@@ -17,7 +17,10 @@ use super::status::{Circumstances, State};
 use super::worker::{NamespaceReport, PassReport};
 use crate::config::agent::MetricsSettings;
 use crate::config::reader::Located;
+use crate::kernel::namespace::Namespace;
+use crate::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use crate::model::problem::Problem;
+use crate::model::state::Phase;
 use crate::runtime::files::{self, Durability};
 
 /// Where the metrics of the last pass go.
@@ -142,7 +145,7 @@ fn encode(report: &PassReport, circumstances: Circumstances) -> prometheus::Resu
         gauge("tfo_agent_installed_timestamp_seconds", "When the present keys were installed.", &[])?
             .with_label_values::<&str>(&[])
             .set(float(held.installed_at.secs()));
-        let staged = held.phase == crate::model::state::Phase::Staged;
+        let staged = held.phase == Phase::Staged;
         gauge("tfo_agent_staged", "1 while the backup is the key that comes next.", &[])?
             .with_label_values::<&str>(&[])
             .set(f64::from(u8::from(staged)));
@@ -163,7 +166,7 @@ fn encode(report: &PassReport, circumstances: Circumstances) -> prometheus::Resu
     let verified = gauge("tfo_agent_verified", "1 if the kernel was read back with the wanted keys.", &["namespace"])?;
     let bits = gauge("tfo_agent_tcp_fastopen", "net.ipv4.tcp_fastopen, a bit mask.", &["namespace"])?;
     for namespace in &report.namespaces {
-        let name = namespace.name.as_str();
+        let name = namespace.namespace.name();
         for (slot, fingerprint) in slots(namespace) {
             key.with_label_values(&[name, slot, &fingerprint]).set(1.0);
         }
@@ -173,11 +176,16 @@ fn encode(report: &PassReport, circumstances: Circumstances) -> prometheus::Resu
         }
     }
     // node_exporter exports no TCPFastOpen counter by default, so they are here.
+    let read =
+        |namespace: &Namespace| namespace.within(|| TfoCounters::read(Path::new(NETSTAT_PATH)).unwrap_or_default());
+    let found = report.namespaces.iter().map(|namespace| &namespace.namespace);
+    // A namespace that is gone has its problem already, and no counters.
+    let found: Vec<_> = found.filter_map(|namespace| Some((namespace.name(), read(namespace).ok()?))).collect();
     for (kernel_name, name, help) in COUNTERS {
         let counter = counter(name, help, &["namespace"])?;
-        for namespace in &report.namespaces {
-            if let Some(value) = namespace.counters.get(kernel_name) {
-                counter.with_label_values(&[namespace.name.as_str()]).inc_by(float(value));
+        for (namespace, counters) in &found {
+            if let Some(value) = counters.get(kernel_name) {
+                counter.with_label_values(&[*namespace]).inc_by(float(value));
             }
         }
     }

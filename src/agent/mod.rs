@@ -10,4 +10,5 @@ pub mod preflight;
 pub mod run;
 pub mod source;
 pub mod status;
+pub mod timer;
 pub mod worker;

@@ -109,7 +109,7 @@ impl<'a> Status<'a> {
         let held = report.held;
         let worst = report.problems.iter().max_by_key(|problem| problem.severity);
         let namespaces = report.namespaces.iter().map(|namespace| NamespaceStatus {
-            name: &namespace.name,
+            name: namespace.namespace.name(),
             primary: namespace.shown.map(|shown| shown.primary),
             backup: namespace.shown.and_then(|shown| shown.backup),
             verified_at: namespace.verified.then_some(circumstances.now),
@@ -217,7 +217,10 @@ impl<'a> OnceOutput<'a> {
         Self {
             changed: report.changed(),
             file: Some(FileChange { path: &report.file, changed: report.file_changed }),
-            namespaces: namespaces.iter().map(|n| NamespaceChange { name: &n.name, changed: n.changed }).collect(),
+            namespaces: namespaces
+                .iter()
+                .map(|n| NamespaceChange { name: n.namespace.name(), changed: n.changed })
+                .collect(),
             phase: report.held.map_or(Phase::Empty, |held| held.phase),
             primary: report.held.map(|held| held.prints.primary),
             backup: report.held.and_then(|held| held.prints.backup),

@@ -9,7 +9,7 @@ use super::source::{self, Installed, Offer, WithoutFile};
 use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
 use crate::engine::reconcile::{ClockUse, KeepReason, Memory, ObservedFile, ObservedKernel, Plan, Verdict, judge};
 use crate::kernel::boot_order;
-use crate::kernel::netstat::TfoCounters;
+use crate::kernel::namespace::Namespace;
 use crate::kernel::procfs::KeyFile;
 use crate::kernel::sysctl_d::{self, Persisted, Record};
 use crate::model::key::{KeyPair, PairPrint};
@@ -29,8 +29,8 @@ pub enum PassMode {
 /// What one namespace holds after a pass.
 #[derive(Debug, Clone)]
 pub struct NamespaceReport {
-    /// Its name.
-    pub name: String,
+    /// The namespace.
+    pub namespace: Namespace,
     /// What its kernel shows; none if no key is set or it cannot be read.
     pub shown: Option<PairPrint>,
     /// Whether that is what it should show.
@@ -39,8 +39,6 @@ pub struct NamespaceReport {
     pub changed: bool,
     /// `net.ipv4.tcp_fastopen`.
     pub bits: Option<i32>,
-    /// Its TFO counters.
-    pub counters: TfoCounters,
     /// Whether its kernel keeps a backup.
     pub backup_slot: BackupSlot,
 }
@@ -395,12 +393,11 @@ impl Worker {
     fn report(&self, looks: &[Look], held: Option<(&Held, ObservedFile)>, problems: Vec<Problem>) -> PassReport {
         let pair = held.map(|(held, _)| held.desired.prints.pair());
         let namespaces = self.sites.iter().zip(looks).map(|(site, look)| NamespaceReport {
-            name: site.namespace.name().to_owned(),
+            namespace: site.namespace.clone(),
             shown: look.kernel.as_ref().ok().and_then(|kernel| kernel.shown),
             verified: pair.is_some_and(|pair| look.kernel.as_ref().is_ok_and(|kernel| kernel.holds(pair))),
             changed: false,
             bits: look.bits,
-            counters: look.counters,
             backup_slot: site.backup_slot,
         });
         let mut report = PassReport {
@@ -414,7 +411,7 @@ impl Worker {
             mode: self.settings.install.mode,
         };
         let one_slot = report.namespaces.iter().filter(|namespace| namespace.backup_slot == BackupSlot::Absent);
-        let one_slot: Vec<&str> = one_slot.map(|namespace| namespace.name.as_str()).collect();
+        let one_slot: Vec<&str> = one_slot.map(|namespace| namespace.namespace.name()).collect();
         if !one_slot.is_empty() && pair.is_some_and(|pair| pair.backup.is_some()) {
             let message =
                 format!("this kernel has no backup slot: namespace {} holds the primary alone", one_slot.join(", "));

@@ -5,17 +5,15 @@
 use std::path::Path;
 
 use super::{Offer, desired};
-use crate::config::agent::{Algorithm, DeriveSettings};
+use crate::config::agent::{Algorithm, DeriveEntry, DeriveSettings};
+use crate::config::reader::Located;
+use crate::config::secret::SecretPath;
 use crate::crypto::derive::{self, SECRET_BYTES_MAX, Secret};
 use crate::engine::reconcile::ClockUse;
 use crate::engine::schedule::{KeyRef, SlotRefs};
-use crate::kernel::text;
 use crate::model::key::{KeyPair, KeyPairError, TfoKey};
 use crate::model::problem::Problem;
-use crate::model::time::UnixTime;
-
-/// Longest static key file that is read, in bytes: two keys, and room to see that there is more.
-const KEY_FILE_BYTES_MAX: usize = 256;
+use crate::model::time::{RotationInterval, UnixTime};
 
 /// The keys of now.
 pub(super) fn offer(settings: &DeriveSettings, config: &Path, now: UnixTime) -> Result<Offer, Problem> {
@@ -31,39 +29,46 @@ pub(super) fn offer(settings: &DeriveSettings, config: &Path, now: UnixTime) -> 
 }
 
 fn keys_of(settings: &DeriveSettings, config: &Path, slots: &SlotRefs) -> Result<KeyPair, Problem> {
-    let (primary, own_backup) = key_of(settings, config, slots.primary)?;
+    let maker = Maker::open(settings, config, slots.primary.entry)?;
+    let (primary, own_backup) = maker.key(slots.primary.counter);
     let backup = match slots.backup {
-        Some(key) => Some(key_of(settings, config, key)?.0),
+        Some(key) if key.entry == slots.primary.entry => Some(maker.key(key.counter).0),
+        Some(key) => Some(Maker::open(settings, config, key.entry)?.key(key.counter).0),
         // A static key that was given with its own predecessor keeps it until the next key is staged.
         None => own_backup,
     };
     KeyPair::new(primary, backup).map_err(|error| joint_problem(settings, config, slots.primary.entry, error))
 }
 
-/// The key, and the predecessor that a static key file may name.
-fn key_of(settings: &DeriveSettings, config: &Path, key: KeyRef) -> Result<(TfoKey, Option<TfoKey>), Problem> {
-    let entry = &settings.entries[key.entry];
-    match (entry.algorithm, key.counter) {
-        (Algorithm::HkdfSha256 { interval }, Some(counter)) => {
-            Ok((derive::hkdf_sha256(&secret_of(settings, config, key.entry)?, interval, counter), None))
+/// What one entry makes keys from, in memory for as long as they are made.
+enum Maker {
+    Hkdf(Secret, RotationInterval),
+    Tofurkey(Secret),
+    Static(KeyPair),
+}
+
+impl Maker {
+    fn open(settings: &DeriveSettings, config: &Path, entry: usize) -> Result<Self, Problem> {
+        let DeriveEntry { secret: place, algorithm } = &settings.entries[entry];
+        match algorithm {
+            Algorithm::HkdfSha256 { interval } => Ok(Self::Hkdf(read_secret(place, config)?, *interval)),
+            Algorithm::Tofurkey => Ok(Self::Tofurkey(read_secret(place, config)?)),
+            Algorithm::Static => super::read_key_file(place, config).map(Self::Static),
         }
-        (Algorithm::Tofurkey, Some(counter)) => {
-            Ok((derive::tofurkey(&secret_of(settings, config, key.entry)?, counter), None))
-        }
-        (Algorithm::Static, _) | (_, None) => {
-            let text = entry.secret.read_for(config, KEY_FILE_BYTES_MAX)?;
-            let keys = text::parse(&text).map_err(|error| {
-                let message = format!("{}: {error}", entry.secret.value);
-                let remedy = "write the key as `sysctl net.ipv4.tcp_fastopen_key` shows it, one key or primary,backup";
-                entry.secret.locate(config, Problem::error("key_text", message, remedy))
-            })?;
-            Ok((keys.primary().duplicate(), keys.backup().map(TfoKey::duplicate)))
+    }
+
+    /// The key of this counter, and the predecessor that a static key file may name.
+    fn key(&self, counter: Option<u64>) -> (TfoKey, Option<TfoKey>) {
+        let periodic = || counter.expect("the keys of a periodic entry have a counter");
+        match self {
+            Self::Hkdf(secret, interval) => (derive::hkdf_sha256(secret, *interval, periodic()), None),
+            Self::Tofurkey(secret) => (derive::tofurkey(secret, periodic()), None),
+            Self::Static(keys) => (keys.primary().duplicate(), keys.backup().map(TfoKey::duplicate)),
         }
     }
 }
 
-fn secret_of(settings: &DeriveSettings, config: &Path, entry: usize) -> Result<Secret, Problem> {
-    let place = &settings.entries[entry].secret;
+fn read_secret(place: &Located<SecretPath>, config: &Path) -> Result<Secret, Problem> {
     Secret::new(place.read_for(config, SECRET_BYTES_MAX)?).map_err(|error| {
         let message = format!("{}: {error}", place.value);
         let remedy = "make one with `head -c 32 /dev/urandom` under umask 077, the same on every node";
@@ -86,20 +91,20 @@ fn joint_problem(settings: &DeriveSettings, config: &Path, entry: usize, error: 
 /// Reads every entry's secret once, and compares the keys on both sides of each joint.
 #[must_use]
 pub fn check_entries(settings: &DeriveSettings, config: &Path) -> Vec<Problem> {
-    let mut problems: Vec<Problem> = (0..settings.entries.len())
-        .filter_map(|entry| {
-            let key = KeyRef { entry, counter: Some(0), epoch: None };
-            key_of(settings, config, key).err()
-        })
-        .collect();
-    if problems.is_empty() {
-        for (before, after) in settings.schedule.joints() {
-            let keys = [before, after].map(|key| key_of(settings, config, key));
-            if let [Ok((before_key, _)), Ok((after_key, _))] = keys
-                && before_key.same_as(&after_key)
-            {
-                problems.push(joint_problem(settings, config, after.entry, KeyPairError::PrimaryIsBackup));
-            }
+    let (mut makers, mut problems) = (Vec::new(), Vec::new());
+    for entry in 0..settings.entries.len() {
+        match Maker::open(settings, config, entry) {
+            Ok(maker) => makers.push(maker),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if !problems.is_empty() {
+        return problems;
+    }
+    for (before, after) in settings.schedule.joints() {
+        let key = |key: KeyRef| makers[key.entry].key(key.counter).0;
+        if key(before).same_as(&key(after)) {
+            problems.push(joint_problem(settings, config, after.entry, KeyPairError::PrimaryIsBackup));
         }
     }
     problems

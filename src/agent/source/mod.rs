@@ -4,9 +4,14 @@ mod derive;
 mod file;
 mod random;
 
+use std::path::Path;
+
 use crate::config::agent::{AgentSettings, SourceSettings};
+use crate::config::reader::Located;
+use crate::config::secret::SecretPath;
 use crate::crypto::fingerprint::pair_print;
 use crate::engine::reconcile::ClockUse;
+use crate::kernel::text;
 use crate::model::count::Epoch;
 use crate::model::key::KeyPair;
 use crate::model::problem::Problem;
@@ -14,6 +19,9 @@ use crate::model::state::{DesiredState, Phase, SlotPrint, SlotPrints};
 use crate::model::time::UnixTime;
 
 pub use derive::{check_entries, late_joints};
+
+/// Longest key file that is read, in bytes: two keys, and room to see that there is more.
+const KEY_FILE_BYTES_MAX: usize = 256;
 
 /// What a source offers.
 #[derive(Debug)]
@@ -95,6 +103,17 @@ pub fn offer(settings: &AgentSettings, now: UnixTime, installed: Option<&Install
         SourceSettings::File { path } => file::offer(path, &settings.file),
         SourceSettings::Random { interval } => random::offer(*interval, now, installed),
     }
+}
+
+/// Reads a file of kernel text: one key, or primary and backup.
+fn read_key_file(place: &Located<SecretPath>, config: &Path) -> Result<KeyPair, Problem> {
+    let text = place.read_for(config, KEY_FILE_BYTES_MAX)?;
+    text::parse(&text).map_err(|error| {
+        let message = format!("{}: {error}", place.value);
+        let remedy =
+            "write primary[,backup] as net.ipv4.tcp_fastopen_key takes it, and nothing else; the installed keys stay";
+        place.locate(config, Problem::error("key_text", message, remedy))
+    })
 }
 
 /// Puts names on keys: epochs in the order primary, backup.
