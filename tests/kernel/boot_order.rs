@@ -23,6 +23,9 @@ use Entry::{Link, Text};
 /// Winner under systemd-sysctl and under procps, as key numbers; 0 for none.
 type Winners = (u8, u8);
 
+/// Paths below the root.
+type Files = Vec<(&'static str, Entry)>;
+
 struct Tree(tempfile::TempDir);
 
 impl Tree {
@@ -89,7 +92,7 @@ fn key_on(file: &Path, line: usize) -> u8 {
 }
 
 /// Name, files, and who must win by what was measured before (KERNEL.md section 1).
-fn layouts() -> Vec<(&'static str, Vec<(&'static str, Entry)>, Winners)> {
+fn layouts() -> Vec<(&'static str, Files, Winners)> {
     let own = || ("etc/sysctl.d/50-tcp_fastopen_key.conf", Text("# ours\nNAME = K1\n"));
     vec![
         ("nothing", vec![], (0, 0)),
