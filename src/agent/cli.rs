@@ -134,7 +134,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if detailed { outcome.detailed_code() } else { outcome.code() });
         }
     };
-    process::harden();
+    process::forbid_dumps();
     let code = match parsed.command {
         Command::Init { dir } => init_command(&dir).map(Outcome::code),
         Command::Run { config } => Ok(run::run(&config).code()),

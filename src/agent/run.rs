@@ -22,7 +22,7 @@ use super::{preflight, source};
 use crate::config::agent::{AgentSettings, InstallMode};
 use crate::model::problem::{Problem, Severity};
 use crate::model::time::UnixTime;
-use crate::runtime::{clock, log, notify, sys};
+use crate::runtime::{clock, log, notify, process, sys};
 
 /// How long a starting daemon waits for a `once` that is just at it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -33,6 +33,7 @@ const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(10);
 #[must_use]
 pub fn run(config: &Path) -> Outcome {
     log::start();
+    process::lock_memory();
     let settings = match load(config) {
         Ok(settings) => settings,
         Err(problems) => {

@@ -7,6 +7,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::thread::UnshareFlags;
 
+// The unwinder from the archive, in front of std's libgcc_s: a library less to load at every start of `once`.
+#[link(name = "gcc_eh")]
+unsafe extern "C" {}
+
 /// Whether the kernel's clock is synchronised: `adjtimex(2)` does not answer TIME_ERROR / STA_UNSYNC.
 ///
 /// None if the call is not allowed (`ProtectClock=` without an exception for @clock).
