@@ -146,8 +146,8 @@ fn writable_by_others(config: &Path) -> Option<Problem> {
 }
 
 fn boot_winners(settings: &AgentSettings) -> Vec<Problem> {
-    let order = boot_order::scan(Path::new("/"));
     let own = &settings.install.sysctl_file.value;
+    let order = boot_order::scan(Path::new("/"), own);
     let problem = |setter: &boot_order::Setter| {
         let reader = match (order.systemd.as_ref() == Some(setter), order.procps.as_ref() == Some(setter)) {
             (true, true) => "systemd-sysctl and `sysctl --system`",

@@ -47,6 +47,15 @@ impl Metrics {
         Self { textfile, listen, text: Arc::default(), server: None }
     }
 
+    /// Stops listening.  The address is free when this is over, so that another [`Metrics`] can listen there at once.
+    pub async fn close(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.abort();
+            // Aborted or ended: both are what we want.
+            drop(server.await);
+        }
+    }
+
     /// Takes in a pass.  What goes wrong here is reported and tried again at the next pass; the keys do not depend on it.
     pub fn update(&mut self, report: &PassReport, circumstances: Circumstances, config: &Path) -> Vec<Problem> {
         let mut problems = Vec::new();

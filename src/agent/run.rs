@@ -82,6 +82,8 @@ struct Daemon {
     interrupt: Signal,
     watchdog: Option<Duration>,
     ready: bool,
+    /// A reload has begun, and no pass has been made since.
+    reloading: bool,
     /// Problems of the last pass, so that each is logged once and not at every poll.
     logged: Vec<Problem>,
 }
@@ -113,6 +115,7 @@ impl Daemon {
             interrupt: signal(SignalKind::interrupt())?,
             watchdog: notify::watchdog_interval(),
             ready: false,
+            reloading: false,
             logged: Vec::new(),
         })
     }
@@ -120,8 +123,9 @@ impl Daemon {
     async fn serve(mut self) -> io::Result<()> {
         let mut next_watchdog = self.watchdog.map(|interval| Instant::now() + interval);
         loop {
-            let report = self.worker.pass(clock::now(), PassMode::Apply);
-            let wait = self.publish(report)?;
+            let now = clock::now();
+            let report = self.worker.pass(now, PassMode::Apply);
+            let wait = self.publish(report, now)?;
             let next_pass = Instant::now() + wait;
             loop {
                 match self.sleep(next_pass, next_watchdog).await? {
@@ -131,7 +135,7 @@ impl Daemon {
                         next_watchdog = self.watchdog.map(|interval| Instant::now() + interval);
                     }
                     Wake::Reload => {
-                        self.reload();
+                        self.reload().await;
                         break;
                     }
                     Wake::Stop => {
@@ -157,8 +161,8 @@ impl Daemon {
         }
     }
 
-    /// Tells everybody who wants to know; gives the time until the next pass.
-    fn publish(&mut self, mut report: PassReport) -> io::Result<Duration> {
+    /// Tells everybody who wants to know what the pass at `now` did; gives the time until the next pass.
+    fn publish(&mut self, mut report: PassReport, now: UnixTime) -> io::Result<Duration> {
         let circumstances = Circumstances {
             now: clock::now(),
             drift_repairs: self.worker.drift_repairs(),
@@ -175,7 +179,9 @@ impl Daemon {
             InstallMode::LookOnly => true,
         };
         // Without the keys in file and kernel, servers that are ordered after this unit must not start (PROTOCOL.md rule 9).
-        if good && !self.ready {
+        // RELOADING=1 is ended by READY=1 (systemd 253 and later wait for it), after the pass that used the new settings.
+        let reloaded = std::mem::take(&mut self.reloading) && self.ready;
+        if good && !self.ready || reloaded {
             self.ready = true;
             notify::ready(&line);
         } else {
@@ -184,7 +190,9 @@ impl Daemon {
         let settings = self.worker.settings();
         let wait = settings.install.verify_interval;
         let next_change_at = report.held.as_ref().and_then(|held| held.next_change_at);
-        self.schedule.set(next_change_at)?;
+        // A change that was due and could not be made is tried again at the retry, not at once and for ever.  Compared with the time
+        // that the pass went by: a change that came due since then still fires.
+        self.schedule.set(next_change_at.filter(|at| *at > now))?;
         let wrong = State::of(&report) != State::Ok;
         Ok(if wrong { wait.min(RETRY_INTERVAL_MAX) } else { wait })
     }
@@ -210,30 +218,30 @@ impl Daemon {
     }
 
     /// Takes the new configuration, or keeps the old one running if the new one is broken.
-    fn reload(&mut self) {
+    async fn reload(&mut self) {
         notify::reloading();
         let config = self.worker.settings().file.clone();
-        match preflight::ready(&config, clock::now())
-            .and_then(|settings| self.switch(settings).map_err(|problem| vec![problem]))
-        {
+        let switched = match preflight::ready(&config, clock::now()) {
+            Ok(settings) => self.switch(settings).await.map_err(|problem| vec![problem]),
+            Err(problems) => Err(problems),
+        };
+        match switched {
             Ok(()) => info!(config = %config.display(), "reloaded"),
             Err(problems) => {
                 problems.iter().for_each(log_problem);
                 warn!(config = %config.display(), "the new configuration is refused, the old one goes on");
             }
         }
-        // systemd 253 and later wait for READY=1 after RELOADING=1, and 252 shows the status.
-        if self.ready {
-            notify::ready("reloaded");
-        }
+        self.reloading = true;
     }
 
-    fn switch(&mut self, settings: AgentSettings) -> Result<(), Problem> {
+    async fn switch(&mut self, settings: AgentSettings) -> Result<(), Problem> {
         // New namespaces first: if one is another agent's, nothing has changed yet.
         let new = locks::take(&settings, "run", Duration::ZERO, &self.locks)?;
         let needed = locks::identities(&settings)?;
         self.locks.retain(|(identity, _)| needed.contains(identity));
         self.locks.extend(new);
+        self.metrics.close().await;
         self.metrics = Metrics::new(&settings.metrics);
         self.worker = Worker::new(settings).succeeding(&self.worker);
         Ok(())

@@ -8,7 +8,7 @@ use super::host::{self, Look, Site};
 use super::source::{self, Installed, Offer, WithoutFile};
 use super::which::{self, Places};
 use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
-use crate::engine::reconcile::{ClockUse, KeepReason, Memory, ObservedFile, Plan, Verdict, judge};
+use crate::engine::reconcile::{ClockUse, KeepReason, Memory, ObservedFile, ObservedKernel, Plan, Verdict, judge};
 use crate::kernel::boot_order;
 use crate::kernel::namespace::Namespace;
 use crate::kernel::procfs::KeyFile;
@@ -207,12 +207,8 @@ impl Worker {
         (persisted, looks): (&Persisted, &mut [Look]),
         problems: Vec<Problem>,
     ) -> PassReport {
-        let file = match persisted.record() {
-            Some(record) if !self.file_may_be_lost && record.same_but_for_time(&held.record) => ObservedFile::Current,
-            _ => ObservedFile::Other,
-        };
-        let kernels: Vec<_> = looks.iter().map(|look| look.kernel.as_ref().ok().copied()).collect();
-        let plan = Plan::of(held.desired.prints.pair(), file, &kernels);
+        let file = self.observe(persisted, &held.record);
+        let plan = Plan::of(held.desired.prints.pair(), file, &kernels_of(looks));
         let installs = self.settings.install.mode == InstallMode::Install;
         if mode == PassMode::Apply && installs {
             return self.apply(held, &plan, (persisted, looks), problems);
@@ -237,9 +233,49 @@ impl Worker {
         let failed = plan.write_file.then(|| host::write_file(&self.settings, &held.record, &held.desired.keys));
         let failed = failed.and_then(Result::err);
         let goes_on = failed.is_none() || source::without_file(&self.settings.source) == WithoutFile::GoOn;
+        // Renamed, but its directory could not be made durable: a power cut may bring the old file back.
+        self.file_may_be_lost = failed.is_some() && self.file_says(&held.record);
+        let file_changed = plan.write_file && (failed.is_none() || self.file_may_be_lost);
+        let (held, file, behind) = if goes_on {
+            let file = if failed.is_none() { ObservedFile::Current } else { ObservedFile::Other };
+            (held, file, plan.write_kernels.clone())
+        } else {
+            // The keys that are still installed are the ones to look after, to report, and to go on from.
+            let Some(kept) = self.kept(persisted) else {
+                problems.extend(failed);
+                let mut report = self.report(looks, None, problems);
+                report.file_changed = file_changed;
+                return report;
+            };
+            let file = self.observe(persisted, &kept.record);
+            let behind = Plan::of(kept.desired.prints.pair(), file, &kernels_of(looks)).write_kernels;
+            (kept, file, behind)
+        };
+        let written = self.write_kernels(&held.desired, &behind, looks, &mut problems);
+        problems.extend(failed);
+        let mut report = self.report(looks, Some((&held, file)), problems);
+        report.file_changed = file_changed;
+        for index in written {
+            report.namespaces[index].changed = true;
+        }
+        let shown = report.namespaces.iter().map(|namespace| namespace.shown.filter(|_| namespace.verified));
+        self.verified = shown.collect();
+        self.file_was_current = file == ObservedFile::Current;
+        self.held = Some(held);
+        report
+    }
+
+    /// Writes the kernels of these namespaces; gives those that took the keys.
+    fn write_kernels(
+        &mut self,
+        desired: &DesiredState,
+        behind: &[usize],
+        looks: &mut [Look],
+        problems: &mut Vec<Problem>,
+    ) -> Vec<usize> {
         let mut written = Vec::new();
-        for &index in plan.write_kernels.iter().filter(|_| goes_on) {
-            match host::write_kernel(&mut self.sites[index], &self.key_file, &held.desired) {
+        for &index in behind {
+            match host::write_kernel(&mut self.sites[index], &self.key_file, desired) {
                 Ok(kernel) => {
                     looks[index].kernel = Ok(kernel);
                     written.push(index);
@@ -250,29 +286,7 @@ impl Worker {
                 }
             }
         }
-        let file = if failed.is_none() { ObservedFile::Current } else { ObservedFile::Other };
-        // Renamed, but its directory could not be made durable: a power cut may bring the old file back.
-        self.file_may_be_lost = failed.is_some() && self.file_says(&held.record);
-        problems.extend(failed);
-        if !goes_on {
-            // The keys that are still installed are the ones to report, and to go on from.
-            let kept = self.kept(persisted);
-            let file = if self.file_may_be_lost { ObservedFile::Other } else { ObservedFile::Current };
-            let mut report = self.report(looks, kept.as_ref().map(|kept| (kept, file)), problems);
-            report.file_changed = self.file_may_be_lost;
-            self.held = kept.or(self.held.take());
-            return report;
-        }
-        let mut report = self.report(looks, Some((&held, file)), problems);
-        report.file_changed = plan.write_file && (file == ObservedFile::Current || self.file_may_be_lost);
-        for index in written {
-            report.namespaces[index].changed = true;
-        }
-        let shown = report.namespaces.iter().map(|namespace| namespace.shown.filter(|_| namespace.verified));
-        self.verified = shown.collect();
-        self.file_was_current = file == ObservedFile::Current;
-        self.held = Some(held);
-        report
+        written
     }
 
     /// Whether the file that stands there now has this record.
@@ -298,7 +312,8 @@ impl Worker {
         };
         let memory =
             kept.as_ref().map(|kept| Memory { prints: kept.record.prints, installed_at: kept.record.installed_at });
-        match judge(now, offer.clock, &offer.desired.prints, memory.as_ref(), self.told.as_ref()) {
+        let told = self.told.as_ref().filter(|_| source::repeats_keys(&self.settings.source));
+        match judge(now, offer.clock, &offer.desired.prints, memory.as_ref(), told) {
             Verdict::Follow => {
                 self.told = Some(offer.desired.prints);
                 Chosen::Offered(self.follow(now, offer, kept.as_ref()))
@@ -309,6 +324,20 @@ impl Worker {
                 Chosen::Kept(kept)
             }
         }
+    }
+
+    /// Whether our file says what `record` says, durably, and to its owner alone.
+    fn observe(&self, persisted: &Persisted, record: &Record) -> ObservedFile {
+        match persisted.record() {
+            Some(found) if !self.file_may_be_lost && found.same_but_for_time(record) && self.file_is_private() => {
+                ObservedFile::Current
+            }
+            _ => ObservedFile::Other,
+        }
+    }
+
+    fn file_is_private(&self) -> bool {
+        sysctl_d::is_private(&self.settings.install.sysctl_file.value)
     }
 
     /// What is installed, as this process or else the file remembers it.
@@ -385,15 +414,16 @@ impl Worker {
                 drifted.push(format!("namespace {}", site.namespace));
             }
         }
-        if self.file_was_current && !persisted.record().is_some_and(|record| record.same_but_for_time(&held.record)) {
+        if self.file_was_current && self.observe(persisted, &held.record) == ObservedFile::Other {
             drifted.push(self.settings.install.sysctl_file.value.display().to_string());
         }
         if drifted.is_empty() {
             return;
         }
         self.drift_repairs += drifted.len() as u64;
-        let order = boot_order::scan(Path::new("/"));
-        let winner = order.winners_over(&self.settings.install.sysctl_file.value).next();
+        let own = &self.settings.install.sysctl_file.value;
+        let order = boot_order::scan(Path::new("/"), own);
+        let winner = order.winners_over(own).next();
         let (who, remedy) = match winner {
             Some(setter) => (
                 format!("; {}:{} sets the key too", setter.file.display(), setter.line),
@@ -403,7 +433,8 @@ impl Worker {
                 (String::new(), "find the program that writes the key (timers, cron, `sysctl --system`)".to_owned())
             }
         };
-        let message = format!("the keys were changed by somebody else: {}{who}; repaired", drifted.join(", "));
+        let message =
+            format!("the keys were changed by somebody else: {}{who}; they are written again", drifted.join(", "));
         problems.push(Problem::warning("drift", message, remedy));
     }
 
@@ -471,4 +502,9 @@ impl Held {
             next_change_at: self.desired.next_change_at,
         }
     }
+}
+
+/// What each kernel was seen to hold; one that could not be read is none.
+fn kernels_of(looks: &[Look]) -> Vec<Option<ObservedKernel>> {
+    looks.iter().map(|look| look.kernel.as_ref().ok().copied()).collect()
 }

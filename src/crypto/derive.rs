@@ -141,4 +141,27 @@ mod tests {
         let hex: String = key.expose().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "13cbf958bf0c63170ed41c036924bdd1");
     }
+
+    #[test]
+    fn the_vector_that_tofurkey_publishes() {
+        // tofurkey 1.3.4, t/: this secret, interval 86400, time 1000000, with its own lead of half an interval.
+        use crate::engine::schedule::{Entry, Rule, Schedule};
+        use crate::model::time::{StageLead, UnixTime};
+        let hex = "363ec6a05e76eedeb9eb73bc5c25ca5f13f7c1df70c9af3531db4c83d23a8f6b";
+        let bytes: Vec<u8> = (0..32).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect();
+        let secret = secret(&bytes).unwrap();
+        let interval = RotationInterval::from_secs(86_400).unwrap();
+        let rule = Rule::Periodic { interval, lead: StageLead::half_of(interval) };
+        let schedule = Schedule::new(vec![Entry { rule, not_before: None }]).unwrap();
+        let slots = schedule.slots_at(UnixTime::from_secs(1_000_000));
+        let [primary, backup] = [slots.primary, slots.backup.unwrap()];
+        let keys = [primary, backup].map(|key| tofurkey(&secret, key.counter.unwrap()));
+        // The kernel's text: each group a little-endian number.
+        let text = |key: &TfoKey| {
+            let groups = key.expose().chunks(4).map(|g| format!("{:08x}", u32::from_le_bytes(g.try_into().unwrap())));
+            groups.collect::<Vec<_>>().join("-")
+        };
+        assert_eq!(text(&keys[0]), "c998252e-8f89667d-31961e08-3897526b");
+        assert_eq!(text(&keys[1]), "1c9ca1a5-9d295055-f8e3d4df-7107b577");
+    }
 }

@@ -5,7 +5,11 @@
 //!   masks the others, dotfiles are ignored; it merges and writes the last value once.  It does not read /etc/sysctl.conf.
 //! * `sysctl --system` (procps) takes the same, dotfiles too, and /etc/sysctl.conf last; it writes each value in turn.
 //!
-//! Never reads a value: only where one stands.
+//! In lines they differ too (tests/kernel/boot_order.rs runs both): `-name` without a value, or a name without a value,
+//! takes the name's earlier values away under systemd-sysctl and is nothing to procps, and so is a space after the `-`.
+//! A pattern (`net.ipv4.tcp_fastopen_k*`) never wins over a line with the whole name, so patterns are not looked at.
+//!
+//! Never reads a value: only where one stands.  One that the kernel will refuse counts like any other.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -21,20 +25,18 @@ const SYSCTL_CONF: &str = "/etc/sysctl.conf";
 /// Longest line that is looked at, in bytes: systemd's own limit is 1 MiB for a whole file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// One line that sets the key.
+/// One line that sets the key, or takes its earlier values away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setter {
     /// The file.
     pub file: PathBuf,
-    /// The last line in it that sets the key, from 1.
+    /// The last line in it that does, from 1.
     pub line: usize,
 }
 
 /// Who sets the key at boot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BootOrder {
-    /// All that are read by either program, in the order in which procps applies them.
-    pub setters: Vec<Setter>,
     /// Whose value stands after `systemd-sysctl`.
     pub systemd: Option<Setter>,
     /// Whose value stands after `sysctl --system`.
@@ -53,59 +55,102 @@ fn same_file(a: &Path, b: &Path) -> bool {
     a == b || std::fs::canonicalize(a).ok().is_some_and(|a| std::fs::canonicalize(b).is_ok_and(|b| a == b))
 }
 
-/// Looks through all files below `root` (`/`, except in tests).
+/// Looks through all files below `root` (`/`, except in tests), as if `own` was written already.
 #[must_use]
-pub fn scan(root: &Path) -> BootOrder {
+pub fn scan(root: &Path, own: &Path) -> BootOrder {
     let under = |path: &str| root.join(path.trim_start_matches('/'));
     // By name; the first directory that has the name wins.
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     for directory in DIRECTORIES {
-        let Ok(entries) = std::fs::read_dir(under(directory)) else { continue };
-        for entry in entries.flatten() {
-            let Ok(name) = entry.file_name().into_string() else { continue };
+        let directory = under(directory);
+        let there = std::fs::read_dir(&directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        let own = (own.parent() == Some(&directory)).then(|| own.to_owned());
+        for file in there.chain(own) {
+            let Some(name) = file.file_name().and_then(|name| name.to_str()) else { continue };
             if name.ends_with(".conf") {
-                files.entry(name).or_insert_with(|| entry.path());
+                files.entry(name.to_owned()).or_insert(file);
             }
         }
     }
     let mut order = BootOrder::default();
     for (name, file) in files {
-        let Some(line) = last_line_that_sets_the_key(&file) else { continue };
-        let setter = Setter { file, line };
+        let found = if file == own { LastLines::of_own() } else { last_lines(&file) };
+        let setter = |line| Setter { file: file.clone(), line };
         if !name.starts_with('.') {
-            order.systemd = Some(setter.clone());
+            order.systemd = found.systemd.map(setter).or(order.systemd);
         }
-        order.setters.push(setter);
+        order.procps = found.procps.map(setter).or(order.procps);
     }
     let conf = under(SYSCTL_CONF);
-    if let Some(line) = last_line_that_sets_the_key(&conf) {
-        order.setters.push(Setter { file: conf, line });
-    }
-    order.procps = order.setters.last().cloned();
+    order.procps = last_lines(&conf).procps.map(|line| Setter { file: conf, line }).or(order.procps);
     order
 }
 
+/// The last line of one file that each program goes by, from 1.
+#[derive(Debug, Default)]
+struct LastLines {
+    systemd: Option<usize>,
+    procps: Option<usize>,
+}
+
+impl LastLines {
+    /// Of our own file as it will be, whatever stands there now.
+    fn of_own() -> Self {
+        Self { systemd: Some(1), procps: Some(1) }
+    }
+}
+
 /// A masked (`/dev/null`), broken or unreadable file sets nothing.
-fn last_line_that_sets_the_key(file: &Path) -> Option<usize> {
-    let opened = std::fs::File::open(file).ok()?;
-    if !opened.metadata().ok()?.is_file() {
-        return None;
+fn last_lines(file: &Path) -> LastLines {
+    let mut last = LastLines::default();
+    let Ok(opened) = std::fs::File::open(file) else { return last };
+    if !opened.metadata().is_ok_and(|found| found.is_file()) {
+        return last;
     }
     let lines = BufReader::new(std::io::Read::take(opened, FILE_BYTES_MAX)).split(b'\n');
-    let setting = lines.map_while(Result::ok).zip(1..).filter(|(line, _)| sets_the_key(line));
-    setting.map(|(_, number)| number).last()
+    for (line, number) in lines.map_while(Result::ok).zip(1..) {
+        match effect(&line) {
+            Effect::None => {}
+            Effect::Both => last = LastLines { systemd: Some(number), procps: Some(number) },
+            Effect::SystemdAlone => last.systemd = Some(number),
+        }
+    }
+    last
+}
+
+/// For whom a line decides about the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    None,
+    Both,
+    SystemdAlone,
 }
 
 /// `net.ipv4.tcp_fastopen_key=…`, with slashes or dots, spaces, and a `-` before it (sysctl.d(5)).
-fn sets_the_key(line: &[u8]) -> bool {
-    let Some(equals) = line.iter().position(|byte| *byte == b'=') else { return false };
-    let Ok(name) = std::str::from_utf8(&line[..equals]) else { return false };
-    let name = name.trim();
-    if name.starts_with(['#', ';']) {
-        return false;
+fn effect(line: &[u8]) -> Effect {
+    let line = line.trim_ascii();
+    let equals = line.iter().position(|byte| *byte == b'=');
+    let (name, value) = equals.map_or((line, None), |at| (&line[..at], Some(line[at + 1..].trim_ascii())));
+    let (dash, name) = name.strip_prefix(b"-").map_or((false, name), |name| (true, name));
+    match (names_the_key(name.trim_ascii()), value) {
+        (false, _) => Effect::None,
+        (true, None) => {
+            if dash {
+                Effect::SystemdAlone
+            } else {
+                Effect::None
+            }
+        }
+        (true, Some(b"")) => Effect::SystemdAlone,
+        (true, Some(_)) if dash && name.trim_ascii_start() != name => Effect::SystemdAlone,
+        (true, Some(_)) => Effect::Both,
     }
-    let name = name.strip_prefix('-').unwrap_or(name).trim_start();
-    name.replace('/', ".") == SYSCTL_NAME
+}
+
+/// The first separator decides which of the two it is; the other then stands for a dot in a name.  Empty steps of a path do not count.
+fn names_the_key(name: &[u8]) -> bool {
+    let path = || name.split(|byte| *byte == b'/').filter(|step| !step.is_empty());
+    name == SYSCTL_NAME.as_bytes() || path().eq(SYSCTL_NAME.split('.').map(str::as_bytes))
 }
 
 #[cfg(test)]
@@ -129,7 +174,7 @@ mod tests {
 
         /// (systemd's winner, procps' winner), below the root.
         fn winners(&self) -> (Option<String>, Option<String>) {
-            let order = scan(self.0.path());
+            let order = scan(self.0.path(), Path::new("/none"));
             let name = |setter: Option<Setter>| {
                 setter.map(|s| s.file.strip_prefix(self.0.path()).unwrap().to_str().unwrap().to_owned())
             };
@@ -164,11 +209,24 @@ mod tests {
         let tree = Tree::new(&[("etc/sysctl.d/50-tcp.conf", SETS), ("etc/sysctl.conf", SETS)]);
         let own = "etc/sysctl.d/50-tcp.conf".to_owned();
         assert_eq!(tree.winners(), (Some(own.clone()), Some("etc/sysctl.conf".to_owned())));
-        let order = scan(tree.0.path());
         let own = tree.0.path().join(own);
+        let order = scan(tree.0.path(), &own);
         assert_eq!(order.winners_over(&own).count(), 1);
         let tree = Tree::new(&[("etc/sysctl.d/.hidden.conf", SETS)]);
         assert_eq!(tree.winners(), (None, Some("etc/sysctl.d/.hidden.conf".to_owned())));
+    }
+
+    #[test]
+    fn our_file_counts_before_it_is_written() {
+        let tree = Tree::new(&[("etc/sysctl.d/10-x.conf", SETS), ("usr/lib/sysctl.d/60-x.conf", "# nothing\n")]);
+        let winners = |own: &str| {
+            let own = tree.0.path().join(own);
+            scan(tree.0.path(), &own).winners_over(&own).count()
+        };
+        assert_eq!(winners("etc/sysctl.d/50-tcp.conf"), 0, "it will win over 10-x.conf");
+        assert_eq!(winners("etc/sysctl.d/05-tcp.conf"), 1);
+        assert_eq!(winners("etc/sysctl.d/60-x.conf"), 0);
+        assert_eq!(winners("elsewhere/50-tcp.conf"), 1, "nobody reads it at boot");
     }
 
     #[test]
@@ -180,25 +238,27 @@ mod tests {
 
     #[test]
     fn spellings_of_the_name() {
-        for line in [
-            "net.ipv4.tcp_fastopen_key=x",
-            "net/ipv4/tcp_fastopen_key = x",
-            "  net.ipv4.tcp_fastopen_key =x",
-            "-net.ipv4.tcp_fastopen_key=x",
-            "- net.ipv4.tcp_fastopen_key=x",
+        for (line, expected) in [
+            ("net.ipv4.tcp_fastopen_key=x", Effect::Both),
+            ("net/ipv4/tcp_fastopen_key = x", Effect::Both),
+            ("/net//ipv4/tcp_fastopen_key = x", Effect::Both),
+            (" \tnet.ipv4.tcp_fastopen_key =x", Effect::Both),
+            ("-net.ipv4.tcp_fastopen_key=x", Effect::Both),
+            ("- net.ipv4.tcp_fastopen_key=x", Effect::SystemdAlone),
+            ("-net.ipv4.tcp_fastopen_key", Effect::SystemdAlone),
+            ("net.ipv4.tcp_fastopen_key = ", Effect::SystemdAlone),
+            ("", Effect::None),
+            ("# net.ipv4.tcp_fastopen_key=x", Effect::None),
+            ("; net.ipv4.tcp_fastopen_key=x", Effect::None),
+            ("net.ipv4.tcp_fastopen=3", Effect::None),
+            ("net.ipv4.tcp_fastopen_key", Effect::None),
+            ("net.ipv4.tcp_fastopen_keys=x", Effect::None),
+            ("net.ipv4/tcp_fastopen_key=x", Effect::None),
+            ("net/ipv4.tcp_fastopen_key=x", Effect::None),
+            ("/proc/sys/net/ipv4/tcp_fastopen_key=x", Effect::None),
+            ("x=net.ipv4.tcp_fastopen_key", Effect::None),
         ] {
-            assert!(sets_the_key(line.as_bytes()), "{line}");
-        }
-        for line in [
-            "",
-            "# net.ipv4.tcp_fastopen_key=x",
-            "; net.ipv4.tcp_fastopen_key=x",
-            "net.ipv4.tcp_fastopen=3",
-            "net.ipv4.tcp_fastopen_key",
-            "net.ipv4.tcp_fastopen_keys=x",
-            "x=net.ipv4.tcp_fastopen_key",
-        ] {
-            assert!(!sets_the_key(line.as_bytes()), "{line}");
+            assert_eq!(effect(line.as_bytes()), expected, "{line}");
         }
         let tree =
             Tree::new(&[("etc/sysctl.d/a.conf.tmp", SETS), ("etc/sysctl.d/a.conf~", SETS), ("etc/sysctl.d/a", SETS)]);
@@ -208,6 +268,6 @@ mod tests {
     #[test]
     fn the_last_line_counts() {
         let tree = Tree::new(&[("etc/sysctl.d/a.conf", &format!("# x\n{SETS}vm.swappiness=1\n{SETS}"))]);
-        assert_eq!(scan(tree.0.path()).systemd.unwrap().line, 4);
+        assert_eq!(scan(tree.0.path(), Path::new("/none")).systemd.unwrap().line, 4);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -105,6 +106,12 @@ pub fn read(path: &Path) -> io::Result<Persisted> {
         }
     };
     Ok(parse(&text).map_or(Persisted::Foreign, |(record, keys)| Persisted::Ours { record, keys }))
+}
+
+/// Whether nobody but the owner may read or write the file.  False too if it is not there.
+#[must_use]
+pub fn is_private(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o077 == 0)
 }
 
 /// Writes the file: atomically, durably, mode 0600.

@@ -64,6 +64,16 @@ pub enum WithoutFile {
     Stop,
 }
 
+/// Whether one epoch names one key for ever, so that another key under it means that a secret was replaced.
+#[must_use]
+pub fn repeats_keys(settings: &SourceSettings) -> bool {
+    match settings {
+        SourceSettings::Derive(_) | SourceSettings::File { .. } => true,
+        // A fresh key at each try; its epoch is only the second of the try.
+        SourceSettings::Random { .. } => false,
+    }
+}
+
 /// The kind of a source as outputs and the header name it.
 #[must_use]
 pub fn name(settings: &SourceSettings) -> &'static str {
