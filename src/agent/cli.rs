@@ -10,8 +10,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use super::check::{self, Depth};
 use super::init::{self, Made};
+use super::report::PassReport;
 use super::status::{self, Circumstances, OnceOutput, Status};
-use super::worker::{PassMode, PassReport, Worker};
+use super::worker::{PassMode, Worker};
 use super::{locks, preflight, run};
 use crate::config::agent::DEFAULT_FILE;
 use crate::model::problem::Problem;

@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::host::chain;
+use super::report::{NamespaceReport, PassReport};
 use super::status::{Circumstances, State};
-use super::worker::{NamespaceReport, PassReport};
 use crate::config::agent::MetricsSettings;
 use crate::config::reader::Located;
 use crate::kernel::namespace::Namespace;

@@ -7,6 +7,7 @@ pub mod init;
 pub mod locks;
 pub mod metrics;
 pub mod preflight;
+pub mod report;
 pub mod run;
 pub mod source;
 pub mod status;

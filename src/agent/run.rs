@@ -16,8 +16,9 @@ use super::cli::Outcome;
 use super::host::chain;
 use super::locks::{self, HeldLock};
 use super::metrics::Metrics;
+use super::report::PassReport;
 use super::status::{self, Circumstances, State, Status};
-use super::worker::{PassMode, PassReport, Worker};
+use super::worker::{PassMode, Worker};
 use super::{preflight, source};
 use crate::config::agent::{AgentSettings, InstallMode};
 use crate::model::problem::{Problem, Severity};
@@ -69,6 +70,17 @@ fn log_problem(problem: &Problem) {
     match problem.severity {
         Severity::Error => error!(kind, place, key, error, remedy, "problem"),
         Severity::Warning => warn!(kind, place, key, error, remedy, "problem"),
+    }
+}
+
+/// Whether an error goes on, or a warning says the same again.  An error's message tells which keys are where, and that
+/// changes from poll to poll; a warning such as drift is an event.
+fn is_same(logged: &Problem, now: &Problem) -> bool {
+    match now.severity {
+        Severity::Error => {
+            (logged.kind, &logged.file, logged.line, &logged.key) == (now.kind, &now.file, now.line, &now.key)
+        }
+        Severity::Warning => logged == now,
     }
 }
 
@@ -210,7 +222,8 @@ impl Daemon {
                 "installed"
             );
         }
-        report.problems.iter().filter(|problem| !self.logged.contains(problem)).for_each(log_problem);
+        let known = |problem: &Problem| self.logged.iter().any(|logged| is_same(logged, problem));
+        report.problems.iter().filter(|problem| !known(problem)).for_each(log_problem);
         if !self.logged.is_empty() && report.problems.is_empty() {
             info!("all problems are gone");
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::worker::{HeldReport, PassReport};
+use super::report::{HeldReport, PassReport};
 use crate::config::agent::InstallMode;
 use crate::config::reader::Located;
 use crate::model::count::Generation;

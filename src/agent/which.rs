@@ -30,6 +30,15 @@ impl Places {
     }
 }
 
+/// Which keys the pass wanted in every place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meant {
+    /// Those that the source offered.
+    New(PairPrint),
+    /// Those that were installed, if any.
+    Old(Option<PairPrint>),
+}
+
 /// A place's keys, by what they were before and what they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Keys {
@@ -41,17 +50,16 @@ enum Keys {
 }
 
 impl Keys {
-    /// `wanted` is none if nothing was to be written.
-    fn of(before: Option<Option<PairPrint>>, after: Option<Option<PairPrint>>, wanted: Option<PairPrint>) -> Self {
-        match after {
-            None => Self::Unknown,
-            Some(None) => Self::None,
-            Some(Some(now)) if wanted.is_some_and(|wanted| now == wanted || now == wanted.primary_alone()) => {
-                Self::New(now)
-            }
+    fn of(before: Option<Option<PairPrint>>, after: Option<Option<PairPrint>>, meant: Meant) -> Self {
+        let is = |keys: PairPrint, now: PairPrint| now == keys || now == keys.primary_alone();
+        match (after, meant) {
+            (None, _) => Self::Unknown,
+            (Some(None), _) => Self::None,
+            (Some(Some(now)), Meant::New(new)) if is(new, now) => Self::New(now),
+            (Some(Some(now)), Meant::Old(Some(old))) if is(old, now) => Self::Old(now),
             // What could not be read before and is not new was not written by us.
-            Some(Some(now)) if before.is_none_or(|before| before == Some(now)) => Self::Old(now),
-            Some(Some(now)) => Self::Other(now),
+            (Some(Some(now)), _) if before.is_none_or(|before| before == Some(now)) => Self::Old(now),
+            (Some(Some(now)), _) => Self::Other(now),
         }
     }
 
@@ -77,11 +85,11 @@ impl Keys {
 }
 
 /// One sentence for all places.
-fn sentence(before: &Places, after: &Places, wanted: Option<PairPrint>) -> String {
-    let mut text = Keys::of(before.file, after.file, wanted).in_file();
+fn sentence(before: &Places, after: &Places, meant: Meant) -> String {
+    let mut text = Keys::of(before.file, after.file, meant).in_file();
     let mut kernels = BTreeMap::<Keys, Vec<&str>>::new();
     for ((name, now), (_, was)) in after.kernels.iter().zip(&before.kernels) {
-        kernels.entry(Keys::of(*was, *now, wanted)).or_default().push(name);
+        kernels.entry(Keys::of(*was, *now, meant)).or_default().push(name);
     }
     for (keys, names) in &kernels {
         write!(text, ", {}", keys.in_kernel()).expect("writing to a string cannot fail");
@@ -93,9 +101,9 @@ fn sentence(before: &Places, after: &Places, wanted: Option<PairPrint>) -> Strin
 }
 
 /// Says it in the last error, which is the one that the status shows too.
-pub fn say(problems: &mut [Problem], before: &Places, after: &Places, wanted: Option<PairPrint>) {
+pub fn say(problems: &mut [Problem], before: &Places, after: &Places, meant: Meant) {
     if let Some(problem) = problems.iter_mut().rfind(|problem| problem.severity == Severity::Error) {
-        problem.message = format!("{}; now {}", problem.message, sentence(before, after, wanted));
+        problem.message = format!("{}; now {}", problem.message, sentence(before, after, meant));
     }
 }
 
@@ -121,7 +129,7 @@ mod tests {
         let was = places(Some(Some(1)), &[Some(Some(1)), Some(None), None]);
         let now = places(Some(Some(2)), &[Some(Some(2)), Some(None), Some(Some(1))]);
         assert_eq!(
-            sentence(&was, &now, Some(pair(2))),
+            sentence(&was, &now, Meant::New(pair(2))),
             "the file sets the new keys (primary 0202020202020202), \
              the kernel holds the new keys (primary 0202020202020202) in own, \
              the kernel keeps the old keys (primary 0101010101010101) in b, \
@@ -129,13 +137,17 @@ mod tests {
         );
         let now = places(None, &[Some(Some(3))]);
         assert_eq!(
-            sentence(&places(Some(None), &[Some(Some(1))]), &now, Some(pair(2))),
+            sentence(&places(Some(None), &[Some(Some(1))]), &now, Meant::New(pair(2))),
             "the file cannot be read, it sets the old or the new keys, \
              the kernel holds other keys (primary 0303030303030303)"
         );
+        // Drift that was repaired while the source failed.
+        let (drifted, repaired) = (places(Some(Some(1)), &[Some(Some(9))]), places(Some(Some(1)), &[Some(Some(1))]));
+        let told = sentence(&drifted, &repaired, Meant::Old(Some(pair(1))));
+        assert!(told.ends_with("the kernel keeps the old keys (primary 0101010101010101)"), "{told}");
         let kept = places(Some(Some(1)), &[Some(Some(1))]);
         assert_eq!(
-            sentence(&kept, &kept, None),
+            sentence(&kept, &kept, Meant::Old(None)),
             "the file still sets the old keys (primary 0101010101010101), \
              the kernel keeps the old keys (primary 0101010101010101)"
         );

@@ -2,20 +2,20 @@
 //!
 //! Nothing that goes wrong in a pass makes it drop or forget installed keys.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::host::{self, Look, Site};
+use super::report::{HeldReport, NamespaceReport, PassReport};
 use super::source::{self, Installed, Offer, WithoutFile};
-use super::which::{self, Places};
+use super::which::{self, Meant, Places};
 use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
 use crate::engine::reconcile::{ClockUse, KeepReason, Memory, ObservedFile, ObservedKernel, Plan, Verdict, judge};
 use crate::kernel::boot_order;
-use crate::kernel::namespace::Namespace;
 use crate::kernel::procfs::KeyFile;
 use crate::kernel::sysctl_d::{self, Persisted, Record};
 use crate::model::key::{KeyPair, PairPrint};
-use crate::model::problem::{Problem, Severity};
-use crate::model::state::{BackupSlot, DesiredState, Phase, SlotPrints};
+use crate::model::problem::Problem;
+use crate::model::state::{BackupSlot, DesiredState, SlotPrints};
 use crate::model::time::UnixTime;
 
 /// Whether a pass may write.
@@ -25,77 +25,6 @@ pub enum PassMode {
     Apply,
     /// Write nothing, say what would be written.
     DryRun,
-}
-
-/// What one namespace holds after a pass.
-#[derive(Debug, Clone)]
-pub struct NamespaceReport {
-    /// The namespace.
-    pub namespace: Namespace,
-    /// What its kernel shows; none if no key is set or it cannot be read.
-    pub shown: Option<PairPrint>,
-    /// Whether that is what it should show.
-    pub verified: bool,
-    /// Whether this pass wrote it, or would have.
-    pub changed: bool,
-    /// `net.ipv4.tcp_fastopen`.
-    pub bits: Option<i32>,
-    /// Whether its kernel keeps a backup.
-    pub backup_slot: BackupSlot,
-}
-
-/// What a pass did, and what is there now.
-#[derive(Debug, Clone)]
-pub struct PassReport {
-    /// Kind of the source.
-    pub source: &'static str,
-    /// What is held; none if there are no keys at all.
-    pub held: Option<HeldReport>,
-    /// The sysctl.d file.
-    pub file: PathBuf,
-    /// Whether it was written, or would have been.
-    pub file_changed: bool,
-    /// Whether it says what is held.
-    pub file_current: bool,
-    /// The namespaces, the own one first.
-    pub namespaces: Vec<NamespaceReport>,
-    /// What is wrong.
-    pub problems: Vec<Problem>,
-    /// Whether the agent writes at all.
-    pub mode: InstallMode,
-}
-
-/// The public side of what is held.
-#[derive(Debug, Clone, Copy)]
-pub struct HeldReport {
-    /// Epochs and fingerprints.
-    pub prints: SlotPrints,
-    /// Where the rotation stands.
-    pub phase: Phase,
-    /// When these keys were first installed here.
-    pub installed_at: UnixTime,
-    /// When they change next.
-    pub next_change_at: Option<UnixTime>,
-}
-
-impl PassReport {
-    /// Whether anything was written, or would have been.
-    #[must_use]
-    pub fn changed(&self) -> bool {
-        self.file_changed || self.namespaces.iter().any(|namespace| namespace.changed)
-    }
-
-    /// Whether the keys are in the file and, read back, in every kernel.
-    #[must_use]
-    pub fn verified(&self) -> bool {
-        self.held.is_some() && self.file_current && self.namespaces.iter().all(|namespace| namespace.verified)
-    }
-
-    /// Whether an error was found.
-    #[must_use]
-    pub fn has_error(&self) -> bool {
-        self.problems.iter().any(|problem| problem.severity == Severity::Error)
-    }
 }
 
 /// What this process holds and remembers between passes.
@@ -176,12 +105,15 @@ impl Worker {
         self.notice_drift(&persisted, &looks, &mut problems);
         let before = self.places(Some(&persisted), &looks);
         let chosen = self.choose(now, &persisted, &looks, &mut problems);
-        let (held, wanted) = match chosen {
+        let (held, meant) = match chosen {
             Chosen::Offered(held) => {
-                let wanted = held.desired.prints.pair();
-                (Some(held), Some(wanted))
+                let new = held.desired.prints.pair();
+                (Some(held), Meant::New(new))
             }
-            Chosen::Kept(kept) => (kept, None),
+            Chosen::Kept(kept) => {
+                let old = kept.as_ref().map(|kept| kept.desired.prints.pair());
+                (kept, Meant::Old(old))
+            }
         };
         let mut report = match held {
             Some(held) => self.converge(held, mode, (&persisted, &mut looks), problems),
@@ -190,7 +122,7 @@ impl Worker {
         if mode == PassMode::Apply && self.settings.install.mode == InstallMode::Install && report.has_error() {
             let persisted = sysctl_d::read(&self.settings.install.sysctl_file.value).ok();
             let looks: Vec<Look> = self.sites.iter().map(|site| host::look(site, &self.key_file)).collect();
-            which::say(&mut report.problems, &before, &self.places(persisted.as_ref(), &looks), wanted);
+            which::say(&mut report.problems, &before, &self.places(persisted.as_ref(), &looks), meant);
         }
         report
     }

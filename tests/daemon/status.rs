@@ -196,7 +196,6 @@ fn a_reload_does_not_close_the_scrape() {
         let seen = daemon.messages().len();
         daemon.signal(Signal::HUP);
         daemon.expect(seen, "READY=1");
-        assert!(poll_until(SOON, || daemon.messages().len() >= seen + 3), "the pass after it");
         assert!(scrape(&host, address).starts_with("HTTP/1.1 200"), "{}", daemon.log());
         assert!(!daemon.log().contains("cannot listen"), "{}", daemon.log());
     }

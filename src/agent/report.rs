@@ -1,0 +1,81 @@
+//! What a pass did, and what is there now: the public side of it, without a key.
+
+use std::path::PathBuf;
+
+use crate::config::agent::InstallMode;
+use crate::kernel::namespace::Namespace;
+use crate::model::key::PairPrint;
+use crate::model::problem::{Problem, Severity};
+use crate::model::state::{BackupSlot, Phase, SlotPrints};
+use crate::model::time::UnixTime;
+
+/// What one namespace holds after a pass.
+#[derive(Debug, Clone)]
+pub struct NamespaceReport {
+    /// The namespace.
+    pub namespace: Namespace,
+    /// What its kernel shows; none if no key is set or it cannot be read.
+    pub shown: Option<PairPrint>,
+    /// Whether that is what it should show.
+    pub verified: bool,
+    /// Whether this pass wrote it, or would have.
+    pub changed: bool,
+    /// `net.ipv4.tcp_fastopen`.
+    pub bits: Option<i32>,
+    /// Whether its kernel keeps a backup.
+    pub backup_slot: BackupSlot,
+}
+
+/// What a pass did, and what is there now.
+#[derive(Debug, Clone)]
+pub struct PassReport {
+    /// Kind of the source.
+    pub source: &'static str,
+    /// What is held; none if there are no keys at all.
+    pub held: Option<HeldReport>,
+    /// The sysctl.d file.
+    pub file: PathBuf,
+    /// Whether it was written, or would have been.
+    pub file_changed: bool,
+    /// Whether it says what is held.
+    pub file_current: bool,
+    /// The namespaces, the own one first.
+    pub namespaces: Vec<NamespaceReport>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// Whether the agent writes at all.
+    pub mode: InstallMode,
+}
+
+/// The public side of what is held.
+#[derive(Debug, Clone, Copy)]
+pub struct HeldReport {
+    /// Epochs and fingerprints.
+    pub prints: SlotPrints,
+    /// Where the rotation stands.
+    pub phase: Phase,
+    /// When these keys were first installed here.
+    pub installed_at: UnixTime,
+    /// When they change next.
+    pub next_change_at: Option<UnixTime>,
+}
+
+impl PassReport {
+    /// Whether anything was written, or would have been.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        self.file_changed || self.namespaces.iter().any(|namespace| namespace.changed)
+    }
+
+    /// Whether the keys are in the file and, read back, in every kernel.
+    #[must_use]
+    pub fn verified(&self) -> bool {
+        self.held.is_some() && self.file_current && self.namespaces.iter().all(|namespace| namespace.verified)
+    }
+
+    /// Whether an error was found.
+    #[must_use]
+    pub fn has_error(&self) -> bool {
+        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+}
