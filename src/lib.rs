@@ -7,4 +7,5 @@
 //! Modules in the order in which data flows.  `model` and `engine` are pure; `kernel`, `config`, `crypto` and `runtime`
 //! are the edges; `agent` and `demo` put them together.  `tests/tidy.rs` holds the walls.
 
+pub mod engine;
 pub mod model;

@@ -1,0 +1,3 @@
+//! Pure decisions over `model`: no clock, no file, no socket, no randomness, no logging; all of that is passed in.
+
+pub mod rollout;
