@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{Action, Actor, Hold, PoolKey, Slots, Stage};
+use super::document::{Action, Actor, Hold, PoolKey, Revoke, Slots, Stage};
 use super::input::{Reason, Step};
 use super::policy::Policy;
 use super::record::{Exclusion, Fence, NodeRecord, Standing};
@@ -51,11 +51,23 @@ impl Draft<'_> {
             highest_epoch.next().map(|epoch| epoch.max(self.document.next_epoch)).ok_or(Reason::Exhausted)?;
         self.document.stage = Stage::Steady { current: slots.primary, backup: slots.backup };
         self.document.revoke = None;
+        self.revoke_again();
         self.document.paused = None;
         self.document.hold = Some(Hold::Recovered);
         self.document.rotated_at = self.now.wall;
         self.begin_phase();
         self.commit(actor, Action::Recover, reason)
+    }
+
+    /// Revoked keys that the fleet turns out to hold still are driven out again, behind barriers like any others:
+    /// refusing them would leave the pool frozen, and dropping them at once would break the invariant.
+    fn revoke_again(&mut self) {
+        let document = &self.document;
+        let keys: BTreeSet<PoolKey> =
+            document.keys_held().into_iter().filter(|key| document.is_revoked(*key)).collect();
+        if !keys.is_empty() {
+            self.document.revoke = Some(Revoke { keys, left_behind: BTreeSet::new(), since: self.now.wall });
+        }
     }
 
     /// The highest reported generation and the highest reported epoch, if `slots` were reported under that generation.
@@ -68,10 +80,6 @@ impl Draft<'_> {
         let highest = fences().map(|fence| fence.generation).max().ok_or(Reason::NotReported)?;
         if !fences().any(|fence| fence.generation == highest && fence.slots == *slots) {
             return Err(Reason::NotReported);
-        }
-        let revoked = |key: &PoolKey| self.document.is_revoked(*key);
-        if let Some(gone) = [Some(slots.primary), slots.backup].into_iter().flatten().find(revoked) {
-            return Err(Reason::KeyReused(gone.fingerprint));
         }
         let epochs =
             |fence: &Fence| fence.slots.primary.epoch.max(fence.slots.backup.map_or(Epoch::FIRST, |key| key.epoch));
