@@ -181,7 +181,7 @@ impl Encoder<'_> {
             self.session(*n, node.session);
             self.put(node.coordinator as u64 * 2 + u64::from(node.is_covered));
             self.generation(node.seen);
-            self.put(node.image);
+            self.put(node.image * 2 + u64::from(node.is_expected));
             for request in world.requests.iter().filter(|request| request.node == *n) {
                 self.put(1_000 + request.to as u64 * 2 + u64::from(request.is_current));
                 self.session(*n, request.sync.session.ordinal);
@@ -235,7 +235,7 @@ impl Encoder<'_> {
             self.name(*key);
         }
         self.maybe_key(world.dropped_backup);
-        (world.is_paused, world.is_aborted).hash(&mut self.hasher);
+        (world.is_paused, world.is_aborted, world.is_restored).hash(&mut self.hasher);
         self.hasher.finish128().as_u128()
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use tfo_fleet::engine::convergence::{Barrier, Presence, conflict};
 use tfo_fleet::engine::fence::{Verdict, judge};
-use tfo_fleet::engine::rollout::document::{Action as Audit, Instruction, Proposal, Slots, Snapshot, Stage};
+use tfo_fleet::engine::rollout::document::{Action as Audit, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage};
 use tfo_fleet::engine::rollout::input::{Command, Force, Input, Now, Order, RevokeKeys, Step};
 use tfo_fleet::engine::rollout::record::{Exclusion, Fence, Installed, NodeRecord, SlotCount, Standing};
 use tfo_fleet::engine::rollout::sync::{Answer as Reply_, Recording, SyncRefused, answer, record};
@@ -154,8 +154,11 @@ impl World {
     }
 
     fn coordinator_events(&self, c: u8, has_pending: bool, events: &mut Vec<Event>) {
-        let remembers = self.is_off(Off::AnswerFromStore) || self.is_off(Off::MembersFromOneSnapshot);
-        if remembers && self.coordinators[usize::from(c)].cache.is_none() {
+        let remembers = self.is_off(Off::AnswerFromStore)
+            || self.is_off(Off::FenceInFile)
+            || self.is_off(Off::MembersFromOneSnapshot);
+        let is_last = usize::from(c) + 1 == self.coordinators.len();
+        if remembers && is_last && self.coordinators[usize::from(c)].cache.is_none() {
             events.push(Event::Remember(c));
         }
         if has_pending {
@@ -290,6 +293,10 @@ impl World {
         if !self.is_off(Off::OwnAnswerOnly) {
             self.answers.retain(|answer| answer.node != n);
         }
+        while self.answers.iter().filter(|answer| answer.node == n).count() > 1 {
+            let newest = self.answers.iter().rposition(|answer| answer.node == n).unwrap();
+            self.answers.remove(newest);
+        }
     }
 
     fn take(&mut self, index: usize) -> bool {
@@ -395,19 +402,25 @@ impl World {
         node.session = 1;
         node.image += 1;
         node.is_covered = false;
+        node.is_expected = false;
+        if self.is_restored {
+            // It may have been the only witness of a promise that the store forgot.
+            self.promised.clear();
+            self.note_minted();
+        }
         true
     }
 
     /// Ghost: covered nodes mint; who minted is promised to be accepted.
     fn note_minted(&mut self) {
-        let held: BTreeSet<u64> = self.store.document.keys_held().iter().map(|key| number(key.fingerprint)).collect();
-        for node in self.nodes.iter().filter(|node| node.is_covered) {
-            if let Some(slots) = node.kernel
-                && held.contains(&number(slots.primary.fingerprint))
-            {
-                self.promised.insert(number(slots.primary.fingerprint));
-            }
-        }
+        let revoked = |key: PoolKey| self.store.document.is_revoked(key);
+        let covered = self.nodes.iter().filter(|node| node.is_covered);
+        let minting: Vec<u64> = covered
+            .filter_map(|node| node.kernel)
+            .filter(|slots| !revoked(slots.primary))
+            .map(|slots| number(slots.primary.fingerprint))
+            .collect();
+        self.promised.extend(minting);
     }
 
     // ---- coordinators: requests ----
@@ -420,8 +433,19 @@ impl World {
         let answered_first = self.is_off(Off::AdmissionBeforeAnswer) && before.is_none()
             || self.is_off(Off::ReturnerAdmittedFirst) && was_excluded;
         if answered_first {
+            if self.late_writes.iter().any(|write| write.0 == n) {
+                return false;
+            }
             self.late_writes.push((n, request.sync.clone()));
             if let Some(told) = wave::told(&self.store.document, &id, self.nodes[n].slot_count) {
+                self.reply(request, Reply::Tell(told));
+            }
+            return true;
+        }
+        let cache = self.coordinators[request.to].cache.clone();
+        if let (Some(cache), true) = (&cache, self.is_off(Off::FenceInFile)) {
+            // Cut from its store: it records nothing, and answers what it remembers.
+            if let Some(told) = wave::told(&cache.document, &id, self.nodes[n].slot_count) {
                 self.reply(request, Reply::Tell(told));
             }
             return true;
@@ -446,15 +470,16 @@ impl World {
         let c = request.to;
         let id = self.ids[request.node].clone();
         let presence = self.presence(c, None, 0);
-        let mut seen = self.view(None);
-        if self.is_off(Off::AnswerFromStore)
-            && let Some(cache) = &self.coordinators[c].cache
-        {
-            let nodes = seen.nodes.clone();
-            seen = Rc::new(Snapshot { document: cache.document.clone(), nodes });
+        let view = self.view(None);
+        if let (Some(cache), true) = (&self.coordinators[c].cache, self.is_off(Off::AnswerFromStore)) {
+            if let Some(told) = wave::told(&cache.document, &id, SlotCount::Two) {
+                self.reply(request, Reply::Tell(told));
+            }
+            return;
         }
-        let presence = if self.is_off(Off::NobodyIsToldBeforeAllAreHeard) { Presence::default() } else { presence };
-        match answer(&seen, &presence, &id, &request.sync) {
+        let ungated = self.is_off(Off::NobodyIsToldBeforeAllAreHeard) || self.is_off(Off::CommandsWaitForNodes);
+        let presence = if ungated { Presence::default() } else { presence };
+        match answer(&view, &presence, &id, &request.sync) {
             Ok(Reply_::Tell(told)) => self.reply(request, Reply::Tell(told)),
             Ok(Reply_::Nothing) => self.confirm(request, &presence),
             Err(SyncRefused::SessionClosed { ordinal }) => self.reply(request, Reply::SessionClosed(ordinal)),
@@ -509,12 +534,19 @@ impl World {
         let (n, sync) = self.late_writes.remove(index);
         let id = self.ids[n].clone();
         let before = self.store.nodes.get(&id).cloned();
-        if let Ok(Recording::First(change) | Recording::Later(change)) =
-            record(&self.store.document, before.as_ref(), &id, &sync, AFTER)
-        {
-            self.store_record(n, change.next);
-            self.coordinators.iter_mut().for_each(|c| c.heard |= 1 << n);
-        }
+        let recorded = record(&self.store.document, before.as_ref(), &id, &sync, AFTER);
+        let next = match (recorded, before) {
+            (Ok(Recording::First(change) | Recording::Later(change)), _) => change.next,
+            (_, Some(before)) => Some(NodeRecord {
+                standing: Standing::Admitted,
+                session: Some(sync.session),
+                report: Some(sync.report.clone()),
+                ..before
+            }),
+            (_, None) => None,
+        };
+        self.store_record(n, next);
+        self.coordinators.iter_mut().for_each(|c| c.heard |= 1 << n);
         true
     }
 
@@ -546,7 +578,7 @@ impl World {
         let is_revoking = view.document.revoke.is_some();
         let no_barrier = match self.off {
             Some(Off::BarrierBeforePromote) => matches!(view.document.stage, Stage::Staged { .. }),
-            Some(Off::BarrierBeforeStage) => is_steady && !is_revoking,
+            Some(Off::BarrierBeforeStage) => is_steady || matches!(view.document.stage, Stage::Promoted { .. }),
             Some(Off::BarrierBeforeDrop) => {
                 is_revoking && (is_steady || matches!(view.document.stage, Stage::Promoted { .. }))
             }
@@ -692,7 +724,7 @@ impl World {
             }
         }
         for index in 0..self.nodes.len() {
-            if self.store.nodes.get(&self.ids[index]).is_none_or(|r| r.standing != Standing::Admitted) {
+            if !self.is_admitted(index) && !self.nodes[index].is_expected {
                 self.nodes[index].is_covered = false;
             }
         }
@@ -728,6 +760,7 @@ impl World {
             Audit::Import => {
                 let imported = document.keys_held();
                 for node in &mut self.nodes {
+                    node.is_expected = true;
                     node.is_covered |= node
                         .kernel
                         .is_some_and(|slots| imported.iter().any(|k| k.fingerprint == slots.primary.fingerprint));
@@ -760,6 +793,11 @@ impl World {
         for index in 0..self.nodes.len() {
             self.nodes[index].is_covered &= self.is_admitted(index);
         }
+        // The only witness of a promise may have been lost with its disk, and the store forgot: what is left is what
+        // the covered nodes mint now.
+        self.is_restored = true;
+        self.promised.clear();
+        self.note_minted();
         true
     }
 

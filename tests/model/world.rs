@@ -108,6 +108,8 @@ pub(crate) struct Node {
     pub image: u64,
     pub coordinator: usize,
     pub seen: Generation,
+    /// Ghost: an import took it for granted, and it has not registered yet (rule 14).
+    pub(crate) is_expected: bool,
     /// Ghost: covered by the invariant.
     pub is_covered: bool,
 }
@@ -174,6 +176,8 @@ pub(crate) struct World {
     pub is_paused: bool,
     /// Ghost: an abort was confirmed, and no resume since.
     pub is_aborted: bool,
+    /// The store went back once.
+    pub(crate) is_restored: bool,
     /// The backup that the last promotion dropped: a switch puts it back.
     pub dropped_backup: Option<PoolKey>,
     pub orders: Rc<Vec<Op>>,
@@ -221,6 +225,7 @@ pub(crate) fn node() -> Node {
         coordinator: 0,
         seen: Generation::ZERO,
         is_covered: false,
+        is_expected: false,
     }
 }
 
@@ -276,6 +281,7 @@ impl World {
             promised: BTreeSet::new(),
             is_paused: false,
             is_aborted: false,
+            is_restored: false,
             dropped_backup: None,
             orders: Rc::new(Vec::new()),
             ids: Rc::new(["a", "b", "c"].iter().take(nodes).map(|name| name.parse().unwrap()).collect()),
