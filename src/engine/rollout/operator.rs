@@ -17,11 +17,14 @@ use crate::model::time::UnixTime;
 /// above or equal to a new one (rule 10).
 pub const RECOVER_JUMP: u64 = 1_000_000;
 
+/// How long the session of a forgotten node is remembered: no request is under way for a day.
+const FORGOTTEN_KEPT_SECS: u64 = 86_400;
+
 /// Whether a sync ends this exclusion by admitting the node again (rule 6).
 #[must_use]
 pub fn end_of_exclusion_admits(exclusion: Exclusion, wall: UnixTime) -> bool {
     match exclusion {
-        Exclusion::Absent | Exclusion::LeftBehind => true,
+        Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Forgotten => true,
         Exclusion::Operator { until } => wall >= until,
         Exclusion::Denied => false,
     }
@@ -122,7 +125,7 @@ impl Draft<'_> {
         actor: Actor,
         reason: &str,
     ) -> Result<Step, Reason> {
-        let known = self.snapshot.nodes.get(node).ok_or_else(|| Reason::UnknownNode(node.clone()))?;
+        let known = self.known(node)?;
         if known.standing == Standing::Excluded(Exclusion::Denied) {
             return Err(Reason::WrongPhase("the node is denied; forget it first"));
         }
@@ -131,13 +134,33 @@ impl Draft<'_> {
     }
 
     /// Makes a node unknown: nobody waits for it, and it may come again as a new one.
+    ///
+    /// The rests of nodes that were forgotten long ago go with it.
     pub(super) fn forget(mut self, node: &NodeId, actor: Actor, reason: &str) -> Result<Step, Reason> {
-        let known: Option<&NodeRecord> = self.snapshot.nodes.get(node);
-        if known.is_none() {
-            return Err(Reason::UnknownNode(node.clone()));
+        let known = self.known(node)?;
+        let rest = known.session.map(|_| NodeRecord {
+            standing: Standing::Excluded(Exclusion::Forgotten),
+            report: None,
+            window: None,
+            baseline: None,
+            last_report_at: Some(self.now.wall),
+            ..known.clone()
+        });
+        self.record(node, rest);
+        let (snapshot, wall) = (self.snapshot, self.now.wall);
+        let is_old = |record: &NodeRecord| {
+            let since = record.last_report_at.map_or(u64::MAX, |at| wall.secs_since(at));
+            !record.is_known() && since > FORGOTTEN_KEPT_SECS
+        };
+        for (node, _) in snapshot.nodes.iter().filter(|(_, record)| is_old(record)) {
+            self.record(node, None);
         }
-        self.record(node, None);
         self.commit(actor, Action::Forget, reason)
+    }
+
+    fn known(&self, node: &NodeId) -> Result<&NodeRecord, Reason> {
+        let record = self.snapshot.nodes.get(node).filter(|record| record.is_known());
+        record.ok_or_else(|| Reason::UnknownNode(node.clone()))
     }
 
     /// Takes another policy; not in a rotation, whose gates would change under it.

@@ -180,7 +180,9 @@ pub fn answer(snapshot: &Snapshot, presence: &Presence, node: &NodeId, sync: &Sy
     let record = snapshot.nodes.get(node).ok_or(SyncRefused::NotAdmitted)?;
     match record.standing {
         Standing::Admitted | Standing::Excluded(Exclusion::Operator { .. }) => {}
-        Standing::Excluded(Exclusion::Absent | Exclusion::LeftBehind) => return Err(SyncRefused::NotAdmitted),
+        Standing::Excluded(Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Forgotten) => {
+            return Err(SyncRefused::NotAdmitted);
+        }
         Standing::Excluded(Exclusion::Denied) => return Err(SyncRefused::Denied),
     }
     match record.session {
