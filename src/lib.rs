@@ -7,5 +7,11 @@
 //! Modules in the order in which data flows.  `model` and `engine` are pure; `kernel`, `config`, `crypto` and `runtime`
 //! are the edges; `agent` and `demo` put them together.  `tests/tidy.rs` holds the walls.
 
+pub mod agent;
+pub mod config;
+pub mod crypto;
+pub mod demo;
 pub mod engine;
+pub mod kernel;
 pub mod model;
+pub mod runtime;

@@ -1,5 +1,7 @@
-//! Pure decisions over `model`: no clock, no file, no socket, no randomness, no logging; all of that is passed in.
+//! Pure decisions over `model`: `now` and everything observed are arguments, what to do is the result.
 
 pub mod convergence;
 pub mod fence;
+pub mod reconcile;
 pub mod rollout;
+pub mod schedule;

@@ -1,0 +1,40 @@
+//! The public name of a key: see [`KeyFingerprint`].
+
+use ring::digest;
+
+use crate::model::key::{KeyFingerprint, KeyPair, PairPrint, TfoKey};
+
+/// Separates this hash from every other use of SHA-256 over the same bytes.
+const DOMAIN: &[u8] = b"tfo-fleet/v1/fingerprint";
+
+/// First 8 bytes of SHA-256("tfo-fleet/v1/fingerprint" ‖ the 16 raw key bytes) (DESIGN.md section 2).
+///
+/// Wire v1 and Persisted: never changes, nodes of different releases compare it.
+#[must_use]
+pub fn fingerprint(key: &TfoKey) -> KeyFingerprint {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(DOMAIN);
+    context.update(key.expose());
+    let hash = context.finish();
+    let mut print = [0; KeyFingerprint::BYTES];
+    print.copy_from_slice(&hash.as_ref()[..KeyFingerprint::BYTES]);
+    KeyFingerprint::from_bytes(print)
+}
+
+/// The fingerprints of both slots.
+#[must_use]
+pub fn pair_print(keys: &KeyPair) -> PairPrint {
+    PairPrint { primary: fingerprint(keys.primary()), backup: keys.backup().map(fingerprint) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fingerprint_never_changes() {
+        // printf 'tfo-fleet/v1/fingerprint' | cat - <(printf '\x00\x01…\x0f') | sha256sum | cut -c1-16
+        let key = TfoKey::take(&mut std::array::from_fn(|i| u8::try_from(i).unwrap()));
+        assert_eq!(fingerprint(&key).to_string(), "20bd67f920499964");
+    }
+}

@@ -1,0 +1,203 @@
+//! The kernel's key file and TFO switch: one write(2) of the whole text, one read(2) back, compare.
+//!
+//! Why so: writes are parsed one by one and go live one by one, a read in two pieces can mix keys, and the parser takes
+//! nonsense for keys (KERNEL.md section 1).  A failed write leaves the old keys.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use zeroize::Zeroizing;
+
+use super::text::{self, KeyText, TEXT_CHARS_MAX, TextError};
+use crate::model::key::{KeyPair, TfoKey};
+
+/// `net.ipv4.tcp_fastopen_key` of the calling thread's network namespace (ip-sysctl).
+pub const KEY_PATH: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
+/// `net.ipv4.tcp_fastopen`: the TFO bits (ip-sysctl).
+const BITS_PATH: &str = "/proc/sys/net/ipv4/tcp_fastopen";
+
+/// What the kernel holds: none, or primary and backup, of which any may be zero.
+pub type ShownKeys = Option<(TfoKey, Option<TfoKey>)>;
+
+/// Which slots took a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotsTaken {
+    /// All that were given.
+    All,
+    /// The kernel has no backup slot (before 5.3, commit 9092a76d3cf8): it holds the primary alone.
+    PrimaryAlone,
+}
+
+/// The kernel does not hold what it should, or cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// No such file: no TFO in this kernel, or no /proc (`ProcSubset=pid`).
+    #[error("{} does not exist", .0.display())]
+    NoFile(PathBuf),
+    /// Not root and without CAP_NET_ADMIN, or the sandbox makes it read-only.
+    #[error("no permission for {}", .path.display())]
+    NotAllowed {
+        /// The key file.
+        path: PathBuf,
+        /// EACCES, EPERM or EROFS.
+        source: io::Error,
+    },
+    /// Reading failed.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The key file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Writing failed; the kernel keeps its old keys.
+    #[error("cannot write {}; the kernel keeps its old keys", .path.display())]
+    Write {
+        /// The key file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel shows what is no key text.
+    #[error("{} holds no key text", .path.display())]
+    Strange {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TextError,
+    },
+    /// The write went well, and yet other keys came back: somebody else writes too.
+    #[error("{} was written, but other keys were read back: does another program write it?", .0.display())]
+    ReadBack(PathBuf),
+}
+
+/// The key file; its path is injected so that tests can put a plain file in its place.
+#[derive(Debug, Clone)]
+pub struct KeyFile {
+    path: PathBuf,
+}
+
+impl Default for KeyFile {
+    fn default() -> Self {
+        Self::at(KEY_PATH)
+    }
+}
+
+impl KeyFile {
+    /// The file at this path.
+    #[must_use]
+    pub fn at(path: impl AsRef<Path>) -> Self {
+        Self { path: path.as_ref().to_owned() }
+    }
+
+    /// What the kernel holds now, with one read(2) from offset 0.
+    ///
+    /// # Errors
+    /// Fails if the file is not there, may not be read, or holds what is no key.
+    pub fn read(&self) -> Result<ShownKeys, KernelError> {
+        let failed = |error| self.error(error, |path, source| KernelError::Read { path, source });
+        let mut buffer = Zeroizing::new([0; TEXT_CHARS_MAX + 2]);
+        let read = File::open(&self.path).and_then(|mut file| file.read(buffer.as_mut())).map_err(failed)?;
+        text::parse_shown(&buffer[..read]).map_err(|source| KernelError::Strange { path: self.path.clone(), source })
+    }
+
+    /// Writes both keys at once, reads back and compares.  A kernel without a backup slot gets the primary alone.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be written or read, or if other keys come back.
+    pub fn install(&self, keys: &KeyPair) -> Result<SlotsTaken, KernelError> {
+        match self.write(&KeyText::of(keys)) {
+            Ok(()) => {}
+            // Old kernels that refuse the comma; others cut there, which the read-back shows.
+            Err(error) if keys.backup().is_some() && Errno::from_io_error(&error) == Some(Errno::INVAL) => {
+                self.write(&KeyText::of_key(keys.primary())).map_err(|error| self.write_error(error))?;
+            }
+            Err(error) => return Err(self.write_error(error)),
+        }
+        let Some((primary, backup)) = self.read()? else { return Err(KernelError::ReadBack(self.path.clone())) };
+        if !primary.same_as(keys.primary()) {
+            return Err(KernelError::ReadBack(self.path.clone()));
+        }
+        match (keys.backup(), backup) {
+            (None, None) => Ok(SlotsTaken::All),
+            (Some(wanted), Some(shown)) if shown.same_as(wanted) => Ok(SlotsTaken::All),
+            (Some(_), None) => Ok(SlotsTaken::PrimaryAlone),
+            (_, Some(_)) => Err(KernelError::ReadBack(self.path.clone())),
+        }
+    }
+
+    fn write(&self, text: &KeyText) -> io::Result<()> {
+        let written = OpenOptions::new().write(true).open(&self.path)?.write(text.expose())?;
+        // The rest must not be written after it: it would be parsed as a text of its own and go live.
+        if written == text.expose().len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    fn write_error(&self, error: io::Error) -> KernelError {
+        self.error(error, |path, source| KernelError::Write { path, source })
+    }
+
+    fn error(&self, error: io::Error, other: impl FnOnce(PathBuf, io::Error) -> KernelError) -> KernelError {
+        let path = self.path.clone();
+        match Errno::from_io_error(&error) {
+            Some(Errno::NOENT) => KernelError::NoFile(path),
+            Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => KernelError::NotAllowed { path, source: error },
+            _ => other(path, error),
+        }
+    }
+}
+
+/// The TFO bits of the calling thread's network namespace; none if the kernel shows none.
+///
+/// Any int is taken by the kernel, also 4096 and -1 (KERNEL.md section 5), so no bit is refused here.
+#[must_use]
+pub fn tcp_fastopen_bits() -> Option<i32> {
+    std::fs::read_to_string(BITS_PATH).ok()?.trim().parse().ok()
+}
+
+/// Bit 0x2: the server side of TFO is on.
+pub const SERVER_BIT: i32 = 0x2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &[u8] = b"13121110-17161514-1b1a1918-1f1e1d1c";
+
+    fn plain_file(content: &[u8]) -> (tempfile::TempDir, KeyFile) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tcp_fastopen_key");
+        std::fs::write(&path, content).unwrap();
+        (dir, KeyFile::at(path))
+    }
+
+    fn pair() -> KeyPair {
+        text::parse(b"13121110-17161514-1b1a1918-1f1e1d1c,00000001-00000002-00000003-00000004").unwrap()
+    }
+
+    #[test]
+    fn what_was_written_comes_back() {
+        let (_dir, file) = plain_file(b"");
+        assert_eq!(file.install(&pair()).unwrap(), SlotsTaken::All);
+        let (primary, backup) = file.read().unwrap().unwrap();
+        assert!(primary.same_as(pair().primary()) && backup.unwrap().same_as(pair().backup().unwrap()));
+    }
+
+    #[test]
+    fn other_keys_that_come_back_are_an_error() {
+        // A plain file is not cut by a shorter text, so what comes back is not what was written.
+        let (_dir, file) = plain_file(&[A, b",".as_slice(), A].concat());
+        let single = KeyPair::new(pair().backup().unwrap().duplicate(), None).unwrap();
+        assert!(matches!(file.install(&single), Err(KernelError::ReadBack(_))));
+    }
+
+    #[test]
+    fn no_file_is_told_apart() {
+        let file = KeyFile::at("/nonexistent/tcp_fastopen_key");
+        assert!(matches!(file.read(), Err(KernelError::NoFile(_))));
+        assert!(matches!(file.install(&pair()), Err(KernelError::NoFile(_))));
+        let (_dir, file) = plain_file(b"garbage");
+        assert!(matches!(file.read(), Err(KernelError::Strange { .. })));
+    }
+}

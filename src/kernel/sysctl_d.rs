@@ -1,0 +1,266 @@
+//! Our file in sysctl.d: it sets the key at boot, and its header is the agent's memory and fence across restarts.
+//!
+//! Never holds other keys than the header names: the fingerprints in it are checked against the keys when it is read.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+
+use zeroize::Zeroizing;
+
+use super::text::{self, KeyText};
+use crate::crypto::fingerprint::pair_print;
+use crate::model::count::{Epoch, Generation};
+use crate::model::ids::PoolId;
+use crate::model::key::KeyPair;
+use crate::model::state::{Phase, SlotPrint, SlotPrints};
+use crate::model::time::UnixTime;
+use crate::runtime::files::{self, Durability, ReplaceError};
+
+/// First line, which tells our file from others.  Persisted: the number changes when the format does.
+const MAGIC: &str = "# Managed by tfo-agent (tfo-fleet), format 1. Do not edit: changes are replaced.";
+/// What sysctl.d calls the key.
+pub const SYSCTL_NAME: &str = "net.ipv4.tcp_fastopen_key";
+/// Longest file that can be ours, in bytes.
+const FILE_BYTES_MAX: u64 = 16_384;
+/// What stands for a value that is not there.
+const NONE: &str = "-";
+
+/// What the header remembers.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Name of the kind of source, for example `derive`.
+    pub source: String,
+    /// The pool that told the keys.
+    pub pool_id: Option<PoolId>,
+    /// The instruction that told them.
+    pub generation: Option<Generation>,
+    /// Where the rotation stood.
+    pub phase: Phase,
+    /// Epochs and fingerprints of the keys below.
+    pub prints: SlotPrints,
+    /// The joints of the schedule that were known then: an entry that is first seen too late is reported.
+    pub joints: Vec<UnixTime>,
+    /// When it was written, by this host's clock: a clock that is far before it is wrong.
+    pub installed_at: UnixTime,
+}
+
+impl Record {
+    /// Whether both remember the same, whenever they were written.
+    #[must_use]
+    pub fn same_but_for_time(&self, other: &Self) -> bool {
+        *self == Self { installed_at: self.installed_at, ..other.clone() }
+    }
+}
+
+/// What stands in the file's place.
+#[derive(Debug)]
+pub enum Persisted {
+    /// No file.
+    Absent,
+    /// A file that we did not write, or that somebody has changed since.
+    Foreign,
+    /// Our own file, whole.
+    Ours {
+        /// Its header.
+        record: Record,
+        /// The keys that it sets at boot.
+        keys: KeyPair,
+    },
+}
+
+impl Persisted {
+    /// The header, if the file is ours.
+    #[must_use]
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Ours { record, .. } => Some(record),
+            Self::Absent | Self::Foreign => None,
+        }
+    }
+}
+
+/// Reads the file.
+///
+/// # Errors
+/// Fails if it is there but cannot be read.
+pub fn read(path: &Path) -> io::Result<Persisted> {
+    let text = match std::fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Persisted::Absent),
+        Err(error) => return Err(error),
+        Ok(file) => {
+            let size = file.metadata()?.len();
+            if size > FILE_BYTES_MAX {
+                return Ok(Persisted::Foreign);
+            }
+            // As long as the file from the start: a string that grows would leave copies of the keys behind.
+            let mut text = Zeroizing::new(String::with_capacity(usize::try_from(size).map_or(0, |size| size + 1)));
+            let read = io::Read::read_to_string(&mut io::Read::take(file, FILE_BYTES_MAX), &mut text);
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Persisted::Foreign),
+                other => other?,
+            };
+            text
+        }
+    };
+    Ok(parse(&text).map_or(Persisted::Foreign, |(record, keys)| Persisted::Ours { record, keys }))
+}
+
+/// Writes the file: atomically, durably, mode 0600.
+///
+/// # Errors
+/// Fails if a step fails; the old file stays then.
+pub fn write(path: &Path, record: &Record, keys: &KeyPair) -> Result<(), ReplaceError> {
+    files::replace(path, render(record, keys).as_bytes(), 0o600, Durability::Synced)
+}
+
+fn render(record: &Record, keys: &KeyPair) -> Zeroizing<String> {
+    // Room for everything at once, for the same reason as above; 100 bytes a joint are plenty.
+    let mut out = Zeroizing::new(String::with_capacity(1_024 + 100 * record.joints.len()));
+    let joints: Vec<String> = record.joints.iter().map(ToString::to_string).collect();
+    let joints = if joints.is_empty() { NONE.to_owned() } else { joints.join(" ") };
+    let lines = [
+        MAGIC.to_owned(),
+        format!("# source: {}", record.source),
+        format!("# pool_id: {}", shown(record.pool_id.as_ref())),
+        format!("# generation: {}", shown(record.generation.as_ref())),
+        format!("# phase: {}", record.phase.as_str()),
+        format!("# primary: {}", slot_text(Some(&record.prints.primary))),
+        format!("# backup: {}", slot_text(record.prints.backup.as_ref())),
+        format!("# joints: {joints}"),
+        format!("# installed_at: {}", record.installed_at),
+    ];
+    for line in lines {
+        out.push_str(&line);
+        out.push('\n');
+    }
+    let text = KeyText::of(keys);
+    let text = std::str::from_utf8(text.expose()).expect("hex digits, dashes and a comma");
+    writeln!(out, "{SYSCTL_NAME} = {text}").expect("writing to a string cannot fail");
+    out
+}
+
+fn shown<T: ToString>(value: Option<&T>) -> String {
+    value.map_or_else(|| NONE.to_owned(), ToString::to_string)
+}
+
+fn slot_text(slot: Option<&SlotPrint>) -> String {
+    slot.map_or_else(|| NONE.to_owned(), |slot| format!("{} epoch {}", slot.fingerprint, shown(slot.epoch.as_ref())))
+}
+
+/// None for anything that [`render`] did not write, or whose keys are not those that the header names.
+fn parse(text: &str) -> Option<(Record, KeyPair)> {
+    let mut lines = text.strip_suffix('\n')?.split('\n');
+    if lines.next()? != MAGIC {
+        return None;
+    }
+    let mut field = |name: &str| lines.next()?.strip_prefix("# ")?.strip_prefix(name)?.strip_prefix(": ");
+    let source = field("source")?.to_owned();
+    let pool_id = parse_optional(field("pool_id")?)?;
+    let generation = parse_optional(field("generation")?)?;
+    let phase = Phase::from_name(field("phase")?)?;
+    let primary = parse_slot(field("primary")?)??;
+    let backup = parse_slot(field("backup")?)?;
+    let joints = match field("joints")? {
+        NONE => Vec::new(),
+        joints => joints.split(' ').map(|joint| joint.parse().ok()).collect::<Option<_>>()?,
+    };
+    let installed_at = field("installed_at")?.parse().ok()?;
+    let keys = lines.next()?.strip_prefix(SYSCTL_NAME)?.strip_prefix(" = ")?;
+    let keys = text::parse(keys.as_bytes()).ok()?;
+    let prints = SlotPrints { primary, backup };
+    if lines.next().is_some() || pair_print(&keys) != prints.pair() {
+        return None;
+    }
+    Some((Record { source, pool_id, generation, phase, prints, joints, installed_at }, keys))
+}
+
+/// Outer none: not what we write.  Inner none: no value.
+#[expect(clippy::option_option, reason = "two different kinds of nothing")]
+fn parse_optional<T: FromStr>(text: &str) -> Option<Option<T>> {
+    if text == NONE { Some(None) } else { text.parse().ok().map(Some) }
+}
+
+#[expect(clippy::option_option, reason = "two different kinds of nothing")]
+fn parse_slot(text: &str) -> Option<Option<SlotPrint>> {
+    if text == NONE {
+        return Some(None);
+    }
+    let (fingerprint, epoch) = text.split_once(" epoch ")?;
+    Some(Some(SlotPrint { fingerprint: fingerprint.parse().ok()?, epoch: parse_optional::<Epoch>(epoch)? }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: &[u8] = b"13121110-17161514-1b1a1918-1f1e1d1c,00000001-00000002-00000003-00000004";
+
+    fn record(keys: &KeyPair) -> Record {
+        let print = pair_print(keys);
+        let slot = |fingerprint, epoch| SlotPrint { fingerprint, epoch: Epoch::new(epoch) };
+        Record {
+            source: "derive".into(),
+            pool_id: None,
+            generation: Some(Generation::new(7)),
+            phase: Phase::Staged,
+            prints: SlotPrints {
+                primary: slot(print.primary, 1_763_769_600),
+                backup: print.backup.map(|print| slot(print, 0)),
+            },
+            joints: vec![UnixTime::from_secs(1_000), UnixTime::from_secs(2_000)],
+            installed_at: UnixTime::from_secs(1_763_769_601),
+        }
+    }
+
+    #[test]
+    fn the_file_reads_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("50-tcp_fastopen_key.conf");
+        assert!(matches!(read(&path).unwrap(), Persisted::Absent));
+        let keys = text::parse(KEYS).unwrap();
+        let record = record(&keys);
+        write(&path, &record, &keys).unwrap();
+        let Persisted::Ours { record: back, keys: back_keys } = read(&path).unwrap() else { panic!("not ours") };
+        assert_eq!(back, record);
+        assert_eq!(pair_print(&back_keys), pair_print(&keys));
+        let last = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            last.lines().last(),
+            Some("net.ipv4.tcp_fastopen_key = 13121110-17161514-1b1a1918-1f1e1d1c,00000001-00000002-00000003-00000004")
+        );
+    }
+
+    #[test]
+    fn a_single_key_without_history_reads_back() {
+        let keys = text::parse(&KEYS[..35]).unwrap();
+        let mut record = record(&keys);
+        record.prints.primary.epoch = None;
+        (record.generation, record.joints) = (None, vec![]);
+        record.pool_id = Some("0123456789abcdef0123456789abcdef".parse().unwrap());
+        assert_eq!(parse(&render(&record, &keys)).unwrap().0, record);
+    }
+
+    #[test]
+    fn whatever_else_stands_there_is_foreign() {
+        let keys = text::parse(KEYS).unwrap();
+        let whole = render(&record(&keys), &keys).to_string();
+        assert!(parse(&whole).is_some());
+        for cut in 0..whole.len() {
+            assert!(parse(&whole[..cut]).is_none(), "cut at {cut}");
+        }
+        assert!(parse(&format!("{whole}net.ipv4.tcp_fastopen = 3\n")).is_none(), "another setting was added");
+        assert!(parse(&whole.replace("1f1e1d1c", "1f1e1d1d")).is_none(), "the key was edited");
+        assert!(parse(&whole.replace("format 1", "format 2")).is_none());
+        assert!(parse("net.ipv4.tcp_fastopen_key=1-2-3-4\n").is_none());
+    }
+
+    #[test]
+    fn only_the_time_may_differ_in_the_same_record() {
+        let keys = text::parse(KEYS).unwrap();
+        let record = record(&keys);
+        assert!(record.same_but_for_time(&Record { installed_at: UnixTime::from_secs(5), ..record.clone() }));
+        assert!(!record.same_but_for_time(&Record { generation: None, ..record.clone() }));
+    }
+}

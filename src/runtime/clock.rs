@@ -1,0 +1,25 @@
+//! The only place that reads the time.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::model::time::UnixTime;
+
+/// The wall clock, cut to whole seconds.  A clock before 1970 reads as 1970.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place")]
+pub fn now() -> UnixTime {
+    UnixTime::from_secs(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+}
+
+/// The monotonic clock: for durations, because wall clocks jump (KERNEL.md section 7).
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place")]
+pub fn monotonic() -> Instant {
+    Instant::now()
+}
+
+/// How much of `budget` is left since `start`.
+#[must_use]
+pub fn left_of(budget: Duration, start: Instant) -> Duration {
+    budget.saturating_sub(monotonic().duration_since(start))
+}

@@ -1,0 +1,226 @@
+//! Files that we own: replaced whole or not at all.  Files that hold secrets: read only if nobody else can.
+
+use std::ffi::OsString;
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use zeroize::Zeroizing;
+
+/// What a step of [`replace`] was doing when it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} {path}", path = .path.display())]
+pub struct ReplaceError {
+    step: &'static str,
+    path: std::path::PathBuf,
+    source: io::Error,
+}
+
+/// Whether the new content must survive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// fsync of the file before the rename and of the directory after it.
+    Synced,
+    /// Rename only: for files on tmpfs that are made anew at every start.
+    Volatile,
+}
+
+/// Replaces `path` with `content`, mode `mode`, owned by the caller: readers see the old or the new file, whole.
+///
+/// The temporary file is in the same directory, is made with mode 0600, and ends in `.tmp`, which neither
+/// systemd-sysctl nor procps reads (KERNEL.md section 1).  One that a killed run left behind is replaced.
+///
+/// # Errors
+/// Fails if any step fails; `path` is the old file then, except when the last step, the directory's fsync, failed.
+pub fn replace(path: &Path, content: &[u8], mode: u32, durability: Durability) -> Result<(), ReplaceError> {
+    let mut temporary = OsString::from(path);
+    temporary.push(".tmp");
+    let temporary = Path::new(&temporary);
+    let step = |step, path: &Path| {
+        let path = path.to_owned();
+        move |source| ReplaceError { step, path, source }
+    };
+    let result = write_new(temporary, content, mode, durability)
+        .map_err(step("write", temporary))
+        .and_then(|()| std::fs::rename(temporary, path).map_err(step("replace", path)));
+    if let Err(error) = result {
+        // The error that matters is the first one; what is left is a .tmp that nobody reads, 0600.
+        drop(std::fs::remove_file(temporary));
+        return Err(error);
+    }
+    if durability == Durability::Synced {
+        let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(directory).and_then(|dir| dir.sync_all()).map_err(step("make durable", path))?;
+    }
+    Ok(())
+}
+
+fn write_new(path: &Path, content: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR);
+    let mut file = File::from(match open() {
+        Err(rustix::io::Errno::EXIST) => {
+            std::fs::remove_file(path)?;
+            open()?
+        }
+        other => other?,
+    });
+    file.write_all(content)?;
+    if mode != 0o600 {
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    }
+    if durability == Durability::Synced { file.sync_all() } else { Ok(()) }
+}
+
+/// Why a secret file is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFileError {
+    /// It is not there.
+    #[error("it does not exist")]
+    Missing,
+    /// It cannot be opened or read.
+    #[error("it cannot be read")]
+    Unreadable(#[source] io::Error),
+    /// Not a regular file.
+    #[error("it is not a regular file")]
+    NotAFile,
+    /// Others than its owner can read or change it.
+    #[error("its mode is {mode:04o}: others than its owner can read or change it")]
+    Exposed {
+        /// Permission bits.
+        mode: u32,
+    },
+    /// It belongs to another user, who can read and change it.
+    #[error("it belongs to uid {uid}, who can read and change it")]
+    ForeignOwner {
+        /// The owner.
+        uid: u32,
+    },
+    /// More bytes than such a file can have.
+    #[error("it has more than {max} bytes")]
+    TooLong {
+        /// The most it may have.
+        max: usize,
+    },
+}
+
+/// Who answers for a secret file's protection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// We do: only the owner may have access, and that is root or we ourselves.
+    Mode,
+    /// systemd: `$CREDENTIALS_DIRECTORY`, where an ACL can make a protected file look group-readable.
+    CredentialsDirectory,
+}
+
+/// Reads a whole secret file of at most `max` bytes into memory that is wiped.
+///
+/// # Errors
+/// Fails if it is missing, unreadable, too long, or exposed to others.
+pub fn read_secret(path: &Path, max: usize, guard: Guard) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => SecretFileError::Missing,
+        _ => SecretFileError::Unreadable(error),
+    };
+    let file = File::open(path).map_err(failed)?;
+    check_guarded(&file.metadata().map_err(failed)?, guard)?;
+    // One byte more than allowed, so that too long is seen, and never a reallocation that leaves a copy behind.
+    let mut bytes = Zeroizing::new(vec![0; max + 1]);
+    let mut filled = 0;
+    let mut file = file.take(max as u64 + 1);
+    loop {
+        match file.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    if filled > max {
+        return Err(SecretFileError::TooLong { max });
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+fn check_guarded(found: &Metadata, guard: Guard) -> Result<(), SecretFileError> {
+    if !found.is_file() {
+        return Err(SecretFileError::NotAFile);
+    }
+    if guard == Guard::CredentialsDirectory {
+        return Ok(());
+    }
+    let mode = found.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(SecretFileError::Exposed { mode });
+    }
+    let uid = found.uid();
+    if uid != 0 && uid != rustix::process::geteuid().as_raw() {
+        return Err(SecretFileError::ForeignOwner { uid });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode_of(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_replaced_file_has_the_new_content_and_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file.conf");
+        std::fs::write(&path, "old").unwrap();
+        replace(&path, b"new", 0o600, Durability::Synced).unwrap();
+        assert_eq!((std::fs::read(&path).unwrap(), mode_of(&path)), (b"new".to_vec(), 0o600));
+        replace(&path, b"newer", 0o644, Durability::Volatile).unwrap();
+        assert_eq!((std::fs::read(&path).unwrap(), mode_of(&path)), (b"newer".to_vec(), 0o644));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_left_over_temporary_file_is_replaced_and_a_link_in_its_place_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, target) = (dir.path().join("file.conf"), dir.path().join("target"));
+        std::fs::write(&target, "untouched").unwrap();
+        std::os::unix::fs::symlink(&target, dir.path().join("file.conf.tmp")).unwrap();
+        replace(&path, b"new", 0o600, Durability::Synced).unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"untouched");
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert!(!path.is_symlink());
+    }
+
+    #[test]
+    fn a_failed_replacement_leaves_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = replace(&dir.path().join("no/file"), b"new", 0o600, Durability::Synced).err().unwrap();
+        assert!(error.to_string().starts_with("cannot write "), "{error}");
+        // A directory in the file's place: the rename fails after the write.
+        let path = dir.path().join("dir");
+        std::fs::create_dir(&path).unwrap();
+        assert!(replace(&path, b"new", 0o600, Durability::Synced).is_err());
+        assert!(path.is_dir() && !dir.path().join("dir.tmp").exists());
+    }
+
+    #[test]
+    fn exposed_and_endless_secrets_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        assert!(matches!(read_secret(&path, 10, Guard::Mode), Err(SecretFileError::Missing)));
+        replace(&path, &[1; 10], 0o600, Durability::Volatile).unwrap();
+        assert_eq!(*read_secret(&path, 10, Guard::Mode).unwrap(), [1; 10]);
+        assert!(matches!(read_secret(&path, 9, Guard::Mode), Err(SecretFileError::TooLong { max: 9 })));
+        for mode in [0o640, 0o604, 0o620, 0o601] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(read_secret(&path, 10, Guard::Mode), Err(SecretFileError::Exposed { .. })), "{mode:o}");
+        }
+        assert!(read_secret(&path, 10, Guard::CredentialsDirectory).is_ok());
+        assert!(matches!(read_secret(dir.path(), 10, Guard::Mode), Err(SecretFileError::NotAFile)));
+        assert!(matches!(read_secret(Path::new("/dev/zero"), 10, Guard::Mode), Err(SecretFileError::NotAFile)));
+    }
+}

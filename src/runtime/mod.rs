@@ -1,0 +1,9 @@
+//! The process and its host: clocks, files, notifications, logs, and the only `unsafe`.
+
+pub mod clock;
+pub mod files;
+pub mod lock;
+pub mod log;
+pub mod notify;
+pub mod process;
+pub mod sys;

@@ -1,0 +1,46 @@
+//! What the service manager is told (`sd_notify(3)`).  Without a service manager all of this does nothing.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// The first verified install is done, or a reload is over.
+pub fn ready(status: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// The line that `systemctl status` shows.
+pub fn status(status: &str) {
+    send(&[NotifyState::Status(status)]);
+}
+
+/// The main loop is alive.  To be called from there and nowhere else.
+pub fn watchdog() {
+    send(&[NotifyState::Watchdog]);
+}
+
+/// A reload has begun; [`ready`] ends it.  systemd 253 and later want the monotonic time with it (SYSTEMD.md).
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "cannot read the monotonic clock for the service manager"),
+    }
+}
+
+/// The daemon ends now, on purpose.
+pub fn stopping() {
+    send(&[NotifyState::Stopping, NotifyState::Status("stopped; the installed keys stay")]);
+}
+
+/// How often [`watchdog`] must be called, if the service manager asks for it: half its limit (`sd_watchdog_enabled(3)`).
+#[must_use]
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|limit| limit / 2)
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    // A service manager that cannot be told must not keep the keys from being looked after.
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+}

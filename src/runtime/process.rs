@@ -1,0 +1,34 @@
+//! Hardening of a process that holds keys: no core dump, no ptrace by its own user, no key in the swap.
+
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
+
+/// Below this limit a locked process would soon be refused memory (EAGAIN from mmap), in bytes.
+const LOCK_LIMIT_MIN: u64 = 64 << 20;
+
+/// Sets RLIMIT_CORE to 0, makes the process not dumpable, and locks its memory where that is allowed.
+///
+/// What the host refuses is left as it is: a key that could be swapped out is better than no key.
+pub fn harden() {
+    let no_core = Rlimit { current: Some(0), maximum: Some(0) };
+    let refused = setrlimit(Resource::Core, no_core).err();
+    log_refusal("RLIMIT_CORE", refused);
+    log_refusal("PR_SET_DUMPABLE", set_dumpable_behavior(DumpableBehavior::NotDumpable).err());
+    if memory_may_be_locked() {
+        // ONFAULT: lock pages as they are touched, instead of bringing in every page of the program.
+        let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+        log_refusal("mlockall", mlockall(flags).err());
+    }
+}
+
+fn memory_may_be_locked() -> bool {
+    getrlimit(Resource::Memlock).current.is_none_or(|limit| limit >= LOCK_LIMIT_MIN)
+        || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK))
+}
+
+fn log_refusal(what: &str, refused: Option<rustix::io::Errno>) {
+    if let Some(error) = refused {
+        tracing::debug!(what, %error, "hardening step refused by the host");
+    }
+}
