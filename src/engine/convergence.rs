@@ -186,10 +186,15 @@ impl Life {
         self.highest = snapshot.document.revision;
         let (begun, served) = (self.begun, self.served);
         for (node, record) in &snapshot.nodes {
-            let first = Heard { syncs: record.syncs, in_this_life: begun, at: served };
-            let known = self.nodes.entry(node.clone()).or_insert(first);
-            if record.syncs > known.syncs {
-                *known = Heard { syncs: record.syncs, in_this_life: true, at: served };
+            match self.nodes.get_mut(node) {
+                Some(known) if record.syncs > known.syncs => {
+                    *known = Heard { syncs: record.syncs, in_this_life: true, at: served };
+                }
+                Some(_) => {}
+                None => {
+                    let first = Heard { syncs: record.syncs, in_this_life: begun, at: served };
+                    self.nodes.insert(node.clone(), first);
+                }
             }
         }
         self.nodes.retain(|node, _| snapshot.nodes.contains_key(node));
@@ -313,3 +318,6 @@ pub fn common_foreign_key(snapshot: &Snapshot) -> Option<(KeyFingerprint, usize)
     let reporting: usize = holders.values().sum();
     holders.into_iter().find(|(_, count)| *count >= 2 && 2 * count > reporting)
 }
+
+#[cfg(test)]
+mod tests;

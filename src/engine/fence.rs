@@ -117,6 +117,7 @@ pub struct Link {
     last_request: u64,
     outstanding: Option<RequestId>,
     seen: Generation,
+    pending: Option<Instruction>,
     confirmed: bool,
     started_at: Duration,
     contact_at: Duration,
@@ -135,6 +136,7 @@ impl Link {
             last_request: 0,
             outstanding: None,
             seen: Generation::ZERO,
+            pending: None,
             confirmed: false,
             started_at: monotonic,
             contact_at: monotonic,
@@ -171,6 +173,7 @@ impl Link {
         self.absent_after = Some(absent_after);
         self.seen = self.seen.max(told.generation);
         self.confirmed = true;
+        self.pending = (verdict == Verdict::Install).then_some(*told);
         Ok(verdict)
     }
 
@@ -212,6 +215,16 @@ impl Link {
     /// The file with this instruction is durable: it is the fence from here on.
     pub fn persisted(&mut self, pool_id: &PoolId, told: &Instruction) {
         self.fence = Some(Fence { pool_id: pool_id.clone(), generation: told.generation, slots: told.slots });
+        self.pending = None;
+    }
+
+    /// What was told in this session and is not durable yet: to be tried again before the next request, after a pause.
+    ///
+    /// The coordinator does not tell it a second time (`seen`).  It ends with the session, for what was told before an
+    /// admission must not be installed after it.
+    #[must_use]
+    pub fn pending(&self) -> Option<&Instruction> {
+        self.pending.as_ref()
     }
 
     /// What the file says.
@@ -255,6 +268,7 @@ impl Link {
     fn open(&mut self, session: Session) {
         self.session = session;
         self.outstanding = None;
+        self.pending = None;
         self.seen = Generation::ZERO;
     }
 
@@ -265,5 +279,140 @@ impl Link {
         self.outstanding = None;
         self.contact_at = monotonic;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::rollout::document::{PoolKey, Slots};
+    use crate::model::count::Epoch;
+    use crate::model::key::KeyFingerprint;
+
+    const NOW: Duration = Duration::from_secs(100);
+    const ABSENT_AFTER: Duration = Duration::from_secs(60);
+
+    fn pool_id() -> PoolId {
+        "0123456789abcdef0123456789abcdef".parse().unwrap()
+    }
+
+    fn key(epoch: u64) -> PoolKey {
+        let fingerprint = KeyFingerprint::from_bytes(epoch.to_be_bytes());
+        PoolKey { epoch: Epoch::new(epoch).unwrap(), fingerprint }
+    }
+
+    fn told(generation: u64, primary: u64, backup: Option<u64>) -> Instruction {
+        let slots = Slots { primary: key(primary), backup: backup.map(key) };
+        Instruction { generation: Generation::new(generation), slots }
+    }
+
+    fn fence(told: Instruction) -> Fence {
+        Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots }
+    }
+
+    fn link(held: Option<Instruction>) -> Link {
+        Link::start(held.map(fence), Session { ordinal: 5, nonce: 1 }, NOW)
+    }
+
+    fn answer(link: &mut Link, request: RequestId, told: &Instruction) -> Result<Verdict, AnswerRefused> {
+        link.answered(request, &pool_id(), told, (NOW, ABSENT_AFTER))
+    }
+
+    #[test]
+    fn the_fence_judges_pool_generation_and_keys() {
+        let held = fence(told(5, 2, Some(3)));
+        let judged = |told: &Instruction| judge(Some(&held), &pool_id(), told);
+        assert_eq!(judged(&told(6, 3, Some(2))), Ok(Verdict::Install));
+        assert_eq!(judged(&told(900, 9, None)), Ok(Verdict::Install), "any number of generations may be missed");
+        assert_eq!(judged(&told(5, 2, Some(3))), Ok(Verdict::Same));
+        let (low, high) = (Generation::new(4), Generation::new(5));
+        assert_eq!(judged(&told(4, 2, Some(1))), Err(AnswerRefused::LowerGeneration { held: high, told: low }));
+        for other in [told(5, 2, Some(4)), told(5, 3, Some(2)), told(5, 2, None)] {
+            assert_eq!(judged(&other), Err(AnswerRefused::OtherKeys { generation: high }));
+        }
+        let other: PoolId = "ffffffffffffffffffffffffffffffff".parse().unwrap();
+        let refused = judge(Some(&held), &other, &told(6, 3, Some(2)));
+        assert_eq!(refused, Err(AnswerRefused::OtherPool { held: pool_id(), told: other.clone() }));
+        assert_eq!(judge(None, &other, &told(1, 1, None)), Ok(Verdict::Install));
+        // A kernel that had one slot when the file was written.
+        assert_eq!(judge(Some(&fence(told(5, 2, None))), &pool_id(), &told(5, 2, Some(3))), Ok(Verdict::Install));
+    }
+
+    #[test]
+    fn only_the_outstanding_request_is_answered_and_only_once() {
+        let mut link = link(None);
+        let (first, second) = (link.ask(), link.ask());
+        let new = told(1, 1, None);
+        assert_eq!(answer(&mut link, first.request, &new), Err(AnswerRefused::NotOutstanding));
+        assert_eq!(link.nothing_new(first.request, NOW), Err(AnswerRefused::NotOutstanding));
+        assert_eq!(link.session_closed(first.request, 9, 2, NOW), Err(AnswerRefused::NotOutstanding));
+        assert_eq!(answer(&mut link, second.request, &new), Ok(Verdict::Install));
+        assert_eq!(answer(&mut link, second.request, &new), Err(AnswerRefused::NotOutstanding));
+        let third = link.ask();
+        assert_eq!(third.seen, Generation::new(1), "told, installed or not");
+        link.give_up();
+        assert_eq!(answer(&mut link, third.request, &new), Err(AnswerRefused::NotOutstanding));
+    }
+
+    #[test]
+    fn what_is_not_durable_is_tried_again_within_its_session_only() {
+        let mut link = link(None);
+        let ask = link.ask();
+        let new = told(1, 1, None);
+        assert_eq!(answer(&mut link, ask.request, &new), Ok(Verdict::Install));
+        assert_eq!(link.pending(), Some(&new));
+        let mut installed = link.clone();
+        installed.persisted(&pool_id(), &new);
+        assert_eq!((installed.pending(), installed.fence()), (None, Some(&fence(new))));
+        let ask = link.ask();
+        assert_eq!(link.session_closed(ask.request, 7, 2, NOW), Ok(()));
+        assert_eq!((link.pending(), link.ask().seen), (None, Generation::ZERO));
+    }
+
+    #[test]
+    fn every_session_is_above_the_one_before() {
+        let mut link = link(None);
+        let ask = link.ask();
+        assert_eq!(link.session_closed(ask.request, 7, 2, NOW), Ok(()));
+        assert_eq!(link.session(), Session { ordinal: 8, nonce: 2 });
+        link.open_session(3, 9);
+        assert_eq!(link.session(), Session { ordinal: 9, nonce: 9 }, "a clock that stepped back");
+        link.open_session(1_000, 9);
+        assert_eq!(link.session().ordinal, 1_000);
+    }
+
+    #[test]
+    fn readiness_needs_keys_of_the_pool() {
+        let timeout = Duration::from_secs(10);
+        let late = NOW + timeout;
+        let mut joiner = link(None);
+        assert_eq!(joiner.readiness(NOW, timeout), Readiness::Asking);
+        assert_eq!(joiner.readiness(late, timeout), Readiness::NoKeys);
+        let ask = joiner.ask();
+        let new = told(1, 1, None);
+        assert_eq!(answer(&mut joiner, ask.request, &new), Ok(Verdict::Install));
+        assert_eq!(joiner.readiness(NOW, timeout), Readiness::Asking, "told is not installed");
+        joiner.persisted(&pool_id(), &new);
+        assert_eq!(joiner.readiness(NOW, timeout), Readiness::Confirmed);
+
+        let mut restarted = link(Some(new));
+        assert_eq!(restarted.readiness(NOW, timeout), Readiness::Asking);
+        assert_eq!(restarted.readiness(late, timeout), Readiness::Unconfirmed);
+        let ask = restarted.ask();
+        assert_eq!(restarted.nothing_new(ask.request, NOW), Ok(()));
+        assert_eq!(restarted.readiness(NOW, timeout), Readiness::Confirmed);
+    }
+
+    #[test]
+    fn detached_is_out_of_contact_for_longer_than_told() {
+        let mut link = link(None);
+        assert!(!link.is_detached(NOW * 1_000), "no pool waits for a node that never had an answer");
+        let ask = link.ask();
+        assert_eq!(answer(&mut link, ask.request, &told(1, 1, None)), Ok(Verdict::Install));
+        assert!(!link.is_detached(NOW + ABSENT_AFTER));
+        assert!(link.is_detached(NOW + ABSENT_AFTER + Duration::from_secs(1)));
+        let ask = link.ask();
+        assert_eq!(link.nothing_new(ask.request, NOW * 2), Ok(()));
+        assert!(!link.is_detached(NOW * 2));
     }
 }

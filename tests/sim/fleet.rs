@@ -21,8 +21,8 @@ use tfo_fleet::model::time::UnixTime;
 use super::fake::{FakeRandom, FakeStore};
 
 /// Faults end here; from then on the fleet converges, and rotates on.
-const FAULTS_UNTIL: u64 = 1_500;
-const END: u64 = 3_600;
+const FAULTS_UNTIL: u64 = 1_200;
+const END: u64 = 2_700;
 const TICK_SECS: u64 = 5;
 const COORDINATORS: usize = 3;
 const EPOCH: u64 = 1_700_000_000;
@@ -223,11 +223,18 @@ impl Fleet {
             let Some(event) = self.events.remove(&sequence) else { continue };
             self.happen(event);
             self.check();
-            if at >= FAULTS_UNTIL + 900 && rotations_at_peace.is_none() {
+            if at >= FAULTS_UNTIL + 700 && rotations_at_peace.is_none() {
                 rotations_at_peace = Some(self.summary.rotations);
             }
         }
         let document = &self.store.now.document;
+        if std::env::var_os("TFO_SEED").is_some() {
+            println!("{:?} {:?}", Barrier::of_all(&self.store.now), conflict(&self.store.now));
+            for c in 0..COORDINATORS {
+                let now = Now { wall: self.wall(c), presence: &self.coordinators[c].presence };
+                println!("{:?} {:?}", now.presence, handle(&self.store.now, now, &Input::Tick, None));
+            }
+        }
         assert!(rotations_at_peace.is_some_and(|before| self.summary.rotations > before), "it stopped: {document:?}");
         let required = Barrier::of_all(&self.store.now).required;
         let two_slot = self.nodes.iter().filter(|node| node.slot_count == SlotCount::Two).count();
@@ -277,6 +284,9 @@ impl Fleet {
         self.wake(n, again);
         if self.nodes[n].away_until > self.now {
             return;
+        }
+        if let Some(told) = self.nodes[n].link.pending().copied() {
+            self.install(n, told);
         }
         let traffic = self.random.below(50);
         let node = &mut self.nodes[n];
