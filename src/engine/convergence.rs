@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::engine::rollout::document::{Document, Snapshot, Stage};
+use crate::engine::rollout::document::{Document, Slots, Snapshot, Stage};
 use crate::engine::rollout::record::{Exclusion, Installed, NodeRecord, SlotCount, Standing};
 use crate::engine::rollout::wave::{has_acked, instructions, is_opened};
 use crate::model::count::{Generation, Revision};
@@ -118,6 +118,22 @@ pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
         .iter()
         .filter_map(|(node, record)| Some(Conflict { node: node.clone(), generation: contradicts(record)? }))
         .max_by_key(|conflict| conflict.generation)
+}
+
+/// What `recover` may take over: the slots that two-slot nodes were told under the highest generation among them.
+///
+/// More than one if the lost store and the restored one went different ways.  A one-slot node's file lacks the backup,
+/// so it says nothing about what the others must accept.
+#[must_use]
+pub fn recoverable(snapshot: &Snapshot) -> BTreeSet<Slots> {
+    let document = &snapshot.document;
+    let reports = || {
+        let reports = snapshot.nodes.values().filter_map(|record| record.report.as_ref());
+        let two_slot = reports.filter(|report| report.slot_count == SlotCount::Two);
+        two_slot.filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == document.pool_id)
+    };
+    let highest = reports().map(|fence| fence.generation).max();
+    reports().filter(|fence| Some(fence.generation) == highest).map(|fence| fence.slots).collect()
 }
 
 /// What a coordinator's own clock and ears say, for one decision.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use tfo_fleet::engine::convergence::{Barrier, Presence, conflict};
+use tfo_fleet::engine::convergence::{Barrier, Presence, conflict, recoverable};
 use tfo_fleet::engine::fence::{Verdict, judge};
 use tfo_fleet::engine::rollout::document::{Action as Audit, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage};
 use tfo_fleet::engine::rollout::input::{Command, Force, Input, Now, Order, RevokeKeys, Step};
@@ -688,8 +688,7 @@ impl World {
     }
 
     fn highest_reported(&self) -> Option<Slots> {
-        let fences = self.store.nodes.values().filter_map(|record| record.report.as_ref()?.fence.as_ref());
-        fences.max_by_key(|fence| fence.generation).map(|fence| fence.slots)
+        recoverable(&self.store).first().copied()
     }
 
     fn import_into_running(&mut self) -> bool {

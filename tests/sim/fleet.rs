@@ -111,6 +111,7 @@ pub(crate) struct Fleet {
     minted: u64,
     backup: Option<Rc<Snapshot>>,
     has_barriers: bool,
+    is_told: bool,
     pub(crate) summary: Summary,
 }
 
@@ -193,6 +194,7 @@ impl Fleet {
             minted: 100,
             backup: None,
             has_barriers: true,
+            is_told: std::env::var_os("TFO_SEED").is_some(),
             summary: Summary { nodes: count as u64, ..Summary::default() },
         };
         for c in 0..COORDINATORS {
@@ -228,7 +230,7 @@ impl Fleet {
             }
         }
         let document = &self.store.now.document;
-        if std::env::var_os("TFO_SEED").is_some() {
+        if self.is_told {
             println!("{:?} {:?}", Barrier::of_all(&self.store.now), conflict(&self.store.now));
             for c in 0..COORDINATORS {
                 let now = Now { wall: self.wall(c), presence: &self.coordinators[c].presence };
@@ -358,6 +360,7 @@ impl Fleet {
 
     /// File, then kernel; a fault may come in between.
     fn install(&mut self, n: usize, told: Instruction) {
+        self.note(|| format!("{} told {:?}", self.nodes[n].id, told.generation));
         if self.has_faults() && self.random.once_in(200) {
             self.wake(n, 5);
             return;
@@ -398,6 +401,7 @@ impl Fleet {
     }
 
     fn reimage(&mut self, n: usize) {
+        self.note(|| format!("{} has a new image", self.nodes[n].id));
         let node = &mut self.nodes[n];
         node.file = None;
         node.kernel = None;
@@ -471,13 +475,13 @@ impl Fleet {
     fn wanted(&mut self) -> Option<Command> {
         let snapshot = self.store.now.clone();
         let document = &snapshot.document;
+        if conflict(&snapshot).is_some() {
+            return self.recovery(&snapshot);
+        }
         if document.stage == Stage::Empty {
             let keys = PairPrint { primary: print(1), backup: None };
             let is_time = self.now > 40;
             return is_time.then(|| Command::Import { keys, expect: Expect::Number(self.nodes.len() / 2) });
-        }
-        if conflict(&snapshot).is_some() {
-            return self.recovery(&snapshot);
         }
         let stopped = document.paused.is_some() || document.hold.is_some();
         if stopped && (!self.has_faults() || self.random.once_in(4)) {
@@ -521,6 +525,12 @@ impl Fleet {
             self.summary.conflicts += 1;
             return;
         }
+        self.note(|| {
+            format!(
+                "{:?} {:?} {:?} {:?}",
+                proposal.audit.action, proposal.document.generation, proposal.document.stage, proposal.audit.nodes
+            )
+        });
         match proposal.audit.action {
             Action::Settle | Action::DropRevoked => self.summary.rotations += 1,
             Action::Abort => self.summary.aborts += 1,
@@ -544,6 +554,13 @@ impl Fleet {
                     self.wake(n, delay);
                 }
             }
+        }
+    }
+
+    /// Tells what happens when one seed is replayed.
+    fn note(&self, what: impl FnOnce() -> String) {
+        if self.is_told {
+            println!("{:5} {}", self.now, what());
         }
     }
 
@@ -592,6 +609,7 @@ impl Fleet {
             None => self.backup = Some(self.store.now.clone()),
             Some(backup) if self.random.once_in(4) => {
                 self.store.now = backup;
+                self.note(|| "restored".to_owned());
                 for c in 0..COORDINATORS {
                     self.stop_coordinator(c);
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tfo_fleet::engine::convergence::Barrier;
+use tfo_fleet::engine::convergence::{Barrier, recoverable};
 use tfo_fleet::engine::rollout::document::Snapshot;
 use tfo_fleet::engine::rollout::input::{Command, Force, RevokeKeys};
 use tfo_fleet::model::time::UnixTime;
@@ -35,9 +35,7 @@ impl Fleet {
     }
 
     /// After a restore: what is reported under the highest generation.
-    pub(crate) fn recovery(&mut self, snapshot: &Snapshot) -> Option<Command> {
-        let reports = snapshot.nodes.values().filter_map(|record| record.report.as_ref());
-        let highest = reports.filter_map(|report| report.fence.as_ref()).max_by_key(|fence| fence.generation)?;
-        Some(Command::Recover { slots: highest.slots })
+    pub(crate) fn recovery(&self, snapshot: &Snapshot) -> Option<Command> {
+        recoverable(snapshot).first().map(|slots| Command::Recover { slots: *slots })
     }
 }

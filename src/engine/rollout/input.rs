@@ -80,7 +80,7 @@ pub enum Command {
     },
     /// Take over the state of a fleet that is ahead of a restored store.
     Recover {
-        /// Slots of the highest reported generation.
+        /// One of [`crate::engine::convergence::recoverable`].
         slots: Slots,
     },
     /// Start a rotation now, without waiting for the schedule.  The fresh key may be one with given bytes.

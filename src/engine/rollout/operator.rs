@@ -8,7 +8,7 @@ use super::input::{Reason, Step};
 use super::policy::Policy;
 use super::record::{Exclusion, Fence, NodeRecord, Standing};
 use super::{Draft, not_frozen};
-use crate::engine::convergence::Barrier;
+use crate::engine::convergence::{Barrier, recoverable};
 use crate::model::count::{Epoch, Generation};
 use crate::model::ids::NodeId;
 use crate::model::time::UnixTime;
@@ -73,7 +73,7 @@ impl Draft<'_> {
         }
     }
 
-    /// The highest reported generation and the highest reported epoch, if `slots` were reported under that generation.
+    /// The highest reported generation and the highest reported epoch, if `slots` may be taken over.
     fn highest_reported(&self, slots: &Slots) -> Result<(Generation, Epoch), Reason> {
         let pool_id = &self.document.pool_id;
         let fences = || {
@@ -81,7 +81,7 @@ impl Draft<'_> {
             reports.filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == *pool_id)
         };
         let highest = fences().map(|fence| fence.generation).max().ok_or(Reason::NotReported)?;
-        if !fences().any(|fence| fence.generation == highest && fence.slots == *slots) {
+        if !recoverable(self.snapshot).contains(slots) {
             return Err(Reason::NotReported);
         }
         let epochs =

@@ -200,6 +200,20 @@ fn recover_takes_what_is_reported_under_the_highest_generation() {
 }
 
 #[test]
+fn recover_does_not_believe_a_one_slot_nodes_file() {
+    // Found by the simulation: [x] of a one-slot node under the highest generation, [c,x] everywhere else.
+    let mut snapshot = restored();
+    let alone = Slots { primary: key(8), backup: None };
+    let mut one = admitted(Some(Fence { pool_id: pool_id(), generation: Generation::new(12), slots: alone }));
+    one.report.as_mut().unwrap().slot_count = SlotCount::One;
+    snapshot.nodes.insert(node("one"), one);
+    assert_eq!(refused(order(&snapshot, Command::Recover { slots: alone })), Reason::NotReported);
+    let slots = Slots { primary: key(8), backup: Some(key(7)) };
+    let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
+    assert_eq!(proposal.document.generation.get(), 12 + RECOVER_JUMP, "above what anybody was told");
+}
+
+#[test]
 fn recover_drives_out_again_what_was_revoked() {
     let mut snapshot = restored();
     snapshot.document.revoked = vec![key(7)];
