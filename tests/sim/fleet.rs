@@ -273,7 +273,7 @@ impl Fleet {
                     self.sync(n);
                 }
             }
-            Event::Request { node, to, life, request, sync } => self.serve(node, to, life, request, &sync),
+            Event::Request { node, to, life, request, sync } => self.serve((node, request), (to, life), &sync),
             Event::Answer { node, request, answer } => self.answered(node, request, answer),
             Event::Fault => self.fault(),
         }
@@ -386,7 +386,7 @@ impl Fleet {
         let nonce = self.random.next();
         let node = &mut self.nodes[n];
         // A clock that stepped: the ordinal may be below that of the session before.
-        let ordinal = 1_000 + if nonce % 5 == 0 { 0 } else { self.now };
+        let ordinal = 1_000 + if nonce.is_multiple_of(5) { 0 } else { self.now };
         node.link = Link::start(node.file.clone(), Session { ordinal, nonce }, Duration::from_secs(self.now));
         self.wake(n, 2);
     }
@@ -415,7 +415,7 @@ impl Fleet {
         UnixTime::from_secs((EPOCH + self.now).saturating_add_signed(self.coordinators[c].wall_error))
     }
 
-    fn serve(&mut self, n: usize, c: usize, life: u64, request: RequestId, sync: &Rc<Sync>) {
+    fn serve(&mut self, (n, request): (usize, RequestId), (c, life): (usize, u64), sync: &Rc<Sync>) {
         let coordinator = &self.coordinators[c];
         if !coordinator.is_up || coordinator.lives != life {
             return;
@@ -481,7 +481,8 @@ impl Fleet {
         if document.stage == Stage::Empty {
             let keys = PairPrint { primary: print(1), backup: None };
             let is_time = self.now > 40;
-            return is_time.then(|| Command::Import { keys, expect: Expect::Number(self.nodes.len() / 2) });
+            let expect = Expect::Number(self.nodes.len() / 2);
+            return if is_time { Some(Command::Import { keys, expect }) } else { None };
         }
         let stopped = document.paused.is_some() || document.hold.is_some();
         if stopped && (!self.has_faults() || self.random.once_in(4)) {
