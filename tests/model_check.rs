@@ -184,6 +184,20 @@ fn database_restored() {
 }
 
 #[test]
+fn database_restored_beside_a_one_slot_node() {
+    let mut world = one_slot();
+    world.budget = Budget { stages: 2, restores: 1, ..NONE };
+    holds("restored, one slot", world, &[vec![0, 1, 2], vec![1, 0, 2]], STATES);
+}
+
+#[test]
+fn three_nodes() {
+    let mut world = World::steady(2, 1, &[]);
+    world.budget = Budget { stages: 2, images: 1, absences: 1, late: 1, ..NONE };
+    holds("three nodes", one_coordinator(world), &alike(3), STATES);
+}
+
+#[test]
 fn waves_of_a_promotion() {
     let world = waves(Budget { stages: 1, orders: 1, absences: 1, ..NONE });
     holds("waves", world, &[vec![0, 1, 2], vec![0, 2, 1]], STATES);
