@@ -44,7 +44,7 @@ pub struct PoolKey {
 impl PoolKey {
     /// As every output shows it.
     #[must_use]
-    pub fn print(self) -> SlotPrint {
+    pub fn shown(self) -> SlotPrint {
         SlotPrint { epoch: Some(self.epoch), fingerprint: self.fingerprint }
     }
 }
@@ -68,7 +68,7 @@ impl Slots {
     /// Both slots as they are shown.
     #[must_use]
     pub fn prints(&self) -> SlotPrints {
-        SlotPrints { primary: self.primary.print(), backup: self.backup.map(PoolKey::print) }
+        SlotPrints { primary: self.primary.shown(), backup: self.backup.map(PoolKey::shown) }
     }
 }
 

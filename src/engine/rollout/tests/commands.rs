@@ -15,7 +15,7 @@ fn first_key(force: Force) -> Command {
 }
 
 fn import() -> Command {
-    let keys = PairPrint { primary: print(70), backup: Some(print(71)) };
+    let keys = PairPrint { primary: fingerprint(70), backup: Some(fingerprint(71)) };
     Command::Import { keys, expect: Expect::Names(nodes(&["a", "b"])) }
 }
 
@@ -23,13 +23,13 @@ fn import() -> Command {
 fn an_empty_pool_gets_a_first_key_or_an_import_and_holds() {
     let snapshot = of(Stage::Empty);
     let first = committed(order(&snapshot, first_key(Force::No)).unwrap());
-    let epoch_1 = PoolKey { epoch: Epoch::FIRST, fingerprint: print(4) };
+    let epoch_1 = PoolKey { epoch: Epoch::FIRST, fingerprint: fingerprint(4) };
     assert_eq!(first.document.stage, Stage::Steady { current: epoch_1, backup: None });
     assert_eq!((rise(&snapshot, &first), first.document.next_epoch.get()), (1, 2));
 
     let imported = committed(order(&snapshot, import()).unwrap());
     let Stage::Steady { current, backup: Some(backup) } = imported.document.stage else { panic!("not steady") };
-    assert_eq!((current.fingerprint, backup.fingerprint), (print(70), print(71)));
+    assert_eq!((current.fingerprint, backup.fingerprint), (fingerprint(70), fingerprint(71)));
     assert!(backup.epoch < current.epoch && current.epoch < imported.document.next_epoch);
     assert!(matches!(imported.document.hold, Some(Hold::FirstKey { .. })));
 }
@@ -47,22 +47,22 @@ fn a_running_pool_takes_neither() {
 fn a_first_key_is_refused_where_nodes_share_a_key_already() {
     let mut snapshot = of(Stage::Empty);
     for record in snapshot.nodes.values_mut() {
-        record.report.as_mut().unwrap().foreign = Some(print(70));
+        record.report.as_mut().unwrap().foreign = Some(fingerprint(70));
     }
     let reason = refused(order(&snapshot, first_key(Force::No)));
-    assert_eq!(reason, Reason::ForeignKey { fingerprint: print(70), nodes: 2 });
+    assert_eq!(reason, Reason::ForeignKey { fingerprint: fingerprint(70), nodes: 2 });
     assert!(order(&snapshot, first_key(Force::Yes)).is_ok());
     // Different keys on each node are nothing to import.
     let mut records = snapshot.nodes.values_mut();
-    records.next().unwrap().report.as_mut().unwrap().foreign = Some(print(71));
+    records.next().unwrap().report.as_mut().unwrap().foreign = Some(fingerprint(71));
     assert!(order(&snapshot, first_key(Force::No)).is_ok());
 }
 
 #[test]
 fn an_import_of_one_key_twice_is_refused() {
-    let keys = PairPrint { primary: print(70), backup: Some(print(70)) };
+    let keys = PairPrint { primary: fingerprint(70), backup: Some(fingerprint(70)) };
     let command = Command::Import { keys, expect: expect_number(1) };
-    assert_eq!(refused(order(&of(Stage::Empty), command)), Reason::KeyReused(print(70)));
+    assert_eq!(refused(order(&of(Stage::Empty), command)), Reason::KeyReused(fingerprint(70)));
 }
 
 #[test]

@@ -28,12 +28,12 @@ fn pool_id() -> PoolId {
     "0123456789abcdef0123456789abcdef".parse().unwrap()
 }
 
-fn print(number: u64) -> KeyFingerprint {
+fn fingerprint(number: u64) -> KeyFingerprint {
     KeyFingerprint::from_bytes(number.to_be_bytes())
 }
 
 fn key(epoch: u64) -> PoolKey {
-    PoolKey { epoch: Epoch::new(epoch).unwrap(), fingerprint: print(epoch) }
+    PoolKey { epoch: Epoch::new(epoch).unwrap(), fingerprint: fingerprint(epoch) }
 }
 
 fn node(name: &str) -> NodeId {
@@ -136,12 +136,12 @@ fn tick(snapshot: &Snapshot) -> Step {
 }
 
 fn tick_with(snapshot: &Snapshot, presence: &Presence) -> Step {
-    handle(snapshot, Now { wall: NOW, presence }, &Input::Tick, Some(print(4))).unwrap()
+    handle(snapshot, Now { wall: NOW, presence }, &Input::Tick, Some(fingerprint(4))).unwrap()
 }
 
 fn order_with(snapshot: &Snapshot, presence: &Presence, command: Command) -> Result<Step, Refused> {
     let order = Order { operator: node("ops.example.org"), reason: "because".to_owned(), if_revision: None, command };
-    handle(snapshot, Now { wall: NOW, presence }, &Input::Order(order), Some(print(4)))
+    handle(snapshot, Now { wall: NOW, presence }, &Input::Order(order), Some(fingerprint(4)))
 }
 
 fn order(snapshot: &Snapshot, command: Command) -> Result<Step, Refused> {

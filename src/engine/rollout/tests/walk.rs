@@ -283,10 +283,10 @@ fn a_key_that_is_in_use_or_revoked_is_not_staged() {
         snapshot.document.revoked = vec![revoked];
         let presence = presence();
         let now = Now { wall: NOW, presence: &presence };
-        let result = handle(&snapshot, now, &Input::Tick, Some(print(4)));
-        assert_eq!(refused(result), Reason::KeyReused(print(4)));
-        let result = handle(&snapshot, now, &Input::Tick, Some(print(2)));
-        assert_eq!(refused(result), Reason::KeyReused(print(2)));
+        let result = handle(&snapshot, now, &Input::Tick, Some(fingerprint(4)));
+        assert_eq!(refused(result), Reason::KeyReused(fingerprint(4)));
+        let result = handle(&snapshot, now, &Input::Tick, Some(fingerprint(2)));
+        assert_eq!(refused(result), Reason::KeyReused(fingerprint(2)));
     }
 }
 
