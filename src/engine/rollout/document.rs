@@ -307,7 +307,7 @@ pub struct AuditEntry {
     pub actor: Actor,
     /// What: a transition of rule 3 or a command.
     pub action: Action,
-    /// The nodes that it is about: excluded, denied, left behind, taken in.
+    /// The nodes whose records changed with it: excluded, denied, left behind, forgotten.
     pub nodes: BTreeSet<NodeId>,
     /// What the operator gave as the reason; empty for the engine.
     pub reason: String,
