@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench once` as root.  Peers: the shell recipe (openssl, a file, chmod, chown, sysctl -p), and tofurkey
 //! if `TOFURKEY` names its program (it is not in Debian; build it from its own source).  Everything runs in a network
-//! namespace of its own and in a directory under target/, so on a real disk: the agent's two fsyncs count.
+//! namespace of its own and in a directory under target/, so on a real disk: the agent's two fsyncs count.  /run is a tmpfs.
 //! `TFO_SMOKE=1` runs each once, to see that it still works; its figures mean nothing.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
@@ -36,7 +36,10 @@ fn main() -> ExitCode {
     }
     if std::env::var_os(INSIDE).is_none() {
         let own = std::env::current_exe().expect("the path of this program");
-        let inside = Command::new("unshare").arg("--net").arg(own).env(INSIDE, "1").status();
+        // /run is a tmpfs wherever systemd runs; here it may be on the disk.
+        let inside = "mount -t tmpfs -o mode=755 tmpfs /run && mkdir -m 1777 /run/lock && exec \"$0\"";
+        let mut unshare = Command::new("unshare");
+        let inside = unshare.args(["--net", "--mount", "sh", "-c", inside]).arg(own).env(INSIDE, "1").status();
         return if inside.expect("unshare (util-linux)").success() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let smoke = std::env::var_os("TFO_SMOKE").is_some();
@@ -68,7 +71,7 @@ fn config(dir: &Path, name: &str) -> PathBuf {
     let secret = secret(dir, &format!("{name}.secret"));
     let (dir_text, secret) = (dir.display(), secret.display());
     let text = format!(
-        "[agent]\nruntime_dir = \"{dir_text}\"\n[source]\nkind = \"derive\"\n[[source.schedule]]\nsecret = \"{secret}\"\n\
+        "[agent]\nruntime_dir = \"/run/tfo-agent\"\n[source]\nkind = \"derive\"\n[[source.schedule]]\nsecret = \"{secret}\"\n\
          interval = \"7d\"\n[install]\nsysctl_file = \"{dir_text}/50-tcp_fastopen_key.conf\"\n"
     );
     let path = dir.join(format!("{name}.toml"));
@@ -137,7 +140,7 @@ fn weigh(dir: &Path, idle: Duration) {
     let mut daemon = daemon.spawn().expect("starting the daemon");
     let process = PathBuf::from(format!("/proc/{}", daemon.id()));
     let installed = Instant::now();
-    while !fs::read_to_string(dir.join("status.json")).is_ok_and(|status| status.contains("\"state\":\"ok\"")) {
+    while !fs::read_to_string("/run/tfo-agent/status.json").is_ok_and(|status| status.contains("\"state\":\"ok\"")) {
         assert!(installed.elapsed() < Duration::from_secs(10), "the daemon does not come up");
         std::thread::sleep(Duration::from_millis(20));
     }

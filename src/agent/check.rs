@@ -92,7 +92,7 @@ pub fn is_error(problem: &Problem) -> bool {
 /// Looks at everything.
 #[must_use]
 pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
-    let settings = match AgentSettings::load(config) {
+    let settings = match preflight::load(config, depth) {
         Ok(settings) => settings,
         Err(problems) => {
             let (skew_tolerance_secs, retention_secs, joints) = (None, None, Vec::new());

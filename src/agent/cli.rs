@@ -13,7 +13,7 @@ use super::init::{self, Made};
 use super::status::{self, Circumstances, OnceOutput, Status};
 use super::worker::{PassMode, PassReport, Worker};
 use super::{locks, preflight, run};
-use crate::config::agent::{AgentSettings, DEFAULT_FILE};
+use crate::config::agent::DEFAULT_FILE;
 use crate::model::problem::Problem;
 use crate::runtime::{clock, process, sys};
 
@@ -34,20 +34,24 @@ once --detailed-exit-codes: 0 unchanged, 2 changed (or would, with --dry-run), 1
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a commented configuration and a fresh secret; never overwrites
+    #[command(after_help = EXIT_CODES)]
     Init {
         /// Directory for both
         #[arg(long, value_name = "DIR", default_value = "/etc/tfo-fleet")]
         dir: PathBuf,
     },
     /// Run as a daemon: install, verify, repair, report, until told to stop
+    #[command(after_help = EXIT_CODES)]
     Run {
         /// Configuration file
         #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
         config: PathBuf,
     },
     /// Converge one time and exit: for a timer or for config management
+    #[command(after_help = EXIT_CODES)]
     Once(OnceArguments),
     /// Find everything that would make `run` fail or be unsafe, all at once; writes nothing
+    #[command(after_help = EXIT_CODES)]
     Check {
         /// Configuration file
         #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
@@ -124,6 +128,10 @@ impl Outcome {
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // Before the arguments are parsed, which touches much of the code already.
+    if arguments.get(1).is_none_or(|command| command != "run") {
+        sys::prefault_code();
+    }
     let parsed = match Arguments::try_parse_from(&arguments) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -134,7 +142,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if detailed { outcome.detailed_code() } else { outcome.code() });
         }
     };
-    process::harden();
+    process::forbid_dumps();
     let code = match parsed.command {
         Command::Init { dir } => init_command(&dir).map(Outcome::code),
         Command::Run { config } => Ok(run::run(&config).code()),
@@ -209,14 +217,8 @@ fn once_command(arguments: &OnceArguments) -> io::Result<u8> {
 /// One pass, from the configuration on.
 fn once(config: &Path, mode: PassMode) -> Result<PassReport, (Outcome, Vec<Problem>)> {
     let config_error = |problems| (Outcome::Config, problems);
-    let settings = AgentSettings::load(config).map_err(config_error)?;
-    let now = clock::now();
-    let mut problems = preflight::sources(&settings, now);
-    problems.extend(preflight::host(&settings));
-    if status::any_error(&problems) {
-        return Err(config_error(problems));
-    }
-    let refused = |problem| (Outcome::Refused, vec![problem]);
+    let settings = preflight::ready(config, clock::now()).map_err(config_error)?;
+    let refused = |problem| (locks::outcome(&problem), vec![problem]);
     // Looking needs no lock: config management may look while the daemon runs.
     let _locks = match mode {
         PassMode::Apply => locks::take(&settings, "once", ONCE_PATIENCE, &[]).map_err(refused)?,

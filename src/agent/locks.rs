@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::cli::Outcome;
 use super::host::chain;
 use crate::config::agent::AgentSettings;
 use crate::kernel::namespace::Namespace;
@@ -53,14 +54,24 @@ pub fn take(
         .collect()
 }
 
+/// Kind of the problem that another agent is there.
+const ANOTHER_AGENT: &str = "another_agent";
+
+/// How a command ends that could not take its locks: refused only where another agent holds one.
+#[must_use]
+pub fn outcome(problem: &Problem) -> Outcome {
+    if problem.kind == ANOTHER_AGENT { Outcome::Refused } else { Outcome::Failed }
+}
+
 fn problem(error: &LockError) -> Problem {
     match error {
         LockError::Held { .. } => {
             let remedy = "stop it (`systemctl stop tfo-agent`), or use `once --dry-run` to look only";
-            Problem::error("another_agent", error.to_string(), remedy)
+            Problem::error(ANOTHER_AGENT, format!("{error}; nothing was written"), remedy)
         }
         LockError::Failed { .. } => {
-            Problem::error("lock", chain(error), "make /run/lock writable (ReadWritePaths=/run/lock in the unit)")
+            let message = format!("{}; nothing was written", chain(error));
+            Problem::error("lock", message, "make /run/lock writable (ReadWritePaths=/run/lock in the unit)")
         }
     }
 }

@@ -1,16 +1,46 @@
 //! What must be right before anything is written: secrets, files, permissions.  All problems at once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
+use super::check::Depth;
 use super::source::{self, Installed};
-use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
+use super::status::any_error;
+use crate::config::agent::{AgentSettings, InstallMode, InstallSettings, Named, SourceSettings};
 use crate::config::reader::Located;
 use crate::kernel::namespace::Namespace;
 use crate::kernel::procfs::KEY_PATH;
 use crate::model::problem::Problem;
 use crate::model::time::UnixTime;
+
+/// Reads the configuration.  One that is refused is refused with everything else too that is wrong with its secrets
+/// and, at [`Depth::Host`], with the places that it names.
+///
+/// # Errors
+/// Fails with all problems, in the order of their lines.
+pub fn load(config: &Path, depth: Depth) -> Result<AgentSettings, Vec<Problem>> {
+    let mut named = Named::default();
+    AgentSettings::load_noting(config, &mut named).map_err(|mut problems| {
+        problems.extend(named.secrets.iter().filter_map(|secret| source::check_secret(secret, config)));
+        if let (Depth::Host, Some(install)) = (depth, &named.install) {
+            problems.extend(places(config, install, named.textfile.as_ref()));
+        }
+        problems.sort_by_key(|problem| (problem.line.is_none(), problem.line));
+        problems
+    })
+}
+
+/// Reads the configuration for work: nothing may be wrong with it, with its secrets, or with this host.
+///
+/// # Errors
+/// Fails with all problems.
+pub fn ready(config: &Path, now: UnixTime) -> Result<AgentSettings, Vec<Problem>> {
+    let settings = load(config, Depth::Host)?;
+    let mut problems = sources(&settings, now);
+    problems.extend(host(&settings));
+    if any_error(&problems) { Err(problems) } else { Ok(settings) }
+}
 
 /// Looks at the secrets and the schedule, which need no host.
 #[must_use]
@@ -28,18 +58,20 @@ pub fn sources(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
 /// Looks at the places that will be written.
 #[must_use]
 pub fn host(settings: &AgentSettings) -> Vec<Problem> {
+    places(&settings.file, &settings.install, settings.metrics.textfile.as_ref())
+}
+
+fn places(config: &Path, install: &InstallSettings, textfile: Option<&Located<PathBuf>>) -> Vec<Problem> {
     let mut problems = Vec::new();
-    if settings.install.mode == InstallMode::Install {
-        problems.extend(directory_of(&settings.install.sysctl_file, &settings.file));
+    if install.mode == InstallMode::Install {
+        problems.extend(directory_of(&install.sysctl_file, config));
     }
-    if let Some(textfile) = &settings.metrics.textfile {
-        problems.extend(directory_of(textfile, &settings.file));
-    }
-    problems.extend(key_file(settings, &Namespace::Own));
-    for name in &settings.install.namespaces {
+    problems.extend(textfile.and_then(|textfile| directory_of(textfile, config)));
+    problems.extend(key_file(install.mode, &Namespace::Own));
+    for name in &install.namespaces {
         let namespace = Namespace::Named(name.value.clone());
-        problems.extend(key_file(settings, &namespace).map(|problem| match problem.file {
-            None => name.locate(&settings.file, problem),
+        problems.extend(key_file(install.mode, &namespace).map(|problem| match problem.file {
+            None => name.locate(config, problem),
             Some(_) => problem,
         }));
     }
@@ -47,7 +79,7 @@ pub fn host(settings: &AgentSettings) -> Vec<Problem> {
 }
 
 /// A directory in which a file is to be replaced: there, and writable.
-fn directory_of(place: &Located<std::path::PathBuf>, config: &Path) -> Option<Problem> {
+fn directory_of(place: &Located<PathBuf>, config: &Path) -> Option<Problem> {
     let directory = place.value.parent().unwrap_or(Path::new("/"));
     let error = rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).err()?;
     let shown = directory.display();
@@ -63,8 +95,8 @@ fn directory_of(place: &Located<std::path::PathBuf>, config: &Path) -> Option<Pr
 }
 
 /// The kernel's key file: there, and openable the way that it will be used.  Opening it changes nothing.
-fn key_file(settings: &AgentSettings, namespace: &Namespace) -> Option<Problem> {
-    let writes = settings.install.mode == InstallMode::Install;
+fn key_file(mode: InstallMode, namespace: &Namespace) -> Option<Problem> {
+    let writes = mode == InstallMode::Install;
     let opened = namespace.within(|| std::fs::OpenOptions::new().read(true).write(writes).open(KEY_PATH));
     let error = match opened {
         Ok(Ok(_)) => return None,

@@ -22,7 +22,7 @@ use super::{preflight, source};
 use crate::config::agent::{AgentSettings, InstallMode};
 use crate::model::problem::{Problem, Severity};
 use crate::model::time::UnixTime;
-use crate::runtime::{clock, log, notify, sys};
+use crate::runtime::{clock, log, notify, process, sys};
 
 /// How long a starting daemon waits for a `once` that is just at it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -33,7 +33,8 @@ const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(10);
 #[must_use]
 pub fn run(config: &Path) -> Outcome {
     log::start();
-    let settings = match load(config) {
+    process::lock_memory();
+    let settings = match preflight::ready(config, clock::now()) {
         Ok(settings) => settings,
         Err(problems) => {
             problems.iter().for_each(log_problem);
@@ -44,7 +45,7 @@ pub fn run(config: &Path) -> Outcome {
         Ok(locks) => locks,
         Err(problem) => {
             log_problem(&problem);
-            return Outcome::Refused;
+            return locks::outcome(&problem);
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
@@ -56,14 +57,6 @@ pub fn run(config: &Path) -> Outcome {
             Outcome::Failed
         }
     }
-}
-
-/// Settings that can be run with.
-fn load(config: &Path) -> Result<AgentSettings, Vec<Problem>> {
-    let settings = AgentSettings::load(config)?;
-    let mut problems = preflight::sources(&settings, clock::now());
-    problems.extend(preflight::host(&settings));
-    if status::any_error(&problems) { Err(problems) } else { Ok(settings) }
 }
 
 fn log_problem(problem: &Problem) {
@@ -220,7 +213,9 @@ impl Daemon {
     fn reload(&mut self) {
         notify::reloading();
         let config = self.worker.settings().file.clone();
-        match load(&config).and_then(|settings| self.switch(settings).map_err(|problem| vec![problem])) {
+        match preflight::ready(&config, clock::now())
+            .and_then(|settings| self.switch(settings).map_err(|problem| vec![problem]))
+        {
             Ok(()) => info!(config = %config.display(), "reloaded"),
             Err(problems) => {
                 problems.iter().for_each(log_problem);

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use super::host::{self, Look, Site};
 use super::source::{self, Installed, Offer, WithoutFile};
+use super::which::{self, Places};
 use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
 use crate::engine::reconcile::{ClockUse, KeepReason, Memory, ObservedFile, Plan, Verdict, judge};
 use crate::kernel::boot_order;
 use crate::kernel::namespace::Namespace;
 use crate::kernel::procfs::KeyFile;
-use crate::kernel::sysctl_d::{Persisted, Record};
+use crate::kernel::sysctl_d::{self, Persisted, Record};
 use crate::model::key::{KeyPair, PairPrint};
 use crate::model::problem::{Problem, Severity};
 use crate::model::state::{BackupSlot, DesiredState, Phase, SlotPrints};
@@ -107,6 +108,8 @@ pub struct Worker {
     /// What each namespace showed after our last write; drift is a difference from it.
     verified: Vec<Option<PairPrint>>,
     file_was_current: bool,
+    /// The last write reached the file's place, but may not survive a power cut: it is written again.
+    file_may_be_lost: bool,
     joints_checked: bool,
     drift_repairs: u64,
 }
@@ -114,6 +117,14 @@ pub struct Worker {
 struct Held {
     desired: DesiredState,
     record: Record,
+}
+
+/// The keys to hold.
+enum Chosen {
+    /// Those that the source wants.
+    Offered(Held),
+    /// Those that are installed, or none at all; a problem says why.
+    Kept(Option<Held>),
 }
 
 impl Worker {
@@ -130,6 +141,7 @@ impl Worker {
             told: None,
             verified,
             file_was_current: false,
+            file_may_be_lost: false,
             joints_checked: false,
             drift_repairs: 0,
         }
@@ -162,20 +174,50 @@ impl Worker {
         problems.extend(looks.iter().filter_map(|look| look.kernel.as_ref().err().cloned()));
         self.check_joints(now, &persisted, &mut problems);
         self.notice_drift(&persisted, &looks, &mut problems);
-        let Some(held) = self.choose(now, &persisted, &looks, &mut problems) else {
-            return self.report(&looks, None, problems);
+        let before = self.places(Some(&persisted), &looks);
+        let chosen = self.choose(now, &persisted, &looks, &mut problems);
+        let (held, wanted) = match chosen {
+            Chosen::Offered(held) => {
+                let wanted = held.desired.prints.pair();
+                (Some(held), Some(wanted))
+            }
+            Chosen::Kept(kept) => (kept, None),
         };
+        let mut report = match held {
+            Some(held) => self.converge(held, mode, (&persisted, &mut looks), problems),
+            None => self.report(&looks, None, problems),
+        };
+        if mode == PassMode::Apply && self.settings.install.mode == InstallMode::Install && report.has_error() {
+            let persisted = sysctl_d::read(&self.settings.install.sysctl_file.value).ok();
+            let looks: Vec<Look> = self.sites.iter().map(|site| host::look(site, &self.key_file)).collect();
+            which::say(&mut report.problems, &before, &self.places(persisted.as_ref(), &looks), wanted);
+        }
+        report
+    }
+
+    fn places(&self, persisted: Option<&Persisted>, looks: &[Look]) -> Places {
+        Places::of(persisted, self.sites.iter().map(|site| site.namespace.name()).zip(looks))
+    }
+
+    /// Makes file and kernels hold `held`, or says what would be written.
+    fn converge(
+        &mut self,
+        held: Held,
+        mode: PassMode,
+        (persisted, looks): (&Persisted, &mut [Look]),
+        problems: Vec<Problem>,
+    ) -> PassReport {
         let file = match persisted.record() {
-            Some(record) if record.same_but_for_time(&held.record) => ObservedFile::Current,
+            Some(record) if !self.file_may_be_lost && record.same_but_for_time(&held.record) => ObservedFile::Current,
             _ => ObservedFile::Other,
         };
         let kernels: Vec<_> = looks.iter().map(|look| look.kernel.as_ref().ok().copied()).collect();
         let plan = Plan::of(held.desired.prints.pair(), file, &kernels);
         let installs = self.settings.install.mode == InstallMode::Install;
         if mode == PassMode::Apply && installs {
-            return self.apply(held, &plan, (&persisted, &mut looks), problems);
+            return self.apply(held, &plan, (persisted, looks), problems);
         }
-        let mut report = self.report(&looks, Some((&held, file)), problems);
+        let mut report = self.report(looks, Some((&held, file)), problems);
         report.file_changed = installs && plan.write_file;
         for index in plan.write_kernels {
             report.namespaces[index].changed = installs;
@@ -209,20 +251,20 @@ impl Worker {
             }
         }
         let file = if failed.is_none() { ObservedFile::Current } else { ObservedFile::Other };
-        problems.extend(failed.map(|problem| say_which(problem, persisted, goes_on)));
+        // Renamed, but its directory could not be made durable: a power cut may bring the old file back.
+        self.file_may_be_lost = failed.is_some() && self.file_says(&held.record);
+        problems.extend(failed);
         if !goes_on {
             // The keys that are still installed are the ones to report, and to go on from.
-            return match self.kept(persisted) {
-                Some(kept) => {
-                    let report = self.report(looks, Some((&kept, ObservedFile::Current)), problems);
-                    self.held = Some(kept);
-                    report
-                }
-                None => self.report(looks, None, problems),
-            };
+            let kept = self.kept(persisted);
+            let file = if self.file_may_be_lost { ObservedFile::Other } else { ObservedFile::Current };
+            let mut report = self.report(looks, kept.as_ref().map(|kept| (kept, file)), problems);
+            report.file_changed = self.file_may_be_lost;
+            self.held = kept.or(self.held.take());
+            return report;
         }
         let mut report = self.report(looks, Some((&held, file)), problems);
-        report.file_changed = plan.write_file && file == ObservedFile::Current;
+        report.file_changed = plan.write_file && (file == ObservedFile::Current || self.file_may_be_lost);
         for index in written {
             report.namespaces[index].changed = true;
         }
@@ -233,14 +275,14 @@ impl Worker {
         report
     }
 
-    /// Which keys to hold now: the source's, or those that are installed.  None: there are none at all.
-    fn choose(
-        &mut self,
-        now: UnixTime,
-        persisted: &Persisted,
-        looks: &[Look],
-        problems: &mut Vec<Problem>,
-    ) -> Option<Held> {
+    /// Whether the file that stands there now has this record.
+    fn file_says(&self, record: &Record) -> bool {
+        let persisted = sysctl_d::read(&self.settings.install.sysctl_file.value);
+        persisted.is_ok_and(|persisted| persisted.record().is_some_and(|found| found.same_but_for_time(record)))
+    }
+
+    /// Which keys to hold now.
+    fn choose(&mut self, now: UnixTime, persisted: &Persisted, looks: &[Look], problems: &mut Vec<Problem>) -> Chosen {
         let kept = self.kept(persisted);
         let installed = match (&kept, &looks[0].keys) {
             (Some(kept), _) => Some(kept.installed()),
@@ -251,7 +293,7 @@ impl Worker {
             Ok(offer) => offer,
             Err(problem) => {
                 problems.push(problem);
-                return kept;
+                return Chosen::Kept(kept);
             }
         };
         let memory =
@@ -259,12 +301,12 @@ impl Worker {
         match judge(now, offer.clock, &offer.desired.prints, memory.as_ref(), self.told.as_ref()) {
             Verdict::Follow => {
                 self.told = Some(offer.desired.prints);
-                Some(self.follow(now, offer, kept.as_ref()))
+                Chosen::Offered(self.follow(now, offer, kept.as_ref()))
             }
             Verdict::Keep(reason) => {
                 problems.push(self.keep_problem(now, offer.clock, reason));
                 // What was told before is only known where something was held, so there is always something to keep.
-                kept
+                Chosen::Kept(kept)
             }
         }
     }
@@ -429,18 +471,4 @@ impl Held {
             next_change_at: self.desired.next_change_at,
         }
     }
-}
-
-/// Says which keys are where after the file could not be written.
-fn say_which(mut problem: Problem, persisted: &Persisted, kernel_written: bool) -> Problem {
-    let disk = match persisted {
-        Persisted::Ours { record, .. } => {
-            format!("the file still sets the old keys (primary {})", record.prints.primary.fingerprint)
-        }
-        Persisted::Foreign => "the file is still another program's".to_owned(),
-        Persisted::Absent => "there is still no file".to_owned(),
-    };
-    let kernel = if kernel_written { "the kernel holds the new keys" } else { "the kernel keeps the old keys" };
-    problem.message = format!("{}; {disk}, {kernel}", problem.message);
-    problem
 }

@@ -102,7 +102,7 @@ pub enum InstallMode {
 }
 
 /// Where keys go.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct InstallSettings {
     /// The file that sets the key at boot.
     pub sysctl_file: Located<PathBuf>,
@@ -123,13 +123,51 @@ pub struct MetricsSettings {
     pub listen: Option<Located<SocketAddr>>,
 }
 
+/// What a configuration names on this host, as far as it could be read: so that it can be looked at although something
+/// else is wrong.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// Secrets and key files.
+    pub secrets: Vec<NamedSecret>,
+    /// Where keys go; none if the file is no TOML at all.
+    pub install: Option<InstallSettings>,
+    /// See [`MetricsSettings::textfile`].
+    pub textfile: Option<Located<PathBuf>>,
+}
+
+/// A secret and what it holds.
+#[derive(Debug)]
+pub struct NamedSecret {
+    /// Where it lies.
+    pub place: Located<SecretPath>,
+    /// What keys are made of, or the keys themselves.
+    pub holds: Holds,
+}
+
+/// What lies in a secret file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// Bytes that keys are derived from.
+    Secret,
+    /// Kernel text.
+    KeyText,
+}
+
 impl AgentSettings {
     /// Reads and checks the file.  Secrets are not opened here.
     ///
     /// # Errors
     /// Fails with all problems at once.
     pub fn load(file: &Path) -> Result<Self, Vec<Problem>> {
-        read_file(file, |root, findings| Self::convert(file, root, findings))
+        Self::load_noting(file, &mut Named::default())
+    }
+
+    /// The same, and notes what the file names, also if it is refused.
+    ///
+    /// # Errors
+    /// As [`AgentSettings::load`].
+    pub fn load_noting(file: &Path, named: &mut Named) -> Result<Self, Vec<Problem>> {
+        read_file(file, |root, findings| Self::convert(file, root, findings, named))
     }
 
     /// The same for a text; `file` names it in problems.
@@ -137,14 +175,14 @@ impl AgentSettings {
     /// # Errors
     /// As [`AgentSettings::load`].
     pub fn parse(file: &Path, text: &str) -> Result<Self, Vec<Problem>> {
-        read_str(file, text, |root, findings| Self::convert(file, root, findings))
+        read_str(file, text, |root, findings| Self::convert(file, root, findings, &mut Named::default()))
     }
 
-    fn convert(file: &Path, mut root: Table<'_, '_>, findings: &mut Findings) -> Option<Self> {
+    fn convert(file: &Path, mut root: Table<'_, '_>, findings: &mut Findings, named: &mut Named) -> Option<Self> {
         let agent = root.table("agent", findings).map(|table| agent_section(table, findings));
         let (node, runtime_dir) = agent.unwrap_or((None, None));
         let source = match root.table("source", findings) {
-            Some(table) => source_section(table, findings),
+            Some(table) => source_section(table, findings, named),
             None => {
                 let remedy = "add [source] with kind = \"derive\", \"file\" or \"random\"";
                 let problem = Problem::error("missing_key", "there is no [source] section", remedy);
@@ -159,6 +197,8 @@ impl AgentSettings {
             None => MetricsSettings { textfile: None, listen: None },
         };
         root.finish(findings);
+        named.install = Some(install.clone());
+        named.textfile.clone_from(&metrics.textfile);
         let runtime_dir = runtime_dir.unwrap_or_else(|| default("agent.runtime_dir", DEFAULT_RUNTIME_DIR));
         Some(Self { file: file.to_owned(), node, runtime_dir, source: source?, install, metrics })
     }
@@ -179,7 +219,7 @@ fn agent_section(mut table: Table<'_, '_>, findings: &mut Findings) -> (Option<N
     (node.map(|node| node.value), runtime_dir)
 }
 
-fn source_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<SourceSettings> {
+fn source_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut Named) -> Option<SourceSettings> {
     let missing = |table: &Table<'_, '_>, key, remedy: &str, findings: &mut Findings| {
         let place = table.place(key, findings);
         findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
@@ -191,13 +231,14 @@ fn source_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<S
             if entries.is_empty() {
                 missing(&table, "schedule", "add a [[source.schedule]] with its secret", findings);
             }
-            derive_source(entries, findings).map(SourceSettings::Derive)
+            derive_source(entries, findings, named).map(SourceSettings::Derive)
         }
         Some("file") => {
             if !table.has("path") {
                 missing(&table, "path", "write the absolute path of the file with the key text", findings);
             }
-            let path = table.parsed("path", findings, str::parse::<SecretPath>);
+            let path = table.secret_path("path", findings);
+            named.secrets.extend(path.clone().map(|place| NamedSecret { place, holds: Holds::KeyText }));
             path.map(|path| SourceSettings::File { path })
         }
         Some("random") => {
@@ -232,7 +273,7 @@ fn interval(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Locate
     }
 }
 
-fn derive_source(tables: Vec<Table<'_, '_>>, findings: &mut Findings) -> Option<DeriveSettings> {
+fn derive_source(tables: Vec<Table<'_, '_>>, findings: &mut Findings, named: &mut Named) -> Option<DeriveSettings> {
     if tables.len() > SCHEDULE_ENTRIES_MAX {
         let place = tables[SCHEDULE_ENTRIES_MAX].place("secret", findings);
         let message = format!("there are more than {SCHEDULE_ENTRIES_MAX} entries");
@@ -245,7 +286,7 @@ fn derive_source(tables: Vec<Table<'_, '_>>, findings: &mut Findings) -> Option<
         .into_iter()
         .filter_map(|table| {
             places.push(table.place("not_before", findings));
-            schedule_entry(table, findings)
+            schedule_entry(table, findings, named)
         })
         .collect();
     // An entry that is wrong in itself has its problem already; the others cannot be judged without it.
@@ -264,13 +305,17 @@ fn derive_source(tables: Vec<Table<'_, '_>>, findings: &mut Findings) -> Option<
     }
 }
 
-fn schedule_entry(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<(DeriveEntry, Entry)> {
+fn schedule_entry(
+    mut table: Table<'_, '_>,
+    findings: &mut Findings,
+    named: &mut Named,
+) -> Option<(DeriveEntry, Entry)> {
     let algorithm = table.string("algorithm", findings);
     let not_before = table.parsed("not_before", findings, str::parse::<UnixTime>);
     let name = algorithm.as_ref().map_or("hkdf-sha256", |algorithm| algorithm.value.as_str());
-    let secret_key = match name {
-        "hkdf-sha256" | "tofurkey" => "secret",
-        "static" => "key_file",
+    let (secret_key, holds) = match name {
+        "hkdf-sha256" | "tofurkey" => ("secret", Holds::Secret),
+        "static" => ("key_file", Holds::KeyText),
         _ => {
             let place = algorithm.as_ref().expect("the default is known");
             let remedy = "write \"hkdf-sha256\", \"tofurkey\" or \"static\"";
@@ -283,7 +328,8 @@ fn schedule_entry(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<(
         let remedy = format!("write {secret_key} = \"/absolute/path\" or \"credential:NAME\"");
         findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
     }
-    let secret = table.parsed(secret_key, findings, str::parse::<SecretPath>);
+    let secret = table.secret_path(secret_key, findings);
+    named.secrets.extend(secret.clone().map(|place| NamedSecret { place, holds }));
     let rule = match name {
         "static" => fixed_rule(&mut table, findings).map(|rule| (Algorithm::Static, rule)),
         _ => periodic_rule(&mut table, name == "tofurkey", findings),

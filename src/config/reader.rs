@@ -3,6 +3,7 @@
 //! Why not serde: a serde error ends the reading, and an operator would mend a file one error at a time.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,8 +11,10 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::secret::{BadSecretPath, SecretPath};
 use crate::model::problem::Problem;
 use crate::model::time::parse_span;
+use crate::runtime::files;
 
 /// Longest configuration file in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -118,11 +121,14 @@ pub fn read_str<T>(
 }
 
 fn read_text(file: &Path) -> Result<String, Problem> {
-    let found = std::fs::metadata(file).and_then(|found| {
-        if found.len() > FILE_BYTES_MAX {
+    let found = files::open_regular(file).and_then(|opened| {
+        let mut text = String::new();
+        // One byte more than allowed, so that too long is seen.
+        opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > FILE_BYTES_MAX {
             return Err(std::io::Error::other(format!("it has more than {FILE_BYTES_MAX} bytes")));
         }
-        std::fs::read_to_string(file)
+        Ok(text)
     });
     found.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Problem::error(
@@ -219,6 +225,21 @@ impl<'t, 'i> Table<'t, 'i> {
                 let place = Located { value: (), key, line };
                 let message = format!("{value:?} does not fit here");
                 findings.add_at(&place, Problem::error("bad_value", message, format!("{error}")));
+                None
+            }
+        }
+    }
+
+    /// A string that says where a secret lies.  Its text is never quoted: it may be the secret itself, by mistake.
+    pub fn secret_path(&mut self, key: &'static str, findings: &mut Findings) -> Option<Located<SecretPath>> {
+        let Located { value, key, line } = self.string(key, findings)?;
+        match value.parse() {
+            Ok(value) => Some(Located { value, key, line }),
+            Err(error) => {
+                let error: BadSecretPath = error;
+                let place = Located { value: (), key, line };
+                let problem = Problem::error("bad_value", "this does not say where it lies", error.to_string());
+                findings.add_at(&place, problem);
                 None
             }
         }

@@ -52,8 +52,8 @@ pub enum KernelError {
         /// Why.
         source: io::Error,
     },
-    /// Writing failed; the kernel keeps its old keys.
-    #[error("cannot write {}; the kernel keeps its old keys", .path.display())]
+    /// Writing failed; the kernel keeps its old keys (KERNEL.md section 1).
+    #[error("cannot write {}", .path.display())]
     Write {
         /// The key file.
         path: PathBuf,
@@ -108,10 +108,13 @@ impl KeyFile {
     /// # Errors
     /// Fails if the file cannot be written or read, or if other keys come back.
     pub fn install(&self, keys: &KeyPair) -> Result<SlotsTaken, KernelError> {
-        match self.write(&KeyText::of(keys)) {
+        let refused = |error: &io::Error| Errno::from_io_error(error) == Some(Errno::INVAL);
+        let both = KeyText::of(keys);
+        // Tried twice: the backup slot must not be given up for an error that came once.
+        match self.write(&both).or_else(|error| if refused(&error) { self.write(&both) } else { Err(error) }) {
             Ok(()) => {}
             // Old kernels that refuse the comma; others cut there, which the read-back shows.
-            Err(error) if keys.backup().is_some() && Errno::from_io_error(&error) == Some(Errno::INVAL) => {
+            Err(error) if keys.backup().is_some() && refused(&error) => {
                 self.write(&KeyText::of_key(keys.primary())).map_err(|error| self.write_error(error))?;
             }
             Err(error) => return Err(self.write_error(error)),

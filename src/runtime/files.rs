@@ -115,6 +115,21 @@ pub enum Guard {
     CredentialsDirectory,
 }
 
+/// Opens a regular file for reading, and nothing else: a pipe without a writer would keep us waiting for ever, and a
+/// device has no end.
+///
+/// # Errors
+/// Fails if it cannot be opened, or is no regular file ([`io::ErrorKind::InvalidInput`]).
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    }
+}
+
 /// Reads a whole secret file of at most `max` bytes into memory that is wiped.
 ///
 /// # Errors
@@ -122,9 +137,11 @@ pub enum Guard {
 pub fn read_secret(path: &Path, max: usize, guard: Guard) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => SecretFileError::Missing,
+        // Our own error, not the system's EINVAL.
+        io::ErrorKind::InvalidInput if error.raw_os_error().is_none() => SecretFileError::NotAFile,
         _ => SecretFileError::Unreadable(error),
     };
-    let file = File::open(path).map_err(failed)?;
+    let file = open_regular(path).map_err(failed)?;
     check_guarded(&file.metadata().map_err(failed)?, guard)?;
     // One byte more than allowed, so that too long is seen, and never a reallocation that leaves a copy behind.
     let mut bytes = Zeroizing::new(vec![0; max + 1]);
@@ -146,9 +163,6 @@ pub fn read_secret(path: &Path, max: usize, guard: Guard) -> Result<Zeroizing<Ve
 }
 
 fn check_guarded(found: &Metadata, guard: Guard) -> Result<(), SecretFileError> {
-    if !found.is_file() {
-        return Err(SecretFileError::NotAFile);
-    }
     if guard == Guard::CredentialsDirectory {
         return Ok(());
     }

@@ -7,14 +7,20 @@ use rustix::thread::{CapabilitySet, capabilities};
 /// Below this limit a locked process would soon be refused memory (EAGAIN from mmap), in bytes.
 const LOCK_LIMIT_MIN: u64 = 64 << 20;
 
-/// Sets RLIMIT_CORE to 0, makes the process not dumpable, and locks its memory where that is allowed.
+/// Sets RLIMIT_CORE to 0 and makes the process not dumpable, so that keys reach no core file and no debugger of its user.
 ///
-/// What the host refuses is left as it is: a key that could be swapped out is better than no key.
-pub fn harden() {
+/// What the host refuses is left as it is: a key that could be dumped is better than no key.
+pub fn forbid_dumps() {
     let no_core = Rlimit { current: Some(0), maximum: Some(0) };
-    let refused = setrlimit(Resource::Core, no_core).err();
-    log_refusal("RLIMIT_CORE", refused);
+    log_refusal("RLIMIT_CORE", setrlimit(Resource::Core, no_core).err());
     log_refusal("PR_SET_DUMPABLE", set_dumpable_behavior(DumpableBehavior::NotDumpable).err());
+}
+
+/// Keeps keys out of the swap, where that is allowed.
+///
+/// For daemons: mlockall waits for every processor to drain its page lists, which takes longer than a `once` has keys
+/// in memory, and nothing is swapped out in that millisecond.
+pub fn lock_memory() {
     if memory_may_be_locked() {
         // ONFAULT: lock pages as they are touched, instead of bringing in every page of the program.
         let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;

@@ -68,7 +68,8 @@ impl Maker {
     }
 }
 
-fn read_secret(place: &Located<SecretPath>, config: &Path) -> Result<Secret, Problem> {
+/// Reads the secret at a place of the configuration.
+pub(super) fn read_secret(place: &Located<SecretPath>, config: &Path) -> Result<Secret, Problem> {
     Secret::new(place.read_for(config, SECRET_BYTES_MAX)?).map_err(|error| {
         let message = format!("{}: {error}", place.value);
         let remedy = "make one with `head -c 32 /dev/urandom` under umask 077, the same on every node";

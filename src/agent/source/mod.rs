@@ -6,7 +6,7 @@ mod random;
 
 use std::path::Path;
 
-use crate::config::agent::{AgentSettings, SourceSettings};
+use crate::config::agent::{AgentSettings, Holds, NamedSecret, SourceSettings};
 use crate::config::reader::Located;
 use crate::config::secret::SecretPath;
 use crate::crypto::fingerprint::pair_print;
@@ -92,6 +92,15 @@ pub fn offer(settings: &AgentSettings, now: UnixTime, installed: Option<&Install
         SourceSettings::Derive(source) => derive::offer(source, &settings.file, now),
         SourceSettings::File { path } => file::offer(path, &settings.file),
         SourceSettings::Random { interval } => random::offer(*interval, now, installed),
+    }
+}
+
+/// Reads a secret that the configuration names, and forgets it: is there one that can be used?
+#[must_use]
+pub fn check_secret(secret: &NamedSecret, config: &Path) -> Option<Problem> {
+    match secret.holds {
+        Holds::Secret => derive::read_secret(&secret.place, config).err(),
+        Holds::KeyText => read_key_file(&secret.place, config).err(),
     }
 }
 
