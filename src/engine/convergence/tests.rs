@@ -1,0 +1,155 @@
+//! Lives of a coordinator in literal seconds.
+
+use super::*;
+use crate::engine::rollout::document::{PoolKey, Slots};
+use crate::engine::rollout::policy::Policy;
+use crate::engine::rollout::record::{Fence, Report, Session};
+use crate::model::count::Epoch;
+use crate::model::time::UnixTime;
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+fn node(name: &str) -> NodeId {
+    name.parse().unwrap()
+}
+
+/// Steady at generation 1; each node has acknowledged, and syncs every `period` seconds.
+fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
+    let mut policy = Policy::with_defaults(Vec::new());
+    policy.absent_after_secs = 100;
+    let pool_id: crate::model::ids::PoolId = "0123456789abcdef0123456789abcdef".parse().unwrap();
+    let mut document = Document::new(pool_id.clone(), policy, UnixTime::from_secs(0));
+    document.revision = Revision::new(revision);
+    document.generation = Generation::new(1);
+    let current = PoolKey { epoch: Epoch::FIRST, fingerprint: KeyFingerprint::from_bytes([1; 8]) };
+    document.stage = Stage::Steady { current, backup: None };
+    let slots = Slots { primary: current, backup: None };
+    let record = |syncs, next_sync_secs| NodeRecord {
+        version: 1,
+        syncs,
+        standing: Standing::Admitted,
+        session: Some(Session { ordinal: 1, nonce: 1 }),
+        report: Some(Report {
+            fence: Some(Fence { pool_id: pool_id.clone(), generation: Generation::new(1), slots }),
+            installed: Installed::ReadBack,
+            foreign: None,
+            slot_count: SlotCount::Two,
+            next_sync_secs,
+            counters: None,
+        }),
+        window: None,
+        baseline: None,
+        last_report_at: None,
+    };
+    let nodes = nodes.iter().map(|(name, syncs, period)| (node(name), record(*syncs, *period))).collect();
+    Snapshot { document, nodes }
+}
+
+/// Looks every ten seconds until `until`.
+fn serve(life: &mut Life, from: u64, until: u64, snapshot: &Snapshot) -> Presence {
+    for at in (from..=until).step_by(10) {
+        life.observe(secs(at), Serving::Yes, snapshot);
+    }
+    life.presence(snapshot)
+}
+
+#[test]
+fn a_coordinator_that_starts_has_heard_nobody_and_nobody_is_absent() {
+    let mut life = Life::default();
+    let snapshot = pool(5, &[("a", 7, 30), ("b", 9, 30)]);
+    let presence = serve(&mut life, 1_000, 1_000, &snapshot);
+    assert_eq!(presence.unheard.len(), 2);
+    assert!(presence.absent.is_empty());
+    // a is heard, by whichever coordinator; b is not, and is absent in the end.
+    let heard = pool(5, &[("a", 8, 30), ("b", 9, 30)]);
+    assert_eq!(serve(&mut life, 1_010, 1_010, &heard).unheard, [node("b")].into());
+    let presence = serve(&mut life, 1_020, 1_100, &heard);
+    assert!(presence.absent.is_empty());
+    assert_eq!(serve(&mut life, 1_110, 1_110, &heard).absent, [node("b")].into());
+    // Whoever registers in this life was heard in it.
+    let joined = pool(5, &[("a", 8, 30), ("b", 9, 30), ("c", 1, 30)]);
+    assert!(!serve(&mut life, 1_120, 1_120, &joined).unheard.contains(&node("c")));
+}
+
+#[test]
+fn time_in_which_it_did_not_serve_makes_nobody_absent() {
+    let snapshot = pool(5, &[("a", 7, 30)]);
+    // Stopped for an hour: PROTOCOL.md section 4, "coordinator down an hour".
+    let mut life = Life::default();
+    serve(&mut life, 0, 0, &snapshot);
+    life.observe(secs(3_600), Serving::Yes, &snapshot);
+    assert!(life.presence(&snapshot).absent.is_empty());
+    // Without its store for an hour.
+    let mut life = Life::default();
+    serve(&mut life, 0, 0, &snapshot);
+    for at in (0..3_600).step_by(5) {
+        life.pass(secs(at), Serving::No);
+    }
+    life.observe(secs(3_600), Serving::No, &snapshot);
+    assert!(life.presence(&snapshot).absent.is_empty());
+}
+
+#[test]
+fn a_timer_node_is_not_absent_before_three_of_its_periods() {
+    let mut life = Life::default();
+    let snapshot = pool(5, &[("daemon", 1, 30), ("timer", 1, 600)]);
+    assert_eq!(serve(&mut life, 0, 1_800, &snapshot).absent, [node("daemon")].into());
+    assert_eq!(serve(&mut life, 1_810, 1_810, &snapshot).absent.len(), 2);
+}
+
+#[test]
+fn a_store_that_went_back_is_a_new_life() {
+    let before = [("a", 7, 30), ("b", 9, 30)];
+    let heard = pool(6, &[("a", 8, 30), ("b", 10, 30)]);
+    for (what, restored) in [
+        ("a lower revision", pool(5, &before)),
+        ("older records", pool(6, &before)),
+        ("a vanished record", pool(6, &[("a", 8, 30)])),
+    ] {
+        let mut life = Life::default();
+        serve(&mut life, 0, 0, &pool(6, &before));
+        assert!(serve(&mut life, 10, 10, &heard).unheard.is_empty(), "{what}");
+        let presence = serve(&mut life, 20, 20, &restored);
+        assert_eq!(presence.unheard.len(), restored.nodes.len(), "{what}");
+    }
+    // A node that is forgotten by a commit is none of these.
+    let mut life = Life::default();
+    serve(&mut life, 0, 0, &pool(6, &before));
+    serve(&mut life, 10, 10, &heard);
+    assert!(serve(&mut life, 20, 20, &pool(7, &[("a", 8, 30)])).unheard.is_empty());
+}
+
+#[test]
+fn phase_and_wave_are_timed_from_their_first_sight() {
+    let mut life = Life::default();
+    let snapshot = pool(5, &[("a", 7, 30)]);
+    assert_eq!(serve(&mut life, 0, 60, &snapshot).phase_secs, 60);
+    let mut next = pool(6, &[("a", 7, 30)]);
+    next.document.generation = Generation::new(2);
+    assert_eq!(serve(&mut life, 70, 70, &next).phase_secs, 0);
+    assert_eq!(serve(&mut life, 80, 90, &next).phase_secs, 20);
+}
+
+#[test]
+fn every_state_of_a_node() {
+    let snapshot = pool(5, &[("a", 7, 30)]);
+    let state = |change: &dyn Fn(&mut NodeRecord), presence: &Presence| {
+        let mut record = snapshot.nodes[&node("a")].clone();
+        change(&mut record);
+        node_state(&snapshot.document, &node("a"), &record, presence)
+    };
+    let here = Presence::default();
+    let silent = Presence { absent: [node("a")].into(), ..Presence::default() };
+    let report = |change: fn(&mut Report)| move |record: &mut NodeRecord| change(record.report.as_mut().unwrap());
+    assert_eq!(state(&|_| (), &here), NodeState::Converged);
+    assert_eq!(state(&|_| (), &silent), NodeState::Silent);
+    assert_eq!(state(&report(|report| report.fence = None), &here), NodeState::Straggler);
+    assert_eq!(state(&report(|report| report.installed = Installed::Drifted), &here), NodeState::Drifted);
+    assert_eq!(state(&report(|report| report.installed = Installed::Failed), &here), NodeState::Failed);
+    assert_eq!(state(&report(|report| report.slot_count = SlotCount::One), &here), NodeState::OneSlot);
+    let stand = |exclusion| move |record: &mut NodeRecord| record.standing = Standing::Excluded(exclusion);
+    assert_eq!(state(&stand(Exclusion::Absent), &silent), NodeState::Excluded);
+    assert_eq!(state(&stand(Exclusion::Denied), &here), NodeState::Denied);
+}

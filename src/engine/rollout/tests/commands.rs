@@ -1,0 +1,274 @@
+//! Commands of operators: first key, import, rotate, pause, resume, recover, advance, policy.
+
+use super::super::document::{Hold, Pause};
+use super::super::input::Force;
+use super::super::policy::BadPolicy;
+use super::super::{RECOVER_JUMP, input::BlockedBy};
+use super::*;
+use crate::model::key::PairPrint;
+
+const ROTATE: Command = Command::Rotate { force: Force::No };
+const INSIST: Command = Command::Rotate { force: Force::Yes };
+
+fn first_key(force: Force) -> Command {
+    Command::FirstKey { expect: expect_number(2), force }
+}
+
+fn import() -> Command {
+    let keys = PairPrint { primary: fingerprint(70), backup: Some(fingerprint(71)) };
+    Command::Import { keys, expect: Expect::Names(nodes(&["a", "b"])) }
+}
+
+#[test]
+fn an_empty_pool_gets_a_first_key_or_an_import_and_holds() {
+    let snapshot = of(Stage::Empty);
+    let first = committed(order(&snapshot, first_key(Force::No)).unwrap());
+    let epoch_1 = PoolKey { epoch: Epoch::FIRST, fingerprint: fingerprint(4) };
+    assert_eq!(first.document.stage, Stage::Steady { current: epoch_1, backup: None });
+    assert_eq!((rise(&snapshot, &first), first.document.next_epoch.get()), (1, 2));
+
+    let imported = committed(order(&snapshot, import()).unwrap());
+    let Stage::Steady { current, backup: Some(backup) } = imported.document.stage else { panic!("not steady") };
+    assert_eq!((current.fingerprint, backup.fingerprint), (fingerprint(70), fingerprint(71)));
+    assert!(backup.epoch < current.epoch && current.epoch < imported.document.next_epoch);
+    assert!(matches!(imported.document.hold, Some(Hold::FirstKey { .. })));
+}
+
+#[test]
+fn a_running_pool_takes_neither() {
+    for stage in [steady(), staged(), promoted(0, &[])] {
+        for command in [first_key(Force::Yes), import()] {
+            assert!(matches!(refused(order(&of(stage.clone()), command)), Reason::WrongPhase(_)));
+        }
+    }
+}
+
+#[test]
+fn a_first_key_is_refused_where_nodes_share_a_key_already() {
+    let mut snapshot = of(Stage::Empty);
+    for record in snapshot.nodes.values_mut() {
+        record.report.as_mut().unwrap().foreign = Some(fingerprint(70));
+    }
+    let reason = refused(order(&snapshot, first_key(Force::No)));
+    assert_eq!(reason, Reason::ForeignKey { fingerprint: fingerprint(70), nodes: 2 });
+    assert!(order(&snapshot, first_key(Force::Yes)).is_ok());
+    // Different keys on each node are nothing to import.
+    let mut records = snapshot.nodes.values_mut();
+    records.next().unwrap().report.as_mut().unwrap().foreign = Some(fingerprint(71));
+    assert!(order(&snapshot, first_key(Force::No)).is_ok());
+}
+
+#[test]
+fn an_import_of_one_key_twice_is_refused() {
+    let keys = PairPrint { primary: fingerprint(70), backup: Some(fingerprint(70)) };
+    let command = Command::Import { keys, expect: expect_number(1) };
+    assert_eq!(refused(order(&of(Stage::Empty), command)), Reason::KeyReused(fingerprint(70)));
+}
+
+#[test]
+fn after_an_import_nothing_moves_until_everybody_expected_is_here() {
+    let mut document = document(steady());
+    document.hold = Some(Hold::FirstKey { expect: Expect::Names(nodes(&["a", "b", "c"])) });
+    let snapshot = pool(document.clone(), &["a"], &["b"]);
+    assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Held);
+    assert_eq!(refused(order(&snapshot, INSIST)), Reason::Held);
+    let Reason::Expected(missing) = refused(order(&snapshot, Command::Resume)) else { panic!("not refused") };
+    assert_eq!(missing, ["b", "c"]);
+    document.hold = Some(Hold::FirstKey { expect: expect_number(3) });
+    let Reason::Expected(missing) = refused(order(&pool(document.clone(), &["a"], &[]), Command::Resume)) else {
+        panic!("not refused")
+    };
+    assert_eq!(missing, ["2 of 3 nodes"]);
+    let resumed = committed(order(&pool(document, &["a", "b", "c"], &[]), Command::Resume).unwrap());
+    assert_eq!((resumed.document.hold, resumed.audit.action), (None, Action::Resume));
+}
+
+#[test]
+fn a_rotation_on_demand_passes_the_schedule_but_no_barrier() {
+    let mut snapshot = of(steady());
+    snapshot.document.rotated_at = NOW;
+    assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Schedule);
+    assert_eq!(committed(order(&snapshot, ROTATE).unwrap()).audit.action, Action::Stage);
+
+    let mut few = snapshot.clone();
+    few.document.policy.expected_nodes = 3;
+    assert_eq!(refused(order(&few, ROTATE)), Reason::ExpectedNodes { required: 2, expected: 3 });
+    assert!(order(&few, INSIST).is_ok());
+
+    let mut not_drained = snapshot.clone();
+    not_drained.document.since = NOW;
+    assert_eq!(refused(order(&not_drained, ROTATE)), Reason::NotDrained);
+    assert!(order(&not_drained, INSIST).is_ok());
+
+    assert_eq!(refused(order(&with_behind(steady()), INSIST)), Reason::Barrier(vec![node("b")]));
+    let mut paused = snapshot;
+    paused.document.paused = Some(Pause::Operator);
+    assert_eq!(refused(order(&paused, INSIST)), Reason::Paused);
+    for stage in [Stage::Empty, staged(), promoted(0, &[])] {
+        assert!(matches!(refused(order(&of(stage), INSIST)), Reason::WrongPhase(_)));
+    }
+}
+
+#[test]
+fn pause_and_resume_raise_no_generation() {
+    for stage in [steady(), staged(), promoted(0, &["a"])] {
+        let snapshot = with_behind(stage);
+        let paused = committed(order(&snapshot, Command::Pause).unwrap());
+        assert_eq!((paused.document.paused.as_ref(), rise(&snapshot, &paused)), (Some(&Pause::Operator), 0));
+        let snapshot = Snapshot { document: paused.document, ..snapshot };
+        assert!(matches!(refused(order(&snapshot, Command::Pause)), Reason::WrongPhase(_)));
+        let resumed = committed(order(&snapshot, Command::Resume).unwrap());
+        assert_eq!((resumed.document.paused.as_ref(), rise(&snapshot, &resumed)), (None, 0));
+        let snapshot = Snapshot { document: resumed.document, ..snapshot };
+        assert!(matches!(refused(order(&snapshot, Command::Resume)), Reason::WrongPhase(_)));
+    }
+}
+
+#[test]
+fn only_a_pause_is_taken_before_everybody_was_heard() {
+    let unheard = Presence { unheard: nodes(&["b"]), ..presence() };
+    let snapshot = of(staged());
+    let commands = [
+        ROTATE,
+        Command::Resume,
+        Command::Abort { force: Force::Yes },
+        Command::Revoke { keys: super::super::input::RevokeKeys::AllTold, deny: BTreeSet::new() },
+        Command::Forget { node: node("b") },
+        Command::Deny { node: node("b") },
+        Command::Exclude { node: node("b"), until: NOW },
+        Command::Advance { generation: Generation::new(5), leave: nodes(&["b"]) },
+        Command::SetPolicy { policy: Box::new(policy()) },
+    ];
+    for command in commands {
+        assert_eq!(refused(order_with(&snapshot, &unheard, command)), Reason::NotHeard(vec![node("b")]));
+    }
+    assert!(order_with(&snapshot, &unheard, Command::Pause).is_ok());
+}
+
+/// A pool at generation 5 whose node b was told generation 9.
+fn restored() -> Snapshot {
+    let mut snapshot = of(steady());
+    let slots = Slots { primary: key(8), backup: Some(key(7)) };
+    let fence = Fence { pool_id: pool_id(), generation: Generation::new(9), slots };
+    snapshot.nodes.insert(node("b"), admitted(Some(fence)));
+    snapshot
+}
+
+#[test]
+fn a_report_from_the_future_freezes_everything_but_recover() {
+    let snapshot = restored();
+    assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Frozen);
+    for command in [Command::Pause, INSIST, Command::Resume, Command::Forget { node: node("b") }] {
+        let reason = refused(order(&snapshot, command));
+        assert_eq!(reason, Reason::Frozen { node: node("b"), generation: Generation::new(9) });
+    }
+    // The same generation with other keys is no better.
+    let mut snapshot = restored();
+    let report = snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap();
+    report.fence.as_mut().unwrap().generation = Generation::new(5);
+    assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Frozen);
+    // A lower one is an ordinary straggler, and so is a kernel that had one slot.
+    let report = snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap();
+    report.fence = Some(Fence {
+        pool_id: pool_id(),
+        generation: Generation::new(5),
+        slots: Slots { primary: key(2), backup: None },
+    });
+    assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Barrier);
+}
+
+#[test]
+fn recover_takes_what_is_reported_under_the_highest_generation() {
+    let snapshot = restored();
+    let slots = Slots { primary: key(8), backup: Some(key(7)) };
+    let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
+    assert_eq!(proposal.document.stage, Stage::Steady { current: key(8), backup: Some(key(7)) });
+    assert_eq!(proposal.document.generation.get(), 9 + RECOVER_JUMP);
+    assert_eq!(proposal.document.next_epoch.get(), 9);
+    assert_eq!(proposal.document.hold, Some(Hold::Recovered));
+
+    let other = Slots { primary: key(7), backup: Some(key(8)) };
+    assert_eq!(refused(order(&snapshot, Command::Recover { slots: other })), Reason::NotReported);
+    assert!(matches!(refused(order(&of(steady()), Command::Recover { slots })), Reason::WrongPhase(_)));
+    // Whoever was not heard is waited for, or absent and excluded with it.
+    let unheard = Presence { unheard: nodes(&["a"]), ..presence() };
+    let reason = refused(order_with(&snapshot, &unheard, Command::Recover { slots }));
+    assert_eq!(reason, Reason::NotHeard(vec![node("a")]));
+    let gone = Presence { unheard: nodes(&["a"]), absent: nodes(&["a"]), ..presence() };
+    let proposal = committed(order_with(&snapshot, &gone, Command::Recover { slots }).unwrap());
+    assert_eq!(proposal.audit.nodes, nodes(&["a"]));
+}
+
+#[test]
+fn recover_does_not_believe_a_one_slot_nodes_file() {
+    // Found by the simulation: [x] of a one-slot node under the highest generation, [c,x] everywhere else.
+    let mut snapshot = restored();
+    let alone = Slots { primary: key(8), backup: None };
+    let mut one = admitted(Some(Fence { pool_id: pool_id(), generation: Generation::new(12), slots: alone }));
+    one.report.as_mut().unwrap().slot_count = SlotCount::One;
+    snapshot.nodes.insert(node("one"), one);
+    assert_eq!(refused(order(&snapshot, Command::Recover { slots: alone })), Reason::NotReported);
+    let slots = Slots { primary: key(8), backup: Some(key(7)) };
+    let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
+    assert_eq!(proposal.document.generation.get(), 12 + RECOVER_JUMP, "above what anybody was told");
+}
+
+#[test]
+fn recover_drives_out_again_what_was_revoked() {
+    let mut snapshot = restored();
+    snapshot.document.revoked = vec![key(7)];
+    let slots = Slots { primary: key(8), backup: Some(key(7)) };
+    let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
+    assert_eq!(proposal.document.revoke.unwrap().keys, [key(7)].into());
+}
+
+#[test]
+fn advance_leaves_exactly_those_behind_that_the_operator_saw() {
+    let snapshot = pool(document(staged()), &["a", "b", "c"], &["d"]);
+    let advance =
+        |generation, names: &[&str]| Command::Advance { generation: Generation::new(generation), leave: nodes(names) };
+    let proposal = committed(order(&snapshot, advance(5, &["d"])).unwrap());
+    assert_eq!((proposal.audit.nodes.clone(), rise(&snapshot, &proposal)), (nodes(&["d"]), 0));
+    // Two operators press it: the second one finds the generation moved, or nobody behind.
+    assert_eq!(refused(order(&snapshot, advance(4, &["d"]))), Reason::GenerationMoved(Generation::new(5)));
+    let more = pool(document(staged()), &["a", "b", "e"], &["c", "d"]);
+    assert_eq!(refused(order(&more, advance(5, &["d"]))), Reason::MoreBehind(vec![node("c")]));
+    let none = pool(document(staged()), &["a", "b"], &[]);
+    assert!(matches!(refused(order(&none, advance(5, &["d"]))), Reason::WrongPhase(_)));
+    let few = pool(document(staged()), &["a"], &["c", "d"]);
+    assert_eq!(refused(order(&few, advance(5, &["c", "d"]))), Reason::TooFew { left: 1, needed: 2 });
+}
+
+#[test]
+fn a_command_names_the_revision_that_it_was_meant_for() {
+    let snapshot = of(staged());
+    let presence = presence();
+    let now = Now { wall: NOW, presence: &presence };
+    let order = |seen| {
+        Input::Order(Order {
+            operator: node("ops"),
+            reason: String::new(),
+            if_revision: Some(Revision::new(seen)),
+            command: Command::Pause,
+        })
+    };
+    assert!(handle(&snapshot, now, &order(10), None).is_ok());
+    assert_eq!(refused(handle(&snapshot, now, &order(9), None)), Reason::RevisionMoved(Revision::new(10)));
+}
+
+#[test]
+fn a_policy_changes_only_between_rotations() {
+    let set = |policy| Command::SetPolicy { policy: Box::new(policy) };
+    let mut other = policy();
+    other.expected_nodes = 7;
+    for stage in [Stage::Empty, steady()] {
+        let snapshot = of(stage);
+        let proposal = committed(order(&snapshot, set(other.clone())).unwrap());
+        assert_eq!((&proposal.document.policy, rise(&snapshot, &proposal)), (&other, 0));
+    }
+    for stage in [staged(), promoted(0, &[])] {
+        assert!(matches!(refused(order(&of(stage), set(other.clone()))), Reason::WrongPhase(_)));
+    }
+    other.promote_waves.pop();
+    assert_eq!(refused(order(&of(steady()), set(other))), Reason::Policy(BadPolicy::LastWave));
+}

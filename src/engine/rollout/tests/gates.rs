@@ -1,0 +1,88 @@
+//! Drain, health, and clocks that step.
+
+use super::super::document::Pause;
+use super::super::input::BlockedBy;
+use super::*;
+
+fn counters(passive: u64, passive_alt_key: u64, passive_fail: u64) -> Counters {
+    Counters { passive, passive_alt_key, passive_fail }
+}
+
+fn window(phase: Phase, epoch: u64, last: Counters) -> Window {
+    Window { phase, epoch: Epoch::new(epoch).unwrap(), first: Counters::default(), last }
+}
+
+#[test]
+fn drained_is_few_enough_old_cookies_among_enough_of_all() {
+    // (accepted, by the backup key, is drained)
+    for (passive, alt_key, is_drained) in
+        [(0, 0, false), (99, 0, false), (100, 0, true), (1_000, 9, true), (1_000, 10, false), (1_000, 900, false)]
+    {
+        let mut snapshot = of(steady());
+        snapshot.document.since = UnixTime::from_secs(199_999);
+        let record = snapshot.nodes.get_mut(&node("a")).unwrap();
+        record.window = Some(window(Phase::Steady, 2, counters(passive, alt_key, 0)));
+        match tick(&snapshot) {
+            Step::Commit(proposal) => assert_eq!((proposal.audit.action, is_drained), (Action::Stage, true)),
+            step => {
+                let wait = waits(step);
+                assert_eq!((wait.blocked_by, is_drained), (BlockedBy::Drain, false));
+                assert_eq!(wait.next_at, Some(UnixTime::from_secs(199_999 + 6 * 3_600)));
+            }
+        }
+    }
+}
+
+#[test]
+fn counters_of_another_rotation_do_not_drain_this_one() {
+    let mut snapshot = of(steady());
+    snapshot.document.since = NOW;
+    snapshot.nodes.get_mut(&node("a")).unwrap().window = Some(window(Phase::Steady, 1, counters(10_000, 0, 0)));
+    assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Drain);
+}
+
+/// (rejected while staged, rejected since the promotion; of 1000) -> whether the pool pauses.
+#[test]
+fn health_is_a_rise_above_the_waves_own_baseline() {
+    for (before, since, is_bad) in [(0, 0, false), (0, 20, false), (0, 21, true), (500, 519, false), (500, 560, true)] {
+        let mut snapshot = of(promoted(0, &["a"]));
+        let record = snapshot.nodes.get_mut(&node("a")).unwrap();
+        record.baseline = Some(window(Phase::Staged, 3, counters(1_000 - before, 0, before)));
+        record.window = Some(window(Phase::Promoted, 3, counters(1_000 - since, 0, since)));
+        // What happens outside the wave says nothing about it.
+        let other = snapshot.nodes.get_mut(&node("b")).unwrap();
+        other.window = Some(window(Phase::Promoted, 3, counters(0, 0, 1_000)));
+        let proposal = committed(tick(&snapshot));
+        let expected = if is_bad { Action::Unhealthy } else { Action::OpenWave };
+        assert_eq!(proposal.audit.action, expected, "{before} {since}");
+        assert_eq!(matches!(proposal.document.paused, Some(Pause::Health { .. })), is_bad);
+        if is_bad {
+            // An operator who resumes has looked: the same wave is not stopped twice.
+            let snapshot = Snapshot { document: proposal.document, nodes: snapshot.nodes };
+            assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Paused);
+            let resumed = committed(order(&snapshot, Command::Resume).unwrap()).document;
+            let step = tick(&Snapshot { document: resumed, ..snapshot });
+            assert_eq!(committed(step).audit.action, Action::OpenWave);
+        }
+    }
+}
+
+#[test]
+fn a_wave_is_looked_at_for_its_window_and_passes_without_traffic() {
+    let snapshot = of(promoted(0, &["a"]));
+    let early = Presence { wave_secs: 59, ..presence() };
+    let wait = waits(tick_with(&snapshot, &early));
+    assert_eq!((wait.blocked_by, wait.next_at), (BlockedBy::Health, Some(UnixTime::from_secs(200_001))));
+    let later = Presence { wave_secs: 60, ..presence() };
+    assert_eq!(committed(tick_with(&snapshot, &later)).audit.action, Action::OpenWave);
+}
+
+#[test]
+fn a_clock_that_stepped_back_is_replaced_by_served_time() {
+    let mut snapshot = of(steady());
+    snapshot.document.rotated_at = UnixTime::from_secs(900_000);
+    snapshot.document.since = UnixTime::from_secs(900_000);
+    assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Schedule);
+    let served = Presence { phase_secs: 86_400, ..presence() };
+    assert_eq!(committed(tick_with(&snapshot, &served)).audit.action, Action::Stage);
+}

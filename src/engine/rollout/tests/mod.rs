@@ -1,0 +1,173 @@
+//! Tables of (state, input) -> (state, effects).  Every transition of PROTOCOL.md rule 3 has a refused twin.
+
+mod abort;
+mod commands;
+mod gates;
+mod nodes;
+mod walk;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::document::{Action, Document, Expect, PoolKey, Proposal, Slots, Snapshot, Stage, Wave};
+use super::handle;
+use super::input::{Command, Input, Now, Order, Reason, Refused, Step, Wait};
+use super::policy::{NamePattern, Policy, Share, WaveRule};
+use super::record::{Counters, Fence, Installed, NodeRecord, Report, Session, SlotCount, Standing, Window};
+use super::wave::told;
+use crate::engine::convergence::Presence;
+use crate::model::count::{Epoch, Generation, Revision};
+use crate::model::ids::{NodeId, PoolId};
+use crate::model::key::KeyFingerprint;
+use crate::model::state::Phase;
+use crate::model::time::UnixTime;
+
+/// A day after the document's last change: a rotation is due, and the backup is drained by time.
+const NOW: UnixTime = UnixTime::from_secs(200_000);
+
+fn pool_id() -> PoolId {
+    "0123456789abcdef0123456789abcdef".parse().unwrap()
+}
+
+fn fingerprint(number: u64) -> KeyFingerprint {
+    KeyFingerprint::from_bytes(number.to_be_bytes())
+}
+
+fn key(epoch: u64) -> PoolKey {
+    PoolKey { epoch: Epoch::new(epoch).unwrap(), fingerprint: fingerprint(epoch) }
+}
+
+fn node(name: &str) -> NodeId {
+    name.parse().unwrap()
+}
+
+fn nodes(names: &[&str]) -> BTreeSet<NodeId> {
+    names.iter().map(|name| node(name)).collect()
+}
+
+fn policy() -> Policy {
+    let mut policy = Policy::with_defaults(vec!["*".parse().unwrap()]);
+    policy.promote_waves = vec![WaveRule::Share(Share::ALL)];
+    policy
+}
+
+fn document(stage: Stage) -> Document {
+    let mut document = Document::new(pool_id(), policy(), UnixTime::from_secs(0));
+    document.revision = Revision::new(10);
+    document.generation = if stage == Stage::Empty { Generation::ZERO } else { Generation::new(5) };
+    document.next_epoch = if stage == Stage::Empty { Epoch::FIRST } else { Epoch::new(4).unwrap() };
+    document.stage = stage;
+    document
+}
+
+fn steady() -> Stage {
+    Stage::Steady { current: key(2), backup: Some(key(1)) }
+}
+
+fn staged() -> Stage {
+    Stage::Staged { current: key(2), next: key(3), prior_backup: Some(key(1)) }
+}
+
+fn promoted(opened: usize, rules: &[&str]) -> Stage {
+    let named = rules.iter().map(|rule| WaveRule::Names(rule.parse::<NamePattern>().unwrap()));
+    let rules = named.chain([WaveRule::Share(Share::ALL)]).collect();
+    let opened_at = UnixTime::from_secs(0);
+    let wave = Wave { rules, opened, taken_in: BTreeSet::new(), opened_at, health_waived: false };
+    Stage::Promoted { current: key(2), next: key(3), staged_generation: Generation::new(4), wave }
+}
+
+fn report(fence: Option<Fence>) -> Report {
+    Report {
+        fence,
+        installed: Installed::ReadBack,
+        foreign: None,
+        slot_count: SlotCount::Two,
+        next_sync_secs: 30,
+        counters: None,
+    }
+}
+
+fn admitted(fence: Option<Fence>) -> NodeRecord {
+    NodeRecord {
+        version: 7,
+        syncs: 3,
+        standing: Standing::Admitted,
+        session: Some(Session { ordinal: 1, nonce: 1 }),
+        report: Some(report(fence)),
+        window: None,
+        baseline: None,
+        last_report_at: None,
+    }
+}
+
+fn acked(document: &Document, name: &str) -> NodeRecord {
+    let told = told(document, &node(name), SlotCount::Two);
+    admitted(told.map(|told| Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots }))
+}
+
+/// A pool whose nodes `here` have acknowledged, and whose nodes `behind` have not.
+fn pool(document: Document, here: &[&str], behind: &[&str]) -> Snapshot {
+    let mut nodes = BTreeMap::new();
+    for name in here {
+        nodes.insert(node(name), acked(&document, name));
+    }
+    let old = Slots { primary: key(1), backup: None };
+    for name in behind {
+        let fence = Fence { pool_id: pool_id(), generation: Generation::new(1), slots: old };
+        nodes.insert(node(name), admitted(Some(fence)));
+    }
+    Snapshot { document, nodes }
+}
+
+fn of(stage: Stage) -> Snapshot {
+    pool(document(stage), &["a", "b"], &[])
+}
+
+fn with_behind(stage: Stage) -> Snapshot {
+    pool(document(stage), &["a"], &["b"])
+}
+
+/// Ears that hear everybody, long after everything.
+fn presence() -> Presence {
+    Presence { phase_secs: 100, wave_secs: 100, ..Presence::default() }
+}
+
+fn tick(snapshot: &Snapshot) -> Step {
+    tick_with(snapshot, &presence())
+}
+
+fn tick_with(snapshot: &Snapshot, presence: &Presence) -> Step {
+    handle(snapshot, Now { wall: NOW, presence }, &Input::Tick, Some(fingerprint(4))).unwrap()
+}
+
+fn order_with(snapshot: &Snapshot, presence: &Presence, command: Command) -> Result<Step, Refused> {
+    let order = Order { operator: node("ops.example.org"), reason: "because".to_owned(), if_revision: None, command };
+    handle(snapshot, Now { wall: NOW, presence }, &Input::Order(order), Some(fingerprint(4)))
+}
+
+fn order(snapshot: &Snapshot, command: Command) -> Result<Step, Refused> {
+    order_with(snapshot, &presence(), command)
+}
+
+fn committed(step: Step) -> Proposal {
+    let Step::Commit(proposal) = step else { panic!("no commit: {step:?}") };
+    assert_eq!(proposal.document.revision.get(), proposal.expected.get() + 1, "every commit raises the revision once");
+    *proposal
+}
+
+fn waits(step: Step) -> Wait {
+    let Step::Wait(wait) = step else { panic!("no wait: {step:?}") };
+    wait
+}
+
+fn refused(result: Result<Step, Refused>) -> Reason {
+    result.unwrap_err().reason
+}
+
+/// How much the generation rose.
+fn rise(snapshot: &Snapshot, proposal: &Proposal) -> u64 {
+    proposal.document.generation.get() - snapshot.document.generation.get()
+}
+
+fn expect_number(number: usize) -> Expect {
+    Expect::Number(number)
+}

@@ -1,0 +1,175 @@
+//! Node commands, and the nodes' side: admission, sessions, answers.
+
+use super::super::record::{Exclusion, RecordChange};
+use super::super::sync::{Answer, Recording, Sync, SyncRefused, answer, record};
+use super::*;
+
+fn sync(ordinal: u64, report: Report) -> Sync {
+    Sync { session: Session { ordinal, nonce: 1 }, seen: Generation::ZERO, report }
+}
+
+fn recorded(snapshot: &Snapshot, name: &str, sync: &Sync) -> Result<Recording, SyncRefused> {
+    record(&snapshot.document, snapshot.nodes.get(&node(name)), &node(name), sync, NOW)
+}
+
+fn change(recording: Result<Recording, SyncRefused>) -> RecordChange {
+    match recording.unwrap() {
+        Recording::First(change) | Recording::Later(change) => change,
+        Recording::Stale => panic!("stale"),
+    }
+}
+
+fn apply(snapshot: &mut Snapshot, change: RecordChange) {
+    assert_eq!(change.expected, snapshot.nodes.get(&change.node).map(|record| record.version));
+    match change.next {
+        Some(next) => snapshot.nodes.insert(change.node, next),
+        None => snapshot.nodes.remove(&change.node),
+    };
+}
+
+#[test]
+fn an_unknown_node_is_admitted_durably_before_it_is_answered() {
+    let mut snapshot = of(staged());
+    let sync = sync(5, report(None));
+    assert_eq!(answer(&snapshot, &presence(), &node("new"), &sync), Err(SyncRefused::NotAdmitted));
+    let recording = recorded(&snapshot, "new", &sync);
+    assert!(matches!(recording, Ok(Recording::First(_))));
+    apply(&mut snapshot, change(recording));
+    assert_eq!(snapshot.nodes[&node("new")].standing, Standing::Admitted);
+    let told = told(&snapshot.document, &node("new"), SlotCount::Two).unwrap();
+    assert_eq!(answer(&snapshot, &presence(), &node("new"), &sync), Ok(Answer::Tell(told)));
+    // It is waited for from now on.
+    assert_eq!(waits(tick(&snapshot)).waiting_for, vec![node("new")]);
+}
+
+#[test]
+fn sessions_rise_and_acks_rise_within_one() {
+    let snapshot = of(staged());
+    let fence = snapshot.nodes[&node("a")].report.clone().unwrap().fence;
+    assert!(matches!(recorded(&snapshot, "a", &sync(1, report(fence.clone()))), Ok(Recording::Later(_))));
+    assert!(matches!(recorded(&snapshot, "a", &sync(2, report(None))), Ok(Recording::First(_))));
+    assert_eq!(recorded(&snapshot, "a", &sync(1, report(None))), Ok(Recording::Stale));
+    for closed in [Session { ordinal: 0, nonce: 1 }, Session { ordinal: 1, nonce: 9 }] {
+        let sync = Sync { session: closed, ..sync(0, report(fence.clone())) };
+        assert_eq!(recorded(&snapshot, "a", &sync), Err(SyncRefused::SessionClosed { ordinal: 1 }));
+        let answer = answer(&snapshot, &presence(), &node("a"), &sync);
+        assert_eq!(answer, Err(SyncRefused::SessionClosed { ordinal: 1 }));
+    }
+}
+
+#[test]
+fn the_end_of_an_exclusion_is_a_new_session_not_a_date() {
+    let until_later = Exclusion::Operator { until: NOW.plus(1) };
+    let over = Exclusion::Operator { until: NOW };
+    for (exclusion, admits) in [
+        (Exclusion::Absent, true),
+        (Exclusion::LeftBehind, true),
+        (Exclusion::Forgotten, true),
+        (over, true),
+        (until_later, false),
+    ] {
+        let mut snapshot = of(staged());
+        snapshot.nodes.get_mut(&node("a")).unwrap().standing = Standing::Excluded(exclusion);
+        assert_eq!(
+            committed(tick(&{
+                let mut other = snapshot.clone();
+                other.nodes.insert(node("c"), acked(&other.document, "c"));
+                other
+            }))
+            .audit
+            .action,
+            Action::Promote,
+            "an excluded node is not waited for, whatever the date"
+        );
+        // In the old session it is refused, so that an old answer cannot be taken for a new one.
+        let old = recorded(&snapshot, "a", &sync(1, report(None)));
+        if admits {
+            assert_eq!(old, Err(SyncRefused::SessionClosed { ordinal: 1 }), "{exclusion:?}");
+        }
+        let record = change(recorded(&snapshot, "a", &sync(2, report(None)))).next.unwrap();
+        assert_eq!(record.standing == Standing::Admitted, admits, "{exclusion:?}");
+    }
+}
+
+#[test]
+fn denied_and_foreign_nodes_get_nothing() {
+    let mut snapshot = of(staged());
+    snapshot.nodes.get_mut(&node("a")).unwrap().standing = Standing::Excluded(Exclusion::Denied);
+    let mine = sync(9, report(None));
+    assert_eq!(recorded(&snapshot, "a", &mine), Err(SyncRefused::Denied));
+    assert_eq!(answer(&snapshot, &presence(), &node("a"), &mine), Err(SyncRefused::Denied));
+    let pool_id = "ffffffffffffffffffffffffffffffff".parse().unwrap();
+    let slots = Slots { primary: key(2), backup: None };
+    let theirs = sync(9, report(Some(Fence { pool_id, generation: Generation::new(1), slots })));
+    assert_eq!(recorded(&snapshot, "b", &theirs), Err(SyncRefused::OtherPool));
+}
+
+#[test]
+fn an_answer_is_what_is_above_seen_and_not_there_yet() {
+    let snapshot = of(staged());
+    let fence = snapshot.nodes[&node("a")].report.clone().unwrap().fence;
+    let has_it = sync(1, report(fence));
+    assert_eq!(answer(&snapshot, &presence(), &node("a"), &has_it), Ok(Answer::Nothing));
+    let cannot_install = Sync { seen: Generation::new(5), ..sync(1, report(None)) };
+    assert_eq!(answer(&snapshot, &presence(), &node("a"), &cannot_install), Ok(Answer::Nothing));
+    let ahead = Sync { seen: Generation::new(6), ..sync(1, report(None)) };
+    assert_eq!(answer(&snapshot, &presence(), &node("a"), &ahead), Ok(Answer::Nothing), "seen, not \"differs\"");
+    let behind = Sync { seen: Generation::new(4), ..sync(1, report(None)) };
+    assert!(matches!(answer(&snapshot, &presence(), &node("a"), &behind), Ok(Answer::Tell(_))));
+    let unheard = Presence { unheard: nodes(&["b"]), ..presence() };
+    assert_eq!(answer(&snapshot, &unheard, &node("a"), &behind), Err(SyncRefused::NotHeard));
+    assert_eq!(answer(&of(Stage::Empty), &presence(), &node("a"), &behind), Ok(Answer::Nothing));
+}
+
+#[test]
+fn counters_are_kept_by_phase_and_a_reset_starts_the_window_again() {
+    let mut snapshot = of(staged());
+    let fence = snapshot.nodes[&node("a")].report.clone().unwrap().fence;
+    let counted = |passive| {
+        let counters = Some(Counters { passive, passive_alt_key: 0, passive_fail: 0 });
+        sync(1, Report { counters, ..report(fence.clone()) })
+    };
+    for (passive, first) in [(100, 100), (150, 100), (20, 20), (30, 20)] {
+        let change = change(recorded(&snapshot, "a", &counted(passive)));
+        let window = change.next.as_ref().unwrap().window.unwrap();
+        assert_eq!((window.phase, window.first.passive, window.last.passive), (Phase::Staged, first, passive));
+        apply(&mut snapshot, change);
+    }
+    snapshot.document.stage = promoted(0, &["a"]);
+    let next = change(recorded(&snapshot, "a", &counted(40))).next.unwrap();
+    assert_eq!(next.window.unwrap().phase, Phase::Promoted);
+    assert_eq!(next.baseline.unwrap().last.passive, 30);
+}
+
+#[test]
+fn a_forgotten_node_leaves_the_ordinal_of_its_session() {
+    let snapshot = of(staged());
+    let proposal = committed(order(&snapshot, Command::Forget { node: node("b") }).unwrap());
+    let rest = proposal.records[0].next.clone().unwrap();
+    assert!(!rest.is_known() && rest.report.is_none() && !rest.counts_as_member());
+    let mut after = Snapshot { document: proposal.document, nodes: snapshot.nodes };
+    after.nodes.insert(node("b"), rest);
+    assert_eq!(refused(order(&after, Command::Forget { node: node("b") })), Reason::UnknownNode(node("b")));
+    assert_eq!(recorded(&after, "b", &sync(1, report(None))), Err(SyncRefused::SessionClosed { ordinal: 1 }));
+    // Much later it goes with the next one that is forgotten.
+    after.nodes.get_mut(&node("b")).unwrap().last_report_at = Some(UnixTime::from_secs(0));
+    let proposal = committed(order(&after, Command::Forget { node: node("a") }).unwrap());
+    let gone = proposal.records.iter().find(|change| change.node == node("b")).unwrap();
+    assert_eq!(gone.next, None);
+}
+
+#[test]
+fn exclude_and_deny_know_their_nodes() {
+    let until = NOW.plus(60);
+    let snapshot = of(staged());
+    let proposal = committed(order(&snapshot, Command::Exclude { node: node("b"), until }).unwrap());
+    let standing = proposal.records[0].next.as_ref().unwrap().standing;
+    assert_eq!(standing, Standing::Excluded(Exclusion::Operator { until }));
+    let unknown = Command::Exclude { node: node("c"), until };
+    assert_eq!(refused(order(&snapshot, unknown)), Reason::UnknownNode(node("c")));
+    let mut denied = snapshot;
+    let proposal = committed(order(&denied, Command::Deny { node: node("b") }).unwrap());
+    denied.nodes.insert(node("b"), proposal.records[0].next.clone().unwrap());
+    let command = Command::Exclude { node: node("b"), until };
+    assert!(matches!(refused(order(&denied, command)), Reason::WrongPhase(_)));
+}
