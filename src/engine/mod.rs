@@ -1,3 +1,4 @@
 //! Pure decisions over `model`: `now` and everything observed are arguments, what to do is the result.
 
+pub mod rollout;
 pub mod schedule;

@@ -1,0 +1,370 @@
+//! The one document of a pool (PROTOCOL.md rule 1) and what is committed with it: plain data, no key bytes.
+//!
+//! **The boundary of keys.**  Everything here names a key by [`PoolKey`], its epoch and its fingerprint, so a document
+//! can be cloned, hashed, compared, logged and serialised.  The bytes lie beside it in a [`KeyRing`], which can do none
+//! of that.  A store keeps, for a document:
+//! * the document itself, without secrets (serde);
+//! * one sealed row for each epoch of [`Document::keys_held`] (AEAD, additional data = `pool_id` and epoch), read
+//!   through [`KeyRing::key`] and given back by [`KeyRing::insert`].
+//!
+//! A commit ([`Proposal`] and the ring with its fresh keys) is one transaction: document if the stored revision is
+//! [`Proposal::expected`], each record if its version is the expected one, the audit entries, rows for fresh epochs
+//! that the new document holds, and the **erasure of every row whose epoch it does not hold**.  An epoch that is held
+//! but has neither a row nor fresh bytes is a refused commit.
+//!
+//! Must not know: clocks, stores, sockets.  Persisted: every type here; a field may be added with a serde default, and
+//! anything else needs a new schema version.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::{Policy, WaveRule};
+use super::record::{NodeRecord, RecordChange};
+use crate::model::count::{Epoch, Generation, Revision};
+use crate::model::ids::{NodeId, PoolId};
+use crate::model::key::{KeyFingerprint, PairPrint, TfoKey};
+use crate::model::state::{Phase, SlotPrint, SlotPrints};
+use crate::model::time::UnixTime;
+
+/// Most revoked keys that are remembered; the oldest goes first.
+///
+/// Their bytes are erased anyway, so the list only guards against the same key coming back by `recover`.
+pub const REVOKED_MAX: usize = 256;
+
+/// One key of a pool by its public names.  Persisted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PoolKey {
+    /// Ordinal of the key, used once (rule 1).
+    pub epoch: Epoch,
+    /// Public name of its bytes.
+    pub fingerprint: KeyFingerprint,
+}
+
+impl PoolKey {
+    /// As every output shows it.
+    #[must_use]
+    pub fn print(self) -> SlotPrint {
+        SlotPrint { epoch: Some(self.epoch), fingerprint: self.fingerprint }
+    }
+}
+
+/// The two slots of an instruction.  Persisted (in node records).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Slots {
+    /// Makes and validates cookies.
+    pub primary: PoolKey,
+    /// Only validates.
+    pub backup: Option<PoolKey>,
+}
+
+impl Slots {
+    /// Fingerprints, which is what a kernel is compared with.
+    #[must_use]
+    pub fn pair(&self) -> PairPrint {
+        PairPrint { primary: self.primary.fingerprint, backup: self.backup.map(|key| key.fingerprint) }
+    }
+
+    /// Both slots as they are shown.
+    #[must_use]
+    pub fn prints(&self) -> SlotPrints {
+        SlotPrints { primary: self.primary.print(), backup: self.backup.map(PoolKey::print) }
+    }
+}
+
+/// What one node is told: slots under a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Instruction {
+    /// The fence.
+    pub generation: Generation,
+    /// The slots.
+    pub slots: Slots,
+}
+
+/// Where the pool stands, with exactly the keys of that phase.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum Stage {
+    /// No key yet: nobody is told anything.
+    Empty,
+    /// Everybody is told `[current, backup]`.
+    Steady {
+        /// The primary of everybody.
+        current: PoolKey,
+        /// The key before it, or the aborted one after it, or none.
+        backup: Option<PoolKey>,
+    },
+    /// Everybody is told `[current, next]`.
+    Staged {
+        /// The primary of everybody.
+        current: PoolKey,
+        /// The key that comes.
+        next: PoolKey,
+        /// What an abort puts back into the backup slot.
+        prior_backup: Option<PoolKey>,
+    },
+    /// Nodes in the opened waves are told `[next, current]` under the document's generation, all others
+    /// `[current, next]` under the one before it.
+    Promoted {
+        /// The key that goes.
+        current: PoolKey,
+        /// The key that comes.
+        next: PoolKey,
+        /// How far the promotion is opened.
+        wave: Wave,
+    },
+}
+
+/// How far a promotion is opened.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Wave {
+    /// The waves of this rotation: fixed when it is promoted, so a change of policy never moves a node out of one.
+    pub rules: Vec<WaveRule>,
+    /// Opened are the rules 0 to this one; the last rule means everybody.
+    pub opened: usize,
+    /// Nodes that were taken into a wave that had no present member (rule 12).
+    pub taken_in: BTreeSet<NodeId>,
+    /// When this wave was opened, by the wall clock of the coordinator that did; shown, never measured with.
+    pub opened_at: UnixTime,
+}
+
+impl Wave {
+    /// Whether every node is in.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.opened + 1 >= self.rules.len()
+    }
+}
+
+impl Stage {
+    /// The name of the phase.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self {
+            Self::Empty => Phase::Empty,
+            Self::Steady { .. } => Phase::Steady,
+            Self::Staged { .. } => Phase::Staged,
+            Self::Promoted { .. } => Phase::Promoted,
+        }
+    }
+}
+
+/// Why no rotation starts by itself until an operator says `resume`.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Hold {
+    /// A rotation was aborted, or a key revoked by aborting it (rule 3).
+    Aborted,
+    /// The pool got its first key, or keys of a running fleet: all of these must be admitted and have acked (rule 14).
+    FirstKey {
+        /// Who must be here before anything moves.
+        expect: Expect,
+    },
+    /// `recover` took over the state of a fleet that was ahead of a restored store (rule 10).
+    Recovered,
+    /// The health gate failed (rule 12).
+    Unhealthy {
+        /// Share of rejected cookies in the wave, in millionths.
+        fail_ppm: u32,
+        /// The same before the promotion.
+        baseline_ppm: u32,
+    },
+}
+
+/// Who must be here after a first key or an import (rule 14).  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expect {
+    /// So many nodes, whichever.
+    Number(usize),
+    /// These nodes.
+    Names(BTreeSet<NodeId>),
+}
+
+/// A revoke that is under way (rule 13).  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Revoke {
+    /// The keys that must leave the slots, as long as they are in one.
+    pub keys: BTreeSet<PoolKey>,
+    /// Nodes that the short barrier has left behind, for the operator.
+    pub left_behind: BTreeSet<NodeId>,
+    /// When it was ordered.
+    pub since: UnixTime,
+}
+
+/// The document of a pool (rule 1).  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Document {
+    /// Identity of the pool, made once.
+    pub pool_id: PoolId,
+    /// Rises with every commit: the token of the compare-and-swap.
+    pub revision: Revision,
+    /// Rises when the slots that some node is told change: the fence of the nodes.
+    pub generation: Generation,
+    /// The phase and its keys.
+    pub stage: Stage,
+    /// Epoch of the next key that is made; burnt also by an aborted rotation.
+    pub next_epoch: Epoch,
+    /// Keys that never come back (rule 13), oldest first, at most [`REVOKED_MAX`].
+    pub revoked: Vec<PoolKey>,
+    /// An operator stopped everything at the present phase.
+    pub paused: bool,
+    /// No rotation starts by itself.
+    pub hold: Option<Hold>,
+    /// Keys that are being driven out of the slots.
+    pub revoke: Option<Revoke>,
+    /// When this phase began, by the wall clock of the coordinator that committed it.
+    pub since: UnixTime,
+    /// When the primary last changed: a rotation is due one interval later.
+    pub rotated_at: UnixTime,
+    /// Schedule, waves and gates; every coordinator drives by these, not by its own file (rule 11).
+    pub policy: Policy,
+}
+
+impl Document {
+    /// The document of a pool that was just made.
+    #[must_use]
+    pub fn new(pool_id: PoolId, policy: Policy, now: UnixTime) -> Self {
+        Self {
+            pool_id,
+            revision: Revision::ZERO,
+            generation: Generation::ZERO,
+            stage: Stage::Empty,
+            next_epoch: Epoch::FIRST,
+            revoked: Vec::new(),
+            paused: false,
+            hold: None,
+            revoke: None,
+            since: now,
+            rotated_at: now,
+            policy,
+        }
+    }
+
+    /// The keys in the four slots, each once: exactly those whose bytes a store keeps.
+    #[must_use]
+    pub fn keys_held(&self) -> BTreeSet<PoolKey> {
+        match &self.stage {
+            Stage::Empty => BTreeSet::new(),
+            Stage::Steady { current, backup } => [*current].into_iter().chain(*backup).collect(),
+            Stage::Staged { current, next, prior_backup } => {
+                [*current, *next].into_iter().chain(*prior_backup).collect()
+            }
+            Stage::Promoted { current, next, .. } => [*current, *next].into(),
+        }
+    }
+
+    /// Whether this key was revoked, by epoch or by bytes.
+    #[must_use]
+    pub fn is_revoked(&self, key: PoolKey) -> bool {
+        self.revoked.iter().any(|gone| gone.epoch == key.epoch || gone.fingerprint == key.fingerprint)
+    }
+}
+
+/// Document and node records of **one** consistent read of the store (rule 5).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Snapshot {
+    /// The document.
+    pub document: Document,
+    /// Every node that is not unknown.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+}
+
+/// Who did it.  Has no default, so that nothing is attributed to nobody.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Actor {
+    /// A coordinator, driving the walk.
+    Engine,
+    /// An operator, by the name in the certificate.
+    Operator(NodeId),
+}
+
+/// One line of the audit log, committed with the document.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// Wall clock of the coordinator that committed it.
+    pub at: UnixTime,
+    /// The revision that it made.
+    pub revision: Revision,
+    /// The generation after it.
+    pub generation: Generation,
+    /// The phase after it.
+    pub phase: Phase,
+    /// Who.
+    pub actor: Actor,
+    /// What, in snake case: a transition of rule 3 or a command.
+    pub action: Action,
+    /// The nodes that it is about: excluded, denied, left behind, taken in.
+    pub nodes: BTreeSet<NodeId>,
+    /// What the operator gave as the reason; empty for the engine.
+    pub reason: String,
+}
+
+/// What an audit entry is about.  Persisted: the snake-case names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are those of PROTOCOL.md rules 3, 6, 13, 14 and 15")]
+pub enum Action {
+    FirstKey,
+    Import,
+    Stage,
+    Promote,
+    OpenWave,
+    Settle,
+    DropRevoked,
+    Abort,
+    Revoke,
+    Pause,
+    Resume,
+    Recover,
+    Advance,
+    Exclude,
+    Deny,
+    Forget,
+    SetPolicy,
+    Unhealthy,
+}
+
+/// What the engine wants committed: all of it in one transaction, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Proposal {
+    /// The revision that must still be stored.
+    pub expected: Revision,
+    /// The document to put in its place; its revision is the one after `expected`.
+    pub document: Document,
+    /// Records that change with it, each against its own version.
+    pub records: Vec<RecordChange>,
+    /// What is told about it.
+    pub audit: AuditEntry,
+}
+
+/// The bytes beside a document, by epoch.  No `Clone`, no `Serialize`; `Debug` shows epochs only.
+#[derive(Debug, Default)]
+pub struct KeyRing {
+    keys: BTreeMap<Epoch, TfoKey>,
+}
+
+impl KeyRing {
+    /// Puts the bytes of an epoch in; bytes that were there are wiped.
+    pub fn insert(&mut self, epoch: Epoch, key: TfoKey) {
+        self.keys.insert(epoch, key);
+    }
+
+    /// The bytes of an epoch: for sealing, and for the answer to a node.
+    #[must_use]
+    pub fn key(&self, epoch: Epoch) -> Option<&TfoKey> {
+        self.keys.get(&epoch)
+    }
+
+    /// The epochs that are here.
+    pub fn epochs(&self) -> impl Iterator<Item = Epoch> + '_ {
+        self.keys.keys().copied()
+    }
+
+    /// Wipes everything that the document does not hold.
+    pub fn retain_held_by(&mut self, document: &Document) {
+        let held: BTreeSet<Epoch> = document.keys_held().iter().map(|key| key.epoch).collect();
+        self.keys.retain(|epoch, _| held.contains(epoch));
+    }
+}

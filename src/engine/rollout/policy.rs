@@ -1,0 +1,201 @@
+//! Schedule, waves and gates of a pool, as they lie in its document (PROTOCOL.md rules 5, 11, 12, 13).
+//!
+//! Must not know: where a policy was read.  Invariant: a policy that passed [`Policy::check`] can always reach the
+//! end of a rotation: its last wave is everybody and `drain_max` is finite.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::ids::NodeId;
+use crate::model::time::RotationInterval;
+
+/// A share in millionths, 0 to 1 000 000.  Persisted.
+///
+/// Not a float: it is compared and hashed, and one coordinator must decide as another does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Share(u32);
+
+impl Share {
+    /// Everything.
+    pub const ALL: Self = Self(1_000_000);
+    /// Half.
+    pub const HALF: Self = Self(500_000);
+
+    /// So many millionths; none above one.
+    #[must_use]
+    pub const fn from_ppm(ppm: u32) -> Option<Self> {
+        if ppm <= Self::ALL.0 { Some(Self(ppm)) } else { None }
+    }
+
+    /// Millionths.
+    #[must_use]
+    pub const fn ppm(self) -> u32 {
+        self.0
+    }
+
+    /// `part / whole`, rounded down; 0 of 0 is 0.
+    #[must_use]
+    pub fn of(part: u64, whole: u64) -> Self {
+        if whole == 0 {
+            return Self(0);
+        }
+        let ppm = u128::from(part.min(whole)) * u128::from(Self::ALL.0) / u128::from(whole);
+        Self(u32::try_from(ppm).unwrap_or(Self::ALL.0))
+    }
+
+    /// This share of `count`, rounded up: a rule of "at least half" must not be met by less.
+    #[must_use]
+    pub fn of_count(self, count: usize) -> usize {
+        let part = (count as u128 * u128::from(self.0)).div_ceil(u128::from(Self::ALL.0));
+        usize::try_from(part).unwrap_or(count)
+    }
+}
+
+/// A pattern of node names: a DNS name in which `*` stands for any characters.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NamePattern(String);
+
+/// The text is no pattern of node names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a pattern is 1 to 253 characters of a-z, 0-9, \"-\", \".\" and \"*\"")]
+pub struct BadPattern;
+
+impl std::str::FromStr for NamePattern {
+    type Err = BadPattern;
+
+    fn from_str(text: &str) -> Result<Self, BadPattern> {
+        let known = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'*');
+        if (1..=253).contains(&text.len()) && text.bytes().all(known) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadPattern)
+        }
+    }
+}
+
+impl NamePattern {
+    /// Whether the name fits.  Linear in name times stars; both are bounded.
+    #[must_use]
+    pub fn matches(&self, node: &NodeId) -> bool {
+        let mut parts = self.0.split('*');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = node.as_str().strip_prefix(first) else { return false };
+        let mut parts: Vec<&str> = parts.collect();
+        let Some(last) = parts.pop() else { return rest.is_empty() };
+        for part in parts {
+            match rest.find(part) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            }
+        }
+        rest.ends_with(last)
+    }
+}
+
+/// Who is in a wave.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaveRule {
+    /// Nodes of these names.
+    Names(NamePattern),
+    /// Nodes whose hash of (`pool_id`, epoch, node) lies below this share.
+    Share(Share),
+}
+
+/// What happens to a required node that is not heard for long.  Persisted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AbsentPolicy {
+    /// It is excluded, unless too few would be left.
+    Exclude,
+    /// It is waited for.
+    Wait,
+}
+
+/// Schedule, waves and gates.  Persisted.  Durations in seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Policy {
+    /// Who may join.
+    pub nodes: Vec<NamePattern>,
+    /// No rotation starts with fewer required nodes, unless forced.
+    pub expected_nodes: usize,
+    /// How long a key is primary; 10 s to 7 d.
+    pub interval_secs: u64,
+    /// A node is absent after this, or after three of its own periods.
+    pub absent_after_secs: u64,
+    /// What happens then.
+    pub absent_policy: AbsentPolicy,
+    /// A barrier needs this share of the pool's nodes, at least one (rule 5).
+    pub min_present: Share,
+    /// The waves of a promotion; the last one is [`Share::ALL`].
+    pub promote_waves: Vec<WaveRule>,
+    /// Drained when less than this share of accepted cookies came from the backup key.
+    pub drain_below: Share,
+    /// Drained after this in any case.
+    pub drain_max_secs: u64,
+    /// Fewer accepted cookies say nothing.
+    pub drain_min_samples: u64,
+    /// How long a wave is looked at.
+    pub health_window_secs: u64,
+    /// How much the share of rejected cookies may rise above the wave's own baseline.
+    pub health_rise_max: Share,
+    /// Fewer cookies in the window say nothing, and the wave passes after the window.
+    pub health_min_connections: u64,
+    /// How long a revoke waits at a barrier before it leaves stragglers behind.
+    pub revoke_barrier_max_secs: u64,
+}
+
+/// What is wrong with a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadPolicy {
+    /// See [`RotationInterval`].
+    #[error("interval is 10 seconds to 7 days")]
+    Interval,
+    /// Nobody would be promoted at the end.
+    #[error("the last of promote_waves is \"100%\"")]
+    LastWave,
+    /// Every node would be absent at once.
+    #[error("absent_after is at least 1 second")]
+    AbsentAfter,
+}
+
+impl Policy {
+    /// DESIGN.md section 3.
+    #[must_use]
+    pub fn with_defaults(nodes: Vec<NamePattern>) -> Self {
+        Self {
+            nodes,
+            expected_nodes: 1,
+            interval_secs: RotationInterval::DEFAULT.secs(),
+            absent_after_secs: 600,
+            absent_policy: AbsentPolicy::Exclude,
+            min_present: Share::HALF,
+            promote_waves: vec![WaveRule::Share(Share(50_000)), WaveRule::Share(Share::ALL)],
+            drain_below: Share(10_000),
+            drain_max_secs: 6 * 3_600,
+            drain_min_samples: 100,
+            health_window_secs: 60,
+            health_rise_max: Share(20_000),
+            health_min_connections: 100,
+            revoke_barrier_max_secs: 300,
+        }
+    }
+
+    /// Refuses what could not be driven to the end of a rotation.
+    ///
+    /// # Errors
+    /// Fails if the interval is out of range, the last wave is not everybody, or absence begins at once.
+    pub fn check(&self) -> Result<(), BadPolicy> {
+        if RotationInterval::from_secs(self.interval_secs).is_err() {
+            return Err(BadPolicy::Interval);
+        }
+        if self.promote_waves.last() != Some(&WaveRule::Share(Share::ALL)) {
+            return Err(BadPolicy::LastWave);
+        }
+        if self.absent_after_secs == 0 {
+            return Err(BadPolicy::AbsentAfter);
+        }
+        Ok(())
+    }
+}

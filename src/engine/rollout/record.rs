@@ -1,0 +1,184 @@
+//! What a pool knows of one node (PROTOCOL.md rules 6 to 8): the record, its session, and the report in it.
+//!
+//! A node without a record is *unknown*.  Invariants: a record changes only against its own `version` (compare and
+//! swap), `syncs` rises only when the node itself was heard, and the session's ordinal never falls, so that a delayed
+//! request of a closed session cannot bring an old ack back.
+//!
+//! Persisted: every type here; no secrets.
+
+use serde::{Deserialize, Serialize};
+
+use super::document::Slots;
+use crate::model::count::{Epoch, Generation};
+use crate::model::ids::{NodeId, PoolId};
+use crate::model::key::KeyFingerprint;
+use crate::model::state::Phase;
+use crate::model::time::UnixTime;
+
+/// One run of an agent at one coordinator.  Persisted.  Wire v1: `session` = `ordinal-nonce`, decimal and hex.
+///
+/// The ordinal starts at the agent's clock (milliseconds) and is raised above any that a coordinator names in its
+/// refusal, so the latest session of a node has the highest ordinal without trusting a clock; the nonce (random) tells
+/// two sessions apart that took one ordinal by accident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Session {
+    /// Later sessions of a node have higher ones.
+    pub ordinal: u64,
+    /// Random.
+    pub nonce: u64,
+}
+
+/// What a node's sysctl.d file says it was told last: its fence (rule 9).  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fence {
+    /// The pool that told it.
+    pub pool_id: PoolId,
+    /// Under which generation.
+    pub generation: Generation,
+    /// Which slots.
+    pub slots: Slots,
+}
+
+/// Whether the fence is what the kernel holds in every namespace.  Persisted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Installed {
+    /// The file is durable, no other file wins at boot, and every namespace reads back as told: this acknowledges.
+    ReadBack,
+    /// Something else is in a kernel.
+    Drifted,
+    /// A write or a read failed, or another file wins at boot.
+    Failed,
+}
+
+/// How many keys the node's kernel takes.  Persisted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotCount {
+    /// Primary and backup, SipHash cookies (Linux 5.3 and later).
+    Two,
+    /// Primary alone, or cookies that others cannot check: never required (rule 16).
+    One,
+}
+
+/// TFO counters of a node since its boot (KERNEL.md section 4).  Persisted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// `TCPFastOpenPassive`: cookies accepted.
+    pub passive: u64,
+    /// `TCPFastOpenPassiveAltKey`: of these, by the backup key.
+    pub passive_alt_key: u64,
+    /// `TCPFastOpenPassiveFail`: cookies rejected.
+    pub passive_fail: u64,
+}
+
+impl Counters {
+    /// What was counted since `earlier`; none if the counters were reset in between.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Option<Self> {
+        Some(Self {
+            passive: self.passive.checked_sub(earlier.passive)?,
+            passive_alt_key: self.passive_alt_key.checked_sub(earlier.passive_alt_key)?,
+            passive_fail: self.passive_fail.checked_sub(earlier.passive_fail)?,
+        })
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            passive: self.passive.saturating_add(other.passive),
+            passive_alt_key: self.passive_alt_key.saturating_add(other.passive_alt_key),
+            passive_fail: self.passive_fail.saturating_add(other.passive_fail),
+        }
+    }
+}
+
+/// Counters over one phase of one rotation.  Persisted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Window {
+    /// The phase that it covers.
+    pub phase: Phase,
+    /// Epoch of the key that is primary, or comes, in that phase: tells one rotation from the next.
+    pub epoch: Epoch,
+    /// Counters when the node first reported in that phase, or after they were reset.
+    pub first: Counters,
+    /// Counters of the latest report.
+    pub last: Counters,
+}
+
+/// What a node said in its latest sync.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Report {
+    /// Its fence; none on a node that never had keys of a pool.
+    pub fence: Option<Fence>,
+    /// Whether the fence is also what is installed.
+    pub installed: Installed,
+    /// Primary that it has without a fence: a key from elsewhere (rule 14).
+    pub foreign: Option<KeyFingerprint>,
+    /// Slots of its kernel.
+    pub slot_count: SlotCount,
+    /// When it will be back at the latest, in seconds: `next_contact_secs` of the sync.
+    pub next_sync_secs: u64,
+    /// TFO counters, if its kernel has them.
+    pub counters: Option<Counters>,
+}
+
+/// Why a node is not waited for.  Persisted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "snake_case")]
+pub enum Exclusion {
+    /// Not heard for too long; its next sync admits it again.
+    Absent,
+    /// Left behind by `advance` or by the short barrier of a revoke; its next sync admits it again.
+    LeftBehind,
+    /// An operator excluded it until this time; its first sync after that admits it again.
+    Operator {
+        /// End of the exclusion, by wall clock.
+        until: UnixTime,
+    },
+    /// An operator denied it: its syncs are answered with 403 until the record is forgotten.
+    Denied,
+}
+
+/// Admitted, or excluded and why; unknown nodes have no record (rule 6).  Persisted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Waited for at barriers.
+    Admitted,
+    /// Not waited for, and not covered.
+    Excluded(Exclusion),
+}
+
+/// The record of a node.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Rises with every write of the record: the token of its compare-and-swap.
+    pub version: u64,
+    /// Rises with every stored sync: how other coordinators see that the node was heard.
+    pub syncs: u64,
+    /// Admitted or excluded.
+    pub standing: Standing,
+    /// The open session; none for a node that an operator excluded before it ever came.
+    pub session: Option<Session>,
+    /// What it said last; none as above.
+    pub report: Option<Report>,
+    /// Counters over the present phase, if known.
+    pub window: Option<Window>,
+    /// Counters over the phase before.
+    pub baseline: Option<Window>,
+    /// Wall clock of the coordinator at the latest sync; shown, never measured with (rule 11).
+    pub last_report_at: Option<UnixTime>,
+}
+
+/// One record to write, or to forget, against the version that was read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RecordChange {
+    /// Whose.
+    pub node: NodeId,
+    /// The version that must still be stored; none = no record.
+    pub expected: Option<u64>,
+    /// What to store; none = forget the node.
+    pub next: Option<NodeRecord>,
+}
