@@ -5,6 +5,8 @@
 //! and recorded, and `tests/run` counts it as skipped, not as passed.
 
 #[allow(dead_code, reason = "each test binary uses its own part")]
+pub(crate) mod machine;
+#[allow(dead_code, reason = "each test binary uses its own part")]
 mod netns;
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub(crate) use netns::NetNs;
