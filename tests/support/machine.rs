@@ -191,6 +191,18 @@ impl Machine {
         String::from_utf8_lossy(&self.output(&command).stdout).into_owned()
     }
 
+    /// What stands for the machine on the host: PID 1 (its root: a zombie has none), its cgroup, its scratch directory.
+    pub(crate) fn traces_on_host(&self) -> [PathBuf; 3] {
+        [self.path("/"), self.cgroup.clone(), self.dir.path().to_owned()]
+    }
+
+    /// Walks away without ending it, as a killed test process does; gives the traces.  For the harness's own test.
+    pub(crate) fn abandon(self) -> [PathBuf; 3] {
+        let traces = self.traces_on_host();
+        std::mem::forget(self);
+        traces
+    }
+
     /// Names PID 1 and waits until it says that the boot is over.
     fn wait_for_boot(&mut self) {
         let timeout = self.child.id();
@@ -216,7 +228,9 @@ impl Drop for Machine {
             let from = journal.lines().count().saturating_sub(120);
             eprintln!("--- journal of the machine\n{}", journal.lines().skip(from).collect::<Vec<_>>().join("\n"));
         }
+        // PID 1 first, so that `unshare` and `timeout` end by themselves and leave no zombies to the host's PID 1.
         fs::write(self.cgroup.join("cgroup.kill"), "1").ok();
+        poll_some(Duration::from_secs(5), || self.child.try_wait().ok().flatten());
         self.child.kill().ok();
         self.child.wait().ok();
         if !remove_cgroup(&self.cgroup) && !std::thread::panicking() {
@@ -244,6 +258,12 @@ fn remove_cgroup(cgroup: &Path) -> bool {
         remove_below(cgroup);
         !cgroup.exists()
     })
+}
+
+/// Removes what an abandoned machine left on the host.
+pub(crate) fn remove(cgroup: &Path, dir: &Path) {
+    remove_cgroup(cgroup);
+    fs::remove_dir_all(dir).ok();
 }
 
 /// Removes a cgroup after those below it.  One that still has processes stays.
