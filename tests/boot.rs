@@ -1,0 +1,281 @@
+//! A real systemd boots our units with the real agent: who is first, the watchdog, the reload, the timer.
+//!
+//! Each test boots machines of its own (`support/machine.rs`), about half a second each.
+
+mod support;
+
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use support::machine::{Image, Machine, need_machine};
+use support::poll_until;
+
+/// The kernel's key file, in the network namespace of whoever reads it.
+const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
+
+/// Where the agent persists the key.
+const SYSCTL_FILE: &str = "/etc/sysctl.d/50-tcp_fastopen_key.conf";
+
+const CONFIG_FILE: &str = "/etc/tfo-fleet/agent.toml";
+
+const CONFIG: &str = r#"
+[source]
+kind = "derive"
+[[source.schedule]]
+secret     = "/etc/tfo-fleet/fleet.secret"
+interval   = "24h"
+stage_lead = "1h"
+algorithm  = "hkdf-sha256"
+"#;
+
+/// The kernel's text of an unset key.
+const UNSET: &str = "00000000-00000000-00000000-00000000";
+
+/// Longest wait for something that takes well under a second on an idle machine.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A machine with the agent installed as a package would, configured, and not enabled.
+fn installed() -> Image {
+    let systemd = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    let support = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support");
+    let mut image = Image::new()
+        .copy(&agent_binary(), "/usr/bin/tfo-agent", 0o755)
+        .copy(&systemd.join("tmpfiles.d/tfo-fleet.conf"), "/usr/lib/tmpfiles.d/tfo-fleet.conf", 0o644)
+        .copy(&support.join("listener.py"), "/usr/lib/tfo-test/listener.py", 0o644)
+        .file(CONFIG_FILE, CONFIG, 0o644)
+        .file("/etc/tfo-fleet/fleet.secret", "Dz6q0vXk1rT9sYb4Lw8nGmHcJ2eUaPfK\n", 0o400);
+    for unit in ["tfo-agent.service", "tfo-agent-once.service", "tfo-agent-once.timer"] {
+        image = image.copy(&systemd.join(unit), &format!("/usr/lib/systemd/system/{unit}"), 0o644);
+    }
+    image
+}
+
+fn agent_binary() -> std::path::PathBuf {
+    std::env::var_os("TFO_STANDIN").map_or_else(|| support::agent_path().to_owned(), Into::into)
+}
+
+/// A TFO server that starts at boot in the order that `ordering` says, and notes the key it found.
+fn listener(image: Image, name: &str, ordering: &str) -> Image {
+    // Each on a port of its own; the port plays no part in a cookie.
+    let port = 7000 + name.bytes().map(u32::from).sum::<u32>();
+    let text = format!(
+        "[Unit]\n{ordering}\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
+         ExecStart=/usr/bin/python3 /usr/lib/tfo-test/listener.py {name} {port}\n\
+         [Install]\nWantedBy=multi-user.target\n"
+    );
+    image.unit(&format!("{name}.service"), &text)
+}
+
+/// The key that a listener found once it was open.
+fn seen(machine: &Machine, name: &str) -> String {
+    let file = format!("/run/seen-{name}");
+    assert!(poll_until(SOON, || machine.path(&file).exists()), "{name} has not run");
+    machine.read(&file).trim().to_owned()
+}
+
+/// What the kernel of the machine has now.
+fn installed_key(machine: &Machine) -> String {
+    machine.run(&["cat", KEY_FILE])
+}
+
+/// The key that a sysctl.d file sets.
+fn persisted_key(file: &str) -> String {
+    let line = file.lines().find_map(|line| line.strip_prefix("net.ipv4.tcp_fastopen_key"));
+    line.expect("the file sets the key").trim_start_matches([' ', '=']).trim().to_owned()
+}
+
+/// A persisted file as the agent itself wrote it, on a machine that has since gone.
+fn persisted_by_the_agent() -> String {
+    let machine = installed().boot();
+    machine.run(&["tfo-agent", "once"]);
+    machine.read(SYSCTL_FILE)
+}
+
+/// Both streams of a command, for an assertion's message.
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_machine_shares_nothing_dangerous_and_dies_with_its_owner() {
+    if !need_machine() {
+        return;
+    }
+    let machine = Image::new().boot();
+    for of in ["/proc/1/status", "/proc/self/status"] {
+        let status = machine.run(&["cat", of]);
+        let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap();
+        let bounding = u64::from_str_radix(bounding.trim(), 16).unwrap();
+        // linux/capability.h: the kernel's modules, raw I/O, the clock, the kernel's log, alarms.
+        for (bit, name) in [(16, "SYS_MODULE"), (17, "SYS_RAWIO"), (25, "SYS_TIME"), (34, "SYSLOG"), (35, "WAKE_ALARM")]
+        {
+            assert_eq!(bounding >> bit & 1, 0, "{of} has CAP_{name}");
+        }
+    }
+    assert!(!machine.output(&["sh", "-c", "echo x > /proc/sys/kernel/domainname"]).status.success());
+    for namespace in ["net", "pid", "mnt", "uts", "ipc", "cgroup"] {
+        let link = format!("/proc/self/ns/{namespace}");
+        let ours = std::fs::read_link(&link).unwrap();
+        assert_ne!(machine.run(&["readlink", &link]), ours.to_string_lossy(), "{namespace} is shared with the host");
+    }
+    let on_host = machine.traces_on_host();
+    assert!(on_host.iter().all(|path| path.exists()), "{on_host:?}");
+    drop(machine);
+    assert!(on_host.iter().all(|path| !path.exists()), "left behind: {on_host:?}");
+
+    // Booted by a thread that ends without dropping it, as a killed test process would.
+    let [process, cgroup, dir] = std::thread::spawn(|| Image::new().boot().abandon()).join().unwrap();
+    assert!(poll_until(SOON, || !process.exists()), "PID 1 outlived its owner");
+    assert!(poll_until(SOON, || std::fs::read_to_string(cgroup.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty())));
+    support::machine::remove(&cgroup, &dir);
+    assert!(!cgroup.exists() && !dir.exists());
+}
+
+#[test]
+fn a_persisted_key_is_there_before_the_first_listener() {
+    if !need_machine() || !support::need_tool("python3") {
+        return;
+    }
+    let file = persisted_by_the_agent();
+    let key = persisted_key(&file);
+    // As early as an ordinary unit can be, and before the agent: only the persisted file can help this one.
+    let early = |image| listener(image, "early", "Before=tfo-agent.service").enable("early").enable("tfo-agent");
+
+    let machine = early(installed().file(SYSCTL_FILE, &file, 0o600)).boot();
+    assert_eq!(seen(&machine, "early"), key, "without a network manager");
+    assert_eq!(machine.property("network.target", "ActiveState"), "inactive");
+    assert_eq!(machine.property("tfo-agent.service", "ActiveState"), "active");
+    assert_eq!(installed_key(&machine), key);
+    drop(machine);
+
+    let image = early(installed().file(SYSCTL_FILE, &file, 0o600)).enable("systemd-networkd");
+    let image = listener(image, "server", "After=network.target").enable("server");
+    let machine = image.boot();
+    assert_eq!(machine.property("systemd-networkd.service", "ActiveState"), "active");
+    assert_eq!(machine.property("network.target", "ActiveState"), "active");
+    assert_eq!(seen(&machine, "early"), key, "with a network manager");
+    assert_eq!(seen(&machine, "server"), key, "with a network manager, after network.target");
+    drop(machine);
+
+    // The control: without the file this listener gets a random key of the kernel's.
+    let machine = early(installed()).boot();
+    let random = seen(&machine, "early");
+    assert!(random != key && random != UNSET, "{random}");
+    assert_eq!(installed_key(&machine), key, "the agent replaced it");
+}
+
+#[test]
+fn a_listener_after_the_agent_has_the_key_without_a_persisted_file() {
+    if !need_machine() || !support::need_tool("python3") {
+        return;
+    }
+    // One of the names in the agent's Before=, at the first boot of all.
+    let image = listener(installed(), "nginx", "Description=a well-known server").enable("nginx").enable("tfo-agent");
+    let machine = image.boot();
+    assert_eq!(seen(&machine, "nginx"), persisted_key(&machine.read(SYSCTL_FILE)));
+    drop(machine);
+
+    // Any other server, by its own ordering, and the agent not running yet.
+    let machine = listener(installed(), "server", "Wants=tfo-agent.service\nAfter=tfo-agent.service").boot();
+    assert_eq!(installed_key(&machine), UNSET);
+    machine.run(&["systemctl", "start", "server"]);
+    assert_eq!(seen(&machine, "server"), persisted_key(&machine.read(SYSCTL_FILE)));
+}
+
+#[test]
+fn start_returns_after_the_first_verified_install() {
+    if !need_machine() {
+        return;
+    }
+    let machine = installed().boot();
+    assert_eq!(installed_key(&machine), UNSET);
+    let key = machine.run(&["sh", "-c", &format!("systemctl start tfo-agent && cat {KEY_FILE}")]);
+    assert_eq!(key, persisted_key(&machine.read(SYSCTL_FILE)));
+    assert!(machine.path("/run/tfo-agent/status.json").exists());
+    assert_ne!(machine.property("tfo-agent", "StatusText"), "");
+    machine.run(&["systemctl", "stop", "tfo-agent"]);
+    assert_eq!(installed_key(&machine), key, "a stop takes no key away");
+    assert_eq!(machine.property("tfo-agent", "Result"), "success");
+    drop(machine);
+
+    // A kernel that takes no key: no install, hence no READY, hence no success.
+    let image = installed().file(
+        "/etc/systemd/system/tfo-agent.service.d/read-only.conf",
+        "[Unit]\nStartLimitBurst=1\n[Service]\nReadWritePaths=\nReadWritePaths=/etc/sysctl.d /run/lock\nTimeoutStartSec=3s\n",
+        0o644,
+    );
+    let machine = image.boot();
+    let started = machine.output(&["systemctl", "start", "tfo-agent"]);
+    assert!(!started.status.success(), "started without a key: {}", told(&started));
+    assert_eq!(installed_key(&machine), UNSET);
+}
+
+#[test]
+fn the_watchdog_ends_a_hung_agent_and_it_comes_back() {
+    if !need_machine() {
+        return;
+    }
+    let drop_in = "/etc/systemd/system/tfo-agent.service.d/quick.conf";
+    let image = installed().file(drop_in, "[Service]\nWatchdogSec=2s\nRestartSec=100ms\n", 0o644).enable("tfo-agent");
+    let machine = image.boot();
+    let property = |name| machine.property("tfo-agent", name);
+    let (hung, key) = (property("MainPID"), installed_key(&machine));
+    // Two periods of a healthy agent first: it is the hang that ends it.
+    assert!(!poll_until(Duration::from_secs(5), || property("NRestarts") != "0"), "restarted while healthy");
+    machine.run(&["systemctl", "kill", "--kill-whom=main", "--signal=STOP", "tfo-agent"]);
+    assert!(poll_until(SOON, || property("NRestarts") == "1" && property("ActiveState") == "active"));
+    assert_ne!(property("MainPID"), hung);
+    assert_eq!(installed_key(&machine), key);
+    let journal = machine.journal(Some("tfo-agent"));
+    assert!(journal.contains("Watchdog timeout"), "{journal}");
+}
+
+#[test]
+fn a_reload_takes_a_good_config_and_refuses_a_broken_one() {
+    if !need_machine() {
+        return;
+    }
+    let machine = installed().enable("tfo-agent").boot();
+    let (agent, key) = (machine.property("tfo-agent", "MainPID"), installed_key(&machine));
+    let other_file = "/etc/sysctl.d/60-other.conf";
+
+    machine.write(CONFIG_FILE, &format!("{CONFIG}[install]\nsysctl_file = \"{other_file}\"\n"));
+    machine.run(&["systemctl", "reload", "tfo-agent"]);
+    assert!(poll_until(SOON, || machine.path(other_file).exists()), "the new config is in force");
+    assert_eq!(persisted_key(&machine.read(other_file)), key);
+    assert!(poll_until(SOON, || machine.property("tfo-agent", "ActiveState") == "active"), "READY after RELOADING");
+
+    machine.write(CONFIG_FILE, &CONFIG.replace("kind = \"derive\"", "kind = \"derived\""));
+    let reload = machine.output(&["systemctl", "reload", "tfo-agent"]);
+    assert!(!reload.status.success(), "a broken config was taken");
+    assert!(told(&reload).contains("tfo-agent.service"), "{}", told(&reload));
+    let journal = machine.journal(Some("tfo-agent"));
+    assert!(journal.contains("agent.toml") && journal.contains("derived"), "no reason in the journal: {journal}");
+    assert_eq!(machine.property("tfo-agent", "ActiveState"), "active");
+    assert_eq!(machine.property("tfo-agent", "MainPID"), agent, "the old one goes on");
+    assert_eq!(installed_key(&machine), key);
+}
+
+#[test]
+fn the_timer_way_runs_green_and_leaves_a_daemon_alone() {
+    if !need_machine() {
+        return;
+    }
+    // Enabling the timer enables the run at boot, too.
+    let machine = installed().enable("tfo-agent-once.timer").boot();
+    let once = |name| machine.property("tfo-agent-once.service", name);
+    assert_eq!(machine.property("tfo-agent-once.timer", "ActiveState"), "active");
+    assert!(poll_until(SOON, || once("Result") == "success" && once("ExecMainExitTimestampMonotonic") != "0"));
+    assert_eq!(installed_key(&machine), persisted_key(&machine.read(SYSCTL_FILE)));
+    machine.run(&["systemctl", "start", "tfo-agent-once"]);
+    assert_eq!(once("Result"), "success");
+    assert_eq!(machine.run(&["systemctl", "list-units", "--failed", "--no-legend", "--plain"]), "");
+
+    machine.run(&["systemctl", "start", "tfo-agent"]);
+    let agent = machine.property("tfo-agent", "MainPID");
+    machine.run(&["systemctl", "start", "tfo-agent-once"]);
+    assert_eq!(once("Result"), "exec-condition", "skipped beside a daemon");
+    assert_eq!(once("ActiveState"), "inactive");
+    assert_eq!(machine.property("tfo-agent", "MainPID"), agent);
+}
