@@ -12,3 +12,4 @@ pub mod engine;
 pub mod kernel;
 pub mod model;
 pub mod runtime;
+pub mod store;
