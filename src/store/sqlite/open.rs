@@ -80,6 +80,9 @@ pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection
     if schema < schema::latest() {
         upgrade(place, &mut connection, schema, key)?;
     }
+    if !schema::is_intact(&connection).map_err(place.sql("check"))? {
+        return Err(place.damaged("its tables or triggers are not those of its schema"));
+    }
     let answer: String =
         connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(place.sql("check"))?;
     if answer == "ok" { Ok(connection) } else { Err(place.damaged(answer.replace('\n', "; "))) }

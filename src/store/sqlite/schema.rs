@@ -101,6 +101,25 @@ fn guard_tables(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Whether the tables and triggers are those that [`upgrade`] makes: a flipped bit in them would change what is read.
+pub(super) fn is_intact(connection: &Connection) -> rusqlite::Result<bool> {
+    let mut fresh = Connection::open_in_memory()?;
+    let transaction = fresh.transaction()?;
+    upgrade(&transaction, 0)?;
+    let intact = texts(&transaction)? == texts(connection)?;
+    transaction.rollback()?;
+    Ok(intact)
+}
+
+type SchemaText = [Option<String>; 4];
+
+/// Everything but the statistics of `ANALYZE`, which an operator may have run.
+fn texts(connection: &Connection) -> rusqlite::Result<Vec<SchemaText>> {
+    let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%' ORDER BY name";
+    let mut statement = connection.prepare(sql)?;
+    statement.query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use rusqlite::TransactionBehavior;
