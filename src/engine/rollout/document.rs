@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::{Policy, WaveRule};
+use super::policy::{Policy, Share, WaveRule};
 use super::record::{NodeRecord, RecordChange};
 use crate::model::count::{Epoch, Generation, Revision};
 use crate::model::ids::{NodeId, PoolId};
@@ -110,6 +110,8 @@ pub enum Stage {
         current: PoolKey,
         /// The key that comes.
         next: PoolKey,
+        /// The generation under which nodes outside the opened waves hold `[current, next]`.
+        staged_generation: Generation,
         /// How far the promotion is opened.
         wave: Wave,
     },
@@ -126,6 +128,8 @@ pub struct Wave {
     pub taken_in: BTreeSet<NodeId>,
     /// When this wave was opened, by the wall clock of the coordinator that did; shown, never measured with.
     pub opened_at: UnixTime,
+    /// An operator resumed after the health gate had stopped this wave: it is not stopped a second time.
+    pub health_waived: bool,
 }
 
 impl Wave {
@@ -162,12 +166,20 @@ pub enum Hold {
     },
     /// `recover` took over the state of a fleet that was ahead of a restored store (rule 10).
     Recovered,
-    /// The health gate failed (rule 12).
-    Unhealthy {
-        /// Share of rejected cookies in the wave, in millionths.
-        fail_ppm: u32,
-        /// The same before the promotion.
-        baseline_ppm: u32,
+}
+
+/// Who stopped the pool at its present phase.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum Pause {
+    /// An operator.
+    Operator,
+    /// The health gate (rule 12): more cookies are rejected in the wave than before it was promoted.
+    Health {
+        /// Share of rejected cookies since the promotion.
+        rejected: Share,
+        /// The same while the pool was staged.
+        baseline: Share,
     },
 }
 
@@ -207,8 +219,8 @@ pub struct Document {
     pub next_epoch: Epoch,
     /// Keys that never come back (rule 13), oldest first, at most [`REVOKED_MAX`].
     pub revoked: Vec<PoolKey>,
-    /// An operator stopped everything at the present phase.
-    pub paused: bool,
+    /// Everything stops at the present phase until `resume`; only abort, revoke and node commands still act.
+    pub paused: Option<Pause>,
     /// No rotation starts by itself.
     pub hold: Option<Hold>,
     /// Keys that are being driven out of the slots.
@@ -232,7 +244,7 @@ impl Document {
             stage: Stage::Empty,
             next_epoch: Epoch::FIRST,
             revoked: Vec::new(),
-            paused: false,
+            paused: None,
             hold: None,
             revoke: None,
             since: now,
@@ -293,7 +305,7 @@ pub struct AuditEntry {
     pub phase: Phase,
     /// Who.
     pub actor: Actor,
-    /// What, in snake case: a transition of rule 3 or a command.
+    /// What: a transition of rule 3 or a command.
     pub action: Action,
     /// The nodes that it is about: excluded, denied, left behind, taken in.
     pub nodes: BTreeSet<NodeId>,
@@ -324,6 +336,7 @@ pub enum Action {
     Forget,
     SetPolicy,
     Unhealthy,
+    TakeIn,
 }
 
 /// What the engine wants committed: all of it in one transaction, or nothing.

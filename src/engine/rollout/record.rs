@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::document::Slots;
+use super::document::{Instruction, Slots};
 use crate::model::count::{Epoch, Generation};
 use crate::model::ids::{NodeId, PoolId};
 use crate::model::key::KeyFingerprint;
@@ -124,6 +124,19 @@ pub struct Report {
     pub counters: Option<Counters>,
 }
 
+impl Report {
+    /// Whether this says that exactly this instruction is durable and read back (rule 8).
+    #[must_use]
+    pub fn acknowledges(&self, pool_id: &PoolId, told: &Instruction) -> bool {
+        self.installed == Installed::ReadBack
+            && self.fence.as_ref().is_some_and(|fence| {
+                fence.pool_id == *pool_id
+                    && fence.generation == told.generation
+                    && fence.slots.pair() == told.slots.pair()
+            })
+    }
+}
+
 /// Why a node is not waited for.  Persisted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "cause", rename_all = "snake_case")]
@@ -170,6 +183,28 @@ pub struct NodeRecord {
     pub baseline: Option<Window>,
     /// Wall clock of the coordinator at the latest sync; shown, never measured with (rule 11).
     pub last_report_at: Option<UnixTime>,
+}
+
+impl NodeRecord {
+    /// Whether barriers wait for it (rule 6): admitted, with two slots.
+    #[must_use]
+    pub fn is_required(&self) -> bool {
+        self.standing == Standing::Admitted && self.has_two_slots()
+    }
+
+    /// Whether it counts for `min_present` (rule 5): required, or it would be if it had not been given up.
+    ///
+    /// Nodes that an operator took out by name do not count: that is how a pool shrinks.
+    #[must_use]
+    pub fn counts_as_member(&self) -> bool {
+        let given_up =
+            matches!(self.standing, Standing::Admitted | Standing::Excluded(Exclusion::Absent | Exclusion::LeftBehind));
+        given_up && self.has_two_slots()
+    }
+
+    fn has_two_slots(&self) -> bool {
+        self.report.as_ref().is_some_and(|report| report.slot_count == SlotCount::Two)
+    }
 }
 
 /// One record to write, or to forget, against the version that was read.

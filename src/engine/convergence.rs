@@ -1,0 +1,315 @@
+//! Who is here, who has done what it was told, and whom a barrier waits for (PROTOCOL.md rules 5, 6, 8, 10, 11).
+//!
+//! [`Barrier`] and [`NodeState`] are functions of one snapshot.  [`Life`] is the only memory that a coordinator has
+//! beside the store: whom it has heard since it started, on its own monotonic clock.  Must not know: wall clocks.
+//!
+//! Invariants: a coordinator that starts has heard nobody, whatever the store says; time in which it does not serve
+//! makes nobody absent; a store that went back is a new life.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::engine::rollout::document::{Document, Snapshot, Stage};
+use crate::engine::rollout::record::{Exclusion, Installed, NodeRecord, SlotCount, Standing};
+use crate::engine::rollout::wave::{has_acked, instructions, is_opened};
+use crate::model::count::{Generation, Revision};
+use crate::model::ids::NodeId;
+use crate::model::key::KeyFingerprint;
+use crate::model::state::Phase;
+
+/// Periods that a node may miss before it is absent (rule 11; rule 17: a timer node never before three).
+const MISSED_PERIODS_MAX: u64 = 3;
+
+/// Longest span between two looks that counts as served.
+///
+/// A coordinator that was stopped or starved for an hour has not listened for an hour: it was not the nodes that were
+/// silent.
+pub const SERVED_GAP_MAX: Duration = Duration::from_secs(10);
+
+/// What a barrier sees in one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Barrier {
+    /// Required nodes.
+    pub required: usize,
+    /// Fewest that must be required: `min_present` of the pool's members, at least one (rule 5).
+    pub needed: usize,
+    /// Required nodes that have not acknowledged what they are told now, in name order.
+    pub waiting_for: Vec<NodeId>,
+}
+
+impl Barrier {
+    /// Over all required nodes.
+    #[must_use]
+    pub fn of_all(snapshot: &Snapshot) -> Self {
+        Self::over(snapshot, |_| true)
+    }
+
+    /// Over the required nodes in the opened waves; over all outside a promotion.
+    #[must_use]
+    pub fn of_opened(snapshot: &Snapshot) -> Self {
+        match &snapshot.document.stage {
+            Stage::Promoted { next, wave, .. } => {
+                Self::over(snapshot, |node| is_opened(&snapshot.document, next.epoch, wave, node))
+            }
+            Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } => Self::of_all(snapshot),
+        }
+    }
+
+    fn over(snapshot: &Snapshot, is_in: impl Fn(&NodeId) -> bool) -> Self {
+        let document = &snapshot.document;
+        let (mut members, mut required, mut waiting_for) = (0, 0, Vec::new());
+        for (node, record) in &snapshot.nodes {
+            members += usize::from(record.counts_as_member());
+            if !record.is_required() {
+                continue;
+            }
+            required += 1;
+            if is_in(node) && !has_acked(document, node, record) {
+                waiting_for.push(node.clone());
+            }
+        }
+        Self { required, needed: document.policy.min_present.of_count(members).max(1), waiting_for }
+    }
+
+    /// Whether the next kind of move may be made.
+    #[must_use]
+    pub fn is_passed(&self) -> bool {
+        self.required >= self.needed && self.waiting_for.is_empty()
+    }
+
+    /// How many required nodes may be excluded before fewer than `min_present` are left (rule 11).
+    #[must_use]
+    pub fn spare(&self) -> usize {
+        self.required.saturating_sub(self.needed)
+    }
+}
+
+/// A report that this store cannot have caused: the store was restored (rule 10).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Conflict {
+    /// Who reported it.
+    pub node: NodeId,
+    /// The generation that it was told.
+    pub generation: Generation,
+}
+
+/// The report with the highest generation that this document cannot have told, if there is one.
+///
+/// A pool with such a report is frozen: no commit, no keys, until `recover`.
+#[must_use]
+pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
+    let document = &snapshot.document;
+    let told = instructions(document);
+    let contradicts = |record: &NodeRecord| {
+        let fence = record.report.as_ref()?.fence.as_ref()?;
+        if fence.pool_id != document.pool_id {
+            return None;
+        }
+        let other_keys = told.iter().any(|instruction| {
+            let pair = instruction.slots.pair();
+            instruction.generation == fence.generation
+                && fence.slots.pair() != pair
+                && fence.slots.pair() != pair.primary_alone()
+        });
+        (fence.generation > document.generation || other_keys).then_some(fence.generation)
+    };
+    snapshot
+        .nodes
+        .iter()
+        .filter_map(|(node, record)| Some(Conflict { node: node.clone(), generation: contradicts(record)? }))
+        .max_by_key(|conflict| conflict.generation)
+}
+
+/// What a coordinator's own clock and ears say, for one decision.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Presence {
+    /// Nodes that have not been heard in this life of the coordinator.
+    pub unheard: BTreeSet<NodeId>,
+    /// Nodes that have not been heard for longer than their limit.
+    pub absent: BTreeSet<NodeId>,
+    /// Seconds served since this coordinator first saw the present instruction.
+    pub phase_secs: u64,
+    /// Seconds served since it first saw the present wave.
+    pub wave_secs: u64,
+}
+
+impl Presence {
+    /// Required nodes that have not been heard in this life: nothing is committed before they have (rule 10).
+    #[must_use]
+    pub fn unheard_required(&self, snapshot: &Snapshot) -> Vec<NodeId> {
+        let required = |node: &&NodeId| snapshot.nodes.get(*node).is_some_and(NodeRecord::is_required);
+        self.unheard.iter().filter(required).cloned().collect()
+    }
+}
+
+/// Whether a coordinator could have heard its nodes since the last look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serving {
+    /// It listened and reached its store.
+    Yes,
+    /// It did not; this time makes nobody absent.
+    No,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Heard {
+    syncs: u64,
+    in_this_life: bool,
+    /// On the clock of served time.
+    at: Duration,
+}
+
+/// Since when something has been seen, on the clock of served time.
+type Seen<T> = Option<(T, Duration)>;
+
+/// One life of a coordinator: from its start, or from the moment its store went back.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Life {
+    served: Duration,
+    last_look: Option<Duration>,
+    begun: bool,
+    highest: Revision,
+    nodes: BTreeMap<NodeId, Heard>,
+    instruction: Seen<(Generation, Phase)>,
+    wave: Seen<(Generation, usize, usize)>,
+}
+
+impl Life {
+    /// Advances the clock of served time to `monotonic`, and looks at a snapshot.
+    ///
+    /// To be called at least every [`SERVED_GAP_MAX`]; longer gaps count as that much.
+    pub fn observe(&mut self, monotonic: Duration, serving: Serving, snapshot: &Snapshot) {
+        self.pass(monotonic, serving);
+        if self.begun && self.went_back(snapshot) {
+            self.begin_anew();
+        }
+        self.highest = snapshot.document.revision;
+        let (begun, served) = (self.begun, self.served);
+        for (node, record) in &snapshot.nodes {
+            let first = Heard { syncs: record.syncs, in_this_life: begun, at: served };
+            let known = self.nodes.entry(node.clone()).or_insert(first);
+            if record.syncs > known.syncs {
+                *known = Heard { syncs: record.syncs, in_this_life: true, at: served };
+            }
+        }
+        self.nodes.retain(|node, _| snapshot.nodes.contains_key(node));
+        let document = &snapshot.document;
+        Self::mark(&mut self.instruction, (document.generation, document.stage.phase()), served);
+        let wave = match &document.stage {
+            Stage::Promoted { wave, .. } => (document.generation, wave.opened, wave.taken_in.len()),
+            Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } => (document.generation, 0, 0),
+        };
+        Self::mark(&mut self.wave, wave, served);
+        self.begun = true;
+    }
+
+    /// Advances the clock of served time alone: the store could not be read.
+    pub fn pass(&mut self, monotonic: Duration, serving: Serving) {
+        let since = monotonic.saturating_sub(self.last_look.unwrap_or(monotonic));
+        if serving == Serving::Yes {
+            self.served += since.min(SERVED_GAP_MAX);
+        }
+        self.last_look = Some(monotonic);
+    }
+
+    /// What this life says about the nodes of the snapshot that was observed last.
+    #[must_use]
+    pub fn presence(&self, snapshot: &Snapshot) -> Presence {
+        let mut presence = Presence {
+            phase_secs: self.since(&self.instruction),
+            wave_secs: self.since(&self.wave),
+            ..Presence::default()
+        };
+        for (node, record) in &snapshot.nodes {
+            let heard = self.nodes.get(node);
+            if heard.is_none_or(|heard| !heard.in_this_life) {
+                presence.unheard.insert(node.clone());
+            }
+            let period = record.report.as_ref().map_or(0, |report| report.next_sync_secs);
+            let limit = snapshot.document.policy.absent_after_secs.max(period.saturating_mul(MISSED_PERIODS_MAX));
+            let silent_for = heard.map_or(Duration::ZERO, |heard| self.served.saturating_sub(heard.at));
+            if silent_for > Duration::from_secs(limit) {
+                presence.absent.insert(node.clone());
+            }
+        }
+        presence
+    }
+
+    /// A store that shows less than this life has seen was restored from a backup.
+    fn went_back(&self, snapshot: &Snapshot) -> bool {
+        let revision = snapshot.document.revision;
+        let forgotten_or_older = || {
+            self.nodes
+                .iter()
+                .any(|(node, known)| snapshot.nodes.get(node).is_none_or(|record| record.syncs < known.syncs))
+        };
+        // A node is forgotten by a commit, so at one revision none may vanish.
+        revision < self.highest || (revision == self.highest && forgotten_or_older())
+    }
+
+    fn begin_anew(&mut self) {
+        *self = Self { served: self.served, last_look: self.last_look, ..Self::default() };
+    }
+
+    fn mark<T: PartialEq>(seen: &mut Seen<T>, now: T, served: Duration) {
+        if seen.as_ref().is_none_or(|(before, _)| *before != now) {
+            *seen = Some((now, served));
+        }
+    }
+
+    fn since<T>(&self, seen: &Seen<T>) -> u64 {
+        seen.as_ref().map_or(0, |(_, at)| self.served.saturating_sub(*at).as_secs())
+    }
+}
+
+/// How a node is shown (DESIGN.md section 4, `nodes`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// Has acknowledged what it is told now.
+    Converged,
+    /// Heard, and behind.
+    Straggler,
+    /// Not heard for longer than its limit.
+    Silent,
+    /// Something else than it was told is in a kernel.
+    Drifted,
+    /// An operator or the barrier took it out.
+    Excluded,
+    /// Gets no keys.
+    Denied,
+    /// Could not write, read back or persist.
+    Failed,
+    /// Its kernel cannot share two keys.
+    OneSlot,
+}
+
+/// The state of one node.
+#[must_use]
+pub fn node_state(document: &Document, node: &NodeId, record: &NodeRecord, presence: &Presence) -> NodeState {
+    match (record.standing, record.report.as_ref()) {
+        (Standing::Excluded(Exclusion::Denied), _) => NodeState::Denied,
+        (Standing::Excluded(_), _) => NodeState::Excluded,
+        (Standing::Admitted, _) if presence.absent.contains(node) => NodeState::Silent,
+        (Standing::Admitted, Some(report)) if report.slot_count == SlotCount::One => NodeState::OneSlot,
+        (Standing::Admitted, Some(report)) if report.installed == Installed::Drifted => NodeState::Drifted,
+        (Standing::Admitted, Some(report)) if report.installed == Installed::Failed => NodeState::Failed,
+        (Standing::Admitted, _) if has_acked(document, node, record) => NodeState::Converged,
+        (Standing::Admitted, _) => NodeState::Straggler,
+    }
+}
+
+/// The one primary that two or more nodes, and most of those that report, hold without having it from this pool.
+///
+/// A first key is refused while there is one: these nodes share a key already, which `import` takes over (rule 14).
+#[must_use]
+pub fn common_foreign_key(snapshot: &Snapshot) -> Option<(KeyFingerprint, usize)> {
+    let mut holders: BTreeMap<KeyFingerprint, usize> = BTreeMap::new();
+    for report in snapshot.nodes.values().filter_map(|record| record.report.as_ref()) {
+        if let Some(foreign) = report.foreign {
+            *holders.entry(foreign).or_default() += 1;
+        }
+    }
+    let reporting: usize = holders.values().sum();
+    holders.into_iter().find(|(_, count)| *count >= 2 && 2 * count > reporting)
+}

@@ -1,0 +1,144 @@
+//! Commands about nodes, and the two that break the ordinary walk on purpose: recover and advance
+//! (PROTOCOL.md rules 6, 10, 11, 15).
+
+use std::collections::BTreeSet;
+
+use super::document::{Action, Actor, Hold, PoolKey, Slots, Stage};
+use super::input::{Reason, Step};
+use super::policy::Policy;
+use super::record::{Exclusion, Fence, NodeRecord, Standing};
+use super::{Draft, not_frozen};
+use crate::engine::convergence::Barrier;
+use crate::model::count::{Epoch, Generation};
+use crate::model::ids::NodeId;
+use crate::model::time::UnixTime;
+
+/// How far `recover` jumps above the highest reported generation, so that no instruction of the lost store can be
+/// above or equal to a new one (rule 10).
+pub const RECOVER_JUMP: u64 = 1_000_000;
+
+/// Whether a sync ends this exclusion by admitting the node again (rule 6).
+#[must_use]
+pub fn end_of_exclusion_admits(exclusion: Exclusion, wall: UnixTime) -> bool {
+    match exclusion {
+        Exclusion::Absent | Exclusion::LeftBehind => true,
+        Exclusion::Operator { until } => wall >= until,
+        Exclusion::Denied => false,
+    }
+}
+
+impl Draft<'_> {
+    /// Takes over what the fleet reports under its highest generation, and holds.
+    ///
+    /// Only when frozen.  Waits for the required nodes to be heard, or absent: those are excluded in the same commit,
+    /// for nobody knows what they hold.
+    pub(super) fn recover(mut self, slots: &Slots, actor: Actor, reason: &str) -> Result<Step, Reason> {
+        if not_frozen(self.snapshot).is_ok() {
+            return Err(Reason::WrongPhase("the pool is not frozen; there is nothing to recover"));
+        }
+        let presence = self.now.presence;
+        let unheard = presence.unheard_required(self.snapshot);
+        let (absent, present): (Vec<NodeId>, Vec<NodeId>) =
+            unheard.into_iter().partition(|node| presence.absent.contains(node));
+        if !present.is_empty() {
+            return Err(Reason::NotHeard(present));
+        }
+        let (highest, highest_epoch) = self.highest_reported(slots)?;
+        self.exclude(&absent, Exclusion::Absent);
+        let generation = highest.get().checked_add(RECOVER_JUMP).ok_or(Reason::Exhausted)?;
+        self.document.generation = Generation::new(generation);
+        self.document.next_epoch =
+            highest_epoch.next().map(|epoch| epoch.max(self.document.next_epoch)).ok_or(Reason::Exhausted)?;
+        self.document.stage = Stage::Steady { current: slots.primary, backup: slots.backup };
+        self.document.revoke = None;
+        self.document.paused = None;
+        self.document.hold = Some(Hold::Recovered);
+        self.document.rotated_at = self.now.wall;
+        self.begin_phase();
+        self.commit(actor, Action::Recover, reason)
+    }
+
+    /// The highest reported generation and the highest reported epoch, if `slots` were reported under that generation.
+    fn highest_reported(&self, slots: &Slots) -> Result<(Generation, Epoch), Reason> {
+        let pool_id = &self.document.pool_id;
+        let fences = || {
+            let reports = self.snapshot.nodes.values().filter_map(|record| record.report.as_ref());
+            reports.filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == *pool_id)
+        };
+        let highest = fences().map(|fence| fence.generation).max().ok_or(Reason::NotReported)?;
+        if !fences().any(|fence| fence.generation == highest && fence.slots == *slots) {
+            return Err(Reason::NotReported);
+        }
+        let revoked = |key: &PoolKey| self.document.is_revoked(*key);
+        if let Some(gone) = [Some(slots.primary), slots.backup].into_iter().flatten().find(revoked) {
+            return Err(Reason::KeyReused(gone.fingerprint));
+        }
+        let epochs =
+            |fence: &Fence| fence.slots.primary.epoch.max(fence.slots.backup.map_or(Epoch::FIRST, |key| key.epoch));
+        let epoch = fences().map(epochs).max().unwrap_or(Epoch::FIRST);
+        Ok((highest, epoch))
+    }
+
+    /// Leaves behind exactly the nodes that the operator saw behind, as far as they still are (rule 15).
+    pub(super) fn advance(
+        mut self,
+        generation: Generation,
+        leave: &BTreeSet<NodeId>,
+        actor: Actor,
+        reason: &str,
+    ) -> Result<Step, Reason> {
+        if self.document.generation != generation {
+            return Err(Reason::GenerationMoved(self.document.generation));
+        }
+        let barrier = Barrier::of_opened(self.snapshot);
+        let more: Vec<NodeId> = barrier.waiting_for.iter().filter(|node| !leave.contains(*node)).cloned().collect();
+        if !more.is_empty() {
+            return Err(Reason::MoreBehind(more));
+        }
+        if barrier.waiting_for.is_empty() {
+            return Err(Reason::WrongPhase("no node is behind; nothing is waited for"));
+        }
+        if barrier.waiting_for.len() > barrier.spare() {
+            let left = barrier.required - barrier.waiting_for.len();
+            return Err(Reason::TooFew { left, needed: barrier.needed });
+        }
+        self.exclude(&barrier.waiting_for, Exclusion::LeftBehind);
+        self.commit(actor, Action::Advance, reason)
+    }
+
+    /// Takes a node out of all barriers until a time; its first sync after that admits it again.
+    pub(super) fn exclude_until(
+        mut self,
+        node: &NodeId,
+        until: UnixTime,
+        actor: Actor,
+        reason: &str,
+    ) -> Result<Step, Reason> {
+        let known = self.snapshot.nodes.get(node).ok_or_else(|| Reason::UnknownNode(node.clone()))?;
+        if known.standing == Standing::Excluded(Exclusion::Denied) {
+            return Err(Reason::WrongPhase("the node is denied; forget it first"));
+        }
+        self.exclude(std::slice::from_ref(node), Exclusion::Operator { until });
+        self.commit(actor, Action::Exclude, reason)
+    }
+
+    /// Makes a node unknown: nobody waits for it, and it may come again as a new one.
+    pub(super) fn forget(mut self, node: &NodeId, actor: Actor, reason: &str) -> Result<Step, Reason> {
+        let known: Option<&NodeRecord> = self.snapshot.nodes.get(node);
+        if known.is_none() {
+            return Err(Reason::UnknownNode(node.clone()));
+        }
+        self.record(node, None);
+        self.commit(actor, Action::Forget, reason)
+    }
+
+    /// Takes another policy; not in a rotation, whose gates would change under it.
+    pub(super) fn set_policy(mut self, policy: &Policy, actor: Actor, reason: &str) -> Result<Step, Reason> {
+        if !matches!(self.document.stage, Stage::Empty | Stage::Steady { .. }) {
+            return Err(Reason::WrongPhase("the policy changes only between rotations"));
+        }
+        policy.check().map_err(Reason::Policy)?;
+        self.document.policy = policy.clone();
+        self.commit(actor, Action::SetPolicy, reason)
+    }
+}

@@ -1,0 +1,196 @@
+//! The nodes' side of the coordinator: a sync is recorded first and answered then (PROTOCOL.md rules 7, 8, 10).
+//!
+//! The driver's order, which is the safety of it:
+//! 1. read the snapshot, call [`record`]; if it says [`Recording::First`], write that record **durably** before anything
+//!    else (on a version conflict start again); [`Recording::Later`] may be batched;
+//! 2. read the snapshot **again**, from the store (SQLite: the file, etcd: a quorum read), and call [`answer`] on it;
+//! 3. on [`Answer::Nothing`] hold the request until the document changes or `wait_secs` are over, then step 2 again.
+//!
+//! Nothing is ever answered from a cache.  A store that cannot be reached is 503, or 204 for a session that is held.
+
+use super::document::{Document, Instruction, Snapshot};
+use super::gates::counted_under;
+use super::operator::end_of_exclusion_admits;
+use super::record::{Exclusion, NodeRecord, RecordChange, Report, Session, Standing, Window};
+use super::wave::told;
+use crate::engine::convergence::{Presence, conflict};
+use crate::model::count::Generation;
+use crate::model::ids::NodeId;
+use crate::model::time::UnixTime;
+
+/// What a node sends.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Sync {
+    /// This run of the agent at this coordinator.
+    pub session: Session,
+    /// The highest generation that it was told, installable or not.
+    pub seen: Generation,
+    /// What it has.
+    pub report: Report,
+}
+
+/// How a sync is to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recording {
+    /// First of a session: durable before the document is read for the answer.
+    First(RecordChange),
+    /// Later in a session: may be batched with others.
+    Later(RecordChange),
+    /// Says less than what is stored of this session: a late repetition.
+    Stale,
+}
+
+/// Why a sync is neither recorded nor answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SyncRefused {
+    /// 403 denied.
+    #[error("the node is denied")]
+    Denied,
+    /// 409: the node's file belongs to another pool.
+    #[error("the node's keys belong to another pool")]
+    OtherPool,
+    /// 409: a later session of the node is open.  The agent opens one above `ordinal` and asks again.
+    #[error("a later session of this node is open")]
+    SessionClosed {
+        /// Of the session that is open.
+        ordinal: u64,
+    },
+    /// 409 `pool_frozen`.
+    #[error("the pool is frozen: its store was restored from a backup")]
+    Frozen,
+    /// 503: the record changed between admission and answer; ask again.
+    #[error("the node is not admitted any more; ask again")]
+    NotAdmitted,
+    /// 503, or hold the request as for [`Answer::Nothing`]: until every required node was heard in this life, nobody is
+    /// told anything new, because a restored store would tell lost history to joiners.
+    #[error("this coordinator has not heard every required node yet")]
+    NotHeard,
+}
+
+/// What a node is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// 200: hold these slots.
+    Tell(Instruction),
+    /// 204, or keep waiting.
+    Nothing,
+}
+
+/// What to store for a sync.
+///
+/// # Errors
+/// Fails if the node is denied, belongs to another pool, or has a later session.
+pub fn record(
+    document: &Document,
+    before: Option<&NodeRecord>,
+    node: &NodeId,
+    sync: &Sync,
+    wall: UnixTime,
+) -> Result<Recording, SyncRefused> {
+    if sync.report.fence.as_ref().is_some_and(|fence| fence.pool_id != document.pool_id) {
+        return Err(SyncRefused::OtherPool);
+    }
+    let Some(before) = before else {
+        let next = stored(document, None, (node, sync), wall, Standing::Admitted);
+        return Ok(Recording::First(RecordChange { node: node.clone(), expected: None, next: Some(next) }));
+    };
+    if before.standing == Standing::Excluded(Exclusion::Denied) {
+        return Err(SyncRefused::Denied);
+    }
+    let is_later = match before.session {
+        None => true,
+        Some(open) if open == sync.session => false,
+        Some(open) if open.ordinal >= sync.session.ordinal => {
+            return Err(SyncRefused::SessionClosed { ordinal: open.ordinal });
+        }
+        Some(_) => true,
+    };
+    let (standing, is_admission) = match before.standing {
+        Standing::Admitted => (Standing::Admitted, is_later),
+        Standing::Excluded(exclusion) if end_of_exclusion_admits(exclusion, wall) => (Standing::Admitted, true),
+        Standing::Excluded(exclusion) => (Standing::Excluded(exclusion), is_later),
+    };
+    if !is_admission && is_stale(before, sync) {
+        return Ok(Recording::Stale);
+    }
+    let next = stored(document, Some(before), (node, sync), wall, standing);
+    let change = RecordChange { node: node.clone(), expected: Some(before.version), next: Some(next) };
+    Ok(if is_admission { Recording::First(change) } else { Recording::Later(change) })
+}
+
+/// Inside a session acks only rise (rule 8).
+fn is_stale(before: &NodeRecord, sync: &Sync) -> bool {
+    let generation = |report: &Report| report.fence.as_ref().map(|fence| fence.generation);
+    before.report.as_ref().is_some_and(|stored| generation(&sync.report) < generation(stored))
+}
+
+fn stored(
+    document: &Document,
+    before: Option<&NodeRecord>,
+    (node, sync): (&NodeId, &Sync),
+    wall: UnixTime,
+    standing: Standing,
+) -> NodeRecord {
+    let (window, baseline) = windows(document, before, node, &sync.report);
+    NodeRecord {
+        version: before.map_or(0, |record| record.version) + 1,
+        syncs: before.map_or(0, |record| record.syncs) + 1,
+        standing,
+        session: Some(sync.session),
+        report: Some(sync.report.clone()),
+        window,
+        baseline,
+        last_report_at: Some(wall),
+    }
+}
+
+/// Carries the counters over: a new phase starts a window, and a reset of the counters starts the present one again.
+fn windows(
+    document: &Document,
+    before: Option<&NodeRecord>,
+    node: &NodeId,
+    report: &Report,
+) -> (Option<Window>, Option<Window>) {
+    let (window, baseline) = before.map_or((None, None), |record| (record.window, record.baseline));
+    let (Some(now), Some((phase, epoch))) = (report.counters, counted_under(document, node, report.slot_count)) else {
+        return (window, baseline);
+    };
+    let fresh = Window { phase, epoch, first: now, last: now };
+    match window {
+        Some(window) if (window.phase, window.epoch) != (phase, epoch) => (Some(fresh), Some(window)),
+        Some(window) if now.since(&window.last).is_some() => (Some(Window { last: now, ..window }), baseline),
+        Some(_) | None => (Some(fresh), baseline),
+    }
+}
+
+/// What to answer, from a snapshot that was read from the store after the sync was recorded.
+///
+/// # Errors
+/// Fails if the pool is frozen, the record is not (or not any more) that of this session, or the answer would tell
+/// something new before every required node was heard in this life.
+pub fn answer(snapshot: &Snapshot, presence: &Presence, node: &NodeId, sync: &Sync) -> Result<Answer, SyncRefused> {
+    if conflict(snapshot).is_some() {
+        return Err(SyncRefused::Frozen);
+    }
+    let record = snapshot.nodes.get(node).ok_or(SyncRefused::NotAdmitted)?;
+    match record.standing {
+        Standing::Admitted | Standing::Excluded(Exclusion::Operator { .. }) => {}
+        Standing::Excluded(Exclusion::Absent | Exclusion::LeftBehind) => return Err(SyncRefused::NotAdmitted),
+        Standing::Excluded(Exclusion::Denied) => return Err(SyncRefused::Denied),
+    }
+    match record.session {
+        Some(open) if open == sync.session => {}
+        Some(open) => return Err(SyncRefused::SessionClosed { ordinal: open.ordinal }),
+        None => return Err(SyncRefused::NotAdmitted),
+    }
+    let Some(instruction) = told(&snapshot.document, node, sync.report.slot_count) else { return Ok(Answer::Nothing) };
+    // Not "differs": a node that cannot install, or a coordinator that lags, would loop without pause.
+    let has_it = sync.report.acknowledges(&snapshot.document.pool_id, &instruction);
+    if instruction.generation <= sync.seen || has_it {
+        return Ok(Answer::Nothing);
+    }
+    if !presence.unheard_required(snapshot).is_empty() {
+        return Err(SyncRefused::NotHeard);
+    }
+    Ok(Answer::Tell(instruction))
+}
