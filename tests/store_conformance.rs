@@ -2,18 +2,25 @@
 //!
 //! `cargo test --test store_conformance`; with `TFO_FULL=1` the kills, flips and rotations are several times as many.
 
+#[cfg(test)]
 mod support;
 
+#[cfg(test)]
 #[path = "store/conformance.rs"]
 mod conformance;
+#[cfg(test)]
 #[path = "store/crash.rs"]
 mod crash;
+#[cfg(test)]
 #[path = "store/erase.rs"]
 mod erase;
+#[cfg(test)]
 #[path = "store/faults.rs"]
 mod faults;
+#[cfg(test)]
 #[path = "store/refusals.rs"]
 mod refusals;
+#[cfg(test)]
 #[path = "store/walk.rs"]
 mod walk;
 
@@ -24,13 +31,14 @@ use tfo_fleet::store::{MemoryStore, SqliteStore};
 
 /// A key-encryption key made of a number.
 fn kek(seed: u8) -> KeyEncryptionKey {
-    let bytes: [u8; 32] = std::array::from_fn(|i| seed.wrapping_mul(31).wrapping_add(u8::try_from(i).unwrap()));
-    KeyEncryptionKey::from_bytes(&bytes).unwrap()
+    let bytes: [u8; 32] =
+        std::array::from_fn(|i| seed.wrapping_mul(31).wrapping_add(u8::try_from(i).expect("32 bytes")));
+    KeyEncryptionKey::from_bytes(&bytes).expect("32 different bytes")
 }
 
 /// The database in a scratch directory.
 fn open(dir: &Path) -> SqliteStore {
-    SqliteStore::open(&dir.join("state.db"), kek(1)).unwrap()
+    SqliteStore::open(&dir.join("state.db"), kek(1)).expect("the database opens")
 }
 
 /// Every test of the suite, for every kind of store.

@@ -45,8 +45,9 @@ const ERASE_BUSY: Duration = Duration::from_millis(500);
 pub struct SqliteStore {
     place: Place,
     key: KeyEncryptionKey,
-    writer: Mutex<Connection>,
+    // Before the writer: whoever closes last empties the WAL, and the reader cannot.
     reader: Mutex<Connection>,
+    writer: Mutex<Connection>,
     /// Whether erased keys may still lie in the WAL.
     leftovers: AtomicBool,
     hub: Hub,
@@ -70,8 +71,8 @@ impl SqliteStore {
         let store = Self {
             place,
             key,
-            writer: Mutex::new(writer),
             reader: Mutex::new(reader),
+            writer: Mutex::new(writer),
             leftovers: AtomicBool::new(true),
             hub: Hub::default(),
             _lock: lock,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tfo_fleet::crypto::fingerprint::fingerprint;
 use tfo_fleet::engine::rollout::document::{
-    Action, Actor, AuditEntry, Document, KeyRing, PoolKey, Proposal, Snapshot, Stage, Wave,
+    Action, Actor, AuditEntry, Document, KeyRing, Pause, PoolKey, Proposal, Snapshot, Stage, Wave,
 };
 use tfo_fleet::engine::rollout::policy::{Policy, Share, WaveRule};
 use tfo_fleet::engine::rollout::record::{NodeRecord, RecordChange, Session, Standing};
@@ -140,8 +140,9 @@ pub(crate) fn rotate(seed: u64, document: &mut Document) -> Action {
                 opened: 0,
                 taken_in: BTreeSet::new(),
                 opened_at: document.since,
+                health_waived: false,
             };
-            (Stage::Promoted { current, next, wave }, Action::Promote)
+            (Stage::Promoted { current, next, staged_generation: document.generation, wave }, Action::Promote)
         }
         Stage::Promoted { current, next, .. } => {
             (Stage::Steady { current: next, backup: Some(current) }, Action::Settle)
@@ -170,8 +171,8 @@ pub(crate) fn step(store: &dyn Store, pool: &PoolName, seed: u64, index: u64) ->
         }
         5 => {
             let proposal = proposal(&snapshot.document, |document| {
-                document.paused = !document.paused;
-                if document.paused { Action::Pause } else { Action::Resume }
+                document.paused = if document.paused.is_none() { Some(Pause::Operator) } else { None };
+                if document.paused.is_some() { Action::Pause } else { Action::Resume }
             });
             let _erasure = store.commit(pool, &proposal, &keys)?;
             return Ok(());

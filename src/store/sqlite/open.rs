@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use rustix::fs::{Mode, OFlags};
 
@@ -67,6 +68,8 @@ pub(super) fn prepare_file(place: &Place) -> Result<(), StoreError> {
 pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection, StoreError> {
     let failed = place.sql("open");
     let mut connection = connect(place, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    // What is refused below is left as it is, with its WAL: no checkpoint when the connection is closed.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(&failed)?;
     let schema = check_schema(place, &connection)?;
     if schema > 0 {
         check_key(place, &connection, key)?;
@@ -85,7 +88,11 @@ pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection
     }
     let answer: String =
         connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(place.sql("check"))?;
-    if answer == "ok" { Ok(connection) } else { Err(place.damaged(answer.replace('\n', "; "))) }
+    if answer != "ok" {
+        return Err(place.damaged(answer.replace('\n', "; ")));
+    }
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(failed)?;
+    Ok(connection)
 }
 
 /// A connection that only reads.
