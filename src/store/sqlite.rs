@@ -78,7 +78,7 @@ impl SqliteStore {
             _lock: lock,
         };
         for pool in store.pools()? {
-            store.load(&pool)?;
+            store.load(&pool)?.ok_or_else(|| store.place.damaged(format!("pool {pool} has a name but no row")))?;
             store.check_audit(&pool)?;
         }
         // A run that was killed between a commit and its erasure.

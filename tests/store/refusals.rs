@@ -85,6 +85,39 @@ fn a_database_that_lost_its_key_check_is_refused() {
 }
 
 #[test]
+fn a_database_that_was_edited_by_hand_is_refused() {
+    let edits = [
+        "DROP TRIGGER guard_node_DELETE",
+        "CREATE INDEX mine ON node (version)",
+        // With the guard put back as it was: a record is missing, a pool is behind its document, a key is gone.
+        "DELETE FROM node WHERE node = (SELECT min(node) FROM node)",
+        "UPDATE pool SET revision = revision - 1",
+        "UPDATE sealed SET slots = zeroblob(208)",
+    ];
+    for edit in edits {
+        let dir = support::scratch();
+        filled(dir.path());
+        let other = foreign(dir.path());
+        let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'";
+        let triggers: Vec<(String, String)> = {
+            let mut statement = other.prepare(sql).unwrap();
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        if !edit.starts_with("DROP") {
+            triggers.iter().for_each(|(name, _)| other.execute_batch(&format!("DROP TRIGGER {name}")).unwrap());
+        }
+        other.execute_batch(edit).unwrap();
+        if !edit.starts_with("DROP") {
+            triggers.iter().for_each(|(_, sql)| other.execute_batch(sql).unwrap());
+        }
+        drop(other);
+        let error = refused(dir.path(), 1);
+        assert!(matches!(error, StoreError::Damaged { .. }), "{edit}: {error:?}");
+    }
+}
+
+#[test]
 fn a_newer_schema_is_refused() {
     let dir = support::scratch();
     let before = filled(dir.path());

@@ -87,7 +87,7 @@ pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection
         return Err(place.damaged("its tables or triggers are not those of its schema"));
     }
     let answer: String =
-        connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(place.sql("check"))?;
+        connection.pragma_query_value(None, "integrity_check", |row| row.get(0)).map_err(place.sql("check"))?;
     if answer != "ok" {
         return Err(place.damaged(answer.replace('\n', "; ")));
     }

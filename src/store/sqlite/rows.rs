@@ -45,17 +45,21 @@ impl<'a> Rows<'a> {
     }
 
     pub(super) fn pool(self, name: &'a PoolName) -> Result<Option<PoolRow<'a>>, StoreError> {
-        let sql = "SELECT number, revision, record_writes, nodes FROM pool WHERE name = ?1";
+        let sql = "SELECT number, revision, record_writes, nodes, sum FROM pool WHERE name = ?1";
         let failed = self.place.sql("read");
         let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
         let row = statement
-            .query_row([name.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .query_row([name.as_str()], |row| Ok((row.get(0)?, [row.get(1)?, row.get(2)?, row.get(3)?], row.get(4)?)))
             .optional()
             .map_err(&failed)?;
-        let Some((number, revision, record_writes, nodes)) = row else { return Ok(None) };
-        let count = |value: i64| u64::try_from(value).map_err(|_| self.place.damaged("a count is negative"));
-        let head = Head { revision: Revision::new(count(revision)?), record_writes: count(record_writes)? };
-        Ok(Some(PoolRow { number, name, head, nodes: count(nodes)? }))
+        let Some((number, counts, sum)) = row else { return Ok(None) };
+        let sum: Checksum = sum;
+        if sum != pool_sum(name, counts) {
+            return Err(self.place.damaged(format!("the checksum of \"pool {name}\" is wrong")));
+        }
+        let [revision, record_writes, nodes] = counts.map(i64::cast_unsigned);
+        let head = Head { revision: Revision::new(revision), record_writes };
+        Ok(Some(PoolRow { number, name, head, nodes }))
     }
 
     pub(super) fn document(self, pool: &PoolRow<'_>) -> Result<Document, StoreError> {
@@ -134,8 +138,9 @@ impl<'a> Rows<'a> {
     }
 
     pub(super) fn add_pool(self, name: &'a PoolName, revision: Revision) -> Result<PoolRow<'a>, CommitError> {
-        let sql = "INSERT INTO pool (name, revision, record_writes, nodes) VALUES (?1, ?2, 0, 0)";
-        self.write(sql, params![name.as_str(), int(revision.get())?])?;
+        let counts = [int(revision.get())?, 0, 0];
+        let sql = "INSERT INTO pool (name, revision, record_writes, nodes, sum) VALUES (?1, ?2, 0, 0, ?3)";
+        self.write(sql, params![name.as_str(), counts[0], pool_sum(name, counts)])?;
         let number = self.connection.last_insert_rowid();
         self.write("INSERT INTO sealed (pool, slots) VALUES (?1, ?2)", params![number, Slots::default().as_bytes()])?;
         self.write("INSERT INTO document (pool, text, sum) VALUES (?1, '', x'')", params![number])?;
@@ -144,9 +149,10 @@ impl<'a> Rows<'a> {
 
     /// Writes head and node count.
     pub(super) fn put_pool(self, pool: &PoolRow<'_>) -> Result<(), CommitError> {
-        let sql = "UPDATE pool SET revision = ?2, record_writes = ?3, nodes = ?4 WHERE number = ?1";
-        let (revision, writes) = (int(pool.head.revision.get())?, int(pool.head.record_writes)?);
-        self.write(sql, params![pool.number, revision, writes, int(pool.nodes)?])
+        let counts = [int(pool.head.revision.get())?, int(pool.head.record_writes)?, int(pool.nodes)?];
+        let [revision, record_writes, nodes] = counts;
+        let sql = "UPDATE pool SET revision = ?2, record_writes = ?3, nodes = ?4, sum = ?5 WHERE number = ?1";
+        self.write(sql, params![pool.number, revision, record_writes, nodes, pool_sum(pool.name, counts)])
     }
 
     pub(super) fn put_document(self, pool: &PoolRow<'_>, document: &Document) -> Result<(), CommitError> {
@@ -240,6 +246,12 @@ impl<'a> Rows<'a> {
 fn sum(text: &str, at: &[&str]) -> Checksum {
     let parts: Vec<&[u8]> = at.iter().chain([&text]).map(|part| part.as_bytes()).collect();
     checksum(&parts)
+}
+
+/// Checksum of the row of a pool: revision, record writes, nodes.
+fn pool_sum(name: &PoolName, counts: [i64; 3]) -> Checksum {
+    let [revision, record_writes, nodes] = counts.map(i64::to_be_bytes);
+    checksum(&[b"pool", name.as_str().as_bytes(), &revision, &record_writes, &nodes])
 }
 
 fn int(value: u64) -> Result<i64, Refusal> {

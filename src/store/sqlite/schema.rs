@@ -29,7 +29,8 @@ const STEPS: &[&str] = &["
         name TEXT NOT NULL UNIQUE,
         revision INTEGER NOT NULL,
         record_writes INTEGER NOT NULL,
-        nodes INTEGER NOT NULL
+        nodes INTEGER NOT NULL,
+        sum BLOB NOT NULL
     ) STRICT;
     CREATE TABLE document (
         pool INTEGER PRIMARY KEY REFERENCES pool,
