@@ -19,12 +19,13 @@ const SYSCTL_FILE: &str = "/etc/sysctl.d/50-tcp_fastopen_key.conf";
 
 const CONFIG_FILE: &str = "/etc/tfo-fleet/agent.toml";
 
+/// The longest interval: a key that changes between two machines of one test is a once-a-week event.
 const CONFIG: &str = r#"
 [source]
 kind = "derive"
 [[source.schedule]]
 secret     = "/etc/tfo-fleet/fleet.secret"
-interval   = "24h"
+interval   = "7d"
 stage_lead = "1h"
 algorithm  = "hkdf-sha256"
 "#;
@@ -40,7 +41,7 @@ fn installed() -> Image {
     let systemd = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
     let support = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support");
     let mut image = Image::new()
-        .copy(&agent_binary(), "/usr/bin/tfo-agent", 0o755)
+        .copy(support::agent_path(), "/usr/bin/tfo-agent", 0o755)
         .copy(&systemd.join("tmpfiles.d/tfo-fleet.conf"), "/usr/lib/tmpfiles.d/tfo-fleet.conf", 0o644)
         .copy(&support.join("listener.py"), "/usr/lib/tfo-test/listener.py", 0o644)
         .file(CONFIG_FILE, CONFIG, 0o644)
@@ -49,10 +50,6 @@ fn installed() -> Image {
         image = image.copy(&systemd.join(unit), &format!("/usr/lib/systemd/system/{unit}"), 0o644);
     }
     image
-}
-
-fn agent_binary() -> std::path::PathBuf {
-    std::env::var_os("TFO_STANDIN").map_or_else(|| support::agent_path().to_owned(), Into::into)
 }
 
 /// A TFO server that starts at boot in the order that `ordering` says, and notes the key it found.
@@ -278,4 +275,66 @@ fn the_timer_way_runs_green_and_leaves_a_daemon_alone() {
     assert_eq!(once("Result"), "exec-condition", "skipped beside a daemon");
     assert_eq!(once("ActiveState"), "inactive");
     assert_eq!(machine.property("tfo-agent", "MainPID"), agent);
+    drop(machine);
+
+    // Both enabled: the daemon does it.
+    let machine = installed().enable("tfo-agent").enable("tfo-agent-once.timer").boot();
+    assert_eq!(machine.property("tfo-agent", "ActiveState"), "active");
+    assert_eq!(machine.property("tfo-agent-once.service", "Result"), "exec-condition");
+    assert_eq!(machine.run(&["systemctl", "list-units", "--failed", "--no-legend", "--plain"]), "");
+}
+
+#[test]
+fn check_computes_whether_the_timer_keeps_up() {
+    if !need_machine() {
+        return;
+    }
+    let machine = installed().enable("tfo-agent-once.timer").boot();
+    let check = || machine.output(&["tfo-agent", "check"]);
+    let good = check();
+    assert!(good.status.success(), "10 min, 2 min and 10 s fit into an hour: {}", told(&good));
+    machine.write(CONFIG_FILE, &CONFIG.replace("\"1h\"", "\"12m\""));
+    let late = check();
+    assert_eq!(late.status.code(), Some(1), "{}", told(&late));
+    let late = told(&late);
+    assert!(late.contains("12m 12s late (period 10m, random delay 2m, accuracy 10s, run 2s)"), "{late}");
+    machine.run(&["systemctl", "stop", "tfo-agent-once.timer"]);
+    assert!(check().status.success(), "a timer that is not active has nothing to keep up with");
+}
+
+#[test]
+fn other_namespaces_take_the_example_drop_in() {
+    if !need_machine() {
+        return;
+    }
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/examples/namespaces.conf");
+    let drop_in = "/etc/systemd/system/tfo-agent.service.d/namespaces.conf";
+    let config = format!("{CONFIG}[install]\nnamespaces = [\"blue\"]\n");
+    let in_blue = ["nsenter", "--net=/run/netns/blue", "cat", KEY_FILE];
+
+    let machine = installed().file(CONFIG_FILE, &config, 0o644).copy(&example, drop_in, 0o644).boot();
+    machine.run(&["ip", "netns", "add", "blue"]);
+    assert_eq!(machine.run(&in_blue), UNSET);
+    machine.run(&["systemctl", "start", "tfo-agent"]);
+    assert_eq!(machine.run(&in_blue), persisted_key(&machine.read(SYSCTL_FILE)));
+    assert_eq!(machine.run(&in_blue), installed_key(&machine));
+}
+
+#[test]
+fn the_sandbox_lets_the_agent_do_its_work_and_nothing_else() {
+    if !need_machine() || !support::need_tool("python3") {
+        return;
+    }
+    let probe = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/sandbox_probe.py");
+    let drop_in = "[Service]\nType=oneshot\nWatchdogSec=0\nRestart=no\nExecStart=\n\
+                   ExecStart=/usr/bin/python3 /usr/lib/tfo-test/probe.py\nStandardOutput=file:/run/probe.out\n";
+    let machine = installed()
+        .copy(&probe, "/usr/lib/tfo-test/probe.py", 0o644)
+        .file("/etc/systemd/system/tfo-agent.service.d/probe.conf", drop_in, 0o644)
+        .boot();
+    machine.run(&["systemctl", "start", "tfo-agent"]);
+    let told = machine.read("/run/probe.out");
+    let done: Vec<_> = told.lines().filter_map(|line| line.strip_suffix(": done")).collect();
+    assert_eq!(done, ["the key", "a file in /etc/sysctl.d", "a lock", "runtime directory"], "{told}");
+    assert!(told.lines().count() > 15, "{told}");
 }

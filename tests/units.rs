@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,27 +19,30 @@ fn systemd_dir() -> PathBuf {
 
 /// The units whose names end in `suffix`, never none.
 fn units(suffix: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(systemd_dir()).unwrap().map(|entry| entry.unwrap().path());
-    let units: Vec<_> = entries.filter(|path| path.to_str().unwrap().ends_with(suffix)).collect();
+    let entries = fs::read_dir(systemd_dir()).expect("systemd/ is there").flatten().map(|entry| entry.path());
+    let units: Vec<_> = entries.filter(|path| path.to_string_lossy().ends_with(suffix)).collect();
     assert!(!units.is_empty(), "no {suffix} in {}", systemd_dir().display());
     units
 }
 
 /// The overall exposure level, 0 (closed) to 10.
 fn exposure(unit: &Path) -> f64 {
-    let output =
-        Command::new("systemd-analyze").args(["security", "--offline=true", "--no-pager"]).arg(unit).output().unwrap();
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager"])
+        .arg(unit)
+        .output()
+        .expect("systemd-analyze starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let (_, level) = text.rsplit_once("Overall exposure level for ").unwrap_or_else(|| panic!("{output:?}"));
-    let (_, level) = level.split_once(": ").unwrap();
-    level.split(' ').next().unwrap().parse().unwrap()
+    let level = level.split(' ').nth(1).unwrap_or_else(|| panic!("{output:?}"));
+    level.parse().expect("a level is a number")
 }
 
-/// `Key=value` lines of a unit's sandbox, in no order.
-fn sandbox(unit: &str) -> BTreeSet<String> {
-    let text = fs::read_to_string(systemd_dir().join(unit)).unwrap();
+/// `Key=value` lines of a unit's sandbox, in order (a later SystemCallFilter= acts on the earlier ones).
+fn sandbox(unit: &str) -> Vec<String> {
+    let text = fs::read_to_string(systemd_dir().join(unit)).expect("the unit is there");
     let (_, rest) = text.split_once("# --- sandbox").unwrap_or_else(|| panic!("{unit} marks no sandbox"));
-    let (sandbox, _) = rest.split_once("[Install]").unwrap();
+    let (sandbox, _) = rest.split_once("[Install]").expect("a unit ends with [Install]");
     sandbox.lines().skip(1).filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect()
 }
 

@@ -2,5 +2,6 @@
 
 pub mod convergence;
 pub mod fence;
+pub mod reconcile;
 pub mod rollout;
 pub mod schedule;

@@ -1,6 +1,9 @@
 //! The host's edge: the key file of the kernel, its counters, network namespaces, and the file that sets the key at boot.
 
+pub mod boot_order;
 pub mod namespace;
+pub mod netstat;
 pub mod procfs;
+pub mod release;
 pub mod sysctl_d;
 pub mod text;

@@ -14,7 +14,7 @@ use crate::crypto::fingerprint::pair_print;
 use crate::model::count::{Epoch, Generation};
 use crate::model::ids::PoolId;
 use crate::model::key::KeyPair;
-use crate::model::state::{SlotPrint, SlotPrints};
+use crate::model::state::{Phase, SlotPrint, SlotPrints};
 use crate::model::time::UnixTime;
 use crate::runtime::files::{self, Durability, ReplaceError};
 
@@ -36,6 +36,8 @@ pub struct Record {
     pub pool_id: Option<PoolId>,
     /// The instruction that told them.
     pub generation: Option<Generation>,
+    /// Where the rotation stood.
+    pub phase: Phase,
     /// Epochs and fingerprints of the keys below.
     pub prints: SlotPrints,
     /// The joints of the schedule that were known then: an entry that is first seen too late is reported.
@@ -123,6 +125,7 @@ fn render(record: &Record, keys: &KeyPair) -> Zeroizing<String> {
         format!("# source: {}", record.source),
         format!("# pool_id: {}", shown(record.pool_id.as_ref())),
         format!("# generation: {}", shown(record.generation.as_ref())),
+        format!("# phase: {}", record.phase.as_str()),
         format!("# primary: {}", slot_text(Some(&record.prints.primary))),
         format!("# backup: {}", slot_text(record.prints.backup.as_ref())),
         format!("# joints: {joints}"),
@@ -156,6 +159,7 @@ fn parse(text: &str) -> Option<(Record, KeyPair)> {
     let source = field("source")?.to_owned();
     let pool_id = parse_optional(field("pool_id")?)?;
     let generation = parse_optional(field("generation")?)?;
+    let phase = Phase::from_name(field("phase")?)?;
     let primary = parse_slot(field("primary")?)??;
     let backup = parse_slot(field("backup")?)?;
     let joints = match field("joints")? {
@@ -169,7 +173,7 @@ fn parse(text: &str) -> Option<(Record, KeyPair)> {
     if lines.next().is_some() || pair_print(&keys) != prints.pair() {
         return None;
     }
-    Some((Record { source, pool_id, generation, prints, joints, installed_at }, keys))
+    Some((Record { source, pool_id, generation, phase, prints, joints, installed_at }, keys))
 }
 
 /// Outer none: not what we write.  Inner none: no value.
@@ -200,6 +204,7 @@ mod tests {
             source: "derive".into(),
             pool_id: None,
             generation: Some(Generation::new(7)),
+            phase: Phase::Staged,
             prints: SlotPrints {
                 primary: slot(print.primary, 1_763_769_600),
                 backup: print.backup.map(|print| slot(print, 0)),

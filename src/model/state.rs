@@ -34,6 +34,21 @@ impl Phase {
             Self::Promoted => "promoted",
         }
     }
+
+    /// The phase of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Empty, Self::Steady, Self::Staged, Self::Promoted].into_iter().find(|phase| phase.as_str() == name)
+    }
+}
+
+/// Whether a kernel has a backup slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupSlot {
+    /// Linux 5.3 and later (commit 9092a76d3cf8).
+    Present,
+    /// Earlier, or a kernel that was seen to keep only the primary.
+    Absent,
 }
 
 /// One slot as it may be shown: never the key.  `K` in DESIGN.md.

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
 
 use super::clock;
 
@@ -13,6 +15,8 @@ use super::clock;
 const LOCK_DIR: &str = "/run/lock";
 /// How often a held lock is tried again.
 const RETRY: Duration = Duration::from_millis(50);
+/// How often a lock file that is not ours is removed before it is given up.
+const TRIES: usize = 5;
 /// Longest note about the holder that is read back, in bytes.
 const NOTE_BYTES_MAX: u64 = 200;
 
@@ -51,16 +55,12 @@ impl NamespaceLock {
     pub fn take(namespace: &str, program: &str, patience: Duration) -> Result<Self, LockError> {
         let path = Path::new(LOCK_DIR).join(format!("tfo-agent.net-{namespace}.lock"));
         let failed = |source: io::Error| LockError::Failed { path: path.clone(), source };
-        std::fs::create_dir_all(LOCK_DIR).map_err(failed)?;
-        // Not O_TRUNC: until we hold the lock the note in it is another's.
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-        let mut file = File::from(rustix::fs::open(&path, flags, mode).map_err(|error| failed(error.into()))?);
+        let mut file = open_own(&path).map_err(failed)?;
         let start = clock::monotonic();
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK) if clock::left_of(patience, start).is_zero() => {
+                Err(Errno::WOULDBLOCK) if clock::left_of(patience, start).is_zero() => {
                     let mut holder = String::new();
                     if file.take(NOTE_BYTES_MAX).read_to_string(&mut holder).is_err() || holder.is_empty() {
                         "an unnamed process".clone_into(&mut holder);
@@ -68,12 +68,86 @@ impl NamespaceLock {
                     let holder = holder.trim().to_owned();
                     return Err(LockError::Held { namespace: namespace.to_owned(), holder });
                 }
-                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(RETRY),
+                Err(Errno::WOULDBLOCK) => std::thread::sleep(RETRY),
                 Err(error) => return Err(failed(error.into())),
             }
         }
         file.set_len(0).map_err(failed)?;
-        writeln!(file, "pid {} ({program})", std::process::id()).map_err(failed)?;
+        let note = format!("pid {} ({program})\n", std::process::id());
+        file.write_all(note.as_bytes()).map_err(failed)?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Opens the lock file, 0600 and ours; everybody may make files in /run/lock, and whoever can open ours can hold it.
+fn open_own(path: &Path) -> io::Result<File> {
+    for _ in 0..TRIES {
+        // No O_CREAT at first: with it the kernel refuses another user's file even to root (ip-sysctl
+        // fs.protected_regular).  Not O_TRUNC: until we hold the lock the note in it is another's.
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(file) => {
+                let file = File::from(file);
+                let found = file.metadata()?;
+                if found.is_file() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0 {
+                    return Ok(file);
+                }
+                std::fs::remove_file(path)?;
+            }
+            Err(Errno::LOOP | Errno::NXIO) => std::fs::remove_file(path)?,
+            Err(Errno::NOENT) => match make_own(path) {
+                Err(Errno::EXIST) => {}
+                // A minimal container may lack the directory.
+                Err(Errno::NOENT) => std::fs::create_dir_all(LOCK_DIR)?,
+                made => return Ok(made?),
+            },
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(io::Error::other("somebody makes it anew as often as it is removed"))
+}
+
+fn make_own(path: &Path) -> rustix::io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A namespace that no other test and no agent has.
+    fn nobodys() -> String {
+        format!("test-{}-{:?}", std::process::id(), std::thread::current().id()).replace(['(', ')'], "")
+    }
+
+    #[test]
+    fn a_held_lock_is_refused_and_its_holder_named() {
+        let name = nobodys();
+        let lock = NamespaceLock::take(&name, "first", Duration::ZERO).unwrap();
+        let refused = NamespaceLock::take(&name, "second", Duration::from_millis(60)).err().unwrap();
+        assert!(refused.to_string().contains(&format!("pid {} (first)", std::process::id())), "{refused}");
+        drop(lock);
+        assert!(NamespaceLock::take(&name, "second", Duration::ZERO).is_ok());
+        std::fs::remove_file(Path::new(LOCK_DIR).join(format!("tfo-agent.net-{name}.lock"))).unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_that_others_can_open_is_replaced() {
+        let name = nobodys();
+        let path = Path::new(LOCK_DIR).join(format!("tfo-agent.net-{name}.lock"));
+        std::fs::write(&path, "planted").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let planted = File::open(&path).unwrap();
+        flock(&planted, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let _lock = NamespaceLock::take(&name, "ours", Duration::ZERO).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
+        let _lock = NamespaceLock::take(&name, "ours", Duration::ZERO).unwrap();
+        assert!(!path.is_symlink());
+        std::fs::remove_file(&path).unwrap();
     }
 }

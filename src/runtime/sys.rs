@@ -2,6 +2,11 @@
 
 #![expect(unsafe_code, reason = "the one exception: what rustix does not wrap")]
 
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::thread::UnshareFlags;
+
 /// Whether the kernel's clock is synchronised: `adjtimex(2)` does not answer TIME_ERROR / STA_UNSYNC.
 ///
 /// None if the call is not allowed (`ProtectClock=` without an exception for @clock).
@@ -12,4 +17,53 @@ pub fn clock_synchronised() -> Option<bool> {
     // SAFETY: the pointer is to a live, writable timex of this frame.
     let state = unsafe { libc::adjtimex(&raw mut timex) };
     (state >= 0).then_some(state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0)
+}
+
+/// Registers a file descriptor that we own with the running event loop.
+///
+/// # Errors
+/// Fails if the kernel cannot poll it.
+pub fn watch(fd: std::os::fd::OwnedFd) -> std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+    // SAFETY: an `OwnedFd` is valid until it is dropped, and `AsyncFd` never gives it away to be replaced.
+    unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
+}
+
+/// Moves the calling thread (for a user namespace: the process, which must have one thread) into new namespaces: `unshare(2)`.
+///
+/// # Errors
+/// Fails as `unshare(2)` does: EPERM without CAP_SYS_ADMIN or where user namespaces are forbidden, EINVAL for what a process with threads
+/// cannot do, ENOSPC beyond `user.max_*_namespaces`.
+pub(crate) fn unshare(namespaces: UnshareFlags) -> Result<(), rustix::io::Errno> {
+    assert!(!namespaces.contains(UnshareFlags::FILES), "descriptors would mean other files on other threads");
+    // SAFETY: the one flag that breaks I/O safety, FILES, is excluded above.
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }
+}
+
+/// Switches TCP Fast Open on for a listener, with this many connections that may wait: `TCP_FASTOPEN`, `tcp(7)`.
+///
+/// # Errors
+/// Fails if the descriptor is no TCP socket that may listen.
+pub(crate) fn set_tcp_fastopen_queue(socket: BorrowedFd<'_>, connections_max: libc::c_int) -> io::Result<()> {
+    let size = libc_len(size_of_val(&connections_max));
+    let value = (&raw const connections_max).cast();
+    // SAFETY: `value` points to a live int of this frame, and `size` is its size.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, value, size) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The first 8 bytes of a connection's `struct tcp_info` (Linux `include/uapi/linux/tcp.h`), a part that never changes.
+///
+/// # Errors
+/// Fails if the descriptor is no TCP socket.
+pub(crate) fn tcp_info_head(socket: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
+    let mut head = [0_u8; 8];
+    let mut size = libc_len(head.len());
+    let place = head.as_mut_ptr().cast();
+    // SAFETY: `place` points to `size` live, writable bytes of this frame; the kernel writes at most `size` of them.
+    let done = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut size) };
+    if done == 0 { Ok(head) } else { Err(io::Error::last_os_error()) }
+}
+
+fn libc_len(bytes: usize) -> libc::socklen_t {
+    libc::socklen_t::try_from(bytes).expect("a few bytes")
 }

@@ -1,0 +1,196 @@
+//! `tfo-agent check`: everything that would make `run` fail or be unsafe, all at once.  Writes nothing.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::cli::Outcome;
+use super::worker::{PassMode, Worker};
+use super::{preflight, timer};
+use crate::config::agent::{AgentSettings, SourceSettings};
+use crate::kernel::boot_order;
+use crate::kernel::procfs::SERVER_BIT;
+use crate::kernel::release::{self, KernelRelease};
+use crate::model::problem::{Problem, Severity};
+use crate::model::state::BackupSlot;
+use crate::model::time::{UnixTime, span_text};
+use crate::runtime::sys;
+
+/// How far `check` looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The configuration and its secrets.
+    Config,
+    /// The host too.
+    Host,
+}
+
+/// What was found.  Wire v1: `check --format json`.
+#[derive(Debug, Serialize)]
+pub struct Found {
+    /// Whether `run` would work and be safe.
+    pub ok: bool,
+    /// How far the clocks of two nodes may differ, in seconds; null without a schedule that depends on the clock.
+    pub skew_tolerance_secs: Option<u64>,
+    /// How long a cookie is accepted at least after its key's last instant as primary, in seconds.
+    pub retention_secs: Option<u64>,
+    /// The schedule's joints.
+    pub joints: Vec<Joint>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// How the command ends.
+    #[serde(skip)]
+    pub outcome: Outcome,
+}
+
+/// When a schedule entry takes over, and until when it must be deployed.
+#[derive(Debug, Serialize)]
+pub struct Joint {
+    /// When it takes over.
+    pub not_before: UnixTime,
+    /// The instant before which every node must have it.
+    pub deploy_before: Option<UnixTime>,
+    /// From when on the entries above it may be removed.
+    pub entries_above_removable_at: Option<UnixTime>,
+}
+
+impl Found {
+    /// What an operator wants to know even when nothing is wrong.
+    #[must_use]
+    pub fn fact_lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(tolerance) = self.skew_tolerance_secs {
+            lines.push(format!(
+                "clocks of two nodes may differ by {}; with a timer: clock error, period, RandomizedDelaySec, AccuracySec \
+                 and run time together",
+                span_text(tolerance)
+            ));
+        }
+        if let Some(retention) = self.retention_secs {
+            lines.push(format!("a cookie is accepted for at least {} after its key's time", span_text(retention)));
+        }
+        for joint in &self.joints {
+            let at = |at: Option<UnixTime>| at.map_or_else(|| "never".to_owned(), |at| at.to_string());
+            lines.push(format!(
+                "entry not_before {}: deploy to every node before {}; the entries above it may go after {}",
+                joint.not_before,
+                at(joint.deploy_before),
+                at(joint.entries_above_removable_at)
+            ));
+        }
+        lines
+    }
+}
+
+/// Whether it is an error, not a warning.
+#[must_use]
+pub fn is_error(problem: &Problem) -> bool {
+    problem.severity == Severity::Error
+}
+
+/// Looks at everything.
+#[must_use]
+pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
+    let settings = match AgentSettings::load(config) {
+        Ok(settings) => settings,
+        Err(problems) => {
+            let (skew_tolerance_secs, retention_secs, joints) = (None, None, Vec::new());
+            let outcome = Outcome::Config;
+            return Found { ok: false, skew_tolerance_secs, retention_secs, joints, problems, outcome };
+        }
+    };
+    let (skew_tolerance_secs, retention_secs, joints) = facts(&settings);
+    let mut problems = preflight::sources(&settings, now);
+    problems.extend(writable_by_others(config));
+    let config_is_wrong = problems.iter().any(is_error);
+    if depth == Depth::Host {
+        problems.extend(preflight::host(&settings));
+        problems.extend(boot_winners(&settings));
+        problems.extend(kernel_problems());
+        problems.extend(clock_problem(&settings));
+        problems.extend(skew_tolerance_secs.and_then(timer::too_slow));
+        if !problems.iter().any(is_error) {
+            problems.extend(pass_problems(settings, now));
+        }
+    }
+    let ok = !problems.iter().any(is_error);
+    let outcome = match (ok, config_is_wrong) {
+        (true, _) => Outcome::Done,
+        (false, true) => Outcome::Config,
+        (false, false) => Outcome::Failed,
+    };
+    Found { ok, skew_tolerance_secs, retention_secs, joints, problems, outcome }
+}
+
+fn facts(settings: &AgentSettings) -> (Option<u64>, Option<u64>, Vec<Joint>) {
+    let SourceSettings::Derive(derive) = &settings.source else { return (None, None, Vec::new()) };
+    let schedule = &derive.schedule;
+    let joints = schedule.entries().iter().zip(0..).filter_map(|(entry, index)| {
+        Some(Joint {
+            not_before: entry.not_before?,
+            deploy_before: schedule.deploy_before(index),
+            entries_above_removable_at: schedule.entries_above_removable_at(index),
+        })
+    });
+    (schedule.skew_tolerance_secs(), schedule.retention_secs(), joints.collect())
+}
+
+/// Who can change the configuration can choose the keys.
+fn writable_by_others(config: &Path) -> Option<Problem> {
+    let mode = std::fs::metadata(config).ok()?.mode() & 0o7777;
+    (mode & 0o022 != 0).then(|| {
+        let message = format!("others than its owner can change it (mode {mode:04o})");
+        Problem::warning("config_exposed", message, format!("chmod go-w {}", config.display())).in_file(config)
+    })
+}
+
+fn boot_winners(settings: &AgentSettings) -> Vec<Problem> {
+    let order = boot_order::scan(Path::new("/"));
+    let own = &settings.install.sysctl_file.value;
+    let problem = |setter: &boot_order::Setter| {
+        let reader = match (order.systemd.as_ref() == Some(setter), order.procps.as_ref() == Some(setter)) {
+            (true, true) => "systemd-sysctl and `sysctl --system`",
+            (true, false) => "systemd-sysctl",
+            _ => "`sysctl --system`",
+        };
+        let message = format!("this line wins over {} at boot, under {reader}", own.display());
+        let remedy = "remove the line: until the agent has run after a boot, this host would use another key";
+        Problem::error("boot_order", message, remedy).in_file(&setter.file).on_line(setter.line)
+    };
+    order.winners_over(own).map(problem).collect()
+}
+
+fn kernel_problems() -> Option<Problem> {
+    let release = KernelRelease::running()?;
+    (release.backup_slot() == BackupSlot::Absent).then(|| {
+        let message =
+            format!("kernel {} has no backup slot and makes other cookies from the same key", release::running_text());
+        Problem::error("old_kernel", message, "use Linux 5.3 or later: this node cannot share keys with newer ones")
+    })
+}
+
+fn clock_problem(settings: &AgentSettings) -> Option<Problem> {
+    let uses_clock = !matches!(settings.source, SourceSettings::File { .. });
+    (uses_clock && sys::clock_synchronised() == Some(false)).then(|| {
+        let message = "the kernel says that its clock is not synchronised";
+        Problem::warning("clock_unsynchronised", message, "run chrony, timesyncd or another NTP client")
+    })
+}
+
+/// A pass that writes nothing finds the rest: a clock that is behind, an entry that came too late, TFO that is off.
+fn pass_problems(settings: AgentSettings, now: UnixTime) -> Vec<Problem> {
+    let report = Worker::new(settings).pass(now, PassMode::DryRun);
+    let mut problems = report.problems;
+    for namespace in &report.namespaces {
+        if namespace.bits.is_some_and(|bits| bits & SERVER_BIT == 0) {
+            let message = format!(
+                "namespace {}: the server side of TFO is off (net.ipv4.tcp_fastopen has no 0x2)",
+                namespace.namespace
+            );
+            let remedy = "set net.ipv4.tcp_fastopen = 3, or install.enabled = false if it is off on purpose";
+            problems.push(Problem::warning("tfo_off", message, remedy));
+        }
+    }
+    problems
+}

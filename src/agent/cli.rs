@@ -1,0 +1,262 @@
+//! The command line of `tfo-agent`: arguments, output, exit codes.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use super::check::{self, Depth};
+use super::init::{self, Made};
+use super::status::{self, Circumstances, OnceOutput, Status};
+use super::worker::{PassMode, PassReport, Worker};
+use super::{locks, preflight, run};
+use crate::config::agent::{AgentSettings, DEFAULT_FILE};
+use crate::model::problem::Problem;
+use crate::runtime::{clock, process, sys};
+
+/// How long `once` waits for another agent that is just at it: longer than any pass takes.
+const ONCE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Installs the fleet's TCP Fast Open keys on this host, verifies them and reports.
+#[derive(Debug, Parser)]
+#[command(name = "tfo-agent", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused (another agent runs here).
+once --detailed-exit-codes: 0 unchanged, 2 changed (or would, with --dry-run), 1 any error.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a commented configuration and a fresh secret; never overwrites
+    Init {
+        /// Directory for both
+        #[arg(long, value_name = "DIR", default_value = "/etc/tfo-fleet")]
+        dir: PathBuf,
+    },
+    /// Run as a daemon: install, verify, repair, report, until told to stop
+    Run {
+        /// Configuration file
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+        config: PathBuf,
+    },
+    /// Converge one time and exit: for a timer or for config management
+    Once(OnceArguments),
+    /// Find everything that would make `run` fail or be unsafe, all at once; writes nothing
+    Check {
+        /// Configuration file
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+        config: PathBuf,
+        /// Look at the configuration and its secrets only, not at the host
+        #[arg(long)]
+        config_only: bool,
+        /// Output on stdout
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct OnceArguments {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+    /// Write nothing, say what would be written
+    #[arg(long)]
+    dry_run: bool,
+    /// Exit with 0 unchanged, 2 changed (or would), 1 any error
+    #[arg(long)]
+    detailed_exit_codes: bool,
+    /// Output on stdout
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs; see DESIGN.md section 2.
+    Json,
+}
+
+/// How a command ended (DESIGN.md section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Done,
+    /// Done, and something was changed, or would have been.
+    Changed,
+    /// Failed.
+    Failed,
+    /// Usage or configuration is wrong; nothing was touched.
+    Config,
+    /// Another agent looks after this host.
+    Refused,
+}
+
+impl Outcome {
+    fn code(self) -> u8 {
+        match self {
+            Self::Done | Self::Changed => 0,
+            Self::Failed => 1,
+            Self::Config => 2,
+            Self::Refused => 3,
+        }
+    }
+
+    fn detailed_code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Changed => 2,
+            Self::Failed | Self::Config | Self::Refused => 1,
+        }
+    }
+}
+
+/// The whole program: parses, runs, and says how it ended.
+#[must_use]
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let parsed = match Arguments::try_parse_from(&arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let detailed = arguments.iter().any(|argument| argument == "--detailed-exit-codes");
+            // Nowhere left to say it if even the terminal is gone.
+            drop(error.print());
+            let outcome = if error.use_stderr() { Outcome::Config } else { Outcome::Done };
+            return ExitCode::from(if detailed { outcome.detailed_code() } else { outcome.code() });
+        }
+    };
+    process::harden();
+    let code = match parsed.command {
+        Command::Init { dir } => init_command(&dir).map(Outcome::code),
+        Command::Run { config } => Ok(run::run(&config).code()),
+        Command::Once(arguments) => once_command(&arguments),
+        Command::Check { config, config_only, format } => {
+            let depth = if config_only { Depth::Config } else { Depth::Host };
+            check_command(&config, depth, format).map(Outcome::code)
+        }
+    };
+    // A reader that has gone (a closed pipe) is no failure of the work, but its result was not delivered.
+    ExitCode::from(code.unwrap_or_else(|_| Outcome::Failed.code()))
+}
+
+fn init_command(directory: &Path) -> io::Result<Outcome> {
+    let made = match init::init(directory) {
+        Ok(made) => made,
+        Err(problem) => {
+            show_problems(std::slice::from_ref(&problem))?;
+            return Ok(Outcome::Failed);
+        }
+    };
+    let mut out = io::stdout().lock();
+    for made in &made {
+        match made {
+            Made::New(path) => writeln!(out, "made  {}", path.display())?,
+            Made::Kept(path) => writeln!(out, "kept  {} (it was there)", path.display())?,
+        }
+    }
+    writeln!(out, "Next: copy the secret to every node (0400), then `tfo-agent check` and `tfo-agent once`.")?;
+    Ok(Outcome::Done)
+}
+
+fn check_command(config: &Path, depth: Depth, format: Format) -> io::Result<Outcome> {
+    let found = check::examine(config, clock::now(), depth);
+    match format {
+        Format::Json => print_json(&found)?,
+        Format::Text => {
+            show_problems(&found.problems)?;
+            let mut out = io::stdout().lock();
+            for line in found.fact_lines() {
+                writeln!(out, "{line}")?;
+            }
+            let errors = found.problems.iter().filter(|problem| check::is_error(problem)).count();
+            writeln!(out, "{}: {errors} errors, {} warnings", config.display(), found.problems.len() - errors)?;
+        }
+    }
+    Ok(found.outcome)
+}
+
+fn once_command(arguments: &OnceArguments) -> io::Result<u8> {
+    let mode = if arguments.dry_run { PassMode::DryRun } else { PassMode::Apply };
+    let done = once(&arguments.config, mode);
+    let (outcome, problems, report) = match &done {
+        Ok(report) if report.has_error() => (Outcome::Failed, report.problems.as_slice(), Some(report)),
+        Ok(report) if report.changed() => (Outcome::Changed, report.problems.as_slice(), Some(report)),
+        Ok(report) => (Outcome::Done, report.problems.as_slice(), Some(report)),
+        Err((outcome, problems)) => (*outcome, problems.as_slice(), None),
+    };
+    match (arguments.format, report) {
+        (Format::Json, Some(report)) => print_json(&OnceOutput::of(report, mode))?,
+        (Format::Json, None) => print_json(&OnceOutput::refused(problems, mode))?,
+        (Format::Text, report) => {
+            show_problems(problems)?;
+            if let Some(report) = report {
+                show_report(report, mode)?;
+            }
+        }
+    }
+    Ok(if arguments.detailed_exit_codes { outcome.detailed_code() } else { outcome.code() })
+}
+
+/// One pass, from the configuration on.
+fn once(config: &Path, mode: PassMode) -> Result<PassReport, (Outcome, Vec<Problem>)> {
+    let config_error = |problems| (Outcome::Config, problems);
+    let settings = AgentSettings::load(config).map_err(config_error)?;
+    let now = clock::now();
+    let mut problems = preflight::sources(&settings, now);
+    problems.extend(preflight::host(&settings));
+    if status::any_error(&problems) {
+        return Err(config_error(problems));
+    }
+    let refused = |problem| (Outcome::Refused, vec![problem]);
+    // Looking needs no lock: config management may look while the daemon runs.
+    let _locks = match mode {
+        PassMode::Apply => locks::take(&settings, "once", ONCE_PATIENCE, &[]).map_err(refused)?,
+        PassMode::DryRun => Vec::new(),
+    };
+    let mut worker = Worker::new(settings);
+    let mut report = worker.pass(clock::now(), mode);
+    if mode == PassMode::Apply {
+        let circumstances = Circumstances {
+            now: clock::now(),
+            drift_repairs: worker.drift_repairs(),
+            clock_synchronised: sys::clock_synchronised(),
+        };
+        let settings = worker.settings();
+        let written = Status::of(&report, circumstances).write(&settings.runtime_dir, &settings.file);
+        report.problems.extend(written.err());
+    }
+    Ok(report)
+}
+
+fn show_report(report: &PassReport, mode: PassMode) -> io::Result<()> {
+    let word = |changed: bool| match (changed, mode) {
+        (false, _) => "unchanged",
+        (true, PassMode::Apply) => "written",
+        (true, PassMode::DryRun) => "would be written",
+    };
+    let mut text = format!("{}\n{}: {}\n", status::line(report), report.file.display(), word(report.file_changed));
+    for namespace in &report.namespaces {
+        text += &format!("namespace {}: {}\n", namespace.namespace, word(namespace.changed));
+    }
+    io::stdout().lock().write_all(text.as_bytes())
+}
+
+fn show_problems(problems: &[Problem]) -> io::Result<()> {
+    let mut err = io::stderr().lock();
+    problems.iter().try_for_each(|problem| writeln!(err, "{problem}"))
+}
+
+fn print_json(value: &impl serde::Serialize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)
+}

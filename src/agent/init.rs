@@ -1,0 +1,103 @@
+//! `tfo-agent init`: a commented configuration and a fresh secret, to start from.  Never overwrites.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::config::agent::DEFAULT_FILE;
+use crate::crypto::derive::SECRET_BYTES_MIN;
+use crate::crypto::random;
+use crate::model::problem::Problem;
+
+/// The commented example that is shipped, with every key.
+const EXAMPLE: &str = include_str!("../../config/agent.toml");
+const CONFIG_NAME: &str = "agent.toml";
+const SECRET_NAME: &str = "fleet.secret";
+
+/// What `init` did with one file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Made {
+    /// It is new.
+    New(PathBuf),
+    /// It was there and stays as it is.
+    Kept(PathBuf),
+}
+
+/// Makes the directory (0755), the secret (0400) and the configuration (0644), each only if it is not there.
+///
+/// # Errors
+/// Fails with the first thing that cannot be made.
+pub fn init(directory: &Path) -> Result<Vec<Made>, Problem> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error: io::Error| {
+            let message = format!("cannot make {}: {error}", path.display());
+            Problem::error("init", message, "run as root, or name another directory with --dir")
+        }
+    };
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed(directory))?;
+    let mut secret = Zeroizing::new([0; SECRET_BYTES_MIN]);
+    random::fill(secret.as_mut()).map_err(|error| Problem::error("no_randomness", error.to_string(), "try again"))?;
+    let secret_path = directory.join(SECRET_NAME);
+    let config_path = directory.join(CONFIG_NAME);
+    let default_secret = Path::new(DEFAULT_FILE).with_file_name(SECRET_NAME);
+    let config = EXAMPLE.replace(&*default_secret.to_string_lossy(), &secret_path.to_string_lossy());
+    let files: [(PathBuf, &[u8], u32); 2] =
+        [(secret_path, secret.as_slice(), 0o400), (config_path, config.as_bytes(), 0o644)];
+    files
+        .into_iter()
+        .map(|(path, content, mode)| match make(&path, content, mode) {
+            Ok(()) => Ok(Made::New(path)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Made::Kept(path)),
+            Err(error) => Err(failed(&path)(error)),
+        })
+        .collect()
+}
+
+/// Makes a new file, whole and durable, or none.
+fn make(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // A cut secret would be taken for a whole one at the next start.
+        std::fs::remove_file(path)?;
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::config::agent::{AgentSettings, SourceSettings};
+
+    #[test]
+    fn what_init_makes_can_be_used_and_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("etc/tfo-fleet");
+        let made = init(&target).unwrap();
+        let (secret, config) = (target.join("fleet.secret"), target.join("agent.toml"));
+        assert_eq!(made, [Made::New(secret.clone()), Made::New(config.clone())]);
+        let first = std::fs::read(&secret).unwrap();
+        assert_eq!((first.len(), std::fs::metadata(&secret).unwrap().mode() & 0o7777), (32, 0o400));
+        let settings = AgentSettings::load(&config).unwrap();
+        let SourceSettings::Derive(derive) = &settings.source else { panic!("not derived") };
+        assert_eq!(derive.entries[0].secret.value.to_string(), secret.display().to_string());
+        assert_eq!(init(&target).unwrap(), [Made::Kept(secret.clone()), Made::Kept(config)]);
+        assert_eq!(std::fs::read(&secret).unwrap(), first);
+    }
+
+    #[test]
+    fn two_hosts_get_two_secrets() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = |name: &str| {
+            init(&dir.path().join(name)).unwrap();
+            std::fs::read(dir.path().join(name).join("fleet.secret")).unwrap()
+        };
+        assert_ne!(secret("a"), secret("b"));
+    }
+}

@@ -1,0 +1,283 @@
+//! `tfo-agent run`: one event loop on one thread.  Wakes for the drift poll, the schedule, a stepped clock, the watchdog, and signals.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::cli::Outcome;
+use super::host::chain;
+use super::locks::{self, HeldLock};
+use super::metrics::Metrics;
+use super::status::{self, Circumstances, State, Status};
+use super::worker::{PassMode, PassReport, Worker};
+use super::{preflight, source};
+use crate::config::agent::{AgentSettings, InstallMode};
+use crate::model::problem::{Problem, Severity};
+use crate::model::time::UnixTime;
+use crate::runtime::{clock, log, notify, sys};
+
+/// How long a starting daemon waits for a `once` that is just at it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for another try while something is wrong: a secret that was mounted late should not take an hour.
+const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(10);
+
+/// The daemon, from its configuration to its end.
+#[must_use]
+pub fn run(config: &Path) -> Outcome {
+    log::start();
+    let settings = match load(config) {
+        Ok(settings) => settings,
+        Err(problems) => {
+            problems.iter().for_each(log_problem);
+            return Outcome::Config;
+        }
+    };
+    let locks = match locks::take(&settings, "run", LOCK_PATIENCE, &[]) {
+        Ok(locks) => locks,
+        Err(problem) => {
+            log_problem(&problem);
+            return Outcome::Refused;
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let served = runtime.and_then(|runtime| runtime.block_on(async { Daemon::new(settings, locks)?.serve().await }));
+    match served {
+        Ok(()) => Outcome::Done,
+        Err(error) => {
+            error!(error = %chain(&error), "the event loop cannot run");
+            Outcome::Failed
+        }
+    }
+}
+
+/// Settings that can be run with.
+fn load(config: &Path) -> Result<AgentSettings, Vec<Problem>> {
+    let settings = AgentSettings::load(config)?;
+    let mut problems = preflight::sources(&settings, clock::now());
+    problems.extend(preflight::host(&settings));
+    if status::any_error(&problems) { Err(problems) } else { Ok(settings) }
+}
+
+fn log_problem(problem: &Problem) {
+    let place = problem.file.as_ref().map(|file| match problem.line {
+        Some(line) => format!("{}:{line}", file.display()),
+        None => file.display().to_string(),
+    });
+    let (place, key) = (place.as_deref(), problem.key.as_deref());
+    let (kind, error, remedy) = (problem.kind, &problem.message, &problem.remedy);
+    match problem.severity {
+        Severity::Error => error!(kind, place, key, error, remedy, "problem"),
+        Severity::Warning => warn!(kind, place, key, error, remedy, "problem"),
+    }
+}
+
+struct Daemon {
+    worker: Worker,
+    locks: Vec<HeldLock>,
+    metrics: Metrics,
+    schedule: ScheduleTimer,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    watchdog: Option<Duration>,
+    ready: bool,
+    /// Problems of the last pass, so that each is logged once and not at every poll.
+    logged: Vec<Problem>,
+}
+
+/// Why the loop woke.
+enum Wake {
+    Pass,
+    Watchdog,
+    Reload,
+    Stop,
+}
+
+impl Daemon {
+    fn new(settings: AgentSettings, locks: Vec<HeldLock>) -> io::Result<Self> {
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            config = %settings.file.display(),
+            node = settings.node.as_ref().map(|node| node.as_str()),
+            source = source::name(&settings.source),
+            "started"
+        );
+        Ok(Self {
+            metrics: Metrics::new(&settings.metrics),
+            worker: Worker::new(settings),
+            locks,
+            schedule: ScheduleTimer::new()?,
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            watchdog: notify::watchdog_interval(),
+            ready: false,
+            logged: Vec::new(),
+        })
+    }
+
+    async fn serve(mut self) -> io::Result<()> {
+        let mut next_watchdog = self.watchdog.map(|interval| Instant::now() + interval);
+        loop {
+            let report = self.worker.pass(clock::now(), PassMode::Apply);
+            let wait = self.publish(report)?;
+            let next_pass = Instant::now() + wait;
+            loop {
+                match self.sleep(next_pass, next_watchdog).await? {
+                    Wake::Pass => break,
+                    Wake::Watchdog => {
+                        notify::watchdog();
+                        next_watchdog = self.watchdog.map(|interval| Instant::now() + interval);
+                    }
+                    Wake::Reload => {
+                        self.reload();
+                        break;
+                    }
+                    Wake::Stop => {
+                        info!("stopping; the installed keys stay");
+                        notify::stopping();
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn sleep(&mut self, next_pass: Instant, next_watchdog: Option<Instant>) -> io::Result<Wake> {
+        // One timer for both, so that an idle agent wakes as seldom as it can.
+        let next = next_watchdog.map_or(next_pass, |watchdog| watchdog.min(next_pass));
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Ok(Wake::Stop),
+            _ = self.interrupt.recv() => Ok(Wake::Stop),
+            _ = self.hangup.recv() => Ok(Wake::Reload),
+            fired = self.schedule.fired() => fired.map(|()| Wake::Pass),
+            () = tokio::time::sleep_until(next) => Ok(if next == next_pass { Wake::Pass } else { Wake::Watchdog }),
+        }
+    }
+
+    /// Tells everybody who wants to know; gives the time until the next pass.
+    fn publish(&mut self, mut report: PassReport) -> io::Result<Duration> {
+        let circumstances = Circumstances {
+            now: clock::now(),
+            drift_repairs: self.worker.drift_repairs(),
+            clock_synchronised: sys::clock_synchronised(),
+        };
+        let settings = self.worker.settings();
+        let written = Status::of(&report, circumstances).write(&settings.runtime_dir, &settings.file);
+        report.problems.extend(written.err());
+        report.problems.extend(self.metrics.update(&report, circumstances, &settings.file));
+        self.log(&report);
+        let line = status::line(&report);
+        let good = match report.mode {
+            InstallMode::Install => report.verified(),
+            InstallMode::LookOnly => true,
+        };
+        // Without the keys in file and kernel, servers that are ordered after this unit must not start (PROTOCOL.md rule 9).
+        if good && !self.ready {
+            self.ready = true;
+            notify::ready(&line);
+        } else {
+            notify::status(&line);
+        }
+        let settings = self.worker.settings();
+        let wait = settings.install.verify_interval;
+        let next_change_at = report.held.as_ref().and_then(|held| held.next_change_at);
+        self.schedule.set(next_change_at)?;
+        let wrong = State::of(&report) != State::Ok;
+        Ok(if wrong { wait.min(RETRY_INTERVAL_MAX) } else { wait })
+    }
+
+    fn log(&mut self, report: &PassReport) {
+        if let (true, Some(held)) = (report.changed(), &report.held) {
+            let prints = &held.prints;
+            info!(
+                source = report.source,
+                phase = held.phase.as_str(),
+                primary_fp = %prints.primary.fingerprint,
+                backup_fp = prints.backup.map(|slot| tracing::field::display(slot.fingerprint)),
+                file = report.file_changed,
+                namespaces = report.namespaces.iter().filter(|namespace| namespace.changed).count(),
+                "installed"
+            );
+        }
+        report.problems.iter().filter(|problem| !self.logged.contains(problem)).for_each(log_problem);
+        if !self.logged.is_empty() && report.problems.is_empty() {
+            info!("all problems are gone");
+        }
+        self.logged.clone_from(&report.problems);
+    }
+
+    /// Takes the new configuration, or keeps the old one running if the new one is broken.
+    fn reload(&mut self) {
+        notify::reloading();
+        let config = self.worker.settings().file.clone();
+        match load(&config).and_then(|settings| self.switch(settings).map_err(|problem| vec![problem])) {
+            Ok(()) => info!(config = %config.display(), "reloaded"),
+            Err(problems) => {
+                problems.iter().for_each(log_problem);
+                warn!(config = %config.display(), "the new configuration is refused, the old one goes on");
+            }
+        }
+        // systemd 253 and later wait for READY=1 after RELOADING=1, and 252 shows the status.
+        if self.ready {
+            notify::ready("reloaded");
+        }
+    }
+
+    fn switch(&mut self, settings: AgentSettings) -> Result<(), Problem> {
+        // New namespaces first: if one is another agent's, nothing has changed yet.
+        let new = locks::take(&settings, "run", Duration::ZERO, &self.locks)?;
+        let needed = locks::identities(&settings)?;
+        self.locks.retain(|(identity, _)| needed.contains(identity));
+        self.locks.extend(new);
+        self.metrics = Metrics::new(&settings.metrics);
+        self.worker = Worker::new(settings).succeeding(&self.worker);
+        Ok(())
+    }
+}
+
+/// Fires when the slots change next by the wall clock, and when somebody steps that clock.
+struct ScheduleTimer(AsyncFd<std::os::fd::OwnedFd>);
+
+impl ScheduleTimer {
+    fn new() -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        Ok(Self(sys::watch(timer)?))
+    }
+
+    /// Arms it for an instant.  Without one it is armed for the end of time, because only an armed timer notices steps.
+    fn set(&self, at: Option<UnixTime>) -> io::Result<()> {
+        let tv_sec = i64::try_from(at.unwrap_or(UnixTime::MAX).secs()).map_err(io::Error::other)?;
+        let once = Itimerspec {
+            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+            it_value: Timespec { tv_sec: tv_sec.max(1), tv_nsec: 0 },
+        };
+        let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+        match timerfd_settime(self.0.get_ref(), flags, &once) {
+            // A step since the last read is reported here too; the timer is armed all the same (timerfd_create(2)).
+            Ok(_) | Err(rustix::io::Errno::CANCELED) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn fired(&self) -> io::Result<()> {
+        loop {
+            let mut guard = self.0.readable().await?;
+            let mut expirations = [0; 8];
+            match rustix::io::read(self.0.get_ref(), &mut expirations) {
+                Ok(_) | Err(rustix::io::Errno::CANCELED) => return Ok(()),
+                Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Keys from shared secrets and the clock (PROTOCOL.md section 3).
+//!
+//! The secret is read anew each time and is in memory only while a key is made from it.
+
+use std::path::Path;
+
+use super::{Offer, desired};
+use crate::config::agent::{Algorithm, DeriveEntry, DeriveSettings};
+use crate::config::reader::Located;
+use crate::config::secret::SecretPath;
+use crate::crypto::derive::{self, SECRET_BYTES_MAX, Secret};
+use crate::engine::reconcile::ClockUse;
+use crate::engine::schedule::{KeyRef, SlotRefs};
+use crate::model::key::{KeyPair, KeyPairError, TfoKey};
+use crate::model::problem::Problem;
+use crate::model::time::{RotationInterval, UnixTime};
+
+/// The keys of now.
+pub(super) fn offer(settings: &DeriveSettings, config: &Path, now: UnixTime) -> Result<Offer, Problem> {
+    let slots = settings.schedule.slots_at(now);
+    let keys = keys_of(settings, config, &slots)?;
+    let epochs = [slots.primary.epoch, slots.backup.and_then(|key| key.epoch)];
+    let tolerance = settings.schedule.skew_tolerance_secs();
+    Ok(Offer {
+        desired: desired(keys, epochs, slots.phase, slots.next_change_at),
+        clock: tolerance.map_or(ClockUse::None, ClockUse::Within),
+        joints: settings.schedule.entries().iter().filter_map(|entry| entry.not_before).collect(),
+    })
+}
+
+fn keys_of(settings: &DeriveSettings, config: &Path, slots: &SlotRefs) -> Result<KeyPair, Problem> {
+    let maker = Maker::open(settings, config, slots.primary.entry)?;
+    let (primary, own_backup) = maker.key(slots.primary.counter);
+    let backup = match slots.backup {
+        Some(key) if key.entry == slots.primary.entry => Some(maker.key(key.counter).0),
+        Some(key) => Some(Maker::open(settings, config, key.entry)?.key(key.counter).0),
+        // A static key that was given with its own predecessor keeps it until the next key is staged.
+        None => own_backup,
+    };
+    KeyPair::new(primary, backup).map_err(|error| joint_problem(settings, config, slots.primary.entry, error))
+}
+
+/// What one entry makes keys from, in memory for as long as they are made.
+enum Maker {
+    Hkdf(Secret, RotationInterval),
+    Tofurkey(Secret),
+    Static(KeyPair),
+}
+
+impl Maker {
+    fn open(settings: &DeriveSettings, config: &Path, entry: usize) -> Result<Self, Problem> {
+        let DeriveEntry { secret: place, algorithm } = &settings.entries[entry];
+        match algorithm {
+            Algorithm::HkdfSha256 { interval } => Ok(Self::Hkdf(read_secret(place, config)?, *interval)),
+            Algorithm::Tofurkey => Ok(Self::Tofurkey(read_secret(place, config)?)),
+            Algorithm::Static => super::read_key_file(place, config).map(Self::Static),
+        }
+    }
+
+    /// The key of this counter, and the predecessor that a static key file may name.
+    fn key(&self, counter: Option<u64>) -> (TfoKey, Option<TfoKey>) {
+        let periodic = || counter.expect("the keys of a periodic entry have a counter");
+        match self {
+            Self::Hkdf(secret, interval) => (derive::hkdf_sha256(secret, *interval, periodic()), None),
+            Self::Tofurkey(secret) => (derive::tofurkey(secret, periodic()), None),
+            Self::Static(keys) => (keys.primary().duplicate(), keys.backup().map(TfoKey::duplicate)),
+        }
+    }
+}
+
+fn read_secret(place: &Located<SecretPath>, config: &Path) -> Result<Secret, Problem> {
+    Secret::new(place.read_for(config, SECRET_BYTES_MAX)?).map_err(|error| {
+        let message = format!("{}: {error}", place.value);
+        let remedy = "make one with `head -c 32 /dev/urandom` under umask 077, the same on every node";
+        place.locate(config, Problem::error("secret_weak", message, remedy))
+    })
+}
+
+fn joint_problem(settings: &DeriveSettings, config: &Path, entry: usize, error: KeyPairError) -> Problem {
+    let message = match error {
+        KeyPairError::PrimaryIsBackup => {
+            "two neighbouring keys are equal: old and new entry derive the same key at the joint \
+             (tofurkey does not bind the interval into its keys)"
+        }
+        KeyPairError::ZeroKey => "a key is all zeros",
+    };
+    let remedy = "give the new entry another secret, or move its not_before by an interval";
+    settings.entries[entry].secret.locate(config, Problem::error("equal_keys", message, remedy))
+}
+
+/// Reads every entry's secret once, and compares the keys on both sides of each joint.
+#[must_use]
+pub fn check_entries(settings: &DeriveSettings, config: &Path) -> Vec<Problem> {
+    let (mut makers, mut problems) = (Vec::new(), Vec::new());
+    for entry in 0..settings.entries.len() {
+        match Maker::open(settings, config, entry) {
+            Ok(maker) => makers.push(maker),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if !problems.is_empty() {
+        return problems;
+    }
+    for (before, after) in settings.schedule.joints() {
+        let key = |key: KeyRef| makers[key.entry].key(key.counter).0;
+        if key(before).same_as(&key(after)) {
+            problems.push(joint_problem(settings, config, after.entry, KeyPairError::PrimaryIsBackup));
+        }
+    }
+    problems
+}
+
+/// A problem for each joint that this host sees for the first time when it is too late: after the instant at which nodes that had the entry
+/// changed their slots for it (PROTOCOL.md section 3).  `known` are the joints that the host knew before.
+#[must_use]
+pub fn late_joints(settings: &DeriveSettings, config: &Path, now: UnixTime, known: &[UnixTime]) -> Vec<Problem> {
+    let late = |entry: usize| {
+        let joint = settings.schedule.entries()[entry].not_before?;
+        let deadline = settings.schedule.deploy_before(entry)?;
+        if now < deadline || known.contains(&joint) {
+            return None;
+        }
+        let message = format!(
+            "this entry (not_before {joint}) is seen here for the first time at {now}; nodes that had it changed at {deadline}, \
+             and this node may have rejected their cookies since then"
+        );
+        let remedy = "deploy a new entry to every node before the instant that `tfo-agent check` prints";
+        Some(settings.entries[entry].secret.locate(config, Problem::warning("late_entry", message, remedy)))
+    };
+    (1..settings.entries.len()).filter_map(late).collect()
+}

@@ -1,0 +1,16 @@
+//! Keys that somebody else distributes: a file with kernel text, installed when it changes.
+
+use std::path::Path;
+
+use super::{Offer, desired};
+use crate::config::reader::Located;
+use crate::config::secret::SecretPath;
+use crate::engine::reconcile::ClockUse;
+use crate::model::problem::Problem;
+use crate::model::state::Phase;
+
+/// The keys that the file holds now.
+pub(super) fn offer(path: &Located<SecretPath>, config: &Path) -> Result<Offer, Problem> {
+    let keys = super::read_key_file(path, config)?;
+    Ok(Offer { desired: desired(keys, [None; 2], Phase::Steady, None), clock: ClockUse::None, joints: Vec::new() })
+}

@@ -1,0 +1,118 @@
+//! Where keys come from.  A source offers what the slots should hold now; it never writes anything.
+
+mod derive;
+mod file;
+mod random;
+
+use std::path::Path;
+
+use crate::config::agent::{AgentSettings, SourceSettings};
+use crate::config::reader::Located;
+use crate::config::secret::SecretPath;
+use crate::crypto::fingerprint::pair_print;
+use crate::engine::reconcile::ClockUse;
+use crate::kernel::text;
+use crate::model::count::Epoch;
+use crate::model::key::KeyPair;
+use crate::model::problem::Problem;
+use crate::model::state::{DesiredState, Phase, SlotPrint, SlotPrints};
+use crate::model::time::UnixTime;
+
+pub use derive::{check_entries, late_joints};
+
+/// Longest key file that is read, in bytes: two keys, and room to see that there is more.
+const KEY_FILE_BYTES_MAX: usize = 256;
+
+/// What a source offers.
+#[derive(Debug)]
+pub struct Offer {
+    /// What to hold.
+    pub desired: DesiredState,
+    /// Whether it depends on this host's clock.
+    pub clock: ClockUse,
+    /// Joints of the schedule, for the header's memory.
+    pub joints: Vec<UnixTime>,
+}
+
+/// What is installed already, for the sources that go on from there.
+pub struct Installed<'a> {
+    /// The kind of source that told it.
+    pub source: &'a str,
+    /// The keys.
+    pub keys: &'a KeyPair,
+    /// Their epochs.
+    pub prints: SlotPrints,
+}
+
+impl<'a> Installed<'a> {
+    /// Keys that only the kernel holds: another program's, or its own.
+    #[must_use]
+    pub fn by_kernel(keys: &'a KeyPair) -> Self {
+        let slot = |fingerprint| SlotPrint { epoch: None, fingerprint };
+        let print = pair_print(keys);
+        let prints = SlotPrints { primary: slot(print.primary), backup: print.backup.map(slot) };
+        Self { source: "kernel", keys, prints }
+    }
+}
+
+/// A sysctl.d file that could not be written: may the kernel get the new keys all the same?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutFile {
+    /// Yes: the fleet goes on, and the source knows the keys after a reboot too.
+    GoOn,
+    /// No: the file is the only place where the keys survive.
+    Stop,
+}
+
+/// The kind of a source as outputs and the header name it.
+#[must_use]
+pub fn name(settings: &SourceSettings) -> &'static str {
+    match settings {
+        SourceSettings::Derive(_) => "derive",
+        SourceSettings::File { .. } => "file",
+        SourceSettings::Random { .. } => "random",
+    }
+}
+
+/// See [`WithoutFile`].
+#[must_use]
+pub fn without_file(settings: &SourceSettings) -> WithoutFile {
+    match settings {
+        SourceSettings::Derive(_) | SourceSettings::File { .. } => WithoutFile::GoOn,
+        SourceSettings::Random { .. } => WithoutFile::Stop,
+    }
+}
+
+/// Asks the source of `settings`; `installed` is what this host holds, by its file or, where that is not ours, by its kernel.
+///
+/// # Errors
+/// Fails with what is wrong and what to do; the installed keys stay then.
+pub fn offer(settings: &AgentSettings, now: UnixTime, installed: Option<&Installed<'_>>) -> Result<Offer, Problem> {
+    match &settings.source {
+        SourceSettings::Derive(source) => derive::offer(source, &settings.file, now),
+        SourceSettings::File { path } => file::offer(path, &settings.file),
+        SourceSettings::Random { interval } => random::offer(*interval, now, installed),
+    }
+}
+
+/// Reads a file of kernel text: one key, or primary and backup.
+fn read_key_file(place: &Located<SecretPath>, config: &Path) -> Result<KeyPair, Problem> {
+    let text = place.read_for(config, KEY_FILE_BYTES_MAX)?;
+    text::parse(&text).map_err(|error| {
+        let message = format!("{}: {error}", place.value);
+        let remedy =
+            "write primary[,backup] as net.ipv4.tcp_fastopen_key takes it, and nothing else; the installed keys stay";
+        place.locate(config, Problem::error("key_text", message, remedy))
+    })
+}
+
+/// Puts names on keys: epochs in the order primary, backup.
+fn desired(keys: KeyPair, epochs: [Option<Epoch>; 2], phase: Phase, next_change_at: Option<UnixTime>) -> DesiredState {
+    let print = pair_print(&keys);
+    let [primary, backup] = epochs;
+    let prints = SlotPrints {
+        primary: SlotPrint { epoch: primary, fingerprint: print.primary },
+        backup: print.backup.map(|fingerprint| SlotPrint { epoch: backup, fingerprint }),
+    };
+    DesiredState { keys, prints, phase, pool_id: None, generation: None, next_change_at }
+}

@@ -1,0 +1,91 @@
+//! Keys for one host alone: a fresh one every interval, the previous one as backup.
+//!
+//! The sysctl.d file is their only memory, so a restart or a reboot goes on with them.
+
+use super::{Installed, Offer, desired};
+use crate::crypto::random::fresh_key;
+use crate::engine::reconcile::ClockUse;
+use crate::model::count::Epoch;
+use crate::model::key::KeyPair;
+use crate::model::problem::Problem;
+use crate::model::state::{DesiredState, Phase};
+use crate::model::time::{RotationInterval, UnixTime};
+
+/// The installed keys while they are young enough, else a fresh primary.
+pub(super) fn offer(
+    interval: RotationInterval,
+    now: UnixTime,
+    installed: Option<&Installed<'_>>,
+) -> Result<Offer, Problem> {
+    let own = installed.filter(|installed| installed.source == OWN_NAME);
+    let born = own.and_then(|own| own.prints.primary.epoch);
+    let desired = match (own, born) {
+        (Some(own), Some(born)) if now.secs() < born.get().saturating_add(interval.secs()) => {
+            let next = UnixTime::from_secs(born.get()).plus(interval.secs());
+            let epochs = [Some(born), own.prints.backup.and_then(|slot| slot.epoch)];
+            desired(own.keys.duplicate(), epochs, Phase::Steady, Some(next))
+        }
+        _ => rotated(interval, now, installed)?,
+    };
+    // A clock that goes back by less than half a key's life only makes this key live that much longer.
+    Ok(Offer { desired, clock: ClockUse::Within(interval.secs() / 2), joints: Vec::new() })
+}
+
+fn rotated(
+    interval: RotationInterval,
+    now: UnixTime,
+    installed: Option<&Installed<'_>>,
+) -> Result<DesiredState, Problem> {
+    let no_randomness = |error: crate::crypto::random::NoRandomness| {
+        Problem::error("no_randomness", error.to_string(), "wait: the installed keys stay, and it is tried again")
+    };
+    let fresh = fresh_key().map_err(no_randomness)?;
+    // Whatever made cookies until now, also a key of the kernel's own: its cookies stay valid for one more interval.
+    let (previous, epoch) = match installed {
+        Some(installed) => (Some(installed.keys.primary().duplicate()), installed.prints.primary.epoch),
+        None => (None, None),
+    };
+    let keys = KeyPair::new(fresh, previous).expect("a fresh key is not zero and is none that was there before");
+    Ok(desired(keys, [Epoch::new(now.secs()), epoch], Phase::Steady, Some(now.plus(interval.secs()))))
+}
+
+/// What the header calls this source.
+const OWN_NAME: &str = "random";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::fingerprint::pair_print;
+
+    const NOW: UnixTime = UnixTime::from_secs(10_000);
+
+    fn offer_after(previous: &DesiredState, source: &str, now: UnixTime) -> DesiredState {
+        let installed = Installed { source, keys: &previous.keys, prints: previous.prints };
+        offer(RotationInterval::from_secs(100).unwrap(), now, Some(&installed)).unwrap().desired
+    }
+
+    fn first() -> DesiredState {
+        offer(RotationInterval::from_secs(100).unwrap(), NOW, None).unwrap().desired
+    }
+
+    #[test]
+    fn a_key_lives_an_interval_and_is_then_the_backup() {
+        let first = first();
+        assert_eq!((first.prints.backup, first.next_change_at), (None, Some(NOW.plus(100))));
+        let young = offer_after(&first, OWN_NAME, NOW.plus(99));
+        assert_eq!((young.prints, young.next_change_at), (first.prints, first.next_change_at));
+        let second = offer_after(&first, OWN_NAME, NOW.plus(100));
+        assert_eq!(second.prints.backup, Some(first.prints.primary));
+        assert_eq!(second.prints.primary.epoch, Epoch::new(10_100));
+        let third = offer_after(&second, OWN_NAME, NOW.plus(200));
+        assert_eq!(third.prints.backup, Some(second.prints.primary), "the first key is gone");
+        assert_eq!(pair_print(&third.keys), third.prints.pair());
+    }
+
+    #[test]
+    fn keys_of_another_source_are_kept_as_backup_once() {
+        let foreign = first();
+        let taken_over = offer_after(&foreign, "derive", NOW.plus(1));
+        assert_eq!(taken_over.prints.backup, Some(foreign.prints.primary));
+    }
+}

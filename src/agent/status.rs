@@ -1,0 +1,254 @@
+//! How the agent's state is shown: status.json, `once --format json`, and the line in `systemctl status`.
+//!
+//! Wire v1 (DESIGN.md section 2): fields may be added, never renamed or removed.  Unknown = null.  Fingerprints, never keys.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::worker::{HeldReport, PassReport};
+use crate::config::agent::InstallMode;
+use crate::config::reader::Located;
+use crate::model::count::Generation;
+use crate::model::ids::PoolName;
+use crate::model::key::KeyFingerprint;
+use crate::model::problem::{Problem, Severity};
+use crate::model::state::{Phase, SlotPrint};
+use crate::model::time::UnixTime;
+use crate::runtime::files::{self, Durability};
+
+/// Version of status.json.
+const VERSION: u32 = 1;
+
+/// How it stands with this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// The keys that the source wants are in the file and in every kernel.
+    Ok,
+    /// Keys are installed and verified, but something needs a look.
+    Degraded,
+    /// There are no keys, or they are not where they belong.
+    Failed,
+}
+
+impl State {
+    /// From what a pass found.
+    #[must_use]
+    pub fn of(report: &PassReport) -> Self {
+        let kernels = report.held.is_some() && report.namespaces.iter().all(|namespace| namespace.verified);
+        match report.mode {
+            InstallMode::Install if !kernels => Self::Failed,
+            InstallMode::Install if report.has_error() || !report.file_current => Self::Degraded,
+            InstallMode::LookOnly if report.has_error() => Self::Degraded,
+            InstallMode::Install | InstallMode::LookOnly => Self::Ok,
+        }
+    }
+
+    /// The name used in every output.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// status.json.
+#[derive(Debug, Serialize)]
+pub struct Status<'a> {
+    version: u32,
+    state: State,
+    source: &'a str,
+    pool: Option<PoolName>,
+    generation: Option<Generation>,
+    phase: Phase,
+    primary: Option<SlotPrint>,
+    backup: Option<SlotPrint>,
+    installed_at: Option<UnixTime>,
+    next_change_at: Option<UnixTime>,
+    drift_repairs: u64,
+    clock_synchronised: Option<bool>,
+    last_contact_at: Option<UnixTime>,
+    error: Option<StatusError<'a>>,
+    namespaces: Vec<NamespaceStatus<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct StatusError<'a> {
+    kind: &'a str,
+    message: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct NamespaceStatus<'a> {
+    name: &'a str,
+    primary: Option<KeyFingerprint>,
+    backup: Option<KeyFingerprint>,
+    verified_at: Option<UnixTime>,
+    tcp_fastopen: Option<i32>,
+}
+
+/// What a pass report does not know itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances {
+    /// When the pass was.
+    pub now: UnixTime,
+    /// Repairs since the process started.
+    pub drift_repairs: u64,
+    /// Whether the kernel's clock is synchronised.
+    pub clock_synchronised: Option<bool>,
+}
+
+impl<'a> Status<'a> {
+    /// The status after a pass.
+    #[must_use]
+    pub fn of(report: &'a PassReport, circumstances: Circumstances) -> Self {
+        let held = report.held;
+        let worst = report.problems.iter().max_by_key(|problem| problem.severity);
+        let namespaces = report.namespaces.iter().map(|namespace| NamespaceStatus {
+            name: namespace.namespace.name(),
+            primary: namespace.shown.map(|shown| shown.primary),
+            backup: namespace.shown.and_then(|shown| shown.backup),
+            verified_at: namespace.verified.then_some(circumstances.now),
+            tcp_fastopen: namespace.bits,
+        });
+        Self {
+            version: VERSION,
+            state: State::of(report),
+            source: report.source,
+            pool: None,
+            generation: None,
+            phase: held.map_or(Phase::Empty, |held| held.phase),
+            primary: held.map(|held| held.prints.primary),
+            backup: held.and_then(|held| held.prints.backup),
+            installed_at: held.map(|held| held.installed_at),
+            next_change_at: held.and_then(|held| held.next_change_at),
+            drift_repairs: circumstances.drift_repairs,
+            clock_synchronised: circumstances.clock_synchronised,
+            last_contact_at: None,
+            error: worst.map(|problem| StatusError { kind: problem.kind, message: &problem.message }),
+            namespaces: namespaces.collect(),
+        }
+    }
+
+    /// Replaces status.json in the runtime directory, which is made if it is missing.
+    ///
+    /// # Errors
+    /// Fails with what is wrong; nothing depends on the file but those who look at it.
+    pub fn write(&self, runtime_dir: &Located<std::path::PathBuf>, config: &Path) -> Result<(), Problem> {
+        let directory = &runtime_dir.value;
+        let text = serde_json::to_vec(self).expect("plain structs with string keys");
+        let write = || files::replace(&directory.join("status.json"), &text, 0o644, Durability::Volatile);
+        let written =
+            if directory.is_dir() { write() } else { make_directory(directory).map_or_else(|_| write(), |()| write()) };
+        written.map_err(|error| {
+            let remedy = "make the directory writable, or set agent.runtime_dir";
+            runtime_dir.locate(config, Problem::warning("runtime_dir", super::host::chain(&error), remedy))
+        })
+    }
+}
+
+fn make_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().create(path)
+}
+
+/// The line that `systemctl status` shows.
+#[must_use]
+pub fn line(report: &PassReport) -> String {
+    let state = State::of(report);
+    let mut line = match (&report.held, report.mode) {
+        (_, InstallMode::LookOnly) => "looking only (install.enabled = false)".to_owned(),
+        (Some(held), InstallMode::Install) => keys_line(held),
+        (None, InstallMode::Install) => "no keys".to_owned(),
+    };
+    let worst = report.problems.iter().max_by_key(|problem| problem.severity);
+    if let (State::Degraded | State::Failed, Some(problem)) = (state, worst) {
+        line = format!("{}: {line}; {}: {}", state.as_str(), problem.kind, problem.message);
+    }
+    line
+}
+
+/// `primary P, backup B, staged; next change at T`.
+#[must_use]
+pub fn keys_line(held: &HeldReport) -> String {
+    let backup = held.prints.backup.map_or_else(|| "none".to_owned(), |slot| slot.fingerprint.to_string());
+    let next = held.next_change_at.map_or_else(|| "no change planned".to_owned(), |at| format!("next change {at}"));
+    format!("primary {}, backup {backup}, {}; {next}", held.prints.primary.fingerprint, held.phase.as_str())
+}
+
+/// Output of `once --format json`.
+#[derive(Debug, Serialize)]
+pub struct OnceOutput<'a> {
+    changed: bool,
+    dry_run: bool,
+    phase: Phase,
+    generation: Option<Generation>,
+    primary: Option<SlotPrint>,
+    backup: Option<SlotPrint>,
+    next_change_at: Option<UnixTime>,
+    file: Option<FileChange<'a>>,
+    namespaces: Vec<NamespaceChange<'a>>,
+    problems: &'a [Problem],
+}
+
+#[derive(Debug, Serialize)]
+struct FileChange<'a> {
+    path: &'a Path,
+    changed: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct NamespaceChange<'a> {
+    name: &'a str,
+    changed: bool,
+}
+
+/// Whether `once` was asked to write.
+pub use super::worker::PassMode;
+
+impl<'a> OnceOutput<'a> {
+    /// After a pass.
+    #[must_use]
+    pub fn of(report: &'a PassReport, mode: PassMode) -> Self {
+        let namespaces = &report.namespaces;
+        Self {
+            changed: report.changed(),
+            file: Some(FileChange { path: &report.file, changed: report.file_changed }),
+            namespaces: namespaces
+                .iter()
+                .map(|n| NamespaceChange { name: n.namespace.name(), changed: n.changed })
+                .collect(),
+            phase: report.held.map_or(Phase::Empty, |held| held.phase),
+            primary: report.held.map(|held| held.prints.primary),
+            backup: report.held.and_then(|held| held.prints.backup),
+            next_change_at: report.held.and_then(|held| held.next_change_at),
+            ..Self::refused(&report.problems, mode)
+        }
+    }
+
+    /// Where there was no pass.
+    #[must_use]
+    pub fn refused(problems: &'a [Problem], mode: PassMode) -> Self {
+        Self {
+            changed: false,
+            dry_run: mode == PassMode::DryRun,
+            phase: Phase::Empty,
+            generation: None,
+            primary: None,
+            backup: None,
+            next_change_at: None,
+            file: None,
+            namespaces: Vec::new(),
+            problems,
+        }
+    }
+}
+
+/// Whether any problem is an error.
+#[must_use]
+pub fn any_error(problems: &[Problem]) -> bool {
+    problems.iter().any(|problem| problem.severity == Severity::Error)
+}

@@ -1,0 +1,340 @@
+//! Reads a TOML file table by table and collects every problem with its line, instead of stopping at the first.
+//!
+//! Why not serde: a serde error ends the reading, and an operator would mend a file one error at a time.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::model::problem::Problem;
+use crate::model::time::parse_span;
+
+/// Longest configuration file in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A value and the place where it was written, for problems that are found later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located<T> {
+    /// The value.
+    pub value: T,
+    /// Dotted key.
+    pub key: String,
+    /// Line in the configuration file, from 1; none for a default.
+    pub line: Option<usize>,
+}
+
+impl<T> Located<T> {
+    /// A problem at this place.
+    #[must_use]
+    pub fn locate(&self, file: &Path, problem: Problem) -> Problem {
+        let problem = problem.in_file(file).at_key(&*self.key);
+        match self.line {
+            Some(line) => problem.on_line(line),
+            None => problem,
+        }
+    }
+}
+
+/// Collects the problems of one file.
+#[derive(Debug)]
+pub struct Findings {
+    file: PathBuf,
+    text: String,
+    problems: Vec<Problem>,
+}
+
+impl Findings {
+    /// Adds a problem at a byte range of the text.
+    fn add(&mut self, span: &Range<usize>, key: &str, problem: Problem) {
+        let line = self.line_of(span);
+        self.problems.push(problem.in_file(&self.file).on_line(line).at_key(key));
+    }
+
+    /// Adds a problem at a place that was noted earlier.
+    pub fn add_at<T>(&mut self, place: &Located<T>, problem: Problem) {
+        let problem = place.locate(&self.file, problem);
+        self.problems.push(problem);
+    }
+
+    /// Line of a byte range, from 1.
+    fn line_of(&self, span: &Range<usize>) -> usize {
+        let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    /// All problems, in the order of their lines.
+    #[must_use]
+    pub fn into_problems(mut self) -> Vec<Problem> {
+        self.problems.sort_by_key(|problem| problem.line);
+        self.problems
+    }
+}
+
+/// Reads and parses a file and hands its root table to `convert`; `convert` gives none where it has added a problem.
+///
+/// # Errors
+/// Fails with all problems of the file: it cannot be read, is no TOML, or `convert` added at least one.
+pub fn read_file<T>(
+    file: &Path,
+    convert: impl FnOnce(Table<'_, '_>, &mut Findings) -> Option<T>,
+) -> Result<T, Vec<Problem>> {
+    let text = read_text(file).map_err(|problem| vec![problem.in_file(file)])?;
+    read_str(file, &text, convert)
+}
+
+/// The same for a text that is already there; `file` names it in problems.
+///
+/// # Errors
+/// As [`read_file`].
+pub fn read_str<T>(
+    file: &Path,
+    text: &str,
+    convert: impl FnOnce(Table<'_, '_>, &mut Findings) -> Option<T>,
+) -> Result<T, Vec<Problem>> {
+    let mut findings = Findings { file: file.to_owned(), text: text.to_owned(), problems: Vec::new() };
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let problem = Problem::error("syntax", error.message(), "mend the TOML syntax (https://toml.io)");
+        let span = error.span().unwrap_or_default();
+        let line = findings.line_of(&span);
+        findings.problems.push(problem.in_file(file).on_line(line));
+    }
+    // With broken syntax the tables are guesses, and every further problem would be one too.
+    if !findings.problems.is_empty() {
+        return Err(findings.into_problems());
+    }
+    let converted = convert(Table::new(String::new(), root.span(), root.get_ref()), &mut findings);
+    match converted {
+        Some(settings) if findings.problems.is_empty() => Ok(settings),
+        _ => {
+            assert!(!findings.problems.is_empty(), "settings are only missing where a problem says why");
+            Err(findings.into_problems())
+        }
+    }
+}
+
+fn read_text(file: &Path) -> Result<String, Problem> {
+    let found = std::fs::metadata(file).and_then(|found| {
+        if found.len() > FILE_BYTES_MAX {
+            return Err(std::io::Error::other(format!("it has more than {FILE_BYTES_MAX} bytes")));
+        }
+        std::fs::read_to_string(file)
+    });
+    found.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Problem::error(
+            "config_missing",
+            "there is no such configuration file",
+            "name it with --config FILE, or make one with `tfo-agent init`",
+        ),
+        _ => Problem::error("config_unreadable", format!("cannot read it: {error}"), "make it readable, UTF-8 text"),
+    })
+}
+
+/// One table; every key must be taken before [`Table::finish`].
+pub struct Table<'t, 'i> {
+    path: String,
+    span: Range<usize>,
+    left: BTreeMap<&'t str, (Range<usize>, &'t Spanned<DeValue<'i>>)>,
+    known: Vec<&'static str>,
+}
+
+impl<'t, 'i> Table<'t, 'i> {
+    fn new(path: String, span: Range<usize>, table: &'t DeTable<'i>) -> Self {
+        let left = table.iter().map(|(key, value)| (key.get_ref().as_ref(), (key.span(), value))).collect();
+        Self { path, span, left, known: Vec::new() }
+    }
+
+    /// A place for a value that may be missing: the key, and the table's own line.
+    #[must_use]
+    pub fn place(&self, key: &str, findings: &Findings) -> Located<()> {
+        Located { value: (), key: self.dotted(key), line: Some(findings.line_of(&self.span)) }
+    }
+
+    fn dotted(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<&'t Spanned<DeValue<'i>>> {
+        self.known.push(key);
+        self.left.remove(key).map(|(_, value)| value)
+    }
+
+    /// Whether the key is written, and not taken yet.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.left.contains_key(key)
+    }
+
+    fn typed<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        findings: &mut Findings,
+        pick: impl FnOnce(&'t DeValue<'i>) -> Option<T>,
+    ) -> Option<Located<T>> {
+        let value = self.take(key)?;
+        let dotted = self.dotted(key);
+        let line = Some(findings.line_of(&value.span()));
+        if let Some(value) = pick(value.get_ref()) {
+            return Some(Located { value, key: dotted, line });
+        }
+        let found = value.get_ref().type_str();
+        let problem = Problem::error("wrong_type", format!("this is of type {found}"), format!("write {expected}"));
+        findings.add(&value.span(), &dotted, problem);
+        None
+    }
+
+    /// A string.
+    pub fn string(&mut self, key: &'static str, findings: &mut Findings) -> Option<Located<String>> {
+        self.typed(key, "a string in quotes", findings, |value| value.as_str().map(str::to_owned))
+    }
+
+    /// A boolean.
+    pub fn boolean(&mut self, key: &'static str, findings: &mut Findings) -> Option<Located<bool>> {
+        self.typed(key, "true or false, without quotes", findings, DeValue::as_bool)
+    }
+
+    /// A list of strings.
+    pub fn strings(&mut self, key: &'static str, findings: &mut Findings) -> Option<Located<Vec<String>>> {
+        self.typed(key, "a list of strings, for example [\"a\", \"b\"]", findings, |value| {
+            value.as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
+        })
+    }
+
+    /// A string that `parse` understands; its error is the message.
+    pub fn parsed<T, E: std::fmt::Display>(
+        &mut self,
+        key: &'static str,
+        findings: &mut Findings,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<Located<T>> {
+        let Located { value, key, line } = self.string(key, findings)?;
+        match parse(&value) {
+            Ok(value) => Some(Located { value, key, line }),
+            Err(error) => {
+                let place = Located { value: (), key, line };
+                let message = format!("{value:?} does not fit here");
+                findings.add_at(&place, Problem::error("bad_value", message, format!("{error}")));
+                None
+            }
+        }
+    }
+
+    /// A span of whole seconds with its unit.
+    pub fn span(&mut self, key: &'static str, findings: &mut Findings) -> Option<Located<Duration>> {
+        // Named apart from other strings: a number without a unit is the mistake to expect here.
+        let Located { value, key, line } =
+            self.typed(key, "a span in quotes with its unit, for example \"24h\" or \"90s\"", findings, |value| {
+                value.as_str().map(str::to_owned)
+            })?;
+        match parse_span(&value) {
+            Ok(value) => Some(Located { value, key, line }),
+            Err(error) => {
+                let place = Located { value: (), key, line };
+                findings.add_at(&place, Problem::error("bad_unit", format!("{value:?} is no span"), error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// A table inside this one.
+    pub fn table(&mut self, key: &'static str, findings: &mut Findings) -> Option<Table<'t, 'i>> {
+        let path = self.dotted(key);
+        let value = self.take(key)?;
+        if let Some(table) = value.get_ref().as_table() {
+            return Some(Table::new(path, value.span(), table));
+        }
+        let remedy = format!("write a section [{path}]");
+        findings.add(&value.span(), &path, Problem::error("wrong_type", "this is not a section", remedy));
+        None
+    }
+
+    /// An array of tables inside this one.
+    pub fn tables(&mut self, key: &'static str, findings: &mut Findings) -> Vec<Table<'t, 'i>> {
+        let path = self.dotted(key);
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let items = value.get_ref().as_array().map(|array| {
+            array.iter().zip(0..).map(|(item, index)| {
+                let table = item.get_ref().as_table()?;
+                Some(Table::new(format!("{path}[{index}]"), item.span(), table))
+            })
+        });
+        if let Some(tables) = items.and_then(Iterator::collect::<Option<Vec<_>>>) {
+            return tables;
+        }
+        let remedy = format!("write it as [[{path}]], once for each");
+        findings.add(&value.span(), &path, Problem::error("wrong_type", "this is not a list of sections", remedy));
+        Vec::new()
+    }
+
+    /// Adds a problem for every key that nobody has taken.
+    pub fn finish(self, findings: &mut Findings) {
+        let known = self.known.join(", ");
+        for (key, (span, _)) in &self.left {
+            let place = if self.path.is_empty() { "at the top".to_owned() } else { format!("in [{}]", self.path) };
+            let problem =
+                Problem::error("unknown_key", format!("there is no such key {place}"), format!("known here: {known}"));
+            findings.add(span, &self.dotted(key), problem);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<(usize, String, &'static str)> {
+        let found = read_str(Path::new("x.toml"), text, |mut root, findings| {
+            let mut inner = root.table("inner", findings)?;
+            let span = inner.span("span", findings);
+            let flag = inner.boolean("flag", findings);
+            let names = inner.strings("names", findings);
+            for mut item in root.tables("item", findings) {
+                item.string("name", findings);
+                item.finish(findings);
+            }
+            inner.finish(findings);
+            root.finish(findings);
+            Some((span?, flag?, names?))
+        });
+        let problems = found.err().unwrap_or_default();
+        problems.into_iter().map(|p| (p.line.unwrap(), p.key.unwrap_or_default(), p.kind)).collect()
+    }
+
+    #[test]
+    fn all_problems_come_at_once_with_their_lines() {
+        let text = "top = 1\n[inner]\nspan = 24\nflag = \"yes\"\nnames = [1]\nother = 2\n[[item]]\nname = 3\nx = 1\n";
+        let expected = [
+            (1, "top", "unknown_key"),
+            (3, "inner.span", "wrong_type"),
+            (4, "inner.flag", "wrong_type"),
+            (5, "inner.names", "wrong_type"),
+            (6, "inner.other", "unknown_key"),
+            (8, "item[0].name", "wrong_type"),
+            (9, "item[0].x", "unknown_key"),
+        ];
+        let found = problems(text);
+        let found: Vec<_> = found.iter().map(|(line, key, kind)| (*line, key.as_str(), *kind)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn every_syntax_error_has_a_line_and_stops_the_reading() {
+        let found = problems("[inner]\nspan = \n\nflag = = 1\nother = 5\n");
+        assert!(found.iter().all(|(_, _, kind)| *kind == "syntax"), "{found:?}");
+        assert_eq!(found.first().map(|(line, _, _)| *line), Some(2), "{found:?}");
+    }
+
+    #[test]
+    fn units_are_asked_for() {
+        assert_eq!(
+            problems("[inner]\nspan = \"24\"\nflag = true\nnames = []\n"),
+            [(2, "inner.span".to_owned(), "bad_unit")]
+        );
+        assert!(problems("[inner]\nspan = \"24h\"\nflag = true\nnames = []\n").is_empty());
+    }
+}

@@ -1,0 +1,121 @@
+//! Where a secret lies, never the secret itself: a file of its owner's, or a systemd credential.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::reader::Located;
+use crate::model::problem::Problem;
+use crate::runtime::files::{self, Guard, SecretFileError};
+
+/// Prefix of a credential's name.
+const CREDENTIAL: &str = "credential:";
+/// Set by systemd for services with LoadCredential= (`systemd.exec(5)`).
+const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+
+/// A path, or `credential:NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretPath {
+    /// A file that only its owner may read.
+    File(PathBuf),
+    /// A credential that systemd hands to the service.
+    Credential(String),
+}
+
+/// A text that names no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a secret is an absolute path, or \"credential:NAME\" with the name given to LoadCredential=")]
+pub struct BadSecretPath;
+
+impl std::str::FromStr for SecretPath {
+    type Err = BadSecretPath;
+
+    fn from_str(text: &str) -> Result<Self, BadSecretPath> {
+        match text.strip_prefix(CREDENTIAL) {
+            Some(name) if !name.is_empty() && !name.contains('/') && !name.starts_with('.') => {
+                Ok(Self::Credential(name.to_owned()))
+            }
+            None if text.starts_with('/') => Ok(Self::File(text.into())),
+            _ => Err(BadSecretPath),
+        }
+    }
+}
+
+impl fmt::Display for SecretPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Credential(name) => write!(f, "{CREDENTIAL}{name}"),
+        }
+    }
+}
+
+impl SecretPath {
+    /// Reads at most `max` bytes.
+    ///
+    /// # Errors
+    /// Fails, with the remedy, if it is missing, unreadable, exposed to others, or too long.
+    pub fn read(&self, max: usize) -> Result<Zeroizing<Vec<u8>>, Problem> {
+        let (path, guard) = match self {
+            Self::File(path) => (path.clone(), Guard::Mode),
+            Self::Credential(name) => {
+                let directory = std::env::var_os(CREDENTIALS_VARIABLE).ok_or_else(|| {
+                    let message = format!("there are no credentials: {CREDENTIALS_VARIABLE} is not set");
+                    let remedy =
+                        format!("run it as a systemd service with LoadCredential={name}:/path, or name a file");
+                    Problem::error("secret_missing", message, remedy)
+                })?;
+                (Path::new(&directory).join(name), Guard::CredentialsDirectory)
+            }
+        };
+        files::read_secret(&path, max, guard).map_err(|error| self.problem(&path, &error))
+    }
+
+    fn problem(&self, path: &Path, error: &SecretFileError) -> Problem {
+        let shown = path.display();
+        let message = match error {
+            SecretFileError::Unreadable(cause) => format!("{self}: {error}: {cause}"),
+            _ => format!("{self}: {error}"),
+        };
+        let (kind, remedy) = match error {
+            SecretFileError::Missing => {
+                ("secret_missing", format!("put the secret at {shown}; the installed keys stay"))
+            }
+            SecretFileError::Unreadable(_) => ("secret_unreadable", format!("make {shown} readable for this user")),
+            SecretFileError::NotAFile => ("secret_unreadable", "name a regular file".to_owned()),
+            SecretFileError::Exposed { .. } => {
+                ("secret_exposed", format!("chmod 0400 {shown}; if others may have read it, replace the secret"))
+            }
+            SecretFileError::ForeignOwner { .. } => {
+                ("secret_exposed", format!("chown root {shown}; if its owner may have read it, replace the secret"))
+            }
+            SecretFileError::TooLong { .. } => ("secret_too_long", "name the right file".to_owned()),
+        };
+        Problem::error(kind, message, remedy)
+    }
+}
+
+impl Located<SecretPath> {
+    /// Reads the secret; a problem says where in the configuration it was named.
+    ///
+    /// # Errors
+    /// As [`SecretPath::read`].
+    pub fn read_for(&self, config: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, Problem> {
+        self.value.read(max).map_err(|problem| self.locate(config, problem))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_named_by_path_or_credential() {
+        assert_eq!("/a/b".parse(), Ok(SecretPath::File("/a/b".into())));
+        assert_eq!("credential:fleet".parse(), Ok(SecretPath::Credential("fleet".into())));
+        for bad in ["", "a/b", "credential:", "credential:../x", "credential:.x", "0123456789abcdef"] {
+            assert_eq!(bad.parse::<SecretPath>(), Err(BadSecretPath), "{bad}");
+        }
+    }
+}

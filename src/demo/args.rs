@@ -1,0 +1,101 @@
+//! The command line of `tfo-demo`.
+
+use std::ffi::OsString;
+
+use clap::{Parser, ValueEnum};
+
+/// Name of the program, in its help and its messages.
+pub(super) const PROGRAM: &str = "tfo-demo";
+
+/// A whole fleet on this machine, without root: nodes behind one address, live TCP Fast Open clients, key rotations.
+///
+/// Everything happens in namespaces of its own; the host is untouched, and nothing is left behind.
+/// The last line of the output is {"rotations","connections","accepted","rejected","passive_fail"}.
+/// Exit code: 0 not one connection was rejected, 1 some were (or something failed), 2 wrong usage.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = PROGRAM, version, verbatim_doc_comment)]
+pub(super) struct Args {
+    /// Nodes of the fleet, 2 to 64.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(2..=64))]
+    pub(super) nodes: u8,
+    /// Rotations to do, 1 to 1000.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(super) rotations: u16,
+    /// Where the agents have their keys from.
+    #[arg(long, value_enum, default_value_t = Source::Derive)]
+    pub(super) source: Source,
+    /// Rotate until Ctrl-C.
+    #[arg(long)]
+    pub(super) keep: bool,
+    /// Rotate wrongly, to see that the demo notices.
+    #[arg(long, value_enum, hide = true, conflicts_with = "source")]
+    pub(super) sabotage: Option<Sabotage>,
+}
+
+/// Where the agents have their keys from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Source {
+    /// From a secret that all share, and the clock.
+    Derive,
+}
+
+/// Ways to do it wrongly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Sabotage {
+    /// Every node gets the new key alone, one node after the other.
+    NoStaging,
+}
+
+impl Args {
+    /// The same arguments for the process inside the namespaces.
+    pub(super) fn to_words(&self) -> Vec<OsString> {
+        let mut words = vec![format!("--nodes={}", self.nodes), format!("--rotations={}", self.rotations)];
+        if self.keep {
+            words.push("--keep".to_owned());
+        }
+        if let Some(Sabotage::NoStaging) = self.sabotage {
+            words.push("--sabotage=no-staging".to_owned());
+        }
+        words.into_iter().map(OsString::from).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from([&[PROGRAM], words].concat())
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_design() {
+        let args = parse(&[]).unwrap();
+        let expected = Args { nodes: 8, rotations: 3, source: Source::Derive, keep: false, sabotage: None };
+        assert_eq!(args, expected);
+    }
+
+    #[test]
+    fn the_inner_process_gets_the_same_arguments() {
+        for words in [&["--nodes", "5", "--rotations", "7", "--keep"][..], &["--sabotage", "no-staging"]] {
+            let args = parse(words).unwrap();
+            let inner = [vec![OsString::from(PROGRAM)], args.to_words()].concat();
+            assert_eq!(Args::try_parse_from(inner).unwrap(), args);
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_and_sources_that_are_not_there_are_refused() {
+        let refused: [&[&str]; 6] = [
+            &["--nodes", "1"],
+            &["--nodes", "65"],
+            &["--rotations", "0"],
+            &["--source", "coordinator"],
+            &["--sabotage", "all"],
+            &["extra"],
+        ];
+        for words in refused {
+            assert_eq!(parse(words).err().map(|error| error.exit_code()), Some(2), "{words:?}");
+        }
+    }
+}

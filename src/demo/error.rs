@@ -1,0 +1,72 @@
+//! Why the demo could not be shown.
+
+use std::io;
+
+use crate::kernel::namespace::NamespaceError;
+use crate::runtime::files::ReplaceError;
+
+/// Why the demo ended without a verdict.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DemoError {
+    /// The machine does not let us make namespaces.
+    #[error("cannot make namespaces of our own")]
+    Namespaces(#[source] io::Error),
+    /// Some step of the set-up failed.
+    #[error("cannot {what}")]
+    Step { what: String, source: io::Error },
+    /// A file of the demo's own could not be written.
+    #[error(transparent)]
+    File(#[from] ReplaceError),
+    /// A namespace that we made is gone.
+    #[error(transparent)]
+    Enter(#[from] NamespaceError),
+    /// No `ip`.
+    #[error("there is no ip command")]
+    NoIp,
+    /// No IPv6 in this kernel.
+    #[error("this kernel has no IPv6")]
+    NoIpv6,
+    /// `ip` refused a line.
+    #[error("ip could not set up {place}: {message}")]
+    Ip { place: String, message: String },
+    /// The system gave no randomness.
+    #[error(transparent)]
+    NoRandomness(#[from] crate::crypto::random::NoRandomness),
+    /// An agent is not what it should be.
+    #[error("the agent of {node} {what}; it said last:\n{log}")]
+    Agent { node: String, what: String, log: String },
+    /// Something did not happen in time.
+    #[error("{what} within {secs} s")]
+    Late { what: String, secs: u64 },
+    /// One of our own threads ended early.
+    #[error("the {0} ended early")]
+    Worker(&'static str),
+    /// The process inside the namespaces was killed.
+    #[error("the fleet was killed ({0})")]
+    Killed(std::process::ExitStatus),
+    /// The user ended it before there was anything to judge.
+    #[error("stopped before the fleet was up")]
+    Stopped,
+}
+
+impl DemoError {
+    /// A step that failed.
+    pub(super) fn step(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Step { what, source }
+    }
+
+    /// What the user can do about it, if we know.
+    pub(super) fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Namespaces(_) => Some(
+                "an ordinary user needs unprivileged user namespaces: sysctl user.max_user_namespaces above 0, \
+                 kernel.unprivileged_userns_clone=1 (Debian), kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu); a container \
+                 needs --privileged; or run it as root",
+            ),
+            Self::NoIpv6 => Some("the demo shows v4 and v6: load the ipv6 module, or boot without ipv6.disable=1"),
+            Self::NoIp => Some("install iproute2: apt-get install iproute2"),
+            _ => None,
+        }
+    }
+}

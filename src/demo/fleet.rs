@@ -1,0 +1,239 @@
+//! The fleet inside the namespaces: start it, watch it, end it, judge it.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::args::{Args, PROGRAM};
+use super::client::{self, Whistle};
+use super::error::DemoError;
+use super::judge::{Evidence, Tally, sum};
+use super::network::Network;
+use super::node::{Node, Status};
+use super::operator::Operator;
+use super::screen::{Screen, Title, View};
+use super::{sandbox, server};
+use crate::kernel::namespace::NamespaceError;
+use crate::kernel::netstat::TfoCounters;
+use crate::model::key::KeyFingerprint;
+use crate::runtime::clock;
+
+/// How often the nodes are looked at: well inside every phase, and cheap.
+const TICK: Duration = Duration::from_millis(200);
+/// Longest time until all agents hold keys.
+const UP_SECS_MAX: u64 = 20;
+/// How long the clients go on after the last rotation: each has come round many times then, with its cookies of before.
+const TAIL: Duration = Duration::from_secs(2);
+/// A rotation this early does not count: not every client has a cookie yet that it could lose.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// Runs the demo as PID 1 of the namespaces.
+pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
+    let stop = sandbox::tie_to_parent()?;
+    let operator = Operator::new(args)?;
+    let rotations_wanted = (!args.keep).then_some(args.rotations);
+    let title = Title { nodes: args.nodes.into(), source: operator.source(), rotations_wanted };
+    let mut screen = Screen::new(title);
+    let fleet = Fleet::start(args.nodes, operator, &stop, &mut screen)?;
+    let evidence = fleet.run(rotations_wanted, &stop, &mut screen)?;
+    screen.close().map_err(tell_failed)?;
+    let faults = evidence.faults();
+    for fault in &faults {
+        // Where standard error is closed the exit code still tells.
+        drop(writeln!(io::stderr(), "{PROGRAM}: {fault}"));
+    }
+    let line = serde_json::to_string(&evidence.last_line()).map_err(|error| tell_failed(error.into()))?;
+    writeln!(io::stdout(), "{line}").map_err(tell_failed)?;
+    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn tell_failed(source: io::Error) -> DemoError {
+    DemoError::step("write to standard output")(source)
+}
+
+type ClientThread = JoinHandle<Result<(), NamespaceError>>;
+
+/// Nodes with agents and servers, and clients that connect to them.
+struct Fleet {
+    operator: Operator,
+    nodes: Vec<Node>,
+    servers: Vec<JoinHandle<()>>,
+    clients: Vec<ClientThread>,
+    tally: Arc<Tally>,
+    whistle: Whistle,
+    rotations: Rotations,
+}
+
+impl Fleet {
+    /// Agents first, then listeners, then clients: a listener before the key would make the kernel make one up (KERNEL.md section 1).
+    fn start(count: u8, operator: Operator, stop: &Receiver<()>, screen: &mut Screen) -> Result<Self, DemoError> {
+        screen.step("building the network").map_err(tell_failed)?;
+        let network = Network::make(count)?;
+        screen.step("starting an agent in every node").map_err(tell_failed)?;
+        let mut nodes = Vec::new();
+        for namespace in network.nodes {
+            nodes.push(Node::start(namespace, &operator)?);
+        }
+        let agreed = wait_until_agreed(&mut nodes, stop)?;
+        screen.step("starting servers and clients").map_err(tell_failed)?;
+        let mut servers = Vec::new();
+        for node in &nodes {
+            servers.extend(server::start(&node.namespace)?);
+        }
+        let (tally, whistle) = (Arc::new(Tally::default()), Whistle::default());
+        let start_client = |site| client::start(site, Arc::clone(&tally), whistle.clone());
+        let clients = network.clients.into_iter().map(start_client).collect();
+        let rotations = Rotations { agreed, done: 0 };
+        Ok(Self { operator, nodes, servers, clients, tally, whistle, rotations })
+    }
+
+    /// Watches until the end; afterwards everything has ended in order.
+    fn run(mut self, wanted: Option<u16>, stop: &Receiver<()>, screen: &mut Screen) -> Result<Evidence, DemoError> {
+        let watched = self.watch(wanted, stop, screen);
+        self.whistle.blow();
+        let mut faults: Vec<String> = watched.err().iter().map(ToString::to_string).collect();
+        for client in self.clients {
+            match client.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => faults.push(error.to_string()),
+                Err(_) => faults.push(DemoError::Worker("client").to_string()),
+            }
+        }
+        // After the last client, before the last agent.
+        let counters = read_counters(&self.nodes)?;
+        self.nodes.iter().for_each(Node::ask_to_end);
+        let went_well = faults.is_empty();
+        for node in self.nodes {
+            // After a fault this would only say it again.
+            if let (Err(error), true) = (node.wait_for_end(), went_well) {
+                faults.push(error.to_string());
+            }
+        }
+        Ok(Evidence {
+            totals: self.tally.totals(),
+            passive_fail: sum(&counters, |node| node.passive_fail),
+            rotations: self.rotations.done,
+            rotations_wanted: wanted,
+            faults,
+        })
+    }
+
+    fn watch(&mut self, wanted: Option<u16>, stop: &Receiver<()>, screen: &mut Screen) -> Result<(), DemoError> {
+        let start = clock::monotonic();
+        let patience_secs = self.operator.rotation_secs_max(self.nodes.len());
+        let mut last_rotation = start;
+        loop {
+            self.operator.act(&self.nodes)?;
+            let statuses = self.look()?;
+            let elapsed = clock::monotonic().duration_since(start);
+            if self.rotations.observe(&statuses, elapsed) {
+                last_rotation = clock::monotonic();
+            }
+            let view = View {
+                elapsed,
+                now: clock::now(),
+                statuses: &statuses,
+                counters: &read_counters(&self.nodes)?,
+                totals: self.tally.totals(),
+                rotations: self.rotations.done,
+            };
+            screen.show(&view).map_err(tell_failed)?;
+            let all_done = wanted.is_some_and(|wanted| self.rotations.done >= wanted);
+            if all_done && clock::left_of(TAIL, last_rotation).is_zero() {
+                return Ok(());
+            }
+            if clock::left_of(Duration::from_secs(patience_secs), last_rotation).is_zero() {
+                return Err(DemoError::Late { what: "the fleet did not rotate".to_owned(), secs: patience_secs });
+            }
+            if wait(stop) == Wish::End {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks at every agent, and whether our own threads live.
+    fn look(&mut self) -> Result<Vec<Status>, DemoError> {
+        if self.servers.iter().any(JoinHandle::is_finished) {
+            return Err(DemoError::Worker("server"));
+        }
+        if self.clients.iter().any(JoinHandle::is_finished) {
+            return Err(DemoError::Worker("client"));
+        }
+        let mut statuses = Vec::with_capacity(self.nodes.len());
+        for node in &mut self.nodes {
+            let status = node.status()?;
+            statuses.push(status.ok_or_else(|| node.fault("has lost its status.json".to_owned()))?);
+        }
+        Ok(statuses)
+    }
+}
+
+fn read_counters(nodes: &[Node]) -> Result<Vec<TfoCounters>, DemoError> {
+    nodes.iter().map(Node::counters).collect()
+}
+
+/// What the user wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    GoOn,
+    End,
+}
+
+/// Until the next tick, or until the end is asked for.
+fn wait(stop: &Receiver<()>) -> Wish {
+    match stop.recv_timeout(TICK) {
+        Err(RecvTimeoutError::Timeout) => Wish::GoOn,
+        Ok(()) | Err(RecvTimeoutError::Disconnected) => Wish::End,
+    }
+}
+
+/// Waits until all agents hold one primary.
+fn wait_until_agreed(nodes: &mut [Node], stop: &Receiver<()>) -> Result<KeyFingerprint, DemoError> {
+    let start: Instant = clock::monotonic();
+    loop {
+        let mut primaries = Vec::with_capacity(nodes.len());
+        for node in &mut *nodes {
+            primaries.push(node.status()?.and_then(|status| status.primary()));
+        }
+        if let Some(agreed) = common(primaries) {
+            return Ok(agreed);
+        }
+        if clock::left_of(Duration::from_secs(UP_SECS_MAX), start).is_zero() {
+            return Err(DemoError::Late { what: "the agents did not agree on a key".to_owned(), secs: UP_SECS_MAX });
+        }
+        if wait(stop) == Wish::End {
+            return Err(DemoError::Stopped);
+        }
+    }
+}
+
+/// The primary of all nodes, if it is one.
+fn common(primaries: impl IntoIterator<Item = Option<KeyFingerprint>>) -> Option<KeyFingerprint> {
+    let different: BTreeSet<Option<KeyFingerprint>> = primaries.into_iter().collect();
+    if different.len() == 1 { different.into_iter().next().flatten() } else { None }
+}
+
+/// Counts how often the whole fleet came to hold another primary.
+#[derive(Debug)]
+struct Rotations {
+    agreed: KeyFingerprint,
+    done: u16,
+}
+
+impl Rotations {
+    /// Whether one was finished since the last look; `elapsed` is how long the clients have been connecting.
+    fn observe(&mut self, statuses: &[Status], elapsed: Duration) -> bool {
+        let found = common(statuses.iter().map(Status::primary));
+        let Some(agreed) = found.filter(|agreed| *agreed != self.agreed) else { return false };
+        self.agreed = agreed;
+        if elapsed < WARM_UP {
+            return false;
+        }
+        self.done = self.done.saturating_add(1);
+        true
+    }
+}

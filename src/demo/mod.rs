@@ -1,0 +1,87 @@
+//! The fleet on one machine: nodes behind one address, real agents, live TCP Fast Open clients, key rotations.
+//!
+//! One program plays three roles, told apart by the name it is started under, so that `tfo-demo` alone is enough:
+//!
+//! * `tfo-demo` (what the user starts, [`sandbox`]): makes the user, network, mount and PID namespaces, starts the fleet in them, turns
+//!   signals into an orderly end.
+//! * `tfo-demo-fleet` ([`fleet`]): PID 1 inside.  It builds the network, starts servers, agents and clients, watches, judges.  When it
+//!   ends, however it ends, the kernel kills all that is left in its PID namespace; and the kernel kills it when `tfo-demo` dies.
+//! * `tfo-agent`: the very program that runs on real nodes, once in every node's network namespace.
+//!
+//! Invariant: nothing outlives the program.  Names, mounts and files are in a mount namespace and a tmpfs that go with the processes.
+
+mod args;
+mod client;
+mod error;
+mod fleet;
+mod judge;
+mod network;
+mod node;
+mod operator;
+mod sandbox;
+mod screen;
+mod server;
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, PROGRAM};
+use error::DemoError;
+
+/// Name under which the program is the fleet inside the namespaces.
+const FLEET_NAME: &str = "tfo-demo-fleet";
+/// Name under which the program is an agent.
+const AGENT_NAME: &str = "tfo-agent";
+/// This program, also when its file was moved, replaced or hidden by a mount since it was started (proc(5)).
+const OWN_EXECUTABLE: &str = "/proc/self/exe";
+
+/// Runs the program whose arguments, its name first, are given.
+///
+/// `agent` is what `tfo-agent` runs, with the same kind of arguments.  It is handed in because the demo is to know of the agent only
+/// what an outside user knows: its command line, its configuration, its status.json.
+#[must_use]
+pub fn main_with(
+    arguments: impl Iterator<Item = OsString>,
+    agent: impl FnOnce(std::vec::IntoIter<OsString>) -> ExitCode,
+) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.collect();
+    let name = arguments.first().and_then(|name| Path::new(name).file_name()).and_then(OsStr::to_str);
+    // For ps and top, which would show the last part of OWN_EXECUTABLE.  Only a help: nothing depends on it.
+    match name {
+        Some(AGENT_NAME) => rustix::thread::set_name(c"tfo-agent").unwrap_or_default(),
+        Some(FLEET_NAME) => rustix::thread::set_name(c"tfo-demo-fleet").unwrap_or_default(),
+        _ => {}
+    }
+    if name == Some(AGENT_NAME) {
+        return agent(arguments.into_iter());
+    }
+    let args = match Args::try_parse_from(&arguments) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help goes to standard output, errors to standard error; a closed one is no news to anybody.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let done = if name == Some(FLEET_NAME) { fleet::run(&args) } else { sandbox::run(&args) };
+    done.unwrap_or_else(|error| report(&error))
+}
+
+fn report(error: &DemoError) -> ExitCode {
+    let mut text = format!("{PROGRAM}: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    if let Some(remedy) = error.remedy() {
+        text += &format!("\n{PROGRAM}: {remedy}");
+    }
+    // Where standard error is closed there is nobody to tell.
+    drop(writeln!(std::io::stderr(), "{text}"));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,299 @@
+//! The network: node namespaces behind one address, client namespaces, and a router between them (the fleet process's own namespace).
+//!
+//! KERNEL.md section 7's recipe: ECMP by ports (`fib_multipath_hash_policy=1`), so that every connection of a client meets another node;
+//! the shared address on each node's `lo`; permanent neighbours, no DAD, no NAT, so that no packet waits or changes.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::thread::UnshareFlags;
+
+use super::error::DemoError;
+use crate::kernel::namespace::Namespace;
+use crate::model::ids::NamespaceName;
+use crate::runtime::sys;
+
+/// The address that all nodes share.
+pub(super) const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 10, 10, 10);
+/// The same for v6.
+pub(super) const VIP_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0, 0, 0, 0, 0, 0x10);
+/// The port of the service.
+pub(super) const PORT: u16 = 80;
+/// Client namespaces.
+pub(super) const CLIENT_NAMESPACES: u8 = 6;
+/// Client addresses in one client namespace, of each family.  The kernel keeps the cookies of about 5 sources per destination; with more a
+/// client measures its own forgetting (KERNEL.md section 6).
+pub(super) const SOURCES_PER_NAMESPACE: u8 = 4;
+
+/// Where iproute2 may be: an ordinary user's PATH lacks the sbin directories on Debian.
+const IP_DIRS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+const NAMES_DIR: &str = "/run/netns";
+const OWN_NETNS: &str = "/proc/thread-self/ns/net";
+const SYSCTL_DIR: &str = "/proc/sys";
+
+/// Everywhere: nothing is dropped for coming another way, and v6 addresses work at once.
+const SYSCTLS_ALL: [(&str, &str); 6] = [
+    ("net/ipv4/conf/all/rp_filter", "0"),
+    ("net/ipv4/conf/default/rp_filter", "0"),
+    ("net/ipv6/conf/all/disable_ipv6", "0"),
+    ("net/ipv6/conf/default/disable_ipv6", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+];
+const SYSCTLS_ROUTER: [(&str, &str); 4] = [
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+    ("net/ipv4/fib_multipath_hash_policy", "1"),
+    ("net/ipv6/fib_multipath_hash_policy", "1"),
+];
+/// TFO for servers; a queue that is never what limits.
+const SYSCTLS_NODE: [(&str, &str); 2] = [("net/ipv4/tcp_fastopen", "2"), ("net/core/somaxconn", "4096")];
+/// TFO for clients, which never give it up because of a loss.
+const SYSCTLS_CLIENT: [(&str, &str); 2] =
+    [("net/ipv4/tcp_fastopen", "1"), ("net/ipv4/tcp_fastopen_blackhole_timeout_sec", "0")];
+
+/// A place behind the router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Node(u8),
+    Clients(u8),
+}
+
+impl Place {
+    /// Name of its namespace, and of the router's interface towards it.
+    fn name(self) -> String {
+        match self {
+            Self::Node(number) => format!("node{number}"),
+            Self::Clients(number) => format!("clients{number}"),
+        }
+    }
+
+    fn octets(self) -> (u8, u8) {
+        match self {
+            Self::Node(number) => (20, number),
+            Self::Clients(number) => (30, number),
+        }
+    }
+
+    fn v4(self, host: u8) -> Ipv4Addr {
+        let (kind, number) = self.octets();
+        Ipv4Addr::new(10, kind, number, host)
+    }
+
+    fn v6(self, host: u8) -> Ipv6Addr {
+        let (kind, number) = self.octets();
+        Ipv6Addr::new(0xfd00, kind.into(), number.into(), 0, 0, 0, 0, host.into())
+    }
+
+    /// Link address of one end; known beforehand, so that neighbours can be permanent.
+    fn mac(self, host: u8) -> String {
+        let (kind, number) = self.octets();
+        format!("02:00:00:{kind:02x}:{number:02x}:{host:02x}")
+    }
+
+    /// Host numbers of its own addresses; 1 is the router's.
+    fn hosts(self) -> std::ops::Range<u8> {
+        match self {
+            Self::Node(_) => 2..3,
+            Self::Clients(_) => 2..2 + SOURCES_PER_NAMESPACE,
+        }
+    }
+
+    /// What the router has to do for it.
+    fn router_batch(self) -> String {
+        let (name, mut batch) = (self.name(), String::new());
+        let mut line = |text: String| writeln!(batch, "{text}").expect("a String takes everything");
+        let (ours, theirs) = (self.mac(1), self.mac(2));
+        line(format!("link add {name} address {ours} type veth peer name eth0 address {theirs} netns {name}"));
+        line(format!("addr add {}/24 dev {name}", self.v4(1)));
+        line(format!("addr add {}/64 dev {name} nodad", self.v6(1)));
+        line(format!("link set {name} up"));
+        for host in self.hosts() {
+            line(format!("neigh replace {} lladdr {theirs} dev {name} nud permanent", self.v4(host)));
+            line(format!("neigh replace {} lladdr {theirs} dev {name} nud permanent", self.v6(host)));
+        }
+        batch
+    }
+
+    /// What is to be done inside.
+    fn own_batch(self) -> String {
+        let mut batch = String::new();
+        let mut line = |text: String| writeln!(batch, "{text}").expect("a String takes everything");
+        line("link set lo up".to_owned());
+        if matches!(self, Self::Node(_)) {
+            line(format!("addr add {VIP_V4}/32 dev lo"));
+            line(format!("addr add {VIP_V6}/128 dev lo nodad"));
+        }
+        for host in self.hosts() {
+            line(format!("addr add {}/24 dev eth0", self.v4(host)));
+            line(format!("addr add {}/64 dev eth0 nodad", self.v6(host)));
+        }
+        line("link set eth0 up".to_owned());
+        for router in [IpAddr::from(self.v4(1)), IpAddr::from(self.v6(1))] {
+            line(format!("neigh replace {router} lladdr {} dev eth0 nud permanent", self.mac(1)));
+            line(format!("route add default via {router} dev eth0"));
+        }
+        batch
+    }
+}
+
+/// The route by which the router spreads connections over all nodes.
+fn ecmp_batch(nodes: u8) -> String {
+    let mut batch = String::new();
+    let mut route = |vip: String, via: fn(Place) -> IpAddr| {
+        write!(batch, "route add {vip}").expect("a String takes everything");
+        for node in (1..=nodes).map(Place::Node) {
+            write!(batch, " nexthop via {} dev {}", via(node), node.name()).expect("a String takes everything");
+        }
+        batch.push('\n');
+    };
+    route(format!("{VIP_V4}/32"), |node| node.v4(2).into());
+    route(format!("{VIP_V6}/128"), |node| node.v6(2).into());
+    batch
+}
+
+/// The network, as long as our mount namespace lives.
+pub(super) struct Network {
+    /// One for each node.
+    pub(super) nodes: Vec<Namespace>,
+    /// One for each group of clients.
+    pub(super) clients: Vec<ClientSite>,
+}
+
+/// A namespace that clients are in.
+pub(super) struct ClientSite {
+    pub(super) namespace: Namespace,
+    /// Which of its addresses connects to which address of the fleet, in turn.
+    pub(super) pairs: Vec<(IpAddr, SocketAddr)>,
+}
+
+impl Network {
+    /// Builds all of it.
+    pub(super) fn make(nodes: u8) -> Result<Self, DemoError> {
+        let ip = find_ip()?;
+        std::fs::create_dir_all(NAMES_DIR).map_err(DemoError::step(format!("make {NAMES_DIR}")))?;
+        set(&[&SYSCTLS_ALL[..], &SYSCTLS_ROUTER].concat())?;
+        let places: Vec<Place> =
+            (1..=nodes).map(Place::Node).chain((1..=CLIENT_NAMESPACES).map(Place::Clients)).collect();
+        let mut router = "link set lo up\n".to_owned();
+        for place in &places {
+            make_namespace(&place.name())?;
+            router += &place.router_batch();
+        }
+        run_ip(&ip, "the router", &router)?;
+        for place in &places {
+            let namespace = namespace_of(*place);
+            let sysctls = if matches!(place, Place::Node(_)) { &SYSCTLS_NODE } else { &SYSCTLS_CLIENT };
+            namespace.within(|| {
+                set(&[&SYSCTLS_ALL[..], sysctls].concat())?;
+                run_ip(&ip, &place.name(), &place.own_batch())
+            })??;
+        }
+        // Last: a route towards an interface without a carrier would not be used.
+        run_ip(&ip, "the routes to the nodes", &ecmp_batch(nodes))?;
+        let clients = (1..=CLIENT_NAMESPACES).map(Place::Clients).map(client_site).collect();
+        Ok(Self { nodes: (1..=nodes).map(|number| namespace_of(Place::Node(number))).collect(), clients })
+    }
+}
+
+fn client_site(place: Place) -> ClientSite {
+    let pairs = place.hosts().flat_map(|host| {
+        let v4 = (place.v4(host).into(), SocketAddr::from((VIP_V4, PORT)));
+        let v6 = (place.v6(host).into(), SocketAddr::from((VIP_V6, PORT)));
+        [v4, v6]
+    });
+    ClientSite { namespace: namespace_of(place), pairs: pairs.collect() }
+}
+
+fn namespace_of(place: Place) -> Namespace {
+    let name: NamespaceName = place.name().parse().expect("letters and digits are a name");
+    Namespace::Named(name)
+}
+
+/// Makes a network namespace and gives it a name, as `ip netns add` does.
+///
+/// On a thread that ends with it: the namespace that is made is the thread's own, and the name is what keeps it.
+fn make_namespace(name: &str) -> Result<(), DemoError> {
+    let path = Path::new(NAMES_DIR).join(name);
+    let made = std::thread::scope(|scope| {
+        let make = || -> io::Result<()> {
+            sys::unshare(UnshareFlags::NEWNET)?;
+            std::fs::File::create(&path)?;
+            Ok(rustix::mount::mount_bind(OWN_NETNS, &path)?)
+        };
+        scope.spawn(make).join()
+    });
+    let made = made.unwrap_or_else(|_| Err(io::Error::other("the thread that makes it panicked")));
+    made.map_err(DemoError::step(format!("make network namespace {name}")))
+}
+
+fn set(sysctls: &[(&str, &str)]) -> Result<(), DemoError> {
+    for (name, value) in sysctls {
+        let path = Path::new(SYSCTL_DIR).join(name);
+        std::fs::write(&path, value).map_err(|error| match error.kind() {
+            // The /proc of a container.
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => DemoError::Namespaces(error),
+            io::ErrorKind::NotFound if name.starts_with("net/ipv6/") => DemoError::NoIpv6,
+            _ => DemoError::step(format!("set {}", path.display()))(error),
+        })?;
+    }
+    Ok(())
+}
+
+/// The `ip` command.
+pub(super) fn find_ip() -> Result<PathBuf, DemoError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(IP_DIRS.iter().map(PathBuf::from));
+    dirs.map(|dir| dir.join("ip")).find(|ip| ip.is_file()).ok_or(DemoError::NoIp)
+}
+
+/// Runs a batch in the calling thread's namespace.
+fn run_ip(ip: &Path, place: &str, batch: &str) -> Result<(), DemoError> {
+    let attempt = || DemoError::step(format!("run {}", ip.display()));
+    let mut command = Command::new(ip);
+    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(attempt())?;
+    let written = child.stdin.take().map(|mut input| input.write_all(batch.as_bytes()));
+    let output = child.wait_with_output().map_err(attempt())?;
+    if output.status.success() {
+        // If it ended well it has read everything.
+        return written.transpose().map(drop).map_err(attempt());
+    }
+    let message = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    Err(DemoError::Ip { place: place.to_owned(), message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_connection_can_meet_every_node() {
+        let batch = ecmp_batch(3);
+        assert_eq!(batch.matches("nexthop").count(), 6);
+        assert!(
+            batch.starts_with("route add 10.10.10.10/32 nexthop via 10.20.1.2 dev node1 nexthop via 10.20.2.2"),
+            "{batch}"
+        );
+    }
+
+    #[test]
+    fn a_client_namespace_has_no_more_sources_than_the_kernel_remembers() {
+        let site = client_site(Place::Clients(1));
+        for vip in [IpAddr::from(VIP_V4), IpAddr::from(VIP_V6)] {
+            let sources: Vec<_> = site.pairs.iter().filter(|(_, to)| to.ip() == vip).map(|(from, _)| from).collect();
+            assert_eq!(sources.len(), 4, "KERNEL.md section 6");
+            assert!(sources.iter().all(|source| source.is_ipv4() == vip.is_ipv4()));
+        }
+    }
+
+    #[test]
+    fn a_node_answers_for_the_shared_address() {
+        let batch = Place::Node(64).own_batch();
+        assert!(batch.contains("addr add 10.10.10.10/32 dev lo\n") && batch.contains("/128 dev lo nodad\n"), "{batch}");
+        assert!(!Place::Clients(6).own_batch().contains("10.10.10.10"));
+    }
+}

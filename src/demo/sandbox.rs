@@ -1,0 +1,143 @@
+//! The outer process: namespaces of our own, the fleet inside them, and an orderly end on Ctrl-C.
+//!
+//! Nothing is undone at the end, because there is nothing to undo: names, mounts, interfaces and files go with the namespaces, and every
+//! process inside goes with the PID namespace, whose first process dies with us (`PR_SET_PDEATHSIG`).
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{ChildStdin, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::process::Signal;
+use rustix::thread::UnshareFlags;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::args::Args;
+use super::error::DemoError;
+use super::{FLEET_NAME, OWN_EXECUTABLE, network};
+use crate::runtime::sys;
+
+/// Our own /run: the agents' locks, the names of the network namespaces, and all files of the demo.
+const RUN_DIR: &str = "/run";
+/// Enough for 64 nodes' logs and files by far; a bound, so that a mistake cannot eat the machine's memory.
+const RUN_DIR_OPTIONS: &std::ffi::CStr = c"mode=0755,size=64m";
+
+/// Runs the fleet inside and passes its exit code on.
+pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
+    network::find_ip()?;
+    // Before any thread is started: a process with several cannot enter a new user namespace (unshare(2)).
+    enter_namespaces()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    runtime.map_err(DemoError::step("wait for signals"))?.block_on(supervise(args))
+}
+
+fn enter_namespaces() -> Result<(), DemoError> {
+    let wanted = UnshareFlags::NEWNET | UnshareFlags::NEWNS;
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let made = if uid.is_root() { sys::unshare(wanted) } else { Err(Errno::PERM) };
+    match made {
+        // An ordinary user, or root of a container without CAP_SYS_ADMIN: become root of a user namespace.
+        Err(Errno::PERM) => {
+            sys::unshare(wanted | UnshareFlags::NEWUSER).map_err(|error| DemoError::Namespaces(error.into()))?;
+            map_to_root("/proc/self/uid_map", uid.as_raw())?;
+            // Without it gid_map may not be written (user_namespaces(7)).
+            std::fs::write("/proc/self/setgroups", "deny").map_err(DemoError::Namespaces)?;
+            map_to_root("/proc/self/gid_map", gid.as_raw())?;
+        }
+        other => other.map_err(|error| DemoError::Namespaces(error.into()))?,
+    }
+    mount_own_run().map_err(|error| DemoError::Namespaces(error.into()))
+}
+
+fn map_to_root(path: &str, id: u32) -> Result<(), DemoError> {
+    std::fs::write(path, format!("0 {id} 1")).map_err(DemoError::Namespaces)
+}
+
+fn mount_own_run() -> Result<(), Errno> {
+    // First nothing may travel to the host's mount namespace any more.
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    rustix::mount::mount("tmpfs", RUN_DIR, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, RUN_DIR_OPTIONS)
+}
+
+async fn supervise(args: &Args) -> Result<ExitCode, DemoError> {
+    let handler = |kind| signal(kind).map_err(DemoError::step("handle signals"));
+    let mut interrupt = handler(SignalKind::interrupt())?;
+    let mut terminate = handler(SignalKind::terminate())?;
+    let mut hangup = handler(SignalKind::hangup())?;
+    let (mut control, mut ended) = launch(args)?;
+    loop {
+        tokio::select! {
+            status = &mut ended => return exit_code(status),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+        // The first signal asks for an orderly end, by closing the pipe.  After the second we just go, and the kernel kills the rest.
+        if control.take().is_none() {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+}
+
+type Ended = oneshot::Receiver<io::Result<ExitStatus>>;
+
+/// Starts the fleet as the first process of a new PID namespace.
+///
+/// From a thread of its own: after that unshare it could start no further thread (`clone(2)`, EINVAL), and the death of the thread that
+/// started a process is what `PR_SET_PDEATHSIG` tells.  This one lives as long as we do.
+fn launch(args: &Args) -> Result<(Option<ChildStdin>, Ended), DemoError> {
+    let words = args.to_words();
+    let (started, starting) = mpsc::channel();
+    let (tell_end, ended) = oneshot::channel();
+    std::thread::spawn(move || {
+        let child = sys::unshare(UnshareFlags::NEWPID).map_err(io::Error::from).and_then(|()| {
+            let mut command = Command::new(OWN_EXECUTABLE);
+            // Its own process group: the terminal's Ctrl-C comes to us alone.
+            command.arg0(FLEET_NAME).args(words).stdin(Stdio::piped()).process_group(0).spawn()
+        });
+        // Whoever waits for these has gone only if the process ends anyway.
+        match child {
+            Ok(mut child) => {
+                drop(started.send(Ok(child.stdin.take())));
+                drop(tell_end.send(child.wait()));
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
+    });
+    let control = starting.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+    Ok((control.map_err(DemoError::step("start the fleet in a PID namespace of its own"))?, ended))
+}
+
+fn exit_code(status: Result<io::Result<ExitStatus>, oneshot::error::RecvError>) -> Result<ExitCode, DemoError> {
+    let status = status.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+    let status = status.map_err(DemoError::step("wait for the fleet"))?;
+    match status.code() {
+        Some(0) => Ok(ExitCode::SUCCESS),
+        Some(_) => Ok(ExitCode::FAILURE),
+        None => Err(DemoError::Killed(status)),
+    }
+}
+
+/// In the fleet's process: ties its life to the outer process.  The answer tells, by being closed, that the end is asked for.
+pub(super) fn tie_to_parent() -> Result<mpsc::Receiver<()>, DemoError> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| DemoError::step("end with the program that started us")(error.into()))?;
+    // If it died before that call the pipe is closed, and its reader below says so at once.
+    let stdin = io::stdin();
+    let mut pipe = [PollFd::new(&stdin, PollFlags::IN)];
+    let gone = rustix::event::poll(&mut pipe, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0);
+    if gone {
+        return Err(DemoError::Stopped);
+    }
+    let (alive, stop) = mpsc::channel();
+    std::thread::spawn(move || {
+        // Nothing is ever written to it: this returns when the other end is closed.
+        drop(io::copy(&mut io::stdin(), &mut io::sink()));
+        drop(alive);
+    });
+    Ok(stop)
+}

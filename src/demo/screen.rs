@@ -1,0 +1,327 @@
+//! What the user sees: a screen on a terminal, appended lines elsewhere.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use owo_colors::{AnsiColors, OwoColorize};
+
+use super::judge::{Outcome, Totals, sum};
+use super::network::{CLIENT_NAMESPACES, SOURCES_PER_NAMESPACE, VIP_V4, VIP_V6};
+use super::node::Status;
+use crate::kernel::netstat::TfoCounters;
+use crate::model::key::{KeyFingerprint, PairPrint};
+use crate::model::time::UnixTime;
+
+/// Without a change, a line is appended this often.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Colours that tell fingerprints apart.
+const KEY_COLOURS: [AnsiColors; 6] = [
+    AnsiColors::Cyan,
+    AnsiColors::Yellow,
+    AnsiColors::Magenta,
+    AnsiColors::BrightBlue,
+    AnsiColors::Green,
+    AnsiColors::BrightWhite,
+];
+
+/// What does not change.
+pub(super) struct Title {
+    pub(super) nodes: usize,
+    pub(super) source: &'static str,
+    /// None: until the user ends it.
+    pub(super) rotations_wanted: Option<u16>,
+}
+
+/// The fleet at one moment.
+pub(super) struct View<'a> {
+    pub(super) elapsed: Duration,
+    pub(super) now: UnixTime,
+    pub(super) statuses: &'a [Status],
+    pub(super) counters: &'a [TfoCounters],
+    pub(super) totals: Totals,
+    pub(super) rotations: u16,
+}
+
+/// Where it is shown.
+pub(super) struct Screen {
+    title: Title,
+    /// None: lines.
+    bar: Option<ProgressBar>,
+    /// Colours are wanted (<https://no-color.org>).
+    colours: bool,
+    last_line: Option<(String, Duration)>,
+}
+
+impl Screen {
+    /// A screen if standard output is a terminal.
+    pub(super) fn new(title: Title) -> Self {
+        let bar = io::stdout().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+            bar.set_style(ProgressStyle::with_template("{msg}").expect("a literal template"));
+            bar
+        });
+        let colours = bar.is_some() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { title, bar, colours, last_line: None }
+    }
+
+    /// Says what is being done before there is a fleet to show.
+    ///
+    /// # Errors
+    /// Fails if nobody reads any more.
+    pub(super) fn step(&mut self, text: &str) -> io::Result<()> {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(format!("{}\n{text} ...", self.headline()));
+                bar.tick();
+                Ok(())
+            }
+            None => writeln!(io::stdout(), "{text} ..."),
+        }
+    }
+
+    /// Shows the fleet as it is now.
+    ///
+    /// # Errors
+    /// Fails if nobody reads any more.
+    pub(super) fn show(&mut self, view: &View<'_>) -> io::Result<()> {
+        if let Some(bar) = &self.bar {
+            bar.set_message(self.picture(view));
+            bar.tick();
+            return Ok(());
+        }
+        let slots = slots_line(view.statuses);
+        if let Some((last, at)) = &self.last_line
+            && *last == slots
+            && view.elapsed.saturating_sub(*at) < LINE_EVERY
+        {
+            return Ok(());
+        }
+        let line = format!("{:6.1} s  {slots}; {}", view.elapsed.as_secs_f64(), self.counts_line(view));
+        self.last_line = Some((slots, view.elapsed));
+        writeln!(io::stdout(), "{line}")
+    }
+
+    /// Leaves the last picture where it is, and begins a new line.
+    ///
+    /// # Errors
+    /// Fails if nobody reads any more.
+    pub(super) fn close(&self) -> io::Result<()> {
+        let Some(bar) = &self.bar else { return Ok(()) };
+        bar.finish();
+        // The bar pads its last line to the terminal's width and leaves the cursor there.
+        writeln!(io::stdout())
+    }
+
+    fn headline(&self) -> String {
+        let clients = u32::from(CLIENT_NAMESPACES) * u32::from(SOURCES_PER_NAMESPACE) * 2;
+        let Title { nodes, source, .. } = &self.title;
+        format!("tfo-demo: {nodes} nodes behind {VIP_V4} and {VIP_V6}, keys: {source}, {clients} clients")
+    }
+
+    fn rotations(&self, view: &View<'_>) -> String {
+        match self.title.rotations_wanted {
+            Some(wanted) => format!("{} of {wanted}", view.rotations),
+            None => format!("{} (Ctrl-C ends)", view.rotations),
+        }
+    }
+
+    fn counts_line(&self, view: &View<'_>) -> String {
+        format!(
+            "rotations {}; {} connections, accepted {}, rejected {}, PassiveFail {}",
+            self.rotations(view),
+            view.totals.connections(),
+            share(&view.totals),
+            view.totals.of(Outcome::Rejected),
+            count(sum(view.counters, |node| node.passive_fail)),
+        )
+    }
+
+    fn picture(&self, view: &View<'_>) -> String {
+        let totals = &view.totals;
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            writeln!(text, "{name:<12}{value}").expect("a String takes everything");
+        };
+        line("phase", format!("{}{}", phases(view.statuses), countdown(view)));
+        for (pair, nodes) in groups(view.statuses) {
+            let slots = pair.map_or_else(|| "no keys".to_owned(), |pair| self.slots(&pair));
+            line(&nodes_text(nodes), slots);
+        }
+        line("rotations", self.rotations(view));
+        let (accepted, rejected) = (totals.of(Outcome::Accepted), totals.of(Outcome::Rejected));
+        line("clients", format!("{} connections in {:.0} s", totals.connections(), view.elapsed.as_secs_f64()));
+        line("accepted", self.verdict(format!("{accepted}  {}", share(totals)), Judged::by(rejected == 0)));
+        line("rejected", self.verdict(rejected.to_string(), Judged::by(rejected == 0)));
+        let others =
+            [Outcome::Asked, Outcome::Lost, Outcome::Untried, Outcome::Failed].map(|outcome| totals.of(outcome));
+        let [asked, lost, untried, failed] = others;
+        line("others", format!("{asked} asked for a cookie, {lost} lost, {untried} without TFO, {failed} failed"));
+        let passive_fail = sum(view.counters, |node| node.passive_fail);
+        line("PassiveFail", self.verdict(count(passive_fail), Judged::by(passive_fail == Some(0))));
+        let by_backup = count(sum(view.counters, |node| node.passive_alt_key));
+        line("by backup", format!("{by_backup} (PassiveAltKey)"));
+        format!("{}\n\n{text}", self.headline())
+    }
+
+    fn slots(&self, pair: &PairPrint) -> String {
+        let backup = pair.backup.map_or_else(|| "none".to_owned(), |print| self.fingerprint(print));
+        format!("primary {}  backup {backup}", self.fingerprint(pair.primary))
+    }
+
+    fn fingerprint(&self, print: KeyFingerprint) -> String {
+        let colour = KEY_COLOURS[usize::from(print.as_bytes()[0]) % KEY_COLOURS.len()];
+        if self.colours { print.color(colour).to_string() } else { print.to_string() }
+    }
+
+    fn verdict(&self, text: String, judged: Judged) -> String {
+        match (self.colours, judged) {
+            (false, _) => text,
+            (true, Judged::Good) => text.green().to_string(),
+            (true, Judged::Bad) => text.red().bold().to_string(),
+        }
+    }
+}
+
+/// Whether a figure is as it should be.
+#[derive(Clone, Copy)]
+enum Judged {
+    Good,
+    Bad,
+}
+
+impl Judged {
+    fn by(good: bool) -> Self {
+        if good { Self::Good } else { Self::Bad }
+    }
+}
+
+/// Slots and how many nodes hold them, most nodes first.
+fn groups(statuses: &[Status]) -> Vec<(Option<PairPrint>, usize)> {
+    let mut nodes_by_pair = BTreeMap::new();
+    for status in statuses {
+        *nodes_by_pair.entry(status.pair()).or_insert(0) += 1;
+    }
+    let mut groups: Vec<_> = nodes_by_pair.into_iter().collect();
+    groups.sort_by_key(|(_, nodes)| std::cmp::Reverse(*nodes));
+    groups
+}
+
+/// `steady`, or `3 steady, 5 staged` while the nodes differ.
+fn phases(statuses: &[Status]) -> String {
+    let mut nodes_by_phase: Vec<(&str, usize)> = Vec::new();
+    for status in statuses {
+        let phase = status.phase.as_str();
+        match nodes_by_phase.iter_mut().find(|(found, _)| *found == phase) {
+            Some((_, nodes)) => *nodes += 1,
+            None => nodes_by_phase.push((phase, 1)),
+        }
+    }
+    match nodes_by_phase.as_slice() {
+        [(phase, _)] => (*phase).to_owned(),
+        several => several.iter().map(|(phase, nodes)| format!("{nodes} {phase}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn nodes_text(nodes: usize) -> String {
+    if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") }
+}
+
+fn slots_line(statuses: &[Status]) -> String {
+    let groups = groups(statuses).into_iter().map(|(pair, nodes)| {
+        let slots = pair.map(|pair| (pair.primary.to_string(), pair.backup.map(|print| print.to_string())));
+        let nodes = nodes_text(nodes);
+        match slots {
+            None => format!("{nodes} without keys"),
+            Some((primary, None)) => format!("{nodes} [{primary}]"),
+            Some((primary, Some(backup))) => format!("{nodes} [{primary},{backup}]"),
+        }
+    });
+    format!("{}: {}", phases(statuses), groups.collect::<Vec<_>>().join(", "))
+}
+
+fn countdown(view: &View<'_>) -> String {
+    let next = view.statuses.iter().filter_map(|status| status.next_change_at).min();
+    next.map_or_else(String::new, |at| format!(", next change in {} s", at.secs_since(view.now)))
+}
+
+/// The accepted share of the connections that presented a cookie, rounded down: 100 % is all of them.
+fn share(totals: &Totals) -> String {
+    totals.accepted_share().map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", (share * 1e4).floor() / 1e2))
+}
+
+fn count(value: Option<u64>) -> String {
+    value.map_or_else(|| "unknown".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::demo::judge::Tally;
+    use crate::demo::node::State;
+    use crate::model::state::{Phase, SlotPrint};
+
+    fn status(phase: Phase, primary: u8, backup: Option<u8>) -> Status {
+        let slot = |byte| SlotPrint { epoch: None, fingerprint: KeyFingerprint::from_bytes([byte; 8]) };
+        let (primary, backup) = (Some(slot(primary)), backup.map(slot));
+        let next_change_at = Some(UnixTime::from_secs(107));
+        Status { state: State::Ok, phase, primary, backup, next_change_at, error: None }
+    }
+
+    fn screen(colours: bool) -> Screen {
+        let title = Title { nodes: 3, source: "derive", rotations_wanted: Some(2) };
+        Screen { title, bar: None, colours, last_line: None }
+    }
+
+    #[test]
+    fn nodes_are_counted_by_the_slots_that_they_hold() {
+        let statuses =
+            [status(Phase::Steady, 1, None), status(Phase::Staged, 1, Some(2)), status(Phase::Staged, 1, Some(2))];
+        let expected = "1 steady, 2 staged: 2 nodes [0101010101010101,0202020202020202], 1 node [0101010101010101]";
+        assert_eq!(slots_line(&statuses), expected);
+    }
+
+    #[test]
+    fn the_picture_has_everything_that_the_verdict_rests_on() {
+        let tally = Tally::default();
+        for outcome in [Outcome::Accepted, Outcome::Accepted, Outcome::Rejected, Outcome::Asked] {
+            tally.count(IpAddr::V4(Ipv4Addr::LOCALHOST), outcome);
+        }
+        let counters = TfoCounters { passive_fail: Some(7), passive_alt_key: None, ..TfoCounters::default() };
+        let view = View {
+            elapsed: Duration::from_millis(12_300),
+            now: UnixTime::from_secs(100),
+            statuses: &[status(Phase::Staged, 1, Some(2))],
+            counters: &[counters],
+            totals: tally.totals(),
+            rotations: 1,
+        };
+        let picture = screen(false).picture(&view);
+        for part in [
+            "staged, next change in 7 s",
+            "primary 0101010101010101  backup 0202020202020202",
+            "rotations   1 of 2",
+            "accepted    2  66.66 %",
+            "rejected    1\n",
+            "PassiveFail 7\n",
+            "by backup   unknown",
+        ] {
+            assert!(picture.contains(part), "{part}: {picture}");
+        }
+        assert!(!picture.contains('\u{1b}') && screen(true).picture(&view).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn one_rejection_in_a_million_is_not_rounded_away() {
+        let tally = Tally::default();
+        let target = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        (0..1_000_000).for_each(|_| tally.count(target, Outcome::Accepted));
+        assert_eq!(share(&tally.totals()), "100.00 %");
+        tally.count(target, Outcome::Rejected);
+        assert_eq!(share(&tally.totals()), "99.99 %");
+    }
+}

@@ -1,0 +1,69 @@
+//! A node's service: a TCP Fast Open listener that reads a request, answers and closes.
+
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::error::DemoError;
+use super::network::PORT;
+use crate::kernel::namespace::Namespace;
+use crate::runtime::sys;
+
+/// What a client sends in its SYN.
+pub(super) const REQUEST: &[u8] = b"GET\n";
+/// What it gets.
+pub(super) const ANSWER: &[u8] = b"OK\n";
+/// Accepted and half-open TFO connections that may wait: more than all clients together ever open at once.
+const QUEUE: i32 = 1024;
+/// Threads that accept, for each node: one may be waiting for a slow client's request.
+const THREADS: usize = 2;
+/// The clients are on this machine: whoever needs longer is gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Opens the listener of one node, for v4 and v6, and serves it until the process ends.
+pub(super) fn start(namespace: &Namespace) -> Result<Vec<JoinHandle<()>>, DemoError> {
+    // A socket stays in the namespace that it was made in, whatever thread uses it.
+    let listener = namespace.within(listen)?.map_err(DemoError::step("open a TCP Fast Open listener"))?;
+    let mut threads = Vec::new();
+    for _ in 0..THREADS {
+        let listener = listener.try_clone().map_err(DemoError::step("share a listener"))?;
+        threads.push(std::thread::spawn(move || serve(&listener)));
+    }
+    Ok(threads)
+}
+
+fn listen() -> std::io::Result<TcpListener> {
+    let (family, kind, flags) = (AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC);
+    let socket = rustix::net::socket_with(family, kind, flags, None)?;
+    sockopt::set_ipv6_v6only(&socket, false)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)))?;
+    sys::set_tcp_fastopen_queue(socket.as_fd(), QUEUE)?;
+    rustix::net::listen(&socket, QUEUE)?;
+    Ok(socket.into())
+}
+
+/// Ends only if accepting fails for good, which the fleet notices.
+fn serve(listener: &TcpListener) {
+    for stream in listener.incoming() {
+        match stream {
+            // A connection that breaks is its client's to count.
+            Ok(stream) => drop(answer(stream)),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// The server closes first: TIME_WAIT stays on this side, and no client runs out of ports.
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut request = [0; REQUEST.len()];
+    stream.read_exact(&mut request)?;
+    stream.write_all(ANSWER)
+}
