@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{Action, Actor, Hold, PoolKey, Slots, Stage};
+use super::document::{Action, Actor, Hold, PoolKey, Revoke, Slots, Stage};
 use super::input::{Reason, Step};
 use super::policy::Policy;
 use super::record::{Exclusion, Fence, NodeRecord, Standing};
@@ -17,11 +17,14 @@ use crate::model::time::UnixTime;
 /// above or equal to a new one (rule 10).
 pub const RECOVER_JUMP: u64 = 1_000_000;
 
+/// How long the session of a forgotten node is remembered: no request is under way for a day.
+const FORGOTTEN_KEPT_SECS: u64 = 86_400;
+
 /// Whether a sync ends this exclusion by admitting the node again (rule 6).
 #[must_use]
 pub fn end_of_exclusion_admits(exclusion: Exclusion, wall: UnixTime) -> bool {
     match exclusion {
-        Exclusion::Absent | Exclusion::LeftBehind => true,
+        Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Forgotten => true,
         Exclusion::Operator { until } => wall >= until,
         Exclusion::Denied => false,
     }
@@ -51,11 +54,23 @@ impl Draft<'_> {
             highest_epoch.next().map(|epoch| epoch.max(self.document.next_epoch)).ok_or(Reason::Exhausted)?;
         self.document.stage = Stage::Steady { current: slots.primary, backup: slots.backup };
         self.document.revoke = None;
+        self.revoke_again();
         self.document.paused = None;
         self.document.hold = Some(Hold::Recovered);
         self.document.rotated_at = self.now.wall;
         self.begin_phase();
         self.commit(actor, Action::Recover, reason)
+    }
+
+    /// Revoked keys that the fleet turns out to hold still are driven out again, behind barriers like any others:
+    /// refusing them would leave the pool frozen, and dropping them at once would break the invariant.
+    fn revoke_again(&mut self) {
+        let document = &self.document;
+        let keys: BTreeSet<PoolKey> =
+            document.keys_held().into_iter().filter(|key| document.is_revoked(*key)).collect();
+        if !keys.is_empty() {
+            self.document.revoke = Some(Revoke { keys, left_behind: BTreeSet::new(), since: self.now.wall });
+        }
     }
 
     /// The highest reported generation and the highest reported epoch, if `slots` were reported under that generation.
@@ -68,10 +83,6 @@ impl Draft<'_> {
         let highest = fences().map(|fence| fence.generation).max().ok_or(Reason::NotReported)?;
         if !fences().any(|fence| fence.generation == highest && fence.slots == *slots) {
             return Err(Reason::NotReported);
-        }
-        let revoked = |key: &PoolKey| self.document.is_revoked(*key);
-        if let Some(gone) = [Some(slots.primary), slots.backup].into_iter().flatten().find(revoked) {
-            return Err(Reason::KeyReused(gone.fingerprint));
         }
         let epochs =
             |fence: &Fence| fence.slots.primary.epoch.max(fence.slots.backup.map_or(Epoch::FIRST, |key| key.epoch));
@@ -114,7 +125,7 @@ impl Draft<'_> {
         actor: Actor,
         reason: &str,
     ) -> Result<Step, Reason> {
-        let known = self.snapshot.nodes.get(node).ok_or_else(|| Reason::UnknownNode(node.clone()))?;
+        let known = self.known(node)?;
         if known.standing == Standing::Excluded(Exclusion::Denied) {
             return Err(Reason::WrongPhase("the node is denied; forget it first"));
         }
@@ -123,13 +134,33 @@ impl Draft<'_> {
     }
 
     /// Makes a node unknown: nobody waits for it, and it may come again as a new one.
+    ///
+    /// The rests of nodes that were forgotten long ago go with it.
     pub(super) fn forget(mut self, node: &NodeId, actor: Actor, reason: &str) -> Result<Step, Reason> {
-        let known: Option<&NodeRecord> = self.snapshot.nodes.get(node);
-        if known.is_none() {
-            return Err(Reason::UnknownNode(node.clone()));
+        let known = self.known(node)?;
+        let rest = known.session.map(|_| NodeRecord {
+            standing: Standing::Excluded(Exclusion::Forgotten),
+            report: None,
+            window: None,
+            baseline: None,
+            last_report_at: Some(self.now.wall),
+            ..known.clone()
+        });
+        self.record(node, rest);
+        let (snapshot, wall) = (self.snapshot, self.now.wall);
+        let is_old = |record: &NodeRecord| {
+            let since = record.last_report_at.map_or(u64::MAX, |at| wall.secs_since(at));
+            !record.is_known() && since > FORGOTTEN_KEPT_SECS
+        };
+        for (node, _) in snapshot.nodes.iter().filter(|(_, record)| is_old(record)) {
+            self.record(node, None);
         }
-        self.record(node, None);
         self.commit(actor, Action::Forget, reason)
+    }
+
+    fn known(&self, node: &NodeId) -> Result<&NodeRecord, Reason> {
+        let record = self.snapshot.nodes.get(node).filter(|record| record.is_known());
+        record.ok_or_else(|| Reason::UnknownNode(node.clone()))
     }
 
     /// Takes another policy; not in a rotation, whose gates would change under it.

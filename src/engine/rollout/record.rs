@@ -150,6 +150,9 @@ pub enum Exclusion {
         /// End of the exclusion, by wall clock.
         until: UnixTime,
     },
+    /// An operator made it unknown.  What is left of it is the ordinal of its last session, so that a repetition of an
+    /// old request does not admit it while an old answer is under way; it is shown nowhere and counts for nothing.
+    Forgotten,
     /// An operator denied it: its syncs are answered with 403 until the record is forgotten.
     Denied,
 }
@@ -200,6 +203,12 @@ impl NodeRecord {
         let given_up =
             matches!(self.standing, Standing::Admitted | Standing::Excluded(Exclusion::Absent | Exclusion::LeftBehind));
         given_up && self.has_two_slots()
+    }
+
+    /// Whether the node is known at all: what every list of nodes shows.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.standing != Standing::Excluded(Exclusion::Forgotten)
     }
 
     fn has_two_slots(&self) -> bool {

@@ -107,7 +107,12 @@ pub fn record(
     };
     let (standing, is_admission) = match before.standing {
         Standing::Admitted => (Standing::Admitted, is_later),
-        Standing::Excluded(exclusion) if end_of_exclusion_admits(exclusion, wall) => (Standing::Admitted, true),
+        // An exclusion closes the session: an answer that was read before the node was admitted again, and is still on
+        // its way, must not be the answer to a request that admits it.
+        Standing::Excluded(exclusion) if end_of_exclusion_admits(exclusion, wall) => match before.session {
+            Some(open) if !is_later => return Err(SyncRefused::SessionClosed { ordinal: open.ordinal }),
+            Some(_) | None => (Standing::Admitted, true),
+        },
         Standing::Excluded(exclusion) => (Standing::Excluded(exclusion), is_later),
     };
     if !is_admission && is_stale(before, sync) {
@@ -175,7 +180,9 @@ pub fn answer(snapshot: &Snapshot, presence: &Presence, node: &NodeId, sync: &Sy
     let record = snapshot.nodes.get(node).ok_or(SyncRefused::NotAdmitted)?;
     match record.standing {
         Standing::Admitted | Standing::Excluded(Exclusion::Operator { .. }) => {}
-        Standing::Excluded(Exclusion::Absent | Exclusion::LeftBehind) => return Err(SyncRefused::NotAdmitted),
+        Standing::Excluded(Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Forgotten) => {
+            return Err(SyncRefused::NotAdmitted);
+        }
         Standing::Excluded(Exclusion::Denied) => return Err(SyncRefused::Denied),
     }
     match record.session {

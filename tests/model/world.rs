@@ -1,0 +1,422 @@
+//! The world of the model check: one store, two coordinators, a few nodes with file and kernel memory as what they
+//! are, and the messages between them.  Time is left out: whatever depends on it may happen at any moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use tfo_fleet::engine::rollout::document::{
+    Document, Expect, Hold, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage,
+};
+use tfo_fleet::engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
+pub(crate) use tfo_fleet::engine::rollout::record::SlotCount;
+use tfo_fleet::engine::rollout::record::{Fence, Installed, NodeRecord, Report, Session, Standing};
+use tfo_fleet::engine::rollout::sync::Sync;
+use tfo_fleet::model::count::{Epoch, Generation, Revision};
+use tfo_fleet::model::ids::{NodeId, PoolId};
+use tfo_fleet::model::key::KeyFingerprint;
+use tfo_fleet::model::time::UnixTime;
+
+/// One rule of PROTOCOL.md section 4, switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Off {
+    BarrierBeforePromote,
+    BarrierBeforeStage,
+    SwapOnRevision,
+    AbortRests,
+    AbortHasNoStagedWayBack,
+    AdmissionBeforeAnswer,
+    AnswerFromStore,
+    FenceInFile,
+    MembersFromOneSnapshot,
+    AckNeedsDurableFile,
+    ReturnByAdmission,
+    ReturnerAdmittedFirst,
+    FrozenAfterRestore,
+    CommandsWaitForNodes,
+    StoredAcksDoNotCount,
+    BarrierBeforeDrop,
+    ImportOnlyIntoEmpty,
+    ExpectedNodesFirst,
+    JoinerWaitsForKeys,
+    OneSlotIsNeverRequired,
+    OwnAnswerOnly,
+    NobodyIsToldBeforeAllAreHeard,
+}
+
+impl Off {
+    pub(crate) const ALL: [Self; 22] = [
+        Self::BarrierBeforePromote,
+        Self::BarrierBeforeStage,
+        Self::SwapOnRevision,
+        Self::AbortRests,
+        Self::AbortHasNoStagedWayBack,
+        Self::AdmissionBeforeAnswer,
+        Self::AnswerFromStore,
+        Self::FenceInFile,
+        Self::MembersFromOneSnapshot,
+        Self::AckNeedsDurableFile,
+        Self::ReturnByAdmission,
+        Self::ReturnerAdmittedFirst,
+        Self::FrozenAfterRestore,
+        Self::CommandsWaitForNodes,
+        Self::StoredAcksDoNotCount,
+        Self::BarrierBeforeDrop,
+        Self::ImportOnlyIntoEmpty,
+        Self::ExpectedNodesFirst,
+        Self::JoinerWaitsForKeys,
+        Self::OneSlotIsNeverRequired,
+        Self::OwnAnswerOnly,
+        Self::NobodyIsToldBeforeAllAreHeard,
+    ];
+}
+
+pub(crate) fn fingerprint(number: u64) -> KeyFingerprint {
+    KeyFingerprint::from_bytes(number.to_be_bytes())
+}
+
+pub(crate) fn number(fingerprint: KeyFingerprint) -> u64 {
+    u64::from_be_bytes(*fingerprint.as_bytes())
+}
+
+pub(crate) fn pool_key(epoch: u64) -> PoolKey {
+    PoolKey { epoch: Epoch::new(epoch).unwrap(), fingerprint: fingerprint(epoch) }
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Coordinator {
+    /// Bit per node that was heard in this life.
+    pub heard: u8,
+    /// Computed from a snapshot, not yet committed.
+    pub pending: Option<Rc<Proposal>>,
+    /// Its next decision is not committed at once.
+    pub hesitates: bool,
+    /// What it read once: only switches look at it.
+    pub cache: Option<Rc<Snapshot>>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub slot_count: SlotCount,
+    /// The sysctl.d file with its header: survives everything but a new image.
+    pub file: Option<Rc<Fence>>,
+    /// The kernel's slots: lost on reboot, and read from the file then.
+    pub kernel: Option<Slots>,
+    /// Claimed without a durable file: only a switch sets it.
+    pub claim: Option<Rc<Fence>>,
+    pub session: u64,
+    /// Counts new images: the nonce of the sessions.
+    pub image: u64,
+    pub coordinator: usize,
+    pub seen: Generation,
+    /// Ghost: an import took it for granted, and it has not registered yet (rule 14).
+    pub(crate) is_expected: bool,
+    /// Ghost: covered by the invariant.
+    pub is_covered: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Request {
+    pub node: usize,
+    pub to: usize,
+    /// The outstanding one; others are late or repeated.
+    pub is_current: bool,
+    pub sync: Rc<Sync>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Reply {
+    Tell(Instruction),
+    SessionClosed(u64),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Answer {
+    pub node: usize,
+    pub is_current: bool,
+    pub reply: Reply,
+}
+
+/// How often each kind of trouble may still happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Budget {
+    pub restarts: u8,
+    pub reboots: u8,
+    pub images: u8,
+    pub moves: u8,
+    pub coordinator_restarts: u8,
+    pub absences: u8,
+    pub orders: u8,
+    pub restores: u8,
+    /// Requests that come late, never, or twice.
+    pub late: u8,
+    /// Decisions that are committed later than they are made.
+    pub slow_commits: u8,
+    /// Rotations that may still start.
+    pub stages: u8,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub off: Option<Off>,
+    pub store: Rc<Snapshot>,
+    pub backup: Option<Rc<Snapshot>>,
+    pub coordinators: Vec<Coordinator>,
+    pub nodes: Vec<Node>,
+    pub requests: Vec<Request>,
+    pub answers: Vec<Answer>,
+    /// Admissions that are answered but not yet stored: only a switch makes them.
+    pub late_writes: Vec<(usize, Rc<Sync>)>,
+    /// Within one step: what a node is installing.
+    pub installing: Option<(usize, Instruction)>,
+    pub budget: Budget,
+    pub minted: u64,
+    /// Ghost: keys whose cookies must be accepted by every covered node (rule 4).
+    pub promised: BTreeSet<u64>,
+    /// Ghost: an operator's pause was confirmed, and no resume since.
+    pub is_paused: bool,
+    /// Ghost: an abort was confirmed, and no resume since.
+    pub is_aborted: bool,
+    /// The store went back once.
+    pub(crate) is_restored: bool,
+    /// The backup that the last promotion dropped: a switch puts it back.
+    pub dropped_backup: Option<PoolKey>,
+    pub orders: Rc<Vec<Op>>,
+    /// Names of the nodes, in their order.
+    pub ids: Rc<Vec<NodeId>>,
+}
+
+/// What operators may order in a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Op {
+    Pause,
+    Resume,
+    Abort,
+    ForceAbort,
+    RevokeAll,
+    RevokeHeld(u8),
+    Exclude(u8),
+    Forget(u8),
+    Advance,
+    Recover,
+    Import,
+    ImportIntoRunning,
+}
+
+pub(crate) fn pool_id() -> PoolId {
+    "0123456789abcdef0123456789abcdef".parse().unwrap()
+}
+
+pub(crate) fn policy(waves: &[&str]) -> Policy {
+    let mut policy = Policy::with_defaults(vec!["*".parse().unwrap()]);
+    let named = waves.iter().map(|wave| WaveRule::Names(wave.parse::<NamePattern>().unwrap()));
+    policy.promote_waves = named.chain([WaveRule::Share(Share::ALL)]).collect();
+    policy.min_present = Share::from_ppm(0).unwrap();
+    policy
+}
+
+pub(crate) fn node() -> Node {
+    Node {
+        slot_count: SlotCount::Two,
+        file: None,
+        kernel: None,
+        claim: None,
+        session: 1,
+        image: 0,
+        coordinator: 0,
+        seen: Generation::ZERO,
+        is_covered: false,
+        is_expected: false,
+    }
+}
+
+impl World {
+    /// Steady [2,1]g1 on `members` nodes; `joiners` more have nothing yet.
+    pub(crate) fn steady(members: usize, joiners: usize, waves: &[&str]) -> Self {
+        let mut document = Document::new(pool_id(), policy(waves), UnixTime::from_secs(0));
+        let slots = Slots { primary: pool_key(2), backup: Some(pool_key(1)) };
+        document.stage = Stage::Steady { current: slots.primary, backup: slots.backup };
+        document.generation = Generation::new(1);
+        document.next_epoch = Epoch::new(3).unwrap();
+        let mut world = Self::with(document, members + joiners);
+        let fence = Fence { pool_id: pool_id(), generation: Generation::new(1), slots };
+        let mut records = BTreeMap::new();
+        let ids = world.ids.clone();
+        for (id, node) in ids.iter().zip(&mut world.nodes).take(members) {
+            node.file = Some(Rc::new(fence.clone()));
+            node.kernel = Some(slots);
+            node.is_covered = true;
+            records.insert(id.clone(), admitted(node));
+        }
+        world.promised = [2].into();
+        world.store = Rc::new(Snapshot { document: world.store.document.clone(), nodes: records });
+        for coordinator in &mut world.coordinators {
+            coordinator.heard = 0xff;
+        }
+        world
+    }
+
+    /// An empty pool; every node holds the foreign key 1 alone.
+    pub(crate) fn foreign(nodes: usize) -> Self {
+        let mut world = Self::with(Document::new(pool_id(), policy(&[]), UnixTime::from_secs(0)), nodes);
+        for node in &mut world.nodes {
+            node.kernel = Some(Slots { primary: pool_key(1), backup: None });
+        }
+        world.orders = Rc::new(vec![Op::Import, Op::Resume]);
+        world
+    }
+
+    fn with(document: Document, nodes: usize) -> Self {
+        Self {
+            off: None,
+            store: Rc::new(Snapshot { document, nodes: BTreeMap::new() }),
+            backup: None,
+            coordinators: vec![Coordinator::default(); 2],
+            nodes: vec![node(); nodes],
+            requests: Vec::new(),
+            answers: Vec::new(),
+            late_writes: Vec::new(),
+            installing: None,
+            budget: Budget::default(),
+            minted: 100,
+            promised: BTreeSet::new(),
+            is_paused: false,
+            is_aborted: false,
+            is_restored: false,
+            dropped_backup: None,
+            orders: Rc::new(Vec::new()),
+            ids: Rc::new(["a", "b", "c"].iter().take(nodes).map(|name| name.parse().unwrap()).collect()),
+        }
+    }
+
+    pub(crate) fn expect() -> Expect {
+        Expect::Names(["a", "b"].iter().map(|name| name.parse().unwrap()).collect())
+    }
+
+    pub(crate) fn is_off(&self, rule: Off) -> bool {
+        self.off == Some(rule)
+    }
+
+    /// The properties; what is wrong, in words.
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.broken_invariant().or_else(|| self.broken_promise()).or_else(|| {
+            if self.is_paused && self.store.document.paused.is_none() {
+                return Some("a confirmed pause was lost".to_owned());
+            }
+            let promoted = matches!(self.store.document.stage, Stage::Promoted { .. });
+            let driven = self.store.document.revoke.is_some();
+            (self.is_aborted && promoted && !driven).then(|| "an aborted rotation promoted itself again".to_owned())
+        })
+    }
+
+    /// What the node mints and accepts, if the invariant covers it.
+    fn covered_slots(&self, index: usize) -> Option<(u64, Option<u64>)> {
+        let node = &self.nodes[index];
+        let is_admitted =
+            || self.store.nodes.get(&self.ids[index]).is_some_and(|record| record.standing == Standing::Admitted);
+        if node.kernel.is_none() && self.is_off(Off::JoinerWaitsForKeys) && is_admitted() {
+            return Some((u64::MAX - index as u64, None));
+        }
+        let slots = node.kernel.filter(|_| node.is_covered)?;
+        Some((number(slots.primary.fingerprint), slots.backup.map(|key| number(key.fingerprint))))
+    }
+
+    fn broken_invariant(&self) -> Option<String> {
+        for a in 0..self.nodes.len() {
+            for b in 0..self.nodes.len() {
+                let (Some((minted, _)), Some((primary, backup))) = (self.covered_slots(a), self.covered_slots(b))
+                else {
+                    continue;
+                };
+                if minted != primary && Some(minted) != backup {
+                    return Some(format!(
+                        "{} mints {minted}, {} holds [{primary},{}]",
+                        self.ids[a],
+                        self.ids[b],
+                        backup.map_or("-".to_owned(), |backup| backup.to_string())
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    fn broken_promise(&self) -> Option<String> {
+        for index in 0..self.nodes.len() {
+            let Some((primary, backup)) = self.covered_slots(index) else { continue };
+            if let Some(key) = self.promised.iter().find(|key| **key != primary && Some(**key) != backup) {
+                return Some(format!("promised cookies of {key} are rejected by {}", self.ids[index]));
+            }
+        }
+        None
+    }
+
+    /// The sync that a node sends now.
+    pub(crate) fn sync_of(&self, index: usize) -> Rc<Sync> {
+        let node = &self.nodes[index];
+        let fence = node.claim.clone().or_else(|| node.file.clone());
+        let held = |fence: &Rc<Fence>| match node.slot_count {
+            SlotCount::Two => node.kernel == Some(fence.slots),
+            SlotCount::One => node.kernel.map(|slots| slots.primary) == Some(fence.slots.primary),
+        };
+        let installed = if fence.as_ref().is_some_and(held) { Installed::ReadBack } else { Installed::Failed };
+        let foreign = node.kernel.filter(|_| fence.is_none()).map(|slots| slots.primary.fingerprint);
+        Rc::new(Sync {
+            session: Session { ordinal: node.session, nonce: node.image },
+            seen: node.seen,
+            report: Report {
+                fence: fence.map(|fence| (*fence).clone()),
+                installed,
+                foreign,
+                slot_count: node.slot_count,
+                next_sync_secs: 0,
+                counters: None,
+            },
+        })
+    }
+}
+
+fn admitted(node: &Node) -> NodeRecord {
+    NodeRecord {
+        version: 0,
+        syncs: 0,
+        standing: Standing::Admitted,
+        session: Some(Session { ordinal: node.session, nonce: node.image }),
+        report: Some(Report {
+            fence: node.file.as_deref().cloned(),
+            installed: Installed::ReadBack,
+            foreign: None,
+            slot_count: node.slot_count,
+            next_sync_secs: 0,
+            counters: None,
+        }),
+        window: None,
+        baseline: None,
+        last_report_at: None,
+    }
+}
+
+/// A store is a pure value here: revision, versions, counts of syncs and times say nothing in a model without races on
+/// them (a commit drops every other pending proposal, which is what the compare-and-swap does to it).
+pub(crate) fn plain(mut snapshot: Snapshot) -> Rc<Snapshot> {
+    snapshot.document.revision = Revision::ZERO;
+    snapshot.document.since = UnixTime::from_secs(0);
+    snapshot.document.rotated_at = UnixTime::from_secs(0);
+    if let Stage::Promoted { wave, .. } = &mut snapshot.document.stage {
+        wave.opened_at = UnixTime::from_secs(0);
+    }
+    if let Some(revoke) = &mut snapshot.document.revoke {
+        revoke.since = UnixTime::from_secs(0);
+        revoke.left_behind.clear();
+    }
+    for record in snapshot.nodes.values_mut() {
+        record.version = 0;
+        record.syncs = 0;
+        record.last_report_at = None;
+    }
+    Rc::new(snapshot)
+}
+
+/// Whether the pool waits for an operator after its first key.
+pub(crate) fn is_held_for_nodes(snapshot: &Snapshot) -> bool {
+    matches!(snapshot.document.hold, Some(Hold::FirstKey { .. }))
+}
