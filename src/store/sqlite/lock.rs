@@ -17,7 +17,7 @@ const NOTE_BYTES_MAX: u64 = 200;
 /// Held until dropped, or until the process ends however it ends.
 #[derive(Debug)]
 pub(super) struct FileLock {
-    _file: File,
+    file: File,
 }
 
 impl FileLock {
@@ -44,6 +44,16 @@ impl FileLock {
         if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "pid {}", std::process::id())) {
             tracing::warn!(path = %path.display(), %error, "cannot note the holder in the lock file");
         }
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Closing would not be enough while another thread is between fork and exec: its child has a copy of the
+        // descriptor until then, and the lock would outlive us by that moment (flock(2)).
+        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
+            tracing::warn!(%error, "cannot unlock the database; the end of the process will");
+        }
     }
 }
