@@ -5,7 +5,7 @@
 //! > For any two serving hosts a and b: `primary(a)` is in `accepted(b) = {primary(b), backup(b)}`.
 //!
 //! Modules in the order in which data flows.  `model` and `engine` are pure; `kernel`, `config`, `crypto` and `runtime`
-//! are the edges; `agent` and `demo` put them together.  `tests/tidy.rs` holds the walls.
+//! are the edges, `store` keeps pools; `agent` and `demo` put them together.  `tests/tidy.rs` holds the walls.
 
 pub mod agent;
 pub mod config;
@@ -15,3 +15,4 @@ pub mod engine;
 pub mod kernel;
 pub mod model;
 pub mod runtime;
+pub mod store;

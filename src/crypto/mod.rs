@@ -1,5 +1,7 @@
-//! Everything that uses `ring` or BLAKE2: fingerprints, derivation, fresh keys.
+//! Everything that uses `ring` or BLAKE2: fingerprints, derivation, fresh keys, sealing at rest, checksums.
 
+pub mod checksum;
 pub mod derive;
 pub mod fingerprint;
 pub mod random;
+pub mod seal;

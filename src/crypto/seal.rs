@@ -1,0 +1,214 @@
+//! Keys at rest: sealed with AES-256-GCM under a key-encryption key that the operator keeps outside of the store.
+//!
+//! Invariants: every sealing takes a fresh random nonce; a sealed key opens only as the key of the pool and the epoch
+//! that it was sealed for, because both are authenticated with it.  Must not know: where sealed keys lie.
+
+use std::fmt;
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use zeroize::Zeroizing;
+
+use super::random::{self, NoRandomness};
+use crate::model::count::Epoch;
+use crate::model::ids::PoolId;
+use crate::model::key::TfoKey;
+
+/// Separates sealed keys from sealed checks; the parts that follow have fixed lengths, 32 and 8 bytes.
+const KEY_DOMAIN: &[u8] = b"tfo-fleet/v1/sealed-key";
+/// See [`KEY_DOMAIN`]; 16 bytes follow.
+const CHECK_DOMAIN: &[u8] = b"tfo-fleet/v1/store-check";
+/// Bytes of the authentication tag of AES-256-GCM (NIST SP 800-38D, the longest).
+const TAG_BYTES: usize = 16;
+
+/// Why bytes are no key-encryption key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadKeyEncryptionKey {
+    /// Wrong length.
+    #[error("a key-encryption key is {} raw bytes, not {bytes}", KeyEncryptionKey::BYTES)]
+    Length {
+        /// What was given.
+        bytes: usize,
+    },
+    /// One byte repeated: a file that was made with `truncate` or `head -c 32 /dev/zero`.
+    #[error("a key-encryption key of one repeated byte can be guessed")]
+    Repeated,
+}
+
+/// A sealed key does not open: another key-encryption key, another pool or epoch, or damaged bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the sealed key does not open")]
+pub struct DoesNotOpen;
+
+/// One key as it lies in a store: nonce, ciphertext and tag.  Persisted.  Tells nothing without the key-encryption key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedKey([u8; SealedKey::BYTES]);
+
+impl SealedKey {
+    /// Length in bytes: 12 of nonce, 16 of ciphertext, 16 of tag.
+    pub const BYTES: usize = NONCE_LEN + TfoKey::BYTES + TAG_BYTES;
+
+    /// Wraps stored bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes to store.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
+        &self.0
+    }
+}
+
+/// The key-encryption key of a store: 256 bits.
+///
+/// ring keeps the expanded key for the life of the value and does not wipe it; the process is not dumpable and does not
+/// swap (`runtime::process::harden`).
+pub struct KeyEncryptionKey {
+    key: LessSafeKey,
+}
+
+impl fmt::Debug for KeyEncryptionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyEncryptionKey")
+    }
+}
+
+impl KeyEncryptionKey {
+    /// Length in bytes.
+    pub const BYTES: usize = 32;
+
+    /// Takes the raw bytes of a credential or a file.
+    ///
+    /// # Errors
+    /// Fails unless there are 32, and if they are one byte repeated.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadKeyEncryptionKey> {
+        let length = BadKeyEncryptionKey::Length { bytes: bytes.len() };
+        if bytes.len() != Self::BYTES {
+            return Err(length);
+        }
+        if bytes.windows(2).all(|pair| pair[0] == pair[1]) {
+            return Err(BadKeyEncryptionKey::Repeated);
+        }
+        let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| length)?;
+        Ok(Self { key: LessSafeKey::new(key) })
+    }
+
+    /// Seals a key as the key of this pool and epoch.
+    ///
+    /// # Errors
+    /// Fails if the system gives no randomness for the nonce.
+    pub fn seal(&self, pool_id: &PoolId, epoch: Epoch, key: &TfoKey) -> Result<SealedKey, NoRandomness> {
+        self.seal_bytes(&key_context(pool_id, epoch), key.expose())
+    }
+
+    /// Opens what was sealed for this pool and epoch.
+    ///
+    /// # Errors
+    /// Fails for anything else.
+    pub fn open(&self, pool_id: &PoolId, epoch: Epoch, sealed: &SealedKey) -> Result<TfoKey, DoesNotOpen> {
+        let mut bytes = self.open_bytes(&key_context(pool_id, epoch), sealed)?;
+        Ok(TfoKey::take(&mut bytes))
+    }
+
+    /// A value that tells later whether this is the key-encryption key of the store with this identity.
+    ///
+    /// # Errors
+    /// Fails if the system gives no randomness for the nonce.
+    pub fn seal_check(&self, store: &[u8; 16]) -> Result<SealedKey, NoRandomness> {
+        self.seal_bytes(&[CHECK_DOMAIN, store].concat(), &[0; TfoKey::BYTES])
+    }
+
+    /// Whether [`Self::seal_check`] with this key and this store made the value.
+    #[must_use]
+    pub fn opens_check(&self, store: &[u8; 16], check: &SealedKey) -> bool {
+        self.open_bytes(&[CHECK_DOMAIN, store].concat(), check).is_ok()
+    }
+
+    fn seal_bytes(&self, context: &[u8], plain: &[u8; TfoKey::BYTES]) -> Result<SealedKey, NoRandomness> {
+        // 96 random bits: fine for 2^32 sealings under one key (NIST SP 800-38D section 8.3); a pool makes one a rotation.
+        let mut nonce = [0; NONCE_LEN];
+        random::fill(&mut nonce)?;
+        let mut bytes = Zeroizing::new(*plain);
+        let tag = self
+            .key
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(context), bytes.as_mut())
+            .expect("16 bytes are below the limit of AES-GCM");
+        let mut sealed = [0; SealedKey::BYTES];
+        sealed[..NONCE_LEN].copy_from_slice(&nonce);
+        sealed[NONCE_LEN..NONCE_LEN + TfoKey::BYTES].copy_from_slice(bytes.as_ref());
+        sealed[NONCE_LEN + TfoKey::BYTES..].copy_from_slice(tag.as_ref());
+        Ok(SealedKey(sealed))
+    }
+
+    fn open_bytes(&self, context: &[u8], sealed: &SealedKey) -> Result<Zeroizing<[u8; TfoKey::BYTES]>, DoesNotOpen> {
+        let (nonce, rest) = sealed.0.split_at(NONCE_LEN);
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| DoesNotOpen)?;
+        let mut buffer = Zeroizing::new([0; TfoKey::BYTES + TAG_BYTES]);
+        buffer.copy_from_slice(rest);
+        let plain = self.key.open_in_place(nonce, Aad::from(context), buffer.as_mut()).map_err(|_| DoesNotOpen)?;
+        let mut bytes = Zeroizing::new([0; TfoKey::BYTES]);
+        bytes.copy_from_slice(plain);
+        Ok(bytes)
+    }
+}
+
+fn key_context(pool_id: &PoolId, epoch: Epoch) -> Vec<u8> {
+    [KEY_DOMAIN, pool_id.as_str().as_bytes(), &epoch.get().to_be_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::random::fresh_key;
+
+    fn kek(seed: u8) -> KeyEncryptionKey {
+        KeyEncryptionKey::from_bytes(&std::array::from_fn::<u8, 32, _>(|i| seed.wrapping_add(i.try_into().unwrap())))
+            .unwrap()
+    }
+
+    fn pool(digit: &str) -> PoolId {
+        digit.repeat(32).parse().unwrap()
+    }
+
+    #[test]
+    fn a_key_opens_only_where_it_was_sealed_for() {
+        let (key, two) = (fresh_key().unwrap(), Epoch::new(2).unwrap());
+        let sealed = kek(1).seal(&pool("a"), two, &key).unwrap();
+        assert!(kek(1).open(&pool("a"), two, &sealed).unwrap().same_as(&key));
+        assert_eq!(kek(2).open(&pool("a"), two, &sealed).err(), Some(DoesNotOpen), "another key-encryption key");
+        assert_eq!(kek(1).open(&pool("b"), two, &sealed).err(), Some(DoesNotOpen), "another pool");
+        assert_eq!(kek(1).open(&pool("a"), Epoch::FIRST, &sealed).err(), Some(DoesNotOpen), "another epoch");
+        for at in 0..SealedKey::BYTES {
+            let mut bytes = *sealed.as_bytes();
+            bytes[at] ^= 0x10;
+            let flipped = SealedKey::from_bytes(bytes);
+            assert_eq!(kek(1).open(&pool("a"), two, &flipped).err(), Some(DoesNotOpen), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn one_key_is_never_sealed_twice_alike() {
+        let key = fresh_key().unwrap();
+        let seal = || kek(1).seal(&pool("a"), Epoch::FIRST, &key).unwrap();
+        assert_ne!(seal(), seal());
+        let sealed = seal();
+        assert!(!sealed.as_bytes().windows(4).any(|part| key.expose().windows(4).any(|bytes| bytes == part)));
+    }
+
+    #[test]
+    fn a_check_tells_the_key_and_the_store() {
+        let check = kek(1).seal_check(&[7; 16]).unwrap();
+        assert!(kek(1).opens_check(&[7; 16], &check));
+        assert!(!kek(2).opens_check(&[7; 16], &check) && !kek(1).opens_check(&[8; 16], &check));
+    }
+
+    #[test]
+    fn what_can_be_guessed_is_no_key_encryption_key() {
+        let bad = |bytes: &[u8]| KeyEncryptionKey::from_bytes(bytes).err();
+        assert_eq!(bad(&[]), Some(BadKeyEncryptionKey::Length { bytes: 0 }));
+        assert_eq!(bad(&[1; 33]), Some(BadKeyEncryptionKey::Length { bytes: 33 }));
+        assert_eq!(bad(&[0; 32]), Some(BadKeyEncryptionKey::Repeated));
+        assert_eq!(format!("{:?}", kek(1)), "KeyEncryptionKey");
+    }
+}

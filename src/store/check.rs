@@ -1,0 +1,98 @@
+//! What every store checks before it writes: the rules that hold between two revisions of a document, and its keys.
+//!
+//! These guard against our own bugs; the engine must never be refused here.
+
+use std::collections::BTreeSet;
+
+use super::error::Refusal;
+use crate::crypto::fingerprint::fingerprint;
+use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, PoolKey, Proposal};
+use crate::engine::rollout::record::RecordChange;
+use crate::model::count::Epoch;
+use crate::model::key::TfoKey;
+
+/// Slots of a document (PROTOCOL.md rule 1: current, backup, next, `prior_backup`).
+pub(super) const SLOTS: usize = 4;
+
+/// What happens to the stored keys in a commit.
+#[derive(Debug)]
+pub(super) struct KeyPlan<'a> {
+    /// Stay as they are.
+    pub(super) keep: BTreeSet<Epoch>,
+    /// Come in.
+    pub(super) add: Vec<(Epoch, &'a TfoKey)>,
+    /// Whether one goes.
+    pub(super) erases: bool,
+}
+
+/// Judges a proposal against the stored document, whose revision is the expected one.
+pub(super) fn plan<'a>(stored: &Document, proposal: &Proposal, keys: &'a KeyRing) -> Result<KeyPlan<'a>, Refusal> {
+    let next = &proposal.document;
+    if proposal.expected.next() != Some(next.revision) {
+        return Err(Refusal::Revision);
+    }
+    if proposal.audit.revision != next.revision {
+        return Err(Refusal::Audit);
+    }
+    if next.pool_id != stored.pool_id {
+        return Err(Refusal::PoolId);
+    }
+    if next.generation < stored.generation {
+        return Err(Refusal::Generation);
+    }
+    if next.next_epoch < stored.next_epoch {
+        return Err(Refusal::NextEpoch);
+    }
+    let mut nodes = BTreeSet::new();
+    for change in &proposal.records {
+        check_record(change)?;
+        if !nodes.insert(&change.node) {
+            return Err(Refusal::RecordTwice { node: change.node.clone() });
+        }
+    }
+    plan_keys(&stored.keys_held(), next, keys)
+}
+
+/// Judges a document that is to be stored where none is.
+pub(super) fn plan_first<'a>(
+    document: &Document,
+    keys: &'a KeyRing,
+    audit: &[AuditEntry],
+) -> Result<KeyPlan<'a>, Refusal> {
+    let rising = audit.windows(2).all(|pair| pair[0].revision < pair[1].revision);
+    if !rising || audit.last().is_some_and(|last| last.revision > document.revision) {
+        return Err(Refusal::Audit);
+    }
+    plan_keys(&BTreeSet::new(), document, keys)
+}
+
+fn plan_keys<'a>(held: &BTreeSet<PoolKey>, next: &Document, keys: &'a KeyRing) -> Result<KeyPlan<'a>, Refusal> {
+    let holds = next.keys_held();
+    let epochs: BTreeSet<Epoch> = holds.iter().map(|key| key.epoch).collect();
+    if epochs.len() != holds.len() || epochs.len() > SLOTS {
+        return Err(Refusal::Slots);
+    }
+    if epochs.last().is_some_and(|last| *last >= next.next_epoch) {
+        return Err(Refusal::NextEpoch);
+    }
+    let mut add = Vec::new();
+    for new in holds.difference(held) {
+        let key = keys.key(new.epoch).ok_or(Refusal::KeyMissing { epoch: new.epoch })?;
+        if fingerprint(key) != new.fingerprint {
+            return Err(Refusal::KeyDiffers { epoch: new.epoch });
+        }
+        add.push((new.epoch, key));
+    }
+    let keep = holds.intersection(held).map(|key| key.epoch).collect();
+    Ok(KeyPlan { keep, add, erases: held.difference(&holds).next().is_some() })
+}
+
+/// Judges a change of a record.
+pub(super) fn check_record(change: &RecordChange) -> Result<(), Refusal> {
+    match &change.next {
+        Some(next) if next.version <= change.expected.unwrap_or(0) => {
+            Err(Refusal::RecordVersion { node: change.node.clone() })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,198 @@
+//! The store without a medium: for simulations and tests, and the plainest statement of what a store does.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::check::{self, KeyPlan};
+use super::{
+    AUDIT_KEPT, AUDIT_READ_MAX, CommitError, Erasure, Head, Hub, PoolImage, PoolState, RECORDS_MAX, RecordOutcome,
+    Refusal, Store, StoreError,
+};
+use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
+use crate::engine::rollout::record::{NodeRecord, RecordChange};
+use crate::model::count::Revision;
+use crate::model::ids::{NodeId, PoolName};
+
+/// Pools in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    pools: Mutex<BTreeMap<PoolName, Pool>>,
+    hub: Hub,
+}
+
+#[derive(Debug)]
+struct Pool {
+    record_writes: u64,
+    snapshot: Snapshot,
+    keys: KeyRing,
+    audit: BTreeMap<Revision, AuditEntry>,
+}
+
+impl MemoryStore {
+    /// Without pools.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PoolName, Pool>> {
+        // Every change is made in one step after the last check, so a panic leaves no half of one.
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pool {
+    fn head(&self) -> Head {
+        Head { revision: self.snapshot.document.revision, record_writes: self.record_writes }
+    }
+
+    fn duplicate_keys(&self) -> KeyRing {
+        duplicate(&self.keys)
+    }
+
+    fn version(&self, node: &NodeId) -> Option<u64> {
+        self.snapshot.nodes.get(node).map(|record| record.version)
+    }
+
+    fn write(&mut self, change: &RecordChange) {
+        match &change.next {
+            Some(next) => drop(self.snapshot.nodes.insert(change.node.clone(), next.clone())),
+            None => drop(self.snapshot.nodes.remove(&change.node)),
+        }
+    }
+
+    fn apply_keys(&mut self, plan: &KeyPlan<'_>) {
+        for (epoch, key) in &plan.add {
+            self.keys.insert(*epoch, key.duplicate());
+        }
+        self.keys.retain_held_by(&self.snapshot.document);
+    }
+
+    fn log(&mut self, entry: &AuditEntry) {
+        self.audit.insert(entry.revision, entry.clone());
+        while self.audit.len() as u64 > AUDIT_KEPT {
+            self.audit.pop_first();
+        }
+    }
+}
+
+impl Store for MemoryStore {
+    fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
+        Ok(self.lock().keys().cloned().collect())
+    }
+
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        let mut pools = self.lock();
+        if pools.contains_key(pool) {
+            return Err(CommitError::PoolExists { pool: pool.clone() });
+        }
+        let plan = check::plan_first(&image.snapshot.document, image.keys, image.audit)?;
+        let mut made = Pool {
+            record_writes: 0,
+            snapshot: image.snapshot.clone(),
+            keys: KeyRing::default(),
+            audit: BTreeMap::new(),
+        };
+        made.apply_keys(&plan);
+        image.audit.iter().for_each(|entry| made.log(entry));
+        pools.insert(pool.clone(), made);
+        drop(pools);
+        self.hub.notify();
+        Ok(())
+    }
+
+    fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
+        Ok(self.lock().get(pool).map(Pool::head))
+    }
+
+    fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
+        let pools = self.lock();
+        Ok(pools.get(pool).map(|stored| PoolState {
+            head: stored.head(),
+            snapshot: stored.snapshot.clone(),
+            keys: stored.duplicate_keys(),
+        }))
+    }
+
+    fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
+        let pools = self.lock();
+        Ok(pools.get(pool).map(|stored| (stored.snapshot.document.clone(), stored.duplicate_keys())))
+    }
+
+    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
+        Ok(self.lock().get(pool).and_then(|stored| stored.snapshot.nodes.get(node).cloned()))
+    }
+
+    fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
+        let pools = self.lock();
+        let Some((stored, first)) = pools.get(pool).zip(after.next()) else { return Ok(Vec::new()) };
+        Ok(stored.audit.range(first..).take(AUDIT_READ_MAX).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
+        let mut pools = self.lock();
+        let stored = pools.get_mut(pool).ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
+        let document = &stored.snapshot.document;
+        if document.revision != proposal.expected {
+            return Err(CommitError::Conflict { expected: proposal.expected, stored: document.revision });
+        }
+        let plan = check::plan(document, proposal, keys)?;
+        for change in &proposal.records {
+            if stored.version(&change.node) != change.expected {
+                return Err(CommitError::RecordConflict { node: change.node.clone() });
+            }
+        }
+        stored.snapshot.document = proposal.document.clone();
+        stored.apply_keys(&plan);
+        proposal.records.iter().for_each(|change| stored.write(change));
+        stored.record_writes += u64::from(!proposal.records.is_empty());
+        stored.log(&proposal.audit);
+        drop(pools);
+        self.hub.notify();
+        Ok(Erasure::Done)
+    }
+
+    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
+        if changes.len() > RECORDS_MAX {
+            return Err(Refusal::TooManyRecords.into());
+        }
+        changes.iter().try_for_each(check::check_record)?;
+        let mut pools = self.lock();
+        let stored = pools.get_mut(pool).ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
+        let mut outcomes = Vec::with_capacity(changes.len());
+        for change in changes {
+            let version = stored.version(&change.node);
+            if version == change.expected {
+                stored.write(change);
+                outcomes.push(RecordOutcome::Stored);
+            } else {
+                outcomes.push(RecordOutcome::Conflict { stored: version });
+            }
+        }
+        let written = outcomes.contains(&RecordOutcome::Stored);
+        stored.record_writes += u64::from(written);
+        drop(pools);
+        if written {
+            self.hub.notify();
+        }
+        Ok(outcomes)
+    }
+
+    fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
+        Ok(Erasure::Done)
+    }
+
+    fn hub(&self) -> &Hub {
+        &self.hub
+    }
+}
+
+fn duplicate(keys: &KeyRing) -> KeyRing {
+    let mut copy = KeyRing::default();
+    for epoch in keys.epochs() {
+        if let Some(key) = keys.key(epoch) {
+            copy.insert(epoch, key.duplicate());
+        }
+    }
+    copy
+}

@@ -1,0 +1,310 @@
+//! The embedded store: one SQLite file in WAL mode for one coordinator process.
+//!
+//! Invariants: a lock file keeps a second coordinator away, for the life of this value; one connection writes, each
+//! commit is synced before it returns; another reads, from snapshots, so that reads do not wait for a sync.  Keys lie
+//! sealed in rows of constant length (`schema.rs`); a commit that drops one overwrites it, and then empties the WAL,
+//! which holds older pages.
+//!
+//! Known limits: a truncated WAL file cannot be told from one that a crash cut, so damage there may silently cost the
+//! latest commits (rule 10 freezes the pool then); blocks that the file system has freed are its own affair; flock(2)
+//! and SQLite's WAL need a local file system.
+
+mod lock;
+mod open;
+mod place;
+mod rows;
+mod schema;
+mod slots;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use self::lock::FileLock;
+use self::place::Place;
+use self::rows::{PoolRow, Rows};
+use super::check::{self, KeyPlan};
+use super::{
+    CommitError, Erasure, Head, Hub, PoolImage, PoolState, RECORDS_MAX, RecordOutcome, Refusal, Store, StoreError,
+};
+use crate::crypto::fingerprint::fingerprint;
+use crate::crypto::seal::KeyEncryptionKey;
+use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
+use crate::engine::rollout::record::{NodeRecord, RecordChange};
+use crate::model::count::Revision;
+use crate::model::ids::{NodeId, PoolName};
+
+/// How long emptying the WAL waits for a reader: our own are done in milliseconds, a backup is not waited for.
+const ERASE_BUSY: Duration = Duration::from_millis(500);
+
+/// An open database.
+#[derive(Debug)]
+pub struct SqliteStore {
+    place: Place,
+    key: KeyEncryptionKey,
+    // Before the writer: whoever closes last empties the WAL, and the reader cannot.
+    reader: Mutex<Connection>,
+    writer: Mutex<Connection>,
+    /// Whether erased keys may still lie in the WAL.
+    leftovers: AtomicBool,
+    hub: Hub,
+    // Last, so that it is dropped after the connections.
+    _lock: FileLock,
+}
+
+impl SqliteStore {
+    /// Opens the database, or makes it (mode 0600) if the file does not exist; its directory must.
+    ///
+    /// # Errors
+    /// Fails, without a change to what is stored, if another process serves it, if it is not ours or of a newer release,
+    /// if `key` is not the key-encryption key that it was made with, if it cannot be written, or if anything in it is
+    /// damaged: all of it is read and checked here.
+    pub fn open(path: &Path, key: KeyEncryptionKey) -> Result<Self, StoreError> {
+        let place = open::resolve(path)?;
+        let lock = FileLock::take(&place)?;
+        open::prepare_file(&place)?;
+        let writer = open::writer(&place, &key)?;
+        let reader = open::reader(&place)?;
+        let store = Self {
+            place,
+            key,
+            reader: Mutex::new(reader),
+            writer: Mutex::new(writer),
+            leftovers: AtomicBool::new(true),
+            hub: Hub::default(),
+            _lock: lock,
+        };
+        for pool in store.pools()? {
+            store.load(&pool)?.ok_or_else(|| store.place.damaged(format!("pool {pool} has a name but no row")))?;
+            store.check_audit(&pool)?;
+        }
+        // A run that was killed between a commit and its erasure.
+        if store.erase_leftovers()? == Erasure::Waiting {
+            tracing::warn!(path = %store.place.0.display(), "erased keys are still in the WAL file: a reader is in the way");
+        }
+        Ok(store)
+    }
+
+    fn check_audit(&self, pool: &PoolName) -> Result<(), StoreError> {
+        let mut after = Revision::ZERO;
+        while let Some(last) = self.audit(pool, after)?.last() {
+            after = last.revision;
+        }
+        Ok(())
+    }
+
+    /// Runs `read` in one read transaction.
+    fn reading<T>(&self, read: impl FnOnce(Rows<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let connection = locked(&self.reader);
+        let transaction = connection.unchecked_transaction().map_err(self.place.sql("read"))?;
+        read(Rows { connection: &transaction, place: &self.place })
+        // Dropped here: a rollback of nothing.
+    }
+
+    /// Runs `write` in one write transaction; nothing is left of it unless it returns `Ok`.
+    fn writing<T>(
+        &self,
+        connection: &mut Connection,
+        write: impl FnOnce(Rows<'_>) -> Result<T, CommitError>,
+    ) -> Result<T, CommitError> {
+        let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let transaction: Transaction<'_> = begun.map_err(self.place.sql("write"))?;
+        let written = write(Rows { connection: &transaction, place: &self.place })?;
+        transaction.commit().map_err(self.place.sql("commit to"))?;
+        Ok(written)
+    }
+
+    /// The bytes of the keys that the document holds.
+    fn open_keys(&self, rows: Rows<'_>, pool: &PoolRow<'_>, document: &Document) -> Result<KeyRing, StoreError> {
+        let slots = rows.slots(pool)?;
+        let held = document.keys_held();
+        let mut keys = KeyRing::default();
+        for (epoch, sealed) in slots.keys() {
+            let damaged =
+                |what: &str| self.place.damaged(format!("the key of epoch {epoch} of pool {} {what}", pool.name));
+            let name = held.iter().find(|key| key.epoch == epoch).ok_or_else(|| damaged("is in no slot"))?;
+            let key = self.key.open(&document.pool_id, epoch, &sealed).map_err(|_| damaged("does not open"))?;
+            if fingerprint(&key) != name.fingerprint {
+                return Err(damaged("has another fingerprint"));
+            }
+            keys.insert(epoch, key);
+        }
+        if keys.epochs().count() == held.len() {
+            Ok(keys)
+        } else {
+            Err(self.place.damaged(format!("a key of pool {} is missing", pool.name)))
+        }
+    }
+
+    fn apply_keys(
+        &self,
+        rows: Rows<'_>,
+        pool: &PoolRow<'_>,
+        document: &Document,
+        plan: &KeyPlan<'_>,
+    ) -> Result<(), CommitError> {
+        if plan.add.is_empty() && !plan.erases {
+            return Ok(());
+        }
+        let mut slots = rows.slots(pool)?;
+        slots.keep_only(&plan.keep);
+        for (epoch, key) in &plan.add {
+            let sealed = self.key.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
+                step: "seal a key for",
+                place: self.place.text(),
+                source: error.into(),
+            })?;
+            slots.add(*epoch, &sealed);
+        }
+        rows.put_slots(pool, &slots)
+    }
+
+    fn apply(&self, rows: Rows<'_>, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<bool, CommitError> {
+        let mut row = rows.pool(pool)?.ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
+        if row.head.revision != proposal.expected {
+            return Err(CommitError::Conflict { expected: proposal.expected, stored: row.head.revision });
+        }
+        let stored = rows.document(&row)?;
+        let plan = check::plan(&stored, proposal, keys)?;
+        for change in &proposal.records {
+            if rows.put_record(&mut row, change)?.is_err() {
+                return Err(CommitError::RecordConflict { node: change.node.clone() });
+            }
+        }
+        row.head.revision = proposal.document.revision;
+        row.head.record_writes += u64::from(!proposal.records.is_empty());
+        rows.put_pool(&row)?;
+        rows.put_document(&row, &proposal.document)?;
+        rows.put_audit(&row, &proposal.audit)?;
+        self.apply_keys(rows, &row, &proposal.document, &plan)?;
+        Ok(plan.erases)
+    }
+
+    /// Copies the WAL into the database, where keys are overwritten in place, and cuts it to nothing.
+    fn empty_wal(&self, connection: &Connection) -> Result<Erasure, StoreError> {
+        let failed = self.place.sql("erase keys from");
+        connection.busy_timeout(ERASE_BUSY).map_err(&failed)?;
+        let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        connection.busy_timeout(open::BUSY).map_err(&failed)?;
+        let erasure = if busy.map_err(failed)? == 0 { Erasure::Done } else { Erasure::Waiting };
+        self.leftovers.store(erasure == Erasure::Waiting, Ordering::Release);
+        Ok(erasure)
+    }
+}
+
+impl Store for SqliteStore {
+    fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
+        self.reading(|rows| rows.pools())
+    }
+
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        let document = &image.snapshot.document;
+        let plan = check::plan_first(document, image.keys, image.audit)?;
+        self.writing(&mut locked(&self.writer), |rows| {
+            if rows.pool(pool)?.is_some() {
+                return Err(CommitError::PoolExists { pool: pool.clone() });
+            }
+            let mut row = rows.add_pool(pool, document.revision)?;
+            for (node, record) in &image.snapshot.nodes {
+                let change = RecordChange { node: node.clone(), expected: None, next: Some(record.clone()) };
+                if rows.put_record(&mut row, &change)?.is_err() {
+                    return Err(self.place.damaged(format!("pool {pool} was missing, but has node records")).into());
+                }
+            }
+            rows.put_pool(&row)?;
+            rows.put_document(&row, document)?;
+            image.audit.iter().try_for_each(|entry| rows.put_audit(&row, entry))?;
+            self.apply_keys(rows, &row, document, &plan)
+        })?;
+        self.hub.notify();
+        Ok(())
+    }
+
+    fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
+        self.reading(|rows| Ok(rows.pool(pool)?.map(|row| row.head)))
+    }
+
+    fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
+        self.reading(|rows| {
+            let Some(row) = rows.pool(pool)? else { return Ok(None) };
+            let document = rows.document(&row)?;
+            let keys = self.open_keys(rows, &row, &document)?;
+            let nodes = rows.nodes(&row)?;
+            Ok(Some(PoolState { head: row.head, snapshot: Snapshot { document, nodes }, keys }))
+        })
+    }
+
+    fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
+        self.reading(|rows| {
+            let Some(row) = rows.pool(pool)? else { return Ok(None) };
+            let document = rows.document(&row)?;
+            let keys = self.open_keys(rows, &row, &document)?;
+            Ok(Some((document, keys)))
+        })
+    }
+
+    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
+        self.reading(|rows| rows.pool(pool)?.map_or(Ok(None), |row| rows.record(&row, node)))
+    }
+
+    fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
+        self.reading(|rows| rows.pool(pool)?.map_or(Ok(Vec::new()), |row| rows.audit(&row, after)))
+    }
+
+    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
+        let mut writer = locked(&self.writer);
+        let erases = self.writing(&mut writer, |rows| self.apply(rows, pool, proposal, keys))?;
+        self.hub.notify();
+        if !erases {
+            return Ok(Erasure::Done);
+        }
+        self.leftovers.store(true, Ordering::Release);
+        // The commit is durable: whatever keeps the WAL from being emptied is tried again, and is no failed commit.
+        Ok(self.empty_wal(&writer).unwrap_or_else(|error| {
+            tracing::warn!(%pool, %error, "erased keys are still in the WAL file");
+            Erasure::Waiting
+        }))
+    }
+
+    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
+        if changes.len() > RECORDS_MAX {
+            return Err(Refusal::TooManyRecords.into());
+        }
+        changes.iter().try_for_each(check::check_record)?;
+        let outcomes = self.writing(&mut locked(&self.writer), |rows| {
+            let mut row = rows.pool(pool)?.ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
+            let mut outcomes = Vec::with_capacity(changes.len());
+            for change in changes {
+                outcomes.push(match rows.put_record(&mut row, change)? {
+                    Ok(()) => RecordOutcome::Stored,
+                    Err(stored) => RecordOutcome::Conflict { stored },
+                });
+            }
+            if outcomes.contains(&RecordOutcome::Stored) {
+                row.head.record_writes += 1;
+                rows.put_pool(&row)?;
+            }
+            Ok(outcomes)
+        })?;
+        if outcomes.contains(&RecordOutcome::Stored) {
+            self.hub.notify();
+        }
+        Ok(outcomes)
+    }
+
+    fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
+        if self.leftovers.load(Ordering::Acquire) { self.empty_wal(&locked(&self.writer)) } else { Ok(Erasure::Done) }
+    }
+
+    fn hub(&self) -> &Hub {
+        &self.hub
+    }
+}
+
+/// A panic inside a transaction rolled it back, so a poisoned connection is as good as any.
+fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}

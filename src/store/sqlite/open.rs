@@ -1,0 +1,186 @@
+//! Opening a database: nothing is written before it is known that the file is ours, that no other coordinator has it,
+//! that this release knows its schema, and that the key-encryption key is the right one.
+
+use std::fs::{File, Permissions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rustix::fs::{Mode, OFlags};
+
+use super::place::{Place, file_error};
+use super::schema;
+use crate::crypto::random;
+use crate::crypto::seal::{KeyEncryptionKey, SealedKey};
+use crate::store::StoreError;
+
+/// How long a statement waits for a lock of another program.
+pub(super) const BUSY: Duration = Duration::from_secs(5);
+/// First bytes of every SQLite 3 database (sqlite.org/fileformat2.html section 1.3), whose header has 100.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+const HEADER_BYTES: u64 = 100;
+
+/// The path with links resolved, so that one file has one lock.
+pub(super) fn resolve(path: &Path) -> Result<Place, StoreError> {
+    match std::fs::canonicalize(path) {
+        Ok(path) => Ok(Place(path)),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let parent: PathBuf = std::fs::canonicalize(parent).map_err(file_error("find", parent))?;
+            let name = path.file_name().ok_or_else(|| StoreError::Foreign {
+                place: path.display().to_string(),
+                what: "it names no file".to_owned(),
+            })?;
+            Ok(Place(parent.join(name)))
+        }
+        Err(error) => Err(file_error("find", path)(error)),
+    }
+}
+
+/// Makes the file, 0600, if it is not there; refuses one that is no SQLite database.
+pub(super) fn prepare_file(place: &Place) -> Result<(), StoreError> {
+    let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+    // SQLite would delete the WAL of an empty database, and with it everything that was acknowledged.
+    if bytes(&place.0) == 0 && bytes(&place.beside("-wal")) > 0 {
+        return Err(place.damaged("it is empty or missing, but its -wal file has content"));
+    }
+    let failed = file_error("open", &place.0);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(&place.0, flags, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
+    // Closed again before SQLite opens it: a later close would drop SQLite's own locks (POSIX locks, fcntl(2)).
+    let file = File::from(opened);
+    if file.metadata().map_err(&failed)?.len() == 0 {
+        return Ok(());
+    }
+    let mut head = Vec::new();
+    file.take(HEADER_BYTES).read_to_end(&mut head).map_err(&failed)?;
+    if !head.starts_with(MAGIC) {
+        let what = "it does not begin as an SQLite database".to_owned();
+        return Err(StoreError::Foreign { place: place.text(), what });
+    }
+    Ok(())
+}
+
+/// The connection that writes, on a database with the latest schema and this key-encryption key.
+pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection, StoreError> {
+    let failed = place.sql("open");
+    let mut connection = connect(place, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    // What is refused below is left as it is, with its WAL: no checkpoint when the connection is closed.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(&failed)?;
+    let schema = check_schema(place, &connection)?;
+    if schema > 0 {
+        check_key(place, &connection, key)?;
+    }
+    if connection.is_readonly("main").map_err(&failed)? {
+        let source = "the file or its file system is read-only".into();
+        return Err(StoreError::Unwritable { place: place.text(), source });
+    }
+    restrict_modes(place)?;
+    settle(&connection).map_err(&failed)?;
+    if schema < schema::latest() {
+        upgrade(place, &mut connection, schema, key)?;
+    }
+    if !schema::is_intact(&connection).map_err(place.sql("check"))? {
+        return Err(place.damaged("its tables or triggers are not those of its schema"));
+    }
+    let answer: String =
+        connection.pragma_query_value(None, "integrity_check", |row| row.get(0)).map_err(place.sql("check"))?;
+    if answer != "ok" {
+        return Err(place.damaged(answer.replace('\n', "; ")));
+    }
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(failed)?;
+    Ok(connection)
+}
+
+/// A connection that only reads.
+pub(super) fn reader(place: &Place) -> Result<Connection, StoreError> {
+    connect(place, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+fn connect(place: &Place, access: OpenFlags) -> Result<Connection, StoreError> {
+    let failed = place.sql("open");
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let connection = Connection::open_with_flags(&place.0, flags).map_err(&failed)?;
+    connection.busy_timeout(BUSY).map_err(&failed)?;
+    // Temporary files would be copies of pages outside of our directory.
+    connection.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON;").map_err(&failed)?;
+    Ok(connection)
+}
+
+/// The stored schema, if it is one of ours.
+fn check_schema(place: &Place, connection: &Connection) -> Result<i64, StoreError> {
+    let failed = place.sql("open");
+    let (found, known) = (schema::found(connection).map_err(&failed)?, schema::latest());
+    let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(&failed)?;
+    let sql = "SELECT count(*) FROM sqlite_schema";
+    let tables: i64 = connection.query_row(sql, [], |row| row.get(0)).map_err(&failed)?;
+    if (id, found, tables) == (0, 0, 0) {
+        return Ok(0);
+    }
+    if id != schema::APPLICATION_ID || found < 1 {
+        let what = format!("it is an SQLite database with application_id {id} and user_version {found}");
+        return Err(StoreError::Foreign { place: place.text(), what });
+    }
+    if found > known { Err(StoreError::Newer { place: place.text(), found, known }) } else { Ok(found) }
+}
+
+fn check_key(place: &Place, connection: &Connection, key: &KeyEncryptionKey) -> Result<(), StoreError> {
+    let row: Option<([u8; 16], [u8; SealedKey::BYTES])> = connection
+        .query_row("SELECT store_id, key_check FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+        .map_err(place.sql("open"))?;
+    let (store_id, check) = row.ok_or_else(|| place.damaged("it does not say which key-encryption key it has"))?;
+    if key.opens_check(&store_id, &SealedKey::from_bytes(check)) {
+        Ok(())
+    } else {
+        Err(StoreError::WrongKey { place: place.text() })
+    }
+}
+
+/// What holds for the life of the connection, except WAL, which the file remembers.
+fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    schema::unlock_writes(connection)?;
+    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    debug_assert_eq!(mode, "wal");
+    // FULL: an fsync of the WAL before each commit returns.  secure_delete: freed bytes are overwritten.
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON;")
+}
+
+/// One transaction: the file has no schema, or all of it with its key check.
+fn upgrade(place: &Place, connection: &mut Connection, from: i64, key: &KeyEncryptionKey) -> Result<(), StoreError> {
+    let failed = place.sql("upgrade");
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
+    schema::upgrade(&transaction, from).map_err(&failed)?;
+    if from == 0 {
+        let no_randomness = |error: random::NoRandomness| StoreError::Failed {
+            step: "make",
+            place: place.text(),
+            source: error.into(),
+        };
+        let mut store_id = [0; 16];
+        random::fill(&mut store_id).map_err(no_randomness)?;
+        let check = key.seal_check(&store_id).map_err(no_randomness)?;
+        let sql = "INSERT INTO meta (id, store_id, key_check) VALUES (1, ?1, ?2)";
+        transaction.execute(sql, params![store_id, check.as_bytes()]).map_err(&failed)?;
+    }
+    transaction.commit().map_err(failed)
+}
+
+/// Takes every right of group and others from the database and the files beside it.
+fn restrict_modes(place: &Place) -> Result<(), StoreError> {
+    for path in [place.0.clone(), place.beside("-wal"), place.beside("-shm")] {
+        let failed = file_error("restrict", &path);
+        match std::fs::metadata(&path) {
+            Ok(found) if found.mode() & 0o077 != 0 => {
+                std::fs::set_permissions(&path, Permissions::from_mode(found.mode() & 0o700)).map_err(failed)?;
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! The sealed keys of one pool as one value of constant length.  Persisted.
+//!
+//! Each slot is an epoch (8 bytes, big endian, 0 = empty) and a sealed key; an empty one is all zeros.
+
+use std::collections::BTreeSet;
+
+use crate::crypto::seal::SealedKey;
+use crate::model::count::Epoch;
+use crate::store::check::SLOTS;
+
+const SLOT_BYTES: usize = 8 + SealedKey::BYTES;
+
+/// The slots of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Slots([u8; SLOTS * SLOT_BYTES]);
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self([0; SLOTS * SLOT_BYTES])
+    }
+}
+
+impl Slots {
+    /// Reads stored bytes; none if they are no slots.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let slots = Self(bytes.try_into().ok()?);
+        let clean =
+            slots.0.chunks(SLOT_BYTES).all(|slot| epoch_of(slot).is_some() || slot.iter().all(|byte| *byte == 0));
+        let held: Vec<Epoch> = slots.keys().map(|(epoch, _)| epoch).collect();
+        let distinct = held.iter().collect::<BTreeSet<_>>().len() == held.len();
+        (clean && distinct).then_some(slots)
+    }
+
+    /// The bytes to store.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// What is in the slots.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (Epoch, SealedKey)> + '_ {
+        self.0.chunks(SLOT_BYTES).filter_map(|slot| {
+            let sealed = slot[8..].try_into().expect("the rest of a slot is a sealed key");
+            Some((epoch_of(slot)?, SealedKey::from_bytes(sealed)))
+        })
+    }
+
+    /// Overwrites everything that is not to be kept.
+    pub(super) fn keep_only(&mut self, keep: &BTreeSet<Epoch>) {
+        for slot in self.0.chunks_mut(SLOT_BYTES) {
+            if epoch_of(slot).is_none_or(|epoch| !keep.contains(&epoch)) {
+                slot.fill(0);
+            }
+        }
+    }
+
+    /// Fills an empty slot.
+    pub(super) fn add(&mut self, epoch: Epoch, sealed: &SealedKey) {
+        let mut empty = self.0.chunks_mut(SLOT_BYTES).filter(|slot| epoch_of(slot).is_none());
+        let slot = empty.next().expect("the plan of a commit holds at most as many keys as there are slots");
+        slot[..8].copy_from_slice(&epoch.get().to_be_bytes());
+        slot[8..].copy_from_slice(sealed.as_bytes());
+    }
+}
+
+fn epoch_of(slot: &[u8]) -> Option<Epoch> {
+    Epoch::new(u64::from_be_bytes(slot[..8].try_into().expect("a slot begins with 8 bytes of epoch")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(byte: u8) -> SealedKey {
+        SealedKey::from_bytes([byte; SealedKey::BYTES])
+    }
+
+    fn epoch(ordinal: u64) -> Epoch {
+        Epoch::new(ordinal).unwrap()
+    }
+
+    #[test]
+    fn a_slot_is_overwritten_and_used_again() {
+        let mut slots = Slots::default();
+        for n in 1..=4 {
+            slots.add(epoch(n), &sealed(n.try_into().unwrap()));
+        }
+        slots.keep_only(&[epoch(1), epoch(3), epoch(4)].into());
+        assert!(!slots.as_bytes().windows(4).any(|bytes| bytes == [2; 4]));
+        slots.add(epoch(5), &sealed(5));
+        let read = Slots::parse(slots.as_bytes()).unwrap();
+        let keys: Vec<_> = read.keys().map(|(epoch, sealed)| (epoch.get(), sealed.as_bytes()[0])).collect();
+        assert_eq!(keys, [(1, 1), (5, 5), (3, 3), (4, 4)]);
+    }
+
+    #[test]
+    fn what_is_no_slots_is_not_read() {
+        let mut slots = Slots::default();
+        slots.add(epoch(1), &sealed(1));
+        slots.add(epoch(1), &sealed(2));
+        assert_eq!(Slots::parse(slots.as_bytes()), None, "one epoch twice");
+        let mut bytes = Slots::default().as_bytes().to_vec();
+        bytes[60] = 1;
+        assert_eq!(Slots::parse(&bytes), None, "an empty slot that is not empty");
+        assert_eq!(Slots::parse(&bytes[1..]), None);
+    }
+}

@@ -1,0 +1,237 @@
+//! What an SQLite store refuses to open or to be written by, and that it leaves everything as it was.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+use tfo_fleet::store::{SqliteStore, StoreError};
+
+use super::walk::{Seen, pool_name, see, step};
+use super::{kek, open, support};
+
+const SEED: u64 = 11;
+
+/// A database with a pool in it, closed; and what is in it.
+fn filled(dir: &Path) -> Seen {
+    let store = open(dir);
+    for index in 0..40 {
+        step(&store, &pool_name("text"), SEED, index).unwrap();
+    }
+    see(&store, &pool_name("text")).unwrap()
+}
+
+fn database(dir: &Path) -> PathBuf {
+    dir.join("state.db")
+}
+
+/// A connection as any other program has it.
+fn foreign(dir: &Path) -> Connection {
+    Connection::open_with_flags(database(dir), OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap()
+}
+
+/// Opens with this key-encryption key, expects to be refused, and that no byte of the file has changed.
+fn refused(dir: &Path, key: u8) -> StoreError {
+    let content = || ["state.db", "state.db-wal"].map(|name| std::fs::read(dir.join(name)).unwrap_or_default());
+    let before = content();
+    let error = SqliteStore::open(&database(dir), kek(key)).expect_err("it is refused");
+    assert!(content() == before, "nothing was overwritten");
+    let problem = error.problem();
+    assert!(problem.message.contains(&*database(dir).to_string_lossy()), "{problem}");
+    assert!(!problem.remedy.is_empty());
+    error
+}
+
+#[test]
+fn everything_is_there_after_a_restart() {
+    let dir = support::scratch();
+    let before = filled(dir.path());
+    assert_eq!(see(&open(dir.path()), &pool_name("text")), Some(before));
+}
+
+#[test]
+fn another_key_encryption_key_is_refused() {
+    let dir = support::scratch();
+    let before = filled(dir.path());
+    let error = refused(dir.path(), 2);
+    assert!(matches!(error, StoreError::WrongKey { .. }), "{error}");
+    // Also for a database without any key yet: nothing may be sealed with a second one.
+    let empty = support::scratch();
+    drop(open(empty.path()));
+    assert!(matches!(refused(empty.path(), 2), StoreError::WrongKey { .. }));
+    assert_eq!(see(&open(dir.path()), &pool_name("text")), Some(before));
+}
+
+#[test]
+fn another_key_encryption_key_leaves_the_wal_of_a_killed_run_alone() {
+    let (dir, copy) = (support::scratch(), support::scratch());
+    let store = open(dir.path());
+    for index in 0..40 {
+        step(&store, &pool_name("text"), SEED, index).unwrap();
+    }
+    for name in ["state.db", "state.db-wal"] {
+        std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
+    }
+    assert!(std::fs::metadata(copy.path().join("state.db-wal")).unwrap().len() > 0);
+    assert!(matches!(refused(copy.path(), 2), StoreError::WrongKey { .. }));
+    assert_eq!(see(&open(copy.path()), &pool_name("text")), see(&store, &pool_name("text")));
+}
+
+#[test]
+fn a_database_that_lost_its_key_check_is_refused() {
+    let dir = support::scratch();
+    filled(dir.path());
+    foreign(dir.path()).execute_batch("DROP TRIGGER guard_meta_DELETE; DELETE FROM meta;").unwrap();
+    assert!(matches!(refused(dir.path(), 1), StoreError::Damaged { .. }));
+}
+
+#[test]
+fn a_database_that_was_edited_by_hand_is_refused() {
+    let edits = [
+        "DROP TRIGGER guard_node_DELETE",
+        "CREATE INDEX mine ON node (version)",
+        // With the guard put back as it was: a record is missing, a pool is behind its document, a key is gone.
+        "DELETE FROM node WHERE node = (SELECT min(node) FROM node)",
+        "UPDATE pool SET revision = revision - 1",
+        "UPDATE sealed SET slots = zeroblob(208)",
+    ];
+    for edit in edits {
+        let dir = support::scratch();
+        filled(dir.path());
+        let other = foreign(dir.path());
+        let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'";
+        let triggers: Vec<(String, String)> = {
+            let mut statement = other.prepare(sql).unwrap();
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        if !edit.starts_with("DROP") {
+            triggers.iter().for_each(|(name, _)| other.execute_batch(&format!("DROP TRIGGER {name}")).unwrap());
+        }
+        other.execute_batch(edit).unwrap();
+        if !edit.starts_with("DROP") {
+            triggers.iter().for_each(|(_, sql)| other.execute_batch(sql).unwrap());
+        }
+        drop(other);
+        let error = refused(dir.path(), 1);
+        assert!(matches!(error, StoreError::Damaged { .. }), "{edit}: {error:?}");
+    }
+}
+
+#[test]
+fn a_newer_schema_is_refused() {
+    let dir = support::scratch();
+    let before = filled(dir.path());
+    let set = |version: i64| foreign(dir.path()).pragma_update(None, "user_version", version).unwrap();
+    set(2);
+    let error = refused(dir.path(), 1);
+    assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error}");
+    set(1);
+    assert_eq!(see(&open(dir.path()), &pool_name("text")), Some(before));
+}
+
+#[test]
+fn a_file_of_somebody_else_is_refused() {
+    let dir = support::scratch();
+    std::fs::write(database(dir.path()), "root:x:0:0:root:/root:/bin/bash\n".repeat(10)).unwrap();
+    assert!(matches!(refused(dir.path(), 1), StoreError::Foreign { .. }));
+    std::fs::remove_file(database(dir.path())).unwrap();
+    let other = Connection::open(database(dir.path())).unwrap();
+    other.execute_batch("CREATE TABLE pool (name TEXT); INSERT INTO pool VALUES ('text');").unwrap();
+    drop(other);
+    assert!(matches!(refused(dir.path(), 1), StoreError::Foreign { .. }));
+    let error = SqliteStore::open(dir.path(), kek(1)).err().unwrap();
+    assert!(error.to_string().contains(&*dir.path().to_string_lossy()), "{error}");
+    let error = SqliteStore::open(&dir.path().join("missing/state.db"), kek(1)).err().unwrap();
+    assert!(matches!(error, StoreError::Unwritable { .. }), "{error}");
+}
+
+#[test]
+fn a_second_coordinator_is_refused_as_long_as_the_first_lives() {
+    let dir = support::scratch();
+    let first = open(dir.path());
+    step(&first, &pool_name("text"), SEED, 0).unwrap();
+    let link = dir.path().join("link.db");
+    std::os::unix::fs::symlink(database(dir.path()), &link).unwrap();
+    for path in [database(dir.path()), link] {
+        match SqliteStore::open(&path, kek(1)).err() {
+            Some(StoreError::InUse { place, holder }) => {
+                assert!(place.ends_with("state.db"), "{place}");
+                assert_eq!(holder, format!("pid {}", std::process::id()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    step(&first, &pool_name("text"), SEED, 1).unwrap();
+    drop(first);
+    drop(open(dir.path()));
+}
+
+#[test]
+fn another_program_reads_and_cannot_write() {
+    let dir = support::scratch();
+    let store = open(dir.path());
+    for index in 0..20 {
+        step(&store, &pool_name("text"), SEED, index).unwrap();
+    }
+    let before = see(&store, &pool_name("text"));
+    let other = foreign(dir.path());
+    assert_eq!(other.query_row("SELECT count(*) FROM pool", [], |row| row.get::<_, i64>(0)).unwrap(), 1);
+    for sql in [
+        "UPDATE pool SET revision = revision + 1",
+        "UPDATE document SET text = '{}'",
+        "DELETE FROM node",
+        "DELETE FROM audit WHERE revision = 1",
+        "INSERT INTO sealed (pool, slots) VALUES (9, zeroblob(208))",
+        "UPDATE meta SET key_check = zeroblob(44)",
+    ] {
+        let error = other.execute(sql, []).err().unwrap().to_string();
+        assert!(error.contains("only_tfo_coordinator_writes_here"), "{sql}: {error}");
+    }
+    assert_eq!(see(&store, &pool_name("text")), before);
+}
+
+#[test]
+fn a_lock_of_another_program_is_an_error_and_no_loss() {
+    let dir = support::scratch();
+    let store = open(dir.path());
+    step(&store, &pool_name("text"), SEED, 0).unwrap();
+    let before = see(&store, &pool_name("text"));
+    let other = foreign(dir.path());
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = step(&store, &pool_name("text"), SEED, 1).err().unwrap();
+    match error {
+        tfo_fleet::store::CommitError::Store(error @ StoreError::Busy { .. }) => {
+            assert!(error.to_string().contains("state.db") && !error.outcome_is_open());
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(see(&store, &pool_name("text")), before);
+    other.execute_batch("ROLLBACK").unwrap();
+    step(&store, &pool_name("text"), SEED, 1).unwrap();
+}
+
+#[test]
+fn files_are_the_owners_alone() {
+    let dir = support::scratch();
+    let store = open(dir.path());
+    step(&store, &pool_name("text"), SEED, 0).unwrap();
+    let modes = || {
+        let mut modes: Vec<(String, u32)> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| {
+                let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
+                (entry.file_name().into_string().unwrap(), mode)
+            })
+            .collect();
+        modes.sort();
+        modes
+    };
+    let names = ["state.db", "state.db-shm", "state.db-wal", "state.db.lock"];
+    assert_eq!(modes(), names.map(|name| (name.to_owned(), 0o600)));
+    drop(store);
+    // A database that was copied back with wide modes.
+    std::fs::set_permissions(database(dir.path()), PermissionsExt::from_mode(0o664)).unwrap();
+    let _store = open(dir.path());
+    assert_eq!(modes(), names.map(|name| (name.to_owned(), 0o600)));
+}

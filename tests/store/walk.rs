@@ -1,0 +1,217 @@
+//! A walk through a pool's life that is a pure function of a seed: two stores that take the same steps are equal, and a
+//! process that was killed can be compared with one that was not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tfo_fleet::crypto::fingerprint::fingerprint;
+use tfo_fleet::engine::rollout::document::{
+    Action, Actor, AuditEntry, Document, KeyRing, Pause, PoolKey, Proposal, Snapshot, Stage, Wave,
+};
+use tfo_fleet::engine::rollout::policy::{Policy, Share, WaveRule};
+use tfo_fleet::engine::rollout::record::{NodeRecord, RecordChange, Session, Standing};
+use tfo_fleet::model::count::{Epoch, Revision};
+use tfo_fleet::model::ids::{NodeId, PoolId, PoolName};
+use tfo_fleet::model::key::{KeyFingerprint, TfoKey};
+use tfo_fleet::model::time::UnixTime;
+use tfo_fleet::store::{CommitError, Head, PoolImage, PoolState, RecordOutcome, Store};
+
+/// SplitMix64 (Steele, Lea, Flood 2014): enough for tests, and the same everywhere.
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64, index: u64) -> Self {
+        let mut rng = Self(seed ^ index.wrapping_mul(0xD6E8_FEB8_6659_FD93));
+        rng.next();
+        rng
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+pub(crate) fn pool_name(name: &str) -> PoolName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn node(number: u64) -> NodeId {
+    format!("cp{number}.example.org").parse().unwrap()
+}
+
+fn pool_id(seed: u64) -> PoolId {
+    format!("{seed:032x}").parse().unwrap()
+}
+
+/// The key of an epoch, of the seed.
+pub(crate) fn key(seed: u64, epoch: Epoch) -> TfoKey {
+    let mut rng = Rng::new(!seed, epoch.get());
+    let mut bytes = (u128::from(rng.next()) << 64 | u128::from(rng.next())).to_be_bytes();
+    TfoKey::take(&mut bytes)
+}
+
+pub(crate) fn named(seed: u64, epoch: Epoch) -> PoolKey {
+    PoolKey { epoch, fingerprint: fingerprint(&key(seed, epoch)) }
+}
+
+/// All keys up to this epoch.
+pub(crate) fn ring(seed: u64, last: Epoch) -> KeyRing {
+    let mut ring = KeyRing::default();
+    for ordinal in 1..=last.get() {
+        let epoch = Epoch::new(ordinal).unwrap();
+        ring.insert(epoch, key(seed, epoch));
+    }
+    ring
+}
+
+pub(crate) fn new_document(seed: u64) -> Document {
+    let policy = Policy::with_defaults(vec!["*".parse().unwrap()]);
+    Document::new(pool_id(seed), policy, UnixTime::from_secs(1_700_000_000))
+}
+
+/// Makes an empty pool.
+pub(crate) fn make(store: &dyn Store, pool: &PoolName, seed: u64) -> Result<(), CommitError> {
+    let snapshot = Snapshot { document: new_document(seed), nodes: BTreeMap::new() };
+    store.create(pool, &PoolImage { snapshot: &snapshot, keys: &KeyRing::default(), audit: &[] })
+}
+
+pub(crate) fn record(version: u64, syncs: u64) -> NodeRecord {
+    NodeRecord {
+        version,
+        syncs,
+        standing: Standing::Admitted,
+        session: Some(Session { ordinal: syncs, nonce: u64::MAX - version }),
+        report: None,
+        window: None,
+        baseline: None,
+        last_report_at: Some(UnixTime::from_secs(1_700_000_000 + syncs)),
+    }
+}
+
+/// The next version of a record, whatever is stored.
+pub(crate) fn touch(snapshot: &Snapshot, node: &NodeId) -> RecordChange {
+    let stored = snapshot.nodes.get(node);
+    let next = stored.map_or_else(|| record(1, 1), |old| record(old.version + 1, old.syncs + 1));
+    RecordChange { node: node.clone(), expected: stored.map(|old| old.version), next: Some(next) }
+}
+
+/// The document with the next revision, and an audit entry about it.
+pub(crate) fn proposal(stored: &Document, change: impl FnOnce(&mut Document) -> Action) -> Proposal {
+    let mut document = stored.clone();
+    document.revision = stored.revision.next().unwrap();
+    let action = change(&mut document);
+    let audit = AuditEntry {
+        at: document.since,
+        revision: document.revision,
+        generation: document.generation,
+        phase: document.stage.phase(),
+        actor: Actor::Engine,
+        action,
+        nodes: BTreeSet::new(),
+        reason: String::new(),
+    };
+    Proposal { expected: stored.revision, document, records: Vec::new(), audit }
+}
+
+/// The next move of a rotation: Empty, Steady, Staged, Promoted, Steady; each full round erases a key.
+pub(crate) fn rotate(seed: u64, document: &mut Document) -> Action {
+    let fresh = |document: &mut Document| {
+        let epoch = document.next_epoch;
+        document.next_epoch = epoch.next().unwrap();
+        named(seed, epoch)
+    };
+    document.generation = document.generation.next().unwrap();
+    let (stage, action) = match document.stage.clone() {
+        Stage::Empty => (Stage::Steady { current: fresh(document), backup: None }, Action::FirstKey),
+        Stage::Steady { current, backup } => {
+            (Stage::Staged { current, next: fresh(document), prior_backup: backup }, Action::Stage)
+        }
+        Stage::Staged { current, next, .. } => {
+            let wave = Wave {
+                rules: vec![WaveRule::Share(Share::ALL)],
+                opened: 0,
+                taken_in: BTreeSet::new(),
+                opened_at: document.since,
+                health_waived: false,
+            };
+            (Stage::Promoted { current, next, staged_generation: document.generation, wave }, Action::Promote)
+        }
+        Stage::Promoted { current, next, .. } => {
+            (Stage::Steady { current: next, backup: Some(current) }, Action::Settle)
+        }
+    };
+    document.stage = stage;
+    action
+}
+
+/// Step `index` of the walk, on whatever the store holds.  Commits, admissions and batches of acks; never a conflict.
+pub(crate) fn step(store: &dyn Store, pool: &PoolName, seed: u64, index: u64) -> Result<(), CommitError> {
+    let Some(state) = store.load(pool)? else { return make(store, pool, seed) };
+    let (mut rng, snapshot) = (Rng::new(seed, index), &state.snapshot);
+    let keys = ring(seed, snapshot.document.next_epoch);
+    let outcomes = match rng.below(10) {
+        0..5 => {
+            let mut proposal = proposal(&snapshot.document, |document| rotate(seed, document));
+            for _ in 0..rng.below(3) {
+                let change = touch(snapshot, &node(rng.below(20)));
+                if proposal.records.iter().all(|other| other.node != change.node) {
+                    proposal.records.push(change);
+                }
+            }
+            let _erasure = store.commit(pool, &proposal, &keys)?;
+            return Ok(());
+        }
+        5 => {
+            let proposal = proposal(&snapshot.document, |document| {
+                document.paused = if document.paused.is_none() { Some(Pause::Operator) } else { None };
+                if document.paused.is_some() { Action::Pause } else { Action::Resume }
+            });
+            let _erasure = store.commit(pool, &proposal, &keys)?;
+            return Ok(());
+        }
+        6 => {
+            let mut change = touch(snapshot, &node(rng.below(20)));
+            change.next = None;
+            store.write_records(pool, &[change])?
+        }
+        7 => store.write_records(pool, &[touch(snapshot, &node(rng.below(20)))])?,
+        _ => {
+            let first = rng.below(10);
+            let batch: Vec<_> = (first..first + 10).map(|number| touch(snapshot, &node(number))).collect();
+            store.write_records(pool, &batch)?
+        }
+    };
+    assert!(outcomes.iter().all(|outcome| *outcome == RecordOutcome::Stored), "nobody else writes");
+    Ok(())
+}
+
+/// Everything that a store says about a pool, to be compared.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) head: Head,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) keys: BTreeMap<Epoch, KeyFingerprint>,
+    pub(crate) audit: Vec<AuditEntry>,
+}
+
+pub(crate) fn see(store: &dyn Store, pool: &PoolName) -> Option<Seen> {
+    let PoolState { head, snapshot, keys } = store.load(pool).unwrap()?;
+    let keys = keys.epochs().map(|epoch| (epoch, fingerprint(keys.key(epoch).unwrap()))).collect();
+    let mut audit: Vec<AuditEntry> = Vec::new();
+    loop {
+        let after = audit.last().map_or(Revision::ZERO, |last| last.revision);
+        let page = store.audit(pool, after).unwrap();
+        if page.is_empty() {
+            return Some(Seen { head, snapshot, keys, audit });
+        }
+        audit.extend(page);
+    }
+}
