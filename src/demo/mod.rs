@@ -2,9 +2,9 @@
 //!
 //! One program plays three roles, told apart by the name it is started under, so that `tfo-demo` alone is enough:
 //!
-//! * `tfo-demo` (what the user starts, [`sandbox`]): makes the user, network, mount and PID namespaces, starts the fleet in them, turns
+//! * `tfo-demo` (what the user starts, `sandbox`): makes the user, network, mount and PID namespaces, starts the fleet in them, turns
 //!   signals into an orderly end.
-//! * `tfo-demo-fleet` ([`fleet`]): PID 1 inside.  It builds the network, starts servers, agents and clients, watches, judges.  When it
+//! * `tfo-demo-fleet` (`fleet`): PID 1 inside.  It builds the network, starts servers, agents and clients, watches, judges.  When it
 //!   ends, however it ends, the kernel kills all that is left in its PID namespace; and the kernel kills it when `tfo-demo` dies.
 //! * `tfo-agent`: the very program that runs on real nodes, once in every node's network namespace.
 //!
