@@ -285,6 +285,24 @@ fn the_timer_way_runs_green_and_leaves_a_daemon_alone() {
 }
 
 #[test]
+fn a_secret_by_credential_survives_a_reload() {
+    if !need_machine() {
+        return;
+    }
+    let drop_in = "/etc/systemd/system/tfo-agent.service.d/secret.conf";
+    let config = CONFIG.replace("/etc/tfo-fleet/fleet.secret", "credential:fleet");
+    let load = "[Service]\nLoadCredential=fleet:/etc/tfo-fleet/fleet.secret\n";
+    let machine = installed().file(drop_in, load, 0o644).file(CONFIG_FILE, &config, 0o644).enable("tfo-agent").boot();
+    let key = installed_key(&machine);
+    assert_eq!(machine.property("tfo-agent", "ActiveState"), "active");
+    let other_file = "/etc/sysctl.d/60-other.conf";
+    machine.write(CONFIG_FILE, &format!("{config}[install]\nsysctl_file = \"{other_file}\"\n"));
+    machine.run(&["systemctl", "reload", "tfo-agent"]);
+    assert!(poll_until(SOON, || machine.path(other_file).exists()), "{}", machine.journal(Some("tfo-agent")));
+    assert_eq!(installed_key(&machine), key);
+}
+
+#[test]
 fn check_computes_whether_the_timer_keeps_up() {
     if !need_machine() {
         return;

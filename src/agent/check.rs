@@ -9,10 +9,11 @@ use super::cli::Outcome;
 use super::worker::{PassMode, Worker};
 use super::{preflight, timer};
 use crate::config::agent::{AgentSettings, SourceSettings};
+use crate::config::secret::CREDENTIAL_UNSEEN;
 use crate::kernel::boot_order;
 use crate::kernel::procfs::SERVER_BIT;
 use crate::kernel::release::{self, KernelRelease};
-use crate::model::problem::{Problem, Severity};
+use crate::model::problem::{Problem, Severity, first_error};
 use crate::model::state::BackupSlot;
 use crate::model::time::{UnixTime, span_text};
 use crate::runtime::sys;
@@ -83,12 +84,6 @@ impl Found {
     }
 }
 
-/// Whether it is an error, not a warning.
-#[must_use]
-pub fn is_error(problem: &Problem) -> bool {
-    problem.severity == Severity::Error
-}
-
 /// Looks at everything.
 #[must_use]
 pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
@@ -102,19 +97,27 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
     };
     let (skew_tolerance_secs, retention_secs, joints) = facts(&settings);
     let mut problems = preflight::sources(&settings, now);
+    if depth == Depth::Config {
+        // A reload's ExecReload= cannot see the service's credentials (systemd issue 35227); the service itself can, and
+        // refuses what is wrong with them.
+        problems
+            .iter_mut()
+            .filter(|problem| problem.kind == CREDENTIAL_UNSEEN)
+            .for_each(|p| p.severity = Severity::Warning);
+    }
     problems.extend(writable_by_others(config));
-    let config_is_wrong = problems.iter().any(is_error);
+    let config_is_wrong = first_error(&problems).is_some();
     if depth == Depth::Host {
         problems.extend(preflight::host(&settings));
         problems.extend(boot_winners(&settings));
         problems.extend(kernel_problems());
         problems.extend(clock_problem(&settings));
         problems.extend(skew_tolerance_secs.and_then(timer::too_slow));
-        if !problems.iter().any(is_error) {
+        if first_error(&problems).is_none() {
             problems.extend(pass_problems(settings, now));
         }
     }
-    let ok = !problems.iter().any(is_error);
+    let ok = first_error(&problems).is_none();
     let outcome = match (ok, config_is_wrong) {
         (true, _) => Outcome::Done,
         (false, true) => Outcome::Config,
@@ -158,7 +161,14 @@ fn boot_winners(settings: &AgentSettings) -> Vec<Problem> {
         let remedy = "remove the line: until the agent has run after a boot, this host would use another key";
         Problem::error("boot_order", message, remedy).in_file(&setter.file).on_line(setter.line)
     };
-    order.winners_over(own).map(problem).collect()
+    let mut problems: Vec<Problem> = order.winners_over(own).map(problem).collect();
+    if order.systemd.is_none() {
+        let message = format!("{} is read by nobody at boot, and nothing else sets the key", own.display());
+        let remedy = "name a file in /etc/sysctl.d that no file of the same name masks: until the agent has run after a boot, \
+                      the kernel makes a key of its own for the first listener";
+        problems.push(Problem::warning("not_read_at_boot", message, remedy));
+    }
+    problems
 }
 
 fn kernel_problems() -> Option<Problem> {

@@ -10,12 +10,13 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use super::check::{self, Depth};
 use super::init::{self, Made};
+use super::metrics::Metrics;
 use super::report::PassReport;
 use super::status::{self, Circumstances, OnceOutput, Status};
 use super::worker::{PassMode, Worker};
 use super::{locks, preflight, run};
 use crate::config::agent::DEFAULT_FILE;
-use crate::model::problem::Problem;
+use crate::model::problem::{Problem, Severity};
 use crate::runtime::{clock, process, sys};
 
 /// How long `once` waits for another agent that is just at it: longer than any pass takes.
@@ -186,7 +187,7 @@ fn check_command(config: &Path, depth: Depth, format: Format) -> io::Result<Outc
             for line in found.fact_lines() {
                 writeln!(out, "{line}")?;
             }
-            let errors = found.problems.iter().filter(|problem| check::is_error(problem)).count();
+            let errors = found.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
             writeln!(out, "{}: {errors} errors, {} warnings", config.display(), found.problems.len() - errors)?;
         }
     }
@@ -236,6 +237,8 @@ fn once(config: &Path, mode: PassMode) -> Result<PassReport, (Outcome, Vec<Probl
         let settings = worker.settings();
         let written = Status::of(&report, circumstances).write(&settings.runtime_dir, &settings.file);
         report.problems.extend(written.err());
+        // For node_exporter; an address to scrape is a daemon's.
+        report.problems.extend(Metrics::new(&settings.metrics).write_textfile(&report, circumstances, &settings.file));
     }
     Ok(report)
 }

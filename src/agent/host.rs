@@ -94,6 +94,8 @@ pub fn write_kernel(site: &mut Site, key_file: &KeyFile, desired: &DesiredState)
         .within(|| key_file.install(&desired.keys))
         .map_err(|error| Problem::error("namespace", chain(&error), "see `tfo-agent check`"))?;
     match written {
+        // What a kernel was seen to do counts for more than its release: distributions backport.
+        Ok(SlotsTaken::All) if desired.keys.backup().is_some() => site.backup_slot = BackupSlot::Present,
         Ok(SlotsTaken::All) => {}
         Ok(SlotsTaken::PrimaryAlone) => site.backup_slot = BackupSlot::Absent,
         Err(error) => return Err(kernel_problem(namespace, &error)),

@@ -38,6 +38,8 @@ pub fn init(directory: &Path) -> Result<Vec<Made>, Problem> {
             Problem::error("init", message, "run as root, or name another directory with --dir")
         }
     };
+    // The secret is named in the configuration, where a path must be absolute.
+    let directory = &std::path::absolute(directory).map_err(failed(directory))?;
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed(directory))?;
     let mut secret = Zeroizing::new([0; SECRET_BYTES_MIN]);
     random::fill(secret.as_mut()).map_err(|error| Problem::error("no_randomness", error.to_string(), "try again"))?;

@@ -58,26 +58,31 @@ impl Metrics {
 
     /// Takes in a pass.  What goes wrong here is reported and tried again at the next pass; the keys do not depend on it.
     pub fn update(&mut self, report: &PassReport, circumstances: Circumstances, config: &Path) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        if self.textfile.is_none() && self.listen.is_none() {
-            return problems;
+        let mut problems = self.write_textfile(report, circumstances, config);
+        if self.listen.is_some() {
+            match encode(report, circumstances) {
+                Ok(text) => *self.text.lock().unwrap_or_else(PoisonError::into_inner) = text,
+                Err(error) => problems.push(cannot_encode(&error)),
+            }
+            problems.extend(self.listen(config));
         }
+        problems
+    }
+
+    /// Replaces the textfile alone: needs no event loop.
+    #[must_use]
+    pub fn write_textfile(&self, report: &PassReport, circumstances: Circumstances, config: &Path) -> Vec<Problem> {
+        let Some(textfile) = &self.textfile else { return Vec::new() };
         let text = match encode(report, circumstances) {
             Ok(text) => text,
-            Err(error) => {
-                return vec![Problem::warning("metrics", chain(&error), "report this to us: it cannot happen")];
-            }
+            Err(error) => return vec![cannot_encode(&error)],
         };
-        if let Some(textfile) = &self.textfile {
-            let written = files::replace(&textfile.value, text.as_bytes(), 0o644, Durability::Volatile);
-            problems.extend(written.err().map(|error| {
-                let remedy = "make the directory writable, or set metrics.textfile";
-                textfile.locate(config, Problem::warning("metrics", chain(&error), remedy))
-            }));
-        }
-        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = text;
-        problems.extend(self.listen(config));
-        problems
+        let written = files::replace(&textfile.value, text.as_bytes(), 0o644, Durability::Volatile);
+        let problem = |error| {
+            let remedy = "make the directory writable, or set metrics.textfile";
+            textfile.locate(config, Problem::warning("metrics", chain(&error), remedy))
+        };
+        written.err().map(problem).into_iter().collect()
     }
 
     fn listen(&mut self, config: &Path) -> Option<Problem> {
@@ -111,6 +116,10 @@ impl Metrics {
             }
         }
     }
+}
+
+fn cannot_encode(error: &prometheus::Error) -> Problem {
+    Problem::warning("metrics", chain(error), "report this to us: it cannot happen")
 }
 
 /// Text format 0.0.4; names and help are the documentation.

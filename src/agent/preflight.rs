@@ -6,12 +6,11 @@ use rustix::fs::Access;
 
 use super::check::Depth;
 use super::source::{self, Installed};
-use super::status::any_error;
 use crate::config::agent::{AgentSettings, InstallMode, InstallSettings, Named, SourceSettings};
 use crate::config::reader::Located;
 use crate::kernel::namespace::Namespace;
 use crate::kernel::procfs::KEY_PATH;
-use crate::model::problem::Problem;
+use crate::model::problem::{Problem, first_error};
 use crate::model::time::UnixTime;
 
 /// Reads the configuration.  One that is refused is refused with everything else too that is wrong with its secrets
@@ -39,7 +38,7 @@ pub fn ready(config: &Path, now: UnixTime) -> Result<AgentSettings, Vec<Problem>
     let settings = load(config, Depth::Host)?;
     let mut problems = sources(&settings, now);
     problems.extend(host(&settings));
-    if any_error(&problems) { Err(problems) } else { Ok(settings) }
+    if first_error(&problems).is_some() { Err(problems) } else { Ok(settings) }
 }
 
 /// Looks at the secrets and the schedule, which need no host.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::config::agent::InstallMode;
 use crate::kernel::namespace::Namespace;
 use crate::model::key::PairPrint;
-use crate::model::problem::{Problem, Severity};
+use crate::model::problem::{Problem, first_error};
 use crate::model::state::{BackupSlot, Phase, SlotPrints};
 use crate::model::time::UnixTime;
 
@@ -76,6 +76,6 @@ impl PassReport {
     /// Whether an error was found.
     #[must_use]
     pub fn has_error(&self) -> bool {
-        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+        first_error(&self.problems).is_some()
     }
 }

@@ -196,6 +196,7 @@ impl Daemon {
         if good && !self.ready || reloaded {
             self.ready = true;
             notify::ready(&line);
+            sys::release_code();
         } else {
             notify::status(&line);
         }

@@ -12,7 +12,7 @@ use crate::config::reader::Located;
 use crate::model::count::Generation;
 use crate::model::ids::PoolName;
 use crate::model::key::KeyFingerprint;
-use crate::model::problem::{Problem, Severity};
+use crate::model::problem::{Problem, first_error};
 use crate::model::state::{Phase, SlotPrint};
 use crate::model::time::UnixTime;
 use crate::runtime::files::{self, Durability};
@@ -107,7 +107,6 @@ impl<'a> Status<'a> {
     #[must_use]
     pub fn of(report: &'a PassReport, circumstances: Circumstances) -> Self {
         let held = report.held;
-        let worst = report.problems.iter().max_by_key(|problem| problem.severity);
         let namespaces = report.namespaces.iter().map(|namespace| NamespaceStatus {
             name: namespace.namespace.name(),
             primary: namespace.shown.map(|shown| shown.primary),
@@ -129,7 +128,8 @@ impl<'a> Status<'a> {
             drift_repairs: circumstances.drift_repairs,
             clock_synchronised: circumstances.clock_synchronised,
             last_contact_at: None,
-            error: worst.map(|problem| StatusError { kind: problem.kind, message: &problem.message }),
+            error: first_error(&report.problems)
+                .map(|problem| StatusError { kind: problem.kind, message: &problem.message }),
             namespaces: namespaces.collect(),
         }
     }
@@ -164,8 +164,7 @@ pub fn line(report: &PassReport) -> String {
         (Some(held), InstallMode::Install) => keys_line(held),
         (None, InstallMode::Install) => "no keys".to_owned(),
     };
-    let worst = report.problems.iter().max_by_key(|problem| problem.severity);
-    if let (State::Degraded | State::Failed, Some(problem)) = (state, worst) {
+    if let (State::Degraded | State::Failed, Some(problem)) = (state, first_error(&report.problems)) {
         line = format!("{}: {line}; {}: {}", state.as_str(), problem.kind, problem.message);
     }
     line
@@ -245,10 +244,4 @@ impl<'a> OnceOutput<'a> {
             problems,
         }
     }
-}
-
-/// Whether any problem is an error.
-#[must_use]
-pub fn any_error(problems: &[Problem]) -> bool {
-    problems.iter().any(|problem| problem.severity == Severity::Error)
 }

@@ -59,7 +59,8 @@ fn active_timer() -> Option<Timer> {
     if property(&shown, "ActiveState")? != "active" {
         return None;
     }
-    let period = match property(&shown, "TimersMonotonic").and_then(monotonic_period) {
+    // One line for each; OnBootSec= and its like are not repeated.
+    let period = match properties_of(&shown, "TimersMonotonic").find_map(monotonic_period) {
         Some(period) => period,
         None => {
             let calendar = calendar_specification(property(&shown, "TimersCalendar")?)?;
@@ -76,8 +77,12 @@ fn output(command: &mut Command) -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
+fn properties_of<'a>(shown: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    shown.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
+}
+
 fn property<'a>(shown: &'a str, name: &str) -> Option<&'a str> {
-    shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+    properties_of(shown, name).next()
 }
 
 /// `2min`, `1min 30s`; a part of a second counts as a whole one.

@@ -9,13 +9,13 @@ use super::report::{HeldReport, NamespaceReport, PassReport};
 use super::source::{self, Installed, Offer, WithoutFile};
 use super::which::{self, Meant, Places};
 use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
-use crate::engine::reconcile::{ClockUse, KeepReason, Memory, ObservedFile, ObservedKernel, Plan, Verdict, judge};
+use crate::engine::reconcile::{ClockUse, KeepReason, Makers, ObservedFile, ObservedKernel, Plan, Verdict, judge};
 use crate::kernel::boot_order;
 use crate::kernel::procfs::KeyFile;
 use crate::kernel::sysctl_d::{self, Persisted, Record};
 use crate::model::key::{KeyPair, PairPrint};
 use crate::model::problem::Problem;
-use crate::model::state::{BackupSlot, DesiredState, SlotPrints};
+use crate::model::state::{BackupSlot, DesiredState};
 use crate::model::time::UnixTime;
 
 /// Whether a pass may write.
@@ -33,7 +33,8 @@ pub struct Worker {
     key_file: KeyFile,
     sites: Vec<Site>,
     held: Option<Held>,
-    told: Option<SlotPrints>,
+    /// What the keys that were followed were made from.
+    known: Makers,
     /// What each namespace showed after our last write; drift is a difference from it.
     verified: Vec<Option<PairPrint>>,
     file_was_current: bool,
@@ -67,7 +68,7 @@ impl Worker {
             key_file: KeyFile::default(),
             sites,
             held: None,
-            told: None,
+            known: Makers::new(),
             verified,
             file_was_current: false,
             file_may_be_lost: false,
@@ -92,6 +93,7 @@ impl Worker {
     #[must_use]
     pub fn succeeding(mut self, before: &Self) -> Self {
         self.drift_repairs = before.drift_repairs;
+        self.known.clone_from(&before.known);
         self
     }
 
@@ -242,12 +244,10 @@ impl Worker {
                 return Chosen::Kept(kept);
             }
         };
-        let memory =
-            kept.as_ref().map(|kept| Memory { prints: kept.record.prints, installed_at: kept.record.installed_at });
-        let told = self.told.as_ref().filter(|_| source::repeats_keys(&self.settings.source));
-        match judge(now, offer.clock, &offer.desired.prints, memory.as_ref(), told) {
+        let installed_at = persisted.record().map(|record| record.installed_at);
+        match judge(now, offer.clock, installed_at, &offer.makers, &self.known) {
             Verdict::Follow => {
-                self.told = Some(offer.desired.prints);
+                self.known.extend(offer.makers.clone());
                 Chosen::Offered(self.follow(now, offer, kept.as_ref()))
             }
             Verdict::Keep(reason) => {
@@ -312,10 +312,8 @@ impl Worker {
                     format!("set the clock (chrony, timesyncd); if it is right and was wrong then, remove {file}");
                 Problem::error("clock_behind", message, remedy)
             }
-            KeepReason::OtherKeySameEpoch { epoch } => {
-                let message = format!(
-                    "the key of epoch {epoch} is another one than before: its secret was replaced in place; the installed keys stay"
-                );
+            KeepReason::OtherSecret { maker } => {
+                let message = format!("the secret of {maker} was replaced in place; the installed keys stay");
                 let remedy = "put the old secret back and add a [[source.schedule]] entry with the new one and a not_before; \
                               a restart takes the new secret at once and makes clients lose their cookies";
                 Problem::error("secret_changed", message, remedy)

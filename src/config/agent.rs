@@ -31,7 +31,7 @@ const NAMESPACES_MAX: usize = 256;
 pub struct AgentSettings {
     /// The configuration file, for problems that are found later.
     pub file: PathBuf,
-    /// The node's name, if it is given.
+    /// The node's name: the host's, where none is given; none if that is no DNS name.
     pub node: Option<NodeId>,
     /// Directory of status.json.
     pub runtime_dir: Located<PathBuf>,
@@ -200,12 +200,17 @@ impl AgentSettings {
         named.install = Some(install.clone());
         named.textfile.clone_from(&metrics.textfile);
         let runtime_dir = runtime_dir.unwrap_or_else(|| default("agent.runtime_dir", DEFAULT_RUNTIME_DIR));
+        let node = node.or_else(|| hostname().parse().ok());
         Some(Self { file: file.to_owned(), node, runtime_dir, source: source?, install, metrics })
     }
 }
 
 fn default(key: &str, path: &str) -> Located<PathBuf> {
     Located { value: path.into(), key: key.to_owned(), line: None }
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase()
 }
 
 fn absolute(text: &str) -> Result<PathBuf, &'static str> {

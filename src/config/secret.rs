@@ -14,6 +14,9 @@ const CREDENTIAL: &str = "credential:";
 /// Set by systemd for services with LoadCredential= (`systemd.exec(5)`).
 const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 
+/// Kind of the problem that a credential cannot be seen from here.
+pub const CREDENTIAL_UNSEEN: &str = "credential_unseen";
+
 /// A path, or `credential:NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretPath {
@@ -64,7 +67,7 @@ impl SecretPath {
                     let message = format!("there are no credentials: {CREDENTIALS_VARIABLE} is not set");
                     let remedy =
                         format!("run it as a systemd service with LoadCredential={name}:/path, or name a file");
-                    Problem::error("secret_missing", message, remedy)
+                    Problem::error(CREDENTIAL_UNSEEN, message, remedy)
                 })?;
                 (Path::new(&directory).join(name), Guard::CredentialsDirectory)
             }
@@ -79,6 +82,9 @@ impl SecretPath {
             _ => format!("{self}: {error}"),
         };
         let (kind, remedy) = match error {
+            SecretFileError::Missing | SecretFileError::Unreadable(_) if matches!(self, Self::Credential(_)) => {
+                (CREDENTIAL_UNSEEN, "add LoadCredential= with that name to the unit".to_owned())
+            }
             SecretFileError::Missing => {
                 ("secret_missing", format!("put the secret at {shown}; the installed keys stay"))
             }

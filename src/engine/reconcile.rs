@@ -4,26 +4,22 @@
 //!   the source offers            and memory says                        hold
 //!   slots                        nothing                                them
 //!   slots                        installed later than now + tolerance   what is installed: the clock is behind
-//!   slots, an epoch as before    another key for that epoch             what is installed: the secret was replaced
+//!   slots                        another secret for the same entry      what is installed: it was replaced in place
 //!   nothing (it failed)          keys                                   what is installed
 //!   nothing (it failed)          nothing                                nothing, and not ready
 //! ```
 //!
 //! A miss costs a client one round trip (RFC 7413), so on doubt the installed keys stay, it is reported, and we wait.
 
-use crate::model::count::Epoch;
-use crate::model::key::PairPrint;
-use crate::model::state::{BackupSlot, SlotPrint, SlotPrints};
+use std::collections::BTreeMap;
+
+use crate::model::key::{KeyFingerprint, PairPrint};
+use crate::model::state::BackupSlot;
 use crate::model::time::UnixTime;
 
-/// What was installed before, as the sysctl.d file or this process remembers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    /// Epochs and fingerprints.
-    pub prints: SlotPrints,
-    /// When, by this host's clock.
-    pub installed_at: UnixTime,
-}
+/// What keys are made from: the name of each maker (a schedule entry with its secret's path), and a public fingerprint of
+/// the secret behind it.
+pub type Makers = BTreeMap<String, KeyFingerprint>;
 
 /// Whether keys depend on this host's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,22 +31,22 @@ pub enum ClockUse {
 }
 
 /// Why the installed keys stay although the source offers others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeepReason {
     /// The clock is further behind the last install than the schedule tolerates (PROTOCOL.md section 3).
     ClockBehind {
         /// When the keys were installed.
         installed_at: UnixTime,
     },
-    /// The same epoch has another key than this process was offered before: its secret was replaced in place.
-    OtherKeySameEpoch {
-        /// The epoch.
-        epoch: Epoch,
+    /// A maker has another secret behind it than this process saw before: it was replaced in place.
+    OtherSecret {
+        /// The maker.
+        maker: String,
     },
 }
 
 /// Which keys to hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Those that the source offers.
     Follow,
@@ -60,34 +56,27 @@ pub enum Verdict {
 
 /// Decides between the offer and what is installed.
 ///
-/// `told` is what the source offered earlier in the life of this process; a restart is the operator's way to say that
-/// a replaced secret is meant.
+/// `installed_at` is what the file remembers: without the file nothing is known of an earlier clock.  `known` are the makers
+/// that this process has followed; a restart is the operator's way to say that a replaced secret is meant.
 #[must_use]
 pub fn judge(
     now: UnixTime,
     clock: ClockUse,
-    offer: &SlotPrints,
-    memory: Option<&Memory>,
-    told: Option<&SlotPrints>,
+    installed_at: Option<UnixTime>,
+    offered: &Makers,
+    known: &Makers,
 ) -> Verdict {
-    if let (ClockUse::Within(tolerance_secs), Some(memory)) = (clock, memory) {
-        let installed_at = memory.installed_at;
-        if now < installed_at.minus(tolerance_secs) {
-            return Verdict::Keep(KeepReason::ClockBehind { installed_at });
-        }
+    if let (ClockUse::Within(tolerance_secs), Some(installed_at)) = (clock, installed_at)
+        && now < installed_at.minus(tolerance_secs)
+    {
+        return Verdict::Keep(KeepReason::ClockBehind { installed_at });
     }
-    match told.and_then(|told| other_key_same_epoch(offer, told)) {
-        Some(epoch) => Verdict::Keep(KeepReason::OtherKeySameEpoch { epoch }),
+    let replaced =
+        |(maker, secret): &(&String, &KeyFingerprint)| known.get(*maker).is_some_and(|known| known != *secret);
+    match offered.iter().find(replaced) {
+        Some((maker, _)) => Verdict::Keep(KeepReason::OtherSecret { maker: maker.clone() }),
         None => Verdict::Follow,
     }
-}
-
-fn other_key_same_epoch(offer: &SlotPrints, told: &SlotPrints) -> Option<Epoch> {
-    let slots = |prints: &SlotPrints| [Some(prints.primary), prints.backup].into_iter().flatten();
-    let conflict = |new: &SlotPrint, old: &SlotPrint| {
-        new.epoch.is_some() && new.epoch == old.epoch && new.fingerprint != old.fingerprint
-    };
-    slots(offer).find(|new| slots(told).any(|old| conflict(new, &old))).and_then(|slot| slot.epoch)
 }
 
 /// What one namespace's kernel was seen to hold.
@@ -153,54 +142,40 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::key::KeyFingerprint;
 
     fn print(byte: u8) -> KeyFingerprint {
         KeyFingerprint::from_bytes([byte; 8])
     }
 
-    fn prints(primary: (u64, u8), backup: Option<(u64, u8)>) -> SlotPrints {
-        let slot = |(epoch, byte)| SlotPrint { epoch: Epoch::new(epoch), fingerprint: print(byte) };
-        SlotPrints { primary: slot(primary), backup: backup.map(slot) }
+    fn makers(of: &[(&str, u8)]) -> Makers {
+        of.iter().map(|(name, byte)| ((*name).to_owned(), print(*byte))).collect()
     }
 
     const T: UnixTime = UnixTime::from_secs(1_000);
 
-    fn memory(installed_at: u64) -> Memory {
-        Memory { prints: prints((100, 1), None), installed_at: UnixTime::from_secs(installed_at) }
-    }
-
     #[test]
     fn without_memory_the_offer_is_followed() {
-        let offer = prints((100, 1), Some((200, 2)));
-        assert_eq!(judge(T, ClockUse::Within(0), &offer, None, None), Verdict::Follow);
+        assert_eq!(judge(T, ClockUse::Within(0), None, &makers(&[("a", 1)]), &Makers::new()), Verdict::Follow);
     }
 
     #[test]
     fn a_clock_behind_the_last_install_keeps_what_is_installed() {
-        let offer = prints((100, 1), None);
         let behind = |secs| Verdict::Keep(KeepReason::ClockBehind { installed_at: UnixTime::from_secs(secs) });
-        assert_eq!(judge(T, ClockUse::Within(30), &offer, Some(&memory(1_030)), None), Verdict::Follow);
-        assert_eq!(judge(T, ClockUse::Within(30), &offer, Some(&memory(1_031)), None), behind(1_031));
-        assert_eq!(judge(T, ClockUse::None, &offer, Some(&memory(9_999)), None), Verdict::Follow);
+        let judge = |clock, secs| judge(T, clock, Some(UnixTime::from_secs(secs)), &Makers::new(), &Makers::new());
+        assert_eq!(judge(ClockUse::Within(30), 1_030), Verdict::Follow);
+        assert_eq!(judge(ClockUse::Within(30), 1_031), behind(1_031));
+        assert_eq!(judge(ClockUse::None, 9_999), Verdict::Follow);
     }
 
     #[test]
-    fn a_secret_replaced_in_place_keeps_what_is_installed() {
-        let told = prints((100, 1), Some((200, 2)));
-        let keep = |epoch| Verdict::Keep(KeepReason::OtherKeySameEpoch { epoch: Epoch::new(epoch).unwrap() });
-        let judge = |offer: SlotPrints| judge(T, ClockUse::Within(5), &offer, None, Some(&told));
-        assert_eq!(judge(prints((100, 9), Some((200, 2)))), keep(100));
-        assert_eq!(judge(prints((200, 9), Some((300, 3)))), keep(200), "staged before, primary now, another key");
-        assert_eq!(judge(prints((200, 2), Some((100, 1)))), Verdict::Follow);
-        assert_eq!(judge(prints((300, 3), Some((200, 2)))), Verdict::Follow);
-    }
-
-    #[test]
-    fn keys_without_history_have_no_conflict() {
-        let told = SlotPrints { primary: SlotPrint { epoch: None, fingerprint: print(1) }, backup: None };
-        let offer = SlotPrints { primary: SlotPrint { epoch: None, fingerprint: print(2) }, backup: None };
-        assert_eq!(judge(T, ClockUse::None, &offer, None, Some(&told)), Verdict::Follow);
+    fn a_secret_replaced_in_place_keeps_what_is_installed_for_as_long_as_it_is_there() {
+        let known = makers(&[("a", 1), ("b", 2)]);
+        let keep = |maker: &str| Verdict::Keep(KeepReason::OtherSecret { maker: maker.to_owned() });
+        let judge = |offered: &[(&str, u8)]| judge(T, ClockUse::Within(5), None, &makers(offered), &known);
+        assert_eq!(judge(&[("a", 9)]), keep("a"));
+        assert_eq!(judge(&[("a", 1), ("b", 9)]), keep("b"));
+        assert_eq!(judge(&[("a", 1), ("b", 2)]), Verdict::Follow);
+        assert_eq!(judge(&[("b", 2), ("c", 3)]), Verdict::Follow, "a new entry is an ordinary change");
     }
 
     #[test]

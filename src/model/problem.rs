@@ -75,6 +75,12 @@ impl Problem {
     }
 }
 
+/// The first error among them; warnings are none.
+#[must_use]
+pub fn first_error(problems: &[Problem]) -> Option<&Problem> {
+    problems.iter().find(|problem| problem.severity == Severity::Error)
+}
+
 impl fmt::Display for Problem {
     /// `error: FILE:LINE: KEY: message` and, on a line of its own, the remedy.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -95,6 +95,8 @@ fn open_own(path: &Path) -> io::Result<File> {
                 std::fs::remove_file(path)?;
             }
             Err(Errno::LOOP | Errno::NXIO) => std::fs::remove_file(path)?,
+            // A directory may be full of things, and it is not ours to empty: out of the way with it.
+            Err(Errno::ISDIR) => std::fs::rename(path, path.with_extension(format!("planted-{}", std::process::id())))?,
             Err(Errno::NOENT) => match make_own(path) {
                 Err(Errno::EXIST) => {}
                 // A minimal container may lack the directory.
@@ -149,5 +151,10 @@ mod tests {
         let _lock = NamespaceLock::take(&name, "ours", Duration::ZERO).unwrap();
         assert!(!path.is_symlink());
         std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir_all(path.join("full")).unwrap();
+        let _lock = NamespaceLock::take(&name, "ours", Duration::ZERO).unwrap();
+        assert!(path.is_file());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_dir_all(path.with_extension(format!("planted-{}", std::process::id()))).unwrap();
     }
 }

@@ -22,13 +22,38 @@ unsafe extern "C" {
 /// For commands that end within milliseconds: a third of their own time goes into such faults.  Daemons have time, and
 /// would hold pages that they never use.  A kernel without MADV_POPULATE_READ (before 5.14) refuses it, harmlessly.
 pub fn prefault_code() {
+    advise_code(libc::MADV_POPULATE_READ);
+}
+
+/// Gives the pages of this program's code back; those that are still used are mapped again when they are touched.
+///
+/// For daemons that have started: most of the code was for that.  It is on disk, so no key is in it, and it need not be
+/// locked.
+pub fn release_code() {
+    let (start, length) = code();
+    // SAFETY: the range is this program's own mapping, and munlock changes no byte of it.
+    let unlocked = unsafe { libc::munlock(start, length) };
+    if unlocked != 0 {
+        tracing::debug!("the program's code stays locked");
+    }
+    advise_code(libc::MADV_DONTNEED);
+}
+
+/// Read-only pages from the program's file: where they start, and how long they are.
+fn code() -> (*mut libc::c_void, usize) {
     let page = rustix::param::page_size();
     let start = (&raw const __executable_start).addr() & !(page - 1);
-    let length = (&raw const etext).addr() - start;
-    // SAFETY: the range is this program's own mapping, and MADV_POPULATE_READ changes no byte of it.
-    let refused = unsafe { libc::madvise(std::ptr::without_provenance_mut(start), length, libc::MADV_POPULATE_READ) };
-    if refused != 0 {
-        tracing::debug!("the kernel does not map code ahead");
+    // Whole pages only: after the last one data may follow.
+    let end = (&raw const etext).addr() & !(page - 1);
+    (std::ptr::without_provenance_mut(start), end - start)
+}
+
+fn advise_code(advice: libc::c_int) {
+    let (start, length) = code();
+    // SAFETY: the range is read-only and mapped from this program's file, so dropping its pages loses nothing, and neither
+    // advice changes a byte of it.
+    if unsafe { libc::madvise(start, length, advice) } != 0 {
+        tracing::debug!(advice, "the kernel takes no advice about the program's code");
     }
 }
 

@@ -52,6 +52,28 @@ fn a_secret_that_goes_away_and_comes_back() {
 }
 
 #[test]
+fn a_replaced_secret_is_refused_for_as_long_as_it_is_there() {
+    if !need_netns() {
+        return;
+    }
+    let host = DaemonHost::new();
+    host.configure(&derive(&host, "10s", "5s"), "verify_interval = \"1s\"");
+    let mut daemon = host.start();
+    daemon.ready();
+    host.put("fleet.secret", &secret_bytes(2), 0o400);
+    expect_state(&host, "degraded", Some("secret_changed"));
+    let (key, from) = (host.kernel(), clock::now());
+    // Two intervals on, none of the keys of then is in the schedule any more.
+    assert!(poll_until(3 * SOON, || clock::now() > from.plus(21)));
+    expect_state(&host, "degraded", Some("secret_changed"));
+    assert_eq!(host.kernel(), key);
+    host.put("fleet.secret", &secret_bytes(1), 0o400);
+    expect_state(&host, "ok", None);
+    assert_ne!(host.kernel(), key);
+    daemon.stop();
+}
+
+#[test]
 fn a_secret_that_is_replaced_in_place_is_not_taken() {
     if !need_netns() {
         return;
@@ -68,6 +90,14 @@ fn a_secret_that_is_replaced_in_place_is_not_taken() {
     expect_state(&host, "ok", None);
     host.put("fleet.secret", &[5; 48], 0o400);
     expect_state(&host, "degraded", Some("secret_weak"));
+    assert_eq!(host.kernel(), key);
+    // Nor does the refusal wear off with a reload of the same configuration.
+    host.put("fleet.secret", &secret_bytes(2), 0o400);
+    expect_state(&host, "degraded", Some("secret_changed"));
+    let seen = daemon.messages().len();
+    daemon.signal(Signal::HUP);
+    daemon.expect(seen, "READY=1");
+    expect_state(&host, "degraded", Some("secret_changed"));
     assert_eq!(host.kernel(), key);
     // A restart is the operator's word that the new one is meant.
     host.put("fleet.secret", &secret_bytes(2), 0o400);

@@ -9,35 +9,57 @@ use crate::config::agent::{Algorithm, DeriveEntry, DeriveSettings};
 use crate::config::reader::Located;
 use crate::config::secret::SecretPath;
 use crate::crypto::derive::{self, SECRET_BYTES_MAX, Secret};
-use crate::engine::reconcile::ClockUse;
+use crate::crypto::fingerprint::fingerprint;
+use crate::engine::reconcile::{ClockUse, Makers};
 use crate::engine::schedule::{KeyRef, SlotRefs};
-use crate::model::key::{KeyPair, KeyPairError, TfoKey};
+use crate::model::key::{KeyFingerprint, KeyPair, KeyPairError, TfoKey};
 use crate::model::problem::Problem;
-use crate::model::time::{RotationInterval, UnixTime};
+use crate::model::time::{RotationInterval, UnixTime, span_text};
 
 /// The keys of now.
 pub(super) fn offer(settings: &DeriveSettings, config: &Path, now: UnixTime) -> Result<Offer, Problem> {
     let slots = settings.schedule.slots_at(now);
-    let keys = keys_of(settings, config, &slots)?;
+    let (keys, makers) = keys_of(settings, config, &slots)?;
     let epochs = [slots.primary.epoch, slots.backup.and_then(|key| key.epoch)];
     let tolerance = settings.schedule.skew_tolerance_secs();
     Ok(Offer {
         desired: desired(keys, epochs, slots.phase, slots.next_change_at),
         clock: tolerance.map_or(ClockUse::None, ClockUse::Within),
+        makers,
         joints: settings.schedule.entries().iter().filter_map(|entry| entry.not_before).collect(),
     })
 }
 
-fn keys_of(settings: &DeriveSettings, config: &Path, slots: &SlotRefs) -> Result<KeyPair, Problem> {
+fn keys_of(settings: &DeriveSettings, config: &Path, slots: &SlotRefs) -> Result<(KeyPair, Makers), Problem> {
     let maker = Maker::open(settings, config, slots.primary.entry)?;
+    let mut makers = Makers::from([(name_of(settings, slots.primary.entry), maker.print())]);
     let (primary, own_backup) = maker.key(slots.primary.counter);
     let backup = match slots.backup {
         Some(key) if key.entry == slots.primary.entry => Some(maker.key(key.counter).0),
-        Some(key) => Some(Maker::open(settings, config, key.entry)?.key(key.counter).0),
+        Some(key) => {
+            let maker = Maker::open(settings, config, key.entry)?;
+            makers.insert(name_of(settings, key.entry), maker.print());
+            Some(maker.key(key.counter).0)
+        }
         // A static key that was given with its own predecessor keeps it until the next key is staged.
         None => own_backup,
     };
-    KeyPair::new(primary, backup).map_err(|error| joint_problem(settings, config, slots.primary.entry, error))
+    let keys = KeyPair::new(primary, backup);
+    let keys = keys.map_err(|error| joint_problem(settings, config, slots.primary.entry, error))?;
+    Ok((keys, makers))
+}
+
+/// One entry as its configuration says it: whoever edits that means it, whoever replaces the file behind it may not.
+fn name_of(settings: &DeriveSettings, entry: usize) -> String {
+    let DeriveEntry { secret, algorithm } = &settings.entries[entry];
+    let from =
+        settings.schedule.entries()[entry].not_before.map_or_else(|| "the beginning".to_owned(), |at| at.to_string());
+    let how = match algorithm {
+        Algorithm::HkdfSha256 { interval } => format!("hkdf-sha256, {}", span_text(interval.secs())),
+        Algorithm::Tofurkey => "tofurkey".to_owned(),
+        Algorithm::Static => "static".to_owned(),
+    };
+    format!("{} ({how}, from {from})", secret.value)
 }
 
 /// What one entry makes keys from, in memory for as long as they are made.
@@ -55,6 +77,11 @@ impl Maker {
             Algorithm::Tofurkey => Ok(Self::Tofurkey(read_secret(place, config)?)),
             Algorithm::Static => super::read_key_file(place, config).map(Self::Static),
         }
+    }
+
+    /// Public fingerprint of the secret: that of a key which is never used, the first after 1970; of a static key, its own.
+    fn print(&self) -> KeyFingerprint {
+        fingerprint(&self.key(Some(0)).0)
     }
 
     /// The key of this counter, and the predecessor that a static key file may name.

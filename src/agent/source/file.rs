@@ -5,12 +5,17 @@ use std::path::Path;
 use super::{Offer, desired};
 use crate::config::reader::Located;
 use crate::config::secret::SecretPath;
-use crate::engine::reconcile::ClockUse;
+use crate::engine::reconcile::{ClockUse, Makers};
 use crate::model::problem::Problem;
 use crate::model::state::Phase;
 
 /// The keys that the file holds now.
 pub(super) fn offer(path: &Located<SecretPath>, config: &Path) -> Result<Offer, Problem> {
     let keys = super::read_key_file(path, config)?;
-    Ok(Offer { desired: desired(keys, [None; 2], Phase::Steady, None), clock: ClockUse::None, joints: Vec::new() })
+    Ok(Offer {
+        desired: desired(keys, [None; 2], Phase::Steady, None),
+        clock: ClockUse::None,
+        makers: Makers::new(),
+        joints: Vec::new(),
+    })
 }

@@ -10,7 +10,7 @@ use crate::config::agent::{AgentSettings, Holds, NamedSecret, SourceSettings};
 use crate::config::reader::Located;
 use crate::config::secret::SecretPath;
 use crate::crypto::fingerprint::pair_print;
-use crate::engine::reconcile::ClockUse;
+use crate::engine::reconcile::{ClockUse, Makers};
 use crate::kernel::text;
 use crate::model::count::Epoch;
 use crate::model::key::KeyPair;
@@ -30,6 +30,8 @@ pub struct Offer {
     pub desired: DesiredState,
     /// Whether it depends on this host's clock.
     pub clock: ClockUse,
+    /// What the keys were made from.
+    pub makers: Makers,
     /// Joints of the schedule, for the header's memory.
     pub joints: Vec<UnixTime>,
 }
@@ -62,16 +64,6 @@ pub enum WithoutFile {
     GoOn,
     /// No: the file is the only place where the keys survive.
     Stop,
-}
-
-/// Whether one epoch names one key for ever, so that another key under it means that a secret was replaced.
-#[must_use]
-pub fn repeats_keys(settings: &SourceSettings) -> bool {
-    match settings {
-        SourceSettings::Derive(_) | SourceSettings::File { .. } => true,
-        // A fresh key at each try; its epoch is only the second of the try.
-        SourceSettings::Random { .. } => false,
-    }
 }
 
 /// The kind of a source as outputs and the header name it.

@@ -4,7 +4,7 @@
 
 use super::{Installed, Offer, desired};
 use crate::crypto::random::fresh_key;
-use crate::engine::reconcile::ClockUse;
+use crate::engine::reconcile::{ClockUse, Makers};
 use crate::model::count::Epoch;
 use crate::model::key::KeyPair;
 use crate::model::problem::Problem;
@@ -20,7 +20,8 @@ pub(super) fn offer(
     let own = installed.filter(|installed| installed.source == OWN_NAME);
     let born = own.and_then(|own| own.prints.primary.epoch);
     let desired = match (own, born) {
-        (Some(own), Some(born)) if now.secs() < born.get().saturating_add(interval.secs()) => {
+        // A key that is born later than that is of a clock that was wrong, and would live until then.
+        (Some(own), Some(born)) if is_young(now, UnixTime::from_secs(born.get()), interval) => {
             let next = UnixTime::from_secs(born.get()).plus(interval.secs());
             let epochs = [Some(born), own.prints.backup.and_then(|slot| slot.epoch)];
             desired(own.keys.duplicate(), epochs, Phase::Steady, Some(next))
@@ -28,7 +29,11 @@ pub(super) fn offer(
         _ => rotated(interval, now, installed)?,
     };
     // A clock that goes back by less than half a key's life only makes this key live that much longer.
-    Ok(Offer { desired, clock: ClockUse::Within(interval.secs() / 2), joints: Vec::new() })
+    Ok(Offer { desired, clock: ClockUse::Within(interval.secs() / 2), makers: Makers::new(), joints: Vec::new() })
+}
+
+fn is_young(now: UnixTime, born: UnixTime, interval: RotationInterval) -> bool {
+    now < born.plus(interval.secs()) && born <= now.plus(interval.secs())
 }
 
 fn rotated(
@@ -77,6 +82,12 @@ mod tests {
         let second = offer_after(&first, OWN_NAME, NOW.plus(100));
         assert_eq!(second.prints.backup, Some(first.prints.primary));
         assert_eq!(second.prints.primary.epoch, Epoch::new(10_100));
+        assert_eq!(offer_after(&first, OWN_NAME, NOW.minus(100)).prints, first.prints);
+        assert_ne!(
+            offer_after(&first, OWN_NAME, NOW.minus(101)).prints,
+            first.prints,
+            "born by a clock that was wrong"
+        );
         let third = offer_after(&second, OWN_NAME, NOW.plus(200));
         assert_eq!(third.prints.backup, Some(second.prints.primary), "the first key is gone");
         assert_eq!(pair_print(&third.keys), third.prints.pair());
