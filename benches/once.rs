@@ -150,9 +150,10 @@ fn weigh(dir: &Path, idle: Duration) {
     let woken = switches(&process) - before;
     println!("tfo-agent run, idle, derive source, default poll of 30 s");
     println!(
-        "  resident {} kB, of it private {} kB, threads {}",
+        "  resident {} kB; of it private {} kB written, {} kB its own program's pages; threads {}",
         field(&process, "smaps_rollup", "Rss:"),
-        private(&process),
+        field(&process, "smaps_rollup", "Private_Dirty:"),
+        field(&process, "smaps_rollup", "Private_Clean:"),
         field(&process, "status", "Threads:")
     );
     println!("  {woken} wake-ups in {} s", idle.as_secs());
@@ -165,10 +166,6 @@ fn field(process: &Path, file: &str, name: &str) -> u64 {
     let text = fs::read_to_string(process.join(file)).expect("a file of our own child");
     let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel shows this field");
     line.split_whitespace().next().and_then(|value| value.parse().ok()).expect("a number")
-}
-
-fn private(process: &Path) -> u64 {
-    field(process, "smaps_rollup", "Private_Clean:") + field(process, "smaps_rollup", "Private_Dirty:")
 }
 
 fn switches(process: &Path) -> u64 {
