@@ -91,6 +91,8 @@ impl Draft<'_> {
     }
 
     /// Leaves behind exactly the nodes that the operator saw behind, as far as they still are (rule 15).
+    ///
+    /// Behind is also who was not heard in this life: the pool waits for it, whatever it acknowledged before.
     pub(super) fn advance(
         mut self,
         generation: Generation,
@@ -102,18 +104,21 @@ impl Draft<'_> {
             return Err(Reason::GenerationMoved(self.document.generation));
         }
         let barrier = Barrier::of_opened(self.snapshot);
-        let more: Vec<NodeId> = barrier.waiting_for.iter().filter(|node| !leave.contains(*node)).cloned().collect();
+        let unheard = self.now.presence.unheard_required(self.snapshot);
+        let behind: BTreeSet<NodeId> = barrier.waiting_for.iter().chain(&unheard).cloned().collect();
+        let more: Vec<NodeId> = behind.difference(leave).cloned().collect();
         if !more.is_empty() {
             return Err(Reason::MoreBehind(more));
         }
-        if barrier.waiting_for.is_empty() {
+        if behind.is_empty() {
             return Err(Reason::WrongPhase("no node is behind; nothing is waited for"));
         }
-        if barrier.waiting_for.len() > barrier.spare() {
-            let left = barrier.required - barrier.waiting_for.len();
+        if behind.len() > barrier.spare() {
+            let left = barrier.required - behind.len();
             return Err(Reason::TooFew { left, needed: barrier.needed });
         }
-        self.exclude(&barrier.waiting_for, Exclusion::LeftBehind);
+        let behind: Vec<NodeId> = behind.into_iter().collect();
+        self.exclude(&behind, Exclusion::LeftBehind);
         self.commit(actor, Action::Advance, reason)
     }
 

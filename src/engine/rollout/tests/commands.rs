@@ -155,10 +155,10 @@ fn restored() -> Snapshot {
 }
 
 #[test]
-fn a_report_from_the_future_freezes_everything_but_recover() {
+fn a_report_from_the_future_freezes_the_pool() {
     let snapshot = restored();
     assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Frozen);
-    for command in [Command::Pause, INSIST, Command::Resume, Command::Forget { node: node("b") }] {
+    for command in [INSIST, Command::Resume, Command::Exclude { node: node("b"), until: NOW }] {
         let reason = refused(order(&snapshot, command));
         assert_eq!(reason, Reason::Frozen { node: node("b"), generation: Generation::new(9) });
     }
@@ -271,4 +271,39 @@ fn a_policy_changes_only_between_rotations() {
     }
     other.promote_waves.pop();
     assert_eq!(refused(order(&of(steady()), set(other))), Reason::Policy(BadPolicy::LastWave));
+}
+
+#[test]
+fn a_dead_node_does_not_lock_the_operator_out_after_a_restart() {
+    let mut snapshot = pool(document(staged()), &["a", "b", "d"], &["c"]);
+    snapshot.document.policy.absent_policy = super::super::policy::AbsentPolicy::Wait;
+    let until = NOW.plus(60);
+    let remedies = |name: &str| {
+        [
+            Command::Exclude { node: node(name), until },
+            Command::Deny { node: node(name) },
+            Command::Forget { node: node(name) },
+        ]
+    };
+    // b has acknowledged by its stored record, c has not: neither was heard in this life.
+    let gone = Presence { unheard: nodes(&["b", "c"]), absent: nodes(&["b", "c"]), ..presence() };
+    for name in ["b", "c"] {
+        for command in remedies(name) {
+            let proposal = committed(order_with(&snapshot, &gone, command).unwrap());
+            assert_eq!((proposal.audit.nodes.clone(), rise(&snapshot, &proposal)), (nodes(&[name]), 0));
+        }
+    }
+    let advance = |names: &[&str]| Command::Advance { generation: Generation::new(5), leave: nodes(names) };
+    let proposal = committed(order_with(&snapshot, &gone, advance(&["b", "c"])).unwrap());
+    assert_eq!(proposal.audit.nodes, nodes(&["b", "c"]), "whoever was not heard is behind too");
+    assert_eq!(refused(order_with(&snapshot, &gone, advance(&["c"]))), Reason::MoreBehind(vec![node("b")]));
+    // A node that is not measured absent may still report.
+    let silent = Presence { unheard: nodes(&["b", "c"]), absent: nodes(&["b"]), ..presence() };
+    for command in remedies("c").into_iter().chain([advance(&["b", "c"])]) {
+        assert_eq!(refused(order_with(&snapshot, &silent, command)), Reason::NotHeard(vec![node("c")]));
+    }
+    for command in [INSIST, Command::Resume, Command::Abort { force: Force::Yes }] {
+        let reason = refused(order_with(&snapshot, &gone, command));
+        assert_eq!(reason, Reason::NotHeard(vec![node("b"), node("c")]), "nothing else passes");
+    }
 }

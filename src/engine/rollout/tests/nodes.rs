@@ -173,3 +173,8 @@ fn exclude_and_deny_know_their_nodes() {
     let command = Command::Exclude { node: node("b"), until };
     assert!(matches!(refused(order(&denied, command)), Reason::WrongPhase(_)));
 }
+
+fn fence_of(generation: u64, primary: PoolKey, backup: PoolKey) -> Fence {
+    let slots = Slots { primary, backup: Some(backup) };
+    Fence { pool_id: pool_id(), generation: Generation::new(generation), slots }
+}

@@ -296,3 +296,11 @@ fn the_phase_is_named_in_a_refusal() {
     assert_eq!(refused.phase, Phase::Staged);
     assert_eq!(refused.to_string(), "refused in phase staged: a rotation starts only in phase steady");
 }
+
+fn revoking(stage: Stage, epoch: u64) -> Document {
+    let mut document = document(stage);
+    document.revoked = vec![key(epoch)];
+    let since = UnixTime::from_secs(0);
+    document.revoke = Some(Revoke { keys: [key(epoch)].into(), left_behind: BTreeSet::new(), since });
+    document
+}
