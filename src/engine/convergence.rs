@@ -95,7 +95,8 @@ pub struct Conflict {
 
 /// The report with the highest generation that this document cannot have told, if there is one.
 ///
-/// A pool with such a report is frozen: no commit, no keys, until `recover`.
+/// A pool with such a report is frozen: no commit, no keys, until `recover`.  What a denied node said counts for nothing
+/// (beyond PROTOCOL.md rule 10: that is the way out of a bogus report).
 #[must_use]
 pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
     let document = &snapshot.document;
@@ -116,6 +117,7 @@ pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
     snapshot
         .nodes
         .iter()
+        .filter(|(_, record)| !record.is_denied())
         .filter_map(|(node, record)| Some(Conflict { node: node.clone(), generation: contradicts(record)? }))
         .max_by_key(|conflict| conflict.generation)
 }
@@ -128,7 +130,8 @@ pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
 pub fn recoverable(snapshot: &Snapshot) -> BTreeSet<Slots> {
     let document = &snapshot.document;
     let reports = || {
-        let reports = snapshot.nodes.values().filter_map(|record| record.report.as_ref());
+        let believed = snapshot.nodes.values().filter(|record| !record.is_denied());
+        let reports = believed.filter_map(|record| record.report.as_ref());
         let two_slot = reports.filter(|report| report.slot_count == SlotCount::Two);
         two_slot.filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == document.pool_id)
     };

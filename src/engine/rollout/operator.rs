@@ -17,6 +17,12 @@ use crate::model::time::UnixTime;
 /// above or equal to a new one (rule 10).
 pub const RECOVER_JUMP: u64 = 1_000_000;
 
+/// How far a report may be ahead of the document, in generations and in epochs; what is further ahead is no report of
+/// this pool's nodes, and is not stored, for `recover` could not count beyond it.
+///
+/// Room for a thousand recoveries since the backup that was restored; a generation every second for 31 years.
+pub const REPORT_LEAD_MAX: u64 = 1_000 * RECOVER_JUMP;
+
 /// How long the session of a forgotten node is remembered: no request is under way for a day.
 const FORGOTTEN_KEPT_SECS: u64 = 86_400;
 
@@ -77,7 +83,8 @@ impl Draft<'_> {
     fn highest_reported(&self, slots: &Slots) -> Result<(Generation, Epoch), Reason> {
         let pool_id = &self.document.pool_id;
         let fences = || {
-            let reports = self.snapshot.nodes.values().filter_map(|record| record.report.as_ref());
+            let believed = self.snapshot.nodes.values().filter(|record| !record.is_denied());
+            let reports = believed.filter_map(|record| record.report.as_ref());
             reports.filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == *pool_id)
         };
         let highest = fences().map(|fence| fence.generation).max().ok_or(Reason::NotReported)?;

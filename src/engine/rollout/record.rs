@@ -211,6 +211,12 @@ impl NodeRecord {
         self.standing != Standing::Excluded(Exclusion::Forgotten)
     }
 
+    /// Whether an operator denied it: nothing that it says is believed.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.standing == Standing::Excluded(Exclusion::Denied)
+    }
+
     fn has_two_slots(&self) -> bool {
         self.report.as_ref().is_some_and(|report| report.slot_count == SlotCount::Two)
     }

@@ -307,3 +307,21 @@ fn a_dead_node_does_not_lock_the_operator_out_after_a_restart() {
         assert_eq!(reason, Reason::NotHeard(vec![node("b"), node("c")]), "nothing else passes");
     }
 }
+
+#[test]
+fn a_bogus_report_is_denied_or_forgotten_and_leaves_nothing() {
+    let mut snapshot = restored();
+    let slots = Slots { primary: key(8), backup: Some(key(7)) };
+    let bogus = Fence { pool_id: pool_id(), generation: Generation::new(u64::MAX), slots };
+    snapshot.nodes.insert(node("b"), admitted(Some(bogus)));
+    assert!(order(&snapshot, Command::Pause).is_ok());
+    assert!(order(&snapshot, Command::Forget { node: node("b") }).is_ok());
+    let denied = committed(order(&snapshot, Command::Deny { node: node("b") }).unwrap());
+    snapshot.nodes.insert(node("b"), denied.records[0].next.clone().unwrap());
+    assert_eq!(committed(tick(&snapshot)).audit.action, Action::Stage, "a denied node freezes nothing");
+    // A restored store is recovered from the others.
+    let real = Fence { pool_id: pool_id(), generation: Generation::new(9), slots };
+    snapshot.nodes.insert(node("c"), admitted(Some(real)));
+    let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
+    assert_eq!(proposal.document.generation.get(), 9 + RECOVER_JUMP);
+}

@@ -178,3 +178,22 @@ fn fence_of(generation: u64, primary: PoolKey, backup: PoolKey) -> Fence {
     let slots = Slots { primary, backup: Some(backup) };
     Fence { pool_id: pool_id(), generation: Generation::new(generation), slots }
 }
+
+#[test]
+fn a_report_further_ahead_than_any_restore_is_refused() {
+    use super::super::REPORT_LEAD_MAX;
+    let snapshot = of(staged());
+    let far = fence_of(5 + REPORT_LEAD_MAX, key(4 + REPORT_LEAD_MAX), key(2));
+    let beyond = [
+        fence_of(6 + REPORT_LEAD_MAX, key(3), key(2)),
+        fence_of(5, key(5 + REPORT_LEAD_MAX), key(2)),
+        fence_of(5, key(3), key(u64::MAX)),
+        fence_of(u64::MAX, key(3), key(2)),
+    ];
+    assert!(recorded(&snapshot, "a", &sync(9, report(Some(far)))).is_ok());
+    for fence in beyond {
+        assert_eq!(recorded(&snapshot, "a", &sync(9, report(Some(fence)))), Err(SyncRefused::TooFarAhead));
+    }
+    let seen = Sync { seen: Generation::new(u64::MAX), ..sync(9, report(None)) };
+    assert_eq!(recorded(&snapshot, "a", &seen), Err(SyncRefused::TooFarAhead));
+}
