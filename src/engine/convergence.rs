@@ -102,7 +102,12 @@ pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
     let document = &snapshot.document;
     let told = instructions(document);
     let contradicts = |record: &NodeRecord| {
-        let fence = record.report.as_ref()?.fence.as_ref()?;
+        let report = record.report.as_ref()?;
+        // Told, and not installed: beyond rule 10, and as good a witness.
+        if report.seen > document.generation {
+            return Some(report.seen);
+        }
+        let fence = report.fence.as_ref()?;
         if fence.pool_id != document.pool_id {
             return None;
         }

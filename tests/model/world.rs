@@ -370,6 +370,7 @@ impl World {
                 slot_count: node.slot_count,
                 next_sync_secs: 0,
                 counters: None,
+                seen: Generation::ZERO,
             },
         })
     }
@@ -388,6 +389,7 @@ fn admitted(node: &Node) -> NodeRecord {
             slot_count: node.slot_count,
             next_sync_secs: 0,
             counters: None,
+            seen: Generation::ZERO,
         }),
         window: None,
         baseline: None,

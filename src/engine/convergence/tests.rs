@@ -38,6 +38,7 @@ fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
             slot_count: SlotCount::Two,
             next_sync_secs,
             counters: None,
+            seen: Generation::ZERO,
         }),
         window: None,
         baseline: None,

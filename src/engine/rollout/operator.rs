@@ -80,14 +80,18 @@ impl Draft<'_> {
     }
 
     /// The highest reported generation and the highest reported epoch, if `slots` may be taken over.
+    ///
+    /// A generation that was told and not installed counts too: the new one must be above it.  If nobody has installed
+    /// anything, there is nothing to take over: `forget` the nodes that were told.
     fn highest_reported(&self, slots: &Slots) -> Result<(Generation, Epoch), Reason> {
         let pool_id = &self.document.pool_id;
-        let fences = || {
+        let reports = || {
             let believed = self.snapshot.nodes.values().filter(|record| !record.is_denied());
-            let reports = believed.filter_map(|record| record.report.as_ref());
-            reports.filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == *pool_id)
+            believed.filter_map(|record| record.report.as_ref())
         };
-        let highest = fences().map(|fence| fence.generation).max().ok_or(Reason::NotReported)?;
+        let fences = || reports().filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == *pool_id);
+        let highest = fences().map(|fence| fence.generation).chain(reports().map(|report| report.seen)).max();
+        let highest = highest.ok_or(Reason::NotReported)?;
         if !recoverable(self.snapshot).contains(slots) {
             return Err(Reason::NotReported);
         }

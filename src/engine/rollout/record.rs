@@ -122,6 +122,10 @@ pub struct Report {
     pub next_sync_secs: u64,
     /// TFO counters, if its kernel has them.
     pub counters: Option<Counters>,
+    /// The highest generation that it was told in its session, installable or not: as stored, that of
+    /// [`super::sync::Sync::seen`], whatever a sync says here.
+    #[serde(default)]
+    pub seen: Generation,
 }
 
 impl Report {

@@ -156,12 +156,14 @@ fn stored(
     standing: Standing,
 ) -> NodeRecord {
     let (window, baseline) = windows(document, before, node, &sync.report);
+    let same_session = before.filter(|record| record.session == Some(sync.session));
+    let seen_before = same_session.and_then(|record| record.report.as_ref()).map_or(Generation::ZERO, |r| r.seen);
     NodeRecord {
         version: before.map_or(0, |record| record.version) + 1,
         syncs: before.map_or(0, |record| record.syncs) + 1,
         standing,
         session: Some(sync.session),
-        report: Some(sync.report.clone()),
+        report: Some(Report { seen: sync.seen.max(seen_before), ..sync.report.clone() }),
         window,
         baseline,
         last_report_at: Some(wall),

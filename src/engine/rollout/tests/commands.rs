@@ -325,3 +325,18 @@ fn a_bogus_report_is_denied_or_forgotten_and_leaves_nothing() {
     let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
     assert_eq!(proposal.document.generation.get(), 9 + RECOVER_JUMP);
 }
+
+#[test]
+fn a_generation_that_was_told_and_not_installed_is_evidence_of_a_restore_too() {
+    let mut snapshot = of(steady());
+    let report = snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap();
+    report.seen = Generation::new(5);
+    assert_eq!(committed(tick(&snapshot)).audit.action, Action::Stage);
+    let report = snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap();
+    report.seen = Generation::new(6);
+    assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Frozen);
+    let slots = Slots { primary: key(2), backup: Some(key(1)) };
+    let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
+    assert_eq!(proposal.document.generation.get(), 6 + RECOVER_JUMP);
+    assert!(order(&snapshot, Command::Forget { node: node("b") }).is_ok());
+}

@@ -197,3 +197,15 @@ fn a_report_further_ahead_than_any_restore_is_refused() {
     let seen = Sync { seen: Generation::new(u64::MAX), ..sync(9, report(None)) };
     assert_eq!(recorded(&snapshot, "a", &seen), Err(SyncRefused::TooFarAhead));
 }
+
+#[test]
+fn what_was_told_in_a_session_is_stored_and_falls_only_with_a_new_one() {
+    let mut snapshot = of(staged());
+    let fence = snapshot.nodes[&node("a")].report.clone().unwrap().fence;
+    for (ordinal, seen, stored) in [(2, 4, 4), (2, 5, 5), (2, 3, 5), (3, 0, 0)] {
+        let sync = Sync { seen: Generation::new(seen), ..sync(ordinal, report(fence.clone())) };
+        let change = change(recorded(&snapshot, "a", &sync));
+        assert_eq!(change.next.as_ref().unwrap().report.as_ref().unwrap().seen.get(), stored);
+        apply(&mut snapshot, change);
+    }
+}
