@@ -244,14 +244,21 @@ fn exclude_absent(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Rea
 }
 
 /// The short barrier of a revoke: stragglers are left behind, and listed (rule 13).
+///
+/// It is measured from the revoke, or from the instruction or the wave if that came later, and (beyond rule 13) is
+/// never shorter than the period that a node declares: a timer node had no chance to hear of it before.
 fn leave_behind(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Reason> {
     let document = &snapshot.document;
-    let expired = now.presence.phase_secs.min(now.presence.wave_secs) >= document.policy.revoke_barrier_max_secs;
-    if document.revoke.is_none() || !expired {
+    if document.revoke.is_none() || !short_barrier_is_over(snapshot, now, 0) {
         return Ok(None);
     }
     let barrier = Barrier::of_opened(snapshot);
-    let nodes: Vec<NodeId> = barrier.waiting_for.iter().take(barrier.spare()).cloned().collect();
+    let period = |node: &NodeId| snapshot.nodes.get(node)?.report.as_ref().map(|report| report.next_sync_secs);
+    let late = barrier.waiting_for.iter().filter(|node| {
+        let period = period(node).unwrap_or(0);
+        short_barrier_is_over(snapshot, now, period)
+    });
+    let nodes: Vec<NodeId> = late.take(barrier.spare()).cloned().collect();
     if nodes.is_empty() {
         return Ok(None);
     }
@@ -261,6 +268,11 @@ fn leave_behind(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Reaso
         revoke.left_behind.extend(nodes);
     }
     draft.commit(Actor::Engine, Action::Exclude, "left behind by a revoke").map(Some)
+}
+
+fn short_barrier_is_over(snapshot: &Snapshot, now: Now<'_>, period_secs: u64) -> bool {
+    let waited = now.presence.phase_secs.min(now.presence.wave_secs);
+    waited >= snapshot.document.policy.revoke_barrier_max_secs.max(period_secs)
 }
 
 impl Draft<'_> {

@@ -304,3 +304,12 @@ fn revoking(stage: Stage, epoch: u64) -> Document {
     document.revoke = Some(Revoke { keys: [key(epoch)].into(), left_behind: BTreeSet::new(), since });
     document
 }
+
+#[test]
+fn a_revokes_short_barrier_waits_for_a_timer_node() {
+    let mut snapshot = pool(revoking(staged(), 2), &["a", "b"], &["c"]);
+    snapshot.nodes.get_mut(&node("c")).unwrap().report.as_mut().unwrap().next_sync_secs = 900;
+    let late = |secs| Presence { phase_secs: secs, wave_secs: secs, ..Presence::default() };
+    assert_eq!(waits(tick_with(&snapshot, &late(899))).waiting_for, vec![node("c")]);
+    assert_eq!(committed(tick_with(&snapshot, &late(900))).audit.nodes, nodes(&["c"]));
+}
