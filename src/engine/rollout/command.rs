@@ -161,7 +161,8 @@ fn pause(mut draft: Draft<'_>, actor: Actor, reason: &str) -> Result<Step, Reaso
     draft.commit(actor, Action::Pause, reason)
 }
 
-/// Clears pause and hold.  After a first key or an import every expected node must be here (rule 14).
+/// Clears pause and hold.  After a first key or an import every expected node must be here (rule 14); until then only
+/// a pause is cleared, if there is one, so that it does not stop a revoke.
 fn resume(mut draft: Draft<'_>, actor: Actor, reason: &str) -> Result<Step, Reason> {
     if draft.document.paused.is_none() && draft.document.hold.is_none() {
         return Err(Reason::WrongPhase("neither paused nor held"));
@@ -169,7 +170,10 @@ fn resume(mut draft: Draft<'_>, actor: Actor, reason: &str) -> Result<Step, Reas
     if let Some(Hold::FirstKey { expect }) = &draft.document.hold {
         let missing = missing(draft.snapshot, expect);
         if !missing.is_empty() {
-            return Err(Reason::Expected(missing));
+            if draft.document.paused.take().is_none() {
+                return Err(Reason::Expected(missing));
+            }
+            return draft.commit(actor, Action::Resume, reason);
         }
     }
     let was_unhealthy = matches!(draft.document.paused, Some(Pause::Health { .. }));

@@ -327,6 +327,18 @@ fn a_bogus_report_is_denied_or_forgotten_and_leaves_nothing() {
 }
 
 #[test]
+fn a_pause_under_the_hold_of_a_first_key_is_lifted_alone() {
+    let mut document = document(steady());
+    document.hold = Some(Hold::FirstKey { expect: expect_number(3) });
+    document.paused = Some(Pause::Operator);
+    let snapshot = pool(document, &["a"], &[]);
+    let resumed = committed(order(&snapshot, Command::Resume).unwrap()).document;
+    assert_eq!((resumed.paused.is_none(), resumed.hold.is_some()), (true, true));
+    let snapshot = Snapshot { document: resumed, ..snapshot };
+    assert!(matches!(refused(order(&snapshot, Command::Resume)), Reason::Expected(_)));
+}
+
+#[test]
 fn a_generation_that_was_told_and_not_installed_is_evidence_of_a_restore_too() {
     let mut snapshot = of(steady());
     let report = snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap();
