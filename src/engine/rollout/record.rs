@@ -83,6 +83,12 @@ impl Counters {
         })
     }
 
+    /// Cookies that clients came with, accepted or rejected.
+    #[must_use]
+    pub fn cookies(&self) -> u64 {
+        self.passive.saturating_add(self.passive_fail)
+    }
+
     /// Both together.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {

@@ -19,6 +19,7 @@ use super::wave::told;
 use crate::engine::convergence::{Presence, conflict};
 use crate::model::count::Generation;
 use crate::model::ids::NodeId;
+use crate::model::state::Phase;
 use crate::model::time::UnixTime;
 
 /// What a node sends.
@@ -183,10 +184,20 @@ fn windows(
     };
     let fresh = Window { phase, epoch, first: now, last: now };
     match window {
-        Some(window) if (window.phase, window.epoch) != (phase, epoch) => (Some(fresh), Some(window)),
+        Some(window) if (window.phase, window.epoch) != (phase, epoch) => {
+            (Some(fresh), Some(finished(document, window, baseline)))
+        }
         Some(window) if now.since(&window.last).is_some() => (Some(Window { last: now, ..window }), baseline),
         Some(_) | None => (Some(fresh), baseline),
     }
+}
+
+/// The baseline once a window is finished: a staged window that is too small for the health gate leaves the steady one
+/// before it in place.
+fn finished(document: &Document, window: Window, before: Option<Window>) -> Window {
+    let cookies = window.last.since(&window.first).map_or(0, |counted| counted.cookies());
+    let is_small = window.phase == Phase::Staged && cookies < document.policy.health_min_connections;
+    before.filter(|before| is_small && before.phase == Phase::Steady).unwrap_or(window)
 }
 
 /// What to answer, from a snapshot that was read from the store after the sync was recorded.

@@ -174,6 +174,31 @@ fn exclude_and_deny_know_their_nodes() {
     assert!(matches!(refused(order(&denied, command)), Reason::WrongPhase(_)));
 }
 
+#[test]
+fn a_stage_too_short_to_count_keeps_the_window_before_it_as_the_baseline() {
+    let mut snapshot = of(steady());
+    let counted = |passive| {
+        let counters = Some(Counters { passive, passive_alt_key: 0, passive_fail: 0 });
+        sync(1, Report { counters, ..report(Some(fence_of(5, key(2), key(1)))) })
+    };
+    // (stage, counter at the first and the last sync of it, phase of the baseline after the next)
+    for (in_stage, kept) in [(10, Phase::Steady), (500, Phase::Staged)] {
+        snapshot.document.stage = steady();
+        snapshot.nodes.get_mut(&node("a")).unwrap().window = None;
+        for (stage, from, to) in [(steady(), 0, 1_000), (staged(), 1_000, 1_000 + in_stage)] {
+            snapshot.document.stage = stage;
+            for passive in [from, to] {
+                let change = change(recorded(&snapshot, "a", &counted(passive)));
+                apply(&mut snapshot, change);
+            }
+        }
+        snapshot.document.stage = promoted(0, &["a"]);
+        let next = change(recorded(&snapshot, "a", &counted(2_000))).next.unwrap();
+        assert_eq!(next.window.unwrap().phase, Phase::Promoted);
+        assert_eq!(next.baseline.unwrap().phase, kept);
+    }
+}
+
 fn fence_of(generation: u64, primary: PoolKey, backup: PoolKey) -> Fence {
     let slots = Slots { primary, backup: Some(backup) };
     Fence { pool_id: pool_id(), generation: Generation::new(generation), slots }
