@@ -26,8 +26,15 @@ pub(super) fn abort(mut draft: Draft<'_>, force: Force, actor: Actor, reason: &s
         draft.document.revoked.retain(|key| !revoke.keys.contains(key));
     }
     turn_back(&mut draft)?;
-    draft.document.hold = Some(Hold::Aborted);
+    hold_aborted(&mut draft.document);
     draft.commit(actor, Action::Abort, reason)
+}
+
+/// Holds; but the hold of a first key waits for more than an operator, and stays (rule 14).
+fn hold_aborted(document: &mut Document) {
+    if !matches!(document.hold, Some(Hold::FirstKey { .. })) {
+        document.hold = Some(Hold::Aborted);
+    }
 }
 
 /// The move back, if a rotation is in flight.  Pool and cookies rest at `[c,x]` after a promotion: no second step.
@@ -88,7 +95,7 @@ pub(super) fn revoke(
     {
         turn_back(&mut draft)?;
         if !keys.contains(&current) && !draft.document.is_revoked(current) {
-            draft.document.hold = Some(Hold::Aborted);
+            hold_aborted(&mut draft.document);
         }
     }
     for node in deny {

@@ -39,7 +39,7 @@ pub(super) fn order(
         Command::FirstKey { expect, force } => first_key(draft, (expect, *force), fresh, (actor, reason)),
         Command::Import { keys, expect } => import(draft, *keys, expect, (actor, reason)),
         Command::Recover { slots } => draft.recover(slots, actor, reason),
-        Command::Rotate { force } => rotate(snapshot, now, *force, fresh, actor),
+        Command::Rotate { force } => rotate(snapshot, now, *force, fresh, (actor, reason)),
         Command::Pause => pause(draft, actor, reason),
         Command::Resume => resume(draft, actor, reason),
         Command::Abort { force } => abort(draft, *force, actor, reason),
@@ -131,7 +131,7 @@ fn rotate(
     now: Now<'_>,
     force: Force,
     fresh: Option<KeyFingerprint>,
-    actor: Actor,
+    by: (Actor, &str),
 ) -> Result<Step, Reason> {
     let document = &snapshot.document;
     if !matches!(document.stage, Stage::Steady { .. }) {
@@ -150,7 +150,7 @@ fn rotate(
     if drained(snapshot, now).is_err() && force == Force::No {
         return Err(Reason::NotDrained);
     }
-    stage(snapshot, now, fresh, actor)
+    stage(snapshot, now, fresh, by)
 }
 
 fn pause(mut draft: Draft<'_>, actor: Actor, reason: &str) -> Result<Step, Reason> {
@@ -186,7 +186,7 @@ fn resume(mut draft: Draft<'_>, actor: Actor, reason: &str) -> Result<Step, Reas
 }
 
 /// Whom `expect` misses, by name or by how many; required nodes that have not acknowledged are always missing.
-fn missing(snapshot: &Snapshot, expect: &Expect) -> Vec<String> {
+pub(super) fn missing(snapshot: &Snapshot, expect: &Expect) -> Vec<String> {
     let document = &snapshot.document;
     let is_here =
         |node| snapshot.nodes.get(node).is_some_and(|record| record.is_required() && has_acked(document, node, record));

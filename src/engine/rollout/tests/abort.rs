@@ -122,3 +122,14 @@ fn a_revoke_does_not_stand_still_behind_a_pause() {
     snapshot.document.paused = Some(Pause::Operator);
     assert_eq!(refused(order(&snapshot, revoke(&[2]))), Reason::Paused);
 }
+
+#[test]
+fn neither_abort_nor_revoke_lifts_the_hold_of_a_first_key() {
+    let hold = Some(Hold::FirstKey { expect: expect_number(9) });
+    let mut snapshot = of(staged());
+    snapshot.document.hold = hold.clone();
+    let proposal = committed(order(&snapshot, Command::Abort { force: Force::Yes }).unwrap());
+    assert_eq!(proposal.document.hold, hold);
+    let proposal = committed(order(&snapshot, revoke(&[3])).unwrap());
+    assert_eq!(proposal.document.hold, hold);
+}

@@ -327,6 +327,11 @@ fn a_bogus_report_is_denied_or_forgotten_and_leaves_nothing() {
 }
 
 #[test]
+fn a_rotation_on_demand_keeps_the_operators_reason() {
+    assert_eq!(committed(order(&of(steady()), ROTATE).unwrap()).audit.reason, "because");
+}
+
+#[test]
 fn a_pause_under_the_hold_of_a_first_key_is_lifted_alone() {
     let mut document = document(steady());
     document.hold = Some(Hold::FirstKey { expect: expect_number(3) });

@@ -313,3 +313,16 @@ fn a_revokes_short_barrier_waits_for_a_timer_node() {
     assert_eq!(waits(tick_with(&snapshot, &late(899))).waiting_for, vec![node("c")]);
     assert_eq!(committed(tick_with(&snapshot, &late(900))).audit.nodes, nodes(&["c"]));
 }
+
+#[test]
+fn a_revoke_under_a_first_key_waits_for_the_expected_nodes_as_long_as_for_any() {
+    let mut document = revoking(steady(), 2);
+    document.hold = Some(Hold::FirstKey { expect: super::super::document::Expect::Names(nodes(&["a", "late"])) });
+    let snapshot = pool(document.clone(), &["a", "b"], &[]);
+    let wait = waits(tick(&snapshot));
+    assert_eq!((wait.blocked_by, wait.waiting_for), (BlockedBy::ExpectedNodes, vec![node("late")]));
+    let late = Presence { phase_secs: 300, wave_secs: 300, ..Presence::default() };
+    assert_eq!(committed(tick_with(&snapshot, &late)).audit.action, Action::Stage);
+    let here = pool(document, &["a", "b", "late"], &[]);
+    assert_eq!(committed(tick(&here)).audit.action, Action::Stage);
+}
