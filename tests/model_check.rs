@@ -211,7 +211,15 @@ fn joiners_and_new_images() {
 #[test]
 fn database_restored() {
     let world = small(Budget { restores: 1, images: 1, orders: 1, ..NONE });
-    holds("restored", one_coordinator(ordering(world, &[Op::Abort, Op::RevokeAll])), &alike(2), 100_000);
+    holds(
+        "restored",
+        one_coordinator(ordering(
+            world,
+            &[Op::Abort, Op::RevokeAll, Op::ForgetWhileFrozen(0), Op::ForgetWhileFrozen(1)],
+        )),
+        &alike(2),
+        100_000,
+    );
 }
 
 #[test]

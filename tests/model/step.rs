@@ -673,6 +673,11 @@ impl World {
                 Some(node) => Command::Forget { node },
                 None => return false,
             },
+            Op::ForgetWhileFrozen(_) if conflict(&self.store).is_none() => return false,
+            Op::ForgetWhileFrozen(n) => match node(n) {
+                Some(node) => Command::Forget { node },
+                None => return false,
+            },
             Op::Advance => {
                 let leave = Barrier::of_opened(&self.store).waiting_for.into_iter().collect();
                 Command::Advance { generation: self.store.document.generation, leave }

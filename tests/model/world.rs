@@ -196,6 +196,8 @@ pub(crate) enum Op {
     RevokeHeld(u8),
     Exclude(u8),
     Forget(u8),
+    /// Only while the pool is frozen: the way out of a bogus report.
+    ForgetWhileFrozen(u8),
     Advance,
     Recover,
     Import,
