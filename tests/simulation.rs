@@ -61,7 +61,13 @@ fn a_hundred_nodes_and_more_under_faults() {
     let total = total.into_inner().unwrap();
     println!("{seeds} seeds in {:.1} s: {total:?}", began.elapsed().as_secs_f64());
     assert_eq!(failed.into_inner(), 0, "seeds fail");
-    assert!(total.rotations > seeds && total.exclusions > 0 && total.aborts > 0 && total.conflicts > 0);
+    assert!(total.rotations > seeds, "fewer rotations than seeds");
+    if seeds >= SEEDS {
+        // Whatever the fleet is put through has happened; a few seeds may lack the rarest.
+        let Summary { steps, rotations, exclusions, aborts, revokes, conflicts, recoveries, nodes } = total;
+        let all = [steps, rotations, exclusions, aborts, revokes, conflicts, recoveries, nodes];
+        assert!(all.iter().all(|count| *count > 0), "something never happened: {total:?}");
+    }
 }
 
 /// The invariant is not vacuous: a coordinator that takes every node for acknowledged is caught.

@@ -9,13 +9,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::engine::rollout::document::{Document, Slots, Snapshot, Stage};
+use crate::engine::rollout::document::{Document, PoolKey, Slots, Snapshot, Stage};
 use crate::engine::rollout::record::{Exclusion, Installed, NodeRecord, SlotCount, Standing};
 use crate::engine::rollout::wave::{has_acked, instructions, is_opened};
 use crate::model::count::{Generation, Revision};
 use crate::model::ids::NodeId;
 use crate::model::key::KeyFingerprint;
 use crate::model::state::Phase;
+use crate::model::time::UnixTime;
 
 /// Periods that a node may miss before it is absent (rule 11; rule 17: a timer node never before three).
 const MISSED_PERIODS_MAX: u64 = 3;
@@ -95,13 +96,19 @@ pub struct Conflict {
 
 /// The report with the highest generation that this document cannot have told, if there is one.
 ///
-/// A pool with such a report is frozen: no commit, no keys, until `recover`.
+/// A pool with such a report is frozen: no commit, no keys, until `recover`.  What a denied node said counts for nothing
+/// (beyond PROTOCOL.md rule 10: that is the way out of a bogus report).
 #[must_use]
 pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
     let document = &snapshot.document;
     let told = instructions(document);
     let contradicts = |record: &NodeRecord| {
-        let fence = record.report.as_ref()?.fence.as_ref()?;
+        let report = record.report.as_ref()?;
+        // Told, and not installed: beyond rule 10, and as good a witness.
+        if report.seen > document.generation {
+            return Some(report.seen);
+        }
+        let fence = report.fence.as_ref()?;
         if fence.pool_id != document.pool_id {
             return None;
         }
@@ -116,6 +123,7 @@ pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
     snapshot
         .nodes
         .iter()
+        .filter(|(_, record)| !record.is_denied())
         .filter_map(|(node, record)| Some(Conflict { node: node.clone(), generation: contradicts(record)? }))
         .max_by_key(|conflict| conflict.generation)
 }
@@ -128,7 +136,8 @@ pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
 pub fn recoverable(snapshot: &Snapshot) -> BTreeSet<Slots> {
     let document = &snapshot.document;
     let reports = || {
-        let reports = snapshot.nodes.values().filter_map(|record| record.report.as_ref());
+        let believed = snapshot.nodes.values().filter(|record| !record.is_denied());
+        let reports = believed.filter_map(|record| record.report.as_ref());
         let two_slot = reports.filter(|report| report.slot_count == SlotCount::Two);
         two_slot.filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == document.pool_id)
     };
@@ -143,7 +152,7 @@ pub struct Presence {
     pub unheard: BTreeSet<NodeId>,
     /// Nodes that have not been heard for longer than their limit.
     pub absent: BTreeSet<NodeId>,
-    /// Seconds served since this coordinator first saw the present instruction.
+    /// Seconds served since this coordinator first saw the present instruction, or a later revoke.
     pub phase_secs: u64,
     /// Seconds served since it first saw the present wave.
     pub wave_secs: u64,
@@ -178,6 +187,9 @@ struct Heard {
 /// Since when something has been seen, on the clock of served time.
 type Seen<T> = Option<(T, Duration)>;
 
+/// What tells one revoke from another; whom it left behind is not part of it.
+type Ordered = (UnixTime, BTreeSet<PoolKey>);
+
 /// One life of a coordinator: from its start, or from the moment its store went back.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Life {
@@ -186,7 +198,7 @@ pub struct Life {
     begun: bool,
     highest: Revision,
     nodes: BTreeMap<NodeId, Heard>,
-    instruction: Seen<(Generation, Phase)>,
+    instruction: Seen<(Generation, Phase, Option<Ordered>)>,
     wave: Seen<(Generation, usize, usize)>,
 }
 
@@ -215,7 +227,8 @@ impl Life {
         }
         self.nodes.retain(|node, _| snapshot.nodes.contains_key(node));
         let document = &snapshot.document;
-        Self::mark(&mut self.instruction, (document.generation, document.stage.phase()), served);
+        let ordered = document.revoke.as_ref().map(|revoke| (revoke.since, revoke.keys.clone()));
+        Self::mark(&mut self.instruction, (document.generation, document.stage.phase(), ordered), served);
         let wave = match &document.stage {
             Stage::Promoted { wave, .. } => (document.generation, wave.opened, wave.taken_in.len()),
             Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } => (document.generation, 0, 0),

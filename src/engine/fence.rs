@@ -118,6 +118,8 @@ pub struct Link {
     outstanding: Option<RequestId>,
     seen: Generation,
     pending: Option<Instruction>,
+    /// Generation of the fence that the outstanding request reports.
+    asked: Option<Generation>,
     confirmed: bool,
     started_at: Duration,
     contact_at: Duration,
@@ -137,6 +139,7 @@ impl Link {
             outstanding: None,
             seen: Generation::ZERO,
             pending: None,
+            asked: None,
             confirmed: false,
             started_at: monotonic,
             contact_at: monotonic,
@@ -149,6 +152,7 @@ impl Link {
         self.last_request += 1;
         let request = RequestId(self.last_request);
         self.outstanding = Some(request);
+        self.asked = self.fence.as_ref().map(|fence| fence.generation);
         Ask { request, session: self.session, seen: self.seen }
     }
 
@@ -179,11 +183,15 @@ impl Link {
 
     /// The coordinator has nothing above `seen`.
     ///
+    /// That confirms the keys of a node which was told some in this session, or which reported the fence that it has
+    /// now: said to a node without keys, or before it took others, it confirms none.
+    ///
     /// # Errors
     /// Fails if it is not the answer to the outstanding request.
     pub fn nothing_new(&mut self, request: RequestId, monotonic: Duration) -> Result<(), AnswerRefused> {
         self.take(request, monotonic)?;
-        self.confirmed = true;
+        let held = self.fence.as_ref().map(|fence| fence.generation);
+        self.confirmed |= self.seen != Generation::ZERO || (held.is_some() && held == self.asked);
         Ok(())
     }
 
@@ -402,6 +410,19 @@ mod tests {
         let ask = restarted.ask();
         assert_eq!(restarted.nothing_new(ask.request, NOW), Ok(()));
         assert_eq!(restarted.readiness(NOW, timeout), Readiness::Confirmed);
+    }
+
+    #[test]
+    fn nothing_new_confirms_only_what_the_node_had_when_it_asked() {
+        let timeout = Duration::from_secs(10);
+        let mut joiner = link(None);
+        let ask = joiner.ask();
+        assert_eq!(joiner.nothing_new(ask.request, NOW), Ok(()));
+        joiner.persisted(&pool_id(), &told(1, 1, None));
+        assert_eq!(joiner.readiness(NOW, timeout), Readiness::Asking, "nobody has confirmed these keys");
+        let ask = joiner.ask();
+        assert_eq!(joiner.nothing_new(ask.request, NOW), Ok(()));
+        assert_eq!(joiner.readiness(NOW, timeout), Readiness::Confirmed);
     }
 
     #[test]

@@ -90,6 +90,7 @@ impl Encoder<'_> {
         report.installed.hash(&mut self.hasher);
         report.slot_count.hash(&mut self.hasher);
         self.put(u64::from(report.foreign.is_some()));
+        self.generation(report.seen);
     }
 
     /// Ranks of a node's sessions: only their order counts.
@@ -266,6 +267,8 @@ fn bases(world: &World) -> (u64, u64) {
         }
         let fences = snapshot.nodes.values().filter_map(|record| record.report.as_ref()?.fence.as_ref());
         fences.for_each(|fence| see(fence.generation, Some(&fence.slots)));
+        let reports = snapshot.nodes.values().filter_map(|record| record.report.as_ref());
+        reports.for_each(|report| see(report.seen, None));
     }
     for proposal in world.coordinators.iter().filter_map(|coordinator| coordinator.pending.as_ref()) {
         see(proposal.document.generation, None);

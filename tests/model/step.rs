@@ -590,6 +590,9 @@ impl World {
                 report.installed = Installed::ReadBack;
                 report.fence = Some(Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots });
             }
+            if self.is_off(Off::FrozenAfterRestore) {
+                report.seen = Generation::ZERO;
+            }
             if self.is_off(Off::FrozenAfterRestore)
                 && report.fence.as_ref().is_some_and(|fence| fence.generation >= view.document.generation)
                 && !wave::told(&view.document, id, SlotCount::Two)
@@ -667,6 +670,11 @@ impl World {
                 None => return false,
             },
             Op::Forget(n) => match node(n) {
+                Some(node) => Command::Forget { node },
+                None => return false,
+            },
+            Op::ForgetWhileFrozen(_) if conflict(&self.store).is_none() => return false,
+            Op::ForgetWhileFrozen(n) => match node(n) {
                 Some(node) => Command::Forget { node },
                 None => return false,
             },

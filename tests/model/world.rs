@@ -196,6 +196,8 @@ pub(crate) enum Op {
     RevokeHeld(u8),
     Exclude(u8),
     Forget(u8),
+    /// Only while the pool is frozen: the way out of a bogus report.
+    ForgetWhileFrozen(u8),
     Advance,
     Recover,
     Import,
@@ -370,6 +372,7 @@ impl World {
                 slot_count: node.slot_count,
                 next_sync_secs: 0,
                 counters: None,
+                seen: Generation::ZERO,
             },
         })
     }
@@ -388,6 +391,7 @@ fn admitted(node: &Node) -> NodeRecord {
             slot_count: node.slot_count,
             next_sync_secs: 0,
             counters: None,
+            seen: Generation::ZERO,
         }),
         window: None,
         baseline: None,

@@ -14,6 +14,7 @@ use tfo_fleet::engine::rollout::policy::{Policy, Share, WaveRule};
 use tfo_fleet::engine::rollout::record::{Counters, Fence, Installed, Report, Session, SlotCount, Standing};
 use tfo_fleet::engine::rollout::sync::{Answer, Recording, Sync, SyncRefused, answer, record};
 use tfo_fleet::engine::rollout::wave;
+use tfo_fleet::model::count::Generation;
 use tfo_fleet::model::ids::{NodeId, PoolId};
 use tfo_fleet::model::key::{KeyFingerprint, PairPrint};
 use tfo_fleet::model::time::UnixTime;
@@ -312,6 +313,7 @@ impl Fleet {
                 slot_count: node.slot_count,
                 next_sync_secs: node.timer_secs.unwrap_or(60),
                 counters: Some(node.counters),
+                seen: Generation::ZERO,
             },
         });
         let to = node.coordinator;

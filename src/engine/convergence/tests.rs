@@ -38,6 +38,7 @@ fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
             slot_count: SlotCount::Two,
             next_sync_secs,
             counters: None,
+            seen: Generation::ZERO,
         }),
         window: None,
         baseline: None,
@@ -152,4 +153,24 @@ fn every_state_of_a_node() {
     let stand = |exclusion| move |record: &mut NodeRecord| record.standing = Standing::Excluded(exclusion);
     assert_eq!(state(&stand(Exclusion::Absent), &silent), NodeState::Excluded);
     assert_eq!(state(&stand(Exclusion::Denied), &here), NodeState::Denied);
+}
+
+#[test]
+fn a_revoke_in_an_old_phase_begins_its_own_time() {
+    use crate::engine::rollout::document::Revoke;
+    let mut life = Life::default();
+    let mut snapshot = pool(5, &[("a", 7, 30)]);
+    assert_eq!(serve(&mut life, 0, 1_000, &snapshot).phase_secs, 1_000);
+    let key = |epoch| PoolKey { epoch: Epoch::new(epoch).unwrap(), fingerprint: KeyFingerprint::from_bytes([1; 8]) };
+    let since = UnixTime::from_secs(1);
+    let mut revoke = Revoke { keys: [key(1)].into(), left_behind: BTreeSet::new(), since };
+    snapshot.document.revoke = Some(revoke.clone());
+    assert_eq!(serve(&mut life, 1_010, 1_010, &snapshot).phase_secs, 0);
+    assert_eq!(serve(&mut life, 1_020, 1_100, &snapshot).phase_secs, 90);
+    revoke.left_behind.insert(node("b"));
+    snapshot.document.revoke = Some(revoke.clone());
+    assert_eq!(serve(&mut life, 1_110, 1_110, &snapshot).phase_secs, 100, "whom it left behind is no new revoke");
+    revoke.keys.insert(key(2));
+    snapshot.document.revoke = Some(revoke);
+    assert_eq!(serve(&mut life, 1_120, 1_120, &snapshot).phase_secs, 0, "a second one");
 }

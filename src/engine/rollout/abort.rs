@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::Draft;
-use super::document::{Action, Actor, Document, Hold, PoolKey, REVOKED_MAX, Revoke, Stage};
+use super::document::{Action, Actor, Document, Hold, Pause, PoolKey, REVOKED_MAX, Revoke, Stage};
 use super::input::{Force, Reason, RevokeKeys, Step};
 use super::record::{Exclusion, NodeRecord, Standing};
 use super::wave::instructions;
@@ -26,8 +26,15 @@ pub(super) fn abort(mut draft: Draft<'_>, force: Force, actor: Actor, reason: &s
         draft.document.revoked.retain(|key| !revoke.keys.contains(key));
     }
     turn_back(&mut draft)?;
-    draft.document.hold = Some(Hold::Aborted);
+    hold_aborted(&mut draft.document);
     draft.commit(actor, Action::Abort, reason)
+}
+
+/// Holds; but the hold of a first key waits for more than an operator, and stays (rule 14).
+fn hold_aborted(document: &mut Document) {
+    if !matches!(document.hold, Some(Hold::FirstKey { .. })) {
+        document.hold = Some(Hold::Aborted);
+    }
 }
 
 /// The move back, if a rotation is in flight.  Pool and cookies rest at `[c,x]` after a promotion: no second step.
@@ -55,6 +62,9 @@ fn turn_back(draft: &mut Draft<'_>) -> Result<(), Reason> {
 /// * current and next: turned back to `[c,.]`, barrier, a fresh key is staged, flip, drop.
 ///
 /// Turning back for the key that comes alone holds the pool; with the current key among them the walk goes on.
+///
+/// Beyond rule 13: a stop by the health gate is lifted, for a revoke walks without gates; an operator's pause is not
+/// overruled, nor does a revoke stand still behind it unnoticed: it is refused until `resume`.
 pub(super) fn revoke(
     mut draft: Draft<'_>,
     keys: &RevokeKeys,
@@ -62,6 +72,10 @@ pub(super) fn revoke(
     actor: Actor,
     reason: &str,
 ) -> Result<Step, Reason> {
+    match draft.document.paused {
+        Some(Pause::Operator) => return Err(Reason::Paused),
+        Some(Pause::Health { .. }) | None => draft.document.paused = None,
+    }
     let held = draft.document.keys_held();
     let keys: BTreeSet<PoolKey> = match keys {
         RevokeKeys::AllTold => told_to_some(&draft.document),
@@ -81,7 +95,7 @@ pub(super) fn revoke(
     {
         turn_back(&mut draft)?;
         if !keys.contains(&current) && !draft.document.is_revoked(current) {
-            draft.document.hold = Some(Hold::Aborted);
+            hold_aborted(&mut draft.document);
         }
     }
     for node in deny {

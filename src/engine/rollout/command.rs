@@ -1,7 +1,13 @@
 //! Commands of operators (PROTOCOL.md rules 3, 10, 13, 14, 15): who may do what in which phase.
 //!
 //! Everything is refused while required nodes were not heard in this life, except pause, and while the pool is frozen,
-//! except recover.  Node commands and policy are in `operator`.
+//! except recover.  Beyond PROTOCOL.md rule 10, so that neither a dead node nor a bogus report locks the operator out:
+//!
+//! * exclude, deny, forget and advance pass "not heard" if whoever they take out was heard, or is measured absent in
+//!   this life: they tell nobody other slots, and take out nobody whom rule 11 could not exclude;
+//! * pause, deny and forget act on a frozen pool.  Whoever is forgotten and reports again freezes it again.
+//!
+//! Node commands and policy are in `operator`.
 
 use super::abort::{abort, revoke};
 use super::document::{Action, Actor, Expect, Hold, Pause, PoolKey, Snapshot, Stage};
@@ -12,6 +18,7 @@ use super::wave::has_acked;
 use super::{Draft, may_commit, not_frozen};
 use crate::engine::convergence::{Barrier, common_foreign_key};
 use crate::model::count::Epoch;
+use crate::model::ids::NodeId;
 use crate::model::key::{KeyFingerprint, PairPrint};
 
 pub(super) fn order(
@@ -24,21 +31,7 @@ pub(super) fn order(
     if order.if_revision.is_some_and(|seen| seen != document.revision) {
         return Err(Reason::RevisionMoved(document.revision));
     }
-    match &order.command {
-        Command::Pause => not_frozen(snapshot)?,
-        Command::Recover { .. } => {}
-        Command::FirstKey { .. }
-        | Command::Import { .. }
-        | Command::Rotate { .. }
-        | Command::Resume
-        | Command::Abort { .. }
-        | Command::Revoke { .. }
-        | Command::Advance { .. }
-        | Command::Exclude { .. }
-        | Command::Deny { .. }
-        | Command::Forget { .. }
-        | Command::SetPolicy { .. } => may_commit(snapshot, now)?,
-    }
+    permitted(snapshot, now, &order.command)?;
     let draft = Draft::of(snapshot, now);
     let actor = Actor::Operator(order.operator.clone());
     let reason = order.reason.as_str();
@@ -46,7 +39,7 @@ pub(super) fn order(
         Command::FirstKey { expect, force } => first_key(draft, (expect, *force), fresh, (actor, reason)),
         Command::Import { keys, expect } => import(draft, *keys, expect, (actor, reason)),
         Command::Recover { slots } => draft.recover(slots, actor, reason),
-        Command::Rotate { force } => rotate(snapshot, now, *force, fresh, actor),
+        Command::Rotate { force } => rotate(snapshot, now, *force, fresh, (actor, reason)),
         Command::Pause => pause(draft, actor, reason),
         Command::Resume => resume(draft, actor, reason),
         Command::Abort { force } => abort(draft, *force, actor, reason),
@@ -61,6 +54,36 @@ pub(super) fn order(
         Command::Forget { node } => draft.forget(node, actor, reason),
         Command::SetPolicy { policy } => draft.set_policy(policy, actor, reason),
     }
+}
+
+/// What a frozen pool, and nodes that were not heard in this life, leave to the operator (rule 10).
+fn permitted(snapshot: &Snapshot, now: Now<'_>, command: &Command) -> Result<(), Reason> {
+    match command {
+        Command::Pause | Command::Recover { .. } => Ok(()),
+        Command::Deny { node } | Command::Forget { node } => heard_or_absent(snapshot, now, |other| other == node),
+        Command::Exclude { node, .. } => {
+            not_frozen(snapshot)?;
+            heard_or_absent(snapshot, now, |other| other == node)
+        }
+        Command::Advance { .. } => {
+            not_frozen(snapshot)?;
+            heard_or_absent(snapshot, now, |_| true)
+        }
+        Command::FirstKey { .. }
+        | Command::Import { .. }
+        | Command::Rotate { .. }
+        | Command::Resume
+        | Command::Abort { .. }
+        | Command::Revoke { .. }
+        | Command::SetPolicy { .. } => may_commit(snapshot, now),
+    }
+}
+
+/// Whether nobody whom the command takes out is only late: it was heard in this life, or is measured absent in it.
+fn heard_or_absent(snapshot: &Snapshot, now: Now<'_>, takes_out: impl Fn(&NodeId) -> bool) -> Result<(), Reason> {
+    let mut late = now.presence.unheard_required(snapshot);
+    late.retain(|node| takes_out(node) && !now.presence.absent.contains(node));
+    if late.is_empty() { Ok(()) } else { Err(Reason::NotHeard(late)) }
 }
 
 /// Empty -> Steady(c), with a key that was made here.
@@ -108,7 +131,7 @@ fn rotate(
     now: Now<'_>,
     force: Force,
     fresh: Option<KeyFingerprint>,
-    actor: Actor,
+    by: (Actor, &str),
 ) -> Result<Step, Reason> {
     let document = &snapshot.document;
     if !matches!(document.stage, Stage::Steady { .. }) {
@@ -127,7 +150,7 @@ fn rotate(
     if drained(snapshot, now).is_err() && force == Force::No {
         return Err(Reason::NotDrained);
     }
-    stage(snapshot, now, fresh, actor)
+    stage(snapshot, now, fresh, by)
 }
 
 fn pause(mut draft: Draft<'_>, actor: Actor, reason: &str) -> Result<Step, Reason> {
@@ -138,7 +161,8 @@ fn pause(mut draft: Draft<'_>, actor: Actor, reason: &str) -> Result<Step, Reaso
     draft.commit(actor, Action::Pause, reason)
 }
 
-/// Clears pause and hold.  After a first key or an import every expected node must be here (rule 14).
+/// Clears pause and hold.  After a first key or an import every expected node must be here (rule 14); until then only
+/// a pause is cleared, if there is one, so that it does not stop a revoke.
 fn resume(mut draft: Draft<'_>, actor: Actor, reason: &str) -> Result<Step, Reason> {
     if draft.document.paused.is_none() && draft.document.hold.is_none() {
         return Err(Reason::WrongPhase("neither paused nor held"));
@@ -146,7 +170,10 @@ fn resume(mut draft: Draft<'_>, actor: Actor, reason: &str) -> Result<Step, Reas
     if let Some(Hold::FirstKey { expect }) = &draft.document.hold {
         let missing = missing(draft.snapshot, expect);
         if !missing.is_empty() {
-            return Err(Reason::Expected(missing));
+            if draft.document.paused.take().is_none() {
+                return Err(Reason::Expected(missing));
+            }
+            return draft.commit(actor, Action::Resume, reason);
         }
     }
     let was_unhealthy = matches!(draft.document.paused, Some(Pause::Health { .. }));
@@ -159,7 +186,7 @@ fn resume(mut draft: Draft<'_>, actor: Actor, reason: &str) -> Result<Step, Reas
 }
 
 /// Whom `expect` misses, by name or by how many; required nodes that have not acknowledged are always missing.
-fn missing(snapshot: &Snapshot, expect: &Expect) -> Vec<String> {
+pub(super) fn missing(snapshot: &Snapshot, expect: &Expect) -> Vec<String> {
     let document = &snapshot.document;
     let is_here =
         |node| snapshot.nodes.get(node).is_some_and(|record| record.is_required() && has_acked(document, node, record));

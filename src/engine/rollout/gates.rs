@@ -64,19 +64,20 @@ pub(super) enum Health {
 }
 
 /// Compares the opened nodes' share of rejected cookies with the same nodes' share while the pool was staged.
+///
+/// Beyond PROTOCOL.md rule 12: a node whose staged window says nothing is compared with its steady window before that,
+/// and a baseline with less than `health_min_connections` is no evidence: the wave passes after its window.
 pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wave) -> Health {
     let document = &snapshot.document;
     let policy = &document.policy;
-    let of =
-        |phase: Phase| {
-            sum_of(snapshot, |node, record| {
-                if is_opened(document, epoch, wave, node) { window_of(record, phase, epoch) } else { None }
-            })
-        };
-    let (since, before) = (of(Phase::Promoted), of(Phase::Staged));
-    let rejected = Share::of(since.passive_fail, since.passive.saturating_add(since.passive_fail));
-    let baseline = Share::of(before.passive_fail, before.passive.saturating_add(before.passive_fail));
-    let says_something = since.passive.saturating_add(since.passive_fail) >= policy.health_min_connections;
+    let of_opened = |counted: &dyn Fn(&NodeRecord) -> Option<Counters>| {
+        sum_of(snapshot, |node, record| if is_opened(document, epoch, wave, node) { counted(record) } else { None })
+    };
+    let since = of_opened(&|record| window_of(record, Phase::Promoted, epoch));
+    let before = of_opened(&|record| baseline_of(record, epoch));
+    let rejected = Share::of(since.passive_fail, since.cookies());
+    let baseline = Share::of(before.passive_fail, before.cookies());
+    let says_something = since.cookies().min(before.cookies()) >= policy.health_min_connections;
     let risen = rejected.ppm() > baseline.ppm().saturating_add(policy.health_rise_max.ppm());
     if says_something && risen && !wave.health_waived {
         return Health::Bad { rejected, baseline };
@@ -92,6 +93,15 @@ fn window_of(record: &NodeRecord, phase: Phase, epoch: Epoch) -> Option<Counters
     let windows = [record.window, record.baseline];
     let window = windows.into_iter().flatten().find(|window| window.phase == phase && window.epoch == epoch)?;
     window.last.since(&window.first)
+}
+
+/// What the node counted before it was promoted to that key: while staged, or in the steady phase before, which is kept
+/// where the staged window was too small.
+fn baseline_of(record: &NodeRecord, epoch: Epoch) -> Option<Counters> {
+    window_of(record, Phase::Staged, epoch).or_else(|| {
+        let steady = record.baseline.filter(|window| window.phase == Phase::Steady)?;
+        steady.last.since(&steady.first)
+    })
 }
 
 fn sum_of(snapshot: &Snapshot, counted: impl Fn(&NodeId, &NodeRecord) -> Option<Counters>) -> Counters {

@@ -42,7 +42,7 @@ use crate::engine::convergence::{Barrier, conflict};
 use crate::model::ids::NodeId;
 use crate::model::key::KeyFingerprint;
 
-pub use self::operator::{RECOVER_JUMP, end_of_exclusion_admits};
+pub use self::operator::{RECOVER_JUMP, REPORT_LEAD_MAX, end_of_exclusion_admits};
 
 /// Decides what one input does to the snapshot.
 ///

@@ -17,6 +17,12 @@ use crate::model::time::UnixTime;
 /// above or equal to a new one (rule 10).
 pub const RECOVER_JUMP: u64 = 1_000_000;
 
+/// How far a report may be ahead of the document, in generations and in epochs; what is further ahead is no report of
+/// this pool's nodes, and is not stored, for `recover` could not count beyond it.
+///
+/// Room for a thousand recoveries since the backup that was restored; a generation every second for 31 years.
+pub const REPORT_LEAD_MAX: u64 = 1_000 * RECOVER_JUMP;
+
 /// How long the session of a forgotten node is remembered: no request is under way for a day.
 const FORGOTTEN_KEPT_SECS: u64 = 86_400;
 
@@ -74,13 +80,18 @@ impl Draft<'_> {
     }
 
     /// The highest reported generation and the highest reported epoch, if `slots` may be taken over.
+    ///
+    /// A generation that was told and not installed counts too: the new one must be above it.  If nobody has installed
+    /// anything, there is nothing to take over: `forget` the nodes that were told.
     fn highest_reported(&self, slots: &Slots) -> Result<(Generation, Epoch), Reason> {
         let pool_id = &self.document.pool_id;
-        let fences = || {
-            let reports = self.snapshot.nodes.values().filter_map(|record| record.report.as_ref());
-            reports.filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == *pool_id)
+        let reports = || {
+            let believed = self.snapshot.nodes.values().filter(|record| !record.is_denied());
+            believed.filter_map(|record| record.report.as_ref())
         };
-        let highest = fences().map(|fence| fence.generation).max().ok_or(Reason::NotReported)?;
+        let fences = || reports().filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == *pool_id);
+        let highest = fences().map(|fence| fence.generation).chain(reports().map(|report| report.seen)).max();
+        let highest = highest.ok_or(Reason::NotReported)?;
         if !recoverable(self.snapshot).contains(slots) {
             return Err(Reason::NotReported);
         }
@@ -91,6 +102,8 @@ impl Draft<'_> {
     }
 
     /// Leaves behind exactly the nodes that the operator saw behind, as far as they still are (rule 15).
+    ///
+    /// Behind is also who was not heard in this life: the pool waits for it, whatever it acknowledged before.
     pub(super) fn advance(
         mut self,
         generation: Generation,
@@ -102,18 +115,21 @@ impl Draft<'_> {
             return Err(Reason::GenerationMoved(self.document.generation));
         }
         let barrier = Barrier::of_opened(self.snapshot);
-        let more: Vec<NodeId> = barrier.waiting_for.iter().filter(|node| !leave.contains(*node)).cloned().collect();
+        let unheard = self.now.presence.unheard_required(self.snapshot);
+        let behind: BTreeSet<NodeId> = barrier.waiting_for.iter().chain(&unheard).cloned().collect();
+        let more: Vec<NodeId> = behind.difference(leave).cloned().collect();
         if !more.is_empty() {
             return Err(Reason::MoreBehind(more));
         }
-        if barrier.waiting_for.is_empty() {
+        if behind.is_empty() {
             return Err(Reason::WrongPhase("no node is behind; nothing is waited for"));
         }
-        if barrier.waiting_for.len() > barrier.spare() {
-            let left = barrier.required - barrier.waiting_for.len();
+        if behind.len() > barrier.spare() {
+            let left = barrier.required - behind.len();
             return Err(Reason::TooFew { left, needed: barrier.needed });
         }
-        self.exclude(&barrier.waiting_for, Exclusion::LeftBehind);
+        let behind: Vec<NodeId> = behind.into_iter().collect();
+        self.exclude(&behind, Exclusion::LeftBehind);
         self.commit(actor, Action::Advance, reason)
     }
 

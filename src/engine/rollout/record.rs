@@ -83,6 +83,12 @@ impl Counters {
         })
     }
 
+    /// Cookies that clients came with, accepted or rejected.
+    #[must_use]
+    pub fn cookies(&self) -> u64 {
+        self.passive.saturating_add(self.passive_fail)
+    }
+
     /// Both together.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
@@ -122,6 +128,10 @@ pub struct Report {
     pub next_sync_secs: u64,
     /// TFO counters, if its kernel has them.
     pub counters: Option<Counters>,
+    /// The highest generation that it was told in its session, installable or not: as stored, that of
+    /// [`super::sync::Sync::seen`], whatever a sync says here.
+    #[serde(default)]
+    pub seen: Generation,
 }
 
 impl Report {
@@ -209,6 +219,12 @@ impl NodeRecord {
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.standing != Standing::Excluded(Exclusion::Forgotten)
+    }
+
+    /// Whether an operator denied it: nothing that it says is believed.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.standing == Standing::Excluded(Exclusion::Denied)
     }
 
     fn has_two_slots(&self) -> bool {

@@ -6,16 +6,20 @@
 //! 2. read the snapshot **again**, from the store (SQLite: the file, etcd: a quorum read), and call [`answer`] on it;
 //! 3. on [`Answer::Nothing`] hold the request until the document changes or `wait_secs` are over, then step 2 again.
 //!
+//! Beyond rule 10: a report that is further ahead than any restored store can be is refused before it is stored
+//! ([`REPORT_LEAD_MAX`]), so that one bogus report does not freeze the pool, or end its numbers.
+//!
 //! Nothing is ever answered from a cache.  A store that cannot be reached is 503, or 204 for a session that is held.
 
 use super::document::{Document, Instruction, Snapshot};
 use super::gates::counted_under;
-use super::operator::end_of_exclusion_admits;
-use super::record::{Exclusion, NodeRecord, RecordChange, Report, Session, Standing, Window};
+use super::operator::{REPORT_LEAD_MAX, end_of_exclusion_admits};
+use super::record::{Exclusion, Fence, NodeRecord, RecordChange, Report, Session, Standing, Window};
 use super::wave::told;
 use crate::engine::convergence::{Presence, conflict};
 use crate::model::count::Generation;
 use crate::model::ids::NodeId;
+use crate::model::state::Phase;
 use crate::model::time::UnixTime;
 
 /// What a node sends.
@@ -49,6 +53,9 @@ pub enum SyncRefused {
     /// 409: the node's file belongs to another pool.
     #[error("the node's keys belong to another pool")]
     OtherPool,
+    /// 409: no pool is so far ahead of its store ([`REPORT_LEAD_MAX`]); the node's file is damaged, or it lies.
+    #[error("the report is further ahead of this pool than a restored store can be behind")]
+    TooFarAhead,
     /// 409: a later session of the node is open.  The agent opens one above `ordinal` and asks again.
     #[error("a later session of this node is open")]
     SessionClosed {
@@ -61,8 +68,8 @@ pub enum SyncRefused {
     /// 503: the record changed between admission and answer; ask again.
     #[error("the node is not admitted any more; ask again")]
     NotAdmitted,
-    /// 503, or hold the request as for [`Answer::Nothing`]: until every required node was heard in this life, nobody is
-    /// told anything new, because a restored store would tell lost history to joiners.
+    /// 503, never 204: until every required node was heard in this life, nobody is told anything new, because a restored
+    /// store would tell lost history to joiners; and the node must not take silence for "your keys are the pool's".
     #[error("this coordinator has not heard every required node yet")]
     NotHeard,
 }
@@ -79,7 +86,7 @@ pub enum Answer {
 /// What to store for a sync.
 ///
 /// # Errors
-/// Fails if the node is denied, belongs to another pool, or has a later session.
+/// Fails if the node is denied, belongs to another pool, has a later session, or reports absurd numbers.
 pub fn record(
     document: &Document,
     before: Option<&NodeRecord>,
@@ -89,6 +96,9 @@ pub fn record(
 ) -> Result<Recording, SyncRefused> {
     if sync.report.fence.as_ref().is_some_and(|fence| fence.pool_id != document.pool_id) {
         return Err(SyncRefused::OtherPool);
+    }
+    if is_too_far_ahead(document, sync) {
+        return Err(SyncRefused::TooFarAhead);
     }
     let Some(before) = before else {
         let next = stored(document, None, (node, sync), wall, Standing::Admitted);
@@ -123,6 +133,16 @@ pub fn record(
     Ok(if is_admission { Recording::First(change) } else { Recording::Later(change) })
 }
 
+fn is_too_far_ahead(document: &Document, sync: &Sync) -> bool {
+    let last_generation = document.generation.get().saturating_add(REPORT_LEAD_MAX);
+    let last_epoch = document.next_epoch.get().saturating_add(REPORT_LEAD_MAX);
+    let fence_is = |fence: &Fence| {
+        let keys = [Some(fence.slots.primary), fence.slots.backup];
+        fence.generation.get() > last_generation || keys.iter().flatten().any(|key| key.epoch.get() > last_epoch)
+    };
+    sync.seen.get() > last_generation || sync.report.fence.as_ref().is_some_and(fence_is)
+}
+
 /// Inside a session acks only rise (rule 8).
 fn is_stale(before: &NodeRecord, sync: &Sync) -> bool {
     let generation = |report: &Report| report.fence.as_ref().map(|fence| fence.generation);
@@ -137,12 +157,14 @@ fn stored(
     standing: Standing,
 ) -> NodeRecord {
     let (window, baseline) = windows(document, before, node, &sync.report);
+    let same_session = before.filter(|record| record.session == Some(sync.session));
+    let seen_before = same_session.and_then(|record| record.report.as_ref()).map_or(Generation::ZERO, |r| r.seen);
     NodeRecord {
         version: before.map_or(0, |record| record.version) + 1,
         syncs: before.map_or(0, |record| record.syncs) + 1,
         standing,
         session: Some(sync.session),
-        report: Some(sync.report.clone()),
+        report: Some(Report { seen: sync.seen.max(seen_before), ..sync.report.clone() }),
         window,
         baseline,
         last_report_at: Some(wall),
@@ -162,10 +184,20 @@ fn windows(
     };
     let fresh = Window { phase, epoch, first: now, last: now };
     match window {
-        Some(window) if (window.phase, window.epoch) != (phase, epoch) => (Some(fresh), Some(window)),
+        Some(window) if (window.phase, window.epoch) != (phase, epoch) => {
+            (Some(fresh), Some(finished(document, window, baseline)))
+        }
         Some(window) if now.since(&window.last).is_some() => (Some(Window { last: now, ..window }), baseline),
         Some(_) | None => (Some(fresh), baseline),
     }
+}
+
+/// The baseline once a window is finished: a staged window that is too small for the health gate leaves the steady one
+/// before it in place.
+fn finished(document: &Document, window: Window, before: Option<Window>) -> Window {
+    let cookies = window.last.since(&window.first).map_or(0, |counted| counted.cookies());
+    let is_small = window.phase == Phase::Staged && cookies < document.policy.health_min_connections;
+    before.filter(|before| is_small && before.phase == Phase::Steady).unwrap_or(window)
 }
 
 /// What to answer, from a snapshot that was read from the store after the sync was recorded.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{Action, Actor, Pause, PoolKey, Snapshot, Stage, Wave};
+use super::command::missing;
+use super::document::{Action, Actor, Hold, Pause, PoolKey, Snapshot, Stage, Wave};
 use super::gates::{Health, drained, due, health};
 use super::input::{BlockedBy, Now, Reason, Step, Wait, fresh_key};
 use super::policy::{AbsentPolicy, Share, WaveRule};
@@ -49,7 +50,10 @@ fn tick_steady(
     let document = &snapshot.document;
     let revoked = |key: PoolKey| document.revoke.as_ref().is_some_and(|revoke| revoke.keys.contains(&key));
     if revoked(current) {
-        return at_barrier(snapshot, now, || stage(snapshot, now, fresh, Actor::Engine));
+        if let Some(wait) = wait_for_expected(snapshot, now) {
+            return Ok(Step::Wait(wait));
+        }
+        return at_barrier(snapshot, now, || stage(snapshot, now, fresh, (Actor::Engine, "")));
     }
     if backup.is_some_and(revoked) {
         return at_barrier(snapshot, now, || drop_backup(snapshot, now));
@@ -67,7 +71,20 @@ fn tick_steady(
     if let Err(wait) = drained(snapshot, now) {
         return Ok(Step::Wait(wait));
     }
-    at_barrier(snapshot, now, || stage(snapshot, now, fresh, Actor::Engine))
+    at_barrier(snapshot, now, || stage(snapshot, now, fresh, (Actor::Engine, "")))
+}
+
+/// A revoke of a first key waits for the expected nodes too, but (beyond rule 14) no longer than for any node: one that
+/// registers after it had no key of this pool to lose.
+fn wait_for_expected(snapshot: &Snapshot, now: Now<'_>) -> Option<Wait> {
+    let Some(Hold::FirstKey { expect }) = &snapshot.document.hold else { return None };
+    let missing = missing(snapshot, expect);
+    if short_barrier_is_over(snapshot, now, 0) || missing.is_empty() {
+        return None;
+    }
+    // Those that have names; a mere number of nodes has none.
+    let nodes = missing.iter().filter_map(|name| name.parse().ok()).collect();
+    Some(Wait::for_nodes(BlockedBy::ExpectedNodes, nodes))
 }
 
 fn tick_wave(snapshot: &Snapshot, now: Now<'_>, next: PoolKey, wave: &Wave) -> Result<Step, Reason> {
@@ -116,7 +133,7 @@ pub(super) fn stage(
     snapshot: &Snapshot,
     now: Now<'_>,
     fresh: Option<KeyFingerprint>,
-    actor: Actor,
+    (actor, reason): (Actor, &str),
 ) -> Result<Step, Reason> {
     let Stage::Steady { current, backup } = &snapshot.document.stage else {
         return Err(Reason::WrongPhase("a rotation starts only in phase steady"));
@@ -135,7 +152,7 @@ pub(super) fn stage(
     draft.document.stage = Stage::Staged { current: *current, next, prior_backup };
     draft.tell()?;
     draft.begin_phase();
-    draft.commit(actor, Action::Stage, "")
+    draft.commit(actor, Action::Stage, reason)
 }
 
 /// Staged(c→x) -> Promoted(c→x), first wave.  A revoke opens all waves at once.
@@ -244,14 +261,21 @@ fn exclude_absent(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Rea
 }
 
 /// The short barrier of a revoke: stragglers are left behind, and listed (rule 13).
+///
+/// It is measured from the revoke, or from the instruction or the wave if that came later, and (beyond rule 13) is
+/// never shorter than the period that a node declares: a timer node had no chance to hear of it before.
 fn leave_behind(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Reason> {
     let document = &snapshot.document;
-    let expired = now.presence.phase_secs.min(now.presence.wave_secs) >= document.policy.revoke_barrier_max_secs;
-    if document.revoke.is_none() || !expired {
+    if document.revoke.is_none() || !short_barrier_is_over(snapshot, now, 0) {
         return Ok(None);
     }
     let barrier = Barrier::of_opened(snapshot);
-    let nodes: Vec<NodeId> = barrier.waiting_for.iter().take(barrier.spare()).cloned().collect();
+    let period = |node: &NodeId| snapshot.nodes.get(node)?.report.as_ref().map(|report| report.next_sync_secs);
+    let late = barrier.waiting_for.iter().filter(|node| {
+        let period = period(node).unwrap_or(0);
+        short_barrier_is_over(snapshot, now, period)
+    });
+    let nodes: Vec<NodeId> = late.take(barrier.spare()).cloned().collect();
     if nodes.is_empty() {
         return Ok(None);
     }
@@ -261,6 +285,11 @@ fn leave_behind(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Reaso
         revoke.left_behind.extend(nodes);
     }
     draft.commit(Actor::Engine, Action::Exclude, "left behind by a revoke").map(Some)
+}
+
+fn short_barrier_is_over(snapshot: &Snapshot, now: Now<'_>, period_secs: u64) -> bool {
+    let waited = now.presence.phase_secs.min(now.presence.wave_secs);
+    waited >= snapshot.document.policy.revoke_barrier_max_secs.max(period_secs)
 }
 
 impl Draft<'_> {

@@ -109,3 +109,27 @@ fn the_list_of_revoked_keys_is_bounded() {
     assert_eq!(proposal.document.revoked.len(), super::super::document::REVOKED_MAX);
     assert_eq!(proposal.document.revoked.last(), Some(&key(1)));
 }
+
+#[test]
+fn a_revoke_does_not_stand_still_behind_a_pause() {
+    use super::super::document::Pause;
+    use super::super::policy::Share;
+    let mut snapshot = of(promoted(0, &["a"]));
+    let (rejected, baseline) = (Share::HALF, Share::of(0, 0));
+    snapshot.document.paused = Some(Pause::Health { rejected, baseline });
+    let proposal = committed(order(&snapshot, revoke(&[2])).unwrap());
+    assert_eq!(proposal.document.paused, None, "a revoke walks without gates");
+    snapshot.document.paused = Some(Pause::Operator);
+    assert_eq!(refused(order(&snapshot, revoke(&[2]))), Reason::Paused);
+}
+
+#[test]
+fn neither_abort_nor_revoke_lifts_the_hold_of_a_first_key() {
+    let hold = Some(Hold::FirstKey { expect: expect_number(9) });
+    let mut snapshot = of(staged());
+    snapshot.document.hold = hold.clone();
+    let proposal = committed(order(&snapshot, Command::Abort { force: Force::Yes }).unwrap());
+    assert_eq!(proposal.document.hold, hold);
+    let proposal = committed(order(&snapshot, revoke(&[3])).unwrap());
+    assert_eq!(proposal.document.hold, hold);
+}

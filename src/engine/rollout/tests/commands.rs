@@ -155,10 +155,10 @@ fn restored() -> Snapshot {
 }
 
 #[test]
-fn a_report_from_the_future_freezes_everything_but_recover() {
+fn a_report_from_the_future_freezes_the_pool() {
     let snapshot = restored();
     assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Frozen);
-    for command in [Command::Pause, INSIST, Command::Resume, Command::Forget { node: node("b") }] {
+    for command in [INSIST, Command::Resume, Command::Exclude { node: node("b"), until: NOW }] {
         let reason = refused(order(&snapshot, command));
         assert_eq!(reason, Reason::Frozen { node: node("b"), generation: Generation::new(9) });
     }
@@ -271,4 +271,89 @@ fn a_policy_changes_only_between_rotations() {
     }
     other.promote_waves.pop();
     assert_eq!(refused(order(&of(steady()), set(other))), Reason::Policy(BadPolicy::LastWave));
+}
+
+#[test]
+fn a_dead_node_does_not_lock_the_operator_out_after_a_restart() {
+    let mut snapshot = pool(document(staged()), &["a", "b", "d"], &["c"]);
+    snapshot.document.policy.absent_policy = super::super::policy::AbsentPolicy::Wait;
+    let until = NOW.plus(60);
+    let remedies = |name: &str| {
+        [
+            Command::Exclude { node: node(name), until },
+            Command::Deny { node: node(name) },
+            Command::Forget { node: node(name) },
+        ]
+    };
+    // b has acknowledged by its stored record, c has not: neither was heard in this life.
+    let gone = Presence { unheard: nodes(&["b", "c"]), absent: nodes(&["b", "c"]), ..presence() };
+    for name in ["b", "c"] {
+        for command in remedies(name) {
+            let proposal = committed(order_with(&snapshot, &gone, command).unwrap());
+            assert_eq!((proposal.audit.nodes.clone(), rise(&snapshot, &proposal)), (nodes(&[name]), 0));
+        }
+    }
+    let advance = |names: &[&str]| Command::Advance { generation: Generation::new(5), leave: nodes(names) };
+    let proposal = committed(order_with(&snapshot, &gone, advance(&["b", "c"])).unwrap());
+    assert_eq!(proposal.audit.nodes, nodes(&["b", "c"]), "whoever was not heard is behind too");
+    assert_eq!(refused(order_with(&snapshot, &gone, advance(&["c"]))), Reason::MoreBehind(vec![node("b")]));
+    // A node that is not measured absent may still report.
+    let silent = Presence { unheard: nodes(&["b", "c"]), absent: nodes(&["b"]), ..presence() };
+    for command in remedies("c").into_iter().chain([advance(&["b", "c"])]) {
+        assert_eq!(refused(order_with(&snapshot, &silent, command)), Reason::NotHeard(vec![node("c")]));
+    }
+    for command in [INSIST, Command::Resume, Command::Abort { force: Force::Yes }] {
+        let reason = refused(order_with(&snapshot, &gone, command));
+        assert_eq!(reason, Reason::NotHeard(vec![node("b"), node("c")]), "nothing else passes");
+    }
+}
+
+#[test]
+fn a_bogus_report_is_denied_or_forgotten_and_leaves_nothing() {
+    let mut snapshot = restored();
+    let slots = Slots { primary: key(8), backup: Some(key(7)) };
+    let bogus = Fence { pool_id: pool_id(), generation: Generation::new(u64::MAX), slots };
+    snapshot.nodes.insert(node("b"), admitted(Some(bogus)));
+    assert!(order(&snapshot, Command::Pause).is_ok());
+    assert!(order(&snapshot, Command::Forget { node: node("b") }).is_ok());
+    let denied = committed(order(&snapshot, Command::Deny { node: node("b") }).unwrap());
+    snapshot.nodes.insert(node("b"), denied.records[0].next.clone().unwrap());
+    assert_eq!(committed(tick(&snapshot)).audit.action, Action::Stage, "a denied node freezes nothing");
+    // A restored store is recovered from the others.
+    let real = Fence { pool_id: pool_id(), generation: Generation::new(9), slots };
+    snapshot.nodes.insert(node("c"), admitted(Some(real)));
+    let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
+    assert_eq!(proposal.document.generation.get(), 9 + RECOVER_JUMP);
+}
+
+#[test]
+fn a_rotation_on_demand_keeps_the_operators_reason() {
+    assert_eq!(committed(order(&of(steady()), ROTATE).unwrap()).audit.reason, "because");
+}
+
+#[test]
+fn a_pause_under_the_hold_of_a_first_key_is_lifted_alone() {
+    let mut document = document(steady());
+    document.hold = Some(Hold::FirstKey { expect: expect_number(3) });
+    document.paused = Some(Pause::Operator);
+    let snapshot = pool(document, &["a"], &[]);
+    let resumed = committed(order(&snapshot, Command::Resume).unwrap()).document;
+    assert_eq!((resumed.paused.is_none(), resumed.hold.is_some()), (true, true));
+    let snapshot = Snapshot { document: resumed, ..snapshot };
+    assert!(matches!(refused(order(&snapshot, Command::Resume)), Reason::Expected(_)));
+}
+
+#[test]
+fn a_generation_that_was_told_and_not_installed_is_evidence_of_a_restore_too() {
+    let mut snapshot = of(steady());
+    let report = snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap();
+    report.seen = Generation::new(5);
+    assert_eq!(committed(tick(&snapshot)).audit.action, Action::Stage);
+    let report = snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap();
+    report.seen = Generation::new(6);
+    assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Frozen);
+    let slots = Slots { primary: key(2), backup: Some(key(1)) };
+    let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
+    assert_eq!(proposal.document.generation.get(), 6 + RECOVER_JUMP);
+    assert!(order(&snapshot, Command::Forget { node: node("b") }).is_ok());
 }

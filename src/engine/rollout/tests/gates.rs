@@ -86,3 +86,30 @@ fn a_clock_that_stepped_back_is_replaced_by_served_time() {
     let served = Presence { phase_secs: 86_400, ..presence() };
     assert_eq!(committed(tick_with(&snapshot, &served)).audit.action, Action::Stage);
 }
+
+#[test]
+fn a_wave_is_never_stopped_without_a_baseline() {
+    let bad = window(Phase::Promoted, 3, counters(500, 0, 500));
+    // (baseline, whether the pool pauses): nothing, too little, enough before the stage, enough while staged.
+    for (baseline, is_bad) in [
+        (None, false),
+        (Some(window(Phase::Staged, 3, counters(0, 0, 0))), false),
+        (Some(window(Phase::Staged, 3, counters(99, 0, 0))), false),
+        (Some(window(Phase::Steady, 2, counters(99, 0, 0))), false),
+        (Some(window(Phase::Steady, 2, counters(100, 0, 0))), true),
+        (Some(window(Phase::Staged, 3, counters(100, 0, 0))), true),
+        (Some(window(Phase::Promoted, 2, counters(100, 0, 0))), false),
+    ] {
+        let mut snapshot = of(promoted(0, &["a"]));
+        let record = snapshot.nodes.get_mut(&node("a")).unwrap();
+        record.window = Some(bad);
+        record.baseline = baseline;
+        let early = Presence { wave_secs: 59, ..presence() };
+        if is_bad {
+            assert_eq!(committed(tick_with(&snapshot, &early)).audit.action, Action::Unhealthy, "{baseline:?}");
+        } else {
+            assert_eq!(waits(tick_with(&snapshot, &early)).blocked_by, BlockedBy::Health, "{baseline:?}");
+            assert_eq!(committed(tick(&snapshot)).audit.action, Action::OpenWave, "{baseline:?}");
+        }
+    }
+}

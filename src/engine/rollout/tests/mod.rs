@@ -83,6 +83,7 @@ fn report(fence: Option<Fence>) -> Report {
         slot_count: SlotCount::Two,
         next_sync_secs: 30,
         counters: None,
+        seen: Generation::ZERO,
     }
 }
 

@@ -173,3 +173,64 @@ fn exclude_and_deny_know_their_nodes() {
     let command = Command::Exclude { node: node("b"), until };
     assert!(matches!(refused(order(&denied, command)), Reason::WrongPhase(_)));
 }
+
+#[test]
+fn a_stage_too_short_to_count_keeps_the_window_before_it_as_the_baseline() {
+    let mut snapshot = of(steady());
+    let counted = |passive| {
+        let counters = Some(Counters { passive, passive_alt_key: 0, passive_fail: 0 });
+        sync(1, Report { counters, ..report(Some(fence_of(5, key(2), key(1)))) })
+    };
+    // (stage, counter at the first and the last sync of it, phase of the baseline after the next)
+    for (in_stage, kept) in [(10, Phase::Steady), (500, Phase::Staged)] {
+        snapshot.document.stage = steady();
+        snapshot.nodes.get_mut(&node("a")).unwrap().window = None;
+        for (stage, from, to) in [(steady(), 0, 1_000), (staged(), 1_000, 1_000 + in_stage)] {
+            snapshot.document.stage = stage;
+            for passive in [from, to] {
+                let change = change(recorded(&snapshot, "a", &counted(passive)));
+                apply(&mut snapshot, change);
+            }
+        }
+        snapshot.document.stage = promoted(0, &["a"]);
+        let next = change(recorded(&snapshot, "a", &counted(2_000))).next.unwrap();
+        assert_eq!(next.window.unwrap().phase, Phase::Promoted);
+        assert_eq!(next.baseline.unwrap().phase, kept);
+    }
+}
+
+fn fence_of(generation: u64, primary: PoolKey, backup: PoolKey) -> Fence {
+    let slots = Slots { primary, backup: Some(backup) };
+    Fence { pool_id: pool_id(), generation: Generation::new(generation), slots }
+}
+
+#[test]
+fn a_report_further_ahead_than_any_restore_is_refused() {
+    use super::super::REPORT_LEAD_MAX;
+    let snapshot = of(staged());
+    let far = fence_of(5 + REPORT_LEAD_MAX, key(4 + REPORT_LEAD_MAX), key(2));
+    let beyond = [
+        fence_of(6 + REPORT_LEAD_MAX, key(3), key(2)),
+        fence_of(5, key(5 + REPORT_LEAD_MAX), key(2)),
+        fence_of(5, key(3), key(u64::MAX)),
+        fence_of(u64::MAX, key(3), key(2)),
+    ];
+    assert!(recorded(&snapshot, "a", &sync(9, report(Some(far)))).is_ok());
+    for fence in beyond {
+        assert_eq!(recorded(&snapshot, "a", &sync(9, report(Some(fence)))), Err(SyncRefused::TooFarAhead));
+    }
+    let seen = Sync { seen: Generation::new(u64::MAX), ..sync(9, report(None)) };
+    assert_eq!(recorded(&snapshot, "a", &seen), Err(SyncRefused::TooFarAhead));
+}
+
+#[test]
+fn what_was_told_in_a_session_is_stored_and_falls_only_with_a_new_one() {
+    let mut snapshot = of(staged());
+    let fence = snapshot.nodes[&node("a")].report.clone().unwrap().fence;
+    for (ordinal, seen, stored) in [(2, 4, 4), (2, 5, 5), (2, 3, 5), (3, 0, 0)] {
+        let sync = Sync { seen: Generation::new(seen), ..sync(ordinal, report(fence.clone())) };
+        let change = change(recorded(&snapshot, "a", &sync));
+        assert_eq!(change.next.as_ref().unwrap().report.as_ref().unwrap().seen.get(), stored);
+        apply(&mut snapshot, change);
+    }
+}

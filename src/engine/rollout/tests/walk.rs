@@ -296,3 +296,33 @@ fn the_phase_is_named_in_a_refusal() {
     assert_eq!(refused.phase, Phase::Staged);
     assert_eq!(refused.to_string(), "refused in phase staged: a rotation starts only in phase steady");
 }
+
+fn revoking(stage: Stage, epoch: u64) -> Document {
+    let mut document = document(stage);
+    document.revoked = vec![key(epoch)];
+    let since = UnixTime::from_secs(0);
+    document.revoke = Some(Revoke { keys: [key(epoch)].into(), left_behind: BTreeSet::new(), since });
+    document
+}
+
+#[test]
+fn a_revokes_short_barrier_waits_for_a_timer_node() {
+    let mut snapshot = pool(revoking(staged(), 2), &["a", "b"], &["c"]);
+    snapshot.nodes.get_mut(&node("c")).unwrap().report.as_mut().unwrap().next_sync_secs = 900;
+    let late = |secs| Presence { phase_secs: secs, wave_secs: secs, ..Presence::default() };
+    assert_eq!(waits(tick_with(&snapshot, &late(899))).waiting_for, vec![node("c")]);
+    assert_eq!(committed(tick_with(&snapshot, &late(900))).audit.nodes, nodes(&["c"]));
+}
+
+#[test]
+fn a_revoke_under_a_first_key_waits_for_the_expected_nodes_as_long_as_for_any() {
+    let mut document = revoking(steady(), 2);
+    document.hold = Some(Hold::FirstKey { expect: super::super::document::Expect::Names(nodes(&["a", "late"])) });
+    let snapshot = pool(document.clone(), &["a", "b"], &[]);
+    let wait = waits(tick(&snapshot));
+    assert_eq!((wait.blocked_by, wait.waiting_for), (BlockedBy::ExpectedNodes, vec![node("late")]));
+    let late = Presence { phase_secs: 300, wave_secs: 300, ..Presence::default() };
+    assert_eq!(committed(tick_with(&snapshot, &late)).audit.action, Action::Stage);
+    let here = pool(document, &["a", "b", "late"], &[]);
+    assert_eq!(committed(tick(&here)).audit.action, Action::Stage);
+}
