@@ -347,6 +347,7 @@ fn check_tells_facts_as_text_and_json_and_writes_nothing() {
     let found = json_of(&host.run("check", &["--format", "json"]));
     // Two warnings that are true: this machine's clock may be unsynchronised, and nobody reads the scratch directory at boot.
     let expected = ["clock_unsynchronised", "not_read_at_boot"];
+    assert!(places(&found).iter().any(|(_, _, kind)| *kind == "not_read_at_boot"), "{found}");
     let others: Vec<_> = places(&found).into_iter().filter(|(_, _, kind)| !expected.contains(kind)).collect();
     assert_eq!((&found["ok"], others), (&json!(true), vec![]));
     assert_eq!((host.kernel().as_str(), host.sysctl_d()), (UNSET, vec![]));
@@ -597,6 +598,20 @@ fn secrets_that_cannot_be_used_are_refused_with_their_place() {
     code(&output, 0);
     assert_eq!(places(&json_of(&output)), [(Some(8), key, "credential_unseen")]);
     code(&host.run("check", &[]), 2);
+}
+
+#[test]
+fn once_writes_the_textfile_and_a_dry_run_does_not() {
+    if !support::need_netns() {
+        return;
+    }
+    let host = derive_host();
+    host.configure(&format!("{DERIVE}[metrics]\ntextfile = \"@/etc/tfo.prom\"\n"));
+    code(&host.run("once", &["--dry-run"]), 0);
+    assert!(!host.path("etc/tfo.prom").exists());
+    code(&host.run("once", &[]), 0);
+    let text = std::fs::read_to_string(host.path("etc/tfo.prom")).expect("the textfile is there");
+    assert!(text.contains("tfo_agent_verified{namespace=\"own\"} 1\n"), "{text}");
 }
 
 #[test]
