@@ -63,7 +63,7 @@ fn may_import(module: &str, imported: &str) -> bool {
     match module {
         "model" => false,
         "engine" => imported == "model",
-        "ctl" => ["model", "kernel", "wire", "config", "crypto", "tls"].contains(&imported),
+        "ctl" => ["model", "kernel", "wire", "config", "crypto", "tls", "runtime"].contains(&imported),
         "agent" | "coordinator" => !PROGRAMS.contains(&imported),
         // tfo-demo is the fleet on one machine: it starts the others as programs.
         "demo" => !PROGRAMS.contains(&imported),

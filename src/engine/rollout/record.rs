@@ -28,6 +28,30 @@ pub struct Session {
     pub nonce: u64,
 }
 
+/// The text is no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a session is ORDINAL-NONCE, decimal and 16 hex digits")]
+pub struct BadSession;
+
+impl std::fmt::Display for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{:016x}", self.ordinal, self.nonce)
+    }
+}
+
+impl std::str::FromStr for Session {
+    type Err = BadSession;
+
+    fn from_str(text: &str) -> Result<Self, BadSession> {
+        let parsed = || {
+            let (ordinal, nonce) = text.split_once('-')?;
+            Some(Self { ordinal: ordinal.parse().ok()?, nonce: u64::from_str_radix(nonce, 16).ok()? })
+        };
+        // Only the one spelling: no signs, no missing or leading zeros.
+        parsed().filter(|session| session.to_string() == text).ok_or(BadSession)
+    }
+}
+
 /// What a node's sysctl.d file says it was told last: its fence (rule 9).  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fence {
@@ -241,4 +265,22 @@ pub struct RecordChange {
     pub expected: Option<u64>,
     /// What to store; none = forget the node.
     pub next: Option<NodeRecord>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_has_one_spelling() {
+        let session = Session { ordinal: 1_790_000_000_000, nonce: 0xab };
+        assert_eq!(session.to_string(), "1790000000000-00000000000000ab");
+        assert_eq!(session.to_string().parse(), Ok(session));
+        let one_more = format!("{}0-0000000000000001", u64::MAX);
+        for bad in
+            ["", "-", "1", "1-", "1-ab", "+1-0000000000000001", "01-0000000000000001", "1-000000000000000A", &one_more]
+        {
+            assert_eq!(bad.parse::<Session>(), Err(BadSession), "{bad}");
+        }
+    }
 }

@@ -1,0 +1,1 @@
+//! `tfo-coordinator`: makes keys, walks pools through rotations, shows their state.

@@ -1,0 +1,1 @@
+//! TFO diagnostics for one host: what its kernel does, and what servers do from outside.

@@ -1,0 +1,7 @@
+//! What goes over the network: the types of API v1 and the errors.  The only serde for the network.
+//!
+//! Must not know: sockets, TLS, stores, decisions.  A field may be added with a serde default; anything else is a v2.
+//! `tests/snapshots/` pins every type, so that a change shows in review.
+
+pub mod error;
+pub mod v1;

@@ -1,0 +1,58 @@
+//! Key bytes on the wire: the answer to a sync, and an operator's import.  Nothing else in the API carries any.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroizing;
+
+use crate::kernel::text::{self, KeyText, TextError};
+use crate::model::key::{KeyPair, TfoKey};
+
+/// Kernel text, one key or `primary,backup`; wiped on drop, and `Debug` shows nothing of it.
+///
+/// Whoever serialises it writes into a buffer that is wiped, and whoever reads it wipes what it read it from.
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    /// Of one key.
+    #[must_use]
+    pub fn of_key(key: &TfoKey) -> Self {
+        Self::of_text(&KeyText::of_key(key))
+    }
+
+    /// Of both slots.
+    #[must_use]
+    pub fn of_pair(keys: &KeyPair) -> Self {
+        Self::of_text(&KeyText::of(keys))
+    }
+
+    /// The keys.
+    ///
+    /// # Errors
+    /// Fails if it is not exactly kernel text (KERNEL.md section 1).
+    pub fn parse(&self) -> Result<KeyPair, TextError> {
+        text::parse(self.0.as_bytes())
+    }
+
+    fn of_text(text: &KeyText) -> Self {
+        Self(Zeroizing::new(String::from_utf8_lossy(text.expose()).into_owned()))
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText")
+    }
+}
+
+impl Serialize for SecretText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
+}
