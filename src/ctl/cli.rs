@@ -1,0 +1,53 @@
+//! The command line of `tfoctl`: which commands there are, and how each ends.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use super::report::{Failure, Format, Outcome};
+use crate::runtime::process;
+
+/// Shows and drives the TCP Fast Open keys of a fleet, and looks at one host.
+#[derive(Debug, Parser)]
+#[command(name = "tfoctl", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// Form of the output on stdout
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub format: Format,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused or not allowed, 4 not converged in time.";
+
+/// What `tfoctl` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {}
+
+/// The whole program: parses, runs, and says how it ended.
+#[must_use]
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = match Arguments::try_parse_from(arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // Nowhere left to say it if even the terminal is gone.
+            drop(error.print());
+            let outcome = if error.use_stderr() { Outcome::Config } else { Outcome::Done };
+            return ExitCode::from(outcome.code());
+        }
+    };
+    process::forbid_dumps();
+    let outcome = run(&parsed).unwrap_or_else(|failure| {
+        // As above.
+        drop(failure.show());
+        failure.outcome
+    });
+    ExitCode::from(outcome.code())
+}
+
+fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
+    match arguments.command {}
+}
