@@ -13,6 +13,8 @@ pub(crate) mod host;
 pub(crate) mod machine;
 #[allow(dead_code, reason = "each test binary uses its own part")]
 mod netns;
+#[allow(dead_code, reason = "each test binary uses its own part")]
+pub(crate) mod pki;
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub(crate) use netns::NetNs;
 
@@ -30,7 +32,7 @@ const SKIP_LOG: &str = "TFO_SKIP_LOG";
 const FULL: &str = "TFO_FULL";
 
 /// How long `poll_until` waits between two looks.
-const POLL_EVERY: Duration = Duration::from_millis(10);
+pub(crate) const POLL_EVERY: Duration = Duration::from_millis(10);
 
 /// Says that this test cannot run here, and why.  The caller returns afterwards.
 ///
