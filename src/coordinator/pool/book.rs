@@ -20,10 +20,11 @@ use crate::store::{CommitError, Erasure, Head, PoolState, RecordOutcome, Store, 
 
 /// Keys that a command brought, or that were made for it, by fingerprint.
 #[derive(Default)]
-pub(super) struct GivenKeys(Vec<(KeyFingerprint, TfoKey)>);
+pub struct GivenKeys(Vec<(KeyFingerprint, TfoKey)>);
 
 impl GivenKeys {
-    pub(super) fn add(&mut self, key: TfoKey) -> KeyFingerprint {
+    /// Adds a key, and gives its public name.
+    pub fn add(&mut self, key: TfoKey) -> KeyFingerprint {
         let print = fingerprint(&key);
         self.0.push((print, key));
         print

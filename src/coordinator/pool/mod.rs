@@ -17,10 +17,11 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 pub use self::book::GivenKeys;
-pub use self::waiting::{NotTold, Told};
+pub use self::waiting::{Held, NotTold, Told};
 use super::metrics::Metrics;
 use crate::engine::rollout::document::Expect;
 use crate::engine::rollout::input::{Force, Order, Refused};
@@ -108,6 +109,8 @@ struct Shared {
     started: Instant,
     /// Milliseconds after `started` at which the store was last seen to be good; 0 = never.
     good_at_ms: AtomicU64,
+    /// The document's policy: who may join, and how long a request is held.
+    policy: ArcSwap<Policy>,
 }
 
 /// A pool's driver, from outside.
@@ -132,7 +135,11 @@ impl Pool {
     ) -> Result<Self, StoreError> {
         let book = book::Book::open(Arc::clone(&store), name.clone())?;
         let (sender, receiver) = sync_channel(QUEUE_MAX);
-        let shared = Arc::new(Shared { started: clock::monotonic(), good_at_ms: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            started: clock::monotonic(),
+            good_at_ms: AtomicU64::new(0),
+            policy: ArcSwap::from_pointee(book.document().policy.clone()),
+        });
         let driver = driver::Driver::new(book, policy, metrics, Arc::clone(&shared));
         let thread = std::thread::Builder::new().name(format!("pool-{name}")).spawn(move || driver.run(&receiver));
         let thread = thread.map_err(|source| StoreError::Failed {
@@ -149,22 +156,23 @@ impl Pool {
         &self.name
     }
 
+    /// The policy of its document, as the driver last saw it.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        self.shared.policy.load_full()
+    }
+
     /// Its store, for the audit log.
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         Arc::clone(&self.store)
     }
 
-    /// A node's sync.  The answer comes when there is something new; whoever stops waiting has been told nothing.
+    /// A node's sync.  The first answer comes when it is recorded.
     ///
     /// # Errors
     /// Fails if the driver takes no more.
-    pub fn sync(
-        &self,
-        node: NodeId,
-        sync: Sync,
-        described: Described,
-    ) -> Result<oneshot::Receiver<Result<Told, NotTold>>, Busy> {
+    pub fn sync(&self, node: NodeId, sync: Sync, described: Described) -> Result<Held, Busy> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Sync { node, sync: Box::new(sync), described: Box::new(described), reply })?;
         Ok(answer)
@@ -203,7 +211,7 @@ impl Pool {
     /// The configuration file says this now.
     pub fn take_policy(&self, policy: Policy) {
         // A driver that takes no more says so itself.
-        drop(self.send(Message::Policy(Box::new(policy))));
+        self.send(Message::Policy(Box::new(policy))).ok();
     }
 
     /// How long ago the driver last saw the store to be good, in milliseconds; none = never.
@@ -221,7 +229,7 @@ impl Pool {
 
     /// Lets all waiting nodes go, and takes no more.
     pub fn stop(&self) {
-        drop(self.send(Message::Stop));
+        self.send(Message::Stop).ok();
     }
 
     fn send(&self, message: Message) -> Result<(), Busy> {
@@ -237,7 +245,8 @@ impl Pool {
 impl Drop for Pool {
     /// Waits for the driver: it may be at a commit.
     fn drop(&mut self) {
-        self.stop();
+        // Waits for a place in the queue: without the message there is no end.  An error: it has ended already.
+        drop(self.sender.send(Message::Stop));
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -255,6 +264,11 @@ impl Shared {
     fn store_is_good(&self) {
         self.good_at_ms.store(self.now_ms(), Ordering::Release);
     }
+}
+
+/// The snake-case name of a unit variant, as the audit log and the API have it.
+pub(super) fn snake_name(name: &impl serde::Serialize) -> String {
+    work::snake(name)
 }
 
 /// Pools by name.

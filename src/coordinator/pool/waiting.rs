@@ -20,9 +20,12 @@ use crate::wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, TaughtKey};
 pub enum Told {
     /// 200 with this body, which is shared, and wiped when the last answer is out.
     Slots(Bytes),
-    /// 204.
-    Nothing,
+    /// Recorded, and nothing new yet: the answer comes here.  Whoever does not wait for it answers 204.
+    Later(Held),
 }
+
+/// Where the answer to a held request comes; an error: nothing new any more.
+pub type Held = oneshot::Receiver<Result<Told, NotTold>>;
 
 /// Why a sync has no answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,14 +55,12 @@ pub(super) struct WaitingNodes {
 }
 
 impl WaitingNodes {
-    /// How many.
-    pub(super) fn len(&self) -> usize {
-        self.nodes.values().filter(|waiting| !waiting.reply.is_closed()).count()
-    }
-
     /// Holds a request; an earlier one of the same node ends with nothing new.
     pub(super) fn hold(&mut self, node: NodeId, sync: Sync, reply: Reply) {
-        self.nodes.insert(node, Waiting { sync, reply });
+        let (later, held) = oneshot::channel();
+        if reply.send(Ok(Told::Later(held))).is_ok() {
+            self.nodes.insert(node, Waiting { sync, reply: later });
+        }
     }
 
     /// Answers now or holds.  The copy was verified after the sync was recorded, and `view` is of it.
@@ -73,18 +74,23 @@ impl WaitingNodes {
 
     /// The document has changed: answers whoever has something new now.
     pub(super) fn publish(&mut self, book: &Book, view: PoolView) {
+        let mut still = Vec::new();
         for (node, waiting) in std::mem::take(&mut self.nodes) {
-            if !waiting.reply.is_closed() {
-                self.answer(book, view, (node, waiting.sync), waiting.reply);
+            if waiting.reply.is_closed() {
+                continue;
+            }
+            match view.answer(book.snapshot(), &node, &waiting.sync) {
+                Ok(Answer::Nothing) => still.push((node, waiting)),
+                Ok(Answer::Tell(instruction)) => give(waiting.reply, self.answers.tell(book, &instruction)),
+                Err(refused) => give(waiting.reply, Err(NotTold::Refused(refused))),
             }
         }
+        self.nodes = still.into_iter().collect();
     }
 
     /// Ends all of them with nothing new.
     pub(super) fn let_go(&mut self) {
-        for (_, waiting) in std::mem::take(&mut self.nodes) {
-            give(waiting.reply, Ok(Told::Nothing));
-        }
+        self.nodes.clear();
     }
 }
 
