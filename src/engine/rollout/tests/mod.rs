@@ -4,6 +4,7 @@ mod abort;
 mod commands;
 mod gates;
 mod nodes;
+mod reporting;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
