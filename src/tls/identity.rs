@@ -10,6 +10,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
+use super::pem;
 use crate::model::ids::NodeId;
 use crate::model::time::UnixTime;
 
@@ -49,12 +50,11 @@ impl Peer {
             GeneralName::DNSName(name) => name.to_ascii_lowercase().parse().ok(),
             _ => None,
         });
-        let not_after = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
         let serial = certificate.raw_serial();
         Ok(Self {
             names: names.collect(),
             serial: Serial(serial.get(..SERIAL_BYTES_MAX).unwrap_or(serial).to_vec()),
-            not_after: UnixTime::from_secs(not_after),
+            not_after: pem::unix(certificate.validity().not_after),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use axum::Json;
-use axum::http::header::{CONNECTION, RETRY_AFTER};
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -11,7 +11,7 @@ use crate::crypto::random;
 use crate::wire::error::{ErrorBody, ErrorKind};
 
 /// Header of every answer: the request's id, under which the log has more.
-pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// With 503, unless the handler knows better.  Clients add jitter of their own.
 const RETRY_AFTER_SECS: u32 = 5;
 
@@ -80,6 +80,12 @@ impl Refusal {
         self.kind
     }
 
+    /// What it is for people.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The answer to the request `id`.
     #[must_use]
     pub fn answer(&self, id: &RequestId) -> Response {
@@ -123,6 +129,5 @@ pub(super) fn complete(id: &RequestId, response: Response) -> Response {
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID_HEADER, value);
     }
-    response.headers_mut().remove(CONNECTION);
     response
 }
