@@ -171,6 +171,16 @@ fn boot_winners(settings: &AgentSettings) -> Vec<Problem> {
     problems
 }
 
+/// Files that would win over ours at boot, for a node of a pool: it must not acknowledge what a reboot would take back
+/// (PROTOCOL.md rule 8).  Nothing for other sources.
+#[must_use]
+pub fn unacknowledgeable(settings: &AgentSettings) -> Vec<Problem> {
+    if !matches!(settings.source, SourceSettings::Coordinator(_)) {
+        return Vec::new();
+    }
+    boot_winners(settings).into_iter().filter(|problem| problem.severity == Severity::Error).collect()
+}
+
 fn kernel_problems() -> Option<Problem> {
     let release = KernelRelease::running()?;
     (release.backup_slot() == BackupSlot::Absent).then(|| {
@@ -181,7 +191,7 @@ fn kernel_problems() -> Option<Problem> {
 }
 
 fn clock_problem(settings: &AgentSettings) -> Option<Problem> {
-    let uses_clock = !matches!(settings.source, SourceSettings::File { .. });
+    let uses_clock = matches!(settings.source, SourceSettings::Derive(_) | SourceSettings::Random { .. });
     (uses_clock && sys::clock_synchronised() == Some(false)).then(|| {
         let message = "the kernel says that its clock is not synchronised";
         Problem::warning("clock_unsynchronised", message, "run chrony, timesyncd or another NTP client")
@@ -190,7 +200,7 @@ fn clock_problem(settings: &AgentSettings) -> Option<Problem> {
 
 /// A pass that writes nothing finds the rest: a clock that is behind, an entry that came too late, TFO that is off.
 fn pass_problems(settings: AgentSettings, now: UnixTime) -> Vec<Problem> {
-    let report = Worker::new(settings).pass(now, PassMode::DryRun);
+    let report = Worker::new(settings).pass(now, PassMode::DryRun, None);
     let mut problems = report.problems;
     for namespace in &report.namespaces {
         if namespace.bits.is_some_and(|bits| bits & SERVER_BIT == 0) {

@@ -57,7 +57,7 @@ impl Metrics {
     }
 
     /// Takes in a pass.  What goes wrong here is reported and tried again at the next pass; the keys do not depend on it.
-    pub fn update(&mut self, report: &PassReport, circumstances: Circumstances, config: &Path) -> Vec<Problem> {
+    pub fn update(&mut self, report: &PassReport, circumstances: Circumstances<'_>, config: &Path) -> Vec<Problem> {
         let mut problems = self.write_textfile(report, circumstances, config);
         if self.listen.is_some() {
             match encode(report, circumstances) {
@@ -71,7 +71,7 @@ impl Metrics {
 
     /// Replaces the textfile alone: needs no event loop.
     #[must_use]
-    pub fn write_textfile(&self, report: &PassReport, circumstances: Circumstances, config: &Path) -> Vec<Problem> {
+    pub fn write_textfile(&self, report: &PassReport, circumstances: Circumstances<'_>, config: &Path) -> Vec<Problem> {
         let Some(textfile) = &self.textfile else { return Vec::new() };
         let text = match encode(report, circumstances) {
             Ok(text) => text,
@@ -123,7 +123,7 @@ fn cannot_encode(error: &prometheus::Error) -> Problem {
 }
 
 /// Text format 0.0.4; names and help are the documentation.
-fn encode(report: &PassReport, circumstances: Circumstances) -> prometheus::Result<String> {
+fn encode(report: &PassReport, circumstances: Circumstances<'_>) -> prometheus::Result<String> {
     let registry = Registry::new();
     let gauge = |name: &str, help: &str, labels: &[&str]| {
         let gauge = GaugeVec::new(Opts::new(name, help), labels)?;

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod cli;
+pub mod contact;
 pub mod host;
 pub mod init;
 pub mod locks;
@@ -11,6 +12,7 @@ pub mod report;
 pub mod run;
 pub mod source;
 pub mod status;
+pub mod talk;
 pub mod timer;
 pub mod which;
 pub mod worker;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::contact::{ContactSettings, CoordinatorSettings, contact, coordinator_source};
 use super::reader::{Findings, Located, Table, read_file, read_str};
 use super::secret::SecretPath;
 use crate::engine::schedule::{Entry, Rule, Schedule};
@@ -41,11 +42,15 @@ pub struct AgentSettings {
     pub install: InstallSettings,
     /// Where counters go.
     pub metrics: MetricsSettings,
+    /// To whom keys that come from elsewhere are reported.
+    pub report: Option<ContactSettings>,
 }
 
 /// Where keys come from.
 #[derive(Debug)]
 pub enum SourceSettings {
+    /// From a pool's coordinators.
+    Coordinator(Box<CoordinatorSettings>),
     /// From secrets and the clock.
     Derive(DeriveSettings),
     /// From a file with kernel text.
@@ -184,7 +189,7 @@ impl AgentSettings {
         let source = match root.table("source", findings) {
             Some(table) => source_section(table, findings, named),
             None => {
-                let remedy = "add [source] with kind = \"derive\", \"file\" or \"random\"";
+                let remedy = "add [source] with kind = \"derive\", \"coordinator\", \"file\" or \"random\"";
                 let problem = Problem::error("missing_key", "there is no [source] section", remedy);
                 findings.add_at(&root.place("source", findings), problem);
                 None
@@ -196,12 +201,13 @@ impl AgentSettings {
             Some(table) => metrics_section(table, findings),
             None => MetricsSettings { textfile: None, listen: None },
         };
+        let report = root.table("report", findings).and_then(|table| report_section(table, source.as_ref(), findings));
         root.finish(findings);
         named.install = Some(install.clone());
         named.textfile.clone_from(&metrics.textfile);
         let runtime_dir = runtime_dir.unwrap_or_else(|| default("agent.runtime_dir", DEFAULT_RUNTIME_DIR));
         let node = node.or_else(|| hostname().parse().ok());
-        Some(Self { file: file.to_owned(), node, runtime_dir, source: source?, install, metrics })
+        Some(Self { file: file.to_owned(), node, runtime_dir, source: source?, install, metrics, report })
     }
 }
 
@@ -246,6 +252,9 @@ fn source_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut
             named.secrets.extend(path.clone().map(|place| NamedSecret { place, holds: Holds::KeyText }));
             path.map(|path| SourceSettings::File { path })
         }
+        Some("coordinator") => {
+            coordinator_source(&mut table, findings).map(|source| SourceSettings::Coordinator(Box::new(source)))
+        }
         Some("random") => {
             let interval = interval(&mut table, findings).map(|interval| interval.value);
             Some(SourceSettings::Random { interval: interval.unwrap_or(RotationInterval::DEFAULT) })
@@ -253,16 +262,32 @@ fn source_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut
         Some(_) => {
             let kind = kind.as_ref().expect("it has a value");
             let message = format!("there is no source {:?}", kind.value);
-            findings.add_at(kind, Problem::error("bad_value", message, "write \"derive\", \"file\" or \"random\""));
+            let remedy = "write \"derive\", \"coordinator\", \"file\" or \"random\"";
+            findings.add_at(kind, Problem::error("bad_value", message, remedy));
             return None;
         }
         None => {
-            missing(&table, "kind", "write kind = \"derive\", \"file\" or \"random\"", findings);
+            missing(&table, "kind", "write kind = \"derive\", \"coordinator\", \"file\" or \"random\"", findings);
             return None;
         }
     };
     table.finish(findings);
     source
+}
+
+fn report_section(
+    mut table: Table<'_, '_>,
+    source: Option<&SourceSettings>,
+    findings: &mut Findings,
+) -> Option<ContactSettings> {
+    let place = table.place("urls", findings);
+    let report = contact(&mut table, findings);
+    table.finish(findings);
+    if matches!(source, Some(SourceSettings::Coordinator(_))) {
+        let remedy = "remove [report]: an agent with a coordinator reports to it by itself";
+        findings.add_at(&place, Problem::error("bad_value", "[report] is for the other sources", remedy));
+    }
+    report
 }
 
 /// An interval in its range; none if it is missing or wrong.
