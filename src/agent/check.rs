@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::cli::Outcome;
 use super::worker::{PassMode, Worker};
-use super::{preflight, timer};
+use super::{contact, preflight, timer};
 use crate::config::agent::{AgentSettings, SourceSettings};
 use crate::config::secret::CREDENTIAL_UNSEEN;
 use crate::kernel::boot_order;
@@ -105,6 +105,7 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
             .filter(|problem| problem.kind == CREDENTIAL_UNSEEN)
             .for_each(|p| p.severity = Severity::Warning);
     }
+    problems.extend(certificates(&settings, now));
     problems.extend(writable_by_others(config));
     let config_is_wrong = first_error(&problems).is_some();
     if depth == Depth::Host {
@@ -112,6 +113,7 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
         problems.extend(boot_winners(&settings));
         problems.extend(kernel_problems());
         problems.extend(clock_problem(&settings));
+        problems.extend(coordinators(&settings, now));
         problems.extend(skew_tolerance_secs.and_then(timer::too_slow));
         if first_error(&problems).is_none() {
             problems.extend(pass_problems(settings, now));
@@ -169,6 +171,46 @@ fn boot_winners(settings: &AgentSettings) -> Vec<Problem> {
         problems.push(Problem::warning("not_read_at_boot", message, remedy));
     }
     problems
+}
+
+/// What is to be said of certificates that can be used; those that cannot have stopped the reading (a source's), or are no
+/// more than a warning (a report's).
+fn certificates(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
+    let load = |contact| contact::load_identity(contact, &settings.file, now);
+    let warn = |problem: Problem| Problem { severity: Severity::Warning, ..problem };
+    let mut problems = Vec::new();
+    if let SourceSettings::Coordinator(source) = &settings.source
+        && let Ok(identity) = load(&source.contact)
+    {
+        if let Some(node) = &settings.node
+            && settings.node_is_named
+            && !identity.names.contains(node)
+        {
+            let message = format!(
+                "agent.node is {node}, and the certificate does not say so: coordinators go by the certificate"
+            );
+            let remedy = "remove agent.node, or issue the certificate for this name";
+            problems.push(Problem::warning("node_name", message, remedy).in_file(&settings.file).at_key("agent.node"));
+        }
+        problems.extend(identity.notes);
+    }
+    if let Some(report) = &settings.report {
+        let found = load(report).map_or_else(|problems| problems, |identity| identity.notes);
+        problems.extend(found.into_iter().map(warn));
+    }
+    problems
+}
+
+/// Whether the coordinators can be reached and know this node.
+fn coordinators(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
+    // Notes on certificates were found already.
+    let probe = |contact| contact::probe(contact, &settings.file, now);
+    let warn = |problem: Problem| Problem { severity: Severity::Warning, ..problem };
+    match (&settings.source, &settings.report) {
+        (SourceSettings::Coordinator(source), _) => probe(&source.contact),
+        (_, Some(report)) => probe(report).into_iter().map(warn).collect(),
+        (_, None) => Vec::new(),
+    }
 }
 
 /// Files that would win over ours at boot, for a node of a pool: it must not acknowledge what a reboot would take back

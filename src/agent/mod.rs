@@ -3,6 +3,7 @@
 pub mod check;
 pub mod cli;
 pub mod contact;
+pub mod hook;
 pub mod host;
 pub mod init;
 pub mod locks;
@@ -10,6 +11,7 @@ pub mod metrics;
 pub mod preflight;
 pub mod report;
 pub mod run;
+pub mod server_bit;
 pub mod source;
 pub mod status;
 pub mod talk;

@@ -15,14 +15,16 @@ use tracing::{error, info, warn};
 use super::check;
 use super::cli::Outcome;
 use super::contact::{Cadence, Contact, News};
+use super::hook::Hook;
 use super::host::chain;
 use super::locks::{self, HeldLock};
 use super::metrics::Metrics;
 use super::report::PassReport;
 use super::status::{self, Circumstances, State, Status};
 use super::worker::{PassMode, Worker};
-use super::{preflight, source};
-use crate::config::agent::{AgentSettings, InstallMode};
+use super::{preflight, server_bit, source};
+use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
+use crate::config::contact::ServerBit;
 use crate::kernel::sysctl_d;
 use crate::model::problem::{Problem, Severity};
 use crate::model::time::UnixTime;
@@ -91,6 +93,7 @@ struct Daemon {
     worker: Worker,
     locks: Vec<HeldLock>,
     contact: Option<Contact>,
+    hook: Hook,
     metrics: Metrics,
     schedule: ScheduleTimer,
     hangup: Signal,
@@ -125,6 +128,7 @@ impl Daemon {
         );
         Ok(Self {
             contact: contact_of(&settings),
+            hook: Hook::default(),
             metrics: Metrics::new(&settings.metrics),
             worker: Worker::new(settings),
             locks,
@@ -180,7 +184,22 @@ impl Daemon {
             contact.observed(&report);
             report.problems.extend(contact.problems());
         }
+        self.heed_pool(&mut report);
         report
+    }
+
+    /// What else a node of a pool does: withdraws itself when it is detached, makes no cookies without the pool's keys.
+    fn heed_pool(&mut self, report: &mut PassReport) {
+        let (SourceSettings::Coordinator(source), Some(contact)) = (&self.worker.settings().source, &self.contact)
+        else {
+            return;
+        };
+        self.hook.update(&source.on_detached, Some(contact.standing()));
+        if source.server_bit == ServerBit::Held {
+            let runtime_dir = &self.worker.settings().runtime_dir.value;
+            let keys_are_there = contact.has_keys() && report.verified();
+            report.problems.extend(server_bit::hold(runtime_dir, keys_are_there, &report.namespaces));
+        }
     }
 
     async fn sleep(&mut self, next_pass: Instant, next_watchdog: Option<Instant>) -> io::Result<Wake> {

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::check;
 use super::contact::Contact;
 use super::report::PassReport;
 use super::worker::{PassMode, Worker};
+use super::{check, server_bit};
+use crate::config::agent::SourceSettings;
+use crate::config::contact::ServerBit;
 use crate::model::problem::Problem;
 use crate::runtime::clock;
 
@@ -58,6 +60,13 @@ async fn talk(worker: &mut Worker, contact: &mut Contact) -> PassReport {
     }
     let mut report = done.expect("the first exchange is followed by a pass");
     report.problems.extend(contact.problems());
+    if let SourceSettings::Coordinator(source) = &worker.settings().source
+        && source.server_bit == ServerBit::Held
+    {
+        let keys_are_there = contact.has_keys() && report.verified();
+        let runtime_dir = &worker.settings().runtime_dir.value;
+        report.problems.extend(server_bit::hold(runtime_dir, keys_are_there, &report.namespaces));
+    }
     report
 }
 

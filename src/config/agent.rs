@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::contact::{ContactSettings, CoordinatorSettings, contact, coordinator_source};
+use super::contact::{ContactSettings, CoordinatorSettings, coordinator_source, report_section};
 use super::reader::{Findings, Located, Table, read_file, read_str};
 use super::secret::SecretPath;
 use crate::engine::schedule::{Entry, Rule, Schedule};
@@ -34,6 +34,8 @@ pub struct AgentSettings {
     pub file: PathBuf,
     /// The node's name: the host's, where none is given; none if that is no DNS name.
     pub node: Option<NodeId>,
+    /// Whether the configuration itself gives the name.
+    pub node_is_named: bool,
     /// Directory of status.json.
     pub runtime_dir: Located<PathBuf>,
     /// Where keys come from.
@@ -201,13 +203,27 @@ impl AgentSettings {
             Some(table) => metrics_section(table, findings),
             None => MetricsSettings { textfile: None, listen: None },
         };
-        let report = root.table("report", findings).and_then(|table| report_section(table, source.as_ref(), findings));
+        let report = root.table("report", findings).and_then(|table| report_section(table, findings));
+        if let (Some(SourceSettings::Coordinator(_)), Some(report)) = (&source, &report) {
+            let remedy = "remove [report]: an agent with a coordinator reports to it by itself";
+            findings.add_at(&report.urls, Problem::error("bad_value", "[report] is for the other sources", remedy));
+        }
         root.finish(findings);
         named.install = Some(install.clone());
         named.textfile.clone_from(&metrics.textfile);
         let runtime_dir = runtime_dir.unwrap_or_else(|| default("agent.runtime_dir", DEFAULT_RUNTIME_DIR));
+        let node_is_named = node.is_some();
         let node = node.or_else(|| hostname().parse().ok());
-        Some(Self { file: file.to_owned(), node, runtime_dir, source: source?, install, metrics, report })
+        Some(Self {
+            file: file.to_owned(),
+            node,
+            node_is_named,
+            runtime_dir,
+            source: source?,
+            install,
+            metrics,
+            report,
+        })
     }
 }
 
@@ -273,21 +289,6 @@ fn source_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut
     };
     table.finish(findings);
     source
-}
-
-fn report_section(
-    mut table: Table<'_, '_>,
-    source: Option<&SourceSettings>,
-    findings: &mut Findings,
-) -> Option<ContactSettings> {
-    let place = table.place("urls", findings);
-    let report = contact(&mut table, findings);
-    table.finish(findings);
-    if matches!(source, Some(SourceSettings::Coordinator(_))) {
-        let remedy = "remove [report]: an agent with a coordinator reports to it by itself";
-        findings.add_at(&place, Problem::error("bad_value", "[report] is for the other sources", remedy));
-    }
-    report
 }
 
 /// An interval in its range; none if it is missing or wrong.

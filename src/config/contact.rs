@@ -86,8 +86,15 @@ pub(super) fn coordinator_source(table: &mut Table<'_, '_>, findings: &mut Findi
     })
 }
 
+/// `[report]`.
+pub(super) fn report_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<ContactSettings> {
+    let report = contact(&mut table, findings);
+    table.finish(findings);
+    report
+}
+
 /// The keys that both sections share; the caller finishes the table.
-pub(super) fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<ContactSettings> {
+fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<ContactSettings> {
     for (key, remedy) in [
         ("urls", "write urls = [\"https://coordinator.example.org:9443\"]"),
         ("pool", "write the pool's name, pool = \"text\""),

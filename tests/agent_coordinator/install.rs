@@ -72,7 +72,10 @@ fn the_first_answer_is_installed_before_ready_and_acknowledged_after_it() {
     assert_eq!(ack["installed"]["pool_id"], POOL_ID);
     assert_eq!(asked[0].connection, asked[1].connection, "one connection");
     let status = site.status("connected", |status| status["contact"] == "connected");
-    assert_eq!((&status["pool"], &status["generation"], &status["phase"]), (&"text".into(), &4.into(), &"staged".into()));
+    assert_eq!(
+        (&status["pool"], &status["generation"], &status["phase"]),
+        (&"text".into(), &4.into(), &"staged".into())
+    );
     assert_eq!(status["state"], "ok");
     assert!(status["last_contact_at"].is_string());
     daemon.stop();

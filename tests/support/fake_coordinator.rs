@@ -68,7 +68,8 @@ impl Pki {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
         let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         builder.unwrap().with_client_cert_verifier(verifier).with_single_cert(chain, key.into()).unwrap()
@@ -127,14 +128,16 @@ impl FakeCoordinator {
         let listener = netns.run(|| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { script: Mutex::default(), gate: AtomicBool::new(false), connections: AtomicU64::new(0) });
+        let shared =
+            Arc::new(Shared { script: Mutex::default(), gate: AtomicBool::new(false), connections: AtomicU64::new(0) });
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (config, state) = (pki.server(), Arc::clone(&shared));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let acceptor = TlsAcceptor::from(Arc::new(config));
-                let listener = TlsListener { tcp: TcpListener::from_std(listener).unwrap(), acceptor, shared: Arc::clone(&state) };
+                let listener =
+                    TlsListener { tcp: TcpListener::from_std(listener).unwrap(), acceptor, shared: Arc::clone(&state) };
                 let router = Router::new().fallback(answer).with_state(state);
                 let service = router.into_make_service_with_connect_info::<Connection>();
                 tokio::select! {
@@ -232,7 +235,9 @@ pub(crate) fn refusal(status: u16, kind: &str) -> Reply {
 /// A coordinator source for the files of [`Pki::equip`]; `more` are further lines of [source].
 pub(crate) fn source(host: &DaemonHost, urls: &[String], more: &str) -> String {
     let [ca, cert, key] = ["ca.crt", "node.crt", "node.key"].map(|name| -> PathBuf { host.path(name) });
-    format!("[source]\nkind = \"coordinator\"\nurls = {urls:?}\npool = \"text\"\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n{more}\n")
+    format!(
+        "[source]\nkind = \"coordinator\"\nurls = {urls:?}\npool = \"text\"\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n{more}\n"
+    )
 }
 
 struct TlsListener {

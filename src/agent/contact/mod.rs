@@ -6,7 +6,9 @@
 
 mod exchange;
 mod identity;
+mod probe;
 mod route;
+mod standing;
 mod trouble;
 
 use std::collections::BTreeMap;
@@ -25,11 +27,12 @@ use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
 use crate::config::contact::ContactSettings;
 use crate::crypto::random;
 use crate::engine::backoff::part;
-use crate::engine::fence::{Link, Readiness, Verdict};
+use crate::engine::fence::{Link, RequestId, Verdict};
 use crate::engine::rollout::document::{PoolKey, Slots};
 use crate::engine::rollout::record::{Fence, Session};
 use crate::kernel::sysctl_d::Record;
-use crate::model::problem::{Problem, Severity};
+use crate::model::count::Generation;
+use crate::model::problem::Problem;
 use crate::model::state::SlotPrint;
 use crate::model::time::UnixTime;
 use crate::runtime::clock;
@@ -38,6 +41,8 @@ use crate::wire::error::ErrorKind;
 use crate::wire::v1::sync::KeySource;
 
 pub use identity::load as load_identity;
+pub use probe::probe;
+pub use standing::Standing;
 
 /// When a daemon is back at the latest: the cap of its pauses.
 const NEXT_CONTACT: Duration = Duration::from_secs(60);
@@ -64,24 +69,6 @@ pub enum News {
     None,
     /// Keys to install, or something else to be shown.
     Pass,
-}
-
-/// How it stands with the coordinators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// Nobody has answered yet.
-    Asking,
-    /// The last request was answered.
-    Connected,
-    /// Answers came in this run, but the last request failed.
-    Disconnected,
-    /// Nobody answered in time at the start: the node serves by its file.
-    Unconfirmed,
-    /// The node has no keys of its pool.
-    NoKeys,
-    /// Out of contact for longer than the pool waits.
-    Detached,
 }
 
 /// Numbers for the metrics.
@@ -244,46 +231,23 @@ impl Contact {
         }
     }
 
-    /// Whether the node may serve as far as its pool is concerned; the caller adds "installed and read back".
-    #[must_use]
-    pub fn may_serve(&self) -> bool {
-        match self.readiness() {
-            Some(Readiness::Confirmed | Readiness::Unconfirmed) | None => true,
-            Some(Readiness::Asking | Readiness::NoKeys) => false,
-        }
-    }
-
-    /// When [`Contact::may_serve`] changes by time alone.
-    #[must_use]
-    pub fn start_deadline(&self) -> Option<Instant> {
-        (self.readiness() == Some(Readiness::Asking)).then(|| self.started + self.start_timeout)
-    }
-
-    /// None for an agent that only reports.
-    fn readiness(&self) -> Option<Readiness> {
-        (self.teaches()).then(|| self.link.readiness(self.now(), self.start_timeout))
-    }
-
-    /// How it stands.
-    #[must_use]
-    pub fn standing(&self) -> Standing {
-        if self.link.is_detached(self.now()) {
-            return Standing::Detached;
-        }
-        match (self.readiness(), &self.trouble, self.counts.answers) {
-            (Some(Readiness::NoKeys), ..) => Standing::NoKeys,
-            (Some(Readiness::Unconfirmed), ..) => Standing::Unconfirmed,
-            (_, None, 0) => Standing::Asking,
-            (_, None, _) => Standing::Connected,
-            (_, Some(_), 0) => Standing::Asking,
-            (_, Some(_), _) => Standing::Disconnected,
-        }
-    }
-
     /// Whether keys come from there; else they are only reported.
     #[must_use]
     pub fn teaches(&self) -> bool {
         self.source == KeySource::Coordinator
+    }
+
+    /// Whether keys of the pool are in the file.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        self.link.fence().is_some()
+    }
+
+    /// The generation that was told last, installed or not.
+    #[must_use]
+    pub fn desired_generation(&self) -> Option<Generation> {
+        let told = self.told.as_ref().map(|told| told.instruction.generation);
+        told.or_else(|| self.link.fence().map(|fence| fence.generation))
     }
 
     /// Whether the last request failed.
@@ -296,47 +260,6 @@ impl Contact {
     #[must_use]
     pub fn has_unsaid(&self) -> bool {
         self.said.as_ref() != Some(&self.node)
-    }
-
-    /// What is wrong, the worst first.  For an agent that only reports all of it is warnings.
-    #[must_use]
-    pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let since = self.counts.last_contact_at.map_or_else(
-            || "no coordinator has answered in this run".to_owned(),
-            |at| format!("the last answer of a coordinator was at {at}"),
-        );
-        let cause = self.trouble.as_ref().map_or_else(String::new, |trouble| format!("; {}", trouble.message));
-        let stand = "look at the coordinators and the way to them; the installed keys stay";
-        match self.standing() {
-            Standing::Detached => {
-                let message = format!("the pool goes on without this node: {since}{cause}");
-                problems.push(Problem::error("detached", message, stand));
-            }
-            Standing::Unconfirmed => {
-                let message = format!("the keys are those of the file, and nobody has confirmed them: {since}{cause}");
-                problems.push(Problem::error("unconfirmed", message, stand));
-            }
-            Standing::NoKeys => {
-                let message = format!("there are no keys of pool {}: {since}{cause}", self.settings.pool);
-                let remedy = "servers must not start without them; `tfoctl pools` shows whether the pool has keys";
-                problems.push(Problem::error("no_pool_keys", message, remedy));
-            }
-            Standing::Asking | Standing::Connected | Standing::Disconnected => {}
-        }
-        if let Some(trouble) = &self.trouble {
-            let mut problem = trouble.problem();
-            problem.message = format!("{}; {since}", problem.message);
-            problems.push(problem);
-        }
-        match &self.identity {
-            Ok(identity) => problems.extend(identity.notes()),
-            Err(wrong) => problems.extend(wrong.iter().cloned()),
-        }
-        if !self.teaches() {
-            problems.iter_mut().for_each(|problem| problem.severity = Severity::Warning);
-        }
-        problems
     }
 
     /// Numbers for the metrics.
@@ -463,7 +386,7 @@ impl Contact {
         news
     }
 
-    fn refused(&mut self, request: crate::engine::fence::RequestId, error: &ClientError, now: Duration) -> News {
+    fn refused(&mut self, request: RequestId, error: &ClientError, now: Duration) -> News {
         if let ClientError::Refused { body: Some(body), .. } = error
             && body.kind == ErrorKind::SessionClosed
             && let Some(ordinal) = body.ordinal
