@@ -6,3 +6,5 @@ mod support;
 
 #[expect(clippy::unwrap_used, reason = "a test ends where its host is not what it made")]
 mod install;
+#[expect(clippy::unwrap_used, reason = "a test ends where its host is not what it made")]
+mod refused;

@@ -1,7 +1,7 @@
 //! A coordinator that does what a test says: real TLS, real HTTP, and answers from a script.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -120,12 +120,12 @@ pub(crate) struct FakeCoordinator {
 impl FakeCoordinator {
     /// Listens; tells nothing before [`FakeCoordinator::tell`].
     pub(crate) fn start(netns: &NetNs, pki: &Pki) -> Self {
-        Self::start_at(netns, pki, 0)
+        Self::start_on(netns, pki, "127.0.0.1:0")
     }
 
-    /// The same on this port.
-    pub(crate) fn start_at(netns: &NetNs, pki: &Pki, port: u16) -> Self {
-        let listener = netns.run(|| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))).unwrap();
+    /// The same at this address.
+    pub(crate) fn start_on(netns: &NetNs, pki: &Pki, address: &str) -> Self {
+        let listener = netns.run(|| std::net::TcpListener::bind(address)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let shared =
@@ -155,8 +155,9 @@ impl FakeCoordinator {
         format!("https://{}", self.address)
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.address.port()
+    /// The address, to start another one there.
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
     }
 
     /// Ends the listener and all connections.
