@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use super::pki;
 use super::report::{Failure, Format, Outcome};
 use crate::runtime::process;
 
@@ -25,7 +26,10 @@ const EXIT_CODES: &str =
 
 /// What `tfoctl` can do.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    /// Certificates for a fleet that has no PKI of its own
+    Pki(pki::PkiArgs),
+}
 
 /// The whole program: parses, runs, and says how it ended.
 #[must_use]
@@ -49,5 +53,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
-    match arguments.command {}
+    match &arguments.command {
+        Command::Pki(own) => pki::run(own, arguments.format),
+    }
 }
