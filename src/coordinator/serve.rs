@@ -19,7 +19,7 @@ use super::observe;
 use super::pool::{Pool, Pools};
 use super::preflight::{self, Opened, Use};
 use super::routes::{self, Api};
-use super::server::{Limits, Server, listen};
+use super::server::{Drained, Limits, Server, listen};
 use crate::config::coordinator::CoordinatorSettings;
 use crate::engine::rollout::policy::Policy;
 use crate::model::ids::PoolName;
@@ -138,13 +138,13 @@ impl Daemon {
         let limits = Limits { body_bytes_max: COMMAND_BYTES_MAX, ..Limits::default() };
         let (tls, router, shutdown) =
             (Arc::clone(&daemon.tls), routes::router(Arc::clone(&daemon.api)), daemon.shutdown.clone());
-        daemon
-            .servers
-            .push(tokio::spawn(async move { Server::new(limits).serve(listener, tls, router, shutdown).await }));
+        daemon.servers.push(tokio::spawn(async move {
+            log_drained(Server::new(limits).serve(listener, tls, router, shutdown).await)
+        }));
         if let Some(observer) = observer {
             let (router, shutdown) = (observe::router(Arc::clone(&daemon.api)), daemon.shutdown.clone());
             daemon.servers.push(tokio::spawn(async move {
-                Server::new(Limits::default()).serve_plain(observer, router, shutdown).await;
+                log_drained(Server::new(Limits::default()).serve_plain(observer, router, shutdown).await);
             }));
         }
         Ok(daemon)
@@ -317,12 +317,18 @@ fn start_pools(
     Ok(pools)
 }
 
+fn log_drained(drained: Drained) {
+    if drained.cut > 0 {
+        warn!(cut = drained.cut, "connections were cut, because they did not end in time");
+    }
+}
+
 fn log_reload(reload: &Reload) {
     match reload {
         Reload::Unchanged => {}
-        Reload::Done { closed, warnings } => {
+        Reload::Done { closed, problems } => {
             info!(closed, "new certificates are in use");
-            warnings.iter().for_each(log_problem);
+            problems.iter().for_each(log_problem);
         }
         Reload::Kept(problems) => {
             problems.iter().for_each(log_problem);

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use super::host;
 use super::pki;
 use super::report::{Failure, Format, Outcome};
 use crate::runtime::process;
@@ -29,6 +30,18 @@ const EXIT_CODES: &str =
 pub enum Command {
     /// Certificates for a fleet that has no PKI of its own
     Pki(pki::PkiArgs),
+    /// This host: keys by fingerprint, agent, kernel, drift; exit code 1 if something is wrong
+    Status(host::status::StatusArgs),
+    /// The kernel's TFO counters, what they mean, and their rates
+    Stats(host::stats::StatsArgs),
+    /// Make a key
+    Keygen(host::keygen::KeygenArgs),
+    /// The keys that a secret gives at a time
+    Derive(host::derive::DeriveArgs),
+    /// The cookie that a server with these keys gives to a client
+    Cookie(host::cookie::CookieArgs),
+    /// An http:// request with its first bytes in the SYN
+    Get(host::get::GetArgs),
 }
 
 /// The whole program: parses, runs, and says how it ended.
@@ -53,7 +66,14 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
+    let format = arguments.format;
     match &arguments.command {
-        Command::Pki(own) => pki::run(own, arguments.format),
+        Command::Pki(own) => pki::run(own, format),
+        Command::Status(own) => host::status::run(own, format),
+        Command::Stats(own) => host::stats::run(own, format),
+        Command::Keygen(own) => host::keygen::run(own, format),
+        Command::Derive(own) => host::derive::run(own, format),
+        Command::Cookie(own) => host::cookie::run(own, format),
+        Command::Get(own) => host::get::run(own, format),
     }
 }
