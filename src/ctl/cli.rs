@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use super::host::{probe, sniff, verify};
 use super::report::{Failure, Format, Outcome};
 use crate::runtime::process;
 
@@ -25,7 +26,14 @@ const EXIT_CODES: &str =
 
 /// What `tfoctl` can do.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    /// Ask servers whether they do TCP Fast Open, without taking a place in their queue
+    Probe(probe::Arguments),
+    /// Find out whether all nodes behind an address hold the same key
+    Verify(verify::Arguments),
+    /// Show packets with TCP Fast Open, and which key made their cookies
+    Sniff(sniff::Arguments),
+}
 
 /// The whole program: parses, runs, and says how it ended.
 #[must_use]
@@ -49,5 +57,9 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
-    match arguments.command {}
+    match &arguments.command {
+        Command::Probe(probe) => probe::run(probe, arguments.format),
+        Command::Verify(verify) => verify::run(verify, arguments.format),
+        Command::Sniff(sniff) => sniff::run(sniff, arguments.format),
+    }
 }
