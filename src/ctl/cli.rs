@@ -42,6 +42,12 @@ pub enum Command {
     Cookie(host::cookie::CookieArgs),
     /// An http:// request with its first bytes in the SYN
     Get(host::get::GetArgs),
+    /// Ask servers whether they do TCP Fast Open, without taking a place in their queue
+    Probe(host::probe::Arguments),
+    /// Find out whether all nodes behind an address hold the same key
+    Verify(host::verify::Arguments),
+    /// Show packets with TCP Fast Open, and which key made their cookies
+    Sniff(host::sniff::Arguments),
 }
 
 /// The whole program: parses, runs, and says how it ended.
@@ -75,5 +81,8 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Derive(own) => host::derive::run(own, format),
         Command::Cookie(own) => host::cookie::run(own, format),
         Command::Get(own) => host::get::run(own, format),
+        Command::Probe(own) => host::probe::run(own, format),
+        Command::Verify(own) => host::verify::run(own, format),
+        Command::Sniff(own) => host::sniff::run(own, format),
     }
 }
