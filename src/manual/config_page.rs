@@ -76,8 +76,8 @@ mod tests {
     fn every_key_is_a_paragraph_under_its_section() {
         let example = "# What it is.\n\n[agent]\n# Name of the node.\n#node = \"a\"\n[source]\n# kinds:\n#   derive  x\nkind = \"derive\"\n";
         let page = render(&Configuration { name: "x.toml", about: "configures x", example, see_also: &["x(8)"] });
-        let expected = ".SH DESCRIPTION\nWhat it is.\n.SH \"[agent]\"\n.TP\n.B node = \"a\"\nName of the node.\n\
-                        .SH \"[source]\"\n.TP\n.B kind = \"derive\"\nkinds:\n.br\nderive  x\n.SH \"SEE ALSO\"\n";
+        let expected = ".SH DESCRIPTION\nWhat it is.\n.SH \"[agent]\"\n.TP\n.B node = \\(dqa\\(dq\nName of the node.\n\
+                        .SH \"[source]\"\n.TP\n.B kind = \\(dqderive\\(dq\nkinds:\n.br\nderive  x\n.SH \"SEE ALSO\"\n";
         assert!(page.contains(expected), "{page}");
     }
 }

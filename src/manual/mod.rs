@@ -73,9 +73,9 @@ fn see_also(pages: &[&str]) -> String {
     format!(".SH \"SEE ALSO\"\n{}\n", references.join(", "))
 }
 
-/// Text as roff takes it: no line starts a request, and backslashes and hyphens are themselves.
+/// Text as roff takes it: no line starts a request, and backslashes, hyphens and quotes are themselves.
 fn escape(text: &str) -> String {
-    let escaped = text.replace('\\', "\\e").replace('-', "\\-");
+    let escaped = text.replace('\\', "\\e").replace('-', "\\-").replace('"', "\\(dq");
     let guard = |line: &str| if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.to_owned() };
     escaped.lines().map(guard).collect::<Vec<_>>().join("\n")
 }
@@ -86,6 +86,7 @@ mod tests {
 
     #[test]
     fn text_starts_no_request() {
+        assert_eq!(escape("a = \"b\""), "a = \\(dqb\\(dq");
         assert_eq!(escape(".SH x\n'y\na\\b --c"), "\\&.SH x\n\\&'y\na\\eb \\-\\-c");
         assert_eq!(
             see_also(&["agent.toml(5)", "tfo-agent(8)"]),
