@@ -13,6 +13,8 @@ pub(crate) mod host;
 pub(crate) mod machine;
 #[allow(dead_code, reason = "each test binary uses its own part")]
 mod netns;
+#[allow(dead_code, reason = "each test binary uses its own part")]
+pub(crate) mod package;
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub(crate) use netns::NetNs;
 
