@@ -27,7 +27,7 @@ const ONCE_PATIENCE: Duration = Duration::from_secs(5);
 /// Installs the fleet's TCP Fast Open keys on this host, verifies them and reports.
 #[derive(Debug, Parser)]
 #[command(name = "tfo-agent", version, arg_required_else_help = true, after_help = EXIT_CODES)]
-struct Arguments {
+pub struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
