@@ -1,4 +1,4 @@
-//! `tfo-coordinator serve`: one event loop for signals, reload, certificates and the watchdog; the work is elsewhere.
+//! `tfo-coordinator serve`: one event loop for signals, reload and the watchdog; the work is elsewhere.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::cli::Outcome;
 use super::metrics::Metrics;
-use super::observe;
+use super::observe::{self, Observed};
 use super::pool::{Pool, Pools};
 use super::preflight::{self, Opened, Use};
 use super::routes::{self, Api};
@@ -26,17 +26,26 @@ use crate::model::ids::PoolName;
 use crate::model::problem::{Problem, Severity};
 use crate::runtime::{log, notify, process};
 use crate::store::Store;
-use crate::tls::server::{Reload, ServerTls};
+use crate::tls::server::ServerTls;
 use crate::wire::v1::fleet::COMMAND_BYTES_MAX;
 
-/// How often certificates are looked at for changes, and the status line is renewed.
+/// How often the status line is renewed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Open files that are kept for the store, certificates and the other listener.
+const FILES_KEPT: usize = 256;
+
+/// Fewest connections that are taken, whatever the limit of open files is.
+const CONNECTIONS_MIN: usize = 64;
+
+/// Most connections: about 1.5 GiB of buffers.
+const CONNECTIONS_MAX: usize = 65_536;
 
 /// The daemon, from its configuration to its end.
 #[must_use]
 pub fn serve(config: &Path) -> Outcome {
     log::start();
-    process::lock_memory();
+    process::lock_growing_memory();
     let opened = match preflight::open(config, Use::Alone) {
         Ok(opened) => opened,
         Err(problems) => {
@@ -75,7 +84,7 @@ struct Daemon {
     api: Arc<Api>,
     tls: Arc<ServerTls>,
     shutdown: CancellationToken,
-    servers: Vec<JoinHandle<()>>,
+    servers: Vec<JoinHandle<Drained>>,
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -135,18 +144,21 @@ impl Daemon {
             "started"
         );
         daemon.take_pools().await.map_err(|problem| failed(vec![problem]))?;
-        let limits = Limits { body_bytes_max: COMMAND_BYTES_MAX, ..Limits::default() };
-        let (tls, router, shutdown) =
-            (Arc::clone(&daemon.tls), routes::router(Arc::clone(&daemon.api)), daemon.shutdown.clone());
-        daemon.servers.push(tokio::spawn(async move {
-            log_drained(Server::new(limits).serve(listener, tls, router, shutdown).await)
-        }));
+        let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
+        let connections_max = files.saturating_sub(FILES_KEPT).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
+        let limits = Limits { body_bytes_max: COMMAND_BYTES_MAX, connections_max, ..Limits::default() };
+        let server = Arc::new(Server::new(limits));
         if let Some(observer) = observer {
-            let (router, shutdown) = (observe::router(Arc::clone(&daemon.api)), daemon.shutdown.clone());
+            let seen =
+                Observed { api: Arc::clone(&daemon.api), server: Arc::clone(&server), tls: Arc::clone(&daemon.tls) };
+            let (router, shutdown) = (observe::router(Arc::new(seen)), daemon.shutdown.clone());
             daemon.servers.push(tokio::spawn(async move {
-                log_drained(Server::new(Limits::default()).serve_plain(observer, router, shutdown).await);
+                Server::new(Limits::default()).serve_plain(observer, router, shutdown).await
             }));
         }
+        let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
+        let router = routes::router(Arc::clone(&daemon.api));
+        daemon.servers.push(tokio::spawn(async move { server.serve(listener, tls, router, shutdown).await }));
         Ok(daemon)
     }
 
@@ -194,7 +206,6 @@ impl Daemon {
                 Wake::Watchdog => notify::watchdog(),
                 Wake::Reload => self.reload().await,
                 Wake::Look => {
-                    self.look_at_certificates().await;
                     notify::status(&self.status_line());
                 }
             }
@@ -214,8 +225,10 @@ impl Daemon {
     async fn end(&mut self) {
         self.shutdown.cancel();
         for server in self.servers.drain(..) {
-            if let Err(error) = server.await {
-                warn!(%error, "a server has panicked");
+            match server.await {
+                Ok(Drained { cut: 0 }) => {}
+                Ok(Drained { cut }) => warn!(cut, "connections were cut: they did not end in time"),
+                Err(error) => warn!(%error, "a server has panicked"),
             }
         }
         let pools = self.api.pools.swap(Arc::default());
@@ -231,15 +244,6 @@ impl Daemon {
         format!("serving {} on {}", names.join(", "), self.settings.api.listen.value)
     }
 
-    async fn look_at_certificates(&self) {
-        let tls = Arc::clone(&self.tls);
-        // Reads files and verifies certificates.
-        match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
-            Ok(reload) => log_reload(&reload),
-            Err(error) => error!(%error, "the look at the certificates has panicked"),
-        }
-    }
-
     /// Takes the new configuration, or keeps the old one if the new one is broken.
     async fn reload(&mut self) {
         notify::reloading();
@@ -251,9 +255,9 @@ impl Daemon {
             }
         }
         let tls = Arc::clone(&self.tls);
-        match tokio::task::spawn_blocking(move || tls.reload()).await {
-            Ok(reload) => log_reload(&reload),
-            Err(error) => error!(%error, "the look at the certificates has panicked"),
+        // Says itself what it did.
+        if let Err(error) = tokio::task::spawn_blocking(move || tls.reload()).await {
+            error!(%error, "the look at the certificates has panicked");
         }
         notify::ready(&self.status_line());
     }
@@ -315,24 +319,4 @@ fn start_pools(
         ended.stop();
     }
     Ok(pools)
-}
-
-fn log_drained(drained: Drained) {
-    if drained.cut > 0 {
-        warn!(cut = drained.cut, "connections were cut, because they did not end in time");
-    }
-}
-
-fn log_reload(reload: &Reload) {
-    match reload {
-        Reload::Unchanged => {}
-        Reload::Done { closed, problems } => {
-            info!(closed, "new certificates are in use");
-            problems.iter().for_each(log_problem);
-        }
-        Reload::Kept(problems) => {
-            problems.iter().for_each(log_problem);
-            warn!("the new certificates are refused, the old ones stay in use");
-        }
-    }
 }
