@@ -217,7 +217,7 @@ fn coordinators(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
 /// (PROTOCOL.md rule 8).  Nothing for other sources.
 #[must_use]
 pub fn unacknowledgeable(settings: &AgentSettings) -> Vec<Problem> {
-    if !matches!(settings.source, SourceSettings::Coordinator(_)) {
+    if !settings.has_coordinator() {
         return Vec::new();
     }
     boot_winners(settings).into_iter().filter(|problem| problem.severity == Severity::Error).collect()
