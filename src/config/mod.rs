@@ -2,5 +2,6 @@
 
 pub mod agent;
 pub mod contact;
+pub mod coordinator;
 pub mod reader;
 pub mod secret;
