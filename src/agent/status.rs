@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::contact::{Contact, Standing};
 use super::report::{HeldReport, PassReport};
 use crate::config::agent::InstallMode;
 use crate::config::reader::Located;
@@ -72,6 +73,7 @@ pub struct Status<'a> {
     drift_repairs: u64,
     clock_synchronised: Option<bool>,
     last_contact_at: Option<UnixTime>,
+    contact: Option<Standing>,
     error: Option<StatusError<'a>>,
     namespaces: Vec<NamespaceStatus<'a>>,
 }
@@ -92,20 +94,22 @@ struct NamespaceStatus<'a> {
 }
 
 /// What a pass report does not know itself.
-#[derive(Debug, Clone, Copy)]
-pub struct Circumstances {
+#[derive(Clone, Copy)]
+pub struct Circumstances<'a> {
     /// When the pass was.
     pub now: UnixTime,
     /// Repairs since the process started.
     pub drift_repairs: u64,
     /// Whether the kernel's clock is synchronised.
     pub clock_synchronised: Option<bool>,
+    /// The talks with the coordinators, where there are any.
+    pub contact: Option<&'a Contact>,
 }
 
 impl<'a> Status<'a> {
     /// The status after a pass.
     #[must_use]
-    pub fn of(report: &'a PassReport, circumstances: Circumstances) -> Self {
+    pub fn of(report: &'a PassReport, circumstances: Circumstances<'_>) -> Self {
         let held = report.held;
         let namespaces = report.namespaces.iter().map(|namespace| NamespaceStatus {
             name: namespace.namespace.name(),
@@ -118,8 +122,8 @@ impl<'a> Status<'a> {
             version: VERSION,
             state: State::of(report),
             source: report.source,
-            pool: None,
-            generation: None,
+            pool: circumstances.contact.map(|contact| contact.settings().pool.clone()),
+            generation: held.and_then(|held| held.generation),
             phase: held.map_or(Phase::Empty, |held| held.phase),
             primary: held.map(|held| held.prints.primary),
             backup: held.and_then(|held| held.prints.backup),
@@ -127,7 +131,8 @@ impl<'a> Status<'a> {
             next_change_at: held.and_then(|held| held.next_change_at),
             drift_repairs: circumstances.drift_repairs,
             clock_synchronised: circumstances.clock_synchronised,
-            last_contact_at: None,
+            last_contact_at: circumstances.contact.and_then(|contact| contact.counts().last_contact_at),
+            contact: circumstances.contact.map(Contact::standing),
             error: first_error(&report.problems)
                 .map(|problem| StatusError { kind: problem.kind, message: &problem.message }),
             namespaces: namespaces.collect(),
@@ -174,7 +179,12 @@ pub fn line(report: &PassReport) -> String {
 #[must_use]
 pub fn keys_line(held: &HeldReport) -> String {
     let backup = held.prints.backup.map_or_else(|| "none".to_owned(), |slot| slot.fingerprint.to_string());
-    let next = held.next_change_at.map_or_else(|| "no change planned".to_owned(), |at| format!("next change {at}"));
+    let next = match (held.next_change_at, held.generation) {
+        (Some(at), _) => format!("next change {at}"),
+        // The coordinator knows when; the node is told then.
+        (None, Some(generation)) => format!("generation {generation}"),
+        (None, None) => "no change planned".to_owned(),
+    };
     format!("primary {}, backup {backup}, {}; {next}", held.prints.primary.fingerprint, held.phase.as_str())
 }
 
@@ -221,6 +231,7 @@ impl<'a> OnceOutput<'a> {
                 .map(|n| NamespaceChange { name: n.namespace.name(), changed: n.changed })
                 .collect(),
             phase: report.held.map_or(Phase::Empty, |held| held.phase),
+            generation: report.held.and_then(|held| held.generation),
             primary: report.held.map(|held| held.prints.primary),
             backup: report.held.and_then(|held| held.prints.backup),
             next_change_at: report.held.and_then(|held| held.next_change_at),

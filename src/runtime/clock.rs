@@ -11,6 +11,14 @@ pub fn now() -> UnixTime {
     UnixTime::from_secs(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
+/// The wall clock in milliseconds since 1970: for reports and for ordinals of sessions.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place")]
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The monotonic clock: for durations, because wall clocks jump (KERNEL.md section 7).
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place")]

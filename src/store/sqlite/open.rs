@@ -83,9 +83,7 @@ pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection
     if schema < schema::latest() {
         upgrade(place, &mut connection, schema, key)?;
     }
-    if !schema::is_intact(&connection).map_err(place.sql("check"))? {
-        return Err(place.damaged("its tables or triggers are not those of its schema"));
-    }
+    check_tables(place, &connection)?;
     let answer: String =
         connection.pragma_query_value(None, "integrity_check", |row| row.get(0)).map_err(place.sql("check"))?;
     if answer != "ok" {
@@ -98,6 +96,32 @@ pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection
 /// A connection that only reads.
 pub(super) fn reader(place: &Place) -> Result<Connection, StoreError> {
     connect(place, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+/// A connection to a database that somebody else may serve, on this release's schema and with this key-encryption key.
+///
+/// Touches the file through SQLite alone: closing any other descriptor of it would drop the locks of a store that this
+/// process has open (POSIX locks, fcntl(2)).
+pub(super) fn beside(path: &Path, key: &KeyEncryptionKey) -> Result<(Place, Connection), StoreError> {
+    let place = resolve(path)?;
+    let foreign = |what: &str| StoreError::Foreign { place: place.text(), what: what.to_owned() };
+    match std::fs::metadata(&place.0) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(foreign("it does not exist")),
+        Err(error) => return Err(file_error("open", &place.0)(error)),
+        Ok(found) if !found.is_file() => return Err(foreign("it is not a regular file")),
+        Ok(_) => {}
+    }
+    let connection = reader(&place)?;
+    let schema = check_schema(&place, &connection)?;
+    if schema == 0 {
+        return Err(foreign("it is an empty database"));
+    }
+    if schema < schema::latest() {
+        return Err(foreign(&format!("it has schema {schema}, which the coordinator upgrades at its next start")));
+    }
+    check_key(&place, &connection, key)?;
+    check_tables(&place, &connection)?;
+    Ok((place, connection))
 }
 
 fn connect(place: &Place, access: OpenFlags) -> Result<Connection, StoreError> {
@@ -125,6 +149,14 @@ fn check_schema(place: &Place, connection: &Connection) -> Result<i64, StoreErro
         return Err(StoreError::Foreign { place: place.text(), what });
     }
     if found > known { Err(StoreError::Newer { place: place.text(), found, known }) } else { Ok(found) }
+}
+
+fn check_tables(place: &Place, connection: &Connection) -> Result<(), StoreError> {
+    if schema::is_intact(connection).map_err(place.sql("check"))? {
+        Ok(())
+    } else {
+        Err(place.damaged("its tables or triggers are not those of its schema"))
+    }
 }
 
 fn check_key(place: &Place, connection: &Connection, key: &KeyEncryptionKey) -> Result<(), StoreError> {
