@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::reader::{Findings, Located, Table, read_file, read_str};
+use super::contact::{absolute, base_urls};
+use super::reader::{Findings, Table, read_file, read_str};
 use super::secret::SecretPath;
 use crate::model::ids::PoolName;
 use crate::model::problem::Problem;
@@ -12,8 +13,6 @@ use crate::wire::client::BaseUrl;
 pub const SYSTEM_FILE: &str = "/etc/tfo-fleet/ctl.toml";
 /// Where it is looked for first, below the user's configuration directory.
 const USER_FILE: &str = "tfo-fleet/ctl.toml";
-/// Most coordinators: DESIGN.md section 1 has up to five, and a fleet that moves has both sets for a while.
-const URLS_MAX: usize = 16;
 
 /// Checked settings of the fleet commands.
 #[derive(Debug)]
@@ -61,7 +60,7 @@ impl CtlSettings {
                 findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
             }
         }
-        let urls = root.strings("urls", findings).and_then(|texts| coordinators(&texts, findings));
+        let urls = root.strings("urls", findings).and_then(|texts| base_urls(texts, findings));
         let ca = root.parsed("ca", findings, absolute);
         let cert = root.parsed("cert", findings, absolute);
         let key = root.secret_path("key", findings);
@@ -69,7 +68,7 @@ impl CtlSettings {
         root.finish(findings);
         Some(Self {
             file: file.to_owned(),
-            urls: urls?,
+            urls: urls?.value,
             ca: ca?.value,
             cert: cert?.value,
             key: key?.value,
@@ -85,31 +84,6 @@ pub fn default_files() -> Vec<PathBuf> {
     // XDG Base Directory Specification: a relative path is to be ignored.
     let user = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));
     user.map(|directory| directory.join(USER_FILE)).into_iter().chain([PathBuf::from(SYSTEM_FILE)]).collect()
-}
-
-fn absolute(text: &str) -> Result<PathBuf, &'static str> {
-    if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
-}
-
-fn coordinators(texts: &Located<Vec<String>>, findings: &mut Findings) -> Option<Vec<BaseUrl>> {
-    if texts.value.is_empty() || texts.value.len() > URLS_MAX {
-        let message = format!("there are {} coordinators", texts.value.len());
-        let remedy = format!("name 1 to {URLS_MAX}");
-        findings.add_at(texts, Problem::error("out_of_range", message, remedy));
-        return None;
-    }
-    let mut urls = Vec::new();
-    for text in &texts.value {
-        match text.parse() {
-            Ok(url) => urls.push(url),
-            Err(error) => {
-                let error: crate::wire::client::BadBaseUrl = error;
-                let message = format!("{text:?} does not fit here");
-                findings.add_at(texts, Problem::error("bad_value", message, error.to_string()));
-            }
-        }
-    }
-    (urls.len() == texts.value.len()).then_some(urls)
 }
 
 #[cfg(test)]
