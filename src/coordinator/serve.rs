@@ -1,4 +1,4 @@
-//! `tfo-coordinator serve`: one event loop for signals, reload, certificates and the watchdog; the work is elsewhere.
+//! `tfo-coordinator serve`: one event loop for signals, reload and the watchdog; the work is elsewhere.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,17 +19,17 @@ use super::observe;
 use super::pool::{Pool, Pools};
 use super::preflight::{self, Opened, Use};
 use super::routes::{self, Api};
-use super::server::{Limits, Server, listen};
+use super::server::{Drained, Limits, Server, listen};
 use crate::config::coordinator::CoordinatorSettings;
 use crate::engine::rollout::policy::Policy;
 use crate::model::ids::PoolName;
 use crate::model::problem::{Problem, Severity};
 use crate::runtime::{log, notify, process};
 use crate::store::Store;
-use crate::tls::server::{Reload, ServerTls};
+use crate::tls::server::ServerTls;
 use crate::wire::v1::fleet::COMMAND_BYTES_MAX;
 
-/// How often certificates are looked at for changes, and the status line is renewed.
+/// How often the status line is renewed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The daemon, from its configuration to its end.
@@ -75,7 +75,7 @@ struct Daemon {
     api: Arc<Api>,
     tls: Arc<ServerTls>,
     shutdown: CancellationToken,
-    servers: Vec<JoinHandle<()>>,
+    servers: Vec<JoinHandle<Drained>>,
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -144,7 +144,7 @@ impl Daemon {
         if let Some(observer) = observer {
             let (router, shutdown) = (observe::router(Arc::clone(&daemon.api)), daemon.shutdown.clone());
             daemon.servers.push(tokio::spawn(async move {
-                Server::new(Limits::default()).serve_plain(observer, router, shutdown).await;
+                Server::new(Limits::default()).serve_plain(observer, router, shutdown).await
             }));
         }
         Ok(daemon)
@@ -194,7 +194,6 @@ impl Daemon {
                 Wake::Watchdog => notify::watchdog(),
                 Wake::Reload => self.reload().await,
                 Wake::Look => {
-                    self.look_at_certificates().await;
                     notify::status(&self.status_line());
                 }
             }
@@ -214,8 +213,10 @@ impl Daemon {
     async fn end(&mut self) {
         self.shutdown.cancel();
         for server in self.servers.drain(..) {
-            if let Err(error) = server.await {
-                warn!(%error, "a server has panicked");
+            match server.await {
+                Ok(Drained { cut: 0 }) => {}
+                Ok(Drained { cut }) => warn!(cut, "connections were cut: they did not end in time"),
+                Err(error) => warn!(%error, "a server has panicked"),
             }
         }
         let pools = self.api.pools.swap(Arc::default());
@@ -231,15 +232,6 @@ impl Daemon {
         format!("serving {} on {}", names.join(", "), self.settings.api.listen.value)
     }
 
-    async fn look_at_certificates(&self) {
-        let tls = Arc::clone(&self.tls);
-        // Reads files and verifies certificates.
-        match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
-            Ok(reload) => log_reload(&reload),
-            Err(error) => error!(%error, "the look at the certificates has panicked"),
-        }
-    }
-
     /// Takes the new configuration, or keeps the old one if the new one is broken.
     async fn reload(&mut self) {
         notify::reloading();
@@ -251,9 +243,9 @@ impl Daemon {
             }
         }
         let tls = Arc::clone(&self.tls);
-        match tokio::task::spawn_blocking(move || tls.reload()).await {
-            Ok(reload) => log_reload(&reload),
-            Err(error) => error!(%error, "the look at the certificates has panicked"),
+        // Says itself what it did.
+        if let Err(error) = tokio::task::spawn_blocking(move || tls.reload()).await {
+            error!(%error, "the look at the certificates has panicked");
         }
         notify::ready(&self.status_line());
     }
@@ -315,18 +307,4 @@ fn start_pools(
         ended.stop();
     }
     Ok(pools)
-}
-
-fn log_reload(reload: &Reload) {
-    match reload {
-        Reload::Unchanged => {}
-        Reload::Done { closed, warnings } => {
-            info!(closed, "new certificates are in use");
-            warnings.iter().for_each(log_problem);
-        }
-        Reload::Kept(problems) => {
-            problems.iter().for_each(log_problem);
-            warn!("the new certificates are refused, the old ones stay in use");
-        }
-    }
 }

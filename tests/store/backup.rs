@@ -11,7 +11,9 @@ use tfo_fleet::engine::convergence::{Life, Serving};
 use tfo_fleet::engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Pause, Proposal, Slots, Stage};
 use tfo_fleet::engine::rollout::handle;
 use tfo_fleet::engine::rollout::input::{BlockedBy, Input, Now, Step};
-use tfo_fleet::engine::rollout::record::{Fence, Installed, NodeRecord, RecordChange, Report, Session, SlotCount};
+use tfo_fleet::engine::rollout::record::{
+    Fence, Installed, KeySource, NodeRecord, RecordChange, Report, Session, SlotCount,
+};
 use tfo_fleet::engine::rollout::sync::{Recording, Sync, SyncRefused, answer, record};
 use tfo_fleet::model::count::{Epoch, Generation, Revision};
 use tfo_fleet::model::ids::{NodeId, PoolName};
@@ -369,6 +371,8 @@ fn sync_of(document: &Document, generation: Generation, slots: Slots) -> Sync {
             next_sync_secs: 60,
             counters: None,
             seen: Generation::ZERO,
+            source: KeySource::Coordinator,
+            holds: None,
         },
     }
 }

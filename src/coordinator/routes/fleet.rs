@@ -160,8 +160,8 @@ pub(super) async fn rotate(
 ) -> Commanded {
     let ordered = Ordered { api, from, name: "rotate" };
     let bad = |why| Err(Refusal::new(ErrorKind::BadRequest, why));
-    let is_revoke = body.mode == RotationMode::Revoke;
-    if !is_revoke && !(body.deny.is_empty() && body.epochs.is_empty()) {
+    let names_keys_or_nodes = !body.deny.is_empty() || !body.epochs.is_empty();
+    if names_keys_or_nodes && body.mode != RotationMode::Revoke {
         return bad("deny and epochs go with mode revoke");
     }
     if body.expect.is_some() && body.mode != RotationMode::First {

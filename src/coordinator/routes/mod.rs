@@ -33,7 +33,7 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
 }
 
-/// All routes of API v1.
+/// All routes of API v1.  The fallbacks are the server's.
 pub fn router(api: Arc<Api>) -> Router {
     let router = Router::new()
         .route("/v1/pools/{pool}/sync", post(node::sync))
@@ -49,10 +49,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/pools/{pool}/import", post(fleet::import))
         .route("/v1/pools/{pool}/recover", post(fleet::recover))
         .route("/v1/pools/{pool}/nodes/{node}", put(fleet::put_node).delete(fleet::forget_node));
-    router
-        .fallback(async || Refusal::new(ErrorKind::UnknownPath, "there is no such path"))
-        .method_not_allowed_fallback(async || Refusal::new(ErrorKind::UnknownMethod, "not with this method"))
-        .with_state(api)
+    router.with_state(api)
 }
 
 /// A request by somebody whom we know.
