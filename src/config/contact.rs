@@ -127,11 +127,13 @@ fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Contact
     })
 }
 
-fn absolute(text: &str) -> Result<PathBuf, &'static str> {
+/// A path from the root.
+pub(super) fn absolute(text: &str) -> Result<PathBuf, &'static str> {
     if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
 }
 
-fn base_urls(urls: Located<Vec<String>>, findings: &mut Findings) -> Option<Located<Vec<BaseUrl>>> {
+/// Coordinators, each once.
+pub(super) fn base_urls(urls: Located<Vec<String>>, findings: &mut Findings) -> Option<Located<Vec<BaseUrl>>> {
     let mut parsed: Vec<BaseUrl> = Vec::new();
     for url in &urls.value {
         match url.parse::<BaseUrl>() {
