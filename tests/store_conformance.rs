@@ -6,6 +6,9 @@
 mod support;
 
 #[cfg(test)]
+#[path = "store/backup.rs"]
+mod backup;
+#[cfg(test)]
 #[path = "store/conformance.rs"]
 mod conformance;
 #[cfg(test)]
@@ -17,6 +20,9 @@ mod erase;
 #[cfg(test)]
 #[path = "store/faults.rs"]
 mod faults;
+#[cfg(test)]
+#[path = "store/reader.rs"]
+mod reader;
 #[cfg(test)]
 #[path = "store/refusals.rs"]
 mod refusals;

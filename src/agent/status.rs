@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::contact::Contact;
 use super::report::{HeldReport, PassReport};
 use crate::config::agent::InstallMode;
 use crate::config::reader::Located;
@@ -33,20 +34,22 @@ impl State {
 }
 
 /// What a pass report does not know itself.
-#[derive(Debug, Clone, Copy)]
-pub struct Circumstances {
+#[derive(Clone, Copy)]
+pub struct Circumstances<'a> {
     /// When the pass was.
     pub now: UnixTime,
     /// Repairs since the process started.
     pub drift_repairs: u64,
     /// Whether the kernel's clock is synchronised.
     pub clock_synchronised: Option<bool>,
+    /// The talks with the coordinators, where there are any.
+    pub contact: Option<&'a Contact>,
 }
 
 impl Status {
     /// The status after a pass.
     #[must_use]
-    pub fn of(report: &PassReport, circumstances: Circumstances) -> Self {
+    pub fn of(report: &PassReport, circumstances: Circumstances<'_>) -> Self {
         let held = report.held;
         let namespaces = report.namespaces.iter().map(|namespace| NamespaceStatus {
             name: namespace.namespace.name().to_owned(),
@@ -59,8 +62,8 @@ impl Status {
             version: status::VERSION,
             state: State::of(report),
             source: report.source.to_owned(),
-            pool: None,
-            generation: None,
+            pool: circumstances.contact.map(|contact| contact.settings().pool.clone()),
+            generation: held.and_then(|held| held.generation),
             phase: held.map_or(Phase::Empty, |held| held.phase),
             primary: held.map(|held| held.prints.primary),
             backup: held.and_then(|held| held.prints.backup),
@@ -68,7 +71,8 @@ impl Status {
             next_change_at: held.and_then(|held| held.next_change_at),
             drift_repairs: circumstances.drift_repairs,
             clock_synchronised: circumstances.clock_synchronised,
-            last_contact_at: None,
+            last_contact_at: circumstances.contact.and_then(|contact| contact.counts().last_contact_at),
+            contact: circumstances.contact.map(Contact::standing),
             error: first_error(&report.problems)
                 .map(|problem| StatusError { kind: problem.kind.to_owned(), message: problem.message.clone() }),
             namespaces: namespaces.collect(),
@@ -115,7 +119,12 @@ pub fn line(report: &PassReport) -> String {
 #[must_use]
 pub fn keys_line(held: &HeldReport) -> String {
     let backup = held.prints.backup.map_or_else(|| "none".to_owned(), |slot| slot.fingerprint.to_string());
-    let next = held.next_change_at.map_or_else(|| "no change planned".to_owned(), |at| format!("next change {at}"));
+    let next = match (held.next_change_at, held.generation) {
+        (Some(at), _) => format!("next change {at}"),
+        // The coordinator knows when; the node is told then.
+        (None, Some(generation)) => format!("generation {generation}"),
+        (None, None) => "no change planned".to_owned(),
+    };
     format!("primary {}, backup {backup}, {}; {next}", held.prints.primary.fingerprint, held.phase.as_str())
 }
 
@@ -162,6 +171,7 @@ impl<'a> OnceOutput<'a> {
                 .map(|n| NamespaceChange { name: n.namespace.name(), changed: n.changed })
                 .collect(),
             phase: report.held.map_or(Phase::Empty, |held| held.phase),
+            generation: report.held.and_then(|held| held.generation),
             primary: report.held.map(|held| held.prints.primary),
             backup: report.held.and_then(|held| held.prints.backup),
             next_change_at: report.held.and_then(|held| held.next_change_at),

@@ -292,6 +292,38 @@ impl<'t, 'i> Table<'t, 'i> {
         Vec::new()
     }
 
+    /// A whole number, not below 0.
+    pub fn count(&mut self, key: &'static str, findings: &mut Findings) -> Option<Located<u64>> {
+        self.typed(key, "a whole number, not below 0, without quotes", findings, |value| {
+            let number = value.as_integer()?;
+            u64::from_str_radix(number.as_str(), number.radix()).ok()
+        })
+    }
+
+    /// A number from 0 to 1, in millionths.
+    pub fn share_ppm(&mut self, key: &'static str, findings: &mut Findings) -> Option<Located<u32>> {
+        self.typed(key, "a number from 0 to 1 with at most six decimals, for example 0.01", findings, |value| {
+            let text = value.as_float().map(toml::de::DeFloat::as_str);
+            ppm_of(text.or_else(|| value.as_integer().map(toml::de::DeInteger::as_str))?)
+        })
+    }
+
+    /// The tables inside this one, whatever their names are.
+    pub fn sections(&mut self, findings: &mut Findings) -> Vec<(String, Table<'t, 'i>)> {
+        let mut found = Vec::new();
+        for (name, (span, value)) in std::mem::take(&mut self.left) {
+            let path = self.dotted(name);
+            if let Some(table) = value.get_ref().as_table() {
+                found.push((name.to_owned(), Table::new(path, span, table)));
+            } else {
+                let problem =
+                    Problem::error("wrong_type", "this is not a section", format!("write a section [{path}]"));
+                findings.add(&span, &path, problem);
+            }
+        }
+        found
+    }
+
     /// Adds a problem for every key that nobody has taken.
     pub fn finish(self, findings: &mut Findings) {
         let known = self.known.join(", ");
@@ -302,6 +334,18 @@ impl<'t, 'i> Table<'t, 'i> {
             findings.add(span, &self.dotted(key), problem);
         }
     }
+}
+
+/// Millionths of a decimal number from 0 to 1; none for anything else, and for more than six decimals.
+pub(super) fn ppm_of(text: &str) -> Option<u32> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.len() <= 6 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(decimals) {
+        return None;
+    }
+    let millionths: u32 = format!("{decimals:0<6}").parse().ok()?;
+    let ppm = whole.parse::<u32>().ok()?.checked_mul(1_000_000)?.checked_add(millionths)?;
+    (ppm <= 1_000_000).then_some(ppm)
 }
 
 #[cfg(test)]
@@ -348,6 +392,16 @@ mod tests {
         let found = problems("[inner]\nspan = \n\nflag = = 1\nother = 5\n");
         assert!(found.iter().all(|(_, _, kind)| *kind == "syntax"), "{found:?}");
         assert_eq!(found.first().map(|(line, _, _)| *line), Some(2), "{found:?}");
+    }
+
+    #[test]
+    fn shares_are_exact_millionths() {
+        for (text, ppm) in [("0", 0), ("1", 1_000_000), ("1.0", 1_000_000), ("0.01", 10_000), ("0.000001", 1)] {
+            assert_eq!(ppm_of(text), Some(ppm), "{text}");
+        }
+        for bad in ["", ".5", "1.000001", "2", "-0.1", "0.0000001", "1e-3", "nan", "99999999"] {
+            assert_eq!(ppm_of(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -55,23 +55,31 @@ impl fmt::Display for SecretPath {
 }
 
 impl SecretPath {
+    /// Where the file is.  None for a credential outside of a service that was given any.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.clone()),
+            Self::Credential(name) => Some(Path::new(&std::env::var_os(CREDENTIALS_VARIABLE)?).join(name)),
+        }
+    }
+
     /// Reads at most `max` bytes.
     ///
     /// # Errors
     /// Fails, with the remedy, if it is missing, unreadable, exposed to others, or too long.
     pub fn read(&self, max: usize) -> Result<Zeroizing<Vec<u8>>, Problem> {
-        let (path, guard) = match self {
-            Self::File(path) => (path.clone(), Guard::Mode),
-            Self::Credential(name) => {
-                let directory = std::env::var_os(CREDENTIALS_VARIABLE).ok_or_else(|| {
-                    let message = format!("there are no credentials: {CREDENTIALS_VARIABLE} is not set");
-                    let remedy =
-                        format!("run it as a systemd service with LoadCredential={name}:/path, or name a file");
-                    Problem::error(CREDENTIAL_UNSEEN, message, remedy)
-                })?;
-                (Path::new(&directory).join(name), Guard::CredentialsDirectory)
-            }
+        let guard = match self {
+            Self::File(_) => Guard::Mode,
+            Self::Credential(_) => Guard::CredentialsDirectory,
         };
+        let path = self.path().ok_or_else(|| {
+            let message = format!("there are no credentials: {CREDENTIALS_VARIABLE} is not set");
+            let name = self.to_string();
+            let name = name.trim_start_matches(CREDENTIAL);
+            let remedy = format!("run it as a systemd service with LoadCredential={name}:/path, or name a file");
+            Problem::error(CREDENTIAL_UNSEEN, message, remedy)
+        })?;
         files::read_secret(&path, max, guard).map_err(|error| self.problem(&path, &error))
     }
 

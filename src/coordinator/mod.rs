@@ -1,1 +1,15 @@
 //! `tfo-coordinator`: makes keys, walks pools through rotations, shows their state.
+//!
+//! From the outside in: [`cli`] and [`serve`] (one event loop for signals, reload and the watchdog), [`server`] (sockets,
+//! TLS, limits), [`routes`] (API v1: who may ask what), [`pool`] (one thread for each pool: the engine between store and
+//! nodes), [`observe`] (metrics, health, the page).
+
+pub mod backup;
+pub mod cli;
+pub mod metrics;
+pub mod observe;
+pub mod pool;
+pub mod preflight;
+pub mod routes;
+pub mod serve;
+pub mod server;

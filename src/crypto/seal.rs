@@ -17,6 +17,8 @@ use crate::model::key::TfoKey;
 const KEY_DOMAIN: &[u8] = b"tfo-fleet/v1/sealed-key";
 /// See [`KEY_DOMAIN`]; 16 bytes follow.
 const CHECK_DOMAIN: &[u8] = b"tfo-fleet/v1/store-check";
+/// Separates sealed files from both; the rest is the file's header.
+const FILE_DOMAIN: &[u8] = b"tfo-fleet/v1/sealed-file";
 /// Bytes of the authentication tag of AES-256-GCM (NIST SP 800-38D, the longest).
 const TAG_BYTES: usize = 16;
 
@@ -125,8 +127,40 @@ impl KeyEncryptionKey {
         self.open_bytes(&[CHECK_DOMAIN, store].concat(), check).is_ok()
     }
 
+    /// Seals the content of a file as a whole: nonce, ciphertext and tag.  The header is authenticated with it.
+    ///
+    /// # Errors
+    /// Fails if the system gives no randomness for the nonce.
+    pub fn seal_file(&self, header: &[u8], content: Vec<u8>) -> Result<Vec<u8>, NoRandomness> {
+        let mut nonce = [0; NONCE_LEN];
+        random::fill(&mut nonce)?;
+        let (context, mut bytes) = ([FILE_DOMAIN, header].concat(), content);
+        self.key
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(context), &mut bytes)
+            .expect("no vector is near the 64 GiB of AES-GCM");
+        bytes.splice(..0, nonce);
+        Ok(bytes)
+    }
+
+    /// Opens what [`Self::seal_file`] made with this header.
+    ///
+    /// # Errors
+    /// Fails for anything else.
+    pub fn open_file(&self, header: &[u8], sealed: Vec<u8>) -> Result<Vec<u8>, DoesNotOpen> {
+        let mut bytes = sealed;
+        let nonce = bytes.get(..NONCE_LEN).ok_or(DoesNotOpen)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| DoesNotOpen)?;
+        let context = [FILE_DOMAIN, header].concat();
+        let plain =
+            self.key.open_within(nonce, Aad::from(context), &mut bytes, NONCE_LEN..).map_err(|_| DoesNotOpen)?;
+        let length = plain.len();
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
     fn seal_bytes(&self, context: &[u8], plain: &[u8; TfoKey::BYTES]) -> Result<SealedKey, NoRandomness> {
-        // 96 random bits: fine for 2^32 sealings under one key (NIST SP 800-38D section 8.3); a pool makes one a rotation.
+        // 96 random bits: fine for 2^32 sealings under one key (NIST SP 800-38D section 8.3); a pool makes one a
+        // rotation.
         let mut nonce = [0; NONCE_LEN];
         random::fill(&mut nonce)?;
         let mut bytes = Zeroizing::new(*plain);
@@ -201,6 +235,23 @@ mod tests {
         let check = kek(1).seal_check(&[7; 16]).unwrap();
         assert!(kek(1).opens_check(&[7; 16], &check));
         assert!(!kek(2).opens_check(&[7; 16], &check) && !kek(1).opens_check(&[8; 16], &check));
+    }
+
+    #[test]
+    fn a_file_opens_whole_and_with_its_header_alone() {
+        let content = || b"{\"pools\":[]}".to_vec();
+        let sealed = kek(1).seal_file(b"header", content()).unwrap();
+        assert_eq!(sealed.len(), NONCE_LEN + content().len() + TAG_BYTES);
+        assert_eq!(kek(1).open_file(b"header", sealed.clone()), Ok(content()));
+        assert_eq!(kek(2).open_file(b"header", sealed.clone()), Err(DoesNotOpen));
+        assert_eq!(kek(1).open_file(b"Header", sealed.clone()), Err(DoesNotOpen));
+        for at in 0..sealed.len() {
+            let mut flipped = sealed.clone();
+            flipped[at] ^= 1;
+            assert_eq!(kek(1).open_file(b"header", flipped), Err(DoesNotOpen), "byte {at}");
+            assert_eq!(kek(1).open_file(b"header", sealed[..at].to_vec()), Err(DoesNotOpen), "cut to {at}");
+        }
+        assert_ne!(kek(1).seal_file(b"header", content()).unwrap(), sealed, "never twice alike");
     }
 
     #[test]

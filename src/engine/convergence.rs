@@ -316,6 +316,8 @@ pub enum NodeState {
     Failed,
     /// Its kernel cannot share two keys.
     OneSlot,
+    /// Its keys come from elsewhere; it is only looked at.
+    Reporting,
 }
 
 /// The state of one node.
@@ -325,6 +327,7 @@ pub fn node_state(document: &Document, node: &NodeId, record: &NodeRecord, prese
         (Standing::Excluded(Exclusion::Denied), _) => NodeState::Denied,
         (Standing::Excluded(_), _) => NodeState::Excluded,
         (Standing::Admitted, _) if presence.absent.contains(node) => NodeState::Silent,
+        (Standing::Admitted, Some(report)) if !report.takes_keys() => NodeState::Reporting,
         (Standing::Admitted, Some(report)) if report.slot_count == SlotCount::One => NodeState::OneSlot,
         (Standing::Admitted, Some(report)) if report.installed == Installed::Drifted => NodeState::Drifted,
         (Standing::Admitted, Some(report)) if report.installed == Installed::Failed => NodeState::Failed,

@@ -198,6 +198,14 @@ pub fn tcp_fastopen_bits() -> Option<i32> {
     std::fs::read_to_string(BITS_PATH).ok()?.trim().parse().ok()
 }
 
+/// Sets the TFO bits of the calling thread's network namespace.
+///
+/// # Errors
+/// Fails as the write does: EROFS where the unit does not open the file, EACCES without CAP_NET_ADMIN.
+pub fn set_tcp_fastopen_bits(bits: i32) -> std::io::Result<()> {
+    std::fs::write(BITS_PATH, bits.to_string())
+}
+
 /// Bit 0x2: the server side of TFO is on.
 pub const SERVER_BIT: i32 = 0x2;
 /// Bit 0x200: the server side takes data with any cookie or none, so keys mean nothing (KERNEL.md section 5).

@@ -60,8 +60,8 @@ pub struct SlotPrint {
     pub fingerprint: KeyFingerprint,
 }
 
-/// Both slots as they may be shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Both slots as they may be shown.  Persisted (in node records).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SlotPrints {
     /// The slot that makes cookies.
     pub primary: SlotPrint,

@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use batch::{RecordQueue, push_all};
 pub use error::{CommitError, Refusal, StoreError};
 pub use memory::MemoryStore;
-pub use sqlite::SqliteStore;
+pub use sqlite::{SqliteReader, SqliteStore};
 pub use watch::{Change, Hub, Watch};
 
 use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};

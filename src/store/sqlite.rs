@@ -5,37 +5,43 @@
 //! sealed in rows of constant length (`schema.rs`); a commit that drops one overwrites it, and then empties the WAL,
 //! which holds older pages.
 //!
-//! Known limits: a truncated WAL file cannot be told from one that a crash cut, so damage there may silently cost the
-//! latest commits (rule 10 freezes the pool then); blocks that the file system has freed are its own affair; flock(2)
-//! and SQLite's WAL need a local file system.
+//! A WAL that was removed or cut, and an older copy of the file, are told by the mark in the lock file, and opened with
+//! a warning ([`SqliteStore::set_back`]): the fleet is safe by rule 10, but what operators ordered since then is lost.
+//!
+//! Known limits: where the lock file went too, or the power was cut since, that is not noticed; blocks that the file
+//! system has freed are its own affair; flock(2) and SQLite's WAL need a local file system.
 
 mod lock;
 mod open;
 mod place;
+mod reader;
+mod reading;
 mod rows;
 mod schema;
 mod slots;
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use self::lock::FileLock;
+use self::lock::{FileLock, Mark};
 use self::place::Place;
+pub use self::reader::SqliteReader;
+use self::reading::{Reading, locked};
 use self::rows::{PoolRow, Rows};
 use super::check::{self, KeyPlan};
 use super::{
     CommitError, Erasure, Head, Hub, PoolImage, PoolState, RECORDS_MAX, RecordOutcome, Refusal, Store, StoreError,
 };
-use crate::crypto::fingerprint::fingerprint;
 use crate::crypto::seal::KeyEncryptionKey;
-use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
+use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use crate::engine::rollout::record::{NodeRecord, RecordChange};
 use crate::model::count::Revision;
 use crate::model::ids::{NodeId, PoolName};
+use crate::model::problem::Problem;
 
 /// How long emptying the WAL waits for a reader: our own are done in milliseconds, a backup is not waited for.
 const ERASE_BUSY: Duration = Duration::from_millis(500);
@@ -43,65 +49,60 @@ const ERASE_BUSY: Duration = Duration::from_millis(500);
 /// An open database.
 #[derive(Debug)]
 pub struct SqliteStore {
-    place: Place,
-    key: KeyEncryptionKey,
-    // Before the writer: whoever closes last empties the WAL, and the reader cannot.
-    reader: Mutex<Connection>,
+    // Before the writer: whoever closes last empties the WAL, and a reader cannot.
+    reading: Reading,
     writer: Mutex<Connection>,
     /// Whether erased keys may still lie in the WAL.
     leftovers: AtomicBool,
     hub: Hub,
+    set_back: Option<Problem>,
     // Last, so that it is dropped after the connections.
-    _lock: FileLock,
+    lock: FileLock,
 }
 
 impl SqliteStore {
     /// Opens the database, or makes it (mode 0600) if the file does not exist; its directory must.
     ///
     /// # Errors
-    /// Fails, without a change to what is stored, if another process serves it, if it is not ours or of a newer release,
-    /// if `key` is not the key-encryption key that it was made with, if it cannot be written, or if anything in it is
-    /// damaged: all of it is read and checked here.
+    /// Fails, without a change to what is stored, if another process serves it, if it is not ours or of a newer
+    /// release, if `key` is not the key-encryption key that it was made with, if it cannot be written, or if anything
+    /// in it is damaged: all of it is read and checked here.
     pub fn open(path: &Path, key: KeyEncryptionKey) -> Result<Self, StoreError> {
         let place = open::resolve(path)?;
         let lock = FileLock::take(&place)?;
-        open::prepare_file(&place)?;
+        if !open::is_there(&place)? {
+            open::make(&place, &key)?;
+        }
         let writer = open::writer(&place, &key)?;
-        let reader = open::reader(&place)?;
+        let reading = Reading::new(open::reader(&place)?, place, key);
+        reading.check_all()?;
+        let mark = reading.reading(|rows| rows.mark())?;
+        let set_back = lock.found.and_then(|found| set_back(&reading.place, found, mark));
+        if let Some(problem) = &set_back {
+            tracing::warn!(path = %reading.place.0.display(), error = problem.message, "the database went back");
+        }
+        lock.note(mark);
         let store = Self {
-            place,
-            key,
-            reader: Mutex::new(reader),
+            reading,
             writer: Mutex::new(writer),
             leftovers: AtomicBool::new(true),
             hub: Hub::default(),
-            _lock: lock,
+            set_back,
+            lock,
         };
-        for pool in store.pools()? {
-            store.load(&pool)?.ok_or_else(|| store.place.damaged(format!("pool {pool} has a name but no row")))?;
-            store.check_audit(&pool)?;
-        }
         // A run that was killed between a commit and its erasure.
         if store.erase_leftovers()? == Erasure::Waiting {
-            tracing::warn!(path = %store.place.0.display(), "erased keys are still in the WAL file: a reader is in the way");
+            let path = store.reading.place.text();
+            tracing::warn!(path, "erased keys are still in the WAL file: a reader is in the way");
         }
         Ok(store)
     }
 
-    fn check_audit(&self, pool: &PoolName) -> Result<(), StoreError> {
-        let mut after = Revision::ZERO;
-        while let Some(last) = self.audit(pool, after)?.last() {
-            after = last.revision;
-        }
-        Ok(())
-    }
-
-    /// Runs `read` in one read transaction.
-    fn reading<T>(&self, read: impl FnOnce(Rows<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let connection = locked(&self.reader);
-        let transaction = connection.unchecked_transaction().map_err(self.place.sql("read"))?;
-        read(Rows { connection: &transaction, place: &self.place })
-        // Dropped here: a rollback of nothing.
+    /// A warning if this database lacks what an earlier run had committed; told once, by the first run that finds it
+    /// so.
+    #[must_use]
+    pub fn set_back(&self) -> Option<&Problem> {
+        self.set_back.as_ref()
     }
 
     /// Runs `write` in one write transaction; nothing is left of it unless it returns `Ok`.
@@ -111,32 +112,13 @@ impl SqliteStore {
         write: impl FnOnce(Rows<'_>) -> Result<T, CommitError>,
     ) -> Result<T, CommitError> {
         let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-        let transaction: Transaction<'_> = begun.map_err(self.place.sql("write"))?;
-        let written = write(Rows { connection: &transaction, place: &self.place })?;
-        transaction.commit().map_err(self.place.sql("commit to"))?;
+        let transaction: Transaction<'_> = begun.map_err(self.reading.place.sql("write"))?;
+        let written = write(Rows { connection: &transaction, place: &self.reading.place })?;
+        let mark = Rows { connection: &transaction, place: &self.reading.place }.mark()?;
+        transaction.commit().map_err(self.reading.place.sql("commit to"))?;
+        // Still under the writer's lock, so that marks rise.
+        self.lock.note(mark);
         Ok(written)
-    }
-
-    /// The bytes of the keys that the document holds.
-    fn open_keys(&self, rows: Rows<'_>, pool: &PoolRow<'_>, document: &Document) -> Result<KeyRing, StoreError> {
-        let slots = rows.slots(pool)?;
-        let held = document.keys_held();
-        let mut keys = KeyRing::default();
-        for (epoch, sealed) in slots.keys() {
-            let damaged =
-                |what: &str| self.place.damaged(format!("the key of epoch {epoch} of pool {} {what}", pool.name));
-            let name = held.iter().find(|key| key.epoch == epoch).ok_or_else(|| damaged("is in no slot"))?;
-            let key = self.key.open(&document.pool_id, epoch, &sealed).map_err(|_| damaged("does not open"))?;
-            if fingerprint(&key) != name.fingerprint {
-                return Err(damaged("has another fingerprint"));
-            }
-            keys.insert(epoch, key);
-        }
-        if keys.epochs().count() == held.len() {
-            Ok(keys)
-        } else {
-            Err(self.place.damaged(format!("a key of pool {} is missing", pool.name)))
-        }
     }
 
     fn apply_keys(
@@ -152,9 +134,9 @@ impl SqliteStore {
         let mut slots = rows.slots(pool)?;
         slots.keep_only(&plan.keep);
         for (epoch, key) in &plan.add {
-            let sealed = self.key.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
+            let sealed = self.reading.key.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
                 step: "seal a key for",
-                place: self.place.text(),
+                place: self.reading.place.text(),
                 source: error.into(),
             })?;
             slots.add(*epoch, &sealed);
@@ -185,7 +167,7 @@ impl SqliteStore {
 
     /// Copies the WAL into the database, where keys are overwritten in place, and cuts it to nothing.
     fn empty_wal(&self, connection: &Connection) -> Result<Erasure, StoreError> {
-        let failed = self.place.sql("erase keys from");
+        let failed = self.reading.place.sql("erase keys from");
         connection.busy_timeout(ERASE_BUSY).map_err(&failed)?;
         let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
         connection.busy_timeout(open::BUSY).map_err(&failed)?;
@@ -197,7 +179,7 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
-        self.reading(|rows| rows.pools())
+        self.reading.pools()
     }
 
     fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
@@ -211,7 +193,11 @@ impl Store for SqliteStore {
             for (node, record) in &image.snapshot.nodes {
                 let change = RecordChange { node: node.clone(), expected: None, next: Some(record.clone()) };
                 if rows.put_record(&mut row, &change)?.is_err() {
-                    return Err(self.place.damaged(format!("pool {pool} was missing, but has node records")).into());
+                    return Err(self
+                        .reading
+                        .place
+                        .damaged(format!("pool {pool} was missing, but has node records"))
+                        .into());
                 }
             }
             rows.put_pool(&row)?;
@@ -224,34 +210,23 @@ impl Store for SqliteStore {
     }
 
     fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
-        self.reading(|rows| Ok(rows.pool(pool)?.map(|row| row.head)))
+        self.reading.head(pool)
     }
 
     fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
-        self.reading(|rows| {
-            let Some(row) = rows.pool(pool)? else { return Ok(None) };
-            let document = rows.document(&row)?;
-            let keys = self.open_keys(rows, &row, &document)?;
-            let nodes = rows.nodes(&row)?;
-            Ok(Some(PoolState { head: row.head, snapshot: Snapshot { document, nodes }, keys }))
-        })
+        self.reading.load(pool)
     }
 
     fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
-        self.reading(|rows| {
-            let Some(row) = rows.pool(pool)? else { return Ok(None) };
-            let document = rows.document(&row)?;
-            let keys = self.open_keys(rows, &row, &document)?;
-            Ok(Some((document, keys)))
-        })
+        self.reading.document(pool)
     }
 
     fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        self.reading(|rows| rows.pool(pool)?.map_or(Ok(None), |row| rows.record(&row, node)))
+        self.reading.record(pool, node)
     }
 
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
-        self.reading(|rows| rows.pool(pool)?.map_or(Ok(Vec::new()), |row| rows.audit(&row, after)))
+        self.reading.audit(pool, after)
     }
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
@@ -304,7 +279,46 @@ impl Store for SqliteStore {
     }
 }
 
-/// A panic inside a transaction rolled it back, so a poisoned connection is as good as any.
-fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    connection.lock().unwrap_or_else(PoisonError::into_inner)
+/// What an operator is told if the database of now is behind the mark of an earlier run.
+fn set_back(place: &Place, noted: Mark, now: Mark) -> Option<Problem> {
+    let message = if noted.store_id != now.store_id {
+        format!("{} is another database than the one that was served here before", place.text())
+    } else if noted.writes > now.writes {
+        let lost = noted.writes - now.writes;
+        format!(
+            "{} lacks the latest {lost} writes: its -wal file was removed or cut, or an older copy put back",
+            place.text()
+        )
+    } else {
+        return None;
+    };
+    let remedy = "if this was no restore, look for the missing files and at the disk; nodes that are ahead freeze their \
+                  pool until `tfoctl recover`; order again what operators ordered since then: deny, exclude, forget, \
+                  pause, revoke";
+    Some(Problem::warning("store_set_back", message, remedy).at_key("store"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kills cannot show this, because the kernel keeps what a dead process wrote: only a power cut would.
+    #[test]
+    fn every_commit_is_synced_before_it_returns() {
+        let dir = tempfile::tempdir().unwrap();
+        let key: [u8; 32] = std::array::from_fn(|i| u8::try_from(i).unwrap());
+        let open = || {
+            let kek = KeyEncryptionKey::from_bytes(&key).unwrap();
+            SqliteStore::open(&dir.path().join("state.db"), kek).unwrap()
+        };
+        for run in ["made", "opened again"] {
+            let store = open();
+            let writer = locked(&store.writer);
+            let number = |name: &str| writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
+            let mode: String = writer.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+            // FULL is 2 (sqlite.org/pragma.html#pragma_synchronous); EXTRA, 3, adds nothing to a WAL.
+            assert_eq!((mode.as_str(), number("synchronous")), ("wal", 2), "{run}");
+            assert_eq!((number("secure_delete"), number("foreign_keys")), (1, 1), "{run}");
+        }
+    }
 }

@@ -1,1 +1,12 @@
 //! TLS 1.3 with client certificates: files, reload, revocation, and who a peer is.
+//!
+//! Must not know: HTTP, pools, what a name may do.
+
+pub mod client;
+pub mod identity;
+pub mod server;
+
+mod authorities;
+mod live;
+mod pem;
+mod stamp;

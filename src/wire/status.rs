@@ -39,6 +39,43 @@ impl State {
     }
 }
 
+/// How it stands with the coordinators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Nobody has answered yet.
+    Asking,
+    /// The last request was answered.
+    Connected,
+    /// Answers came in this run, but the last request failed.
+    Disconnected,
+    /// Nobody answered in time at the start: the node serves by its file.
+    Unconfirmed,
+    /// The node has no keys of its pool.
+    NoKeys,
+    /// Out of contact for longer than the pool waits.
+    Detached,
+}
+
+impl Standing {
+    /// Every standing.
+    pub const ALL: [Self; 6] =
+        [Self::Asking, Self::Connected, Self::Disconnected, Self::Unconfirmed, Self::NoKeys, Self::Detached];
+
+    /// The name used in every output.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Asking => "asking",
+            Self::Connected => "connected",
+            Self::Disconnected => "disconnected",
+            Self::Unconfirmed => "unconfirmed",
+            Self::NoKeys => "no_keys",
+            Self::Detached => "detached",
+        }
+    }
+}
+
 /// The file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -68,6 +105,9 @@ pub struct Status {
     pub clock_synchronised: Option<bool>,
     /// When a coordinator answered last.
     pub last_contact_at: Option<UnixTime>,
+    /// How it stands with the coordinators; null without any.
+    #[serde(default)]
+    pub contact: Option<Standing>,
     /// What is wrong.
     pub error: Option<StatusError>,
     /// What each namespace's kernel holds, the agent's own one first.

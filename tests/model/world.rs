@@ -9,7 +9,7 @@ use tfo_fleet::engine::rollout::document::{
 };
 use tfo_fleet::engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
 pub(crate) use tfo_fleet::engine::rollout::record::SlotCount;
-use tfo_fleet::engine::rollout::record::{Fence, Installed, NodeRecord, Report, Session, Standing};
+use tfo_fleet::engine::rollout::record::{Fence, Installed, KeySource, NodeRecord, Report, Session, Standing};
 use tfo_fleet::engine::rollout::sync::Sync;
 use tfo_fleet::model::count::{Epoch, Generation, Revision};
 use tfo_fleet::model::ids::{NodeId, PoolId};
@@ -373,6 +373,8 @@ impl World {
                 next_sync_secs: 0,
                 counters: None,
                 seen: Generation::ZERO,
+                source: KeySource::Coordinator,
+                holds: None,
             },
         })
     }
@@ -392,6 +394,8 @@ fn admitted(node: &Node) -> NodeRecord {
             next_sync_secs: 0,
             counters: None,
             seen: Generation::ZERO,
+            source: KeySource::Coordinator,
+            holds: None,
         }),
         window: None,
         baseline: None,

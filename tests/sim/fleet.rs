@@ -11,7 +11,7 @@ use tfo_fleet::engine::rollout::document::{Action, Document, Expect, Instruction
 use tfo_fleet::engine::rollout::handle;
 use tfo_fleet::engine::rollout::input::{Command, Force, Input, Now, Order, Step};
 use tfo_fleet::engine::rollout::policy::{Policy, Share, WaveRule};
-use tfo_fleet::engine::rollout::record::{Counters, Fence, Installed, Report, Session, SlotCount, Standing};
+use tfo_fleet::engine::rollout::record::{Counters, Fence, Installed, KeySource, Report, Session, SlotCount, Standing};
 use tfo_fleet::engine::rollout::sync::{Answer, Recording, Sync, SyncRefused, answer, record};
 use tfo_fleet::engine::rollout::wave;
 use tfo_fleet::model::count::Generation;
@@ -314,6 +314,8 @@ impl Fleet {
                 next_sync_secs: node.timer_secs.unwrap_or(60),
                 counters: Some(node.counters),
                 seen: Generation::ZERO,
+                source: KeySource::Coordinator,
+                holds: None,
             },
         });
         let to = node.coordinator;

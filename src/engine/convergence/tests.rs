@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::rollout::document::{PoolKey, Slots};
 use crate::engine::rollout::policy::Policy;
-use crate::engine::rollout::record::{Fence, Report, Session};
+use crate::engine::rollout::record::{Fence, KeySource, Report, Session};
 use crate::model::count::Epoch;
 use crate::model::time::UnixTime;
 
@@ -39,6 +39,8 @@ fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
             next_sync_secs,
             counters: None,
             seen: Generation::ZERO,
+            source: KeySource::Coordinator,
+            holds: None,
         }),
         window: None,
         baseline: None,

@@ -198,4 +198,83 @@ impl Policy {
         }
         Ok(())
     }
+
+    /// The settings in which the two differ, by their names in the coordinator's file (DESIGN.md section 3), in the order
+    /// of the fields; empty if they are the same.
+    ///
+    /// A coordinator drives by the policy in the document.  One whose own file says something else must not drive at all
+    /// (rule 11): two such coordinators would otherwise take turns at deciding by two policies as soon as one of them
+    /// commits its own.  It still answers nodes, and takes the operator's `SetPolicy`.
+    #[must_use]
+    pub fn differs_from(&self, other: &Self) -> Vec<&'static str> {
+        // Without `..`: a field that is added here does not compile until it is compared.
+        let Self {
+            nodes,
+            expected_nodes,
+            interval_secs,
+            absent_after_secs,
+            absent_policy,
+            min_present,
+            promote_waves,
+            drain_below,
+            drain_max_secs,
+            drain_min_samples,
+            health_window_secs,
+            health_rise_max,
+            health_min_connections,
+            revoke_barrier_max_secs,
+        } = self;
+        let compared = [
+            ("nodes", *nodes != other.nodes),
+            ("expected_nodes", *expected_nodes != other.expected_nodes),
+            ("interval", *interval_secs != other.interval_secs),
+            ("absent_after", *absent_after_secs != other.absent_after_secs),
+            ("absent_policy", *absent_policy != other.absent_policy),
+            ("min_present", *min_present != other.min_present),
+            ("promote_waves", *promote_waves != other.promote_waves),
+            ("drain_below", *drain_below != other.drain_below),
+            ("drain_max", *drain_max_secs != other.drain_max_secs),
+            ("drain_min_samples", *drain_min_samples != other.drain_min_samples),
+            ("health_window", *health_window_secs != other.health_window_secs),
+            ("health_rise_max", *health_rise_max != other.health_rise_max),
+            ("health_min_connections", *health_min_connections != other.health_min_connections),
+            ("revoke_barrier_max", *revoke_barrier_max_secs != other.revoke_barrier_max_secs),
+        ];
+        compared.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_differ_by_the_names_of_the_file() {
+        let own = Policy::with_defaults(vec!["*.example.org".parse().unwrap()]);
+        assert_eq!(own.differs_from(&own.clone()), [""; 0]);
+        let changes: [(&str, fn(&mut Policy)); 14] = [
+            ("nodes", |policy| policy.nodes.clear()),
+            ("expected_nodes", |policy| policy.expected_nodes += 1),
+            ("interval", |policy| policy.interval_secs += 1),
+            ("absent_after", |policy| policy.absent_after_secs += 1),
+            ("absent_policy", |policy| policy.absent_policy = AbsentPolicy::Wait),
+            ("min_present", |policy| policy.min_present = Share::ALL),
+            ("promote_waves", |policy| drop(policy.promote_waves.remove(0))),
+            ("drain_below", |policy| policy.drain_below = Share::ALL),
+            ("drain_max", |policy| policy.drain_max_secs += 1),
+            ("drain_min_samples", |policy| policy.drain_min_samples += 1),
+            ("health_window", |policy| policy.health_window_secs += 1),
+            ("health_rise_max", |policy| policy.health_rise_max = Share::ALL),
+            ("health_min_connections", |policy| policy.health_min_connections += 1),
+            ("revoke_barrier_max", |policy| policy.revoke_barrier_max_secs += 1),
+        ];
+        let mut all = own.clone();
+        for (name, change) in changes {
+            let mut other = own.clone();
+            change(&mut other);
+            assert_eq!((own.differs_from(&other), other.differs_from(&own)), (vec![name], vec![name]));
+            change(&mut all);
+        }
+        assert_eq!(own.differs_from(&all), changes.map(|(name, _)| name), "all at once, in order");
+    }
 }

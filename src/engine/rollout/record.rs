@@ -12,7 +12,7 @@ use super::document::{Instruction, Slots};
 use crate::model::count::{Epoch, Generation};
 use crate::model::ids::{NodeId, PoolId};
 use crate::model::key::KeyFingerprint;
-use crate::model::state::Phase;
+use crate::model::state::{Phase, SlotPrints};
 use crate::model::time::UnixTime;
 
 /// One run of an agent at one coordinator.  Persisted.  Wire v1: `session` = `ordinal-nonce`, decimal and hex.
@@ -137,6 +137,21 @@ pub struct Window {
     pub last: Counters,
 }
 
+/// Where a node has its keys from.  Persisted; wire v1: the snake-case names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeySource {
+    /// From this pool: it is told keys, and barriers wait for it.
+    #[default]
+    Coordinator,
+    /// It derives them: it only reports, is told nothing and never waited for (`[report]`).
+    Derive,
+    /// From a file: as above.
+    File,
+    /// It makes them itself: as above.
+    Random,
+}
+
 /// What a node said in its latest sync.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Report {
@@ -156,9 +171,37 @@ pub struct Report {
     /// [`super::sync::Sync::seen`], whatever a sync says here.
     #[serde(default)]
     pub seen: Generation,
+    /// Where its keys come from.
+    #[serde(default)]
+    pub source: KeySource,
+    /// What it says that it has, whoever told it: shown, and nothing is decided by it.
+    #[serde(default)]
+    pub holds: Option<SlotPrints>,
 }
 
 impl Report {
+    /// Whether the node takes its keys from a pool; one that does not is only looked at (`[report]`).
+    #[must_use]
+    pub fn takes_keys(&self) -> bool {
+        self.source == KeySource::Coordinator
+    }
+
+    /// Whether the pool's nodes can share keys with it: two slots, and keys from the pool.
+    #[must_use]
+    pub fn can_share(&self) -> bool {
+        self.slot_count == SlotCount::Two && self.takes_keys()
+    }
+
+    /// The same report without what could bind the pool, if the node is only looked at: neither a fence nor a foreign
+    /// key, and nothing that it was told.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        if self.takes_keys() {
+            return self;
+        }
+        Self { fence: None, foreign: None, seen: Generation::ZERO, ..self }
+    }
+
     /// Whether this says that exactly this instruction is durable and read back (rule 8).
     #[must_use]
     pub fn acknowledges(&self, pool_id: &PoolId, told: &Instruction) -> bool {
@@ -223,10 +266,10 @@ pub struct NodeRecord {
 }
 
 impl NodeRecord {
-    /// Whether barriers wait for it (rule 6): admitted, with two slots.
+    /// Whether barriers wait for it (rule 6): admitted, with two slots, and keys from the pool.
     #[must_use]
     pub fn is_required(&self) -> bool {
-        self.standing == Standing::Admitted && self.has_two_slots()
+        self.standing == Standing::Admitted && self.can_share()
     }
 
     /// Whether it counts for `min_present` (rule 5): required, or it would be if it had not been given up.
@@ -236,7 +279,7 @@ impl NodeRecord {
     pub fn counts_as_member(&self) -> bool {
         let given_up =
             matches!(self.standing, Standing::Admitted | Standing::Excluded(Exclusion::Absent | Exclusion::LeftBehind));
-        given_up && self.has_two_slots()
+        given_up && self.can_share()
     }
 
     /// Whether the node is known at all: what every list of nodes shows.
@@ -251,8 +294,14 @@ impl NodeRecord {
         self.standing == Standing::Excluded(Exclusion::Denied)
     }
 
-    fn has_two_slots(&self) -> bool {
-        self.report.as_ref().is_some_and(|report| report.slot_count == SlotCount::Two)
+    /// Whether it is only looked at (`[report]`).
+    #[must_use]
+    pub fn only_reports(&self) -> bool {
+        self.report.as_ref().is_some_and(|report| !report.takes_keys())
+    }
+
+    fn can_share(&self) -> bool {
+        self.report.as_ref().is_some_and(Report::can_share)
     }
 }
 

@@ -9,6 +9,8 @@
 //! Beyond rule 10: a report that is further ahead than any restored store can be is refused before it is stored
 //! ([`REPORT_LEAD_MAX`]), so that one bogus report does not freeze the pool, or end its numbers.
 //!
+//! Nodes whose keys come from elsewhere (`[report]`) are recorded like all others, so that they are seen, and told nothing.
+//!
 //! Nothing is ever answered from a cache.  A store that cannot be reached is 503, or 204 for a session that is held.
 
 use super::document::{Document, Instruction, Snapshot};
@@ -94,7 +96,8 @@ pub fn record(
     sync: &Sync,
     wall: UnixTime,
 ) -> Result<Recording, SyncRefused> {
-    if sync.report.fence.as_ref().is_some_and(|fence| fence.pool_id != document.pool_id) {
+    let is_of_other = |fence: &Fence| fence.pool_id != document.pool_id;
+    if sync.report.takes_keys() && sync.report.fence.as_ref().is_some_and(is_of_other) {
         return Err(SyncRefused::OtherPool);
     }
     if is_too_far_ahead(document, sync) {
@@ -109,6 +112,9 @@ pub fn record(
     }
     let is_later = match before.session {
         None => true,
+        Some(open) if open == sync.session && changes_kind(before, sync) => {
+            return Err(SyncRefused::SessionClosed { ordinal: open.ordinal });
+        }
         Some(open) if open == sync.session => false,
         Some(open) if open.ordinal >= sync.session.ordinal => {
             return Err(SyncRefused::SessionClosed { ordinal: open.ordinal });
@@ -133,9 +139,19 @@ pub fn record(
     Ok(if is_admission { Recording::First(change) } else { Recording::Later(change) })
 }
 
+/// Whether the node would become required, or cease to be, by a sync that is no admission: a session is of one kind.
+///
+/// Beyond rule 7: such a sync may be batched, so the pool would move on while its answer is in flight.
+fn changes_kind(before: &NodeRecord, sync: &Sync) -> bool {
+    before.report.as_ref().is_some_and(|report| report.can_share() != sync.report.can_share())
+}
+
 fn is_too_far_ahead(document: &Document, sync: &Sync) -> bool {
     let last_generation = document.generation.get().saturating_add(REPORT_LEAD_MAX);
     let last_epoch = document.next_epoch.get().saturating_add(REPORT_LEAD_MAX);
+    if !sync.report.takes_keys() {
+        return false;
+    }
     let fence_is = |fence: &Fence| {
         let keys = [Some(fence.slots.primary), fence.slots.backup];
         fence.generation.get() > last_generation || keys.iter().flatten().any(|key| key.epoch.get() > last_epoch)
@@ -164,7 +180,7 @@ fn stored(
         syncs: before.map_or(0, |record| record.syncs) + 1,
         standing,
         session: Some(sync.session),
-        report: Some(Report { seen: sync.seen.max(seen_before), ..sync.report.clone() }),
+        report: Some(Report { seen: sync.seen.max(seen_before), ..sync.report.clone() }.bounded()),
         window,
         baseline,
         last_report_at: Some(wall),
@@ -200,36 +216,67 @@ fn finished(document: &Document, window: Window, before: Option<Window>) -> Wind
     before.filter(|before| is_small && before.phase == Phase::Steady).unwrap_or(window)
 }
 
+/// What every answer from one snapshot depends on besides the node's own record: made once, then asked by all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolView {
+    frozen: bool,
+    all_heard: bool,
+}
+
+impl PoolView {
+    /// Looks at all nodes.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot, presence: &Presence) -> Self {
+        Self { frozen: conflict(snapshot).is_some(), all_heard: presence.unheard_required(snapshot).is_empty() }
+    }
+
+    /// Whether some report contradicts the document (rule 10).
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// What to answer, from the snapshot that this was made of; looks at one node.
+    ///
+    /// # Errors
+    /// As [`answer`].
+    pub fn answer(&self, snapshot: &Snapshot, node: &NodeId, sync: &Sync) -> Result<Answer, SyncRefused> {
+        let only_reports = !sync.report.takes_keys();
+        if self.frozen && !only_reports {
+            return Err(SyncRefused::Frozen);
+        }
+        let record = snapshot.nodes.get(node).ok_or(SyncRefused::NotAdmitted)?;
+        match record.standing {
+            Standing::Admitted | Standing::Excluded(Exclusion::Operator { .. }) => {}
+            Standing::Excluded(Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Forgotten) => {
+                return Err(SyncRefused::NotAdmitted);
+            }
+            Standing::Excluded(Exclusion::Denied) => return Err(SyncRefused::Denied),
+        }
+        match record.session {
+            Some(open) if open == sync.session => {}
+            Some(open) => return Err(SyncRefused::SessionClosed { ordinal: open.ordinal }),
+            None => return Err(SyncRefused::NotAdmitted),
+        }
+        if only_reports {
+            return Ok(Answer::Nothing);
+        }
+        let told = told(&snapshot.document, node, sync.report.slot_count);
+        let Some(instruction) = told else { return Ok(Answer::Nothing) };
+        // Not "differs": a node that cannot install, or a coordinator that lags, would loop without pause.
+        let has_it = sync.report.acknowledges(&snapshot.document.pool_id, &instruction);
+        if instruction.generation <= sync.seen || has_it {
+            return Ok(Answer::Nothing);
+        }
+        if self.all_heard { Ok(Answer::Tell(instruction)) } else { Err(SyncRefused::NotHeard) }
+    }
+}
+
 /// What to answer, from a snapshot that was read from the store after the sync was recorded.
 ///
 /// # Errors
 /// Fails if the pool is frozen, the record is not (or not any more) that of this session, or the answer would tell
 /// something new before every required node was heard in this life.
 pub fn answer(snapshot: &Snapshot, presence: &Presence, node: &NodeId, sync: &Sync) -> Result<Answer, SyncRefused> {
-    if conflict(snapshot).is_some() {
-        return Err(SyncRefused::Frozen);
-    }
-    let record = snapshot.nodes.get(node).ok_or(SyncRefused::NotAdmitted)?;
-    match record.standing {
-        Standing::Admitted | Standing::Excluded(Exclusion::Operator { .. }) => {}
-        Standing::Excluded(Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Forgotten) => {
-            return Err(SyncRefused::NotAdmitted);
-        }
-        Standing::Excluded(Exclusion::Denied) => return Err(SyncRefused::Denied),
-    }
-    match record.session {
-        Some(open) if open == sync.session => {}
-        Some(open) => return Err(SyncRefused::SessionClosed { ordinal: open.ordinal }),
-        None => return Err(SyncRefused::NotAdmitted),
-    }
-    let Some(instruction) = told(&snapshot.document, node, sync.report.slot_count) else { return Ok(Answer::Nothing) };
-    // Not "differs": a node that cannot install, or a coordinator that lags, would loop without pause.
-    let has_it = sync.report.acknowledges(&snapshot.document.pool_id, &instruction);
-    if instruction.generation <= sync.seen || has_it {
-        return Ok(Answer::Nothing);
-    }
-    if !presence.unheard_required(snapshot).is_empty() {
-        return Err(SyncRefused::NotHeard);
-    }
-    Ok(Answer::Tell(instruction))
+    PoolView::of(snapshot, presence).answer(snapshot, node, sync)
 }

@@ -69,8 +69,12 @@ pub struct PoolStatus {
     pub revoking: Vec<SlotPrint>,
     /// While frozen: what `recover` may take over.
     pub recoverable: Vec<SlotPairShown>,
-    /// Whether this coordinator drives the pool; false if its configuration file differs from the pool's policy.
+    /// Whether this coordinator drives the pool; false if its configuration file differs from the pool's policy, which
+    /// it takes over as soon as the pool allows it: no rotation starts before.
     pub drives: bool,
+    /// The settings in which the file differs, by their names there.
+    #[serde(default)]
+    pub policy_differs: Vec<String>,
 }
 
 /// How far a promotion is opened.

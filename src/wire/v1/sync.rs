@@ -24,20 +24,7 @@ pub const NEXT_CONTACT_SECS_MAX: u64 = 7 * 86_400;
 /// Longest of the free texts (`kernel`, `agent`, `error`) in bytes.
 pub const TEXT_BYTES_MAX: usize = 128;
 
-/// Where a node has its keys from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeySource {
-    /// From this pool: it is told keys, and barriers wait for it.
-    #[default]
-    Coordinator,
-    /// It derives them: it only reports, is told nothing and never waited for (`[report]`).
-    Derive,
-    /// From a file: as above.
-    File,
-    /// It makes them itself: as above.
-    Random,
-}
+pub use crate::engine::rollout::record::KeySource;
 
 /// What a node says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

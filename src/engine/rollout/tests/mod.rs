@@ -4,6 +4,7 @@ mod abort;
 mod commands;
 mod gates;
 mod nodes;
+mod reporting;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,7 @@ use super::document::{Action, Document, Expect, PoolKey, Proposal, Slots, Snapsh
 use super::handle;
 use super::input::{Command, Input, Now, Order, Reason, Refused, Step, Wait};
 use super::policy::{NamePattern, Policy, Share, WaveRule};
-use super::record::{Counters, Fence, Installed, NodeRecord, Report, Session, SlotCount, Standing, Window};
+use super::record::{Counters, Fence, Installed, KeySource, NodeRecord, Report, Session, SlotCount, Standing, Window};
 use super::wave::told;
 use crate::engine::convergence::Presence;
 use crate::model::count::{Epoch, Generation, Revision};
@@ -84,6 +85,8 @@ fn report(fence: Option<Fence>) -> Report {
         next_sync_secs: 30,
         counters: None,
         seen: Generation::ZERO,
+        source: KeySource::Coordinator,
+        holds: None,
     }
 }
 

@@ -1,0 +1,494 @@
+//! `coordinator.toml`: see config/coordinator.toml, which has every key with its default, unit and range.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use super::reader::{Findings, Located, Table, ppm_of, read_file, read_str};
+use super::secret::SecretPath;
+use crate::engine::rollout::policy::{AbsentPolicy, NamePattern, Policy, Share, WaveRule};
+use crate::model::ids::{NodeId, PoolName};
+use crate::model::problem::Problem;
+use crate::model::time::RotationInterval;
+
+/// Where the configuration is looked for without `--config`.
+pub const DEFAULT_FILE: &str = "/etc/tfo-fleet/coordinator.toml";
+
+/// The name under which a policy from this file is committed (audit log); nobody's certificate may have it.
+pub const CONFIG_OPERATOR: &str = "coordinator-config";
+
+/// Default of `api.listen`: all addresses, IPv6 and IPv4.
+const DEFAULT_LISTEN: &str = "[::]:9443";
+/// Default of `observe.listen`: this host only, because it is plain HTTP.
+const DEFAULT_OBSERVE: &str = "127.0.0.1:9441";
+/// Default of `store.path`: StateDirectory= of the unit.
+const DEFAULT_STORE: &str = "/var/lib/tfo-coordinator/state.db";
+/// Most pools of one coordinator: each has a thread.
+const POOLS_MAX: usize = 64;
+/// Most names or patterns in one list.
+const NAMES_MAX: usize = 1_024;
+/// Most waves of a promotion: each costs a barrier and a health window.
+const WAVES_MAX: usize = 32;
+/// A day and a week, in seconds.
+const DAY: u64 = 86_400;
+const WEEK: u64 = 7 * DAY;
+
+/// Checked settings of a coordinator.
+#[derive(Debug)]
+pub struct CoordinatorSettings {
+    /// The configuration file, for problems that are found later.
+    pub file: PathBuf,
+    /// Where nodes and operators come.
+    pub api: ApiSettings,
+    /// Where pools are kept.
+    pub store: StoreSettings,
+    /// Who may do what.
+    pub access: AccessSettings,
+    /// Where metrics and the page are; none if switched off.
+    pub observe: Option<Located<SocketAddr>>,
+    /// The pools and their policies.
+    pub pools: BTreeMap<PoolName, Located<Policy>>,
+}
+
+/// `[api]`.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// Address to listen on.
+    pub listen: Located<SocketAddr>,
+    /// Certificate chain, PEM.
+    pub cert: Located<PathBuf>,
+    /// Private key, PEM.
+    pub key: Located<PathBuf>,
+    /// Authorities of the clients' certificates, PEM.
+    pub client_ca: Located<PathBuf>,
+    /// Revoked client certificates, PEM.
+    pub crl: Option<Located<PathBuf>>,
+}
+
+/// `[store]`.
+#[derive(Debug)]
+pub struct StoreSettings {
+    /// The database file.
+    pub path: Located<PathBuf>,
+    /// What its keys are sealed with.
+    pub key_encryption_key: Located<SecretPath>,
+}
+
+/// `[access]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccessSettings {
+    /// May command.
+    pub operators: BTreeSet<NodeId>,
+    /// May look.
+    pub viewers: BTreeSet<NodeId>,
+}
+
+/// What a configuration names on this host, as far as it could be read: so that it can be looked at although something
+/// else is wrong.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// The key-encryption key.
+    pub key_encryption_key: Option<Located<SecretPath>>,
+}
+
+impl CoordinatorSettings {
+    /// Reads and checks the file.  Secrets, certificates and the store are not opened here.
+    ///
+    /// # Errors
+    /// Fails with all problems at once.
+    pub fn load(file: &Path) -> Result<Self, Vec<Problem>> {
+        Self::load_noting(file, &mut Named::default())
+    }
+
+    /// The same, and notes what the file names, also if it is refused.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_noting(file: &Path, named: &mut Named) -> Result<Self, Vec<Problem>> {
+        read_file(file, |root, findings| Self::convert(file, root, findings, named))
+    }
+
+    /// The same for a text; `file` names it in problems.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Vec<Problem>> {
+        read_str(file, text, |root, findings| Self::convert(file, root, findings, &mut Named::default()))
+    }
+
+    fn convert(file: &Path, mut root: Table<'_, '_>, findings: &mut Findings, named: &mut Named) -> Option<Self> {
+        let api = section(&mut root, "api", "with cert, key and client_ca", findings)
+            .and_then(|table| api_section(table, findings));
+        let store = section(&mut root, "store", "with key_encryption_key", findings)
+            .and_then(|table| store_section(table, findings, named));
+        let access = section(&mut root, "access", "with operators = [\"NAME\"]", findings)
+            .map(|table| access_section(table, findings));
+        let observe = observe_section(root.table("observe", findings), findings);
+        let pools = section(&mut root, "pools", "such as [pools.text] with nodes = [\"*.example.org\"]", findings)
+            .map(|table| pools_section(table, findings));
+        root.finish(findings);
+        let (api, store, access, pools) = (api?, store?, access?, pools?);
+        Some(Self { file: file.to_owned(), api, store, access, observe, pools })
+    }
+}
+
+/// A section that must be there.
+fn section<'t, 'i>(
+    root: &mut Table<'t, 'i>,
+    name: &'static str,
+    remedy: &str,
+    findings: &mut Findings,
+) -> Option<Table<'t, 'i>> {
+    if !root.has(name) {
+        let problem =
+            Problem::error("missing_key", format!("there is no [{name}] section"), format!("add [{name}] {remedy}"));
+        findings.add_at(&root.place(name, findings), problem);
+    }
+    root.table(name, findings)
+}
+
+fn missing(table: &Table<'_, '_>, key: &'static str, remedy: &str, findings: &mut Findings) {
+    if !table.has(key) {
+        let place = table.place(key, findings);
+        findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
+    }
+}
+
+fn absolute(text: &str) -> Result<PathBuf, &'static str> {
+    if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "write ADDRESS:PORT, for example \"[::]:9443\"")
+}
+
+fn default_address(key: &str, text: &str) -> Located<SocketAddr> {
+    Located { value: text.parse().expect("the default is an address"), key: key.to_owned(), line: None }
+}
+
+fn api_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<ApiSettings> {
+    let listen = table.parsed("listen", findings, address);
+    for key in ["cert", "key", "client_ca"] {
+        missing(&table, key, "write the absolute path of a PEM file (`tfoctl pki` makes all three)", findings);
+    }
+    let cert = table.parsed("cert", findings, absolute);
+    let key = table.parsed("key", findings, absolute);
+    let client_ca = table.parsed("client_ca", findings, absolute);
+    let crl = table.parsed("crl", findings, absolute);
+    table.finish(findings);
+    let listen = listen.unwrap_or_else(|| default_address("api.listen", DEFAULT_LISTEN));
+    Some(ApiSettings { listen, cert: cert?, key: key?, client_ca: client_ca?, crl })
+}
+
+fn store_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut Named) -> Option<StoreSettings> {
+    let kind = table.string("kind", findings);
+    let etcd = kind.as_ref().is_some_and(|kind| kind.value == "etcd");
+    if let Some(kind) = kind.filter(|kind| kind.value != "sqlite") {
+        let problem = if etcd {
+            Problem::error(
+                "not_supported",
+                "the etcd store is not in this release",
+                "write kind = \"sqlite\": one coordinator, with `tfo-coordinator export` for backups",
+            )
+        } else {
+            Problem::error("bad_value", format!("there is no store {:?}", kind.value), "write \"sqlite\"")
+        };
+        findings.add_at(&kind, problem);
+    }
+    let path = table.parsed("path", findings, absolute);
+    missing(&table, "key_encryption_key", "write \"credential:NAME\" or the path of a file of 32 bytes", findings);
+    let key_encryption_key = table.secret_path("key_encryption_key", findings);
+    named.key_encryption_key.clone_from(&key_encryption_key);
+    if etcd {
+        // Its other keys are known, only not yet of use.
+        for key in ["urls", "prefix", "ca", "cert", "key", "user"] {
+            if table.has(key) && key == "urls" {
+                table.strings(key, findings);
+            } else {
+                table.string(key, findings);
+            }
+        }
+    }
+    table.finish(findings);
+    let path =
+        path.unwrap_or_else(|| Located { value: DEFAULT_STORE.into(), key: "store.path".to_owned(), line: None });
+    Some(StoreSettings { path, key_encryption_key: key_encryption_key? })
+}
+
+fn access_section(mut table: Table<'_, '_>, findings: &mut Findings) -> AccessSettings {
+    missing(&table, "operators", "write operators = [\"NAME\"]: names in certificates, or [] for nobody", findings);
+    let operators = names(&mut table, "operators", findings);
+    let viewers = names(&mut table, "viewers", findings);
+    table.finish(findings);
+    AccessSettings { operators, viewers }
+}
+
+fn names(table: &mut Table<'_, '_>, key: &'static str, findings: &mut Findings) -> BTreeSet<NodeId> {
+    let Some(list) = table.strings(key, findings) else { return BTreeSet::new() };
+    let mut found = BTreeSet::new();
+    for text in &list.value {
+        let problem = |remedy: String| Problem::error("bad_value", format!("{text:?} does not fit here"), remedy);
+        match text.parse::<NodeId>() {
+            Ok(name) if name.as_str() == CONFIG_OPERATOR => {
+                findings.add_at(&list, problem("this name stands for the configuration file in the audit log".into()));
+            }
+            Ok(name) => drop(found.insert(name)),
+            Err(error) => findings.add_at(&list, problem(error.to_string())),
+        }
+    }
+    bounded(&list, NAMES_MAX, findings);
+    found
+}
+
+fn bounded(list: &Located<Vec<String>>, max: usize, findings: &mut Findings) {
+    if list.value.len() > max {
+        let message = format!("there are more than {max} entries");
+        findings.add_at(list, Problem::error("out_of_range", message, "use a pattern, or remove some"));
+    }
+}
+
+fn observe_section(table: Option<Table<'_, '_>>, findings: &mut Findings) -> Option<Located<SocketAddr>> {
+    let default = || Some(default_address("observe.listen", DEFAULT_OBSERVE));
+    let Some(mut table) = table else { return default() };
+    let given = table.has("listen");
+    let listen = table.parsed("listen", findings, |text| match text {
+        "" => Ok(None),
+        _ => address(text).map(Some),
+    });
+    table.finish(findings);
+    if !given {
+        return default();
+    }
+    let Located { value, key, line } = listen?;
+    value.map(|value| Located { value, key, line })
+}
+
+fn pools_section(mut table: Table<'_, '_>, findings: &mut Findings) -> BTreeMap<PoolName, Located<Policy>> {
+    let place = table.place("NAME", findings);
+    let sections = table.sections(findings);
+    if sections.is_empty() || sections.len() > POOLS_MAX {
+        let message = format!("there are {} pools", sections.len());
+        let remedy = format!("add [pools.NAME], 1 to {POOLS_MAX} of them");
+        findings.add_at(&place, Problem::error("out_of_range", message, remedy));
+    }
+    let mut pools = BTreeMap::new();
+    for (name, table) in sections {
+        let Located { key, line, .. } = table.place("nodes", findings);
+        let key = key.trim_end_matches(".nodes").to_owned();
+        let place = Located { value: (), key: key.clone(), line };
+        let policy = pool_section(table, findings);
+        match name.parse::<PoolName>() {
+            Ok(name) => drop(policy.map(|value| pools.insert(name, Located { value, key, line }))),
+            Err(error) => {
+                let message = format!("{name:?} is no name of a pool");
+                findings.add_at(&place, Problem::error("bad_value", message, error.to_string()));
+            }
+        }
+    }
+    pools
+}
+
+fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Policy> {
+    missing(&table, "nodes", "write who may join, for example nodes = [\"*.cache.example.org\"]", findings);
+    let nodes = patterns(&mut table, findings);
+    let mut policy = Policy::with_defaults(nodes.unwrap_or_default());
+    if let Some(number) = table.count("expected_nodes", findings) {
+        match usize::try_from(number.value).ok().filter(|number| (1..=1_000_000).contains(number)) {
+            Some(number) => policy.expected_nodes = number,
+            None => out_of_range(&number, "write 1 to 1000000", findings),
+        }
+    }
+    let minutes = RotationInterval::MIN_SECS..=RotationInterval::MAX_SECS;
+    span(&mut table, ("interval", minutes), &mut policy.interval_secs, findings);
+    span(&mut table, ("absent_after", 1..=WEEK), &mut policy.absent_after_secs, findings);
+    let absent = table.parsed("absent_policy", findings, |text| match text {
+        "exclude" => Ok(AbsentPolicy::Exclude),
+        "wait" => Ok(AbsentPolicy::Wait),
+        _ => Err("write \"exclude\" or \"wait\""),
+    });
+    policy.absent_policy = absent.map_or(policy.absent_policy, |absent| absent.value);
+    share(&mut table, "min_present", &mut policy.min_present, findings);
+    if let Some(waves) = waves(&mut table, findings) {
+        policy.promote_waves = waves;
+    }
+    share(&mut table, "drain_below", &mut policy.drain_below, findings);
+    span(&mut table, ("drain_max", 0..=30 * DAY), &mut policy.drain_max_secs, findings);
+    count(&mut table, "drain_min_samples", &mut policy.drain_min_samples, findings);
+    span(&mut table, ("health_window", 0..=DAY), &mut policy.health_window_secs, findings);
+    share(&mut table, "health_rise_max", &mut policy.health_rise_max, findings);
+    count(&mut table, "health_min_connections", &mut policy.health_min_connections, findings);
+    span(&mut table, ("revoke_barrier_max", 1..=WEEK), &mut policy.revoke_barrier_max_secs, findings);
+    let place = table.place("promote_waves", findings);
+    table.finish(findings);
+    if let Err(bad) = policy.check() {
+        findings.add_at(&place, Problem::error("policy", "this pool cannot be driven", bad.to_string()));
+    }
+    Some(policy)
+}
+
+fn out_of_range<T>(place: &Located<T>, remedy: &str, findings: &mut Findings) {
+    findings.add_at(place, Problem::error("out_of_range", "this is out of range", remedy));
+}
+
+fn span(
+    table: &mut Table<'_, '_>,
+    (key, range): (&'static str, RangeInclusive<u64>),
+    into: &mut u64,
+    findings: &mut Findings,
+) {
+    let Some(span) = table.span(key, findings) else { return };
+    if range.contains(&span.value.as_secs()) {
+        *into = span.value.as_secs();
+    } else {
+        out_of_range(&span, &format!("write {} to {} seconds, with a unit", range.start(), range.end()), findings);
+    }
+}
+
+fn share(table: &mut Table<'_, '_>, key: &'static str, into: &mut Share, findings: &mut Findings) {
+    // In range already: anything else is no share.
+    if let Some(share) = table.share_ppm(key, findings).and_then(|share| Share::from_ppm(share.value)) {
+        *into = share;
+    }
+}
+
+fn count(table: &mut Table<'_, '_>, key: &'static str, into: &mut u64, findings: &mut Findings) {
+    if let Some(count) = table.count(key, findings) {
+        *into = count.value;
+    }
+}
+
+fn patterns(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Vec<NamePattern>> {
+    let list = table.strings("nodes", findings)?;
+    if list.value.is_empty() {
+        out_of_range(&list, "write at least one name or pattern", findings);
+    }
+    bounded(&list, NAMES_MAX, findings);
+    let mut found = Vec::new();
+    for text in &list.value {
+        match text.parse() {
+            Ok(pattern) => found.push(pattern),
+            Err(error) => {
+                let error: crate::engine::rollout::policy::BadPattern = error;
+                let message = format!("{text:?} does not fit here");
+                findings.add_at(&list, Problem::error("bad_value", message, error.to_string()));
+            }
+        }
+    }
+    Some(found)
+}
+
+fn waves(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Vec<WaveRule>> {
+    let list = table.strings("promote_waves", findings)?;
+    bounded(&list, WAVES_MAX, findings);
+    let mut found = Vec::new();
+    for text in &list.value {
+        match wave(text) {
+            Ok(rule) => found.push(rule),
+            Err(remedy) => {
+                let message = format!("{text:?} does not fit here");
+                findings.add_at(&list, Problem::error("bad_value", message, remedy));
+            }
+        }
+    }
+    (found.len() == list.value.len()).then_some(found)
+}
+
+/// `5%` or `0.5%` is a share, anything else a pattern of names.
+fn wave(text: &str) -> Result<WaveRule, String> {
+    let Some(percent) = text.strip_suffix('%') else {
+        return text.parse().map(WaveRule::Names).map_err(|error| format!("{error}, or a share such as \"5%\""));
+    };
+    // A percentage is a hundredth, so its millionths are divided by 100: at most four decimals.
+    let (whole, decimals) = percent.split_once('.').unwrap_or((percent, ""));
+    let padded = format!("{whole:0>3}");
+    let (ones, hundredths) = padded.split_at(padded.len() - 2);
+    let share = ppm_of(&format!("{ones}.{hundredths}{decimals}")).and_then(Share::from_ppm);
+    let share = share.filter(|share| share.ppm() > 0 && !whole.is_empty());
+    share
+        .map(WaveRule::Share)
+        .ok_or_else(|| "a share is above 0% and at most \"100%\", with at most four decimals".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[api]
+cert = "/c.crt"
+key = "/c.key"
+client_ca = "/ca.crt"
+[store]
+key_encryption_key = "credential:kek"
+[access]
+operators = ["ops1.example.org"]
+[pools.text]
+nodes = ["*.example.org"]
+promote_waves = ["cp1*", "0.5%", "100%"]
+drain_below = 0.01
+"#;
+
+    fn problems(text: &str) -> Vec<(String, &'static str)> {
+        let problems = CoordinatorSettings::parse(Path::new("c.toml"), text).err().unwrap_or_default();
+        problems.into_iter().map(|problem| (problem.key.unwrap_or_default(), problem.kind)).collect()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let settings = CoordinatorSettings::parse(Path::new("c.toml"), GOOD).unwrap();
+        assert_eq!(settings.api.listen.value.to_string(), DEFAULT_LISTEN);
+        assert_eq!(settings.observe.map(|at| at.value.to_string()).as_deref(), Some(DEFAULT_OBSERVE));
+        assert_eq!(settings.store.path.value, Path::new(DEFAULT_STORE));
+        let policy = &settings.pools.values().next().unwrap().value;
+        let waves = vec![
+            WaveRule::Names("cp1*".parse().unwrap()),
+            WaveRule::Share(Share::from_ppm(5_000).unwrap()),
+            WaveRule::Share(Share::ALL),
+        ];
+        let expected = Policy::with_defaults(vec!["*.example.org".parse().unwrap()]);
+        assert_eq!(*policy, Policy { promote_waves: waves, ..expected });
+    }
+
+    #[test]
+    fn all_problems_come_at_once() {
+        let text = "[api]\nlisten = \"9443\"\ncert = \"c.crt\"\n[store]\nkind = \"etcd\"\nurls = []\n\
+                    [access]\noperators = [\"Ops\", \"coordinator-config\"]\n\
+                    [pools.Text]\nnodes = []\ninterval = \"1s\"\npromote_waves = [\"5%\", \"0%\"]\ndrain_below = 2\nx = 1\n";
+        let found = problems(text);
+        let found: Vec<_> = found.iter().map(|(key, kind)| (key.as_str(), *kind)).collect();
+        let expected = [
+            ("api.key", "missing_key"),
+            ("api.client_ca", "missing_key"),
+            ("api.listen", "bad_value"),
+            ("api.cert", "bad_value"),
+            ("store.key_encryption_key", "missing_key"),
+            ("store.kind", "not_supported"),
+            ("access.operators", "bad_value"),
+            ("access.operators", "bad_value"),
+            ("pools.Text", "bad_value"),
+            ("pools.Text.nodes", "out_of_range"),
+            ("pools.Text.interval", "out_of_range"),
+            ("pools.Text.promote_waves", "bad_value"),
+            ("pools.Text.drain_below", "wrong_type"),
+            ("pools.Text.x", "unknown_key"),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_last_wave_is_everybody() {
+        let text = GOOD.replace("\"0.5%\", \"100%\"", "\"5%\"");
+        assert_eq!(problems(&text), [("pools.text.promote_waves".to_owned(), "policy")]);
+    }
+
+    #[test]
+    fn shares_of_waves_are_percentages() {
+        for (text, ppm) in [("100%", 1_000_000), ("5%", 50_000), ("0.5%", 5_000), ("12.5%", 125_000), ("0.0001%", 1)] {
+            assert_eq!(wave(text), Ok(WaveRule::Share(Share::from_ppm(ppm).unwrap())), "{text}");
+        }
+        for bad in ["%", "0%", "101%", "-5%", "5 %", "1e1%", "0.00001%", ""] {
+            assert!(wave(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The command line of `tfo-coordinator`: arguments, output, exit codes.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use super::backup;
+use super::preflight::{self, Opened, Use};
+use super::serve;
+use crate::config::coordinator::DEFAULT_FILE;
+use crate::model::problem::{Problem, Severity};
+use crate::runtime::process;
+
+/// Makes the TCP Fast Open keys of a fleet, and walks it through their rotations.
+#[derive(Debug, Parser)]
+#[command(name = "tfo-coordinator", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run as a daemon, until told to stop
+    #[command(after_help = EXIT_CODES)]
+    Serve {
+        /// Configuration file
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+        config: PathBuf,
+    },
+    /// Find everything that would make `serve` fail, all at once; changes nothing
+    #[command(after_help = EXIT_CODES)]
+    Check {
+        /// Configuration file
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+        config: PathBuf,
+    },
+    /// Write a sealed backup of all pools, also while the coordinator serves; refused while a rotation runs
+    #[command(after_help = EXIT_CODES)]
+    Export {
+        /// Configuration file
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+        config: PathBuf,
+        /// Backup file to write
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Take the pools of a sealed backup into a store that does not have them; not while a coordinator serves it
+    #[command(after_help = EXIT_CODES)]
+    Import {
+        /// Configuration file
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+        config: PathBuf,
+        /// Backup file to read
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+    },
+}
+
+/// How a command ended (DESIGN.md section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Done,
+    /// Failed.
+    Failed,
+    /// Usage or configuration is wrong; nothing was touched.
+    Config,
+    /// Refused.
+    Refused,
+}
+
+impl Outcome {
+    /// The exit code.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Config => 2,
+            Self::Refused => 3,
+        }
+    }
+}
+
+/// The whole program: parses, runs, and says how it ended.
+#[must_use]
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = match Arguments::try_parse_from(arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // Nowhere left to say it if even the terminal is gone.
+            drop(error.print());
+            let outcome = if error.use_stderr() { Outcome::Config } else { Outcome::Done };
+            return ExitCode::from(outcome.code());
+        }
+    };
+    process::forbid_dumps();
+    let outcome = match &parsed.command {
+        Command::Serve { config } => Ok(serve::serve(config)),
+        Command::Check { config } => check(config),
+        Command::Export { config, to } => with_store(config, Use::Reading, |opened, store| {
+            backup::export(store, &opened.key, to).map(|done| serde_json::to_value(done).unwrap_or_default())
+        }),
+        Command::Import { config, from } => with_store(config, Use::Alone, |opened, store| {
+            backup::import(store, &opened.key, from).map(|done| serde_json::to_value(done).unwrap_or_default())
+        }),
+    };
+    // A reader that has gone (a closed pipe) is no failure of the work, but its result was not delivered.
+    ExitCode::from(outcome.unwrap_or(Outcome::Failed).code())
+}
+
+fn check(config: &Path) -> io::Result<Outcome> {
+    let problems = preflight::check(config);
+    show(&problems)?;
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    writeln!(io::stdout().lock(), "{}: {errors} errors, {} warnings", config.display(), problems.len() - errors)?;
+    Ok(if errors == 0 { Outcome::Done } else { Outcome::Config })
+}
+
+fn with_store(
+    config: &Path,
+    usage: Use,
+    work: impl FnOnce(&Opened, &dyn crate::store::Store) -> Result<serde_json::Value, Problem>,
+) -> io::Result<Outcome> {
+    let opened = match preflight::open(config, usage) {
+        Ok(opened) => opened,
+        Err(problems) => {
+            show(&problems)?;
+            let in_use = problems.iter().any(|problem| problem.kind == "store_in_use");
+            return Ok(if in_use { Outcome::Refused } else { Outcome::Config });
+        }
+    };
+    let Some(store) = &opened.store else {
+        show(&[Problem::error("no_store", "there is no store yet", "start the coordinator first").in_file(config)])?;
+        return Ok(Outcome::Failed);
+    };
+    match work(&opened, &**store) {
+        Ok(done) => {
+            writeln!(io::stdout().lock(), "{done}")?;
+            Ok(Outcome::Done)
+        }
+        Err(problem) => {
+            show(std::slice::from_ref(&problem))?;
+            Ok(if REFUSALS.contains(&problem.kind) { Outcome::Refused } else { Outcome::Failed })
+        }
+    }
+}
+
+/// Problems of backups that are refusals, not failures.
+const REFUSALS: [&str; 2] = ["rotation_runs", "pool_exists"];
+
+fn show(problems: &[Problem]) -> io::Result<()> {
+    let mut err = io::stderr().lock();
+    problems.iter().try_for_each(|problem| writeln!(err, "{problem}"))
+}

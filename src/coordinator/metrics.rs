@@ -1,0 +1,107 @@
+//! What is counted while the coordinator works; gauges of pools are made when somebody asks ([`super::observe`]).
+//!
+//! Labels are bounded: pools of the configuration, and names that the code has.  No node, no fingerprint, no key.
+
+use std::time::Instant;
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+
+use super::pool::snake_name;
+use crate::engine::rollout::document::Action;
+use crate::model::ids::PoolName;
+use crate::runtime::clock;
+
+/// Upper bounds in seconds: a commit is an fsync or two.
+const SECONDS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// The counters of a coordinator's life.
+pub struct Metrics {
+    registry: Registry,
+    syncs: IntCounterVec,
+    commands: IntCounterVec,
+    commits: IntCounterVec,
+    commit_seconds: HistogramVec,
+    records: IntCounterVec,
+    record_seconds: HistogramVec,
+    store_errors: IntCounterVec,
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let made = IntCounterVec::new(Opts::new(name, help), labels).expect("the name is good");
+            registry.register(Box::new(made.clone())).expect("the name is new");
+            made
+        };
+        let histogram = |name: &str, help: &str| {
+            let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+            let made = HistogramVec::new(options, &["pool"]).expect("the name is good");
+            registry.register(Box::new(made.clone())).expect("the name is new");
+            made
+        };
+        Self {
+            syncs: counter(
+                "tfo_coordinator_syncs_total",
+                "Requests of nodes by what they were answered.",
+                &["pool", "result"],
+            ),
+            commands: counter(
+                "tfo_coordinator_commands_total",
+                "Commands of operators by what became of them.",
+                &["pool", "result"],
+            ),
+            commits: counter("tfo_coordinator_commits_total", "Changes of the document.", &["pool", "action"]),
+            commit_seconds: histogram("tfo_coordinator_commit_seconds", "How long a change of the document takes."),
+            records: counter("tfo_coordinator_records_written_total", "Records of nodes written.", &["pool"]),
+            record_seconds: histogram("tfo_coordinator_record_write_seconds", "How long a write of records takes."),
+            store_errors: counter("tfo_coordinator_store_errors_total", "Failures of the store.", &["pool", "kind"]),
+            registry,
+        }
+    }
+
+    /// A sync of a node was answered like this: `told`, `nothing`, or the kind of the error.
+    pub fn sync_answered(&self, pool: &PoolName, result: &str) {
+        self.syncs.with_label_values(&[pool.as_str(), result]).inc();
+    }
+
+    /// A command ended like this: `done`, or the kind of the error.
+    pub fn command_ended(&self, pool: &PoolName, result: &str) {
+        self.commands.with_label_values(&[pool.as_str(), result]).inc();
+    }
+
+    /// A commit that began at `start` is over.
+    pub fn committed(&self, pool: &PoolName, action: Action, start: Instant) {
+        self.commits.with_label_values(&[pool.as_str(), &*snake_name(&action)]).inc();
+        self.commit_seconds.with_label_values(&[pool.as_str()]).observe(seconds_since(start));
+    }
+
+    /// A write of records that began at `start` is over.
+    pub fn records_written(&self, pool: &PoolName, count: usize, start: Instant) {
+        self.records.with_label_values(&[pool.as_str()]).inc_by(count as u64);
+        self.record_seconds.with_label_values(&[pool.as_str()]).observe(seconds_since(start));
+    }
+
+    /// The store failed.
+    pub fn store_failed(&self, pool: &PoolName, kind: &str) {
+        self.store_errors.with_label_values(&[pool.as_str(), kind]).inc();
+    }
+
+    /// Everything counted so far.
+    #[must_use]
+    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn seconds_since(start: Instant) -> f64 {
+    clock::monotonic().duration_since(start).as_secs_f64()
+}

@@ -1,0 +1,446 @@
+//! The driver of one pool: looks at what the store has, asks the engine, commits, and only then adopts and publishes.
+//!
+//! The loop takes what has come in ([`super::work`]), writes acks that are due, and ticks: at once after news, at most
+//! every [`TICK_MIN`] under load, at least every [`TICK_MAX`].  Invariants: nothing that is only queued counts for a
+//! decision; every decision and every answer is made from a copy that the store has just confirmed.
+//!
+//! A policy in the configuration file that differs from the document's is committed as soon as the engine allows it,
+//! under the name of [`CONFIG_OPERATOR`].  Until then no rotation starts; one that runs is finished by the policy that it
+//! began with, which is the document's, because the engine takes no other in its midst.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, error, info, warn};
+
+use super::book::{Book, GivenKeys, Verified};
+use super::waiting::WaitingNodes;
+use super::{Described, Message, Shared};
+use crate::config::coordinator::CONFIG_OPERATOR;
+use crate::coordinator::metrics::Metrics;
+use crate::crypto::random::{self, NoRandomness};
+use crate::engine::convergence::{Barrier, Life, Presence, Serving, conflict};
+use crate::engine::rollout::document::{Actor, Proposal, Stage};
+use crate::engine::rollout::handle;
+use crate::engine::rollout::input::{BlockedBy, Command, Input, Now, Order, Reason, Refused, Step, Wait};
+use crate::engine::rollout::policy::Policy;
+use crate::engine::rollout::sync::PoolView;
+use crate::model::count::Revision;
+use crate::model::ids::NodeId;
+use crate::model::time::UnixTime;
+use crate::runtime::clock;
+use crate::store::{CommitError, Erasure, Head, RECORDS_MAX, RecordQueue, StoreError};
+
+/// Longest time between two ticks: schedule and absence are measured in seconds.
+const TICK_MAX: Duration = Duration::from_secs(1);
+/// Shortest time between two ticks: each looks at every node.
+const TICK_MIN: Duration = Duration::from_millis(25);
+/// How long an ack that says something new waits for others.
+pub(super) const ACK_PATIENCE: Duration = Duration::from_millis(5);
+/// How long one waits that says nothing new, but that its node is there.
+pub(super) const QUIET_PATIENCE: Duration = Duration::from_secs(1);
+/// How often erased keys that are still on the medium are looked for.
+const ERASE_EVERY: Duration = Duration::from_secs(10);
+/// Most commits of one tick: the walk has fewer steps in a row.
+const COMMITS_MAX: usize = 8;
+/// Most requests that are taken together.
+const BATCH_MAX: usize = 1_024;
+
+/// Whether the loop goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Serve,
+    End,
+}
+
+/// What a step of the walk did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    Yes,
+    No,
+}
+
+pub(super) struct Driver {
+    pub(super) book: Book,
+    pub(super) queue: RecordQueue,
+    pub(super) presence: Presence,
+    pub(super) view: PoolView,
+    pub(super) waiting: WaitingNodes,
+    pub(super) described: BTreeMap<NodeId, Described>,
+    /// Since when nodes are behind what they are told.
+    pub(super) behind: BTreeMap<NodeId, UnixTime>,
+    /// What the last tick waits for.
+    pub(super) wait: Option<Wait>,
+    pub(super) file_policy: Policy,
+    pub(super) metrics: Arc<Metrics>,
+    life: Life,
+    shared: Arc<Shared>,
+    /// What `presence` and `view` were made of.
+    looked_at: Option<Head>,
+    /// The revision that waiting nodes were answered from.
+    published: Option<Revision>,
+    flush_at: Option<Instant>,
+    last_tick: Option<Instant>,
+    next_tick: Instant,
+    next_erase: Instant,
+    /// Logged once each: the store cannot be reached, the pool is frozen, the file's policy waits.
+    logged: Logged,
+}
+
+#[derive(Default)]
+struct Logged {
+    store_down: bool,
+    frozen: bool,
+    differs: Vec<&'static str>,
+}
+
+impl Driver {
+    pub(super) fn new(book: Book, file_policy: Policy, metrics: Arc<Metrics>, shared: Arc<Shared>) -> Self {
+        let presence = Presence::default();
+        let view = PoolView::of(book.snapshot(), &presence);
+        let now = clock::monotonic();
+        Self {
+            book,
+            queue: RecordQueue::default(),
+            presence,
+            view,
+            waiting: WaitingNodes::default(),
+            described: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            wait: None,
+            file_policy,
+            metrics,
+            life: Life::default(),
+            shared,
+            looked_at: None,
+            published: None,
+            flush_at: None,
+            last_tick: None,
+            next_tick: now,
+            next_erase: now,
+            logged: Logged::default(),
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub(super) fn run(mut self, receiver: &Receiver<Message>) {
+        self.tick();
+        loop {
+            let next = self.flush_at.map_or(self.next_tick, |at| at.min(self.next_tick));
+            match receiver.recv_timeout(next.saturating_duration_since(clock::monotonic())) {
+                Ok(first) => {
+                    let batch = std::iter::once(first).chain(receiver.try_iter().take(BATCH_MAX - 1)).collect();
+                    if self.serve(batch) == Next::End {
+                        break;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.flush_at.is_some_and(|at| at <= clock::monotonic()) {
+                self.flush();
+                self.tick_soon();
+            }
+            if self.next_tick <= clock::monotonic() {
+                self.tick();
+            }
+        }
+        self.flush();
+        self.waiting.let_go();
+        info!(pool = %self.book.pool(), "the driver has ended");
+    }
+
+    /// Queued acks are written after `patience` at the latest.
+    pub(super) fn flush_within(&mut self, patience: Duration) {
+        let at = clock::monotonic() + patience;
+        self.flush_at = Some(self.flush_at.map_or(at, |before| before.min(at)));
+    }
+
+    /// The walk is driven as soon as it may.
+    pub(super) fn tick_soon(&mut self) {
+        let earliest = self.last_tick.map_or_else(clock::monotonic, |last| last + TICK_MIN);
+        self.next_tick = self.next_tick.min(earliest);
+    }
+
+    /// Writes what is queued, in one transaction.  False: nothing of it may be taken for written.
+    pub(super) fn flush(&mut self) -> bool {
+        self.flush_at = None;
+        if self.queue.is_empty() {
+            return true;
+        }
+        let changes = self.queue.take();
+        assert!(changes.len() <= RECORDS_MAX, "the queue is bounded");
+        let (count, start) = (changes.len(), clock::monotonic());
+        let result = self.book.write(changes);
+        self.metrics.records_written(self.book.pool(), count, start);
+        match result {
+            Ok(conflicts) => {
+                if !conflicts.is_empty() {
+                    debug!(pool = %self.book.pool(), nodes = conflicts.len(), "records were changed by somebody else");
+                }
+                true
+            }
+            // Dropped: the nodes say it again with their next sync.
+            Err(error) => {
+                self.commit_failed(&error);
+                false
+            }
+        }
+    }
+
+    /// Makes sure of the copy, and of what is seen in it.  False: the store cannot be reached.
+    pub(super) fn look(&mut self) -> bool {
+        match self.book.verify() {
+            Ok(verified) => {
+                self.shared.store_is_good();
+                if std::mem::take(&mut self.logged.store_down) {
+                    info!(pool = %self.book.pool(), "the store is back");
+                }
+                if verified == Verified::ReadAnew || self.looked_at != Some(self.book.head()) {
+                    self.observe();
+                }
+                true
+            }
+            Err(error) => {
+                self.store_failed(&error);
+                false
+            }
+        }
+    }
+
+    /// Takes in who is here.
+    fn observe(&mut self) {
+        let snapshot = self.book.snapshot();
+        self.life.observe(self.monotonic(), Serving::Yes, snapshot);
+        self.presence = self.life.presence(snapshot);
+        self.view = PoolView::of(snapshot, &self.presence);
+        self.looked_at = Some(self.book.head());
+        if **self.shared.policy.load() != snapshot.document.policy {
+            self.shared.policy.store(Arc::new(snapshot.document.policy.clone()));
+        }
+        if self.view.is_frozen() != self.logged.frozen {
+            self.logged.frozen = self.view.is_frozen();
+            let pool = self.book.pool();
+            match conflict(snapshot) {
+                Some(found) => error!(
+                    %pool,
+                    node = %found.node,
+                    generation = %found.generation,
+                    revision = %snapshot.document.revision,
+                    "the pool is frozen: a node was told what this store never told; recover"
+                ),
+                None => info!(%pool, "the pool is not frozen any more"),
+            }
+        }
+    }
+
+    fn monotonic(&self) -> Duration {
+        clock::monotonic().duration_since(self.shared.started)
+    }
+
+    /// Drives the walk as far as it goes now, and tells whoever waits for it.
+    fn tick(&mut self) {
+        self.flush();
+        for _ in 0..COMMITS_MAX {
+            if !self.look() {
+                break;
+            }
+            self.observe();
+            if self.step() == Moved::No {
+                break;
+            }
+        }
+        self.publish();
+        self.note_behind();
+        self.erase();
+        let now = clock::monotonic();
+        self.last_tick = Some(now);
+        self.next_tick = now + TICK_MAX;
+    }
+
+    /// Answers the waiting nodes if the document has changed.
+    pub(super) fn publish(&mut self) {
+        if self.published != Some(self.book.document().revision) && self.look() {
+            self.waiting.publish(&self.book, self.view);
+            self.published = Some(self.book.document().revision);
+        }
+    }
+
+    fn step(&mut self) -> Moved {
+        let input = self.next_input();
+        let mut given = GivenKeys::default();
+        match self.decide(&input, &mut given) {
+            Ok(Ok(Step::Commit(proposal))) => match self.commit(*proposal, &given) {
+                // Somebody was faster: decide anew from what is stored now.
+                Ok(()) | Err(CommitError::Conflict { .. } | CommitError::RecordConflict { .. }) => Moved::Yes,
+                Err(_) => Moved::No,
+            },
+            Ok(Ok(Step::Wait(wait))) => {
+                self.wait = Some(wait);
+                Moved::No
+            }
+            Ok(Ok(Step::MakeKey { .. })) => unreachable!("the engine was given a key"),
+            Ok(Err(refused)) => {
+                self.wait = Some(wait_of(&refused));
+                Moved::No
+            }
+            Err(error) => {
+                error!(pool = %self.book.pool(), %error, "no key can be made; the pool stays as it is");
+                Moved::No
+            }
+        }
+    }
+
+    /// A tick, or the policy of the file, if it may be taken now.
+    fn next_input(&mut self) -> Input {
+        let differs = self.differs();
+        let is_between = matches!(self.book.document().stage, Stage::Empty | Stage::Steady { .. });
+        if differs != self.logged.differs {
+            if !differs.is_empty() {
+                let fields = differs.join(", ");
+                warn!(pool = %self.book.pool(), fields, "the file's policy differs from the pool's; it is taken over before the next rotation");
+            }
+            self.logged.differs.clone_from(&differs);
+        }
+        if differs.is_empty() || !is_between {
+            return Input::Tick;
+        }
+        Input::Order(Order {
+            operator: CONFIG_OPERATOR.parse().expect("it is a name"),
+            reason: format!("changed in the configuration file: {}", differs.join(", ")),
+            if_revision: None,
+            command: Command::SetPolicy { policy: Box::new(self.file_policy.clone()) },
+        })
+    }
+
+    /// The settings in which the file differs from the document.
+    pub(super) fn differs(&self) -> Vec<&'static str> {
+        self.file_policy.differs_from(&self.book.document().policy)
+    }
+
+    /// Asks the engine, with a fresh key where it wants one.
+    pub(super) fn decide(&self, input: &Input, given: &mut GivenKeys) -> Result<Result<Step, Refused>, NoRandomness> {
+        let snapshot = self.book.snapshot();
+        let now = Now { wall: clock::now(), presence: &self.presence };
+        match handle(snapshot, now, input, None) {
+            Ok(Step::MakeKey { .. }) => {
+                let fresh = given.add(random::fresh_key()?);
+                Ok(handle(snapshot, now, input, Some(fresh)))
+            }
+            decided => Ok(decided),
+        }
+    }
+
+    /// Commits, follows and logs.
+    pub(super) fn commit(&mut self, proposal: Proposal, given: &GivenKeys) -> Result<(), CommitError> {
+        let (audit, start) = (proposal.audit.clone(), clock::monotonic());
+        let result = self.book.commit(proposal, given);
+        self.metrics.committed(self.book.pool(), audit.action, start);
+        match result {
+            Ok(erasure) => {
+                if erasure == Erasure::Waiting {
+                    self.next_erase = clock::monotonic();
+                }
+                let told = crate::engine::rollout::wave::instructions(self.book.document());
+                let slots = told.first().map(|told| told.slots);
+                info!(
+                    pool = %self.book.pool(),
+                    revision = %audit.revision,
+                    generation = %audit.generation,
+                    phase = audit.phase.as_str(),
+                    action = ?audit.action,
+                    actor = actor_name(&audit.actor),
+                    nodes = audit.nodes.len(),
+                    primary_fp = slots.map(|slots| tracing::field::display(slots.primary.fingerprint)),
+                    backup_fp = slots.and_then(|slots| slots.backup).map(|key| tracing::field::display(key.fingerprint)),
+                    "committed"
+                );
+                Ok(())
+            }
+            Err(error) => {
+                self.commit_failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn commit_failed(&mut self, error: &CommitError) {
+        match error {
+            CommitError::Store(error) => self.store_failed(error),
+            CommitError::Conflict { .. } | CommitError::RecordConflict { .. } => {
+                debug!(pool = %self.book.pool(), %error, "somebody was faster");
+            }
+            CommitError::Refused(refusal) => {
+                error!(pool = %self.book.pool(), error = %refusal, "the store refuses what the engine wants: a bug");
+            }
+            CommitError::NoPool { .. } | CommitError::PoolExists { .. } => {
+                error!(pool = %self.book.pool(), %error, "the pool is gone from the store");
+            }
+        }
+    }
+
+    fn store_failed(&mut self, failed: &StoreError) {
+        self.life.pass(self.monotonic(), Serving::No);
+        self.metrics.store_failed(self.book.pool(), failed.kind());
+        if !std::mem::replace(&mut self.logged.store_down, true) {
+            let problem = failed.problem();
+            let (pool, kind, remedy) = (self.book.pool(), problem.kind, &problem.remedy);
+            error!(%pool, kind, error = problem.message, remedy, "the store cannot be used; installed keys stay, nothing is told");
+        }
+    }
+
+    /// Since when nodes are behind; what unknown nodes said of themselves is forgotten.
+    fn note_behind(&mut self) {
+        let nodes = &self.book.snapshot().nodes;
+        if self.described.len() > nodes.len() {
+            self.described.retain(|node, _| nodes.contains_key(node));
+        }
+        let waiting_for = Barrier::of_all(self.book.snapshot()).waiting_for;
+        if waiting_for.is_empty() {
+            self.behind.clear();
+            return;
+        }
+        let now = clock::now();
+        let mut before = std::mem::take(&mut self.behind);
+        self.behind = waiting_for
+            .into_iter()
+            .map(|node| {
+                let since = before.remove(&node).unwrap_or(now);
+                (node, since)
+            })
+            .collect();
+    }
+
+    /// Keys that are gone from the document must be gone from the medium, whenever a reader lets it.
+    fn erase(&mut self) {
+        let now = clock::monotonic();
+        if now < self.next_erase {
+            return;
+        }
+        self.next_erase = now + ERASE_EVERY;
+        match self.book.erase_leftovers() {
+            Ok(Erasure::Done) => {}
+            Ok(Erasure::Waiting) => warn!(pool = %self.book.pool(), "erased keys are still on the medium"),
+            Err(error) => self.store_failed(&error),
+        }
+    }
+}
+
+fn actor_name(actor: &Actor) -> &str {
+    match actor {
+        Actor::Engine => "engine",
+        Actor::Operator(name) => name.as_str(),
+    }
+}
+
+/// What a policy that may not be taken yet waits for.
+fn wait_of(refused: &Refused) -> Wait {
+    let (blocked_by, waiting_for) = match &refused.reason {
+        Reason::Frozen { .. } => (BlockedBy::Frozen, Vec::new()),
+        Reason::NotHeard(nodes) => (BlockedBy::Barrier, nodes.clone()),
+        _ => (BlockedBy::Held, Vec::new()),
+    };
+    Wait { blocked_by, waiting_for, next_at: None }
+}

@@ -1,0 +1,147 @@
+//! What operators and viewers see of a pool and its nodes: fingerprints, never keys.
+
+use std::collections::BTreeMap;
+
+use super::driver::Driver;
+use super::work::snake;
+use crate::engine::convergence::{Barrier, NodeState, node_state, recoverable};
+use crate::engine::rollout::document::{Hold, PoolKey, Slots, Stage};
+use crate::engine::rollout::input::BlockedBy;
+use crate::engine::rollout::record::{Exclusion, NodeRecord, Standing};
+use crate::engine::rollout::wave::is_opened;
+use crate::model::ids::NodeId;
+use crate::model::key::PairPrint;
+use crate::model::state::SlotPrints;
+use crate::wire::v1::fleet::{FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
+use crate::wire::v1::sync::KeySource;
+
+impl Driver {
+    /// The pool.
+    pub(super) fn status(&self) -> PoolStatus {
+        let snapshot = self.book.snapshot();
+        let document = &snapshot.document;
+        let barrier = Barrier::of_all(snapshot);
+        let slots = self.slots_of_most();
+        let frozen = self.view.is_frozen();
+        let wait = self.wait.as_ref();
+        let differs = self.differs();
+        PoolStatus {
+            pool: self.book.pool().clone(),
+            pool_id: document.pool_id.clone(),
+            revision: document.revision,
+            generation: document.generation,
+            phase: document.stage.phase(),
+            primary: slots.map(|slots| slots.primary.shown()),
+            backup: slots.and_then(|slots| slots.backup).map(PoolKey::shown),
+            paused: document.paused.is_some(),
+            hold: document.hold.as_ref().map(|hold| hold_name(hold).to_owned()),
+            required: barrier.required,
+            converged: barrier.required - barrier.waiting_for.len(),
+            reporting: snapshot.nodes.values().filter(|record| record.is_known() && record.only_reports()).count(),
+            waiting_for: wait.map(|wait| wait.waiting_for.clone()).unwrap_or_default(),
+            next_at: wait.and_then(|wait| wait.next_at),
+            blocked_by: if frozen { Some(BlockedBy::Frozen) } else { wait.map(|wait| wait.blocked_by) }
+                .map(|blocked_by| snake(&blocked_by)),
+            since: document.since,
+            waves: match &document.stage {
+                Stage::Promoted { wave, .. } => Some(Waves { opened: wave.opened + 1, of: wave.rules.len() }),
+                Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } => None,
+            },
+            revoking: document.revoke.iter().flat_map(|revoke| &revoke.keys).map(|key| key.shown()).collect(),
+            recoverable: if frozen { recoverable(snapshot).iter().map(shown).collect() } else { Vec::new() },
+            drives: differs.is_empty(),
+            policy_differs: differs.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// The slots that most required nodes are told.
+    fn slots_of_most(&self) -> Option<Slots> {
+        let snapshot = self.book.snapshot();
+        match &snapshot.document.stage {
+            Stage::Empty => None,
+            Stage::Steady { current, backup } => Some(Slots { primary: *current, backup: *backup }),
+            Stage::Staged { current, next, .. } => Some(Slots { primary: *current, backup: Some(*next) }),
+            Stage::Promoted { current, next, wave, .. } => {
+                let required = || snapshot.nodes.iter().filter(|(_, record)| record.is_required());
+                let opened =
+                    required().filter(|(node, _)| is_opened(&snapshot.document, next.epoch, wave, node)).count();
+                if wave.is_last() || 2 * opened > required().count() {
+                    Some(Slots { primary: *next, backup: Some(*current) })
+                } else {
+                    Some(Slots { primary: *current, backup: Some(*next) })
+                }
+            }
+        }
+    }
+
+    /// Its nodes.
+    pub(super) fn nodes(&self) -> Nodes {
+        let known = || self.book.snapshot().nodes.iter().filter(|(_, record)| record.is_known());
+        let mut counts: BTreeMap<PairPrint, usize> = BTreeMap::new();
+        for holds in known().filter_map(|(_, record)| holds(record)) {
+            *counts.entry(holds.pair()).or_default() += 1;
+        }
+        let mut fingerprints: Vec<FingerprintCount> = counts
+            .into_iter()
+            .map(|(pair, nodes)| FingerprintCount { primary: pair.primary, backup: pair.backup, nodes })
+            .collect();
+        fingerprints.sort_by_key(|count| std::cmp::Reverse(count.nodes));
+        let nodes = known().map(|(node, record)| self.node(node, record)).collect();
+        Nodes { pool: self.book.pool().clone(), nodes, fingerprints }
+    }
+
+    fn node(&self, node: &NodeId, record: &NodeRecord) -> NodeStatus {
+        let report = record.report.as_ref();
+        let holds = holds(record);
+        let described = self.described.get(node);
+        NodeStatus {
+            node: node.clone(),
+            state: snake(&self.state_of(node, record)),
+            generation: report.and_then(|report| report.fence.as_ref()).map(|fence| fence.generation),
+            primary: holds.map(|holds| holds.primary),
+            backup: holds.and_then(|holds| holds.backup),
+            last_report_at: record.last_report_at,
+            behind_since: self.behind.get(node).copied(),
+            source: report.map_or(KeySource::Coordinator, |report| report.source),
+            error: described.and_then(|described| described.error.clone()),
+            kernel: described.map(|described| described.kernel.clone()),
+            agent: described.map(|described| described.agent.clone()),
+            tcp_fastopen: described.and_then(|described| described.tcp_fastopen),
+            excluded: match record.standing {
+                Standing::Excluded(exclusion) => exclusion_name(exclusion).map(str::to_owned),
+                Standing::Admitted => None,
+            },
+        }
+    }
+
+    pub(super) fn state_of(&self, node: &NodeId, record: &NodeRecord) -> NodeState {
+        node_state(self.book.document(), node, record, &self.presence)
+    }
+}
+
+fn holds(record: &NodeRecord) -> Option<SlotPrints> {
+    let report = record.report.as_ref()?;
+    // A record of an earlier release has no `holds`.
+    report.holds.or_else(|| report.fence.as_ref().map(|fence| fence.slots.prints()))
+}
+
+fn shown(slots: &Slots) -> SlotPairShown {
+    SlotPairShown { primary: slots.primary.shown(), backup: slots.backup.map(PoolKey::shown) }
+}
+
+fn hold_name(hold: &Hold) -> &'static str {
+    match hold {
+        Hold::Aborted => "aborted",
+        Hold::FirstKey { .. } => "first_key",
+        Hold::Recovered => "recovered",
+    }
+}
+
+fn exclusion_name(exclusion: Exclusion) -> Option<&'static str> {
+    match exclusion {
+        Exclusion::Absent => Some("absent"),
+        Exclusion::LeftBehind => Some("left_behind"),
+        Exclusion::Operator { .. } => Some("operator"),
+        Exclusion::Forgotten | Exclusion::Denied => None,
+    }
+}

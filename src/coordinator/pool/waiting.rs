@@ -1,0 +1,169 @@
+//! The nodes that wait for an answer, and the answers: serialised once for all nodes that are told the same.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use super::book::Book;
+use crate::engine::rollout::document::{Instruction, PoolKey, Stage};
+use crate::engine::rollout::sync::{Answer, PoolView, Sync, SyncRefused};
+use crate::model::count::Revision;
+use crate::model::ids::NodeId;
+use crate::model::state::Phase;
+use crate::wire::v1::secret::SecretText;
+use crate::wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, TaughtKey};
+
+/// What a node is answered.
+#[derive(Debug)]
+pub enum Told {
+    /// 200 with this body, which is shared, and wiped when the last answer is out.
+    Slots(Bytes),
+    /// Recorded, and nothing new yet: the answer comes here.  Whoever does not wait for it answers 204.
+    Later(Held),
+}
+
+/// Where the answer to a held request comes; an error: nothing new any more.
+pub type Held = oneshot::Receiver<Result<Told, NotTold>>;
+
+/// Why a sync has no answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotTold {
+    /// By the rules.
+    Refused(SyncRefused),
+    /// The store cannot be reached, and this sync needs it.
+    StoreDown,
+    /// A key that the document holds is not there: our bug, logged.
+    Internal,
+}
+
+/// Where the answer goes.
+pub(super) type Reply = oneshot::Sender<Result<Told, NotTold>>;
+
+/// A request that is held until there is something new.
+struct Waiting {
+    sync: Sync,
+    reply: Reply,
+}
+
+/// All that are held, at most one for each node.
+#[derive(Default)]
+pub(super) struct WaitingNodes {
+    nodes: BTreeMap<NodeId, Waiting>,
+    answers: Answers,
+}
+
+impl WaitingNodes {
+    /// Holds a request; an earlier one of the same node ends with nothing new.
+    pub(super) fn hold(&mut self, node: NodeId, sync: Sync, reply: Reply) {
+        let (later, held) = oneshot::channel();
+        if reply.send(Ok(Told::Later(held))).is_ok() {
+            self.nodes.insert(node, Waiting { sync, reply: later });
+        }
+    }
+
+    /// Answers now or holds.  The copy was verified after the sync was recorded, and `view` is of it.
+    pub(super) fn answer(&mut self, book: &Book, view: PoolView, (node, sync): (NodeId, Sync), reply: Reply) {
+        match view.answer(book.snapshot(), &node, &sync) {
+            Ok(Answer::Nothing) => self.hold(node, sync, reply),
+            Ok(Answer::Tell(instruction)) => give(reply, self.answers.tell(book, &instruction)),
+            Err(refused) => give(reply, Err(NotTold::Refused(refused))),
+        }
+    }
+
+    /// The document has changed: answers whoever has something new now.
+    pub(super) fn publish(&mut self, book: &Book, view: PoolView) {
+        let mut still = Vec::new();
+        for (node, waiting) in std::mem::take(&mut self.nodes) {
+            if waiting.reply.is_closed() {
+                continue;
+            }
+            match view.answer(book.snapshot(), &node, &waiting.sync) {
+                Ok(Answer::Nothing) => still.push((node, waiting)),
+                Ok(Answer::Tell(instruction)) => give(waiting.reply, self.answers.tell(book, &instruction)),
+                Err(refused) => give(waiting.reply, Err(NotTold::Refused(refused))),
+            }
+        }
+        self.nodes = still.into_iter().collect();
+    }
+
+    /// Ends all of them with nothing new.
+    pub(super) fn let_go(&mut self) {
+        self.nodes.clear();
+    }
+}
+
+/// A node that has gone away needs no answer.
+pub(super) fn give(reply: Reply, answer: Result<Told, NotTold>) {
+    drop(reply.send(answer));
+}
+
+/// Bodies of the present revision.
+#[derive(Default)]
+struct Answers {
+    revision: Option<Revision>,
+    bodies: Vec<(Instruction, Bytes)>,
+}
+
+impl Answers {
+    fn tell(&mut self, book: &Book, instruction: &Instruction) -> Result<Told, NotTold> {
+        let revision = Some(book.document().revision);
+        if self.revision != revision {
+            self.revision = revision;
+            self.bodies.clear();
+        }
+        if let Some((_, body)) = self.bodies.iter().find(|(own, _)| own == instruction) {
+            return Ok(Told::Slots(body.clone()));
+        }
+        let Some(body) = body(book, instruction) else {
+            tracing::error!(pool = %book.pool(), generation = %instruction.generation, "a key of the document is missing");
+            return Err(NotTold::Internal);
+        };
+        self.bodies.push((*instruction, body.clone()));
+        Ok(Told::Slots(body))
+    }
+}
+
+fn body(book: &Book, instruction: &Instruction) -> Option<Bytes> {
+    let document = book.document();
+    let taught = |key: PoolKey| {
+        let bytes = book.keys().key(key.epoch)?;
+        Some(TaughtKey { epoch: key.epoch, fingerprint: key.fingerprint, key: SecretText::of_key(bytes) })
+    };
+    let backup = match instruction.slots.backup {
+        Some(key) => Some(taught(key)?),
+        None => None,
+    };
+    let answer = SyncAnswer {
+        pool: book.pool().clone(),
+        pool_id: document.pool_id.clone(),
+        generation: instruction.generation,
+        phase: phase_of(&document.stage, instruction),
+        primary: taught(instruction.slots.primary)?,
+        backup,
+        absent_after_secs: document.policy.absent_after_secs,
+    };
+    // Room from the start: a buffer that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(ANSWER_BYTES_MAX));
+    serde_json::to_writer(&mut *bytes, &answer).ok()?;
+    assert!(bytes.capacity() == ANSWER_BYTES_MAX, "an answer is shorter than its limit");
+    Some(Bytes::from_owner(Wiped(bytes)))
+}
+
+/// A node outside the opened waves of a promotion is staged, as its slots are.
+fn phase_of(stage: &Stage, instruction: &Instruction) -> Phase {
+    match stage {
+        Stage::Promoted { next, .. } if instruction.slots.primary != *next => Phase::Staged,
+        Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } | Stage::Promoted { .. } => stage.phase(),
+    }
+}
+
+/// Shared bytes that are wiped with the last owner.
+struct Wiped(Zeroizing<Vec<u8>>);
+
+impl AsRef<[u8]> for Wiped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}

@@ -1,0 +1,191 @@
+//! Everything that a coordinator opens before it serves: configuration, certificates, key-encryption key, store, pools.
+//! All that is wrong is found at once.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings};
+use crate::config::reader::Located;
+use crate::config::secret::SecretPath;
+use crate::crypto::random;
+use crate::crypto::seal::KeyEncryptionKey;
+use crate::engine::rollout::document::{Document, KeyRing, Snapshot};
+use crate::engine::rollout::policy::Policy;
+use crate::model::ids::PoolName;
+use crate::model::problem::{Problem, first_error};
+use crate::runtime::clock;
+use crate::store::{CommitError, PoolImage, SqliteReader, SqliteStore, Store, StoreError};
+use crate::tls::server::{ServerFiles, ServerTls};
+
+/// How a command uses the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Alone: nobody else serves it meanwhile.
+    Alone,
+    /// Reading, also beside the coordinator that serves it.
+    Reading,
+}
+
+/// The settings, and what they name.
+pub struct Opened {
+    /// What the file says.
+    pub settings: CoordinatorSettings,
+    /// The store; none if it was only to be read and is not there yet.
+    pub store: Option<Arc<dyn Store>>,
+    /// What its keys are sealed with.
+    pub key: KeyEncryptionKey,
+    /// What somebody should look at.
+    pub warnings: Vec<Problem>,
+}
+
+/// Where the certificates lie.
+#[must_use]
+pub fn server_files(api: &ApiSettings) -> ServerFiles {
+    ServerFiles {
+        cert: api.cert.value.clone(),
+        key: SecretPath::File(api.key.value.clone()),
+        client_ca: api.client_ca.value.clone(),
+        crl: api.crl.as_ref().map(|crl| crl.value.clone()),
+    }
+}
+
+/// Reads and opens everything but the sockets.
+///
+/// # Errors
+/// Fails with all problems that keep a coordinator from serving.
+pub fn open(config: &Path, usage: Use) -> Result<Opened, Vec<Problem>> {
+    let mut named = Named::default();
+    let settings = CoordinatorSettings::load_noting(config, &mut named);
+    let keys = named.key_encryption_key.as_ref().map(|place| key_encryption_keys(config, place));
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(mut problems) => {
+            problems.extend(keys.and_then(Result::err));
+            return Err(problems);
+        }
+    };
+    let mut problems = ServerTls::check(&server_files(&settings.api));
+    let opened = keys.expect("settings name the key").and_then(|[key, for_store]| {
+        let store = open_store(config, &settings.store, (for_store, usage))?;
+        Ok((key, store))
+    });
+    match opened {
+        Ok((key, store)) if first_error(&problems).is_none() => Ok(Opened { settings, store, key, warnings: problems }),
+        Ok(_) => Err(problems),
+        Err(problem) => {
+            problems.push(problem);
+            Err(problems)
+        }
+    }
+}
+
+/// What `check` says: all that [`open`] finds, warnings too, and what will become of the policies.  Changes nothing.
+#[must_use]
+pub fn check(config: &Path) -> Vec<Problem> {
+    match open(config, Use::Reading) {
+        Ok(mut opened) => {
+            let mut problems = std::mem::take(&mut opened.warnings);
+            problems
+                .extend(opened.store.as_ref().map(|store| policies(&opened.settings, &**store)).unwrap_or_default());
+            problems
+        }
+        Err(problems) => problems,
+    }
+}
+
+fn policies(settings: &CoordinatorSettings, store: &dyn Store) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let stored = match store.pools() {
+        Ok(stored) => stored,
+        Err(error) => return vec![error.problem()],
+    };
+    for (name, policy) in &settings.pools {
+        let found = match store.document(name) {
+            Ok(found) => found,
+            Err(error) => return vec![error.problem()],
+        };
+        let differs = found.map(|(document, _)| policy.value.differs_from(&document.policy)).unwrap_or_default();
+        if !differs.is_empty() {
+            let message = format!("differs from the pool's policy in {}", differs.join(", "));
+            let remedy =
+                "nothing to do: the coordinator takes it over when it starts or reloads, before the next rotation";
+            problems.push(policy.locate(&settings.file, Problem::warning("policy_differs", message, remedy)));
+        }
+    }
+    for name in stored.iter().filter(|name| !settings.pools.contains_key(*name)) {
+        problems.push(not_configured(name).in_file(&settings.file));
+    }
+    problems
+}
+
+/// A pool that is stored, and that the file does not have.
+#[must_use]
+pub fn not_configured(name: &PoolName) -> Problem {
+    let message =
+        format!("pool {name} is in the store and not in this file: it is not served, and its nodes keep their keys");
+    Problem::warning("pool_not_configured", message, format!("add [pools.{name}], or leave it so"))
+}
+
+/// Twice the same: for the store, and for backups.
+fn key_encryption_keys(config: &Path, place: &Located<SecretPath>) -> Result<[KeyEncryptionKey; 2], Problem> {
+    // One byte more, so that too long is told as what it is.
+    let bytes = place.read_for(config, KeyEncryptionKey::BYTES + 1)?;
+    let key = || KeyEncryptionKey::from_bytes(&bytes);
+    key().and_then(|first| Ok([first, key()?])).map_err(|error| {
+        let remedy = "make one with `head -c 32 /dev/urandom`, and keep a copy apart from the store: without it every key \
+                      in the store is lost";
+        place.locate(config, Problem::error("kek", error.to_string(), remedy))
+    })
+}
+
+fn open_store(
+    config: &Path,
+    settings: &StoreSettings,
+    (key, usage): (KeyEncryptionKey, Use),
+) -> Result<Option<Arc<dyn Store>>, Problem> {
+    let path = &settings.path.value;
+    let opened = match usage {
+        Use::Alone => SqliteStore::open(path, key).map(|store| Some(Arc::new(store) as Arc<dyn Store>)),
+        // Made when it is served for the first time.
+        Use::Reading if !path.exists() && path.parent().is_some_and(Path::is_dir) => Ok(None),
+        Use::Reading => SqliteReader::open(path, key).map(|store| Some(Arc::new(store) as Arc<dyn Store>)),
+    };
+    opened.map_err(|error| {
+        let problem = error.problem();
+        if matches!(error, StoreError::WrongKey { .. }) {
+            settings.key_encryption_key.locate(config, problem)
+        } else {
+            settings.path.locate(config, problem)
+        }
+    })
+}
+
+/// Makes the pools that the file has and the store lacks: empty, with an identity of their own.
+///
+/// # Errors
+/// Fails if the store cannot be read or written, or if there is no randomness.
+pub fn make_pools<'a>(
+    store: &dyn Store,
+    pools: impl Iterator<Item = (&'a PoolName, &'a Policy)>,
+) -> Result<(), Problem> {
+    let stored = store.pools().map_err(|error| error.problem())?;
+    for (name, policy) in pools.filter(|(name, _)| !stored.contains(name)) {
+        let mut bytes = [0; 16];
+        random::fill(&mut bytes).map_err(|error| {
+            Problem::error("no_randomness", error.to_string(), "look at the kernel's log; getrandom(2) fails")
+        })?;
+        let pool_id = format!("{:032x}", u128::from_be_bytes(bytes)).parse().expect("32 hex digits");
+        let document = Document::new(pool_id, policy.clone(), clock::now());
+        let snapshot = Snapshot { document, nodes: std::collections::BTreeMap::new() };
+        let image = PoolImage { snapshot: &snapshot, keys: &KeyRing::default(), audit: &[] };
+        match store.create(name, &image) {
+            Ok(()) => {
+                tracing::info!(pool = %name, pool_id = %snapshot.document.pool_id, "pool made; it has no key yet")
+            }
+            Err(CommitError::PoolExists { .. }) => {}
+            Err(CommitError::Store(error)) => return Err(error.problem()),
+            Err(error) => return Err(Problem::error("store_failed", error.to_string(), "report this to us")),
+        }
+    }
+    Ok(())
+}

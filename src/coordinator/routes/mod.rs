@@ -1,0 +1,170 @@
+//! API v1: which request goes where, and who may make it.
+//!
+//! A peer is what its certificate's subjectAltName says, never what a body says.  Who may ask is judged before the body
+//! is read.  Must not know: TLS, stores, what the rules decide.
+
+mod fleet;
+mod node;
+mod request;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+use axum::routing::{get, post, put};
+
+use super::metrics::Metrics;
+use super::pool::{Pool, Pools};
+use super::server::{Refusal, RequestId};
+use crate::config::coordinator::AccessSettings;
+use crate::model::ids::NodeId;
+use crate::tls::identity::Peer;
+use crate::wire::error::ErrorKind;
+
+/// What the routes work with; pools and access change with the configuration.
+pub struct Api {
+    /// The pools of the configuration.
+    pub pools: ArcSwap<Pools>,
+    /// Who may command and who may look.
+    pub access: ArcSwap<AccessSettings>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// All routes of API v1.
+pub fn router(api: Arc<Api>) -> Router {
+    let router = Router::new()
+        .route("/v1/pools/{pool}/sync", post(node::sync))
+        .route("/v1/pools", get(fleet::pools))
+        .route("/v1/pools/{pool}", get(fleet::pool))
+        .route("/v1/pools/{pool}/nodes", get(fleet::nodes))
+        .route("/v1/pools/{pool}/audit", get(fleet::audit))
+        .route("/v1/pools/{pool}/rotations", post(fleet::rotate))
+        .route("/v1/pools/{pool}/pause", post(fleet::pause))
+        .route("/v1/pools/{pool}/resume", post(fleet::resume))
+        .route("/v1/pools/{pool}/abort", post(fleet::abort))
+        .route("/v1/pools/{pool}/advance", post(fleet::advance))
+        .route("/v1/pools/{pool}/import", post(fleet::import))
+        .route("/v1/pools/{pool}/recover", post(fleet::recover))
+        .route("/v1/pools/{pool}/nodes/{node}", put(fleet::put_node).delete(fleet::forget_node));
+    router
+        .fallback(async || Refusal::new(ErrorKind::UnknownPath, "there is no such path"))
+        .method_not_allowed_fallback(async || Refusal::new(ErrorKind::UnknownMethod, "not with this method"))
+        .with_state(api)
+}
+
+/// A request by somebody whom we know.
+struct Asking {
+    peer: Arc<Peer>,
+    id: RequestId,
+}
+
+impl Asking {
+    fn of(parts: &Parts) -> Result<Self, Refusal> {
+        let peer = parts.extensions.get::<Arc<Peer>>().cloned();
+        let id = parts.extensions.get::<RequestId>().cloned();
+        match (peer, id) {
+            (Some(peer), Some(id)) => Ok(Self { peer, id }),
+            // The server puts both in; without them nobody is anybody.
+            _ => Err(Refusal::new(ErrorKind::NotAllowed, "no client certificate")),
+        }
+    }
+
+    fn refuse(&self, kind: ErrorKind, message: &str, path: &str) -> Refusal {
+        tracing::info!(request_id = %self.id, peer = %self.peer, ?kind, path, "refused: {message}");
+        Refusal::new(kind, message)
+    }
+}
+
+async fn pool_of(parts: &mut Parts, api: &Api) -> Result<Arc<Pool>, Refusal> {
+    let unknown = || Refusal::new(ErrorKind::UnknownPool, "there is no such pool");
+    // A tuple would insist on the number of segments.
+    let segments = Path::<std::collections::BTreeMap<String, String>>::from_request_parts(parts, &()).await;
+    let name = segments.ok().and_then(|segments| segments.get("pool")?.parse().ok());
+    name.and_then(|name| api.pools.load().get(&name).cloned()).ok_or_else(unknown)
+}
+
+/// A node of the pool: exactly one name of its certificate fits the pool's patterns.
+pub(super) struct FromNode {
+    pub(super) pool: Arc<Pool>,
+    pub(super) node: NodeId,
+    pub(super) id: RequestId,
+}
+
+impl FromRequestParts<Arc<Api>> for FromNode {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
+        let asking = Asking::of(parts)?;
+        let pool = pool_of(parts, api).await?;
+        let policy = pool.policy();
+        let mut fitting = asking.peer.names.iter().filter(|name| policy.nodes.iter().any(|one| one.matches(name)));
+        let (first, second) = (fitting.next().cloned(), fitting.next());
+        match (first, second) {
+            (Some(node), None) => Ok(Self { pool, node, id: asking.id }),
+            (found, _) => {
+                let message = if found.is_none() {
+                    "no name of the certificate is one of the pool's nodes"
+                } else {
+                    "more than one name of the certificate is one of the pool's nodes"
+                };
+                api.metrics.sync_answered(pool.name(), "not_in_pool");
+                Err(asking.refuse(ErrorKind::NotInPool, message, parts.uri.path()))
+            }
+        }
+    }
+}
+
+/// An operator, and the pool that the command is for.
+pub(super) struct FromOperator {
+    pub(super) pool: Arc<Pool>,
+    pub(super) operator: NodeId,
+    pub(super) id: RequestId,
+}
+
+impl FromRequestParts<Arc<Api>> for FromOperator {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
+        let asking = Asking::of(parts)?;
+        let access = api.access.load();
+        let Some(operator) = asking.peer.names.iter().find(|name| access.operators.contains(*name)).cloned() else {
+            let message = "the certificate names no operator";
+            return Err(asking.refuse(ErrorKind::NotAllowed, message, parts.uri.path()));
+        };
+        let pool = pool_of(parts, api).await?;
+        Ok(Self { pool, operator, id: asking.id })
+    }
+}
+
+/// An operator or a viewer, who reads.
+pub(super) struct FromReader;
+
+impl FromRequestParts<Arc<Api>> for FromReader {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
+        let asking = Asking::of(parts)?;
+        let access = api.access.load();
+        let mut names = asking.peer.names.iter();
+        if names.any(|name| access.operators.contains(name) || access.viewers.contains(name)) {
+            return Ok(Self);
+        }
+        let message = "the certificate names neither an operator nor a viewer";
+        Err(asking.refuse(ErrorKind::NotAllowed, message, parts.uri.path()))
+    }
+}
+
+/// A pool that a reader asked for.
+pub(super) struct ReadPool(pub(super) Arc<Pool>);
+
+impl FromRequestParts<Arc<Api>> for ReadPool {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
+        FromReader::from_request_parts(parts, api).await?;
+        pool_of(parts, api).await.map(Self)
+    }
+}

@@ -1,0 +1,133 @@
+//! `POST /v1/pools/{pool}/sync`: the nodes' side.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+
+use super::request::sync_of;
+use super::{Api, FromNode};
+use crate::coordinator::pool::{Held, NotTold, Pool, Told, snake_name};
+use crate::coordinator::server::{Draining, JsonBody, Refusal};
+use crate::engine::rollout::sync::SyncRefused;
+use crate::wire::error::ErrorKind;
+use crate::wire::v1::sync::{REQUEST_BYTES_MAX, SyncRequest, WAIT_SECS_MAX};
+
+/// Longest wait for the driver to record a sync: longer than any write, and than ten thousand nodes in front of it.
+const RECORD_PATIENCE: Duration = Duration::from_secs(25);
+
+/// Part of `absent_after` for which a request is held at most: whoever is held is heard often enough to be present.
+const HELD_PARTS: u64 = 3;
+
+/// With 503, in seconds: agents add jitter of their own.
+const RETRY_SECS: u32 = 2;
+
+/// One request acknowledges and waits for the next change.
+pub(super) async fn sync(
+    State(api): State<Arc<Api>>,
+    from: FromNode,
+    Extension(draining): Extension<Draining>,
+    JsonBody(request): JsonBody<SyncRequest, REQUEST_BYTES_MAX>,
+) -> Result<Response, Refusal> {
+    let result = answer(&from, &draining, request).await;
+    let pool = from.pool.name();
+    match &result {
+        Ok(Some(_)) => api.metrics.sync_answered(pool, "told"),
+        Ok(None) => api.metrics.sync_answered(pool, "nothing"),
+        Err(refusal) => {
+            api.metrics.sync_answered(pool, &snake_name(&refusal.kind()));
+            log(&from, refusal);
+        }
+    }
+    result.map(|body| body.map_or_else(|| StatusCode::NO_CONTENT.into_response(), told))
+}
+
+async fn answer(from: &FromNode, draining: &Draining, request: SyncRequest) -> Result<Option<Bytes>, Refusal> {
+    let wait_secs = request.wait_secs.min(WAIT_SECS_MAX);
+    let (sync, described) = sync_of(request).map_err(|why| Refusal::new(ErrorKind::BadRequest, why))?;
+    let busy = || {
+        Refusal::new(ErrorKind::Unavailable, "this coordinator is busy or stopping; ask again")
+            .with_retry_after(RETRY_SECS)
+    };
+    let recorded = from.pool.sync(from.node.clone(), sync, described).map_err(|_| busy())?;
+    let recorded = tokio::time::timeout(RECORD_PATIENCE, recorded).await;
+    // Without an answer nobody knows whether it was recorded: the node asks again.
+    match recorded.ok().and_then(Result::ok).ok_or_else(busy)? {
+        Ok(Told::Slots(body)) => Ok(Some(body)),
+        Ok(Told::Later(held)) => wait(held, draining, hold(&from.pool, wait_secs)).await,
+        Err(error) => Err(refusal(error)),
+    }
+}
+
+fn hold(pool: &Pool, wait_secs: u64) -> Duration {
+    Duration::from_secs(wait_secs.min((pool.policy().absent_after_secs / HELD_PARTS).max(1)))
+}
+
+/// Until there is something new, the time is over, or the server wants to end.
+async fn wait(mut held: Held, draining: &Draining, patience: Duration) -> Result<Option<Bytes>, Refusal> {
+    loop {
+        let answer = tokio::select! {
+            biased;
+            answer = &mut held => answer,
+            () = draining.begun() => return Ok(None),
+            () = tokio::time::sleep(patience) => return Ok(None),
+        };
+        match answer {
+            Ok(Ok(Told::Slots(body))) => return Ok(Some(body)),
+            Ok(Ok(Told::Later(next))) => held = next,
+            Ok(Err(error)) => return Err(refusal(error)),
+            // Another request of the same node has taken its place, or the driver has ended.
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// 200 with key bytes: for this node alone.
+fn told(body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn refusal(error: NotTold) -> Refusal {
+    let NotTold::Refused(refused) = error else {
+        let (kind, message) = match error {
+            NotTold::StoreDown => (ErrorKind::StoreUnavailable, "the store cannot be reached; ask again"),
+            _ => (ErrorKind::Internal, "a key is missing; the coordinator's log has more"),
+        };
+        return Refusal::new(kind, message).with_retry_after(RETRY_SECS);
+    };
+    let kind = match refused {
+        SyncRefused::Denied => ErrorKind::Denied,
+        SyncRefused::OtherPool => ErrorKind::OtherPool,
+        SyncRefused::TooFarAhead => ErrorKind::TooFarAhead,
+        SyncRefused::SessionClosed { .. } => ErrorKind::SessionClosed,
+        SyncRefused::Frozen => ErrorKind::PoolFrozen,
+        SyncRefused::NotAdmitted => ErrorKind::Unavailable,
+        SyncRefused::NotHeard => ErrorKind::NotHeard,
+    };
+    let answer = Refusal::new(kind, refused.to_string()).with_retry_after(RETRY_SECS);
+    match refused {
+        SyncRefused::SessionClosed { ordinal } => answer.with_ordinal(ordinal),
+        _ => answer,
+    }
+}
+
+/// What somebody should look at is logged; what the whole fleet gets at once is counted.
+fn log(from: &FromNode, refusal: &Refusal) {
+    let (pool, node, request_id, kind) = (from.pool.name(), &from.node, &from.id, refusal.kind());
+    match kind {
+        ErrorKind::Denied | ErrorKind::OtherPool | ErrorKind::TooFarAhead | ErrorKind::BadRequest => {
+            tracing::info!(%pool, %node, %request_id, ?kind, "sync refused");
+        }
+        _ => tracing::debug!(%pool, %node, %request_id, ?kind, "sync refused"),
+    }
+}

@@ -1,0 +1,338 @@
+//! `tfo-coordinator serve`: one event loop for signals, reload, certificates and the watchdog; the work is elsewhere.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::cli::Outcome;
+use super::metrics::Metrics;
+use super::observe;
+use super::pool::{Pool, Pools};
+use super::preflight::{self, Opened, Use};
+use super::routes::{self, Api};
+use super::server::{Drained, Limits, Server, listen};
+use crate::config::coordinator::CoordinatorSettings;
+use crate::engine::rollout::policy::Policy;
+use crate::model::ids::PoolName;
+use crate::model::problem::{Problem, Severity};
+use crate::runtime::{log, notify, process};
+use crate::store::Store;
+use crate::tls::server::{Reload, ServerTls};
+use crate::wire::v1::fleet::COMMAND_BYTES_MAX;
+
+/// How often certificates are looked at for changes, and the status line is renewed.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The daemon, from its configuration to its end.
+#[must_use]
+pub fn serve(config: &Path) -> Outcome {
+    log::start();
+    process::lock_memory();
+    let opened = match preflight::open(config, Use::Alone) {
+        Ok(opened) => opened,
+        Err(problems) => {
+            problems.iter().for_each(log_problem);
+            return Outcome::Config;
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let served = runtime.and_then(|runtime| runtime.block_on(async { Daemon::start(opened).await?.run().await }));
+    match served {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            error!(%error, "the coordinator cannot serve");
+            Outcome::Failed
+        }
+    }
+}
+
+fn log_problem(problem: &Problem) {
+    let place = problem.file.as_ref().map(|file| match problem.line {
+        Some(line) => format!("{}:{line}", file.display()),
+        None => file.display().to_string(),
+    });
+    let (place, key) = (place.as_deref(), problem.key.as_deref());
+    let (kind, error, remedy) = (problem.kind, &problem.message, &problem.remedy);
+    match problem.severity {
+        Severity::Error => error!(kind, place, key, error, remedy, "problem"),
+        Severity::Warning => warn!(kind, place, key, error, remedy, "problem"),
+    }
+}
+
+struct Daemon {
+    config: PathBuf,
+    settings: CoordinatorSettings,
+    store: Arc<dyn Store>,
+    api: Arc<Api>,
+    tls: Arc<ServerTls>,
+    shutdown: CancellationToken,
+    servers: Vec<JoinHandle<()>>,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Why the loop woke.
+enum Wake {
+    Look,
+    Watchdog,
+    Reload,
+    Stop,
+}
+
+impl Daemon {
+    /// Starts everything; drivers begin to count presence when the listener is open.
+    async fn start(opened: Opened) -> io::Result<Self> {
+        let Opened { settings, store, warnings, .. } = opened;
+        warnings.iter().for_each(log_problem);
+        let store = store.expect("a store that is used alone is open");
+        let failed = |problems: Vec<Problem>| {
+            problems.iter().for_each(log_problem);
+            io::Error::other("see the problems above")
+        };
+        let tls = ServerTls::load(preflight::server_files(&settings.api)).map_err(failed)?;
+        let listener = listen(settings.api.listen.value).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on {}: {error}", settings.api.listen.value))
+        })?;
+        let observer = match &settings.observe {
+            Some(at) => Some(
+                listen(at.value)
+                    .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", at.value)))?,
+            ),
+            None => None,
+        };
+        let api = Arc::new(Api {
+            pools: ArcSwap::default(),
+            access: ArcSwap::from_pointee(settings.access.clone()),
+            metrics: Arc::new(Metrics::new()),
+        });
+        let shutdown = CancellationToken::new();
+        let mut daemon = Self {
+            config: settings.file.clone(),
+            settings,
+            store,
+            api,
+            tls,
+            shutdown,
+            servers: Vec::new(),
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            config = %daemon.config.display(),
+            listen = %daemon.settings.api.listen.value,
+            "started"
+        );
+        daemon.take_pools().await.map_err(|problem| failed(vec![problem]))?;
+        let limits = Limits { body_bytes_max: COMMAND_BYTES_MAX, ..Limits::default() };
+        let (tls, router, shutdown) =
+            (Arc::clone(&daemon.tls), routes::router(Arc::clone(&daemon.api)), daemon.shutdown.clone());
+        daemon.servers.push(tokio::spawn(async move {
+            log_drained(Server::new(limits).serve(listener, tls, router, shutdown).await)
+        }));
+        if let Some(observer) = observer {
+            let (router, shutdown) = (observe::router(Arc::clone(&daemon.api)), daemon.shutdown.clone());
+            daemon.servers.push(tokio::spawn(async move {
+                log_drained(Server::new(Limits::default()).serve_plain(observer, router, shutdown).await);
+            }));
+        }
+        Ok(daemon)
+    }
+
+    /// Makes, starts and tells the pools what the settings say; ends those that are gone from them.
+    async fn take_pools(&self) -> Result<(), Problem> {
+        let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.api.metrics));
+        let (before, file) = (self.api.pools.load_full(), self.config.clone());
+        let wanted = self.settings.pools.iter().map(|(name, policy)| (name.clone(), policy.value.clone()));
+        let wanted: BTreeMap<PoolName, Policy> = wanted.collect();
+        let work = move || {
+            let started = start_pools(&store, &before, &metrics, wanted);
+            for stored in store.pools().map_err(|error| error.problem())? {
+                if started.as_ref().is_ok_and(|pools| !pools.contains_key(&stored)) {
+                    log_problem(&preflight::not_configured(&stored).in_file(&file));
+                }
+            }
+            started
+        };
+        let started = tokio::task::spawn_blocking(work).await;
+        let panicked =
+            |error: tokio::task::JoinError| Problem::error("internal", error.to_string(), "report this to us");
+        self.api.pools.store(Arc::new(started.map_err(panicked)??));
+        Ok(())
+    }
+
+    async fn run(mut self) -> io::Result<Outcome> {
+        notify::ready(&self.status_line());
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let watchdog = notify::watchdog_interval();
+        // Without a watchdog the arm below never fires.
+        let mut alive = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3_600)));
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let wake = tokio::select! {
+                biased;
+                _ = self.terminate.recv() => Wake::Stop,
+                _ = self.interrupt.recv() => Wake::Stop,
+                _ = self.hangup.recv() => Wake::Reload,
+                _ = alive.tick() => Wake::Watchdog,
+                _ = look.tick() => Wake::Look,
+            };
+            match wake {
+                Wake::Stop => break,
+                Wake::Watchdog => notify::watchdog(),
+                Wake::Reload => self.reload().await,
+                Wake::Look => {
+                    self.look_at_certificates().await;
+                    notify::status(&self.status_line());
+                }
+            }
+            if let Some(pool) = self.api.pools.load().values().find(|pool| pool.has_ended()) {
+                error!(pool = %pool.name(), "a driver has ended by itself: a bug; the service manager starts this program again");
+                self.end().await;
+                return Ok(Outcome::Failed);
+            }
+        }
+        info!("stopping; the nodes keep their keys");
+        notify::stopping();
+        self.end().await;
+        Ok(Outcome::Done)
+    }
+
+    /// Lets requests finish, then the drivers: what they have queued is written.
+    async fn end(&mut self) {
+        self.shutdown.cancel();
+        for server in self.servers.drain(..) {
+            if let Err(error) = server.await {
+                warn!(%error, "a server has panicked");
+            }
+        }
+        let pools = self.api.pools.swap(Arc::default());
+        // Their end waits for a commit that is under way: not on the event loop.
+        if let Err(error) = tokio::task::spawn_blocking(move || drop(pools)).await {
+            warn!(%error, "a driver has panicked");
+        }
+    }
+
+    fn status_line(&self) -> String {
+        let pools = self.api.pools.load();
+        let names: Vec<&str> = pools.keys().map(PoolName::as_str).collect();
+        format!("serving {} on {}", names.join(", "), self.settings.api.listen.value)
+    }
+
+    async fn look_at_certificates(&self) {
+        let tls = Arc::clone(&self.tls);
+        // Reads files and verifies certificates.
+        match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
+            Ok(reload) => log_reload(&reload),
+            Err(error) => error!(%error, "the look at the certificates has panicked"),
+        }
+    }
+
+    /// Takes the new configuration, or keeps the old one if the new one is broken.
+    async fn reload(&mut self) {
+        notify::reloading();
+        match CoordinatorSettings::load(&self.config) {
+            Ok(settings) => self.take(settings).await,
+            Err(problems) => {
+                problems.iter().for_each(log_problem);
+                warn!(config = %self.config.display(), "the new configuration is refused, the old one goes on");
+            }
+        }
+        let tls = Arc::clone(&self.tls);
+        match tokio::task::spawn_blocking(move || tls.reload()).await {
+            Ok(reload) => log_reload(&reload),
+            Err(error) => error!(%error, "the look at the certificates has panicked"),
+        }
+        notify::ready(&self.status_line());
+    }
+
+    /// Access, policies and pools; addresses, certificate paths and the store need a restart.
+    async fn take(&mut self, settings: CoordinatorSettings) {
+        let kept = &self.settings;
+        let files = |settings: &CoordinatorSettings| preflight::server_files(&settings.api);
+        let fixed = [
+            ("api.listen", settings.api.listen.value == kept.api.listen.value),
+            ("api.cert, api.key, api.client_ca, api.crl", files(&settings) == files(kept)),
+            ("store.path", settings.store.path.value == kept.store.path.value),
+            (
+                "store.key_encryption_key",
+                settings.store.key_encryption_key.value == kept.store.key_encryption_key.value,
+            ),
+            (
+                "observe.listen",
+                settings.observe.as_ref().map(|at| at.value) == kept.observe.as_ref().map(|at| at.value),
+            ),
+        ];
+        for (key, _) in fixed.iter().filter(|(_, same)| !same) {
+            let remedy = "restart the coordinator: the nodes keep their keys, and no rotation is lost";
+            log_problem(&Problem::warning("needs_restart", "it changes at a restart", remedy).at_key(*key));
+        }
+        self.api.access.store(Arc::new(settings.access.clone()));
+        self.settings.access = settings.access;
+        self.settings.pools = settings.pools;
+        match self.take_pools().await {
+            Ok(()) => info!(config = %self.config.display(), "reloaded"),
+            Err(problem) => log_problem(&problem),
+        }
+    }
+}
+
+/// Blocking: writes pools that are new, and reads those that are not running yet.
+fn start_pools(
+    store: &Arc<dyn Store>,
+    before: &Pools,
+    metrics: &Arc<Metrics>,
+    wanted: BTreeMap<PoolName, Policy>,
+) -> Result<Pools, Problem> {
+    preflight::make_pools(&**store, wanted.iter())?;
+    let mut pools = Pools::new();
+    for (name, policy) in wanted {
+        let pool = match before.get(&name) {
+            Some(running) => {
+                running.take_policy(policy);
+                Arc::clone(running)
+            }
+            None => {
+                let started = Pool::start(Arc::clone(store), name.clone(), policy, Arc::clone(metrics));
+                Arc::new(started.map_err(|error| error.problem())?)
+            }
+        };
+        pools.insert(name, pool);
+    }
+    for (_, ended) in before.iter().filter(|(name, _)| !pools.contains_key(*name)) {
+        ended.stop();
+    }
+    Ok(pools)
+}
+
+fn log_drained(drained: Drained) {
+    if drained.cut > 0 {
+        warn!(cut = drained.cut, "connections were cut, because they did not end in time");
+    }
+}
+
+fn log_reload(reload: &Reload) {
+    match reload {
+        Reload::Unchanged => {}
+        Reload::Done { closed, problems } => {
+            info!(closed, "new certificates are in use");
+            problems.iter().for_each(log_problem);
+        }
+        Reload::Kept(problems) => {
+            problems.iter().for_each(log_problem);
+            warn!("the new certificates are refused, the old ones stay in use");
+        }
+    }
+}

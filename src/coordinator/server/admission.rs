@@ -1,0 +1,152 @@
+//! How many connections there may be: in all, of one address, and before the peer has shown a certificate.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::limits::Limits;
+use super::refusals::Reason;
+
+/// Bits of an IPv6 address that one customer has at least (RFC 6177): the rest is his to choose.
+const IPV6_PREFIX_BITS: u32 = 64;
+
+/// Counts what is open.
+#[derive(Debug)]
+pub(super) struct Gate {
+    limits: Limits,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    connections: usize,
+    handshakes: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// A connection's place; given back with the value.
+#[derive(Debug)]
+pub(super) struct Place {
+    gate: Arc<Gate>,
+    address: IpAddr,
+}
+
+/// A handshake's place; given back with the value.
+#[derive(Debug)]
+pub(super) struct HandshakePlace {
+    gate: Arc<Gate>,
+}
+
+impl Gate {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, open: Mutex::default() })
+    }
+
+    /// A place for a connection of this address.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, Reason> {
+        let address = payer(address);
+        let mut open = self.lock();
+        if open.connections >= self.limits.connections_max {
+            return Err(Reason::TooManyConnections);
+        }
+        let own = open.by_address.get(&address).copied().unwrap_or(0);
+        if own >= self.limits.connections_per_address_max {
+            return Err(Reason::TooManyFromAddress);
+        }
+        open.connections += 1;
+        open.by_address.insert(address, own + 1);
+        Ok(Place { gate: Arc::clone(self), address })
+    }
+
+    /// A place for a handshake.
+    pub(super) fn begin_handshake(self: &Arc<Self>) -> Result<HandshakePlace, Reason> {
+        let mut open = self.lock();
+        if open.handshakes >= self.limits.handshakes_max {
+            return Err(Reason::TooManyHandshakes);
+        }
+        open.handshakes += 1;
+        Ok(HandshakePlace { gate: Arc::clone(self) })
+    }
+
+    /// Connections now.
+    pub(super) fn connections(&self) -> usize {
+        self.lock().connections
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        // Nothing between two changes of the counts can panic.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.gate.lock();
+        open.connections -= 1;
+        if let Some(own) = open.by_address.get_mut(&self.address) {
+            *own -= 1;
+            if *own == 0 {
+                open.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+impl Drop for HandshakePlace {
+    fn drop(&mut self) {
+        self.gate.lock().handshakes -= 1;
+    }
+}
+
+/// Whose limit an address counts for.
+fn payer(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let prefix = address.to_bits() >> (Ipv6Addr::BITS - IPV6_PREFIX_BITS);
+            Ipv6Addr::from_bits(prefix << (Ipv6Addr::BITS - IPV6_PREFIX_BITS)).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate() -> Arc<Gate> {
+        let limits =
+            Limits { connections_max: 3, connections_per_address_max: 2, handshakes_max: 1, ..Limits::default() };
+        Gate::new(limits)
+    }
+
+    #[test]
+    fn places_are_bounded_and_come_back() {
+        let gate = gate();
+        let [a, b, c] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|text| text.parse::<IpAddr>().unwrap());
+        let first = gate.enter(a).unwrap();
+        let second = gate.enter(a).unwrap();
+        assert_eq!(gate.enter(a).unwrap_err(), Reason::TooManyFromAddress);
+        let third = gate.enter(b).unwrap();
+        assert_eq!(gate.enter(c).unwrap_err(), Reason::TooManyConnections);
+        drop(third);
+        drop(first);
+        let again = gate.enter(a).unwrap();
+        assert_eq!(gate.connections(), 2);
+        drop((second, again));
+        assert_eq!(gate.connections(), 0);
+        assert!(gate.lock().by_address.is_empty(), "addresses that left are forgotten");
+
+        let handshake = gate.begin_handshake().unwrap();
+        assert_eq!(gate.begin_handshake().unwrap_err(), Reason::TooManyHandshakes);
+        drop(handshake);
+        assert!(gate.begin_handshake().is_ok());
+    }
+
+    #[test]
+    fn an_ipv6_customer_has_one_limit_and_so_has_a_mapped_ipv4_address() {
+        let payer = |text: &str| super::payer(text.parse().unwrap()).to_string();
+        assert_eq!(payer("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(payer("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(payer("192.0.2.1"), "192.0.2.1");
+    }
+}

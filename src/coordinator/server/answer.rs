@@ -1,0 +1,133 @@
+//! Refusals as answers: `{kind, message, request_id}` with the status that goes with the kind.
+
+use std::fmt;
+
+use axum::Json;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use crate::crypto::random;
+use crate::wire::error::{ErrorBody, ErrorKind};
+
+/// Header of every answer: the request's id, under which the log has more.
+pub(super) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+/// With 503, unless the handler knows better.  Clients add jitter of their own.
+const RETRY_AFTER_SECS: u32 = 5;
+
+/// Identity of one request: 16 hex digits, random.  Made by us, never taken from the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// A new one.
+    #[must_use]
+    pub(super) fn fresh() -> Self {
+        let mut bytes = [0; 8];
+        // Only to find a line in a log: without randomness all are zero, and key generation will complain.
+        if random::fill(&mut bytes).is_err() {
+            bytes = [0; 8];
+        }
+        Self(format!("{:016x}", u64::from_be_bytes(bytes)))
+    }
+
+    /// The digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a request is refused.  As a handler's error it becomes the answer; the server adds the request's id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    kind: ErrorKind,
+    message: String,
+    ordinal: Option<u64>,
+    retry_after_secs: u32,
+}
+
+impl Refusal {
+    /// A refusal; `message` is for people and goes to the peer: no internals, nothing secret.
+    #[must_use]
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), ordinal: None, retry_after_secs: RETRY_AFTER_SECS }
+    }
+
+    /// With `session_closed`: which session is open.
+    #[must_use]
+    pub fn with_ordinal(mut self, ordinal: u64) -> Self {
+        self.ordinal = Some(ordinal);
+        self
+    }
+
+    /// With 503: when to ask again, in seconds.
+    #[must_use]
+    pub fn with_retry_after(mut self, secs: u32) -> Self {
+        self.retry_after_secs = secs;
+        self
+    }
+
+    /// What it is for programs.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What it is for people.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The answer to the request `id`.
+    #[must_use]
+    pub fn answer(&self, id: &RequestId) -> Response {
+        let status = StatusCode::from_u16(self.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = ErrorBody {
+            kind: self.kind,
+            message: self.message.clone(),
+            request_id: id.as_str().to_owned(),
+            ordinal: self.ordinal,
+        };
+        let mut response = (status, Json(body)).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(self.retry_after_secs));
+        }
+        response
+    }
+}
+
+impl IntoResponse for Refusal {
+    /// Incomplete: [`complete`] puts the body in when the request's id is at hand.
+    fn into_response(self) -> Response {
+        let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// The answer to a request that is refused.
+#[must_use]
+pub fn refuse(id: &RequestId, kind: ErrorKind, message: impl Into<String>) -> Response {
+    Refusal::new(kind, message).answer(id)
+}
+
+/// Turns a handler's [`Refusal`] into its answer, and puts the request's id on every answer.
+#[must_use]
+pub(super) fn complete(id: &RequestId, response: Response) -> Response {
+    let mut response = match response.extensions().get::<Refusal>() {
+        Some(refusal) => refusal.answer(id),
+        None => response,
+    };
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(REQUEST_ID_HEADER, value);
+    }
+    response
+}

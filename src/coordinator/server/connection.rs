@@ -1,0 +1,208 @@
+//! One connection, from its first request to its last byte.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Limits;
+use super::answer::{REQUEST_ID_HEADER, RequestId};
+use super::front::Front;
+use super::gauge::{Gauge, Overdue, Watched};
+use super::refusals::{Reason, Refusals, Shown};
+use crate::tls::server::LiveConnection;
+use crate::wire::error::{ErrorBody, ErrorKind};
+
+/// Buffer for a head, and so its longest size, in bytes: hyper's least.  A connection costs 20 KiB with it.
+const HEAD_BYTES_MAX: usize = 8192;
+/// For what hyper has no status of its own.
+const BAD_REQUEST: u16 = 400;
+/// Lines in a head.
+const HEADERS_MAX: usize = 64;
+/// How long a connection that we end may take to read why.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How much it may still send meanwhile, in bytes.
+const FAREWELL_BYTES_MAX: usize = 256 * 1024;
+
+/// What may end a connection from outside.
+#[derive(Debug, Clone)]
+pub(super) struct Ends {
+    /// The server drains: no further request.
+    pub(super) drain: CancellationToken,
+    /// The server has drained long enough.
+    pub(super) stop: CancellationToken,
+}
+
+/// Why serving ended.
+enum End {
+    /// hyper is done, or what came was no HTTP.
+    Hyper(Result<(), hyper::Error>),
+    /// The server drains, and nothing was under way.
+    Unused,
+    /// Something took too long.
+    Overdue(Overdue),
+    /// At once: the certificate is no longer taken, or the server stops.
+    Barred,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve<S>(stream: S, front: Front, live: Option<LiveConnection>, ends: Ends)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (gauge, limits, refusals) = (front.gauge.clone(), front.limits, Arc::clone(&front.refusals));
+    let (address, peer) = (front.address, front.peer.clone());
+    let shown = Shown(address, peer.as_deref());
+    let watched = TokioIo::new(Watched::new(stream, gauge.clone()));
+    let mut builder = http1::Builder::new();
+    // The gauge has all the deadlines; hyper's own would end a connection without a word.
+    builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).header_read_timeout(None);
+    let mut connection = builder.serve_connection(watched, front);
+    let barred = async {
+        match &live {
+            Some(live) => live.barred().await,
+            None => std::future::pending().await,
+        }
+    };
+    let end = run(&mut connection, &gauge, &limits, &ends, barred).await;
+    let mut stream = connection.into_parts().io.into_inner().stream;
+    let word = match end {
+        End::Barred => return,
+        End::Overdue(Overdue::Reader) => {
+            refusals.note(Reason::SlowReader, &shown, &"the answer was not read in time");
+            return;
+        }
+        End::Hyper(Ok(())) | End::Unused | End::Overdue(Overdue::Idle) => None,
+        End::Hyper(Err(error)) if error.is_parse() => {
+            Some(word_of(gauge.verdict().unwrap_or(BAD_REQUEST), &error, &shown, &refusals))
+        }
+        // The peer has gone, in the middle of something.
+        End::Hyper(Err(_)) => return,
+        End::Overdue(what) => Some(overdue(what, &shown, &refusals)),
+    };
+    let unread = word.is_some() || gauge.is_body_unread();
+    let farewell = async {
+        say(&mut stream, word).await?;
+        if unread { linger(&mut stream).await } else { stream.shutdown().await }
+    };
+    tokio::select! {
+        // It may fail: the peer can leave before it has heard us.
+        _ = timeout(FAREWELL, farewell) => {}
+        () = ends.stop.cancelled() => {}
+    }
+}
+
+/// Runs hyper until it is done or something else ends it.
+async fn run<S>(
+    connection: &mut http1::Connection<TokioIo<Watched<S>>, Front>,
+    gauge: &Gauge,
+    limits: &Limits,
+    ends: &Ends,
+    barred: impl Future<Output = ()>,
+) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut drain = pin!(ends.drain.cancelled());
+    let mut stop = pin!(ends.stop.cancelled());
+    let mut barred = pin!(barred);
+    let mut sleep = pin!(sleep_until(gauge.deadline(limits).0));
+    let mut draining = false;
+    poll_fn(|cx| {
+        // First what ends it: nothing is answered to a certificate that is barred.
+        if barred.as_mut().poll(cx).is_ready() || stop.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(End::Barred);
+        }
+        // Before hyper runs the handler, which hears of it too: its answer then says that it is the last.
+        if !draining && drain.as_mut().poll(cx).is_ready() {
+            draining = true;
+            if gauge.is_idle() {
+                return Poll::Ready(End::Unused);
+            }
+            Pin::new(&mut *connection).graceful_shutdown();
+        }
+        if let Poll::Ready(done) = connection.poll_without_shutdown(cx) {
+            return Poll::Ready(End::Hyper(done));
+        }
+        // Everything that moves the deadline happens in this task, in hyper's poll above.
+        let (at, what) = gauge.deadline(limits);
+        if sleep.deadline() != at {
+            sleep.as_mut().reset(at);
+        }
+        sleep.as_mut().poll(cx).map(|()| End::Overdue(what))
+    })
+    .await
+}
+
+/// The last answer of a connection that hyper cannot give.
+struct LastWord {
+    status: u16,
+    kind: ErrorKind,
+    message: String,
+}
+
+/// For what hyper could not parse, with the status that it chose.
+fn word_of(status: u16, error: &hyper::Error, shown: &Shown<'_>, refusals: &Refusals) -> LastWord {
+    let (reason, kind, message) = match status {
+        414 | 431 => {
+            let message = format!("the head of a request may have {HEAD_BYTES_MAX} bytes and {HEADERS_MAX} lines");
+            (Reason::HeadTooLarge, ErrorKind::TooLarge, message)
+        }
+        _ => (Reason::BadRequest, ErrorKind::BadRequest, "this is no HTTP/1.1 request".to_owned()),
+    };
+    refusals.note(reason, shown, error);
+    LastWord { status, kind, message }
+}
+
+fn overdue(what: Overdue, shown: &Shown<'_>, refusals: &Refusals) -> LastWord {
+    let (reason, kind, message) = match what {
+        Overdue::Body => (Reason::BodyTimeout, ErrorKind::Timeout, "the body did not come in time"),
+        Overdue::Handler => (Reason::HandlerTimeout, ErrorKind::Unavailable, "no answer in time; ask again"),
+        Overdue::Head | Overdue::Idle | Overdue::Reader => {
+            (Reason::HeadTimeout, ErrorKind::Timeout, "the head of the request did not come in time")
+        }
+    };
+    refusals.note(reason, shown, &message);
+    LastWord { status: kind.status(), kind, message: message.to_owned() }
+}
+
+/// Says the last word of a connection, if there is one.
+async fn say<S: AsyncWrite + Unpin>(stream: &mut S, word: Option<LastWord>) -> std::io::Result<()> {
+    if let Some(word) = word {
+        let id = RequestId::fresh();
+        let (status, kind) = (word.status, word.kind);
+        let body = ErrorBody { kind, message: word.message, request_id: id.as_str().to_owned(), ordinal: None };
+        let body = serde_json::to_string(&body).map_err(std::io::Error::other)?;
+        let retry = if status == 503 { "retry-after: 5\r\n" } else { "" };
+        let head = format!(
+            "HTTP/1.1 {status} Refused\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+             {REQUEST_ID_HEADER}: {id}\r\n{retry}cache-control: no-store\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        stream.flush().await?;
+    }
+    Ok(())
+}
+
+/// Closes our side and reads what still comes, up to a bound: a socket that is closed with unread bytes sends a reset,
+/// which takes our last words away from the peer.
+pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> std::io::Result<()> {
+    stream.shutdown().await?;
+    let mut sink = [0; 1024];
+    let mut left = FAREWELL_BYTES_MAX;
+    while left > 0 {
+        match stream.read(&mut sink).await? {
+            0 => break,
+            read => left = left.saturating_sub(read),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Nodes whose keys come from elsewhere, sessions of one kind, and the one view that answers all.
+
+use super::super::record::{Exclusion, KeySource};
+use super::super::sync::{Answer, PoolView, Recording, Sync, SyncRefused, answer, record};
+use super::*;
+use crate::engine::convergence::{Barrier, NodeState, common_foreign_key, conflict, node_state, recoverable};
+
+fn sync(ordinal: u64, report: Report) -> Sync {
+    Sync { session: Session { ordinal, nonce: 1 }, seen: Generation::ZERO, report }
+}
+
+fn derives(report: Report) -> Report {
+    Report { source: KeySource::Derive, ..report }
+}
+
+fn of_fence(generation: u64, primary: u64) -> Report {
+    let slots = Slots { primary: key(primary), backup: None };
+    report(Some(Fence { pool_id: pool_id(), generation: Generation::new(generation), slots }))
+}
+
+fn stored(snapshot: &mut Snapshot, name: &str, sync: &Sync) {
+    let before = snapshot.nodes.get(&node(name));
+    match record(&snapshot.document, before, &node(name), sync, NOW) {
+        Ok(Recording::First(change) | Recording::Later(change)) => {
+            snapshot.nodes.insert(change.node, change.next.unwrap());
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_node_that_only_reports_is_seen_and_binds_nothing() {
+    let mut snapshot = of(staged());
+    let before = (Barrier::of_all(&snapshot), recoverable(&snapshot));
+    // Whatever it says: another pool's keys, a generation from the future, a foreign key that others have too.
+    let foreign = Some(fingerprint(9));
+    for (name, report) in [
+        ("r1", of_fence(99, 9)),
+        ("r2", Report { foreign, ..report(None) }),
+        ("r3", Report { foreign, ..report(None) }),
+    ] {
+        let sync = Sync { seen: Generation::new(1_000), ..sync(1, derives(report)) };
+        stored(&mut snapshot, name, &sync);
+        assert_eq!(answer(&snapshot, &presence(), &node(name), &sync), Ok(Answer::Nothing));
+        let record = &snapshot.nodes[&node(name)];
+        assert!(record.only_reports() && !record.is_required() && !record.counts_as_member());
+        assert_eq!(node_state(&snapshot.document, &node(name), record, &presence()), NodeState::Reporting);
+    }
+    assert_eq!((Barrier::of_all(&snapshot), recoverable(&snapshot)), before);
+    assert_eq!((conflict(&snapshot), common_foreign_key(&snapshot)), (None, None));
+    // Not even unheard ones.
+    let unheard = Presence { unheard: nodes(&["r1", "r2", "r3"]), ..presence() };
+    assert_eq!(committed(tick_with(&snapshot, &unheard)).audit.action, Action::Promote);
+}
+
+#[test]
+fn a_pool_with_only_such_nodes_drives_nothing() {
+    let mut snapshot = pool(document(Stage::Empty), &[], &[]);
+    stored(&mut snapshot, "r1", &sync(1, derives(report(None))));
+    assert_eq!(Barrier::of_all(&snapshot).required, 0);
+    assert!(matches!(tick(&snapshot), Step::Wait(_)));
+}
+
+#[test]
+fn a_frozen_pool_still_hears_reports() {
+    let mut snapshot = of(staged());
+    let ahead = sync(5, of_fence(50, 7));
+    stored(&mut snapshot, "a", &ahead);
+    assert_eq!(answer(&snapshot, &presence(), &node("a"), &ahead), Err(SyncRefused::Frozen));
+    let reports = sync(1, derives(report(None)));
+    stored(&mut snapshot, "r1", &reports);
+    assert_eq!(answer(&snapshot, &presence(), &node("r1"), &reports), Ok(Answer::Nothing));
+}
+
+#[test]
+fn a_node_becomes_required_only_by_a_session_of_its_own() {
+    let mut snapshot = of(staged());
+    stored(&mut snapshot, "r1", &sync(1, derives(report(None))));
+    let one_slot = Report { slot_count: SlotCount::One, ..report(None) };
+    stored(&mut snapshot, "o1", &sync(1, one_slot));
+    for name in ["r1", "o1"] {
+        let take = |ordinal| {
+            let sync = sync(ordinal, report(None));
+            record(&snapshot.document, snapshot.nodes.get(&node(name)), &node(name), &sync, NOW)
+        };
+        assert_eq!(take(1), Err(SyncRefused::SessionClosed { ordinal: 1 }), "{name}");
+        assert!(matches!(take(2), Ok(Recording::First(_))), "{name}");
+    }
+    // And the other way: nobody slips out of a barrier inside a session.
+    let out = sync(1, derives(report(None)));
+    let result = record(&snapshot.document, snapshot.nodes.get(&node("a")), &node("a"), &out, NOW);
+    assert_eq!(result, Err(SyncRefused::SessionClosed { ordinal: 1 }));
+}
+
+#[test]
+fn one_view_answers_as_each_look_would() {
+    let unheard = Presence { unheard: nodes(&["b"]), ..presence() };
+    let mut frozen = of(staged());
+    stored(&mut frozen, "a", &sync(5, of_fence(50, 7)));
+    let mut excluded = of(staged());
+    excluded.nodes.get_mut(&node("b")).unwrap().standing = Standing::Excluded(Exclusion::Absent);
+    let snapshots = [of(Stage::Empty), of(steady()), of(staged()), with_behind(promoted(0, &["a"])), frozen, excluded];
+    let mut kinds = BTreeSet::new();
+    for snapshot in &snapshots {
+        for presence in [presence(), unheard.clone()] {
+            let view = PoolView::of(snapshot, &presence);
+            for (name, session) in [("a", 1), ("b", 1), ("b", 2), ("a", 5), ("nobody", 1)] {
+                for seen in [0, 4, 5] {
+                    let sync = Sync { seen: Generation::new(seen), ..sync(session, report(None)) };
+                    let looked = answer(snapshot, &presence, &node(name), &sync);
+                    assert_eq!(view.answer(snapshot, &node(name), &sync), looked);
+                    // And as the rules say, spelled out once more.
+                    let is_frozen = conflict(snapshot).is_some();
+                    assert_eq!(looked == Err(SyncRefused::Frozen), is_frozen);
+                    if matches!(looked, Ok(Answer::Tell(_))) {
+                        assert!(presence.unheard_required(snapshot).is_empty());
+                    }
+                    kinds.insert(format!("{looked:?}").split(['(', ' ', '{']).take(2).collect::<String>());
+                }
+            }
+        }
+    }
+    assert!(kinds.len() >= 6, "all kinds of answers were compared: {kinds:?}");
+}

@@ -1,0 +1,117 @@
+//! What both kinds of handle read, through one connection that only reads: a coordinator beside its own writer, and a
+//! command beside a coordinator.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::Connection;
+
+use super::place::Place;
+use super::rows::{PoolRow, Rows};
+use crate::crypto::fingerprint::fingerprint;
+use crate::crypto::seal::KeyEncryptionKey;
+use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Snapshot};
+use crate::engine::rollout::record::NodeRecord;
+use crate::model::count::Revision;
+use crate::model::ids::{NodeId, PoolName};
+use crate::store::{Head, PoolState, StoreError};
+
+/// A database that can be read, and the key that opens its keys.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) place: Place,
+    pub(super) key: KeyEncryptionKey,
+    connection: Mutex<Connection>,
+}
+
+impl Reading {
+    pub(super) fn new(connection: Connection, place: Place, key: KeyEncryptionKey) -> Self {
+        Self { place, key, connection: Mutex::new(connection) }
+    }
+
+    /// Reads everything: whatever is damaged is found now.
+    pub(super) fn check_all(&self) -> Result<(), StoreError> {
+        for pool in self.pools()? {
+            self.load(&pool)?.ok_or_else(|| self.place.damaged(format!("pool {pool} has a name but no row")))?;
+            self.check_audit(&pool)?;
+        }
+        Ok(())
+    }
+
+    fn check_audit(&self, pool: &PoolName) -> Result<(), StoreError> {
+        let mut after = Revision::ZERO;
+        while let Some(last) = self.audit(pool, after)?.last() {
+            after = last.revision;
+        }
+        Ok(())
+    }
+
+    /// Runs `read` in one read transaction.
+    pub(super) fn reading<T>(&self, read: impl FnOnce(Rows<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let connection = locked(&self.connection);
+        let transaction = connection.unchecked_transaction().map_err(self.place.sql("read"))?;
+        read(Rows { connection: &transaction, place: &self.place })
+        // Dropped here: a rollback of nothing.
+    }
+
+    /// The bytes of the keys that the document holds.
+    fn open_keys(&self, rows: Rows<'_>, pool: &PoolRow<'_>, document: &Document) -> Result<KeyRing, StoreError> {
+        let slots = rows.slots(pool)?;
+        let held = document.keys_held();
+        let mut keys = KeyRing::default();
+        for (epoch, sealed) in slots.keys() {
+            let damaged =
+                |what: &str| self.place.damaged(format!("the key of epoch {epoch} of pool {} {what}", pool.name));
+            let name = held.iter().find(|key| key.epoch == epoch).ok_or_else(|| damaged("is in no slot"))?;
+            let key = self.key.open(&document.pool_id, epoch, &sealed).map_err(|_| damaged("does not open"))?;
+            if fingerprint(&key) != name.fingerprint {
+                return Err(damaged("has another fingerprint"));
+            }
+            keys.insert(epoch, key);
+        }
+        if keys.epochs().count() == held.len() {
+            Ok(keys)
+        } else {
+            Err(self.place.damaged(format!("a key of pool {} is missing", pool.name)))
+        }
+    }
+
+    pub(super) fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
+        self.reading(|rows| rows.pools())
+    }
+
+    pub(super) fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
+        self.reading(|rows| Ok(rows.pool(pool)?.map(|row| row.head)))
+    }
+
+    pub(super) fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
+        self.reading(|rows| {
+            let Some(row) = rows.pool(pool)? else { return Ok(None) };
+            let document = rows.document(&row)?;
+            let keys = self.open_keys(rows, &row, &document)?;
+            let nodes = rows.nodes(&row)?;
+            Ok(Some(PoolState { head: row.head, snapshot: Snapshot { document, nodes }, keys }))
+        })
+    }
+
+    pub(super) fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
+        self.reading(|rows| {
+            let Some(row) = rows.pool(pool)? else { return Ok(None) };
+            let document = rows.document(&row)?;
+            let keys = self.open_keys(rows, &row, &document)?;
+            Ok(Some((document, keys)))
+        })
+    }
+
+    pub(super) fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
+        self.reading(|rows| rows.pool(pool)?.map_or(Ok(None), |row| rows.record(&row, node)))
+    }
+
+    pub(super) fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
+        self.reading(|rows| rows.pool(pool)?.map_or(Ok(Vec::new()), |row| rows.audit(&row, after)))
+    }
+}
+
+/// A panic inside a transaction rolled it back, so a poisoned connection is as good as any.
+pub(super) fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,84 @@
+//! Who a peer is: the DNS names in the subjectAltName of its certificate, and nothing else.
+//!
+//! The common name never counts (RFC 9525 section 2), nor does anything that the peer says in a request.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write};
+
+use rustls_pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+
+use super::pem;
+use crate::model::ids::NodeId;
+use crate::model::time::UnixTime;
+
+/// Longest serial number in bytes (RFC 5280 section 4.1.2.2 says 20; some issue one more for the sign).
+const SERIAL_BYTES_MAX: usize = 21;
+
+/// The peer of a connection, as its verified certificate names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// SAN dNSNames, lower-cased.  What is no [`NodeId`], such as a wildcard, is left out.
+    pub names: BTreeSet<NodeId>,
+    /// Serial number of the certificate.
+    pub serial: Serial,
+    /// Last second of the certificate's validity.
+    pub not_after: UnixTime,
+}
+
+/// A certificate's serial number.  Printed as openssl prints it: upper-case hex, whole bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Serial(Vec<u8>);
+
+/// A certificate that says nothing that we understand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the certificate cannot be read")]
+pub struct UnreadableCertificate;
+
+impl Peer {
+    /// Reads a certificate that somebody else has verified.
+    ///
+    /// # Errors
+    /// Fails if it is no certificate, or its subjectAltName is broken or occurs twice.
+    pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, UnreadableCertificate> {
+        let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| UnreadableCertificate)?;
+        let names = certificate.subject_alternative_name().map_err(|_| UnreadableCertificate)?;
+        let names = names.iter().flat_map(|extension| &extension.value.general_names);
+        let names = names.filter_map(|name| match name {
+            GeneralName::DNSName(name) => name.to_ascii_lowercase().parse().ok(),
+            _ => None,
+        });
+        let serial = certificate.raw_serial();
+        Ok(Self {
+            names: names.collect(),
+            serial: Serial(serial.get(..SERIAL_BYTES_MAX).unwrap_or(serial).to_vec()),
+            not_after: pem::unix(certificate.validity().not_after),
+        })
+    }
+}
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The zero in front of a number that would otherwise be negative is DER, not the number.
+        let digits = match &*self.0 {
+            [0, rest @ ..] if !rest.is_empty() => rest,
+            all => all,
+        };
+        digits.iter().try_for_each(|byte| write!(f, "{byte:02X}"))
+    }
+}
+
+impl fmt::Display for Peer {
+    /// The names, separated by commas.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, name) in self.names.iter().enumerate() {
+            if index > 0 {
+                f.write_char(',')?;
+            }
+            name.fmt(f)?;
+        }
+        Ok(())
+    }
+}

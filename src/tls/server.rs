@@ -1,0 +1,366 @@
+//! The server's side of TLS: its certificate, which clients it takes, and new files without a restart.
+//!
+//! * TLS 1.3, a client certificate always, no session resumption: a resumed session is not judged again, so a revoked
+//!   client would come back with its ticket (DEPENDENCIES.md, TLS pitfalls).
+//! * Broken new files leave the old ones in use, and say so until they are mended.
+//! * Connections whose certificate the new files do not allow, or that expires, are closed.  An out-of-date revocation
+//!   list closes none: nobody new is let in, and the fleet that is connected keeps its keys going.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use rustls::server::NoServerSessionStorage;
+use rustls::{CertificateError, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tracing::{error, info, warn};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::authorities::{Authorities, provider};
+use super::identity::Peer;
+pub use super::live::LiveConnection;
+use super::live::{Chain, Closed, Registry, Sweep};
+use super::pem::{self, unix};
+use super::stamp::Stamp;
+use crate::config::secret::SecretPath;
+use crate::model::problem::{Problem, Severity};
+use crate::model::time::UnixTime;
+use crate::runtime::clock;
+
+/// What we speak.
+const ALPN: &[u8] = b"http/1.1";
+/// Closed connections that are logged one by one after a reload; the others are counted.
+const CLOSED_LOGGED_MAX: usize = 20;
+
+/// The files of a server, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFiles {
+    /// The server's certificate, and the intermediate ones after it.
+    pub cert: PathBuf,
+    /// Its private key, owner-only.
+    pub key: SecretPath,
+    /// The CAs of which the clients' certificates are.  Several during a rotation.
+    pub client_ca: PathBuf,
+    /// Revocation lists, one for each of these CAs.  None: nothing can be revoked.
+    pub crl: Option<PathBuf>,
+}
+
+/// What a look at the files led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reload {
+    /// The files are the ones in use.
+    Unchanged,
+    /// New files are in use.
+    Done {
+        /// Connections that were closed, because the new files do not allow their certificates.
+        closed: usize,
+        /// What somebody should look at all the same.
+        problems: Vec<Problem>,
+    },
+    /// The new files are broken; the old ones stay in use.
+    Kept(Vec<Problem>),
+}
+
+/// When what is in use expires.  For metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expiries {
+    /// The server's certificate.
+    pub certificate: UnixTime,
+    /// The first of the CAs.
+    pub client_ca: UnixTime,
+    /// The first of the revocation lists (`nextUpdate`).  From then on no client is let in.
+    pub crl: Option<UnixTime>,
+}
+
+/// TLS of a server, as its files say now.
+pub struct ServerTls {
+    files: ServerFiles,
+    in_use: ArcSwap<InUse>,
+    live: Arc<Registry>,
+    watched: Mutex<Watched>,
+}
+
+/// One reading of the files.  Read at each accept.
+pub(crate) struct InUse {
+    pub(crate) config: Arc<ServerConfig>,
+    authorities: Arc<Authorities>,
+    expiries: Expiries,
+}
+
+/// What the last look at the files saw.
+struct Watched {
+    stamps: [Option<Stamp>; 4],
+    /// Why they could not be used, if they could not.
+    broken: Vec<Problem>,
+}
+
+/// A peer that is not let in after its handshake.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAdmitted {
+    /// New files came during the handshake, and do not allow it.
+    #[error(transparent)]
+    Refused(#[from] rustls::Error),
+    /// The verifier took what the parser does not.
+    #[error(transparent)]
+    Unreadable(#[from] super::identity::UnreadableCertificate),
+}
+
+impl ServerTls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Fails with all their problems, each with file and remedy, if one of them is an error.
+    pub fn load(files: ServerFiles) -> Result<Arc<Self>, Vec<Problem>> {
+        let now = clock::now();
+        let stamps = stamps(&files);
+        let (in_use, problems) = InUse::read(&files, now);
+        let in_use = in_use.filter(|_| problems.iter().all(|problem| problem.severity == Severity::Warning));
+        let Some(in_use) = in_use else { return Err(problems) };
+        problems.iter().for_each(log_problem);
+        Ok(Arc::new(Self {
+            files,
+            in_use: ArcSwap::from_pointee(in_use),
+            live: Arc::default(),
+            watched: Mutex::new(Watched { stamps, broken: Vec::new() }),
+        }))
+    }
+
+    /// Everything that is wrong with the files, warnings included.  Keeps nothing.
+    #[must_use]
+    pub fn check(files: &ServerFiles) -> Vec<Problem> {
+        InUse::read(files, clock::now()).1
+    }
+
+    /// Takes new files if there are any, and closes the connections of certificates that have expired.
+    ///
+    /// Blocking: reads files, and with new ones verifies the certificates of all connections again.
+    pub fn reload_if_changed(&self) -> Reload {
+        self.look(Trigger::Change)
+    }
+
+    /// The same, whether the files look changed or not: for SIGHUP.
+    pub fn reload(&self) -> Reload {
+        self.look(Trigger::Order)
+    }
+
+    /// When what is in use expires.
+    #[must_use]
+    pub fn expiries(&self) -> Expiries {
+        self.in_use.load().expiries
+    }
+
+    /// Why the files that are there now are not in use; empty if they are.
+    #[must_use]
+    pub fn broken(&self) -> Vec<Problem> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).broken.clone()
+    }
+
+    /// What a handshake that begins now goes by.
+    pub(crate) fn in_use(&self) -> Arc<InUse> {
+        self.in_use.load_full()
+    }
+
+    /// Registers a connection after its handshake, which went by `began`.
+    ///
+    /// # Errors
+    /// Fails if files that came in the meantime do not allow it.
+    pub(crate) fn admit(
+        &self,
+        began: &Arc<InUse>,
+        chain: &[CertificateDer<'static>],
+    ) -> Result<LiveConnection, NotAdmitted> {
+        let own = chain.first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let peer = Arc::new(Peer::of(own)?);
+        let chain: Chain = chain.into();
+        let expires = next_expiry(&chain, &began.authorities, clock::now());
+        let live = self.live.insert(peer, Arc::clone(&chain), expires);
+        // First in the registry, then the comparison: a reload between the two sees it in one or the other.
+        let now_in_use = self.in_use.load();
+        if !Arc::ptr_eq(&now_in_use, began) {
+            now_in_use.authorities.verify(&chain, clock::now())?;
+        }
+        Ok(live)
+    }
+
+    fn look(&self, trigger: Trigger) -> Reload {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::now();
+        self.sweep(Sweep::Expired, now);
+        let stamps = stamps(&self.files);
+        let in_use = self.in_use.load();
+        let outdated = in_use.expiries.crl.is_some_and(|at| at < now) || in_use.expiries.client_ca < now;
+        let changed = stamps != watched.stamps || trigger == Trigger::Order;
+        if !changed && !outdated && watched.broken.is_empty() {
+            return Reload::Unchanged;
+        }
+        watched.stamps = stamps;
+        let (read, problems) = InUse::read(&self.files, now);
+        let Some(read) = read else {
+            if problems != watched.broken {
+                problems.iter().for_each(log_problem);
+                error!("the TLS files cannot be used; the ones read before stay in use");
+                watched.broken.clone_from(&problems);
+            }
+            return Reload::Kept(problems);
+        };
+        watched.broken.clear();
+        let expiries = read.expiries;
+        self.in_use.store(Arc::new(read));
+        let closed = self.sweep(Sweep::All, now);
+        problems.iter().for_each(log_problem);
+        let (certificate_until, crl_until) = (expiries.certificate, expiries.crl.map(tracing::field::display));
+        info!(closed, %certificate_until, crl_until, "TLS files read anew");
+        Reload::Done { closed, problems }
+    }
+
+    /// Closes connections whose certificate is no longer taken; their number.
+    fn sweep(&self, which: Sweep, now: UnixTime) -> usize {
+        let in_use = self.in_use.load();
+        let closed = self.live.sweep(which, now, |chain| match in_use.authorities.verify(chain, now) {
+            Err(error) if !is_outdated_list(&error) => Err(error),
+            _ => Ok(next_expiry(chain, &in_use.authorities, now)),
+        });
+        for Closed { peer, reason } in closed.iter().take(CLOSED_LOGGED_MAX) {
+            warn!(%peer, serial = %peer.serial, %reason, "connection closed: its certificate is no longer accepted");
+        }
+        if let Some(more) = closed.len().checked_sub(CLOSED_LOGGED_MAX).filter(|more| *more > 0) {
+            warn!(more, "more connections closed: their certificates are no longer accepted");
+        }
+        closed.len()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trigger {
+    Change,
+    Order,
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl InUse {
+    /// Reads the files.  None if nobody could be served with them; problems there may be in either case.
+    fn read(files: &ServerFiles, now: UnixTime) -> (Option<Self>, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut keep = |problem| problems.push(problem);
+        let chain = pem::certificates(&files.cert).map_err(&mut keep).ok();
+        let key = pem::key(&files.key).map_err(|problem| keep(in_key_file(problem, files))).ok();
+        let certificate_until = chain.as_deref().and_then(|chain| judge_own(chain, files, now, &mut problems));
+        let authorities = Authorities::read(&files.client_ca, files.crl.as_deref(), now, &mut problems).map(Arc::new);
+        // Without the CAs too: a key that does not fit should come with the other problems.
+        let own = chain.zip(key).and_then(|(chain, key)| own_key(chain, key, files, &mut problems));
+        let read = authorities.zip(own).zip(certificate_until).and_then(|((authorities, own), certificate)| {
+            let verifier = Arc::clone(&authorities) as _;
+            let builder =
+                ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13]);
+            let mut config = builder
+                .map_err(|error| problems.push(Problem::error("tls", error.to_string(), "report this to us")))
+                .ok()?
+                .with_client_cert_verifier(verifier)
+                .with_cert_resolver(own);
+            config.alpn_protocols = vec![ALPN.to_vec()];
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            let (client_ca, crl) = (authorities.expires, authorities.crl_expires);
+            Some(Self { config: Arc::new(config), authorities, expiries: Expiries { certificate, client_ca, crl } })
+        });
+        (read, problems)
+    }
+}
+
+/// The server's certificate with its key, if they belong together.
+fn own_key(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    files: &ServerFiles,
+    problems: &mut Vec<Problem>,
+) -> Option<Arc<rustls::sign::SingleCertAndKey>> {
+    match rustls::sign::CertifiedKey::from_der(chain, key, &provider()) {
+        Ok(own) => Some(Arc::new(own.into())),
+        Err(error) => {
+            let (message, remedy) = match &error {
+                rustls::Error::InconsistentKeys(_) => (
+                    format!("the key in {} is not the one of this certificate", files.key),
+                    "put certificate and key there that were made together",
+                ),
+                _ => (
+                    format!("cannot use it with the key in {}: {error}", files.key),
+                    "use an ECDSA, Ed25519 or RSA key",
+                ),
+            };
+            problems.push(Problem::error("tls_key_mismatch", message, remedy).in_file(&files.cert));
+            None
+        }
+    }
+}
+
+/// Looks at the server's own certificate as clients will; when it expires.  What is wrong with it keeps no client out by
+/// itself: new revocation lists matter more.
+fn judge_own(
+    chain: &[CertificateDer<'_>],
+    files: &ServerFiles,
+    now: UnixTime,
+    problems: &mut Vec<Problem>,
+) -> Option<UnixTime> {
+    let (_, own) = X509Certificate::from_der(chain.first()?).ok()?;
+    let (from, until) = (unix(own.validity().not_before), unix(own.validity().not_after));
+    let mut add =
+        |kind, message: String, remedy| problems.push(Problem::error(kind, message, remedy).in_file(&files.cert));
+    if until < now {
+        let message = format!("the server's certificate has expired at {until}: clients refuse it");
+        add("certificate_expired", message, "renew it; it is read without a restart");
+    }
+    if from > now {
+        let message = format!("the server's certificate is valid from {from} on: clients refuse it until then");
+        add("certificate_not_yet_valid", message, "check this host's clock, or wait");
+    }
+    if !own.subject_alternative_name().is_ok_and(|names| names.is_some()) {
+        let message = "the server's certificate has no subjectAltName: clients refuse it".to_owned();
+        add("certificate_without_name", message, "make one with the names and addresses that agents connect to");
+    }
+    Some(until)
+}
+
+fn in_key_file(problem: Problem, files: &ServerFiles) -> Problem {
+    match files.key.path() {
+        Some(path) => problem.in_file(path),
+        None => problem,
+    }
+}
+
+fn stamps(files: &ServerFiles) -> [Option<Stamp>; 4] {
+    let key = files.key.path();
+    [Some(&files.cert), key.as_ref(), Some(&files.client_ca), files.crl.as_ref()]
+        .map(|path| path.and_then(|path| Stamp::of(path)))
+}
+
+/// When a certificate of a chain, or a CA, expires next.
+fn next_expiry(chain: &[CertificateDer<'_>], authorities: &Authorities, now: UnixTime) -> Option<UnixTime> {
+    let parsed = chain.iter().filter_map(|one| X509Certificate::from_der(one).ok());
+    let all = parsed.map(|(_, one)| unix(one.validity().not_after)).chain([authorities.expires]);
+    all.filter(|at| *at >= now).min()
+}
+
+fn is_outdated_list(error: &rustls::Error) -> bool {
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(
+            CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. }
+        )
+    )
+}
+
+fn log_problem(problem: &Problem) {
+    let file = problem.file.as_ref().map(|file| file.display().to_string());
+    let (kind, error, remedy) = (problem.kind, &problem.message, &problem.remedy);
+    match problem.severity {
+        Severity::Error => error!(kind, file, error, remedy, "problem"),
+        Severity::Warning => warn!(kind, file, error, remedy, "problem"),
+    }
+}

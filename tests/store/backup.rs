@@ -1,0 +1,433 @@
+//! `export` and `import`: everything goes round, and nothing else comes in.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tfo_fleet::coordinator::backup::{Exported, export, import};
+use tfo_fleet::engine::convergence::{Life, Serving};
+use tfo_fleet::engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Pause, Proposal, Slots, Stage};
+use tfo_fleet::engine::rollout::handle;
+use tfo_fleet::engine::rollout::input::{BlockedBy, Input, Now, Step};
+use tfo_fleet::engine::rollout::record::{
+    Fence, Installed, KeySource, NodeRecord, RecordChange, Report, Session, SlotCount,
+};
+use tfo_fleet::engine::rollout::sync::{Recording, Sync, SyncRefused, answer, record};
+use tfo_fleet::model::count::{Epoch, Generation, Revision};
+use tfo_fleet::model::ids::{NodeId, PoolName};
+use tfo_fleet::model::problem::Problem;
+use tfo_fleet::model::state::Phase;
+use tfo_fleet::model::time::UnixTime;
+use tfo_fleet::store::{
+    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, SqliteReader, Store, StoreError,
+};
+
+use super::walk::{self, Rng, Seen, make, node, pool_name, proposal, ring, rotate, see, step, touch};
+use super::{kek, open, support};
+
+const SEED: u64 = 17;
+
+/// Two pools after a walk: one steady with nodes, keys and history, one empty.
+fn fill(store: &dyn Store) {
+    for index in 0..150 {
+        step(store, &pool_name("text"), SEED, index).unwrap();
+    }
+    while store.load(&pool_name("text")).unwrap().unwrap().snapshot.document.stage.phase() != Phase::Steady {
+        turn(store, &pool_name("text"));
+    }
+    make(store, &pool_name("upload"), SEED + 1).unwrap();
+}
+
+/// One move of the rotation.
+fn turn(store: &dyn Store, pool: &PoolName) {
+    let document = store.load(pool).unwrap().unwrap().snapshot.document;
+    let next = proposal(&document, |document| rotate(SEED, document));
+    let _erasure = store.commit(pool, &next, &ring(SEED, document.next_epoch)).unwrap();
+}
+
+/// Everything in a store, as an import makes it: the count of record writes begins anew.
+fn all(store: &dyn Store) -> BTreeMap<PoolName, Seen> {
+    let seen = store.pools().unwrap().into_iter().map(|pool| {
+        let mut seen = see(store, &pool).unwrap();
+        seen.head.record_writes = 0;
+        (pool, seen)
+    });
+    seen.collect()
+}
+
+fn filled() -> MemoryStore {
+    let store = MemoryStore::new();
+    fill(&store);
+    store
+}
+
+/// A backup of [`filled`].
+fn exported(dir: &Path) -> (PathBuf, Exported) {
+    let file = dir.join("backup");
+    let exported = export(&filled(), &kek(1), &file).unwrap();
+    (file, exported)
+}
+
+/// Imports into an empty store, expects a refusal that names the file, and an empty store after it.
+fn refused(file: &Path, key: u8) -> Problem {
+    let store = MemoryStore::new();
+    let problem = import(&store, &kek(key), file).expect_err("it is refused");
+    assert_eq!(store.pools().unwrap(), [], "{problem}");
+    assert_eq!(problem.file.as_deref(), Some(file), "{problem}");
+    assert!(problem.remedy.len() > 20, "{problem}");
+    problem
+}
+
+#[test]
+fn everything_goes_round_from_sqlite_to_memory_and_back() {
+    let (first, second, files) = (support::scratch(), support::scratch(), support::scratch());
+    let source = open(first.path());
+    fill(&source);
+    let before = all(&source);
+    let made = export(&source, &kek(1), &files.path().join("one")).unwrap();
+    assert_eq!(made.pools.iter().map(|pool| pool.pool.as_str()).collect::<Vec<_>>(), ["text", "upload"]);
+    let (text, seen) = (&made.pools[0], &before[&pool_name("text")]);
+    assert_eq!((text.phase, text.revision, text.nodes), (Phase::Steady, seen.head.revision, seen.snapshot.nodes.len()));
+    assert_eq!((text.audit_entries, made.pools[1].phase), (seen.audit.len(), Phase::Empty));
+    assert_eq!(text.primary.unwrap().epoch, seen.snapshot.document.keys_held().last().map(|key| key.epoch));
+    assert_eq!(std::fs::metadata(&made.file).unwrap().len(), made.bytes);
+
+    let memory = MemoryStore::new();
+    let imported = import(&memory, &kek(1), &made.file).unwrap();
+    assert_eq!((&imported.made, imported.present.len()), (&made.pools, 0));
+    assert_eq!((imported.made_at, imported.release.as_str()), (made.made_at, env!("CARGO_PKG_VERSION")));
+    assert_eq!(all(&memory), before);
+
+    // Another key-encryption key for the file and another for the second database: keys are sealed anew.
+    export(&memory, &kek(9), &files.path().join("two")).unwrap();
+    let target = tfo_fleet::store::SqliteStore::open(&second.path().join("state.db"), kek(2)).unwrap();
+    import(&target, &kek(9), &files.path().join("two")).unwrap();
+    assert_eq!(all(&target), before);
+    drop(target);
+    let again = tfo_fleet::store::SqliteStore::open(&second.path().join("state.db"), kek(2)).unwrap();
+    assert_eq!(all(&again), before, "durable");
+    // It goes on from there.
+    for _ in 0..8 {
+        turn(&again, &pool_name("text"));
+        turn(&source, &pool_name("text"));
+    }
+    assert_eq!(all(&again), all(&source));
+}
+
+#[test]
+fn a_backup_tells_nothing_and_is_the_owners_alone() {
+    let dir = support::scratch();
+    let (file, _) = exported(dir.path());
+    let bytes = std::fs::read(&file).unwrap();
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+    let store = filled();
+    let (document, keys) = store.document(&pool_name("text")).unwrap().unwrap();
+    let mut secrets: Vec<Vec<u8>> = keys.epochs().map(|epoch| keys.key(epoch).unwrap().expose().to_vec()).collect();
+    assert!(!secrets.is_empty());
+    secrets.extend([b"example.org".to_vec(), document.pool_id.as_str().as_bytes().to_vec(), b"epoch".to_vec()]);
+    for secret in secrets {
+        assert!(!bytes.windows(secret.len()).any(|part| part == secret));
+    }
+    let again = dir.path().join("again");
+    export(&store, &kek(1), &again).unwrap();
+    assert_ne!(std::fs::read(again).unwrap(), bytes, "never sealed twice alike");
+}
+
+#[test]
+fn an_export_is_refused_while_a_rotation_runs() {
+    let (dir, store) = (support::scratch(), filled());
+    let file = dir.path().join("backup");
+    for phase in ["staged", "promoted"] {
+        turn(&store, &pool_name("text"));
+        let problem = export(&store, &kek(1), &file).err().unwrap();
+        assert_eq!(problem.kind, "rotation_runs");
+        assert!(problem.message.contains("text") && problem.message.contains(phase), "{problem}");
+        assert!(!file.exists());
+    }
+    turn(&store, &pool_name("text"));
+    export(&store, &kek(1), &file).unwrap();
+}
+
+#[test]
+fn an_export_replaces_a_backup_and_nothing_else() {
+    let (dir, store) = (support::scratch(), filled());
+    let kinds = |store: &dyn Store, to: &str| export(store, &kek(1), &dir.path().join(to)).map_err(|found| found.kind);
+    std::fs::write(dir.path().join("state.db"), "SQLite format 3\0").unwrap();
+    assert_eq!(kinds(&store, "state.db").err(), Some("backup_target"));
+    assert_eq!(std::fs::read(dir.path().join("state.db")).unwrap(), b"SQLite format 3\0");
+    assert_eq!(kinds(&store, "missing/backup").err(), Some("export_failed"));
+    assert_eq!(kinds(&store, ".").err(), Some("export_failed"));
+    std::fs::write(dir.path().join("backup"), "").unwrap();
+    kinds(&store, "backup").unwrap();
+    let before = std::fs::read(dir.path().join("backup")).unwrap();
+    assert_eq!(kinds(&MemoryStore::new(), "backup").err(), Some("backup_empty"));
+    assert_eq!(std::fs::read(dir.path().join("backup")).unwrap(), before, "nothing does not replace something");
+    turn(&store, &pool_name("text"));
+    assert_eq!(kinds(&store, "backup").err(), Some("rotation_runs"));
+    assert_eq!(std::fs::read(dir.path().join("backup")).unwrap(), before);
+    turn(&store, &pool_name("text"));
+    turn(&store, &pool_name("text"));
+    kinds(&store, "backup").unwrap();
+    let memory = MemoryStore::new();
+    import(&memory, &kek(1), &dir.path().join("backup")).unwrap();
+    assert_eq!(all(&memory), all(&store));
+}
+
+#[test]
+fn what_is_no_backup_of_ours_is_refused() {
+    let dir = support::scratch();
+    let (file, _) = exported(dir.path());
+    let bytes = std::fs::read(&file).unwrap();
+    assert_eq!(refused(&file, 2).kind, "backup_wrong_key");
+    assert_eq!(refused(&dir.path().join("missing"), 1).kind, "backup_unreadable");
+    assert_eq!(refused(dir.path(), 1).kind, "backup_unreadable");
+    let other = dir.path().join("other");
+    for text in [&b""[..], b"{}", b"SQLite format 3\0", b"tfo-fleet backuP and so on"] {
+        std::fs::write(&other, text).unwrap();
+        assert_eq!(refused(&other, 1).kind, "backup_foreign");
+    }
+    // A later format says so, whatever comes after it.
+    let mut newer = bytes[..20].to_vec();
+    newer[19] = 2;
+    std::fs::write(&other, &newer).unwrap();
+    let problem = refused(&other, 1);
+    assert_eq!(problem.kind, "backup_newer");
+    assert!(problem.message.contains("format 2"), "{problem}");
+}
+
+#[test]
+fn every_cut_and_every_flipped_bit_is_refused() {
+    let dir = support::scratch();
+    let (file, _) = exported(dir.path());
+    let (bytes, broken) = (std::fs::read(&file).unwrap(), dir.path().join("broken"));
+    let mut rng = Rng::new(std::process::id().into(), 3);
+    let mut any = || usize::try_from(rng.below(bytes.len() as u64)).unwrap();
+    let some: Vec<usize> = (0..130).chain(bytes.len() - 40..bytes.len()).chain((0..60).map(|_| any())).collect();
+    for at in &some {
+        std::fs::write(&broken, &bytes[..*at]).unwrap();
+        let kind = refused(&broken, 1).kind;
+        assert_eq!(kind, if *at < 16 { "backup_foreign" } else { "backup_damaged" }, "cut to {at}");
+        let mut flipped = bytes.clone();
+        flipped[*at] ^= 1 << (at % 8);
+        std::fs::write(&broken, &flipped).unwrap();
+        let kind = refused(&broken, 1).kind;
+        let is_clear = match at {
+            0..16 => kind == "backup_foreign",
+            16..20 => ["backup_newer", "backup_damaged"].contains(&kind),
+            _ => kind == "backup_damaged",
+        };
+        assert!(is_clear, "byte {at}: {kind}");
+    }
+    // Also if something was added, and if two good halves are put together.
+    std::fs::write(&broken, [&bytes[..], b"x"].concat()).unwrap();
+    assert_eq!(refused(&broken, 1).kind, "backup_damaged");
+    export(&filled(), &kek(1), &dir.path().join("second")).unwrap();
+    let second = std::fs::read(dir.path().join("second")).unwrap();
+    std::fs::write(&broken, [&bytes[..104], &second[104..]].concat()).unwrap();
+    assert_eq!(refused(&broken, 1).kind, "backup_damaged");
+}
+
+#[test]
+fn a_pool_that_is_there_is_never_touched() {
+    let dir = support::scratch();
+    let (file, made) = exported(dir.path());
+    let store = MemoryStore::new();
+    make(&store, &pool_name("text"), SEED).unwrap();
+    let before = all(&store);
+    let problem = import(&store, &kek(1), &file).err().unwrap();
+    assert_eq!(problem.kind, "pool_exists");
+    assert!(problem.message.contains("text") && problem.message.contains("revision 0"), "{problem}");
+    assert_eq!(all(&store), before, "nor was the other pool made");
+    // Beside other pools it is welcome; a second time everything is there already.
+    let store = MemoryStore::new();
+    make(&store, &pool_name("other"), SEED).unwrap();
+    assert_eq!(import(&store, &kek(1), &file).unwrap().made, made.pools);
+    let again = import(&store, &kek(1), &file).unwrap();
+    assert_eq!((again.made.len(), &again.present), (0, &made.pools));
+    turn(&store, &pool_name("text"));
+    assert_eq!(import(&store, &kek(1), &file).err().unwrap().kind, "pool_exists");
+}
+
+/// A store whose disk is full after so many pools.
+struct FullStore<'a> {
+    inner: &'a MemoryStore,
+    room: AtomicUsize,
+}
+
+impl Store for FullStore<'_> {
+    fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
+        self.inner.pools()
+    }
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        if self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(1)).is_err() {
+            return Err(StoreError::Full { place: "state.db".to_owned(), source: "no space".into() }.into());
+        }
+        self.inner.create(pool, image)
+    }
+    fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
+        self.inner.head(pool)
+    }
+    fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
+        self.inner.load(pool)
+    }
+    fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
+        self.inner.document(pool)
+    }
+    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
+        self.inner.record(pool, node)
+    }
+    fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
+        self.inner.audit(pool, after)
+    }
+    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
+        self.inner.commit(pool, proposal, keys)
+    }
+    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
+        self.inner.write_records(pool, changes)
+    }
+    fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
+        self.inner.erase_leftovers()
+    }
+    fn hub(&self) -> &Hub {
+        self.inner.hub()
+    }
+}
+
+#[test]
+fn an_import_that_was_cut_short_is_run_again() {
+    let dir = support::scratch();
+    let (file, _) = exported(dir.path());
+    let inner = MemoryStore::new();
+    let problem = import(&FullStore { inner: &inner, room: 0.into() }, &kek(1), &file).err().unwrap();
+    assert!(problem.kind == "store_full" && problem.message.contains("nothing was changed"), "{problem}");
+    let problem = import(&FullStore { inner: &inner, room: 1.into() }, &kek(1), &file).err().unwrap();
+    assert!(problem.message.contains("pool upload") && problem.message.contains("imported: text"), "{problem}");
+    assert!(problem.remedy.contains("import again"), "{problem}");
+    let imported = import(&inner, &kek(1), &file).unwrap();
+    assert_eq!((imported.present[0].pool.as_str(), imported.made[0].pool.as_str()), ("text", "upload"));
+    assert_eq!(all(&inner), all(&filled()));
+}
+
+/// The coordinator goes on committing; every backup that is taken beside it is one state of each pool.
+#[test]
+fn a_backup_beside_a_serving_coordinator_is_one_state() {
+    let (dir, files) = (support::scratch(), support::scratch());
+    let store = open(dir.path());
+    fill(&store);
+    let (done, pool) = (AtomicBool::new(false), pool_name("text"));
+    let first = store.head(&pool).unwrap().unwrap().revision;
+    let mut revisions = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                // Commits that are no rotation, each with one record whose ordinal is the revision.
+                let stored = store.load(&pool).unwrap().unwrap().snapshot;
+                let mut next = proposal(&stored.document, |document| {
+                    let pausing = document.paused.is_none();
+                    document.paused = pausing.then_some(Pause::Operator);
+                    if pausing { Action::Pause } else { Action::Resume }
+                });
+                let mut change = touch(&stored, &node(1));
+                change.next.as_mut().unwrap().syncs = next.document.revision.get();
+                next.records = vec![change];
+                let _erasure = store.commit(&pool, &next, &KeyRing::default()).unwrap();
+            }
+        });
+        let started = support::now();
+        while revisions.len() < 10 || revisions.first() == revisions.last() {
+            assert!(started.elapsed() < Duration::from_secs(60), "{revisions:?}");
+            let reader = SqliteReader::open(&dir.path().join("state.db"), kek(1)).unwrap();
+            let file = files.path().join("backup");
+            export(&reader, &kek(1), &file).unwrap();
+            let memory = MemoryStore::new();
+            import(&memory, &kek(1), &file).unwrap();
+            let seen = see(&memory, &pool).unwrap();
+            let revision = seen.head.revision;
+            assert_eq!(seen.audit.last().map(|entry| entry.revision), Some(revision));
+            if revision > first {
+                assert_eq!(seen.snapshot.nodes[&node(1)].syncs, revision.get());
+            }
+            revisions.push(revision.get());
+        }
+        done.store(true, Ordering::Release);
+    });
+    assert!(revisions.is_sorted(), "{revisions:?}");
+}
+
+/// A sync of a node that holds these slots under this generation.
+fn sync_of(document: &Document, generation: Generation, slots: Slots) -> Sync {
+    let fence = Fence { pool_id: document.pool_id.clone(), generation, slots };
+    Sync {
+        session: Session { ordinal: u64::MAX / 2, nonce: 1 },
+        seen: Generation::ZERO,
+        report: Report {
+            fence: Some(fence),
+            installed: Installed::ReadBack,
+            foreign: None,
+            slot_count: SlotCount::Two,
+            next_sync_secs: 60,
+            counters: None,
+            seen: Generation::ZERO,
+            source: KeySource::Coordinator,
+            holds: None,
+        },
+    }
+}
+
+#[test]
+fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
+    let (dir, source, pool) = (support::scratch(), filled(), pool_name("text"));
+    let file = dir.path().join("backup");
+    let store = MemoryStore::new();
+    // The walk's records have no reports, so that nobody is required: give one node one.
+    let told = |store: &MemoryStore| {
+        let document = store.document(&pool).unwrap().unwrap().0;
+        let Stage::Steady { current, backup } = document.stage else { panic!("it is steady") };
+        (document.clone(), Slots { primary: current, backup })
+    };
+    let wall = UnixTime::from_secs(1_700_000_000);
+    let report = |store: &MemoryStore, sync: &Sync| {
+        let snapshot = store.load(&pool).unwrap().unwrap().snapshot;
+        let before: Option<&NodeRecord> = snapshot.nodes.get(&node(77));
+        match record(&snapshot.document, before, &node(77), sync, wall).unwrap() {
+            Recording::First(change) | Recording::Later(change) => {
+                assert_eq!(store.write_records(&pool, &[change]).unwrap(), [RecordOutcome::Stored]);
+            }
+            Recording::Stale => panic!("it says more"),
+        }
+    };
+    let (document, slots) = told(&source);
+    report(&source, &sync_of(&document, document.generation, slots));
+    export(&source, &kek(1), &file).unwrap();
+    for _ in 0..3 {
+        turn(&source, &pool);
+    }
+    let (ahead, newer) = told(&source);
+    assert!(ahead.generation > document.generation);
+    import(&store, &kek(1), &file).unwrap();
+
+    let mut life = Life::default();
+    let mut look = |store: &MemoryStore, at: u64| {
+        let snapshot = store.load(&pool).unwrap().unwrap().snapshot;
+        life.observe(Duration::from_secs(at), Serving::Yes, &snapshot);
+        let presence = life.presence(&snapshot);
+        let fresh = Some(walk::named(SEED, Epoch::new(99).unwrap()).fingerprint);
+        let now = Now { wall: UnixTime::from_secs(1_900_000_000), presence: &presence };
+        let Ok(Step::Wait(wait)) = handle(&snapshot, now, &Input::Tick, fresh) else { panic!("it moves") };
+        (wait, presence, snapshot)
+    };
+    let (wait, ..) = look(&store, 0);
+    assert_eq!(
+        (wait.blocked_by, wait.waiting_for),
+        (BlockedBy::Barrier, vec![node(77)]),
+        "the stored ack counts for nothing"
+    );
+    let sync = sync_of(&document, ahead.generation, newer);
+    report(&store, &sync);
+    let (wait, presence, snapshot) = look(&store, 5);
+    assert_eq!(wait.blocked_by, BlockedBy::Frozen);
+    assert_eq!(answer(&snapshot, &presence, &node(77), &sync), Err(SyncRefused::Frozen));
+}
