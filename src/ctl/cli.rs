@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::report::{Failure, Format, Outcome};
-use super::{fleet, host, manual, pki};
+use super::{completions, fleet, host, pki};
 use crate::runtime::process;
 
 /// Shows and drives the TCP Fast Open keys of a fleet, and looks at one host.
@@ -76,7 +76,7 @@ pub enum Command {
     /// Show packets with TCP Fast Open, and which key made their cookies
     Sniff(host::sniff::Arguments),
     /// Write the completions for a shell to stdout
-    Completions(manual::CompletionsArgs),
+    Completions(completions::CompletionsArgs),
 }
 
 /// The whole program: parses, runs, and says how it ended.
@@ -127,6 +127,6 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Probe(own) => host::probe::run(own, format),
         Command::Verify(own) => host::verify::run(own, format),
         Command::Sniff(own) => host::sniff::run(own, format),
-        Command::Completions(own) => manual::completions(own),
+        Command::Completions(own) => completions::completions(own),
     }
 }
