@@ -35,6 +35,8 @@ pub mod wave;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use self::document::{Action, Actor, AuditEntry, Document, Proposal, Snapshot};
 use self::input::{Input, Now, Reason, Refused, Step};
 use self::record::{NodeRecord, RecordChange};
@@ -70,11 +72,13 @@ struct Draft<'a> {
     now: Now<'a>,
     document: Document,
     records: Vec<RecordChange>,
+    /// Nodes that the audit entry names besides those whose records change.
+    taken_in: BTreeSet<NodeId>,
 }
 
 impl<'a> Draft<'a> {
     fn of(snapshot: &'a Snapshot, now: Now<'a>) -> Self {
-        Self { snapshot, now, document: snapshot.document.clone(), records: Vec::new() }
+        Self { snapshot, now, document: snapshot.document.clone(), records: Vec::new(), taken_in: BTreeSet::new() }
     }
 
     /// Some node is told other slots from here on.
@@ -100,7 +104,8 @@ impl<'a> Draft<'a> {
         let expected = self.snapshot.document.revision;
         self.document.revision = expected.next().ok_or(Reason::Exhausted)?;
         self.forget_finished_revoke();
-        let nodes = self.records.iter().map(|change| change.node.clone()).collect();
+        let changed = self.records.iter().map(|change| change.node.clone());
+        let nodes = changed.chain(self.taken_in).collect();
         let audit = AuditEntry {
             at: self.now.wall,
             revision: self.document.revision,
