@@ -69,7 +69,11 @@ impl Reached {
     /// What this world can come to.
     fn expected_of(world: &World) -> Self {
         let aborts = world.orders.iter().any(|op| matches!(op, Op::Abort | Op::ForceAbort));
-        Self { promoted: true, aborted: aborts && world.budget.orders > 0, recovered: world.budget.restores > 0 }
+        Self {
+            promoted: true,
+            aborted: aborts && world.budget.orders > 0,
+            recovered: world.budget.restores + world.budget.live_restores > 0,
+        }
     }
 
     fn see(&mut self, world: &World) {
@@ -154,6 +158,14 @@ fn one_slot() -> World {
     one_coordinator(world)
 }
 
+/// A store that goes back under so many running coordinators; a joiner is there to be told lost history.
+fn goes_back_live(coordinators: usize) -> World {
+    let mut world = World::steady(1, 1, &[]);
+    world.budget = Budget { stages: 2, live_restores: 1, ..NONE };
+    world.coordinators.truncate(coordinators);
+    world.counted()
+}
+
 const NONE: Budget = Budget {
     restarts: 0,
     reboots: 0,
@@ -163,6 +175,8 @@ const NONE: Budget = Budget {
     absences: 0,
     orders: 0,
     restores: 0,
+    live_restores: 0,
+    failures: 0,
     late: 0,
     slow_commits: 0,
     stages: 0,
@@ -230,6 +244,12 @@ fn database_restored_beside_a_one_slot_node() {
 }
 
 #[test]
+fn store_goes_back_live() {
+    holds("store goes back live", goes_back_live(1), &alike(2), 1_000);
+    holds("store goes back live under two", goes_back_live(2), &alike(2), 1_000);
+}
+
+#[test]
 fn three_nodes() {
     let mut world = World::steady(2, 1, &[]);
     world.budget = Budget { stages: 2, images: 1, absences: 1, late: 1, ..NONE };
@@ -264,11 +284,14 @@ fn without(off: Off) -> World {
         Off::FrozenAfterRestore | Off::StoredAcksDoNotCount | Off::NobodyIsToldBeforeAllAreHeard => {
             small(Budget { restores: 1, images: 1, ..NONE })
         }
-        Off::CommandsWaitForNodes => ordering(small(Budget { restores: 1, orders: 1, ..NONE }), &[Op::Abort]),
+        Off::CommandsWaitForNodes => {
+            ordering(small(Budget { restores: 1, orders: 1, ..NONE }), &[Op::Abort, Op::Rotate])
+        }
         Off::BarrierBeforeDrop => {
             ordering(small(Budget { orders: 1, ..NONE }), &[Op::RevokeHeld(0), Op::RevokeHeld(1)])
         }
-        Off::ImportOnlyIntoEmpty => ordering(small(Budget { orders: 1, ..NONE }), &[Op::ImportIntoRunning]),
+        Off::ImportOnlyIntoEmpty => ordering(small(Budget { orders: 1, ..NONE }), &[Op::Import]),
+        Off::LifeEndsWithItsStore | Off::PresenceKnowsItsRevision => goes_back_live(1),
         Off::ExpectedNodesFirst => import(),
         Off::OneSlotIsNeverRequired => one_slot(),
         Off::FenceInFile => return World { off: Some(off), ..small(Budget { moves: 1, ..NONE }) },

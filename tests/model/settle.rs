@@ -5,6 +5,7 @@ use super::step::Event;
 use super::world::{Op, World};
 use tfo_fleet::engine::convergence::{Barrier, conflict};
 use tfo_fleet::engine::rollout::document::Stage;
+use tfo_fleet::engine::rollout::record::NodeRecord;
 
 /// Rounds in which everybody does everything once; a rotation takes about ten.
 const ROUNDS_MAX: usize = 60;
@@ -28,6 +29,9 @@ pub(crate) fn settles(reached: &World) -> Result<(), String> {
         }
         if let Some(broken) = world.broken() {
             return Err(format!("while converging: {broken}"));
+        }
+        for c in 0..world.coordinators.len() {
+            apply(&mut world, Event::Look(u8::try_from(c).unwrap()));
         }
         settled += usize::from(drive(&mut world));
         if settled >= 2 && is_at_rest(&world) {
@@ -56,7 +60,12 @@ fn round_of_node(world: &mut World, n: usize) {
 /// One step of the first coordinator; true if it ended a rotation.
 fn drive(world: &mut World) -> bool {
     let document = &world.store.document;
-    let op = if conflict(&world.store).is_some() {
+    let is_denied = |id| world.store.nodes.get(id).is_some_and(NodeRecord::is_denied);
+    let denied = world.ids.iter().position(is_denied).and_then(|index| u8::try_from(index).ok());
+    let op = if let Some(node) = denied {
+        // It was repaired, and is welcome again.
+        Some(Op::Forget(node))
+    } else if conflict(&world.store).is_some() {
         Some(Op::Recover)
     } else if document.stage == Stage::Empty {
         Some(Op::Import)
