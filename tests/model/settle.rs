@@ -50,6 +50,8 @@ fn apply(world: &mut World, event: Event) {
 fn round_of_node(world: &mut World, n: usize) {
     let node = u8::try_from(n).unwrap();
     for _ in 0..3 {
+        // An agent tries what it could not install before it asks again.
+        apply(world, Event::TryAgain(node));
         apply(world, Event::Sync { node, exclusion_ended: true });
         if !world.answers.is_empty() {
             apply(world, Event::Take(0));

@@ -254,7 +254,7 @@ impl World {
             Event::FileFails(index) => next.take(usize::from(index)) && next.file_fails(),
             Event::TakeInVain(index) => {
                 next.budget.failures -= 1;
-                next.take(usize::from(index)) && next.installing.take().is_some()
+                next.take_in_vain(usize::from(index))
             }
             Event::TryAgain(n) => next.try_again(usize::from(n)),
             Event::Ready(n) => {
@@ -391,6 +391,13 @@ impl World {
             Err(_) => {}
         }
         true
+    }
+
+    /// Only what is to be installed can fail so: what the file says already is drift, and the agent mends that by itself.
+    fn take_in_vain(&mut self, index: usize) -> bool {
+        let is_taken = self.take(index);
+        let told = self.installing.take();
+        is_taken && told.is_some_and(|(n, ..)| self.nodes[n].link.pending().is_some())
     }
 
     fn try_again(&mut self, n: usize) -> bool {
@@ -840,8 +847,12 @@ impl World {
         self.decide(c, &Input::Order(order), None, 0)
     }
 
+    /// Of two histories the operator goes on with the one that the document tells.
     fn highest_reported(&self) -> Option<Slots> {
-        recoverable(&self.store).first().copied()
+        let offered = recoverable(&self.store);
+        let told = wave::instructions(&self.store.document);
+        let own = offered.iter().find(|slots| told.iter().any(|told| told.slots == **slots));
+        own.or(offered.first()).copied()
     }
 
     fn commit(&mut self, c: usize) -> bool {
@@ -866,6 +877,9 @@ impl World {
             }
         }
         for index in 0..self.nodes.len() {
+            let is_known = self.store.nodes.contains_key(&self.ids[index]);
+            // Whoever has registered, or was taken out by name, is not taken for granted any more.
+            self.nodes[index].is_expected &= !is_known;
             if !self.is_admitted(index) && !self.nodes[index].is_expected {
                 self.nodes[index].is_covered = false;
                 self.ordered_on &= !(1 << index);
@@ -922,11 +936,12 @@ impl World {
             }
             Audit::Import => {
                 let imported = document.keys_held();
-                for node in &mut self.nodes {
-                    node.is_expected = true;
-                    node.is_covered |= node
-                        .kernel
-                        .is_some_and(|slots| imported.iter().any(|k| k.fingerprint == slots.primary.fingerprint));
+                for (id, node) in self.ids.iter().zip(&mut self.nodes) {
+                    let record = self.store.nodes.get(id);
+                    let holds = |slots: Slots| imported.iter().any(|k| k.fingerprint == slots.primary.fingerprint);
+                    node.is_expected = record.is_none();
+                    node.is_covered |= record.is_none_or(|record| record.standing == Standing::Admitted)
+                        && node.kernel.is_some_and(holds);
                 }
             }
             _ => {}

@@ -16,6 +16,12 @@
 //! | Staged, abort | Steady(c, prior backup) + hold | `[c,b]` | +1 | none | `abort::abort` |
 //! | Promoted, abort | Steady(c, backup x) + hold | `[c,x]` | +1 | none | `abort::abort` |
 //!
+//! Known limit: a restored database brings back the records of nodes that an operator forgot, excluded or denied after
+//! the backup was made.  Nothing is committed before such a node is heard again or measured absent, but what it holds, or
+//! installs of an answer that was still under way, may be anything that it was told before it was taken out: it is covered
+//! by the invariant again only from its first install of what it is told after the restore.  So after a restore an operator
+//! repeats forget and deny before `recover`, and exclude after it.
+//!
 //! Nothing else changes the slots, except `recover` (rule 10).  [`handle`] takes one consistent snapshot and says what
 //! to commit against its revision; the driver commits, and on a conflict drops the result and asks again.  [`sync`] is
 //! the nodes' side: admission, then the answer.  Must not know: clocks, stores, key bytes.
