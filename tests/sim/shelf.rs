@@ -1,5 +1,6 @@
-//! The store as the simulation uses it: every write and every driver's read goes through the real one; what a sync is
-//! answered from is a copy that is as good as a read, because it is followed write by write and compared with the head.
+//! The store as the simulation uses it: every write goes through the real one, and so does every read of a document and
+//! of a record.  A read of everything is a copy that is followed write by write and is compared with the stored head each
+//! time, and with all that is stored now and then: real reads alone would be most of the time of a run.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
