@@ -12,6 +12,7 @@ const AGENT: &str = include_str!("../config/agent.toml");
 fn settings(text: &str) -> Result<String, String> {
     let parsed = AgentSettings::parse(Path::new("agent.toml"), text).map_err(|problems| format!("{problems:#?}"))?;
     let source = match &parsed.source {
+        SourceSettings::Coordinator(coordinator) => format!("{coordinator:?}"),
         SourceSettings::Derive(derive) => {
             let entries: Vec<_> =
                 derive.entries.iter().map(|entry| (entry.secret.value.to_string(), entry.algorithm)).collect();
@@ -22,7 +23,7 @@ fn settings(text: &str) -> Result<String, String> {
     };
     let install = &parsed.install;
     Ok(format!(
-        "{:?} {:?} {source} {:?} {:?} {:?} {:?} {:?} {:?}",
+        "{:?} {:?} {source} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         parsed.node,
         parsed.runtime_dir.value,
         install.sysctl_file.value,
@@ -31,6 +32,7 @@ fn settings(text: &str) -> Result<String, String> {
         install.mode,
         parsed.metrics.textfile.as_ref().map(|textfile| &textfile.value),
         parsed.metrics.listen.as_ref().map(|listen| listen.value),
+        parsed.report,
     ))
 }
 
@@ -89,13 +91,17 @@ fn known_keys() -> BTreeSet<(String, String)> {
             "source.schedule",
             "[source]\nkind = \"derive\"\n[[source.schedule]]\nalgorithm = \"static\"\nkey_file = \"/k\"\nstage_lead = \"1h\"\nzzz = 1\n",
         ),
+        ("source", "[source]\nkind = \"coordinator\"\n@zzz = 1\n"),
+        ("report", "[source]\nkind = \"random\"\n[report]\n@zzz = 1\n"),
         ("install", "[install]\nzzz = 1\n[source]\nkind = \"random\"\n"),
         ("metrics", "[metrics]\nzzz = 1\n[source]\nkind = \"random\"\n"),
         ("", "zzz = 1\n[source]\nkind = \"random\"\n"),
     ];
     let mut known = BTreeSet::new();
+    // What a coordinator needs.
+    let contact = "urls = [\"https://c\"]\npool = \"p\"\nca = \"/a\"\ncert = \"/b\"\nkey = \"/c\"\n";
     for (section, text) in sections {
-        let problems = AgentSettings::parse(Path::new("x"), text).expect_err("zzz is unknown");
+        let problems = AgentSettings::parse(Path::new("x"), &text.replace('@', contact)).expect_err("zzz is unknown");
         let [problem] = problems.as_slice() else { panic!("{problems:#?}") };
         let keys = problem.remedy.strip_prefix("known here: ").unwrap_or_else(|| panic!("{problem:#?}"));
         known.extend(keys.split(", ").map(|key| (section.to_owned(), key.to_owned())));
@@ -193,4 +199,38 @@ fn the_example_entries_can_be_enabled() {
     lines.insert(first + 1, "not_before = \"2026-12-01T00:00:00Z\"".into());
     lines.insert(first, fixed);
     assert!(settings(&(lines.join("\n") + "\n")).unwrap().contains("static.key"));
+}
+
+/// The commented-out block that starts with this line.
+fn block(first: &str) -> String {
+    let all = AGENT.split("\n\n").map(|block| block.lines().filter_map(commented).collect::<Vec<_>>());
+    let blocks: Vec<_> = all.filter(|lines| lines.first() == Some(&first)).collect();
+    let [block] = blocks.as_slice() else { panic!("{blocks:?}") };
+    block.join("\n") + "\n"
+}
+
+#[test]
+fn the_coordinator_and_the_report_can_be_enabled() {
+    let source = settings(&block("[source]")).unwrap();
+    for part in ["coordinator2.example.org", "start_timeout: 10s", "wait: 30s", "period: 3600s", "LeftAlone"] {
+        assert!(source.contains(part), "{part}: {source}");
+    }
+    // Everything that is neither needed nor an example shows its default.
+    let defaults = ["start_timeout", "wait", "period", "hold_server_bit"];
+    let only: String = block("[source]")
+        .lines()
+        .filter(|line| key(line).is_none_or(|key| !defaults.contains(&key)))
+        .fold(String::new(), |text, line| text + line + "\n");
+    let places = |text: &str| {
+        settings(text)
+            .unwrap()
+            .split("line: ")
+            .map(|part| part.trim_start_matches(|c: char| c != ',' && c != ' '))
+            .collect::<String>()
+    };
+    assert_eq!(places(&only), places(&block("[source]")));
+    let reported = settings(&format!("{AGENT}{}", block("[report]"))).unwrap();
+    assert!(reported.contains("coordinator1.example.org"), "{reported}");
+    let both = format!("{}{}", block("[source]"), block("[report]"));
+    assert!(settings(&both).unwrap_err().contains("[report] is for the other sources"));
 }

@@ -72,7 +72,7 @@ fn daemon_and_timer_run_in_the_same_sandbox() {
 }
 
 #[test]
-fn systemd_accepts_every_unit_and_the_example_drop_in() {
+fn systemd_accepts_every_unit_and_the_example_drop_ins() {
     if !support::need_tool("systemd-analyze") {
         return;
     }
@@ -89,7 +89,9 @@ fn systemd_accepts_every_unit_and_the_example_drop_in() {
     }
     let drop_ins = dir.path().join("tfo-agent.service.d");
     fs::create_dir(&drop_ins).unwrap();
-    fs::copy(systemd_dir().join("examples/namespaces.conf"), drop_ins.join("namespaces.conf")).unwrap();
+    for example in fs::read_dir(systemd_dir().join("examples")).unwrap().flatten() {
+        fs::copy(example.path(), drop_ins.join(example.file_name())).unwrap();
+    }
     let verify = || Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&copies).output().unwrap();
     let output = verify();
     let complaints = String::from_utf8_lossy(&output.stderr);

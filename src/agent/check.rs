@@ -7,14 +7,13 @@ use serde::Serialize;
 
 use super::cli::Outcome;
 use super::worker::{PassMode, Worker};
-use super::{preflight, timer};
+use super::{contact, preflight, timer};
 use crate::config::agent::{AgentSettings, SourceSettings};
 use crate::config::secret::CREDENTIAL_UNSEEN;
 use crate::kernel::boot_order;
 use crate::kernel::procfs::SERVER_BIT;
-use crate::kernel::release::{self, KernelRelease};
+use crate::kernel::release;
 use crate::model::problem::{Problem, Severity, first_error};
-use crate::model::state::BackupSlot;
 use crate::model::time::{UnixTime, span_text};
 use crate::runtime::sys;
 
@@ -105,13 +104,16 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
             .filter(|problem| problem.kind == CREDENTIAL_UNSEEN)
             .for_each(|p| p.severity = Severity::Warning);
     }
+    problems.extend(certificates(&settings, now));
     problems.extend(writable_by_others(config));
     let config_is_wrong = first_error(&problems).is_some();
     if depth == Depth::Host {
         problems.extend(preflight::host(&settings));
-        problems.extend(boot_winners(&settings));
-        problems.extend(kernel_problems());
+        let own = &settings.install.sysctl_file.value;
+        problems.extend(boot_order::scan(Path::new("/"), own).problems(own));
+        problems.extend(release::problem());
         problems.extend(clock_problem(&settings));
+        problems.extend(coordinators(&settings, now));
         problems.extend(skew_tolerance_secs.and_then(timer::too_slow));
         if first_error(&problems).is_none() {
             problems.extend(pass_problems(settings, now));
@@ -148,40 +150,63 @@ fn writable_by_others(config: &Path) -> Option<Problem> {
     })
 }
 
-fn boot_winners(settings: &AgentSettings) -> Vec<Problem> {
-    let own = &settings.install.sysctl_file.value;
-    let order = boot_order::scan(Path::new("/"), own);
-    let problem = |setter: &boot_order::Setter| {
-        let reader = match (order.systemd.as_ref() == Some(setter), order.procps.as_ref() == Some(setter)) {
-            (true, true) => "systemd-sysctl and `sysctl --system`",
-            (true, false) => "systemd-sysctl",
-            _ => "`sysctl --system`",
-        };
-        let message = format!("this line wins over {} at boot, under {reader}", own.display());
-        let remedy = "remove the line: until the agent has run after a boot, this host would use another key";
-        Problem::error("boot_order", message, remedy).in_file(&setter.file).on_line(setter.line)
-    };
-    let mut problems: Vec<Problem> = order.winners_over(own).map(problem).collect();
-    if order.systemd.is_none() {
-        let message = format!("{} is read by nobody at boot, and nothing else sets the key", own.display());
-        let remedy = "name a file in /etc/sysctl.d that no file of the same name masks: until the agent has run after a boot, \
-                      the kernel makes a key of its own for the first listener";
-        problems.push(Problem::warning("not_read_at_boot", message, remedy));
+/// What is to be said of certificates that can be used; those that cannot have stopped the reading (a source's), or are no
+/// more than a warning (a report's).
+fn certificates(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
+    let load = |contact| contact::load_identity(contact, &settings.file, now);
+    let warn = |problem: Problem| Problem { severity: Severity::Warning, ..problem };
+    let mut problems = Vec::new();
+    if let SourceSettings::Coordinator(source) = &settings.source
+        && let Ok(identity) = load(&source.contact)
+    {
+        if let Some(node) = &settings.node
+            && settings.node_is_named
+            && !identity.names.contains(node)
+        {
+            let message = format!(
+                "agent.node is {node}, and the certificate does not say so: coordinators go by the certificate"
+            );
+            let remedy = "remove agent.node, or issue the certificate for this name";
+            problems.push(Problem::warning("node_name", message, remedy).in_file(&settings.file).at_key("agent.node"));
+        }
+        problems.extend(identity.notes);
+    }
+    if let Some(report) = &settings.report {
+        let found = load(report).map_or_else(|problems| problems, |identity| identity.notes);
+        problems.extend(found.into_iter().map(warn));
     }
     problems
 }
 
-fn kernel_problems() -> Option<Problem> {
-    let release = KernelRelease::running()?;
-    (release.backup_slot() == BackupSlot::Absent).then(|| {
-        let message =
-            format!("kernel {} has no backup slot and makes other cookies from the same key", release::running_text());
-        Problem::error("old_kernel", message, "use Linux 5.3 or later: this node cannot share keys with newer ones")
-    })
+/// Whether the coordinators can be reached and know this node.
+fn coordinators(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
+    // Notes on certificates were found already.
+    let probe = |contact| contact::probe(contact, &settings.file, now);
+    let warn = |problem: Problem| Problem { severity: Severity::Warning, ..problem };
+    match (&settings.source, &settings.report) {
+        (SourceSettings::Coordinator(source), _) => probe(&source.contact),
+        (_, Some(report)) => probe(report).into_iter().map(warn).collect(),
+        (_, None) => Vec::new(),
+    }
+}
+
+/// Files that would win over ours at boot, for a node of a pool: it must not acknowledge what a reboot would take back
+/// (PROTOCOL.md rule 8).  Nothing for other sources.
+#[must_use]
+pub fn unacknowledgeable(settings: &AgentSettings) -> Vec<Problem> {
+    if !matches!(settings.source, SourceSettings::Coordinator(_)) {
+        return Vec::new();
+    }
+    let own = &settings.install.sysctl_file.value;
+    boot_order::scan(Path::new("/"), own)
+        .problems(own)
+        .into_iter()
+        .filter(|problem| problem.severity == Severity::Error)
+        .collect()
 }
 
 fn clock_problem(settings: &AgentSettings) -> Option<Problem> {
-    let uses_clock = !matches!(settings.source, SourceSettings::File { .. });
+    let uses_clock = matches!(settings.source, SourceSettings::Derive(_) | SourceSettings::Random { .. });
     (uses_clock && sys::clock_synchronised() == Some(false)).then(|| {
         let message = "the kernel says that its clock is not synchronised";
         Problem::warning("clock_unsynchronised", message, "run chrony, timesyncd or another NTP client")
@@ -190,7 +215,7 @@ fn clock_problem(settings: &AgentSettings) -> Option<Problem> {
 
 /// A pass that writes nothing finds the rest: a clock that is behind, an entry that came too late, TFO that is off.
 fn pass_problems(settings: AgentSettings, now: UnixTime) -> Vec<Problem> {
-    let report = Worker::new(settings).pass(now, PassMode::DryRun);
+    let report = Worker::new(settings).pass(now, PassMode::DryRun, None);
     let mut problems = report.problems;
     for namespace in &report.namespaces {
         if namespace.bits.is_some_and(|bits| bits & SERVER_BIT == 0) {

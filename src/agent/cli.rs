@@ -9,13 +9,15 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use super::check::{self, Depth};
+use super::contact::{Cadence, Contact};
 use super::init::{self, Made};
 use super::metrics::Metrics;
 use super::report::PassReport;
 use super::status::{self, Circumstances, OnceOutput, Status};
 use super::worker::{PassMode, Worker};
-use super::{locks, preflight, run};
+use super::{locks, preflight, run, talk};
 use crate::config::agent::DEFAULT_FILE;
+use crate::kernel::sysctl_d::{self, Persisted};
 use crate::model::problem::{Problem, Severity};
 use crate::runtime::{clock, process, sys};
 
@@ -25,7 +27,7 @@ const ONCE_PATIENCE: Duration = Duration::from_secs(5);
 /// Installs the fleet's TCP Fast Open keys on this host, verifies them and reports.
 #[derive(Debug, Parser)]
 #[command(name = "tfo-agent", version, arg_required_else_help = true, after_help = EXIT_CODES)]
-struct Arguments {
+pub struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
@@ -226,13 +228,21 @@ fn once(config: &Path, mode: PassMode) -> Result<PassReport, (Outcome, Vec<Probl
         PassMode::Apply => locks::take(&settings, "once", ONCE_PATIENCE, &[]).map_err(refused)?,
         PassMode::DryRun => Vec::new(),
     };
+    let persisted = sysctl_d::read(&settings.install.sysctl_file.value).ok();
+    let record = persisted.as_ref().and_then(Persisted::record);
+    // To look needs no coordinator: asking one means to join its pool.
+    let mut contact = (mode == PassMode::Apply).then(|| Contact::of(&settings, record, Cadence::Once)).flatten();
     let mut worker = Worker::new(settings);
-    let mut report = worker.pass(clock::now(), mode);
+    let mut report = match &mut contact {
+        Some(contact) => talk::converge(&mut worker, contact),
+        None => worker.pass(clock::now(), mode, None),
+    };
     if mode == PassMode::Apply {
         let circumstances = Circumstances {
             now: clock::now(),
             drift_repairs: worker.drift_repairs(),
             clock_synchronised: sys::clock_synchronised(),
+            contact: contact.as_ref(),
         };
         let settings = worker.settings();
         let written = Status::of(&report, circumstances).write(&settings.runtime_dir, &settings.file);

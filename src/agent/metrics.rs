@@ -12,6 +12,7 @@ use prometheus::{GaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::contact::{Contact, Standing};
 use super::host::chain;
 use super::report::{NamespaceReport, PassReport};
 use super::status::{Circumstances, State};
@@ -57,7 +58,7 @@ impl Metrics {
     }
 
     /// Takes in a pass.  What goes wrong here is reported and tried again at the next pass; the keys do not depend on it.
-    pub fn update(&mut self, report: &PassReport, circumstances: Circumstances, config: &Path) -> Vec<Problem> {
+    pub fn update(&mut self, report: &PassReport, circumstances: Circumstances<'_>, config: &Path) -> Vec<Problem> {
         let mut problems = self.write_textfile(report, circumstances, config);
         if self.listen.is_some() {
             match encode(report, circumstances) {
@@ -71,7 +72,7 @@ impl Metrics {
 
     /// Replaces the textfile alone: needs no event loop.
     #[must_use]
-    pub fn write_textfile(&self, report: &PassReport, circumstances: Circumstances, config: &Path) -> Vec<Problem> {
+    pub fn write_textfile(&self, report: &PassReport, circumstances: Circumstances<'_>, config: &Path) -> Vec<Problem> {
         let Some(textfile) = &self.textfile else { return Vec::new() };
         let text = match encode(report, circumstances) {
             Ok(text) => text,
@@ -123,7 +124,7 @@ fn cannot_encode(error: &prometheus::Error) -> Problem {
 }
 
 /// Text format 0.0.4; names and help are the documentation.
-fn encode(report: &PassReport, circumstances: Circumstances) -> prometheus::Result<String> {
+fn encode(report: &PassReport, circumstances: Circumstances<'_>) -> prometheus::Result<String> {
     let registry = Registry::new();
     let gauge = |name: &str, help: &str, labels: &[&str]| {
         let gauge = GaugeVec::new(Opts::new(name, help), labels)?;
@@ -164,6 +165,9 @@ fn encode(report: &PassReport, circumstances: Circumstances) -> prometheus::Resu
                 .set(float(at.secs()));
         }
     }
+    if let Some(contact) = circumstances.contact {
+        contact_metrics(contact, report, (&gauge, &counter))?;
+    }
     counter("tfo_agent_drift_repairs_total", "Keys that somebody else had changed, repaired.", &[])?
         .with_label_values::<&str>(&[])
         .inc_by(float(circumstances.drift_repairs));
@@ -199,6 +203,46 @@ fn encode(report: &PassReport, circumstances: Circumstances) -> prometheus::Resu
         }
     }
     TextEncoder::new().encode_to_string(&registry.gather())
+}
+
+type MakeGauge<'a> = &'a dyn Fn(&str, &str, &[&str]) -> prometheus::Result<GaugeVec>;
+type MakeCounter<'a> = &'a dyn Fn(&str, &str, &[&str]) -> prometheus::Result<GenericCounterVec<AtomicF64>>;
+
+/// How it stands with the coordinators.  Kinds of errors are a fixed set.
+fn contact_metrics(
+    contact: &Contact,
+    report: &PassReport,
+    (gauge, counter): (MakeGauge<'_>, MakeCounter<'_>),
+) -> prometheus::Result<()> {
+    let counts = contact.counts();
+    let standing = gauge("tfo_agent_contact", "1 for the present standing with the coordinators.", &["standing"])?;
+    for one in Standing::ALL {
+        standing.with_label_values(&[one.as_str()]).set(f64::from(u8::from(contact.standing() == one)));
+    }
+    if let Some(at) = counts.last_contact_at {
+        gauge("tfo_agent_last_contact_timestamp_seconds", "When a coordinator answered last.", &[])?
+            .with_label_values::<&str>(&[])
+            .set(float(at.secs()));
+    }
+    counter("tfo_agent_sync_answers_total", "Answers of coordinators.", &[])?
+        .with_label_values::<&str>(&[])
+        .inc_by(float(counts.answers));
+    let errors = counter("tfo_agent_sync_errors_total", "Requests that came to nothing, by kind.", &["kind"])?;
+    for (kind, count) in &counts.errors {
+        errors.with_label_values(&[*kind]).inc_by(float(*count));
+    }
+    if let Some(generation) = contact.desired_generation() {
+        gauge("tfo_agent_desired_generation", "The generation that a coordinator told last.", &[])?
+            .with_label_values::<&str>(&[])
+            .set(float(generation.get()));
+    }
+    let installed = report.held.as_ref().filter(|_| report.verified()).and_then(|held| held.generation);
+    if let Some(generation) = installed {
+        gauge("tfo_agent_generation", "The generation that is in the file and in every kernel.", &[])?
+            .with_label_values::<&str>(&[])
+            .set(float(generation.get()));
+    }
+    Ok(())
 }
 
 /// The server side's counters (KERNEL.md section 4).

@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod cli;
+pub mod contact;
+pub mod hook;
 pub mod host;
 pub mod init;
 pub mod locks;
@@ -9,8 +11,10 @@ pub mod metrics;
 pub mod preflight;
 pub mod report;
 pub mod run;
+pub mod server_bit;
 pub mod source;
 pub mod status;
+pub mod talk;
 pub mod timer;
 pub mod which;
 pub mod worker;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 
 use super::check::Depth;
+use super::contact;
 use super::source::{self, Installed};
 use crate::config::agent::{AgentSettings, InstallMode, InstallSettings, Named, SourceSettings};
 use crate::config::reader::Located;
@@ -45,10 +46,13 @@ pub fn ready(config: &Path, now: UnixTime) -> Result<AgentSettings, Vec<Problem>
 #[must_use]
 pub fn sources(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
     match &settings.source {
+        SourceSettings::Coordinator(coordinator) => {
+            contact::load_identity(&coordinator.contact, &settings.file, now).err().unwrap_or_default()
+        }
         SourceSettings::Derive(derive) => source::check_entries(derive, &settings.file),
         SourceSettings::File { .. } => {
             let nothing: Option<&Installed<'_>> = None;
-            source::offer(settings, now, nothing).err().into_iter().collect()
+            source::offer(settings, now, nothing, None).err().into_iter().collect()
         }
         SourceSettings::Random { .. } => Vec::new(),
     }

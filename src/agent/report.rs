@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::config::agent::InstallMode;
 use crate::kernel::namespace::Namespace;
+use crate::model::count::Generation;
 use crate::model::key::PairPrint;
 use crate::model::problem::{Problem, first_error};
 use crate::model::state::{BackupSlot, Phase, SlotPrints};
@@ -54,6 +55,8 @@ pub struct HeldReport {
     pub prints: SlotPrints,
     /// Where the rotation stands.
     pub phase: Phase,
+    /// The instruction that told them; none without a coordinator.
+    pub generation: Option<Generation>,
     /// When these keys were first installed here.
     pub installed_at: UnixTime,
     /// When they change next.
@@ -71,6 +74,14 @@ impl PassReport {
     #[must_use]
     pub fn verified(&self) -> bool {
         self.held.is_some() && self.file_current && self.namespaces.iter().all(|namespace| namespace.verified)
+    }
+
+    /// Adds what an earlier pass of the same run has written.
+    pub fn add_changes(&mut self, before: &Self) {
+        self.file_changed |= before.file_changed;
+        for (namespace, before) in self.namespaces.iter_mut().zip(&before.namespaces) {
+            namespace.changed |= before.changed;
+        }
     }
 
     /// Whether an error was found.

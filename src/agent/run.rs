@@ -12,15 +12,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::check;
 use super::cli::Outcome;
+use super::contact::{Cadence, Contact, News};
+use super::hook::Hook;
 use super::host::chain;
 use super::locks::{self, HeldLock};
 use super::metrics::Metrics;
 use super::report::PassReport;
 use super::status::{self, Circumstances, State, Status};
 use super::worker::{PassMode, Worker};
-use super::{preflight, source};
-use crate::config::agent::{AgentSettings, InstallMode};
+use super::{preflight, server_bit, source};
+use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
+use crate::config::contact::ServerBit;
+use crate::kernel::sysctl_d;
 use crate::model::problem::{Problem, Severity};
 use crate::model::time::UnixTime;
 use crate::runtime::{clock, log, notify, process, sys};
@@ -87,6 +92,8 @@ fn is_same(logged: &Problem, now: &Problem) -> bool {
 struct Daemon {
     worker: Worker,
     locks: Vec<HeldLock>,
+    contact: Option<Contact>,
+    hook: Hook,
     metrics: Metrics,
     schedule: ScheduleTimer,
     hangup: Signal,
@@ -102,6 +109,8 @@ struct Daemon {
 
 /// Why the loop woke.
 enum Wake {
+    /// Only the talks with the coordinators have gone on.
+    Nothing,
     Pass,
     Watchdog,
     Reload,
@@ -118,6 +127,8 @@ impl Daemon {
             "started"
         );
         Ok(Self {
+            contact: contact_of(&settings),
+            hook: Hook::default(),
             metrics: Metrics::new(&settings.metrics),
             worker: Worker::new(settings),
             locks,
@@ -136,11 +147,15 @@ impl Daemon {
         let mut next_watchdog = self.watchdog.map(|interval| Instant::now() + interval);
         loop {
             let now = clock::now();
-            let report = self.worker.pass(now, PassMode::Apply);
+            let report = self.pass(now);
             let wait = self.publish(report, now)?;
             let next_pass = Instant::now() + wait;
+            // Readiness may change by time alone, and servers wait for it.
+            let deadline = self.contact.as_ref().and_then(Contact::start_deadline).map(Instant::from);
+            let next_pass = deadline.map_or(next_pass, |deadline| next_pass.min(deadline));
             loop {
                 match self.sleep(next_pass, next_watchdog).await? {
+                    Wake::Nothing => {}
                     Wake::Pass => break,
                     Wake::Watchdog => {
                         notify::watchdog();
@@ -160,6 +175,33 @@ impl Daemon {
         }
     }
 
+    /// One pass, with what a coordinator told, and its result for the coordinator.
+    fn pass(&mut self, now: UnixTime) -> PassReport {
+        let told = self.contact.as_ref().and_then(Contact::told);
+        let mut report = self.worker.pass(now, PassMode::Apply, told);
+        if let Some(contact) = &mut self.contact {
+            report.problems.extend(check::unacknowledgeable(self.worker.settings()));
+            contact.observed(&report);
+            report.problems.extend(contact.problems());
+        }
+        self.heed_pool(&mut report);
+        report
+    }
+
+    /// What else a node of a pool does: withdraws itself when it is detached, makes no cookies without the pool's keys.
+    fn heed_pool(&mut self, report: &mut PassReport) {
+        let (SourceSettings::Coordinator(source), Some(contact)) = (&self.worker.settings().source, &self.contact)
+        else {
+            return;
+        };
+        self.hook.update(&source.on_detached, Some(contact.standing()));
+        if source.server_bit == ServerBit::Held {
+            let runtime_dir = &self.worker.settings().runtime_dir.value;
+            let keys_are_there = contact.has_keys() && report.verified();
+            report.problems.extend(server_bit::hold(runtime_dir, keys_are_there, &report.namespaces));
+        }
+    }
+
     async fn sleep(&mut self, next_pass: Instant, next_watchdog: Option<Instant>) -> io::Result<Wake> {
         // One timer for both, so that an idle agent wakes as seldom as it can.
         let next = next_watchdog.map_or(next_pass, |watchdog| watchdog.min(next_pass));
@@ -168,6 +210,10 @@ impl Daemon {
             _ = self.terminate.recv() => Ok(Wake::Stop),
             _ = self.interrupt.recv() => Ok(Wake::Stop),
             _ = self.hangup.recv() => Ok(Wake::Reload),
+            news = step(self.contact.as_mut()) => Ok(match news {
+                News::None => Wake::Nothing,
+                News::Pass => Wake::Pass,
+            }),
             fired = self.schedule.fired() => fired.map(|()| Wake::Pass),
             () = tokio::time::sleep_until(next) => Ok(if next == next_pass { Wake::Pass } else { Wake::Watchdog }),
         }
@@ -179,6 +225,7 @@ impl Daemon {
             now: clock::now(),
             drift_repairs: self.worker.drift_repairs(),
             clock_synchronised: sys::clock_synchronised(),
+            contact: self.contact.as_ref(),
         };
         let settings = self.worker.settings();
         let written = Status::of(&report, circumstances).write(&settings.runtime_dir, &settings.file);
@@ -187,7 +234,7 @@ impl Daemon {
         self.log(&report);
         let line = status::line(&report);
         let good = match report.mode {
-            InstallMode::Install => report.verified(),
+            InstallMode::Install => report.verified() && self.contact.as_ref().is_none_or(Contact::may_serve),
             InstallMode::LookOnly => true,
         };
         // Without the keys in file and kernel, servers that are ordered after this unit must not start (PROTOCOL.md rule 9).
@@ -257,8 +304,25 @@ impl Daemon {
         self.locks.extend(new);
         self.metrics.close().await;
         self.metrics = Metrics::new(&settings.metrics);
+        if !self.contact.as_ref().is_some_and(|contact| contact.fits(&settings)) {
+            self.contact = contact_of(&settings);
+        }
         self.worker = Worker::new(settings).succeeding(&self.worker);
         Ok(())
+    }
+}
+
+/// The talks with the coordinators that the settings name, from the file on.
+fn contact_of(settings: &AgentSettings) -> Option<Contact> {
+    let persisted = sysctl_d::read(&settings.install.sysctl_file.value).ok();
+    Contact::of(settings, persisted.as_ref().and_then(sysctl_d::Persisted::record), Cadence::Daemon)
+}
+
+/// The next step of the talks; never, where there are none.
+async fn step(contact: Option<&mut Contact>) -> News {
+    match contact {
+        Some(contact) => contact.step().await,
+        None => std::future::pending().await,
     }
 }
 

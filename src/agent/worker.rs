@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::host::{self, Look, Site};
 use super::report::{HeldReport, NamespaceReport, PassReport};
-use super::source::{self, Installed, Offer, WithoutFile};
+use super::source::{self, Installed, Offer, Told, WithoutFile};
 use super::which::{self, Meant, Places};
 use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
 use crate::engine::reconcile::{ClockUse, KeepReason, Makers, ObservedFile, ObservedKernel, Plan, Verdict, judge};
@@ -94,11 +94,18 @@ impl Worker {
     pub fn succeeding(mut self, before: &Self) -> Self {
         self.drift_repairs = before.drift_repairs;
         self.known.clone_from(&before.known);
+        // Where the keys are only known from outside, what is held is not forgotten with a file that is gone.
+        if let (SourceSettings::Coordinator(_), SourceSettings::Coordinator(_)) =
+            (&self.settings.source, &before.settings.source)
+        {
+            self.held = before.held.as_ref().map(Held::duplicate);
+            self.verified = self.sites.iter().map(|_| None).collect();
+        }
         self
     }
 
-    /// One pass at `now`.
-    pub fn pass(&mut self, now: UnixTime, mode: PassMode) -> PassReport {
+    /// One pass at `now`; `told` is what a coordinator told and is not in the file yet.
+    pub fn pass(&mut self, now: UnixTime, mode: PassMode, told: Option<&Told>) -> PassReport {
         let mut problems = Vec::new();
         let persisted = host::look_at_file(&self.settings, &mut problems);
         let mut looks: Vec<Look> = self.sites.iter().map(|site| host::look(site, &self.key_file)).collect();
@@ -106,7 +113,7 @@ impl Worker {
         self.check_joints(now, &persisted, &mut problems);
         self.notice_drift(&persisted, &looks, &mut problems);
         let before = self.places(Some(&persisted), &looks);
-        let chosen = self.choose(now, &persisted, &looks, &mut problems);
+        let chosen = self.choose((now, told), &persisted, &looks, &mut problems);
         let (held, meant) = match chosen {
             Chosen::Offered(held) => {
                 let new = held.desired.prints.pair();
@@ -230,15 +237,22 @@ impl Worker {
     }
 
     /// Which keys to hold now.
-    fn choose(&mut self, now: UnixTime, persisted: &Persisted, looks: &[Look], problems: &mut Vec<Problem>) -> Chosen {
+    fn choose(
+        &mut self,
+        (now, told): (UnixTime, Option<&Told>),
+        persisted: &Persisted,
+        looks: &[Look],
+        problems: &mut Vec<Problem>,
+    ) -> Chosen {
         let kept = self.kept(persisted);
         let installed = match (&kept, &looks[0].keys) {
             (Some(kept), _) => Some(kept.installed()),
             (None, Some(keys)) => Some(Installed::by_kernel(keys)),
             (None, None) => None,
         };
-        let offer = match source::offer(&self.settings, now, installed.as_ref()) {
-            Ok(offer) => offer,
+        let offer = match source::offer(&self.settings, now, installed.as_ref(), told) {
+            Ok(Some(offer)) => offer,
+            Ok(None) => return Chosen::Kept(kept),
             Err(problem) => {
                 problems.push(problem);
                 return Chosen::Kept(kept);
@@ -428,6 +442,7 @@ impl Held {
         HeldReport {
             prints: self.record.prints,
             phase: self.desired.phase,
+            generation: self.desired.generation,
             installed_at: self.record.installed_at,
             next_change_at: self.desired.next_change_at,
         }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::contact::{ContactSettings, CoordinatorSettings, coordinator_source, report_section};
 use super::reader::{Findings, Located, Table, read_file, read_str};
 use super::secret::SecretPath;
 use crate::engine::schedule::{Entry, Rule, Schedule};
@@ -33,6 +34,8 @@ pub struct AgentSettings {
     pub file: PathBuf,
     /// The node's name: the host's, where none is given; none if that is no DNS name.
     pub node: Option<NodeId>,
+    /// Whether the configuration itself gives the name.
+    pub node_is_named: bool,
     /// Directory of status.json.
     pub runtime_dir: Located<PathBuf>,
     /// Where keys come from.
@@ -41,11 +44,15 @@ pub struct AgentSettings {
     pub install: InstallSettings,
     /// Where counters go.
     pub metrics: MetricsSettings,
+    /// To whom keys that come from elsewhere are reported.
+    pub report: Option<ContactSettings>,
 }
 
 /// Where keys come from.
 #[derive(Debug)]
 pub enum SourceSettings {
+    /// From a pool's coordinators.
+    Coordinator(Box<CoordinatorSettings>),
     /// From secrets and the clock.
     Derive(DeriveSettings),
     /// From a file with kernel text.
@@ -133,6 +140,8 @@ pub struct Named {
     pub install: Option<InstallSettings>,
     /// See [`MetricsSettings::textfile`].
     pub textfile: Option<Located<PathBuf>>,
+    /// See [`AgentSettings::runtime_dir`].
+    pub runtime_dir: Option<Located<PathBuf>>,
 }
 
 /// A secret and what it holds.
@@ -184,7 +193,7 @@ impl AgentSettings {
         let source = match root.table("source", findings) {
             Some(table) => source_section(table, findings, named),
             None => {
-                let remedy = "add [source] with kind = \"derive\", \"file\" or \"random\"";
+                let remedy = "add [source] with kind = \"derive\", \"coordinator\", \"file\" or \"random\"";
                 let problem = Problem::error("missing_key", "there is no [source] section", remedy);
                 findings.add_at(&root.place("source", findings), problem);
                 None
@@ -196,12 +205,28 @@ impl AgentSettings {
             Some(table) => metrics_section(table, findings),
             None => MetricsSettings { textfile: None, listen: None },
         };
+        let report = root.table("report", findings).and_then(|table| report_section(table, findings));
+        if let (Some(SourceSettings::Coordinator(_)), Some(report)) = (&source, &report) {
+            let remedy = "remove [report]: an agent with a coordinator reports to it by itself";
+            findings.add_at(&report.urls, Problem::error("bad_value", "[report] is for the other sources", remedy));
+        }
         root.finish(findings);
         named.install = Some(install.clone());
         named.textfile.clone_from(&metrics.textfile);
         let runtime_dir = runtime_dir.unwrap_or_else(|| default("agent.runtime_dir", DEFAULT_RUNTIME_DIR));
+        let node_is_named = node.is_some();
+        named.runtime_dir = Some(runtime_dir.clone());
         let node = node.or_else(|| hostname().parse().ok());
-        Some(Self { file: file.to_owned(), node, runtime_dir, source: source?, install, metrics })
+        Some(Self {
+            file: file.to_owned(),
+            node,
+            node_is_named,
+            runtime_dir,
+            source: source?,
+            install,
+            metrics,
+            report,
+        })
     }
 }
 
@@ -246,6 +271,9 @@ fn source_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut
             named.secrets.extend(path.clone().map(|place| NamedSecret { place, holds: Holds::KeyText }));
             path.map(|path| SourceSettings::File { path })
         }
+        Some("coordinator") => {
+            coordinator_source(&mut table, findings).map(|source| SourceSettings::Coordinator(Box::new(source)))
+        }
         Some("random") => {
             let interval = interval(&mut table, findings).map(|interval| interval.value);
             Some(SourceSettings::Random { interval: interval.unwrap_or(RotationInterval::DEFAULT) })
@@ -253,11 +281,12 @@ fn source_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut
         Some(_) => {
             let kind = kind.as_ref().expect("it has a value");
             let message = format!("there is no source {:?}", kind.value);
-            findings.add_at(kind, Problem::error("bad_value", message, "write \"derive\", \"file\" or \"random\""));
+            let remedy = "write \"derive\", \"coordinator\", \"file\" or \"random\"";
+            findings.add_at(kind, Problem::error("bad_value", message, remedy));
             return None;
         }
         None => {
-            missing(&table, "kind", "write kind = \"derive\", \"file\" or \"random\"", findings);
+            missing(&table, "kind", "write kind = \"derive\", \"coordinator\", \"file\" or \"random\"", findings);
             return None;
         }
     };

@@ -25,6 +25,16 @@ pub fn fresh_key() -> Result<TfoKey, NoRandomness> {
     }
 }
 
+/// A random number over all of `u64`.
+///
+/// # Errors
+/// Fails if the system gives no randomness.
+pub fn fresh_u64() -> Result<u64, NoRandomness> {
+    let mut bytes = [0; 8];
+    fill(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
 /// Fills `bytes` with randomness.
 ///
 /// # Errors

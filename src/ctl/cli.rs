@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use super::host;
+use super::pki;
 use super::report::{Failure, Format, Outcome};
 use crate::runtime::process;
 
@@ -25,7 +27,28 @@ const EXIT_CODES: &str =
 
 /// What `tfoctl` can do.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    /// Certificates for a fleet that has no PKI of its own
+    Pki(pki::PkiArgs),
+    /// This host: keys by fingerprint, agent, kernel, drift; exit code 1 if something is wrong
+    Status(host::status::StatusArgs),
+    /// The kernel's TFO counters, what they mean, and their rates
+    Stats(host::stats::StatsArgs),
+    /// Make a key
+    Keygen(host::keygen::KeygenArgs),
+    /// The keys that a secret gives at a time
+    Derive(host::derive::DeriveArgs),
+    /// The cookie that a server with these keys gives to a client
+    Cookie(host::cookie::CookieArgs),
+    /// An http:// request with its first bytes in the SYN
+    Get(host::get::GetArgs),
+    /// Ask servers whether they do TCP Fast Open, without taking a place in their queue
+    Probe(host::probe::Arguments),
+    /// Find out whether all nodes behind an address hold the same key
+    Verify(host::verify::Arguments),
+    /// Show packets with TCP Fast Open, and which key made their cookies
+    Sniff(host::sniff::Arguments),
+}
 
 /// The whole program: parses, runs, and says how it ended.
 #[must_use]
@@ -49,5 +72,17 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
-    match arguments.command {}
+    let format = arguments.format;
+    match &arguments.command {
+        Command::Pki(own) => pki::run(own, format),
+        Command::Status(own) => host::status::run(own, format),
+        Command::Stats(own) => host::stats::run(own, format),
+        Command::Keygen(own) => host::keygen::run(own, format),
+        Command::Derive(own) => host::derive::run(own, format),
+        Command::Cookie(own) => host::cookie::run(own, format),
+        Command::Get(own) => host::get::run(own, format),
+        Command::Probe(own) => host::probe::run(own, format),
+        Command::Verify(own) => host::verify::run(own, format),
+        Command::Sniff(own) => host::sniff::run(own, format),
+    }
 }

@@ -5,4 +5,6 @@
 
 pub mod cli;
 pub mod host;
+pub mod pki;
 pub mod report;
+pub mod table;

@@ -62,6 +62,19 @@ impl Failure {
         Self { problems: vec![problem], outcome }
     }
 
+    /// The result could not be written.  A reader that has gone needs no word about it.
+    #[must_use]
+    pub fn undelivered(error: io::Error) -> Self {
+        let problems = match error.kind() {
+            io::ErrorKind::BrokenPipe => Vec::new(),
+            _ => {
+                let message = format!("cannot write the result: {error}");
+                vec![Problem::error("output", message, "what was asked is done; look at it with another command")]
+            }
+        };
+        Self { problems, outcome: Outcome::Failed }
+    }
+
     /// Writes the problems to stderr.
     ///
     /// # Errors
@@ -95,4 +108,20 @@ pub fn show<R: Report>(report: &R, format: Format) -> io::Result<()> {
         }
     }
     stdout.flush()
+}
+
+/// Shows the result of something that is done.
+///
+/// # Errors
+/// Fails if it cannot be delivered, such as to a closed pipe: the work is done, but nobody heard of it.
+pub fn deliver<R: Report>(report: &R, format: Format) -> Result<Outcome, Failure> {
+    deliver_as(report, format, Outcome::Done)
+}
+
+/// The same for something that ended otherwise.
+///
+/// # Errors
+/// As [`deliver`].
+pub fn deliver_as<R: Report>(report: &R, format: Format, outcome: Outcome) -> Result<Outcome, Failure> {
+    show(report, format).map(|()| outcome).map_err(Failure::undelivered)
 }

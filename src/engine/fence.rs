@@ -247,6 +247,12 @@ impl Link {
         self.session
     }
 
+    /// The highest generation that was told in this session.
+    #[must_use]
+    pub fn seen(&self) -> Generation {
+        self.seen
+    }
+
     /// The request whose answer would be taken.
     #[must_use]
     pub fn outstanding(&self) -> Option<RequestId> {

@@ -133,9 +133,11 @@ impl ClientCertVerifier for Authorities {
             }
             match authority.verifier.verify_client_cert(end_entity, intermediates, now) {
                 Ok(verified) => return Ok(verified),
-                // The CA that knows the certificate says more than one that does not.
-                Err(error) if weight(&error) > weight(&refusal) => refusal = error,
-                Err(_) => {}
+                // Not of this CA, or of another one of its name.  A CA that knows the certificate says more.
+                Err(rustls::Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer | CertificateError::BadSignature,
+                )) => {}
+                Err(error) => refusal = error,
             }
         }
         Err(refusal)
@@ -193,15 +195,6 @@ fn verifier(
 
 fn is_named(authority: &X509Certificate<'_>, list: &List<'_>) -> bool {
     authority.subject().as_raw() == list.parsed.issuer().as_raw()
-}
-
-/// How much a refusal says.
-fn weight(error: &rustls::Error) -> u8 {
-    match error {
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => 0,
-        rustls::Error::InvalidCertificate(CertificateError::BadSignature) => 1,
-        _ => 2,
-    }
 }
 
 /// The CAs that are CAs and have not expired.

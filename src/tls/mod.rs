@@ -2,6 +2,7 @@
 //!
 //! Must not know: HTTP, pools, what a name may do.
 
+pub mod client;
 pub mod identity;
 pub mod server;
 

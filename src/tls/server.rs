@@ -314,15 +314,15 @@ fn judge_own(
         |kind, message: String, remedy| problems.push(Problem::error(kind, message, remedy).in_file(&files.cert));
     if until < now {
         let message = format!("the server's certificate has expired at {until}: clients refuse it");
-        add("tls_certificate_expired", message, "renew it; it is read without a restart");
+        add("certificate_expired", message, "renew it; it is read without a restart");
     }
     if from > now {
         let message = format!("the server's certificate is valid from {from} on: clients refuse it until then");
-        add("tls_certificate_not_yet_valid", message, "check this host's clock, or wait");
+        add("certificate_not_yet_valid", message, "check this host's clock, or wait");
     }
     if !own.subject_alternative_name().is_ok_and(|names| names.is_some()) {
         let message = "the server's certificate has no subjectAltName: clients refuse it".to_owned();
-        add("tls_certificate_without_name", message, "make one with the names and addresses that agents connect to");
+        add("certificate_without_name", message, "make one with the names and addresses that agents connect to");
     }
     Some(until)
 }

@@ -8,11 +8,18 @@
 #[allow(clippy::unwrap_used, reason = "a test ends where its daemon is not what it made")]
 pub(crate) mod daemon;
 #[allow(dead_code, reason = "each test binary uses its own part")]
+#[allow(clippy::unwrap_used, reason = "a test ends where its coordinator is not what it made")]
+pub(crate) mod fake_coordinator;
+#[allow(dead_code, reason = "each test binary uses its own part")]
 pub(crate) mod host;
 #[allow(dead_code, reason = "each test binary uses its own part")]
 pub(crate) mod machine;
 #[allow(dead_code, reason = "each test binary uses its own part")]
 mod netns;
+#[allow(dead_code, reason = "each test binary uses its own part")]
+pub(crate) mod package;
+#[allow(dead_code, reason = "each test binary uses its own part")]
+pub(crate) mod pki;
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub(crate) use netns::NetNs;
 
@@ -30,7 +37,7 @@ const SKIP_LOG: &str = "TFO_SKIP_LOG";
 const FULL: &str = "TFO_FULL";
 
 /// How long `poll_until` waits between two looks.
-const POLL_EVERY: Duration = Duration::from_millis(10);
+pub(crate) const POLL_EVERY: Duration = Duration::from_millis(10);
 
 /// Says that this test cannot run here, and why.  The caller returns afterwards.
 ///

@@ -1,5 +1,6 @@
 //! Where keys come from.  A source offers what the slots should hold now; it never writes anything.
 
+mod coordinator;
 mod derive;
 mod file;
 mod random;
@@ -9,7 +10,7 @@ use std::path::Path;
 use crate::config::agent::{AgentSettings, Holds, NamedSecret, SourceSettings};
 use crate::config::reader::Located;
 use crate::config::secret::SecretPath;
-use crate::crypto::fingerprint::pair_print;
+use crate::crypto::fingerprint::{pair_print, slot_prints};
 use crate::engine::reconcile::{ClockUse, Makers};
 use crate::kernel::text;
 use crate::model::count::Epoch;
@@ -18,6 +19,7 @@ use crate::model::problem::Problem;
 use crate::model::state::{DesiredState, Phase, SlotPrint, SlotPrints};
 use crate::model::time::UnixTime;
 
+pub use coordinator::{BadTold, Told};
 pub use derive::{check_entries, late_joints};
 
 /// Longest key file that is read, in bytes: two keys, and room to see that there is more.
@@ -70,6 +72,7 @@ pub enum WithoutFile {
 #[must_use]
 pub fn name(settings: &SourceSettings) -> &'static str {
     match settings {
+        SourceSettings::Coordinator(_) => "coordinator",
         SourceSettings::Derive(_) => "derive",
         SourceSettings::File { .. } => "file",
         SourceSettings::Random { .. } => "random",
@@ -81,19 +84,27 @@ pub fn name(settings: &SourceSettings) -> &'static str {
 pub fn without_file(settings: &SourceSettings) -> WithoutFile {
     match settings {
         SourceSettings::Derive(_) | SourceSettings::File { .. } => WithoutFile::GoOn,
-        SourceSettings::Random { .. } => WithoutFile::Stop,
+        // The file is the fence: a key that only the kernel knew would be lost at a reboot that the pool does not see.
+        SourceSettings::Coordinator(_) | SourceSettings::Random { .. } => WithoutFile::Stop,
     }
 }
 
 /// Asks the source of `settings`; `installed` is what this host holds, by its file or, where that is not ours, by its kernel.
+/// `told` is what a coordinator told and is not installed yet.  None: there is nothing but what is installed.
 ///
 /// # Errors
 /// Fails with what is wrong and what to do; the installed keys stay then.
-pub fn offer(settings: &AgentSettings, now: UnixTime, installed: Option<&Installed<'_>>) -> Result<Offer, Problem> {
+pub fn offer(
+    settings: &AgentSettings,
+    now: UnixTime,
+    installed: Option<&Installed<'_>>,
+    told: Option<&Told>,
+) -> Result<Option<Offer>, Problem> {
     match &settings.source {
-        SourceSettings::Derive(source) => derive::offer(source, &settings.file, now),
-        SourceSettings::File { path } => file::offer(path, &settings.file),
-        SourceSettings::Random { interval } => random::offer(*interval, now, installed),
+        SourceSettings::Coordinator(_) => Ok(told.map(Told::offer)),
+        SourceSettings::Derive(source) => derive::offer(source, &settings.file, now).map(Some),
+        SourceSettings::File { path } => file::offer(path, &settings.file).map(Some),
+        SourceSettings::Random { interval } => random::offer(*interval, now, installed).map(Some),
     }
 }
 
@@ -119,11 +130,6 @@ fn read_key_file(place: &Located<SecretPath>, config: &Path) -> Result<KeyPair, 
 
 /// Puts names on keys: epochs in the order primary, backup.
 fn desired(keys: KeyPair, epochs: [Option<Epoch>; 2], phase: Phase, next_change_at: Option<UnixTime>) -> DesiredState {
-    let print = pair_print(&keys);
-    let [primary, backup] = epochs;
-    let prints = SlotPrints {
-        primary: SlotPrint { epoch: primary, fingerprint: print.primary },
-        backup: print.backup.map(|fingerprint| SlotPrint { epoch: backup, fingerprint }),
-    };
+    let prints = slot_prints(&keys, epochs);
     DesiredState { keys, prints, phase, pool_id: None, generation: None, next_change_at }
 }

@@ -22,6 +22,8 @@ use crate::wire::error::{ErrorBody, ErrorKind};
 
 /// Buffer for a head, and so its longest size, in bytes: hyper's least.  A connection costs 20 KiB with it.
 const HEAD_BYTES_MAX: usize = 8192;
+/// For what hyper has no status of its own.
+const BAD_REQUEST: u16 = 400;
 /// Lines in a head.
 const HEADERS_MAX: usize = 64;
 /// How long a connection that we end may take to read why.
@@ -43,7 +45,7 @@ enum End {
     /// hyper is done, or what came was no HTTP.
     Hyper(Result<(), hyper::Error>),
     /// The server drains, and nothing was under way.
-    Drained,
+    Unused,
     /// Something took too long.
     Overdue(Overdue),
     /// At once: the certificate is no longer taken, or the server stops.
@@ -72,21 +74,29 @@ where
     let end = run(&mut connection, &gauge, &limits, &ends, barred).await;
     let mut stream = connection.into_parts().io.into_inner().stream;
     let word = match end {
-        End::Barred | End::Overdue(Overdue::Reader) => {
-            if !matches!(end, End::Barred) {
-                refusals.note(Reason::SlowReader, &shown, &"the answer was not read in time");
-            }
+        End::Barred => return,
+        End::Overdue(Overdue::Reader) => {
+            refusals.note(Reason::SlowReader, &shown, &"the answer was not read in time");
             return;
         }
-        End::Hyper(Ok(())) | End::Drained | End::Overdue(Overdue::Idle) => None,
-        End::Hyper(Err(error)) => match gauge.verdict() {
-            Some(status) => Some(word_of(status, &error, &shown, &refusals)),
-            // The peer has gone, in the middle of something.
-            None => return,
-        },
+        End::Hyper(Ok(())) | End::Unused | End::Overdue(Overdue::Idle) => None,
+        End::Hyper(Err(error)) if error.is_parse() => {
+            Some(word_of(gauge.verdict().unwrap_or(BAD_REQUEST), &error, &shown, &refusals))
+        }
+        // The peer has gone, in the middle of something.
+        End::Hyper(Err(_)) => return,
         End::Overdue(what) => Some(overdue(what, &shown, &refusals)),
     };
-    drop(timeout(FAREWELL, farewell(&mut stream, word)).await);
+    let unread = word.is_some() || gauge.is_body_unread();
+    let farewell = async {
+        say(&mut stream, word).await?;
+        if unread { linger(&mut stream).await } else { stream.shutdown().await }
+    };
+    tokio::select! {
+        // It may fail: the peer can leave before it has heard us.
+        _ = timeout(FAREWELL, farewell) => {}
+        () = ends.stop.cancelled() => {}
+    }
 }
 
 /// Runs hyper until it is done or something else ends it.
@@ -110,18 +120,16 @@ where
         if barred.as_mut().poll(cx).is_ready() || stop.as_mut().poll(cx).is_ready() {
             return Poll::Ready(End::Barred);
         }
-        if let Poll::Ready(done) = connection.poll_without_shutdown(cx) {
-            return Poll::Ready(End::Hyper(done));
-        }
+        // Before hyper runs the handler, which hears of it too: its answer then says that it is the last.
         if !draining && drain.as_mut().poll(cx).is_ready() {
             draining = true;
             if gauge.is_idle() {
-                return Poll::Ready(End::Drained);
+                return Poll::Ready(End::Unused);
             }
             Pin::new(&mut *connection).graceful_shutdown();
-            if let Poll::Ready(done) = connection.poll_without_shutdown(cx) {
-                return Poll::Ready(End::Hyper(done));
-            }
+        }
+        if let Poll::Ready(done) = connection.poll_without_shutdown(cx) {
+            return Poll::Ready(End::Hyper(done));
         }
         // Everything that moves the deadline happens in this task, in hyper's poll above.
         let (at, what) = gauge.deadline(limits);
@@ -165,9 +173,8 @@ fn overdue(what: Overdue, shown: &Shown<'_>, refusals: &Refusals) -> LastWord {
     LastWord { status: kind.status(), kind, message: message.to_owned() }
 }
 
-/// Says the last word, closes our side, and reads what still comes: a socket closed with unread bytes sends a reset, which
-/// takes the answer away from the peer.
-async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, word: Option<LastWord>) -> std::io::Result<()> {
+/// Says the last word of a connection, if there is one.
+async fn say<S: AsyncWrite + Unpin>(stream: &mut S, word: Option<LastWord>) -> std::io::Result<()> {
     if let Some(word) = word {
         let id = RequestId::fresh();
         let (status, kind) = (word.status, word.kind);
@@ -182,10 +189,11 @@ async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, word: Optio
         stream.write_all(head.as_bytes()).await?;
         stream.flush().await?;
     }
-    linger(stream).await
+    Ok(())
 }
 
-/// Closes our side and reads what still comes, up to a bound.
+/// Closes our side and reads what still comes, up to a bound: a socket that is closed with unread bytes sends a reset,
+/// which takes our last words away from the peer.
 pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> std::io::Result<()> {
     stream.shutdown().await?;
     let mut sink = [0; 1024];

@@ -58,11 +58,14 @@ impl hyper::service::Service<Request<Incoming>> for Front {
         };
         if let Err((reason, refusal)) = self.judge(&request) {
             self.refusals.note(reason, &Shown(self.address, self.peer.as_deref()), &refusal.message());
+            if body == BodyState::Open {
+                self.gauge.body_abandoned();
+            }
             return Box::pin(std::future::ready(wrap(complete(&id, refusal.answer(&id)))));
         }
         let mut request = request.map(|inner| {
             let gauge = self.gauge.clone();
-            Body::new(RequestBody { inner, left: self.limits.body_bytes_max, gauge })
+            Body::new(RequestBody { inner, left: self.limits.body_bytes_max, ended: false, gauge })
         });
         let extensions = request.extensions_mut();
         if let Some(peer) = &self.peer {
@@ -128,6 +131,8 @@ struct RequestBody {
     inner: Incoming,
     /// Bytes that may still come.
     left: usize,
+    /// Its end was seen.
+    ended: bool,
     gauge: Gauge,
 }
 
@@ -144,7 +149,8 @@ impl hyper::body::Body for RequestBody {
         let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             other => {
-                self.gauge.body_ended();
+                self.ended = other.is_none();
+                self.gauge.body_complete();
                 return Poll::Ready(other.map(|ended| ended.map_err(Into::into)));
             }
         };
@@ -154,10 +160,7 @@ impl hyper::body::Body for RequestBody {
                 self.left = left;
                 Poll::Ready(Some(Ok(frame)))
             }
-            None => {
-                self.gauge.body_ended();
-                Poll::Ready(Some(Err(Box::new(TooLarge))))
-            }
+            None => Poll::Ready(Some(Err(Box::new(TooLarge)))),
         }
     }
 
@@ -172,7 +175,11 @@ impl hyper::body::Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.gauge.body_ended();
+        if self.ended || hyper::body::Body::is_end_stream(&self.inner) {
+            self.gauge.body_complete();
+        } else {
+            self.gauge.body_abandoned();
+        }
     }
 }
 

@@ -32,6 +32,8 @@ struct State {
     blocked_since: Option<Instant>,
     /// hyper's own answer to something that was no request: its status.
     verdict: Option<u16>,
+    /// Part of the last body was not read: more of it may come.
+    body_unread: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +71,7 @@ pub(super) enum Overdue {
 impl Gauge {
     pub(super) fn new() -> Self {
         let stage = Stage::Idle { since: Instant::now(), head_since: None };
-        Self(Arc::new(Mutex::new(State { stage, blocked_since: None, verdict: None })))
+        Self(Arc::new(Mutex::new(State { stage, blocked_since: None, verdict: None, body_unread: false })))
     }
 
     /// When the present wait is over, and what has taken too long then.
@@ -103,12 +105,21 @@ impl Gauge {
         self.lock().stage = Stage::Busy { since: Instant::now(), body };
     }
 
-    /// The body of a request is complete, or nobody wants the rest.
-    pub(super) fn body_ended(&self) {
+    /// The body of a request is complete.
+    pub(super) fn body_complete(&self) {
+        self.lock().body_ended();
+    }
+
+    /// Nobody wants the rest of a body.
+    pub(super) fn body_abandoned(&self) {
         let mut state = self.lock();
-        if let Stage::Busy { body, .. } = &mut state.stage {
-            *body = BodyState::Closed;
-        }
+        state.body_unread = true;
+        state.body_ended();
+    }
+
+    /// Whether part of a body was not read.
+    pub(super) fn is_body_unread(&self) -> bool {
+        self.lock().body_unread
     }
 
     /// The handler has answered.
@@ -134,6 +145,12 @@ impl State {
     fn bytes_came(&mut self) {
         if let Stage::Idle { head_since: head_since @ None, .. } = &mut self.stage {
             *head_since = Some(Instant::now());
+        }
+    }
+
+    fn body_ended(&mut self) {
+        if let Stage::Busy { body, .. } = &mut self.stage {
+            *body = BodyState::Closed;
         }
     }
 

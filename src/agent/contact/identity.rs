@@ -1,0 +1,107 @@
+//! The certificates of an agent, and the HTTP client that shows them: read again when a file changes.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::contact::ContactSettings;
+use crate::config::secret::SecretPath;
+use crate::model::problem::{Problem, Severity};
+use crate::model::time::UnixTime;
+use crate::tls::client::{ClientFiles, ClientIdentity, client_identity};
+use crate::wire::client::Client;
+
+/// How often a certificate's end is looked at although no file has changed.
+const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
+
+/// Which file stands at a path: device, inode, size, and the time of its last change in nanoseconds.
+type Stamp = Option<(u64, u64, u64, i64, i64)>;
+
+/// A client, and what is to be said of its certificates.
+pub(super) struct Identity {
+    client: Client,
+    stamps: [Stamp; 3],
+    looked_at: Duration,
+    notes: Vec<Problem>,
+}
+
+/// Reads the files; a problem says at which key of the configuration they were named.
+///
+/// # Errors
+/// As [`client_identity`].
+pub fn load(settings: &ContactSettings, config: &Path, now: UnixTime) -> Result<ClientIdentity, Vec<Problem>> {
+    let locate = |problem: Problem| match problem.file {
+        None => settings.place.locate(config, problem),
+        Some(_) => problem,
+    };
+    match client_identity(&settings.files, now) {
+        Ok(identity) => {
+            let notes = identity.notes.into_iter().map(locate).collect();
+            Ok(ClientIdentity { notes, ..identity })
+        }
+        Err(problems) => Err(problems.into_iter().map(locate).collect()),
+    }
+}
+
+impl Identity {
+    /// Reads the files and makes a client.
+    ///
+    /// # Errors
+    /// Fails with everything that is wrong with them.
+    pub(super) fn load(
+        settings: &ContactSettings,
+        config: &Path,
+        (now, monotonic): (UnixTime, Duration),
+    ) -> Result<Self, Vec<Problem>> {
+        // Before they are read: a change in between is then seen at the next look.
+        let stamps = stamps(&settings.files);
+        let ClientIdentity { config: tls, notes, .. } = load(settings, config, now)?;
+        let client = Client::new(tls).map_err(|error| {
+            let message = crate::agent::host::chain(&error);
+            vec![Problem::error("http_client", message, "report this to us: it cannot happen")]
+        })?;
+        Ok(Self { client, stamps, looked_at: monotonic, notes })
+    }
+
+    /// Whether it should be read again.
+    pub(super) fn is_stale(&self, settings: &ContactSettings, monotonic: Duration) -> bool {
+        monotonic.saturating_sub(self.looked_at) >= LOOK_AGAIN || self.stamps != stamps(&settings.files)
+    }
+
+    /// Takes `new`, and keeps the open connection if the files are the same.
+    pub(super) fn renew(&mut self, new: Self) {
+        if self.stamps == new.stamps {
+            (self.looked_at, self.notes) = (new.looked_at, new.notes);
+        } else {
+            *self = new;
+        }
+    }
+
+    /// Goes on with the old certificates for now: the new ones cannot be used.
+    pub(super) fn keep(&mut self, problems: Vec<Problem>, monotonic: Duration) {
+        self.looked_at = monotonic;
+        self.notes = problems;
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What is wrong with the certificates, for people: no keys depend on it before they are refused.
+    pub(super) fn notes(&self) -> impl Iterator<Item = Problem> + '_ {
+        self.notes.iter().cloned().map(|note| Problem { severity: Severity::Warning, ..note })
+    }
+}
+
+fn stamps(files: &ClientFiles) -> [Stamp; 3] {
+    let stamp = |path: &Path| {
+        let found = std::fs::metadata(path).ok()?;
+        Some((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+    };
+    let key = match &files.key {
+        SecretPath::File(path) => stamp(path),
+        // systemd never changes a credential of a running service.
+        SecretPath::Credential(_) => None,
+    };
+    [stamp(&files.ca), stamp(&files.cert), key]
+}

@@ -1,0 +1,107 @@
+//! Which coordinator is asked next, and when: each has its own pause after a failure.
+//!
+//! Must not know: sockets, clocks and random sources (monotonic time and random numbers are passed in).  Invariants: one
+//! that has failed is not asked before its pause is over; without failures it is always the same one.
+
+use std::time::Duration;
+
+use crate::engine::backoff::{Backoff, part};
+
+/// Pauses of one coordinator.  The first is for a restart that all nodes see at once: they come back over a second.
+const PAUSES: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
+/// Longest pause before another coordinator is asked: nodes of a dead one spread over the others.
+const HOP_MAX: Duration = Duration::from_secs(1);
+
+/// The coordinators of a pool, by their index.
+#[derive(Debug, Clone)]
+pub(super) struct Route {
+    legs: Vec<Leg>,
+    current: usize,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Leg {
+    failures: u32,
+    resume_at: Duration,
+}
+
+/// Where to go on, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) at: Duration,
+    /// Another coordinator than the one that has failed.
+    pub(super) other: bool,
+}
+
+impl Route {
+    /// So many coordinators, at least one.
+    pub(super) fn new(count: usize) -> Self {
+        assert!(count > 0, "a configuration names at least one coordinator");
+        Self { legs: vec![Leg::default(); count], current: 0 }
+    }
+
+    /// Whom to ask.
+    pub(super) fn current(&self) -> usize {
+        self.current
+    }
+
+    /// The present one has answered.
+    pub(super) fn succeeded(&mut self) {
+        self.legs[self.current] = Leg::default();
+    }
+
+    /// The present one has failed at `now`, and asked for a pause perhaps: goes to the one that is free first.
+    pub(super) fn failed(&mut self, now: Duration, asked: Option<Duration>, random: u32) -> Next {
+        let leg = &mut self.legs[self.current];
+        leg.failures = leg.failures.saturating_add(1);
+        leg.resume_at = now + PAUSES.delay(leg.failures, asked, random);
+        let count = self.legs.len();
+        let hop = now + part(HOP_MAX, random);
+        // The next in turn among those that are free soonest.
+        let at = |step: usize| {
+            let resume_at = self.legs[(self.current + step) % count].resume_at;
+            if step == count { resume_at } else { resume_at.max(hop) }
+        };
+        let step = (1..=count).min_by_key(|step| at(*step)).expect("there is at least one");
+        let next = Next { at: at(step), other: step != count };
+        self.current = (self.current + step) % count;
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn one_coordinator_is_asked_again_after_ever_longer_pauses() {
+        let mut route = Route::new(1);
+        let mut pause = |random| route.failed(NOW, None, random).at - NOW;
+        assert_eq!([pause(u32::MAX), pause(u32::MAX), pause(0)], [secs(2), secs(4), secs(4)]);
+        route.succeeded();
+        assert_eq!(route.failed(NOW, None, u32::MAX), Next { at: NOW + secs(2), other: false });
+        assert_eq!(route.failed(NOW, Some(secs(30)), 0).at, NOW + secs(30), "it asked for that");
+    }
+
+    #[test]
+    fn the_others_are_asked_at_once_and_whoever_failed_is_left_alone_for_its_pause() {
+        let mut route = Route::new(3);
+        assert_eq!(route.failed(NOW, Some(secs(40)), 0), Next { at: NOW, other: true });
+        assert_eq!(route.current(), 1);
+        assert_eq!(route.failed(NOW, None, u32::MAX), Next { at: NOW + secs(1), other: true });
+        assert_eq!(route.current(), 2);
+        // All have failed: the one that is free first.
+        assert_eq!(route.failed(NOW, None, 0), Next { at: NOW + secs(1), other: false });
+        assert_eq!(route.current(), 2);
+        assert_eq!(route.failed(NOW + secs(1), None, 0), Next { at: NOW + secs(2), other: true });
+        assert_eq!(route.current(), 1);
+        route.succeeded();
+        assert_eq!(route.current(), 1, "no way back without need");
+    }
+}

@@ -1,0 +1,167 @@
+//! How an agent reaches its pool's coordinators: the keys that `[source]` with `kind = "coordinator"` and `[report]` share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::reader::{Findings, Located, Table};
+use super::secret::SecretPath;
+use crate::model::ids::PoolName;
+use crate::model::problem::Problem;
+use crate::tls::client::ClientFiles;
+use crate::wire::client::BaseUrl;
+use crate::wire::v1::sync::{NEXT_CONTACT_SECS_MAX, WAIT_SECS_MAX};
+
+/// Most coordinators of a pool: DESIGN.md knows one to five, and one may be replaced by another.
+const URLS_MAX: usize = 8;
+/// Default of `wait`: half of what is allowed, so that a proxy's usual 60 s limit is never met.
+const DEFAULT_WAIT: Duration = Duration::from_secs(30);
+/// Default of `period`: what a timer of config management usually has.
+const DEFAULT_PERIOD: Duration = Duration::from_secs(3_600);
+/// Default of `start_timeout`: a third of the unit's TimeoutStartSec=30s.
+const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest `start_timeout`: servers wait for it at boot.
+const START_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// Most words of `on_detached`.
+const HOOK_WORDS_MAX: usize = 32;
+
+/// Where the coordinators are, and who this host is to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContactSettings {
+    /// At least one, in the order in which they are asked.
+    pub urls: Located<Vec<BaseUrl>>,
+    /// The pool.
+    pub pool: PoolName,
+    /// Certificates and key.
+    pub files: ClientFiles,
+    /// Where the configuration names the key, for problems.
+    pub place: Located<()>,
+    /// How long an answer may be held back if there is nothing new.
+    pub wait: Duration,
+    /// `once`: how often it is run.
+    pub period: Duration,
+}
+
+/// What only a source needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoordinatorSettings {
+    /// Where the keys come from.
+    pub contact: ContactSettings,
+    /// How long a start waits for an answer before it serves by its file alone.
+    pub start_timeout: Duration,
+    /// The command that is run when contact was lost for longer than the pool waits; empty for none.
+    pub on_detached: Vec<String>,
+    /// Whether `net.ipv4.tcp_fastopen` is held without 0x2 for as long as the pool's keys are missing.
+    pub server_bit: ServerBit,
+}
+
+/// See [`CoordinatorSettings::server_bit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerBit {
+    /// Never touched.
+    LeftAlone,
+    /// Cleared without the pool's keys, and set again with them.
+    Held,
+}
+
+/// The source's section; the caller finishes the table.
+pub(super) fn coordinator_source(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<CoordinatorSettings> {
+    let contact = contact(table, findings);
+    let start_timeout =
+        bounded(table.span("start_timeout", findings), findings, Duration::from_secs(1), START_TIMEOUT_MAX);
+    let on_detached = table.strings("on_detached", findings);
+    if let Some(hook) = &on_detached {
+        let absolute = hook.value.first().is_none_or(|program| program.starts_with('/'));
+        if !absolute || hook.value.len() > HOOK_WORDS_MAX {
+            let message = "this is no command that can be run";
+            let remedy = "write the program's absolute path and its arguments, [\"/usr/bin/systemctl\", \"start\", \"x.service\"]";
+            findings.add_at(hook, Problem::error("bad_value", message, remedy));
+        }
+    }
+    let hold = table.boolean("hold_server_bit", findings).is_some_and(|hold| hold.value);
+    Some(CoordinatorSettings {
+        contact: contact?,
+        start_timeout: start_timeout.unwrap_or(DEFAULT_START_TIMEOUT),
+        on_detached: on_detached.map(|hook| hook.value).unwrap_or_default(),
+        server_bit: if hold { ServerBit::Held } else { ServerBit::LeftAlone },
+    })
+}
+
+/// `[report]`.
+pub(super) fn report_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<ContactSettings> {
+    let report = contact(&mut table, findings);
+    table.finish(findings);
+    report
+}
+
+/// The keys that both sections share; the caller finishes the table.
+fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<ContactSettings> {
+    for (key, remedy) in [
+        ("urls", "write urls = [\"https://coordinator.example.org:9443\"]"),
+        ("pool", "write the pool's name, pool = \"text\""),
+        ("ca", "write the absolute path of the CA's certificate"),
+        ("cert", "write the absolute path of this host's certificate"),
+        ("key", "write key = \"/absolute/path\" or \"credential:NAME\""),
+    ] {
+        if !table.has(key) {
+            let place = table.place(key, findings);
+            findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
+        }
+    }
+    let place = table.place("cert", findings);
+    let urls = table.strings("urls", findings).and_then(|urls| base_urls(urls, findings));
+    let pool = table.parsed("pool", findings, str::parse::<PoolName>);
+    let ca = table.parsed("ca", findings, absolute);
+    let cert = table.parsed("cert", findings, absolute);
+    let key: Option<Located<SecretPath>> = table.secret_path("key", findings);
+    let wait_max = Duration::from_secs(WAIT_SECS_MAX);
+    let wait = bounded(table.span("wait", findings), findings, Duration::from_secs(1), wait_max);
+    let period_max = Duration::from_secs(NEXT_CONTACT_SECS_MAX);
+    let period = bounded(table.span("period", findings), findings, Duration::from_secs(10), period_max);
+    Some(ContactSettings {
+        urls: urls?,
+        pool: pool?.value,
+        place,
+        files: ClientFiles { ca: ca?.value, cert: cert?.value, key: key?.value },
+        wait: wait.unwrap_or(DEFAULT_WAIT),
+        period: period.unwrap_or(DEFAULT_PERIOD),
+    })
+}
+
+fn absolute(text: &str) -> Result<PathBuf, &'static str> {
+    if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
+}
+
+fn base_urls(urls: Located<Vec<String>>, findings: &mut Findings) -> Option<Located<Vec<BaseUrl>>> {
+    let mut parsed: Vec<BaseUrl> = Vec::new();
+    for url in &urls.value {
+        match url.parse::<BaseUrl>() {
+            Ok(url) if parsed.contains(&url) => {
+                findings.add_at(&urls, Problem::error("bad_value", format!("{url} is named twice"), "remove one"));
+            }
+            Ok(url) => parsed.push(url),
+            // Not quoted: a user and a password may stand in it.
+            Err(error) => {
+                let message = "one of these names no coordinator";
+                findings.add_at(&urls, Problem::error("bad_value", message, error.to_string()));
+            }
+        }
+    }
+    if !(1..=URLS_MAX).contains(&urls.value.len()) {
+        let message = format!("there are {} of them", urls.value.len());
+        let remedy = format!("write 1 to {URLS_MAX} coordinators");
+        findings.add_at(&urls, Problem::error("out_of_range", message, remedy));
+        return None;
+    }
+    (parsed.len() == urls.value.len()).then_some(Located { value: parsed, key: urls.key, line: urls.line })
+}
+
+fn bounded(span: Option<Located<Duration>>, findings: &mut Findings, min: Duration, max: Duration) -> Option<Duration> {
+    let span = span?;
+    if (min..=max).contains(&span.value) {
+        return Some(span.value);
+    }
+    let text = |bound: Duration| crate::model::time::span_text(bound.as_secs());
+    let remedy = format!("write {} to {}", text(min), text(max));
+    findings.add_at(&span, Problem::error("out_of_range", "this is out of range", remedy));
+    None
+}

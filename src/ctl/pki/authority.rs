@@ -1,0 +1,306 @@
+//! The certificate authority of a fleet: its key, the certificates it signs, its revocation list.
+//!
+//! Must not know: where files lie, what was issued before.  Times are arguments.  The private key is wiped on drop.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, NameConstraints,
+    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use x509_parser::extensions::GeneralName;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::index::Serial;
+use super::role::Role;
+use crate::crypto::random;
+use crate::model::ids::NodeId;
+use crate::model::time::UnixTime;
+
+/// How far back a certificate's life begins, in seconds: a node whose clock is up to an hour behind accepts a new one.
+const BACKDATE_SECS: u64 = 3_600;
+/// Longest common name (RFC 5280 appendix A.1, ub-common-name).
+const COMMON_NAME_CHARS_MAX: usize = 64;
+
+/// rcgen's type for an instant, from a crate that we need for nothing else and so cannot name.
+macro_rules! offset {
+    ($at:expr) => {
+        date_time_ymd(1970, 1, 1) + Duration::from_secs($at.secs())
+    };
+}
+
+/// What went wrong with the authority's own files or signatures.  Never quotes key material.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AuthorityError {
+    /// ca.crt is no certificate.
+    #[error("it is no PEM certificate that can sign others")]
+    Certificate,
+    /// ca.key is no private key.
+    #[error("it is no PEM private key (PKCS#8)")]
+    Key,
+    /// The two do not belong together.
+    #[error("it is not the key of ca.crt")]
+    Mismatch,
+    /// rcgen refused.
+    #[error("cannot sign")]
+    Sign(#[from] rcgen::Error),
+    /// No randomness for a name or a serial number.
+    #[error(transparent)]
+    NoRandomness(#[from] random::NoRandomness),
+}
+
+/// From when to when a certificate holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lifetime {
+    /// Begin.
+    pub(super) not_before: UnixTime,
+    /// End.
+    pub(super) not_after: UnixTime,
+}
+
+impl Lifetime {
+    /// So many days from now, begun a little earlier.
+    pub(super) const fn days(now: UnixTime, days: u32) -> Self {
+        Self { not_before: now.minus(BACKDATE_SECS), not_after: now.plus(days as u64 * 86_400) }
+    }
+
+    /// The part of it that lies in `outer`.
+    pub(super) fn within(self, outer: Self) -> Self {
+        Self { not_before: self.not_before.max(outer.not_before), not_after: self.not_after.min(outer.not_after) }
+    }
+}
+
+/// A new certificate and its private key, as PEM.
+pub(super) struct Issued {
+    /// The certificate.
+    pub(super) certificate: String,
+    /// The private key, PKCS#8.
+    pub(super) key: Zeroizing<String>,
+}
+
+/// What a certificate is to say.
+pub(super) struct Subject<'a> {
+    /// What its holder may do.
+    pub(super) role: Role,
+    /// The dNSName.
+    pub(super) name: &'a NodeId,
+    /// The iPAddresses.
+    pub(super) addresses: &'a [IpAddr],
+    /// Its number.
+    pub(super) serial: Serial,
+    /// How long it holds.
+    pub(super) lifetime: Lifetime,
+}
+
+/// A revoked certificate.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Revoked {
+    /// Which one.
+    pub(super) serial: Serial,
+    /// Since when.
+    pub(super) at: UnixTime,
+}
+
+/// A private key that is wiped on drop.
+struct SigningKey(KeyPair);
+
+impl Drop for SigningKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl SigningKey {
+    /// ECDSA on P-256: what every TLS library accepts, etcd's too, and as quick here as Ed25519 (DEPENDENCIES.md).
+    fn fresh() -> Result<Self, rcgen::Error> {
+        KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(Self)
+    }
+
+    fn pem(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.0.serialize_pem())
+    }
+}
+
+impl rcgen::PublicKeyData for SigningKey {
+    fn der_bytes(&self) -> &[u8] {
+        rcgen::PublicKeyData::der_bytes(&self.0)
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        rcgen::PublicKeyData::algorithm(&self.0)
+    }
+}
+
+impl rcgen::SigningKey for SigningKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        rcgen::SigningKey::sign(&self.0, message)
+    }
+}
+
+/// The authority, able to sign.
+pub(super) struct Authority {
+    issuer: Issuer<'static, SigningKey>,
+    lifetime: Lifetime,
+    domains: Vec<String>,
+}
+
+/// Makes a new authority: its certificate and its key.  With `domains` it can only vouch for names in these.
+pub(super) fn make(now: UnixTime, days: u32, domains: &[NodeId]) -> Result<Issued, AuthorityError> {
+    let lifetime = Lifetime::days(now, days);
+    let mut nonce = [0; 4];
+    random::fill(&mut nonce)?;
+    let mut name = DistinguishedName::new();
+    // Two authorities, as there are while one replaces the other, must not share a name: a chain is found by it.
+    let date = now.to_string().chars().take(10).collect::<String>();
+    name.push(DnType::CommonName, format!("tfo-fleet CA {date} {:08x}", u32::from_be_bytes(nonce)));
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name;
+    set_lifetime(&mut params, lifetime);
+    params.serial_number = Some(serial_number(Serial::fresh()?));
+    // It signs certificates of nodes and nothing below it.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.name_constraints = (!domains.is_empty()).then(|| NameConstraints {
+        permitted_subtrees: domains.iter().map(|domain| GeneralSubtree::DnsName(domain.to_string())).collect(),
+        excluded_subtrees: Vec::new(),
+    });
+    let key = SigningKey::fresh()?;
+    let certificate = params.self_signed(&key)?;
+    Ok(Issued { certificate: certificate.pem(), key: key.pem() })
+}
+
+impl Authority {
+    /// From the texts of ca.crt and ca.key.
+    pub(super) fn read(certificate: &str, key: &[u8]) -> Result<Self, AuthorityError> {
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| AuthorityError::Certificate)?;
+        let facts = read_facts(&der)?;
+        let mut secret = PrivatePkcs8KeyDer::from_pem_slice(key).map_err(|_| AuthorityError::Key)?;
+        let key = KeyPair::try_from(&secret).map(SigningKey);
+        secret.zeroize();
+        let key = key.map_err(|_| AuthorityError::Key)?;
+        if key.0.public_key_raw() != facts.public_key {
+            return Err(AuthorityError::Mismatch);
+        }
+        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|_| AuthorityError::Certificate)?;
+        Ok(Self { issuer, lifetime: facts.lifetime, domains: facts.domains })
+    }
+
+    /// How long its own certificate holds.
+    pub(super) fn lifetime(&self) -> Lifetime {
+        self.lifetime
+    }
+
+    /// Whether it can vouch for this name.
+    pub(super) fn may_name(&self, name: &NodeId) -> bool {
+        let inside = |domain: &String| {
+            name.as_str().strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        self.domains.is_empty() || self.domains.iter().any(inside)
+    }
+
+    /// Domains that it is held to; empty = none.
+    pub(super) fn domains(&self) -> &[String] {
+        &self.domains
+    }
+
+    /// A certificate with a fresh key.
+    pub(super) fn issue(&self, subject: &Subject<'_>) -> Result<Issued, AuthorityError> {
+        let mut name = DistinguishedName::new();
+        // For people only: who a peer is says the dNSName.
+        name.push(DnType::OrganizationalUnitName, subject.role.as_str());
+        if subject.name.as_str().len() <= COMMON_NAME_CHARS_MAX {
+            name.push(DnType::CommonName, subject.name.as_str());
+        }
+        let mut params = CertificateParams::new([subject.name.as_str().to_owned()])?;
+        params.subject_alt_names.extend(subject.addresses.iter().copied().map(SanType::IpAddress));
+        params.distinguished_name = name;
+        set_lifetime(&mut params, subject.lifetime);
+        params.serial_number = Some(serial_number(subject.serial));
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = match subject.role {
+            Role::Node | Role::Operator | Role::Viewer => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            // It is a client of etcd, and etcd's own gateway wants both from a server (DEPENDENCIES.md).
+            Role::Coordinator => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        };
+        params.use_authority_key_identifier_extension = true;
+        let key = SigningKey::fresh()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Issued { certificate: certificate.pem(), key: key.pem() })
+    }
+
+    /// The list of what is revoked, PEM.  `number` rises with every list.
+    pub(super) fn revocation_list(
+        &self,
+        number: u64,
+        lifetime: Lifetime,
+        revoked: &[Revoked],
+    ) -> Result<String, AuthorityError> {
+        let list = CertificateRevocationListParams {
+            this_update: offset!(lifetime.not_before),
+            next_update: offset!(lifetime.not_after),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked
+                .iter()
+                .map(|one| RevokedCertParams {
+                    serial_number: serial_number(one.serial),
+                    revocation_time: offset!(one.at),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(list.signed_by(&self.issuer)?.pem()?)
+    }
+}
+
+/// What ca.crt says.
+struct Facts {
+    public_key: Vec<u8>,
+    lifetime: Lifetime,
+    domains: Vec<String>,
+}
+
+fn read_facts(der: &CertificateDer<'_>) -> Result<Facts, AuthorityError> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).map_err(|_| AuthorityError::Certificate)?;
+    if !certificate.is_ca() {
+        return Err(AuthorityError::Certificate);
+    }
+    let constraints = certificate.name_constraints().map_err(|_| AuthorityError::Certificate)?;
+    let permitted = constraints.and_then(|found| found.value.permitted_subtrees.as_ref());
+    let domains = permitted.into_iter().flatten().filter_map(|subtree| match subtree.base {
+        GeneralName::DNSName(domain) => Some(domain.to_owned()),
+        _ => None,
+    });
+    let time = |at: i64| UnixTime::from_secs(u64::try_from(at).unwrap_or(0));
+    let validity = certificate.validity();
+    Ok(Facts {
+        public_key: certificate.public_key().subject_public_key.data.to_vec(),
+        lifetime: Lifetime {
+            not_before: time(validity.not_before.timestamp()),
+            not_after: time(validity.not_after.timestamp()),
+        },
+        domains: domains.collect(),
+    })
+}
+
+/// How long the certificate in this text holds.
+pub(super) fn lifetime_of(certificate: &str) -> Result<Lifetime, AuthorityError> {
+    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| AuthorityError::Certificate)?;
+    read_facts(&der).map(|facts| facts.lifetime)
+}
+
+fn set_lifetime(params: &mut CertificateParams, lifetime: Lifetime) {
+    params.not_before = offset!(lifetime.not_before);
+    params.not_after = offset!(lifetime.not_after);
+}
+
+fn serial_number(serial: Serial) -> SerialNumber {
+    SerialNumber::from_slice(serial.as_bytes())
+}

@@ -1,0 +1,228 @@
+//! What an authority has issued: the list behind `pki list`, `pki revoke` and the revocation list.  Knows no files.
+//!
+//! Invariant: a certificate is in the index before it is on disk, so there is none that could not be revoked.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::role::Role;
+use crate::crypto::random::{self, NoRandomness};
+use crate::model::ids::NodeId;
+use crate::model::time::UnixTime;
+
+/// Form of index.json that this release writes and reads.
+const VERSION: u32 = 1;
+/// Below this many seconds left, a certificate is shown as `expiring`: a month, the slack of a yearly round.
+const EXPIRING_SECS: u64 = 30 * 86_400;
+
+/// A serial number: 127 random bits, so that none comes twice and none can be guessed (CA/Browser Forum asks for 64).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Serial([u8; 16]);
+
+impl Serial {
+    /// A new one.
+    pub(super) fn fresh() -> Result<Self, NoRandomness> {
+        let mut bytes = [0; 16];
+        random::fill(&mut bytes)?;
+        // Positive, and never with a leading zero that some tools print and others do not.
+        bytes[0] = bytes[0] & 0x7f | 0x40;
+        Ok(Self(bytes))
+    }
+
+    /// Big-endian bytes.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+/// The text is no serial number of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a serial number is 32 hex digits, as `pki list` and `openssl x509 -serial` print it")]
+pub(super) struct BadSerial;
+
+impl FromStr for Serial {
+    type Err = BadSerial;
+
+    fn from_str(text: &str) -> Result<Self, BadSerial> {
+        let digits: String = text.chars().filter(|c| *c != ':').collect();
+        if digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(BadSerial);
+        }
+        u128::from_str_radix(&digits, 16).map(|value| Self(value.to_be_bytes())).map_err(|_| BadSerial)
+    }
+}
+
+impl Serialize for Serial {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Serial {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Everything issued, oldest first.  Persisted: index.json; a new field needs a serde default, anything else a new
+/// version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Index {
+    version: u32,
+    /// Number of the latest revocation list.
+    pub(super) crl_number: u64,
+    /// When that list must be renewed.
+    pub(super) crl_next_update: UnixTime,
+    /// What was issued.
+    pub(super) certificates: Vec<Entry>,
+}
+
+/// One certificate.  Persisted, as above.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    /// Its number.
+    pub(super) serial: Serial,
+    /// What for.
+    pub(super) role: Role,
+    /// The dNSName.
+    pub(super) name: NodeId,
+    /// The iPAddresses.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Begin.
+    pub(super) not_before: UnixTime,
+    /// End.
+    pub(super) not_after: UnixTime,
+    /// Revoked since.
+    pub(super) revoked_at: Option<UnixTime>,
+}
+
+/// How a certificate stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Standing {
+    /// Holds.
+    Valid,
+    /// Holds, but not for long.
+    Expiring,
+    /// Over.
+    Expired,
+    /// Revoked.
+    Revoked,
+}
+
+impl Standing {
+    /// The name used in every output.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Expiring => "expiring",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl Entry {
+    /// How it stands now.
+    pub(super) fn standing(&self, now: UnixTime) -> Standing {
+        if self.revoked_at.is_some() {
+            Standing::Revoked
+        } else if self.not_after <= now {
+            Standing::Expired
+        } else if self.not_after.secs_since(now) <= EXPIRING_SECS {
+            Standing::Expiring
+        } else {
+            Standing::Valid
+        }
+    }
+
+    /// Whether somebody could still use it.
+    fn holds(&self, now: UnixTime) -> bool {
+        matches!(self.standing(now), Standing::Valid | Standing::Expiring)
+    }
+}
+
+impl Index {
+    /// Nothing issued yet.
+    pub(super) fn empty(now: UnixTime) -> Self {
+        Self { version: VERSION, crl_number: 0, crl_next_update: now, certificates: Vec::new() }
+    }
+
+    /// Reads index.json.
+    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
+        let index: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        if index.version == VERSION {
+            Ok(index)
+        } else {
+            Err(format!("it is of version {}, and this release knows version {VERSION}", index.version))
+        }
+    }
+
+    /// The text of index.json.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(self).expect("it holds only strings, numbers and lists");
+        text.push(b'\n');
+        text
+    }
+
+    /// A certificate that keeps this name from being given this role: one of another role that still holds.
+    pub(super) fn in_the_way(&self, name: &NodeId, role: Role, now: UnixTime) -> Option<&Entry> {
+        self.certificates
+            .iter()
+            .find(|entry| entry.name == *name && entry.holds(now) && !entry.role.may_share_name_with(role))
+    }
+
+    /// Whether anything was ever issued to this name.
+    pub(super) fn knows(&self, which: &Which) -> bool {
+        self.certificates.iter().any(|entry| which.is(entry))
+    }
+
+    /// Revokes what is meant and not revoked yet; gives what it revoked.  Expired ones count: a clock may be behind.
+    pub(super) fn revoke(&mut self, which: &Which, now: UnixTime) -> Vec<Entry> {
+        let meant = self.certificates.iter_mut().filter(|entry| entry.revoked_at.is_none() && which.is(entry));
+        meant
+            .map(|entry| {
+                entry.revoked_at = Some(now);
+                entry.clone()
+            })
+            .collect()
+    }
+}
+
+/// Which certificates are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Which {
+    /// All with this name.
+    Name(NodeId),
+    /// The one with this number.
+    Serial(Serial),
+}
+
+impl Which {
+    fn is(&self, entry: &Entry) -> bool {
+        match self {
+            Self::Name(name) => entry.name == *name,
+            Self::Serial(serial) => entry.serial == *serial,
+        }
+    }
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Serial(serial) => write!(f, "serial {serial}"),
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! `tfoctl pki`: certificates for a fleet that has no PKI of its own.
+//!
+//! An authority is a directory ([`directory`]); the coordinator and the agents need only ca.crt, crl.pem and their own
+//! pair from it, and ca.key is best kept where no server is.
+
+mod authority;
+mod directory;
+mod index;
+mod role;
+mod shown;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use self::authority::{Authority, Lifetime, Revoked, Subject};
+use self::directory::{Directory, Place, REVOCATION_LIST};
+use self::index::{Entry, Index, Serial, Which};
+use self::role::Role;
+use super::report::{self, Failure, Format, Outcome};
+use crate::model::ids::NodeId;
+use crate::model::problem::Problem;
+use crate::model::time::UnixTime;
+use crate::runtime::clock;
+
+/// Default lifetime of an authority in days: ten years.  Replacing it means a new ca.crt on every host; what limits the
+/// harm of a leaf is its own lifetime and the revocation list.
+const AUTHORITY_DAYS: u32 = 3_650;
+/// Longest lifetime of an authority in days.
+const AUTHORITY_DAYS_MAX: i64 = 7_300;
+/// Longest lifetime of anything else in days: what browsers and Apple's TLS long allowed, two years and a quarter.
+const DAYS_MAX: i64 = 825;
+/// Default lifetime of a revocation list in days.
+///
+/// The list is a file that the operator copies, so a stale one means a forgotten copy, and 90 days is how long that may
+/// stay unseen.  Shorter would make the list the first thing of a fleet to expire, since nothing renews it by itself.
+const LIST_DAYS: u32 = 90;
+
+/// Arguments of `pki`.
+#[derive(Debug, Args)]
+pub struct PkiArgs {
+    #[command(subcommand)]
+    command: PkiCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PkiCommand {
+    /// Make a certificate authority: ca.key (0600), ca.crt, an empty crl.pem; never overwrites
+    Init(InitArgs),
+    /// Issue a certificate: NAME.crt, NAME.key (0600) and ca.crt; never overwrites
+    Issue(IssueArgs),
+    /// Revoke a name's certificates, or one by its serial number, and renew crl.pem
+    Revoke(RevokeArgs),
+    /// Renew crl.pem before its time is over
+    Crl(CrlArgs),
+    /// List what was issued
+    List(ListArgs),
+}
+
+#[derive(Debug, Args)]
+struct InitArgs {
+    /// Directory of the new authority
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Let it vouch only for names in this domain (repeatable); without, for any name
+    #[arg(long, value_name = "NAME")]
+    domain: Vec<NodeId>,
+    /// Lifetime in days
+    #[arg(long, value_name = "N", default_value_t = AUTHORITY_DAYS, value_parser = clap::value_parser!(u32).range(1..=AUTHORITY_DAYS_MAX))]
+    days: u32,
+}
+
+#[derive(Debug, Args)]
+struct IssueArgs {
+    /// Directory of the authority
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    #[command(flatten)]
+    role: RoleArgs,
+    /// DNS name of the holder, as the coordinator's configuration has it
+    #[arg(value_name = "NAME")]
+    name: NodeId,
+    /// Address under which a coordinator is also reached (repeatable)
+    #[arg(long, value_name = "IP")]
+    address: Vec<IpAddr>,
+    /// Lifetime in days; default 397 for hosts, 90 for people
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=DAYS_MAX))]
+    days: Option<u32>,
+    /// Directory for the files, if not the authority's own
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line, of which clap takes exactly one")]
+struct RoleArgs {
+    /// For an agent
+    #[arg(long)]
+    node: bool,
+    /// For somebody who may change things
+    #[arg(long)]
+    operator: bool,
+    /// For somebody, or something, that may only look
+    #[arg(long)]
+    viewer: bool,
+    /// For a coordinator
+    #[arg(long)]
+    coordinator: bool,
+}
+
+impl RoleArgs {
+    fn role(&self) -> Role {
+        if self.node {
+            Role::Node
+        } else if self.operator {
+            Role::Operator
+        } else if self.viewer {
+            Role::Viewer
+        } else {
+            Role::Coordinator
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct RevokeArgs {
+    /// Directory of the authority
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Revoke all certificates of this name
+    #[arg(value_name = "NAME", required_unless_present = "serial", conflicts_with = "serial")]
+    name: Option<NodeId>,
+    /// Revoke the one with this serial number
+    #[arg(long, value_name = "SERIAL")]
+    serial: Option<Serial>,
+}
+
+#[derive(Debug, Args)]
+struct CrlArgs {
+    /// Directory of the authority
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Days until it must be renewed again
+    #[arg(long, value_name = "N", default_value_t = LIST_DAYS, value_parser = clap::value_parser!(u32).range(1..=DAYS_MAX))]
+    days: u32,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Directory of the authority
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+}
+
+/// Runs `pki`.
+///
+/// # Errors
+/// Fails with what is wrong, its remedy and the exit code.
+pub fn run(arguments: &PkiArgs, format: Format) -> Result<Outcome, Failure> {
+    let now = clock::now();
+    match &arguments.command {
+        PkiCommand::Init(arguments) => report::deliver(&init(arguments, now)?, format),
+        PkiCommand::Issue(arguments) => report::deliver(&issue(arguments, now)?, format),
+        PkiCommand::Revoke(arguments) => report::deliver(&revoke(arguments, now)?, format),
+        PkiCommand::Crl(arguments) => report::deliver(&renew(arguments, now)?, format),
+        PkiCommand::List(arguments) => report::deliver(&list(arguments, now)?, format),
+    }
+}
+
+fn init(arguments: &InitArgs, now: UnixTime) -> Result<shown::Made, Failure> {
+    let directory = Directory::make(&arguments.dir)?;
+    directory.refuse_if_used()?;
+    let made = authority::make(now, arguments.days, &arguments.domain).map_err(|error| failed(&error))?;
+    directory.put_authority(&made.certificate, &made.key)?;
+    let mut index = Index::empty(now);
+    put_list(&directory, &directory.authority()?, &mut index, now, LIST_DAYS)?;
+    Ok(shown::Made {
+        directory: directory.path().to_owned(),
+        domains: arguments.domain.clone(),
+        not_after: now.plus(u64::from(arguments.days) * 86_400),
+        crl_next_update: index.crl_next_update,
+    })
+}
+
+fn issue(arguments: &IssueArgs, now: UnixTime) -> Result<shown::Issued, Failure> {
+    let (name, role) = (&arguments.name, arguments.role.role());
+    refuse_name(name)?;
+    let directory = Directory::open(&arguments.dir)?;
+    let mut index = directory.index()?;
+    if let Some(other) = index.in_the_way(name, role, now) {
+        let message = format!(
+            "{name} has a certificate as {} until {} (serial {})",
+            other.role.as_str(),
+            other.not_after,
+            other.serial
+        );
+        let remedy = "who somebody is, is decided by the name alone: take another name, or revoke that certificate";
+        return Err(refused("name_taken", message, remedy));
+    }
+    let ca_certificate = directory.ca_certificate()?;
+    let place = Place::of(name.as_str(), arguments.out.as_deref().unwrap_or(directory.path()));
+    place.refuse_if_used(&ca_certificate)?;
+    let authority = directory.authority()?;
+    refuse_domain(&authority, name)?;
+    let wanted = Lifetime::days(now, arguments.days.unwrap_or(role.days()));
+    let lifetime = wanted.within(authority.lifetime());
+    if lifetime.not_after <= now {
+        let message = format!("the authority's own certificate ended at {}", authority.lifetime().not_after);
+        return Err(refused("authority_expired", message, "make a new authority with `tfoctl pki init`"));
+    }
+    let serial = Serial::fresh().map_err(|error| failed(&error.into()))?;
+    let subject = Subject { role, name, addresses: &arguments.address, serial, lifetime };
+    let issued = authority.issue(&subject).map_err(|error| failed(&error))?;
+    let entry = Entry {
+        serial,
+        role,
+        name: name.clone(),
+        addresses: arguments.address.clone(),
+        not_before: lifetime.not_before,
+        not_after: lifetime.not_after,
+        revoked_at: None,
+    };
+    index.certificates.push(entry.clone());
+    directory.put_index(&index)?;
+    place.write(&issued.certificate, &issued.key, &ca_certificate)?;
+    let shortened = lifetime.not_after < wanted.not_after;
+    Ok(shown::Issued { entry, certificate: place.certificate, key: place.key, ca: place.ca, shortened })
+}
+
+fn revoke(arguments: &RevokeArgs, now: UnixTime) -> Result<shown::Revoked, Failure> {
+    let which = match (&arguments.name, arguments.serial) {
+        (_, Some(serial)) => Which::Serial(serial),
+        (Some(name), None) => Which::Name(name.clone()),
+        (None, None) => unreachable!("clap asks for one of them"),
+    };
+    let directory = Directory::open(&arguments.dir)?;
+    let mut index = directory.index()?;
+    if !index.knows(&which) {
+        let message = format!("no certificate was issued here for {which}");
+        let problem = Problem::error("unknown_certificate", message, "see `tfoctl pki list` for what was");
+        return Err(Failure::new(Outcome::Failed, problem));
+    }
+    let authority = directory.authority()?;
+    let revoked = index.revoke(&which, now);
+    // Also if there was nothing left to revoke: the run before may have been cut off before its list was written.
+    put_list(&directory, &authority, &mut index, now, LIST_DAYS)?;
+    Ok(shown::Revoked { which, revoked, list: list_of(&directory, &index) })
+}
+
+fn renew(arguments: &CrlArgs, now: UnixTime) -> Result<shown::List, Failure> {
+    let directory = Directory::open(&arguments.dir)?;
+    let mut index = directory.index()?;
+    put_list(&directory, &directory.authority()?, &mut index, now, arguments.days)?;
+    Ok(list_of(&directory, &index))
+}
+
+fn list(arguments: &ListArgs, now: UnixTime) -> Result<shown::Listing, Failure> {
+    let directory = Directory::open(&arguments.dir)?;
+    let index = directory.index()?;
+    let ca = authority::lifetime_of(&directory.ca_certificate()?).map_err(|error| failed(&error))?;
+    Ok(shown::Listing::new(&index, ca.not_after, now))
+}
+
+/// Counts the list up, keeps the index, and only then writes the list: a number must never come twice.
+fn put_list(
+    directory: &Directory,
+    authority: &Authority,
+    index: &mut Index,
+    now: UnixTime,
+    days: u32,
+) -> Result<(), Failure> {
+    let lifetime = Lifetime::days(now, days).within(authority.lifetime());
+    if lifetime.not_after <= now {
+        let message = format!("the authority's own certificate ended at {}", authority.lifetime().not_after);
+        return Err(refused("authority_expired", message, "make a new authority with `tfoctl pki init`"));
+    }
+    index.crl_number += 1;
+    index.crl_next_update = lifetime.not_after;
+    let revoked: Vec<Revoked> = index
+        .certificates
+        .iter()
+        .filter_map(|entry| Some(Revoked { serial: entry.serial, at: entry.revoked_at? }))
+        .collect();
+    let text = authority.revocation_list(index.crl_number, lifetime, &revoked).map_err(|error| failed(&error))?;
+    directory.put_index(index)?;
+    directory.put_revocation_list(&text)
+}
+
+fn list_of(directory: &Directory, index: &Index) -> shown::List {
+    let revoked = index.certificates.iter().filter(|entry| entry.revoked_at.is_some()).count();
+    shown::List {
+        path: directory.file(REVOCATION_LIST),
+        number: index.crl_number,
+        next_update: index.crl_next_update,
+        revoked,
+    }
+}
+
+/// Names that are no host's: an address in the place of a name, and the authority's own file.
+fn refuse_name(name: &NodeId) -> Result<(), Failure> {
+    let last = name.as_str().rsplit('.').next().unwrap_or_default();
+    if last.bytes().all(|byte| byte.is_ascii_digit()) {
+        let message = format!("{name} is no DNS name: its last label is a number");
+        let problem = Problem::error("bad_name", message, "give it a name, and its address with --address");
+        return Err(Failure::new(Outcome::Config, problem));
+    }
+    if name.as_str() == "ca" {
+        let problem = Problem::error("bad_name", "ca.crt and ca.key are the authority's own", "take another name");
+        return Err(Failure::new(Outcome::Config, problem));
+    }
+    Ok(())
+}
+
+fn refuse_domain(authority: &Authority, name: &NodeId) -> Result<(), Failure> {
+    if authority.may_name(name) {
+        return Ok(());
+    }
+    let message = format!("this authority vouches only for names in {}", authority.domains().join(", "));
+    Err(refused("outside_domain", message, "take a name in that domain; nobody would believe another"))
+}
+
+fn refused(kind: &'static str, message: impl Into<String>, remedy: &str) -> Failure {
+    Failure::new(Outcome::Refused, Problem::error(kind, message, remedy))
+}
+
+fn failed(error: &authority::AuthorityError) -> Failure {
+    let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
+    Failure::new(Outcome::Failed, Problem::error("sign", format!("{error}{cause}"), "try again"))
+}

@@ -1,0 +1,175 @@
+//! How `tfoctl pki` shows what it did: text for people, JSON for programs.  Never key bytes.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::index::{Entry, Index, Standing, Which};
+use super::role::Role;
+use crate::ctl::report::Report;
+use crate::ctl::table::Table;
+use crate::model::ids::NodeId;
+use crate::model::time::UnixTime;
+
+/// A new authority.
+#[derive(Debug, Serialize)]
+pub(super) struct Made {
+    /// Where.
+    pub(super) directory: PathBuf,
+    /// Domains that it is held to.
+    pub(super) domains: Vec<NodeId>,
+    /// End of its certificate.
+    pub(super) not_after: UnixTime,
+    /// When crl.pem must be renewed.
+    pub(super) crl_next_update: UnixTime,
+}
+
+impl Report for Made {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let directory = self.directory.display();
+        writeln!(out, "authority  {directory}, until {}", self.not_after)?;
+        if self.domains.is_empty() {
+            writeln!(out, "names      any (--domain would hold it to your own)")?;
+        } else {
+            let domains: Vec<&str> = self.domains.iter().map(NodeId::as_str).collect();
+            writeln!(out, "names      in {}", domains.join(", "))?;
+        }
+        writeln!(out, "ca.key     whoever has it can be any node or operator: keep it off servers")?;
+        writeln!(out, "ca.crt     to every host (client_ca, ca)")?;
+        writeln!(out, "crl.pem    to every coordinator (crl); renew it before {}", self.crl_next_update)
+    }
+}
+
+/// A new certificate.
+#[derive(Debug, Serialize)]
+pub(super) struct Issued {
+    /// What the index says of it.
+    #[serde(flatten)]
+    pub(super) entry: Entry,
+    /// Its file.
+    pub(super) certificate: PathBuf,
+    /// Its private key's file.
+    pub(super) key: PathBuf,
+    /// The authority's certificate.
+    pub(super) ca: PathBuf,
+    /// Whether it ends earlier than asked for, with its authority.
+    pub(super) shortened: bool,
+}
+
+impl Report for Issued {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Entry { name, role, serial, not_after, .. } = &self.entry;
+        writeln!(out, "{} {name}, serial {serial}, until {not_after}", role.as_str())?;
+        if self.shortened {
+            writeln!(out, "it ends with its authority, earlier than asked for")?;
+        }
+        for path in [&self.certificate, &self.key, &self.ca] {
+            writeln!(out, "  {}", path.display())?;
+        }
+        match role {
+            Role::Operator => writeln!(out, "name it in the coordinators' configuration: operators = [\"{name}\"]"),
+            Role::Viewer => writeln!(out, "name it in the coordinators' configuration: viewers = [\"{name}\"]"),
+            Role::Node | Role::Coordinator => Ok(()),
+        }
+    }
+}
+
+/// The revocation list.
+#[derive(Debug, Serialize)]
+pub(super) struct List {
+    /// Its file.
+    pub(super) path: PathBuf,
+    /// Its number.
+    pub(super) number: u64,
+    /// When it must be renewed.
+    pub(super) next_update: UnixTime,
+    /// How many certificates are on it.
+    pub(super) revoked: usize,
+}
+
+impl Report for List {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { path, number, next_update, revoked } = self;
+        writeln!(out, "{}: number {number}, {revoked} revoked, renew it before {next_update}", path.display())?;
+        writeln!(out, "copy it to every coordinator; they read it again by themselves")
+    }
+}
+
+/// What was revoked.
+#[derive(Debug)]
+pub(super) struct Revoked {
+    /// What was meant.
+    pub(super) which: Which,
+    /// What was revoked now.
+    pub(super) revoked: Vec<Entry>,
+    /// The list that says so.
+    pub(super) list: List,
+}
+
+impl Serialize for Revoked {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            revoked: &'a [Entry],
+            crl: &'a List,
+        }
+        Fields { revoked: &self.revoked, crl: &self.list }.serialize(serializer)
+    }
+}
+
+impl Report for Revoked {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.revoked.is_empty() {
+            writeln!(out, "{} was revoked before", self.which)?;
+        }
+        for entry in &self.revoked {
+            writeln!(out, "revoked {} {}, serial {}", entry.role.as_str(), entry.name, entry.serial)?;
+        }
+        self.list.write_text(out)
+    }
+}
+
+/// Everything issued.
+#[derive(Debug, Serialize)]
+pub(super) struct Listing {
+    ca_not_after: UnixTime,
+    crl_next_update: UnixTime,
+    crl_number: u64,
+    certificates: Vec<Listed>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    state: Standing,
+    #[serde(flatten)]
+    entry: Entry,
+}
+
+impl Listing {
+    /// Of an index, by name and then by age.
+    pub(super) fn new(index: &Index, ca_not_after: UnixTime, now: UnixTime) -> Self {
+        let mut certificates: Vec<Listed> =
+            index.certificates.iter().map(|e| Listed { state: e.standing(now), entry: e.clone() }).collect();
+        certificates.sort_by(|a, b| (&a.entry.name, a.entry.not_after).cmp(&(&b.entry.name, b.entry.not_after)));
+        let (crl_next_update, crl_number) = (index.crl_next_update, index.crl_number);
+        Self { ca_not_after, crl_next_update, crl_number, certificates }
+    }
+}
+
+impl Report for Listing {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut table = Table::new(&["NAME", "ROLE", "STATE", "UNTIL", "SERIAL"]);
+        for Listed { state, entry } in &self.certificates {
+            table.row([
+                entry.name.to_string(),
+                entry.role.as_str().to_owned(),
+                state.as_str().to_owned(),
+                entry.not_after.to_string(),
+                entry.serial.to_string(),
+            ]);
+        }
+        table.write(out)?;
+        writeln!(out, "authority until {}; crl.pem to be renewed before {}", self.ca_not_after, self.crl_next_update)
+    }
+}

@@ -1,0 +1,288 @@
+//! One request to one coordinator: JSON in, JSON out, bounded in size and time.
+//!
+//! Must not know: which coordinator is next, when to try again, what an answer means.  Invariants: https only; no redirect
+//! is followed and no proxy of the environment is used, for an answer may hold keys; no answer is read further than its
+//! limit; our own copy of an answer is wiped.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Method, StatusCode, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::error::ErrorBody;
+
+/// Longest time for DNS, TCP and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that stood still for so long is not used again: shorter than what stateful firewalls forget.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Keepalives find a peer that is gone while a long poll waits.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Longest body of an error in bytes.
+const ERROR_BYTES_MAX: usize = 8_192;
+/// Longest `Retry-After` that is believed, in seconds.
+const RETRY_AFTER_MAX_SECS: u64 = 3_600;
+
+/// Where a coordinator is: `https://HOST[:PORT]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUrl(Url);
+
+/// The text is no base URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a coordinator is named https://HOST or https://HOST:PORT, without a path, a user or a query")]
+pub struct BadBaseUrl;
+
+impl FromStr for BaseUrl {
+    type Err = BadBaseUrl;
+
+    fn from_str(text: &str) -> Result<Self, BadBaseUrl> {
+        let url: Url = text.parse().map_err(|_| BadBaseUrl)?;
+        let plain = url.scheme() == "https"
+            && url.has_host()
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
+        if plain { Ok(Self(url)) } else { Err(BadBaseUrl) }
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str().trim_end_matches('/'))
+    }
+}
+
+/// What is asked of a coordinator.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// `GET`, `POST`, ...
+    pub method: &'a Method,
+    /// From the root, with its query: `/v1/pools`.
+    pub path: &'a str,
+    /// Longest time for everything, from the name's resolution to the last byte.
+    pub timeout: Duration,
+    /// Longest answer that is read, in bytes.
+    pub answer_bytes_max: usize,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No connection, or it broke, or nothing came in time.
+    #[error("cannot reach {url}: {cause}")]
+    Unreachable {
+        /// The coordinator.
+        url: String,
+        /// On one line.
+        cause: String,
+    },
+    /// One side refuses the other's certificate, or they do not speak TLS with each other.
+    #[error("TLS with {url} is refused: {cause}")]
+    Tls {
+        /// The coordinator.
+        url: String,
+        /// On one line.
+        cause: String,
+    },
+    /// An answer other than 2xx.
+    #[error("{url} answers {status}{}", refusal_text(.body.as_deref()))]
+    Refused {
+        /// The coordinator.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it says; none if it is not ours (a proxy's page).
+        body: Option<Box<ErrorBody>>,
+        /// When to come back, if it says.
+        retry_after: Option<Duration>,
+    },
+    /// A success that cannot be understood: too large, or not the JSON that belongs here.
+    #[error("{url} gives an answer that cannot be used: {what}")]
+    BadAnswer {
+        /// The coordinator.
+        url: String,
+        /// What is wrong with it; nothing of its content.
+        what: String,
+    },
+}
+
+fn refusal_text(body: Option<&ErrorBody>) -> String {
+    // Bounded and printable: whatever is at the other end writes into our log.
+    let shown = |text: &str| -> String { text.chars().filter(|c| !c.is_control()).take(300).collect() };
+    body.map_or_else(String::new, |body| format!(": {} (request {})", shown(&body.message), shown(&body.request_id)))
+}
+
+/// The client cannot be made from this TLS configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make an HTTP client")]
+pub struct NoClient(#[source] reqwest::Error);
+
+/// Connections to coordinators, kept alive between requests.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+}
+
+impl Client {
+    /// A client without a connection.
+    ///
+    /// # Errors
+    /// Fails if the HTTP library does not take the configuration.
+    pub fn new(tls: rustls::ClientConfig) -> Result<Self, NoClient> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .user_agent(concat!("tfo-fleet/", env!("CARGO_PKG_VERSION")))
+            .https_only(true)
+            .http1_only()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(1)
+            .tcp_keepalive(KEEPALIVE_INTERVAL)
+            .tcp_keepalive_interval(KEEPALIVE_INTERVAL)
+            .tcp_nodelay(true);
+        http.build().map(|http| Self { http }).map_err(NoClient)
+    }
+
+    /// Asks `base`; none is an answer without content (204).
+    ///
+    /// # Errors
+    /// Fails as [`ClientError`] says; whether it was done is then unknown, except after [`ClientError::Refused`].
+    pub async fn call<B: Serialize, A: DeserializeOwned>(
+        &self,
+        base: &BaseUrl,
+        call: Call<'_>,
+        body: Option<&B>,
+    ) -> Result<Option<A>, ClientError> {
+        let url = base.to_string();
+        let bad = |what: String| ClientError::BadAnswer { url: url.clone(), what };
+        let target = base.0.join(call.path).map_err(|error| bad(format!("{} is no path: {error}", call.path)))?;
+        let mut request = self.http.request(call.method.clone(), target).timeout(call.timeout);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let mut response = request.send().await.map_err(|error| no_answer(&url, &error))?;
+        let status = response.status();
+        if status == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        let limit = if status.is_success() { call.answer_bytes_max } else { ERROR_BYTES_MAX };
+        let bytes = match read_bounded(&mut response, limit).await {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(no_answer(&url, &error)),
+        };
+        if !status.is_success() {
+            let body = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).map(Box::new);
+            let retry_after = retry_after(&response);
+            return Err(ClientError::Refused { url, status: status.as_u16(), body, retry_after });
+        }
+        let Some(bytes) = bytes else { return Err(bad(format!("it has more than {limit} bytes"))) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            // The message of serde_json may quote what it found, and that may be a key.
+            let (line, column) = (error.line(), error.column());
+            bad(format!("it is not the JSON of this API at line {line}, column {column} ({:?})", error.classify()))
+        })
+    }
+}
+
+/// The body into one buffer that never grows, so that no copy is left behind; none if it is longer than `limit`.
+async fn read_bounded(
+    response: &mut reqwest::Response,
+    limit: usize,
+) -> Result<Option<Zeroizing<Vec<u8>>>, reqwest::Error> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(limit));
+    while let Some(chunk) = response.chunk().await? {
+        let fits = bytes.len() + chunk.len() <= limit;
+        if fits {
+            bytes.extend_from_slice(&chunk);
+        }
+        // The HTTP library's own buffer, where it is not the connection's any more.
+        if let Ok(mut chunk) = chunk.try_into_mut() {
+            chunk.as_mut().zeroize();
+        }
+        if !fits {
+            return Ok(None);
+        }
+    }
+    Ok(Some(bytes))
+}
+
+/// In seconds; the form with a date is not ours.
+fn retry_after(response: &reqwest::Response) -> Option<Duration> {
+    let secs: u64 = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(secs.min(RETRY_AFTER_MAX_SECS)))
+}
+
+fn no_answer(url: &str, error: &reqwest::Error) -> ClientError {
+    let url = url.to_owned();
+    if let Some(tls) = tls_cause(error) {
+        return ClientError::Tls { url, cause: tls.to_string() };
+    }
+    let cause = if error.is_timeout() { "no answer in time".to_owned() } else { last_cause(error) };
+    ClientError::Unreachable { url, cause }
+}
+
+/// The TLS error inside, wherever the layers between have put it.
+fn tls_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        // The source of an io::Error is the source of what it wraps, not the wrapped error itself.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(tls) = wrapped.and_then(|wrapped| tls_cause(wrapped)) {
+            return Some(tls);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// The innermost cause: the layers around it only repeat the URL.
+fn last_cause(error: &(dyn StdError + 'static)) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coordinators_are_named_by_https_and_nothing_more() {
+        for good in
+            ["https://c1.example.org", "https://c1.example.org:9443", "https://c1.example.org/", "https://[::1]:1"]
+        {
+            assert!(good.parse::<BaseUrl>().is_ok(), "{good}");
+        }
+        assert_eq!(
+            "https://c1.example.org:9443/".parse::<BaseUrl>().unwrap().to_string(),
+            "https://c1.example.org:9443"
+        );
+        for bad in [
+            "",
+            "c1.example.org",
+            "http://c1.example.org",
+            "https://",
+            "https://c1/v1",
+            "https://u@c1",
+            "https://u:p@c1",
+            "https://c1?a",
+            "https://c1#a",
+        ] {
+            assert_eq!(bad.parse::<BaseUrl>(), Err(BadBaseUrl), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The agent with a coordinator: real TLS, real long polls, real keys in a kernel, against a coordinator that the test
+//! scripts.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[expect(clippy::unwrap_used, reason = "a test ends where its host is not what it made")]
+mod install;
+#[expect(clippy::unwrap_used, reason = "a test ends where its host is not what it made")]
+mod refused;
