@@ -5,5 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod config;
+mod crash;
+mod refusals;
 mod rotation;
 mod world;
