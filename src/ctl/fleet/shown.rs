@@ -87,7 +87,7 @@ pub(super) fn remarks(pool: &PoolStatus) -> Vec<String> {
     }
     if pool.reporting > 0 {
         said.push(format!(
-            "{} only reported: keys come from elsewhere, the coordinator drives nothing there",
+            "{} only reporting: keys come from elsewhere, the coordinator drives nothing there",
             count_of_nodes(pool.reporting)
         ));
     }
@@ -142,7 +142,7 @@ pub(super) fn write_nodes(
     let elsewhere = nodes.iter().filter(|node| node.source != KeySource::Coordinator).count();
     if elsewhere > 0 {
         let count = count_of_nodes(elsewhere);
-        writeln!(out, "{count} only reported: keys come from elsewhere, the coordinator drives nothing there")?;
+        writeln!(out, "{count} only reporting: keys come from elsewhere, the coordinator drives nothing there")?;
     }
     let shown: Vec<&NodeStatus> = nodes.iter().filter(|node| listed == Listed::All || !is_fine(node)).collect();
     if shown.is_empty() {
