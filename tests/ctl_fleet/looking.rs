@@ -14,7 +14,8 @@ fn pools_are_shown_as_text_and_as_json() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let held = pool(json!({
         "pool": "bulk", "phase": "promoted", "waves": {"opened": 1, "of": 3}, "converged": 1, "paused": true,
-        "blocked_by": "paused", "next_at": null, "waiting_for": ["cp2.test", "cp3.test"], "drives": false
+        "blocked_by": "paused", "next_at": null, "waiting_for": ["cp2.test", "cp3.test"], "drives": false,
+        "policy_differs": ["interval", "absent_after"]
     }));
     let empty = pool(json!({
         "pool": "new", "phase": "empty", "primary": null, "backup": null, "generation": 0, "required": 0,

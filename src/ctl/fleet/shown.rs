@@ -92,7 +92,11 @@ pub(super) fn remarks(pool: &PoolStatus) -> Vec<String> {
         ));
     }
     if !pool.drives {
-        said.push("this coordinator drives nothing: its configuration differs from the pool's policy".to_owned());
+        let what = match &pool.policy_differs[..] {
+            [] => String::new(),
+            differs => format!(" in {}", names(differs)),
+        };
+        said.push(format!("this coordinator drives nothing: its configuration differs from the pool's policy{what}"));
     }
     said.into_iter().map(|text| format!("{}: {text}", pool.pool)).collect()
 }
