@@ -16,6 +16,7 @@ pub mod ctl;
 pub mod demo;
 pub mod engine;
 pub mod kernel;
+pub mod manual;
 pub mod model;
 pub mod runtime;
 pub mod store;

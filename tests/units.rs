@@ -82,6 +82,7 @@ fn systemd_accepts_every_unit_and_the_example_drop_ins() {
     let mut copies = Vec::new();
     for unit in units(".service").into_iter().chain(units(".timer")) {
         let text = fs::read_to_string(&unit).unwrap().replace(INSTALLED_AGENT, agent);
+        let text = text.replace("/usr/bin/tfo-coordinator", env!("CARGO_BIN_EXE_tfo-coordinator"));
         let copy = dir.path().join(unit.file_name().unwrap());
         fs::write(&copy, text).unwrap();
         copies.push(copy);

@@ -12,9 +12,8 @@ use crate::config::agent::{AgentSettings, SourceSettings};
 use crate::config::secret::CREDENTIAL_UNSEEN;
 use crate::kernel::boot_order;
 use crate::kernel::procfs::SERVER_BIT;
-use crate::kernel::release::{self, KernelRelease};
+use crate::kernel::release;
 use crate::model::problem::{Problem, Severity, first_error};
-use crate::model::state::BackupSlot;
 use crate::model::time::{UnixTime, span_text};
 use crate::runtime::sys;
 
@@ -110,8 +109,9 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
     let config_is_wrong = first_error(&problems).is_some();
     if depth == Depth::Host {
         problems.extend(preflight::host(&settings));
-        problems.extend(boot_winners(&settings));
-        problems.extend(kernel_problems());
+        let own = &settings.install.sysctl_file.value;
+        problems.extend(boot_order::scan(Path::new("/"), own).problems(own));
+        problems.extend(release::problem());
         problems.extend(clock_problem(&settings));
         problems.extend(coordinators(&settings, now));
         problems.extend(skew_tolerance_secs.and_then(timer::too_slow));
@@ -148,29 +148,6 @@ fn writable_by_others(config: &Path) -> Option<Problem> {
         let message = format!("others than its owner can change it (mode {mode:04o})");
         Problem::warning("config_exposed", message, format!("chmod go-w {}", config.display())).in_file(config)
     })
-}
-
-fn boot_winners(settings: &AgentSettings) -> Vec<Problem> {
-    let own = &settings.install.sysctl_file.value;
-    let order = boot_order::scan(Path::new("/"), own);
-    let problem = |setter: &boot_order::Setter| {
-        let reader = match (order.systemd.as_ref() == Some(setter), order.procps.as_ref() == Some(setter)) {
-            (true, true) => "systemd-sysctl and `sysctl --system`",
-            (true, false) => "systemd-sysctl",
-            _ => "`sysctl --system`",
-        };
-        let message = format!("this line wins over {} at boot, under {reader}", own.display());
-        let remedy = "remove the line: until the agent has run after a boot, this host would use another key";
-        Problem::error("boot_order", message, remedy).in_file(&setter.file).on_line(setter.line)
-    };
-    let mut problems: Vec<Problem> = order.winners_over(own).map(problem).collect();
-    if order.systemd.is_none() {
-        let message = format!("{} is read by nobody at boot, and nothing else sets the key", own.display());
-        let remedy = "name a file in /etc/sysctl.d that no file of the same name masks: until the agent has run after a boot, \
-                      the kernel makes a key of its own for the first listener";
-        problems.push(Problem::warning("not_read_at_boot", message, remedy));
-    }
-    problems
 }
 
 /// What is to be said of certificates that can be used; those that cannot have stopped the reading (a source's), or are no
@@ -217,19 +194,15 @@ fn coordinators(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
 /// (PROTOCOL.md rule 8).  Nothing for other sources.
 #[must_use]
 pub fn unacknowledgeable(settings: &AgentSettings) -> Vec<Problem> {
-    if !matches!(settings.source, SourceSettings::Coordinator(_)) {
+    if !settings.has_coordinator() {
         return Vec::new();
     }
-    boot_winners(settings).into_iter().filter(|problem| problem.severity == Severity::Error).collect()
-}
-
-fn kernel_problems() -> Option<Problem> {
-    let release = KernelRelease::running()?;
-    (release.backup_slot() == BackupSlot::Absent).then(|| {
-        let message =
-            format!("kernel {} has no backup slot and makes other cookies from the same key", release::running_text());
-        Problem::error("old_kernel", message, "use Linux 5.3 or later: this node cannot share keys with newer ones")
-    })
+    let own = &settings.install.sysctl_file.value;
+    boot_order::scan(Path::new("/"), own)
+        .problems(own)
+        .into_iter()
+        .filter(|problem| problem.severity == Severity::Error)
+        .collect()
 }
 
 fn clock_problem(settings: &AgentSettings) -> Option<Problem> {

@@ -1,37 +1,16 @@
 //! What this host holds, and the writing of it: the file first, then each namespace's kernel, each read back.
 
-use std::fmt::Write as _;
-
 use crate::config::agent::{AgentSettings, InstallMode};
-use crate::crypto::fingerprint::fingerprint;
 use crate::engine::reconcile::ObservedKernel;
 use crate::kernel::namespace::Namespace;
-use crate::kernel::procfs::{self, KeyFile, ShownKeys, SlotsTaken};
+use crate::kernel::procfs::{self, KeyFile, SlotsTaken, print_of};
 use crate::kernel::release::KernelRelease;
 use crate::kernel::sysctl_d::{self, Persisted, Record};
-use crate::model::key::{KeyPair, PairPrint};
+use crate::model::key::KeyPair;
 use crate::model::problem::Problem;
 use crate::model::state::{BackupSlot, DesiredState};
 
-/// Fingerprints of what a kernel shows.
-#[must_use]
-pub fn print_of(shown: &ShownKeys) -> Option<PairPrint> {
-    shown
-        .as_ref()
-        .map(|(primary, backup)| PairPrint { primary: fingerprint(primary), backup: backup.as_ref().map(fingerprint) })
-}
-
-/// One error with all its causes, on one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        write!(text, ": {error}").expect("writing to a string cannot fail");
-        cause = error.source();
-    }
-    text
-}
+pub use crate::model::problem::chain;
 
 /// One namespace and what is known of its kernel.
 #[derive(Debug)]
@@ -80,7 +59,7 @@ pub fn look(site: &Site, key_file: &KeyFile) -> Look {
             let keys = shown.and_then(|(primary, backup)| KeyPair::new(primary, backup).ok());
             Look { kernel: Ok(kernel), keys, bits }
         }
-        Err(error) => Look { kernel: Err(kernel_problem(&site.namespace, &error)), keys: None, bits },
+        Err(error) => Look { kernel: Err(error.problem(&site.namespace)), keys: None, bits },
     }
 }
 
@@ -98,34 +77,11 @@ pub fn write_kernel(site: &mut Site, key_file: &KeyFile, desired: &DesiredState)
         Ok(SlotsTaken::All) if desired.keys.backup().is_some() => site.backup_slot = BackupSlot::Present,
         Ok(SlotsTaken::All) => {}
         Ok(SlotsTaken::PrimaryAlone) => site.backup_slot = BackupSlot::Absent,
-        Err(error) => return Err(kernel_problem(namespace, &error)),
+        Err(error) => return Err(error.problem(namespace)),
     }
     // `install` has read the slots back and compared them, so this is what the kernel shows.
     let kernel = ObservedKernel { shown: None, backup_slot: site.backup_slot };
     Ok(ObservedKernel { shown: Some(kernel.target(desired.prints.pair())), ..kernel })
-}
-
-fn kernel_problem(namespace: &Namespace, error: &procfs::KernelError) -> Problem {
-    use procfs::KernelError as E;
-    let (kind, path, remedy) = match error {
-        E::NoFile(path) => {
-            ("kernel_file_missing", path, "use a kernel with IPv4 TFO, and no ProcSubset=pid in the unit")
-        }
-        E::NotAllowed { path, .. } => (
-            "kernel_not_allowed",
-            path,
-            "run as root or with CAP_NET_ADMIN, and with ReadWritePaths= for this file in the unit",
-        ),
-        E::Read { path, .. } => ("kernel_read", path, "look at the host: this file can always be read"),
-        E::Write { path, .. } => ("kernel_write", path, "look at the host: this file can always be written"),
-        E::Strange { path, .. } => ("kernel_read", path, "set the key once by hand, or report this kernel to us"),
-        E::ReadBack(path) => (
-            "kernel_read_back",
-            path,
-            "find the other program that writes the key (timers, cron, tofurkey) and stop it",
-        ),
-    };
-    Problem::error(kind, format!("namespace {namespace}: {}", chain(error)), remedy).in_file(path)
 }
 
 /// Reads our sysctl.d file; one that cannot be read is a problem and nothing to go on.

@@ -1,8 +1,7 @@
 //! `tfo-agent init`: a commented configuration and a fresh secret, to start from.  Never overwrites.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -11,6 +10,7 @@ use crate::config::agent::DEFAULT_FILE;
 use crate::crypto::derive::SECRET_BYTES_MIN;
 use crate::crypto::random;
 use crate::model::problem::Problem;
+use crate::runtime::files;
 
 /// The commented example that is shipped, with every key.
 const EXAMPLE: &str = include_str!("../../config/agent.toml");
@@ -51,23 +51,12 @@ pub fn init(directory: &Path) -> Result<Vec<Made>, Problem> {
         [(secret_path, secret.as_slice(), 0o400), (config_path, config.as_bytes(), 0o644)];
     files
         .into_iter()
-        .map(|(path, content, mode)| match make(&path, content, mode) {
+        .map(|(path, content, mode)| match files::create_new(&path, content, mode) {
             Ok(()) => Ok(Made::New(path)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Made::Kept(path)),
             Err(error) => Err(failed(&path)(error)),
         })
         .collect()
-}
-
-/// Makes a new file, whole and durable, or none.
-fn make(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
-    if written.is_err() {
-        // A cut secret would be taken for a whole one at the next start.
-        std::fs::remove_file(path)?;
-    }
-    written
 }
 
 #[cfg(test)]

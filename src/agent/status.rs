@@ -1,4 +1,4 @@
-//! How the agent's state is shown: status.json, `once --format json`, and the line in `systemctl status`.
+//! How the agent's state is shown: status.json (`wire::status`), `once --format json`, and the line in `systemctl status`.
 //!
 //! Wire v1 (DESIGN.md section 2): fields may be added, never renamed or removed.  Unknown = null.  Fingerprints, never keys.
 
@@ -6,32 +6,18 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::contact::{Contact, Standing};
+use super::contact::Contact;
 use super::report::{HeldReport, PassReport};
 use crate::config::agent::InstallMode;
 use crate::config::reader::Located;
 use crate::model::count::Generation;
-use crate::model::ids::PoolName;
-use crate::model::key::KeyFingerprint;
 use crate::model::problem::{Problem, first_error};
 use crate::model::state::{Phase, SlotPrint};
 use crate::model::time::UnixTime;
 use crate::runtime::files::{self, Durability};
+use crate::wire::status::{self, NamespaceStatus, StatusError};
 
-/// Version of status.json.
-const VERSION: u32 = 1;
-
-/// How it stands with this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// The keys that the source wants are in the file and in every kernel.
-    Ok,
-    /// Keys are installed and verified, but something needs a look.
-    Degraded,
-    /// There are no keys, or they are not where they belong.
-    Failed,
-}
+pub use crate::wire::status::{State, Status};
 
 impl State {
     /// From what a pass found.
@@ -45,52 +31,6 @@ impl State {
             InstallMode::Install | InstallMode::LookOnly => Self::Ok,
         }
     }
-
-    /// The name used in every output.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Degraded => "degraded",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// status.json.
-#[derive(Debug, Serialize)]
-pub struct Status<'a> {
-    version: u32,
-    state: State,
-    source: &'a str,
-    pool: Option<PoolName>,
-    generation: Option<Generation>,
-    phase: Phase,
-    primary: Option<SlotPrint>,
-    backup: Option<SlotPrint>,
-    installed_at: Option<UnixTime>,
-    next_change_at: Option<UnixTime>,
-    drift_repairs: u64,
-    clock_synchronised: Option<bool>,
-    last_contact_at: Option<UnixTime>,
-    contact: Option<Standing>,
-    error: Option<StatusError<'a>>,
-    namespaces: Vec<NamespaceStatus<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct StatusError<'a> {
-    kind: &'a str,
-    message: &'a str,
-}
-
-#[derive(Debug, Serialize)]
-struct NamespaceStatus<'a> {
-    name: &'a str,
-    primary: Option<KeyFingerprint>,
-    backup: Option<KeyFingerprint>,
-    verified_at: Option<UnixTime>,
-    tcp_fastopen: Option<i32>,
 }
 
 /// What a pass report does not know itself.
@@ -106,22 +46,22 @@ pub struct Circumstances<'a> {
     pub contact: Option<&'a Contact>,
 }
 
-impl<'a> Status<'a> {
+impl Status {
     /// The status after a pass.
     #[must_use]
-    pub fn of(report: &'a PassReport, circumstances: Circumstances<'_>) -> Self {
+    pub fn of(report: &PassReport, circumstances: Circumstances<'_>) -> Self {
         let held = report.held;
         let namespaces = report.namespaces.iter().map(|namespace| NamespaceStatus {
-            name: namespace.namespace.name(),
+            name: namespace.namespace.name().to_owned(),
             primary: namespace.shown.map(|shown| shown.primary),
             backup: namespace.shown.and_then(|shown| shown.backup),
             verified_at: namespace.verified.then_some(circumstances.now),
             tcp_fastopen: namespace.bits,
         });
         Self {
-            version: VERSION,
+            version: status::VERSION,
             state: State::of(report),
-            source: report.source,
+            source: report.source.to_owned(),
             pool: circumstances.contact.map(|contact| contact.settings().pool.clone()),
             generation: held.and_then(|held| held.generation),
             phase: held.map_or(Phase::Empty, |held| held.phase),
@@ -134,7 +74,7 @@ impl<'a> Status<'a> {
             last_contact_at: circumstances.contact.and_then(|contact| contact.counts().last_contact_at),
             contact: circumstances.contact.map(Contact::standing),
             error: first_error(&report.problems)
-                .map(|problem| StatusError { kind: problem.kind, message: &problem.message }),
+                .map(|problem| StatusError { kind: problem.kind.to_owned(), message: problem.message.clone() }),
             namespaces: namespaces.collect(),
         }
     }
@@ -146,7 +86,7 @@ impl<'a> Status<'a> {
     pub fn write(&self, runtime_dir: &Located<std::path::PathBuf>, config: &Path) -> Result<(), Problem> {
         let directory = &runtime_dir.value;
         let text = serde_json::to_vec(self).expect("plain structs with string keys");
-        let write = || files::replace(&directory.join("status.json"), &text, 0o644, Durability::Volatile);
+        let write = || files::replace(&directory.join(status::FILE_NAME), &text, 0o644, Durability::Volatile);
         let written =
             if directory.is_dir() { write() } else { make_directory(directory).map_or_else(|_| write(), |()| write()) };
         written.map_err(|error| {

@@ -140,6 +140,8 @@ pub struct Named {
     pub install: Option<InstallSettings>,
     /// See [`MetricsSettings::textfile`].
     pub textfile: Option<Located<PathBuf>>,
+    /// See [`AgentSettings::runtime_dir`].
+    pub runtime_dir: Option<Located<PathBuf>>,
 }
 
 /// A secret and what it holds.
@@ -167,6 +169,12 @@ impl AgentSettings {
     /// Fails with all problems at once.
     pub fn load(file: &Path) -> Result<Self, Vec<Problem>> {
         Self::load_noting(file, &mut Named::default())
+    }
+
+    /// Whether the keys come from a pool's coordinators.
+    #[must_use]
+    pub fn has_coordinator(&self) -> bool {
+        matches!(self.source, SourceSettings::Coordinator(_))
     }
 
     /// The same, and notes what the file names, also if it is refused.
@@ -213,6 +221,7 @@ impl AgentSettings {
         named.textfile.clone_from(&metrics.textfile);
         let runtime_dir = runtime_dir.unwrap_or_else(|| default("agent.runtime_dir", DEFAULT_RUNTIME_DIR));
         let node_is_named = node.is_some();
+        named.runtime_dir = Some(runtime_dir.clone());
         let node = node.or_else(|| hostname().parse().ok());
         Some(Self {
             file: file.to_owned(),

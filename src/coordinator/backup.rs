@@ -4,9 +4,9 @@
 //! sealed once more for its pool and epoch, so no key lies open in memory longer than it takes to seal it; a file that
 //! does not open, or does not fit the store, changes nothing; a pool that is there is never overwritten.
 //!
-//! An old backup needs no rule of its own: whoever serves an imported pool has heard none of its nodes, so nothing moves
-//! before they report, and if they are ahead the pool is frozen until `recover` (PROTOCOL.md rule 10).  What no rule sees
-//! is the old coordinator: it must not go on serving the same pool beside the new one.
+//! An old backup needs no rule of its own: whoever serves an imported pool has heard none of its nodes, so nothing
+//! moves before they report, and if they are ahead the pool is frozen until `recover` (PROTOCOL.md rule 10).  What no
+//! rule sees is the old coordinator: it must not go on serving the same pool beside the new one.
 //!
 //! Must not know: which kind of store it is, who asked, what is printed.
 
@@ -112,14 +112,14 @@ pub struct Imported {
     pub present: Vec<PoolSummary>,
 }
 
-/// Writes everything that the store holds to `to`, 0600, in one step: a file that is there is replaced whole, and only if
-/// it is a backup.
+/// Writes everything that the store holds to `to`, 0600, in one step: a file that is there is replaced whole, and only
+/// if it is a backup.
 ///
 /// Each pool is one consistent state, also of a store that is being served; pools do not depend on each other.
 ///
 /// # Errors
-/// Fails, without a change to `to`, if a rotation runs in some pool, if there is no pool, if `to` is another kind of file,
-/// or if the store cannot be read or the file not be written.
+/// Fails, without a change to `to`, if a rotation runs in some pool, if there is no pool, if `to` is another kind of
+/// file, or if the store cannot be read or the file not be written.
 pub fn export(store: &dyn Store, kek: &KeyEncryptionKey, to: &Path) -> Result<Exported, Problem> {
     check_target(to)?;
     let names = store.pools().map_err(|error| error.problem())?;
@@ -142,12 +142,12 @@ pub fn export(store: &dyn Store, kek: &KeyEncryptionKey, to: &Path) -> Result<Ex
 
 /// Makes the pools of the backup `from` in the store, each in one transaction, with new seals of the store's own.
 ///
-/// Nothing is written before all of the file was read and judged.  A pool that is there already is never touched: if it is
-/// exactly that of the backup it is passed over, so an import that was cut short can be run again.
+/// Nothing is written before all of the file was read and judged.  A pool that is there already is never touched: if it
+/// is exactly that of the backup it is passed over, so an import that was cut short can be run again.
 ///
 /// # Errors
-/// Fails without a change if the file does not open under `kek`, is no backup, is damaged or of a newer format, or if the
-/// store has another pool of one of its names.  Fails with what was made so far if the store cannot be written.
+/// Fails without a change if the file does not open under `kek`, is no backup, is damaged or of a newer format, or if
+/// the store has another pool of one of its names.  Fails with what was made so far if the store cannot be written.
 pub fn import(store: &dyn Store, kek: &KeyEncryptionKey, from: &Path) -> Result<Imported, Problem> {
     let body = envelope::open(kek, &read(from)?, from)?;
     let content: Content = serde_json::from_slice(&body).map_err(|error| envelope::damaged(from, error))?;
@@ -264,9 +264,9 @@ fn save(store: &dyn Store, kek: &KeyEncryptionKey, name: PoolName) -> Result<Sav
     loop {
         let after = audit.last().map_or(Revision::ZERO, |last| last.revision);
         let page = store.audit(&name, after).map_err(|error| error.problem())?;
-        let read = page.len();
+        let is_last = page.last().is_none_or(|last| last.revision >= document.revision);
         audit.extend(page.into_iter().filter(|entry| entry.revision <= document.revision));
-        if read == 0 || audit.last().is_none_or(|last| last.revision == document.revision || last.revision == after) {
+        if is_last {
             return Ok(SavedPool { name, document, nodes, keys, audit });
         }
     }

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::cli::Outcome;
 use super::metrics::Metrics;
-use super::observe;
+use super::observe::{self, Observed};
 use super::pool::{Pool, Pools};
 use super::preflight::{self, Opened, Use};
 use super::routes::{self, Api};
@@ -32,11 +32,20 @@ use crate::wire::v1::fleet::COMMAND_BYTES_MAX;
 /// How often the status line is renewed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// Open files that are kept for the store, certificates and the other listener.
+const FILES_KEPT: usize = 256;
+
+/// Fewest connections that are taken, whatever the limit of open files is.
+const CONNECTIONS_MIN: usize = 64;
+
+/// Most connections: about 1.5 GiB of buffers.
+const CONNECTIONS_MAX: usize = 65_536;
+
 /// The daemon, from its configuration to its end.
 #[must_use]
 pub fn serve(config: &Path) -> Outcome {
     log::start();
-    process::lock_memory();
+    process::lock_growing_memory();
     let opened = match preflight::open(config, Use::Alone) {
         Ok(opened) => opened,
         Err(problems) => {
@@ -135,18 +144,21 @@ impl Daemon {
             "started"
         );
         daemon.take_pools().await.map_err(|problem| failed(vec![problem]))?;
-        let limits = Limits { body_bytes_max: COMMAND_BYTES_MAX, ..Limits::default() };
-        let (tls, router, shutdown) =
-            (Arc::clone(&daemon.tls), routes::router(Arc::clone(&daemon.api)), daemon.shutdown.clone());
-        daemon
-            .servers
-            .push(tokio::spawn(async move { Server::new(limits).serve(listener, tls, router, shutdown).await }));
+        let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
+        let connections_max = files.saturating_sub(FILES_KEPT).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
+        let limits = Limits { body_bytes_max: COMMAND_BYTES_MAX, connections_max, ..Limits::default() };
+        let server = Arc::new(Server::new(limits));
         if let Some(observer) = observer {
-            let (router, shutdown) = (observe::router(Arc::clone(&daemon.api)), daemon.shutdown.clone());
+            let seen =
+                Observed { api: Arc::clone(&daemon.api), server: Arc::clone(&server), tls: Arc::clone(&daemon.tls) };
+            let (router, shutdown) = (observe::router(Arc::new(seen)), daemon.shutdown.clone());
             daemon.servers.push(tokio::spawn(async move {
                 Server::new(Limits::default()).serve_plain(observer, router, shutdown).await
             }));
         }
+        let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
+        let router = routes::router(Arc::clone(&daemon.api));
+        daemon.servers.push(tokio::spawn(async move { server.serve(listener, tls, router, shutdown).await }));
         Ok(daemon)
     }
 

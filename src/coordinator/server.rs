@@ -23,7 +23,7 @@ use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use admission::{Gate, HandshakePlace, Place};
 pub use answer::{Refusal, RequestId, refuse};
@@ -150,32 +150,27 @@ impl Server {
         router: Router,
         shutdown: CancellationToken,
     ) -> Drained {
-        let housekeeping = tokio::spawn(keep_house(Arc::clone(&self.refusals), Some(Arc::clone(&tls))));
-        let drained = self
-            .accept(listener, router, shutdown, |shared, stream, address, place, handshakes| {
-                let handshake = handshakes.begin_handshake()?;
-                let tls = Arc::clone(&tls);
-                Ok(async move { shared.handshake(stream, address, (place, handshake), &tls).await })
-            })
-            .await;
-        housekeeping.abort();
-        drained
+        let housekeeping = keep_house(Arc::clone(&self.refusals), Some(Arc::clone(&tls)));
+        let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping));
+        self.accept(listener, router, shutdown, |shared, stream, address, place, handshakes| {
+            let handshake = handshakes.begin_handshake()?;
+            let tls = Arc::clone(&tls);
+            Ok(async move { shared.handshake(stream, address, (place, handshake), &tls).await })
+        })
+        .await
     }
 
     /// Serves `router` without TLS, GET only, until `shutdown`: for what holds no secrets.
     pub async fn serve_plain(&self, listener: TcpListener, router: Router, shutdown: CancellationToken) -> Drained {
-        let housekeeping = tokio::spawn(keep_house(Arc::clone(&self.refusals), None));
-        let drained = self
-            .accept(listener, router, shutdown, |shared, stream, address, place, _| {
-                Ok(async move {
-                    let front = shared.front(address, None);
-                    connection::serve(stream, front, None, shared.ends).await;
-                    drop(place);
-                })
+        let _housekeeping = AbortOnDropHandle::new(tokio::spawn(keep_house(Arc::clone(&self.refusals), None)));
+        self.accept(listener, router, shutdown, |shared, stream, address, place, _| {
+            Ok(async move {
+                let front = shared.front(address, None);
+                connection::serve(stream, front, None, shared.ends).await;
+                drop(place);
             })
-            .await;
-        housekeeping.abort();
-        drained
+        })
+        .await
     }
 
     /// The accept loop and the drain after it.
@@ -187,6 +182,8 @@ impl Server {
         begin: impl Fn(Shared, TcpStream, SocketAddr, Place, &Arc<Gate>) -> Result<F, Reason>,
     ) -> Drained {
         let ends = Ends { drain: shutdown, stop: CancellationToken::new() };
+        // Should somebody drop this future, its connections end with it.
+        let _stop = ends.stop.clone().drop_guard();
         let router = router.fallback(unknown_path).method_not_allowed_fallback(unknown_method);
         let shared = Shared { router, limits: self.limits, refusals: Arc::clone(&self.refusals), ends: ends.clone() };
         let tasks = TaskTracker::new();

@@ -2,7 +2,9 @@
 
 use ring::digest;
 
+use crate::model::count::Epoch;
 use crate::model::key::{KeyFingerprint, KeyPair, PairPrint, TfoKey};
+use crate::model::state::{SlotPrint, SlotPrints};
 
 /// Separates this hash from every other use of SHA-256 over the same bytes.
 const DOMAIN: &[u8] = b"tfo-fleet/v1/fingerprint";
@@ -25,6 +27,17 @@ pub fn fingerprint(key: &TfoKey) -> KeyFingerprint {
 #[must_use]
 pub fn pair_print(keys: &KeyPair) -> PairPrint {
     PairPrint { primary: fingerprint(keys.primary()), backup: keys.backup().map(fingerprint) }
+}
+
+/// Both slots as they may be shown; epochs in the order primary, backup.
+#[must_use]
+pub fn slot_prints(keys: &KeyPair, epochs: [Option<Epoch>; 2]) -> SlotPrints {
+    let print = pair_print(keys);
+    let [primary, backup] = epochs;
+    SlotPrints {
+        primary: SlotPrint { epoch: primary, fingerprint: print.primary },
+        backup: print.backup.map(|fingerprint| SlotPrint { epoch: backup, fingerprint }),
+    }
 }
 
 #[cfg(test)]

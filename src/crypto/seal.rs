@@ -159,7 +159,8 @@ impl KeyEncryptionKey {
     }
 
     fn seal_bytes(&self, context: &[u8], plain: &[u8; TfoKey::BYTES]) -> Result<SealedKey, NoRandomness> {
-        // 96 random bits: fine for 2^32 sealings under one key (NIST SP 800-38D section 8.3); a pool makes one a rotation.
+        // 96 random bits: fine for 2^32 sealings under one key (NIST SP 800-38D section 8.3); a pool makes one a
+        // rotation.
         let mut nonce = [0; NONCE_LEN];
         random::fill(&mut nonce)?;
         let mut bytes = Zeroizing::new(*plain);

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::report::{Failure, Format, Outcome};
-use super::{fleet, manual, pki};
+use super::{completions, fleet, host, pki};
 use crate::runtime::process;
 
 /// Shows and drives the TCP Fast Open keys of a fleet, and looks at one host.
@@ -57,11 +57,26 @@ pub enum Command {
     Watch(fleet::WatchArgs),
     /// Certificates for a fleet that has no PKI of its own
     Pki(pki::PkiArgs),
+    /// This host: keys by fingerprint, agent, kernel, drift; exit code 1 if something is wrong
+    Status(host::status::StatusArgs),
+    /// The kernel's TFO counters, what they mean, and their rates
+    Stats(host::stats::StatsArgs),
+    /// Make a key
+    Keygen(host::keygen::KeygenArgs),
+    /// The keys that a secret gives at a time
+    Derive(host::derive::DeriveArgs),
+    /// The cookie that a server with these keys gives to a client
+    Cookie(host::cookie::CookieArgs),
+    /// An http:// request with its first bytes in the SYN
+    Get(host::get::GetArgs),
+    /// Ask servers whether they do TCP Fast Open, without taking a place in their queue
+    Probe(host::probe::Arguments),
+    /// Find out whether all nodes behind an address hold the same key
+    Verify(host::verify::Arguments),
+    /// Show packets with TCP Fast Open, and which key made their cookies
+    Sniff(host::sniff::Arguments),
     /// Write the completions for a shell to stdout
-    Completions(manual::CompletionsArgs),
-    /// Write the man pages
-    #[command(hide = true)]
-    Man(manual::ManArgs),
+    Completions(completions::CompletionsArgs),
 }
 
 /// The whole program: parses, runs, and says how it ended.
@@ -103,7 +118,15 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Audit(own) => fleet::audit(own, format),
         Command::Watch(own) => fleet::watch(own, format),
         Command::Pki(own) => pki::run(own, format),
-        Command::Completions(own) => manual::completions(own),
-        Command::Man(own) => manual::man(own),
+        Command::Status(own) => host::status::run(own, format),
+        Command::Stats(own) => host::stats::run(own, format),
+        Command::Keygen(own) => host::keygen::run(own, format),
+        Command::Derive(own) => host::derive::run(own, format),
+        Command::Cookie(own) => host::cookie::run(own, format),
+        Command::Get(own) => host::get::run(own, format),
+        Command::Probe(own) => host::probe::run(own, format),
+        Command::Verify(own) => host::verify::run(own, format),
+        Command::Sniff(own) => host::sniff::run(own, format),
+        Command::Completions(own) => completions::completions(own),
     }
 }

@@ -4,10 +4,10 @@
 //! arguments and a `run` that writes to [`report::Report`] and says how it ended.
 
 pub mod cli;
+pub mod completions;
 pub mod fleet;
 pub mod host;
 pub mod keyfile;
-pub mod manual;
 pub mod pki;
 pub mod plain;
 pub mod report;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use crate::kernel::netstat::TfoCounters;
+use crate::kernel::tcp_info::SynData;
 
 /// What became of one connection.  Numbers: KERNEL.md section 6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,20 +27,15 @@ pub(super) enum Outcome {
 
 impl Outcome {
     const ALL: [Self; 6] = [Self::Accepted, Self::Rejected, Self::Asked, Self::Lost, Self::Untried, Self::Failed];
-    /// `TCPI_OPT_SYN_DATA` (Linux `include/uapi/linux/tcp.h`): the data in the SYN was acknowledged.
-    const OPTION_SYN_DATA: u8 = 32;
 
     /// Reads the first 8 bytes of a client's `struct tcp_info`.
     pub(super) fn of(info: [u8; 8]) -> Self {
-        let [_, _, _, _, _, options, _, flags] = info;
-        // A bit field of 1 and 2 bits, which C compilers fill from the machine's own end.
-        let client_fail = if cfg!(target_endian = "big") { flags >> 5 } else { flags >> 1 } & 3;
-        match client_fail {
-            _ if options & Self::OPTION_SYN_DATA != 0 => Self::Accepted,
-            1 => Self::Asked,
-            2 => Self::Rejected,
-            3 => Self::Lost,
-            _ => Self::Untried,
+        match SynData::of(info) {
+            SynData::Accepted => Self::Accepted,
+            SynData::Asked => Self::Asked,
+            SynData::Rejected => Self::Rejected,
+            SynData::Lost => Self::Lost,
+            SynData::Untried => Self::Untried,
         }
     }
 }

@@ -16,6 +16,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::sysctl_d::SYSCTL_NAME;
+use crate::model::problem::Problem;
 
 /// Directories in the order in which they mask each other.
 const DIRECTORIES: [&str; 5] =
@@ -48,6 +49,29 @@ impl BootOrder {
     pub fn winners_over<'a>(&'a self, own: &'a Path) -> impl Iterator<Item = &'a Setter> {
         let procps = self.procps.as_ref().filter(|winner| Some(*winner) != self.systemd.as_ref());
         self.systemd.iter().chain(procps).filter(move |winner| !same_file(&winner.file, own))
+    }
+
+    /// What is wrong with it for a host whose key `own` shall set.
+    #[must_use]
+    pub fn problems(&self, own: &Path) -> Vec<Problem> {
+        let problem = |setter: &Setter| {
+            let reader = match (self.systemd.as_ref() == Some(setter), self.procps.as_ref() == Some(setter)) {
+                (true, true) => "systemd-sysctl and `sysctl --system`",
+                (true, false) => "systemd-sysctl",
+                _ => "`sysctl --system`",
+            };
+            let message = format!("this line wins over {} at boot, under {reader}", own.display());
+            let remedy = "remove the line: until the agent has run after a boot, this host would use another key";
+            Problem::error("boot_order", message, remedy).in_file(&setter.file).on_line(setter.line)
+        };
+        let mut problems: Vec<Problem> = self.winners_over(own).map(problem).collect();
+        if self.systemd.is_none() {
+            let message = format!("{} is read by nobody at boot, and nothing else sets the key", own.display());
+            let remedy = "name a file in /etc/sysctl.d that no file of the same name masks: until the agent has run after a boot, \
+                 the kernel makes a key of its own for the first listener";
+            problems.push(Problem::warning("not_read_at_boot", message, remedy));
+        }
+        problems
     }
 }
 

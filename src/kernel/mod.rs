@@ -6,4 +6,5 @@ pub mod netstat;
 pub mod procfs;
 pub mod release;
 pub mod sysctl_d;
+pub mod tcp_info;
 pub mod text;

@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
+use super::namespace::Namespace;
 use super::text::{self, KeyText, TEXT_CHARS_MAX, TextError};
-use crate::model::key::{KeyPair, TfoKey};
+use crate::crypto::fingerprint::fingerprint;
+use crate::model::key::{KeyPair, PairPrint, TfoKey};
+use crate::model::problem::{Problem, chain};
 
 /// `net.ipv4.tcp_fastopen_key` of the calling thread's network namespace (ip-sysctl).
 pub const KEY_PATH: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
@@ -71,6 +74,34 @@ pub enum KernelError {
     /// The write went well, and yet other keys came back: somebody else writes too.
     #[error("{} was written, but other keys were read back: does another program write it?", .0.display())]
     ReadBack(PathBuf),
+}
+
+impl KernelError {
+    /// The same for people: in which namespace, and what to do.
+    #[must_use]
+    pub fn problem(&self, namespace: &Namespace) -> Problem {
+        let (kind, path, remedy) = match self {
+            Self::NoFile(path) => {
+                ("kernel_file_missing", path, "use a kernel with IPv4 TFO, and no ProcSubset=pid in the unit")
+            }
+            Self::NotAllowed { path, .. } => (
+                "kernel_not_allowed",
+                path,
+                "run as root or with CAP_NET_ADMIN, and with ReadWritePaths= for this file in the unit",
+            ),
+            Self::Read { path, .. } => ("kernel_read", path, "look at the host: this file can always be read"),
+            Self::Write { path, .. } => ("kernel_write", path, "look at the host: this file can always be written"),
+            Self::Strange { path, .. } => {
+                ("kernel_read", path, "set the key once by hand, or report this kernel to us")
+            }
+            Self::ReadBack(path) => (
+                "kernel_read_back",
+                path,
+                "find the other program that writes the key (timers, cron, tofurkey) and stop it",
+            ),
+        };
+        Problem::error(kind, format!("namespace {namespace}: {}", chain(self)), remedy).in_file(path)
+    }
 }
 
 /// The key file; its path is injected so that tests can put a plain file in its place.
@@ -151,6 +182,14 @@ impl KeyFile {
     }
 }
 
+/// Fingerprints of what a kernel shows.
+#[must_use]
+pub fn print_of(shown: &ShownKeys) -> Option<PairPrint> {
+    shown
+        .as_ref()
+        .map(|(primary, backup)| PairPrint { primary: fingerprint(primary), backup: backup.as_ref().map(fingerprint) })
+}
+
 /// The TFO bits of the calling thread's network namespace; none if the kernel shows none.
 ///
 /// Any int is taken by the kernel, also 4096 and -1 (KERNEL.md section 5), so no bit is refused here.
@@ -169,6 +208,23 @@ pub fn set_tcp_fastopen_bits(bits: i32) -> std::io::Result<()> {
 
 /// Bit 0x2: the server side of TFO is on.
 pub const SERVER_BIT: i32 = 0x2;
+/// Bit 0x200: the server side takes data with any cookie or none, so keys mean nothing (KERNEL.md section 5).
+pub const SERVER_WITHOUT_COOKIE_BIT: i32 = 0x200;
+
+/// The bits that have a meaning, each with its name in outputs (ip-sysctl `tcp_fastopen`; Linux `include/net/tcp.h`).
+const BIT_NAMES: [(i32, &str); 5] = [
+    (0x1, "client"),
+    (SERVER_BIT, "server"),
+    (0x4, "client_without_cookie"),
+    (SERVER_WITHOUT_COOKIE_BIT, "server_without_cookie"),
+    (0x400, "server_every_listener"),
+];
+
+/// The names of the bits that are set; bits without a meaning have none.
+#[must_use]
+pub fn bit_names(bits: i32) -> Vec<&'static str> {
+    BIT_NAMES.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect()
+}
 
 #[cfg(test)]
 mod tests {
@@ -201,6 +257,15 @@ mod tests {
         let (_dir, file) = plain_file(&[A, b",".as_slice(), A].concat());
         let single = KeyPair::new(pair().backup().unwrap().duplicate(), None).unwrap();
         assert!(matches!(file.install(&single), Err(KernelError::ReadBack(_))));
+    }
+
+    #[test]
+    fn bits_are_spelled_out() {
+        assert_eq!(bit_names(0), [""; 0]);
+        assert_eq!(bit_names(3), ["client", "server"]);
+        assert_eq!(bit_names(0x403), ["client", "server", "server_every_listener"]);
+        assert_eq!(bit_names(4096), [""; 0]);
+        assert_eq!(bit_names(-1).len(), BIT_NAMES.len());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a kernel of this release can do.
 
+use crate::model::problem::Problem;
 use crate::model::state::BackupSlot;
 
 /// Major and minor number of a kernel release.
@@ -38,6 +39,16 @@ impl KernelRelease {
 #[must_use]
 pub fn running_text() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// What is wrong with the running kernel, if it cannot share keys.
+#[must_use]
+pub fn problem() -> Option<Problem> {
+    let release = KernelRelease::running()?;
+    (release.backup_slot() == BackupSlot::Absent).then(|| {
+        let message = format!("kernel {} has no backup slot and makes other cookies from the same key", running_text());
+        Problem::error("old_kernel", message, "use Linux 5.3 or later: this node cannot share keys with newer ones")
+    })
 }
 
 #[cfg(test)]

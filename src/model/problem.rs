@@ -1,6 +1,6 @@
 //! One thing that is wrong, said so that the reader can mend it: where it is, what it is, what to do.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -79,6 +79,18 @@ impl Problem {
 #[must_use]
 pub fn first_error(problems: &[Problem]) -> Option<&Problem> {
     problems.iter().find(|problem| problem.severity == Severity::Error)
+}
+
+/// One error with all its causes, on one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        write!(text, ": {error}").expect("writing to a string cannot fail");
+        cause = error.source();
+    }
+    text
 }
 
 impl fmt::Display for Problem {

@@ -11,12 +11,17 @@ pub fn now() -> UnixTime {
     UnixTime::from_secs(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
-/// The wall clock in milliseconds since 1970: for reports and for ordinals of sessions.
+/// The wall clock as the span since 1970, for times of packets.  A clock before 1970 reads as 1970.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place")]
+pub fn precise() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The wall clock in milliseconds since 1970: for reports and for ordinals of sessions.
+#[must_use]
 pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(precise().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The monotonic clock: for durations, because wall clocks jump (KERNEL.md section 7).

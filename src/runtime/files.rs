@@ -1,9 +1,9 @@
 //! Files that we own: replaced whole or not at all.  Files that hold secrets: read only if nobody else can.
 
 use std::ffi::OsString;
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -72,6 +72,20 @@ fn write_new(path: &Path, content: &[u8], mode: u32, durability: Durability) -> 
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     }
     if durability == Durability::Synced { file.sync_all() } else { Ok(()) }
+}
+
+/// Makes a new file of this mode, whole and durable, or none.  What is there already stays as it is.
+///
+/// # Errors
+/// Fails if there is something of that name ([`io::ErrorKind::AlreadyExists`]), or if it cannot be made or written.
+pub fn create_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // A cut secret would be taken for a whole one later.
+        std::fs::remove_file(path)?;
+    }
+    written
 }
 
 /// Why a secret file is not read.

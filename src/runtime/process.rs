@@ -16,20 +16,36 @@ pub fn forbid_dumps() {
     log_refusal("PR_SET_DUMPABLE", set_dumpable_behavior(DumpableBehavior::NotDumpable).err());
 }
 
+/// Raises the limit of open files to what is allowed, and gives it: a server has one for each connection.
+pub fn raise_file_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    log_refusal("RLIMIT_NOFILE", setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).err());
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Keeps keys out of the swap, where that is allowed.
 ///
 /// For daemons: mlockall waits for every processor to drain its page lists, which takes longer than a `once` has keys
 /// in memory, and nothing is swapped out in that millisecond.
 pub fn lock_memory() {
-    if memory_may_be_locked() {
+    lock_memory_within(LOCK_LIMIT_MIN);
+}
+
+/// The same for a server, which grows with its connections: only where no limit would refuse it memory one day.
+pub fn lock_growing_memory() {
+    lock_memory_within(u64::MAX);
+}
+
+fn lock_memory_within(limit_min: u64) {
+    if memory_may_be_locked(limit_min) {
         // ONFAULT: lock pages as they are touched, instead of bringing in every page of the program.
         let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
         log_refusal("mlockall", mlockall(flags).err());
     }
 }
 
-fn memory_may_be_locked() -> bool {
-    getrlimit(Resource::Memlock).current.is_none_or(|limit| limit >= LOCK_LIMIT_MIN)
+fn memory_may_be_locked(limit_min: u64) -> bool {
+    getrlimit(Resource::Memlock).current.is_none_or(|limit| limit >= limit_min)
         || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK))
 }
 

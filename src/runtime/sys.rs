@@ -94,11 +94,37 @@ pub(crate) fn unshare(namespaces: UnshareFlags) -> Result<(), rustix::io::Errno>
 /// # Errors
 /// Fails if the descriptor is no TCP socket that may listen.
 pub(crate) fn set_tcp_fastopen_queue(socket: BorrowedFd<'_>, connections_max: libc::c_int) -> io::Result<()> {
-    let size = libc_len(size_of_val(&connections_max));
-    let value = (&raw const connections_max).cast();
-    // SAFETY: `value` points to a live int of this frame, and `size` is its size.
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, value, size) };
+    set_tcp_option(socket, libc::TCP_FASTOPEN, connections_max)
+}
+
+/// Makes connect(2) wait for data where a cookie is known, and ask for one where none is: `TCP_FASTOPEN_CONNECT`, `tcp(7)`.
+///
+/// # Errors
+/// Fails with EOPNOTSUPP if the client side of TFO is off here.
+pub(crate) fn set_tcp_fastopen_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_tcp_option(socket, libc::TCP_FASTOPEN_CONNECT, 1)
+}
+
+fn set_tcp_option(socket: BorrowedFd<'_>, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let size = libc_len(size_of_val(&value));
+    // SAFETY: the pointer is to a live int of this frame, and `size` is its size.
+    let done =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, name, (&raw const value).cast(), size) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Packets that a packet socket lost because nobody took them in time, since the last call: `PACKET_STATISTICS`, `packet(7)`.
+///
+/// # Errors
+/// Fails if the descriptor is no packet socket.
+pub(crate) fn packets_dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // Packets, then drops: the kernel's `struct tpacket_stats`.
+    let mut counts = [0_u32; 2];
+    let mut size = libc_len(size_of_val(&counts));
+    let (level, name, place) = (libc::SOL_PACKET, libc::PACKET_STATISTICS, (&raw mut counts).cast());
+    // SAFETY: `place` points to `size` live, writable bytes of this frame; the kernel writes at most `size` of them.
+    let done = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, place, &raw mut size) };
+    if done == 0 { Ok(counts[1]) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The first 8 bytes of a connection's `struct tcp_info` (Linux `include/uapi/linux/tcp.h`), a part that never changes.

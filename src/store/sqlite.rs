@@ -5,9 +5,11 @@
 //! sealed in rows of constant length (`schema.rs`); a commit that drops one overwrites it, and then empties the WAL,
 //! which holds older pages.
 //!
-//! Known limits: a truncated WAL file cannot be told from one that a crash cut, so damage there may silently cost the
-//! latest commits (rule 10 freezes the pool then); blocks that the file system has freed are its own affair; flock(2)
-//! and SQLite's WAL need a local file system.
+//! A WAL that was removed or cut, and an older copy of the file, are told by the mark in the lock file, and opened with
+//! a warning ([`SqliteStore::set_back`]): the fleet is safe by rule 10, but what operators ordered since then is lost.
+//!
+//! Known limits: where the lock file went too, or the power was cut since, that is not noticed; blocks that the file
+//! system has freed are its own affair; flock(2) and SQLite's WAL need a local file system.
 
 mod lock;
 mod open;
@@ -25,7 +27,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use self::lock::FileLock;
+use self::lock::{FileLock, Mark};
+use self::place::Place;
 pub use self::reader::SqliteReader;
 use self::reading::{Reading, locked};
 use self::rows::{PoolRow, Rows};
@@ -38,6 +41,7 @@ use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use crate::engine::rollout::record::{NodeRecord, RecordChange};
 use crate::model::count::Revision;
 use crate::model::ids::{NodeId, PoolName};
+use crate::model::problem::Problem;
 
 /// How long emptying the WAL waits for a reader: our own are done in milliseconds, a backup is not waited for.
 const ERASE_BUSY: Duration = Duration::from_millis(500);
@@ -51,36 +55,54 @@ pub struct SqliteStore {
     /// Whether erased keys may still lie in the WAL.
     leftovers: AtomicBool,
     hub: Hub,
+    set_back: Option<Problem>,
     // Last, so that it is dropped after the connections.
-    _lock: FileLock,
+    lock: FileLock,
 }
 
 impl SqliteStore {
     /// Opens the database, or makes it (mode 0600) if the file does not exist; its directory must.
     ///
     /// # Errors
-    /// Fails, without a change to what is stored, if another process serves it, if it is not ours or of a newer release,
-    /// if `key` is not the key-encryption key that it was made with, if it cannot be written, or if anything in it is
-    /// damaged: all of it is read and checked here.
+    /// Fails, without a change to what is stored, if another process serves it, if it is not ours or of a newer
+    /// release, if `key` is not the key-encryption key that it was made with, if it cannot be written, or if anything
+    /// in it is damaged: all of it is read and checked here.
     pub fn open(path: &Path, key: KeyEncryptionKey) -> Result<Self, StoreError> {
         let place = open::resolve(path)?;
         let lock = FileLock::take(&place)?;
-        open::prepare_file(&place)?;
+        if !open::is_there(&place)? {
+            open::make(&place, &key)?;
+        }
         let writer = open::writer(&place, &key)?;
         let reading = Reading::new(open::reader(&place)?, place, key);
         reading.check_all()?;
+        let mark = reading.reading(|rows| rows.mark())?;
+        let set_back = lock.found.and_then(|found| set_back(&reading.place, found, mark));
+        if let Some(problem) = &set_back {
+            tracing::warn!(path = %reading.place.0.display(), error = problem.message, "the database went back");
+        }
+        lock.note(mark);
         let store = Self {
             reading,
             writer: Mutex::new(writer),
             leftovers: AtomicBool::new(true),
             hub: Hub::default(),
-            _lock: lock,
+            set_back,
+            lock,
         };
         // A run that was killed between a commit and its erasure.
         if store.erase_leftovers()? == Erasure::Waiting {
-            tracing::warn!(path = %store.reading.place.0.display(), "erased keys are still in the WAL file: a reader is in the way");
+            let path = store.reading.place.text();
+            tracing::warn!(path, "erased keys are still in the WAL file: a reader is in the way");
         }
         Ok(store)
+    }
+
+    /// A warning if this database lacks what an earlier run had committed; told once, by the first run that finds it
+    /// so.
+    #[must_use]
+    pub fn set_back(&self) -> Option<&Problem> {
+        self.set_back.as_ref()
     }
 
     /// Runs `write` in one write transaction; nothing is left of it unless it returns `Ok`.
@@ -92,7 +114,10 @@ impl SqliteStore {
         let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction: Transaction<'_> = begun.map_err(self.reading.place.sql("write"))?;
         let written = write(Rows { connection: &transaction, place: &self.reading.place })?;
+        let mark = Rows { connection: &transaction, place: &self.reading.place }.mark()?;
         transaction.commit().map_err(self.reading.place.sql("commit to"))?;
+        // Still under the writer's lock, so that marks rise.
+        self.lock.note(mark);
         Ok(written)
     }
 
@@ -251,5 +276,49 @@ impl Store for SqliteStore {
 
     fn hub(&self) -> &Hub {
         &self.hub
+    }
+}
+
+/// What an operator is told if the database of now is behind the mark of an earlier run.
+fn set_back(place: &Place, noted: Mark, now: Mark) -> Option<Problem> {
+    let message = if noted.store_id != now.store_id {
+        format!("{} is another database than the one that was served here before", place.text())
+    } else if noted.writes > now.writes {
+        let lost = noted.writes - now.writes;
+        format!(
+            "{} lacks the latest {lost} writes: its -wal file was removed or cut, or an older copy put back",
+            place.text()
+        )
+    } else {
+        return None;
+    };
+    let remedy = "if this was no restore, look for the missing files and at the disk; nodes that are ahead freeze their \
+                  pool until `tfoctl recover`; order again what operators ordered since then: deny, exclude, forget, \
+                  pause, revoke";
+    Some(Problem::warning("store_set_back", message, remedy).at_key("store"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kills cannot show this, because the kernel keeps what a dead process wrote: only a power cut would.
+    #[test]
+    fn every_commit_is_synced_before_it_returns() {
+        let dir = tempfile::tempdir().unwrap();
+        let key: [u8; 32] = std::array::from_fn(|i| u8::try_from(i).unwrap());
+        let open = || {
+            let kek = KeyEncryptionKey::from_bytes(&key).unwrap();
+            SqliteStore::open(&dir.path().join("state.db"), kek).unwrap()
+        };
+        for run in ["made", "opened again"] {
+            let store = open();
+            let writer = locked(&store.writer);
+            let number = |name: &str| writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
+            let mode: String = writer.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+            // FULL is 2 (sqlite.org/pragma.html#pragma_synchronous); EXTRA, 3, adds nothing to a WAL.
+            assert_eq!((mode.as_str(), number("synchronous")), ("wal", 2), "{run}");
+            assert_eq!((number("secure_delete"), number("foreign_keys")), (1, 1), "{run}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What goes over the network: the types of API v1 and the errors.  The only serde for the network.
+//! What one program tells another: the types of API v1 and its errors, and status.json.  The only serde for the network.
 //!
 //! Must not know: stores, decisions; sockets and TLS only as `client` uses them.  A field may be added with a serde
 //! default; anything else is a v2.
@@ -6,4 +6,5 @@
 
 pub mod client;
 pub mod error;
+pub mod status;
 pub mod v1;

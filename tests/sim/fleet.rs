@@ -603,7 +603,7 @@ impl Fleet {
     fn stop_coordinator(&mut self, c: usize) {
         let coordinator = &mut self.coordinators[c];
         coordinator.life = Life::default();
-        coordinator.presence = Presence { unheard: self.index.keys().cloned().collect(), ..Presence::default() };
+        coordinator.presence = Presence::default();
         coordinator.lives += 1;
         coordinator.is_up = self.random.once_in(2);
     }

@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tfo_fleet::store::MemoryStore;
@@ -42,28 +42,26 @@ struct Run {
     micros: Vec<u64>,
 }
 
-/// Starts a child, kills it `delay` after it runs, and reads what it said.
-fn run_and_kill(dir: &Path, seed: u64, first: u64, delay: Duration) -> Run {
+/// Starts a child, kills it `delay` after it has acknowledged so many steps, and reads what it said.
+fn run_and_kill(dir: &Path, seed: u64, first: u64, (steps, delay): (usize, Duration)) -> Run {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", TEST, "--nocapture", "--test-threads=1"]);
     command.env(JOB, format!("{}\n{seed}\n{first}", dir.display()));
     let mut child: Child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let started = lines.by_ref().any(|line| line == "started");
+    let mut run = Run { acknowledged: None, micros: Vec::new() };
+    read_steps(lines.by_ref().take(steps), &mut run);
     std::thread::sleep(delay);
     let ended = child.try_wait().unwrap();
     child.kill().unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(started && ended.is_none(), "the child ends by itself: {}", String::from_utf8_lossy(&output.stderr));
-    let mut run = Run { acknowledged: None, micros: Vec::new() };
     read_steps(lines, &mut run);
     run
 }
 
-fn read_steps(
-    lines: std::iter::Map<std::io::Lines<BufReader<ChildStdout>>, impl FnMut(std::io::Result<String>) -> String>,
-    run: &mut Run,
-) {
+fn read_steps(lines: impl Iterator<Item = String>, run: &mut Run) {
     for line in lines {
         // The last line may be cut; a step that was said to be done in half a line was done.
         let mut words = line.split(' ');
@@ -89,9 +87,11 @@ fn a_killed_coordinator_loses_nothing_and_leaves_no_half_commit() {
         if kill % RUNS_PER_DATABASE == 0 {
             (dir, model, next) = (support::scratch(), MemoryStore::new(), 0);
         }
-        // A third of the kills in the first 30 ms, which is making or opening, the others over some dozen steps.
-        let delay = Duration::from_micros(if rng.below(3) == 0 { rng.below(30_000) } else { rng.below(250_000) });
-        let run = run_and_kill(dir.path(), seed, next, delay);
+        // A third of the kills in the first 30 ms, which is making or opening, the others after some dozen steps and
+        // somewhere in the next ones.
+        let steps_before = if rng.below(3) == 0 { 0 } else { 1 + usize::try_from(rng.below(20)).unwrap() };
+        let delay = Duration::from_micros(rng.below(30_000));
+        let run = run_and_kill(dir.path(), seed, next, (steps_before, delay));
         before_open += u64::from(run.acknowledged.is_none());
         let acknowledged = run.acknowledged.map_or(next, |last| last + 1);
         while next < acknowledged {
@@ -99,6 +99,7 @@ fn a_killed_coordinator_loses_nothing_and_leaves_no_half_commit() {
             (next, steps) = (next + 1, steps + 1);
         }
         let store = open(dir.path());
+        assert!(store.set_back().is_none(), "a kill is no lost commit");
         let found = see(&store, &pool);
         if found != see(&model, &pool) {
             step(&model, &pool, seed, next).unwrap();

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
-use tfo_fleet::store::{SqliteStore, StoreError};
+use tfo_fleet::store::{SqliteStore, Store, StoreError};
 
 use super::walk::{Seen, pool_name, see, step};
 use super::{kek, open, support};
@@ -234,4 +234,110 @@ fn files_are_the_owners_alone() {
     std::fs::set_permissions(database(dir.path()), PermissionsExt::from_mode(0o664)).unwrap();
     let _store = open(dir.path());
     assert_eq!(modes(), names.map(|name| (name.to_owned(), 0o600)));
+}
+
+#[test]
+fn a_file_without_a_byte_is_no_new_store() {
+    let dir = support::scratch();
+    for wal in [None, Some("what a run had committed")] {
+        std::fs::write(database(dir.path()), "").unwrap();
+        wal.iter().for_each(|text| std::fs::write(dir.path().join("state.db-wal"), text).unwrap());
+        let error = refused(dir.path(), 1);
+        assert!(matches!(error, StoreError::Damaged { .. }) && error.to_string().contains("0 bytes"), "{error}");
+    }
+    // Once it is out of the way, a new store begins; the run that made the old one is remembered, if there was one.
+    std::fs::remove_file(database(dir.path())).unwrap();
+    assert!(matches!(refused(dir.path(), 1), StoreError::Damaged { .. }), "its WAL is still there");
+    std::fs::remove_file(dir.path().join("state.db-wal")).unwrap();
+    let store = open(dir.path());
+    assert!(store.pools().unwrap().is_empty() && store.set_back().is_none());
+}
+
+/// A run that was killed while it made the database is no obstacle.
+#[test]
+fn a_half_made_database_is_made_again() {
+    let dir = support::scratch();
+    for suffix in [".new", ".new-wal", ".new-shm"] {
+        std::fs::write(dir.path().join(format!("state.db{suffix}")), "half").unwrap();
+    }
+    step(&open(dir.path()), &pool_name("text"), SEED, 0).unwrap();
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().all(|name| !name.to_string_lossy().contains(".new")));
+}
+
+/// A run that was killed in the middle of its life, and what somebody does to its files then.
+fn killed(dir: &Path) -> Seen {
+    let (store, running) = (open(dir), support::scratch());
+    for index in 0..40 {
+        step(&store, &pool_name("text"), SEED, index).unwrap();
+    }
+    let names = ["state.db", "state.db-wal", "state.db.lock"];
+    for name in names {
+        std::fs::copy(dir.join(name), running.path().join(name)).unwrap();
+    }
+    let seen = see(&store, &pool_name("text")).unwrap();
+    drop(store);
+    for name in names {
+        std::fs::copy(running.path().join(name), dir.join(name)).unwrap();
+    }
+    seen
+}
+
+/// Opens it, and says whether it was told that the store went back; the second time nobody is told again.
+fn told_of_set_back(dir: &Path) -> Option<String> {
+    let store = open(dir);
+    let told = store.set_back().map(|problem| {
+        assert!(problem.remedy.contains("tfoctl recover"), "{problem}");
+        problem.message.clone()
+    });
+    step(&store, &pool_name("text"), SEED, 1_000).unwrap();
+    drop(store);
+    assert!(open(dir).set_back().is_none());
+    told
+}
+
+#[test]
+fn a_wal_that_was_removed_or_cut_is_told_from_a_crash() {
+    let wal = |dir: &Path| dir.join("state.db-wal");
+    let crashed = support::scratch();
+    let before = killed(crashed.path());
+    assert_eq!(see(&open(crashed.path()), &pool_name("text")), Some(before), "a crash alone costs nothing");
+    assert_eq!(told_of_set_back(crashed.path()), None);
+
+    let removed = support::scratch();
+    killed(removed.path());
+    let length = std::fs::metadata(wal(removed.path())).unwrap().len();
+    std::fs::remove_file(wal(removed.path())).unwrap();
+    let told = told_of_set_back(removed.path()).unwrap();
+    assert!(told.contains("lacks the latest") && told.contains("state.db"), "{told}");
+
+    let mut cuts = 0;
+    for eighth in 1..8 {
+        let cut = support::scratch();
+        let before = killed(cut.path());
+        let file = std::fs::OpenOptions::new().write(true).open(wal(cut.path())).unwrap();
+        file.set_len(length * eighth / 8).unwrap();
+        let store = open(cut.path());
+        let whole = see(&store, &pool_name("text")).as_ref() == Some(&before);
+        // The log is emptied now and then and keeps its length, so that a cut may cost nothing.
+        assert_eq!(store.set_back().is_none(), whole, "cut to {eighth}/8");
+        cuts += u32::from(!whole);
+    }
+    assert!(cuts > 0, "no cut cost a commit");
+}
+
+#[test]
+fn an_older_copy_and_another_database_are_told() {
+    let (dir, other) = (support::scratch(), support::scratch());
+    filled(dir.path());
+    let backup = std::fs::read(database(dir.path())).unwrap();
+    assert_eq!(told_of_set_back(dir.path()), None, "an ordinary restart");
+    std::fs::write(database(dir.path()), backup).unwrap();
+    assert!(told_of_set_back(dir.path()).unwrap().contains("lacks the latest"));
+    filled(other.path());
+    std::fs::copy(database(other.path()), database(dir.path())).unwrap();
+    assert!(told_of_set_back(dir.path()).unwrap().contains("another database"));
+    std::fs::remove_file(database(dir.path())).unwrap();
+    let store = open(dir.path());
+    assert!(store.set_back().unwrap().message.contains("another database"), "one that vanished is no silent beginning");
 }

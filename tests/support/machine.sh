@@ -37,6 +37,8 @@ clean_root() {
     local r=$1 unit generator
     rm -rf "$r"/etc/systemd/{system,network}/* "$r"/etc/rc?.d "$r"/lib/systemd/system/multi-user.target.wants/*
     rm -rf "$r"/etc/sysctl.d/* "$r"/var/log/journal "$r"/var/lib/systemd/timers "$r"/etc/tfo-fleet
+    # A container image's "start nothing": this machine has a systemd, and its packages may start what they like.
+    rm -f "$r"/usr/sbin/policy-rc.d
     mkdir -p "$r"/etc/systemd/{system,system.conf.d,system-generators} "$r"/etc/sysctl.d
     for generator in "$r"/lib/systemd/system-generators/*; do
         ln -sf /dev/null "$r/etc/systemd/system-generators/${generator##*/}"

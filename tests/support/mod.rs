@@ -17,6 +17,8 @@ pub(crate) mod machine;
 #[allow(dead_code, reason = "each test binary uses its own part")]
 mod netns;
 #[allow(dead_code, reason = "each test binary uses its own part")]
+pub(crate) mod package;
+#[allow(dead_code, reason = "each test binary uses its own part")]
 pub(crate) mod pki;
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub(crate) use netns::NetNs;

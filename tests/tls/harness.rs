@@ -34,7 +34,7 @@ use crate::support::{POLL_EVERY, now, scratch};
 /// Longest wait for anything that has to happen; a test that reaches it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of the large answer: more than all buffers between two sockets on loopback.
-pub(crate) const LARGE_BYTES: usize = 32 << 20;
+pub(crate) const LARGE_BYTES: usize = 16 << 20;
 
 /// Waits for what has to happen.
 pub(crate) async fn within<F: Future>(what: F) -> F::Output {

@@ -40,9 +40,9 @@ use crate::wire::client::ClientError;
 use crate::wire::error::ErrorKind;
 use crate::wire::v1::sync::KeySource;
 
+pub use crate::wire::status::Standing;
 pub use identity::load as load_identity;
 pub use probe::probe;
-pub use standing::Standing;
 
 /// When a daemon is back at the latest: the cap of its pauses.
 const NEXT_CONTACT: Duration = Duration::from_secs(60);

@@ -5,43 +5,7 @@ use std::time::Instant;
 use super::Contact;
 use crate::engine::fence::Readiness;
 use crate::model::problem::{Problem, Severity};
-
-/// How it stands with the coordinators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// Nobody has answered yet.
-    Asking,
-    /// The last request was answered.
-    Connected,
-    /// Answers came in this run, but the last request failed.
-    Disconnected,
-    /// Nobody answered in time at the start: the node serves by its file.
-    Unconfirmed,
-    /// The node has no keys of its pool.
-    NoKeys,
-    /// Out of contact for longer than the pool waits.
-    Detached,
-}
-
-impl Standing {
-    /// Every standing.
-    pub const ALL: [Self; 6] =
-        [Self::Asking, Self::Connected, Self::Disconnected, Self::Unconfirmed, Self::NoKeys, Self::Detached];
-
-    /// The name used in every output.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Asking => "asking",
-            Self::Connected => "connected",
-            Self::Disconnected => "disconnected",
-            Self::Unconfirmed => "unconfirmed",
-            Self::NoKeys => "no_keys",
-            Self::Detached => "detached",
-        }
-    }
-}
+use crate::wire::status::Standing;
 
 impl Contact {
     /// Whether the node may serve as far as its pool is concerned; the caller adds "installed and read back".

@@ -8,13 +8,13 @@ use super::{Offer, desired};
 use crate::config::agent::{Algorithm, DeriveEntry, DeriveSettings};
 use crate::config::reader::Located;
 use crate::config::secret::SecretPath;
-use crate::crypto::derive::{self, SECRET_BYTES_MAX, Secret};
-use crate::crypto::fingerprint::fingerprint;
+use crate::crypto::derive::{SECRET_BYTES_MAX, Secret};
+use crate::crypto::maker::KeyMaker;
 use crate::engine::reconcile::{ClockUse, Makers};
 use crate::engine::schedule::{KeyRef, SlotRefs};
-use crate::model::key::{KeyFingerprint, KeyPair, KeyPairError, TfoKey};
+use crate::model::key::{KeyPair, KeyPairError};
 use crate::model::problem::Problem;
-use crate::model::time::{RotationInterval, UnixTime, span_text};
+use crate::model::time::{UnixTime, span_text};
 
 /// The keys of now.
 pub(super) fn offer(settings: &DeriveSettings, config: &Path, now: UnixTime) -> Result<Offer, Problem> {
@@ -31,13 +31,13 @@ pub(super) fn offer(settings: &DeriveSettings, config: &Path, now: UnixTime) -> 
 }
 
 fn keys_of(settings: &DeriveSettings, config: &Path, slots: &SlotRefs) -> Result<(KeyPair, Makers), Problem> {
-    let maker = Maker::open(settings, config, slots.primary.entry)?;
+    let maker = open(settings, config, slots.primary.entry)?;
     let mut makers = Makers::from([(name_of(settings, slots.primary.entry), maker.print())]);
     let (primary, own_backup) = maker.key(slots.primary.counter);
     let backup = match slots.backup {
         Some(key) if key.entry == slots.primary.entry => Some(maker.key(key.counter).0),
         Some(key) => {
-            let maker = Maker::open(settings, config, key.entry)?;
+            let maker = open(settings, config, key.entry)?;
             makers.insert(name_of(settings, key.entry), maker.print());
             Some(maker.key(key.counter).0)
         }
@@ -62,36 +62,13 @@ fn name_of(settings: &DeriveSettings, entry: usize) -> String {
     format!("{} ({how}, from {from})", secret.value)
 }
 
-/// What one entry makes keys from, in memory for as long as they are made.
-enum Maker {
-    Hkdf(Secret, RotationInterval),
-    Tofurkey(Secret),
-    Static(KeyPair),
-}
-
-impl Maker {
-    fn open(settings: &DeriveSettings, config: &Path, entry: usize) -> Result<Self, Problem> {
-        let DeriveEntry { secret: place, algorithm } = &settings.entries[entry];
-        match algorithm {
-            Algorithm::HkdfSha256 { interval } => Ok(Self::Hkdf(read_secret(place, config)?, *interval)),
-            Algorithm::Tofurkey => Ok(Self::Tofurkey(read_secret(place, config)?)),
-            Algorithm::Static => super::read_key_file(place, config).map(Self::Static),
-        }
-    }
-
-    /// Public fingerprint of the secret: that of a key which is never used, the first after 1970; of a static key, its own.
-    fn print(&self) -> KeyFingerprint {
-        fingerprint(&self.key(Some(0)).0)
-    }
-
-    /// The key of this counter, and the predecessor that a static key file may name.
-    fn key(&self, counter: Option<u64>) -> (TfoKey, Option<TfoKey>) {
-        let periodic = || counter.expect("the keys of a periodic entry have a counter");
-        match self {
-            Self::Hkdf(secret, interval) => (derive::hkdf_sha256(secret, *interval, periodic()), None),
-            Self::Tofurkey(secret) => (derive::tofurkey(secret, periodic()), None),
-            Self::Static(keys) => (keys.primary().duplicate(), keys.backup().map(TfoKey::duplicate)),
-        }
+/// What one entry makes keys from.
+fn open(settings: &DeriveSettings, config: &Path, entry: usize) -> Result<KeyMaker, Problem> {
+    let DeriveEntry { secret: place, algorithm } = &settings.entries[entry];
+    match algorithm {
+        Algorithm::HkdfSha256 { interval } => Ok(KeyMaker::HkdfSha256(read_secret(place, config)?, *interval)),
+        Algorithm::Tofurkey => Ok(KeyMaker::Tofurkey(read_secret(place, config)?)),
+        Algorithm::Static => super::read_key_file(place, config).map(KeyMaker::Static),
     }
 }
 
@@ -121,7 +98,7 @@ fn joint_problem(settings: &DeriveSettings, config: &Path, entry: usize, error: 
 pub fn check_entries(settings: &DeriveSettings, config: &Path) -> Vec<Problem> {
     let (mut makers, mut problems) = (Vec::new(), Vec::new());
     for entry in 0..settings.entries.len() {
-        match Maker::open(settings, config, entry) {
+        match open(settings, config, entry) {
             Ok(maker) => makers.push(maker),
             Err(problem) => problems.push(problem),
         }

@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::config::agent::{AgentSettings, Holds, NamedSecret, SourceSettings};
 use crate::config::reader::Located;
 use crate::config::secret::SecretPath;
-use crate::crypto::fingerprint::pair_print;
+use crate::crypto::fingerprint::{pair_print, slot_prints};
 use crate::engine::reconcile::{ClockUse, Makers};
 use crate::kernel::text;
 use crate::model::count::Epoch;
@@ -130,11 +130,6 @@ fn read_key_file(place: &Located<SecretPath>, config: &Path) -> Result<KeyPair, 
 
 /// Puts names on keys: epochs in the order primary, backup.
 fn desired(keys: KeyPair, epochs: [Option<Epoch>; 2], phase: Phase, next_change_at: Option<UnixTime>) -> DesiredState {
-    let print = pair_print(&keys);
-    let [primary, backup] = epochs;
-    let prints = SlotPrints {
-        primary: SlotPrint { epoch: primary, fingerprint: print.primary },
-        backup: print.backup.map(|fingerprint| SlotPrint { epoch: backup, fingerprint }),
-    };
+    let prints = slot_prints(&keys, epochs);
     DesiredState { keys, prints, phase, pool_id: None, generation: None, next_change_at }
 }

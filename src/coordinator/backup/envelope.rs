@@ -8,10 +8,10 @@
 //! | 44 | key check: tells another key-encryption key from a damaged file |
 //! | 8 | length of the body, big endian: tells a cut file from a damaged one |
 //! | 16 | checksum of all of the above |
-//! | rest | the body: nonce, ciphertext and tag of AES-256-GCM under the key-encryption key; authenticates the header, too |
+//! | rest | the body: nonce, ciphertext and tag of AES-256-GCM; the tag covers the header, too |
 //!
-//! Magic and format stay where they are in every later format.  The checksum and the length only make errors clear; what
-//! is believed is what the tag covers, which is everything.  Must not know: what is in the body.
+//! Magic and format stay where they are in every later format.  The checksum and the length only make errors clear;
+//! what is believed is what the tag covers, which is everything.  Must not know: what is in the body.
 
 use std::path::Path;
 

@@ -31,7 +31,7 @@ use crate::model::ids::{NodeId, PoolName};
 use crate::model::key::KeyFingerprint;
 use crate::runtime::clock;
 use crate::store::{Store, StoreError};
-use crate::wire::v1::fleet::{Done, Nodes, PoolStatus, SlotPairShown};
+use crate::wire::v1::fleet::{Done, FingerprintCount, Nodes, PoolStatus, SlotPairShown};
 
 /// Requests that may wait for the driver: one for each connection, and more.
 const QUEUE_MAX: usize = 32_768;
@@ -96,8 +96,20 @@ enum Message {
     Wanted { wanted: Box<Wanted>, given: GivenKeys, reply: oneshot::Sender<Result<Done, NotDone>> },
     Status(oneshot::Sender<Result<PoolStatus, StoreDown>>),
     Nodes(oneshot::Sender<Result<Nodes, StoreDown>>),
+    Summary(oneshot::Sender<Result<Summary, StoreDown>>),
     Policy(Box<Policy>),
     Stop,
+}
+
+/// A pool at a glance: for metrics and the page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// What operators see.
+    pub status: PoolStatus,
+    /// How many nodes are in which state; every state is there.
+    pub states: BTreeMap<String, usize>,
+    /// How many nodes hold which keys, most first.
+    pub fingerprints: Vec<FingerprintCount>,
 }
 
 /// The store cannot be reached.
@@ -205,6 +217,16 @@ impl Pool {
     pub async fn nodes(&self) -> Result<Result<Nodes, StoreDown>, Busy> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Nodes(reply))?;
+        answer.await.map_err(|_| Busy)
+    }
+
+    /// The pool at a glance.
+    ///
+    /// # Errors
+    /// Fails if the driver takes no more, or ends meanwhile.
+    pub async fn summary(&self) -> Result<Result<Summary, StoreDown>, Busy> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Summary(reply))?;
         answer.await.map_err(|_| Busy)
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Summary;
 use super::driver::Driver;
 use super::work::snake;
 use crate::engine::convergence::{Barrier, NodeState, node_state, recoverable};
@@ -14,6 +15,19 @@ use crate::model::key::PairPrint;
 use crate::model::state::SlotPrints;
 use crate::wire::v1::fleet::{FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
 use crate::wire::v1::sync::KeySource;
+
+/// Every state that a node can be in.
+const STATES: [NodeState; 9] = [
+    NodeState::Converged,
+    NodeState::Straggler,
+    NodeState::Silent,
+    NodeState::Drifted,
+    NodeState::Excluded,
+    NodeState::Denied,
+    NodeState::Failed,
+    NodeState::OneSlot,
+    NodeState::Reporting,
+];
 
 impl Driver {
     /// The pool.
@@ -74,11 +88,28 @@ impl Driver {
         }
     }
 
+    /// The pool at a glance.
+    pub(super) fn summary(&self) -> Summary {
+        let mut states: BTreeMap<String, usize> = STATES.iter().map(|state| (snake(state), 0)).collect();
+        for (node, record) in self.known() {
+            *states.entry(snake(&self.state_of(node, record))).or_default() += 1;
+        }
+        Summary { status: self.status(), states, fingerprints: self.fingerprints() }
+    }
+
     /// Its nodes.
     pub(super) fn nodes(&self) -> Nodes {
-        let known = || self.book.snapshot().nodes.iter().filter(|(_, record)| record.is_known());
+        let nodes = self.known().map(|(node, record)| self.node(node, record)).collect();
+        Nodes { pool: self.book.pool().clone(), nodes, fingerprints: self.fingerprints() }
+    }
+
+    fn known(&self) -> impl Iterator<Item = (&NodeId, &NodeRecord)> {
+        self.book.snapshot().nodes.iter().filter(|(_, record)| record.is_known())
+    }
+
+    fn fingerprints(&self) -> Vec<FingerprintCount> {
         let mut counts: BTreeMap<PairPrint, usize> = BTreeMap::new();
-        for holds in known().filter_map(|(_, record)| holds(record)) {
+        for holds in self.known().filter_map(|(_, record)| holds(record)) {
             *counts.entry(holds.pair()).or_default() += 1;
         }
         let mut fingerprints: Vec<FingerprintCount> = counts
@@ -86,8 +117,7 @@ impl Driver {
             .map(|(pair, nodes)| FingerprintCount { primary: pair.primary, backup: pair.backup, nodes })
             .collect();
         fingerprints.sort_by_key(|count| std::cmp::Reverse(count.nodes));
-        let nodes = known().map(|(node, record)| self.node(node, record)).collect();
-        Nodes { pool: self.book.pool().clone(), nodes, fingerprints }
+        fingerprints
     }
 
     fn node(&self, node: &NodeId, record: &NodeRecord) -> NodeStatus {

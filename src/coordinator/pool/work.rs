@@ -67,6 +67,7 @@ impl Driver {
                 }
                 Message::Status(reply) => self.show(reply, Self::status),
                 Message::Nodes(reply) => self.show(reply, Self::nodes),
+                Message::Summary(reply) => self.show(reply, Self::summary),
                 Message::Policy(policy) => {
                     self.file_policy = *policy;
                     self.tick_soon();

@@ -1,23 +1,60 @@
 //! One coordinator process for each database file: a lock file beside it, held with flock(2).
 //!
+//! Beside its holder the file notes how far the database has come ([`Mark`]), because nothing in the database can:
+//! SQLite takes a WAL that was removed or cut for one that a crash cut, and starts from an older state without a word.
+//!
 //! Not a lock on the database itself: closing any descriptor of that would drop SQLite's own locks (fcntl(2), POSIX
 //! locks), and SQLite's locks last for one transaction only.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use super::place::{Place, file_error};
+use crate::crypto::checksum::checksum;
 use crate::store::StoreError;
 
-/// Longest note about the holder that is read back, in bytes.
+/// Longest note that is read back, in bytes.
 const NOTE_BYTES_MAX: u64 = 200;
+/// First word of the line with the mark.
+const MARK: &str = "writes";
+
+/// How far a database has come.  Noted after each commit and without a sync of its own: the note may lag behind the
+/// database, after a power cut, and is never ahead of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Which database.
+    pub(super) store_id: [u8; 16],
+    /// Sum over its pools of revisions and record writes, which both only rise.
+    pub(super) writes: u64,
+}
+
+impl Mark {
+    fn line(&self) -> String {
+        let id = u128::from_be_bytes(self.store_id);
+        let said = format!("{MARK} {id:032x} {:020}", self.writes);
+        format!("{said} {:032x}\n", u128::from_be_bytes(checksum(&[said.as_bytes()])))
+    }
+
+    /// What a line says, if it is whole.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ').skip(1);
+        let store_id = u128::from_str_radix(words.next()?, 16).ok()?.to_be_bytes();
+        let mark = Self { store_id, writes: words.next()?.parse().ok()? };
+        (mark.line().trim_end() == line).then_some(mark)
+    }
+}
 
 /// Held until dropped, or until the process ends however it ends.
 #[derive(Debug)]
 pub(super) struct FileLock {
     file: File,
+    /// What the run before noted.
+    pub(super) found: Option<Mark>,
+    /// Where the mark is written.
+    offset: u64,
 }
 
 impl FileLock {
@@ -27,24 +64,37 @@ impl FileLock {
         let failed = file_error("lock", &path);
         // Not O_TRUNC: until we hold the lock the note in it is another's.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file =
+        let file =
             File::from(rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?);
+        let note = |file: &File| {
+            let mut text = String::new();
+            // A note that cannot be read says nothing; the lock is what counts.
+            file.take(NOTE_BYTES_MAX).read_to_string(&mut text).map_or_else(|_| String::new(), |_| text)
+        };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                if file.take(NOTE_BYTES_MAX).read_to_string(&mut holder).is_err() || holder.is_empty() {
-                    "unnamed".clone_into(&mut holder);
-                }
-                return Err(StoreError::InUse { place: place.text(), holder: holder.trim().to_owned() });
+                let note = note(&file);
+                let holder = note.lines().next().unwrap_or("unnamed").trim().to_owned();
+                return Err(StoreError::InUse { place: place.text(), holder });
             }
             Err(error) => return Err(failed(error.into())),
         }
+        let found = note(&file).lines().nth(1).and_then(Mark::parse);
+        let holder = format!("pid {}\n", std::process::id());
+        let text = found.map_or_else(|| holder.clone(), |mark| holder.clone() + &mark.line());
         // The note is a courtesy: on a full disk the lock holds without it.
-        if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "pid {}", std::process::id())) {
+        if let Err(error) = file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0)) {
             tracing::warn!(path = %path.display(), %error, "cannot note the holder in the lock file");
         }
-        Ok(Self { file })
+        Ok(Self { file, found, offset: holder.len() as u64 })
+    }
+
+    /// Notes how far the database has come, after a commit.
+    pub(super) fn note(&self, mark: Mark) {
+        if let Err(error) = self.file.write_all_at(mark.line().as_bytes(), self.offset) {
+            tracing::debug!(%error, "cannot note the latest commit in the lock file");
+        }
     }
 }
 
@@ -54,6 +104,26 @@ impl Drop for FileLock {
         // descriptor until then, and the lock would outlive us by that moment (flock(2)).
         if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
             tracing::warn!(%error, "cannot unlock the database; the end of the process will");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_whole_or_not_at_all() {
+        let mark = Mark { store_id: [7; 16], writes: 1_234 };
+        let line = mark.line();
+        let line = line.trim_end();
+        assert_eq!(Mark::parse(line), Some(mark));
+        assert_eq!(line.len(), Mark { writes: u64::MAX, ..mark }.line().trim_end().len(), "always written over whole");
+        for at in 0..line.len() {
+            let mut torn = line.as_bytes().to_vec();
+            torn[at] = if torn[at] == b'3' { b'4' } else { b'3' };
+            assert_eq!(Mark::parse(std::str::from_utf8(&torn).unwrap()), None, "byte {at}");
+            assert_eq!(Mark::parse(&line[..at]), None, "cut to {at}");
         }
     }
 }

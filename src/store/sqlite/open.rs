@@ -10,6 +10,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::place::{Place, file_error};
 use super::schema;
@@ -40,20 +41,25 @@ pub(super) fn resolve(path: &Path) -> Result<Place, StoreError> {
     }
 }
 
-/// Makes the file, 0600, if it is not there; refuses one that is no SQLite database.
-pub(super) fn prepare_file(place: &Place) -> Result<(), StoreError> {
-    let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
-    // SQLite would delete the WAL of an empty database, and with it everything that was acknowledged.
-    if bytes(&place.0) == 0 && bytes(&place.beside("-wal")) > 0 {
-        return Err(place.damaged("it is empty or missing, but its -wal file has content"));
-    }
+/// Whether there is a database, which is then sound enough to be given to SQLite.
+///
+/// A file of 0 bytes is never one of ours, because [`make`] gives a database its name when it is whole; SQLite would
+/// take it for a new one, and its WAL, with everything that was acknowledged, for rubbish.
+pub(super) fn is_there(place: &Place) -> Result<bool, StoreError> {
+    let bytes = |path: &Path| std::fs::metadata(path).map(|found| found.len());
+    let has_wal = bytes(&place.beside("-wal")).is_ok_and(|length| length > 0);
     let failed = file_error("open", &place.0);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(&place.0, flags, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // Closed again before SQLite opens it: a later close would drop SQLite's own locks (POSIX locks, fcntl(2)).
-    let file = File::from(opened);
+    let file = match rustix::fs::open(&place.0, flags, Mode::empty()) {
+        Ok(opened) => File::from(opened),
+        Err(Errno::NOENT) if has_wal => return Err(place.damaged("it is missing, but its -wal file has content")),
+        Err(Errno::NOENT) => return Ok(false),
+        Err(error) => return Err(failed(error.into())),
+    };
     if file.metadata().map_err(&failed)?.len() == 0 {
-        return Ok(());
+        let beside = if has_wal { "its -wal file has content" } else { "a new store begins without a file" };
+        return Err(place.damaged(format!("it has 0 bytes, and {beside}")));
     }
     let mut head = Vec::new();
     file.take(HEADER_BYTES).read_to_end(&mut head).map_err(&failed)?;
@@ -61,7 +67,36 @@ pub(super) fn prepare_file(place: &Place) -> Result<(), StoreError> {
         let what = "it does not begin as an SQLite database".to_owned();
         return Err(StoreError::Foreign { place: place.text(), what });
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Makes a database under another name, and gives it its own when it is whole and on the disk.
+pub(super) fn make(place: &Place, key: &KeyEncryptionKey) -> Result<(), StoreError> {
+    let new = Place(place.beside(".new"));
+    for path in [new.0.clone(), new.beside("-wal"), new.beside("-shm")] {
+        // What a run left that was killed in here.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(file_error("replace", &path)(error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    let failed = file_error("make", &new.0);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    drop(rustix::fs::open(&new.0, flags, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?);
+    let connection = writer(&new, key)?;
+    let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+    let busy: i64 = connection.query_row(sql, [], |row| row.get(0)).map_err(new.sql("make"))?;
+    if busy != 0 {
+        let source = "another program has it open".into();
+        return Err(StoreError::Busy { place: new.text(), source });
+    }
+    connection.close().map_err(|(_, error)| new.sql("make")(error))?;
+    let directory = place.0.parent().unwrap_or(Path::new("/"));
+    File::open(&new.0)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| std::fs::rename(&new.0, &place.0))
+        .and_then(|()| File::open(directory)?.sync_all())
+        .map_err(failed)
 }
 
 /// The connection that writes, on a database with the latest schema and this key-encryption key.
@@ -79,7 +114,7 @@ pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection
         return Err(StoreError::Unwritable { place: place.text(), source });
     }
     restrict_modes(place)?;
-    settle(&connection).map_err(&failed)?;
+    settle(place, &connection)?;
     if schema < schema::latest() {
         upgrade(place, &mut connection, schema, key)?;
     }
@@ -173,12 +208,20 @@ fn check_key(place: &Place, connection: &Connection, key: &KeyEncryptionKey) -> 
 }
 
 /// What holds for the life of the connection, except WAL, which the file remembers.
-fn settle(connection: &Connection) -> rusqlite::Result<()> {
-    schema::unlock_writes(connection)?;
-    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
-    debug_assert_eq!(mode, "wal");
+fn settle(place: &Place, connection: &Connection) -> Result<(), StoreError> {
+    let failed = place.sql("open");
+    schema::unlock_writes(connection).map_err(&failed)?;
+    let set_wal = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0));
+    let mode: String = set_wal.map_err(&failed)?;
     // FULL: an fsync of the WAL before each commit returns.  secure_delete: freed bytes are overwritten.
-    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON;")
+    let sql = "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON;";
+    connection.execute_batch(sql).map_err(&failed)?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    // SQLite keeps the old mode, and says no more, where shared memory cannot be had.
+    let source = format!("its file system allows no write-ahead log, only journal mode {mode}").into();
+    Err(StoreError::Unwritable { place: place.text(), source })
 }
 
 /// One transaction: the file has no schema, or all of it with its key check.

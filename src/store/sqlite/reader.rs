@@ -1,8 +1,8 @@
 //! A database that is only read: beside the coordinator that serves it, or without one (`check`, `export`).
 //!
-//! Takes no lock and is in nobody's way: each read is one snapshot of the last commit (sqlite.org/wal.html), a commit does
-//! not wait for it, and only the erasure of a dropped key is put off until the read is over.  Whoever opens it needs the
-//! rights of the coordinator's user, because a WAL that a killed coordinator left behind is indexed anew.
+//! Takes no lock and is in nobody's way: each read is one snapshot of the last commit (sqlite.org/wal.html), a commit
+//! does not wait for it, and only the erasure of a dropped key is put off until the read is over.  Whoever opens it
+//! needs the rights of the coordinator's user, because a WAL that a killed coordinator left behind is indexed anew.
 
 use std::path::Path;
 
@@ -15,8 +15,8 @@ use crate::model::count::Revision;
 use crate::model::ids::{NodeId, PoolName};
 use crate::store::{CommitError, Erasure, Head, Hub, PoolImage, PoolState, RecordOutcome, Store, StoreError};
 
-/// A database that is open for reading.  As a [`Store`] it refuses every write, and its hub tells nothing: a watch looks
-/// by itself.
+/// A database that is open for reading.  As a [`Store`] it refuses every write, and its hub tells nothing: a watch
+/// looks by itself.
 #[derive(Debug)]
 pub struct SqliteReader {
     reading: Reading,
@@ -27,8 +27,8 @@ impl SqliteReader {
     /// Opens a database that is there, and reads and checks all of it.
     ///
     /// # Errors
-    /// Fails if there is none, if it is not ours or of another release's schema, if `key` is not its key-encryption key, or
-    /// if anything in it is damaged.
+    /// Fails if there is none, if it is not ours or of another release's schema, if `key` is not its key-encryption
+    /// key, or if anything in it is damaged.
     pub fn open(path: &Path, key: KeyEncryptionKey) -> Result<Self, StoreError> {
         let (place, connection) = open::beside(path, &key)?;
         let reader = Self { reading: Reading::new(connection, place, key), hub: Hub::default() };

@@ -46,7 +46,7 @@ impl Reading {
     }
 
     /// Runs `read` in one read transaction.
-    fn reading<T>(&self, read: impl FnOnce(Rows<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn reading<T>(&self, read: impl FnOnce(Rows<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let connection = locked(&self.connection);
         let transaction = connection.unchecked_transaction().map_err(self.place.sql("read"))?;
         read(Rows { connection: &transaction, place: &self.place })

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::lock::Mark;
 use super::place::Place;
 use super::slots::Slots;
 use crate::crypto::checksum::{Checksum, checksum};
@@ -42,6 +43,22 @@ impl<'a> Rows<'a> {
                 name.map_err(&failed)?.parse().map_err(|_| self.place.damaged("a pool has a name that is none"))
             })
             .collect()
+    }
+
+    /// How far the database has come.
+    pub(super) fn mark(self) -> Result<Mark, StoreError> {
+        let failed = self.place.sql("read");
+        let sql = "SELECT store_id FROM meta";
+        let store_id = self.connection.query_row(sql, [], |row| row.get(0)).map_err(&failed)?;
+        let mut statement =
+            self.connection.prepare_cached("SELECT revision, record_writes FROM pool").map_err(&failed)?;
+        let counts = statement.query_map([], |row| Ok([row.get(0)?, row.get(1)?])).map_err(&failed)?;
+        let mut writes: u64 = 0;
+        for count in counts {
+            let each: [i64; 2] = count.map_err(&failed)?;
+            writes = each.into_iter().fold(writes, |sum, one| sum.saturating_add(one.cast_unsigned()));
+        }
+        Ok(Mark { store_id, writes })
     }
 
     pub(super) fn pool(self, name: &'a PoolName) -> Result<Option<PoolRow<'a>>, StoreError> {

@@ -1,0 +1,55 @@
+//! How commands that look at several things end: all problems at once, and one exit code.
+
+use std::io;
+
+use crate::ctl::report::{Failure, Outcome};
+use crate::model::problem::Problem;
+
+/// The result could not be written.  A reader that has gone (a closed pipe) gets no complaint, but exit code 1: its result was not
+/// delivered.
+pub(super) fn output_failed(error: &io::Error) -> Failure {
+    let complaint = || Problem::error("output", format!("cannot write the result: {error}"), "check where stdout goes");
+    let problems = if error.kind() == io::ErrorKind::BrokenPipe { Vec::new() } else { vec![complaint()] };
+    Failure { problems, outcome: Outcome::Failed }
+}
+
+/// All of them as one, each problem once; none if there is none.  What was not allowed weighs most, then usage.
+pub(super) fn together(failures: Vec<Failure>) -> Option<Failure> {
+    let outcome = [Outcome::Refused, Outcome::Config, Outcome::Failed]
+        .into_iter()
+        .find(|outcome| failures.iter().any(|failure| failure.outcome == *outcome))?;
+    let mut problems: Vec<Problem> = Vec::new();
+    for problem in failures.into_iter().flat_map(|failure| failure.problems) {
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+    Some(Failure { problems, outcome })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_pipe_gets_no_complaint_and_a_full_disk_does() {
+        let pipe = output_failed(&io::ErrorKind::BrokenPipe.into());
+        assert!(pipe.problems.is_empty() && pipe.outcome == Outcome::Failed);
+        assert_eq!(output_failed(&io::ErrorKind::StorageFull.into()).problems.len(), 1);
+    }
+
+    #[test]
+    fn problems_are_told_once_and_the_weightiest_outcome_stays() {
+        let failure = |outcome, kind| Failure::new(outcome, Problem::error(kind, "message", "remedy"));
+        assert!(together(vec![]).is_none());
+        let one = together(vec![
+            failure(Outcome::Failed, "a"),
+            failure(Outcome::Refused, "b"),
+            failure(Outcome::Config, "c"),
+            failure(Outcome::Refused, "b"),
+        ])
+        .unwrap();
+        assert_eq!(one.outcome, Outcome::Refused);
+        assert_eq!(one.problems.iter().map(|problem| problem.kind).collect::<Vec<_>>(), ["a", "b", "c"]);
+    }
+}

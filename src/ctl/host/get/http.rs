@@ -1,0 +1,174 @@
+//! The little of HTTP/1.1 that one GET needs: the request, and the head of the answer (RFC 9112).
+
+use serde::Serialize;
+
+/// Longest head that is read, in bytes; servers themselves stop at 8 to 64 KiB.
+const HEAD_BYTES_MAX: usize = 65_536;
+
+/// The head of an answer, with nothing in it that a terminal would obey.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Head {
+    /// `HTTP/1.1`.
+    pub(super) version: String,
+    /// 100 to 999.
+    pub(super) status: u16,
+    /// What follows it; may be empty.
+    pub(super) reason: String,
+    /// In their order.
+    pub(super) headers: Vec<Header>,
+}
+
+/// One line of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Header {
+    /// As the server wrote it.
+    pub(super) name: String,
+    /// Without spaces around it.
+    pub(super) value: String,
+}
+
+/// Why an answer is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum HeadError {
+    #[error("the answer is no HTTP/1 (its first line is no status line)")]
+    NoStatusLine,
+    #[error("the answer's head has a line that is no header")]
+    NoHeader,
+    #[error("the answer's head has more than {HEAD_BYTES_MAX} bytes")]
+    TooLong,
+}
+
+/// How the body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BodyEnd {
+    /// After so many bytes.
+    Bytes(u64),
+    /// When the server closes, as it was asked to.
+    Close,
+}
+
+/// The request for a path, with the connection to be closed after it.
+pub(super) fn request(path_and_query: &str, host: &str) -> Vec<u8> {
+    let agent = concat!("tfoctl/", env!("CARGO_PKG_VERSION"));
+    format!(
+        "GET {path_and_query} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+impl Head {
+    /// Reads the final head at the start of `bytes`, and how long it is; interim ones (1xx) before it are skipped.  None: there is more
+    /// to come.
+    pub(super) fn read(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
+        let mut start = 0;
+        loop {
+            let rest = &bytes[start..];
+            let Some(length) = rest.windows(4).position(|end| end == b"\r\n\r\n").map(|at| at + 4) else {
+                // The first line tells another protocol at once; its server may never send an empty line.
+                let is_http = rest.len() < 5 || rest.starts_with(b"HTTP/");
+                return match (is_http, bytes.len() <= HEAD_BYTES_MAX) {
+                    (true, true) => Ok(None),
+                    (true, false) => Err(HeadError::TooLong),
+                    (false, _) => Err(HeadError::NoStatusLine),
+                };
+            };
+            let head = Self::parse(&String::from_utf8_lossy(&rest[..length - 4]))?;
+            start += length;
+            if head.status >= 200 {
+                return Ok(Some((head, start)));
+            }
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, HeadError> {
+        let mut lines = text.split("\r\n");
+        let mut status_line = lines.next().unwrap_or_default().splitn(3, ' ');
+        let version = status_line.next().filter(|version| version.starts_with("HTTP/1."));
+        let version = version.ok_or(HeadError::NoStatusLine)?;
+        let status = status_line.next().filter(|status| status.len() == 3);
+        let status = status.and_then(|status| status.parse().ok()).filter(|status| *status >= 100);
+        let status = status.ok_or(HeadError::NoStatusLine)?;
+        let header = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            Some(Header { name: printable(name), value: printable(value.trim()) })
+        };
+        let headers = lines.map(header).collect::<Option<_>>().ok_or(HeadError::NoHeader)?;
+        let reason = printable(status_line.next().unwrap_or_default());
+        Ok(Self { version: printable(version), status, reason, headers })
+    }
+
+    /// The value of the first header of that name.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.as_str())
+    }
+
+    /// How the body of this answer to a GET ends.
+    pub(super) fn body_end(&self) -> BodyEnd {
+        if matches!(self.status, 204 | 304) {
+            return BodyEnd::Bytes(0);
+        }
+        // With chunks, a length does not count (RFC 9112 section 6.3).
+        let length = self.header("content-length").filter(|_| self.header("transfer-encoding").is_none());
+        length.and_then(|length| length.parse().ok()).map_or(BodyEnd::Close, BodyEnd::Bytes)
+    }
+}
+
+/// Control characters as escapes: what a server sends must not steer a terminal.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 2\r\n\r\nhi";
+
+    #[test]
+    fn an_answer_is_read_however_it_is_cut() {
+        for cut in 0..ANSWER.len() - 2 {
+            assert_eq!(Head::read(&ANSWER[..cut]), Ok(None), "{cut}");
+        }
+        let (head, length) = Head::read(ANSWER).unwrap().unwrap();
+        assert_eq!((head.status, head.reason.as_str(), &ANSWER[length..]), (200, "OK", b"hi".as_slice()));
+        assert_eq!((head.header("SERVER"), head.body_end()), (Some("x"), BodyEnd::Bytes(2)));
+    }
+
+    #[test]
+    fn interim_answers_are_skipped() {
+        let both = [b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n".as_slice(), ANSWER].concat();
+        assert_eq!(Head::read(&both).unwrap().unwrap().0.status, 200);
+        assert_eq!(Head::read(&both[..40]), Ok(None));
+    }
+
+    #[test]
+    fn other_protocols_and_endless_heads_are_refused() {
+        assert_eq!(Head::read(b"SSH-2.0-OpenSSH_9.2p1\r\n"), Err(HeadError::NoStatusLine));
+        assert_eq!(Head::read(b"HTTP/2 200 \r\n\r\n"), Err(HeadError::NoStatusLine));
+        assert_eq!(Head::read(b"HTTP/1.1 20 OK\r\n\r\n"), Err(HeadError::NoStatusLine));
+        assert_eq!(Head::read(b"HTTP/1.1 +20 OK\r\n\r\n"), Err(HeadError::NoStatusLine));
+        assert_eq!(Head::read(b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n"), Err(HeadError::NoHeader));
+        let endless = [b"HTTP/1.1 200 OK\r\nX: ".as_slice(), &vec![b'a'; HEAD_BYTES_MAX]].concat();
+        assert_eq!(Head::read(&endless), Err(HeadError::TooLong));
+    }
+
+    #[test]
+    fn a_head_cannot_steer_a_terminal() {
+        let (head, _) = Head::read(b"HTTP/1.1 200 \x1b[2J\r\nX: a\x07\xffb\r\n\r\n").unwrap().unwrap();
+        assert_eq!(head.reason, "\\u{1b}[2J");
+        assert_eq!(head.header("x"), Some("a\\u{7}\u{fffd}b"));
+    }
+
+    #[test]
+    fn bodies_end_as_the_head_says() {
+        let end = |text: &str| Head::parse(text).unwrap().body_end();
+        assert_eq!(end("HTTP/1.1 304 Not Modified\r\nContent-Length: 7"), BodyEnd::Bytes(0));
+        assert_eq!(end("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 7"), BodyEnd::Close);
+        assert_eq!(end("HTTP/1.0 200 OK"), BodyEnd::Close);
+        assert_eq!(end("HTTP/1.0 200 OK\r\nContent-Length: -1"), BodyEnd::Close);
+    }
+}

@@ -1,0 +1,68 @@
+//! The keys that `--key-file` names: kernel text of one key or two, in a file that only its owner may read, or on standard
+//! input.  Never from the arguments, which every user of the host can read.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::config::secret::SecretPath;
+use crate::ctl::report::{Failure, Outcome};
+use crate::kernel::text;
+use crate::model::key::KeyPair;
+use crate::model::problem::Problem;
+
+/// Longest text that is read, in bytes: two keys, and room to see that there is more.
+const BYTES_MAX: usize = 256;
+/// Stands for standard input.
+const STDIN: &str = "-";
+
+/// Reads the keys of `place`: a path, `credential:NAME`, or `-`.
+///
+/// # Errors
+/// Fails if it cannot be read, is exposed to others, or holds anything but one or two keys.
+pub fn read(place: &str) -> Result<KeyPair, Failure> {
+    let config = |problem| Failure::new(Outcome::Config, problem);
+    let (name, text) = if place == STDIN {
+        ("standard input", read_stdin().map_err(config)?)
+    } else {
+        (place, secret_path(place).read(BYTES_MAX).map_err(config)?)
+    };
+    text::parse(&text).map_err(|error| {
+        let remedy = "write primary[,backup] as net.ipv4.tcp_fastopen_key takes it, and nothing else";
+        config(Problem::error("key_text", format!("{name}: {error}"), remedy))
+    })
+}
+
+/// A path as a person types it, so also a relative one; or `credential:NAME`.
+#[must_use]
+pub fn secret_path(text: &str) -> SecretPath {
+    match text.parse() {
+        Ok(credential @ SecretPath::Credential(_)) => credential,
+        _ => SecretPath::File(Path::new(text).to_owned()),
+    }
+}
+
+/// Past the buffer of `std::io::Stdin`, which nobody wipes.
+fn read_stdin() -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let mut bytes = Zeroizing::new(vec![0; BYTES_MAX + 1]);
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match rustix::io::read(io::stdin().as_fd(), &mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                let message = format!("cannot read standard input: {}", io::Error::from(error));
+                return Err(Problem::error("secret_unreadable", message, "pipe the key text into it, or name a file"));
+            }
+        }
+    }
+    if filled > BYTES_MAX {
+        let message = format!("standard input has more than {BYTES_MAX} bytes");
+        return Err(Problem::error("secret_too_long", message, "pipe one or two keys into it, and nothing else"));
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}

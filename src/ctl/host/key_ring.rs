@@ -1,0 +1,168 @@
+//! The keys that a cookie is held against: which of them made it?
+//!
+//! Keys come from files, standard input or the kernel, never from the command line, and leave as fingerprints only.
+
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::tcp_option::WireCookie;
+use crate::config::secret::SecretPath;
+use crate::crypto::fingerprint::fingerprint;
+use crate::kernel::procfs::{KernelError, KeyFile};
+use crate::kernel::text::{self, TEXT_CHARS_MAX};
+use crate::model::cookie::Cookie;
+use crate::model::key::{KeyFingerprint, TfoKey};
+use crate::model::problem::Problem;
+
+/// Name of standard input on the command line.
+const STDIN: &str = "-";
+
+/// Which slot a key is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Slot {
+    /// Makes and takes cookies.
+    Primary,
+    /// Only takes them.
+    Backup,
+}
+
+impl Slot {
+    /// The word in every output.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Backup => "backup",
+        }
+    }
+}
+
+/// A key by its public names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KeyName {
+    pub(super) slot: Slot,
+    pub(super) fingerprint: KeyFingerprint,
+}
+
+/// Keys with their names.
+#[derive(Debug, Default)]
+pub(super) struct KeyRing(Vec<(TfoKey, KeyName)>);
+
+impl KeyRing {
+    /// Reads files of kernel text, one key or `P,B` each; `-` is standard input.
+    pub(super) fn from_files(files: &[PathBuf]) -> Result<Self, Problem> {
+        let mut ring = Self::default();
+        for file in files {
+            // With the newline; a byte more shows a text that is too long.
+            let max = TEXT_CHARS_MAX + 1;
+            let content = if file.as_os_str() == STDIN {
+                read_stdin(max + 1)?
+            } else {
+                SecretPath::File(file.clone()).read(max)?
+            };
+            let keys = text::parse(&content).map_err(|error| {
+                let remedy = "a key file holds kernel text: PRIMARY, or PRIMARY,BACKUP";
+                Problem::error("bad_key_text", error.to_string(), remedy).in_file(file)
+            })?;
+            ring.add(keys.primary().duplicate(), Slot::Primary);
+            if let Some(backup) = keys.backup() {
+                ring.add(backup.duplicate(), Slot::Backup);
+            }
+        }
+        Ok(ring)
+    }
+
+    /// The keys that the kernel holds in this network namespace; empty if none is set.
+    pub(super) fn from_kernel() -> Result<Self, KernelError> {
+        let mut ring = Self::default();
+        if let Some((primary, backup)) = KeyFile::default().read()? {
+            ring.add(primary, Slot::Primary);
+            if let Some(backup) = backup {
+                ring.add(backup, Slot::Backup);
+            }
+        }
+        Ok(ring)
+    }
+
+    fn add(&mut self, key: TfoKey, slot: Slot) {
+        let name = KeyName { slot, fingerprint: fingerprint(&key) };
+        self.0.push((key, name));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The key that gives this cookie to this client of this server; the first, if a key is there twice.
+    pub(super) fn maker(&self, cookie: &WireCookie, client: IpAddr, server: IpAddr) -> Option<KeyName> {
+        let cookie = cookie.linux()?;
+        let made = |(key, _): &&(TfoKey, KeyName)| Cookie::of(key, client, server) == Some(cookie);
+        self.0.iter().find(made).map(|(_, name)| *name)
+    }
+}
+
+fn read_stdin(max: usize) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    // Room for everything at once: a vector that grows leaves copies behind.
+    let mut content = Zeroizing::new(Vec::with_capacity(max));
+    io::stdin().lock().take(max as u64).read_to_end(&mut content).map_err(|error| {
+        Problem::error("secret_unreadable", format!("standard input cannot be read: {error}"), "give a file")
+    })?;
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::ctl::host::tcp_option::FastOpen;
+
+    const A: &str = "13121110-17161514-1b1a1918-1f1e1d1c";
+    const B: &str = "00000001-00000002-00000003-00000004";
+
+    fn file(dir: &tempfile::TempDir, name: &str, content: &str, mode: u32) -> PathBuf {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_cookie_is_traced_to_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let ring = KeyRing::from_files(&[file(&dir, "keys", &format!("{A},{B}\n"), 0o400)]).unwrap();
+        let (client, server): (IpAddr, IpAddr) = ("10.77.1.1".parse().unwrap(), "10.77.1.2".parse().unwrap());
+        let keys = text::parse(format!("{A},{B}").as_bytes()).unwrap();
+        for (key, slot) in [(keys.primary(), Slot::Primary), (keys.backup().unwrap(), Slot::Backup)] {
+            let made = Cookie::of(key, client, server).unwrap();
+            let option = [&[34, 10][..], made.as_bytes()].concat();
+            let cookie = FastOpen::among(&option).unwrap().cookie.unwrap();
+            let name = KeyName { slot, fingerprint: fingerprint(key) };
+            assert_eq!(ring.maker(&cookie, client, server), Some(name));
+            assert_eq!(ring.maker(&cookie, server, client), None, "of another pair of addresses");
+        }
+        let short = FastOpen::among(&[34, 6, 1, 2, 3, 4]).unwrap().cookie.unwrap();
+        assert_eq!(ring.maker(&short, client, server), None);
+    }
+
+    #[test]
+    fn files_that_are_no_keys_or_exposed_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, content, mode, kind) in [
+            ("exposed", A, 0o444, "secret_exposed"),
+            ("empty", "", 0o400, "bad_key_text"),
+            ("twice", &format!("{A},{A}"), 0o400, "bad_key_text"),
+            ("three", &format!("{A},{B},{A}"), 0o400, "secret_too_long"),
+        ] {
+            let problem = KeyRing::from_files(&[file(&dir, name, content, mode)]).unwrap_err();
+            assert_eq!(problem.kind, kind, "{name}");
+            assert!(!problem.to_string().contains("13121110"), "{problem}");
+        }
+        let problem = KeyRing::from_files(&[dir.path().join("none")]).unwrap_err();
+        assert_eq!(problem.kind, "secret_missing");
+    }
+}

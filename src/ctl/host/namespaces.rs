@@ -1,0 +1,23 @@
+//! Network namespaces as the host's commands name them.
+
+use crate::kernel::namespace::{Namespace, NamespaceError};
+use crate::model::ids::NamespaceName;
+use crate::model::problem::Problem;
+
+/// Those that were named; without a name the one that this runs in.
+pub(super) fn chosen(names: &[NamespaceName]) -> Vec<Namespace> {
+    if names.is_empty() { vec![Namespace::Own] } else { names.iter().cloned().map(Namespace::Named).collect() }
+}
+
+/// Why one cannot be looked at.
+pub(super) fn problem(namespace: &Namespace, error: &NamespaceError) -> Problem {
+    let (kind, remedy, source) = match error {
+        NamespaceError::Open { source, .. } => {
+            ("namespace_missing", "see `ip netns list`, or make it with `ip netns add`", source)
+        }
+        NamespaceError::Enter { source, .. } => {
+            ("namespace_not_allowed", "run as root: entering needs CAP_SYS_ADMIN", source)
+        }
+    };
+    Problem::error(kind, format!("namespace {namespace}: {error}: {source}"), remedy)
+}

@@ -1,0 +1,235 @@
+//! `tfoctl probe`: does a server do TCP Fast Open, and what does it answer to a SYN that asks for a cookie?
+
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::ending::{output_failed, together};
+use super::raw::{Answer, Asker, Plan};
+use super::target::{Families, Target};
+use super::tcp_option::Form;
+use crate::ctl::report::{Failure, Format, Outcome, Report, show};
+
+mod unprivileged;
+
+/// How often a SYN is sent before it counts as swallowed: twice lost is once in 10 000 at 1 % loss.
+const TRIES: u32 = 3;
+
+/// What to ask, and whom.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 every answer is tfo-on, 1 not so, 2 usage, 3 not allowed.")]
+pub struct Arguments {
+    /// Servers; the port is 443 if it is not given
+    #[arg(required = true, value_name = "HOST[:PORT]")]
+    targets: Vec<Target>,
+    /// How often each address is asked
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    count: u32,
+    #[command(flatten)]
+    families: Families,
+    /// Address of this host to ask from
+    #[arg(long, value_name = "ADDRESS")]
+    source: Option<IpAddr>,
+    /// Ask with the experimental option 254/0xF989 in place of option 34
+    #[arg(long, conflicts_with = "unprivileged")]
+    experimental: bool,
+    /// Ask through ordinary connections: needs no privilege, but neither shows the cookie nor chooses the option, and sends an empty line
+    /// to a server whose cookie this host has already
+    #[arg(long)]
+    unprivileged: bool,
+    /// Seconds to wait for each answer; a SYN is sent 3 times
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
+    timeout: u64,
+}
+
+/// What a server is, from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Verdict {
+    /// It gave a cookie.
+    TfoOn,
+    /// It answers, and gives none.
+    TfoOff,
+    /// It refuses connections to this port.
+    Closed,
+    /// It, or something on the way, says nothing.
+    Filtered,
+}
+
+impl Verdict {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::TfoOn => "tfo-on",
+            Self::TfoOff => "tfo-off",
+            Self::Closed => "closed",
+            Self::Filtered => "filtered",
+        }
+    }
+}
+
+/// One answer.  Wire v1: `results[]` of `probe --format json` (DESIGN.md section 4).
+#[derive(Debug, Serialize)]
+struct ProbeResult {
+    #[serde(serialize_with = "as_text")]
+    target: Target,
+    address: IpAddr,
+    port: u16,
+    result: Verdict,
+    /// As hex in wire order; unknown without a raw socket.
+    cookie: Option<String>,
+    /// Kind of the option that carried it.
+    option: Option<u8>,
+    rtt_us: Option<u64>,
+    /// For people.
+    #[serde(skip)]
+    remark: Option<&'static str>,
+}
+
+fn as_text<S: Serializer>(target: &Target, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(target)
+}
+
+/// All answers.
+#[derive(Debug, Serialize)]
+struct ProbeReport {
+    results: Vec<ProbeResult>,
+}
+
+impl Report for ProbeReport {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let address = |result: &ProbeResult| SocketAddr::from((result.address, result.port)).to_string();
+        let width = self.results.iter().map(|result| address(result).len()).max().unwrap_or(0);
+        for result in &self.results {
+            write!(out, "{:width$}  {:8}", address(result), result.result.name())?;
+            if let Some(cookie) = &result.cookie {
+                write!(out, "  cookie {cookie}")?;
+            }
+            if let Some(option) = result.option {
+                write!(out, "  option {option}")?;
+            }
+            if let Some(micros) = result.rtt_us {
+                write!(out, "  {}.{:03} ms", micros / 1000, micros % 1000)?;
+            }
+            if let Some(remark) = result.remark {
+                write!(out, "  {remark}")?;
+            }
+            if result.address.to_string() != result.target.host() {
+                write!(out, "  ({})", result.target)?;
+            }
+            writeln!(out)?;
+        }
+        Ok(())
+    }
+}
+
+/// Asks every address of every server, and shows what they answered.
+///
+/// # Errors
+/// Fails if a server cannot be asked; what the others answered has been shown then.
+pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
+    let sources: Vec<IpAddr> = arguments.source.into_iter().collect();
+    let (mut results, mut failures) = (Vec::new(), Vec::new());
+    for target in &arguments.targets {
+        let addresses = match target.resolve(arguments.families, &sources) {
+            Ok(addresses) => addresses,
+            Err(problem) => {
+                failures.push(Failure::new(Outcome::Failed, problem));
+                continue;
+            }
+        };
+        for address in addresses {
+            let answered = if arguments.unprivileged {
+                unprivileged::ask(arguments, target, address)
+            } else {
+                ask(arguments, target, address)
+            };
+            match answered {
+                Ok(answered) => results.extend(answered),
+                Err(failure) => failures.push(failure),
+            }
+        }
+    }
+    let report = ProbeReport { results };
+    if !report.results.is_empty() || failures.is_empty() {
+        show(&report, format).map_err(|error| output_failed(&error))?;
+    }
+    if let Some(failure) = together(failures) {
+        return Err(failure);
+    }
+    let all_on = report.results.iter().all(|result| result.result == Verdict::TfoOn);
+    Ok(if all_on { Outcome::Done } else { Outcome::Failed })
+}
+
+fn ask(arguments: &Arguments, target: &Target, address: SocketAddr) -> Result<Vec<ProbeResult>, Failure> {
+    let form = if arguments.experimental { Form::Experimental } else { Form::Standard };
+    let asker = Asker::open(arguments.source, address, form).map_err(|error| error.failure())?;
+    let wait = Duration::from_secs(arguments.timeout);
+    let plan = Plan { requests: arguments.count, in_flight_max: 1, wait, tries: TRIES };
+    let mut results = Vec::new();
+    let asked = asker.ask(plan, |reply| {
+        let (result, fast_open) = match reply.answer {
+            Answer::Cookie(fast_open) => (Verdict::TfoOn, Some(fast_open)),
+            Answer::NoCookie => (Verdict::TfoOff, None),
+            Answer::Reset => (Verdict::Closed, None),
+            Answer::Silence => (Verdict::Filtered, None),
+        };
+        let cookie = fast_open.and_then(|option| option.cookie);
+        results.push(ProbeResult {
+            target: target.clone(),
+            address: address.ip(),
+            port: address.port(),
+            result,
+            cookie: cookie.map(|cookie| cookie.to_string()),
+            option: fast_open.map(|option| option.form.kind()),
+            rtt_us: reply.round_trip.map(micros),
+            remark: cookie.filter(|cookie| !cookie.is_lawful()).map(|_| "a cookie of a length that RFC 7413 forbids"),
+        });
+        ControlFlow::Continue(())
+    });
+    asked.map_err(|error| error.failure())?;
+    Ok(results)
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> ProbeReport {
+        let result = |target: &str, address: &str, result, cookie: Option<&str>| ProbeResult {
+            target: target.parse().unwrap(),
+            address: address.parse().unwrap(),
+            port: 80,
+            result,
+            cookie: cookie.map(str::to_owned),
+            option: cookie.map(|_| 34),
+            rtt_us: (result != Verdict::Filtered).then_some(1234),
+            remark: None,
+        };
+        let results = vec![
+            result("cache.example.org:80", "192.0.2.7", Verdict::TfoOn, Some("16ee6828df19dc58")),
+            result("192.0.2.8:80", "192.0.2.8", Verdict::TfoOff, None),
+            result("192.0.2.9:80", "192.0.2.9", Verdict::Closed, None),
+            result("[2001:db8::1]:80", "2001:db8::1", Verdict::Filtered, None),
+        ];
+        ProbeReport { results }
+    }
+
+    #[test]
+    fn the_json_is_pinned() {
+        insta::assert_json_snapshot!(report());
+    }
+
+    #[test]
+    fn the_text_is_aligned() {
+        let mut text = Vec::new();
+        report().write_text(&mut text).unwrap();
+        insta::assert_snapshot!(String::from_utf8(text).unwrap());
+    }
+}

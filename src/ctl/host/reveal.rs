@@ -1,0 +1,65 @@
+//! The only way in which `tfoctl` shows key bytes: rendered in memory that is wiped, and written past stdout's buffer.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use serde::{Serialize, Serializer};
+use zeroize::Zeroizing;
+
+use crate::ctl::report::{Failure, Format, Outcome, Report};
+use crate::kernel::text::KeyText;
+use crate::model::key::TfoKey;
+
+/// A key as a result shows it because it was asked for: kernel text.
+pub struct Revealed(KeyText);
+
+impl Revealed {
+    /// The text of one key.
+    #[must_use]
+    pub fn of(key: &TfoKey) -> Self {
+        Self(KeyText::of_key(key))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        std::str::from_utf8(self.0.expose()).expect("hex digits and dashes")
+    }
+}
+
+impl Serialize for Revealed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.expose())
+    }
+}
+
+/// Shows a result that holds keys, of at most `bytes_max` bytes: a buffer that grew would leave copies behind.
+///
+/// # Errors
+/// Fails if it cannot be delivered.
+///
+/// # Panics
+/// If the result is longer, which is a bug of the caller.
+pub fn deliver<R: Report>(report: &R, format: Format, bytes_max: usize) -> Result<Outcome, Failure> {
+    let mut text = Zeroizing::new(Vec::with_capacity(bytes_max));
+    let room = text.capacity();
+    let rendered = match format {
+        Format::Text => report.write_text(&mut *text),
+        Format::Json => serde_json::to_writer(&mut *text, report).map_err(io::Error::from).map(|()| text.push(b'\n')),
+    };
+    assert!(text.capacity() == room, "the room for a result with keys was too small");
+    rendered.and_then(|()| write_all(&text)).map_err(Failure::undelivered)?;
+    Ok(Outcome::Done)
+}
+
+fn write_all(mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(io::stdout().as_fd(), bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

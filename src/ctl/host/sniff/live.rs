@@ -1,0 +1,236 @@
+//! Listens on this host's interfaces with a packet socket, of which the kernel filters everything but TCP SYNs.
+//!
+//! The socket is "cooked" (`packet(7)`, SOCK_DGRAM): the kernel takes link headers off, so one filter and one reader serve every kind of
+//! interface, VLANs and tunnels included.  Which interface is a matter of the filter too.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::sockopt;
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Arguments, CapturedAt, Ending, Failure, Outcome, Problem, Sniffer};
+use crate::runtime::{clock, sys};
+
+/// What the kernel may hold for us, in bytes of its own bookkeeping: some ten thousand SYNs.
+const BUFFER_BYTES: usize = 16 << 20;
+
+/// Enough for all headers of a SYN; the length of its data is in them.
+const SNAPSHOT_BYTES: u32 = 512;
+
+/// Packets that are read before signals are looked at again.
+const BATCH_MAX: usize = 1000;
+
+/// Every protocol (Linux `include/uapi/linux/if_ether.h`).
+const ETH_P_ALL: u16 = 3;
+const ETH_P_IPV4: u32 = 0x0800;
+const ETH_P_IPV6: u32 = 0x86dd;
+/// TCP in IP headers, and the SYN bit in its own.
+const TCP: u32 = 6;
+const SYN: u32 = 2;
+/// The loopback interface has this number in every network namespace (Linux `include/net/flow.h`).
+const LOOPBACK_INDEX: u32 = 1;
+/// `sll_pkttype` of a packet that this host sends (`packet(7)`).
+const PACKET_OUTGOING: u32 = 4;
+
+/// Shows packets until enough have come, the time is up, or a signal ends it.
+pub(super) fn listen(arguments: &Arguments, sniffer: &mut Sniffer) -> Result<(), Ending> {
+    let failed = |error: io::Error| Ending::Failed(failure(&error));
+    let socket = open(arguments.interface.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let came = runtime.block_on(watch(arguments, &socket, sniffer));
+    sniffer.summary.dropped = sys::packets_dropped(socket.as_fd()).map_err(failed)?.into();
+    came
+}
+
+fn failure(error: &io::Error) -> Failure {
+    let problem = |kind, message: String, remedy| Problem::error(kind, message, remedy);
+    match Errno::from_io_error(error) {
+        Some(Errno::PERM | Errno::ACCESS) => {
+            let message = "listening on interfaces needs root or CAP_NET_RAW".to_owned();
+            Failure::new(
+                Outcome::Refused,
+                problem("not_allowed", message, "run it as root, or read a capture with --read"),
+            )
+        }
+        _ => Failure::new(
+            Outcome::Failed,
+            problem("network", format!("cannot listen: {error}"), "check the interfaces of this host"),
+        ),
+    }
+}
+
+fn open(interface: Option<&str>) -> Result<Socket, Ending> {
+    let failed = |error: io::Error| Ending::Failed(failure(&error));
+    let protocol = Protocol::from(i32::from(ETH_P_ALL.to_be()));
+    let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol)).map_err(failed)?;
+    // It receives from its first moment, unfiltered: close it, empty it, then let in what is wanted.
+    socket.attach_filter(&[ret(0)]).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    while (&socket).read(&mut [0; 1]).is_ok() {}
+    let index = interface.map(|name| name_to_index(&socket, name)).transpose().map_err(|_| {
+        let message = format!("{}: no such interface", interface.unwrap_or_default());
+        let remedy = "`ip link` shows the interfaces; without -i all of them are listened on";
+        Ending::Failed(Failure::new(Outcome::Config, Problem::error("no_interface", message, remedy)))
+    })?;
+    // With CAP_NET_ADMIN; else as much as everybody may have.
+    if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER_BYTES).is_err() {
+        sockopt::set_socket_recv_buffer_size(&socket, BUFFER_BYTES).map_err(|error| failed(error.into()))?;
+    }
+    socket.attach_filter(&filter(index)).map_err(failed)?;
+    Ok(socket)
+}
+
+async fn watch(arguments: &Arguments, socket: &Socket, sniffer: &mut Sniffer) -> Result<(), Ending> {
+    let failed = |error: io::Error| Ending::Failed(failure(&error));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let ready = sys::watch(socket.as_fd().try_clone_to_owned().map_err(failed)?).map_err(failed)?;
+    let end = async {
+        match arguments.seconds {
+            Some(secs) => tokio::time::sleep(Duration::from_secs(secs)).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(end);
+    let place = arguments.interface.as_deref().unwrap_or("all interfaces");
+    // For whoever waits for it; nothing is lost if nobody reads it.
+    drop(writeln!(io::stderr(), "listening on {place}; Ctrl-C ends and counts"));
+    loop {
+        tokio::select! {
+            biased;
+            _ = interrupt.recv() => return drain(socket, sniffer).map(drop),
+            _ = terminate.recv() => return drain(socket, sniffer).map(drop),
+            () = &mut end => return drain(socket, sniffer).map(drop),
+            guard = ready.readable() => {
+                let mut guard = guard.map_err(failed)?;
+                if drain(socket, sniffer)? == Drained::Empty {
+                    guard.clear_ready();
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    /// Nothing is waiting.
+    Empty,
+    /// There may be more.
+    More,
+}
+
+fn drain(socket: &Socket, sniffer: &mut Sniffer) -> Result<Drained, Ending> {
+    let mut buffer = [0; SNAPSHOT_BYTES as usize];
+    for _ in 0..BATCH_MAX {
+        match { socket }.read(&mut buffer) {
+            Ok(read) => {
+                let now = clock::precise();
+                sniffer.see(CapturedAt { secs: now.as_secs(), nanos: now.subsec_nanos() }, &buffer[..read])?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Drained::Empty),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // An interface went down; the others go on, and it may come back.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NETDOWN) => {}
+            Err(error) => return Err(Ending::Failed(failure(&error))),
+        }
+    }
+    Ok(Drained::More)
+}
+
+/// Reads of the packet's metadata begin here (`SKF_AD_OFF`, Linux `include/uapi/linux/filter.h`).
+const METADATA: u32 = 0xffff_f000;
+const METADATA_PROTOCOL: u32 = METADATA;
+const METADATA_PACKET_TYPE: u32 = METADATA + 4;
+const METADATA_INTERFACE: u32 = METADATA + 8;
+
+const fn load_word(at: u32) -> SockFilter {
+    SockFilter::new(0x20, 0, 0, at)
+}
+
+const fn load_half(at: u32) -> SockFilter {
+    SockFilter::new(0x28, 0, 0, at)
+}
+
+const fn load_byte(at: u32) -> SockFilter {
+    SockFilter::new(0x30, 0, 0, at)
+}
+
+/// Goes on behind so many instructions if the loaded value is equal, or else.
+const fn if_equal(value: u32, then: u8, otherwise: u8) -> SockFilter {
+    SockFilter::new(0x15, then, otherwise, value)
+}
+
+/// The same if one of these bits is set.
+const fn if_any(bits: u32, then: u8, otherwise: u8) -> SockFilter {
+    SockFilter::new(0x45, then, otherwise, bits)
+}
+
+const fn ret(bytes: u32) -> SockFilter {
+    SockFilter::new(0x06, 0, 0, bytes)
+}
+
+/// The kernel's filter (`Documentation/networking/filter.rst`): TCP packets with SYN, of one interface or all.
+///
+/// Every test goes on one instruction further than the `ret(0)` behind it, or falls into that.
+fn filter(interface: Option<u32>) -> Vec<SockFilter> {
+    let mut program = vec![load_word(METADATA_INTERFACE)];
+    if let Some(index) = interface {
+        program.extend([if_equal(index, 1, 0), ret(0)]);
+    }
+    // What goes over the loopback is seen twice, going out and coming in.
+    program.extend([if_equal(LOOPBACK_INDEX, 0, 3), load_word(METADATA_PACKET_TYPE)]);
+    program.extend([if_equal(PACKET_OUTGOING, 0, 1), ret(0)]);
+    let v4 = filter_v4();
+    let over_v4 = u8::try_from(v4.len() + 2).expect("a few instructions");
+    program.extend([
+        load_half(METADATA_PROTOCOL),
+        if_equal(ETH_P_IPV6, over_v4, 0),
+        if_equal(ETH_P_IPV4, 1, 0),
+        ret(0),
+    ]);
+    program.extend(v4);
+    program.extend(filter_v6());
+    program
+}
+
+/// Protocol, first fragment, length of the header into the index register, flags.
+fn filter_v4() -> [SockFilter; 11] {
+    let (header_to_index, load_flags) = (SockFilter::new(0xb1, 0, 0, 0), SockFilter::new(0x50, 0, 0, 13));
+    [
+        load_byte(9),
+        if_equal(TCP, 1, 0),
+        ret(0),
+        load_half(6),
+        if_any(0x1fff, 0, 1),
+        ret(0),
+        header_to_index,
+        load_flags,
+        if_any(SYN, 1, 0),
+        ret(0),
+        ret(SNAPSHOT_BYTES),
+    ]
+}
+
+/// Flags, if TCP follows at once.  Headers that may lead to TCP pass: a filter cannot walk, the reader looks closer.
+fn filter_v6() -> [SockFilter; 13] {
+    [
+        load_byte(6),
+        if_equal(TCP, 0, 4),
+        load_byte(40 + 13),
+        if_any(SYN, 1, 0),
+        ret(0),
+        ret(SNAPSHOT_BYTES),
+        if_equal(0, 5, 0),
+        if_equal(43, 4, 0),
+        if_equal(44, 3, 0),
+        if_equal(51, 2, 0),
+        if_equal(60, 1, 0),
+        ret(0),
+        ret(SNAPSHOT_BYTES),
+    ]
+}

@@ -1,0 +1,175 @@
+//! `tfoctl sniff`: the SYNs and SYN/ACKs that carry TCP Fast Open, live or from a capture, and which key made each cookie.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::ending::output_failed;
+use super::key_ring::KeyRing;
+use super::packet::{NotRead, Packet};
+use super::pcap::{Capture, CaptureError, CapturedAt};
+use crate::ctl::report::{Failure, Format, Outcome};
+use crate::model::problem::Problem;
+
+mod event;
+mod live;
+
+use event::{Event, Line, Summary};
+
+/// What to look at.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 done (also when ended by Ctrl-C), 1 failed, 2 usage, 3 not allowed.")]
+pub struct Arguments {
+    /// Interface to listen on; all of them if none is given
+    #[arg(short, long, value_name = "IF", conflicts_with = "read")]
+    interface: Option<String>,
+    /// Read a capture, pcap or pcapng ("-": stdin), in place of listening
+    #[arg(long, value_name = "FILE")]
+    read: Option<PathBuf>,
+    /// End after so many packets
+    #[arg(long, value_name = "PACKETS", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, conflicts_with = "read", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    seconds: Option<u64>,
+    /// Kernel text, one key or PRIMARY,BACKUP ("-": stdin); may be given several times.  Without it the keys of this host, if they may be read
+    #[arg(long = "key-file", value_name = "FILE")]
+    key_files: Vec<PathBuf>,
+}
+
+/// Shows every packet with TFO, and counts at the end.
+///
+/// # Errors
+/// Fails if the interface or the file cannot be read, or stdout not be written.
+pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
+    let usage = |problem| Failure::new(Outcome::Config, problem);
+    let from_stdin = |path: &PathBuf| path.as_os_str() == "-";
+    if arguments.read.iter().chain(&arguments.key_files).filter(|path| from_stdin(path)).count() > 1 {
+        let message = "stdin can be read once, and is given several times";
+        return Err(usage(Problem::error("usage", message, "name files in place of \"-\"")));
+    }
+    let keys = if arguments.key_files.is_empty() {
+        keys_of_this_host(arguments)
+    } else {
+        KeyRing::from_files(&arguments.key_files).map_err(usage)?
+    };
+    let mut sniffer = Sniffer::new(keys, format, arguments.count);
+    let came = match &arguments.read {
+        Some(path) => sniffer.read_file(path),
+        None => live::listen(arguments, &mut sniffer),
+    };
+    match came {
+        Err(Ending::Output(error)) => Err(output_failed(&error)),
+        // It did not even begin.
+        Err(Ending::Failed(failure)) if sniffer.summary == Summary::default() => Err(failure),
+        other => {
+            sniffer.finish().map_err(|error| output_failed(&error))?;
+            match other {
+                Err(Ending::Failed(failure)) => Err(failure),
+                _ => Ok(Outcome::Done),
+            }
+        }
+    }
+}
+
+/// A capture may be of another host, so keys that cannot be read are no error; live it is said.
+fn keys_of_this_host(arguments: &Arguments) -> KeyRing {
+    KeyRing::from_kernel().unwrap_or_else(|error| {
+        if arguments.read.is_none() {
+            let problem = Problem::warning(
+                "keys_unread",
+                format!("cookies are not named: {error}"),
+                "run it as root, or give --key-file",
+            );
+            // Nowhere left to say it if stderr is gone.
+            drop(writeln!(io::stderr(), "{problem}"));
+        }
+        KeyRing::default()
+    })
+}
+
+/// Why looking ended.
+enum Ending {
+    /// As many packets as were wanted.
+    Enough,
+    /// Stdout takes no more.
+    Output(io::Error),
+    /// Something else.
+    Failed(Failure),
+}
+
+/// Turns packets into lines, and counts.
+struct Sniffer {
+    keys: KeyRing,
+    format: Format,
+    left: Option<u64>,
+    summary: Summary,
+}
+
+impl Sniffer {
+    fn new(keys: KeyRing, format: Format, count: Option<u64>) -> Self {
+        Self { keys, format, left: count, summary: Summary::default() }
+    }
+
+    /// Looks at one IP packet.
+    fn see(&mut self, at: CapturedAt, bytes: &[u8]) -> Result<(), Ending> {
+        let event = match Packet::parse(bytes) {
+            Ok(packet) => Event::of(at, &packet, &self.keys),
+            Err(NotRead::Cut) => {
+                self.summary.cut += 1;
+                None
+            }
+            Err(NotRead::Malformed | NotRead::NotTcp) => None,
+        };
+        let Some(event) = event else { return Ok(()) };
+        self.summary.add(&event);
+        self.show(&Line::Event(&event)).map_err(Ending::Output)?;
+        if let Some(left) = &mut self.left {
+            *left -= 1;
+            if *left == 0 {
+                return Err(Ending::Enough);
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&self, line: &Line<'_>) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        match self.format {
+            Format::Json => {
+                serde_json::to_writer(&mut stdout, line)?;
+                stdout.write_all(b"\n")?;
+            }
+            Format::Text => writeln!(stdout, "{line}")?,
+        }
+        // Whoever reads a pipe wants each line as it comes.
+        stdout.flush()
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        self.show(&Line::Summary(&self.summary))
+    }
+
+    fn read_file(&mut self, path: &Path) -> Result<(), Ending> {
+        let failed = |error: CaptureError| {
+            let message = match &error {
+                CaptureError::Io(cause) => format!("{error}: {cause}"),
+                _ => error.to_string(),
+            };
+            let problem = Problem::error("capture", message, "give a whole capture, as tcpdump -w or dumpcap write it");
+            Ending::Failed(Failure::new(Outcome::Failed, problem.in_file(path)))
+        };
+        let reader: Box<dyn Read> = if path.as_os_str() == "-" {
+            Box::new(io::stdin().lock())
+        } else {
+            Box::new(File::open(path).map_err(|error| failed(CaptureError::Io(error)))?)
+        };
+        let mut capture = Capture::open(BufReader::new(reader)).map_err(failed)?;
+        while let Some(frame) = capture.next_frame().map_err(failed)? {
+            if let Some(packet) = frame.link.ip_packet(frame.bytes) {
+                self.see(frame.at, packet)?;
+            }
+        }
+        Ok(())
+    }
+}

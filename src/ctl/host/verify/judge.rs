@@ -1,0 +1,259 @@
+//! What the cookies of an address say about the keys behind it.  Pure.
+//!
+//! A cookie depends on the key and the two addresses alone, so one (source, address) pair that gets two cookies has met two keys.  Cookies
+//! of different sources cannot be compared, except through a key that we have and that made them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+
+use crate::ctl::host::key_ring::{KeyName, Slot};
+use crate::ctl::host::tcp_option::WireCookie;
+use crate::ctl::report::Report;
+use crate::model::key::KeyFingerprint;
+
+/// How sure `min_share` is: it is missed once in 20 times.
+const MISS_PROBABILITY: f64 = 0.05;
+
+/// What holds for an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Verdict {
+    /// All that answered have the same key, as far as can be seen.
+    Agree,
+    /// There are several keys, or some nodes do TFO and others not.
+    Split,
+    /// Answers, and never with a cookie.
+    TfoOff,
+    /// No answer.
+    Unreachable,
+}
+
+/// Equal answers to one source.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Group {
+    /// None: answered without a cookie.
+    cookie: Option<String>,
+    samples: u32,
+    /// Of the key that made it, if we have that key.
+    fingerprint: Option<KeyFingerprint>,
+    slot: Option<Slot>,
+    source: IpAddr,
+}
+
+impl Group {
+    pub(super) fn new(source: IpAddr, cookie: Option<WireCookie>, samples: u32, key: Option<KeyName>) -> Self {
+        Self {
+            cookie: cookie.map(|cookie| cookie.to_string()),
+            samples,
+            fingerprint: key.map(|key| key.fingerprint),
+            slot: key.map(|key| key.slot),
+            source,
+        }
+    }
+}
+
+/// One address.  Wire v1: `results[]` of `verify --format json` (DESIGN.md section 4).
+#[derive(Debug, Serialize)]
+pub(super) struct AddressResult {
+    address: IpAddr,
+    port: u16,
+    pub(super) verdict: Verdict,
+    /// Answers.
+    samples: u32,
+    /// Smallest share of nodes with another key that would have been met with 95 % probability, if the balancer spreads by ports.
+    min_share: Option<f64>,
+    groups: Vec<Group>,
+    /// Requests without an answer, or with a RST.
+    unanswered: u32,
+    /// At least so many keys.
+    keys: usize,
+    #[serde(skip)]
+    keys_known: bool,
+}
+
+impl AddressResult {
+    pub(super) fn new(address: SocketAddr, mut groups: Vec<Group>, unanswered: u32, keys_known: bool) -> Self {
+        groups.sort_by_key(|group| (group.source, std::cmp::Reverse(group.samples)));
+        let samples = groups.iter().map(|group| group.samples).sum();
+        let keys = key_count(&groups);
+        let without_cookie = groups.iter().any(|group| group.cookie.is_none());
+        let verdict = match (samples, keys) {
+            (0, _) => Verdict::Unreachable,
+            (_, 0) => Verdict::TfoOff,
+            (_, 1) if !without_cookie => Verdict::Agree,
+            _ => Verdict::Split,
+        };
+        let min_share = min_share(samples);
+        let (address, port) = (address.ip(), address.port());
+        Self { address, port, verdict, samples, min_share, groups, unanswered, keys, keys_known }
+    }
+
+    fn sources(&self) -> BTreeSet<IpAddr> {
+        self.groups.iter().map(|group| group.source).collect()
+    }
+
+    fn headline(&self) -> String {
+        let on_off =
+            if self.groups.iter().any(|group| group.cookie.is_none()) { ", and some nodes do no TFO" } else { "" };
+        match (self.verdict, self.keys) {
+            (Verdict::Agree, _) => "agree: one key".to_owned(),
+            (Verdict::Split, 1) => format!("split: one key{on_off}"),
+            (Verdict::Split, keys) => format!("split: {keys} keys{on_off}"),
+            (Verdict::TfoOff, _) => "tfo-off: it answers, and gives no cookie".to_owned(),
+            (Verdict::Unreachable, _) => "unreachable: no answer".to_owned(),
+        }
+    }
+}
+
+/// How many keys there are at least: those that we know, and of the others as many as one source has met.
+fn key_count(groups: &[Group]) -> usize {
+    let known: BTreeSet<_> = groups.iter().filter_map(|group| group.fingerprint).collect();
+    let mut unknown: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    for group in groups.iter().filter(|group| group.cookie.is_some() && group.fingerprint.is_none()) {
+        *unknown.entry(group.source).or_default() += 1;
+    }
+    known.len() + unknown.into_values().max().unwrap_or(0)
+}
+
+/// A share s of the nodes is missed by n independent samples with probability (1 - s)^n; rounded up to a millionth.
+fn min_share(samples: u32) -> Option<f64> {
+    let share = |samples: u32| 1.0 - MISS_PROBABILITY.powf(f64::from(samples).recip());
+    (samples > 0).then(|| (share(samples) * 1e6).ceil() / 1e6)
+}
+
+/// All addresses.
+#[derive(Debug, Serialize)]
+pub(super) struct VerifyReport {
+    pub(super) results: Vec<AddressResult>,
+}
+
+impl Report for VerifyReport {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.results.iter().try_for_each(|result| write_result(result, out))
+    }
+}
+
+fn write_result(result: &AddressResult, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}  {}", SocketAddr::from((result.address, result.port)), result.headline())?;
+    for group in &result.groups {
+        let share = f64::from(group.samples) * 100.0 / f64::from(result.samples);
+        let cookie = group.cookie.as_deref().unwrap_or("no cookie");
+        write!(out, "  {cookie:16}  {:6}  {share:5.1} %  from {}", group.samples, group.source)?;
+        match (&group.cookie, group.fingerprint, group.slot) {
+            (Some(_), Some(fingerprint), Some(slot)) => writeln!(out, "  {} {fingerprint}", slot.name())?,
+            (Some(_), ..) if result.keys_known => writeln!(out, "  unknown key")?,
+            _ => writeln!(out)?,
+        }
+    }
+    if result.unanswered > 0 {
+        writeln!(out, "  {} requests were not answered: nothing is known about those nodes", result.unanswered)?;
+    }
+    let Some(min_share) = result.min_share else { return Ok(()) };
+    writeln!(
+        out,
+        "  {} samples: another key on less than {:.1} % of the nodes could have been missed (at 95 %)",
+        result.samples,
+        min_share * 100.0
+    )?;
+    let several = result.sources().len() > 1;
+    match (several, result.keys_known) {
+        (false, _) => writeln!(
+            out,
+            "  a balancer that hashes by source address shows one source one node: give several --source, with --key-file"
+        ),
+        (true, false) => {
+            writeln!(
+                out,
+                "  cookies of different sources can only be compared with --key-file; each was judged by itself"
+            )
+        }
+        (true, true) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ctl::host::tcp_option::FastOpen;
+
+    fn cookie(byte: u8) -> WireCookie {
+        FastOpen::among(&[34, 10, byte, byte, byte, byte, byte, byte, byte, byte]).unwrap().cookie.unwrap()
+    }
+
+    fn key(byte: u8, slot: Slot) -> KeyName {
+        KeyName { slot, fingerprint: KeyFingerprint::from_bytes([byte; 8]) }
+    }
+
+    fn result(groups: &[(u8, Option<u8>, u32, Option<KeyName>)], unanswered: u32, keys_known: bool) -> AddressResult {
+        let source = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let group = |(last, byte, samples, key): &(u8, Option<u8>, u32, Option<KeyName>)| {
+            Group::new(source(*last), byte.map(cookie), *samples, *key)
+        };
+        let address = "198.51.100.1:443".parse().unwrap();
+        AddressResult::new(address, groups.iter().map(group).collect(), unanswered, keys_known)
+    }
+
+    #[test]
+    fn one_cookie_for_a_pair_of_addresses_is_one_key() {
+        let (p, b) = (key(1, Slot::Primary), key(2, Slot::Backup));
+        let rows: [(&[_], Verdict, usize); 13] = [
+            (&[], Verdict::Unreachable, 0),
+            (&[(1, None, 5, None)], Verdict::TfoOff, 0),
+            (&[(1, Some(1), 5, None)], Verdict::Agree, 1),
+            (&[(1, Some(1), 5, None), (1, Some(2), 1, None)], Verdict::Split, 2),
+            (&[(1, Some(1), 5, None), (1, None, 1, None)], Verdict::Split, 1),
+            // Other addresses, other cookies: nothing is known about that.
+            (&[(1, Some(1), 5, None), (2, Some(2), 5, None)], Verdict::Agree, 1),
+            (&[(1, Some(1), 5, None), (2, None, 5, None)], Verdict::Split, 1),
+            // With the keys at hand they can be compared.
+            (&[(1, Some(1), 5, Some(p)), (2, Some(2), 5, Some(p))], Verdict::Agree, 1),
+            (&[(1, Some(1), 5, Some(p)), (2, Some(2), 5, Some(b))], Verdict::Split, 2),
+            (&[(1, Some(1), 5, Some(p)), (2, Some(2), 5, None)], Verdict::Split, 2),
+            (&[(1, Some(1), 5, Some(p)), (1, Some(3), 5, Some(b)), (1, Some(2), 5, None)], Verdict::Split, 3),
+            // One backup key everywhere is one key.
+            (&[(1, Some(1), 5, Some(b))], Verdict::Agree, 1),
+            (&[(1, Some(1), 5, None), (1, Some(2), 5, None), (2, Some(3), 5, None)], Verdict::Split, 2),
+        ];
+        for (groups, verdict, keys) in rows {
+            let result = result(groups, 0, true);
+            assert_eq!((result.verdict, result.keys), (verdict, keys), "{groups:?}");
+        }
+    }
+
+    #[test]
+    fn the_share_that_could_be_missed_shrinks_with_the_samples() {
+        // 1 - 0.05^(1/n), by bc.
+        for (samples, share) in
+            [(0, None), (1, Some(0.95)), (10, Some(0.258_866)), (59, Some(0.049_508)), (300, Some(0.009_937))]
+        {
+            assert_eq!(min_share(samples), share, "{samples}");
+        }
+    }
+
+    fn reports() -> VerifyReport {
+        let (p, b) = (key(1, Slot::Primary), key(2, Slot::Backup));
+        let results = vec![
+            result(&[(1, Some(0xaa), 300, None)], 0, false),
+            result(&[(1, Some(0xbb), 30, None), (1, Some(0xaa), 250, Some(p)), (1, Some(0xcc), 20, Some(b))], 0, true),
+            result(&[(1, Some(0xaa), 99, None), (2, Some(0xbb), 200, None), (2, None, 1, None)], 7, false),
+            result(&[(1, None, 300, None)], 0, false),
+            result(&[], 16, false),
+        ];
+        VerifyReport { results }
+    }
+
+    #[test]
+    fn the_json_is_pinned() {
+        insta::assert_json_snapshot!(reports());
+    }
+
+    #[test]
+    fn the_text_says_what_was_seen_and_what_could_have_been_missed() {
+        let mut text = Vec::new();
+        reports().write_text(&mut text).unwrap();
+        insta::assert_snapshot!(String::from_utf8(text).unwrap());
+    }
+}

@@ -1,0 +1,142 @@
+//! `tfoctl verify`: do all nodes behind an address hold the same key?  Seen from outside, by the cookies that they give.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::ending::{output_failed, together};
+use super::key_ring::KeyRing;
+use super::raw::{Answer, Asker, Plan};
+use super::target::{Families, Target};
+use super::tcp_option::{Form, WireCookie};
+use crate::ctl::report::{Failure, Format, Outcome, show};
+
+mod judge;
+
+use judge::{AddressResult, Group, Verdict, VerifyReport};
+
+/// Requests that wait for an answer at a time: below the smallest SYN queue that a server has (KERNEL.md section 4).
+const IN_FLIGHT_MAX: usize = 8;
+
+/// How often a SYN is sent before it counts as unanswered.
+const TRIES: u32 = 3;
+
+/// So many unanswered requests at the start, and nothing is there.
+const SILENCE_MAX: u32 = 16;
+
+/// What to verify.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 all agree, 1 not so, 2 usage, 3 not allowed.")]
+pub struct Arguments {
+    /// Addresses that several nodes share; the port is 443 if it is not given
+    #[arg(required = true, value_name = "VIP[:PORT]")]
+    targets: Vec<Target>,
+    /// Cookie requests to each address, each from a port of its own, spread over the sources
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    samples: u32,
+    #[command(flatten)]
+    families: Families,
+    /// Address of this host to ask from; may be given several times
+    #[arg(long = "source", value_name = "ADDRESS")]
+    sources: Vec<IpAddr>,
+    /// Kernel text, one key or PRIMARY,BACKUP ("-": stdin), to name the key of each cookie; may be given several times
+    #[arg(long = "key-file", value_name = "FILE")]
+    key_files: Vec<PathBuf>,
+    /// Ask with the experimental option 254/0xF989 in place of option 34
+    #[arg(long)]
+    experimental: bool,
+    /// Seconds to wait for each answer; a SYN is sent 3 times
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
+    timeout: u64,
+}
+
+/// Asks every address as often as was wanted, and shows what that says about the nodes behind it.
+///
+/// # Errors
+/// Fails if an address cannot be asked, or a key file not be read; what the others answered has been shown then.
+pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
+    let keys = KeyRing::from_files(&arguments.key_files).map_err(|problem| Failure::new(Outcome::Config, problem))?;
+    let (mut results, mut failures) = (Vec::new(), Vec::new());
+    for target in &arguments.targets {
+        match target.resolve(arguments.families, &arguments.sources) {
+            Ok(addresses) => {
+                for address in addresses {
+                    match verify(arguments, address, &keys) {
+                        Ok(result) => results.push(result),
+                        Err(failure) => failures.push(failure),
+                    }
+                }
+            }
+            Err(problem) => failures.push(Failure::new(Outcome::Failed, problem)),
+        }
+    }
+    let report = VerifyReport { results };
+    if !report.results.is_empty() || failures.is_empty() {
+        show(&report, format).map_err(|error| output_failed(&error))?;
+    }
+    if let Some(failure) = together(failures) {
+        return Err(failure);
+    }
+    let agree = report.results.iter().all(|result| result.verdict == Verdict::Agree);
+    Ok(if agree { Outcome::Done } else { Outcome::Failed })
+}
+
+fn verify(arguments: &Arguments, address: SocketAddr, keys: &KeyRing) -> Result<AddressResult, Failure> {
+    let given: Vec<Option<IpAddr>> =
+        arguments.sources.iter().filter(|source| source.is_ipv4() == address.is_ipv4()).copied().map(Some).collect();
+    let sources = if given.is_empty() { vec![None] } else { given };
+    let mut seen = Seen::default();
+    let count = u32::try_from(sources.len()).unwrap_or(u32::MAX);
+    for (index, source) in (0..count).zip(sources) {
+        // The remainder goes to the first ones, and none is left out.
+        let share = arguments.samples / count + u32::from(index < arguments.samples % count);
+        seen.ask(arguments, source, address, share.max(1))?;
+    }
+    let groups = seen.groups.into_iter().map(|((source, cookie), samples)| {
+        let key = cookie.and_then(|cookie| keys.maker(&cookie, source, address.ip()));
+        Group::new(source, cookie, samples, key)
+    });
+    Ok(AddressResult::new(address, groups.collect(), seen.unanswered, !keys.is_empty()))
+}
+
+/// What came back until now.
+#[derive(Default)]
+struct Seen {
+    /// By source and cookie; no cookie: answered without TFO.
+    groups: BTreeMap<(IpAddr, Option<WireCookie>), u32>,
+    unanswered: u32,
+}
+
+impl Seen {
+    fn ask(
+        &mut self,
+        arguments: &Arguments,
+        source: Option<IpAddr>,
+        address: SocketAddr,
+        requests: u32,
+    ) -> Result<(), Failure> {
+        let form = if arguments.experimental { Form::Experimental } else { Form::Standard };
+        let wait = Duration::from_secs(arguments.timeout);
+        let plan = Plan { requests, in_flight_max: IN_FLIGHT_MAX, wait, tries: TRIES };
+        let asker = Asker::open(source, address, form).map_err(|error| error.failure())?;
+        let (mut answered, mut unanswered) = (0, 0);
+        let asked = asker.ask(plan, |reply| {
+            let cookie = match reply.answer {
+                Answer::Cookie(fast_open) => fast_open.cookie,
+                Answer::NoCookie => None,
+                Answer::Reset | Answer::Silence => {
+                    unanswered += 1;
+                    let nothing_there = answered == 0 && unanswered >= SILENCE_MAX;
+                    return if nothing_there { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+                }
+            };
+            answered += 1;
+            *self.groups.entry((asker.source(), cookie)).or_default() += 1;
+            ControlFlow::Continue(())
+        });
+        self.unanswered += unanswered;
+        asked.map_err(|error| error.failure())
+    }
+}

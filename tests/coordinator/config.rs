@@ -1,0 +1,83 @@
+//! The shipped coordinator.toml: it parses, what it shows as default is one, and it shows every key that there is.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use tfo_fleet::config::coordinator::CoordinatorSettings;
+
+const SHIPPED: &str = include_str!("../../config/coordinator.toml");
+
+/// A commented-out setting: `#` without a space after it.  Text has one.
+fn commented(line: &str) -> Option<&str> {
+    line.strip_prefix('#').filter(|rest| rest.starts_with(|first: char| first.is_ascii_lowercase()))
+}
+
+fn key(line: &str) -> Option<&str> {
+    let (key, _) = line.split_once('=')?;
+    let key = key.trim();
+    key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_').then_some(key)
+}
+
+/// The settings without the places where they were written.
+fn settings(text: &str) -> String {
+    let parsed = CoordinatorSettings::parse(Path::new("x"), text).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let api = &parsed.api;
+    format!(
+        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        api.listen.value,
+        api.cert.value,
+        api.key.value,
+        api.client_ca.value,
+        api.crl.as_ref().map(|crl| &crl.value),
+        parsed.store.path.value,
+        parsed.store.key_encryption_key.value,
+        parsed.access,
+        parsed.observe.map(|at| at.value),
+        parsed.pools.iter().map(|(name, policy)| (name, &policy.value)).collect::<Vec<_>>(),
+    )
+}
+
+#[test]
+fn each_commented_out_default_can_be_enabled_and_changes_nothing() {
+    let as_shipped = settings(SHIPPED);
+    let mut count = 0;
+    for (index, line) in SHIPPED.lines().enumerate() {
+        let Some(enabled) = commented(line) else { continue };
+        let text: String = SHIPPED
+            .lines()
+            .enumerate()
+            .map(|(at, line)| if at == index { enabled } else { line }.to_owned() + "\n")
+            .collect();
+        // There is no list of revoked certificates by default.
+        if key(enabled) == Some("crl") {
+            assert_ne!(settings(&text), as_shipped);
+        } else {
+            assert_eq!(settings(&text), as_shipped, "{enabled} is no default");
+        }
+        count += 1;
+    }
+    assert_eq!(count, 19, "a new commented-out line: is it a default?");
+}
+
+#[test]
+fn every_key_that_the_parser_knows_is_shown_and_no_other() {
+    let mut shown = BTreeSet::new();
+    let mut section = "";
+    for line in SHIPPED.lines() {
+        let line = commented(line).unwrap_or(line);
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']);
+        } else if let Some(key) = key(line) {
+            shown.insert((section.to_owned(), key.to_owned()));
+        }
+    }
+    let mut known = BTreeSet::new();
+    for name in ["api", "store", "access", "observe", "pools.text"] {
+        let text = SHIPPED.replace(&format!("[{name}]"), &format!("[{name}]\nzzz = 1"));
+        let problems = CoordinatorSettings::parse(Path::new("x"), &text).expect_err("zzz is unknown");
+        let [problem] = problems.as_slice() else { panic!("{problems:#?}") };
+        let keys = problem.remedy.strip_prefix("known here: ").unwrap_or_else(|| panic!("{problem:#?}"));
+        known.extend(keys.split(", ").map(|key| (name.to_owned(), key.to_owned())));
+    }
+    assert_eq!(shown, known);
+}
