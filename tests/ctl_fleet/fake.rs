@@ -313,7 +313,7 @@ pub(crate) fn pool(with: Value) -> Value {
         "phase": "steady", "primary": key(7, 'a'), "backup": key(6, 'b'), "paused": false, "hold": null,
         "required": 3, "converged": 3, "reporting": 0, "waiting_for": [], "next_at": "2026-11-23T22:00:00Z",
         "blocked_by": "schedule", "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": [],
-        "drives": true
+        "drives": true, "policy_differs": []
     });
     merge(&mut status, with);
     status

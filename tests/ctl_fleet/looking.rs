@@ -14,7 +14,8 @@ fn pools_are_shown_as_text_and_as_json() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let held = pool(json!({
         "pool": "bulk", "phase": "promoted", "waves": {"opened": 1, "of": 3}, "converged": 1, "paused": true,
-        "blocked_by": "paused", "next_at": null, "waiting_for": ["cp2.test", "cp3.test"], "drives": false
+        "blocked_by": "paused", "next_at": null, "waiting_for": ["cp2.test", "cp3.test"], "drives": false,
+        "policy_differs": ["interval", "absent_after"]
     }));
     let empty = pool(json!({
         "pool": "new", "phase": "empty", "primary": null, "backup": null, "generation": 0, "required": 0,
@@ -73,7 +74,7 @@ fn nodes_tell_at_a_glance_who_holds_what_and_who_is_behind() {
     assert_eq!(lines[2], "2      aaaaaaaaaaaaaaaa  bbbbbbbbbbbbbbbb");
     assert_eq!(lines[5], "SPLIT: cookies made under aaaaaaaaaaaaaaaa (2 nodes) are refused by 2 nodes");
     assert_eq!(lines[6], "states: 2 converged, 1 excluded, 1 reporting, 1 straggler");
-    assert_eq!(lines[7], "1 node only reported: keys come from elsewhere, the coordinator drives nothing there");
+    assert_eq!(lines[7], "1 node only reporting: keys come from elsewhere, the coordinator drives nothing there");
     assert!(lines[9].starts_with("cp3.test  straggler  11          bbbbbbbbbbbbbbbb (6)"), "{shown}");
     assert!(lines[9].contains("2026-11-22T21:00:00Z (") && lines[9].ends_with("boot_order"), "{shown}");
     assert!(lines[10].starts_with("cp4.test  excluded   -") && lines[10].ends_with("excluded: operator"), "{shown}");

@@ -4,7 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where its world is not what it made")]
 
 mod commands;
+mod end_to_end;
 mod fake;
+mod fleet;
 mod looking;
 mod manual;
 mod reaching;

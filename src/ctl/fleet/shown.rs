@@ -87,12 +87,16 @@ pub(super) fn remarks(pool: &PoolStatus) -> Vec<String> {
     }
     if pool.reporting > 0 {
         said.push(format!(
-            "{} only reported: keys come from elsewhere, the coordinator drives nothing there",
+            "{} only reporting: keys come from elsewhere, the coordinator drives nothing there",
             count_of_nodes(pool.reporting)
         ));
     }
     if !pool.drives {
-        said.push("this coordinator drives nothing: its configuration differs from the pool's policy".to_owned());
+        let what = match &pool.policy_differs[..] {
+            [] => String::new(),
+            differs => format!(" in {}", names(differs)),
+        };
+        said.push(format!("this coordinator drives nothing: its configuration differs from the pool's policy{what}"));
     }
     said.into_iter().map(|text| format!("{}: {text}", pool.pool)).collect()
 }
@@ -142,7 +146,7 @@ pub(super) fn write_nodes(
     let elsewhere = nodes.iter().filter(|node| node.source != KeySource::Coordinator).count();
     if elsewhere > 0 {
         let count = count_of_nodes(elsewhere);
-        writeln!(out, "{count} only reported: keys come from elsewhere, the coordinator drives nothing there")?;
+        writeln!(out, "{count} only reporting: keys come from elsewhere, the coordinator drives nothing there")?;
     }
     let shown: Vec<&NodeStatus> = nodes.iter().filter(|node| listed == Listed::All || !is_fine(node)).collect();
     if shown.is_empty() {
