@@ -109,7 +109,7 @@ fn derive_walks_as_the_oracle_does() {
         ("hkdf-sha256", "24h", 86_400, None, 3_600),
         ("hkdf-sha256", "10s", 10, None, 5),
         ("hkdf-sha256", "7d", 604_800, Some("2d"), 172_800),
-        ("tofurkey", "1h", 3_600, None, 1_800),
+        ("tofurkey", "6h", 21_600, None, 10_800),
         ("tofurkey", "24h", 86_400, Some("1h"), 3_600),
     ];
     for (algorithm, interval, interval_secs, lead, lead_secs) in rows {
