@@ -50,7 +50,8 @@ fn on_off_closed_and_filtered_are_told_apart_in_both_families() {
         assert_eq!((seen(&results), code), (expected.to_vec(), 1));
         for (result, target) in results.iter().zip(&targets) {
             assert_eq!((&result["target"], &result["address"]), (&json!(target), &json!(server)));
-            assert_eq!(result["rtt_us"].is_u64(), result["result"] != "filtered", "{result}");
+            // On a busy machine a first SYN may go twice, and then the time is not known.
+            assert!(result["rtt_us"].is_null() || result["result"] != "filtered", "{result}");
         }
         let (results, code) = cable.results(&["probe", &targets[0]]);
         assert_eq!((seen(&results), code), (vec![expected[0]], 0));
@@ -93,6 +94,7 @@ fn a_probe_takes_no_place_in_the_queue() {
     let before = counters(&cable.server);
     let (results, code) = cable.results(&["probe", &at(SERVER[0], ON), &at(SERVER[1], ON), "--count", "400"]);
     assert_eq!((results.len(), code), (800, 0));
+    assert!(results.iter().any(|result| result["rtt_us"].as_u64().is_some_and(|micros| micros > 0)));
     let after = counters(&cable.server);
     assert_eq!(after.cookie_reqd.unwrap() - before.cookie_reqd.unwrap(), 800, "each one asked once");
     for (name, counter) in
