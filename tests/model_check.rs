@@ -175,6 +175,24 @@ const EVERY_OP: [Op; 19] = [
     Op::SetPolicy,
 ];
 
+/// The first four are ordered in the short run.  Not exclude, advance and forget before the backup: nodes that it does not
+/// require are not waited for, the second known limit of engine/rollout/mod.rs.
+const RESTORED_OPS: [Op; 13] = [
+    Op::Abort,
+    Op::RevokeAll,
+    Op::ForgetWhileFrozen(0),
+    Op::ForgetWhileFrozen(1),
+    Op::Deny(0),
+    Op::Deny(1),
+    Op::RevokeAndDeny(0),
+    Op::RevokeAndDeny(1),
+    Op::Rotate,
+    Op::SetPolicy,
+    Op::Pause,
+    Op::Resume,
+    Op::RevokeHeld(0),
+];
+
 fn or_every(orders: &[Op]) -> &[Op] {
     if is_full() { &EVERY_OP } else { orders }
 }
@@ -361,10 +379,7 @@ fn database_restored() {
     let world = small(Budget { restores: 1, images: 1, orders: 1, ..NONE });
     holds(
         "restored",
-        one_coordinator(ordering(
-            world,
-            or_every(&[Op::Abort, Op::RevokeAll, Op::ForgetWhileFrozen(0), Op::ForgetWhileFrozen(1)]),
-        )),
+        one_coordinator(ordering(world, if is_full() { &RESTORED_OPS } else { &RESTORED_OPS[..4] })),
         &alike(2),
         Pinned::Complete(120_000),
     );
