@@ -266,6 +266,22 @@ async fn an_expired_ca_takes_its_clients_with_it() {
     drop(open(&bench, &long_node).await);
 }
 
+#[tokio::test]
+async fn an_expired_ca_is_no_longer_believed_even_if_there_is_no_other() {
+    let (short, servers) = (Ca::until("short", 3), Ca::new("servers"));
+    let files = Files::of(&servers);
+    files.put("ca.crt", &short.pem);
+    files.put("crl.pem", &short.crl(&[]));
+    let bench = Bench::with(files, &servers, Limits::default());
+    let node = short.client(&["a.example.org"]);
+    let mut stream = open(&bench, &node).await;
+    until(|| matches!(bench.tls.reload_if_changed(), Reload::Kept(_))).await;
+    assert_eq!(kinds(&bench.tls.reload_if_changed()), ["tls_ca_expired"]);
+    closed(&mut stream).await;
+    assert!(bench.client(&node).get("/who").await.is_err());
+    assert_eq!(bench.refused(Reason::UnknownAuthority), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handshake_that_began_before_a_reload_is_judged_by_the_new_files() {
     let ca = Ca::new("ca");
