@@ -13,12 +13,26 @@ use model::search::{Found, search};
 use model::settle::settles;
 use model::world::{Budget, Off, Op, SlotCount, World};
 use tfo_fleet::engine::rollout::document::{Hold, Stage};
+use tfo_fleet::engine::rollout::record::NodeRecord;
+use tfo_fleet::model::count::Epoch;
 
 /// One in so many worlds is driven on without faults until it converges.
 const SETTLE_EVERY: usize = 200;
 
 /// States that a search may see by default; `TFO_FULL` raises it.
 const STATES: usize = 250_000;
+
+/// The same for worlds that are slow to search, or of which most is searched in another one.
+const SHORT: usize = 100_000;
+
+/// What a search must see, so that events that have stopped working are noticed.
+#[derive(Debug, Clone, Copy)]
+enum Pinned {
+    /// Everything that can be reached, and at least so many states: a little below what it saw when it was written.
+    Complete(usize),
+    /// So many states; with `TFO_FULL` as many as that allows, or everything.
+    Bounded(usize),
+}
 
 fn is_full() -> bool {
     std::env::var_os("TFO_FULL").is_some()
@@ -63,39 +77,64 @@ struct Reached {
     promoted: bool,
     aborted: bool,
     recovered: bool,
+    denied: bool,
+    other_policy: bool,
+    first_key: bool,
+    pending: bool,
 }
 
 impl Reached {
     /// What this world can come to.
     fn expected_of(world: &World) -> Self {
-        let aborts = world.orders.iter().any(|op| matches!(op, Op::Abort | Op::ForceAbort));
-        Self { promoted: true, aborted: aborts && world.budget.orders > 0, recovered: world.budget.restores > 0 }
+        let orders = |wanted: fn(&Op) -> bool| world.budget.orders > 0 && world.orders.iter().any(wanted);
+        Self {
+            promoted: true,
+            aborted: orders(|op| matches!(op, Op::Abort | Op::ForceAbort)),
+            recovered: world.budget.restores + world.budget.live_restores > 0,
+            denied: orders(|op| matches!(op, Op::Deny(_) | Op::RevokeAndDeny(_))),
+            other_policy: orders(|op| *op == Op::SetPolicy),
+            first_key: world.store.document.stage == Stage::Empty,
+            pending: world.budget.failures > 0,
+        }
     }
 
-    fn see(&mut self, world: &World) {
+    fn see(&mut self, world: &World, waves: usize) {
         let document = &world.store.document;
         self.promoted |= matches!(document.stage, Stage::Promoted { .. });
         self.aborted |= world.is_aborted;
         self.recovered |= document.hold == Some(Hold::Recovered);
+        self.denied |= world.store.nodes.values().any(NodeRecord::is_denied);
+        // A promotion by other waves than the world began with.
+        let is_other = document.policy.promote_waves.len() != waves;
+        self.other_policy |= is_other && matches!(document.stage, Stage::Promoted { .. });
+        self.first_key |= matches!(&document.stage, Stage::Steady { current, .. } if current.epoch == Epoch::FIRST)
+            && document.hold.is_none();
+        self.pending |= world.nodes.iter().any(|node| node.link.pending().is_some());
     }
 }
 
-/// Searches a world with every rule on; it must see at least `states_min`, which is pinned a little below what it saw
-/// when it was written.
-fn holds(name: &str, world: World, orders: &[Vec<usize>], states_min: usize) {
+/// Searches a world with every rule on.
+fn holds(name: &str, world: World, orders: &[Vec<usize>], pinned: Pinned) {
     let mut count = 0_usize;
-    let states_max = if is_full() { STATES * 12 } else { STATES };
+    let states_max = match pinned {
+        _ if is_full() => STATES * 12,
+        Pinned::Complete(_) => STATES,
+        Pinned::Bounded(states) => states,
+    };
     let expected = Reached::expected_of(&world);
+    let waves = world.store.document.policy.promote_waves.len();
     let mut reached = Reached::default();
     let found = search(world, orders, states_max, |world| {
         count += 1;
-        reached.see(world);
+        reached.see(world, waves);
         if count.is_multiple_of(SETTLE_EVERY) { settles(world).err() } else { None }
     });
     show(name, &found);
     assert!(found.broken.is_none(), "{name} breaks");
     assert_eq!(reached, expected, "{name} does not come to what it is there for");
+    let (Pinned::Complete(states_min) | Pinned::Bounded(states_min)) = pinned;
     assert!(found.states >= states_min, "{name}: {} states, and {states_min} are pinned", found.states);
+    assert!(found.is_complete || is_full() || matches!(pinned, Pinned::Bounded(_)), "{name} is complete no more");
 }
 
 const ALL_OPS: [Op; 12] = [
@@ -112,6 +151,33 @@ const ALL_OPS: [Op; 12] = [
     Op::Advance,
     Op::Exclude(1),
 ];
+
+/// What `TFO_FULL` orders wherever the short run leaves something out.
+const EVERY_OP: [Op; 19] = [
+    Op::Pause,
+    Op::Resume,
+    Op::Abort,
+    Op::ForceAbort,
+    Op::RevokeAll,
+    Op::RevokeHeld(0),
+    Op::RevokeHeld(1),
+    Op::RevokeHeld(2),
+    Op::Exclude(0),
+    Op::Exclude(1),
+    Op::Forget(0),
+    Op::Forget(1),
+    Op::Deny(0),
+    Op::Deny(1),
+    Op::RevokeAndDeny(0),
+    Op::RevokeAndDeny(1),
+    Op::Advance,
+    Op::Rotate,
+    Op::SetPolicy,
+];
+
+fn or_every(orders: &[Op]) -> &[Op] {
+    if is_full() { &EVERY_OP } else { orders }
+}
 
 fn small(budget: Budget) -> World {
     let mut world = World::steady(2, 0, &[]);
@@ -154,6 +220,14 @@ fn one_slot() -> World {
     one_coordinator(world)
 }
 
+/// A store that goes back under so many running coordinators; a joiner is there to be told lost history.
+fn goes_back_live(coordinators: usize) -> World {
+    let mut world = World::steady(1, 1, &[]);
+    world.budget = Budget { stages: 2, live_restores: 1, ..NONE };
+    world.coordinators.truncate(coordinators);
+    world.counted()
+}
+
 const NONE: Budget = Budget {
     restarts: 0,
     reboots: 0,
@@ -163,6 +237,8 @@ const NONE: Budget = Budget {
     absences: 0,
     orders: 0,
     restores: 0,
+    live_restores: 0,
+    failures: 0,
     late: 0,
     slow_commits: 0,
     stages: 0,
@@ -171,7 +247,7 @@ const NONE: Budget = Budget {
 #[test]
 fn agents_crash_and_requests_are_late() {
     let world = small(Budget { restarts: 1, late: 1, reboots: 1, ..NONE });
-    holds("agents", one_coordinator(world), &alike(2), 10_000);
+    holds("agents", one_coordinator(world), &alike(2), Pinned::Complete(10_000));
 }
 
 #[test]
@@ -180,32 +256,104 @@ fn coordinators_crash_and_commit_late() {
         "coordinators",
         small(Budget { coordinator_restarts: 1, moves: 1, slow_commits: 2, ..NONE }),
         &alike(2),
-        12_000,
+        Pinned::Complete(12_000),
     );
 }
 
 #[test]
 fn operators_at_any_moment() {
     let world = small(Budget { orders: 2, ..NONE });
-    holds("operators", one_coordinator(ordering(world, &ALL_OPS)), &told_apart(2), 90_000);
+    holds("operators", one_coordinator(ordering(world, or_every(&ALL_OPS))), &told_apart(2), Pinned::Complete(90_000));
+}
+
+/// Who takes nodes out for good, or drives keys out because of one.
+#[test]
+fn nodes_are_denied() {
+    let orders =
+        [Op::Deny(0), Op::Deny(1), Op::RevokeAndDeny(0), Op::RevokeAndDeny(1), Op::Forget(0), Op::Resume, Op::Abort];
+    let world = small(Budget { stages: 2, orders: 3, ..NONE });
+    holds("denials", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(62_000));
+}
+
+#[test]
+fn policy_changes_and_rotations_on_demand() {
+    let orders = [Op::SetPolicy, Op::Rotate, Op::Pause, Op::Resume, Op::Abort];
+    let world = small(Budget { orders: 3, ..NONE });
+    holds("policy", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(5_000));
+}
+
+#[test]
+fn policy_changes_race_with_coordinators() {
+    let world = small(Budget { orders: 2, slow_commits: 1, ..NONE });
+    holds(
+        "policy, races",
+        ordering(world, &[Op::SetPolicy, Op::Rotate, Op::Deny(0)]),
+        &told_apart(2),
+        Pinned::Complete(5_000),
+    );
+}
+
+#[test]
+fn first_key_of_a_fleet() {
+    let mut world = World::foreign(2);
+    world.budget = Budget { stages: 2, orders: 3, restarts: 1, late: 1, ..Budget::default() };
+    let orders = [Op::FirstKey, Op::Import, Op::Resume, Op::RevokeHeld(0), Op::Deny(0)];
+    holds("first key", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(90_000));
+}
+
+/// What the pool was told once and could not install, it installs later.
+#[test]
+fn files_cannot_be_written_for_a_while() {
+    let world = small(Budget { failures: 2, restarts: 1, late: 1, ..NONE });
+    holds("failures", one_coordinator(world), &alike(2), Pinned::Complete(16_000));
+}
+
+fn taken_out_and_restored(orders: &[Op]) -> World {
+    let late = u8::from(is_full());
+    one_coordinator(ordering(small(Budget { restores: 1, orders: 1, late, ..NONE }), orders))
+}
+
+/// A restore brings back the records of nodes that an operator had taken out.  That is no admission: a node that was not
+/// covered is covered again from the first install of what it is told after the restore.
+#[test]
+fn database_restored_under_nodes_that_were_taken_out() {
+    let world = taken_out_and_restored(&[Op::Forget(1), Op::Exclude(1), Op::Deny(1)]);
+    holds("restored, taken out", world, &told_apart(2), Pinned::Complete(94_000));
+}
+
+/// The known limit (engine/rollout/mod.rs; README: after a restore repeat forget, deny and exclude).  Whoever takes the restored
+/// record for an admission takes the node's old answer, still under way when the store went back, for its first install,
+/// and that breaks the invariant: the pool had moved two phases without it.
+#[test]
+fn known_limit_a_restore_undoes_a_forget() {
+    let world = World { restore_admits: true, ..taken_out_and_restored(&[Op::Forget(1)]) };
+    let found = search(world, &told_apart(2), 10 * STATES, |_| None);
+    show("known limit: a restore undoes a forget", &found);
+    let trace = found.broken.map(|(_, trace)| trace);
+    assert_eq!(trace.map(|trace| trace.len()), Some(17));
 }
 
 #[test]
 fn operators_race_with_coordinators() {
     let world = small(Budget { orders: 1, slow_commits: 2, late: 1, ..NONE });
-    holds("races", ordering(world, &ALL_OPS), &told_apart(2), STATES);
+    holds("races", ordering(world, or_every(&ALL_OPS)), &told_apart(2), Pinned::Bounded(STATES));
 }
 
 #[test]
 fn absent_nodes_return() {
     let world = small(Budget { absences: 2, late: 1, restarts: 1, orders: 1, ..NONE });
     let orders = [Op::Exclude(0), Op::Forget(0), Op::Advance, Op::RevokeAll];
-    holds("absence", one_coordinator(ordering(world, &orders)), &told_apart(2), STATES);
+    holds("absence", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Bounded(STATES));
 }
 
 #[test]
 fn joiners_and_new_images() {
-    holds("members", members(Budget { images: 1, late: 1, absences: 1, slow_commits: 1, ..NONE }), &alike(2), STATES);
+    holds(
+        "members",
+        members(Budget { images: 1, late: 1, absences: 1, slow_commits: 1, ..NONE }),
+        &alike(2),
+        Pinned::Bounded(STATES),
+    );
 }
 
 #[test]
@@ -215,10 +363,10 @@ fn database_restored() {
         "restored",
         one_coordinator(ordering(
             world,
-            &[Op::Abort, Op::RevokeAll, Op::ForgetWhileFrozen(0), Op::ForgetWhileFrozen(1)],
+            or_every(&[Op::Abort, Op::RevokeAll, Op::ForgetWhileFrozen(0), Op::ForgetWhileFrozen(1)]),
         )),
         &alike(2),
-        100_000,
+        Pinned::Complete(120_000),
     );
 }
 
@@ -226,30 +374,36 @@ fn database_restored() {
 fn database_restored_beside_a_one_slot_node() {
     let mut world = one_slot();
     world.budget = Budget { stages: 2, restores: 1, ..NONE };
-    holds("restored, one slot", world, &[vec![0, 1, 2], vec![1, 0, 2]], 50_000);
+    holds("restored, one slot", world, &[vec![0, 1, 2], vec![1, 0, 2]], Pinned::Complete(50_000));
+}
+
+#[test]
+fn store_goes_back_live() {
+    holds("store goes back live", goes_back_live(1), &alike(2), Pinned::Complete(23_000));
+    holds("store goes back live under two", goes_back_live(2), &alike(2), Pinned::Bounded(SHORT));
 }
 
 #[test]
 fn three_nodes() {
     let mut world = World::steady(2, 1, &[]);
     world.budget = Budget { stages: 2, images: 1, absences: 1, late: 1, ..NONE };
-    holds("three nodes", one_coordinator(world), &alike(3), STATES);
+    holds("three nodes", one_coordinator(world), &alike(3), Pinned::Bounded(SHORT));
 }
 
 #[test]
 fn waves_of_a_promotion() {
     let world = waves(Budget { stages: 1, orders: 1, absences: 1, ..NONE });
-    holds("waves", world, &[vec![0, 1, 2], vec![0, 2, 1]], 90_000);
+    holds("waves", world, &[vec![0, 1, 2], vec![0, 2, 1]], Pinned::Complete(90_000));
 }
 
 #[test]
 fn import_into_an_empty_pool() {
-    holds("import", import(), &alike(2), 1_500);
+    holds("import", import(), &alike(2), Pinned::Complete(2_000));
 }
 
 #[test]
 fn a_one_slot_node_beside_others() {
-    holds("one slot", one_slot(), &[vec![0, 1, 2], vec![1, 0, 2]], 7_000);
+    holds("one slot", one_slot(), &[vec![0, 1, 2], vec![1, 0, 2]], Pinned::Complete(7_000));
 }
 
 /// Each rule of PROTOCOL.md section 4 that a model without time can lack, and the world in which it is missed.
@@ -264,14 +418,17 @@ fn without(off: Off) -> World {
         Off::FrozenAfterRestore | Off::StoredAcksDoNotCount | Off::NobodyIsToldBeforeAllAreHeard => {
             small(Budget { restores: 1, images: 1, ..NONE })
         }
-        Off::CommandsWaitForNodes => ordering(small(Budget { restores: 1, orders: 1, ..NONE }), &[Op::Abort]),
+        Off::CommandsWaitForNodes => {
+            ordering(small(Budget { restores: 1, orders: 1, ..NONE }), &[Op::Abort, Op::Rotate])
+        }
         Off::BarrierBeforeDrop => {
             ordering(small(Budget { orders: 1, ..NONE }), &[Op::RevokeHeld(0), Op::RevokeHeld(1)])
         }
-        Off::ImportOnlyIntoEmpty => ordering(small(Budget { orders: 1, ..NONE }), &[Op::ImportIntoRunning]),
+        Off::ImportOnlyIntoEmpty => ordering(small(Budget { orders: 1, ..NONE }), &[Op::Import]),
+        Off::LifeEndsWithItsStore | Off::PresenceKnowsItsRevision => goes_back_live(1),
         Off::ExpectedNodesFirst => import(),
         Off::OneSlotIsNeverRequired => one_slot(),
-        Off::FenceInFile => return World { off: Some(off), ..small(Budget { moves: 1, ..NONE }) },
+        Off::FenceInFile => return World { off: Some(off), ..small(Budget { moves: 1, restarts: 1, ..NONE }) },
         Off::AnswerFromStore => {
             let mut world = World::steady(1, 1, &[]);
             world.budget = Budget { stages: 2, ..NONE };

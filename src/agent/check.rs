@@ -194,7 +194,7 @@ fn coordinators(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
 /// (PROTOCOL.md rule 8).  Nothing for other sources.
 #[must_use]
 pub fn unacknowledgeable(settings: &AgentSettings) -> Vec<Problem> {
-    if !matches!(settings.source, SourceSettings::Coordinator(_)) {
+    if !settings.has_coordinator() {
         return Vec::new();
     }
     let own = &settings.install.sysctl_file.value;

@@ -237,6 +237,11 @@ fn once(config: &Path, mode: PassMode) -> Result<PassReport, (Outcome, Vec<Probl
         Some(contact) => talk::converge(&mut worker, contact),
         None => worker.pass(clock::now(), mode, None),
     };
+    if mode == PassMode::DryRun && worker.settings().has_coordinator() {
+        let message = "a dry run asks no coordinator: this is about the keys that were told before";
+        let remedy = "run it without --dry-run to join the pool, or `tfo-agent check` to look at the coordinators";
+        report.problems.push(Problem::warning("not_asked", message, remedy));
+    }
     if mode == PassMode::Apply {
         let circumstances = Circumstances {
             now: clock::now(),

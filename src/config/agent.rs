@@ -171,6 +171,12 @@ impl AgentSettings {
         Self::load_noting(file, &mut Named::default())
     }
 
+    /// Whether the keys come from a pool's coordinators.
+    #[must_use]
+    pub fn has_coordinator(&self) -> bool {
+        matches!(self.source, SourceSettings::Coordinator(_))
+    }
+
     /// The same, and notes what the file names, also if it is refused.
     ///
     /// # Errors

@@ -107,7 +107,6 @@ fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Contact
             findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
         }
     }
-    let place = table.place("cert", findings);
     let urls = table.strings("urls", findings).and_then(|urls| base_urls(urls, findings));
     let pool = table.parsed("pool", findings, str::parse::<PoolName>);
     let ca = table.parsed("ca", findings, absolute);
@@ -117,21 +116,24 @@ fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Contact
     let wait = bounded(table.span("wait", findings), findings, Duration::from_secs(1), wait_max);
     let period_max = Duration::from_secs(NEXT_CONTACT_SECS_MAX);
     let period = bounded(table.span("period", findings), findings, Duration::from_secs(10), period_max);
+    let Located { value: key, key: key_name, line } = key?;
     Some(ContactSettings {
         urls: urls?,
         pool: pool?.value,
-        place,
-        files: ClientFiles { ca: ca?.value, cert: cert?.value, key: key?.value },
+        place: Located { value: (), key: key_name, line },
+        files: ClientFiles { ca: ca?.value, cert: cert?.value, key },
         wait: wait.unwrap_or(DEFAULT_WAIT),
         period: period.unwrap_or(DEFAULT_PERIOD),
     })
 }
 
-fn absolute(text: &str) -> Result<PathBuf, &'static str> {
+/// A path from the root.
+pub(super) fn absolute(text: &str) -> Result<PathBuf, &'static str> {
     if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
 }
 
-fn base_urls(urls: Located<Vec<String>>, findings: &mut Findings) -> Option<Located<Vec<BaseUrl>>> {
+/// Coordinators, each once.
+pub(super) fn base_urls(urls: Located<Vec<String>>, findings: &mut Findings) -> Option<Located<Vec<BaseUrl>>> {
     let mut parsed: Vec<BaseUrl> = Vec::new();
     for url in &urls.value {
         match url.parse::<BaseUrl>() {

@@ -3,5 +3,6 @@
 pub mod agent;
 pub mod contact;
 pub mod coordinator;
+pub mod ctl;
 pub mod reader;
 pub mod secret;

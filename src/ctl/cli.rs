@@ -5,9 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::host;
-use super::pki;
 use super::report::{Failure, Format, Outcome};
+use super::{completions, fleet, host, pki};
 use crate::runtime::process;
 
 /// Shows and drives the TCP Fast Open keys of a fleet, and looks at one host.
@@ -28,6 +27,34 @@ const EXIT_CODES: &str =
 /// What `tfoctl` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show the pools: keys, phase, how many nodes have converged, what is waited for
+    Pools(fleet::PoolsArgs),
+    /// Show which keys how many nodes hold, and who is behind since when
+    Nodes(fleet::NodesArgs),
+    /// Rotate to a fresh key, drive keys out (--mode revoke), or make the first one (--first)
+    Rotate(fleet::RotateArgs),
+    /// Stop the pool at its present phase
+    Pause(fleet::StepArgs),
+    /// Let a paused or held pool go on
+    Resume(fleet::StepArgs),
+    /// Turn a rotation back, and hold
+    Abort(fleet::AbortArgs),
+    /// Go past a barrier without the nodes that are behind
+    Advance(fleet::AdvanceArgs),
+    /// Give an empty pool the keys that its nodes hold already
+    Import(fleet::ImportArgs),
+    /// Take over a fleet that is ahead of a restored store
+    Recover(fleet::RecoverArgs),
+    /// Let no barrier wait for a node for a while
+    Exclude(fleet::ExcludeArgs),
+    /// Tell a node no keys any more
+    Deny(fleet::NodeArgs),
+    /// Make a node unknown; it may come again as a new one
+    Forget(fleet::NodeArgs),
+    /// Show who did what, and when
+    Audit(fleet::AuditArgs),
+    /// Show the pools as they change
+    Watch(fleet::WatchArgs),
     /// Certificates for a fleet that has no PKI of its own
     Pki(pki::PkiArgs),
     /// This host: keys by fingerprint, agent, kernel, drift; exit code 1 if something is wrong
@@ -48,6 +75,8 @@ pub enum Command {
     Verify(host::verify::Arguments),
     /// Show packets with TCP Fast Open, and which key made their cookies
     Sniff(host::sniff::Arguments),
+    /// Write the completions for a shell to stdout
+    Completions(completions::CompletionsArgs),
 }
 
 /// The whole program: parses, runs, and says how it ended.
@@ -74,6 +103,20 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let format = arguments.format;
     match &arguments.command {
+        Command::Pools(own) => fleet::pools(own, format),
+        Command::Nodes(own) => fleet::list_nodes(own, format),
+        Command::Rotate(own) => fleet::rotate(own, format),
+        Command::Pause(own) => fleet::pause(own, format),
+        Command::Resume(own) => fleet::resume(own, format),
+        Command::Abort(own) => fleet::abort(own, format),
+        Command::Advance(own) => fleet::advance(own, format),
+        Command::Import(own) => fleet::import(own, format),
+        Command::Recover(own) => fleet::recover(own, format),
+        Command::Exclude(own) => fleet::exclude(own, format),
+        Command::Deny(own) => fleet::deny(own, format),
+        Command::Forget(own) => fleet::forget(own, format),
+        Command::Audit(own) => fleet::audit(own, format),
+        Command::Watch(own) => fleet::watch(own, format),
         Command::Pki(own) => pki::run(own, format),
         Command::Status(own) => host::status::run(own, format),
         Command::Stats(own) => host::stats::run(own, format),
@@ -84,5 +127,6 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Probe(own) => host::probe::run(own, format),
         Command::Verify(own) => host::verify::run(own, format),
         Command::Sniff(own) => host::sniff::run(own, format),
+        Command::Completions(own) => completions::completions(own),
     }
 }

@@ -4,7 +4,11 @@
 //! arguments and a `run` that writes to [`report::Report`] and says how it ended.
 
 pub mod cli;
+pub mod completions;
+pub mod fleet;
 pub mod host;
+pub mod keyfile;
 pub mod pki;
+pub mod plain;
 pub mod report;
 pub mod table;

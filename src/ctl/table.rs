@@ -1,6 +1,8 @@
-//! Columns of text, as wide as their widest cell, two spaces apart.
+//! Columns of text, as wide as their widest cell, two spaces apart, without control characters.
 
 use std::io::{self, Write};
+
+use super::plain::plain;
 
 /// Rows under a heading.
 #[derive(Debug)]
@@ -17,7 +19,7 @@ impl Table {
 
     /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        self.rows.push(cells.into_iter().map(|cell| plain(&cell)).collect());
     }
 
     /// Writes it, without spaces at the ends of lines.

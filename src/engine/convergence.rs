@@ -4,7 +4,11 @@
 //! beside the store: whom it has heard since it started, on its own monotonic clock.  Must not know: wall clocks.
 //!
 //! Invariants: a coordinator that starts has heard nobody, whatever the store says; time in which it does not serve
-//! makes nobody absent; a store that went back is a new life.
+//! makes nobody absent; a store that went back is a new life; what is not known to have been heard was not.
+//!
+//! Known limit: a store that goes back under a running coordinator is noticed by what this coordinator has seen of the
+//! lost history, so one that saw nothing of it notices nothing.  [`BLIND_MAX`] bounds that: what is lost must be
+//! younger than a minute, and this coordinator the only one that had not looked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,6 +30,12 @@ const MISSED_PERIODS_MAX: u64 = 3;
 /// A coordinator that was stopped or starved for an hour has not listened for an hour: it was not the nodes that were
 /// silent.
 pub const SERVED_GAP_MAX: Duration = Duration::from_secs(10);
+
+/// Longest span between two looks at the store within one life.
+///
+/// A coordinator that was cut off for longer cannot know whether its store went back and forth again in the meantime: no
+/// backup is made, outrun and restored within a minute.
+pub const BLIND_MAX: Duration = Duration::from_secs(60);
 
 /// What a barrier sees in one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,28 +138,38 @@ pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
         .max_by_key(|conflict| conflict.generation)
 }
 
-/// What `recover` may take over: the slots that two-slot nodes were told under the highest generation among them.
+/// What `recover` may take over: the slots that two-slot nodes were told under the highest generation among them; and, if
+/// nobody was told a higher one than the document's own, what the document tells.
 ///
-/// More than one if the lost store and the restored one went different ways.  A one-slot node's file lacks the backup,
-/// so it says nothing about what the others must accept.
+/// More than one if the lost store and the restored one went different ways.  The document's own is the one to take where
+/// it was driven on since the restore, for every required node followed it: the other way is that of a node that it did
+/// not know.  A one-slot node's file lacks the backup, so it says nothing about what the others must accept.
 #[must_use]
 pub fn recoverable(snapshot: &Snapshot) -> BTreeSet<Slots> {
     let document = &snapshot.document;
     let reports = || {
         let believed = snapshot.nodes.values().filter(|record| !record.is_denied());
-        let reports = believed.filter_map(|record| record.report.as_ref());
-        let two_slot = reports.filter(|report| report.slot_count == SlotCount::Two);
-        two_slot.filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == document.pool_id)
+        believed.filter_map(|record| record.report.as_ref())
     };
-    let highest = reports().map(|fence| fence.generation).max();
-    reports().filter(|fence| Some(fence.generation) == highest).map(|fence| fence.slots).collect()
+    let all = || reports().filter_map(|report| Some((report, report.fence.as_ref()?)));
+    let fences = || all().filter(|(_, fence)| fence.pool_id == document.pool_id);
+    let two_slot = || fences().filter(|(report, _)| report.slot_count == SlotCount::Two).map(|(_, fence)| fence);
+    let Some(highest) = two_slot().map(|fence| fence.generation).max() else { return BTreeSet::new() };
+    let told = fences().map(|(_, fence)| fence.generation).chain(reports().map(|report| report.seen)).max();
+    let own = instructions(document).first().filter(|own| Some(own.generation) >= told).map(|own| own.slots);
+    two_slot().filter(|fence| fence.generation == highest).map(|fence| fence.slots).chain(own).collect()
 }
 
 /// What a coordinator's own clock and ears say, for one decision.
+///
+/// Fails closed: the default has heard nobody, a node that it does not name was not heard, and for a store that is behind
+/// [`Presence::revision`] nobody was.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Presence {
-    /// Nodes that have not been heard in this life of the coordinator.
-    pub unheard: BTreeSet<NodeId>,
+    /// The revision of the snapshot that this was computed from.
+    pub revision: Revision,
+    /// Nodes that have been heard in this life of the coordinator.
+    pub heard: BTreeSet<NodeId>,
     /// Nodes that have not been heard for longer than their limit.
     pub absent: BTreeSet<NodeId>,
     /// Seconds served since this coordinator first saw the present instruction, or a later revoke.
@@ -159,11 +179,18 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Required nodes that have not been heard in this life: nothing is committed before they have (rule 10).
+    /// Required nodes that are not known to have been heard in this life: nothing is committed, and nobody told
+    /// anything new, before they have (rule 10).
     #[must_use]
     pub fn unheard_required(&self, snapshot: &Snapshot) -> Vec<NodeId> {
-        let required = |node: &&NodeId| snapshot.nodes.get(*node).is_some_and(NodeRecord::is_required);
-        self.unheard.iter().filter(required).cloned().collect()
+        let required = snapshot.nodes.iter().filter(|(_, record)| record.is_required()).map(|(node, _)| node);
+        required.filter(|node| !self.has_heard(snapshot, node)).cloned().collect()
+    }
+
+    /// Whether the node was heard in the life that this snapshot belongs to.
+    #[must_use]
+    pub fn has_heard(&self, snapshot: &Snapshot, node: &NodeId) -> bool {
+        snapshot.document.revision >= self.revision && self.heard.contains(node)
     }
 }
 
@@ -195,6 +222,8 @@ type Ordered = (UnixTime, BTreeSet<PoolKey>);
 pub struct Life {
     served: Duration,
     last_look: Option<Duration>,
+    /// When it last read the store.
+    last_seen: Option<Duration>,
     begun: bool,
     highest: Revision,
     nodes: BTreeMap<NodeId, Heard>,
@@ -205,12 +234,16 @@ pub struct Life {
 impl Life {
     /// Advances the clock of served time to `monotonic`, and looks at a snapshot.
     ///
-    /// To be called at least every [`SERVED_GAP_MAX`]; longer gaps count as that much.
+    /// To be called at least every [`SERVED_GAP_MAX`]; longer gaps count as that much, and one of more than
+    /// [`BLIND_MAX`] ends the life.  Who wants to decide on a snapshot shows it to this first: a node that came since the
+    /// last look is not known to have been heard.
     pub fn observe(&mut self, monotonic: Duration, serving: Serving, snapshot: &Snapshot) {
         self.pass(monotonic, serving);
-        if self.begun && self.went_back(snapshot) {
+        let blind_for = monotonic.saturating_sub(self.last_seen.unwrap_or(monotonic));
+        if self.begun && (blind_for > BLIND_MAX || self.went_back(snapshot)) {
             self.begin_anew();
         }
+        self.last_seen = Some(monotonic);
         self.highest = snapshot.document.revision;
         let (begun, served) = (self.begun, self.served);
         for (node, record) in &snapshot.nodes {
@@ -250,14 +283,15 @@ impl Life {
     #[must_use]
     pub fn presence(&self, snapshot: &Snapshot) -> Presence {
         let mut presence = Presence {
+            revision: self.highest,
             phase_secs: self.since(&self.instruction),
             wave_secs: self.since(&self.wave),
             ..Presence::default()
         };
         for (node, record) in &snapshot.nodes {
             let heard = self.nodes.get(node);
-            if heard.is_none_or(|heard| !heard.in_this_life) {
-                presence.unheard.insert(node.clone());
+            if heard.is_some_and(|heard| heard.in_this_life) {
+                presence.heard.insert(node.clone());
             }
             let period = record.report.as_ref().map_or(0, |report| report.next_sync_secs);
             let limit = snapshot.document.policy.absent_after_secs.max(period.saturating_mul(MISSED_PERIODS_MAX));
@@ -270,15 +304,18 @@ impl Life {
     }
 
     /// A store that shows less than this life has seen was restored from a backup.
+    ///
+    /// Also one that has been driven on since, past the revision that this life saw last: the nodes' own counts are lower
+    /// then.  A node that was forgotten and came again while this coordinator was not looking seems to be another case of
+    /// that, which only costs the waiting of a new life.
     fn went_back(&self, snapshot: &Snapshot) -> bool {
         let revision = snapshot.document.revision;
-        let forgotten_or_older = || {
-            self.nodes
-                .iter()
-                .any(|(node, known)| snapshot.nodes.get(node).is_none_or(|record| record.syncs < known.syncs))
+        let is_older = |(node, known): (&NodeId, &Heard)| match snapshot.nodes.get(node) {
+            Some(record) => record.syncs < known.syncs,
+            // A node is forgotten by a commit, so at one revision none may vanish.
+            None => revision == self.highest,
         };
-        // A node is forgotten by a commit, so at one revision none may vanish.
-        revision < self.highest || (revision == self.highest && forgotten_or_older())
+        revision < self.highest || self.nodes.iter().any(is_older)
     }
 
     fn begin_anew(&mut self) {

@@ -121,6 +121,8 @@ pub struct Link {
     /// Generation of the fence that the outstanding request reports.
     asked: Option<Generation>,
     confirmed: bool,
+    /// What was told last in this session was refused.
+    refused: bool,
     started_at: Duration,
     contact_at: Duration,
     absent_after: Option<Duration>,
@@ -141,6 +143,7 @@ impl Link {
             pending: None,
             asked: None,
             confirmed: false,
+            refused: false,
             started_at: monotonic,
             contact_at: monotonic,
             absent_after: None,
@@ -163,6 +166,11 @@ impl Link {
 
     /// Judges an answer; 204 is [`Link::nothing_new`].
     ///
+    /// What the fence refuses of its own pool was told all the same: `seen` rises, so that the long poll does not bring it
+    /// again at once and for ever (rule 8).  As evidence of a restored store `seen` stays as good as it was: what is
+    /// refused is not above the fence's own generation, which is in every report.  Another pool's generation says nothing
+    /// about this one, and does not count.
+    ///
     /// # Errors
     /// Fails if it is not the answer to the outstanding request, or the fence refuses it.
     pub fn answered(
@@ -173,9 +181,13 @@ impl Link {
         (monotonic, absent_after): (Duration, Duration),
     ) -> Result<Verdict, AnswerRefused> {
         self.take(request, monotonic)?;
-        let verdict = judge(self.fence.as_ref(), pool_id, told)?;
+        let judged = judge(self.fence.as_ref(), pool_id, told);
+        self.refused = judged.is_err();
+        if !matches!(judged, Err(AnswerRefused::OtherPool { .. })) {
+            self.seen = self.seen.max(told.generation);
+        }
+        let verdict = judged?;
         self.absent_after = Some(absent_after);
-        self.seen = self.seen.max(told.generation);
         self.confirmed = true;
         self.pending = (verdict == Verdict::Install).then_some(*told);
         Ok(verdict)
@@ -184,14 +196,15 @@ impl Link {
     /// The coordinator has nothing above `seen`.
     ///
     /// That confirms the keys of a node which was told some in this session, or which reported the fence that it has
-    /// now: said to a node without keys, or before it took others, it confirms none.
+    /// now: said to a node without keys, or before it took others, it confirms none.  After a refused answer it confirms
+    /// none either: it only says that there is nothing above what was refused.
     ///
     /// # Errors
     /// Fails if it is not the answer to the outstanding request.
     pub fn nothing_new(&mut self, request: RequestId, monotonic: Duration) -> Result<(), AnswerRefused> {
         self.take(request, monotonic)?;
         let held = self.fence.as_ref().map(|fence| fence.generation);
-        self.confirmed |= self.seen != Generation::ZERO || (held.is_some() && held == self.asked);
+        self.confirmed |= !self.refused && (self.seen != Generation::ZERO || (held.is_some() && held == self.asked));
         Ok(())
     }
 
@@ -247,7 +260,7 @@ impl Link {
         self.session
     }
 
-    /// The highest generation that was told in this session.
+    /// The highest generation told in this session.
     #[must_use]
     pub fn seen(&self) -> Generation {
         self.seen
@@ -283,6 +296,7 @@ impl Link {
         self.session = session;
         self.outstanding = None;
         self.pending = None;
+        self.refused = false;
         self.seen = Generation::ZERO;
     }
 
@@ -382,6 +396,45 @@ mod tests {
         assert_eq!(link.session_closed(ask.request, 7, 2, NOW), Ok(()));
         assert_eq!(link.pending(), None);
         assert_eq!(link.ask().seen, Generation::ZERO);
+    }
+
+    #[test]
+    fn what_is_refused_was_seen_and_is_no_evidence_beyond_the_fence() {
+        let held = told(5, 2, Some(3));
+        for (other, seen) in [(told(3, 2, Some(1)), 3), (told(5, 2, Some(4)), 5)] {
+            let mut link = link(Some(held));
+            let ask = link.ask();
+            assert!(answer(&mut link, ask.request, &other).is_err());
+            let ask = link.ask();
+            assert_eq!(ask.seen, Generation::new(seen), "the long poll waits for what is above it");
+            assert!(ask.seen <= held.generation, "a report says nothing that its fence does not say");
+            assert_eq!((link.pending(), link.fence()), (None, Some(&fence(held))));
+            // Nothing above what was refused: that confirms nothing.
+            assert_eq!(link.nothing_new(ask.request, NOW), Ok(()));
+            let timeout = Duration::from_secs(10);
+            assert_eq!(link.readiness(NOW, timeout), Readiness::Asking);
+            assert_eq!(link.readiness(NOW + timeout, timeout), Readiness::Unconfirmed);
+            // It is not for ever: the next instruction is taken, and a new session begins from nothing.
+            let mut moved = link.clone();
+            moved.open_session(1_000, 9);
+            let ask = moved.ask();
+            assert_eq!(ask.seen, Generation::ZERO);
+            assert_eq!(moved.nothing_new(ask.request, NOW), Ok(()));
+            assert_eq!(moved.readiness(NOW, timeout), Readiness::Confirmed);
+            let ask = link.ask();
+            assert_eq!(answer(&mut link, ask.request, &told(6, 3, Some(2))), Ok(Verdict::Install));
+            assert_eq!(link.readiness(NOW, timeout), Readiness::Confirmed);
+        }
+    }
+
+    #[test]
+    fn another_pools_generation_is_not_seen() {
+        let mut link = link(Some(told(5, 2, Some(3))));
+        let other: PoolId = "ffffffffffffffffffffffffffffffff".parse().unwrap();
+        let ask = link.ask();
+        let refused = link.answered(ask.request, &other, &told(900, 9, None), (NOW, ABSENT_AFTER));
+        assert!(matches!(refused, Err(AnswerRefused::OtherPool { .. })));
+        assert_eq!(link.ask().seen, Generation::ZERO, "it would freeze this pool, and hide its next instruction");
     }
 
     #[test]

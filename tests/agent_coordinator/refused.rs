@@ -232,7 +232,7 @@ fn wrong_as_configured(site: &Site, text: &str) {
     let status = site.status("unconfirmed", |status| status["error"]["kind"] == "unconfirmed");
     let message = status["error"]["message"].as_str().unwrap();
     assert!(message.contains(text), "{message}");
-    assert!(!daemon.log().contains("connected\""), "{}", daemon.log());
+    assert!(!daemon.log().contains("INFO connected"), "{}", daemon.log());
     assert_eq!((site.coordinator.asked().len(), site.host.kernel()), (before, pair(1, 2)));
     daemon.stop();
 }

@@ -106,7 +106,7 @@ impl Encoder<'_> {
                 lower.push(other);
             }
         };
-        see(world.nodes[n].session);
+        see(world.nodes[n].link.session().ordinal);
         see(stored(&world.store));
         world.backup.iter().for_each(|backup| see(stored(backup)));
         world.requests.iter().filter(|r| r.node == n).for_each(|r| see(r.sync.session.ordinal));
@@ -119,8 +119,26 @@ impl Encoder<'_> {
         self.put(lower.len() as u64);
     }
 
+    /// Where a store counts: of each count only the order among all in sight.
+    fn counts(&mut self, snapshot: &Snapshot) {
+        let (world, order) = (self.world, self.order);
+        let looked = world.coordinators.iter().filter_map(|coordinator| coordinator.looked.as_ref());
+        let all: Vec<&Rc<Snapshot>> = [&world.store].into_iter().chain(&world.backup).chain(looked).collect();
+        let mut rank = |count: &dyn Fn(&Snapshot) -> u64| {
+            let mut lower: Vec<u64> = all.iter().map(|other| count(other)).filter(|n| *n < count(snapshot)).collect();
+            lower.sort_unstable();
+            lower.dedup();
+            self.put(lower.len() as u64);
+        };
+        rank(&|snapshot| snapshot.document.revision.get());
+        for n in order {
+            rank(&|snapshot| snapshot.nodes.get(&world.ids[*n]).map_or(0, |record| record.syncs));
+        }
+    }
+
     fn snapshot(&mut self, snapshot: &Snapshot) {
         let document = &snapshot.document;
+        self.put(document.policy.promote_waves.len() as u64);
         self.generation(document.generation);
         self.put(document.next_epoch.get() - self.epoch_base);
         document.stage.phase().as_str().hash(&mut self.hasher);
@@ -174,24 +192,29 @@ impl Encoder<'_> {
             let node = &world.nodes[*n];
             node.slot_count.hash(&mut self.hasher);
             self.fence(node.file.as_deref());
-            self.fence(node.claim.as_deref());
+            self.fence(node.link.fence());
+            match node.link.pending() {
+                None => self.put(u64::MAX),
+                Some(told) => self.told(told),
+            }
             match &node.kernel {
                 None => self.put(u64::MAX),
                 Some(slots) => self.slots(slots),
             }
-            self.session(*n, node.session);
+            self.session(*n, node.link.session().ordinal);
             self.put(node.coordinator as u64 * 2 + u64::from(node.is_covered));
-            self.generation(node.seen);
-            self.put(node.image * 2 + u64::from(node.is_expected));
+            self.generation(node.link.seen());
+            self.put(node.image * 4 + u64::from(node.is_expected) * 2 + u64::from(node.is_serving));
             for request in world.requests.iter().filter(|request| request.node == *n) {
-                self.put(1_000 + request.to as u64 * 2 + u64::from(request.is_current));
+                self.put(1_000 + request.to as u64 * 2 + u64::from(world.is_outstanding(*n, &request.ask)));
                 self.session(*n, request.sync.session.ordinal);
                 self.put(request.sync.session.nonce);
                 self.generation(request.sync.seen);
                 self.report(&request.sync.report);
             }
             for answer in world.answers.iter().filter(|answer| answer.node == *n) {
-                self.put(2_000 + u64::from(answer.is_current));
+                let is_current = world.is_outstanding(*n, &answer.ask);
+                self.put(2_000 + u64::from(is_current) * 2 + u64::from(answer.is_of_lost_store));
                 match &answer.reply {
                     Reply::Tell(told) => self.told(told),
                     Reply::SessionClosed(open) => self.session(*n, *open),
@@ -203,9 +226,21 @@ impl Encoder<'_> {
                 self.report(&sync.report);
             }
         }
+        if world.is_counted {
+            self.counts(&world.store);
+            world.backup.iter().for_each(|backup| self.counts(backup));
+        }
         for coordinator in &world.coordinators {
             for n in self.order {
                 self.put(u64::from(coordinator.heard & (1 << n) != 0));
+            }
+            if let Some(looked) = &coordinator.looked {
+                self.counts(looked);
+                let heard = coordinator.life.presence(looked).heard;
+                for n in self.order {
+                    self.put(u64::from(heard.contains(&world.ids[*n])));
+                    self.put(u64::from(looked.nodes.contains_key(&world.ids[*n])));
+                }
             }
             self.put(u64::from(coordinator.hesitates));
             match &coordinator.pending {
@@ -237,6 +272,9 @@ impl Encoder<'_> {
         }
         self.maybe_key(world.dropped_backup);
         (world.is_paused, world.is_aborted, world.is_restored).hash(&mut self.hasher);
+        for n in self.order {
+            self.put(u64::from(world.ordered_on & (1 << n) != 0));
+        }
         self.hasher.finish128().as_u128()
     }
 }
@@ -277,9 +315,12 @@ fn bases(world: &World) -> (u64, u64) {
         }
     }
     for node in &world.nodes {
-        see(node.seen, node.kernel.as_ref());
-        for fence in [&node.file, &node.claim].into_iter().flatten() {
+        see(node.link.seen(), node.kernel.as_ref());
+        for fence in [node.file.as_deref(), node.link.fence()].into_iter().flatten() {
             see(fence.generation, Some(&fence.slots));
+        }
+        if let Some(told) = node.link.pending() {
+            see(told.generation, Some(&told.slots));
         }
     }
     let late = world.late_writes.iter().map(|write| &write.1);

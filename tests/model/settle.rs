@@ -5,6 +5,7 @@ use super::step::Event;
 use super::world::{Op, World};
 use tfo_fleet::engine::convergence::{Barrier, conflict};
 use tfo_fleet::engine::rollout::document::Stage;
+use tfo_fleet::engine::rollout::record::NodeRecord;
 
 /// Rounds in which everybody does everything once; a rotation takes about ten.
 const ROUNDS_MAX: usize = 60;
@@ -29,6 +30,9 @@ pub(crate) fn settles(reached: &World) -> Result<(), String> {
         if let Some(broken) = world.broken() {
             return Err(format!("while converging: {broken}"));
         }
+        for c in 0..world.coordinators.len() {
+            apply(&mut world, Event::Look(u8::try_from(c).unwrap()));
+        }
         settled += usize::from(drive(&mut world));
         if settled >= 2 && is_at_rest(&world) {
             return Ok(());
@@ -46,6 +50,8 @@ fn apply(world: &mut World, event: Event) {
 fn round_of_node(world: &mut World, n: usize) {
     let node = u8::try_from(n).unwrap();
     for _ in 0..3 {
+        // An agent tries what it could not install before it asks again.
+        apply(world, Event::TryAgain(node));
         apply(world, Event::Sync { node, exclusion_ended: true });
         if !world.answers.is_empty() {
             apply(world, Event::Take(0));
@@ -56,7 +62,12 @@ fn round_of_node(world: &mut World, n: usize) {
 /// One step of the first coordinator; true if it ended a rotation.
 fn drive(world: &mut World) -> bool {
     let document = &world.store.document;
-    let op = if conflict(&world.store).is_some() {
+    let is_denied = |id| world.store.nodes.get(id).is_some_and(NodeRecord::is_denied);
+    let denied = world.ids.iter().position(is_denied).and_then(|index| u8::try_from(index).ok());
+    let op = if let Some(node) = denied {
+        // It was repaired, and is welcome again.
+        Some(Op::Forget(node))
+    } else if conflict(&world.store).is_some() {
         Some(Op::Recover)
     } else if document.stage == Stage::Empty {
         Some(Op::Import)

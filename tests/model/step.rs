@@ -2,21 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
-use tfo_fleet::engine::convergence::{Barrier, Presence, conflict, recoverable};
-use tfo_fleet::engine::fence::{Verdict, judge};
-use tfo_fleet::engine::rollout::document::{Action as Audit, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage};
+use tfo_fleet::engine::convergence::{Barrier, Life, Presence, Serving, conflict, recoverable};
+use tfo_fleet::engine::fence::{AnswerRefused, Ask, Readiness};
+use tfo_fleet::engine::rollout::document::{
+    Action as Audit, Actor, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage,
+};
 use tfo_fleet::engine::rollout::input::{Command, Force, Input, Now, Order, RevokeKeys, Step};
 use tfo_fleet::engine::rollout::record::{Exclusion, Fence, Installed, NodeRecord, SlotCount, Standing};
 use tfo_fleet::engine::rollout::sync::{Answer as Reply_, Recording, SyncRefused, answer, record};
 use tfo_fleet::engine::rollout::{handle, wave};
-use tfo_fleet::model::count::Generation;
+use tfo_fleet::model::count::{Generation, Revision};
 use tfo_fleet::model::key::PairPrint;
 use tfo_fleet::model::time::UnixTime;
 
 use super::world::{
-    Answer, Off, Op, Reply, Request, World, fingerprint, is_held_for_nodes, number, plain, pool_id, pool_key,
+    Answer, Off, Op, Reply, Request, World, fingerprint, is_held_for_nodes, link, number, plain, policy, pool_id,
 };
+
+/// What the agents are told in every answer, and how long they ask before they serve by their file.  Time stands still
+/// in the model, and both are over: the worst that can be.
+const ABSENT_AFTER: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::ZERO;
 
 /// End of every operator's exclusion, and a clock on either side of it.
 const EXCLUSION_ENDS: UnixTime = UnixTime::from_secs(1);
@@ -47,6 +55,12 @@ pub(crate) enum Event {
     TakeAndCrash(u8),
     /// The file cannot be written, and the agent goes on: only with the rule off.
     FileFails(u8),
+    /// The file cannot be written: what was told stays pending ...
+    TakeInVain(u8),
+    /// ... and is tried again before a next request.
+    TryAgain(u8),
+    /// READY is given before the kernel has keys of the pool: only with the rule off.
+    Ready(u8),
     RestartAgent(u8),
     Reboot(u8),
     Reimage(u8),
@@ -67,6 +81,10 @@ pub(crate) enum Event {
     RestartCoordinator(u8),
     TakeBackup,
     Restore,
+    /// The same under running coordinators, each of which has seen something of what is lost.
+    RestoreLive,
+    /// A coordinator reads its store, and decides nothing.
+    Look(u8),
     /// A late admission is stored: only with the rule off.
     WriteLate(u8),
     /// A coordinator remembers the store: only with a rule off.
@@ -100,6 +118,9 @@ impl World {
             if self.budget.restarts > 0 {
                 events.push(Event::TakeAndCrash(index));
             }
+            if self.budget.failures > 0 {
+                events.push(Event::TakeInVain(index));
+            }
             if self.is_off(Off::AckNeedsDurableFile) {
                 events.push(Event::FileFails(index));
             }
@@ -108,14 +129,30 @@ impl World {
         for (index, coordinator) in self.coordinators.iter().enumerate() {
             self.coordinator_events(small(index), coordinator.pending.is_some(), &mut events);
         }
-        if self.budget.restores > 0 {
-            if self.backup.is_none() {
-                events.push(Event::TakeBackup);
-            } else {
-                events.push(Event::Restore);
+        match &self.backup {
+            None if self.budget.restores + self.budget.live_restores > 0 => events.push(Event::TakeBackup),
+            None => {}
+            Some(backup) => {
+                if self.budget.restores > 0 {
+                    events.push(Event::Restore);
+                }
+                if self.budget.live_restores > 0 && (0..self.coordinators.len()).all(|c| self.saw_more(c, backup)) {
+                    events.push(Event::RestoreLive);
+                }
             }
         }
         events
+    }
+
+    /// Whether the coordinator has seen something that this backup lacks.
+    ///
+    /// The assumption of a store that goes back under a running coordinator: whoever has not looked for so long that it
+    /// saw nothing of what is lost begins a new life anyway.
+    fn saw_more(&self, c: usize, backup: &Snapshot) -> bool {
+        let Some(looked) = &self.coordinators[c].looked else { return false };
+        let syncs = |snapshot: &Snapshot, id| snapshot.nodes.get(id).map_or(0, |record| record.syncs);
+        looked.document.revision > backup.document.revision
+            || self.ids.iter().any(|id| syncs(looked, id) > syncs(backup, id))
     }
 
     fn is_excluded_for_a_time(&self, n: usize) -> bool {
@@ -136,6 +173,12 @@ impl World {
             }
             if self.budget.restarts > 0 {
                 events.push(Event::RestartAgent(n));
+            }
+            if self.nodes[index].link.pending().is_some() {
+                events.push(Event::TryAgain(n));
+            }
+            if self.may_serve_without_keys(index) {
+                events.push(Event::Ready(n));
             }
             if self.budget.reboots > 0 {
                 events.push(Event::Reboot(n));
@@ -185,6 +228,9 @@ impl World {
         if self.budget.coordinator_restarts > 0 {
             events.push(Event::RestartCoordinator(c));
         }
+        if self.is_counted {
+            events.push(Event::Look(c));
+        }
     }
 
     /// The world after an event; none if it changes nothing.
@@ -206,6 +252,15 @@ impl World {
                 next.take(usize::from(index)) && next.write_file() && next.crash_in_install()
             }
             Event::FileFails(index) => next.take(usize::from(index)) && next.file_fails(),
+            Event::TakeInVain(index) => {
+                next.budget.failures -= 1;
+                next.take_in_vain(usize::from(index))
+            }
+            Event::TryAgain(n) => next.try_again(usize::from(n)),
+            Event::Ready(n) => {
+                next.nodes[usize::from(n)].is_serving = true;
+                true
+            }
             Event::Hesitate(c) => {
                 next.budget.slow_commits -= 1;
                 next.coordinators[usize::from(c)].hesitates = true;
@@ -225,8 +280,7 @@ impl World {
             }
             Event::MoveToOther(n) => {
                 next.budget.moves -= 1;
-                next.nodes[usize::from(n)].coordinator ^= 1;
-                next.restart(usize::from(n))
+                next.move_to_other(usize::from(n))
             }
             Event::Tick(c) => next.decide(usize::from(c), &Input::Tick, None, 0),
             Event::Absent { coordinator, node } => {
@@ -254,6 +308,8 @@ impl World {
                 true
             }
             Event::Restore => next.restore(),
+            Event::RestoreLive => next.restore_live(),
+            Event::Look(c) => next.look(usize::from(c)),
             Event::WriteLate(index) => next.write_late(usize::from(index)),
             Event::Remember(c) => {
                 next.coordinators[usize::from(c)].cache = Some(self.store.clone());
@@ -268,32 +324,42 @@ impl World {
 
     fn sync(&mut self, n: usize, wall: UnixTime) -> bool {
         let sync = self.sync_of(n);
-        let is_repetition = self.requests.iter().any(|r| r.node == n && r.is_current && r.sync == sync);
-        if !is_repetition {
-            self.supersede(n);
-        }
-        self.deliver(&Request { node: n, to: self.nodes[n].coordinator, is_current: true, sync }, wall)
+        let is_repetition = |r: &&Request| r.node == n && self.is_outstanding(n, &r.ask) && r.sync == sync;
+        let repeated = self.requests.iter().find(is_repetition).map(|request| request.ask);
+        let request = match repeated {
+            Some(ask) => Request { node: n, to: self.nodes[n].coordinator, ask, sync },
+            None => self.ask(n),
+        };
+        self.deliver(&request, wall)
     }
 
     fn send(&mut self, n: usize) -> bool {
-        self.supersede(n);
-        let sync = self.sync_of(n);
-        self.requests.push(Request { node: n, to: self.nodes[n].coordinator, is_current: true, sync });
+        let request = self.ask(n);
+        self.requests.push(request);
         true
     }
 
-    /// What was outstanding is so no more: its request may still arrive, its answer is refused by the agent.
-    fn supersede(&mut self, n: usize) {
-        for request in self.requests.iter_mut().filter(|request| request.node == n) {
-            request.is_current = false;
-        }
-        for answer in self.answers.iter_mut().filter(|answer| answer.node == n) {
-            answer.is_current = false;
-        }
+    fn ask(&mut self, n: usize) -> Request {
+        let sync = self.sync_of(n);
+        let ask = Rc::make_mut(&mut self.nodes[n].link).ask();
+        self.drop_dead_answers(n);
+        Request { node: n, to: self.nodes[n].coordinator, ask, sync }
+    }
+
+    /// Whether this agent waits for the answer to it: numbers begin anew with every run, and no session lives in two.
+    pub(crate) fn is_outstanding(&self, n: usize, ask: &Ask) -> bool {
+        let link = &self.nodes[n].link;
+        link.session() == ask.session && link.outstanding() == Some(ask.request)
+    }
+
+    /// The agent refuses the answer to a request that is outstanding no more, so there is no need to keep it.
+    fn drop_dead_answers(&mut self, n: usize) {
         if !self.is_off(Off::OwnAnswerOnly) {
-            self.answers.retain(|answer| answer.node != n);
+            let answers = std::mem::take(&mut self.answers);
+            let is_dead = |answer: &Answer| answer.node == n && !self.is_outstanding(n, &answer.ask);
+            self.answers = answers.into_iter().filter(|answer| !is_dead(answer)).collect();
         }
-        while self.answers.iter().filter(|answer| answer.node == n).count() > 1 {
+        while self.is_off(Off::OwnAnswerOnly) && self.answers.iter().filter(|answer| answer.node == n).count() > 1 {
             let newest = self.answers.iter().rposition(|answer| answer.node == n).unwrap();
             self.answers.remove(newest);
         }
@@ -302,65 +368,77 @@ impl World {
     fn take(&mut self, index: usize) -> bool {
         let taken = self.answers.remove(index);
         let n = taken.node;
-        if !(taken.is_current || self.is_off(Off::OwnAnswerOnly)) {
-            return false;
-        }
         self.installing = None;
-        if !self.is_off(Off::OwnAnswerOnly) {
-            self.answers.retain(|answer| answer.node != n);
-        }
-        let node = &mut self.nodes[n];
-        match taken.reply {
-            Reply::SessionClosed(open) => {
-                node.session = open.max(node.session) + 1;
-                node.seen = Generation::ZERO;
-                self.supersede(n);
-            }
+        let image = self.nodes[n].image;
+        let link = Rc::make_mut(&mut self.nodes[n].link);
+        // Without the rule an agent takes whatever comes for the answer to its last request.
+        let id = match link.outstanding() {
+            Some(outstanding) if self.off == Some(Off::OwnAnswerOnly) => outstanding,
+            None if self.off == Some(Off::OwnAnswerOnly) => link.ask().request,
+            Some(_) | None => taken.ask.request,
+        };
+        let result = match &taken.reply {
+            Reply::SessionClosed(open) => link.session_closed(id, *open, image, Duration::ZERO).map(|()| None),
             Reply::Tell(told) => {
-                let fence = if self.off == Some(Off::FenceInFile) { None } else { node.file.as_deref() };
-                match judge(fence, &self.store.document.pool_id, &told) {
-                    Ok(Verdict::Install | Verdict::Same) => self.installing = Some((n, told)),
-                    Err(_) => {}
-                }
-                node.seen = node.seen.max(told.generation);
+                let taken = link.answered(id, &self.store.document.pool_id, told, (Duration::ZERO, ABSENT_AFTER));
+                taken.map(|_| Some(*told))
             }
+        };
+        self.drop_dead_answers(n);
+        match result {
+            Ok(told) => self.installing = told.map(|told| (n, told, taken.is_of_lost_store)),
+            Err(AnswerRefused::NotOutstanding) => return false,
+            Err(_) => {}
         }
         true
     }
 
+    /// Only what is to be installed can fail so: what the file says already is drift, and the agent mends that by itself.
+    fn take_in_vain(&mut self, index: usize) -> bool {
+        let is_taken = self.take(index);
+        let told = self.installing.take();
+        is_taken && told.is_some_and(|(n, ..)| self.nodes[n].link.pending().is_some())
+    }
+
+    fn try_again(&mut self, n: usize) -> bool {
+        let Some(told) = self.nodes[n].link.pending().copied() else { return false };
+        self.installing = Some((n, told, false));
+        self.write_file() && self.write_kernel()
+    }
+
     fn write_file(&mut self) -> bool {
-        if let Some((n, told)) = self.installing {
+        if let Some((n, told, _)) = self.installing {
             let node = &mut self.nodes[n];
             node.file = Some(Rc::new(Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots }));
-            node.claim = None;
+            Rc::make_mut(&mut node.link).persisted(&pool_id(), &told);
         }
         true
     }
 
     fn write_kernel(&mut self) -> bool {
-        if let Some((n, told)) = self.installing.take() {
-            self.load(n, told);
+        if let Some((n, told, is_of_lost_store)) = self.installing.take() {
+            self.load(n, told, is_of_lost_store);
         }
         true
     }
 
     fn crash_in_install(&mut self) -> bool {
         match self.installing.take() {
-            Some((n, _)) => self.restart(n),
+            Some((n, ..)) => self.restart(n),
             None => false,
         }
     }
 
     fn file_fails(&mut self) -> bool {
-        let Some((n, told)) = self.installing.take() else { return false };
-        let fence = Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots };
-        self.nodes[n].claim = Some(Rc::new(fence));
-        self.load(n, told);
+        let Some((n, told, _)) = self.installing.take() else { return false };
+        Rc::make_mut(&mut self.nodes[n].link).persisted(&pool_id(), &told);
+        self.load(n, told, false);
         true
     }
 
-    fn load(&mut self, n: usize, told: Instruction) {
-        let is_admitted = self.is_admitted(n);
+    fn load(&mut self, n: usize, told: Instruction, is_of_lost_store: bool) {
+        // What a restore brings back is no admission: the first install after it is that of an answer given after it.
+        let is_admitted = self.is_admitted(n) && (!is_of_lost_store || self.restore_admits);
         let one_slot_counts = self.is_off(Off::OneSlotIsNeverRequired);
         let node = &mut self.nodes[n];
         let backup = if node.slot_count == SlotCount::One { None } else { told.slots.backup };
@@ -374,11 +452,37 @@ impl World {
     }
 
     fn restart(&mut self, n: usize) -> bool {
-        self.nodes[n].claim = None;
-        self.nodes[n].session += 1;
-        self.nodes[n].seen = Generation::ZERO;
-        self.supersede(n);
+        let ordinal = self.nodes[n].link.session().ordinal + 1;
+        self.start_agent(n, ordinal);
         true
+    }
+
+    /// The agent starts with what its file says; requests and answers of the one before it are nobody's.
+    fn start_agent(&mut self, n: usize, ordinal: u64) {
+        let has_fence = !self.is_off(Off::FenceInFile);
+        let node = &mut self.nodes[n];
+        node.link = link(node.file.as_deref().filter(|_| has_fence).cloned(), ordinal, node.image);
+        self.drop_dead_answers(n);
+    }
+
+    /// A new session at another coordinator, by the same agent.
+    fn move_to_other(&mut self, n: usize) -> bool {
+        let node = &mut self.nodes[n];
+        node.coordinator ^= 1;
+        let image = node.image;
+        Rc::make_mut(&mut node.link).open_session(0, image);
+        self.drop_dead_answers(n);
+        true
+    }
+
+    /// READY before the kernel has keys: what is installed must be as told, if there is anything, and the link agrees.
+    fn may_serve_without_keys(&self, n: usize) -> bool {
+        let node = &self.nodes[n];
+        let is_ready = match node.link.readiness(Duration::ZERO, START_TIMEOUT) {
+            Readiness::Confirmed | Readiness::Unconfirmed => true,
+            Readiness::NoKeys | Readiness::Asking => self.is_off(Off::JoinerWaitsForKeys),
+        };
+        node.kernel.is_none() && !node.is_serving && node.link.fence().is_none() && is_ready
     }
 
     fn reboot(&mut self, n: usize) -> bool {
@@ -388,6 +492,7 @@ impl World {
             SlotCount::One => Slots { backup: None, ..fence.slots },
         });
         node.is_covered &= node.kernel.is_some();
+        node.is_serving = false;
         self.restart(n);
         self.note_minted();
         true
@@ -395,14 +500,15 @@ impl World {
 
     /// Everything on the node is new, its clock may be behind: the session's ordinal starts anew.
     fn reimage(&mut self, n: usize) -> bool {
-        self.restart(n);
         let node = &mut self.nodes[n];
         node.file = None;
         node.kernel = None;
-        node.session = 1;
         node.image += 1;
+        node.is_serving = false;
         node.is_covered = false;
         node.is_expected = false;
+        self.ordered_on &= !(1 << n);
+        self.start_agent(n, 1);
         if self.is_restored {
             // It may have been the only witness of a promise that the store forgot.
             self.promised.clear();
@@ -470,15 +576,15 @@ impl World {
         let c = request.to;
         let id = self.ids[request.node].clone();
         let presence = self.presence(c, None, 0);
-        let view = self.view(None);
+        // Where the store counts, a coordinator answers by what it heard when it looked last.
+        let view = self.view(None, false);
         if let (Some(cache), true) = (&self.coordinators[c].cache, self.is_off(Off::AnswerFromStore)) {
             if let Some(told) = wave::told(&cache.document, &id, SlotCount::Two) {
                 self.reply(request, Reply::Tell(told));
             }
             return;
         }
-        let ungated = self.is_off(Off::NobodyIsToldBeforeAllAreHeard) || self.is_off(Off::CommandsWaitForNodes);
-        let presence = if ungated { Presence::default() } else { presence };
+        let presence = if self.is_off(Off::NobodyIsToldBeforeAllAreHeard) { self.everybody() } else { presence };
         match answer(&view, &presence, &id, &request.sync) {
             Ok(Reply_::Tell(told)) => self.reply(request, Reply::Tell(told)),
             Ok(Reply_::Nothing) => self.confirm(request, &presence),
@@ -494,7 +600,7 @@ impl World {
         let Some(told) = told else { return };
         let holds = self.nodes[n].kernel == Some(told.slots) && self.nodes[n].slot_count == SlotCount::Two;
         let is_heard = presence.unheard_required(&self.store).is_empty();
-        if request.is_current
+        if self.is_outstanding(n, &request.ask)
             && holds
             && is_heard
             && self.is_admitted(n)
@@ -506,8 +612,8 @@ impl World {
     }
 
     fn reply(&mut self, request: &Request, reply: Reply) {
-        let answer = Answer { node: request.node, is_current: request.is_current, reply };
-        let is_wanted = answer.is_current || self.is_off(Off::OwnAnswerOnly);
+        let answer = Answer { node: request.node, ask: request.ask, is_of_lost_store: false, reply };
+        let is_wanted = self.is_outstanding(answer.node, &answer.ask) || self.is_off(Off::OwnAnswerOnly);
         if is_wanted && !self.answers.contains(&answer) {
             self.answers.push(answer);
         }
@@ -520,7 +626,7 @@ impl World {
             Some(next) => store.nodes.insert(id.clone(), next),
             None => store.nodes.remove(&id),
         };
-        self.store = plain(store);
+        self.store = plain(store, self.is_counted);
         // A proposal that changes this record was computed against an older version of it.
         for coordinator in &mut self.coordinators {
             let is_against = |proposal: &Rc<Proposal>| proposal.records.iter().any(|change| change.node == id);
@@ -553,18 +659,44 @@ impl World {
     // ---- coordinators: decisions ----
 
     pub(crate) fn presence(&self, c: usize, absent: Option<usize>, served_secs: u64) -> Presence {
+        let absent = absent.into_iter().map(|index| self.ids[index].clone()).collect();
+        let (phase_secs, wave_secs) = (served_secs, 1_000_000);
         let heard = self.coordinators[c].heard;
-        let is_unheard = |index: &usize| heard & (1 << index) == 0 && !self.is_off(Off::StoredAcksDoNotCount);
-        Presence {
-            unheard: (0..self.nodes.len()).filter(is_unheard).map(|index| self.ids[index].clone()).collect(),
-            absent: absent.into_iter().map(|index| self.ids[index].clone()).collect(),
-            phase_secs: served_secs,
-            wave_secs: 1_000_000,
+        let is_heard = |index: &usize| heard & (1 << index) != 0;
+        let mut presence = match &self.coordinators[c].looked {
+            _ if self.is_off(Off::StoredAcksDoNotCount) || self.is_off(Off::LifeEndsWithItsStore) => self.everybody(),
+            Some(looked) if self.is_counted => self.coordinators[c].life.presence(looked),
+            Some(_) | None => {
+                let heard = (0..self.nodes.len()).filter(is_heard).map(|index| self.ids[index].clone());
+                Presence { heard: heard.collect(), ..Presence::default() }
+            }
+        };
+        if self.is_off(Off::PresenceKnowsItsRevision) {
+            presence.revision = Revision::ZERO;
         }
+        Presence { absent, phase_secs, wave_secs, ..presence }
+    }
+
+    /// Ears that have heard everybody, whatever happened.
+    fn everybody(&self) -> Presence {
+        Presence { heard: self.ids.iter().cloned().collect(), wave_secs: 1_000_000, ..Presence::default() }
+    }
+
+    /// The coordinator reads its store; whether that tells it anything.
+    fn look(&mut self, c: usize) -> bool {
+        if !self.is_counted {
+            return false;
+        }
+        let store = self.store.clone();
+        let coordinator = &mut self.coordinators[c];
+        let is_news = coordinator.looked.as_ref() != Some(&store);
+        coordinator.life.observe(Duration::ZERO, Serving::Yes, &store);
+        coordinator.looked = Some(store);
+        is_news
     }
 
     /// The snapshot as a coordinator sees it: as it is, unless a rule is off.
-    fn view(&self, c: Option<usize>) -> Rc<Snapshot> {
+    fn view(&self, c: Option<usize>, is_import: bool) -> Rc<Snapshot> {
         if self.off.is_none() {
             return self.store.clone();
         }
@@ -604,6 +736,9 @@ impl World {
                 report.slot_count = SlotCount::Two;
             }
         }
+        if self.is_off(Off::ImportOnlyIntoEmpty) && is_import {
+            view.document.stage = Stage::Empty;
+        }
         if self.is_off(Off::ExpectedNodesFirst) && is_held_for_nodes(&view) {
             view.document.hold = None;
         }
@@ -611,10 +746,12 @@ impl World {
     }
 
     fn decide(&mut self, c: usize, input: &Input, absent: Option<usize>, served_secs: u64) -> bool {
-        let view = self.view(Some(c));
+        self.look(c);
+        let is_import = matches!(input, Input::Order(Order { command: Command::Import { .. }, .. }));
+        let view = self.view(Some(c), is_import);
         let mut presence = self.presence(c, absent, served_secs);
         if self.is_off(Off::CommandsWaitForNodes) && *input != Input::Tick {
-            presence = Presence::default();
+            presence = self.everybody();
         }
         let now = Now { wall: AFTER, presence: &presence };
         let mut step = handle(&view, now, input, None);
@@ -636,7 +773,8 @@ impl World {
     fn undo_view(&self, proposal: &mut Proposal) {
         for change in &mut proposal.records {
             if let (Some(next), Some(stored)) = (&mut change.next, self.store.nodes.get(&change.node)) {
-                next.report = stored.report.clone();
+                // Where there is one still: forget takes it away.
+                next.report = next.report.as_ref().and(stored.report.clone());
             }
         }
         if proposal.audit.action != Audit::Abort {
@@ -687,27 +825,41 @@ impl World {
                 None => return false,
             },
             Op::Import => {
-                Command::Import { keys: PairPrint { primary: fingerprint(1), backup: None }, expect: Self::expect() }
+                // Into a running pool: a key that nobody there knows.
+                let key = if self.is_off(Off::ImportOnlyIntoEmpty) { 99 } else { 1 };
+                Command::Import { keys: PairPrint { primary: fingerprint(key), backup: None }, expect: Self::expect() }
             }
-            Op::ImportIntoRunning => return self.import_into_running(),
+            Op::FirstKey => Command::FirstKey { expect: Self::expect(), force: Force::Yes },
+            Op::Rotate => Command::Rotate { force: Force::Yes },
+            Op::Deny(n) => match node(n) {
+                Some(node) => Command::Deny { node },
+                None => return false,
+            },
+            Op::RevokeAndDeny(n) => match node(n) {
+                Some(node) => Command::Revoke { keys: RevokeKeys::AllTold, deny: [node].into() },
+                None => return false,
+            },
+            Op::SetPolicy => {
+                let has_waves = self.store.document.policy.promote_waves.len() > 1;
+                Command::SetPolicy { policy: Box::new(policy(if has_waves { &[] } else { &["a"] })) }
+            }
         };
         let order = Order { operator: "ops".parse().unwrap(), reason: String::new(), if_revision: None, command };
-        self.decide(c, &Input::Order(order), None, 0)
-    }
-
-    fn highest_reported(&self) -> Option<Slots> {
-        recoverable(&self.store).first().copied()
-    }
-
-    fn import_into_running(&mut self) -> bool {
-        if !self.is_off(Off::ImportOnlyIntoEmpty) || !matches!(self.store.document.stage, Stage::Steady { .. }) {
-            return false;
+        let is_done = self.decide(c, &Input::Order(order), None, 0);
+        // The known limit of a forget after a restore: the node is wiped first.  If it spoke the truth and came back with
+        // its file, there would be two histories.
+        if let (Op::Forget(n) | Op::ForgetWhileFrozen(n), true) = (op, is_done && self.is_restored) {
+            self.reimage(usize::from(n));
         }
-        let mut store = (*self.store).clone();
-        store.document.stage = Stage::Steady { current: pool_key(99), backup: None };
-        store.document.generation = store.document.generation.next().unwrap();
-        self.store = Rc::new(store);
-        true
+        is_done
+    }
+
+    /// Of two histories the operator goes on with the one that the document tells.
+    fn highest_reported(&self) -> Option<Slots> {
+        let offered = recoverable(&self.store);
+        let told = wave::instructions(&self.store.document);
+        let own = offered.iter().find(|slots| told.iter().any(|told| told.slots == **slots));
+        own.or(offered.first()).copied()
     }
 
     fn commit(&mut self, c: usize) -> bool {
@@ -723,7 +875,8 @@ impl World {
                 None => store.nodes.remove(&change.node),
             };
         }
-        self.store = plain(store);
+        self.store = plain(store, self.is_counted);
+        self.note_order(&before, &proposal);
         for coordinator in &mut self.coordinators {
             // The compare-and-swap: what was computed against the old revision cannot be committed any more.
             if tells || !self.off.is_some_and(|off| off == Off::SwapOnRevision) {
@@ -731,12 +884,36 @@ impl World {
             }
         }
         for index in 0..self.nodes.len() {
+            let is_known = self.store.nodes.contains_key(&self.ids[index]);
+            // Whoever has registered, or was taken out by name, is not taken for granted any more.
+            self.nodes[index].is_expected &= !is_known;
             if !self.is_admitted(index) && !self.nodes[index].is_expected {
                 self.nodes[index].is_covered = false;
+                self.ordered_on &= !(1 << index);
             }
         }
         self.note_commit(&before, proposal.audit.action);
+        self.look(c);
         true
+    }
+
+    /// Ghost: for whom an order on keys speaks, that was confirmed after the store went back.  What takes nodes out, and
+    /// `recover`, have rules of their own.
+    fn note_order(&mut self, before: &Snapshot, proposal: &Proposal) {
+        let audit = &proposal.audit;
+        let is_own_rule = matches!(
+            audit.action,
+            Audit::Pause | Audit::Recover | Audit::Advance | Audit::Exclude | Audit::Deny | Audit::Forget
+        );
+        if audit.action == Audit::Recover {
+            self.ordered_on = 0;
+        } else if self.is_restored && matches!(audit.actor, Actor::Operator(_)) && !is_own_rule {
+            for (index, id) in self.ids.iter().enumerate() {
+                if before.nodes.get(id).is_some_and(NodeRecord::is_required) {
+                    self.ordered_on |= 1 << index;
+                }
+            }
+        }
     }
 
     /// Ghosts: what a commit promises, and what it ends.
@@ -760,17 +937,24 @@ impl World {
                 self.is_aborted = false;
             }
             Audit::Abort => self.is_aborted = true,
+            Audit::Deny | Audit::Forget | Audit::Revoke if self.is_restored => {
+                // Whoever is taken out may be the only witness of a promise that the store forgot, and the operator says
+                // that it is not to be believed.
+                self.promised.clear();
+                self.note_minted();
+            }
             Audit::Recover => {
                 self.is_paused = false;
                 self.is_aborted = false;
             }
             Audit::Import => {
                 let imported = document.keys_held();
-                for node in &mut self.nodes {
-                    node.is_expected = true;
-                    node.is_covered |= node
-                        .kernel
-                        .is_some_and(|slots| imported.iter().any(|k| k.fingerprint == slots.primary.fingerprint));
+                for (id, node) in self.ids.iter().zip(&mut self.nodes) {
+                    let record = self.store.nodes.get(id);
+                    let holds = |slots: Slots| imported.iter().any(|k| k.fingerprint == slots.primary.fingerprint);
+                    node.is_expected = record.is_none();
+                    node.is_covered |= record.is_none_or(|record| record.standing == Standing::Admitted)
+                        && node.kernel.is_some_and(holds);
                 }
             }
             _ => {}
@@ -782,20 +966,40 @@ impl World {
 
     fn restart_coordinator(&mut self, c: usize) {
         self.coordinators[c].heard = 0;
+        self.coordinators[c].life = Life::default();
+        self.coordinators[c].looked = None;
         self.coordinators[c].pending = None;
         // Connections end with the process: what is under way to it is lost.
         self.requests.retain(|request| request.to != c);
     }
 
-    /// The store shows less than the coordinators have seen: each begins a new life, and drops its connections.
+    /// The coordinators are stopped for it, as the manual says: each begins a new life, and drops its connections.
     fn restore(&mut self) -> bool {
-        let Some(backup) = self.backup.take() else { return false };
         self.budget.restores -= 1;
+        for c in 0..self.coordinators.len() {
+            self.restart_coordinator(c);
+        }
+        self.go_back()
+    }
+
+    /// The store shows less than the coordinators have seen, and they run on: what is under way to nodes and from them
+    /// arrives, but no transaction survives the store that it was begun in.
+    fn restore_live(&mut self) -> bool {
+        self.budget.live_restores -= 1;
+        for coordinator in &mut self.coordinators {
+            coordinator.pending = None;
+        }
+        self.go_back()
+    }
+
+    fn go_back(&mut self) -> bool {
+        let Some(backup) = self.backup.take() else { return false };
         self.store = backup;
         self.is_paused = self.store.document.paused.is_some();
         self.is_aborted = false;
-        for c in 0..self.coordinators.len() {
-            self.restart_coordinator(c);
+        self.ordered_on = 0;
+        for answer in &mut self.answers {
+            answer.is_of_lost_store = true;
         }
         for index in 0..self.nodes.len() {
             self.nodes[index].is_covered &= self.is_admitted(index);

@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
+use tfo_fleet::engine::convergence::{Life, Serving, conflict};
+use tfo_fleet::engine::fence::{Ask, Link};
 use tfo_fleet::engine::rollout::document::{
     Document, Expect, Hold, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage,
 };
@@ -41,10 +44,12 @@ pub(crate) enum Off {
     OneSlotIsNeverRequired,
     OwnAnswerOnly,
     NobodyIsToldBeforeAllAreHeard,
+    LifeEndsWithItsStore,
+    PresenceKnowsItsRevision,
 }
 
 impl Off {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::BarrierBeforePromote,
         Self::BarrierBeforeStage,
         Self::SwapOnRevision,
@@ -67,6 +72,8 @@ impl Off {
         Self::OneSlotIsNeverRequired,
         Self::OwnAnswerOnly,
         Self::NobodyIsToldBeforeAllAreHeard,
+        Self::LifeEndsWithItsStore,
+        Self::PresenceKnowsItsRevision,
     ];
 }
 
@@ -84,8 +91,12 @@ pub(crate) fn pool_key(epoch: u64) -> PoolKey {
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Coordinator {
-    /// Bit per node that was heard in this life.
+    /// Bit per node that was heard in this life, where the store goes back only under coordinators that are stopped.
     pub heard: u8,
+    /// The engine's own memory, where the store goes back under running coordinators, ...
+    pub life: Life,
+    /// ... and the snapshot that it looked at last: all that it remembers is of this one.
+    pub looked: Option<Rc<Snapshot>>,
     /// Computed from a snapshot, not yet committed.
     pub pending: Option<Rc<Proposal>>,
     /// Its next decision is not committed at once.
@@ -101,13 +112,13 @@ pub(crate) struct Node {
     pub file: Option<Rc<Fence>>,
     /// The kernel's slots: lost on reboot, and read from the file then.
     pub kernel: Option<Slots>,
-    /// Claimed without a durable file: only a switch sets it.
-    pub claim: Option<Rc<Fence>>,
-    pub session: u64,
+    /// The agent: lost when it stops.
+    pub link: Rc<Link>,
     /// Counts new images: the nonce of the sessions.
     pub image: u64,
     pub coordinator: usize,
-    pub seen: Generation,
+    /// READY was given before the kernel had keys of the pool: it mints under a key that the kernel made.
+    pub is_serving: bool,
     /// Ghost: an import took it for granted, and it has not registered yet (rule 14).
     pub(crate) is_expected: bool,
     /// Ghost: covered by the invariant.
@@ -118,8 +129,8 @@ pub(crate) struct Node {
 pub(crate) struct Request {
     pub node: usize,
     pub to: usize,
-    /// The outstanding one; others are late or repeated.
-    pub is_current: bool,
+    /// Late or repeated ones may be outstanding no more.
+    pub ask: Ask,
     pub sync: Rc<Sync>,
 }
 
@@ -132,7 +143,9 @@ pub(crate) enum Reply {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Answer {
     pub node: usize,
-    pub is_current: bool,
+    pub ask: Ask,
+    /// It was given before the store went back.
+    pub is_of_lost_store: bool,
     pub reply: Reply,
 }
 
@@ -147,6 +160,10 @@ pub(crate) struct Budget {
     pub absences: u8,
     pub orders: u8,
     pub restores: u8,
+    /// The store goes back under running coordinators.
+    pub live_restores: u8,
+    /// Files that cannot be written for a while.
+    pub failures: u8,
     /// Requests that come late, never, or twice.
     pub late: u8,
     /// Decisions that are committed later than they are made.
@@ -166,8 +183,8 @@ pub(crate) struct World {
     pub answers: Vec<Answer>,
     /// Admissions that are answered but not yet stored: only a switch makes them.
     pub late_writes: Vec<(usize, Rc<Sync>)>,
-    /// Within one step: what a node is installing.
-    pub installing: Option<(usize, Instruction)>,
+    /// Within one step: what a node is installing, and whether it was told by a store that is lost.
+    pub installing: Option<(usize, Instruction, bool)>,
     pub budget: Budget,
     pub minted: u64,
     /// Ghost: keys whose cookies must be accepted by every covered node (rule 4).
@@ -178,6 +195,12 @@ pub(crate) struct World {
     pub is_aborted: bool,
     /// The store went back once.
     pub(crate) is_restored: bool,
+    /// Ghost: bit per node that was required when an operator's order was confirmed after the store went back.
+    pub(crate) ordered_on: u8,
+    /// Revision and counts of syncs are kept, for a store that goes back under running coordinators.
+    pub(crate) is_counted: bool,
+    /// What a restore brings back counts as an admission, also of a node that was forgotten since: the known limit.
+    pub(crate) restore_admits: bool,
     /// The backup that the last promotion dropped: a switch puts it back.
     pub dropped_backup: Option<PoolKey>,
     pub orders: Rc<Vec<Op>>,
@@ -198,10 +221,16 @@ pub(crate) enum Op {
     Forget(u8),
     /// Only while the pool is frozen: the way out of a bogus report.
     ForgetWhileFrozen(u8),
+    Deny(u8),
+    /// What a stolen node calls for: every key that is told, and no more keys for it.
+    RevokeAndDeny(u8),
     Advance,
     Recover,
     Import,
-    ImportIntoRunning,
+    FirstKey,
+    Rotate,
+    /// To waves of a promotion that begin with node a, or back to none.
+    SetPolicy,
 }
 
 pub(crate) fn pool_id() -> PoolId {
@@ -216,16 +245,20 @@ pub(crate) fn policy(waves: &[&str]) -> Policy {
     policy
 }
 
+/// An agent that starts.
+pub(crate) fn link(fence: Option<Fence>, ordinal: u64, image: u64) -> Rc<Link> {
+    Rc::new(Link::start(fence, Session { ordinal, nonce: image }, Duration::ZERO))
+}
+
 pub(crate) fn node() -> Node {
     Node {
         slot_count: SlotCount::Two,
         file: None,
         kernel: None,
-        claim: None,
-        session: 1,
+        link: link(None, 1, 0),
         image: 0,
         coordinator: 0,
-        seen: Generation::ZERO,
+        is_serving: false,
         is_covered: false,
         is_expected: false,
     }
@@ -245,6 +278,7 @@ impl World {
         let ids = world.ids.clone();
         for (id, node) in ids.iter().zip(&mut world.nodes).take(members) {
             node.file = Some(Rc::new(fence.clone()));
+            node.link = link(Some(fence.clone()), 1, 0);
             node.kernel = Some(slots);
             node.is_covered = true;
             records.insert(id.clone(), admitted(node));
@@ -255,6 +289,27 @@ impl World {
             coordinator.heard = 0xff;
         }
         world
+    }
+
+    /// The same world with a store that counts, and coordinators that have heard everybody.
+    pub(crate) fn counted(mut self) -> Self {
+        self.is_counted = true;
+        let heard = self.store.clone();
+        let mut before = (*heard).clone();
+        let mut after = before.clone();
+        before.document.revision = Revision::ZERO;
+        after.document.revision = Revision::new(1);
+        for record in after.nodes.values_mut() {
+            record.syncs = 1;
+        }
+        let after = Rc::new(after);
+        for coordinator in &mut self.coordinators {
+            coordinator.life.observe(Duration::ZERO, Serving::Yes, &before);
+            coordinator.life.observe(Duration::ZERO, Serving::Yes, &after);
+            coordinator.looked = Some(after.clone());
+        }
+        self.store = after;
+        self
     }
 
     /// An empty pool; every node holds the foreign key 1 alone.
@@ -284,6 +339,9 @@ impl World {
             is_paused: false,
             is_aborted: false,
             is_restored: false,
+            ordered_on: 0,
+            is_counted: false,
+            restore_admits: false,
             dropped_backup: None,
             orders: Rc::new(Vec::new()),
             ids: Rc::new(["a", "b", "c"].iter().take(nodes).map(|name| name.parse().unwrap()).collect()),
@@ -304,22 +362,37 @@ impl World {
             if self.is_paused && self.store.document.paused.is_none() {
                 return Some("a confirmed pause was lost".to_owned());
             }
+            if let Some(witness) = self.broken_order() {
+                return Some(format!("an order was confirmed on a store that {witness} then showed to be behind"));
+            }
             let promoted = matches!(self.store.document.stage, Stage::Promoted { .. });
             let driven = self.store.document.revoke.is_some();
             (self.is_aborted && promoted && !driven).then(|| "an aborted rotation promoted itself again".to_owned())
         })
     }
 
-    /// What the node mints and accepts, if the invariant covers it.
+    /// What the node mints and accepts, if the invariant covers it: from its first install, or from the moment at which
+    /// it serves as a required node without one.
     fn covered_slots(&self, index: usize) -> Option<(u64, Option<u64>)> {
         let node = &self.nodes[index];
-        let is_admitted =
-            || self.store.nodes.get(&self.ids[index]).is_some_and(|record| record.standing == Standing::Admitted);
-        if node.kernel.is_none() && self.is_off(Off::JoinerWaitsForKeys) && is_admitted() {
+        let is_required = || {
+            self.store
+                .nodes
+                .get(&self.ids[index])
+                .is_some_and(tfo_fleet::engine::rollout::record::NodeRecord::is_required)
+        };
+        if node.kernel.is_none() && node.is_serving && is_required() {
             return Some((u64::MAX - index as u64, None));
         }
         let slots = node.kernel.filter(|_| node.is_covered)?;
         Some((number(slots.primary.fingerprint), slots.backup.map(|key| number(key.fingerprint))))
+    }
+
+    /// Before an order is confirmed every required node must have shown what it has (rule 10).
+    fn broken_order(&self) -> Option<NodeId> {
+        let witness = if self.ordered_on == 0 { None } else { conflict(&self.store) }?.node;
+        let index = self.ids.iter().position(|id| *id == witness)?;
+        (self.ordered_on & (1 << index) != 0).then_some(witness)
     }
 
     fn broken_invariant(&self) -> Option<String> {
@@ -355,18 +428,18 @@ impl World {
     /// The sync that a node sends now.
     pub(crate) fn sync_of(&self, index: usize) -> Rc<Sync> {
         let node = &self.nodes[index];
-        let fence = node.claim.clone().or_else(|| node.file.clone());
-        let held = |fence: &Rc<Fence>| match node.slot_count {
+        let fence = node.link.fence();
+        let held = |fence: &Fence| match node.slot_count {
             SlotCount::Two => node.kernel == Some(fence.slots),
             SlotCount::One => node.kernel.map(|slots| slots.primary) == Some(fence.slots.primary),
         };
-        let installed = if fence.as_ref().is_some_and(held) { Installed::ReadBack } else { Installed::Failed };
+        let installed = if fence.is_some_and(held) { Installed::ReadBack } else { Installed::Failed };
         let foreign = node.kernel.filter(|_| fence.is_none()).map(|slots| slots.primary.fingerprint);
         Rc::new(Sync {
-            session: Session { ordinal: node.session, nonce: node.image },
-            seen: node.seen,
+            session: node.link.session(),
+            seen: node.link.seen(),
             report: Report {
-                fence: fence.map(|fence| (*fence).clone()),
+                fence: fence.cloned(),
                 installed,
                 foreign,
                 slot_count: node.slot_count,
@@ -385,7 +458,7 @@ fn admitted(node: &Node) -> NodeRecord {
         version: 0,
         syncs: 0,
         standing: Standing::Admitted,
-        session: Some(Session { ordinal: node.session, nonce: node.image }),
+        session: Some(node.link.session()),
         report: Some(Report {
             fence: node.file.as_deref().cloned(),
             installed: Installed::ReadBack,
@@ -404,9 +477,12 @@ fn admitted(node: &Node) -> NodeRecord {
 }
 
 /// A store is a pure value here: revision, versions, counts of syncs and times say nothing in a model without races on
-/// them (a commit drops every other pending proposal, which is what the compare-and-swap does to it).
-pub(crate) fn plain(mut snapshot: Snapshot) -> Rc<Snapshot> {
-    snapshot.document.revision = Revision::ZERO;
+/// them (a commit drops every other pending proposal, which is what the compare-and-swap does to it).  Only a store
+/// that goes back under running coordinators `is_counted`.
+pub(crate) fn plain(mut snapshot: Snapshot, is_counted: bool) -> Rc<Snapshot> {
+    if !is_counted {
+        snapshot.document.revision = Revision::ZERO;
+    }
     snapshot.document.since = UnixTime::from_secs(0);
     snapshot.document.rotated_at = UnixTime::from_secs(0);
     if let Stage::Promoted { wave, .. } = &mut snapshot.document.stage {
@@ -418,7 +494,9 @@ pub(crate) fn plain(mut snapshot: Snapshot) -> Rc<Snapshot> {
     }
     for record in snapshot.nodes.values_mut() {
         record.version = 0;
-        record.syncs = 0;
+        if !is_counted {
+            record.syncs = 0;
+        }
         record.last_report_at = None;
     }
     Rc::new(snapshot)

@@ -34,7 +34,7 @@ use crate::support::{POLL_EVERY, now, scratch};
 /// Longest wait for anything that has to happen; a test that reaches it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of the large answer: more than all buffers between two sockets on loopback.
-pub(crate) const LARGE_BYTES: usize = 32 << 20;
+pub(crate) const LARGE_BYTES: usize = 16 << 20;
 
 /// Waits for what has to happen.
 pub(crate) async fn within<F: Future>(what: F) -> F::Output {
@@ -268,6 +268,8 @@ pub(crate) fn alert(error: &std::io::Error) -> Option<rustls::AlertDescription> 
 pub(crate) fn echo() -> Router {
     let who = |Extension(peer): Extension<Arc<Peer>>| async move { peer.to_string() };
     let body = |JsonBody(body): JsonBody<serde_json::Value, 4096>| async move { Json(body) };
+    // Takes more than any body may have.
+    let wide = |JsonBody(body): JsonBody<serde_json::Value, 1_000_000>| async move { Json(body) };
     let id = |Extension(id): Extension<RequestId>| async move { id.to_string() };
     let poll = |Extension(draining): Extension<Draining>| async move {
         draining.begun().await;
@@ -280,6 +282,7 @@ pub(crate) fn echo() -> Router {
     Router::new()
         .route("/who", get(who))
         .route("/body", post(body))
+        .route("/wide", post(wide))
         .route("/id", get(id))
         .route("/poll", get(poll))
         .route("/held", get(held))

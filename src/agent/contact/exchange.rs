@@ -110,8 +110,10 @@ pub(super) struct Says {
 
 /// Cut to what a coordinator takes.
 fn text(mut text: String) -> String {
-    let cut = text.floor_char_boundary(crate::wire::v1::sync::TEXT_BYTES_MAX);
-    text.truncate(cut);
+    let bytes_max = crate::wire::v1::sync::TEXT_BYTES_MAX;
+    while text.len() > bytes_max {
+        text.pop();
+    }
     text
 }
 

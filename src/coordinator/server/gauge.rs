@@ -102,7 +102,9 @@ impl Gauge {
 
     /// The head of a request is complete.
     pub(super) fn request_came(&self, body: BodyState) {
-        self.lock().stage = Stage::Busy { since: Instant::now(), body };
+        let mut state = self.lock();
+        state.stage = Stage::Busy { since: Instant::now(), body };
+        state.body_unread = false;
     }
 
     /// The body of a request is complete.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Bounds of a [`Server`](super::Server).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -23,10 +25,42 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// From the end of a request's head to its answer: more than the longest poll.
     pub answer_timeout: Duration,
-    /// An answer may wait this long for its reader.
+    /// An answer may wait this long for its reader, from the first byte that the socket does not take to the last.
     pub write_timeout: Duration,
     /// What is under way at a shutdown may take this long.
     pub drain_timeout: Duration,
+}
+
+/// File descriptors that are not connections: the listeners, the store, the files, and some to spare.
+const OTHER_FILES: u64 = 128;
+
+impl Limits {
+    /// For the plain listener: monitoring and a page, from few places.
+    #[must_use]
+    pub fn observe() -> Self {
+        Self {
+            connections_max: 100,
+            connections_per_address_max: 50,
+            body_bytes_max: 0,
+            idle_timeout: Duration::from_secs(30),
+            answer_timeout: Duration::from_secs(20),
+            ..Self::default()
+        }
+    }
+
+    /// Raises the process's soft limit of file descriptors to the hard one, and takes no more connections than it allows.
+    ///
+    /// Without this a daemon that was started by hand ends at 1024 descriptors, and then cannot open its own files.
+    #[must_use]
+    pub fn within_file_limit(self) -> Self {
+        let limit = getrlimit(Resource::Nofile);
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+            tracing::debug!(%error, "the soft limit of file descriptors stays");
+        }
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(OTHER_FILES);
+        let connections_max = self.connections_max.min(usize::try_from(files).unwrap_or(usize::MAX));
+        Self { connections_max, ..self }
+    }
 }
 
 impl Default for Limits {

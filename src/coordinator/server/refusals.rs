@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustls::CertificateError;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// Lines per reason and window.
 const LINES_MAX: u32 = 10;
@@ -41,8 +41,10 @@ pub enum Reason {
     CertificateInvalid,
     /// Not TLS 1.3, no common algorithm, or no TLS at all.
     Protocol,
-    /// The peer left, or refused us, during the handshake.
+    /// The peer left during the handshake, as a port check does.
     HandshakeAborted,
+    /// The peer refused us: most often it does not know the CA of our certificate.
+    RefusedByPeer,
     /// The certificate holds no name that could be a node's or an operator's.
     Nameless,
     /// The request was not sent to the end of its head in time.
@@ -69,7 +71,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::TooManyConnections,
         Self::TooManyFromAddress,
         Self::TooManyHandshakes,
@@ -82,6 +84,7 @@ impl Reason {
         Self::CertificateInvalid,
         Self::Protocol,
         Self::HandshakeAborted,
+        Self::RefusedByPeer,
         Self::Nameless,
         Self::HeadTimeout,
         Self::HeadTooLarge,
@@ -111,6 +114,7 @@ impl Reason {
             Self::CertificateInvalid => "certificate_invalid",
             Self::Protocol => "protocol",
             Self::HandshakeAborted => "handshake_aborted",
+            Self::RefusedByPeer => "refused_by_peer",
             Self::Nameless => "nameless",
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
@@ -133,7 +137,7 @@ impl Reason {
         match error {
             rustls::Error::InvalidCertificate(error) => Self::of_certificate(error),
             rustls::Error::NoCertificatesPresented => Self::NoCertificate,
-            rustls::Error::AlertReceived(_) => Self::HandshakeAborted,
+            rustls::Error::AlertReceived(_) => Self::RefusedByPeer,
             _ => Self::Protocol,
         }
     }
@@ -183,7 +187,10 @@ impl Refusals {
     /// Counts a refusal, and logs it if its reason has not had its lines in this window.
     pub(super) fn note(&self, reason: Reason, peer: &dyn fmt::Display, error: &dyn fmt::Display) {
         self.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
-        if let Some(suppressed) = self.line(reason, Instant::now()) {
+        if reason == Reason::HandshakeAborted {
+            // Nobody has to act: load balancers and port scanners do nothing else all day.
+            debug!(%reason, %peer, %error, "refused");
+        } else if let Some(suppressed) = self.line(reason, Instant::now()) {
             let suppressed = Some(suppressed).filter(|count| *count > 0);
             warn!(%reason, %peer, %error, suppressed, "refused");
         }

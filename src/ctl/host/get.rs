@@ -69,7 +69,7 @@ fn parse_url(text: &str) -> Result<Url, Problem> {
         "https" => {
             let remedy = "use an http:// address of the same server, or `tfoctl probe` for its port 443: TFO is a matter of \
                           TCP, and below TLS the answer is the same";
-            return Err(wrong("https:// is not done here: only plain HTTP can ride in the SYN".to_owned(), remedy));
+            return Err(wrong("https:// is not done here: `get` speaks plain HTTP only".to_owned(), remedy));
         }
         other => return Err(wrong(format!("{other}: is not done here"), form)),
     }

@@ -13,6 +13,11 @@ const IPV4_HEADER_BYTES: usize = 20;
 const IPV6_HEADER_BYTES: usize = 40;
 const TCP_HEADER_BYTES: usize = 20;
 
+const FLOW_LABEL_MASK: u32 = 0x000f_ffff;
+
+/// As Linux does by itself (ip-sysctl `hop_limit`).
+const OUR_HOP_LIMIT: u8 = 64;
+
 /// Window of our SYNs; nobody will ever fill it.
 const OUR_WINDOW_BYTES: u16 = 65_535;
 
@@ -203,29 +208,54 @@ pub struct CookieRequest {
     pub destination: SocketAddr,
     /// Initial sequence number.
     pub sequence: u32,
+    /// IPv6 only, 20 bits: balancers hash it (Linux does, without `fib_multipath_hash_policy=1`), so it is this request's own.
+    pub flow_label: u32,
     /// Which option asks.
     pub form: Form,
 }
 
 impl CookieRequest {
-    /// The TCP segment, checksum included; the IP header is the kernel's to make.
+    /// The packet as a raw socket takes it: IPv6 with its header, IPv4 without, which is the kernel's to make.
     #[must_use]
-    pub fn segment(&self) -> Vec<u8> {
-        let options = tcp_option::cookie_request(self.form);
+    pub fn syn(&self) -> Vec<u8> {
+        self.packet(self.sequence, Flags::SYN, &tcp_option::cookie_request(self.form))
+    }
+
+    /// What ends the connection that the server has begun, for whoever has seen its SYN/ACK.
+    ///
+    /// The kernel sends a RST too, but for IPv6 with another flow label, with which it may come to another node behind the balancer.
+    #[must_use]
+    pub fn reset(&self) -> Vec<u8> {
+        self.packet(self.sequence.wrapping_add(1), Flags::RESET, &[])
+    }
+
+    fn packet(&self, sequence: u32, flags: u8, options: &[u8]) -> Vec<u8> {
         let mut segment = Vec::with_capacity(TCP_HEADER_BYTES + options.len());
         segment.extend(self.source.port().to_be_bytes());
         segment.extend(self.destination.port().to_be_bytes());
-        segment.extend(self.sequence.to_be_bytes());
+        segment.extend(sequence.to_be_bytes());
         segment.extend([0; 4]);
-        let words = (TCP_HEADER_BYTES + options.len()) / 4;
-        let words = u8::try_from(words).expect("our options are 8 bytes");
-        segment.extend([words << 4, Flags::SYN]);
+        let words = u8::try_from((TCP_HEADER_BYTES + options.len()) / 4).expect("our options are 8 bytes");
+        segment.extend([words << 4, flags]);
         segment.extend(OUR_WINDOW_BYTES.to_be_bytes());
         segment.extend([0; 4]);
         segment.extend(options);
         let sum = checksum(self.source.ip(), self.destination.ip(), &segment);
         segment[16..18].copy_from_slice(&sum.to_be_bytes());
-        segment
+        match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let length = u16::try_from(segment.len()).expect("a header and its options");
+                let mut packet = Vec::with_capacity(IPV6_HEADER_BYTES + segment.len());
+                packet.extend((6 << 28 | self.flow_label & FLOW_LABEL_MASK).to_be_bytes());
+                packet.extend(length.to_be_bytes());
+                packet.extend([PROTOCOL_TCP, OUR_HOP_LIMIT]);
+                packet.extend(source.octets());
+                packet.extend(destination.octets());
+                packet.extend(segment);
+                packet
+            }
+            _ => segment,
+        }
     }
 }
 
@@ -353,17 +383,31 @@ mod tests {
 
     #[test]
     fn our_requests_read_back_and_their_checksum_is_right() {
-        for (source, destination) in [("10.0.0.1:40000", "192.0.2.7:443"), ("[fd00::1]:40001", "[2001:db8::7]:80")] {
+        let sockets = |a: &str, b: &str| -> (SocketAddr, SocketAddr) { (a.parse().unwrap(), b.parse().unwrap()) };
+        for (source, destination) in
+            [sockets("10.0.0.1:40000", "192.0.2.7:443"), sockets("[fd00::1]:40001", "[2001:db8::7]:80")]
+        {
             for form in [Form::Standard, Form::Experimental] {
-                let (source, destination): (SocketAddr, SocketAddr) =
-                    (source.parse().unwrap(), destination.parse().unwrap());
-                let bytes = CookieRequest { source, destination, sequence: 0xdead_beef, form }.segment();
-                assert_eq!(checksum(source.ip(), destination.ip(), &bytes), 0);
-                let read = Segment::parse(&bytes, bytes.len()).unwrap();
-                assert_eq!((read.source_port, read.destination_port), (source.port(), destination.port()));
-                assert_eq!((read.sequence, read.data_bytes), (0xdead_beef, 0));
-                assert!(read.flags.is_syn());
-                assert_eq!(FastOpen::among(read.options), Some(FastOpen { form, cookie: None }));
+                let request = CookieRequest { source, destination, sequence: u32::MAX, flow_label: 0x00fe_dcba, form };
+                for (bytes, sequence) in [(request.syn(), u32::MAX), (request.reset(), 0)] {
+                    let segment = if source.is_ipv4() {
+                        bytes.as_slice()
+                    } else {
+                        let packet = Packet::parse(&bytes).unwrap();
+                        assert_eq!((packet.source_socket(), packet.destination_socket()), (source, destination));
+                        assert_eq!(
+                            bytes[..8],
+                            [0x60, 0x0e, 0xdc, 0xba, 0, u8::try_from(bytes.len() - 40).unwrap(), 6, 64]
+                        );
+                        &bytes[40..]
+                    };
+                    assert_eq!(checksum(source.ip(), destination.ip(), segment), 0);
+                    let read = Segment::parse(segment, segment.len()).unwrap();
+                    assert_eq!((read.source_port, read.destination_port), (source.port(), destination.port()));
+                    assert_eq!((read.sequence, read.data_bytes), (sequence, 0));
+                    let asks = FastOpen::among(read.options) == Some(FastOpen { form, cookie: None });
+                    assert_eq!((read.flags.is_syn(), asks), (sequence != 0, sequence != 0));
+                }
             }
         }
     }

@@ -1,16 +1,17 @@
 //! Asks a server for cookies through raw sockets, and says what came back.
 //!
-//! One packet goes out, a SYN that asks for a cookie and has no data: it takes no place in the server's TFO queue, and the kernel here,
-//! which knows nothing of it, answers the SYN/ACK with RST, so that the server forgets it at once (KERNEL.md section 6).
+//! A SYN goes out that asks for a cookie and has no data: it takes no place in the server's TFO queue.  Its SYN/ACK is answered with RST, so
+//! that the server forgets it at once; the kernel here, which knows nothing of it, sends one too (KERNEL.md section 6).
 
-use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::net::{RecvFlags, recvfrom};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::packet::{CookieRequest, Packet, Segment};
 use super::tcp_option::{FastOpen, Form};
@@ -109,15 +110,16 @@ impl AskError {
     }
 }
 
-/// The address that the kernel would use towards a target, as a socket address with port 0.
+/// The address to ask this target from, with port 0: the given one, or the kernel's choice.
 ///
 /// # Errors
-/// Fails if there is no way there.
-fn source_towards(target: SocketAddr) -> Result<SocketAddr, AskError> {
-    let failed = |error| AskError::of(error, None, target);
-    let any: SocketAddr = if target.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+/// Fails if there is no way there, or if the given one is not ours.
+fn source_towards(given: Option<IpAddr>, target: SocketAddr) -> Result<SocketAddr, AskError> {
+    let failed = |error| AskError::of(error, given, target);
+    let unspecified: IpAddr =
+        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     // Connecting a datagram socket sends nothing.
-    let socket = UdpSocket::bind(any).map_err(failed)?;
+    let socket = UdpSocket::bind(given_source(given.unwrap_or(unspecified), target)).map_err(failed)?;
     socket.connect(target).map_err(failed)?;
     let mut source = socket.local_addr().map_err(failed)?;
     source.set_port(0);
@@ -160,15 +162,15 @@ impl Asker {
         let failed = |error| AskError::of(error, source, target);
         let socket = Socket::new(Domain::for_address(target), Type::RAW, Some(Protocol::TCP)).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
-        let source = match source {
-            Some(source) => given_source(source, target),
-            None => source_towards(target)?,
-        };
+        if target.is_ipv6() {
+            // For the flow label.
+            socket.set_header_included_v6(true).map_err(failed)?;
+        }
+        socket.attach_filter(&answers_from(target)).map_err(failed)?;
+        let source = source_towards(source, target)?;
         socket.bind(&source.into()).map_err(failed)?;
-        // The kernel then hands over packets of this server only.  A raw socket's port is a protocol number: 0.
-        let mut peer = target;
-        peer.set_port(0);
-        socket.connect(&peer.into()).map_err(failed)?;
+        // Not connected: all packets of a connected socket have one hash (Linux `sk_txhash`), by which routers in namespaces of this host
+        // would send all of them to one node.
         Ok(Self { socket, source, target, form })
     }
 
@@ -203,10 +205,10 @@ impl Asker {
 
     fn start(&self) -> Result<Flight, AskError> {
         let (port, source) = self.reserve_port()?;
-        let sequence = u32::from_ne_bytes(self.random()?);
-        let request = CookieRequest { source, destination: self.target, sequence, form: self.form };
+        let [sequence, flow_label] = [self.random()?, self.random()?].map(u32::from_ne_bytes);
+        let request = CookieRequest { source, destination: self.target, sequence, flow_label, form: self.form };
         let sent_at = clock::monotonic();
-        self.send(&request)?;
+        self.send(&request.syn())?;
         Ok(Flight { _port: port, request, sent_at, tries: 1 })
     }
 
@@ -236,13 +238,14 @@ impl Asker {
         Ok(bytes)
     }
 
-    fn send(&self, request: &CookieRequest) -> Result<(), AskError> {
-        let segment = request.segment();
-        // The first try may only report an ICMP error that came for an earlier packet.
-        match self.socket.send(&segment).or_else(|_| self.socket.send(&segment)) {
+    fn send(&self, packet: &[u8]) -> Result<(), AskError> {
+        // To a raw socket a port is a protocol number: 0.
+        let mut peer = self.target;
+        peer.set_port(0);
+        match self.socket.send_to(packet, &peer.into()) {
             Ok(_) => Ok(()),
             // Not sent, or not answered: the same to whoever waits.
-            Err(error) if is_unreachable(&error) || error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) if is_passing(&error) => Ok(()),
             Err(error) => Err(AskError::of(error, Some(self.source.ip()), self.target)),
         }
     }
@@ -262,13 +265,15 @@ impl Asker {
         let mut replies = Vec::new();
         let mut buffer = [0; PACKET_BYTES_MAX];
         loop {
-            let read = match (&self.socket).read(&mut buffer) {
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(replies),
-                // ICMP: of this request or of another connection to that host; it does not say, so we go on waiting.
-                Err(error) if is_unreachable(&error) || error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(AskError::Io(self.target, error)),
+            let (read, from) = match recvfrom(&self.socket, &mut buffer, RecvFlags::empty()) {
+                Ok((read, _, from)) => (read, from.and_then(|from| SocketAddr::try_from(from).ok())),
+                Err(Errno::AGAIN) => return Ok(replies),
+                Err(error) if is_passing(&error.into()) => continue,
+                Err(error) => return Err(AskError::Io(self.target, error.into())),
             };
+            if from.is_none_or(|from| from.ip() != self.target.ip()) {
+                continue;
+            }
             let Some(segment) = self.segment(&buffer[..read]) else { continue };
             let Some(answer) = self.answer(&segment) else { continue };
             let answers = |flight: &Flight| {
@@ -277,6 +282,9 @@ impl Asker {
             };
             if let Some(index) = flights.iter().position(answers) {
                 let flight = flights.swap_remove(index);
+                if answer != Answer::Reset {
+                    self.send(&flight.request.reset())?;
+                }
                 // After a second SYN nobody knows which one this answers (RFC 6298 section 3, Karn's algorithm).
                 let round_trip = (flight.tries == 1).then(|| clock::monotonic().duration_since(flight.sent_at));
                 replies.push(Reply { answer, round_trip });
@@ -311,7 +319,7 @@ impl Asker {
         let given_up = flights.extract_if(.., |flight| due(flight) && flight.tries >= plan.tries);
         let silent: Vec<Reply> = given_up.map(|_| Reply { answer: Answer::Silence, round_trip: None }).collect();
         for flight in flights.iter_mut().filter(|flight| due(flight)) {
-            self.send(&flight.request)?;
+            self.send(&flight.request.syn())?;
             flight.sent_at = clock::monotonic();
             flight.tries += 1;
         }
@@ -319,8 +327,20 @@ impl Asker {
     }
 }
 
-/// What ICMP turns into on a connected socket.
-fn is_unreachable(error: &io::Error) -> bool {
-    let icmp = [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::NOPROTOOPT, Errno::HOSTDOWN];
-    Errno::from_io_error(error).is_some_and(|errno| icmp.contains(&errno))
+/// Errors that say nothing about this request: a full queue, a neighbour that does not answer, a signal.
+fn is_passing(error: &io::Error) -> bool {
+    let passing = [Errno::HOSTUNREACH, Errno::HOSTDOWN, Errno::AGAIN, Errno::NOBUFS, Errno::INTR];
+    Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
+}
+
+/// The kernel's filter for a raw socket: packets from the server's port.  Of IPv4 the filter sees the IP header too.
+fn answers_from(target: SocketAddr) -> Vec<SockFilter> {
+    let (accept, refuse) = (SockFilter::new(0x06, 0, 0, u32::MAX), SockFilter::new(0x06, 0, 0, 0));
+    let port = SockFilter::new(0x15, 0, 1, target.port().into());
+    if target.is_ipv4() {
+        // Length of the IP header into the index register; the half-word there.
+        vec![SockFilter::new(0xb1, 0, 0, 0), SockFilter::new(0x48, 0, 0, 0), port, accept, refuse]
+    } else {
+        vec![SockFilter::new(0x28, 0, 0, 0), port, accept, refuse]
+    }
 }

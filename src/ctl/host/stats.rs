@@ -51,8 +51,10 @@ pub fn run(arguments: &StatsArgs, format: Format) -> Result<Outcome, Failure> {
     let display = Display::new(format);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let shown = runtime.map_err(Failure::undelivered)?.block_on(watch.run(&display, interval, arguments.count));
+    // Also before an error: it is said below the picture.
+    let closed = display.close().map_err(Failure::undelivered);
     shown?;
-    display.close().map_err(Failure::undelivered)?;
+    closed?;
     Ok(Outcome::Done)
 }
 

@@ -39,7 +39,7 @@ pub fn run(arguments: &StatusArgs, format: Format) -> Result<Outcome, Failure> {
         (facts, problems)
     };
     let (mut facts, mut problems) = look();
-    if problems.iter().any(|problem| judge::may_pass(problem)) {
+    if problems.iter().any(judge::may_pass) {
         std::thread::sleep(SECOND_LOOK);
         (facts, problems) = look();
     }

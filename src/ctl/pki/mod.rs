@@ -31,11 +31,12 @@ const AUTHORITY_DAYS: u32 = 3_650;
 const AUTHORITY_DAYS_MAX: i64 = 7_300;
 /// Longest lifetime of anything else in days: what browsers and Apple's TLS long allowed, two years and a quarter.
 const DAYS_MAX: i64 = 825;
-/// Default lifetime of a revocation list in days.
+/// Default lifetime of a revocation list in days: that of hosts' certificates, so that one yearly round renews both.
 ///
-/// The list is a file that the operator copies, so a stale one means a forgotten copy, and 90 days is how long that may
-/// stay unseen.  Shorter would make the list the first thing of a fleet to expire, since nothing renews it by itself.
-const LIST_DAYS: u32 = 90;
+/// Coordinators refuse everybody under a list whose time is over, and nothing renews it by itself, so it must not be the
+/// first thing of a fleet to expire.  A shorter life would buy nothing: the list is a local file, which nobody on the way
+/// can hold back, and every revocation makes a new one.
+const LIST_DAYS: u32 = 397;
 
 /// Arguments of `pki`.
 #[derive(Debug, Args)]

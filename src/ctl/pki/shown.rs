@@ -37,7 +37,11 @@ impl Report for Made {
         }
         writeln!(out, "ca.key     whoever has it can be any node or operator: keep it off servers")?;
         writeln!(out, "ca.crt     to every host (client_ca, ca)")?;
-        writeln!(out, "crl.pem    to every coordinator (crl); renew it before {}", self.crl_next_update)
+        writeln!(
+            out,
+            "crl.pem    to every coordinator (crl); renew it before {}, after which they refuse everybody",
+            self.crl_next_update
+        )
     }
 }
 
@@ -91,8 +95,11 @@ pub(super) struct List {
 impl Report for List {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let Self { path, number, next_update, revoked } = self;
-        writeln!(out, "{}: number {number}, {revoked} revoked, renew it before {next_update}", path.display())?;
-        writeln!(out, "copy it to every coordinator; they read it again by themselves")
+        writeln!(out, "{}: number {number}, {revoked} revoked, to be renewed before {next_update}", path.display())?;
+        writeln!(
+            out,
+            "copy it to every coordinator: they read it again by themselves, and refuse everybody once it is over"
+        )
     }
 }
 

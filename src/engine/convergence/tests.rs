@@ -63,17 +63,17 @@ fn a_coordinator_that_starts_has_heard_nobody_and_nobody_is_absent() {
     let mut life = Life::default();
     let snapshot = pool(5, &[("a", 7, 30), ("b", 9, 30)]);
     let presence = serve(&mut life, 1_000, 1_000, &snapshot);
-    assert_eq!(presence.unheard.len(), 2);
+    assert_eq!(presence.heard, [].into());
     assert!(presence.absent.is_empty());
     // a is heard, by whichever coordinator; b is not, and is absent in the end.
     let heard = pool(5, &[("a", 8, 30), ("b", 9, 30)]);
-    assert_eq!(serve(&mut life, 1_010, 1_010, &heard).unheard, [node("b")].into());
+    assert_eq!(serve(&mut life, 1_010, 1_010, &heard).heard, [node("a")].into());
     let presence = serve(&mut life, 1_020, 1_100, &heard);
     assert!(presence.absent.is_empty());
     assert_eq!(serve(&mut life, 1_110, 1_110, &heard).absent, [node("b")].into());
     // Whoever registers in this life was heard in it.
     let joined = pool(5, &[("a", 8, 30), ("b", 9, 30), ("c", 1, 30)]);
-    assert!(!serve(&mut life, 1_120, 1_120, &joined).unheard.contains(&node("c")));
+    assert!(serve(&mut life, 1_120, 1_120, &joined).heard.contains(&node("c")));
 }
 
 #[test]
@@ -110,18 +110,51 @@ fn a_store_that_went_back_is_a_new_life() {
         ("a lower revision", pool(5, &before)),
         ("older records", pool(6, &before)),
         ("a vanished record", pool(6, &[("a", 8, 30)])),
+        ("older records, and driven on since", pool(9, &before)),
+        ("one older record, and driven on since", pool(9, &[("a", 7, 30), ("b", 11, 30)])),
     ] {
         let mut life = Life::default();
         serve(&mut life, 0, 0, &pool(6, &before));
-        assert!(serve(&mut life, 10, 10, &heard).unheard.is_empty(), "{what}");
+        assert_eq!(serve(&mut life, 10, 10, &heard).heard.len(), 2, "{what}");
         let presence = serve(&mut life, 20, 20, &restored);
-        assert_eq!(presence.unheard.len(), restored.nodes.len(), "{what}");
+        assert_eq!(presence.heard, [].into(), "{what}");
     }
     // A node that is forgotten by a commit is none of these.
     let mut life = Life::default();
     serve(&mut life, 0, 0, &pool(6, &before));
     serve(&mut life, 10, 10, &heard);
-    assert!(serve(&mut life, 20, 20, &pool(7, &[("a", 8, 30)])).unheard.is_empty());
+    assert_eq!(serve(&mut life, 20, 20, &pool(7, &[("a", 8, 30)])).heard, [node("a")].into());
+}
+
+#[test]
+fn a_coordinator_that_was_cut_off_from_its_store_begins_a_new_life() {
+    let snapshots = [pool(6, &[("a", 7, 30)]), pool(6, &[("a", 8, 30)]), pool(6, &[("a", 9, 30)])];
+    for (blind_secs, is_heard) in [(60, true), (61, false)] {
+        let mut life = Life::default();
+        serve(&mut life, 0, 0, &snapshots[0]);
+        assert_eq!(serve(&mut life, 10, 10, &snapshots[1]).heard.len(), 1);
+        // It looks at its clock, not at the store.
+        (10..10 + blind_secs).for_each(|at| life.pass(secs(at), Serving::No));
+        life.observe(secs(10 + blind_secs), Serving::Yes, &snapshots[1]);
+        assert_eq!(life.presence(&snapshots[1]).heard.contains(&node("a")), is_heard, "{blind_secs} s");
+        life.observe(secs(20 + blind_secs), Serving::Yes, &snapshots[2]);
+        assert!(life.presence(&snapshots[2]).heard.contains(&node("a")), "{blind_secs} s");
+    }
+}
+
+#[test]
+fn presence_fails_closed() {
+    let nodes = [("a", 8, 30), ("b", 10, 30)];
+    let unheard = |presence: &Presence, snapshot: &Snapshot| presence.unheard_required(snapshot).len();
+    let mut life = Life::default();
+    serve(&mut life, 0, 0, &pool(6, &[("a", 7, 30), ("b", 9, 30)]));
+    let presence = serve(&mut life, 10, 10, &pool(6, &nodes));
+    assert_eq!(unheard(&presence, &pool(6, &nodes)), 0);
+    assert_eq!(unheard(&presence, &pool(7, &nodes)), 0, "the store moved on");
+    assert_eq!(unheard(&presence, &pool(5, &nodes)), 2, "the store went back after the last look");
+    let joined = [nodes[0], nodes[1], ("c", 1, 30)];
+    assert_eq!(unheard(&presence, &pool(6, &joined)), 1, "nobody has looked since it came");
+    assert_eq!(unheard(&Presence::default(), &pool(6, &nodes)), 2, "who knows nothing has heard nobody");
 }
 
 #[test]

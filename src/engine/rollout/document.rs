@@ -32,6 +32,11 @@ use crate::model::time::UnixTime;
 /// Their bytes are erased anyway, so the list only guards against the same key coming back by `recover`.
 pub const REVOKED_MAX: usize = 256;
 
+/// Most members of a wave that its audit entry names; a wave of everybody names nobody.
+///
+/// Enough for the canaries of any fleet; beyond that a name says no more than the share does, and the log stays small.
+pub const AUDIT_MEMBERS_MAX: usize = 100;
+
 /// One key of a pool by its public names.  Persisted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PoolKey {
@@ -307,9 +312,10 @@ pub struct AuditEntry {
     pub actor: Actor,
     /// What: a transition of rule 3 or a command.
     pub action: Action,
-    /// The nodes whose records changed with it: excluded, denied, left behind, forgotten.
+    /// The nodes whose records changed with it: excluded, denied, left behind, forgotten.  Of a promotion, a wave that is
+    /// opened and a node that is taken in: the required nodes that are newly in it, at most [`AUDIT_MEMBERS_MAX`].
     pub nodes: BTreeSet<NodeId>,
-    /// What the operator gave as the reason; empty for the engine.
+    /// What the operator gave as the reason.  Of the engine: why, or whom `nodes` leaves out; may be empty.
     pub reason: String,
 }
 

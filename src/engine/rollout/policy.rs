@@ -252,7 +252,8 @@ mod tests {
     fn policies_differ_by_the_names_of_the_file() {
         let own = Policy::with_defaults(vec!["*.example.org".parse().unwrap()]);
         assert_eq!(own.differs_from(&own.clone()), [""; 0]);
-        let changes: [(&str, fn(&mut Policy)); 14] = [
+        type Change = fn(&mut Policy);
+        let changes: [(&str, Change); 14] = [
             ("nodes", |policy| policy.nodes.clear()),
             ("expected_nodes", |policy| policy.expected_nodes += 1),
             ("interval", |policy| policy.interval_secs += 1),

@@ -3,7 +3,9 @@
 //! The driver's order, which is the safety of it:
 //! 1. read the snapshot, call [`record`]; if it says [`Recording::First`], write that record **durably** before anything
 //!    else (on a version conflict start again); [`Recording::Later`] may be batched;
-//! 2. read the snapshot **again**, from the store (SQLite: the file, etcd: a quorum read), and call [`answer`] on it;
+//! 2. read the snapshot **again**, from the store (SQLite: the file, etcd: a quorum read), show it to
+//!    [`crate::engine::convergence::Life::observe`], and call [`answer`] on it with the presence that this gives: one of an
+//!    earlier look has not heard whoever came since, and answers [`SyncRefused::NotHeard`];
 //! 3. on [`Answer::Nothing`] hold the request until the document changes or `wait_secs` are over, then step 2 again.
 //!
 //! Beyond rule 10: a report that is further ahead than any restored store can be is refused before it is stored

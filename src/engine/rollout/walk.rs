@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::command::missing;
-use super::document::{Action, Actor, Hold, Pause, PoolKey, Snapshot, Stage, Wave};
+use super::document::{AUDIT_MEMBERS_MAX, Action, Actor, Hold, Pause, PoolKey, Snapshot, Stage, Wave};
 use super::gates::{Health, drained, due, health};
 use super::input::{BlockedBy, Now, Reason, Step, Wait, fresh_key};
 use super::policy::{AbsentPolicy, Share, WaveRule};
@@ -11,6 +11,7 @@ use super::record::{Exclusion, NodeRecord, Standing};
 use super::wave::{is_opened, take_in};
 use super::{Draft, not_frozen, passed};
 use crate::engine::convergence::Barrier;
+use crate::model::count::Epoch;
 use crate::model::ids::NodeId;
 use crate::model::key::KeyFingerprint;
 
@@ -170,12 +171,13 @@ pub(super) fn promote(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason>
     let mut wave = Wave { rules, opened: 0, taken_in: BTreeSet::new(), opened_at: now.wall, health_waived: false };
     take_in(snapshot, next.epoch, &mut wave, None, now.presence);
     let mut draft = Draft::of(snapshot, now);
+    let named = draft.name_members(next.epoch, &wave, None);
     draft.document.stage =
         Stage::Promoted { current: *current, next: *next, staged_generation: document.generation, wave };
     draft.document.rotated_at = now.wall;
     draft.tell()?;
     draft.begin_phase();
-    draft.commit(Actor::Engine, Action::Promote, "")
+    draft.commit(Actor::Engine, Action::Promote, &named)
 }
 
 /// Promoted, wave k -> wave k+1.
@@ -189,7 +191,9 @@ fn open_wave(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason> {
     wave.opened_at = now.wall;
     wave.health_waived = false;
     take_in(snapshot, next.epoch, wave, Some(&before), now.presence);
-    draft.commit(Actor::Engine, Action::OpenWave, "")
+    let (epoch, wave) = (next.epoch, wave.clone());
+    let named = draft.name_members(epoch, &wave, Some(&before));
+    draft.commit(Actor::Engine, Action::OpenWave, &named)
 }
 
 /// The open waves have lost all their nodes: takes the next one in, so that there is evidence.
@@ -200,10 +204,11 @@ fn refill(snapshot: &Snapshot, now: Now<'_>, next: PoolKey, wave: &Wave) -> Resu
         return Ok(Step::Wait(wait_for(snapshot, now, Barrier::of_all(snapshot).waiting_for)));
     }
     let mut draft = Draft::of(snapshot, now);
+    let named = draft.name_members(next.epoch, &refilled, Some(wave));
     if let Stage::Promoted { wave, .. } = &mut draft.document.stage {
         *wave = refilled;
     }
-    draft.commit(Actor::Engine, Action::TakeIn, "")
+    draft.commit(Actor::Engine, Action::TakeIn, &named)
 }
 
 /// Promoted, all -> Steady(x, c), or Steady(x) if c is revoked.
@@ -248,7 +253,7 @@ fn exclude_absent(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Rea
         return Ok(None);
     }
     let barrier = Barrier::of_all(snapshot);
-    let in_the_way = |node: &&NodeId| barrier.waiting_for.contains(node) || now.presence.unheard.contains(*node);
+    let in_the_way = |node: &&NodeId| barrier.waiting_for.contains(node) || !now.presence.has_heard(snapshot, node);
     let absent = now.presence.absent.iter().filter(in_the_way);
     let required = absent.filter(|node| snapshot.nodes.get(*node).is_some_and(NodeRecord::is_required));
     let nodes: Vec<NodeId> = required.take(barrier.spare()).cloned().collect();
@@ -293,6 +298,27 @@ fn short_barrier_is_over(snapshot: &Snapshot, now: Now<'_>, period_secs: u64) ->
 }
 
 impl Draft<'_> {
+    /// Names the required nodes that are in the wave and were not in the one before, for the audit log; the text says
+    /// whom the names leave out.
+    fn name_members(&mut self, epoch: Epoch, wave: &Wave, before: Option<&Wave>) -> String {
+        if wave.is_last() {
+            return "everybody".to_owned();
+        }
+        let document = &self.snapshot.document;
+        let is_new = |(node, record): &(&NodeId, &NodeRecord)| {
+            record.is_required()
+                && is_opened(document, epoch, wave, node)
+                && !before.is_some_and(|before| is_opened(document, epoch, before, node))
+        };
+        let members: Vec<&NodeId> = self.snapshot.nodes.iter().filter(is_new).map(|(node, _)| node).collect();
+        self.taken_in = members.iter().take(AUDIT_MEMBERS_MAX).map(|node| (*node).clone()).collect();
+        if members.len() > AUDIT_MEMBERS_MAX {
+            format!("{AUDIT_MEMBERS_MAX} of {} nodes are named", members.len())
+        } else {
+            String::new()
+        }
+    }
+
     /// Takes nodes out of the required set; those without a record are passed over.
     pub(super) fn exclude(&mut self, nodes: &[NodeId], exclusion: Exclusion) {
         for node in nodes {

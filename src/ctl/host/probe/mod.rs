@@ -36,7 +36,8 @@ pub struct Arguments {
     /// Ask with the experimental option 254/0xF989 in place of option 34
     #[arg(long, conflicts_with = "unprivileged")]
     experimental: bool,
-    /// Ask through ordinary connections: needs no privilege, but neither shows the cookie nor chooses the option
+    /// Ask through ordinary connections: needs no privilege, but neither shows the cookie nor chooses the option, and sends an empty line
+    /// to a server whose cookie this host has already
     #[arg(long)]
     unprivileged: bool,
     /// Seconds to wait for each answer; a SYN is sent 3 times

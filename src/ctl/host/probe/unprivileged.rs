@@ -1,8 +1,12 @@
-//! The probe of an ordinary user: two connections through the kernel's own TFO client.
+//! The probe of an ordinary user: connections through the kernel's own TFO client.
 //!
 //! With `TCP_FASTOPEN_CONNECT`, connect(2) returns at once, without a packet, if the kernel has a cookie for this pair of addresses, and
 //! else asks for one in its SYN (`tcp(7)`, Linux commit 19f6d3f3c842).  So: connect; if that had to ask, close, and see whether a second
-//! connect returns at once.  No data is ever sent, so no server's TFO queue is touched.
+//! connect returns at once: then the server gave a cookie, and no data was sent.
+//!
+//! The kernel keeps one cookie for all ports of a server, so one that was there before may be of another port.  Then only data in the SYN
+//! shows what this port does: one empty line, as in front of an HTTP request (RFC 9112 section 2.2).  The handshake is completed, so it
+//! keeps no place in the server's TFO queue either.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,19 +27,38 @@ use crate::runtime::{clock, sys};
 /// `tcpi_fastopen_client_fail`: the SYN with the option was lost, the one without it came through (KERNEL.md section 6).
 const SYN_WITH_OPTION_LOST: u8 = 3;
 
+/// `tcpi_options`: data in our SYN was acknowledged.
+const SYN_DATA_ACKED: u8 = 32;
+
+/// What is sent where only data can tell.
+const EMPTY_LINE: &[u8] = b"\r\n";
+
 /// A connection, as far as it got.
 enum Connecting {
     /// The kernel has a cookie and waits for data; nothing has been sent.
-    HasCookie,
+    HasCookie(Socket),
     /// A SYN is on its way since then.
     Asking(Socket, Instant),
 }
 
 /// How a connection ended.
 enum Ended {
-    Open { round_trip: Duration, client_fail: u8 },
+    Open { round_trip: Duration, syn_data: SynData },
     Refused,
     Silent,
+}
+
+/// What became of the SYN's option and data (KERNEL.md section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SynData {
+    /// The server took the data.
+    Accepted,
+    /// The SYN with the option was lost, and the one without it came through.
+    Lost,
+    /// The server did without.
+    NotTaken,
+    /// This host did not even try: it believes that TFO is blocked (`tcp_fastopen_blackhole_timeout_sec`), or has it off.
+    NotTried,
 }
 
 pub(super) fn ask(arguments: &Arguments, target: &Target, address: SocketAddr) -> Result<Vec<ProbeResult>, Failure> {
@@ -53,65 +76,72 @@ fn ask_once(arguments: &Arguments, target: &Target, address: SocketAddr) -> Resu
         rtt_us: round_trip.map(micros),
         remark,
     };
-    let (asked, started, known) = match connect(arguments, address, Client::FastOpen)? {
-        Connecting::Asking(socket, started) => (socket, started, false),
-        // Whether it still answers is told by a connection without TFO.
-        Connecting::HasCookie => match connect(arguments, address, Client::Plain)? {
-            Connecting::Asking(socket, started) => (socket, started, true),
-            Connecting::HasCookie => return Err(failed(address, io::ErrorKind::AlreadyExists.into())),
-        },
+    let (first, with_data) = match connect(arguments, address)? {
+        Connecting::Asking(socket, started) => (finish(arguments, address, (&socket, started))?, false),
+        Connecting::HasCookie(socket) => (finish_with_data(arguments, address, &socket)?, true),
     };
-    let (round_trip, client_fail) = match finish(arguments, address, (&asked, started))? {
-        Ended::Open { round_trip, client_fail } => (round_trip, client_fail),
+    let (round_trip, syn_data) = match first {
+        Ended::Open { round_trip, syn_data } => (round_trip, syn_data),
         Ended::Refused => return Ok(result(Verdict::Closed, None, None)),
         Ended::Silent => return Ok(result(Verdict::Filtered, None, None)),
     };
-    if known {
-        return Ok(result(Verdict::TfoOn, Some(round_trip), Some("this host had its cookie already")));
+    let on = || Ok(result(Verdict::TfoOn, Some(round_trip), with_data.then_some("data in the SYN was taken")));
+    match syn_data {
+        SynData::Accepted => return on(),
+        SynData::NotTried => return Err(client_off()),
+        SynData::Lost | SynData::NotTaken => {}
     }
-    match connect(arguments, address, Client::FastOpen)? {
-        Connecting::HasCookie => Ok(result(Verdict::TfoOn, Some(round_trip), None)),
-        Connecting::Asking(..) => {
-            let lost = client_fail == SYN_WITH_OPTION_LOST;
-            let remark = lost.then_some("something on the way drops SYNs with the option");
-            Ok(result(Verdict::TfoOff, Some(round_trip), remark))
+    // If it asked, there is a cookie now; if its cookie was an old one, there is a new one, which the server takes.
+    let now_on = match connect(arguments, address)? {
+        Connecting::Asking(..) => false,
+        Connecting::HasCookie(_) if !with_data => true,
+        Connecting::HasCookie(socket) => {
+            let again = finish_with_data(arguments, address, &socket)?;
+            matches!(again, Ended::Open { syn_data: SynData::Accepted, .. })
         }
+    };
+    if now_on {
+        return on();
     }
+    let remark = (syn_data == SynData::Lost).then_some("something on the way drops SYNs with the option");
+    Ok(result(Verdict::TfoOff, Some(round_trip), remark))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Client {
-    FastOpen,
-    Plain,
-}
-
-fn connect(arguments: &Arguments, address: SocketAddr, client: Client) -> Result<Connecting, Failure> {
-    let failed = |error| failed_from(arguments, address, error);
+fn connect(arguments: &Arguments, address: SocketAddr) -> Result<Connecting, Failure> {
+    let failed = |error| failed(arguments, address, error);
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
-    if client == Client::FastOpen {
-        sys::set_tcp_fastopen_connect(socket.as_fd()).map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::OPNOTSUPP) => client_off(),
-            _ => failed(error),
-        })?;
-    }
+    sys::set_tcp_fastopen_connect(socket.as_fd()).map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::OPNOTSUPP) => client_off(),
+        _ => failed(error),
+    })?;
     if let Some(source) = arguments.source {
         socket.bind(&given_source(source, address).into()).map_err(failed)?;
     }
     let started = clock::monotonic();
     match socket.connect(&address.into()) {
-        Ok(()) if client == Client::FastOpen => Ok(Connecting::HasCookie),
-        Ok(()) => Ok(Connecting::Asking(socket, started)),
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => {
-            Ok(Connecting::Asking(socket, started))
-        }
+        Ok(()) => Ok(Connecting::HasCookie(socket)),
+        Err(error) if in_progress(&error) => Ok(Connecting::Asking(socket, started)),
         Err(error) => Err(failed(error)),
+    }
+}
+
+fn in_progress(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::INPROGRESS)
+}
+
+/// Sends the SYN with its data, and waits for the end of the handshake.
+fn finish_with_data(arguments: &Arguments, address: SocketAddr, socket: &Socket) -> Result<Ended, Failure> {
+    let started = clock::monotonic();
+    match socket.send(EMPTY_LINE) {
+        Err(error) if !in_progress(&error) => Err(failed(arguments, address, error)),
+        _ => finish(arguments, address, (socket, started)),
     }
 }
 
 /// Waits for the end of the handshake.
 fn finish(arguments: &Arguments, address: SocketAddr, (socket, started): (&Socket, Instant)) -> Result<Ended, Failure> {
-    let failed = |error| failed_from(arguments, address, error);
+    let failed = |error| failed(arguments, address, error);
     // As long as the raw probe waits in all.
     let patience = Duration::from_secs(arguments.timeout) * super::TRIES;
     loop {
@@ -128,23 +158,26 @@ fn finish(arguments: &Arguments, address: SocketAddr, (socket, started): (&Socke
     match socket.take_error().map_err(failed)? {
         None => {
             let info = sys::tcp_info_head(socket.as_fd()).map_err(failed)?;
-            Ok(Ended::Open { round_trip, client_fail: info[7] >> 1 & 3 })
+            let syn_data = match info[7] >> 1 & 3 {
+                _ if info[5] & SYN_DATA_ACKED != 0 => SynData::Accepted,
+                SYN_WITH_OPTION_LOST => SynData::Lost,
+                0 => SynData::NotTried,
+                _ => SynData::NotTaken,
+            };
+            Ok(Ended::Open { round_trip, syn_data })
         }
         Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Ended::Refused),
         Some(_) => Ok(Ended::Silent),
     }
 }
 
-fn failed_from(arguments: &Arguments, address: SocketAddr, error: io::Error) -> Failure {
+fn failed(arguments: &Arguments, address: SocketAddr, error: io::Error) -> Failure {
     AskError::of(error, arguments.source, address).failure()
 }
 
-fn failed(address: SocketAddr, error: io::Error) -> Failure {
-    AskError::of(error, None, address).failure()
-}
-
 fn client_off() -> Failure {
-    let message = "the client side of TFO is off here (net.ipv4.tcp_fastopen, bit 1)";
+    let message =
+        "the client side of TFO is off here (net.ipv4.tcp_fastopen, bit 1), or this host believes that TFO is blocked";
     Failure::new(
         Outcome::Failed,
         Problem::error("client_off", message, "set the bit, or probe as root without --unprivileged"),

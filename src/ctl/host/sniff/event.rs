@@ -266,11 +266,12 @@ mod tests {
             source: address("10.77.1.1:40000"),
             destination: address("10.77.1.2:80"),
             sequence: 1,
+            flow_label: 0,
             form: Form::Experimental,
         };
         let packets = [
             segment(SYN, &[1, 1, 34, 2], 0),
-            request.segment(),
+            request.syn(),
             segment(SYN, &primary, 5),
             segment(SYN, &backup, 0),
             segment(SYN, &other, 1400),

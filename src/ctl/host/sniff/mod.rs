@@ -60,6 +60,8 @@ pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     };
     match came {
         Err(Ending::Output(error)) => Err(output_failed(&error)),
+        // It did not even begin.
+        Err(Ending::Failed(failure)) if sniffer.summary == Summary::default() => Err(failure),
         other => {
             sniffer.finish().map_err(|error| output_failed(&error))?;
             match other {

@@ -29,21 +29,21 @@ pub(super) const COUNTERS: [Counter; 10] = [
         name: "TCPFastOpenPassive",
         short: "accepted",
         meaning: "server: a SYN's cookie fitted, so the connection was there at once",
-        worry: "if it stands still while CookieReqd rises: cookies are given out and do not come back",
+        worry: "if it stands still while CookieReqd rises: cookies go out and do not come back",
         alarming: false,
     },
     Counter {
         name: "TCPFastOpenPassiveAltKey",
         short: "by_backup",
         meaning: "server: of these, the cookie was of the backup key",
-        worry: "if it goes on rising long after a promote: some node still makes cookies with that key",
+        worry: "if it rises long after a promote: some node still makes cookies with that key",
         alarming: false,
     },
     Counter {
         name: "TCPFastOpenPassiveFail",
         short: "failed",
         meaning: "server: a cookie came that no key fits",
-        worry: "if it rises above its usual level (clients behind NAT make one): another node has other keys, or a key went too early",
+        worry: "if it rises above its usual level (NAT makes one): a node has other keys, or a key went too early",
         alarming: true,
     },
     Counter {
@@ -57,7 +57,7 @@ pub(super) const COUNTERS: [Counter; 10] = [
         name: "TCPFastOpenListenOverflow",
         short: "overflow",
         meaning: "server: a listener's TFO queue was full, so this SYN got no TFO",
-        worry: "at any rise: the application accepts too slowly, its queue (fastopen=, qlen) is too short, or it is a flood",
+        worry: "at any rise: the application accepts too slowly, or its queue (fastopen=, qlen) is too short",
         alarming: true,
     },
     Counter {
@@ -71,7 +71,7 @@ pub(super) const COUNTERS: [Counter; 10] = [
         name: "TCPFastOpenActiveFail",
         short: "active_fail",
         meaning: "client: data in the SYN was not accepted, or the SYN had to be sent again",
-        worry: "if it is more than a few per cent of Active: the servers' keys differ, or the way drops such SYNs",
+        worry: "if it is more than a few per cent of Active: keys differ, or the way drops such SYNs",
         alarming: true,
     },
     Counter {

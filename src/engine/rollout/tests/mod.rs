@@ -130,9 +130,19 @@ fn with_behind(stage: Stage) -> Snapshot {
     pool(document(stage), &["a"], &["b"])
 }
 
+/// Every node that a test here names.
+const EVERYBODY: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "late", "new", "never-seen", "one"];
+
 /// Ears that hear everybody, long after everything.
 fn presence() -> Presence {
-    Presence { phase_secs: 100, wave_secs: 100, ..Presence::default() }
+    Presence { heard: nodes(&EVERYBODY), phase_secs: 100, wave_secs: 100, ..Presence::default() }
+}
+
+/// The same, except for these.
+fn deaf_to(names: &[&str]) -> Presence {
+    let mut presence = presence();
+    presence.heard.retain(|node| !names.contains(&node.as_str()));
+    presence
 }
 
 fn tick(snapshot: &Snapshot) -> Step {

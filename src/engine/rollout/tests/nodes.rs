@@ -116,7 +116,7 @@ fn an_answer_is_what_is_above_seen_and_not_there_yet() {
     assert_eq!(answer(&snapshot, &presence(), &node("a"), &ahead), Ok(Answer::Nothing), "seen, not \"differs\"");
     let behind = Sync { seen: Generation::new(4), ..sync(1, report(None)) };
     assert!(matches!(answer(&snapshot, &presence(), &node("a"), &behind), Ok(Answer::Tell(_))));
-    let unheard = Presence { unheard: nodes(&["b"]), ..presence() };
+    let unheard = deaf_to(&["b"]);
     assert_eq!(answer(&snapshot, &unheard, &node("a"), &behind), Err(SyncRefused::NotHeard));
     assert_eq!(answer(&of(Stage::Empty), &presence(), &node("a"), &behind), Ok(Answer::Nothing));
 }

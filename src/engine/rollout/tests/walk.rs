@@ -117,7 +117,7 @@ fn gates_of_a_stage() {
 #[test]
 fn nothing_is_committed_before_everybody_was_heard_in_this_life() {
     for stage in [steady(), staged(), promoted(0, &[])] {
-        let unheard = Presence { unheard: nodes(&["b"]), ..presence() };
+        let unheard = deaf_to(&["b"]);
         let wait = waits(tick_with(&of(stage), &unheard));
         assert_eq!((wait.blocked_by, wait.waiting_for), (BlockedBy::Barrier, vec![node("b")]));
     }
@@ -207,6 +207,43 @@ fn a_promotion_that_lost_its_canary_takes_in_another() {
 }
 
 #[test]
+fn the_audit_names_whom_a_wave_takes_in() {
+    let audit = |snapshot: &Snapshot| {
+        let proposal = committed(tick(snapshot));
+        (proposal.audit.action, proposal.audit.nodes, proposal.audit.reason)
+    };
+    let staged_with = |waves: &[&str]| {
+        let mut document = document(staged());
+        let named = waves.iter().map(|wave| WaveRule::Names(wave.parse().unwrap()));
+        document.policy.promote_waves = named.chain([WaveRule::Share(Share::ALL)]).collect();
+        document
+    };
+    // "new" is in no barrier: nobody promotes it.
+    let mut snapshot = pool(staged_with(&["a", "b"]), &["a", "b", "c", "new"], &[]);
+    snapshot.nodes.get_mut(&node("new")).unwrap().standing = Standing::Excluded(Exclusion::Absent);
+    assert_eq!(audit(&snapshot), (Action::Promote, nodes(&["a"]), String::new()));
+    snapshot.document.policy.promote_waves[0] = WaveRule::Names("n*".parse().unwrap());
+    let (_, taken_in, _) = audit(&snapshot);
+    assert_eq!(taken_in.len(), 1, "a wave without members takes one in: {taken_in:?}");
+    let next = pool(document(promoted(0, &["a", "b"])), &["a", "b", "c"], &[]);
+    assert_eq!(audit(&next), (Action::OpenWave, nodes(&["b"]), String::new()), "those that are new in it");
+    let last = pool(document(promoted(0, &["a"])), &["a", "b", "c"], &[]);
+    assert_eq!(audit(&last), (Action::OpenWave, nodes(&[]), "everybody".to_owned()));
+    assert_eq!(audit(&of(staged())), (Action::Promote, nodes(&[]), "everybody".to_owned()));
+    let mut empty = pool(document(promoted(0, &["a"])), &["a", "b", "c"], &[]);
+    empty.nodes.get_mut(&node("a")).unwrap().standing = Standing::Excluded(Exclusion::Absent);
+    let (action, refilled, _) = audit(&empty);
+    assert_eq!((action, refilled.len()), (Action::TakeIn, 1));
+    // A wave of many.
+    let names: Vec<String> = (0..150).map(|number| format!("n{number:03}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let snapshot = pool(staged_with(&["n*"]), &names, &[]);
+    let presence = Presence { heard: nodes(&names), ..presence() };
+    let audit = committed(tick_with(&snapshot, &presence)).audit;
+    assert_eq!((audit.nodes, audit.reason), (nodes(&names[..100]), "100 of 150 nodes are named".to_owned()));
+}
+
+#[test]
 fn one_slot_nodes_are_never_waited_for_and_change_last() {
     let mut snapshot = pool(document(promoted(0, &["one"])), &["a", "b"], &["one"]);
     snapshot.nodes.get_mut(&node("one")).unwrap().report.as_mut().unwrap().slot_count = SlotCount::One;
@@ -270,7 +307,7 @@ fn a_revokes_short_barrier_leaves_stragglers_behind_and_lists_them() {
         Some(Revoke { keys: [key(2)].into(), left_behind: BTreeSet::new(), since: UnixTime::from_secs(0) });
     let snapshot = pool(document, &["a", "b"], &["c"]);
     assert_eq!(waits(tick(&snapshot)).waiting_for, vec![node("c")]);
-    let late = Presence { phase_secs: 300, wave_secs: 300, ..Presence::default() };
+    let late = Presence { phase_secs: 300, wave_secs: 300, ..presence() };
     let proposal = committed(tick_with(&snapshot, &late));
     assert_eq!(proposal.audit.nodes, nodes(&["c"]));
     assert_eq!(proposal.document.revoke.unwrap().left_behind, nodes(&["c"]));
@@ -309,7 +346,7 @@ fn revoking(stage: Stage, epoch: u64) -> Document {
 fn a_revokes_short_barrier_waits_for_a_timer_node() {
     let mut snapshot = pool(revoking(staged(), 2), &["a", "b"], &["c"]);
     snapshot.nodes.get_mut(&node("c")).unwrap().report.as_mut().unwrap().next_sync_secs = 900;
-    let late = |secs| Presence { phase_secs: secs, wave_secs: secs, ..Presence::default() };
+    let late = |secs| Presence { phase_secs: secs, wave_secs: secs, ..presence() };
     assert_eq!(waits(tick_with(&snapshot, &late(899))).waiting_for, vec![node("c")]);
     assert_eq!(committed(tick_with(&snapshot, &late(900))).audit.nodes, nodes(&["c"]));
 }
@@ -321,7 +358,7 @@ fn a_revoke_under_a_first_key_waits_for_the_expected_nodes_as_long_as_for_any() 
     let snapshot = pool(document.clone(), &["a", "b"], &[]);
     let wait = waits(tick(&snapshot));
     assert_eq!((wait.blocked_by, wait.waiting_for), (BlockedBy::ExpectedNodes, vec![node("late")]));
-    let late = Presence { phase_secs: 300, wave_secs: 300, ..Presence::default() };
+    let late = Presence { phase_secs: 300, wave_secs: 300, ..presence() };
     assert_eq!(committed(tick_with(&snapshot, &late)).audit.action, Action::Stage);
     let here = pool(document, &["a", "b", "late"], &[]);
     assert_eq!(committed(tick(&here)).audit.action, Action::Stage);

@@ -1,0 +1,33 @@
+//! Shell completions of `tfoctl`, made from its own command line.
+
+use std::io::{self, Write};
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use super::cli::Arguments;
+use super::report::{Failure, Outcome};
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// For which shell
+    #[arg(value_name = "SHELL", value_parser = ["bash", "zsh", "fish"])]
+    shell: String,
+}
+
+/// Writes the completions to stdout.
+///
+/// # Errors
+/// Fails if stdout cannot be written.
+pub fn completions(arguments: &CompletionsArgs) -> Result<Outcome, Failure> {
+    let shell = match arguments.shell.as_str() {
+        "bash" => Shell::Bash,
+        "zsh" => Shell::Zsh,
+        _ => Shell::Fish,
+    };
+    // Into memory first: clap_complete panics if it cannot write.
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "tfoctl", &mut text);
+    io::stdout().write_all(&text).map(|()| Outcome::Done).map_err(Failure::undelivered)
+}

@@ -1,0 +1,121 @@
+//! Saying what a command will do, and to how many nodes, before it does it; and asking, where it can harm.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::ctl::plain::plain;
+use crate::ctl::report::{Failure, Format, Outcome, Report, deliver};
+use crate::model::count::{Generation, Revision};
+use crate::model::ids::PoolName;
+use crate::model::problem::Problem;
+use crate::wire::v1::fleet::PoolStatus;
+
+/// Whether to ask, and whether to do it at all.
+#[derive(Debug, Args)]
+pub(super) struct ConsentArgs {
+    /// Do it without asking
+    #[arg(long)]
+    yes: bool,
+    /// Say what it would do, and do nothing
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+}
+
+impl ConsentArgs {
+    /// For a command that is never asked about.
+    pub(super) const fn light(dry_run: bool) -> Self {
+        Self { yes: true, dry_run }
+    }
+}
+
+/// How much harm a command can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// It is done as soon as it is said.
+    Light,
+    /// It is asked about.
+    Heavy,
+}
+
+/// What a command will do.
+#[derive(Debug, Serialize)]
+pub(super) struct Plan {
+    dry_run: bool,
+    pool: PoolName,
+    action: &'static str,
+    /// The pool as the operator sees it.
+    revision: Revision,
+    generation: Generation,
+    /// How many nodes it is about.
+    nodes: usize,
+    plan: Vec<String>,
+}
+
+/// Whether to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Agreed {
+    /// Do it.
+    Yes,
+    /// It was only to be explained.
+    Explained,
+}
+
+impl Plan {
+    /// A plan for this pool, as it is now.
+    pub(super) fn new(action: &'static str, status: &PoolStatus, nodes: usize) -> Self {
+        let PoolStatus { pool, revision, generation, .. } = status;
+        Self {
+            dry_run: true,
+            pool: pool.clone(),
+            action,
+            revision: *revision,
+            generation: *generation,
+            nodes,
+            plan: Vec::new(),
+        }
+    }
+
+    /// Adds a line.
+    pub(super) fn line(mut self, text: impl AsRef<str>) -> Self {
+        self.plan.push(plain(text.as_ref()));
+        self
+    }
+
+    /// Explains it, and asks if it is heavy.
+    pub(super) fn agree(&self, consent: &ConsentArgs, weight: Weight, format: Format) -> Result<Agreed, Failure> {
+        if consent.dry_run {
+            return deliver(self, format).map(|_| Agreed::Explained);
+        }
+        if weight == Weight::Light {
+            return Ok(Agreed::Yes);
+        }
+        let mut stderr = io::stderr();
+        // If stderr is gone nobody can be asked, which is seen below.
+        drop(self.write_text(&mut stderr));
+        if consent.yes {
+            return Ok(Agreed::Yes);
+        }
+        if !(io::stdin().is_terminal() && stderr.is_terminal()) {
+            let message = format!("{} can harm, and nobody is there to be asked; nothing was done", self.action);
+            let problem = Problem::error("no_consent", message, "add --yes if this is what you want");
+            return Err(Failure::new(Outcome::Config, problem));
+        }
+        let mut answer = String::new();
+        let asked = write!(stderr, "Do it? [y/N] ").and_then(|()| stderr.flush());
+        let read = asked.and_then(|()| io::stdin().lock().read_line(&mut answer));
+        if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+            return Ok(Agreed::Yes);
+        }
+        let problem = Problem::error("declined", "nothing was done", "answer y to do it");
+        Err(Failure::new(Outcome::Refused, problem))
+    }
+}
+
+impl Report for Plan {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{} in pool {}, generation {}:", self.action, self.pool, self.generation)?;
+        self.plan.iter().try_for_each(|line| writeln!(out, "  {line}"))
+    }
+}

@@ -1,0 +1,352 @@
+//! Following a rotation to its end: what is said on the way, and how it ended.
+//!
+//! The coordinator walks by itself; whoever stops following changes nothing.  [`judge`] is pure.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::connect::Connection;
+use super::shown::{gate, slot};
+use crate::ctl::plain::{names, plain};
+use crate::ctl::report::{Failure, Outcome, Report};
+use crate::model::count::Revision;
+use crate::model::ids::NodeId;
+use crate::model::state::Phase;
+use crate::model::time::span_text;
+use crate::runtime::clock;
+use crate::wire::v1::fleet::{AuditLine, Done, Expected, NodeStatus, PoolStatus};
+
+/// How often the coordinator is asked.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A line that only counts further is written at most this often.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+
+/// What is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// The new key is primary everywhere.
+    Settled,
+    /// The keys are in no slot of any required node.
+    DrivenOut,
+    /// These have the first key.
+    Given(Option<Expected>),
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// As it was meant to.
+    Reached,
+    /// Somebody turned it back.
+    Aborted {
+        /// Who.
+        by: Option<NodeId>,
+        /// Why, in their words.
+        reason: String,
+    },
+    /// The pool holds or is frozen: it does not go on by itself.
+    Held(String),
+    /// Time is over.
+    TimeOver,
+}
+
+/// Whether it has ended, by the pool's state, its audit log since the start, and (for [`Goal::Given`] by name) its nodes.
+pub(super) fn judge(goal: &Goal, status: &PoolStatus, since: &[AuditLine], nodes: &[NodeStatus]) -> Option<End> {
+    if status.blocked_by.as_deref() == Some("frozen") {
+        return Some(End::Held("frozen: the coordinator's store is older than its fleet".to_owned()));
+    }
+    let did = |action: &str| since.iter().find(|line| line.action == action);
+    let all_acked = status.waiting_for.is_empty() && status.converged == status.required;
+    let reached = match goal {
+        Goal::Settled => did("settle").is_some(),
+        Goal::DrivenOut => status.phase == Phase::Steady && status.revoking.is_empty() && all_acked,
+        Goal::Given(expect) => status.required > 0 && all_acked && are_here(expect.as_ref(), status, nodes),
+    };
+    // An abort that comes after the end is of another rotation.
+    if reached && (*goal != Goal::DrivenOut || did("abort").is_none()) {
+        return Some(End::Reached);
+    }
+    if let Some(line) = did("abort") {
+        return Some(End::Aborted { by: line.operator.clone(), reason: line.reason.clone() });
+    }
+    match (&status.hold, goal) {
+        (Some(hold), Goal::Settled) if status.phase == Phase::Steady => Some(End::Held(hold.clone())),
+        _ => None,
+    }
+}
+
+fn are_here(expect: Option<&Expected>, status: &PoolStatus, nodes: &[NodeStatus]) -> bool {
+    match expect {
+        None => true,
+        Some(Expected::Number(number)) => status.required >= *number,
+        Some(Expected::Names(names)) => {
+            names.iter().all(|name| nodes.iter().any(|node| node.node == *name && node.state == "converged"))
+        }
+    }
+}
+
+/// One line that says where the pool stands.
+pub(super) fn progress(status: &PoolStatus) -> String {
+    let waves = status.waves.map_or(String::new(), |waves| format!(" wave {}/{}", waves.opened, waves.of));
+    let mut line = format!(
+        "{}{waves}  generation {}  {},{}  {}/{} converged",
+        status.phase.as_str(),
+        status.generation,
+        status.primary.map_or_else(|| "-".to_owned(), |slot| slot.fingerprint.to_string()),
+        status.backup.map_or_else(|| "-".to_owned(), |slot| slot.fingerprint.to_string()),
+        status.converged,
+        status.required
+    );
+    if let Some(blocked_by) = &status.blocked_by {
+        line += &format!("  {}", gate(blocked_by));
+    }
+    if !status.waiting_for.is_empty() {
+        line += &format!("  waits for {}: {}", status.waiting_for.len(), names(&status.waiting_for));
+    }
+    line
+}
+
+/// What must change for a line to be written at once.
+fn key(status: &PoolStatus) -> impl PartialEq + use<> {
+    let waves = status.waves.map(|waves| waves.opened);
+    (status.phase.as_str(), status.generation, waves, status.paused, status.hold.clone())
+}
+
+/// What was done, and how it ended if it was waited for.
+#[derive(Debug, Serialize)]
+pub(super) struct Followed {
+    /// The command itself.
+    #[serde(flatten)]
+    pub(super) done: Done,
+    /// `done`, `aborted`, `held`, `not_converged`.
+    pub(super) result: &'static str,
+    /// From the command to the end.
+    pub(super) elapsed_secs: u64,
+    /// The pool as it was seen last.
+    pub(super) status: Option<PoolStatus>,
+    #[serde(skip)]
+    end: End,
+}
+
+impl Followed {
+    /// The exit code.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self.end {
+            End::Reached => Outcome::Done,
+            End::Aborted { .. } | End::Held(_) => Outcome::Refused,
+            End::TimeOver => Outcome::NotConverged,
+        }
+    }
+}
+
+impl Report for Followed {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let (pool, elapsed) = (&self.done.pool, span_text(self.elapsed_secs));
+        match &self.end {
+            End::Reached => write!(out, "{} in pool {pool}: done after {elapsed}", plain(&self.done.action))?,
+            End::Aborted { by, reason } => {
+                let by = by.as_ref().map_or_else(|| "the coordinator".to_owned(), ToString::to_string);
+                write!(out, "{} in pool {pool}: aborted by {by}", plain(&self.done.action))?;
+                if !reason.is_empty() {
+                    write!(out, " (\"{}\")", plain(reason))?;
+                }
+            }
+            End::Held(why) => {
+                write!(out, "{} in pool {pool}: does not go on: {}", plain(&self.done.action), plain(why))?;
+            }
+            End::TimeOver => {
+                write!(out, "{} in pool {pool}: not converged after {elapsed}; it goes on", plain(&self.done.action))?;
+            }
+        }
+        let Some(status) = &self.status else { return writeln!(out) };
+        writeln!(out, "; {}, generation {}", status.phase.as_str(), status.generation)?;
+        writeln!(out, "primary {}, backup {}", slot(status.primary), slot(status.backup))?;
+        if self.end != End::Reached && !status.waiting_for.is_empty() {
+            writeln!(out, "waits for {}: {}", status.waiting_for.len(), names(&status.waiting_for))?;
+        }
+        if status.hold.as_deref() == Some("first_key") {
+            writeln!(out, "it holds: `tfoctl resume` lets rotations begin")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is remembered from look to look.
+struct Follower<'a> {
+    connection: &'a Connection,
+    goal: Goal,
+    /// The command's own entry is the first after it.
+    since: Revision,
+    lines: Vec<AuditLine>,
+    status: Option<PoolStatus>,
+    written: Option<(PoolStatus, Instant)>,
+    trouble: Option<String>,
+}
+
+/// Follows what `done` began, for at most `patience`.
+pub(super) async fn follow(
+    connection: &Connection,
+    done: Done,
+    goal: Goal,
+    patience: Duration,
+) -> Result<Followed, Failure> {
+    let start = clock::monotonic();
+    let mut follower = Follower {
+        connection,
+        goal,
+        since: done.revision,
+        lines: Vec::new(),
+        status: None,
+        written: None,
+        trouble: None,
+    };
+    let end = loop {
+        match follower.look(&done).await {
+            Ok(Some(end)) => break end,
+            Ok(None) => {}
+            // A coordinator that restarts: the rotation outlives it, and so does the following.
+            Err(failure) if failure.outcome == Outcome::Failed => follower.say_trouble(&failure),
+            Err(failure) => return Err(failure),
+        }
+        let left = clock::left_of(patience, start);
+        if left.is_zero() {
+            break End::TimeOver;
+        }
+        tokio::time::sleep(LOOK_EVERY.min(left)).await;
+    };
+    let result = match end {
+        End::Reached => "done",
+        End::Aborted { .. } => "aborted",
+        End::Held(_) => "held",
+        End::TimeOver => "not_converged",
+    };
+    let elapsed_secs = clock::monotonic().duration_since(start).as_secs();
+    Ok(Followed { done, result, elapsed_secs, status: follower.status, end })
+}
+
+impl Follower<'_> {
+    async fn look(&mut self, done: &Done) -> Result<Option<End>, Failure> {
+        let fleet = &self.connection.fleet;
+        let status = fleet.status(&done.pool).await?;
+        let known = self.lines.last().map_or(self.since, |line| line.revision);
+        if status.revision > known {
+            self.lines.extend(fleet.audit_after(&done.pool, known).await?);
+        }
+        let nodes = match &self.goal {
+            Goal::Given(Some(Expected::Names(_))) => fleet.nodes(&done.pool).await?.nodes,
+            Goal::Settled | Goal::DrivenOut | Goal::Given(_) => Vec::new(),
+        };
+        self.say(&status);
+        let end = judge(&self.goal, &status, &self.lines, &nodes);
+        self.status = Some(status);
+        self.trouble = None;
+        Ok(end)
+    }
+
+    /// A line for a new phase at once, for a new count now and then.
+    fn say(&mut self, status: &PoolStatus) {
+        let is_due = match &self.written {
+            None => true,
+            Some((last, at)) => {
+                key(last) != key(status)
+                    || (progress(last) != progress(status) && clock::left_of(COUNT_EVERY, *at).is_zero())
+            }
+        };
+        if is_due {
+            // Progress that nobody reads changes nothing; the result is what counts.
+            drop(writeln!(io::stderr(), "{}  {}", clock::now(), progress(status)));
+            self.written = Some((status.clone(), clock::monotonic()));
+        }
+    }
+
+    fn say_trouble(&mut self, failure: &Failure) {
+        let text: Vec<String> = failure.problems.iter().map(|problem| problem.message.clone()).collect();
+        let text = text.join("; ");
+        if self.trouble.as_ref() != Some(&text) {
+            // As above.
+            drop(writeln!(io::stderr(), "{}  {text}; the rotation goes on without us, asking again", clock::now()));
+            self.trouble = Some(text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::count::Generation;
+
+    fn status(phase: Phase, converged: usize) -> PoolStatus {
+        let text = serde_json::json!({
+            "pool": "text", "pool_id": "0".repeat(32), "revision": 9, "generation": 4, "phase": phase,
+            "primary": {"epoch": 2, "fingerprint": "00000000000000aa"}, "backup": null, "paused": false, "hold": null,
+            "required": 3, "converged": converged, "reporting": 0, "waiting_for": [], "next_at": null,
+            "blocked_by": null, "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": [],
+            "drives": true
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    fn line(action: &str, operator: Option<&str>) -> AuditLine {
+        AuditLine {
+            at: clock::now(),
+            revision: Revision::new(9),
+            generation: Generation::new(4),
+            phase: Phase::Steady,
+            operator: operator.map(|name| name.parse().unwrap()),
+            action: action.to_owned(),
+            nodes: std::collections::BTreeSet::new(),
+            reason: "why".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_rotation_ends_settled_aborted_or_held() {
+        let on_the_way = [line("promote", None), line("open_wave", None)];
+        assert_eq!(judge(&Goal::Settled, &status(Phase::Promoted, 3), &on_the_way, &[]), None);
+        let settled = [line("promote", None), line("settle", None)];
+        assert_eq!(judge(&Goal::Settled, &status(Phase::Steady, 3), &settled, &[]), Some(End::Reached));
+        // Also if the next one has begun meanwhile, and was aborted.
+        let more = [line("settle", None), line("stage", None), line("abort", Some("ops2"))];
+        assert_eq!(judge(&Goal::Settled, &status(Phase::Steady, 3), &more, &[]), Some(End::Reached));
+        let by = Some("ops2".parse().unwrap());
+        let aborted = End::Aborted { by, reason: "why".to_owned() };
+        let lines = [line("promote", None), line("abort", Some("ops2"))];
+        assert_eq!(judge(&Goal::Settled, &status(Phase::Steady, 0), &lines, &[]), Some(aborted));
+        let held = PoolStatus { hold: Some("aborted".to_owned()), ..status(Phase::Steady, 0) };
+        assert_eq!(judge(&Goal::Settled, &held, &[], &[]), Some(End::Held("aborted".to_owned())));
+        let frozen = PoolStatus { blocked_by: Some("frozen".to_owned()), ..status(Phase::Staged, 3) };
+        assert!(matches!(judge(&Goal::Settled, &frozen, &[], &[]), Some(End::Held(_))));
+        // A pause is somebody's to end; it is waited for.
+        let paused = PoolStatus { paused: true, blocked_by: Some("paused".to_owned()), ..status(Phase::Staged, 3) };
+        assert_eq!(judge(&Goal::Settled, &paused, &[], &[]), None);
+    }
+
+    #[test]
+    fn a_revoke_ends_when_no_required_node_holds_the_key() {
+        let goal = Goal::DrivenOut;
+        let revoking =
+            PoolStatus { revoking: vec![status(Phase::Steady, 3).primary.unwrap()], ..status(Phase::Steady, 3) };
+        assert_eq!(judge(&goal, &revoking, &[], &[]), None);
+        assert_eq!(judge(&goal, &status(Phase::Steady, 2), &[], &[]), None, "one still holds it");
+        assert_eq!(judge(&goal, &status(Phase::Promoted, 3), &[], &[]), None);
+        assert_eq!(judge(&goal, &status(Phase::Steady, 3), &[], &[]), Some(End::Reached));
+        let forced = [line("abort", Some("ops2"))];
+        assert!(matches!(judge(&goal, &status(Phase::Steady, 3), &forced, &[]), Some(End::Aborted { .. })));
+    }
+
+    #[test]
+    fn a_first_key_ends_when_the_expected_have_it() {
+        let steady = status(Phase::Steady, 3);
+        let number = |n| Goal::Given(Some(Expected::Number(n)));
+        assert_eq!(judge(&number(3), &steady, &[], &[]), Some(End::Reached));
+        assert_eq!(judge(&number(4), &steady, &[], &[]), None);
+        assert_eq!(judge(&number(3), &status(Phase::Steady, 2), &[], &[]), None);
+        assert_eq!(judge(&Goal::Given(None), &steady, &[], &[]), Some(End::Reached));
+        let nobody = PoolStatus { required: 0, ..status(Phase::Steady, 0) };
+        assert_eq!(judge(&Goal::Given(None), &nobody, &[], &[]), None);
+        let named = Goal::Given(Some(Expected::Names(["a".parse().unwrap()].into())));
+        assert_eq!(judge(&named, &steady, &[], &[]), None);
+    }
+}

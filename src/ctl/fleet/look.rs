@@ -1,0 +1,147 @@
+//! `pools`, `nodes`, `audit`: looking, which viewers may too.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::connect::{ConnectArgs, Connection, block_on};
+use super::shown::{Listed, audit_line, write_nodes};
+use crate::ctl::report::{Failure, Format, Outcome, Report, deliver};
+use crate::model::count::Revision;
+use crate::model::ids::PoolName;
+use crate::wire::v1::fleet::{Audit, Nodes, PoolStatus, Pools};
+
+/// How often `audit --follow` looks again.
+const FOLLOW_EVERY: Duration = Duration::from_secs(2);
+
+/// Arguments of `pools`.
+#[derive(Debug, Args)]
+pub struct PoolsArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// Arguments of `nodes`.
+#[derive(Debug, Args)]
+pub struct NodesArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// List every node, also those that are as they should be
+    #[arg(long)]
+    all: bool,
+}
+
+/// Arguments of `audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Only what came after this revision
+    #[arg(long, value_name = "REVISION", default_value_t = Revision::ZERO)]
+    after: Revision,
+    /// Go on with what comes, until told to stop; as JSON: one entry a line
+    #[arg(long)]
+    follow: bool,
+}
+
+/// Shows all pools, or the one of `--pool`.
+///
+/// # Errors
+/// Fails with what is wrong, its remedy and the exit code.
+pub fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Failure> {
+    let connection = arguments.connect.open()?;
+    let pools = block_on(async {
+        match &connection.argument {
+            Some(pool) => Ok(Pools { pools: vec![connection.fleet.status(pool).await?] }),
+            None => connection.fleet.pools().await,
+        }
+    })?;
+    deliver(&pools, format)
+}
+
+/// Nodes, and as text the pool above them.
+struct NodesShown {
+    status: PoolStatus,
+    nodes: Nodes,
+    listed: Listed,
+}
+
+impl Serialize for NodesShown {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.nodes.serialize(serializer)
+    }
+}
+
+impl Report for NodesShown {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        write_nodes(out, &self.status, (&self.nodes.nodes, &self.nodes.fingerprints), self.listed)
+    }
+}
+
+/// Shows the nodes of a pool.
+///
+/// # Errors
+/// Fails with what is wrong, its remedy and the exit code.
+pub fn list_nodes(arguments: &NodesArgs, format: Format) -> Result<Outcome, Failure> {
+    let connection = arguments.connect.open()?;
+    let listed = if arguments.all { Listed::All } else { Listed::Behind };
+    let shown = block_on(async {
+        let pool = connection.pool().await?;
+        let status = connection.fleet.status(&pool).await?;
+        let nodes = connection.fleet.nodes(&pool).await?;
+        Ok(NodesShown { status, nodes, listed })
+    })?;
+    deliver(&shown, format)
+}
+
+impl Report for Audit {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.entries.iter().try_for_each(|line| writeln!(out, "{}", audit_line(line)))
+    }
+}
+
+/// Shows the audit log, oldest first.
+///
+/// # Errors
+/// Fails with what is wrong, its remedy and the exit code.
+pub fn audit(arguments: &AuditArgs, format: Format) -> Result<Outcome, Failure> {
+    let connection = arguments.connect.open()?;
+    block_on(async {
+        let pool = connection.pool().await?;
+        if arguments.follow {
+            return follow(&connection, &pool, arguments.after, format).await;
+        }
+        let entries = connection.fleet.audit_after(&pool, arguments.after).await?;
+        deliver(&Audit { pool, entries, more: false }, format)
+    })
+}
+
+async fn follow(connection: &Connection, pool: &PoolName, after: Revision, format: Format) -> Result<Outcome, Failure> {
+    let mut after = after;
+    loop {
+        // The whole of it at first, so that a wrong pool or certificate ends it at once.
+        let entries = connection.fleet.audit_after(pool, after).await?;
+        after = entries.last().map_or(after, |line| line.revision);
+        show_lines(&entries, format).map_err(Failure::undelivered)?;
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => return Ok(Outcome::Done),
+            () = tokio::time::sleep(FOLLOW_EVERY) => {}
+        }
+    }
+}
+
+fn show_lines(entries: &[crate::wire::v1::fleet::AuditLine], format: Format) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for line in entries {
+        match format {
+            Format::Text => writeln!(out, "{}", audit_line(line))?,
+            Format::Json => {
+                serde_json::to_writer(&mut out, line)?;
+                out.write_all(b"\n")?;
+            }
+        }
+    }
+    out.flush()
+}

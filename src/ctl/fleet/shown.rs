@@ -1,0 +1,239 @@
+//! How pools, nodes, the audit log and done commands look as text.  As JSON they are the types of the API.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use crate::ctl::plain::{count_of_nodes, names, plain};
+use crate::ctl::report::Report;
+use crate::ctl::table::Table;
+use crate::model::key::PairPrint;
+use crate::model::state::SlotPrint;
+use crate::model::time::{UnixTime, span_text};
+use crate::runtime::clock;
+use crate::wire::v1::fleet::{AuditLine, Done, FingerprintCount, NodeStatus, PoolStatus, Pools};
+use crate::wire::v1::sync::KeySource;
+
+/// Most nodes of one state that are listed without `--all`.
+const BEHIND_SHOWN_MAX: usize = 20;
+
+/// A slot: its fingerprint, and the epoch where it has one.
+pub(super) fn slot(slot: Option<SlotPrint>) -> String {
+    match slot {
+        None => "-".to_owned(),
+        Some(SlotPrint { epoch: None, fingerprint }) => fingerprint.to_string(),
+        Some(SlotPrint { epoch: Some(epoch), fingerprint }) => format!("{fingerprint} ({epoch})"),
+    }
+}
+
+/// What a closed gate waits for, in words.
+pub(super) fn gate(blocked_by: &str) -> String {
+    let words = match blocked_by {
+        "schedule" => "the next rotation is not due",
+        "barrier" => "nodes have not acknowledged",
+        "drain" => "clients still come with the old key's cookies",
+        "health" => "the wave is being watched",
+        "absent" => "nodes are absent",
+        "expected_nodes" => "fewer nodes than expected",
+        "paused" => "paused: resume it",
+        "held" => "held: resume it",
+        "frozen" => "frozen: the store is older than the fleet; recover it",
+        other => return plain(other),
+    };
+    words.to_owned()
+}
+
+impl Report for Pools {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.pools.is_empty() {
+            return writeln!(out, "the coordinator has no pools: add [pools.NAME] to its configuration");
+        }
+        let mut table =
+            Table::new(&["POOL", "PHASE", "GENERATION", "PRIMARY", "BACKUP", "CONVERGED", "BLOCKED BY", "NEXT"]);
+        for pool in &self.pools {
+            let waves = pool.waves.map_or(String::new(), |waves| format!(" {}/{}", waves.opened, waves.of));
+            table.row([
+                pool.pool.to_string(),
+                format!("{}{waves}", pool.phase.as_str()),
+                pool.generation.to_string(),
+                slot(pool.primary),
+                slot(pool.backup),
+                format!("{}/{}", pool.converged, pool.required),
+                pool.blocked_by.clone().unwrap_or_else(|| "-".to_owned()),
+                pool.next_at.map_or_else(|| "-".to_owned(), |at| at.to_string()),
+            ]);
+        }
+        table.write(out)?;
+        self.pools.iter().flat_map(remarks).try_for_each(|remark| writeln!(out, "{remark}"))
+    }
+}
+
+/// What the table has no column for, each on a line that names the pool.
+pub(super) fn remarks(pool: &PoolStatus) -> Vec<String> {
+    let mut said = Vec::new();
+    if let Some(gate_kind) = pool.blocked_by.as_deref().filter(|gate| *gate != "schedule") {
+        said.push(gate(gate_kind));
+    }
+    if !pool.waiting_for.is_empty() {
+        said.push(format!("waits for {}", names(&pool.waiting_for)));
+    }
+    if let Some(hold) = &pool.hold {
+        said.push(format!("held since {}: {}", pool.since, plain(hold)));
+    }
+    if !pool.revoking.is_empty() {
+        said.push(format!("drives out {}", names(pool.revoking.iter().map(|key| slot(Some(*key))))));
+    }
+    for slots in &pool.recoverable {
+        said.push(format!("the fleet holds {}, {}", slot(Some(slots.primary)), slot(slots.backup)));
+    }
+    if pool.reporting > 0 {
+        said.push(format!(
+            "{} only reporting: keys come from elsewhere, the coordinator drives nothing there",
+            count_of_nodes(pool.reporting)
+        ));
+    }
+    if !pool.drives {
+        let what = match &pool.policy_differs[..] {
+            [] => String::new(),
+            differs => format!(" in {}", names(differs)),
+        };
+        said.push(format!("this coordinator drives nothing: its configuration differs from the pool's policy{what}"));
+    }
+    said.into_iter().map(|text| format!("{}: {text}", pool.pool)).collect()
+}
+
+/// Whether a node is as it should be.
+fn is_fine(node: &NodeStatus) -> bool {
+    node.error.is_none() && matches!(node.state.as_str(), "converged" | "reporting" | "one_slot")
+}
+
+/// Which of the nodes are listed one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// Those that are not as they should be, up to a bound.
+    Behind,
+    /// All.
+    All,
+}
+
+/// Nodes at a glance: how many hold which keys, whether they accept each other's cookies, who is behind.
+pub(super) fn write_nodes(
+    out: &mut dyn Write,
+    status: &PoolStatus,
+    (nodes, fingerprints): (&[NodeStatus], &[FingerprintCount]),
+    listed: Listed,
+) -> io::Result<()> {
+    let (phase, generation) = (status.phase.as_str(), status.generation);
+    writeln!(
+        out,
+        "pool {}: {phase}, generation {generation}, {} of {} required nodes converged",
+        status.pool, status.converged, status.required
+    )?;
+    let mut table = Table::new(&["NODES", "PRIMARY", "BACKUP"]);
+    for group in fingerprints {
+        let backup = group.backup.map_or_else(|| "-".to_owned(), |backup| backup.to_string());
+        table.row([group.nodes.to_string(), group.primary.to_string(), backup]);
+    }
+    if !fingerprints.is_empty() {
+        table.write(out)?;
+        writeln!(out, "{}", agreement(fingerprints))?;
+    }
+    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+    for node in nodes {
+        *states.entry(node.state.as_str()).or_default() += 1;
+    }
+    let states: Vec<String> = states.iter().map(|(state, count)| format!("{count} {}", plain(state))).collect();
+    writeln!(out, "states: {}", if states.is_empty() { "no nodes".to_owned() } else { states.join(", ") })?;
+    let elsewhere = nodes.iter().filter(|node| node.source != KeySource::Coordinator).count();
+    if elsewhere > 0 {
+        let count = count_of_nodes(elsewhere);
+        writeln!(out, "{count} only reporting: keys come from elsewhere, the coordinator drives nothing there")?;
+    }
+    let shown: Vec<&NodeStatus> = nodes.iter().filter(|node| listed == Listed::All || !is_fine(node)).collect();
+    if shown.is_empty() {
+        return if nodes.is_empty() { Ok(()) } else { writeln!(out, "nobody is behind") };
+    }
+    let most = if listed == Listed::All { usize::MAX } else { BEHIND_SHOWN_MAX };
+    write_table(out, &shown[..shown.len().min(most)])?;
+    match shown.len().saturating_sub(most) {
+        0 => Ok(()),
+        more => writeln!(out, "and {more} more; --all lists every node"),
+    }
+}
+
+fn write_table(out: &mut dyn Write, nodes: &[&NodeStatus]) -> io::Result<()> {
+    let now = clock::now();
+    let mut table =
+        Table::new(&["NODE", "STATE", "GENERATION", "PRIMARY", "BACKUP", "BEHIND SINCE", "LAST REPORT", "REMARK"]);
+    for node in nodes {
+        let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let why = [node.excluded.as_ref().map(|why| format!("excluded: {why}")), node.error.clone()];
+        table.row([
+            node.node.to_string(),
+            node.state.clone(),
+            dash(node.generation.map(|generation| generation.to_string())),
+            slot(node.primary),
+            slot(node.backup),
+            dash(node.behind_since.map(|since| ago(since, now))),
+            dash(node.last_report_at.map(|at| ago(at, now))),
+            why.into_iter().flatten().collect::<Vec<_>>().join("; "),
+        ]);
+    }
+    table.write(out)
+}
+
+/// An instant and how long ago it was.
+fn ago(at: UnixTime, now: UnixTime) -> String {
+    format!("{at} ({} ago)", span_text(now.secs_since(at)))
+}
+
+/// Whether every node accepts every other's cookies: the safety property, by what the nodes report.
+fn agreement(groups: &[FingerprintCount]) -> String {
+    let pair = |group: &FingerprintCount| PairPrint { primary: group.primary, backup: group.backup };
+    let split = groups.iter().find_map(|minter| {
+        let deaf = groups.iter().filter(|other| !pair(minter).minted_is_accepted_by(&pair(other)));
+        let count: usize = deaf.map(|group| group.nodes).sum();
+        (count > 0).then_some((minter, count))
+    });
+    match split {
+        None => "every node accepts every other's cookies".to_owned(),
+        Some((minter, count)) => format!(
+            "SPLIT: cookies made under {} ({}) are refused by {}",
+            minter.primary,
+            count_of_nodes(minter.nodes),
+            count_of_nodes(count)
+        ),
+    }
+}
+
+impl Report for Done {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { pool, revision, generation, phase, action, nodes } = self;
+        write!(
+            out,
+            "{}: done in pool {pool}; generation {generation}, {}, revision {revision}",
+            plain(action),
+            phase.as_str()
+        )?;
+        if nodes.is_empty() { writeln!(out) } else { writeln!(out, "; {}", names(nodes)) }
+    }
+}
+
+/// One line of the audit log.
+pub(super) fn audit_line(line: &AuditLine) -> String {
+    let who = line.operator.as_ref().map_or_else(|| "coordinator".to_owned(), ToString::to_string);
+    let mut text = format!(
+        "{}  r{} g{}  {}  {who}  {}",
+        line.at,
+        line.revision,
+        line.generation,
+        line.phase.as_str(),
+        plain(&line.action)
+    );
+    if !line.nodes.is_empty() {
+        text += &format!("  [{}]", names(&line.nodes));
+    }
+    if !line.reason.is_empty() {
+        text += &format!("  \"{}\"", plain(&line.reason));
+    }
+    text
+}

@@ -1,0 +1,15 @@
+//! `tfoctl`'s fleet commands as an operator runs them, against a coordinator that a test tells what to say: what is
+//! asked, what is shown, what is refused, and how it ends.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where its world is not what it made")]
+
+mod commands;
+mod end_to_end;
+mod fake;
+mod fleet;
+mod looking;
+mod manual;
+mod reaching;
+mod rotating;
+#[path = "../support/mod.rs"]
+mod support;
