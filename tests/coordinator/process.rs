@@ -142,9 +142,12 @@ fn an_end_lets_waiting_nodes_go_and_writes_their_acks() {
     world.first_key(&mut nodes);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| nodes[0].sync(60));
-        let held = || world.observed("/metrics").is_some_and(|(_, text)| text.contains("tfo_coordinator_connections"));
+        let held = || {
+            world
+                .observed("/metrics")
+                .is_some_and(|(_, text)| text.contains("tfo_coordinator_pool_held{pool=\"text\"} 1"))
+        };
         assert!(poll_until(SOON, held));
-        // Whether it is held already or on its way: the answer is the same.
         world.signal(Signal::TERM);
         assert_eq!(waiting.join().unwrap().0, 204);
     });
