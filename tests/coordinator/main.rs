@@ -7,6 +7,8 @@ mod support;
 
 mod config;
 mod crash;
+mod fleet;
+mod process;
 mod refusals;
 mod rotation;
 mod world;

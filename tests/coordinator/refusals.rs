@@ -119,7 +119,10 @@ fn what_is_no_request_is_refused_and_changes_nothing() {
         assert_eq!((found, answer["kind"].as_str()), (status, Some(kind)), "{path}: {answer}");
     }
     let large = json!({"reason": "x".repeat(4 << 20)});
-    assert_eq!(operator.post("/v1/pools/text/pause", &large).0, 413);
+    // The server stops reading: a client that goes on writing may see the end of the connection before the answer.
+    let (status, _) = operator.post("/v1/pools/text/pause", &large);
+    assert!([413, 0].contains(&status), "{status}");
+    assert!(world.log().contains("body_too_large"));
     let (status, answer) = operator.post("/v1/pools/text/pause", &json!({"reason": "two\nlines"}));
     assert_eq!((status, &answer["kind"]), (400, &json!("bad_request")));
     assert_eq!(state(&world), before);
