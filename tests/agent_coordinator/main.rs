@@ -12,4 +12,5 @@ mod real;
 #[expect(clippy::unwrap_used, reason = "a test ends where its host is not what it made")]
 mod refused;
 mod report;
+mod sandbox;
 mod start;
