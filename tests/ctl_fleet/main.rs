@@ -7,8 +7,8 @@ mod commands;
 mod end_to_end;
 mod fake;
 mod fleet;
+mod help;
 mod looking;
-mod manual;
 mod reaching;
 mod rotating;
 #[path = "../support/mod.rs"]

@@ -1,4 +1,4 @@
-//! Help, completions, man pages.
+//! Help and completions.
 
 use std::process::{Command, Stdio};
 
@@ -24,7 +24,7 @@ fn help_names_every_command_and_exit_code() {
         assert!(help.contains(&format!("  {command} ")), "{command}: {help}");
         assert_eq!(ctl(&[command, "--help"]).0, Some(0), "{command}");
     }
-    assert!(help.contains("4 not converged in time") && !help.contains("  man "), "{help}");
+    assert!(help.contains("4 not converged in time"), "{help}");
     assert_eq!(ctl(&[]).0, Some(2));
 }
 
@@ -50,20 +50,4 @@ fn completions_are_made_for_three_shells() {
     );
     let output = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
     assert_eq!(text(&output.stdout).trim(), "nodes", "{}", text(&output.stderr));
-}
-
-#[test]
-fn every_command_has_a_man_page() {
-    let dir = scratch();
-    let path = dir.path().to_str().unwrap();
-    let (code, stdout, stderr) = ctl(&["man", "--dir", path]);
-    assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), "", ""));
-    let page = |name: &str| std::fs::read_to_string(dir.path().join(format!("{name}.1"))).unwrap();
-    assert!(page("tfoctl").starts_with(".ie \\n(.g") && page("tfoctl").contains("tfoctl\\-nodes(1)"));
-    for command in COMMANDS {
-        assert!(page(&format!("tfoctl-{command}")).contains(".SH SYNOPSIS"), "{command}");
-    }
-    assert!(page("tfoctl-pki-issue").contains("\\-\\-coordinator"));
-    assert!(!dir.path().join("tfoctl-man.1").exists());
-    assert_eq!(ctl(&["man", "--dir", "/nowhere/at/all"]).0, Some(1));
 }
