@@ -273,6 +273,7 @@ fn status_json_has_the_shape_of_the_design() {
     let expected = [
         "backup",
         "clock_synchronised",
+        "contact",
         "drift_repairs",
         "error",
         "generation",

@@ -175,6 +175,24 @@ const EVERY_OP: [Op; 19] = [
     Op::SetPolicy,
 ];
 
+/// The first four are ordered in the short run.  Not exclude, advance and forget before the backup: nodes that it does not
+/// require are not waited for, the second known limit of engine/rollout/mod.rs.
+const RESTORED_OPS: [Op; 13] = [
+    Op::Abort,
+    Op::RevokeAll,
+    Op::ForgetWhileFrozen(0),
+    Op::ForgetWhileFrozen(1),
+    Op::Deny(0),
+    Op::Deny(1),
+    Op::RevokeAndDeny(0),
+    Op::RevokeAndDeny(1),
+    Op::Rotate,
+    Op::SetPolicy,
+    Op::Pause,
+    Op::Resume,
+    Op::RevokeHeld(0),
+];
+
 fn or_every(orders: &[Op]) -> &[Op] {
     if is_full() { &EVERY_OP } else { orders }
 }
@@ -272,7 +290,7 @@ fn nodes_are_denied() {
     let orders =
         [Op::Deny(0), Op::Deny(1), Op::RevokeAndDeny(0), Op::RevokeAndDeny(1), Op::Forget(0), Op::Resume, Op::Abort];
     let world = small(Budget { stages: 2, orders: 3, ..NONE });
-    holds("denials", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(70_000));
+    holds("denials", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(62_000));
 }
 
 #[test]
@@ -318,7 +336,7 @@ fn taken_out_and_restored(orders: &[Op]) -> World {
 #[test]
 fn database_restored_under_nodes_that_were_taken_out() {
     let world = taken_out_and_restored(&[Op::Forget(1), Op::Exclude(1), Op::Deny(1)]);
-    holds("restored, taken out", world, &told_apart(2), Pinned::Complete(95_000));
+    holds("restored, taken out", world, &told_apart(2), Pinned::Complete(94_000));
 }
 
 /// The known limit (engine/rollout/mod.rs; README: after a restore repeat forget, deny and exclude).  Whoever takes the restored
@@ -361,10 +379,7 @@ fn database_restored() {
     let world = small(Budget { restores: 1, images: 1, orders: 1, ..NONE });
     holds(
         "restored",
-        one_coordinator(ordering(
-            world,
-            or_every(&[Op::Abort, Op::RevokeAll, Op::ForgetWhileFrozen(0), Op::ForgetWhileFrozen(1)]),
-        )),
+        one_coordinator(ordering(world, if is_full() { &RESTORED_OPS } else { &RESTORED_OPS[..4] })),
         &alike(2),
         Pinned::Complete(120_000),
     );

@@ -22,6 +22,7 @@ use std::time::Duration;
 use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -35,7 +36,7 @@ pub use limits::Limits;
 use refusals::Shown;
 pub use refusals::{Reason, Refusals};
 
-use crate::tls::server::ServerTls;
+use crate::tls::server::{LiveConnection, ServerTls};
 use crate::wire::error::ErrorKind;
 
 /// Connections that the kernel keeps for us between two accepts.
@@ -155,7 +156,10 @@ impl Server {
         self.accept(listener, router, shutdown, |shared, stream, address, place, handshakes| {
             let handshake = handshakes.begin_handshake()?;
             let tls = Arc::clone(&tls);
-            Ok(async move { shared.handshake(stream, address, (place, handshake), &tls).await })
+            Ok(async move {
+                shared.connection(stream, address, handshake, tls).await;
+                drop(place);
+            })
         })
         .await
     }
@@ -221,7 +225,7 @@ impl Server {
 }
 
 impl Shared {
-    fn front(&self, address: SocketAddr, live: Option<&crate::tls::server::LiveConnection>) -> Front {
+    fn front(&self, address: SocketAddr, live: Option<&LiveConnection>) -> Front {
         Front {
             router: self.router.clone(),
             address,
@@ -234,41 +238,52 @@ impl Shared {
     }
 
     /// From an accepted socket to the end of the connection.
-    async fn handshake(self, stream: TcpStream, address: SocketAddr, places: (Place, HandshakePlace), tls: &ServerTls) {
-        let (place, handshake) = places;
+    async fn connection(self, stream: TcpStream, address: SocketAddr, handshake: HandshakePlace, tls: Arc<ServerTls>) {
+        // On the heap, each for its time: what both need together would be kept for as long as the connection.
+        let shaken = Box::pin(self.handshake(stream, address, handshake, &tls)).await;
+        drop(tls);
+        if let Some((stream, live)) = shaken {
+            let front = self.front(address, Some(&live));
+            Box::pin(connection::serve(*stream, front, Some(live), self.ends)).await;
+        }
+    }
+
+    /// The handshake; none if it failed.
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: HandshakePlace,
+        tls: &ServerTls,
+    ) -> Option<(Box<TlsStream<TcpStream>>, LiveConnection)> {
         let shown = Shown(address, None);
         let in_use = tls.in_use();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&in_use.config));
         let shaken = tokio::select! {
             shaken = timeout(self.limits.handshake_timeout, acceptor.accept(stream).into_fallible()) => shaken,
-            () = self.ends.drain.cancelled() => return,
+            () = self.ends.drain.cancelled() => return None,
         };
+        drop(place);
         let stream = match shaken {
-            Ok(Ok(stream)) => stream,
+            Ok(Ok(stream)) => Box::new(stream),
             Ok(Err((error, mut stream))) => {
-                drop(handshake);
                 self.refusals.note(Reason::of_handshake(&error), &shown, &error);
+                // Else a reset could overtake the alert, and the peer would not know why.
                 drop(timeout(ALERT_LINGER, linger(&mut stream)).await);
-                return;
+                return None;
             }
             Err(_) => {
                 self.refusals.note(Reason::HandshakeTimeout, &shown, &"the handshake was not over in time");
-                return;
+                return None;
             }
         };
-        drop(handshake);
-        let live = match tls.admit(&in_use, stream.get_ref().1.peer_certificates().unwrap_or_default()) {
-            Ok(live) => live,
+        match tls.admit(&in_use, stream.get_ref().1.peer_certificates().unwrap_or_default()) {
+            Ok(live) => Some((stream, live)),
             Err(error) => {
                 self.refusals.note(Reason::CertificateInvalid, &shown, &error);
-                return;
+                None
             }
-        };
-        // The handshake's files may be replaced while the connection lives.
-        drop(in_use);
-        let front = self.front(address, Some(&live));
-        connection::serve(stream, front, Some(live), self.ends).await;
-        drop(place);
+        }
     }
 }
 

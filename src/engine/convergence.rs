@@ -138,21 +138,26 @@ pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
         .max_by_key(|conflict| conflict.generation)
 }
 
-/// What `recover` may take over: the slots that two-slot nodes were told under the highest generation among them.
+/// What `recover` may take over: the slots that two-slot nodes were told under the highest generation among them; and, if
+/// nobody was told a higher one than the document's own, what the document tells.
 ///
-/// More than one if the lost store and the restored one went different ways.  A one-slot node's file lacks the backup,
-/// so it says nothing about what the others must accept.
+/// More than one if the lost store and the restored one went different ways.  The document's own is the one to take where
+/// it was driven on since the restore, for every required node followed it: the other way is that of a node that it did
+/// not know.  A one-slot node's file lacks the backup, so it says nothing about what the others must accept.
 #[must_use]
 pub fn recoverable(snapshot: &Snapshot) -> BTreeSet<Slots> {
     let document = &snapshot.document;
     let reports = || {
         let believed = snapshot.nodes.values().filter(|record| !record.is_denied());
-        let reports = believed.filter_map(|record| record.report.as_ref());
-        let two_slot = reports.filter(|report| report.slot_count == SlotCount::Two);
-        two_slot.filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == document.pool_id)
+        believed.filter_map(|record| record.report.as_ref())
     };
-    let highest = reports().map(|fence| fence.generation).max();
-    reports().filter(|fence| Some(fence.generation) == highest).map(|fence| fence.slots).collect()
+    let all = || reports().filter_map(|report| Some((report, report.fence.as_ref()?)));
+    let fences = || all().filter(|(_, fence)| fence.pool_id == document.pool_id);
+    let two_slot = || fences().filter(|(report, _)| report.slot_count == SlotCount::Two).map(|(_, fence)| fence);
+    let Some(highest) = two_slot().map(|fence| fence.generation).max() else { return BTreeSet::new() };
+    let told = fences().map(|(_, fence)| fence.generation).chain(reports().map(|report| report.seen)).max();
+    let own = instructions(document).first().filter(|own| Some(own.generation) >= told).map(|own| own.slots);
+    two_slot().filter(|fence| fence.generation == highest).map(|fence| fence.slots).chain(own).collect()
 }
 
 /// What a coordinator's own clock and ears say, for one decision.

@@ -3,24 +3,20 @@
 //! Must not know: sockets, URLs, what the connection is for.  Invariants: TLS 1.3 only, ring only, HTTP/1.1 only; no
 //! platform roots, so nobody but the fleet's own CA can stand in for a coordinator; the key file is its owner's alone.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::identity::Peer;
+use super::pem;
+use super::stamp::Stamp;
 use crate::config::secret::SecretPath;
 use crate::model::ids::NodeId;
 use crate::model::problem::Problem;
 use crate::model::time::{UnixTime, span_text};
-use crate::runtime::files;
 
-/// Longest certificate or CA file in bytes: a chain, or a bundle while a CA is rotated.
-const PEM_BYTES_MAX: usize = 256 << 10;
-/// Longest key file in bytes: RSA 8192 in PEM is 6.4 KiB.
-const KEY_BYTES_MAX: usize = 16 << 10;
 /// A certificate is reported when less than this part of its life is left: a third, as ACME clients renew.
 const RENEW_AT_FRACTION: u64 = 3;
 /// Never earlier than this before its end, in seconds: 30 days are time enough also for a ten-year certificate.
@@ -29,7 +25,7 @@ const RENEW_EARLIEST_SECS: u64 = 30 * 86_400;
 const ALPN: &[u8] = b"http/1.1";
 
 /// Kind of the problem that a certificate's time is over.
-pub const EXPIRED: &str = "certificate_expired";
+pub const EXPIRED: &str = "tls_certificate_expired";
 
 /// Where the three files lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,12 +38,29 @@ pub struct ClientFiles {
     pub key: SecretPath,
 }
 
+/// Which files stand at the three places, to see whether they are still those that were read.  systemd never changes a
+/// credential of a running service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStamps([Option<Stamp>; 3]);
+
+impl ClientFiles {
+    /// What stands there now.
+    #[must_use]
+    pub fn stamps(&self) -> FileStamps {
+        let key = match &self.key {
+            SecretPath::File(path) => Stamp::of(path),
+            SecretPath::Credential(_) => None,
+        };
+        FileStamps([Stamp::of(&self.ca), Stamp::of(&self.cert), key])
+    }
+}
+
 /// Who this host is, and with what it connects.
 #[derive(Debug, Clone)]
 pub struct ClientIdentity {
     /// For the connection.
     pub config: ClientConfig,
-    /// Every SAN dNSName of the certificate that is a node's name, in its order; what the coordinator goes by.
+    /// Every SAN dNSName of the certificate that is a node's name, sorted; what the coordinator goes by.
     pub names: Vec<NodeId>,
     /// The end of the certificate's validity.
     pub not_after: UnixTime,
@@ -71,7 +84,7 @@ struct Described {
 /// Fails with everything that is wrong with the files, each with its file and remedy.
 pub fn client_identity(files: &ClientFiles, now: UnixTime) -> Result<ClientIdentity, Vec<Problem>> {
     let mut notes = Vec::new();
-    let read = (read_roots(&files.ca, now, &mut notes), read_certificates(&files.cert), read_key(&files.key));
+    let read = (read_roots(&files.ca, now, &mut notes), pem::certificates(&files.cert), pem::key(&files.key));
     let (roots, chain, key) = match read {
         (Ok(roots), Ok(chain), Ok(key)) => (roots, chain, key),
         (roots, chain, key) => return Err([roots.err(), chain.err(), key.err()].into_iter().flatten().collect()),
@@ -81,7 +94,7 @@ pub fn client_identity(files: &ClientFiles, now: UnixTime) -> Result<ClientIdent
     if described.names.is_empty() {
         let message = "the certificate has no SAN dNSName that is a host's name, so no coordinator knows who this is";
         let remedy = "issue one with a SAN: `tfoctl pki issue --node NAME`; the common name is never looked at";
-        notes.push(Problem::error("certificate_nameless", message, remedy).in_file(&files.cert));
+        notes.push(Problem::error("tls_certificate_without_name", message, remedy).in_file(&files.cert));
     }
     let config = configure(roots, chain, key, files).map_err(|problem| vec![problem])?;
     Ok(ClientIdentity { config, names: described.names, not_after: described.not_after, notes })
@@ -112,13 +125,13 @@ fn configure(
         match error {
             rustls::Error::InconsistentKeys(_) => {
                 let message = format!("{} is not the private key of the certificate in {cert}", files.key);
-                Problem::error("key_mismatch", message, "put the two files there that were issued together")
+                Problem::error("tls_key_mismatch", message, "put the two files there that were issued together")
                     .in_file(&files.cert)
             }
             other => {
                 let message = format!("the certificate in {cert} and its key {} cannot be used: {other}", files.key);
                 let remedy = "issue an ECDSA P-256 or Ed25519 certificate: `tfoctl pki issue`";
-                Problem::error("key_unusable", message, remedy).in_file(&files.cert)
+                Problem::error("tls_key_unusable", message, remedy).in_file(&files.cert)
             }
         }
     })?;
@@ -128,65 +141,16 @@ fn configure(
     Ok(config)
 }
 
-/// A file that is public: certificates.
-fn read_pem(path: &Path) -> Result<Vec<u8>, Problem> {
-    let read = files::open_regular(path).and_then(|file| {
-        let mut bytes = Vec::new();
-        file.take(PEM_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    });
-    match read {
-        Ok(bytes) if bytes.len() > PEM_BYTES_MAX => {
-            let message = format!("it has more than {PEM_BYTES_MAX} bytes");
-            Err(Problem::error("certificate_not_pem", message, "name the right file").in_file(path))
-        }
-        Ok(bytes) => Ok(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let remedy = "put it there: `tfoctl pki issue` writes ca.crt, NAME.crt and NAME.key";
-            Err(Problem::error("certificate_missing", "there is no such certificate file", remedy).in_file(path))
-        }
-        Err(error) => {
-            let message = format!("cannot read it: {error}");
-            Err(Problem::error("certificate_unreadable", message, "make it readable for this user").in_file(path))
-        }
-    }
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let bytes = read_pem(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let not_pem = |message: String| {
-        let remedy = "write PEM: -----BEGIN CERTIFICATE----- and so on";
-        Problem::error("certificate_not_pem", message, remedy).in_file(path)
-    };
-    match found {
-        Ok(certificates) if certificates.is_empty() => Err(not_pem("there is no certificate in it".to_owned())),
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(not_pem(format!("it is not PEM: {}", pem_text(&error)))),
-    }
-}
-
-/// What is wrong with a PEM text, without a byte of it.
-fn pem_text(error: &PemError) -> &'static str {
-    match error {
-        PemError::MissingSectionEnd { .. } => "a section has no end",
-        PemError::IllegalSectionStart { .. } => "a section's first line is malformed",
-        PemError::Base64Decode(_) => "a section is not base64",
-        PemError::NoItemsFound => "there is no such section in it",
-        _ => "it cannot be read",
-    }
-}
-
 fn read_roots(path: &Path, now: UnixTime, notes: &mut Vec<Problem>) -> Result<RootCertStore, Problem> {
     let mut roots = RootCertStore::empty();
-    let certificates = read_certificates(path)?;
+    let certificates = pem::certificates(path)?;
     let mut expired = 0;
     for certificate in &certificates {
         let described = describe(certificate).map_err(|problem| problem.in_file(path))?;
         expired += usize::from(described.not_after < now);
         roots.add(certificate.clone()).map_err(|error| {
             let remedy = "name the file with the CA's certificate (ca.crt)";
-            Problem::error("certificate_not_pem", format!("it holds no CA certificate: {error}"), remedy).in_file(path)
+            Problem::error("tls_not_pem", format!("it holds no CA certificate: {error}"), remedy).in_file(path)
         })?;
     }
     if expired == certificates.len() {
@@ -197,28 +161,12 @@ fn read_roots(path: &Path, now: UnixTime, notes: &mut Vec<Problem>) -> Result<Ro
     Ok(roots)
 }
 
-fn read_key(key: &SecretPath) -> Result<PrivateKeyDer<'static>, Problem> {
-    let bytes = key.read(KEY_BYTES_MAX)?;
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
-        let message = format!("{key}: no private key can be read from it: {}", pem_text(&error));
-        let remedy = "write it as PEM without a passphrase: -----BEGIN PRIVATE KEY----- and so on";
-        Problem::error("key_not_pem", message, remedy)
-    })
-}
-
 fn describe(certificate: &CertificateDer<'_>) -> Result<Described, Problem> {
-    let unreadable = |what: String| {
-        Problem::error("certificate_not_pem", format!("it holds no X.509 certificate: {what}"), "issue a new one")
-    };
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| unreadable(error.to_string()))?;
-    let names = parsed.subject_alternative_name().map_err(|error| unreadable(error.to_string()))?;
-    let names = names.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
-        GeneralName::DNSName(name) => name.to_ascii_lowercase().parse().ok(),
-        _ => None,
-    });
-    let at = |time: x509_parser::time::ASN1Time| UnixTime::from_secs(u64::try_from(time.timestamp()).unwrap_or(0));
-    let validity = parsed.validity();
-    Ok(Described { names: names.collect(), not_before: at(validity.not_before), not_after: at(validity.not_after) })
+    let unreadable = |_| Problem::error("tls_not_pem", "its first certificate cannot be read", "issue a new one");
+    let peer = Peer::of(certificate).map_err(unreadable)?;
+    let (_, parsed) = X509Certificate::from_der(certificate).expect("it has just been read");
+    let not_before = pem::unix(parsed.validity().not_before);
+    Ok(Described { names: peer.names.into_iter().collect(), not_before, not_after: peer.not_after })
 }
 
 /// Whether the certificate is over, not begun, or about to end.
@@ -232,10 +180,10 @@ fn validity_note(certificate: &Described, now: UnixTime) -> Option<Problem> {
         Some(Problem::error(EXPIRED, message, issue))
     } else if now < not_before {
         let message = format!("the certificate is valid from {not_before} on only; this host's clock says {now}");
-        Some(Problem::error("certificate_not_yet_valid", message, "set the clock, or issue a certificate for now"))
+        Some(Problem::error("tls_certificate_not_yet_valid", message, "set the clock, or issue a certificate for now"))
     } else if left < renew {
         let message = format!("the certificate expires at {not_after}, in {}", span_text(left));
-        Some(Problem::warning("certificate_expiring", message, issue))
+        Some(Problem::warning("tls_certificate_expiring", message, issue))
     } else {
         None
     }
@@ -322,14 +270,14 @@ mod tests {
     #[test]
     fn the_end_of_a_certificate_is_told_in_time() {
         let pki = Pki::new();
-        assert_eq!(pki.notes(FROM.minus(1)), ["certificate_not_yet_valid"]);
+        assert_eq!(pki.notes(FROM.minus(1)), ["tls_certificate_not_yet_valid"]);
         assert_eq!(pki.notes(FROM.plus(60 * DAY)), [""; 0]);
-        assert_eq!(pki.notes(FROM.plus(60 * DAY + 1)), ["certificate_expiring"]);
-        assert_eq!(pki.notes(FROM.plus(90 * DAY)), ["certificate_expiring"]);
+        assert_eq!(pki.notes(FROM.plus(60 * DAY + 1)), ["tls_certificate_expiring"]);
+        assert_eq!(pki.notes(FROM.plus(90 * DAY)), ["tls_certificate_expiring"]);
         assert_eq!(pki.notes(FROM.plus(90 * DAY + 1)), [EXPIRED]);
         pki.issue(&["n1.example.org"], 3_000);
         assert_eq!(pki.notes(FROM.plus(2_970 * DAY)), [""; 0], "a long life is no reason to warn for years");
-        assert_eq!(pki.notes(FROM.plus(2_970 * DAY + 1)), ["certificate_expiring"]);
+        assert_eq!(pki.notes(FROM.plus(2_970 * DAY + 1)), ["tls_certificate_expiring"]);
         pki.issue(&["n1.example.org"], 9_000);
         assert_eq!(pki.notes(FROM.plus(3_651 * DAY)), [EXPIRED], "the CA");
     }
@@ -339,7 +287,7 @@ mod tests {
         let pki = Pki::new();
         for names in [&[][..], &["192.0.2.1"], &["*.example.org"]] {
             pki.issue(names, 90);
-            assert_eq!(pki.notes(FROM.plus(DAY)), ["certificate_nameless"], "{names:?}");
+            assert_eq!(pki.notes(FROM.plus(DAY)), ["tls_certificate_without_name"], "{names:?}");
         }
     }
 
@@ -349,23 +297,23 @@ mod tests {
         for name in ["ca.crt", "n.crt", "n.key"] {
             std::fs::remove_file(pki.dir.path().join(name)).unwrap();
         }
-        assert_eq!(pki.kinds(), ["certificate_missing", "certificate_missing", "secret_missing"]);
+        assert_eq!(pki.kinds(), ["tls_file_missing", "tls_file_missing", "secret_missing"]);
         pki.put("ca.crt", "", 0o644);
         pki.put("n.crt", "-----BEGIN CERTIFICATE-----\nMIIB", 0o644);
         pki.put("n.key", "rubbish", 0o400);
-        assert_eq!(pki.kinds(), ["certificate_not_pem", "certificate_not_pem", "key_not_pem"]);
+        assert_eq!(pki.kinds(), ["tls_not_pem", "tls_not_pem", "tls_not_pem"]);
         pki.put("n.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 0o644);
-        pki.put("ca.crt", &"#".repeat(PEM_BYTES_MAX + 1), 0o644);
+        pki.put("ca.crt", "# nothing in it", 0o644);
         pki.put("n.key", "rubbish", 0o440);
-        assert_eq!(pki.kinds(), ["certificate_not_pem", "secret_exposed"]);
+        assert_eq!(pki.kinds(), ["tls_not_pem", "tls_not_pem", "secret_exposed"]);
     }
 
     #[test]
     fn a_key_of_another_certificate_is_refused() {
         let pki = Pki::new();
         pki.put("n.key", &KeyPair::generate().unwrap().serialize_pem(), 0o400);
-        assert_eq!(pki.kinds(), ["key_mismatch"]);
+        assert_eq!(pki.kinds(), ["tls_key_mismatch"]);
         pki.put("n.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 0o644);
-        assert_eq!(pki.kinds(), ["certificate_not_pem"]);
+        assert_eq!(pki.kinds(), ["tls_not_pem"]);
     }
 }

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
-use rustls::{CertificateError, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tracing::{error, info, warn};
 use x509_parser::certificate::X509Certificate;
@@ -218,9 +218,9 @@ impl ServerTls {
     /// Closes connections whose certificate is no longer taken; their number.
     fn sweep(&self, which: Sweep, now: UnixTime) -> usize {
         let in_use = self.in_use.load();
-        let closed = self.live.sweep(which, now, |chain| match in_use.authorities.verify(chain, now) {
-            Err(error) if !is_outdated_list(&error) => Err(error),
-            _ => Ok(next_expiry(chain, &in_use.authorities, now)),
+        let closed = self.live.sweep(which, now, |chain| {
+            in_use.authorities.verify(chain, now)?;
+            Ok(next_expiry(chain, &in_use.authorities, now))
         });
         for Closed { peer, reason } in closed.iter().take(CLOSED_LOGGED_MAX) {
             warn!(%peer, serial = %peer.serial, %reason, "connection closed: its certificate is no longer accepted");
@@ -345,15 +345,6 @@ fn next_expiry(chain: &[CertificateDer<'_>], authorities: &Authorities, now: Uni
     let parsed = chain.iter().filter_map(|one| X509Certificate::from_der(one).ok());
     let all = parsed.map(|(_, one)| unix(one.validity().not_after)).chain([authorities.expires]);
     all.filter(|at| *at >= now).min()
-}
-
-fn is_outdated_list(error: &rustls::Error) -> bool {
-    matches!(
-        error,
-        rustls::Error::InvalidCertificate(
-            CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. }
-        )
-    )
 }
 
 fn log_problem(problem: &Problem) {

@@ -253,7 +253,11 @@ fn last_cause(error: &(dyn StdError + 'static)) -> String {
     while let Some(cause) = last.source() {
         last = cause;
     }
-    last.to_string()
+    match last.downcast_ref::<std::io::Error>() {
+        // rustls explains close_notify here, which is not what an operator looks for.
+        Some(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
+        _ => last.to_string(),
+    }
 }
 
 #[cfg(test)]

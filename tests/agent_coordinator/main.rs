@@ -7,7 +7,10 @@ mod support;
 mod install;
 #[expect(clippy::unwrap_used, reason = "a test ends where its host is not what it made")]
 mod once;
+#[expect(clippy::unwrap_used, reason = "a test ends where its fleet is not what it made")]
+mod real;
 #[expect(clippy::unwrap_used, reason = "a test ends where its host is not what it made")]
 mod refused;
 mod report;
+mod sandbox;
 mod start;

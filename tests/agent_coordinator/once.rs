@@ -67,7 +67,7 @@ fn once_keeps_its_keys_when_nobody_answers() {
     once(&site, 2);
     site.coordinator.always(Some(refusal(403, "denied")));
     let done = once(&site, 1);
-    assert_eq!(kinds(&done)[0], "denied");
+    assert_eq!(kinds(&done)[..2], ["unconfirmed", "denied"]);
     site.coordinator.always(None);
     site.coordinator.stop();
     site.host.set_kernel(&key_text(9));
@@ -138,11 +138,11 @@ fn check_looks_at_certificates_and_coordinators_and_joins_nothing() {
     }
     site.coordinator.always(Some(refusal(400, "bad_request")));
     site.pki.equip(&site.host, "n1.example.org", 5);
-    finds(&site, 0, &[("certificate_expiring", "warning")]);
+    finds(&site, 0, &[("tls_certificate_expiring", "warning")]);
     site.pki.equip(&site.host, "n1.example.org", -1);
-    finds(&site, 2, &[("certificate_expired", "error"), ("coordinator_tls", "error")]);
+    finds(&site, 2, &[("tls_certificate_expired", "error"), ("coordinator_tls", "error")]);
     site.pki.equip(&site.host, "192.0.2.1", 90);
-    finds(&site, 2, &[("certificate_nameless", "error")]);
+    finds(&site, 2, &[("tls_certificate_without_name", "error")]);
     site.pki.equip(&site.host, "n1.example.org", 90);
     site.host.put("node.key", b"no key", 0o444);
     finds(&site, 2, &[("secret_exposed", "error")]);

@@ -72,7 +72,7 @@ fn a_coordinator_that_is_away_is_a_warning() {
     host.put("node.key", b"rubbish", 0o400);
     let mut daemon = host.start();
     daemon.ready();
-    daemon.logs("key_not_pem");
+    daemon.logs("tls_not_pem");
     assert_eq!(host.status()["state"], "ok");
     daemon.stop();
 }

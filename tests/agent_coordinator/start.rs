@@ -253,7 +253,7 @@ fn new_certificates_are_taken_up_and_broken_ones_are_not() {
     site.configure("wait = \"1s\"");
     let mut daemon = site.started();
     site.host.put("node.crt", b"not yet written", 0o644);
-    daemon.logs("certificate_not_pem");
+    daemon.logs("tls_not_pem");
     let asked = site.coordinator.asked();
     assert!(asked.iter().all(|asked| asked.connection == 0));
     let next = site.coordinator.expect(asked.len(), |_| true);

@@ -5,5 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod config;
+mod crash;
+mod fleet;
+mod process;
+mod refusals;
 mod rotation;
 mod world;

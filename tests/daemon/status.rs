@@ -55,6 +55,7 @@ fn status_json_is_what_was_promised() {
         "next_change_at",
         "drift_repairs",
         "clock_synchronised",
+        "contact",
         "last_contact_at",
         "error",
         "namespaces",

@@ -109,7 +109,7 @@ fn derive_walks_as_the_oracle_does() {
         ("hkdf-sha256", "24h", 86_400, None, 3_600),
         ("hkdf-sha256", "10s", 10, None, 5),
         ("hkdf-sha256", "7d", 604_800, Some("2d"), 172_800),
-        ("tofurkey", "1h", 3_600, None, 1_800),
+        ("tofurkey", "6h", 21_600, None, 10_800),
         ("tofurkey", "24h", 86_400, Some("1h"), 3_600),
     ];
     for (algorithm, interval, interval_secs, lead, lead_secs) in rows {
@@ -119,14 +119,16 @@ fn derive_walks_as_the_oracle_does() {
         let found = json_of(&ctl(&arguments));
         let steps = found["steps"].as_array().unwrap();
         assert_eq!((steps.len(), &steps[0]["at"]), (9, &json!("2026-11-30T23:00:00Z")));
-        let case = |step: &Value| {
+        let case = |now: u64| {
             let entry = json!({"algorithm": algorithm, "secret": hex, "interval": interval_secs, "lead": lead_secs, "not_before": null});
-            json!({"now": unix(&step["at"]), "entries": [entry]})
+            json!({"now": now, "entries": [entry]})
         };
-        let expected = oracle(&steps.iter().map(case).collect::<Vec<_>>());
-        for (step, (phase, keys)) in steps.iter().zip(expected) {
+        // At the step itself, and in its last second: the change comes then, not earlier and not later.
+        let ends = steps.iter().flat_map(|step| [unix(&step["at"]), unix(&step["next_change_at"]) - 1]);
+        let expected = oracle(&ends.map(case).collect::<Vec<_>>());
+        for (step, expected) in steps.iter().flat_map(|step| [step, step]).zip(expected) {
             let shown = [&step["primary"]["key"], &step["backup"]["key"]].map(|key| key.as_str().unwrap());
-            assert_eq!((step["phase"].as_str().unwrap(), shown.join(",")), (phase.as_str(), keys), "{step}");
+            assert_eq!((step["phase"].as_str().unwrap().to_owned(), shown.join(",")), expected, "{step}");
             assert_eq!(step["primary"]["epoch"].as_u64().unwrap() % interval_secs, 0);
         }
         for pair in steps.windows(2) {

@@ -9,7 +9,7 @@ use tfo_fleet::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use crate::support::daemon::PYTHON;
 use crate::support::{NetNs, need_netns, need_tool, scratch};
 use crate::world::{
-    A, B, CLIENT, Cable, OTHER_CLIENT, Running, SERVER, at, filter_input, listen, modelled, set, set_keys,
+    A, B, CLIENT, Cable, OTHER_CLIENT, Running, SERVER, at, filter_input, half_open, listen, modelled, set, set_keys,
 };
 
 const ON: u16 = 80;
@@ -50,7 +50,8 @@ fn on_off_closed_and_filtered_are_told_apart_in_both_families() {
         assert_eq!((seen(&results), code), (expected.to_vec(), 1));
         for (result, target) in results.iter().zip(&targets) {
             assert_eq!((&result["target"], &result["address"]), (&json!(target), &json!(server)));
-            assert_eq!(result["rtt_us"].is_u64(), result["result"] != "filtered", "{result}");
+            // On a busy machine a first SYN may go twice, and then the time is not known.
+            assert!(result["rtt_us"].is_null() || result["result"] != "filtered", "{result}");
         }
         let (results, code) = cable.results(&["probe", &targets[0]]);
         assert_eq!((seen(&results), code), (vec![expected[0]], 0));
@@ -93,6 +94,7 @@ fn a_probe_takes_no_place_in_the_queue() {
     let before = counters(&cable.server);
     let (results, code) = cable.results(&["probe", &at(SERVER[0], ON), &at(SERVER[1], ON), "--count", "400"]);
     assert_eq!((results.len(), code), (800, 0));
+    assert!(results.iter().any(|result| result["rtt_us"].as_u64().is_some_and(|micros| micros > 0)));
     let after = counters(&cable.server);
     assert_eq!(after.cookie_reqd.unwrap() - before.cookie_reqd.unwrap(), 800, "each one asked once");
     for (name, counter) in
@@ -100,6 +102,7 @@ fn a_probe_takes_no_place_in_the_queue() {
     {
         assert_eq!(counter, Some(0), "{name}");
     }
+    assert_eq!(half_open(&cable.server), 0);
 }
 
 #[test]
@@ -148,7 +151,6 @@ fn an_ordinary_user_probes_through_the_kernel() {
         (["tfo-off", "closed", "filtered", "tfo-off"].map(str::to_owned).to_vec(), 1),
         "{text}"
     );
-    assert!(text.lines().nth(3).unwrap().ends_with("drops SYNs with the option"), "{text}");
     for server in SERVER {
         let (first, code) = probe(&[at(server, ON)]);
         assert!(first.contains("tfo-on") && !first.contains("data") && code == 0, "{first}");
@@ -161,6 +163,7 @@ fn an_ordinary_user_probes_through_the_kernel() {
     // The kernel has a cookie of this server now, and yet the other ports are what they are.
     let (text, _) = probe(&[OFF, CLOSED, 84].map(|port| at(SERVER[0], port)));
     assert_eq!(words(&text), ["tfo-off", "closed", "tfo-off"], "{text}");
+    assert!(text.trim_end().ends_with("something on the way drops SYNs with the option"), "{text}");
     // The server's keys are others, so the cookie is an old one: refused once, and replaced.
     set_keys(&cable.server, B);
     let (text, code) = probe(&[at(SERVER[0], ON)]);

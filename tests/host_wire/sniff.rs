@@ -15,6 +15,8 @@ use crate::world::{
 };
 
 const PORT: u16 = 80;
+/// Nobody listens there.
+const CLOSED: u16 = 9;
 
 /// A packet as both name it: addresses and ports, option, cookie, bytes of data; and how often it came.
 type Packets = BTreeMap<(String, String, String, String, u64, String, u64), usize>;
@@ -177,16 +179,24 @@ fn sniff_and_tshark_see_the_same_packets_live_and_from_files() {
     ];
     traffic(&cable);
     let (on_any, on_cable) = (on_any.stop(), on_cable.stop());
+    // dumpcap writes late: when the last packet is in its file, all are.
+    assert_eq!(cable.results(&["probe", &at(SERVER[0], CLOSED)]).0[0]["result"], "closed");
+    let written = |name: &str| {
+        let filter = format!("tcp.srcport == {CLOSED} && tcp.flags.reset == 1");
+        let output = Command::new("tshark").arg("-nr").arg(path(name)).args(["-Y", &filter]).output().unwrap();
+        !output.stdout.is_empty()
+    };
+    assert!(poll_until(SOON, || written("cooked.pcapng") && written("ethernet.pcapng")), "dumpcap has not written all");
     for mut capture in captures {
         capture.signal(Signal::INT);
         assert!(poll_until(SOON, || capture.0.try_wait().unwrap().is_some()), "dumpcap does not end");
     }
 
     let ethernet = path("ethernet.pcapng");
-    let mut expected = judge(&ethernet, "tcp.option_kind == 34", 34);
+    let mut expected = judge(&ethernet, "tcp.option_kind == 34 && tcp.port == 80", 34);
     let standard = expected.values().sum::<usize>();
     // Cookies in the experimental option are a field of the same name.
-    expected.extend(judge(&ethernet, "tcp.option_kind == 254", 254));
+    expected.extend(judge(&ethernet, "tcp.option_kind == 254 && tcp.port == 80", 254));
     let total = expected.values().sum::<usize>();
     assert!(total - standard >= 100, "25 requests and 25 grants of each family");
     // 480 connections with a SYN each, and the grants.
@@ -223,6 +233,8 @@ fn sniff_and_tshark_see_the_same_packets_live_and_from_files() {
             .output()
             .unwrap();
         let (packets, lines, _) = sniffed(std::str::from_utf8(&output.stdout).unwrap());
+        let mut packets = packets;
+        packets.retain(|(_, _, _, to, ..), _| *to != CLOSED.to_string());
         assert_same(&packets, &expected, &format!("{name}.{format}"));
         assert!(output.status.success());
         // The capture's own times, to the microsecond.
@@ -272,6 +284,35 @@ fn live_cookies_are_named_by_the_keys_of_this_host() {
         "{lines:?}"
     );
     assert_eq!(summary["primary"], 3);
+}
+
+#[test]
+fn a_rotation_meanwhile_is_followed() {
+    if !need_netns() {
+        return;
+    }
+    let cable = Cable::new();
+    echo(&cable.server, PORT);
+    let mut listening = Listening::start(&cable.server, &["--count", "6"]);
+    connect(&cable.client, CLIENT[0], SERVER[0], PORT, &[1, 2]);
+    // Wait for the lines: what is read later is named by the keys of later.
+    let mut stdout = BufReader::new(listening.running.0.stdout.take().unwrap());
+    let mut line = || {
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        (line["kind"].as_str().unwrap().to_owned(), line["key"].as_str().map(str::to_owned))
+    };
+    let expect = |kind: &str, key: Option<&str>| (kind.to_owned(), key.map(str::to_owned));
+    assert_eq!(line(), expect("request", None));
+    assert_eq!(line(), expect("grant", Some("primary")));
+    assert_eq!(line(), expect("cookie", Some("primary")));
+    set_keys(&cable.server, &format!("{B},{A}"));
+    connect(&cable.client, CLIENT[0], SERVER[0], PORT, &[1, 2]);
+    assert_eq!(line(), expect("cookie", Some("backup")));
+    assert_eq!(line(), expect("grant", Some("primary")));
+    assert_eq!(line(), expect("cookie", Some("primary")));
+    assert!(listening.running.0.wait().unwrap().success());
 }
 
 #[test]

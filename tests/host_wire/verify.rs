@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::support::{need_netns, need_tool, scratch};
 use crate::world::{
-    A, B, C, FLEET_PORT, Fleet, VIP, at, filter_input, fingerprint, key_file, modelled, results, set, set_keys, tfoctl,
+    A, B, C, FLEET_PORT, Fleet, VIP, at, filter_input, fingerprint, half_open, key_file, modelled, results, set,
+    set_keys, tfoctl,
 };
 
 /// Enough that four nodes which get a quarter each are all met: one is missed once in 10^12 runs.
@@ -66,10 +67,18 @@ fn a_fleet_agrees_is_split_by_one_node_and_agrees_again() {
             of(json!("backup"), json!(fingerprint(B))),
             of(Value::Null, Value::Null),
         ];
-        assert_eq!((groups.len(), counts.iter().sum::<u64>()), (3, 100));
+        assert_eq!((groups.len(), counts.iter().sum::<u64>()), (3, 100), "{result}");
         // Half of the nodes have A.
         assert!(counts[0] > counts[1] && counts[0] > counts[2] && counts[1] > 5 && counts[2] > 5, "{counts:?}");
     }
+    // Nothing is left behind on any node, whichever the balancer sends the RST to.
+    assert_eq!(fleet.nodes.iter().map(half_open).collect::<Vec<_>>(), [0; 4]);
+    // Linux as a router of IPv6 hashes the flow label if it is not told otherwise.
+    set(&fleet.router, "ipv6/fib_multipath_hash_policy", "0");
+    let (by_label, _) = results(&fleet.client, &["verify", &at(VIP[1], FLEET_PORT), "--samples", SAMPLES]);
+    assert_eq!(verdicts(&by_label), [("split", 3)]);
+    assert_eq!(fleet.nodes.iter().map(half_open).collect::<Vec<_>>(), [0; 4]);
+
     let output = tfoctl(&fleet.client, &["verify", &at(VIP[0], FLEET_PORT), "--key-file", keys]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     for part in

@@ -175,6 +175,13 @@ pub(crate) fn connect(netns: &NetNs, source: &str, server: &str, port: u16, data
     });
 }
 
+/// Connections that a client has begun and nobody has ended.
+pub(crate) fn half_open(netns: &NetNs) -> usize {
+    let output = netns.command("ss").args(["-Htn", "state", "syn-recv"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count()
+}
+
 /// A program that runs in a namespace until it is dropped.
 pub(crate) struct Running(pub(crate) Child);
 

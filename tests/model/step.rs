@@ -773,7 +773,8 @@ impl World {
     fn undo_view(&self, proposal: &mut Proposal) {
         for change in &mut proposal.records {
             if let (Some(next), Some(stored)) = (&mut change.next, self.store.nodes.get(&change.node)) {
-                next.report = stored.report.clone();
+                // Where there is one still: forget takes it away.
+                next.report = next.report.as_ref().and(stored.report.clone());
             }
         }
         if proposal.audit.action != Audit::Abort {
@@ -844,7 +845,13 @@ impl World {
             }
         };
         let order = Order { operator: "ops".parse().unwrap(), reason: String::new(), if_revision: None, command };
-        self.decide(c, &Input::Order(order), None, 0)
+        let is_done = self.decide(c, &Input::Order(order), None, 0);
+        // The known limit of a forget after a restore: the node is wiped first.  If it spoke the truth and came back with
+        // its file, there would be two histories.
+        if let (Op::Forget(n) | Op::ForgetWhileFrozen(n), true) = (op, is_done && self.is_restored) {
+            self.reimage(usize::from(n));
+        }
+        is_done
     }
 
     /// Of two histories the operator goes on with the one that the document tells.
@@ -930,6 +937,12 @@ impl World {
                 self.is_aborted = false;
             }
             Audit::Abort => self.is_aborted = true,
+            Audit::Deny | Audit::Forget | Audit::Revoke if self.is_restored => {
+                // Whoever is taken out may be the only witness of a promise that the store forgot, and the operator says
+                // that it is not to be believed.
+                self.promised.clear();
+                self.note_minted();
+            }
             Audit::Recover => {
                 self.is_paused = false;
                 self.is_aborted = false;

@@ -1,9 +1,14 @@
-//! Fakes: randomness from a seed, and a store with compare-and-swap that is slow and fails.
+//! Fakes: randomness from a seed, and the troubles of a store around a real one.
 
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use tfo_fleet::engine::rollout::document::{Proposal, Snapshot};
-use tfo_fleet::engine::rollout::record::RecordChange;
+use tfo_fleet::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
+use tfo_fleet::engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_fleet::model::count::Revision;
+use tfo_fleet::model::ids::{NodeId, PoolName};
+use tfo_fleet::store::{
+    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, Store, StoreError,
+};
 
 /// splitmix64 (Steele, Lea, Flood 2014): every seed is a good one.
 pub(crate) struct FakeRandom(u64);
@@ -30,50 +35,103 @@ impl FakeRandom {
     pub(crate) fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
-}
 
-/// One document and its records.  Every write is a compare-and-swap; while it fails, nothing can be read or written.
-pub(crate) struct FakeStore {
-    pub(crate) now: Rc<Snapshot>,
-    pub(crate) fails: bool,
-}
-
-impl FakeStore {
-    pub(crate) fn read(&self) -> Option<Rc<Snapshot>> {
-        (!self.fails).then(|| self.now.clone())
-    }
-
-    /// Document and records in one transaction; false on a conflict or a failure.
-    pub(crate) fn commit(&mut self, proposal: &Proposal) -> bool {
-        let is_current = self.now.document.revision == proposal.expected;
-        let versions_match = proposal.records.iter().all(|change| self.matches(change));
-        if self.fails || !is_current || !versions_match {
-            return false;
-        }
-        let now = Rc::make_mut(&mut self.now);
-        now.document = proposal.document.clone();
-        for change in &proposal.records {
-            put(now, change);
-        }
-        true
-    }
-
-    pub(crate) fn write(&mut self, change: &RecordChange) -> bool {
-        if self.fails || !self.matches(change) {
-            return false;
-        }
-        put(Rc::make_mut(&mut self.now), change);
-        true
-    }
-
-    fn matches(&self, change: &RecordChange) -> bool {
-        self.now.nodes.get(&change.node).map(|record| record.version) == change.expected
+    pub(crate) fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).unwrap()
     }
 }
 
-fn put(snapshot: &mut Snapshot, change: &RecordChange) {
-    match &change.next {
-        Some(next) => drop(snapshot.nodes.insert(change.node.clone(), next.clone())),
-        None => drop(snapshot.nodes.remove(&change.node)),
+/// What the next calls of a [`FakeTrouble`] come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Trouble {
+    None,
+    /// Every call fails, and nothing is done.
+    Down,
+    /// The next write fails, and is done: an I/O error after the last byte.
+    LostAnswer,
+    /// The next write fails, and is not done, which nobody can know.
+    LostCall,
+}
+
+/// A real store with troubles.
+pub(crate) struct FakeTrouble {
+    pub(crate) inner: MemoryStore,
+    trouble: AtomicU8,
+}
+
+impl FakeTrouble {
+    pub(crate) fn around(inner: MemoryStore) -> Self {
+        Self { inner, trouble: AtomicU8::new(0) }
+    }
+
+    pub(crate) fn set(&self, trouble: Trouble) {
+        self.trouble.store(trouble as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        self.trouble.load(Ordering::Relaxed) == Trouble::Down as u8
+    }
+
+    fn read(&self) -> Result<&MemoryStore, StoreError> {
+        let busy = || StoreError::Busy { place: "the fake".to_owned(), source: "it is down".into() };
+        if self.is_down() { Err(busy()) } else { Ok(&self.inner) }
+    }
+
+    fn write<T>(&self, write: impl FnOnce(&MemoryStore) -> Result<T, CommitError>) -> Result<T, CommitError> {
+        let inner = self.read()?;
+        let open = || StoreError::Failed { step: "write", place: "the fake".to_owned(), source: "I/O error".into() };
+        let trouble = self.trouble.swap(Trouble::None as u8, Ordering::Relaxed);
+        if trouble == Trouble::LostCall as u8 {
+            return Err(open().into());
+        }
+        let written = write(inner);
+        if trouble == Trouble::LostAnswer as u8 { written.and_then(|_| Err(open().into())) } else { written }
+    }
+}
+
+impl Store for FakeTrouble {
+    fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
+        self.read()?.pools()
+    }
+
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        self.write(|inner| inner.create(pool, image))
+    }
+
+    fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
+        self.read()?.head(pool)
+    }
+
+    fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
+        self.read()?.load(pool)
+    }
+
+    fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
+        self.read()?.document(pool)
+    }
+
+    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
+        self.read()?.record(pool, node)
+    }
+
+    fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
+        self.read()?.audit(pool, after)
+    }
+
+    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
+        self.write(|inner| inner.commit(pool, proposal, keys))
+    }
+
+    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
+        self.write(|inner| inner.write_records(pool, changes))
+    }
+
+    fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
+        self.read()?.erase_leftovers()
+    }
+
+    fn hub(&self) -> &Hub {
+        self.inner.hub()
     }
 }

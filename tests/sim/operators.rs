@@ -15,7 +15,7 @@ impl Fleet {
         let ids = self.node_ids();
         let node = ids[usize::try_from(self.random.below(ids.len() as u64)).unwrap()].clone();
         let held: Vec<_> = snapshot.document.keys_held().into_iter().collect();
-        match self.random.below(9) {
+        match self.random.below(12) {
             0 => Command::Pause,
             1 => Command::Resume,
             2 => Command::Abort { force: Force::No },
@@ -27,11 +27,20 @@ impl Fleet {
             }
             6 => Command::Exclude { node, until: UnixTime::from_secs(1_700_000_000 + self.now + 120) },
             7 => Command::Forget { node },
+            8 => Command::Rotate { force: if self.random.once_in(2) { Force::Yes } else { Force::No } },
+            9 => Command::Deny { node },
+            10 => Command::Revoke { keys: RevokeKeys::AllTold, deny: BTreeSet::from([node]) },
             _ => {
                 let leave = Barrier::of_opened(snapshot).waiting_for.into_iter().collect();
                 Command::Advance { generation: snapshot.document.generation, leave }
             }
         }
+    }
+
+    /// After the faults nobody stays denied.
+    pub(crate) fn amnesty(snapshot: &Snapshot) -> Option<Command> {
+        let denied = snapshot.nodes.iter().find(|(_, record)| record.is_denied());
+        denied.map(|(node, _)| Command::Forget { node: node.clone() })
     }
 
     /// After a restore: what is reported under the highest generation.

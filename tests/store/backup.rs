@@ -311,6 +311,15 @@ fn an_import_that_was_cut_short_is_run_again() {
     assert_eq!(all(&inner), all(&filled()));
 }
 
+/// Sets it when the test ends, also by a panic: a thread waits for it.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// The coordinator goes on committing; every backup that is taken beside it is one state of each pool.
 #[test]
 fn a_backup_beside_a_serving_coordinator_is_one_state() {
@@ -336,7 +345,7 @@ fn a_backup_beside_a_serving_coordinator_is_one_state() {
                 let _erasure = store.commit(&pool, &next, &KeyRing::default()).unwrap();
             }
         });
-        let started = support::now();
+        let (_end, started) = (SetAtEnd(&done), support::now());
         while revisions.len() < 10 || revisions.first() == revisions.last() {
             assert!(started.elapsed() < Duration::from_secs(60), "{revisions:?}");
             let reader = SqliteReader::open(&dir.path().join("state.db"), kek(1)).unwrap();
@@ -352,7 +361,6 @@ fn a_backup_beside_a_serving_coordinator_is_one_state() {
             }
             revisions.push(revision.get());
         }
-        done.store(true, Ordering::Release);
     });
     assert!(revisions.is_sorted(), "{revisions:?}");
 }

@@ -14,7 +14,9 @@ use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{Response, Uri};
 use axum::serve::{IncomingStream, Listener};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd,
+};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -48,6 +50,9 @@ impl Pki {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let now = i64::try_from(tfo_fleet::runtime::clock::now().secs()).unwrap();
         let end = u64::try_from(now + days * 86_400).unwrap();
+        // A coordinator that is reached by its address has one certificate for both.
+        let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = both.into();
         params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.ca).unwrap().pem(), key.serialize_pem())

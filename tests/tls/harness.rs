@@ -268,6 +268,8 @@ pub(crate) fn alert(error: &std::io::Error) -> Option<rustls::AlertDescription> 
 pub(crate) fn echo() -> Router {
     let who = |Extension(peer): Extension<Arc<Peer>>| async move { peer.to_string() };
     let body = |JsonBody(body): JsonBody<serde_json::Value, 4096>| async move { Json(body) };
+    // Takes more than any body may have.
+    let wide = |JsonBody(body): JsonBody<serde_json::Value, 1_000_000>| async move { Json(body) };
     let id = |Extension(id): Extension<RequestId>| async move { id.to_string() };
     let poll = |Extension(draining): Extension<Draining>| async move {
         draining.begun().await;
@@ -280,6 +282,7 @@ pub(crate) fn echo() -> Router {
     Router::new()
         .route("/who", get(who))
         .route("/body", post(body))
+        .route("/wide", post(wide))
         .route("/id", get(id))
         .route("/poll", get(poll))
         .route("/held", get(held))

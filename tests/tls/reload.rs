@@ -223,9 +223,11 @@ async fn nobody_has_to_ask_for_new_files_and_expired_certificates_lose_their_con
     let short = ca.issue(&Leaf { until_secs: 3, ..Leaf::client(&["short.example.org"]) });
     let (mut first, mut second) = (open(&bench, &revoked).await, open(&bench, &short).await);
     let mut third = open(&bench, &good).await;
+    // Each by itself: new files have all connections looked at.
+    closed(&mut second).await;
+    assert!(answers(&mut first).await);
     bench.files.put("crl.pem", &ca.crl(&[&revoked]));
     closed(&mut first).await;
-    closed(&mut second).await;
     assert!(answers(&mut third).await);
     let error = bench.client(&short).get("/who").await.expect_err("refused");
     assert_eq!(alert(&error), Some(Alert::CertificateExpired));
@@ -264,6 +266,22 @@ async fn an_expired_ca_takes_its_clients_with_it() {
     assert!(answers(&mut second).await);
     assert!(bench.client(&short_node).get("/who").await.is_err());
     drop(open(&bench, &long_node).await);
+}
+
+#[tokio::test]
+async fn an_expired_ca_is_no_longer_believed_even_if_there_is_no_other() {
+    let (short, servers) = (Ca::until("short", 3), Ca::new("servers"));
+    let files = Files::of(&servers);
+    files.put("ca.crt", &short.pem);
+    files.put("crl.pem", &short.crl(&[]));
+    let bench = Bench::with(files, &servers, Limits::default());
+    let node = short.client(&["a.example.org"]);
+    let mut stream = open(&bench, &node).await;
+    until(|| matches!(bench.tls.reload_if_changed(), Reload::Kept(_))).await;
+    assert_eq!(kinds(&bench.tls.reload_if_changed()), ["tls_ca_expired"]);
+    closed(&mut stream).await;
+    assert!(bench.client(&node).get("/who").await.is_err());
+    assert_eq!(bench.refused(Reason::UnknownAuthority), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,26 +1,21 @@
 //! The certificates of an agent, and the HTTP client that shows them: read again when a file changes.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::config::contact::ContactSettings;
-use crate::config::secret::SecretPath;
 use crate::model::problem::{Problem, Severity};
 use crate::model::time::UnixTime;
-use crate::tls::client::{ClientFiles, ClientIdentity, client_identity};
+use crate::tls::client::{ClientIdentity, FileStamps, client_identity};
 use crate::wire::client::Client;
 
 /// How often a certificate's end is looked at although no file has changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
 
-/// Which file stands at a path: device, inode, size, and the time of its last change in nanoseconds.
-type Stamp = Option<(u64, u64, u64, i64, i64)>;
-
 /// A client, and what is to be said of its certificates.
 pub(super) struct Identity {
     client: Client,
-    stamps: [Stamp; 3],
+    stamps: FileStamps,
     looked_at: Duration,
     notes: Vec<Problem>,
 }
@@ -54,7 +49,7 @@ impl Identity {
         (now, monotonic): (UnixTime, Duration),
     ) -> Result<Self, Vec<Problem>> {
         // Before they are read: a change in between is then seen at the next look.
-        let stamps = stamps(&settings.files);
+        let stamps = settings.files.stamps();
         let ClientIdentity { config: tls, notes, .. } = load(settings, config, now)?;
         let client = Client::new(tls).map_err(|error| {
             let message = crate::agent::host::chain(&error);
@@ -65,7 +60,7 @@ impl Identity {
 
     /// Whether it should be read again.
     pub(super) fn is_stale(&self, settings: &ContactSettings, monotonic: Duration) -> bool {
-        monotonic.saturating_sub(self.looked_at) >= LOOK_AGAIN || self.stamps != stamps(&settings.files)
+        monotonic.saturating_sub(self.looked_at) >= LOOK_AGAIN || self.stamps != settings.files.stamps()
     }
 
     /// Takes `new`, and keeps the open connection if the files are the same.
@@ -91,17 +86,4 @@ impl Identity {
     pub(super) fn notes(&self) -> impl Iterator<Item = Problem> + '_ {
         self.notes.iter().cloned().map(|note| Problem { severity: Severity::Warning, ..note })
     }
-}
-
-fn stamps(files: &ClientFiles) -> [Stamp; 3] {
-    let stamp = |path: &Path| {
-        let found = std::fs::metadata(path).ok()?;
-        Some((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
-    };
-    let key = match &files.key {
-        SecretPath::File(path) => stamp(path),
-        // systemd never changes a credential of a running service.
-        SecretPath::Credential(_) => None,
-    };
-    [stamp(&files.ca), stamp(&files.cert), key]
 }

@@ -126,7 +126,8 @@ impl Contact {
             config: settings.file.clone(),
             sysctl_file: settings.install.sysctl_file.value.display().to_string(),
             source,
-            start_timeout,
+            // Who asks once waits for its answer anyway.
+            start_timeout: if cadence == Cadence::Once { Duration::ZERO } else { start_timeout },
             cadence,
             started: clock::monotonic(),
             link: Link::start(fence, session, Duration::ZERO),
@@ -291,9 +292,11 @@ impl Contact {
             self.next_at = now + FILES_PAUSE;
             return News::Pass;
         };
+        // What is wrong for a moment only is said for a moment only, and whoever does not know how it stands wants to know.
+        let momentary = self.drift && !self.node.has_error();
+        let unsure = self.said.is_none() || self.trouble.is_some();
         let wait = match self.cadence {
-            // What is wrong for a moment only is said for a moment only.
-            Cadence::Daemon if !self.drift || self.node.has_error() => self.settings.wait,
+            Cadence::Daemon if !momentary && !unsure => self.settings.wait,
             Cadence::Daemon | Cadence::Once => Duration::ZERO,
         };
         let next_contact = match self.cadence {

@@ -47,12 +47,13 @@ impl Gauges {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
-        let numbers: [(&str, &str, Read); 9] = [
+        let numbers: [(&str, &str, Read); 10] = [
             ("pool_revision", "Changes of the document.", |pool| float(pool.status.revision.get())),
             ("pool_generation", "What the nodes fence on.", |pool| float(pool.status.generation.get())),
             ("pool_required", "Nodes that barriers wait for.", |pool| count(pool.status.required)),
             ("pool_converged", "Of these, how many hold what they are told.", |pool| count(pool.status.converged)),
             ("pool_waiting_for", "Nodes that the pool waits for.", |pool| count(pool.status.waiting_for.len())),
+            ("pool_held", "Requests that are held until there is something new.", |pool| count(pool.held)),
             ("pool_key_pairs", "Different pairs of keys that nodes hold.", |pool| count(pool.fingerprints.len())),
             ("pool_since_timestamp_seconds", "When this phase began.", |pool| float(pool.status.since.secs())),
             ("pool_paused", "1 if an operator or the health gate stopped it.", |pool| flag(pool.status.paused)),

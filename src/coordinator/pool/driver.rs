@@ -222,6 +222,8 @@ impl Driver {
         }
         if self.view.is_frozen() != self.logged.frozen {
             self.logged.frozen = self.view.is_frozen();
+            // Whoever waits is told.
+            self.published = None;
             let pool = self.book.pool();
             match conflict(snapshot) {
                 Some(found) => error!(
@@ -290,6 +292,16 @@ impl Driver {
                 error!(pool = %self.book.pool(), %error, "no key can be made; the pool stays as it is");
                 Moved::No
             }
+        }
+    }
+
+    /// What the next tick would wait for, so that what is shown fits what has been heard since the last one.
+    pub(super) fn look_ahead(&mut self) {
+        let now = Now { wall: clock::now(), presence: &self.presence };
+        if let (true, Ok(Step::Wait(wait))) =
+            (self.differs().is_empty(), handle(self.book.snapshot(), now, &Input::Tick, None))
+        {
+            self.wait = Some(wait);
         }
     }
 

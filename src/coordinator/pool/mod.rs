@@ -108,6 +108,8 @@ pub struct Summary {
     pub status: PoolStatus,
     /// How many nodes are in which state; every state is there.
     pub states: BTreeMap<String, usize>,
+    /// Requests that are held until there is something new.
+    pub held: usize,
     /// How many nodes hold which keys, most first.
     pub fingerprints: Vec<FingerprintCount>,
 }

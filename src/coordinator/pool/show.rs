@@ -94,7 +94,7 @@ impl Driver {
         for (node, record) in self.known() {
             *states.entry(snake(&self.state_of(node, record))).or_default() += 1;
         }
-        Summary { status: self.status(), states, fingerprints: self.fingerprints() }
+        Summary { status: self.status(), states, held: self.waiting.len(), fingerprints: self.fingerprints() }
     }
 
     /// Its nodes.

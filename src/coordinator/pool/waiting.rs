@@ -55,6 +55,11 @@ pub(super) struct WaitingNodes {
 }
 
 impl WaitingNodes {
+    /// How many; those whose time is over do not count.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.values().filter(|waiting| !waiting.reply.is_closed()).count()
+    }
+
     /// Holds a request; an earlier one of the same node ends with nothing new.
     pub(super) fn hold(&mut self, node: NodeId, sync: Sync, reply: Reply) {
         let (later, held) = oneshot::channel();

@@ -145,7 +145,12 @@ impl Driver {
     }
 
     fn show<T>(&mut self, reply: oneshot::Sender<Result<T, StoreDown>>, show: impl FnOnce(&Self) -> T) {
-        let shown = if self.look() { Ok(show(self)) } else { Err(StoreDown) };
+        let shown = if self.look() {
+            self.look_ahead();
+            Ok(show(self))
+        } else {
+            Err(StoreDown)
+        };
         // Whoever asked may have gone away.
         drop(reply.send(shown));
     }

@@ -105,7 +105,7 @@ impl Refusal {
 }
 
 impl IntoResponse for Refusal {
-    /// Incomplete: [`complete`] puts the body in when the request's id is at hand.
+    /// Incomplete: the server puts the body in, with the request's id.
     fn into_response(self) -> Response {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
         response.extensions_mut().insert(self);

@@ -1,6 +1,7 @@
 //! One connection, from its first request to its last byte.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,6 +18,7 @@ use super::answer::{REQUEST_ID_HEADER, RequestId};
 use super::front::Front;
 use super::gauge::{Gauge, Overdue, Watched};
 use super::refusals::{Reason, Refusals, Shown};
+use crate::tls::identity::Peer;
 use crate::tls::server::LiveConnection;
 use crate::wire::error::{ErrorBody, ErrorKind};
 
@@ -53,49 +55,87 @@ enum End {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve<S>(stream: S, front: Front, live: Option<LiveConnection>, ends: Ends)
+///
+/// Not an async fn: those keep their arguments beside what is made of them, and there are thousands of these futures.
+pub(super) fn serve<S>(
+    stream: S,
+    front: Front,
+    live: Option<LiveConnection>,
+    ends: Ends,
+) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (gauge, limits, refusals) = (front.gauge.clone(), front.limits, Arc::clone(&front.refusals));
-    let (address, peer) = (front.address, front.peer.clone());
-    let shown = Shown(address, peer.as_deref());
+    let gauge = front.gauge.clone();
+    let told = Told {
+        limits: front.limits,
+        refusals: Arc::clone(&front.refusals),
+        address: front.address,
+        peer: front.peer.clone(),
+    };
     let watched = TokioIo::new(Watched::new(stream, gauge.clone()));
     let mut builder = http1::Builder::new();
     // The gauge has all the deadlines; hyper's own would end a connection without a word.
     builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).header_read_timeout(None);
     let mut connection = builder.serve_connection(watched, front);
-    let barred = async {
-        match &live {
-            Some(live) => live.barred().await,
-            None => std::future::pending().await,
+    async move {
+        let barred = async {
+            match &live {
+                Some(live) => live.barred().await,
+                None => std::future::pending().await,
+            }
+        };
+        let end = run(&mut connection, &gauge, &told.limits, &ends, barred).await;
+        let Farewell::Say(word) = told.farewell(end, &gauge) else { return };
+        let unread = word.is_some() || gauge.is_body_unread();
+        // On the heap: it lives for a moment, this future for weeks.
+        let last = Box::pin(async move {
+            let mut stream = connection.into_parts().io.into_inner().stream;
+            say(&mut stream, word).await?;
+            if unread { linger(&mut stream).await } else { stream.shutdown().await }
+        });
+        tokio::select! {
+            // It may fail: the peer can leave before it has heard us.
+            _ = timeout(FAREWELL, last) => {}
+            () = ends.stop.cancelled() => {}
         }
-    };
-    let end = run(&mut connection, &gauge, &limits, &ends, barred).await;
-    let mut stream = connection.into_parts().io.into_inner().stream;
-    let word = match end {
-        End::Barred => return,
-        End::Overdue(Overdue::Reader) => {
-            refusals.note(Reason::SlowReader, &shown, &"the answer was not read in time");
-            return;
+    }
+}
+
+/// What a refusal needs to be told.
+struct Told {
+    limits: Limits,
+    refusals: Arc<Refusals>,
+    address: SocketAddr,
+    peer: Option<Arc<Peer>>,
+}
+
+/// How a connection is closed.
+enum Farewell {
+    /// At once.
+    Cut,
+    /// In order, with a last answer if there is one.
+    Say(Option<LastWord>),
+}
+
+impl Told {
+    fn farewell(&self, end: End, gauge: &Gauge) -> Farewell {
+        let shown = Shown(self.address, self.peer.as_deref());
+        match end {
+            End::Barred => Farewell::Cut,
+            End::Overdue(Overdue::Reader) => {
+                self.refusals.note(Reason::SlowReader, &shown, &"the answer was not read in time");
+                Farewell::Cut
+            }
+            End::Hyper(Ok(())) | End::Unused | End::Overdue(Overdue::Idle) => Farewell::Say(None),
+            End::Hyper(Err(error)) if error.is_parse() => {
+                let status = gauge.verdict().unwrap_or(BAD_REQUEST);
+                Farewell::Say(Some(word_of(status, &error, &shown, &self.refusals)))
+            }
+            // The peer has gone, in the middle of something.
+            End::Hyper(Err(_)) => Farewell::Cut,
+            End::Overdue(what) => Farewell::Say(Some(overdue(what, &shown, &self.refusals))),
         }
-        End::Hyper(Ok(())) | End::Unused | End::Overdue(Overdue::Idle) => None,
-        End::Hyper(Err(error)) if error.is_parse() => {
-            Some(word_of(gauge.verdict().unwrap_or(BAD_REQUEST), &error, &shown, &refusals))
-        }
-        // The peer has gone, in the middle of something.
-        End::Hyper(Err(_)) => return,
-        End::Overdue(what) => Some(overdue(what, &shown, &refusals)),
-    };
-    let unread = word.is_some() || gauge.is_body_unread();
-    let farewell = async {
-        say(&mut stream, word).await?;
-        if unread { linger(&mut stream).await } else { stream.shutdown().await }
-    };
-    tokio::select! {
-        // It may fail: the peer can leave before it has heard us.
-        _ = timeout(FAREWELL, farewell) => {}
-        () = ends.stop.cancelled() => {}
     }
 }
 

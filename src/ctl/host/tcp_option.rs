@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn both_forms_are_found_wherever_they_stand() {
-        let rows: [(&[u8], Option<(u8, &str)>); 10] = [
+        let rows: [(&[u8], _); 10] = [
             (&[34, 2], Some((34, "request"))),
             (&[2, 4, 5, 180, 1, 1, 34, 2], Some((34, "request"))),
             (&[34, 10, 0, 1, 2, 3, 4, 5, 6, 255, 1, 1], Some((34, "00010203040506ff"))),

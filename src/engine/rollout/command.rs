@@ -5,7 +5,9 @@
 //!
 //! * exclude, deny, forget and advance pass "not heard" if whoever they take out was heard, or is measured absent in
 //!   this life: they tell nobody other slots, and take out nobody whom rule 11 could not exclude;
-//! * pause, deny and forget act on a frozen pool.  Whoever is forgotten and reports again freezes it again.
+//! * pause, deny and forget act on a frozen pool.  Whoever is forgotten and reports again freezes it again: so a node is
+//!   forgotten there only when it is gone, or its file is wiped.  If its report was true, the pool has told the lost
+//!   history to others by then, and no `recover` makes one of the two (known limit).
 //!
 //! Node commands and policy are in `operator`.
 

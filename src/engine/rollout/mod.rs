@@ -20,7 +20,9 @@
 //! the backup was made.  Nothing is committed before such a node is heard again or measured absent, but what it holds, or
 //! installs of an answer that was still under way, may be anything that it was told before it was taken out: it is covered
 //! by the invariant again only from its first install of what it is told after the restore.  So after a restore an operator
-//! repeats forget and deny before `recover`, and exclude after it.
+//! repeats forget and deny before `recover`, and exclude after it.  And nodes that the backup does not require (it
+//! excludes them, or does not know them) are not waited for: what the restored pool tells others before such a node shows
+//! that the pool had gone on costs those others their cookies at `recover`.
 //!
 //! Nothing else changes the slots, except `recover` (rule 10).  [`handle`] takes one consistent snapshot and says what
 //! to commit against its revision; the driver commits, and on a conflict drops the result and asks again.  [`sync`] is

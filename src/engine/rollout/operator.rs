@@ -91,7 +91,7 @@ impl Draft<'_> {
         };
         let fences = || reports().filter_map(|report| report.fence.as_ref()).filter(|fence| fence.pool_id == *pool_id);
         let highest = fences().map(|fence| fence.generation).chain(reports().map(|report| report.seen)).max();
-        let highest = highest.ok_or(Reason::NotReported)?;
+        let highest = highest.ok_or(Reason::NotReported)?.max(self.document.generation);
         if !recoverable(self.snapshot).contains(slots) {
             return Err(Reason::NotReported);
         }

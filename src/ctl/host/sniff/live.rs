@@ -125,6 +125,7 @@ enum Drained {
 }
 
 fn drain(socket: &Socket, sniffer: &mut Sniffer) -> Result<Drained, Ending> {
+    sniffer.refresh_keys();
     let mut buffer = [0; SNAPSHOT_BYTES as usize];
     for _ in 0..BATCH_MAX {
         match { socket }.read(&mut buffer) {

@@ -53,7 +53,9 @@ pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     } else {
         KeyRing::from_files(&arguments.key_files).map_err(usage)?
     };
-    let mut sniffer = Sniffer::new(keys, format, arguments.count);
+    let keys_of = if arguments.key_files.is_empty() { KeysOf::Host } else { KeysOf::Files };
+    let (left, summary) = (arguments.count, Summary::default());
+    let mut sniffer = Sniffer { keys, keys_of, format, left, summary };
     let came = match &arguments.read {
         Some(path) => sniffer.read_file(path),
         None => live::listen(arguments, &mut sniffer),
@@ -70,6 +72,15 @@ pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
             }
         }
     }
+}
+
+/// Whose keys cookies are held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeysOf {
+    /// The files that were given.
+    Files,
+    /// This host: they may change while we listen.
+    Host,
 }
 
 /// A capture may be of another host, so keys that cannot be read are no error; live it is said.
@@ -101,14 +112,20 @@ enum Ending {
 /// Turns packets into lines, and counts.
 struct Sniffer {
     keys: KeyRing,
+    keys_of: KeysOf,
     format: Format,
     left: Option<u64>,
     summary: Summary,
 }
 
 impl Sniffer {
-    fn new(keys: KeyRing, format: Format, count: Option<u64>) -> Self {
-        Self { keys, format, left: count, summary: Summary::default() }
+    /// Reads the keys of this host again, if those are meant: the next packets may come after a rotation.
+    fn refresh_keys(&mut self) {
+        if self.keys_of == KeysOf::Host
+            && let Ok(keys) = KeyRing::from_kernel()
+        {
+            self.keys = keys;
+        }
     }
 
     /// Looks at one IP packet.

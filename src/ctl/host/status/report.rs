@@ -14,7 +14,7 @@ use crate::model::key::{KeyFingerprint, PairPrint};
 use crate::model::problem::{Problem, first_error};
 use crate::model::state::{BackupSlot, Phase, SlotPrint};
 use crate::model::time::{UnixTime, span_text};
-use crate::wire::status::State;
+use crate::wire::status::{Standing, State};
 
 /// Sources whose epochs are the unix second at which a key becomes primary, so that it is its birth too.
 const DATED_SOURCES: [&str; 2] = ["derive", "random"];
@@ -53,6 +53,8 @@ struct AgentView {
     next_change_at: Option<UnixTime>,
     drift_repairs: Option<u64>,
     last_contact_at: Option<UnixTime>,
+    /// How it stands with the coordinators; null without them.
+    contact: Option<Standing>,
 }
 
 #[derive(Debug, Serialize)]
@@ -161,6 +163,7 @@ impl AgentView {
                 next_change_at: told.next_change_at,
                 drift_repairs: Some(told.drift_repairs),
                 last_contact_at: told.last_contact_at,
+                contact: told.contact,
             });
         }
         facts.record().map(|record| Self {
@@ -176,6 +179,7 @@ impl AgentView {
             next_change_at: None,
             drift_repairs: None,
             last_contact_at: None,
+            contact: None,
         })
     }
 }
@@ -239,8 +243,13 @@ impl StatusReport {
         if agent.state.is_some() {
             let repairs = agent.drift_repairs.map_or_else(|| "unknown".to_owned(), |repairs| repairs.to_string());
             writeln!(out, "verified     {}; drift repairs {repairs}", self.when(agent.verified_at, "not now"))?;
-            let none = if agent.source == "coordinator" { "never" } else { "none (this source needs none)" };
-            writeln!(out, "contact      {}", self.when(agent.last_contact_at, none))?;
+            match agent.contact {
+                None => writeln!(out, "contact      no coordinator is asked")?,
+                Some(contact) => {
+                    let last = self.when(agent.last_contact_at, "never in this run");
+                    writeln!(out, "contact      {}, last answer {last}", contact.as_str())?;
+                }
+            }
         }
         Ok(())
     }

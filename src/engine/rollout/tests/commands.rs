@@ -200,6 +200,31 @@ fn recover_takes_what_is_reported_under_the_highest_generation() {
 }
 
 #[test]
+fn recover_may_go_on_with_what_the_document_tells_if_nobody_was_told_more() {
+    // Found by the model check: restored, driven on to a promotion, and then a node comes that holds the lost way's keys
+    // under a generation that is out again.  Nobody has reported the promotion yet; a node may have it all the same.
+    let mut snapshot = pool(document(promoted(0, &[])), &[], &["a", "b"]);
+    let lost = Slots { primary: key(2), backup: Some(key(9)) };
+    snapshot
+        .nodes
+        .insert(node("b"), admitted(Some(Fence { pool_id: pool_id(), generation: Generation::new(4), slots: lost })));
+    let own = Slots { primary: key(3), backup: Some(key(2)) };
+    for slots in [own, lost] {
+        let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
+        assert_eq!(proposal.document.generation.get(), 5 + RECOVER_JUMP, "above what the document tells");
+        assert_eq!(proposal.document.next_epoch.get(), 10);
+    }
+    // Somebody was told more, installed or not, or has one slot: the document is behind, and says nothing.
+    let mut one = admitted(Some(Fence { pool_id: pool_id(), generation: Generation::new(6), slots: lost }));
+    one.report.as_mut().unwrap().slot_count = SlotCount::One;
+    let mut told_more = snapshot.clone();
+    told_more.nodes.insert(node("one"), one);
+    assert_eq!(refused(order(&told_more, Command::Recover { slots: own })), Reason::NotReported);
+    snapshot.nodes.get_mut(&node("a")).unwrap().report.as_mut().unwrap().seen = Generation::new(6);
+    assert_eq!(refused(order(&snapshot, Command::Recover { slots: own })), Reason::NotReported);
+}
+
+#[test]
 fn recover_does_not_believe_a_one_slot_nodes_file() {
     // Found by the simulation: [x] of a one-slot node under the highest generation, [c,x] everywhere else.
     let mut snapshot = restored();

@@ -49,7 +49,7 @@ fn a_node_that_only_reports_is_seen_and_binds_nothing() {
     assert_eq!((Barrier::of_all(&snapshot), recoverable(&snapshot)), before);
     assert_eq!((conflict(&snapshot), common_foreign_key(&snapshot)), (None, None));
     // Not even unheard ones.
-    let unheard = Presence { unheard: nodes(&["r1", "r2", "r3"]), ..presence() };
+    let unheard = deaf_to(&["r1", "r2", "r3"]);
     assert_eq!(committed(tick_with(&snapshot, &unheard)).audit.action, Action::Promote);
 }
 
@@ -94,7 +94,7 @@ fn a_node_becomes_required_only_by_a_session_of_its_own() {
 
 #[test]
 fn one_view_answers_as_each_look_would() {
-    let unheard = Presence { unheard: nodes(&["b"]), ..presence() };
+    let unheard = deaf_to(&["b"]);
     let mut frozen = of(staged());
     stored(&mut frozen, "a", &sync(5, of_fence(50, 7)));
     let mut excluded = of(staged());

@@ -1,0 +1,253 @@
+//! Operators at work: import, revoke, advance, exclude, nodes that only report, a changed configuration, a restored store.
+
+use std::fs;
+
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::world::{FAST, Node, World};
+
+fn states(world: &World) -> Vec<(String, String)> {
+    let (_, nodes) = world.operator().get("/v1/pools/text/nodes");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    nodes["nodes"].as_array().unwrap().iter().map(|node| (text(&node["node"]), text(&node["state"]))).collect()
+}
+
+fn first(client: &crate::world::Client, path: &str, body: &Value) -> Value {
+    let (status, answer) = client.post(&format!("/v1/pools/text/{path}"), body);
+    assert_eq!(status, 200, "{path}: {answer}");
+    answer
+}
+
+#[test]
+fn nodes_that_only_report_are_shown_and_drive_nothing() {
+    let world = World::started(FAST);
+    let mut nodes = world.nodes();
+    for node in &mut nodes {
+        node.different = json!({"source": "derive", "seen": 5, "installed": {
+            "pool_id": null, "generation": null,
+            "primary": {"epoch": 1_790_000_000, "fingerprint": "00000000000000aa"},
+            "backup": {"epoch": 1_790_086_400, "fingerprint": "00000000000000bb"},
+        }});
+        assert_eq!(node.sync(0).0, 204, "told nothing");
+    }
+    let pool = world.pool();
+    assert_eq!((&pool["reporting"], &pool["required"], &pool["phase"]), (&json!(3), &json!(0), &json!("empty")));
+    assert!(states(&world).iter().all(|(_, state)| state == "reporting"));
+    let (_, shown) = world.operator().get("/v1/pools/text/nodes");
+    assert_eq!(shown["nodes"][0]["source"], "derive");
+    assert_eq!(shown["nodes"][0]["primary"]["fingerprint"], "00000000000000aa");
+    let pair = json!({"primary": "00000000000000aa", "backup": "00000000000000bb", "nodes": 3});
+    assert_eq!(shown["fingerprints"], json!([pair]));
+    // They share a key that is not the pool's; that is nothing to import, and three others rotate beside them.
+    let mut others: Vec<Node> = ["x", "y", "z"].map(|name| world.node(&format!("{name}.cache.example.org"))).into();
+    world.first_key(&mut others);
+    first(&world.operator(), "rotations", &json!({}));
+    for phase in ["staged", "promoted"] {
+        world.until(phase, |pool| pool["phase"] == phase);
+        others.iter_mut().for_each(Node::converge);
+    }
+    let pool = world.until("steady", |pool| pool["phase"] == "steady");
+    assert_eq!((&pool["required"], &pool["reporting"]), (&json!(3), &json!(3)));
+    // A node of the pool cannot slip out of its barriers in the midst of a session.
+    others[0].different = json!({"source": "derive"});
+    assert_eq!(others[0].sync(0).1["kind"], "session_closed");
+}
+
+#[test]
+fn a_running_fleet_is_imported_without_a_new_key() {
+    let world = World::started(FAST);
+    let mut nodes = world.nodes();
+    let operator = world.operator();
+    let text = "00000001-00000002-00000003-00000004,00000005-00000006-00000007-00000008";
+    // What the nodes hold: fingerprints as `import` will compute them.
+    let done = first(&operator, "import", &json!({"keys": text, "reason": "from ansible", "expect": {"number": 3}}));
+    assert_eq!(done["action"], "import");
+    let pool = world.pool();
+    assert_eq!((&pool["phase"], &pool["hold"]), (&json!("steady"), &json!("first_key")));
+    assert_eq!((pool["backup"]["epoch"].as_u64(), pool["primary"]["epoch"].as_u64()), (Some(1), Some(2)));
+    let (status, answer) = operator.post("/v1/pools/text/resume", &json!({}));
+    assert_eq!((status, &answer["kind"]), (409, &json!("refused")), "nobody is here yet: {answer}");
+    nodes.iter_mut().for_each(Node::converge);
+    assert_eq!(nodes[0].told["primary"]["key"], "00000001-00000002-00000003-00000004");
+    assert_eq!(nodes[0].told["backup"]["key"], "00000005-00000006-00000007-00000008");
+    first(&operator, "resume", &json!({}));
+    for bad in ["", "0-0-0-0", "00000001-00000002-00000003-0000000g", "not a key"] {
+        let (status, answer) = operator.post("/v1/pools/text/import", &json!({"keys": bad}));
+        assert_eq!((status, &answer["kind"]), (400, &json!("bad_request")), "{bad:?}: {answer}");
+        assert!(bad.is_empty() || !answer.to_string().contains(bad), "{answer}");
+    }
+}
+
+#[test]
+fn a_first_key_is_refused_while_nodes_share_another() {
+    let world = World::started(FAST);
+    let mut nodes = world.nodes();
+    for node in &mut nodes {
+        node.installed = json!({"pool_id": null, "generation": null, "backup": null,
+            "primary": {"epoch": null, "fingerprint": "00000000000000aa"}});
+        assert_eq!(node.sync(0).0, 204);
+    }
+    let (status, answer) = world.operator().post("/v1/pools/text/rotations", &json!({"mode": "first"}));
+    assert_eq!(status, 409);
+    assert!(answer["message"].as_str().unwrap().contains("share key 00000000000000aa already"), "{answer}");
+}
+
+#[test]
+fn a_stolen_key_is_driven_out_without_the_stolen_node() {
+    let world = World::started(FAST);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    let revoke = json!({"mode": "revoke", "deny": ["c.cache.example.org"], "reason": "c was stolen"});
+    let done = first(&world.operator(), "rotations", &revoke);
+    assert_eq!(done["nodes"], json!(["c.cache.example.org"]));
+    assert_eq!(nodes[2].sync(0).1["kind"], "denied");
+    let gone = nodes[0].told["primary"]["fingerprint"].clone();
+    let pool = crate::support::poll_some(crate::world::SOON, || {
+        for node in &mut nodes[..2] {
+            if node.sync(0).0 == 200 {
+                node.install();
+            }
+        }
+        let pool = world.pool();
+        let is_over = pool["phase"] == "steady" && pool["revoking"] == json!([]) && pool["backup"].is_null();
+        (is_over && pool["primary"]["fingerprint"] != gone).then_some(pool)
+    });
+    let pool = pool.expect("the key is driven out");
+    assert_eq!((&pool["backup"], pool["primary"]["epoch"].as_u64()), (&Value::Null, Some(2)), "{pool}");
+}
+
+#[test]
+fn a_silent_node_is_left_behind_by_advance_and_comes_back() {
+    let world = World::started(FAST);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    let operator = world.operator();
+    first(&operator, "rotations", &json!({}));
+    nodes[..2].iter_mut().for_each(Node::converge);
+    let pool = world.until("c is behind", |pool| pool["converged"] == 2);
+    let (_, shown) = operator.get("/v1/pools/text/nodes");
+    assert_eq!(shown["nodes"][2]["state"], "straggler");
+    assert!(shown["nodes"][2]["behind_since"].is_string() && shown["nodes"][0]["behind_since"].is_null(), "{shown}");
+    let advance = json!({"generation": pool["generation"], "leave": pool["waiting_for"], "reason": "c is dead"});
+    first(&operator, "advance", &advance);
+    for _ in 0..2 {
+        nodes[..2].iter_mut().for_each(Node::converge);
+    }
+    world.until("steady without c", |pool| pool["phase"] == "steady" && pool["required"] == 2);
+    assert_eq!(states(&world)[2].1, "excluded");
+    // Its old session is closed; the next one admits it and takes it straight to the present.
+    assert_eq!(nodes[2].sync(0).1["kind"], "session_closed");
+    nodes[2].converge();
+    assert_eq!(nodes[2].epochs(), [2, 1]);
+    assert_eq!(world.pool()["required"], 3);
+    // Excluded by name it is not waited for, until an operator says so.
+    let path = "/v1/pools/text/nodes/c.cache.example.org";
+    let exclude = json!({"action": {"exclude": {"until": "2100-01-01T00:00:00Z"}}, "reason": "repair"});
+    let (status, done) = operator.ask(Method::PUT, path, Some(exclude.to_string().into_bytes()));
+    assert_eq!((status, &done["action"]), (200, &json!("exclude")), "{done}");
+    assert_eq!(world.pool()["required"], 2);
+}
+
+#[test]
+fn pause_and_abort_hold_the_pool() {
+    let world = World::started(FAST);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    let operator = world.operator();
+    first(&operator, "rotations", &json!({}));
+    first(&operator, "pause", &json!({"reason": "lunch"}));
+    nodes.iter_mut().for_each(Node::converge);
+    let pool = world.until("all have it", |pool| pool["converged"] == 3);
+    assert_eq!((&pool["phase"], &pool["blocked_by"]), (&json!("staged"), &json!("paused")));
+    first(&operator, "resume", &json!({}));
+    world.until("promoted", |pool| pool["phase"] == "promoted");
+    first(&operator, "abort", &json!({"reason": "no"}));
+    let pool = world.pool();
+    assert_eq!((&pool["phase"], &pool["hold"]), (&json!("steady"), &json!("aborted")));
+    assert_eq!((pool["primary"]["epoch"].as_u64(), pool["backup"]["epoch"].as_u64()), (Some(1), Some(2)));
+    nodes.iter_mut().for_each(Node::converge);
+    assert_eq!(nodes[0].epochs(), [1, 2]);
+}
+
+#[test]
+fn a_changed_policy_is_taken_over_before_the_next_rotation_and_audited() {
+    let mut world = World::started(FAST);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    // In the midst of a rotation: it is finished as it began.
+    first(&world.operator(), "rotations", &json!({}));
+    world.configure(&FAST.replace("interval = \"1d\"", "interval = \"2d\""));
+    world.signal(Signal::HUP);
+    let pool = world.until("seen", |pool| pool["drives"] == false);
+    assert_eq!((&pool["policy_differs"], &pool["phase"]), (&json!(["interval"]), &json!("staged")));
+    nodes.iter_mut().for_each(Node::converge);
+    world.until("promoted", |pool| pool["phase"] == "promoted");
+    nodes.iter_mut().for_each(Node::converge);
+    world.until("taken over", |pool| pool["phase"] == "steady" && pool["drives"] == true);
+    let (_, audit) = world.operator().get("/v1/pools/text/audit");
+    let last = audit["entries"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["action"], &last["operator"]), (&json!("set_policy"), &json!("coordinator-config")));
+    assert_eq!(last["reason"], "changed in the configuration file: interval");
+    // A broken file leaves everything as it is; a start with another one takes it over too, when all are heard.
+    world.configure("interval = 1\n");
+    world.signal(Signal::HUP);
+    let told = crate::support::poll_until(crate::world::SOON, || world.log().contains("the old one goes on"));
+    assert!(told, "{}", world.log());
+    assert_eq!(world.pool()["drives"], true);
+    assert!(world.stop().success());
+    world.configure(&FAST.replace("interval = \"1d\"", "interval = \"3d\""));
+    world.start();
+    let pool = world.until("waits for the nodes", |pool| pool["blocked_by"] == "barrier");
+    assert_eq!((&pool["drives"], pool["waiting_for"].as_array().map(Vec::len)), (&json!(false), Some(3)));
+    nodes.iter_mut().for_each(|node| drop(node.sync(0)));
+    world.until("taken over", |pool| pool["drives"] == true);
+}
+
+#[test]
+fn yesterdays_database_freezes_the_pool_until_it_is_recovered() {
+    let mut world = World::started(FAST);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    assert!(world.stop().success());
+    fs::copy(world.path("state.db"), world.path("yesterday.db")).unwrap();
+    world.start();
+    nodes.iter_mut().for_each(|node| drop(node.sync(0)));
+    first(&world.operator(), "rotations", &json!({}));
+    for phase in ["staged", "promoted"] {
+        world.until(phase, |pool| pool["phase"] == phase);
+        nodes.iter_mut().for_each(Node::converge);
+    }
+    world.until("steady", |pool| pool["phase"] == "steady");
+    let told = nodes[0].told.clone();
+    assert!(world.stop().success());
+    for suffix in ["-wal", "-shm"] {
+        fs::remove_file(world.path(&format!("state.db{suffix}"))).ok();
+    }
+    fs::rename(world.path("yesterday.db"), world.path("state.db")).unwrap();
+    world.start();
+    // In the session of before its report is batched; the request that brings it is held, and told soon after.
+    let (status, answer) = nodes[0].sync(30);
+    assert_eq!((status, &answer["kind"]), (409, &json!("pool_frozen")), "{answer}");
+    nodes[1..].iter_mut().for_each(|node| assert_eq!(node.sync(0).1["kind"], "pool_frozen"));
+    let pool = world.until("frozen", |pool| pool["blocked_by"] == "frozen");
+    assert_eq!(pool["recoverable"].as_array().unwrap().len(), 1, "{pool}");
+    let operator = world.operator();
+    let (status, answer) = operator.post("/v1/pools/text/rotations", &json!({}));
+    assert_eq!((status, &answer["kind"]), (409, &json!("pool_frozen")));
+    // The store has the first key, and lacks the second: without its bytes nothing is done.
+    let (status, answer) = operator.post("/v1/pools/text/recover", &json!({}));
+    assert_eq!(status, 409);
+    let lacking = told["primary"]["fingerprint"].as_str().unwrap();
+    assert!(answer["message"].as_str().unwrap().contains(lacking), "{answer}");
+    let other = json!({"keys": "00000001-00000002-00000003-00000004"});
+    assert_eq!(operator.post("/v1/pools/text/recover", &other).0, 409, "other bytes than the fingerprints'");
+    let keys = format!("{},{}", told["primary"]["key"].as_str().unwrap(), told["backup"]["key"].as_str().unwrap());
+    first(&operator, "recover", &json!({"keys": keys, "reason": "disk replaced"}));
+    let pool = world.pool();
+    assert_eq!((pool["generation"].as_u64(), &pool["hold"]), (Some(1_000_003), &json!("recovered")));
+    nodes.iter_mut().for_each(Node::converge);
+    assert_eq!(nodes[0].told["primary"]["key"], told["primary"]["key"]);
+    first(&operator, "resume", &json!({}));
+}

@@ -1,0 +1,182 @@
+//! The program around the pools: check, the key-encryption key, secrets, the plain listener, the end.
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::poll_until;
+use crate::world::{FAST, Node, SOON, World, holds};
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn check_finds_everything_at_once_and_changes_nothing() {
+    let world = World::new(FAST);
+    let output = world.run("check", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(!world.path("state.db").exists(), "check makes no store");
+    world.put("server.crt", b"no certificate", 0o644);
+    world.put("kek", &[7; 32], 0o400);
+    let output = world.run("check", &[]);
+    let found = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{found}");
+    assert!(found.contains("server.crt") && found.contains("repeated byte"), "{found}");
+    world.configure("interval = 1\nwrong = 2\n");
+    let found = stderr(&world.run("check", &[]));
+    for part in ["pools.text.interval", "pools.text.wrong", "repeated byte"] {
+        assert!(found.contains(part), "{part}: {found}");
+    }
+    let output = world.run("serve", &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let text = fs::read_to_string(world.path("coordinator.toml")).unwrap();
+    world.put("coordinator.toml", text.replace("[store]\n", "[store]\nkind = \"etcd\"\n").as_bytes(), 0o644);
+    let found = stderr(&world.run("check", &[]));
+    assert!(found.contains("the etcd store is not in this release"), "{found}");
+}
+
+#[test]
+fn a_wrong_or_lost_key_encryption_key_is_told_and_touches_nothing() {
+    let mut world = World::started(FAST);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    assert!(world.stop().success());
+    let (before, kek) = (fs::read(world.path("state.db")).unwrap(), fs::read(world.path("kek")).unwrap());
+    world.put("kek", &(0..32u8).collect::<Vec<_>>(), 0o400);
+    let output = world.run("serve", &[]);
+    let found = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{found}");
+    assert!(found.contains("another key-encryption key") && found.contains("key_encryption_key"), "{found}");
+    fs::remove_file(world.path("kek")).unwrap();
+    let output = world.run("serve", &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    world.put("kek", &kek, 0o444);
+    let found = stderr(&world.run("serve", &[]));
+    assert!(found.contains("0444"), "{found}");
+    assert!(fs::read(world.path("state.db")).unwrap() == before, "the store is as it was");
+    world.put("kek", &kek, 0o400);
+    world.start();
+    nodes.iter_mut().for_each(|node| assert_eq!(node.sync(0).0, 204));
+}
+
+#[test]
+fn a_key_is_nowhere_but_in_the_answer_to_its_node() {
+    let mut world = World::started(FAST);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    assert_eq!(world.operator().post("/v1/pools/text/rotations", &json!({})).0, 200);
+    nodes.iter_mut().for_each(Node::converge);
+    world.until("promoted", |pool| pool["phase"] == "promoted");
+    let keys: Vec<String> =
+        ["primary", "backup"].map(|slot| nodes[0].told[slot]["key"].as_str().unwrap().into()).into();
+    let (status, page) = world.observed("/").unwrap();
+    assert_eq!(status, 200);
+    let (_, metrics) = world.observed("/metrics").unwrap();
+    let mut shown = vec![page.clone(), metrics.clone()];
+    let operator = world.operator();
+    for path in ["/v1/pools", "/v1/pools/text", "/v1/pools/text/nodes", "/v1/pools/text/audit"] {
+        shown.push(operator.get(path).1.to_string());
+    }
+    assert!(world.stop().success());
+    shown.push(world.log());
+    for key in &keys {
+        assert_eq!(key.len(), 35);
+        let digits = key.replace('-', "");
+        // The kernel's words are little-endian on this machine; both orders, and the raw bytes of both.
+        let words: Vec<u8> =
+            key.split('-').flat_map(|word| u32::from_str_radix(word, 16).unwrap().to_le_bytes()).collect();
+        let reversed: String = words.iter().map(|byte| format!("{byte:02x}")).collect();
+        for text in &shown {
+            let text = text.to_lowercase();
+            assert!(!text.contains(key) && !text.contains(&digits) && !text.contains(&reversed), "{text}");
+        }
+        for file in fs::read_dir(world.dir.path()).unwrap().flatten() {
+            if !file.path().is_file() {
+                continue;
+            }
+            for form in [key.as_bytes(), digits.as_bytes(), reversed.as_bytes(), &words] {
+                assert!(!holds(&file.path(), form), "{}", file.path().display());
+            }
+        }
+    }
+    // What they do show.
+    assert!(page.contains("promoted") && page.contains(nodes[0].told["backup"]["fingerprint"].as_str().unwrap()));
+    assert!(!page.contains("<script"));
+    for line in [
+        "tfo_coordinator_pool_phase{phase=\"promoted\",pool=\"text\"} 1",
+        "tfo_coordinator_pool_generation{pool=\"text\"} 3",
+        "tfo_coordinator_pool_required{pool=\"text\"} 3",
+        "tfo_coordinator_syncs_total{pool=\"text\",result=\"told\"}",
+        "tfo_coordinator_commits_total{action=\"stage\",pool=\"text\"} 1",
+        "tfo_coordinator_commit_seconds_count{pool=\"text\"}",
+        "tfo_coordinator_info{version=",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+}
+
+#[test]
+fn metrics_are_what_prometheus_takes() {
+    if !crate::support::need_tool("promtool") {
+        return;
+    }
+    let world = World::started(FAST);
+    let (_, metrics) = world.observed("/metrics").unwrap();
+    let mut child = std::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), metrics.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn an_end_lets_waiting_nodes_go_and_writes_their_acks() {
+    let mut world = World::started(FAST);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| nodes[0].sync(60));
+        let held = || {
+            world
+                .observed("/metrics")
+                .is_some_and(|(_, text)| text.contains("tfo_coordinator_pool_held{pool=\"text\"} 1"))
+        };
+        assert!(poll_until(SOON, held));
+        world.signal(Signal::TERM);
+        assert_eq!(waiting.join().unwrap().0, 204);
+    });
+    assert!(world.ended().success());
+    assert!(world.log().contains("the driver has ended"));
+}
+
+#[test]
+fn a_backup_is_sealed_and_fills_another_store() {
+    let mut world = World::started(FAST);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    let file = world.path("backup");
+    let file = file.to_str().unwrap();
+    let output = world.run("export", &["--to", file]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = world.run("import", &["--from", file]);
+    assert_eq!(output.status.code(), Some(3), "it is served: {}", stderr(&output));
+    assert_eq!(world.operator().post("/v1/pools/text/rotations", &json!({})).0, 200);
+    let output = world.run("export", &["--to", file]);
+    assert_eq!(output.status.code(), Some(3), "a rotation runs: {}", stderr(&output));
+    world.kill();
+    for name in ["state.db", "state.db-wal", "state.db-shm"] {
+        fs::remove_file(world.path(name)).ok();
+    }
+    let output = world.run("import", &["--from", file]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    world.start();
+    nodes.iter_mut().for_each(|node| assert_eq!(node.sync(0).0, 204));
+    let pool = world.pool();
+    assert_eq!((&pool["phase"], pool["generation"].as_u64()), (&json!("steady"), Some(1)));
+}

@@ -1,0 +1,215 @@
+//! What is refused, each with its error, and with nothing changed.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::world::{FAST, OPERATOR, VIEWER, World};
+
+const SYNC: &str = "/v1/pools/text/sync";
+
+/// Everything that a refused request must leave as it was.
+fn state(world: &World) -> (Value, usize) {
+    let (_, audit) = world.operator().get("/v1/pools/text/audit");
+    let pool = world.pool();
+    let kept = ["revision", "generation", "phase", "paused", "hold", "required", "primary", "backup"];
+    (kept.map(|key| pool[key].clone()).to_vec().into(), audit["entries"].as_array().unwrap().len())
+}
+
+#[test]
+fn nobody_takes_the_place_of_another() {
+    let world = World::started(FAST);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    let before = state(&world);
+    let request = nodes[0].request(0);
+    let refused = |names: &[&str], status: u16, kind: &str| {
+        let (found, body) = world.client(names).post(SYNC, &request);
+        assert_eq!((found, body["kind"].as_str()), (status, Some(kind)), "{names:?}: {body}");
+        assert!(body["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{body}");
+    };
+    // Right authority, not in the pool; operators are no nodes; two names are none.
+    refused(&["db1.example.org"], 403, "not_in_pool");
+    refused(&[OPERATOR], 403, "not_in_pool");
+    refused(&["x.cache.example.org", "y.cache.example.org"], 403, "not_in_pool");
+    // The body does not say who it is.
+    let mut body = request.clone();
+    body["node"] = json!("b.cache.example.org");
+    let (status, answer) = nodes[0].client.post(SYNC, &body);
+    assert_eq!((status, &answer["kind"]), (400, &json!("bad_request")));
+    // Nodes and viewers command nothing, nodes do not even look.
+    let viewer = world.client(&[VIEWER]);
+    let node = &nodes[0].client;
+    for path in ["/v1/pools", "/v1/pools/text", "/v1/pools/text/nodes", "/v1/pools/text/audit"] {
+        assert_eq!(viewer.get(path).0, 200, "{path}");
+        assert_eq!((node.get(path).0, &node.get(path).1["kind"]), (403, &json!("not_allowed")), "{path}");
+    }
+    for command in ["rotations", "pause", "resume", "abort", "advance", "import", "recover"] {
+        for client in [&viewer, node] {
+            let (status, body) = client.post(&format!("/v1/pools/text/{command}"), &json!({}));
+            assert_eq!((status, &body["kind"]), (403, &json!("not_allowed")), "{command}");
+        }
+    }
+    for method in [Method::PUT, Method::DELETE] {
+        let (status, _) = viewer.ask(method, "/v1/pools/text/nodes/a.cache.example.org", Some(b"{}".to_vec()));
+        assert_eq!(status, 403);
+    }
+    assert_eq!(state(&world), before);
+    assert!(world.log().contains("the certificate names no operator"), "refusals are logged");
+}
+
+#[test]
+fn strangers_get_no_answer_at_all() {
+    let world = World::started(FAST);
+    let other = crate::world::Authority::new();
+    let stranger = world.client_of(&other.issue(&["a.cache.example.org"]));
+    assert_eq!(stranger.post(SYNC, &world.node("a.cache.example.org").request(0)).0, 0);
+    assert_eq!(stranger.get("/v1/pools").0, 0);
+}
+
+#[test]
+fn what_is_no_request_is_refused_and_changes_nothing() {
+    let world = World::started(FAST);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    let before = state(&world);
+    let good = nodes[0].request(0);
+    let with = |key: &str, value: Value| {
+        let mut body = good.clone();
+        body[key] = value;
+        body.to_string().into_bytes()
+    };
+    let long = "x".repeat(129);
+    let bodies: Vec<(Vec<u8>, u16, &str)> = vec![
+        (b"{".to_vec(), 400, "bad_request"),
+        (b"".to_vec(), 400, "bad_request"),
+        (b"[]".to_vec(), 400, "bad_request"),
+        (b"\xff\xfe".to_vec(), 400, "bad_request"),
+        (with("extra", json!(1)), 400, "bad_request"),
+        (with("seen", json!(-1)), 400, "bad_request"),
+        (with("seen", json!(1.5)), 400, "bad_request"),
+        (with("session", json!("1")), 400, "bad_request"),
+        (with("kernel", json!(long)), 400, "bad_request"),
+        (with("kernel", json!("a\nlevel=error forged")), 400, "bad_request"),
+        (with("next_contact_secs", json!(10_000_000)), 400, "bad_request"),
+        (with("kernel", json!("x".repeat(5_000))), 413, "too_large"),
+        (format!("{}{}", "[".repeat(2_000), "]".repeat(2_000)).into_bytes(), 400, "bad_request"),
+        (format!("{{\"seen\":{}}}", "9".repeat(400)).into_bytes(), 400, "bad_request"),
+        // Absurd numbers that fit are refused before they are stored.
+        (with("seen", json!(u64::MAX)), 409, "too_far_ahead"),
+        (with("installed", installed(&good, &json!({"generation": u64::MAX}))), 409, "too_far_ahead"),
+        (with("installed", installed(&good, &json!({"pool_id": "f".repeat(32)}))), 409, "other_pool"),
+    ];
+    for (body, status, kind) in bodies {
+        let shown = String::from_utf8_lossy(&body).chars().take(100).collect::<String>();
+        let (found, answer) = nodes[0].client.ask(Method::POST, SYNC, Some(body));
+        assert_eq!((found, answer["kind"].as_str()), (status, Some(kind)), "{shown}: {answer}");
+    }
+    let operator = world.operator();
+    for (method, path, status, kind) in [
+        (Method::GET, "/v1/pools/other", 404, "unknown_pool"),
+        (Method::GET, "/v1/pools/..%2fetc", 404, "unknown_pool"),
+        (Method::GET, "/v2/pools", 404, "unknown_path"),
+        (Method::POST, "/v1/pools", 405, "unknown_method"),
+        (Method::GET, "/v1/pools/text/audit?after=x", 400, "bad_request"),
+        (Method::GET, "/v1/pools/text/audit?before=1", 400, "bad_request"),
+        (Method::DELETE, "/v1/pools/text/nodes/nobody.cache.example.org", 404, "unknown_node"),
+        (Method::DELETE, "/v1/pools/text/nodes/No%20Name", 404, "unknown_node"),
+    ] {
+        let (found, answer) = operator.ask(method, path, None);
+        assert_eq!((found, answer["kind"].as_str()), (status, Some(kind)), "{path}: {answer}");
+    }
+    let large = json!({"reason": "x".repeat(4 << 20)});
+    // The server stops reading: a client that goes on writing may see the end of the connection before the answer.
+    let (status, _) = operator.post("/v1/pools/text/pause", &large);
+    assert!([413, 0].contains(&status), "{status}");
+    assert!(world.log().contains("body_too_large"));
+    let (status, answer) = operator.post("/v1/pools/text/pause", &json!({"reason": "two\nlines"}));
+    assert_eq!((status, &answer["kind"]), (400, &json!("bad_request")));
+    assert_eq!(state(&world), before);
+    assert_eq!(nodes[0].sync(0).0, 204, "and the node is served as before");
+}
+
+fn installed(request: &Value, change: &Value) -> Value {
+    let mut installed = request["installed"].clone();
+    for (key, value) in change.as_object().unwrap() {
+        installed[key] = value.clone();
+    }
+    installed
+}
+
+#[test]
+fn a_denied_node_and_an_old_session_get_no_keys() {
+    let world = World::started(FAST);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    let operator = world.operator();
+    // A replay of the closed session: the ack in it does not count.
+    let old = nodes[0].request(0);
+    nodes[0].new_session();
+    assert_eq!(nodes[0].sync(0).0, 204);
+    let (status, answer) = nodes[0].client.post(SYNC, &old);
+    assert_eq!((status, &answer["kind"]), (409, &json!("session_closed")));
+    assert!(answer["ordinal"].as_u64().is_some());
+
+    let path = "/v1/pools/text/nodes/c.cache.example.org";
+    let (status, done) = operator.ask(Method::PUT, path, Some(br#"{"action":"deny","reason":"stolen"}"#.to_vec()));
+    assert_eq!((status, &done["action"]), (200, &json!("deny")), "{done}");
+    nodes[2].new_session();
+    assert_eq!((nodes[2].sync(0).0, nodes[2].sync(0).1["kind"].as_str()), (403, Some("denied")));
+    let (_, shown) = operator.get("/v1/pools/text/nodes");
+    assert_eq!(shown["nodes"][2]["state"], "denied");
+    assert_eq!(world.pool()["required"], 2);
+    // Forgotten, it may come again.
+    assert_eq!(operator.ask(Method::DELETE, &format!("{path}?reason=returned"), None).0, 200);
+    nodes[2].converge();
+    assert_eq!(world.pool()["required"], 3);
+}
+
+#[test]
+fn commands_that_do_not_fit_are_refused_with_phase_and_reason() {
+    let world = World::started(FAST);
+    let mut nodes = world.nodes();
+    let operator = world.operator();
+    let refused = |path: &str, body: Value, kind: &str, part: &str| {
+        let before = state(&world);
+        let (status, answer) = operator.post(&format!("/v1/pools/text/{path}"), &body);
+        assert_eq!((status, answer["kind"].as_str()), (409, Some(kind)), "{path} {body}: {answer}");
+        let message = answer["message"].as_str().unwrap();
+        assert!(message.contains(part), "{path} {body}: {message}");
+        assert_eq!(state(&world), before);
+    };
+    refused("rotations", json!({}), "refused", "refused in phase empty");
+    refused("pause", json!({"if_revision": 7}), "moved", "revision 0 now");
+    world.first_key(&mut nodes);
+    refused("rotations", json!({"mode": "first"}), "refused", "has a key already");
+    let keys = "00000001-00000002-00000003-00000004";
+    refused("import", json!({"keys": keys}), "refused", "empty pool");
+    refused("recover", json!({}), "refused", "not frozen");
+    refused("resume", json!({}), "refused", "neither paused nor held");
+    refused("abort", json!({}), "refused", "refused in phase steady");
+    refused("advance", json!({"generation": 0, "leave": []}), "moved", "generation 1 now");
+    refused("advance", json!({"generation": 1, "leave": []}), "refused", "no node is behind");
+    refused("rotations", json!({"mode": "revoke", "epochs": [77]}), "refused", "no such key");
+    assert_eq!(operator.post("/v1/pools/text/rotations", &json!({"reason": "one"})).0, 200);
+    refused("rotations", json!({"reason": "two"}), "refused", "refused in phase staged");
+    refused("advance", json!({"generation": 2, "leave": ["a.cache.example.org"]}), "moved", "also behind");
+    assert!(world.log().contains("command refused"), "refusals are logged");
+    assert!(world.log().contains("actor=ops1.example.org"));
+}
+
+#[test]
+fn too_few_nodes_start_no_rotation_unless_forced() {
+    let world = World::started(&FAST.replace("expected_nodes = 3", "expected_nodes = 4"));
+    let mut nodes = world.nodes();
+    let operator = world.operator();
+    nodes.iter_mut().for_each(|node| drop(node.sync(0)));
+    let first = json!({"mode": "first", "expect": {"number": 3}});
+    assert_eq!(operator.post("/v1/pools/text/rotations", &first).0, 200);
+    nodes.iter_mut().for_each(crate::world::Node::converge);
+    world.until("all have it", |pool| pool["converged"] == 3);
+    assert_eq!(operator.post("/v1/pools/text/resume", &json!({})).0, 200);
+    let (status, answer) = operator.post("/v1/pools/text/rotations", &json!({}));
+    assert_eq!((status, &answer["kind"]), (409, &json!("refused")));
+    assert!(answer["message"].as_str().unwrap().contains("3 nodes are here, and expected_nodes is 4"), "{answer}");
+    assert_eq!(operator.post("/v1/pools/text/rotations", &json!({"force": true})).0, 200);
+}
