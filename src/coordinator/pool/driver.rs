@@ -303,6 +303,7 @@ impl Driver {
         {
             self.wait = Some(wait);
         }
+        self.note_behind();
     }
 
     /// A tick, or the policy of the file, if it may be taken now.
