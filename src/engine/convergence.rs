@@ -183,8 +183,14 @@ impl Presence {
     /// anything new, before they have (rule 10).
     #[must_use]
     pub fn unheard_required(&self, snapshot: &Snapshot) -> Vec<NodeId> {
+        let is_later = snapshot.document.revision < self.revision;
+        let mut heard = self.heard.iter().peekable();
         let required = snapshot.nodes.iter().filter(|(_, record)| record.is_required()).map(|(node, _)| node);
-        required.filter(|node| !self.has_heard(snapshot, node)).cloned().collect()
+        let is_unheard = |node: &&NodeId| {
+            while heard.next_if(|other| *other < *node).is_some() {}
+            is_later || heard.peek() != Some(node)
+        };
+        required.filter(is_unheard).cloned().collect()
     }
 
     /// Whether the node was heard in the life that this snapshot belongs to.
@@ -246,19 +252,23 @@ impl Life {
         self.last_seen = Some(monotonic);
         self.highest = snapshot.document.revision;
         let (begun, served) = (self.begun, self.served);
+        let mut new = Vec::new();
+        let mut known = self.nodes.iter_mut().peekable();
         for (node, record) in &snapshot.nodes {
-            match self.nodes.get_mut(node) {
-                Some(known) if record.syncs > known.syncs => {
+            while known.next_if(|(other, _)| *other < node).is_some() {}
+            match known.next_if(|(other, _)| *other == node) {
+                Some((_, known)) if record.syncs > known.syncs => {
                     *known = Heard { syncs: record.syncs, in_this_life: true, at: served };
                 }
                 Some(_) => {}
-                None => {
-                    let first = Heard { syncs: record.syncs, in_this_life: begun, at: served };
-                    self.nodes.insert(node.clone(), first);
-                }
+                None => new.push((node.clone(), Heard { syncs: record.syncs, in_this_life: begun, at: served })),
             }
         }
-        self.nodes.retain(|node, _| snapshot.nodes.contains_key(node));
+        self.nodes.extend(new);
+        // Every node of the snapshot is known now; more are only those that were forgotten.
+        if self.nodes.len() > snapshot.nodes.len() {
+            self.nodes.retain(|node, _| snapshot.nodes.contains_key(node));
+        }
         let document = &snapshot.document;
         let ordered = document.revoke.as_ref().map(|revoke| (revoke.since, revoke.keys.clone()));
         Self::mark(&mut self.instruction, (document.generation, document.stage.phase(), ordered), served);
@@ -288,18 +298,21 @@ impl Life {
             wave_secs: self.since(&self.wave),
             ..Presence::default()
         };
-        for (node, record) in &snapshot.nodes {
-            let heard = self.nodes.get(node);
+        let (mut heard_nodes, mut absent) = (Vec::new(), Vec::new());
+        for ((node, record), heard) in joined(&snapshot.nodes, &self.nodes) {
             if heard.is_some_and(|heard| heard.in_this_life) {
-                presence.heard.insert(node.clone());
+                heard_nodes.push(node.clone());
             }
             let period = record.report.as_ref().map_or(0, |report| report.next_sync_secs);
             let limit = snapshot.document.policy.absent_after_secs.max(period.saturating_mul(MISSED_PERIODS_MAX));
             let silent_for = heard.map_or(Duration::ZERO, |heard| self.served.saturating_sub(heard.at));
             if silent_for > Duration::from_secs(limit) {
-                presence.absent.insert(node.clone());
+                absent.push(node.clone());
             }
         }
+        // From vectors in order: a set is built from them at once, without a search for each.
+        presence.heard = heard_nodes.into_iter().collect();
+        presence.absent = absent.into_iter().collect();
         presence
     }
 
@@ -310,12 +323,12 @@ impl Life {
     /// that, which only costs the waiting of a new life.
     fn went_back(&self, snapshot: &Snapshot) -> bool {
         let revision = snapshot.document.revision;
-        let is_older = |(node, known): (&NodeId, &Heard)| match snapshot.nodes.get(node) {
+        let is_older = |((_, known), record): ((&NodeId, &Heard), Option<&NodeRecord>)| match record {
             Some(record) => record.syncs < known.syncs,
             // A node is forgotten by a commit, so at one revision none may vanish.
             None => revision == self.highest,
         };
-        revision < self.highest || self.nodes.iter().any(is_older)
+        revision < self.highest || joined(&self.nodes, &snapshot.nodes).any(is_older)
     }
 
     fn begin_anew(&mut self) {
@@ -331,6 +344,19 @@ impl Life {
     fn since<T>(&self, seen: &Seen<T>) -> u64 {
         seen.as_ref().map_or(0, |(_, at)| self.served.saturating_sub(*at).as_secs())
     }
+}
+
+/// Each entry of `left` with that of the same node in `right`: one walk through both, for ten thousand nodes at every tick.
+fn joined<'a, L, R>(
+    left: &'a BTreeMap<NodeId, L>,
+    right: &'a BTreeMap<NodeId, R>,
+) -> impl Iterator<Item = ((&'a NodeId, &'a L), Option<&'a R>)> {
+    let mut right = right.iter().peekable();
+    left.iter().map(move |(node, value)| {
+        while right.next_if(|(other, _)| *other < node).is_some() {}
+        let same = right.next_if(|(other, _)| *other == node);
+        ((node, value), same.map(|(_, value)| value))
+    })
 }
 
 /// How a node is shown (DESIGN.md section 4, `nodes`).
