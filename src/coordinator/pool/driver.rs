@@ -177,6 +177,7 @@ impl Driver {
         self.metrics.records_written(self.book.pool(), count, start);
         match result {
             Ok(conflicts) => {
+                debug!(pool = %self.book.pool(), records = count, "records written");
                 if !conflicts.is_empty() {
                     debug!(pool = %self.book.pool(), nodes = conflicts.len(), "records were changed by somebody else");
                 }
