@@ -17,6 +17,8 @@ use super::PATIENCE;
 use super::figures::Percentiles;
 use super::swarm::Authority;
 
+/// Names another program than the one of this build, to compare two of them.
+const PROGRAM: &str = "TFO_FANOUT_COORDINATOR";
 /// Who commands.
 const OPERATOR: &str = "ops1.example.org";
 
@@ -83,7 +85,8 @@ impl Coordinator {
     /// Starts it, and waits until it is ready.
     pub(crate) fn start(&mut self) {
         let log = File::options().append(true).create(true).open(self.log()).expect("a directory of ours");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tfo-coordinator"));
+        let other = std::env::var_os(PROGRAM);
+        let mut command = Command::new(other.as_deref().unwrap_or(env!("CARGO_BIN_EXE_tfo-coordinator").as_ref()));
         command.arg("serve").arg("--config").arg(self.dir.join("coordinator.toml"));
         // The times of its writes are told at level debug.
         command.env_remove("NOTIFY_SOCKET").env("TFO_LOG", "debug");
@@ -96,8 +99,8 @@ impl Coordinator {
     }
 
     fn is_ready(&self) -> bool {
-        let asked = self.operator.get(format!("http://{}/readyz", self.observe)).send();
-        self.runtime.block_on(asked).is_ok_and(|answer| answer.status().is_success())
+        let asked = self.operator.get(format!("http://{}/readyz", self.observe));
+        self.runtime.block_on(async { asked.send().await.is_ok_and(|answer| answer.status().is_success()) })
     }
 
     pub(crate) fn kill(&mut self) {
@@ -113,9 +116,9 @@ impl Coordinator {
 
     fn post(&self, path: &str, body: &Value) {
         let url = format!("https://localhost:{}/v1/pools/text{path}", self.api.port());
-        let asked = self.operator.post(url).json(body).send();
+        let asked = self.operator.post(url).json(body);
         let text = self.runtime.block_on(async {
-            let answer = asked.await.expect("the coordinator answers");
+            let answer = asked.send().await.expect("the coordinator answers");
             (answer.status(), answer.text().await.unwrap_or_default())
         });
         assert!(text.0.is_success(), "{path}: {text:?}");
@@ -130,8 +133,9 @@ impl Coordinator {
         let start = Instant::now();
         loop {
             let url = format!("https://localhost:{}/v1/pools/text", self.api.port());
-            let asked = self.operator.get(url).send();
-            let pool: Value = self.runtime.block_on(async { asked.await.ok()?.json().await.ok() }).unwrap_or_default();
+            let asked = self.operator.get(url);
+            let pool = self.runtime.block_on(async { asked.send().await.ok()?.json::<Value>().await.ok() });
+            let pool = pool.unwrap_or_default();
             if pool["required"].as_u64() > Some(0) && pool["required"] == pool["converged"] {
                 break;
             }
