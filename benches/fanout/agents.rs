@@ -142,13 +142,14 @@ pub(crate) fn run() {
     let mut lines = std::io::stdin().lines().map_while(Result::ok);
     let told: Value = serde_json::from_str(&lines.next().expect("the parent writes")).expect("JSON");
     let number = |name: &str| usize::try_from(told[name].as_u64().expect("a number")).expect("small");
+    let authority = Authority::load(&PathBuf::from(told["ca"].as_str().expect("text")));
     let plan = Plan {
+        server_ca: authority.pem.clone(),
         server: told["server"].as_str().expect("text").parse().expect("an address"),
         agents: number("from")..number("to"),
         poll_secs: POLL_SECS,
         strict: false,
     };
-    let authority = Authority::load(&PathBuf::from(told["ca"].as_str().expect("text")));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a thread");
     let swarm = { let _inside = runtime.enter(); Swarm::start(plan, authority) };

@@ -84,10 +84,10 @@ struct Tls {
 }
 
 impl Tls {
-    fn new(authority: Authority) -> Self {
+    fn new(authority: Authority, server_ca: &str) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM")).expect("a CA");
+        roots.add(CertificateDer::from_pem_slice(server_ca.as_bytes()).expect("PEM")).expect("a CA");
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
         Self { authority, provider, verifier: verifier.build().expect("a CA is there") }
     }
@@ -151,6 +151,8 @@ pub(crate) enum Fault {
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) server: SocketAddr,
+    /// The CA of the server's certificate, PEM.
+    pub(crate) server_ca: String,
     /// Ordinals of the agents.
     pub(crate) agents: std::ops::Range<usize>,
     /// Length of a long poll in seconds.
@@ -179,11 +181,11 @@ pub(crate) struct Swarm {
 }
 
 impl Swarm {
-    /// Starts all agents, in a runtime.
+    /// Starts all agents, in a runtime, with certificates of `authority`.
     pub(crate) fn start(plan: Plan, authority: Authority) -> Self {
         let count = plan.agents.len();
         let shared = Arc::new(Shared {
-            tls: Tls::new(authority),
+            tls: Tls::new(authority, &plan.server_ca),
             counts: Counts::default(),
             standings: (0..count).map(|_| Standing::default()).collect(),
             starting: Semaphore::new(STARTING_MAX),
