@@ -83,6 +83,8 @@ pub(super) struct Driver {
     published: Option<Revision>,
     flush_at: Option<Instant>,
     last_tick: Option<Instant>,
+    /// How long the last tick took: the next one leaves as much time for the nodes.
+    tick_took: Duration,
     next_tick: Instant,
     next_erase: Instant,
     /// Logged once each: the store cannot be reached, the pool is frozen, the file's policy waits.
@@ -118,6 +120,7 @@ impl Driver {
             published: None,
             flush_at: None,
             last_tick: None,
+            tick_took: Duration::ZERO,
             next_tick: now,
             next_erase: now,
             logged: Logged::default(),
@@ -160,7 +163,7 @@ impl Driver {
 
     /// The walk is driven as soon as it may.
     pub(super) fn tick_soon(&mut self) {
-        let earliest = self.last_tick.map_or_else(clock::monotonic, |last| last + TICK_MIN);
+        let earliest = self.last_tick.map_or_else(clock::monotonic, |last| last + TICK_MIN.max(self.tick_took));
         self.next_tick = self.next_tick.min(earliest);
     }
 
@@ -173,12 +176,17 @@ impl Driver {
         let changes = self.queue.take();
         assert!(changes.len() <= RECORDS_MAX, "the queue is bounded");
         let (count, start) = (changes.len(), clock::monotonic());
+        let is_seen = self.looked_at == Some(self.book.head());
+        let nodes: Vec<NodeId> = changes.iter().map(|change| change.node.clone()).collect();
         let result = self.book.write(changes);
         self.metrics.records_written(self.book.pool(), count, start);
         match result {
             Ok(conflicts) => {
+                debug!(pool = %self.book.pool(), records = count, "records written");
                 if !conflicts.is_empty() {
                     debug!(pool = %self.book.pool(), nodes = conflicts.len(), "records were changed by somebody else");
+                } else if is_seen {
+                    self.take_in(&nodes);
                 }
                 true
             }
@@ -192,21 +200,43 @@ impl Driver {
 
     /// Makes sure of the copy, and of what is seen in it.  False: the store cannot be reached.
     pub(super) fn look(&mut self) -> bool {
+        let Some(verified) = self.verify() else { return false };
+        if verified == Verified::ReadAnew || self.looked_at != Some(self.book.head()) {
+            self.observe();
+        }
+        true
+    }
+
+    /// Makes sure of the copy.  None: the store cannot be reached.
+    fn verify(&mut self) -> Option<Verified> {
         match self.book.verify() {
             Ok(verified) => {
                 self.shared.store_is_good();
                 if std::mem::take(&mut self.logged.store_down) {
                     info!(pool = %self.book.pool(), "the store is back");
                 }
-                if verified == Verified::ReadAnew || self.looked_at != Some(self.book.head()) {
-                    self.observe();
-                }
-                true
+                Some(verified)
             }
             Err(error) => {
                 self.store_failed(&error);
-                false
+                None
             }
+        }
+    }
+
+    /// Takes in what was just written for these nodes, without a look at all the others: what was seen before was the
+    /// store's state, and nobody else has written since.  The next tick looks at all.
+    fn take_in(&mut self, nodes: &[NodeId]) {
+        let mut view = self.view;
+        for node in nodes {
+            let snapshot = self.book.snapshot();
+            if let Some(record) = snapshot.nodes.get(node) {
+                self.life.hear(node, record, &mut self.presence);
+                view = view.after(snapshot, &self.presence, node, record);
+            }
+        }
+        if view == self.view {
+            self.looked_at = Some(self.book.head());
         }
     }
 
@@ -244,20 +274,24 @@ impl Driver {
 
     /// Drives the walk as far as it goes now, and tells whoever waits for it.
     fn tick(&mut self) {
+        let start = clock::monotonic();
         self.flush();
         for _ in 0..COMMITS_MAX {
-            if !self.look() {
-                break;
+            match self.verify() {
+                Some(_) => self.observe(),
+                None => break,
             }
-            self.observe();
             if self.step() == Moved::No {
                 break;
             }
+            // Before the next look at all nodes: they have waited for it.
+            self.publish();
         }
         self.publish();
         self.note_behind();
         self.erase();
         let now = clock::monotonic();
+        self.tick_took = now.duration_since(start);
         self.last_tick = Some(now);
         self.next_tick = now + TICK_MAX;
     }

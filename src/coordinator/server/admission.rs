@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::limits::Limits;
 use super::refusals::Reason;
 
@@ -15,6 +17,8 @@ const IPV6_PREFIX_BITS: u32 = 64;
 pub(super) struct Gate {
     limits: Limits,
     open: Mutex<Open>,
+    /// A handshake is over.  One task waits for it, the accept loop.
+    shaken: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +43,7 @@ pub(super) struct HandshakePlace {
 
 impl Gate {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, open: Mutex::default() })
+        Arc::new(Self { limits, open: Mutex::default(), shaken: Notify::new() })
     }
 
     /// A place for a connection of this address.
@@ -66,6 +70,13 @@ impl Gate {
         }
         open.handshakes += 1;
         Ok(HandshakePlace { gate: Arc::clone(self) })
+    }
+
+    /// Waits until there is a place for a handshake.
+    pub(super) async fn room_for_handshake(&self) {
+        while self.lock().handshakes >= self.limits.handshakes_max {
+            self.shaken.notified().await;
+        }
     }
 
     /// Connections now.
@@ -95,6 +106,7 @@ impl Drop for Place {
 impl Drop for HandshakePlace {
     fn drop(&mut self) {
         self.gate.lock().handshakes -= 1;
+        self.gate.shaken.notify_one();
     }
 }
 

@@ -20,7 +20,7 @@ use super::gates::counted_under;
 use super::operator::{REPORT_LEAD_MAX, end_of_exclusion_admits};
 use super::record::{Exclusion, Fence, NodeRecord, RecordChange, Report, Session, Standing, Window};
 use super::wave::told;
-use crate::engine::convergence::{Presence, conflict};
+use crate::engine::convergence::{Presence, conflict, conflicts};
 use crate::model::count::Generation;
 use crate::model::ids::NodeId;
 use crate::model::state::Phase;
@@ -230,6 +230,17 @@ impl PoolView {
     #[must_use]
     pub fn of(snapshot: &Snapshot, presence: &Presence) -> Self {
         Self { frozen: conflict(snapshot).is_some(), all_heard: presence.unheard_required(snapshot).is_empty() }
+    }
+
+    /// The same after one sync was recorded, by a document that has not changed; `presence` has taken it in.
+    ///
+    /// Only ever stricter than [`Self::of`] would be now: that the last node was heard, or that a pool is frozen no more,
+    /// is seen by the next look at all.
+    #[must_use]
+    pub fn after(self, snapshot: &Snapshot, presence: &Presence, node: &NodeId, record: &NodeRecord) -> Self {
+        let frozen = self.frozen || conflicts(&snapshot.document, record);
+        let all_heard = self.all_heard && (!record.is_required() || presence.has_heard(snapshot, node));
+        Self { frozen, all_heard }
     }
 
     /// Whether some report contradicts the document (rule 10).
