@@ -157,7 +157,7 @@ impl Server {
         let housekeeping = keep_house(Arc::clone(&self.refusals), Some(Arc::clone(&tls)));
         let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping));
         self.accept(listener, router, shutdown, |shared, stream, address, place, handshakes| {
-            let handshake = handshakes.begin_handshake()?;
+            let handshake = handshakes.begin_handshake(address.ip())?;
             let tls = Arc::clone(&tls);
             Ok(async move {
                 shared.connection(stream, address, handshake, tls).await;

@@ -625,7 +625,7 @@ impl Fleet {
         }
         let stopped = document.paused.is_some() || document.hold.is_some();
         if stopped && (!self.has_faults() || self.random.once_in(4)) {
-            return Some(Command::Resume);
+            return Some(Command::Resume { force: Force::No });
         }
         if let (Some(command), false) = (Self::amnesty(snapshot), self.has_faults()) {
             return Some(command);

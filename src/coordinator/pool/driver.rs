@@ -87,6 +87,8 @@ pub(super) struct Driver {
     tick_took: Duration,
     next_tick: Instant,
     next_erase: Instant,
+    /// The last write failed: nobody can be recorded, so this is no time in which a node could be silent (rule 11).
+    writes_fail: bool,
     /// Logged once each: the store cannot be reached, the pool is frozen, the file's policy waits.
     logged: Logged,
 }
@@ -123,6 +125,7 @@ impl Driver {
             tick_took: Duration::ZERO,
             next_tick: now,
             next_erase: now,
+            writes_fail: false,
             logged: Logged::default(),
         }
     }
@@ -211,9 +214,8 @@ impl Driver {
     fn verify(&mut self) -> Option<Verified> {
         match self.book.verify() {
             Ok(verified) => {
-                self.shared.store_is_good();
-                if std::mem::take(&mut self.logged.store_down) {
-                    info!(pool = %self.book.pool(), "the store is back");
+                if !self.writes_fail {
+                    self.store_is_good();
                 }
                 Some(verified)
             }
@@ -242,8 +244,9 @@ impl Driver {
 
     /// Takes in who is here.
     fn observe(&mut self) {
+        let serving = if self.writes_fail { Serving::No } else { Serving::Yes };
         let snapshot = self.book.snapshot();
-        self.life.observe(self.monotonic(), Serving::Yes, snapshot);
+        self.life.observe(self.monotonic(), serving, snapshot);
         self.presence = self.life.presence(snapshot);
         self.view = PoolView::of(snapshot, &self.presence);
         self.looked_at = Some(self.book.head());
@@ -305,9 +308,18 @@ impl Driver {
     }
 
     fn step(&mut self) -> Moved {
-        let input = self.next_input();
+        let mut input = self.next_input();
         let mut given = GivenKeys::default();
-        match self.decide(&input, &mut given) {
+        let mut decided = self.decide(&input, &mut given);
+        // The file's policy has to wait for nodes that were not heard.  A tick may exclude them; else they would be waited
+        // for without end.
+        if let Ok(Err(Refused { reason: Reason::NotHeard(_), .. })) = decided
+            && input != Input::Tick
+        {
+            input = Input::Tick;
+            decided = self.decide(&input, &mut given);
+        }
+        match decided {
             Ok(Ok(Step::Commit(proposal))) => match self.commit(*proposal, &given) {
                 // Somebody was faster: decide anew from what is stored now.
                 Ok(()) | Err(CommitError::Conflict { .. } | CommitError::RecordConflict { .. }) => Moved::Yes,
@@ -384,9 +396,11 @@ impl Driver {
     pub(super) fn commit(&mut self, proposal: Proposal, given: &GivenKeys) -> Result<(), CommitError> {
         let (audit, start) = (proposal.audit.clone(), clock::monotonic());
         let result = self.book.commit(proposal, given);
-        self.metrics.committed(self.book.pool(), audit.action, start);
+        self.metrics.commit_took(self.book.pool(), start);
         match result {
             Ok(erasure) => {
+                self.store_is_good();
+                self.metrics.committed(self.book.pool(), audit.action);
                 if erasure == Erasure::Waiting {
                     self.next_erase = clock::monotonic();
                 }
@@ -415,7 +429,10 @@ impl Driver {
 
     fn commit_failed(&mut self, error: &CommitError) {
         match error {
-            CommitError::Store(error) => self.store_failed(error),
+            CommitError::Store(error) => {
+                self.writes_fail = true;
+                self.store_failed(error);
+            }
             CommitError::Conflict { .. } | CommitError::RecordConflict { .. } => {
                 debug!(pool = %self.book.pool(), %error, "somebody was faster");
             }
@@ -425,6 +442,15 @@ impl Driver {
             CommitError::NoPool { .. } | CommitError::PoolExists { .. } => {
                 error!(pool = %self.book.pool(), %error, "the pool is gone from the store");
             }
+        }
+    }
+
+    /// It was read, and the last write was made.
+    fn store_is_good(&mut self) {
+        self.writes_fail = false;
+        self.shared.store_is_good();
+        if std::mem::take(&mut self.logged.store_down) {
+            info!(pool = %self.book.pool(), "the store is back");
         }
     }
 

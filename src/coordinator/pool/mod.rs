@@ -83,6 +83,8 @@ pub enum NotDone {
     StoreDown,
     /// The store failed on the way: only the next look at the pool tells whether it was done.
     OutcomeOpen,
+    /// Others committed first, each time; nothing was changed.
+    Overtaken,
     /// Our bug, logged.
     Internal,
 }

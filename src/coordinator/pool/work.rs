@@ -59,6 +59,8 @@ impl Driver {
         for message in others {
             match message {
                 Message::Sync { .. } => unreachable!("sorted out above"),
+                // Its client was told that there is no answer; what is done now would surprise it.
+                Message::Wanted { reply, .. } if reply.is_closed() => {}
                 Message::Wanted { wanted, given, reply } => {
                     let done = self.command(&wanted, given);
                     drop(reply.send(done));
@@ -145,6 +147,10 @@ impl Driver {
     }
 
     fn show<T>(&mut self, reply: oneshot::Sender<Result<T, StoreDown>>, show: impl FnOnce(&Self) -> T) {
+        // A hasty client must not keep the driver busy with what nobody reads.
+        if reply.is_closed() {
+            return;
+        }
         let shown = if self.look() {
             self.look_ahead();
             Ok(show(self))
@@ -189,7 +195,7 @@ impl Driver {
             }
         }
         warn!(pool = %self.book.pool(), "a command lost against other writers each time");
-        Err(NotDone::StoreDown)
+        Err(NotDone::Overtaken)
     }
 
     fn order(&self, wanted: &Wanted) -> Result<Order, NotDone> {

@@ -26,6 +26,9 @@ use crate::model::ids::NodeId;
 use crate::model::state::Phase;
 use crate::model::time::UnixTime;
 
+/// How far a node's clock may be ahead of a coordinator's, as far as the ordinals of sessions go: ten years.
+const CLOCK_AHEAD_MAX_SECS: u64 = 10 * 366 * 86_400;
+
 /// What a node sends.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Sync {
@@ -102,7 +105,7 @@ pub fn record(
     if sync.report.takes_keys() && sync.report.fence.as_ref().is_some_and(is_of_other) {
         return Err(SyncRefused::OtherPool);
     }
-    if is_too_far_ahead(document, sync) {
+    if is_too_far_ahead(document, sync) || has_absurd_ordinal(before, sync, wall) {
         return Err(SyncRefused::TooFarAhead);
     }
     let Some(before) = before else {
@@ -159,6 +162,14 @@ fn is_too_far_ahead(document: &Document, sync: &Sync) -> bool {
         fence.generation.get() > last_generation || keys.iter().flatten().any(|key| key.epoch.get() > last_epoch)
     };
     sync.seen.get() > last_generation || sync.report.fence.as_ref().is_some_and(fence_is)
+}
+
+/// A session's ordinal is the node's clock, or one above the one that is open.  One far above both would be the last of
+/// its name: no later session could be above it.
+fn has_absurd_ordinal(before: Option<&NodeRecord>, sync: &Sync, wall: UnixTime) -> bool {
+    let open = before.and_then(|record| record.session).map_or(0, |session| session.ordinal);
+    let by_clock = wall.secs().saturating_add(CLOCK_AHEAD_MAX_SECS).saturating_mul(1_000);
+    sync.session.ordinal > by_clock.max(open.saturating_add(1))
 }
 
 /// Inside a session acks only rise (rule 8).
