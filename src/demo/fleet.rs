@@ -8,8 +8,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::args::{Args, PROGRAM};
+use super::args::{Args, PROGRAM, Source};
 use super::client::{self, Whistle};
+use super::conductor::Conductor;
 use super::error::DemoError;
 use super::judge::{Evidence, Tally, sum};
 use super::network::Network;
@@ -34,11 +35,10 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// Runs the demo as PID 1 of the namespaces.
 pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     let stop = sandbox::tie_to_parent()?;
-    let operator = Operator::new(args)?;
     let rotations_wanted = (!args.keep).then_some(args.rotations);
-    let title = Title { nodes: args.nodes.into(), source: operator.source(), rotations_wanted };
+    let title = Title { nodes: args.nodes.into(), source: Operator::source(args), rotations_wanted };
     let mut screen = Screen::new(title);
-    let fleet = Fleet::start(args.nodes, operator, &stop, &mut screen)?;
+    let fleet = Fleet::start(args, &stop, &mut screen)?;
     let evidence = fleet.run(rotations_wanted, &stop, &mut screen)?;
     screen.close().map_err(tell_failed)?;
     let faults = evidence.faults();
@@ -70,15 +70,19 @@ struct Fleet {
 
 impl Fleet {
     /// Agents first, then listeners, then clients: a listener before the key would make the kernel make one up (KERNEL.md section 1).
-    fn start(count: u8, operator: Operator, stop: &Receiver<()>, screen: &mut Screen) -> Result<Self, DemoError> {
+    fn start(args: &Args, stop: &Receiver<()>, screen: &mut Screen) -> Result<Self, DemoError> {
         screen.step("building the network").map_err(tell_failed)?;
-        let network = Network::make(count)?;
+        let network = Network::make(args.nodes)?;
+        if args.source == Source::Coordinator && args.sabotage.is_none() {
+            screen.step("starting the coordinator").map_err(tell_failed)?;
+        }
+        let mut operator = Operator::new(args, &network)?;
         screen.step("starting an agent in every node").map_err(tell_failed)?;
         let mut nodes = Vec::new();
         for namespace in network.nodes {
             nodes.push(Node::start(namespace, &operator)?);
         }
-        let agreed = wait_until_agreed(&mut nodes, stop)?;
+        let agreed = wait_until_agreed(&mut operator, &mut nodes, stop)?;
         screen.step("starting servers and clients").map_err(tell_failed)?;
         let mut servers = Vec::new();
         for node in &nodes {
@@ -113,6 +117,9 @@ impl Fleet {
                 faults.push(error.to_string());
             }
         }
+        if let Some(Err(error)) = self.operator.conductor().map(Conductor::end).filter(|_| went_well) {
+            faults.push(error.to_string());
+        }
         Ok(Evidence {
             totals: self.tally.totals(),
             passive_fail: sum(&counters, |node| node.passive_fail),
@@ -133,6 +140,7 @@ impl Fleet {
             if self.rotations.observe(&statuses, elapsed) {
                 last_rotation = clock::monotonic();
             }
+            let news = self.operator.conductor().map_or_else(|| Ok(Vec::new()), Conductor::news)?;
             let view = View {
                 elapsed,
                 now: clock::now(),
@@ -140,6 +148,8 @@ impl Fleet {
                 counters: &read_counters(&self.nodes)?,
                 totals: self.tally.totals(),
                 rotations: self.rotations.done,
+                pool: self.operator.conductor().and_then(|conductor| conductor.pool()),
+                news: &news,
             };
             screen.show(&view).map_err(tell_failed)?;
             let all_done = wanted.is_some_and(|wanted| self.rotations.done >= wanted);
@@ -165,8 +175,7 @@ impl Fleet {
         }
         let mut statuses = Vec::with_capacity(self.nodes.len());
         for node in &mut self.nodes {
-            let status = node.status()?;
-            statuses.push(status.ok_or_else(|| node.fault("has lost its status.json".to_owned()))?);
+            statuses.push(node.good_status()?);
         }
         Ok(statuses)
     }
@@ -192,11 +201,17 @@ fn wait(stop: &Receiver<()>) -> Wish {
 }
 
 /// Waits until all agents hold one primary.
-fn wait_until_agreed(nodes: &mut [Node], stop: &Receiver<()>) -> Result<KeyFingerprint, DemoError> {
+fn wait_until_agreed(
+    operator: &mut Operator,
+    nodes: &mut [Node],
+    stop: &Receiver<()>,
+) -> Result<KeyFingerprint, DemoError> {
     let start: Instant = clock::monotonic();
     loop {
+        operator.act(nodes)?;
         let mut primaries = Vec::with_capacity(nodes.len());
         for node in &mut *nodes {
+            // An agent that has no keys yet may say that it has failed: it waits for the first one.
             primaries.push(node.status()?.and_then(|status| status.primary()));
         }
         if let Some(agreed) = common(primaries) {

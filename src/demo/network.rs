@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use rustix::thread::UnshareFlags;
 
+use super::coordinator::ADDRESS;
 use super::error::DemoError;
 use crate::kernel::namespace::Namespace;
 use crate::model::ids::NamespaceName;
@@ -30,6 +31,12 @@ pub(super) const SOURCES_PER_NAMESPACE: u8 = 4;
 
 /// Where iproute2 may be: an ordinary user's PATH lacks the sbin directories on Debian.
 const IP_DIRS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+/// The namespace of the coordinator and its operator.
+const MANAGEMENT: &str = "management";
+/// Its bridge, and its address there (`coordinator::ADDRESS`).
+const MANAGEMENT_BRIDGE: &str = "bridge";
+/// A node's interface towards it.
+const MANAGEMENT_INTERFACE: &str = "mgmt0";
 const NAMES_DIR: &str = "/run/netns";
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 const SYSCTL_DIR: &str = "/proc/sys";
@@ -140,6 +147,30 @@ impl Place {
     }
 }
 
+/// The management's side: its address, and a wire to every node.
+fn management_batch(nodes: u8) -> String {
+    let mut batch = format!(
+        "link set lo up\nlink add {MANAGEMENT_BRIDGE} type bridge\naddr add {ADDRESS}/24 dev {MANAGEMENT_BRIDGE}\n\
+         link set {MANAGEMENT_BRIDGE} up\n"
+    );
+    for node in 1..=nodes {
+        let name = Place::Node(node).name();
+        let wire = format!(
+            "link add {name} type veth peer name {MANAGEMENT_INTERFACE} netns {name}\n\
+             link set {name} master {MANAGEMENT_BRIDGE} up\n"
+        );
+        batch.push_str(&wire);
+    }
+    batch
+}
+
+/// A node's side.
+fn managed_batch(node: u8) -> String {
+    let [a, b, c, first] = ADDRESS.octets();
+    let own = Ipv4Addr::new(a, b, c, first + node);
+    format!("addr add {own}/24 dev {MANAGEMENT_INTERFACE}\nlink set {MANAGEMENT_INTERFACE} up\n")
+}
+
 /// The route by which the router spreads connections over all nodes.
 fn ecmp_batch(nodes: u8) -> String {
     let mut batch = String::new();
@@ -157,6 +188,8 @@ fn ecmp_batch(nodes: u8) -> String {
 
 /// The network, as long as our mount namespace lives.
 pub(super) struct Network {
+    /// Where the coordinator and its operator are.
+    pub(super) management: Namespace,
     /// One for each node.
     pub(super) nodes: Vec<Namespace>,
     /// One for each group of clients.
@@ -194,8 +227,18 @@ impl Network {
         }
         // Last: a route towards an interface without a carrier would not be used.
         run_ip(&ip, "the routes to the nodes", &ecmp_batch(nodes))?;
+        make_namespace(MANAGEMENT)?;
+        let management = Namespace::Named(MANAGEMENT.parse().expect("letters are a name"));
+        management.within(|| {
+            set(&SYSCTLS_ALL)?;
+            run_ip(&ip, MANAGEMENT, &management_batch(nodes))
+        })??;
+        for node in 1..=nodes {
+            let place = Place::Node(node);
+            namespace_of(place).within(|| run_ip(&ip, &place.name(), &managed_batch(node)))??;
+        }
         let clients = (1..=CLIENT_NAMESPACES).map(Place::Clients).map(client_site).collect();
-        Ok(Self { nodes: (1..=nodes).map(|number| namespace_of(Place::Node(number))).collect(), clients })
+        Ok(Self { management, nodes: (1..=nodes).map(|number| namespace_of(Place::Node(number))).collect(), clients })
     }
 }
 
