@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// Rotate until Ctrl-C.
     #[arg(long)]
     pub(super) keep: bool,
+    /// Take orders from standard input, one JSON object a line; for the fleet tests.
+    #[arg(long, hide = true, conflicts_with_all = ["keep", "sabotage"])]
+    pub(super) driven: bool,
     /// Rotate wrongly, to see that the demo notices.
     #[arg(long, value_enum, hide = true)]
     pub(super) sabotage: Option<Sabotage>,
@@ -46,6 +49,8 @@ pub(super) enum Source {
 pub(super) enum Sabotage {
     /// Every node gets the new key alone, one node after the other.
     NoStaging,
+    /// The new key is promoted before it is staged on the last node.
+    NoBarrier,
 }
 
 impl Args {
@@ -56,8 +61,11 @@ impl Args {
         if self.keep {
             words.push("--keep".to_owned());
         }
-        if let Some(Sabotage::NoStaging) = self.sabotage {
-            words.push("--sabotage=no-staging".to_owned());
+        if self.driven {
+            words.push("--driven".to_owned());
+        }
+        if let Some(sabotage) = self.sabotage {
+            words.push(format!("--sabotage={}", sabotage.to_possible_value().expect("none is skipped").get_name()));
         }
         words.into_iter().map(OsString::from).collect()
     }
@@ -74,7 +82,8 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_design() {
         let args = parse(&[]).unwrap();
-        let expected = Args { nodes: 8, rotations: 3, source: Source::Coordinator, keep: false, sabotage: None };
+        let expected =
+            Args { nodes: 8, rotations: 3, source: Source::Coordinator, keep: false, driven: false, sabotage: None };
         assert_eq!(args, expected);
     }
 
@@ -83,7 +92,8 @@ mod tests {
         for words in [
             &["--nodes", "5", "--rotations", "7", "--keep"][..],
             &["--source", "derive"],
-            &["--sabotage", "no-staging"],
+            &["--sabotage", "no-barrier"],
+            &["--driven"],
         ] {
             let args = parse(words).unwrap();
             let inner = [vec![OsString::from(PROGRAM)], args.to_words()].concat();

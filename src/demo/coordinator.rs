@@ -91,6 +91,11 @@ impl Coordinator {
         self.program.as_mut().map_or(Ok(()), Program::must_run)
     }
 
+    /// kill -9.
+    pub(super) fn kill(&mut self) -> Result<(), DemoError> {
+        self.program.take().map_or(Ok(()), Program::kill)
+    }
+
     /// Ends it in order.
     pub(super) fn end(&mut self) -> Result<(), DemoError> {
         let Some(program) = self.program.take() else { return Ok(()) };

@@ -45,6 +45,9 @@ pub(super) enum DemoError {
     /// A program is not what it should be.
     #[error("{who} {what}; it said last:\n{log}")]
     Program { who: String, what: String, log: String },
+    /// Whoever drives the fleet ordered what cannot be done.
+    #[error("{0}")]
+    Order(String),
     /// Something did not happen in time.
     #[error("{what} within {secs} s")]
     Late { what: String, secs: u64 },

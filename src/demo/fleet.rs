@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 use super::args::{Args, PROGRAM, Source};
 use super::client::{self, Whistle};
 use super::conductor::Conductor;
+use super::driven;
 use super::error::DemoError;
 use super::judge::{Evidence, Tally, sum};
 use super::network::Network;
 use super::node::{Node, Status};
 use super::operator::Operator;
+use super::sandbox;
 use super::screen::{Screen, Title, View};
-use super::{sandbox, server};
+use super::server::Server;
 use crate::kernel::namespace::NamespaceError;
 use crate::kernel::netstat::TfoCounters;
 use crate::model::key::KeyFingerprint;
@@ -35,6 +37,9 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// Runs the demo as PID 1 of the namespaces.
 pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     let stop = sandbox::tie_to_parent()?;
+    if args.driven {
+        return driven::run(args.nodes, &stop);
+    }
     let rotations_wanted = (!args.keep).then_some(args.rotations);
     let title = Title { nodes: args.nodes.into(), source: Operator::source(args), rotations_wanted };
     let mut screen = Screen::new(title);
@@ -61,7 +66,7 @@ type ClientThread = JoinHandle<Result<(), NamespaceError>>;
 struct Fleet {
     operator: Operator,
     nodes: Vec<Node>,
-    servers: Vec<JoinHandle<()>>,
+    servers: Vec<Server>,
     clients: Vec<ClientThread>,
     tally: Arc<Tally>,
     whistle: Whistle,
@@ -70,7 +75,7 @@ struct Fleet {
 
 impl Fleet {
     /// Agents first, then listeners, then clients: a listener before the key would make the kernel make one up (KERNEL.md section 1).
-    fn start(args: &Args, stop: &Receiver<()>, screen: &mut Screen) -> Result<Self, DemoError> {
+    fn start(args: &Args, stop: &Receiver<String>, screen: &mut Screen) -> Result<Self, DemoError> {
         screen.step("building the network").map_err(tell_failed)?;
         let network = Network::make(args.nodes)?;
         if args.source == Source::Coordinator && args.sabotage.is_none() {
@@ -79,14 +84,14 @@ impl Fleet {
         let mut operator = Operator::new(args, &network)?;
         screen.step("starting an agent in every node").map_err(tell_failed)?;
         let mut nodes = Vec::new();
-        for namespace in network.nodes {
-            nodes.push(Node::start(namespace, &operator)?);
+        for namespace in (1..=args.nodes).map(|node| network.node(node)) {
+            nodes.push(Node::start(namespace, |directory, name| operator.supplies(directory, name))?);
         }
         let agreed = wait_until_agreed(&mut operator, &mut nodes, stop)?;
         screen.step("starting servers and clients").map_err(tell_failed)?;
         let mut servers = Vec::new();
         for node in &nodes {
-            servers.extend(server::start(&node.namespace)?);
+            servers.push(Server::start(&node.files.namespace)?);
         }
         let (tally, whistle) = (Arc::new(Tally::default()), Whistle::default());
         let start_client = |site| client::start(site, Arc::clone(&tally), whistle.clone());
@@ -96,7 +101,7 @@ impl Fleet {
     }
 
     /// Watches until the end; afterwards everything has ended in order.
-    fn run(mut self, wanted: Option<u16>, stop: &Receiver<()>, screen: &mut Screen) -> Result<Evidence, DemoError> {
+    fn run(mut self, wanted: Option<u16>, stop: &Receiver<String>, screen: &mut Screen) -> Result<Evidence, DemoError> {
         let watched = self.watch(wanted, stop, screen);
         self.whistle.blow();
         let mut faults: Vec<String> = watched.err().iter().map(ToString::to_string).collect();
@@ -129,7 +134,7 @@ impl Fleet {
         })
     }
 
-    fn watch(&mut self, wanted: Option<u16>, stop: &Receiver<()>, screen: &mut Screen) -> Result<(), DemoError> {
+    fn watch(&mut self, wanted: Option<u16>, stop: &Receiver<String>, screen: &mut Screen) -> Result<(), DemoError> {
         let start = clock::monotonic();
         let patience_secs = self.operator.rotation_secs_max(self.nodes.len());
         let mut last_rotation = start;
@@ -167,7 +172,7 @@ impl Fleet {
 
     /// Looks at every agent, and whether our own threads live.
     fn look(&mut self) -> Result<Vec<Status>, DemoError> {
-        if self.servers.iter().any(JoinHandle::is_finished) {
+        if self.servers.iter().any(Server::has_ended) {
             return Err(DemoError::Worker("server"));
         }
         if self.clients.iter().any(JoinHandle::is_finished) {
@@ -193,10 +198,10 @@ enum Wish {
 }
 
 /// Until the next tick, or until the end is asked for.
-fn wait(stop: &Receiver<()>) -> Wish {
+fn wait(stop: &Receiver<String>) -> Wish {
     match stop.recv_timeout(TICK) {
         Err(RecvTimeoutError::Timeout) => Wish::GoOn,
-        Ok(()) | Err(RecvTimeoutError::Disconnected) => Wish::End,
+        Ok(_) | Err(RecvTimeoutError::Disconnected) => Wish::End,
     }
 }
 
@@ -204,7 +209,7 @@ fn wait(stop: &Receiver<()>) -> Wish {
 fn wait_until_agreed(
     operator: &mut Operator,
     nodes: &mut [Node],
-    stop: &Receiver<()>,
+    stop: &Receiver<String>,
 ) -> Result<KeyFingerprint, DemoError> {
     let start: Instant = clock::monotonic();
     loop {

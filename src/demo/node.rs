@@ -9,7 +9,6 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::error::DemoError;
-use super::operator::Operator;
 use super::program::{Launch, Program};
 use super::{AGENT_NAME, DEMO_DIR};
 use crate::kernel::namespace::Namespace;
@@ -33,10 +32,15 @@ pub(super) struct File {
     pub(super) content: Zeroizing<Vec<u8>>,
 }
 
-/// A node whose agent runs.
-pub(super) struct Node {
+/// A node without its programs.
+pub(super) struct NodeFiles {
     pub(super) namespace: Namespace,
     directory: PathBuf,
+}
+
+/// A node whose agent runs.
+pub(super) struct Node {
+    pub(super) files: NodeFiles,
     agent: Program,
 }
 
@@ -77,23 +81,25 @@ impl Status {
     }
 }
 
-impl Node {
-    /// Writes the node's files and starts its agent in its network namespace.
-    pub(super) fn start(namespace: Namespace, operator: &Operator) -> Result<Self, DemoError> {
+impl NodeFiles {
+    /// Makes the node's directory with everything that its agent needs.
+    pub(super) fn write(
+        namespace: Namespace,
+        supplies: impl FnOnce(&Path, &str) -> Result<Supplies, DemoError>,
+    ) -> Result<Self, DemoError> {
         let directory = Path::new(DEMO_DIR).join(namespace.name());
         for part in ["run", "sysctl.d"] {
             let part = directory.join(part);
             let made = DirBuilder::new().recursive(true).mode(0o755).create(&part);
             made.map_err(DemoError::step(format!("make {}", part.display())))?;
         }
-        let supplies = operator.supplies(&directory, namespace.name())?;
+        let supplies = supplies(&directory, namespace.name())?;
         for File { name, content } in &supplies.files {
             replace(&directory.join(name), content, 0o400, Durability::Volatile)?;
         }
         let text = config_toml(&directory, namespace.name(), &supplies.source_toml);
         replace(&directory.join("agent.toml"), text.as_bytes(), 0o644, Durability::Volatile)?;
-        let agent = start_agent(&namespace, &directory)?;
-        Ok(Self { namespace, directory, agent })
+        Ok(Self { namespace, directory })
     }
 
     /// Name of the node.
@@ -104,6 +110,50 @@ impl Node {
     /// A file of the node.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// Starts its agent as a daemon.
+    pub(super) fn start_agent(&self) -> Result<Program, DemoError> {
+        self.start("run")
+    }
+
+    /// Starts its agent as a timer would.
+    pub(super) fn start_once(&self) -> Result<Program, DemoError> {
+        self.start("once")
+    }
+
+    fn start(&self, command: &str) -> Result<Program, DemoError> {
+        let launch = Launch {
+            who: format!("the agent of {}", self.name()),
+            name: AGENT_NAME,
+            command,
+            config: &self.path("agent.toml"),
+            log: self.path("agent.log"),
+        };
+        Program::start(&self.namespace, launch)
+    }
+
+    /// The kernel's counters in the node's network namespace.
+    pub(super) fn counters(&self) -> Result<TfoCounters, DemoError> {
+        let read = self.namespace.within(|| TfoCounters::read(Path::new(NETSTAT_PATH)))?;
+        read.map_err(DemoError::step(format!("read the counters of {}", self.name())))
+    }
+}
+
+impl Node {
+    /// Writes the node's files and starts its agent in its network namespace.
+    pub(super) fn start(
+        namespace: Namespace,
+        supplies: impl FnOnce(&Path, &str) -> Result<Supplies, DemoError>,
+    ) -> Result<Self, DemoError> {
+        let files = NodeFiles::write(namespace, supplies)?;
+        let agent = files.start_agent()?;
+        Ok(Self { files, agent })
+    }
+
+    /// A file of the node.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.files.path(name)
     }
 
     /// What the agent says of itself; none before it has said anything.
@@ -133,8 +183,7 @@ impl Node {
 
     /// The kernel's counters in the node's network namespace.
     pub(super) fn counters(&self) -> Result<TfoCounters, DemoError> {
-        let read = self.namespace.within(|| TfoCounters::read(Path::new(NETSTAT_PATH)))?;
-        read.map_err(DemoError::step(format!("read the counters of {}", self.name())))
+        self.files.counters()
     }
 
     /// Asks the agent to end.
@@ -163,17 +212,6 @@ fn config_toml(directory: &Path, node: &str, source: &str) -> String {
         "[agent]\nnode = \"{node}\"\nruntime_dir = \"{directory}/run\"\n{source}\n[install]\n\
          sysctl_file = \"{directory}/sysctl.d/50-tcp_fastopen_key.conf\"\nverify_interval = \"1s\"\n"
     )
-}
-
-fn start_agent(namespace: &Namespace, directory: &Path) -> Result<Program, DemoError> {
-    let launch = Launch {
-        who: format!("the agent of {}", namespace.name()),
-        name: AGENT_NAME,
-        command: "run",
-        config: &directory.join("agent.toml"),
-        log: directory.join("agent.log"),
-    };
-    Program::start(namespace, launch)
 }
 
 #[cfg(test)]

@@ -82,6 +82,20 @@ impl Program {
         }
     }
 
+    /// kill -9.
+    pub(super) fn kill(mut self) -> Result<(), DemoError> {
+        let what = format!("kill {}", self.who);
+        self.child.kill().and_then(|()| self.child.wait()).map(drop).map_err(DemoError::step(what))
+    }
+
+    /// Waits until it has ended by itself, and gives its exit code.
+    pub(super) fn exit_code(mut self) -> Result<Option<i32>, DemoError> {
+        match self.poll_end(clock::monotonic())? {
+            Some(status) => Ok(status.code()),
+            None => Err(self.fault(format!("did not end within {} s", END_MAX.as_secs()))),
+        }
+    }
+
     fn poll_end(&mut self, since: Instant) -> Result<Option<ExitStatus>, DemoError> {
         loop {
             let ended = self.ended()?;
