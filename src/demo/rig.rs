@@ -175,6 +175,8 @@ impl Rig {
         let files = &self.member(node)?.files;
         let (kept, path) = (files.path(KEPT_FILE), files.path(SYSCTL_FILE));
         std::fs::copy(kept, &path).map_err(DemoError::step("put an older file into place"))?;
+        // /run is empty after a boot: nobody may read there what the agent said before it.
+        std::fs::remove_file(files.path("run/status.json")).map_err(DemoError::step("empty a node's /run"))?;
         let text = std::fs::read_to_string(&path).map_err(DemoError::step("read a node's file"))?;
         let keys = text.lines().find_map(|line| line.strip_prefix(SYSCTL_NAME)).unwrap_or_default();
         let written = files.namespace.within(|| std::fs::write(KEY_PATH, keys))?;

@@ -216,6 +216,13 @@ impl Fleet {
         assert!(has, "{name} has no keys: {:#}", self.look());
     }
 
+    /// What the coordinator has committed, a line each.
+    fn audit(&mut self) -> String {
+        let audit = self.order(&json!({"do": "ask", "method": "GET", "below": "/audit?after=0"}));
+        let entries = audit["entries"].as_array().cloned().unwrap_or_default();
+        entries.iter().map(|entry| format!("{entry}\n")).collect()
+    }
+
     fn wait_for_connections(&mut self, more: u64) {
         let before = self.look()["connections"].as_u64().expect("a number");
         let enough = poll_until(SOON, || self.look()["connections"].as_u64() >= Some(before + more));
@@ -257,7 +264,7 @@ impl Fleet {
         let cost = self.cost_of(name, scenario);
         assert!(cost.connections >= ROUNDS && cost.failed == 0, "{name}: {cost:?}");
         let seen = rejected.contains(&cost.rejected) && rejected.contains(&cost.passive_fail);
-        assert!(seen, "{name}: {cost:?}\n{:#}", self.look());
+        assert!(seen, "{name}: {cost:?}\n{}\n{:#}", self.audit(), self.look());
     }
 
     /// Ends it in order.
