@@ -251,6 +251,22 @@ fn rotating_without_staging_is_seen_to_reject() {
 }
 
 #[test]
+fn promoting_before_everybody_is_staged_is_seen_to_reject() {
+    if !need_user_namespaces() {
+        return;
+    }
+    let (_alone, host, (_directory, copy)) = (alone(), Host::look(), open_copy());
+    let words = ["--nodes", "4", "--rotations", "1", "--sabotage", "no-barrier"];
+    let ended = Demo::start(as_nobody(&copy).args(words)).end();
+    let line = ended.last_line();
+    assert_eq!((ended.status.code(), line.rotations), (Some(1), 1), "{}", ended.errors);
+    // One node of four does not know the new key for as long as the others take to be promoted.
+    assert!(line.rejected > line.connections / 100, "{} of {}", line.rejected, line.connections);
+    assert!(line.passive_fail > Some(0), "{:?}", line.passive_fail);
+    host.assert_nothing_is_left();
+}
+
+#[test]
 fn ctrl_c_ends_a_kept_demo_in_order() {
     if !need_user_namespaces() {
         return;

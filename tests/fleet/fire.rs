@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::harness::{CLIENTS, Fleet, can_run};
+use crate::support::full;
 
 #[test]
 fn not_one_connection_loses_its_cookie() {
@@ -10,6 +11,16 @@ fn not_one_connection_loses_its_cookie() {
         return;
     }
     let mut fleet = Fleet::up(8);
+    under_fire(&mut fleet);
+    if full() {
+        under_fire(&mut fleet);
+        fleet.costs_nothing("fifty rotations", |fleet| (0..50).for_each(|_| fleet.rotation()));
+        under_fire(&mut fleet);
+    }
+    fleet.end();
+}
+
+fn under_fire(fleet: &mut Fleet) {
     fleet.costs_nothing("five rotations", |fleet| (0..5).for_each(|_| fleet.rotation()));
     fleet.costs_nothing("agents killed in the middle of a stage", agents_killed_in_a_stage);
     fleet.costs_nothing("an agent frozen and let go", frozen);
@@ -25,7 +36,6 @@ fn not_one_connection_loses_its_cookie() {
     // its cookie, once.
     fleet.costs("revoke in the middle of a promotion", 0..=CLIENTS, revoked);
     fleet.costs_nothing("a rotation after all that", Fleet::rotation);
-    fleet.end();
 }
 
 fn agents_killed_in_a_stage(fleet: &mut Fleet) {
@@ -63,6 +73,7 @@ fn coordinator_killed(fleet: &mut Fleet) {
 }
 
 fn cut_off_and_withdrawn(fleet: &mut Fleet) {
+    let required = fleet.pool()["required"].clone();
     fleet.on("withdraw", 4);
     fleet.on("cut", 4);
     fleet.begin_rotation();
@@ -72,7 +83,7 @@ fn cut_off_and_withdrawn(fleet: &mut Fleet) {
     fleet.settled();
     fleet.on("mend", 4);
     fleet.has_keys(4);
-    fleet.until("everybody is required again", |pool| pool["required"] == 8);
+    fleet.until("everybody is required again", |pool| pool["required"] == required);
     fleet.on("announce", 4);
 }
 
@@ -98,15 +109,17 @@ fn installed_anew(fleet: &mut Fleet) {
 }
 
 fn joined(fleet: &mut Fleet) {
-    fleet.on("join", 9);
+    let required = fleet.pool()["required"].as_u64().expect("a number");
+    let new = usize::try_from(required).expect("a few nodes") + 1;
+    fleet.on("join", new);
     fleet.begin_rotation();
     fleet.half_promoted();
-    fleet.on("start_agent", 9);
-    fleet.has_keys(9);
-    fleet.on("serve", 9);
-    fleet.on("announce", 9);
+    fleet.on("start_agent", new);
+    fleet.has_keys(new);
+    fleet.on("serve", new);
+    fleet.on("announce", new);
     fleet.settled();
-    fleet.until("the new node counts", |pool| pool["required"] == 9);
+    fleet.until("the new node counts", |pool| pool["required"] == new);
 }
 
 fn aborted_while_staged(fleet: &mut Fleet) {
