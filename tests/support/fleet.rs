@@ -83,7 +83,8 @@ impl Fleet {
             fleet.equip("pki", number);
             fleet.configure_agent(number, URL);
         }
-        fleet.equip_center("pki");
+        fleet.identify_center("pki");
+        fleet.believe(&fleet.issued("pki", "ca.crt"), &fleet.issued("pki", "crl.pem"));
         fleet.center.put("kek", &(0..KEK_BYTES).map(|at| at.wrapping_mul(37)).collect::<Vec<_>>(), 0o400);
         fleet.configure(policy);
         fleet
@@ -104,27 +105,36 @@ impl Fleet {
         fleet
     }
 
-    /// Puts a node's certificate where its agent looks for it.
+    /// A file of a directory of `tfoctl pki`.
+    pub(crate) fn issued(&self, pki: &str, name: &str) -> Vec<u8> {
+        fs::read(self.center.path(&format!("{pki}/{name}"))).unwrap()
+    }
+
+    /// Puts a node's certificate, and the authority's, where its agent looks for them.
     pub(crate) fn equip(&self, pki: &str, number: usize) {
-        let read = |name: &str| fs::read(self.center.path(&format!("{pki}/{name}"))).unwrap();
+        self.hosts[number].put("ca.crt", &self.issued(pki, "ca.crt"), 0o644);
+        self.identify(pki, number);
+    }
+
+    /// Puts a node's certificate where its agent looks for it.
+    pub(crate) fn identify(&self, pki: &str, number: usize) {
         let (host, name) = (&self.hosts[number], node(number));
-        host.put("ca.crt", &read("ca.crt"), 0o644);
-        host.put("node.key", &read(&format!("{name}.key")), 0o400);
-        host.put("node.crt", &read(&format!("{name}.crt")), 0o644);
+        host.put("node.key", &self.issued(pki, &format!("{name}.key")), 0o400);
+        host.put("node.crt", &self.issued(pki, &format!("{name}.crt")), 0o644);
     }
 
     /// Puts the coordinator's and the operator's certificates where their configurations have them.
-    pub(crate) fn equip_center(&self, pki: &str) {
-        let put = |from: &str, to: &str, mode| {
-            let bytes = fs::read(self.center.path(&format!("{pki}/{from}"))).unwrap();
-            self.center.put(to, &bytes, mode);
-        };
+    pub(crate) fn identify_center(&self, pki: &str) {
         for (from, to) in [("tfo1.example.org", "coordinator"), ("ops1.example.org", "ops1")] {
-            put(&format!("{from}.key"), &format!("{to}.key"), 0o400);
-            put(&format!("{from}.crt"), &format!("{to}.crt"), 0o644);
+            self.center.put(&format!("{to}.key"), &self.issued(pki, &format!("{from}.key")), 0o400);
+            self.center.put(&format!("{to}.crt"), &self.issued(pki, &format!("{from}.crt")), 0o644);
         }
-        put("ca.crt", "ca.crt", 0o644);
-        put("crl.pem", "crl.pem", 0o644);
+    }
+
+    /// Whom the coordinator and the operator believe, and whom the coordinator does not any more.
+    pub(crate) fn believe(&self, authorities: &[u8], lists: &[u8]) {
+        self.center.put("crl.pem", lists, 0o644);
+        self.center.put("ca.crt", authorities, 0o644);
     }
 
     /// Writes an agent's configuration.
@@ -177,6 +187,13 @@ impl Fleet {
         let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
         assert_eq!(output.status.code(), Some(code), "{command} {more:?}: {said}");
         said
+    }
+
+    /// What `export` says, whether it may or not: a store in a rotation is refused, with its phase.
+    pub(crate) fn center_export(&self) -> String {
+        let output = self.coordinator_command("export", &["--to", "backup"]).output().unwrap();
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{}", text(&output.stderr));
+        text(&output.stderr)
     }
 
     /// Starts the coordinator, and waits until it answers the operator.

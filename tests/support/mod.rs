@@ -23,6 +23,8 @@ mod netns;
 pub(crate) mod package;
 #[allow(dead_code, reason = "each test binary uses its own part")]
 pub(crate) mod pki;
+#[allow(dead_code, reason = "each test binary uses its own part")]
+pub(crate) mod secrets;
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub(crate) use netns::NetNs;
 
