@@ -208,6 +208,7 @@ impl Fleet {
     pub(crate) fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.center.path("coordinator-log")).unwrap();
         let mut command = self.coordinator_command("serve", &[]);
+        command.env("TFO_LOG", "debug");
         self.coordinator = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
@@ -240,7 +241,7 @@ impl Fleet {
 
     /// Starts one agent.
     pub(crate) fn start_agent(&mut self, number: usize) {
-        self.daemons[number] = Some(self.hosts[number].start());
+        self.daemons[number] = Some(self.hosts[number].start_with("TFO_LOG=debug exec \"$@\""));
     }
 
     /// Starts all agents.

@@ -44,8 +44,9 @@ impl<const WINDOW: usize> Secrets<WINDOW> {
 
     /// What of it is in `hay`, and how it is written there.
     pub(crate) fn find(&self, hay: &[u8]) -> Vec<String> {
-        let mut found = Vec::new();
-        self.search("raw", hay, &mut found);
+        let (mut found, beginnings) = (Vec::new(), self.beginnings());
+        let mut search = |how: &str, bytes: &[u8]| self.search((how, bytes), &beginnings, &mut found);
+        search("raw", hay);
         // Digits in a row, and digits with what is put between groups, bytes or array elements.
         for between in [&b""[..], b"-", b":", b" ", b", ", b"\\x", b", 0x", b"-,:_ \n"] {
             let is_between = |byte: u8| between.contains(&byte);
@@ -53,7 +54,7 @@ impl<const WINDOW: usize> Secrets<WINDOW> {
                 let digits: Vec<u8> = run.iter().copied().filter(|byte| !is_between(*byte)).collect();
                 for start in [0, 1] {
                     let bytes = decode(digits.get(start..).unwrap_or_default(), 4, hex_value);
-                    self.search("hex", &bytes, &mut found);
+                    search("hex", &bytes);
                 }
             }
         }
@@ -61,7 +62,7 @@ impl<const WINDOW: usize> Secrets<WINDOW> {
             for run in runs(hay, |byte| base64_value(byte, *alphabet).is_some()) {
                 for start in 0..4 {
                     let bytes = decode(run.get(start..).unwrap_or_default(), 6, |b| base64_value(b, *alphabet));
-                    self.search("base64", &bytes, &mut found);
+                    search("base64", &bytes);
                 }
             }
         }
@@ -70,14 +71,24 @@ impl<const WINDOW: usize> Secrets<WINDOW> {
             let text = String::from_utf8_lossy(run);
             let numbers = text.split([',', ' ']).filter(|number| !number.is_empty());
             let bytes: Vec<u8> = numbers.map(|number| number.parse().unwrap_or(0)).collect();
-            self.search("decimal", &bytes, &mut found);
+            search("decimal", &bytes);
         }
         found.dedup();
         found
     }
 
-    fn search(&self, how: &str, bytes: &[u8], found: &mut Vec<String>) {
-        let names = bytes.windows(WINDOW).filter_map(|window| self.0.get(window));
+    /// Whether some window begins with these two bytes: most of what is looked at is passed over by that.
+    fn beginnings(&self) -> Vec<bool> {
+        let mut beginnings = vec![false; 1 << 16];
+        for window in self.0.keys() {
+            beginnings[usize::from(u16::from_be_bytes([window[0], window[1]]))] = true;
+        }
+        beginnings
+    }
+
+    fn search(&self, (how, bytes): (&str, &[u8]), beginnings: &[bool], found: &mut Vec<String>) {
+        let begins = |window: &&[u8]| beginnings[usize::from(u16::from_be_bytes([window[0], window[1]]))];
+        let names = bytes.windows(WINDOW).filter(begins).filter_map(|window| self.0.get(window));
         found.extend(names.map(|name| format!("{name} as {how}")));
     }
 
