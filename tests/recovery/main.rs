@@ -11,4 +11,5 @@ mod beginning;
 mod certificates;
 mod killed;
 mod store;
+mod transcript;
 mod watch;

@@ -275,6 +275,15 @@ impl Fleet {
         ctl
     }
 
+    /// Runs a line as the operator types it: the programs are in the PATH.
+    pub(crate) fn shell(&self, line: &str) -> Output {
+        let programs = super::agent_path().parent().unwrap();
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+        let mut shell = self.center.command("/bin/sh");
+        shell.args(["-c", line]).current_dir(self.center.path("")).env("HOME", self.center.path("")).env("PATH", path);
+        shell.env_remove("XDG_CONFIG_HOME").output().unwrap()
+    }
+
     /// Runs `tfoctl`.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Output {
         self.ctl_command(arguments).output().unwrap()
