@@ -14,6 +14,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use support::host::{Host, KEY_FILE, stderr, stdout};
+use support::secrets::{base64_value, decode, hex_value};
 
 /// Longest wait for something that takes well under a second on an idle machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -30,120 +31,8 @@ const SECRET: [u8; 32] = [
 const FIRST: &str = "d3a95f1e-c86b20f7-9b41e5d8-5ae7c39d,8fc61b72-e9d4a053-b7250f9c-ac93d6f1";
 const SECOND: &str = "97be40c5-fa18d36b-e2c95d87-b06cf4a1,d3a95f1e-c86b20f7-9b41e5d8-5ae7c39d";
 
-/// What must not be seen: each window of each secret, and a name for it.
-struct Secrets(HashMap<[u8; WINDOW], String>);
-
-impl Secrets {
-    fn new() -> Self {
-        Self(HashMap::new())
-    }
-
-    /// Every window of these bytes.
-    fn add(&mut self, name: &str, bytes: &[u8]) {
-        for (at, window) in bytes.windows(WINDOW).enumerate() {
-            let window: [u8; WINDOW] = window.try_into().expect("a step of the test works");
-            let mut values = window.to_vec();
-            values.sort_unstable();
-            values.dedup();
-            assert!(values.len() >= 3, "{name}: {window:02x?} could be there by chance");
-            self.0.insert(window, format!("{name}[{at}..]"));
-        }
-    }
-
-    /// A pair in kernel text: both keys in the order of the text and in the kernel's own (KERNEL.md section 2).
-    fn add_pair(&mut self, name: &str, text: &str) {
-        for (slot, key) in text.split(',').enumerate() {
-            let groups: Vec<u32> =
-                key.split('-').map(|group| u32::from_str_radix(group, 16).expect("a step of the test works")).collect();
-            let raw: Vec<u8> = groups.iter().flat_map(|group| group.to_le_bytes()).collect();
-            let shown: Vec<u8> = groups.iter().flat_map(|group| group.to_be_bytes()).collect();
-            let reversed: Vec<u8> = raw.iter().rev().copied().collect();
-            for (order, bytes) in [("raw", raw), ("text", shown), ("reversed", reversed)] {
-                self.add(&format!("{name} key {slot} {order}"), &bytes);
-            }
-        }
-    }
-
-    /// What of it is in `hay`, and how it is written there.
-    fn find(&self, hay: &[u8]) -> Vec<String> {
-        let mut found = Vec::new();
-        self.search("raw", hay, &mut found);
-        // Digits in a row, and digits with what is put between groups, bytes or array elements.
-        for between in [&b""[..], b"-", b":", b" ", b", ", b"\\x", b", 0x", b"-,:_ \n"] {
-            let is_between = |byte: u8| between.contains(&byte);
-            for run in runs(hay, |byte| byte.is_ascii_hexdigit() || is_between(byte)) {
-                let digits: Vec<u8> = run.iter().copied().filter(|byte| !is_between(*byte)).collect();
-                for start in [0, 1] {
-                    let bytes = decode(digits.get(start..).unwrap_or_default(), 4, hex_value);
-                    self.search("hex", &bytes, &mut found);
-                }
-            }
-        }
-        for alphabet in [b"+/", b"-_"] {
-            for run in runs(hay, |byte| base64_value(byte, *alphabet).is_some()) {
-                for start in 0..4 {
-                    let bytes = decode(run.get(start..).unwrap_or_default(), 6, |b| base64_value(b, *alphabet));
-                    self.search("base64", &bytes, &mut found);
-                }
-            }
-        }
-        // `[17, 34, …]`, as Debug prints bytes.
-        for run in runs(hay, |byte| byte.is_ascii_digit() || b", ".contains(&byte)) {
-            let text = String::from_utf8_lossy(run);
-            let numbers = text.split([',', ' ']).filter(|number| !number.is_empty());
-            let bytes: Vec<u8> = numbers.map(|number| number.parse().unwrap_or(0)).collect();
-            self.search("decimal", &bytes, &mut found);
-        }
-        found.dedup();
-        found
-    }
-
-    fn search(&self, how: &str, bytes: &[u8], found: &mut Vec<String>) {
-        let names = bytes.windows(WINDOW).filter_map(|window| self.0.get(window));
-        found.extend(names.map(|name| format!("{name} as {how}")));
-    }
-
-    /// Fails if anything of it is in `hay`.
-    #[track_caller]
-    fn absent(&self, place: &str, hay: impl AsRef<[u8]>) {
-        let found = self.find(hay.as_ref());
-        assert!(found.is_empty(), "{place} shows {found:?}:\n{}", String::from_utf8_lossy(hay.as_ref()));
-    }
-}
-
-/// The longest stretches of bytes that `fits`.
-fn runs(hay: &[u8], fits: impl Fn(u8) -> bool) -> impl Iterator<Item = &[u8]> {
-    hay.split(move |byte| !fits(*byte)).filter(|run| run.len() >= WINDOW)
-}
-
-/// Digits of `bits` bits each, put together; what does not fill a byte at the end is left.
-fn decode(digits: &[u8], bits: u32, value: impl Fn(u8) -> Option<u8>) -> Vec<u8> {
-    let (mut all, mut filled, mut bytes) = (0_u32, 0, Vec::new());
-    for digit in digits {
-        all = all << bits | u32::from(value(*digit).expect("runs have digits only"));
-        filled += bits;
-        if filled >= 8 {
-            filled -= 8;
-            bytes.push((all >> filled & 0xff).try_into().expect("a step of the test works"));
-        }
-    }
-    bytes
-}
-
-fn hex_value(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| value.try_into().ok())
-}
-
-fn base64_value(digit: u8, [plus, slash]: [u8; 2]) -> Option<u8> {
-    match digit {
-        b'A'..=b'Z' => Some(digit - b'A'),
-        b'a'..=b'z' => Some(digit - b'a' + 26),
-        b'0'..=b'9' => Some(digit - b'0' + 52),
-        _ if digit == plus => Some(62),
-        _ if digit == slash => Some(63),
-        _ => None,
-    }
-}
+/// What must not be seen.
+type Secrets = support::secrets::Secrets<WINDOW>;
 
 /// The secret, both pairs, and what the kernel of a derive host holds.
 fn all_secrets() -> Secrets {

@@ -11,6 +11,9 @@ pub(crate) mod daemon;
 #[allow(clippy::unwrap_used, reason = "a test ends where its coordinator is not what it made")]
 pub(crate) mod fake_coordinator;
 #[allow(dead_code, reason = "each test binary uses its own part")]
+#[allow(clippy::unwrap_used, reason = "a test ends where its fleet is not what it made")]
+pub(crate) mod fleet;
+#[allow(dead_code, reason = "each test binary uses its own part")]
 pub(crate) mod host;
 #[allow(dead_code, reason = "each test binary uses its own part")]
 pub(crate) mod machine;
@@ -20,6 +23,8 @@ mod netns;
 pub(crate) mod package;
 #[allow(dead_code, reason = "each test binary uses its own part")]
 pub(crate) mod pki;
+#[allow(dead_code, reason = "each test binary uses its own part")]
+pub(crate) mod secrets;
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub(crate) use netns::NetNs;
 

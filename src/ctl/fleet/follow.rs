@@ -229,10 +229,14 @@ pub(super) async fn follow(
 impl Follower<'_> {
     async fn look(&mut self, done: &Done) -> Result<Option<End>, Failure> {
         let fleet = &self.connection.fleet;
-        let status = fleet.status(&done.pool).await?;
+        let mut status = fleet.status(&done.pool).await?;
         let known = self.lines.last().map_or(self.since, |line| line.revision);
         if status.revision > known {
             self.lines.extend(fleet.audit_after(&done.pool, known).await?);
+            // The log was read later: what is shown must not be older than what is judged by.
+            if self.lines.last().is_some_and(|line| line.revision > status.revision) {
+                status = fleet.status(&done.pool).await?;
+            }
         }
         let nodes = match &self.goal {
             Goal::Given(Some(Expected::Names(_))) => fleet.nodes(&done.pool).await?.nodes,

@@ -136,6 +136,9 @@ fn rotate(
     by: (Actor, &str),
 ) -> Result<Step, Reason> {
     let document = &snapshot.document;
+    if matches!(document.stage, Stage::Empty) {
+        return Err(Reason::WrongPhase("the pool has no key yet: make its first one (--first), or import the nodes'"));
+    }
     if !matches!(document.stage, Stage::Steady { .. }) {
         return Err(Reason::WrongPhase("a rotation starts only in phase steady"));
     }

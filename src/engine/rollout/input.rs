@@ -310,9 +310,9 @@ impl fmt::Display for Reason {
                 names(f, nodes)
             }
             Self::ExpectedNodes { required, expected } => {
-                write!(f, "{required} nodes are here, and expected_nodes is {expected}")
+                write!(f, "{required} nodes are here, and expected_nodes is {expected} (--force passes it over)")
             }
-            Self::NotDrained => f.write_str("clients still use cookies of the backup key"),
+            Self::NotDrained => f.write_str("clients still use cookies of the backup key (--force passes them over)"),
             Self::Paused => f.write_str("paused; resume first"),
             Self::Held => f.write_str("held; resume first"),
             Self::Expected(nodes) => {

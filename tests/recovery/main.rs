@@ -1,0 +1,15 @@
+//! Recovery, tried as an operator would: real coordinator, real agents with keys in their kernels, `tfoctl` as it is typed.
+//!
+//! Each scenario is a section of the README; what is typed there is what is run here.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where its fleet is not what it made")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod beginning;
+mod certificates;
+mod killed;
+mod store;
+mod transcript;
+mod watch;
