@@ -152,7 +152,10 @@ pub(crate) fn run() {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a thread");
-    let swarm = { let _inside = runtime.enter(); Swarm::start(plan, authority) };
+    let swarm = {
+        let _inside = runtime.enter();
+        Swarm::start(plan, authority)
+    };
     for _ in lines {
         let counts = swarm.counts();
         let report = json!({

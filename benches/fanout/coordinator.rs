@@ -226,5 +226,9 @@ fn client(authority: &Authority) -> reqwest::Client {
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS#8");
     let tls = builder.with_root_certificates(roots).with_client_auth_cert(vec![cert.der().clone()], key);
     let tls = tls.expect("they belong together");
-    reqwest::Client::builder().tls_backend_preconfigured(tls).timeout(Duration::from_secs(60)).build().expect("a client")
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .timeout(Duration::from_secs(60))
+        .build()
+        .expect("a client")
 }

@@ -62,7 +62,11 @@ async fn serve(size: usize, rounds: usize) -> Vec<Percentiles> {
     results
 }
 
-async fn one(mut stream: TcpStream, mut rounds: watch::Receiver<Option<Instant>>, done: mpsc::UnboundedSender<Duration>) {
+async fn one(
+    mut stream: TcpStream,
+    mut rounds: watch::Receiver<Option<Instant>>,
+    done: mpsc::UnboundedSender<Duration>,
+) {
     stream.set_nodelay(true).expect("a TCP socket");
     let answer = [b'a'; ANSWER_BYTES];
     let mut request = [0; REQUEST_BYTES];

@@ -79,7 +79,10 @@ fn main() -> ExitCode {
 fn measure(size: usize, scale: &Scale) {
     println!("\n{size} agents");
     let floor = floor::measure(size, scale.rotations * 2);
-    println!("  floor, plain TCP                p50 {}  p99 {}  p100 {}  worst {}", floor.p50, floor.p99, floor.p100, floor.worst);
+    println!(
+        "  floor, plain TCP                p50 {}  p99 {}  p100 {}  worst {}",
+        floor.p50, floor.p99, floor.p100, floor.worst
+    );
     let mut coordinator = Coordinator::new(size);
     coordinator.start();
     let empty = resident_kib(coordinator.pid());
@@ -99,9 +102,15 @@ fn measure(size: usize, scale: &Scale) {
     let spent = cpu(coordinator.pid()) - before;
     report_phases(&phases, &floor);
     let acks = size * phases.len();
-    println!("  coordinator                     {:.0} us of CPU for each acknowledged change", micros(spent) / count(acks));
+    println!(
+        "  coordinator                     {:.0} us of CPU for each acknowledged change",
+        micros(spent) / count(acks)
+    );
     let full = resident_kib(coordinator.pid());
-    println!("  memory                          {:.1} KiB for each agent ({empty} KiB without, {full} KiB with all)", count(full - empty) / count(size));
+    println!(
+        "  memory                          {:.1} KiB for each agent ({empty} KiB without, {full} KiB with all)",
+        count(full - empty) / count(size)
+    );
     idle(&coordinator, scale.idle);
     restart(&mut coordinator, &mut crowd, size);
     let seen = crowd.seen();

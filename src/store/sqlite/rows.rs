@@ -211,7 +211,8 @@ impl<'a> Rows<'a> {
             }
             (Some(expected), Some(next)) => {
                 let (text, sum) = text(next)?;
-                let sql = "UPDATE node SET version = ?3, text = ?4, sum = ?5 WHERE pool = ?1 AND node = ?2 AND version = ?6";
+                let sql =
+                    "UPDATE node SET version = ?3, text = ?4, sum = ?5 WHERE pool = ?1 AND node = ?2 AND version = ?6";
                 self.write(sql, params![number, node, int(next.version)?, text, sum, int(expected)?])?
             }
             (Some(expected), None) => {
