@@ -479,7 +479,7 @@ impl Line {
 }
 
 /// An answer, if all of it is there.
-fn parse(bytes: &[u8]) -> io::Result<Option<(u16, Vec<u8>)>> {
+pub(crate) fn parse(bytes: &[u8]) -> io::Result<Option<(u16, Vec<u8>)>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let bad = || io::Error::from(io::ErrorKind::InvalidData);
     let head = std::str::from_utf8(&bytes[..end]).map_err(|_| bad())?;

@@ -35,6 +35,10 @@ use crate::store::{CommitError, Erasure, Head, RECORDS_MAX, RecordQueue, StoreEr
 
 /// Longest time between two ticks: schedule and absence are measured in seconds.
 const TICK_MAX: Duration = Duration::from_secs(1);
+/// Part of its time for which an idle driver ticks at most: with ten thousand nodes every few seconds.
+const TICK_PARTS: u32 = 400;
+/// And the longest time between two ticks then: half of what may count as served (`SERVED_GAP_MAX`).
+const TICK_MAX_LARGE: Duration = Duration::from_secs(5);
 /// Shortest time between two ticks: each looks at every node.
 const TICK_MIN: Duration = Duration::from_millis(25);
 /// How long an ack that says something new waits for others.
@@ -82,6 +86,8 @@ pub(super) struct Driver {
     /// The revision that waiting nodes were answered from.
     published: Option<Revision>,
     flush_at: Option<Instant>,
+    /// Whether a barrier could see a difference in what is queued or was written since the last tick.
+    pub(super) is_news: bool,
     last_tick: Option<Instant>,
     /// How long the last tick took: the next one leaves as much time for the nodes.
     tick_took: Duration,
@@ -121,6 +127,7 @@ impl Driver {
             looked_at: None,
             published: None,
             flush_at: None,
+            is_news: false,
             last_tick: None,
             tick_took: Duration::ZERO,
             next_tick: now,
@@ -146,8 +153,12 @@ impl Driver {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.flush_at.is_some_and(|at| at <= clock::monotonic()) {
+                let is_news = std::mem::take(&mut self.is_news);
                 self.flush();
-                self.tick_soon();
+                // What says nothing new moves nothing.
+                if is_news {
+                    self.tick_soon();
+                }
             }
             if self.next_tick <= clock::monotonic() {
                 self.tick();
@@ -278,6 +289,7 @@ impl Driver {
     /// Drives the walk as far as it goes now, and tells whoever waits for it.
     fn tick(&mut self) {
         let start = clock::monotonic();
+        self.is_news = false;
         self.flush();
         for _ in 0..COMMITS_MAX {
             match self.verify() {
@@ -296,7 +308,7 @@ impl Driver {
         let now = clock::monotonic();
         self.tick_took = now.duration_since(start);
         self.last_tick = Some(now);
-        self.next_tick = now + TICK_MAX;
+        self.next_tick = now + (self.tick_took * TICK_PARTS).clamp(TICK_MAX, TICK_MAX_LARGE);
     }
 
     /// Answers the waiting nodes if the document has changed.

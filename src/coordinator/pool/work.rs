@@ -103,6 +103,7 @@ impl Driver {
                     give(reply, Err(NotTold::StoreDown));
                     return None;
                 }
+                self.is_news |= is_news;
                 self.flush_within(if is_news { ACK_PATIENCE } else { QUIET_PATIENCE });
             }
             Recording::Stale => {}
