@@ -25,6 +25,8 @@ pub(super) struct Conductor {
     /// As it was seen last; none before it answered.
     pool: Option<PoolStatus>,
     seen: Revision,
+    /// What the last command was answered with, if it was refused.
+    refused: Option<String>,
     /// Since when the pool is at rest.
     rest: Option<Instant>,
 }
@@ -33,7 +35,7 @@ impl Conductor {
     pub(super) fn start(namespace: Namespace, nodes: u8) -> Result<Self, DemoError> {
         let coordinator = Coordinator::start(namespace, nodes)?;
         let seen = Revision::new(0);
-        Ok(Self { coordinator, nodes: nodes.into(), pool: None, seen, rest: None })
+        Ok(Self { coordinator, nodes: nodes.into(), pool: None, seen, refused: None, rest: None })
     }
 
     pub(super) fn supplies(&self, directory: &Path, node: &str) -> Result<Supplies, DemoError> {
@@ -76,8 +78,15 @@ impl Conductor {
     }
 
     /// Gives a command; one that comes too early (nodes are missing, the old key is not drained) is given again at the next look.
-    fn command<B: serde::Serialize>(&self, below: &str, body: &B) -> Result<(), DemoError> {
-        answered(self.coordinator.api.ask::<B, Done>(&Method::POST, below, Some(body))?).map(drop)
+    fn command<B: serde::Serialize>(&mut self, below: &str, body: &B) -> Result<(), DemoError> {
+        let answer = self.coordinator.api.ask::<B, Done>(&Method::POST, below, Some(body))?;
+        self.refused = answer.as_ref().err().map(ToString::to_string);
+        answered(answer).map(drop)
+    }
+
+    /// Why nothing happens, as far as the coordinator said so.
+    pub(super) fn excuse(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     /// Ends the coordinator in order.

@@ -162,7 +162,7 @@ impl Fleet {
                 return Ok(());
             }
             if clock::left_of(Duration::from_secs(patience_secs), last_rotation).is_zero() {
-                return Err(DemoError::Late { what: "the fleet did not rotate".to_owned(), secs: patience_secs });
+                return Err(late("the fleet did not rotate", patience_secs, &mut self.operator));
             }
             if wait(stop) == Wish::End {
                 return Ok(());
@@ -223,12 +223,18 @@ fn wait_until_agreed(
             return Ok(agreed);
         }
         if clock::left_of(Duration::from_secs(UP_SECS_MAX), start).is_zero() {
-            return Err(DemoError::Late { what: "the agents did not agree on a key".to_owned(), secs: UP_SECS_MAX });
+            return Err(late("the agents did not agree on a key", UP_SECS_MAX, operator));
         }
         if wait(stop) == Wish::End {
             return Err(DemoError::Stopped);
         }
     }
+}
+
+/// What did not happen, and what the coordinator says about it.
+fn late(what: &str, secs: u64, operator: &mut Operator) -> DemoError {
+    let excuse = operator.conductor().and_then(|conductor| conductor.excuse().map(|said| format!(" ({said})")));
+    DemoError::Late { what: format!("{what}{}", excuse.unwrap_or_default()), secs }
 }
 
 /// The primary of all nodes, if it is one.
