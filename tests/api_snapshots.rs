@@ -1,5 +1,7 @@
 //! API v1 pinned: every type as it goes over the network.  A change here is a change of the contract.
 
+#![allow(clippy::unwrap_used, reason = "every value here is written down beside it")]
+
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};

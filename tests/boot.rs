@@ -9,6 +9,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use support::machine::{Image, Machine, need_machine};
+use support::package::{Packages, need_packages, unpacked};
 use support::poll_until;
 
 /// The kernel's key file, in the network namespace of whoever reads it.
@@ -36,20 +37,21 @@ const UNSET: &str = "00000000-00000000-00000000-00000000";
 /// Longest wait for something that takes well under a second on an idle machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A machine with the agent installed as a package would, configured, and not enabled.
-fn installed() -> Image {
-    let systemd = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+/// True, with the packages, where a machine can be booted and packages can be packed; otherwise skips.
+#[track_caller]
+fn need() -> Option<&'static Packages> {
+    if need_machine() { need_packages() } else { None }
+}
+
+/// A machine with the agent from its package, configured, and not enabled.
+fn installed(packages: &Packages) -> Image {
     let support = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support");
-    let mut image = Image::new()
-        .copy(support::agent_path(), "/usr/bin/tfo-agent", 0o755)
-        .copy(&systemd.join("tmpfiles.d/tfo-fleet.conf"), "/usr/lib/tmpfiles.d/tfo-fleet.conf", 0o644)
-        .copy(&support.join("listener.py"), "/usr/lib/tfo-test/listener.py", 0o644)
-        .file(CONFIG_FILE, CONFIG, 0o644)
-        .file("/etc/tfo-fleet/fleet.secret", "Dz6q0vXk1rT9sYb4Lw8nGmHcJ2eUaPfK\n", 0o400);
-    for unit in ["tfo-agent.service", "tfo-agent-once.service", "tfo-agent-once.timer"] {
-        image = image.copy(&systemd.join(unit), &format!("/usr/lib/systemd/system/{unit}"), 0o644);
-    }
-    image
+    let image = Image::new().copy(&support.join("listener.py"), "/usr/lib/tfo-test/listener.py", 0o644);
+    unpacked(packages, image, "tfo-agent").file(CONFIG_FILE, CONFIG, 0o644).file(
+        "/etc/tfo-fleet/fleet.secret",
+        "Dz6q0vXk1rT9sYb4Lw8nGmHcJ2eUaPfK\n",
+        0o400,
+    )
 }
 
 /// A TFO server that starts at boot in the order that `ordering` says, and notes the key it found.
@@ -83,8 +85,8 @@ fn persisted_key(file: &str) -> String {
 }
 
 /// A persisted file as the agent itself wrote it, on a machine that has since gone.
-fn persisted_by_the_agent() -> String {
-    let machine = installed().boot();
+fn persisted_by_the_agent(packages: &Packages) -> String {
+    let machine = installed(packages).boot();
     machine.run(&["tfo-agent", "once"]);
     machine.read(SYSCTL_FILE)
 }
@@ -131,22 +133,23 @@ fn a_machine_shares_nothing_dangerous_and_dies_with_its_owner() {
 
 #[test]
 fn a_persisted_key_is_there_before_the_first_listener() {
-    if !need_machine() || !support::need_tool("python3") {
+    let Some(packages) = need() else { return };
+    if !support::need_tool("python3") {
         return;
     }
-    let file = persisted_by_the_agent();
+    let file = persisted_by_the_agent(packages);
     let key = persisted_key(&file);
     // As early as an ordinary unit can be, and before the agent: only the persisted file can help this one.
     let early = |image| listener(image, "early", "Before=tfo-agent.service").enable("early").enable("tfo-agent");
 
-    let machine = early(installed().file(SYSCTL_FILE, &file, 0o600)).boot();
+    let machine = early(installed(packages).file(SYSCTL_FILE, &file, 0o600)).boot();
     assert_eq!(seen(&machine, "early"), key, "without a network manager");
     assert_eq!(machine.property("network.target", "ActiveState"), "inactive");
     assert_eq!(machine.property("tfo-agent.service", "ActiveState"), "active");
     assert_eq!(installed_key(&machine), key);
     drop(machine);
 
-    let image = early(installed().file(SYSCTL_FILE, &file, 0o600)).enable("systemd-networkd");
+    let image = early(installed(packages).file(SYSCTL_FILE, &file, 0o600)).enable("systemd-networkd");
     let image = listener(image, "server", "After=network.target").enable("server");
     let machine = image.boot();
     assert_eq!(machine.property("systemd-networkd.service", "ActiveState"), "active");
@@ -156,7 +159,7 @@ fn a_persisted_key_is_there_before_the_first_listener() {
     drop(machine);
 
     // The control: without the file this listener gets a random key of the kernel's.
-    let machine = early(installed()).boot();
+    let machine = early(installed(packages)).boot();
     let random = seen(&machine, "early");
     assert!(random != key && random != UNSET, "{random}");
     assert_eq!(installed_key(&machine), key, "the agent replaced it");
@@ -164,17 +167,19 @@ fn a_persisted_key_is_there_before_the_first_listener() {
 
 #[test]
 fn a_listener_after_the_agent_has_the_key_without_a_persisted_file() {
-    if !need_machine() || !support::need_tool("python3") {
+    let Some(packages) = need() else { return };
+    if !support::need_tool("python3") {
         return;
     }
     // One of the names in the agent's Before=, at the first boot of all.
-    let image = listener(installed(), "nginx", "Description=a well-known server").enable("nginx").enable("tfo-agent");
+    let image =
+        listener(installed(packages), "nginx", "Description=a well-known server").enable("nginx").enable("tfo-agent");
     let machine = image.boot();
     assert_eq!(seen(&machine, "nginx"), persisted_key(&machine.read(SYSCTL_FILE)));
     drop(machine);
 
     // Any other server, by its own ordering, and the agent not running yet.
-    let machine = listener(installed(), "server", "Wants=tfo-agent.service\nAfter=tfo-agent.service").boot();
+    let machine = listener(installed(packages), "server", "Wants=tfo-agent.service\nAfter=tfo-agent.service").boot();
     assert_eq!(installed_key(&machine), UNSET);
     machine.run(&["systemctl", "start", "server"]);
     assert_eq!(seen(&machine, "server"), persisted_key(&machine.read(SYSCTL_FILE)));
@@ -182,10 +187,8 @@ fn a_listener_after_the_agent_has_the_key_without_a_persisted_file() {
 
 #[test]
 fn start_returns_after_the_first_verified_install() {
-    if !need_machine() {
-        return;
-    }
-    let machine = installed().boot();
+    let Some(packages) = need() else { return };
+    let machine = installed(packages).boot();
     assert_eq!(installed_key(&machine), UNSET);
     let key = machine.run(&["sh", "-c", &format!("systemctl start tfo-agent && cat {KEY_FILE}")]);
     assert_eq!(key, persisted_key(&machine.read(SYSCTL_FILE)));
@@ -197,7 +200,7 @@ fn start_returns_after_the_first_verified_install() {
     drop(machine);
 
     // A kernel that takes no key: no install, hence no READY, hence no success.
-    let image = installed().file(
+    let image = installed(packages).file(
         "/etc/systemd/system/tfo-agent.service.d/read-only.conf",
         "[Unit]\nStartLimitBurst=1\n[Service]\nReadWritePaths=\nReadWritePaths=/etc/sysctl.d /run/lock\nTimeoutStartSec=3s\n",
         0o644,
@@ -210,11 +213,10 @@ fn start_returns_after_the_first_verified_install() {
 
 #[test]
 fn the_watchdog_ends_a_hung_agent_and_it_comes_back() {
-    if !need_machine() {
-        return;
-    }
+    let Some(packages) = need() else { return };
     let drop_in = "/etc/systemd/system/tfo-agent.service.d/quick.conf";
-    let image = installed().file(drop_in, "[Service]\nWatchdogSec=2s\nRestartSec=100ms\n", 0o644).enable("tfo-agent");
+    let image =
+        installed(packages).file(drop_in, "[Service]\nWatchdogSec=2s\nRestartSec=100ms\n", 0o644).enable("tfo-agent");
     let machine = image.boot();
     let property = |name| machine.property("tfo-agent", name);
     let (hung, key) = (property("MainPID"), installed_key(&machine));
@@ -230,10 +232,8 @@ fn the_watchdog_ends_a_hung_agent_and_it_comes_back() {
 
 #[test]
 fn a_reload_takes_a_good_config_and_refuses_a_broken_one() {
-    if !need_machine() {
-        return;
-    }
-    let machine = installed().enable("tfo-agent").boot();
+    let Some(packages) = need() else { return };
+    let machine = installed(packages).enable("tfo-agent").boot();
     let (agent, key) = (machine.property("tfo-agent", "MainPID"), installed_key(&machine));
     let other_file = "/etc/sysctl.d/60-other.conf";
 
@@ -256,11 +256,9 @@ fn a_reload_takes_a_good_config_and_refuses_a_broken_one() {
 
 #[test]
 fn the_timer_way_runs_green_and_leaves_a_daemon_alone() {
-    if !need_machine() {
-        return;
-    }
+    let Some(packages) = need() else { return };
     // Enabling the timer enables the run at boot, too.
-    let machine = installed().enable("tfo-agent-once.timer").boot();
+    let machine = installed(packages).enable("tfo-agent-once.timer").boot();
     let once = |name| machine.property("tfo-agent-once.service", name);
     assert_eq!(machine.property("tfo-agent-once.timer", "ActiveState"), "active");
     assert!(poll_until(SOON, || once("Result") == "success" && once("ExecMainExitTimestampMonotonic") != "0"));
@@ -278,7 +276,7 @@ fn the_timer_way_runs_green_and_leaves_a_daemon_alone() {
     drop(machine);
 
     // Both enabled: the daemon does it.
-    let machine = installed().enable("tfo-agent").enable("tfo-agent-once.timer").boot();
+    let machine = installed(packages).enable("tfo-agent").enable("tfo-agent-once.timer").boot();
     assert_eq!(machine.property("tfo-agent", "ActiveState"), "active");
     assert_eq!(machine.property("tfo-agent-once.service", "Result"), "exec-condition");
     assert_eq!(machine.run(&["systemctl", "list-units", "--failed", "--no-legend", "--plain"]), "");
@@ -286,13 +284,12 @@ fn the_timer_way_runs_green_and_leaves_a_daemon_alone() {
 
 #[test]
 fn a_secret_by_credential_survives_a_reload() {
-    if !need_machine() {
-        return;
-    }
+    let Some(packages) = need() else { return };
     let drop_in = "/etc/systemd/system/tfo-agent.service.d/secret.conf";
     let config = CONFIG.replace("/etc/tfo-fleet/fleet.secret", "credential:fleet");
     let load = "[Service]\nLoadCredential=fleet:/etc/tfo-fleet/fleet.secret\n";
-    let machine = installed().file(drop_in, load, 0o644).file(CONFIG_FILE, &config, 0o644).enable("tfo-agent").boot();
+    let machine =
+        installed(packages).file(drop_in, load, 0o644).file(CONFIG_FILE, &config, 0o644).enable("tfo-agent").boot();
     let key = installed_key(&machine);
     assert_eq!(machine.property("tfo-agent", "ActiveState"), "active");
     let other_file = "/etc/sysctl.d/60-other.conf";
@@ -304,10 +301,8 @@ fn a_secret_by_credential_survives_a_reload() {
 
 #[test]
 fn check_computes_whether_the_timer_keeps_up() {
-    if !need_machine() {
-        return;
-    }
-    let machine = installed().enable("tfo-agent-once.timer").boot();
+    let Some(packages) = need() else { return };
+    let machine = installed(packages).enable("tfo-agent-once.timer").boot();
     let check = || machine.output(&["tfo-agent", "check"]);
     let good = check();
     assert!(good.status.success(), "10 min, 2 min and 10 s fit into an hour: {}", told(&good));
@@ -322,15 +317,13 @@ fn check_computes_whether_the_timer_keeps_up() {
 
 #[test]
 fn other_namespaces_take_the_example_drop_in() {
-    if !need_machine() {
-        return;
-    }
+    let Some(packages) = need() else { return };
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/examples/namespaces.conf");
     let drop_in = "/etc/systemd/system/tfo-agent.service.d/namespaces.conf";
     let config = format!("{CONFIG}[install]\nnamespaces = [\"blue\"]\n");
     let in_blue = ["nsenter", "--net=/run/netns/blue", "cat", KEY_FILE];
 
-    let machine = installed().file(CONFIG_FILE, &config, 0o644).copy(&example, drop_in, 0o644).boot();
+    let machine = installed(packages).file(CONFIG_FILE, &config, 0o644).copy(&example, drop_in, 0o644).boot();
     machine.run(&["ip", "netns", "add", "blue"]);
     assert_eq!(machine.run(&in_blue), UNSET);
     machine.run(&["systemctl", "start", "tfo-agent"]);
@@ -340,13 +333,14 @@ fn other_namespaces_take_the_example_drop_in() {
 
 #[test]
 fn the_sandbox_lets_the_agent_do_its_work_and_nothing_else() {
-    if !need_machine() || !support::need_tool("python3") {
+    let Some(packages) = need() else { return };
+    if !support::need_tool("python3") {
         return;
     }
     let probe = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/sandbox_probe.py");
     let drop_in = "[Service]\nType=oneshot\nWatchdogSec=0\nRestart=no\nExecStart=\n\
                    ExecStart=/usr/bin/python3 /usr/lib/tfo-test/probe.py\nStandardOutput=file:/run/probe.out\n";
-    let machine = installed()
+    let machine = installed(packages)
         .copy(&probe, "/usr/lib/tfo-test/probe.py", 0o644)
         .file("/etc/systemd/system/tfo-agent.service.d/probe.conf", drop_in, 0o644)
         .boot();

@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal};
 /// One demo at a time: two cores would be too busy for a fair judgement, and the host is compared with itself.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Longest time for two rotations of 10 s each, the way to the first one, and the set-up.
+/// Longest time for two rotations, the way to the first one, and the set-up.
 const RUN_MAX: Duration = Duration::from_secs(60);
 /// Longest time for everything to be gone after the end.
 const GONE_MAX: Duration = Duration::from_secs(5);
@@ -201,8 +201,11 @@ fn root_sees_every_connection_accepted_through_two_rotations() {
     let demo = Demo::start(Command::new(demo_path()).args(["--nodes", "4", "--rotations", "2"]));
     let ended = demo.end();
     ended.assert_all_accepted(2);
-    let agreed = |phase: &str| ended.lines.iter().any(|line| line.contains(&format!(" {phase}: 4 nodes [")));
-    assert!(agreed("steady") && agreed("staged"), "{}", ended.lines.join("\n"));
+    let all = ended.lines.join("\n");
+    for part in ["first_key -> steady g1", "stage -> staged g2", "promote -> promoted g3", "settle -> steady g3"] {
+        assert!(all.contains(&format!("coordinator: {part}")), "{part}: {all}");
+    }
+    assert!(all.contains(" steady g1: 4 nodes ["), "{all}");
     host.assert_nothing_is_left();
 }
 
@@ -213,6 +216,20 @@ fn an_ordinary_user_sees_the_same() {
     }
     let (_alone, host, (_directory, copy)) = (alone(), Host::look(), open_copy());
     Demo::start(as_nobody(&copy).args(["--nodes", "4", "--rotations", "2"])).end().assert_all_accepted(2);
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn derived_keys_rotate_without_a_coordinator() {
+    if !need_user_namespaces() {
+        return;
+    }
+    let (_alone, host, (_directory, copy)) = (alone(), Host::look(), open_copy());
+    let words = ["--source", "derive", "--nodes", "4", "--rotations", "2"];
+    let ended = Demo::start(as_nobody(&copy).args(words)).end();
+    ended.assert_all_accepted(2);
+    let agreed = |phase: &str| ended.lines.iter().any(|line| line.contains(&format!(" {phase}: 4 nodes [")));
+    assert!(agreed("steady") && agreed("staged"), "{}", ended.lines.join("\n"));
     host.assert_nothing_is_left();
 }
 
@@ -230,6 +247,22 @@ fn rotating_without_staging_is_seen_to_reject() {
     assert!(line.rejected > line.connections / 50, "{} of {}", line.rejected, line.connections);
     assert!(line.passive_fail > Some(0), "{:?}", line.passive_fail);
     assert!(ended.errors.contains("connections with a cookie were rejected"), "{}", ended.errors);
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn promoting_before_everybody_is_staged_is_seen_to_reject() {
+    if !need_user_namespaces() {
+        return;
+    }
+    let (_alone, host, (_directory, copy)) = (alone(), Host::look(), open_copy());
+    let words = ["--nodes", "4", "--rotations", "1", "--sabotage", "no-barrier"];
+    let ended = Demo::start(as_nobody(&copy).args(words)).end();
+    let line = ended.last_line();
+    assert_eq!((ended.status.code(), line.rotations), (Some(1), 1), "{}", ended.errors);
+    // One node of four does not know the new key for as long as the others take to be promoted.
+    assert!(line.rejected > line.connections / 100, "{} of {}", line.rejected, line.connections);
+    assert!(line.passive_fail > Some(0), "{:?}", line.passive_fail);
     host.assert_nothing_is_left();
 }
 
@@ -293,7 +326,7 @@ fn a_machine_without_ip_or_without_user_namespaces_is_told_what_to_do() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    for words in [&["--nodes", "1"][..], &["--source", "coordinator"], &["--no-such-switch"]] {
+    for words in [&["--nodes", "1"][..], &["--source", "random"], &["--no-such-switch"]] {
         let ended = Demo::start(Command::new(demo_path()).args(words)).end();
         assert_eq!(ended.status.code(), Some(2), "{}", ended.errors);
     }

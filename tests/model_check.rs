@@ -379,7 +379,7 @@ fn database_restored() {
     let world = small(Budget { restores: 1, images: 1, orders: 1, ..NONE });
     holds(
         "restored",
-        one_coordinator(ordering(world, if is_full() { &RESTORED_OPS } else { &RESTORED_OPS[..4] })),
+        one_coordinator(ordering(world, if is_full() { &RESTORED_OPS[..] } else { &RESTORED_OPS[..4] })),
         &alike(2),
         Pinned::Complete(120_000),
     );

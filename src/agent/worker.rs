@@ -83,6 +83,12 @@ impl Worker {
         &self.settings
     }
 
+    /// What is held by this process; none before its first pass, and after a reload that has it begun anew.
+    #[must_use]
+    pub fn record(&self) -> Option<&Record> {
+        self.held.as_ref().map(|held| &held.record)
+    }
+
     /// Repairs of keys that somebody else had changed, since the process started.
     #[must_use]
     pub fn drift_repairs(&self) -> u64 {

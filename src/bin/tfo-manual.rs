@@ -20,14 +20,28 @@ fn main() -> std::io::Result<()> {
         Program {
             command: ctl::cli::Arguments::command(),
             section: 1,
-            see_also: &["tfo-agent(8)", "tfo-coordinator(8)", "tcp(7)"],
+            see_also: &["ctl.toml(5)", "tfo-agent(8)", "tfo-coordinator(8)", "tcp(7)"],
         },
     ];
-    let configurations = [Configuration {
-        name: "agent.toml",
-        about: "configuration of tfo-agent",
-        example: include_str!("../../config/agent.toml"),
-        see_also: &["tfo-agent(8)"],
-    }];
+    let configurations = [
+        Configuration {
+            name: "agent.toml",
+            about: "configuration of tfo-agent",
+            example: include_str!("../../config/agent.toml"),
+            see_also: &["tfo-agent(8)"],
+        },
+        Configuration {
+            name: "coordinator.toml",
+            about: "configuration of tfo-coordinator",
+            example: include_str!("../../config/coordinator.toml"),
+            see_also: &["tfo-coordinator(8)"],
+        },
+        Configuration {
+            name: "ctl.toml",
+            about: "configuration of tfoctl",
+            example: include_str!("../../config/ctl.toml"),
+            see_also: &["tfoctl(1)"],
+        },
+    ];
     write(directory.as_ref(), &programs, &configurations)
 }

@@ -104,10 +104,10 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match &parsed.command {
         Command::Serve { config } => Ok(serve::serve(config)),
         Command::Check { config } => check(config),
-        Command::Export { config, to } => with_store(config, Use::Reading, |opened, store| {
+        Command::Export { config, to } => with_store(config, Use::Export, |opened, store| {
             backup::export(store, &opened.key, to).map(|done| serde_json::to_value(done).unwrap_or_default())
         }),
-        Command::Import { config, from } => with_store(config, Use::Alone, |opened, store| {
+        Command::Import { config, from } => with_store(config, Use::Import, |opened, store| {
             backup::import(store, &opened.key, from).map(|done| serde_json::to_value(done).unwrap_or_default())
         }),
     };
@@ -140,6 +140,7 @@ fn with_store(
         show(&[Problem::error("no_store", "there is no store yet", "start the coordinator first").in_file(config)])?;
         return Ok(Outcome::Failed);
     };
+    show(&opened.warnings)?;
     match work(&opened, &**store) {
         Ok(done) => {
             writeln!(io::stdout().lock(), "{done}")?;

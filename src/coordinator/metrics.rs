@@ -72,9 +72,13 @@ impl Metrics {
         self.commands.with_label_values(&[pool.as_str(), result]).inc();
     }
 
-    /// A commit that began at `start` is over.
-    pub fn committed(&self, pool: &PoolName, action: Action, start: Instant) {
+    /// The document was changed.
+    pub fn committed(&self, pool: &PoolName, action: Action) {
         self.commits.with_label_values(&[pool.as_str(), &*snake_name(&action)]).inc();
+    }
+
+    /// A commit that began at `start` is over, one way or the other.
+    pub fn commit_took(&self, pool: &PoolName, start: Instant) {
         self.commit_seconds.with_label_values(&[pool.as_str()]).observe(seconds_since(start));
     }
 

@@ -17,13 +17,27 @@ use crate::runtime::clock;
 use crate::store::{CommitError, PoolImage, SqliteReader, SqliteStore, Store, StoreError};
 use crate::tls::server::{ServerFiles, ServerTls};
 
-/// How a command uses the store.
+/// What it is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// Alone: nobody else serves it meanwhile.
-    Alone,
-    /// Reading, also beside the coordinator that serves it.
-    Reading,
+    /// The daemon: the store alone, and the certificates.
+    Serve,
+    /// The same, read only, also beside the coordinator that serves.
+    Check,
+    /// The store, read only.  A backup is made also where the certificates have run out.
+    Export,
+    /// The store alone.  A backup is put back also where there are no certificates yet.
+    Import,
+}
+
+impl Use {
+    fn needs_certificates(self) -> bool {
+        matches!(self, Self::Serve | Self::Check)
+    }
+
+    fn only_reads(self) -> bool {
+        matches!(self, Self::Check | Self::Export)
+    }
 }
 
 /// The settings, and what they name.
@@ -64,9 +78,11 @@ pub fn open(config: &Path, usage: Use) -> Result<Opened, Vec<Problem>> {
             return Err(problems);
         }
     };
-    let mut problems = ServerTls::check(&server_files(&settings.api));
+    let mut problems =
+        if usage.needs_certificates() { ServerTls::check(&server_files(&settings.api)) } else { Vec::new() };
     let opened = keys.expect("settings name the key").and_then(|[key, for_store]| {
-        let store = open_store(config, &settings.store, (for_store, usage))?;
+        let (store, warning) = open_store(config, &settings.store, (for_store, usage))?;
+        problems.extend(warning);
         Ok((key, store))
     });
     match opened {
@@ -82,7 +98,7 @@ pub fn open(config: &Path, usage: Use) -> Result<Opened, Vec<Problem>> {
 /// What `check` says: all that [`open`] finds, warnings too, and what will become of the policies.  Changes nothing.
 #[must_use]
 pub fn check(config: &Path) -> Vec<Problem> {
-    match open(config, Use::Reading) {
+    match open(config, Use::Check) {
         Ok(mut opened) => {
             let mut problems = std::mem::take(&mut opened.warnings);
             problems
@@ -142,13 +158,19 @@ fn open_store(
     config: &Path,
     settings: &StoreSettings,
     (key, usage): (KeyEncryptionKey, Use),
-) -> Result<Option<Arc<dyn Store>>, Problem> {
+) -> Result<(Option<Arc<dyn Store>>, Option<Problem>), Problem> {
     let path = &settings.path.value;
-    let opened = match usage {
-        Use::Alone => SqliteStore::open(path, key).map(|store| Some(Arc::new(store) as Arc<dyn Store>)),
+    let opened = if usage.only_reads() {
         // Made when it is served for the first time.
-        Use::Reading if !path.exists() && path.parent().is_some_and(Path::is_dir) => Ok(None),
-        Use::Reading => SqliteReader::open(path, key).map(|store| Some(Arc::new(store) as Arc<dyn Store>)),
+        if !path.exists() && path.parent().is_some_and(Path::is_dir) {
+            return Ok((None, None));
+        }
+        SqliteReader::open(path, key).map(|store| (Some(Arc::new(store) as Arc<dyn Store>), None))
+    } else {
+        SqliteStore::open(path, key).map(|store| {
+            let set_back = store.set_back().map(|problem| settings.path.locate(config, problem.clone()));
+            (Some(Arc::new(store) as Arc<dyn Store>), set_back)
+        })
     };
     opened.map_err(|error| {
         let problem = error.problem();

@@ -33,7 +33,7 @@ use crate::wire::v1::fleet::COMMAND_BYTES_MAX;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Open files that are kept for the store, certificates and the other listener.
-const FILES_KEPT: usize = 256;
+const FILES_KEPT: usize = 384;
 
 /// Fewest connections that are taken, whatever the limit of open files is.
 const CONNECTIONS_MIN: usize = 64;
@@ -46,7 +46,7 @@ const CONNECTIONS_MAX: usize = 65_536;
 pub fn serve(config: &Path) -> Outcome {
     log::start();
     process::lock_growing_memory();
-    let opened = match preflight::open(config, Use::Alone) {
+    let opened = match preflight::open(config, Use::Serve) {
         Ok(opened) => opened,
         Err(problems) => {
             problems.iter().for_each(log_problem);
@@ -153,7 +153,7 @@ impl Daemon {
                 Observed { api: Arc::clone(&daemon.api), server: Arc::clone(&server), tls: Arc::clone(&daemon.tls) };
             let (router, shutdown) = (observe::router(Arc::new(seen)), daemon.shutdown.clone());
             daemon.servers.push(tokio::spawn(async move {
-                Server::new(Limits::default()).serve_plain(observer, router, shutdown).await
+                Server::new(Limits::observe()).serve_plain(observer, router, shutdown).await
             }));
         }
         let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
@@ -168,20 +168,20 @@ impl Daemon {
         let (before, file) = (self.api.pools.load_full(), self.config.clone());
         let wanted = self.settings.pools.iter().map(|(name, policy)| (name.clone(), policy.value.clone()));
         let wanted: BTreeMap<PoolName, Policy> = wanted.collect();
+        let api = Arc::clone(&self.api);
         let work = move || {
-            let started = start_pools(&store, &before, &metrics, wanted);
-            for stored in store.pools().map_err(|error| error.problem())? {
-                if started.as_ref().is_ok_and(|pools| !pools.contains_key(&stored)) {
-                    log_problem(&preflight::not_configured(&stored).in_file(&file));
-                }
+            let stored = store.pools().map_err(|error| error.problem())?;
+            let pools = Arc::new(start_pools(&store, &before, &metrics, wanted)?);
+            for name in stored.iter().filter(|name| !pools.contains_key(*name)) {
+                log_problem(&preflight::not_configured(name).in_file(&file));
             }
-            started
+            // Nobody is sent to a pool that has ended.  What is dropped here ends its driver, and waits for that.
+            api.pools.store(pools);
+            drop(before);
+            Ok(())
         };
-        let started = tokio::task::spawn_blocking(work).await;
-        let panicked =
-            |error: tokio::task::JoinError| Problem::error("internal", error.to_string(), "report this to us");
-        self.api.pools.store(Arc::new(started.map_err(panicked)??));
-        Ok(())
+        let taken = tokio::task::spawn_blocking(work).await;
+        taken.unwrap_or_else(|error| Err(Problem::error("internal", error.to_string(), "report this to us")))
     }
 
     async fn run(mut self) -> io::Result<Outcome> {
@@ -314,9 +314,6 @@ fn start_pools(
             }
         };
         pools.insert(name, pool);
-    }
-    for (_, ended) in before.iter().filter(|(name, _)| !pools.contains_key(*name)) {
-        ended.stop();
     }
     Ok(pools)
 }

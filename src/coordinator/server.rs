@@ -45,6 +45,9 @@ const BACKLOG: i32 = 4096;
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// After a failed accept: most often file descriptors are short, and come back when a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long the next connection waits in the kernel's queue for a place for its handshake.  All nodes of a restarted
+/// coordinator come within a second, and whoever is sent away comes back only after a longer pause.
+const CROWD_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a refused handshake may take to read its alert.
 const ALERT_LINGER: Duration = Duration::from_secs(1);
 /// After the drain: tasks that were told to stop need only to be run once more.
@@ -154,7 +157,7 @@ impl Server {
         let housekeeping = keep_house(Arc::clone(&self.refusals), Some(Arc::clone(&tls)));
         let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping));
         self.accept(listener, router, shutdown, |shared, stream, address, place, handshakes| {
-            let handshake = handshakes.begin_handshake()?;
+            let handshake = handshakes.begin_handshake(address.ip())?;
             let tls = Arc::clone(&tls);
             Ok(async move {
                 shared.connection(stream, address, handshake, tls).await;
@@ -192,8 +195,13 @@ impl Server {
         let shared = Shared { router, limits: self.limits, refusals: Arc::clone(&self.refusals), ends: ends.clone() };
         let tasks = TaskTracker::new();
         loop {
+            let next = async {
+                // After that it is refused: by then peers that stall have all the places.
+                drop(timeout(CROWD_PATIENCE, self.gate.room_for_handshake()).await);
+                listener.accept().await
+            };
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = next => accepted,
                 () = ends.drain.cancelled() => break,
             };
             let (stream, address) = match accepted {

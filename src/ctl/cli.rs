@@ -36,7 +36,7 @@ pub enum Command {
     /// Stop the pool at its present phase
     Pause(fleet::StepArgs),
     /// Let a paused or held pool go on
-    Resume(fleet::StepArgs),
+    Resume(fleet::ResumeArgs),
     /// Turn a rotation back, and hold
     Abort(fleet::AbortArgs),
     /// Go past a barrier without the nodes that are behind

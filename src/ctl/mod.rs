@@ -7,7 +7,6 @@ pub mod cli;
 pub mod completions;
 pub mod fleet;
 pub mod host;
-pub mod keyfile;
 pub mod pki;
 pub mod plain;
 pub mod report;

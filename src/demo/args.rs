@@ -22,19 +22,24 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(super) rotations: u16,
     /// Where the agents have their keys from.
-    #[arg(long, value_enum, default_value_t = Source::Derive)]
+    #[arg(long, value_enum, default_value_t = Source::Coordinator)]
     pub(super) source: Source,
     /// Rotate until Ctrl-C.
     #[arg(long)]
     pub(super) keep: bool,
+    /// Take orders from standard input, one JSON object a line; for the fleet tests.
+    #[arg(long, hide = true, conflicts_with_all = ["keep", "sabotage"])]
+    pub(super) driven: bool,
     /// Rotate wrongly, to see that the demo notices.
-    #[arg(long, value_enum, hide = true, conflicts_with = "source")]
+    #[arg(long, value_enum, hide = true)]
     pub(super) sabotage: Option<Sabotage>,
 }
 
 /// Where the agents have their keys from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Source {
+    /// From a coordinator, which walks them through every rotation.
+    Coordinator,
     /// From a secret that all share, and the clock.
     Derive,
 }
@@ -44,17 +49,23 @@ pub(super) enum Source {
 pub(super) enum Sabotage {
     /// Every node gets the new key alone, one node after the other.
     NoStaging,
+    /// The new key is promoted before it is staged on the last node.
+    NoBarrier,
 }
 
 impl Args {
     /// The same arguments for the process inside the namespaces.
     pub(super) fn to_words(&self) -> Vec<OsString> {
         let mut words = vec![format!("--nodes={}", self.nodes), format!("--rotations={}", self.rotations)];
+        words.push(format!("--source={}", self.source.to_possible_value().expect("none is skipped").get_name()));
         if self.keep {
             words.push("--keep".to_owned());
         }
-        if let Some(Sabotage::NoStaging) = self.sabotage {
-            words.push("--sabotage=no-staging".to_owned());
+        if self.driven {
+            words.push("--driven".to_owned());
+        }
+        if let Some(sabotage) = self.sabotage {
+            words.push(format!("--sabotage={}", sabotage.to_possible_value().expect("none is skipped").get_name()));
         }
         words.into_iter().map(OsString::from).collect()
     }
@@ -71,13 +82,19 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_design() {
         let args = parse(&[]).unwrap();
-        let expected = Args { nodes: 8, rotations: 3, source: Source::Derive, keep: false, sabotage: None };
+        let expected =
+            Args { nodes: 8, rotations: 3, source: Source::Coordinator, keep: false, driven: false, sabotage: None };
         assert_eq!(args, expected);
     }
 
     #[test]
     fn the_inner_process_gets_the_same_arguments() {
-        for words in [&["--nodes", "5", "--rotations", "7", "--keep"][..], &["--sabotage", "no-staging"]] {
+        for words in [
+            &["--nodes", "5", "--rotations", "7", "--keep"][..],
+            &["--source", "derive"],
+            &["--sabotage", "no-barrier"],
+            &["--driven"],
+        ] {
             let args = parse(words).unwrap();
             let inner = [vec![OsString::from(PROGRAM)], args.to_words()].concat();
             assert_eq!(Args::try_parse_from(inner).unwrap(), args);
@@ -90,7 +107,7 @@ mod tests {
             &["--nodes", "1"],
             &["--nodes", "65"],
             &["--rotations", "0"],
-            &["--source", "coordinator"],
+            &["--source", "random"],
             &["--sabotage", "all"],
             &["extra"],
         ];

@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,17 +23,36 @@ const PAUSE: Duration = Duration::from_millis(9);
 /// Longest wait for one step of a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Tells all clients to end.
+/// Tells all clients to end, or to wait.
 #[derive(Clone, Default)]
-pub(super) struct Whistle(Arc<AtomicBool>);
+pub(super) struct Whistle(Arc<Calls>);
+
+#[derive(Default)]
+struct Calls {
+    end: AtomicBool,
+    /// Read while a connection is open.
+    turn: RwLock<()>,
+}
 
 impl Whistle {
     pub(super) fn blow(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.end.store(true, Ordering::Relaxed);
     }
 
     fn blown(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.end.load(Ordering::Relaxed)
+    }
+
+    /// Does something while no connection is open: one whose way changes under it would break, which says nothing about keys.
+    pub(super) fn between_connections<R>(&self, act: impl FnOnce() -> R) -> R {
+        // There is nothing in it that a panicking client could have left half done.
+        let _turn = self.0.turn.write().unwrap_or_else(PoisonError::into_inner);
+        act()
+    }
+
+    fn while_open<R>(&self, connect: impl FnOnce() -> R) -> R {
+        let _turn = self.0.turn.read().unwrap_or_else(PoisonError::into_inner);
+        connect()
     }
 }
 
@@ -45,7 +64,8 @@ pub(super) fn start(site: ClientSite, tally: Arc<Tally>, whistle: Whistle) -> Jo
                 if whistle.blown() {
                     return;
                 }
-                tally.count(target.ip(), connect(*source, *target).unwrap_or(Outcome::Failed));
+                let outcome = whistle.while_open(|| connect(*source, *target));
+                tally.count(target.ip(), outcome.unwrap_or(Outcome::Failed));
                 // Not to wait for something: it is the rate of the load.
                 std::thread::sleep(PAUSE);
             }

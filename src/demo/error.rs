@@ -4,6 +4,7 @@ use std::io;
 
 use crate::kernel::namespace::NamespaceError;
 use crate::runtime::files::ReplaceError;
+use crate::wire::client::ClientError;
 
 /// Why the demo ended without a verdict.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +33,21 @@ pub(super) enum DemoError {
     /// The system gave no randomness.
     #[error(transparent)]
     NoRandomness(#[from] crate::crypto::random::NoRandomness),
-    /// An agent is not what it should be.
-    #[error("the agent of {node} {what}; it said last:\n{log}")]
-    Agent { node: String, what: String, log: String },
+    /// No certificates could be made.
+    #[error("cannot make certificates")]
+    Certificates(#[from] rcgen::Error),
+    /// The operator's certificates cannot be used.
+    #[error("cannot use the demo's own certificates: {0}")]
+    Tls(String),
+    /// The coordinator does not speak as it should.
+    #[error(transparent)]
+    Api(#[from] ClientError),
+    /// A program is not what it should be.
+    #[error("{who} {what}; it said last:\n{log}")]
+    Program { who: String, what: String, log: String },
+    /// Whoever drives the fleet ordered what cannot be done.
+    #[error("{0}")]
+    Order(String),
     /// Something did not happen in time.
     #[error("{what} within {secs} s")]
     Late { what: String, secs: u64 },

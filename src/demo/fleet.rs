@@ -8,15 +8,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::args::{Args, PROGRAM};
+use super::args::{Args, PROGRAM, Source};
 use super::client::{self, Whistle};
+use super::conductor::Conductor;
+use super::driven;
 use super::error::DemoError;
 use super::judge::{Evidence, Tally, sum};
 use super::network::Network;
 use super::node::{Node, Status};
 use super::operator::Operator;
+use super::sandbox;
 use super::screen::{Screen, Title, View};
-use super::{sandbox, server};
+use super::server::Server;
 use crate::kernel::namespace::NamespaceError;
 use crate::kernel::netstat::TfoCounters;
 use crate::model::key::KeyFingerprint;
@@ -34,11 +37,13 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// Runs the demo as PID 1 of the namespaces.
 pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     let stop = sandbox::tie_to_parent()?;
-    let operator = Operator::new(args)?;
+    if args.driven {
+        return driven::run(args.nodes, &stop);
+    }
     let rotations_wanted = (!args.keep).then_some(args.rotations);
-    let title = Title { nodes: args.nodes.into(), source: operator.source(), rotations_wanted };
+    let title = Title { nodes: args.nodes.into(), source: Operator::source(args), rotations_wanted };
     let mut screen = Screen::new(title);
-    let fleet = Fleet::start(args.nodes, operator, &stop, &mut screen)?;
+    let fleet = Fleet::start(args, &stop, &mut screen)?;
     let evidence = fleet.run(rotations_wanted, &stop, &mut screen)?;
     screen.close().map_err(tell_failed)?;
     let faults = evidence.faults();
@@ -61,7 +66,7 @@ type ClientThread = JoinHandle<Result<(), NamespaceError>>;
 struct Fleet {
     operator: Operator,
     nodes: Vec<Node>,
-    servers: Vec<JoinHandle<()>>,
+    servers: Vec<Server>,
     clients: Vec<ClientThread>,
     tally: Arc<Tally>,
     whistle: Whistle,
@@ -70,19 +75,23 @@ struct Fleet {
 
 impl Fleet {
     /// Agents first, then listeners, then clients: a listener before the key would make the kernel make one up (KERNEL.md section 1).
-    fn start(count: u8, operator: Operator, stop: &Receiver<()>, screen: &mut Screen) -> Result<Self, DemoError> {
+    fn start(args: &Args, stop: &Receiver<String>, screen: &mut Screen) -> Result<Self, DemoError> {
         screen.step("building the network").map_err(tell_failed)?;
-        let network = Network::make(count)?;
+        let network = Network::make(args.nodes)?;
+        if args.source == Source::Coordinator && args.sabotage.is_none() {
+            screen.step("starting the coordinator").map_err(tell_failed)?;
+        }
+        let mut operator = Operator::new(args, &network)?;
         screen.step("starting an agent in every node").map_err(tell_failed)?;
         let mut nodes = Vec::new();
-        for namespace in network.nodes {
-            nodes.push(Node::start(namespace, &operator)?);
+        for namespace in (1..=args.nodes).map(|node| network.node(node)) {
+            nodes.push(Node::start(namespace, |directory, name| operator.supplies(directory, name))?);
         }
-        let agreed = wait_until_agreed(&mut nodes, stop)?;
+        let agreed = wait_until_agreed(&mut operator, &mut nodes, stop)?;
         screen.step("starting servers and clients").map_err(tell_failed)?;
         let mut servers = Vec::new();
         for node in &nodes {
-            servers.extend(server::start(&node.namespace)?);
+            servers.push(Server::start(&node.files.namespace)?);
         }
         let (tally, whistle) = (Arc::new(Tally::default()), Whistle::default());
         let start_client = |site| client::start(site, Arc::clone(&tally), whistle.clone());
@@ -92,7 +101,7 @@ impl Fleet {
     }
 
     /// Watches until the end; afterwards everything has ended in order.
-    fn run(mut self, wanted: Option<u16>, stop: &Receiver<()>, screen: &mut Screen) -> Result<Evidence, DemoError> {
+    fn run(mut self, wanted: Option<u16>, stop: &Receiver<String>, screen: &mut Screen) -> Result<Evidence, DemoError> {
         let watched = self.watch(wanted, stop, screen);
         self.whistle.blow();
         let mut faults: Vec<String> = watched.err().iter().map(ToString::to_string).collect();
@@ -113,6 +122,9 @@ impl Fleet {
                 faults.push(error.to_string());
             }
         }
+        if let Some(Err(error)) = self.operator.conductor().map(Conductor::end).filter(|_| went_well) {
+            faults.push(error.to_string());
+        }
         Ok(Evidence {
             totals: self.tally.totals(),
             passive_fail: sum(&counters, |node| node.passive_fail),
@@ -122,7 +134,7 @@ impl Fleet {
         })
     }
 
-    fn watch(&mut self, wanted: Option<u16>, stop: &Receiver<()>, screen: &mut Screen) -> Result<(), DemoError> {
+    fn watch(&mut self, wanted: Option<u16>, stop: &Receiver<String>, screen: &mut Screen) -> Result<(), DemoError> {
         let start = clock::monotonic();
         let patience_secs = self.operator.rotation_secs_max(self.nodes.len());
         let mut last_rotation = start;
@@ -133,6 +145,7 @@ impl Fleet {
             if self.rotations.observe(&statuses, elapsed) {
                 last_rotation = clock::monotonic();
             }
+            let news = self.operator.conductor().map_or_else(|| Ok(Vec::new()), Conductor::news)?;
             let view = View {
                 elapsed,
                 now: clock::now(),
@@ -140,6 +153,8 @@ impl Fleet {
                 counters: &read_counters(&self.nodes)?,
                 totals: self.tally.totals(),
                 rotations: self.rotations.done,
+                pool: self.operator.conductor().and_then(|conductor| conductor.pool()),
+                news: &news,
             };
             screen.show(&view).map_err(tell_failed)?;
             let all_done = wanted.is_some_and(|wanted| self.rotations.done >= wanted);
@@ -157,7 +172,7 @@ impl Fleet {
 
     /// Looks at every agent, and whether our own threads live.
     fn look(&mut self) -> Result<Vec<Status>, DemoError> {
-        if self.servers.iter().any(JoinHandle::is_finished) {
+        if self.servers.iter().any(Server::has_ended) {
             return Err(DemoError::Worker("server"));
         }
         if self.clients.iter().any(JoinHandle::is_finished) {
@@ -165,8 +180,7 @@ impl Fleet {
         }
         let mut statuses = Vec::with_capacity(self.nodes.len());
         for node in &mut self.nodes {
-            let status = node.status()?;
-            statuses.push(status.ok_or_else(|| node.fault("has lost its status.json".to_owned()))?);
+            statuses.push(node.good_status()?);
         }
         Ok(statuses)
     }
@@ -184,19 +198,25 @@ enum Wish {
 }
 
 /// Until the next tick, or until the end is asked for.
-fn wait(stop: &Receiver<()>) -> Wish {
+fn wait(stop: &Receiver<String>) -> Wish {
     match stop.recv_timeout(TICK) {
         Err(RecvTimeoutError::Timeout) => Wish::GoOn,
-        Ok(()) | Err(RecvTimeoutError::Disconnected) => Wish::End,
+        Ok(_) | Err(RecvTimeoutError::Disconnected) => Wish::End,
     }
 }
 
 /// Waits until all agents hold one primary.
-fn wait_until_agreed(nodes: &mut [Node], stop: &Receiver<()>) -> Result<KeyFingerprint, DemoError> {
+fn wait_until_agreed(
+    operator: &mut Operator,
+    nodes: &mut [Node],
+    stop: &Receiver<String>,
+) -> Result<KeyFingerprint, DemoError> {
     let start: Instant = clock::monotonic();
     loop {
+        operator.act(nodes)?;
         let mut primaries = Vec::with_capacity(nodes.len());
         for node in &mut *nodes {
+            // An agent that has no keys yet may say that it has failed: it waits for the first one.
             primaries.push(node.status()?.and_then(|status| status.primary()));
         }
         if let Some(agreed) = common(primaries) {

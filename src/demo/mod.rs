@@ -1,23 +1,32 @@
 //! The fleet on one machine: nodes behind one address, real agents, live TCP Fast Open clients, key rotations.
 //!
-//! One program plays three roles, told apart by the name it is started under, so that `tfo-demo` alone is enough:
+//! One program plays four roles, told apart by the name it is started under, so that `tfo-demo` alone is enough:
 //!
 //! * `tfo-demo` (what the user starts, `sandbox`): makes the user, network, mount and PID namespaces, starts the fleet in them, turns
 //!   signals into an orderly end.
 //! * `tfo-demo-fleet` (`fleet`): PID 1 inside.  It builds the network, starts servers, agents and clients, watches, judges.  When it
 //!   ends, however it ends, the kernel kills all that is left in its PID namespace; and the kernel kills it when `tfo-demo` dies.
 //! * `tfo-agent`: the very program that runs on real nodes, once in every node's network namespace.
+//! * `tfo-coordinator`: likewise, in a network namespace that only the nodes and the demo's operator reach.
 //!
 //! Invariant: nothing outlives the program.  Names, mounts and files are in a mount namespace and a tmpfs that go with the processes.
 
+mod api;
 mod args;
+mod authority;
+mod careless;
 mod client;
+mod conductor;
+mod coordinator;
+mod driven;
 mod error;
 mod fleet;
 mod judge;
 mod network;
 mod node;
 mod operator;
+mod program;
+mod rig;
 mod sandbox;
 mod screen;
 mod server;
@@ -36,28 +45,36 @@ use error::DemoError;
 const FLEET_NAME: &str = "tfo-demo-fleet";
 /// Name under which the program is an agent.
 const AGENT_NAME: &str = "tfo-agent";
+/// Name under which the program is a coordinator.
+const COORDINATOR_NAME: &str = "tfo-coordinator";
+/// All files of the demo, in its own tmpfs.
+const DEMO_DIR: &str = "/run/tfo-demo";
 /// This program, also when its file was moved, replaced or hidden by a mount since it was started (proc(5)).
 const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
 /// Runs the program whose arguments, its name first, are given.
 ///
-/// `agent` is what `tfo-agent` runs, with the same kind of arguments.  It is handed in because the demo is to know of the agent only
-/// what an outside user knows: its command line, its configuration, its status.json.
+/// `agent` and `coordinator` are what `tfo-agent` and `tfo-coordinator` run, with the same kind of arguments.  They are handed in
+/// because the demo is to know of them only what an outside user knows: command line, configuration, status.json, API.
 #[must_use]
 pub fn main_with(
     arguments: impl Iterator<Item = OsString>,
     agent: impl FnOnce(std::vec::IntoIter<OsString>) -> ExitCode,
+    coordinator: impl FnOnce(std::vec::IntoIter<OsString>) -> ExitCode,
 ) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let name = arguments.first().and_then(|name| Path::new(name).file_name()).and_then(OsStr::to_str);
     // For ps and top, which would show the last part of OWN_EXECUTABLE.  Only a help: nothing depends on it.
     match name {
         Some(AGENT_NAME) => rustix::thread::set_name(c"tfo-agent").unwrap_or_default(),
+        Some(COORDINATOR_NAME) => rustix::thread::set_name(c"tfo-coordinator").unwrap_or_default(),
         Some(FLEET_NAME) => rustix::thread::set_name(c"tfo-demo-fleet").unwrap_or_default(),
         _ => {}
     }
-    if name == Some(AGENT_NAME) {
-        return agent(arguments.into_iter());
+    match name {
+        Some(AGENT_NAME) => return agent(arguments.into_iter()),
+        Some(COORDINATOR_NAME) => return coordinator(arguments.into_iter()),
+        _ => {}
     }
     let args = match Args::try_parse_from(&arguments) {
         Ok(args) => args,

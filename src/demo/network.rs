@@ -3,6 +3,7 @@
 //! KERNEL.md section 7's recipe: ECMP by ports (`fib_multipath_hash_policy=1`), so that every connection of a client meets another node;
 //! the shared address on each node's `lo`; permanent neighbours, no DAD, no NAT, so that no packet waits or changes.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use rustix::thread::UnshareFlags;
 
+use super::coordinator::ADDRESS;
 use super::error::DemoError;
 use crate::kernel::namespace::Namespace;
 use crate::model::ids::NamespaceName;
@@ -30,6 +32,12 @@ pub(super) const SOURCES_PER_NAMESPACE: u8 = 4;
 
 /// Where iproute2 may be: an ordinary user's PATH lacks the sbin directories on Debian.
 const IP_DIRS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+/// The namespace of the coordinator and its operator.
+const MANAGEMENT: &str = "management";
+/// Its bridge, and its address there (`coordinator::ADDRESS`).
+const MANAGEMENT_BRIDGE: &str = "bridge";
+/// A node's interface towards it.
+const MANAGEMENT_INTERFACE: &str = "mgmt0";
 const NAMES_DIR: &str = "/run/netns";
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 const SYSCTL_DIR: &str = "/proc/sys";
@@ -140,12 +148,35 @@ impl Place {
     }
 }
 
-/// The route by which the router spreads connections over all nodes.
-fn ecmp_batch(nodes: u8) -> String {
+/// The management's side: its address on a bridge.
+fn management_batch() -> String {
+    format!(
+        "link set lo up\nlink add {MANAGEMENT_BRIDGE} type bridge\naddr add {ADDRESS}/24 dev {MANAGEMENT_BRIDGE}\n\
+         link set {MANAGEMENT_BRIDGE} up\n"
+    )
+}
+
+/// A wire from the management's bridge to a node.
+fn wire_batch(name: &str) -> String {
+    format!(
+        "link add {name} type veth peer name {MANAGEMENT_INTERFACE} netns {name}\n\
+         link set {name} master {MANAGEMENT_BRIDGE} up\n"
+    )
+}
+
+/// A node's side.
+fn managed_batch(node: u8) -> String {
+    let [a, b, c, first] = ADDRESS.octets();
+    let own = Ipv4Addr::new(a, b, c, first + node);
+    format!("addr add {own}/24 dev {MANAGEMENT_INTERFACE}\nlink set {MANAGEMENT_INTERFACE} up\n")
+}
+
+/// The route by which the router spreads connections over these nodes.
+fn ecmp_batch(nodes: &BTreeSet<u8>) -> String {
     let mut batch = String::new();
     let mut route = |vip: String, via: fn(Place) -> IpAddr| {
-        write!(batch, "route add {vip}").expect("a String takes everything");
-        for node in (1..=nodes).map(Place::Node) {
+        write!(batch, "route replace {vip}").expect("a String takes everything");
+        for node in nodes.iter().copied().map(Place::Node) {
             write!(batch, " nexthop via {} dev {}", via(node), node.name()).expect("a String takes everything");
         }
         batch.push('\n');
@@ -157,10 +188,20 @@ fn ecmp_batch(nodes: u8) -> String {
 
 /// The network, as long as our mount namespace lives.
 pub(super) struct Network {
-    /// One for each node.
-    pub(super) nodes: Vec<Namespace>,
+    ip: PathBuf,
+    /// Nodes that connections are spread over.
+    announced: BTreeSet<u8>,
+    /// Where the coordinator and its operator are.
+    pub(super) management: Namespace,
     /// One for each group of clients.
     pub(super) clients: Vec<ClientSite>,
+}
+
+/// Whether a wire carries anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wire {
+    Up,
+    Down,
 }
 
 /// A namespace that clients are in.
@@ -171,31 +212,85 @@ pub(super) struct ClientSite {
 }
 
 impl Network {
-    /// Builds all of it.
+    /// Builds all of it, with nodes 1 to `nodes`.
     pub(super) fn make(nodes: u8) -> Result<Self, DemoError> {
         let ip = find_ip()?;
         std::fs::create_dir_all(NAMES_DIR).map_err(DemoError::step(format!("make {NAMES_DIR}")))?;
         set(&[&SYSCTLS_ALL[..], &SYSCTLS_ROUTER].concat())?;
-        let places: Vec<Place> =
-            (1..=nodes).map(Place::Node).chain((1..=CLIENT_NAMESPACES).map(Place::Clients)).collect();
-        let mut router = "link set lo up\n".to_owned();
-        for place in &places {
-            make_namespace(&place.name())?;
-            router += &place.router_batch();
-        }
-        run_ip(&ip, "the router", &router)?;
-        for place in &places {
-            let namespace = namespace_of(*place);
-            let sysctls = if matches!(place, Place::Node(_)) { &SYSCTLS_NODE } else { &SYSCTLS_CLIENT };
-            namespace.within(|| {
-                set(&[&SYSCTLS_ALL[..], sysctls].concat())?;
-                run_ip(&ip, &place.name(), &place.own_batch())
-            })??;
-        }
-        // Last: a route towards an interface without a carrier would not be used.
-        run_ip(&ip, "the routes to the nodes", &ecmp_batch(nodes))?;
+        run_ip(&ip, "the router", "link set lo up\n")?;
+        make_namespace(MANAGEMENT)?;
+        let management = Namespace::Named(MANAGEMENT.parse().expect("letters are a name"));
+        management.within(|| {
+            set(&SYSCTLS_ALL)?;
+            run_ip(&ip, MANAGEMENT, &management_batch())
+        })??;
         let clients = (1..=CLIENT_NAMESPACES).map(Place::Clients).map(client_site).collect();
-        Ok(Self { nodes: (1..=nodes).map(|number| namespace_of(Place::Node(number))).collect(), clients })
+        let network = Self { ip, announced: (1..=nodes).collect(), management, clients };
+        (1..=CLIENT_NAMESPACES).map(Place::Clients).try_for_each(|place| network.add(place))?;
+        (1..=nodes).try_for_each(|node| network.add_node(node))?;
+        // Last: a route towards an interface without a carrier would not be used.
+        network.spread()?;
+        Ok(network)
+    }
+
+    /// The namespace of a node.
+    pub(super) fn node(&self, node: u8) -> Namespace {
+        namespace_of(Place::Node(node))
+    }
+
+    /// Makes a node's namespace and its wires; no connection goes there before it is announced.
+    pub(super) fn add_node(&self, node: u8) -> Result<(), DemoError> {
+        let place = Place::Node(node);
+        self.add(place)?;
+        let name = place.name();
+        self.management.within(|| run_ip(&self.ip, MANAGEMENT, &wire_batch(&name)))??;
+        namespace_of(place).within(|| run_ip(&self.ip, &name, &managed_batch(node)))?
+    }
+
+    fn add(&self, place: Place) -> Result<(), DemoError> {
+        let name = place.name();
+        make_namespace(&name)?;
+        run_ip(&self.ip, "the router", &place.router_batch())?;
+        let sysctls = if matches!(place, Place::Node(_)) { &SYSCTLS_NODE } else { &SYSCTLS_CLIENT };
+        namespace_of(place).within(|| {
+            set(&[&SYSCTLS_ALL[..], sysctls].concat())?;
+            run_ip(&self.ip, &name, &place.own_batch())
+        })?
+    }
+
+    /// Takes a node's namespace and its wires away; nothing may be in it any more.
+    pub(super) fn remove_node(&self, node: u8) -> Result<(), DemoError> {
+        let name = Place::Node(node).name();
+        let cut = format!("link del {name}\n");
+        run_ip(&self.ip, "the router", &cut)?;
+        self.management.within(|| run_ip(&self.ip, MANAGEMENT, &cut))??;
+        let path = Path::new(NAMES_DIR).join(&name);
+        let removed = rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH);
+        let removed = removed.map_err(io::Error::from).and_then(|()| std::fs::remove_file(&path));
+        removed.map_err(DemoError::step(format!("remove network namespace {name}")))
+    }
+
+    /// Spreads connections over this node too.
+    pub(super) fn announce(&mut self, node: u8) -> Result<(), DemoError> {
+        self.announced.insert(node);
+        self.spread()
+    }
+
+    /// Keeps connections away from this node.
+    pub(super) fn withdraw(&mut self, node: u8) -> Result<(), DemoError> {
+        self.announced.remove(&node);
+        self.spread()
+    }
+
+    fn spread(&self) -> Result<(), DemoError> {
+        run_ip(&self.ip, "the routes to the nodes", &ecmp_batch(&self.announced))
+    }
+
+    /// Cuts a node off from the coordinator, or ends that.
+    pub(super) fn management_wire(&self, node: u8, wire: Wire) -> Result<(), DemoError> {
+        let way = if wire == Wire::Up { "up" } else { "down" };
+        let line = format!("link set {} {way}\n", Place::Node(node).name());
+        self.management.within(|| run_ip(&self.ip, MANAGEMENT, &line))?
     }
 }
 
@@ -272,10 +367,10 @@ mod tests {
 
     #[test]
     fn every_connection_can_meet_every_node() {
-        let batch = ecmp_batch(3);
+        let batch = ecmp_batch(&(1..=3).collect());
         assert_eq!(batch.matches("nexthop").count(), 6);
         assert!(
-            batch.starts_with("route add 10.10.10.10/32 nexthop via 10.20.1.2 dev node1 nexthop via 10.20.2.2"),
+            batch.starts_with("route replace 10.10.10.10/32 nexthop via 10.20.1.2 dev node1 nexthop via 10.20.2.2"),
             "{batch}"
         );
     }

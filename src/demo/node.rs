@@ -1,48 +1,47 @@
 //! One node of the fleet: its files, its agent, and what can be seen of both from outside.
 
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::error::DemoError;
-use super::operator::Operator;
-use super::{AGENT_NAME, OWN_EXECUTABLE};
+use super::program::{Launch, Program};
+use super::{AGENT_NAME, DEMO_DIR};
 use crate::kernel::namespace::Namespace;
 use crate::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use crate::model::key::{KeyFingerprint, PairPrint};
 use crate::model::state::{Phase, SlotPrint};
 use crate::model::time::UnixTime;
-use crate::runtime::clock;
 use crate::runtime::files::{Durability, replace};
-
-/// Parent of the nodes' directories, in the demo's own tmpfs.
-const NODES_DIR: &str = "/run/tfo-demo";
-/// Longest time that an agent may take to end after SIGTERM.
-const END_MAX: Duration = Duration::from_secs(5);
-/// How much of a log is shown when its agent failed.
-const LOG_LINES_SHOWN: usize = 8;
 
 /// Where an agent has its keys from.
 pub(super) struct Supplies {
     /// The `[source]` section of its configuration.
     pub(super) source_toml: String,
-    /// The file in the node's directory that the section names.
-    pub(super) file_name: &'static str,
+    /// The files in the node's directory that the section names.
+    pub(super) files: Vec<File>,
+}
+
+/// A file that only its owner reads.
+pub(super) struct File {
+    pub(super) name: &'static str,
     pub(super) content: Zeroizing<Vec<u8>>,
+}
+
+/// A node without its programs.
+pub(super) struct NodeFiles {
+    pub(super) namespace: Namespace,
+    directory: PathBuf,
 }
 
 /// A node whose agent runs.
 pub(super) struct Node {
-    pub(super) namespace: Namespace,
-    directory: PathBuf,
-    agent: Child,
+    pub(super) files: NodeFiles,
+    agent: Program,
 }
 
 /// What status.json tells (DESIGN.md section 2); the parts that are shown here.
@@ -82,24 +81,25 @@ impl Status {
     }
 }
 
-impl Node {
-    /// Writes the node's files and starts its agent in its network namespace.
-    pub(super) fn start(namespace: Namespace, operator: &Operator) -> Result<Self, DemoError> {
-        let directory = Path::new(NODES_DIR).join(namespace.name());
-        let supplies = operator.supplies(&directory);
+impl NodeFiles {
+    /// Makes the node's directory with everything that its agent needs.
+    pub(super) fn write(
+        namespace: Namespace,
+        supplies: impl FnOnce(&Path, &str) -> Result<Supplies, DemoError>,
+    ) -> Result<Self, DemoError> {
+        let directory = Path::new(DEMO_DIR).join(namespace.name());
         for part in ["run", "sysctl.d"] {
             let part = directory.join(part);
             let made = DirBuilder::new().recursive(true).mode(0o755).create(&part);
             made.map_err(DemoError::step(format!("make {}", part.display())))?;
         }
-        let supply = directory.join(supplies.file_name);
-        replace(&supply, &supplies.content, 0o400, Durability::Volatile)?;
-        let config = directory.join("agent.toml");
+        let supplies = supplies(&directory, namespace.name())?;
+        for File { name, content } in &supplies.files {
+            replace(&directory.join(name), content, 0o400, Durability::Volatile)?;
+        }
         let text = config_toml(&directory, namespace.name(), &supplies.source_toml);
-        replace(&config, text.as_bytes(), 0o644, Durability::Volatile)?;
-        let agent = namespace.within(|| start_agent(&directory, &config))?;
-        let agent = agent.map_err(DemoError::step(format!("start the agent of {}", namespace.name())))?;
-        Ok(Self { namespace, directory, agent })
+        replace(&directory.join("agent.toml"), text.as_bytes(), 0o644, Durability::Volatile)?;
+        Ok(Self { namespace, directory })
     }
 
     /// Name of the node.
@@ -112,23 +112,25 @@ impl Node {
         self.directory.join(name)
     }
 
-    /// What the agent says of itself; none before it has said anything.
-    ///
-    /// # Errors
-    /// Fails if the agent has ended, has failed, or writes what nobody can read.
-    pub(super) fn status(&mut self) -> Result<Option<Status>, DemoError> {
-        let ended = self.agent.try_wait().map_err(DemoError::step("look after an agent"))?;
-        if let Some(status) = ended {
-            return Err(self.fault(format!("ended ({status})")));
-        }
-        let Ok(text) = std::fs::read(self.path("run/status.json")) else { return Ok(None) };
-        let status: Status = serde_json::from_slice(&text)
-            .map_err(|error| self.fault(format!("wrote a status.json that does not fit the design ({error})")))?;
-        if status.state == State::Failed {
-            let message = status.error.map_or_else(String::new, |error| error.message);
-            return Err(self.fault(format!("failed: {message}")));
-        }
-        Ok(Some(status))
+    /// Starts its agent as a daemon.
+    pub(super) fn start_agent(&self) -> Result<Program, DemoError> {
+        self.start("run")
+    }
+
+    /// Starts its agent as a timer would.
+    pub(super) fn start_once(&self) -> Result<Program, DemoError> {
+        self.start("once")
+    }
+
+    fn start(&self, command: &str) -> Result<Program, DemoError> {
+        let launch = Launch {
+            who: format!("the agent of {}", self.name()),
+            name: AGENT_NAME,
+            command,
+            config: &self.path("agent.toml"),
+            log: self.path("agent.log"),
+        };
+        Program::start(&self.namespace, launch)
     }
 
     /// The kernel's counters in the node's network namespace.
@@ -136,42 +138,70 @@ impl Node {
         let read = self.namespace.within(|| TfoCounters::read(Path::new(NETSTAT_PATH)))?;
         read.map_err(DemoError::step(format!("read the counters of {}", self.name())))
     }
+}
+
+impl Node {
+    /// Writes the node's files and starts its agent in its network namespace.
+    pub(super) fn start(
+        namespace: Namespace,
+        supplies: impl FnOnce(&Path, &str) -> Result<Supplies, DemoError>,
+    ) -> Result<Self, DemoError> {
+        let files = NodeFiles::write(namespace, supplies)?;
+        let agent = files.start_agent()?;
+        Ok(Self { files, agent })
+    }
+
+    /// A file of the node.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.files.path(name)
+    }
+
+    /// What the agent says of itself; none before it has said anything.
+    ///
+    /// # Errors
+    /// Fails if the agent has ended, or writes what nobody can read.
+    pub(super) fn status(&mut self) -> Result<Option<Status>, DemoError> {
+        self.agent.must_run()?;
+        let Ok(text) = std::fs::read(self.path("run/status.json")) else { return Ok(None) };
+        let status: Status = serde_json::from_slice(&text)
+            .map_err(|error| self.fault(format!("wrote a status.json that does not fit the design ({error})")))?;
+        Ok(Some(status))
+    }
+
+    /// What a node that serves says of itself.
+    ///
+    /// # Errors
+    /// Fails as [`Self::status`], and if the agent has failed or says nothing.
+    pub(super) fn good_status(&mut self) -> Result<Status, DemoError> {
+        let status = self.status()?.ok_or_else(|| self.fault("has lost its status.json".to_owned()))?;
+        if status.state == State::Failed {
+            let message = status.error.map_or_else(String::new, |error| error.message);
+            return Err(self.fault(format!("failed: {message}")));
+        }
+        Ok(status)
+    }
+
+    /// The kernel's counters in the node's network namespace.
+    pub(super) fn counters(&self) -> Result<TfoCounters, DemoError> {
+        self.files.counters()
+    }
 
     /// Asks the agent to end.
     pub(super) fn ask_to_end(&self) {
-        // An agent that has ended already is seen when it is waited for.
-        rustix::process::kill_process(Pid::from_child(&self.agent), Signal::TERM).unwrap_or_default();
+        self.agent.signal(Signal::TERM);
     }
 
     /// Waits until it has ended.
     ///
     /// # Errors
     /// Fails if it does not end soon, or not with exit code 0.
-    pub(super) fn wait_for_end(mut self) -> Result<(), DemoError> {
-        let since = clock::monotonic();
-        match self.poll_end(since).map_err(DemoError::step("wait for an agent"))? {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => Err(self.fault(format!("did not end well ({status})"))),
-            None => Err(self.fault(format!("did not end within {} s", END_MAX.as_secs()))),
-        }
-    }
-
-    fn poll_end(&mut self, since: Instant) -> std::io::Result<Option<ExitStatus>> {
-        loop {
-            let ended = self.agent.try_wait()?;
-            if ended.is_some() || clock::left_of(END_MAX, since).is_zero() {
-                return Ok(ended);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    pub(super) fn wait_for_end(self) -> Result<(), DemoError> {
+        self.agent.wait_for_end()
     }
 
     /// An error about this node's agent, with the end of its log.
     pub(super) fn fault(&self, what: String) -> DemoError {
-        let log = std::fs::read_to_string(self.path("agent.log")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        let log = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n");
-        DemoError::Agent { node: self.name().to_owned(), what, log }
+        self.agent.fault(what)
     }
 }
 
@@ -182,14 +212,6 @@ fn config_toml(directory: &Path, node: &str, source: &str) -> String {
         "[agent]\nnode = \"{node}\"\nruntime_dir = \"{directory}/run\"\n{source}\n[install]\n\
          sysctl_file = \"{directory}/sysctl.d/50-tcp_fastopen_key.conf\"\nverify_interval = \"1s\"\n"
     )
-}
-
-/// Starts the agent on the calling thread's network namespace, with an empty environment.
-fn start_agent(directory: &Path, config: &Path) -> std::io::Result<Child> {
-    let log = File::create(directory.join("agent.log"))?;
-    let mut command = Command::new(OWN_EXECUTABLE);
-    command.arg0(AGENT_NAME).args(["run", "--config"]).arg(config).env_clear();
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::node::Status;
 use crate::kernel::netstat::TfoCounters;
 use crate::model::key::{KeyFingerprint, PairPrint};
 use crate::model::time::UnixTime;
+use crate::wire::v1::fleet::{AuditLine, PoolStatus};
 
 /// Without a change, a line is appended this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -43,6 +44,10 @@ pub(super) struct View<'a> {
     pub(super) counters: &'a [TfoCounters],
     pub(super) totals: Totals,
     pub(super) rotations: u16,
+    /// With a coordinator that has answered.
+    pub(super) pool: Option<&'a PoolStatus>,
+    /// What the coordinator has committed since the last view.
+    pub(super) news: &'a [AuditLine],
 }
 
 /// Where it is shown.
@@ -92,7 +97,10 @@ impl Screen {
             bar.tick();
             return Ok(());
         }
-        let slots = slots_line(view.statuses);
+        for entry in view.news {
+            writeln!(io::stdout(), "{:6.1} s  {}", view.elapsed.as_secs_f64(), news_line(entry))?;
+        }
+        let slots = slots_line(view);
         if let Some((last, at)) = &self.last_line
             && *last == slots
             && view.elapsed.saturating_sub(*at) < LINE_EVERY
@@ -145,7 +153,13 @@ impl Screen {
         let mut line = |name: &str, value: String| {
             writeln!(text, "{name:<12}{value}").expect("a String takes everything");
         };
-        line("phase", format!("{}{}", phases(view.statuses), countdown(view)));
+        match view.pool {
+            Some(pool) => {
+                line("pool", pool_line(pool));
+                line("waits for", waits_line(pool));
+            }
+            None => line("phase", format!("{}{}", phases(view.statuses), countdown(view))),
+        }
         for (pair, nodes) in groups(view.statuses) {
             let slots = pair.map_or_else(|| "no keys".to_owned(), |pair| self.slots(&pair));
             line(&nodes_text(nodes), slots);
@@ -229,8 +243,41 @@ fn nodes_text(nodes: usize) -> String {
     if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") }
 }
 
-fn slots_line(statuses: &[Status]) -> String {
-    let groups = groups(statuses).into_iter().map(|(pair, nodes)| {
+/// Phase, generation, waves, and how far the nodes are.
+fn pool_line(pool: &PoolStatus) -> String {
+    let PoolStatus { phase, generation, required, converged, .. } = pool;
+    let waves = pool.waves.map_or_else(String::new, |waves| format!(", wave {} of {}", waves.opened, waves.of));
+    let hold = pool.hold.as_ref().map_or_else(String::new, |hold| format!(", held: {hold}"));
+    format!("{} g{generation}{waves}{hold}, {converged} of {required} nodes have it", phase.as_str())
+}
+
+/// Nodes, or the gate that is closed.
+fn waits_line(pool: &PoolStatus) -> String {
+    if !pool.waiting_for.is_empty() {
+        return pool.waiting_for.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    }
+    match &pool.blocked_by {
+        Some(gate) => gate.clone(),
+        None => "nothing".to_owned(),
+    }
+}
+
+/// A commit of the coordinator.
+fn news_line(entry: &AuditLine) -> String {
+    let AuditLine { action, generation, phase, nodes, reason, .. } = entry;
+    let mut text = format!("coordinator: {action} -> {} g{generation}", phase.as_str());
+    if !nodes.is_empty() {
+        text += ": ";
+        text += &nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    }
+    if !reason.is_empty() {
+        text += &format!(" ({reason})");
+    }
+    text
+}
+
+fn slots_line(view: &View<'_>) -> String {
+    let groups = groups(view.statuses).into_iter().map(|(pair, nodes)| {
         let slots = pair.map(|pair| (pair.primary.to_string(), pair.backup.map(|print| print.to_string())));
         let nodes = nodes_text(nodes);
         match slots {
@@ -239,7 +286,12 @@ fn slots_line(statuses: &[Status]) -> String {
             Some((primary, Some(backup))) => format!("{nodes} [{primary},{backup}]"),
         }
     });
-    format!("{}: {}", phases(statuses), groups.collect::<Vec<_>>().join(", "))
+    // The coordinator's word where there is one: agents are not told that a promotion has settled.
+    let phases = match view.pool {
+        Some(pool) => format!("{} g{}", pool.phase.as_str(), pool.generation),
+        None => phases(view.statuses),
+    };
+    format!("{phases}: {}", groups.collect::<Vec<_>>().join(", "))
 }
 
 fn countdown(view: &View<'_>) -> String {
@@ -272,6 +324,29 @@ mod tests {
         Status { state: State::Ok, phase, primary, backup, next_change_at, error: None }
     }
 
+    fn view<'a>(statuses: &'a [Status], counters: &'a [TfoCounters], totals: Totals) -> View<'a> {
+        let (elapsed, now) = (Duration::from_millis(12_300), UnixTime::from_secs(100));
+        View { elapsed, now, statuses, counters, totals, rotations: 1, pool: None, news: &[] }
+    }
+
+    fn pool() -> PoolStatus {
+        let text = r#"{"pool":"demo","pool_id":"0123456789abcdef0123456789abcdef","revision":7,"generation":3,
+            "phase":"promoted","primary":null,"backup":null,"paused":false,"hold":null,"required":3,"converged":2,
+            "reporting":0,"waiting_for":["node2"],"next_at":null,"blocked_by":"barrier","since":"2026-12-01T00:00:00Z",
+            "waves":{"opened":1,"of":2},"revoking":[],"recoverable":[],"drives":true}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_coordinator_is_shown_with_whom_it_waits_for() {
+        let pool = pool();
+        let view = View { pool: Some(&pool), ..view(&[], &[], Totals::default()) };
+        let picture = screen(false).picture(&view);
+        assert!(picture.contains("promoted g3, wave 1 of 2, 2 of 3 nodes have it"), "{picture}");
+        assert!(picture.contains("waits for   node2\n"), "{picture}");
+        assert!(slots_line(&view).starts_with("promoted g3: "));
+    }
+
     fn screen(colours: bool) -> Screen {
         let title = Title { nodes: 3, source: "derive", rotations_wanted: Some(2) };
         Screen { title, bar: None, colours, last_line: None }
@@ -282,7 +357,7 @@ mod tests {
         let statuses =
             [status(Phase::Steady, 1, None), status(Phase::Staged, 1, Some(2)), status(Phase::Staged, 1, Some(2))];
         let expected = "1 steady, 2 staged: 2 nodes [0101010101010101,0202020202020202], 1 node [0101010101010101]";
-        assert_eq!(slots_line(&statuses), expected);
+        assert_eq!(slots_line(&view(&statuses, &[], Totals::default())), expected);
     }
 
     #[test]
@@ -292,14 +367,8 @@ mod tests {
             tally.count(IpAddr::V4(Ipv4Addr::LOCALHOST), outcome);
         }
         let counters = TfoCounters { passive_fail: Some(7), passive_alt_key: None, ..TfoCounters::default() };
-        let view = View {
-            elapsed: Duration::from_millis(12_300),
-            now: UnixTime::from_secs(100),
-            statuses: &[status(Phase::Staged, 1, Some(2))],
-            counters: &[counters],
-            totals: tally.totals(),
-            rotations: 1,
-        };
+        let (statuses, counters) = ([status(Phase::Staged, 1, Some(2))], [counters]);
+        let view = view(&statuses, &counters, tally.totals());
         let picture = screen(false).picture(&view);
         for part in [
             "staged, next change in 7 s",

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
 use super::error::DemoError;
 use super::network::PORT;
@@ -24,16 +24,37 @@ const THREADS: usize = 2;
 /// The clients are on this machine: whoever needs longer is gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Opens the listener of one node, for v4 and v6, and serves it until the process ends.
-pub(super) fn start(namespace: &Namespace) -> Result<Vec<JoinHandle<()>>, DemoError> {
-    // A socket stays in the namespace that it was made in, whatever thread uses it.
-    let listener = namespace.within(listen)?.map_err(DemoError::step("open a TCP Fast Open listener"))?;
-    let mut threads = Vec::new();
-    for _ in 0..THREADS {
-        let listener = listener.try_clone().map_err(DemoError::step("share a listener"))?;
-        threads.push(std::thread::spawn(move || serve(&listener)));
+/// The service of one node.
+pub(super) struct Server {
+    listener: TcpListener,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Opens the listener of one node, for v4 and v6, and serves it.
+    pub(super) fn start(namespace: &Namespace) -> Result<Self, DemoError> {
+        // A socket stays in the namespace that it was made in, whatever thread uses it.
+        let listener = namespace.within(listen)?.map_err(DemoError::step("open a TCP Fast Open listener"))?;
+        let mut threads = Vec::new();
+        for _ in 0..THREADS {
+            let listener = listener.try_clone().map_err(DemoError::step("share a listener"))?;
+            threads.push(std::thread::spawn(move || serve(&listener)));
+        }
+        Ok(Self { listener, threads })
     }
-    Ok(threads)
+
+    /// Whether it has ended by itself.
+    pub(super) fn has_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Ends it; afterwards nothing of ours is in its namespace.
+    pub(super) fn close(self) -> Result<(), DemoError> {
+        // Whoever accepts gets EINVAL.
+        let ended = rustix::net::shutdown(&self.listener, Shutdown::Both);
+        ended.map_err(|error| DemoError::step("end a listener")(error.into()))?;
+        self.threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| DemoError::Worker("server")))
+    }
 }
 
 fn listen() -> std::io::Result<TcpListener> {
@@ -47,7 +68,7 @@ fn listen() -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Ends only if accepting fails for good, which the fleet notices.
+/// Ends only if accepting fails for good: the listener was closed, or the fleet notices.
 fn serve(listener: &TcpListener) {
     for stream in listener.incoming() {
         match stream {

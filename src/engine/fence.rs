@@ -123,6 +123,8 @@ pub struct Link {
     confirmed: bool,
     /// What was told last in this session was refused.
     refused: bool,
+    /// A coordinator has said in this run that the fence is of another pool.
+    foreign: bool,
     started_at: Duration,
     contact_at: Duration,
     absent_after: Option<Duration>,
@@ -144,10 +146,32 @@ impl Link {
             asked: None,
             confirmed: false,
             refused: false,
+            foreign: false,
             started_at: monotonic,
             contact_at: monotonic,
             absent_after: None,
         }
+    }
+
+    /// Goes on from `before` under other settings: what was held is held still, whatever was found in the place of its
+    /// file, and the session is above the one before.
+    #[must_use]
+    pub fn succeeding(mut self, before: &Self) -> Self {
+        self.fence = before.fence.clone().or(self.fence);
+        self.session.ordinal = self.session.ordinal.max(before.session.ordinal.saturating_add(1));
+        self
+    }
+
+    /// Takes over how long ago the pool was heard, too: the settings changed, not the pool.  Both must count monotonic
+    /// time from the same start.
+    #[must_use]
+    pub fn in_contact_since(mut self, before: &Self) -> Self {
+        self.confirmed = before.confirmed;
+        self.foreign = before.foreign;
+        self.started_at = before.started_at;
+        self.contact_at = before.contact_at;
+        self.absent_after = before.absent_after;
+        self
     }
 
     /// The next request; the one before it is outstanding no more, so its answer is dropped when it comes.
@@ -183,7 +207,9 @@ impl Link {
         self.take(request, monotonic)?;
         let judged = judge(self.fence.as_ref(), pool_id, told);
         self.refused = judged.is_err();
-        if !matches!(judged, Err(AnswerRefused::OtherPool { .. })) {
+        if matches!(judged, Err(AnswerRefused::OtherPool { .. })) {
+            self.foreign = true;
+        } else {
             self.seen = self.seen.max(told.generation);
         }
         let verdict = judged?;
@@ -205,6 +231,17 @@ impl Link {
         self.take(request, monotonic)?;
         let held = self.fence.as_ref().map(|fence| fence.generation);
         self.confirmed |= !self.refused && (self.seen != Generation::ZERO || (held.is_some() && held == self.asked));
+        Ok(())
+    }
+
+    /// The coordinator says that what this node reports is another pool's.
+    ///
+    /// # Errors
+    /// Fails if it is not the answer to the outstanding request.
+    pub fn other_pool(&mut self, request: RequestId, monotonic: Duration) -> Result<(), AnswerRefused> {
+        self.take(request, monotonic)?;
+        // Only about what was reported: a node that reported nothing of the kind has nothing to take back.
+        self.foreign |= self.asked.is_some();
         Ok(())
     }
 
@@ -237,6 +274,7 @@ impl Link {
     pub fn persisted(&mut self, pool_id: &PoolId, told: &Instruction) {
         self.fence = Some(Fence { pool_id: pool_id.clone(), generation: told.generation, slots: told.slots });
         self.pending = None;
+        self.foreign = false;
     }
 
     /// What was told in this session and is not durable yet: to be tried again before the next request, after a pause.
@@ -272,9 +310,22 @@ impl Link {
         self.outstanding
     }
 
+    /// Whether the file holds keys of the pool, as far as is known.
+    ///
+    /// A fence is believed until a coordinator says that it is another pool's: a node that was moved between pools and
+    /// finds nobody to ask serves by its file.  One that was confirmed in this run is not doubted any more: then the pool
+    /// was made anew while the nodes run, and they all hold the same keys still.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        self.fence.is_some() && (self.confirmed || !self.foreign)
+    }
+
     /// Whether the node may serve, as far as the pool is concerned; the caller adds "installed and read back".
     #[must_use]
     pub fn readiness(&self, monotonic: Duration, start_timeout: Duration) -> Readiness {
+        if self.fence.is_some() && !self.has_keys() {
+            return Readiness::NoKeys;
+        }
         match (self.fence.is_some(), self.confirmed) {
             (true, true) => Readiness::Confirmed,
             (true, false) if monotonic.saturating_sub(self.started_at) >= start_timeout => Readiness::Unconfirmed,
@@ -435,6 +486,63 @@ mod tests {
         let refused = link.answered(ask.request, &other, &told(900, 9, None), (NOW, ABSENT_AFTER));
         assert!(matches!(refused, Err(AnswerRefused::OtherPool { .. })));
         assert_eq!(link.ask().seen, Generation::ZERO, "it would freeze this pool, and hide its next instruction");
+    }
+
+    #[test]
+    fn keys_of_another_pool_are_no_keys() {
+        let timeout = Duration::from_secs(10);
+        let held = told(5, 2, Some(3));
+        let other: PoolId = "ffffffffffffffffffffffffffffffff".parse().unwrap();
+        // Told other keys, or refused for those that it reports.
+        let mut moved = link(Some(held));
+        let ask = moved.ask();
+        assert!(moved.answered(ask.request, &other, &told(900, 9, None), (NOW, ABSENT_AFTER)).is_err());
+        let mut refused = link(Some(held));
+        let ask = refused.ask();
+        assert_eq!(refused.other_pool(ask.request, NOW), Ok(()));
+        assert_eq!(refused.other_pool(ask.request, NOW), Err(AnswerRefused::NotOutstanding));
+        for mut link in [moved, refused] {
+            assert!(!link.has_keys());
+            link.open_session(1_000, 9);
+            for at in [NOW, NOW + timeout * 10] {
+                assert_eq!(link.readiness(at, timeout), Readiness::NoKeys, "also after another coordinator is silent");
+            }
+            // Another coordinator knows the pool of these keys.
+            let ask = link.ask();
+            assert_eq!(answer(&mut link, ask.request, &held), Ok(Verdict::Same));
+            assert_eq!((link.has_keys(), link.readiness(NOW, timeout)), (true, Readiness::Confirmed));
+            let ask = link.ask();
+            assert_eq!(link.other_pool(ask.request, NOW), Ok(()));
+            assert!(link.has_keys(), "confirmed in this run");
+        }
+    }
+
+    #[test]
+    fn a_reload_forgets_neither_the_fence_nor_the_silence() {
+        let held = told(5, 2, Some(3));
+        let mut before = link(Some(held));
+        let ask = before.ask();
+        assert_eq!(answer(&mut before, ask.request, &held), Ok(Verdict::Same));
+        let session = Session { ordinal: 3, nonce: 9 };
+        let fresh = || Link::start(None, session, NOW * 2).succeeding(&before);
+        let after = fresh().in_contact_since(&before);
+        assert_eq!(after.session(), Session { ordinal: 6, nonce: 9 }, "a clock that stepped back");
+        assert_eq!((after.seen(), after.outstanding()), (Generation::ZERO, None));
+        let late = NOW + ABSENT_AFTER + Duration::from_secs(1);
+        assert!(after.is_detached(late) && !after.is_detached(NOW));
+        assert_eq!(after.readiness(late, Duration::ZERO), Readiness::Confirmed);
+        // Of another pool: the fence alone.
+        assert!(!fresh().is_detached(NOW * 9));
+        assert_eq!(fresh().readiness(NOW * 9, Duration::ZERO), Readiness::Unconfirmed);
+        for mut link in [after, fresh()] {
+            let ask = link.ask();
+            let refused = answer(&mut link, ask.request, &told(4, 1, Some(2)));
+            assert!(matches!(refused, Err(AnswerRefused::LowerGeneration { .. })), "{refused:?}");
+        }
+        // What the file says counts where nothing was held.
+        let joiner = link(None);
+        let found = Link::start(Some(fence(held)), session, NOW).succeeding(&joiner);
+        assert_eq!(found.fence(), Some(&fence(held)));
     }
 
     #[test]

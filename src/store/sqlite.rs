@@ -78,9 +78,6 @@ impl SqliteStore {
         reading.check_all()?;
         let mark = reading.reading(|rows| rows.mark())?;
         let set_back = lock.found.and_then(|found| set_back(&reading.place, found, mark));
-        if let Some(problem) = &set_back {
-            tracing::warn!(path = %reading.place.0.display(), error = problem.message, "the database went back");
-        }
         lock.note(mark);
         let store = Self {
             reading,

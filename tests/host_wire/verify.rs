@@ -38,7 +38,7 @@ fn a_fleet_agrees_is_split_by_one_node_and_agrees_again() {
     assert_eq!((verdicts(&healthy), code), (vec![("agree", 1); 2], 0), "{healthy:?}");
     for (family, result) in healthy.iter().enumerate() {
         let cookie = modelled(A, &fleet.source(family, 2), VIP[family]);
-        assert_eq!((&result["samples"], &result["unanswered"]), (&json!(100), &json!(0)));
+        assert_eq!((&result["samples"], &result["unanswered"]), (&json!(100), &json!(0)), "{result}");
         assert_eq!(result["min_share"], json!(0.029_514));
         assert_eq!(result["groups"].as_array().unwrap().len(), 1);
         assert_eq!((&result["groups"][0]["cookie"], &result["groups"][0]["samples"]), (&json!(cookie), &json!(100)));

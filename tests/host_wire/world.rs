@@ -83,6 +83,23 @@ pub(crate) fn key_file(dir: &tempfile::TempDir, name: &str, content: &str) -> Pa
     path
 }
 
+/// Addresses work at once, link-local ones too.
+fn no_dad(netns: &NetNs) {
+    for interfaces in ["all", "default"] {
+        set(netns, &format!("ipv6/conf/{interfaces}/accept_dad"), "0");
+    }
+}
+
+/// Link address of one end, known beforehand.
+fn mac(number: usize, end: u8) -> String {
+    format!("02:00:00:00:{number:02x}:{end:02x}")
+}
+
+/// A neighbour that need not be asked for: on a busy machine that can take longer than a SYN waits (KERNEL.md section 7).
+fn neighbour(netns: &NetNs, address: &str, mac: &str, interface: &str) {
+    ip(&format!("-n {} neigh replace {address} lladdr {mac} dev {interface} nud permanent", netns.name()));
+}
+
 /// Two hosts and the cable between them.
 pub(crate) struct Cable {
     pub(crate) client: NetNs,
@@ -92,7 +109,15 @@ pub(crate) struct Cable {
 impl Cable {
     pub(crate) fn new() -> Self {
         let (client, server) = (NetNs::new(), NetNs::new());
-        ip(&format!("-n {} link add cable type veth peer name cable netns {}", client.name(), server.name()));
+        for netns in [&client, &server] {
+            no_dad(netns);
+        }
+        let [ours, theirs] = [mac(0, 1), mac(0, 2)];
+        ip(&format!(
+            "-n {} link add cable address {ours} type veth peer name cable address {theirs} netns {}",
+            client.name(),
+            server.name()
+        ));
         let ends = [(&client, CLIENT), (&client, OTHER_CLIENT), (&server, SERVER)];
         for (netns, [v4, v6]) in ends {
             ip(&format!("-n {} addr add {v4}/24 dev cable", netns.name()));
@@ -105,6 +130,13 @@ impl Cable {
             set(netns, "ipv4/tcp_fastopen", BITS_ASKED);
             // Loss on purpose must not switch the client off.
             set(netns, "ipv4/tcp_fastopen_blackhole_timeout_sec", "0");
+        }
+        for (netns, [v4, v6], mac) in
+            [(&client, SERVER, &theirs), (&server, CLIENT, &ours), (&server, OTHER_CLIENT, &ours)]
+        {
+            for address in [v4, v6] {
+                neighbour(netns, address, mac, "cable");
+            }
         }
         set_keys(&server, A);
         Self { client, server }
@@ -228,6 +260,7 @@ impl Fleet {
     pub(crate) fn new(nodes: usize, keys: &str) -> Self {
         let (client, router) = (NetNs::new(), NetNs::new());
         let nodes: Vec<NetNs> = (0..nodes).map(|_| NetNs::new()).collect();
+        no_dad(&router);
         for (name, value) in [
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
@@ -239,7 +272,11 @@ impl Fleet {
         let hosts = nodes.iter().map(|node| (node, 20)).chain([(&client, 30)]);
         for (number, (netns, net)) in (1..).zip(hosts) {
             let (inside, outside) = (netns.name(), router.name());
-            ip(&format!("-n {outside} link add p{number} type veth peer name eth0 netns {inside}"));
+            let [ours, theirs] = [mac(number, 1), mac(number, 2)];
+            no_dad(netns);
+            ip(&format!(
+                "-n {outside} link add p{number} address {ours} type veth peer name eth0 address {theirs} netns {inside}"
+            ));
             ip(&format!("-n {outside} addr add 10.{net}.{number}.1/24 dev p{number}"));
             ip(&format!("-n {outside} addr add fd{net}:{number}::1/64 dev p{number} nodad"));
             ip(&format!("-n {outside} link set p{number} up"));
@@ -249,6 +286,12 @@ impl Fleet {
                 ip(&format!("-n {inside} addr add fd{net}:{number}::{host}/64 dev eth0 nodad{lifetime}"));
             }
             ip(&format!("-n {inside} link set eth0 up"));
+            for host in if net == 30 { 2..18 } else { 2..3 } {
+                neighbour(&router, &format!("10.{net}.{number}.{host}"), &theirs, &format!("p{number}"));
+                neighbour(&router, &format!("fd{net}:{number}::{host}"), &theirs, &format!("p{number}"));
+            }
+            neighbour(netns, &format!("10.{net}.{number}.1"), &ours, "eth0");
+            neighbour(netns, &format!("fd{net}:{number}::1"), &ours, "eth0");
             ip(&format!("-n {inside} route add default via 10.{net}.{number}.1"));
             ip(&format!("-n {inside} route add default via fd{net}:{number}::1"));
         }

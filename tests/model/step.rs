@@ -795,7 +795,7 @@ impl World {
         let node = |n: u8| self.ids.get(usize::from(n)).cloned();
         let command = match op {
             Op::Pause => Command::Pause,
-            Op::Resume => Command::Resume,
+            Op::Resume => Command::Resume { force: Force::No },
             Op::Abort => Command::Abort { force: Force::No },
             Op::ForceAbort => Command::Abort { force: Force::Yes },
             Op::RevokeAll => Command::Revoke { keys: RevokeKeys::AllTold, deny: BTreeSet::new() },

@@ -387,7 +387,11 @@ impl Fleet {
                     self.install(n, told);
                 }
             }
-            Ok(Answer::Nothing) => drop(node.link.nothing_new(request, monotonic)),
+            Ok(Answer::Nothing) => {
+                if node.link.nothing_new(request, monotonic).is_ok() {
+                    self.repair(n);
+                }
+            }
             Err(SyncRefused::SessionClosed { ordinal }) => {
                 if node.link.session_closed(request, ordinal, nonce, monotonic).is_ok() {
                     self.wake(n, 1);
@@ -418,6 +422,18 @@ impl Fleet {
             self.shelf.now.nodes.get(&node.id).is_some_and(|record| record.standing == Standing::Admitted);
         node.is_covered |= is_admitted && node.slot_count == SlotCount::Two;
         self.wake(n, 1);
+    }
+
+    /// What was confirmed is in the file, and a fault kept it from the kernel: drift, which an agent repairs by itself.
+    fn repair(&mut self, n: usize) {
+        let node = &self.nodes[n];
+        let Some(fence) = node.file.as_ref().filter(|_| node.link.pending().is_none()) else { return };
+        let backup = if node.slot_count == SlotCount::One { None } else { fence.slots.backup };
+        if node.kernel != Some(Slots { backup, ..fence.slots }) {
+            let confirmed = Instruction { generation: fence.generation, slots: fence.slots };
+            self.summary.count("drift repaired", 1);
+            self.install(n, confirmed);
+        }
     }
 
     /// The agent starts anew with what its file says; the kernel's keys stay.
@@ -609,7 +625,7 @@ impl Fleet {
         }
         let stopped = document.paused.is_some() || document.hold.is_some();
         if stopped && (!self.has_faults() || self.random.once_in(4)) {
-            return Some(Command::Resume);
+            return Some(Command::Resume { force: Force::No });
         }
         if let (Some(command), false) = (Self::amnesty(snapshot), self.has_faults()) {
             return Some(command);

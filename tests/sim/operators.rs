@@ -17,7 +17,7 @@ impl Fleet {
         let held: Vec<_> = snapshot.document.keys_held().into_iter().collect();
         match self.random.below(12) {
             0 => Command::Pause,
-            1 => Command::Resume,
+            1 => Command::Resume { force: Force::No },
             2 => Command::Abort { force: Force::No },
             3 => Command::Abort { force: Fleet::FORCE },
             4 => Command::Revoke { keys: RevokeKeys::AllTold, deny: BTreeSet::new() },

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Whatever must have happened over a thousand seeds; each of these is counted somewhere.
-pub(crate) const EVERYTHING: [&str; 31] = [
+pub(crate) const EVERYTHING: [&str; 32] = [
     "rotations",
     "waves",
     "aborts",
@@ -26,6 +26,7 @@ pub(crate) const EVERYTHING: [&str; 31] = [
     "agent restarts",
     "reboots: counters begin anew",
     "new images",
+    "drift repaired",
     "connections accepted",
     "connections accepted by the backup",
     "connections rejected",

@@ -369,7 +369,7 @@ fn a_backup_beside_a_serving_coordinator_is_one_state() {
 fn sync_of(document: &Document, generation: Generation, slots: Slots) -> Sync {
     let fence = Fence { pool_id: document.pool_id.clone(), generation, slots };
     Sync {
-        session: Session { ordinal: u64::MAX / 2, nonce: 1 },
+        session: Session { ordinal: 1_000_000_000, nonce: 1 },
         seen: Generation::ZERO,
         report: Report {
             fence: Some(fence),

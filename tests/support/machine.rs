@@ -117,10 +117,15 @@ impl Image {
         machine
     }
 
+    /// The tree that is copied over the machine's `/`.
+    pub(crate) fn root_of_files(&self) -> PathBuf {
+        self.dir.path().join("files")
+    }
+
     /// The place of `path` in the tree of additions, with its directories made.
     fn place(&self, path: &str) -> PathBuf {
         let relative = path.strip_prefix('/').expect("an absolute path");
-        let to = self.dir.path().join("files").join(relative);
+        let to = self.root_of_files().join(relative);
         fs::create_dir_all(to.parent().expect("a file has a directory")).expect("the scratch directory is ours");
         to
     }
@@ -181,6 +186,13 @@ impl Machine {
     pub(crate) fn write(&self, inside: &str, content: &str) {
         let path = self.path(inside);
         fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
+    /// Writes a file inside, new or not, for root alone.
+    pub(crate) fn write_new(&self, inside: &str, content: &str) {
+        let path = self.path(inside);
+        fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it was just written");
     }
 
     /// The journal, of one unit if named.

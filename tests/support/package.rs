@@ -8,6 +8,15 @@ use tempfile::TempDir;
 
 use super::machine::{Image, Machine};
 
+/// Puts what a package installs on the image's disk, without its maintainer scripts: quick, for tests of what is in it.
+/// Tests of installations use [`install`].
+pub(crate) fn unpacked(packages: &Packages, image: Image, package: &str) -> Image {
+    let to = image.root_of_files();
+    let status = Command::new("dpkg-deb").arg("--extract").arg(packages.file(package)).arg(to).status();
+    assert!(status.expect("dpkg-deb starts").success(), "{package} does not unpack");
+    image
+}
+
 /// Where the packages lie inside a machine.
 const INSIDE: &str = "/var/cache/tfo-test";
 

@@ -35,6 +35,10 @@ use crate::store::{CommitError, Erasure, Head, RECORDS_MAX, RecordQueue, StoreEr
 
 /// Longest time between two ticks: schedule and absence are measured in seconds.
 const TICK_MAX: Duration = Duration::from_secs(1);
+/// Part of its time for which an idle driver ticks at most: with ten thousand nodes every few seconds.
+const TICK_PARTS: u32 = 400;
+/// And the longest time between two ticks then: half of what may count as served (`SERVED_GAP_MAX`).
+const TICK_MAX_LARGE: Duration = Duration::from_secs(5);
 /// Shortest time between two ticks: each looks at every node.
 const TICK_MIN: Duration = Duration::from_millis(25);
 /// How long an ack that says something new waits for others.
@@ -82,9 +86,15 @@ pub(super) struct Driver {
     /// The revision that waiting nodes were answered from.
     published: Option<Revision>,
     flush_at: Option<Instant>,
+    /// Whether a barrier could see a difference in what is queued or was written since the last tick.
+    pub(super) is_news: bool,
     last_tick: Option<Instant>,
+    /// How long the last tick took: the next one leaves as much time for the nodes.
+    tick_took: Duration,
     next_tick: Instant,
     next_erase: Instant,
+    /// The last write failed: nobody can be recorded, so this is no time in which a node could be silent (rule 11).
+    writes_fail: bool,
     /// Logged once each: the store cannot be reached, the pool is frozen, the file's policy waits.
     logged: Logged,
 }
@@ -117,9 +127,12 @@ impl Driver {
             looked_at: None,
             published: None,
             flush_at: None,
+            is_news: false,
             last_tick: None,
+            tick_took: Duration::ZERO,
             next_tick: now,
             next_erase: now,
+            writes_fail: false,
             logged: Logged::default(),
         }
     }
@@ -140,8 +153,12 @@ impl Driver {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.flush_at.is_some_and(|at| at <= clock::monotonic()) {
+                let is_news = std::mem::take(&mut self.is_news);
                 self.flush();
-                self.tick_soon();
+                // What says nothing new moves nothing.
+                if is_news {
+                    self.tick_soon();
+                }
             }
             if self.next_tick <= clock::monotonic() {
                 self.tick();
@@ -160,7 +177,7 @@ impl Driver {
 
     /// The walk is driven as soon as it may.
     pub(super) fn tick_soon(&mut self) {
-        let earliest = self.last_tick.map_or_else(clock::monotonic, |last| last + TICK_MIN);
+        let earliest = self.last_tick.map_or_else(clock::monotonic, |last| last + TICK_MIN.max(self.tick_took));
         self.next_tick = self.next_tick.min(earliest);
     }
 
@@ -173,12 +190,17 @@ impl Driver {
         let changes = self.queue.take();
         assert!(changes.len() <= RECORDS_MAX, "the queue is bounded");
         let (count, start) = (changes.len(), clock::monotonic());
+        let is_seen = self.looked_at == Some(self.book.head());
+        let nodes: Vec<NodeId> = changes.iter().map(|change| change.node.clone()).collect();
         let result = self.book.write(changes);
         self.metrics.records_written(self.book.pool(), count, start);
         match result {
             Ok(conflicts) => {
+                debug!(pool = %self.book.pool(), records = count, "records written");
                 if !conflicts.is_empty() {
                     debug!(pool = %self.book.pool(), nodes = conflicts.len(), "records were changed by somebody else");
+                } else if is_seen {
+                    self.take_in(&nodes);
                 }
                 true
             }
@@ -192,28 +214,50 @@ impl Driver {
 
     /// Makes sure of the copy, and of what is seen in it.  False: the store cannot be reached.
     pub(super) fn look(&mut self) -> bool {
+        let Some(verified) = self.verify() else { return false };
+        if verified == Verified::ReadAnew || self.looked_at != Some(self.book.head()) {
+            self.observe();
+        }
+        true
+    }
+
+    /// Makes sure of the copy.  None: the store cannot be reached.
+    fn verify(&mut self) -> Option<Verified> {
         match self.book.verify() {
             Ok(verified) => {
-                self.shared.store_is_good();
-                if std::mem::take(&mut self.logged.store_down) {
-                    info!(pool = %self.book.pool(), "the store is back");
+                if !self.writes_fail {
+                    self.store_is_good();
                 }
-                if verified == Verified::ReadAnew || self.looked_at != Some(self.book.head()) {
-                    self.observe();
-                }
-                true
+                Some(verified)
             }
             Err(error) => {
                 self.store_failed(&error);
-                false
+                None
             }
+        }
+    }
+
+    /// Takes in what was just written for these nodes, without a look at all the others: what was seen before was the
+    /// store's state, and nobody else has written since.  The next tick looks at all.
+    fn take_in(&mut self, nodes: &[NodeId]) {
+        let mut view = self.view;
+        for node in nodes {
+            let snapshot = self.book.snapshot();
+            if let Some(record) = snapshot.nodes.get(node) {
+                self.life.hear(node, record, &mut self.presence);
+                view = view.after(snapshot, &self.presence, node, record);
+            }
+        }
+        if view == self.view {
+            self.looked_at = Some(self.book.head());
         }
     }
 
     /// Takes in who is here.
     fn observe(&mut self) {
+        let serving = if self.writes_fail { Serving::No } else { Serving::Yes };
         let snapshot = self.book.snapshot();
-        self.life.observe(self.monotonic(), Serving::Yes, snapshot);
+        self.life.observe(self.monotonic(), serving, snapshot);
         self.presence = self.life.presence(snapshot);
         self.view = PoolView::of(snapshot, &self.presence);
         self.looked_at = Some(self.book.head());
@@ -244,22 +288,27 @@ impl Driver {
 
     /// Drives the walk as far as it goes now, and tells whoever waits for it.
     fn tick(&mut self) {
+        let start = clock::monotonic();
+        self.is_news = false;
         self.flush();
         for _ in 0..COMMITS_MAX {
-            if !self.look() {
-                break;
+            match self.verify() {
+                Some(_) => self.observe(),
+                None => break,
             }
-            self.observe();
             if self.step() == Moved::No {
                 break;
             }
+            // Before the next look at all nodes: they have waited for it.
+            self.publish();
         }
         self.publish();
         self.note_behind();
         self.erase();
         let now = clock::monotonic();
+        self.tick_took = now.duration_since(start);
         self.last_tick = Some(now);
-        self.next_tick = now + TICK_MAX;
+        self.next_tick = now + (self.tick_took * TICK_PARTS).clamp(TICK_MAX, TICK_MAX_LARGE);
     }
 
     /// Answers the waiting nodes if the document has changed.
@@ -271,9 +320,18 @@ impl Driver {
     }
 
     fn step(&mut self) -> Moved {
-        let input = self.next_input();
+        let mut input = self.next_input();
         let mut given = GivenKeys::default();
-        match self.decide(&input, &mut given) {
+        let mut decided = self.decide(&input, &mut given);
+        // The file's policy has to wait for nodes that were not heard.  A tick may exclude them; else they would be waited
+        // for without end.
+        if let Ok(Err(Refused { reason: Reason::NotHeard(_), .. })) = decided
+            && input != Input::Tick
+        {
+            input = Input::Tick;
+            decided = self.decide(&input, &mut given);
+        }
+        match decided {
             Ok(Ok(Step::Commit(proposal))) => match self.commit(*proposal, &given) {
                 // Somebody was faster: decide anew from what is stored now.
                 Ok(()) | Err(CommitError::Conflict { .. } | CommitError::RecordConflict { .. }) => Moved::Yes,
@@ -303,6 +361,7 @@ impl Driver {
         {
             self.wait = Some(wait);
         }
+        self.note_behind();
     }
 
     /// A tick, or the policy of the file, if it may be taken now.
@@ -349,9 +408,11 @@ impl Driver {
     pub(super) fn commit(&mut self, proposal: Proposal, given: &GivenKeys) -> Result<(), CommitError> {
         let (audit, start) = (proposal.audit.clone(), clock::monotonic());
         let result = self.book.commit(proposal, given);
-        self.metrics.committed(self.book.pool(), audit.action, start);
+        self.metrics.commit_took(self.book.pool(), start);
         match result {
             Ok(erasure) => {
+                self.store_is_good();
+                self.metrics.committed(self.book.pool(), audit.action);
                 if erasure == Erasure::Waiting {
                     self.next_erase = clock::monotonic();
                 }
@@ -380,7 +441,10 @@ impl Driver {
 
     fn commit_failed(&mut self, error: &CommitError) {
         match error {
-            CommitError::Store(error) => self.store_failed(error),
+            CommitError::Store(error) => {
+                self.writes_fail = true;
+                self.store_failed(error);
+            }
             CommitError::Conflict { .. } | CommitError::RecordConflict { .. } => {
                 debug!(pool = %self.book.pool(), %error, "somebody was faster");
             }
@@ -390,6 +454,15 @@ impl Driver {
             CommitError::NoPool { .. } | CommitError::PoolExists { .. } => {
                 error!(pool = %self.book.pool(), %error, "the pool is gone from the store");
             }
+        }
+    }
+
+    /// It was read, and the last write was made.
+    fn store_is_good(&mut self) {
+        self.writes_fail = false;
+        self.shared.store_is_good();
+        if std::mem::take(&mut self.logged.store_down) {
+            info!(pool = %self.book.pool(), "the store is back");
         }
     }
 

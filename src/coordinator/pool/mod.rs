@@ -1,4 +1,4 @@
-//! One pool at work: a thread of its own that drives the walk and answers the nodes ([`driver`]), and the handle through
+//! One pool at work: a thread of its own that drives the walk and answers the nodes (`driver`), and the handle through
 //! which everybody else talks to it.
 //!
 //! Why a thread: a store call blocks, and one thread that does all of them for a pool needs no lock, sees its own writes
@@ -83,6 +83,8 @@ pub enum NotDone {
     StoreDown,
     /// The store failed on the way: only the next look at the pool tells whether it was done.
     OutcomeOpen,
+    /// Others committed first, each time; nothing was changed.
+    Overtaken,
     /// Our bug, logged.
     Internal,
 }

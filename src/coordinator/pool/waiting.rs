@@ -1,6 +1,7 @@
 //! The nodes that wait for an answer, and the answers: serialised once for all nodes that are told the same.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -16,12 +17,21 @@ use crate::wire::v1::secret::SecretText;
 use crate::wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, TaughtKey};
 
 /// What a node is answered.
-#[derive(Debug)]
 pub enum Told {
     /// 200 with this body, which is shared, and wiped when the last answer is out.
     Slots(Bytes),
     /// Recorded, and nothing new yet: the answer comes here.  Whoever does not wait for it answers 204.
     Later(Held),
+}
+
+impl fmt::Debug for Told {
+    /// Never the body: it has keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Slots(_) => "Slots",
+            Self::Later(_) => "Later",
+        })
+    }
 }
 
 /// Where the answer to a held request comes; an error: nothing new any more.
@@ -79,6 +89,7 @@ impl WaitingNodes {
 
     /// The document has changed: answers whoever has something new now.
     pub(super) fn publish(&mut self, book: &Book, view: PoolView) {
+        self.answers.forget_older(book);
         let mut still = Vec::new();
         for (node, waiting) in std::mem::take(&mut self.nodes) {
             if waiting.reply.is_closed() {
@@ -112,12 +123,17 @@ struct Answers {
 }
 
 impl Answers {
-    fn tell(&mut self, book: &Book, instruction: &Instruction) -> Result<Told, NotTold> {
+    /// Wipes the bodies of another revision: a key that was dropped must not stay until somebody asks for the next.
+    fn forget_older(&mut self, book: &Book) {
         let revision = Some(book.document().revision);
         if self.revision != revision {
             self.revision = revision;
             self.bodies.clear();
         }
+    }
+
+    fn tell(&mut self, book: &Book, instruction: &Instruction) -> Result<Told, NotTold> {
+        self.forget_older(book);
         if let Some((_, body)) = self.bodies.iter().find(|(own, _)| own == instruction) {
             return Ok(Told::Slots(body.clone()));
         }

@@ -59,6 +59,8 @@ impl Driver {
         for message in others {
             match message {
                 Message::Sync { .. } => unreachable!("sorted out above"),
+                // Its client was told that there is no answer; what is done now would surprise it.
+                Message::Wanted { reply, .. } if reply.is_closed() => {}
                 Message::Wanted { wanted, given, reply } => {
                     let done = self.command(&wanted, given);
                     drop(reply.send(done));
@@ -101,6 +103,7 @@ impl Driver {
                     give(reply, Err(NotTold::StoreDown));
                     return None;
                 }
+                self.is_news |= is_news;
                 self.flush_within(if is_news { ACK_PATIENCE } else { QUIET_PATIENCE });
             }
             Recording::Stale => {}
@@ -145,6 +148,10 @@ impl Driver {
     }
 
     fn show<T>(&mut self, reply: oneshot::Sender<Result<T, StoreDown>>, show: impl FnOnce(&Self) -> T) {
+        // A hasty client must not keep the driver busy with what nobody reads.
+        if reply.is_closed() {
+            return;
+        }
         let shown = if self.look() {
             self.look_ahead();
             Ok(show(self))
@@ -189,7 +196,7 @@ impl Driver {
             }
         }
         warn!(pool = %self.book.pool(), "a command lost against other writers each time");
-        Err(NotDone::StoreDown)
+        Err(NotDone::Overtaken)
     }
 
     fn order(&self, wanted: &Wanted) -> Result<Order, NotDone> {

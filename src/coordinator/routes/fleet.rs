@@ -197,7 +197,8 @@ pub(super) async fn resume(
     from: FromOperator,
     JsonBody(body): Body<CommandBody>,
 ) -> Commanded {
-    Ordered { api, from, name: "resume" }.order(body.reason, body.if_revision, Command::Resume).await
+    let command = Command::Resume { force: force(body.force) };
+    Ordered { api, from, name: "resume" }.order(body.reason, body.if_revision, command).await
 }
 
 /// `POST …/abort`.
@@ -310,6 +311,9 @@ fn why(not_done: NotDone) -> (ErrorKind, String) {
         NotDone::OutcomeOpen => {
             let why = "the store failed while it was written: look at the pool to see whether it was done";
             return (ErrorKind::StoreUnavailable, why.to_owned());
+        }
+        NotDone::Overtaken => {
+            return (ErrorKind::Moved, "others changed the pool at the same time; look, and ask again".to_owned());
         }
         NotDone::Internal => return (ErrorKind::Internal, "the coordinator's log has more".to_owned()),
     };

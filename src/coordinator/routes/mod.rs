@@ -70,7 +70,8 @@ impl Asking {
     }
 
     fn refuse(&self, kind: ErrorKind, message: &str, path: &str) -> Refusal {
-        tracing::info!(request_id = %self.id, peer = %self.peer, ?kind, path, "refused: {message}");
+        // The server logs it, at a bounded rate.
+        tracing::debug!(request_id = %self.id, peer = %self.peer, ?kind, path, "refused: {message}");
         Refusal::new(kind, message)
     }
 }

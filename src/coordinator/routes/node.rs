@@ -121,13 +121,8 @@ fn refusal(error: NotTold) -> Refusal {
     }
 }
 
-/// What somebody should look at is logged; what the whole fleet gets at once is counted.
+/// The server logs what somebody should look at, at a bounded rate.
 fn log(from: &FromNode, refusal: &Refusal) {
     let (pool, node, request_id, kind) = (from.pool.name(), &from.node, &from.id, refusal.kind());
-    match kind {
-        ErrorKind::Denied | ErrorKind::OtherPool | ErrorKind::TooFarAhead | ErrorKind::BadRequest => {
-            tracing::info!(%pool, %node, %request_id, ?kind, "sync refused");
-        }
-        _ => tracing::debug!(%pool, %node, %request_id, ?kind, "sync refused"),
-    }
+    tracing::debug!(%pool, %node, %request_id, ?kind, "sync refused");
 }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::limits::Limits;
 use super::refusals::Reason;
 
@@ -15,6 +17,8 @@ const IPV6_PREFIX_BITS: u32 = 64;
 pub(super) struct Gate {
     limits: Limits,
     open: Mutex<Open>,
+    /// A handshake is over.  One task waits for it, the accept loop.
+    shaken: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -22,6 +26,7 @@ struct Open {
     connections: usize,
     handshakes: usize,
     by_address: HashMap<IpAddr, usize>,
+    handshakes_by_address: HashMap<IpAddr, usize>,
 }
 
 /// A connection's place; given back with the value.
@@ -35,11 +40,12 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct HandshakePlace {
     gate: Arc<Gate>,
+    address: IpAddr,
 }
 
 impl Gate {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, open: Mutex::default() })
+        Arc::new(Self { limits, open: Mutex::default(), shaken: Notify::new() })
     }
 
     /// A place for a connection of this address.
@@ -58,14 +64,26 @@ impl Gate {
         Ok(Place { gate: Arc::clone(self), address })
     }
 
-    /// A place for a handshake.
-    pub(super) fn begin_handshake(self: &Arc<Self>) -> Result<HandshakePlace, Reason> {
+    /// A place for a handshake of this address.
+    ///
+    /// One address gets at most half of them: who opens connections and says nothing must not lock the fleet out.
+    pub(super) fn begin_handshake(self: &Arc<Self>, address: IpAddr) -> Result<HandshakePlace, Reason> {
+        let address = payer(address);
         let mut open = self.lock();
-        if open.handshakes >= self.limits.handshakes_max {
+        let own = open.handshakes_by_address.get(&address).copied().unwrap_or(0);
+        if open.handshakes >= self.limits.handshakes_max || own >= self.limits.handshakes_max.div_ceil(2) {
             return Err(Reason::TooManyHandshakes);
         }
         open.handshakes += 1;
-        Ok(HandshakePlace { gate: Arc::clone(self) })
+        open.handshakes_by_address.insert(address, own + 1);
+        Ok(HandshakePlace { gate: Arc::clone(self), address })
+    }
+
+    /// Waits until there is a place for a handshake.
+    pub(super) async fn room_for_handshake(&self) {
+        while self.lock().handshakes >= self.limits.handshakes_max {
+            self.shaken.notified().await;
+        }
     }
 
     /// Connections now.
@@ -83,18 +101,27 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.gate.lock();
         open.connections -= 1;
-        if let Some(own) = open.by_address.get_mut(&self.address) {
-            *own -= 1;
-            if *own == 0 {
-                open.by_address.remove(&self.address);
-            }
+        give_back(&mut open.by_address, self.address);
+    }
+}
+
+fn give_back(places: &mut HashMap<IpAddr, usize>, address: IpAddr) {
+    if let Some(own) = places.get_mut(&address) {
+        *own -= 1;
+        if *own == 0 {
+            places.remove(&address);
         }
     }
 }
 
 impl Drop for HandshakePlace {
     fn drop(&mut self) {
-        self.gate.lock().handshakes -= 1;
+        {
+            let mut open = self.gate.lock();
+            open.handshakes -= 1;
+            give_back(&mut open.handshakes_by_address, self.address);
+        }
+        self.gate.shaken.notify_one();
     }
 }
 
@@ -136,10 +163,22 @@ mod tests {
         assert_eq!(gate.connections(), 0);
         assert!(gate.lock().by_address.is_empty(), "addresses that left are forgotten");
 
-        let handshake = gate.begin_handshake().unwrap();
-        assert_eq!(gate.begin_handshake().unwrap_err(), Reason::TooManyHandshakes);
+        let handshake = gate.begin_handshake(a).unwrap();
+        assert_eq!(gate.begin_handshake(b).unwrap_err(), Reason::TooManyHandshakes);
         drop(handshake);
-        assert!(gate.begin_handshake().is_ok());
+        assert!(gate.begin_handshake(b).is_ok());
+        assert!(gate.lock().handshakes_by_address.is_empty(), "addresses that left are forgotten");
+    }
+
+    #[test]
+    fn one_address_leaves_half_of_the_handshakes_to_the_others() {
+        let gate = Gate::new(Limits { handshakes_max: 4, ..Limits::default() });
+        let [stalls, node] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse::<IpAddr>().unwrap());
+        let stalled: Vec<_> = (0..2).map(|_| gate.begin_handshake(stalls).unwrap()).collect();
+        assert_eq!(gate.begin_handshake(stalls).unwrap_err(), Reason::TooManyHandshakes);
+        assert!(gate.begin_handshake(node).is_ok());
+        drop(stalled);
+        assert!(gate.begin_handshake(stalls).is_ok());
     }
 
     #[test]

@@ -80,7 +80,13 @@ impl hyper::service::Service<Request<Incoming>> for Front {
         let (refusals, address, peer) = (Arc::clone(&self.refusals), self.address, self.peer.clone());
         Box::pin(async move {
             let response = match answer.await {
-                Ok(Ok(response)) => response,
+                Ok(Ok(response)) => {
+                    if let Some(refusal) = response.extensions().get::<Refusal>().filter(|refusal| is_noted(refusal)) {
+                        let told = format!("{:?} {}, request {id}", refusal.kind(), refusal.message());
+                        refusals.note(Reason::RequestRefused, &Shown(address, peer.as_deref()), &told);
+                    }
+                    response
+                }
                 Ok(Err(never)) => match never {},
                 Err(panic) => {
                     let panic = panic_text(&*panic);
@@ -117,6 +123,34 @@ impl Front {
             return refuse(Reason::BodyTooLarge, ErrorKind::TooLarge, &message);
         }
         Ok(())
+    }
+}
+
+/// What somebody should look at.  Not what the whole fleet gets at once, or what a node mends by itself; refused commands
+/// are logged where the operator is known.
+fn is_noted(refusal: &Refusal) -> bool {
+    match refusal.kind() {
+        ErrorKind::BadRequest
+        | ErrorKind::NotAllowed
+        | ErrorKind::NotInPool
+        | ErrorKind::Denied
+        | ErrorKind::UnknownPool
+        | ErrorKind::UnknownNode
+        | ErrorKind::UnknownPath
+        | ErrorKind::UnknownMethod
+        | ErrorKind::OtherPool
+        | ErrorKind::TooFarAhead
+        | ErrorKind::TooLarge => true,
+        ErrorKind::Timeout
+        | ErrorKind::PoolFrozen
+        | ErrorKind::SessionClosed
+        | ErrorKind::Refused
+        | ErrorKind::Moved
+        | ErrorKind::NotHeard
+        | ErrorKind::StoreUnavailable
+        | ErrorKind::Unavailable
+        | ErrorKind::Internal
+        | ErrorKind::Unknown => false,
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 /// Bounds of a [`Server`](super::Server).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -31,9 +29,6 @@ pub struct Limits {
     pub drain_timeout: Duration,
 }
 
-/// File descriptors that are not connections: the listeners, the store, the files, and some to spare.
-const OTHER_FILES: u64 = 128;
-
 impl Limits {
     /// For the plain listener: monitoring and a page, from few places.
     #[must_use]
@@ -46,20 +41,6 @@ impl Limits {
             answer_timeout: Duration::from_secs(20),
             ..Self::default()
         }
-    }
-
-    /// Raises the process's soft limit of file descriptors to the hard one, and takes no more connections than it allows.
-    ///
-    /// Without this a daemon that was started by hand ends at 1024 descriptors, and then cannot open its own files.
-    #[must_use]
-    pub fn within_file_limit(self) -> Self {
-        let limit = getrlimit(Resource::Nofile);
-        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-            tracing::debug!(%error, "the soft limit of file descriptors stays");
-        }
-        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(OTHER_FILES);
-        let connections_max = self.connections_max.min(usize::try_from(files).unwrap_or(usize::MAX));
-        Self { connections_max, ..self }
     }
 }
 

@@ -61,6 +61,8 @@ pub enum Reason {
     NotServed,
     /// The answer was not read in time.
     SlowReader,
+    /// A handler refused the request: not allowed, unknown, or no request of this API.
+    RequestRefused,
     /// A handler took too long: ours to mend.
     HandlerTimeout,
     /// A handler panicked: ours to mend.
@@ -71,7 +73,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 25] = [
         Self::TooManyConnections,
         Self::TooManyFromAddress,
         Self::TooManyHandshakes,
@@ -93,6 +95,7 @@ impl Reason {
         Self::BodyTooLarge,
         Self::NotServed,
         Self::SlowReader,
+        Self::RequestRefused,
         Self::HandlerTimeout,
         Self::HandlerPanic,
         Self::AcceptFailed,
@@ -123,6 +126,7 @@ impl Reason {
             Self::BodyTooLarge => "body_too_large",
             Self::NotServed => "not_served",
             Self::SlowReader => "slow_reader",
+            Self::RequestRefused => "request_refused",
             Self::HandlerTimeout => "handler_timeout",
             Self::HandlerPanic => "handler_panic",
             Self::AcceptFailed => "accept_failed",

@@ -1,7 +1,7 @@
 //! `import` and `recover`: the two commands that may carry keys, and what `--expect` says.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use reqwest::Method;
@@ -11,7 +11,7 @@ use super::consent::{ConsentArgs, Plan, Weight};
 use super::shown::slot;
 use super::steps::{Prepared, carry_out, refused};
 use crate::crypto::fingerprint::pair_print;
-use crate::ctl::keyfile;
+use crate::ctl::host::key_file;
 use crate::ctl::plain::{count_of_nodes, names};
 use crate::ctl::report::{Failure, Format, Outcome};
 use crate::model::ids::NodeId;
@@ -28,7 +28,7 @@ pub struct ImportArgs {
     connect: ConnectArgs,
     /// File with the key, or both, as the kernel shows them (0400); - for standard input
     #[arg(long, value_name = "FILE")]
-    key_file: PathBuf,
+    key_file: String,
     #[command(flatten)]
     expect: ExpectArgs,
     /// Why; for the audit log
@@ -45,7 +45,7 @@ pub struct RecoverArgs {
     connect: ConnectArgs,
     /// File with the keys of the fleet (from a node's sysctl.d file), if the store lacks them; - for standard input
     #[arg(long, value_name = "FILE")]
-    key_file: Option<PathBuf>,
+    key_file: Option<String>,
     /// Which to take over, if the fleet holds more than one pair: the primary's fingerprint
     #[arg(long, value_name = "FINGERPRINT")]
     primary: Option<KeyFingerprint>,
@@ -107,7 +107,7 @@ pub(super) fn expectation(expect: Option<&Expected>) -> String {
 /// Fails with what is wrong, its remedy and the exit code.
 pub fn import(arguments: &ImportArgs, format: Format) -> Result<Outcome, Failure> {
     let expect = arguments.expect.expected()?;
-    let keys = keyfile::read(&arguments.key_file)?;
+    let keys = key_file::read(&arguments.key_file)?;
     let prints = pair_print(&keys);
     let connection = arguments.connect.open()?;
     block_on(async {
@@ -148,7 +148,7 @@ pub fn import(arguments: &ImportArgs, format: Format) -> Result<Outcome, Failure
 /// # Errors
 /// Fails with what is wrong, its remedy and the exit code.
 pub fn recover(arguments: &RecoverArgs, format: Format) -> Result<Outcome, Failure> {
-    let keys = arguments.key_file.as_deref().map(keyfile::read).transpose()?;
+    let keys = arguments.key_file.as_deref().map(key_file::read).transpose()?;
     let connection = arguments.connect.open()?;
     block_on(async {
         let pool = connection.pool().await?;
@@ -159,7 +159,7 @@ pub fn recover(arguments: &RecoverArgs, format: Format) -> Result<Outcome, Failu
         if let (Some(keys), Some(file)) = (&keys, &arguments.key_file)
             && pair_print(keys) != prints
         {
-            return Err(other_keys(file, &pair_print(keys), &slots));
+            return Err(other_keys(Path::new(file), &pair_print(keys), &slots));
         }
         let plan = Plan::new("recover", &status, status.required)
             .line(format!(

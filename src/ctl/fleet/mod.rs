@@ -21,5 +21,5 @@ pub use keys::{ImportArgs, RecoverArgs, import, recover};
 pub use look::{AuditArgs, NodesArgs, PoolsArgs, audit, list_nodes, pools};
 pub use nodes::{ExcludeArgs, NodeArgs, deny, exclude, forget};
 pub use rotate::{RotateArgs, rotate};
-pub use steps::{AbortArgs, AdvanceArgs, StepArgs, abort, advance, pause, resume};
+pub use steps::{AbortArgs, AdvanceArgs, ResumeArgs, StepArgs, abort, advance, pause, resume};
 pub use watch::{WatchArgs, watch};

@@ -27,6 +27,21 @@ pub struct StepArgs {
     dry_run: bool,
 }
 
+/// Arguments of `resume`.
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Why; for the audit log
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Also without nodes that a first key or an import expects, and that have never come
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    consent: ConsentArgs,
+}
+
 /// Arguments of `abort`.
 #[derive(Debug, Args)]
 pub struct AbortArgs {
@@ -111,7 +126,7 @@ pub fn pause(arguments: &StepArgs, format: Format) -> Result<Outcome, Failure> {
 ///
 /// # Errors
 /// Fails with what is wrong, its remedy and the exit code.
-pub fn resume(arguments: &StepArgs, format: Format) -> Result<Outcome, Failure> {
+pub fn resume(arguments: &ResumeArgs, format: Format) -> Result<Outcome, Failure> {
     let connection = arguments.connect.open()?;
     block_on(async {
         let pool = connection.pool().await?;
@@ -124,9 +139,13 @@ pub fn resume(arguments: &StepArgs, format: Format) -> Result<Outcome, Failure> 
         let plan = Plan::new("resume", &status, status.required)
             .line(what)
             .line(format!("{} are required", count_of_nodes(status.required)));
-        let body = Command { reason: arguments.reason.clone(), force: false, if_revision: Some(status.revision) };
-        let prepared = step("resume", &body, plan, Weight::Light);
-        carry_out(&connection, &status, prepared, &dry(arguments), format).await
+        let plan =
+            if arguments.force { plan.line("nodes that are expected and never came are not waited for") } else { plan };
+        let weight = if arguments.force { Weight::Heavy } else { Weight::Light };
+        let force = arguments.force;
+        let body = Command { reason: arguments.reason.clone(), force, if_revision: Some(status.revision) };
+        let prepared = step("resume", &body, plan, weight);
+        carry_out(&connection, &status, prepared, &arguments.consent, format).await
     })
 }
 

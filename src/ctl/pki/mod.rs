@@ -1,6 +1,6 @@
 //! `tfoctl pki`: certificates for a fleet that has no PKI of its own.
 //!
-//! An authority is a directory ([`directory`]); the coordinator and the agents need only ca.crt, crl.pem and their own
+//! An authority is a directory (`directory`); the coordinator and the agents need only ca.crt, crl.pem and their own
 //! pair from it, and ca.key is best kept where no server is.
 
 mod authority;

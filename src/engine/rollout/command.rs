@@ -43,7 +43,7 @@ pub(super) fn order(
         Command::Recover { slots } => draft.recover(slots, actor, reason),
         Command::Rotate { force } => rotate(snapshot, now, *force, fresh, (actor, reason)),
         Command::Pause => pause(draft, actor, reason),
-        Command::Resume => resume(draft, actor, reason),
+        Command::Resume { force } => resume(draft, *force, actor, reason),
         Command::Abort { force } => abort(draft, *force, actor, reason),
         Command::Revoke { keys, deny } => revoke(draft, keys, deny, actor, reason),
         Command::Advance { generation, leave } => draft.advance(*generation, leave, actor, reason),
@@ -74,7 +74,7 @@ fn permitted(snapshot: &Snapshot, now: Now<'_>, command: &Command) -> Result<(),
         Command::FirstKey { .. }
         | Command::Import { .. }
         | Command::Rotate { .. }
-        | Command::Resume
+        | Command::Resume { .. }
         | Command::Abort { .. }
         | Command::Revoke { .. }
         | Command::SetPolicy { .. } => may_commit(snapshot, now),
@@ -167,13 +167,18 @@ fn pause(mut draft: Draft<'_>, actor: Actor, reason: &str) -> Result<Step, Reaso
 }
 
 /// Clears pause and hold.  After a first key or an import every expected node must be here (rule 14); until then only
-/// a pause is cleared, if there is one, so that it does not stop a revoke.
-fn resume(mut draft: Draft<'_>, actor: Actor, reason: &str) -> Result<Step, Reason> {
+/// a pause is cleared, if there is one, so that it does not stop a revoke.  By force the hold ends without those who never
+/// came: they are unknown, and hold none of the pool's keys.
+fn resume(mut draft: Draft<'_>, force: Force, actor: Actor, reason: &str) -> Result<Step, Reason> {
     if draft.document.paused.is_none() && draft.document.hold.is_none() {
         return Err(Reason::WrongPhase("neither paused nor held"));
     }
     if let Some(Hold::FirstKey { expect }) = &draft.document.hold {
-        let missing = missing(draft.snapshot, expect);
+        let mut missing = missing(draft.snapshot, expect);
+        if force == Force::Yes {
+            // Those who are here are never passed over.
+            missing = Barrier::of_all(draft.snapshot).waiting_for.iter().map(ToString::to_string).collect();
+        }
         if !missing.is_empty() {
             if draft.document.paused.take().is_none() {
                 return Err(Reason::Expected(missing));

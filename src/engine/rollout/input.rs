@@ -91,7 +91,10 @@ pub enum Command {
     /// Stop at the present phase.
     Pause,
     /// Go on after a pause or a hold.
-    Resume,
+    Resume {
+        /// Also if nodes that a first key or an import expects have never come: they are not waited for any more.
+        force: Force,
+    },
     /// Turn back with a move of the same kind, and hold.
     Abort {
         /// Also if the rotation is there to drive out a revoked key.

@@ -20,11 +20,14 @@ use super::gates::counted_under;
 use super::operator::{REPORT_LEAD_MAX, end_of_exclusion_admits};
 use super::record::{Exclusion, Fence, NodeRecord, RecordChange, Report, Session, Standing, Window};
 use super::wave::told;
-use crate::engine::convergence::{Presence, conflict};
+use crate::engine::convergence::{Presence, conflict, conflicts};
 use crate::model::count::Generation;
 use crate::model::ids::NodeId;
 use crate::model::state::Phase;
 use crate::model::time::UnixTime;
+
+/// How far a node's clock may be ahead of a coordinator's, as far as the ordinals of sessions go: ten years.
+const CLOCK_AHEAD_MAX_SECS: u64 = 10 * 366 * 86_400;
 
 /// What a node sends.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -102,7 +105,7 @@ pub fn record(
     if sync.report.takes_keys() && sync.report.fence.as_ref().is_some_and(is_of_other) {
         return Err(SyncRefused::OtherPool);
     }
-    if is_too_far_ahead(document, sync) {
+    if is_too_far_ahead(document, sync) || has_absurd_ordinal(before, sync, wall) {
         return Err(SyncRefused::TooFarAhead);
     }
     let Some(before) = before else {
@@ -159,6 +162,14 @@ fn is_too_far_ahead(document: &Document, sync: &Sync) -> bool {
         fence.generation.get() > last_generation || keys.iter().flatten().any(|key| key.epoch.get() > last_epoch)
     };
     sync.seen.get() > last_generation || sync.report.fence.as_ref().is_some_and(fence_is)
+}
+
+/// A session's ordinal is the node's clock, or one above the one that is open.  One far above both would be the last of
+/// its name: no later session could be above it.
+fn has_absurd_ordinal(before: Option<&NodeRecord>, sync: &Sync, wall: UnixTime) -> bool {
+    let open = before.and_then(|record| record.session).map_or(0, |session| session.ordinal);
+    let by_clock = wall.secs().saturating_add(CLOCK_AHEAD_MAX_SECS).saturating_mul(1_000);
+    sync.session.ordinal > by_clock.max(open.saturating_add(1))
 }
 
 /// Inside a session acks only rise (rule 8).
@@ -230,6 +241,17 @@ impl PoolView {
     #[must_use]
     pub fn of(snapshot: &Snapshot, presence: &Presence) -> Self {
         Self { frozen: conflict(snapshot).is_some(), all_heard: presence.unheard_required(snapshot).is_empty() }
+    }
+
+    /// The same after one sync was recorded, by a document that has not changed; `presence` has taken it in.
+    ///
+    /// Only ever stricter than [`Self::of`] would be now: that the last node was heard, or that a pool is frozen no more,
+    /// is seen by the next look at all.
+    #[must_use]
+    pub fn after(self, snapshot: &Snapshot, presence: &Presence, node: &NodeId, record: &NodeRecord) -> Self {
+        let frozen = self.frozen || conflicts(&snapshot.document, record);
+        let all_heard = self.all_heard && (!record.is_required() || presence.has_heard(snapshot, node));
+        Self { frozen, all_heard }
     }
 
     /// Whether some report contradicts the document (rule 10).

@@ -253,7 +253,8 @@ fn exclude_absent(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Rea
         return Ok(None);
     }
     let barrier = Barrier::of_all(snapshot);
-    let in_the_way = |node: &&NodeId| barrier.waiting_for.contains(node) || !now.presence.has_heard(snapshot, node);
+    let in_the_way =
+        |node: &&NodeId| barrier.waiting_for.binary_search(node).is_ok() || !now.presence.has_heard(snapshot, node);
     let absent = now.presence.absent.iter().filter(in_the_way);
     let required = absent.filter(|node| snapshot.nodes.get(*node).is_some_and(NodeRecord::is_required));
     let nodes: Vec<NodeId> = required.take(barrier.spare()).cloned().collect();

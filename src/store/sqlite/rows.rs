@@ -169,16 +169,16 @@ impl<'a> Rows<'a> {
         let counts = [int(pool.head.revision.get())?, int(pool.head.record_writes)?, int(pool.nodes)?];
         let [revision, record_writes, nodes] = counts;
         let sql = "UPDATE pool SET revision = ?2, record_writes = ?3, nodes = ?4, sum = ?5 WHERE number = ?1";
-        self.write(sql, params![pool.number, revision, record_writes, nodes, pool_sum(pool.name, counts)])
+        self.write(sql, params![pool.number, revision, record_writes, nodes, pool_sum(pool.name, counts)]).map(drop)
     }
 
     pub(super) fn put_document(self, pool: &PoolRow<'_>, document: &Document) -> Result<(), CommitError> {
         let (text, sum) = self.print(document, &["document", pool.name.as_str()])?;
-        self.write("UPDATE document SET text = ?2, sum = ?3 WHERE pool = ?1", params![pool.number, text, sum])
+        self.write("UPDATE document SET text = ?2, sum = ?3 WHERE pool = ?1", params![pool.number, text, sum]).map(drop)
     }
 
     pub(super) fn put_slots(self, pool: &PoolRow<'_>, slots: &Slots) -> Result<(), CommitError> {
-        self.write("UPDATE sealed SET slots = ?2 WHERE pool = ?1", params![pool.number, slots.as_bytes()])
+        self.write("UPDATE sealed SET slots = ?2 WHERE pool = ?1", params![pool.number, slots.as_bytes()]).map(drop)
     }
 
     pub(super) fn put_audit(self, pool: &PoolRow<'_>, entry: &AuditEntry) -> Result<(), CommitError> {
@@ -187,7 +187,7 @@ impl<'a> Rows<'a> {
         let sql = "INSERT INTO audit (pool, revision, text, sum) VALUES (?1, ?2, ?3, ?4)";
         self.write(sql, params![pool.number, revision, text, sum])?;
         let oldest = int(entry.revision.get().saturating_sub(AUDIT_KEPT))?;
-        self.write("DELETE FROM audit WHERE pool = ?1 AND revision <= ?2", params![pool.number, oldest])
+        self.write("DELETE FROM audit WHERE pool = ?1 AND revision <= ?2", params![pool.number, oldest]).map(drop)
     }
 
     /// Writes or removes a record if its stored version is the expected one; returns the stored version otherwise.
@@ -196,23 +196,42 @@ impl<'a> Rows<'a> {
         pool: &mut PoolRow<'_>,
         change: &RecordChange,
     ) -> Result<Result<(), Option<u64>>, CommitError> {
-        let stored = self.record(pool, &change.node)?.map(|record| record.version);
-        if stored != change.expected {
-            return Ok(Err(stored));
-        }
         let (number, node) = (pool.number, change.node.as_str());
-        pool.nodes -= u64::from(stored.is_some());
-        match &change.next {
-            Some(next) => {
-                pool.nodes += 1;
-                let (text, sum) = self.print(next, &["node", pool.name.as_str(), node])?;
+        let text = |next: &NodeRecord| self.print(next, &["node", pool.name.as_str(), node]);
+        // One statement each, which does nothing if another version is stored.
+        let changed = match (change.expected, &change.next) {
+            (None, None) => usize::from(self.version(pool, &change.node)?.is_none()),
+            (None, Some(next)) => {
+                let (text, sum) = text(next)?;
                 let sql = "INSERT INTO node (pool, node, version, text, sum) VALUES (?1, ?2, ?3, ?4, ?5)
-                           ON CONFLICT DO UPDATE SET version = ?3, text = ?4, sum = ?5";
-                self.write(sql, params![number, node, int(next.version)?, text, sum])?;
+                           ON CONFLICT DO NOTHING";
+                let added = self.write(sql, params![number, node, int(next.version)?, text, sum])?;
+                pool.nodes += u64::from(added > 0);
+                added
             }
-            None => self.write("DELETE FROM node WHERE pool = ?1 AND node = ?2", params![number, node])?,
-        }
-        Ok(Ok(()))
+            (Some(expected), Some(next)) => {
+                let (text, sum) = text(next)?;
+                let sql =
+                    "UPDATE node SET version = ?3, text = ?4, sum = ?5 WHERE pool = ?1 AND node = ?2 AND version = ?6";
+                self.write(sql, params![number, node, int(next.version)?, text, sum, int(expected)?])?
+            }
+            (Some(expected), None) => {
+                let sql = "DELETE FROM node WHERE pool = ?1 AND node = ?2 AND version = ?3";
+                let removed = self.write(sql, params![number, node, int(expected)?])?;
+                pool.nodes -= u64::from(removed > 0);
+                removed
+            }
+        };
+        if changed > 0 { Ok(Ok(())) } else { Ok(Err(self.version(pool, &change.node)?)) }
+    }
+
+    /// The stored version of a record; none if there is no record.
+    fn version(self, pool: &PoolRow<'_>, node: &NodeId) -> Result<Option<u64>, StoreError> {
+        let failed = self.place.sql("read");
+        let sql = "SELECT version FROM node WHERE pool = ?1 AND node = ?2";
+        let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
+        let found = statement.query_row(params![pool.number, node.as_str()], |row| row.get::<_, i64>(0));
+        Ok(found.optional().map_err(failed)?.map(i64::cast_unsigned))
     }
 
     fn checked_record(
@@ -235,11 +254,11 @@ impl<'a> Rows<'a> {
         statement.query_row(parameters, |row| Ok((row.get(0)?, row.get(1)?))).optional().map_err(failed)
     }
 
-    fn write(self, sql: &str, parameters: impl rusqlite::Params) -> Result<(), CommitError> {
+    /// Gives the number of rows that it changed.
+    fn write(self, sql: &str, parameters: impl rusqlite::Params) -> Result<usize, CommitError> {
         let failed = self.place.sql("write");
         let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
-        statement.execute(parameters).map_err(failed)?;
-        Ok(())
+        Ok(statement.execute(parameters).map_err(failed)?)
     }
 
     fn print(self, value: &impl Serialize, at: &[&str]) -> Result<TextRow, StoreError> {

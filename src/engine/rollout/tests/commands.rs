@@ -72,14 +72,27 @@ fn after_an_import_nothing_moves_until_everybody_expected_is_here() {
     let snapshot = pool(document.clone(), &["a"], &["b"]);
     assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Held);
     assert_eq!(refused(order(&snapshot, INSIST)), Reason::Held);
-    let Reason::Expected(missing) = refused(order(&snapshot, Command::Resume)) else { panic!("not refused") };
+    let Reason::Expected(missing) = refused(order(&snapshot, Command::Resume { force: Force::No })) else {
+        panic!("not refused")
+    };
     assert_eq!(missing, ["b", "c"]);
     document.hold = Some(Hold::FirstKey { expect: expect_number(3) });
-    let Reason::Expected(missing) = refused(order(&pool(document.clone(), &["a"], &[]), Command::Resume)) else {
+    let Reason::Expected(missing) =
+        refused(order(&pool(document.clone(), &["a"], &[]), Command::Resume { force: Force::No }))
+    else {
         panic!("not refused")
     };
     assert_eq!(missing, ["2 of 3 nodes"]);
-    let resumed = committed(order(&pool(document, &["a", "b", "c"], &[]), Command::Resume).unwrap());
+    // By force without those who never came, and never past one who is here and behind.
+    let by_force = Command::Resume { force: Force::Yes };
+    let resumed = committed(order(&pool(document.clone(), &["a"], &[]), by_force.clone()).unwrap());
+    assert_eq!(resumed.document.hold, None);
+    let Reason::Expected(missing) = refused(order(&pool(document.clone(), &["a"], &["b"]), by_force)) else {
+        panic!("not refused")
+    };
+    assert_eq!(missing, ["b"]);
+    let resumed =
+        committed(order(&pool(document, &["a", "b", "c"], &[]), Command::Resume { force: Force::No }).unwrap());
     assert_eq!((resumed.document.hold, resumed.audit.action), (None, Action::Resume));
 }
 
@@ -117,10 +130,10 @@ fn pause_and_resume_raise_no_generation() {
         assert_eq!((paused.document.paused.as_ref(), rise(&snapshot, &paused)), (Some(&Pause::Operator), 0));
         let snapshot = Snapshot { document: paused.document, ..snapshot };
         assert!(matches!(refused(order(&snapshot, Command::Pause)), Reason::WrongPhase(_)));
-        let resumed = committed(order(&snapshot, Command::Resume).unwrap());
+        let resumed = committed(order(&snapshot, Command::Resume { force: Force::No }).unwrap());
         assert_eq!((resumed.document.paused.as_ref(), rise(&snapshot, &resumed)), (None, 0));
         let snapshot = Snapshot { document: resumed.document, ..snapshot };
-        assert!(matches!(refused(order(&snapshot, Command::Resume)), Reason::WrongPhase(_)));
+        assert!(matches!(refused(order(&snapshot, Command::Resume { force: Force::No })), Reason::WrongPhase(_)));
     }
 }
 
@@ -130,7 +143,7 @@ fn only_a_pause_is_taken_before_everybody_was_heard() {
     let snapshot = of(staged());
     let commands = [
         ROTATE,
-        Command::Resume,
+        Command::Resume { force: Force::No },
         Command::Abort { force: Force::Yes },
         Command::Revoke { keys: super::super::input::RevokeKeys::AllTold, deny: BTreeSet::new() },
         Command::Forget { node: node("b") },
@@ -158,7 +171,7 @@ fn restored() -> Snapshot {
 fn a_report_from_the_future_freezes_the_pool() {
     let snapshot = restored();
     assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Frozen);
-    for command in [INSIST, Command::Resume, Command::Exclude { node: node("b"), until: NOW }] {
+    for command in [INSIST, Command::Resume { force: Force::No }, Command::Exclude { node: node("b"), until: NOW }] {
         let reason = refused(order(&snapshot, command));
         assert_eq!(reason, Reason::Frozen { node: node("b"), generation: Generation::new(9) });
     }
@@ -327,7 +340,7 @@ fn a_dead_node_does_not_lock_the_operator_out_after_a_restart() {
     for command in remedies("c").into_iter().chain([advance(&["b", "c"])]) {
         assert_eq!(refused(order_with(&snapshot, &silent, command)), Reason::NotHeard(vec![node("c")]));
     }
-    for command in [INSIST, Command::Resume, Command::Abort { force: Force::Yes }] {
+    for command in [INSIST, Command::Resume { force: Force::No }, Command::Abort { force: Force::Yes }] {
         let reason = refused(order_with(&snapshot, &gone, command));
         assert_eq!(reason, Reason::NotHeard(vec![node("b"), node("c")]), "nothing else passes");
     }
@@ -362,10 +375,10 @@ fn a_pause_under_the_hold_of_a_first_key_is_lifted_alone() {
     document.hold = Some(Hold::FirstKey { expect: expect_number(3) });
     document.paused = Some(Pause::Operator);
     let snapshot = pool(document, &["a"], &[]);
-    let resumed = committed(order(&snapshot, Command::Resume).unwrap()).document;
+    let resumed = committed(order(&snapshot, Command::Resume { force: Force::No }).unwrap()).document;
     assert_eq!((resumed.paused.is_none(), resumed.hold.is_some()), (true, true));
     let snapshot = Snapshot { document: resumed, ..snapshot };
-    assert!(matches!(refused(order(&snapshot, Command::Resume)), Reason::Expected(_)));
+    assert!(matches!(refused(order(&snapshot, Command::Resume { force: Force::No })), Reason::Expected(_)));
 }
 
 #[test]

@@ -1,0 +1,234 @@
+//! The coordinator under test: its files, its process, its operator, and the times in its log.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+
+use super::PATIENCE;
+use super::figures::Percentiles;
+use super::swarm::Authority;
+
+/// Names another program than the one of this build, to compare two of them.
+const PROGRAM: &str = "TFO_FANOUT_COORDINATOR";
+/// Who commands.
+const OPERATOR: &str = "ops1.example.org";
+
+pub(crate) struct Coordinator {
+    dir: PathBuf,
+    pub(crate) api: SocketAddr,
+    observe: SocketAddr,
+    child: Option<Child>,
+    operator: reqwest::Client,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// A line of its log.
+enum Line {
+    Committed(String),
+    Written(usize),
+}
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
+}
+
+impl Coordinator {
+    /// Its files, for so many agents.
+    pub(crate) fn new(size: usize) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fanout-{}-{size}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory under target/");
+        let authority = Authority::new();
+        let (server, server_key) = authority.issue(&["localhost"]);
+        let put = |name: &str, content: &[u8]| {
+            let path = dir.join(name);
+            fs::write(&path, content).expect("a directory of ours");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a file of ours");
+        };
+        authority.save(&dir.join("authority"));
+        put("ca.crt", authority.pem.as_bytes());
+        put("server.crt", server.pem().as_bytes());
+        put("server.key", server_key.serialize_pem().as_bytes());
+        let mut kek = [0; 32];
+        tfo_fleet::crypto::random::fill(&mut kek).expect("randomness");
+        put("kek", &kek);
+        let (api, observe, text) = (free_port(), free_port(), dir.display());
+        let config = format!(
+            "[api]\nlisten = \"{api}\"\ncert = \"{text}/server.crt\"\nkey = \"{text}/server.key\"\n\
+             client_ca = \"{text}/ca.crt\"\n[store]\npath = \"{text}/state.db\"\nkey_encryption_key = \"{text}/kek\"\n\
+             [access]\noperators = [\"{OPERATOR}\"]\n[observe]\nlisten = \"{observe}\"\n[pools.text]\n\
+             nodes = [\"*.cache.example.org\"]\ninterval = \"7d\"\nexpected_nodes = {size}\npromote_waves = [\"100%\"]\n\
+             drain_max = \"0s\"\nhealth_window = \"0s\"\n"
+        );
+        put("coordinator.toml", config.as_bytes());
+        let operator = client(&authority);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Self { dir, api, observe, child: None, operator, runtime }
+    }
+
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.dir.join("authority")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Starts it, and waits until it is ready.
+    pub(crate) fn start(&mut self) {
+        let log = File::options().append(true).create(true).open(self.log()).expect("a directory of ours");
+        let other = std::env::var_os(PROGRAM);
+        let mut command = Command::new(other.as_deref().unwrap_or(env!("CARGO_BIN_EXE_tfo-coordinator").as_ref()));
+        command.arg("serve").arg("--config").arg(self.dir.join("coordinator.toml"));
+        // The times of its writes are told at level debug.
+        command.env_remove("NOTIFY_SOCKET").env("TFO_LOG", "debug");
+        self.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts"));
+        let start = Instant::now();
+        while !self.is_ready() {
+            assert!(start.elapsed() < PATIENCE, "the coordinator does not come up: {}", self.log().display());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        let asked = self.operator.get(format!("http://{}/readyz", self.observe));
+        self.runtime.block_on(async { asked.send().await.is_ok_and(|answer| answer.status().is_success()) })
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("our own child");
+            child.wait().expect("our own child");
+        }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    fn post(&self, path: &str, body: &Value) {
+        let url = format!("https://localhost:{}/v1/pools/text{path}", self.api.port());
+        let asked = self.operator.post(url).json(body);
+        let text = self.runtime.block_on(async {
+            let answer = asked.send().await.expect("the coordinator answers");
+            (answer.status(), answer.text().await.unwrap_or_default())
+        });
+        assert!(text.0.is_success(), "{path}: {text:?}");
+    }
+
+    pub(crate) fn first_key(&self, size: usize) {
+        self.post("/rotations", &json!({"mode": "first", "reason": "bench", "expect": {"number": size}}));
+    }
+
+    /// Ends the hold of the first key, as soon as the coordinator lets it: all have acknowledged.
+    pub(crate) fn resume(&self) {
+        let start = Instant::now();
+        loop {
+            let url = format!("https://localhost:{}/v1/pools/text", self.api.port());
+            let asked = self.operator.get(url);
+            let pool = self.runtime.block_on(async { asked.send().await.ok()?.json::<Value>().await.ok() });
+            let pool = pool.unwrap_or_default();
+            if pool["required"].as_u64() > Some(0) && pool["required"] == pool["converged"] {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "the first key does not converge: {pool:#}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.post("/resume", &json!({"reason": "bench"}));
+    }
+
+    /// One rotation: the times of its two phases, from the commit to the write of each acknowledgement.
+    pub(crate) fn rotate(&self, size: usize) -> Vec<Percentiles> {
+        let from = fs::metadata(self.log()).expect("it logs").len();
+        self.post("/rotations", &json!({"mode": "normal", "reason": "bench"}));
+        let start = Instant::now();
+        loop {
+            let log = fs::read(self.log()).expect("it logs");
+            let lines = lines(&String::from_utf8_lossy(&log[usize::try_from(from).expect("a small file")..]));
+            let settled = |(_, line): &(Timestamp, Line)| matches!(line, Line::Committed(action) if action == "Settle");
+            if lines.iter().any(settled) {
+                return phases(&lines, size);
+            }
+            assert!(start.elapsed() < PATIENCE, "the rotation does not end: {}", self.log().display());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("kept for a look: {}", self.dir.display());
+        } else {
+            fs::remove_dir_all(&self.dir).ok();
+        }
+    }
+}
+
+fn lines(log: &str) -> Vec<(Timestamp, Line)> {
+    let line = |line: &str| {
+        let at: Timestamp = line.split_once(' ')?.0.parse().ok()?;
+        let value = |name: &str| Some(line.split_once(name)?.1.split(' ').next()?.to_owned());
+        if line.contains(" committed ") {
+            return Some((at, Line::Committed(value(" action=")?)));
+        }
+        let written = line.contains("records written");
+        written.then(|| Some((at, Line::Written(value(" records=")?.parse().ok()?))))?
+    };
+    log.lines().filter_map(line).collect()
+}
+
+/// Of each commit that tells the nodes something: how long after it each record was stored, up to the next commit,
+/// which all of them had to be stored for.
+fn phases(lines: &[(Timestamp, Line)], size: usize) -> Vec<Percentiles> {
+    let mut phases = Vec::new();
+    let mut told: Option<(Timestamp, Vec<Duration>)> = None;
+    for (at, line) in lines {
+        match line {
+            Line::Written(count) => {
+                if let Some((since, times)) = &mut told {
+                    let after = at.duration_since(*since).unsigned_abs();
+                    times.extend(std::iter::repeat_n(after, *count));
+                }
+            }
+            Line::Committed(action) => {
+                if let Some((_, mut times)) = told.take() {
+                    assert!(times.len() >= size, "the barrier passed with {} of {size} acknowledgements", times.len());
+                    // Earlier ones are of nodes whose long poll was just over.
+                    let own = times.len() - size;
+                    phases.push(Percentiles::of(&mut times[own..]));
+                }
+                if action != "Settle" {
+                    told = Some((*at, Vec::new()));
+                }
+            }
+        }
+    }
+    phases
+}
+
+/// Somebody with the operator's certificate.
+fn client(authority: &Authority) -> reqwest::Client {
+    let (cert, key) = authority.issue(&[OPERATOR]);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM")).expect("a CA");
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).expect("the provider has it");
+    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS#8");
+    let tls = builder.with_root_certificates(roots).with_client_auth_cert(vec![cert.der().clone()], key);
+    let tls = tls.expect("they belong together");
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .timeout(Duration::from_secs(60))
+        .build()
+        .expect("a client")
+}

@@ -1,0 +1,78 @@
+//! The operator's connection to the coordinator: its API, asked from the management namespace.
+
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::DemoError;
+use crate::config::secret::SecretPath;
+use crate::kernel::namespace::Namespace;
+use crate::model::count::Revision;
+use crate::runtime::clock;
+use crate::tls::client::client_config;
+use crate::wire::client::{BaseUrl, Call, Client, ClientError};
+use crate::wire::v1::fleet::{Audit, PoolStatus};
+
+/// Longest wait for an answer: everything is on this machine.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer that is read: a few hundred bytes for each of at most 64 nodes, or a page of the audit log.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Somebody who may command the pool.
+pub(super) struct Api {
+    namespace: Namespace,
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+    base: BaseUrl,
+    pool: &'static str,
+}
+
+impl Api {
+    /// Reads `ca.crt`, `operator.crt` and `operator.key` of the directory; connects with the first question.
+    pub(super) fn new(
+        namespace: Namespace,
+        directory: &Path,
+        url: &str,
+        pool: &'static str,
+    ) -> Result<Self, DemoError> {
+        let file = |name: &str| directory.join(name);
+        let key = SecretPath::File(file("operator.key"));
+        let tls = client_config(&file("ca.crt"), &file("operator.crt"), &key, clock::now());
+        let tls = tls.map_err(|problems| DemoError::Tls(problems.iter().map(ToString::to_string).collect()))?;
+        let client = Client::new(tls).map_err(|error| DemoError::Tls(error.to_string()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(DemoError::step("connect to the coordinator"))?;
+        Ok(Self { namespace, runtime, client, base: url.parse().expect("the demo's own URL"), pool })
+    }
+
+    /// Asks for something below the pool, `""` for the pool itself.
+    ///
+    /// # Errors
+    /// The inner one is the coordinator's, or that there is none.
+    pub(super) fn ask<B: Serialize, A: DeserializeOwned>(
+        &self,
+        method: &Method,
+        below: &str,
+        body: Option<&B>,
+    ) -> Result<Result<A, ClientError>, DemoError> {
+        let path = format!("/v1/pools/{}{below}", self.pool);
+        let call = Call { method, path: &path, timeout: TIMEOUT, answer_bytes_max: ANSWER_BYTES_MAX };
+        // The runtime has one thread, this one: its sockets are made in the namespace that this thread is in.
+        let answer = self.namespace.within(|| self.runtime.block_on(self.client.call(&self.base, call, body)))?;
+        let nothing = || ClientError::BadAnswer { url: self.base.to_string(), what: "it is empty".to_owned() };
+        Ok(answer.and_then(|answer| answer.ok_or_else(nothing)))
+    }
+
+    /// The pool as it stands.
+    pub(super) fn pool(&self) -> Result<Result<PoolStatus, ClientError>, DemoError> {
+        self.ask(&Method::GET, "", None::<&()>)
+    }
+
+    /// What was committed after a revision.
+    pub(super) fn audit(&self, after: Revision) -> Result<Result<Audit, ClientError>, DemoError> {
+        self.ask(&Method::GET, &format!("/audit?after={after}"), None::<&()>)
+    }
+}

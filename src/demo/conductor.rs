@@ -1,0 +1,96 @@
+//! The operator of the coordinator's pool: the first key, then one rotation after the other.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+
+use super::coordinator::Coordinator;
+use super::error::DemoError;
+use super::node::Supplies;
+use crate::kernel::namespace::Namespace;
+use crate::model::count::Revision;
+use crate::model::state::Phase;
+use crate::runtime::clock;
+use crate::wire::client::ClientError;
+use crate::wire::v1::fleet::{AuditLine, Command, Done, Expected, PoolStatus, RotationMode, RotationRequest};
+
+/// Between two rotations, so that their phases can be read.  Longer than the fleet's tail: no rotation begins that nobody waits for.
+const REST: Duration = Duration::from_secs(4);
+
+/// Asks a coordinator for rotations.
+pub(super) struct Conductor {
+    coordinator: Coordinator,
+    nodes: usize,
+    /// As it was seen last; none before it answered.
+    pool: Option<PoolStatus>,
+    seen: Revision,
+    /// Since when the pool is at rest.
+    rest: Option<Instant>,
+}
+
+impl Conductor {
+    pub(super) fn start(namespace: Namespace, nodes: u8) -> Result<Self, DemoError> {
+        let coordinator = Coordinator::start(namespace, nodes)?;
+        let seen = Revision::new(0);
+        Ok(Self { coordinator, nodes: nodes.into(), pool: None, seen, rest: None })
+    }
+
+    pub(super) fn supplies(&self, directory: &Path, node: &str) -> Result<Supplies, DemoError> {
+        self.coordinator.supplies(directory, node)
+    }
+
+    /// The pool as it was seen last.
+    pub(super) fn pool(&self) -> Option<&PoolStatus> {
+        self.pool.as_ref()
+    }
+
+    /// What was committed since this was asked last.
+    pub(super) fn news(&mut self) -> Result<Vec<AuditLine>, DemoError> {
+        let Some(audit) = answered(self.coordinator.api.audit(self.seen)?)? else { return Ok(Vec::new()) };
+        self.seen = audit.entries.last().map_or(self.seen, |entry| entry.revision);
+        Ok(audit.entries)
+    }
+
+    /// Looks at the pool, and does what is due.
+    pub(super) fn act(&mut self) -> Result<(), DemoError> {
+        self.coordinator.must_run()?;
+        let Some(pool) = answered(self.coordinator.api.pool()?)? else { return Ok(()) };
+        let everybody = pool.required >= self.nodes && pool.converged == pool.required;
+        let at_rest = pool.phase == Phase::Steady && pool.hold.is_none();
+        if pool.phase == Phase::Empty && pool.required >= self.nodes {
+            let (mode, expect) = (RotationMode::First, Some(Expected::Number(self.nodes)));
+            let first =
+                RotationRequest { reason: "the first key".to_owned(), mode, expect, ..RotationRequest::default() };
+            self.command("/rotations", &first)?;
+        } else if pool.phase == Phase::Steady && pool.hold.is_some() && everybody {
+            let all = Command { reason: "everybody has it".to_owned(), ..Command::default() };
+            self.command("/resume", &all)?;
+        } else if at_rest && self.rest.is_some_and(|since| clock::left_of(REST, since).is_zero()) {
+            let rotation = RotationRequest { reason: "the demo's".to_owned(), ..RotationRequest::default() };
+            self.command("/rotations", &rotation)?;
+        }
+        self.rest = if at_rest { self.rest.or_else(|| Some(clock::monotonic())) } else { None };
+        self.pool = Some(pool);
+        Ok(())
+    }
+
+    /// Gives a command; one that comes too early (nodes are missing, the old key is not drained) is given again at the next look.
+    fn command<B: serde::Serialize>(&self, below: &str, body: &B) -> Result<(), DemoError> {
+        answered(self.coordinator.api.ask::<B, Done>(&Method::POST, below, Some(body))?).map(drop)
+    }
+
+    /// Ends the coordinator in order.
+    pub(super) fn end(&mut self) -> Result<(), DemoError> {
+        self.coordinator.end()
+    }
+}
+
+/// The answer; none if it was refused or there is nobody yet.  What nobody can read is an error.
+fn answered<A>(answer: Result<A, ClientError>) -> Result<Option<A>, DemoError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ClientError::Unreachable { .. } | ClientError::Refused { .. }) => Ok(None),
+        Err(error @ (ClientError::Tls { .. } | ClientError::BadAnswer { .. })) => Err(error.into()),
+    }
+}

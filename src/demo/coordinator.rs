@@ -1,0 +1,133 @@
+//! The coordinator of the demo: its files, its process, its certificates.
+//!
+//! It is in a namespace of its own, the management's, which every node reaches over a wire beside the one that the clients use.
+
+use std::fs::DirBuilder;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+use zeroize::Zeroizing;
+
+use super::api::Api;
+use super::authority::{Authority, Identity, Subject};
+use super::error::DemoError;
+use super::node::{File, Supplies};
+use super::program::{Launch, Program};
+use super::{COORDINATOR_NAME, DEMO_DIR};
+use crate::crypto::random;
+use crate::kernel::namespace::Namespace;
+use crate::runtime::files::{Durability, replace};
+
+/// Where it listens, in the management namespace.
+pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// Its only pool.
+const POOL: &str = "demo";
+/// The operator, by its certificate.
+const OPERATOR: &str = "operator";
+/// Bytes of the key that the keys are sealed with at rest.
+const SEAL_BYTES: usize = 32;
+
+/// `[pools.demo]`: gates and waves as in a real pool, only shorter; rotations when the operator asks for them.
+///
+/// The first wave is a quarter of the nodes, looked at for two seconds.  The old key is drained when less than 1 % of the accepted
+/// cookies are made with it: the clients come round within a tenth of a second.
+const POLICY: &str = "interval = \"1d\"\npromote_waves = [\"25%\", \"100%\"]\nhealth_window = \"2s\"\n\
+                      drain_max = \"5s\"\nabsent_after = \"10s\"\n";
+/// What an agent's `[source]` says besides its files: it reports at least once a second, for the counters that the gates look at.
+const CADENCE: &str = "wait = \"1s\"\nstart_timeout = \"20s\"\n";
+
+/// A coordinator with its files.
+pub(super) struct Coordinator {
+    namespace: Namespace,
+    directory: PathBuf,
+    authority: Authority,
+    /// None: it was killed.
+    program: Option<Program>,
+    pub(super) api: Api,
+}
+
+impl Coordinator {
+    /// Writes its files and starts it.
+    pub(super) fn start(namespace: Namespace, nodes: u8) -> Result<Self, DemoError> {
+        let directory = Path::new(DEMO_DIR).join("coordinator");
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        made.map_err(DemoError::step(format!("make {}", directory.display())))?;
+        let authority = Authority::new()?;
+        let write =
+            |name: &str, content: &[u8], mode| replace(&directory.join(name), content, mode, Durability::Volatile);
+        write("ca.crt", authority.pem.as_bytes(), 0o644)?;
+        for (name, subject) in [("server", Subject::Server(ADDRESS.into())), ("operator", Subject::Client(OPERATOR))] {
+            let Identity { cert, key } = authority.issue(&subject)?;
+            write(&format!("{name}.crt"), cert.as_bytes(), 0o644)?;
+            write(&format!("{name}.key"), key.as_bytes(), 0o400)?;
+        }
+        let mut seal = Zeroizing::new([0; SEAL_BYTES]);
+        random::fill(&mut *seal)?;
+        write("kek", &*seal, 0o400)?;
+        write("coordinator.toml", config_toml(&directory, nodes).as_bytes(), 0o644)?;
+        let api = Api::new(namespace.clone(), &directory, &url(), POOL)?;
+        let mut coordinator = Self { namespace, directory, authority, program: None, api };
+        coordinator.run()?;
+        Ok(coordinator)
+    }
+
+    /// Starts it, for the first time or again.
+    pub(super) fn run(&mut self) -> Result<(), DemoError> {
+        let launch = Launch {
+            who: "the coordinator".to_owned(),
+            name: COORDINATOR_NAME,
+            command: "serve",
+            config: &self.directory.join("coordinator.toml"),
+            log: self.directory.join("log"),
+        };
+        self.program = Some(Program::start(&self.namespace, launch)?);
+        Ok(())
+    }
+
+    /// Fails if it has ended by itself.
+    pub(super) fn must_run(&mut self) -> Result<(), DemoError> {
+        self.program.as_mut().map_or(Ok(()), Program::must_run)
+    }
+
+    /// kill -9.
+    pub(super) fn kill(&mut self) -> Result<(), DemoError> {
+        self.program.take().map_or(Ok(()), Program::kill)
+    }
+
+    /// Ends it in order.
+    pub(super) fn end(&mut self) -> Result<(), DemoError> {
+        let Some(program) = self.program.take() else { return Ok(()) };
+        program.signal(Signal::TERM);
+        program.wait_for_end()
+    }
+
+    /// What the agent of a node starts with.
+    pub(super) fn supplies(&self, directory: &Path, node: &str) -> Result<Supplies, DemoError> {
+        let Identity { cert, key } = self.authority.issue(&Subject::Client(node))?;
+        let (directory, url) = (directory.display(), url());
+        let file = |name, text: &str| File { name, content: Zeroizing::new(text.as_bytes().to_vec()) };
+        Ok(Supplies {
+            source_toml: format!(
+                "[source]\nkind = \"coordinator\"\nurls = [\"{url}\"]\npool = \"{POOL}\"\nca = \"{directory}/ca.crt\"\n\
+                 cert = \"{directory}/node.crt\"\nkey = \"{directory}/node.key\"\n{CADENCE}"
+            ),
+            files: vec![file("ca.crt", &self.authority.pem), file("node.crt", &cert), file("node.key", &key)],
+        })
+    }
+}
+
+fn url() -> String {
+    format!("https://{ADDRESS}:9443")
+}
+
+fn config_toml(directory: &Path, nodes: u8) -> String {
+    let directory = directory.display();
+    format!(
+        "[api]\nlisten = \"{ADDRESS}:9443\"\ncert = \"{directory}/server.crt\"\nkey = \"{directory}/server.key\"\n\
+         client_ca = \"{directory}/ca.crt\"\n[store]\npath = \"{directory}/state.db\"\n\
+         key_encryption_key = \"{directory}/kek\"\n[access]\noperators = [\"{OPERATOR}\"]\n\
+         [pools.{POOL}]\nnodes = [\"node*\"]\nexpected_nodes = {nodes}\n{POLICY}"
+    )
+}

@@ -1,0 +1,116 @@
+//! A program of the fleet as a process of ours: this executable under another name, its log, its end.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use super::OWN_EXECUTABLE;
+use super::error::DemoError;
+use crate::kernel::namespace::Namespace;
+use crate::runtime::clock;
+
+/// Longest time that a program may take to end after SIGTERM.
+const END_MAX: Duration = Duration::from_secs(5);
+/// How much of a log is shown when its program failed.
+const LOG_LINES_SHOWN: usize = 8;
+
+/// A program that was started.
+pub(super) struct Program {
+    /// For messages: `the agent of node1`.
+    who: String,
+    log: PathBuf,
+    child: Child,
+}
+
+/// What is started, and where.
+pub(super) struct Launch<'a> {
+    /// For messages.
+    pub(super) who: String,
+    /// The name under which the executable is started, which says what it is.
+    pub(super) name: &'a str,
+    /// The first argument.
+    pub(super) command: &'a str,
+    /// The value of `--config`.
+    pub(super) config: &'a Path,
+    /// Both outputs are appended to it.
+    pub(super) log: PathBuf,
+}
+
+impl Program {
+    /// Starts it in a network namespace, with an empty environment.
+    pub(super) fn start(namespace: &Namespace, launch: Launch<'_>) -> Result<Self, DemoError> {
+        let Launch { who, name, command, config, log } = launch;
+        let start = || -> std::io::Result<Child> {
+            let output = File::options().create(true).append(true).open(&log)?;
+            let mut program = Command::new(OWN_EXECUTABLE);
+            program.arg0(name).args([command, "--config"]).arg(config).env_clear();
+            program.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()
+        };
+        let child = namespace.within(start)?.map_err(DemoError::step(format!("start {who}")))?;
+        Ok(Self { who, log, child })
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>, DemoError> {
+        self.child.try_wait().map_err(DemoError::step(format!("look after {}", self.who)))
+    }
+
+    /// Fails if it has ended.
+    pub(super) fn must_run(&mut self) -> Result<(), DemoError> {
+        self.ended()?.map_or(Ok(()), |status| Err(self.fault(format!("ended ({status})"))))
+    }
+
+    /// Sends it a signal.
+    pub(super) fn signal(&self, signal: Signal) {
+        // One that has ended already is seen when it is waited for.
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap_or_default();
+    }
+
+    /// Waits until it has ended after SIGTERM.
+    ///
+    /// # Errors
+    /// Fails if it does not end soon, or not with exit code 0.
+    pub(super) fn wait_for_end(mut self) -> Result<(), DemoError> {
+        match self.poll_end(clock::monotonic())? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(self.fault(format!("did not end well ({status})"))),
+            None => Err(self.fault(format!("did not end within {} s", END_MAX.as_secs()))),
+        }
+    }
+
+    /// kill -9.
+    pub(super) fn kill(mut self) -> Result<(), DemoError> {
+        let what = format!("kill {}", self.who);
+        self.child.kill().and_then(|()| self.child.wait()).map(drop).map_err(DemoError::step(what))
+    }
+
+    /// Waits until it has ended by itself, and gives its exit code.
+    pub(super) fn exit_code(mut self) -> Result<Option<i32>, DemoError> {
+        match self.poll_end(clock::monotonic())? {
+            Some(status) => Ok(status.code()),
+            None => Err(self.fault(format!("did not end within {} s", END_MAX.as_secs()))),
+        }
+    }
+
+    fn poll_end(&mut self, since: Instant) -> Result<Option<ExitStatus>, DemoError> {
+        loop {
+            let ended = self.ended()?;
+            if ended.is_some() || clock::left_of(END_MAX, since).is_zero() {
+                return Ok(ended);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// An error about it, with the end of its log.
+    pub(super) fn fault(&self, what: String) -> DemoError {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let log = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n");
+        DemoError::Program { who: self.who.clone(), what, log }
+    }
+}

@@ -1,0 +1,68 @@
+//! The same with a barrier or a fence taken away: the clients must notice, or the other tests show nothing.
+
+use serde_json::json;
+
+use crate::harness::{Fleet, can_run};
+
+/// More rejections than clients, so not only one unlucky cookie each: 2p(1-p) of the connections with a stale share p of the nodes
+/// (KERNEL.md section 7), 37 % with one node of four.
+const MANY: u64 = 20;
+
+#[test]
+fn every_rule_that_is_broken_is_seen() {
+    if !can_run() {
+        return;
+    }
+    let mut fleet = Fleet::up(4);
+    fleet.costs("a node that serves before its agent has asked", MANY..=u64::MAX, |fleet| {
+        fleet.on("withdraw", 2);
+        fleet.on("wipe", 2);
+        fleet.on("serve", 2);
+        fleet.on("announce", 2);
+        fleet.clients_come_round();
+    });
+    healed(&mut fleet, |fleet| fleet.on("start_agent", 2), 2);
+
+    fleet.costs("a node that serves with an older file before its agent has asked", MANY..=u64::MAX, |fleet| {
+        fleet.on("keep_file", 3);
+        fleet.rotation();
+        fleet.on("withdraw", 3);
+        fleet.on("reboot_with_kept_file", 3);
+        fleet.on("serve", 3);
+        fleet.on("announce", 3);
+        fleet.clients_come_round();
+    });
+    healed(&mut fleet, |fleet| fleet.on("start_agent", 3), 3);
+
+    // The known limit: it serves on, is cut off, and the operator passes the barrier without it.
+    fleet.costs("a serving node that is cut off and left behind for two rotations", MANY..=u64::MAX, |fleet| {
+        fleet.on("cut", 4);
+        fleet.begin_rotation();
+        fleet.leave_behind(4);
+        fleet.settled();
+        fleet.force_rotation();
+        fleet.settled();
+    });
+    healed(&mut fleet, |fleet| fleet.on("mend", 4), 4);
+
+    // Two barriers passed without one node: the first before it was staged, the second before it was promoted.
+    fleet.costs("a barrier passed without a frozen node that serves on", MANY..=u64::MAX, |fleet| {
+        fleet.on("freeze_agent", 1);
+        fleet.begin_rotation();
+        fleet.leave_behind(1);
+        fleet.settled();
+    });
+    healed(&mut fleet, |fleet| fleet.on("thaw_agent", 1), 1);
+    fleet.end();
+}
+
+/// Puts it right again; then the fleet is as good as before.
+fn healed(fleet: &mut Fleet, heal: impl FnOnce(&mut Fleet), node: usize) {
+    heal(fleet);
+    fleet.has_keys(node);
+    fleet.until("everybody is required again", |pool| pool["required"] == 4 && pool["converged"] == 4);
+    // Every client loses its bad cookie with its next connection.
+    fleet.clients_come_round();
+    fleet.costs_nothing("healed", Fleet::rotation);
+    assert_eq!(fleet.pool()["blocked_by"], json!("schedule"));
+}

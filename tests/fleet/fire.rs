@@ -1,0 +1,175 @@
+//! One fleet of 8 nodes, one scenario after the other, and not one connection rejected.
+
+use serde_json::json;
+
+use crate::harness::{CLIENTS, Fleet, can_run};
+use crate::support::full;
+
+#[test]
+fn not_one_connection_loses_its_cookie() {
+    if !can_run() {
+        return;
+    }
+    let mut fleet = Fleet::up(8);
+    under_fire(&mut fleet);
+    if full() {
+        under_fire(&mut fleet);
+        fleet.costs_nothing("fifty rotations", |fleet| (0..50).for_each(|_| fleet.rotation()));
+        under_fire(&mut fleet);
+    }
+    fleet.end();
+}
+
+fn under_fire(fleet: &mut Fleet) {
+    fleet.costs_nothing("five rotations", |fleet| (0..5).for_each(|_| fleet.rotation()));
+    fleet.costs_nothing("agents killed in the middle of a stage", agents_killed_in_a_stage);
+    fleet.costs_nothing("an agent frozen and let go", frozen);
+    fleet.costs_nothing("the coordinator killed in the middle of a promotion", coordinator_killed);
+    fleet.costs_nothing("a node cut off for two rotations, withdrawn", cut_off_and_withdrawn);
+    fleet.costs_nothing("a node rebooted with an older file", rebooted);
+    fleet.costs_nothing("a node installed anew", installed_anew);
+    fleet.costs_nothing("a new node in the middle of a promotion", joined);
+    fleet.costs_nothing("abort while staged", aborted_while_staged);
+    fleet.costs_nothing("abort while promoted", aborted_while_promoted);
+    fleet.costs_nothing("timers beside daemons", timers);
+    // A revoke ends the promise to clients (PROTOCOL.md rule 4): whoever did not come round between the last flip and the drop loses
+    // its cookie, once.
+    fleet.costs("revoke in the middle of a promotion", 0..=CLIENTS, revoked);
+    fleet.costs_nothing("a rotation after all that", Fleet::rotation);
+}
+
+fn agents_killed_in_a_stage(fleet: &mut Fleet) {
+    fleet.on("freeze_agent", 2);
+    fleet.begin_rotation();
+    fleet.waits_for("staged", 2);
+    // One that has acknowledged, and the one that has not.
+    for node in [5, 2] {
+        fleet.on("kill_agent", node);
+    }
+    fleet.clients_come_round();
+    for node in [5, 2] {
+        fleet.on("start_agent", node);
+    }
+    fleet.settled();
+}
+
+fn frozen(fleet: &mut Fleet) {
+    fleet.on("freeze_agent", 3);
+    fleet.begin_rotation();
+    fleet.waits_for("staged", 3);
+    fleet.clients_come_round();
+    fleet.waits_for("staged", 3);
+    fleet.on("thaw_agent", 3);
+    fleet.settled();
+}
+
+fn coordinator_killed(fleet: &mut Fleet) {
+    fleet.begin_rotation();
+    fleet.half_promoted();
+    fleet.order(&json!({"do": "kill_coordinator"}));
+    fleet.clients_come_round();
+    fleet.order(&json!({"do": "start_coordinator"}));
+    fleet.settled();
+}
+
+fn cut_off_and_withdrawn(fleet: &mut Fleet) {
+    let required = fleet.pool()["required"].clone();
+    fleet.on("withdraw", 4);
+    fleet.on("cut", 4);
+    fleet.begin_rotation();
+    fleet.leave_behind(4);
+    fleet.settled();
+    fleet.force_rotation();
+    fleet.settled();
+    fleet.on("mend", 4);
+    fleet.has_keys(4);
+    fleet.until("everybody is required again", |pool| pool["required"] == required);
+    fleet.on("announce", 4);
+}
+
+fn rebooted(fleet: &mut Fleet) {
+    fleet.on("keep_file", 6);
+    fleet.rotation();
+    fleet.on("withdraw", 6);
+    fleet.on("reboot_with_kept_file", 6);
+    fleet.on("start_agent", 6);
+    // Services start after the agent is READY, which is after its first verified install.
+    fleet.has_keys(6);
+    fleet.on("serve", 6);
+    fleet.on("announce", 6);
+}
+
+fn installed_anew(fleet: &mut Fleet) {
+    fleet.on("withdraw", 7);
+    fleet.on("wipe", 7);
+    fleet.on("start_agent", 7);
+    fleet.has_keys(7);
+    fleet.on("serve", 7);
+    fleet.on("announce", 7);
+}
+
+fn joined(fleet: &mut Fleet) {
+    let required = fleet.pool()["required"].as_u64().expect("a number");
+    let new = usize::try_from(required).expect("a few nodes") + 1;
+    fleet.on("join", new);
+    fleet.begin_rotation();
+    fleet.half_promoted();
+    fleet.on("start_agent", new);
+    fleet.has_keys(new);
+    fleet.on("serve", new);
+    fleet.on("announce", new);
+    fleet.settled();
+    fleet.until("the new node counts", |pool| pool["required"] == new);
+}
+
+fn aborted_while_staged(fleet: &mut Fleet) {
+    fleet.on("freeze_agent", 1);
+    fleet.begin_rotation();
+    fleet.waits_for("staged", 1);
+    fleet.command("/abort", &json!({"reason": "test"}));
+    fleet.on("thaw_agent", 1);
+    fleet.settled();
+    fleet.clients_come_round();
+    fleet.command("/resume", &json!({}));
+    fleet.rotation();
+}
+
+fn aborted_while_promoted(fleet: &mut Fleet) {
+    fleet.begin_rotation();
+    fleet.half_promoted();
+    fleet.clients_come_round();
+    fleet.command("/abort", &json!({"reason": "test"}));
+    fleet.settled();
+    fleet.clients_come_round();
+    fleet.command("/resume", &json!({}));
+    fleet.rotation();
+}
+
+fn timers(fleet: &mut Fleet) {
+    let nodes = [1, 5, 8];
+    nodes.iter().for_each(|node| fleet.on("end_agent", *node));
+    fleet.begin_rotation();
+    // Every tour is what a timer would start: the stage takes one, the promotion another.
+    let mut tours = 0;
+    while fleet.pool()["phase"] != "steady" {
+        tours += 1;
+        assert!(tours < 100, "{:#}", fleet.pool());
+        for node in nodes {
+            assert_eq!(fleet.order(&json!({"do": "once", "node": node})), 0);
+        }
+    }
+    fleet.settled();
+    nodes.iter().for_each(|node| fleet.on("start_agent", *node));
+}
+
+fn revoked(fleet: &mut Fleet) {
+    fleet.begin_rotation();
+    let pool = fleet.half_promoted();
+    // What most nodes are told to make cookies with is the old key until the last wave.
+    let keys = [&pool["primary"]["epoch"], &pool["backup"]["epoch"]];
+    let old = keys.iter().filter_map(|epoch| epoch.as_u64()).min();
+    fleet.command("/rotations", &json!({"mode": "revoke", "epochs": [old], "reason": "leaked"}));
+    fleet.settled();
+    let pool = fleet.until("the key is gone", |pool| pool["revoking"] == json!([]) && pool["backup"].is_null());
+    assert_ne!(pool["primary"]["epoch"].as_u64(), old);
+}
