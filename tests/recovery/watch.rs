@@ -48,12 +48,18 @@ impl Watch {
 
     /// What was seen; fails if two nodes ever rejected each other's cookies.
     #[track_caller]
-    pub(crate) fn end(mut self) -> Seen {
-        self.ended.store(true, Ordering::SeqCst);
-        let seen = self.thread.take().unwrap().join().unwrap();
+    pub(crate) fn end(self) -> Seen {
+        let seen = self.seen();
         assert!(seen.looks > 10, "{seen:?}");
         assert_eq!(seen.rifts.first(), None, "{} of {} looks", seen.rifts.len(), seen.looks);
         seen
+    }
+}
+
+impl Watch {
+    fn seen(mut self) -> Seen {
+        self.ended.store(true, Ordering::SeqCst);
+        self.thread.take().unwrap().join().unwrap()
     }
 }
 
@@ -89,4 +95,32 @@ impl Seen {
             self.rifts.push(now);
         }
     }
+}
+
+#[test]
+fn the_watch_sees_a_rift_and_nothing_else() {
+    if !crate::support::need_netns() {
+        return;
+    }
+    let hosts = [DaemonHost::new(), DaemonHost::new()];
+    let key = crate::support::daemon::key_text;
+    let set = |first: &str, second: &str| {
+        hosts[0].set_kernel(first);
+        hosts[1].set_kernel(second);
+    };
+    set(&key(1), &key(1));
+    let watch = Watch::over(&hosts);
+    let looked = || std::thread::sleep(Duration::from_millis(100));
+    for number in 1..4 {
+        let (old, new) = (key(number), key(number + 1));
+        set(&format!("{old},{new}"), &format!("{old},{new}"));
+        looked();
+        set(&format!("{new},{old}"), &format!("{new},{old}"));
+        looked();
+    }
+    assert!(watch.end().texts.len() >= 7);
+    let watch = Watch::over(&hosts);
+    set(&key(7), &key(8));
+    looked();
+    assert!(!watch.seen().rifts.is_empty(), "two nodes without a key in common were not seen");
 }
