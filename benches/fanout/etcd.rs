@@ -101,8 +101,8 @@ async fn announce(server: SocketAddr, size: usize, rounds: usize) -> Vec<Percent
     let mut results = Vec::new();
     for _ in 0..rounds {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        put(&mut operator, "fleet", VALUE_BYTES).await.expect("etcd takes a put");
         round.send(Instant::now()).expect("clients run");
+        put(&mut operator, "fleet", VALUE_BYTES).await.expect("etcd takes a put");
         let mut times = Vec::new();
         while times.len() < size {
             let next = tokio::time::timeout(PATIENCE, done.recv()).await;
@@ -123,7 +123,6 @@ async fn client(
     loop {
         read_until(&mut watching, b"\"events\"", b"}}\n").await.expect("etcd tells");
         put(&mut putting, &format!("ack/{at}"), ACK_BYTES).await.expect("etcd takes a put");
-        // An acknowledgement that overtakes the announcer's own answer counts from there.
         done.send(round.borrow().elapsed()).expect("somebody counts");
     }
 }

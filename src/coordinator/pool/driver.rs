@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 
 use super::book::{Book, GivenKeys, Verified};
 use super::waiting::WaitingNodes;
+use super::work::wait_of;
 use super::{Described, Message, Shared};
 use crate::config::coordinator::CONFIG_OPERATOR;
 use crate::coordinator::metrics::Metrics;
@@ -24,7 +25,7 @@ use crate::crypto::random::{self, NoRandomness};
 use crate::engine::convergence::{Barrier, Life, Presence, Serving, conflict};
 use crate::engine::rollout::document::{Actor, Proposal, Stage};
 use crate::engine::rollout::handle;
-use crate::engine::rollout::input::{BlockedBy, Command, Input, Now, Order, Reason, Refused, Step, Wait};
+use crate::engine::rollout::input::{Command, Input, Now, Order, Refused, Step, Wait};
 use crate::engine::rollout::policy::Policy;
 use crate::engine::rollout::sync::PoolView;
 use crate::model::count::Revision;
@@ -518,14 +519,4 @@ fn actor_name(actor: &Actor) -> &str {
         Actor::Engine => "engine",
         Actor::Operator(name) => name.as_str(),
     }
-}
-
-/// What a policy that may not be taken yet waits for.
-fn wait_of(refused: &Refused) -> Wait {
-    let (blocked_by, waiting_for) = match &refused.reason {
-        Reason::Frozen { .. } => (BlockedBy::Frozen, Vec::new()),
-        Reason::NotHeard(nodes) => (BlockedBy::Barrier, nodes.clone()),
-        _ => (BlockedBy::Held, Vec::new()),
-    };
-    Wait { blocked_by, waiting_for, next_at: None }
 }

@@ -11,7 +11,7 @@ use super::waiting::{NotTold, Reply, give};
 use super::{Asked, GivenKeys, Message, NotDone, StoreDown, Wanted};
 use crate::engine::convergence::recoverable;
 use crate::engine::rollout::document::{Expect, PoolKey, Slots};
-use crate::engine::rollout::input::{Command, Input, Order, Step};
+use crate::engine::rollout::input::{BlockedBy, Command, Input, Order, Reason, Refused, Step, Wait};
 use crate::engine::rollout::record::{NodeRecord, RecordChange, Report};
 use crate::engine::rollout::sync::{Recording, Sync, record};
 use crate::model::ids::NodeId;
@@ -240,6 +240,16 @@ impl Driver {
             }
         }
     }
+}
+
+/// What a policy that may not be taken yet waits for.
+pub(super) fn wait_of(refused: &Refused) -> Wait {
+    let (blocked_by, waiting_for) = match &refused.reason {
+        Reason::Frozen { .. } => (BlockedBy::Frozen, Vec::new()),
+        Reason::NotHeard(nodes) => (BlockedBy::Barrier, nodes.clone()),
+        _ => (BlockedBy::Held, Vec::new()),
+    };
+    Wait { blocked_by, waiting_for, next_at: None }
 }
 
 /// The name that the audit log has, and the API shows.
