@@ -194,5 +194,8 @@ fn the_driver_finds_a_fault() {
         targets::class((bytes.len().min(4), bytes.get(1) == Some(&34)))
     };
     let found = catch_unwind(|| fuzz("key_text", vec![b"seed".to_vec()], faulty));
-    assert!(found.is_err());
+    let payload = found.expect_err("it is behind two bytes");
+    let told = payload.downcast_ref::<String>().cloned();
+    let told = told.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    assert!(told.as_deref().is_some_and(|told| told.contains("the fault")), "{told:?}");
 }

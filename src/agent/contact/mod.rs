@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
-use self::exchange::{Flight, NodeState, Reply, Says};
+use self::exchange::{ANSWER_PATIENCE, Flight, NodeState, Reply, Says};
 use self::identity::Identity;
 use self::route::Route;
 use self::trouble::Trouble;
@@ -146,6 +146,24 @@ impl Contact {
         })
     }
 
+    /// Goes on from `before` after a reload of the settings that [`Contact::fits`] refused: the fence is what this process
+    /// holds, not what stands in a file's place, and a pool that was silent has been so since then (PROTOCOL.md rule 9).
+    #[must_use]
+    pub fn succeeding(mut self, before: &Self) -> Self {
+        if !(self.teaches() && before.teaches()) {
+            return self;
+        }
+        self.link = self.link.succeeding(&before.link);
+        if self.settings.pool == before.settings.pool {
+            self.started = before.started;
+            self.next_at = self.now();
+            self.link = self.link.in_contact_since(&before.link);
+            self.trouble.clone_from(&before.trouble);
+            self.counts.clone_from(&before.counts);
+        }
+        self
+    }
+
     /// Whether these talks can go on under other settings: the same coordinators, for the same purpose.
     #[must_use]
     pub fn fits(&self, settings: &AgentSettings) -> bool {
@@ -241,7 +259,7 @@ impl Contact {
     /// Whether keys of the pool are in the file.
     #[must_use]
     pub fn has_keys(&self) -> bool {
-        self.link.fence().is_some()
+        self.link.has_keys()
     }
 
     /// The generation that was told last, installed or not.
@@ -307,10 +325,24 @@ impl Contact {
         let says = Says { wait, next_contact, source: self.source, refused, drift: self.drift };
         let ask = self.link.ask();
         let base = &self.settings.urls.value[self.route.current()];
-        let reply = exchange::send(identity.client(), base, &self.settings, self.node.request(ask, &says));
+        let reply =
+            exchange::send(identity.client(), base, &self.settings, (self.node.request(ask, &says), self.patience()));
         debug!(coordinator = %base, session = %ask.session, seen = %ask.seen, "asking");
         self.flight = Some(Flight { ask, began: now, drift: self.drift, waits: !wait.is_zero(), reply });
         if identity.notes().count() == old_notes { News::None } else { News::Pass }
+    }
+
+    /// How long one coordinator may take, besides holding its answer back.  While somebody waits for the first answer (a
+    /// run of `once`, a start), one that accepts and says nothing must not use up the time of the others.
+    fn patience(&self) -> Duration {
+        let count = self.settings.urls.value.len();
+        let starts = self.counts.answers == 0 && self.failures() < count as u64;
+        let all = match self.cadence {
+            Cadence::Once => ANSWER_PATIENCE,
+            Cadence::Daemon if starts && !self.start_timeout.is_zero() => self.start_timeout.min(ANSWER_PATIENCE),
+            Cadence::Daemon => return ANSWER_PATIENCE,
+        };
+        share(all, count)
     }
 
     /// Reads the certificates again if they have changed; those that cannot be used are not taken.
@@ -403,6 +435,12 @@ impl Contact {
                 return News::None;
             }
         }
+        if let ClientError::Refused { body: Some(body), .. } = error
+            && body.kind == ErrorKind::OtherPool
+        {
+            // What is late says nothing.
+            drop(self.link.other_pool(request, now));
+        }
         self.link.give_up();
         self.failed(Trouble::of_error(error))
     }
@@ -411,7 +449,7 @@ impl Contact {
         let same = self.trouble.as_ref().is_some_and(|known| known.kind == trouble.kind);
         debug!(coordinator = %self.url(), error = %trouble.message, "no use of it");
         *self.counts.errors.entry(trouble.kind).or_default() += 1;
-        let next = self.route.failed(self.now(), trouble.asked, jitter());
+        let next = self.route.failed(self.now(), believed(trouble.asked), jitter());
         self.next_at = next.at;
         if next.other {
             self.link.open_session(clock::now_ms(), nonce());
@@ -419,6 +457,20 @@ impl Contact {
         }
         self.trouble = Some(trouble);
         if same { News::None } else { News::Pass }
+    }
+}
+
+/// What a coordinator asks for, as far as it fits what it was told: this node is back within [`NEXT_CONTACT`], with the
+/// jitter that is added.
+fn believed(asked: Option<Duration>) -> Option<Duration> {
+    asked.map(|asked| asked.min(NEXT_CONTACT * 2 / 3))
+}
+
+/// What each of `count` coordinators has of `all`; one alone has whatever a request may take.
+fn share(all: Duration, count: usize) -> Duration {
+    match u32::try_from(count) {
+        Ok(0 | 1) | Err(_) => ANSWER_PATIENCE,
+        Ok(count) => (all / count).max(ROUND_MIN),
     }
 }
 
