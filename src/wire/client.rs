@@ -308,6 +308,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_body_fits_its_buffer_and_only_late_answers_are_late() {
+        let body = serde_json::json!({"keys": "x".repeat(5_000), "reason": null});
+        let bytes = json(&body).unwrap();
+        assert_eq!(*bytes, serde_json::to_vec(&body).unwrap());
+        assert_eq!(bytes.capacity(), bytes.len(), "it has not grown");
+        let error = |cause: &str| ClientError::Unreachable { url: "https://a".to_owned(), cause: cause.to_owned() };
+        assert!(error(LATE).is_late() && !error("connection refused").is_late());
+    }
+
+    #[test]
     fn coordinators_are_named_by_https_and_nothing_more() {
         for good in
             ["https://c1.example.org", "https://c1.example.org:9443", "https://c1.example.org/", "https://[::1]:1"]

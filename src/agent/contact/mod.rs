@@ -493,3 +493,27 @@ fn nonce() -> u64 {
 fn jitter() -> u32 {
     u32::try_from(nonce() >> 32).expect("32 bits are left")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn several_coordinators_share_the_time() {
+        assert_eq!([1, 2, 4, 8].map(|count| share(secs(10), count).as_millis()), [10_000, 5_000, 2_500, 1_250]);
+        assert_eq!(share(secs(3), 1), ANSWER_PATIENCE, "nobody else waits for one alone");
+        assert_eq!(share(secs(1), 8), ROUND_MIN, "less is too short for a handshake");
+    }
+
+    #[test]
+    fn a_pause_that_was_asked_for_keeps_the_promise_to_be_back() {
+        assert_eq!(believed(None), None);
+        assert_eq!(believed(Some(secs(2))), Some(secs(2)));
+        let longest = believed(Some(secs(3_600))).unwrap();
+        assert!(longest + part(longest / 2, u32::MAX) <= NEXT_CONTACT);
+    }
+}
