@@ -279,6 +279,22 @@ fn a_reload_keeps_the_fence_and_the_time_of_the_last_answer() {
 }
 
 #[test]
+fn another_phase_of_the_same_keys_is_shown() {
+    if !need_netns() {
+        return;
+    }
+    let site = left_alone("");
+    let back = FakeCoordinator::start_on(site.host.netns(), &site.pki, &site.coordinator.address());
+    back.tell(told(5, "promoted", 1, Some(2)));
+    let mut daemon = site.host.start();
+    daemon.ready();
+    let status = site.status("promoted", |status| status["phase"] == "promoted");
+    assert_eq!(status["generation"], 5);
+    assert!(poll_until(SOON, || site.host.persisted().unwrap().contains("# phase: promoted\n")));
+    daemon.stop();
+}
+
+#[test]
 fn keys_of_another_pool_do_not_serve() {
     if !need_netns() {
         return;

@@ -33,7 +33,7 @@ use crate::engine::rollout::record::{Fence, Session};
 use crate::kernel::sysctl_d::Record;
 use crate::model::count::Generation;
 use crate::model::problem::Problem;
-use crate::model::state::SlotPrint;
+use crate::model::state::{Phase, SlotPrint};
 use crate::model::time::UnixTime;
 use crate::runtime::clock;
 use crate::wire::client::ClientError;
@@ -98,6 +98,8 @@ pub struct Contact {
     next_at: Duration,
     told: Option<Told>,
     node: NodeState,
+    /// The phase that the last pass found in the file.
+    phase: Option<Phase>,
     /// What the last answered request said.
     said: Option<NodeState>,
     /// Somebody else had changed the keys, and no coordinator knows.
@@ -138,30 +140,13 @@ impl Contact {
             next_at: Duration::ZERO,
             told: None,
             node: NodeState::default(),
+            phase: None,
             said: None,
             drift: false,
             trouble: None,
             closed: 0,
             counts: ContactCounts::default(),
         })
-    }
-
-    /// Goes on from `before` after a reload of the settings that [`Contact::fits`] refused: the fence is what this process
-    /// holds, not what stands in a file's place, and a pool that was silent has been so since then (PROTOCOL.md rule 9).
-    #[must_use]
-    pub fn succeeding(mut self, before: &Self) -> Self {
-        if !(self.teaches() && before.teaches()) {
-            return self;
-        }
-        self.link = self.link.succeeding(&before.link);
-        if self.settings.pool == before.settings.pool {
-            self.started = before.started;
-            self.next_at = self.now();
-            self.link = self.link.in_contact_since(&before.link);
-            self.trouble.clone_from(&before.trouble);
-            self.counts.clone_from(&before.counts);
-        }
-        self
     }
 
     /// Whether these talks can go on under other settings: the same coordinators, for the same purpose.
@@ -232,11 +217,13 @@ impl Contact {
         if let (Some(told), Some(held)) = (&self.told, &report.held)
             && report.file_current
             && held.generation == Some(told.instruction.generation)
+            && held.phase == told.phase
             && held.prints.pair() == told.instruction.slots.pair()
         {
             self.link.persisted(&told.pool_id, &told.instruction);
             self.told = None;
         }
+        self.phase = report.held.filter(|_| report.file_current).map(|held| held.phase);
         let node = NodeState::of(report, self.link.fence());
         let drift = report.problems.iter().any(|problem| problem.kind == "drift");
         self.drift |= drift;
@@ -377,6 +364,11 @@ impl Contact {
                 let absent_after = Duration::from_secs(answer.absent_after_secs);
                 match self.link.answered(request, &told.pool_id, &told.instruction, (now, absent_after)) {
                     Ok(Verdict::Install) => {
+                        self.told = Some(told);
+                        self.answered(flight, now, News::Pass)
+                    }
+                    // The same keys in another phase: file and status say so.
+                    Ok(Verdict::Same) if self.phase.is_some_and(|phase| phase != told.phase) => {
                         self.told = Some(told);
                         self.answered(flight, now, News::Pass)
                     }
