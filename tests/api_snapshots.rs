@@ -120,6 +120,7 @@ fn status() -> PoolStatus {
         backup: Some(slot(2)),
         paused: false,
         hold: Some("aborted".to_owned()),
+        expect: Some(Expected::Number(100)),
         required: 100,
         converged: 99,
         reporting: 2,

@@ -152,6 +152,23 @@ fn a_nodes_request() {
 }
 
 #[test]
+fn a_coordinators_answer() {
+    let text = "00000001-00000001-00000001-00000001";
+    let print = tfo_fleet::crypto::fingerprint::pair_print(&tfo_fleet::kernel::text::parse(text.as_bytes()).unwrap());
+    let answer = |pool: &str| {
+        let primary = serde_json::json!({"epoch": 2, "fingerprint": print.primary.to_string(), "key": text});
+        let answer = serde_json::json!({
+            "pool": pool, "pool_id": "0123456789abcdef0123456789abcdef", "generation": 3, "phase": "steady",
+            "primary": primary, "backup": null, "absent_after_secs": 600,
+        });
+        answer.to_string().into_bytes()
+    };
+    fuzz("sync_answer", vec![answer("text"), answer("TEXT")], targets::sync_answer);
+    let errors = ["{\"kind\":\"denied\",\"message\":\"m\",\"request_id\":\"r\"}", "{\"kind\":\"new\"}"];
+    fuzz("error_body", errors.map(|text| text.as_bytes().to_vec()).to_vec(), targets::error_body);
+}
+
+#[test]
 fn our_file_in_sysctl_d() {
     // In memory, if there is such a place: each input is a file.
     let dir = tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| support::scratch());
@@ -194,5 +211,8 @@ fn the_driver_finds_a_fault() {
         targets::class((bytes.len().min(4), bytes.get(1) == Some(&34)))
     };
     let found = catch_unwind(|| fuzz("key_text", vec![b"seed".to_vec()], faulty));
-    assert!(found.is_err());
+    let payload = found.expect_err("it is behind two bytes");
+    let told = payload.downcast_ref::<String>().cloned();
+    let told = told.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    assert!(told.as_deref().is_some_and(|told| told.contains("the fault")), "{told:?}");
 }

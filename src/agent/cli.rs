@@ -90,7 +90,7 @@ struct OnceArguments {
 pub enum Format {
     /// For people.
     Text,
-    /// For programs; see DESIGN.md section 2.
+    /// For programs.
     Json,
 }
 

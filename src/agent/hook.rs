@@ -3,9 +3,11 @@
 //! It runs as the agent does, inside its sandbox: without a capability, and with next to nothing writable.  What needs more is
 //! a unit of its own that the command starts (`systemctl start`), for systemd starts that outside.  Must not know: keys.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tracing::{info, warn};
 
 use super::contact::Standing;
@@ -18,24 +20,26 @@ const RUN_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Hook {
     done: bool,
+    /// It could not be started, and that was said.
+    failed: bool,
     running: Option<(Child, Instant)>,
 }
 
 impl Hook {
     /// Runs `command` once for each time that the node becomes detached; called after every pass.
     pub fn update(&mut self, command: &[String], standing: Option<Standing>) {
-        self.reap();
         let detached = standing == Some(Standing::Detached);
-        if detached && !self.done {
+        if !detached {
+            (self.done, self.failed) = (false, false);
+        } else if !self.done {
             self.run(command);
         }
-        self.done = detached;
     }
 
     fn run(&mut self, command: &[String]) {
         let [program, arguments @ ..] = command else { return };
+        // Still running from the last time: it has its turn at the next pass.
         if self.running.is_some() {
-            warn!(program, "on_detached is still running from the last time: not run again");
             return;
         }
         // Nothing of it goes into our log: it is not ours, and its output may be anything.
@@ -44,22 +48,31 @@ impl Hook {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            // With all that it starts, so that all of it can be ended.
+            .process_group(0)
             .spawn();
         match started {
             Ok(child) => {
                 warn!(program, pid = child.id(), "detached: on_detached is run");
                 self.running = Some((child, clock::monotonic()));
+                self.done = true;
             }
-            Err(error) => tracing::error!(program, %error, "detached, and on_detached cannot be run"),
+            // Tried again at every pass, and said once.
+            Err(error) if !self.failed => {
+                tracing::error!(program, %error, "detached, and on_detached cannot be run");
+                self.failed = true;
+            }
+            Err(_) => {}
         }
     }
 
-    fn reap(&mut self) {
+    /// Ends what runs too long; called after every pass, whatever the settings are by now.
+    pub fn reap(&mut self) {
         let Some((child, since)) = &mut self.running else { return };
         match child.try_wait() {
             Ok(None) if clock::left_of(RUN_MAX, *since).is_zero() => {
                 warn!(pid = child.id(), "on_detached takes too long and is killed");
-                if let Err(error) = child.kill() {
+                if let Err(error) = kill_process_group(Pid::from_child(child), Signal::KILL) {
                     warn!(%error, "cannot kill on_detached");
                 }
             }
@@ -77,5 +90,36 @@ impl Hook {
                 self.running = None;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_could_not_be_started_is_tried_again_and_one_that_was_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (missing, mark) = (dir.path().join("missing"), dir.path().join("mark"));
+        let detached = Some(Standing::Detached);
+        let mut hook = Hook::default();
+        hook.update(&[missing.display().to_string()], detached);
+        assert!(!hook.done && hook.failed && hook.running.is_none());
+        let touch = ["/bin/sh".to_owned(), "-c".to_owned(), format!("echo x >> {}", mark.display())];
+        hook.update(&touch, detached);
+        assert!(hook.done && hook.running.is_some());
+        let (child, _) = hook.running.as_mut().unwrap();
+        child.wait().unwrap();
+        // Still counted as running until it is reaped: the next loss of contact waits for that, and is not forgotten.
+        hook.update(&touch, Some(Standing::Connected));
+        hook.update(&touch, detached);
+        assert!(!hook.done);
+        hook.reap();
+        assert!(hook.running.is_none());
+        hook.update(&touch, detached);
+        hook.update(&touch, detached);
+        let (child, _) = hook.running.as_mut().unwrap();
+        child.wait().unwrap();
+        assert_eq!(std::fs::read_to_string(&mark).unwrap(), "x\nx\n");
     }
 }

@@ -17,6 +17,8 @@ pub struct NamespaceReport {
     pub namespace: Namespace,
     /// What its kernel shows; none if no key is set or it cannot be read.
     pub shown: Option<PairPrint>,
+    /// Whether its kernel could be read.
+    pub readable: bool,
     /// Whether that is what it should show.
     pub verified: bool,
     /// Whether this pass wrote it, or would have.

@@ -20,12 +20,13 @@ use super::host::chain;
 use super::locks::{self, HeldLock};
 use super::metrics::Metrics;
 use super::report::PassReport;
+use super::server_bit::{self, PoolKeys};
 use super::status::{self, Circumstances, State, Status};
 use super::worker::{PassMode, Worker};
-use super::{preflight, server_bit, source};
+use super::{preflight, source};
 use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
 use crate::config::contact::ServerBit;
-use crate::kernel::sysctl_d;
+use crate::kernel::sysctl_d::{self, Record};
 use crate::model::problem::{Problem, Severity};
 use crate::model::time::UnixTime;
 use crate::runtime::{clock, log, notify, process, sys};
@@ -55,7 +56,12 @@ pub fn run(config: &Path) -> Outcome {
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    let served = runtime.and_then(|runtime| runtime.block_on(async { Daemon::new(settings, locks)?.serve().await }));
+    let served = runtime.and_then(|runtime| {
+        let served = runtime.block_on(async { Daemon::new(settings, locks)?.serve().await });
+        // A name that is still looked up must not hold up the end.
+        runtime.shutdown_background();
+        served
+    });
     match served {
         Ok(()) => Outcome::Done,
         Err(error) => {
@@ -127,7 +133,7 @@ impl Daemon {
             "started"
         );
         Ok(Self {
-            contact: contact_of(&settings),
+            contact: contact_of(&settings, None),
             hook: Hook::default(),
             metrics: Metrics::new(&settings.metrics),
             worker: Worker::new(settings),
@@ -190,16 +196,22 @@ impl Daemon {
 
     /// What else a node of a pool does: withdraws itself when it is detached, makes no cookies without the pool's keys.
     fn heed_pool(&mut self, report: &mut PassReport) {
+        self.hook.reap();
+        let runtime_dir = &self.worker.settings().runtime_dir.value;
         let (SourceSettings::Coordinator(source), Some(contact)) = (&self.worker.settings().source, &self.contact)
         else {
+            // A reload may have taken the pool away.
+            report.problems.extend(server_bit::release_all(runtime_dir, &report.namespaces));
             return;
         };
         self.hook.update(&source.on_detached, Some(contact.standing()));
-        if source.server_bit == ServerBit::Held {
-            let runtime_dir = &self.worker.settings().runtime_dir.value;
-            let keys_are_there = contact.has_keys() && report.verified();
-            report.problems.extend(server_bit::hold(runtime_dir, keys_are_there, &report.namespaces));
-        }
+        report.problems.extend(match source.server_bit {
+            ServerBit::Held => {
+                let keys = if contact.has_keys() { PoolKeys::Held } else { PoolKeys::Missing };
+                server_bit::hold(runtime_dir, keys, &report.namespaces)
+            }
+            ServerBit::LeftAlone => server_bit::release_all(runtime_dir, &report.namespaces),
+        });
     }
 
     async fn sleep(&mut self, next_pass: Instant, next_watchdog: Option<Instant>) -> io::Result<Wake> {
@@ -304,18 +316,24 @@ impl Daemon {
         self.locks.extend(new);
         self.metrics.close().await;
         self.metrics = Metrics::new(&settings.metrics);
-        if !self.contact.as_ref().is_some_and(|contact| contact.fits(&settings)) {
-            self.contact = contact_of(&settings);
-        }
         self.worker = Worker::new(settings).succeeding(&self.worker);
+        let settings = self.worker.settings();
+        if !self.contact.as_ref().is_some_and(|contact| contact.fits(settings)) {
+            let new = contact_of(settings, self.worker.record());
+            self.contact = new.map(|new| match &self.contact {
+                Some(before) => new.succeeding(before),
+                None => new,
+            });
+        }
         Ok(())
     }
 }
 
-/// The talks with the coordinators that the settings name, from the file on.
-fn contact_of(settings: &AgentSettings) -> Option<Contact> {
+/// The talks with the coordinators that the settings name, from what is `held` on, or else from the file.
+fn contact_of(settings: &AgentSettings, held: Option<&Record>) -> Option<Contact> {
     let persisted = sysctl_d::read(&settings.install.sysctl_file.value).ok();
-    Contact::of(settings, persisted.as_ref().and_then(sysctl_d::Persisted::record), Cadence::Daemon)
+    let record = held.or_else(|| persisted.as_ref().and_then(sysctl_d::Persisted::record));
+    Contact::of(settings, record, Cadence::Daemon)
 }
 
 /// The next step of the talks; never, where there are none.

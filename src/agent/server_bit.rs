@@ -3,7 +3,7 @@
 //! Invariant: 0x2 is set again only where it was cleared here; which namespaces these are survives a restart in the runtime
 //! directory, and a reboot sets all bits anew.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::host::chain;
 use super::report::NamespaceReport;
@@ -14,21 +14,55 @@ use crate::runtime::files::{self, Durability};
 /// Name of the file in the runtime directory.
 const FILE: &str = "server-bit.held";
 
-/// Clears 0x2 while the keys are missing, and sets it again where it was cleared.
-pub fn hold(runtime_dir: &Path, keys_are_there: bool, namespaces: &[NamespaceReport]) -> Option<Problem> {
-    let place = runtime_dir.join(FILE);
-    let done = if keys_are_there { release(&place, namespaces) } else { clear(&place, namespaces) };
-    done.err().map(|message| {
-        let remedy = "add ReadWritePaths=-/proc/sys/net/ipv4/tcp_fastopen to the unit (examples/hold-server-bit.conf)";
-        Problem::error("server_bit", message, remedy)
-    })
+/// Whether the file holds keys of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolKeys {
+    /// Yes; each kernel for itself is seen to hold them, or not.
+    Held,
+    /// No.
+    Missing,
 }
 
-fn held(place: &PathBuf) -> Vec<String> {
+/// Clears 0x2 where the keys are missing, and sets it again where it was cleared.
+pub fn hold(runtime_dir: &Path, keys: PoolKeys, namespaces: &[NamespaceReport]) -> Option<Problem> {
+    let place = runtime_dir.join(FILE);
+    let lacks = |namespace: &&NamespaceReport| match keys {
+        PoolKeys::Missing => true,
+        // A kernel that cannot be read is no reason to end what works there.
+        PoolKeys::Held => namespace.readable && !namespace.verified,
+    };
+    let has = |namespace: &&NamespaceReport| keys == PoolKeys::Held && namespace.verified;
+    let cleared = clear(&place, namespaces.iter().filter(lacks));
+    let released = release(&place, namespaces.iter().filter(has));
+    cleared.and(released).err().map(problem)
+}
+
+/// Sets 0x2 again wherever it was cleared: it is not to be held any more.
+pub fn release_all(runtime_dir: &Path, namespaces: &[NamespaceReport]) -> Option<Problem> {
+    release(&runtime_dir.join(FILE), namespaces.iter()).err().map(problem)
+}
+
+fn problem(message: String) -> Problem {
+    let remedy = "add ReadWritePaths=-/proc/sys/net/ipv4/tcp_fastopen to the unit (examples/hold-server-bit.conf)";
+    Problem::error("server_bit", message, remedy)
+}
+
+fn held(place: &Path) -> Vec<String> {
     std::fs::read_to_string(place).map_or_else(|_| Vec::new(), |text| text.lines().map(str::to_owned).collect())
 }
 
-fn clear(place: &PathBuf, namespaces: &[NamespaceReport]) -> Result<(), String> {
+fn keep(place: &Path, held: &[String]) -> Result<(), String> {
+    if held.is_empty() {
+        return std::fs::remove_file(place).map_err(|error| format!("cannot remove {}: {error}", place.display()));
+    }
+    if let Some(directory) = place.parent().filter(|directory| !directory.is_dir()) {
+        // That it is not there says the write below.
+        drop(super::status::make_directory(directory));
+    }
+    files::replace(place, held.join("\n").as_bytes(), 0o644, Durability::Volatile).map_err(|error| chain(&error))
+}
+
+fn clear<'a>(place: &Path, namespaces: impl Iterator<Item = &'a NamespaceReport>) -> Result<(), String> {
     let mut held = held(place);
     for namespace in namespaces {
         let Some(bits) = namespace.bits.filter(|bits| bits & SERVER_BIT != 0) else { continue };
@@ -36,8 +70,7 @@ fn clear(place: &PathBuf, namespaces: &[NamespaceReport]) -> Result<(), String> 
         if !held.iter().any(|other| other == name) {
             held.push(name.to_owned());
             // Before the bit: who cleared it must be known whenever it is.
-            let text = held.join("\n");
-            files::replace(place, text.as_bytes(), 0o644, Durability::Volatile).map_err(|error| chain(&error))?;
+            keep(place, &held)?;
         }
         set(namespace, bits & !SERVER_BIT)?;
         tracing::warn!(
@@ -48,18 +81,19 @@ fn clear(place: &PathBuf, namespaces: &[NamespaceReport]) -> Result<(), String> 
     Ok(())
 }
 
-fn release(place: &PathBuf, namespaces: &[NamespaceReport]) -> Result<(), String> {
-    let held = held(place);
-    if held.is_empty() {
-        return Ok(());
-    }
-    for namespace in namespaces.iter().filter(|namespace| held.iter().any(|name| name == namespace.namespace.name())) {
+fn release<'a>(place: &Path, namespaces: impl Iterator<Item = &'a NamespaceReport>) -> Result<(), String> {
+    let mut held = held(place);
+    let before = held.len();
+    for namespace in namespaces {
+        let name = namespace.namespace.name();
+        let Some(at) = held.iter().position(|held| held == name) else { continue };
         if let Some(bits) = namespace.bits.filter(|bits| bits & SERVER_BIT == 0) {
             set(namespace, bits | SERVER_BIT)?;
-            tracing::info!(namespace = namespace.namespace.name(), "the server side of TFO is on again");
+            tracing::info!(namespace = name, "the server side of TFO is on again");
         }
+        held.remove(at);
     }
-    std::fs::remove_file(place).map_err(|error| format!("cannot remove {}: {error}", place.display()))
+    if held.len() == before { Ok(()) } else { keep(place, &held) }
 }
 
 fn set(namespace: &NamespaceReport, bits: i32) -> Result<(), String> {

@@ -96,7 +96,7 @@ impl Status {
     }
 }
 
-fn make_directory(path: &Path) -> std::io::Result<()> {
+pub(super) fn make_directory(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().create(path)
 }
 

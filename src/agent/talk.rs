@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
+use super::check;
 use super::contact::Contact;
 use super::report::PassReport;
+use super::server_bit::{self, PoolKeys};
 use super::worker::{PassMode, Worker};
-use super::{check, server_bit};
 use crate::config::agent::SourceSettings;
 use crate::config::contact::ServerBit;
 use crate::model::problem::Problem;
 use crate::runtime::clock;
 
-/// Longest time for one exchange with whoever answers first; the unit's TimeoutStartSec=30s holds two of them.
+/// Longest time for one exchange with whoever answers first.
 const EXCHANGE_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time for all of them: with the wait for another agent's lock, and the passes, the unit's TimeoutStartSec=30s
+/// holds it.
+const TALK_PATIENCE: Duration = Duration::from_secs(20);
 /// Most exchanges in one run: the first, the acknowledgement, and a pool that moves on in between.
 const EXCHANGES_MAX: usize = 4;
 
@@ -44,8 +48,13 @@ async fn talk(worker: &mut Worker, contact: &mut Contact) -> PassReport {
     // What is here is said first: the answer is what is above it.
     pass(worker, contact, PassMode::DryRun);
     let mut done: Option<PassReport> = None;
+    let began = clock::monotonic();
     for _ in 0..EXCHANGES_MAX {
-        contact.exchange(EXCHANGE_PATIENCE).await;
+        let left = clock::left_of(TALK_PATIENCE, began);
+        if left.is_zero() {
+            break;
+        }
+        contact.exchange(left.min(EXCHANGE_PATIENCE)).await;
         if done.is_some() && (contact.is_in_trouble() || contact.told().is_none()) {
             break;
         }
@@ -63,9 +72,9 @@ async fn talk(worker: &mut Worker, contact: &mut Contact) -> PassReport {
     if let SourceSettings::Coordinator(source) = &worker.settings().source
         && source.server_bit == ServerBit::Held
     {
-        let keys_are_there = contact.has_keys() && report.verified();
+        let keys = if contact.has_keys() { PoolKeys::Held } else { PoolKeys::Missing };
         let runtime_dir = &worker.settings().runtime_dir.value;
-        report.problems.extend(server_bit::hold(runtime_dir, keys_are_there, &report.namespaces));
+        report.problems.extend(server_bit::hold(runtime_dir, keys, &report.namespaces));
     }
     report
 }

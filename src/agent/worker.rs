@@ -393,6 +393,7 @@ impl Worker {
         let namespaces = self.sites.iter().zip(looks).map(|(site, look)| NamespaceReport {
             namespace: site.namespace.clone(),
             shown: look.kernel.as_ref().ok().and_then(|kernel| kernel.shown),
+            readable: look.kernel.is_ok(),
             verified: pair.is_some_and(|pair| look.kernel.as_ref().is_ok_and(|kernel| kernel.holds(pair))),
             changed: false,
             bits: look.bits,

@@ -13,7 +13,7 @@ pub enum Format {
     /// For people.
     #[default]
     Text,
-    /// For programs: the fields of DESIGN.md section 4.
+    /// For programs.
     Json,
 }
 

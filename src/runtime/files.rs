@@ -51,10 +51,14 @@ pub fn replace(path: &Path, content: &[u8], mode: u32, durability: Durability) -
         return Err(error);
     }
     if durability == Durability::Synced {
-        let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(directory).and_then(|dir| dir.sync_all()).map_err(step("make durable", path))?;
+        sync_directory_of(path).map_err(step("make durable", path))?;
     }
     Ok(())
+}
+
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
 }
 
 fn write_new(path: &Path, content: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
@@ -80,7 +84,7 @@ fn write_new(path: &Path, content: &[u8], mode: u32, durability: Durability) -> 
 /// Fails if there is something of that name ([`io::ErrorKind::AlreadyExists`]), or if it cannot be made or written.
 pub fn create_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
+    let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| sync_directory_of(path));
     if written.is_err() {
         // A cut secret would be taken for a whole one later.
         std::fs::remove_file(path)?;

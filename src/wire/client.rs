@@ -9,7 +9,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use reqwest::header::RETRY_AFTER;
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,8 +26,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Longest body of an error in bytes.
 const ERROR_BYTES_MAX: usize = 8_192;
+/// Room for an answer from the start, in bytes; every answer that may hold keys is shorter.
+const PRESIZED_BYTES_MAX: usize = 16_384;
 /// Longest `Retry-After` that is believed, in seconds.
 const RETRY_AFTER_MAX_SECS: u64 = 3_600;
+
+/// Cause of an answer that did not come in time.
+const LATE: &str = "no answer in time";
 
 /// Where a coordinator is: `https://HOST[:PORT]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +119,14 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// Whether the request was sent and its answer did not come in time: it may be done still.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::Unreachable { cause, .. } if cause == LATE)
+    }
+}
+
 fn refusal_text(body: Option<&ErrorBody>) -> String {
     // Bounded and printable: whatever is at the other end writes into our log.
     let shown = |text: &str| -> String { text.chars().filter(|c| !c.is_control()).take(300).collect() };
@@ -167,7 +181,8 @@ impl Client {
         let target = base.0.join(call.path).map_err(|error| bad(format!("{} is no path: {error}", call.path)))?;
         let mut request = self.http.request(call.method.clone(), target).timeout(call.timeout);
         if let Some(body) = body {
-            request = request.json(body);
+            let body = json(body).map_err(|error| bad(format!("the request cannot be written: {error}")))?;
+            request = request.header(CONTENT_TYPE, "application/json").body(Bytes::from_owner(body));
         }
         let mut response = request.send().await.map_err(|error| no_answer(&url, &error))?;
         let status = response.status();
@@ -193,12 +208,36 @@ impl Client {
     }
 }
 
-/// The body into one buffer that never grows, so that no copy is left behind; none if it is longer than `limit`.
+/// A body, wiped after use: commands may hold keys.  Counted first, because a buffer that grows leaves copies behind.
+fn json<B: Serialize>(body: &B) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, body)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(count.0));
+    serde_json::to_writer(&mut *bytes, body)?;
+    Ok(bytes)
+}
+
+/// Counts what is written.
+struct Count(usize);
+
+impl std::io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The body into one buffer that never grows, so that no copy is left behind; none if it is longer than `limit`.  Where the
+/// limit is a large one it grows: such an answer holds no keys, and is short nearly always.
 async fn read_bounded(
     response: &mut reqwest::Response,
     limit: usize,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, reqwest::Error> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(limit));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(limit.min(PRESIZED_BYTES_MAX)));
     while let Some(chunk) = response.chunk().await? {
         let fits = bytes.len() + chunk.len() <= limit;
         if fits {
@@ -226,7 +265,11 @@ fn no_answer(url: &str, error: &reqwest::Error) -> ClientError {
     if let Some(tls) = tls_cause(error) {
         return ClientError::Tls { url, cause: tls.to_string() };
     }
-    let cause = if error.is_timeout() { "no answer in time".to_owned() } else { last_cause(error) };
+    let cause = match (error.is_timeout(), error.is_connect()) {
+        (true, true) => "no connection in time".to_owned(),
+        (true, false) => LATE.to_owned(),
+        (false, _) => last_cause(error),
+    };
     ClientError::Unreachable { url, cause }
 }
 
@@ -263,6 +306,16 @@ fn last_cause(error: &(dyn StdError + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_fits_its_buffer_and_only_late_answers_are_late() {
+        let body = serde_json::json!({"keys": "x".repeat(5_000), "reason": null});
+        let bytes = json(&body).unwrap();
+        assert_eq!(*bytes, serde_json::to_vec(&body).unwrap());
+        assert_eq!(bytes.capacity(), bytes.len(), "it has not grown");
+        let error = |cause: &str| ClientError::Unreachable { url: "https://a".to_owned(), cause: cause.to_owned() };
+        assert!(error(LATE).is_late() && !error("connection refused").is_late());
+    }
 
     #[test]
     fn coordinators_are_named_by_https_and_nothing_more() {

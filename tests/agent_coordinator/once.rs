@@ -158,3 +158,30 @@ fn check_looks_at_certificates_and_coordinators_and_joins_nothing() {
     site.host.configure(&config, "");
     finds(&site, 0, &[("coordinator_unreachable", "warning")]);
 }
+
+/// Accepts connections and never says a word.
+fn hung(site: &Site) -> (std::net::TcpListener, String) {
+    let listener = site.host.netns().run(|| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+#[test]
+fn a_hung_first_coordinator_leaves_time_for_the_second() {
+    if !need_netns() {
+        return;
+    }
+    let site = Site::new();
+    let (_listener, url) = hung(&site);
+    let source = source(&site.host, &[url, site.coordinator.url()], "");
+    site.host.configure(&source, "verify_interval = \"1s\"");
+    site.coordinator.tell(told(3, "staged", 1, Some(2)));
+    let done = once(&site, 2);
+    assert_eq!((&done["generation"], &done["changed"]), (&3.into(), &true.into()));
+    // A start waits for an answer, and gets one: confirmed, not only served by its file.
+    let mut daemon = site.host.start();
+    daemon.ready();
+    let ready = daemon.messages().into_iter().find(|message| message.text.contains("READY=1")).unwrap();
+    assert!(!ready.value("STATUS").unwrap().contains("unconfirmed"), "{ready:?}");
+    daemon.stop();
+}

@@ -245,6 +245,93 @@ fn a_reload_goes_on_with_the_same_talks_and_a_broken_one_changes_nothing() {
 }
 
 #[test]
+fn a_reload_keeps_the_fence_and_the_time_of_the_last_answer() {
+    if !need_netns() {
+        return;
+    }
+    let mut site = Site::new();
+    let mut answer = told(5, "staged", 1, Some(2));
+    answer["absent_after_secs"] = 2.into();
+    site.coordinator.tell(answer);
+    let mut daemon = site.host.start();
+    daemon.ready();
+    site.coordinator.acknowledged(5);
+    // The file has another place, where nothing is yet: what is held is held.
+    let config = fs::read_to_string(site.host.config_file()).unwrap();
+    let moved = config.replace("tcp_fastopen_key.conf", "moved.conf");
+    assert_ne!(config, moved);
+    site.host.put("etc/agent.toml", moved.as_bytes(), 0o644);
+    site.coordinator.tell(told(4, "steady", 7, Some(8)));
+    let asked = site.coordinator.asked().len();
+    daemon.signal(Signal::HUP);
+    site.coordinator.expect(asked, |body| body["error"] == "answer_lower_generation");
+    assert_eq!(site.host.kernel(), pair(1, 2));
+    // A silence goes on through a reload.
+    site.coordinator.stop();
+    site.status("detached", |status| status["contact"] == "detached");
+    let waits = moved.replace("pool = \"text\"", "pool = \"text\"\nwait = \"6s\"");
+    site.host.put("etc/agent.toml", waits.as_bytes(), 0o644);
+    let seen = daemon.messages().len();
+    daemon.signal(Signal::HUP);
+    daemon.expect(seen, "READY=1");
+    assert_eq!(site.host.status()["contact"], "detached");
+    daemon.stop();
+}
+
+#[test]
+fn another_phase_of_the_same_keys_is_shown() {
+    if !need_netns() {
+        return;
+    }
+    let site = left_alone("");
+    let back = FakeCoordinator::start_on(site.host.netns(), &site.pki, &site.coordinator.address());
+    back.tell(told(5, "promoted", 1, Some(2)));
+    let mut daemon = site.host.start();
+    daemon.ready();
+    let status = site.status("promoted", |status| status["phase"] == "promoted");
+    assert_eq!(status["generation"], 5);
+    assert!(poll_until(SOON, || site.host.persisted().unwrap().contains("# phase: promoted\n")));
+    daemon.stop();
+}
+
+#[test]
+fn keys_of_another_pool_do_not_serve() {
+    if !need_netns() {
+        return;
+    }
+    let site = left_alone("start_timeout = \"1s\"");
+    let back = FakeCoordinator::start_on(site.host.netns(), &site.pki, &site.coordinator.address());
+    let mut answer = told(9, "steady", 7, Some(8));
+    answer["pool_id"] = "ffffffffffffffffffffffffffffffff".into();
+    back.tell(answer);
+    let mut daemon = site.host.start();
+    let status = site.status("without keys", |status| status["contact"] == "no_keys");
+    assert_eq!(status["error"]["kind"], "no_pool_keys");
+    back.expect(1, |body| body["error"] == "answer_other_pool");
+    assert!(!is_ready(&daemon));
+    assert_eq!(site.host.kernel(), pair(1, 2), "kept all the same");
+    daemon.stop();
+}
+
+#[test]
+fn the_server_bit_is_set_again_when_it_is_not_to_be_held_any_more() {
+    if !need_netns() {
+        return;
+    }
+    let bits = "/proc/sys/net/ipv4/tcp_fastopen";
+    let site = Site::new();
+    site.configure("start_timeout = \"1s\"\nwait = \"1s\"\nhold_server_bit = true");
+    let read = || site.host.netns().run(|| fs::read_to_string(bits).unwrap().trim().to_owned());
+    site.host.netns().run(|| fs::write(bits, "1027").unwrap());
+    let mut daemon = site.host.start();
+    assert!(poll_until(SOON, || read() == "1025"), "{}", read());
+    site.configure("start_timeout = \"1s\"\nwait = \"1s\"");
+    daemon.signal(Signal::HUP);
+    assert!(poll_until(SOON, || read() == "1027"), "{}", read());
+    daemon.stop();
+}
+
+#[test]
 fn new_certificates_are_taken_up_and_broken_ones_are_not() {
     if !need_netns() {
         return;

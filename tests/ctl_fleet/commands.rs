@@ -87,14 +87,14 @@ fn cases() -> Vec<Case> {
             &["rotate", "--first", "--expect", "100"],
             "POST /v1/pools/text/rotations",
             rotation(json!({"mode": "first", "expect": {"number": 100}})),
-            false,
+            true,
         ),
         case(
             empty(),
             &["rotate", "--first", "--expect", "cp1.test,cp2.test"],
             "POST /v1/pools/text/rotations",
             rotation(json!({"mode": "first", "expect": {"names": ["cp1.test", "cp2.test"]}})),
-            false,
+            true,
         ),
         case(
             promoted(),

@@ -116,7 +116,7 @@ impl Fleet {
     #[track_caller]
     pub(crate) fn first_key(&self) {
         self.until_known(3);
-        self.operator.ends(&["rotate", "--first", "--expect", "3", "--wait", "--timeout", "20s"], 0);
+        self.operator.ends(&["rotate", "--first", "--expect", "3", "--wait", "--yes", "--timeout", "20s"], 0);
         self.operator.ok(&["resume"]);
     }
 

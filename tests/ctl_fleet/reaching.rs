@@ -209,6 +209,11 @@ fn an_unanswered_command_is_looked_up_before_anything_is_said() {
     coordinator.on("GET /v1/pools/text/audit?after=40", [page(&[others])]);
     let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);
     assert!(stderr.contains("cannot reach"), "{stderr}");
+    // It may be done still.
+    coordinator.on("POST /v1/pools/text/rotations", [Reply::Hang]);
+    let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);
+    assert!(stderr.contains("no answer in time") && stderr.contains("--after 40"), "{stderr}");
+    coordinator.on("POST /v1/pools/text/rotations", [Reply::Drop]);
     // Nobody can say.
     coordinator.on("GET /v1/pools/text/audit?after=40", [Reply::Drop]);
     let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);

@@ -141,12 +141,12 @@ fn a_first_key_is_waited_for_until_the_expected_have_it() {
     };
     let (operator, coordinator) = rotating([given(1), given(2), given(3)]);
     coordinator.ok(ROTATIONS, done("first_key", json!({"phase": "steady"})));
-    let (stdout, _) = operator.ends(&["rotate", "--first", "--expect", "3", "--wait"], 0);
+    let (stdout, _) = operator.ends(&["rotate", "--first", "--expect", "3", "--wait", "--yes"], 0);
     assert!(stdout.contains("tfoctl resume"), "{stdout}");
     // By name: who is not there is not there.
     let (operator, coordinator) = rotating([given(3)]);
     coordinator.ok(ROTATIONS, done("first_key", json!({"phase": "steady"})));
-    let wait = ["rotate", "--first", "--expect", "cp1.test,cp9.test", "--wait", "--timeout", "1s"];
+    let wait = ["rotate", "--first", "--expect", "cp1.test,cp9.test", "--wait", "--yes", "--timeout", "1s"];
     operator.ends(&wait, 4);
     let (operator, coordinator) = rotating([given(3)]);
     coordinator.ok(ROTATIONS, done("first_key", json!({"phase": "steady"})));

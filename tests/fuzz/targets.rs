@@ -4,6 +4,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
+use tfo_fleet::agent::source::Told;
 use tfo_fleet::crypto::fingerprint::pair_print;
 use tfo_fleet::ctl::host::link::Link;
 use tfo_fleet::ctl::host::packet::Packet;
@@ -12,7 +13,8 @@ use tfo_fleet::ctl::host::tcp_option::{FastOpen, TcpOptions};
 use tfo_fleet::kernel::netstat::TfoCounters;
 use tfo_fleet::kernel::sysctl_d::{self, Persisted};
 use tfo_fleet::kernel::text::{self, KeyText};
-use tfo_fleet::wire::v1::sync::SyncRequest;
+use tfo_fleet::wire::error::ErrorBody;
+use tfo_fleet::wire::v1::sync::{SyncAnswer, SyncRequest};
 
 /// What became of an input; equal for inputs that went the same way.
 pub(crate) fn class(of: impl Hash) -> u64 {
@@ -111,6 +113,29 @@ pub(crate) fn sync_request(bytes: &[u8]) -> u64 {
         Err(error) => {
             class((error.to_string().split(" at line").next().map(str::len), error.is_syntax(), error.is_data()))
         }
+    }
+}
+
+/// A coordinator's answer: what an agent takes for told fits itself.
+pub(crate) fn sync_answer(bytes: &[u8]) -> u64 {
+    match serde_json::from_slice::<SyncAnswer>(bytes) {
+        Ok(answer) => match Told::of(&answer, &answer.pool) {
+            Ok(told) => {
+                assert_eq!(told.instruction.slots.primary.fingerprint, answer.primary.fingerprint);
+                assert_eq!(told.instruction.slots.backup.is_some(), answer.backup.is_some());
+                class((told.phase as u8, answer.backup.is_some()))
+            }
+            Err(bad) => class(bad.to_string()),
+        },
+        Err(error) => class((error.is_syntax(), error.is_data())),
+    }
+}
+
+/// What a coordinator says instead of an answer.
+pub(crate) fn error_body(bytes: &[u8]) -> u64 {
+    match serde_json::from_slice::<ErrorBody>(bytes) {
+        Ok(body) => class((body.kind, body.ordinal.is_some())),
+        Err(error) => class((error.is_syntax(), error.is_data())),
     }
 }
 

@@ -20,8 +20,9 @@ use crate::runtime::{clock, sys};
 use crate::wire::client::{BaseUrl, Call, Client, ClientError};
 use crate::wire::v1::sync::{ANSWER_BYTES_MAX, ClockReport, InstalledKeys, KeySource, SyncAnswer, SyncRequest};
 
-/// How much longer than it was asked to wait a coordinator may take: connecting, a slow store, the way back.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// How much longer than it was asked to wait a coordinator may take: connecting, a slow store, the way back.  Longer than
+/// what a coordinator gives its own store for a record (8 s, `coordinator::routes::node`).
+pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a coordinator says.
 #[derive(Debug)]
@@ -152,11 +153,11 @@ pub(super) fn send(
     client: &Client,
     base: &BaseUrl,
     settings: &ContactSettings,
-    request: SyncRequest,
+    (request, patience): (SyncRequest, Duration),
 ) -> Pin<Box<dyn Future<Output = Result<Reply, ClientError>>>> {
     let (client, base) = (client.clone(), base.clone());
     let path = format!("/v1/pools/{}/sync", settings.pool);
-    let timeout = Duration::from_secs(request.wait_secs) + ANSWER_PATIENCE;
+    let timeout = Duration::from_secs(request.wait_secs) + patience;
     Box::pin(async move {
         let call = Call { method: &Method::POST, path: &path, timeout, answer_bytes_max: ANSWER_BYTES_MAX };
         if request.source == KeySource::Coordinator {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
-use self::exchange::{Flight, NodeState, Reply, Says};
+use self::exchange::{ANSWER_PATIENCE, Flight, NodeState, Reply, Says};
 use self::identity::Identity;
 use self::route::Route;
 use self::trouble::Trouble;
@@ -33,7 +33,7 @@ use crate::engine::rollout::record::{Fence, Session};
 use crate::kernel::sysctl_d::Record;
 use crate::model::count::Generation;
 use crate::model::problem::Problem;
-use crate::model::state::SlotPrint;
+use crate::model::state::{Phase, SlotPrint};
 use crate::model::time::UnixTime;
 use crate::runtime::clock;
 use crate::wire::client::ClientError;
@@ -98,6 +98,8 @@ pub struct Contact {
     next_at: Duration,
     told: Option<Told>,
     node: NodeState,
+    /// The phase that the last pass found in the file.
+    phase: Option<Phase>,
     /// What the last answered request said.
     said: Option<NodeState>,
     /// Somebody else had changed the keys, and no coordinator knows.
@@ -138,6 +140,7 @@ impl Contact {
             next_at: Duration::ZERO,
             told: None,
             node: NodeState::default(),
+            phase: None,
             said: None,
             drift: false,
             trouble: None,
@@ -214,11 +217,13 @@ impl Contact {
         if let (Some(told), Some(held)) = (&self.told, &report.held)
             && report.file_current
             && held.generation == Some(told.instruction.generation)
+            && held.phase == told.phase
             && held.prints.pair() == told.instruction.slots.pair()
         {
             self.link.persisted(&told.pool_id, &told.instruction);
             self.told = None;
         }
+        self.phase = report.held.filter(|_| report.file_current).map(|held| held.phase);
         let node = NodeState::of(report, self.link.fence());
         let drift = report.problems.iter().any(|problem| problem.kind == "drift");
         self.drift |= drift;
@@ -241,7 +246,7 @@ impl Contact {
     /// Whether keys of the pool are in the file.
     #[must_use]
     pub fn has_keys(&self) -> bool {
-        self.link.fence().is_some()
+        self.link.has_keys()
     }
 
     /// The generation that was told last, installed or not.
@@ -307,10 +312,24 @@ impl Contact {
         let says = Says { wait, next_contact, source: self.source, refused, drift: self.drift };
         let ask = self.link.ask();
         let base = &self.settings.urls.value[self.route.current()];
-        let reply = exchange::send(identity.client(), base, &self.settings, self.node.request(ask, &says));
+        let reply =
+            exchange::send(identity.client(), base, &self.settings, (self.node.request(ask, &says), self.patience()));
         debug!(coordinator = %base, session = %ask.session, seen = %ask.seen, "asking");
         self.flight = Some(Flight { ask, began: now, drift: self.drift, waits: !wait.is_zero(), reply });
         if identity.notes().count() == old_notes { News::None } else { News::Pass }
+    }
+
+    /// How long one coordinator may take, besides holding its answer back.  While somebody waits for the first answer (a
+    /// run of `once`, a start), one that accepts and says nothing must not use up the time of the others.
+    fn patience(&self) -> Duration {
+        let count = self.settings.urls.value.len();
+        let starts = self.counts.answers == 0 && self.failures() < count as u64;
+        let all = match self.cadence {
+            Cadence::Once => ANSWER_PATIENCE,
+            Cadence::Daemon if starts && !self.start_timeout.is_zero() => self.start_timeout.min(ANSWER_PATIENCE),
+            Cadence::Daemon => return ANSWER_PATIENCE,
+        };
+        share(all, count)
     }
 
     /// Reads the certificates again if they have changed; those that cannot be used are not taken.
@@ -345,6 +364,11 @@ impl Contact {
                 let absent_after = Duration::from_secs(answer.absent_after_secs);
                 match self.link.answered(request, &told.pool_id, &told.instruction, (now, absent_after)) {
                     Ok(Verdict::Install) => {
+                        self.told = Some(told);
+                        self.answered(flight, now, News::Pass)
+                    }
+                    // The same keys in another phase: file and status say so.
+                    Ok(Verdict::Same) if self.phase.is_some_and(|phase| phase != told.phase) => {
                         self.told = Some(told);
                         self.answered(flight, now, News::Pass)
                     }
@@ -403,6 +427,12 @@ impl Contact {
                 return News::None;
             }
         }
+        if let ClientError::Refused { body: Some(body), .. } = error
+            && body.kind == ErrorKind::OtherPool
+        {
+            // What is late says nothing.
+            drop(self.link.other_pool(request, now));
+        }
         self.link.give_up();
         self.failed(Trouble::of_error(error))
     }
@@ -411,7 +441,7 @@ impl Contact {
         let same = self.trouble.as_ref().is_some_and(|known| known.kind == trouble.kind);
         debug!(coordinator = %self.url(), error = %trouble.message, "no use of it");
         *self.counts.errors.entry(trouble.kind).or_default() += 1;
-        let next = self.route.failed(self.now(), trouble.asked, jitter());
+        let next = self.route.failed(self.now(), believed(trouble.asked), jitter());
         self.next_at = next.at;
         if next.other {
             self.link.open_session(clock::now_ms(), nonce());
@@ -419,6 +449,20 @@ impl Contact {
         }
         self.trouble = Some(trouble);
         if same { News::None } else { News::Pass }
+    }
+}
+
+/// What a coordinator asks for, as far as it fits what it was told: this node is back within [`NEXT_CONTACT`], with the
+/// jitter that is added.
+fn believed(asked: Option<Duration>) -> Option<Duration> {
+    asked.map(|asked| asked.min(NEXT_CONTACT * 2 / 3))
+}
+
+/// What each of `count` coordinators has of `all`; one alone has whatever a request may take.
+fn share(all: Duration, count: usize) -> Duration {
+    match u32::try_from(count) {
+        Ok(0 | 1) | Err(_) => ANSWER_PATIENCE,
+        Ok(count) => (all / count).max(ROUND_MIN),
     }
 }
 
@@ -440,4 +484,28 @@ fn nonce() -> u64 {
 
 fn jitter() -> u32 {
     u32::try_from(nonce() >> 32).expect("32 bits are left")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn several_coordinators_share_the_time() {
+        assert_eq!([1, 2, 4, 8].map(|count| share(secs(10), count).as_millis()), [10_000, 5_000, 2_500, 1_250]);
+        assert_eq!(share(secs(3), 1), ANSWER_PATIENCE, "nobody else waits for one alone");
+        assert_eq!(share(secs(1), 8), ROUND_MIN, "less is too short for a handshake");
+    }
+
+    #[test]
+    fn a_pause_that_was_asked_for_keeps_the_promise_to_be_back() {
+        assert_eq!(believed(None), None);
+        assert_eq!(believed(Some(secs(2))), Some(secs(2)));
+        let longest = believed(Some(secs(3_600))).unwrap();
+        assert!(longest + part(longest / 2, u32::MAX) <= NEXT_CONTACT);
+    }
 }

@@ -1,4 +1,4 @@
-//! How it stands with the coordinators: whether the node may serve, and what an operator is told.
+//! How it stands with the coordinators: whether the node may serve, what an operator is told, what a reload keeps.
 
 use std::time::Instant;
 
@@ -8,6 +8,24 @@ use crate::model::problem::{Problem, Severity};
 use crate::wire::status::Standing;
 
 impl Contact {
+    /// Goes on from `before` after a reload of the settings that [`Contact::fits`] refused: the fence is what this process
+    /// holds, not what stands in a file's place, and a pool that was silent has been so since then (PROTOCOL.md rule 9).
+    #[must_use]
+    pub fn succeeding(mut self, before: &Self) -> Self {
+        if !(self.teaches() && before.teaches()) {
+            return self;
+        }
+        self.link = self.link.succeeding(&before.link);
+        if self.settings.pool == before.settings.pool {
+            self.started = before.started;
+            self.next_at = self.now();
+            self.link = self.link.in_contact_since(&before.link);
+            self.trouble.clone_from(&before.trouble);
+            self.counts.clone_from(&before.counts);
+        }
+        self
+    }
+
     /// Whether the node may serve as far as its pool is concerned; the caller adds "installed and read back".
     #[must_use]
     pub fn may_serve(&self) -> bool {

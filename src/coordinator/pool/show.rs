@@ -6,14 +6,14 @@ use super::Summary;
 use super::driver::Driver;
 use super::work::snake;
 use crate::engine::convergence::{Barrier, NodeState, node_state, recoverable};
-use crate::engine::rollout::document::{Hold, PoolKey, Slots, Stage};
+use crate::engine::rollout::document::{Expect, Hold, PoolKey, Slots, Stage};
 use crate::engine::rollout::input::BlockedBy;
 use crate::engine::rollout::record::{Exclusion, NodeRecord, Standing};
 use crate::engine::rollout::wave::is_opened;
 use crate::model::ids::NodeId;
 use crate::model::key::PairPrint;
 use crate::model::state::SlotPrints;
-use crate::wire::v1::fleet::{FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
+use crate::wire::v1::fleet::{Expected, FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
 use crate::wire::v1::sync::KeySource;
 
 /// Every state that a node can be in.
@@ -49,6 +49,7 @@ impl Driver {
             backup: slots.and_then(|slots| slots.backup).map(PoolKey::shown),
             paused: document.paused.is_some(),
             hold: document.hold.as_ref().map(|hold| hold_name(hold).to_owned()),
+            expect: document.hold.as_ref().and_then(expected),
             required: barrier.required,
             converged: barrier.required - barrier.waiting_for.len(),
             reporting: snapshot.nodes.values().filter(|record| record.is_known() && record.only_reports()).count(),
@@ -157,6 +158,15 @@ fn holds(record: &NodeRecord) -> Option<SlotPrints> {
 
 fn shown(slots: &Slots) -> SlotPairShown {
     SlotPairShown { primary: slots.primary.shown(), backup: slots.backup.map(PoolKey::shown) }
+}
+
+/// Whom a hold waits for.
+fn expected(hold: &Hold) -> Option<Expected> {
+    match hold {
+        Hold::FirstKey { expect: Expect::Number(number) } => Some(Expected::Number(*number)),
+        Hold::FirstKey { expect: Expect::Names(names) } => Some(Expected::Names(names.clone())),
+        _ => None,
+    }
 }
 
 fn hold_name(hold: &Hold) -> &'static str {

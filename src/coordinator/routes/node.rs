@@ -19,8 +19,9 @@ use crate::engine::rollout::sync::SyncRefused;
 use crate::wire::error::ErrorKind;
 use crate::wire::v1::sync::{REQUEST_BYTES_MAX, SyncRequest, WAIT_SECS_MAX};
 
-/// Longest wait for the driver to record a sync: longer than any write, and than ten thousand nodes in front of it.
-const RECORD_PATIENCE: Duration = Duration::from_secs(25);
+/// Longest wait for the driver to record a sync.  Shorter than an agent's patience (10 s, `agent::contact::exchange`), so that
+/// a node is told to come back, and does not give up a request that is recorded after that.
+const RECORD_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Part of `absent_after` for which a request is held at most: whoever is held is heard often enough to be present.
 const HELD_PARTS: u64 = 3;

@@ -58,19 +58,30 @@ pub(super) struct Order<'a, B> {
     pub(super) reason: &'a str,
 }
 
+/// Whether a command without an answer may have been done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Doubt {
+    /// It was not.
+    None,
+    /// The connection was lost: what was done is in the log by now.
+    Lost,
+    /// No answer came in time: it may be done still.
+    Late,
+}
+
 /// What a round over all coordinators brought.
 enum Round<A> {
     Answer(A),
-    /// The last word: asking another one would bring the same.  `unknown`: one before may have done it.
+    /// The last word: asking another one would bring the same.  `doubt`: one before may have done it.
     Final {
         error: ClientError,
-        unknown: bool,
+        doubt: Doubt,
     },
-    /// Nobody answered; `retry` if at least one asked to come back, `unknown` if one may have done it.
+    /// Nobody answered; `retry` if at least one asked to come back, `doubt` if one may have done it.
     Nobody {
         errors: Vec<ClientError>,
         retry: Option<Duration>,
-        unknown: bool,
+        doubt: Doubt,
     },
 }
 
@@ -118,28 +129,32 @@ impl Fleet {
     pub(super) async fn order<B: Serialize>(&self, order: &Order<'_, B>) -> Result<Done, Failure> {
         let path = format!("/v1/pools/{}{}", order.pool, order.path);
         let start = clock::monotonic();
-        let mut in_doubt = false;
+        let mut doubt = Doubt::None;
         loop {
             let (errors, retry) = match self.round(&order.method, &path, order.body).await {
                 Round::Answer(done) => return Ok(done),
-                Round::Final { error, unknown } if in_doubt || unknown => return self.settle(order, vec![error]).await,
-                Round::Final { error, .. } => return Err(failed(&error)),
-                Round::Nobody { errors, retry, unknown } => {
-                    in_doubt |= unknown;
+                Round::Final { error, doubt: new } => {
+                    return match doubt.max(new) {
+                        Doubt::None => Err(failed(&error)),
+                        doubt => self.settle(order, vec![error], doubt).await,
+                    };
+                }
+                Round::Nobody { errors, retry, doubt: new } => {
+                    doubt = doubt.max(new);
                     (errors, retry)
                 }
             };
             let left = clock::left_of(PATIENCE, start);
             match retry {
                 Some(pause) if !left.is_zero() => tokio::time::sleep(pause.min(left)).await,
-                _ if in_doubt => return self.settle(order, errors).await,
+                _ if doubt != Doubt::None => return self.settle(order, errors, doubt).await,
                 _ => return Err(not_answered(&errors)),
             }
         }
     }
 
     /// Whether a command that nobody answered was done all the same: the audit log knows.
-    async fn settle<B>(&self, order: &Order<'_, B>, errors: Vec<ClientError>) -> Result<Done, Failure> {
+    async fn settle<B>(&self, order: &Order<'_, B>, errors: Vec<ClientError>, doubt: Doubt) -> Result<Done, Failure> {
         let Ok(lines) = self.audit_after(order.pool, order.seen).await else {
             return Err(unknown_outcome(&errors, order.pool, order.seen));
         };
@@ -152,6 +167,8 @@ impl Fleet {
             Some(AuditLine { revision, generation, phase, action, nodes, .. }) => {
                 Ok(Done { pool: order.pool.clone(), revision, generation, phase, action, nodes })
             }
+            // Not done yet: a coordinator that is slow may be at it.
+            None if doubt == Doubt::Late => Err(unknown_outcome(&errors, order.pool, order.seen)),
             None => Err(errors.first().map_or_else(|| not_answered(&errors), failed)),
         }
     }
@@ -179,7 +196,7 @@ impl Fleet {
         path: &str,
         body: Option<&B>,
     ) -> Round<A> {
-        let (mut errors, mut retry, mut unknown) = (Vec::new(), None, false);
+        let (mut errors, mut retry, mut doubt) = (Vec::new(), None, Doubt::None);
         let call = Call { method, path, timeout: CALL_TIMEOUT, answer_bytes_max: ANSWER_BYTES_MAX };
         for step in 0..self.urls.len() {
             let at = (self.preferred.get() + step) % self.urls.len();
@@ -202,14 +219,15 @@ impl Fleet {
                 // Ours, about the request: another coordinator would say the same.
                 ClientError::Refused { body: Some(_), .. } => {
                     self.preferred.set(at);
-                    return Round::Final { error, unknown };
+                    return Round::Final { error, doubt };
                 }
                 // A proxy's page.
                 ClientError::Refused { .. } | ClientError::Tls { .. } => {}
-                ClientError::Unreachable { .. } | ClientError::BadAnswer { .. } => unknown = true,
+                error @ ClientError::Unreachable { .. } if error.is_late() => doubt = Doubt::Late,
+                ClientError::Unreachable { .. } | ClientError::BadAnswer { .. } => doubt = doubt.max(Doubt::Lost),
             }
             errors.push(error);
         }
-        Round::Nobody { errors, retry, unknown }
+        Round::Nobody { errors, retry, doubt }
     }
 }

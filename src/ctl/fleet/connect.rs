@@ -99,7 +99,10 @@ pub(super) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> 
         let message = format!("cannot start: {error}");
         Failure::new(Outcome::Failed, Problem::error("runtime", message, "look for limits on files or processes"))
     })?;
-    runtime.block_on(command)
+    let done = runtime.block_on(command);
+    // A name that is still looked up must not hold up the end.
+    runtime.shutdown_background();
+    done
 }
 
 /// A problem with a file that was named on the command line.

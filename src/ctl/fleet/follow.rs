@@ -62,7 +62,10 @@ pub(super) fn judge(goal: &Goal, status: &PoolStatus, since: &[AuditLine], nodes
     let reached = match goal {
         Goal::Settled => did("settle").is_some(),
         Goal::DrivenOut => status.phase == Phase::Steady && status.revoking.is_empty() && all_acked,
-        Goal::Given(expect) => status.required > 0 && all_acked && are_here(expect.as_ref(), status, nodes),
+        Goal::Given(asked) => {
+            let expect = expected(status, asked.as_ref());
+            status.required > 0 && all_acked && are_here(expect, status, nodes)
+        }
     };
     // An abort that comes after the end is of another rotation.
     if reached && (*goal != Goal::DrivenOut || did("abort").is_none()) {
@@ -75,6 +78,11 @@ pub(super) fn judge(goal: &Goal, status: &PoolStatus, since: &[AuditLine], nodes
         (Some(hold), Goal::Settled) if status.phase == Phase::Steady => Some(End::Held(hold.clone())),
         _ => None,
     }
+}
+
+/// Whom the pool itself waits for, which it knows without being asked for any; else who was asked for.
+fn expected<'a>(status: &'a PoolStatus, asked: Option<&'a Expected>) -> Option<&'a Expected> {
+    status.expect.as_ref().or(asked)
 }
 
 fn are_here(expect: Option<&Expected>, status: &PoolStatus, nodes: &[NodeStatus]) -> bool {
@@ -239,7 +247,9 @@ impl Follower<'_> {
             }
         }
         let nodes = match &self.goal {
-            Goal::Given(Some(Expected::Names(_))) => fleet.nodes(&done.pool).await?.nodes,
+            Goal::Given(asked) if matches!(expected(&status, asked.as_ref()), Some(Expected::Names(_))) => {
+                fleet.nodes(&done.pool).await?.nodes
+            }
             Goal::Settled | Goal::DrivenOut | Goal::Given(_) => Vec::new(),
         };
         self.say(&status);
@@ -348,6 +358,13 @@ mod tests {
         assert_eq!(judge(&number(4), &steady, &[], &[]), None);
         assert_eq!(judge(&number(3), &status(Phase::Steady, 2), &[], &[]), None);
         assert_eq!(judge(&Goal::Given(None), &steady, &[], &[]), Some(End::Reached));
+        // The pool knows whom it waits for, also where nobody was named.
+        let waits = PoolStatus { expect: Some(Expected::Number(4)), ..status(Phase::Steady, 3) };
+        assert_eq!(judge(&Goal::Given(None), &waits, &[], &[]), None);
+        assert_eq!(judge(&number(3), &waits, &[], &[]), None);
+        let names = Expected::Names(["a".parse().unwrap()].into());
+        let waits = PoolStatus { expect: Some(names), ..status(Phase::Steady, 3) };
+        assert_eq!(judge(&Goal::Given(None), &waits, &[], &[]), None);
         let nobody = PoolStatus { required: 0, ..status(Phase::Steady, 0) };
         assert_eq!(judge(&Goal::Given(None), &nobody, &[], &[]), None);
         let named = Goal::Given(Some(Expected::Names(["a".parse().unwrap()].into())));

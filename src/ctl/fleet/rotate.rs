@@ -86,7 +86,8 @@ pub fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, Failure
             (false, Mode::Normal) => (RotationMode::Normal, normal_plan(&status), "stage"),
             (false, Mode::Revoke) => (RotationMode::Revoke, arguments.revoke_plan(&status), "revoke"),
         };
-        let is_heavy = arguments.force || mode == RotationMode::Revoke;
+        // A first key replaces what every node holds, as an import does.
+        let is_heavy = arguments.force || mode != RotationMode::Normal;
         let plan = if arguments.force {
             plan.line("--force: expected_nodes and drain are passed over; barriers are not")
         } else {

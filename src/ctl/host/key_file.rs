@@ -45,7 +45,7 @@ pub fn secret_path(text: &str) -> SecretPath {
 }
 
 /// Past the buffer of `std::io::Stdin`, which nobody wipes.
-fn read_stdin() -> Result<Zeroizing<Vec<u8>>, Problem> {
+pub(super) fn read_stdin() -> Result<Zeroizing<Vec<u8>>, Problem> {
     let mut bytes = Zeroizing::new(vec![0; BYTES_MAX + 1]);
     let mut filled = 0;
     while filled < bytes.len() {

@@ -2,13 +2,12 @@
 //!
 //! Keys come from files, standard input or the kernel, never from the command line, and leave as fingerprints only.
 
-use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use zeroize::Zeroizing;
 
+use super::key_file;
 use super::tcp_option::WireCookie;
 use crate::config::secret::SecretPath;
 use crate::crypto::fingerprint::fingerprint;
@@ -56,11 +55,15 @@ impl KeyRing {
     /// Reads files of kernel text, one key or `P,B` each; `-` is standard input.
     pub(super) fn from_files(files: &[PathBuf]) -> Result<Self, Problem> {
         let mut ring = Self::default();
+        if files.iter().filter(|file| file.as_os_str() == STDIN).count() > 1 {
+            let message = "stdin can be read once, and is given several times";
+            return Err(Problem::error("usage", message, "put all keys in it, or name files"));
+        }
         for file in files {
             // With the newline; a byte more shows a text that is too long.
             let max = TEXT_CHARS_MAX + 1;
             let content = if file.as_os_str() == STDIN {
-                read_stdin(max + 1)?
+                key_file::read_stdin()?
             } else {
                 SecretPath::File(file.clone()).read(max)?
             };
@@ -103,15 +106,6 @@ impl KeyRing {
         let made = |(key, _): &&(TfoKey, KeyName)| Cookie::of(key, client, server) == Some(cookie);
         self.0.iter().find(made).map(|(_, name)| *name)
     }
-}
-
-fn read_stdin(max: usize) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    // Room for everything at once: a vector that grows leaves copies behind.
-    let mut content = Zeroizing::new(Vec::with_capacity(max));
-    io::stdin().lock().take(max as u64).read_to_end(&mut content).map_err(|error| {
-        Problem::error("secret_unreadable", format!("standard input cannot be read: {error}"), "give a file")
-    })?;
-    Ok(content)
 }
 
 #[cfg(test)]
@@ -162,6 +156,8 @@ mod tests {
             assert_eq!(problem.kind, kind, "{name}");
             assert!(!problem.to_string().contains("13121110"), "{problem}");
         }
+        let problem = KeyRing::from_files(&[STDIN.into(), STDIN.into()]).unwrap_err();
+        assert_eq!(problem.kind, "usage");
         let problem = KeyRing::from_files(&[dir.path().join("none")]).unwrap_err();
         assert_eq!(problem.kind, "secret_missing");
     }

@@ -4,7 +4,7 @@
 //! revocation list are replaced whole.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -95,6 +95,15 @@ impl Directory {
     pub(super) fn refuse_if_used(&self) -> Result<(), Failure> {
         let names = [CA_CERTIFICATE, CA_KEY, INDEX, REVOCATION_LIST];
         refuse_existing(&names.map(|name| self.file(name)), "name another directory with --dir")
+    }
+
+    /// Takes away what a failed start of an authority has left: all of it was made by this call, for
+    /// [`Directory::refuse_if_used`] was asked before under the lock.
+    pub(super) fn clear_authority(&self) {
+        for name in [CA_KEY, CA_CERTIFICATE, INDEX, REVOCATION_LIST] {
+            // The first error is the one to tell; half an authority would be in the way of the next try.
+            drop(std::fs::remove_file(self.file(name)));
+        }
     }
 
     /// Puts a new authority there.
@@ -195,14 +204,18 @@ impl Place {
                 .map_err(|e| cannot("make", directory, &e))?;
         }
         write_new(&self.key, key.as_bytes(), 0o600)?;
-        let rest = write_new(&self.certificate, certificate.as_bytes(), 0o644).and_then(|()| {
-            let written = write_new(&self.ca, ca_certificate.as_bytes(), 0o644);
-            // It was looked at before: the same authority's.
-            if self.ca.exists() { Ok(()) } else { written }
-        });
+        let mut made = vec![&self.key];
+        let mut rest = write_new(&self.certificate, certificate.as_bytes(), 0o644);
+        if rest.is_ok() {
+            made.push(&self.certificate);
+            // What is there was looked at before: it is the same authority's.
+            if !self.ca.exists() {
+                rest = write_new(&self.ca, ca_certificate.as_bytes(), 0o644);
+            }
+        }
         if rest.is_err() {
-            // The first error is the one to tell; a key without its certificate is of no use to anybody.
-            drop(std::fs::remove_file(&self.key));
+            // The first error is the one to tell; a part of them is of no use to anybody, and in the way of the next try.
+            made.into_iter().for_each(|path| drop(std::fs::remove_file(path)));
         }
         rest
     }
@@ -221,14 +234,7 @@ fn refuse_existing(paths: &[PathBuf], remedy: &str) -> Result<(), Failure> {
 
 /// Makes a new file of exactly this mode, whole and durable, or none.
 fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
-    let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    let mut file = made.map_err(|error| cannot("make", path, &error))?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
-    written.map_err(|error| {
-        // A cut key would be taken for a whole one.
-        drop(std::fs::remove_file(path));
-        cannot("write", path, &error)
-    })
+    files::create_new(path, content, mode).map_err(|error| cannot("make", path, &error))
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
@@ -268,4 +274,32 @@ fn secret(path: &Path, error: &SecretFileError) -> Failure {
     };
     let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
     Failure::new(Outcome::Failed, Problem::error("ca_key", format!("{error}{cause}"), remedy).in_file(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_cannot_be_put_whole_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::of("n1.test", dir.path());
+        // A link that leads nowhere: neither there nor to be made.
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), &place.ca).unwrap();
+        assert!(place.write("certificate", "key", "ca").is_err());
+        assert!(!place.key.exists() && !place.certificate.exists());
+        std::fs::remove_file(&place.ca).unwrap();
+        assert!(place.write("certificate", "key", "ca").is_ok());
+        assert!(place.key.exists() && place.certificate.exists() && place.ca.exists());
+    }
+
+    #[test]
+    fn half_an_authority_is_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::make(&dir.path().join("pki")).unwrap();
+        directory.put_authority("certificate", "key").unwrap();
+        assert!(directory.refuse_if_used().is_err());
+        directory.clear_authority();
+        assert!(directory.refuse_if_used().is_ok());
+    }
 }

@@ -18,7 +18,7 @@ const VERSION: u32 = 1;
 /// Below this many seconds left, a certificate is shown as `expiring`: a month, the slack of a yearly round.
 const EXPIRING_SECS: u64 = 30 * 86_400;
 
-/// A serial number: 127 random bits, so that none comes twice and none can be guessed (CA/Browser Forum asks for 64).
+/// A serial number: 126 random bits, so that none comes twice and none can be guessed (CA/Browser Forum asks for 64).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Serial([u8; 16]);
 

@@ -174,9 +174,10 @@ fn init(arguments: &InitArgs, now: UnixTime) -> Result<shown::Made, Failure> {
     let directory = Directory::make(&arguments.dir)?;
     directory.refuse_if_used()?;
     let made = authority::make(now, arguments.days, &arguments.domain).map_err(|error| failed(&error))?;
-    directory.put_authority(&made.certificate, &made.key)?;
     let mut index = Index::empty(now);
-    put_list(&directory, &directory.authority()?, &mut index, now, LIST_DAYS)?;
+    let put = directory.put_authority(&made.certificate, &made.key).and_then(|()| directory.authority());
+    put.and_then(|authority| put_list(&directory, &authority, &mut index, now, LIST_DAYS))
+        .inspect_err(|_| directory.clear_authority())?;
     Ok(shown::Made {
         directory: directory.path().to_owned(),
         domains: arguments.domain.clone(),

@@ -48,6 +48,10 @@ pub struct PoolStatus {
     pub paused: bool,
     /// Why no rotation starts by itself: `aborted`, `first_key`, `recovered`.
     pub hold: Option<String>,
+    /// Who must be here before the pool goes on after a first key or an import; null without such a hold, and from
+    /// coordinators that do not say it.
+    #[serde(default)]
+    pub expect: Option<Expected>,
     /// Nodes that barriers wait for.
     pub required: usize,
     /// Of these, how many have acknowledged what they are told now.
