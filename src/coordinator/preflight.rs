@@ -154,11 +154,14 @@ fn key_encryption_keys(config: &Path, place: &Located<SecretPath>) -> Result<[Ke
     })
 }
 
+/// A store, none if it was only to be read and is not there yet; and what has to be said of it.
+type MaybeStore = (Option<Arc<dyn Store>>, Option<Problem>);
+
 fn open_store(
     config: &Path,
     settings: &StoreSettings,
     (key, usage): (KeyEncryptionKey, Use),
-) -> Result<(Option<Arc<dyn Store>>, Option<Problem>), Problem> {
+) -> Result<MaybeStore, Problem> {
     let path = &settings.path.value;
     let opened = if usage.only_reads() {
         // Made when it is served for the first time.

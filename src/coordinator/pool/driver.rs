@@ -25,7 +25,7 @@ use crate::crypto::random::{self, NoRandomness};
 use crate::engine::convergence::{Barrier, Life, Presence, Serving, conflict};
 use crate::engine::rollout::document::{Actor, Proposal, Stage};
 use crate::engine::rollout::handle;
-use crate::engine::rollout::input::{Command, Input, Now, Order, Refused, Step, Wait};
+use crate::engine::rollout::input::{Command, Input, Now, Order, Reason, Refused, Step, Wait};
 use crate::engine::rollout::policy::Policy;
 use crate::engine::rollout::sync::PoolView;
 use crate::model::count::Revision;
