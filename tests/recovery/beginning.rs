@@ -57,7 +57,7 @@ fn an_empty_pool_gets_its_first_key() {
     fleet.until_known(2);
     assert_eq!(fleet.pool()["phase"], "empty");
     assert!(fleet.ends(&["rotate"], 3).1.contains("--first"), "the way is named");
-    fleet.ends(&["rotate", "--first", "--expect", "3", "--reason", "begin"], 0);
+    fleet.ends(&["rotate", "--first", "--expect", "3", "--reason", "begin", "--yes"], 0);
     fleet.until("two have it", |pool| pool["converged"] == 2);
     let (_, refused) = fleet.ends(&["resume"], 3);
     assert!(refused.contains("1 of 3 nodes"), "{refused}");
@@ -66,13 +66,13 @@ fn an_empty_pool_gets_its_first_key() {
     fleet.agreed();
     fleet.ends(&["resume"], 0);
     fleet.rotate();
-    assert!(fleet.ends(&["rotate", "--first"], 3).1.contains("already"));
+    assert!(fleet.ends(&["rotate", "--first", "--yes"], 3).1.contains("already"));
     // Where the foreign key that all share is to be given up, that is said.
     let mut fleet = shared(2);
     fleet.serve();
     fleet.start_agents();
     fleet.until_known(2);
-    fleet.ends(&["rotate", "--first", "--expect", "2"], 3);
+    fleet.ends(&["rotate", "--first", "--expect", "2", "--yes"], 3);
     fleet.ends(&["rotate", "--first", "--expect", "2", "--force", "--yes", "--wait", "--timeout", "60s"], 0);
     assert!(!fleet.agreed().contains(KEY));
 }
@@ -86,7 +86,7 @@ fn nine_of_ten_agents_are_deployed() {
     fleet.serve();
     (0..9).for_each(|number| fleet.start_agent(number));
     fleet.until_known(9);
-    fleet.ends(&["rotate", "--first", "--expect", "9", "--wait", "--timeout", "60s"], 0);
+    fleet.ends(&["rotate", "--first", "--expect", "9", "--wait", "--yes", "--timeout", "60s"], 0);
     fleet.ends(&["resume"], 0);
     // The schedule does not start one, and the operator neither.
     let held = fleet.until("gated", |pool| pool["blocked_by"] == "expected_nodes");

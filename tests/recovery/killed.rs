@@ -33,7 +33,9 @@ fn commits(fleet: &Fleet, phase: &str) -> usize {
 
 /// Whatever the operator can see now.
 fn look_everywhere(fleet: &Fleet, seen: &mut BTreeMap<String, Vec<u8>>) {
-    for arguments in [&["pools"][..], &["nodes"], &["audit"], &["rotate", "--first"], &["exclude", "nobody", "--yes"]] {
+    for arguments in
+        [&["pools"][..], &["nodes"], &["audit"], &["rotate", "--first", "--yes"], &["exclude", "nobody", "--yes"]]
+    {
         for format in ["text", "json"] {
             let output = fleet.ctl(&[arguments, &["--format", format]].concat());
             let said = seen.entry(format!("tfoctl {arguments:?}")).or_default();

@@ -18,7 +18,7 @@ const COMMANDS: [&str; 12] = [
     "tfoctl pki issue --dir pki --node cp1.example.org",
     "tfo-coordinator check --config coordinator.toml",
     "tfoctl nodes",
-    "tfoctl rotate --first --expect 3 --wait",
+    "tfoctl rotate --first --expect 3 --wait --yes",
     "tfoctl resume",
     "tfoctl rotate --reason weekly --wait",
     "tfoctl nodes",

@@ -352,7 +352,7 @@ impl Fleet {
     #[track_caller]
     pub(crate) fn first_key(&self) {
         self.until_known(self.hosts.len());
-        self.ends(&["rotate", "--first", "--wait", "--timeout", "60s"], 0);
+        self.ends(&["rotate", "--first", "--wait", "--yes", "--timeout", "60s"], 0);
         self.ends(&["resume"], 0);
     }
 
