@@ -32,7 +32,7 @@ use crate::model::count::Revision;
 use crate::model::ids::NodeId;
 use crate::model::time::UnixTime;
 use crate::runtime::clock;
-use crate::store::{CommitError, Erasure, Head, RECORDS_MAX, RecordQueue, StoreError};
+use crate::store::{CommitError, Erasure, Head, RECORDS_MAX, RecordQueue};
 
 /// Longest time between two ticks: schedule and absence are measured in seconds.
 const TICK_MAX: Duration = Duration::from_secs(1);
@@ -80,8 +80,8 @@ pub(super) struct Driver {
     pub(super) wait: Option<Wait>,
     pub(super) file_policy: Policy,
     pub(super) metrics: Arc<Metrics>,
-    life: Life,
-    shared: Arc<Shared>,
+    pub(super) life: Life,
+    pub(super) shared: Arc<Shared>,
     /// What `presence` and `view` were made of.
     looked_at: Option<Head>,
     /// The revision that waiting nodes were answered from.
@@ -95,14 +95,14 @@ pub(super) struct Driver {
     next_tick: Instant,
     next_erase: Instant,
     /// The last write failed: nobody can be recorded, so this is no time in which a node could be silent (rule 11).
-    writes_fail: bool,
+    pub(super) writes_fail: bool,
     /// Logged once each: the store cannot be reached, the pool is frozen, the file's policy waits.
-    logged: Logged,
+    pub(super) logged: Logged,
 }
 
 #[derive(Default)]
-struct Logged {
-    store_down: bool,
+pub(super) struct Logged {
+    pub(super) store_down: bool,
     frozen: bool,
     differs: Vec<&'static str>,
 }
@@ -283,7 +283,7 @@ impl Driver {
         }
     }
 
-    fn monotonic(&self) -> Duration {
+    pub(super) fn monotonic(&self) -> Duration {
         clock::monotonic().duration_since(self.shared.started)
     }
 
@@ -437,43 +437,6 @@ impl Driver {
                 self.commit_failed(&error);
                 Err(error)
             }
-        }
-    }
-
-    fn commit_failed(&mut self, error: &CommitError) {
-        match error {
-            CommitError::Store(error) => {
-                self.writes_fail = true;
-                self.store_failed(error);
-            }
-            CommitError::Conflict { .. } | CommitError::RecordConflict { .. } => {
-                debug!(pool = %self.book.pool(), %error, "somebody was faster");
-            }
-            CommitError::Refused(refusal) => {
-                error!(pool = %self.book.pool(), error = %refusal, "the store refuses what the engine wants: a bug");
-            }
-            CommitError::NoPool { .. } | CommitError::PoolExists { .. } => {
-                error!(pool = %self.book.pool(), %error, "the pool is gone from the store");
-            }
-        }
-    }
-
-    /// It was read, and the last write was made.
-    fn store_is_good(&mut self) {
-        self.writes_fail = false;
-        self.shared.store_is_good();
-        if std::mem::take(&mut self.logged.store_down) {
-            info!(pool = %self.book.pool(), "the store is back");
-        }
-    }
-
-    fn store_failed(&mut self, failed: &StoreError) {
-        self.life.pass(self.monotonic(), Serving::No);
-        self.metrics.store_failed(self.book.pool(), failed.kind());
-        if !std::mem::replace(&mut self.logged.store_down, true) {
-            let problem = failed.problem();
-            let (pool, kind, remedy) = (self.book.pool(), problem.kind, &problem.remedy);
-            error!(%pool, kind, error = problem.message, remedy, "the store cannot be used; installed keys stay, nothing is told");
         }
     }
 

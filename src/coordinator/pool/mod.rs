@@ -7,6 +7,7 @@
 mod book;
 mod driver;
 mod show;
+mod trouble;
 mod waiting;
 mod work;
 
