@@ -108,8 +108,8 @@ fn lintian_finds_no_error() {
     if !support::need_tool("lintian") {
         return;
     }
-    let file = packages.file("tfo-agent");
-    let output = Command::new("lintian").args(["--allow-root", "--fail-on", "error"]).arg(&file).output().unwrap();
+    let files = ["tfo-agent", "tfo-coordinator", "tfoctl"].map(|package| packages.file(package));
+    let output = Command::new("lintian").args(["--allow-root", "--fail-on", "error"]).args(files).output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{told}");
 }

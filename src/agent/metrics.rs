@@ -224,6 +224,11 @@ fn contact_metrics(
             .with_label_values::<&str>(&[])
             .set(float(at.secs()));
     }
+    if let Some(at) = contact.certificate_not_after() {
+        gauge("tfo_agent_certificate_expiry_timestamp_seconds", "Last second of the agent's certificate.", &[])?
+            .with_label_values::<&str>(&[])
+            .set(float(at.secs()));
+    }
     counter("tfo_agent_sync_answers_total", "Answers of coordinators.", &[])?
         .with_label_values::<&str>(&[])
         .inc_by(float(counts.answers));

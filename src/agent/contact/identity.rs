@@ -17,6 +17,7 @@ pub(super) struct Identity {
     client: Client,
     stamps: FileStamps,
     looked_at: Duration,
+    not_after: UnixTime,
     notes: Vec<Problem>,
 }
 
@@ -50,12 +51,12 @@ impl Identity {
     ) -> Result<Self, Vec<Problem>> {
         // Before they are read: a change in between is then seen at the next look.
         let stamps = settings.files.stamps();
-        let ClientIdentity { config: tls, notes, .. } = load(settings, config, now)?;
+        let ClientIdentity { config: tls, not_after, notes, .. } = load(settings, config, now)?;
         let client = Client::new(tls).map_err(|error| {
             let message = crate::agent::host::chain(&error);
             vec![Problem::error("http_client", message, "report this to us: it cannot happen")]
         })?;
-        Ok(Self { client, stamps, looked_at: monotonic, notes })
+        Ok(Self { client, stamps, looked_at: monotonic, not_after, notes })
     }
 
     /// Whether it should be read again.
@@ -80,6 +81,11 @@ impl Identity {
 
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The end of the certificate's validity.
+    pub(super) fn not_after(&self) -> UnixTime {
+        self.not_after
     }
 
     /// What is wrong with the certificates, for people: no keys depend on it before they are refused.

@@ -268,6 +268,12 @@ impl Contact {
         self.said.as_ref() != Some(&self.node)
     }
 
+    /// The end of the validity of the certificate in use; none where the files cannot be used.
+    #[must_use]
+    pub fn certificate_not_after(&self) -> Option<UnixTime> {
+        self.identity.as_ref().ok().map(Identity::not_after)
+    }
+
     /// Numbers for the metrics.
     #[must_use]
     pub fn counts(&self) -> &ContactCounts {
