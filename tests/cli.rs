@@ -396,6 +396,68 @@ fn check_finds_the_file_that_wins_at_boot() {
     assert!(!stdout(&output).contains("1-2-3-4"));
 }
 
+/// Kinds of what `check` finds, and how it ends.
+#[track_caller]
+fn kinds_of(output: &Output) -> (Option<i32>, Vec<String>) {
+    let found = json_of(output);
+    (output.status.code(), places(&found).into_iter().map(|(_, _, kind)| kind.to_owned()).collect())
+}
+
+#[test]
+fn check_finds_a_kernel_that_cannot_share() {
+    if !support::need_netns() || !support::need_tool("setarch") {
+        return;
+    }
+    let host = derive_host();
+    let mut old = host.command("setarch");
+    old.arg("--uname-2.6").arg(support::agent_path()).args(["check", "--format", "json", "--config"]);
+    let (code, kinds) = kinds_of(&old.arg(host.config_file()).output().unwrap());
+    assert_eq!((code, kinds.contains(&"old_kernel".to_owned())), (Some(1), true), "{kinds:?}");
+}
+
+#[test]
+fn check_finds_a_clock_that_is_behind_and_an_entry_that_came_too_late() {
+    if !support::need_netns() {
+        return;
+    }
+    let host = derive_host();
+    code(&host.run("once", &[]), 0);
+    let check = || kinds_of(&host.run("check", &["--format", "json"]));
+    let has = |kind: &str, (code, kinds): (Option<i32>, Vec<String>)| (code, kinds.iter().any(|found| found == kind));
+    assert_eq!(has("clock_behind", check()), (Some(0), false));
+    assert_eq!(has("late_entry", check()), (Some(0), false));
+
+    let now = tfo_fleet::runtime::clock::now().secs();
+    let at = |secs: u64| tfo_fleet::model::time::UnixTime::from_secs(secs).to_string();
+    host.write("etc/other", SECRET.repeat(2), 0o400);
+    let late = format!("[[source.schedule]]\nsecret = \"@/etc/other\"\nnot_before = \"{}\"\n", at(now - 3_600));
+    host.configure(&format!("{DERIVE}{late}"));
+    assert_eq!(has("late_entry", check()), (Some(0), true));
+
+    host.configure(DERIVE);
+    let file = host.persisted().unwrap();
+    let installed_at = file.lines().find_map(|line| line.strip_prefix("# installed_at: ")).unwrap();
+    host.write("sysctl.d/50-tcp_fastopen_key.conf", file.replace(installed_at, &at(now + 86_400)), 0o600);
+    assert_eq!(has("clock_behind", check()), (Some(1), true));
+}
+
+#[test]
+fn check_tells_of_a_file_that_is_not_its_own() {
+    if !support::need_netns() {
+        return;
+    }
+    let host = derive_host();
+    let has = || kinds_of(&host.run("check", &["--format", "json"])).1.contains(&"foreign_file".to_owned());
+    assert!(!has(), "there is none");
+    host.write("sysctl.d/50-tcp_fastopen_key.conf", "net.ipv4.tcp_fastopen_key=1-2-3-4\n", 0o600);
+    assert!(has());
+    host.configure(&format!("enabled = false\n{DERIVE}"));
+    assert!(!has(), "it stays as it is");
+    host.configure(DERIVE);
+    code(&host.run("once", &[]), 0);
+    assert!(!has());
+}
+
 // ---- refused configurations ----
 
 /// What must not change when a configuration is refused.

@@ -102,6 +102,28 @@ fn a_removal_keeps_the_key_and_a_purge_takes_what_the_agent_made() {
     assert!(machine.path(SYSCTL_FILE).exists());
 }
 
+/// A server of which the agent's unit does not know.
+const PROXY: &str = "[Service]\nExecStart=/usr/bin/python3 -m http.server 443\n[Install]\nWantedBy=multi-user.target\n";
+
+#[test]
+fn check_tells_which_server_may_start_before_the_agent() {
+    let (true, Some(packages)) = (need_machine(), need_packages()) else { return };
+    let machine = running(packages);
+    machine.write("/etc/systemd/system/proxy.service", PROXY);
+    machine.run(&["systemctl", "daemon-reload"]);
+    machine.run(&["systemctl", "start", "proxy"]);
+    let told = || {
+        let output = machine.output(&["tfo-agent", "check"]);
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    assert!(poll_until(SOON, || told().contains("proxy.service listens on port 443")), "{}", told());
+    let order = "[Unit]\nAfter=tfo-agent.service\n";
+    machine.run(&["mkdir", "-p", "/etc/systemd/system/proxy.service.d"]);
+    machine.write_new("/etc/systemd/system/proxy.service.d/order.conf", order);
+    machine.run(&["systemctl", "daemon-reload"]);
+    assert!(!told().contains("unit_order"), "{}", told());
+}
+
 #[test]
 fn lintian_finds_no_error() {
     let Some(packages) = need_packages() else { return };

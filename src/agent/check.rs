@@ -7,12 +7,14 @@ use serde::Serialize;
 
 use super::cli::Outcome;
 use super::worker::{PassMode, Worker};
-use super::{contact, preflight, timer};
-use crate::config::agent::{AgentSettings, SourceSettings};
+use super::{contact, preflight, timer, units};
+use crate::config::agent::{AgentSettings, InstallMode, InstallSettings, SourceSettings};
 use crate::config::secret::CREDENTIAL_UNSEEN;
 use crate::kernel::boot_order;
+use crate::kernel::key_writers;
 use crate::kernel::procfs::SERVER_BIT;
 use crate::kernel::release;
+use crate::kernel::sysctl_d::{self, Persisted};
 use crate::model::problem::{Problem, Severity, first_error};
 use crate::model::time::{UnixTime, span_text};
 use crate::runtime::sys;
@@ -111,10 +113,13 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
         problems.extend(preflight::host(&settings));
         let own = &settings.install.sysctl_file.value;
         problems.extend(boot_order::scan(Path::new("/"), own).problems(own));
+        problems.extend(foreign_file(&settings.install));
+        problems.extend(key_writers::scan(Path::new("/")).iter().map(key_writers::Writer::problem));
         problems.extend(release::problem());
         problems.extend(clock_problem(&settings));
         problems.extend(coordinators(&settings, now));
         problems.extend(skew_tolerance_secs.and_then(timer::too_slow));
+        problems.extend(units::problems());
         if first_error(&problems).is_none() {
             problems.extend(pass_problems(settings, now));
         }
@@ -147,6 +152,18 @@ fn writable_by_others(config: &Path) -> Option<Problem> {
     (mode & 0o022 != 0).then(|| {
         let message = format!("others than its owner can change it (mode {mode:04o})");
         Problem::warning("config_exposed", message, format!("chmod go-w {}", config.display())).in_file(config)
+    })
+}
+
+/// Somebody else's file in the place of ours: it will be replaced, and whoever wrote it may write it again.
+fn foreign_file(install: &InstallSettings) -> Option<Problem> {
+    let own = &install.sysctl_file.value;
+    let replaced = install.mode == InstallMode::Install && matches!(sysctl_d::read(own), Ok(Persisted::Foreign));
+    replaced.then(|| {
+        let message = "this file was not written by tfo-agent, which will replace it";
+        let remedy = "stop what writes it (a timer, cron, config management) on every node first; its key is lost unless the source \
+                      has it (algorithm = \"static\", or `tfoctl import`)";
+        Problem::warning("foreign_file", message, remedy).in_file(own)
     })
 }
 

@@ -11,6 +11,7 @@ use super::which::{self, Meant, Places};
 use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
 use crate::engine::reconcile::{ClockUse, KeepReason, Makers, ObservedFile, ObservedKernel, Plan, Verdict, judge};
 use crate::kernel::boot_order;
+use crate::kernel::key_writers;
 use crate::kernel::procfs::KeyFile;
 use crate::kernel::sysctl_d::{self, Persisted, Record};
 use crate::model::key::{KeyPair, PairPrint};
@@ -374,12 +375,16 @@ impl Worker {
         let own = &self.settings.install.sysctl_file.value;
         let order = boot_order::scan(Path::new("/"), own);
         let winner = order.winners_over(own).next();
-        let (who, remedy) = match winner {
-            Some(setter) => (
+        let (who, remedy) = match (winner, key_writers::scan(Path::new("/")).first()) {
+            (Some(setter), _) => (
                 format!("; {}:{} sets the key too", setter.file.display(), setter.line),
                 format!("remove that line from {}", setter.file.display()),
             ),
-            None => {
+            (None, Some(writer)) => (
+                format!("; {}:{} names the key", writer.file.display(), writer.line),
+                format!("stop what runs {}", writer.file.display()),
+            ),
+            (None, None) => {
                 (String::new(), "find the program that writes the key (timers, cron, `sysctl --system`)".to_owned())
             }
         };

@@ -40,6 +40,11 @@ enum Order {
     Once {
         node: u8,
     },
+    /// Type a line on a node, as its root.
+    Shell {
+        node: u8,
+        line: String,
+    },
     KillAgent {
         node: u8,
     },
@@ -127,6 +132,10 @@ fn obey(rig: &mut Rig, order: Order) -> Result<Value, DemoError> {
         Order::Once { node } => {
             let code = rig.once(node)?;
             return Ok(json!({"ok": code}));
+        }
+        Order::Shell { node, line } => {
+            let ended = rig.shell(node, &line)?;
+            return Ok(json!({"ok": ended}));
         }
         Order::StartClients => {
             rig.start_clients();

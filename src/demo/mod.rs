@@ -30,6 +30,7 @@ mod rig;
 mod sandbox;
 mod screen;
 mod server;
+mod shell;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;

@@ -19,6 +19,7 @@ use super::network::{Network, Wire};
 use super::node::NodeFiles;
 use super::program::Program;
 use super::server::Server;
+use super::shell;
 use crate::crypto::random;
 use crate::kernel::namespace::NamespaceError;
 use crate::kernel::procfs::KEY_PATH;
@@ -115,6 +116,11 @@ impl Rig {
     /// Runs a node's agent as a timer would, and gives its exit code.
     pub(super) fn once(&mut self, node: u8) -> Result<Option<i32>, DemoError> {
         self.member(node)?.files.start_once()?.exit_code()
+    }
+
+    /// Runs a line on a node, as its root types it.
+    pub(super) fn shell(&mut self, node: u8, line: &str) -> Result<shell::Ended, DemoError> {
+        shell::run(&self.member(node)?.files, line)
     }
 
     /// kill -9, and waits for its end.

@@ -1,6 +1,7 @@
 //! The host's edge: the key file of the kernel, its counters, network namespaces, and the file that sets the key at boot.
 
 pub mod boot_order;
+pub mod key_writers;
 pub mod namespace;
 pub mod netstat;
 pub mod procfs;

@@ -34,7 +34,7 @@ pub(crate) struct Fleet {
     orders: Option<ChildStdin>,
     answers: Receiver<String>,
     directory: tempfile::TempDir,
-    _alone: MutexGuard<'static, ()>,
+    _alone: Option<MutexGuard<'static, ()>>,
 }
 
 /// What the clients and the kernels counted over a scenario.
@@ -49,7 +49,16 @@ pub(crate) struct Cost {
 impl Fleet {
     /// Nodes without programs, and a coordinator with an empty pool.
     pub(crate) fn start(nodes: usize) -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::make(nodes, Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// The same beside others, for a test that mostly waits for the clock.
+    #[allow(dead_code, reason = "each test binary uses its own part")]
+    pub(crate) fn beside(nodes: usize) -> Self {
+        Self::make(nodes, None)
+    }
+
+    fn make(nodes: usize, alone: Option<MutexGuard<'static, ()>>) -> Self {
         let directory = scratch();
         let errors = File::create(directory.path().join("err")).expect("a scratch file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_tfo-demo"));

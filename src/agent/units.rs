@@ -1,0 +1,150 @@
+//! Whether what serves starts after the agent, and the agent after what sets sysctls at boot (SYSTEMD.md, "Boot order").
+//!
+//! The file in sysctl.d covers an ordinary boot.  At the first boot, and after a long time off, a server that is quicker than the
+//! agent makes cookies from a key of the kernel's own, or from an old one.  Which listeners do TFO cannot be seen from outside, so
+//! services on the ports where it is usual are looked at, and nothing here is more than a warning.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use crate::model::problem::Problem;
+
+const AGENT: &str = "tfo-agent.service";
+const SYSCTL: &str = "systemd-sysctl.service";
+/// There only where systemd runs as PID 1 (`sd_booted(3)`).
+const SYSTEMD_RUNS: &str = "/run/systemd/system";
+/// DNS, HTTP, HTTPS, DNS over TLS.
+const PORTS: [u16; 4] = [53, 80, 443, 853];
+/// Listening TCP sockets of this network namespace, v4 and v6 (proc(5)).
+const SOCKET_TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
+/// TCP_LISTEN in them (linux/tcp_states.h).
+const LISTEN: &str = "0A";
+
+/// What is ordered wrongly; nothing where the daemon is not used, or there is no systemd.
+#[must_use]
+pub fn problems() -> Vec<Problem> {
+    let Some(agent) = Path::new(SYSTEMD_RUNS).exists().then(agent).flatten() else { return Vec::new() };
+    let listeners = agent.is_used.then(listeners).unwrap_or_default();
+    agent.judge(&listeners)
+}
+
+/// The agent's unit as systemd has it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Agent {
+    /// Enabled or running.
+    is_used: bool,
+    before: BTreeSet<String>,
+    after: BTreeSet<String>,
+}
+
+impl Agent {
+    fn parse(shown: &str) -> Self {
+        let property = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let words = |name| property(name).unwrap_or_default().split(' ').map(str::to_owned).collect();
+        let is_used = property("LoadState") == Some("loaded")
+            && (property("UnitFileState") == Some("enabled") || property("ActiveState") == Some("active"));
+        Self { is_used, before: words("Before"), after: words("After") }
+    }
+
+    fn judge(&self, listeners: &BTreeMap<String, u16>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if !self.is_used {
+            return problems;
+        }
+        if !self.after.contains(SYSCTL) {
+            let message =
+                format!("{AGENT} is not ordered after {SYSCTL}, which may put an old key over the agent's at boot");
+            problems.push(Problem::warning("unit_order", message, format!("a drop-in for {AGENT}: After={SYSCTL}")));
+        }
+        for (unit, port) in listeners.iter().filter(|(unit, _)| !self.before.contains(*unit)) {
+            let message = format!(
+                "{unit} listens on port {port} and is not ordered after {AGENT}: at the first boot it may make cookies from a \
+                 key of the kernel's own"
+            );
+            let remedy = format!("if it uses TFO: a drop-in for {unit} with [Unit] After={AGENT}");
+            problems.push(Problem::warning("unit_order", message, remedy));
+        }
+        problems
+    }
+}
+
+fn agent() -> Option<Agent> {
+    let properties = "--property=LoadState,UnitFileState,ActiveState,Before,After";
+    let output = Command::new("systemctl").args(["show", properties, AGENT]).env("LC_ALL", "C").output().ok()?;
+    output.status.success().then(|| Agent::parse(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Services that listen on one of the ports.  Others' descriptors are root's to see.
+fn listeners() -> BTreeMap<String, u16> {
+    let tables = SOCKET_TABLES.iter().filter_map(|table| std::fs::read_to_string(table).ok());
+    let sockets: BTreeMap<String, u16> = tables.flat_map(|table| listening(&table)).collect();
+    let mut found = BTreeMap::new();
+    if sockets.is_empty() {
+        return found;
+    }
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let descriptors = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        let targets = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let port = targets.filter_map(|target| sockets.get(target.to_str()?).copied()).min();
+        let cgroup = || std::fs::read_to_string(process.join("cgroup")).ok();
+        if let Some((port, unit)) = port.and_then(|port| Some((port, service_of(&cgroup()?)?))) {
+            found.insert(unit, port);
+        }
+    }
+    found
+}
+
+/// `socket:[INODE]`, as a descriptor's link shows it, and port, of each listener on one of the ports.
+fn listening(table: &str) -> Vec<(String, u16)> {
+    let listener = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+        let port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
+        (*state == LISTEN && PORTS.contains(&port)).then(|| (format!("socket:[{inode}]"), port))
+    };
+    table.lines().filter_map(listener).collect()
+}
+
+/// The service that a process belongs to, by its cgroup (cgroups(7), version 2).
+fn service_of(cgroup: &str) -> Option<String> {
+    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
+    path.split('/').find(|part| part.ends_with(".service")).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHOWN: &str = "LoadState=loaded\nUnitFileState=enabled\nActiveState=inactive\n\
+                         Before=multi-user.target nginx.service shutdown.target\nAfter=time-set.target systemd-sysctl.service\n";
+
+    fn kinds(shown: &str, unit: &str) -> usize {
+        let listeners = BTreeMap::from([(unit.to_owned(), 443)]);
+        let problems = Agent::parse(shown).judge(&listeners);
+        assert!(problems.iter().all(|problem| problem.kind == "unit_order"));
+        problems.len()
+    }
+
+    #[test]
+    fn a_server_that_the_agent_does_not_precede_is_told() {
+        assert_eq!(kinds(SHOWN, "nginx.service"), 0);
+        assert_eq!(kinds(SHOWN, "proxy.service"), 1);
+        assert_eq!(kinds(&SHOWN.replace(" systemd-sysctl.service", ""), "nginx.service"), 1);
+        assert_eq!(kinds(&SHOWN.replace("enabled", "disabled"), "proxy.service"), 0, "nobody starts the agent");
+        let runs = SHOWN.replace("enabled", "disabled").replace("inactive", "active");
+        assert_eq!(kinds(&runs, "proxy.service"), 1);
+        assert_eq!(kinds(&SHOWN.replace("LoadState=loaded", "LoadState=not-found"), "proxy.service"), 0);
+    }
+
+    #[test]
+    fn listeners_are_found_in_the_kernels_table() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+           0: 00000000:01BB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0\n\
+           1: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4712 1 0\n\
+           2: 0100007F:01BB 0100007F:8000 01 00000000:00000000 00:00000000 00000000     0        0 4713 1 0\n";
+        assert_eq!(listening(table), [("socket:[4711]".to_owned(), 443)]);
+        assert_eq!(service_of("0::/system.slice/nginx.service\n").as_deref(), Some("nginx.service"));
+        assert_eq!(service_of("0::/user.slice/user-0.slice/session-1.scope\n"), None);
+    }
+}

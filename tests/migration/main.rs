@@ -1,0 +1,39 @@
+//! From what a fleet has to tfo-fleet, while clients connect to all nodes: what is typed is what the README says.
+//!
+//! Each test first takes a step that the README warns of, and sees it cost cookies; a migration that then costs nothing does so because
+//! of its steps.  The tests run beside each other: they mostly wait for the clock, because the shortest interval is 10 s.
+
+#[path = "../fleet/harness.rs"]
+#[allow(dead_code, reason = "each test binary uses its own part")]
+mod harness;
+mod node;
+mod script;
+mod static_key;
+#[path = "../support/mod.rs"]
+mod support;
+mod tofurkey;
+
+use std::time::Duration;
+
+use harness::Fleet;
+use serde_json::json;
+
+/// Nodes of each fleet.
+const NODES: usize = 4;
+/// More rejections than clients, so not only one unlucky cookie each (tests/fleet/broken.rs).
+const MANY: u64 = 20;
+/// Longest wait for a change of keys: two intervals, on a slow machine.
+const CHANGE: Duration = Duration::from_secs(60);
+
+/// A fleet whose nodes all have the same keys by these commands, with servers and clients.
+fn serving(keys_by: &str) -> Fleet {
+    let mut fleet = Fleet::beside(NODES);
+    node::prepare(&mut fleet, NODES);
+    for number in 1..=NODES {
+        node::typed(&mut fleet, number, keys_by);
+    }
+    (1..=NODES).for_each(|number| fleet.on("serve", number));
+    fleet.order(&json!({"do": "start_clients"}));
+    fleet.clients_come_round();
+    fleet
+}

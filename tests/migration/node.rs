@@ -1,0 +1,103 @@
+//! A node of the fleet as its root finds it: an /etc of its own, `systemctl`, and the README at hand.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::harness::Fleet;
+use crate::support::agent_path;
+
+const README: &str = include_str!("../../README.md");
+const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
+
+/// Makes the node's own /etc, /run/tfo-agent and `systemctl`; `@` stands for the repository.
+///
+/// The mount namespace has a name, so that every line finds the same one.
+const PREPARE: &str = "
+mkdir -p etc work bin run
+touch mounts
+cp @/tests/migration/systemctl.py bin/systemctl
+chmod 755 bin/systemctl
+unshare --mount=mounts --propagation private sh -ec '
+    mount -t overlay node -o lowerdir=/etc,upperdir=$PWD/etc,workdir=$PWD/work /etc
+    mkdir -p /run/tfo-agent
+    mount --bind run /run/tfo-agent
+    mkdir -p /etc/tfo-fleet /etc/systemd/system
+    cp @/systemd/tfo-agent.service /etc/systemd/system/'
+";
+
+fn repository() -> &'static str {
+    env!("CARGO_MANIFEST_DIR")
+}
+
+/// A path in the repository.
+pub(crate) fn in_repository(path: &str) -> String {
+    format!("{}/{path}", repository())
+}
+
+/// The blocks of commands of a section of the README, as they are typed.
+pub(crate) fn blocks(heading: &str) -> Vec<String> {
+    let section = README.split_once(&format!("\n### {heading}\n")).expect("the README has this section").1;
+    let mut blocks = vec![String::new()];
+    for line in section.lines().take_while(|line| !line.starts_with('#')) {
+        let last = blocks.last_mut().expect("there is one");
+        match line.strip_prefix("    ") {
+            Some(command) => writeln!(last, "{command}").expect("a String takes everything"),
+            None if !last.is_empty() => blocks.push(String::new()),
+            None => {}
+        }
+    }
+    blocks.retain(|block| !block.is_empty());
+    blocks
+}
+
+/// A text with something else in one place; it must be there, once.
+#[track_caller]
+pub(crate) fn with(text: &str, from: &str, to: &str) -> String {
+    assert_eq!(text.matches(from).count(), 1, "{from:?} in {text}");
+    text.replace(from, to)
+}
+
+/// Runs a line outside the node's own mounts.
+fn shell(fleet: &mut Fleet, node: usize, line: &str) -> (Value, String) {
+    let mut ended = fleet.order(&json!({"do": "shell", "node": node, "line": line}));
+    (ended["code"].take(), ended["said"].as_str().expect("a text").to_owned())
+}
+
+/// Makes nodes that can be typed on.
+pub(crate) fn prepare(fleet: &mut Fleet, nodes: usize) {
+    for node in 1..=nodes {
+        let (code, said) = shell(fleet, node, &PREPARE.replace('@', repository()));
+        assert_eq!(code, 0, "{said}");
+    }
+}
+
+/// Types a script on a node; gives its exit code and what it said.
+pub(crate) fn try_to_type(fleet: &mut Fleet, node: usize, script: &str) -> (Value, String) {
+    let programs = agent_path().parent().map_or("", |path: &Path| path.to_str().expect("target paths are UTF-8"));
+    let here = format!("/run/tfo-demo/node{node}");
+    let put = json!({"script": script})["script"].as_str().map(|text| text.replace('\'', "'\\''")).unwrap_or_default();
+    let line = format!(
+        "PATH={here}/bin:{programs}:$PATH exec nsenter --mount=mounts sh -ec 'cd /root 2>/dev/null || cd /\n{put}'"
+    );
+    shell(fleet, node, &line)
+}
+
+/// Types a script on a node, every line of which must do.
+#[track_caller]
+pub(crate) fn typed(fleet: &mut Fleet, node: usize, script: &str) -> String {
+    let (code, said) = try_to_type(fleet, node, script);
+    assert_eq!(code, 0, "node{node}: {script}\n{said}");
+    said
+}
+
+/// What a node's kernel holds.
+pub(crate) fn kernel(fleet: &mut Fleet, node: usize) -> String {
+    shell(fleet, node, &format!("cat {KEY_FILE}")).1.trim().to_owned()
+}
+
+/// What the kernels of the first so many nodes hold.
+pub(crate) fn kernels(fleet: &mut Fleet, nodes: usize) -> Vec<String> {
+    (1..=nodes).map(|node| kernel(fleet, node)).collect()
+}

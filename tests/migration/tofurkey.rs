@@ -1,0 +1,97 @@
+//! A fleet of tofurkey's, node by node, while its keys change: the nodes that are still tofurkey's are played by
+//! tests/support/tofurkey.py, which has nothing of ours.
+
+use serde_json::Value;
+
+use crate::harness::{Fleet, can_run};
+use crate::node::{blocks, in_repository, kernels, try_to_type, typed, with};
+use crate::support::daemon::PYTHON;
+use crate::support::poll_until;
+use crate::{CHANGE, MANY, NODES, serving};
+
+/// The shortest interval of both programs, in seconds.
+const INTERVAL_SECS: u64 = 10;
+
+fn of_tofurkey() -> String {
+    let program = in_repository("tests/support/tofurkey.py");
+    format!(
+        "(umask 077; echo cXVpdGUgYSBzZWNyZXQsIG9mIHRoaXJ0eSB0d28gYnl0ZXMgYW5kIG1vcmU= > /etc/tofurkey.key)
+         echo '[Service]
+         Type=notify
+         ExecStart={PYTHON} {program} -k /etc/tofurkey.key -i {INTERVAL_SECS}
+         [Install]
+         WantedBy=multi-user.target' | sed 's/^ *//' > /etc/systemd/system/tofurkey.service
+         systemctl enable --now tofurkey"
+    )
+}
+
+#[test]
+fn a_fleet_of_tofurkeys_becomes_ours_while_its_keys_change() {
+    if !can_run() {
+        return;
+    }
+    let mut fleet = serving(&of_tofurkey());
+    let blocks = blocks("From tofurkey");
+    let [look, take_over] = blocks.as_slice() else { panic!("{blocks:?}") };
+    fleet.costs("another interval on one node", MANY..=u64::MAX, |fleet| {
+        let said = typed(fleet, 1, &with(look, "86400s", "12s"));
+        assert!(!says_the_same(&said), "{said}");
+        typed(fleet, 1, take_over);
+    });
+    typed(&mut fleet, 1, "systemctl disable --now tfo-agent; rm /etc/sysctl.d/50-tcp_fastopen_key.conf");
+    typed(&mut fleet, 1, "systemctl enable --now tofurkey");
+    agree(&mut fleet);
+    fleet.clients_come_round();
+    let look = with(look, "86400s", &format!("{INTERVAL_SECS}s"));
+    fleet.costs_nothing("from tofurkey", |fleet| {
+        let became_ours = |fleet: &mut Fleet, node| {
+            let mut said = String::new();
+            let same = poll_until(CHANGE, || {
+                let (code, now_said) = try_to_type(fleet, node, &look);
+                said = now_said;
+                code == Value::from(0) && says_the_same(&said)
+            });
+            assert!(same, "node{node}: {said}");
+            // Who may write the key beside the agent is told.
+            assert!(said.contains("tofurkey.service") && said.contains("other_writer"), "{said}");
+            typed(fleet, node, take_over);
+        };
+        became_ours(fleet, 1);
+        became_ours(fleet, 2);
+        change(fleet);
+        became_ours(fleet, 3);
+        change(fleet);
+        became_ours(fleet, 4);
+    });
+    let (_, said) = try_to_type(&mut fleet, 4, "tfo-agent check");
+    assert!(!said.contains("other_writer"), "nothing starts it any more: {said}");
+    fleet.end();
+}
+
+fn says_the_same(said: &str) -> bool {
+    said.contains("namespace own: unchanged")
+}
+
+/// Waits until all kernels have the same text: the slots of tofurkey's nodes and of ours, in the same order.
+fn agree(fleet: &mut Fleet) -> String {
+    let mut seen = Vec::new();
+    let agreed = poll_until(CHANGE, || {
+        seen = kernels(fleet, NODES);
+        seen.iter().all(|keys| *keys == seen[0])
+    });
+    assert!(agreed, "{seen:?}");
+    seen.remove(0)
+}
+
+/// Waits until all nodes have the next primary, and what was the primary as backup.
+fn change(fleet: &mut Fleet) {
+    let before = agree(fleet);
+    let primary = before.split(',').next().expect("there is one");
+    let mut seen = Vec::new();
+    let changed = poll_until(CHANGE, || {
+        seen = kernels(fleet, NODES);
+        seen.iter().all(|keys| *keys == seen[0] && keys.ends_with(&format!(",{primary}")) && !keys.starts_with(primary))
+    });
+    assert!(changed, "{before}: {seen:?}");
+    fleet.clients_come_round();
+}
