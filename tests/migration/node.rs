@@ -11,21 +11,17 @@ use crate::support::agent_path;
 const README: &str = include_str!("../../README.md");
 const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
 
-/// Makes the node's own /etc, /run/tfo-agent and `systemctl`; `@` stands for the repository.
-///
-/// The mount namespace has a name, so that every line finds the same one.
+/// Makes the node's own /etc and `systemctl`; `@` stands for the repository.
 const PREPARE: &str = "
-mkdir -p etc work bin run
-touch mounts
+mkdir -p etc changed work bin run
 cp @/tests/migration/systemctl.py bin/systemctl
 chmod 755 bin/systemctl
-unshare --mount=mounts --propagation private sh -ec '
-    mount -t overlay node -o lowerdir=/etc,upperdir=$PWD/etc,workdir=$PWD/work /etc
-    mkdir -p /run/tfo-agent
-    mount --bind run /run/tfo-agent
-    mkdir -p /etc/tfo-fleet /etc/systemd/system
-    cp @/systemd/tfo-agent.service /etc/systemd/system/'
+mount -t overlay node -o lowerdir=/etc,upperdir=changed,workdir=work etc
+mkdir -p etc/tfo-fleet etc/systemd/system /run/tfo-agent
+cp @/systemd/tfo-agent.service etc/systemd/system/
 ";
+/// Puts them where a host has them, for one line and what it leaves running.
+const ENTER: &str = "mount --bind etc /etc; mount --bind run /run/tfo-agent; cd /";
 
 fn repository() -> &'static str {
     env!("CARGO_MANIFEST_DIR")
@@ -77,9 +73,9 @@ pub(crate) fn prepare(fleet: &mut Fleet, nodes: usize) {
 pub(crate) fn try_to_type(fleet: &mut Fleet, node: usize, script: &str) -> (Value, String) {
     let programs = agent_path().parent().map_or("", |path: &Path| path.to_str().expect("target paths are UTF-8"));
     let here = format!("/run/tfo-demo/node{node}");
-    let put = json!({"script": script})["script"].as_str().map(|text| text.replace('\'', "'\\''")).unwrap_or_default();
+    let quoted = script.replace('\'', "'\\''");
     let line = format!(
-        "PATH={here}/bin:{programs}:$PATH exec nsenter --mount=mounts sh -ec 'cd /root 2>/dev/null || cd /\n{put}'"
+        "export PATH={here}/bin:{programs}:$PATH; exec unshare --mount --propagation private sh -ec '{ENTER}\n{quoted}'"
     );
     shell(fleet, node, &line)
 }

@@ -6,7 +6,7 @@ use tfo_fleet::runtime::clock;
 use crate::harness::{Fleet, can_run};
 use crate::node::{blocks, kernels, try_to_type, typed, with};
 use crate::support::{now, poll_until};
-use crate::{CHANGE, MANY, NODES, serving};
+use crate::{CHANGE, FOREIGN, MANY, NODES, serving};
 
 const KEY: &str = "5e1f09ab-cc30d4e7-0a92b6f1-77d8e35c";
 /// The lead of the static key, and how long the first derived key is alone with it, in seconds.
@@ -59,12 +59,12 @@ fn migrate(fleet: &mut Fleet, steps: &str, one_node_secs: u64) {
         let said = typed(fleet, node, &steps);
         let deadline = UnixTime::from_secs(joint - LEAD_SECS);
         assert!(said.contains(&format!("deploy to every node before {deadline}")), "{said}");
-        assert!(said.contains("foreign_file") && said.contains("0 errors"), "{said}");
+        assert!(said.contains(FOREIGN) && said.contains("0 errors"), "{said}");
     }
     assert!(clock::now().secs() < joint - LEAD_SECS, "this machine is too slow");
     assert_eq!(kernels(fleet, NODES), vec![KEY; NODES], "nothing changes before the instant");
     let (_, said) = try_to_type(fleet, 1, "tfo-agent check");
-    assert!(!said.contains("foreign_file"), "it is ours now: {said}");
+    assert!(!said.contains(FOREIGN), "it is ours now: {said}");
     // Staged, promoted, and gone: the next derived key takes its slot.
     let staged = |keys: &String| keys.starts_with(&format!("{KEY},"));
     assert!(poll_until(CHANGE, || kernels(fleet, NODES).iter().all(staged)), "{:?}", kernels(fleet, NODES));

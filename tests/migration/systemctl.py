@@ -5,12 +5,12 @@ A service is started in the background and waited for until it says READY=1; it 
 below .wants as [Install] says.  A timer is only linked: the test is its clock.  The directory of this program has what it remembers.
 """
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 
 UNITS = "/etc/systemd/system"
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -23,15 +23,8 @@ with open(f"{UNITS}/{name}") as file:
 settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 link = f"{UNITS}/{settings['WantedBy']}.wants/{name}"
 pid_file = f"{HERE}/{name}.pid"
-
-
-def gone(pid):
-    """Ended, though init may not have noticed yet."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+# Held by the program as long as it lives; a process id alone does not tell, and /proc is another PID namespace's.
+lock_file = f"{HERE}/{name}.lock"
 
 
 def start():
@@ -41,11 +34,13 @@ def start():
             os.unlink(address)
         notify.bind(address)
         notify.settimeout(20)
-        with open(f"{HERE}/{name}.log", "ab") as log:
+        with open(f"{HERE}/{name}.log", "ab") as log, open(lock_file, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             program = settings["ExecStart"].removeprefix("/usr/bin/tfo-agent")
             words = (["tfo-agent"] if program != settings["ExecStart"] else []) + program.split()
             child = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                pass_fds=[lock.fileno()],
                 env=os.environ | {"NOTIFY_SOCKET": address},
             )
         with open(pid_file, "w") as file:
@@ -61,8 +56,8 @@ def stop():
     with open(pid_file) as file:
         pid = int(file.read())
     os.kill(pid, signal.SIGTERM)
-    while not gone(pid):
-        time.sleep(0.01)
+    with open(lock_file, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 if command == "enable":
