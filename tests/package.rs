@@ -125,10 +125,17 @@ fn check_tells_which_server_may_start_before_the_agent() {
 }
 
 #[test]
-fn lintian_finds_no_error() {
+fn lintian_finds_no_error_and_the_examples_are_there() {
     let Some(packages) = need_packages() else { return };
     if !support::need_tool("lintian") {
         return;
+    }
+    for package in ["tfo-agent", "tfo-coordinator"] {
+        let listed = Command::new("dpkg-deb").arg("--contents").arg(packages.file(package)).output().unwrap();
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        for example in ["tfo-fleet.rules.yml", "tfo-fleet.json"] {
+            assert!(listed.contains(&format!("/usr/share/doc/{package}/examples/{example}")), "{listed}");
+        }
     }
     let files = ["tfo-agent", "tfo-coordinator", "tfoctl"].map(|package| packages.file(package));
     let output = Command::new("lintian").args(["--allow-root", "--fail-on", "error"]).args(files).output().unwrap();

@@ -1,11 +1,13 @@
 //! A static key of all nodes, by Wikitech's recipe, becomes keys that are derived from a secret.
 
+use std::time::Duration;
+
 use tfo_fleet::model::time::UnixTime;
 use tfo_fleet::runtime::clock;
 
 use crate::harness::{Fleet, can_run};
 use crate::node::{blocks, kernels, try_to_type, typed, with};
-use crate::support::{now, poll_until};
+use crate::support::{full, now, poll_until};
 use crate::{CHANGE, FOREIGN, MANY, NODES, serving};
 
 const KEY: &str = "5e1f09ab-cc30d4e7-0a92b6f1-77d8e35c";
@@ -28,13 +30,12 @@ fn a_static_key_becomes_derived_keys() {
     }
     let mut fleet = serving(&recipe());
     let steps = blocks("From a static key").remove(0);
-    let started = now();
+    let mut one_node = Duration::ZERO;
     fleet.costs("derived keys at once, on one node", MANY..=u64::MAX, |fleet| {
-        let entry = "[[source.schedule]]\nalgorithm = \"static\"\nkey_file = \"/etc/tfo-fleet/static.key\"\nstage_lead = \"1h\"\n";
-        let steps = with(&with(&steps, entry, ""), "not_before = \"2026-12-01T00:00:00Z\"\n", "");
-        typed(fleet, 1, &steps);
+        let started = now();
+        typed(fleet, 1, &without_the_static_key(&steps));
+        one_node = started.elapsed();
     });
-    let one_node = started.elapsed().as_secs() + 1;
     typed(&mut fleet, 1, "systemctl disable --now tfo-agent; rm /etc/tfo-fleet/agent.toml");
     typed(&mut fleet, 1, &recipe());
     fleet.clients_come_round();
@@ -42,9 +43,17 @@ fn a_static_key_becomes_derived_keys() {
     fleet.end();
 }
 
-fn migrate(fleet: &mut Fleet, steps: &str, one_node_secs: u64) {
+/// As the README has it in the end: one entry, from the beginning.
+fn without_the_static_key(steps: &str) -> String {
+    let (above, entries) = steps.split_once("[[source.schedule]]\n").expect("there are entries");
+    let derived = entries.split_once("[[source.schedule]]\n").expect("there are two").1;
+    let lines = derived.lines().filter(|line| !line.starts_with("not_before = "));
+    lines.fold(format!("{above}[[source.schedule]]\n"), |text, line| text + line + "\n")
+}
+
+fn migrate(fleet: &mut Fleet, steps: &str, one_node: Duration) {
     // On a boundary of its own interval nothing is dropped, so that the first derived key is no longer than the others.
-    let soon = clock::now().secs() + NODES as u64 * one_node_secs + LEAD_SECS + 1;
+    let soon = clock::now().secs() + NODES as u64 * (one_node.as_secs() + 1) + LEAD_SECS + 1;
     let ends = |interval: &u64| soon.next_multiple_of(*interval);
     let interval = (10..=14).min_by_key(ends).expect("there are some");
     let joint = soon.next_multiple_of(interval);
@@ -72,4 +81,26 @@ fn migrate(fleet: &mut Fleet, steps: &str, one_node_secs: u64) {
     assert!(poll_until(CHANGE, || kernels(fleet, NODES).iter().all(promoted)), "{:?}", kernels(fleet, NODES));
     let gone = |keys: &[String]| keys.iter().all(|text| *text == keys[0] && !text.contains(KEY));
     assert!(poll_until(CHANGE, || gone(&kernels(fleet, NODES))), "{:?}", kernels(fleet, NODES));
+    if full() {
+        clean_up(fleet, &steps, joint + interval + LEAD_SECS);
+    }
+}
+
+/// When the first entry may go it goes, and nothing changes.
+fn clean_up(fleet: &mut Fleet, steps: &str, removable_at: u64) {
+    assert!(poll_until(CHANGE, || clock::now().secs() > removable_at));
+    let (_, said) = try_to_type(fleet, 1, "tfo-agent check");
+    assert!(
+        said.contains(&format!("the entries above it may go after {}", UnixTime::from_secs(removable_at))),
+        "{said}"
+    );
+    let config = without_the_static_key(steps);
+    let config = config.split_once("tfo-agent check\n").expect("it follows the configuration").0;
+    for node in 1..=NODES {
+        typed(fleet, node, &format!("{config}rm /etc/tfo-fleet/static.key\nsystemctl reload tfo-agent"));
+        let status = fleet.look()["nodes"][format!("node{node}")]["status"].take();
+        assert_eq!(status["state"], "ok", "{status:#}");
+    }
+    fleet.clients_come_round();
+    assert!(poll_until(CHANGE, || kernels(fleet, NODES).windows(2).all(|two| two[0] == two[1])));
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""What systemd does with the units of a node of these tests: `systemctl enable|disable --now UNIT`.
+"""What systemd does with the units of a node of these tests: `systemctl enable|disable --now UNIT`, `systemctl reload UNIT`.
 
 A service is started in the background and waited for until it says READY=1; it is ended with SIGTERM and waited for.  Links are made
 below .wants as [Install] says.  A timer is only linked: the test is its clock.  The directory of this program has what it remembers.
@@ -15,8 +15,8 @@ import sys
 UNITS = "/etc/systemd/system"
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-command, now, unit = sys.argv[1:]
-assert now == "--now", sys.argv
+command, *options, unit = sys.argv[1:]
+assert options == ([] if command == "reload" else ["--now"]), sys.argv
 name = unit if "." in unit else f"{unit}.service"
 with open(f"{UNITS}/{name}") as file:
     lines = [line.strip() for line in file]
@@ -52,10 +52,13 @@ def start():
             sys.exit(f"{name} does not get ready: " + open(f"{HERE}/{name}.log").read())
 
 
-def stop():
+def send(what):
     with open(pid_file) as file:
-        pid = int(file.read())
-    os.kill(pid, signal.SIGTERM)
+        os.kill(int(file.read()), what)
+
+
+def stop():
+    send(signal.SIGTERM)
     with open(lock_file, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
@@ -69,5 +72,9 @@ elif command == "disable":
     os.unlink(link)
     if name.endswith(".service"):
         stop()
+elif command == "reload":
+    # The first of the agent's two ExecReload= lines, and the second.
+    subprocess.run(["tfo-agent", "check", "--config-only"], check=True)
+    send(signal.SIGHUP)
 else:
     sys.exit(f"no such command here: {command}")
