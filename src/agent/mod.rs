@@ -16,6 +16,6 @@ pub mod source;
 pub mod status;
 pub mod talk;
 pub mod timer;
-mod units;
+pub mod units;
 pub mod which;
 pub mod worker;

@@ -95,6 +95,7 @@ fn both_write(fleet: &mut Fleet) {
     assert_ne!(kernel(fleet, 2), before);
     let repaired = || fleet.look()["nodes"]["node1"]["status"]["drift_repairs"].as_u64() > Some(0);
     assert!(poll_until(CHANGE, repaired));
+    fleet.clients_come_round();
     typed(fleet, 1, "systemctl disable --now tfo-agent; rm /etc/tfo-fleet/agent.toml");
     as_the_others(fleet, 1);
 }

@@ -1,7 +1,7 @@
 //! A fleet of tofurkey's, node by node, while its keys change: the nodes that are still tofurkey's are played by
 //! tests/support/tofurkey.py, which has nothing of ours.
 
-use serde_json::Value;
+use tfo_fleet::runtime::clock;
 
 use crate::harness::{Fleet, can_run};
 use crate::node::{blocks, in_repository, kernels, try_to_type, typed, with};
@@ -9,18 +9,20 @@ use crate::support::daemon::PYTHON;
 use crate::support::poll_until;
 use crate::{CHANGE, MANY, NODES, serving};
 
-/// The shortest interval of both programs, in seconds.
-const INTERVAL_SECS: u64 = 10;
+/// Intervals that are tried, in seconds: the shortest of both programs, and what tofurkey takes beyond it.
+const INTERVALS_SECS: [u64; 3] = [10, 12, 14];
+/// Until the first nodes are ours.
+const BEGINNING_SECS: u64 = 5;
 /// Where `check` finds who writes the key beside the agent.
 const UNIT: &str = "/etc/systemd/system/tofurkey.service:3: ";
 
-fn of_tofurkey() -> String {
+fn of_tofurkey(interval: u64) -> String {
     let program = in_repository("tests/support/tofurkey.py");
     format!(
         "(umask 077; echo cXVpdGUgYSBzZWNyZXQsIG9mIHRoaXJ0eSB0d28gYnl0ZXMgYW5kIG1vcmU= > /etc/tofurkey.key)
          echo '[Service]
          Type=notify
-         ExecStart={PYTHON} {program} -k /etc/tofurkey.key -i {INTERVAL_SECS}
+         ExecStart={PYTHON} {program} -k /etc/tofurkey.key -i {interval}
          [Install]
          WantedBy=multi-user.target' | sed 's/^ *//' > /etc/systemd/system/tofurkey.service
          systemctl enable --now tofurkey"
@@ -32,11 +34,15 @@ fn a_fleet_of_tofurkeys_becomes_ours_while_its_keys_change() {
     if !can_run() {
         return;
     }
-    let mut fleet = serving(&of_tofurkey());
+    // Two changes of keys are waited for: with the interval whose second one comes first.
+    let ready = clock::now().secs() + BEGINNING_SECS;
+    let interval = INTERVALS_SECS.into_iter().min_by_key(|interval| ready.next_multiple_of(*interval) + interval);
+    let interval = interval.expect("there are some");
+    let mut fleet = serving(&of_tofurkey(interval));
     let blocks = blocks("From tofurkey");
     let [look, take_over] = blocks.as_slice() else { panic!("{blocks:?}") };
     fleet.costs("another interval on one node", MANY..=u64::MAX, |fleet| {
-        let said = typed(fleet, 1, &with(look, "86400s", "12s"));
+        let said = typed(fleet, 1, &with(look, "86400s", "3600s"));
         assert!(!says_the_same(&said), "{said}");
         typed(fleet, 1, take_over);
     });
@@ -44,14 +50,14 @@ fn a_fleet_of_tofurkeys_becomes_ours_while_its_keys_change() {
     typed(&mut fleet, 1, "systemctl enable --now tofurkey");
     agree(&mut fleet);
     fleet.clients_come_round();
-    let look = with(look, "86400s", &format!("{INTERVAL_SECS}s"));
+    let look = with(look, "86400s", &format!("{interval}s"));
     fleet.costs_nothing("from tofurkey", |fleet| {
         let became_ours = |fleet: &mut Fleet, node| {
             let mut said = String::new();
             let same = poll_until(CHANGE, || {
                 let (code, now_said) = try_to_type(fleet, node, &look);
                 said = now_said;
-                code == Value::from(0) && says_the_same(&said)
+                code == 0 && says_the_same(&said)
             });
             assert!(same, "node{node}: {said}");
             // Who may write the key beside the agent is told.
