@@ -1,7 +1,7 @@
 //! From what a fleet has to tfo-fleet, while clients connect to all nodes: what is typed is what the README says.
 //!
 //! Each test first takes a step that the README warns of, and sees it cost cookies; a migration that then costs nothing does so because
-//! of its steps.  The tests run beside each other: they mostly wait for the clock, because the shortest interval is 10 s.
+//! of its steps.  All run beside each other: they mostly wait for the clock, because the shortest interval is 10 s.
 
 #[path = "../fleet/harness.rs"]
 #[allow(dead_code, reason = "each test binary uses its own part")]
@@ -15,7 +15,7 @@ mod tofurkey;
 
 use std::time::Duration;
 
-use harness::Fleet;
+use harness::{Fleet, can_run};
 use serde_json::json;
 
 /// Nodes of each fleet.
@@ -26,6 +26,25 @@ const MANY: u64 = 20;
 const FOREIGN: &str = "50-tcp_fastopen_key.conf: this file was not written by tfo-agent";
 /// Longest wait for a change of keys: two intervals, on a slow machine.
 const CHANGE: Duration = Duration::from_secs(60);
+
+#[test]
+fn every_migration_that_the_readme_describes_costs_nothing() {
+    if !can_run() {
+        return;
+    }
+    let migrations: [(&str, fn()); 3] = [
+        ("static key", static_key::a_static_key_becomes_derived_keys),
+        ("tofurkey", tofurkey::a_fleet_of_tofurkeys_becomes_ours_while_its_keys_change),
+        ("script", script::a_timer_script_gives_way_to_a_coordinator),
+    ];
+    // More of them than libtest has threads on a small machine.
+    std::thread::scope(|scope| {
+        for (name, migration) in migrations {
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            thread.spawn_scoped(scope, migration).expect("a thread starts");
+        }
+    });
+}
 
 /// A fleet whose nodes all have the same keys by these commands, with servers and clients.
 fn serving(keys_by: &str) -> Fleet {

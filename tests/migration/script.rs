@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fleet, can_run};
+use crate::harness::Fleet;
 use crate::node::{blocks, kernel, kernels, typed};
 use crate::support::poll_until;
 use crate::{CHANGE, FOREIGN, MANY, NODES, serving};
@@ -41,11 +41,7 @@ fn midnight(fleet: &mut Fleet, day: u32) {
     }
 }
 
-#[test]
-fn a_timer_script_gives_way_to_a_coordinator() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn a_timer_script_gives_way_to_a_coordinator() {
     let mut fleet = serving(&scripted());
     let blocks = blocks("From a timer script that writes the same file");
     let [stop, import, start] = blocks.as_slice() else { panic!("{blocks:?}") };

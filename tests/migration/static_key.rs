@@ -5,7 +5,7 @@ use std::time::Duration;
 use tfo_fleet::model::time::UnixTime;
 use tfo_fleet::runtime::clock;
 
-use crate::harness::{Fleet, can_run};
+use crate::harness::Fleet;
 use crate::node::{blocks, kernels, try_to_type, typed, with};
 use crate::support::{full, now, poll_until};
 use crate::{CHANGE, FOREIGN, MANY, NODES, serving};
@@ -23,11 +23,7 @@ fn recipe() -> String {
     )
 }
 
-#[test]
-fn a_static_key_becomes_derived_keys() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn a_static_key_becomes_derived_keys() {
     let mut fleet = serving(&recipe());
     let steps = blocks("From a static key").remove(0);
     let mut one_node = Duration::ZERO;
