@@ -114,7 +114,7 @@ fn measure(size: usize, scale: &Scale) {
     idle(&coordinator, scale.idle);
     restart(&mut coordinator, &mut crowd, size);
     let seen = crowd.seen();
-    println!("  answers other than 200 and 204  {}", seen.troubles);
+    println!("  troubles in all, by the kill    {}", seen.troubles);
     assert_eq!(seen.violations, 0, "an agent was told something that it must refuse");
     let generation = 1 + 2 * u64::try_from(scale.rotations).expect("a few");
     drop(coordinator.rotate(size));
@@ -167,21 +167,23 @@ fn idle(coordinator: &Coordinator, time: Duration) {
 
 /// kill -9 and a new start: everybody comes back by the agent's own pauses.
 fn restart(coordinator: &mut Coordinator, crowd: &mut Crowd, size: usize) {
-    let before = crowd.seen();
     coordinator.kill();
     crowd.wait("the end of all connections", |seen| seen.connected == 0);
+    let ended = crowd.seen();
     coordinator.start();
     let start = Instant::now();
+    let ready = crowd.seen();
     crowd.wait("the return of all", |seen| seen.connected == size);
     let (took, spent) = (start.elapsed(), cpu(coordinator.pid()));
     let seen = crowd.seen();
     println!(
         "  all back after kill -9, restart {:.1} s from ready, {} handshakes, {:.0} us of CPU for each agent, start included",
         took.as_secs_f64(),
-        seen.handshakes - before.handshakes,
+        seen.handshakes - ended.handshakes,
         micros(spent) / count(size)
     );
-    println!("  refused or lost meanwhile       {}", seen.since(&before));
+    println!("  refused while it was down       {}", ready.since(&ended));
+    println!("  refused or lost since           {}", seen.since(&ready));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "small numbers")]

@@ -2,6 +2,7 @@
 //!
 //! A clone shares the text: a coordinator names each of ten thousand nodes at every look.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,17 +14,52 @@ pub struct BadName {
     rule: &'static str,
 }
 
+/// The first bytes of a name as numbers that compare as the text does: most comparisons need not look at the text, which
+/// is elsewhere in memory.  A shorter name is filled up with zeros, which no name has.
+type Head = [u64; 2];
+
+fn head(text: &str) -> Head {
+    let number = |from: usize| {
+        let bytes = text.bytes().skip(from).chain(std::iter::repeat(0)).take(8);
+        bytes.fold(0, |number, byte| number << 8 | u64::from(byte))
+    };
+    [number(0), number(8)]
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $check:ident, $rule:literal) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Arc<str>);
+        #[derive(Clone, PartialEq, Eq, Hash)]
+        pub struct $name {
+            head: Head,
+            text: Arc<str>,
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({:?})"), &*self.text)
+            }
+        }
+
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                self.head.cmp(&other.head).then_with(|| {
+                    if Arc::ptr_eq(&self.text, &other.text) { Ordering::Equal } else { self.text.cmp(&other.text) }
+                })
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl $name {
             /// The name.
             #[must_use]
             pub fn as_str(&self) -> &str {
-                &self.0
+                &self.text
             }
         }
 
@@ -31,19 +67,19 @@ macro_rules! name {
             type Err = BadName;
 
             fn from_str(text: &str) -> Result<Self, BadName> {
-                if $check(text) { Ok(Self(text.into())) } else { Err(BadName { rule: $rule }) }
+                if $check(text) { Ok(Self { head: head(text), text: text.into() }) } else { Err(BadName { rule: $rule }) }
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(&self.text)
             }
         }
 
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
+                serializer.serialize_str(&self.text)
             }
         }
 
@@ -111,6 +147,28 @@ fn is_file_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_compare_as_their_texts_do() {
+        let texts = [
+            "a",
+            "a.b",
+            "a-b",
+            "ab",
+            "cp3050.example.org",
+            "cp3050.example.net",
+            "cp3050.example.o",
+            "cp3050.example.",
+        ];
+        let names = texts.map(|text| text.parse::<PoolName>().unwrap());
+        for (text, name) in texts.iter().zip(&names) {
+            for (other_text, other) in texts.iter().zip(&names) {
+                assert_eq!(name.cmp(other), text.cmp(other_text), "{text} {other_text}");
+                assert_eq!(name == other, text == other_text, "{text} {other_text}");
+            }
+            assert_eq!(name.cmp(&text.parse().unwrap()), Ordering::Equal, "{text}");
+        }
+    }
 
     #[test]
     fn node_names_are_dns_names() {

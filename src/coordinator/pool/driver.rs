@@ -42,10 +42,14 @@ const TICK_PARTS: u32 = 400;
 const TICK_MAX_LARGE: Duration = Duration::from_secs(5);
 /// Shortest time between two ticks: each looks at every node.
 const TICK_MIN: Duration = Duration::from_millis(25);
-/// How long an ack that says something new waits for others.
-pub(super) const ACK_PATIENCE: Duration = Duration::from_millis(5);
+/// And how many times as long as a tick took the nodes are served before the next one.
+const TICK_REST: u32 = 3;
+/// How long requests of nodes gather before the driver looks at them: one waking and one look at the store for all.
+const GATHER: Duration = Duration::from_millis(10);
+/// How long an ack that says something new waits for others at least; otherwise as long as the last write took.
+const ACK_PATIENCE: Duration = Duration::from_millis(5);
 /// How long one waits that says nothing new, but that its node is there.
-pub(super) const QUIET_PATIENCE: Duration = Duration::from_secs(1);
+const QUIET_PATIENCE: Duration = Duration::from_secs(1);
 /// How often erased keys that are still on the medium are looked for.
 const ERASE_EVERY: Duration = Duration::from_secs(10);
 /// Most commits of one tick: the walk has fewer steps in a row.
@@ -87,8 +91,10 @@ pub(super) struct Driver {
     /// The revision that waiting nodes were answered from.
     published: Option<Revision>,
     flush_at: Option<Instant>,
+    /// How long the last write of records took.
+    write_took: Duration,
     /// Whether a barrier could see a difference in what is queued or was written since the last tick.
-    pub(super) is_news: bool,
+    is_news: bool,
     last_tick: Option<Instant>,
     /// How long the last tick took: the next one leaves as much time for the nodes.
     tick_took: Duration,
@@ -128,6 +134,7 @@ impl Driver {
             looked_at: None,
             published: None,
             flush_at: None,
+            write_took: Duration::ZERO,
             is_news: false,
             last_tick: None,
             tick_took: Duration::ZERO,
@@ -145,6 +152,9 @@ impl Driver {
             let next = self.flush_at.map_or(self.next_tick, |at| at.min(self.next_tick));
             match receiver.recv_timeout(next.saturating_duration_since(clock::monotonic())) {
                 Ok(first) => {
+                    if let Message::Sync { .. } = first {
+                        std::thread::sleep(GATHER);
+                    }
                     let batch = std::iter::once(first).chain(receiver.try_iter().take(BATCH_MAX - 1)).collect();
                     if self.serve(batch) == Next::End {
                         break;
@@ -170,15 +180,18 @@ impl Driver {
         info!(pool = %self.book.pool(), "the driver has ended");
     }
 
-    /// Queued acks are written after `patience` at the latest.
-    pub(super) fn flush_within(&mut self, patience: Duration) {
+    /// The queue is written soon, or later if nothing in it is news.
+    pub(super) fn flush_within_patience(&mut self, is_news: bool) {
+        self.is_news |= is_news;
+        let patience = if is_news { ACK_PATIENCE.max(self.write_took) } else { QUIET_PATIENCE };
         let at = clock::monotonic() + patience;
         self.flush_at = Some(self.flush_at.map_or(at, |before| before.min(at)));
     }
 
     /// The walk is driven as soon as it may.
     pub(super) fn tick_soon(&mut self) {
-        let earliest = self.last_tick.map_or_else(clock::monotonic, |last| last + TICK_MIN.max(self.tick_took));
+        let earliest =
+            self.last_tick.map_or_else(clock::monotonic, |last| last + TICK_MIN.max(self.tick_took * TICK_REST));
         self.next_tick = self.next_tick.min(earliest);
     }
 
@@ -194,6 +207,7 @@ impl Driver {
         let is_seen = self.looked_at == Some(self.book.head());
         let nodes: Vec<NodeId> = changes.iter().map(|change| change.node.clone()).collect();
         let result = self.book.write(changes);
+        self.write_took = clock::monotonic().duration_since(start);
         self.metrics.records_written(self.book.pool(), count, start);
         match result {
             Ok(conflicts) => {

@@ -185,14 +185,14 @@ impl Pool {
         Arc::clone(&self.store)
     }
 
-    /// A node's sync.  The first answer comes when it is recorded.
+    /// A node's sync.  One that `waits` is answered when there is something new, any other when it is recorded.
     ///
     /// # Errors
     /// Fails if the driver takes no more.
-    pub fn sync(&self, node: NodeId, sync: Sync, described: Described) -> Result<Held, Busy> {
-        let (reply, answer) = oneshot::channel();
+    pub fn sync(&self, node: NodeId, sync: Sync, described: Described, waits: bool) -> Result<Held, Busy> {
+        let (reply, held) = waiting::Reply::new(waits);
         self.send(Message::Sync { node, sync: Box::new(sync), described: Box::new(described), reply })?;
-        Ok(answer)
+        Ok(held)
     }
 
     /// An operator's command, with the bytes of the keys that came with it.

@@ -1,7 +1,8 @@
 //! The nodes that wait for an answer, and the answers: serialised once for all nodes that are told the same.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -16,26 +17,27 @@ use crate::model::state::Phase;
 use crate::wire::v1::secret::SecretText;
 use crate::wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, TaughtKey};
 
-/// What a node is answered.
-pub enum Told {
-    /// 200 with this body, which is shared, and wiped when the last answer is out.
-    Slots(Bytes),
-    /// Recorded, and nothing new yet: the answer comes here.  Whoever does not wait for it answers 204.
-    Later(Held),
+/// What a node is told: a body, which is shared, and wiped when the last answer is out; none: nothing new.
+pub type Told = Option<Bytes>;
+
+/// A request at the driver: whether it is recorded, and where its answer comes.
+pub struct Held {
+    recorded: Arc<AtomicBool>,
+    answer: oneshot::Receiver<Result<Told, NotTold>>,
 }
 
-impl fmt::Debug for Told {
-    /// Never the body: it has keys.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Slots(_) => "Slots",
-            Self::Later(_) => "Later",
-        })
+impl Held {
+    /// Waits for the answer.  None: another request of the same node has taken its place, or the driver has ended.
+    pub async fn answer(&mut self) -> Option<Result<Told, NotTold>> {
+        (&mut self.answer).await.ok()
+    }
+
+    /// Whether the sync is recorded and there was nothing new: whoever does not wait for the answer may say so.
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        self.recorded.load(Ordering::Acquire)
     }
 }
-
-/// Where the answer to a held request comes; an error: nothing new any more.
-pub type Held = oneshot::Receiver<Result<Told, NotTold>>;
 
 /// Why a sync has no answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,7 +51,31 @@ pub enum NotTold {
 }
 
 /// Where the answer goes.
-pub(super) type Reply = oneshot::Sender<Result<Told, NotTold>>;
+pub(super) struct Reply {
+    /// Whether the request waits until there is something new.
+    waits: bool,
+    recorded: Arc<AtomicBool>,
+    answer: oneshot::Sender<Result<Told, NotTold>>,
+}
+
+impl Reply {
+    /// Both ends, for a request that `waits` or not.
+    pub(super) fn new(waits: bool) -> (Self, Held) {
+        let (sender, receiver) = oneshot::channel();
+        let recorded = Arc::new(AtomicBool::new(false));
+        (Self { waits, recorded: Arc::clone(&recorded), answer: sender }, Held { recorded, answer: receiver })
+    }
+
+    /// A node that has gone away needs no answer.
+    pub(super) fn give(self, answer: Result<Told, NotTold>) {
+        drop(self.answer.send(answer));
+    }
+
+    /// Whether nobody waits any more.
+    fn is_closed(&self) -> bool {
+        self.answer.is_closed()
+    }
+}
 
 /// A request that is held until there is something new.
 struct Waiting {
@@ -70,11 +96,13 @@ impl WaitingNodes {
         self.nodes.values().filter(|waiting| !waiting.reply.is_closed()).count()
     }
 
-    /// Holds a request; an earlier one of the same node ends with nothing new.
+    /// Holds a request that is recorded; an earlier one of the same node ends with nothing new.
     pub(super) fn hold(&mut self, node: NodeId, sync: Sync, reply: Reply) {
-        let (later, held) = oneshot::channel();
-        if reply.send(Ok(Told::Later(held))).is_ok() {
-            self.nodes.insert(node, Waiting { sync, reply: later });
+        reply.recorded.store(true, Ordering::Release);
+        if reply.waits {
+            self.nodes.insert(node, Waiting { sync, reply });
+        } else {
+            reply.give(Ok(None));
         }
     }
 
@@ -82,8 +110,8 @@ impl WaitingNodes {
     pub(super) fn answer(&mut self, book: &Book, view: PoolView, (node, sync): (NodeId, Sync), reply: Reply) {
         match view.answer(book.snapshot(), &node, &sync) {
             Ok(Answer::Nothing) => self.hold(node, sync, reply),
-            Ok(Answer::Tell(instruction)) => give(reply, self.answers.tell(book, &instruction)),
-            Err(refused) => give(reply, Err(NotTold::Refused(refused))),
+            Ok(Answer::Tell(instruction)) => reply.give(self.answers.tell(book, &instruction)),
+            Err(refused) => reply.give(Err(NotTold::Refused(refused))),
         }
     }
 
@@ -97,8 +125,8 @@ impl WaitingNodes {
             }
             match view.answer(book.snapshot(), &node, &waiting.sync) {
                 Ok(Answer::Nothing) => still.push((node, waiting)),
-                Ok(Answer::Tell(instruction)) => give(waiting.reply, self.answers.tell(book, &instruction)),
-                Err(refused) => give(waiting.reply, Err(NotTold::Refused(refused))),
+                Ok(Answer::Tell(instruction)) => waiting.reply.give(self.answers.tell(book, &instruction)),
+                Err(refused) => waiting.reply.give(Err(NotTold::Refused(refused))),
             }
         }
         self.nodes = still.into_iter().collect();
@@ -108,11 +136,6 @@ impl WaitingNodes {
     pub(super) fn let_go(&mut self) {
         self.nodes.clear();
     }
-}
-
-/// A node that has gone away needs no answer.
-pub(super) fn give(reply: Reply, answer: Result<Told, NotTold>) {
-    drop(reply.send(answer));
 }
 
 /// Bodies of the present revision.
@@ -135,14 +158,14 @@ impl Answers {
     fn tell(&mut self, book: &Book, instruction: &Instruction) -> Result<Told, NotTold> {
         self.forget_older(book);
         if let Some((_, body)) = self.bodies.iter().find(|(own, _)| own == instruction) {
-            return Ok(Told::Slots(body.clone()));
+            return Ok(Some(body.clone()));
         }
         let Some(body) = body(book, instruction) else {
             tracing::error!(pool = %book.pool(), generation = %instruction.generation, "a key of the document is missing");
             return Err(NotTold::Internal);
         };
         self.bodies.push((*instruction, body.clone()));
-        Ok(Told::Slots(body))
+        Ok(Some(body))
     }
 }
 

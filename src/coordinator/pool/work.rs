@@ -6,8 +6,8 @@
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::driver::{ACK_PATIENCE, Driver, Next, QUIET_PATIENCE};
-use super::waiting::{NotTold, Reply, give};
+use super::driver::{Driver, Next};
+use super::waiting::{NotTold, Reply};
 use super::{Asked, GivenKeys, Message, NotDone, StoreDown, Wanted};
 use crate::engine::convergence::recoverable;
 use crate::engine::rollout::document::{Expect, PoolKey, Slots};
@@ -87,7 +87,7 @@ impl Driver {
         let recording = match record(self.book.document(), before, &node, &sync, clock::now()) {
             Ok(recording) => recording,
             Err(refused) => {
-                give(reply, Err(NotTold::Refused(refused)));
+                reply.give(Err(NotTold::Refused(refused)));
                 return None;
             }
         };
@@ -100,11 +100,10 @@ impl Driver {
         match recording {
             Recording::First(change) | Recording::Later(change) => {
                 if !self.enqueue(change) {
-                    give(reply, Err(NotTold::StoreDown));
+                    reply.give(Err(NotTold::StoreDown));
                     return None;
                 }
-                self.is_news |= is_news;
-                self.flush_within(if is_news { ACK_PATIENCE } else { QUIET_PATIENCE });
+                self.flush_within_patience(is_news);
             }
             Recording::Stale => {}
         }
@@ -126,7 +125,7 @@ impl Driver {
             if good {
                 self.waiting.answer(&self.book, self.view, (node, sync), reply);
             } else if opens {
-                give(reply, Err(NotTold::StoreDown));
+                reply.give(Err(NotTold::StoreDown));
             } else {
                 self.without_store(node, sync, reply);
             }
@@ -143,7 +142,7 @@ impl Driver {
         if open == Some(sync.session) {
             self.waiting.hold(node, sync, reply);
         } else {
-            give(reply, Err(NotTold::StoreDown));
+            reply.give(Err(NotTold::StoreDown));
         }
     }
 

@@ -22,6 +22,8 @@ use crate::wire::v1::sync::{REQUEST_BYTES_MAX, SyncRequest, WAIT_SECS_MAX};
 /// Longest wait for the driver to record a sync.  Shorter than an agent's patience (10 s, `agent::contact::exchange`), so that
 /// a node is told to come back, and does not give up a request that is recorded after that.
 const RECORD_PATIENCE: Duration = Duration::from_secs(8);
+/// How often it is looked at meanwhile.
+const RECORD_LOOKS: u32 = 80;
 
 /// Part of `absent_after` for which a request is held at most: whoever is held is heard often enough to be present.
 const HELD_PARTS: u64 = 3;
@@ -56,13 +58,20 @@ async fn answer(from: &FromNode, draining: &Draining, request: SyncRequest) -> R
         Refusal::new(ErrorKind::Unavailable, "this coordinator is busy or stopping; ask again")
             .with_retry_after(RETRY_SECS)
     };
-    let recorded = from.pool.sync(from.node.clone(), sync, described).map_err(|_| busy())?;
-    let recorded = tokio::time::timeout(RECORD_PATIENCE, recorded).await;
-    // Without an answer nobody knows whether it was recorded: the node asks again.
-    match recorded.ok().and_then(Result::ok).ok_or_else(busy)? {
-        Ok(Told::Slots(body)) => Ok(Some(body)),
-        Ok(Told::Later(held)) => wait(held, draining, hold(&from.pool, wait_secs)).await,
-        Err(error) => Err(refusal(error)),
+    let patience = hold(&from.pool, wait_secs);
+    let waits = !patience.is_zero();
+    let mut held = from.pool.sync(from.node.clone(), sync, described, waits).map_err(|_| busy())?;
+    let answer = if waits { wait(&mut held, draining, patience).await } else { Waited::InVain };
+    let answer = match answer {
+        Waited::For(answer) => answer,
+        Waited::InVain => recorded(&mut held).await,
+    };
+    match answer {
+        Some(Ok(told)) => Ok(told),
+        Some(Err(error)) => Err(refusal(error)),
+        None if held.is_recorded() => Ok(None),
+        // Nobody knows whether it was recorded: the node asks again.
+        None => Err(busy()),
     }
 }
 
@@ -70,23 +79,33 @@ fn hold(pool: &Pool, wait_secs: u64) -> Duration {
     Duration::from_secs(wait_secs.min((pool.policy().absent_after_secs / HELD_PARTS).max(1)))
 }
 
-/// Until there is something new, the time is over, or the server wants to end.
-async fn wait(mut held: Held, draining: &Draining, patience: Duration) -> Result<Option<Bytes>, Refusal> {
-    loop {
-        let answer = tokio::select! {
-            biased;
-            answer = &mut held => answer,
-            () = draining.begun() => return Ok(None),
-            () = tokio::time::sleep(patience) => return Ok(None),
-        };
-        match answer {
-            Ok(Ok(Told::Slots(body))) => return Ok(Some(body)),
-            Ok(Ok(Told::Later(next))) => held = next,
-            Ok(Err(error)) => return Err(refusal(error)),
-            // Another request of the same node has taken its place, or the driver has ended.
-            Err(_) => return Ok(None),
+/// What a request has waited for.
+enum Waited {
+    For(Option<Result<Told, NotTold>>),
+    /// The time is over, or the server wants to end.
+    InVain,
+}
+
+async fn wait(held: &mut Held, draining: &Draining, patience: Duration) -> Waited {
+    tokio::select! {
+        biased;
+        answer = held.answer() => Waited::For(answer),
+        () = draining.begun() => Waited::InVain,
+        () = tokio::time::sleep(patience) => Waited::InVain,
+    }
+}
+
+/// Until the driver has recorded it, which most often was long ago; the answer, should it come meanwhile.
+async fn recorded(held: &mut Held) -> Option<Result<Told, NotTold>> {
+    for _ in 0..RECORD_LOOKS {
+        if held.is_recorded() {
+            break;
+        }
+        if let Ok(answer) = tokio::time::timeout(RECORD_PATIENCE / RECORD_LOOKS, held.answer()).await {
+            return answer;
         }
     }
+    None
 }
 
 /// 200 with key bytes: for this node alone.
