@@ -120,7 +120,8 @@ fn soak(center: &NetNs, secs: u64, dice: Dice) {
     let mut real = Agents::start(center, &world);
     begin(&world, &swarm);
     let done = shake(&mut world, (&swarm, &mut real), dice, Duration::from_secs(secs));
-    real.settle(&settle(&world, &swarm));
+    real.mend();
+    real.settled(&settle(&world, &swarm));
     judge(&world, &swarm, &done, secs >= LONG_SECS);
     real.end();
     runtime.block_on(swarm.end());

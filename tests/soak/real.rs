@@ -114,9 +114,13 @@ impl Agents {
         }
     }
 
-    /// Ends all faults, and waits until everybody has what the pool says.
-    pub(crate) fn settle(&mut self, pool: &Value) {
+    /// Ends all faults.
+    pub(crate) fn mend(&mut self) {
         self.0.iter_mut().filter(|agent| agent.until.is_some()).for_each(Agent::mend);
+    }
+
+    /// Waits until everybody has what the pool says.
+    pub(crate) fn settled(&self, pool: &Value) {
         for Agent { host, daemon, .. } in &self.0 {
             let status = || -> Value {
                 serde_json::from_slice(&std::fs::read(host.path("run/status.json")).unwrap_or_default())
