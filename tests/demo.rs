@@ -210,13 +210,44 @@ fn root_sees_every_connection_accepted_through_two_rotations() {
 }
 
 #[test]
-fn an_ordinary_user_sees_the_same() {
-    if !need_user_namespaces() {
+fn an_ordinary_user_sees_the_same_on_a_screen() {
+    if !(need_user_namespaces() && support::need_tool("script")) {
         return;
     }
     let (_alone, host, (_directory, copy)) = (alone(), Host::look(), open_copy());
-    Demo::start(as_nobody(&copy).args(["--nodes", "4", "--rotations", "2"])).end().assert_all_accepted(2);
+    let shell = format!("stty cols 110 rows 40; exec {} --nodes 4 --rotations 2", copy.display());
+    let mut terminal = as_nobody(Path::new("script"));
+    terminal.args(["--quiet", "--flush", "--return", "--command", &shell, "/dev/null"]);
+    // It passes signals on to nobody: a test that ends early must not wait for it.
+    let ended = Demo::start(terminal.env("SHELL", "/bin/sh").env("TERM", "xterm-256color")).end();
+    ended.assert_all_accepted(2);
+    let screen = without_escapes(&ended.lines.join("\n"));
+    for part in [
+        "tfo-demo: 4 nodes behind 10.10.10.10 and fd00:10::10, keys: coordinator, 48 clients",
+        "pool        steady g1, 4 of 4 nodes have it",
+        "pool        promoted g3, wave 1 of 2, ",
+        "pool        steady g5, 4 of 4 nodes have it",
+        "waits for   health",
+        "3 nodes     primary ",
+        "1 node      primary ",
+        "rotations   2 of 2",
+        " 100.00 %",
+        "rejected    0 ",
+        "PassiveFail 0 ",
+    ] {
+        assert!(screen.contains(part), "{part}: {screen}");
+    }
+    assert!(ended.lines.iter().any(|line| line.contains("\u{1b}[32m0\u{1b}[")), "good figures are green");
     host.assert_nothing_is_left();
+}
+
+/// What a terminal was sent, without colours and movements.
+fn without_escapes(sent: &str) -> String {
+    let mut parts = sent.split("\u{1b}[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        text + part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').get(1..).unwrap_or_default()
+    })
 }
 
 #[test]

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::error::DemoError;
 use super::network::Wire;
-use super::rig::Rig;
+use super::rig::{Entry, Rig};
 use crate::wire::client::ClientError;
 use crate::wire::v1::fleet::ImportRequest;
 
@@ -37,6 +37,16 @@ enum Order {
     StartAgent {
         node: u8,
     },
+    /// Keys from the clock, from the agent's next start or reload on.
+    Derive {
+        node: u8,
+        schedule: Vec<Entry>,
+    },
+    /// What a timer that runs the agent so often has it declare.
+    Timer {
+        node: u8,
+        period_secs: u64,
+    },
     Once {
         node: u8,
     },
@@ -49,6 +59,9 @@ enum Order {
         node: u8,
     },
     EndAgent {
+        node: u8,
+    },
+    ReloadAgent {
         node: u8,
     },
     FreezeAgent {
@@ -144,6 +157,9 @@ fn obey(rig: &mut Rig, order: Order) -> Result<Value, DemoError> {
         Order::StartAgent { node } => rig.start_agent(node),
         Order::KillAgent { node } => rig.kill_agent(node),
         Order::EndAgent { node } => rig.end_agent(node),
+        Order::Derive { node, schedule } => rig.derive(node, &schedule),
+        Order::Timer { node, period_secs } => rig.time(node, period_secs),
+        Order::ReloadAgent { node } => rig.signal_agent(node, Signal::HUP),
         Order::FreezeAgent { node } => rig.signal_agent(node, Signal::STOP),
         Order::ThawAgent { node } => rig.signal_agent(node, Signal::CONT),
         Order::Serve { node } => rig.serve(node),

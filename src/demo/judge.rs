@@ -77,6 +77,11 @@ impl Totals {
         self.v4[outcome as usize] + self.v6[outcome as usize]
     }
 
+    /// The part of them that went to the v6 address.
+    pub(super) fn of_v6(&self, outcome: Outcome) -> u64 {
+        self.v6[outcome as usize]
+    }
+
     /// All connections.
     pub(super) fn connections(&self) -> u64 {
         self.v4.iter().chain(&self.v6).sum()

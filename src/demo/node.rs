@@ -94,12 +94,18 @@ impl NodeFiles {
             made.map_err(DemoError::step(format!("make {}", part.display())))?;
         }
         let supplies = supplies(&directory, namespace.name())?;
+        let files = Self { namespace, directory };
+        files.supply(&supplies)?;
+        Ok(files)
+    }
+
+    /// Writes its agent's configuration, and the files that it names.
+    pub(super) fn supply(&self, supplies: &Supplies) -> Result<(), DemoError> {
         for File { name, content } in &supplies.files {
-            replace(&directory.join(name), content, 0o400, Durability::Volatile)?;
+            replace(&self.path(name), content, 0o400, Durability::Volatile)?;
         }
-        let text = config_toml(&directory, namespace.name(), &supplies.source_toml);
-        replace(&directory.join("agent.toml"), text.as_bytes(), 0o644, Durability::Volatile)?;
-        Ok(Self { namespace, directory })
+        let text = config_toml(&self.directory, self.name(), &supplies.source_toml);
+        Ok(replace(&self.path("agent.toml"), text.as_bytes(), 0o644, Durability::Volatile)?)
     }
 
     /// Name of the node.

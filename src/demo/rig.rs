@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rustix::process::Signal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::client::{self, Whistle};
 use super::coordinator::Coordinator;
 use super::error::DemoError;
 use super::judge::{Outcome, Tally};
 use super::network::{Network, Wire};
-use super::node::NodeFiles;
+use super::node::{File, NodeFiles, Supplies};
 use super::program::Program;
 use super::server::Server;
 use super::shell;
@@ -25,11 +26,15 @@ use crate::kernel::namespace::NamespaceError;
 use crate::kernel::procfs::KEY_PATH;
 use crate::kernel::text::KeyText;
 use crate::model::key::TfoKey;
+use crate::model::time::UnixTime;
 use crate::wire::v1::secret::SecretText;
 
 /// The agent's file, in the node's directory, and where an older one is kept.
 const SYSCTL_FILE: &str = "sysctl.d/50-tcp_fastopen_key.conf";
 const KEPT_FILE: &str = "kept";
+/// Secrets that derived keys are made from, the same for all nodes.
+const SECRET_FILES: [&str; 2] = ["first.secret", "second.secret"];
+const SECRET_BYTES: usize = 32;
 /// The line that the agent's file is about.
 const SYSCTL_NAME: &str = "net.ipv4.tcp_fastopen_key = ";
 
@@ -38,6 +43,17 @@ struct Member {
     files: NodeFiles,
     agent: Option<Program>,
     server: Option<Server>,
+}
+
+/// An entry of a schedule of derived keys.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    /// Which of the secrets, from 0.
+    secret: usize,
+    interval_secs: u64,
+    lead_secs: u64,
+    not_before: Option<UnixTime>,
 }
 
 /// All parts.
@@ -49,6 +65,7 @@ pub(super) struct Rig {
     tally: Arc<Tally>,
     whistle: Whistle,
     static_key: Option<TfoKey>,
+    secrets: [Zeroizing<Vec<u8>>; SECRET_FILES.len()],
     /// PassiveFail of namespaces that are gone.
     gone_passive_fail: u64,
 }
@@ -59,6 +76,9 @@ pub(super) struct Sight {
     connections: u64,
     accepted: u64,
     rejected: u64,
+    /// The parts of them that went to the v6 address.
+    accepted_v6: u64,
+    rejected_v6: u64,
     failed: u64,
     lost: u64,
     /// Over all nodes, those that were wiped too.
@@ -81,6 +101,8 @@ impl Rig {
     pub(super) fn make(nodes: u8) -> Result<Self, DemoError> {
         let network = Network::make(nodes)?;
         let coordinator = Coordinator::start(network.management.clone(), nodes)?;
+        let mut secrets = [(); SECRET_FILES.len()].map(|()| Zeroizing::new(vec![0; SECRET_BYTES]));
+        secrets.iter_mut().try_for_each(|secret| random::fill(secret))?;
         let mut rig = Self {
             network,
             coordinator,
@@ -89,6 +111,7 @@ impl Rig {
             tally: Arc::default(),
             whistle: Whistle::default(),
             static_key: None,
+            secrets,
             gone_passive_fail: 0,
         };
         (1..=nodes).try_for_each(|node| rig.equip(node))?;
@@ -103,7 +126,7 @@ impl Rig {
     }
 
     fn member(&mut self, node: u8) -> Result<&mut Member, DemoError> {
-        self.members.get_mut(&node).ok_or_else(|| DemoError::Order(format!("there is no node{node}")))
+        self.members.get_mut(&node).ok_or_else(|| no_node(node))
     }
 
     /// Starts a node's agent.
@@ -123,6 +146,34 @@ impl Rig {
         shell::run(&self.member(node)?.files, line)
     }
 
+    /// Gives a node's agent another source: keys derived from the secrets and the clock.  It is for the next start or reload.
+    pub(super) fn derive(&mut self, node: u8, schedule: &[Entry]) -> Result<(), DemoError> {
+        let files = &self.members.get(&node).ok_or_else(|| no_node(node))?.files;
+        let mut source_toml = "[source]\nkind = \"derive\"\n".to_owned();
+        for entry in schedule {
+            let none = || DemoError::Order(format!("there is no secret {}", entry.secret));
+            let secret = files.path(SECRET_FILES.get(entry.secret).ok_or_else(none)?);
+            source_toml += &format!(
+                "[[source.schedule]]\nsecret = \"{}\"\ninterval = \"{}s\"\nstage_lead = \"{}s\"\n",
+                secret.display(),
+                entry.interval_secs,
+                entry.lead_secs
+            );
+            source_toml += &entry.not_before.map_or_else(String::new, |at| format!("not_before = \"{at}\"\n"));
+        }
+        let secrets = SECRET_FILES.iter().zip(&self.secrets);
+        let secrets = secrets.map(|(name, content)| File { name, content: content.clone() });
+        files.supply(&Supplies { source_toml, files: secrets.collect() })
+    }
+
+    /// Makes a node one whose agent a timer runs so often; nothing runs it yet.
+    pub(super) fn time(&mut self, node: u8, period_secs: u64) -> Result<(), DemoError> {
+        let files = &self.members.get(&node).ok_or_else(|| no_node(node))?.files;
+        let mut supplies = self.coordinator.supplies(&files.path(""), files.name())?;
+        supplies.source_toml += &format!("period = \"{period_secs}s\"\n");
+        files.supply(&supplies)
+    }
+
     /// kill -9, and waits for its end.
     pub(super) fn kill_agent(&mut self, node: u8) -> Result<(), DemoError> {
         self.member(node)?.agent.take().map_or(Ok(()), Program::kill)
@@ -135,7 +186,7 @@ impl Rig {
         agent.wait_for_end()
     }
 
-    /// SIGSTOP or SIGCONT.
+    /// SIGSTOP, SIGCONT or SIGHUP.
     pub(super) fn signal_agent(&mut self, node: u8, signal: Signal) -> Result<(), DemoError> {
         if let Some(agent) = &self.member(node)?.agent {
             agent.signal(signal);
@@ -269,7 +320,18 @@ impl Rig {
         let totals = self.tally.totals();
         let [accepted, rejected, failed, lost] =
             [Outcome::Accepted, Outcome::Rejected, Outcome::Failed, Outcome::Lost].map(|outcome| totals.of(outcome));
-        Ok(Sight { connections: totals.connections(), accepted, rejected, failed, lost, passive_fail, nodes })
+        let [accepted_v6, rejected_v6] = [Outcome::Accepted, Outcome::Rejected].map(|outcome| totals.of_v6(outcome));
+        Ok(Sight {
+            connections: totals.connections(),
+            accepted,
+            rejected,
+            accepted_v6,
+            rejected_v6,
+            failed,
+            lost,
+            passive_fail,
+            nodes,
+        })
     }
 
     /// Ends clients, agents and coordinator in order.
@@ -285,4 +347,8 @@ impl Rig {
         }
         self.coordinator.end()
     }
+}
+
+fn no_node(node: u8) -> DemoError {
+    DemoError::Order(format!("there is no node{node}"))
 }

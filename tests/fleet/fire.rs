@@ -1,9 +1,14 @@
 //! One fleet of 8 nodes, one scenario after the other, and not one connection rejected.
 
-use serde_json::json;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::harness::{CLIENTS, Fleet, can_run};
 use crate::support::full;
+
+/// Longest wait until a node is absent: three minutes for a daemon, and a rotation.
+const ABSENT_MAX: Duration = Duration::from_secs(240);
 
 #[test]
 fn not_one_connection_loses_its_cookie() {
@@ -13,6 +18,7 @@ fn not_one_connection_loses_its_cookie() {
     let mut fleet = Fleet::up(8);
     under_fire(&mut fleet);
     if full() {
+        fleet.costs_nothing("a daemon silent until it counts as absent, withdrawn", daemon_absent);
         under_fire(&mut fleet);
         fleet.costs_nothing("fifty rotations", |fleet| (0..50).for_each(|_| fleet.rotation()));
         under_fire(&mut fleet);
@@ -26,6 +32,7 @@ fn under_fire(fleet: &mut Fleet) {
     fleet.costs_nothing("an agent frozen and let go", frozen);
     fleet.costs_nothing("the coordinator killed in the middle of a promotion", coordinator_killed);
     fleet.costs_nothing("a node cut off for two rotations, withdrawn", cut_off_and_withdrawn);
+    fleet.costs_nothing("a node silent until it counts as absent, withdrawn", absent);
     fleet.costs_nothing("a node rebooted with an older file", rebooted);
     fleet.costs_nothing("a node installed anew", installed_anew);
     fleet.costs_nothing("a new node in the middle of a promotion", joined);
@@ -85,6 +92,46 @@ fn cut_off_and_withdrawn(fleet: &mut Fleet) {
     fleet.has_keys(4);
     fleet.until("everybody is required again", |pool| pool["required"] == required);
     fleet.on("announce", 4);
+}
+
+/// The timer of a node stops.  No node is absent before it has missed three of its periods (PROTOCOL.md rule 17), and ten seconds is
+/// the shortest that there is.
+fn absent(fleet: &mut Fleet) {
+    fleet.on("withdraw", 6);
+    fleet.on("end_agent", 6);
+    fleet.order(&json!({"do": "timer", "node": 6, "period_secs": 10}));
+    assert_eq!(fleet.order(&json!({"do": "once", "node": 6})), 0);
+    let required = passed_without(fleet, 6);
+    fleet.on("start_agent", 6);
+    returned(fleet, 6, required);
+}
+
+/// The same with a daemon, which declares a minute.
+fn daemon_absent(fleet: &mut Fleet) {
+    fleet.on("withdraw", 3);
+    fleet.on("freeze_agent", 3);
+    let required = passed_without(fleet, 3);
+    fleet.on("thaw_agent", 3);
+    returned(fleet, 3, required);
+}
+
+/// A rotation waits for the node while it is staged, and goes on when it is absent; nobody orders anything.  Gives how many nodes
+/// were required before.
+fn passed_without(fleet: &mut Fleet, node: usize) -> u64 {
+    let required = fleet.pool()["required"].as_u64().expect("a number");
+    fleet.begin_rotation();
+    fleet.waits_for("staged", node);
+    let steady = |pool: &Value| pool["phase"] == "steady" && pool["converged"] == pool["required"];
+    let pool = fleet.until_within(ABSENT_MAX, "without the node", steady);
+    assert_eq!(pool["required"], required - 1);
+    required
+}
+
+/// The node has what the others have before connections come to it again.
+fn returned(fleet: &mut Fleet, node: usize, required: u64) {
+    fleet.has_keys(node);
+    fleet.until("everybody is required again", |pool| pool["required"] == required);
+    fleet.on("announce", node);
 }
 
 fn rebooted(fleet: &mut Fleet) {

@@ -43,6 +43,9 @@ pub(crate) struct Cost {
     pub(crate) connections: u64,
     pub(crate) rejected: u64,
     pub(crate) passive_fail: u64,
+    accepted_v4: u64,
+    accepted_v6: u64,
+    rejected_v6: u64,
     pub(crate) failed: u64,
 }
 
@@ -128,8 +131,14 @@ impl Fleet {
     /// Waits until the pool is so.
     #[track_caller]
     pub(crate) fn until(&mut self, wanted: &str, is: impl Fn(&Value) -> bool) -> Value {
+        self.until_within(SOON, wanted, is)
+    }
+
+    /// The same, for something that takes long.
+    #[track_caller]
+    pub(crate) fn until_within(&mut self, longest: Duration, wanted: &str, is: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
-        let found = poll_some(SOON, || {
+        let found = poll_some(longest, || {
             last = self.pool();
             is(&last).then(|| last.clone())
         });
@@ -209,6 +218,16 @@ impl Fleet {
         self.order(&json!({"do": "look"}))
     }
 
+    /// Waits until the agents of all these nodes say so of themselves.
+    #[track_caller]
+    pub(crate) fn until_all(&mut self, nodes: usize, wanted: &str, say: impl Fn(&Value) -> bool) {
+        let all = poll_until(SOON, || {
+            let look = self.look();
+            (1..=nodes).all(|node| say(&look["nodes"][format!("node{node}")]["status"]))
+        });
+        assert!(all, "never {wanted}: {:#}", self.look());
+    }
+
     /// Waits until a node's agent holds the pool's keys and says that all is well.
     #[track_caller]
     pub(crate) fn has_keys(&mut self, node: usize) {
@@ -251,10 +270,14 @@ impl Fleet {
         self.clients_come_round();
         let after = self.look();
         let rise = |what: &str| after[what].as_u64().expect("a number") - before[what].as_u64().expect("a number");
+        let accepted_v6 = rise("accepted_v6");
         let cost = Cost {
             connections: rise("connections"),
             rejected: rise("rejected"),
             passive_fail: rise("passive_fail"),
+            accepted_v4: rise("accepted") - accepted_v6,
+            accepted_v6,
+            rejected_v6: rise("rejected_v6"),
             failed: rise("failed"),
         };
         println!("{name}: {cost:?}");
@@ -272,6 +295,9 @@ impl Fleet {
     pub(crate) fn costs(&mut self, name: &str, rejected: RangeInclusive<u64>, scenario: impl FnOnce(&mut Self)) {
         let cost = self.cost_of(name, scenario);
         assert!(cost.connections >= ROUNDS && cost.failed == 0, "{name}: {cost:?}");
+        // Half of the clients are on v6, and what costs much costs them too.
+        let least = cost.accepted_v4.min(cost.accepted_v6);
+        assert!(least >= ROUNDS / 8 && (*rejected.start() == 0 || cost.rejected_v6 > 0), "{name}: {cost:?}");
         let seen = rejected.contains(&cost.rejected) && rejected.contains(&cost.passive_fail);
         assert!(seen, "{name}: {cost:?}\n{}\n{:#}", self.audit(), self.look());
     }

@@ -10,3 +10,4 @@ mod broken;
 mod fire;
 mod harness;
 mod import;
+mod joint;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::host::{Host, KEY_FILE};
+use super::host::{Host, read_keys};
 use super::{NetNs, agent_path, now, poll_some, poll_until};
 
 /// Python with its standard library, by path: a version manager's shim costs more than a whole test.
@@ -117,7 +117,7 @@ impl DaemonHost {
 
 /// What the kernel holds in a namespace, without the newline.
 pub(crate) fn kernel_of(netns: &NetNs) -> String {
-    netns.run(|| fs::read_to_string(KEY_FILE).expect("the key can be read").trim().to_owned())
+    netns.run(read_keys)
 }
 
 /// One datagram to the notify socket, and when it came.

@@ -13,6 +13,15 @@ pub(crate) const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
 /// The kernel's text of an unset key.
 pub(crate) const UNSET: &str = "00000000-00000000-00000000-00000000";
 
+/// What the kernel holds in the namespace of the calling thread, without the newline.
+///
+/// One read: the kernel prints anew for each, so a text that comes in two can be of two moments.
+pub(crate) fn read_keys() -> String {
+    let mut text = [0; 256];
+    let length = std::fs::File::open(KEY_FILE).and_then(|mut file| std::io::Read::read(&mut file, &mut text));
+    String::from_utf8_lossy(&text[..length.expect("root reads the key")]).trim().to_owned()
+}
+
 /// A host that nothing but this test uses.
 pub(crate) struct Host {
     netns: NetNs,
@@ -112,7 +121,7 @@ impl Host {
 
     /// What the kernel holds, without the newline.
     pub(crate) fn kernel(&self) -> String {
-        self.netns.run(|| std::fs::read_to_string(KEY_FILE)).expect("root reads the key").trim().to_owned()
+        self.netns.run(read_keys)
     }
 
     /// Sets what the kernel holds.

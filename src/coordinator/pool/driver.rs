@@ -212,6 +212,9 @@ impl Driver {
         match result {
             Ok(conflicts) => {
                 debug!(pool = %self.book.pool(), records = count, "records written");
+                if self.writes_fail {
+                    self.store_is_good();
+                }
                 if !conflicts.is_empty() {
                     debug!(pool = %self.book.pool(), nodes = conflicts.len(), "records were changed by somebody else");
                 } else if is_seen {
@@ -497,3 +500,6 @@ fn actor_name(actor: &Actor) -> &str {
         Actor::Operator(name) => name.as_str(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,305 @@
+//! The driver over a store that fails, and beside a node that never comes: time is what the test says.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::oneshot::{self, Receiver};
+
+use super::*;
+use crate::coordinator::pool::{GivenKeys, NotDone, NotTold, Told, Wanted};
+use crate::engine::rollout::document::{
+    Action, AuditEntry, Document, KeyRing, PoolKey, Proposal, Slots, Snapshot, Stage,
+};
+use crate::engine::rollout::input::Force;
+use crate::engine::rollout::record::{
+    Exclusion, Fence, Installed, KeySource, NodeRecord, RecordChange, Report, Session, SlotCount, Standing,
+};
+use crate::engine::rollout::sync::Sync;
+use crate::model::count::{Epoch, Generation};
+use crate::model::ids::PoolName;
+use crate::store::{Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, Store, StoreError};
+
+/// Longer than any node may be silent here.
+const ABSENT_AFTER_SECS: u64 = 30;
+/// Between two looks: less than counts as served at once.
+const STEP: Duration = Duration::from_secs(5);
+
+/// A store in memory whose reads or writes fail on demand.
+#[derive(Default)]
+struct FakeStore {
+    inner: MemoryStore,
+    no_reads: AtomicBool,
+    no_writes: AtomicBool,
+}
+
+impl FakeStore {
+    fn fail(&self, reads: bool, writes: bool) {
+        self.no_reads.store(reads, Ordering::Relaxed);
+        self.no_writes.store(writes, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Result<(), StoreError> {
+        let place = "the fake store".to_owned();
+        let failed = || StoreError::Failed { step: "read", place, source: "on demand".into() };
+        if self.no_reads.load(Ordering::Relaxed) { Err(failed()) } else { Ok(()) }
+    }
+
+    fn write(&self) -> Result<(), StoreError> {
+        let place = "the fake store".to_owned();
+        let failed = || StoreError::Full { place, source: "on demand".into() };
+        if self.no_writes.load(Ordering::Relaxed) { Err(failed()) } else { Ok(()) }
+    }
+}
+
+impl Store for FakeStore {
+    fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
+        self.read().and_then(|()| self.inner.pools())
+    }
+
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        self.write()?;
+        self.inner.create(pool, image)
+    }
+
+    fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
+        self.read().and_then(|()| self.inner.head(pool))
+    }
+
+    fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
+        self.read().and_then(|()| self.inner.load(pool))
+    }
+
+    fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
+        self.read().and_then(|()| self.inner.document(pool))
+    }
+
+    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
+        self.read().and_then(|()| self.inner.record(pool, node))
+    }
+
+    fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
+        self.read().and_then(|()| self.inner.audit(pool, after))
+    }
+
+    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
+        self.write()?;
+        self.inner.commit(pool, proposal, keys)
+    }
+
+    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
+        self.write()?;
+        self.inner.write_records(pool, changes)
+    }
+
+    fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
+        self.write().and_then(|()| self.inner.erase_leftovers())
+    }
+
+    fn hub(&self) -> &Hub {
+        self.inner.hub()
+    }
+}
+
+/// A coordinator's driver, the store below it, and nodes that hold what the pool says.
+struct World {
+    store: Arc<FakeStore>,
+    driver: Driver,
+    slots: Slots,
+}
+
+fn pool_name() -> PoolName {
+    "text".parse().unwrap()
+}
+
+fn policy() -> Policy {
+    let mut policy = Policy::with_defaults(vec!["*".parse().unwrap()]);
+    policy.absent_after_secs = ABSENT_AFTER_SECS;
+    policy
+}
+
+fn driver(store: &Arc<FakeStore>, file_policy: Policy) -> Driver {
+    let book = Book::open(Arc::<FakeStore>::clone(store), pool_name()).unwrap();
+    let shared = Shared {
+        started: clock::monotonic(),
+        good_at_ms: AtomicU64::new(0),
+        policy: arc_swap::ArcSwap::from_pointee(book.document().policy.clone()),
+    };
+    Driver::new(book, file_policy, Arc::new(Metrics::new()), Arc::new(shared))
+}
+
+impl World {
+    /// A pool at rest whose backup was drained long ago, and nodes a, b and c, which have been heard.
+    fn new() -> Self {
+        let mut keys = KeyRing::default();
+        let [backup, current] = [1, 2].map(|epoch| {
+            let (key, epoch) = (random::fresh_key().unwrap(), Epoch::new(epoch).unwrap());
+            let named = PoolKey { epoch, fingerprint: crate::crypto::fingerprint::fingerprint(&key) };
+            keys.insert(epoch, key);
+            named
+        });
+        let pool_id = "0123456789abcdef0123456789abcdef".parse().unwrap();
+        let mut document = Document::new(pool_id, policy(), UnixTime::from_secs(0));
+        document.rotated_at = clock::now();
+        document.generation = Generation::new(5);
+        document.revision = Revision::new(10);
+        document.next_epoch = Epoch::new(3).unwrap();
+        document.stage = Stage::Steady { current, backup: Some(backup) };
+        let store = Arc::new(FakeStore::default());
+        let snapshot = Snapshot { document, nodes: BTreeMap::new() };
+        store.create(&pool_name(), &PoolImage { snapshot: &snapshot, keys: &keys, audit: &[] }).unwrap();
+        let driver = driver(&store, policy());
+        let mut world = Self { store, driver, slots: Slots { primary: current, backup: Some(backup) } };
+        world.driver.tick();
+        world.hear(&["a", "b", "c"]);
+        assert!(world.driver.presence.unheard_required(world.driver.book.snapshot()).is_empty());
+        world
+    }
+
+    /// The coordinator starts again, with this file.
+    fn start_again(&mut self, file_policy: Policy) {
+        self.driver = driver(&self.store, file_policy);
+        self.driver.tick();
+    }
+
+    /// One sync of an agent that holds what it was told.
+    fn sync(&mut self, node: &str) -> Receiver<Result<Told, NotTold>> {
+        let (reply, answer) = oneshot::channel();
+        let document = self.driver.book.document();
+        let fence = Fence { pool_id: document.pool_id.clone(), generation: document.generation, slots: self.slots };
+        let report = Report {
+            fence: Some(fence),
+            installed: Installed::ReadBack,
+            foreign: None,
+            slot_count: SlotCount::Two,
+            next_sync_secs: 5,
+            counters: None,
+            seen: document.generation,
+            source: KeySource::Coordinator,
+            holds: None,
+        };
+        let sync = Sync { session: Session { ordinal: 1, nonce: 1 }, seen: document.generation, report };
+        let described = Described { kernel: String::new(), agent: String::new(), tcp_fastopen: None, error: None };
+        let (node, sync, described) = (node.parse().unwrap(), Box::new(sync), Box::new(described));
+        assert_eq!(self.driver.serve(vec![Message::Sync { node, sync, described, reply }]), Next::Serve);
+        answer
+    }
+
+    /// These nodes sync, which is written, and the walk is driven.
+    fn hear(&mut self, nodes: &[&str]) {
+        for node in nodes {
+            drop(self.sync(node));
+        }
+        self.driver.tick();
+    }
+
+    /// So much time passes.
+    fn pass(&mut self, time: Duration) {
+        let shared = &self.driver.shared;
+        self.driver.shared = Arc::new(Shared {
+            started: shared.started.checked_sub(time).expect("the machine has been up for longer"),
+            good_at_ms: AtomicU64::new(shared.good_at_ms.load(Ordering::Relaxed)),
+            policy: arc_swap::ArcSwap::new(shared.policy.load_full()),
+        });
+    }
+
+    /// More time than a node may be silent passes; these nodes are heard all the time.
+    fn pass_long(&mut self, heard: &[&str]) {
+        for _ in 0..=ABSENT_AFTER_SECS / STEP.as_secs() {
+            self.pass(STEP);
+            self.hear(heard);
+        }
+    }
+
+    fn actions(&self) -> Vec<(Action, BTreeSet<NodeId>)> {
+        let entries = self.store.inner.audit(&pool_name(), Revision::new(10)).unwrap();
+        entries.into_iter().map(|entry| (entry.action, entry.nodes)).collect()
+    }
+
+    /// An operator excludes nobody, and asks for a rotation.
+    fn rotate(&mut self) -> Result<Action, NotDone> {
+        let (reply, mut answer) = oneshot::channel();
+        let order = Order {
+            operator: "ops1".parse().unwrap(),
+            reason: "test".to_owned(),
+            if_revision: None,
+            command: Command::Rotate { force: Force::Yes },
+        };
+        let message = Message::Wanted { wanted: Box::new(Wanted::Order(order)), given: GivenKeys::default(), reply };
+        assert_eq!(self.driver.serve(vec![message]), Next::Serve);
+        answer.try_recv().unwrap().map(|_| self.actions().last().unwrap().0)
+    }
+
+    /// How long ago the store was seen to be good, in milliseconds.
+    fn good_ms_ago(&self) -> u64 {
+        self.driver.shared.now_ms() - self.driver.shared.good_at_ms.load(Ordering::Relaxed)
+    }
+
+    fn standing(&self, node: &str) -> Standing {
+        self.driver.book.snapshot().nodes[&node.parse::<NodeId>().unwrap()].standing
+    }
+}
+
+#[test]
+fn a_changed_file_is_taken_over_beside_a_node_that_never_comes_again() {
+    let mut world = World::new();
+    let mut changed = policy();
+    changed.interval_secs += 60;
+    world.start_again(changed.clone());
+    world.hear(&["a", "c"]);
+    let waits = world.driver.wait.clone().unwrap();
+    assert_eq!((waits.waiting_for, world.actions()), (vec!["b".parse().unwrap()], vec![]));
+    world.pass_long(&["a", "c"]);
+    let nodes = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+    assert_eq!(world.actions(), [(Action::Exclude, nodes(&["b"])), (Action::SetPolicy, nodes(&[]))]);
+    assert_eq!(world.standing("b"), Standing::Excluded(Exclusion::Absent));
+    assert_eq!(world.driver.book.document().policy, changed);
+}
+
+#[test]
+fn time_in_which_no_record_can_be_written_makes_nobody_absent() {
+    let mut world = World::new();
+    world.store.fail(false, true);
+    world.pass_long(&["a", "c"]);
+    world.pass_long(&["a", "c"]);
+    assert!(world.driver.presence.absent.is_empty(), "{:?}", world.driver.presence);
+    assert!(world.good_ms_ago() >= ABSENT_AFTER_SECS * 1_000, "written last before it was full");
+    // From the first record on that is written again it is as before.
+    world.store.fail(false, false);
+    world.hear(&["a", "c"]);
+    assert!(world.good_ms_ago() < 5_000, "{}", world.good_ms_ago());
+    assert!(world.driver.presence.absent.is_empty());
+    world.pass_long(&["a", "c"]);
+    assert_eq!(world.driver.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
+}
+
+#[test]
+fn time_in_which_the_store_cannot_be_read_makes_nobody_absent() {
+    let mut world = World::new();
+    world.store.fail(true, true);
+    world.pass_long(&["a", "c"]);
+    world.store.fail(false, false);
+    world.hear(&["a", "c"]);
+    assert!(world.driver.presence.absent.is_empty(), "{:?}", world.driver.presence);
+    world.pass_long(&["a", "c"]);
+    assert_eq!(world.driver.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
+}
+
+#[test]
+fn without_its_store_it_answers_nothing_and_does_nothing() {
+    let mut world = World::new();
+    for (reads, writes) in [(true, true), (false, true)] {
+        world.store.fail(reads, writes);
+        let before = world.store.inner.head(&pool_name()).unwrap();
+        // A session that is open is held, a new one is not.
+        assert!(matches!(world.sync("a").try_recv(), Ok(Ok(Told::Later(_)))), "{reads}");
+        assert!(matches!(world.sync("new").try_recv(), Ok(Err(NotTold::StoreDown))), "{reads}");
+        assert!(matches!(world.rotate(), Err(NotDone::StoreDown)), "{reads}");
+        world.driver.tick();
+        assert_eq!(world.store.inner.head(&pool_name()).unwrap(), before);
+        assert_eq!(world.driver.book.document().stage.phase(), crate::model::state::Phase::Steady);
+    }
+    world.store.fail(false, false);
+    world.hear(&["a", "b", "c"]);
+    assert!(matches!(world.rotate(), Ok(Action::Stage)));
+    assert_eq!(world.driver.book.keys().epochs().count(), 3, "the keys of the store, and the one that was staged");
+}

@@ -1,0 +1,78 @@
+//! Derived keys, no coordinator: a new secret and a new interval while the fleet serves.
+
+use serde_json::{Value, json};
+use tfo_fleet::model::time::UnixTime;
+use tfo_fleet::runtime::clock;
+
+use crate::harness::{CLIENTS, Fleet, can_run};
+
+const NODES: usize = 4;
+/// Today's entry: the shortest interval, and the lead that tolerates the most.
+const INTERVAL_SECS: u64 = 10;
+const LEAD_SECS: u64 = INTERVAL_SECS / 2;
+/// How long the new entry may take to come to every node.
+const SPREAD_SECS: u64 = 6;
+/// Where the new interval is looked for; the last of them is still half a minute.
+const NEW_INTERVALS_SECS: std::ops::RangeInclusive<u64> = 11..=15;
+
+fn entry(secret: u8, interval_secs: u64) -> Value {
+    json!({"secret": secret, "interval_secs": interval_secs, "lead_secs": interval_secs / 2})
+}
+
+#[test]
+fn a_new_secret_and_interval_cost_nothing_at_a_joint_and_much_without_one() {
+    if !can_run() {
+        return;
+    }
+    let mut fleet = Fleet::start(NODES);
+    for node in 1..=NODES {
+        fleet.order(&json!({"do": "derive", "node": node, "schedule": [entry(0, INTERVAL_SECS)]}));
+        fleet.on("start_agent", node);
+    }
+    fleet.until_all(NODES, "ready", |status| status["state"] == "ok" && !status["backup"].is_null());
+    (1..=NODES).for_each(|node| fleet.on("serve", node));
+    fleet.order(&json!({"do": "start_clients"}));
+    fleet.clients_come_round();
+    fleet.costs_nothing("a new secret and interval at a joint", through_the_joint);
+    // Every client has a cookie under a key that nobody holds any more.
+    fleet.costs("a new secret without a joint", CLIENTS / 2..=u64::MAX, |fleet| {
+        let before = fleet.look()["nodes"]["node1"]["status"]["primary"]["fingerprint"].clone();
+        take_over(fleet, &json!([entry(0, INTERVAL_SECS)]));
+        fleet.until_all(NODES, "changed", |status| status["primary"]["fingerprint"] != before);
+    });
+    fleet.end();
+}
+
+/// Gives all agents a schedule, one after the other.
+fn take_over(fleet: &mut Fleet, schedule: &Value) {
+    for node in 1..=NODES {
+        fleet.order(&json!({"do": "derive", "node": node, "schedule": schedule}));
+        fleet.on("reload_agent", node);
+    }
+}
+
+fn through_the_joint(fleet: &mut Fleet) {
+    // It has to be everywhere an interval and a lead before it holds (PROTOCOL.md section 3).
+    let last_moment = clock::now().secs() + SPREAD_SECS;
+    let safe = last_moment + INTERVAL_SECS + LEAD_SECS;
+    // On a boundary of its own no key of it is longer than the others; the old entry's last one may be.
+    let ends = |interval: &u64| safe.next_multiple_of(*interval) + interval;
+    let interval = NEW_INTERVALS_SECS.min_by_key(ends).expect("there are some");
+    let joint = safe.next_multiple_of(interval);
+    let mut new = entry(1, interval);
+    new["not_before"] = json!(UnixTime::from_secs(joint));
+    take_over(fleet, &json!([entry(0, INTERVAL_SECS), new]));
+    fleet.clients_come_round();
+    assert!(clock::now().secs() <= last_moment, "this machine is too slow");
+    let holds = |slot: &Value, since: u64| slot["epoch"] == since;
+    fleet.until_all(NODES, "staged", |status| status["phase"] == "staged" && holds(&status["backup"], joint));
+    let agreed = fleet.look()["nodes"]["node1"]["status"]["backup"]["fingerprint"].clone();
+    fleet.until_all(NODES, "at the joint", |status| {
+        holds(&status["primary"], joint) && status["primary"]["fingerprint"] == agreed && status["state"] == "ok"
+    });
+    // One more key of the new entry: it is the new interval's.
+    let next = joint + interval;
+    fleet.until_all(NODES, "past the joint", |status| {
+        holds(&status["primary"], next) && holds(&status["backup"], joint) && status["state"] == "ok"
+    });
+}
