@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::cli::Outcome;
 use super::worker::{PassMode, Worker};
-use super::{contact, preflight, timer};
+use super::{contact, preflight, service, timer};
 use crate::config::agent::{AgentSettings, SourceSettings};
 use crate::config::secret::CREDENTIAL_UNSEEN;
 use crate::kernel::boot_order;
@@ -115,6 +115,7 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
         problems.extend(clock_problem(&settings));
         problems.extend(coordinators(&settings, now));
         problems.extend(skew_tolerance_secs.and_then(timer::too_slow));
+        problems.extend(service::failed());
         if first_error(&problems).is_none() {
             problems.extend(pass_problems(settings, now));
         }
