@@ -29,8 +29,9 @@ fn failure(service: &str, shown: &str) -> Option<Problem> {
     let restarts = property(shown, "NRestarts").unwrap_or("0");
     let result = property(shown, "Result").unwrap_or("unknown");
     let message = format!("{service} has failed ({result}, after {restarts} restarts); the installed keys stay");
-    let remedy =
-        format!("see `journalctl -u {service}`, then `systemctl reset-failed {service}` and start it, or wait for its timer");
+    let remedy = format!(
+        "see `journalctl -u {service}`, then `systemctl reset-failed {service}` and start it, or wait for its timer"
+    );
     Some(Problem::warning("service_failed", message, remedy))
 }
 

@@ -116,7 +116,9 @@ pub fn check(config: &Path) -> Vec<Problem> {
 /// (systemd issue 35227).  A coordinator that starts without it says so.
 fn only_the_service_sees(problem: &mut Problem) {
     problem.severity = Severity::Warning;
-    problem.remedy = "none, if the unit has LoadCredential= for it: only the service sees it; so the store is not looked at".to_owned();
+    problem.remedy =
+        "none, if the unit has LoadCredential= for it: only the service sees it; so the store is not looked at"
+            .to_owned();
 }
 
 fn policies(settings: &CoordinatorSettings, store: &dyn Store) -> Vec<Problem> {
