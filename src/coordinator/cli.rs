@@ -27,14 +27,20 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run as a daemon, until told to stop
+    ///
+    /// SIGHUP (systemctl reload) takes a new configuration as a whole, or refuses it and goes on with the old one. A refused
+    /// reload fails; systemctl itself prints no reason, but `systemctl status` shows it in its Status line until a reload
+    /// succeeds, and `check` shows it beforehand.
     #[command(after_help = EXIT_CODES)]
     Serve {
         /// Configuration file
         #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
         config: PathBuf,
     },
-    /// Find everything that would make `serve` fail, all at once; changes nothing.  With the default FILE root looks as
-    /// the service's user
+    /// Find everything that would make `serve` fail, all at once; changes nothing
+    ///
+    /// With the default FILE root looks as the service's user, tfo-coordinator. A credential is seen by the service alone:
+    /// where the key-encryption key is one, this is a warning, and the store is not looked at.
     #[command(after_help = EXIT_CODES)]
     Check {
         /// Configuration file

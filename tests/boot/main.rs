@@ -331,6 +331,19 @@ fn the_timer_way_runs_green_and_leaves_a_daemon_alone() {
     assert_eq!(once("Result"), "exec-condition", "skipped beside a daemon");
     assert_eq!(once("ActiveState"), "inactive");
     assert_eq!(machine.property("tfo-agent", "MainPID"), agent);
+
+    // Not all hosts at once, and at once after time off.
+    let timer = |name| machine.property("tfo-agent-once.timer", name);
+    assert_eq!((&*timer("RandomizedDelayUSec"), &*timer("FixedRandomDelay")), ("2min", "yes"));
+    machine.run(&["systemctl", "stop", "tfo-agent", "tfo-agent-once.timer"]);
+    machine.run(&["touch", "--date=1 hour ago", "/var/lib/systemd/timers/stamp-tfo-agent-once.timer"]);
+    let no_delay = "/run/systemd/system/tfo-agent-once.timer.d";
+    machine.run(&["mkdir", "-p", no_delay]);
+    machine.write(&format!("{no_delay}/quick.conf"), "[Timer]\nRandomizedDelaySec=0\n");
+    machine.run(&["systemctl", "daemon-reload"]);
+    let before = once("ExecMainExitTimestampMonotonic");
+    machine.run(&["systemctl", "start", "tfo-agent-once.timer"]);
+    assert!(poll_until(SOON, || once("ExecMainExitTimestampMonotonic") != before), "a missed run was not made up for");
     drop(machine);
 
     // Both enabled: the daemon does it.
