@@ -46,7 +46,7 @@ const TYPED: [(&str, &str); 24] = [
     ("cp2", "systemctl status --no-pager --lines=0 tfo-agent"),
 ];
 
-/// Without what differs from run to run: a word with a digit is `#`, and so is a path; spaces do not count.
+/// Without what differs from run to run: in what is said a word with a digit is `#`, and so is a path; spaces do not count.
 fn plain(text: &str) -> Vec<String> {
     let word = |word: &str| {
         let varies = word.contains('/') || (word.chars().any(|c| c.is_ascii_digit()) && !word.contains("example.org"));
@@ -56,7 +56,11 @@ fn plain(text: &str) -> Vec<String> {
     let lines = text.lines().map(|line| line.split_once(" since ").map_or(line, |(line, _)| line));
     // What dpkg says of the packages that the host has besides.
     let lines = lines.filter(|line| !line.starts_with("(Reading database") && !line.starts_with("Processing triggers"));
-    let line = |line: &str| line.split_whitespace().map(word).collect::<Vec<_>>().join(" ");
+    let typed = |line: &str| ["tfo1# ", "cp1# ", "cp2# ", "> "].iter().any(|prompt| line.starts_with(prompt));
+    let line = |line: &str| match typed(line) {
+        true => line.to_owned(),
+        false => line.split_whitespace().map(word).collect::<Vec<_>>().join(" "),
+    };
     let mut lines: Vec<String> = lines.map(line).collect();
     // Which steps of the way are seen depends on how long they take.
     lines.retain(|line| !(line.starts_with("# ") && line.contains(" generation # ")));
