@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::cli::Outcome;
 use super::worker::{PassMode, Worker};
-use super::{contact, preflight, timer, units};
+use super::{contact, preflight, service, timer, units};
 use crate::config::agent::{AgentSettings, InstallMode, InstallSettings, SourceSettings};
 use crate::config::secret::CREDENTIAL_UNSEEN;
 use crate::kernel::boot_order;
@@ -120,6 +120,7 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
         problems.extend(coordinators(&settings, now));
         problems.extend(skew_tolerance_secs.and_then(timer::too_slow));
         problems.extend(units::problems());
+        problems.extend(service::failed());
         if first_error(&problems).is_none() {
             problems.extend(pass_problems(settings, now));
         }

@@ -45,6 +45,10 @@ enum Command {
         dir: PathBuf,
     },
     /// Run as a daemon: install, verify, repair, report, until told to stop
+    ///
+    /// SIGHUP (systemctl reload) takes a new configuration as a whole, or refuses it and goes on with the old one. A refused
+    /// reload fails; systemctl itself prints no reason, but `systemctl status` shows it in its Status line until a reload
+    /// succeeds, and `check --config-only` shows it beforehand.
     #[command(after_help = EXIT_CODES)]
     Run {
         /// Configuration file

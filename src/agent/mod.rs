@@ -12,6 +12,7 @@ pub mod preflight;
 pub mod report;
 pub mod run;
 pub mod server_bit;
+pub mod service;
 pub mod source;
 pub mod status;
 pub mod talk;

@@ -27,7 +27,7 @@ use super::{preflight, source};
 use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
 use crate::config::contact::ServerBit;
 use crate::kernel::sysctl_d::{self, Record};
-use crate::model::problem::{Problem, Severity};
+use crate::model::problem::{Problem, Severity, refusal};
 use crate::model::time::UnixTime;
 use crate::runtime::{clock, log, notify, process, sys};
 
@@ -109,6 +109,9 @@ struct Daemon {
     ready: bool,
     /// A reload has begun, and no pass has been made since.
     reloading: bool,
+    /// What the last reload was refused for, if it was: said in the status line until one succeeds, because
+    /// `systemctl reload` itself shows no reason (SYSTEMD.md).
+    refused: Option<String>,
     /// Problems of the last pass, so that each is logged once and not at every poll.
     logged: Vec<Problem>,
 }
@@ -145,6 +148,7 @@ impl Daemon {
             watchdog: notify::watchdog_interval(),
             ready: false,
             reloading: false,
+            refused: None,
             logged: Vec::new(),
         })
     }
@@ -244,7 +248,10 @@ impl Daemon {
         report.problems.extend(written.err());
         report.problems.extend(self.metrics.update(&report, circumstances, &settings.file));
         self.log(&report);
-        let line = status::line(&report);
+        let mut line = status::line(&report);
+        if let Some(refused) = &self.refused {
+            line = format!("{refused}; {line}");
+        }
         let good = match report.mode {
             InstallMode::Install => report.verified() && self.contact.as_ref().is_none_or(Contact::may_serve),
             InstallMode::LookOnly => true,
@@ -298,13 +305,17 @@ impl Daemon {
             Ok(settings) => self.switch(settings).await.map_err(|problem| vec![problem]),
             Err(problems) => Err(problems),
         };
-        match switched {
-            Ok(()) => info!(config = %config.display(), "reloaded"),
+        self.refused = match switched {
+            Ok(()) => {
+                info!(config = %config.display(), "reloaded");
+                None
+            }
             Err(problems) => {
                 problems.iter().for_each(log_problem);
                 warn!(config = %config.display(), "the new configuration is refused, the old one goes on");
+                refusal(&problems)
             }
-        }
+        };
         self.reloading = true;
     }
 

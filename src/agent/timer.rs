@@ -11,7 +11,7 @@ use crate::model::time::{parse_span, span_text};
 
 const TIMER: &str = "tfo-agent-once.timer";
 /// There only where systemd runs as PID 1 (`sd_booted(3)`).
-const SYSTEMD_RUNS: &str = "/run/systemd/system";
+pub(super) const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// What one run may take, in seconds: it takes milliseconds, and this is a full disk's fsync.
 const RUN_SECS_MAX: u64 = 2;
 
@@ -72,7 +72,8 @@ fn active_timer() -> Option<Timer> {
     Some(Timer { period, random_delay: seconds("RandomizedDelayUSec"), accuracy: seconds("AccuracyUSec") })
 }
 
-fn output(command: &mut Command) -> Option<String> {
+/// What a command prints, if it succeeds.
+pub(super) fn output(command: &mut Command) -> Option<String> {
     let output = command.env("LC_ALL", "C").output().ok().filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()
 }
@@ -81,7 +82,8 @@ fn properties_of<'a>(shown: &'a str, name: &str) -> impl Iterator<Item = &'a str
     shown.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
 }
 
-fn property<'a>(shown: &'a str, name: &str) -> Option<&'a str> {
+/// One property of `systemctl show`.
+pub(super) fn property<'a>(shown: &'a str, name: &str) -> Option<&'a str> {
     properties_of(shown, name).next()
 }
 

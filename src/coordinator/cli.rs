@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use super::backup;
 use super::preflight::{self, Opened, Use};
-use super::serve;
+use super::{serve, service_user};
 use crate::config::coordinator::DEFAULT_FILE;
 use crate::model::problem::{Problem, Severity};
 use crate::runtime::process;
@@ -27,6 +27,10 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run as a daemon, until told to stop
+    ///
+    /// SIGHUP (systemctl reload) takes a new configuration as a whole, or refuses it and goes on with the old one. A refused
+    /// reload fails; systemctl itself prints no reason, but `systemctl status` shows it in its Status line until a reload
+    /// succeeds, and `check` shows it beforehand.
     #[command(after_help = EXIT_CODES)]
     Serve {
         /// Configuration file
@@ -34,6 +38,9 @@ enum Command {
         config: PathBuf,
     },
     /// Find everything that would make `serve` fail, all at once; changes nothing
+    ///
+    /// With the default FILE root looks as the service's user, tfo-coordinator. A credential is seen by the service alone:
+    /// where the key-encryption key is one, this is a warning, and the store is not looked at.
     #[command(after_help = EXIT_CODES)]
     Check {
         /// Configuration file
@@ -101,26 +108,37 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     process::forbid_dumps();
-    let outcome = match &parsed.command {
-        Command::Serve { config } => Ok(serve::serve(config)),
+    let code = |outcome: Outcome| ExitCode::from(outcome.code());
+    let ended = match &parsed.command {
+        Command::Serve { config } => Ok(code(serve::serve(config))),
         Command::Check { config } => check(config),
         Command::Export { config, to } => with_store(config, Use::Export, |opened, store| {
             backup::export(store, &opened.key, to).map(|done| serde_json::to_value(done).unwrap_or_default())
-        }),
+        })
+        .map(code),
         Command::Import { config, from } => with_store(config, Use::Import, |opened, store| {
             backup::import(store, &opened.key, from).map(|done| serde_json::to_value(done).unwrap_or_default())
-        }),
+        })
+        .map(code),
     };
     // A reader that has gone (a closed pipe) is no failure of the work, but its result was not delivered.
-    ExitCode::from(outcome.unwrap_or(Outcome::Failed).code())
+    ended.unwrap_or_else(|_| code(Outcome::Failed))
 }
 
-fn check(config: &Path) -> io::Result<Outcome> {
+fn check(config: &Path) -> io::Result<ExitCode> {
+    let user = service_user::find();
+    if config == Path::new(DEFAULT_FILE)
+        && let Some(user) = user.filter(|_| rustix::process::geteuid().is_root())
+    {
+        return user.run(&["check"]);
+    }
     let problems = preflight::check(config);
     show(&problems)?;
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-    writeln!(io::stdout().lock(), "{}: {errors} errors, {} warnings", config.display(), problems.len() - errors)?;
-    Ok(if errors == 0 { Outcome::Done } else { Outcome::Config })
+    let as_user = if user.is_some_and(|user| user.is_us()) { ", read as the service's user" } else { "" };
+    let warnings = problems.len() - errors;
+    writeln!(io::stdout().lock(), "{}{as_user}: {errors} errors, {warnings} warnings", config.display())?;
+    Ok(ExitCode::from(if errors == 0 { Outcome::Done } else { Outcome::Config }.code()))
 }
 
 fn with_store(

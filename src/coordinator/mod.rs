@@ -13,3 +13,4 @@ pub mod preflight;
 pub mod routes;
 pub mod serve;
 pub mod server;
+pub mod service_user;

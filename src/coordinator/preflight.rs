@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use crate::config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings};
 use crate::config::reader::Located;
-use crate::config::secret::SecretPath;
+use crate::config::secret::{CREDENTIAL_UNSEEN, SecretPath};
 use crate::crypto::random;
 use crate::crypto::seal::KeyEncryptionKey;
 use crate::engine::rollout::document::{Document, KeyRing, Snapshot};
 use crate::engine::rollout::policy::Policy;
 use crate::model::ids::PoolName;
-use crate::model::problem::{Problem, first_error};
+use crate::model::problem::{Problem, Severity, first_error};
 use crate::runtime::clock;
 use crate::store::{CommitError, PoolImage, SqliteReader, SqliteStore, Store, StoreError};
 use crate::tls::server::{ServerFiles, ServerTls};
@@ -105,8 +105,20 @@ pub fn check(config: &Path) -> Vec<Problem> {
                 .extend(opened.store.as_ref().map(|store| policies(&opened.settings, &**store)).unwrap_or_default());
             problems
         }
-        Err(problems) => problems,
+        Err(mut problems) => {
+            problems.iter_mut().filter(|problem| problem.kind == CREDENTIAL_UNSEEN).for_each(only_the_service_sees);
+            problems
+        }
     }
+}
+
+/// systemd shows a credential to the service's main process alone: not to whoever types `check`, and not to ExecReload=
+/// (systemd issue 35227).  A coordinator that starts without it says so.
+fn only_the_service_sees(problem: &mut Problem) {
+    problem.severity = Severity::Warning;
+    problem.remedy =
+        "none, if the unit has LoadCredential= for it: only the service sees it; so the store is not looked at"
+            .to_owned();
 }
 
 fn policies(settings: &CoordinatorSettings, store: &dyn Store) -> Vec<Problem> {

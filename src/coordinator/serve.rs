@@ -23,7 +23,7 @@ use super::server::{Drained, Limits, Server, listen};
 use crate::config::coordinator::CoordinatorSettings;
 use crate::engine::rollout::policy::Policy;
 use crate::model::ids::PoolName;
-use crate::model::problem::{Problem, Severity};
+use crate::model::problem::{Problem, Severity, first_error, refusal};
 use crate::runtime::{log, notify, process};
 use crate::store::Store;
 use crate::tls::server::ServerTls;
@@ -88,6 +88,9 @@ struct Daemon {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    /// What the last reload was refused for, if it was: said in the status line until one succeeds, because
+    /// `systemctl reload` itself shows no reason (SYSTEMD.md).
+    refused: Option<String>,
 }
 
 /// Why the loop woke.
@@ -136,6 +139,7 @@ impl Daemon {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            refused: None,
         };
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -241,19 +245,33 @@ impl Daemon {
     fn status_line(&self) -> String {
         let pools = self.api.pools.load();
         let names: Vec<&str> = pools.keys().map(PoolName::as_str).collect();
-        format!("serving {} on {}", names.join(", "), self.settings.api.listen.value)
+        let refused = self.refused.as_ref().map(|refused| format!("{refused}; ")).unwrap_or_default();
+        format!("{refused}serving {} on {}", names.join(", "), self.settings.api.listen.value)
     }
 
     /// Takes the new configuration, or keeps the old one if the new one is broken.
     async fn reload(&mut self) {
         notify::reloading();
-        match CoordinatorSettings::load(&self.config) {
-            Ok(settings) => self.take(settings).await,
+        let config = self.config.clone();
+        let read = tokio::task::spawn_blocking(move || read_anew(&config)).await;
+        let read = read.unwrap_or_else(|error| {
+            Err(vec![Problem::error("internal", format!("the reading has panicked: {error}"), "report this to us")])
+        });
+        let taken = match read {
+            Ok(settings) => self.take(settings).await.map_err(|problem| vec![problem]),
+            Err(problems) => Err(problems),
+        };
+        self.refused = match taken {
+            Ok(()) => {
+                info!(config = %self.config.display(), "reloaded");
+                None
+            }
             Err(problems) => {
                 problems.iter().for_each(log_problem);
                 warn!(config = %self.config.display(), "the new configuration is refused, the old one goes on");
+                refusal(&problems)
             }
-        }
+        };
         let tls = Arc::clone(&self.tls);
         // Says itself what it did.
         if let Err(error) = tokio::task::spawn_blocking(move || tls.reload()).await {
@@ -263,7 +281,7 @@ impl Daemon {
     }
 
     /// Access, policies and pools; addresses, certificate paths and the store need a restart.
-    async fn take(&mut self, settings: CoordinatorSettings) {
+    async fn take(&mut self, settings: CoordinatorSettings) -> Result<(), Problem> {
         let kept = &self.settings;
         let files = |settings: &CoordinatorSettings| preflight::server_files(&settings.api);
         let fixed = [
@@ -286,11 +304,15 @@ impl Daemon {
         self.api.access.store(Arc::new(settings.access.clone()));
         self.settings.access = settings.access;
         self.settings.pools = settings.pools;
-        match self.take_pools().await {
-            Ok(()) => info!(config = %self.config.display(), "reloaded"),
-            Err(problem) => log_problem(&problem),
-        }
+        self.take_pools().await
     }
+}
+
+/// Blocking: the configuration that a reload takes, if nothing is wrong with it and the certificates: all or nothing.
+fn read_anew(config: &Path) -> Result<CoordinatorSettings, Vec<Problem>> {
+    let settings = CoordinatorSettings::load(config)?;
+    let problems = ServerTls::check(&preflight::server_files(&settings.api));
+    if first_error(&problems).is_some() { Err(problems) } else { Ok(settings) }
 }
 
 /// Blocking: writes pools that are new, and reads those that are not running yet.

@@ -67,6 +67,21 @@ impl Problem {
         self
     }
 
+    /// `FILE:LINE: KEY: `, as far as they are known.
+    fn place(&self, to: &mut impl fmt::Write) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(to, "{}:", file.display())?;
+            if let Some(line) = self.line {
+                write!(to, "{line}:")?;
+            }
+            to.write_str(" ")?;
+        }
+        if let Some(key) = &self.key {
+            write!(to, "{key}: ")?;
+        }
+        Ok(())
+    }
+
     /// The same problem, at this configuration key.
     #[must_use]
     pub fn at_key(mut self, key: impl Into<String>) -> Self {
@@ -100,16 +115,41 @@ impl fmt::Display for Problem {
             Severity::Warning => "warning: ",
             Severity::Error => "error: ",
         })?;
-        if let Some(file) = &self.file {
-            write!(f, "{}:", file.display())?;
-            if let Some(line) = self.line {
-                write!(f, "{line}:")?;
-            }
-            f.write_str(" ")?;
-        }
-        if let Some(key) = &self.key {
-            write!(f, "{key}: ")?;
-        }
+        self.place(f)?;
         write!(f, "{}\n  remedy: {}", self.message, self.remedy)
+    }
+}
+
+/// What `systemctl status` shows after a reload that was refused, until one succeeds: the first error with its place,
+/// on one line.  None without an error.
+#[must_use]
+pub fn refusal(problems: &[Problem]) -> Option<String> {
+    let first = first_error(problems)?;
+    let mut text = "reload refused: ".to_owned();
+    first.place(&mut text).expect("writing to a string cannot fail");
+    text += &first.message;
+    let more = problems.iter().filter(|problem| problem.severity == Severity::Error).count() - 1;
+    if more > 0 {
+        write!(text, " (and {more} more)").expect("writing to a string cannot fail");
+    }
+    text += "; the old configuration goes on";
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_the_first_error_on_one_line() {
+        let warning = Problem::warning("w", "not so bad", "leave it");
+        let error = Problem::error("e", "there is no source \"moon\"", "write another").in_file("/etc/a.toml");
+        let error = error.on_line(2).at_key("source.kind");
+        assert_eq!(refusal(std::slice::from_ref(&warning)), None);
+        assert_eq!(
+            refusal(&[warning, error.clone()]).unwrap(),
+            "reload refused: /etc/a.toml:2: source.kind: there is no source \"moon\"; the old configuration goes on"
+        );
+        assert!(refusal(&[error.clone(), error]).unwrap().contains("\"moon\" (and 1 more); the old"));
     }
 }

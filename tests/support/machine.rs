@@ -171,6 +171,19 @@ impl Machine {
         self.run(&["systemctl", "show", "--value", "--property", name, unit])
     }
 
+    /// The host's `ip` in the machine's network: only it can wire one machine to another.
+    pub(crate) fn ip(&self, line: &str) {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.pid)).arg("ip").args(line.split(' '));
+        let output = command.output().expect("nsenter starts");
+        assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// PID 1 of the machine as the host counts: for `ip link ... netns PID`.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// The host's view of a path inside.
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.pid))

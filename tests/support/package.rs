@@ -55,6 +55,13 @@ impl Packages {
         found.unwrap_or_else(|| panic!("there is no package {package}"))
     }
 
+    /// Puts a package into root's home on the image's disk, under the name that it was built with; gives that name.
+    pub(crate) fn deliver(&self, image: Image, package: &str) -> (Image, String) {
+        let file = self.file(package);
+        let name = file.file_name().expect("a file").to_string_lossy().into_owned();
+        (image.copy(&file, &format!("/root/{name}"), 0o644), name)
+    }
+
     /// Puts a package on the image's disk, not installed.
     pub(crate) fn bring(&self, image: Image, package: &str) -> Image {
         image.copy(&self.file(package), &inside(package), 0o644)

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tokio::sync::oneshot::{self, Receiver};
+use futures_util::FutureExt as _;
+use tokio::sync::oneshot;
 
 use super::*;
-use crate::coordinator::pool::{GivenKeys, NotDone, NotTold, Told, Wanted};
+use crate::coordinator::pool::waiting::Reply;
+use crate::coordinator::pool::{GivenKeys, Held, NotDone, NotTold, Wanted};
 use crate::engine::rollout::document::{
     Action, AuditEntry, Document, KeyRing, PoolKey, Proposal, Slots, Snapshot, Stage,
 };
@@ -162,8 +164,8 @@ impl World {
     }
 
     /// One sync of an agent that holds what it was told.
-    fn sync(&mut self, node: &str) -> Receiver<Result<Told, NotTold>> {
-        let (reply, answer) = oneshot::channel();
+    fn sync(&mut self, node: &str) -> Held {
+        let (reply, held) = Reply::new(true);
         let document = self.driver.book.document();
         let fence = Fence { pool_id: document.pool_id.clone(), generation: document.generation, slots: self.slots };
         let report = Report {
@@ -181,7 +183,7 @@ impl World {
         let described = Described { kernel: String::new(), agent: String::new(), tcp_fastopen: None, error: None };
         let (node, sync, described) = (node.parse().unwrap(), Box::new(sync), Box::new(described));
         assert_eq!(self.driver.serve(vec![Message::Sync { node, sync, described, reply }]), Next::Serve);
-        answer
+        held
     }
 
     /// These nodes sync, which is written, and the walk is driven.
@@ -291,8 +293,11 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
         world.store.fail(reads, writes);
         let before = world.store.inner.head(&pool_name()).unwrap();
         // A session that is open is held, a new one is not.
-        assert!(matches!(world.sync("a").try_recv(), Ok(Ok(Told::Later(_)))), "{reads}");
-        assert!(matches!(world.sync("new").try_recv(), Ok(Err(NotTold::StoreDown))), "{reads}");
+        let mut open = world.sync("a");
+        assert!(open.is_recorded() && open.answer().now_or_never().is_none(), "{reads}");
+        let mut new = world.sync("new");
+        assert_eq!(new.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))), "{reads}");
+        assert!(!new.is_recorded(), "{reads}");
         assert!(matches!(world.rotate(), Err(NotDone::StoreDown)), "{reads}");
         world.driver.tick();
         assert_eq!(world.store.inner.head(&pool_name()).unwrap(), before);

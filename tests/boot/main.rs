@@ -1,8 +1,15 @@
-//! A real systemd boots our units with the real agent: who is first, the watchdog, the reload, the timer.
+//! A real systemd boots our units with the real programs: who is first, the watchdog, the reload, the timer, the sandbox;
+//! and a fleet from the packages alone.
 //!
 //! Each test boots machines of its own (`support/machine.rs`), about half a second each.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where its machine is not what it made")]
+
+#[path = "../support/mod.rs"]
 mod support;
+
+mod site;
+mod transcript;
 
 use std::path::Path;
 use std::process::Output;
@@ -246,12 +253,63 @@ fn a_reload_takes_a_good_config_and_refuses_a_broken_one() {
     machine.write(CONFIG_FILE, &CONFIG.replace("kind = \"derive\"", "kind = \"derived\""));
     let reload = machine.output(&["systemctl", "reload", "tfo-agent"]);
     assert!(!reload.status.success(), "a broken config was taken");
-    assert!(told(&reload).contains("tfo-agent.service"), "{}", told(&reload));
+    // systemctl prints no text of the service: it names the place where the reason is.
+    assert!(told(&reload).contains("See \"systemctl status tfo-agent.service\""), "{}", told(&reload));
+    let refused = "reload refused: /etc/tfo-fleet/agent.toml:3: source.kind: there is no source \"derived\"; \
+                   the old configuration goes on; primary ";
+    assert!(
+        poll_until(SOON, || machine.property("tfo-agent", "StatusText").starts_with(refused)),
+        "{}",
+        said(&machine)
+    );
+    let shown = machine.run(&["systemctl", "status", "--no-pager", "--lines=0", "tfo-agent"]);
+    assert!(shown.contains(&format!("Status: \"{refused}")), "{shown}");
     let journal = machine.journal(Some("tfo-agent"));
     assert!(journal.contains("agent.toml") && journal.contains("derived"), "no reason in the journal: {journal}");
     assert_eq!(machine.property("tfo-agent", "ActiveState"), "active");
     assert_eq!(machine.property("tfo-agent", "MainPID"), agent, "the old one goes on");
     assert_eq!(installed_key(&machine), key);
+
+    machine.write(CONFIG_FILE, CONFIG);
+    machine.run(&["systemctl", "reload", "tfo-agent"]);
+    assert!(poll_until(SOON, || said(&machine).starts_with("primary ")), "{}", said(&machine));
+}
+
+/// The agent's status line.
+fn said(machine: &Machine) -> String {
+    machine.property("tfo-agent", "StatusText")
+}
+
+#[test]
+fn a_crash_loop_is_limited_and_visible() {
+    let Some(packages) = need() else { return };
+    // The limit is the unit's own; only the pause is shorter.
+    let drop_in = "/etc/systemd/system/tfo-agent.service.d/quick.conf";
+    let machine = installed(packages).file(drop_in, "[Service]\nRestartSec=1ms\n", 0o644).enable("tfo-agent").boot();
+    let property = |name| machine.property("tfo-agent", name);
+    let (key, burst) = (installed_key(&machine), property("StartLimitBurst"));
+    // A crash, and no way to come back.
+    machine.write(CONFIG_FILE, "nonsense");
+    machine.run(&["systemctl", "kill", "--kill-whom=main", "--signal=ABRT", "tfo-agent"]);
+    assert!(poll_until(SOON, || property("ActiveState") == "failed"), "restarts: {}", property("NRestarts"));
+    assert_eq!(property("NRestarts"), burst);
+    assert_eq!(installed_key(&machine), key);
+    let started = machine.journal(Some("tfo-agent")).matches("Starting tfo-agent.service").count();
+    assert_eq!(started.to_string(), burst, "and not once more");
+    let shown = told(&machine.output(&["systemctl", "status", "--no-pager", "tfo-agent"]));
+    assert!(shown.contains("Active: failed") && shown.contains("repeated too quickly"), "{shown}");
+
+    // Mended: check says what is left to do, and that does it.
+    machine.write(CONFIG_FILE, CONFIG);
+    let check = machine.output(&["tfo-agent", "check"]);
+    assert!(check.status.success(), "{}", told(&check));
+    let check = told(&check);
+    assert!(check.contains(&format!("tfo-agent.service has failed (exit-code, after {burst} restarts)")), "{check}");
+    assert!(check.contains("systemctl reset-failed tfo-agent.service"), "{check}");
+    machine.run(&["systemctl", "reset-failed", "tfo-agent.service"]);
+    machine.run(&["systemctl", "start", "tfo-agent.service"]);
+    assert_eq!(installed_key(&machine), key);
+    assert!(!told(&machine.output(&["tfo-agent", "check"])).contains("has failed"));
 }
 
 #[test]
@@ -273,6 +331,19 @@ fn the_timer_way_runs_green_and_leaves_a_daemon_alone() {
     assert_eq!(once("Result"), "exec-condition", "skipped beside a daemon");
     assert_eq!(once("ActiveState"), "inactive");
     assert_eq!(machine.property("tfo-agent", "MainPID"), agent);
+
+    // Not all hosts at once, and at once after time off.
+    let timer = |name| machine.property("tfo-agent-once.timer", name);
+    assert_eq!((&*timer("RandomizedDelayUSec"), &*timer("FixedRandomDelay")), ("2min", "yes"));
+    machine.run(&["systemctl", "stop", "tfo-agent", "tfo-agent-once.timer"]);
+    machine.run(&["touch", "--date=1 hour ago", "/var/lib/systemd/timers/stamp-tfo-agent-once.timer"]);
+    let no_delay = "/run/systemd/system/tfo-agent-once.timer.d";
+    machine.run(&["mkdir", "-p", no_delay]);
+    machine.write(&format!("{no_delay}/quick.conf"), "[Timer]\nRandomizedDelaySec=0\n");
+    machine.run(&["systemctl", "daemon-reload"]);
+    let before = once("ExecMainExitTimestampMonotonic");
+    machine.run(&["systemctl", "start", "tfo-agent-once.timer"]);
+    assert!(poll_until(SOON, || once("ExecMainExitTimestampMonotonic") != before), "a missed run was not made up for");
     drop(machine);
 
     // Both enabled: the daemon does it.
@@ -296,6 +367,25 @@ fn a_secret_by_credential_survives_a_reload() {
     machine.write(CONFIG_FILE, &format!("{config}[install]\nsysctl_file = \"{other_file}\"\n"));
     machine.run(&["systemctl", "reload", "tfo-agent"]);
     assert!(poll_until(SOON, || machine.path(other_file).exists()), "{}", machine.journal(Some("tfo-agent")));
+    assert_eq!(installed_key(&machine), key);
+
+    // Encrypted with this host's key; the secret itself is gone.
+    let (secret, encrypted) = ("/etc/tfo-fleet/fleet.secret", "/etc/tfo-fleet/fleet.cred");
+    machine.run(&["systemd-creds", "encrypt", "--with-key=host", "--name=fleet", secret, encrypted]);
+    machine.run(&["shred", "-u", secret]);
+    let restart = |name: &str| {
+        machine.write(drop_in, &format!("[Service]\nLoadCredentialEncrypted={name}:{encrypted}\nRestart=no\n"));
+        machine.write(CONFIG_FILE, &config.replace("credential:fleet", &format!("credential:{name}")));
+        machine.run(&["systemctl", "daemon-reload"]);
+        machine.output(&["systemctl", "restart", "tfo-agent"])
+    };
+    assert!(restart("fleet").status.success(), "{}", machine.journal(Some("tfo-agent")));
+    assert_eq!(installed_key(&machine), key);
+    assert!(said(&machine).starts_with("primary "), "{}", said(&machine));
+    // The name is sealed in: under another one it is not opened, and the unit says so.
+    assert!(!restart("other").status.success());
+    let shown = told(&machine.output(&["systemctl", "status", "--no-pager", "tfo-agent"]));
+    assert!(shown.contains("status=243/CREDENTIALS"), "{shown}");
     assert_eq!(installed_key(&machine), key);
 }
 
@@ -337,16 +427,39 @@ fn the_sandbox_lets_the_agent_do_its_work_and_nothing_else() {
     if !support::need_tool("python3") {
         return;
     }
+    let machine = with_probe(installed(packages)).boot();
+    for unit in ["tfo-agent.service", "tfo-agent-once.service"] {
+        let (done, told) = probed(&machine, unit, "agent");
+        assert_eq!(done, ["the key", "a file in /etc/sysctl.d", "a lock", "own directory"], "{unit}: {told}");
+    }
+}
+
+/// The same with the probe on its disk.
+fn with_probe(image: Image) -> Image {
     let probe = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/sandbox_probe.py");
-    let drop_in = "[Service]\nType=oneshot\nWatchdogSec=0\nRestart=no\nExecStart=\n\
-                   ExecStart=/usr/bin/python3 /usr/lib/tfo-test/probe.py\nStandardOutput=file:/run/probe.out\n";
-    let machine = installed(packages)
-        .copy(&probe, "/usr/lib/tfo-test/probe.py", 0o644)
-        .file("/etc/systemd/system/tfo-agent.service.d/probe.conf", drop_in, 0o644)
-        .boot();
-    machine.run(&["systemctl", "start", "tfo-agent"]);
+    image.copy(&probe, "/usr/lib/tfo-test/probe.py", 0o644)
+}
+
+/// What can be done from inside a unit's own sandbox, by its user, in its program's place; and what all attempts led to.
+fn probed(machine: &Machine, unit: &str, role: &str) -> (Vec<String>, String) {
+    let drop_in = format!(
+        "[Service]\nType=oneshot\nWatchdogSec=0\nRestart=no\nExecCondition=\nExecStart=\n\
+         BindReadOnlyPaths=/usr/bin/python3\nExecStart=/usr/bin/python3 /usr/lib/tfo-test/probe.py {role}\n\
+         StandardOutput=truncate:/run/probe.out\nStandardError=inherit\n"
+    );
+    let directory = format!("/run/systemd/system/{unit}.d");
+    machine.run(&["mkdir", "-p", &directory]);
+    machine.write(&format!("{directory}/probe.conf"), &drop_in);
+    machine.run(&["systemctl", "daemon-reload"]);
+    machine.run(&["systemctl", "restart", unit]);
     let told = machine.read("/run/probe.out");
-    let done: Vec<_> = told.lines().filter_map(|line| line.strip_suffix(": done")).collect();
-    assert_eq!(done, ["the key", "a file in /etc/sysctl.d", "a lock", "runtime directory"], "{told}");
-    assert!(told.lines().count() > 15, "{told}");
+    machine.run(&["rm", "-r", &directory]);
+    machine.run(&["systemctl", "daemon-reload"]);
+    // To the last attempt, and none of them by a mistake of the probe's.
+    assert!(told.lines().count() > 30 && told.lines().last().unwrap().starts_with("mount: "), "{unit}: {told}");
+    // Not allowed by the filter, whatever the time is and the capabilities are.
+    assert!(told.contains("\nset the clock: Operation not permitted\n"), "{unit}: {told}");
+    assert!(told.contains("\nexecute: Permission denied\n"), "{unit}: {told}");
+    let done = told.lines().filter_map(|line| line.strip_suffix(": done")).map(str::to_owned).collect();
+    (done, told)
 }
