@@ -8,12 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
+use super::timer::{SYSTEMD_RUNS, output, property};
 use crate::model::problem::Problem;
 
 const AGENT: &str = "tfo-agent.service";
 const SYSCTL: &str = "systemd-sysctl.service";
-/// There only where systemd runs as PID 1 (`sd_booted(3)`).
-const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// DNS, HTTP, HTTPS, DNS over TLS.
 const PORTS: [u16; 4] = [53, 80, 443, 853];
 /// Listening TCP sockets of this network namespace, v4 and v6 (proc(5)).
@@ -40,7 +39,7 @@ struct Agent {
 
 impl Agent {
     fn parse(shown: &str) -> Self {
-        let property = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let property = |name: &str| property(shown, name);
         let words = |name| property(name).unwrap_or_default().split(' ').map(str::to_owned).collect();
         let is_used = property("LoadState") == Some("loaded")
             && (property("UnitFileState") == Some("enabled") || property("ActiveState") == Some("active"));
@@ -71,8 +70,7 @@ impl Agent {
 
 fn agent() -> Option<Agent> {
     let properties = "--property=LoadState,UnitFileState,ActiveState,Before,After";
-    let output = Command::new("systemctl").args(["show", properties, AGENT]).env("LC_ALL", "C").output().ok()?;
-    output.status.success().then(|| Agent::parse(&String::from_utf8_lossy(&output.stdout)))
+    Some(Agent::parse(&output(Command::new("systemctl").args(["show", properties, AGENT]))?))
 }
 
 /// Services that listen on one of the ports.  Others' descriptors are root's to see.
