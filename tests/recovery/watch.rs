@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use crate::support::host::KEY_FILE;
 /// Looks at the kernels of some hosts until it is asked what it saw.
 pub(crate) struct Watch {
     ended: Arc<AtomicBool>,
+    /// Looks so far, good or not.
+    rounds: Arc<AtomicUsize>,
     thread: Option<JoinHandle<Seen>>,
 }
 
@@ -34,16 +36,18 @@ impl Watch {
         let files: Vec<File> =
             hosts.into_iter().map(|host| host.netns().run(|| File::open(KEY_FILE).unwrap())).collect();
         let ended = Arc::new(AtomicBool::new(false));
-        let until = Arc::clone(&ended);
+        let rounds = Arc::new(AtomicUsize::new(0));
+        let (until, round) = (Arc::clone(&ended), Arc::clone(&rounds));
         let thread = std::thread::spawn(move || {
             let mut seen = Seen::default();
             while !until.load(Ordering::SeqCst) {
                 seen.look(&files);
+                round.fetch_add(1, Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(5));
             }
             seen
         });
-        Self { ended, thread: Some(thread) }
+        Self { ended, rounds, thread: Some(thread) }
     }
 
     /// What was seen; fails if two nodes ever rejected each other's cookies.
@@ -110,17 +114,22 @@ fn the_watch_sees_a_rift_and_nothing_else() {
     };
     set(&key(1), &key(1));
     let watch = Watch::over(&hosts);
-    let looked = || std::thread::sleep(Duration::from_millis(100));
+    // The first of these looks may have begun before the kernels were set.
+    let looked = |watch: &Watch| {
+        let before = watch.rounds.load(Ordering::SeqCst);
+        let twice = || watch.rounds.load(Ordering::SeqCst) >= before + 4;
+        assert!(crate::support::poll_until(Duration::from_secs(20), twice), "the watch does not look");
+    };
     for number in 1..4 {
         let (old, new) = (key(number), key(number + 1));
         set(&format!("{old},{new}"), &format!("{old},{new}"));
-        looked();
+        looked(&watch);
         set(&format!("{new},{old}"), &format!("{new},{old}"));
-        looked();
+        looked(&watch);
     }
     assert!(watch.end().texts.len() >= 7);
     let watch = Watch::over(&hosts);
     set(&key(7), &key(8));
-    looked();
+    looked(&watch);
     assert!(!watch.seen().rifts.is_empty(), "two nodes without a key in common were not seen");
 }

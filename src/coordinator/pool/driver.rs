@@ -22,7 +22,7 @@ use super::{Described, Message, Shared};
 use crate::config::coordinator::CONFIG_OPERATOR;
 use crate::coordinator::metrics::Metrics;
 use crate::crypto::random::{self, NoRandomness};
-use crate::engine::convergence::{Barrier, Life, Presence, Serving, conflict};
+use crate::engine::convergence::{Life, Presence, Serving, conflict};
 use crate::engine::rollout::document::{Actor, Proposal, Stage};
 use crate::engine::rollout::handle;
 use crate::engine::rollout::input::{Command, Input, Now, Order, Reason, Refused, Step, Wait};
@@ -455,28 +455,6 @@ impl Driver {
                 Err(error)
             }
         }
-    }
-
-    /// Since when nodes are behind; what unknown nodes said of themselves is forgotten.
-    fn note_behind(&mut self) {
-        let nodes = &self.book.snapshot().nodes;
-        if self.described.len() > nodes.len() {
-            self.described.retain(|node, _| nodes.contains_key(node));
-        }
-        let waiting_for = Barrier::of_all(self.book.snapshot()).waiting_for;
-        if waiting_for.is_empty() {
-            self.behind.clear();
-            return;
-        }
-        let now = clock::now();
-        let mut before = std::mem::take(&mut self.behind);
-        self.behind = waiting_for
-            .into_iter()
-            .map(|node| {
-                let since = before.remove(&node).unwrap_or(now);
-                (node, since)
-            })
-            .collect();
     }
 
     /// Keys that are gone from the document must be gone from the medium, whenever a reader lets it.

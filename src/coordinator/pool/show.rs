@@ -13,6 +13,7 @@ use crate::engine::rollout::wave::is_opened;
 use crate::model::ids::NodeId;
 use crate::model::key::PairPrint;
 use crate::model::state::SlotPrints;
+use crate::runtime::clock;
 use crate::wire::v1::fleet::{Expected, FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
 use crate::wire::v1::sync::KeySource;
 
@@ -30,6 +31,28 @@ const STATES: [NodeState; 9] = [
 ];
 
 impl Driver {
+    /// Since when nodes are behind; what unknown nodes said of themselves is forgotten.
+    pub(super) fn note_behind(&mut self) {
+        let nodes = &self.book.snapshot().nodes;
+        if self.described.len() > nodes.len() {
+            self.described.retain(|node, _| nodes.contains_key(node));
+        }
+        let waiting_for = Barrier::of_all(self.book.snapshot()).waiting_for;
+        if waiting_for.is_empty() {
+            self.behind.clear();
+            return;
+        }
+        let now = clock::now();
+        let mut before = std::mem::take(&mut self.behind);
+        self.behind = waiting_for
+            .into_iter()
+            .map(|node| {
+                let since = before.remove(&node).unwrap_or(now);
+                (node, since)
+            })
+            .collect();
+    }
+
     /// The pool.
     pub(super) fn status(&self) -> PoolStatus {
         let snapshot = self.book.snapshot();
