@@ -93,8 +93,8 @@ pub(super) struct Driver {
     flush_at: Option<Instant>,
     /// How long the last write of records took.
     write_took: Duration,
-    /// Whether a barrier could see a difference in what is queued or was written since the last tick.
-    is_news: bool,
+    /// Acks since the last tick in which a barrier could see a difference.
+    news: usize,
     last_tick: Option<Instant>,
     /// How long the last tick took: the next one leaves as much time for the nodes.
     tick_took: Duration,
@@ -135,7 +135,7 @@ impl Driver {
             published: None,
             flush_at: None,
             write_took: Duration::ZERO,
-            is_news: false,
+            news: 0,
             last_tick: None,
             tick_took: Duration::ZERO,
             next_tick: now,
@@ -164,10 +164,9 @@ impl Driver {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.flush_at.is_some_and(|at| at <= clock::monotonic()) {
-                let is_news = std::mem::take(&mut self.is_news);
                 self.flush();
-                // What says nothing new moves nothing.
-                if is_news {
+                // What says nothing new moves nothing, and no barrier passes before each node that it waits for has acked.
+                if self.news > 0 && self.news >= self.wait.as_ref().map_or(0, |wait| wait.waiting_for.len()) {
                     self.tick_soon();
                 }
             }
@@ -182,7 +181,7 @@ impl Driver {
 
     /// The queue is written soon, or later if nothing in it is news.
     pub(super) fn flush_within_patience(&mut self, is_news: bool) {
-        self.is_news |= is_news;
+        self.news += usize::from(is_news);
         let patience = if is_news { ACK_PATIENCE.max(self.write_took) } else { QUIET_PATIENCE };
         let at = clock::monotonic() + patience;
         self.flush_at = Some(self.flush_at.map_or(at, |before| before.min(at)));
@@ -307,7 +306,7 @@ impl Driver {
     /// Drives the walk as far as it goes now, and tells whoever waits for it.
     fn tick(&mut self) {
         let start = clock::monotonic();
-        self.is_news = false;
+        self.news = 0;
         self.flush();
         for _ in 0..COMMITS_MAX {
             match self.verify() {
