@@ -1,7 +1,7 @@
 //! The driver of one pool: looks at what the store has, asks the engine, commits, and only then adopts and publishes.
 //!
-//! The loop takes what has come in ([`super::work`]), writes acks that are due, and ticks: at once after news, at most
-//! every [`TICK_MIN`] under load, at least every [`TICK_MAX`].  Invariants: nothing that is only queued counts for a
+//! The loop takes what has come in ([`super::work`]), writes acks that are due, and ticks: after news ([`TICK_MIN`],
+//! [`TICK_REST`], [`TICK_NEWS_MAX`]), and without any every [`TICK_MAX`] to [`TICK_MAX_LARGE`].  Invariants: nothing that is only queued counts for a
 //! decision; every decision and every answer is made from a copy that the store has just confirmed.
 //!
 //! A policy in the configuration file that differs from the document's is committed as soon as the engine allows it,
@@ -44,10 +44,14 @@ const TICK_MAX_LARGE: Duration = Duration::from_secs(5);
 const TICK_MIN: Duration = Duration::from_millis(25);
 /// And how many times as long as a tick took the nodes are served before the next one.
 const TICK_REST: u32 = 3;
+/// Longest time from news to a tick, where not all have come that are waited for.
+const TICK_NEWS_MAX: Duration = Duration::from_millis(250);
 /// How long requests of nodes gather before the driver looks at them: one waking and one look at the store for all.
 const GATHER: Duration = Duration::from_millis(10);
-/// How long an ack that says something new waits for others at least; otherwise as long as the last write took.
+/// How long an ack that says something new waits for others at least, and at most; in between, as long as the last write
+/// took.
 const ACK_PATIENCE: Duration = Duration::from_millis(5);
+const ACK_PATIENCE_MAX: Duration = Duration::from_millis(100);
 /// How long one waits that says nothing new, but that its node is there.
 const QUIET_PATIENCE: Duration = Duration::from_secs(1);
 /// How often erased keys that are still on the medium are looked for.
@@ -62,6 +66,15 @@ const BATCH_MAX: usize = 1_024;
 pub(super) enum Next {
     Serve,
     End,
+}
+
+/// What a queued record says to those who wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ack {
+    /// Something that a barrier could see.
+    News,
+    /// That its node is there.
+    Quiet,
 }
 
 /// What a step of the walk did.
@@ -96,7 +109,7 @@ pub(super) struct Driver {
     /// Acks since the last tick in which a barrier could see a difference.
     news: usize,
     last_tick: Option<Instant>,
-    /// How long the last tick took: the next one leaves as much time for the nodes.
+    /// How long the last tick took: see [`TICK_REST`].
     tick_took: Duration,
     next_tick: Instant,
     next_erase: Instant,
@@ -148,14 +161,17 @@ impl Driver {
     /// Works until it is told to stop.
     pub(super) fn run(mut self, receiver: &Receiver<Message>) {
         self.tick();
+        // More was waiting than was taken.
+        let mut backlog = false;
         loop {
             let next = self.flush_at.map_or(self.next_tick, |at| at.min(self.next_tick));
             match receiver.recv_timeout(next.saturating_duration_since(clock::monotonic())) {
                 Ok(first) => {
-                    if let Message::Sync { .. } = first {
-                        std::thread::sleep(GATHER);
+                    if !backlog && matches!(first, Message::Sync { .. }) {
+                        std::thread::sleep(next.saturating_duration_since(clock::monotonic()).min(GATHER));
                     }
-                    let batch = std::iter::once(first).chain(receiver.try_iter().take(BATCH_MAX - 1)).collect();
+                    let batch: Vec<_> = std::iter::once(first).chain(receiver.try_iter().take(BATCH_MAX - 1)).collect();
+                    backlog = batch.len() == BATCH_MAX;
                     if self.serve(batch) == Next::End {
                         break;
                     }
@@ -165,10 +181,7 @@ impl Driver {
             }
             if self.flush_at.is_some_and(|at| at <= clock::monotonic()) {
                 self.flush();
-                // What says nothing new moves nothing, and no barrier passes before each node that it waits for has acked.
-                if self.news > 0 && self.news >= self.wait.as_ref().map_or(0, |wait| wait.waiting_for.len()) {
-                    self.tick_soon();
-                }
+                self.tick_for_news();
             }
             if self.next_tick <= clock::monotonic() {
                 self.tick();
@@ -180,11 +193,24 @@ impl Driver {
     }
 
     /// The queue is written soon, or later if nothing in it is news.
-    pub(super) fn flush_within_patience(&mut self, is_news: bool) {
-        self.news += usize::from(is_news);
-        let patience = if is_news { ACK_PATIENCE.max(self.write_took) } else { QUIET_PATIENCE };
+    pub(super) fn flush_after(&mut self, ack: Ack) {
+        let patience = match ack {
+            Ack::News => self.write_took.clamp(ACK_PATIENCE, ACK_PATIENCE_MAX),
+            Ack::Quiet => QUIET_PATIENCE,
+        };
+        self.news += usize::from(ack == Ack::News);
         let at = clock::monotonic() + patience;
         self.flush_at = Some(self.flush_at.map_or(at, |before| before.min(at)));
+    }
+
+    /// What says nothing new moves nothing, and few barriers pass before each node that they wait for has acked.
+    fn tick_for_news(&mut self) {
+        let waited_for = self.wait.as_ref().map_or(0, |wait| wait.waiting_for.len());
+        if self.news >= waited_for.max(1) {
+            self.tick_soon();
+        } else if self.news > 0 {
+            self.next_tick = self.next_tick.min(clock::monotonic() + TICK_NEWS_MAX);
+        }
     }
 
     /// The walk is driven as soon as it may.
@@ -206,23 +232,24 @@ impl Driver {
         let is_seen = self.looked_at == Some(self.book.head());
         let nodes: Vec<NodeId> = changes.iter().map(|change| change.node.clone()).collect();
         let result = self.book.write(changes);
-        self.write_took = clock::monotonic().duration_since(start);
         self.metrics.records_written(self.book.pool(), count, start);
         match result {
             Ok(conflicts) => {
+                self.write_took = clock::monotonic().duration_since(start);
                 debug!(pool = %self.book.pool(), records = count, "records written");
                 if self.writes_fail {
                     self.store_is_good();
                 }
                 if !conflicts.is_empty() {
+                    self.waiting.not_stored(&conflicts);
                     debug!(pool = %self.book.pool(), nodes = conflicts.len(), "records were changed by somebody else");
                 } else if is_seen {
                     self.take_in(&nodes);
                 }
                 true
             }
-            // Dropped: the nodes say it again with their next sync.
             Err(error) => {
+                self.waiting.not_stored(&nodes);
                 self.commit_failed(&error);
                 false
             }

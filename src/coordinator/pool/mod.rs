@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 pub use self::book::GivenKeys;
-pub use self::waiting::{Held, NotTold, Told};
+pub use self::waiting::{Held, NotTold, Told, Until};
 use super::metrics::Metrics;
 use crate::engine::rollout::document::Expect;
 use crate::engine::rollout::input::{Force, Order, Refused};
@@ -185,12 +185,12 @@ impl Pool {
         Arc::clone(&self.store)
     }
 
-    /// A node's sync.  One that `waits` is answered when there is something new, any other when it is recorded.
+    /// A node's sync.
     ///
     /// # Errors
     /// Fails if the driver takes no more.
-    pub fn sync(&self, node: NodeId, sync: Sync, described: Described, waits: bool) -> Result<Held, Busy> {
-        let (reply, held) = waiting::Reply::new(waits);
+    pub fn sync(&self, node: NodeId, sync: Sync, described: Described, until: Until) -> Result<Held, Busy> {
+        let (reply, held) = waiting::Reply::new(until);
         self.send(Message::Sync { node, sync: Box::new(sync), described: Box::new(described), reply })?;
         Ok(held)
     }

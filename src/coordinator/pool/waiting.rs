@@ -20,9 +20,18 @@ use crate::wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, TaughtKey};
 /// What a node is told: a body, which is shared, and wiped when the last answer is out; none: nothing new.
 pub type Told = Option<Bytes>;
 
-/// A request at the driver: whether it is recorded, and where its answer comes.
+/// Until when a request waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// There is something new.
+    News,
+    /// It is recorded.
+    Recorded,
+}
+
+/// A request at the driver: whether it is held, and where its answer comes.
 pub struct Held {
-    recorded: Arc<AtomicBool>,
+    held: Arc<AtomicBool>,
     answer: oneshot::Receiver<Result<Told, NotTold>>,
 }
 
@@ -32,10 +41,10 @@ impl Held {
         (&mut self.answer).await.ok()
     }
 
-    /// Whether the sync is recorded and there was nothing new: whoever does not wait for the answer may say so.
+    /// Whether the driver holds it, because there was nothing new: whoever stops to wait for the answer may say so.
     #[must_use]
-    pub fn is_recorded(&self) -> bool {
-        self.recorded.load(Ordering::Acquire)
+    pub fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
     }
 }
 
@@ -52,23 +61,27 @@ pub enum NotTold {
 
 /// Where the answer goes.
 pub(super) struct Reply {
-    /// Whether the request waits until there is something new.
-    waits: bool,
-    recorded: Arc<AtomicBool>,
+    until: Until,
+    held: Arc<AtomicBool>,
     answer: oneshot::Sender<Result<Told, NotTold>>,
 }
 
 impl Reply {
-    /// Both ends, for a request that `waits` or not.
-    pub(super) fn new(waits: bool) -> (Self, Held) {
+    /// Both ends.
+    pub(super) fn new(until: Until) -> (Self, Held) {
         let (sender, receiver) = oneshot::channel();
-        let recorded = Arc::new(AtomicBool::new(false));
-        (Self { waits, recorded: Arc::clone(&recorded), answer: sender }, Held { recorded, answer: receiver })
+        let held = Arc::new(AtomicBool::new(false));
+        (Self { until, held: Arc::clone(&held), answer: sender }, Held { held, answer: receiver })
     }
 
     /// A node that has gone away needs no answer.
     pub(super) fn give(self, answer: Result<Told, NotTold>) {
         drop(self.answer.send(answer));
+    }
+
+    /// Until when the request waits.
+    pub(super) fn until(&self) -> Until {
+        self.until
     }
 
     /// Whether nobody waits any more.
@@ -96,13 +109,23 @@ impl WaitingNodes {
         self.nodes.values().filter(|waiting| !waiting.reply.is_closed()).count()
     }
 
-    /// Holds a request that is recorded; an earlier one of the same node ends with nothing new.
+    /// There is nothing new: holds the request if it waits for that; an earlier one of the same node ends so.
     pub(super) fn hold(&mut self, node: NodeId, sync: Sync, reply: Reply) {
-        reply.recorded.store(true, Ordering::Release);
-        if reply.waits {
-            self.nodes.insert(node, Waiting { sync, reply });
-        } else {
-            reply.give(Ok(None));
+        match reply.until {
+            Until::News => {
+                reply.held.store(true, Ordering::Release);
+                self.nodes.insert(node, Waiting { sync, reply });
+            }
+            Until::Recorded => reply.give(Ok(None)),
+        }
+    }
+
+    /// What these nodes said last is not stored: those that are held say it again.
+    pub(super) fn not_stored<'a>(&mut self, nodes: impl IntoIterator<Item = &'a NodeId>) {
+        for node in nodes {
+            if let Some(waiting) = self.nodes.remove(node) {
+                waiting.reply.give(Err(NotTold::StoreDown));
+            }
         }
     }
 

@@ -6,14 +6,14 @@
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::driver::{Driver, Next};
-use super::waiting::{NotTold, Reply};
+use super::driver::{Ack, Driver, Next};
+use super::waiting::{NotTold, Reply, Until};
 use super::{Asked, GivenKeys, Message, NotDone, StoreDown, Wanted};
 use crate::engine::convergence::recoverable;
 use crate::engine::rollout::document::{Expect, PoolKey, Slots};
 use crate::engine::rollout::input::{BlockedBy, Command, Input, Order, Reason, Refused, Step, Wait};
 use crate::engine::rollout::record::{NodeRecord, RecordChange, Report};
-use crate::engine::rollout::sync::{Recording, Sync, record};
+use crate::engine::rollout::sync::{Answer, Recording, Sync, record};
 use crate::model::ids::NodeId;
 use crate::model::key::PairPrint;
 use crate::model::state::SlotPrint;
@@ -35,7 +35,7 @@ struct Pending {
 impl Driver {
     /// Does all of a batch.
     pub(super) fn serve(&mut self, batch: Vec<Message>) -> Next {
-        let mut good = self.look();
+        let good = self.look();
         let (mut pending, mut others, mut next) = (Vec::new(), Vec::new(), Next::Serve);
         for message in batch {
             match message {
@@ -51,8 +51,10 @@ impl Driver {
             }
         }
         if pending.iter().any(|sync| sync.opens) {
-            let written = self.flush();
-            good &= written;
+            if !self.flush() {
+                // Nothing of this batch is stored, whatever the sync: all of them are said again.
+                pending.drain(..).for_each(|sync| sync.reply.give(Err(NotTold::StoreDown)));
+            }
             self.tick_soon();
         }
         self.answer(pending, good);
@@ -91,10 +93,9 @@ impl Driver {
                 return None;
             }
         };
-        let is_news = match &recording {
-            Recording::First(_) => true,
-            Recording::Later(change) => says_something_new(before, change.next.as_ref()),
-            Recording::Stale => false,
+        let ack = match &recording {
+            Recording::Later(change) if !says_something_new(before, change.next.as_ref()) => Ack::Quiet,
+            Recording::First(_) | Recording::Later(_) | Recording::Stale => Ack::News,
         };
         let opens = matches!(recording, Recording::First(_));
         match recording {
@@ -103,7 +104,7 @@ impl Driver {
                     reply.give(Err(NotTold::StoreDown));
                     return None;
                 }
-                self.flush_within_patience(is_news);
+                self.flush_after(ack);
             }
             Recording::Stale => {}
         }
@@ -136,10 +137,14 @@ impl Driver {
         }
     }
 
-    /// A session that is open may be held; anything else needs the store (rule 7).
+    /// A session that is open, and has what the copy tells it, may be held; anything else needs the store (rule 7).
     fn without_store(&mut self, node: NodeId, sync: Sync, reply: Reply) {
-        let open = self.book.snapshot().nodes.get(&node).and_then(|record| record.session);
-        if open == Some(sync.session) {
+        let snapshot = self.book.snapshot();
+        let open = snapshot.nodes.get(&node).and_then(|record| record.session);
+        let may_wait = reply.until() == Until::News
+            && open == Some(sync.session)
+            && self.view.answer(snapshot, &node, &sync) == Ok(Answer::Nothing);
+        if may_wait {
             self.waiting.hold(node, sync, reply);
         } else {
             reply.give(Err(NotTold::StoreDown));

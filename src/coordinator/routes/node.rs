@@ -10,10 +10,11 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 
 use super::request::sync_of;
 use super::{Api, FromNode};
-use crate::coordinator::pool::{Held, NotTold, Pool, Told, snake_name};
+use crate::coordinator::pool::{Held, NotTold, Pool, Told, Until, snake_name};
 use crate::coordinator::server::{Draining, JsonBody, Refusal};
 use crate::engine::rollout::sync::SyncRefused;
 use crate::wire::error::ErrorKind;
@@ -59,17 +60,14 @@ async fn answer(from: &FromNode, draining: &Draining, request: SyncRequest) -> R
             .with_retry_after(RETRY_SECS)
     };
     let patience = hold(&from.pool, wait_secs);
-    let waits = !patience.is_zero();
-    let mut held = from.pool.sync(from.node.clone(), sync, described, waits).map_err(|_| busy())?;
-    let answer = if waits { wait(&mut held, draining, patience).await } else { Waited::InVain };
-    let answer = match answer {
-        Waited::For(answer) => answer,
-        Waited::InVain => recorded(&mut held).await,
-    };
+    let until = if patience.is_zero() { Until::Recorded } else { Until::News };
+    let mut held = from.pool.sync(from.node.clone(), sync, described, until).map_err(|_| busy())?;
+    let waited = wait(&mut held, draining, patience).await;
+    let answer = if let Waited::For(answer) = waited { answer } else { taken_in(&mut held).await };
     match answer {
         Some(Ok(told)) => Ok(told),
         Some(Err(error)) => Err(refusal(error)),
-        None if held.is_recorded() => Ok(None),
+        None if held.is_held() => Ok(None),
         // Nobody knows whether it was recorded: the node asks again.
         None => Err(busy()),
     }
@@ -87,18 +85,31 @@ enum Waited {
 }
 
 async fn wait(held: &mut Held, draining: &Draining, patience: Duration) -> Waited {
-    tokio::select! {
-        biased;
-        answer = held.answer() => Waited::For(answer),
-        () = draining.begun() => Waited::InVain,
-        () = tokio::time::sleep(patience) => Waited::InVain,
+    // In two parts: a driver that stands still must not be waited for as long as for news.
+    let parts = [patience.min(RECORD_PATIENCE), patience.saturating_sub(RECORD_PATIENCE)];
+    for time in parts.into_iter().filter(|time| !time.is_zero()) {
+        tokio::select! {
+            biased;
+            answer = held.answer() => return Waited::For(answer),
+            () = draining.begun() => return Waited::InVain,
+            () = tokio::time::sleep(time) => {}
+        }
+        if !held.is_held() && time == RECORD_PATIENCE {
+            return Waited::For(None);
+        }
     }
+    Waited::InVain
 }
 
-/// Until the driver has recorded it, which most often was long ago; the answer, should it come meanwhile.
-async fn recorded(held: &mut Held) -> Option<Result<Told, NotTold>> {
+/// Until the driver holds it, which most often it has for long; the answer, should it come meanwhile.
+async fn taken_in(held: &mut Held) -> Option<Result<Told, NotTold>> {
     for _ in 0..RECORD_LOOKS {
-        if held.is_recorded() {
+        // In this order: an answer that came after the request was held counts.
+        let is_held = held.is_held();
+        if let Some(answer) = held.answer().now_or_never() {
+            return answer;
+        }
+        if is_held {
             break;
         }
         if let Ok(answer) = tokio::time::timeout(RECORD_PATIENCE / RECORD_LOOKS, held.answer()).await {

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::coordinator::pool::waiting::Reply;
-use crate::coordinator::pool::{GivenKeys, Held, NotDone, NotTold, Wanted};
+use crate::coordinator::pool::{GivenKeys, Held, NotDone, NotTold, Until, Wanted};
 use crate::engine::rollout::document::{
     Action, AuditEntry, Document, KeyRing, PoolKey, Proposal, Slots, Snapshot, Stage,
 };
@@ -16,7 +16,7 @@ use crate::engine::rollout::input::Force;
 use crate::engine::rollout::record::{
     Exclusion, Fence, Installed, KeySource, NodeRecord, RecordChange, Report, Session, SlotCount, Standing,
 };
-use crate::engine::rollout::sync::Sync;
+use crate::engine::rollout::sync::{Sync, SyncRefused};
 use crate::model::count::{Epoch, Generation};
 use crate::model::ids::PoolName;
 use crate::store::{Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, Store, StoreError};
@@ -165,7 +165,11 @@ impl World {
 
     /// One sync of an agent that holds what it was told.
     fn sync(&mut self, node: &str) -> Held {
-        let (reply, held) = Reply::new(true);
+        self.sync_until(node, Until::News)
+    }
+
+    fn sync_until(&mut self, node: &str, until: Until) -> Held {
+        let (reply, held) = Reply::new(until);
         let document = self.driver.book.document();
         let fence = Fence { pool_id: document.pool_id.clone(), generation: document.generation, slots: self.slots };
         let report = Report {
@@ -184,6 +188,12 @@ impl World {
         let (node, sync, described) = (node.parse().unwrap(), Box::new(sync), Box::new(described));
         assert_eq!(self.driver.serve(vec![Message::Sync { node, sync, described, reply }]), Next::Serve);
         held
+    }
+
+    /// A sync of an agent that has installed what the pool tells now.
+    fn acknowledge(&mut self, node: &str) -> Held {
+        self.slots = crate::engine::rollout::wave::instructions(self.driver.book.document())[0].slots;
+        self.sync(node)
     }
 
     /// These nodes sync, which is written, and the walk is driven.
@@ -217,7 +227,7 @@ impl World {
         entries.into_iter().map(|entry| (entry.action, entry.nodes)).collect()
     }
 
-    /// An operator excludes nobody, and asks for a rotation.
+    /// An operator asks for a rotation.
     fn rotate(&mut self) -> Result<Action, NotDone> {
         let (reply, mut answer) = oneshot::channel();
         let order = Order {
@@ -294,10 +304,10 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
         let before = world.store.inner.head(&pool_name()).unwrap();
         // A session that is open is held, a new one is not.
         let mut open = world.sync("a");
-        assert!(open.is_recorded() && open.answer().now_or_never().is_none(), "{reads}");
+        assert!(open.is_held() && open.answer().now_or_never().is_none(), "{reads}");
         let mut new = world.sync("new");
         assert_eq!(new.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))), "{reads}");
-        assert!(!new.is_recorded(), "{reads}");
+        assert!(!new.is_held(), "{reads}");
         assert!(matches!(world.rotate(), Err(NotDone::StoreDown)), "{reads}");
         world.driver.tick();
         assert_eq!(world.store.inner.head(&pool_name()).unwrap(), before);
@@ -307,4 +317,54 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
     world.hear(&["a", "b", "c"]);
     assert!(matches!(world.rotate(), Ok(Action::Stage)));
     assert_eq!(world.driver.book.keys().epochs().count(), 3, "the keys of the store, and the one that was staged");
+}
+
+#[test]
+fn silence_of_the_store_is_no_answer_to_who_waits_for_one() {
+    let mut world = World::new();
+    // Nobody but a has been heard in this life: b's answer would be "not heard", which must not become "nothing new".
+    world.start_again(policy());
+    assert_eq!(world.sync("b").answer().now_or_never(), Some(Some(Err(NotTold::Refused(SyncRefused::NotHeard)))));
+    world.store.fail(true, true);
+    let mut unheard = world.sync("b");
+    assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))));
+    assert!(!unheard.is_held());
+    world.store.fail(false, false);
+    world.hear(&["a", "b", "c"]);
+    world.store.fail(true, true);
+    let mut at_once = world.sync_until("b", Until::Recorded);
+    assert_eq!(at_once.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))), "not recorded");
+}
+
+#[test]
+fn whoever_says_what_cannot_be_stored_says_it_again() {
+    let mut world = World::new();
+    let mut held = world.sync("a");
+    assert!(held.is_held() && held.answer().now_or_never().is_none());
+    world.store.fail(false, true);
+    world.driver.tick();
+    assert_eq!(held.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))));
+    world.store.fail(false, false);
+    let mut done = world.sync_until("a", Until::Recorded);
+    assert_eq!(done.answer().now_or_never(), Some(Some(Ok(None))));
+}
+
+#[test]
+fn the_last_ack_moves_the_walk_at_once() {
+    let mut world = World::new();
+    let (began, before) = (clock::monotonic(), world.actions().len());
+    world.rotate().unwrap();
+    world.driver.tick();
+    for (node, is_last) in [("a", false), ("b", false), ("c", true)] {
+        (world.driver.last_tick, world.driver.tick_took) = (Some(began), Duration::ZERO);
+        world.driver.next_tick = began + Duration::from_secs(3_600);
+        drop(world.acknowledge(node));
+        world.driver.flush();
+        let asked = clock::monotonic();
+        world.driver.tick_for_news();
+        let next = world.driver.next_tick;
+        assert!(if is_last { next <= began + TICK_MIN } else { next >= asked + TICK_NEWS_MAX }, "{node}");
+    }
+    world.driver.tick();
+    assert!(world.actions().len() > before + 1, "{:?}", world.actions());
 }
