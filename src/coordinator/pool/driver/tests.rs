@@ -165,13 +165,17 @@ impl World {
 
     /// One sync of an agent that holds what it was told.
     fn sync(&mut self, node: &str) -> Held {
-        self.sync_until(node, Until::News)
+        self.ask(node, self.generation(), Until::News)
     }
 
-    fn sync_until(&mut self, node: &str, until: Until) -> Held {
+    fn generation(&self) -> Generation {
+        self.driver.book.document().generation
+    }
+
+    /// A sync of an agent that was told `generation` last.
+    fn ask(&mut self, node: &str, generation: Generation, until: Until) -> Held {
         let (reply, held) = Reply::new(until);
-        let document = self.driver.book.document();
-        let fence = Fence { pool_id: document.pool_id.clone(), generation: document.generation, slots: self.slots };
+        let fence = Fence { pool_id: self.driver.book.document().pool_id.clone(), generation, slots: self.slots };
         let report = Report {
             fence: Some(fence),
             installed: Installed::ReadBack,
@@ -179,11 +183,11 @@ impl World {
             slot_count: SlotCount::Two,
             next_sync_secs: 5,
             counters: None,
-            seen: document.generation,
+            seen: generation,
             source: KeySource::Coordinator,
             holds: None,
         };
-        let sync = Sync { session: Session { ordinal: 1, nonce: 1 }, seen: document.generation, report };
+        let sync = Sync { session: Session { ordinal: 1, nonce: 1 }, seen: generation, report };
         let described = Described { kernel: String::new(), agent: String::new(), tcp_fastopen: None, error: None };
         let (node, sync, described) = (node.parse().unwrap(), Box::new(sync), Box::new(described));
         assert_eq!(self.driver.serve(vec![Message::Sync { node, sync, described, reply }]), Next::Serve);
@@ -322,17 +326,19 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
 #[test]
 fn silence_of_the_store_is_no_answer_to_who_waits_for_one() {
     let mut world = World::new();
-    // Nobody but a has been heard in this life: b's answer would be "not heard", which must not become "nothing new".
+    // a and c have not been heard in this life: b's answer would be "not heard", which must not become "nothing new".
     world.start_again(policy());
-    assert_eq!(world.sync("b").answer().now_or_never(), Some(Some(Err(NotTold::Refused(SyncRefused::NotHeard)))));
+    let older = Generation::new(4);
+    let mut unheard = world.ask("b", older, Until::News);
+    assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(NotTold::Refused(SyncRefused::NotHeard)))));
     world.store.fail(true, true);
-    let mut unheard = world.sync("b");
+    let mut unheard = world.ask("b", older, Until::News);
     assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))));
     assert!(!unheard.is_held());
     world.store.fail(false, false);
     world.hear(&["a", "b", "c"]);
     world.store.fail(true, true);
-    let mut at_once = world.sync_until("b", Until::Recorded);
+    let mut at_once = world.ask("b", world.generation(), Until::Recorded);
     assert_eq!(at_once.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))), "not recorded");
 }
 
@@ -345,7 +351,7 @@ fn whoever_says_what_cannot_be_stored_says_it_again() {
     world.driver.tick();
     assert_eq!(held.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))));
     world.store.fail(false, false);
-    let mut done = world.sync_until("a", Until::Recorded);
+    let mut done = world.ask("a", world.generation(), Until::Recorded);
     assert_eq!(done.answer().now_or_never(), Some(Some(Ok(None))));
 }
 
