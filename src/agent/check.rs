@@ -231,7 +231,10 @@ pub fn unacknowledgeable(settings: &AgentSettings) -> Vec<Problem> {
 /// A hook that the agent's own unit would not let it execute.
 fn hook_problem(settings: &AgentSettings) -> Option<Problem> {
     let SourceSettings::Coordinator(source) = &settings.source else { return None };
-    (!source.on_detached.is_empty()).then(service::executes_nothing).flatten().map(|problem| problem.in_file(&settings.file))
+    (!source.on_detached.is_empty())
+        .then(service::executes_nothing)
+        .flatten()
+        .map(|problem| problem.in_file(&settings.file))
 }
 
 fn clock_problem(settings: &AgentSettings) -> Option<Problem> {

@@ -18,7 +18,7 @@ pub fn failed() -> Vec<Problem> {
     SERVICES.iter().filter_map(|service| failure(service, &shown(service)?)).collect()
 }
 
-/// A problem if the daemon's unit is loaded and executes nothing but the agent.
+/// A warning if the daemon's unit is loaded and executes nothing but the agent.
 #[must_use]
 pub fn executes_nothing() -> Option<Problem> {
     if !Path::new(SYSTEMD_RUNS).exists() {
@@ -30,12 +30,13 @@ pub fn executes_nothing() -> Option<Problem> {
 fn closed(shown: &str) -> Option<Problem> {
     let closed = property(shown, "NoExecPaths")?.split(' ').any(|path| path == "/");
     closed.then(|| {
-        let message = format!("{} may execute no other program (NoExecPaths=/), so on_detached cannot run", SERVICES[0]);
+        let message =
+            format!("{} may execute no other program (NoExecPaths=/), so on_detached cannot run", SERVICES[0]);
         let remedy = format!(
             "copy examples/on-detached.conf to /etc/systemd/system/{}.d/, `systemctl daemon-reload`, restart it",
             SERVICES[0]
         );
-        Problem::error("hook_not_allowed", message, remedy).at_key("source.on_detached")
+        Problem::warning("hook_not_allowed", message, remedy).at_key("source.on_detached")
     })
 }
 

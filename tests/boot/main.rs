@@ -267,9 +267,16 @@ fn a_reload_takes_a_good_config_and_refuses_a_broken_one() {
     let journal = machine.journal(Some("tfo-agent"));
     assert!(journal.contains("agent.toml") && journal.contains("derived"), "no reason in the journal: {journal}");
 
+    // A new systemd, as its upgrade starts it, listens on sockets of its own: they are not the sandbox's either.
+    machine.run(&["systemctl", "daemon-reexec"]);
+    let listens = || machine.path("/run/systemd/private").exists();
+    assert!(poll_until(SOON, listens), "systemd did not come back");
+    let seen = machine.run(&["ls", "-A", &format!("/proc/{agent}/root/run/systemd")]);
+    assert!(seen.contains("notify") && !seen.contains("private"), "{seen}");
+
     // Right by itself, and wrong on this host; by a kill that an upgrade has replaced.
     machine.run(&["sh", "-c", "cp /bin/kill /bin/kill.new && mv /bin/kill.new /bin/kill"]);
-    machine.write(CONFIG_FILE, &format!("{CONFIG}[install]\nnamespaces = [\"own\", \"blue\"]\n"));
+    machine.write(CONFIG_FILE, &format!("{CONFIG}[install]\nnamespaces = [\"blue\"]\n"));
     assert!(machine.output(&["tfo-agent", "check", "--config-only"]).status.success());
     assert!(!machine.output(&["systemctl", "reload", "tfo-agent"]).status.success(), "an unknown namespace was taken");
     let unknown = || said(&machine).starts_with("reload refused: ") && said(&machine).contains("blue");
@@ -480,9 +487,10 @@ fn probed(machine: &Machine, unit: &str, role: &str) -> (Vec<String>, String) {
     assert!(told.lines().count() > 30 && told.lines().last().unwrap().starts_with("mount: "), "{unit}: {told}");
     // Not allowed by the filter, whatever the time is and the capabilities are.
     assert!(told.contains("\nset the clock: Operation not permitted\n"), "{unit}: {told}");
-    for denied in ["execute", "execute systemctl", "ask systemd", "ask the bus"] {
+    for denied in ["execute", "execute systemctl", "ask the bus"] {
         assert!(told.contains(&format!("\n{denied}: Permission denied\n")), "{unit}: {told}");
     }
+    assert!(told.contains("\nask systemd: No such file or directory\n"), "{unit}: {told}");
     let done = told.lines().filter_map(|line| line.strip_suffix(": done")).map(str::to_owned).collect();
     (done, told)
 }
