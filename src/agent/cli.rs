@@ -48,8 +48,8 @@ enum Command {
     ///
     /// SIGHUP (systemctl reload) takes a new configuration as a whole, or refuses it and goes on with the old one. A refused
     /// reload fails; systemctl itself prints no reason, but `systemctl status` shows it in its Status line until a reload
-    /// succeeds, and `check --reload` shows it beforehand. Another agent's lock on a new namespace, and the content of a new credential, only
-    /// the daemon can see: then the reload succeeds, and the Status line alone tells.
+    /// succeeds, and `check --reload` shows it beforehand. Another agent's lock on a new namespace, and the content of a new
+    /// credential, only the daemon can see: then the reload succeeds, and the Status line alone tells.
     #[command(after_help = EXIT_CODES)]
     Run {
         /// Configuration file
