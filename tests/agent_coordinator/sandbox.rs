@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::support::agent_path;
 use crate::support::daemon::SOON;
 use crate::support::machine::{Image, need_machine};
 use crate::support::poll_until;
@@ -20,12 +21,22 @@ fn with_the_example_drop_in_the_agent_can_start_a_unit_that_withdraws_the_node()
     // Needs what no agent has: CAP_NET_ADMIN and AF_NETLINK.
     let withdraw =
         "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'ip link add withdrawn type bridge'\n";
+    let config = "[source]\nkind = \"coordinator\"\nurls = [\"https://127.0.0.1:9\"]\npool = \"text\"\nca = \"/none\"\ncert = \"/none\"\n\
+                  key = \"/none\"\non_detached = [\"/usr/bin/systemctl\", \"start\", \"withdraw-vip.service\"]\n";
     let machine = Image::new()
+        .copy(agent_path(), "/usr/bin/tfo-agent", 0o755)
+        .file("/etc/tfo-fleet/agent.toml", config, 0o644)
         .copy(&systemd.join("tfo-agent.service"), "/etc/systemd/system/tfo-agent.service", 0o644)
-        .copy(&systemd.join("examples/on-detached.conf"), &format!("{drop_ins}/on-detached.conf"), 0o644)
         .file(&format!("{drop_ins}/probe.conf"), probe, 0o644)
         .unit("withdraw-vip.service", withdraw)
         .boot();
+    let checked = || machine.output(&["tfo-agent", "check", "--format", "json"]).stdout;
+    let warns = || String::from_utf8_lossy(&checked()).contains("hook_not_allowed");
+    assert!(warns(), "{}", String::from_utf8_lossy(&checked()));
+    let example = std::fs::read_to_string(systemd.join("examples/on-detached.conf")).unwrap();
+    machine.write_new(&format!("{drop_ins}/on-detached.conf"), &example);
+    machine.run(&["systemctl", "daemon-reload"]);
+    assert!(!warns(), "{}", String::from_utf8_lossy(&checked()));
     machine.run(&["systemctl", "start", "tfo-agent"]);
     assert!(poll_until(SOON, || machine.path("/run/tfo-agent/up").exists()), "{}", machine.journal(None));
     // As an upgrade does it.
