@@ -22,7 +22,8 @@ fn with_the_example_drop_in_the_agent_can_start_a_unit_that_withdraws_the_node()
     let withdraw =
         "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'ip link add withdrawn type bridge'\n";
     let config = "[source]\nkind = \"coordinator\"\nurls = [\"https://127.0.0.1:9\"]\npool = \"text\"\n\
-                  ca = \"/none\"\ncert = \"/none\"\nkey = \"/none\"\non_detached = [\"/usr/bin/systemctl\", \"start\", \"withdraw-vip.service\"]\n";
+                  ca = \"/none\"\ncert = \"/none\"\nkey = \"/none\"\n\
+                  on_detached = [\"/usr/bin/systemctl\", \"start\", \"withdraw-vip.service\"]\n";
     let machine = Image::new()
         .copy(agent_path(), "/usr/bin/tfo-agent", 0o755)
         .file("/etc/tfo-fleet/agent.toml", config, 0o644)
