@@ -24,6 +24,8 @@ use crate::runtime::sys;
 pub enum Depth {
     /// The configuration and its secrets.
     Config,
+    /// The places that it names too: what a daemon's reload would refuse.
+    Places,
     /// The host too.
     Host,
 }
@@ -98,7 +100,7 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
     };
     let (skew_tolerance_secs, retention_secs, joints) = facts(&settings);
     let mut problems = preflight::sources(&settings, now);
-    if depth == Depth::Config {
+    if depth != Depth::Host {
         // A reload's ExecReload= cannot see the service's credentials (systemd issue 35227); the service itself can, and
         // refuses what is wrong with them.
         problems
@@ -109,8 +111,10 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
     problems.extend(certificates(&settings, now));
     problems.extend(writable_by_others(config));
     let config_is_wrong = first_error(&problems).is_some();
-    if depth == Depth::Host {
+    if depth != Depth::Config {
         problems.extend(preflight::host(&settings));
+    }
+    if depth == Depth::Host {
         let own = &settings.install.sysctl_file.value;
         problems.extend(boot_order::scan(Path::new("/"), own).problems(own));
         problems.extend(foreign_file(&settings.install));
@@ -121,6 +125,7 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
         problems.extend(skew_tolerance_secs.and_then(timer::too_slow));
         problems.extend(units::problems());
         problems.extend(service::failed());
+        problems.extend(hook_problem(&settings));
         if first_error(&problems).is_none() {
             problems.extend(pass_problems(settings, now));
         }
@@ -221,6 +226,15 @@ pub fn unacknowledgeable(settings: &AgentSettings) -> Vec<Problem> {
         .into_iter()
         .filter(|problem| problem.severity == Severity::Error)
         .collect()
+}
+
+/// A hook that the agent's own unit would not let it execute.
+fn hook_problem(settings: &AgentSettings) -> Option<Problem> {
+    let SourceSettings::Coordinator(source) = &settings.source else { return None };
+    (!source.on_detached.is_empty())
+        .then(service::executes_nothing)
+        .flatten()
+        .map(|problem| problem.in_file(&settings.file))
 }
 
 fn clock_problem(settings: &AgentSettings) -> Option<Problem> {

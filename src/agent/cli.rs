@@ -48,7 +48,8 @@ enum Command {
     ///
     /// SIGHUP (systemctl reload) takes a new configuration as a whole, or refuses it and goes on with the old one. A refused
     /// reload fails; systemctl itself prints no reason, but `systemctl status` shows it in its Status line until a reload
-    /// succeeds, and `check --config-only` shows it beforehand.
+    /// succeeds, and `check --reload` shows it beforehand. Another agent's lock on a new namespace, and the content of a new
+    /// credential, only the daemon can see: then the reload succeeds, and the Status line alone tells.
     #[command(after_help = EXIT_CODES)]
     Run {
         /// Configuration file
@@ -67,6 +68,9 @@ enum Command {
         /// Look at the configuration and its secrets only, not at the host
         #[arg(long)]
         config_only: bool,
+        /// Look at what a reload of the daemon would refuse: the configuration, its secrets and the places that it names
+        #[arg(long, conflicts_with = "config_only")]
+        reload: bool,
         /// Output on stdout
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
@@ -155,8 +159,12 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Init { dir } => init_command(&dir).map(Outcome::code),
         Command::Run { config } => Ok(run::run(&config).code()),
         Command::Once(arguments) => once_command(&arguments),
-        Command::Check { config, config_only, format } => {
-            let depth = if config_only { Depth::Config } else { Depth::Host };
+        Command::Check { config, config_only, reload, format } => {
+            let depth = match (config_only, reload) {
+                (true, _) => Depth::Config,
+                (false, true) => Depth::Places,
+                (false, false) => Depth::Host,
+            };
             check_command(&config, depth, format).map(Outcome::code)
         }
     };

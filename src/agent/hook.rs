@@ -1,7 +1,8 @@
 //! The command that an operator wants run when this node has lost contact: to withdraw it from traffic.
 //!
-//! It runs as the agent does, inside its sandbox: without a capability, and with next to nothing writable.  What needs more is
-//! a unit of its own that the command starts (`systemctl start`), for systemd starts that outside.  Must not know: keys.
+//! It runs as the agent does, inside its sandbox, which examples/on-detached.conf opens for it: without a capability, and with
+//! next to nothing writable.  What needs more is a unit of its own that the command starts (`systemctl start`), for systemd
+//! starts that outside.  Must not know: keys.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};

@@ -15,7 +15,7 @@ use crate::model::problem::{Problem, first_error};
 use crate::model::time::UnixTime;
 
 /// Reads the configuration.  One that is refused is refused with everything else too that is wrong with its secrets
-/// and, at [`Depth::Host`], with the places that it names.
+/// and, other than at [`Depth::Config`], with the places that it names.
 ///
 /// # Errors
 /// Fails with all problems, in the order of their lines.
@@ -23,7 +23,7 @@ pub fn load(config: &Path, depth: Depth) -> Result<AgentSettings, Vec<Problem>> 
     let mut named = Named::default();
     AgentSettings::load_noting(config, &mut named).map_err(|mut problems| {
         problems.extend(named.secrets.iter().filter_map(|secret| source::check_secret(secret, config)));
-        if let (Depth::Host, Some(install)) = (depth, &named.install) {
+        if let (Depth::Places | Depth::Host, Some(install)) = (depth, &named.install) {
             problems.extend(places(config, install, named.textfile.as_ref()));
         }
         problems.sort_by_key(|problem| (problem.line.is_none(), problem.line));
@@ -36,7 +36,7 @@ pub fn load(config: &Path, depth: Depth) -> Result<AgentSettings, Vec<Problem>> 
 /// # Errors
 /// Fails with all problems.
 pub fn ready(config: &Path, now: UnixTime) -> Result<AgentSettings, Vec<Problem>> {
-    let settings = load(config, Depth::Host)?;
+    let settings = load(config, Depth::Places)?;
     let mut problems = sources(&settings, now);
     problems.extend(host(&settings));
     if first_error(&problems).is_some() { Err(problems) } else { Ok(settings) }

@@ -266,6 +266,21 @@ fn a_reload_takes_a_good_config_and_refuses_a_broken_one() {
     assert!(shown.contains(&format!("Status: \"{refused}")), "{shown}");
     let journal = machine.journal(Some("tfo-agent"));
     assert!(journal.contains("agent.toml") && journal.contains("derived"), "no reason in the journal: {journal}");
+
+    // A new systemd, as its upgrade starts it, listens on sockets of its own: they are not the sandbox's either.
+    machine.run(&["systemctl", "daemon-reexec"]);
+    let listens = || machine.path("/run/systemd/private").exists();
+    assert!(poll_until(SOON, listens), "systemd did not come back");
+    let seen = machine.run(&["ls", "-A", &format!("/proc/{agent}/root/run/systemd")]);
+    assert!(seen.contains("notify") && !seen.contains("private"), "{seen}");
+
+    // Right by itself, and wrong on this host; by a kill that an upgrade has replaced.
+    machine.run(&["sh", "-c", "cp /bin/kill /bin/kill.new && mv /bin/kill.new /bin/kill"]);
+    machine.write(CONFIG_FILE, &format!("{CONFIG}[install]\nnamespaces = [\"blue\"]\n"));
+    assert!(machine.output(&["tfo-agent", "check", "--config-only"]).status.success());
+    assert!(!machine.output(&["systemctl", "reload", "tfo-agent"]).status.success(), "an unknown namespace was taken");
+    let unknown = || said(&machine).starts_with("reload refused: ") && said(&machine).contains("blue");
+    assert!(poll_until(SOON, unknown), "{}", said(&machine));
     assert_eq!(machine.property("tfo-agent", "ActiveState"), "active");
     assert_eq!(machine.property("tfo-agent", "MainPID"), agent, "the old one goes on");
     assert_eq!(installed_key(&machine), key);
@@ -430,14 +445,23 @@ fn the_sandbox_lets_the_agent_do_its_work_and_nothing_else() {
     let machine = with_probe(installed(packages)).boot();
     for unit in ["tfo-agent.service", "tfo-agent-once.service"] {
         let (done, told) = probed(&machine, unit, "agent");
-        assert_eq!(done, ["the key", "a file in /etc/sysctl.d", "a lock", "own directory"], "{unit}: {told}");
+        let work = ["the key", "a file in /etc/sysctl.d", "a lock", "own directory"];
+        assert_eq!(done, [&work[..], &[BESIDE_LIBRARIES]].concat(), "{unit}: {told}");
+        // It can write there, and so it is the execution that fails.
+        for directory in ["/run/lock", "/etc/sysctl.d"] {
+            assert!(told.contains(&format!("\nexecute in {directory}: Permission denied\n")), "{unit}: {told}");
+        }
     }
 }
+
+/// What /usr/lib has of programs can be executed: libraries must be, and systemd knows no difference.
+const BESIDE_LIBRARIES: &str = "execute beside the libraries";
 
 /// The same with the probe on its disk.
 fn with_probe(image: Image) -> Image {
     let probe = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/sandbox_probe.py");
-    image.copy(&probe, "/usr/lib/tfo-test/probe.py", 0o644)
+    let image = image.copy(&probe, "/usr/lib/tfo-test/probe.py", 0o644);
+    image.copy(Path::new("/bin/true"), "/usr/lib/tfo-test/true", 0o755)
 }
 
 /// What can be done from inside a unit's own sandbox, by its user, in its program's place; and what all attempts led to.
@@ -451,6 +475,10 @@ fn probed(machine: &Machine, unit: &str, role: &str) -> (Vec<String>, String) {
     machine.run(&["mkdir", "-p", &directory]);
     machine.write(&format!("{directory}/probe.conf"), &drop_in);
     machine.run(&["systemctl", "daemon-reload"]);
+    // There whether or not this host has a bus.
+    let bus = "import os, socket; os.makedirs('/run/dbus', exist_ok=True); path = '/run/dbus/system_bus_socket'; \
+               os.path.exists(path) or socket.socket(socket.AF_UNIX).bind(path)";
+    machine.run(&["python3", "-c", bus]);
     machine.run(&["systemctl", "restart", unit]);
     let told = machine.read("/run/probe.out");
     machine.run(&["rm", "-r", &directory]);
@@ -459,7 +487,10 @@ fn probed(machine: &Machine, unit: &str, role: &str) -> (Vec<String>, String) {
     assert!(told.lines().count() > 30 && told.lines().last().unwrap().starts_with("mount: "), "{unit}: {told}");
     // Not allowed by the filter, whatever the time is and the capabilities are.
     assert!(told.contains("\nset the clock: Operation not permitted\n"), "{unit}: {told}");
-    assert!(told.contains("\nexecute: Permission denied\n"), "{unit}: {told}");
+    for denied in ["execute", "execute systemctl", "ask the bus"] {
+        assert!(told.contains(&format!("\n{denied}: Permission denied\n")), "{unit}: {told}");
+    }
+    assert!(told.contains("\nask systemd: No such file or directory\n"), "{unit}: {told}");
     let done = told.lines().filter_map(|line| line.strip_suffix(": done")).map(str::to_owned).collect();
     (done, told)
 }

@@ -93,6 +93,11 @@ pub(crate) fn kernel(fleet: &mut Fleet, node: usize) -> String {
     shell(fleet, node, &format!("cat {KEY_FILE}")).1.trim().to_owned()
 }
 
+/// What a node's daemon has logged.
+pub(crate) fn agent_log(fleet: &mut Fleet, node: usize) -> String {
+    shell(fleet, node, "cat bin/tfo-agent.service.log").1
+}
+
 /// What the kernels of the first so many nodes hold.
 pub(crate) fn kernels(fleet: &mut Fleet, nodes: usize) -> Vec<String> {
     (1..=nodes).map(|node| kernel(fleet, node)).collect()

@@ -6,7 +6,7 @@ use tfo_fleet::model::time::UnixTime;
 use tfo_fleet::runtime::clock;
 
 use crate::harness::Fleet;
-use crate::node::{blocks, kernels, try_to_type, typed, with};
+use crate::node::{agent_log, blocks, kernels, try_to_type, typed, with};
 use crate::support::{full, now, poll_until};
 use crate::{CHANGE, FOREIGN, MANY, NODES, serving};
 
@@ -94,6 +94,9 @@ fn clean_up(fleet: &mut Fleet, steps: &str, removable_at: u64) {
     let config = config.split_once("tfo-agent check\n").expect("it follows the configuration").0;
     for node in 1..=NODES {
         typed(fleet, node, &format!("{config}rm /etc/tfo-fleet/static.key\nsystemctl reload tfo-agent"));
+        // Its state was "ok" before, too, and `systemctl` does not wait for the daemon.
+        let taken = |fleet: &mut Fleet| agent_log(fleet, node).contains(" reloaded ");
+        assert!(poll_until(CHANGE, || taken(fleet)), "{}", agent_log(fleet, node));
         let status = fleet.look()["nodes"][format!("node{node}")]["status"].take();
         assert_eq!(status["state"], "ok", "{status:#}");
     }

@@ -73,8 +73,12 @@ elif command == "disable":
     if name.endswith(".service"):
         stop()
 elif command == "reload":
-    # The first of the agent's two ExecReload= lines, and the second.
-    subprocess.run(["tfo-agent", "check", "--config-only"], check=True)
-    send(signal.SIGHUP)
+    # Each in its turn, and the first that fails ends it (systemd.service(5)).
+    with open(pid_file) as file:
+        main_pid = file.read()
+    commands = [line.removeprefix("ExecReload=") for line in lines if line.startswith("ExecReload=")]
+    assert commands, f"{name} cannot be reloaded"
+    for words in (command.replace("$MAINPID", main_pid).split() for command in commands):
+        subprocess.run([os.path.basename(words[0]), *words[1:]], check=True)
 else:
     sys.exit(f"no such command here: {command}")

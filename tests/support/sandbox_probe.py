@@ -60,6 +60,11 @@ def execute_own(path):
     execute(path)
 
 
+def connect(path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(path)
+
+
 def socket_of(*kind):
     socket.socket(*kind).close()
 
@@ -105,7 +110,12 @@ attempt("read /root", lambda: os.listdir("/root"))
 attempt("read /home", lambda: os.listdir("/home"))
 attempt("execute", lambda: execute("/bin/true"))
 attempt("execute what it wrote", lambda: execute_own(own + "/true"))
-attempt("execute in /tmp", lambda: execute_own("/tmp/true"))
+for directory in ["/tmp", "/run/lock", "/etc/sysctl.d"]:
+    attempt(f"execute in {directory}", lambda: execute_own(directory + "/true"))
+attempt("execute systemctl", lambda: execute("/bin/systemctl"))
+attempt("execute beside the libraries", lambda: execute("/usr/lib/tfo-test/true"))
+attempt("ask systemd", lambda: connect("/run/systemd/private"))
+attempt("ask the bus", lambda: connect("/run/dbus/system_bus_socket"))
 attempt("writable code", writable_code)
 attempt("packet socket", lambda: socket_of(socket.AF_PACKET, socket.SOCK_RAW))
 attempt("raw socket", lambda: socket_of(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
