@@ -97,11 +97,12 @@ fn names(directory: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// Units by name, and the files of their drop-ins by the name of the directory, `UNIT.d`.
+/// Units by name, and their drop-ins by the name of the directory, `UNIT.d`, and their own; the first directory that has a name
+/// masks the others.
 #[derive(Default)]
 struct Units {
     files: BTreeMap<String, PathBuf>,
-    drop_ins: BTreeMap<String, Vec<PathBuf>>,
+    drop_ins: BTreeMap<String, BTreeMap<String, PathBuf>>,
     /// What is linked below a `.wants` or `.requires`.
     wanted: BTreeSet<String>,
 }
@@ -115,8 +116,10 @@ impl Units {
                 if name.ends_with(".wants") || name.ends_with(".requires") {
                     units.wanted.extend(names(&path));
                 } else if name.ends_with(".d") {
-                    let files = names(&path).into_iter().filter(|file| file.ends_with(".conf"));
-                    units.drop_ins.entry(name).or_default().extend(files.map(|file| path.join(file)));
+                    let known = units.drop_ins.entry(name).or_default();
+                    for file in names(&path).into_iter().filter(|file| file.ends_with(".conf")) {
+                        known.entry(file.clone()).or_insert_with(|| path.join(file));
+                    }
                 } else {
                     units.files.entry(name).or_insert(path);
                 }
@@ -132,7 +135,8 @@ impl Units {
         let names = [Some(name), template.as_deref().filter(|template| *template != name)];
         let found =
             names.iter().flatten().find_map(|name| self.files.get(*name)).filter(|file| text_of(file).is_some());
-        let drop_ins = names.iter().flatten().filter_map(|name| self.drop_ins.get(&format!("{name}.d"))).flatten();
+        let drop_ins = names.iter().flatten().filter_map(|name| self.drop_ins.get(&format!("{name}.d")));
+        let drop_ins = drop_ins.flat_map(BTreeMap::values);
         found.map(|file| std::iter::once(file).chain(drop_ins).cloned().collect()).unwrap_or_default()
     }
 
@@ -261,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_pipe_keeps_nobody_waiting_and_an_odd_byte_hides_nothing() {
-        let table = ("etc/cron.d/tfo", "0 0 * * * root /opt/pipe; cat </run/x/rotate /sys/rotate; /opt/rotate\n");
+        let table = ("etc/cron.d/tfo", "0 0 * * * root /opt/pipe; cat /run/x/rotate /sys/rotate; /opt/rotate\n");
         let others = [("opt/pipe", PIPE), ("run/x/rotate", SCRIPT), ("sys/rotate", SCRIPT), ("etc/crontab", PIPE)];
         let found = found(&[&[table, ("opt/rotate", SCRIPT)], &others[..]].concat());
         assert_eq!(found, [("opt/rotate".to_owned(), 3)]);
@@ -280,6 +284,9 @@ mod tests {
         let script = ("opt/rotate", SCRIPT);
         let seen = [("opt/rotate".to_owned(), 3)];
         assert_eq!(found(&[service, drop_in, script, (&enabled("web.service"), "->x")]), seen);
+        let masked = ("etc/systemd/system/web.service.d/key.conf", "->/dev/null");
+        let drop_in_below = ("lib/systemd/system/web.service.d/key.conf", drop_in.1);
+        assert_eq!(found(&[service, drop_in_below, masked, script, (&enabled("web.service"), "->x")]), []);
         assert_eq!(found(&[drop_in, script, (&enabled("web.service"), "->x")]), [], "there is no such unit");
         let template = ("lib/systemd/system/rotate@.service", "[Service]\nExecStart=/opt/rotate %i\n");
         assert_eq!(found(&[template, script, (&enabled("rotate@eth0.service"), "->x")]), seen);
