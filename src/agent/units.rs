@@ -168,17 +168,17 @@ mod tests {
     fn who_listens_for_this_host_alone_is_left_out() {
         let found = |local: &str| {
             let row = format!("0: {local} 0:0 0A 0:0 00:0 0 0 0 4711 1 0\n");
-            listening(&row).iter().map(|(_, port)| *port).collect::<Vec<_>>()
+            listening(&row).first().map(|(_, port)| *port)
         };
         // systemd-resolved's stub, 127.0.0.53 and 127.0.0.54.
-        assert_eq!(found("3500007F:0035"), []);
-        assert_eq!(found("3600007F:0035"), []);
-        assert_eq!(found("00000000000000000000000001000000:0035"), [], "::1");
-        assert_eq!(found("0000000000000000FFFF00000100007F:01BB"), [], "::ffff:127.0.0.1");
-        assert_eq!(found("0101A8C0:0035"), [53], "192.168.1.1");
-        assert_eq!(found("0000000000000000FFFF00000101A8C0:01BB"), [443], "::ffff:192.168.1.1");
-        assert_eq!(found("B80D0120000000000000000001000000:01BB"), [443], "2001:db8::1");
-        assert_eq!(found("00000000000000000000000000000000:01BB"), [443], "::");
-        assert_eq!(found("7F:01BB"), [], "no address");
+        assert_eq!(found("3500007F:0035"), None);
+        assert_eq!(found("3600007F:0035"), None);
+        assert_eq!(found("00000000000000000000000001000000:0035"), None, "::1");
+        assert_eq!(found("0000000000000000FFFF00000100007F:01BB"), None, "::ffff:127.0.0.1");
+        assert_eq!(found("0101A8C0:0035"), Some(53), "192.168.1.1");
+        assert_eq!(found("0000000000000000FFFF00000101A8C0:01BB"), Some(443), "::ffff:192.168.1.1");
+        assert_eq!(found("B80D0120000000000000000001000000:01BB"), Some(443), "2001:db8::1");
+        assert_eq!(found("00000000000000000000000000000000:01BB"), Some(443), "::");
+        assert_eq!(found("7F:01BB"), None, "no address");
     }
 }
