@@ -221,7 +221,9 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             match (content.strip_prefix("->"), *content) {
                 (Some(target), _) => std::os::unix::fs::symlink(target, path).unwrap(),
-                (_, PIPE) => rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap(),
+                (_, PIPE) => {
+                    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap()
+                }
                 _ => std::fs::write(path, content).unwrap(),
             }
         }
@@ -266,9 +268,10 @@ mod tests {
     #[test]
     fn a_pipe_keeps_nobody_waiting_and_an_odd_byte_hides_nothing() {
         let table = ("etc/cron.d/tfo", "0 0 * * * root /opt/pipe; cat /run/x/rotate /sys/rotate; /opt/rotate\n");
-        let others = [("opt/pipe", PIPE), ("run/x/rotate", SCRIPT), ("sys/rotate", SCRIPT), ("etc/crontab", PIPE)];
-        let found = found(&[&[table, ("opt/rotate", SCRIPT)], &others[..]].concat());
-        assert_eq!(found, [("opt/rotate".to_owned(), 3)]);
+        let pipes = [("opt/pipe", PIPE), ("etc/crontab", PIPE)];
+        let scripts = [("run/x/rotate", SCRIPT), ("sys/rotate", SCRIPT), ("opt/rotate", SCRIPT)];
+        let tree = [table, pipes[0], pipes[1], scripts[0], scripts[1], scripts[2]];
+        assert_eq!(found(&tree), [("opt/rotate".to_owned(), 3)]);
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("etc")).unwrap();
         let file = root.path().join("etc/rc.local");

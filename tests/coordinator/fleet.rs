@@ -6,7 +6,7 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::world::{FAST, Node, World};
+use crate::world::{FAST, Node, OPERATOR, VIEWER, World};
 
 fn states(world: &World) -> Vec<(String, String)> {
     let (_, nodes) = world.operator().get("/v1/pools/text/nodes");
