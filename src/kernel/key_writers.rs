@@ -152,7 +152,7 @@ impl Units {
             text.lines().rev().find_map(|line| Some(line.trim().strip_prefix(setting)?.trim().to_owned()))
         };
         // The last one counts, and those of drop-ins come last.
-        Some(texts.filter_map(named).last().unwrap_or_else(|| format!("{stem}.service")))
+        Some(texts.filter_map(named).next_back().unwrap_or_else(|| format!("{stem}.service")))
     }
 }
 
