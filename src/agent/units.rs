@@ -2,9 +2,11 @@
 //!
 //! The file in sysctl.d covers an ordinary boot.  At the first boot, and after a long time off, a server that is quicker than the
 //! agent makes cookies from a key of the kernel's own, or from an old one.  Which listeners do TFO cannot be seen from outside, so
-//! services on the ports where it is usual are looked at, and nothing here is more than a warning.
+//! services on the ports where it is usual are looked at, and nothing here is more than a warning.  What listens for this host
+//! alone has no clients of the fleet's, and is often needed before the agent, as the stub of systemd-resolved is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -93,21 +95,34 @@ fn listeners() -> BTreeMap<String, u16> {
     found
 }
 
-/// `socket:[INODE]`, as a descriptor's link shows it, and port, of each listener on one of the ports.
+/// `socket:[INODE]`, as a descriptor's link shows it, and port, of each listener on one of the ports, but for those on loopback.
 fn listening(table: &str) -> Vec<(String, u16)> {
     let listener = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
-        let port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
-        (*state == LISTEN && PORTS.contains(&port)).then(|| (format!("socket:[{inode}]"), port))
+        let (address, port) = local.rsplit_once(':')?;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        let serves = *state == LISTEN && PORTS.contains(&port) && !address_in(address)?.is_loopback();
+        serves.then(|| (format!("socket:[{inode}]"), port))
     };
     table.lines().filter_map(listener).collect()
 }
 
-/// The service that a process belongs to, by its cgroup (cgroups(7), version 2).
+/// An address as the kernel's tables show it: words of 32 bits, each as this machine has it in memory.
+fn address_in(hex: &str) -> Option<IpAddr> {
+    let words = (0..hex.len()).step_by(8).map(|at| u32::from_str_radix(hex.get(at..at + 8)?, 16).ok());
+    let octets: Vec<u8> = words.collect::<Option<Vec<u32>>>()?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let v4 = <[u8; 4]>::try_from(octets.as_slice()).map(IpAddr::from);
+    // A v4 address in v6 is what it is in v4.
+    v4.or_else(|_| <[u8; 16]>::try_from(octets.as_slice()).map(|octets| IpAddr::from(octets).to_canonical())).ok()
+}
+
+/// The service that a process belongs to, by its cgroup (cgroups(7), version 2); none below a user's own service manager,
+/// whose units cannot be ordered after ours.
 fn service_of(cgroup: &str) -> Option<String> {
     let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
-    path.split('/').find(|part| part.ends_with(".service")).map(str::to_owned)
+    let service = path.split('/').find(|part| part.ends_with(".service"))?;
+    (!service.starts_with("user@")).then(|| service.to_owned())
 }
 
 #[cfg(test)]
@@ -144,5 +159,26 @@ mod tests {
         assert_eq!(listening(table), [("socket:[4711]".to_owned(), 443)]);
         assert_eq!(service_of("0::/system.slice/nginx.service\n").as_deref(), Some("nginx.service"));
         assert_eq!(service_of("0::/user.slice/user-0.slice/session-1.scope\n"), None);
+        let own = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/proxy.service\n";
+        assert_eq!(service_of(own), None, "it cannot be ordered after ours");
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn who_listens_for_this_host_alone_is_left_out() {
+        let found = |local: &str| {
+            let row = format!("0: {local} 0:0 0A 0:0 00:0 0 0 0 4711 1 0\n");
+            listening(&row).first().map(|(_, port)| *port)
+        };
+        // systemd-resolved's stub, 127.0.0.53 and 127.0.0.54.
+        assert_eq!(found("3500007F:0035"), None);
+        assert_eq!(found("3600007F:0035"), None);
+        assert_eq!(found("00000000000000000000000001000000:0035"), None, "::1");
+        assert_eq!(found("0000000000000000FFFF00000100007F:01BB"), None, "::ffff:127.0.0.1");
+        assert_eq!(found("0101A8C0:0035"), Some(53), "192.168.1.1");
+        assert_eq!(found("0000000000000000FFFF00000101A8C0:01BB"), Some(443), "::ffff:192.168.1.1");
+        assert_eq!(found("B80D0120000000000000000001000000:01BB"), Some(443), "2001:db8::1");
+        assert_eq!(found("00000000000000000000000000000000:01BB"), Some(443), "::");
+        assert_eq!(found("7F:01BB"), None, "no address");
     }
 }

@@ -130,7 +130,10 @@ fn check(config: &Path) -> io::Result<ExitCode> {
     if config == Path::new(DEFAULT_FILE)
         && let Some(user) = user.filter(|_| rustix::process::geteuid().is_root())
     {
-        return user.run(&["check"]);
+        return user.run(&["check"]).or_else(|problem| {
+            show(&[problem])?;
+            Ok(ExitCode::from(Outcome::Failed.code()))
+        });
     }
     let problems = preflight::check(config);
     show(&problems)?;

@@ -147,7 +147,7 @@ impl Daemon {
             listen = %daemon.settings.api.listen.value,
             "started"
         );
-        daemon.take_pools().await.map_err(|problem| failed(vec![problem]))?;
+        daemon.put_in_force(&daemon.settings).await.map_err(|problem| failed(vec![problem]))?;
         let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
         let connections_max = files.saturating_sub(FILES_KEPT).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
         let limits = Limits { body_bytes_max: COMMAND_BYTES_MAX, connections_max, ..Limits::default() };
@@ -166,21 +166,29 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Makes, starts and tells the pools what the settings say; ends those that are gone from them.
-    async fn take_pools(&self) -> Result<(), Problem> {
+    /// Puts access, policies and pools in force, all or nothing: new pools are started first, and nothing after that can fail.
+    /// Pools that are gone from the settings are ended.
+    async fn put_in_force(&self, settings: &CoordinatorSettings) -> Result<(), Problem> {
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.api.metrics));
         let (before, file) = (self.api.pools.load_full(), self.config.clone());
-        let wanted = self.settings.pools.iter().map(|(name, policy)| (name.clone(), policy.value.clone()));
+        let wanted = settings.pools.iter().map(|(name, policy)| (name.clone(), policy.value.clone()));
         let wanted: BTreeMap<PoolName, Policy> = wanted.collect();
-        let api = Arc::clone(&self.api);
+        let (api, access) = (Arc::clone(&self.api), Arc::new(settings.access.clone()));
         let work = move || {
             let stored = store.pools().map_err(|error| error.problem())?;
-            let pools = Arc::new(start_pools(&store, &before, &metrics, wanted)?);
-            for name in stored.iter().filter(|name| !pools.contains_key(*name)) {
+            let mut pools = start_pools(&store, &before, &metrics, &wanted)?;
+            for name in stored.iter().filter(|name| !wanted.contains_key(*name)) {
                 log_problem(&preflight::not_configured(name).in_file(&file));
             }
+            api.access.store(access);
+            for (name, policy) in wanted {
+                if let Some(running) = before.get(&name) {
+                    running.take_policy(policy);
+                    pools.insert(name, Arc::clone(running));
+                }
+            }
             // Nobody is sent to a pool that has ended.  What is dropped here ends its driver, and waits for that.
-            api.pools.store(pools);
+            api.pools.store(Arc::new(pools));
             drop(before);
             Ok(())
         };
@@ -301,10 +309,10 @@ impl Daemon {
             let remedy = "restart the coordinator: the nodes keep their keys, and no rotation is lost";
             log_problem(&Problem::warning("needs_restart", "it changes at a restart", remedy).at_key(*key));
         }
-        self.api.access.store(Arc::new(settings.access.clone()));
+        self.put_in_force(&settings).await?;
         self.settings.access = settings.access;
         self.settings.pools = settings.pools;
-        self.take_pools().await
+        Ok(())
     }
 }
 
@@ -315,27 +323,18 @@ fn read_anew(config: &Path) -> Result<CoordinatorSettings, Vec<Problem>> {
     if first_error(&problems).is_some() { Err(problems) } else { Ok(settings) }
 }
 
-/// Blocking: writes pools that are new, and reads those that are not running yet.
+/// Blocking: writes pools that are new, and starts those that are not running yet; those alone are given.
 fn start_pools(
     store: &Arc<dyn Store>,
     before: &Pools,
     metrics: &Arc<Metrics>,
-    wanted: BTreeMap<PoolName, Policy>,
+    wanted: &BTreeMap<PoolName, Policy>,
 ) -> Result<Pools, Problem> {
     preflight::make_pools(&**store, wanted.iter())?;
-    let mut pools = Pools::new();
-    for (name, policy) in wanted {
-        let pool = match before.get(&name) {
-            Some(running) => {
-                running.take_policy(policy);
-                Arc::clone(running)
-            }
-            None => {
-                let started = Pool::start(Arc::clone(store), name.clone(), policy, Arc::clone(metrics));
-                Arc::new(started.map_err(|error| error.problem())?)
-            }
-        };
-        pools.insert(name, pool);
-    }
-    Ok(pools)
+    let new = wanted.iter().filter(|(name, _)| !before.contains_key(*name));
+    let started = new.map(|(name, policy)| {
+        let pool = Pool::start(Arc::clone(store), name.clone(), policy.clone(), Arc::clone(metrics));
+        Ok((name.clone(), Arc::new(pool.map_err(|error| error.problem())?)))
+    });
+    started.collect()
 }

@@ -1,11 +1,13 @@
 //! The user of tfo-coordinator.service: `check` by root looks with its eyes, or a key file that only root can read would
 //! seem right, and one that is the service's own would seem exposed.
 
-use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use rustix::process::geteuid;
+
+use crate::model::problem::Problem;
 
 /// Its name (systemd/sysusers.d).
 const NAME: &str = "tfo-coordinator";
@@ -42,13 +44,33 @@ impl ServiceUser {
     /// Runs this program again, as this user, to its end.
     ///
     /// # Errors
-    /// Fails if it cannot be run.
-    pub fn run(self, arguments: &[&str]) -> io::Result<ExitCode> {
-        let mut command = Command::new(std::env::current_exe()?);
-        let status = command.args(arguments).uid(self.uid).gid(self.gid).status()?;
-        let code = status.code().and_then(|code| u8::try_from(code).ok());
-        Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+    /// Fails if it cannot be run, or did not come to its own end: then it has not said why.
+    pub fn run(self, arguments: &[&str]) -> Result<ExitCode, Problem> {
+        match std::env::current_exe() {
+            Ok(program) => self.run_program(&program, arguments),
+            Err(error) => Err(not_looked(format!("cannot find this program's own file: {error}"))),
+        }
     }
+
+    fn run_program(self, program: &Path, arguments: &[&str]) -> Result<ExitCode, Problem> {
+        let ended = Command::new(program).args(arguments).uid(self.uid).gid(self.gid).status();
+        let status = ended.map_err(|error| {
+            not_looked(format!("{} cannot be run as the service's user, {NAME}: {error}", program.display()))
+        })?;
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        let ended_by =
+            || not_looked(format!("{}, run as the service's user, was ended by {status}", program.display()));
+        code.map(ExitCode::from).ok_or_else(ended_by)
+    }
+}
+
+/// Nothing was looked at.
+fn not_looked(message: String) -> Problem {
+    let remedy = format!(
+        "the program has to be where {NAME} can run it, as in /usr/bin; if it is, the kernel's log may say more. Or \
+         look with root's eyes, at a copy of the file: check --config COPY"
+    );
+    Problem::error("not_run_as_service", message, remedy)
 }
 
 #[cfg(test)]
@@ -62,5 +84,17 @@ mod tests {
         assert_eq!(find_in(users), Some(ServiceUser { uid: 995, gid: 994 }));
         assert_eq!(find_in("root:x:0:0:root:/root:/bin/bash\n"), None);
         assert_eq!(find_in("tfo-coordinator:x:many:0::/:\n"), None);
+    }
+
+    #[test]
+    fn what_does_not_come_to_its_end_is_told() {
+        let us = ServiceUser { uid: geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        let run = |program: &str, script: &str| us.run_program(Path::new(program), &["-c", script]);
+        assert!(run("/bin/sh", "exit 2").is_ok(), "it has said why itself");
+        let problem = run("/bin/sh", "kill -9 $$").expect_err("it is killed");
+        assert!(problem.message.contains("was ended by signal: 9"), "{problem}");
+        let problem = run("/nowhere/sh", "exit 0").expect_err("it is not there");
+        assert!(problem.message.contains("/nowhere/sh cannot be run as the service's user"), "{problem}");
+        assert!(problem.remedy.contains("/usr/bin"), "{problem}");
     }
 }

@@ -42,10 +42,10 @@ enum Order {
         node: u8,
         schedule: Vec<Entry>,
     },
-    /// What a timer that runs the agent so often has it declare.
+    /// What a timer that runs the agent so often has it declare; null: what a daemon declares, again.
     Timer {
         node: u8,
-        period_secs: u64,
+        period_secs: Option<u64>,
     },
     Once {
         node: u8,

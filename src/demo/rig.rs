@@ -166,11 +166,11 @@ impl Rig {
         files.supply(&Supplies { source_toml, files: secrets.collect() })
     }
 
-    /// Makes a node one whose agent a timer runs so often; nothing runs it yet.
-    pub(super) fn time(&mut self, node: u8, period_secs: u64) -> Result<(), DemoError> {
+    /// Makes a node one whose agent a timer runs so often, or one with a daemon; nothing runs it yet.
+    pub(super) fn time(&mut self, node: u8, period_secs: Option<u64>) -> Result<(), DemoError> {
         let files = &self.members.get(&node).ok_or_else(|| no_node(node))?.files;
         let mut supplies = self.coordinator.supplies(&files.path(""), files.name())?;
-        supplies.source_toml += &format!("period = \"{period_secs}s\"\n");
+        supplies.source_toml += &period_secs.map_or_else(String::new, |secs| format!("period = \"{secs}s\"\n"));
         files.supply(&supplies)
     }
 

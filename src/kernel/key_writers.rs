@@ -1,13 +1,17 @@
 //! Who else may write the key while the host runs: enabled units, cron jobs and what they start, as far as their text tells.
 //!
-//! A guess, for warnings alone: whoever reads the key names it too, and a program without readable text is not seen.  What sets the
-//! key at boot is `boot_order`'s.  Never reads a value: only where the key is named.
+//! A guess, for warnings alone: whoever reads the key names it too.  Not seen are programs without readable text, what a script starts
+//! in turn, services that another unit's text, a generator, D-Bus or udev starts, drop-ins for all services (`service.d`), and users'
+//! own units.  What sets the key at boot is `boot_order`'s.  Never reads a value: only where the key is named.
+//!
+//! The paths come out of others' texts: what is no regular file is not opened, and what stands below `NOT_PROGRAMS` is not looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::model::problem::Problem;
+use crate::runtime::files;
 
 /// What names the key, as a file, as a sysctl, or as the program that does nothing else.
 const SIGNS: [&str; 2] = ["tcp_fastopen_key", "tofurkey"];
@@ -30,8 +34,14 @@ const CRON_DIRECTORIES: [&str; 6] = [
 ];
 /// Files of the same kind.
 const FILES: [&str; 2] = ["/etc/crontab", "/etc/rc.local"];
+/// Kinds of units that start a service: one of their own name, or the one that this setting names (systemd.timer(5), systemd.socket(5)).
+const STARTERS: [(&str, &str); 3] = [("timer", "Unit="), ("path", "Unit="), ("socket", "Service=")];
 /// Our own units name the key too.
-const OURS: &str = "tfo-agent";
+const OUR_SERVICES: [&str; 2] = ["tfo-agent.service", "tfo-agent-once.service"];
+/// The program that they start.
+const OUR_PROGRAM: &str = "tfo-agent";
+/// Where the kernel's and running programs' files are.
+const NOT_PROGRAMS: [&str; 4] = ["/dev/", "/proc/", "/run/", "/sys/"];
 /// Longest file that is taken for a unit or a script, in bytes.
 const FILE_BYTES_MAX: u64 = 65_536;
 
@@ -78,7 +88,7 @@ fn under(root: &Path, path: &str) -> PathBuf {
 }
 
 fn is_ours(path: &str) -> bool {
-    path.rsplit('/').next().is_some_and(|name| name.starts_with(OURS))
+    path.rsplit('/').next() == Some(OUR_PROGRAM)
 }
 
 /// Names in a directory; none if it is not there.
@@ -87,22 +97,71 @@ fn names(directory: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// The services that something starts: they, or their timers, sockets or paths, are linked below a `.wants` or `.requires`.
-fn enabled_units(root: &Path) -> Vec<PathBuf> {
-    let mut services: BTreeMap<String, PathBuf> = BTreeMap::new();
-    let mut wanted = BTreeSet::new();
-    for directory in UNIT_DIRECTORIES.map(|directory| under(root, directory)) {
-        for name in names(&directory) {
-            if let Some(stem) = name.strip_suffix(".service") {
-                services.entry(stem.to_owned()).or_insert_with(|| directory.join(&name));
-            } else if name.ends_with(".wants") || name.ends_with(".requires") {
-                let links = names(&directory.join(&name)).into_iter();
-                wanted.extend(links.filter_map(|link| Some(link.rsplit_once('.')?.0.to_owned())));
+/// Units by name, and their drop-ins by the name of the directory, `UNIT.d`, and their own; the first directory that has a name
+/// masks the others.
+#[derive(Default)]
+struct Units {
+    files: BTreeMap<String, PathBuf>,
+    drop_ins: BTreeMap<String, BTreeMap<String, PathBuf>>,
+    /// What is linked below a `.wants` or `.requires`.
+    wanted: BTreeSet<String>,
+}
+
+impl Units {
+    fn below(root: &Path) -> Self {
+        let mut units = Self::default();
+        for directory in UNIT_DIRECTORIES.map(|directory| under(root, directory)) {
+            for name in names(&directory) {
+                let path = directory.join(&name);
+                if name.ends_with(".wants") || name.ends_with(".requires") {
+                    units.wanted.extend(names(&path));
+                } else if name.ends_with(".d") {
+                    let known = units.drop_ins.entry(name).or_default();
+                    for file in names(&path).into_iter().filter(|file| file.ends_with(".conf")) {
+                        known.entry(file.clone()).or_insert_with(|| path.join(file));
+                    }
+                } else {
+                    units.files.entry(name).or_insert(path);
+                }
             }
         }
+        units
     }
-    services.retain(|stem, _| wanted.contains(stem) && !stem.starts_with(OURS));
-    services.into_values().collect()
+
+    /// A unit's file, or that of its template, and its drop-ins; none if it is masked or not there.
+    fn of(&self, name: &str) -> Vec<PathBuf> {
+        let template =
+            name.split_once('@').zip(name.rsplit_once('.')).map(|((stem, _), (_, kind))| format!("{stem}@.{kind}"));
+        let names = [Some(name), template.as_deref().filter(|template| *template != name)];
+        let found =
+            names.iter().flatten().find_map(|name| self.files.get(*name)).filter(|file| text_of(file).is_some());
+        let drop_ins = names.iter().flatten().filter_map(|name| self.drop_ins.get(&format!("{name}.d")));
+        let drop_ins = drop_ins.flat_map(BTreeMap::values);
+        found.map(|file| std::iter::once(file).chain(drop_ins).cloned().collect()).unwrap_or_default()
+    }
+
+    /// The service that a wanted unit is or starts.
+    fn service(&self, wanted: &str) -> Option<String> {
+        let (stem, kind) = wanted.rsplit_once('.')?;
+        if kind == "service" {
+            return Some(wanted.to_owned());
+        }
+        let (_, setting) = STARTERS.iter().find(|(starter, _)| *starter == kind)?;
+        let texts = self.of(wanted).into_iter().filter_map(|file| text_of(&file));
+        let named = |text: String| {
+            text.lines().rev().find_map(|line| Some(line.trim().strip_prefix(setting)?.trim().to_owned()))
+        };
+        // The last one counts, and those of drop-ins come last.
+        Some(texts.filter_map(named).next_back().unwrap_or_else(|| format!("{stem}.service")))
+    }
+}
+
+/// The files of the services that something starts.
+fn enabled_units(root: &Path) -> Vec<PathBuf> {
+    let units = Units::below(root);
+    let services: BTreeSet<String> = units.wanted.iter().filter_map(|wanted| units.service(wanted)).collect();
+    let others = services.iter().filter(|service| !OUR_SERVICES.contains(&service.as_str()));
+    others.flat_map(|service| units.of(service)).collect()
 }
 
 fn jobs(root: &Path) -> Vec<PathBuf> {
@@ -116,14 +175,16 @@ fn jobs(root: &Path) -> Vec<PathBuf> {
 
 /// None for what is masked (`/dev/null`), a program, or too long for a script.
 fn text_of(file: &Path) -> Option<String> {
-    let opened = std::fs::File::open(file).ok()?;
-    let found = opened.metadata().ok()?;
-    if !found.is_file() || found.len() > FILE_BYTES_MAX {
+    // Even to open a device or a pipe may do something, or wait.  Between the two looks it may have been replaced.
+    if !std::fs::metadata(file).ok()?.is_file() {
         return None;
     }
-    let mut text = String::new();
-    opened.take(FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
-    Some(text)
+    let opened = files::open_regular(file).ok()?;
+    let mut bytes = Vec::new();
+    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
+    let is_text = bytes.len() as u64 <= FILE_BYTES_MAX && !bytes.contains(&0);
+    // Of a comment in another encoding the rest is still to be read.
+    is_text.then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn line_that_names_it(text: &str) -> Option<usize> {
@@ -138,7 +199,7 @@ fn paths_in(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.starts_with('#')).flat_map(move |line| line.split(is_end)).filter_map(|word| {
         // systemd's prefixes of ExecStart=.
         let path = word.trim_start_matches(['-', '@', ':', '+', '!']);
-        (path.starts_with('/') && !path.starts_with("/dev/") && !path.starts_with("/proc/")).then_some(path)
+        (path.starts_with('/') && !NOT_PROGRAMS.iter().any(|below| path.starts_with(below))).then_some(path)
     })
 }
 
@@ -149,15 +210,21 @@ mod tests {
     const SCRIPT: &str =
         "#!/bin/sh\n# tcp_fastopen_key\necho net.ipv4.tcp_fastopen_key=$new,$old > /etc/sysctl.d/50-x.conf\n";
 
+    /// In a tree: a pipe that nobody writes to.
+    const PIPE: &str = "|";
+
     /// Files and links below a root; a link has its target after `->`.
     fn found(tree: &[(&str, &str)]) -> Vec<(String, usize)> {
         let root = tempfile::tempdir().unwrap();
         for (path, content) in tree {
             let path = root.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            match content.strip_prefix("->") {
-                Some(target) => std::os::unix::fs::symlink(target, path).unwrap(),
-                None => std::fs::write(path, content).unwrap(),
+            match (content.strip_prefix("->"), *content) {
+                (Some(target), _) => std::os::unix::fs::symlink(target, path).unwrap(),
+                (_, PIPE) => {
+                    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap()
+                }
+                _ => std::fs::write(path, content).unwrap(),
             }
         }
         let shown = |path: &Path| path.strip_prefix(root.path()).unwrap().to_str().unwrap().to_owned();
@@ -196,5 +263,46 @@ mod tests {
         assert_eq!(found(&[table, ("opt/rotate", "\u{7f}ELF")]), []);
         assert_eq!(found(&[("etc/cron.d/tfo", "*/10 * * * * root tfo-agent once\n")]), []);
         assert_eq!(found(&[("usr/local/bin/rotate", SCRIPT)]), []);
+    }
+
+    #[test]
+    fn a_pipe_keeps_nobody_waiting_and_an_odd_byte_hides_nothing() {
+        let table = ("etc/cron.d/tfo", "0 0 * * * root /opt/pipe; cat /run/x/rotate /sys/rotate; /opt/rotate\n");
+        let pipes = [("opt/pipe", PIPE), ("etc/crontab", PIPE)];
+        let scripts = [("run/x/rotate", SCRIPT), ("sys/rotate", SCRIPT), ("opt/rotate", SCRIPT)];
+        let tree = [table, pipes[0], pipes[1], scripts[0], scripts[1], scripts[2]];
+        assert_eq!(found(&tree), [("opt/rotate".to_owned(), 3)]);
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        let file = root.path().join("etc/rc.local");
+        std::fs::write(&file, b"# gr\xfc\xdfe\nsysctl -w net.ipv4.tcp_fastopen_key=$1\n").unwrap();
+        assert_eq!(scan(root.path()), [Writer { file, line: 2 }]);
+    }
+
+    #[test]
+    fn drop_ins_templates_and_what_a_timer_names_are_found() {
+        let enabled = |name: &str| format!("etc/systemd/system/multi-user.target.wants/{name}");
+        let service = ("lib/systemd/system/web.service", "[Service]\nExecStart=/usr/sbin/web\n");
+        let drop_in = ("etc/systemd/system/web.service.d/key.conf", "[Service]\nExecStartPre=/opt/rotate\n");
+        let script = ("opt/rotate", SCRIPT);
+        let seen = [("opt/rotate".to_owned(), 3)];
+        assert_eq!(found(&[service, drop_in, script, (&enabled("web.service"), "->x")]), seen);
+        let masked = ("etc/systemd/system/web.service.d/key.conf", "->/dev/null");
+        let drop_in_below = ("lib/systemd/system/web.service.d/key.conf", drop_in.1);
+        assert_eq!(found(&[service, drop_in_below, masked, script, (&enabled("web.service"), "->x")]), []);
+        assert_eq!(found(&[drop_in, script, (&enabled("web.service"), "->x")]), [], "there is no such unit");
+        let template = ("lib/systemd/system/rotate@.service", "[Service]\nExecStart=/opt/rotate %i\n");
+        assert_eq!(found(&[template, script, (&enabled("rotate@eth0.service"), "->x")]), seen);
+        let timer = ("etc/systemd/system/daily.timer", "[Timer]\nOnCalendar=daily\nUnit=rotate@eth0.service\n");
+        assert_eq!(found(&[template, timer, script, (&enabled("daily.timer"), "->x")]), seen);
+        assert_eq!(found(&[template, timer, script]), [], "nothing runs it");
+    }
+
+    #[test]
+    fn only_what_has_exactly_our_names_is_ours() {
+        let enabled = ("etc/systemd/system/multi-user.target.wants/tfo-agent-keys.service", "->x");
+        let service = ("etc/systemd/system/tfo-agent-keys.service", "[Service]\nExecStart=/opt/tfo-agent-rotate\n");
+        assert_eq!(found(&[service, enabled, ("opt/tfo-agent-rotate", SCRIPT)]).len(), 1);
+        assert_eq!(found(&[("etc/cron.d/tfo", "* * * * * root /opt/tfo-agent once\n"), ("opt/tfo-agent", SCRIPT)]), []);
     }
 }

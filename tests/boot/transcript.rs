@@ -1,7 +1,7 @@
 //! From three fresh hosts to a fleet that has rotated, from the packages alone; the README has the transcript, which is
 //! typed here again and compared.  And on the same machines what else is to be seen of the coordinator's package.
 //!
-//! Numbers, times, fingerprints, serials and paths differ from run to run; everything else must be as it stands there.
+//! Times, versions, fingerprints, serials, ids and paths differ from run to run; everything else must be as it stands there.
 
 use crate::site::Site;
 use crate::support::machine::Machine;
@@ -46,25 +46,67 @@ const TYPED: [(&str, &str); 24] = [
     ("cp2", "systemctl status --no-pager --lines=0 tfo-agent"),
 ];
 
-/// Without what differs from run to run: in what is said a word with a digit is `#`, and so is a path; spaces do not count.
+/// What systemd says of a service only on some hosts.
+const SOMETIMES: [&str; 4] = ["Invocation:", "Tasks:", "Memory:", "CPU:"];
+
+/// Whether a word differs from run to run: a path, or a word with a digit that is no name and no count.
+fn varies(word: &str) -> bool {
+    let core = word.trim_matches(|c: char| !c.is_alphanumeric());
+    // Counts of nodes, keys, generations and problems are small: users and processes have greater numbers.
+    let is_count = |text: &str| !text.is_empty() && text.len() <= 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_count(core) || core.split_once('/').is_some_and(|(part, whole)| is_count(part) && is_count(whole)) {
+        return false;
+    }
+    word.contains('/') || (word.chars().any(|c| c.is_ascii_digit()) && !word.contains("example.org"))
+}
+
+/// Without what differs from run to run: in what is said it is `#`; spaces do not count.
 fn plain(text: &str) -> Vec<String> {
-    let word = |word: &str| {
-        let varies = word.contains('/') || (word.chars().any(|c| c.is_ascii_digit()) && !word.contains("example.org"));
-        if varies { "#".to_owned() } else { word.to_owned() }
-    };
+    let word = |word: &str| if varies(word) { "#".to_owned() } else { word.to_owned() };
     // How long ago it was, and on which day of the week.
     let lines = text.lines().map(|line| line.split_once(" since ").map_or(line, |(line, _)| line));
     // What dpkg says of the packages that the host has besides.
     let lines = lines.filter(|line| !line.starts_with("(Reading database") && !line.starts_with("Processing triggers"));
+    let lines = lines.filter(|line| !SOMETIMES.iter().any(|label| line.trim_start().starts_with(label)));
     let typed = |line: &str| ["tfo1# ", "cp1# ", "cp2# ", "> "].iter().any(|prompt| line.starts_with(prompt));
     let line = |line: &str| match typed(line) {
         true => line.to_owned(),
+        false if line.trim_start().starts_with("Main PID:") => "Main PID: #".to_owned(),
         false => line.split_whitespace().map(word).collect::<Vec<_>>().join(" "),
     };
     let mut lines: Vec<String> = lines.map(line).collect();
     // Which steps of the way are seen depends on how long they take.
-    lines.retain(|line| !(line.starts_with("# ") && line.contains(" generation # ")));
+    lines.retain(|line| !(line.starts_with("# ") && line.contains(" generation ")));
     lines
+}
+
+#[test]
+fn counts_are_compared_and_what_differs_from_run_to_run_is_not() {
+    for counted in ["2", "2/2", "(1)", "0", "1,", "3\"", "cp1.cache.example.org", "coordinator,"] {
+        assert!(!varies(counted), "{counted}");
+    }
+    for differs in [
+        "2026-11-23T02:22:01Z",
+        "1s;",
+        "(1s",
+        "88ms",
+        "134",
+        "└─134",
+        "995.",
+        "0.1.0-1",
+        "(0.1.0-1)",
+        "36dfb53f8ac17b5a,4cf234b509bfbf1f",
+        "4cf234b509bfbf1f,-",
+        "722e3f741f75613f2bd84acfd5c28f33,",
+        "/etc/tfo-fleet/kek",
+        "pki/ca.crt",
+    ] {
+        assert!(varies(differs), "{differs}");
+    }
+    let [old, new] =
+        ["     Active: active (running)\n     CPU: 8ms\n", "     Active: active (running)\n   Invocation: 3f\n"];
+    assert_eq!(plain(old), plain(new));
+    assert_ne!(plain("0 errors, 1 warnings"), plain("0 errors, 2 warnings"));
 }
 
 /// Types it all; brings files and waits where a person would.

@@ -6,7 +6,7 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::world::{FAST, Node, World};
+use crate::world::{FAST, Node, OPERATOR, VIEWER, World};
 
 fn states(world: &World) -> Vec<(String, String)> {
     let (_, nodes) = world.operator().get("/v1/pools/text/nodes");
@@ -202,6 +202,42 @@ fn a_changed_policy_is_taken_over_before_the_next_rotation_and_audited() {
     assert_eq!((&pool["drives"], pool["waiting_for"].as_array().map(Vec::len)), (&json!(false), Some(3)));
     nodes.iter_mut().for_each(|node| drop(node.sync(0)));
     world.until("taken over", |pool| pool["drives"] == true);
+}
+
+#[test]
+fn a_reload_that_fails_at_a_pool_leaves_access_and_policies_as_they_are() {
+    let dns = format!("{FAST}[pools.dns]\nnodes = [\"*.dns.example.org\"]\n");
+    let mut world = World::started(&dns);
+    assert!(world.stop().success());
+    world.configure(FAST);
+    world.start();
+    // What a disk may do to a pool that is not read now.
+    let store = rusqlite::Connection::open(world.path("state.db")).unwrap();
+    let flags = rusqlite::functions::FunctionFlags::SQLITE_UTF8;
+    store.create_scalar_function("only_tfo_coordinator_writes_here", 0, flags, |_| Ok(true)).unwrap();
+    let broken = "UPDATE document SET sum = x'00' WHERE pool = (SELECT number FROM pool WHERE name = 'dns')";
+    assert_eq!(store.execute(broken, ()).unwrap(), 1);
+
+    // Everything in it is new: the pool that cannot be read, the policy of the other, and who may do what.
+    world.configure(&dns.replace("interval = \"1d\"", "interval = \"2d\""));
+    let config = fs::read_to_string(world.path("coordinator.toml")).unwrap();
+    let others = config.replace(OPERATOR, "ops2.example.org").replace(VIEWER, "view2.example.org");
+    world.put("coordinator.toml", others.as_bytes(), 0o644);
+    world.signal(Signal::HUP);
+    let refused = crate::support::poll_until(crate::world::SOON, || world.log().contains("the old one goes on"));
+    assert!(refused, "{}", world.log());
+    let pool = world.pool();
+    assert_eq!((&pool["drives"], &pool["policy_differs"]), (&json!(true), &json!([])), "{pool:#}");
+    let new_operator = world.client(&["ops2.example.org"]);
+    assert_eq!(new_operator.get("/v1/pools/text").0, 403);
+
+    // What is taken later is taken whole.
+    world.put("coordinator.toml", others.replace("[pools.dns]", "[pools.new]").as_bytes(), 0o644);
+    world.signal(Signal::HUP);
+    let taken = crate::support::poll_until(crate::world::SOON, || new_operator.get("/v1/pools/new").0 == 200);
+    assert!(taken, "{}", world.log());
+    assert_eq!(world.operator().get("/v1/pools/text").0, 403);
+    assert!(world.stop().success());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::support::{need_root, need_tool, poll_some, poll_until, scratch};
 
 /// Longest wait for anything; machines that do much else are slow.
-const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// Connections in which every client has come round at least six times: 48 clients, in turn in each of six namespaces.
 const ROUNDS: u64 = 300;
 /// Pairs of a client's address and an address of the fleet, each with a cookie of its own.
