@@ -18,6 +18,8 @@ fn not_one_connection_loses_its_cookie() {
     let mut fleet = Fleet::up(8);
     under_fire(&mut fleet);
     if full() {
+        // Half a minute and three of waiting.
+        fleet.costs_nothing("a node silent until it counts as absent, withdrawn", absent);
         fleet.costs_nothing("a daemon silent until it counts as absent, withdrawn", daemon_absent);
         under_fire(&mut fleet);
         fleet.costs_nothing("fifty rotations", |fleet| (0..50).for_each(|_| fleet.rotation()));
@@ -32,7 +34,6 @@ fn under_fire(fleet: &mut Fleet) {
     fleet.costs_nothing("an agent frozen and let go", frozen);
     fleet.costs_nothing("the coordinator killed in the middle of a promotion", coordinator_killed);
     fleet.costs_nothing("a node cut off for two rotations, withdrawn", cut_off_and_withdrawn);
-    fleet.costs_nothing("a node silent until it counts as absent, withdrawn", absent);
     fleet.costs_nothing("a node rebooted with an older file", rebooted);
     fleet.costs_nothing("a node installed anew", installed_anew);
     fleet.costs_nothing("a new node in the middle of a promotion", joined);
