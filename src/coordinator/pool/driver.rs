@@ -397,17 +397,6 @@ impl Driver {
         }
     }
 
-    /// What the next tick would wait for, so that what is shown fits what has been heard since the last one.
-    pub(super) fn look_ahead(&mut self) {
-        let now = Now { wall: clock::now(), presence: &self.presence };
-        if let (true, Ok(Step::Wait(wait))) =
-            (self.differs().is_empty(), handle(self.book.snapshot(), now, &Input::Tick, None))
-        {
-            self.wait = Some(wait);
-        }
-        self.note_behind();
-    }
-
     /// A tick, or the policy of the file, if it may be taken now.
     fn next_input(&mut self) -> Input {
         let differs = self.differs();

@@ -7,7 +7,8 @@ use super::driver::Driver;
 use super::work::snake;
 use crate::engine::convergence::{Barrier, NodeState, node_state, recoverable};
 use crate::engine::rollout::document::{Expect, Hold, PoolKey, Slots, Stage};
-use crate::engine::rollout::input::BlockedBy;
+use crate::engine::rollout::handle;
+use crate::engine::rollout::input::{BlockedBy, Input, Now, Step};
 use crate::engine::rollout::record::{Exclusion, NodeRecord, Standing};
 use crate::engine::rollout::wave::is_opened;
 use crate::model::ids::NodeId;
@@ -31,6 +32,17 @@ const STATES: [NodeState; 9] = [
 ];
 
 impl Driver {
+    /// What the next tick would wait for, so that what is shown fits what has been heard since the last one.
+    pub(super) fn look_ahead(&mut self) {
+        let now = Now { wall: clock::now(), presence: &self.presence };
+        if let (true, Ok(Step::Wait(wait))) =
+            (self.differs().is_empty(), handle(self.book.snapshot(), now, &Input::Tick, None))
+        {
+            self.wait = Some(wait);
+        }
+        self.note_behind();
+    }
+
     /// Since when nodes are behind; what unknown nodes said of themselves is forgotten.
     pub(super) fn note_behind(&mut self) {
         let nodes = &self.book.snapshot().nodes;
