@@ -211,8 +211,10 @@ impl<'a> Rows<'a> {
             }
             (Some(expected), Some(next)) => {
                 let (text, sum) = text(next)?;
-                let sql =
-                    "UPDATE node SET version = ?3, text = ?4, sum = ?5 WHERE pool = ?1 AND node = ?2 AND version = ?6";
+                // OR FAIL: one row is changed or none, and each failure ends the transaction; ABORT, the default, would
+                // copy each page first, to undo a part of the statement.
+                let sql = "UPDATE OR FAIL node SET version = ?3, text = ?4, sum = ?5
+                           WHERE pool = ?1 AND node = ?2 AND version = ?6";
                 self.write(sql, params![number, node, int(next.version)?, text, sum, int(expected)?])?
             }
             (Some(expected), None) => {

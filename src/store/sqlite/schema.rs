@@ -5,6 +5,8 @@
 //! * `sealed` holds one row of constant length for each pool, so that a key is always overwritten where it lies.  With
 //!   a row for each key SQLite would move rows when pages are balanced, and leaves their old bytes in the gap of a
 //!   rebuilt page even with `secure_delete` (SQLite 3.54.1, `rebuildPage` in btree.c).
+//! * `node` has row ids: a record is about a kilobyte, and without them all that is over a quarter of a page lies in a page
+//!   of its own (sqlite.org/fileformat2.html, section 1.6), which doubled what an acknowledgement costs.
 //! * The triggers call a function that only the coordinator defines: every other program, such as the sqlite3 shell,
 //!   can read the file, and is refused when it writes ("no such function").  Who really must can drop them.
 
@@ -47,8 +49,8 @@ const STEPS: &[&str] = &["
         version INTEGER NOT NULL,
         text TEXT NOT NULL,
         sum BLOB NOT NULL,
-        PRIMARY KEY (pool, node)
-    ) STRICT, WITHOUT ROWID;
+        UNIQUE (pool, node)
+    ) STRICT;
     CREATE TABLE audit (
         pool INTEGER NOT NULL REFERENCES pool,
         revision INTEGER NOT NULL,
