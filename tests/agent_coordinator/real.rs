@@ -1,7 +1,7 @@
 //! The agent with the real coordinator: first key, a rotation, a coordinator that is killed, `once`, and `[report]`.
 
 use std::fs::{self, File};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -13,7 +13,7 @@ use tfo_fleet::wire::client::{BaseUrl, Call, Client, ClientError};
 
 use crate::support::daemon::{Daemon, DaemonHost, SOON, lasting};
 use crate::support::fake_coordinator::{Pki, source};
-use crate::support::{NetNs, need_netns, poll_some, poll_until};
+use crate::support::{need_netns, poll_some, poll_until};
 
 /// Where the coordinator listens, in its own namespace.
 const URL: &str = "https://10.99.0.1:9443";
@@ -27,30 +27,13 @@ struct Fleet {
     coordinator: Option<Child>,
 }
 
-fn ip(line: &str) {
-    let output = Command::new("ip").args(line.split(' ')).output().expect("ip starts");
-    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A wire from a namespace to the center's bridge.
-fn wire(center: &NetNs, netns: &NetNs, number: usize) {
-    let (center, netns) = (center.name(), netns.name());
-    ip(&format!("-n {center} link add port{number} type veth peer name eth0 netns {netns}"));
-    ip(&format!("-n {center} link set port{number} master br0 up"));
-    ip(&format!("-n {netns} addr add 10.99.0.{}/24 dev eth0", number + 10));
-    ip(&format!("-n {netns} link set eth0 up"));
-}
-
 impl Fleet {
     fn new(count: usize) -> Self {
         let (pki, center) = (Pki::new(), DaemonHost::new());
-        let name = center.netns().name().to_owned();
-        ip(&format!("-n {name} link add br0 type bridge"));
-        ip(&format!("-n {name} addr add 10.99.0.1/24 dev br0"));
-        ip(&format!("-n {name} link set br0 up"));
+        center.netns().become_hub();
         let hosts: Vec<DaemonHost> = (0..count).map(|_| DaemonHost::new()).collect();
         for (number, host) in hosts.iter().enumerate() {
-            wire(center.netns(), host.netns(), number);
+            host.netns().plug_into(center.netns(), number);
             pki.equip(host, &format!("n{number}.cache.example.org"), 90);
             let rest = "start_timeout = \"20s\"\nwait = \"5s\"\nperiod = \"10s\"";
             host.configure(&source(host, &[URL.to_owned()], rest), "verify_interval = \"1s\"");

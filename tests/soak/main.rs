@@ -92,7 +92,7 @@ fn a_fleet_rotates_for_long_and_nothing_grows_or_is_missed() {
     say(&format!("{AGENTS} agents and {} real ones, {secs} s, TFO_SOAK_SEED={seed}", real::AGENTS));
     // Threads and processes that are started inside stay inside.
     let center = NetNs::new();
-    real::bridge(&center);
+    center.become_hub();
     center.run(|| soak(&center, secs, Dice(seed)));
 }
 

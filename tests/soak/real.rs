@@ -3,7 +3,6 @@
 //! The first is only ever frozen: it lives as long as the run, and must not grow.
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -34,31 +33,10 @@ struct Agent {
 /// All of them.
 pub(crate) struct Agents(Vec<Agent>);
 
-fn ip(line: &str) {
-    let output = Command::new("ip").args(line.split(' ')).output().unwrap();
-    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A bridge that their wires end at, in the coordinator's namespace.
-pub(crate) fn bridge(center: &NetNs) {
-    let center = center.name();
-    ip(&format!("-n {center} link add br0 type bridge"));
-    ip(&format!("-n {center} addr add {ADDRESS}/24 dev br0"));
-    ip(&format!("-n {center} link set br0 up"));
-}
-
-fn wire(center: &NetNs, netns: &NetNs, number: usize) {
-    let (center, netns) = (center.name(), netns.name());
-    ip(&format!("-n {center} link add port{number} type veth peer name eth0 netns {netns}"));
-    ip(&format!("-n {center} link set port{number} master br0 up"));
-    ip(&format!("-n {netns} addr add 10.99.0.{}/24 dev eth0", number + 10));
-    ip(&format!("-n {netns} link set eth0 up"));
-}
-
 /// A host with a certificate and a configuration.
 fn host(center: &NetNs, world: &World, number: usize) -> DaemonHost {
     let host = DaemonHost::new();
-    wire(center, host.netns(), number);
+    host.netns().plug_into(center, number);
     let identity = world.authority.issue(&[&format!("real{number}.cache.example.org")]);
     host.put("ca.crt", world.authority.pem.as_bytes(), 0o644);
     host.put("node.crt", identity.cert.as_bytes(), 0o644);

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::daemon::{Daemon, DaemonHost};
 use super::fake_coordinator::source;
-use super::{NetNs, poll_some, poll_until};
+use super::{poll_some, poll_until};
 
 /// Longest wait for anything that takes some seconds on an idle machine: agents pause up to 8 s after failures.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,28 +49,11 @@ pub(crate) fn fast(expected: usize) -> String {
     )
 }
 
-fn ip(line: &str) {
-    let output = Command::new("ip").args(line.split(' ')).output().expect("ip starts");
-    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A wire from a namespace to the center's bridge.
-fn wire(center: &NetNs, netns: &NetNs, number: usize) {
-    let (center, netns) = (center.name(), netns.name());
-    ip(&format!("-n {center} link add port{number} type veth peer name eth0 netns {netns}"));
-    ip(&format!("-n {center} link set port{number} master br0 up"));
-    ip(&format!("-n {netns} addr add 10.99.0.{}/24 dev eth0", number + 10));
-    ip(&format!("-n {netns} link set eth0 up"));
-}
-
 impl Fleet {
     /// Hosts, certificates and configurations; nothing runs.  `policy` are the lines of the pool besides `nodes`.
     pub(crate) fn new(count: usize, policy: &str) -> Self {
         let center = DaemonHost::new();
-        let name = center.netns().name().to_owned();
-        ip(&format!("-n {name} link add br0 type bridge"));
-        ip(&format!("-n {name} addr add 10.99.0.1/24 dev br0"));
-        ip(&format!("-n {name} link set br0 up"));
+        center.netns().become_hub();
         let hosts: Vec<DaemonHost> = (0..count).map(|_| DaemonHost::new()).collect();
         let daemons = hosts.iter().map(|_| None).collect();
         let fleet = Self { center, hosts, daemons, coordinator: None };
@@ -78,7 +61,7 @@ impl Fleet {
         fleet.pki(&["issue", "--dir", "pki", "--coordinator", "tfo1.example.org", "--address", "10.99.0.1"]);
         fleet.pki(&["issue", "--dir", "pki", "--operator", "ops1.example.org"]);
         for (number, host) in fleet.hosts.iter().enumerate() {
-            wire(fleet.center.netns(), host.netns(), number);
+            host.netns().plug_into(fleet.center.netns(), number);
             fleet.pki(&["issue", "--dir", "pki", "--node", &node(number)]);
             fleet.equip("pki", number);
             fleet.configure_agent(number, URL);

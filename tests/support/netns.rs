@@ -41,6 +41,23 @@ impl NetNs {
         PathBuf::from(NETNS_DIR).join(&self.name)
     }
 
+    /// Makes it the middle of a small network, 10.99.0.1/24: a bridge that others are plugged into.
+    pub(crate) fn become_hub(&self) {
+        ip(&["-n", &self.name, "link", "add", "br0", "type", "bridge"]);
+        ip(&["-n", &self.name, "addr", "add", "10.99.0.1/24", "dev", "br0"]);
+        ip(&["-n", &self.name, "link", "set", "br0", "up"]);
+    }
+
+    /// A wire to the hub.  `number` from 0 tells those around one hub apart: 10.99.0.10 and up.
+    pub(crate) fn plug_into(&self, hub: &Self, number: usize) {
+        let (own, hub, port) = (&*self.name, &*hub.name, &*format!("port{number}"));
+        let address = format!("10.99.0.{}/24", number + 10);
+        ip(&["-n", hub, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", own]);
+        ip(&["-n", hub, "link", "set", port, "master", "br0", "up"]);
+        ip(&["-n", own, "addr", "add", &address, "dev", "eth0"]);
+        ip(&["-n", own, "link", "set", "eth0", "up"]);
+    }
+
     /// Runs `step` inside, on a thread of its own (a network namespace belongs to a thread).  A panic goes on here.
     ///
     /// Inside, use `/proc/thread-self/net`, not `/proc/net` (KERNEL.md section 1); `/proc/sys/net` follows the thread.

@@ -22,6 +22,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 pub use self::book::GivenKeys;
+#[cfg(test)]
+pub(in crate::coordinator) use self::waiting::Reply;
 pub use self::waiting::{Held, NotTold, Told, Until};
 use super::metrics::Metrics;
 use crate::engine::rollout::document::Expect;

@@ -60,7 +60,7 @@ pub enum NotTold {
 }
 
 /// Where the answer goes.
-pub(super) struct Reply {
+pub(in crate::coordinator) struct Reply {
     until: Until,
     held: Arc<AtomicBool>,
     answer: oneshot::Sender<Result<Told, NotTold>>,
@@ -68,14 +68,19 @@ pub(super) struct Reply {
 
 impl Reply {
     /// Both ends.
-    pub(super) fn new(until: Until) -> (Self, Held) {
+    pub(in crate::coordinator) fn new(until: Until) -> (Self, Held) {
         let (sender, receiver) = oneshot::channel();
         let held = Arc::new(AtomicBool::new(false));
         (Self { until, held: Arc::clone(&held), answer: sender }, Held { held, answer: receiver })
     }
 
+    /// There is nothing new: whoever waits may be told so from now on.
+    pub(in crate::coordinator) fn hold(&self) {
+        self.held.store(true, Ordering::Release);
+    }
+
     /// A node that has gone away needs no answer.
-    pub(super) fn give(self, answer: Result<Told, NotTold>) {
+    pub(in crate::coordinator) fn give(self, answer: Result<Told, NotTold>) {
         drop(self.answer.send(answer));
     }
 
@@ -113,7 +118,7 @@ impl WaitingNodes {
     pub(super) fn hold(&mut self, node: NodeId, sync: Sync, reply: Reply) {
         match reply.until {
             Until::News => {
-                reply.held.store(true, Ordering::Release);
+                reply.hold();
                 self.nodes.insert(node, Waiting { sync, reply });
             }
             Until::Recorded => reply.give(Ok(None)),

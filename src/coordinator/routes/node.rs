@@ -157,3 +157,41 @@ fn log(from: &FromNode, refusal: &Refusal) {
     let (pool, node, request_id, kind) = (from.pool.name(), &from.node, &from.id, refusal.kind());
     tracing::debug!(%pool, %node, %request_id, ?kind, "sync refused");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordinator::pool::Reply;
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn an_answer_that_came_while_the_request_was_held_is_not_lost() {
+        let (reply, mut held) = Reply::new(Until::News);
+        reply.hold();
+        assert!(run(taken_in(&mut held)).is_none() && held.is_held(), "nothing new");
+        reply.give(Err(NotTold::Internal));
+        assert_eq!(run(taken_in(&mut held)), Some(Err(NotTold::Internal)));
+    }
+
+    #[test]
+    fn a_driver_that_takes_its_time_is_waited_for() {
+        let (reply, mut held) = Reply::new(Until::Recorded);
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(RECORD_PATIENCE / RECORD_LOOKS * 2);
+            reply.give(Ok(None));
+        });
+        assert_eq!(run(taken_in(&mut held)), Some(Ok(None)));
+        late.join().unwrap();
+    }
+
+    #[test]
+    fn a_request_that_no_driver_took_in_is_no_silence() {
+        let (reply, mut held) = Reply::new(Until::News);
+        drop(reply);
+        assert_eq!(run(taken_in(&mut held)), None);
+        assert!(!held.is_held());
+    }
+}
