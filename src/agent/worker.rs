@@ -307,7 +307,7 @@ impl Worker {
         let installed_before = kept.filter(|kept| kept.record.prints == desired.prints);
         let record = Record {
             source: source::name(&self.settings.source).to_owned(),
-            pool_id: desired.pool_id.clone(),
+            pool_id: desired.pool_id,
             generation: desired.generation,
             phase: desired.phase,
             prints: desired.prints,
@@ -432,7 +432,7 @@ impl Held {
             keys: keys.duplicate(),
             prints: record.prints,
             phase: record.phase,
-            pool_id: record.pool_id.clone(),
+            pool_id: record.pool_id,
             generation: record.generation,
             next_change_at: None,
         };

@@ -196,7 +196,7 @@ impl SavedPool {
         };
         PoolSummary {
             pool: self.name.clone(),
-            pool_id: self.document.pool_id.clone(),
+            pool_id: self.document.pool_id,
             revision: self.document.revision,
             generation: self.document.generation,
             phase: self.document.stage.phase(),

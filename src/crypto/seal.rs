@@ -188,7 +188,7 @@ impl KeyEncryptionKey {
 }
 
 fn key_context(pool_id: &PoolId, epoch: Epoch) -> Vec<u8> {
-    [KEY_DOMAIN, pool_id.as_str().as_bytes(), &epoch.get().to_be_bytes()].concat()
+    [KEY_DOMAIN, pool_id.to_string().as_bytes(), &epoch.get().to_be_bytes()].concat()
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub enum AnswerRefused {
 pub fn judge(fence: Option<&Fence>, pool_id: &PoolId, told: &Instruction) -> Result<Verdict, AnswerRefused> {
     let Some(fence) = fence else { return Ok(Verdict::Install) };
     if fence.pool_id != *pool_id {
-        return Err(AnswerRefused::OtherPool { held: fence.pool_id.clone(), told: pool_id.clone() });
+        return Err(AnswerRefused::OtherPool { held: fence.pool_id, told: *pool_id });
     }
     if told.generation < fence.generation {
         return Err(AnswerRefused::LowerGeneration { held: fence.generation, told: told.generation });
@@ -272,7 +272,7 @@ impl Link {
 
     /// The file with this instruction is durable: it is the fence from here on.
     pub fn persisted(&mut self, pool_id: &PoolId, told: &Instruction) {
-        self.fence = Some(Fence { pool_id: pool_id.clone(), generation: told.generation, slots: told.slots });
+        self.fence = Some(Fence { pool_id: *pool_id, generation: told.generation, slots: told.slots });
         self.pending = None;
         self.foreign = false;
     }
@@ -411,7 +411,7 @@ mod tests {
         }
         let other: PoolId = "ffffffffffffffffffffffffffffffff".parse().unwrap();
         let refused = judge(Some(&held), &other, &told(6, 3, Some(2)));
-        assert_eq!(refused, Err(AnswerRefused::OtherPool { held: pool_id(), told: other.clone() }));
+        assert_eq!(refused, Err(AnswerRefused::OtherPool { held: pool_id(), told: other }));
         assert_eq!(judge(None, &other, &told(1, 1, None)), Ok(Verdict::Install));
         // A kernel that had one slot when the file was written.
         assert_eq!(judge(Some(&fence(told(5, 2, None))), &pool_id(), &told(5, 2, Some(3))), Ok(Verdict::Install));

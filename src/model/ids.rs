@@ -29,7 +29,7 @@ fn head(text: &str) -> Head {
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $check:ident, $rule:literal) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Hash)]
+        #[derive(Clone, Eq)]
         pub struct $name {
             head: Head,
             text: Arc<str>,
@@ -46,6 +46,19 @@ macro_rules! name {
                 self.head.cmp(&other.head).then_with(|| {
                     if Arc::ptr_eq(&self.text, &other.text) { Ordering::Equal } else { self.text.cmp(&other.text) }
                 })
+            }
+        }
+
+        // Not derived: Arc<str> looks at the text even where both are one.
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                self.cmp(other) == Ordering::Equal
+            }
+        }
+
+        impl std::hash::Hash for $name {
+            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+                self.text.hash(state);
             }
         }
 
@@ -104,12 +117,44 @@ name! {
     "a pool's name is 1 to 63 characters of a-z, 0-9, \".\", \"_\", \"-\", starting with a letter or digit"
 }
 
-name! {
-    /// The identity of a pool: 128 random bits made once, as 32 lower-case hex digits.
-    ///
-    /// A pool that was made anew under an old name has another one, and nodes of the old pool refuse it.
-    PoolId, is_pool_id,
-    "a pool_id is 32 lower-case hex digits"
+/// The identity of a pool: 128 random bits made once, as 32 lower-case hex digits.
+///
+/// A pool that was made anew under an old name has another one, and nodes of the old pool refuse it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolId(u128);
+
+impl FromStr for PoolId {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let number = if is_pool_id(text) { u128::from_str_radix(text, 16).ok() } else { None };
+        number.map(Self).ok_or(BadName { rule: "a pool_id is 32 lower-case hex digits" })
+    }
+}
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PoolId(\"{self}\")")
+    }
+}
+
+impl serde::Serialize for PoolId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for PoolId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 name! {

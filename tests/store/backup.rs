@@ -127,7 +127,7 @@ fn a_backup_tells_nothing_and_is_the_owners_alone() {
     let (document, keys) = store.document(&pool_name("text")).unwrap().unwrap();
     let mut secrets: Vec<Vec<u8>> = keys.epochs().map(|epoch| keys.key(epoch).unwrap().expose().to_vec()).collect();
     assert!(!secrets.is_empty());
-    secrets.extend([b"example.org".to_vec(), document.pool_id.as_str().as_bytes().to_vec(), b"epoch".to_vec()]);
+    secrets.extend([b"example.org".to_vec(), document.pool_id.to_string().into_bytes(), b"epoch".to_vec()]);
     for secret in secrets {
         assert!(!bytes.windows(secret.len()).any(|part| part == secret));
     }
@@ -367,7 +367,7 @@ fn a_backup_beside_a_serving_coordinator_is_one_state() {
 
 /// A sync of a node that holds these slots under this generation.
 fn sync_of(document: &Document, generation: Generation, slots: Slots) -> Sync {
-    let fence = Fence { pool_id: document.pool_id.clone(), generation, slots };
+    let fence = Fence { pool_id: document.pool_id, generation, slots };
     Sync {
         session: Session { ordinal: 1_000_000_000, nonce: 1 },
         seen: Generation::ZERO,

@@ -129,7 +129,7 @@ fn installed(report: &PassReport, fence: Option<&Fence>) -> Option<InstalledKeys
     };
     let fence = fence.filter(|fence| held.generation == Some(fence.generation));
     Some(InstalledKeys {
-        pool_id: fence.map(|fence| fence.pool_id.clone()),
+        pool_id: fence.map(|fence| fence.pool_id),
         generation: fence.map(|fence| fence.generation),
         primary: held.prints.primary,
         backup: held.prints.backup,

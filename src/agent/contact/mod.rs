@@ -480,7 +480,7 @@ fn fence_of(record: &Record) -> Option<Fence> {
         None => None,
     };
     let slots = Slots { primary: key(record.prints.primary)?, backup };
-    Some(Fence { pool_id: record.pool_id.clone()?, generation: record.generation?, slots })
+    Some(Fence { pool_id: record.pool_id?, generation: record.generation?, slots })
 }
 
 /// Without randomness (which does not happen) a session is still told from others by its ordinal.

@@ -67,7 +67,7 @@ impl Told {
             return Err(BadTold::Fingerprint);
         }
         let instruction = Instruction { generation: answer.generation, slots };
-        Ok(Self { pool_id: answer.pool_id.clone(), instruction, phase: answer.phase, keys })
+        Ok(Self { pool_id: answer.pool_id, instruction, phase: answer.phase, keys })
     }
 
     /// What to hold.
@@ -78,7 +78,7 @@ impl Told {
             keys: self.keys.duplicate(),
             prints,
             phase: self.phase,
-            pool_id: Some(self.pool_id.clone()),
+            pool_id: Some(self.pool_id),
             generation: Some(generation),
             next_change_at: None,
         };

@@ -76,7 +76,7 @@ impl Driver {
         let differs = self.differs();
         PoolStatus {
             pool: self.book.pool().clone(),
-            pool_id: document.pool_id.clone(),
+            pool_id: document.pool_id,
             revision: document.revision,
             generation: document.generation,
             phase: document.stage.phase(),

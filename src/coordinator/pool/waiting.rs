@@ -209,7 +209,7 @@ fn body(book: &Book, instruction: &Instruction) -> Option<Bytes> {
     };
     let answer = SyncAnswer {
         pool: book.pool().clone(),
-        pool_id: document.pool_id.clone(),
+        pool_id: document.pool_id,
         generation: instruction.generation,
         phase: phase_of(&document.stage, instruction),
         primary: taught(instruction.slots.primary)?,

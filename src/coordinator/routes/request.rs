@@ -88,7 +88,7 @@ fn fence_of(installed: &InstalledKeys) -> Result<Option<Fence>, String> {
     };
     let generation = installed.generation.ok_or("installed is of a pool and lacks its generation")?;
     let slots = Slots { primary: key(installed.primary)?, backup: installed.backup.map(key).transpose()? };
-    Ok(Some(Fence { pool_id: pool_id.clone(), generation, slots }))
+    Ok(Some(Fence { pool_id: *pool_id, generation, slots }))
 }
 
 fn slot_count(request: &SyncRequest) -> SlotCount {

@@ -20,7 +20,7 @@ fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
     let mut policy = Policy::with_defaults(Vec::new());
     policy.absent_after_secs = 100;
     let pool_id: crate::model::ids::PoolId = "0123456789abcdef0123456789abcdef".parse().unwrap();
-    let mut document = Document::new(pool_id.clone(), policy, UnixTime::from_secs(0));
+    let mut document = Document::new(pool_id, policy, UnixTime::from_secs(0));
     document.revision = Revision::new(revision);
     document.generation = Generation::new(1);
     let current = PoolKey { epoch: Epoch::FIRST, fingerprint: KeyFingerprint::from_bytes([1; 8]) };
@@ -32,7 +32,7 @@ fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
         standing: Standing::Admitted,
         session: Some(Session { ordinal: 1, nonce: 1 }),
         report: Some(Report {
-            fence: Some(Fence { pool_id: pool_id.clone(), generation: Generation::new(1), slots }),
+            fence: Some(Fence { pool_id, generation: Generation::new(1), slots }),
             installed: Installed::ReadBack,
             foreign: None,
             slot_count: SlotCount::Two,

@@ -175,7 +175,7 @@ impl World {
     /// A sync of an agent that was told `generation` last.
     fn ask(&mut self, node: &str, generation: Generation, until: Until) -> Held {
         let (reply, held) = Reply::new(until);
-        let fence = Fence { pool_id: self.driver.book.document().pool_id.clone(), generation, slots: self.slots };
+        let fence = Fence { pool_id: self.driver.book.document().pool_id, generation, slots: self.slots };
         let report = Report {
             fence: Some(fence),
             installed: Installed::ReadBack,
