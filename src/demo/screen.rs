@@ -186,7 +186,7 @@ impl Screen {
     }
 
     fn fingerprint(&self, print: KeyFingerprint) -> String {
-        let colour = KEY_COLOURS[usize::from(print.as_bytes()[0]) % KEY_COLOURS.len()];
+        let colour = KEY_COLOURS[usize::from(print.to_bytes()[0]) % KEY_COLOURS.len()];
         if self.colours { print.color(colour).to_string() } else { print.to_string() }
     }
 

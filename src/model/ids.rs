@@ -14,16 +14,13 @@ pub struct BadName {
     rule: &'static str,
 }
 
-/// The first bytes of a name as numbers that compare as the text does: most comparisons need not look at the text, which
-/// is elsewhere in memory.  A shorter name is filled up with zeros, which no name has.
-type Head = [u64; 2];
-
-fn head(text: &str) -> Head {
-    let number = |from: usize| {
-        let bytes = text.bytes().skip(from).chain(std::iter::repeat(0)).take(8);
-        bytes.fold(0, |number, byte| number << 8 | u64::from(byte))
-    };
-    [number(0), number(8)]
+/// The first 16 bytes of a name as a number that compares as the text does: most comparisons need not look at the text,
+/// which is elsewhere in memory.  A shorter name is filled up with zeros, which no name has.
+fn head(text: &str) -> u128 {
+    let mut bytes = [0; 16];
+    let len = text.len().min(bytes.len());
+    bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+    u128::from_be_bytes(bytes)
 }
 
 macro_rules! name {
@@ -31,7 +28,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Clone, Eq)]
         pub struct $name {
-            head: Head,
+            head: u128,
             text: Arc<str>,
         }
 
@@ -122,6 +119,14 @@ name! {
 /// A pool that was made anew under an old name has another one, and nodes of the old pool refuse it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolId(u128);
+
+impl PoolId {
+    /// The random bits.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+}
 
 impl FromStr for PoolId {
     type Err = BadName;

@@ -64,7 +64,7 @@ impl fmt::Debug for TfoKey {
 /// Made by `crypto::fingerprint`.  A fingerprint of a random 128-bit key tells nothing about it, so it may be
 /// logged, compared, reported and shown anywhere.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyFingerprint([u8; KeyFingerprint::BYTES]);
+pub struct KeyFingerprint(u64);
 
 impl KeyFingerprint {
     /// Length in bytes.
@@ -73,19 +73,19 @@ impl KeyFingerprint {
     /// Wraps the truncated hash.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
-        Self(bytes)
+        Self(u64::from_be_bytes(bytes))
     }
 
     /// The truncated hash.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
-        &self.0
+    pub const fn to_bytes(self) -> [u8; Self::BYTES] {
+        self.0.to_be_bytes()
     }
 }
 
 impl fmt::Display for KeyFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+        write!(f, "{:016x}", self.0)
     }
 }
 
@@ -108,8 +108,7 @@ impl FromStr for KeyFingerprint {
         if !canonical {
             return Err(BadFingerprint);
         }
-        let value = u64::from_str_radix(text, 16).map_err(|_| BadFingerprint)?;
-        Ok(Self(value.to_be_bytes()))
+        u64::from_str_radix(text, 16).map(Self).map_err(|_| BadFingerprint)
     }
 }
 

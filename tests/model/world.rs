@@ -82,7 +82,7 @@ pub(crate) fn fingerprint(number: u64) -> KeyFingerprint {
 }
 
 pub(crate) fn number(fingerprint: KeyFingerprint) -> u64 {
-    u64::from_be_bytes(*fingerprint.as_bytes())
+    u64::from_be_bytes(fingerprint.to_bytes())
 }
 
 pub(crate) fn pool_key(epoch: u64) -> PoolKey {

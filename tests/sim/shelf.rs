@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 use tfo_fleet::crypto::fingerprint::fingerprint;
 use tfo_fleet::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
@@ -52,7 +53,9 @@ pub(crate) struct Shelf {
 }
 
 pub(crate) fn pool() -> PoolName {
-    "text".parse().unwrap()
+    // Asked for at every look at the store.
+    static POOL: LazyLock<PoolName> = LazyLock::new(|| "text".parse().unwrap());
+    POOL.clone()
 }
 
 fn key(number: u64) -> TfoKey {

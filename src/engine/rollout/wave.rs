@@ -24,7 +24,7 @@ const ORDER_KEY: [u8; 16] = *b"tfo-fleet/v1/wav";
 #[must_use]
 pub fn order(pool_id: &PoolId, epoch: Epoch, node: &NodeId) -> u64 {
     let mut hasher = SipHasher24::new_with_key(&ORDER_KEY);
-    hasher.write(pool_id.to_string().as_bytes());
+    hasher.write(&pool_id.to_bytes());
     hasher.write(&epoch.get().to_be_bytes());
     hasher.write(node.as_str().as_bytes());
     hasher.finish()
