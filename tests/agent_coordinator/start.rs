@@ -9,6 +9,8 @@ use crate::support::daemon::{Daemon, SOON, key_text};
 use crate::support::fake_coordinator::{FakeCoordinator, source, told};
 use crate::support::{need_netns, poll_until};
 
+const SERVER_BITS: &str = "/proc/sys/net/ipv4/tcp_fastopen";
+
 fn is_ready(daemon: &Daemon) -> bool {
     daemon.messages().iter().any(|message| message.text.contains("READY=1"))
 }
@@ -24,6 +26,20 @@ fn left_alone(start_timeout: &str) -> Site {
     daemon.stop();
     site.coordinator.stop();
     site
+}
+
+/// A daemon without keys that has cleared the server bit, of the 0x403 that the host had.
+fn without_keys_or_the_server_bit() -> (Site, Daemon) {
+    let site = Site::new();
+    site.configure("start_timeout = \"1s\"\nwait = \"1s\"\nhold_server_bit = true");
+    site.host.netns().run(|| fs::write(SERVER_BITS, "1027").expect("a file of the namespace"));
+    let daemon = site.host.start();
+    assert!(poll_until(SOON, || server_bits(&site) == "1025"), "{}", server_bits(&site));
+    (site, daemon)
+}
+
+fn server_bits(site: &Site) -> String {
+    site.host.netns().run(|| fs::read_to_string(SERVER_BITS).expect("a file of the namespace").trim().to_owned())
 }
 
 #[test]
@@ -183,13 +199,8 @@ fn the_server_bit_is_held_while_there_are_no_keys() {
     if !need_netns() {
         return;
     }
-    let bits = "/proc/sys/net/ipv4/tcp_fastopen";
-    let site = Site::new();
-    site.configure("start_timeout = \"1s\"\nwait = \"1s\"\nhold_server_bit = true");
-    let read = || site.host.netns().run(|| fs::read_to_string(bits).unwrap().trim().to_owned());
-    site.host.netns().run(|| fs::write(bits, "1027").unwrap());
-    let mut daemon = site.host.start();
-    assert!(poll_until(SOON, || read() == "1025"), "{}", read());
+    let (site, mut daemon) = without_keys_or_the_server_bit();
+    let read = || server_bits(&site);
     daemon.stop();
     // Who cleared it is known after a restart too.
     let mut daemon = site.host.start();
@@ -199,7 +210,7 @@ fn the_server_bit_is_held_while_there_are_no_keys() {
     daemon.ready();
     assert_eq!(read(), "1027");
     // An operator who switches it off is not overruled.
-    site.host.netns().run(|| fs::write(bits, "1").unwrap());
+    site.host.netns().run(|| fs::write(SERVER_BITS, "1").unwrap());
     site.coordinator.tell(told(2, "staged", 1, Some(2)));
     site.coordinator.acknowledged(2);
     assert_eq!(read(), "1");
@@ -318,13 +329,8 @@ fn the_server_bit_is_set_again_when_it_is_not_to_be_held_any_more() {
     if !need_netns() {
         return;
     }
-    let bits = "/proc/sys/net/ipv4/tcp_fastopen";
-    let site = Site::new();
-    site.configure("start_timeout = \"1s\"\nwait = \"1s\"\nhold_server_bit = true");
-    let read = || site.host.netns().run(|| fs::read_to_string(bits).unwrap().trim().to_owned());
-    site.host.netns().run(|| fs::write(bits, "1027").unwrap());
-    let mut daemon = site.host.start();
-    assert!(poll_until(SOON, || read() == "1025"), "{}", read());
+    let (site, mut daemon) = without_keys_or_the_server_bit();
+    let read = || server_bits(&site);
     site.configure("start_timeout = \"1s\"\nwait = \"1s\"");
     daemon.signal(Signal::HUP);
     assert!(poll_until(SOON, || read() == "1027"), "{}", read());

@@ -36,6 +36,16 @@ pub(super) struct Connection {
     pub(super) argument: Option<PoolName>,
 }
 
+/// What every order has.
+#[derive(Debug, Args)]
+pub(super) struct OrderArgs {
+    #[command(flatten)]
+    pub(super) connect: ConnectArgs,
+    /// Why; for the audit log
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(super) reason: String,
+}
+
 impl ConnectArgs {
     /// Reads configuration, certificate and key; connects to nobody yet.
     pub(super) fn open(&self) -> Result<Connection, Failure> {

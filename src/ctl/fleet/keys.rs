@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 use reqwest::Method;
 
-use super::connect::{ConnectArgs, block_on, in_file};
+use super::connect::{OrderArgs, block_on, in_file};
 use super::consent::{ConsentArgs, Plan, Weight};
 use super::shown::slot;
 use super::steps::{Prepared, carry_out, refused};
@@ -25,15 +25,12 @@ use crate::wire::v1::secret::SecretText;
 #[derive(Debug, Args)]
 pub struct ImportArgs {
     #[command(flatten)]
-    connect: ConnectArgs,
+    order: OrderArgs,
     /// File with the key, or both, as the kernel shows them (0400); - for standard input
     #[arg(long, value_name = "FILE")]
     key_file: String,
     #[command(flatten)]
     expect: ExpectArgs,
-    /// Why; for the audit log
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
     #[command(flatten)]
     consent: ConsentArgs,
 }
@@ -42,16 +39,13 @@ pub struct ImportArgs {
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
     #[command(flatten)]
-    connect: ConnectArgs,
+    order: OrderArgs,
     /// File with the keys of the fleet (from a node's sysctl.d file), if the store lacks them; - for standard input
     #[arg(long, value_name = "FILE")]
     key_file: Option<String>,
     /// Which to take over, if the fleet holds more than one pair: the primary's fingerprint
     #[arg(long, value_name = "FINGERPRINT")]
     primary: Option<KeyFingerprint>,
-    /// Why; for the audit log
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
     #[command(flatten)]
     consent: ConsentArgs,
 }
@@ -109,7 +103,7 @@ pub fn import(arguments: &ImportArgs, format: Format) -> Result<Outcome, Failure
     let expect = arguments.expect.expected()?;
     let keys = key_file::read(&arguments.key_file)?;
     let prints = pair_print(&keys);
-    let connection = arguments.connect.open()?;
+    let connection = arguments.order.connect.open()?;
     block_on(async {
         let pool = connection.pool().await?;
         let status = connection.fleet.status(&pool).await?;
@@ -129,13 +123,13 @@ pub fn import(arguments: &ImportArgs, format: Format) -> Result<Outcome, Failure
             .line(format!("{holders} of {} that reported hold that key already", count_of_nodes(known)))
             .line("every other node is told these keys, and clients with cookies of its old key lose TFO once")
             .line(format!("the pool then holds until {} have them, and you resume", expectation(expect.as_ref())));
-        let body = ImportRequest { reason: arguments.reason.clone(), keys: SecretText::of_pair(&keys), expect };
+        let body = ImportRequest { reason: arguments.order.reason.clone(), keys: SecretText::of_pair(&keys), expect };
         let prepared = Prepared {
             method: Method::POST,
             path: "/import".to_owned(),
             body: Some(&body),
             action: "import",
-            reason: &arguments.reason,
+            reason: &arguments.order.reason,
             plan,
             weight: Weight::Heavy,
         };
@@ -149,7 +143,7 @@ pub fn import(arguments: &ImportArgs, format: Format) -> Result<Outcome, Failure
 /// Fails with what is wrong, its remedy and the exit code.
 pub fn recover(arguments: &RecoverArgs, format: Format) -> Result<Outcome, Failure> {
     let keys = arguments.key_file.as_deref().map(key_file::read).transpose()?;
-    let connection = arguments.connect.open()?;
+    let connection = arguments.order.connect.open()?;
     block_on(async {
         let pool = connection.pool().await?;
         let status = connection.fleet.status(&pool).await?;
@@ -171,13 +165,13 @@ pub fn recover(arguments: &RecoverArgs, format: Format) -> Result<Outcome, Failu
             .line(format!("{} are required; those that stay absent are excluded", count_of_nodes(status.required)))
             .line("the pool then holds until `tfoctl resume`");
         let keys = keys.as_ref().map(SecretText::of_pair);
-        let body = RecoverRequest { reason: arguments.reason.clone(), slots: Some(slots), keys };
+        let body = RecoverRequest { reason: arguments.order.reason.clone(), slots: Some(slots), keys };
         let prepared = Prepared {
             method: Method::POST,
             path: "/recover".to_owned(),
             body: Some(&body),
             action: "recover",
-            reason: &arguments.reason,
+            reason: &arguments.order.reason,
             plan,
             weight: Weight::Heavy,
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use reqwest::Method;
 
-use super::connect::{ConnectArgs, Connection, block_on};
+use super::connect::{Connection, OrderArgs, block_on};
 use super::consent::{ConsentArgs, Plan, Weight};
 use super::steps::{Prepared, carry_out};
 use crate::ctl::report::{Failure, Format, Outcome};
@@ -24,13 +24,10 @@ const EXCLUDE_MAX: Duration = Duration::from_secs(30 * 86_400);
 #[derive(Debug, Args)]
 pub struct NodeArgs {
     #[command(flatten)]
-    connect: ConnectArgs,
+    order: OrderArgs,
     /// The node
     #[arg(value_name = "NODE")]
     node: NodeId,
-    /// Why; for the audit log
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
     #[command(flatten)]
     consent: ConsentArgs,
 }
@@ -57,7 +54,7 @@ fn exclusion(text: &str) -> Result<Duration, String> {
 pub fn exclude(arguments: &ExcludeArgs, format: Format) -> Result<Outcome, Failure> {
     let node = &arguments.node;
     let until = clock::now().plus(arguments.span.as_secs());
-    let connection = node.connect.open()?;
+    let connection = node.order.connect.open()?;
     block_on(async {
         let seen = Seen::look(&connection, &node.node).await?;
         let plan = seen
@@ -65,7 +62,7 @@ pub fn exclude(arguments: &ExcludeArgs, format: Format) -> Result<Outcome, Failu
             .line(format!("no barrier waits for it until {until}"))
             .line("if it still serves, its clients may lose TFO while the others rotate")
             .line("its first contact after that admits it again");
-        let body = NodeRequest { action: NodeAction::Exclude { until }, reason: node.reason.clone() };
+        let body = NodeRequest { action: NodeAction::Exclude { until }, reason: node.order.reason.clone() };
         let prepared = node.put("exclude", &body, plan);
         carry_out(&connection, &seen.status, prepared, &node.consent, format).await
     })
@@ -76,7 +73,7 @@ pub fn exclude(arguments: &ExcludeArgs, format: Format) -> Result<Outcome, Failu
 /// # Errors
 /// Fails with what is wrong, its remedy and the exit code.
 pub fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.connect.open()?;
+    let connection = arguments.order.connect.open()?;
     block_on(async {
         let seen = Seen::look(&connection, &arguments.node).await?;
         let plan = seen
@@ -86,7 +83,7 @@ pub fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
                 "the keys that it has stay with it: if it is not trusted, `tfoctl rotate --mode revoke --deny` instead",
             )
             .line("its certificate stays valid: revoke that too (`tfoctl pki revoke`)");
-        let body = NodeRequest { action: NodeAction::Deny, reason: arguments.reason.clone() };
+        let body = NodeRequest { action: NodeAction::Deny, reason: arguments.order.reason.clone() };
         let prepared = arguments.put("deny", &body, plan);
         carry_out(&connection, &seen.status, prepared, &arguments.consent, format).await
     })
@@ -97,7 +94,7 @@ pub fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
 /// # Errors
 /// Fails with what is wrong, its remedy and the exit code.
 pub fn forget(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.connect.open()?;
+    let connection = arguments.order.connect.open()?;
     block_on(async {
         let seen = Seen::look(&connection, &arguments.node).await?;
         let plan = seen
@@ -106,10 +103,10 @@ pub fn forget(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> 
             .line("if it still runs, its next contact admits it as a new node");
         let prepared = Prepared::<()> {
             method: Method::DELETE,
-            path: format!("/nodes/{}?reason={}", arguments.node, query_value(&arguments.reason)),
+            path: format!("/nodes/{}?reason={}", arguments.node, query_value(&arguments.order.reason)),
             body: None,
             action: "forget",
-            reason: &arguments.reason,
+            reason: &arguments.order.reason,
             plan,
             weight: Weight::Heavy,
         };
@@ -155,7 +152,7 @@ impl NodeArgs {
             path: format!("/nodes/{}", self.node),
             body: Some(body),
             action,
-            reason: &self.reason,
+            reason: &self.order.reason,
             plan,
             weight: Weight::Heavy,
         }

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use reqwest::Method;
 
 use super::ask::Order;
-use super::connect::{ConnectArgs, block_on};
+use super::connect::{OrderArgs, block_on};
 use super::consent::{Agreed, ConsentArgs, Plan, Weight};
 use super::follow::{Goal, follow};
 use super::keys::{ExpectArgs, expectation};
@@ -25,10 +25,7 @@ use crate::wire::v1::fleet::{Expected, PoolStatus, RotationMode, RotationRequest
 #[derive(Debug, Args)]
 pub struct RotateArgs {
     #[command(flatten)]
-    connect: ConnectArgs,
-    /// Why; for the audit log
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
+    order: OrderArgs,
     /// What for
     #[arg(long, value_enum, default_value_t)]
     mode: Mode,
@@ -77,7 +74,7 @@ fn timeout(text: &str) -> Result<Duration, String> {
 pub fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, Failure> {
     arguments.check()?;
     let expect = arguments.expect.expected()?;
-    let connection = arguments.connect.open()?;
+    let connection = arguments.order.connect.open()?;
     block_on(async {
         let pool = connection.pool().await?;
         let status = connection.fleet.status(&pool).await?;
@@ -99,7 +96,7 @@ pub fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, Failure
             return Ok(Outcome::Done);
         }
         let body = RotationRequest {
-            reason: arguments.reason.clone(),
+            reason: arguments.order.reason.clone(),
             mode,
             deny: arguments.deny.iter().cloned().collect(),
             epochs: arguments.epoch.iter().copied().collect(),
@@ -114,7 +111,7 @@ pub fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, Failure
             pool: &pool,
             seen: status.revision,
             action,
-            reason: &arguments.reason,
+            reason: &arguments.order.reason,
         };
         let done = connection.fleet.order(&order).await?;
         if !arguments.wait {

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde::Serialize;
 
 use super::ask::Order;
-use super::connect::{ConnectArgs, Connection, block_on};
+use super::connect::{Connection, OrderArgs, block_on};
 use super::consent::{Agreed, ConsentArgs, Plan, Weight};
 use super::shown::slot;
 use crate::ctl::plain::{count_of_nodes, names};
@@ -18,10 +18,7 @@ use crate::wire::v1::fleet::{AdvanceRequest, Command, PoolStatus};
 #[derive(Debug, Args)]
 pub struct StepArgs {
     #[command(flatten)]
-    connect: ConnectArgs,
-    /// Why; for the audit log
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
+    order: OrderArgs,
     /// Say what it would do, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -31,10 +28,7 @@ pub struct StepArgs {
 #[derive(Debug, Args)]
 pub struct ResumeArgs {
     #[command(flatten)]
-    connect: ConnectArgs,
-    /// Why; for the audit log
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
+    order: OrderArgs,
     /// Also without nodes that a first key or an import expects, and that have never come
     #[arg(long)]
     force: bool,
@@ -46,10 +40,7 @@ pub struct ResumeArgs {
 #[derive(Debug, Args)]
 pub struct AbortArgs {
     #[command(flatten)]
-    connect: ConnectArgs,
-    /// Why; for the audit log
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
+    order: OrderArgs,
     /// Abort a revoke too: its keys stay in use
     #[arg(long)]
     force: bool,
@@ -61,10 +52,7 @@ pub struct AbortArgs {
 #[derive(Debug, Args)]
 pub struct AdvanceArgs {
     #[command(flatten)]
-    connect: ConnectArgs,
-    /// Why; for the audit log
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
+    order: OrderArgs,
     #[command(flatten)]
     consent: ConsentArgs,
 }
@@ -108,7 +96,7 @@ pub(super) fn refused(message: impl Into<String>, remedy: &str) -> Failure {
 /// # Errors
 /// Fails with what is wrong, its remedy and the exit code.
 pub fn pause(arguments: &StepArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.connect.open()?;
+    let connection = arguments.order.connect.open()?;
     block_on(async {
         let pool = connection.pool().await?;
         let status = connection.fleet.status(&pool).await?;
@@ -116,7 +104,7 @@ pub fn pause(arguments: &StepArgs, format: Format) -> Result<Outcome, Failure> {
             .line(format!("the pool stays {} until `tfoctl resume`", status.phase.as_str()))
             .line("nodes keep the keys that they are told now; nothing else changes");
         // Whatever happened since it was looked at: to stop must always be possible, so it carries no revision.
-        let body = Command { reason: arguments.reason.clone(), force: false, if_revision: None };
+        let body = Command { reason: arguments.order.reason.clone(), force: false, if_revision: None };
         let prepared = step("pause", &body, plan, Weight::Light);
         carry_out(&connection, &status, prepared, &dry(arguments), format).await
     })
@@ -127,7 +115,7 @@ pub fn pause(arguments: &StepArgs, format: Format) -> Result<Outcome, Failure> {
 /// # Errors
 /// Fails with what is wrong, its remedy and the exit code.
 pub fn resume(arguments: &ResumeArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.connect.open()?;
+    let connection = arguments.order.connect.open()?;
     block_on(async {
         let pool = connection.pool().await?;
         let status = connection.fleet.status(&pool).await?;
@@ -143,7 +131,7 @@ pub fn resume(arguments: &ResumeArgs, format: Format) -> Result<Outcome, Failure
             if arguments.force { plan.line("nodes that are expected and never came are not waited for") } else { plan };
         let weight = if arguments.force { Weight::Heavy } else { Weight::Light };
         let force = arguments.force;
-        let body = Command { reason: arguments.reason.clone(), force, if_revision: Some(status.revision) };
+        let body = Command { reason: arguments.order.reason.clone(), force, if_revision: Some(status.revision) };
         let prepared = step("resume", &body, plan, weight);
         carry_out(&connection, &status, prepared, &arguments.consent, format).await
     })
@@ -154,7 +142,7 @@ pub fn resume(arguments: &ResumeArgs, format: Format) -> Result<Outcome, Failure
 /// # Errors
 /// Fails with what is wrong, its remedy and the exit code.
 pub fn abort(arguments: &AbortArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.connect.open()?;
+    let connection = arguments.order.connect.open()?;
     block_on(async {
         let pool = connection.pool().await?;
         let status = connection.fleet.status(&pool).await?;
@@ -176,8 +164,11 @@ pub fn abort(arguments: &AbortArgs, format: Format) -> Result<Outcome, Failure> 
             let keys = names(status.revoking.iter().map(|key| slot(Some(*key))));
             plan = plan.line(format!("this is a revoke: {keys} stay in use (refused without --force)"));
         }
-        let body =
-            Command { reason: arguments.reason.clone(), force: arguments.force, if_revision: Some(status.revision) };
+        let body = Command {
+            reason: arguments.order.reason.clone(),
+            force: arguments.force,
+            if_revision: Some(status.revision),
+        };
         carry_out(&connection, &status, step("abort", &body, plan, Weight::Heavy), &arguments.consent, format).await
     })
 }
@@ -187,7 +178,7 @@ pub fn abort(arguments: &AbortArgs, format: Format) -> Result<Outcome, Failure> 
 /// # Errors
 /// Fails with what is wrong, its remedy and the exit code.
 pub fn advance(arguments: &AdvanceArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.connect.open()?;
+    let connection = arguments.order.connect.open()?;
     block_on(async {
         let pool = connection.pool().await?;
         let status = connection.fleet.status(&pool).await?;
@@ -206,7 +197,7 @@ pub fn advance(arguments: &AdvanceArgs, format: Format) -> Result<Outcome, Failu
             .line("they are excluded: if they still serve, their clients may lose TFO until they are back")
             .line("each returns by its next contact; refused if more nodes are behind by then");
         let body = AdvanceRequest {
-            reason: arguments.reason.clone(),
+            reason: arguments.order.reason.clone(),
             generation: status.generation,
             leave: status.waiting_for.iter().cloned().collect(),
         };
@@ -215,7 +206,7 @@ pub fn advance(arguments: &AdvanceArgs, format: Format) -> Result<Outcome, Failu
             path: "/advance".to_owned(),
             body: Some(&body),
             action: "advance",
-            reason: &arguments.reason,
+            reason: &arguments.order.reason,
             plan,
             weight: Weight::Heavy,
         };
