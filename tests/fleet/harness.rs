@@ -18,6 +18,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 const ROUNDS: u64 = 300;
 /// Pairs of a client's address and an address of the fleet, each with a cookie of its own.
 pub(crate) const CLIENTS: u64 = 48;
+/// Connections that may be under way at a look at the counters, and be counted by one end alone: one in each namespace.
+pub(crate) const UNDER_WAY: u64 = 6;
 
 /// One fleet at a time: two cores would be too busy for a fair judgement.
 static ALONE: Mutex<()> = Mutex::new(());
