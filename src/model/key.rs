@@ -120,8 +120,7 @@ impl serde::Serialize for KeyFingerprint {
 
 impl<'de> serde::Deserialize<'de> for KeyFingerprint {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        super::from_text(deserializer)
     }
 }
 

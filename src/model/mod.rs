@@ -10,3 +10,18 @@ pub mod key;
 pub mod problem;
 pub mod state;
 pub mod time;
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use serde::de::{Deserialize, Deserializer, Error};
+
+/// For what is a text outside: its own rules are the only ones.
+fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}

@@ -1,0 +1,243 @@
+//! Answers that a node takes, refuses, and has taken already.
+
+use super::*;
+use crate::engine::rollout::document::{PoolKey, Slots};
+use crate::model::count::Epoch;
+use crate::model::key::KeyFingerprint;
+
+const NOW: Duration = Duration::from_secs(100);
+const ABSENT_AFTER: Duration = Duration::from_secs(60);
+
+fn pool_id() -> PoolId {
+    "0123456789abcdef0123456789abcdef".parse().unwrap()
+}
+
+fn key(epoch: u64) -> PoolKey {
+    let fingerprint = KeyFingerprint::from_bytes(epoch.to_be_bytes());
+    PoolKey { epoch: Epoch::new(epoch).unwrap(), fingerprint }
+}
+
+fn told(generation: u64, primary: u64, backup: Option<u64>) -> Instruction {
+    let slots = Slots { primary: key(primary), backup: backup.map(key) };
+    Instruction { generation: Generation::new(generation), slots }
+}
+
+fn fence(told: Instruction) -> Fence {
+    Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots }
+}
+
+fn link(held: Option<Instruction>) -> Link {
+    Link::start(held.map(fence), Session { ordinal: 5, nonce: 1 }, NOW)
+}
+
+fn answer(link: &mut Link, request: RequestId, told: &Instruction) -> Result<Verdict, AnswerRefused> {
+    link.answered(request, &pool_id(), told, (NOW, ABSENT_AFTER))
+}
+
+#[test]
+fn the_fence_judges_pool_generation_and_keys() {
+    let held = fence(told(5, 2, Some(3)));
+    let judged = |told: &Instruction| judge(Some(&held), &pool_id(), told);
+    assert_eq!(judged(&told(6, 3, Some(2))), Ok(Verdict::Install));
+    assert_eq!(judged(&told(900, 9, None)), Ok(Verdict::Install), "any number of generations may be missed");
+    assert_eq!(judged(&told(5, 2, Some(3))), Ok(Verdict::Same));
+    let (low, high) = (Generation::new(4), Generation::new(5));
+    assert_eq!(judged(&told(4, 2, Some(1))), Err(AnswerRefused::LowerGeneration { held: high, told: low }));
+    for other in [told(5, 2, Some(4)), told(5, 3, Some(2)), told(5, 2, None)] {
+        assert_eq!(judged(&other), Err(AnswerRefused::OtherKeys { generation: high }));
+    }
+    let other: PoolId = "ffffffffffffffffffffffffffffffff".parse().unwrap();
+    let refused = judge(Some(&held), &other, &told(6, 3, Some(2)));
+    assert_eq!(refused, Err(AnswerRefused::OtherPool { held: pool_id(), told: other }));
+    assert_eq!(judge(None, &other, &told(1, 1, None)), Ok(Verdict::Install));
+    // A kernel that had one slot when the file was written.
+    assert_eq!(judge(Some(&fence(told(5, 2, None))), &pool_id(), &told(5, 2, Some(3))), Ok(Verdict::Install));
+}
+
+#[test]
+fn only_the_outstanding_request_is_answered_and_only_once() {
+    let mut link = link(None);
+    let (first, second) = (link.ask(), link.ask());
+    let new = told(1, 1, None);
+    assert_eq!(answer(&mut link, first.request, &new), Err(AnswerRefused::NotOutstanding));
+    assert_eq!(link.nothing_new(first.request, NOW), Err(AnswerRefused::NotOutstanding));
+    assert_eq!(link.session_closed(first.request, 9, 2, NOW), Err(AnswerRefused::NotOutstanding));
+    assert_eq!(answer(&mut link, second.request, &new), Ok(Verdict::Install));
+    assert_eq!(answer(&mut link, second.request, &new), Err(AnswerRefused::NotOutstanding));
+    let third = link.ask();
+    assert_eq!(third.seen, Generation::new(1), "told, installed or not");
+    link.give_up();
+    assert_eq!(answer(&mut link, third.request, &new), Err(AnswerRefused::NotOutstanding));
+}
+
+#[test]
+fn what_is_not_durable_is_tried_again_within_its_session_only() {
+    let mut link = link(None);
+    let ask = link.ask();
+    let new = told(1, 1, None);
+    assert_eq!(answer(&mut link, ask.request, &new), Ok(Verdict::Install));
+    assert_eq!(link.pending(), Some(&new));
+    let mut installed = link.clone();
+    installed.persisted(&pool_id(), &new);
+    assert_eq!((installed.pending(), installed.fence()), (None, Some(&fence(new))));
+    let ask = link.ask();
+    assert_eq!(link.session_closed(ask.request, 7, 2, NOW), Ok(()));
+    assert_eq!(link.pending(), None);
+    assert_eq!(link.ask().seen, Generation::ZERO);
+}
+
+#[test]
+fn what_is_refused_was_seen_and_is_no_evidence_beyond_the_fence() {
+    let held = told(5, 2, Some(3));
+    for (other, seen) in [(told(3, 2, Some(1)), 3), (told(5, 2, Some(4)), 5)] {
+        let mut link = link(Some(held));
+        let ask = link.ask();
+        assert!(answer(&mut link, ask.request, &other).is_err());
+        let ask = link.ask();
+        assert_eq!(ask.seen, Generation::new(seen), "the long poll waits for what is above it");
+        assert!(ask.seen <= held.generation, "a report says nothing that its fence does not say");
+        assert_eq!((link.pending(), link.fence()), (None, Some(&fence(held))));
+        // Nothing above what was refused: that confirms nothing.
+        assert_eq!(link.nothing_new(ask.request, NOW), Ok(()));
+        let timeout = Duration::from_secs(10);
+        assert_eq!(link.readiness(NOW, timeout), Readiness::Asking);
+        assert_eq!(link.readiness(NOW + timeout, timeout), Readiness::Unconfirmed);
+        // It is not for ever: the next instruction is taken, and a new session begins from nothing.
+        let mut moved = link.clone();
+        moved.open_session(1_000, 9);
+        let ask = moved.ask();
+        assert_eq!(ask.seen, Generation::ZERO);
+        assert_eq!(moved.nothing_new(ask.request, NOW), Ok(()));
+        assert_eq!(moved.readiness(NOW, timeout), Readiness::Confirmed);
+        let ask = link.ask();
+        assert_eq!(answer(&mut link, ask.request, &told(6, 3, Some(2))), Ok(Verdict::Install));
+        assert_eq!(link.readiness(NOW, timeout), Readiness::Confirmed);
+    }
+}
+
+#[test]
+fn another_pools_generation_is_not_seen() {
+    let mut link = link(Some(told(5, 2, Some(3))));
+    let other: PoolId = "ffffffffffffffffffffffffffffffff".parse().unwrap();
+    let ask = link.ask();
+    let refused = link.answered(ask.request, &other, &told(900, 9, None), (NOW, ABSENT_AFTER));
+    assert!(matches!(refused, Err(AnswerRefused::OtherPool { .. })));
+    assert_eq!(link.ask().seen, Generation::ZERO, "it would freeze this pool, and hide its next instruction");
+}
+
+#[test]
+fn keys_of_another_pool_are_no_keys() {
+    let timeout = Duration::from_secs(10);
+    let held = told(5, 2, Some(3));
+    let other: PoolId = "ffffffffffffffffffffffffffffffff".parse().unwrap();
+    // Told other keys, or refused for those that it reports.
+    let mut moved = link(Some(held));
+    let ask = moved.ask();
+    assert!(moved.answered(ask.request, &other, &told(900, 9, None), (NOW, ABSENT_AFTER)).is_err());
+    let mut refused = link(Some(held));
+    let ask = refused.ask();
+    assert_eq!(refused.other_pool(ask.request, NOW), Ok(()));
+    assert_eq!(refused.other_pool(ask.request, NOW), Err(AnswerRefused::NotOutstanding));
+    for mut link in [moved, refused] {
+        assert!(!link.has_keys());
+        link.open_session(1_000, 9);
+        for at in [NOW, NOW + timeout * 10] {
+            assert_eq!(link.readiness(at, timeout), Readiness::NoKeys, "also after another coordinator is silent");
+        }
+        // Another coordinator knows the pool of these keys.
+        let ask = link.ask();
+        assert_eq!(answer(&mut link, ask.request, &held), Ok(Verdict::Same));
+        assert_eq!((link.has_keys(), link.readiness(NOW, timeout)), (true, Readiness::Confirmed));
+        let ask = link.ask();
+        assert_eq!(link.other_pool(ask.request, NOW), Ok(()));
+        assert!(link.has_keys(), "confirmed in this run");
+    }
+}
+
+#[test]
+fn a_reload_forgets_neither_the_fence_nor_the_silence() {
+    let held = told(5, 2, Some(3));
+    let mut before = link(Some(held));
+    let ask = before.ask();
+    assert_eq!(answer(&mut before, ask.request, &held), Ok(Verdict::Same));
+    let session = Session { ordinal: 3, nonce: 9 };
+    let fresh = || Link::start(None, session, NOW * 2).succeeding(&before);
+    let after = fresh().in_contact_since(&before);
+    assert_eq!(after.session(), Session { ordinal: 6, nonce: 9 }, "a clock that stepped back");
+    assert_eq!((after.seen(), after.outstanding()), (Generation::ZERO, None));
+    let late = NOW + ABSENT_AFTER + Duration::from_secs(1);
+    assert!(after.is_detached(late) && !after.is_detached(NOW));
+    assert_eq!(after.readiness(late, Duration::ZERO), Readiness::Confirmed);
+    // Of another pool: the fence alone.
+    assert!(!fresh().is_detached(NOW * 9));
+    assert_eq!(fresh().readiness(NOW * 9, Duration::ZERO), Readiness::Unconfirmed);
+    for mut link in [after, fresh()] {
+        let ask = link.ask();
+        let refused = answer(&mut link, ask.request, &told(4, 1, Some(2)));
+        assert!(matches!(refused, Err(AnswerRefused::LowerGeneration { .. })), "{refused:?}");
+    }
+    // What the file says counts where nothing was held.
+    let joiner = link(None);
+    let found = Link::start(Some(fence(held)), session, NOW).succeeding(&joiner);
+    assert_eq!(found.fence(), Some(&fence(held)));
+}
+
+#[test]
+fn every_session_is_above_the_one_before() {
+    let mut link = link(None);
+    let ask = link.ask();
+    assert_eq!(link.session_closed(ask.request, 7, 2, NOW), Ok(()));
+    assert_eq!(link.session(), Session { ordinal: 8, nonce: 2 });
+    link.open_session(3, 9);
+    assert_eq!(link.session(), Session { ordinal: 9, nonce: 9 }, "a clock that stepped back");
+    link.open_session(1_000, 9);
+    assert_eq!(link.session().ordinal, 1_000);
+}
+
+#[test]
+fn readiness_needs_keys_of_the_pool() {
+    let timeout = Duration::from_secs(10);
+    let late = NOW + timeout;
+    let mut joiner = link(None);
+    assert_eq!(joiner.readiness(NOW, timeout), Readiness::Asking);
+    assert_eq!(joiner.readiness(late, timeout), Readiness::NoKeys);
+    let ask = joiner.ask();
+    let new = told(1, 1, None);
+    assert_eq!(answer(&mut joiner, ask.request, &new), Ok(Verdict::Install));
+    assert_eq!(joiner.readiness(NOW, timeout), Readiness::Asking, "told is not installed");
+    joiner.persisted(&pool_id(), &new);
+    assert_eq!(joiner.readiness(NOW, timeout), Readiness::Confirmed);
+
+    let mut restarted = link(Some(new));
+    assert_eq!(restarted.readiness(NOW, timeout), Readiness::Asking);
+    assert_eq!(restarted.readiness(late, timeout), Readiness::Unconfirmed);
+    let ask = restarted.ask();
+    assert_eq!(restarted.nothing_new(ask.request, NOW), Ok(()));
+    assert_eq!(restarted.readiness(NOW, timeout), Readiness::Confirmed);
+}
+
+#[test]
+fn nothing_new_confirms_only_what_the_node_had_when_it_asked() {
+    let timeout = Duration::from_secs(10);
+    let mut joiner = link(None);
+    let ask = joiner.ask();
+    assert_eq!(joiner.nothing_new(ask.request, NOW), Ok(()));
+    joiner.persisted(&pool_id(), &told(1, 1, None));
+    assert_eq!(joiner.readiness(NOW, timeout), Readiness::Asking, "nobody has confirmed these keys");
+    let ask = joiner.ask();
+    assert_eq!(joiner.nothing_new(ask.request, NOW), Ok(()));
+    assert_eq!(joiner.readiness(NOW, timeout), Readiness::Confirmed);
+}
+
+#[test]
+fn detached_is_out_of_contact_for_longer_than_told() {
+    let mut link = link(None);
+    assert!(!link.is_detached(NOW * 1_000), "no pool waits for a node that never had an answer");
+    let ask = link.ask();
+    assert_eq!(answer(&mut link, ask.request, &told(1, 1, None)), Ok(Verdict::Install));
+    assert!(!link.is_detached(NOW + ABSENT_AFTER));
+    assert!(link.is_detached(NOW + ABSENT_AFTER + Duration::from_secs(1)));
+    let ask = link.ask();
+    assert_eq!(link.nothing_new(ask.request, NOW * 2), Ok(()));
+    assert!(!link.is_detached(NOW * 2));
+}
