@@ -60,7 +60,7 @@ fn agent(command: &str, config: &Path) -> Command {
 fn secret(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
     let mut bytes = [0; 32];
-    tfo_fleet::crypto::random::fill(&mut bytes).expect("randomness");
+    tfo_crypto::random::fill(&mut bytes).expect("randomness");
     fs::write(&path, bytes).expect("writing a secret");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).expect("chmod");
     path

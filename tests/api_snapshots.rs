@@ -5,19 +5,19 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use tfo_fleet::model::count::{Epoch, Generation, Revision};
-use tfo_fleet::model::ids::{NodeId, PoolId, PoolName};
-use tfo_fleet::model::key::{KeyFingerprint, TfoKey};
-use tfo_fleet::model::state::{Phase, SlotPrint};
-use tfo_fleet::model::time::UnixTime;
-use tfo_fleet::wire::error::{ErrorBody, ErrorKind};
-use tfo_fleet::wire::v1::fleet::{
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::ids::{NodeId, PoolId, PoolName};
+use tfo_model::key::{KeyFingerprint, TfoKey};
+use tfo_model::state::{Phase, SlotPrint};
+use tfo_model::time::UnixTime;
+use tfo_wire::error::{ErrorBody, ErrorKind};
+use tfo_wire::v1::fleet::{
     AdvanceRequest, Audit, AuditLine, Command, Done, Expected, FingerprintCount, ImportRequest, NodeAction,
     NodeRequest, NodeStatus, Nodes, PoolStatus, Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown,
     Waves,
 };
-use tfo_fleet::wire::v1::secret::SecretText;
-use tfo_fleet::wire::v1::sync::{ClockReport, InstalledKeys, KeySource, SyncAnswer, SyncRequest, TaughtKey};
+use tfo_wire::v1::secret::SecretText;
+use tfo_wire::v1::sync::{ClockReport, InstalledKeys, KeySource, SyncAnswer, SyncRequest, TaughtKey};
 
 fn node(name: &str) -> NodeId {
     format!("{name}.cache.example.org").parse().unwrap()

@@ -427,8 +427,8 @@ fn check_finds_a_clock_that_is_behind_and_an_entry_that_came_too_late() {
     assert_eq!(has("clock_behind", check()), (Some(0), false));
     assert_eq!(has("late_entry", check()), (Some(0), false));
 
-    let now = tfo_fleet::runtime::clock::now().secs();
-    let at = |secs: u64| tfo_fleet::model::time::UnixTime::from_secs(secs).to_string();
+    let now = tfo_host::runtime::clock::now().secs();
+    let at = |secs: u64| tfo_model::time::UnixTime::from_secs(secs).to_string();
     host.write("etc/other", SECRET.repeat(2), 0o400);
     let late = format!("[[source.schedule]]\nsecret = \"@/etc/other\"\nnot_before = \"{}\"\n", at(now - 3_600));
     host.configure(&format!("{DERIVE}{late}"));

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use tfo_fleet::config::agent::{AgentSettings, SourceSettings};
-use tfo_fleet::config::coordinator::CoordinatorSettings;
+use tfo_config::agent::{AgentSettings, SourceSettings};
+use tfo_config::coordinator::CoordinatorSettings;
 
 const AGENT: &str = include_str!("../config/agent.toml");
 

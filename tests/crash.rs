@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Output;
 
 use support::host::{Host, KEY_FILE, UNSET, in_own_mounts, stderr, stdout};
-use tfo_fleet::kernel::sysctl_d::{self, Persisted};
+use tfo_host::kernel::sysctl_d::{self, Persisted};
 
 /// The pair that is installed at first, and the one that is due.
 const OLD: &str = "7a0c91e3-55d1f0b8-19c64e2f-8d3ba670,e1f25d06-3b98c7a4-60d2194e-f58b037c";

@@ -18,11 +18,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::time::Duration;
 
-use tfo_fleet::kernel::sysctl_d::{self, Record};
-use tfo_fleet::model::count::{Epoch, Generation};
-use tfo_fleet::model::key::PairPrint;
-use tfo_fleet::model::state::{Phase, SlotPrint, SlotPrints};
-use tfo_fleet::model::time::UnixTime;
+use tfo_host::kernel::sysctl_d::{self, Record};
+use tfo_model::count::{Epoch, Generation};
+use tfo_model::key::PairPrint;
+use tfo_model::state::{Phase, SlotPrint, SlotPrints};
+use tfo_model::time::UnixTime;
 
 /// Seconds for each target, usually and with `--full`.
 const SECONDS: u64 = 2;
@@ -154,7 +154,7 @@ fn a_nodes_request() {
 #[test]
 fn a_coordinators_answer() {
     let text = "00000001-00000001-00000001-00000001";
-    let print = tfo_fleet::crypto::fingerprint::pair_print(&tfo_fleet::kernel::text::parse(text.as_bytes()).unwrap());
+    let print = tfo_crypto::fingerprint::pair_print(&tfo_model::key_text::parse(text.as_bytes()).unwrap());
     let answer = |pool: &str| {
         let primary = serde_json::json!({"epoch": 2, "fingerprint": print.primary.to_string(), "key": text});
         let answer = serde_json::json!({
@@ -179,8 +179,8 @@ fn our_file_in_sysctl_d() {
         "13121110-17161514-1b1a1918-1f1e1d1c,deadbeef-00000002-cafef00d-00000004",
     ];
     let files = texts.map(|text| {
-        let keys = tfo_fleet::kernel::text::parse(text.as_bytes()).unwrap();
-        let prints = tfo_fleet::crypto::fingerprint::pair_print(&keys);
+        let keys = tfo_model::key_text::parse(text.as_bytes()).unwrap();
+        let prints = tfo_crypto::fingerprint::pair_print(&keys);
         let record = sysctl_record(prints);
         sysctl_d::write(&place, &record, &keys).unwrap();
         std::fs::read(&place).unwrap()

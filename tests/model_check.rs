@@ -12,9 +12,9 @@ use std::rc::Rc;
 use model::search::{Found, search};
 use model::settle::settles;
 use model::world::{Budget, Off, Op, SlotCount, World};
-use tfo_fleet::engine::rollout::document::{Hold, Stage};
-use tfo_fleet::engine::rollout::record::NodeRecord;
-use tfo_fleet::model::count::Epoch;
+use tfo_engine::rollout::document::{Hold, Stage};
+use tfo_engine::rollout::record::NodeRecord;
+use tfo_model::count::Epoch;
 
 /// One in so many worlds is driven on without faults until it converges.
 const SETTLE_EVERY: usize = 200;

@@ -203,8 +203,8 @@ fn hosts_get_a_year_people_three_months_and_nobody_more_than_the_authority() {
     let pki = Pki::with(&["--days", "200"]);
     let ends = |more: &[&str]| {
         let made = pki.json("issue", more);
-        let end: tfo_fleet::model::time::UnixTime = made["not_after"].as_str().unwrap().parse().unwrap();
-        let days = end.secs_since(tfo_fleet::runtime::clock::now()).div_ceil(86_400);
+        let end: tfo_model::time::UnixTime = made["not_after"].as_str().unwrap().parse().unwrap();
+        let days = end.secs_since(tfo_host::runtime::clock::now()).div_ceil(86_400);
         (days, made["shortened"].as_bool().unwrap())
     };
     assert_eq!(ends(&["--operator", "ops"]), (90, false));
@@ -219,12 +219,12 @@ fn hosts_get_a_year_people_three_months_and_nobody_more_than_the_authority() {
     assert!(pki.verify("n1.crt", &["-attime", &in_days(6)]).is_err_and(|why| why.contains("expired")));
     let plain = Pki::new();
     let made = plain.json("issue", &["--node", "n"]);
-    let end: tfo_fleet::model::time::UnixTime = made["not_after"].as_str().unwrap().parse().unwrap();
-    assert_eq!(end.secs_since(tfo_fleet::runtime::clock::now()).div_ceil(86_400), 397);
+    let end: tfo_model::time::UnixTime = made["not_after"].as_str().unwrap().parse().unwrap();
+    assert_eq!(end.secs_since(tfo_host::runtime::clock::now()).div_ceil(86_400), 397);
 }
 
 fn now() -> i64 {
-    i64::try_from(tfo_fleet::runtime::clock::now().secs()).expect("it is before 9999")
+    i64::try_from(tfo_host::runtime::clock::now().secs()).expect("it is before 9999")
 }
 
 #[test]

@@ -32,8 +32,8 @@ mod walk;
 
 use std::path::Path;
 
-use tfo_fleet::crypto::seal::KeyEncryptionKey;
-use tfo_fleet::store::{MemoryStore, SqliteStore};
+use tfo_crypto::seal::KeyEncryptionKey;
+use tfo_store::{MemoryStore, SqliteStore};
 
 /// A key-encryption key made of a number.
 fn kek(seed: u8) -> KeyEncryptionKey {

@@ -58,7 +58,7 @@ impl Coordinator {
         put("server.crt", server.pem().as_bytes());
         put("server.key", server_key.serialize_pem().as_bytes());
         let mut kek = [0; 32];
-        tfo_fleet::crypto::random::fill(&mut kek).expect("randomness");
+        tfo_crypto::random::fill(&mut kek).expect("randomness");
         put("kek", &kek);
         let (api, observe, text) = (free_port(), free_port(), dir.display());
         let config = format!(

@@ -58,7 +58,7 @@ impl Scale {
 }
 
 fn main() -> ExitCode {
-    let files = usize::try_from(tfo_fleet::runtime::process::raise_file_limit()).unwrap_or(usize::MAX);
+    let files = usize::try_from(tfo_host::runtime::process::raise_file_limit()).unwrap_or(usize::MAX);
     match std::env::var(ROLE).as_deref() {
         Ok("agents") => agents::run(),
         Ok("floor") => floor::run_clients(),

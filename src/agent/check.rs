@@ -8,16 +8,16 @@ use serde::Serialize;
 use super::cli::Outcome;
 use super::worker::{PassMode, Worker};
 use super::{contact, preflight, service, timer, units};
-use crate::config::agent::{AgentSettings, InstallMode, InstallSettings, SourceSettings};
-use crate::config::secret::CREDENTIAL_UNSEEN;
-use crate::kernel::boot_order;
-use crate::kernel::key_writers;
-use crate::kernel::procfs::SERVER_BIT;
-use crate::kernel::release;
-use crate::kernel::sysctl_d::{self, Persisted};
-use crate::model::problem::{Problem, Severity, first_error};
-use crate::model::time::{UnixTime, span_text};
-use crate::runtime::sys;
+use tfo_config::agent::{AgentSettings, InstallMode, InstallSettings, SourceSettings};
+use tfo_host::kernel::boot_order;
+use tfo_host::kernel::key_writers;
+use tfo_host::kernel::procfs::SERVER_BIT;
+use tfo_host::kernel::release;
+use tfo_host::kernel::sysctl_d::{self, Persisted};
+use tfo_host::runtime::sys;
+use tfo_host::secret::CREDENTIAL_UNSEEN;
+use tfo_model::problem::{Problem, Severity, first_error};
+use tfo_model::time::{UnixTime, span_text};
 
 /// How far `check` looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,13 +13,13 @@ use super::contact::{Cadence, Contact};
 use super::init::{self, Made};
 use super::metrics::Metrics;
 use super::report::PassReport;
-use super::status::{self, Circumstances, OnceOutput, Status};
+use super::status::{self, Circumstances, OnceOutput};
 use super::worker::{PassMode, Worker};
 use super::{locks, preflight, run, talk};
-use crate::config::agent::DEFAULT_FILE;
-use crate::kernel::sysctl_d::{self, Persisted};
-use crate::model::problem::{Problem, Severity};
-use crate::runtime::{clock, process, sys};
+use tfo_config::agent::DEFAULT_FILE;
+use tfo_host::kernel::sysctl_d::{self, Persisted};
+use tfo_host::runtime::{clock, process, sys};
+use tfo_model::problem::{Problem, Severity};
 
 /// How long `once` waits for another agent that is just at it: longer than any pass takes.
 const ONCE_PATIENCE: Duration = Duration::from_secs(5);
@@ -262,7 +262,7 @@ fn once(config: &Path, mode: PassMode) -> Result<PassReport, (Outcome, Vec<Probl
             contact: contact.as_ref(),
         };
         let settings = worker.settings();
-        let written = Status::of(&report, circumstances).write(&settings.runtime_dir, &settings.file);
+        let written = status::write(&status::status_of(&report, circumstances), &settings.runtime_dir, &settings.file);
         report.problems.extend(written.err());
         // For node_exporter; an address to scrape is a daemon's.
         report.problems.extend(Metrics::new(&settings.metrics).write_textfile(&report, circumstances, &settings.file));

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tracing::{info, warn};
 
 use super::contact::Standing;
-use crate::runtime::clock;
+use tfo_host::runtime::clock;
 
 /// Longest run of the command: after it the node is as detached as before.
 const RUN_MAX: Duration = Duration::from_secs(60);

@@ -1,16 +1,16 @@
 //! What this host holds, and the writing of it: the file first, then each namespace's kernel, each read back.
 
-use crate::config::agent::{AgentSettings, InstallMode};
-use crate::engine::reconcile::ObservedKernel;
-use crate::kernel::namespace::Namespace;
-use crate::kernel::procfs::{self, KeyFile, SlotsTaken, print_of};
-use crate::kernel::release::KernelRelease;
-use crate::kernel::sysctl_d::{self, Persisted, Record};
-use crate::model::key::KeyPair;
-use crate::model::problem::Problem;
-use crate::model::state::{BackupSlot, DesiredState};
+use tfo_config::agent::{AgentSettings, InstallMode};
+use tfo_engine::reconcile::ObservedKernel;
+use tfo_host::kernel::namespace::Namespace;
+use tfo_host::kernel::procfs::{self, KeyFile, SlotsTaken, print_of};
+use tfo_host::kernel::release::KernelRelease;
+use tfo_host::kernel::sysctl_d::{self, Persisted, Record};
+use tfo_model::key::KeyPair;
+use tfo_model::problem::Problem;
+use tfo_model::state::{BackupSlot, DesiredState};
 
-pub use crate::model::problem::chain;
+pub use tfo_model::problem::chain;
 
 /// One namespace and what is known of its kernel.
 #[derive(Debug)]

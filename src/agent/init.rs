@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::config::agent::DEFAULT_FILE;
-use crate::crypto::derive::SECRET_BYTES_MIN;
-use crate::crypto::random;
-use crate::model::problem::Problem;
-use crate::runtime::files;
+use tfo_config::agent::DEFAULT_FILE;
+use tfo_crypto::derive::SECRET_BYTES_MIN;
+use tfo_crypto::random;
+use tfo_host::runtime::files;
+use tfo_model::problem::Problem;
 
 /// The commented example that is shipped, with every key.
 const EXAMPLE: &str = include_str!("../../config/agent.toml");
@@ -64,7 +64,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
-    use crate::config::agent::{AgentSettings, SourceSettings};
+    use tfo_config::agent::{AgentSettings, SourceSettings};
 
     #[test]
     fn what_init_makes_can_be_used_and_is_never_overwritten() {

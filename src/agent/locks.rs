@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::cli::Outcome;
 use super::host::chain;
-use crate::config::agent::AgentSettings;
-use crate::kernel::namespace::Namespace;
-use crate::model::problem::Problem;
-use crate::runtime::lock::{LockError, NamespaceLock};
+use tfo_config::agent::AgentSettings;
+use tfo_host::kernel::namespace::Namespace;
+use tfo_host::runtime::lock::{LockError, NamespaceLock};
+use tfo_model::problem::Problem;
 
 /// One namespace's lock, with the identity that it is for.
 pub type HeldLock = (String, NamespaceLock);

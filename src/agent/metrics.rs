@@ -15,14 +15,15 @@ use tokio::task::JoinHandle;
 use super::contact::{Contact, Standing};
 use super::host::chain;
 use super::report::{NamespaceReport, PassReport};
-use super::status::{Circumstances, State};
-use crate::config::agent::MetricsSettings;
-use crate::config::reader::Located;
-use crate::kernel::namespace::Namespace;
-use crate::kernel::netstat::{NETSTAT_PATH, TfoCounters};
-use crate::model::problem::Problem;
-use crate::model::state::Phase;
-use crate::runtime::files::{self, Durability};
+use super::status::Circumstances;
+use tfo_config::agent::MetricsSettings;
+use tfo_config::reader::Located;
+use tfo_host::kernel::namespace::Namespace;
+use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
+use tfo_host::runtime::files::{self, Durability};
+use tfo_model::problem::Problem;
+use tfo_model::state::Phase;
+use tfo_wire::status::State;
 
 /// Where the metrics of the last pass go.
 pub struct Metrics {
@@ -141,7 +142,7 @@ fn encode(report: &PassReport, circumstances: Circumstances<'_>) -> prometheus::
         .set(1.0);
     let state = gauge("tfo_agent_state", "1 for the present state of ok, degraded and failed.", &["state"])?;
     for one in [State::Ok, State::Degraded, State::Failed] {
-        state.with_label_values(&[one.as_str()]).set(f64::from(u8::from(State::of(report) == one)));
+        state.with_label_values(&[one.as_str()]).set(f64::from(u8::from(report.state() == one)));
     }
     gauge("tfo_agent_last_pass_timestamp_seconds", "When the keys were last compared.", &[])?
         .with_label_values::<&str>(&[])

@@ -7,12 +7,12 @@ use rustix::fs::Access;
 use super::check::Depth;
 use super::contact;
 use super::source::{self, Installed};
-use crate::config::agent::{AgentSettings, InstallMode, InstallSettings, Named, SourceSettings};
-use crate::config::reader::Located;
-use crate::kernel::namespace::Namespace;
-use crate::kernel::procfs::KEY_PATH;
-use crate::model::problem::{Problem, first_error};
-use crate::model::time::UnixTime;
+use tfo_config::agent::{AgentSettings, InstallMode, InstallSettings, Named, SourceSettings};
+use tfo_config::reader::Located;
+use tfo_host::kernel::namespace::Namespace;
+use tfo_host::kernel::procfs::KEY_PATH;
+use tfo_model::problem::{Problem, first_error};
+use tfo_model::time::UnixTime;
 
 /// Reads the configuration.  One that is refused is refused with everything else too that is wrong with its secrets
 /// and, other than at [`Depth::Config`], with the places that it names.

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use crate::config::agent::InstallMode;
-use crate::kernel::namespace::Namespace;
-use crate::model::count::Generation;
-use crate::model::key::PairPrint;
-use crate::model::problem::{Problem, first_error};
-use crate::model::state::{BackupSlot, Phase, SlotPrints};
-use crate::model::time::UnixTime;
+use tfo_config::agent::InstallMode;
+use tfo_host::kernel::namespace::Namespace;
+use tfo_model::count::Generation;
+use tfo_model::key::PairPrint;
+use tfo_model::problem::{Problem, first_error};
+use tfo_model::state::{BackupSlot, Phase, SlotPrints};
+use tfo_model::time::UnixTime;
 
 /// What one namespace holds after a pass.
 #[derive(Debug, Clone)]

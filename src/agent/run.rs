@@ -21,15 +21,16 @@ use super::locks::{self, HeldLock};
 use super::metrics::Metrics;
 use super::report::PassReport;
 use super::server_bit::{self, PoolKeys};
-use super::status::{self, Circumstances, State, Status};
+use super::status::{self, Circumstances};
 use super::worker::{PassMode, Worker};
 use super::{preflight, source};
-use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
-use crate::config::contact::ServerBit;
-use crate::kernel::sysctl_d::{self, Record};
-use crate::model::problem::{Problem, Severity, refusal};
-use crate::model::time::UnixTime;
-use crate::runtime::{clock, log, notify, process, sys};
+use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
+use tfo_config::contact::ServerBit;
+use tfo_host::kernel::sysctl_d::{self, Record};
+use tfo_host::runtime::{clock, log, notify, process, sys};
+use tfo_model::problem::{Problem, Severity, refusal};
+use tfo_model::time::UnixTime;
+use tfo_wire::status::State;
 
 /// How long a starting daemon waits for a `once` that is just at it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -244,7 +245,7 @@ impl Daemon {
             contact: self.contact.as_ref(),
         };
         let settings = self.worker.settings();
-        let written = Status::of(&report, circumstances).write(&settings.runtime_dir, &settings.file);
+        let written = status::write(&status::status_of(&report, circumstances), &settings.runtime_dir, &settings.file);
         report.problems.extend(written.err());
         report.problems.extend(self.metrics.update(&report, circumstances, &settings.file));
         self.log(&report);
@@ -272,7 +273,7 @@ impl Daemon {
         // A change that was due and could not be made is tried again at the retry, not at once and for ever.  Compared with the time
         // that the pass went by: a change that came due since then still fires.
         self.schedule.set(next_change_at.filter(|at| *at > now))?;
-        let wrong = State::of(&report) != State::Ok;
+        let wrong = report.state() != State::Ok;
         Ok(if wrong { wait.min(RETRY_INTERVAL_MAX) } else { wait })
     }
 

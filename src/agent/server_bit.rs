@@ -7,9 +7,9 @@ use std::path::Path;
 
 use super::host::chain;
 use super::report::NamespaceReport;
-use crate::kernel::procfs::{self, SERVER_BIT};
-use crate::model::problem::Problem;
-use crate::runtime::files::{self, Durability};
+use tfo_host::kernel::procfs::{self, SERVER_BIT};
+use tfo_host::runtime::files::{self, Durability};
+use tfo_model::problem::Problem;
 
 /// Name of the file in the runtime directory.
 const FILE: &str = "server-bit.held";

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::timer::{SYSTEMD_RUNS, output, property};
-use crate::model::problem::Problem;
+use tfo_model::problem::Problem;
 
 const SERVICES: [&str; 2] = ["tfo-agent.service", "tfo-agent-once.service"];
 

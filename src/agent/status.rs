@@ -8,27 +8,25 @@ use serde::Serialize;
 
 use super::contact::Contact;
 use super::report::{HeldReport, PassReport};
-use crate::config::agent::InstallMode;
-use crate::config::reader::Located;
-use crate::model::count::Generation;
-use crate::model::problem::{Problem, first_error};
-use crate::model::state::{Phase, SlotPrint};
-use crate::model::time::UnixTime;
-use crate::runtime::files::{self, Durability};
-use crate::wire::status::{self, NamespaceStatus, StatusError};
+use tfo_config::agent::InstallMode;
+use tfo_config::reader::Located;
+use tfo_host::runtime::files::{self, Durability};
+use tfo_model::count::Generation;
+use tfo_model::problem::{Problem, first_error};
+use tfo_model::state::{Phase, SlotPrint};
+use tfo_model::time::UnixTime;
+use tfo_wire::status::{FILE_NAME, NamespaceStatus, State, Status, StatusError, VERSION};
 
-pub use crate::wire::status::{State, Status};
-
-impl State {
-    /// From what a pass found.
+impl PassReport {
+    /// The node's state after this pass.
     #[must_use]
-    pub fn of(report: &PassReport) -> Self {
-        let kernels = report.held.is_some() && report.namespaces.iter().all(|namespace| namespace.verified);
-        match report.mode {
-            InstallMode::Install if !kernels => Self::Failed,
-            InstallMode::Install if report.has_error() || !report.file_current => Self::Degraded,
-            InstallMode::LookOnly if report.has_error() => Self::Degraded,
-            InstallMode::Install | InstallMode::LookOnly => Self::Ok,
+    pub fn state(&self) -> State {
+        let kernels = self.held.is_some() && self.namespaces.iter().all(|namespace| namespace.verified);
+        match self.mode {
+            InstallMode::Install if !kernels => State::Failed,
+            InstallMode::Install if self.has_error() || !self.file_current => State::Degraded,
+            InstallMode::LookOnly if self.has_error() => State::Degraded,
+            InstallMode::Install | InstallMode::LookOnly => State::Ok,
         }
     }
 }
@@ -46,54 +44,52 @@ pub struct Circumstances<'a> {
     pub contact: Option<&'a Contact>,
 }
 
-impl Status {
-    /// The status after a pass.
-    #[must_use]
-    pub fn of(report: &PassReport, circumstances: Circumstances<'_>) -> Self {
-        let held = report.held;
-        let namespaces = report.namespaces.iter().map(|namespace| NamespaceStatus {
-            name: namespace.namespace.name().to_owned(),
-            primary: namespace.shown.map(|shown| shown.primary),
-            backup: namespace.shown.and_then(|shown| shown.backup),
-            verified_at: namespace.verified.then_some(circumstances.now),
-            tcp_fastopen: namespace.bits,
-        });
-        Self {
-            version: status::VERSION,
-            state: State::of(report),
-            source: report.source.to_owned(),
-            pool: circumstances.contact.map(|contact| contact.settings().pool.clone()),
-            generation: held.and_then(|held| held.generation),
-            phase: held.map_or(Phase::Empty, |held| held.phase),
-            primary: held.map(|held| held.prints.primary),
-            backup: held.and_then(|held| held.prints.backup),
-            installed_at: held.map(|held| held.installed_at),
-            next_change_at: held.and_then(|held| held.next_change_at),
-            drift_repairs: circumstances.drift_repairs,
-            clock_synchronised: circumstances.clock_synchronised,
-            last_contact_at: circumstances.contact.and_then(|contact| contact.counts().last_contact_at),
-            contact: circumstances.contact.map(Contact::standing),
-            error: first_error(&report.problems)
-                .map(|problem| StatusError { kind: problem.kind.to_owned(), message: problem.message.clone() }),
-            namespaces: namespaces.collect(),
-        }
+/// The status after a pass.
+#[must_use]
+pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Status {
+    let held = report.held;
+    let namespaces = report.namespaces.iter().map(|namespace| NamespaceStatus {
+        name: namespace.namespace.name().to_owned(),
+        primary: namespace.shown.map(|shown| shown.primary),
+        backup: namespace.shown.and_then(|shown| shown.backup),
+        verified_at: namespace.verified.then_some(circumstances.now),
+        tcp_fastopen: namespace.bits,
+    });
+    Status {
+        version: VERSION,
+        state: report.state(),
+        source: report.source.to_owned(),
+        pool: circumstances.contact.map(|contact| contact.settings().pool.clone()),
+        generation: held.and_then(|held| held.generation),
+        phase: held.map_or(Phase::Empty, |held| held.phase),
+        primary: held.map(|held| held.prints.primary),
+        backup: held.and_then(|held| held.prints.backup),
+        installed_at: held.map(|held| held.installed_at),
+        next_change_at: held.and_then(|held| held.next_change_at),
+        drift_repairs: circumstances.drift_repairs,
+        clock_synchronised: circumstances.clock_synchronised,
+        last_contact_at: circumstances.contact.and_then(|contact| contact.counts().last_contact_at),
+        contact: circumstances.contact.map(Contact::standing),
+        error: first_error(&report.problems)
+            .map(|problem| StatusError { kind: problem.kind.to_owned(), message: problem.message.clone() }),
+        namespaces: namespaces.collect(),
     }
+}
 
-    /// Replaces status.json in the runtime directory, which is made if it is missing.
-    ///
-    /// # Errors
-    /// Fails with what is wrong; nothing depends on the file but those who look at it.
-    pub fn write(&self, runtime_dir: &Located<std::path::PathBuf>, config: &Path) -> Result<(), Problem> {
-        let directory = &runtime_dir.value;
-        let text = serde_json::to_vec(self).expect("plain structs with string keys");
-        let write = || files::replace(&directory.join(status::FILE_NAME), &text, 0o644, Durability::Volatile);
-        let written =
-            if directory.is_dir() { write() } else { make_directory(directory).map_or_else(|_| write(), |()| write()) };
-        written.map_err(|error| {
-            let remedy = "make the directory writable, or set agent.runtime_dir";
-            runtime_dir.locate(config, Problem::warning("runtime_dir", super::host::chain(&error), remedy))
-        })
-    }
+/// Replaces status.json in the runtime directory, which is made if it is missing.
+///
+/// # Errors
+/// Fails with what is wrong; nothing depends on the file but those who look at it.
+pub fn write(status: &Status, runtime_dir: &Located<std::path::PathBuf>, config: &Path) -> Result<(), Problem> {
+    let directory = &runtime_dir.value;
+    let text = serde_json::to_vec(status).expect("plain structs with string keys");
+    let write = || files::replace(&directory.join(FILE_NAME), &text, 0o644, Durability::Volatile);
+    let written =
+        if directory.is_dir() { write() } else { make_directory(directory).map_or_else(|_| write(), |()| write()) };
+    written.map_err(|error| {
+        let remedy = "make the directory writable, or set agent.runtime_dir";
+        runtime_dir.locate(config, Problem::warning("runtime_dir", super::host::chain(&error), remedy))
+    })
 }
 
 pub(super) fn make_directory(path: &Path) -> std::io::Result<()> {
@@ -103,7 +99,7 @@ pub(super) fn make_directory(path: &Path) -> std::io::Result<()> {
 /// The line that `systemctl status` shows.
 #[must_use]
 pub fn line(report: &PassReport) -> String {
-    let state = State::of(report);
+    let state = report.state();
     let mut line = match (&report.held, report.mode) {
         (_, InstallMode::LookOnly) => "looking only (install.enabled = false)".to_owned(),
         (Some(held), InstallMode::Install) => keys_line(held),

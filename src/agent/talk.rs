@@ -7,10 +7,10 @@ use super::contact::Contact;
 use super::report::PassReport;
 use super::server_bit::{self, PoolKeys};
 use super::worker::{PassMode, Worker};
-use crate::config::agent::SourceSettings;
-use crate::config::contact::ServerBit;
-use crate::model::problem::Problem;
-use crate::runtime::clock;
+use tfo_config::agent::SourceSettings;
+use tfo_config::contact::ServerBit;
+use tfo_host::runtime::clock;
+use tfo_model::problem::Problem;
 
 /// Longest time for one exchange with whoever answers first.
 const EXCHANGE_PATIENCE: Duration = Duration::from_secs(10);

@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::model::problem::Problem;
-use crate::model::time::{parse_span, span_text};
+use tfo_model::problem::Problem;
+use tfo_model::time::{parse_span, span_text};
 
 const TIMER: &str = "tfo-agent-once.timer";
 /// There only where systemd runs as PID 1 (`sd_booted(3)`).
@@ -114,7 +114,7 @@ fn calendar_period(text: &str) -> Option<u64> {
         let wanted = name.trim() == "Next elapse" || name.trim().starts_with("Iter. #");
         let mut words = value.trim().split(' ').skip(1);
         let instant = wanted.then(|| Some(format!("{}T{}Z", words.next()?, words.next()?)))??;
-        instant.parse::<crate::model::time::UnixTime>().ok()
+        instant.parse::<tfo_model::time::UnixTime>().ok()
     });
     let instants: Vec<_> = instants.collect();
     Some(instants.get(1)?.secs_since(*instants.first()?))

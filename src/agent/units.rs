@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::timer::{SYSTEMD_RUNS, output, property};
-use crate::model::problem::Problem;
+use tfo_model::problem::Problem;
 
 const AGENT: &str = "tfo-agent.service";
 const SYSCTL: &str = "systemd-sysctl.service";

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::host::Look;
-use crate::kernel::sysctl_d::Persisted;
-use crate::model::key::PairPrint;
-use crate::model::problem::{Problem, Severity};
+use tfo_host::kernel::sysctl_d::Persisted;
+use tfo_model::key::PairPrint;
+use tfo_model::problem::{Problem, Severity};
 
 /// What the file and each kernel hold; the outer option is none where it could not be read.
 #[derive(Debug, Clone)]
@@ -110,7 +110,7 @@ pub fn say(problems: &mut [Problem], before: &Places, after: &Places, meant: Mea
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::key::KeyFingerprint;
+    use tfo_model::key::KeyFingerprint;
 
     fn pair(byte: u8) -> PairPrint {
         PairPrint { primary: KeyFingerprint::from_bytes([byte; 8]), backup: None }

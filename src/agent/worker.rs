@@ -8,16 +8,16 @@ use super::host::{self, Look, Site};
 use super::report::{HeldReport, NamespaceReport, PassReport};
 use super::source::{self, Installed, Offer, Told, WithoutFile};
 use super::which::{self, Meant, Places};
-use crate::config::agent::{AgentSettings, InstallMode, SourceSettings};
-use crate::engine::reconcile::{ClockUse, KeepReason, Makers, ObservedFile, ObservedKernel, Plan, Verdict, judge};
-use crate::kernel::boot_order;
-use crate::kernel::key_writers;
-use crate::kernel::procfs::KeyFile;
-use crate::kernel::sysctl_d::{self, Persisted, Record};
-use crate::model::key::{KeyPair, PairPrint};
-use crate::model::problem::Problem;
-use crate::model::state::{BackupSlot, DesiredState};
-use crate::model::time::UnixTime;
+use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
+use tfo_engine::reconcile::{ClockUse, KeepReason, Makers, ObservedFile, ObservedKernel, Plan, Verdict, judge};
+use tfo_host::kernel::boot_order;
+use tfo_host::kernel::key_writers;
+use tfo_host::kernel::procfs::KeyFile;
+use tfo_host::kernel::sysctl_d::{self, Persisted, Record};
+use tfo_model::key::{KeyPair, PairPrint};
+use tfo_model::problem::Problem;
+use tfo_model::state::{BackupSlot, DesiredState};
+use tfo_model::time::UnixTime;
 
 /// Whether a pass may write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
-//! `tfo-agent`: see `tfo_fleet::agent`.
+//! `tfo-agent`: see `tfo_agent`.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tfo_fleet::agent::cli::main_with(std::env::args_os())
+    tfo_agent::cli::main_with(std::env::args_os())
 }

@@ -1,7 +1,7 @@
-//! `tfo-coordinator`: see `tfo_fleet::coordinator`.
+//! `tfo-coordinator`: see `tfo_coordinator`.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tfo_fleet::coordinator::cli::main_with(std::env::args_os())
+    tfo_coordinator::cli::main_with(std::env::args_os())
 }

@@ -1,11 +1,7 @@
-//! `tfo-demo`: see `tfo_fleet::demo`.
+//! `tfo-demo`: see `tfo_demo`.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tfo_fleet::demo::main_with(
-        std::env::args_os(),
-        tfo_fleet::agent::cli::main_with,
-        tfo_fleet::coordinator::cli::main_with,
-    )
+    tfo_demo::main_with(std::env::args_os(), tfo_agent::cli::main_with, tfo_coordinator::cli::main_with)
 }

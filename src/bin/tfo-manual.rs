@@ -1,24 +1,23 @@
-//! `tfo-manual DIR`: writes man pages and completions for the packages (config/debian/build); see `tfo_fleet::manual`.
+//! `tfo-manual DIR`: writes man pages and completions for the packages (config/debian/build); see `tfo_manual`.
 
 use clap::CommandFactory;
-use tfo_fleet::manual::{Configuration, Program, write};
-use tfo_fleet::{agent, coordinator, ctl};
+use tfo_manual::{Configuration, Program, write};
 
 fn main() -> std::io::Result<()> {
     let directory = std::env::args_os().nth(1).unwrap_or_else(|| "target/package".into());
     let programs = [
         Program {
-            command: agent::cli::Arguments::command(),
+            command: tfo_agent::cli::Arguments::command(),
             section: 8,
             see_also: &["agent.toml(5)", "tfoctl(1)", "tfo-coordinator(8)", "sysctl.d(5)", "tcp(7)"],
         },
         Program {
-            command: coordinator::cli::Arguments::command(),
+            command: tfo_coordinator::cli::Arguments::command(),
             section: 8,
             see_also: &["coordinator.toml(5)", "tfoctl(1)", "tfo-agent(8)"],
         },
         Program {
-            command: ctl::cli::Arguments::command(),
+            command: tfo_ctl::cli::Arguments::command(),
             section: 1,
             see_also: &["ctl.toml(5)", "tfo-agent(8)", "tfo-coordinator(8)", "tcp(7)"],
         },

@@ -1,7 +1,7 @@
-//! `tfoctl`: see `tfo_fleet::ctl`.
+//! `tfoctl`: see `tfo_ctl`.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tfo_fleet::ctl::cli::main_with(std::env::args_os())
+    tfo_ctl::cli::main_with(std::env::args_os())
 }

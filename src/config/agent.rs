@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::contact::{ContactSettings, CoordinatorSettings, coordinator_source, report_section};
 use super::reader::{Findings, Located, Table, read_file, read_str};
-use super::secret::SecretPath;
-use crate::engine::schedule::{Entry, Rule, Schedule};
-use crate::model::ids::{NamespaceName, NodeId};
-use crate::model::problem::Problem;
-use crate::model::time::{RotationInterval, StageLead, UnixTime};
+use tfo_engine::schedule::{Entry, Rule, Schedule};
+use tfo_host::secret::SecretPath;
+use tfo_model::ids::{NamespaceName, NodeId};
+use tfo_model::problem::Problem;
+use tfo_model::time::{RotationInterval, StageLead, UnixTime};
 
 /// Where the configuration is looked for without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/tfo-fleet/agent.toml";

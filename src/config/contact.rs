@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::{Findings, Located, Table};
-use super::secret::SecretPath;
-use crate::model::ids::PoolName;
-use crate::model::problem::Problem;
-use crate::tls::client::ClientFiles;
-use crate::wire::client::BaseUrl;
-use crate::wire::v1::sync::{NEXT_CONTACT_SECS_MAX, WAIT_SECS_MAX};
+use tfo_host::secret::SecretPath;
+use tfo_model::ids::PoolName;
+use tfo_model::problem::Problem;
+use tfo_tls::client::ClientFiles;
+use tfo_wire::client::BaseUrl;
+use tfo_wire::v1::sync::{NEXT_CONTACT_SECS_MAX, WAIT_SECS_MAX};
 
 /// Most coordinators of a pool: DESIGN.md knows one to five, and one may be replaced by another.
 const URLS_MAX: usize = 8;
@@ -162,7 +162,7 @@ fn bounded(span: Option<Located<Duration>>, findings: &mut Findings, min: Durati
     if (min..=max).contains(&span.value) {
         return Some(span.value);
     }
-    let text = |bound: Duration| crate::model::time::span_text(bound.as_secs());
+    let text = |bound: Duration| tfo_model::time::span_text(bound.as_secs());
     let remedy = format!("write {} to {}", text(min), text(max));
     findings.add_at(&span, Problem::error("out_of_range", "this is out of range", remedy));
     None

@@ -6,11 +6,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use super::reader::{Findings, Located, Table, ppm_of, read_file, read_str};
-use super::secret::SecretPath;
-use crate::engine::rollout::policy::{AbsentPolicy, NamePattern, Policy, Share, WaveRule};
-use crate::model::ids::{NodeId, PoolName};
-use crate::model::problem::Problem;
-use crate::model::time::RotationInterval;
+use tfo_engine::rollout::policy::{AbsentPolicy, NamePattern, Policy, Share, WaveRule};
+use tfo_host::secret::SecretPath;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::problem::Problem;
+use tfo_model::time::RotationInterval;
 
 /// Where the configuration is looked for without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/tfo-fleet/coordinator.toml";
@@ -369,7 +369,7 @@ fn patterns(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Vec<Na
         match text.parse() {
             Ok(pattern) => found.push(pattern),
             Err(error) => {
-                let error: crate::engine::rollout::policy::BadPattern = error;
+                let error: tfo_engine::rollout::policy::BadPattern = error;
                 let message = format!("{text:?} does not fit here");
                 findings.add_at(&list, Problem::error("bad_value", message, error.to_string()));
             }

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::contact::{absolute, base_urls};
 use super::reader::{Findings, Table, read_file, read_str};
-use super::secret::SecretPath;
-use crate::model::ids::PoolName;
-use crate::model::problem::Problem;
-use crate::wire::client::BaseUrl;
+use tfo_host::secret::SecretPath;
+use tfo_model::ids::PoolName;
+use tfo_model::problem::Problem;
+use tfo_wire::client::BaseUrl;
 
 /// Where the configuration is looked for last.
 pub const SYSTEM_FILE: &str = "/etc/tfo-fleet/ctl.toml";

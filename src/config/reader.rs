@@ -11,10 +11,11 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::secret::{BadSecretPath, SecretPath};
-use crate::model::problem::Problem;
-use crate::model::time::parse_span;
-use crate::runtime::files;
+use tfo_host::runtime::files;
+use tfo_host::secret::{BadSecretPath, SecretPath};
+use tfo_model::problem::Problem;
+use tfo_model::time::parse_span;
+use zeroize::Zeroizing;
 
 /// Longest configuration file in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -346,6 +347,16 @@ pub(super) fn ppm_of(text: &str) -> Option<u32> {
     let millionths: u32 = format!("{decimals:0<6}").parse().ok()?;
     let ppm = whole.parse::<u32>().ok()?.checked_mul(1_000_000)?.checked_add(millionths)?;
     (ppm <= 1_000_000).then_some(ppm)
+}
+
+impl Located<SecretPath> {
+    /// Reads the secret; a problem says where in the configuration it was named.
+    ///
+    /// # Errors
+    /// As [`SecretPath::read`].
+    pub fn read_for(&self, config: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, Problem> {
+        self.value.read(max).map_err(|problem| self.locate(config, problem))
+    }
 }
 
 #[cfg(test)]

@@ -21,17 +21,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::seal::{KeyEncryptionKey, SealedKey};
-use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Snapshot, Stage};
-use crate::engine::rollout::record::NodeRecord;
-use crate::model::count::{Epoch, Generation, Revision};
-use crate::model::ids::{NodeId, PoolId, PoolName};
-use crate::model::problem::Problem;
-use crate::model::state::{Phase, SlotPrint};
-use crate::model::time::UnixTime;
-use crate::runtime::clock;
-use crate::runtime::files::{self, Durability};
-use crate::store::{CommitError, MemoryStore, PoolImage, Store};
+use tfo_crypto::seal::{KeyEncryptionKey, SealedKey};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Snapshot, Stage};
+use tfo_engine::rollout::record::NodeRecord;
+use tfo_host::runtime::clock;
+use tfo_host::runtime::files::{self, Durability};
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::ids::{NodeId, PoolId, PoolName};
+use tfo_model::problem::Problem;
+use tfo_model::state::{Phase, SlotPrint};
+use tfo_model::time::UnixTime;
+use tfo_store::{CommitError, MemoryStore, PoolImage, Store};
 
 /// What is sealed.  Persisted: JSON; a field may be added with a serde default, anything else is a new format.
 #[derive(Debug, Serialize, Deserialize)]

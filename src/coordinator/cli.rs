@@ -10,9 +10,9 @@ use clap::{Parser, Subcommand};
 use super::backup;
 use super::preflight::{self, Opened, Use};
 use super::{serve, service_user};
-use crate::config::coordinator::DEFAULT_FILE;
-use crate::model::problem::{Problem, Severity};
-use crate::runtime::process;
+use tfo_config::coordinator::DEFAULT_FILE;
+use tfo_host::runtime::process;
+use tfo_model::problem::{Problem, Severity};
 
 /// Makes the TCP Fast Open keys of a fleet, and walks it through their rotations.
 #[derive(Debug, Parser)]
@@ -147,7 +147,7 @@ fn check(config: &Path) -> io::Result<ExitCode> {
 fn with_store(
     config: &Path,
     usage: Use,
-    work: impl FnOnce(&Opened, &dyn crate::store::Store) -> Result<serde_json::Value, Problem>,
+    work: impl FnOnce(&Opened, &dyn tfo_store::Store) -> Result<serde_json::Value, Problem>,
 ) -> io::Result<Outcome> {
     let opened = match preflight::open(config, usage) {
         Ok(opened) => opened,

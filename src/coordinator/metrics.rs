@@ -7,9 +7,9 @@ use std::time::Instant;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
 use super::pool::snake_name;
-use crate::engine::rollout::document::Action;
-use crate::model::ids::PoolName;
-use crate::runtime::clock;
+use tfo_engine::rollout::document::Action;
+use tfo_host::runtime::clock;
+use tfo_model::ids::PoolName;
 
 /// Upper bounds in seconds: a commit is an fsync or two.
 const SECONDS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];

@@ -4,18 +4,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings};
-use crate::config::reader::Located;
-use crate::config::secret::{CREDENTIAL_UNSEEN, SecretPath};
-use crate::crypto::random;
-use crate::crypto::seal::KeyEncryptionKey;
-use crate::engine::rollout::document::{Document, KeyRing, Snapshot};
-use crate::engine::rollout::policy::Policy;
-use crate::model::ids::PoolName;
-use crate::model::problem::{Problem, Severity, first_error};
-use crate::runtime::clock;
-use crate::store::{CommitError, PoolImage, SqliteReader, SqliteStore, Store, StoreError};
-use crate::tls::server::{ServerFiles, ServerTls};
+use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings};
+use tfo_config::reader::Located;
+use tfo_crypto::random;
+use tfo_crypto::seal::KeyEncryptionKey;
+use tfo_engine::rollout::document::{Document, KeyRing, Snapshot};
+use tfo_engine::rollout::policy::Policy;
+use tfo_host::runtime::clock;
+use tfo_host::secret::{CREDENTIAL_UNSEEN, SecretPath};
+use tfo_model::ids::PoolName;
+use tfo_model::problem::{Problem, Severity, first_error};
+use tfo_store::{CommitError, PoolImage, SqliteReader, SqliteStore, Store, StoreError};
+use tfo_tls::server::{ServerFiles, ServerTls};
 
 /// What it is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,14 +20,14 @@ use super::pool::{Pool, Pools};
 use super::preflight::{self, Opened, Use};
 use super::routes::{self, Api};
 use super::server::{Drained, Limits, Server, listen};
-use crate::config::coordinator::CoordinatorSettings;
-use crate::engine::rollout::policy::Policy;
-use crate::model::ids::PoolName;
-use crate::model::problem::{Problem, Severity, first_error, refusal};
-use crate::runtime::{log, notify, process};
-use crate::store::Store;
-use crate::tls::server::ServerTls;
-use crate::wire::v1::fleet::COMMAND_BYTES_MAX;
+use tfo_config::coordinator::CoordinatorSettings;
+use tfo_engine::rollout::policy::Policy;
+use tfo_host::runtime::{log, notify, process};
+use tfo_model::ids::PoolName;
+use tfo_model::problem::{Problem, Severity, first_error, refusal};
+use tfo_store::Store;
+use tfo_tls::server::ServerTls;
+use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
 
 /// How often the status line is renewed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -36,8 +36,8 @@ pub use limits::Limits;
 use refusals::Shown;
 pub use refusals::{Reason, Refusals};
 
-use crate::tls::server::{LiveConnection, ServerTls};
-use crate::wire::error::ErrorKind;
+use tfo_tls::server::{LiveConnection, ServerTls};
+use tfo_wire::error::ErrorKind;
 
 /// Connections that the kernel keeps for us between two accepts.
 const BACKLOG: i32 = 4096;

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 use rustix::process::geteuid;
 
-use crate::model::problem::Problem;
+use tfo_model::problem::Problem;
 
 /// Its name (systemd/sysusers.d).
 const NAME: &str = "tfo-coordinator";

@@ -7,8 +7,8 @@ use blake2::digest::{FixedOutput, consts::U16};
 use ring::hkdf;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::model::key::TfoKey;
-use crate::model::time::RotationInterval;
+use tfo_model::key::TfoKey;
+use tfo_model::time::RotationInterval;
 
 /// Shortest secret in bytes: 256 bits, which tofurkey needs too.
 pub const SECRET_BYTES_MIN: usize = 32;
@@ -145,8 +145,8 @@ mod tests {
     #[test]
     fn the_vector_that_tofurkey_publishes() {
         // tofurkey 1.3.4, t/: this secret, interval 86400, time 1000000, with its own lead of half an interval.
-        use crate::engine::schedule::{Entry, Rule, Schedule};
-        use crate::model::time::{StageLead, UnixTime};
+        use tfo_engine::schedule::{Entry, Rule, Schedule};
+        use tfo_model::time::{StageLead, UnixTime};
         let hex = "363ec6a05e76eedeb9eb73bc5c25ca5f13f7c1df70c9af3531db4c83d23a8f6b";
         let bytes: Vec<u8> = (0..32).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect();
         let secret = secret(&bytes).unwrap();

@@ -2,9 +2,9 @@
 
 use ring::digest;
 
-use crate::model::count::Epoch;
-use crate::model::key::{KeyFingerprint, KeyPair, PairPrint, TfoKey};
-use crate::model::state::{SlotPrint, SlotPrints};
+use tfo_model::count::Epoch;
+use tfo_model::key::{KeyFingerprint, KeyPair, PairPrint, TfoKey};
+use tfo_model::state::{SlotPrint, SlotPrints};
 
 /// Separates this hash from every other use of SHA-256 over the same bytes.
 const DOMAIN: &[u8] = b"tfo-fleet/v1/fingerprint";

@@ -4,10 +4,10 @@
 
 use super::derive::{self, Secret};
 use super::fingerprint::{fingerprint, slot_prints};
-use crate::engine::schedule::{Entry, Rule, Schedule};
-use crate::model::key::{KeyFingerprint, KeyPair, KeyPairError, TfoKey};
-use crate::model::state::DesiredState;
-use crate::model::time::{RotationInterval, StageLead, UnixTime};
+use tfo_engine::schedule::{Entry, Rule, Schedule};
+use tfo_model::key::{KeyFingerprint, KeyPair, KeyPairError, TfoKey};
+use tfo_model::state::DesiredState;
+use tfo_model::time::{RotationInterval, StageLead, UnixTime};
 
 /// What one entry of a schedule makes keys from.
 #[derive(Debug)]

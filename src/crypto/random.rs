@@ -3,7 +3,7 @@
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use crate::model::key::TfoKey;
+use tfo_model::key::TfoKey;
 
 /// The system gave no randomness (`getrandom(2)` failed).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

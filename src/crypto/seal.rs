@@ -9,9 +9,9 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
 use super::random::{self, NoRandomness};
-use crate::model::count::Epoch;
-use crate::model::ids::PoolId;
-use crate::model::key::TfoKey;
+use tfo_model::count::Epoch;
+use tfo_model::ids::PoolId;
+use tfo_model::key::TfoKey;
 
 /// Separates sealed keys from sealed checks; the parts that follow have fixed lengths, 32 and 8 bytes.
 const KEY_DOMAIN: &[u8] = b"tfo-fleet/v1/sealed-key";
@@ -194,7 +194,7 @@ fn key_context(pool_id: &PoolId, epoch: Epoch) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::random::fresh_key;
+    use crate::random::fresh_key;
 
     fn kek(seed: u8) -> KeyEncryptionKey {
         KeyEncryptionKey::from_bytes(&std::array::from_fn::<u8, 32, _>(|i| seed.wrapping_add(i.try_into().unwrap())))

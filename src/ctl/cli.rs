@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use super::report::{Failure, Format, Outcome};
 use super::{completions, fleet, host, pki};
-use crate::runtime::process;
+use tfo_host::runtime::process;
 
 /// Shows and drives the TCP Fast Open keys of a fleet, and looks at one host.
 #[derive(Debug, Parser)]

@@ -8,13 +8,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::DemoError;
-use crate::config::secret::SecretPath;
-use crate::kernel::namespace::Namespace;
-use crate::model::count::Revision;
-use crate::runtime::clock;
-use crate::tls::client::client_config;
-use crate::wire::client::{BaseUrl, Call, Client, ClientError};
-use crate::wire::v1::fleet::{Audit, PoolStatus};
+use tfo_host::kernel::namespace::Namespace;
+use tfo_host::runtime::clock;
+use tfo_host::secret::SecretPath;
+use tfo_model::count::Revision;
+use tfo_tls::client::client_config;
+use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
+use tfo_wire::v1::fleet::{Audit, PoolStatus};
 
 /// Longest wait for an answer: everything is on this machine.
 const TIMEOUT: Duration = Duration::from_secs(5);

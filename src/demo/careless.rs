@@ -9,11 +9,11 @@ use zeroize::Zeroizing;
 use super::args::Sabotage;
 use super::error::DemoError;
 use super::node::{File, Node, Supplies};
-use crate::crypto::random;
-use crate::kernel::text::KeyText;
-use crate::model::key::{KeyPair, TfoKey};
-use crate::runtime::clock;
-use crate::runtime::files::{Durability, replace};
+use tfo_crypto::random;
+use tfo_host::runtime::clock;
+use tfo_host::runtime::files::{Durability, replace};
+use tfo_model::key::{KeyPair, TfoKey};
+use tfo_model::key_text::KeyText;
 
 /// From node to node: 8 nodes take 5.6 s, as in KERNEL.md section 7.
 const NODE_TO_NODE: Duration = Duration::from_millis(700);

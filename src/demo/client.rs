@@ -14,8 +14,8 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use super::judge::{Outcome, Tally};
 use super::network::ClientSite;
 use super::server::{ANSWER, REQUEST};
-use crate::kernel::namespace::NamespaceError;
-use crate::runtime::sys;
+use tfo_host::kernel::namespace::NamespaceError;
+use tfo_host::runtime::sys;
 
 /// Between two connections of one client namespace: about 100 a second each, 600 in all, which leaves most of a core free.  Every
 /// client address comes round within a tenth of a second, far inside the time for which its cookie is good.

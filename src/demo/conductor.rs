@@ -8,12 +8,12 @@ use reqwest::Method;
 use super::coordinator::Coordinator;
 use super::error::DemoError;
 use super::node::Supplies;
-use crate::kernel::namespace::Namespace;
-use crate::model::count::Revision;
-use crate::model::state::Phase;
-use crate::runtime::clock;
-use crate::wire::client::ClientError;
-use crate::wire::v1::fleet::{AuditLine, Command, Done, Expected, PoolStatus, RotationMode, RotationRequest};
+use tfo_host::kernel::namespace::Namespace;
+use tfo_host::runtime::clock;
+use tfo_model::count::Revision;
+use tfo_model::state::Phase;
+use tfo_wire::client::ClientError;
+use tfo_wire::v1::fleet::{AuditLine, Command, Done, Expected, PoolStatus, RotationMode, RotationRequest};
 
 /// Between two rotations, so that their phases can be read.  Longer than the fleet's tail: no rotation begins that nobody waits for.
 const REST: Duration = Duration::from_secs(4);

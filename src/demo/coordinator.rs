@@ -16,9 +16,9 @@ use super::error::DemoError;
 use super::node::{File, Supplies};
 use super::program::{Launch, Program};
 use super::{COORDINATOR_NAME, DEMO_DIR};
-use crate::crypto::random;
-use crate::kernel::namespace::Namespace;
-use crate::runtime::files::{Durability, replace};
+use tfo_crypto::random;
+use tfo_host::kernel::namespace::Namespace;
+use tfo_host::runtime::files::{Durability, replace};
 
 /// Where it listens, in the management namespace.
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);

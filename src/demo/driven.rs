@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use super::error::DemoError;
 use super::network::Wire;
 use super::rig::{Entry, Rig};
-use crate::wire::client::ClientError;
-use crate::wire::v1::fleet::ImportRequest;
+use tfo_wire::client::ClientError;
+use tfo_wire::v1::fleet::ImportRequest;
 
 /// What may be ordered.
 #[derive(Debug, Deserialize)]
@@ -134,7 +134,7 @@ fn obey(rig: &mut Rig, order: Order) -> Result<Value, DemoError> {
         }
         Order::Import { expect } => {
             let keys = rig.static_key().ok_or_else(|| DemoError::Order("there is no static key".to_owned()))?;
-            let expect = Some(crate::wire::v1::fleet::Expected::Number(expect));
+            let expect = Some(tfo_wire::v1::fleet::Expected::Number(expect));
             let import = ImportRequest { reason: "the key of today".to_owned(), keys, expect };
             return ask(rig, &Method::POST, "/import", Some(&import));
         }

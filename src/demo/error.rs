@@ -2,9 +2,9 @@
 
 use std::io;
 
-use crate::kernel::namespace::NamespaceError;
-use crate::runtime::files::ReplaceError;
-use crate::wire::client::ClientError;
+use tfo_host::kernel::namespace::NamespaceError;
+use tfo_host::runtime::files::ReplaceError;
+use tfo_wire::client::ClientError;
 
 /// Why the demo ended without a verdict.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub(super) enum DemoError {
     Ip { place: String, message: String },
     /// The system gave no randomness.
     #[error(transparent)]
-    NoRandomness(#[from] crate::crypto::random::NoRandomness),
+    NoRandomness(#[from] tfo_crypto::random::NoRandomness),
     /// No certificates could be made.
     #[error("cannot make certificates")]
     Certificates(#[from] rcgen::Error),

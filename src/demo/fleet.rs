@@ -20,10 +20,10 @@ use super::operator::Operator;
 use super::sandbox;
 use super::screen::{Screen, Title, View};
 use super::server::Server;
-use crate::kernel::namespace::NamespaceError;
-use crate::kernel::netstat::TfoCounters;
-use crate::model::key::KeyFingerprint;
-use crate::runtime::clock;
+use tfo_host::kernel::namespace::NamespaceError;
+use tfo_host::kernel::netstat::TfoCounters;
+use tfo_host::runtime::clock;
+use tfo_model::key::KeyFingerprint;
 
 /// How often the nodes are looked at: well inside every phase, and cheap.
 const TICK: Duration = Duration::from_millis(200);

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use crate::kernel::netstat::TfoCounters;
-use crate::kernel::tcp_info::SynData;
+use tfo_host::kernel::netstat::TfoCounters;
+use tfo_host::kernel::tcp_info::SynData;
 
 /// What became of one connection.  Numbers: KERNEL.md section 6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

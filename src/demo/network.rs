@@ -14,9 +14,9 @@ use rustix::thread::UnshareFlags;
 
 use super::coordinator::ADDRESS;
 use super::error::DemoError;
-use crate::kernel::namespace::Namespace;
-use crate::model::ids::NamespaceName;
-use crate::runtime::sys;
+use tfo_host::kernel::namespace::Namespace;
+use tfo_host::runtime::sys;
+use tfo_model::ids::NamespaceName;
 
 /// The address that all nodes share.
 pub(super) const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 10, 10, 10);

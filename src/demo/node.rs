@@ -11,12 +11,12 @@ use zeroize::Zeroizing;
 use super::error::DemoError;
 use super::program::{Launch, Program};
 use super::{AGENT_NAME, DEMO_DIR};
-use crate::kernel::namespace::Namespace;
-use crate::kernel::netstat::{NETSTAT_PATH, TfoCounters};
-use crate::model::key::{KeyFingerprint, PairPrint};
-use crate::model::state::{Phase, SlotPrint};
-use crate::model::time::UnixTime;
-use crate::runtime::files::{Durability, replace};
+use tfo_host::kernel::namespace::Namespace;
+use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
+use tfo_host::runtime::files::{Durability, replace};
+use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::state::{Phase, SlotPrint};
+use tfo_model::time::UnixTime;
 
 /// Where an agent has its keys from.
 pub(super) struct Supplies {

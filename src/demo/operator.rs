@@ -11,8 +11,8 @@ use super::conductor::Conductor;
 use super::error::DemoError;
 use super::network::Network;
 use super::node::{File, Node, Supplies};
-use crate::crypto::random;
-use crate::model::time::RotationInterval;
+use tfo_crypto::random;
+use tfo_model::time::RotationInterval;
 
 /// How long a derived key is primary, in seconds: the shortest that the agent takes, so that three rotations are seen in half a minute.
 const INTERVAL_SECS: u64 = RotationInterval::MIN_SECS;

@@ -10,8 +10,8 @@ use rustix::process::{Pid, Signal};
 
 use super::OWN_EXECUTABLE;
 use super::error::DemoError;
-use crate::kernel::namespace::Namespace;
-use crate::runtime::clock;
+use tfo_host::kernel::namespace::Namespace;
+use tfo_host::runtime::clock;
 
 /// Longest time that a program may take to end after SIGTERM.
 const END_MAX: Duration = Duration::from_secs(5);

@@ -21,13 +21,13 @@ use super::node::{File, NodeFiles, Supplies};
 use super::program::Program;
 use super::server::Server;
 use super::shell;
-use crate::crypto::random;
-use crate::kernel::namespace::NamespaceError;
-use crate::kernel::procfs::KEY_PATH;
-use crate::kernel::text::KeyText;
-use crate::model::key::TfoKey;
-use crate::model::time::UnixTime;
-use crate::wire::v1::secret::SecretText;
+use tfo_crypto::random;
+use tfo_host::kernel::namespace::NamespaceError;
+use tfo_host::kernel::procfs::KEY_PATH;
+use tfo_model::key::TfoKey;
+use tfo_model::key_text::KeyText;
+use tfo_model::time::UnixTime;
+use tfo_wire::v1::secret::SecretText;
 
 /// The agent's file, in the node's directory, and where an older one is kept.
 const SYSCTL_FILE: &str = "sysctl.d/50-tcp_fastopen_key.conf";

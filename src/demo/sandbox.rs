@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::args::Args;
 use super::error::DemoError;
 use super::{FLEET_NAME, OWN_EXECUTABLE, network};
-use crate::runtime::sys;
+use tfo_host::runtime::sys;
 
 /// Our own /run: the agents' locks, the names of the network namespaces, and all files of the demo.
 const RUN_DIR: &str = "/run";

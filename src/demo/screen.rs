@@ -11,10 +11,10 @@ use owo_colors::{AnsiColors, OwoColorize};
 use super::judge::{Outcome, Totals, sum};
 use super::network::{CLIENT_NAMESPACES, SOURCES_PER_NAMESPACE, VIP_V4, VIP_V6};
 use super::node::Status;
-use crate::kernel::netstat::TfoCounters;
-use crate::model::key::{KeyFingerprint, PairPrint};
-use crate::model::time::UnixTime;
-use crate::wire::v1::fleet::{AuditLine, PoolStatus};
+use tfo_host::kernel::netstat::TfoCounters;
+use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::time::UnixTime;
+use tfo_wire::v1::fleet::{AuditLine, PoolStatus};
 
 /// Without a change, a line is appended this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -313,9 +313,9 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
-    use crate::demo::judge::Tally;
-    use crate::demo::node::State;
-    use crate::model::state::{Phase, SlotPrint};
+    use crate::judge::Tally;
+    use crate::node::State;
+    use tfo_model::state::{Phase, SlotPrint};
 
     fn status(phase: Phase, primary: u8, backup: Option<u8>) -> Status {
         let slot = |byte| SlotPrint { epoch: None, fingerprint: KeyFingerprint::from_bytes([byte; 8]) };

@@ -10,8 +10,8 @@ use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
 use super::error::DemoError;
 use super::network::PORT;
-use crate::kernel::namespace::Namespace;
-use crate::runtime::sys;
+use tfo_host::kernel::namespace::Namespace;
+use tfo_host::runtime::sys;
 
 /// What a client sends in its SYN.
 pub(super) const REQUEST: &[u8] = b"GET\n";

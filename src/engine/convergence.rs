@@ -13,14 +13,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::engine::rollout::document::{Document, Instruction, PoolKey, Slots, Snapshot, Stage};
-use crate::engine::rollout::record::{Exclusion, Installed, NodeRecord, SlotCount, Standing};
-use crate::engine::rollout::wave::{has_acked, instructions, is_opened};
-use crate::model::count::{Generation, Revision};
-use crate::model::ids::NodeId;
-use crate::model::key::KeyFingerprint;
-use crate::model::state::Phase;
-use crate::model::time::UnixTime;
+use crate::rollout::document::{Document, Instruction, PoolKey, Slots, Snapshot, Stage};
+use crate::rollout::record::{Exclusion, Installed, NodeRecord, SlotCount, Standing};
+use crate::rollout::wave::{has_acked, instructions, is_opened};
+use tfo_model::count::{Generation, Revision};
+use tfo_model::ids::NodeId;
+use tfo_model::key::KeyFingerprint;
+use tfo_model::state::Phase;
+use tfo_model::time::UnixTime;
 
 /// Periods that a node may miss before it is absent (rule 11; rule 17: a timer node never before three).
 const MISSED_PERIODS_MAX: u64 = 3;

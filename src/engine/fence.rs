@@ -9,10 +9,11 @@
 
 use std::time::Duration;
 
-use crate::engine::rollout::document::Instruction;
-use crate::engine::rollout::record::{Fence, Session};
-use crate::model::count::Generation;
-use crate::model::ids::PoolId;
+use crate::rollout::document::Instruction;
+use crate::rollout::record::Fence;
+use tfo_model::count::Generation;
+use tfo_model::ids::PoolId;
+use tfo_model::node::Session;
 
 /// A request of this agent; its answer counts only while it is the outstanding one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

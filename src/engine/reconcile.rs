@@ -13,9 +13,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::key::{KeyFingerprint, PairPrint};
-use crate::model::state::BackupSlot;
-use crate::model::time::UnixTime;
+use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::state::BackupSlot;
+use tfo_model::time::UnixTime;
 
 /// What keys are made from: the name of each maker (a schedule entry with its secret's path), and a public fingerprint of
 /// the secret behind it.

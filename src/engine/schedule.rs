@@ -12,9 +12,9 @@
 //! entry (a joint).  Boundaries of an entry are the multiples of its interval inside its validity, less those that
 //! are nearer than its interval to either end of the validity; so every segment of it lasts at least one interval.
 
-use crate::model::count::Epoch;
-use crate::model::state::Phase;
-use crate::model::time::{RotationInterval, StageLead, UnixTime, span_text};
+use tfo_model::count::Epoch;
+use tfo_model::state::Phase;
+use tfo_model::time::{RotationInterval, StageLead, UnixTime, span_text};
 
 /// Where an entry's keys come from in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::{CommitError, RECORDS_MAX, RecordOutcome, Store};
-use crate::engine::rollout::record::RecordChange;
-use crate::model::ids::{NodeId, PoolName};
+use tfo_engine::rollout::record::RecordChange;
+use tfo_model::ids::{NodeId, PoolName};
 
 /// Records that are not stored yet, at most one for each node.
 ///

@@ -5,11 +5,11 @@
 use std::collections::BTreeSet;
 
 use super::error::Refusal;
-use crate::crypto::fingerprint::fingerprint;
-use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, PoolKey, Proposal};
-use crate::engine::rollout::record::RecordChange;
-use crate::model::count::Epoch;
-use crate::model::key::TfoKey;
+use tfo_crypto::fingerprint::fingerprint;
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, PoolKey, Proposal};
+use tfo_engine::rollout::record::RecordChange;
+use tfo_model::count::Epoch;
+use tfo_model::key::TfoKey;
 
 /// Slots of a document (PROTOCOL.md rule 1: current, backup, next, `prior_backup`).
 pub(super) const SLOTS: usize = 4;

@@ -1,8 +1,8 @@
 //! What can go wrong in a store, with the place and a remedy for the operator.
 
-use crate::model::count::{Epoch, Revision};
-use crate::model::ids::{NodeId, PoolName};
-use crate::model::problem::Problem;
+use tfo_model::count::{Epoch, Revision};
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::problem::Problem;
 
 /// The cause below an error.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;

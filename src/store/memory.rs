@@ -8,10 +8,10 @@ use super::{
     AUDIT_KEPT, AUDIT_READ_MAX, CommitError, Erasure, Head, Hub, PoolImage, PoolState, RECORDS_MAX, RecordOutcome,
     Refusal, Store, StoreError,
 };
-use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use crate::engine::rollout::record::{NodeRecord, RecordChange};
-use crate::model::count::Revision;
-use crate::model::ids::{NodeId, PoolName};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
+use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_model::count::Revision;
+use tfo_model::ids::{NodeId, PoolName};
 
 /// Pools in memory.
 #[derive(Debug, Default)]

@@ -36,12 +36,12 @@ use super::check::{self, KeyPlan};
 use super::{
     CommitError, Erasure, Head, Hub, PoolImage, PoolState, RECORDS_MAX, RecordOutcome, Refusal, Store, StoreError,
 };
-use crate::crypto::seal::KeyEncryptionKey;
-use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use crate::engine::rollout::record::{NodeRecord, RecordChange};
-use crate::model::count::Revision;
-use crate::model::ids::{NodeId, PoolName};
-use crate::model::problem::Problem;
+use tfo_crypto::seal::KeyEncryptionKey;
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
+use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_model::count::Revision;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::problem::Problem;
 
 /// How long emptying the WAL waits for a reader: our own are done in milliseconds, a backup is not waited for.
 const ERASE_BUSY: Duration = Duration::from_millis(500);

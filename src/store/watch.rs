@@ -5,9 +5,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{AUDIT_READ_MAX, Head, Store, StoreError};
-use crate::engine::rollout::document::AuditEntry;
-use crate::model::count::Revision;
-use crate::model::ids::PoolName;
+use tfo_engine::rollout::document::AuditEntry;
+use tfo_model::count::Revision;
+use tfo_model::ids::PoolName;
 
 /// What is called after a change.  Must return at once and must not call the store: it runs on the writer's thread.
 type Callback = Arc<dyn Fn() + Send + Sync>;

@@ -17,8 +17,8 @@ use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::pem::{self, unix};
-use crate::model::problem::Problem;
-use crate::model::time::UnixTime;
+use tfo_model::problem::Problem;
+use tfo_model::time::UnixTime;
 
 /// The CAs of the clients; at least one.
 #[derive(Debug)]

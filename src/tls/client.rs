@@ -12,10 +12,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::identity::Peer;
 use super::pem;
 use super::stamp::Stamp;
-use crate::config::secret::SecretPath;
-use crate::model::ids::NodeId;
-use crate::model::problem::Problem;
-use crate::model::time::{UnixTime, span_text};
+use tfo_host::secret::SecretPath;
+use tfo_model::ids::NodeId;
+use tfo_model::problem::Problem;
+use tfo_model::time::{UnixTime, span_text};
 
 /// A certificate is reported when less than this part of its life is left: a third, as ACME clients renew.
 const RENEW_AT_FRACTION: u64 = 3;

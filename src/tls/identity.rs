@@ -11,8 +11,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use super::pem;
-use crate::model::ids::NodeId;
-use crate::model::time::UnixTime;
+use tfo_model::ids::NodeId;
+use tfo_model::time::UnixTime;
 
 /// Longest serial number in bytes (RFC 5280 section 4.1.2.2 says 20; some issue one more for the sign).
 const SERIAL_BYTES_MAX: usize = 21;

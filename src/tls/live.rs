@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::Peer;
-use crate::model::time::UnixTime;
+use tfo_model::time::UnixTime;
 
 /// The peer's certificate and the intermediate ones after it.
 pub(super) type Chain = Arc<[CertificateDer<'static>]>;

@@ -9,10 +9,10 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
-use crate::config::secret::SecretPath;
-use crate::model::problem::Problem;
-use crate::model::time::UnixTime;
-use crate::runtime::files;
+use tfo_host::runtime::files;
+use tfo_host::secret::SecretPath;
+use tfo_model::problem::Problem;
+use tfo_model::time::UnixTime;
 
 /// Longest file of certificates or revocation lists, in bytes: a list of 100 000 revoked certificates has 4 MiB.
 const FILE_BYTES_MAX: u64 = 16 << 20;

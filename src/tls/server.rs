@@ -24,10 +24,10 @@ pub use super::live::LiveConnection;
 use super::live::{Chain, Closed, Registry, Sweep};
 use super::pem::{self, unix};
 use super::stamp::Stamp;
-use crate::config::secret::SecretPath;
-use crate::model::problem::{Problem, Severity};
-use crate::model::time::UnixTime;
-use crate::runtime::clock;
+use tfo_host::runtime::clock;
+use tfo_host::secret::SecretPath;
+use tfo_model::problem::{Problem, Severity};
+use tfo_model::time::UnixTime;
 
 /// What we speak.
 const ALPN: &[u8] = b"http/1.1";
@@ -83,8 +83,9 @@ pub struct ServerTls {
 }
 
 /// One reading of the files.  Read at each accept.
-pub(crate) struct InUse {
-    pub(crate) config: Arc<ServerConfig>,
+pub struct InUse {
+    /// What a handshake uses.
+    pub config: Arc<ServerConfig>,
     authorities: Arc<Authorities>,
     expiries: Expiries,
 }
@@ -158,7 +159,7 @@ impl ServerTls {
     }
 
     /// What a handshake that begins now goes by.
-    pub(crate) fn in_use(&self) -> Arc<InUse> {
+    pub fn in_use(&self) -> Arc<InUse> {
         self.in_use.load_full()
     }
 
@@ -166,11 +167,7 @@ impl ServerTls {
     ///
     /// # Errors
     /// Fails if files that came in the meantime do not allow it.
-    pub(crate) fn admit(
-        &self,
-        began: &Arc<InUse>,
-        chain: &[CertificateDer<'static>],
-    ) -> Result<LiveConnection, NotAdmitted> {
+    pub fn admit(&self, began: &Arc<InUse>, chain: &[CertificateDer<'static>]) -> Result<LiveConnection, NotAdmitted> {
         let own = chain.first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let peer = Arc::new(Peer::of(own)?);
         let chain: Chain = chain.into();

@@ -4,11 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::count::Generation;
-use crate::model::ids::PoolName;
-use crate::model::key::{KeyFingerprint, PairPrint};
-use crate::model::state::{Phase, SlotPrint};
-use crate::model::time::UnixTime;
+use tfo_model::count::Generation;
+use tfo_model::ids::PoolName;
+use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::state::{Phase, SlotPrint};
+use tfo_model::time::UnixTime;
 
 /// Version of the format.
 pub const VERSION: u32 = 1;

@@ -201,8 +201,8 @@ fn no_key_leaves_by_any_other_way() {
     // Texts and raw bytes that stand nowhere by chance.
     let (first, second) = ("a1b2c3d4-e5f60718-293a4b5c-6d7e8f90", "0f1e2d3c-4b5a6978-8796a5b4-c3d2e1f0");
     let slot = |epoch: u64, text: &str| {
-        let keys = tfo_fleet::kernel::text::parse(text.as_bytes()).unwrap();
-        let print = tfo_fleet::crypto::fingerprint::pair_print(&keys).primary;
+        let keys = tfo_model::key_text::parse(text.as_bytes()).unwrap();
+        let print = tfo_crypto::fingerprint::pair_print(&keys).primary;
         serde_json::json!({"epoch": epoch, "fingerprint": print, "key": text})
     };
     let mut answer = told(1, "steady", 1, None);

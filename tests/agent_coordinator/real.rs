@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tfo_fleet::config::secret::SecretPath;
-use tfo_fleet::runtime::clock;
-use tfo_fleet::tls::client::client_config;
-use tfo_fleet::wire::client::{BaseUrl, Call, Client, ClientError};
+use tfo_host::runtime::clock;
+use tfo_host::secret::SecretPath;
+use tfo_tls::client::client_config;
+use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
 
 use crate::support::daemon::{Daemon, DaemonHost, SOON, lasting};
 use crate::support::fake_coordinator::{Pki, source};

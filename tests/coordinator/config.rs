@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use tfo_fleet::config::coordinator::CoordinatorSettings;
+use tfo_config::coordinator::CoordinatorSettings;
 
 const SHIPPED: &str = include_str!("../../config/coordinator.toml");
 

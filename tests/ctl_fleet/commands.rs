@@ -214,12 +214,12 @@ fn a_dry_run_explains_and_does_nothing() {
 fn an_exclusion_ends_and_says_when() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     coordinator.ok("PUT /v1/pools/text/nodes/cp1.test", done("exclude", json!({})));
-    let before = tfo_fleet::runtime::clock::now();
+    let before = tfo_host::runtime::clock::now();
     operator.ends(&["exclude", "cp1.test", "--for", "2h", "--reason", "disk", "--yes"], 0);
     operator.ends(&["exclude", "cp1.test", "--yes"], 0);
     for (order, secs) in coordinator.orders().iter().zip([7_200, 86_400]) {
         let until = order.body["action"]["exclude"]["until"].as_str().unwrap();
-        let until: tfo_fleet::model::time::UnixTime = until.parse().unwrap();
+        let until: tfo_model::time::UnixTime = until.parse().unwrap();
         assert!((secs..secs + 60).contains(&until.secs_since(before)), "{until}");
     }
     assert_eq!(coordinator.orders()[0].body["reason"], "disk");

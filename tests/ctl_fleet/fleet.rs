@@ -12,10 +12,10 @@ use std::time::Duration;
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tfo_fleet::config::secret::SecretPath;
-use tfo_fleet::runtime::clock;
-use tfo_fleet::tls::client::client_config;
-use tfo_fleet::wire::client::{BaseUrl, Call, Client};
+use tfo_host::runtime::clock;
+use tfo_host::secret::SecretPath;
+use tfo_tls::client::client_config;
+use tfo_wire::client::{BaseUrl, Call, Client};
 use zeroize::Zeroizing;
 
 use super::fake::{Operator, SOON};

@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
-use tfo_fleet::crypto::fingerprint::pair_print;
-use tfo_fleet::kernel::sysctl_d::{self, Persisted};
-use tfo_fleet::kernel::text;
-use tfo_fleet::model::time::UnixTime;
+use tfo_crypto::fingerprint::pair_print;
+use tfo_host::kernel::sysctl_d::{self, Persisted};
+use tfo_model::key_text;
+use tfo_model::time::UnixTime;
 
 use crate::support::daemon::{DaemonHost, SOON, kernel_of, key_text, lasting};
 use crate::support::{NetNs, need_netns, need_tool, poll_until};
@@ -112,7 +112,7 @@ fn a_clock_behind_the_last_install_keeps_the_files_keys() {
     let scheduled = host.kernel();
     let Persisted::Ours { mut record, .. } = sysctl_d::read(&host.sysctl_file()).unwrap() else { panic!("not ours") };
     // Keys of a day that this host's clock has not reached.
-    let later = text::parse(format!("{},{}", key_text(1), key_text(2)).as_bytes()).unwrap();
+    let later = key_text::parse(format!("{},{}", key_text(1), key_text(2)).as_bytes()).unwrap();
     let print = pair_print(&later);
     record.prints.primary.fingerprint = print.primary;
     record.prints.backup.as_mut().unwrap().fingerprint = print.backup.unwrap();

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tfo_fleet::model::time::UnixTime;
-use tfo_fleet::runtime::clock;
+use tfo_host::runtime::clock;
+use tfo_model::time::UnixTime;
 
 use crate::support::daemon::{DaemonHost, SOON, derive, key_text, lasting, secret_bytes};
 use crate::support::{need_netns, now, poll_some, poll_until};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tfo_fleet::model::time::UnixTime;
+use tfo_model::time::UnixTime;
 
 use crate::support::daemon::{Daemon, DaemonHost, SOON, key_text, lasting};
 use crate::support::{need_netns, now, poll_until};

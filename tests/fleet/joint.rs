@@ -1,8 +1,8 @@
 //! Derived keys, no coordinator: a new secret and a new interval while the fleet serves.
 
 use serde_json::{Value, json};
-use tfo_fleet::model::time::UnixTime;
-use tfo_fleet::runtime::clock;
+use tfo_host::runtime::clock;
+use tfo_model::time::UnixTime;
 
 use crate::harness::{CLIENTS, Fleet, SOON, can_run};
 use crate::support::poll_until;

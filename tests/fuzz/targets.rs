@@ -4,17 +4,17 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
-use tfo_fleet::agent::source::Told;
-use tfo_fleet::crypto::fingerprint::pair_print;
-use tfo_fleet::ctl::host::link::Link;
-use tfo_fleet::ctl::host::packet::Packet;
-use tfo_fleet::ctl::host::pcap::Capture;
-use tfo_fleet::ctl::host::tcp_option::{FastOpen, TcpOptions};
-use tfo_fleet::kernel::netstat::TfoCounters;
-use tfo_fleet::kernel::sysctl_d::{self, Persisted};
-use tfo_fleet::kernel::text::{self, KeyText};
-use tfo_fleet::wire::error::ErrorBody;
-use tfo_fleet::wire::v1::sync::{SyncAnswer, SyncRequest};
+use tfo_agent::source::Told;
+use tfo_crypto::fingerprint::pair_print;
+use tfo_ctl::host::link::Link;
+use tfo_ctl::host::packet::Packet;
+use tfo_ctl::host::pcap::Capture;
+use tfo_ctl::host::tcp_option::{FastOpen, TcpOptions};
+use tfo_host::kernel::netstat::TfoCounters;
+use tfo_host::kernel::sysctl_d::{self, Persisted};
+use tfo_model::key_text::{self, KeyText};
+use tfo_wire::error::ErrorBody;
+use tfo_wire::v1::sync::{SyncAnswer, SyncRequest};
 
 /// What became of an input; equal for inputs that went the same way.
 pub(crate) fn class(of: impl Hash) -> u64 {
@@ -75,8 +75,8 @@ pub(crate) fn capture(bytes: &[u8]) -> u64 {
 
 /// The kernel's key text: what is accepted prints as it was read.
 pub(crate) fn key_text(bytes: &[u8]) -> u64 {
-    let shown = text::parse_shown(bytes);
-    match text::parse(bytes) {
+    let shown = key_text::parse_shown(bytes);
+    match key_text::parse(bytes) {
         Ok(keys) => {
             assert_eq!(KeyText::of(&keys).expose(), bytes.strip_suffix(b"\n").unwrap_or(bytes));
             let (primary, _) = shown.expect("it is stricter than what the kernel shows").expect("and not unset");

@@ -47,13 +47,13 @@ fn keygen_makes_a_key_that_cookie_takes() {
     code(&made, 0);
     let other = ctl(&["keygen"]);
     assert_ne!(stdout(&made), stdout(&other));
-    assert!(tfo_fleet::kernel::text::parse(&made.stdout).is_ok(), "{}", stdout(&made));
+    assert!(tfo_model::key_text::parse(&made.stdout).is_ok(), "{}", stdout(&made));
     let cookies = ctl_with(&["cookie", "--key-file", "-", "--src", "192.0.2.1", "--dst", "192.0.2.2"], &made.stdout);
     code(&cookies, 0);
 
     let both = json_of(&ctl(&["keygen", "--format", "json"]));
-    let key = tfo_fleet::kernel::text::parse(both["key"].as_str().unwrap().as_bytes()).unwrap();
-    let print = tfo_fleet::crypto::fingerprint::fingerprint(key.primary());
+    let key = tfo_model::key_text::parse(both["key"].as_str().unwrap().as_bytes()).unwrap();
+    let print = tfo_crypto::fingerprint::fingerprint(key.primary());
     assert_eq!(both, json!({"fingerprint": print, "file": null, "key": both["key"]}));
 }
 
@@ -64,8 +64,8 @@ fn keygen_never_overwrites_and_its_file_is_private() {
     let name = out.to_str().unwrap();
     let made = json_of(&ctl(&["keygen", "--out", name, "--format", "json"]));
     let text = std::fs::read(&out).unwrap();
-    let keys = tfo_fleet::kernel::text::parse(&text).unwrap();
-    let print = tfo_fleet::crypto::fingerprint::fingerprint(keys.primary());
+    let keys = tfo_model::key_text::parse(&text).unwrap();
+    let print = tfo_crypto::fingerprint::fingerprint(keys.primary());
     assert_eq!(made, json!({"fingerprint": print, "file": name}), "no key where it went into a file");
     assert_eq!(std::fs::metadata(&out).unwrap().mode() & 0o7777, 0o600);
 
@@ -93,7 +93,7 @@ fn oracle(cases: &[Value]) -> Vec<(String, String)> {
 }
 
 fn unix(text: &Value) -> u64 {
-    text.as_str().unwrap().parse::<tfo_fleet::model::time::UnixTime>().unwrap().secs()
+    text.as_str().unwrap().parse::<tfo_model::time::UnixTime>().unwrap().secs()
 }
 
 #[test]
@@ -153,8 +153,8 @@ fn derive_shows_keys_only_when_asked() {
     assert!(text.contains(fingerprint) && !text.contains(','), "{text}");
     let revealed = stdout(&run(&["--reveal"]));
     let key = revealed.lines().last().unwrap().trim();
-    let keys = tfo_fleet::kernel::text::parse(key.as_bytes()).unwrap();
-    assert_eq!(tfo_fleet::crypto::fingerprint::fingerprint(keys.primary()).to_string(), fingerprint);
+    let keys = tfo_model::key_text::parse(key.as_bytes()).unwrap();
+    assert_eq!(tfo_crypto::fingerprint::fingerprint(keys.primary()).to_string(), fingerprint);
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn a_good_host_is_good() {
     for slot in ["primary", "backup"] {
         assert_eq!(agent[slot]["fingerprint"], told[slot]["fingerprint"]);
         assert_eq!(agent[slot]["epoch"], told[slot]["epoch"]);
-        let born = agent[slot]["born_at"].as_str().unwrap().parse::<tfo_fleet::model::time::UnixTime>().unwrap();
+        let born = agent[slot]["born_at"].as_str().unwrap().parse::<tfo_model::time::UnixTime>().unwrap();
         assert_eq!(
             born.secs(),
             agent[slot]["epoch"].as_u64().unwrap(),
@@ -67,7 +67,7 @@ fn a_good_host_is_good() {
         );
         assert_eq!(found["namespaces"][0][slot], told[slot]["fingerprint"]);
     }
-    let at = found["at"].as_str().unwrap().parse::<tfo_fleet::model::time::UnixTime>().unwrap();
+    let at = found["at"].as_str().unwrap().parse::<tfo_model::time::UnixTime>().unwrap();
     let epoch = agent["primary"]["epoch"].as_u64().unwrap();
     assert_eq!(agent["primary"]["age_secs"].as_u64().unwrap(), at.secs() - epoch, "not since it was installed");
     assert_eq!(found["namespaces"][0]["bits"], json!(["client", "server", "server_every_listener"]));
@@ -180,8 +180,8 @@ fn a_host_without_an_agent_shows_its_kernel() {
     let found = json_of(&output);
     assert_eq!((errors(&found), warnings(&found)), (vec!["no_agent"], vec!["no_cookie_needed"]));
     let own = &found["namespaces"][0];
-    let keys = tfo_fleet::kernel::text::parse(KEYS[0].as_bytes()).unwrap();
-    let print = tfo_fleet::crypto::fingerprint::fingerprint(keys.primary()).to_string();
+    let keys = tfo_model::key_text::parse(KEYS[0].as_bytes()).unwrap();
+    let print = tfo_crypto::fingerprint::fingerprint(keys.primary()).to_string();
     assert_eq!((&own["primary"], &own["as_installed"]), (&json!(print), &Value::Null));
     assert_eq!(own["bits"], json!(["server", "server_without_cookie", "server_every_listener"]));
     for key in KEYS {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
-use tfo_fleet::kernel::netstat::{NETSTAT_PATH, TfoCounters};
+use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 
 use crate::support::daemon::PYTHON;
 use crate::support::{NetNs, need_netns, need_tool, scratch};

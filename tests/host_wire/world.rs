@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use tfo_fleet::kernel::text;
-use tfo_fleet::model::cookie::Cookie;
+use tfo_model::cookie::Cookie;
+use tfo_model::key_text;
 
 use crate::support::host::KEY_FILE;
 use crate::support::{NetNs, poll_until};
@@ -67,12 +67,12 @@ pub(crate) fn filter_input(netns: &NetNs, rules: &str) {
 /// The cookie that our own model makes from the primary of a key text.
 pub(crate) fn modelled(key: &str, client: &str, server: &str) -> String {
     let [client, server] = [client, server].map(|address| address.parse::<IpAddr>().unwrap());
-    Cookie::of(text::parse(key.as_bytes()).unwrap().primary(), client, server).unwrap().to_string()
+    Cookie::of(key_text::parse(key.as_bytes()).unwrap().primary(), client, server).unwrap().to_string()
 }
 
 /// The fingerprint of a key text's primary.
 pub(crate) fn fingerprint(key: &str) -> String {
-    tfo_fleet::crypto::fingerprint::fingerprint(text::parse(key.as_bytes()).unwrap().primary()).to_string()
+    tfo_crypto::fingerprint::fingerprint(key_text::parse(key.as_bytes()).unwrap().primary()).to_string()
 }
 
 /// A key file of its owner's.

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tfo_fleet::kernel::boot_order::{self, Setter};
+use tfo_host::kernel::boot_order::{self, Setter};
 
 use crate::support::daemon::key_text;
 use crate::support::{need_netns, need_tool, scratch, skip};

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use tfo_fleet::kernel::netstat::{NETSTAT_PATH, TfoCounters};
-use tfo_fleet::kernel::text;
-use tfo_fleet::model::cookie::Cookie;
+use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
+use tfo_model::cookie::Cookie;
+use tfo_model::key_text;
 
 use crate::support::daemon::{DaemonHost, PYTHON};
 use crate::support::{NetNs, need_netns};
@@ -129,7 +129,7 @@ impl Wire {
 /// The cookie that our own model makes.
 fn modelled(key: &str, family: &Family, client: usize) -> String {
     let [client, server] = [family.clients[client], family.server].map(|address| address.parse::<IpAddr>().unwrap());
-    Cookie::of(text::parse(key.as_bytes()).unwrap().primary(), client, server).unwrap().to_string()
+    Cookie::of(key_text::parse(key.as_bytes()).unwrap().primary(), client, server).unwrap().to_string()
 }
 
 const KEYS: [&str; 3] = [

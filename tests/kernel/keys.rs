@@ -4,8 +4,8 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use tfo_fleet::model::time::UnixTime;
-use tfo_fleet::runtime::clock;
+use tfo_host::runtime::clock;
+use tfo_model::time::UnixTime;
 
 use crate::support::daemon::{DaemonHost, PYTHON, secret_bytes};
 use crate::support::{need_netns, need_tool};

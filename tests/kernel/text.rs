@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use tfo_fleet::kernel::procfs::{KEY_PATH, KeyFile, SlotsTaken};
-use tfo_fleet::kernel::text;
+use tfo_host::kernel::procfs::{KEY_PATH, KeyFile, SlotsTaken};
+use tfo_model::key_text;
 
 use crate::support::{NetNs, need_netns};
 
@@ -124,7 +124,7 @@ fn what_the_kernel_misreads_is_refused_by_us() {
                 Kernel::Shows(text) => (true, text),
             };
             assert_eq!((taken, kernel_holds()), (takes, holds), "the kernel, {shown:?}");
-            let parsed = text::parse(&text);
+            let parsed = key_text::parse(&text);
             let verdict = if parsed.is_ok() { Ours::Takes } else { Ours::Refuses };
             assert_eq!(verdict, ours, "our parser, {shown:?}");
         }
@@ -152,7 +152,7 @@ fn what_we_take_the_kernel_takes_byte_for_byte() {
                     _ => text.replace_range(at..=at, &with),
                 }
             }
-            let Ok(pair) = text::parse(text.as_bytes()) else { return Ok(()) };
+            let Ok(pair) = key_text::parse(text.as_bytes()) else { return Ok(()) };
             taken.fetch_add(1, Ordering::Relaxed);
             prop_assert!(kernel_takes(text.as_bytes()), "{text:?} is refused by the kernel");
             let holds = kernel_holds();

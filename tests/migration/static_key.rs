@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tfo_fleet::model::time::UnixTime;
-use tfo_fleet::runtime::clock;
+use tfo_host::runtime::clock;
+use tfo_model::time::UnixTime;
 
 use crate::harness::Fleet;
 use crate::node::{agent_log, blocks, kernels, try_to_type, typed, with};

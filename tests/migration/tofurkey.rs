@@ -1,7 +1,7 @@
 //! A fleet of tofurkey's, node by node, while its keys change: the nodes that are still tofurkey's are played by
 //! tests/support/tofurkey.py, which has nothing of ours.
 
-use tfo_fleet::runtime::clock;
+use tfo_host::runtime::clock;
 
 use crate::harness::Fleet;
 use crate::node::{blocks, in_repository, kernels, try_to_type, typed, with};

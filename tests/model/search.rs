@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
-use tfo_fleet::engine::rollout::document::{Instruction, PoolKey, Slots, Snapshot, Stage};
-use tfo_fleet::engine::rollout::record::{Fence, Report};
-use tfo_fleet::model::count::Generation;
+use tfo_engine::rollout::document::{Instruction, PoolKey, Slots, Snapshot, Stage};
+use tfo_engine::rollout::record::{Fence, Report};
+use tfo_model::count::Generation;
 
 use super::step::Event;
 use super::world::{Reply, World, number};

@@ -3,9 +3,9 @@
 
 use super::step::Event;
 use super::world::{Op, World};
-use tfo_fleet::engine::convergence::{Barrier, conflict};
-use tfo_fleet::engine::rollout::document::Stage;
-use tfo_fleet::engine::rollout::record::NodeRecord;
+use tfo_engine::convergence::{Barrier, conflict};
+use tfo_engine::rollout::document::Stage;
+use tfo_engine::rollout::record::NodeRecord;
 
 /// Rounds in which everybody does everything once; a rotation takes about ten.
 const ROUNDS_MAX: usize = 60;

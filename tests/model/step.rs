@@ -4,18 +4,16 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tfo_fleet::engine::convergence::{Barrier, Life, Presence, Serving, conflict, recoverable};
-use tfo_fleet::engine::fence::{AnswerRefused, Ask, Readiness};
-use tfo_fleet::engine::rollout::document::{
-    Action as Audit, Actor, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage,
-};
-use tfo_fleet::engine::rollout::input::{Command, Force, Input, Now, Order, RevokeKeys, Step};
-use tfo_fleet::engine::rollout::record::{Exclusion, Fence, Installed, NodeRecord, SlotCount, Standing};
-use tfo_fleet::engine::rollout::sync::{Answer as Reply_, Recording, SyncRefused, answer, record};
-use tfo_fleet::engine::rollout::{handle, wave};
-use tfo_fleet::model::count::{Generation, Revision};
-use tfo_fleet::model::key::PairPrint;
-use tfo_fleet::model::time::UnixTime;
+use tfo_engine::convergence::{Barrier, Life, Presence, Serving, conflict, recoverable};
+use tfo_engine::fence::{AnswerRefused, Ask, Readiness};
+use tfo_engine::rollout::document::{Action as Audit, Actor, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage};
+use tfo_engine::rollout::input::{Command, Force, Input, Now, Order, RevokeKeys, Step};
+use tfo_engine::rollout::record::{Exclusion, Fence, Installed, NodeRecord, SlotCount, Standing};
+use tfo_engine::rollout::sync::{Answer as Reply_, Recording, SyncRefused, answer, record};
+use tfo_engine::rollout::{handle, wave};
+use tfo_model::count::{Generation, Revision};
+use tfo_model::key::PairPrint;
+use tfo_model::time::UnixTime;
 
 use super::world::{
     Answer, Off, Op, Reply, Request, World, fingerprint, is_held_for_nodes, link, number, plain, policy, pool_id,

@@ -5,19 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tfo_fleet::engine::convergence::{Life, Serving, conflict};
-use tfo_fleet::engine::fence::{Ask, Link};
-use tfo_fleet::engine::rollout::document::{
-    Document, Expect, Hold, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage,
-};
-use tfo_fleet::engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
-pub(crate) use tfo_fleet::engine::rollout::record::SlotCount;
-use tfo_fleet::engine::rollout::record::{Fence, Installed, KeySource, NodeRecord, Report, Session, Standing};
-use tfo_fleet::engine::rollout::sync::Sync;
-use tfo_fleet::model::count::{Epoch, Generation, Revision};
-use tfo_fleet::model::ids::{NodeId, PoolId};
-use tfo_fleet::model::key::KeyFingerprint;
-use tfo_fleet::model::time::UnixTime;
+use tfo_engine::convergence::{Life, Serving, conflict};
+use tfo_engine::fence::{Ask, Link};
+use tfo_engine::rollout::document::{Document, Expect, Hold, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage};
+use tfo_engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
+pub(crate) use tfo_engine::rollout::record::SlotCount;
+use tfo_engine::rollout::record::{Fence, Installed, NodeRecord, Report, Standing};
+use tfo_engine::rollout::sync::Sync;
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::ids::{NodeId, PoolId};
+use tfo_model::key::KeyFingerprint;
+use tfo_model::node::{KeySource, Session};
+use tfo_model::time::UnixTime;
 
 /// One rule of PROTOCOL.md section 4, switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -375,12 +374,8 @@ impl World {
     /// it serves as a required node without one.
     fn covered_slots(&self, index: usize) -> Option<(u64, Option<u64>)> {
         let node = &self.nodes[index];
-        let is_required = || {
-            self.store
-                .nodes
-                .get(&self.ids[index])
-                .is_some_and(tfo_fleet::engine::rollout::record::NodeRecord::is_required)
-        };
+        let is_required =
+            || self.store.nodes.get(&self.ids[index]).is_some_and(tfo_engine::rollout::record::NodeRecord::is_required);
         if node.kernel.is_none() && node.is_serving && is_required() {
             return Some((u64::MAX - index as u64, None));
         }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use tfo_fleet::engine::rollout::document::{Action, Document, Slots, Stage};
-use tfo_fleet::engine::rollout::record::Counters;
-use tfo_fleet::model::key::KeyFingerprint;
+use tfo_engine::rollout::document::{Action, Document, Slots, Stage};
+use tfo_model::key::KeyFingerprint;
+use tfo_model::node::Counters;
 
 use super::fake::FakeRandom;
 

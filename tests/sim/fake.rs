@@ -2,13 +2,11 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use tfo_fleet::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use tfo_fleet::engine::rollout::record::{NodeRecord, RecordChange};
-use tfo_fleet::model::count::Revision;
-use tfo_fleet::model::ids::{NodeId, PoolName};
-use tfo_fleet::store::{
-    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, Store, StoreError,
-};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
+use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_model::count::Revision;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_store::{CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, Store, StoreError};
 
 /// splitmix64 (Steele, Lea, Flood 2014): every seed is a good one.
 pub(crate) struct FakeRandom(u64);

@@ -5,22 +5,23 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tfo_fleet::engine::convergence::{Barrier, Life, Presence, Serving, conflict};
-use tfo_fleet::engine::fence::{Link, RequestId, Verdict};
-use tfo_fleet::engine::rollout::document::{
+use tfo_engine::convergence::{Barrier, Life, Presence, Serving, conflict};
+use tfo_engine::fence::{Link, RequestId, Verdict};
+use tfo_engine::rollout::document::{
     Action, Actor, Document, Expect, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage,
 };
-use tfo_fleet::engine::rollout::handle;
-use tfo_fleet::engine::rollout::input::{BlockedBy, Command, Force, Input, Now, Order, Step};
-use tfo_fleet::engine::rollout::policy::{Policy, Share, WaveRule};
-use tfo_fleet::engine::rollout::record::{Counters, Fence, Installed, KeySource, Report, Session, SlotCount, Standing};
-use tfo_fleet::engine::rollout::sync::{Answer, Recording, Sync, SyncRefused, answer, record};
-use tfo_fleet::engine::rollout::wave;
-use tfo_fleet::model::count::{Epoch, Generation, Revision};
-use tfo_fleet::model::ids::{NodeId, PoolId};
-use tfo_fleet::model::key::{KeyFingerprint, PairPrint};
-use tfo_fleet::model::time::UnixTime;
-use tfo_fleet::store::Store;
+use tfo_engine::rollout::handle;
+use tfo_engine::rollout::input::{BlockedBy, Command, Force, Input, Now, Order, Step};
+use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
+use tfo_engine::rollout::record::{Fence, Installed, Report, SlotCount, Standing};
+use tfo_engine::rollout::sync::{Answer, Recording, Sync, SyncRefused, answer, record};
+use tfo_engine::rollout::wave;
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::ids::{NodeId, PoolId};
+use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::node::{Counters, KeySource, Session};
+use tfo_model::time::UnixTime;
+use tfo_store::Store;
 
 use super::clients::{Clients, Promises};
 use super::fake::{FakeRandom, Trouble};

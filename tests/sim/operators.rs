@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use tfo_fleet::engine::convergence::{Barrier, recoverable};
-use tfo_fleet::engine::rollout::document::Snapshot;
-use tfo_fleet::engine::rollout::input::{Command, Force, RevokeKeys};
-use tfo_fleet::model::time::UnixTime;
+use tfo_engine::convergence::{Barrier, recoverable};
+use tfo_engine::rollout::document::Snapshot;
+use tfo_engine::rollout::input::{Command, Force, RevokeKeys};
+use tfo_model::time::UnixTime;
 
 use super::fleet::Fleet;
 

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-use tfo_fleet::crypto::fingerprint::fingerprint;
-use tfo_fleet::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use tfo_fleet::engine::rollout::record::RecordChange;
-use tfo_fleet::model::count::Revision;
-use tfo_fleet::model::ids::{NodeId, PoolName};
-use tfo_fleet::model::key::{KeyFingerprint, TfoKey};
-use tfo_fleet::store::{CommitError, Head, MemoryStore, PoolImage, RecordOutcome, RecordQueue, Store, push_all};
+use tfo_crypto::fingerprint::fingerprint;
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
+use tfo_engine::rollout::record::RecordChange;
+use tfo_model::count::Revision;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::key::{KeyFingerprint, TfoKey};
+use tfo_store::{CommitError, Head, MemoryStore, PoolImage, RecordOutcome, RecordQueue, Store, push_all};
 
 use super::fake::{FakeTrouble, Trouble};
 

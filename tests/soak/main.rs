@@ -88,7 +88,7 @@ fn a_fleet_rotates_for_long_and_nothing_grows_or_is_missed() {
         return;
     }
     let secs = number("TFO_SOAK_SECS").unwrap_or(if full() { FULL_SECS } else { SHORT_SECS });
-    let seed = number("TFO_SOAK_SEED").unwrap_or_else(|| tfo_fleet::crypto::random::fresh_u64().unwrap()).max(1);
+    let seed = number("TFO_SOAK_SEED").unwrap_or_else(|| tfo_crypto::random::fresh_u64().unwrap()).max(1);
     say(&format!("{AGENTS} agents and {} real ones, {secs} s, TFO_SOAK_SEED={seed}", real::AGENTS));
     // Threads and processes that are started inside stay inside.
     let center = NetNs::new();

@@ -6,21 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tfo_fleet::coordinator::backup::{Exported, export, import};
-use tfo_fleet::engine::convergence::{Life, Serving};
-use tfo_fleet::engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Pause, Proposal, Slots, Stage};
-use tfo_fleet::engine::rollout::handle;
-use tfo_fleet::engine::rollout::input::{BlockedBy, Input, Now, Step};
-use tfo_fleet::engine::rollout::record::{
-    Fence, Installed, KeySource, NodeRecord, RecordChange, Report, Session, SlotCount,
-};
-use tfo_fleet::engine::rollout::sync::{Recording, Sync, SyncRefused, answer, record};
-use tfo_fleet::model::count::{Epoch, Generation, Revision};
-use tfo_fleet::model::ids::{NodeId, PoolName};
-use tfo_fleet::model::problem::Problem;
-use tfo_fleet::model::state::Phase;
-use tfo_fleet::model::time::UnixTime;
-use tfo_fleet::store::{
+use tfo_coordinator::backup::{Exported, export, import};
+use tfo_engine::convergence::{Life, Serving};
+use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Pause, Proposal, Slots, Stage};
+use tfo_engine::rollout::handle;
+use tfo_engine::rollout::input::{BlockedBy, Input, Now, Step};
+use tfo_engine::rollout::record::{Fence, Installed, NodeRecord, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::sync::{Recording, Sync, SyncRefused, answer, record};
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::node::{KeySource, Session};
+use tfo_model::problem::Problem;
+use tfo_model::state::Phase;
+use tfo_model::time::UnixTime;
+use tfo_store::{
     CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, SqliteReader, Store, StoreError,
 };
 
@@ -102,11 +101,11 @@ fn everything_goes_round_from_sqlite_to_memory_and_back() {
 
     // Another key-encryption key for the file and another for the second database: keys are sealed anew.
     export(&memory, &kek(9), &files.path().join("two")).unwrap();
-    let target = tfo_fleet::store::SqliteStore::open(&second.path().join("state.db"), kek(2)).unwrap();
+    let target = tfo_store::SqliteStore::open(&second.path().join("state.db"), kek(2)).unwrap();
     import(&target, &kek(9), &files.path().join("two")).unwrap();
     assert_eq!(all(&target), before);
     drop(target);
-    let again = tfo_fleet::store::SqliteStore::open(&second.path().join("state.db"), kek(2)).unwrap();
+    let again = tfo_store::SqliteStore::open(&second.path().join("state.db"), kek(2)).unwrap();
     assert_eq!(all(&again), before, "durable");
     // It goes on from there.
     for _ in 0..8 {

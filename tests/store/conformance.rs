@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tfo_fleet::engine::rollout::document::{Action, KeyRing, PoolKey, Snapshot, Stage};
-use tfo_fleet::engine::rollout::record::RecordChange;
-use tfo_fleet::model::count::{Epoch, Generation, Revision};
-use tfo_fleet::model::key::KeyFingerprint;
-use tfo_fleet::store::batch::NotQueued;
-use tfo_fleet::store::{
+use tfo_engine::rollout::document::{Action, KeyRing, PoolKey, Snapshot, Stage};
+use tfo_engine::rollout::record::RecordChange;
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::key::KeyFingerprint;
+use tfo_store::batch::NotQueued;
+use tfo_store::{
     AUDIT_READ_MAX, Change, CommitError, MemoryStore, PoolImage, RECORDS_MAX, RecordOutcome, RecordQueue, Refusal,
     Store, Watch, push_all,
 };
@@ -21,7 +21,7 @@ use super::walk::{self, make, node, pool_name, proposal, ring, rotate, see, step
 const SEED: u64 = 7;
 const SOON: Duration = Duration::from_secs(10);
 
-fn pool() -> tfo_fleet::model::ids::PoolName {
+fn pool() -> tfo_model::ids::PoolName {
     pool_name("text")
 }
 
@@ -133,7 +133,7 @@ pub(crate) fn what_breaks_the_rules_is_refused(store: &dyn Store) {
     let before = see(store, &pool()).unwrap();
     let stored = &before.snapshot.document;
     let good = || proposal(stored, |document| rotate(SEED, document));
-    let refused = |change: &dyn Fn(&mut tfo_fleet::engine::rollout::document::Proposal)| {
+    let refused = |change: &dyn Fn(&mut tfo_engine::rollout::document::Proposal)| {
         let mut bad = good();
         change(&mut bad);
         match store.commit(&pool(), &bad, &ring(SEED, epoch(9))) {
@@ -361,7 +361,7 @@ pub(crate) fn a_watch_reports_every_revision(store: &dyn Store) {
     });
     // One that comes late gets all of it too, and one that knows a part the rest.
     assert_eq!(follow(Watch::new(pool(), None)), whole);
-    let half = tfo_fleet::store::Head { revision: Revision::new(150), record_writes: 0 };
+    let half = tfo_store::Head { revision: Revision::new(150), record_writes: 0 };
     assert_eq!(follow(Watch::new(pool(), Some(half))), whole[150..]);
 }
 
@@ -375,7 +375,7 @@ pub(crate) fn a_watch_notices_records_and_missing_pools(store: &dyn Store) {
     store.write_records(&pool(), &[touch(&snapshot(store), &node(1))]).unwrap();
     assert_eq!(watch.next(store, now).unwrap(), Change::Records);
     // A store that was restored from a backup is behind what was seen.
-    let ahead = tfo_fleet::store::Head { revision: Revision::new(9), record_writes: 0 };
+    let ahead = tfo_store::Head { revision: Revision::new(9), record_writes: 0 };
     let mut watch = Watch::new(pool(), Some(ahead));
     assert_eq!(watch.next(store, now).unwrap(), Change::WentBack { seen: Revision::new(9) });
     assert_eq!(watch.next(store, now).unwrap(), Change::Quiet);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tfo_fleet::store::MemoryStore;
+use tfo_store::MemoryStore;
 
 use super::walk::{Rng, pool_name, see, step};
 use super::{open, support};

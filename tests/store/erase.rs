@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
-use tfo_fleet::model::count::Epoch;
-use tfo_fleet::model::ids::PoolName;
-use tfo_fleet::store::{Erasure, SqliteStore, Store};
+use tfo_model::count::Epoch;
+use tfo_model::ids::PoolName;
+use tfo_store::{Erasure, SqliteStore, Store};
 
 use super::walk::{self, key, make, node, pool_name, proposal, ring, rotate, touch};
 use super::{kek, open, support};

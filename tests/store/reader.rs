@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use tfo_fleet::engine::rollout::document::KeyRing;
-use tfo_fleet::store::{CommitError, PoolImage, SqliteReader, SqliteStore, Store, StoreError};
+use tfo_engine::rollout::document::KeyRing;
+use tfo_store::{CommitError, PoolImage, SqliteReader, SqliteStore, Store, StoreError};
 
 use super::walk::{make, pool_name, proposal, rotate, see, step, touch};
 use super::{kek, open, support};

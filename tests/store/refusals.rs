@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
-use tfo_fleet::store::{SqliteStore, Store, StoreError};
+use tfo_store::{SqliteStore, Store, StoreError};
 
 use super::walk::{Seen, pool_name, see, step};
 use super::{kek, open, support};
@@ -200,7 +200,7 @@ fn a_lock_of_another_program_is_an_error_and_no_loss() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let error = step(&store, &pool_name("text"), SEED, 1).err().unwrap();
     match error {
-        tfo_fleet::store::CommitError::Store(error @ StoreError::Busy { .. }) => {
+        tfo_store::CommitError::Store(error @ StoreError::Busy { .. }) => {
             assert!(error.to_string().contains("state.db") && !error.outcome_is_open());
         }
         other => panic!("{other:?}"),

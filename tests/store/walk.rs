@@ -3,17 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tfo_fleet::crypto::fingerprint::fingerprint;
-use tfo_fleet::engine::rollout::document::{
+use tfo_crypto::fingerprint::fingerprint;
+use tfo_engine::rollout::document::{
     Action, Actor, AuditEntry, Document, KeyRing, Pause, PoolKey, Proposal, Snapshot, Stage, Wave,
 };
-use tfo_fleet::engine::rollout::policy::{Policy, Share, WaveRule};
-use tfo_fleet::engine::rollout::record::{NodeRecord, RecordChange, Session, Standing};
-use tfo_fleet::model::count::{Epoch, Revision};
-use tfo_fleet::model::ids::{NodeId, PoolId, PoolName};
-use tfo_fleet::model::key::{KeyFingerprint, TfoKey};
-use tfo_fleet::model::time::UnixTime;
-use tfo_fleet::store::{CommitError, Head, PoolImage, PoolState, RecordOutcome, Store};
+use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
+use tfo_engine::rollout::record::{NodeRecord, RecordChange, Standing};
+use tfo_model::count::{Epoch, Revision};
+use tfo_model::ids::{NodeId, PoolId, PoolName};
+use tfo_model::key::{KeyFingerprint, TfoKey};
+use tfo_model::node::Session;
+use tfo_model::time::UnixTime;
+use tfo_store::{CommitError, Head, PoolImage, PoolState, RecordOutcome, Store};
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough for tests, and the same everywhere.
 pub(crate) struct Rng(u64);

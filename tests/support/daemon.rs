@@ -38,7 +38,7 @@ pub(crate) fn derive(host: &DaemonHost, interval: &str, lead: &str) -> String {
 
 /// A derive source whose slots do not change within the next ten minutes.
 pub(crate) fn lasting(host: &DaemonHost) -> String {
-    let now = tfo_fleet::runtime::clock::now().secs();
+    let now = tfo_host::runtime::clock::now().secs();
     let interval = [604_800, 518_400, 432_000].into_iter().find(|i| (600..i - 600).contains(&(now % i))).unwrap();
     // Early in the interval the staging is far ahead, later it is long past.
     let lead = if now % interval < interval / 2 { interval / 4 } else { interval / 4 * 3 };

@@ -21,8 +21,8 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use serde_json::{Value, json};
-use tfo_fleet::crypto::fingerprint::pair_print;
-use tfo_fleet::kernel::text;
+use tfo_crypto::fingerprint::pair_print;
+use tfo_model::key_text;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -48,7 +48,7 @@ impl Pki {
     /// Certificate and key in PEM, valid from 1975 on for so many days from now; fewer than 0: expired.
     pub(crate) fn issue(&self, name: &str, days: i64) -> (String, String) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let now = i64::try_from(tfo_fleet::runtime::clock::now().secs()).unwrap();
+        let now = i64::try_from(tfo_host::runtime::clock::now().secs()).unwrap();
         let end = u64::try_from(now + days * 86_400).unwrap();
         // A coordinator that is reached by its address has one certificate for both.
         let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -220,7 +220,7 @@ impl Drop for FakeCoordinator {
 
 /// The key `n` as an answer has it; epoch = `n`.
 pub(crate) fn taught(n: u8) -> Value {
-    let keys = text::parse(key_text(n).as_bytes()).unwrap();
+    let keys = key_text::parse(key_text(n).as_bytes()).unwrap();
     json!({"epoch": n, "fingerprint": pair_print(&keys).primary, "key": key_text(n)})
 }
 

@@ -13,7 +13,7 @@ use rcgen::{
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tfo_fleet::runtime::clock;
+use tfo_host::runtime::clock;
 
 /// One day in seconds.
 pub(crate) const DAY: i64 = 86_400;

@@ -18,7 +18,7 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
-use tfo_fleet::engine::backoff::Backoff;
+use tfo_engine::backoff::Backoff;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -263,7 +263,7 @@ impl Agent {
     fn new(shared: Arc<Shared>, at: usize, faults: mpsc::UnboundedReceiver<Fault>) -> Self {
         let name = name(shared.plan.agents.start + at);
         let connector = shared.tls.connector(&name);
-        let ordinal = tfo_fleet::runtime::clock::now_ms();
+        let ordinal = tfo_host::runtime::clock::now_ms();
         Self { shared, at, name, connector, faults, ordinal, seen: 0, holds: None, slow: None }
     }
 
@@ -278,7 +278,7 @@ impl Agent {
             match end {
                 End::Fault(Fault::Vanish(time)) => {
                     sleep(time).await;
-                    self.ordinal = (self.ordinal + 1).max(tfo_fleet::runtime::clock::now_ms());
+                    self.ordinal = (self.ordinal + 1).max(tfo_host::runtime::clock::now_ms());
                     self.seen = 0;
                 }
                 End::Fault(Fault::Cut | Fault::Slow(_)) => sleep(PAUSES.delay(1, None, random())).await,
@@ -494,7 +494,7 @@ pub(crate) fn parse(bytes: &[u8]) -> io::Result<Option<(u16, Vec<u8>)>> {
 }
 
 fn random() -> u32 {
-    u32::try_from(tfo_fleet::crypto::random::fresh_u64().expect("randomness") >> 32).expect("32 bits")
+    u32::try_from(tfo_crypto::random::fresh_u64().expect("randomness") >> 32).expect("32 bits")
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

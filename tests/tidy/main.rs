@@ -274,7 +274,7 @@ fn forbidden_imports_between_modules_are_found() {
         ("src/ctl/commands.rs", "use crate::{model, kernel::text, wire, config, crypto, tls, ctl::report};"),
         ("src/agent/run.rs", "use crate::{engine, kernel, runtime, agent::status}; use super::source;"),
         ("src/engine/schedule.rs", "use crate::model::key::TfoKey; use super::backoff;"),
-        ("src/bin/tfo-agent.rs", "fn main() { tfo_fleet::agent::main() }"),
+        ("src/bin/tfo-agent.rs", "fn main() { tfo_agent::main() }"),
     ];
     for (file, case) in allowed {
         assert_eq!(said(file, case), [""; 0], "{case} in {file}");

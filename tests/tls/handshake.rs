@@ -2,8 +2,8 @@
 
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::AlertDescription as Alert;
-use tfo_fleet::coordinator::server::{Limits, Reason};
-use tfo_fleet::wire::error::ErrorKind;
+use tfo_coordinator::server::{Limits, Reason};
+use tfo_wire::error::ErrorKind;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 

@@ -16,11 +16,11 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tempfile::TempDir;
-use tfo_fleet::config::secret::SecretPath;
-use tfo_fleet::coordinator::server::{Drained, Draining, JsonBody, Limits, Reason, Refusal, RequestId, Server, listen};
-use tfo_fleet::tls::identity::Peer;
-use tfo_fleet::tls::server::{ServerFiles, ServerTls};
-use tfo_fleet::wire::error::ErrorKind;
+use tfo_coordinator::server::{Drained, Draining, JsonBody, Limits, Reason, Refusal, RequestId, Server, listen};
+use tfo_host::secret::SecretPath;
+use tfo_tls::identity::Peer;
+use tfo_tls::server::{ServerFiles, ServerTls};
+use tfo_wire::error::ErrorKind;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -198,7 +198,7 @@ impl Answer {
     /// The error body, which every refusal has; checks what is common to all.
     #[track_caller]
     pub(crate) fn refusal(&self) -> (u16, ErrorKind) {
-        let body: tfo_fleet::wire::error::ErrorBody =
+        let body: tfo_wire::error::ErrorBody =
             serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: no error body: {self:?}"));
         assert_eq!(self.headers.get("x-request-id"), Some(&body.request_id), "{self:?}");
         assert_eq!(body.request_id.len(), 16, "{self:?}");

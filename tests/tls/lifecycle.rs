@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tfo_fleet::coordinator::server::{Drained, Limits, Reason, listen};
+use tfo_coordinator::server::{Drained, Limits, Reason, listen};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 

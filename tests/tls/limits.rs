@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tfo_fleet::coordinator::server::{Limits, Reason, Server, listen};
-use tfo_fleet::wire::error::ErrorKind;
+use tfo_coordinator::server::{Limits, Reason, Server, listen};
+use tfo_wire::error::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;

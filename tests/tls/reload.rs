@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
 use rustls::{AlertDescription as Alert, HandshakeKind};
-use tfo_fleet::coordinator::server::{Limits, Reason};
-use tfo_fleet::tls::server::{Reload, ServerTls};
+use tfo_coordinator::server::{Limits, Reason};
+use tfo_tls::server::{Reload, ServerTls};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -113,7 +113,7 @@ async fn the_servers_certificate_is_renewed_without_a_restart() {
     let after = open(&bench, &node).await;
     assert_eq!(after.get_ref().1.peer_certificates(), Some(&*renewed.chain()));
     assert!(answers(&mut before).await, "the old connection lives");
-    let left = bench.tls.expiries().certificate.secs_since(tfo_fleet::runtime::clock::now());
+    let left = bench.tls.expiries().certificate.secs_since(tfo_host::runtime::clock::now());
     assert!(left > 89 * 86_400);
 }
 

@@ -7,18 +7,19 @@ use std::time::Duration;
 use reqwest::Method;
 use serde::de::IgnoredAny;
 
-use crate::agent::report::PassReport;
-use crate::config::contact::ContactSettings;
-use crate::engine::fence::Ask;
-use crate::engine::rollout::record::{Counters, Fence};
-use crate::kernel::namespace::Namespace;
-use crate::kernel::netstat::{NETSTAT_PATH, TfoCounters};
-use crate::kernel::release;
-use crate::model::problem::first_error;
-use crate::model::state::{BackupSlot, SlotPrint};
-use crate::runtime::{clock, sys};
-use crate::wire::client::{BaseUrl, Call, Client, ClientError};
-use crate::wire::v1::sync::{ANSWER_BYTES_MAX, ClockReport, InstalledKeys, KeySource, SyncAnswer, SyncRequest};
+use crate::report::PassReport;
+use tfo_config::contact::ContactSettings;
+use tfo_engine::fence::Ask;
+use tfo_engine::rollout::record::Fence;
+use tfo_host::kernel::namespace::Namespace;
+use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
+use tfo_host::kernel::release;
+use tfo_host::runtime::{clock, sys};
+use tfo_model::node::Counters;
+use tfo_model::problem::first_error;
+use tfo_model::state::{BackupSlot, SlotPrint};
+use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
+use tfo_wire::v1::sync::{ANSWER_BYTES_MAX, ClockReport, InstalledKeys, KeySource, SyncAnswer, SyncRequest};
 
 /// How much longer than it was asked to wait a coordinator may take: connecting, a slow store, the way back.  Longer than
 /// what a coordinator gives its own store for a record (8 s, `coordinator::routes::node`).
@@ -111,7 +112,7 @@ pub(super) struct Says {
 
 /// Cut to what a coordinator takes.
 fn text(mut text: String) -> String {
-    let bytes_max = crate::wire::v1::sync::TEXT_BYTES_MAX;
+    let bytes_max = tfo_wire::v1::sync::TEXT_BYTES_MAX;
     while text.len() > bytes_max {
         text.pop();
     }

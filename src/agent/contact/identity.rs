@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::contact::ContactSettings;
-use crate::model::problem::{Problem, Severity};
-use crate::model::time::UnixTime;
-use crate::tls::client::{ClientIdentity, FileStamps, client_identity};
-use crate::wire::client::Client;
+use tfo_config::contact::ContactSettings;
+use tfo_model::problem::{Problem, Severity};
+use tfo_model::time::UnixTime;
+use tfo_tls::client::{ClientIdentity, FileStamps, client_identity};
+use tfo_wire::client::Client;
 
 /// How often a certificate's end is looked at although no file has changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
@@ -53,7 +53,7 @@ impl Identity {
         let stamps = settings.files.stamps();
         let ClientIdentity { config: tls, not_after, notes, .. } = load(settings, config, now)?;
         let client = Client::new(tls).map_err(|error| {
-            let message = crate::agent::host::chain(&error);
+            let message = crate::host::chain(&error);
             vec![Problem::error("http_client", message, "report this to us: it cannot happen")]
         })?;
         Ok(Self { client, stamps, looked_at: monotonic, not_after, notes })

@@ -8,12 +8,12 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::trouble::Trouble;
-use crate::config::contact::ContactSettings;
-use crate::model::problem::{Problem, Severity};
-use crate::model::time::UnixTime;
-use crate::tls::client::ClientIdentity;
-use crate::wire::client::{Call, Client, ClientError};
-use crate::wire::error::ErrorKind;
+use tfo_config::contact::ContactSettings;
+use tfo_model::problem::{Problem, Severity};
+use tfo_model::time::UnixTime;
+use tfo_tls::client::ClientIdentity;
+use tfo_wire::client::{Call, Client, ClientError};
+use tfo_wire::error::ErrorKind;
 
 /// Longest time for one coordinator: an operator waits.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::engine::backoff::{Backoff, part};
+use tfo_engine::backoff::{Backoff, part};
 
 /// Pauses of one coordinator.  The first is for a restart that all nodes see at once: they come back over a second.
 const PAUSES: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::Contact;
-use crate::engine::fence::Readiness;
-use crate::model::problem::{Problem, Severity};
-use crate::wire::status::Standing;
+use tfo_engine::fence::Readiness;
+use tfo_model::problem::{Problem, Severity};
+use tfo_wire::status::Standing;
 
 impl Contact {
     /// Goes on from `before` after a reload of the settings that [`Contact::fits`] refused: the fence is what this process

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::agent::source::BadTold;
-use crate::engine::fence::AnswerRefused;
-use crate::model::problem::Problem;
-use crate::wire::client::ClientError;
-use crate::wire::error::{ErrorBody, ErrorKind};
+use crate::source::BadTold;
+use tfo_engine::fence::AnswerRefused;
+use tfo_model::problem::Problem;
+use tfo_wire::client::ClientError;
+use tfo_wire::error::{ErrorBody, ErrorKind};
 
 /// Kind of the problem that nobody answers.
 pub(super) const UNREACHABLE: &str = "coordinator_unreachable";

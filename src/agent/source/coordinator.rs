@@ -3,13 +3,13 @@
 //! What is installed already comes from the file; this is only about what is new.
 
 use super::Offer;
-use crate::crypto::fingerprint::pair_print;
-use crate::engine::reconcile::{ClockUse, Makers};
-use crate::engine::rollout::document::{Instruction, PoolKey, Slots};
-use crate::model::ids::{PoolId, PoolName};
-use crate::model::key::{KeyPair, TfoKey};
-use crate::model::state::{DesiredState, Phase, SlotPrints};
-use crate::wire::v1::sync::{SyncAnswer, TaughtKey};
+use tfo_crypto::fingerprint::pair_print;
+use tfo_engine::reconcile::{ClockUse, Makers};
+use tfo_engine::rollout::document::{Instruction, PoolKey, Slots};
+use tfo_model::ids::{PoolId, PoolName};
+use tfo_model::key::{KeyPair, TfoKey};
+use tfo_model::state::{DesiredState, Phase, SlotPrints};
+use tfo_wire::v1::sync::{SyncAnswer, TaughtKey};
 
 /// An instruction with its keys.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ mod tests {
     }
 
     fn print(text: &str) -> String {
-        pair_print(&crate::kernel::text::parse(text.as_bytes()).unwrap()).primary.to_string()
+        pair_print(&tfo_model::key_text::parse(text.as_bytes()).unwrap()).primary.to_string()
     }
 
     const ONE: &str = "00000001-00000001-00000001-00000001";

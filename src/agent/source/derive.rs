@@ -5,16 +5,16 @@
 use std::path::Path;
 
 use super::{Offer, desired};
-use crate::config::agent::{Algorithm, DeriveEntry, DeriveSettings};
-use crate::config::reader::Located;
-use crate::config::secret::SecretPath;
-use crate::crypto::derive::{SECRET_BYTES_MAX, Secret};
-use crate::crypto::maker::KeyMaker;
-use crate::engine::reconcile::{ClockUse, Makers};
-use crate::engine::schedule::{KeyRef, SlotRefs};
-use crate::model::key::{KeyPair, KeyPairError};
-use crate::model::problem::Problem;
-use crate::model::time::{UnixTime, span_text};
+use tfo_config::agent::{Algorithm, DeriveEntry, DeriveSettings};
+use tfo_config::reader::Located;
+use tfo_crypto::derive::{SECRET_BYTES_MAX, Secret};
+use tfo_crypto::maker::KeyMaker;
+use tfo_engine::reconcile::{ClockUse, Makers};
+use tfo_engine::schedule::{KeyRef, SlotRefs};
+use tfo_host::secret::SecretPath;
+use tfo_model::key::{KeyPair, KeyPairError};
+use tfo_model::problem::Problem;
+use tfo_model::time::{UnixTime, span_text};
 
 /// The keys of now.
 pub(super) fn offer(settings: &DeriveSettings, config: &Path, now: UnixTime) -> Result<Offer, Problem> {

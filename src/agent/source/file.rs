@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::{Offer, desired};
-use crate::config::reader::Located;
-use crate::config::secret::SecretPath;
-use crate::engine::reconcile::{ClockUse, Makers};
-use crate::model::problem::Problem;
-use crate::model::state::Phase;
+use tfo_config::reader::Located;
+use tfo_engine::reconcile::{ClockUse, Makers};
+use tfo_host::secret::SecretPath;
+use tfo_model::problem::Problem;
+use tfo_model::state::Phase;
 
 /// The keys that the file holds now.
 pub(super) fn offer(path: &Located<SecretPath>, config: &Path) -> Result<Offer, Problem> {

@@ -7,17 +7,17 @@ mod random;
 
 use std::path::Path;
 
-use crate::config::agent::{AgentSettings, Holds, NamedSecret, SourceSettings};
-use crate::config::reader::Located;
-use crate::config::secret::SecretPath;
-use crate::crypto::fingerprint::{pair_print, slot_prints};
-use crate::engine::reconcile::{ClockUse, Makers};
-use crate::kernel::text;
-use crate::model::count::Epoch;
-use crate::model::key::KeyPair;
-use crate::model::problem::Problem;
-use crate::model::state::{DesiredState, Phase, SlotPrint, SlotPrints};
-use crate::model::time::UnixTime;
+use tfo_config::agent::{AgentSettings, Holds, NamedSecret, SourceSettings};
+use tfo_config::reader::Located;
+use tfo_crypto::fingerprint::{pair_print, slot_prints};
+use tfo_engine::reconcile::{ClockUse, Makers};
+use tfo_host::secret::SecretPath;
+use tfo_model::count::Epoch;
+use tfo_model::key::KeyPair;
+use tfo_model::key_text;
+use tfo_model::problem::Problem;
+use tfo_model::state::{DesiredState, Phase, SlotPrint, SlotPrints};
+use tfo_model::time::UnixTime;
 
 pub use coordinator::{BadTold, Told};
 pub use derive::{check_entries, late_joints};
@@ -120,7 +120,7 @@ pub fn check_secret(secret: &NamedSecret, config: &Path) -> Option<Problem> {
 /// Reads a file of kernel text: one key, or primary and backup.
 fn read_key_file(place: &Located<SecretPath>, config: &Path) -> Result<KeyPair, Problem> {
     let text = place.read_for(config, KEY_FILE_BYTES_MAX)?;
-    text::parse(&text).map_err(|error| {
+    key_text::parse(&text).map_err(|error| {
         let message = format!("{}: {error}", place.value);
         let remedy =
             "write primary[,backup] as net.ipv4.tcp_fastopen_key takes it, and nothing else; the installed keys stay";

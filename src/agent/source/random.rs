@@ -3,13 +3,13 @@
 //! The sysctl.d file is their only memory, so a restart or a reboot goes on with them.
 
 use super::{Installed, Offer, desired};
-use crate::crypto::random::fresh_key;
-use crate::engine::reconcile::{ClockUse, Makers};
-use crate::model::count::Epoch;
-use crate::model::key::KeyPair;
-use crate::model::problem::Problem;
-use crate::model::state::{DesiredState, Phase};
-use crate::model::time::{RotationInterval, UnixTime};
+use tfo_crypto::random::fresh_key;
+use tfo_engine::reconcile::{ClockUse, Makers};
+use tfo_model::count::Epoch;
+use tfo_model::key::KeyPair;
+use tfo_model::problem::Problem;
+use tfo_model::state::{DesiredState, Phase};
+use tfo_model::time::{RotationInterval, UnixTime};
 
 /// The installed keys while they are young enough, else a fresh primary.
 pub(super) fn offer(
@@ -41,7 +41,7 @@ fn rotated(
     now: UnixTime,
     installed: Option<&Installed<'_>>,
 ) -> Result<DesiredState, Problem> {
-    let no_randomness = |error: crate::crypto::random::NoRandomness| {
+    let no_randomness = |error: tfo_crypto::random::NoRandomness| {
         Problem::error("no_randomness", error.to_string(), "wait: the installed keys stay, and it is tried again")
     };
     let fresh = fresh_key().map_err(no_randomness)?;
@@ -60,7 +60,7 @@ const OWN_NAME: &str = "random";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::fingerprint::pair_print;
+    use tfo_crypto::fingerprint::pair_print;
 
     const NOW: UnixTime = UnixTime::from_secs(10_000);
 

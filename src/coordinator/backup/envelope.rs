@@ -15,10 +15,10 @@
 
 use std::path::Path;
 
-use crate::crypto::checksum::{Checksum, checksum};
-use crate::crypto::random::{self, NoRandomness};
-use crate::crypto::seal::{KeyEncryptionKey, SealedKey};
-use crate::model::problem::Problem;
+use tfo_crypto::checksum::{Checksum, checksum};
+use tfo_crypto::random::{self, NoRandomness};
+use tfo_crypto::seal::{KeyEncryptionKey, SealedKey};
+use tfo_model::problem::Problem;
 
 /// What every backup begins with.
 pub(super) const MAGIC: &[u8; 16] = b"tfo-fleet backup";

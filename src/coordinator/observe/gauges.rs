@@ -3,9 +3,9 @@
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use super::Observed;
-use crate::coordinator::pool::Summary;
-use crate::model::ids::PoolName;
-use crate::model::state::Phase;
+use crate::pool::Summary;
+use tfo_model::ids::PoolName;
+use tfo_model::state::Phase;
 
 /// The gates of `blocked_by`.
 const GATES: [&str; 9] =

@@ -17,8 +17,8 @@ use prometheus::TEXT_FORMAT;
 use super::pool::Summary;
 use super::routes::Api;
 use super::server::Server;
-use crate::model::ids::PoolName;
-use crate::tls::server::ServerTls;
+use tfo_model::ids::PoolName;
+use tfo_tls::server::ServerTls;
 
 /// A driver that has not seen its store to be good for so long is not ready, in milliseconds: ten ticks.
 const GOOD_MS_MAX: u64 = 10_000;

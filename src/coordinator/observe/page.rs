@@ -2,10 +2,10 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::coordinator::pool::Summary;
-use crate::model::ids::PoolName;
-use crate::model::state::SlotPrint;
-use crate::wire::v1::fleet::PoolStatus;
+use crate::pool::Summary;
+use tfo_model::ids::PoolName;
+use tfo_model::state::SlotPrint;
+use tfo_wire::v1::fleet::PoolStatus;
 
 /// Most names that are shown of those that a pool waits for.
 const NAMES_MAX: usize = 20;

@@ -9,14 +9,14 @@
 
 use std::sync::Arc;
 
-use crate::crypto::fingerprint::fingerprint;
-use crate::engine::rollout::document::{Document, KeyRing, PoolKey, Proposal, Snapshot};
-use crate::engine::rollout::record::RecordChange;
-use crate::model::count::Epoch;
-use crate::model::ids::{NodeId, PoolName};
-use crate::model::key::{KeyFingerprint, TfoKey};
-use crate::store::error::Cause;
-use crate::store::{CommitError, Erasure, Head, PoolState, RecordOutcome, Store, StoreError};
+use tfo_crypto::fingerprint::fingerprint;
+use tfo_engine::rollout::document::{Document, KeyRing, PoolKey, Proposal, Snapshot};
+use tfo_engine::rollout::record::RecordChange;
+use tfo_model::count::Epoch;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::key::{KeyFingerprint, TfoKey};
+use tfo_store::error::Cause;
+use tfo_store::{CommitError, Erasure, Head, PoolState, RecordOutcome, Store, StoreError};
 
 /// Keys that a command brought, or that were made for it, by fingerprint.
 #[derive(Default)]

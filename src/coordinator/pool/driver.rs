@@ -19,20 +19,20 @@ use super::book::{Book, GivenKeys, Verified};
 use super::waiting::WaitingNodes;
 use super::work::wait_of;
 use super::{Described, Message, Shared};
-use crate::config::coordinator::CONFIG_OPERATOR;
-use crate::coordinator::metrics::Metrics;
-use crate::crypto::random::{self, NoRandomness};
-use crate::engine::convergence::{Life, Presence, Serving, conflict};
-use crate::engine::rollout::document::{Actor, Proposal, Stage};
-use crate::engine::rollout::handle;
-use crate::engine::rollout::input::{Command, Input, Now, Order, Reason, Refused, Step, Wait};
-use crate::engine::rollout::policy::Policy;
-use crate::engine::rollout::sync::PoolView;
-use crate::model::count::Revision;
-use crate::model::ids::NodeId;
-use crate::model::time::UnixTime;
-use crate::runtime::clock;
-use crate::store::{CommitError, Erasure, Head, RECORDS_MAX, RecordQueue};
+use crate::metrics::Metrics;
+use tfo_config::coordinator::CONFIG_OPERATOR;
+use tfo_crypto::random::{self, NoRandomness};
+use tfo_engine::convergence::{Life, Presence, Serving, conflict};
+use tfo_engine::rollout::document::{Actor, Proposal, Stage};
+use tfo_engine::rollout::handle;
+use tfo_engine::rollout::input::{Command, Input, Now, Order, Reason, Refused, Step, Wait};
+use tfo_engine::rollout::policy::Policy;
+use tfo_engine::rollout::sync::PoolView;
+use tfo_host::runtime::clock;
+use tfo_model::count::Revision;
+use tfo_model::ids::NodeId;
+use tfo_model::time::UnixTime;
+use tfo_store::{CommitError, Erasure, Head, RECORDS_MAX, RecordQueue};
 
 /// Longest time between two ticks: schedule and absence are measured in seconds.
 const TICK_MAX: Duration = Duration::from_secs(1);
@@ -449,7 +449,7 @@ impl Driver {
                 if erasure == Erasure::Waiting {
                     self.next_erase = clock::monotonic();
                 }
-                let told = crate::engine::rollout::wave::instructions(self.book.document());
+                let told = tfo_engine::rollout::wave::instructions(self.book.document());
                 let slots = told.first().map(|told| told.slots);
                 info!(
                     pool = %self.book.pool(),

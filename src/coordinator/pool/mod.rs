@@ -23,18 +23,18 @@ use tokio::sync::oneshot;
 
 pub use self::book::GivenKeys;
 #[cfg(test)]
-pub(in crate::coordinator) use self::waiting::Reply;
+pub(crate) use self::waiting::Reply;
 pub use self::waiting::{Held, NotTold, Told, Until};
 use super::metrics::Metrics;
-use crate::engine::rollout::document::Expect;
-use crate::engine::rollout::input::{Force, Order, Refused};
-use crate::engine::rollout::policy::Policy;
-use crate::engine::rollout::sync::Sync;
-use crate::model::ids::{NodeId, PoolName};
-use crate::model::key::KeyFingerprint;
-use crate::runtime::clock;
-use crate::store::{Store, StoreError};
-use crate::wire::v1::fleet::{Done, FingerprintCount, Nodes, PoolStatus, SlotPairShown};
+use tfo_engine::rollout::document::Expect;
+use tfo_engine::rollout::input::{Force, Order, Refused};
+use tfo_engine::rollout::policy::Policy;
+use tfo_engine::rollout::sync::Sync;
+use tfo_host::runtime::clock;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::key::KeyFingerprint;
+use tfo_store::{Store, StoreError};
+use tfo_wire::v1::fleet::{Done, FingerprintCount, Nodes, PoolStatus, SlotPairShown};
 
 /// Requests that may wait for the driver: one for each connection, and more.
 const QUEUE_MAX: usize = 32_768;
@@ -72,7 +72,7 @@ pub struct Asked {
     /// For the audit log.
     pub reason: String,
     /// Refused if the document has moved on from what the operator saw.
-    pub if_revision: Option<crate::model::count::Revision>,
+    pub if_revision: Option<tfo_model::count::Revision>,
 }
 
 /// Why a command was not done.

@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use super::Summary;
 use super::driver::Driver;
 use super::work::snake;
-use crate::engine::convergence::{Barrier, NodeState, node_state, recoverable};
-use crate::engine::rollout::document::{Expect, Hold, PoolKey, Slots, Stage};
-use crate::engine::rollout::handle;
-use crate::engine::rollout::input::{BlockedBy, Input, Now, Step};
-use crate::engine::rollout::record::{Exclusion, NodeRecord, Standing};
-use crate::engine::rollout::wave::is_opened;
-use crate::model::ids::NodeId;
-use crate::model::key::PairPrint;
-use crate::model::state::SlotPrints;
-use crate::runtime::clock;
-use crate::wire::v1::fleet::{Expected, FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
-use crate::wire::v1::sync::KeySource;
+use tfo_engine::convergence::{Barrier, NodeState, node_state, recoverable};
+use tfo_engine::rollout::document::{Expect, Hold, PoolKey, Slots, Stage};
+use tfo_engine::rollout::handle;
+use tfo_engine::rollout::input::{BlockedBy, Input, Now, Step};
+use tfo_engine::rollout::record::{Exclusion, NodeRecord, Standing};
+use tfo_engine::rollout::wave::is_opened;
+use tfo_host::runtime::clock;
+use tfo_model::ids::NodeId;
+use tfo_model::key::PairPrint;
+use tfo_model::state::SlotPrints;
+use tfo_wire::v1::fleet::{Expected, FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
+use tfo_wire::v1::sync::KeySource;
 
 /// Every state that a node can be in.
 const STATES: [NodeState; 9] = [

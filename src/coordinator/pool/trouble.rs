@@ -3,8 +3,8 @@
 use tracing::{debug, error, info};
 
 use super::driver::Driver;
-use crate::engine::convergence::Serving;
-use crate::store::{CommitError, StoreError};
+use tfo_engine::convergence::Serving;
+use tfo_store::{CommitError, StoreError};
 
 impl Driver {
     /// Nothing was committed, or written: by whose fault, and for how long.

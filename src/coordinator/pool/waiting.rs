@@ -9,13 +9,13 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::book::Book;
-use crate::engine::rollout::document::{Instruction, PoolKey, Stage};
-use crate::engine::rollout::sync::{Answer, PoolView, Sync, SyncRefused};
-use crate::model::count::Revision;
-use crate::model::ids::NodeId;
-use crate::model::state::Phase;
-use crate::wire::v1::secret::SecretText;
-use crate::wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, TaughtKey};
+use tfo_engine::rollout::document::{Instruction, PoolKey, Stage};
+use tfo_engine::rollout::sync::{Answer, PoolView, Sync, SyncRefused};
+use tfo_model::count::Revision;
+use tfo_model::ids::NodeId;
+use tfo_model::state::Phase;
+use tfo_wire::v1::secret::SecretText;
+use tfo_wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, TaughtKey};
 
 /// What a node is told: a body, which is shared, and wiped when the last answer is out; none: nothing new.
 pub type Told = Option<Bytes>;
@@ -60,7 +60,7 @@ pub enum NotTold {
 }
 
 /// Where the answer goes.
-pub(in crate::coordinator) struct Reply {
+pub(crate) struct Reply {
     until: Until,
     held: Arc<AtomicBool>,
     answer: oneshot::Sender<Result<Told, NotTold>>,
@@ -68,19 +68,19 @@ pub(in crate::coordinator) struct Reply {
 
 impl Reply {
     /// Both ends.
-    pub(in crate::coordinator) fn new(until: Until) -> (Self, Held) {
+    pub(crate) fn new(until: Until) -> (Self, Held) {
         let (sender, receiver) = oneshot::channel();
         let held = Arc::new(AtomicBool::new(false));
         (Self { until, held: Arc::clone(&held), answer: sender }, Held { held, answer: receiver })
     }
 
     /// There is nothing new: whoever waits may be told so from now on.
-    pub(in crate::coordinator) fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.held.store(true, Ordering::Release);
     }
 
     /// A node that has gone away needs no answer.
-    pub(in crate::coordinator) fn give(self, answer: Result<Told, NotTold>) {
+    pub(crate) fn give(self, answer: Result<Told, NotTold>) {
         drop(self.answer.send(answer));
     }
 

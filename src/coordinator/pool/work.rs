@@ -9,17 +9,17 @@ use tracing::warn;
 use super::driver::{Ack, Driver, Next};
 use super::waiting::{NotTold, Reply, Until};
 use super::{Asked, GivenKeys, Message, NotDone, StoreDown, Wanted};
-use crate::engine::convergence::recoverable;
-use crate::engine::rollout::document::{Expect, PoolKey, Slots};
-use crate::engine::rollout::input::{BlockedBy, Command, Input, Order, Reason, Refused, Step, Wait};
-use crate::engine::rollout::record::{NodeRecord, RecordChange, Report};
-use crate::engine::rollout::sync::{Answer, Recording, Sync, record};
-use crate::model::ids::NodeId;
-use crate::model::key::PairPrint;
-use crate::model::state::SlotPrint;
-use crate::runtime::clock;
-use crate::store::CommitError;
-use crate::wire::v1::fleet::{Done, SlotPairShown};
+use tfo_engine::convergence::recoverable;
+use tfo_engine::rollout::document::{Expect, PoolKey, Slots};
+use tfo_engine::rollout::input::{BlockedBy, Command, Input, Order, Reason, Refused, Step, Wait};
+use tfo_engine::rollout::record::{NodeRecord, RecordChange, Report};
+use tfo_engine::rollout::sync::{Answer, Recording, Sync, record};
+use tfo_host::runtime::clock;
+use tfo_model::ids::NodeId;
+use tfo_model::key::PairPrint;
+use tfo_model::state::SlotPrint;
+use tfo_store::CommitError;
+use tfo_wire::v1::fleet::{Done, SlotPairShown};
 
 /// How often a command is decided anew because somebody else committed in between.
 const TRIES: usize = 4;

@@ -8,19 +8,19 @@ use serde::Deserialize;
 
 use super::request::check_reason;
 use super::{Api, FromOperator, FromReader, ReadPool};
-use crate::coordinator::pool::{Asked, GivenKeys, NotDone, Pool, Wanted, snake_name};
-use crate::coordinator::server::{JsonBody, Refusal};
-use crate::engine::rollout::document::{Actor, AuditEntry, Expect};
-use crate::engine::rollout::input::{Command, Force, Order, Reason, RevokeKeys};
-use crate::model::count::Revision;
-use crate::model::ids::NodeId;
-use crate::store::AUDIT_READ_MAX;
-use crate::wire::error::ErrorKind;
-use crate::wire::v1::fleet::{
+use crate::pool::{Asked, GivenKeys, NotDone, Pool, Wanted, snake_name};
+use crate::server::{JsonBody, Refusal};
+use tfo_engine::rollout::document::{Actor, AuditEntry, Expect};
+use tfo_engine::rollout::input::{Command, Force, Order, Reason, RevokeKeys};
+use tfo_model::count::Revision;
+use tfo_model::ids::NodeId;
+use tfo_store::AUDIT_READ_MAX;
+use tfo_wire::error::ErrorKind;
+use tfo_wire::v1::fleet::{
     AdvanceRequest, Audit, AuditLine, COMMAND_BYTES_MAX, Command as CommandBody, Done, Expected, ImportRequest,
     NodeAction, NodeRequest, Nodes, PoolStatus, Pools, REASON_BYTES_MAX, RecoverRequest, RotationMode, RotationRequest,
 };
-use crate::wire::v1::secret::SecretText;
+use tfo_wire::v1::secret::SecretText;
 
 /// Longest message of a refused command in bytes: it may name ten thousand nodes.
 const MESSAGE_BYTES_MAX: usize = 8 << 10;
@@ -249,7 +249,7 @@ pub(super) async fn recover(
     ordered.send(Wanted::Recover(asked, body.slots), given).await
 }
 
-type Prints = (crate::model::key::KeyFingerprint, Option<crate::model::key::KeyFingerprint>);
+type Prints = (tfo_model::key::KeyFingerprint, Option<tfo_model::key::KeyFingerprint>);
 
 fn take_keys(text: &SecretText, given: &mut GivenKeys) -> Result<Prints, Refusal> {
     // The error quotes nothing of the text.

@@ -18,10 +18,10 @@ use axum::routing::{get, post, put};
 use super::metrics::Metrics;
 use super::pool::{Pool, Pools};
 use super::server::{Refusal, RequestId};
-use crate::config::coordinator::AccessSettings;
-use crate::model::ids::NodeId;
-use crate::tls::identity::Peer;
-use crate::wire::error::ErrorKind;
+use tfo_config::coordinator::AccessSettings;
+use tfo_model::ids::NodeId;
+use tfo_tls::identity::Peer;
+use tfo_wire::error::ErrorKind;
 
 /// What the routes work with; pools and access change with the configuration.
 pub struct Api {

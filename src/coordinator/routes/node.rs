@@ -14,11 +14,11 @@ use futures_util::FutureExt as _;
 
 use super::request::sync_of;
 use super::{Api, FromNode};
-use crate::coordinator::pool::{Held, NotTold, Pool, Told, Until, snake_name};
-use crate::coordinator::server::{Draining, JsonBody, Refusal};
-use crate::engine::rollout::sync::SyncRefused;
-use crate::wire::error::ErrorKind;
-use crate::wire::v1::sync::{REQUEST_BYTES_MAX, SyncRequest, WAIT_SECS_MAX};
+use crate::pool::{Held, NotTold, Pool, Told, Until, snake_name};
+use crate::server::{Draining, JsonBody, Refusal};
+use tfo_engine::rollout::sync::SyncRefused;
+use tfo_wire::error::ErrorKind;
+use tfo_wire::v1::sync::{REQUEST_BYTES_MAX, SyncRequest, WAIT_SECS_MAX};
 
 /// Longest wait for the driver to record a sync.  Shorter than an agent's patience (10 s, `agent::contact::exchange`), so that
 /// a node is told to come back, and does not give up a request that is recorded after that.
@@ -161,7 +161,7 @@ fn log(from: &FromNode, refusal: &Refusal) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coordinator::pool::Reply;
+    use crate::pool::Reply;
 
     fn run<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)

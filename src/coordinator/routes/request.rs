@@ -1,13 +1,13 @@
 //! From a body to what the engine takes: ranges, lengths, and what goes with what.  Pure.
 
-use crate::coordinator::pool::Described;
-use crate::engine::rollout::document::{PoolKey, Slots};
-use crate::engine::rollout::record::{Fence, Installed, Report, SlotCount};
-use crate::engine::rollout::sync::Sync;
-use crate::kernel::release::KernelRelease;
-use crate::model::state::{BackupSlot, SlotPrint, SlotPrints};
-use crate::wire::v1::fleet::REASON_BYTES_MAX;
-use crate::wire::v1::sync::{InstalledKeys, KeySource, NEXT_CONTACT_SECS_MAX, SyncRequest, TEXT_BYTES_MAX};
+use crate::pool::Described;
+use tfo_engine::rollout::document::{PoolKey, Slots};
+use tfo_engine::rollout::record::{Fence, Installed, Report, SlotCount};
+use tfo_engine::rollout::sync::Sync;
+use tfo_host::kernel::release::KernelRelease;
+use tfo_model::state::{BackupSlot, SlotPrint, SlotPrints};
+use tfo_wire::v1::fleet::REASON_BYTES_MAX;
+use tfo_wire::v1::sync::{InstalledKeys, KeySource, NEXT_CONTACT_SECS_MAX, SyncRequest, TEXT_BYTES_MAX};
 
 /// What a node says is wrong when something else is in a kernel; everything else is a failure.
 const DRIFT: &str = "drift";
@@ -129,7 +129,7 @@ pub(super) fn check_reason(reason: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::count::Generation;
+    use tfo_model::count::Generation;
 
     fn request(change: &str) -> Result<(Sync, Described), String> {
         let mut body = serde_json::json!({

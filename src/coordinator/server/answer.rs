@@ -7,8 +7,8 @@ use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use crate::crypto::random;
-use crate::wire::error::{ErrorBody, ErrorKind};
+use tfo_crypto::random;
+use tfo_wire::error::{ErrorBody, ErrorKind};
 
 /// Header of every answer: the request's id, under which the log has more.
 pub(super) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");

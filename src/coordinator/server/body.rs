@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::answer::Refusal;
 use super::front::TooLarge;
-use crate::wire::error::ErrorKind;
+use tfo_wire::error::ErrorKind;
 
 /// Longest part of serde's message that is passed on, in characters.
 const MESSAGE_CHARS_MAX: usize = 200;

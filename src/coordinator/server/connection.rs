@@ -18,9 +18,9 @@ use super::answer::{REQUEST_ID_HEADER, RequestId};
 use super::front::Front;
 use super::gauge::{Gauge, Overdue, Watched};
 use super::refusals::{Reason, Refusals, Shown};
-use crate::tls::identity::Peer;
-use crate::tls::server::LiveConnection;
-use crate::wire::error::{ErrorBody, ErrorKind};
+use tfo_tls::identity::Peer;
+use tfo_tls::server::LiveConnection;
+use tfo_wire::error::{ErrorBody, ErrorKind};
 
 /// Buffer for a head, and so its longest size, in bytes: hyper's least.  A connection costs 20 KiB with it.
 const HEAD_BYTES_MAX: usize = 8192;

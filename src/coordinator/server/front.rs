@@ -23,8 +23,8 @@ use super::answer::{Refusal, RequestId, complete};
 use super::gauge::{BodyState, Gauge};
 use super::refusals::{Reason, Refusals, Shown};
 use super::{Draining, Limits, PeerAddress};
-use crate::tls::identity::Peer;
-use crate::wire::error::ErrorKind;
+use tfo_tls::identity::Peer;
+use tfo_wire::error::ErrorKind;
 
 /// hyper's service of one connection.
 #[derive(Debug)]

@@ -241,7 +241,7 @@ impl Window {
 }
 
 /// A peer as the log names it: where it is, and who, once that is known.
-pub(super) struct Shown<'a>(pub(super) SocketAddr, pub(super) Option<&'a crate::tls::identity::Peer>);
+pub(super) struct Shown<'a>(pub(super) SocketAddr, pub(super) Option<&'a tfo_tls::identity::Peer>);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,12 +12,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::failure::{failed, not_answered, unknown_outcome};
-use crate::ctl::report::Failure;
-use crate::model::count::Revision;
-use crate::model::ids::{NodeId, PoolName};
-use crate::runtime::clock;
-use crate::wire::client::{BaseUrl, Call, Client, ClientError};
-use crate::wire::v1::fleet::{Audit, AuditLine, Done, Nodes, PoolStatus, Pools};
+use crate::report::Failure;
+use tfo_host::runtime::clock;
+use tfo_model::count::Revision;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
+use tfo_wire::v1::fleet::{Audit, AuditLine, Done, Nodes, PoolStatus, Pools};
 
 /// Longest wait for one answer: a coordinator answers within its store's time limit, which is a few seconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::ask::Fleet;
-use crate::config::ctl::{CtlSettings, SYSTEM_FILE, default_files};
-use crate::ctl::report::{Failure, Outcome};
-use crate::model::ids::PoolName;
-use crate::model::problem::Problem;
-use crate::runtime::clock;
-use crate::tls::client::{ClientFiles, client_identity};
-use crate::wire::client::Client;
+use crate::report::{Failure, Outcome};
+use tfo_config::ctl::{CtlSettings, SYSTEM_FILE, default_files};
+use tfo_host::runtime::clock;
+use tfo_model::ids::PoolName;
+use tfo_model::problem::Problem;
+use tfo_tls::client::{ClientFiles, client_identity};
+use tfo_wire::client::Client;
 
 /// Where to ask, and about what.
 #[derive(Debug, Clone, Args)]

@@ -5,12 +5,12 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use clap::Args;
 use serde::Serialize;
 
-use crate::ctl::plain::plain;
-use crate::ctl::report::{Failure, Format, Outcome, Report, deliver};
-use crate::model::count::{Generation, Revision};
-use crate::model::ids::PoolName;
-use crate::model::problem::Problem;
-use crate::wire::v1::fleet::PoolStatus;
+use crate::plain::plain;
+use crate::report::{Failure, Format, Outcome, Report, deliver};
+use tfo_model::count::{Generation, Revision};
+use tfo_model::ids::PoolName;
+use tfo_model::problem::Problem;
+use tfo_wire::v1::fleet::PoolStatus;
 
 /// Whether to ask, and whether to do it at all.
 #[derive(Debug, Args)]

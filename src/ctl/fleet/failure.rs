@@ -1,12 +1,12 @@
 //! What a coordinator's refusal, or its silence, means for the operator: the exit code and the remedy.
 
-use crate::ctl::report::{Failure, Outcome};
-use crate::model::count::Revision;
-use crate::model::ids::PoolName;
-use crate::model::problem::Problem;
-use crate::runtime::clock;
-use crate::wire::client::ClientError;
-use crate::wire::error::ErrorKind;
+use crate::report::{Failure, Outcome};
+use tfo_host::runtime::clock;
+use tfo_model::count::Revision;
+use tfo_model::ids::PoolName;
+use tfo_model::problem::Problem;
+use tfo_wire::client::ClientError;
+use tfo_wire::error::ErrorKind;
 
 /// One error, which is the last word.
 pub(super) fn failed(error: &ClientError) -> Failure {

@@ -9,14 +9,14 @@ use serde::Serialize;
 
 use super::connect::Connection;
 use super::shown::{gate, slot};
-use crate::ctl::plain::{names, plain};
-use crate::ctl::report::{Failure, Outcome, Report};
-use crate::model::count::Revision;
-use crate::model::ids::NodeId;
-use crate::model::state::Phase;
-use crate::model::time::span_text;
-use crate::runtime::clock;
-use crate::wire::v1::fleet::{AuditLine, Done, Expected, NodeStatus, PoolStatus};
+use crate::plain::{names, plain};
+use crate::report::{Failure, Outcome, Report};
+use tfo_host::runtime::clock;
+use tfo_model::count::Revision;
+use tfo_model::ids::NodeId;
+use tfo_model::state::Phase;
+use tfo_model::time::span_text;
+use tfo_wire::v1::fleet::{AuditLine, Done, Expected, NodeStatus, PoolStatus};
 
 /// How often the coordinator is asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -289,7 +289,7 @@ impl Follower<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::count::Generation;
+    use tfo_model::count::Generation;
 
     fn status(phase: Phase, converged: usize) -> PoolStatus {
         let text = serde_json::json!({

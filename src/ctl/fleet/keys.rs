@@ -10,16 +10,16 @@ use super::connect::{OrderArgs, block_on, in_file};
 use super::consent::{ConsentArgs, Plan, Weight};
 use super::shown::slot;
 use super::steps::{Prepared, carry_out, refused};
-use crate::crypto::fingerprint::pair_print;
-use crate::ctl::host::key_file;
-use crate::ctl::plain::{count_of_nodes, names};
-use crate::ctl::report::{Failure, Format, Outcome};
-use crate::model::ids::NodeId;
-use crate::model::key::{KeyFingerprint, PairPrint};
-use crate::model::problem::Problem;
-use crate::model::state::Phase;
-use crate::wire::v1::fleet::{Expected, ImportRequest, PoolStatus, RecoverRequest, SlotPairShown};
-use crate::wire::v1::secret::SecretText;
+use crate::host::key_file;
+use crate::plain::{count_of_nodes, names};
+use crate::report::{Failure, Format, Outcome};
+use tfo_crypto::fingerprint::pair_print;
+use tfo_model::ids::NodeId;
+use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::problem::Problem;
+use tfo_model::state::Phase;
+use tfo_wire::v1::fleet::{Expected, ImportRequest, PoolStatus, RecoverRequest, SlotPairShown};
+use tfo_wire::v1::secret::SecretText;
 
 /// Arguments of `import`.
 #[derive(Debug, Args)]
@@ -112,7 +112,7 @@ pub fn import(arguments: &ImportArgs, format: Format) -> Result<Outcome, Failure
             return Err(refused(message, "keys are imported only into an empty pool; `tfoctl rotate` makes a new key"));
         }
         let nodes = connection.fleet.nodes(&pool).await?;
-        let holding = |group: &&crate::wire::v1::fleet::FingerprintCount| {
+        let holding = |group: &&tfo_wire::v1::fleet::FingerprintCount| {
             group.primary == prints.primary || group.backup == Some(prints.primary)
         };
         let (known, holders) =

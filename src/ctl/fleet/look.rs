@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::connect::{ConnectArgs, Connection, block_on};
 use super::shown::{Listed, audit_line, write_nodes};
-use crate::ctl::report::{Failure, Format, Outcome, Report, deliver};
-use crate::model::count::Revision;
-use crate::model::ids::PoolName;
-use crate::wire::v1::fleet::{Audit, Nodes, PoolStatus, Pools};
+use crate::report::{Failure, Format, Outcome, Report, deliver};
+use tfo_model::count::Revision;
+use tfo_model::ids::PoolName;
+use tfo_wire::v1::fleet::{Audit, Nodes, PoolStatus, Pools};
 
 /// How often `audit --follow` looks again.
 const FOLLOW_EVERY: Duration = Duration::from_secs(2);
@@ -132,7 +132,7 @@ async fn follow(connection: &Connection, pool: &PoolName, after: Revision, forma
     }
 }
 
-fn show_lines(entries: &[crate::wire::v1::fleet::AuditLine], format: Format) -> io::Result<()> {
+fn show_lines(entries: &[tfo_wire::v1::fleet::AuditLine], format: Format) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for line in entries {
         match format {

@@ -8,12 +8,12 @@ use reqwest::Method;
 use super::connect::{Connection, OrderArgs, block_on};
 use super::consent::{ConsentArgs, Plan, Weight};
 use super::steps::{Prepared, carry_out};
-use crate::ctl::report::{Failure, Format, Outcome};
-use crate::model::ids::{NodeId, PoolName};
-use crate::model::problem::Problem;
-use crate::model::time::parse_span;
-use crate::runtime::clock;
-use crate::wire::v1::fleet::{NodeAction, NodeRequest, NodeStatus, PoolStatus};
+use crate::report::{Failure, Format, Outcome};
+use tfo_host::runtime::clock;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::problem::Problem;
+use tfo_model::time::parse_span;
+use tfo_wire::v1::fleet::{NodeAction, NodeRequest, NodeStatus, PoolStatus};
 
 /// Shortest exclusion: shorter ones end before anything was done with them.
 const EXCLUDE_MIN: Duration = Duration::from_secs(60);

@@ -12,14 +12,14 @@ use super::consent::{Agreed, ConsentArgs, Plan, Weight};
 use super::follow::{Goal, follow};
 use super::keys::{ExpectArgs, expectation};
 use super::shown::{gate, slot};
-use crate::ctl::plain::{count_of_nodes, names};
-use crate::ctl::report::{Failure, Format, Outcome, deliver, deliver_as};
-use crate::model::count::Epoch;
-use crate::model::ids::NodeId;
-use crate::model::problem::Problem;
-use crate::model::state::Phase;
-use crate::model::time::parse_span;
-use crate::wire::v1::fleet::{Expected, PoolStatus, RotationMode, RotationRequest};
+use crate::plain::{count_of_nodes, names};
+use crate::report::{Failure, Format, Outcome, deliver, deliver_as};
+use tfo_model::count::Epoch;
+use tfo_model::ids::NodeId;
+use tfo_model::problem::Problem;
+use tfo_model::state::Phase;
+use tfo_model::time::parse_span;
+use tfo_wire::v1::fleet::{Expected, PoolStatus, RotationMode, RotationRequest};
 
 /// Arguments of `rotate`.
 #[derive(Debug, Args)]

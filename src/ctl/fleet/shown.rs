@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use crate::ctl::plain::{count_of_nodes, names, plain};
-use crate::ctl::report::Report;
-use crate::ctl::table::Table;
-use crate::model::key::PairPrint;
-use crate::model::state::SlotPrint;
-use crate::model::time::{UnixTime, span_text};
-use crate::runtime::clock;
-use crate::wire::v1::fleet::{AuditLine, Done, FingerprintCount, NodeStatus, PoolStatus, Pools};
-use crate::wire::v1::sync::KeySource;
+use crate::plain::{count_of_nodes, names, plain};
+use crate::report::Report;
+use crate::table::Table;
+use tfo_host::runtime::clock;
+use tfo_model::key::PairPrint;
+use tfo_model::state::SlotPrint;
+use tfo_model::time::{UnixTime, span_text};
+use tfo_wire::v1::fleet::{AuditLine, Done, FingerprintCount, NodeStatus, PoolStatus, Pools};
+use tfo_wire::v1::sync::KeySource;
 
 /// Most nodes of one state that are listed without `--all`.
 const BEHIND_SHOWN_MAX: usize = 20;

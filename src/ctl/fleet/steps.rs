@@ -8,11 +8,11 @@ use super::ask::Order;
 use super::connect::{Connection, OrderArgs, block_on};
 use super::consent::{Agreed, ConsentArgs, Plan, Weight};
 use super::shown::slot;
-use crate::ctl::plain::{count_of_nodes, names};
-use crate::ctl::report::{Failure, Format, Outcome, deliver};
-use crate::model::problem::Problem;
-use crate::model::state::Phase;
-use crate::wire::v1::fleet::{AdvanceRequest, Command, PoolStatus};
+use crate::plain::{count_of_nodes, names};
+use crate::report::{Failure, Format, Outcome, deliver};
+use tfo_model::problem::Problem;
+use tfo_model::state::Phase;
+use tfo_wire::v1::fleet::{AdvanceRequest, Command, PoolStatus};
 
 /// Arguments of `pause` and `resume`.
 #[derive(Debug, Args)]

@@ -9,10 +9,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::connect::{ConnectArgs, Connection, block_on};
 use super::follow::progress;
 use super::shown::{Listed, remarks, write_nodes};
-use crate::ctl::report::{Failure, Format, Outcome};
-use crate::model::time::parse_span;
-use crate::runtime::clock;
-use crate::wire::v1::fleet::PoolStatus;
+use crate::report::{Failure, Format, Outcome};
+use tfo_host::runtime::clock;
+use tfo_model::time::parse_span;
+use tfo_wire::v1::fleet::PoolStatus;
 
 /// Arguments of `watch`.
 #[derive(Debug, Args)]

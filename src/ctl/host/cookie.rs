@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use serde::{Serialize, Serializer};
 
 use super::key_file;
-use crate::crypto::fingerprint::fingerprint;
-use crate::ctl::report::{Failure, Format, Outcome, Report, deliver};
-use crate::model::cookie::Cookie;
-use crate::model::key::{KeyFingerprint, TfoKey};
-use crate::model::problem::Problem;
+use crate::report::{Failure, Format, Outcome, Report, deliver};
+use tfo_crypto::fingerprint::fingerprint;
+use tfo_model::cookie::Cookie;
+use tfo_model::key::{KeyFingerprint, TfoKey};
+use tfo_model::problem::Problem;
 
 /// Arguments of `cookie`.
 #[derive(Debug, clap::Args)]

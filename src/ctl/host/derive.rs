@@ -7,15 +7,15 @@ use serde::Serialize;
 
 use super::key_file::secret_path;
 use super::reveal::{self, Revealed};
-use crate::crypto::derive::{SECRET_BYTES_MAX, Secret};
-use crate::crypto::maker::{Derivation, KeyMaker};
-use crate::ctl::report::{Failure, Format, Outcome, Report};
-use crate::model::count::Epoch;
-use crate::model::key::{KeyFingerprint, TfoKey};
-use crate::model::problem::Problem;
-use crate::model::state::{DesiredState, Phase, SlotPrint};
-use crate::model::time::{RotationInterval, StageLead, UnixTime, parse_span};
-use crate::runtime::clock;
+use crate::report::{Failure, Format, Outcome, Report};
+use tfo_crypto::derive::{SECRET_BYTES_MAX, Secret};
+use tfo_crypto::maker::{Derivation, KeyMaker};
+use tfo_host::runtime::clock;
+use tfo_model::count::Epoch;
+use tfo_model::key::{KeyFingerprint, TfoKey};
+use tfo_model::problem::Problem;
+use tfo_model::state::{DesiredState, Phase, SlotPrint};
+use tfo_model::time::{RotationInterval, StageLead, UnixTime, parse_span};
 
 /// Most steps of one call: a year of 10-minute keys is longer, but nobody reads it.
 const STEPS_MAX: u32 = 10_000;
@@ -40,7 +40,7 @@ enum At {
 }
 
 impl std::str::FromStr for At {
-    type Err = crate::model::time::BadTime;
+    type Err = tfo_model::time::BadTime;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "now" { Ok(Self::Now) } else { text.parse().map(Self::Time) }
@@ -73,7 +73,7 @@ pub struct DeriveArgs {
     reveal: bool,
 }
 
-fn seconds(text: &str) -> Result<u64, crate::model::time::BadSpan> {
+fn seconds(text: &str) -> Result<u64, tfo_model::time::BadSpan> {
     parse_span(text).map(|span| span.as_secs())
 }
 

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use crate::ctl::report::{Failure, Outcome};
-use crate::model::problem::Problem;
+use crate::report::{Failure, Outcome};
+use tfo_model::problem::Problem;
 
 /// The result could not be written.  A reader that has gone (a closed pipe) gets no complaint, but exit code 1: its result was not
 /// delivered.

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use reqwest::Url;
 
-use crate::ctl::report::{Failure, Format, Outcome, deliver};
-use crate::kernel::tcp_info::SynData;
-use crate::model::problem::Problem;
+use crate::report::{Failure, Format, Outcome, deliver};
 use exchange::{Exchange, ExchangeError, Ride, Target, Way, exchange};
 use report::{Compared, Fetched};
+use tfo_host::kernel::tcp_info::SynData;
+use tfo_model::problem::Problem;
 
 /// Arguments of `get`.
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ pub struct GetArgs {
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
-    let span = crate::model::time::parse_span(text).map_err(|error| error.to_string())?;
+    let span = tfo_model::time::parse_span(text).map_err(|error| error.to_string())?;
     let range = Duration::from_secs(1)..=Duration::from_secs(3_600);
     if range.contains(&span) { Ok(span) } else { Err("a timeout is 1 second to 1 hour".to_owned()) }
 }

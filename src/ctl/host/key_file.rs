@@ -7,11 +7,11 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::config::secret::SecretPath;
-use crate::ctl::report::{Failure, Outcome};
-use crate::kernel::text;
-use crate::model::key::KeyPair;
-use crate::model::problem::Problem;
+use crate::report::{Failure, Outcome};
+use tfo_host::secret::SecretPath;
+use tfo_model::key::KeyPair;
+use tfo_model::key_text;
+use tfo_model::problem::Problem;
 
 /// Longest text that is read, in bytes: two keys, and room to see that there is more.
 const BYTES_MAX: usize = 256;
@@ -29,7 +29,7 @@ pub fn read(place: &str) -> Result<KeyPair, Failure> {
     } else {
         (place, secret_path(place).read(BYTES_MAX).map_err(config)?)
     };
-    text::parse(&text).map_err(|error| {
+    key_text::parse(&text).map_err(|error| {
         let remedy = "write primary[,backup] as net.ipv4.tcp_fastopen_key takes it, and nothing else";
         config(Problem::error("key_text", format!("{name}: {error}"), remedy))
     })

@@ -9,13 +9,13 @@ use serde::Serialize;
 
 use super::key_file;
 use super::tcp_option::WireCookie;
-use crate::config::secret::SecretPath;
-use crate::crypto::fingerprint::fingerprint;
-use crate::kernel::procfs::{KernelError, KeyFile};
-use crate::kernel::text::{self, TEXT_CHARS_MAX};
-use crate::model::cookie::Cookie;
-use crate::model::key::{KeyFingerprint, TfoKey};
-use crate::model::problem::Problem;
+use tfo_crypto::fingerprint::fingerprint;
+use tfo_host::kernel::procfs::{KernelError, KeyFile};
+use tfo_host::secret::SecretPath;
+use tfo_model::cookie::Cookie;
+use tfo_model::key::{KeyFingerprint, TfoKey};
+use tfo_model::key_text::{self, TEXT_CHARS_MAX};
+use tfo_model::problem::Problem;
 
 /// Name of standard input on the command line.
 const STDIN: &str = "-";
@@ -67,7 +67,7 @@ impl KeyRing {
             } else {
                 SecretPath::File(file.clone()).read(max)?
             };
-            let keys = text::parse(&content).map_err(|error| {
+            let keys = key_text::parse(&content).map_err(|error| {
                 let remedy = "a key file holds kernel text: PRIMARY, or PRIMARY,BACKUP";
                 Problem::error("bad_key_text", error.to_string(), remedy).in_file(file)
             })?;
@@ -113,7 +113,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::ctl::host::tcp_option::FastOpen;
+    use crate::host::tcp_option::FastOpen;
 
     const A: &str = "13121110-17161514-1b1a1918-1f1e1d1c";
     const B: &str = "00000001-00000002-00000003-00000004";
@@ -130,7 +130,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ring = KeyRing::from_files(&[file(&dir, "keys", &format!("{A},{B}\n"), 0o400)]).unwrap();
         let (client, server): (IpAddr, IpAddr) = ("10.77.1.1".parse().unwrap(), "10.77.1.2".parse().unwrap());
-        let keys = text::parse(format!("{A},{B}").as_bytes()).unwrap();
+        let keys = key_text::parse(format!("{A},{B}").as_bytes()).unwrap();
         for (key, slot) in [(keys.primary(), Slot::Primary), (keys.backup().unwrap(), Slot::Backup)] {
             let made = Cookie::of(key, client, server).unwrap();
             let option = [&[34, 10][..], made.as_bytes()].concat();

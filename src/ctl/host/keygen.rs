@@ -7,12 +7,12 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::reveal::{self, Revealed};
-use crate::crypto::fingerprint::fingerprint;
-use crate::crypto::random;
-use crate::ctl::report::{Failure, Format, Outcome, Report};
-use crate::model::key::{KeyFingerprint, TfoKey};
-use crate::model::problem::Problem;
-use crate::runtime::files;
+use crate::report::{Failure, Format, Outcome, Report};
+use tfo_crypto::fingerprint::fingerprint;
+use tfo_crypto::random;
+use tfo_host::runtime::files;
+use tfo_model::key::{KeyFingerprint, TfoKey};
+use tfo_model::problem::Problem;
 
 /// Room for the result as JSON, in bytes: a path of the longest kind (PATH_MAX 4096), each byte escaped.
 const RESULT_BYTES_MAX: usize = 32_768;

@@ -1,8 +1,8 @@
 //! Network namespaces as the host's commands name them.
 
-use crate::kernel::namespace::{Namespace, NamespaceError};
-use crate::model::ids::NamespaceName;
-use crate::model::problem::Problem;
+use tfo_host::kernel::namespace::{Namespace, NamespaceError};
+use tfo_model::ids::NamespaceName;
+use tfo_model::problem::Problem;
 
 /// Those that were named; without a name the one that this runs in.
 pub(super) fn chosen(names: &[NamespaceName]) -> Vec<Namespace> {

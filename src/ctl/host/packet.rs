@@ -287,7 +287,7 @@ mod tests {
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
     use super::*;
-    use crate::ctl::host::tcp_option::FastOpen;
+    use crate::host::tcp_option::FastOpen;
 
     /// A SYN/ACK with a cookie as a kernel sent it (tshark's bytes; namespaces of tests/host_wire).
     const OPTIONS: [u8; 12] = [34, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1];

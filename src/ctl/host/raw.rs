@@ -15,10 +15,10 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::packet::{CookieRequest, Packet, Segment};
 use super::tcp_option::{FastOpen, Form};
-use crate::crypto::random;
-use crate::ctl::report::{Failure, Outcome};
-use crate::model::problem::Problem;
-use crate::runtime::clock;
+use crate::report::{Failure, Outcome};
+use tfo_crypto::random;
+use tfo_host::runtime::clock;
+use tfo_model::problem::Problem;
 
 /// Ports that we ask from: Linux's own default range for clients (ip-sysctl `ip_local_port_range`).
 const PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;

@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use crate::ctl::report::{Failure, Format, Outcome, Report};
-use crate::kernel::text::KeyText;
-use crate::model::key::TfoKey;
+use crate::report::{Failure, Format, Outcome, Report};
+use tfo_model::key::TfoKey;
+use tfo_model::key_text::KeyText;
 
 /// A key as a result shows it because it was asked for: kernel text.
 pub struct Revealed(KeyText);

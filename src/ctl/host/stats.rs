@@ -11,15 +11,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::namespaces;
-use crate::ctl::report::{Failure, Format, Outcome, deliver};
-use crate::kernel::namespace::{Namespace, NamespaceIdentity};
-use crate::kernel::netstat::{NETSTAT_PATH, TfoCounters};
-use crate::model::ids::NamespaceName;
-use crate::model::problem::Problem;
-use crate::model::time::parse_span;
-use crate::runtime::clock;
+use crate::report::{Failure, Format, Outcome, deliver};
 use counters::{Lineage, PerCounter, Ratios, Window};
 use report::{Display, NamespaceStats, Stats};
+use tfo_host::kernel::namespace::{Namespace, NamespaceIdentity};
+use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
+use tfo_host::runtime::clock;
+use tfo_model::ids::NamespaceName;
+use tfo_model::problem::Problem;
+use tfo_model::time::parse_span;
 
 /// Arguments of `stats`.
 #[derive(Debug, clap::Args)]

@@ -7,12 +7,12 @@ mod report;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::agent::DEFAULT_FILE;
-use crate::ctl::report::{Failure, Format, Outcome, deliver_as};
-use crate::model::ids::NamespaceName;
-use crate::model::problem::first_error;
-use crate::runtime::clock;
+use crate::report::{Failure, Format, Outcome, deliver_as};
 use report::StatusReport;
+use tfo_config::agent::DEFAULT_FILE;
+use tfo_host::runtime::clock;
+use tfo_model::ids::NamespaceName;
+use tfo_model::problem::first_error;
 
 /// An agent that is just at it has written one place and not yet the next: longer than any pass takes.
 const SECOND_LOOK: Duration = Duration::from_millis(500);

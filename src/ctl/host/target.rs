@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
-use crate::model::problem::Problem;
+use tfo_model::problem::Problem;
 
 /// Where most servers with TFO listen.
 const DEFAULT_PORT: u16 = 443;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::model::cookie::Cookie;
+use tfo_model::cookie::Cookie;
 
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;

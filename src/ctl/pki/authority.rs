@@ -17,9 +17,9 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::index::Serial;
 use super::role::Role;
-use crate::crypto::random;
-use crate::model::ids::NodeId;
-use crate::model::time::UnixTime;
+use tfo_crypto::random;
+use tfo_model::ids::NodeId;
+use tfo_model::time::UnixTime;
 
 /// How far back a certificate's life begins, in seconds: a node whose clock is up to an hour behind accepts a new one.
 const BACKDATE_SECS: u64 = 3_600;

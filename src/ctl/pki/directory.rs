@@ -14,10 +14,10 @@ use rustix::io::Errno;
 
 use super::authority::{Authority, AuthorityError};
 use super::index::Index;
-use crate::ctl::report::{Failure, Outcome};
-use crate::model::problem::Problem;
-use crate::runtime::clock;
-use crate::runtime::files::{self, Durability, Guard, SecretFileError};
+use crate::report::{Failure, Outcome};
+use tfo_host::runtime::clock;
+use tfo_host::runtime::files::{self, Durability, Guard, SecretFileError};
+use tfo_model::problem::Problem;
 
 /// File names that the authority needs for itself.
 pub(super) const CA_CERTIFICATE: &str = "ca.crt";

@@ -9,9 +9,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::role::Role;
-use crate::crypto::random::{self, NoRandomness};
-use crate::model::ids::NodeId;
-use crate::model::time::UnixTime;
+use tfo_crypto::random::{self, NoRandomness};
+use tfo_model::ids::NodeId;
+use tfo_model::time::UnixTime;
 
 /// Form of index.json that this release writes and reads.
 const VERSION: u32 = 1;

@@ -19,10 +19,10 @@ use self::directory::{Directory, Place, REVOCATION_LIST};
 use self::index::{Entry, Index, Serial, Which};
 use self::role::Role;
 use super::report::{self, Failure, Format, Outcome};
-use crate::model::ids::NodeId;
-use crate::model::problem::Problem;
-use crate::model::time::UnixTime;
-use crate::runtime::clock;
+use tfo_host::runtime::clock;
+use tfo_model::ids::NodeId;
+use tfo_model::problem::Problem;
+use tfo_model::time::UnixTime;
 
 /// Default lifetime of an authority in days: ten years.  Replacing it means a new ca.crt on every host; what limits the
 /// harm of a leaf is its own lifetime and the revocation list.

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::index::{Entry, Index, Standing, Which};
 use super::role::Role;
-use crate::ctl::report::Report;
-use crate::ctl::table::Table;
-use crate::model::ids::NodeId;
-use crate::model::time::UnixTime;
+use crate::report::Report;
+use crate::table::Table;
+use tfo_model::ids::NodeId;
+use tfo_model::time::UnixTime;
 
 /// A new authority.
 #[derive(Debug, Serialize)]

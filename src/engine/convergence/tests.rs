@@ -1,11 +1,12 @@
 //! Lives of a coordinator in literal seconds.
 
 use super::*;
-use crate::engine::rollout::document::{PoolKey, Slots};
-use crate::engine::rollout::policy::Policy;
-use crate::engine::rollout::record::{Fence, KeySource, Report, Session};
-use crate::model::count::Epoch;
-use crate::model::time::UnixTime;
+use crate::rollout::document::{PoolKey, Slots};
+use crate::rollout::policy::Policy;
+use crate::rollout::record::{Fence, Report};
+use tfo_model::count::Epoch;
+use tfo_model::node::{KeySource, Session};
+use tfo_model::time::UnixTime;
 
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -19,7 +20,7 @@ fn node(name: &str) -> NodeId {
 fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
     let mut policy = Policy::with_defaults(Vec::new());
     policy.absent_after_secs = 100;
-    let pool_id: crate::model::ids::PoolId = "0123456789abcdef0123456789abcdef".parse().unwrap();
+    let pool_id: tfo_model::ids::PoolId = "0123456789abcdef0123456789abcdef".parse().unwrap();
     let mut document = Document::new(pool_id, policy, UnixTime::from_secs(0));
     document.revision = Revision::new(revision);
     document.generation = Generation::new(1);
@@ -192,7 +193,7 @@ fn every_state_of_a_node() {
 
 #[test]
 fn a_revoke_in_an_old_phase_begins_its_own_time() {
-    use crate::engine::rollout::document::Revoke;
+    use crate::rollout::document::Revoke;
     let mut life = Life::default();
     let mut snapshot = pool(5, &[("a", 7, 30)]);
     assert_eq!(serve(&mut life, 0, 1_000, &snapshot).phase_secs, 1_000);

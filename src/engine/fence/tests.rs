@@ -1,9 +1,9 @@
 //! Answers that a node takes, refuses, and has taken already.
 
 use super::*;
-use crate::engine::rollout::document::{PoolKey, Slots};
-use crate::model::count::Epoch;
-use crate::model::key::KeyFingerprint;
+use crate::rollout::document::{PoolKey, Slots};
+use tfo_model::count::Epoch;
+use tfo_model::key::KeyFingerprint;
 
 const NOW: Duration = Duration::from_secs(100);
 const ABSENT_AFTER: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@ use super::document::{Action, Actor, Document, Hold, Pause, PoolKey, REVOKED_MAX
 use super::input::{Force, Reason, RevokeKeys, Step};
 use super::record::{Exclusion, NodeRecord, Standing};
 use super::wave::instructions;
-use crate::model::ids::NodeId;
+use tfo_model::ids::NodeId;
 
 /// Staged -> Steady(c, prior backup), Promoted -> Steady(c, backup x); both hold.
 ///

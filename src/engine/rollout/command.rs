@@ -18,10 +18,10 @@ use super::input::{Command, Force, Now, Order, Reason, Step, fresh_key};
 use super::walk::stage;
 use super::wave::has_acked;
 use super::{Draft, may_commit, not_frozen};
-use crate::engine::convergence::{Barrier, common_foreign_key};
-use crate::model::count::Epoch;
-use crate::model::ids::NodeId;
-use crate::model::key::{KeyFingerprint, PairPrint};
+use crate::convergence::{Barrier, common_foreign_key};
+use tfo_model::count::Epoch;
+use tfo_model::ids::NodeId;
+use tfo_model::key::{KeyFingerprint, PairPrint};
 
 pub(super) fn order(
     snapshot: &Snapshot,

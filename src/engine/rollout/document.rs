@@ -21,11 +21,11 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{Policy, Share, WaveRule};
 use super::record::{NodeRecord, RecordChange};
-use crate::model::count::{Epoch, Generation, Revision};
-use crate::model::ids::{NodeId, PoolId};
-use crate::model::key::{KeyFingerprint, PairPrint, TfoKey};
-use crate::model::state::{Phase, SlotPrint, SlotPrints};
-use crate::model::time::UnixTime;
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::ids::{NodeId, PoolId};
+use tfo_model::key::{KeyFingerprint, PairPrint, TfoKey};
+use tfo_model::state::{Phase, SlotPrint, SlotPrints};
+use tfo_model::time::UnixTime;
 
 /// Most revoked keys that are remembered; the oldest goes first.
 ///

@@ -6,12 +6,13 @@
 use super::document::{Document, Snapshot, Stage, Wave};
 use super::input::{BlockedBy, Now, Wait};
 use super::policy::Share;
-use super::record::{Counters, NodeRecord, SlotCount};
+use super::record::{NodeRecord, SlotCount};
 use super::wave::{is_opened, told};
-use crate::model::count::Epoch;
-use crate::model::ids::NodeId;
-use crate::model::state::Phase;
-use crate::model::time::UnixTime;
+use tfo_model::count::Epoch;
+use tfo_model::ids::NodeId;
+use tfo_model::node::Counters;
+use tfo_model::state::Phase;
+use tfo_model::time::UnixTime;
 
 /// Seconds since `since`; a clock that stepped back behind it is replaced by the served time.
 fn elapsed_secs(now: Now<'_>, since: UnixTime) -> u64 {

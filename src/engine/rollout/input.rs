@@ -5,12 +5,12 @@ use std::fmt;
 
 use super::document::{Expect, PoolKey, Proposal, Slots};
 use super::policy::{BadPolicy, Policy};
-use crate::engine::convergence::Presence;
-use crate::model::count::{Epoch, Generation, Revision};
-use crate::model::ids::NodeId;
-use crate::model::key::{KeyFingerprint, PairPrint};
-use crate::model::state::Phase;
-use crate::model::time::UnixTime;
+use crate::convergence::Presence;
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::ids::NodeId;
+use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::state::Phase;
+use tfo_model::time::UnixTime;
 
 /// Everything about the present that the machine may know.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +80,7 @@ pub enum Command {
     },
     /// Take over the state of a fleet that is ahead of a restored store.
     Recover {
-        /// One of [`crate::engine::convergence::recoverable`].
+        /// One of [`crate::convergence::recoverable`].
         slots: Slots,
     },
     /// Start a rotation now, without waiting for the schedule.  The fresh key may be one with given bytes.

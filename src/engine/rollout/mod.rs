@@ -48,9 +48,9 @@ use std::collections::BTreeSet;
 use self::document::{Action, Actor, AuditEntry, Document, Proposal, Snapshot};
 use self::input::{Input, Now, Reason, Refused, Step};
 use self::record::{NodeRecord, RecordChange};
-use crate::engine::convergence::{Barrier, conflict};
-use crate::model::ids::NodeId;
-use crate::model::key::KeyFingerprint;
+use crate::convergence::{Barrier, conflict};
+use tfo_model::ids::NodeId;
+use tfo_model::key::KeyFingerprint;
 
 pub use self::operator::{RECOVER_JUMP, REPORT_LEAD_MAX, end_of_exclusion_admits};
 

@@ -8,10 +8,10 @@ use super::input::{Reason, Step};
 use super::policy::Policy;
 use super::record::{Exclusion, Fence, NodeRecord, Standing};
 use super::{Draft, not_frozen};
-use crate::engine::convergence::{Barrier, recoverable};
-use crate::model::count::{Epoch, Generation};
-use crate::model::ids::NodeId;
-use crate::model::time::UnixTime;
+use crate::convergence::{Barrier, recoverable};
+use tfo_model::count::{Epoch, Generation};
+use tfo_model::ids::NodeId;
+use tfo_model::time::UnixTime;
 
 /// How far `recover` jumps above the highest reported generation, so that no instruction of the lost store can be
 /// above or equal to a new one (rule 10).

@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::ids::NodeId;
-use crate::model::time::RotationInterval;
+use tfo_model::ids::NodeId;
+use tfo_model::time::RotationInterval;
 
 /// A share in millionths, 0 to 1 000 000.  Persisted.
 ///

@@ -9,48 +9,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::document::{Instruction, Slots};
-use crate::model::count::{Epoch, Generation};
-use crate::model::ids::{NodeId, PoolId};
-use crate::model::key::KeyFingerprint;
-use crate::model::state::{Phase, SlotPrints};
-use crate::model::time::UnixTime;
-
-/// One run of an agent at one coordinator.  Persisted.  Wire v1: `session` = `ordinal-nonce`, decimal and hex.
-///
-/// The ordinal starts at the agent's clock (milliseconds) and is raised above any that a coordinator names in its
-/// refusal, so the latest session of a node has the highest ordinal without trusting a clock; the nonce (random) tells
-/// two sessions apart that took one ordinal by accident.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Session {
-    /// Later sessions of a node have higher ones.
-    pub ordinal: u64,
-    /// Random.
-    pub nonce: u64,
-}
-
-/// The text is no session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a session is ORDINAL-NONCE, decimal and 16 hex digits")]
-pub struct BadSession;
-
-impl std::fmt::Display for Session {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{:016x}", self.ordinal, self.nonce)
-    }
-}
-
-impl std::str::FromStr for Session {
-    type Err = BadSession;
-
-    fn from_str(text: &str) -> Result<Self, BadSession> {
-        let parsed = || {
-            let (ordinal, nonce) = text.split_once('-')?;
-            Some(Self { ordinal: ordinal.parse().ok()?, nonce: u64::from_str_radix(nonce, 16).ok()? })
-        };
-        // Only the one spelling: no signs, no missing or leading zeros.
-        parsed().filter(|session| session.to_string() == text).ok_or(BadSession)
-    }
-}
+use tfo_model::count::{Epoch, Generation};
+use tfo_model::ids::{NodeId, PoolId};
+use tfo_model::key::KeyFingerprint;
+use tfo_model::node::{Counters, KeySource, Session};
+use tfo_model::state::{Phase, SlotPrints};
+use tfo_model::time::UnixTime;
 
 /// What a node's sysctl.d file says it was told last: its fence (rule 9).  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -85,45 +49,6 @@ pub enum SlotCount {
     One,
 }
 
-/// TFO counters of a node since its boot (KERNEL.md section 4).  Persisted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-pub struct Counters {
-    /// `TCPFastOpenPassive`: cookies accepted.
-    pub passive: u64,
-    /// `TCPFastOpenPassiveAltKey`: of these, by the backup key.
-    pub passive_alt_key: u64,
-    /// `TCPFastOpenPassiveFail`: cookies rejected.
-    pub passive_fail: u64,
-}
-
-impl Counters {
-    /// What was counted since `earlier`; none if the counters were reset in between.
-    #[must_use]
-    pub fn since(&self, earlier: &Self) -> Option<Self> {
-        Some(Self {
-            passive: self.passive.checked_sub(earlier.passive)?,
-            passive_alt_key: self.passive_alt_key.checked_sub(earlier.passive_alt_key)?,
-            passive_fail: self.passive_fail.checked_sub(earlier.passive_fail)?,
-        })
-    }
-
-    /// Cookies that clients came with, accepted or rejected.
-    #[must_use]
-    pub fn cookies(&self) -> u64 {
-        self.passive.saturating_add(self.passive_fail)
-    }
-
-    /// Both together.
-    #[must_use]
-    pub fn plus(&self, other: &Self) -> Self {
-        Self {
-            passive: self.passive.saturating_add(other.passive),
-            passive_alt_key: self.passive_alt_key.saturating_add(other.passive_alt_key),
-            passive_fail: self.passive_fail.saturating_add(other.passive_fail),
-        }
-    }
-}
-
 /// Counters over one phase of one rotation.  Persisted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Window {
@@ -135,21 +60,6 @@ pub struct Window {
     pub first: Counters,
     /// Counters of the latest report.
     pub last: Counters,
-}
-
-/// Where a node has its keys from.  Persisted; wire v1: the snake-case names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeySource {
-    /// From this pool: it is told keys, and barriers wait for it.
-    #[default]
-    Coordinator,
-    /// It derives them: it only reports, is told nothing and never waited for (`[report]`).
-    Derive,
-    /// From a file: as above.
-    File,
-    /// It makes them itself: as above.
-    Random,
 }
 
 /// What a node said in its latest sync.  Persisted.
@@ -314,22 +224,4 @@ pub struct RecordChange {
     pub expected: Option<u64>,
     /// What to store; none = forget the node.
     pub next: Option<NodeRecord>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_has_one_spelling() {
-        let session = Session { ordinal: 1_790_000_000_000, nonce: 0xab };
-        assert_eq!(session.to_string(), "1790000000000-00000000000000ab");
-        assert_eq!(session.to_string().parse(), Ok(session));
-        let one_more = format!("{}0-0000000000000001", u64::MAX);
-        for bad in
-            ["", "-", "1", "1-", "1-ab", "+1-0000000000000001", "01-0000000000000001", "1-000000000000000A", &one_more]
-        {
-            assert_eq!(bad.parse::<Session>(), Err(BadSession), "{bad}");
-        }
-    }
 }

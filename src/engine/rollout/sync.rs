@@ -4,7 +4,7 @@
 //! 1. read the snapshot, call [`record`]; if it says [`Recording::First`], write that record **durably** before anything
 //!    else (on a version conflict start again); [`Recording::Later`] may be batched;
 //! 2. read the snapshot **again**, from the store (SQLite: the file, etcd: a quorum read), show it to
-//!    [`crate::engine::convergence::Life::observe`], and call [`answer`] on it with the presence that this gives: one of an
+//!    [`crate::convergence::Life::observe`], and call [`answer`] on it with the presence that this gives: one of an
 //!    earlier look has not heard whoever came since, and answers [`SyncRefused::NotHeard`];
 //! 3. on [`Answer::Nothing`] hold the request until the document changes or `wait_secs` are over, then step 2 again.
 //!
@@ -18,13 +18,14 @@
 use super::document::{Document, Instruction, Snapshot};
 use super::gates::counted_under;
 use super::operator::{REPORT_LEAD_MAX, end_of_exclusion_admits};
-use super::record::{Exclusion, Fence, NodeRecord, RecordChange, Report, Session, Standing, Window};
+use super::record::{Exclusion, Fence, NodeRecord, RecordChange, Report, Standing, Window};
 use super::wave::told;
-use crate::engine::convergence::{Presence, conflict, conflicts};
-use crate::model::count::Generation;
-use crate::model::ids::NodeId;
-use crate::model::state::Phase;
-use crate::model::time::UnixTime;
+use crate::convergence::{Presence, conflict, conflicts};
+use tfo_model::count::Generation;
+use tfo_model::ids::NodeId;
+use tfo_model::node::Session;
+use tfo_model::state::Phase;
+use tfo_model::time::UnixTime;
 
 /// How far a node's clock may be ahead of a coordinator's, as far as the ordinals of sessions go: ten years.
 const CLOCK_AHEAD_MAX_SECS: u64 = 10 * 366 * 86_400;

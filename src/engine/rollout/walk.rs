@@ -10,10 +10,10 @@ use super::policy::{AbsentPolicy, Share, WaveRule};
 use super::record::{Exclusion, NodeRecord, Standing};
 use super::wave::{is_opened, take_in};
 use super::{Draft, not_frozen, passed};
-use crate::engine::convergence::Barrier;
-use crate::model::count::Epoch;
-use crate::model::ids::NodeId;
-use crate::model::key::KeyFingerprint;
+use crate::convergence::Barrier;
+use tfo_model::count::Epoch;
+use tfo_model::ids::NodeId;
+use tfo_model::key::KeyFingerprint;
 
 pub(super) fn tick(snapshot: &Snapshot, now: Now<'_>, fresh: Option<KeyFingerprint>) -> Result<Step, Reason> {
     let document = &snapshot.document;

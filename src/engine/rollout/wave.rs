@@ -11,9 +11,9 @@ use siphasher::sip::SipHasher24;
 use super::document::{Document, Instruction, PoolKey, Slots, Snapshot, Stage, Wave};
 use super::policy::{Share, WaveRule};
 use super::record::{NodeRecord, SlotCount};
-use crate::engine::convergence::Presence;
-use crate::model::count::Epoch;
-use crate::model::ids::{NodeId, PoolId};
+use crate::convergence::Presence;
+use tfo_model::count::Epoch;
+use tfo_model::ids::{NodeId, PoolId};
 
 /// The key of the order's hash: it orders nodes, it hides nothing.
 const ORDER_KEY: [u8; 16] = *b"tfo-fleet/v1/wav";

@@ -13,8 +13,8 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use super::place::{Place, file_error};
-use crate::crypto::checksum::checksum;
-use crate::store::StoreError;
+use crate::StoreError;
+use tfo_crypto::checksum::checksum;
 
 /// Longest note that is read back, in bytes.
 const NOTE_BYTES_MAX: u64 = 200;

@@ -14,9 +14,9 @@ use rustix::io::Errno;
 
 use super::place::{Place, file_error};
 use super::schema;
-use crate::crypto::random;
-use crate::crypto::seal::{KeyEncryptionKey, SealedKey};
-use crate::store::StoreError;
+use crate::StoreError;
+use tfo_crypto::random;
+use tfo_crypto::seal::{KeyEncryptionKey, SealedKey};
 
 /// How long a statement waits for a lock of another program.
 pub(super) const BUSY: Duration = Duration::from_secs(5);

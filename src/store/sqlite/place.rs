@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-use crate::store::StoreError;
+use crate::StoreError;
 
 /// The database file, with links resolved.
 #[derive(Debug, Clone)]

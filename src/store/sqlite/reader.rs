@@ -8,12 +8,12 @@ use std::path::Path;
 
 use super::open;
 use super::reading::Reading;
-use crate::crypto::seal::KeyEncryptionKey;
-use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use crate::engine::rollout::record::{NodeRecord, RecordChange};
-use crate::model::count::Revision;
-use crate::model::ids::{NodeId, PoolName};
-use crate::store::{CommitError, Erasure, Head, Hub, PoolImage, PoolState, RecordOutcome, Store, StoreError};
+use crate::{CommitError, Erasure, Head, Hub, PoolImage, PoolState, RecordOutcome, Store, StoreError};
+use tfo_crypto::seal::KeyEncryptionKey;
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
+use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_model::count::Revision;
+use tfo_model::ids::{NodeId, PoolName};
 
 /// A database that is open for reading.  As a [`Store`] it refuses every write, and its hub tells nothing: a watch
 /// looks by itself.

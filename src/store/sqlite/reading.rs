@@ -7,13 +7,13 @@ use rusqlite::Connection;
 
 use super::place::Place;
 use super::rows::{PoolRow, Rows};
-use crate::crypto::fingerprint::fingerprint;
-use crate::crypto::seal::KeyEncryptionKey;
-use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Snapshot};
-use crate::engine::rollout::record::NodeRecord;
-use crate::model::count::Revision;
-use crate::model::ids::{NodeId, PoolName};
-use crate::store::{Head, PoolState, StoreError};
+use crate::{Head, PoolState, StoreError};
+use tfo_crypto::fingerprint::fingerprint;
+use tfo_crypto::seal::KeyEncryptionKey;
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Snapshot};
+use tfo_engine::rollout::record::NodeRecord;
+use tfo_model::count::Revision;
+use tfo_model::ids::{NodeId, PoolName};
 
 /// A database that can be read, and the key that opens its keys.
 #[derive(Debug)]

@@ -7,12 +7,12 @@ use serde::de::DeserializeOwned;
 use super::lock::Mark;
 use super::place::Place;
 use super::slots::Slots;
-use crate::crypto::checksum::{Checksum, checksum};
-use crate::engine::rollout::document::{AuditEntry, Document};
-use crate::engine::rollout::record::{NodeRecord, RecordChange};
-use crate::model::count::Revision;
-use crate::model::ids::{NodeId, PoolName};
-use crate::store::{AUDIT_KEPT, AUDIT_READ_MAX, CommitError, Head, Refusal, StoreError};
+use crate::{AUDIT_KEPT, AUDIT_READ_MAX, CommitError, Head, Refusal, StoreError};
+use tfo_crypto::checksum::{Checksum, checksum};
+use tfo_engine::rollout::document::{AuditEntry, Document};
+use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_model::count::Revision;
+use tfo_model::ids::{NodeId, PoolName};
 
 /// A connection, inside a transaction unless one statement is all, and how errors name its file.
 #[derive(Clone, Copy)]

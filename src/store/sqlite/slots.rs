@@ -4,9 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::crypto::seal::SealedKey;
-use crate::model::count::Epoch;
-use crate::store::check::SLOTS;
+use crate::check::SLOTS;
+use tfo_crypto::seal::SealedKey;
+use tfo_model::count::Epoch;
 
 const SLOT_BYTES: usize = 8 + SealedKey::BYTES;
 

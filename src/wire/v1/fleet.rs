@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::secret::SecretText;
 use super::sync::KeySource;
-use crate::model::count::{Epoch, Generation, Revision};
-use crate::model::ids::{NodeId, PoolId, PoolName};
-use crate::model::key::KeyFingerprint;
-use crate::model::state::{Phase, SlotPrint};
-use crate::model::time::UnixTime;
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::ids::{NodeId, PoolId, PoolName};
+use tfo_model::key::KeyFingerprint;
+use tfo_model::state::{Phase, SlotPrint};
+use tfo_model::time::UnixTime;
 
 /// Longest body of a command in bytes: an `expect` or `leave` of ten thousand names fits.
 pub const COMMAND_BYTES_MAX: usize = 3 << 20;

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use crate::kernel::text::{self, KeyText, TextError};
-use crate::model::key::{KeyPair, TfoKey};
+use tfo_model::key::{KeyPair, TfoKey};
+use tfo_model::key_text::{self, KeyText, TextError};
 
 /// Kernel text, one key or `primary,backup`; wiped on drop, and `Debug` shows nothing of it.
 ///
@@ -31,7 +31,7 @@ impl SecretText {
     /// # Errors
     /// Fails if it is not exactly kernel text (KERNEL.md section 1).
     pub fn parse(&self) -> Result<KeyPair, TextError> {
-        text::parse(self.0.as_bytes())
+        key_text::parse(self.0.as_bytes())
     }
 
     fn of_text(text: &KeyText) -> Self {

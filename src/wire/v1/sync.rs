@@ -3,11 +3,11 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::secret::SecretText;
-use crate::engine::rollout::record::{Counters, Session};
-use crate::model::count::{Epoch, Generation};
-use crate::model::ids::{PoolId, PoolName};
-use crate::model::key::KeyFingerprint;
-use crate::model::state::{Phase, SlotPrint};
+use tfo_model::count::{Epoch, Generation};
+use tfo_model::ids::{PoolId, PoolName};
+use tfo_model::key::KeyFingerprint;
+use tfo_model::node::{Counters, Session};
+use tfo_model::state::{Phase, SlotPrint};
 
 /// Longest request body in bytes.
 pub const REQUEST_BYTES_MAX: usize = 4_096;
@@ -24,7 +24,7 @@ pub const NEXT_CONTACT_SECS_MAX: u64 = 7 * 86_400;
 /// Longest of the free texts (`kernel`, `agent`, `error`) in bytes.
 pub const TEXT_BYTES_MAX: usize = 128;
 
-pub use crate::engine::rollout::record::KeySource;
+pub use tfo_model::node::KeySource;
 
 /// What a node says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

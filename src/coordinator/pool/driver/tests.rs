@@ -7,19 +7,16 @@ use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::coordinator::pool::waiting::Reply;
-use crate::coordinator::pool::{GivenKeys, Held, NotDone, NotTold, Until, Wanted};
-use crate::engine::rollout::document::{
-    Action, AuditEntry, Document, KeyRing, PoolKey, Proposal, Slots, Snapshot, Stage,
-};
-use crate::engine::rollout::input::Force;
-use crate::engine::rollout::record::{
-    Exclusion, Fence, Installed, KeySource, NodeRecord, RecordChange, Report, Session, SlotCount, Standing,
-};
-use crate::engine::rollout::sync::{Sync, SyncRefused};
-use crate::model::count::{Epoch, Generation};
-use crate::model::ids::PoolName;
-use crate::store::{Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, Store, StoreError};
+use crate::pool::waiting::Reply;
+use crate::pool::{GivenKeys, Held, NotDone, NotTold, Until, Wanted};
+use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, PoolKey, Proposal, Slots, Snapshot, Stage};
+use tfo_engine::rollout::input::Force;
+use tfo_engine::rollout::record::{Exclusion, Fence, Installed, NodeRecord, RecordChange, Report, SlotCount, Standing};
+use tfo_engine::rollout::sync::{Sync, SyncRefused};
+use tfo_model::count::{Epoch, Generation};
+use tfo_model::ids::PoolName;
+use tfo_model::node::{KeySource, Session};
+use tfo_store::{Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, Store, StoreError};
 
 /// Longer than any node may be silent here.
 const ABSENT_AFTER_SECS: u64 = 30;
@@ -135,7 +132,7 @@ impl World {
         let mut keys = KeyRing::default();
         let [backup, current] = [1, 2].map(|epoch| {
             let (key, epoch) = (random::fresh_key().unwrap(), Epoch::new(epoch).unwrap());
-            let named = PoolKey { epoch, fingerprint: crate::crypto::fingerprint::fingerprint(&key) };
+            let named = PoolKey { epoch, fingerprint: tfo_crypto::fingerprint::fingerprint(&key) };
             keys.insert(epoch, key);
             named
         });
@@ -196,7 +193,7 @@ impl World {
 
     /// A sync of an agent that has installed what the pool tells now.
     fn acknowledge(&mut self, node: &str) -> Held {
-        self.slots = crate::engine::rollout::wave::instructions(self.driver.book.document())[0].slots;
+        self.slots = tfo_engine::rollout::wave::instructions(self.driver.book.document())[0].slots;
         self.sync(node)
     }
 
@@ -315,7 +312,7 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
         assert!(matches!(world.rotate(), Err(NotDone::StoreDown)), "{reads}");
         world.driver.tick();
         assert_eq!(world.store.inner.head(&pool_name()).unwrap(), before);
-        assert_eq!(world.driver.book.document().stage.phase(), crate::model::state::Phase::Steady);
+        assert_eq!(world.driver.book.document().stage.phase(), tfo_model::state::Phase::Steady);
     }
     world.store.fail(false, false);
     world.hear(&["a", "b", "c"]);

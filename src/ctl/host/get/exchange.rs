@@ -10,8 +10,8 @@ use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
 use super::http::{BodyEnd, Head, HeadError};
-use crate::kernel::tcp_info::SynData;
-use crate::runtime::{clock, sys};
+use tfo_host::kernel::tcp_info::SynData;
+use tfo_host::runtime::{clock, sys};
 
 /// Bytes of an answer that are read; whoever measures the first byte needs no more.
 const BODY_BYTES_MAX: u64 = 64 << 20;

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::exchange::{Exchange, Ride, Target};
 use super::http::Head;
-use crate::ctl::report::Report;
-use crate::kernel::tcp_info::SynData;
+use crate::report::Report;
+use tfo_host::kernel::tcp_info::SynData;
 
 /// Wire v1: `get --format json`.
 #[derive(Serialize)]

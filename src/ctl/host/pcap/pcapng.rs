@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::{CaptureError, CapturedAt, FRAME_BYTES_MAX, Frame, Order, TicksPerSecond, fill, read_block};
-use crate::ctl::host::link::Link;
+use crate::host::link::Link;
 
 /// Type of the block that starts a section; the same in both byte orders.
 pub(super) const SECTION_MARK: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];

@@ -11,7 +11,7 @@ use super::ending::{output_failed, together};
 use super::raw::{Answer, Asker, Plan};
 use super::target::{Families, Target};
 use super::tcp_option::Form;
-use crate::ctl::report::{Failure, Format, Outcome, Report, show};
+use crate::report::{Failure, Format, Outcome, Report, show};
 
 mod unprivileged;
 

@@ -18,11 +18,11 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Arguments, ProbeResult, Verdict, micros};
-use crate::ctl::host::raw::{AskError, given_source};
-use crate::ctl::host::target::Target;
-use crate::ctl::report::{Failure, Outcome};
-use crate::model::problem::Problem;
-use crate::runtime::{clock, sys};
+use crate::host::raw::{AskError, given_source};
+use crate::host::target::Target;
+use crate::report::{Failure, Outcome};
+use tfo_host::runtime::{clock, sys};
+use tfo_model::problem::Problem;
 
 /// `tcpi_fastopen_client_fail`: the SYN with the option was lost, the one without it came through (KERNEL.md section 6).
 const SYN_WITH_OPTION_LOST: u8 = 3;

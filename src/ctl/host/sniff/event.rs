@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::ctl::host::key_ring::{KeyName, KeyRing, Slot};
-use crate::ctl::host::packet::Packet;
-use crate::ctl::host::pcap::CapturedAt;
-use crate::ctl::host::tcp_option::FastOpen;
-use crate::model::key::KeyFingerprint;
+use crate::host::key_ring::{KeyName, KeyRing, Slot};
+use crate::host::packet::Packet;
+use crate::host::pcap::CapturedAt;
+use crate::host::tcp_option::FastOpen;
+use tfo_model::key::KeyFingerprint;
 
 /// What the packet is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -216,8 +216,8 @@ impl fmt::Display for Line<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::host::packet::{CookieRequest, Segment};
-    use crate::ctl::host::tcp_option::Form;
+    use crate::host::packet::{CookieRequest, Segment};
+    use crate::host::tcp_option::Form;
 
     const SYN: u8 = 0x02;
     const SYN_ACK: u8 = 0x12;
@@ -248,8 +248,8 @@ mod tests {
 
     /// An option with the cookie that the ring's first or second key gives 10.77.1.1 at 10.77.1.2.
     fn made_by(text: &str) -> Vec<u8> {
-        use crate::model::cookie::Cookie;
-        let keys = crate::kernel::text::parse(text.as_bytes()).unwrap();
+        use tfo_model::cookie::Cookie;
+        let keys = tfo_model::key_text::parse(text.as_bytes()).unwrap();
         let cookie = Cookie::of(keys.primary(), "10.77.1.1".parse().unwrap(), "10.77.1.2".parse().unwrap());
         [&[1, 1, 34, 10][..], cookie.unwrap().as_bytes()].concat()
     }

@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Arguments, CapturedAt, Ending, Failure, Outcome, Problem, Sniffer};
-use crate::runtime::{clock, sys};
+use tfo_host::runtime::{clock, sys};
 
 /// What the kernel may hold for us, in bytes of its own bookkeeping: some ten thousand SYNs.
 const BUFFER_BYTES: usize = 16 << 20;

@@ -8,8 +8,8 @@ use super::ending::output_failed;
 use super::key_ring::KeyRing;
 use super::packet::{NotRead, Packet};
 use super::pcap::{Capture, CaptureError, CapturedAt};
-use crate::ctl::report::{Failure, Format, Outcome};
-use crate::model::problem::Problem;
+use crate::report::{Failure, Format, Outcome};
+use tfo_model::problem::Problem;
 
 mod event;
 mod live;

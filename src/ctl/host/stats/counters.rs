@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use crate::kernel::netstat::TfoCounters;
+use tfo_host::kernel::netstat::TfoCounters;
 
 /// One counter, for people.
 pub(super) struct Counter {

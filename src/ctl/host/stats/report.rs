@@ -6,8 +6,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::counters::{COUNTERS, Counter, PerCounter, Ratios, Window};
-use crate::ctl::report::{Format, Report, show};
-use crate::model::time::UnixTime;
+use crate::report::{Format, Report, show};
+use tfo_model::time::UnixTime;
 
 /// Wire v1: `stats --format json`; with `--watch` one of it a line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -167,7 +167,7 @@ mod tests {
 
     use super::super::counters::Lineage;
     use super::*;
-    use crate::kernel::netstat::TfoCounters;
+    use tfo_host::kernel::netstat::TfoCounters;
 
     /// A kernel without the column of the backup key.
     fn sample(passive: u64, fail: u64) -> PerCounter<u64> {

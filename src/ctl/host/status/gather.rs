@@ -3,21 +3,21 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::config::agent::{
+use tfo_config::agent::{
     AgentSettings, DEFAULT_RUNTIME_DIR, DEFAULT_SYSCTL_FILE, InstallMode, InstallSettings, Named, SourceSettings,
 };
-use crate::kernel::boot_order::{self, BootOrder};
-use crate::kernel::namespace::{Namespace, NamespaceError};
-use crate::kernel::procfs::{self, KernelError, KeyFile, print_of};
-use crate::kernel::release::{self, KernelRelease};
-use crate::kernel::sysctl_d::{self, Persisted, Record};
-use crate::model::ids::NamespaceName;
-use crate::model::key::{PairPrint, TfoKey};
-use crate::model::problem::Problem;
-use crate::model::state::{BackupSlot, SlotPrints};
-use crate::model::time::UnixTime;
-use crate::runtime::{files, sys};
-use crate::wire::status::{FILE_NAME, Status, VERSION};
+use tfo_host::kernel::boot_order::{self, BootOrder};
+use tfo_host::kernel::namespace::{Namespace, NamespaceError};
+use tfo_host::kernel::procfs::{self, KernelError, KeyFile, print_of};
+use tfo_host::kernel::release::{self, KernelRelease};
+use tfo_host::kernel::sysctl_d::{self, Persisted, Record};
+use tfo_host::runtime::{files, sys};
+use tfo_model::ids::NamespaceName;
+use tfo_model::key::{PairPrint, TfoKey};
+use tfo_model::problem::Problem;
+use tfo_model::state::{BackupSlot, SlotPrints};
+use tfo_model::time::UnixTime;
+use tfo_wire::status::{FILE_NAME, Status, VERSION};
 
 /// Longest status.json, in bytes: 256 namespaces with room to spare.
 const STATUS_BYTES_MAX: u64 = 1 << 20;
@@ -119,7 +119,7 @@ pub(super) fn gather(config_path: &Path, names: &[NamespaceName], now: UnixTime)
         named.dedup();
         std::iter::once(Namespace::Own).chain(named.into_iter().map(Namespace::Named)).collect()
     } else {
-        crate::ctl::host::namespaces::chosen(names)
+        crate::host::namespaces::chosen(names)
     };
     let uname = rustix::system::uname();
     Facts {

@@ -3,15 +3,15 @@
 use std::io;
 
 use super::gather::{Facts, FileState, Kernel, Site};
-use crate::config::agent::InstallMode;
-use crate::ctl::host::namespaces;
-use crate::kernel::namespace::NamespaceError;
-use crate::kernel::procfs::{KernelError, SERVER_BIT, SERVER_WITHOUT_COOKIE_BIT};
-use crate::kernel::release;
-use crate::model::problem::Problem;
-use crate::model::state::BackupSlot;
-use crate::model::time::span_text;
-use crate::wire::status::State;
+use crate::host::namespaces;
+use tfo_config::agent::InstallMode;
+use tfo_host::kernel::namespace::NamespaceError;
+use tfo_host::kernel::procfs::{KernelError, SERVER_BIT, SERVER_WITHOUT_COOKIE_BIT};
+use tfo_host::kernel::release;
+use tfo_model::problem::Problem;
+use tfo_model::state::BackupSlot;
+use tfo_model::time::span_text;
+use tfo_wire::status::State;
 
 /// How late a change may be made where no schedule says more, in seconds: a poll of the agent, and its retry.
 const LATE_SECS: u64 = 60;

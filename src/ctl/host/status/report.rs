@@ -5,16 +5,16 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::gather::{Facts, FileState, Kernel, Site};
-use crate::ctl::report::Report;
-use crate::kernel::boot_order::Setter;
-use crate::kernel::procfs;
-use crate::model::count::{Epoch, Generation};
-use crate::model::ids::PoolName;
-use crate::model::key::{KeyFingerprint, PairPrint};
-use crate::model::problem::{Problem, first_error};
-use crate::model::state::{BackupSlot, Phase, SlotPrint};
-use crate::model::time::{UnixTime, span_text};
-use crate::wire::status::{Standing, State};
+use crate::report::Report;
+use tfo_host::kernel::boot_order::Setter;
+use tfo_host::kernel::procfs;
+use tfo_model::count::{Epoch, Generation};
+use tfo_model::ids::PoolName;
+use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::problem::{Problem, first_error};
+use tfo_model::state::{BackupSlot, Phase, SlotPrint};
+use tfo_model::time::{UnixTime, span_text};
+use tfo_wire::status::{Standing, State};
 
 /// Sources whose epochs are the unix second at which a key becomes primary, so that it is its birth too.
 const DATED_SOURCES: [&str; 2] = ["derive", "random"];

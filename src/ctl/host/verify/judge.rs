@@ -9,10 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use crate::ctl::host::key_ring::{KeyName, Slot};
-use crate::ctl::host::tcp_option::WireCookie;
-use crate::ctl::report::Report;
-use crate::model::key::KeyFingerprint;
+use crate::host::key_ring::{KeyName, Slot};
+use crate::host::tcp_option::WireCookie;
+use crate::report::Report;
+use tfo_model::key::KeyFingerprint;
 
 /// How sure `min_share` is: it is missed once in 20 times.
 const MISS_PROBABILITY: f64 = 0.05;
@@ -177,7 +177,7 @@ fn write_result(result: &AddressResult, out: &mut dyn Write) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::host::tcp_option::FastOpen;
+    use crate::host::tcp_option::FastOpen;
 
     fn cookie(byte: u8) -> WireCookie {
         FastOpen::among(&[34, 10, byte, byte, byte, byte, byte, byte, byte, byte]).unwrap().cookie.unwrap()

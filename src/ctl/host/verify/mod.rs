@@ -11,7 +11,7 @@ use super::key_ring::KeyRing;
 use super::raw::{Answer, Asker, Plan};
 use super::target::{Families, Target};
 use super::tcp_option::{Form, WireCookie};
-use crate::ctl::report::{Failure, Format, Outcome, show};
+use crate::report::{Failure, Format, Outcome, show};
 
 mod judge;
 

@@ -5,7 +5,7 @@ use super::super::input::Force;
 use super::super::policy::BadPolicy;
 use super::super::{RECOVER_JUMP, input::BlockedBy};
 use super::*;
-use crate::model::key::PairPrint;
+use tfo_model::key::PairPrint;
 
 const ROTATE: Command = Command::Rotate { force: Force::No };
 const INSIST: Command = Command::Rotate { force: Force::Yes };

@@ -13,14 +13,15 @@ use super::document::{Action, Document, Expect, PoolKey, Proposal, Slots, Snapsh
 use super::handle;
 use super::input::{Command, Input, Now, Order, Reason, Refused, Step, Wait};
 use super::policy::{NamePattern, Policy, Share, WaveRule};
-use super::record::{Counters, Fence, Installed, KeySource, NodeRecord, Report, Session, SlotCount, Standing, Window};
+use super::record::{Fence, Installed, NodeRecord, Report, SlotCount, Standing, Window};
 use super::wave::told;
-use crate::engine::convergence::Presence;
-use crate::model::count::{Epoch, Generation, Revision};
-use crate::model::ids::{NodeId, PoolId};
-use crate::model::key::KeyFingerprint;
-use crate::model::state::Phase;
-use crate::model::time::UnixTime;
+use crate::convergence::Presence;
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::ids::{NodeId, PoolId};
+use tfo_model::key::KeyFingerprint;
+use tfo_model::node::{Counters, KeySource, Session};
+use tfo_model::state::Phase;
+use tfo_model::time::UnixTime;
 
 /// A day after the document's last change: a rotation is due, and the backup is drained by time.
 const NOW: UnixTime = UnixTime::from_secs(200_000);

@@ -1,9 +1,10 @@
 //! Nodes whose keys come from elsewhere, sessions of one kind, and the one view that answers all.
 
-use super::super::record::{Exclusion, KeySource};
+use super::super::record::Exclusion;
 use super::super::sync::{Answer, PoolView, Recording, Sync, SyncRefused, answer, record};
 use super::*;
-use crate::engine::convergence::{Barrier, NodeState, common_foreign_key, conflict, node_state, recoverable};
+use crate::convergence::{Barrier, NodeState, common_foreign_key, conflict, node_state, recoverable};
+use tfo_model::node::KeySource;
 
 fn sync(ordinal: u64, report: Report) -> Sync {
     Sync { session: Session { ordinal, nonce: 1 }, seen: Generation::ZERO, report }

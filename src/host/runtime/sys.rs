@@ -83,7 +83,7 @@ pub fn watch(fd: std::os::fd::OwnedFd) -> std::io::Result<tokio::io::unix::Async
 /// # Errors
 /// Fails as `unshare(2)` does: EPERM without CAP_SYS_ADMIN or where user namespaces are forbidden, EINVAL for what a process with threads
 /// cannot do, ENOSPC beyond `user.max_*_namespaces`.
-pub(crate) fn unshare(namespaces: UnshareFlags) -> Result<(), rustix::io::Errno> {
+pub fn unshare(namespaces: UnshareFlags) -> Result<(), rustix::io::Errno> {
     assert!(!namespaces.contains(UnshareFlags::FILES), "descriptors would mean other files on other threads");
     // SAFETY: the one flag that breaks I/O safety, FILES, is excluded above.
     unsafe { rustix::thread::unshare_unsafe(namespaces) }
@@ -93,7 +93,7 @@ pub(crate) fn unshare(namespaces: UnshareFlags) -> Result<(), rustix::io::Errno>
 ///
 /// # Errors
 /// Fails if the descriptor is no TCP socket that may listen.
-pub(crate) fn set_tcp_fastopen_queue(socket: BorrowedFd<'_>, connections_max: libc::c_int) -> io::Result<()> {
+pub fn set_tcp_fastopen_queue(socket: BorrowedFd<'_>, connections_max: libc::c_int) -> io::Result<()> {
     set_tcp_option(socket, libc::TCP_FASTOPEN, connections_max)
 }
 
@@ -101,7 +101,7 @@ pub(crate) fn set_tcp_fastopen_queue(socket: BorrowedFd<'_>, connections_max: li
 ///
 /// # Errors
 /// Fails with EOPNOTSUPP if the client side of TFO is off here.
-pub(crate) fn set_tcp_fastopen_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
+pub fn set_tcp_fastopen_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_tcp_option(socket, libc::TCP_FASTOPEN_CONNECT, 1)
 }
 
@@ -117,7 +117,7 @@ fn set_tcp_option(socket: BorrowedFd<'_>, name: libc::c_int, value: libc::c_int)
 ///
 /// # Errors
 /// Fails if the descriptor is no packet socket.
-pub(crate) fn packets_dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
+pub fn packets_dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
     // Packets, then drops: the kernel's `struct tpacket_stats`.
     let mut counts = [0_u32; 2];
     let mut size = libc_len(size_of_val(&counts));
@@ -131,7 +131,7 @@ pub(crate) fn packets_dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
 ///
 /// # Errors
 /// Fails if the descriptor is no TCP socket.
-pub(crate) fn tcp_info_head(socket: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
+pub fn tcp_info_head(socket: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
     let mut head = [0_u8; 8];
     let mut size = libc_len(head.len());
     let place = head.as_mut_ptr().cast();

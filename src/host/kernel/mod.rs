@@ -8,4 +8,3 @@ pub mod procfs;
 pub mod release;
 pub mod sysctl_d;
 pub mod tcp_info;
-pub mod text;

@@ -16,7 +16,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::sysctl_d::SYSCTL_NAME;
-use crate::model::problem::Problem;
+use tfo_model::problem::Problem;
 
 /// Directories in the order in which they mask each other.
 const DIRECTORIES: [&str; 5] =

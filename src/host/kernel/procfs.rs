@@ -11,10 +11,10 @@ use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::namespace::Namespace;
-use super::text::{self, KeyText, TEXT_CHARS_MAX, TextError};
-use crate::crypto::fingerprint::fingerprint;
-use crate::model::key::{KeyPair, PairPrint, TfoKey};
-use crate::model::problem::{Problem, chain};
+use tfo_crypto::fingerprint::fingerprint;
+use tfo_model::key::{KeyPair, PairPrint, TfoKey};
+use tfo_model::key_text::{self, KeyText, TEXT_CHARS_MAX, TextError};
+use tfo_model::problem::{Problem, chain};
 
 /// `net.ipv4.tcp_fastopen_key` of the calling thread's network namespace (ip-sysctl).
 pub const KEY_PATH: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
@@ -131,7 +131,8 @@ impl KeyFile {
         let failed = |error| self.error(error, |path, source| KernelError::Read { path, source });
         let mut buffer = Zeroizing::new([0; TEXT_CHARS_MAX + 2]);
         let read = File::open(&self.path).and_then(|mut file| file.read(buffer.as_mut())).map_err(failed)?;
-        text::parse_shown(&buffer[..read]).map_err(|source| KernelError::Strange { path: self.path.clone(), source })
+        key_text::parse_shown(&buffer[..read])
+            .map_err(|source| KernelError::Strange { path: self.path.clone(), source })
     }
 
     /// Writes both keys at once, reads back and compares.  A kernel without a backup slot gets the primary alone.
@@ -240,7 +241,7 @@ mod tests {
     }
 
     fn pair() -> KeyPair {
-        text::parse(b"13121110-17161514-1b1a1918-1f1e1d1c,00000001-00000002-00000003-00000004").unwrap()
+        key_text::parse(b"13121110-17161514-1b1a1918-1f1e1d1c,00000001-00000002-00000003-00000004").unwrap()
     }
 
     #[test]

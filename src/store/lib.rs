@@ -25,11 +25,11 @@ pub use memory::MemoryStore;
 pub use sqlite::{SqliteReader, SqliteStore};
 pub use watch::{Change, Hub, Watch};
 
-use crate::engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use crate::engine::rollout::record::{NodeRecord, RecordChange};
-use crate::model::count::Revision;
-use crate::model::ids::{NodeId, PoolName};
-use crate::runtime::clock;
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
+use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_host::runtime::clock;
+use tfo_model::count::Revision;
+use tfo_model::ids::{NodeId, PoolName};
 
 /// Audit entries that are kept for each pool: years of daily rotations.  The oldest go first.
 pub const AUDIT_KEPT: u64 = 100_000;

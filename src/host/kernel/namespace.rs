@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::model::ids::NamespaceName;
+use tfo_model::ids::NamespaceName;
 
 /// Where `ip netns add` keeps names (iproute2, `ip-netns(8)`).
 const NAMES_DIR: &str = "/run/netns";

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::model::time::UnixTime;
+use tfo_model::time::UnixTime;
 
 /// The wall clock, cut to whole seconds.  A clock before 1970 reads as 1970.
 #[must_use]

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::model::problem::Problem;
 use crate::runtime::files;
+use tfo_model::problem::Problem;
 
 /// What names the key, as a file, as a sysctl, or as the program that does nothing else.
 const SIGNS: [&str; 2] = ["tcp_fastopen_key", "tofurkey"];

@@ -5,4 +5,3 @@ pub mod contact;
 pub mod coordinator;
 pub mod ctl;
 pub mod reader;
-pub mod secret;

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::reader::Located;
-use crate::model::problem::Problem;
 use crate::runtime::files::{self, Guard, SecretFileError};
+use tfo_model::problem::Problem;
 
 /// Prefix of a credential's name.
 const CREDENTIAL: &str = "credential:";
@@ -107,16 +106,6 @@ impl SecretPath {
             SecretFileError::TooLong { .. } => ("secret_too_long", "name the right file".to_owned()),
         };
         Problem::error(kind, message, remedy)
-    }
-}
-
-impl Located<SecretPath> {
-    /// Reads the secret; a problem says where in the configuration it was named.
-    ///
-    /// # Errors
-    /// As [`SecretPath::read`].
-    pub fn read_for(&self, config: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, Problem> {
-        self.value.read(max).map_err(|problem| self.locate(config, problem))
     }
 }
 

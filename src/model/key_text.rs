@@ -8,7 +8,7 @@
 
 use zeroize::Zeroizing;
 
-use crate::model::key::{KeyPair, KeyPairError, TfoKey};
+use crate::key::{KeyPair, KeyPairError, TfoKey};
 
 /// Digits and dashes of one key.
 const KEY_CHARS: usize = 35;

@@ -1,7 +1,7 @@
 //! What a kernel of this release can do.
 
-use crate::model::problem::Problem;
-use crate::model::state::BackupSlot;
+use tfo_model::problem::Problem;
+use tfo_model::state::BackupSlot;
 
 /// Major and minor number of a kernel release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

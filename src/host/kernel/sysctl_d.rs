@@ -10,14 +10,14 @@ use std::str::FromStr;
 
 use zeroize::Zeroizing;
 
-use super::text::{self, KeyText};
-use crate::crypto::fingerprint::pair_print;
-use crate::model::count::{Epoch, Generation};
-use crate::model::ids::PoolId;
-use crate::model::key::KeyPair;
-use crate::model::state::{Phase, SlotPrint, SlotPrints};
-use crate::model::time::UnixTime;
 use crate::runtime::files::{self, Durability, ReplaceError};
+use tfo_crypto::fingerprint::pair_print;
+use tfo_model::count::{Epoch, Generation};
+use tfo_model::ids::PoolId;
+use tfo_model::key::KeyPair;
+use tfo_model::key_text::{self, KeyText};
+use tfo_model::state::{Phase, SlotPrint, SlotPrints};
+use tfo_model::time::UnixTime;
 
 /// First line, which tells our file from others.  Persisted: the number changes when the format does.
 const MAGIC: &str = "# Managed by tfo-agent (tfo-fleet), format 1. Do not edit: changes are replaced.";
@@ -175,7 +175,7 @@ fn parse(text: &str) -> Option<(Record, KeyPair)> {
     };
     let installed_at = field("installed_at")?.parse().ok()?;
     let keys = lines.next()?.strip_prefix(SYSCTL_NAME)?.strip_prefix(" = ")?;
-    let keys = text::parse(keys.as_bytes()).ok()?;
+    let keys = key_text::parse(keys.as_bytes()).ok()?;
     let prints = SlotPrints { primary, backup };
     if lines.next().is_some() || pair_print(&keys) != prints.pair() {
         return None;
@@ -226,7 +226,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("50-tcp_fastopen_key.conf");
         assert!(matches!(read(&path).unwrap(), Persisted::Absent));
-        let keys = text::parse(KEYS).unwrap();
+        let keys = key_text::parse(KEYS).unwrap();
         let record = record(&keys);
         write(&path, &record, &keys).unwrap();
         let Persisted::Ours { record: back, keys: back_keys } = read(&path).unwrap() else { panic!("not ours") };
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_single_key_without_history_reads_back() {
-        let keys = text::parse(&KEYS[..35]).unwrap();
+        let keys = key_text::parse(&KEYS[..35]).unwrap();
         let mut record = record(&keys);
         record.prints.primary.epoch = None;
         (record.generation, record.joints) = (None, vec![]);
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn whatever_else_stands_there_is_foreign() {
-        let keys = text::parse(KEYS).unwrap();
+        let keys = key_text::parse(KEYS).unwrap();
         let whole = render(&record(&keys), &keys).to_string();
         assert!(parse(&whole).is_some());
         for cut in 0..whole.len() {
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn only_the_time_may_differ_in_the_same_record() {
-        let keys = text::parse(KEYS).unwrap();
+        let keys = key_text::parse(KEYS).unwrap();
         let record = record(&keys);
         assert!(record.same_but_for_time(&Record { installed_at: UnixTime::from_secs(5), ..record.clone() }));
         assert!(!record.same_but_for_time(&Record { generation: None, ..record.clone() }));
