@@ -222,7 +222,7 @@ fn once_installs_then_finds_nothing_to_do() {
     assert_eq!(before.3, 0o600);
 }
 
-/// Every field that DESIGN.md section 2 names, no key, and the values of this install.
+/// Every field that docs/reference/json.md names, no key, and the values of this install.
 #[test]
 fn once_as_json_has_the_shape_of_the_design() {
     if !support::need_netns() {

@@ -1,4 +1,4 @@
-//! Model check over the engine's own code (PROTOCOL.md sections 1 and 4): with every rule on, no reachable world breaks
+//! Model check over the engine's own code (docs/protocol.md#what-goes-wrong-without-a-rule): with every rule on, no reachable world breaks
 //! the invariant or the promise to clients, and every sampled one converges once faults stop; with any one rule off,
 //! something breaks, and the trace is printed.
 //!
@@ -421,7 +421,7 @@ fn a_one_slot_node_beside_others() {
     holds("one slot", one_slot(), &[vec![0, 1, 2], vec![1, 0, 2]], Pinned::Complete(7_000));
 }
 
-/// Each rule of PROTOCOL.md section 4 that a model without time can lack, and the world in which it is missed.
+/// Each rule of docs/protocol.md#what-goes-wrong-without-a-rule that a model without time can lack, and the world in which it is missed.
 fn without(off: Off) -> World {
     let one = match off {
         Off::BarrierBeforePromote | Off::BarrierBeforeStage => small(NONE),

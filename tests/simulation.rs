@@ -2,7 +2,7 @@
 //! timers, three coordinators over one real `MemoryStore` that is slow, fails, loses answers and is put back to an older
 //! copy, waves and gates that clients with cookies open and close, lost and late messages, clocks that step, crashes, new
 //! images, operators.  After every step the invariant is checked over distinct pairs of slots, and the promise to clients
-//! (PROTOCOL.md rule 4) over every key with cookies; when the faults stop, the fleet must converge and go on rotating.
+//! (docs/protocol.md#rule-4) over every key with cookies; when the faults stop, the fleet must converge and go on rotating.
 //!
 //! A failing seed is printed.  Replay it: `TFO_SEED=7 cargo test --test simulation -- --nocapture`.
 //! More of them: `TFO_SEEDS=20000 cargo test --test simulation`.

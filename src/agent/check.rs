@@ -214,7 +214,7 @@ fn coordinators(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
 }
 
 /// Files that would win over ours at boot, for a node of a pool: it must not acknowledge what a reboot would take back
-/// (PROTOCOL.md rule 8).  Nothing for other sources.
+/// (docs/protocol.md#rule-8).  Nothing for other sources.
 #[must_use]
 pub fn unacknowledgeable(settings: &AgentSettings) -> Vec<Problem> {
     if !settings.has_coordinator() {

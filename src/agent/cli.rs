@@ -102,7 +102,7 @@ pub enum Format {
     Json,
 }
 
-/// How a command ended (DESIGN.md section 2).
+/// How a command ended (docs/reference/exit-codes.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Done.

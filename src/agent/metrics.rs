@@ -251,7 +251,7 @@ fn contact_metrics(
     Ok(())
 }
 
-/// The server side's counters (KERNEL.md section 4).
+/// The server side's counters (docs/kernel.md#counters).
 const COUNTERS: [(&str, &str, &str); 5] = [
     ("TCPFastOpenPassive", "tfo_agent_passive_total", "Valid cookies taken."),
     ("TCPFastOpenPassiveAltKey", "tfo_agent_passive_alt_key_total", "Of those, cookies of the backup key."),

@@ -111,7 +111,7 @@ struct Daemon {
     /// A reload has begun, and no pass has been made since.
     reloading: bool,
     /// What the last reload was refused for, if it was: said in the status line until one succeeds, because
-    /// `systemctl reload` itself shows no reason (SYSTEMD.md).
+    /// `systemctl reload` itself shows no reason (docs/systemd.md).
     refused: Option<String>,
     /// Problems of the last pass, so that each is logged once and not at every poll.
     logged: Vec<Problem>,
@@ -257,7 +257,7 @@ impl Daemon {
             InstallMode::Install => report.verified() && self.contact.as_ref().is_none_or(Contact::may_serve),
             InstallMode::LookOnly => true,
         };
-        // Without the keys in file and kernel, servers that are ordered after this unit must not start (PROTOCOL.md rule 9).
+        // Without the keys in file and kernel, servers that are ordered after this unit must not start (docs/protocol.md#rule-9).
         // RELOADING=1 is ended by READY=1 (systemd 253 and later wait for it), after the pass that used the new settings.
         let reloaded = std::mem::take(&mut self.reloading) && self.ready;
         if good && !self.ready || reloaded {

@@ -1,4 +1,4 @@
-//! `hold_server_bit`: a host without its pool's keys makes no cookies at all (PROTOCOL.md rule 9).
+//! `hold_server_bit`: a host without its pool's keys makes no cookies at all (docs/protocol.md#rule-9).
 //!
 //! Invariant: 0x2 is set again only where it was cleared here; which namespaces these are survives a restart in the runtime
 //! directory, and a reboot sets all bits anew.

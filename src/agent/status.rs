@@ -1,6 +1,6 @@
 //! How the agent's state is shown: status.json (`wire::status`), `once --format json`, and the line in `systemctl status`.
 //!
-//! Wire v1 (DESIGN.md section 2): fields may be added, never renamed or removed.  Unknown = null.  Fingerprints, never keys.
+//! Wire v1 (docs/reference/json.md): fields may be added, never renamed or removed.  Unknown = null.  Fingerprints, never keys.
 
 use std::path::Path;
 

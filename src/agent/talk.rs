@@ -1,4 +1,4 @@
-//! `once` with a coordinator: ask, install, and acknowledge in the same run (PROTOCOL.md rule 17).
+//! `once` with a coordinator: ask, install, and acknowledge in the same run (docs/protocol.md#rule-17).
 
 use std::time::Duration;
 

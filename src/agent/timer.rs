@@ -1,4 +1,4 @@
-//! Whether `tfo-agent-once.timer` runs often enough for the schedule (PROTOCOL.md section 3, "Timer mode").
+//! Whether `tfo-agent-once.timer` runs often enough for the schedule (docs/protocol.md#timer-mode).
 //!
 //! clock error + period + RandomizedDelaySec + AccuracySec + run time <= tolerance.  The clock error is not known here, so what
 //! is left for it is said.

@@ -1,4 +1,4 @@
-//! Whether what serves starts after the agent, and the agent after what sets sysctls at boot (SYSTEMD.md, "Boot order").
+//! Whether what serves starts after the agent, and the agent after what sets sysctls at boot (docs/systemd.md#boot-order).
 //!
 //! The file in sysctl.d covers an ordinary boot.  At the first boot, and after a long time off, a server that is quicker than the
 //! agent makes cookies from a key of the kernel's own, or from an old one.  Which listeners do TFO cannot be seen from outside, so

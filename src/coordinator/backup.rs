@@ -5,7 +5,7 @@
 //! does not open, or does not fit the store, changes nothing; a pool that is there is never overwritten.
 //!
 //! An old backup needs no rule of its own: whoever serves an imported pool has heard none of its nodes, so nothing
-//! moves before they report, and if they are ahead the pool is frozen until `recover` (PROTOCOL.md rule 10).  What no
+//! moves before they report, and if they are ahead the pool is frozen until `recover` (docs/protocol.md#rule-10).  What no
 //! rule sees is the old coordinator: it must not go on serving the same pool beside the new one.
 //!
 //! Must not know: which kind of store it is, who asked, what is printed.

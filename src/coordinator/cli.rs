@@ -69,7 +69,7 @@ enum Command {
     },
 }
 
-/// How a command ended (DESIGN.md section 2).
+/// How a command ended (docs/reference/exit-codes.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Done.

@@ -89,7 +89,7 @@ struct Daemon {
     terminate: Signal,
     interrupt: Signal,
     /// What the last reload was refused for, if it was: said in the status line until one succeeds, because
-    /// `systemctl reload` itself shows no reason (SYSTEMD.md).
+    /// `systemctl reload` itself shows no reason (docs/systemd.md).
     refused: Option<String>,
 }
 

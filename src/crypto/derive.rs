@@ -85,7 +85,7 @@ pub fn hkdf_sha256(secret: &Secret, interval: RotationInterval, counter: u64) ->
 /// LE64(counter) ‖ 0⁸, personal = "tofurkey" ‖ 0⁸.
 ///
 /// tofurkey prints the digest's bytes in order, four to a group, while the kernel reads each group as a
-/// little-endian number (KERNEL.md section 2): the raw key is the digest with the bytes of each group turned round.
+/// little-endian number (docs/kernel.md#byte-order): the raw key is the digest with the bytes of each group turned round.
 #[must_use]
 pub fn tofurkey(secret: &Secret, counter: u64) -> TfoKey {
     let mut salt = [0; 16];

@@ -9,7 +9,7 @@ use tfo_model::state::{SlotPrint, SlotPrints};
 /// Separates this hash from every other use of SHA-256 over the same bytes.
 const DOMAIN: &[u8] = b"tfo-fleet/v1/fingerprint";
 
-/// First 8 bytes of SHA-256("tfo-fleet/v1/fingerprint" ‖ the 16 raw key bytes) (DESIGN.md section 2).
+/// First 8 bytes of SHA-256("tfo-fleet/v1/fingerprint" ‖ the 16 raw key bytes) (docs/reference/json.md).
 ///
 /// Wire v1 and Persisted: never changes, nodes of different releases compare it.
 #[must_use]

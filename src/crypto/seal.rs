@@ -65,7 +65,7 @@ impl SealedKey {
 /// The key-encryption key of a store: 256 bits.
 ///
 /// ring keeps the expanded key for the life of the value and does not wipe it; the process is not dumpable and does not
-/// swap (`runtime::process::harden`).
+/// swap (`runtime::process`).
 pub struct KeyEncryptionKey {
     key: LessSafeKey,
 }

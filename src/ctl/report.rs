@@ -17,7 +17,7 @@ pub enum Format {
     Json,
 }
 
-/// How a command ended (DESIGN.md section 2).
+/// How a command ended (docs/reference/exit-codes.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Done; of a check: everything is as it should be.

@@ -15,7 +15,7 @@ use tfo_host::runtime::files::{Durability, replace};
 use tfo_model::key::{KeyPair, TfoKey};
 use tfo_model::key_text::KeyText;
 
-/// From node to node: 8 nodes take 5.6 s, as in KERNEL.md section 7.
+/// From node to node: 8 nodes take 5.6 s, as in docs/kernel.md#a-fleet-under-rotation.
 const NODE_TO_NODE: Duration = Duration::from_millis(700);
 /// Between two rotations.
 const REST: Duration = Duration::from_secs(3);

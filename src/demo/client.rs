@@ -75,7 +75,7 @@ pub(super) fn start(site: ClientSite, tally: Arc<Tally>, whistle: Whistle) -> Jo
 
 /// One connection: the request in the SYN if the kernel has a cookie, the answer, and what TCP_INFO says of it.
 ///
-/// Blocking, because a non-blocking `sendto(MSG_FASTOPEN)` without a cookie queues nothing (KERNEL.md section 6).
+/// Blocking, because a non-blocking `sendto(MSG_FASTOPEN)` without a cookie queues nothing (docs/kernel.md#client-side).
 fn connect(source: IpAddr, target: SocketAddr) -> std::io::Result<Outcome> {
     let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;

@@ -74,7 +74,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// Agents first, then listeners, then clients: a listener before the key would make the kernel make one up (KERNEL.md section 1).
+    /// Agents first, then listeners, then clients: a listener before the key would make the kernel make one up (docs/kernel.md#the-key-file).
     fn start(args: &Args, stop: &Receiver<String>, screen: &mut Screen) -> Result<Self, DemoError> {
         screen.step("building the network").map_err(tell_failed)?;
         let network = Network::make(args.nodes)?;

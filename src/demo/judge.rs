@@ -8,7 +8,7 @@ use serde::Serialize;
 use tfo_host::kernel::netstat::TfoCounters;
 use tfo_host::kernel::tcp_info::SynData;
 
-/// What became of one connection.  Numbers: KERNEL.md section 6.
+/// What became of one connection.  Numbers: docs/kernel.md#client-side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The server took the data in the SYN.

@@ -1,6 +1,6 @@
 //! The network: node namespaces behind one address, client namespaces, and a router between them (the fleet process's own namespace).
 //!
-//! KERNEL.md section 7's recipe: ECMP by ports (`fib_multipath_hash_policy=1`), so that every connection of a client meets another node;
+//! docs/kernel.md#a-fleet-under-rotation, the recipe: ECMP by ports (`fib_multipath_hash_policy=1`), so that every connection of a client meets another node;
 //! the shared address on each node's `lo`; permanent neighbours, no DAD, no NAT, so that no packet waits or changes.
 
 use std::collections::BTreeSet;
@@ -27,7 +27,7 @@ pub(super) const PORT: u16 = 80;
 /// Client namespaces.
 pub(super) const CLIENT_NAMESPACES: u8 = 6;
 /// Client addresses in one client namespace, of each family.  The kernel keeps the cookies of about 5 sources per destination; with more a
-/// client measures its own forgetting (KERNEL.md section 6).
+/// client measures its own forgetting (docs/kernel.md#client-side).
 pub(super) const SOURCES_PER_NAMESPACE: u8 = 4;
 
 /// Where iproute2 may be: an ordinary user's PATH lacks the sbin directories on Debian.
@@ -380,7 +380,7 @@ mod tests {
         let site = client_site(Place::Clients(1));
         for vip in [IpAddr::from(VIP_V4), IpAddr::from(VIP_V6)] {
             let sources: Vec<_> = site.pairs.iter().filter(|(_, to)| to.ip() == vip).map(|(from, _)| from).collect();
-            assert_eq!(sources.len(), 4, "KERNEL.md section 6");
+            assert_eq!(sources.len(), 4, "docs/kernel.md#client-side");
             assert!(sources.iter().all(|source| source.is_ipv4() == vip.is_ipv4()));
         }
     }

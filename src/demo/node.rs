@@ -44,7 +44,7 @@ pub(super) struct Node {
     agent: Program,
 }
 
-/// What status.json tells (DESIGN.md section 2); the parts that are shown here.
+/// What status.json tells (docs/reference/json.md); the parts that are shown here.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Status {
     pub(super) state: State,

@@ -16,7 +16,7 @@ use tfo_model::time::RotationInterval;
 
 /// How long a derived key is primary, in seconds: the shortest that the agent takes, so that three rotations are seen in half a minute.
 const INTERVAL_SECS: u64 = RotationInterval::MIN_SECS;
-/// How long it is staged before, in seconds: half of that tolerates the most clock error (PROTOCOL.md section 3).
+/// How long it is staged before, in seconds: half of that tolerates the most clock error (docs/protocol.md#derive-mode).
 const STAGE_LEAD_SECS: u64 = INTERVAL_SECS / 2;
 /// Bytes of the secret that all nodes share.
 const SECRET_BYTES: usize = 32;

@@ -1,4 +1,4 @@
-//! Who is here, who has done what it was told, and whom a barrier waits for (PROTOCOL.md rules 5, 6, 8, 10, 11).
+//! Who is here, who has done what it was told, and whom a barrier waits for (docs/protocol.md#rules, rules 5, 6, 8, 10, 11).
 //!
 //! [`Barrier`] and [`NodeState`] are functions of one snapshot.  [`Life`] is the only memory that a coordinator has
 //! beside the store: whom it has heard since it started, on its own monotonic clock.  Must not know: wall clocks.
@@ -107,7 +107,7 @@ pub struct Conflict {
 /// The report with the highest generation that this document cannot have told, if there is one.
 ///
 /// A pool with such a report is frozen: no commit, no keys, until `recover`.  What a denied node said counts for nothing
-/// (beyond PROTOCOL.md rule 10: that is the way out of a bogus report).
+/// (beyond docs/protocol.md#rule-10: that is the way out of a bogus report).
 #[must_use]
 pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
     let document = &snapshot.document;
@@ -376,7 +376,7 @@ fn beside<'a, A, B>(
     })
 }
 
-/// How a node is shown (DESIGN.md section 4, `nodes`).
+/// How a node is shown (docs/reference/json.md, `nodes`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeState {

@@ -1,4 +1,4 @@
-//! The agent's end of a rotation: which answers it takes, when it is ready, when it is detached (PROTOCOL.md rules 8, 9).
+//! The agent's end of a rotation: which answers it takes, when it is ready, when it is detached (docs/protocol.md#rules, rules 8, 9).
 //!
 //! The fence is `pool_id`, generation and fingerprints in the header of the sysctl.d file, so it survives a restart.
 //! The order that makes it a fence: **file, then kernel, then read back, then acknowledge**; [`Link::persisted`] is

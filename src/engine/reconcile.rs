@@ -33,7 +33,7 @@ pub enum ClockUse {
 /// Why the installed keys stay although the source offers others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeepReason {
-    /// The clock is further behind the last install than the schedule tolerates (PROTOCOL.md section 3).
+    /// The clock is further behind the last install than the schedule tolerates (docs/protocol.md#derive-mode).
     ClockBehind {
         /// When the keys were installed.
         installed_at: UnixTime,
@@ -114,7 +114,7 @@ pub enum ObservedFile {
     Current,
 }
 
-/// What to write, file first (PROTOCOL.md rule 9), then each kernel by its index.
+/// What to write, file first (docs/protocol.md#rule-9), then each kernel by its index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Replace the sysctl.d file.

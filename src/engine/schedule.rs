@@ -1,6 +1,6 @@
 //! Derived keys: a list of schedule entries and `now` in; which keys are in the slots, and when that changes, out.
 //!
-//! PROTOCOL.md section 3, exactly.  Knows no secret and no key, only their ordinals ([`KeyRef`]).
+//! docs/protocol.md#derive-mode, exactly.  Knows no secret and no key, only their ordinals ([`KeyRef`]).
 //!
 //! ```text
 //!   segment j            start(j) ............ end(j) - lead ........ end(j) = start(j+1)
@@ -226,7 +226,7 @@ impl Schedule {
     /// The first instant at which a node that lacks `entry` and the later ones holds other slots than a node that has it: by then it must
     /// be on every node.  None for the first entry, and for an index that does not exist.
     ///
-    /// Never before not_before - interval - lead of the entry above, the safe bound of PROTOCOL.md section 3.
+    /// Never before not_before - interval - lead of the entry above, the safe bound of docs/protocol.md#derive-mode.
     #[must_use]
     pub fn deploy_before(&self, entry: usize) -> Option<UnixTime> {
         let joint = self.entries.get(entry)?.not_before?;

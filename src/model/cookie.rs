@@ -1,7 +1,7 @@
 //! The cookie that the kernel makes from a key and two addresses.
 //!
 //! cookie = LE64(SipHash-2-4(key, client address ‖ server address)), addresses in network order: 8 bytes of message for
-//! IPv4, 32 for IPv6; ports do not enter (KERNEL.md section 3; Linux `__tcp_fastopen_cookie_gen_cipher`, since commit
+//! IPv4, 32 for IPv6; ports do not enter (docs/kernel.md#cookie; Linux `__tcp_fastopen_cookie_gen_cipher`, since commit
 //! 438ac88009bc in 5.3; earlier kernels used AES and made other cookies from the same key).
 
 use std::fmt;

@@ -1,5 +1,5 @@
 //! The three ordinals, which are never interchangeable: [`Epoch`] of a key, [`Generation`] of an instruction,
-//! [`Revision`] of a change of the document (PROTOCOL.md rule 2).
+//! [`Revision`] of a change of the document (docs/protocol.md#rule-2).
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Ordinal of a *key*; used once, also when its rotation is aborted (PROTOCOL.md rule 1).
+/// Ordinal of a *key*; used once, also when its rotation is aborted (docs/protocol.md#rule-1).
 ///
 /// With a coordinator it counts keys; with derived keys it is the unix second at which the key becomes primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

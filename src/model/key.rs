@@ -9,7 +9,7 @@ use std::str::FromStr;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// One TCP Fast Open key: 128 secret bits, in the kernel's own byte order (KERNEL.md section 2).
+/// One TCP Fast Open key: 128 secret bits, in the kernel's own byte order (docs/kernel.md#byte-order).
 ///
 /// It has no `Clone`, `Eq`, `Hash`, `Display` or `Serialize`, and its `Debug` prints no byte, so that a key can
 /// only leave through the two greppable exits [`TfoKey::expose`] and [`TfoKey::duplicate`].
@@ -46,7 +46,7 @@ impl TfoKey {
         self.0.ct_eq(&other.0).into()
     }
 
-    /// Whether this is the all-zero key, which the kernel shows for "none set" (KERNEL.md section 1).
+    /// Whether this is the all-zero key, which the kernel shows for "none set" (docs/kernel.md#the-key-file).
     #[must_use]
     pub fn is_zero(&self) -> bool {
         self.0.ct_eq(&[0; Self::BYTES]).into()

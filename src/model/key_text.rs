@@ -1,9 +1,9 @@
 //! The text of `net.ipv4.tcp_fastopen_key`, parsed strictly and printed.  Pure.
 //!
 //! `PPPPPPPP-PPPPPPPP-PPPPPPPP-PPPPPPPP[,BBBBBBBB-…]`, each group one little-endian u32 of the raw key, so raw bytes
-//! `10 11 12 13 | 14 …` are `13121110-…` (KERNEL.md section 2; ip-sysctl `tcp_fastopen_key`; Linux `proc_tcp_fastopen_key`).
+//! `10 11 12 13 | 14 …` are `13121110-…` (docs/kernel.md#byte-order; ip-sysctl `tcp_fastopen_key`; Linux `proc_tcp_fastopen_key`).
 //!
-//! The kernel's own parser is `sscanf` and accepts nonsense as another key than was meant (KERNEL.md section 1: a
+//! The kernel's own parser is `sscanf` and accepts nonsense as another key than was meant (docs/kernel.md#the-key-file: a
 //! third key, `A:B`, nine digits, a cut backup).  So nothing reaches it, or is believed, that does not pass here.
 
 use zeroize::Zeroizing;
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(KeyText::of(&keys).expose(), A.as_bytes());
     }
 
-    /// Every row of KERNEL.md section 1 that the kernel takes for something else, or refuses.
+    /// Every row of docs/kernel.md#the-key-file that the kernel takes for something else, or refuses.
     #[test]
     fn what_is_not_exactly_one_or_two_keys_is_refused() {
         let key = |position| TextError::Key { position };

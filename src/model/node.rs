@@ -39,7 +39,7 @@ impl std::str::FromStr for Session {
     }
 }
 
-/// TFO counters of a node since its boot (KERNEL.md section 4).  Persisted.
+/// TFO counters of a node since its boot (docs/kernel.md#counters).  Persisted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Counters {
     /// `TCPFastOpenPassive`: cookies accepted.

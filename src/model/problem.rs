@@ -15,7 +15,7 @@ pub enum Severity {
     Error,
 }
 
-/// A problem with its place and its remedy.  Wire v1: `problems[]` of every `--format json` (DESIGN.md section 2).
+/// A problem with its place and its remedy.  Wire v1: `problems[]` of every `--format json` (docs/reference/json.md).
 ///
 /// Never holds key or secret bytes: messages are built from names, sizes and fingerprints only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

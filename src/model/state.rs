@@ -7,7 +7,7 @@ use super::ids::PoolId;
 use super::key::{KeyFingerprint, KeyPair, PairPrint};
 use super::time::UnixTime;
 
-/// Where a rotation stands (PROTOCOL.md rule 3; for derived keys section 3).
+/// Where a rotation stands (docs/protocol.md#rule-3; for derived keys section 3).
 ///
 /// Wire v1 and Persisted: the snake-case names; a new phase needs a new version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

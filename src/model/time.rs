@@ -108,7 +108,7 @@ pub fn span_text(secs: u64) -> String {
     if words.is_empty() { "0s".to_owned() } else { words.join(" ") }
 }
 
-/// How long one key is primary: 10 s to 7 d (DESIGN.md section 2).
+/// How long one key is primary: 10 s to 7 d (docs/reference/json.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RotationInterval(u64);
 

@@ -1,4 +1,4 @@
-//! Acks that wait to be written together: one fsync for many nodes (PROTOCOL.md rule 7: batching is for later acks only).
+//! Acks that wait to be written together: one fsync for many nodes (docs/protocol.md#rule-7: batching is for later acks only).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

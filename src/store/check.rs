@@ -11,7 +11,7 @@ use tfo_engine::rollout::record::RecordChange;
 use tfo_model::count::Epoch;
 use tfo_model::key::TfoKey;
 
-/// Slots of a document (PROTOCOL.md rule 1: current, backup, next, `prior_backup`).
+/// Slots of a document (docs/protocol.md#rule-1: current, backup, next, `prior_backup`).
 pub(super) const SLOTS: usize = 4;
 
 /// What happens to the stored keys in a commit.

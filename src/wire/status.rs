@@ -1,6 +1,6 @@
 //! status.json: what an agent says about its host to whoever looks there.  No secrets.
 //!
-//! Wire v1 (DESIGN.md section 2): fields may be added, never renamed or removed.  Unknown = null.  Fingerprints, never keys.
+//! Wire v1 (docs/reference/json.md): fields may be added, never renamed or removed.  Unknown = null.  Fingerprints, never keys.
 
 use serde::{Deserialize, Serialize};
 

@@ -10,7 +10,7 @@ fn ctl(arguments: &[&str]) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// The fleet commands of DESIGN.md section 4.
+/// The fleet commands of docs/reference/commands.md.
 const COMMANDS: [&str; 14] = [
     "pools", "nodes", "rotate", "pause", "resume", "abort", "advance", "import", "recover", "exclude", "deny",
     "forget", "audit", "watch",

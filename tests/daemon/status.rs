@@ -41,7 +41,7 @@ fn status_json_is_what_was_promised() {
     let daemon = host.start();
     daemon.ready();
     let status = host.status();
-    // DESIGN.md section 2, word for word.
+    // docs/reference/json.md, word for word.
     let mut promised = vec![
         "version",
         "state",

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{Fleet, UNDER_WAY, can_run};
 
 /// More rejections than clients, so not only one unlucky cookie each: 2p(1-p) of the connections with a stale share p of the nodes
-/// (KERNEL.md section 7), 37 % with one node of four.
+/// (docs/kernel.md#a-fleet-under-rotation), 37 % with one node of four.
 const MANY: u64 = 20;
 
 #[test]

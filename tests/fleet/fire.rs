@@ -40,7 +40,7 @@ fn under_fire(fleet: &mut Fleet) {
     fleet.costs_nothing("abort while staged", aborted_while_staged);
     fleet.costs_nothing("abort while promoted", aborted_while_promoted);
     fleet.costs_nothing("timers beside daemons", timers);
-    // A revoke ends the promise to clients (PROTOCOL.md rule 4): whoever did not come round between the last flip and the drop loses
+    // A revoke ends the promise to clients (docs/protocol.md#rule-4): whoever did not come round between the last flip and the drop loses
     // its cookie, once.
     fleet.costs("revoke in the middle of a promotion", 0..=CLIENTS, revoked);
     fleet.costs_nothing("a rotation after all that", Fleet::rotation);
@@ -95,7 +95,7 @@ fn cut_off_and_withdrawn(fleet: &mut Fleet) {
     fleet.on("announce", 4);
 }
 
-/// The timer of a node stops.  No node is absent before it has missed three of its periods (PROTOCOL.md rule 17), and ten seconds is
+/// The timer of a node stops.  No node is absent before it has missed three of its periods (docs/protocol.md#rule-17), and ten seconds is
 /// the shortest that there is.
 fn absent(fleet: &mut Fleet) {
     fleet.on("withdraw", 6);

@@ -66,7 +66,7 @@ fn reloads(fleet: &mut Fleet) -> Vec<usize> {
 }
 
 fn through_the_joint(fleet: &mut Fleet) {
-    // It has to be everywhere an interval and a lead before it holds (PROTOCOL.md section 3).
+    // It has to be everywhere an interval and a lead before it holds (docs/protocol.md#derive-mode).
     let last_moment = clock::now().secs() + SPREAD_SECS;
     let safe = last_moment + INTERVAL_SECS + LEAD_SECS;
     // On a boundary of its own no key of it is longer than the others; the old entry's last one may be.

@@ -45,7 +45,7 @@ fn a_fleet_agrees_is_split_by_one_node_and_agrees_again() {
         assert_eq!(result["groups"][0]["fingerprint"], Value::Null);
     }
 
-    // Staged: the backup does not show from outside (KERNEL.md section 3), so they still agree.
+    // Staged: the backup does not show from outside (docs/kernel.md#cookie), so they still agree.
     set_keys(&fleet.nodes[1], &format!("{A},{B}"));
     assert_eq!(verdicts(&verify(&fleet, &[]).0), [("agree", 1); 2]);
 

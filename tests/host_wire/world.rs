@@ -28,7 +28,7 @@ pub(crate) const OTHER_CLIENT: [&str; 2] = ["10.77.1.3", "fd77::3"];
 
 /// Bits of `tcp_fastopen`: client and server, for listeners that ask for it.
 const BITS_ASKED: &str = "3";
-/// The same, and for every listener that starts to listen now (KERNEL.md section 5).
+/// The same, and for every listener that starts to listen now (docs/kernel.md#when-a-key-takes-effect).
 const BITS_ALL: &str = "1027";
 
 /// `MSG_FASTOPEN` (Linux `include/linux/socket.h`).
@@ -95,7 +95,7 @@ fn mac(number: usize, end: u8) -> String {
     format!("02:00:00:00:{number:02x}:{end:02x}")
 }
 
-/// A neighbour that need not be asked for: on a busy machine that can take longer than a SYN waits (KERNEL.md section 7).
+/// A neighbour that need not be asked for: on a busy machine that can take longer than a SYN waits (docs/kernel.md#a-fleet-under-rotation).
 fn neighbour(netns: &NetNs, address: &str, mac: &str, interface: &str) {
     ip(&format!("-n {} neigh replace {address} lladdr {mac} dev {interface} nud permanent", netns.name()));
 }
@@ -247,7 +247,7 @@ impl Drop for Running {
 pub(crate) const VIP: [&str; 2] = ["10.10.10.10", "fd10::10"];
 pub(crate) const FLEET_PORT: u16 = 80;
 
-/// Nodes behind one address, a router that spreads connections over them, and a client host (KERNEL.md section 7).
+/// Nodes behind one address, a router that spreads connections over them, and a client host (docs/kernel.md#a-fleet-under-rotation).
 pub(crate) struct Fleet {
     pub(crate) client: NetNs,
     pub(crate) router: NetNs,

@@ -91,7 +91,7 @@ fn key_on(file: &Path, line: usize) -> u8 {
     (1..=4).find(|n| line.contains(&key_text(*n))).unwrap_or(0)
 }
 
-/// Name, files, and who must win by what was measured before (KERNEL.md section 1).
+/// Name, files, and who must win by what was measured before (docs/kernel.md#the-key-file).
 fn layouts() -> Vec<(&'static str, Files, Winners)> {
     let own = || ("etc/sysctl.d/50-tcp_fastopen_key.conf", Text("# ours\nNAME = K1\n"));
     vec![

@@ -1,4 +1,4 @@
-//! Every row of KERNEL.md section 1: what the kernel makes of a text, and what our strict parser makes of it.
+//! Every row of docs/kernel.md#the-key-file: what the kernel makes of a text, and what our strict parser makes of it.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -25,7 +25,7 @@ fn kernel_holds() -> String {
     std::fs::read_to_string(KEY_PATH).unwrap().trim_end_matches('\n').to_owned()
 }
 
-/// What the kernel does with a text, by KERNEL.md.
+/// What the kernel does with a text, by docs/kernel.md.
 enum Kernel {
     /// EINVAL, and the old keys stay.
     Refuses,

@@ -18,7 +18,7 @@ use tfo_model::key::KeyFingerprint;
 use tfo_model::node::{KeySource, Session};
 use tfo_model::time::UnixTime;
 
-/// One rule of PROTOCOL.md section 4, switched off.
+/// One rule of docs/protocol.md#what-goes-wrong-without-a-rule, switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Off {
     BarrierBeforePromote,

@@ -1,4 +1,4 @@
-//! Clients with cookies, and the promise that is made to them (PROTOCOL.md rule 4).
+//! Clients with cookies, and the promise that is made to them (docs/protocol.md#rule-4).
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ impl Clients {
         Self { busy: vec![None; 4 + random.index(20)], sleepers: vec![None; sleepers] }
     }
 
-    /// Some connections to a node with these slots (KERNEL.md section 3); a broken node rejects every other cookie.
+    /// Some connections to a node with these slots (docs/kernel.md#cookie); a broken node rejects every other cookie.
     pub(crate) fn connect(&mut self, random: &mut FakeRandom, slots: &Slots, counters: &mut Counters, is_broken: bool) {
         const EACH: u64 = 4;
         for connection in 0..4 + random.below(8) {

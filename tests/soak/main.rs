@@ -2,7 +2,7 @@
 //! rotation after rotation while agents vanish, are cut off, are slow, are killed or frozen, and the coordinator is killed.
 //!
 //! The coordinator is killed only in the first third: the rest is one life, in which growth is measured.
-//! Held at every installation of every simulated agent: the invariant of PROTOCOL.md section 1 against all others, no generation
+//! Held at every installation of every simulated agent: the invariant of docs/protocol.md#the-theorem against all others, no generation
 //! missed (nobody is excluded, so every barrier waits for everybody).  Held all the time: the same between the kernels of the real
 //! ones.  Held at the end: every audit entry is there and in order, all agents hold the last generation, and nothing of the
 //! coordinator, nor of an agent, has grown.

@@ -81,7 +81,7 @@ impl Agents {
         self.compare();
     }
 
-    /// Two kernels at one moment: one is read before and after the other, and was the same (PROTOCOL.md section 1).
+    /// Two kernels at one moment: one is read before and after the other, and was the same (docs/protocol.md#the-theorem).
     fn compare(&self) {
         for (a, b) in [(0, 1), (1, 2), (2, 0)] {
             let [a, b] = [&self.0[a].host, &self.0[b].host];

@@ -1,6 +1,6 @@
 """A TFO server as early as its unit is ordered: opens its listener, then notes the key that the kernel has by then.
 
-The kernel makes a random key at the first setsockopt(TCP_FASTOPEN) if none is set (KERNEL.md section 1), so what is read
+The kernel makes a random key at the first setsockopt(TCP_FASTOPEN) if none is set (docs/kernel.md#the-key-file), so what is read
 afterwards is the key under which this server hands out its first cookies.
 """
 import socket

@@ -60,7 +60,7 @@ impl NetNs {
 
     /// Runs `step` inside, on a thread of its own (a network namespace belongs to a thread).  A panic goes on here.
     ///
-    /// Inside, use `/proc/thread-self/net`, not `/proc/net` (KERNEL.md section 1); `/proc/sys/net` follows the thread.
+    /// Inside, use `/proc/thread-self/net`, not `/proc/net` (docs/kernel.md#the-key-file); `/proc/sys/net` follows the thread.
     pub(crate) fn run<T: Send>(&self, step: impl FnOnce() -> T + Send) -> T {
         let here = std::thread::current();
         let inside = || {

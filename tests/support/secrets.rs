@@ -28,7 +28,7 @@ impl<const WINDOW: usize> Secrets<WINDOW> {
         }
     }
 
-    /// A pair in kernel text: both keys in the order of the text and in the kernel's own (KERNEL.md section 2).
+    /// A pair in kernel text: both keys in the order of the text and in the kernel's own (docs/kernel.md#byte-order).
     pub(crate) fn add_pair(&mut self, name: &str, text: &str) {
         for (slot, key) in text.split(',').enumerate() {
             let groups: Vec<u32> =

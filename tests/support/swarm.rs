@@ -157,7 +157,7 @@ pub(crate) struct Plan {
     pub(crate) agents: std::ops::Range<usize>,
     /// Length of a long poll in seconds.
     pub(crate) poll_secs: u64,
-    /// Whether agents are compared with each other at each installation (PROTOCOL.md section 1), and none may miss a
+    /// Whether agents are compared with each other at each installation (docs/protocol.md#the-theorem), and none may miss a
     /// generation.
     pub(crate) strict: bool,
 }

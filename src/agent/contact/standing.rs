@@ -9,7 +9,7 @@ use tfo_wire::status::Standing;
 
 impl Contact {
     /// Goes on from `before` after a reload of the settings that [`Contact::fits`] refused: the fence is what this process
-    /// holds, not what stands in a file's place, and a pool that was silent has been so since then (PROTOCOL.md rule 9).
+    /// holds, not what stands in a file's place, and a pool that was silent has been so since then (docs/protocol.md#rule-9).
     #[must_use]
     pub fn succeeding(mut self, before: &Self) -> Self {
         if !(self.teaches() && before.teaches()) {

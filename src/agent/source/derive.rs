@@ -1,4 +1,4 @@
-//! Keys from shared secrets and the clock (PROTOCOL.md section 3).
+//! Keys from shared secrets and the clock (docs/protocol.md#derive-mode).
 //!
 //! The secret is read anew each time and is in memory only while a key is made from it.
 
@@ -116,7 +116,7 @@ pub fn check_entries(settings: &DeriveSettings, config: &Path) -> Vec<Problem> {
 }
 
 /// A problem for each joint that this host sees for the first time when it is too late: after the instant at which nodes that had the entry
-/// changed their slots for it (PROTOCOL.md section 3).  `known` are the joints that the host knew before.
+/// changed their slots for it (docs/protocol.md#derive-mode).  `known` are the joints that the host knew before.
 #[must_use]
 pub fn late_joints(settings: &DeriveSettings, config: &Path, now: UnixTime, known: &[UnixTime]) -> Vec<Problem> {
     let late = |entry: usize| {

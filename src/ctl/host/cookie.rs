@@ -26,7 +26,7 @@ pub struct CookieArgs {
     dst: IpAddr,
 }
 
-/// Wire v1: `cookie --format json` (DESIGN.md section 4).
+/// Wire v1: `cookie --format json` (docs/reference/json.md).
 #[derive(Serialize)]
 struct Cookies {
     src: IpAddr,

@@ -77,7 +77,7 @@ fn seconds(text: &str) -> Result<u64, tfo_model::time::BadSpan> {
     parse_span(text).map(|span| span.as_secs())
 }
 
-/// Wire v1: `derive --format json` (DESIGN.md section 4).
+/// Wire v1: `derive --format json` (docs/reference/json.md).
 #[derive(Serialize)]
 struct Steps {
     steps: Vec<Step>,

@@ -199,7 +199,7 @@ fn skip_extensions(first: u8, mut body: &[u8], mut length: usize) -> Result<(&[u
     Ok((body, length))
 }
 
-/// A SYN that asks for a cookie and carries no data, so that it takes no place in the server's TFO queue (KERNEL.md section 6).
+/// A SYN that asks for a cookie and carries no data, so that it takes no place in the server's TFO queue (docs/kernel.md#client-side).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CookieRequest {
     /// Our end.

@@ -1,7 +1,7 @@
 //! Asks a server for cookies through raw sockets, and says what came back.
 //!
 //! A SYN goes out that asks for a cookie and has no data: it takes no place in the server's TFO queue.  Its SYN/ACK is answered with RST, so
-//! that the server forgets it at once; the kernel here, which knows nothing of it, sends one too (KERNEL.md section 6).
+//! that the server forgets it at once; the kernel here, which knows nothing of it, sends one too (docs/kernel.md#client-side).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -34,7 +34,7 @@ const PACKET_BYTES_MAX: usize = 2048;
 pub(super) struct Plan {
     /// How many cookie requests, each from a port of its own.
     pub(super) requests: u32,
-    /// How many of them may wait for an answer at a time.  Few: a full SYN queue makes Linux answer without TFO (KERNEL.md section 4).
+    /// How many of them may wait for an answer at a time.  Few: a full SYN queue makes Linux answer without TFO (docs/kernel.md#counters).
     pub(super) in_flight_max: usize,
     /// How long each SYN is waited for.
     pub(super) wait: Duration,

@@ -80,7 +80,7 @@ fn a_coordinator_that_starts_has_heard_nobody_and_nobody_is_absent() {
 #[test]
 fn time_in_which_it_did_not_serve_makes_nobody_absent() {
     let snapshot = pool(5, &[("a", 7, 30)]);
-    // Stopped for an hour: PROTOCOL.md section 4, "coordinator down an hour".
+    // Stopped for an hour: docs/protocol.md#what-goes-wrong-without-a-rule, "coordinator down an hour".
     let mut life = Life::default();
     serve(&mut life, 0, 0, &snapshot);
     life.observe(secs(3_600), Serving::Yes, &snapshot);

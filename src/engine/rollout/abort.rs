@@ -1,4 +1,4 @@
-//! Turning back: abort and revoke (PROTOCOL.md rules 3 and 13).
+//! Turning back: abort and revoke (docs/protocol.md#rules, rules 3 and 13).
 //!
 //! Both make the move of the same kind as the one in flight, so neither needs a barrier to start.
 

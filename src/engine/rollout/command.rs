@@ -1,7 +1,7 @@
-//! Commands of operators (PROTOCOL.md rules 3, 10, 13, 14, 15): who may do what in which phase.
+//! Commands of operators (docs/protocol.md#rules, rules 3, 10, 13, 14, 15): who may do what in which phase.
 //!
 //! Everything is refused while required nodes were not heard in this life, except pause, and while the pool is frozen,
-//! except recover.  Beyond PROTOCOL.md rule 10, so that neither a dead node nor a bogus report locks the operator out:
+//! except recover.  Beyond docs/protocol.md#rule-10, so that neither a dead node nor a bogus report locks the operator out:
 //!
 //! * exclude, deny, forget and advance pass "not heard" if whoever they take out was heard, or is measured absent in
 //!   this life: they tell nobody other slots, and take out nobody whom rule 11 could not exclude;

@@ -1,4 +1,4 @@
-//! The one document of a pool (PROTOCOL.md rule 1) and what is committed with it: plain data, no key bytes.
+//! The one document of a pool (docs/protocol.md#rule-1) and what is committed with it: plain data, no key bytes.
 //!
 //! **The boundary of keys.**  Everything here names a key by [`PoolKey`], its epoch and its fingerprint, so a document
 //! can be cloned, hashed, compared, logged and serialised.  The bytes lie beside it in a [`KeyRing`], which can do none
@@ -322,7 +322,7 @@ pub struct AuditEntry {
 /// What an audit entry is about.  Persisted: the snake-case names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names are those of PROTOCOL.md rules 3, 6, 13, 14 and 15")]
+#[expect(missing_docs, reason = "the names are those of docs/protocol.md#rules, rules 3, 6, 13, 14 and 15")]
 pub enum Action {
     FirstKey,
     Import,

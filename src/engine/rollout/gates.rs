@@ -1,4 +1,4 @@
-//! The gates that time and counters open: schedule, drain, health (PROTOCOL.md rules 3, 11, 12).
+//! The gates that time and counters open: schedule, drain, health (docs/protocol.md#rules, rules 3, 11, 12).
 //!
 //! Barriers are not here: no gate and no force replaces one.  Wall clocks only say when a rotation is due; where the
 //! wall clock contradicts the document, the served time of this coordinator counts instead.
@@ -66,7 +66,7 @@ pub(super) enum Health {
 
 /// Compares the opened nodes' share of rejected cookies with the same nodes' share while the pool was staged.
 ///
-/// Beyond PROTOCOL.md rule 12: a node whose staged window says nothing is compared with its steady window before that,
+/// Beyond docs/protocol.md#rule-12: a node whose staged window says nothing is compared with its steady window before that,
 /// and a baseline with less than `health_min_connections` is no evidence: the wave passes after its window.
 pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wave) -> Health {
     let document = &snapshot.document;

@@ -152,7 +152,7 @@ pub enum Step {
     Commit(Box<Proposal>),
 }
 
-/// Why nothing moves (DESIGN.md section 4, `pools`).
+/// Why nothing moves (docs/reference/json.md, `pools`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wait {
     /// The gate that is closed.

@@ -1,4 +1,4 @@
-//! The coordinator's machine: PROTOCOL.md rules 1 to 16 as pure code.
+//! The coordinator's machine: docs/protocol.md#rules, rules 1 to 16 as pure code.
 //!
 //! Safety property: for any two required nodes a and b, `primary(a)` is in `{primary(b), backup(b)}`.  Two slot pairs
 //! are compatible iff they have the same primary, or are the same two keys swapped; so there are two kinds of move,

@@ -1,5 +1,5 @@
 //! Commands about nodes, and the two that break the ordinary walk on purpose: recover and advance
-//! (PROTOCOL.md rules 6, 10, 11, 15).
+//! (docs/protocol.md#rules, rules 6, 10, 11, 15).
 
 use std::collections::BTreeSet;
 

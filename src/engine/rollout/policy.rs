@@ -1,4 +1,4 @@
-//! Schedule, waves and gates of a pool, as they lie in its document (PROTOCOL.md rules 5, 11, 12, 13).
+//! Schedule, waves and gates of a pool, as they lie in its document (docs/protocol.md#rules, rules 5, 11, 12, 13).
 //!
 //! Must not know: where a policy was read.  Invariant: a policy that passed [`Policy::check`] can always reach the
 //! end of a rotation: its last wave is everybody and `drain_max` is finite.
@@ -161,7 +161,7 @@ pub enum BadPolicy {
 }
 
 impl Policy {
-    /// DESIGN.md section 3.
+    /// docs/reference/configuration.md.
     #[must_use]
     pub fn with_defaults(nodes: Vec<NamePattern>) -> Self {
         Self {
@@ -199,7 +199,7 @@ impl Policy {
         Ok(())
     }
 
-    /// The settings in which the two differ, by their names in the coordinator's file (DESIGN.md section 3), in the order
+    /// The settings in which the two differ, by their names in the coordinator's file (docs/reference/configuration.md), in the order
     /// of the fields; empty if they are the same.
     ///
     /// A coordinator drives by the policy in the document.  One whose own file says something else must not drive at all

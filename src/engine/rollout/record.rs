@@ -1,4 +1,4 @@
-//! What a pool knows of one node (PROTOCOL.md rules 6 to 8): the record, its session, and the report in it.
+//! What a pool knows of one node (docs/protocol.md#rules, rules 6 to 8): the record, its session, and the report in it.
 //!
 //! A node without a record is *unknown*.  Invariants: a record changes only against its own `version` (compare and
 //! swap), `syncs` rises only when the node itself was heard, and the session's ordinal never falls, so that a delayed

@@ -1,4 +1,4 @@
-//! The nodes' side of the coordinator: a sync is recorded first and answered then (PROTOCOL.md rules 7, 8, 10).
+//! The nodes' side of the coordinator: a sync is recorded first and answered then (docs/protocol.md#rules, rules 7, 8, 10).
 //!
 //! The driver's order, which is the safety of it:
 //! 1. read the snapshot, call [`record`]; if it says [`Recording::First`], write that record **durably** before anything

@@ -1,4 +1,4 @@
-//! The walk: what a tick drives by itself (PROTOCOL.md rules 3, 11, 12, 13), one commit at a time.
+//! The walk: what a tick drives by itself (docs/protocol.md#rules, rules 3, 11, 12, 13), one commit at a time.
 
 use std::collections::BTreeSet;
 

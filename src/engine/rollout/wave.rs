@@ -1,4 +1,4 @@
-//! Who is told what: instructions, and the waves of a promotion (PROTOCOL.md rules 3, 12 and 16).
+//! Who is told what: instructions, and the waves of a promotion (docs/protocol.md#rules, rules 3, 12 and 16).
 //!
 //! A node's place in the order of a rotation is a hash of (`pool_id`, epoch, node): fixed for the rotation, another
 //! one in the next, so it is not always the same nodes that go first.  Must not know: who is present (that is passed

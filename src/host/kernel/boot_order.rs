@@ -1,6 +1,6 @@
 //! Which file sets the key at boot: every file in the sysctl.d directories and /etc/sysctl.conf that names it.
 //!
-//! Two programs read them, and they do not agree (sysctl.d(5), sysctl(8), KERNEL.md section 1):
+//! Two programs read them, and they do not agree (sysctl.d(5), sysctl(8), docs/kernel.md#the-key-file):
 //! * `systemd-sysctl` takes `*.conf` by name from all directories, the first directory of `DIRECTORIES` that has a name
 //!   masks the others, dotfiles are ignored; it merges and writes the last value once.  It does not read /etc/sysctl.conf.
 //! * `sysctl --system` (procps) takes the same, dotfiles too, and /etc/sysctl.conf last; it writes each value in turn.

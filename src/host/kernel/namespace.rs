@@ -1,7 +1,7 @@
 //! Network namespaces: run one step in another one, and tell two of them apart.
 //!
 //! `/proc/sys/net` follows the calling thread's namespace at open(), and an open file stays with the namespace that it was opened in
-//! (KERNEL.md section 1), so entering, opening and leaving is enough.  Entering needs CAP_SYS_ADMIN.
+//! (docs/kernel.md#the-key-file), so entering, opening and leaving is enough.  Entering needs CAP_SYS_ADMIN.
 
 use std::fmt;
 use std::fs::File;

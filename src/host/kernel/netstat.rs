@@ -1,6 +1,6 @@
 //! The kernel's TFO counters, read by name.
 //!
-//! They are per network namespace.  Columns move between kernels and some kernels lack some of them (KERNEL.md section 4),
+//! They are per network namespace.  Columns move between kernels and some kernels lack some of them (docs/kernel.md#counters),
 //! so a counter that is not there is missing, never 0, and never an error.
 
 use std::io;

@@ -1,7 +1,7 @@
 //! The kernel's key file and TFO switch: one write(2) of the whole text, one read(2) back, compare.
 //!
 //! Why so: writes are parsed one by one and go live one by one, a read in two pieces can mix keys, and the parser takes
-//! nonsense for keys (KERNEL.md section 1).  A failed write leaves the old keys.
+//! nonsense for keys (docs/kernel.md#the-key-file).  A failed write leaves the old keys.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -55,7 +55,7 @@ pub enum KernelError {
         /// Why.
         source: io::Error,
     },
-    /// Writing failed; the kernel keeps its old keys (KERNEL.md section 1).
+    /// Writing failed; the kernel keeps its old keys (docs/kernel.md#the-key-file).
     #[error("cannot write {}", .path.display())]
     Write {
         /// The key file.
@@ -193,7 +193,7 @@ pub fn print_of(shown: &ShownKeys) -> Option<PairPrint> {
 
 /// The TFO bits of the calling thread's network namespace; none if the kernel shows none.
 ///
-/// Any int is taken by the kernel, also 4096 and -1 (KERNEL.md section 5), so no bit is refused here.
+/// Any int is taken by the kernel, also 4096 and -1 (docs/kernel.md#when-a-key-takes-effect), so no bit is refused here.
 #[must_use]
 pub fn tcp_fastopen_bits() -> Option<i32> {
     std::fs::read_to_string(BITS_PATH).ok()?.trim().parse().ok()
@@ -209,7 +209,7 @@ pub fn set_tcp_fastopen_bits(bits: i32) -> std::io::Result<()> {
 
 /// Bit 0x2: the server side of TFO is on.
 pub const SERVER_BIT: i32 = 0x2;
-/// Bit 0x200: the server side takes data with any cookie or none, so keys mean nothing (KERNEL.md section 5).
+/// Bit 0x200: the server side takes data with any cookie or none, so keys mean nothing (docs/kernel.md#when-a-key-takes-effect).
 pub const SERVER_WITHOUT_COOKIE_BIT: i32 = 0x200;
 
 /// The bits that have a meaning, each with its name in outputs (ip-sysctl `tcp_fastopen`; Linux `include/net/tcp.h`).

@@ -24,7 +24,7 @@ pub fn now_ms() -> u64 {
     u64::try_from(precise().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The monotonic clock: for durations, because wall clocks jump (KERNEL.md section 7).
+/// The monotonic clock: for durations, because wall clocks jump (docs/kernel.md#a-fleet-under-rotation).
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place")]
 pub fn monotonic() -> Instant {

@@ -30,7 +30,7 @@ pub enum Durability {
 /// Replaces `path` with `content`, mode `mode`, owned by the caller: readers see the old or the new file, whole.
 ///
 /// The temporary file is in the same directory, is made with mode 0600, and ends in `.tmp`, which neither
-/// systemd-sysctl nor procps reads (KERNEL.md section 1).  One that a killed run left behind is replaced.
+/// systemd-sysctl nor procps reads (docs/kernel.md#the-key-file).  One that a killed run left behind is replaced.
 ///
 /// # Errors
 /// Fails if any step fails; `path` is the old file then, except when the last step, the directory's fsync, failed.

@@ -19,7 +19,7 @@ pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }
 
-/// A reload has begun; [`ready`] ends it.  systemd 253 and later want the monotonic time with it (SYSTEMD.md).
+/// A reload has begun; [`ready`] ends it.  systemd 253 and later want the monotonic time with it (docs/systemd.md).
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),

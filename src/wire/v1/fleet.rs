@@ -1,4 +1,4 @@
-//! The operators' side of API v1: what a pool and its nodes look like, and the commands (DESIGN.md sections 3 and 4).
+//! The operators' side of API v1: what a pool and its nodes look like, and the commands (docs/reference/json.md).
 //!
 //! Unknown = null; fields that DESIGN.md does not name may be added, and readers skip what they do not know.
 

@@ -29,7 +29,7 @@ impl SecretText {
     /// The keys.
     ///
     /// # Errors
-    /// Fails if it is not exactly kernel text (KERNEL.md section 1).
+    /// Fails if it is not exactly kernel text (docs/kernel.md#the-key-file).
     pub fn parse(&self) -> Result<KeyPair, TextError> {
         key_text::parse(self.0.as_bytes())
     }

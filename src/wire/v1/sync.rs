@@ -1,4 +1,4 @@
-//! `POST /v1/pools/{pool}/sync`: one request acknowledges and waits for the next change (PROTOCOL.md rules 7 to 9).
+//! `POST /v1/pools/{pool}/sync`: one request acknowledges and waits for the next change (docs/protocol.md#rules, rules 7 to 9).
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

@@ -42,7 +42,7 @@ pub(super) struct Target {
 pub(super) enum Ride {
     /// By the kernel's own account.
     Known(SynData),
-    /// The client side of TFO is off here: EOPNOTSUPP (KERNEL.md section 5).  A plain connection was made.
+    /// The client side of TFO is off here: EOPNOTSUPP (docs/kernel.md#when-a-key-takes-effect).  A plain connection was made.
     ClientOff,
 }
 
@@ -123,7 +123,7 @@ fn open(target: &Target) -> Result<OwnedFd, ExchangeError> {
 
 /// Bytes of the request that are sent by then, and whether Fast Open is off here.
 ///
-/// Blocking, because a non-blocking `sendto(MSG_FASTOPEN)` without a cookie queues nothing (KERNEL.md section 6).
+/// Blocking, because a non-blocking `sendto(MSG_FASTOPEN)` without a cookie queues nothing (docs/kernel.md#client-side).
 fn connect(socket: &OwnedFd, target: &Target, way: Way) -> io::Result<(usize, bool)> {
     if way == Way::FastOpen {
         let fast_open = SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());

@@ -70,7 +70,7 @@ impl Verdict {
     }
 }
 
-/// One answer.  Wire v1: `results[]` of `probe --format json` (DESIGN.md section 4).
+/// One answer.  Wire v1: `results[]` of `probe --format json` (docs/reference/json.md).
 #[derive(Debug, Serialize)]
 struct ProbeResult {
     #[serde(serialize_with = "as_text")]

@@ -24,7 +24,7 @@ use crate::report::{Failure, Outcome};
 use tfo_host::runtime::{clock, sys};
 use tfo_model::problem::Problem;
 
-/// `tcpi_fastopen_client_fail`: the SYN with the option was lost, the one without it came through (KERNEL.md section 6).
+/// `tcpi_fastopen_client_fail`: the SYN with the option was lost, the one without it came through (docs/kernel.md#client-side).
 const SYN_WITH_OPTION_LOST: u8 = 3;
 
 /// `tcpi_options`: data in our SYN was acknowledged.
@@ -48,7 +48,7 @@ enum Ended {
     Silent,
 }
 
-/// What became of the SYN's option and data (KERNEL.md section 6).
+/// What became of the SYN's option and data (docs/kernel.md#client-side).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SynData {
     /// The server took the data.

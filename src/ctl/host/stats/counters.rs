@@ -1,6 +1,6 @@
 //! What each counter means, and what two samples of them say.  Pure.
 //!
-//! A counter that the kernel does not have is missing in everything that is made from it, never 0 (KERNEL.md section 4).
+//! A counter that the kernel does not have is missing in everything that is made from it, never 0 (docs/kernel.md#counters).
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(super) struct Counter {
     pub(super) alarming: bool,
 }
 
-/// All of them, server first (KERNEL.md section 4).
+/// All of them, server first (docs/kernel.md#counters).
 pub(super) const COUNTERS: [Counter; 10] = [
     Counter {
         name: "TCPFastOpenPassive",

@@ -55,7 +55,7 @@ impl Group {
     }
 }
 
-/// One address.  Wire v1: `results[]` of `verify --format json` (DESIGN.md section 4).
+/// One address.  Wire v1: `results[]` of `verify --format json` (docs/reference/json.md).
 #[derive(Debug, Serialize)]
 pub(super) struct AddressResult {
     address: IpAddr,

@@ -17,7 +17,7 @@ mod judge;
 
 use judge::{AddressResult, Group, Verdict, VerifyReport};
 
-/// Requests that wait for an answer at a time: below the smallest SYN queue that a server has (KERNEL.md section 4).
+/// Requests that wait for an answer at a time: below the smallest SYN queue that a server has (docs/kernel.md#counters).
 const IN_FLIGHT_MAX: usize = 8;
 
 /// How often a SYN is sent before it counts as unanswered.

@@ -53,7 +53,7 @@ fn an_abort_of_a_revoke_needs_force_and_withdraws_it() {
     assert_eq!((proposal.document.revoked, proposal.document.revoke), (vec![key(9)], None));
 }
 
-/// PROTOCOL.md rule 13, case by case: (from, revoked, to, rise, held).
+/// docs/protocol.md#rule-13, case by case: (from, revoked, to, rise, held).
 #[test]
 fn every_case_of_a_revoke() {
     let back = Stage::Steady { current: key(2), backup: Some(key(3)) };

@@ -1,4 +1,4 @@
-//! Tables of (state, input) -> (state, effects).  Every transition of PROTOCOL.md rule 3 has a refused twin.
+//! Tables of (state, input) -> (state, effects).  Every transition of docs/protocol.md#rule-3 has a refused twin.
 
 mod abort;
 mod commands;
