@@ -11,7 +11,7 @@ use tfo_tls::client::ClientFiles;
 use tfo_wire::client::BaseUrl;
 use tfo_wire::v1::sync::{NEXT_CONTACT_SECS_MAX, WAIT_SECS_MAX};
 
-/// Most coordinators of a pool: DESIGN.md knows one to five, and one may be replaced by another.
+/// Most coordinators of a pool: one to five, and one may be replaced by another.
 const URLS_MAX: usize = 8;
 /// Default of `wait`: half of what is allowed, so that a proxy's usual 60 s limit is never met.
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);

@@ -51,7 +51,7 @@ pub enum BackupSlot {
     Absent,
 }
 
-/// One slot as it may be shown: never the key.  `K` in DESIGN.md.
+/// One slot as it may be shown: never the key.  `K` in docs/reference/json.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SlotPrint {
     /// Ordinal of the key; none for keys from a file, which have no history.

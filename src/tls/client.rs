@@ -21,7 +21,7 @@ use tfo_model::time::{UnixTime, span_text};
 const RENEW_AT_FRACTION: u64 = 3;
 /// Never earlier than this before its end, in seconds: 30 days are time enough also for a ten-year certificate.
 const RENEW_EARLIEST_SECS: u64 = 30 * 86_400;
-/// The only protocol that is offered: long polls over HTTP/1.1 (DEPENDENCIES.md).
+/// The only protocol that is offered: long polls over HTTP/1.1 (docs/decisions/004-http1-long-poll.md).
 const ALPN: &[u8] = b"http/1.1";
 
 /// Kind of the problem that a certificate's time is over.

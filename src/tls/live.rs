@@ -1,6 +1,6 @@
 //! The open connections and their certificates.
 //!
-//! TLS looks at a certificate once, in the handshake (DEPENDENCIES.md).  A connection lives for weeks, so we look again:
+//! TLS looks at a certificate once, in the handshake (docs/decisions/008-rustls-and-ring-only.md).  A connection lives for weeks, so we look again:
 //! at all when the CAs or revocation lists change, and at each when a certificate of its chain expires.
 
 use std::collections::HashMap;

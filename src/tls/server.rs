@@ -1,7 +1,7 @@
 //! The server's side of TLS: its certificate, which clients it takes, and new files without a restart.
 //!
 //! * TLS 1.3, a client certificate always, no session resumption: a resumed session is not judged again, so a revoked
-//!   client would come back with its ticket (DEPENDENCIES.md, TLS pitfalls).
+//!   client would come back with its ticket (docs/decisions/008-rustls-and-ring-only.md).
 //! * Broken new files leave the old ones in use, and say so until they are mended.
 //! * Connections whose certificate the new files do not allow, or that expires, are closed.  An out-of-date revocation
 //!   list closes none: nobody new is let in, and the fleet that is connected keeps its keys going.

@@ -115,7 +115,7 @@ impl Drop for SigningKey {
 }
 
 impl SigningKey {
-    /// ECDSA on P-256: what every TLS library accepts, etcd's too, and as quick here as Ed25519 (DEPENDENCIES.md).
+    /// ECDSA on P-256: what every TLS library accepts, etcd's too, and as quick here as Ed25519 (docs/decisions/008-rustls-and-ring-only.md).
     fn fresh() -> Result<Self, rcgen::Error> {
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(Self)
     }
@@ -224,7 +224,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match subject.role {
             Role::Node | Role::Operator | Role::Viewer => vec![ExtendedKeyUsagePurpose::ClientAuth],
-            // It is a client of etcd, and etcd's own gateway wants both from a server (DEPENDENCIES.md).
+            // It is a client of etcd, and etcd's own gateway wants both from a server (docs/decisions/007-etcd-json-gateway.md).
             Role::Coordinator => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
         };
         params.use_authority_key_identifier_extension = true;

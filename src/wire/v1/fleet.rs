@@ -1,6 +1,6 @@
 //! The operators' side of API v1: what a pool and its nodes look like, and the commands (docs/reference/json.md).
 //!
-//! Unknown = null; fields that DESIGN.md does not name may be added, and readers skip what they do not know.
+//! Unknown = null; fields that docs/reference/json.md does not name may be added, and readers skip what they do not know.
 
 use std::collections::BTreeSet;
 
