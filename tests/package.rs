@@ -23,7 +23,7 @@ fn key(machine: &Machine) -> String {
     machine.run(&["cat", KEY_FILE])
 }
 
-/// From nothing to a running agent, as README says.
+/// From nothing to a running agent, as docs/how-to/install.md says.
 fn running(packages: &Packages) -> Machine {
     let machine = fresh(packages);
     install(&machine, "tfo-agent");
