@@ -1,12 +1,10 @@
 //! The generated pages of docs/reference are what the generator writes today, its command line can be asked for help, and
 //! links between pages lead somewhere.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use support::scratch;
+use super::root;
 
 /// How the pages are made again.
 const MAKE: &str = "cargo run --bin tfo-manual -- --docs docs/reference";
@@ -18,13 +16,13 @@ fn manual(directory: &Path, arguments: &[&str]) -> Output {
 
 #[test]
 fn the_generated_pages_are_up_to_date() {
-    let made = scratch();
+    let made = tempfile::tempdir().expect("a directory for the pages");
     let output = manual(made.path(), &["--docs", "."]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let read = |path: &Path| {
         std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}; remedy: {MAKE}", path.display()))
     };
-    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference");
+    let committed = root().join("docs/reference");
     for page in ["commands.md", "configuration.md"] {
         let (new, old) = (read(&made.path().join(page)), read(&committed.join(page)));
         let differs = new.lines().zip(old.lines()).position(|(new, old)| new != old);
@@ -38,7 +36,7 @@ fn the_generated_pages_are_up_to_date() {
 
 #[test]
 fn help_prints_usage_and_makes_no_directory() {
-    let here = scratch();
+    let here = tempfile::tempdir().expect("a directory for the pages");
     let output = manual(here.path(), &["--help"]);
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && printed.contains("Usage: tfo-manual"), "{printed}");
@@ -48,7 +46,7 @@ fn help_prints_usage_and_makes_no_directory() {
 
 /// README.md, CONTRIBUTING.md and everything below docs.
 fn pages() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
     let mut directories = vec![root.join("docs")];
     while let Some(directory) = directories.pop() {
@@ -75,7 +73,7 @@ fn prose(page: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The places of a page that a link may name: its headings as GitHub and mdBook spell them, and what is named by hand.
-fn anchors(page: &str) -> Vec<String> {
+pub(super) fn anchors(page: &str) -> Vec<String> {
     let slug = |heading: &str| {
         let kept = heading.to_lowercase().replace(' ', "-");
         kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect::<String>()
