@@ -277,8 +277,8 @@ impl Asker {
             let Some(segment) = self.segment(&buffer[..read]) else { continue };
             let Some(answer) = self.answer(&segment) else { continue };
             let answers = |flight: &Flight| {
-                flight.request.source.port() == segment.destination_port
-                    && flight.request.sequence.wrapping_add(1) == segment.acknowledgement
+                flight.request.source.port() == segment.header.destination_port()
+                    && flight.request.sequence.wrapping_add(1) == segment.header.acknowledgment_number()
             };
             if let Some(index) = flights.iter().position(answers) {
                 let flight = flights.swap_remove(index);
@@ -302,14 +302,14 @@ impl Asker {
     }
 
     fn answer(&self, segment: &Segment<'_>) -> Option<Answer> {
-        if segment.source_port != self.target.port() {
+        if segment.header.source_port() != self.target.port() {
             return None;
         }
-        if segment.flags.is_reset_answer() {
+        if segment.is_reset_answer() {
             return Some(Answer::Reset);
         }
-        let fast_open = || FastOpen::among(segment.options).filter(|option| option.cookie.is_some());
-        segment.flags.is_syn_ack().then(|| fast_open().map_or(Answer::NoCookie, Answer::Cookie))
+        let fast_open = || FastOpen::among(segment.header.options()).filter(|option| option.cookie.is_some());
+        segment.is_syn_ack().then(|| fast_open().map_or(Answer::NoCookie, Answer::Cookie))
     }
 
     /// Sends again what has waited long enough, or gives it up.
