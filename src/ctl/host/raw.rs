@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recvfrom};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
+use super::bpf;
 use super::packet::{CookieRequest, Packet, Segment};
 use super::tcp_option::{FastOpen, Form};
 use crate::crypto::random;
@@ -335,12 +336,11 @@ fn is_passing(error: &io::Error) -> bool {
 
 /// The kernel's filter for a raw socket: packets from the server's port.  Of IPv4 the filter sees the IP header too.
 fn answers_from(target: SocketAddr) -> Vec<SockFilter> {
-    let (accept, refuse) = (SockFilter::new(0x06, 0, 0, u32::MAX), SockFilter::new(0x06, 0, 0, 0));
-    let port = SockFilter::new(0x15, 0, 1, target.port().into());
-    if target.is_ipv4() {
-        // Length of the IP header into the index register; the half-word there.
-        vec![SockFilter::new(0xb1, 0, 0, 0), SockFilter::new(0x48, 0, 0, 0), port, accept, refuse]
+    let mut program = if target.is_ipv4() {
+        vec![bpf::v4_header_to_index(), bpf::load_half_behind_index(0)]
     } else {
-        vec![SockFilter::new(0x28, 0, 0, 0), port, accept, refuse]
-    }
+        vec![bpf::load_half(0)]
+    };
+    program.extend([bpf::if_equal(target.port().into(), 0, 1), bpf::ret(u32::MAX), bpf::ret(0)]);
+    program
 }
