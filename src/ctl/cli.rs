@@ -3,11 +3,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use super::report::{Failure, Format, Outcome};
 use super::{completions, fleet, host, pki};
-use tfo_host::runtime::process;
+use tfo_cli::report::{Failure, Format, Outcome};
 
 /// Shows and drives the TCP Fast Open keys of a fleet, and looks at one host.
 #[derive(Debug, Parser)]
@@ -79,25 +78,10 @@ pub enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// The whole program: parses, runs, and says how it ended.
+/// The whole program: parses the arguments and runs the command.
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = match Arguments::try_parse_from(arguments) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            // Nowhere left to say it if even the terminal is gone.
-            drop(error.print());
-            let outcome = if error.use_stderr() { Outcome::Config } else { Outcome::Done };
-            return ExitCode::from(outcome.code());
-        }
-    };
-    process::forbid_dumps();
-    let outcome = run(&parsed).unwrap_or_else(|failure| {
-        // As above.
-        drop(failure.show());
-        failure.outcome
-    });
-    ExitCode::from(outcome.code())
+    tfo_cli::frame::main_with(arguments, |arguments| run(&arguments))
 }
 
 fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
@@ -127,6 +111,6 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Probe(own) => host::probe::run(own, format),
         Command::Verify(own) => host::verify::run(own, format),
         Command::Sniff(own) => host::sniff::run(own, format),
-        Command::Completions(own) => completions::completions(own),
+        Command::Completions(own) => completions::completions(own, &mut Arguments::command()),
     }
 }

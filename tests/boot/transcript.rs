@@ -106,7 +106,7 @@ fn counts_are_compared_and_what_differs_from_run_to_run_is_not() {
     let [old, new] =
         ["     Active: active (running)\n     CPU: 8ms\n", "     Active: active (running)\n   Invocation: 3f\n"];
     assert_eq!(plain(old), plain(new));
-    assert_ne!(plain("0 errors, 1 warnings"), plain("0 errors, 2 warnings"));
+    assert_ne!(plain("0 errors, 1 warning"), plain("0 errors, 2 warnings"));
 }
 
 /// Types it all; brings files and waits where a person would.
@@ -186,7 +186,7 @@ fn a_reload_of_the_coordinator_is_answered(center: &Machine) {
     assert!(told(&reload).contains("See \"systemctl status tfo-coordinator.service\""), "{}", told(&reload));
     let refused = |line: &str| {
         line.starts_with("reload refused: /etc/tfo-fleet/coordinator.toml:")
-            && line.ends_with(&format!("; the old configuration goes on; {serving}"))
+            && line.ends_with(&format!("; keeping the old configuration; {serving}"))
     };
     assert!(poll_until(SOON, || refused(&said())), "{}", said());
     let shown = center.run(&["systemctl", "status", "--no-pager", "--lines=0", "tfo-coordinator"]);

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::failure::{failed, not_answered, unknown_outcome};
-use crate::report::Failure;
+use tfo_cli::report::Failure;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::ids::{NodeId, PoolName};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::ask::Fleet;
-use crate::report::{Failure, Outcome};
+use tfo_cli::report::{Failure, Outcome};
 use tfo_config::ctl::{CtlSettings, SYSTEM_FILE, default_files};
 use tfo_host::runtime::clock;
 use tfo_model::ids::PoolName;

@@ -5,8 +5,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use clap::Args;
 use serde::Serialize;
 
-use crate::plain::plain;
-use crate::report::{Failure, Format, Outcome, Report, deliver};
+use tfo_cli::plain::plain;
+use tfo_cli::report::{Failure, Format, Outcome, Report, deliver};
 use tfo_model::count::{Generation, Revision};
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;

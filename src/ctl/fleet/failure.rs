@@ -1,6 +1,6 @@
 //! What a coordinator's refusal, or its silence, means for the operator: the exit code and the remedy.
 
-use crate::report::{Failure, Outcome};
+use tfo_cli::report::{Failure, Outcome};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::ids::PoolName;

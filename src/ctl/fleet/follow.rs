@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::connect::Connection;
 use super::shown::{gate, slot};
-use crate::plain::{names, plain};
-use crate::report::{Failure, Outcome, Report};
+use tfo_cli::plain::{names, plain};
+use tfo_cli::report::{Failure, Outcome, Report};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;

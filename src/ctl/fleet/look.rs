@@ -7,8 +7,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::connect::{ConnectArgs, Connection, block_on};
-use super::shown::{Listed, audit_line, write_nodes};
-use crate::report::{Failure, Format, Outcome, Report, deliver};
+use super::shown::{Listed, Shown, audit_line, write_nodes};
+use tfo_cli::output::while_read;
+use tfo_cli::report::{Failure, Format, Outcome, Report, deliver, write_json};
 use tfo_model::count::Revision;
 use tfo_model::ids::PoolName;
 use tfo_wire::v1::fleet::{Audit, Nodes, PoolStatus, Pools};
@@ -58,7 +59,7 @@ pub fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Failure> 
             None => connection.fleet.pools().await,
         }
     })?;
-    deliver(&pools, format)
+    deliver(&Shown(pools), format)
 }
 
 /// Nodes, and as text the pool above them.
@@ -96,9 +97,9 @@ pub fn list_nodes(arguments: &NodesArgs, format: Format) -> Result<Outcome, Fail
     deliver(&shown, format)
 }
 
-impl Report for Audit {
+impl Report for Shown<Audit> {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.entries.iter().try_for_each(|line| writeln!(out, "{}", audit_line(line)))
+        self.0.entries.iter().try_for_each(|line| writeln!(out, "{}", audit_line(line)))
     }
 }
 
@@ -111,10 +112,10 @@ pub fn audit(arguments: &AuditArgs, format: Format) -> Result<Outcome, Failure> 
     block_on(async {
         let pool = connection.pool().await?;
         if arguments.follow {
-            return follow(&connection, &pool, arguments.after, format).await;
+            return while_read(follow(&connection, &pool, arguments.after, format)).await;
         }
         let entries = connection.fleet.audit_after(&pool, arguments.after).await?;
-        deliver(&Audit { pool, entries, more: false }, format)
+        deliver(&Shown(Audit { pool, entries, more: false }), format)
     })
 }
 
@@ -137,10 +138,7 @@ fn show_lines(entries: &[tfo_wire::v1::fleet::AuditLine], format: Format) -> io:
     for line in entries {
         match format {
             Format::Text => writeln!(out, "{}", audit_line(line))?,
-            Format::Json => {
-                serde_json::to_writer(&mut out, line)?;
-                out.write_all(b"\n")?;
-            }
+            Format::Json => write_json(&mut out, line)?,
         }
     }
     out.flush()

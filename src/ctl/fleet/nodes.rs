@@ -8,7 +8,7 @@ use reqwest::Method;
 use super::connect::{Connection, OrderArgs, block_on};
 use super::consent::{ConsentArgs, Plan, Weight};
 use super::steps::{Prepared, carry_out};
-use crate::report::{Failure, Format, Outcome};
+use tfo_cli::report::{Failure, Format, Outcome};
 use tfo_host::runtime::clock;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::Problem;

@@ -11,9 +11,10 @@ use super::connect::{OrderArgs, block_on};
 use super::consent::{Agreed, ConsentArgs, Plan, Weight};
 use super::follow::{Goal, follow};
 use super::keys::{ExpectArgs, expectation};
-use super::shown::{gate, slot};
-use crate::plain::{count_of_nodes, names};
-use crate::report::{Failure, Format, Outcome, deliver, deliver_as};
+use super::shown::{Shown, gate, slot};
+use tfo_cli::output::while_read;
+use tfo_cli::plain::{count_of_nodes, names};
+use tfo_cli::report::{Failure, Format, Outcome, deliver, deliver_as};
 use tfo_model::count::Epoch;
 use tfo_model::ids::NodeId;
 use tfo_model::problem::Problem;
@@ -115,14 +116,14 @@ pub fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, Failure
         };
         let done = connection.fleet.order(&order).await?;
         if !arguments.wait {
-            return deliver(&done, format);
+            return deliver(&Shown(done), format);
         }
         let goal = match mode {
             RotationMode::Normal => Goal::Settled,
             RotationMode::Revoke => Goal::DrivenOut,
             RotationMode::First => Goal::Given(expect),
         };
-        let followed = follow(&connection, done, goal, arguments.timeout).await?;
+        let followed = while_read(follow(&connection, done, goal, arguments.timeout)).await?;
         let outcome = followed.outcome();
         deliver_as(&followed, format, outcome)
     })

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use crate::plain::{count_of_nodes, names, plain};
-use crate::report::Report;
-use crate::table::Table;
+use serde::Serialize;
+
+use tfo_cli::plain::{count_of_nodes, names, plain};
+use tfo_cli::report::Report;
+use tfo_cli::table::Table;
 use tfo_host::runtime::clock;
 use tfo_model::key::PairPrint;
 use tfo_model::state::SlotPrint;
@@ -42,14 +44,19 @@ pub(super) fn gate(blocked_by: &str) -> String {
     words.to_owned()
 }
 
-impl Report for Pools {
+/// A type of the API that is shown as it is: as JSON in its own form, as text in ours.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(super) struct Shown<T>(pub(super) T);
+
+impl Report for Shown<Pools> {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        if self.pools.is_empty() {
+        if self.0.pools.is_empty() {
             return writeln!(out, "the coordinator has no pools: add [pools.NAME] to its configuration");
         }
         let mut table =
             Table::new(&["POOL", "PHASE", "GENERATION", "PRIMARY", "BACKUP", "CONVERGED", "BLOCKED BY", "NEXT"]);
-        for pool in &self.pools {
+        for pool in &self.0.pools {
             let waves = pool.waves.map_or(String::new(), |waves| format!(" {}/{}", waves.opened, waves.of));
             table.row([
                 pool.pool.to_string(),
@@ -63,7 +70,7 @@ impl Report for Pools {
             ]);
         }
         table.write(out)?;
-        self.pools.iter().flat_map(remarks).try_for_each(|remark| writeln!(out, "{remark}"))
+        self.0.pools.iter().flat_map(remarks).try_for_each(|remark| writeln!(out, "{remark}"))
     }
 }
 
@@ -205,9 +212,9 @@ fn agreement(groups: &[FingerprintCount]) -> String {
     }
 }
 
-impl Report for Done {
+impl Report for Shown<Done> {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { pool, revision, generation, phase, action, nodes } = self;
+        let Done { pool, revision, generation, phase, action, nodes } = &self.0;
         write!(
             out,
             "{}: done in pool {pool}; generation {generation}, {}, revision {revision}",

@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::ask::Order;
 use super::connect::{Connection, OrderArgs, block_on};
 use super::consent::{Agreed, ConsentArgs, Plan, Weight};
-use super::shown::slot;
-use crate::plain::{count_of_nodes, names};
-use crate::report::{Failure, Format, Outcome, deliver};
+use super::shown::{Shown, slot};
+use tfo_cli::plain::{count_of_nodes, names};
+use tfo_cli::report::{Failure, Format, Outcome, deliver};
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_wire::v1::fleet::{AdvanceRequest, Command, PoolStatus};
@@ -83,7 +83,7 @@ pub(super) async fn carry_out<B: Serialize>(
     }
     let order = Order { method, path, body, pool: &status.pool, seen: status.revision, action, reason };
     let done = connection.fleet.order(&order).await?;
-    deliver(&done, format)
+    deliver(&Shown(done), format)
 }
 
 /// A refusal that needs no coordinator: what was just seen says it.

@@ -18,7 +18,7 @@ use self::authority::{Authority, Lifetime, Revoked, Subject};
 use self::directory::{Directory, Place, REVOCATION_LIST};
 use self::index::{Entry, Index, Serial, Which};
 use self::role::Role;
-use super::report::{self, Failure, Format, Outcome};
+use tfo_cli::report::{self, Failure, Format, Outcome};
 use tfo_host::runtime::clock;
 use tfo_model::ids::NodeId;
 use tfo_model::problem::Problem;
