@@ -127,7 +127,7 @@ pub enum Stage {
 pub struct Wave {
     /// The waves of this rotation: fixed when it is promoted, so a change of policy never moves a node out of one.
     pub rules: Vec<WaveRule>,
-    /// Opened are the rules 0 to this one; the last rule means everybody.
+    /// Waves 0 to this one are open; the last wave takes in every node.
     pub opened: usize,
     /// Nodes that were taken into a wave that had no present member (rule 12).
     pub taken_in: BTreeSet<NodeId>,
