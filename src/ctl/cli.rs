@@ -1,4 +1,4 @@
-//! The command line of `tfoctl`: which commands there are, and how each ends.
+//! The command line of `tfoctl`: its commands, and the function that runs each.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -14,42 +14,40 @@ use tfo_cli::report::{Failure, Format, Outcome};
 pub struct Arguments {
     /// Form of the output on stdout
     #[arg(long, global = true, value_enum, default_value_t)]
-    pub format: Format,
-    /// What to do
+    format: Format,
     #[command(subcommand)]
-    pub command: Command,
+    command: Command,
 }
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused or not allowed, 4 not converged in time.";
 
-/// What `tfoctl` can do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Show the pools: keys, phase, how many nodes have converged, what is waited for
+enum Command {
+    /// Show the pools: keys, phase, how many nodes have converged, what they wait for
     Pools(fleet::PoolsArgs),
-    /// Show which keys how many nodes hold, and who is behind since when
+    /// Show how many nodes hold which keys, and which nodes are behind since when
     Nodes(fleet::NodesArgs),
-    /// Rotate to a fresh key, drive keys out (--mode revoke), or make the first one (--first)
+    /// Rotate to a new key, drive keys out (--mode revoke), or make the first key (--first)
     Rotate(fleet::RotateArgs),
-    /// Stop the pool at its present phase
-    Pause(fleet::StepArgs),
-    /// Let a paused or held pool go on
+    /// Stop the pool at its current phase
+    Pause(fleet::PauseArgs),
+    /// Resume a paused or held pool
     Resume(fleet::ResumeArgs),
-    /// Turn a rotation back, and hold
+    /// Turn a rotation back, then hold
     Abort(fleet::AbortArgs),
-    /// Go past a barrier without the nodes that are behind
+    /// Pass a barrier without the nodes that are behind
     Advance(fleet::AdvanceArgs),
-    /// Give an empty pool the keys that its nodes hold already
+    /// Give an empty pool the keys that its nodes already hold
     Import(fleet::ImportArgs),
     /// Take over a fleet that is ahead of a restored store
     Recover(fleet::RecoverArgs),
-    /// Let no barrier wait for a node for a while
+    /// Exclude a node from barriers for a limited time
     Exclude(fleet::ExcludeArgs),
-    /// Tell a node no keys any more
-    Deny(fleet::NodeArgs),
-    /// Make a node unknown; it may come again as a new one
-    Forget(fleet::NodeArgs),
+    /// Give a node no more keys
+    Deny(fleet::DenyArgs),
+    /// Forget a node; it may come back as a new one
+    Forget(fleet::ForgetArgs),
     /// Show who did what, and when
     Audit(fleet::AuditArgs),
     /// Show the pools as they change

@@ -9,7 +9,7 @@ use tfo_cli::report::{Failure, Outcome};
 
 /// Arguments of `completions`.
 #[derive(Debug, Args)]
-pub struct CompletionsArgs {
+pub(crate) struct CompletionsArgs {
     /// For which shell
     #[arg(value_name = "SHELL", value_parser = ["bash", "zsh", "fish"])]
     shell: String,
@@ -19,7 +19,7 @@ pub struct CompletionsArgs {
 ///
 /// # Errors
 /// Fails if stdout cannot be written.
-pub fn completions(arguments: &CompletionsArgs, program: &mut Command) -> Result<Outcome, Failure> {
+pub(crate) fn completions(arguments: &CompletionsArgs, program: &mut Command) -> Result<Outcome, Failure> {
     let shell = match arguments.shell.as_str() {
         "bash" => Shell::Bash,
         "zsh" => Shell::Zsh,

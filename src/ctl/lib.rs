@@ -4,7 +4,7 @@
 //! arguments and a function that runs it.
 
 pub mod cli;
-pub mod completions;
-pub mod fleet;
+mod completions;
+mod fleet;
 pub mod host;
-pub mod pki;
+mod pki;

@@ -1,4 +1,4 @@
-//! `pools`, `nodes`, `audit`: looking, which viewers may too.
+//! `pools`, `nodes`, `audit`: the commands that only look; viewers may use them too.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -19,30 +19,30 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(2);
 
 /// Arguments of `pools`.
 #[derive(Debug, Args)]
-pub struct PoolsArgs {
+pub(crate) struct PoolsArgs {
     #[command(flatten)]
     connect: ConnectArgs,
 }
 
 /// Arguments of `nodes`.
 #[derive(Debug, Args)]
-pub struct NodesArgs {
+pub(crate) struct NodesArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// List every node, also those that are as they should be
+    /// List every node, also those that need no attention
     #[arg(long)]
     all: bool,
 }
 
 /// Arguments of `audit`.
 #[derive(Debug, Args)]
-pub struct AuditArgs {
+pub(crate) struct AuditArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// Only what came after this revision
+    /// Only entries after this revision
     #[arg(long, value_name = "REVISION", default_value_t = Revision::ZERO)]
     after: Revision,
-    /// Go on with what comes, until told to stop; as JSON: one entry a line
+    /// Show new entries until interrupted; as JSON: one entry a line
     #[arg(long)]
     follow: bool,
 }
@@ -50,8 +50,8 @@ pub struct AuditArgs {
 /// Shows all pools, or the one of `--pool`.
 ///
 /// # Errors
-/// Fails with what is wrong, its remedy and the exit code.
-pub fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Failure> {
+/// Fails with its problems and the exit code.
+pub(crate) fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Failure> {
     let connection = arguments.connect.open()?;
     let pools = block_on(async {
         match &connection.argument {
@@ -84,8 +84,8 @@ impl Report for NodesShown {
 /// Shows the nodes of a pool.
 ///
 /// # Errors
-/// Fails with what is wrong, its remedy and the exit code.
-pub fn list_nodes(arguments: &NodesArgs, format: Format) -> Result<Outcome, Failure> {
+/// Fails with its problems and the exit code.
+pub(crate) fn list_nodes(arguments: &NodesArgs, format: Format) -> Result<Outcome, Failure> {
     let connection = arguments.connect.open()?;
     let listed = if arguments.all { Listed::All } else { Listed::Behind };
     let shown = block_on(async {
@@ -106,8 +106,8 @@ impl Report for Shown<Audit> {
 /// Shows the audit log, oldest first.
 ///
 /// # Errors
-/// Fails with what is wrong, its remedy and the exit code.
-pub fn audit(arguments: &AuditArgs, format: Format) -> Result<Outcome, Failure> {
+/// Fails with its problems and the exit code.
+pub(crate) fn audit(arguments: &AuditArgs, format: Format) -> Result<Outcome, Failure> {
     let connection = arguments.connect.open()?;
     block_on(async {
         let pool = connection.pool().await?;
@@ -122,7 +122,7 @@ pub fn audit(arguments: &AuditArgs, format: Format) -> Result<Outcome, Failure> 
 async fn follow(connection: &Connection, pool: &PoolName, after: Revision, format: Format) -> Result<Outcome, Failure> {
     let mut after = after;
     loop {
-        // The whole of it at first, so that a wrong pool or certificate ends it at once.
+        // The whole log first, so that a wrong pool or certificate ends it at once.
         let entries = connection.fleet.audit_after(pool, after).await?;
         after = entries.last().map_or(after, |line| line.revision);
         show_lines(&entries, format).map_err(Failure::undelivered)?;

@@ -17,10 +17,10 @@ use tfo_wire::v1::fleet::PoolStatus;
 
 /// Arguments of `watch`.
 #[derive(Debug, Args)]
-pub struct WatchArgs {
+pub(crate) struct WatchArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// How often to look
+    /// Time between looks
     #[arg(long, value_name = "SPAN", default_value = "2s", value_parser = interval)]
     interval: Duration,
 }
@@ -30,7 +30,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     if span.is_zero() { Err("an interval is at least 1s".to_owned()) } else { Ok(span) }
 }
 
-/// Where it is shown.
+/// Where the pools are shown.
 enum Display {
     Live(Screen),
     Lines { format: Format, last: Vec<PoolStatus> },
@@ -40,7 +40,7 @@ enum Display {
 ///
 /// # Errors
 /// Fails with its problems and the exit code if the first look fails; later failures are shown, and it looks again.
-pub fn watch(arguments: &WatchArgs, format: Format) -> Result<Outcome, Failure> {
+pub(crate) fn watch(arguments: &WatchArgs, format: Format) -> Result<Outcome, Failure> {
     let connection = arguments.connect.open()?;
     let mut display = Display::new(format);
     block_on(while_read(async {
