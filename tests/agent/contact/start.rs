@@ -232,7 +232,7 @@ fn a_reload_goes_on_with_the_same_talks_and_a_broken_one_changes_nothing() {
         daemon.signal(Signal::HUP);
         daemon.expect(seen, "READY=1");
     }
-    daemon.logs("the old one goes on");
+    daemon.logs("keeping the old one");
     site.host.put("etc/agent.toml", config.replace("\"1s\"", "\"2s\"").as_bytes(), 0o644);
     let seen = daemon.messages().len();
     daemon.signal(Signal::HUP);
