@@ -4,10 +4,10 @@
 //! Times, versions, fingerprints, serials, ids and paths differ from run to run; everything else must be as it stands there.
 
 use super::site::Site;
-use super::{KEY_FILE, SOON, UNSET, need, probed, told};
+use super::{KEY_FILE, UNSET, need, probed, told};
 use tfo_testbed::machine::Machine;
 use tfo_testbed::package::Packages;
-use tfo_testbed::poll_until;
+use tfo_testbed::{SOON, poll_until};
 
 /// The README.
 const README: &str = include_str!("../../../README.md");
