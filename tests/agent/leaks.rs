@@ -8,13 +8,10 @@ use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use tfo_testbed::SOON;
 
 use tfo_testbed::host::{Host, KEY_FILE, stderr, stdout};
 use tfo_testbed::secrets::{base64_value, decode, hex_value};
-
-/// Longest wait for something that takes well under a second on an idle machine.
-const SOON: Duration = Duration::from_secs(20);
 
 /// Bytes of a secret that may appear in a row: fewer than this.
 const WINDOW: usize = 4;

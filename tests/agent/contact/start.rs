@@ -5,9 +5,9 @@ use std::fs;
 use rustix::process::Signal;
 
 use super::install::{Site, pair};
-use tfo_testbed::daemon::{Daemon, SOON, key_text};
+use tfo_testbed::daemon::{Daemon, key_text};
 use tfo_testbed::fake_coordinator::{FakeCoordinator, source, told};
-use tfo_testbed::{need_netns, poll_until};
+use tfo_testbed::{SOON, need_netns, poll_until};
 
 const SERVER_BITS: &str = "/proc/sys/net/ipv4/tcp_fastopen";
 

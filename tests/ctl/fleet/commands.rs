@@ -274,7 +274,7 @@ fn options_of_another_mode_are_refused_at_once() {
     ] {
         operator.ends(bad, 2);
     }
-    assert!(coordinator.seen().is_empty());
+    assert!(coordinator.asked().is_empty());
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader};
 
 use serde_json::{Value, json};
 
-use super::fake::{SOON, text};
+use super::fake::text;
 use super::fleet::Fleet;
-use tfo_testbed::poll_until;
+use tfo_testbed::{SOON, poll_until};
 
 /// Kernel text of two keys, and their fingerprints by Python's hashlib: sha256(b"tfo-fleet/v1/fingerprint" + raw)[:8].
 const KEYS: &str = "7a0c91e3-55d1f0b8-19c64e2f-8d3ba670,e1f25d06-3b98c7a4-60d2194e-f58b037c";

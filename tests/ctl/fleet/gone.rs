@@ -9,8 +9,8 @@ use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
 
-use super::fake::{FakeCoordinator, Operator, Reply, SOON, audit, done, key, page, pool, three};
-use tfo_testbed::poll_until;
+use super::fake::{FakeCoordinator, Operator, Reply, audit, done, key, page, pool, three};
+use tfo_testbed::{SOON, poll_until};
 
 /// A terminal: our end, and the end of a program.  It is nobody's controlling terminal, so its end sends no SIGHUP.
 fn terminal() -> (File, File) {

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::fake::{FakeCoordinator, Operator, Reply, SOON, audit, key, node, page, pool, three};
-use tfo_testbed::{need_tool, poll_until};
+use super::fake::{Operator, Reply, audit, key, node, page, pool, three, with_pool};
+use tfo_testbed::{SOON, need_tool, poll_until};
 
 #[test]
 fn pools_are_shown_as_text_and_as_json() {
@@ -246,7 +246,7 @@ fn watch_on_a_terminal_is_one_screen() {
         .unwrap();
     let shows = |text: &str| std::fs::read_to_string(&log).unwrap_or_default().contains(text);
     assert!(poll_until(SOON, || shows("no node is behind") && shows("pool text: steady, generation 12")));
-    coordinator.with_pool(&pool(json!({"phase": "staged", "generation": 13, "converged": 1})), &three());
+    with_pool(&coordinator, &pool(json!({"phase": "staged", "generation": 13, "converged": 1})), &three());
     assert!(poll_until(SOON, || shows("pool text: staged, generation 13, 1 of 3")));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -255,9 +255,9 @@ fn watch_on_a_terminal_is_one_screen() {
 #[test]
 fn the_only_pool_needs_no_name_and_one_of_two_does() {
     let operator = Operator::new();
-    let coordinator = FakeCoordinator::start(&operator.path("pki"));
-    coordinator.with_pool(&pool(json!({})), &three());
-    operator.configure(&[&coordinator.url], "");
+    let coordinator = operator.coordinator();
+    with_pool(&coordinator, &pool(json!({})), &three());
+    operator.configure(&[&coordinator.url()], "");
     assert!(operator.ok(&["nodes"]).starts_with("pool text:"));
     coordinator.ok("GET /v1/pools", json!({"pools": [pool(json!({"pool": "a"})), pool(json!({"pool": "text"}))]}));
     let (_, stderr) = operator.ends(&["nodes"], 2);

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::watch::Watch;
-use tfo_testbed::fleet::{Fleet, fast, node};
+use tfo_testbed::config::fast;
+use tfo_testbed::fleet::{Fleet, node};
 use tfo_testbed::need_netns;
 
 /// Kernel text of a key, and its fingerprint by Python's hashlib: sha256(b"tfo-fleet/v1/fingerprint" + raw)[:8].

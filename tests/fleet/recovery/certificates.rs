@@ -5,7 +5,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::watch::Watch;
-use tfo_testbed::fleet::{Fleet, PATIENCE, node};
+use tfo_testbed::PATIENCE;
+use tfo_testbed::fleet::{Fleet, node};
 use tfo_testbed::{need_netns, poll_until};
 
 /// Both authorities one after the other, as `cat` does it.

@@ -3,10 +3,10 @@
 //! package.
 
 use super::site::Site;
-use super::{KEY_FILE, SOON, UNSET, need, probed, told};
+use super::{KEY_FILE, UNSET, need, probed, told};
 use tfo_testbed::machine::Machine;
 use tfo_testbed::package::Packages;
-use tfo_testbed::{poll_until, transcript};
+use tfo_testbed::{SOON, poll_until, transcript};
 
 /// The page.
 const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
