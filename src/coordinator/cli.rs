@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::backup;
-use super::preflight::{self, Opened, Use};
+use super::preflight::{self, Opened};
 use super::{serve, service_user};
 use tfo_config::coordinator::DEFAULT_FILE;
 use tfo_host::runtime::process;
@@ -112,12 +112,12 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let ended = match &parsed.command {
         Command::Serve { config } => Ok(code(serve::serve(config))),
         Command::Check { config } => check(config),
-        Command::Export { config, to } => with_store(config, Use::Export, |opened, store| {
-            backup::export(store, &opened.key, to).map(|done| serde_json::to_value(done).unwrap_or_default())
+        Command::Export { config, to } => with_store(preflight::open_to_export(config), |opened| {
+            backup::export(&opened.store, &opened.key, to).map(|done| serde_json::to_value(done).unwrap_or_default())
         })
         .map(code),
-        Command::Import { config, from } => with_store(config, Use::Import, |opened, store| {
-            backup::import(store, &opened.key, from).map(|done| serde_json::to_value(done).unwrap_or_default())
+        Command::Import { config, from } => with_store(preflight::open_to_import(config), |opened| {
+            backup::import(&opened.store, &opened.key, from).map(|done| serde_json::to_value(done).unwrap_or_default())
         })
         .map(code),
     };
@@ -144,25 +144,21 @@ fn check(config: &Path) -> io::Result<ExitCode> {
     Ok(ExitCode::from(if errors == 0 { Outcome::Done } else { Outcome::Config }.code()))
 }
 
-fn with_store(
-    config: &Path,
-    usage: Use,
-    work: impl FnOnce(&Opened, &dyn tfo_store::Store) -> Result<serde_json::Value, Problem>,
+fn with_store<S>(
+    opened: Result<Opened<S>, Vec<Problem>>,
+    work: impl FnOnce(&Opened<S>) -> Result<serde_json::Value, Problem>,
 ) -> io::Result<Outcome> {
-    let opened = match preflight::open(config, usage) {
+    let opened = match opened {
         Ok(opened) => opened,
         Err(problems) => {
             show(&problems)?;
-            let in_use = problems.iter().any(|problem| problem.kind == "store_in_use");
-            return Ok(if in_use { Outcome::Refused } else { Outcome::Config });
+            let has = |kind: &str| problems.iter().any(|problem| problem.kind == kind);
+            let outcome = if has(preflight::NO_STORE) { Outcome::Failed } else { Outcome::Config };
+            return Ok(if has("store_in_use") { Outcome::Refused } else { outcome });
         }
     };
-    let Some(store) = &opened.store else {
-        show(&[Problem::error("no_store", "there is no store yet", "start the coordinator first").in_file(config)])?;
-        return Ok(Outcome::Failed);
-    };
     show(&opened.warnings)?;
-    match work(&opened, &**store) {
+    match work(&opened) {
         Ok(done) => {
             writeln!(io::stdout().lock(), "{done}")?;
             Ok(Outcome::Done)

@@ -2,12 +2,12 @@
 //!
 //! From the outside in: [`cli`] and [`serve`] (one event loop for signals, reload and the watchdog), [`server`] (sockets,
 //! TLS, limits), [`routes`] (API v1: who may ask what), [`pool`] (one thread for each pool: the engine between store and
-//! nodes), [`observe`] (metrics, health, the page).
+//! nodes), [`metrics`], and [`dashboard`] (health, the page).
 
 pub mod backup;
 pub mod cli;
+pub mod dashboard;
 pub mod metrics;
-pub mod observe;
 pub mod pool;
 pub mod preflight;
 pub mod routes;

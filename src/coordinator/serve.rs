@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::cli::Outcome;
-use super::metrics::Metrics;
-use super::observe::{self, Observed};
+use super::dashboard::{self, Observed};
+use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools};
-use super::preflight::{self, Opened, Use};
+use super::preflight::{self, Opened};
 use super::routes::{self, Api};
 use super::server::{Drained, Limits, Server, listen};
 use tfo_config::coordinator::CoordinatorSettings;
@@ -25,7 +25,7 @@ use tfo_engine::rollout::policy::Policy;
 use tfo_host::runtime::{log, notify, process};
 use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, Severity, first_error, refusal};
-use tfo_store::Store;
+use tfo_store::{SqliteStore, Store};
 use tfo_tls::server::ServerTls;
 use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
 
@@ -46,7 +46,7 @@ const CONNECTIONS_MAX: usize = 65_536;
 pub fn serve(config: &Path) -> Outcome {
     log::start();
     process::lock_growing_memory();
-    let opened = match preflight::open(config, Use::Serve) {
+    let opened = match preflight::open_to_serve(config) {
         Ok(opened) => opened,
         Err(problems) => {
             problems.iter().for_each(log_problem);
@@ -103,10 +103,9 @@ enum Wake {
 
 impl Daemon {
     /// Starts everything; drivers begin to count presence when the listener is open.
-    async fn start(opened: Opened) -> io::Result<Self> {
+    async fn start(opened: Opened<SqliteStore>) -> io::Result<Self> {
         let Opened { settings, store, warnings, .. } = opened;
         warnings.iter().for_each(log_problem);
-        let store = store.expect("a store that is used alone is open");
         let failed = |problems: Vec<Problem>| {
             problems.iter().for_each(log_problem);
             io::Error::other("see the problems above")
@@ -131,7 +130,7 @@ impl Daemon {
         let mut daemon = Self {
             config: settings.file.clone(),
             settings,
-            store,
+            store: Arc::new(store),
             api,
             tls,
             shutdown,
@@ -155,7 +154,7 @@ impl Daemon {
         if let Some(observer) = observer {
             let seen =
                 Observed { api: Arc::clone(&daemon.api), server: Arc::clone(&server), tls: Arc::clone(&daemon.tls) };
-            let (router, shutdown) = (observe::router(Arc::new(seen)), daemon.shutdown.clone());
+            let (router, shutdown) = (dashboard::router(Arc::new(seen)), daemon.shutdown.clone());
             daemon.servers.push(tokio::spawn(async move {
                 Server::new(Limits::observe()).serve_plain(observer, router, shutdown).await
             }));

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::{CommitError, RECORDS_MAX, RecordOutcome, Store};
+use super::contract::{RecordOutcome, Store};
+use super::error::CommitError;
+use super::limits::RECORDS_MAX;
 use tfo_engine::rollout::record::RecordChange;
 use tfo_model::ids::{NodeId, PoolName};
 

@@ -1,5 +1,6 @@
 //! What can go wrong in a store, with the place and a remedy for the operator.
 
+use super::limits::RECORDS_MAX;
 use tfo_model::count::{Epoch, Revision};
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::Problem;
@@ -197,8 +198,8 @@ pub enum Refusal {
         /// Whose.
         node: NodeId,
     },
-    /// See [`super::RECORDS_MAX`].
-    #[error("more than {} records in one call", super::RECORDS_MAX)]
+    /// See [`RECORDS_MAX`](crate::RECORDS_MAX).
+    #[error("more than {} records in one call", RECORDS_MAX)]
     TooManyRecords,
     /// Larger than a store can count.
     #[error("a number is above 2^63 - 1")]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::check::{self, KeyPlan};
-use super::{
-    AUDIT_KEPT, AUDIT_READ_MAX, CommitError, Erasure, Head, Hub, PoolImage, PoolState, RECORDS_MAX, RecordOutcome,
-    Refusal, Store, StoreError,
-};
+use super::contract::{Erasure, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
+use super::error::{CommitError, Refusal, StoreError};
+use super::hub::Hub;
+use super::limits::{AUDIT_KEPT, AUDIT_READ_MAX, RECORDS_MAX};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
 use tfo_engine::rollout::record::{NodeRecord, RecordChange};
 use tfo_model::count::Revision;
@@ -76,29 +76,9 @@ impl Pool {
     }
 }
 
-impl Store for MemoryStore {
+impl ReadStore for MemoryStore {
     fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
         Ok(self.lock().keys().cloned().collect())
-    }
-
-    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
-        let mut pools = self.lock();
-        if pools.contains_key(pool) {
-            return Err(CommitError::PoolExists { pool: pool.clone() });
-        }
-        let plan = check::plan_first(&image.snapshot.document, image.keys, image.audit)?;
-        let mut made = Pool {
-            record_writes: 0,
-            snapshot: image.snapshot.clone(),
-            keys: KeyRing::default(),
-            audit: BTreeMap::new(),
-        };
-        made.apply_keys(&plan);
-        image.audit.iter().for_each(|entry| made.log(entry));
-        pools.insert(pool.clone(), made);
-        drop(pools);
-        self.hub.notify();
-        Ok(())
     }
 
     fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
@@ -127,6 +107,28 @@ impl Store for MemoryStore {
         let pools = self.lock();
         let Some((stored, first)) = pools.get(pool).zip(after.next()) else { return Ok(Vec::new()) };
         Ok(stored.audit.range(first..).take(AUDIT_READ_MAX).map(|(_, entry)| entry.clone()).collect())
+    }
+}
+
+impl Store for MemoryStore {
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        let mut pools = self.lock();
+        if pools.contains_key(pool) {
+            return Err(CommitError::PoolExists { pool: pool.clone() });
+        }
+        let plan = check::plan_first(&image.snapshot.document, image.keys, image.audit)?;
+        let mut made = Pool {
+            record_writes: 0,
+            snapshot: image.snapshot.clone(),
+            keys: KeyRing::default(),
+            audit: BTreeMap::new(),
+        };
+        made.apply_keys(&plan);
+        image.audit.iter().for_each(|entry| made.log(entry));
+        pools.insert(pool.clone(), made);
+        drop(pools);
+        self.hub.notify();
+        Ok(())
     }
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {

@@ -31,7 +31,7 @@ use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::problem::Problem;
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
-use tfo_store::{CommitError, MemoryStore, PoolImage, Store};
+use tfo_store::{CommitError, MemoryStore, PoolImage, ReadStore, Store};
 
 /// What is sealed.  Persisted: JSON; a field may be added with a serde default, anything else is a new format.
 #[derive(Debug, Serialize, Deserialize)]
@@ -120,7 +120,7 @@ pub struct Imported {
 /// # Errors
 /// Fails, without a change to `to`, if a rotation runs in some pool, if there is no pool, if `to` is another kind of
 /// file, or if the store cannot be read or the file not be written.
-pub fn export(store: &dyn Store, kek: &KeyEncryptionKey, to: &Path) -> Result<Exported, Problem> {
+pub fn export(store: &dyn ReadStore, kek: &KeyEncryptionKey, to: &Path) -> Result<Exported, Problem> {
     check_target(to)?;
     let names = store.pools().map_err(|error| error.problem())?;
     if names.is_empty() {
@@ -227,7 +227,7 @@ impl OpenPool {
     }
 
     /// Whether the store has exactly this pool.
-    fn is_in(&self, store: &dyn Store) -> Result<bool, Problem> {
+    fn is_in(&self, store: &dyn ReadStore) -> Result<bool, Problem> {
         let Some(state) = store.load(&self.name).map_err(|error| error.problem())? else { return Ok(false) };
         if state.snapshot == self.snapshot {
             return Ok(true);
@@ -242,7 +242,7 @@ impl OpenPool {
 }
 
 /// Reads one pool: state first, then the log up to it, because entries never change and a log only grows.
-fn save(store: &dyn Store, kek: &KeyEncryptionKey, name: PoolName) -> Result<SavedPool, Problem> {
+fn save(store: &dyn ReadStore, kek: &KeyEncryptionKey, name: PoolName) -> Result<SavedPool, Problem> {
     let gone = || Problem::error("store_changed", format!("pool {name} vanished while it was read"), "export again");
     let state = store.load(&name).map_err(|error| error.problem())?.ok_or_else(gone)?;
     let Snapshot { document, nodes } = state.snapshot;

@@ -1,6 +1,5 @@
-//! The plain listener: /metrics, /healthz, /readyz and the page at /.  No secrets, no scripts, nothing can be changed.
+//! The plain listener: /metrics, /healthz, /readyz and the page at /.  No secrets, no scripts, and nothing to change.
 
-mod gauges;
 mod page;
 
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use prometheus::TEXT_FORMAT;
 
+use super::metrics::gauges::{self, Scraped};
 use super::pool::Summary;
 use super::routes::Api;
 use super::server::Server;
@@ -78,7 +78,8 @@ async fn ready(State(observed): State<Arc<Observed>>) -> Response {
 
 async fn metrics(State(observed): State<Arc<Observed>>) -> Response {
     let summaries = observed.summaries().await;
-    match gauges::encode(&observed, &summaries) {
+    let scraped = Scraped { server: &observed.server, tls: &observed.tls, pools: &summaries };
+    match gauges::encode(&scraped, &observed.api.metrics) {
         Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::warn!(%error, "the metrics cannot be written");

@@ -1,12 +1,10 @@
-//! What is counted while the coordinator works; gauges of pools are made when somebody asks ([`super::observe`]).
-//!
-//! Labels are bounded: pools of the configuration, and names that the code has.  No node, no fingerprint, no key.
+//! What is counted while the coordinator works.
 
 use std::time::Instant;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
-use super::pool::snake_name;
+use crate::pool::snake_name;
 use tfo_engine::rollout::document::Action;
 use tfo_host::runtime::clock;
 use tfo_model::ids::PoolName;

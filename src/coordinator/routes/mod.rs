@@ -5,7 +5,7 @@
 
 mod fleet;
 mod node;
-mod request;
+mod sync_request;
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::{get, post, put};
 
-use super::metrics::Metrics;
+use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools};
 use super::server::{Refusal, RequestId};
 use tfo_config::coordinator::AccessSettings;

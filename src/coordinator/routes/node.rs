@@ -12,9 +12,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 
-use super::request::sync_of;
+use super::sync_request::sync_of;
 use super::{Api, FromNode};
-use crate::pool::{Held, NotTold, Pool, Told, Until, snake_name};
+use crate::pool::{Held, Pool, SyncError, Until, snake_name};
 use crate::server::{Draining, JsonBody, Refusal};
 use tfo_engine::rollout::sync::SyncRefused;
 use tfo_wire::error::ErrorKind;
@@ -79,7 +79,7 @@ fn hold(pool: &Pool, wait_secs: u64) -> Duration {
 
 /// What a request has waited for.
 enum Waited {
-    For(Option<Result<Told, NotTold>>),
+    For(Option<Result<Option<Bytes>, SyncError>>),
     /// The time is over, or the server wants to end.
     InVain,
 }
@@ -102,7 +102,7 @@ async fn wait(held: &mut Held, draining: &Draining, patience: Duration) -> Waite
 }
 
 /// Until the driver holds it, which most often it has for long; the answer, should it come meanwhile.
-async fn taken_in(held: &mut Held) -> Option<Result<Told, NotTold>> {
+async fn taken_in(held: &mut Held) -> Option<Result<Option<Bytes>, SyncError>> {
     for _ in 0..RECORD_LOOKS {
         // In this order: an answer that came after the request was held counts.
         let is_held = held.is_held();
@@ -128,10 +128,10 @@ fn told(body: Bytes) -> Response {
     response
 }
 
-fn refusal(error: NotTold) -> Refusal {
-    let NotTold::Refused(refused) = error else {
+fn refusal(error: SyncError) -> Refusal {
+    let SyncError::Refused(refused) = error else {
         let (kind, message) = match error {
-            NotTold::StoreDown => (ErrorKind::StoreUnavailable, "the store cannot be reached; ask again"),
+            SyncError::StoreDown => (ErrorKind::StoreUnavailable, "the store cannot be reached; ask again"),
             _ => (ErrorKind::Internal, "a key is missing; the coordinator's log has more"),
         };
         return Refusal::new(kind, message).with_retry_after(RETRY_SECS);
@@ -172,8 +172,8 @@ mod tests {
         let (reply, mut held) = Reply::new(Until::News);
         reply.hold();
         assert!(run(taken_in(&mut held)).is_none() && held.is_held(), "nothing new");
-        reply.give(Err(NotTold::Internal));
-        assert_eq!(run(taken_in(&mut held)), Some(Err(NotTold::Internal)));
+        reply.give(Err(SyncError::Internal));
+        assert_eq!(run(taken_in(&mut held)), Some(Err(SyncError::Internal)));
     }
 
     #[test]

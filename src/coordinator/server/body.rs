@@ -11,11 +11,15 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::answer::Refusal;
-use super::front::TooLarge;
 use tfo_wire::error::ErrorKind;
 
 /// Longest part of serde's message that is passed on, in characters.
 const MESSAGE_CHARS_MAX: usize = 200;
+
+/// A body has more bytes than the server takes.
+#[derive(Debug, thiserror::Error)]
+#[error("the body is too large")]
+pub(super) struct TooLarge;
 
 /// Extracts a JSON body of at most `BYTES_MAX` bytes; refuses anything else as `too_large` or `bad_request`.
 #[derive(Debug)]

@@ -13,11 +13,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Limits;
 use super::answer::{REQUEST_ID_HEADER, RequestId};
-use super::front::Front;
-use super::gauge::{Gauge, Overdue, Watched};
+use super::limits::Limits;
 use super::refusals::{Reason, Refusals, Shown};
+use super::service::ConnectionService;
+use super::watch::{ConnectionWatch, Overdue, WatchedStream};
 use tfo_tls::identity::Peer;
 use tfo_tls::server::LiveConnection;
 use tfo_wire::error::{ErrorBody, ErrorKind};
@@ -59,25 +59,25 @@ enum End {
 /// Not an async fn: those keep their arguments beside what is made of them, and there are thousands of these futures.
 pub(super) fn serve<S>(
     stream: S,
-    front: Front,
+    service: ConnectionService,
     live: Option<LiveConnection>,
     ends: Ends,
 ) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let gauge = front.gauge.clone();
-    let told = Told {
-        limits: front.limits,
-        refusals: Arc::clone(&front.refusals),
-        address: front.address,
-        peer: front.peer.clone(),
+    let watch = service.watch.clone();
+    let context = Context {
+        limits: service.limits,
+        refusals: Arc::clone(&service.refusals),
+        address: service.address,
+        peer: service.peer.clone(),
     };
-    let watched = TokioIo::new(Watched::new(stream, gauge.clone()));
+    let watched = TokioIo::new(WatchedStream::new(stream, watch.clone()));
     let mut builder = http1::Builder::new();
-    // The gauge has all the deadlines; hyper's own would end a connection without a word.
+    // The watch has all the deadlines; hyper's own would end a connection without a word.
     builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).header_read_timeout(None);
-    let mut connection = builder.serve_connection(watched, front);
+    let mut connection = builder.serve_connection(watched, service);
     async move {
         let barred = async {
             match &live {
@@ -85,9 +85,9 @@ where
                 None => std::future::pending().await,
             }
         };
-        let end = run(&mut connection, &gauge, &told.limits, &ends, barred).await;
-        let Farewell::Say(word) = told.farewell(end, &gauge) else { return };
-        let unread = word.is_some() || gauge.is_body_unread();
+        let end = run(&mut connection, &watch, &context.limits, &ends, barred).await;
+        let Farewell::Say(word) = context.farewell(end, &watch) else { return };
+        let unread = word.is_some() || watch.is_body_unread();
         // On the heap: it lives for a moment, this future for weeks.
         let last = Box::pin(async move {
             let mut stream = connection.into_parts().io.into_inner().stream;
@@ -102,8 +102,8 @@ where
     }
 }
 
-/// What a refusal needs to be told.
-struct Told {
+/// What a farewell is judged by and logged with.
+struct Context {
     limits: Limits,
     refusals: Arc<Refusals>,
     address: SocketAddr,
@@ -118,8 +118,8 @@ enum Farewell {
     Say(Option<LastWord>),
 }
 
-impl Told {
-    fn farewell(&self, end: End, gauge: &Gauge) -> Farewell {
+impl Context {
+    fn farewell(&self, end: End, watch: &ConnectionWatch) -> Farewell {
         let shown = Shown(self.address, self.peer.as_deref());
         match end {
             End::Barred => Farewell::Cut,
@@ -129,7 +129,7 @@ impl Told {
             }
             End::Hyper(Ok(())) | End::Unused | End::Overdue(Overdue::Idle) => Farewell::Say(None),
             End::Hyper(Err(error)) if error.is_parse() => {
-                let status = gauge.verdict().unwrap_or(BAD_REQUEST);
+                let status = watch.verdict().unwrap_or(BAD_REQUEST);
                 Farewell::Say(Some(word_of(status, &error, &shown, &self.refusals)))
             }
             // The peer has gone, in the middle of something.
@@ -141,8 +141,8 @@ impl Told {
 
 /// Runs hyper until it is done or something else ends it.
 async fn run<S>(
-    connection: &mut http1::Connection<TokioIo<Watched<S>>, Front>,
-    gauge: &Gauge,
+    connection: &mut http1::Connection<TokioIo<WatchedStream<S>>, ConnectionService>,
+    watch: &ConnectionWatch,
     limits: &Limits,
     ends: &Ends,
     barred: impl Future<Output = ()>,
@@ -153,7 +153,7 @@ where
     let mut drain = pin!(ends.drain.cancelled());
     let mut stop = pin!(ends.stop.cancelled());
     let mut barred = pin!(barred);
-    let mut sleep = pin!(sleep_until(gauge.deadline(limits).0));
+    let mut sleep = pin!(sleep_until(watch.deadline(limits).0));
     let mut draining = false;
     poll_fn(|cx| {
         // First what ends it: nothing is answered to a certificate that is barred.
@@ -163,7 +163,7 @@ where
         // Before hyper runs the handler, which hears of it too: its answer then says that it is the last.
         if !draining && drain.as_mut().poll(cx).is_ready() {
             draining = true;
-            if gauge.is_idle() {
+            if watch.is_idle() {
                 return Poll::Ready(End::Unused);
             }
             Pin::new(&mut *connection).graceful_shutdown();
@@ -172,7 +172,7 @@ where
             return Poll::Ready(End::Hyper(done));
         }
         // Everything that moves the deadline happens in this task, in hyper's poll above.
-        let (at, what) = gauge.deadline(limits);
+        let (at, what) = watch.deadline(limits);
         if sleep.deadline() != at {
             sleep.as_mut().reset(at);
         }

@@ -9,10 +9,10 @@ mod admission;
 mod answer;
 mod body;
 mod connection;
-mod front;
-mod gauge;
 mod limits;
 mod refusals;
+mod service;
+mod watch;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,11 +30,12 @@ use admission::{Gate, HandshakePlace, Place};
 pub use answer::{Refusal, RequestId, refuse};
 pub use body::JsonBody;
 use connection::{Ends, linger};
-use front::Front;
-use gauge::Gauge;
 pub use limits::Limits;
 use refusals::Shown;
 pub use refusals::{Reason, Refusals};
+use service::ConnectionService;
+pub use service::{Draining, PeerAddress};
+use watch::ConnectionWatch;
 
 use tfo_tls::server::{LiveConnection, ServerTls};
 use tfo_wire::error::ErrorKind;
@@ -52,27 +53,6 @@ const CROWD_PATIENCE: Duration = Duration::from_secs(1);
 const ALERT_LINGER: Duration = Duration::from_secs(1);
 /// After the drain: tasks that were told to stop need only to be run once more.
 const STOP_GRACE: Duration = Duration::from_secs(1);
-
-/// Where a request came from.  For logs; never a reason to allow anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerAddress(pub SocketAddr);
-
-/// Says to handlers that the server wants to end: a long poll then answers at once.
-#[derive(Debug, Clone)]
-pub struct Draining(CancellationToken);
-
-impl Draining {
-    /// Waits until the server wants to end.
-    pub async fn begun(&self) {
-        self.0.cancelled().await;
-    }
-
-    /// Whether the server wants to end.
-    #[must_use]
-    pub fn is_begun(&self) -> bool {
-        self.0.is_cancelled()
-    }
-}
 
 /// Opens a listening socket.  `[::]` takes IPv4 too, and becomes `0.0.0.0` where the kernel has no IPv6.
 ///
@@ -172,8 +152,8 @@ impl Server {
         let _housekeeping = AbortOnDropHandle::new(tokio::spawn(keep_house(Arc::clone(&self.refusals), None)));
         self.accept(listener, router, shutdown, |shared, stream, address, place, _| {
             Ok(async move {
-                let front = shared.front(address, None);
-                connection::serve(stream, front, None, shared.ends).await;
+                let service = shared.service(address, None);
+                connection::serve(stream, service, None, shared.ends).await;
                 drop(place);
             })
         })
@@ -233,13 +213,13 @@ impl Server {
 }
 
 impl Shared {
-    fn front(&self, address: SocketAddr, live: Option<&LiveConnection>) -> Front {
-        Front {
+    fn service(&self, address: SocketAddr, live: Option<&LiveConnection>) -> ConnectionService {
+        ConnectionService {
             router: self.router.clone(),
             address,
             peer: live.map(|live| Arc::clone(live.peer())),
             limits: self.limits,
-            gauge: Gauge::new(),
+            watch: ConnectionWatch::new(),
             draining: Draining(self.ends.drain.clone()),
             refusals: Arc::clone(&self.refusals),
         }
@@ -251,8 +231,8 @@ impl Shared {
         let shaken = Box::pin(self.handshake(stream, address, handshake, &tls)).await;
         drop(tls);
         if let Some((stream, live)) = shaken {
-            let front = self.front(address, Some(&live));
-            Box::pin(connection::serve(*stream, front, Some(live), self.ends)).await;
+            let service = self.service(address, Some(&live));
+            Box::pin(connection::serve(*stream, service, Some(live), self.ends)).await;
         }
     }
 

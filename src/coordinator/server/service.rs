@@ -16,30 +16,53 @@ use axum::http::{HeaderValue, Method, Request, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use hyper::body::{Frame, Incoming, SizeHint};
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::error;
 
 use super::answer::{Refusal, RequestId, complete};
-use super::gauge::{BodyState, Gauge};
+use super::body::TooLarge;
+use super::limits::Limits;
 use super::refusals::{Reason, Refusals, Shown};
-use super::{Draining, Limits, PeerAddress};
+use super::watch::{BodyState, ConnectionWatch};
 use tfo_tls::identity::Peer;
 use tfo_wire::error::ErrorKind;
 
+/// Where a request came from.  For logs; never a reason to allow anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerAddress(pub SocketAddr);
+
+/// Says to handlers that the server wants to end: a long poll then answers at once.
+#[derive(Debug, Clone)]
+pub struct Draining(pub(super) CancellationToken);
+
+impl Draining {
+    /// Waits until the server wants to end.
+    pub async fn begun(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// Whether the server wants to end.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}
+
 /// hyper's service of one connection.
 #[derive(Debug)]
-pub(super) struct Front {
+pub(super) struct ConnectionService {
     pub(super) router: Router,
     pub(super) address: SocketAddr,
     /// None on the plain listener.
     pub(super) peer: Option<Arc<Peer>>,
     pub(super) limits: Limits,
-    pub(super) gauge: Gauge,
+    pub(super) watch: ConnectionWatch,
     pub(super) draining: Draining,
     pub(super) refusals: Arc<Refusals>,
 }
 
-impl hyper::service::Service<Request<Incoming>> for Front {
+impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Response = Response<AnswerBody>;
     type Error = Infallible;
     // Boxed: hyper hands a connection back only if its futures can be moved.
@@ -47,25 +70,25 @@ impl hyper::service::Service<Request<Incoming>> for Front {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let body = if hyper::body::Body::is_end_stream(request.body()) { BodyState::Closed } else { BodyState::Open };
-        self.gauge.request_came(body);
+        self.watch.request_came(body);
         let id = RequestId::fresh();
-        let gauge = self.gauge.clone();
+        let watch = self.watch.clone();
         let wrap = move |mut response: Response<Body>| {
             // Answers hold keys; no proxy may keep one.
             response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-            gauge.answered();
-            Ok(response.map(|inner| AnswerBody { inner, gauge }))
+            watch.answered();
+            Ok(response.map(|inner| AnswerBody { inner, watch }))
         };
         if let Err((reason, refusal)) = self.judge(&request) {
             self.refusals.note(reason, &Shown(self.address, self.peer.as_deref()), &refusal.message());
             if body == BodyState::Open {
-                self.gauge.body_abandoned();
+                self.watch.body_abandoned();
             }
             return Box::pin(std::future::ready(wrap(complete(&id, refusal.answer(&id)))));
         }
         let mut request = request.map(|inner| {
-            let gauge = self.gauge.clone();
-            Body::new(RequestBody { inner, left: self.limits.body_bytes_max, ended: false, gauge })
+            let watch = self.watch.clone();
+            Body::new(RequestBody { inner, left: self.limits.body_bytes_max, ended: false, watch })
         });
         let extensions = request.extensions_mut();
         if let Some(peer) = &self.peer {
@@ -100,7 +123,7 @@ impl hyper::service::Service<Request<Incoming>> for Front {
     }
 }
 
-impl Front {
+impl ConnectionService {
     /// What no handler needs to see.
     fn judge(&self, request: &Request<Incoming>) -> Result<(), (Reason, Refusal)> {
         let refuse = |reason, kind, message: &str| Err((reason, Refusal::new(kind, message)));
@@ -159,7 +182,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// The body of a request: counted, and the gauge knows when it is over.
+/// The body of a request: counted, and the watch knows when it is over.
 #[derive(Debug)]
 struct RequestBody {
     inner: Incoming,
@@ -167,13 +190,8 @@ struct RequestBody {
     left: usize,
     /// Its end was seen.
     ended: bool,
-    gauge: Gauge,
+    watch: ConnectionWatch,
 }
-
-/// A body has more bytes than any may have.
-#[derive(Debug, thiserror::Error)]
-#[error("the body is too large")]
-pub(super) struct TooLarge;
 
 impl hyper::body::Body for RequestBody {
     type Data = Bytes;
@@ -184,7 +202,7 @@ impl hyper::body::Body for RequestBody {
             Some(Ok(frame)) => frame,
             other => {
                 self.ended = other.is_none();
-                self.gauge.body_complete();
+                self.watch.body_complete();
                 return Poll::Ready(other.map(|ended| ended.map_err(Into::into)));
             }
         };
@@ -210,18 +228,18 @@ impl hyper::body::Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         if self.ended || hyper::body::Body::is_end_stream(&self.inner) {
-            self.gauge.body_complete();
+            self.watch.body_complete();
         } else {
-            self.gauge.body_abandoned();
+            self.watch.body_abandoned();
         }
     }
 }
 
-/// The body of an answer: the gauge knows when hyper has all of it.
+/// The body of an answer: the watch knows when hyper has all of it.
 #[derive(Debug)]
 pub(super) struct AnswerBody {
     inner: Body,
-    gauge: Gauge,
+    watch: ConnectionWatch,
 }
 
 impl hyper::body::Body for AnswerBody {
@@ -243,6 +261,6 @@ impl hyper::body::Body for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        self.gauge.answer_taken();
+        self.watch.answer_taken();
     }
 }

@@ -23,7 +23,7 @@ use super::limits::Limits;
 
 /// The state of one connection, shared by its parts.  They all run in one task: the lock is never waited for.
 #[derive(Debug, Clone)]
-pub(super) struct Gauge(Arc<Mutex<State>>);
+pub(super) struct ConnectionWatch(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -68,7 +68,7 @@ pub(super) enum Overdue {
     Reader,
 }
 
-impl Gauge {
+impl ConnectionWatch {
     pub(super) fn new() -> Self {
         let stage = Stage::Idle { since: Instant::now(), head_since: None };
         Self(Arc::new(Mutex::new(State { stage, blocked_since: None, verdict: None, body_unread: false })))
@@ -174,14 +174,14 @@ impl State {
 /// Between requests nobody but hyper itself can write: its bodyless answer to what it cannot parse.  That is kept back,
 /// so that the connection can give the same status with an error body.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
+pub(super) struct WatchedStream<S> {
     pub(super) stream: S,
-    gauge: Gauge,
+    watch: ConnectionWatch,
 }
 
-impl<S> Watched<S> {
-    pub(super) fn new(stream: S, gauge: Gauge) -> Self {
-        Self { stream, gauge }
+impl<S> WatchedStream<S> {
+    pub(super) fn new(stream: S, watch: ConnectionWatch) -> Self {
+        Self { stream, watch }
     }
 }
 
@@ -190,21 +190,21 @@ fn status(head: &[u8]) -> Option<u16> {
     std::str::from_utf8(head.get(9..12)?).ok()?.parse().ok()
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let before = into.filled().len();
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, into));
         if into.filled().len() > before {
-            self.gauge.lock().bytes_came();
+            self.watch.lock().bytes_came();
         }
         Poll::Ready(read)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         {
-            let mut state = self.gauge.lock();
+            let mut state = self.watch.lock();
             if let Stage::Idle { .. } = state.stage {
                 if state.verdict.is_none() {
                     state.verdict = status(bytes);
@@ -214,7 +214,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if written.is_pending() {
-            self.gauge.lock().write_blocked();
+            self.watch.lock().write_blocked();
         }
         written
     }
@@ -222,8 +222,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         match flushed {
-            Poll::Pending => self.gauge.lock().write_blocked(),
-            Poll::Ready(_) => self.gauge.lock().flushed(),
+            Poll::Pending => self.watch.lock().write_blocked(),
+            Poll::Ready(_) => self.watch.lock().flushed(),
         }
         flushed
     }

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use super::place::{Place, file_error};
-use crate::StoreError;
+use crate::error::StoreError;
 use tfo_crypto::checksum::checksum;
 
 /// Longest note that is read back, in bytes.

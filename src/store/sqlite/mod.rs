@@ -15,7 +15,6 @@ mod lock;
 mod open;
 mod place;
 mod reader;
-mod reading;
 mod rows;
 mod schema;
 mod slots;
@@ -30,12 +29,13 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use self::lock::{FileLock, Mark};
 use self::place::Place;
 pub use self::reader::SqliteReader;
-use self::reading::{Reading, locked};
+use self::reader::locked;
 use self::rows::{PoolRow, Rows};
-use super::check::{self, KeyPlan};
-use super::{
-    CommitError, Erasure, Head, Hub, PoolImage, PoolState, RECORDS_MAX, RecordOutcome, Refusal, Store, StoreError,
-};
+use crate::check::{self, KeyPlan};
+use crate::contract::{Erasure, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
+use crate::error::{CommitError, Refusal, StoreError};
+use crate::hub::Hub;
+use crate::limits::RECORDS_MAX;
 use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use tfo_engine::rollout::record::{NodeRecord, RecordChange};
@@ -50,7 +50,7 @@ const ERASE_BUSY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct SqliteStore {
     // Before the writer: whoever closes last empties the WAL, and a reader cannot.
-    reading: Reading,
+    reader: SqliteReader,
     writer: Mutex<Connection>,
     /// Whether erased keys may still lie in the WAL.
     leftovers: AtomicBool,
@@ -74,13 +74,12 @@ impl SqliteStore {
             open::make(&place, &key)?;
         }
         let writer = open::writer(&place, &key)?;
-        let reading = Reading::new(open::reader(&place)?, place, key);
-        reading.check_all()?;
-        let mark = reading.reading(|rows| rows.mark())?;
-        let set_back = lock.found.and_then(|found| set_back(&reading.place, found, mark));
+        let reader = SqliteReader::of(open::reader(&place)?, place, key)?;
+        let mark = reader.reading(|rows| rows.mark())?;
+        let set_back = lock.found.and_then(|found| set_back(&reader.place, found, mark));
         lock.note(mark);
         let store = Self {
-            reading,
+            reader,
             writer: Mutex::new(writer),
             leftovers: AtomicBool::new(true),
             hub: Hub::default(),
@@ -89,7 +88,7 @@ impl SqliteStore {
         };
         // A run that was killed between a commit and its erasure.
         if store.erase_leftovers()? == Erasure::Waiting {
-            let path = store.reading.place.text();
+            let path = store.reader.place.text();
             tracing::warn!(path, "erased keys are still in the WAL file: a reader is in the way");
         }
         Ok(store)
@@ -109,10 +108,10 @@ impl SqliteStore {
         write: impl FnOnce(Rows<'_>) -> Result<T, CommitError>,
     ) -> Result<T, CommitError> {
         let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-        let transaction: Transaction<'_> = begun.map_err(self.reading.place.sql("write"))?;
-        let written = write(Rows { connection: &transaction, place: &self.reading.place })?;
-        let mark = Rows { connection: &transaction, place: &self.reading.place }.mark()?;
-        transaction.commit().map_err(self.reading.place.sql("commit to"))?;
+        let transaction: Transaction<'_> = begun.map_err(self.reader.place.sql("write"))?;
+        let written = write(Rows { connection: &transaction, place: &self.reader.place })?;
+        let mark = Rows { connection: &transaction, place: &self.reader.place }.mark()?;
+        transaction.commit().map_err(self.reader.place.sql("commit to"))?;
         // Still under the writer's lock, so that marks rise.
         self.lock.note(mark);
         Ok(written)
@@ -131,9 +130,9 @@ impl SqliteStore {
         let mut slots = rows.slots(pool)?;
         slots.keep_only(&plan.keep);
         for (epoch, key) in &plan.add {
-            let sealed = self.reading.key.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
+            let sealed = self.reader.key.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
                 step: "seal a key for",
-                place: self.reading.place.text(),
+                place: self.reader.place.text(),
                 source: error.into(),
             })?;
             slots.add(*epoch, &sealed);
@@ -164,7 +163,7 @@ impl SqliteStore {
 
     /// Copies the WAL into the database, where keys are overwritten in place, and cuts it to nothing.
     fn empty_wal(&self, connection: &Connection) -> Result<Erasure, StoreError> {
-        let failed = self.reading.place.sql("erase keys from");
+        let failed = self.reader.place.sql("erase keys from");
         connection.busy_timeout(ERASE_BUSY).map_err(&failed)?;
         let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
         connection.busy_timeout(open::BUSY).map_err(&failed)?;
@@ -174,11 +173,33 @@ impl SqliteStore {
     }
 }
 
-impl Store for SqliteStore {
+impl ReadStore for SqliteStore {
     fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
-        self.reading.pools()
+        self.reader.pools()
     }
 
+    fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
+        self.reader.head(pool)
+    }
+
+    fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
+        self.reader.load(pool)
+    }
+
+    fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
+        self.reader.document(pool)
+    }
+
+    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
+        self.reader.record(pool, node)
+    }
+
+    fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
+        self.reader.audit(pool, after)
+    }
+}
+
+impl Store for SqliteStore {
     fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
         let document = &image.snapshot.document;
         let plan = check::plan_first(document, image.keys, image.audit)?;
@@ -190,11 +211,8 @@ impl Store for SqliteStore {
             for (node, record) in &image.snapshot.nodes {
                 let change = RecordChange { node: node.clone(), expected: None, next: Some(record.clone()) };
                 if rows.put_record(&mut row, &change)?.is_err() {
-                    return Err(self
-                        .reading
-                        .place
-                        .damaged(format!("pool {pool} was missing, but has node records"))
-                        .into());
+                    let what = format!("pool {pool} was missing, but has node records");
+                    return Err(self.reader.place.damaged(what).into());
                 }
             }
             rows.put_pool(&row)?;
@@ -204,26 +222,6 @@ impl Store for SqliteStore {
         })?;
         self.hub.notify();
         Ok(())
-    }
-
-    fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
-        self.reading.head(pool)
-    }
-
-    fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
-        self.reading.load(pool)
-    }
-
-    fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
-        self.reading.document(pool)
-    }
-
-    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        self.reading.record(pool, node)
-    }
-
-    fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
-        self.reading.audit(pool, after)
     }
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {

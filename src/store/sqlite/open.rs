@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::place::{Place, file_error};
 use super::schema;
-use crate::StoreError;
+use crate::error::StoreError;
 use tfo_crypto::random;
 use tfo_crypto::seal::{KeyEncryptionKey, SealedKey};
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// The database file, with links resolved.
 #[derive(Debug, Clone)]

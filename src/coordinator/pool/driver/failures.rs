@@ -1,48 +1,49 @@
-//! A driver and a store that does not do what it is asked: counted, logged once, and no time that counts as served.
+//! Failures of the store: counted, and logged once; their time does not count as served.
 
 use tracing::{debug, error, info};
 
-use super::driver::Driver;
+use super::Driver;
 use tfo_engine::convergence::Serving;
 use tfo_store::{CommitError, StoreError};
 
 impl Driver {
-    /// Nothing was committed, or written: by whose fault, and for how long.
+    /// Notes why nothing was committed or written.
     pub(super) fn commit_failed(&mut self, error: &CommitError) {
         match error {
             CommitError::Store(error) => {
-                self.writes_fail = true;
+                self.writes.fail = true;
                 self.store_failed(error);
             }
             CommitError::Conflict { .. } | CommitError::RecordConflict { .. } => {
-                debug!(pool = %self.book.pool(), %error, "somebody was faster");
+                debug!(pool = %self.replica.pool(), %error, "another writer was faster");
             }
             CommitError::Refused(refusal) => {
-                error!(pool = %self.book.pool(), error = %refusal, "the store refuses what the engine wants: a bug");
+                error!(pool = %self.replica.pool(), error = %refusal, "the store refuses what the engine proposes; this is a bug, please report it");
             }
             CommitError::NoPool { .. } | CommitError::PoolExists { .. } => {
-                error!(pool = %self.book.pool(), %error, "the pool is gone from the store");
+                error!(pool = %self.replica.pool(), %error, "the pool is gone from the store");
             }
         }
     }
 
-    /// It was read, and the last write was made.
+    /// Notes that the store was read, and that the last write succeeded.
     pub(super) fn store_is_good(&mut self) {
-        self.writes_fail = false;
+        self.writes.fail = false;
         self.shared.store_is_good();
         if std::mem::take(&mut self.logged.store_down) {
-            info!(pool = %self.book.pool(), "the store is back");
+            info!(pool = %self.replica.pool(), "the store is back");
         }
     }
 
-    /// It could not be read or written: this is no time in which a node could be silent (rule 11).
+    /// Notes that the store could not be read or written: in this time no node counts as silent (rule 11).
     pub(super) fn store_failed(&mut self, failed: &StoreError) {
-        self.life.pass(self.monotonic(), Serving::No);
-        self.metrics.store_failed(self.book.pool(), failed.kind());
+        let monotonic = self.monotonic();
+        self.seen.life.pass(monotonic, Serving::No);
+        self.metrics.store_failed(self.replica.pool(), failed.kind());
         if !std::mem::replace(&mut self.logged.store_down, true) {
             let problem = failed.problem();
-            let (pool, kind, remedy) = (self.book.pool(), problem.kind, &problem.remedy);
-            error!(%pool, kind, error = problem.message, remedy, "the store cannot be used; installed keys stay, nothing is told");
+            let (pool, kind, remedy) = (self.replica.pool(), problem.kind, &problem.remedy);
+            error!(%pool, kind, error = problem.message, remedy, "cannot use the store; nodes keep their installed keys and get no instructions until it is back");
         }
     }
 }

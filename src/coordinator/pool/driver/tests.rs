@@ -6,17 +6,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
+use super::pace::{TICK_MIN, TICK_NEWS_MAX};
 use super::*;
-use crate::pool::waiting::Reply;
-use crate::pool::{GivenKeys, Held, NotDone, NotTold, Until, Wanted};
+use crate::pool::message::{CommandError, Wanted};
+use crate::pool::replica::GivenKeys;
+use crate::pool::waiting::{Held, Reply, SyncError, Until};
+use tfo_crypto::random;
 use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, PoolKey, Proposal, Slots, Snapshot, Stage};
-use tfo_engine::rollout::input::Force;
+use tfo_engine::rollout::input::{Command, Force, Order};
 use tfo_engine::rollout::record::{Exclusion, Fence, Installed, NodeRecord, RecordChange, Report, SlotCount, Standing};
 use tfo_engine::rollout::sync::{Sync, SyncRefused};
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::ids::PoolName;
 use tfo_model::node::{KeySource, Session};
-use tfo_store::{Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, Store, StoreError};
+use tfo_store::{
+    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, Store, StoreError,
+};
 
 /// Longer than any node may be silent here.
 const ABSENT_AFTER_SECS: u64 = 30;
@@ -50,14 +55,9 @@ impl FakeStore {
     }
 }
 
-impl Store for FakeStore {
+impl ReadStore for FakeStore {
     fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
         self.read().and_then(|()| self.inner.pools())
-    }
-
-    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
-        self.write()?;
-        self.inner.create(pool, image)
     }
 
     fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
@@ -78,6 +78,13 @@ impl Store for FakeStore {
 
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.read().and_then(|()| self.inner.audit(pool, after))
+    }
+}
+
+impl Store for FakeStore {
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        self.write()?;
+        self.inner.create(pool, image)
     }
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
@@ -117,13 +124,13 @@ fn policy() -> Policy {
 }
 
 fn driver(store: &Arc<FakeStore>, file_policy: Policy) -> Driver {
-    let book = Book::open(Arc::<FakeStore>::clone(store), pool_name()).unwrap();
+    let replica = Replica::open(Arc::<FakeStore>::clone(store), pool_name()).unwrap();
     let shared = Shared {
         started: clock::monotonic(),
         good_at_ms: AtomicU64::new(0),
-        policy: arc_swap::ArcSwap::from_pointee(book.document().policy.clone()),
+        policy: arc_swap::ArcSwap::from_pointee(replica.document().policy.clone()),
     };
-    Driver::new(book, file_policy, Arc::new(Metrics::new()), Arc::new(shared))
+    Driver::new(replica, file_policy, Arc::new(Metrics::new()), Arc::new(shared))
 }
 
 impl World {
@@ -150,7 +157,7 @@ impl World {
         let mut world = Self { store, driver, slots: Slots { primary: current, backup: Some(backup) } };
         world.driver.tick();
         world.hear(&["a", "b", "c"]);
-        assert!(world.driver.presence.unheard_required(world.driver.book.snapshot()).is_empty());
+        assert!(world.driver.seen.presence.unheard_required(world.driver.replica.snapshot()).is_empty());
         world
     }
 
@@ -166,13 +173,13 @@ impl World {
     }
 
     fn generation(&self) -> Generation {
-        self.driver.book.document().generation
+        self.driver.replica.document().generation
     }
 
     /// A sync of an agent that was told `generation` last.
     fn ask(&mut self, node: &str, generation: Generation, until: Until) -> Held {
         let (reply, held) = Reply::new(until);
-        let fence = Fence { pool_id: self.driver.book.document().pool_id, generation, slots: self.slots };
+        let fence = Fence { pool_id: self.driver.replica.document().pool_id, generation, slots: self.slots };
         let report = Report {
             fence: Some(fence),
             installed: Installed::ReadBack,
@@ -187,13 +194,13 @@ impl World {
         let sync = Sync { session: Session { ordinal: 1, nonce: 1 }, seen: generation, report };
         let described = Described { kernel: String::new(), agent: String::new(), tcp_fastopen: None, error: None };
         let (node, sync, described) = (node.parse().unwrap(), Box::new(sync), Box::new(described));
-        assert_eq!(self.driver.serve(vec![Message::Sync { node, sync, described, reply }]), Next::Serve);
+        assert!(self.driver.serve(vec![Message::Sync { node, sync, described, reply }]).is_continue());
         held
     }
 
     /// A sync of an agent that has installed what the pool tells now.
     fn acknowledge(&mut self, node: &str) -> Held {
-        self.slots = tfo_engine::rollout::wave::instructions(self.driver.book.document())[0].slots;
+        self.slots = tfo_engine::rollout::wave::instructions(self.driver.replica.document())[0].slots;
         self.sync(node)
     }
 
@@ -229,7 +236,7 @@ impl World {
     }
 
     /// An operator asks for a rotation.
-    fn rotate(&mut self) -> Result<Action, NotDone> {
+    fn rotate(&mut self) -> Result<Action, CommandError> {
         let (reply, mut answer) = oneshot::channel();
         let order = Order {
             operator: "ops1".parse().unwrap(),
@@ -238,7 +245,7 @@ impl World {
             command: Command::Rotate { force: Force::Yes },
         };
         let message = Message::Wanted { wanted: Box::new(Wanted::Order(order)), given: GivenKeys::default(), reply };
-        assert_eq!(self.driver.serve(vec![message]), Next::Serve);
+        assert!(self.driver.serve(vec![message]).is_continue());
         answer.try_recv().unwrap().map(|_| self.actions().last().unwrap().0)
     }
 
@@ -248,7 +255,7 @@ impl World {
     }
 
     fn standing(&self, node: &str) -> Standing {
-        self.driver.book.snapshot().nodes[&node.parse::<NodeId>().unwrap()].standing
+        self.driver.replica.snapshot().nodes[&node.parse::<NodeId>().unwrap()].standing
     }
 }
 
@@ -265,7 +272,7 @@ fn a_changed_file_is_taken_over_beside_a_node_that_never_comes_again() {
     let nodes = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
     assert_eq!(world.actions(), [(Action::Exclude, nodes(&["b"])), (Action::SetPolicy, nodes(&[]))]);
     assert_eq!(world.standing("b"), Standing::Excluded(Exclusion::Absent));
-    assert_eq!(world.driver.book.document().policy, changed);
+    assert_eq!(world.driver.replica.document().policy, changed);
 }
 
 #[test]
@@ -274,15 +281,15 @@ fn time_in_which_no_record_can_be_written_makes_nobody_absent() {
     world.store.fail(false, true);
     world.pass_long(&["a", "c"]);
     world.pass_long(&["a", "c"]);
-    assert!(world.driver.presence.absent.is_empty(), "{:?}", world.driver.presence);
+    assert!(world.driver.seen.presence.absent.is_empty(), "{:?}", world.driver.seen.presence);
     assert!(world.good_ms_ago() >= ABSENT_AFTER_SECS * 1_000, "written last before it was full");
     // From the first record on that is written again it is as before.
     world.store.fail(false, false);
     world.hear(&["a", "c"]);
     assert!(world.good_ms_ago() < 5_000, "{}", world.good_ms_ago());
-    assert!(world.driver.presence.absent.is_empty());
+    assert!(world.driver.seen.presence.absent.is_empty());
     world.pass_long(&["a", "c"]);
-    assert_eq!(world.driver.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
+    assert_eq!(world.driver.seen.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
 }
 
 #[test]
@@ -292,9 +299,9 @@ fn time_in_which_the_store_cannot_be_read_makes_nobody_absent() {
     world.pass_long(&["a", "c"]);
     world.store.fail(false, false);
     world.hear(&["a", "c"]);
-    assert!(world.driver.presence.absent.is_empty(), "{:?}", world.driver.presence);
+    assert!(world.driver.seen.presence.absent.is_empty(), "{:?}", world.driver.seen.presence);
     world.pass_long(&["a", "c"]);
-    assert_eq!(world.driver.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
+    assert_eq!(world.driver.seen.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
 }
 
 #[test]
@@ -307,17 +314,17 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
         let mut open = world.sync("a");
         assert!(open.is_held() && open.answer().now_or_never().is_none(), "{reads}");
         let mut new = world.sync("new");
-        assert_eq!(new.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))), "{reads}");
+        assert_eq!(new.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))), "{reads}");
         assert!(!new.is_held(), "{reads}");
-        assert!(matches!(world.rotate(), Err(NotDone::StoreDown)), "{reads}");
+        assert!(matches!(world.rotate(), Err(CommandError::StoreDown)), "{reads}");
         world.driver.tick();
         assert_eq!(world.store.inner.head(&pool_name()).unwrap(), before);
-        assert_eq!(world.driver.book.document().stage.phase(), tfo_model::state::Phase::Steady);
+        assert_eq!(world.driver.replica.document().stage.phase(), tfo_model::state::Phase::Steady);
     }
     world.store.fail(false, false);
     world.hear(&["a", "b", "c"]);
     assert!(matches!(world.rotate(), Ok(Action::Stage)));
-    assert_eq!(world.driver.book.keys().epochs().count(), 3, "the keys of the store, and the one that was staged");
+    assert_eq!(world.driver.replica.keys().epochs().count(), 3, "the keys of the store, and the one that was staged");
 }
 
 #[test]
@@ -327,16 +334,16 @@ fn silence_of_the_store_is_no_answer_to_who_waits_for_one() {
     world.start_again(policy());
     let older = Generation::new(4);
     let mut unheard = world.ask("b", older, Until::News);
-    assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(NotTold::Refused(SyncRefused::NotHeard)))));
+    assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(SyncError::Refused(SyncRefused::NotHeard)))));
     world.store.fail(true, true);
     let mut unheard = world.ask("b", older, Until::News);
-    assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))));
+    assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
     assert!(!unheard.is_held());
     world.store.fail(false, false);
     world.hear(&["a", "b", "c"]);
     world.store.fail(true, true);
     let mut at_once = world.ask("b", world.generation(), Until::Recorded);
-    assert_eq!(at_once.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))), "not recorded");
+    assert_eq!(at_once.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))), "not recorded");
 }
 
 #[test]
@@ -346,7 +353,7 @@ fn whoever_says_what_cannot_be_stored_says_it_again() {
     assert!(held.is_held() && held.answer().now_or_never().is_none());
     world.store.fail(false, true);
     world.driver.tick();
-    assert_eq!(held.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))));
+    assert_eq!(held.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
     world.store.fail(false, false);
     let mut done = world.ask("a", world.generation(), Until::Recorded);
     assert_eq!(done.answer().now_or_never(), Some(Some(Ok(None))));
@@ -359,13 +366,13 @@ fn the_last_ack_moves_the_walk_at_once() {
     world.rotate().unwrap();
     world.driver.tick();
     for (node, is_last) in [("a", false), ("b", false), ("c", true)] {
-        (world.driver.last_tick, world.driver.tick_took) = (Some(began), Duration::ZERO);
-        world.driver.next_tick = began + Duration::from_secs(3_600);
+        (world.driver.pace.last_tick, world.driver.pace.tick_took) = (Some(began), Duration::ZERO);
+        world.driver.pace.next_tick = began + Duration::from_secs(3_600);
         drop(world.acknowledge(node));
         world.driver.flush();
         let asked = clock::monotonic();
         world.driver.tick_for_news();
-        let next = world.driver.next_tick;
+        let next = world.driver.pace.next_tick;
         assert!(if is_last { next <= began + TICK_MIN } else { next >= asked + TICK_NEWS_MAX }, "{node}");
     }
     world.driver.tick();
