@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
-use tfo_store::{SqliteStore, Store, StoreError};
+use tfo_store::{ReadStore, SqliteStore, StoreError};
 
 use super::walk::{Seen, pool_name, see, step};
 use super::{kek, open, support};
