@@ -14,7 +14,7 @@ use tfo_config::coordinator::DEFAULT_FILE;
 use tfo_host::runtime::process;
 use tfo_model::problem::{Problem, Severity};
 
-/// Makes the TCP Fast Open keys of a fleet, and walks it through their rotations.
+/// Generates the TCP Fast Open keys of a fleet, and takes it through their rotations.
 #[derive(Debug, Parser)]
 #[command(name = "tfo-coordinator", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Arguments {
@@ -26,9 +26,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run as a daemon, until told to stop
+    /// Run as a daemon until stopped
     ///
-    /// SIGHUP (systemctl reload) takes a new configuration as a whole, or refuses it and goes on with the old one. A refused
+    /// SIGHUP (systemctl reload) applies a new configuration as a whole, or refuses it and keeps the old one. A refused
     /// reload fails; systemctl itself prints no reason, but `systemctl status` shows it in its Status line until a reload
     /// succeeds, and `check` shows it beforehand.
     #[command(after_help = EXIT_CODES)]
@@ -39,15 +39,15 @@ enum Command {
     },
     /// Find everything that would make `serve` fail, all at once; changes nothing
     ///
-    /// With the default FILE root looks as the service's user, tfo-coordinator. A credential is seen by the service alone:
-    /// where the key-encryption key is one, this is a warning, and the store is not looked at.
+    /// With the default FILE root checks as the service's user, tfo-coordinator. Only the service can read a credential:
+    /// if the key-encryption key is one, this is a warning, and the store is not checked.
     #[command(after_help = EXIT_CODES)]
     Check {
         /// Configuration file
         #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
         config: PathBuf,
     },
-    /// Write a sealed backup of all pools, also while the coordinator serves; refused while a rotation runs
+    /// Write a sealed backup of all pools, even while the coordinator serves; refused during a rotation
     #[command(after_help = EXIT_CODES)]
     Export {
         /// Configuration file
@@ -57,7 +57,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
     },
-    /// Take the pools of a sealed backup into a store that does not have them; not while a coordinator serves it
+    /// Import the pools of a sealed backup into a store that lacks them; refused while a coordinator serves it
     #[command(after_help = EXIT_CODES)]
     Import {
         /// Configuration file
@@ -95,13 +95,13 @@ impl Outcome {
     }
 }
 
-/// The whole program: parses, runs, and says how it ended.
+/// The whole program: parses, runs, and returns its exit code.
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parsed = match Arguments::try_parse_from(arguments) {
         Ok(parsed) => parsed,
         Err(error) => {
-            // Nowhere left to say it if even the terminal is gone.
+            // Without a terminal there is nowhere left to report it.
             drop(error.print());
             let outcome = if error.use_stderr() { Outcome::Config } else { Outcome::Done };
             return ExitCode::from(outcome.code());
@@ -121,7 +121,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         })
         .map(code),
     };
-    // A reader that has gone (a closed pipe) is no failure of the work, but its result was not delivered.
+    // A closed pipe: the work is done, but its result was not delivered.
     ended.unwrap_or_else(|_| code(Outcome::Failed))
 }
 

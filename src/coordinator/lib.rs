@@ -1,7 +1,7 @@
-//! `tfo-coordinator`: makes keys, walks pools through rotations, shows their state.
+//! `tfo-coordinator`: generates keys, takes pools through rotations, shows their state.
 //!
 //! From the outside in: [`cli`] and [`serve`] (one event loop for signals, reload and the watchdog), [`server`] (sockets,
-//! TLS, limits), [`routes`] (API v1: who may ask what), [`pool`] (one thread for each pool: the engine between store and
+//! TLS, limits), [`routes`] (API v1: which peer may request what), [`pool`] (one thread for each pool: the engine between store and
 //! nodes), [`metrics`], and [`dashboard`] (health, the page).
 
 pub mod backup;

@@ -1,5 +1,5 @@
 //! Everything that a coordinator opens before it serves: configuration, certificates, key-encryption key, store, pools.
-//! All that is wrong is found at once.
+//! All problems are found at once.
 
 use std::path::Path;
 
@@ -108,7 +108,7 @@ fn open<S>(
     }
 }
 
-/// What `check` says: all that [`open`] finds, warnings too, and what will become of the policies.  Changes nothing.
+/// The findings of `check`: all problems and warnings of opening, and the changes of policy to come.  Changes nothing.
 #[must_use]
 pub fn check(config: &Path) -> Vec<Problem> {
     let opened = open(config, |settings| ServerTls::check(&server_files(&settings.api)), open_beside);
@@ -124,12 +124,12 @@ pub fn check(config: &Path) -> Vec<Problem> {
     }
 }
 
-/// systemd shows a credential to the service's main process alone: not to whoever types `check`, and not to ExecReload=
-/// (systemd issue 35227).  A coordinator that starts without it says so.
+/// systemd shows a credential to the service's main process alone: not to a `check` in a shell, and not to ExecReload=
+/// (systemd issue 35227).  A coordinator that starts without it reports that.
 fn only_the_service_sees(problem: &mut Problem) {
     problem.severity = Severity::Warning;
     problem.remedy =
-        "none, if the unit has LoadCredential= for it: only the service sees it; so the store is not looked at"
+        "none if the unit has LoadCredential= for it: only the service can read it, so `check` skips the store"
             .to_owned();
 }
 
@@ -147,8 +147,7 @@ fn policies(settings: &CoordinatorSettings, store: &dyn ReadStore) -> Vec<Proble
         let differs = found.map(|(document, _)| policy.value.differs_from(&document.policy)).unwrap_or_default();
         if !differs.is_empty() {
             let message = format!("differs from the pool's policy in {}", differs.join(", "));
-            let remedy =
-                "nothing to do: the coordinator takes it over when it starts or reloads, before the next rotation";
+            let remedy = "nothing to do: the coordinator applies it after a start or reload, before the next rotation";
             problems.push(policy.locate(&settings.file, Problem::warning("policy_differs", message, remedy)));
         }
     }
@@ -158,22 +157,22 @@ fn policies(settings: &CoordinatorSettings, store: &dyn ReadStore) -> Vec<Proble
     problems
 }
 
-/// A pool that is stored, and that the file does not have.
+/// The warning for a stored pool that the configuration file does not have.
 #[must_use]
 pub fn not_configured(name: &PoolName) -> Problem {
     let message =
-        format!("pool {name} is in the store and not in this file: it is not served, and its nodes keep their keys");
-    Problem::warning("pool_not_configured", message, format!("add [pools.{name}], or leave it so"))
+        format!("pool {name} is in the store but not in this file: it is not served, and its nodes keep their keys");
+    Problem::warning("pool_not_configured", message, format!("add [pools.{name}] to serve it; otherwise nothing to do"))
 }
 
-/// Twice the same: for the store, and for backups.
+/// The key-encryption key twice: for the store, and for backups.
 fn key_encryption_keys(config: &Path, place: &Located<SecretPath>) -> Result<[KeyEncryptionKey; 2], Problem> {
-    // One byte more, so that too long is told as what it is.
+    // One byte more, so that a file that is too long is reported as such.
     let bytes = place.read_for(config, KeyEncryptionKey::BYTES + 1)?;
     let key = || KeyEncryptionKey::from_bytes(&bytes);
     key().and_then(|first| Ok([first, key()?])).map_err(|error| {
-        let remedy = "make one with `head -c 32 /dev/urandom`, and keep a copy apart from the store: without it every key \
-                      in the store is lost";
+        let remedy = "generate one with `head -c 32 /dev/urandom`, and keep a copy apart from the store: without it all keys in \
+                      the store are lost";
         place.locate(config, Problem::error("kek", error.to_string(), remedy))
     })
 }
@@ -212,10 +211,10 @@ fn locate(config: &Path, settings: &StoreSettings, error: &StoreError) -> Proble
     }
 }
 
-/// Makes the pools that the file has and the store lacks: empty, with an identity of their own.
+/// Creates the pools that the file has and the store lacks: empty, with an identity of their own.
 ///
 /// # Errors
-/// Fails if the store cannot be read or written, or if there is no randomness.
+/// Fails if the store cannot be read or written, or if the system has no randomness.
 pub fn make_pools<'a>(
     store: &dyn Store,
     pools: impl Iterator<Item = (&'a PoolName, &'a Policy)>,
@@ -224,7 +223,7 @@ pub fn make_pools<'a>(
     for (name, policy) in pools.filter(|(name, _)| !stored.contains(name)) {
         let mut bytes = [0; 16];
         random::fill(&mut bytes).map_err(|error| {
-            Problem::error("no_randomness", error.to_string(), "look at the kernel's log; getrandom(2) fails")
+            Problem::error("no_randomness", error.to_string(), "getrandom(2) fails; check the kernel's log")
         })?;
         let pool_id = format!("{:032x}", u128::from_be_bytes(bytes)).parse().expect("32 hex digits");
         let document = Document::new(pool_id, policy.clone(), clock::now());
@@ -232,11 +231,13 @@ pub fn make_pools<'a>(
         let image = PoolImage { snapshot: &snapshot, keys: &KeyRing::default(), audit: &[] };
         match store.create(name, &image) {
             Ok(()) => {
-                tracing::info!(pool = %name, pool_id = %snapshot.document.pool_id, "pool made; it has no key yet")
+                tracing::info!(pool = %name, pool_id = %snapshot.document.pool_id, "pool created; it has no key yet")
             }
             Err(CommitError::PoolExists { .. }) => {}
             Err(CommitError::Store(error)) => return Err(error.problem()),
-            Err(error) => return Err(Problem::error("store_failed", error.to_string(), "report this to us")),
+            Err(error) => {
+                return Err(Problem::error("store_failed", error.to_string(), "this is a bug; please report it"));
+            }
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ use tfo_model::ids::{NodeId, PoolName};
 /// How often a waiting watch looks by itself, for changes that another process made.
 const POLL: Duration = Duration::from_millis(500);
 
-/// How far a pool's stored state has come: differs from an earlier one if and only if something was written.
+/// Position of a pool's stored state: differs from an earlier one if and only if something was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Head {
     /// Revision of the document.
@@ -25,7 +25,7 @@ pub struct Head {
 /// Everything of a pool but its audit log, from **one** consistent read.
 #[derive(Debug)]
 pub struct PoolState {
-    /// How far it has come.
+    /// Its position.
     pub head: Head,
     /// Document and node records.
     pub snapshot: Snapshot,
@@ -33,7 +33,7 @@ pub struct PoolState {
     pub keys: KeyRing,
 }
 
-/// What a pool starts with: a new document and nothing else, or all of an exported one.
+/// The first content of a pool: a new document alone, or all of an exported pool.
 #[derive(Debug)]
 pub struct PoolImage<'a> {
     /// Document and node records.
@@ -44,14 +44,14 @@ pub struct PoolImage<'a> {
     pub audit: &'a [AuditEntry],
 }
 
-/// What became of one record of [`Store::write_records`].
+/// Outcome of one record of [`Store::write_records`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordOutcome {
     /// It is durable.
     Stored,
-    /// Another version is stored, none if there is no record; nothing was written for this node.
+    /// Another version is stored; nothing was written for this node.
     Conflict {
-        /// The stored version.
+        /// The stored version; none if the node has no record.
         stored: Option<u64>,
     },
 }
@@ -76,7 +76,7 @@ pub trait ReadStore: Send + Sync {
     /// Fails if the store cannot be read.
     fn pools(&self) -> Result<Vec<PoolName>, StoreError>;
 
-    /// How far the pool has come; none if it does not exist.
+    /// Position of the pool; none if it does not exist.
     ///
     /// # Errors
     /// Fails if the store cannot be read.

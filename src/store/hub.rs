@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// What is called after a change.  Must return at once and must not call the store: it runs on the writer's thread.
+/// Called after a change.  Must return at once and must not call the store: it runs on the writer's thread.
 type Callback = Arc<dyn Fn() + Send + Sync>;
 
-/// Tells of writes: by a count that rises with each, for threads that wait, and by callbacks.
+/// Announces writes: by a count that rises with each, for threads that wait, and by callbacks.
 ///
-/// Says *that* something changed, never what: whoever is told reads the store.  So nothing can be missed or reordered.
+/// Announces *that* something changed, never what: the listener reads the store, so it can miss or reorder nothing.
 #[derive(Default)]
 pub struct Hub {
     inner: Mutex<Inner>,
@@ -27,7 +27,7 @@ struct Inner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tick(u64);
 
-/// Names a callback, to end it.
+/// Identifies a callback, to end it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a callback is called until it is ended with this"]
 pub struct Subscription(u64);
@@ -39,7 +39,7 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// Something was written and is visible to readers.
+    /// Announces a write that is visible to readers.
     pub fn notify(&self) {
         let callbacks: Vec<Callback> = {
             let mut inner = self.lock();
@@ -67,7 +67,7 @@ impl Hub {
         self.lock().callbacks.remove(&subscription.0);
     }
 
-    /// The count of now, to be taken before the store is read.
+    /// The present count; take it before reading the store.
     pub fn tick(&self) -> Tick {
         Tick(self.lock().ticks)
     }
@@ -79,7 +79,7 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing in here can panic half way.
+        // No change in here can panic half way.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

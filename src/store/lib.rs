@@ -1,14 +1,14 @@
 //! Where pools are kept: the [`Store`] trait and its kinds, [`MemoryStore`] and [`SqliteStore`].
 //!
 //! Invariants that the conformance suite (`tests/store_conformance.rs`) holds against every kind:
-//! * What a call acknowledged survives the process; a call that failed changed nothing, or its outcome is what the next
-//!   read says ([`StoreError::outcome_is_open`]).
+//! * An acknowledged change survives the process; a failed call changed nothing, or the next read shows its outcome
+//!   ([`StoreError::outcome_is_open`]).
 //! * A commit is one transaction: document, records, audit entry, fresh keys and erased keys, or nothing of it.
 //! * A read is one consistent snapshot, and no older than the last acknowledged write (rules 5 and 7).
 //! * Keys of epochs that are in no slot are gone from the store.
 //!
 //! Every call blocks (a commit for an fsync or two): call it from a blocking thread.  Must not know: the engine's
-//! decisions, the network, who calls.
+//! decisions, the network, its callers.
 
 pub mod batch;
 mod check;

@@ -1,4 +1,4 @@
-//! The store without a medium: for simulations and tests, and the plainest statement of what a store does.
+//! The store without a medium: for simulations and tests, and the simplest statement of what a store does.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -9,25 +9,25 @@ use tfo_engine::rollout::document::AuditEntry;
 use tfo_model::count::Revision;
 use tfo_model::ids::PoolName;
 
-/// What a [`Watch`] saw.
+/// What a [`Watch`] has seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing within the patience.
+    /// No change within the patience.
     Quiet,
-    /// Node records were written, or the pool was made; the document is the same.
+    /// Node records were written, or the pool was created; the document is the same.
     Records,
-    /// The document moved on: the audit entries of the revisions since then, each once and in order.
+    /// The document changed: the audit entries of the revisions since then, each once and in order.
     Revisions(Vec<AuditEntry>),
     /// The stored revision is lower than one that was seen: a restored database (rule 10).
     WentBack {
-        /// The revision that was seen before.
+        /// The highest revision seen before.
         seen: Revision,
     },
-    /// The pool does not exist, or no longer.
+    /// The pool does not exist, or no longer exists.
     NoPool,
 }
 
-/// Follows one pool and reports every revision exactly once, whoever commits it.
+/// Follows one pool and reports every revision exactly once, from whichever writer it comes.
 ///
 /// Only a watch that falls more than [`AUDIT_KEPT`](crate::AUDIT_KEPT) revisions behind finds the oldest gone from the audit log.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Watch {
     /// Waits for the next change, at most `patience`.
     ///
     /// # Errors
-    /// Fails if the store cannot be read; the watch goes on from where it was.
+    /// Fails if the store cannot be read; the next call continues from the same place.
     pub fn next(&mut self, store: &dyn Store, patience: Duration) -> Result<Change, StoreError> {
         let Some(head) = store.wait(&self.pool, self.seen, patience)? else {
             self.seen = None;
@@ -65,7 +65,7 @@ impl Watch {
             return Ok(Change::Records);
         }
         let entries = store.audit(&self.pool, seen.revision)?;
-        // The log is read after the head and may be ahead of it, or cut: go on after what was really read.
+        // The log is read after the head, and may be ahead of it or cut: continue after the last entry that was read.
         let revision = match entries.last() {
             Some(last) if entries.len() == AUDIT_READ_MAX || last.revision > head.revision => last.revision,
             _ => head.revision,

@@ -64,12 +64,18 @@ impl Gauges {
         };
         let numbers: [(&str, &str, Read); 10] = [
             ("pool_revision", "Changes of the document.", |pool| float(pool.status.revision.get())),
-            ("pool_generation", "What the nodes fence on.", |pool| float(pool.status.generation.get())),
+            ("pool_generation", "Generation of the instructions to the nodes.", |pool| {
+                float(pool.status.generation.get())
+            }),
             ("pool_required", "Nodes that barriers wait for.", |pool| count(pool.status.required)),
-            ("pool_converged", "Of these, how many hold what they are told.", |pool| count(pool.status.converged)),
+            ("pool_converged", "Of these, nodes that have acknowledged their instruction.", |pool| {
+                count(pool.status.converged)
+            }),
             ("pool_waiting_for", "Nodes that the pool waits for.", |pool| count(pool.status.waiting_for.len())),
             ("pool_held", "Requests that are held until there is something new.", |pool| count(pool.held)),
-            ("pool_key_pairs", "Different pairs of keys that nodes hold.", |pool| count(pool.fingerprints.len())),
+            ("pool_key_pairs", "Different pairs of keys that nodes have installed.", |pool| {
+                count(pool.fingerprints.len())
+            }),
             ("pool_since_timestamp_seconds", "When this phase began.", |pool| float(pool.status.since.secs())),
             ("pool_paused", "1 if an operator or the health gate stopped it.", |pool| flag(pool.status.paused)),
             ("pool_drives", "0 if the configuration file differs from the pool's policy.", |pool| {
@@ -127,7 +133,7 @@ impl Gauges {
             float(expiries.client_ca.secs()),
         )?;
         if let Some(crl) = expiries.crl {
-            let help = "When the revocation list is out of date, and no client is let in.";
+            let help = "When the revocation list expires; then no client is let in.";
             number("tfo_coordinator_crl_expiry_timestamp_seconds", help, float(crl.secs()))?;
         }
         let broken = "Problems of certificate files that are not in use because of them.";

@@ -1,4 +1,4 @@
-//! How many connections there may be: in all, of one address, and before the peer has shown a certificate.
+//! Bounds on connections: in all, of one address, and before the peer has shown a certificate.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,10 +9,10 @@ use tokio::sync::Notify;
 use super::limits::Limits;
 use super::refusals::Reason;
 
-/// Bits of an IPv6 address that one customer has at least (RFC 6177): the rest is his to choose.
+/// Bits of an IPv6 address that identify one customer (RFC 6177), who chooses the rest.
 const IPV6_PREFIX_BITS: u32 = 64;
 
-/// Counts what is open.
+/// Counts open connections and handshakes.
 #[derive(Debug)]
 pub(super) struct Gate {
     limits: Limits,
@@ -66,7 +66,7 @@ impl Gate {
 
     /// A place for a handshake of this address.
     ///
-    /// One address gets at most half of them: who opens connections and says nothing must not lock the fleet out.
+    /// One address gets at most half of them: a peer that opens connections and sends nothing must not lock the fleet out.
     pub(super) fn begin_handshake(self: &Arc<Self>, address: IpAddr) -> Result<HandshakePlace, Reason> {
         let address = payer(address);
         let mut open = self.lock();
@@ -125,7 +125,7 @@ impl Drop for HandshakePlace {
     }
 }
 
-/// Whose limit an address counts for.
+/// The address or network whose limit an address counts for.
 fn payer(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

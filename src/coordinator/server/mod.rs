@@ -1,9 +1,9 @@
 //! From the socket to an axum [`Router`]: accept, TLS, limits, refusals, drain.
 //!
-//! Must not know: pools, stores, the engine, what the routes mean.  Handlers find in the request's extensions:
+//! Must not know: pools, stores, the engine, the meaning of the routes.  Handlers find in the request's extensions:
 //! `Arc<Peer>` (never without a name; not on the plain listener), [`RequestId`], [`PeerAddress`], [`Draining`].
 //!
-//! A peer without a certificate that we take reaches no handler, and costs at most a handshake's place and time.
+//! A peer without a valid certificate reaches no handler, and costs at most a handshake's place and time.
 
 mod admission;
 mod answer;
@@ -42,19 +42,19 @@ use tfo_wire::error::ErrorKind;
 
 /// Connections that the kernel keeps for us between two accepts.
 const BACKLOG: i32 = 4096;
-/// How often the TLS files are looked at, certificates checked for their end, and suppressed log lines summed up.
+/// How often the server checks the TLS files and the expiry of certificates, and sums up suppressed log lines.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
-/// After a failed accept: most often file descriptors are short, and come back when a connection ends.
+/// Pause after a failed accept: usually there are no file descriptors until a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long the next connection waits in the kernel's queue for a place for its handshake.  All nodes of a restarted
-/// coordinator come within a second, and whoever is sent away comes back only after a longer pause.
+/// How long the next connection waits in the kernel's queue for a place for its handshake.  After a restart all nodes
+/// connect within a second, and a node that is refused returns only after a longer pause.
 const CROWD_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a refused handshake may take to read its alert.
 const ALERT_LINGER: Duration = Duration::from_secs(1);
-/// After the drain: tasks that were told to stop need only to be run once more.
+/// How long stopped tasks may take after the drain: each needs to run only once more.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// Opens a listening socket.  `[::]` takes IPv4 too, and becomes `0.0.0.0` where the kernel has no IPv6.
+/// Opens a listening socket.  `[::]` accepts IPv4 too, and becomes `0.0.0.0` where the kernel has no IPv6.
 ///
 /// # Errors
 /// Fails if the address is taken, or is not one of this host.
@@ -84,7 +84,7 @@ fn no_ipv6(error: &io::Error) -> bool {
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that were cut, because they did not end in time.
+    /// Connections that were cut because they did not end in time.
     pub cut: usize,
 }
 
@@ -169,14 +169,14 @@ impl Server {
         begin: impl Fn(Shared, TcpStream, SocketAddr, Place, &Arc<Gate>) -> Result<F, Reason>,
     ) -> Drained {
         let ends = Ends { drain: shutdown, stop: CancellationToken::new() };
-        // Should somebody drop this future, its connections end with it.
+        // If this future is dropped, its connections end with it.
         let _stop = ends.stop.clone().drop_guard();
         let router = router.fallback(unknown_path).method_not_allowed_fallback(unknown_method);
         let shared = Shared { router, limits: self.limits, refusals: Arc::clone(&self.refusals), ends: ends.clone() };
         let tasks = TaskTracker::new();
         loop {
             let next = async {
-                // After that it is refused: by then peers that stall have all the places.
+                // After that it is refused: stalling peers have all the places.
                 drop(timeout(CROWD_PATIENCE, self.gate.room_for_handshake()).await);
                 listener.accept().await
             };
@@ -227,7 +227,7 @@ impl Shared {
 
     /// From an accepted socket to the end of the connection.
     async fn connection(self, stream: TcpStream, address: SocketAddr, handshake: HandshakePlace, tls: Arc<ServerTls>) {
-        // On the heap, each for its time: what both need together would be kept for as long as the connection.
+        // On the heap, each for its own time: together they would take memory for as long as the connection.
         let shaken = Box::pin(self.handshake(stream, address, handshake, &tls)).await;
         drop(tls);
         if let Some((stream, live)) = shaken {
@@ -256,12 +256,12 @@ impl Shared {
             Ok(Ok(stream)) => Box::new(stream),
             Ok(Err((error, mut stream))) => {
                 self.refusals.note(Reason::of_handshake(&error), &shown, &error);
-                // Else a reset could overtake the alert, and the peer would not know why.
+                // Without it a reset could overtake the alert, and the peer would not learn why.
                 drop(timeout(ALERT_LINGER, linger(&mut stream)).await);
                 return None;
             }
             Err(_) => {
-                self.refusals.note(Reason::HandshakeTimeout, &shown, &"the handshake was not over in time");
+                self.refusals.note(Reason::HandshakeTimeout, &shown, &"the handshake did not end in time");
                 return None;
             }
         };
@@ -276,14 +276,14 @@ impl Shared {
 }
 
 async fn unknown_path() -> Refusal {
-    Refusal::new(ErrorKind::UnknownPath, "there is no such path")
+    Refusal::new(ErrorKind::UnknownPath, "unknown path")
 }
 
 async fn unknown_method() -> Refusal {
-    Refusal::new(ErrorKind::UnknownMethod, "this path does not take this method")
+    Refusal::new(ErrorKind::UnknownMethod, "this path does not support this method")
 }
 
-/// What has to be done from time to time, until it is aborted.
+/// Does the periodic work until it is aborted.
 async fn keep_house(refusals: Arc<Refusals>, tls: Option<Arc<ServerTls>>) {
     let mut ticks = interval(HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -291,7 +291,7 @@ async fn keep_house(refusals: Arc<Refusals>, tls: Option<Arc<ServerTls>>) {
         ticks.tick().await;
         refusals.flush();
         if let Some(tls) = tls.clone() {
-            // Files and thousands of signatures: not on the event loop.  What it found is logged there.
+            // Files and thousands of signatures: not on the event loop.  It logs what it finds.
             drop(tokio::task::spawn_blocking(move || tls.reload_if_changed()).await);
         }
     }

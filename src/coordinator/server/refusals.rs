@@ -94,7 +94,7 @@ reasons! {
 }
 
 impl Reason {
-    /// What a failed handshake was refused for.
+    /// The reason of a failed handshake.
     pub(super) fn of_handshake(error: &std::io::Error) -> Self {
         let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
             return Self::HandshakeAborted;
@@ -153,7 +153,7 @@ impl Refusals {
     pub(super) fn note(&self, reason: Reason, peer: &dyn fmt::Display, error: &dyn fmt::Display) {
         self.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
         if reason == Reason::HandshakeAborted {
-            // Nobody has to act: load balancers and port scanners do nothing else all day.
+            // Nothing to act on: load balancers and port scanners do this all day.
             debug!(%reason, %peer, %error, "refused");
         } else if let Some(suppressed) = self.line(reason, Instant::now()) {
             let suppressed = Some(suppressed).filter(|count| *count > 0);
@@ -161,7 +161,7 @@ impl Refusals {
         }
     }
 
-    /// Says how many lines were left out in windows that are over.
+    /// Logs how many lines were suppressed in windows that are over.
     pub(super) fn flush(&self) {
         let now = Instant::now();
         for reason in Reason::ALL {
@@ -173,17 +173,17 @@ impl Refusals {
                 }
                 std::mem::take(window).suppressed
             };
-            warn!(%reason, suppressed, "refused, and not logged one by one");
+            warn!(%reason, suppressed, "refused; not logged one by one");
         }
     }
 
-    /// Whether a line may be written now; then, how many were left out since the last.
+    /// If a line may be written now: the number of lines that were suppressed since the last.
     fn line(&self, reason: Reason, now: Instant) -> Option<u64> {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let window = &mut windows[reason as usize];
-        let mut left_out = 0;
+        let mut suppressed = 0;
         if window.is_over(now) {
-            left_out = window.suppressed;
+            suppressed = window.suppressed;
             *window = Window { began: Some(now), ..Window::default() };
         }
         if window.lines >= LINES_MAX {
@@ -191,7 +191,7 @@ impl Refusals {
             return None;
         }
         window.lines += 1;
-        Some(left_out)
+        Some(suppressed)
     }
 }
 
@@ -201,7 +201,7 @@ impl Window {
     }
 }
 
-/// A peer as the log names it: where it is, and who, once that is known.
+/// A peer in the log: its address, and its name once that is known.
 pub(super) struct Shown<'a>(pub(super) SocketAddr, pub(super) Option<&'a tfo_tls::identity::Peer>);
 
 impl fmt::Display for Shown<'_> {

@@ -1,4 +1,5 @@
-//! What stands between hyper and the routes: the request's id, what every handler finds, and what no handler sees.
+//! The service between hyper and the routes: gives a request its id and its extensions, and refuses what no handler
+//! should see.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -32,7 +33,7 @@ use tfo_wire::error::ErrorKind;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddress(pub SocketAddr);
 
-/// Says to handlers that the server wants to end: a long poll then answers at once.
+/// Signals handlers that the server wants to end: a long poll then answers at once.
 #[derive(Debug, Clone)]
 pub struct Draining(pub(super) CancellationToken);
 
@@ -74,7 +75,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         let id = RequestId::fresh();
         let watch = self.watch.clone();
         let wrap = move |mut response: Response<Body>| {
-            // Answers hold keys; no proxy may keep one.
+            // Answers contain keys; no proxy may keep one.
             response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
             watch.answered();
             Ok(response.map(|inner| AnswerBody { inner, watch }))
@@ -105,8 +106,8 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             let response = match answer.await {
                 Ok(Ok(response)) => {
                     if let Some(refusal) = response.extensions().get::<Refusal>().filter(|refusal| is_noted(refusal)) {
-                        let told = format!("{:?} {}, request {id}", refusal.kind(), refusal.message());
-                        refusals.note(Reason::RequestRefused, &Shown(address, peer.as_deref()), &told);
+                        let text = format!("{:?} {}, request {id}", refusal.kind(), refusal.message());
+                        refusals.note(Reason::RequestRefused, &Shown(address, peer.as_deref()), &text);
                     }
                     response
                 }
@@ -115,7 +116,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
                     let panic = panic_text(&*panic);
                     refusals.note(Reason::HandlerPanic, &Shown(address, peer.as_deref()), &panic);
                     error!(request_id = %id, panic, "a handler panicked");
-                    Refusal::new(ErrorKind::Internal, "an error of ours; the log has more").answer(&id)
+                    Refusal::new(ErrorKind::Internal, "internal error; the coordinator's log has details").answer(&id)
                 }
             };
             wrap(complete(&id, response))
@@ -124,33 +125,33 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
 }
 
 impl ConnectionService {
-    /// What no handler needs to see.
+    /// Refuses what no handler needs to see.
     fn judge(&self, request: &Request<Incoming>) -> Result<(), (Reason, Refusal)> {
         let refuse = |reason, kind, message: &str| Err((reason, Refusal::new(kind, message)));
         match &self.peer {
             Some(peer) if peer.names.is_empty() => {
-                let message = "your certificate names nobody: it has no DNS name in its subjectAltName (the common name does not count)";
+                let message = "your certificate has no DNS name in its subjectAltName (the common name does not count)";
                 return refuse(Reason::Nameless, ErrorKind::NotAllowed, message);
             }
             None if request.method() != Method::GET => {
-                return refuse(Reason::NotServed, ErrorKind::UnknownMethod, "here is only GET");
+                return refuse(Reason::NotServed, ErrorKind::UnknownMethod, "this listener supports only GET");
             }
             _ => {}
         }
-        // Only browsers send it.  One that holds an operator's certificate must not take orders from a web page.
+        // Only browsers send it.  A browser with an operator's certificate must not take commands from a web page.
         if self.peer.is_some() && request.headers().contains_key(ORIGIN) {
             return refuse(Reason::NotServed, ErrorKind::NotAllowed, "this API is not for web pages (Origin header)");
         }
         if hyper::body::Body::size_hint(request.body()).lower() > self.limits.body_bytes_max as u64 {
-            let message = format!("a body may have {} bytes", self.limits.body_bytes_max);
+            let message = format!("a body may have at most {} bytes", self.limits.body_bytes_max);
             return refuse(Reason::BodyTooLarge, ErrorKind::TooLarge, &message);
         }
         Ok(())
     }
 }
 
-/// What somebody should look at.  Not what the whole fleet gets at once, or what a node mends by itself; refused commands
-/// are logged where the operator is known.
+/// Whether an operator should see it in the log.  Not for refusals that the whole fleet gets at once or that a node
+/// recovers from by itself; refused commands are logged where the operator is known.
 fn is_noted(refusal: &Refusal) -> bool {
     match refusal.kind() {
         ErrorKind::BadRequest
@@ -182,11 +183,11 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// The body of a request: counted, and the watch knows when it is over.
+/// The body of a request: counted, and the watch notes its end.
 #[derive(Debug)]
 struct RequestBody {
     inner: Incoming,
-    /// Bytes that may still come.
+    /// Bytes that may still arrive.
     left: usize,
     /// Its end was seen.
     ended: bool,
@@ -235,7 +236,7 @@ impl Drop for RequestBody {
     }
 }
 
-/// The body of an answer: the watch knows when hyper has all of it.
+/// The body of an answer: the watch notes when hyper has all of it.
 #[derive(Debug)]
 pub(super) struct AnswerBody {
     inner: Body,

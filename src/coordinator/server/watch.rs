@@ -1,7 +1,7 @@
-//! What a connection is doing, seen from around hyper: below it (bytes) and above it (requests and answers).
+//! The state of a connection, observed below hyper (bytes) and above it (requests and answers).
 //!
-//! hyper has one timer, for heads, and it also runs between requests; every other wait of a connection would be without
-//! end.  All of them become one deadline here.
+//! hyper has one timer, for heads, and it also runs between requests; every other wait of a connection would be
+//! unbounded.  All of them become one deadline here.
 //!
 //! | stage | begins with | waits for | deadline |
 //! |---|---|---|---|
@@ -30,9 +30,9 @@ struct State {
     stage: Stage,
     /// Since when the socket takes no more.
     blocked_since: Option<Instant>,
-    /// hyper's own answer to something that was no request: its status.
+    /// Status of hyper's own answer to bytes that are not a request.
     verdict: Option<u16>,
-    /// Part of the last body was not read: more of it may come.
+    /// Part of the last body was not read: more of it may arrive.
     body_unread: bool,
 }
 
@@ -44,12 +44,12 @@ enum Stage {
     Flushing { since: Instant },
 }
 
-/// Whether the body of a request is still to come.
+/// Whether more of a request's body is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyState {
-    /// More may come.
+    /// More may arrive.
     Open,
-    /// All of it came, or nobody wants it.
+    /// All of it has arrived, or the rest is not wanted.
     Closed,
 }
 
@@ -74,7 +74,7 @@ impl ConnectionWatch {
         Self(Arc::new(Mutex::new(State { stage, blocked_since: None, verdict: None, body_unread: false })))
     }
 
-    /// When the present wait is over, and what has taken too long then.
+    /// The end of the present wait, and what has taken too long by then.
     pub(super) fn deadline(&self, limits: &Limits) -> (Instant, Overdue) {
         let state = self.lock();
         let of_stage = match state.stage {
@@ -90,7 +90,7 @@ impl ConnectionWatch {
         }
     }
 
-    /// Whether nothing is under way.
+    /// Whether no request is in flight.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.lock().stage, Stage::Idle { head_since: None, .. })
     }
@@ -112,7 +112,7 @@ impl ConnectionWatch {
         self.lock().body_ended();
     }
 
-    /// Nobody wants the rest of a body.
+    /// The rest of a body is not wanted.
     pub(super) fn body_abandoned(&self) {
         let mut state = self.lock();
         state.body_unread = true;
@@ -160,7 +160,7 @@ impl State {
         self.blocked_since.get_or_insert_with(Instant::now);
     }
 
-    /// Everything that was written has left us.
+    /// The socket has taken everything that was written.
     fn flushed(&mut self) {
         self.blocked_since = None;
         if let Stage::Flushing { .. } = self.stage {
@@ -171,8 +171,8 @@ impl State {
 
 /// The byte stream under hyper, watched.
 ///
-/// Between requests nobody but hyper itself can write: its bodyless answer to what it cannot parse.  That is kept back,
-/// so that the connection can give the same status with an error body.
+/// Between requests only hyper itself writes: its bodyless answer to bytes that it cannot parse.  That is held back, so
+/// that the connection can send the same status with an error body.
 #[derive(Debug)]
 pub(super) struct WatchedStream<S> {
     pub(super) stream: S,

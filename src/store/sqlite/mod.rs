@@ -1,15 +1,15 @@
 //! The embedded store: one SQLite file in WAL mode for one coordinator process.
 //!
-//! Invariants: a lock file keeps a second coordinator away, for the life of this value; one connection writes, each
-//! commit is synced before it returns; another reads, from snapshots, so that reads do not wait for a sync.  Keys lie
-//! sealed in rows of constant length (`schema.rs`); a commit that drops one overwrites it, and then empties the WAL,
-//! which holds older pages.
+//! Invariants: a lock file keeps a second coordinator away for the life of this value; one connection writes, and syncs
+//! each commit before it returns; another reads from snapshots, so that reads do not wait for a sync.  Keys lie sealed in
+//! rows of constant length (`schema.rs`); a commit that drops one overwrites it, and then empties the WAL, which holds
+//! older pages.
 //!
-//! A WAL that was removed or cut, and an older copy of the file, are told by the mark in the lock file, and opened with
-//! a warning ([`SqliteStore::set_back`]): the fleet is safe by rule 10, but what operators ordered since then is lost.
+//! The mark in the lock file reveals a WAL that was removed or cut, and an older copy of the file; both are opened with a
+//! warning ([`SqliteStore::set_back`]): the fleet is safe by rule 10, but the operators' later commands are lost.
 //!
-//! Known limits: where the lock file went too, or the power was cut since, that is not noticed; blocks that the file
-//! system has freed are its own affair; flock(2) and SQLite's WAL need a local file system.
+//! Known limits: that stays unnoticed if the lock file went too, or after a power cut; blocks that the file system has
+//! freed are out of reach; flock(2) and SQLite's WAL need a local file system.
 
 mod lock;
 mod open;
@@ -43,13 +43,13 @@ use tfo_model::count::Revision;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::Problem;
 
-/// How long emptying the WAL waits for a reader: our own are done in milliseconds, a backup is not waited for.
+/// How long emptying the WAL waits for a reader: enough for our own, which take milliseconds, but not for a backup.
 const ERASE_BUSY: Duration = Duration::from_millis(500);
 
 /// An open database.
 #[derive(Debug)]
 pub struct SqliteStore {
-    // Before the writer: whoever closes last empties the WAL, and a reader cannot.
+    // Dropped before the writer: the last connection to close empties the WAL, and a reader cannot.
     reader: SqliteReader,
     writer: Mutex<Connection>,
     /// Whether erased keys may still lie in the WAL.
@@ -61,12 +61,12 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the database, or makes it (mode 0600) if the file does not exist; its directory must.
+    /// Opens the database, or creates it (mode 0600) if the file does not exist; its directory must.
     ///
     /// # Errors
-    /// Fails, without a change to what is stored, if another process serves it, if it is not ours or of a newer
-    /// release, if `key` is not the key-encryption key that it was made with, if it cannot be written, or if anything
-    /// in it is damaged: all of it is read and checked here.
+    /// Fails, without a change to the content, if another process serves it, if it is not ours or of a newer release, if
+    /// `key` is not the key-encryption key that it was created with, if it cannot be written, or if anything in it is
+    /// damaged: all of it is read and checked here.
     pub fn open(path: &Path, key: KeyEncryptionKey) -> Result<Self, StoreError> {
         let place = open::resolve(path)?;
         let lock = FileLock::take(&place)?;
@@ -86,16 +86,15 @@ impl SqliteStore {
             set_back,
             lock,
         };
-        // A run that was killed between a commit and its erasure.
+        // An earlier run may have been killed between a commit and its erasure.
         if store.erase_leftovers()? == Erasure::Waiting {
             let path = store.reader.place.text();
-            tracing::warn!(path, "erased keys are still in the WAL file: a reader is in the way");
+            tracing::warn!(path, "erased keys are still in the WAL file: another reader has it open");
         }
         Ok(store)
     }
 
-    /// A warning if this database lacks what an earlier run had committed; told once, by the first run that finds it
-    /// so.
+    /// A warning if this database lacks commits of an earlier run; only the first run that finds it so has it.
     #[must_use]
     pub fn set_back(&self) -> Option<&Problem> {
         self.set_back.as_ref()
@@ -232,7 +231,7 @@ impl Store for SqliteStore {
             return Ok(Erasure::Done);
         }
         self.leftovers.store(true, Ordering::Release);
-        // The commit is durable: whatever keeps the WAL from being emptied is tried again, and is no failed commit.
+        // The commit is durable: a WAL that cannot be emptied now is tried again, and does not fail the commit.
         Ok(self.empty_wal(&writer).unwrap_or_else(|error| {
             tracing::warn!(%pool, %error, "erased keys are still in the WAL file");
             Erasure::Waiting
@@ -274,22 +273,22 @@ impl Store for SqliteStore {
     }
 }
 
-/// What an operator is told if the database of now is behind the mark of an earlier run.
+/// The warning for a database that is behind the mark of an earlier run.
 fn set_back(place: &Place, noted: Mark, now: Mark) -> Option<Problem> {
     let message = if noted.store_id != now.store_id {
-        format!("{} is another database than the one that was served here before", place.text())
+        format!("{} is not the database that was served here before", place.text())
     } else if noted.writes > now.writes {
         let lost = noted.writes - now.writes;
         format!(
-            "{} lacks the latest {lost} writes: its -wal file was removed or cut, or an older copy put back",
+            "{} lacks the latest {lost} writes: its -wal file was removed or cut, or an older copy was restored",
             place.text()
         )
     } else {
         return None;
     };
-    let remedy = "if this was no restore, look for the missing files and at the disk; nodes that are ahead freeze their \
-                  pool until `tfoctl recover`; order again what operators ordered since then: deny, exclude, forget, \
-                  pause, revoke";
+    let remedy = "unless this is a deliberate restore, look for the missing files and check the disk; nodes that are ahead \
+                  freeze their pool until `tfoctl recover`; repeat the commands that operators gave since then: deny, \
+                  exclude, forget, pause, revoke";
     Some(Problem::warning("store_set_back", message, remedy).at_key("store"))
 }
 
@@ -297,7 +296,7 @@ fn set_back(place: &Place, noted: Mark, now: Mark) -> Option<Problem> {
 mod tests {
     use super::*;
 
-    /// Kills cannot show this, because the kernel keeps what a dead process wrote: only a power cut would.
+    /// Killing the process cannot show this, because the kernel keeps its writes: only a power cut would.
     #[test]
     fn every_commit_is_synced_before_it_returns() {
         let dir = tempfile::tempdir().unwrap();
@@ -306,7 +305,7 @@ mod tests {
             let kek = KeyEncryptionKey::from_bytes(&key).unwrap();
             SqliteStore::open(&dir.path().join("state.db"), kek).unwrap()
         };
-        for run in ["made", "opened again"] {
+        for run in ["created", "opened again"] {
             let store = open();
             let writer = locked(&store.writer);
             let number = |name: &str| writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();

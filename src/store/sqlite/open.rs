@@ -1,5 +1,5 @@
-//! Opening a database: nothing is written before it is known that the file is ours, that no other coordinator has it,
-//! that this release knows its schema, and that the key-encryption key is the right one.
+//! Opening a database: nothing is written before it is clear that the file is ours, that no other coordinator has it,
+//! that this release supports its schema, and that the key-encryption key is the right one.
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read};
@@ -33,7 +33,7 @@ pub(super) fn resolve(path: &Path) -> Result<Place, StoreError> {
             let parent: PathBuf = std::fs::canonicalize(parent).map_err(file_error("find", parent))?;
             let name = path.file_name().ok_or_else(|| StoreError::Foreign {
                 place: path.display().to_string(),
-                what: "it names no file".to_owned(),
+                what: "it has no file name".to_owned(),
             })?;
             Ok(Place(parent.join(name)))
         }
@@ -43,8 +43,8 @@ pub(super) fn resolve(path: &Path) -> Result<Place, StoreError> {
 
 /// Whether there is a database, which is then sound enough to be given to SQLite.
 ///
-/// A file of 0 bytes is never one of ours, because [`make`] gives a database its name when it is whole; SQLite would
-/// take it for a new one, and its WAL, with everything that was acknowledged, for rubbish.
+/// A file of 0 bytes is never ours, because [`make`] gives a database its name only when it is complete; SQLite would
+/// take it for a new one, and discard its WAL with everything that was acknowledged.
 pub(super) fn is_there(place: &Place) -> Result<bool, StoreError> {
     let bytes = |path: &Path| std::fs::metadata(path).map(|found| found.len());
     let has_wal = bytes(&place.beside("-wal")).is_ok_and(|length| length > 0);
@@ -58,23 +58,23 @@ pub(super) fn is_there(place: &Place) -> Result<bool, StoreError> {
         Err(error) => return Err(failed(error.into())),
     };
     if file.metadata().map_err(&failed)?.len() == 0 {
-        let beside = if has_wal { "its -wal file has content" } else { "a new store begins without a file" };
+        let beside = if has_wal { "its -wal file has content" } else { "a new store starts without a file" };
         return Err(place.damaged(format!("it has 0 bytes, and {beside}")));
     }
     let mut head = Vec::new();
     file.take(HEADER_BYTES).read_to_end(&mut head).map_err(&failed)?;
     if !head.starts_with(MAGIC) {
-        let what = "it does not begin as an SQLite database".to_owned();
+        let what = "it does not start like an SQLite database".to_owned();
         return Err(StoreError::Foreign { place: place.text(), what });
     }
     Ok(true)
 }
 
-/// Makes a database under another name, and gives it its own when it is whole and on the disk.
+/// Creates a database under another name, and gives it its own when it is complete and on the disk.
 pub(super) fn make(place: &Place, key: &KeyEncryptionKey) -> Result<(), StoreError> {
     let new = Place(place.beside(".new"));
     for path in [new.0.clone(), new.beside("-wal"), new.beside("-shm")] {
-        // What a run left that was killed in here.
+        // Left by a run that was killed in here.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(file_error("replace", &path)(error)),
             Ok(()) | Err(_) => {}
@@ -103,7 +103,7 @@ pub(super) fn make(place: &Place, key: &KeyEncryptionKey) -> Result<(), StoreErr
 pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection, StoreError> {
     let failed = place.sql("open");
     let mut connection = connect(place, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    // What is refused below is left as it is, with its WAL: no checkpoint when the connection is closed.
+    // A database that is refused below stays as it is, with its WAL: no checkpoint when the connection is closed.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(&failed)?;
     let schema = check_schema(place, &connection)?;
     if schema > 0 {
@@ -133,7 +133,7 @@ pub(super) fn reader(place: &Place) -> Result<Connection, StoreError> {
     connect(place, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
-/// A connection to a database that somebody else may serve, on this release's schema and with this key-encryption key.
+/// A connection to a database that a coordinator may serve, with this release's schema and this key-encryption key.
 ///
 /// Touches the file through SQLite alone: closing any other descriptor of it would drop the locks of a store that this
 /// process has open (POSIX locks, fcntl(2)).
@@ -152,7 +152,7 @@ pub(super) fn beside(path: &Path, key: &KeyEncryptionKey) -> Result<(Place, Conn
         return Err(foreign("it is an empty database"));
     }
     if schema < schema::latest() {
-        return Err(foreign(&format!("it has schema {schema}, which the coordinator upgrades at its next start")));
+        return Err(foreign(&format!("it has schema {schema}, which the coordinator upgrades when it next starts")));
     }
     check_key(&place, &connection, key)?;
     check_tables(&place, &connection)?;
@@ -169,7 +169,7 @@ fn connect(place: &Place, access: OpenFlags) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// The stored schema, if it is one of ours.
+/// The stored schema; fails if it is not ours.
 fn check_schema(place: &Place, connection: &Connection) -> Result<i64, StoreError> {
     let failed = place.sql("open");
     let (found, known) = (schema::found(connection).map_err(&failed)?, schema::latest());
@@ -199,7 +199,7 @@ fn check_key(place: &Place, connection: &Connection, key: &KeyEncryptionKey) -> 
         .query_row("SELECT store_id, key_check FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()
         .map_err(place.sql("open"))?;
-    let (store_id, check) = row.ok_or_else(|| place.damaged("it does not say which key-encryption key it has"))?;
+    let (store_id, check) = row.ok_or_else(|| place.damaged("its key-encryption key is not recorded"))?;
     if key.opens_check(&store_id, &SealedKey::from_bytes(check)) {
         Ok(())
     } else {
@@ -211,7 +211,7 @@ fn check_key(place: &Place, connection: &Connection, key: &KeyEncryptionKey) -> 
 /// thousand nodes change every page several times within a second; an emptied WAL (`empty_wal`) is cut to nothing.
 const CHECKPOINT_PAGES: u32 = 4_096;
 
-/// What holds for the life of the connection, except WAL, which the file remembers.
+/// Settings for the life of the connection, except WAL, which the file remembers.
 fn settle(place: &Place, connection: &Connection) -> Result<(), StoreError> {
     let failed = place.sql("open");
     schema::unlock_writes(connection).map_err(&failed)?;
@@ -225,8 +225,8 @@ fn settle(place: &Place, connection: &Connection) -> Result<(), StoreError> {
     if mode == "wal" {
         return Ok(());
     }
-    // SQLite keeps the old mode, and says no more, where shared memory cannot be had.
-    let source = format!("its file system allows no write-ahead log, only journal mode {mode}").into();
+    // SQLite keeps the old mode, without a further message, where it cannot have shared memory.
+    let source = format!("its file system does not support a write-ahead log, only journal mode {mode}").into();
     Err(StoreError::Unwritable { place: place.text(), source })
 }
 
@@ -250,7 +250,7 @@ fn upgrade(place: &Place, connection: &mut Connection, from: i64, key: &KeyEncry
     transaction.commit().map_err(failed)
 }
 
-/// Takes every right of group and others from the database and the files beside it.
+/// Removes all rights of group and others from the database and the files beside it.
 fn restrict_modes(place: &Place) -> Result<(), StoreError> {
     for path in [place.0.clone(), place.beside("-wal"), place.beside("-shm")] {
         let failed = file_error("restrict", &path);

@@ -1,4 +1,4 @@
-//! The database file by name: what every error of it says.
+//! The database file by name, as every error about it shows it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,12 @@ impl Place {
         name.into()
     }
 
-    /// How errors name it.
+    /// Its path for errors.
     pub(super) fn text(&self) -> String {
         self.0.display().to_string()
     }
 
-    /// What is stored contradicts itself.
+    /// The content contradicts itself.
     pub(super) fn damaged(&self, what: impl Into<String>) -> StoreError {
         StoreError::Damaged { place: self.text(), what: what.into() }
     }

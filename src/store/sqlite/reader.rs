@@ -1,7 +1,7 @@
 //! Reading a database through one connection that can only read: the store's own beside its writer, and that of a
 //! command (`check`, `export`) beside a coordinator or without one.
 //!
-//! Takes no lock and blocks nobody's commit: each read is one snapshot of the last commit (sqlite.org/wal.html), and only
+//! Takes no lock and delays no commit: each read is one snapshot of the last commit (sqlite.org/wal.html), and only
 //! the erasure of a dropped key is put off until the read is over.  Opening needs the rights of the coordinator's user,
 //! because SQLite rebuilds the index of a WAL that a killed coordinator left behind.
 
@@ -57,7 +57,7 @@ impl SqliteReader {
         Ok(reader)
     }
 
-    /// Reads everything: whatever is damaged is found now.
+    /// Reads everything, to find all damage now.
     fn check_all(&self) -> Result<(), StoreError> {
         for pool in self.pools()? {
             self.load(&pool)?.ok_or_else(|| self.place.damaged(format!("pool {pool} has a name but no row")))?;
@@ -79,7 +79,7 @@ impl SqliteReader {
         let connection = locked(&self.connection);
         let transaction = connection.unchecked_transaction().map_err(self.place.sql("read"))?;
         read(Rows { connection: &transaction, place: &self.place })
-        // Dropped here: a rollback of nothing.
+        // The transaction ends here; there is nothing to roll back.
     }
 
     /// The bytes of the keys that the document holds.

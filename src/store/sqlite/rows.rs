@@ -1,4 +1,4 @@
-//! Rows and values: everything that is read is checked, everything that is written carries its checksum.
+//! Rows and values: every read is checked, every written value carries its checksum.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
@@ -29,7 +29,7 @@ pub(super) struct PoolRow<'a> {
     pub(super) number: i64,
     pub(super) name: &'a PoolName,
     pub(super) head: Head,
-    /// How many records there are, so that a lost one is noticed.
+    /// Number of records, so that a lost one is noticed.
     pub(super) nodes: u64,
 }
 
@@ -41,13 +41,11 @@ impl<'a> Rows<'a> {
         let mut statement = self.connection.prepare_cached("SELECT name FROM pool ORDER BY name").map_err(&failed)?;
         let names = statement.query_map([], |row| row.get::<_, String>(0)).map_err(&failed)?;
         names
-            .map(|name| {
-                name.map_err(&failed)?.parse().map_err(|_| self.place.damaged("a pool has a name that is none"))
-            })
+            .map(|name| name.map_err(&failed)?.parse().map_err(|_| self.place.damaged("a pool has an invalid name")))
             .collect()
     }
 
-    /// How far the database has come.
+    /// Position of the database.
     pub(super) fn mark(self) -> Result<Mark, StoreError> {
         let failed = self.place.sql("read");
         let sql = "SELECT store_id FROM meta";
@@ -116,7 +114,7 @@ impl<'a> Rows<'a> {
         let mut nodes = std::collections::BTreeMap::new();
         for row in rows {
             let (node, version, text) = row.map_err(&failed)?;
-            let node: NodeId = node.parse().map_err(|_| self.place.damaged("a node has a name that is none"))?;
+            let node: NodeId = node.parse().map_err(|_| self.place.damaged("a node has an invalid name"))?;
             let record = self.checked_record(pool.name, &node, version, &text)?;
             nodes.insert(node, record);
         }
@@ -138,7 +136,7 @@ impl<'a> Rows<'a> {
     }
 
     pub(super) fn audit(self, pool: &PoolRow<'_>, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
-        // A revision above what a column can hold is above all that is stored.
+        // A revision that no column can hold is above all stored ones.
         let after = i64::try_from(after.get()).unwrap_or(i64::MAX);
         let failed = self.place.sql("read");
         let sql = "SELECT revision, text, sum FROM audit WHERE pool = ?1 AND revision > ?2 ORDER BY revision LIMIT ?3";
@@ -192,7 +190,7 @@ impl<'a> Rows<'a> {
         self.write("DELETE FROM audit WHERE pool = ?1 AND revision <= ?2", params![pool.number, oldest]).map(drop)
     }
 
-    /// Writes or removes a record if its stored version is the expected one; returns the stored version otherwise.
+    /// Writes or removes a record if its stored version is the expected one; otherwise returns the stored version.
     pub(super) fn put_record(
         self,
         pool: &mut PoolRow<'_>,
@@ -229,7 +227,7 @@ impl<'a> Rows<'a> {
         if changed > 0 { Ok(Ok(())) } else { Ok(Err(self.version(pool, &change.node)?)) }
     }
 
-    /// The stored version of a record; none if there is no record.
+    /// The stored version of a record; none if the node has none.
     fn version(self, pool: &PoolRow<'_>, node: &NodeId) -> Result<Option<u64>, StoreError> {
         let failed = self.place.sql("read");
         let sql = "SELECT version FROM node WHERE pool = ?1 AND node = ?2";
@@ -258,7 +256,7 @@ impl<'a> Rows<'a> {
         statement.query_row(parameters, |row| Ok((row.get(0)?, row.get(1)?))).optional().map_err(failed)
     }
 
-    /// Gives the number of rows that it changed.
+    /// Executes a statement; returns the number of changed rows.
     fn write(self, sql: &str, parameters: impl rusqlite::Params) -> Result<usize, CommitError> {
         let failed = self.place.sql("write");
         let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;

@@ -1,4 +1,4 @@
-//! What operators and viewers see of a pool and its nodes: fingerprints, never keys.
+//! A pool and its nodes as operators and viewers see them: fingerprints, never keys.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ const STATES: [NodeState; 9] = [
 ];
 
 impl Driver {
-    /// What the next tick would wait for, so that what is shown fits what has been heard since the last one.
+    /// Computes what the next tick would wait for, so that the status includes the reports since the last one.
     pub(super) fn look_ahead(&mut self) {
         let now = Now { wall: clock::now(), presence: &self.seen.presence };
         if let (true, Ok(Step::Wait(wait))) =
@@ -43,7 +43,7 @@ impl Driver {
         self.note_behind();
     }
 
-    /// Since when nodes are behind; what unknown nodes said of themselves is forgotten.
+    /// Notes since when nodes have been behind, and forgets the descriptions of unknown nodes.
     pub(super) fn note_behind(&mut self) {
         let nodes = &self.replica.snapshot().nodes;
         if self.described.len() > nodes.len() {
@@ -65,7 +65,7 @@ impl Driver {
             .collect();
     }
 
-    /// The pool.
+    /// The state of the pool.
     pub(super) fn status(&self) -> PoolStatus {
         let snapshot = self.replica.snapshot();
         let document = &snapshot.document;
@@ -104,7 +104,7 @@ impl Driver {
         }
     }
 
-    /// The slots that most required nodes are told.
+    /// The slots in the instruction of most required nodes.
     fn slots_of_most(&self) -> Option<Slots> {
         let snapshot = self.replica.snapshot();
         match &snapshot.document.stage {
@@ -133,7 +133,7 @@ impl Driver {
         Summary { status: self.status(), states, held: self.waiting.len(), fingerprints: self.fingerprints() }
     }
 
-    /// Its nodes.
+    /// The state of its nodes.
     pub(super) fn nodes(&self) -> Nodes {
         let nodes = self.known().map(|(node, record)| self.node(node, record)).collect();
         Nodes { pool: self.replica.pool().clone(), nodes, fingerprints: self.fingerprints() }
@@ -195,7 +195,7 @@ fn shown(slots: &Slots) -> SlotPairShown {
     SlotPairShown { primary: slots.primary.shown(), backup: slots.backup.map(PoolKey::shown) }
 }
 
-/// Whom a hold waits for.
+/// The nodes that a hold waits for.
 fn expected(hold: &Hold) -> Option<Expected> {
     match hold {
         Hold::FirstKey { expect: Expect::Number(number) } => Some(Expected::Number(*number)),

@@ -1,4 +1,4 @@
-//! The driver over a store that fails, and beside a node that never comes: time is what the test says.
+//! The driver with a store that fails, and with a node that never returns; the tests control the time.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -106,7 +106,7 @@ impl Store for FakeStore {
     }
 }
 
-/// A coordinator's driver, the store below it, and nodes that hold what the pool says.
+/// A coordinator's driver, its store, and nodes that have installed the pool's keys.
 struct World {
     store: Arc<FakeStore>,
     driver: Driver,
@@ -167,7 +167,7 @@ impl World {
         self.driver.tick();
     }
 
-    /// One sync of an agent that holds what it was told.
+    /// One sync of an agent that has installed its instruction.
     fn sync(&mut self, node: &str) -> Held {
         self.ask(node, self.generation(), Until::News)
     }
@@ -176,7 +176,7 @@ impl World {
         self.driver.replica.document().generation
     }
 
-    /// A sync of an agent that was told `generation` last.
+    /// A sync of an agent whose last instruction has `generation`.
     fn ask(&mut self, node: &str, generation: Generation, until: Until) -> Held {
         let (reply, held) = Reply::new(until);
         let fence = Fence { pool_id: self.driver.replica.document().pool_id, generation, slots: self.slots };
@@ -198,13 +198,13 @@ impl World {
         held
     }
 
-    /// A sync of an agent that has installed what the pool tells now.
+    /// A sync of an agent that has installed the present instruction.
     fn acknowledge(&mut self, node: &str) -> Held {
         self.slots = tfo_engine::rollout::wave::instructions(self.driver.replica.document())[0].slots;
         self.sync(node)
     }
 
-    /// These nodes sync, which is written, and the walk is driven.
+    /// These nodes sync; the driver writes that and ticks.
     fn hear(&mut self, nodes: &[&str]) {
         for node in nodes {
             drop(self.sync(node));
@@ -212,7 +212,7 @@ impl World {
         self.driver.tick();
     }
 
-    /// So much time passes.
+    /// This much time passes.
     fn pass(&mut self, time: Duration) {
         let shared = &self.driver.shared;
         self.driver.shared = Arc::new(Shared {
@@ -222,7 +222,7 @@ impl World {
         });
     }
 
-    /// More time than a node may be silent passes; these nodes are heard all the time.
+    /// More time than a node may be silent passes; these nodes keep syncing.
     fn pass_long(&mut self, heard: &[&str]) {
         for _ in 0..=ABSENT_AFTER_SECS / STEP.as_secs() {
             self.pass(STEP);
@@ -260,7 +260,7 @@ impl World {
 }
 
 #[test]
-fn a_changed_file_is_taken_over_beside_a_node_that_never_comes_again() {
+fn a_changed_file_is_applied_beside_a_node_that_never_returns() {
     let mut world = World::new();
     let mut changed = policy();
     changed.interval_secs += 60;
@@ -276,7 +276,7 @@ fn a_changed_file_is_taken_over_beside_a_node_that_never_comes_again() {
 }
 
 #[test]
-fn time_in_which_no_record_can_be_written_makes_nobody_absent() {
+fn time_in_which_no_record_can_be_written_makes_no_node_absent() {
     let mut world = World::new();
     world.store.fail(false, true);
     world.pass_long(&["a", "c"]);
@@ -293,7 +293,7 @@ fn time_in_which_no_record_can_be_written_makes_nobody_absent() {
 }
 
 #[test]
-fn time_in_which_the_store_cannot_be_read_makes_nobody_absent() {
+fn time_in_which_the_store_cannot_be_read_makes_no_node_absent() {
     let mut world = World::new();
     world.store.fail(true, true);
     world.pass_long(&["a", "c"]);
@@ -328,7 +328,7 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
 }
 
 #[test]
-fn silence_of_the_store_is_no_answer_to_who_waits_for_one() {
+fn a_silent_store_does_not_answer_a_waiting_node() {
     let mut world = World::new();
     // a and c have not been heard in this life: b's answer would be "not heard", which must not become "nothing new".
     world.start_again(policy());
@@ -347,7 +347,7 @@ fn silence_of_the_store_is_no_answer_to_who_waits_for_one() {
 }
 
 #[test]
-fn whoever_says_what_cannot_be_stored_says_it_again() {
+fn a_node_whose_record_cannot_be_stored_syncs_again() {
     let mut world = World::new();
     let mut held = world.sync("a");
     assert!(held.is_held() && held.answer().now_or_never().is_none());
@@ -360,7 +360,7 @@ fn whoever_says_what_cannot_be_stored_says_it_again() {
 }
 
 #[test]
-fn the_last_ack_moves_the_walk_at_once() {
+fn the_last_ack_moves_the_rollout_at_once() {
     let mut world = World::new();
     let (began, before) = (clock::monotonic(), world.actions().len());
     world.rotate().unwrap();
