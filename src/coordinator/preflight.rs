@@ -67,19 +67,17 @@ pub fn open_to_export(config: &Path) -> Result<Opened<SqliteReader>, Vec<Problem
     match store {
         Some(store) => Ok(Opened { settings, store, key, warnings }),
         None => {
-            let problem = Problem::error(NO_STORE, "there is no store yet", "start the coordinator first");
+            let problem = Problem::error(NO_STORE, "the store does not exist yet", "start the coordinator first");
             Err(vec![problem.in_file(config)])
         }
     }
 }
 
-/// Opens a store by its settings, and warns.
-type OpenStore<S> = fn(&Path, &StoreSettings, KeyEncryptionKey) -> Result<(S, Option<Problem>), StoreError>;
-
+/// Reads the configuration and opens the rest; `open_store` gives a store, and a warning if there is one.
 fn open<S>(
     config: &Path,
     check_certificates: impl FnOnce(&CoordinatorSettings) -> Vec<Problem>,
-    open_store: OpenStore<S>,
+    open_store: impl FnOnce(&Path, &StoreSettings, KeyEncryptionKey) -> Result<(S, Option<Problem>), StoreError>,
 ) -> Result<Opened<S>, Vec<Problem>> {
     let mut named = Named::default();
     let settings = CoordinatorSettings::load_noting(config, &mut named);

@@ -116,7 +116,7 @@ impl StoreError {
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::InUse { .. } => "stop the other process; for several coordinators use the etcd store",
+            Self::InUse { .. } => "stop the other process: only one coordinator may serve a store",
             Self::Newer { .. } => "install the newer release again, or restore a backup that this release made",
             Self::WrongKey { .. } => {
                 "set store.key_encryption_key to the key that this store was made with; nothing was changed"

@@ -47,7 +47,13 @@ impl Pool {
     }
 
     fn duplicate_keys(&self) -> KeyRing {
-        duplicate(&self.keys)
+        let mut copy = KeyRing::default();
+        for epoch in self.keys.epochs() {
+            if let Some(key) = self.keys.key(epoch) {
+                copy.insert(epoch, key.duplicate());
+            }
+        }
+        copy
     }
 
     fn version(&self, node: &NodeId) -> Option<u64> {
@@ -187,14 +193,4 @@ impl Store for MemoryStore {
     fn hub(&self) -> &Hub {
         &self.hub
     }
-}
-
-fn duplicate(keys: &KeyRing) -> KeyRing {
-    let mut copy = KeyRing::default();
-    for epoch in keys.epochs() {
-        if let Some(key) = keys.key(epoch) {
-            copy.insert(epoch, key.duplicate());
-        }
-    }
-    copy
 }

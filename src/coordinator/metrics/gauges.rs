@@ -29,7 +29,7 @@ pub struct Scraped<'a> {
 /// Fails if a metric has a bad name, which is a bug.
 pub fn encode(scraped: &Scraped<'_>, counters: &Metrics) -> prometheus::Result<String> {
     let gauges = Gauges::new()?;
-    gauges.about("tfo_coordinator_info", "The coordinator that wrote this.", ("version", env!("CARGO_PKG_VERSION")))?;
+    gauges.about("tfo_coordinator_info", "The coordinator that wrote this.", "version", env!("CARGO_PKG_VERSION"))?;
     gauges.server(scraped)?;
     for (name, summary) in scraped.pools {
         gauges.reached.with_label_values(&[name.as_str()]).set(flag(summary.is_some()));
@@ -108,7 +108,7 @@ impl Gauges {
         }
     }
 
-    fn about(&self, name: &str, help: &str, (label, value): (&str, &str)) -> prometheus::Result<()> {
+    fn about(&self, name: &str, help: &str, label: &str, value: &str) -> prometheus::Result<()> {
         let gauge = GaugeVec::new(Opts::new(name, help), &[label])?;
         gauge.with_label_values(&[value]).set(1.0);
         self.registry.register(Box::new(gauge))

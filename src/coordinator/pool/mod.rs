@@ -106,9 +106,7 @@ impl Pool {
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn command(&self, wanted: Wanted, given: GivenKeys) -> Result<Result<Done, CommandError>, Busy> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Wanted { wanted: Box::new(wanted), given, reply })?;
-        answer.await.map_err(|_| Busy)
+        self.ask(|reply| Message::Wanted { wanted: Box::new(wanted), given, reply }).await
     }
 
     /// The state of the pool.
@@ -116,9 +114,7 @@ impl Pool {
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn status(&self) -> Result<Result<PoolStatus, StoreDown>, Busy> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Status(reply))?;
-        answer.await.map_err(|_| Busy)
+        self.ask(Message::Status).await
     }
 
     /// The state of its nodes.
@@ -126,9 +122,7 @@ impl Pool {
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn nodes(&self) -> Result<Result<Nodes, StoreDown>, Busy> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Nodes(reply))?;
-        answer.await.map_err(|_| Busy)
+        self.ask(Message::Nodes).await
     }
 
     /// The pool at a glance.
@@ -136,9 +130,7 @@ impl Pool {
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn summary(&self) -> Result<Result<Summary, StoreDown>, Busy> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Summary(reply))?;
-        answer.await.map_err(|_| Busy)
+        self.ask(Message::Summary).await
     }
 
     /// Takes the policy of a reloaded configuration file.
@@ -160,9 +152,10 @@ impl Pool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Ends all waiting requests, and then the driver.
-    pub fn stop(&self) {
-        self.send(Message::Stop).ok();
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Busy> {
+        let (reply, answer) = oneshot::channel();
+        self.send(message(reply))?;
+        answer.await.map_err(|_| Busy)
     }
 
     fn send(&self, message: Message) -> Result<(), Busy> {

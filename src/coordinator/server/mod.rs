@@ -26,7 +26,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use admission::{Gate, HandshakePlace, Place};
+use admission::{ConnectionPlace, Gate, HandshakePlace};
 pub use answer::{Refusal, RequestId, refuse};
 pub use body::JsonBody;
 use connection::{Ends, linger};
@@ -166,7 +166,7 @@ impl Server {
         listener: TcpListener,
         router: Router,
         shutdown: CancellationToken,
-        begin: impl Fn(Shared, TcpStream, SocketAddr, Place, &Arc<Gate>) -> Result<F, Reason>,
+        begin: impl Fn(Shared, TcpStream, SocketAddr, ConnectionPlace, &Arc<Gate>) -> Result<F, Reason>,
     ) -> Drained {
         let ends = Ends { drain: shutdown, stop: CancellationToken::new() };
         // If this future is dropped, its connections end with it.

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
-use super::place::{Place, file_error};
+use super::file::{DatabaseFile, file_error};
 use crate::error::StoreError;
 use tfo_crypto::checksum::checksum;
 
@@ -59,7 +59,7 @@ pub(super) struct FileLock {
 
 impl FileLock {
     /// Takes the lock of this database.
-    pub(super) fn take(place: &Place) -> Result<Self, StoreError> {
+    pub(super) fn take(place: &DatabaseFile) -> Result<Self, StoreError> {
         let path = place.beside(".lock");
         let failed = file_error("lock", &path);
         // Not O_TRUNC: until we hold the lock the note in it is another's.

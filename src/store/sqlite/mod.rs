@@ -11,9 +11,9 @@
 //! Known limits: that stays unnoticed if the lock file went too, or after a power cut; blocks that the file system has
 //! freed are out of reach; flock(2) and SQLite's WAL need a local file system.
 
+mod file;
 mod lock;
 mod open;
-mod place;
 mod reader;
 mod rows;
 mod schema;
@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use self::file::DatabaseFile;
 use self::lock::{FileLock, Mark};
-use self::place::Place;
 pub use self::reader::SqliteReader;
 use self::reader::locked;
 use self::rows::{PoolRow, Rows};
@@ -274,7 +274,7 @@ impl Store for SqliteStore {
 }
 
 /// The warning for a database that is behind the mark of an earlier run.
-fn set_back(place: &Place, noted: Mark, now: Mark) -> Option<Problem> {
+fn set_back(place: &DatabaseFile, noted: Mark, now: Mark) -> Option<Problem> {
     let message = if noted.store_id != now.store_id {
         format!("{} is not the database that was served here before", place.text())
     } else if noted.writes > now.writes {

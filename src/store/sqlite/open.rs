@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, pa
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::place::{Place, file_error};
+use super::file::{DatabaseFile, file_error};
 use super::schema;
 use crate::error::StoreError;
 use tfo_crypto::random;
@@ -25,9 +25,9 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const HEADER_BYTES: u64 = 100;
 
 /// The path with links resolved, so that one file has one lock.
-pub(super) fn resolve(path: &Path) -> Result<Place, StoreError> {
+pub(super) fn resolve(path: &Path) -> Result<DatabaseFile, StoreError> {
     match std::fs::canonicalize(path) {
-        Ok(path) => Ok(Place(path)),
+        Ok(path) => Ok(DatabaseFile(path)),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let parent: PathBuf = std::fs::canonicalize(parent).map_err(file_error("find", parent))?;
@@ -35,7 +35,7 @@ pub(super) fn resolve(path: &Path) -> Result<Place, StoreError> {
                 place: path.display().to_string(),
                 what: "it has no file name".to_owned(),
             })?;
-            Ok(Place(parent.join(name)))
+            Ok(DatabaseFile(parent.join(name)))
         }
         Err(error) => Err(file_error("find", path)(error)),
     }
@@ -45,7 +45,7 @@ pub(super) fn resolve(path: &Path) -> Result<Place, StoreError> {
 ///
 /// A file of 0 bytes is never ours, because [`make`] gives a database its name only when it is complete; SQLite would
 /// take it for a new one, and discard its WAL with everything that was acknowledged.
-pub(super) fn is_there(place: &Place) -> Result<bool, StoreError> {
+pub(super) fn is_there(place: &DatabaseFile) -> Result<bool, StoreError> {
     let bytes = |path: &Path| std::fs::metadata(path).map(|found| found.len());
     let has_wal = bytes(&place.beside("-wal")).is_ok_and(|length| length > 0);
     let failed = file_error("open", &place.0);
@@ -71,8 +71,8 @@ pub(super) fn is_there(place: &Place) -> Result<bool, StoreError> {
 }
 
 /// Creates a database under another name, and gives it its own when it is complete and on the disk.
-pub(super) fn make(place: &Place, key: &KeyEncryptionKey) -> Result<(), StoreError> {
-    let new = Place(place.beside(".new"));
+pub(super) fn make(place: &DatabaseFile, key: &KeyEncryptionKey) -> Result<(), StoreError> {
+    let new = DatabaseFile(place.beside(".new"));
     for path in [new.0.clone(), new.beside("-wal"), new.beside("-shm")] {
         // Left by a run that was killed in here.
         match std::fs::remove_file(&path) {
@@ -100,7 +100,7 @@ pub(super) fn make(place: &Place, key: &KeyEncryptionKey) -> Result<(), StoreErr
 }
 
 /// The connection that writes, on a database with the latest schema and this key-encryption key.
-pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection, StoreError> {
+pub(super) fn writer(place: &DatabaseFile, key: &KeyEncryptionKey) -> Result<Connection, StoreError> {
     let failed = place.sql("open");
     let mut connection = connect(place, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     // A database that is refused below stays as it is, with its WAL: no checkpoint when the connection is closed.
@@ -129,7 +129,7 @@ pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection
 }
 
 /// A connection that only reads.
-pub(super) fn reader(place: &Place) -> Result<Connection, StoreError> {
+pub(super) fn reader(place: &DatabaseFile) -> Result<Connection, StoreError> {
     connect(place, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
@@ -137,7 +137,7 @@ pub(super) fn reader(place: &Place) -> Result<Connection, StoreError> {
 ///
 /// Touches the file through SQLite alone: closing any other descriptor of it would drop the locks of a store that this
 /// process has open (POSIX locks, fcntl(2)).
-pub(super) fn beside(path: &Path, key: &KeyEncryptionKey) -> Result<(Place, Connection), StoreError> {
+pub(super) fn beside(path: &Path, key: &KeyEncryptionKey) -> Result<(DatabaseFile, Connection), StoreError> {
     let place = resolve(path)?;
     let foreign = |what: &str| StoreError::Foreign { place: place.text(), what: what.to_owned() };
     match std::fs::metadata(&place.0) {
@@ -159,7 +159,7 @@ pub(super) fn beside(path: &Path, key: &KeyEncryptionKey) -> Result<(Place, Conn
     Ok((place, connection))
 }
 
-fn connect(place: &Place, access: OpenFlags) -> Result<Connection, StoreError> {
+fn connect(place: &DatabaseFile, access: OpenFlags) -> Result<Connection, StoreError> {
     let failed = place.sql("open");
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = Connection::open_with_flags(&place.0, flags).map_err(&failed)?;
@@ -170,7 +170,7 @@ fn connect(place: &Place, access: OpenFlags) -> Result<Connection, StoreError> {
 }
 
 /// The stored schema; fails if it is not ours.
-fn check_schema(place: &Place, connection: &Connection) -> Result<i64, StoreError> {
+fn check_schema(place: &DatabaseFile, connection: &Connection) -> Result<i64, StoreError> {
     let failed = place.sql("open");
     let (found, known) = (schema::found(connection).map_err(&failed)?, schema::latest());
     let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(&failed)?;
@@ -186,7 +186,7 @@ fn check_schema(place: &Place, connection: &Connection) -> Result<i64, StoreErro
     if found > known { Err(StoreError::Newer { place: place.text(), found, known }) } else { Ok(found) }
 }
 
-fn check_tables(place: &Place, connection: &Connection) -> Result<(), StoreError> {
+fn check_tables(place: &DatabaseFile, connection: &Connection) -> Result<(), StoreError> {
     if schema::is_intact(connection).map_err(place.sql("check"))? {
         Ok(())
     } else {
@@ -194,7 +194,7 @@ fn check_tables(place: &Place, connection: &Connection) -> Result<(), StoreError
     }
 }
 
-fn check_key(place: &Place, connection: &Connection, key: &KeyEncryptionKey) -> Result<(), StoreError> {
+fn check_key(place: &DatabaseFile, connection: &Connection, key: &KeyEncryptionKey) -> Result<(), StoreError> {
     let row: Option<([u8; 16], [u8; SealedKey::BYTES])> = connection
         .query_row("SELECT store_id, key_check FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()
@@ -212,7 +212,7 @@ fn check_key(place: &Place, connection: &Connection, key: &KeyEncryptionKey) -> 
 const CHECKPOINT_PAGES: u32 = 4_096;
 
 /// Settings for the life of the connection, except WAL, which the file remembers.
-fn settle(place: &Place, connection: &Connection) -> Result<(), StoreError> {
+fn settle(place: &DatabaseFile, connection: &Connection) -> Result<(), StoreError> {
     let failed = place.sql("open");
     schema::unlock_writes(connection).map_err(&failed)?;
     let set_wal = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0));
@@ -231,7 +231,12 @@ fn settle(place: &Place, connection: &Connection) -> Result<(), StoreError> {
 }
 
 /// One transaction: the file has no schema, or all of it with its key check.
-fn upgrade(place: &Place, connection: &mut Connection, from: i64, key: &KeyEncryptionKey) -> Result<(), StoreError> {
+fn upgrade(
+    place: &DatabaseFile,
+    connection: &mut Connection,
+    from: i64,
+    key: &KeyEncryptionKey,
+) -> Result<(), StoreError> {
     let failed = place.sql("upgrade");
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
     schema::upgrade(&transaction, from).map_err(&failed)?;
@@ -251,7 +256,7 @@ fn upgrade(place: &Place, connection: &mut Connection, from: i64, key: &KeyEncry
 }
 
 /// Removes all rights of group and others from the database and the files beside it.
-fn restrict_modes(place: &Place) -> Result<(), StoreError> {
+fn restrict_modes(place: &DatabaseFile) -> Result<(), StoreError> {
     for path in [place.0.clone(), place.beside("-wal"), place.beside("-shm")] {
         let failed = file_error("restrict", &path);
         match std::fs::metadata(&path) {

@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 
+use super::file::DatabaseFile;
 use super::open;
-use super::place::Place;
 use super::rows::{PoolRow, Rows};
 use crate::contract::{Head, PoolState, ReadStore};
 use crate::error::StoreError;
@@ -34,7 +34,7 @@ use tfo_model::ids::{NodeId, PoolName};
 /// ```
 #[derive(Debug)]
 pub struct SqliteReader {
-    pub(super) place: Place,
+    pub(super) place: DatabaseFile,
     pub(super) key: KeyEncryptionKey,
     connection: Mutex<Connection>,
 }
@@ -51,7 +51,7 @@ impl SqliteReader {
     }
 
     /// Reads and checks all of an open database.
-    pub(super) fn of(connection: Connection, place: Place, key: KeyEncryptionKey) -> Result<Self, StoreError> {
+    pub(super) fn of(connection: Connection, place: DatabaseFile, key: KeyEncryptionKey) -> Result<Self, StoreError> {
         let reader = Self { place, key, connection: Mutex::new(connection) };
         reader.check_all()?;
         Ok(reader)

@@ -9,9 +9,9 @@ use crate::error::StoreError;
 
 /// The database file, with links resolved.
 #[derive(Debug, Clone)]
-pub(super) struct Place(pub(super) PathBuf);
+pub(super) struct DatabaseFile(pub(super) PathBuf);
 
-impl Place {
+impl DatabaseFile {
     /// The file beside it whose name ends in `suffix`: `-wal`, `-shm`, `.lock`.
     pub(super) fn beside(&self, suffix: &str) -> PathBuf {
         let mut name = self.0.clone().into_os_string();
