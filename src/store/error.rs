@@ -200,7 +200,7 @@ pub enum Refusal {
         /// Node of the record.
         node: NodeId,
     },
-    /// See [`RECORDS_MAX`](crate::RECORDS_MAX).
+    /// See [`RECORDS_MAX`].
     #[error("more than {} records in one call", RECORDS_MAX)]
     TooManyRecords,
     /// A number is too large to be stored.

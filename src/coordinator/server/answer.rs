@@ -113,12 +113,6 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// The answer to a request that is refused.
-#[must_use]
-pub fn refuse(id: &RequestId, kind: ErrorKind, message: impl Into<String>) -> Response {
-    Refusal::new(kind, message).answer(id)
-}
-
 /// Turns a handler's [`Refusal`] into its answer, and puts the request's id on every answer.
 #[must_use]
 pub(super) fn complete(id: &RequestId, response: Response) -> Response {

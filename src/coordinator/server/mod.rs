@@ -1,7 +1,7 @@
 //! From the socket to an axum [`Router`]: accept, TLS, limits, refusals, drain.
 //!
 //! Must not know: pools, stores, the engine, the meaning of the routes.  Handlers find in the request's extensions:
-//! `Arc<Peer>` (never without a name; not on the plain listener), [`RequestId`], [`PeerAddress`], [`Draining`].
+//! `Arc<Peer>` (never without a name; not on the plain listener), [`RequestId`], [`Draining`].
 //!
 //! A peer without a valid certificate reaches no handler, and costs at most a handshake's place and time.
 
@@ -27,14 +27,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use admission::{ConnectionPlace, Gate, HandshakePlace};
-pub use answer::{Refusal, RequestId, refuse};
+pub use answer::{Refusal, RequestId};
 pub use body::JsonBody;
 use connection::{Ends, linger};
 pub use limits::Limits;
 use refusals::Shown;
 pub use refusals::{Reason, Refusals};
 use service::ConnectionService;
-pub use service::{Draining, PeerAddress};
+pub use service::Draining;
 use watch::ConnectionWatch;
 
 use tfo_tls::server::{LiveConnection, ServerTls};

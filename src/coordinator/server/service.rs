@@ -29,10 +29,6 @@ use super::watch::{BodyState, ConnectionWatch};
 use tfo_tls::identity::Peer;
 use tfo_wire::error::ErrorKind;
 
-/// Where a request came from.  For logs; never a reason to allow anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerAddress(pub SocketAddr);
-
 /// Signals handlers that the server wants to end: a long poll then answers at once.
 #[derive(Debug, Clone)]
 pub struct Draining(pub(super) CancellationToken);
@@ -41,12 +37,6 @@ impl Draining {
     /// Waits until the server wants to end.
     pub async fn begun(&self) {
         self.0.cancelled().await;
-    }
-
-    /// Whether the server wants to end.
-    #[must_use]
-    pub fn is_begun(&self) -> bool {
-        self.0.is_cancelled()
     }
 }
 
@@ -96,7 +86,6 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             extensions.insert(Arc::clone(peer));
         }
         extensions.insert(id.clone());
-        extensions.insert(PeerAddress(self.address));
         extensions.insert(self.draining.clone());
         // A panic may come before the first await as well as after it.
         let mut router = self.router.clone();
