@@ -154,7 +154,8 @@ fn an_export_is_refused_while_a_rotation_runs() {
 #[test]
 fn an_export_replaces_a_backup_and_nothing_else() {
     let (dir, store) = (support::scratch(), filled());
-    let kinds = |store: &dyn ReadStore, to: &str| export(store, &kek(1), &dir.path().join(to)).map_err(|found| found.kind);
+    let kinds =
+        |store: &dyn ReadStore, to: &str| export(store, &kek(1), &dir.path().join(to)).map_err(|found| found.kind);
     std::fs::write(dir.path().join("state.db"), "SQLite format 3\0").unwrap();
     assert_eq!(kinds(&store, "state.db").err(), Some("backup_target"));
     assert_eq!(std::fs::read(dir.path().join("state.db")).unwrap(), b"SQLite format 3\0");

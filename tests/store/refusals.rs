@@ -339,5 +339,5 @@ fn an_older_copy_and_another_database_are_told() {
     assert!(told_of_set_back(dir.path()).unwrap().contains("is not the database"));
     std::fs::remove_file(database(dir.path())).unwrap();
     let store = open(dir.path());
-    assert!(store.set_back().unwrap().message.contains("is not the database"), "one that vanished is no silent beginning");
+    assert!(store.set_back().unwrap().message.contains("is not the database"), "one that vanished is reported");
 }
