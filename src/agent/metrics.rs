@@ -138,10 +138,10 @@ fn encode(report: &PassReport, circumstances: Circumstances<'_>) -> prometheus::
         Ok::<_, prometheus::Error>(counter)
     };
     gauge("tfo_agent_info", "The agent that wrote this.", &["version", "source"])?
-        .with_label_values(&[env!("CARGO_PKG_VERSION"), report.source])
+        .with_label_values(&[env!("CARGO_PKG_VERSION"), report.source.as_str()])
         .set(1.0);
     let state = gauge("tfo_agent_state", "1 for the present state of ok, degraded and failed.", &["state"])?;
-    for one in [State::Ok, State::Degraded, State::Failed] {
+    for one in State::ALL {
         state.with_label_values(&[one.as_str()]).set(f64::from(u8::from(report.state() == one)));
     }
     gauge("tfo_agent_last_pass_timestamp_seconds", "When the keys were last compared.", &[])?

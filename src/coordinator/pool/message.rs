@@ -15,6 +15,7 @@ use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
+use tfo_model::fleet::NodeState;
 use tfo_model::ids::NodeId;
 use tfo_model::key::KeyFingerprint;
 use tfo_wire::v1::fleet::{Done, FingerprintCount, Nodes, PoolStatus, SlotPairShown};
@@ -92,7 +93,7 @@ pub struct Summary {
     /// The pool as operators see it.
     pub status: PoolStatus,
     /// Number of nodes in each state, also where it is 0.
-    pub states: BTreeMap<String, usize>,
+    pub states: BTreeMap<NodeState, usize>,
     /// Number of requests that are held until there is something new.
     pub held: usize,
     /// Number of nodes for each pair of keys, most first.

@@ -181,10 +181,5 @@ impl Drop for Pool {
     }
 }
 
-/// The snake-case name of a unit variant, as the audit log and the API have it.
-pub(super) fn snake_name(name: &impl serde::Serialize) -> String {
-    driver::snake(name)
-}
-
 /// Pools by name.
 pub type Pools = BTreeMap<PoolName, Arc<Pool>>;

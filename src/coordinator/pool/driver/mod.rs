@@ -25,7 +25,6 @@ use std::time::Duration;
 use tracing::info;
 
 use self::pace::Pace;
-pub(super) use self::requests::snake;
 use self::seen::Seen;
 use self::writes::Writes;
 use super::message::{Described, Message, Shared};

@@ -14,7 +14,7 @@ use crate::pool::message::{Asked, CommandError, Message, StoreDown, Wanted};
 use crate::pool::replica::GivenKeys;
 use crate::pool::waiting::{Pending, SyncError, Until};
 use tfo_engine::convergence::recoverable;
-use tfo_engine::rollout::document::{Expect, PoolKey, Slots};
+use tfo_engine::rollout::document::{AuditEntry, Expect, PoolKey, Slots};
 use tfo_engine::rollout::input::{Command, Input, Order, Step};
 use tfo_engine::rollout::record::{NodeRecord, RecordChange, Report};
 use tfo_engine::rollout::sync::{Answer, Recording, record};
@@ -194,10 +194,9 @@ impl Driver {
             let audit = proposal.audit.clone();
             match self.commit(proposal, &given) {
                 Ok(()) => {
-                    let action = snake(&audit.action);
                     let pool = self.replica.pool().clone();
-                    let (revision, generation, phase) = (audit.revision, audit.generation, audit.phase);
-                    return Ok(Done { pool, revision, generation, phase, action, nodes: audit.nodes });
+                    let AuditEntry { revision, generation, phase, action, nodes, .. } = audit;
+                    return Ok(Done { pool, revision, generation, phase, action: action.into(), nodes });
                 }
                 Err(CommitError::Conflict { .. } | CommitError::RecordConflict { .. }) => {}
                 Err(CommitError::Store(error)) if error.outcome_is_open() => return Err(CommandError::OutcomeOpen),
@@ -250,12 +249,6 @@ impl Driver {
             }
         }
     }
-}
-
-/// The name that the audit log has, and the API shows.
-pub(in crate::pool) fn snake(name: &impl serde::Serialize) -> String {
-    let value = serde_json::to_value(name).ok();
-    value.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
 }
 
 /// Whether a barrier could see a difference: an ack that only says "still here" may wait for others.
