@@ -9,14 +9,14 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use super::backup;
-use super::preflight::{self, Opened, Use};
+use super::preflight::{self, Opened};
 use super::{serve, service_user};
 use tfo_cli::plain::counted;
 use tfo_cli::report::{Failure, Outcome, show_problems};
 use tfo_config::coordinator::DEFAULT_FILE;
 use tfo_model::problem::{Problem, Severity};
 
-/// Makes the TCP Fast Open keys of a fleet, and walks it through their rotations.
+/// Generates the TCP Fast Open keys of a fleet, and takes it through their rotations.
 #[derive(Debug, Parser)]
 #[command(name = "tfo-coordinator", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Arguments {
@@ -28,9 +28,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run as a daemon, until told to stop
+    /// Run as a daemon until stopped
     ///
-    /// SIGHUP (systemctl reload) takes a new configuration as a whole, or refuses it and keeps the old one. A refused
+    /// SIGHUP (systemctl reload) applies a new configuration as a whole, or refuses it and keeps the old one. A refused
     /// reload fails; systemctl itself prints no reason, but `systemctl status` shows it in its Status line until a reload
     /// succeeds, and `check` shows it beforehand.
     #[command(after_help = EXIT_CODES)]
@@ -41,15 +41,15 @@ enum Command {
     },
     /// Find everything that would make `serve` fail, all at once; changes nothing
     ///
-    /// With the default FILE root looks as the service's user, tfo-coordinator. A credential is seen by the service alone:
-    /// where the key-encryption key is one, this is a warning, and the store is not looked at.
+    /// With the default FILE root checks as the service's user, tfo-coordinator. Only the service can read a credential:
+    /// if the key-encryption key is one, this is a warning, and the store is not checked.
     #[command(after_help = EXIT_CODES)]
     Check {
         /// Configuration file
         #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
         config: PathBuf,
     },
-    /// Write a sealed backup of all pools, also while the coordinator serves; refused while a rotation runs
+    /// Write a sealed backup of all pools, even while the coordinator serves; refused during a rotation
     #[command(after_help = EXIT_CODES)]
     Export {
         /// Configuration file
@@ -59,7 +59,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
     },
-    /// Take the pools of a sealed backup into a store that does not have them; not while a coordinator serves it
+    /// Import the pools of a sealed backup into a store that lacks them; refused while a coordinator serves it
     #[command(after_help = EXIT_CODES)]
     Import {
         /// Configuration file
@@ -81,12 +81,12 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve { config } => Ok(serve::serve(config).into()),
         Command::Check { config } => check(config),
-        Command::Export { config, to } => {
-            with_store(config, Use::Export, |opened, store| backup::export(store, &opened.key, to))
-        }
-        Command::Import { config, from } => {
-            with_store(config, Use::Import, |opened, store| backup::import(store, &opened.key, from))
-        }
+        Command::Export { config, to } => with_store(preflight::open_to_export(config), |opened| {
+            backup::export(&opened.store, &opened.key, to)
+        }),
+        Command::Import { config, from } => with_store(preflight::open_to_import(config), |opened| {
+            backup::import(&opened.store, &opened.key, from)
+        }),
     }
 }
 
@@ -106,21 +106,17 @@ fn check(config: &Path) -> Result<ExitCode, Failure> {
     Ok(if errors == 0 { Outcome::Done } else { Outcome::Config }.into())
 }
 
-fn with_store<T: Serialize>(
-    config: &Path,
-    usage: Use,
-    work: impl FnOnce(&Opened, &dyn tfo_store::Store) -> Result<T, Problem>,
+fn with_store<S, T: Serialize>(
+    opened: Result<Opened<S>, Vec<Problem>>,
+    work: impl FnOnce(&Opened<S>) -> Result<T, Problem>,
 ) -> Result<ExitCode, Failure> {
-    let opened = preflight::open(config, usage).map_err(|problems| {
-        let in_use = problems.iter().any(|problem| problem.kind == "store_in_use");
-        Failure { problems, outcome: if in_use { Outcome::Refused } else { Outcome::Config } }
-    })?;
-    let store = opened.store.as_deref().ok_or_else(|| {
-        let problem = Problem::error("no_store", "there is no store yet", "start the coordinator first");
-        Failure::new(Outcome::Failed, problem.in_file(config))
+    let opened = opened.map_err(|problems| {
+        let has = |kind: &str| problems.iter().any(|problem| problem.kind == kind);
+        let outcome = if has(preflight::NO_STORE) { Outcome::Failed } else { Outcome::Config };
+        Failure { outcome: if has("store_in_use") { Outcome::Refused } else { outcome }, problems }
     })?;
     show_problems(&opened.warnings).map_err(Failure::undelivered)?;
-    let done = work(&opened, store).map_err(|problem| {
+    let done = work(&opened).map_err(|problem| {
         let outcome = if REFUSALS.contains(&problem.kind) { Outcome::Refused } else { Outcome::Failed };
         Failure::new(outcome, problem)
     })?;

@@ -12,8 +12,8 @@ use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::key::KeyFingerprint;
 use tfo_store::batch::NotQueued;
 use tfo_store::{
-    AUDIT_READ_MAX, Change, CommitError, MemoryStore, PoolImage, RECORDS_MAX, RecordOutcome, RecordQueue, Refusal,
-    Store, Watch, push_all,
+    AUDIT_READ_MAX, Change, CommitError, MemoryStore, PoolImage, RECORDS_MAX, ReadStore, RecordOutcome, RecordQueue,
+    Refusal, Store, Watch, push_all,
 };
 
 use super::walk::{self, make, node, pool_name, proposal, ring, rotate, see, step, touch};

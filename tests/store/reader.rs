@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use tfo_engine::rollout::document::KeyRing;
-use tfo_store::{CommitError, PoolImage, SqliteReader, SqliteStore, Store, StoreError};
+use tfo_store::{SqliteReader, SqliteStore, StoreError};
 
-use super::walk::{make, pool_name, proposal, rotate, see, step, touch};
+use super::walk::{pool_name, see, step};
 use super::{kek, open};
 
 const SEED: u64 = 19;
@@ -33,27 +32,6 @@ fn a_reader_sees_every_commit_of_a_serving_coordinator() {
     drop(reader);
     assert!(matches!(SqliteStore::open(&database(dir.path()), kek(1)), Err(StoreError::InUse { .. })));
     step(&store, &pool, SEED, 60).unwrap();
-}
-
-#[test]
-fn a_reader_refuses_to_write() {
-    let (dir, pool) = (tfo_testbed::scratch(), pool_name("text"));
-    drop(step(&open(dir.path()), &pool, SEED, 0));
-    let reader = reader(dir.path());
-    let snapshot = reader.load(&pool).unwrap().unwrap().snapshot;
-    let next = proposal(&snapshot.document, |document| rotate(SEED, document));
-    let image = PoolImage { snapshot: &snapshot, keys: &KeyRing::default(), audit: &[] };
-    let errors = [
-        reader.commit(&pool, &next, &KeyRing::default()).err().unwrap(),
-        reader.write_records(&pool, &[touch(&snapshot, &super::walk::node(1))]).err().unwrap(),
-        reader.create(&pool_name("other"), &image).err().unwrap(),
-        make(&reader, &pool_name("other"), SEED).err().unwrap(),
-    ];
-    for error in errors {
-        let CommitError::Store(error @ StoreError::Unwritable { .. }) = error else { panic!("{error:?}") };
-        assert!(error.problem().message.contains("open for reading only") && !error.outcome_is_open(), "{error}");
-    }
-    assert_eq!(reader.load(&pool).unwrap().unwrap().snapshot, snapshot);
 }
 
 /// With and without a coordinator, and beside the WAL of one that was killed.

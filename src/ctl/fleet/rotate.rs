@@ -156,7 +156,7 @@ fn normal_plan(status: &PoolStatus) -> Plan {
     let required = count_of_nodes(status.required);
     let plan = Plan::new("rotate", status, status.required)
         .line(format!("a new key is staged beside {}, then made primary wave by wave", slot(status.primary)))
-        .line(format!("each step waits until {required} acknowledged it"));
+        .line(format!("each step waits for {required} to acknowledge it"));
     match (status.phase, &status.blocked_by) {
         (Phase::Steady, None | Some(Named::Known(BlockedBy::Schedule))) => plan,
         (Phase::Steady, Some(closed)) => plan.line(format!("now it would be refused or wait: {}", gate(closed))),

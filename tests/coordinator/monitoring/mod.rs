@@ -19,7 +19,7 @@ const OURS: [&str; 2] = ["tfo_agent_", "tfo_coordinator_"];
 
 /// Where the rest is named.
 const SOURCES: [&str; 2] =
-    [include_str!("../../../src/agent/metrics.rs"), include_str!("../../../src/coordinator/metrics.rs")];
+    [include_str!("../../../src/agent/metrics.rs"), include_str!("../../../src/coordinator/metrics/counters.rs")];
 
 /// Where the coordinator of [`Fleet`] is observed.
 const OBSERVED: &str = "127.0.0.1:9441";

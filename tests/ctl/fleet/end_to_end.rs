@@ -64,7 +64,7 @@ fn a_node_that_is_stuck_is_waited_for_named_and_left_behind() {
     // Without consent nothing is left behind; with it, exactly that one.
     operator.ends(&["advance"], 2);
     let (_, stderr) = operator.ends(&["advance", "--yes"], 0);
-    assert!(stderr.contains("1 node of 3 required are left behind: c.test"), "{stderr}");
+    assert!(stderr.contains("leaves 1 node of 3 required behind: c.test"), "{stderr}");
     // It asks again, is admitted again, and is as stuck as before: then it is left behind once more.
     let is_steady = || {
         let is_steady = fleet.pool()["phase"] == "steady";

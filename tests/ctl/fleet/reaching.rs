@@ -142,7 +142,7 @@ fn answers_that_are_none_are_told_without_their_content() {
 fn each_refusal_has_its_exit_code_and_its_remedy() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let cases = [
-        (400, "bad_request", 2, "mend"),
+        (400, "bad_request", 2, "arguments"),
         (403, "not_allowed", 3, "operators"),
         (403, "not_in_pool", 3, "operator's"),
         (403, "denied", 3, "operator's"),
@@ -154,7 +154,7 @@ fn each_refusal_has_its_exit_code_and_its_remedy() {
         (409, "moved", 3, "the pool has changed"),
         (413, "too_large", 2, "fewer"),
         (500, "internal", 1, "log"),
-        (418, "of_a_later_release", 1, "later release"),
+        (418, "of_a_later_release", 1, "newer"),
     ];
     for (status, kind, code, remedy) in cases {
         let reply = Reply::Json(status, refusal(kind, "the coordinator's own words"));

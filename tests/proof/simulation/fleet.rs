@@ -21,7 +21,7 @@ use tfo_model::ids::{NodeId, PoolId};
 use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::node::{Counters, KeySource, Session};
 use tfo_model::time::UnixTime;
-use tfo_store::Store;
+use tfo_store::ReadStore;
 
 use super::clients::{Clients, Promises};
 use super::fake::{FakeRandom, Trouble};

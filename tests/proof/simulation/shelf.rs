@@ -12,7 +12,7 @@ use tfo_engine::rollout::record::RecordChange;
 use tfo_model::count::Revision;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
-use tfo_store::{CommitError, Head, MemoryStore, PoolImage, RecordOutcome, RecordQueue, Store, push_all};
+use tfo_store::{CommitError, Head, MemoryStore, PoolImage, ReadStore, RecordOutcome, RecordQueue, Store, push_all};
 
 use super::fake::{FakeTrouble, Trouble};
 

@@ -1,9 +1,9 @@
-//! What operators and viewers see of a pool and its nodes: fingerprints, never keys.
+//! A pool and its nodes as operators and viewers see them: fingerprints, never keys.
 
 use std::collections::BTreeMap;
 
-use super::Summary;
-use super::driver::Driver;
+use super::Driver;
+use crate::pool::message::Summary;
 use tfo_engine::convergence::{Barrier, node_state, recoverable};
 use tfo_engine::rollout::document::{Expect, Hold, PoolKey, Slots, Stage};
 use tfo_engine::rollout::handle;
@@ -19,24 +19,24 @@ use tfo_wire::v1::fleet::{Expected, FingerprintCount, NodeStatus, Nodes, PoolSta
 use tfo_wire::v1::sync::KeySource;
 
 impl Driver {
-    /// What the next tick would wait for, so that what is shown fits what has been heard since the last one.
+    /// Computes what the next tick would wait for, so that the status includes the reports since the last one.
     pub(super) fn look_ahead(&mut self) {
-        let now = Now { wall: clock::now(), presence: &self.presence };
+        let now = Now { wall: clock::now(), presence: &self.seen.presence };
         if let (true, Ok(Step::Wait(wait))) =
-            (self.differs().is_empty(), handle(self.book.snapshot(), now, &Input::Tick, None))
+            (self.differs().is_empty(), handle(self.replica.snapshot(), now, &Input::Tick, None))
         {
             self.wait = Some(wait);
         }
         self.note_behind();
     }
 
-    /// Since when nodes are behind; what unknown nodes said of themselves is forgotten.
+    /// Notes since when nodes have been behind, and forgets the descriptions of unknown nodes.
     pub(super) fn note_behind(&mut self) {
-        let nodes = &self.book.snapshot().nodes;
+        let nodes = &self.replica.snapshot().nodes;
         if self.described.len() > nodes.len() {
             self.described.retain(|node, _| nodes.contains_key(node));
         }
-        let waiting_for = Barrier::of_all(self.book.snapshot()).waiting_for;
+        let waiting_for = Barrier::of_all(self.replica.snapshot()).waiting_for;
         if waiting_for.is_empty() {
             self.behind.clear();
             return;
@@ -52,17 +52,17 @@ impl Driver {
             .collect();
     }
 
-    /// The pool.
+    /// The state of the pool.
     pub(super) fn status(&self) -> PoolStatus {
-        let snapshot = self.book.snapshot();
+        let snapshot = self.replica.snapshot();
         let document = &snapshot.document;
         let barrier = Barrier::of_all(snapshot);
         let slots = self.slots_of_most();
-        let frozen = self.view.is_frozen();
+        let frozen = self.seen.view.is_frozen();
         let wait = self.wait.as_ref();
         let differs = self.differs();
         PoolStatus {
-            pool: self.book.pool().clone(),
+            pool: self.replica.pool().clone(),
             pool_id: document.pool_id,
             revision: document.revision,
             generation: document.generation,
@@ -90,9 +90,9 @@ impl Driver {
         }
     }
 
-    /// The slots that most required nodes are told.
+    /// The slots in the instruction of most required nodes.
     fn slots_of_most(&self) -> Option<Slots> {
-        let snapshot = self.book.snapshot();
+        let snapshot = self.replica.snapshot();
         match &snapshot.document.stage {
             Stage::Empty => None,
             Stage::Steady { current, backup } => Some(Slots { primary: *current, backup: *backup }),
@@ -119,14 +119,14 @@ impl Driver {
         Summary { status: self.status(), states, held: self.waiting.len(), fingerprints: self.fingerprints() }
     }
 
-    /// Its nodes.
+    /// The state of its nodes.
     pub(super) fn nodes(&self) -> Nodes {
         let nodes = self.known().map(|(node, record)| self.node(node, record)).collect();
-        Nodes { pool: self.book.pool().clone(), nodes, fingerprints: self.fingerprints() }
+        Nodes { pool: self.replica.pool().clone(), nodes, fingerprints: self.fingerprints() }
     }
 
     fn known(&self) -> impl Iterator<Item = (&NodeId, &NodeRecord)> {
-        self.book.snapshot().nodes.iter().filter(|(_, record)| record.is_known())
+        self.replica.snapshot().nodes.iter().filter(|(_, record)| record.is_known())
     }
 
     fn fingerprints(&self) -> Vec<FingerprintCount> {
@@ -167,7 +167,7 @@ impl Driver {
     }
 
     pub(super) fn state_of(&self, node: &NodeId, record: &NodeRecord) -> NodeState {
-        node_state(self.book.document(), node, record, &self.presence)
+        node_state(self.replica.document(), node, record, &self.seen.presence)
     }
 }
 
@@ -181,7 +181,7 @@ fn shown(slots: &Slots) -> SlotPairShown {
     SlotPairShown { primary: slots.primary.shown(), backup: slots.backup.map(PoolKey::shown) }
 }
 
-/// Whom a hold waits for.
+/// The nodes that a hold waits for.
 fn expected(hold: &Hold) -> Option<Expected> {
     match hold {
         Hold::FirstKey { expect: Expect::Number(number) } => Some(Expected::Number(*number)),

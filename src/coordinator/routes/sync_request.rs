@@ -1,4 +1,4 @@
-//! From a body to what the engine takes: ranges, lengths, and what goes with what.  Pure.
+//! Checks and converts the body of a sync for the engine: ranges, lengths, and fields that belong together.  Pure.
 
 use crate::pool::Described;
 use tfo_engine::rollout::document::{PoolKey, Slots};
@@ -9,13 +9,13 @@ use tfo_model::state::{BackupSlot, SlotPrint, SlotPrints};
 use tfo_wire::v1::fleet::REASON_BYTES_MAX;
 use tfo_wire::v1::sync::{InstalledKeys, KeySource, NEXT_CONTACT_SECS_MAX, SyncRequest, TEXT_BYTES_MAX};
 
-/// What a node says is wrong when something else is in a kernel; everything else is a failure.
+/// The error of a node whose kernel has other keys; every other error is a failure.
 const DRIFT: &str = "drift";
 
-/// What a sync says, or why it says nothing that can be taken.
+/// The sync in a request.
 ///
 /// # Errors
-/// Fails, with a text for people that quotes nothing, if a value is out of its range or contradicts another.
+/// Fails, with a text for people that quotes no value, if a value is out of its range or contradicts another.
 pub(super) fn sync_of(request: SyncRequest) -> Result<(Sync, Described), String> {
     for (name, text) in [("kernel", &request.kernel), ("agent", &request.agent)] {
         check_text(name, text)?;
@@ -24,11 +24,11 @@ pub(super) fn sync_of(request: SyncRequest) -> Result<(Sync, Described), String>
         check_text("error", error)?;
         let snake = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_');
         if error.is_empty() || !error.bytes().all(snake) {
-            return Err("error is a name in snake case".to_owned());
+            return Err("error has to be a name in snake case".to_owned());
         }
     }
     if request.next_contact_secs > NEXT_CONTACT_SECS_MAX {
-        return Err(format!("next_contact_secs is at most {NEXT_CONTACT_SECS_MAX}"));
+        return Err(format!("next_contact_secs has to be at most {NEXT_CONTACT_SECS_MAX}"));
     }
     let report = report_of(&request)?;
     let described = Described {
@@ -69,24 +69,24 @@ fn report_of(request: &SyncRequest) -> Result<Report, String> {
 fn holds_of(installed: &InstalledKeys) -> Result<SlotPrints, String> {
     let (primary, backup) = (installed.primary, installed.backup);
     if backup.is_some_and(|backup| backup.fingerprint == primary.fingerprint) {
-        return Err("installed names one key twice".to_owned());
+        return Err("installed has the same key in both slots".to_owned());
     }
     Ok(SlotPrints { primary, backup })
 }
 
-/// Keys of a pool have a generation and epochs; keys from elsewhere have no pool.
+/// Keys of a pool have a generation and epochs; keys from another source have no pool.
 fn fence_of(installed: &InstalledKeys) -> Result<Option<Fence>, String> {
     let Some(pool_id) = &installed.pool_id else {
         return match installed.generation {
             None => Ok(None),
-            Some(_) => Err("installed has a generation and no pool_id".to_owned()),
+            Some(_) => Err("installed has a generation but no pool_id".to_owned()),
         };
     };
     let key = |print: SlotPrint| {
-        let epoch = print.epoch.ok_or("installed is of a pool and lacks an epoch")?;
+        let epoch = print.epoch.ok_or("installed has a pool_id but lacks an epoch")?;
         Ok::<_, String>(PoolKey { epoch, fingerprint: print.fingerprint })
     };
-    let generation = installed.generation.ok_or("installed is of a pool and lacks its generation")?;
+    let generation = installed.generation.ok_or("installed has a pool_id but no generation")?;
     let slots = Slots { primary: key(installed.primary)?, backup: installed.backup.map(key).transpose()? };
     Ok(Some(Fence { pool_id: *pool_id, generation, slots }))
 }
@@ -96,7 +96,7 @@ fn slot_count(request: &SyncRequest) -> SlotCount {
     match request.backup_slot {
         Some(true) => SlotCount::Two,
         Some(false) => SlotCount::One,
-        // A kernel with a name that nobody knows is a new one.
+        // A kernel with an unknown name is taken for a new one.
         None if by_release() == Some(BackupSlot::Absent) => SlotCount::One,
         None => SlotCount::Two,
     }
@@ -104,24 +104,24 @@ fn slot_count(request: &SyncRequest) -> SlotCount {
 
 fn check_text(name: &str, text: &str) -> Result<(), String> {
     if text.len() > TEXT_BYTES_MAX {
-        return Err(format!("{name} has more than {TEXT_BYTES_MAX} bytes"));
+        return Err(format!("{name} is longer than {TEXT_BYTES_MAX} bytes"));
     }
     if text.chars().any(char::is_control) {
-        return Err(format!("{name} has control characters"));
+        return Err(format!("{name} contains control characters"));
     }
     Ok(())
 }
 
-/// Whether a reason may go into the audit log.
+/// Checks that a reason may go into the audit log.
 ///
 /// # Errors
 /// Fails if it is too long or could forge a line.
 pub(super) fn check_reason(reason: &str) -> Result<(), String> {
     if reason.len() > REASON_BYTES_MAX {
-        return Err(format!("the reason has more than {REASON_BYTES_MAX} bytes"));
+        return Err(format!("the reason is longer than {REASON_BYTES_MAX} bytes"));
     }
     if reason.chars().any(char::is_control) {
-        return Err("the reason has control characters".to_owned());
+        return Err("the reason contains control characters".to_owned());
     }
     Ok(())
 }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fence_is_what_the_pool_told() {
+    fn a_fence_is_the_instruction_of_the_pool() {
         let (sync, described) = request("{}").unwrap();
         let fence = sync.report.fence.clone().unwrap();
         assert_eq!((fence.generation, fence.slots.primary.epoch.get()), (Generation::new(7), 2));
@@ -166,14 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_no_acknowledgement() {
+    fn an_error_does_not_acknowledge() {
         let installed = |change| request(change).unwrap().0.report.installed;
         assert_eq!(installed(r#"{"error": "drift"}"#), Installed::Drifted);
         assert_eq!(installed(r#"{"error": "boot_order"}"#), Installed::Failed);
     }
 
     #[test]
-    fn nodes_with_keys_from_elsewhere_say_nothing_that_binds_the_pool() {
+    fn nodes_with_keys_from_another_source_do_not_bind_the_pool() {
         let (sync, _) = request(r#"{"source": "derive"}"#).unwrap();
         assert_eq!((sync.report.fence.clone(), sync.report.foreign), (None, None));
         assert_eq!(sync.report.seen, Generation::ZERO);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_counted_by_what_the_node_says_and_else_by_its_kernel() {
+    fn slots_are_counted_by_the_report_or_by_the_kernel() {
         let count = |change| request(change).unwrap().0.report.slot_count;
         assert_eq!(count("{}"), SlotCount::Two);
         assert_eq!(count(r#"{"kernel": "4.19.0"}"#), SlotCount::One);

@@ -1,6 +1,5 @@
-//! The plain listener: /metrics, /healthz, /readyz and the page at /.  No secrets, no scripts, nothing can be changed.
+//! The plain listener: /metrics, /healthz, /readyz and the page at /.  No secrets, no scripts, and nothing to change.
 
-mod gauges;
 mod page;
 
 use std::sync::Arc;
@@ -14,22 +13,23 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use prometheus::TEXT_FORMAT;
 
+use super::metrics::gauges::{self, Scraped};
 use super::pool::Summary;
 use super::routes::Api;
 use super::server::Server;
 use tfo_model::ids::PoolName;
 use tfo_tls::server::ServerTls;
 
-/// A driver that has not seen its store to be good for so long is not ready, in milliseconds: ten ticks.
+/// A driver whose store has not worked for this long is not ready, in milliseconds: ten ticks.
 const GOOD_MS_MAX: u64 = 10_000;
 
-/// Longest wait for a driver: it may be at a slow commit, and a page without its pool is better than none.
+/// Longest wait for a driver, which may be at a slow commit: a page without its pool is better than none.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The page loads nothing and runs nothing.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
 
-/// What is shown.
+/// Sources of the page and the metrics.
 pub struct Observed {
     /// Pools and counters.
     pub api: Arc<Api>,
@@ -73,15 +73,17 @@ async fn ready(State(observed): State<Arc<Observed>>) -> Response {
     if bad.is_empty() {
         return "ready\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("the store is not reached by: {}\n", bad.join(", "))).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, format!("these pools cannot reach their store: {}\n", bad.join(", ")))
+        .into_response()
 }
 
 async fn metrics(State(observed): State<Arc<Observed>>) -> Response {
     let summaries = observed.summaries().await;
-    match gauges::encode(&observed, &summaries) {
+    let scraped = Scraped { server: &observed.server, tls: &observed.tls, pools: &summaries };
+    match gauges::encode(&scraped, &observed.api.metrics) {
         Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            tracing::warn!(%error, "the metrics cannot be written");
+            tracing::warn!(%error, "cannot encode the metrics");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

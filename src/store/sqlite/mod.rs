@@ -1,21 +1,20 @@
 //! The embedded store: one SQLite file in WAL mode for one coordinator process.
 //!
-//! Invariants: a lock file keeps a second coordinator away, for the life of this value; one connection writes, each
-//! commit is synced before it returns; another reads, from snapshots, so that reads do not wait for a sync.  Keys lie
-//! sealed in rows of constant length (`schema.rs`); a commit that drops one overwrites it, and then empties the WAL,
-//! which holds older pages.
+//! Invariants: a lock file keeps a second coordinator away for the life of this value; one connection writes, and syncs
+//! each commit before it returns; another reads from snapshots, so that reads do not wait for a sync.  Keys lie sealed in
+//! rows of constant length (`schema.rs`); a commit that drops one overwrites it, and then empties the WAL, which holds
+//! older pages.
 //!
-//! A WAL that was removed or cut, and an older copy of the file, are told by the mark in the lock file, and opened with
-//! a warning ([`SqliteStore::set_back`]): the fleet is safe by rule 10, but what operators ordered since then is lost.
+//! The mark in the lock file reveals a WAL that was removed or cut, and an older copy of the file; both are opened with a
+//! warning ([`SqliteStore::set_back`]): the fleet is safe by rule 10, but the operators' later commands are lost.
 //!
-//! Known limits: where the lock file went too, or the power was cut since, that is not noticed; blocks that the file
-//! system has freed are its own affair; flock(2) and SQLite's WAL need a local file system.
+//! Known limits: that stays unnoticed if the lock file went too, or after a power cut; blocks that the file system has
+//! freed are out of reach; flock(2) and SQLite's WAL need a local file system.
 
+mod file;
 mod lock;
 mod open;
-mod place;
 mod reader;
-mod reading;
 mod rows;
 mod schema;
 mod slots;
@@ -27,15 +26,16 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use self::file::DatabaseFile;
 use self::lock::{FileLock, Mark};
-use self::place::Place;
 pub use self::reader::SqliteReader;
-use self::reading::{Reading, locked};
+use self::reader::locked;
 use self::rows::{PoolRow, Rows};
-use super::check::{self, KeyPlan};
-use super::{
-    CommitError, Erasure, Head, Hub, PoolImage, PoolState, RECORDS_MAX, RecordOutcome, Refusal, Store, StoreError,
-};
+use crate::check::{self, KeyPlan};
+use crate::contract::{Erasure, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
+use crate::error::{CommitError, Refusal, StoreError};
+use crate::hub::Hub;
+use crate::limits::RECORDS_MAX;
 use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use tfo_engine::rollout::record::{NodeRecord, RecordChange};
@@ -43,14 +43,14 @@ use tfo_model::count::Revision;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::Problem;
 
-/// How long emptying the WAL waits for a reader: our own are done in milliseconds, a backup is not waited for.
+/// How long emptying the WAL waits for a reader: enough for our own, which take milliseconds, but not for a backup.
 const ERASE_BUSY: Duration = Duration::from_millis(500);
 
 /// An open database.
 #[derive(Debug)]
 pub struct SqliteStore {
-    // Before the writer: whoever closes last empties the WAL, and a reader cannot.
-    reading: Reading,
+    // Dropped before the writer: the last connection to close empties the WAL, and a reader cannot.
+    reader: SqliteReader,
     writer: Mutex<Connection>,
     /// Whether erased keys may still lie in the WAL.
     leftovers: AtomicBool,
@@ -61,12 +61,12 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the database, or makes it (mode 0600) if the file does not exist; its directory must.
+    /// Opens the database, or creates it (mode 0600) if the file does not exist; its directory must.
     ///
     /// # Errors
-    /// Fails, without a change to what is stored, if another process serves it, if it is not ours or of a newer
-    /// release, if `key` is not the key-encryption key that it was made with, if it cannot be written, or if anything
-    /// in it is damaged: all of it is read and checked here.
+    /// Fails, without a change to the content, if another process serves it, if it is not ours or of a newer release, if
+    /// `key` is not the key-encryption key that it was created with, if it cannot be written, or if anything in it is
+    /// damaged: all of it is read and checked here.
     pub fn open(path: &Path, key: KeyEncryptionKey) -> Result<Self, StoreError> {
         let place = open::resolve(path)?;
         let lock = FileLock::take(&place)?;
@@ -74,29 +74,27 @@ impl SqliteStore {
             open::make(&place, &key)?;
         }
         let writer = open::writer(&place, &key)?;
-        let reading = Reading::new(open::reader(&place)?, place, key);
-        reading.check_all()?;
-        let mark = reading.reading(|rows| rows.mark())?;
-        let set_back = lock.found.and_then(|found| set_back(&reading.place, found, mark));
+        let reader = SqliteReader::of(open::reader(&place)?, place, key)?;
+        let mark = reader.reading(|rows| rows.mark())?;
+        let set_back = lock.found.and_then(|found| set_back(&reader.place, found, mark));
         lock.note(mark);
         let store = Self {
-            reading,
+            reader,
             writer: Mutex::new(writer),
             leftovers: AtomicBool::new(true),
             hub: Hub::default(),
             set_back,
             lock,
         };
-        // A run that was killed between a commit and its erasure.
+        // An earlier run may have been killed between a commit and its erasure.
         if store.erase_leftovers()? == Erasure::Waiting {
-            let path = store.reading.place.text();
-            tracing::warn!(path, "erased keys are still in the WAL file: a reader is in the way");
+            let path = store.reader.place.text();
+            tracing::warn!(path, "erased keys are still in the WAL file: another reader has it open");
         }
         Ok(store)
     }
 
-    /// A warning if this database lacks what an earlier run had committed; told once, by the first run that finds it
-    /// so.
+    /// A warning if this database lacks commits of an earlier run; only the first run that finds it so has it.
     #[must_use]
     pub fn set_back(&self) -> Option<&Problem> {
         self.set_back.as_ref()
@@ -109,10 +107,10 @@ impl SqliteStore {
         write: impl FnOnce(Rows<'_>) -> Result<T, CommitError>,
     ) -> Result<T, CommitError> {
         let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-        let transaction: Transaction<'_> = begun.map_err(self.reading.place.sql("write"))?;
-        let written = write(Rows { connection: &transaction, place: &self.reading.place })?;
-        let mark = Rows { connection: &transaction, place: &self.reading.place }.mark()?;
-        transaction.commit().map_err(self.reading.place.sql("commit to"))?;
+        let transaction: Transaction<'_> = begun.map_err(self.reader.place.sql("write"))?;
+        let written = write(Rows { connection: &transaction, place: &self.reader.place })?;
+        let mark = Rows { connection: &transaction, place: &self.reader.place }.mark()?;
+        transaction.commit().map_err(self.reader.place.sql("commit to"))?;
         // Still under the writer's lock, so that marks rise.
         self.lock.note(mark);
         Ok(written)
@@ -131,9 +129,9 @@ impl SqliteStore {
         let mut slots = rows.slots(pool)?;
         slots.keep_only(&plan.keep);
         for (epoch, key) in &plan.add {
-            let sealed = self.reading.key.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
+            let sealed = self.reader.key.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
                 step: "seal a key for",
-                place: self.reading.place.text(),
+                place: self.reader.place.text(),
                 source: error.into(),
             })?;
             slots.add(*epoch, &sealed);
@@ -164,7 +162,7 @@ impl SqliteStore {
 
     /// Copies the WAL into the database, where keys are overwritten in place, and cuts it to nothing.
     fn empty_wal(&self, connection: &Connection) -> Result<Erasure, StoreError> {
-        let failed = self.reading.place.sql("erase keys from");
+        let failed = self.reader.place.sql("erase keys from");
         connection.busy_timeout(ERASE_BUSY).map_err(&failed)?;
         let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
         connection.busy_timeout(open::BUSY).map_err(&failed)?;
@@ -174,11 +172,33 @@ impl SqliteStore {
     }
 }
 
-impl Store for SqliteStore {
+impl ReadStore for SqliteStore {
     fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
-        self.reading.pools()
+        self.reader.pools()
     }
 
+    fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
+        self.reader.head(pool)
+    }
+
+    fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
+        self.reader.load(pool)
+    }
+
+    fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
+        self.reader.document(pool)
+    }
+
+    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
+        self.reader.record(pool, node)
+    }
+
+    fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
+        self.reader.audit(pool, after)
+    }
+}
+
+impl Store for SqliteStore {
     fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
         let document = &image.snapshot.document;
         let plan = check::plan_first(document, image.keys, image.audit)?;
@@ -190,11 +210,8 @@ impl Store for SqliteStore {
             for (node, record) in &image.snapshot.nodes {
                 let change = RecordChange { node: node.clone(), expected: None, next: Some(record.clone()) };
                 if rows.put_record(&mut row, &change)?.is_err() {
-                    return Err(self
-                        .reading
-                        .place
-                        .damaged(format!("pool {pool} was missing, but has node records"))
-                        .into());
+                    let what = format!("pool {pool} was missing, but has node records");
+                    return Err(self.reader.place.damaged(what).into());
                 }
             }
             rows.put_pool(&row)?;
@@ -206,26 +223,6 @@ impl Store for SqliteStore {
         Ok(())
     }
 
-    fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
-        self.reading.head(pool)
-    }
-
-    fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
-        self.reading.load(pool)
-    }
-
-    fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
-        self.reading.document(pool)
-    }
-
-    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        self.reading.record(pool, node)
-    }
-
-    fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
-        self.reading.audit(pool, after)
-    }
-
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
         let mut writer = locked(&self.writer);
         let erases = self.writing(&mut writer, |rows| self.apply(rows, pool, proposal, keys))?;
@@ -234,7 +231,7 @@ impl Store for SqliteStore {
             return Ok(Erasure::Done);
         }
         self.leftovers.store(true, Ordering::Release);
-        // The commit is durable: whatever keeps the WAL from being emptied is tried again, and is no failed commit.
+        // The commit is durable: a WAL that cannot be emptied now is tried again, and does not fail the commit.
         Ok(self.empty_wal(&writer).unwrap_or_else(|error| {
             tracing::warn!(%pool, %error, "erased keys are still in the WAL file");
             Erasure::Waiting
@@ -276,22 +273,22 @@ impl Store for SqliteStore {
     }
 }
 
-/// What an operator is told if the database of now is behind the mark of an earlier run.
-fn set_back(place: &Place, noted: Mark, now: Mark) -> Option<Problem> {
+/// The warning for a database that is behind the mark of an earlier run.
+fn set_back(place: &DatabaseFile, noted: Mark, now: Mark) -> Option<Problem> {
     let message = if noted.store_id != now.store_id {
-        format!("{} is another database than the one that was served here before", place.text())
+        format!("{} is not the database that was served here before", place.text())
     } else if noted.writes > now.writes {
         let lost = noted.writes - now.writes;
         format!(
-            "{} lacks the latest {lost} writes: its -wal file was removed or cut, or an older copy put back",
+            "{} lacks the latest {lost} writes: its -wal file was removed or cut, or an older copy was restored",
             place.text()
         )
     } else {
         return None;
     };
-    let remedy = "if this was no restore, look for the missing files and at the disk; nodes that are ahead freeze their \
-                  pool until `tfoctl recover`; order again what operators ordered since then: deny, exclude, forget, \
-                  pause, revoke";
+    let remedy = "unless this is a deliberate restore, look for the missing files and check the disk; nodes that are ahead \
+                  freeze their pool until `tfoctl recover`; repeat the commands that operators gave since then: deny, \
+                  exclude, forget, pause, revoke";
     Some(Problem::warning("store_set_back", message, remedy).at_key("store"))
 }
 
@@ -299,7 +296,7 @@ fn set_back(place: &Place, noted: Mark, now: Mark) -> Option<Problem> {
 mod tests {
     use super::*;
 
-    /// Kills cannot show this, because the kernel keeps what a dead process wrote: only a power cut would.
+    /// Killing the process cannot show this, because the kernel keeps its writes: only a power cut would.
     #[test]
     fn every_commit_is_synced_before_it_returns() {
         let dir = tempfile::tempdir().unwrap();
@@ -308,7 +305,7 @@ mod tests {
             let kek = KeyEncryptionKey::from_bytes(&key).unwrap();
             SqliteStore::open(&dir.path().join("state.db"), kek).unwrap()
         };
-        for run in ["made", "opened again"] {
+        for run in ["created", "opened again"] {
             let store = open();
             let writer = locked(&store.writer);
             let number = |name: &str| writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();

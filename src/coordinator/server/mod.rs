@@ -1,18 +1,18 @@
 //! From the socket to an axum [`Router`]: accept, TLS, limits, refusals, drain.
 //!
-//! Must not know: pools, stores, the engine, what the routes mean.  Handlers find in the request's extensions:
-//! `Arc<Peer>` (never without a name; not on the plain listener), [`RequestId`], [`PeerAddress`], [`Draining`].
+//! Must not know: pools, stores, the engine, the meaning of the routes.  Handlers find in the request's extensions:
+//! `Arc<Peer>` (never without a name; not on the plain listener), [`RequestId`], [`Draining`].
 //!
-//! A peer without a certificate that we take reaches no handler, and costs at most a handshake's place and time.
+//! A peer without a valid certificate reaches no handler, and costs at most a handshake's place and time.
 
 mod admission;
 mod answer;
 mod body;
 mod connection;
-mod front;
-mod gauge;
 mod limits;
 mod refusals;
+mod service;
+mod watch;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,55 +26,35 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use admission::{Gate, HandshakePlace, Place};
-pub use answer::{Refusal, RequestId, refuse};
+use admission::{ConnectionPlace, Gate, HandshakePlace};
+pub use answer::{Refusal, RequestId};
 pub use body::JsonBody;
 use connection::{Ends, linger};
-use front::Front;
-use gauge::Gauge;
 pub use limits::Limits;
 use refusals::Shown;
 pub use refusals::{Reason, Refusals};
+use service::ConnectionService;
+pub use service::Draining;
+use watch::ConnectionWatch;
 
 use tfo_tls::server::{LiveConnection, ServerTls};
 use tfo_wire::error::ErrorKind;
 
 /// Connections that the kernel keeps for us between two accepts.
 const BACKLOG: i32 = 4096;
-/// How often the TLS files are looked at, certificates checked for their end, and suppressed log lines summed up.
+/// How often the server checks the TLS files and the expiry of certificates, and sums up suppressed log lines.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
-/// After a failed accept: most often file descriptors are short, and come back when a connection ends.
+/// Pause after a failed accept: usually there are no file descriptors until a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long the next connection waits in the kernel's queue for a place for its handshake.  All nodes of a restarted
-/// coordinator come within a second, and whoever is sent away comes back only after a longer pause.
+/// How long the next connection waits in the kernel's queue for a place for its handshake.  After a restart all nodes
+/// connect within a second, and a node that is refused returns only after a longer pause.
 const CROWD_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a refused handshake may take to read its alert.
 const ALERT_LINGER: Duration = Duration::from_secs(1);
-/// After the drain: tasks that were told to stop need only to be run once more.
+/// How long stopped tasks may take after the drain: each needs to run only once more.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// Where a request came from.  For logs; never a reason to allow anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerAddress(pub SocketAddr);
-
-/// Says to handlers that the server wants to end: a long poll then answers at once.
-#[derive(Debug, Clone)]
-pub struct Draining(CancellationToken);
-
-impl Draining {
-    /// Waits until the server wants to end.
-    pub async fn begun(&self) {
-        self.0.cancelled().await;
-    }
-
-    /// Whether the server wants to end.
-    #[must_use]
-    pub fn is_begun(&self) -> bool {
-        self.0.is_cancelled()
-    }
-}
-
-/// Opens a listening socket.  `[::]` takes IPv4 too, and becomes `0.0.0.0` where the kernel has no IPv6.
+/// Opens a listening socket.  `[::]` accepts IPv4 too, and becomes `0.0.0.0` where the kernel has no IPv6.
 ///
 /// # Errors
 /// Fails if the address is taken, or is not one of this host.
@@ -104,7 +84,7 @@ fn no_ipv6(error: &io::Error) -> bool {
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that were cut, because they did not end in time.
+    /// Connections that were cut because they did not end in time.
     pub cut: usize,
 }
 
@@ -172,8 +152,8 @@ impl Server {
         let _housekeeping = AbortOnDropHandle::new(tokio::spawn(keep_house(Arc::clone(&self.refusals), None)));
         self.accept(listener, router, shutdown, |shared, stream, address, place, _| {
             Ok(async move {
-                let front = shared.front(address, None);
-                connection::serve(stream, front, None, shared.ends).await;
+                let service = shared.service(address, None);
+                connection::serve(stream, service, None, shared.ends).await;
                 drop(place);
             })
         })
@@ -186,17 +166,17 @@ impl Server {
         listener: TcpListener,
         router: Router,
         shutdown: CancellationToken,
-        begin: impl Fn(Shared, TcpStream, SocketAddr, Place, &Arc<Gate>) -> Result<F, Reason>,
+        begin: impl Fn(Shared, TcpStream, SocketAddr, ConnectionPlace, &Arc<Gate>) -> Result<F, Reason>,
     ) -> Drained {
         let ends = Ends { drain: shutdown, stop: CancellationToken::new() };
-        // Should somebody drop this future, its connections end with it.
+        // If this future is dropped, its connections end with it.
         let _stop = ends.stop.clone().drop_guard();
         let router = router.fallback(unknown_path).method_not_allowed_fallback(unknown_method);
         let shared = Shared { router, limits: self.limits, refusals: Arc::clone(&self.refusals), ends: ends.clone() };
         let tasks = TaskTracker::new();
         loop {
             let next = async {
-                // After that it is refused: by then peers that stall have all the places.
+                // After that it is refused: stalling peers have all the places.
                 drop(timeout(CROWD_PATIENCE, self.gate.room_for_handshake()).await);
                 listener.accept().await
             };
@@ -233,13 +213,13 @@ impl Server {
 }
 
 impl Shared {
-    fn front(&self, address: SocketAddr, live: Option<&LiveConnection>) -> Front {
-        Front {
+    fn service(&self, address: SocketAddr, live: Option<&LiveConnection>) -> ConnectionService {
+        ConnectionService {
             router: self.router.clone(),
             address,
             peer: live.map(|live| Arc::clone(live.peer())),
             limits: self.limits,
-            gauge: Gauge::new(),
+            watch: ConnectionWatch::new(),
             draining: Draining(self.ends.drain.clone()),
             refusals: Arc::clone(&self.refusals),
         }
@@ -247,12 +227,12 @@ impl Shared {
 
     /// From an accepted socket to the end of the connection.
     async fn connection(self, stream: TcpStream, address: SocketAddr, handshake: HandshakePlace, tls: Arc<ServerTls>) {
-        // On the heap, each for its time: what both need together would be kept for as long as the connection.
+        // On the heap, each for its own time: together they would take memory for as long as the connection.
         let shaken = Box::pin(self.handshake(stream, address, handshake, &tls)).await;
         drop(tls);
         if let Some((stream, live)) = shaken {
-            let front = self.front(address, Some(&live));
-            Box::pin(connection::serve(*stream, front, Some(live), self.ends)).await;
+            let service = self.service(address, Some(&live));
+            Box::pin(connection::serve(*stream, service, Some(live), self.ends)).await;
         }
     }
 
@@ -276,12 +256,12 @@ impl Shared {
             Ok(Ok(stream)) => Box::new(stream),
             Ok(Err((error, mut stream))) => {
                 self.refusals.note(Reason::of_handshake(&error), &shown, &error);
-                // Else a reset could overtake the alert, and the peer would not know why.
+                // Without it a reset could overtake the alert, and the peer would not learn why.
                 drop(timeout(ALERT_LINGER, linger(&mut stream)).await);
                 return None;
             }
             Err(_) => {
-                self.refusals.note(Reason::HandshakeTimeout, &shown, &"the handshake was not over in time");
+                self.refusals.note(Reason::HandshakeTimeout, &shown, &"the handshake did not end in time");
                 return None;
             }
         };
@@ -296,14 +276,14 @@ impl Shared {
 }
 
 async fn unknown_path() -> Refusal {
-    Refusal::new(ErrorKind::UnknownPath, "there is no such path")
+    Refusal::new(ErrorKind::UnknownPath, "unknown path")
 }
 
 async fn unknown_method() -> Refusal {
-    Refusal::new(ErrorKind::UnknownMethod, "this path does not take this method")
+    Refusal::new(ErrorKind::UnknownMethod, "this path does not support this method")
 }
 
-/// What has to be done from time to time, until it is aborted.
+/// Does the periodic work until it is aborted.
 async fn keep_house(refusals: Arc<Refusals>, tls: Option<Arc<ServerTls>>) {
     let mut ticks = interval(HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -311,7 +291,7 @@ async fn keep_house(refusals: Arc<Refusals>, tls: Option<Arc<ServerTls>>) {
         ticks.tick().await;
         refusals.flush();
         if let Some(tls) = tls.clone() {
-            // Files and thousands of signatures: not on the event loop.  What it found is logged there.
+            // Files and thousands of signatures: not on the event loop.  It logs what it finds.
             drop(tokio::task::spawn_blocking(move || tls.reload_if_changed()).await);
         }
     }

@@ -1,9 +1,9 @@
-//! One pool as the store has it: a copy in memory that follows our own writes, and is only used after the store said
-//! that nobody else has written since.
+//! One pool as the store has it: a copy in memory that follows our own writes, and is used only after the store has
+//! confirmed that no other writer has changed the pool since.
 //!
-//! Why a copy: reading ten thousand records for every answer would be the whole work of a coordinator.  Why that is no
-//! cache: [`Book::verify`] asks the store for the pool's head, which differs if and only if something was written, and
-//! reads everything anew then.  What was decided from the copy is committed by compare-and-swap all the same.
+//! Why a copy: reading ten thousand records for every answer would take all of a coordinator's time.  Why the copy never
+//! goes stale unnoticed: [`Replica::verify`] asks the store for the pool's head, which differs if and only if something
+//! was written, and reads everything again then.  Decisions made from it are still committed by compare-and-swap.
 //!
 //! Must not know: nodes' requests, decisions.
 
@@ -35,25 +35,25 @@ impl GivenKeys {
     }
 }
 
-/// The copy.
-pub(super) struct Book {
+/// The copy of one pool.
+pub(super) struct Replica {
     store: Arc<dyn Store>,
     pool: PoolName,
     state: PoolState,
-    /// A write failed, so only the store knows what became of it.
+    /// A write failed: only the store knows whether it took effect.
     doubtful: bool,
 }
 
-/// Whether the copy is what it was.
+/// What [`Replica::verify`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verified {
-    /// Yes.
+    /// The copy is current.
     Same,
-    /// Somebody else had written: everything was read anew.
-    ReadAnew,
+    /// Another writer had changed the pool: everything was read again.
+    ReadAgain,
 }
 
-impl Book {
+impl Replica {
     /// Reads the pool.
     ///
     /// # Errors
@@ -83,23 +83,23 @@ impl Book {
         &self.state.keys
     }
 
-    /// Makes sure that the copy is what the store has now.
+    /// Confirms that the copy equals the store, or reads the pool again.
     ///
     /// # Errors
-    /// Fails if the store cannot be read; the copy must not be used for an answer or a decision then.
+    /// Fails if the store cannot be read; no answer and no decision may be made from the copy then.
     pub(super) fn verify(&mut self) -> Result<Verified, StoreError> {
         if !self.doubtful && self.store.head(&self.pool)? == Some(self.state.head) {
             return Ok(Verified::Same);
         }
         self.state = load(&*self.store, &self.pool)?;
         self.doubtful = false;
-        Ok(Verified::ReadAnew)
+        Ok(Verified::ReadAgain)
     }
 
-    /// Writes records, durable when it returns; gives the nodes whose record somebody else had changed.
+    /// Writes records, durable when it returns; gives the nodes whose record another writer had changed.
     ///
     /// # Errors
-    /// Fails if the store cannot be written; the copy is in doubt until it was verified.
+    /// Fails if the store cannot be written; the copy is in doubt until it is verified.
     pub(super) fn write(&mut self, changes: Vec<RecordChange>) -> Result<Vec<NodeId>, CommitError> {
         let outcomes = self.store.write_records(&self.pool, &changes).inspect_err(|_| self.doubtful = true)?;
         let (mut conflicts, mut stored) = (Vec::new(), false);
@@ -119,7 +119,7 @@ impl Book {
     /// Commits a proposal that was made from the copy, and follows it.
     ///
     /// # Errors
-    /// Fails as [`Store::commit`]; the copy is in doubt until it was verified.
+    /// Fails as [`Store::commit`]; the copy is in doubt until it is verified.
     pub(super) fn commit(&mut self, proposal: Proposal, given: &GivenKeys) -> Result<Erasure, CommitError> {
         for missing in self.missing(&proposal.document) {
             if let Some(key) = self.find(missing, given) {
@@ -140,7 +140,7 @@ impl Book {
         Ok(erasure)
     }
 
-    /// A key of the document whose bytes are nowhere, if there is one.
+    /// A key of the document whose bytes are missing, if there is one.
     pub(super) fn lacking(&self, next: &Document, given: &GivenKeys) -> Option<PoolKey> {
         self.missing(next).into_iter().find(|key| self.find(*key, given).is_none())
     }
@@ -149,7 +149,7 @@ impl Book {
         self.store.erase_leftovers()
     }
 
-    /// The keys that the document holds anew.
+    /// The new keys of a document.
     fn missing(&self, next: &Document) -> Vec<PoolKey> {
         next.keys_held().difference(&self.document().keys_held()).copied().collect()
     }
@@ -174,6 +174,6 @@ fn load(store: &dyn Store, pool: &PoolName) -> Result<PoolState, StoreError> {
     store.load(pool)?.ok_or_else(|| StoreError::Failed {
         step: "find",
         place: format!("pool {pool}"),
-        source: Cause::from("somebody removed it"),
+        source: Cause::from("it was removed while the coordinator ran"),
     })
 }

@@ -1,6 +1,4 @@
-//! What is counted while the coordinator works; gauges of pools are made when somebody asks ([`super::observe`]).
-//!
-//! Labels are bounded: pools of the configuration, and names that the code has.  No node, no fingerprint, no key.
+//! What is counted while the coordinator works.
 
 use std::time::Instant;
 
@@ -13,7 +11,7 @@ use tfo_model::ids::PoolName;
 /// Upper bounds in seconds: a commit is an fsync or two.
 const SECONDS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
-/// The counters of a coordinator's life.
+/// The counters since the start.
 pub struct Metrics {
     registry: Registry,
     syncs: IntCounterVec,
@@ -42,26 +40,22 @@ impl Metrics {
             made
         };
         Self {
-            syncs: counter(
-                "tfo_coordinator_syncs_total",
-                "Requests of nodes by what they were answered.",
-                &["pool", "result"],
-            ),
+            syncs: counter("tfo_coordinator_syncs_total", "Requests of nodes by their answer.", &["pool", "result"]),
             commands: counter(
                 "tfo_coordinator_commands_total",
-                "Commands of operators by what became of them.",
+                "Commands of operators by their outcome.",
                 &["pool", "result"],
             ),
             commits: counter("tfo_coordinator_commits_total", "Changes of the document.", &["pool", "action"]),
-            commit_seconds: histogram("tfo_coordinator_commit_seconds", "How long a change of the document takes."),
+            commit_seconds: histogram("tfo_coordinator_commit_seconds", "Duration of a change of the document."),
             records: counter("tfo_coordinator_records_written_total", "Records of nodes written.", &["pool"]),
-            record_seconds: histogram("tfo_coordinator_record_write_seconds", "How long a write of records takes."),
+            record_seconds: histogram("tfo_coordinator_record_write_seconds", "Duration of a write of records."),
             store_errors: counter("tfo_coordinator_store_errors_total", "Failures of the store.", &["pool", "kind"]),
             registry,
         }
     }
 
-    /// A sync of a node was answered like this: `told`, `nothing`, or the kind of the error.
+    /// A sync of a node got this answer: `told`, `nothing`, or the kind of the error.
     pub fn sync_answered(&self, pool: &PoolName, result: &str) {
         self.syncs.with_label_values(&[pool.as_str(), result]).inc();
     }
@@ -76,7 +70,7 @@ impl Metrics {
         self.commits.with_label_values(&[pool.as_str(), action.as_str()]).inc();
     }
 
-    /// A commit that began at `start` is over, one way or the other.
+    /// A commit that began at `start` succeeded or failed.
     pub fn commit_took(&self, pool: &PoolName, start: Instant) {
         self.commit_seconds.with_label_values(&[pool.as_str()]).observe(seconds_since(start));
     }

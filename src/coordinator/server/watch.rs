@@ -1,7 +1,7 @@
-//! What a connection is doing, seen from around hyper: below it (bytes) and above it (requests and answers).
+//! The state of a connection, observed below hyper (bytes) and above it (requests and answers).
 //!
-//! hyper has one timer, for heads, and it also runs between requests; every other wait of a connection would be without
-//! end.  All of them become one deadline here.
+//! hyper has one timer, for heads, and it also runs between requests; every other wait of a connection would be
+//! unbounded.  All of them become one deadline here.
 //!
 //! | stage | begins with | waits for | deadline |
 //! |---|---|---|---|
@@ -23,16 +23,16 @@ use super::limits::Limits;
 
 /// The state of one connection, shared by its parts.  They all run in one task: the lock is never waited for.
 #[derive(Debug, Clone)]
-pub(super) struct Gauge(Arc<Mutex<State>>);
+pub(super) struct ConnectionWatch(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
     stage: Stage,
     /// Since when the socket takes no more.
     blocked_since: Option<Instant>,
-    /// hyper's own answer to something that was no request: its status.
+    /// Status of hyper's own answer to bytes that are not a request.
     verdict: Option<u16>,
-    /// Part of the last body was not read: more of it may come.
+    /// Part of the last body was not read: more of it may arrive.
     body_unread: bool,
 }
 
@@ -44,12 +44,12 @@ enum Stage {
     Flushing { since: Instant },
 }
 
-/// Whether the body of a request is still to come.
+/// Whether more of a request's body is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyState {
-    /// More may come.
+    /// More may arrive.
     Open,
-    /// All of it came, or nobody wants it.
+    /// All of it has arrived, or the rest is not wanted.
     Closed,
 }
 
@@ -68,13 +68,13 @@ pub(super) enum Overdue {
     Reader,
 }
 
-impl Gauge {
+impl ConnectionWatch {
     pub(super) fn new() -> Self {
         let stage = Stage::Idle { since: Instant::now(), head_since: None };
         Self(Arc::new(Mutex::new(State { stage, blocked_since: None, verdict: None, body_unread: false })))
     }
 
-    /// When the present wait is over, and what has taken too long then.
+    /// The end of the present wait, and what has taken too long by then.
     pub(super) fn deadline(&self, limits: &Limits) -> (Instant, Overdue) {
         let state = self.lock();
         let of_stage = match state.stage {
@@ -90,7 +90,7 @@ impl Gauge {
         }
     }
 
-    /// Whether nothing is under way.
+    /// Whether no request is in flight.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.lock().stage, Stage::Idle { head_since: None, .. })
     }
@@ -112,7 +112,7 @@ impl Gauge {
         self.lock().body_ended();
     }
 
-    /// Nobody wants the rest of a body.
+    /// The rest of a body is not wanted.
     pub(super) fn body_abandoned(&self) {
         let mut state = self.lock();
         state.body_unread = true;
@@ -160,7 +160,7 @@ impl State {
         self.blocked_since.get_or_insert_with(Instant::now);
     }
 
-    /// Everything that was written has left us.
+    /// The socket has taken everything that was written.
     fn flushed(&mut self) {
         self.blocked_since = None;
         if let Stage::Flushing { .. } = self.stage {
@@ -171,17 +171,17 @@ impl State {
 
 /// The byte stream under hyper, watched.
 ///
-/// Between requests nobody but hyper itself can write: its bodyless answer to what it cannot parse.  That is kept back,
-/// so that the connection can give the same status with an error body.
+/// Between requests only hyper itself writes: its bodyless answer to bytes that it cannot parse.  That is held back, so
+/// that the connection can send the same status with an error body.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
+pub(super) struct WatchedStream<S> {
     pub(super) stream: S,
-    gauge: Gauge,
+    watch: ConnectionWatch,
 }
 
-impl<S> Watched<S> {
-    pub(super) fn new(stream: S, gauge: Gauge) -> Self {
-        Self { stream, gauge }
+impl<S> WatchedStream<S> {
+    pub(super) fn new(stream: S, watch: ConnectionWatch) -> Self {
+        Self { stream, watch }
     }
 }
 
@@ -190,21 +190,21 @@ fn status(head: &[u8]) -> Option<u16> {
     std::str::from_utf8(head.get(9..12)?).ok()?.parse().ok()
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let before = into.filled().len();
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, into));
         if into.filled().len() > before {
-            self.gauge.lock().bytes_came();
+            self.watch.lock().bytes_came();
         }
         Poll::Ready(read)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         {
-            let mut state = self.gauge.lock();
+            let mut state = self.watch.lock();
             if let Stage::Idle { .. } = state.stage {
                 if state.verdict.is_none() {
                     state.verdict = status(bytes);
@@ -214,7 +214,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if written.is_pending() {
-            self.gauge.lock().write_blocked();
+            self.watch.lock().write_blocked();
         }
         written
     }
@@ -222,8 +222,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         match flushed {
-            Poll::Pending => self.gauge.lock().write_blocked(),
-            Poll::Ready(_) => self.gauge.lock().flushed(),
+            Poll::Pending => self.watch.lock().write_blocked(),
+            Poll::Ready(_) => self.watch.lock().flushed(),
         }
         flushed
     }

@@ -1,17 +1,17 @@
-//! The database file by name: what every error of it says.
+//! The database file by name, as every error about it shows it.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// The database file, with links resolved.
 #[derive(Debug, Clone)]
-pub(super) struct Place(pub(super) PathBuf);
+pub(super) struct DatabaseFile(pub(super) PathBuf);
 
-impl Place {
+impl DatabaseFile {
     /// The file beside it whose name ends in `suffix`: `-wal`, `-shm`, `.lock`.
     pub(super) fn beside(&self, suffix: &str) -> PathBuf {
         let mut name = self.0.clone().into_os_string();
@@ -19,12 +19,12 @@ impl Place {
         name.into()
     }
 
-    /// How errors name it.
+    /// Its path for errors.
     pub(super) fn text(&self) -> String {
         self.0.display().to_string()
     }
 
-    /// What is stored contradicts itself.
+    /// The content contradicts itself.
     pub(super) fn damaged(&self, what: impl Into<String>) -> StoreError {
         StoreError::Damaged { place: self.text(), what: what.into() }
     }

@@ -1,4 +1,5 @@
-//! What stands between hyper and the routes: the request's id, what every handler finds, and what no handler sees.
+//! The service between hyper and the routes: gives a request its id and its extensions, and refuses what no handler
+//! should see.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -16,30 +17,43 @@ use axum::http::{HeaderValue, Method, Request, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use hyper::body::{Frame, Incoming, SizeHint};
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::error;
 
 use super::answer::{Refusal, RequestId, complete};
-use super::gauge::{BodyState, Gauge};
+use super::body::TooLarge;
+use super::limits::Limits;
 use super::refusals::{Reason, Refusals, Shown};
-use super::{Draining, Limits, PeerAddress};
+use super::watch::{BodyState, ConnectionWatch};
 use tfo_tls::identity::Peer;
 use tfo_wire::error::ErrorKind;
 
+/// Signals handlers that the server wants to end: a long poll then answers at once.
+#[derive(Debug, Clone)]
+pub struct Draining(pub(super) CancellationToken);
+
+impl Draining {
+    /// Waits until the server wants to end.
+    pub async fn begun(&self) {
+        self.0.cancelled().await;
+    }
+}
+
 /// hyper's service of one connection.
 #[derive(Debug)]
-pub(super) struct Front {
+pub(super) struct ConnectionService {
     pub(super) router: Router,
     pub(super) address: SocketAddr,
     /// None on the plain listener.
     pub(super) peer: Option<Arc<Peer>>,
     pub(super) limits: Limits,
-    pub(super) gauge: Gauge,
+    pub(super) watch: ConnectionWatch,
     pub(super) draining: Draining,
     pub(super) refusals: Arc<Refusals>,
 }
 
-impl hyper::service::Service<Request<Incoming>> for Front {
+impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Response = Response<AnswerBody>;
     type Error = Infallible;
     // Boxed: hyper hands a connection back only if its futures can be moved.
@@ -47,32 +61,31 @@ impl hyper::service::Service<Request<Incoming>> for Front {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let body = if hyper::body::Body::is_end_stream(request.body()) { BodyState::Closed } else { BodyState::Open };
-        self.gauge.request_came(body);
+        self.watch.request_came(body);
         let id = RequestId::fresh();
-        let gauge = self.gauge.clone();
+        let watch = self.watch.clone();
         let wrap = move |mut response: Response<Body>| {
-            // Answers hold keys; no proxy may keep one.
+            // Answers contain keys; no proxy may keep one.
             response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-            gauge.answered();
-            Ok(response.map(|inner| AnswerBody { inner, gauge }))
+            watch.answered();
+            Ok(response.map(|inner| AnswerBody { inner, watch }))
         };
         if let Err((reason, refusal)) = self.judge(&request) {
             self.refusals.note(reason, &Shown(self.address, self.peer.as_deref()), &refusal.message());
             if body == BodyState::Open {
-                self.gauge.body_abandoned();
+                self.watch.body_abandoned();
             }
             return Box::pin(std::future::ready(wrap(complete(&id, refusal.answer(&id)))));
         }
         let mut request = request.map(|inner| {
-            let gauge = self.gauge.clone();
-            Body::new(RequestBody { inner, left: self.limits.body_bytes_max, ended: false, gauge })
+            let watch = self.watch.clone();
+            Body::new(RequestBody { inner, left: self.limits.body_bytes_max, ended: false, watch })
         });
         let extensions = request.extensions_mut();
         if let Some(peer) = &self.peer {
             extensions.insert(Arc::clone(peer));
         }
         extensions.insert(id.clone());
-        extensions.insert(PeerAddress(self.address));
         extensions.insert(self.draining.clone());
         // A panic may come before the first await as well as after it.
         let mut router = self.router.clone();
@@ -82,8 +95,8 @@ impl hyper::service::Service<Request<Incoming>> for Front {
             let response = match answer.await {
                 Ok(Ok(response)) => {
                     if let Some(refusal) = response.extensions().get::<Refusal>().filter(|refusal| is_noted(refusal)) {
-                        let told = format!("{:?} {}, request {id}", refusal.kind(), refusal.message());
-                        refusals.note(Reason::RequestRefused, &Shown(address, peer.as_deref()), &told);
+                        let text = format!("{:?} {}, request {id}", refusal.kind(), refusal.message());
+                        refusals.note(Reason::RequestRefused, &Shown(address, peer.as_deref()), &text);
                     }
                     response
                 }
@@ -92,7 +105,7 @@ impl hyper::service::Service<Request<Incoming>> for Front {
                     let panic = panic_text(&*panic);
                     refusals.note(Reason::HandlerPanic, &Shown(address, peer.as_deref()), &panic);
                     error!(request_id = %id, panic, "a handler panicked");
-                    Refusal::new(ErrorKind::Internal, "an error of ours; the log has more").answer(&id)
+                    Refusal::new(ErrorKind::Internal, "internal error; the coordinator's log has details").answer(&id)
                 }
             };
             wrap(complete(&id, response))
@@ -100,34 +113,34 @@ impl hyper::service::Service<Request<Incoming>> for Front {
     }
 }
 
-impl Front {
-    /// What no handler needs to see.
+impl ConnectionService {
+    /// Refuses what no handler needs to see.
     fn judge(&self, request: &Request<Incoming>) -> Result<(), (Reason, Refusal)> {
         let refuse = |reason, kind, message: &str| Err((reason, Refusal::new(kind, message)));
         match &self.peer {
             Some(peer) if peer.names.is_empty() => {
-                let message = "your certificate names nobody: it has no DNS name in its subjectAltName (the common name does not count)";
+                let message = "your certificate has no DNS name in its subjectAltName (the common name does not count)";
                 return refuse(Reason::Nameless, ErrorKind::NotAllowed, message);
             }
             None if request.method() != Method::GET => {
-                return refuse(Reason::NotServed, ErrorKind::UnknownMethod, "here is only GET");
+                return refuse(Reason::NotServed, ErrorKind::UnknownMethod, "this listener supports only GET");
             }
             _ => {}
         }
-        // Only browsers send it.  One that holds an operator's certificate must not take orders from a web page.
+        // Only browsers send it.  A browser with an operator's certificate must not take commands from a web page.
         if self.peer.is_some() && request.headers().contains_key(ORIGIN) {
             return refuse(Reason::NotServed, ErrorKind::NotAllowed, "this API is not for web pages (Origin header)");
         }
         if hyper::body::Body::size_hint(request.body()).lower() > self.limits.body_bytes_max as u64 {
-            let message = format!("a body may have {} bytes", self.limits.body_bytes_max);
+            let message = format!("a body may have at most {} bytes", self.limits.body_bytes_max);
             return refuse(Reason::BodyTooLarge, ErrorKind::TooLarge, &message);
         }
         Ok(())
     }
 }
 
-/// What somebody should look at.  Not what the whole fleet gets at once, or what a node mends by itself; refused commands
-/// are logged where the operator is known.
+/// Whether an operator should see it in the log.  Not for refusals that the whole fleet gets at once or that a node
+/// recovers from by itself; refused commands are logged where the operator is known.
 fn is_noted(refusal: &Refusal) -> bool {
     match refusal.kind() {
         ErrorKind::BadRequest
@@ -159,21 +172,16 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// The body of a request: counted, and the gauge knows when it is over.
+/// The body of a request: counted, and the watch notes its end.
 #[derive(Debug)]
 struct RequestBody {
     inner: Incoming,
-    /// Bytes that may still come.
+    /// Bytes that may still arrive.
     left: usize,
     /// Its end was seen.
     ended: bool,
-    gauge: Gauge,
+    watch: ConnectionWatch,
 }
-
-/// A body has more bytes than any may have.
-#[derive(Debug, thiserror::Error)]
-#[error("the body is too large")]
-pub(super) struct TooLarge;
 
 impl hyper::body::Body for RequestBody {
     type Data = Bytes;
@@ -184,7 +192,7 @@ impl hyper::body::Body for RequestBody {
             Some(Ok(frame)) => frame,
             other => {
                 self.ended = other.is_none();
-                self.gauge.body_complete();
+                self.watch.body_complete();
                 return Poll::Ready(other.map(|ended| ended.map_err(Into::into)));
             }
         };
@@ -210,18 +218,18 @@ impl hyper::body::Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         if self.ended || hyper::body::Body::is_end_stream(&self.inner) {
-            self.gauge.body_complete();
+            self.watch.body_complete();
         } else {
-            self.gauge.body_abandoned();
+            self.watch.body_abandoned();
         }
     }
 }
 
-/// The body of an answer: the gauge knows when hyper has all of it.
+/// The body of an answer: the watch notes when hyper has all of it.
 #[derive(Debug)]
 pub(super) struct AnswerBody {
     inner: Body,
-    gauge: Gauge,
+    watch: ConnectionWatch,
 }
 
 impl hyper::body::Body for AnswerBody {
@@ -243,6 +251,6 @@ impl hyper::body::Body for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        self.gauge.answer_taken();
+        self.watch.answer_taken();
     }
 }

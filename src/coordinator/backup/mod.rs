@@ -1,14 +1,14 @@
-//! A sealed backup of everything that a store holds, in one file, also to move from one kind of store to another.
+//! A sealed backup of a whole store in one file, also for moving from one kind of store to another.
 //!
 //! Invariants: the file is authenticated as a whole under the key-encryption key (`envelope`), and every key in it is
 //! sealed once more for its pool and epoch, so no key lies open in memory longer than it takes to seal it; a file that
-//! does not open, or does not fit the store, changes nothing; a pool that is there is never overwritten.
+//! does not open, or does not fit the store, changes nothing; an existing pool is never overwritten.
 //!
-//! An old backup needs no rule of its own: whoever serves an imported pool has heard none of its nodes, so nothing
-//! moves before they report, and if they are ahead the pool is frozen until `recover` (docs/protocol.md#rule-10).  What no
-//! rule sees is the old coordinator: it must not go on serving the same pool beside the new one.
+//! An old backup needs no rule of its own: a coordinator that serves an imported pool has not heard from its nodes, so
+//! nothing moves before they report, and if they are ahead the pool is frozen until `recover` (docs/protocol.md#rule-10).
+//! No rule covers the old coordinator: it must not keep serving the same pool beside the new one.
 //!
-//! Must not know: which kind of store it is, who asked, what is printed.
+//! Must not know: the kind of the store, the caller, the output.
 
 mod envelope;
 
@@ -31,13 +31,13 @@ use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::problem::Problem;
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
-use tfo_store::{CommitError, MemoryStore, PoolImage, Store};
+use tfo_store::{CommitError, MemoryStore, PoolImage, ReadStore, Store};
 
-/// What is sealed.  Persisted: JSON; a field may be added with a serde default, anything else is a new format.
+/// The sealed content.  Persisted: JSON; a field may be added with a serde default, any other change is a new format.
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
     made_at: UnixTime,
-    /// Version of the program that made it; told, never judged by.
+    /// Version of the program that made it; informational.
     release: String,
     pools: Vec<SavedPool>,
 }
@@ -61,7 +61,7 @@ struct SavedKey {
     sealed: String,
 }
 
-/// What a backup holds of one pool, as it may be shown.
+/// One pool of a backup, as it may be shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PoolSummary {
     /// Its name.
@@ -74,57 +74,56 @@ pub struct PoolSummary {
     pub generation: Generation,
     /// Empty or steady.
     pub phase: Phase,
-    /// What nodes are told to make cookies with.
+    /// The slot that makes cookies.
     pub primary: Option<SlotPrint>,
-    /// What they are told to accept, too.
+    /// The slot that only validates.
     pub backup: Option<SlotPrint>,
-    /// Nodes that are not unknown.
+    /// Number of known nodes.
     pub nodes: usize,
-    /// Entries of the audit log.
+    /// Number of entries in the audit log.
     pub audit_entries: usize,
 }
 
-/// What [`export`] did.
+/// Result of [`export`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Exported {
     /// The file that was written.
     pub file: PathBuf,
-    /// Its length.
+    /// Its length in bytes.
     pub bytes: u64,
-    /// When.
+    /// Time of the export.
     pub made_at: UnixTime,
-    /// What is in it.
+    /// Its pools.
     pub pools: Vec<PoolSummary>,
 }
 
-/// What [`import`] did.
+/// Result of [`import`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Imported {
     /// The file that was read.
     pub file: PathBuf,
-    /// When it was made, by the clock of the exporting host.
+    /// Time of the export, by the clock of that host.
     pub made_at: UnixTime,
-    /// The program's version that made it.
+    /// Version of the program that made it.
     pub release: String,
-    /// Pools that were made in the store.
+    /// Pools that were created in the store.
     pub made: Vec<PoolSummary>,
-    /// Pools that were there already, exactly as in the backup: left by an import that was cut short.
+    /// Pools that already existed, exactly as in the backup: left by an import that was cut short.
     pub present: Vec<PoolSummary>,
 }
 
-/// Writes everything that the store holds to `to`, 0600, in one step: a file that is there is replaced whole, and only
-/// if it is a backup.
+/// Writes the whole store to `to`, 0600, in one step: an existing file is replaced whole, and only if it is a backup.
 ///
 /// Each pool is one consistent state, also of a store that is being served; pools do not depend on each other.
 ///
 /// # Errors
-/// Fails, without a change to `to`, if a rotation runs in some pool, if there is no pool, if `to` is another kind of
-/// file, or if the store cannot be read or the file not be written.
-pub fn export(store: &dyn Store, kek: &KeyEncryptionKey, to: &Path) -> Result<Exported, Problem> {
+/// Fails, without a change to `to`, if a rotation runs in some pool, if the store has no pool, if `to` is another kind of
+/// file, or if the store cannot be read or the file cannot be written.
+pub fn export(store: &dyn ReadStore, kek: &KeyEncryptionKey, to: &Path) -> Result<Exported, Problem> {
     check_target(to)?;
     let names = store.pools().map_err(|error| error.problem())?;
     if names.is_empty() {
-        let remedy = "check store.path; a backup that is there already was left as it is";
+        let remedy = "check store.path; an existing backup was left unchanged";
         return Err(Problem::error("backup_empty", "the store has no pool, so there is nothing to export", remedy));
     }
     let pools = names.into_iter().map(|name| save(store, kek, name)).collect::<Result<Vec<_>, _>>()?;
@@ -140,14 +139,14 @@ pub fn export(store: &dyn Store, kek: &KeyEncryptionKey, to: &Path) -> Result<Ex
     Ok(Exported { file: to.to_owned(), bytes: file.len() as u64, made_at, pools: summaries })
 }
 
-/// Makes the pools of the backup `from` in the store, each in one transaction, with new seals of the store's own.
+/// Creates the pools of the backup `from` in the store, each in one transaction, with new seals of the store's own.
 ///
-/// Nothing is written before all of the file was read and judged.  A pool that is there already is never touched: if it
-/// is exactly that of the backup it is passed over, so an import that was cut short can be run again.
+/// Nothing is written before all of the file was read and judged.  An existing pool is never touched: if it is exactly
+/// that of the backup it is skipped, so an import that was cut short can be run again.
 ///
 /// # Errors
-/// Fails without a change if the file does not open under `kek`, is no backup, is damaged or of a newer format, or if
-/// the store has another pool of one of its names.  Fails with what was made so far if the store cannot be written.
+/// Fails without a change if the file does not open under `kek`, is not a backup, is damaged or of a newer format, or if
+/// the store has another pool of one of its names.  If the store cannot be written it fails with some pools created.
 pub fn import(store: &dyn Store, kek: &KeyEncryptionKey, from: &Path) -> Result<Imported, Problem> {
     let body = envelope::open(kek, &read(from)?, from)?;
     let content: Content = serde_json::from_slice(&body).map_err(|error| envelope::damaged(from, error))?;
@@ -227,29 +226,29 @@ impl OpenPool {
     }
 
     /// Whether the store has exactly this pool.
-    fn is_in(&self, store: &dyn Store) -> Result<bool, Problem> {
+    fn is_in(&self, store: &dyn ReadStore) -> Result<bool, Problem> {
         let Some(state) = store.load(&self.name).map_err(|error| error.problem())? else { return Ok(false) };
         if state.snapshot == self.snapshot {
             return Ok(true);
         }
         let message = format!(
-            "the store has a pool {} already, at revision {}; nothing was changed",
+            "pool {} already exists in the store, at revision {}; nothing was changed",
             self.name, state.snapshot.document.revision
         );
-        let remedy = "import into a store without that pool: move the database away, or name another one in store.path";
+        let remedy = "import into a store without that pool: move the database away, or set store.path to another one";
         Err(Problem::error("pool_exists", message, remedy))
     }
 }
 
-/// Reads one pool: state first, then the log up to it, because entries never change and a log only grows.
-fn save(store: &dyn Store, kek: &KeyEncryptionKey, name: PoolName) -> Result<SavedPool, Problem> {
-    let gone = || Problem::error("store_changed", format!("pool {name} vanished while it was read"), "export again");
+/// Reads one pool: first its state, then the log up to it; entries never change, and a log only grows.
+fn save(store: &dyn ReadStore, kek: &KeyEncryptionKey, name: PoolName) -> Result<SavedPool, Problem> {
+    let gone = || Problem::error("store_changed", format!("pool {name} was removed while it was read"), "export again");
     let state = store.load(&name).map_err(|error| error.problem())?.ok_or_else(gone)?;
     let Snapshot { document, nodes } = state.snapshot;
     let phase = document.stage.phase();
     if !matches!(phase, Phase::Empty | Phase::Steady) {
-        let message = format!("a rotation runs in pool {name}: it is {}", phase.as_str());
-        let remedy = "wait until it is steady (`tfoctl pools`), or abort the rotation, and export again";
+        let message = format!("a rotation is in progress in pool {name}: it is {}", phase.as_str());
+        let remedy = "wait until the pool is steady (`tfoctl pools`) or abort the rotation, then export again";
         return Err(Problem::error("rotation_runs", message, remedy));
     }
     let mut keys = Vec::new();
@@ -272,9 +271,9 @@ fn save(store: &dyn Store, kek: &KeyEncryptionKey, name: PoolName) -> Result<Sav
     }
 }
 
-const RETRY: &str = "look at the cause and try again; nothing was changed";
+const RETRY: &str = "fix the cause and try again; nothing was changed";
 
-/// A slip of the keyboard must not replace a key or a database by a backup.
+/// A typing error must not replace a key or a database with a backup.
 fn check_target(to: &Path) -> Result<(), Problem> {
     let mut head = Vec::new();
     let file = match files::open_regular(to) {
@@ -287,13 +286,13 @@ fn check_target(to: &Path) -> Result<(), Problem> {
     if head.is_empty() || head == envelope::MAGIC {
         return Ok(());
     }
-    let remedy = "name a file that does not exist, or an empty one, or an older backup, which is replaced";
-    Err(Problem::error("backup_target", "it is no backup, and is not overwritten", remedy).in_file(to))
+    let remedy = "give a file that does not exist or is empty, or an older backup, which is replaced";
+    Err(Problem::error("backup_target", "not a backup file; it is not overwritten", remedy).in_file(to))
 }
 
 fn read(from: &Path) -> Result<Vec<u8>, Problem> {
     let unreadable = |error: io::Error| {
-        let remedy = "name a file that `tfo-coordinator export` made, and that this user can read";
+        let remedy = "give a file that `tfo-coordinator export` made, and that this user can read";
         Problem::error("backup_unreadable", format!("cannot read the backup: {error}"), remedy).in_file(from)
     };
     let file: File = files::open_regular(from).map_err(unreadable)?;
@@ -315,17 +314,19 @@ fn failed(step: &str, to: &Path, error: &dyn std::error::Error) -> Problem {
     Problem::error("export_failed", message, RETRY).in_file(to)
 }
 
-/// The pools before this one are there; each is whole.
+/// The problem of an import that stopped at `pool`; the pools before it are complete.
 fn cut_short(imported: &Imported, pool: &PoolName, error: CommitError) -> Problem {
     let made: Vec<&str> = imported.made.iter().map(|done| done.pool.as_str()).collect();
     let done =
         if made.is_empty() { "nothing was changed".to_owned() } else { format!("imported: {}", made.join(", ")) };
     let cause = match error {
         CommitError::Store(error) => error.problem(),
-        other => Problem::error("import_failed", with_causes(&other), "see that nobody else writes to the store"),
+        other => {
+            Problem::error("import_failed", with_causes(&other), "make sure that no other process writes to the store")
+        }
     };
     let message = format!("cannot import pool {pool}: {} ({done})", cause.message);
-    let remedy = format!("{}; then import again: pools that are there are passed over", cause.remedy);
+    let remedy = format!("{}; then import again: existing pools are skipped", cause.remedy);
     Problem { message, remedy, ..cause }
 }
 

@@ -1,4 +1,4 @@
-//! The page: every pool with its phase, its slots by fingerprint, and whom it waits for.
+//! The page: every pool with its phase, its slots by fingerprint, and the nodes that it waits for.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -14,7 +14,7 @@ const NAMES_MAX: usize = 20;
 /// Most pairs of keys that are shown.
 const PAIRS_MAX: usize = 10;
 
-/// How often a browser loads it anew, in seconds.
+/// How often a browser reloads it, in seconds.
 const REFRESH_SECS: &str = "5";
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}\
@@ -39,7 +39,7 @@ pub(super) fn page(pools: &[(PoolName, Option<Summary>)]) -> Markup {
                     h2 { (name) }
                     @match summary {
                         Some(summary) => (pool(summary)),
-                        None => p.alert { "The store cannot be reached. Nodes keep the keys that they have." },
+                        None => p.alert { "The store cannot be reached. Nodes keep their present keys." },
                     }
                 }
                 p { "tfo-coordinator " (env!("CARGO_PKG_VERSION")) }
@@ -52,11 +52,11 @@ fn pool(summary: &Summary) -> Markup {
     let status = &summary.status;
     html! {
         @if status.required == 0 && status.reporting > 0 {
-            p { "Only reports: these nodes have their keys from elsewhere, and this pool drives nothing." }
+            p { "Report only: these nodes get their keys from another source; this pool rotates nothing." }
         }
         @if !status.policy_differs.is_empty() {
             p.alert { "The configuration file differs in " (status.policy_differs.join(", "))
-                ": taken over before the next rotation." }
+                ": applied before the next rotation." }
         }
         table {
             tr { th { "Phase" } td { (status.phase.as_str()) @if let Some(waves) = status.waves {
@@ -64,9 +64,9 @@ fn pool(summary: &Summary) -> Markup {
             tr { th { "Primary" } td { (slot(status.primary)) } }
             tr { th { "Backup" } td { (slot(status.backup)) } }
             tr { th { "Generation" } td { (status.generation) ", revision " (status.revision) } }
-            tr { th { "Nodes" } td { (status.converged) " of " (status.required) " have what they are told"
+            tr { th { "Nodes" } td { (status.converged) " of " (status.required) " have converged"
                 @if status.reporting > 0 { ", " (status.reporting) " only report" } } }
-            tr { th { "Waits for" } td { (waits(status)) } }
+            tr { th { "Waiting for" } td { (waits(status)) } }
             tr { th { "States" } td { @for (state, count) in summary.states.iter().filter(|(_, count)| **count > 0) {
                 (state) " " (count) " " } } }
         }
@@ -100,7 +100,7 @@ fn waits(status: &PoolStatus) -> Markup {
     let more = status.waiting_for.len().saturating_sub(NAMES_MAX);
     html! {
         @match &status.blocked_by {
-            Some(gate) if *gate == BlockedBy::Frozen => span.alert { "frozen: the store was restored; tfoctl recover" },
+            Some(gate) if *gate == BlockedBy::Frozen => span.alert { "frozen: the store was restored; run tfoctl recover" },
             Some(gate) => (gate),
             None => "nothing",
         }
