@@ -31,6 +31,7 @@ use tfo_engine::rollout::input::{Force, Order, Refused};
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
+use tfo_model::fleet::NodeState;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::key::KeyFingerprint;
 use tfo_store::{Store, StoreError};
@@ -112,7 +113,7 @@ pub struct Summary {
     /// What operators see.
     pub status: PoolStatus,
     /// How many nodes are in which state; every state is there.
-    pub states: BTreeMap<tfo_model::fleet::NodeState, usize>,
+    pub states: BTreeMap<NodeState, usize>,
     /// Requests that are held until there is something new.
     pub held: usize,
     /// How many nodes hold which keys, most first.
