@@ -3,7 +3,7 @@
 
 use super::step::Event;
 use super::world::{Op, World};
-use tfo_engine::convergence::{Barrier, conflict};
+use tfo_engine::rollout::barrier::{Barrier, conflict};
 use tfo_engine::rollout::document::Stage;
 use tfo_engine::rollout::record::NodeRecord;
 

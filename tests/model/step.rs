@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tfo_engine::convergence::{Barrier, Life, Presence, Serving, conflict, recoverable};
-use tfo_engine::fence::{AnswerRefused, Ask, Readiness};
-use tfo_engine::rollout::document::{Action as Audit, Actor, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage};
-use tfo_engine::rollout::input::{Command, Force, Input, Now, Order, RevokeKeys, Step};
-use tfo_engine::rollout::record::{Exclusion, Fence, Installed, NodeRecord, SlotCount, Standing};
+use tfo_engine::fence::{AnswerRefused, Ask, PoolAnswer, Readiness};
+use tfo_engine::rollout::barrier::{Barrier, conflict, recoverable};
+use tfo_engine::rollout::document::{Action as Audit, Actor, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, RevokeKeys, Step};
+use tfo_engine::rollout::presence::{Life, Presence};
+use tfo_engine::rollout::record::{Exclusion, Installed, Membership, NodeRecord, SlotCount};
+use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer as Reply_, Recording, SyncRefused, answer, record};
 use tfo_engine::rollout::{handle, wave};
 use tfo_model::count::{Generation, Revision};
@@ -154,8 +156,8 @@ impl World {
     }
 
     fn is_excluded_for_a_time(&self, n: usize) -> bool {
-        let standing = self.store.nodes.get(&self.ids[n]).map(|record| record.standing);
-        matches!(standing, Some(Standing::Excluded(Exclusion::Operator { .. })))
+        let standing = self.store.nodes.get(&self.ids[n]).map(|record| record.membership);
+        matches!(standing, Some(Membership::Excluded(Exclusion::Operator { .. })))
     }
 
     fn node_events(&self, events: &mut Vec<Event>) {
@@ -187,7 +189,7 @@ impl World {
             if self.budget.moves > 0 && self.coordinators.len() > 1 {
                 events.push(Event::MoveToOther(n));
             }
-            let is_excluded = self.store.nodes.get(id).is_some_and(|r| r.standing != Standing::Admitted);
+            let is_excluded = self.store.nodes.get(id).is_some_and(|r| r.membership != Membership::Admitted);
             if self.is_off(Off::ReturnByAdmission) && is_excluded {
                 events.push(Event::EndExclusion(n));
             }
@@ -378,7 +380,9 @@ impl World {
         let result = match &taken.reply {
             Reply::SessionClosed(open) => link.session_closed(id, *open, image, Duration::ZERO).map(|()| None),
             Reply::Tell(told) => {
-                let taken = link.answered(id, &self.store.document.pool_id, told, (Duration::ZERO, ABSENT_AFTER));
+                let pool_id = self.store.document.pool_id;
+                let answer = PoolAnswer { pool_id, instruction: *told, absent_after: ABSENT_AFTER };
+                let taken = link.answered(id, &answer, Duration::ZERO);
                 taken.map(|_| Some(*told))
             }
         };
@@ -446,7 +450,7 @@ impl World {
     }
 
     fn is_admitted(&self, n: usize) -> bool {
-        self.store.nodes.get(&self.ids[n]).is_some_and(|record| record.standing == Standing::Admitted)
+        self.store.nodes.get(&self.ids[n]).is_some_and(|record| record.membership == Membership::Admitted)
     }
 
     fn restart(&mut self, n: usize) -> bool {
@@ -533,7 +537,7 @@ impl World {
         let n = request.node;
         let id = self.ids[n].clone();
         let before = self.store.nodes.get(&id).cloned();
-        let was_excluded = before.as_ref().is_some_and(|record| record.standing != Standing::Admitted);
+        let was_excluded = before.as_ref().is_some_and(|record| record.membership != Membership::Admitted);
         let answered_first = self.is_off(Off::AdmissionBeforeAnswer) && before.is_none()
             || self.is_off(Off::ReturnerAdmittedFirst) && was_excluded;
         if answered_first {
@@ -541,7 +545,7 @@ impl World {
                 return false;
             }
             self.late_writes.push((n, request.sync.clone()));
-            if let Some(told) = wave::told(&self.store.document, &id, self.nodes[n].slot_count) {
+            if let Some(told) = wave::instruction_for(&self.store.document, &id, self.nodes[n].slot_count) {
                 self.reply(request, Reply::Tell(told));
             }
             return true;
@@ -549,7 +553,7 @@ impl World {
         let cache = self.coordinators[request.to].cache.clone();
         if let (Some(cache), true) = (&cache, self.is_off(Off::FenceInFile)) {
             // Cut from its store: it records nothing, and answers what it remembers.
-            if let Some(told) = wave::told(&cache.document, &id, self.nodes[n].slot_count) {
+            if let Some(told) = wave::instruction_for(&cache.document, &id, self.nodes[n].slot_count) {
                 self.reply(request, Reply::Tell(told));
             }
             return true;
@@ -577,14 +581,14 @@ impl World {
         // Where the store counts, a coordinator answers by what it heard when it looked last.
         let view = self.view(None, false);
         if let (Some(cache), true) = (&self.coordinators[c].cache, self.is_off(Off::AnswerFromStore)) {
-            if let Some(told) = wave::told(&cache.document, &id, SlotCount::Two) {
+            if let Some(told) = wave::instruction_for(&cache.document, &id, SlotCount::Two) {
                 self.reply(request, Reply::Tell(told));
             }
             return;
         }
         let presence = if self.is_off(Off::NobodyIsToldBeforeAllAreHeard) { self.everybody() } else { presence };
         match answer(&view, &presence, &id, &request.sync) {
-            Ok(Reply_::Tell(told)) => self.reply(request, Reply::Tell(told)),
+            Ok(Reply_::Instruct(told)) => self.reply(request, Reply::Tell(told)),
             Ok(Reply_::Nothing) => self.confirm(request, &presence),
             Err(SyncRefused::SessionClosed { ordinal }) => self.reply(request, Reply::SessionClosed(ordinal)),
             Err(_) => {}
@@ -594,10 +598,10 @@ impl World {
     /// Ghost: a node that holds what it is told is covered when the coordinator has confirmed it.
     fn confirm(&mut self, request: &Request, presence: &Presence) {
         let n = request.node;
-        let told = wave::told(&self.store.document, &self.ids[n], request.sync.report.slot_count);
+        let told = wave::instruction_for(&self.store.document, &self.ids[n], request.sync.report.slot_count);
         let Some(told) = told else { return };
         let holds = self.nodes[n].kernel == Some(told.slots) && self.nodes[n].slot_count == SlotCount::Two;
-        let is_heard = presence.unheard_required(&self.store).is_empty();
+        let is_heard = presence.unseen_required(&self.store).is_empty();
         if self.is_outstanding(n, &request.ask)
             && holds
             && is_heard
@@ -642,7 +646,7 @@ impl World {
         let next = match (recorded, before) {
             (Ok(Recording::First(change) | Recording::Later(change)), _) => change.next,
             (_, Some(before)) => Some(NodeRecord {
-                standing: Standing::Admitted,
+                membership: Membership::Admitted,
                 session: Some(sync.session),
                 report: Some(sync.report.clone()),
                 ..before
@@ -666,7 +670,7 @@ impl World {
             Some(looked) if self.is_counted => self.coordinators[c].life.presence(looked),
             Some(_) | None => {
                 let heard = (0..self.nodes.len()).filter(is_heard).map(|index| self.ids[index].clone());
-                Presence { heard: heard.collect(), ..Presence::default() }
+                Presence { seen: heard.collect(), ..Presence::default() }
             }
         };
         if self.is_off(Off::PresenceKnowsItsRevision) {
@@ -677,7 +681,7 @@ impl World {
 
     /// Ears that have heard everybody, whatever happened.
     fn everybody(&self) -> Presence {
-        Presence { heard: self.ids.iter().cloned().collect(), wave_secs: 1_000_000, ..Presence::default() }
+        Presence { seen: self.ids.iter().cloned().collect(), wave_secs: 1_000_000, ..Presence::default() }
     }
 
     /// The coordinator reads its store; whether that tells it anything.
@@ -688,7 +692,7 @@ impl World {
         let store = self.store.clone();
         let coordinator = &mut self.coordinators[c];
         let is_news = coordinator.looked.as_ref() != Some(&store);
-        coordinator.life.observe(Duration::ZERO, Serving::Yes, &store);
+        coordinator.life.observe(Duration::ZERO, &store);
         coordinator.looked = Some(store);
         is_news
     }
@@ -716,7 +720,7 @@ impl World {
         };
         for (id, record) in &mut view.nodes {
             let Some(report) = &mut record.report else { continue };
-            if no_barrier && let Some(told) = wave::told(&view.document, id, SlotCount::Two) {
+            if no_barrier && let Some(told) = wave::instruction_for(&view.document, id, SlotCount::Two) {
                 report.installed = Installed::ReadBack;
                 report.fence = Some(Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots });
             }
@@ -725,7 +729,7 @@ impl World {
             }
             if self.is_off(Off::FrozenAfterRestore)
                 && report.fence.as_ref().is_some_and(|fence| fence.generation >= view.document.generation)
-                && !wave::told(&view.document, id, SlotCount::Two)
+                && !wave::instruction_for(&view.document, id, SlotCount::Two)
                     .is_some_and(|told| report.acknowledges(&pool_id(), &told))
             {
                 report.fence = None;
@@ -745,7 +749,7 @@ impl World {
 
     fn decide(&mut self, c: usize, input: &Input, absent: Option<usize>, served_secs: u64) -> bool {
         self.look(c);
-        let is_import = matches!(input, Input::Order(Order { command: Command::Import { .. }, .. }));
+        let is_import = matches!(input, Input::Request(OperatorRequest { command: Command::Import { .. }, .. }));
         let view = self.view(Some(c), is_import);
         let mut presence = self.presence(c, absent, served_secs);
         if self.is_off(Off::CommandsWaitForNodes) && *input != Input::Tick {
@@ -793,10 +797,10 @@ impl World {
         let node = |n: u8| self.ids.get(usize::from(n)).cloned();
         let command = match op {
             Op::Pause => Command::Pause,
-            Op::Resume => Command::Resume { force: Force::No },
-            Op::Abort => Command::Abort { force: Force::No },
-            Op::ForceAbort => Command::Abort { force: Force::Yes },
-            Op::RevokeAll => Command::Revoke { keys: RevokeKeys::AllTold, deny: BTreeSet::new() },
+            Op::Resume => Command::Resume { force: false },
+            Op::Abort => Command::Abort { force: false },
+            Op::ForceAbort => Command::Abort { force: true },
+            Op::RevokeAll => Command::Revoke { keys: RevokeKeys::AllInstructed, deny: BTreeSet::new() },
             Op::RevokeHeld(index) => match held.get(usize::from(index)) {
                 Some(key) => Command::Revoke { keys: RevokeKeys::Epochs([key.epoch].into()), deny: BTreeSet::new() },
                 None => return false,
@@ -827,14 +831,14 @@ impl World {
                 let key = if self.is_off(Off::ImportOnlyIntoEmpty) { 99 } else { 1 };
                 Command::Import { keys: PairPrint { primary: fingerprint(key), backup: None }, expect: Self::expect() }
             }
-            Op::FirstKey => Command::FirstKey { expect: Self::expect(), force: Force::Yes },
-            Op::Rotate => Command::Rotate { force: Force::Yes },
+            Op::FirstKey => Command::FirstKey { expect: Self::expect(), force: true },
+            Op::Rotate => Command::Rotate { force: true },
             Op::Deny(n) => match node(n) {
                 Some(node) => Command::Deny { node },
                 None => return false,
             },
             Op::RevokeAndDeny(n) => match node(n) {
-                Some(node) => Command::Revoke { keys: RevokeKeys::AllTold, deny: [node].into() },
+                Some(node) => Command::Revoke { keys: RevokeKeys::AllInstructed, deny: [node].into() },
                 None => return false,
             },
             Op::SetPolicy => {
@@ -842,8 +846,9 @@ impl World {
                 Command::SetPolicy { policy: Box::new(policy(if has_waves { &[] } else { &["a"] })) }
             }
         };
-        let order = Order { operator: "ops".parse().unwrap(), reason: String::new(), if_revision: None, command };
-        let is_done = self.decide(c, &Input::Order(order), None, 0);
+        let order =
+            OperatorRequest { operator: "ops".parse().unwrap(), reason: String::new(), if_revision: None, command };
+        let is_done = self.decide(c, &Input::Request(order), None, 0);
         // The known limit of a forget after a restore: the node is wiped first.  If it spoke the truth and came back with
         // its file, there would be two histories.
         if let (Op::Forget(n) | Op::ForgetWhileFrozen(n), true) = (op, is_done && self.is_restored) {
@@ -951,7 +956,7 @@ impl World {
                     let record = self.store.nodes.get(id);
                     let holds = |slots: Slots| imported.iter().any(|k| k.fingerprint == slots.primary.fingerprint);
                     node.is_expected = record.is_none();
-                    node.is_covered |= record.is_none_or(|record| record.standing == Standing::Admitted)
+                    node.is_covered |= record.is_none_or(|record| record.membership == Membership::Admitted)
                         && node.kernel.is_some_and(holds);
                 }
             }
@@ -1013,7 +1018,7 @@ impl World {
     fn end_exclusion(&mut self, n: usize) -> bool {
         let id = self.ids[n].clone();
         let Some(before) = self.store.nodes.get(&id).cloned() else { return false };
-        self.store_record(n, Some(NodeRecord { standing: Standing::Admitted, ..before }));
+        self.store_record(n, Some(NodeRecord { membership: Membership::Admitted, ..before }));
         self.nodes[n].is_covered = self.nodes[n].kernel.is_some();
         true
     }

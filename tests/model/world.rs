@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tfo_engine::convergence::{Life, Serving, conflict};
 use tfo_engine::fence::{Ask, Link};
-use tfo_engine::rollout::document::{Document, Expect, Hold, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage};
+use tfo_engine::rollout::barrier::conflict;
+use tfo_engine::rollout::document::{Document, Hold, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
+use tfo_engine::rollout::presence::Life;
 pub(crate) use tfo_engine::rollout::record::SlotCount;
-use tfo_engine::rollout::record::{Fence, Installed, NodeRecord, Report, Standing};
+use tfo_engine::rollout::record::{Installed, Membership, NodeRecord, Report};
+use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::Sync;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::ids::{NodeId, PoolId};
 use tfo_model::key::KeyFingerprint;
-use tfo_model::node::{KeySource, Session};
+use tfo_model::node::{Expected, KeySource, Session};
 use tfo_model::time::UnixTime;
 
 /// One rule of docs/protocol.md#what-goes-wrong-without-a-rule, switched off.
@@ -303,8 +305,8 @@ impl World {
         }
         let after = Rc::new(after);
         for coordinator in &mut self.coordinators {
-            coordinator.life.observe(Duration::ZERO, Serving::Yes, &before);
-            coordinator.life.observe(Duration::ZERO, Serving::Yes, &after);
+            coordinator.life.observe(Duration::ZERO, &before);
+            coordinator.life.observe(Duration::ZERO, &after);
             coordinator.looked = Some(after.clone());
         }
         self.store = after;
@@ -347,8 +349,8 @@ impl World {
         }
     }
 
-    pub(crate) fn expect() -> Expect {
-        Expect::Names(["a", "b"].iter().map(|name| name.parse().unwrap()).collect())
+    pub(crate) fn expect() -> Expected {
+        Expected::Names(["a", "b"].iter().map(|name| name.parse().unwrap()).collect())
     }
 
     pub(crate) fn is_off(&self, rule: Off) -> bool {
@@ -452,7 +454,7 @@ fn admitted(node: &Node) -> NodeRecord {
     NodeRecord {
         version: 0,
         syncs: 0,
-        standing: Standing::Admitted,
+        membership: Membership::Admitted,
         session: Some(node.link.session()),
         report: Some(Report {
             fence: node.file.as_deref().cloned(),

@@ -17,16 +17,16 @@ use tracing::{debug, error, info, warn};
 
 use super::book::{Book, GivenKeys, Verified};
 use super::waiting::WaitingNodes;
-use super::work::wait_of;
 use super::{Described, Message, Shared};
 use crate::metrics::Metrics;
 use tfo_config::coordinator::CONFIG_OPERATOR;
 use tfo_crypto::random::{self, NoRandomness};
-use tfo_engine::convergence::{Life, Presence, Serving, conflict};
+use tfo_engine::rollout::barrier::conflict;
 use tfo_engine::rollout::document::{Actor, Proposal, Stage};
 use tfo_engine::rollout::handle;
-use tfo_engine::rollout::input::{Command, Input, Now, Order, Reason, Refused, Step, Wait};
+use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Reason, Refused, Step, Wait};
 use tfo_engine::rollout::policy::Policy;
+use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::sync::PoolView;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
@@ -288,7 +288,7 @@ impl Driver {
         for node in nodes {
             let snapshot = self.book.snapshot();
             if let Some(record) = snapshot.nodes.get(node) {
-                self.life.hear(node, record, &mut self.presence);
+                self.life.see(node, record, &mut self.presence);
                 view = view.after(snapshot, &self.presence, node, record);
             }
         }
@@ -299,9 +299,12 @@ impl Driver {
 
     /// Takes in who is here.
     fn observe(&mut self) {
-        let serving = if self.writes_fail { Serving::No } else { Serving::Yes };
+        let monotonic = self.monotonic();
+        if self.writes_fail {
+            self.life.skip_to(monotonic);
+        }
         let snapshot = self.book.snapshot();
-        self.life.observe(self.monotonic(), serving, snapshot);
+        self.life.observe(monotonic, snapshot);
         self.presence = self.life.presence(snapshot);
         self.view = PoolView::of(snapshot, &self.presence);
         self.looked_at = Some(self.book.head());
@@ -387,7 +390,7 @@ impl Driver {
             }
             Ok(Ok(Step::MakeKey { .. })) => unreachable!("the engine was given a key"),
             Ok(Err(refused)) => {
-                self.wait = Some(wait_of(&refused));
+                self.wait = Some(Wait::from(&refused));
                 Moved::No
             }
             Err(error) => {
@@ -411,7 +414,7 @@ impl Driver {
         if differs.is_empty() || !is_between {
             return Input::Tick;
         }
-        Input::Order(Order {
+        Input::Request(OperatorRequest {
             operator: CONFIG_OPERATOR.parse().expect("it is a name"),
             reason: format!("changed in the configuration file: {}", differs.join(", ")),
             if_revision: None,

@@ -26,13 +26,13 @@ pub use self::book::GivenKeys;
 pub(crate) use self::waiting::Reply;
 pub use self::waiting::{Held, NotTold, Told, Until};
 use super::metrics::Metrics;
-use tfo_engine::rollout::document::Expect;
-use tfo_engine::rollout::input::{Force, Order, Refused};
+use tfo_engine::rollout::input::{OperatorRequest, Refused};
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::key::KeyFingerprint;
+use tfo_model::node::Expected;
 use tfo_store::{Store, StoreError};
 use tfo_wire::v1::fleet::{Done, FingerprintCount, Nodes, PoolStatus, SlotPairShown};
 
@@ -55,11 +55,11 @@ pub struct Described {
 /// What an operator wants, where the engine needs the pool's state or key bytes to be asked.
 pub enum Wanted {
     /// As the engine takes it.
-    Order(Order),
+    Order(OperatorRequest),
     /// The first key; the expected nodes are those of the policy where none are given.
-    FirstKey(Asked, Option<Expect>, Force),
+    FirstKey(Asked, Option<Expected>, bool),
     /// Keys that the nodes hold already: primary and backup.
-    Import(Asked, Option<Expect>, KeyFingerprint, Option<KeyFingerprint>),
+    Import(Asked, Option<Expected>, KeyFingerprint, Option<KeyFingerprint>),
     /// One of the slots that may be recovered; the only one where none are given.
     Recover(Asked, Option<SlotPairShown>),
 }

@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use super::Summary;
 use super::driver::Driver;
 use super::work::snake;
-use tfo_engine::convergence::{Barrier, NodeState, node_state, recoverable};
-use tfo_engine::rollout::document::{Expect, Hold, PoolKey, Slots, Stage};
+use tfo_engine::rollout::barrier::{Barrier, NodeState, node_state, recoverable};
+use tfo_engine::rollout::document::{Hold, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{BlockedBy, Input, Now, Step};
-use tfo_engine::rollout::record::{Exclusion, NodeRecord, Standing};
+use tfo_engine::rollout::record::{Exclusion, Membership, NodeRecord};
+use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::wave::is_opened;
 use tfo_host::runtime::clock;
 use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
+use tfo_model::node::Expected;
 use tfo_model::state::SlotPrints;
-use tfo_wire::v1::fleet::{Expected, FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
+use tfo_wire::v1::fleet::{FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
 use tfo_wire::v1::sync::KeySource;
 
 /// Every state that a node can be in.
@@ -173,9 +175,9 @@ impl Driver {
             kernel: described.map(|described| described.kernel.clone()),
             agent: described.map(|described| described.agent.clone()),
             tcp_fastopen: described.and_then(|described| described.tcp_fastopen),
-            excluded: match record.standing {
-                Standing::Excluded(exclusion) => exclusion_name(exclusion).map(str::to_owned),
-                Standing::Admitted => None,
+            excluded: match record.membership {
+                Membership::Excluded(exclusion) => exclusion_name(exclusion).map(str::to_owned),
+                Membership::Admitted => None,
             },
         }
     }
@@ -198,8 +200,7 @@ fn shown(slots: &Slots) -> SlotPairShown {
 /// Whom a hold waits for.
 fn expected(hold: &Hold) -> Option<Expected> {
     match hold {
-        Hold::FirstKey { expect: Expect::Number(number) } => Some(Expected::Number(*number)),
-        Hold::FirstKey { expect: Expect::Names(names) } => Some(Expected::Names(names.clone())),
+        Hold::FirstKey { expect } => Some(expect.clone()),
         _ => None,
     }
 }

@@ -3,7 +3,6 @@
 use tracing::{debug, error, info};
 
 use super::driver::Driver;
-use tfo_engine::convergence::Serving;
 use tfo_store::{CommitError, StoreError};
 
 impl Driver {
@@ -37,7 +36,7 @@ impl Driver {
 
     /// It could not be read or written: this is no time in which a node could be silent (rule 11).
     pub(super) fn store_failed(&mut self, failed: &StoreError) {
-        self.life.pass(self.monotonic(), Serving::No);
+        self.life.skip_to(self.monotonic());
         self.metrics.store_failed(self.book.pool(), failed.kind());
         if !std::mem::replace(&mut self.logged.store_down, true) {
             let problem = failed.problem();

@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::book::Book;
-use tfo_engine::rollout::document::{Instruction, PoolKey, Stage};
+use tfo_engine::rollout::document::Stage;
+use tfo_engine::rollout::slots::{Instruction, PoolKey};
 use tfo_engine::rollout::sync::{Answer, PoolView, Sync, SyncRefused};
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
@@ -138,7 +139,7 @@ impl WaitingNodes {
     pub(super) fn answer(&mut self, book: &Book, view: PoolView, (node, sync): (NodeId, Sync), reply: Reply) {
         match view.answer(book.snapshot(), &node, &sync) {
             Ok(Answer::Nothing) => self.hold(node, sync, reply),
-            Ok(Answer::Tell(instruction)) => reply.give(self.answers.tell(book, &instruction)),
+            Ok(Answer::Instruct(instruction)) => reply.give(self.answers.tell(book, &instruction)),
             Err(refused) => reply.give(Err(NotTold::Refused(refused))),
         }
     }
@@ -153,7 +154,7 @@ impl WaitingNodes {
             }
             match view.answer(book.snapshot(), &node, &waiting.sync) {
                 Ok(Answer::Nothing) => still.push((node, waiting)),
-                Ok(Answer::Tell(instruction)) => waiting.reply.give(self.answers.tell(book, &instruction)),
+                Ok(Answer::Instruct(instruction)) => waiting.reply.give(self.answers.tell(book, &instruction)),
                 Err(refused) => waiting.reply.give(Err(NotTold::Refused(refused))),
             }
         }

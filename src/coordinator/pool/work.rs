@@ -9,14 +9,15 @@ use tracing::warn;
 use super::driver::{Ack, Driver, Next};
 use super::waiting::{NotTold, Reply, Until};
 use super::{Asked, GivenKeys, Message, NotDone, StoreDown, Wanted};
-use tfo_engine::convergence::recoverable;
-use tfo_engine::rollout::document::{Expect, PoolKey, Slots};
-use tfo_engine::rollout::input::{BlockedBy, Command, Input, Order, Reason, Refused, Step, Wait};
+use tfo_engine::rollout::barrier::recoverable;
+use tfo_engine::rollout::input::{Command, Input, OperatorRequest, Step};
 use tfo_engine::rollout::record::{NodeRecord, RecordChange, Report};
+use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer, Recording, Sync, record};
 use tfo_host::runtime::clock;
 use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
+use tfo_model::node::Expected;
 use tfo_model::state::SlotPrint;
 use tfo_store::CommitError;
 use tfo_wire::v1::fleet::{Done, SlotPairShown};
@@ -172,7 +173,7 @@ impl Driver {
             if !self.flush() || !self.look() {
                 return Err(NotDone::StoreDown);
             }
-            let input = Input::Order(self.order(wanted)?);
+            let input = Input::Request(self.order(wanted)?);
             let proposal = match self.decide(&input, &mut given) {
                 Ok(Ok(Step::Commit(proposal))) => *proposal,
                 Ok(Ok(Step::Wait(_) | Step::MakeKey { .. })) => unreachable!("an order is committed or refused"),
@@ -203,9 +204,9 @@ impl Driver {
         Err(NotDone::Overtaken)
     }
 
-    fn order(&self, wanted: &Wanted) -> Result<Order, NotDone> {
-        let expected = |expect: &Option<Expect>| {
-            expect.clone().unwrap_or(Expect::Number(self.book.document().policy.expected_nodes))
+    fn order(&self, wanted: &Wanted) -> Result<OperatorRequest, NotDone> {
+        let expected = |expect: &Option<Expected>| {
+            expect.clone().unwrap_or(Expected::Number(self.book.document().policy.expected_nodes))
         };
         let (asked, command) = match wanted {
             Wanted::Order(order) => return Ok(order.clone()),
@@ -219,7 +220,7 @@ impl Driver {
             Wanted::Recover(asked, slots) => (asked, Command::Recover { slots: self.slots_to_recover(*slots)? }),
         };
         let Asked { operator, reason, if_revision } = asked.clone();
-        Ok(Order { operator, reason, if_revision, command })
+        Ok(OperatorRequest { operator, reason, if_revision, command })
     }
 
     fn slots_to_recover(&self, wanted: Option<SlotPairShown>) -> Result<Slots, NotDone> {
@@ -246,16 +247,6 @@ impl Driver {
     }
 }
 
-/// What a policy that may not be taken yet waits for.
-pub(super) fn wait_of(refused: &Refused) -> Wait {
-    let (blocked_by, waiting_for) = match &refused.reason {
-        Reason::Frozen { .. } => (BlockedBy::Frozen, Vec::new()),
-        Reason::NotHeard(nodes) => (BlockedBy::Barrier, nodes.clone()),
-        _ => (BlockedBy::Held, Vec::new()),
-    };
-    Wait { blocked_by, waiting_for, next_at: None }
-}
-
 /// The name that the audit log has, and the API shows.
 pub(super) fn snake(name: &impl serde::Serialize) -> String {
     let value = serde_json::to_value(name).ok();
@@ -268,5 +259,5 @@ fn says_something_new(before: Option<&NodeRecord>, next: Option<&NodeRecord>) ->
         (&report.fence, report.installed, report.foreign, report.seen, report.holds)
     }
     let (Some(before), Some(next)) = (before, next) else { return true };
-    before.standing != next.standing || before.report.as_ref().map(judged) != next.report.as_ref().map(judged)
+    before.membership != next.membership || before.report.as_ref().map(judged) != next.report.as_ref().map(judged)
 }

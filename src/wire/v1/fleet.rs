@@ -11,6 +11,7 @@ use super::sync::KeySource;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
+pub use tfo_model::node::Expected;
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 
@@ -237,16 +238,6 @@ pub struct RotationRequest {
     /// See [`Command::if_revision`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_revision: Option<Revision>,
-}
-
-/// Who must be here, by number or by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Expected {
-    /// So many nodes.
-    Number(usize),
-    /// These nodes.
-    Names(BTreeSet<NodeId>),
 }
 
 /// `POST …/advance`: goes past a barrier without the nodes that are behind (rule 15).

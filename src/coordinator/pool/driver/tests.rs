@@ -9,9 +9,9 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::pool::waiting::Reply;
 use crate::pool::{GivenKeys, Held, NotDone, NotTold, Until, Wanted};
-use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, PoolKey, Proposal, Slots, Snapshot, Stage};
-use tfo_engine::rollout::input::Force;
-use tfo_engine::rollout::record::{Exclusion, Fence, Installed, NodeRecord, RecordChange, Report, SlotCount, Standing};
+use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::record::{Exclusion, Installed, Membership, NodeRecord, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Sync, SyncRefused};
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::ids::PoolName;
@@ -150,7 +150,7 @@ impl World {
         let mut world = Self { store, driver, slots: Slots { primary: current, backup: Some(backup) } };
         world.driver.tick();
         world.hear(&["a", "b", "c"]);
-        assert!(world.driver.presence.unheard_required(world.driver.book.snapshot()).is_empty());
+        assert!(world.driver.presence.unseen_required(world.driver.book.snapshot()).is_empty());
         world
     }
 
@@ -235,7 +235,7 @@ impl World {
             operator: "ops1".parse().unwrap(),
             reason: "test".to_owned(),
             if_revision: None,
-            command: Command::Rotate { force: Force::Yes },
+            command: Command::Rotate { force: true },
         };
         let message = Message::Wanted { wanted: Box::new(Wanted::Order(order)), given: GivenKeys::default(), reply };
         assert_eq!(self.driver.serve(vec![message]), Next::Serve);
@@ -247,7 +247,7 @@ impl World {
         self.driver.shared.now_ms() - self.driver.shared.good_at_ms.load(Ordering::Relaxed)
     }
 
-    fn standing(&self, node: &str) -> Standing {
+    fn standing(&self, node: &str) -> Membership {
         self.driver.book.snapshot().nodes[&node.parse::<NodeId>().unwrap()].standing
     }
 }
@@ -264,7 +264,7 @@ fn a_changed_file_is_taken_over_beside_a_node_that_never_comes_again() {
     world.pass_long(&["a", "c"]);
     let nodes = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
     assert_eq!(world.actions(), [(Action::Exclude, nodes(&["b"])), (Action::SetPolicy, nodes(&[]))]);
-    assert_eq!(world.standing("b"), Standing::Excluded(Exclusion::Absent));
+    assert_eq!(world.standing("b"), Membership::Excluded(Exclusion::Absent));
     assert_eq!(world.driver.book.document().policy, changed);
 }
 

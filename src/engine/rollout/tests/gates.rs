@@ -1,7 +1,7 @@
 //! Drain, health, and clocks that step.
 
 use super::super::document::Pause;
-use super::super::input::{BlockedBy, Force};
+use super::super::input::BlockedBy;
 use super::*;
 
 fn counters(passive: u64, passive_alt_key: u64, passive_fail: u64) -> Counters {
@@ -60,7 +60,7 @@ fn health_is_a_rise_above_the_waves_own_baseline() {
             // An operator who resumes has looked: the same wave is not stopped twice.
             let snapshot = Snapshot { document: proposal.document, nodes: snapshot.nodes };
             assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Paused);
-            let resumed = committed(order(&snapshot, Command::Resume { force: Force::No }).unwrap()).document;
+            let resumed = committed(order(&snapshot, Command::Resume { force: false }).unwrap()).document;
             let step = tick(&Snapshot { document: resumed, ..snapshot });
             assert_eq!(committed(step).audit.action, Action::OpenWave);
         }

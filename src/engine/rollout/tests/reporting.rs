@@ -1,9 +1,9 @@
 //! Nodes whose keys come from elsewhere, sessions of one kind, and the one view that answers all.
 
+use super::super::barrier::{Barrier, NodeState, conflict, no_common_foreign_key, node_state, recoverable};
 use super::super::record::Exclusion;
 use super::super::sync::{Answer, PoolView, Recording, Sync, SyncRefused, answer, record};
 use super::*;
-use crate::convergence::{Barrier, NodeState, common_foreign_key, conflict, node_state, recoverable};
 use tfo_model::node::KeySource;
 
 fn sync(ordinal: u64, report: Report) -> Sync {
@@ -48,7 +48,7 @@ fn a_node_that_only_reports_is_seen_and_binds_nothing() {
         assert_eq!(node_state(&snapshot.document, &node(name), record, &presence()), NodeState::Reporting);
     }
     assert_eq!((Barrier::of_all(&snapshot), recoverable(&snapshot)), before);
-    assert_eq!((conflict(&snapshot), common_foreign_key(&snapshot)), (None, None));
+    assert_eq!((conflict(&snapshot), no_common_foreign_key(&snapshot)), (None, Ok(())));
     // Not even unheard ones.
     let unheard = deaf_to(&["r1", "r2", "r3"]);
     assert_eq!(committed(tick_with(&snapshot, &unheard)).audit.action, Action::Promote);
@@ -99,7 +99,7 @@ fn one_view_answers_as_each_look_would() {
     let mut frozen = of(staged());
     stored(&mut frozen, "a", &sync(5, of_fence(50, 7)));
     let mut excluded = of(staged());
-    excluded.nodes.get_mut(&node("b")).unwrap().standing = Standing::Excluded(Exclusion::Absent);
+    excluded.nodes.get_mut(&node("b")).unwrap().membership = Membership::Excluded(Exclusion::Absent);
     let snapshots = [of(Stage::Empty), of(steady()), of(staged()), with_behind(promoted(0, &["a"])), frozen, excluded];
     let mut kinds = BTreeSet::new();
     for snapshot in &snapshots {
@@ -113,8 +113,8 @@ fn one_view_answers_as_each_look_would() {
                     // And as the rules say, spelled out once more.
                     let is_frozen = conflict(snapshot).is_some();
                     assert_eq!(looked == Err(SyncRefused::Frozen), is_frozen);
-                    if matches!(looked, Ok(Answer::Tell(_))) {
-                        assert!(presence.unheard_required(snapshot).is_empty());
+                    if matches!(looked, Ok(Answer::Instruct(_))) {
+                        assert!(presence.unseen_required(snapshot).is_empty());
                     }
                     kinds.insert(format!("{looked:?}").split(['(', ' ', '{']).take(2).collect::<String>());
                 }
