@@ -89,7 +89,7 @@ fn a_reload_of_the_coordinator_is_answered(center: &Machine) {
     assert!(told(&reload).contains("See \"systemctl status tfo-coordinator.service\""), "{}", told(&reload));
     let refused = |line: &str| {
         line.starts_with("reload refused: /etc/tfo-fleet/coordinator.toml:")
-            && line.ends_with(&format!("; the old configuration goes on; {serving}"))
+            && line.ends_with(&format!("; keeping the old configuration; {serving}"))
     };
     assert!(poll_until(SOON, || refused(&said())), "{}", said());
     let shown = center.run(&["systemctl", "status", "--no-pager", "--lines=0", "tfo-coordinator"]);

@@ -868,6 +868,4 @@ impl Fleet {
     pub(crate) fn node_ids(&self) -> Vec<NodeId> {
         self.nodes.iter().map(|node| node.id.clone()).collect()
     }
-
-    pub(crate) const FORCE: bool = true;
 }

@@ -19,7 +19,7 @@ impl Fleet {
             0 => Command::Pause,
             1 => Command::Resume { force: false },
             2 => Command::Abort { force: false },
-            3 => Command::Abort { force: Fleet::FORCE },
+            3 => Command::Abort { force: true },
             4 => Command::Revoke { keys: RevokeKeys::AllInstructed, deny: BTreeSet::new() },
             5 => {
                 let key = held[usize::try_from(self.random.below(held.len() as u64)).unwrap()];

@@ -231,7 +231,7 @@ impl World {
     /// An operator asks for a rotation.
     fn rotate(&mut self) -> Result<Action, NotDone> {
         let (reply, mut answer) = oneshot::channel();
-        let order = Order {
+        let order = OperatorRequest {
             operator: "ops1".parse().unwrap(),
             reason: "test".to_owned(),
             if_revision: None,
@@ -248,7 +248,7 @@ impl World {
     }
 
     fn standing(&self, node: &str) -> Membership {
-        self.driver.book.snapshot().nodes[&node.parse::<NodeId>().unwrap()].standing
+        self.driver.book.snapshot().nodes[&node.parse::<NodeId>().unwrap()].membership
     }
 }
 

@@ -66,7 +66,7 @@ fn an_import_of_one_key_twice_is_refused() {
 }
 
 #[test]
-fn after_an_import_nothing_moves_until_everybody_expected_is_here() {
+fn after_an_import_nothing_moves_until_all_expected_nodes_are_here() {
     let mut document = document(steady());
     document.hold = Some(Hold::FirstKey { expect: Expected::Names(nodes(&["a", "b", "c"])) });
     let snapshot = pool(document.clone(), &["a"], &["b"]);
@@ -83,7 +83,7 @@ fn after_an_import_nothing_moves_until_everybody_expected_is_here() {
         panic!("not refused")
     };
     assert_eq!(missing, ["2 of 3 nodes"]);
-    // By force without those who never came, and never past one who is here and behind.
+    // By force without nodes that never came, and never past one that is here and behind.
     let by_force = Command::Resume { force: true };
     let resumed = committed(order(&pool(document.clone(), &["a"], &[]), by_force.clone()).unwrap());
     assert_eq!(resumed.document.hold, None);
@@ -137,8 +137,8 @@ fn pause_and_resume_raise_no_generation() {
 }
 
 #[test]
-fn only_a_pause_is_taken_before_everybody_was_heard() {
-    let unheard = deaf_to(&["b"]);
+fn only_a_pause_is_taken_before_all_nodes_were_seen() {
+    let unseen = blind_to(&["b"]);
     let snapshot = of(staged());
     let commands = [
         ROTATE,
@@ -152,12 +152,12 @@ fn only_a_pause_is_taken_before_everybody_was_heard() {
         Command::SetPolicy { policy: Box::new(policy()) },
     ];
     for command in commands {
-        assert_eq!(refused(order_with(&snapshot, &unheard, command)), Reason::NotHeard(vec![node("b")]));
+        assert_eq!(refused(order_with(&snapshot, &unseen, command)), Reason::NotHeard(vec![node("b")]));
     }
-    assert!(order_with(&snapshot, &unheard, Command::Pause).is_ok());
+    assert!(order_with(&snapshot, &unseen, Command::Pause).is_ok());
 }
 
-/// A pool at generation 5 whose node b was told generation 9.
+/// A pool at generation 5 whose node b received generation 9.
 fn restored() -> Snapshot {
     let mut snapshot = of(steady());
     let slots = Slots { primary: key(8), backup: Some(key(7)) };
@@ -174,7 +174,7 @@ fn a_report_from_the_future_freezes_the_pool() {
         let reason = refused(order(&snapshot, command));
         assert_eq!(reason, Reason::Frozen { node: node("b"), generation: Generation::new(9) });
     }
-    // The same generation with other keys is no better.
+    // The same generation with other keys is as bad.
     let mut snapshot = restored();
     let report = snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap();
     report.fence.as_mut().unwrap().generation = Generation::new(5);
@@ -202,17 +202,17 @@ fn recover_takes_what_is_reported_under_the_highest_generation() {
     let other = Slots { primary: key(7), backup: Some(key(8)) };
     assert_eq!(refused(order(&snapshot, Command::Recover { slots: other })), Reason::NotReported);
     assert!(matches!(refused(order(&of(steady()), Command::Recover { slots })), Reason::WrongPhase(_)));
-    // Whoever was not heard is waited for, or absent and excluded with it.
-    let unheard = deaf_to(&["a"]);
-    let reason = refused(order_with(&snapshot, &unheard, Command::Recover { slots }));
+    // A node that was not seen is waited for, or is absent and excluded with it.
+    let unseen = blind_to(&["a"]);
+    let reason = refused(order_with(&snapshot, &unseen, Command::Recover { slots }));
     assert_eq!(reason, Reason::NotHeard(vec![node("a")]));
-    let gone = Presence { absent: nodes(&["a"]), ..deaf_to(&["a"]) };
+    let gone = Presence { absent: nodes(&["a"]), ..blind_to(&["a"]) };
     let proposal = committed(order_with(&snapshot, &gone, Command::Recover { slots }).unwrap());
     assert_eq!(proposal.audit.nodes, nodes(&["a"]));
 }
 
 #[test]
-fn recover_may_go_on_with_what_the_document_tells_if_nobody_was_told_more() {
+fn recover_may_take_the_documents_own_slots_if_no_node_received_more() {
     // Found by the model check: restored, driven on to a promotion, and then a node comes that holds the lost way's keys
     // under a generation that is out again.  Nobody has reported the promotion yet; a node may have it all the same.
     let mut snapshot = pool(document(promoted(0, &[])), &[], &["a", "b"]);
@@ -223,10 +223,10 @@ fn recover_may_go_on_with_what_the_document_tells_if_nobody_was_told_more() {
     let own = Slots { primary: key(3), backup: Some(key(2)) };
     for slots in [own, lost] {
         let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
-        assert_eq!(proposal.document.generation.get(), 5 + RECOVER_JUMP, "above what the document tells");
+        assert_eq!(proposal.document.generation.get(), 5 + RECOVER_JUMP, "above what the document instructs");
         assert_eq!(proposal.document.next_epoch.get(), 10);
     }
-    // Somebody was told more, installed or not, or has one slot: the document is behind, and says nothing.
+    // A node received more, installed or not, or has one slot: the document is behind and does not count.
     let mut one = admitted(Some(Fence { pool_id: pool_id(), generation: Generation::new(6), slots: lost }));
     one.report.as_mut().unwrap().slot_count = SlotCount::One;
     let mut told_more = snapshot.clone();
@@ -247,7 +247,7 @@ fn recover_does_not_believe_a_one_slot_nodes_file() {
     assert_eq!(refused(order(&snapshot, Command::Recover { slots: alone })), Reason::NotReported);
     let slots = Slots { primary: key(8), backup: Some(key(7)) };
     let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
-    assert_eq!(proposal.document.generation.get(), 12 + RECOVER_JUMP, "above what anybody was told");
+    assert_eq!(proposal.document.generation.get(), 12 + RECOVER_JUMP, "above what any node received");
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn advance_leaves_exactly_those_behind_that_the_operator_saw() {
         |generation, names: &[&str]| Command::Advance { generation: Generation::new(generation), leave: nodes(names) };
     let proposal = committed(order(&snapshot, advance(5, &["d"])).unwrap());
     assert_eq!((proposal.audit.nodes.clone(), rise(&snapshot, &proposal)), (nodes(&["d"]), 0));
-    // Two operators press it: the second one finds the generation moved, or nobody behind.
+    // Two operators press it: the second one finds the generation moved, or no node behind.
     assert_eq!(refused(order(&snapshot, advance(4, &["d"]))), Reason::GenerationMoved(Generation::new(5)));
     let more = pool(document(staged()), &["a", "b", "e"], &["c", "d"]);
     assert_eq!(refused(order(&more, advance(5, &["d"]))), Reason::MoreBehind(vec![node("c")]));
@@ -322,8 +322,8 @@ fn a_dead_node_does_not_lock_the_operator_out_after_a_restart() {
             Command::Forget { node: node(name) },
         ]
     };
-    // b has acknowledged by its stored record, c has not: neither was heard in this life.
-    let gone = Presence { absent: nodes(&["b", "c"]), ..deaf_to(&["b", "c"]) };
+    // b has acknowledged by its stored record, c has not: neither was seen in this life.
+    let gone = Presence { absent: nodes(&["b", "c"]), ..blind_to(&["b", "c"]) };
     for name in ["b", "c"] {
         for command in remedies(name) {
             let proposal = committed(order_with(&snapshot, &gone, command).unwrap());
@@ -332,16 +332,16 @@ fn a_dead_node_does_not_lock_the_operator_out_after_a_restart() {
     }
     let advance = |names: &[&str]| Command::Advance { generation: Generation::new(5), leave: nodes(names) };
     let proposal = committed(order_with(&snapshot, &gone, advance(&["b", "c"])).unwrap());
-    assert_eq!(proposal.audit.nodes, nodes(&["b", "c"]), "whoever was not heard is behind too");
+    assert_eq!(proposal.audit.nodes, nodes(&["b", "c"]), "a node that was not seen is behind, too");
     assert_eq!(refused(order_with(&snapshot, &gone, advance(&["c"]))), Reason::MoreBehind(vec![node("b")]));
     // A node that is not measured absent may still report.
-    let silent = Presence { absent: nodes(&["b"]), ..deaf_to(&["b", "c"]) };
+    let silent = Presence { absent: nodes(&["b"]), ..blind_to(&["b", "c"]) };
     for command in remedies("c").into_iter().chain([advance(&["b", "c"])]) {
         assert_eq!(refused(order_with(&snapshot, &silent, command)), Reason::NotHeard(vec![node("c")]));
     }
     for command in [INSIST, Command::Resume { force: false }, Command::Abort { force: true }] {
         let reason = refused(order_with(&snapshot, &gone, command));
-        assert_eq!(reason, Reason::NotHeard(vec![node("b"), node("c")]), "nothing else passes");
+        assert_eq!(reason, Reason::NotHeard(vec![node("b"), node("c")]), "nothing further passes");
     }
 }
 

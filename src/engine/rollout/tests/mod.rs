@@ -135,15 +135,15 @@ fn with_behind(stage: Stage) -> Snapshot {
 }
 
 /// Every node that a test here names.
-const EVERYBODY: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "late", "new", "never-seen", "one"];
+const ALL_NODES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "late", "new", "never-seen", "one"];
 
-/// Ears that hear everybody, long after everything.
+/// A coordinator that has seen all nodes, long after everything.
 fn presence() -> Presence {
-    Presence { seen: nodes(&EVERYBODY), phase_secs: 100, wave_secs: 100, ..Presence::default() }
+    Presence { seen: nodes(&ALL_NODES), phase_secs: 100, wave_secs: 100, ..Presence::default() }
 }
 
 /// The same, except for these.
-fn deaf_to(names: &[&str]) -> Presence {
+fn blind_to(names: &[&str]) -> Presence {
     let mut presence = presence();
     presence.seen.retain(|node| !names.contains(&node.as_str()));
     presence

@@ -36,8 +36,8 @@ fn an_unknown_node_is_admitted_durably_before_it_is_answered() {
     assert!(matches!(recording, Ok(Recording::First(_))));
     apply(&mut snapshot, change(recording));
     assert_eq!(snapshot.nodes[&node("new")].membership, Membership::Admitted);
-    let told = instruction_for(&snapshot.document, &node("new"), SlotCount::Two).unwrap();
-    assert_eq!(answer(&snapshot, &presence(), &node("new"), &sync), Ok(Answer::Instruct(told)));
+    let instruction = instruction_for(&snapshot.document, &node("new"), SlotCount::Two).unwrap();
+    assert_eq!(answer(&snapshot, &presence(), &node("new"), &sync), Ok(Answer::Instruct(instruction)));
     // It is waited for from now on.
     assert_eq!(waits(tick(&snapshot)).waiting_for, vec![node("new")]);
 }
@@ -116,8 +116,8 @@ fn an_answer_is_what_is_above_seen_and_not_there_yet() {
     assert_eq!(answer(&snapshot, &presence(), &node("a"), &ahead), Ok(Answer::Nothing), "seen, not \"differs\"");
     let behind = Sync { seen: Generation::new(4), ..sync(1, report(None)) };
     assert!(matches!(answer(&snapshot, &presence(), &node("a"), &behind), Ok(Answer::Instruct(_))));
-    let unheard = deaf_to(&["b"]);
-    assert_eq!(answer(&snapshot, &unheard, &node("a"), &behind), Err(SyncRefused::NotHeard));
+    let unseen = blind_to(&["b"]);
+    assert_eq!(answer(&snapshot, &unseen, &node("a"), &behind), Err(SyncRefused::NotHeard));
     assert_eq!(answer(&of(Stage::Empty), &presence(), &node("a"), &behind), Ok(Answer::Nothing));
 }
 

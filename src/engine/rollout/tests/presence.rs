@@ -39,25 +39,25 @@ fn serve(life: &mut Life, from: u64, until: u64, snapshot: &Snapshot) -> Presenc
 }
 
 #[test]
-fn a_coordinator_that_starts_has_heard_nobody_and_nobody_is_absent() {
+fn a_coordinator_that_starts_has_seen_no_node_and_none_is_absent() {
     let mut life = Life::default();
     let snapshot = pool(5, &[("a", 7, 30), ("b", 9, 30)]);
     let presence = serve(&mut life, 1_000, 1_000, &snapshot);
     assert_eq!(presence.seen, [].into());
     assert!(presence.absent.is_empty());
-    // a is heard, by whichever coordinator; b is not, and is absent in the end.
-    let heard = pool(5, &[("a", 8, 30), ("b", 9, 30)]);
-    assert_eq!(serve(&mut life, 1_010, 1_010, &heard).seen, [node("a")].into());
-    let presence = serve(&mut life, 1_020, 1_100, &heard);
+    // a is seen, by any coordinator; b is not, and is absent in the end.
+    let seen = pool(5, &[("a", 8, 30), ("b", 9, 30)]);
+    assert_eq!(serve(&mut life, 1_010, 1_010, &seen).seen, [node("a")].into());
+    let presence = serve(&mut life, 1_020, 1_100, &seen);
     assert!(presence.absent.is_empty());
-    assert_eq!(serve(&mut life, 1_110, 1_110, &heard).absent, [node("b")].into());
-    // Whoever registers in this life was heard in it.
+    assert_eq!(serve(&mut life, 1_110, 1_110, &seen).absent, [node("b")].into());
+    // A node that registers in this life was seen in it.
     let joined = pool(5, &[("a", 8, 30), ("b", 9, 30), ("c", 1, 30)]);
     assert!(serve(&mut life, 1_120, 1_120, &joined).seen.contains(&node("c")));
 }
 
 #[test]
-fn time_in_which_it_did_not_serve_makes_nobody_absent() {
+fn time_in_which_it_did_not_serve_makes_no_node_absent() {
     let snapshot = pool(5, &[("a", 7, 30)]);
     // Stopped for an hour: docs/protocol.md#what-goes-wrong-without-a-rule, "coordinator down an hour".
     let mut life = Life::default();
@@ -85,7 +85,7 @@ fn a_timer_node_is_not_absent_before_three_of_its_periods() {
 #[test]
 fn a_store_that_went_back_is_a_new_life() {
     let before = [("a", 7, 30), ("b", 9, 30)];
-    let heard = pool(6, &[("a", 8, 30), ("b", 10, 30)]);
+    let seen = pool(6, &[("a", 8, 30), ("b", 10, 30)]);
     for (what, restored) in [
         ("a lower revision", pool(5, &before)),
         ("older records", pool(6, &before)),
@@ -95,28 +95,28 @@ fn a_store_that_went_back_is_a_new_life() {
     ] {
         let mut life = Life::default();
         serve(&mut life, 0, 0, &pool(6, &before));
-        assert_eq!(serve(&mut life, 10, 10, &heard).seen.len(), 2, "{what}");
+        assert_eq!(serve(&mut life, 10, 10, &seen).seen.len(), 2, "{what}");
         let presence = serve(&mut life, 20, 20, &restored);
         assert_eq!(presence.seen, [].into(), "{what}");
     }
     // A node that is forgotten by a commit is none of these.
     let mut life = Life::default();
     serve(&mut life, 0, 0, &pool(6, &before));
-    serve(&mut life, 10, 10, &heard);
+    serve(&mut life, 10, 10, &seen);
     assert_eq!(serve(&mut life, 20, 20, &pool(7, &[("a", 8, 30)])).seen, [node("a")].into());
 }
 
 #[test]
 fn a_coordinator_that_was_cut_off_from_its_store_begins_a_new_life() {
     let snapshots = [pool(6, &[("a", 7, 30)]), pool(6, &[("a", 8, 30)]), pool(6, &[("a", 9, 30)])];
-    for (blind_secs, is_heard) in [(60, true), (61, false)] {
+    for (blind_secs, is_seen) in [(60, true), (61, false)] {
         let mut life = Life::default();
         serve(&mut life, 0, 0, &snapshots[0]);
         assert_eq!(serve(&mut life, 10, 10, &snapshots[1]).seen.len(), 1);
         // It looks at its clock, not at the store.
         (10..10 + blind_secs).for_each(|at| life.skip_to(secs(at)));
         life.observe(secs(10 + blind_secs), &snapshots[1]);
-        assert_eq!(life.presence(&snapshots[1]).seen.contains(&node("a")), is_heard, "{blind_secs} s");
+        assert_eq!(life.presence(&snapshots[1]).seen.contains(&node("a")), is_seen, "{blind_secs} s");
         life.observe(secs(20 + blind_secs), &snapshots[2]);
         assert!(life.presence(&snapshots[2]).seen.contains(&node("a")), "{blind_secs} s");
     }
@@ -125,16 +125,16 @@ fn a_coordinator_that_was_cut_off_from_its_store_begins_a_new_life() {
 #[test]
 fn presence_fails_closed() {
     let nodes = [("a", 8, 30), ("b", 10, 30)];
-    let unheard = |presence: &Presence, snapshot: &Snapshot| presence.unseen_required(snapshot).len();
+    let unseen = |presence: &Presence, snapshot: &Snapshot| presence.unseen_required(snapshot).len();
     let mut life = Life::default();
     serve(&mut life, 0, 0, &pool(6, &[("a", 7, 30), ("b", 9, 30)]));
     let presence = serve(&mut life, 10, 10, &pool(6, &nodes));
-    assert_eq!(unheard(&presence, &pool(6, &nodes)), 0);
-    assert_eq!(unheard(&presence, &pool(7, &nodes)), 0, "the store moved on");
-    assert_eq!(unheard(&presence, &pool(5, &nodes)), 2, "the store went back after the last look");
+    assert_eq!(unseen(&presence, &pool(6, &nodes)), 0);
+    assert_eq!(unseen(&presence, &pool(7, &nodes)), 0, "the store moved on");
+    assert_eq!(unseen(&presence, &pool(5, &nodes)), 2, "the store went back after the last look");
     let joined = [nodes[0], nodes[1], ("c", 1, 30)];
-    assert_eq!(unheard(&presence, &pool(6, &joined)), 1, "nobody has looked since it came");
-    assert_eq!(unheard(&Presence::default(), &pool(6, &nodes)), 2, "who knows nothing has heard nobody");
+    assert_eq!(unseen(&presence, &pool(6, &joined)), 1, "no look since it came");
+    assert_eq!(unseen(&Presence::default(), &pool(6, &nodes)), 2, "the default has seen no node");
 }
 
 #[test]
@@ -161,7 +161,11 @@ fn a_revoke_in_an_old_phase_begins_its_own_time() {
     assert_eq!(serve(&mut life, 1_020, 1_100, &snapshot).phase_secs, 90);
     revoke.left_behind.insert(node("b"));
     snapshot.document.revoke = Some(revoke.clone());
-    assert_eq!(serve(&mut life, 1_110, 1_110, &snapshot).phase_secs, 100, "whom it left behind is no new revoke");
+    assert_eq!(
+        serve(&mut life, 1_110, 1_110, &snapshot).phase_secs,
+        100,
+        "the nodes that it left behind do not make it a new revoke"
+    );
     revoke.keys.insert(key(2));
     snapshot.document.revoke = Some(revoke);
     assert_eq!(serve(&mut life, 1_120, 1_120, &snapshot).phase_secs, 0, "a second one");

@@ -53,8 +53,8 @@ fn the_next_wave_opens_without_a_new_generation() {
     let snapshot = of(promoted(0, &["a"]));
     let proposal = committed(tick(&snapshot));
     assert_eq!((proposal.audit.action, rise(&snapshot, &proposal)), (Action::OpenWave, 0));
-    let told = instruction_for(&proposal.document, &node("b"), SlotCount::Two).unwrap();
-    assert_eq!((told.generation.get(), told.slots.primary), (5, key(3)));
+    let instruction = instruction_for(&proposal.document, &node("b"), SlotCount::Two).unwrap();
+    assert_eq!((instruction.generation.get(), instruction.slots.primary), (5, key(3)));
 }
 
 #[test]
@@ -115,10 +115,10 @@ fn gates_of_a_stage() {
 }
 
 #[test]
-fn nothing_is_committed_before_everybody_was_heard_in_this_life() {
+fn nothing_is_committed_before_all_nodes_were_seen_in_this_life() {
     for stage in [steady(), staged(), promoted(0, &[])] {
-        let unheard = deaf_to(&["b"]);
-        let wait = waits(tick_with(&of(stage), &unheard));
+        let unseen = blind_to(&["b"]);
+        let wait = waits(tick_with(&of(stage), &unseen));
         assert_eq!((wait.blocked_by, wait.waiting_for), (BlockedBy::Barrier, vec![node("b")]));
     }
 }
@@ -144,7 +144,7 @@ fn absent_nodes_in_the_way_are_excluded_down_to_min_present() {
     let mut snapshot = pool(document(staged()), &["a", "d"], &["b", "c"]);
     snapshot.document.policy.absent_policy = AbsentPolicy::Wait;
     assert_eq!(waits(tick_with(&snapshot, &absent)).blocked_by, BlockedBy::Absent);
-    // A silent node that has acknowledged is in nobody's way.
+    // A silent node that has acknowledged is not in the way.
     let silent = Presence { absent: nodes(&["b"]), ..presence() };
     assert_eq!(committed(tick_with(&of(staged()), &silent)).audit.action, Action::Promote);
 }
@@ -167,7 +167,7 @@ fn an_empty_pool_of_required_nodes_passes_no_barrier() {
 #[test]
 fn a_wave_without_a_present_acked_member_takes_in_the_next_by_hash() {
     let mut document = document(staged());
-    document.policy.promote_waves = vec![WaveRule::Names("nobody".parse().unwrap()), WaveRule::Share(Share::ALL)];
+    document.policy.promote_waves = vec![WaveRule::Names("none".parse().unwrap()), WaveRule::Share(Share::ALL)];
     let snapshot = pool(document, &["a", "b", "c"], &[]);
     let Stage::Promoted { wave, .. } = committed(tick(&snapshot)).document.stage else { panic!("not promoted") };
     let first = wave.taken_in.first().cloned().unwrap();
@@ -219,7 +219,7 @@ fn the_audit_names_whom_a_wave_takes_in() {
         document.policy.promote_waves = named.chain([WaveRule::Share(Share::ALL)]).collect();
         document
     };
-    // "new" is in no barrier: nobody promotes it.
+    // "new" is in no barrier: it is not promoted.
     let mut snapshot = pool(staged_with(&["a", "b"]), &["a", "b", "c", "new"], &[]);
     snapshot.nodes.get_mut(&node("new")).unwrap().membership = Membership::Excluded(Exclusion::Absent);
     assert_eq!(audit(&snapshot), (Action::Promote, nodes(&["a"]), String::new()));
