@@ -21,7 +21,7 @@ use super::world::{
     Answer, Off, Op, Reply, Request, World, fingerprint, is_held_for_nodes, link, number, plain, policy, pool_id,
 };
 
-/// What the agents are told in every answer, and how long they ask before they serve by their file.  Time stands still
+/// `absent_after` of every answer, and how long agents ask before they serve by their file.  Time stands still
 /// in the model, and both are over: the worst that can be.
 const ABSENT_AFTER: Duration = Duration::from_secs(60);
 const START_TIMEOUT: Duration = Duration::ZERO;
@@ -35,7 +35,7 @@ const AFTER: UnixTime = UnixTime::from_secs(1_000_000_000);
 pub(crate) enum Event {
     /// A node sends a sync, and a coordinator gets it.  What the node sent before is given up, unless it said the same.
     ///
-    /// A request that is delivered later says what a later one would say, as long as it is outstanding.
+    /// A request that is delivered later is equal to a later one, as long as it is outstanding.
     Sync {
         node: u8,
         exclusion_ended: bool,
@@ -53,9 +53,9 @@ pub(crate) enum Event {
     Take(u8),
     /// The same, and the agent crashes between file and kernel.
     TakeAndCrash(u8),
-    /// The file cannot be written, and the agent goes on: only with the rule off.
+    /// The file cannot be written, and the agent continues: only with the rule off.
     FileFails(u8),
-    /// The file cannot be written: what was told stays pending ...
+    /// The file cannot be written: the instruction stays pending ...
     TakeInVain(u8),
     /// ... and is tried again before a next request.
     TryAgain(u8),
@@ -146,8 +146,8 @@ impl World {
 
     /// Whether the coordinator has seen something that this backup lacks.
     ///
-    /// The assumption of a store that goes back under a running coordinator: whoever has not looked for so long that it
-    /// saw nothing of what is lost begins a new life anyway.
+    /// The assumption of a store that goes back under a running coordinator: one that has not looked for so long that
+    /// it saw nothing of what is lost begins a new life anyway.
     fn saw_more(&self, c: usize, backup: &Snapshot) -> bool {
         let Some(looked) = &self.coordinators[c].looked else { return false };
         let syncs = |snapshot: &Snapshot, id| snapshot.nodes.get(id).map_or(0, |record| record.syncs);
@@ -346,13 +346,13 @@ impl World {
         Request { node: n, to: self.nodes[n].coordinator, ask, sync }
     }
 
-    /// Whether this agent waits for the answer to it: numbers begin anew with every run, and no session lives in two.
+    /// Whether this agent waits for the answer to it: numbers start again with every run, and no session lives in two.
     pub(crate) fn is_outstanding(&self, n: usize, ask: &Ask) -> bool {
         let link = &self.nodes[n].link;
         link.session() == ask.session && link.outstanding() == Some(ask.request)
     }
 
-    /// The agent refuses the answer to a request that is outstanding no more, so there is no need to keep it.
+    /// The agent refuses the answer to a request that is no longer outstanding, so there is no need to keep it.
     fn drop_dead_answers(&mut self, n: usize) {
         if !self.is_off(Off::OwnAnswerOnly) {
             let answers = std::mem::take(&mut self.answers);
@@ -395,7 +395,7 @@ impl World {
         true
     }
 
-    /// Only what is to be installed can fail so: what the file says already is drift, and the agent mends that by itself.
+    /// Only an install can fail like this: what the file holds already is drift, and the agent repairs that by itself.
     fn take_in_vain(&mut self, index: usize) -> bool {
         let is_taken = self.take(index);
         let told = self.installing.take();
@@ -439,7 +439,8 @@ impl World {
     }
 
     fn load(&mut self, n: usize, told: Instruction, is_of_lost_store: bool) {
-        // What a restore brings back is no admission: the first install after it is that of an answer given after it.
+        // A record that a restore brings back does not admit the node: the first install after it is that of an answer
+        // given after it.
         let is_admitted = self.is_admitted(n) && (!is_of_lost_store || self.restore_admits);
         let one_slot_counts = self.is_off(Off::OneSlotIsNeverRequired);
         let node = &mut self.nodes[n];
@@ -459,7 +460,7 @@ impl World {
         true
     }
 
-    /// The agent starts with what its file says; requests and answers of the one before it are nobody's.
+    /// The agent starts with what its file holds; requests and answers of the one before it are dropped.
     fn start_agent(&mut self, n: usize, ordinal: u64) {
         let has_fence = !self.is_off(Off::FenceInFile);
         let node = &mut self.nodes[n];
@@ -477,7 +478,7 @@ impl World {
         true
     }
 
-    /// READY before the kernel has keys: what is installed must be as told, if there is anything, and the link agrees.
+    /// READY before the kernel has keys: what is installed, if anything, must be as instructed, and the link agrees.
     fn may_serve_without_keys(&self, n: usize) -> bool {
         let node = &self.nodes[n];
         let is_ready = match node.link.readiness(Duration::ZERO, START_TIMEOUT) {
@@ -500,7 +501,7 @@ impl World {
         true
     }
 
-    /// Everything on the node is new, its clock may be behind: the session's ordinal starts anew.
+    /// Everything on the node is new, its clock may be behind: the session's ordinal starts again.
     fn reimage(&mut self, n: usize) -> bool {
         let node = &mut self.nodes[n];
         node.file = None;
@@ -519,7 +520,7 @@ impl World {
         true
     }
 
-    /// Ghost: covered nodes mint; who minted is promised to be accepted.
+    /// Ghost: covered nodes make cookies, and the promise covers those.
     fn note_minted(&mut self) {
         let revoked = |key: PoolKey| self.store.document.is_revoked(key);
         let covered = self.nodes.iter().filter(|node| node.is_covered);
@@ -578,7 +579,7 @@ impl World {
         let c = request.to;
         let id = self.ids[request.node].clone();
         let presence = self.presence(c, None, 0);
-        // Where the store counts, a coordinator answers by what it heard when it looked last.
+        // If the store counts, a coordinator answers by what it had seen when it looked last.
         let view = self.view(None, false);
         if let (Some(cache), true) = (&self.coordinators[c].cache, self.is_off(Off::AnswerFromStore)) {
             if let Some(told) = wave::instruction_for(&cache.document, &id, SlotCount::Two) {
@@ -595,7 +596,7 @@ impl World {
         }
     }
 
-    /// Ghost: a node that holds what it is told is covered when the coordinator has confirmed it.
+    /// Ghost: a node that holds its instruction is covered when the coordinator has confirmed it.
     fn confirm(&mut self, request: &Request, presence: &Presence) {
         let n = request.node;
         let told = wave::instruction_for(&self.store.document, &self.ids[n], request.sync.report.slot_count);
@@ -679,7 +680,7 @@ impl World {
         Presence { absent, phase_secs, wave_secs, ..presence }
     }
 
-    /// Ears that have heard everybody, whatever happened.
+    /// A presence that has seen all nodes, whatever happened.
     fn everybody(&self) -> Presence {
         Presence { seen: self.ids.iter().cloned().collect(), wave_secs: 1_000_000, ..Presence::default() }
     }
@@ -827,7 +828,7 @@ impl World {
                 None => return false,
             },
             Op::Import => {
-                // Into a running pool: a key that nobody there knows.
+                // Into a running pool: a key that no node there knows.
                 let key = if self.is_off(Off::ImportOnlyIntoEmpty) { 99 } else { 1 };
                 Command::Import { keys: PairPrint { primary: fingerprint(key), backup: None }, expect: Self::expect() }
             }
@@ -857,7 +858,7 @@ impl World {
         is_done
     }
 
-    /// Of two histories the operator goes on with the one that the document tells.
+    /// Of two histories the operator takes the document's own.
     fn highest_reported(&self) -> Option<Slots> {
         let offered = recoverable(&self.store);
         let told = wave::instructions(&self.store.document);
@@ -900,8 +901,8 @@ impl World {
         true
     }
 
-    /// Ghost: for whom an order on keys speaks, that was confirmed after the store went back.  What takes nodes out, and
-    /// `recover`, have rules of their own.
+    /// Ghost: the nodes that a command on keys, confirmed after the store went back, covers.  Commands that take nodes out,
+    /// and `recover`, have rules of their own.
     fn note_order(&mut self, before: &Snapshot, proposal: &Proposal) {
         let audit = &proposal.audit;
         let is_own_rule = matches!(
@@ -941,8 +942,8 @@ impl World {
             }
             Audit::Abort => self.is_aborted = true,
             Audit::Deny | Audit::Forget | Audit::Revoke if self.is_restored => {
-                // Whoever is taken out may be the only witness of a promise that the store forgot, and the operator says
-                // that it is not to be believed.
+                // The node that is taken out may be the only witness of a promise that the store forgot, and the operator
+                // decides that its report does not count.
                 self.promised.clear();
                 self.note_minted();
             }
@@ -976,7 +977,7 @@ impl World {
         self.requests.retain(|request| request.to != c);
     }
 
-    /// The coordinators are stopped for it, as the manual says: each begins a new life, and drops its connections.
+    /// The coordinators are stopped for it, as the manual asks: each begins a new life, and drops its connections.
     fn restore(&mut self) -> bool {
         self.budget.restores -= 1;
         for c in 0..self.coordinators.len() {

@@ -92,7 +92,7 @@ pub(crate) fn pool_key(epoch: u64) -> PoolKey {
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Coordinator {
-    /// Bit per node that was heard in this life, where the store goes back only under coordinators that are stopped.
+    /// Bit per node that was seen in this life, if the store goes back only under coordinators that are stopped.
     pub heard: u8,
     /// The engine's own memory, where the store goes back under running coordinators, ...
     pub life: Life,
@@ -184,7 +184,7 @@ pub(crate) struct World {
     pub answers: Vec<Answer>,
     /// Admissions that are answered but not yet stored: only a switch makes them.
     pub late_writes: Vec<(usize, Rc<Sync>)>,
-    /// Within one step: what a node is installing, and whether it was told by a store that is lost.
+    /// Within one step: what a node is installing, and whether the instruction came from a store that is lost.
     pub installing: Option<(usize, Instruction, bool)>,
     pub budget: Budget,
     pub minted: u64,
@@ -223,7 +223,7 @@ pub(crate) enum Op {
     /// Only while the pool is frozen: the way out of a bogus report.
     ForgetWhileFrozen(u8),
     Deny(u8),
-    /// What a stolen node calls for: every key that is told, and no more keys for it.
+    /// What a stolen node calls for: revoke every instructed key, and deny the node.
     RevokeAndDeny(u8),
     Advance,
     Recover,
@@ -292,7 +292,7 @@ impl World {
         world
     }
 
-    /// The same world with a store that counts, and coordinators that have heard everybody.
+    /// The same world with a store that counts, and coordinators that have seen all nodes.
     pub(crate) fn counted(mut self) -> Self {
         self.is_counted = true;
         let heard = self.store.clone();
@@ -473,7 +473,7 @@ fn admitted(node: &Node) -> NodeRecord {
     }
 }
 
-/// A store is a pure value here: revision, versions, counts of syncs and times say nothing in a model without races on
+/// A store is a pure value here: revision, versions, counts of syncs and times mean nothing in a model without races on
 /// them (a commit drops every other pending proposal, which is what the compare-and-swap does to it).  Only a store
 /// that goes back under running coordinators `is_counted`.
 pub(crate) fn plain(mut snapshot: Snapshot, is_counted: bool) -> Rc<Snapshot> {

@@ -48,7 +48,7 @@ pub(crate) enum Trouble {
     Down,
     /// The next write fails, and is done: an I/O error after the last byte.
     LostAnswer,
-    /// The next write fails, and is not done, which nobody can know.
+    /// The next write fails and is not done, and the caller cannot know that.
     LostCall,
 }
 

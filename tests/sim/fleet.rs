@@ -43,7 +43,7 @@ enum Event {
     Commit(usize, u64, u64, Rc<Proposal>),
     /// Acks that were put off are written.
     Flush(usize),
-    /// A node's own clock says: sync.
+    /// A sync is due by the node's own clock.
     Wake(usize, u64),
     Request {
         node: usize,
@@ -114,7 +114,7 @@ pub(crate) struct Fleet {
     minted: u64,
     backup: Option<Copy>,
     put_backs: u64,
-    /// Until then, whoever has a new key rejects cookies that it should accept.
+    /// Until then, a node with a new key rejects cookies that it should accept.
     broken_until: u64,
     rule_off: Option<RuleOff>,
     is_told: bool,
@@ -229,7 +229,7 @@ impl Fleet {
             self.now = at;
             steps += 1;
             let Some(event) = self.events.remove(&sequence) else { continue };
-            // These two touch neither a kernel nor who is covered.
+            // These two change neither a kernel nor the covered nodes.
             let is_about_records = matches!(event, Event::Request { .. } | Event::Flush(_));
             self.happen(event);
             if !is_about_records {
@@ -253,7 +253,7 @@ impl Fleet {
         );
         let required = Barrier::of_all(&self.shelf.now).required;
         let two_slot = self.nodes.iter().filter(|node| node.slot_count == SlotCount::Two).count();
-        assert_eq!(required, two_slot, "not everybody is back");
+        assert_eq!(required, two_slot, "not all nodes are back");
         self.shelf.check_audit();
         self.summary.count("steps", steps);
         self.summary.count("promises that a stage has ended", self.promises.ended);
@@ -438,7 +438,7 @@ impl Fleet {
         }
     }
 
-    /// The agent starts anew with what its file says; the kernel's keys stay.
+    /// The agent starts again with what its file holds; the kernel's keys stay.
     pub(crate) fn restart(&mut self, n: usize) {
         self.summary.count("agent restarts", 1);
         let nonce = self.random.next();
@@ -450,7 +450,7 @@ impl Fleet {
     }
 
     fn reboot(&mut self, n: usize) {
-        self.summary.count("reboots: counters begin anew", 1);
+        self.summary.count("reboots: counters start again", 1);
         let node = &mut self.nodes[n];
         node.counters = Counters::default();
         if let Some(fence) = &node.file {
@@ -613,7 +613,7 @@ impl Fleet {
         self.decide(c, &input);
     }
 
-    /// What the operator wants: the first key, then now and then anything; after the faults, that it goes on.
+    /// What the operator wants: the first key, then now and then anything; after the faults, resume.
     fn wanted(&mut self, snapshot: &Snapshot) -> Option<Command> {
         let document = &snapshot.document;
         if conflict(snapshot).is_some() {
@@ -800,7 +800,7 @@ impl Fleet {
         coordinator.is_up = self.random.once_in(2);
     }
 
-    /// Coordinators are stopped for a restore, as the manual says; or they are not.
+    /// Coordinators are stopped for a restore, as the manual asks; or they are not.
     fn backup_or_restore(&mut self) {
         match self.backup.take() {
             None => self.backup = Some(self.shelf.copy()),

@@ -37,7 +37,7 @@ impl Fleet {
         }
     }
 
-    /// After the faults nobody stays denied.
+    /// After the faults no node stays denied.
     pub(crate) fn amnesty(snapshot: &Snapshot) -> Option<Command> {
         let denied = snapshot.nodes.iter().find(|(_, record)| record.is_denied());
         denied.map(|(node, _)| Command::Forget { node: node.clone() })
