@@ -82,7 +82,7 @@ pub enum Stage {
 pub struct Wave {
     /// The waves of this rotation: fixed when it is promoted, so a change of policy never moves a node out of one.
     pub rules: Vec<WaveRule>,
-    /// Index of the last opened rule; the rules before it are open, too, and the last rule is all nodes.
+    /// Waves 0 to this one are open; the last wave takes in every node.
     pub opened: usize,
     /// Nodes that were taken into a wave that had no present member (rule 12).
     pub taken_in: BTreeSet<NodeId>,

@@ -3,7 +3,6 @@
 use tracing::{debug, error, info};
 
 use super::Driver;
-
 use tfo_store::{CommitError, StoreError};
 
 impl Driver {

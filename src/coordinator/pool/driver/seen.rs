@@ -59,10 +59,10 @@ impl Driver {
     /// Looks at which nodes are present.
     pub(super) fn observe(&mut self) {
         let monotonic = self.monotonic();
-        let (seen, snapshot) = (&mut self.seen, self.replica.snapshot());
         if self.writes.fail {
-            seen.life.skip_to(monotonic);
+            self.seen.life.skip_to(monotonic);
         }
+        let (seen, snapshot) = (&mut self.seen, self.replica.snapshot());
         seen.life.observe(monotonic, snapshot);
         seen.presence = seen.life.presence(snapshot);
         seen.view = PoolView::of(snapshot, &seen.presence);

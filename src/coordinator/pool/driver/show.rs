@@ -186,8 +186,7 @@ fn shown(slots: &Slots) -> SlotPairShown {
 /// The nodes that a hold waits for.
 fn expected(hold: &Hold) -> Option<Expected> {
     match hold {
-        Hold::FirstKey { expect: Expected::Number(number) } => Some(Expected::Number(*number)),
-        Hold::FirstKey { expect: Expected::Names(names) } => Some(Expected::Names(names.clone())),
+        Hold::FirstKey { expect } => Some(expect.clone()),
         Hold::Aborted | Hold::Recovered => None,
     }
 }
