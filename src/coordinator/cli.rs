@@ -81,12 +81,12 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve { config } => Ok(serve::serve(config).into()),
         Command::Check { config } => check(config),
-        Command::Export { config, to } => with_store(preflight::open_to_export(config), |opened| {
-            backup::export(&opened.store, &opened.key, to)
-        }),
-        Command::Import { config, from } => with_store(preflight::open_to_import(config), |opened| {
-            backup::import(&opened.store, &opened.key, from)
-        }),
+        Command::Export { config, to } => {
+            with_store(preflight::open_to_export(config), |opened| backup::export(&opened.store, &opened.key, to))
+        }
+        Command::Import { config, from } => {
+            with_store(preflight::open_to_import(config), |opened| backup::import(&opened.store, &opened.key, from))
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::error::DemoError;
 use super::network::Wire;
 use super::rig::{Entry, Rig};
+use tfo_model::problem::chain;
 use tfo_wire::client::ClientError;
 use tfo_wire::v1::fleet::ImportRequest;
 
@@ -108,7 +109,7 @@ pub(super) fn run(nodes: u8, orders: &Receiver<String>) -> Result<ExitCode, Demo
     say(&json!({"ok": "ready"}))?;
     while let Ok(line) = orders.recv() {
         let answer = match serde_json::from_str(&line) {
-            Ok(order) => obey(&mut rig, order).unwrap_or_else(|error| json!({"error": {"message": told(&error)}})),
+            Ok(order) => obey(&mut rig, order).unwrap_or_else(|error| json!({"error": {"message": chain(&error)}})),
             Err(error) => json!({"error": {"message": format!("no such order: {error}")}}),
         };
         say(&answer)?;
@@ -119,11 +120,6 @@ pub(super) fn run(nodes: u8, orders: &Receiver<String>) -> Result<ExitCode, Demo
 
 fn say(answer: &Value) -> Result<(), DemoError> {
     writeln!(io::stdout(), "{answer}").map_err(DemoError::step("write to standard output"))
-}
-
-fn told(error: &DemoError) -> String {
-    let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
-    format!("{error}{cause}")
 }
 
 fn obey(rig: &mut Rig, order: Order) -> Result<Value, DemoError> {

@@ -9,15 +9,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-
 use super::authority::{Authority, AuthorityError};
 use super::index::Index;
 use tfo_cli::report::{Failure, Outcome};
-use tfo_host::runtime::clock;
 use tfo_host::runtime::files::{self, Durability, Guard, SecretFileError};
-use tfo_model::problem::Problem;
+use tfo_host::runtime::lock::lock_exclusive;
+use tfo_model::problem::{Problem, chain};
 
 /// File names that the authority needs for itself.
 pub(super) const CA_CERTIFICATE: &str = "ca.crt";
@@ -32,8 +29,6 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 const KEY_BYTES_MAX: usize = 8_192;
 /// How long another process is waited for; it needs milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
-/// How often a held lock is tried again.
-const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// The directory, locked until dropped.
 #[derive(Debug)]
@@ -66,19 +61,12 @@ impl Directory {
         let file = path.join(LOCK);
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
         let lock = opened.map_err(|error| cannot("lock", &file, &error))?;
-        let start = clock::monotonic();
-        loop {
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self { path: path.to_owned(), _lock: lock }),
-                Err(Errno::WOULDBLOCK) if clock::left_of(LOCK_PATIENCE, start).is_zero() => {
-                    let message = format!("another tfoctl works in {}", path.display());
-                    let problem = Problem::error("locked", message, "wait until it is done, then run this again");
-                    return Err(Failure::new(Outcome::Refused, problem));
-                }
-                Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_RETRY),
-                Err(error) => return Err(cannot("lock", &file, &error.into())),
-            }
+        if lock_exclusive(&lock, LOCK_PATIENCE).map_err(|error| cannot("lock", &file, &error))? {
+            return Ok(Self { path: path.to_owned(), _lock: lock });
         }
+        let message = format!("another tfoctl is working in {}", path.display());
+        let problem = Problem::error("locked", message, "wait until it is done, then run this again");
+        Err(Failure::new(Outcome::Refused, problem))
     }
 
     /// A path in it.
@@ -152,10 +140,8 @@ impl Directory {
 
     fn replace(&self, name: &str, content: &[u8], mode: u32) -> Result<(), Failure> {
         let path = self.file(name);
-        files::replace(&path, content, mode, Durability::Synced).map_err(|error| {
-            let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
-            Failure::new(Outcome::Failed, file_problem(format!("{error}{cause}")))
-        })
+        files::replace(&path, content, mode, Durability::Synced)
+            .map_err(|error| Failure::new(Outcome::Failed, file_problem(chain(&error))))
     }
 }
 
@@ -272,8 +258,7 @@ fn secret(path: &Path, error: &SecretFileError) -> Failure {
             "take it from a backup".to_owned()
         }
     };
-    let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
-    Failure::new(Outcome::Failed, Problem::error("ca_key", format!("{error}{cause}"), remedy).in_file(path))
+    Failure::new(Outcome::Failed, Problem::error("ca_key", chain(error), remedy).in_file(path))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use self::role::Role;
 use tfo_cli::report::{self, Failure, Format, Outcome};
 use tfo_host::runtime::clock;
 use tfo_model::ids::NodeId;
-use tfo_model::problem::Problem;
+use tfo_model::problem::{Problem, chain};
 use tfo_model::time::UnixTime;
 
 /// Default lifetime of an authority in days: ten years.  Replacing it means a new ca.crt on every host; what limits the
@@ -328,6 +328,5 @@ fn refused(kind: &'static str, message: impl Into<String>, remedy: &str) -> Fail
 }
 
 fn failed(error: &authority::AuthorityError) -> Failure {
-    let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
-    Failure::new(Outcome::Failed, Problem::error("sign", format!("{error}{cause}"), "try again"))
+    Failure::new(Outcome::Failed, Problem::error("sign", chain(error), "try again"))
 }
