@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::contact::{ContactSettings, CoordinatorSettings, coordinator_source, report_section};
-use super::reader::{Findings, Located, Table, absolute, read_file, read_str};
+use super::reader::{Findings, Located, Table, read_file, read_str};
 use tfo_engine::schedule::{Entry, Rule, Schedule};
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::{NamespaceName, NodeId};
@@ -244,6 +244,10 @@ fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase()
 }
 
+fn absolute(text: &str) -> Result<PathBuf, &'static str> {
+    if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
+}
+
 fn agent_section(mut table: Table<'_, '_>, findings: &mut Findings) -> (Option<NodeId>, Option<Located<PathBuf>>) {
     let node = table.parsed("node", findings, str::parse::<NodeId>);
     let runtime_dir = table.parsed("runtime_dir", findings, absolute);
@@ -252,17 +256,23 @@ fn agent_section(mut table: Table<'_, '_>, findings: &mut Findings) -> (Option<N
 }
 
 fn source_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut Named) -> Option<SourceSettings> {
+    let missing = |table: &Table<'_, '_>, key, remedy: &str, findings: &mut Findings| {
+        let place = table.place(key, findings);
+        findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
+    };
     let kind = table.string("kind", findings);
     let source = match kind.as_ref().map(|kind| kind.value.as_str()) {
         Some("derive") => {
             let entries = table.tables("schedule", findings);
             if entries.is_empty() {
-                table.require("schedule", "add a [[source.schedule]] with its secret", findings);
+                missing(&table, "schedule", "add a [[source.schedule]] with its secret", findings);
             }
             derive_source(entries, findings, named).map(SourceSettings::Derive)
         }
         Some("file") => {
-            table.require("path", "write the absolute path of the file with the key text", findings);
+            if !table.has("path") {
+                missing(&table, "path", "write the absolute path of the file with the key text", findings);
+            }
             let path = table.secret_path("path", findings);
             named.secrets.extend(path.clone().map(|place| NamedSecret { place, holds: Holds::KeyText }));
             path.map(|path| SourceSettings::File { path })
@@ -282,7 +292,7 @@ fn source_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut
             return None;
         }
         None => {
-            table.require("kind", "write kind = \"derive\", \"coordinator\", \"file\" or \"random\"", findings);
+            missing(&table, "kind", "write kind = \"derive\", \"coordinator\", \"file\" or \"random\"", findings);
             return None;
         }
     };
@@ -353,7 +363,11 @@ fn schedule_entry(
             return None;
         }
     };
-    table.require(secret_key, &format!("write {secret_key} = \"/absolute/path\" or \"credential:NAME\""), findings);
+    if !table.has(secret_key) {
+        let place = table.place(secret_key, findings);
+        let remedy = format!("write {secret_key} = \"/absolute/path\" or \"credential:NAME\"");
+        findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
+    }
     let secret = table.secret_path(secret_key, findings);
     named.secrets.extend(secret.clone().map(|place| NamedSecret { place, holds }));
     let rule = match name {
@@ -367,8 +381,11 @@ fn schedule_entry(
 }
 
 fn fixed_rule(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Rule> {
-    let remedy = "write how long before its end the next key is staged, for example \"1h\": a static key needs it";
-    table.require("stage_lead", remedy, findings);
+    if !table.has("stage_lead") {
+        let place = table.place("stage_lead", findings);
+        let remedy = "write how long before its end the next key is staged, for example \"1h\"";
+        findings.add_at(&place, Problem::error("missing_key", "a static key needs it", remedy));
+    }
     let lead = table.span("stage_lead", findings)?;
     match StageLead::alone(lead.value.as_secs()) {
         Ok(lead) => Some(Rule::Fixed { lead }),

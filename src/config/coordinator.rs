@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use super::reader::{Findings, Located, Table, absolute, ppm_of, read_file, read_str};
+use super::reader::{Findings, Located, Table, ppm_of, read_file, read_str};
 use tfo_engine::rollout::policy::{AbsentPolicy, NamePattern, Policy, Share, WaveRule};
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::{NodeId, PoolName};
@@ -148,6 +148,17 @@ fn section<'t, 'i>(
     root.table(name, findings)
 }
 
+fn missing(table: &Table<'_, '_>, key: &'static str, remedy: &str, findings: &mut Findings) {
+    if !table.has(key) {
+        let place = table.place(key, findings);
+        findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
+    }
+}
+
+fn absolute(text: &str) -> Result<PathBuf, &'static str> {
+    if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
+}
+
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "write ADDRESS:PORT, for example \"[::]:9443\"")
 }
@@ -159,7 +170,7 @@ fn default_address(key: &str, text: &str) -> Located<SocketAddr> {
 fn api_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<ApiSettings> {
     let listen = table.parsed("listen", findings, address);
     for key in ["cert", "key", "client_ca"] {
-        table.require(key, "write the absolute path of a PEM file (`tfoctl pki` makes all three)", findings);
+        missing(&table, key, "write the absolute path of a PEM file (`tfoctl pki` makes all three)", findings);
     }
     let cert = table.parsed("cert", findings, absolute);
     let key = table.parsed("key", findings, absolute);
@@ -186,7 +197,7 @@ fn store_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut 
         findings.add_at(&kind, problem);
     }
     let path = table.parsed("path", findings, absolute);
-    table.require("key_encryption_key", "write \"credential:NAME\" or the path of a file of 32 bytes", findings);
+    missing(&table, "key_encryption_key", "write \"credential:NAME\" or the path of a file of 32 bytes", findings);
     let key_encryption_key = table.secret_path("key_encryption_key", findings);
     named.key_encryption_key.clone_from(&key_encryption_key);
     if etcd {
@@ -206,7 +217,7 @@ fn store_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut 
 }
 
 fn access_section(mut table: Table<'_, '_>, findings: &mut Findings) -> AccessSettings {
-    table.require("operators", "write operators = [\"NAME\"]: names in certificates, or [] for nobody", findings);
+    missing(&table, "operators", "write operators = [\"NAME\"]: names in certificates, or [] for nobody", findings);
     let operators = names(&mut table, "operators", findings);
     let viewers = names(&mut table, "viewers", findings);
     table.finish(findings);
@@ -279,7 +290,7 @@ fn pools_section(mut table: Table<'_, '_>, findings: &mut Findings) -> BTreeMap<
 }
 
 fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Policy> {
-    table.require("nodes", "write who may join, for example nodes = [\"*.cache.example.org\"]", findings);
+    missing(&table, "nodes", "write who may join, for example nodes = [\"*.cache.example.org\"]", findings);
     let nodes = patterns(&mut table, findings);
     let mut policy = Policy::with_defaults(nodes.unwrap_or_default());
     if let Some(number) = table.count("expected_nodes", findings) {

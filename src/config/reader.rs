@@ -102,7 +102,7 @@ pub fn read_str<T>(
     let mut findings = Findings { file: file.to_owned(), text: text.to_owned(), problems: Vec::new() };
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in errors {
-        let problem = Problem::error("syntax", error.message(), "fix the TOML syntax (https://toml.io)");
+        let problem = Problem::error("syntax", error.message(), "mend the TOML syntax (https://toml.io)");
         let span = error.span().unwrap_or_default();
         let line = findings.line_of(&span);
         findings.problems.push(problem.in_file(file).on_line(line));
@@ -168,14 +168,6 @@ impl<'t, 'i> Table<'t, 'i> {
     fn take(&mut self, key: &'static str) -> Option<&'t Spanned<DeValue<'i>>> {
         self.known.push(key);
         self.left.remove(key).map(|(_, value)| value)
-    }
-
-    /// Adds a problem if the key is missing.
-    pub fn require(&self, key: &str, remedy: &str, findings: &mut Findings) {
-        if !self.has(key) {
-            let problem = Problem::error("missing_key", "required key is missing", remedy);
-            findings.add_at(&self.place(key, findings), problem);
-        }
     }
 
     /// Whether the key is written, and not taken yet.
@@ -343,11 +335,6 @@ impl<'t, 'i> Table<'t, 'i> {
             findings.add(span, &self.dotted(key), problem);
         }
     }
-}
-
-/// A path from the root.
-pub(super) fn absolute(text: &str) -> Result<PathBuf, &'static str> {
-    if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
 }
 
 /// Millionths of a decimal number from 0 to 1; none for anything else, and for more than six decimals.
