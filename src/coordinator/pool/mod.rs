@@ -29,7 +29,6 @@ use super::metrics::counters::Metrics;
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
-use tfo_model::fleet::NodeState;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_store::{Store, StoreError};
 use tfo_wire::v1::fleet::{Done, Nodes, PoolStatus};
