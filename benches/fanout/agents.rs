@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::coordinator::Coordinator;
-use super::swarm::{Authority, Plan, Swarm, lock};
 use super::{PATIENCE, ROLE};
 use std::sync::atomic::Ordering;
+use tfo_testbed::swarm::{Authority, Plan, Swarm, lock};
 
 /// Agents of one process: each needs a descriptor.
 const AGENTS_PER_PROCESS: usize = 10_000;

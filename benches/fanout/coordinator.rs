@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::PATIENCE;
 use super::figures::Percentiles;
-use super::swarm::Authority;
+use tfo_testbed::swarm::Authority;
 
 /// Names another program than the one of this build, to compare two of them.
 const PROGRAM: &str = "TFO_FANOUT_COORDINATOR";

@@ -11,26 +11,22 @@
 //!
 //! Invariant: nothing outlives the program.  Names, mounts and files are in a mount namespace and a tmpfs that go with the processes.
 
-mod api;
+pub mod api;
 mod args;
 mod authority;
-mod careless;
-mod client;
+pub mod client;
 mod conductor;
-mod coordinator;
-mod driven;
-mod error;
+pub mod coordinator;
+pub mod error;
 mod fleet;
-mod judge;
-mod network;
-mod node;
+pub mod judge;
+pub mod network;
+pub mod node;
 mod operator;
-mod program;
-mod rig;
+pub mod program;
 mod sandbox;
 mod screen;
-mod server;
-mod shell;
+pub mod server;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;

@@ -17,7 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
-use crate::support::{poll_some, poll_until, scratch};
+use tfo_testbed::{poll_some, poll_until, scratch};
 
 /// Longest wait for anything that happens at once.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -132,7 +132,7 @@ impl World {
 
     /// `tfo-coordinator COMMAND --config … MORE`.
     pub(crate) fn command(&self, command: &str, more: &[&str]) -> Command {
-        let mut run = Command::new(env!("CARGO_BIN_EXE_tfo-coordinator"));
+        let mut run = Command::new(tfo_testbed::program("tfo-coordinator"));
         run.stdin(Stdio::null()).arg(command).arg("--config").arg(self.path("coordinator.toml")).args(more);
         run.env_remove("NOTIFY_SOCKET").env("TFO_LOG", "debug");
         run

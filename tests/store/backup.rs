@@ -25,7 +25,7 @@ use tfo_store::{
 };
 
 use super::walk::{self, Rng, Seen, make, node, pool_name, proposal, ring, rotate, see, step, touch};
-use super::{kek, open, support};
+use super::{kek, open};
 
 const SEED: u64 = 17;
 
@@ -82,7 +82,7 @@ fn refused(file: &Path, key: u8) -> Problem {
 
 #[test]
 fn everything_goes_round_from_sqlite_to_memory_and_back() {
-    let (first, second, files) = (support::scratch(), support::scratch(), support::scratch());
+    let (first, second, files) = (tfo_testbed::scratch(), tfo_testbed::scratch(), tfo_testbed::scratch());
     let source = open(first.path());
     fill(&source);
     let before = all(&source);
@@ -118,7 +118,7 @@ fn everything_goes_round_from_sqlite_to_memory_and_back() {
 
 #[test]
 fn a_backup_tells_nothing_and_is_the_owners_alone() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let (file, _) = exported(dir.path());
     let bytes = std::fs::read(&file).unwrap();
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
@@ -138,7 +138,7 @@ fn a_backup_tells_nothing_and_is_the_owners_alone() {
 
 #[test]
 fn an_export_is_refused_while_a_rotation_runs() {
-    let (dir, store) = (support::scratch(), filled());
+    let (dir, store) = (tfo_testbed::scratch(), filled());
     let file = dir.path().join("backup");
     for phase in ["staged", "promoted"] {
         turn(&store, &pool_name("text"));
@@ -153,7 +153,7 @@ fn an_export_is_refused_while_a_rotation_runs() {
 
 #[test]
 fn an_export_replaces_a_backup_and_nothing_else() {
-    let (dir, store) = (support::scratch(), filled());
+    let (dir, store) = (tfo_testbed::scratch(), filled());
     let kinds =
         |store: &dyn ReadStore, to: &str| export(store, &kek(1), &dir.path().join(to)).map_err(|found| found.kind);
     std::fs::write(dir.path().join("state.db"), "SQLite format 3\0").unwrap();
@@ -179,7 +179,7 @@ fn an_export_replaces_a_backup_and_nothing_else() {
 
 #[test]
 fn what_is_no_backup_of_ours_is_refused() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let (file, _) = exported(dir.path());
     let bytes = std::fs::read(&file).unwrap();
     assert_eq!(refused(&file, 2).kind, "backup_wrong_key");
@@ -201,7 +201,7 @@ fn what_is_no_backup_of_ours_is_refused() {
 
 #[test]
 fn every_cut_and_every_flipped_bit_is_refused() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let (file, _) = exported(dir.path());
     let (bytes, broken) = (std::fs::read(&file).unwrap(), dir.path().join("broken"));
     let mut rng = Rng::new(std::process::id().into(), 3);
@@ -233,7 +233,7 @@ fn every_cut_and_every_flipped_bit_is_refused() {
 
 #[test]
 fn a_pool_that_is_there_is_never_touched() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let (file, made) = exported(dir.path());
     let store = MemoryStore::new();
     make(&store, &pool_name("text"), SEED).unwrap();
@@ -302,7 +302,7 @@ impl Store for FullStore<'_> {
 
 #[test]
 fn an_import_that_was_cut_short_is_run_again() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let (file, _) = exported(dir.path());
     let inner = MemoryStore::new();
     let problem = import(&FullStore { inner: &inner, room: 0.into() }, &kek(1), &file).err().unwrap();
@@ -327,7 +327,7 @@ impl Drop for SetAtEnd<'_> {
 /// The coordinator goes on committing; every backup that is taken beside it is one state of each pool.
 #[test]
 fn a_backup_beside_a_serving_coordinator_is_one_state() {
-    let (dir, files) = (support::scratch(), support::scratch());
+    let (dir, files) = (tfo_testbed::scratch(), tfo_testbed::scratch());
     let store = open(dir.path());
     fill(&store);
     let (done, pool) = (AtomicBool::new(false), pool_name("text"));
@@ -349,7 +349,7 @@ fn a_backup_beside_a_serving_coordinator_is_one_state() {
                 let _erasure = store.commit(&pool, &next, &KeyRing::default()).unwrap();
             }
         });
-        let (_end, started) = (SetAtEnd(&done), support::now());
+        let (_end, started) = (SetAtEnd(&done), tfo_testbed::now());
         while revisions.len() < 10 || revisions.first() == revisions.last() {
             assert!(started.elapsed() < Duration::from_secs(60), "{revisions:?}");
             let reader = SqliteReader::open(&dir.path().join("state.db"), kek(1)).unwrap();
@@ -391,7 +391,7 @@ fn sync_of(document: &Document, generation: Generation, slots: Slots) -> Sync {
 
 #[test]
 fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
-    let (dir, source, pool) = (support::scratch(), filled(), pool_name("text"));
+    let (dir, source, pool) = (tfo_testbed::scratch(), filled(), pool_name("text"));
     let file = dir.path().join("backup");
     let store = MemoryStore::new();
     // The walk's records have no reports, so that nobody is required: give one node one.

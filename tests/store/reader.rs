@@ -1,11 +1,12 @@
 //! A database that is only read: beside the coordinator that serves it, after one that was killed, or without any.
 
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use tfo_store::{SqliteReader, SqliteStore, StoreError};
+use tfo_store::{SqliteReader, SqliteStore, Store, StoreError};
 
 use super::walk::{pool_name, see, step};
-use super::{kek, open, support};
+use super::{kek, open};
 
 const SEED: u64 = 19;
 
@@ -19,7 +20,7 @@ fn reader(dir: &Path) -> SqliteReader {
 
 #[test]
 fn a_reader_sees_every_commit_of_a_serving_coordinator() {
-    let (dir, pool) = (support::scratch(), pool_name("text"));
+    let (dir, pool) = (tfo_testbed::scratch(), pool_name("text"));
     let store = open(dir.path());
     step(&store, &pool, SEED, 0).unwrap();
     let reader = reader(dir.path());
@@ -34,10 +35,24 @@ fn a_reader_sees_every_commit_of_a_serving_coordinator() {
     step(&store, &pool, SEED, 60).unwrap();
 }
 
+/// By its type: an inherent constant comes before that of a trait.
+#[test]
+fn a_reader_refuses_to_write() {
+    struct Probe<T>(PhantomData<T>);
+    trait Other {
+        const IS_STORE: bool = false;
+    }
+    impl<T> Other for Probe<T> {}
+    impl<T: Store> Probe<T> {
+        const IS_STORE: bool = true;
+    }
+    const { assert!(Probe::<SqliteStore>::IS_STORE && !Probe::<SqliteReader>::IS_STORE) };
+}
+
 /// With and without a coordinator, and beside the WAL of one that was killed.
 #[test]
 fn a_reader_needs_no_coordinator() {
-    let (dir, killed, pool) = (support::scratch(), support::scratch(), pool_name("text"));
+    let (dir, killed, pool) = (tfo_testbed::scratch(), tfo_testbed::scratch(), pool_name("text"));
     let store = open(dir.path());
     for index in 0..40 {
         step(&store, &pool, SEED, index).unwrap();
@@ -61,7 +76,7 @@ fn a_reader_needs_no_coordinator() {
 
 #[test]
 fn what_is_no_database_of_ours_is_not_read() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let refused = |key: u8| SqliteReader::open(&database(dir.path()), kek(key)).err().unwrap();
     assert!(matches!(refused(1), StoreError::Foreign { .. }), "missing");
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "and it was not made");
