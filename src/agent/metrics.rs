@@ -13,7 +13,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::contact::{Contact, Standing};
-use super::host::chain;
 use super::report::{NamespaceReport, PassReport};
 use super::status::Circumstances;
 use tfo_config::agent::MetricsSettings;
@@ -21,7 +20,7 @@ use tfo_config::reader::Located;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::runtime::files::{self, Durability};
-use tfo_model::problem::Problem;
+use tfo_model::problem::{Problem, chain};
 use tfo_model::state::Phase;
 use tfo_wire::status::State;
 

@@ -12,7 +12,7 @@ use tfo_config::agent::InstallMode;
 use tfo_config::reader::Located;
 use tfo_host::runtime::files::{self, Durability};
 use tfo_model::count::Generation;
-use tfo_model::problem::{Problem, first_error};
+use tfo_model::problem::{Problem, chain, first_error};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 use tfo_wire::status::{FILE_NAME, NamespaceStatus, State, Status, StatusError, VERSION};
@@ -88,7 +88,7 @@ pub fn write(status: &Status, runtime_dir: &Located<std::path::PathBuf>, config:
         if directory.is_dir() { write() } else { make_directory(directory).map_or_else(|_| write(), |()| write()) };
     written.map_err(|error| {
         let remedy = "make the directory writable, or set agent.runtime_dir";
-        runtime_dir.locate(config, Problem::warning("runtime_dir", super::host::chain(&error), remedy))
+        runtime_dir.locate(config, Problem::warning("runtime_dir", chain(&error), remedy))
     })
 }
 

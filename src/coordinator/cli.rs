@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 use super::backup;
 use super::preflight::{self, Opened};
 use super::{serve, service_user};
+use tfo_cli::plain::counted;
+use tfo_cli::report::{Failure, Outcome, show_problems};
 use tfo_config::coordinator::DEFAULT_FILE;
-use tfo_host::runtime::process;
 use tfo_model::problem::{Problem, Severity};
 
 /// Generates the TCP Fast Open keys of a fleet, and takes it through their rotations.
@@ -69,111 +71,60 @@ enum Command {
     },
 }
 
-/// How a command ended (docs/reference/exit-codes.md).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Done.
-    Done,
-    /// Failed.
-    Failed,
-    /// Usage or configuration is wrong; nothing was touched.
-    Config,
-    /// Refused.
-    Refused,
+/// The whole program: parses the arguments and runs the command.
+#[must_use]
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    tfo_cli::frame::main_with(arguments, |arguments: Arguments| run(&arguments.command))
 }
 
-impl Outcome {
-    /// The exit code.
-    #[must_use]
-    pub const fn code(self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::Failed => 1,
-            Self::Config => 2,
-            Self::Refused => 3,
+fn run(command: &Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Serve { config } => Ok(serve::serve(config).into()),
+        Command::Check { config } => check(config),
+        Command::Export { config, to } => {
+            with_store(preflight::open_to_export(config), |opened| backup::export(&opened.store, &opened.key, to))
+        }
+        Command::Import { config, from } => {
+            with_store(preflight::open_to_import(config), |opened| backup::import(&opened.store, &opened.key, from))
         }
     }
 }
 
-/// The whole program: parses, runs, and returns its exit code.
-#[must_use]
-pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = match Arguments::try_parse_from(arguments) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            // Without a terminal there is nowhere left to report it.
-            drop(error.print());
-            let outcome = if error.use_stderr() { Outcome::Config } else { Outcome::Done };
-            return ExitCode::from(outcome.code());
-        }
-    };
-    process::forbid_dumps();
-    let code = |outcome: Outcome| ExitCode::from(outcome.code());
-    let ended = match &parsed.command {
-        Command::Serve { config } => Ok(code(serve::serve(config))),
-        Command::Check { config } => check(config),
-        Command::Export { config, to } => with_store(preflight::open_to_export(config), |opened| {
-            backup::export(&opened.store, &opened.key, to).map(|done| serde_json::to_value(done).unwrap_or_default())
-        })
-        .map(code),
-        Command::Import { config, from } => with_store(preflight::open_to_import(config), |opened| {
-            backup::import(&opened.store, &opened.key, from).map(|done| serde_json::to_value(done).unwrap_or_default())
-        })
-        .map(code),
-    };
-    // A closed pipe: the work is done, but its result was not delivered.
-    ended.unwrap_or_else(|_| code(Outcome::Failed))
-}
-
-fn check(config: &Path) -> io::Result<ExitCode> {
+fn check(config: &Path) -> Result<ExitCode, Failure> {
     let user = service_user::find();
     if config == Path::new(DEFAULT_FILE)
         && let Some(user) = user.filter(|_| rustix::process::geteuid().is_root())
     {
-        return user.run(&["check"]).or_else(|problem| {
-            show(&[problem])?;
-            Ok(ExitCode::from(Outcome::Failed.code()))
-        });
+        return user.run(&["check"]).map_err(|problem| Failure::new(Outcome::Failed, problem));
     }
     let problems = preflight::check(config);
-    show(&problems)?;
+    show_problems(&problems).map_err(Failure::undelivered)?;
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
     let as_user = if user.is_some_and(|user| user.is_us()) { ", read as the service's user" } else { "" };
-    let warnings = problems.len() - errors;
-    writeln!(io::stdout().lock(), "{}{as_user}: {errors} errors, {warnings} warnings", config.display())?;
-    Ok(ExitCode::from(if errors == 0 { Outcome::Done } else { Outcome::Config }.code()))
+    let counts = format!("{}, {}", counted(errors, "error"), counted(problems.len() - errors, "warning"));
+    writeln!(io::stdout().lock(), "{}{as_user}: {counts}", config.display()).map_err(Failure::undelivered)?;
+    Ok(if errors == 0 { Outcome::Done } else { Outcome::Config }.into())
 }
 
-fn with_store<S>(
+fn with_store<S, T: Serialize>(
     opened: Result<Opened<S>, Vec<Problem>>,
-    work: impl FnOnce(&Opened<S>) -> Result<serde_json::Value, Problem>,
-) -> io::Result<Outcome> {
-    let opened = match opened {
-        Ok(opened) => opened,
-        Err(problems) => {
-            show(&problems)?;
-            let has = |kind: &str| problems.iter().any(|problem| problem.kind == kind);
-            let outcome = if has(preflight::NO_STORE) { Outcome::Failed } else { Outcome::Config };
-            return Ok(if has("store_in_use") { Outcome::Refused } else { outcome });
-        }
-    };
-    show(&opened.warnings)?;
-    match work(&opened) {
-        Ok(done) => {
-            writeln!(io::stdout().lock(), "{done}")?;
-            Ok(Outcome::Done)
-        }
-        Err(problem) => {
-            show(std::slice::from_ref(&problem))?;
-            Ok(if REFUSALS.contains(&problem.kind) { Outcome::Refused } else { Outcome::Failed })
-        }
-    }
+    work: impl FnOnce(&Opened<S>) -> Result<T, Problem>,
+) -> Result<ExitCode, Failure> {
+    let opened = opened.map_err(|problems| {
+        let has = |kind: &str| problems.iter().any(|problem| problem.kind == kind);
+        let outcome = if has(preflight::NO_STORE) { Outcome::Failed } else { Outcome::Config };
+        Failure { outcome: if has("store_in_use") { Outcome::Refused } else { outcome }, problems }
+    })?;
+    show_problems(&opened.warnings).map_err(Failure::undelivered)?;
+    let done = work(&opened).map_err(|problem| {
+        let outcome = if REFUSALS.contains(&problem.kind) { Outcome::Refused } else { Outcome::Failed };
+        Failure::new(outcome, problem)
+    })?;
+    // As a value, whose keys are sorted.
+    let done = serde_json::to_value(done).unwrap_or_default();
+    writeln!(io::stdout().lock(), "{done}").map_err(Failure::undelivered)?;
+    Ok(Outcome::Done.into())
 }
 
 /// Problems of backups that are refusals, not failures.
 const REFUSALS: [&str; 2] = ["rotation_runs", "pool_exists"];
-
-fn show(problems: &[Problem]) -> io::Result<()> {
-    let mut err = io::stderr().lock();
-    problems.iter().try_for_each(|problem| writeln!(err, "{problem}"))
-}

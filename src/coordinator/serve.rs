@@ -13,18 +13,19 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::cli::Outcome;
 use super::dashboard::{self, Observed};
 use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools};
 use super::preflight::{self, Opened};
 use super::routes::{self, Api};
 use super::server::{Drained, Limits, Server, listen};
+use tfo_cli::reload;
+use tfo_cli::report::Outcome;
 use tfo_config::coordinator::CoordinatorSettings;
 use tfo_engine::rollout::policy::Policy;
 use tfo_host::runtime::{log, notify, process};
 use tfo_model::ids::PoolName;
-use tfo_model::problem::{Problem, Severity, first_error, refusal};
+use tfo_model::problem::{Problem, first_error};
 use tfo_store::{SqliteStore, Store};
 use tfo_tls::server::ServerTls;
 use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
@@ -49,7 +50,7 @@ pub fn serve(config: &Path) -> Outcome {
     let opened = match preflight::open_to_serve(config) {
         Ok(opened) => opened,
         Err(problems) => {
-            problems.iter().for_each(log_problem);
+            problems.iter().for_each(log::problem);
             return Outcome::Config;
         }
     };
@@ -61,19 +62,6 @@ pub fn serve(config: &Path) -> Outcome {
             error!(%error, "the coordinator cannot serve");
             Outcome::Failed
         }
-    }
-}
-
-fn log_problem(problem: &Problem) {
-    let place = problem.file.as_ref().map(|file| match problem.line {
-        Some(line) => format!("{}:{line}", file.display()),
-        None => file.display().to_string(),
-    });
-    let (place, key) = (place.as_deref(), problem.key.as_deref());
-    let (kind, error, remedy) = (problem.kind, &problem.message, &problem.remedy);
-    match problem.severity {
-        Severity::Error => error!(kind, place, key, error, remedy, "problem"),
-        Severity::Warning => warn!(kind, place, key, error, remedy, "problem"),
     }
 }
 
@@ -105,9 +93,9 @@ impl Daemon {
     /// Starts everything; drivers start to count presence when the listener is open.
     async fn start(opened: Opened<SqliteStore>) -> io::Result<Self> {
         let Opened { settings, store, warnings, .. } = opened;
-        warnings.iter().for_each(log_problem);
+        warnings.iter().for_each(log::problem);
         let failed = |problems: Vec<Problem>| {
-            problems.iter().for_each(log_problem);
+            problems.iter().for_each(log::problem);
             io::Error::other("see the problems above")
         };
         let tls = ServerTls::load(preflight::server_files(&settings.api)).map_err(failed)?;
@@ -177,7 +165,7 @@ impl Daemon {
             let stored = store.pools().map_err(|error| error.problem())?;
             let mut pools = start_pools(&store, &before, &metrics, &wanted)?;
             for name in stored.iter().filter(|name| !wanted.contains_key(*name)) {
-                log_problem(&preflight::not_configured(name).in_file(&file));
+                log::problem(&preflight::not_configured(name).in_file(&file));
             }
             api.access.store(access);
             for (name, policy) in wanted {
@@ -274,17 +262,7 @@ impl Daemon {
             Ok(settings) => self.take(settings).await.map_err(|problem| vec![problem]),
             Err(problems) => Err(problems),
         };
-        self.refused = match taken {
-            Ok(()) => {
-                info!(config = %self.config.display(), "reloaded");
-                None
-            }
-            Err(problems) => {
-                problems.iter().for_each(log_problem);
-                warn!(config = %self.config.display(), "the new configuration is refused; the old one stays in force");
-                refusal(&problems)
-            }
-        };
+        self.refused = reload::ended(&self.config, taken);
         let tls = Arc::clone(&self.tls);
         // It logs what it does.
         if let Err(error) = tokio::task::spawn_blocking(move || tls.reload()).await {
@@ -312,7 +290,7 @@ impl Daemon {
         ];
         for (key, _) in fixed.iter().filter(|(_, same)| !same) {
             let remedy = "restart the coordinator; nodes keep their keys, and a running rotation continues";
-            log_problem(
+            log::problem(
                 &Problem::warning("needs_restart", "the change takes effect at a restart", remedy).at_key(*key),
             );
         }

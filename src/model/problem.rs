@@ -132,7 +132,7 @@ pub fn refusal(problems: &[Problem]) -> Option<String> {
     if more > 0 {
         write!(text, " (and {more} more)").expect("writing to a string cannot fail");
     }
-    text += "; the old configuration goes on";
+    text += "; keeping the old configuration";
     Some(text)
 }
 
@@ -148,8 +148,8 @@ mod tests {
         assert_eq!(refusal(std::slice::from_ref(&warning)), None);
         assert_eq!(
             refusal(&[warning, error.clone()]).unwrap(),
-            "reload refused: /etc/a.toml:2: source.kind: there is no source \"moon\"; the old configuration goes on"
+            "reload refused: /etc/a.toml:2: source.kind: there is no source \"moon\"; keeping the old configuration"
         );
-        assert!(refusal(&[error.clone(), error]).unwrap().contains("\"moon\" (and 1 more); the old"));
+        assert!(refusal(&[error.clone(), error]).unwrap().contains("\"moon\" (and 1 more); keeping the old"));
     }
 }

@@ -8,13 +8,10 @@ use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use tfo_testbed::SOON;
 
 use tfo_testbed::host::{Host, KEY_FILE, stderr, stdout};
 use tfo_testbed::secrets::{base64_value, decode, hex_value};
-
-/// Longest wait for something that takes well under a second on an idle machine.
-const SOON: Duration = Duration::from_secs(20);
 
 /// Bytes of a secret that may appear in a row: fewer than this.
 const WINDOW: usize = 4;
@@ -350,7 +347,7 @@ fn a_daemon_at_its_most_talkative_shows_no_key() {
         host.configure(&format!("[source]\nkind = \"file\"\npath = \"{FIRST}\"\n"));
         daemon.signal(rustix::process::Signal::HUP);
         let log = || std::fs::read_to_string(host.path("log")).unwrap();
-        daemon.until("the refusal", || log().contains("the old one goes on"));
+        daemon.until("the refusal", || log().contains("keeping the old one"));
         host.configure(config);
         host.write("etc/keys", SECOND, 0o400);
         daemon.until("it is ok", || status(&host).is_some_and(|status| status["state"] == "ok"));

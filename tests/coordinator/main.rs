@@ -19,5 +19,3 @@ mod rotation;
 mod soak;
 #[cfg(test)]
 mod tls;
-#[cfg(test)]
-mod world;

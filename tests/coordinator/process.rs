@@ -5,8 +5,9 @@ use std::fs;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::world::{FAST, Node, SOON, World, holds};
-use tfo_testbed::poll_until;
+use tfo_testbed::config::FAST;
+use tfo_testbed::coordinator::{Node, World, holds};
+use tfo_testbed::{SOON, poll_until};
 
 fn stderr(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()

@@ -4,8 +4,8 @@ use serde_json::Value;
 use tfo_host::runtime::clock;
 use tfo_model::time::UnixTime;
 
-use tfo_testbed::levers::{CLIENTS, Entry, Fleet, SOON, inside};
-use tfo_testbed::poll_until;
+use tfo_testbed::levers::{CLIENTS, Entry, Fleet, inside};
+use tfo_testbed::{PATIENCE, poll_until};
 
 const NODES: usize = 4;
 /// Today's entry: the shortest interval, and the lead that tolerates the most.
@@ -49,7 +49,7 @@ fn take_over(fleet: &mut Fleet, schedule: &[Entry]) {
         fleet.reload_agent(node);
     }
     let more = |now: &[usize]| now.iter().zip(&before).all(|(now, before)| now > before);
-    assert!(poll_until(SOON, || more(&reloads(fleet))), "a reload is missing: {:#}", fleet.look());
+    assert!(poll_until(PATIENCE, || more(&reloads(fleet))), "a reload is missing: {:#}", fleet.look());
 }
 
 /// How often each agent has told its log that it took a new configuration.

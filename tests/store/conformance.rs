@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use tfo_testbed::SOON;
 
 use tfo_engine::rollout::document::{Action, KeyRing, PoolKey, Snapshot, Stage};
 use tfo_engine::rollout::record::RecordChange;
@@ -18,8 +19,6 @@ use tfo_store::{
 use super::walk::{self, make, node, pool_name, proposal, ring, rotate, see, step, touch};
 
 const SEED: u64 = 7;
-const SOON: Duration = Duration::from_secs(10);
-
 fn pool() -> tfo_model::ids::PoolName {
     pool_name("text")
 }

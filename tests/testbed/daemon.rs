@@ -1,24 +1,20 @@
 //! A host ([`Host`]) whose agent runs as a daemon, with a notify socket and a log that the test reads.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::host::{Host, read_keys};
-use crate::{NetNs, agent_path, now, poll_some, poll_until};
+use crate::{NetNs, SOON, agent_path, now, poll_some, poll_until};
 
 /// Python with its standard library, by path: a version manager's shim costs more than a whole test.
 pub const PYTHON: &str = "/usr/bin/python3";
-
-/// Longest wait for anything that an agent does at once.
-pub const SOON: Duration = Duration::from_secs(10);
 
 /// The last message to the notify socket, from the test to its own reader.
 const END: &[u8] = b"END";
@@ -71,10 +67,7 @@ impl DaemonHost {
 
     /// Replaces a file.
     pub fn put(&self, name: &str, content: &[u8], mode: u32) {
-        let (path, temporary) = (self.path(name), self.path(&format!("{name}.new")));
-        fs::write(&temporary, content).unwrap();
-        fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)).unwrap();
-        fs::rename(temporary, path).unwrap();
+        self.write(name, content, mode);
     }
 
     /// Writes agent.toml: `source` is a [source] section, `install` are further lines of [install], and what follows.
@@ -108,8 +101,8 @@ impl DaemonHost {
 
     /// The same through a shell script, which gets the agent and its arguments as `"$@"`.
     pub fn start_with(&self, script: &str) -> Daemon {
-        let mut command = self.command("/bin/sh");
-        command.args(["-c", script, "sh"]).arg(agent_path());
+        let mut command = self.command("setpriv");
+        command.args(["--pdeathsig", "KILL", "/bin/sh", "-c", script, "sh"]).arg(agent_path());
         command.arg("run").arg("--config").arg(self.config_file());
         Daemon::start(command, &self.path(""))
     }
@@ -168,7 +161,7 @@ impl Daemon {
         Self { child, socket, log, messages, reader: Some(reader) }
     }
 
-    /// The process id: `nsenter` and `sh` have become the agent.
+    /// The process id: `nsenter`, `setpriv` and `sh` have become the agent.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

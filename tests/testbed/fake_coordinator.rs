@@ -1,159 +1,126 @@
-//! A coordinator that does what a test says: real TLS, real HTTP, and answers from a script.
+//! A coordinator that answers what a test says: real TLS, real HTTP, and answers from a script.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, State};
-use axum::http::{Response, Uri};
-use axum::serve::{IncomingStream, Listener};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd,
-};
-use rustls::pki_types::PrivatePkcs8KeyDer;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tfo_crypto::fingerprint::pair_print;
 use tfo_model::key_text;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
-use crate::daemon::{DaemonHost, SOON, key_text};
-use crate::{NetNs, poll_some};
+use crate::config::client_files;
+use crate::daemon::{DaemonHost, key_text};
+use crate::pki::{Ca, Identity, server_config};
+use crate::{NetNs, SOON, poll_some};
 
 /// The pool's identity in every answer that says nothing else.
 pub const POOL_ID: &str = "0123456789abcdef0123456789abcdef";
-
-/// A CA that is trusted on both sides.
-pub struct Pki {
-    ca: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Pki {
-    pub fn new() -> Self {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self { ca: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
-    }
-
-    /// Certificate and key in PEM, valid from 1975 on for so many days from now; fewer than 0: expired.
-    pub fn issue(&self, name: &str, days: i64) -> (String, String) {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let now = i64::try_from(tfo_host::runtime::clock::now().secs()).unwrap();
-        let end = u64::try_from(now + days * 86_400).unwrap();
-        // A coordinator that is reached by its address has one certificate for both.
-        let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.extended_key_usages = both.into();
-        params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
-        let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.ca).unwrap().pem(), key.serialize_pem())
-    }
-
-    /// Puts ca.crt, node.crt and node.key into the host's directory.
-    pub fn equip(&self, host: &DaemonHost, name: &str, days: i64) {
-        let (cert, key) = self.issue(name, days);
-        host.put("ca.crt", self.ca.pem().as_bytes(), 0o644);
-        host.put("node.crt", cert.as_bytes(), 0o644);
-        host.put("node.key", key.as_bytes(), 0o400);
-    }
-
-    fn server(&self) -> ServerConfig {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
-        let chain = vec![params.signed_by(&key, &self.ca).unwrap().der().clone()];
-        let mut roots = RootCertStore::empty();
-        roots.add(self.ca.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
-        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-        builder.unwrap().with_client_cert_verifier(verifier).with_single_cert(chain, key.into()).unwrap()
-    }
-}
+/// Longest body that is read.
+const BODY_BYTES_MAX: usize = 1 << 22;
+/// Longest wait for connections to end.
+const END_MAX: Duration = Duration::from_secs(5);
 
 /// What a request gets.
 #[derive(Debug, Clone)]
 pub enum Reply {
-    /// This body under this status, with `Retry-After` if there is one.
-    Status(u16, String, Option<u64>),
-    /// This answer, however long it takes the test to open the gate ([`FakeCoordinator::open_gate`]).
+    /// JSON with a status.
+    Json(u16, Value),
+    /// The same, with a Retry-After in seconds.
+    RetryAfter(u16, Value, u64),
+    /// Bytes as they are, with a status.
+    Raw(u16, String),
+    /// This answer with 200, however long it takes the test to open the gate ([`FakeCoordinator::open_gate`]).
     Gated(Value),
+    /// The request is read, and the connection closed.
+    Drop,
+    /// The request is read, and nothing said.
+    Hang,
 }
 
 /// One request that came.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// The connection that it came over.
+    /// The connection that it came over, from 0.
     pub connection: u64,
-    pub path: String,
+    /// `POST /v1/pools/text/pause`, with its query.
+    pub what: String,
+    /// Null if there was none.
     pub body: Value,
 }
 
 #[derive(Default)]
 struct Script {
-    /// Answers for the next requests; when there are none left, `told` is served as a coordinator would.
+    /// By method and path, with its query or without; the last reply stays.
+    by_path: HashMap<String, VecDeque<Reply>>,
+    /// For the next requests, whatever they are about.
     replies: VecDeque<Reply>,
     /// The same for every request, until it is taken away.
     always: Option<Reply>,
-    told: Option<Value>,
+    /// What is served to nodes as a coordinator would, where there is no reply for them.
+    desired: Option<Value>,
     asked: Vec<Asked>,
 }
 
+#[derive(Default)]
 struct Shared {
     script: Mutex<Script>,
     gate: AtomicBool,
     connections: AtomicU64,
 }
 
-/// A coordinator on 127.0.0.1 in a host's namespace.
+/// A coordinator.
 pub struct FakeCoordinator {
     address: SocketAddr,
     shared: Arc<Shared>,
-    server: Option<(tokio::sync::oneshot::Sender<()>, JoinHandle<()>)>,
+    runtime: Option<Runtime>,
 }
 
 impl FakeCoordinator {
-    /// Listens; tells nothing before [`FakeCoordinator::tell`].
-    pub fn start(netns: &NetNs, pki: &Pki) -> Self {
-        Self::start_on(netns, pki, "127.0.0.1:0")
+    /// On 127.0.0.1 in a namespace; has nothing for nodes before [`FakeCoordinator::tell`].
+    pub fn start(netns: &NetNs, ca: &Ca) -> Self {
+        Self::start_on(netns, ca, "127.0.0.1:0")
     }
 
     /// The same at this address.
-    pub fn start_on(netns: &NetNs, pki: &Pki, address: &str) -> Self {
+    pub fn start_on(netns: &NetNs, ca: &Ca, address: &str) -> Self {
         let listener = netns.run(|| std::net::TcpListener::bind(address)).unwrap();
+        Self::serve(listener, server_config(&ca.pem, None, &ca.both(&["localhost", "127.0.0.1"])))
+    }
+
+    /// With the certificate of `name` in a directory of `tfoctl pki`, on 127.0.0.1.
+    pub fn with_pki(pki: &Path, name: &str) -> Self {
+        let read = |name: &str| std::fs::read_to_string(pki.join(name)).unwrap();
+        let config = server_config(&read("ca.crt"), Some(&read("crl.pem")), &Identity::read(pki, name));
+        Self::serve(std::net::TcpListener::bind("127.0.0.1:0").unwrap(), config)
+    }
+
+    fn serve(listener: std::net::TcpListener, config: ServerConfig) -> Self {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let shared =
-            Arc::new(Shared { script: Mutex::default(), gate: AtomicBool::new(false), connections: AtomicU64::new(0) });
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let (config, state) = (pki.server(), Arc::clone(&shared));
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let acceptor = TlsAcceptor::from(Arc::new(config));
-                let listener =
-                    TlsListener { tcp: TcpListener::from_std(listener).unwrap(), acceptor, shared: Arc::clone(&state) };
-                let router = Router::new().fallback(answer).with_state(state);
-                let service = router.into_make_service_with_connect_info::<Connection>();
-                tokio::select! {
-                    served = axum::serve(listener, service) => served.unwrap(),
-                    _ = stopped => {}
-                }
-            });
-            // Ends connections too.
-            runtime.shutdown_background();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (shared, acceptor) = (Arc::new(Shared::default()), TlsAcceptor::from(Arc::new(config)));
+        let state = Arc::clone(&shared);
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                tokio::spawn(connection(stream, acceptor.clone(), Arc::clone(&state)));
+            }
         });
-        Self { address, shared, server: Some((stop, thread)) }
+        Self { address, shared, runtime: Some(runtime) }
     }
 
     pub fn url(&self) -> String {
@@ -167,25 +134,39 @@ impl FakeCoordinator {
 
     /// Ends the listener and all connections.
     pub fn stop(&mut self) {
-        if let Some((stop, thread)) = self.server.take() {
-            stop.send(()).ok();
-            thread.join().ok();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(END_MAX);
         }
     }
 
-    /// What a pool tells from now on.
-    pub fn tell(&self, told: Value) {
-        self.shared.script.lock().unwrap().told = Some(told);
+    fn script(&self) -> std::sync::MutexGuard<'_, Script> {
+        self.shared.script.lock().unwrap()
+    }
+
+    /// What a pool tells nodes from now on.
+    pub fn tell(&self, desired: Value) {
+        self.script().desired = Some(desired);
     }
 
     /// The next requests get these, in their order.
     pub fn reply(&self, replies: impl IntoIterator<Item = Reply>) {
-        self.shared.script.lock().unwrap().replies.extend(replies);
+        self.script().replies.extend(replies);
     }
 
     /// Every request gets this, until it is none.
     pub fn always(&self, reply: Option<Reply>) {
-        self.shared.script.lock().unwrap().always = reply;
+        self.script().always = reply;
+    }
+
+    /// What to answer to `METHOD /path`, with its query or without; the last one stays.
+    pub fn on(&self, what: &str, replies: impl IntoIterator<Item = Reply>) -> &Self {
+        self.script().by_path.insert(what.to_owned(), replies.into_iter().collect());
+        self
+    }
+
+    /// The same with 200 and one answer.
+    pub fn ok(&self, what: &str, answer: Value) -> &Self {
+        self.on(what, [Reply::Json(200, answer)])
     }
 
     /// Lets [`Reply::Gated`] go.
@@ -195,13 +176,18 @@ impl FakeCoordinator {
 
     /// All requests until now.
     pub fn asked(&self) -> Vec<Asked> {
-        self.shared.script.lock().unwrap().asked.clone()
+        self.script().asked.clone()
+    }
+
+    /// Those that are to change something: everything but GET.
+    pub fn orders(&self) -> Vec<Asked> {
+        self.asked().into_iter().filter(|asked| !asked.what.starts_with("GET ")).collect()
     }
 
     /// Waits for a request that is like this, after the first `seen`.
     #[track_caller]
     pub fn expect(&self, seen: usize, like: impl Fn(&Value) -> bool) -> Asked {
-        let found = poll_some(2 * SOON, || self.asked().into_iter().skip(seen).find(|asked| like(&asked.body)));
+        let found = poll_some(SOON, || self.asked().into_iter().skip(seen).find(|asked| like(&asked.body)));
         found.unwrap_or_else(|| panic!("no such request: {:#?}", self.asked()))
     }
 
@@ -224,7 +210,7 @@ pub fn taught(n: u8) -> Value {
     json!({"epoch": n, "fingerprint": pair_print(&keys).primary, "key": key_text(n)})
 }
 
-/// An answer.
+/// An answer to a node.
 pub fn told(generation: u64, phase: &str, primary: u8, backup: Option<u8>) -> Value {
     json!({
         "pool": "text", "pool_id": POOL_ID, "generation": generation, "phase": phase,
@@ -234,99 +220,85 @@ pub fn told(generation: u64, phase: &str, primary: u8, backup: Option<u8>) -> Va
 
 /// An error as a coordinator sends it.
 pub fn refusal(status: u16, kind: &str) -> Reply {
-    let body = json!({"kind": kind, "message": format!("because of {kind}"), "request_id": "r-1"});
-    Reply::Status(status, body.to_string(), None)
+    Reply::Json(status, json!({"kind": kind, "message": format!("because of {kind}"), "request_id": "r-1"}))
 }
 
-/// A coordinator source for the files of [`Pki::equip`]; `more` are further lines of [source].
+/// A coordinator source for the files of [`Ca::equip`]; `more` are further lines of [source].
 pub fn source(host: &DaemonHost, urls: &[String], more: &str) -> String {
-    let [ca, cert, key] = ["ca.crt", "node.crt", "node.key"].map(|name| -> PathBuf { host.path(name) });
-    format!(
-        "[source]\nkind = \"coordinator\"\nurls = {urls:?}\npool = \"text\"\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n{more}\n"
-    )
+    let files = client_files(&host.path("ca.crt"), &host.path("node.crt"), &host.path("node.key"));
+    format!("[source]\nkind = \"coordinator\"\nurls = {urls:?}\npool = \"text\"\n{files}{more}\n")
 }
 
-struct TlsListener {
-    tcp: TcpListener,
-    acceptor: TlsAcceptor,
-    shared: Arc<Shared>,
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+    let Ok(stream) = acceptor.accept(stream).await else { return };
+    let number = shared.connections.fetch_add(1, Ordering::SeqCst);
+    let service = service_fn(move |request| answer(Arc::clone(&shared), number, request));
+    // A connection that breaks is what some tests want.
+    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
 }
 
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = u64;
-
-    async fn accept(&mut self) -> (Self::Io, u64) {
-        loop {
-            let Ok((stream, _)) = self.tcp.accept().await else { continue };
-            if let Ok(stream) = self.acceptor.accept(stream).await {
-                return (stream, self.shared.connections.fetch_add(1, Ordering::SeqCst));
-            }
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<u64> {
-        Ok(0)
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Connection(u64);
-
-impl Connected<IncomingStream<'_, TlsListener>> for Connection {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
-async fn answer(
-    State(shared): State<Arc<Shared>>,
-    ConnectInfo(connection): ConnectInfo<Connection>,
-    uri: Uri,
-    body: Bytes,
-) -> Response<Body> {
+async fn answer(shared: Arc<Shared>, connection: u64, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    let what = format!("{} {}", request.method(), request.uri());
+    let body = to_bytes(Body::new(request.into_body()), BODY_BYTES_MAX).await.map_err(io::Error::other)?;
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    let asked = Asked { connection: connection.0, path: uri.path().to_owned(), body: body.clone() };
-    let scripted = {
+    let reply = {
         let mut script = shared.script.lock().unwrap();
-        script.asked.push(asked);
-        script.replies.pop_front().or_else(|| script.always.clone())
+        script.asked.push(Asked { connection, what: what.clone(), body: body.clone() });
+        script.next(&what)
     };
-    match scripted {
-        Some(Reply::Status(status, text, retry_after)) => {
-            let mut response = Response::builder().status(status);
-            if let Some(secs) = retry_after {
-                response = response.header("retry-after", secs);
-            }
-            response.body(Body::from(text)).unwrap()
-        }
-        Some(Reply::Gated(told)) => {
+    match reply {
+        Some(Reply::Json(status, value)) => response(status, None, value.to_string()),
+        Some(Reply::RetryAfter(status, value, secs)) => response(status, Some(secs), value.to_string()),
+        Some(Reply::Raw(status, text)) => response(status, None, text),
+        Some(Reply::Gated(value)) => {
             while !shared.gate.load(Ordering::SeqCst) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            success(&told)
+            response(200, None, value.to_string())
         }
-        None => serve(&shared, &body).await,
+        Some(Reply::Drop) => Err(io::Error::other("as the test wants")),
+        Some(Reply::Hang) => std::future::pending().await,
+        None => sync(&shared, &body).await,
+    }
+}
+
+impl Script {
+    /// The reply to a request, if the script has one.
+    fn next(&mut self, what: &str) -> Option<Reply> {
+        if self.by_path.is_empty() {
+            return self.replies.pop_front().or_else(|| self.always.clone());
+        }
+        let path = what.split('?').next().unwrap_or(what);
+        let key = if self.by_path.contains_key(what) { what } else { path };
+        Some(match self.by_path.get_mut(key) {
+            None => refusal(404, "unknown_path"),
+            Some(replies) if replies.len() > 1 => replies.pop_front()?,
+            Some(replies) => replies.front()?.clone(),
+        })
     }
 }
 
 /// What is above `seen`, or nothing after `wait_secs`.
-async fn serve(shared: &Shared, body: &Value) -> Response<Body> {
+async fn sync(shared: &Shared, body: &Value) -> io::Result<Response<Body>> {
     let seen = body["seen"].as_u64().unwrap_or(0);
     let wait = Duration::from_secs(body["wait_secs"].as_u64().unwrap_or(0));
     let until = tokio::time::Instant::now() + wait;
     loop {
-        let told = shared.script.lock().unwrap().told.clone();
-        if let Some(told) = told.filter(|told| told["generation"].as_u64() > Some(seen)) {
-            return success(&told);
+        let desired = shared.script.lock().unwrap().desired.clone();
+        if let Some(desired) = desired.filter(|desired| desired["generation"].as_u64() > Some(seen)) {
+            return response(200, None, desired.to_string());
         }
         if tokio::time::Instant::now() >= until {
-            return Response::builder().status(204).body(Body::empty()).unwrap();
+            return response(204, None, String::new());
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-fn success(told: &Value) -> Response<Body> {
-    Response::builder().header("content-type", "application/json").body(Body::from(told.to_string())).unwrap()
+fn response(status: u16, retry_after_secs: Option<u64>, body: String) -> io::Result<Response<Body>> {
+    let mut response = Response::builder().status(status).header("content-type", "application/json");
+    if let Some(secs) = retry_after_secs {
+        response = response.header("retry-after", secs);
+    }
+    response.body(body.into()).map_err(io::Error::other)
 }

@@ -4,49 +4,37 @@
 //! The coordinator's host is the operator's too; its directory is the operator's home and working directory, so that
 //! commands are typed as the documentation has them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::config::{CoordinatorToml, client_files, fast, kek};
+use crate::coordinator::Coordinator;
 use crate::daemon::{Daemon, DaemonHost};
 use crate::fake_coordinator::source;
-use crate::{poll_some, poll_until};
-
-/// Longest wait for anything that takes some seconds on an idle machine: agents pause up to 8 s after failures.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{PATIENCE, poll_some, poll_until};
 
 /// Where the coordinator listens.
 pub const URL: &str = "https://10.99.0.1:9443";
 
-/// Bytes of the key-encryption key, no two the same.
-pub const KEK_BYTES: u8 = 32;
-
 /// The fleet.  What runs is ended when it is dropped.
 pub struct Fleet {
+    // First: its log is in the center's directory.
+    coordinator: Coordinator,
     /// The coordinator's and the operator's host.
     pub center: DaemonHost,
     /// The nodes.
     pub hosts: Vec<DaemonHost>,
     /// Their agents; none where it does not run.
     pub daemons: Vec<Option<Daemon>>,
-    coordinator: Option<Child>,
 }
 
 /// A node's name.
 pub fn node(number: usize) -> String {
     format!("cp{}.example.org", number + 1)
-}
-
-/// A policy under which a rotation passes as fast as its barriers.
-pub fn fast(expected: usize) -> String {
-    format!(
-        "interval = \"1d\"\nexpected_nodes = {expected}\npromote_waves = [\"100%\"]\ndrain_max = \"0s\"\n\
-         health_window = \"0s\"\n"
-    )
 }
 
 impl Fleet {
@@ -56,7 +44,8 @@ impl Fleet {
         center.netns().become_hub();
         let hosts: Vec<DaemonHost> = (0..count).map(|_| DaemonHost::new()).collect();
         let daemons = hosts.iter().map(|_| None).collect();
-        let fleet = Self { center, hosts, daemons, coordinator: None };
+        let coordinator = Coordinator::new(&center.path(""));
+        let fleet = Self { center, hosts, daemons, coordinator };
         fleet.pki(&["init", "--dir", "pki"]);
         fleet.pki(&["issue", "--dir", "pki", "--coordinator", "tfo1.example.org", "--address", "10.99.0.1"]);
         fleet.pki(&["issue", "--dir", "pki", "--operator", "ops1.example.org"]);
@@ -68,7 +57,7 @@ impl Fleet {
         }
         fleet.identify_center("pki");
         fleet.believe(&fleet.issued("pki", "ca.crt"), &fleet.issued("pki", "crl.pem"));
-        fleet.center.put("kek", &(0..KEK_BYTES).map(|at| at.wrapping_mul(37)).collect::<Vec<_>>(), 0o400);
+        fleet.center.put("kek", &kek(), 0o400);
         fleet.configure(policy);
         fleet
     }
@@ -132,25 +121,14 @@ impl Fleet {
 
     /// Writes the coordinator's configuration and the operator's.
     pub fn configure(&self, policy: &str) {
-        let at = |name: &str| self.center.text_path(name);
-        let text = format!(
-            "[api]\nlisten = \"10.99.0.1:9443\"\ncert = {:?}\nkey = {:?}\nclient_ca = {:?}\ncrl = {:?}\n\
-             [store]\npath = {:?}\nkey_encryption_key = {:?}\n[access]\noperators = [\"ops1.example.org\"]\n\
-             [observe]\nlisten = \"127.0.0.1:9441\"\n[pools.text]\nnodes = [\"cp*.example.org\"]\n{policy}",
-            at("coordinator.crt"),
-            at("coordinator.key"),
-            at("ca.crt"),
-            at("crl.pem"),
-            at("state.db"),
-            at("kek"),
-        );
+        let dir = self.center.path("");
+        let of = CoordinatorToml::of(&dir, "10.99.0.1:9443", "127.0.0.1:9441");
+        let config =
+            CoordinatorToml { identity: "coordinator", crl: Some("crl.pem"), operators: &["ops1.example.org"], ..of };
+        let text = config.with_pools(&format!("[pools.text]\nnodes = [\"cp*.example.org\"]\n{policy}"));
         self.center.put("coordinator.toml", text.as_bytes(), 0o644);
-        let text = format!(
-            "urls = [{URL:?}]\nca = {:?}\ncert = {:?}\nkey = {:?}\npool = \"text\"\n",
-            at("ca.crt"),
-            at("ops1.crt"),
-            at("ops1.key"),
-        );
+        let files = client_files(&dir.join("ca.crt"), &dir.join("ops1.crt"), &dir.join("ops1.key"));
+        let text = format!("urls = [{URL:?}]\npool = \"text\"\n{files}");
         fs::create_dir_all(self.center.path(".config/tfo-fleet")).unwrap();
         self.center.put(".config/tfo-fleet/ctl.toml", text.as_bytes(), 0o644);
     }
@@ -158,8 +136,13 @@ impl Fleet {
     // ---- the coordinator ----
 
     fn coordinator_command(&self, command: &str, more: &[&str]) -> Command {
-        let mut coordinator = self.center.command(crate::program("tfo-coordinator"));
-        coordinator.current_dir(self.center.path("")).arg(command).args(["--config", "coordinator.toml"]).args(more);
+        let mut coordinator = self.center.command("setpriv");
+        coordinator
+            .args(["--pdeathsig", "KILL", crate::program("tfo-coordinator")])
+            .current_dir(self.center.path(""))
+            .arg(command)
+            .args(["--config", "coordinator.toml"])
+            .args(more);
         coordinator
     }
 
@@ -189,35 +172,30 @@ impl Fleet {
 
     /// Starts the coordinator.
     pub fn spawn(&mut self) {
-        let log = File::options().create(true).append(true).open(self.center.path("coordinator-log")).unwrap();
         let mut command = self.coordinator_command("serve", &[]);
         command.env("TFO_LOG", "debug");
-        self.coordinator = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        self.coordinator.spawn_by(command);
     }
 
     /// kill -9.
     pub fn kill(&mut self) {
-        let mut child = self.coordinator.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        self.coordinator.kill();
     }
 
     /// `systemctl stop`.
     #[track_caller]
     pub fn stop(&mut self) {
-        let mut child = self.coordinator.take().unwrap();
-        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-        assert!(child.wait().unwrap().success(), "{}", self.log());
+        assert!(self.coordinator.stop().success(), "{}", self.log());
     }
 
     /// `systemctl reload`.
     pub fn reload(&self) {
-        kill_process(Pid::from_child(self.coordinator.as_ref().unwrap()), Signal::HUP).unwrap();
+        self.coordinator.signal(Signal::HUP);
     }
 
     /// All that coordinators logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.center.path("coordinator-log")).unwrap_or_default()
+        self.coordinator.log()
     }
 
     // ---- the agents ----
@@ -354,18 +332,6 @@ impl Fleet {
         let keys = self.hosts[number].persisted_keys().unwrap();
         self.center.put("keys", keys.as_bytes(), 0o400);
         self.center.path("keys")
-    }
-}
-
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.coordinator {
-            child.kill().ok();
-            child.wait().ok();
-        }
-        if std::thread::panicking() {
-            eprintln!("--- log of the coordinator\n{}", self.log());
-        }
     }
 }
 

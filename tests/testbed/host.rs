@@ -22,6 +22,15 @@ pub fn read_keys() -> String {
     String::from_utf8_lossy(&text[..length.expect("root reads the key")]).trim().to_owned()
 }
 
+/// Replaces a file by one of this mode.
+pub fn replace(path: &Path, content: &[u8], mode: u32) {
+    let new = PathBuf::from(format!("{}.new", path.display()));
+    std::fs::remove_file(&new).ok();
+    std::fs::write(&new, content).expect("the scratch directory takes it");
+    std::fs::set_permissions(&new, PermissionsExt::from_mode(mode)).expect("the file is ours");
+    std::fs::rename(new, path).expect("a rename in one directory");
+}
+
 /// A host that nothing but this test uses.
 pub struct Host {
     netns: NetNs,
@@ -79,9 +88,7 @@ impl Host {
     /// Writes a file of this mode below the host's directory.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>, mode: u32) -> PathBuf {
         let path = self.path(name);
-        std::fs::remove_file(&path).ok();
-        std::fs::write(&path, content).expect("the scratch directory takes it");
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("the file is ours");
+        replace(&path, content.as_ref(), mode);
         path
     }
 

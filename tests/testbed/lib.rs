@@ -7,6 +7,8 @@
 //! Everything that is made here is named `tfo-test-...` and goes with the value that stands for it, also when the test
 //! panics; what a killed test leaves is removed by the next one that makes the same kind of thing.
 
+pub mod config;
+pub mod coordinator;
 pub mod daemon;
 pub mod fake_coordinator;
 pub mod fleet;
@@ -20,7 +22,8 @@ pub mod secrets;
 pub mod swarm;
 pub mod transcript;
 
-pub use netns::NetNs;
+pub use config::free_port;
+pub use netns::{NetNs, ip};
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -34,6 +37,12 @@ const SKIP_LOG: &str = "TFO_SKIP_LOG";
 
 /// Set to `1` by `tests/run --full`: tests with a long matrix then run all of it.
 const FULL: &str = "TFO_FULL";
+
+/// Longest wait for anything that a program does at once.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Longest wait for anything that takes some seconds on an idle machine: agents pause up to 8 s after failures.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long `poll_until` waits between two looks.
 pub const POLL_EVERY: Duration = Duration::from_millis(10);
@@ -106,6 +115,13 @@ pub fn has_tool(name: &str) -> bool {
 /// True under `tests/run --full`.
 pub fn full() -> bool {
     std::env::var_os(FULL).is_some_and(|value| value == "1")
+}
+
+/// Starts a program that the kernel ends when the calling thread does, without input.
+pub fn mortal(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program).stdin(Stdio::null());
+    command
 }
 
 /// Runs a command without its output; true if it ended with 0.

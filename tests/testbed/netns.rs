@@ -25,9 +25,9 @@ impl NetNs {
         static REAP: Once = Once::new();
         REAP.call_once(reap_orphans);
         let name = format!("tfo-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        ip(&["netns", "add", &name]);
+        ip(&format!("netns add {name}"));
         let netns = Self { name };
-        ip(&["-n", &netns.name, "link", "set", "lo", "up"]);
+        netns.ip("link set lo up");
         netns
     }
 
@@ -43,19 +43,23 @@ impl NetNs {
 
     /// Makes it the middle of a small network, 10.99.0.1/24: a bridge that others are plugged into.
     pub fn become_hub(&self) {
-        ip(&["-n", &self.name, "link", "add", "br0", "type", "bridge"]);
-        ip(&["-n", &self.name, "addr", "add", "10.99.0.1/24", "dev", "br0"]);
-        ip(&["-n", &self.name, "link", "set", "br0", "up"]);
+        self.ip("link add br0 type bridge");
+        self.ip("addr add 10.99.0.1/24 dev br0");
+        self.ip("link set br0 up");
     }
 
     /// A wire to the hub.  `number` from 0 tells those around one hub apart: 10.99.0.10 and up.
     pub fn plug_into(&self, hub: &Self, number: usize) {
-        let (own, hub, port) = (&*self.name, &*hub.name, &*format!("port{number}"));
-        let address = format!("10.99.0.{}/24", number + 10);
-        ip(&["-n", hub, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", own]);
-        ip(&["-n", hub, "link", "set", port, "master", "br0", "up"]);
-        ip(&["-n", own, "addr", "add", &address, "dev", "eth0"]);
-        ip(&["-n", own, "link", "set", "eth0", "up"]);
+        hub.ip(&format!("link add port{number} type veth peer name eth0 netns {}", self.name));
+        hub.ip(&format!("link set port{number} master br0 up"));
+        self.ip(&format!("addr add 10.99.0.{}/24 dev eth0", number + 10));
+        self.ip("link set eth0 up");
+    }
+
+    /// `ip` inside.
+    #[track_caller]
+    pub fn ip(&self, words: &str) {
+        ip(&format!("-n {} {words}", self.name));
     }
 
     /// Runs `step` inside, on a thread of its own (a network namespace belongs to a thread).  A panic goes on here.
@@ -94,10 +98,11 @@ impl Drop for NetNs {
     }
 }
 
-/// Runs `ip`, which must succeed.
-fn ip(args: &[&str]) {
-    let output = Command::new("ip").args(args).stdin(Stdio::null()).output().expect("ip starts");
-    assert!(output.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+/// Runs `ip` with these words, which must succeed.
+#[track_caller]
+pub fn ip(words: &str) {
+    let output = Command::new("ip").args(words.split_whitespace()).stdin(Stdio::null()).output().expect("ip starts");
+    assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Ends everything in a namespace of ours and removes its name.  Errors show in the next test's `ip netns list`.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -11,9 +12,14 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
     SerialNumber, date_time_ymd,
 };
+use rustls::server::WebPkiClientVerifier;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tfo_host::runtime::clock;
+
+use crate::host::Host;
 
 /// One day in seconds.
 pub const DAY: i64 = 86_400;
@@ -22,6 +28,7 @@ pub const DAY: i64 = 86_400;
 pub struct Ca {
     /// Its certificate.
     pub pem: String,
+    key_pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -41,20 +48,26 @@ pub struct Leaf<'a> {
     pub common_name: &'a str,
     pub from_secs: i64,
     pub until_secs: i64,
-    pub usage: ExtendedKeyUsagePurpose,
+    pub usages: Vec<ExtendedKeyUsagePurpose>,
 }
 
 impl<'a> Leaf<'a> {
     /// A client's, valid since yesterday and for a month.
     pub fn client(names: &'a [&'a str]) -> Self {
-        let usage = ExtendedKeyUsagePurpose::ClientAuth;
-        Self { names, common_name: "a client", from_secs: -DAY, until_secs: 30 * DAY, usage }
+        let usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Self { names, common_name: "a client", from_secs: -DAY, until_secs: 30 * DAY, usages }
     }
 
     /// A server's, for 127.0.0.1 and localhost.
     pub fn server() -> Self {
-        let usage = ExtendedKeyUsagePurpose::ServerAuth;
-        Self { usage, common_name: "a server", ..Leaf::client(&["localhost", "127.0.0.1"]) }
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        Self { usages, common_name: "a server", ..Leaf::client(&["localhost", "127.0.0.1"]) }
+    }
+
+    /// For a server and a client alike, valid for so many days; fewer than 0: expired.
+    pub fn both(names: &'a [&'a str], days: i64) -> Self {
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        Self { names, common_name: "both", from_secs: -365 * DAY, until_secs: days * DAY, usages }
     }
 }
 
@@ -77,7 +90,7 @@ impl Ca {
         let key = KeyPair::generate().expect("ring makes keys");
         let params = ca_params(name, until_secs);
         let pem = params.self_signed(&key).expect("the parameters are whole").pem();
-        Self { pem, issuer: Issuer::new(params, key) }
+        Self { pem, key_pem: key.serialize_pem(), issuer: Issuer::new(params, key) }
     }
 
     /// A CA below this one, and its certificate in `pem`.
@@ -85,7 +98,21 @@ impl Ca {
         let key = KeyPair::generate().expect("ring makes keys");
         let params = ca_params(name, 365 * DAY);
         let pem = params.signed_by(&key, &self.issuer).expect("the parameters are whole").pem();
-        Self { pem, issuer: Issuer::new(params, key) }
+        Self { pem, key_pem: key.serialize_pem(), issuer: Issuer::new(params, key) }
+    }
+
+    /// For another process: certificate and key, PEM.
+    pub fn save(&self, path: &Path) {
+        put(path, &format!("{}{}", self.pem, self.key_pem));
+    }
+
+    /// What [`Self::save`] wrote.
+    pub fn load(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).expect("the other process wrote it");
+        let (pem, key_pem) = text.split_at(text.find("-----BEGIN PRIVATE KEY").expect("both are in it"));
+        let key = KeyPair::from_pem(key_pem).expect("our own key");
+        let issuer = Issuer::from_ca_cert_pem(pem, key).expect("our own certificate");
+        Self { issuer, pem: pem.to_owned(), key_pem: key_pem.to_owned() }
     }
 
     /// A certificate of this CA.
@@ -107,7 +134,7 @@ impl Ca {
                 Err(_) => SanType::DnsName((*name).try_into().expect("an ASCII name")),
             })
             .collect();
-        params.extended_key_usages = vec![leaf.usage.clone()];
+        params.extended_key_usages.clone_from(&leaf.usages);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let cert = params.signed_by(&key, &self.issuer).expect("the parameters are whole");
         Identity { cert_pem: cert.pem(), key_pem: key.serialize_pem(), serial }
@@ -116,6 +143,19 @@ impl Ca {
     /// A client's certificate with these names.
     pub fn client(&self, names: &[&str]) -> Identity {
         self.issue(&Leaf::client(names))
+    }
+
+    /// A certificate for these names, for a server and a client alike.
+    pub fn both(&self, names: &[&str]) -> Identity {
+        self.issue(&Leaf::both(names, 90))
+    }
+
+    /// Puts ca.crt, node.crt and node.key into a host's directory; the certificate is valid for so many days.
+    pub fn equip(&self, host: &Host, name: &str, days: i64) {
+        let identity = self.issue(&Leaf::both(&[name], days));
+        host.write("ca.crt", &self.pem, 0o644);
+        host.write("node.crt", &identity.cert_pem, 0o644);
+        host.write("node.key", &identity.key_pem, 0o400);
     }
 
     /// A revocation list that is good for a week.
@@ -180,6 +220,12 @@ impl Identity {
         PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).expect("our own PEM")
     }
 
+    /// NAME.crt and NAME.key of a directory of `tfoctl pki`.
+    pub fn read(dir: &Path, name: &str) -> Self {
+        let read = |kind: &str| std::fs::read_to_string(dir.join(format!("{name}.{kind}"))).expect("it was issued");
+        Self { cert_pem: read("crt"), key_pem: read("key"), serial: 0 }
+    }
+
     /// Writes NAME.crt and, for its owner only, NAME.key.
     pub fn write(&self, dir: &Path, name: &str) {
         put(&dir.join(format!("{name}.crt")), &self.cert_pem);
@@ -194,4 +240,45 @@ pub fn put(path: &Path, text: &str) {
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).expect("a new file");
     std::io::Write::write_all(&mut file, text.as_bytes()).expect("the scratch directory takes it");
     std::fs::rename(&new, path).expect("a rename in one directory");
+}
+
+/// All certificates of a PEM text, as authorities.
+pub fn roots(ca_pem: &str) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        roots.add(certificate.expect("our own PEM")).expect("our own CA");
+    }
+    roots
+}
+
+/// A client of servers of this authority, with a certificate or without, that speaks TLS 1.3.
+pub fn client_config(ca_pem: &str, identity: Option<&Identity>) -> ClientConfig {
+    client_config_of(&[&TLS13], ca_pem, identity)
+}
+
+/// The same with these versions of TLS.
+pub fn client_config_of(
+    versions: &[&'static SupportedProtocolVersion],
+    ca_pem: &str,
+    identity: Option<&Identity>,
+) -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let builder = builder.with_protocol_versions(versions).expect("ring has them");
+    let builder = builder.with_root_certificates(roots(ca_pem));
+    match identity {
+        Some(identity) => builder.with_client_auth_cert(identity.chain(), identity.key()).expect("a pair"),
+        None => builder.with_no_client_auth(),
+    }
+}
+
+/// A server that takes clients of this authority, apart from those on its revocation list.
+pub fn server_config(ca_pem: &str, crl_pem: Option<&str>, identity: &Identity) -> ServerConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let lists = crl_pem.map(|pem| CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).expect("our own PEM"));
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca_pem)), Arc::clone(&provider))
+        .with_crls(lists)
+        .build()
+        .expect("there is an authority");
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).expect("ring has it");
+    builder.with_client_cert_verifier(clients).with_single_cert(identity.chain(), identity.key()).expect("a pair")
 }

@@ -7,16 +7,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 use tfo_engine::backoff::Backoff;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,6 +22,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use crate::pki::{Ca, roots};
 
 /// Pauses of an agent after a failure.
 const PAUSES: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
@@ -35,70 +34,26 @@ const AGENTS_PER_ADDRESS: usize = 1_000;
 /// How many new agents connect at a time.
 const STARTING_MAX: usize = 100;
 
-/// A throw-away CA.
-pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pub pem: String,
-    key_pem: String,
-}
-
-impl Authority {
-    pub fn new() -> Self {
-        let key = KeyPair::generate().expect("randomness");
-        let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).expect("it signs itself").pem();
-        Self { key_pem: key.serialize_pem(), issuer: Issuer::new(params, key), pem }
-    }
-
-    /// For another process: certificate and key, PEM.
-    pub fn save(&self, path: &Path) {
-        std::fs::write(path, format!("{}{}", self.pem, self.key_pem)).expect("a directory of ours");
-    }
-
-    /// What [`Self::save`] wrote.
-    pub fn load(path: &Path) -> Self {
-        let text = std::fs::read_to_string(path).expect("the other process wrote it");
-        let (pem, key_pem) = text.split_at(text.find("-----BEGIN PRIVATE KEY").expect("both are in it"));
-        let key = KeyPair::from_pem(key_pem).expect("our own key");
-        let issuer = Issuer::from_ca_cert_pem(pem, key).expect("our own certificate");
-        Self { issuer, pem: pem.to_owned(), key_pem: key_pem.to_owned() }
-    }
-
-    /// Certificate and key for these names and 127.0.0.1, for servers and clients alike.
-    pub fn issue(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
-        let key = KeyPair::generate().expect("randomness");
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).expect("good names");
-        params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        (params.signed_by(&key, &self.issuer).expect("the CA signs"), key)
-    }
-}
-
 /// What agents connect with.
 struct Tls {
-    authority: Authority,
+    authority: Ca,
     provider: Arc<CryptoProvider>,
     verifier: Arc<WebPkiServerVerifier>,
 }
 
 impl Tls {
-    fn new(authority: Authority, server_ca: &str) -> Self {
+    fn new(authority: Ca, server_ca: &str) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(server_ca.as_bytes()).expect("PEM")).expect("a CA");
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(server_ca)), Arc::clone(&provider));
         Self { authority, provider, verifier: verifier.build().expect("a CA is there") }
     }
 
     fn connector(&self, name: &str) -> TlsConnector {
-        let (cert, key) = self.authority.issue(&[name]);
-        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS#8");
+        let own = self.authority.client(&[name]);
         let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider));
         let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).expect("the provider has it");
         let builder = builder.with_webpki_verifier(Arc::clone(&self.verifier));
-        let mut config = builder.with_client_auth_cert(vec![cert.der().clone()], key).expect("they belong together");
+        let mut config = builder.with_client_auth_cert(own.chain(), own.key()).expect("a pair");
         config.resumption = Resumption::disabled();
         TlsConnector::from(Arc::new(config))
     }
@@ -182,7 +137,7 @@ pub struct Swarm {
 
 impl Swarm {
     /// Starts all agents, in a runtime, with certificates of `authority`.
-    pub fn start(plan: Plan, authority: Authority) -> Self {
+    pub fn start(plan: Plan, authority: Ca) -> Self {
         let count = plan.agents.len();
         let shared = Arc::new(Shared {
             tls: Tls::new(authority, &plan.server_ca),

@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use super::bpf;
 use super::packet::{CookieRequest, Packet, Segment};
 use super::tcp_option::{FastOpen, Form};
-use crate::report::{Failure, Outcome};
+use tfo_cli::report::{Failure, Outcome};
 use tfo_crypto::random;
 use tfo_host::runtime::clock;
 use tfo_model::problem::Problem;

@@ -1,19 +1,20 @@
 //! What the pool tells is installed, and acknowledged only then.
 
-use tfo_testbed::daemon::{Daemon, DaemonHost, SOON, key_text};
-use tfo_testbed::fake_coordinator::{FakeCoordinator, POOL_ID, Pki, source, told};
-use tfo_testbed::{need_netns, poll_until};
+use tfo_testbed::daemon::{Daemon, DaemonHost, key_text};
+use tfo_testbed::fake_coordinator::{FakeCoordinator, POOL_ID, source, told};
+use tfo_testbed::pki::Ca;
+use tfo_testbed::{SOON, need_netns, poll_until};
 
 /// A host, a coordinator that tells nothing yet, and the way from one to the other.
 pub(crate) struct Site {
     pub(crate) host: DaemonHost,
-    pub(crate) pki: Pki,
+    pub(crate) pki: Ca,
     pub(crate) coordinator: FakeCoordinator,
 }
 
 impl Site {
     pub(crate) fn new() -> Self {
-        let (host, pki) = (DaemonHost::new(), Pki::new());
+        let (host, pki) = (DaemonHost::new(), Ca::new("test"));
         pki.equip(&host, "n1.example.org", 90);
         let coordinator = FakeCoordinator::start(host.netns(), &pki);
         let site = Self { host, pki, coordinator };
@@ -64,7 +65,7 @@ fn the_first_answer_is_installed_before_ready_and_acknowledged_after_it() {
     assert!(file.contains(&format!("# pool_id: {POOL_ID}\n# generation: 4\n# phase: staged\n")), "{file}");
     site.coordinator.acknowledged(4);
     let asked = site.coordinator.asked();
-    assert_eq!(asked[0].path, "/v1/pools/text/sync");
+    assert_eq!(asked[0].what, "POST /v1/pools/text/sync");
     let first = &asked[0].body;
     assert_eq!((&first["seen"], &first["installed"]), (&0.into(), &serde_json::Value::Null));
     let ack = &asked[1].body;

@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use super::install::{Site, pair};
 use tfo_testbed::daemon::key_text;
-use tfo_testbed::fake_coordinator::{FakeCoordinator, Pki, refusal, source, told};
+use tfo_testbed::fake_coordinator::{FakeCoordinator, refusal, source, told};
 use tfo_testbed::host::{stderr, stdout};
 use tfo_testbed::need_netns;
+use tfo_testbed::pki::Ca;
 
 fn once(site: &Site, code: i32) -> Value {
     let output = site.host.once(&["--detailed-exit-codes", "--format", "json"]);
@@ -146,7 +147,7 @@ fn check_looks_at_certificates_and_coordinators_and_joins_nothing() {
     site.pki.equip(&site.host, "n1.example.org", 90);
     site.host.put("node.key", b"no key", 0o444);
     finds(&site, 2, &[("secret_exposed", "error")]);
-    Pki::new().equip(&site.host, "n1.example.org", 90);
+    Ca::new("test").equip(&site.host, "n1.example.org", 90);
     finds(&site, 1, &[("coordinator_tls", "error")]);
     site.pki.equip(&site.host, "n1.example.org", 90);
 

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::install::{Site, pair};
-use tfo_testbed::daemon::{Daemon, SOON, key_text};
-use tfo_testbed::fake_coordinator::{FakeCoordinator, Pki, Reply, refusal, source, taught, told};
-use tfo_testbed::{need_netns, poll_until};
+use tfo_testbed::daemon::{Daemon, key_text};
+use tfo_testbed::fake_coordinator::{FakeCoordinator, Reply, refusal, source, taught, told};
+use tfo_testbed::pki::Ca;
+use tfo_testbed::{SOON, need_netns, poll_until};
 
 /// Gives one reply to everything until status says this kind, then answers as before until all is well.
 #[track_caller]
@@ -38,7 +39,7 @@ fn fifth(site: &Site) -> Daemon {
 }
 
 fn ok(answer: &Value) -> Reply {
-    Reply::Status(200, answer.to_string(), None)
+    Reply::Json(200, answer.clone())
 }
 
 #[test]
@@ -96,9 +97,7 @@ fn answers_that_cannot_be_read_are_refused() {
     let zero = json!({"epoch": 3, "fingerprint": "0000000000000000", "key": "00000000-00000000-00000000-00000000"});
     let mut zeros = told(6, "staged", 1, None);
     zeros["backup"] = zero;
-    for reply in
-        [Reply::Status(200, "<html>no".into(), None), ok(&phase), ok(&large), Reply::Status(302, String::new(), None)]
-    {
+    for reply in [Reply::Raw(200, "<html>no".into()), ok(&phase), ok(&large), Reply::Raw(302, String::new())] {
         refuses(&site, &mut daemon, reply, "coordinator_bad_answer");
     }
     refuses(&site, &mut daemon, ok(&zeros), "answer_broken");
@@ -135,8 +134,8 @@ fn retry_after_is_waited_for() {
     let site = Site::new();
     let mut daemon = fifth(&site);
     let seen = site.coordinator.asked().len();
-    let Reply::Status(status, body, _) = refusal(503, "not_heard") else { unreachable!() };
-    site.coordinator.reply([Reply::Status(status, body, Some(6))]);
+    let Reply::Json(status, body) = refusal(503, "not_heard") else { unreachable!() };
+    site.coordinator.reply([Reply::RetryAfter(status, body, 6)]);
     site.host.set_kernel(&key_text(9));
     site.coordinator.expect(seen, |_| true);
     let from = tfo_testbed::now();
@@ -154,15 +153,15 @@ fn a_session_that_was_closed_is_followed_by_one_above_it() {
     let site = Site::new();
     let mut daemon = fifth(&site);
     let ordinal = 9_000_000_000_000_u64;
-    let body = json!({"kind": "session_closed", "message": "m", "request_id": "r", "ordinal": ordinal}).to_string();
-    site.coordinator.reply([Reply::Status(409, body.clone(), None)]);
+    let body = json!({"kind": "session_closed", "message": "m", "request_id": "r", "ordinal": ordinal});
+    site.coordinator.reply([Reply::Json(409, body.clone())]);
     site.host.set_kernel(&key_text(9));
     let above = format!("{}-", ordinal + 1);
     let next = site.coordinator.expect(0, |body| body["session"].as_str().unwrap().starts_with(&above));
     assert_eq!(next.body["seen"], 0, "a new session was told nothing");
     site.status("connected", |status| status["contact"] == "connected" && status["state"] == "ok");
     // Two agents with one certificate close each other's sessions: it is told, and they do not go round in circles.
-    refuses(&site, &mut daemon, Reply::Status(409, body, None), "session_closed");
+    refuses(&site, &mut daemon, Reply::Json(409, body), "session_closed");
     daemon.stop();
 }
 
@@ -199,13 +198,13 @@ fn certificates_that_do_not_fit_are_told_from_a_coordinator_that_is_away() {
     let mut daemon = fifth(&site);
     daemon.stop();
     // Another CA on this side; another on the other side; a certificate whose time is over.
-    let stranger = Pki::new();
+    let stranger = Ca::new("stranger");
     stranger.equip(&site.host, "n1.example.org", 90);
     wrong(&site, "invalid peer certificate");
-    let (cert, key) = stranger.issue("n1.example.org", 90);
+    let other = stranger.both(&["n1.example.org"]);
     site.pki.equip(&site.host, "n1.example.org", 90);
-    site.host.put("node.crt", cert.as_bytes(), 0o644);
-    site.host.put("node.key", key.as_bytes(), 0o400);
+    site.host.put("node.crt", other.cert_pem.as_bytes(), 0o644);
+    site.host.put("node.key", other.key_pem.as_bytes(), 0o400);
     wrong(&site, "fatal alert");
     site.pki.equip(&site.host, "n1.example.org", -1);
     wrong(&site, "fatal alert");

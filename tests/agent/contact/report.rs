@@ -2,13 +2,15 @@
 
 use serde_json::Value;
 
-use tfo_testbed::daemon::{DaemonHost, SOON, key_text, lasting};
-use tfo_testbed::fake_coordinator::{FakeCoordinator, Pki, told};
-use tfo_testbed::{need_netns, poll_until};
+use tfo_testbed::config::client_files;
+use tfo_testbed::daemon::{DaemonHost, key_text, lasting};
+use tfo_testbed::fake_coordinator::{FakeCoordinator, told};
+use tfo_testbed::pki::Ca;
+use tfo_testbed::{SOON, need_netns, poll_until};
 
 fn report(host: &DaemonHost, url: &str) -> String {
-    let [ca, cert, key] = ["ca.crt", "node.crt", "node.key"].map(|name| host.path(name));
-    format!("[report]\nurls = [{url:?}]\npool = \"text\"\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n")
+    let files = client_files(&host.path("ca.crt"), &host.path("node.crt"), &host.path("node.key"));
+    format!("[report]\nurls = [{url:?}]\npool = \"text\"\n{files}")
 }
 
 #[test]
@@ -16,7 +18,7 @@ fn fingerprints_are_reported_and_keys_that_come_back_are_ignored() {
     if !need_netns() {
         return;
     }
-    let (host, pki) = (DaemonHost::new(), Pki::new());
+    let (host, pki) = (DaemonHost::new(), Ca::new("test"));
     pki.equip(&host, "n1.example.org", 90);
     let coordinator = FakeCoordinator::start(host.netns(), &pki);
     let rest = format!("verify_interval = \"1s\"\n{}", report(&host, &coordinator.url()));
@@ -53,7 +55,7 @@ fn a_coordinator_that_is_away_is_a_warning() {
     if !need_netns() {
         return;
     }
-    let (host, pki) = (DaemonHost::new(), Pki::new());
+    let (host, pki) = (DaemonHost::new(), Ca::new("test"));
     pki.equip(&host, "n1.example.org", 90);
     let mut coordinator = FakeCoordinator::start(host.netns(), &pki);
     coordinator.stop();
@@ -82,7 +84,7 @@ fn a_file_that_somebody_distributes_is_reported_by_once() {
     if !need_netns() {
         return;
     }
-    let (host, pki) = (DaemonHost::new(), Pki::new());
+    let (host, pki) = (DaemonHost::new(), Ca::new("test"));
     pki.equip(&host, "n1.example.org", 90);
     let coordinator = FakeCoordinator::start(host.netns(), &pki);
     host.put("keys", key_text(5).as_bytes(), 0o400);

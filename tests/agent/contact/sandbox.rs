@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use tfo_testbed::agent_path;
-use tfo_testbed::daemon::SOON;
 use tfo_testbed::machine::{Image, need_machine};
 use tfo_testbed::poll_until;
+use tfo_testbed::{SOON, agent_path};
 
 #[test]
 fn with_the_example_drop_in_the_agent_can_start_a_unit_that_withdraws_the_node() {

@@ -5,9 +5,9 @@ use std::fs;
 use rustix::process::Signal;
 
 use super::install::{Site, pair};
-use tfo_testbed::daemon::{Daemon, SOON, key_text};
+use tfo_testbed::daemon::{Daemon, key_text};
 use tfo_testbed::fake_coordinator::{FakeCoordinator, source, told};
-use tfo_testbed::{need_netns, poll_until};
+use tfo_testbed::{SOON, need_netns, poll_until};
 
 const SERVER_BITS: &str = "/proc/sys/net/ipv4/tcp_fastopen";
 
@@ -232,7 +232,7 @@ fn a_reload_goes_on_with_the_same_talks_and_a_broken_one_changes_nothing() {
         daemon.signal(Signal::HUP);
         daemon.expect(seen, "READY=1");
     }
-    daemon.logs("the old one goes on");
+    daemon.logs("keeping the old one");
     site.host.put("etc/agent.toml", config.replace("\"1s\"", "\"2s\"").as_bytes(), 0o644);
     let seen = daemon.messages().len();
     daemon.signal(Signal::HUP);

@@ -9,8 +9,8 @@ use tfo_host::kernel::sysctl_d::{self, Persisted};
 use tfo_model::key_text;
 use tfo_model::time::UnixTime;
 
-use tfo_testbed::daemon::{DaemonHost, SOON, kernel_of, key_text, lasting};
-use tfo_testbed::{NetNs, need_netns, need_tool, poll_until};
+use tfo_testbed::daemon::{DaemonHost, kernel_of, key_text, lasting};
+use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until};
 
 #[test]
 fn a_changed_kernel_is_repaired_and_the_other_file_is_named() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use tfo_testbed::daemon::{DaemonHost, SOON, key_text, lasting, secret_bytes};
-use tfo_testbed::{need_netns, poll_until};
+use tfo_testbed::daemon::{DaemonHost, key_text, lasting, secret_bytes};
+use tfo_testbed::{SOON, need_netns, poll_until};
 
 #[test]
 fn ready_comes_after_the_first_verified_install_and_names_the_keys() {

@@ -8,8 +8,8 @@ use rustix::process::Signal;
 use tfo_host::runtime::clock;
 use tfo_model::time::UnixTime;
 
-use tfo_testbed::daemon::{DaemonHost, SOON, derive, key_text, lasting, secret_bytes};
-use tfo_testbed::{need_netns, now, poll_some, poll_until};
+use tfo_testbed::daemon::{DaemonHost, derive, key_text, lasting, secret_bytes};
+use tfo_testbed::{SOON, need_netns, now, poll_some, poll_until};
 
 /// Waits until status.json has this state and kind of error.
 #[track_caller]

@@ -10,8 +10,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tfo_model::time::UnixTime;
 
-use tfo_testbed::daemon::{Daemon, DaemonHost, SOON, key_text, lasting};
-use tfo_testbed::{need_netns, now, poll_until};
+use tfo_testbed::daemon::{Daemon, DaemonHost, key_text, lasting};
+use tfo_testbed::{SOON, need_netns, now, poll_until};
 
 fn is_time(value: &Value) -> bool {
     value.as_str().is_some_and(|text| text.ends_with('Z') && text.parse::<UnixTime>().is_ok())

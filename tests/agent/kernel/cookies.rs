@@ -10,7 +10,7 @@ use tfo_model::cookie::Cookie;
 use tfo_model::key_text;
 
 use tfo_testbed::daemon::{DaemonHost, PYTHON};
-use tfo_testbed::{NetNs, need_netns};
+use tfo_testbed::{NetNs, ip, need_netns};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/tfo.py");
 const PORT: &str = "4242";
@@ -51,11 +51,6 @@ impl Drop for Server {
         self.0.kill().ok();
         self.0.wait().ok();
     }
-}
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).stdin(Stdio::null()).output().expect("ip starts");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 impl Wire {

@@ -181,13 +181,13 @@ fn the_alerts_fire_when_they_should_and_only_then() {
     }
     for arguments in [
         &["check", "rules", "config/prometheus/tfo-fleet.rules.yml"][..],
-        &["test", "rules", "tests/monitoring/rules.test.yml", "tests/monitoring/days.test.yml"],
+        &["test", "rules", "tests/coordinator/monitoring/rules.test.yml", "tests/coordinator/monitoring/days.test.yml"],
     ] {
         promtool(arguments);
     }
     // Every alert has a case in which it fires.
     let cases = ["rules.test.yml", "days.test.yml"]
-        .map(|name| std::fs::read_to_string(in_repository(&format!("tests/monitoring/{name}"))).unwrap())
+        .map(|name| std::fs::read_to_string(in_repository(&format!("tests/coordinator/monitoring/{name}"))).unwrap())
         .concat();
     let rules = rules();
     let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();

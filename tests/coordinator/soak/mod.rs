@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::world::World;
 use real::Agents;
 use size::Size;
-use tfo_testbed::swarm::{Authority, Fault, Plan, Swarm, lock};
+use tfo_testbed::coordinator::World;
+use tfo_testbed::pki::Ca;
+use tfo_testbed::swarm::{Fault, Plan, Swarm, lock};
 use tfo_testbed::{NetNs, full, need_netns, poll_until};
 
 /// Simulated agents.
@@ -93,16 +94,11 @@ fn soak(center: &NetNs, secs: u64, dice: Dice) {
          health_window = \"0s\"\n"
     ));
     open(&world);
-    let authority = Authority::new();
-    world.put("ca.crt", format!("{}{}", world.authority.pem, authority.pem).as_bytes(), 0o644);
+    let authority = Ca::new("swarm");
+    world.put("ca.crt", format!("{}{}", world.ca.pem, authority.pem).as_bytes(), 0o644);
     world.start();
-    let plan = Plan {
-        server: world.api,
-        server_ca: world.authority.pem.clone(),
-        agents: 0..AGENTS,
-        poll_secs: 5,
-        strict: true,
-    };
+    let plan =
+        Plan { server: world.api, server_ca: world.ca.pem.clone(), agents: 0..AGENTS, poll_secs: 5, strict: true };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let swarm = {
         let _inside = runtime.enter();
@@ -121,9 +117,9 @@ fn soak(center: &NetNs, secs: u64, dice: Dice) {
 
 /// Lets the coordinator be reached over the wires of the real agents too: here nobody else is.
 fn open(world: &World) {
-    let server = world.authority.issue(&["localhost", real::ADDRESS]);
-    world.put("server.crt", server.cert.as_bytes(), 0o644);
-    world.put("server.key", server.key.as_bytes(), 0o600);
+    let server = world.ca.both(&["localhost", "127.0.0.1", real::ADDRESS]);
+    world.put("server.crt", server.cert_pem.as_bytes(), 0o644);
+    world.put("server.key", server.key_pem.as_bytes(), 0o600);
     let config = std::fs::read_to_string(world.path("coordinator.toml")).unwrap();
     let (here, anywhere) = (format!("\"{}\"", world.api), format!("\"0.0.0.0:{}\"", world.api.port()));
     world.put("coordinator.toml", config.replace(&here, &anywhere).as_bytes(), 0o644);

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Dice;
 use super::size::Taken;
-use crate::world::World;
+use tfo_testbed::coordinator::World;
 use tfo_testbed::daemon::{Daemon, DaemonHost};
 use tfo_testbed::fake_coordinator::source;
 use tfo_testbed::{NetNs, now, poll_until};
@@ -37,10 +37,7 @@ pub(crate) struct Agents(Vec<Agent>);
 fn host(center: &NetNs, world: &World, number: usize) -> DaemonHost {
     let host = DaemonHost::new();
     host.netns().plug_into(center, number);
-    let identity = world.authority.issue(&[&format!("real{number}.cache.example.org")]);
-    host.put("ca.crt", world.authority.pem.as_bytes(), 0o644);
-    host.put("node.crt", identity.cert.as_bytes(), 0o644);
-    host.put("node.key", identity.key.as_bytes(), 0o400);
+    world.ca.equip(&host, &format!("real{number}.cache.example.org"), 90);
     let url = format!("https://{ADDRESS}:{}", world.api.port());
     let rest = "start_timeout = \"60s\"\nwait = \"5s\"\nperiod = \"10s\"";
     host.configure(&source(&host, &[url], rest), "verify_interval = \"1s\"");

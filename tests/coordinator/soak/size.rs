@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::world::World;
+use tfo_testbed::coordinator::World;
 
 /// How far the peak of a later part may be above that of an earlier one: what an allocator keeps, and noise.
 const RESIDENT_SLACK_KIB: u64 = 2 << 10;

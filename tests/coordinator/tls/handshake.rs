@@ -52,7 +52,7 @@ async fn without_a_good_certificate_nobody_is_let_in() {
     let other = Ca::new("ca");
     let expired = ca.issue(&Leaf { from_secs: -2 * DAY, until_secs: -DAY, ..Leaf::client(node) });
     let early = ca.issue(&Leaf { from_secs: DAY, ..Leaf::client(node) });
-    let server = ca.issue(&Leaf { usage: ExtendedKeyUsagePurpose::ServerAuth, ..Leaf::client(node) });
+    let server = ca.issue(&Leaf { usages: vec![ExtendedKeyUsagePurpose::ServerAuth], ..Leaf::client(node) });
     let cases = [
         (bench.nobody(), Alert::CertificateRequired, Reason::NoCertificate),
         (bench.client(&expired), Alert::CertificateExpired, Reason::CertificateExpired),
@@ -96,7 +96,7 @@ async fn only_tls_1_3_with_http_1_1() {
     let ca = Ca::new("ca");
     let bench = Bench::start(&ca, Limits::default());
     let node = ca.client(&["cp1.example.org"]);
-    let error = bench.speaking(&node, &[&rustls::version::TLS12]).connect().await.expect_err("refused");
+    let error = bench.speaking(Some(&node), &[&rustls::version::TLS12]).connect().await.expect_err("refused");
     assert_eq!(alert(&error), Some(Alert::ProtocolVersion), "{error:?}");
 
     for (protocols, expected) in

@@ -12,9 +12,8 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tempfile::TempDir;
 use tfo_coordinator::server::{Drained, Draining, JsonBody, Limits, Reason, Refusal, RequestId, Server, listen};
 use tfo_host::secret::SecretPath;
@@ -28,7 +27,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use tfo_testbed::pki::{Ca, Identity, Leaf, put};
+use tfo_testbed::pki::{Ca, Identity, Leaf, client_config_of, put};
 use tfo_testbed::{POLL_EVERY, now, scratch};
 
 /// Longest wait for anything that has to happen; a test that reaches it fails.
@@ -91,7 +90,7 @@ pub(crate) struct Bench {
     pub(crate) address: SocketAddr,
     pub(crate) shutdown: CancellationToken,
     pub(crate) task: JoinHandle<Drained>,
-    server_ca: CertificateDer<'static>,
+    server_ca: String,
 }
 
 impl Bench {
@@ -111,43 +110,28 @@ impl Bench {
             let (server, tls, shutdown) = (Arc::clone(&server), Arc::clone(&tls), shutdown.clone());
             async move { server.serve(listener, tls, echo(), shutdown).await }
         });
-        let server_ca = CertificateDer::from_pem_slice(ca.pem.as_bytes()).expect("our own PEM");
+        let server_ca = ca.pem.clone();
         Self { files, tls, server, address, shutdown, task, server_ca }
     }
 
     /// A client with this certificate.
     pub(crate) fn client(&self, identity: &Identity) -> Client {
-        self.configured(&[&rustls::version::TLS13], |builder| {
-            builder.with_client_auth_cert(identity.chain(), identity.key()).expect("a pair")
-        })
+        self.speaking(Some(identity), &[&rustls::version::TLS13])
     }
 
     /// A client without a certificate.
     pub(crate) fn nobody(&self) -> Client {
-        self.configured(&[&rustls::version::TLS13], |builder| builder.with_no_client_auth())
+        self.speaking(None, &[&rustls::version::TLS13])
     }
 
-    /// A client with a certificate that speaks these versions of TLS.
+    /// A client that speaks these versions of TLS.
     pub(crate) fn speaking(
         &self,
-        identity: &Identity,
+        identity: Option<&Identity>,
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> Client {
-        self.configured(versions, |builder| {
-            builder.with_client_auth_cert(identity.chain(), identity.key()).expect("a pair")
-        })
-    }
-
-    fn configured(
-        &self,
-        versions: &[&'static rustls::SupportedProtocolVersion],
-        finish: impl FnOnce(rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>) -> ClientConfig,
-    ) -> Client {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.server_ca.clone()).expect("our own CA");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("known");
-        Client { config: Arc::new(finish(builder.with_root_certificates(roots))), address: self.address }
+        let config = client_config_of(versions, &self.server_ca, identity);
+        Client { config: Arc::new(config), address: self.address }
     }
 
     /// How often the server has refused for this reason.

@@ -1,116 +1,22 @@
-//! A coordinator that says what a test tells it to, over real TLS with certificates of `tfoctl pki`, and remembers what
-//! it was asked; and an operator with a configuration.
+//! What a coordinator answers in these tests, and an operator with certificates of `tfoctl pki` and a configuration.
 
-use std::collections::{HashMap, VecDeque};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
-use axum::http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
-use tokio_rustls::TlsAcceptor;
+use tfo_testbed::config::client_files;
+pub(crate) use tfo_testbed::fake_coordinator::{FakeCoordinator, Reply};
 
-/// What the fake answers.
-#[derive(Debug, Clone)]
-pub(crate) enum Reply {
-    /// JSON with a status.
-    Json(u16, Value),
-    /// The same, with a Retry-After.
-    RetryAfter(u16, Value, u64),
-    /// Bytes as they are, with a status.
-    Raw(u16, String),
-    /// Reads the request, and closes the connection.
-    Drop,
-    /// Reads the request, and says nothing.
-    Hang,
-}
-
-/// One request.
-#[derive(Debug, Clone)]
-pub(crate) struct Seen {
-    /// `POST /v1/pools/text/pause`.
-    pub(crate) what: String,
-    /// The body; null without one.
-    pub(crate) body: Value,
-}
-
-type Script = Arc<Mutex<HashMap<String, VecDeque<Reply>>>>;
-
-/// A coordinator.
-pub(crate) struct FakeCoordinator {
-    pub(crate) url: String,
-    script: Script,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    _runtime: Runtime,
-}
-
-impl FakeCoordinator {
-    /// Starts one with the certificate of `c1.test` in a directory of `tfoctl pki`.
-    pub(crate) fn start(pki: &Path) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0))).unwrap();
-        let url = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
-        let (script, seen) = (Script::default(), Arc::new(Mutex::new(Vec::new())));
-        let acceptor = acceptor(pki);
-        let (own_script, own_seen) = (Arc::clone(&script), Arc::clone(&seen));
-        runtime.spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, script, seen) = (acceptor.clone(), Arc::clone(&own_script), Arc::clone(&own_seen));
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let service = service_fn(move |request| answer(Arc::clone(&script), Arc::clone(&seen), request));
-                    let connection = hyper::server::conn::http1::Builder::new();
-                    // A connection that breaks is what some tests want.
-                    connection.serve_connection(TokioIo::new(stream), service).await.ok();
-                });
-            }
-        });
-        Self { url, script, seen, _runtime: runtime }
-    }
-
-    /// What to answer to `METHOD /path`, with its query or without; the last one stays.
-    pub(crate) fn on(&self, what: &str, replies: impl IntoIterator<Item = Reply>) -> &Self {
-        self.script.lock().unwrap().insert(what.to_owned(), replies.into_iter().collect());
-        self
-    }
-
-    /// The same with 200 and one answer.
-    pub(crate) fn ok(&self, what: &str, answer: Value) -> &Self {
-        self.on(what, [Reply::Json(200, answer)])
-    }
-
-    /// A coordinator with one pool, some nodes and no audit log.
-    pub(crate) fn with_pool(&self, status: &Value, nodes: &Value) -> &Self {
-        let name = status["pool"].as_str().unwrap();
-        let fingerprints = fingerprints(nodes);
-        self.ok("GET /v1/pools", json!({"pools": [status]}))
-            .ok(&format!("GET /v1/pools/{name}"), status.clone())
-            .ok(
-                &format!("GET /v1/pools/{name}/nodes"),
-                json!({"pool": name, "nodes": nodes, "fingerprints": fingerprints}),
-            )
-            .ok(&format!("GET /v1/pools/{name}/audit"), json!({"pool": name, "entries": [], "more": false}))
-    }
-
-    /// What it was asked.
-    pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
-    }
-
-    /// What it was told to do: everything but GET.
-    pub(crate) fn orders(&self) -> Vec<Seen> {
-        self.seen().into_iter().filter(|seen| !seen.what.starts_with("GET ")).collect()
-    }
+/// Gives a coordinator one pool, some nodes and no audit log.
+pub(crate) fn with_pool<'a>(coordinator: &'a FakeCoordinator, status: &Value, nodes: &Value) -> &'a FakeCoordinator {
+    let name = status["pool"].as_str().unwrap();
+    let nodes = json!({"pool": name, "nodes": nodes, "fingerprints": fingerprints(nodes)});
+    coordinator
+        .ok("GET /v1/pools", json!({"pools": [status]}))
+        .ok(&format!("GET /v1/pools/{name}"), status.clone())
+        .ok(&format!("GET /v1/pools/{name}/nodes"), nodes)
+        .ok(&format!("GET /v1/pools/{name}/audit"), json!({"pool": name, "entries": [], "more": false}))
 }
 
 /// What the API counts: how many nodes hold which keys, most first.
@@ -128,55 +34,6 @@ fn fingerprints(nodes: &Value) -> Value {
         .into_iter()
         .map(|(primary, backup, nodes)| json!({"primary": primary, "backup": backup, "nodes": nodes}))
         .collect()
-}
-
-async fn answer(script: Script, seen: Arc<Mutex<Vec<Seen>>>, request: Request<Incoming>) -> io::Result<Response<Body>> {
-    let what = format!("{} {}", request.method(), request.uri());
-    let body = to_bytes(Body::new(request.into_body()), 1 << 22).await.map_err(io::Error::other)?;
-    let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    seen.lock().unwrap().push(Seen { what: what.clone(), body });
-    let reply = {
-        let mut script = script.lock().unwrap();
-        let key = if script.contains_key(&what) { what } else { what.split('?').next().unwrap().to_owned() };
-        match script.get_mut(&key) {
-            None => Reply::Json(404, refusal("unknown_path", &format!("the test has no answer to {key}"))),
-            Some(replies) if replies.len() > 1 => replies.pop_front().unwrap(),
-            Some(replies) => replies[0].clone(),
-        }
-    };
-    let response = |status: u16| Response::builder().status(status).header("content-type", "application/json");
-    match reply {
-        Reply::Json(status, value) => response(status).body(value.to_string().into()),
-        Reply::RetryAfter(status, value, secs) => {
-            response(status).header("retry-after", secs).body(value.to_string().into())
-        }
-        Reply::Raw(status, text) => response(status).body(text.into()),
-        Reply::Drop => return Err(io::Error::other("as the test wants")),
-        Reply::Hang => std::future::pending().await,
-    }
-    .map_err(io::Error::other)
-}
-
-fn acceptor(pki: &Path) -> TlsAcceptor {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let certificates = |name: &str| CertificateDer::pem_file_iter(pki.join(name)).unwrap().map(Result::unwrap);
-    let mut roots = rustls::RootCertStore::empty();
-    certificates("ca.crt").for_each(|certificate| roots.add(certificate).unwrap());
-    let list = CertificateRevocationListDer::from_pem_file(pki.join("crl.pem")).unwrap();
-    let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-        .with_crls([list])
-        .build()
-        .unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_client_cert_verifier(clients)
-        .with_single_cert(
-            certificates("c1.test.crt").collect(),
-            PrivateKeyDer::from_pem_file(pki.join("c1.test.key")).unwrap(),
-        )
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
 }
 
 /// The body of a refusal.
@@ -201,12 +58,17 @@ impl Operator {
         operator
     }
 
+    /// A coordinator with the certificate that it issued.
+    pub(crate) fn coordinator(&self) -> FakeCoordinator {
+        FakeCoordinator::with_pki(&self.path("pki"), "c1.test")
+    }
+
     /// With one coordinator that has this pool and these nodes.
     pub(crate) fn with(status: &Value, nodes: &Value) -> (Self, FakeCoordinator) {
         let operator = Self::new();
-        let coordinator = FakeCoordinator::start(&operator.path("pki"));
-        coordinator.with_pool(status, nodes);
-        operator.configure(&[&coordinator.url], "pool = \"text\"");
+        let coordinator = operator.coordinator();
+        with_pool(&coordinator, status, nodes);
+        operator.configure(&[&coordinator.url()], "pool = \"text\"");
         (operator, coordinator)
     }
 
@@ -216,19 +78,16 @@ impl Operator {
 
     /// Writes a file of this mode.
     pub(crate) fn write(&self, name: &str, content: &str, mode: u32) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
         let path = self.path(name);
-        std::fs::remove_file(&path).ok();
-        std::fs::write(&path, content).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        tfo_testbed::host::replace(&path, content.as_bytes(), mode);
         path
     }
 
     /// Writes ctl.toml.
     pub(crate) fn configure(&self, urls: &[&str], more: &str) {
         let file = |name: &str| self.path("pki").join(name);
-        let (ca, cert, key) = (file("ca.crt"), file("ops1.test.crt"), file("ops1.test.key"));
-        let text = format!("urls = {urls:?}\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n{more}\n");
+        let files = client_files(&file("ca.crt"), &file("ops1.test.crt"), &file("ops1.test.key"));
+        let text = format!("urls = {urls:?}\n{files}{more}\n");
         self.write("ctl.toml", &text, 0o644);
     }
 
@@ -290,9 +149,6 @@ impl Operator {
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
-
-/// Longest wait for anything that happens at once.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// A fingerprint that is this digit all over.
 pub(crate) fn print(digit: char) -> String {

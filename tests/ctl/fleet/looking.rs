@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::fake::{FakeCoordinator, Operator, Reply, SOON, audit, key, node, page, pool, three};
-use tfo_testbed::{need_tool, poll_until};
+use super::fake::{Operator, Reply, audit, key, node, page, pool, three, with_pool};
+use tfo_testbed::{SOON, need_tool, poll_until};
 
 #[test]
 fn pools_are_shown_as_text_and_as_json() {
@@ -74,7 +74,7 @@ fn nodes_tell_at_a_glance_who_holds_what_and_who_is_behind() {
     assert_eq!(lines[2], "2      aaaaaaaaaaaaaaaa  bbbbbbbbbbbbbbbb");
     assert_eq!(lines[5], "SPLIT: cookies made under aaaaaaaaaaaaaaaa (2 nodes) are refused by 2 nodes");
     assert_eq!(lines[6], "states: 2 converged, 1 excluded, 1 reporting, 1 straggler");
-    assert_eq!(lines[7], "1 node only reporting: keys come from elsewhere, the coordinator drives nothing there");
+    assert_eq!(lines[7], "1 node only reporting: keys come from another source, not from this pool");
     assert!(lines[9].starts_with("cp3.test  straggler  11          bbbbbbbbbbbbbbbb (6)"), "{shown}");
     assert!(lines[9].contains("2026-11-22T21:00:00Z (") && lines[9].ends_with("boot_order"), "{shown}");
     assert!(lines[10].starts_with("cp4.test  excluded   -") && lines[10].ends_with("excluded: operator"), "{shown}");
@@ -245,8 +245,8 @@ fn watch_on_a_terminal_is_one_screen() {
         .spawn()
         .unwrap();
     let shows = |text: &str| std::fs::read_to_string(&log).unwrap_or_default().contains(text);
-    assert!(poll_until(SOON, || shows("nobody is behind") && shows("pool text: steady, generation 12")));
-    coordinator.with_pool(&pool(json!({"phase": "staged", "generation": 13, "converged": 1})), &three());
+    assert!(poll_until(SOON, || shows("no node is behind") && shows("pool text: steady, generation 12")));
+    with_pool(&coordinator, &pool(json!({"phase": "staged", "generation": 13, "converged": 1})), &three());
     assert!(poll_until(SOON, || shows("pool text: staged, generation 13, 1 of 3")));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -255,13 +255,13 @@ fn watch_on_a_terminal_is_one_screen() {
 #[test]
 fn the_only_pool_needs_no_name_and_one_of_two_does() {
     let operator = Operator::new();
-    let coordinator = FakeCoordinator::start(&operator.path("pki"));
-    coordinator.with_pool(&pool(json!({})), &three());
-    operator.configure(&[&coordinator.url], "");
+    let coordinator = operator.coordinator();
+    with_pool(&coordinator, &pool(json!({})), &three());
+    operator.configure(&[&coordinator.url()], "");
     assert!(operator.ok(&["nodes"]).starts_with("pool text:"));
     coordinator.ok("GET /v1/pools", json!({"pools": [pool(json!({"pool": "a"})), pool(json!({"pool": "text"}))]}));
     let (_, stderr) = operator.ends(&["nodes"], 2);
-    assert!(stderr.contains("There are 2: a, text") && stderr.contains("--pool"), "{stderr}");
+    assert!(stderr.contains("there are 2 pools: a, text") && stderr.contains("--pool"), "{stderr}");
     assert!(operator.ok(&["nodes", "--pool", "text"]).starts_with("pool text:"));
     operator.ends(&["nodes", "--pool", "A/B"], 2);
 }

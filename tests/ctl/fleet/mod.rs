@@ -5,6 +5,7 @@ mod commands;
 mod end_to_end;
 mod fake;
 mod fleet;
+mod gone;
 mod help;
 mod looking;
 mod reaching;

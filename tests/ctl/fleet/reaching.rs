@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::fake::{FakeCoordinator, Operator, Reply, audit, done, page, pool, refusal, text, three};
+use super::fake::{FakeCoordinator, Operator, Reply, audit, done, page, pool, refusal, text, three, with_pool};
 use tfo_testbed::now;
 
 /// A URL where nobody listens.
@@ -60,14 +60,14 @@ fn everything_wrong_with_the_configuration_comes_at_once() {
     std::fs::remove_file(operator.path("pki/ops1.test.crt")).unwrap();
     let (_, stderr) = operator.ends(&["pools"], 2);
     assert_eq!(stderr.matches("error: ").count(), 2, "{stderr}");
-    assert!(coordinator.seen().is_empty());
+    assert!(coordinator.asked().is_empty());
 }
 
 #[test]
 fn the_next_coordinator_is_asked_where_one_is_not_there() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let dead = dead_url();
-    operator.configure(&[&dead, &coordinator.url], "pool = \"text\"");
+    operator.configure(&[&dead, &coordinator.url()], "pool = \"text\"");
     assert!(operator.ok(&["nodes"]).starts_with("pool text:"));
     // Commands as well, once.
     coordinator.ok("POST /v1/pools/text/pause", done("pause", json!({})));
@@ -83,11 +83,11 @@ fn the_next_coordinator_is_asked_where_one_is_not_there() {
 #[test]
 fn one_that_cannot_answer_now_is_passed_over_and_asked_again() {
     let operator = Operator::new();
-    let [first, second] = [(); 2].map(|()| FakeCoordinator::start(&operator.path("pki")));
+    let [first, second] = [(); 2].map(|()| operator.coordinator());
     for coordinator in [&first, &second] {
-        coordinator.with_pool(&pool(json!({})), &three());
+        with_pool(&coordinator, &pool(json!({})), &three());
     }
-    operator.configure(&[&first.url, &second.url], "pool = \"text\"");
+    operator.configure(&[&first.url(), &second.url()], "pool = \"text\"");
     let away = || Reply::RetryAfter(503, refusal("store_unavailable", "the store is away"), 1);
     first.on("GET /v1/pools", [away()]);
     operator.ok(&["pools"]);
@@ -99,7 +99,7 @@ fn one_that_cannot_answer_now_is_passed_over_and_asked_again() {
     // Both, for good.
     second.on("GET /v1/pools", [away()]);
     let (_, stderr) = operator.ends(&["pools"], 1);
-    assert!(stderr.contains("the store is away") && stderr.contains(&second.url), "{stderr}");
+    assert!(stderr.contains("the store is away") && stderr.contains(&second.url()), "{stderr}");
     // A command that waits for nodes to be heard is refused, after it was tried for a while.
     let not_heard =
         Reply::RetryAfter(503, refusal("not_heard", "not heard since this coordinator started: cp3.test"), 60);
@@ -113,12 +113,12 @@ fn one_that_cannot_answer_now_is_passed_over_and_asked_again() {
 #[test]
 fn one_that_says_nothing_is_given_up_after_a_while() {
     let operator = Operator::new();
-    let [first, second] = [(); 2].map(|()| FakeCoordinator::start(&operator.path("pki")));
+    let [first, second] = [(); 2].map(|()| operator.coordinator());
     first.on("GET /v1/pools", [Reply::Hang]);
-    second.with_pool(&pool(json!({})), &three());
-    operator.configure(&[&first.url, &second.url], "");
+    with_pool(&second, &pool(json!({})), &three());
+    operator.configure(&[&first.url(), &second.url()], "");
     operator.ok(&["pools"]);
-    operator.configure(&[&first.url], "");
+    operator.configure(&[&first.url()], "");
     let (_, stderr) = operator.ends(&["pools"], 1);
     assert!(stderr.contains("no answer in time"), "{stderr}");
 }
@@ -135,14 +135,14 @@ fn answers_that_are_none_are_told_without_their_content() {
     }
     // More than is ever read.
     coordinator.on("GET /v1/pools", [Reply::Raw(200, " ".repeat((32 << 20) + 1))]);
-    assert!(operator.ends(&["pools"], 1).1.contains("more than"));
+    assert!(operator.ends(&["pools"], 1).1.contains("longer than"));
 }
 
 #[test]
 fn each_refusal_has_its_exit_code_and_its_remedy() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let cases = [
-        (400, "bad_request", 2, "mend"),
+        (400, "bad_request", 2, "arguments"),
         (403, "not_allowed", 3, "operators"),
         (403, "not_in_pool", 3, "operator's"),
         (403, "denied", 3, "operator's"),
@@ -151,10 +151,10 @@ fn each_refusal_has_its_exit_code_and_its_remedy() {
         (404, "unknown_path", 1, "release"),
         (409, "pool_frozen", 3, "recover"),
         (409, "refused", 3, "tfoctl pools"),
-        (409, "moved", 3, "somebody was quicker"),
+        (409, "moved", 3, "the pool has changed"),
         (413, "too_large", 2, "fewer"),
         (500, "internal", 1, "log"),
-        (418, "of_a_later_release", 1, "later release"),
+        (418, "of_a_later_release", 1, "newer"),
     ];
     for (status, kind, code, remedy) in cases {
         let reply = Reply::Json(status, refusal(kind, "the coordinator's own words"));
@@ -172,26 +172,26 @@ fn a_wrong_authority_and_refused_certificates_are_told_apart() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let stranger = Operator::new();
     // We do not trust the coordinator.
-    stranger.configure(&[&coordinator.url], "");
+    stranger.configure(&[&coordinator.url()], "");
     let (_, stderr) = stranger.ends(&["pools"], 2);
     assert!(stderr.contains("UnknownIssuer") && stderr.contains("`ca`"), "{stderr}");
     // It does not trust us.
     std::fs::copy(operator.path("pki/ca.crt"), stranger.path("pki/ca.crt")).unwrap();
     let (_, stderr) = stranger.ends(&["pools"], 3);
-    assert!(stderr.contains("does not take your certificate") && stderr.contains("clock says"), "{stderr}");
+    assert!(stderr.contains("does not accept your certificate") && stderr.contains("clock is at"), "{stderr}");
     // It knows the certificate, and that it is revoked.
     let pki = operator.path("pki");
     operator.plain(&["pki", "revoke", "--dir", pki.to_str().unwrap(), "ops1.test"]);
-    let strict = FakeCoordinator::start(&pki);
-    operator.configure(&[&strict.url], "");
+    let strict = FakeCoordinator::with_pki(&pki, "c1.test");
+    operator.configure(&[&strict.url()], "");
     let (_, stderr) = operator.ends(&["pools"], 3);
     assert!(stderr.contains("CertificateRevoked"), "{stderr}");
     // Another name than the certificate's.
-    let named = coordinator.url.replace("127.0.0.1", "localhost");
+    let named = coordinator.url().replace("127.0.0.1", "localhost");
     operator.configure(&[&named], "");
     let (_, stderr) = operator.ends(&["pools"], 2);
     assert!(stderr.contains("--address"), "{stderr}");
-    assert!(strict.seen().is_empty() && coordinator.seen().is_empty());
+    assert!(strict.asked().is_empty() && coordinator.asked().is_empty());
 }
 
 #[test]
@@ -217,18 +217,18 @@ fn an_unanswered_command_is_looked_up_before_anything_is_said() {
     // Nobody can say.
     coordinator.on("GET /v1/pools/text/audit?after=40", [Reply::Drop]);
     let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);
-    assert!(stderr.contains("nobody says whether it was done") && stderr.contains("--after 40"), "{stderr}");
+    assert!(stderr.contains("its outcome is unknown") && stderr.contains("--after 40"), "{stderr}");
 }
 
 #[test]
 fn a_command_that_was_done_by_the_first_is_not_done_by_the_second() {
     let operator = Operator::new();
-    let [first, second] = [(); 2].map(|()| FakeCoordinator::start(&operator.path("pki")));
+    let [first, second] = [(); 2].map(|()| operator.coordinator());
     for coordinator in [&first, &second] {
-        coordinator.with_pool(&pool(json!({})), &three());
+        with_pool(&coordinator, &pool(json!({})), &three());
         coordinator.on("GET /v1/pools/text/audit?after=40", [page(&[audit(41, "stage", Some("ops1.test"), "")])]);
     }
-    operator.configure(&[&first.url, &second.url], "pool = \"text\"");
+    operator.configure(&[&first.url(), &second.url()], "pool = \"text\"");
     first.on("POST /v1/pools/text/rotations", [Reply::Drop]);
     second.on("POST /v1/pools/text/rotations", [Reply::Json(409, refusal("moved", "the document is at revision 41"))]);
     let rotated = operator.json(&["rotate"], 0);

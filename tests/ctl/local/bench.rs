@@ -6,9 +6,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use tfo_testbed::daemon::SOON;
 use tfo_testbed::host::{Host, stderr, stdout};
-use tfo_testbed::{NetNs, poll_until};
+use tfo_testbed::{NetNs, SOON, ip, poll_until};
 
 /// The program under test.
 pub(crate) fn program() -> &'static str {
@@ -97,11 +96,6 @@ pub(crate) const FAMILIES: [Family; 2] = [
 pub(crate) struct Cable {
     pub(crate) server: Host,
     pub(crate) client: NetNs,
-}
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).stdin(Stdio::null()).output().expect("ip starts");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 impl Cable {

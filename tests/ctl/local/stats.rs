@@ -6,9 +6,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::bench::{Cable, FAMILIES, KEYS, Running, code, ctl, json_of, pinned, program, shape};
-use tfo_testbed::daemon::SOON;
 use tfo_testbed::host::{stderr, stdout};
-use tfo_testbed::{NetNs, need_netns, need_tool, poll_some};
+use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_some};
 
 #[test]
 fn the_numbers_are_those_of_nstat() {

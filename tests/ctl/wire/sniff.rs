@@ -9,10 +9,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::world::{
-    A, B, C, CLIENT, Cable, OTHER_CLIENT, Running, SERVER, SOON, at, connect, echo, fingerprint, key_file, set_keys,
-    tfoctl,
+    A, B, C, CLIENT, Cable, OTHER_CLIENT, Running, SERVER, at, connect, echo, fingerprint, key_file, set_keys, tfoctl,
 };
-use tfo_testbed::{NetNs, need_netns, need_tool, poll_until, scratch};
+use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, scratch};
 
 const PORT: u16 = 80;
 /// Nobody listens there.

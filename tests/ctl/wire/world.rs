@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
@@ -12,10 +11,7 @@ use tfo_model::cookie::Cookie;
 use tfo_model::key_text;
 
 use tfo_testbed::host::KEY_FILE;
-use tfo_testbed::{NetNs, poll_until};
-
-/// Longest wait for anything that a program does at once.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+use tfo_testbed::{NetNs, SOON, ip, poll_until};
 
 pub(crate) const A: &str = "13121110-17161514-1b1a1918-1f1e1d1c";
 pub(crate) const B: &str = "deadbeef-00000002-cafef00d-00000004";
@@ -37,11 +33,6 @@ const MSG_FASTOPEN: i32 = 0x2000_0000;
 /// `ADDRESS:PORT` as the command line takes it.
 pub(crate) fn at(address: &str, port: u16) -> String {
     SocketAddr::new(address.parse().unwrap(), port).to_string()
-}
-
-pub(crate) fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split_whitespace()).stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Sets a sysctl in a namespace.

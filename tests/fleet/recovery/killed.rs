@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::watch::Watch;
-use tfo_testbed::fleet::{Fleet, PATIENCE, text};
+use tfo_testbed::PATIENCE;
+use tfo_testbed::fleet::{Fleet, text};
 use tfo_testbed::secrets::Secrets;
 use tfo_testbed::{full, need_netns, need_tool, poll_until};
 

@@ -5,7 +5,8 @@ use std::fs;
 use serde_json::json;
 
 use super::watch::Watch;
-use tfo_testbed::fleet::{Fleet, PATIENCE};
+use tfo_testbed::PATIENCE;
+use tfo_testbed::fleet::Fleet;
 use tfo_testbed::{need_netns, poll_until};
 
 /// Copies the database of a coordinator that is stopped.

@@ -3,7 +3,9 @@
 
 use std::fmt::Write as _;
 
-use tfo_testbed::fleet::{Fleet, PATIENCE, fast};
+use tfo_testbed::PATIENCE;
+use tfo_testbed::config::fast;
+use tfo_testbed::fleet::Fleet;
 use tfo_testbed::{need_netns, poll_until, transcript};
 
 /// The page.

@@ -8,11 +8,10 @@ mod transcript;
 
 use std::path::Path;
 use std::process::Output;
-use std::time::Duration;
 
 use tfo_testbed::machine::{Image, Machine, need_machine};
 use tfo_testbed::package::{Packages, need_packages, unpacked};
-use tfo_testbed::poll_until;
+use tfo_testbed::{SOON, poll_until};
 
 /// The kernel's key file, in the network namespace of whoever reads it.
 const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
@@ -35,9 +34,6 @@ algorithm  = "hkdf-sha256"
 
 /// The kernel's text of an unset key.
 const UNSET: &str = "00000000-00000000-00000000-00000000";
-
-/// Longest wait for something that takes well under a second on an idle machine.
-const SOON: Duration = Duration::from_secs(20);
 
 /// True, with the packages, where a machine can be booted and packages can be packed; otherwise skips.
 #[track_caller]
@@ -256,7 +252,7 @@ fn a_reload_takes_a_good_config_and_refuses_a_broken_one() {
     // systemctl prints no text of the service: it names the place where the reason is.
     assert!(told(&reload).contains("See \"systemctl status tfo-agent.service\""), "{}", told(&reload));
     let refused = "reload refused: /etc/tfo-fleet/agent.toml:3: source.kind: there is no source \"derived\"; \
-                   the old configuration goes on; primary ";
+                   keeping the old configuration; primary ";
     assert!(
         poll_until(SOON, || machine.property("tfo-agent", "StatusText").starts_with(refused)),
         "{}",

@@ -3,10 +3,10 @@
 //! package.
 
 use super::site::Site;
-use super::{KEY_FILE, SOON, UNSET, need, probed, told};
+use super::{KEY_FILE, UNSET, need, probed, told};
 use tfo_testbed::machine::Machine;
 use tfo_testbed::package::Packages;
-use tfo_testbed::{poll_until, transcript};
+use tfo_testbed::{SOON, poll_until, transcript};
 
 /// The page.
 const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
@@ -89,7 +89,7 @@ fn a_reload_of_the_coordinator_is_answered(center: &Machine) {
     assert!(told(&reload).contains("See \"systemctl status tfo-coordinator.service\""), "{}", told(&reload));
     let refused = |line: &str| {
         line.starts_with("reload refused: /etc/tfo-fleet/coordinator.toml:")
-            && line.ends_with(&format!("; the old configuration goes on; {serving}"))
+            && line.ends_with(&format!("; keeping the old configuration; {serving}"))
     };
     assert!(poll_until(SOON, || refused(&said())), "{}", said());
     let shown = center.run(&["systemctl", "status", "--no-pager", "--lines=0", "tfo-coordinator"]);

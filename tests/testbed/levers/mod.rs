@@ -40,7 +40,7 @@ use zeroize::Zeroizing;
 use crate::program;
 
 pub use inside::{beside, inside};
-pub use scenario::{CLIENTS, Cost, SOON, UNDER_WAY};
+pub use scenario::{CLIENTS, Cost, UNDER_WAY};
 
 /// The fleet's files, in a /run of its own.
 pub const DIRECTORY: &str = "/run/tfo-test";

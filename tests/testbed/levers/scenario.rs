@@ -7,10 +7,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Fleet;
-use crate::{poll_some, poll_until};
+use crate::{PATIENCE, poll_some, poll_until};
 
-/// Longest wait for anything; machines that do much else are slow.
-pub const SOON: Duration = Duration::from_secs(60);
 /// Connections in which every client has come round at least six times: 48 clients, in turn in each of six namespaces.
 const ROUNDS: u64 = 300;
 /// Pairs of a client's address and an address of the fleet, each with a cookie of its own.
@@ -39,7 +37,7 @@ impl Fleet {
     /// Waits until the pool is so.
     #[track_caller]
     pub fn until(&mut self, wanted: &str, is: impl Fn(&Value) -> bool) -> Value {
-        self.until_within(SOON, wanted, is)
+        self.until_within(PATIENCE, wanted, is)
     }
 
     /// The same, for something that takes long.
@@ -63,7 +61,8 @@ impl Fleet {
     #[track_caller]
     pub fn command(&mut self, below: &str, body: &Value) -> Value {
         let mut last = String::new();
-        let done = poll_some(SOON, || self.ask(&Method::POST, below, Some(body)).map_err(|error| last = error).ok());
+        let done =
+            poll_some(PATIENCE, || self.ask(&Method::POST, below, Some(body)).map_err(|error| last = error).ok());
         done.unwrap_or_else(|| panic!("{below} {body}: {last}"))
     }
 
@@ -120,7 +119,7 @@ impl Fleet {
     /// Waits until the agents of all these nodes say so of themselves.
     #[track_caller]
     pub fn until_all(&mut self, nodes: usize, wanted: &str, say: impl Fn(&Value) -> bool) {
-        let all = poll_until(SOON, || {
+        let all = poll_until(PATIENCE, || {
             let look = self.look();
             (1..=nodes).all(|node| say(&look["nodes"][format!("node{node}")]["status"]))
         });
@@ -131,7 +130,7 @@ impl Fleet {
     #[track_caller]
     pub fn has_keys(&mut self, node: usize) {
         let name = format!("node{node}");
-        let has = poll_until(SOON, || {
+        let has = poll_until(PATIENCE, || {
             let pool = self.pool();
             let status = self.look()["nodes"][&name]["status"].take();
             let told = [&pool["primary"]["fingerprint"], &pool["backup"]["fingerprint"]];
@@ -152,7 +151,7 @@ impl Fleet {
 
     fn wait_for_connections(&mut self, more: u64) {
         let before = self.look()["connections"].as_u64().expect("a number");
-        let enough = poll_until(SOON, || self.look()["connections"].as_u64() >= Some(before + more));
+        let enough = poll_until(PATIENCE, || self.look()["connections"].as_u64() >= Some(before + more));
         assert!(enough, "the clients stand still: {:#}", self.look());
     }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use reqwest::Url;
 
-use crate::report::{Failure, Format, Outcome, deliver};
 use exchange::{Exchange, ExchangeError, Ride, Target, Way, exchange};
 use report::{Compared, Fetched};
+use tfo_cli::report::{Failure, Format, Outcome, deliver};
 use tfo_host::kernel::tcp_info::SynData;
 use tfo_model::problem::Problem;
 

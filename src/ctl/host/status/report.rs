@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::gather::{Facts, FileState, Kernel, Site};
-use crate::report::Report;
+use tfo_cli::report::Report;
 use tfo_host::kernel::boot_order::Setter;
 use tfo_host::kernel::procfs;
 use tfo_model::count::{Epoch, Generation};

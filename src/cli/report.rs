@@ -1,6 +1,7 @@
-//! How a command shows its result and how it ended: one type gives text and JSON, the stream, and the exit code.
+//! How a command shows its result, and how it ended: one type for text and JSON, one for problems and the exit code.
 
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -20,9 +21,11 @@ pub enum Format {
 /// How a command ended (docs/reference/exit-codes.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done; of a check: everything is as it should be.
+    /// Done; a check has found nothing wrong.
     Done,
-    /// Failed; of a check: something is not as it should be.
+    /// Done, and something has changed (or would have, in a dry run).  Only `once --detailed-exit-codes` tells it apart.
+    Changed,
+    /// Failed; a check has found something wrong.
     Failed,
     /// Usage or configuration is wrong; nothing was done.
     Config,
@@ -37,7 +40,7 @@ impl Outcome {
     #[must_use]
     pub const fn code(self) -> u8 {
         match self {
-            Self::Done => 0,
+            Self::Done | Self::Changed => 0,
             Self::Failed => 1,
             Self::Config => 2,
             Self::Refused => 3,
@@ -46,30 +49,37 @@ impl Outcome {
     }
 }
 
-/// Why a command did not come to its end: what is wrong, and the exit code that says so.
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(outcome.code())
+    }
+}
+
+/// Why a command failed: its problems, and its exit code.
 #[derive(Debug)]
 pub struct Failure {
     /// Everything that is wrong, with remedies.
     pub problems: Vec<Problem>,
-    /// How it ended.
+    /// The exit code.
     pub outcome: Outcome,
 }
 
 impl Failure {
-    /// One problem.
+    /// A failure with one problem.
     #[must_use]
     pub fn new(outcome: Outcome, problem: Problem) -> Self {
         Self { problems: vec![problem], outcome }
     }
 
-    /// The result could not be written.  A reader that has gone needs no word about it.
+    /// The result could not be written to stdout.  A reader that has gone (a closed pipe) is not worth a message, but its
+    /// result was not delivered: exit code 1.
     #[must_use]
     pub fn undelivered(error: io::Error) -> Self {
         let problems = match error.kind() {
             io::ErrorKind::BrokenPipe => Vec::new(),
             _ => {
-                let message = format!("cannot write the result: {error}");
-                vec![Problem::error("output", message, "what was asked is done; look at it with another command")]
+                let message = format!("cannot write the result to stdout: {error}");
+                vec![Problem::error("output", message, "check where stdout goes; the command itself was carried out")]
             }
         };
         Self { problems, outcome: Outcome::Failed }
@@ -80,9 +90,17 @@ impl Failure {
     /// # Errors
     /// Fails if stderr cannot be written.
     pub fn show(&self) -> io::Result<()> {
-        let mut stderr = io::stderr().lock();
-        self.problems.iter().try_for_each(|problem| writeln!(stderr, "{problem}"))
+        show_problems(&self.problems)
     }
+}
+
+/// Writes problems to stderr.
+///
+/// # Errors
+/// Fails if stderr cannot be written.
+pub fn show_problems(problems: &[Problem]) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    problems.iter().try_for_each(|problem| writeln!(stderr, "{problem}"))
 }
 
 /// A result that can be shown both ways.
@@ -102,26 +120,44 @@ pub fn show<R: Report>(report: &R, format: Format) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match format {
         Format::Text => report.write_text(&mut stdout)?,
-        Format::Json => {
-            serde_json::to_writer(&mut stdout, report)?;
-            stdout.write_all(b"\n")?;
-        }
+        Format::Json => write_json(&mut stdout, report)?,
     }
     stdout.flush()
 }
 
-/// Shows the result of something that is done.
+/// Writes one line of JSON.
 ///
 /// # Errors
-/// Fails if it cannot be delivered, such as to a closed pipe: the work is done, but nobody heard of it.
+/// Fails if `out` cannot be written.
+pub fn write_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")
+}
+
+/// Shows the result of a command that is done.
+///
+/// # Errors
+/// Fails if it cannot be delivered, such as to a closed pipe: the work is done, but its reader does not know.
 pub fn deliver<R: Report>(report: &R, format: Format) -> Result<Outcome, Failure> {
     deliver_as(report, format, Outcome::Done)
 }
 
-/// The same for something that ended otherwise.
+/// Shows the result of a command that has ended with `outcome`.
 ///
 /// # Errors
 /// As [`deliver`].
 pub fn deliver_as<R: Report>(report: &R, format: Format, outcome: Outcome) -> Result<Outcome, Failure> {
     show(report, format).map(|()| outcome).map_err(Failure::undelivered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_pipe_gets_no_message_and_a_full_disk_does() {
+        let pipe = Failure::undelivered(io::ErrorKind::BrokenPipe.into());
+        assert!(pipe.problems.is_empty() && pipe.outcome == Outcome::Failed);
+        assert_eq!(Failure::undelivered(io::ErrorKind::StorageFull.into()).problems.len(), 1);
+    }
 }

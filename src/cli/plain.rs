@@ -1,4 +1,4 @@
-//! Text from elsewhere, made fit for a terminal: what a node or another operator wrote must not move the cursor.
+//! Names, counts, and text from other hosts, made safe for a terminal: what a node or an operator wrote must not move the cursor.
 
 /// Longest list of names that is written out.
 pub const NAMES_MAX: usize = 10;
@@ -19,10 +19,16 @@ pub fn names<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
     }
 }
 
-/// `1 node`, `2 nodes`.
+/// A count with its noun: `1 node`, `2 nodes`.
+#[must_use]
+pub fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+/// A count of nodes.
 #[must_use]
 pub fn count_of_nodes(count: usize) -> String {
-    if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
+    counted(count, "node")
 }
 
 #[cfg(test)]
