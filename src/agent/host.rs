@@ -10,7 +10,6 @@ use tfo_model::key::KeyPair;
 use tfo_model::problem::{Problem, chain};
 use tfo_model::state::{BackupSlot, DesiredState};
 
-
 /// One namespace and what is known of its kernel.
 #[derive(Debug)]
 pub struct Site {

@@ -2,6 +2,7 @@
 //!
 //! Nothing that goes wrong in a pass makes it drop or forget installed keys.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::host::{self, Look, Site};
@@ -9,12 +10,12 @@ use super::report::{HeldReport, NamespaceReport, PassReport};
 use super::source::{self, Installed, Offer, Told, WithoutFile};
 use super::which::{self, Meant, Places};
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
-use tfo_engine::reconcile::{ClockUse, KeepReason, Makers, ObservedFile, ObservedKernel, Plan, Verdict, judge};
+use tfo_engine::reconcile::{ClockUse, KeepReason, KeyChoice, ObservedFile, ObservedKernel, Plan, choose_keys};
 use tfo_host::kernel::boot_order;
 use tfo_host::kernel::key_writers;
 use tfo_host::kernel::procfs::KeyFile;
 use tfo_host::kernel::sysctl_d::{self, Persisted, Record};
-use tfo_model::key::{KeyPair, PairPrint};
+use tfo_model::key::{KeyFingerprint, KeyPair, PairPrint};
 use tfo_model::problem::Problem;
 use tfo_model::state::{BackupSlot, DesiredState};
 use tfo_model::time::UnixTime;
@@ -35,7 +36,7 @@ pub struct Worker {
     sites: Vec<Site>,
     held: Option<Held>,
     /// What the keys that were followed were made from.
-    known: Makers,
+    known: BTreeMap<String, KeyFingerprint>,
     /// What each namespace showed after our last write; drift is a difference from it.
     verified: Vec<Option<PairPrint>>,
     file_was_current: bool,
@@ -69,7 +70,7 @@ impl Worker {
             key_file: KeyFile::default(),
             sites,
             held: None,
-            known: Makers::new(),
+            known: BTreeMap::new(),
             verified,
             file_was_current: false,
             file_may_be_lost: false,
@@ -266,12 +267,12 @@ impl Worker {
             }
         };
         let installed_at = persisted.record().map(|record| record.installed_at);
-        match judge(now, offer.clock, installed_at, &offer.makers, &self.known) {
-            Verdict::Follow => {
-                self.known.extend(offer.makers.clone());
+        match choose_keys(now, offer.clock, installed_at, &offer.generators, &self.known) {
+            KeyChoice::Follow => {
+                self.known.extend(offer.generators.clone());
                 Chosen::Offered(self.follow(now, offer, kept.as_ref()))
             }
-            Verdict::Keep(reason) => {
+            KeyChoice::Keep(reason) => {
                 problems.push(self.keep_problem(now, offer.clock, reason));
                 // What was told before is only known where something was held, so there is always something to keep.
                 Chosen::Kept(kept)
@@ -333,8 +334,8 @@ impl Worker {
                     format!("set the clock (chrony, timesyncd); if it is right and was wrong then, remove {file}");
                 Problem::error("clock_behind", message, remedy)
             }
-            KeepReason::OtherSecret { maker } => {
-                let message = format!("the secret of {maker} was replaced in place; the installed keys stay");
+            KeepReason::OtherSecret { generator } => {
+                let message = format!("the secret of {generator} was replaced in place; the installed keys stay");
                 let remedy = "put the old secret back and add a [[source.schedule]] entry with the new one and a not_before; \
                               a restart takes the new secret at once and makes clients lose their cookies";
                 Problem::error("secret_changed", message, remedy)

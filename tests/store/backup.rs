@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tfo_coordinator::backup::{Exported, export, import};
-use tfo_engine::convergence::{Life, Serving};
-use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Pause, Proposal, Slots, Stage};
+use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Pause, Proposal, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{BlockedBy, Input, Now, Step};
-use tfo_engine::rollout::record::{Fence, Installed, NodeRecord, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::presence::Life;
+use tfo_engine::rollout::record::{Installed, NodeRecord, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::slots::{Fence, Slots};
 use tfo_engine::rollout::sync::{Recording, Sync, SyncRefused, answer, record};
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::ids::{NodeId, PoolName};
@@ -424,7 +425,7 @@ fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
     let mut life = Life::default();
     let mut look = |store: &MemoryStore, at: u64| {
         let snapshot = store.load(&pool).unwrap().unwrap().snapshot;
-        life.observe(Duration::from_secs(at), Serving::Yes, &snapshot);
+        life.observe(Duration::from_secs(at), &snapshot);
         let presence = life.presence(&snapshot);
         let fresh = Some(walk::named(SEED, Epoch::new(99).unwrap()).fingerprint);
         let now = Now { wall: UnixTime::from_secs(1_900_000_000), presence: &presence };

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{
-    Action, Actor, AuditEntry, Document, KeyRing, Pause, PoolKey, Proposal, Snapshot, Stage, Wave,
+    Action, Actor, AuditEntry, Document, KeyRing, Pause, Proposal, Snapshot, Stage, Wave,
 };
 use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
-use tfo_engine::rollout::record::{NodeRecord, RecordChange, Standing};
+use tfo_engine::rollout::record::{Membership, NodeRecord, RecordChange};
+use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Revision};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
@@ -88,7 +89,7 @@ pub(crate) fn record(version: u64, syncs: u64) -> NodeRecord {
     NodeRecord {
         version,
         syncs,
-        standing: Standing::Admitted,
+        membership: Membership::Admitted,
         session: Some(Session { ordinal: syncs, nonce: u64::MAX - version }),
         report: None,
         window: None,

@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 use crate::report::PassReport;
 use tfo_config::contact::ContactSettings;
 use tfo_engine::fence::Ask;
-use tfo_engine::rollout::record::Fence;
+use tfo_engine::rollout::slots::Fence;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::kernel::release;

@@ -27,9 +27,8 @@ use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
 use tfo_config::contact::ContactSettings;
 use tfo_crypto::random;
 use tfo_engine::backoff::part;
-use tfo_engine::fence::{Link, RequestId, Verdict};
-use tfo_engine::rollout::document::{PoolKey, Slots};
-use tfo_engine::rollout::record::Fence;
+use tfo_engine::fence::{AnswerAccepted, Link, PoolAnswer, RequestId};
+use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_host::kernel::sysctl_d::Record;
 use tfo_host::runtime::clock;
 use tfo_model::count::Generation;
@@ -369,17 +368,18 @@ impl Contact {
                     }
                 };
                 let absent_after = Duration::from_secs(answer.absent_after_secs);
-                match self.link.answered(request, &told.pool_id, &told.instruction, (now, absent_after)) {
-                    Ok(Verdict::Install) => {
+                let (pool_id, instruction) = (told.pool_id, told.instruction);
+                match self.link.answered(request, &PoolAnswer { pool_id, instruction, absent_after }, now) {
+                    Ok(AnswerAccepted::Install) => {
                         self.told = Some(told);
                         self.answered(flight, now, News::Pass)
                     }
                     // The same keys in another phase: file and status say so.
-                    Ok(Verdict::Same) if self.phase.is_some_and(|phase| phase != told.phase) => {
+                    Ok(AnswerAccepted::Same) if self.phase.is_some_and(|phase| phase != told.phase) => {
                         self.told = Some(told);
                         self.answered(flight, now, News::Pass)
                     }
-                    Ok(Verdict::Same) => {
+                    Ok(AnswerAccepted::Same) => {
                         self.told = None;
                         self.answered(flight, now, News::None)
                     }

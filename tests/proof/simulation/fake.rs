@@ -50,7 +50,7 @@ pub(crate) enum Trouble {
     Down,
     /// The next write fails, and is done: an I/O error after the last byte.
     LostAnswer,
-    /// The next write fails, and is not done, which nobody can know.
+    /// The next write fails and is not done, and the caller cannot know that.
     LostCall,
 }
 
