@@ -1,6 +1,6 @@
 //! Where pools are kept: the [`Store`] trait, and what every kind of store does alike.
 //!
-//! Invariants that the conformance suite (`tests/store_conformance.rs`) holds against every kind:
+//! Invariants that the conformance suite (`tests/store`) holds against every kind:
 //! * What a call acknowledged survives the process; a call that failed changed nothing, or its outcome is what the next
 //!   read says ([`StoreError::outcome_is_open`]).
 //! * A commit is one transaction: document, records, audit entry, fresh keys and erased keys, or nothing of it.

@@ -2,7 +2,7 @@
 //!
 //! Must not know: stores, decisions; sockets and TLS only as `client` uses them.  A field may be added with a serde
 //! default; anything else is a v2.
-//! `tests/snapshots/` pins every type, so that a change shows in review.
+//! `tests/repository/snapshots/` pins every type, so that a change shows in review.
 
 pub mod client;
 pub mod error;

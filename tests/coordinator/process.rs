@@ -7,11 +7,8 @@ use serde_json::json;
 
 use tfo_testbed::config::FAST;
 use tfo_testbed::coordinator::{Node, World, holds};
+use tfo_testbed::host::stderr;
 use tfo_testbed::{SOON, poll_until};
-
-fn stderr(output: &std::process::Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 #[test]
 fn check_finds_everything_at_once_and_changes_nothing() {

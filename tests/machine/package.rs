@@ -2,13 +2,12 @@
 
 use std::process::Command;
 
+use tfo_testbed::host::{KEY_FILE, UNSET};
 use tfo_testbed::machine::{Image, Machine, need_machine};
 use tfo_testbed::package::{Packages, install, need_packages};
 use tfo_testbed::{SOON, poll_until};
 
-const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
 const SYSCTL_FILE: &str = "/etc/sysctl.d/50-tcp_fastopen_key.conf";
-const UNSET: &str = "00000000-00000000-00000000-00000000";
 /// A machine with the package's file on its disk, the host's python3 and dpkg, and nothing of ours installed.
 fn fresh(packages: &Packages) -> Machine {
     packages.bring(Image::new(), "tfo-agent").boot()

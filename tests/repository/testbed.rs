@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use tfo_testbed::NetNs;
-
-/// The key file that every test of the kernel edge writes.
-const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
+use tfo_testbed::host::KEY_FILE;
 
 #[test]
 fn a_namespace_has_its_own_key_and_is_gone_afterwards() {

@@ -7,6 +7,7 @@
 //! Everything that is made here is named `tfo-test-...` and goes with the value that stands for it, also when the test
 //! panics; what a killed test leaves is removed by the next one that makes the same kind of thing.
 
+pub mod cable;
 pub mod config;
 pub mod coordinator;
 pub mod daemon;
@@ -18,6 +19,7 @@ pub mod machine;
 mod netns;
 pub mod package;
 pub mod pki;
+pub mod random;
 pub mod secrets;
 pub mod swarm;
 

@@ -19,7 +19,7 @@ pub struct NetNs {
 }
 
 impl NetNs {
-    /// Makes `tfo-test-<pid>-<n>`.  Needs `support::need_netns()`.
+    /// Makes `tfo-test-<pid>-<n>`.  Needs `need_netns()`.
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         static REAP: Once = Once::new();

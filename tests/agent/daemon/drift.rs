@@ -42,7 +42,7 @@ fn a_changed_kernel_is_repaired_and_the_other_file_is_named() {
 
     // The backup alone, in the other namespace.
     let primary = &key[..35];
-    named.run(|| fs::write("/proc/sys/net/ipv4/tcp_fastopen_key", primary).unwrap());
+    named.set_keys(primary);
     assert!(poll_until(SOON, || kernel_of(&named) == key), "{}", daemon.log());
     assert!(poll_until(SOON, || host.status()["drift_repairs"] == 2));
     daemon.logs(&format!("namespace {}", named.name()));

@@ -1,9 +1,8 @@
 //! Several network namespaces: each has its own key, each has one agent.
 
 use tfo_testbed::daemon::{DaemonHost, kernel_of, lasting};
+use tfo_testbed::host::UNSET;
 use tfo_testbed::{NetNs, need_netns};
-
-const UNSET: &str = "00000000-00000000-00000000-00000000";
 
 #[test]
 fn keys_go_to_the_named_namespaces_and_to_no_other() {
@@ -23,7 +22,7 @@ fn keys_go_to_the_named_namespaces_and_to_no_other() {
     assert_eq!(status["namespaces"][0]["primary"], status["namespaces"][1]["primary"]);
 
     // One alone that differs is written, and no other.
-    named.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_fastopen_key", "1-2-3-4").unwrap());
+    named.set_keys("1-2-3-4");
     let output = host.once(&["--format", "json"]);
     assert!(output.status.success());
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -3,7 +3,8 @@
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
 
-use super::world::{CLIENT, Cable, SERVER, at, key_file, listen, set, tfoctl};
+use super::world::{Cable, at, key_file, listen, tfoctl};
+use tfo_testbed::cable::{CLIENT, SERVER};
 use tfo_testbed::host::stderr;
 use tfo_testbed::{need_netns, need_root, need_tool, scratch};
 
@@ -83,7 +84,7 @@ fn names_routes_and_sources_that_are_not_there_are_told() {
     refused(&cable.tfoctl(&["sniff", "-i", "nosuch0"]), 2, "nosuch0: no such interface");
 
     // What can be asked is asked and shown all the same.
-    set(&cable.client, "ipv6/conf/all/disable_ipv6", "1");
+    cable.client.set("ipv6/conf/all/disable_ipv6", "1");
     for more in [&[][..], &["--unprivileged"]] {
         let output = cable.tfoctl(&[&["probe", &at(SERVER[1], 80), &target], more].concat());
         assert_eq!(output.status.code(), Some(1), "{output:?}");

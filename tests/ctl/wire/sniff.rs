@@ -8,9 +8,8 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::world::{
-    A, B, C, CLIENT, Cable, OTHER_CLIENT, Running, SERVER, at, connect, echo, fingerprint, key_file, set_keys, tfoctl,
-};
+use super::world::{A, B, C, Cable, at, connect, echo, fingerprint, key_file, tfoctl};
+use tfo_testbed::cable::{CLIENT, OTHER_CLIENT, Running, SERVER};
 use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, scratch};
 
 const PORT: u16 = 80;
@@ -136,13 +135,13 @@ fn traffic(cable: &Cable) {
             }
         }
     };
-    set_keys(&cable.server, A);
+    cable.server.set_keys(A);
     everybody();
     // Promoted: the old cookies are of the backup.
-    set_keys(&cable.server, &format!("{B},{A}"));
+    cable.server.set_keys(&format!("{B},{A}"));
     everybody();
     // Something else: the cookies are of no key.
-    set_keys(&cable.server, C);
+    cable.server.set_keys(C);
     everybody();
     // Without the option.
     cable.client.run(|| {
@@ -270,7 +269,7 @@ fn live_cookies_are_named_by_the_keys_of_this_host() {
     }
     let cable = Cable::new();
     echo(&cable.server, PORT);
-    set_keys(&cable.server, &format!("{B},{A}"));
+    cable.server.set_keys(&format!("{B},{A}"));
     // Ends by itself after 4 packets: request, grant, two cookies.
     let mut listening = Listening::start(&cable.server, &["--count", "4"]);
     connect(&cable.client, CLIENT[0], SERVER[0], PORT, &[1, 100, 1400]);
@@ -306,7 +305,7 @@ fn a_rotation_meanwhile_is_followed() {
     assert_eq!(line(), expect("request", None));
     assert_eq!(line(), expect("grant", Some("primary")));
     assert_eq!(line(), expect("cookie", Some("primary")));
-    set_keys(&cable.server, &format!("{B},{A}"));
+    cable.server.set_keys(&format!("{B},{A}"));
     connect(&cable.client, CLIENT[0], SERVER[0], PORT, &[1, 2]);
     assert_eq!(line(), expect("cookie", Some("backup")));
     assert_eq!(line(), expect("grant", Some("primary")));

@@ -1,20 +1,17 @@
 //! A real systemd boots our units with the real programs: who is first, the watchdog, the reload, the timer, the sandbox;
 //! and a fleet from the packages alone.
 //!
-//! Each test boots machines of its own (`support/machine.rs`), about half a second each.
+//! Each test boots machines of its own (`tfo_testbed::machine`), about half a second each.
 
 mod site;
 mod transcript;
 
 use std::path::Path;
-use std::process::Output;
 
+use tfo_testbed::host::{KEY_FILE, UNSET, said as told};
 use tfo_testbed::machine::{Image, Machine, need_machine};
 use tfo_testbed::package::{Packages, need_packages, unpacked};
 use tfo_testbed::{SOON, poll_until};
-
-/// The kernel's key file, in the network namespace of whoever reads it.
-const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
 
 /// Where the agent persists the key.
 const SYSCTL_FILE: &str = "/etc/sysctl.d/50-tcp_fastopen_key.conf";
@@ -31,9 +28,6 @@ interval   = "7d"
 stage_lead = "1h"
 algorithm  = "hkdf-sha256"
 "#;
-
-/// The kernel's text of an unset key.
-const UNSET: &str = "00000000-00000000-00000000-00000000";
 
 /// True, with the packages, where a machine can be booted and packages can be packed; otherwise skips.
 #[track_caller]
@@ -87,11 +81,6 @@ fn persisted_by_the_agent(packages: &Packages) -> String {
     let machine = installed(packages).boot();
     machine.run(&["tfo-agent", "once"]);
     machine.read(SYSCTL_FILE)
-}
-
-/// Both streams of a command, for an assertion's message.
-fn told(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[test]
