@@ -155,9 +155,7 @@ fn a_file_that_may_not_be_written_is_an_error() {
         let chattr = Command::new("chattr").arg(flag).arg(database(dir.path())).output();
         chattr.is_ok_and(|output| output.status.success())
     };
-    if !tfo_testbed::need_root() || !tfo_testbed::need_tool("chattr") {
-        return;
-    }
+    tfo_testbed::skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("chattr"));
     if !immutable("+i") {
         return tfo_testbed::skip("needs a file system with immutable files");
     }

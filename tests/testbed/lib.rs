@@ -1,7 +1,7 @@
 //! What the tests share: skips that are counted, polling, scratch directories, namespaces, machines, the programs, and
 //! fleets of them.
 //!
-//! Not shipped.  A test that needs something which the machine lacks says `if !tfo_testbed::need_root() { return; }`: the
+//! Not shipped.  A test that needs something which the machine lacks says `skip_unless!(need_root());`: the
 //! skip is printed and recorded, and `tests/run` counts it as skipped, not as passed.
 //!
 //! Everything that is made here is named `tfo-test-...` and goes with the value that stands for it, also when the test
@@ -74,6 +74,16 @@ fn test_name(at: &Location<'_>) -> String {
         Some(name) if name != "main" => format!("{binary}::{name}"),
         _ => format!("{binary}::{}:{}", at.file(), at.line()),
     }
+}
+
+/// Ends the calling test, which has said that it was skipped: `skip_unless!(need_netns() && need_tool("nginx"));`
+#[macro_export]
+macro_rules! skip_unless {
+    ($needs:expr) => {
+        if !($needs) {
+            return;
+        }
+    };
 }
 
 /// True for uid 0; otherwise skips and returns false.

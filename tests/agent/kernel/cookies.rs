@@ -11,7 +11,7 @@ use tfo_model::key_text;
 
 use tfo_testbed::cable::{self, CLIENT, KEYS, OTHER_CLIENT, Running, SERVER};
 use tfo_testbed::daemon::{DaemonHost, PYTHON};
-use tfo_testbed::{NetNs, need_netns};
+use tfo_testbed::{NetNs, need_netns, skip_unless};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/tfo.py");
 const PORT: &str = "4242";
@@ -107,9 +107,7 @@ fn modelled(key: &str, family: &Family, client: usize) -> String {
 
 #[test]
 fn cookies_live_through_stage_and_promote_and_end_with_the_next_stage() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let wire = Wire::new(None);
     for family in &FAMILIES {
         let [first, second, third] = KEYS;
@@ -151,9 +149,7 @@ fn cookies_live_through_stage_and_promote_and_end_with_the_next_stage() {
 
 #[test]
 fn a_listener_key_overrides_ours() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     // Raw bytes of the listener's own key, and its text.
     let wire = Wire::new(Some("101112131415161718191a1b1c1d1e1f"));
     let family = &FAMILIES[0];

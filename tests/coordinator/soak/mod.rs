@@ -24,7 +24,7 @@ use tfo_testbed::coordinator::World;
 use tfo_testbed::pki::Ca;
 use tfo_testbed::random::Dice;
 use tfo_testbed::swarm::{Fault, Plan, Swarm, lock};
-use tfo_testbed::{NetNs, full, need_netns, poll_until};
+use tfo_testbed::{NetNs, full, need_netns, poll_until, skip_unless};
 
 /// Simulated agents.
 const AGENTS: usize = 200;
@@ -65,9 +65,7 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn a_fleet_rotates_for_long_and_nothing_grows_or_is_missed() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let secs = number("TFO_SOAK_SECS").unwrap_or(if full() { FULL_SECS } else { SHORT_SECS });
     let seed = number("TFO_SOAK_SEED").unwrap_or_else(|| tfo_crypto::random::fresh_u64().unwrap()).max(1);
     say(&format!("{AGENTS} agents and {} real ones, {secs} s, TFO_SOAK_SEED={seed}", real::AGENTS));

@@ -9,7 +9,7 @@ use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use super::world::{A, B, Cable, at, filter_input, half_open, listen, modelled, serving};
 use tfo_testbed::cable::{CLIENT, OTHER_CLIENT, SERVER};
 use tfo_testbed::daemon::PYTHON;
-use tfo_testbed::{NetNs, need_netns, need_tool, scratch};
+use tfo_testbed::{NetNs, need_netns, need_tool, scratch, skip_unless};
 
 const ON: u16 = 80;
 const OFF: u16 = 81;
@@ -27,9 +27,7 @@ fn counters(netns: &NetNs) -> TfoCounters {
 
 #[test]
 fn on_off_closed_and_filtered_are_told_apart_in_both_families() {
-    if !need_netns() || !need_tool("nft") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nft"));
     let cable = Cable::new();
     let _on = listen(&cable.server, ON, true);
     let _off = listen(&cable.server, OFF, false);
@@ -63,9 +61,7 @@ fn on_off_closed_and_filtered_are_told_apart_in_both_families() {
 
 #[test]
 fn the_option_the_source_and_the_count_are_ours_to_choose() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     let _on = listen(&cable.server, ON, true);
     for (family, server) in SERVER.iter().enumerate() {
@@ -84,9 +80,7 @@ fn the_option_the_source_and_the_count_are_ours_to_choose() {
 
 #[test]
 fn a_probe_takes_no_place_in_the_queue() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     // Nobody accepts, so what took a place would keep it.
     let _on = listen(&cable.server, ON, true);
@@ -106,9 +100,7 @@ fn a_probe_takes_no_place_in_the_queue() {
 
 #[test]
 fn a_listener_with_its_own_key_shows_it() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     cable.server.set_keys(B);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/tfo.py");
@@ -124,9 +116,7 @@ fn a_listener_with_its_own_key_shows_it() {
 
 #[test]
 fn an_ordinary_user_probes_through_the_kernel() {
-    if !need_netns() || !need_tool("nft") || !need_tool("setpriv") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nft") && need_tool("setpriv"));
     let cable = Cable::new();
     let _on = listen(&cable.server, ON, true);
     let _off = listen(&cable.server, OFF, false);
@@ -176,9 +166,7 @@ fn an_ordinary_user_probes_through_the_kernel() {
 
 #[test]
 fn nginx_and_haproxy_are_seen_as_they_are_configured() {
-    if !need_netns() || !need_tool("nginx") || !need_tool("haproxy") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nginx") && need_tool("haproxy"));
     let cable = Cable::new();
     let dir = scratch();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::world::{A, B, C, Cable, at, connect, echo, fingerprint, key_file, tfoctl};
 use tfo_testbed::cable::{CLIENT, OTHER_CLIENT, Running, SERVER};
-use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, scratch};
+use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, scratch, skip_unless};
 
 const PORT: u16 = 80;
 /// Nobody listens there.
@@ -160,9 +160,7 @@ fn traffic(cable: &Cable) {
 
 #[test]
 fn sniff_and_tshark_see_the_same_packets_live_and_from_files() {
-    if !need_netns() || !need_tool("tshark") || !need_tool("dumpcap") || !need_tool("editcap") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("tshark") && need_tool("dumpcap") && need_tool("editcap"));
     let cable = Cable::new();
     echo(&cable.server, PORT);
     let dir = scratch();
@@ -264,9 +262,7 @@ fn sniff_and_tshark_see_the_same_packets_live_and_from_files() {
 
 #[test]
 fn live_cookies_are_named_by_the_keys_of_this_host() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     echo(&cable.server, PORT);
     cable.server.set_keys(&format!("{B},{A}"));
@@ -286,9 +282,7 @@ fn live_cookies_are_named_by_the_keys_of_this_host() {
 
 #[test]
 fn a_rotation_meanwhile_is_followed() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     echo(&cable.server, PORT);
     let mut listening = Listening::start(&cable.server, &["--count", "6"]);
@@ -315,9 +309,7 @@ fn a_rotation_meanwhile_is_followed() {
 
 #[test]
 fn what_goes_over_the_loopback_is_seen_once() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     echo(&cable.server, PORT);
     for arguments in [&["--count", "3"][..], &["--count", "3", "-i", "lo"]] {

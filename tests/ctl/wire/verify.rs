@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::world::{
     A, B, C, FLEET_PORT, Fleet, VIP, at, filter_input, fingerprint, half_open, key_file, modelled, results, tfoctl,
 };
-use tfo_testbed::{need_netns, need_tool, scratch};
+use tfo_testbed::{need_netns, need_tool, scratch, skip_unless};
 
 /// Enough that four nodes which get a quarter each are all met: one is missed once in 10^12 runs.
 const SAMPLES: &str = "100";
@@ -25,9 +25,7 @@ fn verdicts(results: &[Value]) -> Vec<(&str, u64)> {
 
 #[test]
 fn a_fleet_agrees_is_split_by_one_node_and_agrees_again() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let fleet = Fleet::new(4, A);
     let dir = scratch();
     let keys = key_file(&dir, "keys", &format!("{A},{B}\n"));
@@ -96,9 +94,7 @@ fn a_fleet_agrees_is_split_by_one_node_and_agrees_again() {
 
 #[test]
 fn nodes_without_tfo_or_without_an_answer_are_told() {
-    if !need_netns() || !need_tool("nft") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nft"));
     let fleet = Fleet::new(3, A);
     fleet.nodes[0].set("ipv4/tcp_fastopen", "1");
     let (some_off, code) = verify(&fleet, &[]);
@@ -130,9 +126,7 @@ fn nodes_without_tfo_or_without_an_answer_are_told() {
 
 #[test]
 fn a_balancer_by_source_address_needs_several_sources_and_the_keys() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let fleet = Fleet::new(2, A);
     fleet.nodes[1].set_keys(B);
     fleet.router.set("ipv4/fib_multipath_hash_policy", "0");
@@ -157,9 +151,7 @@ fn a_balancer_by_source_address_needs_several_sources_and_the_keys() {
 
 #[test]
 fn keys_come_from_stdin_too_and_never_from_the_command_line() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let fleet = Fleet::new(1, A);
     let mut command = tfoctl(&fleet.client, &["verify", &at(VIP[0], FLEET_PORT), "--samples", "5", "--key-file", "-"]);
     let mut child = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();

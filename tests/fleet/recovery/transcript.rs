@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use tfo_testbed::PATIENCE;
 use tfo_testbed::config::fast;
 use tfo_testbed::fleet::Fleet;
-use tfo_testbed::{need_netns, poll_until};
+use tfo_testbed::{need_netns, poll_until, skip_unless};
 
 /// The README.
 const README: &str = include_str!("../../../README.md");
@@ -64,9 +64,7 @@ fn plain(text: &str) -> Vec<String> {
 
 #[test]
 fn the_readme_shows_what_is_printed() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let said = transcript();
     let (_, section) = README.split_once("## A fleet with a coordinator\n").expect("the README has the section");
     let shown = section.split("```").find(|block| block.contains("$ tfoctl pki init")).expect("it has the transcript");

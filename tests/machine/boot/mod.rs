@@ -11,7 +11,7 @@ use std::path::Path;
 use tfo_testbed::host::{KEY_FILE, UNSET, said as told};
 use tfo_testbed::machine::{Image, Machine, need_machine};
 use tfo_testbed::package::{Packages, need_packages, unpacked};
-use tfo_testbed::{SOON, poll_until};
+use tfo_testbed::{SOON, poll_until, skip_unless};
 
 /// Where the agent persists the key.
 const SYSCTL_FILE: &str = "/etc/sysctl.d/50-tcp_fastopen_key.conf";
@@ -85,9 +85,7 @@ fn persisted_by_the_agent(packages: &Packages) -> String {
 
 #[test]
 fn a_machine_shares_nothing_dangerous_and_dies_with_its_owner() {
-    if !need_machine() {
-        return;
-    }
+    skip_unless!(need_machine());
     let machine = Image::new().boot();
     for of in ["/proc/1/status", "/proc/self/status"] {
         let status = machine.run(&["cat", of]);
@@ -121,9 +119,7 @@ fn a_machine_shares_nothing_dangerous_and_dies_with_its_owner() {
 #[test]
 fn a_persisted_key_is_there_before_the_first_listener() {
     let Some(packages) = need() else { return };
-    if !tfo_testbed::need_tool("python3") {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_tool("python3"));
     let file = persisted_by_the_agent(packages);
     let key = persisted_key(&file);
     // As early as an ordinary unit can be, and before the agent: only the persisted file can help this one.
@@ -155,9 +151,7 @@ fn a_persisted_key_is_there_before_the_first_listener() {
 #[test]
 fn a_listener_after_the_agent_has_the_key_without_a_persisted_file() {
     let Some(packages) = need() else { return };
-    if !tfo_testbed::need_tool("python3") {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_tool("python3"));
     // One of the names in the agent's Before=, at the first boot of all.
     let image =
         listener(installed(packages), "nginx", "Description=a well-known server").enable("nginx").enable("tfo-agent");
@@ -424,9 +418,7 @@ fn other_namespaces_take_the_example_drop_in() {
 #[test]
 fn the_sandbox_lets_the_agent_do_its_work_and_nothing_else() {
     let Some(packages) = need() else { return };
-    if !tfo_testbed::need_tool("python3") {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_tool("python3"));
     let machine = with_probe(installed(packages)).boot();
     for unit in ["tfo-agent.service", "tfo-agent-once.service"] {
         let (done, told) = probed(&machine, unit, "agent");

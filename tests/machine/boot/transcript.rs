@@ -7,7 +7,7 @@ use super::site::Site;
 use super::{KEY_FILE, UNSET, need, probed, told};
 use tfo_testbed::machine::Machine;
 use tfo_testbed::package::Packages;
-use tfo_testbed::{SOON, poll_until};
+use tfo_testbed::{SOON, poll_until, skip_unless};
 
 /// The README.
 const README: &str = include_str!("../../../README.md");
@@ -156,9 +156,7 @@ fn nodes(site: &Site) -> Vec<serde_json::Value> {
 #[test]
 fn a_fleet_comes_from_packages_and_rotates_as_the_readme_shows() {
     let Some(packages) = need() else { return };
-    if !tfo_testbed::need_tool("python3") {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_tool("python3"));
     let site = from_packages_to_rotated(packages);
     let center = site.on("tfo1");
     a_reload_of_the_coordinator_is_answered(center);
