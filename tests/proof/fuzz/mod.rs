@@ -149,9 +149,8 @@ fn a_coordinators_answer() {
 
 #[test]
 fn our_file_in_sysctl_d() {
-    // In memory, if there is such a place: each input is a file.
-    let dir =
-        tempfile::Builder::new().prefix("tfo-test-").tempdir_in("/dev/shm").unwrap_or_else(|_| tfo_testbed::scratch());
+    // Each input is a file.
+    let dir = tfo_testbed::scratch_in_memory();
     let place = dir.path().join("50-tcp_fastopen_key.conf");
     // As the agent writes it: with and without what may be missing.
     let texts = [
