@@ -489,9 +489,7 @@ fn many_at_once_lose_nothing() {
 #[test]
 fn a_held_lock_is_waited_for() {
     // Whose files tfoctl has open, only root can see: it is not dumpable.
-    if !tfo_testbed::need_root() {
-        return;
-    }
+    tfo_testbed::skip_unless!(tfo_testbed::need_root());
     let pki = Pki::new();
     let lock = std::fs::File::open(pki.path("lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
