@@ -120,7 +120,8 @@ pub fn read_kernel(namespace: &Namespace, key_file: &KeyFile) -> (Option<i32>, R
 #[must_use]
 pub fn server_off(namespace: &Namespace, bits: Option<i32>) -> Option<Problem> {
     (bits? & SERVER_BIT == 0).then(|| {
-        let message = format!("namespace {namespace}: the server side of TFO is off (net.ipv4.tcp_fastopen has no 0x2)");
+        let message =
+            format!("namespace {namespace}: the server side of TFO is off (net.ipv4.tcp_fastopen has no 0x2)");
         Problem::warning("tfo_off", message, "set net.ipv4.tcp_fastopen = 3, unless it is off on purpose")
     })
 }

@@ -90,17 +90,25 @@ fn file(facts: &Facts) -> Vec<Problem> {
     }
     let remedy = "the agent writes it at its next pass; if it does not, run `tfo-agent check`";
     let state = match &facts.host.file {
-        FileState::Absent => Some(Problem::error("no_keys_at_boot", format!("{path} is missing: this host would boot without the fleet's keys"), remedy)),
-        FileState::Foreign => {
-            Some(Problem::error("no_keys_at_boot", format!("{path} was not written by the agent, or was changed since"), remedy))
-        }
+        FileState::Absent => Some(Problem::error(
+            "no_keys_at_boot",
+            format!("{path} is missing: this host would boot without the fleet's keys"),
+            remedy,
+        )),
+        FileState::Foreign => Some(Problem::error(
+            "no_keys_at_boot",
+            format!("{path} was not written by the agent, or was changed since"),
+            remedy,
+        )),
         FileState::Unreadable(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let message = format!("not seen: what {path} sets at boot; the file holds keys, so only root may read it");
             Some(Problem::warning("not_root", message, "run tfoctl as root"))
         }
-        FileState::Unreadable(error) => {
-            Some(Problem::error("sysctl_file", format!("cannot read {path}: {error}"), "make the file readable for root"))
-        }
+        FileState::Unreadable(error) => Some(Problem::error(
+            "sysctl_file",
+            format!("cannot read {path}: {error}"),
+            "make the file readable for root",
+        )),
         FileState::Ours(record) => facts.held().filter(|held| held.pair() != record.prints.pair()).map(|_| {
             let message = format!("{path} sets other keys at boot than those that the agent has installed");
             Problem::error("other_keys_at_boot", message, remedy)
@@ -146,7 +154,8 @@ fn kernel(facts: &Facts, seen: &NamespaceFacts) -> Vec<Problem> {
             problems.push(Problem::error("kernel_unset", message, remedy));
         }
         (Some(target), Some(shown)) if target != shown => {
-            let message = format!("namespace {name}: the kernel holds other keys than those that the agent has installed");
+            let message =
+                format!("namespace {name}: the kernel holds other keys than those that the agent has installed");
             let remedy = "find the program that wrote them (timers, cron, tofurkey, sysctl); the agent repairs it at its next pass";
             problems.push(Problem::error("drift", message, remedy));
         }
