@@ -339,7 +339,7 @@ fn database_restored_under_nodes_that_were_taken_out() {
     holds("restored, taken out", world, &told_apart(2), Pinned::Complete(94_000));
 }
 
-/// The known limit (engine/rollout/mod.rs; README: after a restore repeat forget, deny and exclude).  Whoever takes the restored
+/// The known limit (engine/rollout/mod.rs; docs/how-to/pool_frozen.md: after a restore repeat forget, deny, exclude).  Whoever takes the restored
 /// record for an admission takes the node's old answer, still under way when the store went back, for its first install,
 /// and that breaks the invariant: the pool had moved two phases without it.
 #[test]

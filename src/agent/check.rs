@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::preflight::Depth;
 use super::reconcile::{PassMode, Reconciler};
 use super::systemd::{order, service, timer};
-use super::{contact, preflight};
+use super::{contact, preflight, source};
 use tfo_config::agent::{AgentSettings, InstallMode, InstallSettings, SourceSettings};
 use tfo_host::examine::{clock_unsynchronised, server_off};
 use tfo_host::kernel::boot_order;
@@ -201,8 +201,7 @@ fn hook_problem(settings: &AgentSettings) -> Option<Problem> {
 }
 
 fn clock_problem(settings: &AgentSettings) -> Option<Problem> {
-    let uses_clock = matches!(settings.source, SourceSettings::Derive(_) | SourceSettings::Random { .. });
-    uses_clock.then(|| clock_unsynchronised(sys::clock_synchronised())).flatten()
+    source::kind(&settings.source).uses_clock().then(|| clock_unsynchronised(sys::clock_synchronised())).flatten()
 }
 
 /// A dry run finds the rest: a clock that is behind, an entry that came too late, TFO that is off.

@@ -125,10 +125,9 @@ fn cannot_encode(error: &prometheus::Error) -> Problem {
 
 fn encode(report: &PassReport, circumstances: Circumstances<'_>) -> prometheus::Result<String> {
     let mut sheet = Sheet::new("tfo_agent_");
-    let about = [env!("CARGO_PKG_VERSION"), report.source];
+    let about = [env!("CARGO_PKG_VERSION"), report.source.as_str()];
     sheet.gauges("info", "The agent that wrote this.", ["version", "source"], [(about, 1.0)]);
-    let states = [State::Ok, State::Degraded, State::Failed];
-    let states = states.map(|state| ([state.as_str()], flag(report.state() == state)));
+    let states = State::ALL.map(|state| ([state.as_str()], flag(report.state() == state)));
     sheet.gauges("state", "1 for the current state of ok, degraded and failed.", ["state"], states);
     let now = float(circumstances.now.secs());
     sheet.gauge("last_pass_timestamp_seconds", "When the keys were last compared.", now);

@@ -122,7 +122,7 @@ impl Daemon {
             version = env!("CARGO_PKG_VERSION"),
             config = %settings.file.display(),
             node = settings.node.as_ref().map(|node| node.as_str()),
-            source = source::name(&settings.source),
+            source = source::kind(&settings.source).as_str(),
             "started"
         );
         Ok(Self {
@@ -270,7 +270,7 @@ impl Daemon {
         if let (true, Some(held)) = (report.changed(), &report.held) {
             let prints = &held.prints;
             info!(
-                source = report.source,
+                source = report.source.as_str(),
                 phase = held.phase.as_str(),
                 primary_fp = %prints.primary.fingerprint,
                 backup_fp = prints.backup.map(|slot| tracing::field::display(slot.fingerprint)),

@@ -59,7 +59,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
     Status {
         version: VERSION,
         state: report.state(),
-        source: report.source.to_owned(),
+        source: report.source.into(),
         pool: circumstances.contact.map(|contact| contact.settings().pool.clone()),
         generation: held.and_then(|held| held.generation),
         phase: held.map_or(Phase::Empty, |held| held.phase),
@@ -70,7 +70,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
         drift_repairs: circumstances.drift_repairs,
         clock_synchronised: circumstances.clock_synchronised,
         last_contact_at: circumstances.contact.and_then(|contact| contact.counts().last_contact_at),
-        contact: circumstances.contact.map(Contact::standing),
+        contact: circumstances.contact.map(|contact| contact.standing().into()),
         error: first_error(&report.problems)
             .map(|problem| StatusError { kind: problem.kind.to_owned(), message: problem.message.clone() }),
         namespaces: namespaces.collect(),

@@ -6,9 +6,8 @@ use std::time::Instant;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
-use super::pool::snake_name;
-use tfo_engine::rollout::document::Action;
 use tfo_host::runtime::clock;
+use tfo_model::fleet::Action;
 use tfo_model::ids::PoolName;
 
 /// Upper bounds in seconds: a commit is an fsync or two.
@@ -74,7 +73,7 @@ impl Metrics {
 
     /// The document was changed.
     pub fn committed(&self, pool: &PoolName, action: Action) {
-        self.commits.with_label_values(&[pool.as_str(), &*snake_name(&action)]).inc();
+        self.commits.with_label_values(&[pool.as_str(), action.as_str()]).inc();
     }
 
     /// A commit that began at `start` is over, one way or the other.

@@ -10,10 +10,10 @@ use owo_colors::{AnsiColors, OwoColorize};
 
 use super::judge::{Outcome, Totals, sum};
 use super::network::{CLIENT_NAMESPACES, SOURCES_PER_NAMESPACE, VIP_V4, VIP_V6};
-use super::node::Status;
 use tfo_host::kernel::netstat::TfoCounters;
 use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::time::UnixTime;
+use tfo_wire::status::Status;
 use tfo_wire::v1::fleet::{AuditLine, PoolStatus};
 
 /// Without a change, a line is appended this often.
@@ -216,7 +216,7 @@ impl Judged {
 fn groups(statuses: &[Status]) -> Vec<(Option<PairPrint>, usize)> {
     let mut nodes_by_pair = BTreeMap::new();
     for status in statuses {
-        *nodes_by_pair.entry(status.pair()).or_insert(0) += 1;
+        *nodes_by_pair.entry(status.slots()).or_insert(0) += 1;
     }
     let mut groups: Vec<_> = nodes_by_pair.into_iter().collect();
     groups.sort_by_key(|(_, nodes)| std::cmp::Reverse(*nodes));
@@ -256,10 +256,7 @@ fn waits_line(pool: &PoolStatus) -> String {
     if !pool.waiting_for.is_empty() {
         return pool.waiting_for.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     }
-    match &pool.blocked_by {
-        Some(gate) => gate.clone(),
-        None => "nothing".to_owned(),
-    }
+    pool.blocked_by.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string)
 }
 
 /// A commit of the coordinator.
@@ -314,14 +311,31 @@ mod tests {
 
     use super::*;
     use crate::judge::Tally;
-    use crate::node::State;
+    use tfo_model::node::KeySource;
     use tfo_model::state::{Phase, SlotPrint};
+    use tfo_wire::status::{State, VERSION};
 
     fn status(phase: Phase, primary: u8, backup: Option<u8>) -> Status {
         let slot = |byte| SlotPrint { epoch: None, fingerprint: KeyFingerprint::from_bytes([byte; 8]) };
         let (primary, backup) = (Some(slot(primary)), backup.map(slot));
-        let next_change_at = Some(UnixTime::from_secs(107));
-        Status { state: State::Ok, phase, primary, backup, next_change_at, error: None }
+        Status {
+            version: VERSION,
+            state: State::Ok,
+            source: KeySource::Derive.into(),
+            pool: None,
+            generation: None,
+            phase,
+            primary,
+            backup,
+            installed_at: None,
+            next_change_at: Some(UnixTime::from_secs(107)),
+            drift_repairs: 0,
+            clock_synchronised: None,
+            last_contact_at: None,
+            contact: None,
+            error: None,
+            namespaces: Vec::new(),
+        }
     }
 
     fn view<'a>(statuses: &'a [Status], counters: &'a [TfoCounters], totals: Totals) -> View<'a> {

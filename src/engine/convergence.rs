@@ -17,6 +17,7 @@ use crate::rollout::document::{Document, Instruction, PoolKey, Slots, Snapshot, 
 use crate::rollout::record::{Exclusion, Installed, NodeRecord, SlotCount, Standing};
 use crate::rollout::wave::{has_acked, instructions, is_opened};
 use tfo_model::count::{Generation, Revision};
+use tfo_model::fleet::NodeState;
 use tfo_model::ids::NodeId;
 use tfo_model::key::KeyFingerprint;
 use tfo_model::state::Phase;
@@ -374,30 +375,6 @@ fn beside<'a, A, B>(
         let of_right = right.next_if(|(other, _)| *other == node).map(|(_, of_right)| of_right);
         (node, of_left, of_right)
     })
-}
-
-/// How a node is shown (docs/reference/json.md, `nodes`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NodeState {
-    /// Has acknowledged what it is told now.
-    Converged,
-    /// Heard, and behind.
-    Straggler,
-    /// Not heard for longer than its limit.
-    Silent,
-    /// Something else than it was told is in a kernel.
-    Drifted,
-    /// An operator or the barrier took it out.
-    Excluded,
-    /// Gets no keys.
-    Denied,
-    /// Could not write, read back or persist.
-    Failed,
-    /// Its kernel cannot share two keys.
-    OneSlot,
-    /// Its keys come from elsewhere; it is only looked at.
-    Reporting,
 }
 
 /// The state of one node.

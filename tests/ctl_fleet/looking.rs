@@ -121,6 +121,30 @@ fn what_others_wrote_cannot_move_the_cursor() {
 }
 
 #[test]
+fn names_of_a_later_release_are_shown_as_they_are() {
+    let later = json!({"state": "resting", "source": "vault", "excluded": "by_rule"});
+    let nodes = json!([node("cp1.test", later)]);
+    let status = pool(json!({"hold": "audited", "blocked_by": "full_moon"}));
+    let (operator, coordinator) = Operator::with(&status, &nodes);
+    coordinator.on("GET /v1/pools/text/audit", [page(&[audit(1, "re_key", None, "")])]);
+    let shown = |arguments: &[&str], parts: &[&str]| {
+        let shown = operator.ok(arguments);
+        assert!(parts.iter().all(|part| shown.contains(part)), "{arguments:?}: {shown}");
+    };
+    shown(&["pools"], &["full_moon", ": audited"]);
+    shown(&["nodes"], &["states: 1 resting", "excluded: by_rule"]);
+    shown(&["audit"], &["  re_key"]);
+    let json = operator.json(&["nodes"], 0);
+    let of_node = &json["nodes"][0];
+    assert_eq!(
+        (&of_node["state"], &of_node["source"], &of_node["excluded"]),
+        (&json!("resting"), &json!("vault"), &json!("by_rule"))
+    );
+    let json = operator.json(&["pools"], 0);
+    assert_eq!((&json["pools"][0]["blocked_by"], &json["pools"][0]["hold"]), (&json!("full_moon"), &json!("audited")));
+}
+
+#[test]
 fn the_audit_log_is_read_to_its_end() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let first = json!({"pool": "text", "entries": [audit(3, "pause", Some("ops1.test"), "maintenance")], "more": true});

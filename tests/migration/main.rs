@@ -1,6 +1,7 @@
-//! From what a fleet has to tfo-fleet, while clients connect to all nodes: what is typed is what the README says.
+//! From what a fleet has to tfo-fleet, while clients connect to all nodes: what is typed is what
+//! the pages of docs/how-to say.
 //!
-//! Each test first takes a step that the README warns of, and sees it cost cookies; a migration that then costs nothing does so because
+//! Each test first takes a step that the page warns of, and sees it cost cookies; a migration that then costs nothing does so because
 //! of its steps.  All run beside each other: they mostly wait for the clock, because the shortest interval is 10 s.
 
 #[path = "../fleet/harness.rs"]
@@ -28,7 +29,7 @@ const FOREIGN: &str = "50-tcp_fastopen_key.conf: this file was not written by tf
 const CHANGE: Duration = Duration::from_secs(60);
 
 #[test]
-fn every_migration_that_the_readme_describes_costs_nothing() {
+fn every_migration_that_the_pages_describe_costs_nothing() {
     if !can_run() {
         return;
     }

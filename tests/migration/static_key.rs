@@ -25,7 +25,7 @@ fn recipe() -> String {
 
 pub(crate) fn a_static_key_becomes_derived_keys() {
     let mut fleet = serving(&recipe());
-    let steps = blocks("From a static key").remove(0);
+    let steps = blocks("from-static-key.md").remove(0);
     let mut one_node = Duration::ZERO;
     fleet.costs("derived keys at once, on one node", MANY..=u64::MAX, |fleet| {
         let started = now();
@@ -39,7 +39,7 @@ pub(crate) fn a_static_key_becomes_derived_keys() {
     fleet.end();
 }
 
-/// As the README has it in the end: one entry, from the beginning.
+/// As the page has it in the end: one entry, from the beginning.
 fn without_the_static_key(steps: &str) -> String {
     let (above, entries) = steps.split_once("[[source.schedule]]\n").expect("there are entries");
     let derived = entries.split_once("[[source.schedule]]\n").expect("there are two").1;

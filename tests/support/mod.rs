@@ -25,6 +25,8 @@ pub(crate) mod package;
 pub(crate) mod pki;
 #[allow(dead_code, reason = "each test binary uses its own part")]
 pub(crate) mod secrets;
+#[allow(dead_code, reason = "each test binary uses its own part")]
+pub(crate) mod transcript;
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub(crate) use netns::NetNs;
 

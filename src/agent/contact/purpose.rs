@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Cadence;
+use crate::source;
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
 use tfo_config::contact::ContactSettings;
-use tfo_wire::v1::sync::KeySource;
+use tfo_model::node::KeySource;
 
 /// The part of the settings that a contact is made of.
 #[derive(Debug)]
@@ -26,12 +27,6 @@ pub(super) struct Purpose {
 impl Purpose {
     /// None without coordinators, and for a host that installs nothing: it is not a node of its pool.
     pub(super) fn of(settings: &AgentSettings, cadence: Cadence) -> Option<Self> {
-        let source = match &settings.source {
-            SourceSettings::Coordinator(_) => KeySource::Coordinator,
-            SourceSettings::Derive(_) => KeySource::Derive,
-            SourceSettings::File { .. } => KeySource::File,
-            SourceSettings::Random { .. } => KeySource::Random,
-        };
         let (contact, start_timeout) = match &settings.source {
             SourceSettings::Coordinator(_) if settings.install.mode == InstallMode::LookOnly => return None,
             // A run of `once` waits for its answer anyway.
@@ -43,7 +38,7 @@ impl Purpose {
             settings: contact.clone(),
             config: settings.file.clone(),
             sysctl_file: settings.install.sysctl_file.value.display().to_string(),
-            source,
+            source: source::kind(&settings.source),
             start_timeout,
             cadence,
         })

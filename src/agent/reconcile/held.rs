@@ -29,7 +29,7 @@ impl Held {
     }
 
     pub(super) fn installed(&self) -> Installed<'_> {
-        Installed { source: &self.record.source, keys: &self.keys, prints: self.record.prints }
+        Installed { source: self.record.source.as_str(), keys: &self.keys, prints: self.record.prints }
     }
 
     pub(super) fn report(&self) -> HeldReport {

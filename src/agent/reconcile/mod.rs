@@ -288,7 +288,7 @@ impl Reconciler {
         let Offer { desired, joints, .. } = offer;
         let installed_before = kept.filter(|kept| kept.record.prints == desired.prints);
         let record = Record {
-            source: source::name(&self.settings.source).to_owned(),
+            source: source::kind(&self.settings.source).into(),
             pool_id: desired.pool_id,
             generation: desired.generation,
             phase: desired.phase,
@@ -305,7 +305,7 @@ impl Reconciler {
             return;
         }
         if let (SourceSettings::Derive(derive), Some(record)) = (&self.settings.source, persisted.record())
-            && record.source == source::name(&self.settings.source)
+            && record.source == source::kind(&self.settings.source)
         {
             problems.extend(source::late_joints(derive, &self.settings.file, now, &record.joints));
         }
@@ -349,7 +349,7 @@ impl Reconciler {
             backup_slot: managed.backup_slot,
         });
         let mut report = PassReport {
-            source: source::name(&self.settings.source),
+            source: source::kind(&self.settings.source),
             held: held.map(|(held, _)| held.report()),
             file: self.settings.install.sysctl_file.value.clone(),
             file_changed: false,

@@ -4,12 +4,9 @@ use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use super::Observed;
 use crate::pool::Summary;
+use tfo_model::fleet::BlockedBy;
 use tfo_model::ids::PoolName;
 use tfo_model::state::Phase;
-
-/// The gates of `blocked_by`.
-const GATES: [&str; 9] =
-    ["schedule", "barrier", "drain", "health", "absent", "expected_nodes", "paused", "held", "frozen"];
 
 /// Text format 0.0.4.
 pub(super) fn encode(observed: &Observed, pools: &[(PoolName, Option<Summary>)]) -> prometheus::Result<String> {
@@ -76,14 +73,15 @@ impl Gauges {
         for (gauge, value) in &self.numbers {
             gauge.with_label_values(&[name]).set(value(summary));
         }
-        for phase in [Phase::Empty, Phase::Steady, Phase::Staged, Phase::Promoted] {
+        for phase in Phase::ALL {
             self.phase.with_label_values(&[name, phase.as_str()]).set(flag(phase == summary.status.phase));
         }
-        for gate in GATES {
-            self.blocked.with_label_values(&[name, gate]).set(flag(summary.status.blocked_by.as_deref() == Some(gate)));
+        for gate in BlockedBy::ALL {
+            let is_closed = summary.status.blocked_by == Some(gate.into());
+            self.blocked.with_label_values(&[name, gate.as_str()]).set(flag(is_closed));
         }
         for (state, nodes) in &summary.states {
-            self.nodes.with_label_values(&[name, state]).set(count(*nodes));
+            self.nodes.with_label_values(&[name, state.as_str()]).set(count(*nodes));
         }
     }
 

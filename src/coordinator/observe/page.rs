@@ -3,6 +3,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::pool::Summary;
+use tfo_model::fleet::BlockedBy;
 use tfo_model::ids::PoolName;
 use tfo_model::state::SlotPrint;
 use tfo_wire::v1::fleet::PoolStatus;
@@ -98,8 +99,8 @@ fn waits(status: &PoolStatus) -> Markup {
     let names: Vec<&str> = status.waiting_for.iter().take(NAMES_MAX).map(|node| node.as_str()).collect();
     let more = status.waiting_for.len().saturating_sub(NAMES_MAX);
     html! {
-        @match status.blocked_by.as_deref() {
-            Some("frozen") => span.alert { "frozen: the store was restored; tfoctl recover" },
+        @match &status.blocked_by {
+            Some(gate) if *gate == BlockedBy::Frozen => span.alert { "frozen: the store was restored; tfoctl recover" },
             Some(gate) => (gate),
             None => "nothing",
         }

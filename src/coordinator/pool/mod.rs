@@ -112,7 +112,7 @@ pub struct Summary {
     /// What operators see.
     pub status: PoolStatus,
     /// How many nodes are in which state; every state is there.
-    pub states: BTreeMap<String, usize>,
+    pub states: BTreeMap<tfo_model::fleet::NodeState, usize>,
     /// Requests that are held until there is something new.
     pub held: usize,
     /// How many nodes hold which keys, most first.
@@ -293,11 +293,6 @@ impl Shared {
     fn store_is_good(&self) {
         self.good_at_ms.store(self.now_ms(), Ordering::Release);
     }
-}
-
-/// The snake-case name of a unit variant, as the audit log and the API have it.
-pub(super) fn snake_name(name: &impl serde::Serialize) -> String {
-    work::snake(name)
 }
 
 /// Pools by name.

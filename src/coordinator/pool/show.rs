@@ -4,32 +4,19 @@ use std::collections::BTreeMap;
 
 use super::Summary;
 use super::driver::Driver;
-use super::work::snake;
-use tfo_engine::convergence::{Barrier, NodeState, node_state, recoverable};
+use tfo_engine::convergence::{Barrier, node_state, recoverable};
 use tfo_engine::rollout::document::{Expect, Hold, PoolKey, Slots, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{BlockedBy, Input, Now, Step};
-use tfo_engine::rollout::record::{Exclusion, NodeRecord, Standing};
+use tfo_engine::rollout::record::{NodeRecord, Standing};
 use tfo_engine::rollout::wave::is_opened;
 use tfo_host::runtime::clock;
+use tfo_model::fleet::NodeState;
 use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
 use tfo_model::state::SlotPrints;
 use tfo_wire::v1::fleet::{Expected, FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
 use tfo_wire::v1::sync::KeySource;
-
-/// Every state that a node can be in.
-const STATES: [NodeState; 9] = [
-    NodeState::Converged,
-    NodeState::Straggler,
-    NodeState::Silent,
-    NodeState::Drifted,
-    NodeState::Excluded,
-    NodeState::Denied,
-    NodeState::Failed,
-    NodeState::OneSlot,
-    NodeState::Reporting,
-];
 
 impl Driver {
     /// What the next tick would wait for, so that what is shown fits what has been heard since the last one.
@@ -83,15 +70,14 @@ impl Driver {
             primary: slots.map(|slots| slots.primary.shown()),
             backup: slots.and_then(|slots| slots.backup).map(PoolKey::shown),
             paused: document.paused.is_some(),
-            hold: document.hold.as_ref().map(|hold| hold_name(hold).to_owned()),
+            hold: document.hold.as_ref().map(|hold| hold.reason().into()),
             expect: document.hold.as_ref().and_then(expected),
             required: barrier.required,
             converged: barrier.required - barrier.waiting_for.len(),
             reporting: snapshot.nodes.values().filter(|record| record.is_known() && record.only_reports()).count(),
             waiting_for: wait.map(|wait| wait.waiting_for.clone()).unwrap_or_default(),
             next_at: wait.and_then(|wait| wait.next_at),
-            blocked_by: if frozen { Some(BlockedBy::Frozen) } else { wait.map(|wait| wait.blocked_by) }
-                .map(|blocked_by| snake(&blocked_by)),
+            blocked_by: if frozen { Some(BlockedBy::Frozen) } else { wait.map(|wait| wait.blocked_by) }.map(Into::into),
             since: document.since,
             waves: match &document.stage {
                 Stage::Promoted { wave, .. } => Some(Waves { opened: wave.opened + 1, of: wave.rules.len() }),
@@ -126,9 +112,9 @@ impl Driver {
 
     /// The pool at a glance.
     pub(super) fn summary(&self) -> Summary {
-        let mut states: BTreeMap<String, usize> = STATES.iter().map(|state| (snake(state), 0)).collect();
+        let mut states: BTreeMap<NodeState, usize> = NodeState::ALL.into_iter().map(|state| (state, 0)).collect();
         for (node, record) in self.known() {
-            *states.entry(snake(&self.state_of(node, record))).or_default() += 1;
+            *states.entry(self.state_of(node, record)).or_default() += 1;
         }
         Summary { status: self.status(), states, held: self.waiting.len(), fingerprints: self.fingerprints() }
     }
@@ -162,19 +148,19 @@ impl Driver {
         let described = self.described.get(node);
         NodeStatus {
             node: node.clone(),
-            state: snake(&self.state_of(node, record)),
+            state: self.state_of(node, record).into(),
             generation: report.and_then(|report| report.fence.as_ref()).map(|fence| fence.generation),
             primary: holds.map(|holds| holds.primary),
             backup: holds.and_then(|holds| holds.backup),
             last_report_at: record.last_report_at,
             behind_since: self.behind.get(node).copied(),
-            source: report.map_or(KeySource::Coordinator, |report| report.source),
+            source: report.map_or(KeySource::Coordinator, |report| report.source).into(),
             error: described.and_then(|described| described.error.clone()),
             kernel: described.map(|described| described.kernel.clone()),
             agent: described.map(|described| described.agent.clone()),
             tcp_fastopen: described.and_then(|described| described.tcp_fastopen),
             excluded: match record.standing {
-                Standing::Excluded(exclusion) => exclusion_name(exclusion).map(str::to_owned),
+                Standing::Excluded(exclusion) => exclusion.reason().map(Into::into),
                 Standing::Admitted => None,
             },
         }
@@ -200,23 +186,6 @@ fn expected(hold: &Hold) -> Option<Expected> {
     match hold {
         Hold::FirstKey { expect: Expect::Number(number) } => Some(Expected::Number(*number)),
         Hold::FirstKey { expect: Expect::Names(names) } => Some(Expected::Names(names.clone())),
-        _ => None,
-    }
-}
-
-fn hold_name(hold: &Hold) -> &'static str {
-    match hold {
-        Hold::Aborted => "aborted",
-        Hold::FirstKey { .. } => "first_key",
-        Hold::Recovered => "recovered",
-    }
-}
-
-fn exclusion_name(exclusion: Exclusion) -> Option<&'static str> {
-    match exclusion {
-        Exclusion::Absent => Some("absent"),
-        Exclusion::LeftBehind => Some("left_behind"),
-        Exclusion::Operator { .. } => Some("operator"),
-        Exclusion::Forgotten | Exclusion::Denied => None,
+        Hold::Aborted | Hold::Recovered => None,
     }
 }

@@ -10,7 +10,7 @@ use super::driver::{Ack, Driver, Next};
 use super::waiting::{NotTold, Reply, Until};
 use super::{Asked, GivenKeys, Message, NotDone, StoreDown, Wanted};
 use tfo_engine::convergence::recoverable;
-use tfo_engine::rollout::document::{Expect, PoolKey, Slots};
+use tfo_engine::rollout::document::{AuditEntry, Expect, PoolKey, Slots};
 use tfo_engine::rollout::input::{BlockedBy, Command, Input, Order, Reason, Refused, Step, Wait};
 use tfo_engine::rollout::record::{NodeRecord, RecordChange, Report};
 use tfo_engine::rollout::sync::{Answer, Recording, Sync, record};
@@ -188,10 +188,9 @@ impl Driver {
             let audit = proposal.audit.clone();
             match self.commit(proposal, &given) {
                 Ok(()) => {
-                    let action = snake(&audit.action);
                     let pool = self.book.pool().clone();
-                    let (revision, generation, phase) = (audit.revision, audit.generation, audit.phase);
-                    return Ok(Done { pool, revision, generation, phase, action, nodes: audit.nodes });
+                    let AuditEntry { revision, generation, phase, action, nodes, .. } = audit;
+                    return Ok(Done { pool, revision, generation, phase, action: action.into(), nodes });
                 }
                 Err(CommitError::Conflict { .. } | CommitError::RecordConflict { .. }) => {}
                 Err(CommitError::Store(error)) if error.outcome_is_open() => return Err(NotDone::OutcomeOpen),
@@ -254,12 +253,6 @@ pub(super) fn wait_of(refused: &Refused) -> Wait {
         _ => (BlockedBy::Held, Vec::new()),
     };
     Wait { blocked_by, waiting_for, next_at: None }
-}
-
-/// The name that the audit log has, and the API shows.
-pub(super) fn snake(name: &impl serde::Serialize) -> String {
-    let value = serde_json::to_value(name).ok();
-    value.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
 }
 
 /// Whether a barrier could see a difference: an ack that only says "still here" may wait for others.

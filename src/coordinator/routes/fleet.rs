@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::request::check_reason;
 use super::{Api, FromOperator, FromReader, ReadPool};
-use crate::pool::{Asked, GivenKeys, NotDone, Pool, Wanted, snake_name};
+use crate::pool::{Asked, GivenKeys, NotDone, Pool, Wanted};
 use crate::server::{JsonBody, Refusal};
 use tfo_engine::rollout::document::{Actor, AuditEntry, Expect};
 use tfo_engine::rollout::input::{Command, Force, Order, Reason, RevokeKeys};
@@ -94,7 +94,7 @@ fn line(entry: AuditEntry) -> AuditLine {
             Actor::Engine => None,
             Actor::Operator(name) => Some(name),
         },
-        action: snake_name(&entry.action),
+        action: entry.action.into(),
         nodes: entry.nodes,
         reason: entry.reason,
     }
@@ -125,7 +125,7 @@ impl Ordered {
             // The commit itself was logged by the driver.
             Ok(_) => metrics.command_ended(pool, "done"),
             Err((kind, message)) => {
-                metrics.command_ended(pool, &snake_name(kind));
+                metrics.command_ended(pool, kind.as_str());
                 tracing::info!(
                     %pool,
                     request_id = %self.from.id,

@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 
 use super::request::sync_of;
 use super::{Api, FromNode};
-use crate::pool::{Held, NotTold, Pool, Told, Until, snake_name};
+use crate::pool::{Held, NotTold, Pool, Told, Until};
 use crate::server::{Draining, JsonBody, Refusal};
 use tfo_engine::rollout::sync::SyncRefused;
 use tfo_wire::error::ErrorKind;
@@ -45,7 +45,7 @@ pub(super) async fn sync(
         Ok(Some(_)) => api.metrics.sync_answered(pool, "told"),
         Ok(None) => api.metrics.sync_answered(pool, "nothing"),
         Err(refusal) => {
-            api.metrics.sync_answered(pool, &snake_name(&refusal.kind()));
+            api.metrics.sync_answered(pool, refusal.kind().as_str());
             log(&from, refusal);
         }
     }

@@ -15,6 +15,7 @@ use super::failure::{failed, not_answered, unknown_outcome};
 use crate::report::Failure;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
+use tfo_model::fleet::Action;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
 use tfo_wire::v1::fleet::{Audit, AuditLine, Done, Nodes, PoolStatus, Pools};
@@ -53,7 +54,7 @@ pub(super) struct Order<'a, B> {
     /// Its revision as the operator saw it.
     pub(super) seen: Revision,
     /// What the audit log calls it.
-    pub(super) action: &'a str,
+    pub(super) action: Action,
     /// What the operator said.
     pub(super) reason: &'a str,
 }

@@ -13,6 +13,7 @@ use crate::plain::{names, plain};
 use crate::report::{Failure, Outcome, Report};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
+use tfo_model::fleet::{Action, BlockedBy, HoldReason, NodeState};
 use tfo_model::ids::NodeId;
 use tfo_model::state::Phase;
 use tfo_model::time::span_text;
@@ -54,13 +55,13 @@ pub(super) enum End {
 
 /// Whether it has ended, by the pool's state, its audit log since the start, and (for [`Goal::Given`] by name) its nodes.
 pub(super) fn judge(goal: &Goal, status: &PoolStatus, since: &[AuditLine], nodes: &[NodeStatus]) -> Option<End> {
-    if status.blocked_by.as_deref() == Some("frozen") {
+    if status.blocked_by == Some(BlockedBy::Frozen.into()) {
         return Some(End::Held("frozen: the coordinator's store is older than its fleet".to_owned()));
     }
-    let did = |action: &str| since.iter().find(|line| line.action == action);
+    let did = |action: Action| since.iter().find(|line| line.action == action);
     let all_acked = status.waiting_for.is_empty() && status.converged == status.required;
     let reached = match goal {
-        Goal::Settled => did("settle").is_some(),
+        Goal::Settled => did(Action::Settle).is_some(),
         Goal::DrivenOut => status.phase == Phase::Steady && status.revoking.is_empty() && all_acked,
         Goal::Given(asked) => {
             let expect = expected(status, asked.as_ref());
@@ -68,14 +69,14 @@ pub(super) fn judge(goal: &Goal, status: &PoolStatus, since: &[AuditLine], nodes
         }
     };
     // An abort that comes after the end is of another rotation.
-    if reached && (*goal != Goal::DrivenOut || did("abort").is_none()) {
+    if reached && (*goal != Goal::DrivenOut || did(Action::Abort).is_none()) {
         return Some(End::Reached);
     }
-    if let Some(line) = did("abort") {
+    if let Some(line) = did(Action::Abort) {
         return Some(End::Aborted { by: line.operator.clone(), reason: line.reason.clone() });
     }
     match (&status.hold, goal) {
-        (Some(hold), Goal::Settled) if status.phase == Phase::Steady => Some(End::Held(hold.clone())),
+        (Some(hold), Goal::Settled) if status.phase == Phase::Steady => Some(End::Held(hold.to_string())),
         _ => None,
     }
 }
@@ -90,7 +91,7 @@ fn are_here(expect: Option<&Expected>, status: &PoolStatus, nodes: &[NodeStatus]
         None => true,
         Some(Expected::Number(number)) => status.required >= *number,
         Some(Expected::Names(names)) => {
-            names.iter().all(|name| nodes.iter().any(|node| node.node == *name && node.state == "converged"))
+            names.iter().all(|name| nodes.iter().any(|node| node.node == *name && node.state == NodeState::Converged))
         }
     }
 }
@@ -153,19 +154,23 @@ impl Report for Followed {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let (pool, elapsed) = (&self.done.pool, span_text(self.elapsed_secs));
         match &self.end {
-            End::Reached => write!(out, "{} in pool {pool}: done after {elapsed}", plain(&self.done.action))?,
+            End::Reached => write!(out, "{} in pool {pool}: done after {elapsed}", plain(self.done.action.as_str()))?,
             End::Aborted { by, reason } => {
                 let by = by.as_ref().map_or_else(|| "the coordinator".to_owned(), ToString::to_string);
-                write!(out, "{} in pool {pool}: aborted by {by}", plain(&self.done.action))?;
+                write!(out, "{} in pool {pool}: aborted by {by}", plain(self.done.action.as_str()))?;
                 if !reason.is_empty() {
                     write!(out, " (\"{}\")", plain(reason))?;
                 }
             }
             End::Held(why) => {
-                write!(out, "{} in pool {pool}: does not go on: {}", plain(&self.done.action), plain(why))?;
+                write!(out, "{} in pool {pool}: does not go on: {}", plain(self.done.action.as_str()), plain(why))?;
             }
             End::TimeOver => {
-                write!(out, "{} in pool {pool}: not converged after {elapsed}; it goes on", plain(&self.done.action))?;
+                write!(
+                    out,
+                    "{} in pool {pool}: not converged after {elapsed}; it goes on",
+                    plain(self.done.action.as_str())
+                )?;
             }
         }
         let Some(status) = &self.status else { return writeln!(out) };
@@ -174,7 +179,7 @@ impl Report for Followed {
         if self.end != End::Reached && !status.waiting_for.is_empty() {
             writeln!(out, "waits for {}: {}", status.waiting_for.len(), names(&status.waiting_for))?;
         }
-        if status.hold.as_deref() == Some("first_key") {
+        if status.hold == Some(HoldReason::FirstKey.into()) {
             writeln!(out, "it holds: `tfoctl resume` lets rotations begin")?;
         }
         Ok(())
@@ -302,14 +307,14 @@ mod tests {
         serde_json::from_value(text).unwrap()
     }
 
-    fn line(action: &str, operator: Option<&str>) -> AuditLine {
+    fn line(action: Action, operator: Option<&str>) -> AuditLine {
         AuditLine {
             at: clock::now(),
             revision: Revision::new(9),
             generation: Generation::new(4),
             phase: Phase::Steady,
             operator: operator.map(|name| name.parse().unwrap()),
-            action: action.to_owned(),
+            action: action.into(),
             nodes: std::collections::BTreeSet::new(),
             reason: "why".to_owned(),
         }
@@ -317,23 +322,24 @@ mod tests {
 
     #[test]
     fn a_rotation_ends_settled_aborted_or_held() {
-        let on_the_way = [line("promote", None), line("open_wave", None)];
+        let on_the_way = [line(Action::Promote, None), line(Action::OpenWave, None)];
         assert_eq!(judge(&Goal::Settled, &status(Phase::Promoted, 3), &on_the_way, &[]), None);
-        let settled = [line("promote", None), line("settle", None)];
+        let settled = [line(Action::Promote, None), line(Action::Settle, None)];
         assert_eq!(judge(&Goal::Settled, &status(Phase::Steady, 3), &settled, &[]), Some(End::Reached));
         // Also if the next one has begun meanwhile, and was aborted.
-        let more = [line("settle", None), line("stage", None), line("abort", Some("ops2"))];
+        let more = [line(Action::Settle, None), line(Action::Stage, None), line(Action::Abort, Some("ops2"))];
         assert_eq!(judge(&Goal::Settled, &status(Phase::Steady, 3), &more, &[]), Some(End::Reached));
         let by = Some("ops2".parse().unwrap());
         let aborted = End::Aborted { by, reason: "why".to_owned() };
-        let lines = [line("promote", None), line("abort", Some("ops2"))];
+        let lines = [line(Action::Promote, None), line(Action::Abort, Some("ops2"))];
         assert_eq!(judge(&Goal::Settled, &status(Phase::Steady, 0), &lines, &[]), Some(aborted));
-        let held = PoolStatus { hold: Some("aborted".to_owned()), ..status(Phase::Steady, 0) };
+        let held = PoolStatus { hold: Some(HoldReason::Aborted.into()), ..status(Phase::Steady, 0) };
         assert_eq!(judge(&Goal::Settled, &held, &[], &[]), Some(End::Held("aborted".to_owned())));
-        let frozen = PoolStatus { blocked_by: Some("frozen".to_owned()), ..status(Phase::Staged, 3) };
+        let frozen = PoolStatus { blocked_by: Some(BlockedBy::Frozen.into()), ..status(Phase::Staged, 3) };
         assert!(matches!(judge(&Goal::Settled, &frozen, &[], &[]), Some(End::Held(_))));
         // A pause is somebody's to end; it is waited for.
-        let paused = PoolStatus { paused: true, blocked_by: Some("paused".to_owned()), ..status(Phase::Staged, 3) };
+        let paused =
+            PoolStatus { paused: true, blocked_by: Some(BlockedBy::Paused.into()), ..status(Phase::Staged, 3) };
         assert_eq!(judge(&Goal::Settled, &paused, &[], &[]), None);
     }
 
@@ -346,7 +352,7 @@ mod tests {
         assert_eq!(judge(&goal, &status(Phase::Steady, 2), &[], &[]), None, "one still holds it");
         assert_eq!(judge(&goal, &status(Phase::Promoted, 3), &[], &[]), None);
         assert_eq!(judge(&goal, &status(Phase::Steady, 3), &[], &[]), Some(End::Reached));
-        let forced = [line("abort", Some("ops2"))];
+        let forced = [line(Action::Abort, Some("ops2"))];
         assert!(matches!(judge(&goal, &status(Phase::Steady, 3), &forced, &[]), Some(End::Aborted { .. })));
     }
 

@@ -14,6 +14,7 @@ use crate::host::key_file;
 use crate::plain::{count_of_nodes, names};
 use crate::report::{Failure, Format, Outcome};
 use tfo_crypto::fingerprint::pair_print;
+use tfo_model::fleet::{Action, BlockedBy};
 use tfo_model::ids::NodeId;
 use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::problem::Problem;
@@ -128,7 +129,7 @@ pub fn import(arguments: &ImportArgs, format: Format) -> Result<Outcome, Failure
             method: Method::POST,
             path: "/import".to_owned(),
             body: Some(&body),
-            action: "import",
+            action: Action::Import,
             reason: &arguments.order.reason,
             plan,
             weight: Weight::Heavy,
@@ -170,7 +171,7 @@ pub fn recover(arguments: &RecoverArgs, format: Format) -> Result<Outcome, Failu
             method: Method::POST,
             path: "/recover".to_owned(),
             body: Some(&body),
-            action: "recover",
+            action: Action::Recover,
             reason: &arguments.order.reason,
             plan,
             weight: Weight::Heavy,
@@ -186,7 +187,7 @@ fn choose(status: &PoolStatus, primary: Option<KeyFingerprint>) -> Result<SlotPa
     match &found[..] {
         [only] => Ok(**only),
         [] if status.recoverable.is_empty() => {
-            let (message, remedy) = if status.blocked_by.as_deref() == Some("frozen") {
+            let (message, remedy) = if status.blocked_by == Some(BlockedBy::Frozen.into()) {
                 ("no node that was heard reports keys that could be taken over", "wait until the nodes have reported")
             } else {
                 ("the pool is not frozen: there is nothing to recover", "see `tfoctl pools`")

@@ -10,6 +10,7 @@ use super::consent::{ConsentArgs, Plan, Weight};
 use super::steps::{Prepared, carry_out};
 use crate::report::{Failure, Format, Outcome};
 use tfo_host::runtime::clock;
+use tfo_model::fleet::Action;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::Problem;
 use tfo_model::time::parse_span;
@@ -63,7 +64,7 @@ pub fn exclude(arguments: &ExcludeArgs, format: Format) -> Result<Outcome, Failu
             .line("if it still serves, its clients may lose TFO while the others rotate")
             .line("its first contact after that admits it again");
         let body = NodeRequest { action: NodeAction::Exclude { until }, reason: node.order.reason.clone() };
-        let prepared = node.put("exclude", &body, plan);
+        let prepared = node.put(Action::Exclude, &body, plan);
         carry_out(&connection, &seen.status, prepared, &node.consent, format).await
     })
 }
@@ -84,7 +85,7 @@ pub fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
             )
             .line("its certificate stays valid: revoke that too (`tfoctl pki revoke`)");
         let body = NodeRequest { action: NodeAction::Deny, reason: arguments.order.reason.clone() };
-        let prepared = arguments.put("deny", &body, plan);
+        let prepared = arguments.put(Action::Deny, &body, plan);
         carry_out(&connection, &seen.status, prepared, &arguments.consent, format).await
     })
 }
@@ -105,7 +106,7 @@ pub fn forget(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> 
             method: Method::DELETE,
             path: format!("/nodes/{}?reason={}", arguments.node, query_value(&arguments.order.reason)),
             body: None,
-            action: "forget",
+            action: Action::Forget,
             reason: &arguments.order.reason,
             plan,
             weight: Weight::Heavy,
@@ -146,7 +147,7 @@ fn unknown(node: &NodeId, pool: &PoolName) -> Failure {
 }
 
 impl NodeArgs {
-    fn put<'a>(&'a self, action: &'static str, body: &'a NodeRequest, plan: Plan) -> Prepared<'a, NodeRequest> {
+    fn put<'a>(&'a self, action: Action, body: &'a NodeRequest, plan: Plan) -> Prepared<'a, NodeRequest> {
         Prepared {
             method: Method::PUT,
             path: format!("/nodes/{}", self.node),

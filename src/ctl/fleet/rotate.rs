@@ -15,7 +15,9 @@ use super::shown::{gate, slot};
 use crate::plain::{count_of_nodes, names};
 use crate::report::{Failure, Format, Outcome, deliver, deliver_as};
 use tfo_model::count::Epoch;
+use tfo_model::fleet::{Action, BlockedBy};
 use tfo_model::ids::NodeId;
+use tfo_model::named::Named;
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_model::time::parse_span;
@@ -79,9 +81,9 @@ pub fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, Failure
         let pool = connection.pool().await?;
         let status = connection.fleet.status(&pool).await?;
         let (mode, plan, action) = match (arguments.first, arguments.mode) {
-            (true, _) => (RotationMode::First, arguments.first_plan(&status, expect.as_ref()), "first_key"),
-            (false, Mode::Normal) => (RotationMode::Normal, normal_plan(&status), "stage"),
-            (false, Mode::Revoke) => (RotationMode::Revoke, arguments.revoke_plan(&status), "revoke"),
+            (true, _) => (RotationMode::First, arguments.first_plan(&status, expect.as_ref()), Action::FirstKey),
+            (false, Mode::Normal) => (RotationMode::Normal, normal_plan(&status), Action::Stage),
+            (false, Mode::Revoke) => (RotationMode::Revoke, arguments.revoke_plan(&status), Action::Revoke),
         };
         // A first key replaces what every node holds, as an import does.
         let is_heavy = arguments.force || mode != RotationMode::Normal;
@@ -185,8 +187,8 @@ fn normal_plan(status: &PoolStatus) -> Plan {
             "{} are required; each step waits until all of them have acknowledged",
             count_of_nodes(status.required)
         ));
-    match (status.phase, status.blocked_by.as_deref()) {
-        (Phase::Steady, None | Some("schedule")) => plan,
+    match (status.phase, &status.blocked_by) {
+        (Phase::Steady, None | Some(Named::Known(BlockedBy::Schedule))) => plan,
         (Phase::Steady, Some(closed)) => plan.line(format!("now it would be refused or wait: {}", gate(closed))),
         (phase, _) => plan.line(format!("now it would be refused: the pool is {}", phase.as_str())),
     }

@@ -7,11 +7,13 @@ use crate::plain::{count_of_nodes, names, plain};
 use crate::report::Report;
 use crate::table::Table;
 use tfo_host::runtime::clock;
+use tfo_model::fleet::{BlockedBy, NodeState};
 use tfo_model::key::PairPrint;
+use tfo_model::named::Named;
+use tfo_model::node::KeySource;
 use tfo_model::state::SlotPrint;
 use tfo_model::time::{UnixTime, span_text};
 use tfo_wire::v1::fleet::{AuditLine, Done, FingerprintCount, NodeStatus, PoolStatus, Pools};
-use tfo_wire::v1::sync::KeySource;
 
 /// Most nodes of one state that are listed without `--all`.
 const BEHIND_SHOWN_MAX: usize = 20;
@@ -26,18 +28,18 @@ pub(super) fn slot(slot: Option<SlotPrint>) -> String {
 }
 
 /// What a closed gate waits for, in words.
-pub(super) fn gate(blocked_by: &str) -> String {
+pub(super) fn gate(blocked_by: &Named<BlockedBy>) -> String {
     let words = match blocked_by {
-        "schedule" => "the next rotation is not due",
-        "barrier" => "nodes have not acknowledged",
-        "drain" => "clients still come with the old key's cookies",
-        "health" => "the wave is being watched",
-        "absent" => "nodes are absent",
-        "expected_nodes" => "fewer nodes than expected",
-        "paused" => "paused: resume it",
-        "held" => "held: resume it",
-        "frozen" => "frozen: the store is older than the fleet; recover it",
-        other => return plain(other),
+        Named::Known(BlockedBy::Schedule) => "the next rotation is not due",
+        Named::Known(BlockedBy::Barrier) => "nodes have not acknowledged",
+        Named::Known(BlockedBy::Drain) => "clients still come with the old key's cookies",
+        Named::Known(BlockedBy::Health) => "the wave is being watched",
+        Named::Known(BlockedBy::Absent) => "nodes are absent",
+        Named::Known(BlockedBy::ExpectedNodes) => "fewer nodes than expected",
+        Named::Known(BlockedBy::Paused) => "paused: resume it",
+        Named::Known(BlockedBy::Held) => "held: resume it",
+        Named::Known(BlockedBy::Frozen) => "frozen: the store is older than the fleet; recover it",
+        Named::Unknown(later) => return plain(later.as_str()),
     };
     words.to_owned()
 }
@@ -58,7 +60,7 @@ impl Report for Pools {
                 slot(pool.primary),
                 slot(pool.backup),
                 format!("{}/{}", pool.converged, pool.required),
-                pool.blocked_by.clone().unwrap_or_else(|| "-".to_owned()),
+                pool.blocked_by.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
                 pool.next_at.map_or_else(|| "-".to_owned(), |at| at.to_string()),
             ]);
         }
@@ -70,14 +72,14 @@ impl Report for Pools {
 /// What the table has no column for, each on a line that names the pool.
 pub(super) fn remarks(pool: &PoolStatus) -> Vec<String> {
     let mut said = Vec::new();
-    if let Some(gate_kind) = pool.blocked_by.as_deref().filter(|gate| *gate != "schedule") {
-        said.push(gate(gate_kind));
+    if let Some(closed) = pool.blocked_by.as_ref().filter(|gate| **gate != BlockedBy::Schedule) {
+        said.push(gate(closed));
     }
     if !pool.waiting_for.is_empty() {
         said.push(format!("waits for {}", names(&pool.waiting_for)));
     }
     if let Some(hold) = &pool.hold {
-        said.push(format!("held since {}: {}", pool.since, plain(hold)));
+        said.push(format!("held since {}: {}", pool.since, plain(hold.as_str())));
     }
     if !pool.revoking.is_empty() {
         said.push(format!("drives out {}", names(pool.revoking.iter().map(|key| slot(Some(*key))))));
@@ -103,7 +105,19 @@ pub(super) fn remarks(pool: &PoolStatus) -> Vec<String> {
 
 /// Whether a node is as it should be.
 fn is_fine(node: &NodeStatus) -> bool {
-    node.error.is_none() && matches!(node.state.as_str(), "converged" | "reporting" | "one_slot")
+    let is_good = match &node.state {
+        Named::Known(NodeState::Converged | NodeState::Reporting | NodeState::OneSlot) => true,
+        Named::Known(
+            NodeState::Straggler
+            | NodeState::Silent
+            | NodeState::Drifted
+            | NodeState::Excluded
+            | NodeState::Denied
+            | NodeState::Failed,
+        )
+        | Named::Unknown(_) => false,
+    };
+    is_good && node.error.is_none()
 }
 
 /// Which of the nodes are listed one by one.
@@ -169,7 +183,7 @@ fn write_table(out: &mut dyn Write, nodes: &[&NodeStatus]) -> io::Result<()> {
         let why = [node.excluded.as_ref().map(|why| format!("excluded: {why}")), node.error.clone()];
         table.row([
             node.node.to_string(),
-            node.state.clone(),
+            node.state.to_string(),
             dash(node.generation.map(|generation| generation.to_string())),
             slot(node.primary),
             slot(node.backup),
@@ -211,7 +225,7 @@ impl Report for Done {
         write!(
             out,
             "{}: done in pool {pool}; generation {generation}, {}, revision {revision}",
-            plain(action),
+            plain(action.as_str()),
             phase.as_str()
         )?;
         if nodes.is_empty() { writeln!(out) } else { writeln!(out, "; {}", names(nodes)) }
@@ -227,7 +241,7 @@ pub(super) fn audit_line(line: &AuditLine) -> String {
         line.revision,
         line.generation,
         line.phase.as_str(),
-        plain(&line.action)
+        plain(line.action.as_str())
     );
     if !line.nodes.is_empty() {
         text += &format!("  [{}]", names(&line.nodes));

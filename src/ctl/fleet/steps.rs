@@ -10,6 +10,7 @@ use super::consent::{Agreed, ConsentArgs, Plan, Weight};
 use super::shown::slot;
 use crate::plain::{count_of_nodes, names};
 use crate::report::{Failure, Format, Outcome, deliver};
+use tfo_model::fleet::Action;
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_wire::v1::fleet::{AdvanceRequest, Command, PoolStatus};
@@ -63,7 +64,7 @@ pub(super) struct Prepared<'a, B> {
     pub(super) path: String,
     pub(super) body: Option<&'a B>,
     /// What the audit log calls it.
-    pub(super) action: &'static str,
+    pub(super) action: Action,
     pub(super) reason: &'a str,
     pub(super) plan: Plan,
     pub(super) weight: Weight,
@@ -105,7 +106,7 @@ pub fn pause(arguments: &StepArgs, format: Format) -> Result<Outcome, Failure> {
             .line("nodes keep the keys that they are told now; nothing else changes");
         // Whatever happened since it was looked at: to stop must always be possible, so it carries no revision.
         let body = Command { reason: arguments.order.reason.clone(), force: false, if_revision: None };
-        let prepared = step("pause", &body, plan, Weight::Light);
+        let prepared = step(Action::Pause, &body, plan, Weight::Light);
         carry_out(&connection, &status, prepared, &dry(arguments), format).await
     })
 }
@@ -132,7 +133,7 @@ pub fn resume(arguments: &ResumeArgs, format: Format) -> Result<Outcome, Failure
         let weight = if arguments.force { Weight::Heavy } else { Weight::Light };
         let force = arguments.force;
         let body = Command { reason: arguments.order.reason.clone(), force, if_revision: Some(status.revision) };
-        let prepared = step("resume", &body, plan, weight);
+        let prepared = step(Action::Resume, &body, plan, weight);
         carry_out(&connection, &status, prepared, &arguments.consent, format).await
     })
 }
@@ -169,7 +170,8 @@ pub fn abort(arguments: &AbortArgs, format: Format) -> Result<Outcome, Failure> 
             force: arguments.force,
             if_revision: Some(status.revision),
         };
-        carry_out(&connection, &status, step("abort", &body, plan, Weight::Heavy), &arguments.consent, format).await
+        carry_out(&connection, &status, step(Action::Abort, &body, plan, Weight::Heavy), &arguments.consent, format)
+            .await
     })
 }
 
@@ -205,7 +207,7 @@ pub fn advance(arguments: &AdvanceArgs, format: Format) -> Result<Outcome, Failu
             method: Method::POST,
             path: "/advance".to_owned(),
             body: Some(&body),
-            action: "advance",
+            action: Action::Advance,
             reason: &arguments.order.reason,
             plan,
             weight: Weight::Heavy,
@@ -215,7 +217,7 @@ pub fn advance(arguments: &AdvanceArgs, format: Format) -> Result<Outcome, Failu
 }
 
 /// `POST …/{action}` with what every command carries.
-fn step<'a>(action: &'static str, body: &'a Command, plan: Plan, weight: Weight) -> Prepared<'a, Command> {
+fn step<'a>(action: Action, body: &'a Command, plan: Plan, weight: Weight) -> Prepared<'a, Command> {
     Prepared {
         method: Method::POST,
         path: format!("/{action}"),

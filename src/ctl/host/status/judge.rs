@@ -16,8 +16,6 @@ use tfo_wire::status::State;
 
 /// How late a change may be made where no schedule says more, in seconds: a poll of the agent, and its retry.
 const LATE_SECS: u64 = 60;
-/// Sources whose keys depend on the clock.
-const CLOCK_SOURCES: [&str; 2] = ["derive", "random"];
 
 /// Whether an agent in the middle of a pass may have caused it, so that a second look is worth while.
 pub(super) fn may_pass(problem: &Problem) -> bool {
@@ -178,7 +176,7 @@ fn bits(seen: &NamespaceFacts) -> Option<Problem> {
 }
 
 fn clock(facts: &Facts) -> Option<Problem> {
-    let reported = facts.reported().map(|status| status.source.as_str());
-    let source = reported.or(facts.record().map(|record| record.source.as_str()))?;
-    CLOCK_SOURCES.contains(&source).then(|| clock_unsynchronised(facts.host.clock_synchronised)).flatten()
+    let reported = facts.reported().map(|status| &status.source);
+    let source = reported.or(facts.record().map(|record| &record.source))?.known()?;
+    source.uses_clock().then(|| clock_unsynchronised(facts.host.clock_synchronised)).flatten()
 }

@@ -3,7 +3,8 @@
 use super::super::record::Exclusion;
 use super::super::sync::{Answer, PoolView, Recording, Sync, SyncRefused, answer, record};
 use super::*;
-use crate::convergence::{Barrier, NodeState, common_foreign_key, conflict, node_state, recoverable};
+use crate::convergence::{Barrier, common_foreign_key, conflict, node_state, recoverable};
+use tfo_model::fleet::NodeState;
 use tfo_model::node::KeySource;
 
 fn sync(ordinal: u64, report: Report) -> Sync {
