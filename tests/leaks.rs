@@ -352,7 +352,7 @@ fn a_daemon_at_its_most_talkative_shows_no_key() {
         host.configure(&format!("[source]\nkind = \"file\"\npath = \"{FIRST}\"\n"));
         daemon.signal(rustix::process::Signal::HUP);
         let log = || std::fs::read_to_string(host.path("log")).unwrap();
-        daemon.until("the refusal", || log().contains("the old one goes on"));
+        daemon.until("the refusal", || log().contains("keeping the old one"));
         host.configure(config);
         host.write("etc/keys", SECOND, 0o400);
         daemon.until("it is ok", || status(&host).is_some_and(|status| status["state"] == "ok"));

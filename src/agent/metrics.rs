@@ -124,27 +124,27 @@ fn cannot_encode(error: &prometheus::Error) -> Problem {
 }
 
 fn encode(report: &PassReport, circumstances: Circumstances<'_>) -> prometheus::Result<String> {
-    let mut sheet = Sheet::new("tfo_agent_");
+    let mut sheet = Sheet::default();
     let about = [env!("CARGO_PKG_VERSION"), report.source.as_str()];
-    sheet.gauges("info", "The agent that wrote this.", ["version", "source"], [(about, 1.0)]);
+    sheet.gauges("tfo_agent_info", "The agent that wrote this.", ["version", "source"], [(about, 1.0)]);
     let states = State::ALL.map(|state| ([state.as_str()], flag(report.state() == state)));
-    sheet.gauges("state", "1 for the current state of ok, degraded and failed.", ["state"], states);
+    sheet.gauges("tfo_agent_state", "1 for the current state of ok, degraded and failed.", ["state"], states);
     let now = float(circumstances.now.secs());
-    sheet.gauge("last_pass_timestamp_seconds", "When the keys were last compared.", now);
+    sheet.gauge("tfo_agent_last_pass_timestamp_seconds", "When the keys were last compared.", now);
     let synchronised = circumstances.clock_synchronised.map(flag);
-    sheet.gauge("clock_synchronised", "1 if the kernel's clock is synchronised.", synchronised);
+    sheet.gauge("tfo_agent_clock_synchronised", "1 if the kernel's clock is synchronised.", synchronised);
     let held = report.held.as_ref();
     let installed_at = held.map(|held| float(held.installed_at.secs()));
-    sheet.gauge("installed_timestamp_seconds", "When the current keys were installed.", installed_at);
+    sheet.gauge("tfo_agent_installed_timestamp_seconds", "When the current keys were installed.", installed_at);
     let staged = held.map(|held| flag(held.phase == Phase::Staged));
-    sheet.gauge("staged", "1 while the backup is the next key.", staged);
+    sheet.gauge("tfo_agent_staged", "1 while the backup is the next key.", staged);
     let next_change_at = held.and_then(|held| held.next_change_at).map(|at| float(at.secs()));
-    sheet.gauge("next_change_timestamp_seconds", "When the keys change next.", next_change_at);
+    sheet.gauge("tfo_agent_next_change_timestamp_seconds", "When the keys change next.", next_change_at);
     if let Some(contact) = circumstances.contact {
         contact_metrics(contact, report, &mut sheet);
     }
     let repairs = "Keys that another program had changed, repaired.";
-    sheet.counter("drift_repairs_total", repairs, circumstances.drift_repairs);
+    sheet.counter("tfo_agent_drift_repairs_total", repairs, circumstances.drift_repairs);
     namespace_metrics(&report.namespaces, &mut sheet);
     sheet.encode(Vec::new())
 }
@@ -154,11 +154,11 @@ fn namespace_metrics(namespaces: &[NamespaceReport], sheet: &mut Sheet) {
         slots(namespace).map(|(slot, fingerprint)| ([namespace.namespace.name().to_owned(), slot, fingerprint], 1.0))
     });
     let labels = ["namespace", "slot", "fingerprint"];
-    sheet.gauges("key", "1 for each key that a kernel holds, by fingerprint.", labels, keys);
+    sheet.gauges("tfo_agent_key", "1 for each key that a kernel holds, by fingerprint.", labels, keys);
     let verified = namespaces.iter().map(|seen| ([seen.namespace.name()], flag(seen.verified)));
-    sheet.gauges("verified", "1 if the wanted keys were read back from the kernel.", ["namespace"], verified);
+    sheet.gauges("tfo_agent_verified", "1 if the wanted keys were read back from the kernel.", ["namespace"], verified);
     let bits = namespaces.iter().filter_map(|seen| Some(([seen.namespace.name()], f64::from(seen.bits?))));
-    sheet.gauges("tcp_fastopen", "net.ipv4.tcp_fastopen, a bit mask.", ["namespace"], bits);
+    sheet.gauges("tfo_agent_tcp_fastopen", "net.ipv4.tcp_fastopen, a bit mask.", ["namespace"], bits);
     // node_exporter exports no TCPFastOpen counter by default, so they are here.
     let read =
         |namespace: &Namespace| namespace.within(|| TfoCounters::read(Path::new(NETSTAT_PATH)).unwrap_or_default());
@@ -175,28 +175,33 @@ fn namespace_metrics(namespaces: &[NamespaceReport], sheet: &mut Sheet) {
 fn contact_metrics(contact: &Contact, report: &PassReport, sheet: &mut Sheet) {
     let counts = contact.counts();
     let standings = Standing::ALL.iter().map(|one| ([one.as_str()], flag(contact.standing() == *one)));
-    sheet.gauges("contact", "1 for the current state of the contact with the coordinators.", ["standing"], standings);
+    sheet.gauges(
+        "tfo_agent_contact",
+        "1 for the current state of the contact with the coordinators.",
+        ["standing"],
+        standings,
+    );
     let last_contact = counts.last_contact_at.map(|at| float(at.secs()));
-    sheet.gauge("last_contact_timestamp_seconds", "When a coordinator last answered.", last_contact);
+    sheet.gauge("tfo_agent_last_contact_timestamp_seconds", "When a coordinator last answered.", last_contact);
     let not_after = contact.certificate_not_after().map(|at| float(at.secs()));
-    sheet.gauge("certificate_expiry_timestamp_seconds", "Last second of the agent's certificate.", not_after);
-    sheet.counter("sync_answers_total", "Answers of coordinators.", counts.answers);
+    sheet.gauge("tfo_agent_certificate_expiry_timestamp_seconds", "Last second of the agent's certificate.", not_after);
+    sheet.counter("tfo_agent_sync_answers_total", "Answers of coordinators.", counts.answers);
     let errors = counts.errors.iter().map(|(kind, count)| ([*kind], *count));
-    sheet.counters("sync_errors_total", "Failed requests, by kind.", ["kind"], errors);
+    sheet.counters("tfo_agent_sync_errors_total", "Failed requests, by kind.", ["kind"], errors);
     let desired = contact.desired_generation().map(|generation| float(generation.get()));
-    sheet.gauge("desired_generation", "The generation of the last instruction.", desired);
+    sheet.gauge("tfo_agent_desired_generation", "The generation of the last instruction.", desired);
     let installed = report.held.as_ref().filter(|_| report.verified()).and_then(|held| held.generation);
     let installed = installed.map(|generation| float(generation.get()));
-    sheet.gauge("generation", "The generation that is in the file and in every kernel.", installed);
+    sheet.gauge("tfo_agent_generation", "The generation that is in the file and in every kernel.", installed);
 }
 
 /// The server side's counters (docs/kernel.md#counters).
 const COUNTERS: [(&str, &str, &str); 5] = [
-    ("TCPFastOpenPassive", "passive_total", "Valid cookies accepted."),
-    ("TCPFastOpenPassiveAltKey", "passive_alt_key_total", "Of those, cookies of the backup key."),
-    ("TCPFastOpenPassiveFail", "passive_fail_total", "Cookies that fit neither key."),
-    ("TCPFastOpenCookieReqd", "cookie_reqd_total", "Requests for a cookie."),
-    ("TCPFastOpenListenOverflow", "listen_overflow_total", "SYNs without TFO because the queue was full."),
+    ("TCPFastOpenPassive", "tfo_agent_passive_total", "Valid cookies accepted."),
+    ("TCPFastOpenPassiveAltKey", "tfo_agent_passive_alt_key_total", "Of those, cookies of the backup key."),
+    ("TCPFastOpenPassiveFail", "tfo_agent_passive_fail_total", "Cookies that fit neither key."),
+    ("TCPFastOpenCookieReqd", "tfo_agent_cookie_reqd_total", "Requests for a cookie."),
+    ("TCPFastOpenListenOverflow", "tfo_agent_listen_overflow_total", "SYNs without TFO because the queue was full."),
 ];
 
 fn slots(namespace: &NamespaceReport) -> impl Iterator<Item = (String, String)> {

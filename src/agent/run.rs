@@ -302,7 +302,7 @@ impl Daemon {
             }
             Err(problems) => {
                 problems.iter().for_each(log_problem);
-                warn!(config = %config.display(), "new configuration refused; keeping the old one");
+                warn!(config = %config.display(), "refused the new configuration; keeping the old one");
                 refusal(&problems)
             }
         };

@@ -7,7 +7,7 @@ use crate::reader::{Findings, Located, Table};
 use tfo_model::ids::NamespaceName;
 use tfo_model::problem::Problem;
 
-/// Default of `install.verify_interval`: a poll costs microseconds, and a drifted node costs cookies until it is seen.
+/// Default of `install.verify_interval`: a pass costs microseconds, and drift costs cookies until it is repaired.
 const DEFAULT_VERIFY_INTERVAL: Duration = Duration::from_secs(30);
 /// Range of `install.verify_interval`.
 const VERIFY_INTERVAL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
@@ -48,7 +48,7 @@ pub(super) fn install_section(table: Option<Table<'_, '_>>, findings: &mut Findi
 
 fn namespaces(names: &Located<Vec<String>>, findings: &mut Findings) -> Vec<Located<NamespaceName>> {
     if names.value.len() > NAMESPACES_MAX {
-        let message = format!("there are more than {NAMESPACES_MAX} namespaces");
+        let message = format!("the list has more than {NAMESPACES_MAX} namespaces");
         findings.add_at(names, Problem::error("out_of_range", message, "run a second agent inside one of them"));
     }
     let mut parsed: Vec<Located<NamespaceName>> = Vec::new();
@@ -59,7 +59,7 @@ fn namespaces(names: &Located<Vec<String>>, findings: &mut Findings) -> Vec<Loca
             }
             Ok(value) => parsed.push(Located { value, key: names.key.clone(), line: names.line }),
             Err(error) => {
-                let message = format!("{name:?} does not fit here");
+                let message = format!("invalid value {name:?}");
                 findings.add_at(names, Problem::error("bad_value", message, error.to_string()));
             }
         }

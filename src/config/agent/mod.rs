@@ -17,7 +17,7 @@ use tfo_model::ids::{NamespaceName, NodeId};
 use tfo_model::problem::Problem;
 use tfo_model::time::RotationInterval;
 
-/// Where the configuration is looked for without `--config`.
+/// The configuration file without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/tfo-fleet/agent.toml";
 /// Default of `agent.runtime_dir`.
 pub const DEFAULT_RUNTIME_DIR: &str = "/run/tfo-agent";
@@ -29,7 +29,7 @@ pub const DEFAULT_SYSCTL_FILE: &str = "/etc/sysctl.d/50-tcp_fastopen_key.conf";
 pub struct AgentSettings {
     /// The configuration file, for problems that are found later.
     pub file: PathBuf,
-    /// The node's name: the host's, where none is given; none if that is no DNS name.
+    /// The node's name, by default the host's; none if that is not a DNS name.
     pub node: Option<NodeId>,
     /// Whether the configuration itself gives the name.
     pub node_is_named: bool,
@@ -41,7 +41,7 @@ pub struct AgentSettings {
     pub install: InstallSettings,
     /// Where counters go.
     pub metrics: MetricsSettings,
-    /// To whom keys that come from elsewhere are reported.
+    /// Coordinators to which keys of another source are reported.
     pub report: Option<ContactSettings>,
 }
 
@@ -76,7 +76,7 @@ pub struct DeriveSettings {
 /// How one entry's keys are made.
 #[derive(Debug)]
 pub struct DeriveEntry {
-    /// Where its secret, or its static key, lies.
+    /// Path of its secret or static key.
     pub secret: Located<SecretPath>,
     /// The derivation.
     pub algorithm: Algorithm,
@@ -101,7 +101,7 @@ pub enum Algorithm {
 pub enum InstallMode {
     /// Write, verify, repair.
     Install,
-    /// Look and report; write nothing but the status.
+    /// Observe and report; write only the status.
     LookOnly,
 }
 
@@ -127,13 +127,13 @@ pub struct MetricsSettings {
     pub listen: Option<Located<SocketAddr>>,
 }
 
-/// What a configuration names on this host, as far as it could be read: so that it can be looked at although something
-/// else is wrong.
+/// What a configuration names on this host, as far as it could be read, so that all of it can be checked although
+/// something is wrong.
 #[derive(Debug, Default)]
 pub struct Named {
     /// Secrets and key files.
     pub secrets: Vec<NamedSecret>,
-    /// Where keys go; none if the file is no TOML at all.
+    /// Where keys go; none after a syntax error.
     pub install: Option<InstallSettings>,
     /// See [`MetricsSettings::textfile`].
     pub textfile: Option<Located<PathBuf>>,
@@ -144,13 +144,13 @@ pub struct Named {
 /// A secret and what it holds.
 #[derive(Debug)]
 pub struct NamedSecret {
-    /// Where it lies.
+    /// Its path.
     pub place: Located<SecretPath>,
-    /// What keys are made of, or the keys themselves.
+    /// Its content.
     pub holds: Holds,
 }
 
-/// What lies in a secret file.
+/// Content of a secret file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holds {
     /// Bytes that keys are derived from.
@@ -174,7 +174,7 @@ impl AgentSettings {
         matches!(self.source, SourceSettings::Coordinator(_))
     }
 
-    /// The same, and notes what the file names, also if it is refused.
+    /// The same, and records what the file names, even if it is refused.
     ///
     /// # Errors
     /// As [`AgentSettings::load`].
@@ -210,7 +210,7 @@ impl AgentSettings {
         };
         let report = root.table("report", findings).and_then(|table| report_section(table, findings));
         if let (Some(SourceSettings::Coordinator(_)), Some(report)) = (&source, &report) {
-            let remedy = "remove [report]: an agent with a coordinator reports to it by itself";
+            let remedy = "remove [report]: an agent with a coordinator reports to it anyway";
             findings.add_at(&report.urls, Problem::error("bad_value", "[report] is for the other sources", remedy));
         }
         root.finish(findings);

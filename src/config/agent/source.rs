@@ -7,7 +7,7 @@ use tfo_engine::schedule::{Entry, Rule, Schedule};
 use tfo_model::problem::Problem;
 use tfo_model::time::{RotationInterval, StageLead, UnixTime};
 
-/// Most entries of a schedule: each is a planned migration, and nobody plans more.
+/// Most entries of a schedule: each is a planned migration, and few are planned at a time.
 const SCHEDULE_ENTRIES_MAX: usize = 16;
 
 pub(super) fn source_section(
@@ -45,7 +45,7 @@ pub(super) fn source_section(
         }
         Some(_) => {
             let kind = kind.as_ref().expect("it has a value");
-            let message = format!("there is no source {:?}", kind.value);
+            let message = format!("unknown source {:?}", kind.value);
             let remedy = "write \"derive\", \"coordinator\", \"file\" or \"random\"";
             findings.add_at(kind, Problem::error("bad_value", message, remedy));
             return None;
@@ -75,8 +75,9 @@ fn interval(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Locate
 fn derive_source(tables: Vec<Table<'_, '_>>, findings: &mut Findings, named: &mut Named) -> Option<DeriveSettings> {
     if tables.len() > SCHEDULE_ENTRIES_MAX {
         let place = tables[SCHEDULE_ENTRIES_MAX].place("secret", findings);
-        let message = format!("there are more than {SCHEDULE_ENTRIES_MAX} entries");
-        findings.add_at(&place, Problem::error("out_of_range", message, "remove the entries that are over"));
+        let message = format!("the schedule has more than {SCHEDULE_ENTRIES_MAX} entries");
+        findings
+            .add_at(&place, Problem::error("out_of_range", message, "remove entries whose keys are no longer in use"));
         return None;
     }
     let count = tables.len();
@@ -88,7 +89,7 @@ fn derive_source(tables: Vec<Table<'_, '_>>, findings: &mut Findings, named: &mu
             schedule_entry(table, findings, named)
         })
         .collect();
-    // An entry that is wrong in itself has its problem already; the others cannot be judged without it.
+    // A wrong entry has its problem already, and the schedule cannot be checked without it.
     if parsed.len() < count || parsed.is_empty() {
         return None;
     }
@@ -118,7 +119,7 @@ fn schedule_entry(
         _ => {
             let place = algorithm.as_ref().expect("the default is known");
             let remedy = "write \"hkdf-sha256\", \"tofurkey\" or \"static\"";
-            findings.add_at(place, Problem::error("bad_value", format!("there is no algorithm {name:?}"), remedy));
+            findings.add_at(place, Problem::error("bad_value", format!("unknown algorithm {name:?}"), remedy));
             return None;
         }
     };
@@ -159,7 +160,7 @@ fn fixed_rule(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Rule
 }
 
 fn periodic_rule(table: &mut Table<'_, '_>, tofurkey: bool, findings: &mut Findings) -> Option<(Algorithm, Rule)> {
-    // A wrong interval has its problem already; the default then only lets the lead be judged.
+    // A wrong interval has its problem already; the default only allows a check of the lead.
     let given = interval(table, findings);
     let interval = given.as_ref().map_or(RotationInterval::DEFAULT, |given| given.value);
     if let (true, Some(given)) = (tofurkey && interval.secs() % 2 == 1, &given) {

@@ -13,10 +13,10 @@ use tfo_host::secret::SecretPath;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::Problem;
 
-/// Where the configuration is looked for without `--config`.
+/// The configuration file without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/tfo-fleet/coordinator.toml";
 
-/// The name under which a policy from this file is committed (audit log); nobody's certificate may have it.
+/// The operator in the audit log for policies from this file; no certificate may have this name.
 pub const CONFIG_OPERATOR: &str = "coordinator-config";
 
 /// Default of `api.listen`: all addresses, IPv6 and IPv4.
@@ -33,13 +33,13 @@ const NAMES_MAX: usize = 1_024;
 pub struct CoordinatorSettings {
     /// The configuration file, for problems that are found later.
     pub file: PathBuf,
-    /// Where nodes and operators come.
+    /// Where nodes and operators connect.
     pub api: ApiSettings,
-    /// Where pools are kept.
+    /// Where pools are stored.
     pub store: StoreSettings,
-    /// Who may do what.
+    /// Rights by name.
     pub access: AccessSettings,
-    /// Where metrics and the page are; none if switched off.
+    /// Address of metrics and page; none if switched off.
     pub observe: Option<Located<SocketAddr>>,
     /// The pools and their policies.
     pub pools: BTreeMap<PoolName, Located<Policy>>,
@@ -65,21 +65,21 @@ pub struct ApiSettings {
 pub struct StoreSettings {
     /// The database file.
     pub path: Located<PathBuf>,
-    /// What its keys are sealed with.
+    /// Path of the key that seals its keys.
     pub key_encryption_key: Located<SecretPath>,
 }
 
 /// `[access]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AccessSettings {
-    /// May command.
+    /// Names that may command.
     pub operators: BTreeSet<NodeId>,
-    /// May look.
+    /// Names that may only look.
     pub viewers: BTreeSet<NodeId>,
 }
 
-/// What a configuration names on this host, as far as it could be read: so that it can be looked at although something
-/// else is wrong.
+/// What a configuration names on this host, as far as it could be read, so that all of it can be checked although
+/// something is wrong.
 #[derive(Debug, Default)]
 pub struct Named {
     /// The key-encryption key.
@@ -95,7 +95,7 @@ impl CoordinatorSettings {
         Self::load_noting(file, &mut Named::default())
     }
 
-    /// The same, and notes what the file names, also if it is refused.
+    /// The same, and records what the file names, even if it is refused.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -127,7 +127,7 @@ impl CoordinatorSettings {
     }
 }
 
-/// A section that must be there.
+/// A required section.
 fn section<'t, 'i>(
     root: &mut Table<'t, 'i>,
     name: &'static str,
@@ -186,7 +186,7 @@ fn store_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut 
                 "write kind = \"sqlite\": one coordinator, with `tfo-coordinator export` for backups",
             )
         } else {
-            Problem::error("bad_value", format!("there is no store {:?}", kind.value), "write \"sqlite\"")
+            Problem::error("bad_value", format!("unknown store {:?}", kind.value), "write \"sqlite\"")
         };
         findings.add_at(&kind, problem);
     }
@@ -195,7 +195,7 @@ fn store_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut 
     let key_encryption_key = table.secret_path("key_encryption_key", findings);
     named.key_encryption_key.clone_from(&key_encryption_key);
     if etcd {
-        // Its other keys are known, only not yet of use.
+        // Its other keys are known, but not used yet.
         for key in ["urls", "prefix", "ca", "cert", "key", "user"] {
             if table.has(key) && key == "urls" {
                 table.strings(key, findings);
@@ -211,7 +211,7 @@ fn store_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut 
 }
 
 fn access_section(mut table: Table<'_, '_>, findings: &mut Findings) -> AccessSettings {
-    missing(&table, "operators", "write operators = [\"NAME\"]: names in certificates, or [] for nobody", findings);
+    missing(&table, "operators", "write operators = [\"NAME\"]: names in certificates, or [] for none", findings);
     let operators = names(&mut table, "operators", findings);
     let viewers = names(&mut table, "viewers", findings);
     table.finish(findings);
@@ -222,10 +222,13 @@ fn names(table: &mut Table<'_, '_>, key: &'static str, findings: &mut Findings) 
     let Some(list) = table.strings(key, findings) else { return BTreeSet::new() };
     let mut found = BTreeSet::new();
     for text in &list.value {
-        let problem = |remedy: String| Problem::error("bad_value", format!("{text:?} does not fit here"), remedy);
+        let problem = |remedy: String| Problem::error("bad_value", format!("invalid value {text:?}"), remedy);
         match text.parse::<NodeId>() {
             Ok(name) if name.as_str() == CONFIG_OPERATOR => {
-                findings.add_at(&list, problem("this name stands for the configuration file in the audit log".into()));
+                findings.add_at(
+                    &list,
+                    problem("this name is reserved: it stands for the configuration file in the audit log".into()),
+                );
             }
             Ok(name) => drop(found.insert(name)),
             Err(error) => findings.add_at(&list, problem(error.to_string())),
@@ -237,7 +240,7 @@ fn names(table: &mut Table<'_, '_>, key: &'static str, findings: &mut Findings) 
 
 fn bounded(list: &Located<Vec<String>>, max: usize, findings: &mut Findings) {
     if list.value.len() > max {
-        let message = format!("there are more than {max} entries");
+        let message = format!("the list has more than {max} entries");
         findings.add_at(list, Problem::error("out_of_range", message, "use a pattern, or remove some"));
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn pools_section(mut table: Table<'_, '_>, findings: &mut Findings) -
     let place = table.place("NAME", findings);
     let sections = table.sections(findings);
     if sections.is_empty() || sections.len() > POOLS_MAX {
-        let message = format!("there are {} pools", sections.len());
+        let message = format!("the file has {} pools", sections.len());
         let remedy = format!("add [pools.NAME], 1 to {POOLS_MAX} of them");
         findings.add_at(&place, Problem::error("out_of_range", message, remedy));
     }
@@ -35,7 +35,7 @@ pub(super) fn pools_section(mut table: Table<'_, '_>, findings: &mut Findings) -
         match name.parse::<PoolName>() {
             Ok(name) => drop(policy.map(|value| pools.insert(name, Located { value, key, line }))),
             Err(error) => {
-                let message = format!("{name:?} is no name of a pool");
+                let message = format!("{name:?} is not a valid pool name");
                 findings.add_at(&place, Problem::error("bad_value", message, error.to_string()));
             }
         }
@@ -44,7 +44,7 @@ pub(super) fn pools_section(mut table: Table<'_, '_>, findings: &mut Findings) -
 }
 
 fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Policy> {
-    missing(&table, "nodes", "write who may join, for example nodes = [\"*.cache.example.org\"]", findings);
+    missing(&table, "nodes", "write which nodes may join, for example nodes = [\"*.cache.example.org\"]", findings);
     let nodes = patterns(&mut table, findings);
     let mut policy = Policy::with_defaults(nodes.unwrap_or_default());
     if let Some(number) = table.count("expected_nodes", findings) {
@@ -54,8 +54,8 @@ fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Pol
         }
     }
     let minutes = RotationInterval::MIN_SECS..=RotationInterval::MAX_SECS;
-    span(&mut table, ("interval", minutes), &mut policy.interval_secs, findings);
-    span(&mut table, ("absent_after", 1..=WEEK), &mut policy.absent_after_secs, findings);
+    span(&mut table, "interval", minutes, &mut policy.interval_secs, findings);
+    span(&mut table, "absent_after", 1..=WEEK, &mut policy.absent_after_secs, findings);
     let absent = table.parsed("absent_policy", findings, |text| match text {
         "exclude" => Ok(AbsentPolicy::Exclude),
         "wait" => Ok(AbsentPolicy::Wait),
@@ -67,16 +67,16 @@ fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Pol
         policy.promote_waves = waves;
     }
     share(&mut table, "drain_below", &mut policy.drain_below, findings);
-    span(&mut table, ("drain_max", 0..=30 * DAY), &mut policy.drain_max_secs, findings);
+    span(&mut table, "drain_max", 0..=30 * DAY, &mut policy.drain_max_secs, findings);
     count(&mut table, "drain_min_samples", &mut policy.drain_min_samples, findings);
-    span(&mut table, ("health_window", 0..=DAY), &mut policy.health_window_secs, findings);
+    span(&mut table, "health_window", 0..=DAY, &mut policy.health_window_secs, findings);
     share(&mut table, "health_rise_max", &mut policy.health_rise_max, findings);
     count(&mut table, "health_min_connections", &mut policy.health_min_connections, findings);
-    span(&mut table, ("revoke_barrier_max", 1..=WEEK), &mut policy.revoke_barrier_max_secs, findings);
+    span(&mut table, "revoke_barrier_max", 1..=WEEK, &mut policy.revoke_barrier_max_secs, findings);
     let place = table.place("promote_waves", findings);
     table.finish(findings);
     if let Err(bad) = policy.check() {
-        findings.add_at(&place, Problem::error("policy", "this pool cannot be driven", bad.to_string()));
+        findings.add_at(&place, Problem::error("policy", "this policy is contradictory", bad.to_string()));
     }
     Some(policy)
 }
@@ -87,7 +87,8 @@ fn out_of_range<T>(place: &Located<T>, remedy: &str, findings: &mut Findings) {
 
 fn span(
     table: &mut Table<'_, '_>,
-    (key, range): (&'static str, RangeInclusive<u64>),
+    key: &'static str,
+    range: RangeInclusive<u64>,
     into: &mut u64,
     findings: &mut Findings,
 ) {
@@ -100,7 +101,7 @@ fn span(
 }
 
 fn share(table: &mut Table<'_, '_>, key: &'static str, into: &mut Share, findings: &mut Findings) {
-    // In range already: anything else is no share.
+    // Checked already: a share is always in range.
     if let Some(share) = table.share_ppm(key, findings).and_then(|share| Share::from_ppm(share.value)) {
         *into = share;
     }
@@ -124,7 +125,7 @@ fn patterns(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Vec<Na
             Ok(pattern) => found.push(pattern),
             Err(error) => {
                 let error: BadPattern = error;
-                let message = format!("{text:?} does not fit here");
+                let message = format!("invalid value {text:?}");
                 findings.add_at(&list, Problem::error("bad_value", message, error.to_string()));
             }
         }
@@ -140,7 +141,7 @@ fn waves(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Vec<WaveR
         match wave(text) {
             Ok(rule) => found.push(rule),
             Err(remedy) => {
-                let message = format!("{text:?} does not fit here");
+                let message = format!("invalid value {text:?}");
                 findings.add_at(&list, Problem::error("bad_value", message, remedy));
             }
         }

@@ -8,18 +8,17 @@ use prometheus::{GaugeVec, Opts, Registry, TextEncoder};
 
 /// Collects samples; a mistake in a name is reported by [`Sheet::encode`].
 pub struct Sheet {
-    prefix: &'static str,
     registry: Registry,
     failed: prometheus::Result<()>,
 }
 
-impl Sheet {
-    /// A sheet whose names start with `prefix`.
-    #[must_use]
-    pub fn new(prefix: &'static str) -> Self {
-        Self { prefix, registry: Registry::new(), failed: Ok(()) }
+impl Default for Sheet {
+    fn default() -> Self {
+        Self { registry: Registry::new(), failed: Ok(()) }
     }
+}
 
+impl Sheet {
     /// A gauge without labels; nothing if the value is unknown.
     pub fn gauge(&mut self, name: &str, help: &str, value: impl Into<Option<f64>>) {
         self.gauges(name, help, [], value.into().map(|value| ([""; 0], value)));
@@ -38,7 +37,7 @@ impl Sheet {
         labels: [&str; N],
         samples: impl IntoIterator<Item = ([impl AsRef<str> + std::fmt::Debug; N], f64)>,
     ) {
-        let family = GaugeVec::new(self.opts(name, help), &labels).inspect(|family| {
+        let family = GaugeVec::new(Opts::new(name, help), &labels).inspect(|family| {
             samples.into_iter().for_each(|(values, value)| family.with_label_values(&values).set(value));
         });
         self.register(family);
@@ -52,7 +51,7 @@ impl Sheet {
         labels: [&str; N],
         samples: impl IntoIterator<Item = ([impl AsRef<str> + std::fmt::Debug; N], u64)>,
     ) {
-        let family = GenericCounterVec::<AtomicF64>::new(self.opts(name, help), &labels).inspect(|family| {
+        let family = GenericCounterVec::<AtomicF64>::new(Opts::new(name, help), &labels).inspect(|family| {
             samples.into_iter().for_each(|(values, value)| family.with_label_values(&values).inc_by(float(value)));
         });
         self.register(family);
@@ -67,10 +66,6 @@ impl Sheet {
         let mut families = self.registry.gather();
         families.extend(others);
         TextEncoder::new().encode_to_string(&families)
-    }
-
-    fn opts(&self, name: &str, help: &str) -> Opts {
-        Opts::new(format!("{}{name}", self.prefix), help)
     }
 
     fn register(&mut self, family: prometheus::Result<impl Collector + 'static>) {
@@ -100,10 +95,10 @@ mod tests {
 
     #[test]
     fn a_sheet_has_each_family_once_and_nothing_unknown() {
-        let mut sheet = Sheet::new("tfo_");
-        sheet.gauge("known", "A number.", 2.0);
-        sheet.gauge("unknown", "No number.", None);
-        sheet.counters("seen_total", "Some.", ["kind"], [(["a"], 1), (["b"], 2)]);
+        let mut sheet = Sheet::default();
+        sheet.gauge("tfo_known", "A number.", 2.0);
+        sheet.gauge("unknown", "No number.", None::<f64>);
+        sheet.counters("tfo_seen_total", "Some.", ["kind"], [(["a"], 1), (["b"], 2)]);
         let text = sheet.encode(Vec::new()).unwrap();
         assert!(text.contains("\ntfo_known 2\n") && text.contains("\ntfo_seen_total{kind=\"b\"} 2\n"), "{text}");
         assert!(!text.contains("unknown"), "{text}");
@@ -111,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_used_twice_is_refused() {
-        let mut sheet = Sheet::new("tfo_");
+        let mut sheet = Sheet::default();
         sheet.gauge("same", "A number.", 1.0);
         sheet.counter("same", "A number.", 1);
         sheet.gauge("other", "A number.", 1.0);
