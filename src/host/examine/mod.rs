@@ -108,7 +108,6 @@ impl NamespaceFacts {
 }
 
 /// Reads `net.ipv4.tcp_fastopen` and the keys of one namespace.
-#[must_use]
 pub fn read_kernel(namespace: &Namespace, key_file: &KeyFile) -> (Option<i32>, Result<ShownKeys, Unseen>) {
     match namespace.within(|| (procfs::tcp_fastopen_bits(), key_file.read())) {
         Ok((bits, shown)) => (bits, shown.map_err(Unseen::NotRead)),
