@@ -141,7 +141,7 @@ pub(super) fn base_urls(urls: Located<Vec<String>>, findings: &mut Findings) -> 
                 findings.add_at(&urls, Problem::error("bad_value", format!("{url} is named twice"), "remove one"));
             }
             Ok(url) => parsed.push(url),
-            // Not quoted: a user and a password may stand in it.
+            // Not quoted: it may contain a user and a password.
             Err(error) => {
                 let message = "one of these is not the URL of a coordinator";
                 findings.add_at(&urls, Problem::error("bad_value", message, error.to_string()));

@@ -355,7 +355,7 @@ pub(super) fn ppm_of(text: &str) -> Option<u32> {
 }
 
 impl Located<SecretPath> {
-    /// Reads the secret; a problem says where in the configuration it was named.
+    /// Reads the secret; a problem names its place in the configuration.
     ///
     /// # Errors
     /// As [`SecretPath::read`].

@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(pki.notes(FROM.plus(90 * DAY)), ["tls_certificate_expiring"]);
         assert_eq!(pki.notes(FROM.plus(90 * DAY + 1)), [EXPIRED]);
         pki.issue(&["n1.example.org"], 3_000);
-        assert_eq!(pki.notes(FROM.plus(2_970 * DAY)), [""; 0], "a long life is no reason to warn for years");
+        assert_eq!(pki.notes(FROM.plus(2_970 * DAY)), [""; 0], "a long life does not make it warn for years");
         assert_eq!(pki.notes(FROM.plus(2_970 * DAY + 1)), ["tls_certificate_expiring"]);
         pki.issue(&["n1.example.org"], 9_000);
         assert_eq!(pki.notes(FROM.plus(3_651 * DAY)), [EXPIRED], "the CA");

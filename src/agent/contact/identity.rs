@@ -21,7 +21,7 @@ pub(super) struct Identity {
     notes: Vec<Problem>,
 }
 
-/// Reads the files; a problem says at which key of the configuration they were named.
+/// Reads the files; a problem names the key of the configuration.
 ///
 /// # Errors
 /// As [`client_identity`].

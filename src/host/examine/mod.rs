@@ -1,7 +1,7 @@
 //! What can be seen of one host: the sysctl.d file, each namespace's kernel, its release and clock.
 //!
 //! The agent and `tfoctl status` look through these functions and render what they find in their own ways.  Must not
-//! know: settings, reports, who asks.  Facts carry fingerprints, never keys.
+//! know: settings, reports, programs.  Facts carry fingerprints, never keys.
 
 use std::io;
 use std::path::Path;

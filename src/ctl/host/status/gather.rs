@@ -35,7 +35,7 @@ pub(super) struct Facts {
     pub(super) host: HostFacts,
 }
 
-/// What the agent's configuration says that matters here.
+/// The part of the agent's configuration that matters here.
 #[derive(Debug)]
 pub(super) struct Config {
     pub(super) present: bool,

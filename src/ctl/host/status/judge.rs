@@ -14,7 +14,7 @@ use tfo_model::state::BackupSlot;
 use tfo_model::time::span_text;
 use tfo_wire::status::State;
 
-/// How late a change may be made where no schedule says more, in seconds: a poll of the agent, and its retry.
+/// How late a change may be made without a schedule, in seconds: a pass of the agent, and its retry.
 const LATE_SECS: u64 = 60;
 
 /// Whether an agent in the middle of a pass may have caused it, so that a second look is worth while.
