@@ -1,9 +1,8 @@
 //! How an agent reaches its pool's coordinators: what `[source]` with `kind = "coordinator"` and `[report]` share.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use super::reader::{Findings, Located, Table};
+use super::reader::{Findings, Located, Table, absolute};
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
@@ -102,10 +101,7 @@ fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Contact
         ("cert", "write the absolute path of this host's certificate"),
         ("key", "write key = \"/absolute/path\" or \"credential:NAME\""),
     ] {
-        if !table.has(key) {
-            let place = table.place(key, findings);
-            findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
-        }
+        table.require(key, remedy, findings);
     }
     let urls = table.strings("urls", findings).and_then(|urls| base_urls(urls, findings));
     let pool = table.parsed("pool", findings, str::parse::<PoolName>);
@@ -125,11 +121,6 @@ fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Contact
         wait: wait.unwrap_or(DEFAULT_WAIT),
         period: period.unwrap_or(DEFAULT_PERIOD),
     })
-}
-
-/// A path from the root.
-pub(super) fn absolute(text: &str) -> Result<PathBuf, &'static str> {
-    if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
 }
 
 /// Coordinators, each once.

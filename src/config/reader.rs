@@ -178,6 +178,14 @@ impl<'t, 'i> Table<'t, 'i> {
         self.left.contains_key(key)
     }
 
+    /// Adds a problem if the key is missing.
+    pub fn require(&self, key: &str, remedy: impl Into<String>, findings: &mut Findings) {
+        if !self.has(key) {
+            let place = self.place(key, findings);
+            findings.add_at(&place, Problem::error("missing_key", "required key is missing", remedy));
+        }
+    }
+
     fn typed<T>(
         &mut self,
         key: &'static str,
@@ -339,6 +347,19 @@ impl<'t, 'i> Table<'t, 'i> {
             let problem = Problem::error("unknown_key", format!("unknown key {place}"), format!("known keys: {known}"));
             findings.add(span, &self.dotted(key), problem);
         }
+    }
+}
+
+/// A path from the root.
+pub(super) fn absolute(text: &str) -> Result<PathBuf, &'static str> {
+    if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
+}
+
+/// Adds a problem if a list has more than `max` entries.
+pub(super) fn bound(list: &Located<Vec<String>>, max: usize, findings: &mut Findings) {
+    if list.value.len() > max {
+        let message = format!("the list has more than {max} entries");
+        findings.add_at(list, Problem::error("out_of_range", message, "use a pattern, or remove some"));
     }
 }
 

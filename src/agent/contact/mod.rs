@@ -45,6 +45,7 @@ use tfo_model::time::UnixTime;
 pub use identity::load as load_identity;
 pub use instruction::{Instructed, InvalidInstruction};
 pub use probe::probe;
+pub use purpose::Cadence;
 pub use tfo_wire::status::Standing;
 
 /// When a daemon asks again at the latest: the cap of its pauses.
@@ -53,15 +54,6 @@ const NEXT_CONTACT: Duration = Duration::from_secs(60);
 const ROUND_MIN: Duration = Duration::from_secs(1);
 /// Wait before unusable certificate files are read again.
 const FILES_PAUSE: Duration = Duration::from_secs(10);
-
-/// How often this process asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cadence {
-    /// All the time.
-    Daemon,
-    /// In this run only; the next one comes after the configured period.
-    Once,
-}
 
 /// Whether the loop has something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

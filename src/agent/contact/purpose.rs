@@ -3,11 +3,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Cadence;
 use crate::source;
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
 use tfo_config::contact::ContactSettings;
 use tfo_model::node::KeySource;
+
+/// How often this process asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cadence {
+    /// All the time.
+    Daemon,
+    /// In this run only; the next one comes after the configured period.
+    Once,
+}
 
 /// The part of the settings that a contact is made of.
 #[derive(Debug)]

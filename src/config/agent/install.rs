@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{DEFAULT_SYSCTL_FILE, InstallMode, InstallSettings, absolute, default};
-use crate::reader::{Findings, Located, Table};
+use super::settings::{DEFAULT_SYSCTL_FILE, InstallMode, InstallSettings, default};
+use crate::reader::{Findings, Located, Table, absolute};
 use tfo_model::ids::NamespaceName;
 use tfo_model::problem::Problem;
 

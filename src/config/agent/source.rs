@@ -1,6 +1,6 @@
 //! `[source]`: where keys come from.
 
-use super::{Algorithm, DeriveEntry, DeriveSettings, Holds, Named, NamedSecret, SourceSettings};
+use super::settings::{Algorithm, DeriveEntry, DeriveSettings, Holds, Named, NamedSecret, SourceSettings};
 use crate::contact::coordinator_source;
 use crate::reader::{Findings, Located, Table};
 use tfo_engine::schedule::{Entry, Rule, Schedule};
@@ -15,23 +15,17 @@ pub(super) fn source_section(
     findings: &mut Findings,
     named: &mut Named,
 ) -> Option<SourceSettings> {
-    let missing = |table: &Table<'_, '_>, key, remedy: &str, findings: &mut Findings| {
-        let place = table.place(key, findings);
-        findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
-    };
     let kind = table.string("kind", findings);
     let source = match kind.as_ref().map(|kind| kind.value.as_str()) {
         Some("derive") => {
             let entries = table.tables("schedule", findings);
             if entries.is_empty() {
-                missing(&table, "schedule", "add a [[source.schedule]] with its secret", findings);
+                table.require("schedule", "add a [[source.schedule]] with its secret", findings);
             }
             derive_source(entries, findings, named).map(SourceSettings::Derive)
         }
         Some("file") => {
-            if !table.has("path") {
-                missing(&table, "path", "write the absolute path of the file with the key text", findings);
-            }
+            table.require("path", "write the absolute path of the file with the key text", findings);
             let path = table.secret_path("path", findings);
             named.secrets.extend(path.clone().map(|place| NamedSecret { place, holds: Holds::KeyText }));
             path.map(|path| SourceSettings::File { path })
@@ -51,7 +45,7 @@ pub(super) fn source_section(
             return None;
         }
         None => {
-            missing(&table, "kind", "write kind = \"derive\", \"coordinator\", \"file\" or \"random\"", findings);
+            table.require("kind", "write kind = \"derive\", \"coordinator\", \"file\" or \"random\"", findings);
             return None;
         }
     };
@@ -123,11 +117,8 @@ fn schedule_entry(
             return None;
         }
     };
-    if !table.has(secret_key) {
-        let place = table.place(secret_key, findings);
-        let remedy = format!("write {secret_key} = \"/absolute/path\" or \"credential:NAME\"");
-        findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
-    }
+    let remedy = format!("write {secret_key} = \"/absolute/path\" or \"credential:NAME\"");
+    table.require(secret_key, remedy, findings);
     let secret = table.secret_path(secret_key, findings);
     named.secrets.extend(secret.clone().map(|place| NamedSecret { place, holds }));
     let rule = match name {
@@ -141,11 +132,8 @@ fn schedule_entry(
 }
 
 fn fixed_rule(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Rule> {
-    if !table.has("stage_lead") {
-        let place = table.place("stage_lead", findings);
-        let remedy = "write how long before its end the next key is staged, for example \"1h\"";
-        findings.add_at(&place, Problem::error("missing_key", "a static key needs it", remedy));
-    }
+    let remedy = "a static key needs it: write how long before its end the next key is staged, for example \"1h\"";
+    table.require("stage_lead", remedy, findings);
     let lead = table.span("stage_lead", findings)?;
     match StageLead::alone(lead.value.as_secs()) {
         Ok(lead) => Some(Rule::Fixed { lead }),

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use self::pool::pools_section;
-use super::reader::{Findings, Located, Table, read_file, read_str};
+use self::pool::{NAMES_MAX, pools_section};
+use super::reader::{Findings, Located, Table, absolute, bound, read_file, read_str};
 use tfo_engine::rollout::policy::Policy;
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::{NodeId, PoolName};
@@ -25,8 +25,6 @@ const DEFAULT_LISTEN: &str = "[::]:9443";
 const DEFAULT_OBSERVE: &str = "127.0.0.1:9441";
 /// Default of `store.path`: StateDirectory= of the unit.
 const DEFAULT_STORE: &str = "/var/lib/tfo-coordinator/state.db";
-/// Most names or patterns in one list.
-const NAMES_MAX: usize = 1_024;
 
 /// Checked settings of a coordinator.
 #[derive(Debug)]
@@ -142,17 +140,6 @@ fn section<'t, 'i>(
     root.table(name, findings)
 }
 
-fn missing(table: &Table<'_, '_>, key: &'static str, remedy: &str, findings: &mut Findings) {
-    if !table.has(key) {
-        let place = table.place(key, findings);
-        findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
-    }
-}
-
-fn absolute(text: &str) -> Result<PathBuf, &'static str> {
-    if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
-}
-
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "write ADDRESS:PORT, for example \"[::]:9443\"")
 }
@@ -164,7 +151,7 @@ fn default_address(key: &str, text: &str) -> Located<SocketAddr> {
 fn api_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<ApiSettings> {
     let listen = table.parsed("listen", findings, address);
     for key in ["cert", "key", "client_ca"] {
-        missing(&table, key, "write the absolute path of a PEM file (`tfoctl pki` makes all three)", findings);
+        table.require(key, "write the absolute path of a PEM file (`tfoctl pki` makes all three)", findings);
     }
     let cert = table.parsed("cert", findings, absolute);
     let key = table.parsed("key", findings, absolute);
@@ -191,7 +178,7 @@ fn store_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut 
         findings.add_at(&kind, problem);
     }
     let path = table.parsed("path", findings, absolute);
-    missing(&table, "key_encryption_key", "write \"credential:NAME\" or the path of a file of 32 bytes", findings);
+    table.require("key_encryption_key", "write \"credential:NAME\" or the path of a file of 32 bytes", findings);
     let key_encryption_key = table.secret_path("key_encryption_key", findings);
     named.key_encryption_key.clone_from(&key_encryption_key);
     if etcd {
@@ -211,7 +198,7 @@ fn store_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut 
 }
 
 fn access_section(mut table: Table<'_, '_>, findings: &mut Findings) -> AccessSettings {
-    missing(&table, "operators", "write operators = [\"NAME\"]: names in certificates, or [] for none", findings);
+    table.require("operators", "write operators = [\"NAME\"]: names in certificates, or [] for none", findings);
     let operators = names(&mut table, "operators", findings);
     let viewers = names(&mut table, "viewers", findings);
     table.finish(findings);
@@ -234,15 +221,8 @@ fn names(table: &mut Table<'_, '_>, key: &'static str, findings: &mut Findings) 
             Err(error) => findings.add_at(&list, problem(error.to_string())),
         }
     }
-    bounded(&list, NAMES_MAX, findings);
+    bound(&list, NAMES_MAX, findings);
     found
-}
-
-fn bounded(list: &Located<Vec<String>>, max: usize, findings: &mut Findings) {
-    if list.value.len() > max {
-        let message = format!("the list has more than {max} entries");
-        findings.add_at(list, Problem::error("out_of_range", message, "use a pattern, or remove some"));
-    }
 }
 
 fn observe_section(table: Option<Table<'_, '_>>, findings: &mut Findings) -> Option<Located<SocketAddr>> {

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use super::{NAMES_MAX, bounded, missing};
-use crate::reader::{Findings, Located, Table, ppm_of};
+use crate::reader::{Findings, Located, Table, bound, ppm_of};
 use tfo_engine::rollout::policy::{AbsentPolicy, BadPattern, NamePattern, Policy, Share, WaveRule};
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
@@ -12,6 +11,8 @@ use tfo_model::time::RotationInterval;
 
 /// Most pools of one coordinator: each has a thread.
 const POOLS_MAX: usize = 64;
+/// Most names or patterns in one list.
+pub(super) const NAMES_MAX: usize = 1_024;
 /// Most waves of a promotion: each costs a barrier and a health window.
 const WAVES_MAX: usize = 32;
 /// A day and a week, in seconds.
@@ -44,7 +45,7 @@ pub(super) fn pools_section(mut table: Table<'_, '_>, findings: &mut Findings) -
 }
 
 fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Policy> {
-    missing(&table, "nodes", "write which nodes may join, for example nodes = [\"*.cache.example.org\"]", findings);
+    table.require("nodes", "write which nodes may join, for example nodes = [\"*.cache.example.org\"]", findings);
     let nodes = patterns(&mut table, findings);
     let mut policy = Policy::with_defaults(nodes.unwrap_or_default());
     if let Some(number) = table.count("expected_nodes", findings) {
@@ -118,7 +119,7 @@ fn patterns(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Vec<Na
     if list.value.is_empty() {
         out_of_range(&list, "write at least one name or pattern", findings);
     }
-    bounded(&list, NAMES_MAX, findings);
+    bound(&list, NAMES_MAX, findings);
     let mut found = Vec::new();
     for text in &list.value {
         match text.parse() {
@@ -135,7 +136,7 @@ fn patterns(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Vec<Na
 
 fn waves(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Vec<WaveRule>> {
     let list = table.strings("promote_waves", findings)?;
-    bounded(&list, WAVES_MAX, findings);
+    bound(&list, WAVES_MAX, findings);
     let mut found = Vec::new();
     for text in &list.value {
         match wave(text) {
