@@ -10,7 +10,7 @@ use rustix::time::{
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use super::contact::{Cadence, Contact, News};
 use super::hook::Hook;
@@ -22,11 +22,12 @@ use super::report::PassReport;
 use super::server_bit::{self, PoolKeys};
 use super::source;
 use super::status::{self, Circumstances};
+use tfo_cli::reload;
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
 use tfo_config::contact::ServerBit;
 use tfo_host::kernel::sysctl_d::{self, Record};
 use tfo_host::runtime::{clock, log, notify, process, sys};
-use tfo_model::problem::{Problem, Severity, chain, refusal};
+use tfo_model::problem::{Problem, Severity, chain};
 use tfo_model::time::UnixTime;
 use tfo_wire::status::State;
 
@@ -42,7 +43,7 @@ const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(10);
 pub fn run(config: &Path) -> Result<(), NotStarted> {
     log::start();
     process::lock_memory();
-    start_and_serve(config).inspect_err(|not_started| not_started.problems().iter().for_each(log_problem))
+    start_and_serve(config).inspect_err(|not_started| not_started.problems().iter().for_each(log::problem))
 }
 
 fn start_and_serve(config: &Path) -> Result<(), NotStarted> {
@@ -59,19 +60,6 @@ fn start_and_serve(config: &Path) -> Result<(), NotStarted> {
         let message = format!("the event loop cannot run: {}", chain(&error));
         NotStarted::EventLoop(Problem::error("event_loop", message, "check the limits of this process"))
     })
-}
-
-fn log_problem(problem: &Problem) {
-    let place = problem.file.as_ref().map(|file| match problem.line {
-        Some(line) => format!("{}:{line}", file.display()),
-        None => file.display().to_string(),
-    });
-    let (place, key) = (place.as_deref(), problem.key.as_deref());
-    let (kind, error, remedy) = (problem.kind, &problem.message, &problem.remedy);
-    match problem.severity {
-        Severity::Error => error!(kind, place, key, error, remedy, "problem"),
-        Severity::Warning => warn!(kind, place, key, error, remedy, "problem"),
-    }
 }
 
 /// Whether an error persists, or a warning repeats.  The message of an error includes where which keys are, which changes
@@ -280,7 +268,7 @@ impl Daemon {
             );
         }
         let known = |problem: &Problem| self.logged.iter().any(|logged| is_same(logged, problem));
-        report.problems.iter().filter(|problem| !known(problem)).for_each(log_problem);
+        report.problems.iter().filter(|problem| !known(problem)).for_each(log::problem);
         if !self.logged.is_empty() && report.problems.is_empty() {
             info!("all problems are resolved");
         }
@@ -295,17 +283,7 @@ impl Daemon {
             Ok(settings) => self.switch(settings).await.map_err(|not_locked| vec![not_locked.problem().clone()]),
             Err(problems) => Err(problems),
         };
-        self.refused = match switched {
-            Ok(()) => {
-                info!(config = %config.display(), "reloaded");
-                None
-            }
-            Err(problems) => {
-                problems.iter().for_each(log_problem);
-                warn!(config = %config.display(), "refused the new configuration; keeping the old one");
-                refusal(&problems)
-            }
-        };
+        self.refused = reload::ended(&config, switched);
         self.reloading = true;
     }
 

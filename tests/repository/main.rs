@@ -1,7 +1,18 @@
-//! The repository read as text: pages and links, citations, words.  Nothing here starts a daemon.
+//! The repository as such: the contract of the API, the shipped configurations, the layout, `tests/run`, the testbed
+//! itself; and read as text: pages and links, citations, words.
 
+#[cfg(test)]
+mod api;
 mod citations;
+#[cfg(test)]
+mod config_examples;
+#[cfg(test)]
+mod layout;
 mod pages;
+#[cfg(test)]
+mod runner;
+#[cfg(test)]
+mod testbed;
 mod words;
 
 use std::path::{Path, PathBuf};

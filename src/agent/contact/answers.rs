@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::instruction::{Instructed, InvalidInstruction};
 use super::{Contact, NEXT_CONTACT, News, ROUND_MIN, jitter, nonce};
 use tfo_engine::backoff::part;
-use tfo_engine::fence::{AnswerRefused, RequestId, Verdict};
+use tfo_engine::fence::{AnswerAccepted, AnswerRefused, PoolAnswer, RequestId};
 use tfo_host::runtime::clock;
 use tfo_wire::client::ClientError;
 use tfo_wire::error::ErrorKind;
@@ -39,10 +39,12 @@ impl Contact {
             Err(invalid) => return self.discard(invalid),
         };
         let absent_after = Duration::from_secs(answer.absent_after_secs);
-        let Instructed { pool_id, instruction, phase, .. } = &instructed;
-        match self.link.answered(flight.ask.request, pool_id, instruction, (now, absent_after)) {
+        let Instructed { pool_id, instruction, phase, .. } = instructed;
+        match self.link.answered(flight.ask.request, &PoolAnswer { pool_id, instruction, absent_after }, now) {
             // The same keys in another phase go into file and status.
-            Ok(verdict) if verdict == Verdict::Install || self.report.phase.is_some_and(|held| held != *phase) => {
+            Ok(accepted)
+                if accepted == AnswerAccepted::Install || self.report.phase.is_some_and(|held| held != phase) =>
+            {
                 self.instructed = Some(instructed);
                 self.answered(flight, now, News::Pass)
             }

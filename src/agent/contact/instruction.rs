@@ -2,10 +2,12 @@
 //!
 //! Only about what is new: the keys that are installed are in the file.
 
+use std::collections::BTreeMap;
+
 use crate::source::Offer;
 use tfo_crypto::fingerprint::pair_print;
-use tfo_engine::reconcile::{ClockUse, Makers};
-use tfo_engine::rollout::document::{Instruction, PoolKey, Slots};
+use tfo_engine::reconcile::ClockUse;
+use tfo_engine::rollout::slots::{Instruction, PoolKey, Slots};
 use tfo_model::ids::{PoolId, PoolName};
 use tfo_model::key::{KeyPair, TfoKey};
 use tfo_model::state::{DesiredState, Phase, SlotPrints};
@@ -82,7 +84,7 @@ impl Instructed {
             generation: Some(generation),
             next_change_at: None,
         };
-        Offer { desired, clock: ClockUse::None, makers: Makers::new(), joints: Vec::new() }
+        Offer { desired, clock: ClockUse::None, generators: BTreeMap::new(), joints: Vec::new() }
     }
 }
 

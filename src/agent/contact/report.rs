@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::report::PassReport;
 use tfo_engine::fence::Ask;
-use tfo_engine::rollout::record::Fence;
+use tfo_engine::rollout::slots::Fence;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::kernel::release;

@@ -5,16 +5,18 @@
 mod held;
 mod problems;
 
+use std::collections::BTreeMap;
+
 use self::held::{Held, Seen};
 use super::observation::{self, ManagedNamespace, Observation};
 use super::placement::{self, Intended, Placement};
 use super::report::{NamespaceReport, PassReport};
 use super::source::{self, Installed, Offer};
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
-use tfo_engine::reconcile::{Makers, ObservedFile, Plan, Verdict, judge};
+use tfo_engine::reconcile::{KeyChoice, ObservedFile, Plan, choose_keys};
 use tfo_host::kernel::procfs::KeyFile;
 use tfo_host::kernel::sysctl_d::{self, Persisted, Record};
-use tfo_model::key::PairPrint;
+use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::problem::Problem;
 use tfo_model::time::UnixTime;
 
@@ -34,7 +36,7 @@ pub struct Reconciler {
     namespaces: Vec<ManagedNamespace>,
     held: Option<Held>,
     /// What the keys that were followed were made from.
-    known: Makers,
+    known: BTreeMap<String, KeyFingerprint>,
     /// What each namespace held after our last write; drift is a difference from it.
     verified: Vec<Option<PairPrint>>,
     file_was_current: bool,
@@ -63,7 +65,7 @@ impl Reconciler {
             key_file: KeyFile::default(),
             namespaces,
             held: None,
-            known: Makers::new(),
+            known: BTreeMap::new(),
             verified,
             file_was_current: false,
             file_may_be_lost: false,
@@ -249,12 +251,12 @@ impl Reconciler {
             }
         };
         let installed_at = seen.persisted.record().map(|record| record.installed_at);
-        match judge(now, offer.clock, installed_at, &offer.makers, &self.known) {
-            Verdict::Follow => {
-                self.known.extend(offer.makers.clone());
+        match choose_keys(now, offer.clock, installed_at, &offer.generators, &self.known) {
+            KeyChoice::Follow => {
+                self.known.extend(offer.generators.clone());
                 Chosen::Offered(self.follow(now, offer, kept.as_ref()))
             }
-            Verdict::Keep(reason) => {
+            KeyChoice::Keep(reason) => {
                 problems.push(problems::kept(now, offer.clock, reason, &self.settings.install.sysctl_file.value));
                 Chosen::Kept(kept)
             }

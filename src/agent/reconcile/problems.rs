@@ -27,8 +27,8 @@ pub(super) fn kept(now: UnixTime, clock: ClockUse, reason: KeepReason, file: &Pa
                 format!("set the clock (chrony, timesyncd); if it is right now and was wrong then, remove {file}");
             Problem::error("clock_behind", message, remedy)
         }
-        KeepReason::OtherSecret { maker } => {
-            let message = format!("the secret of {maker} was replaced in place; the installed keys stay");
+        KeepReason::OtherSecret { generator } => {
+            let message = format!("the secret of {generator} was replaced in place; the installed keys stay");
             let remedy = "put the old secret back and add a [[source.schedule]] entry with the new one and a not_before; \
                           a restart uses the new secret at once, and clients lose their cookies";
             Problem::error("secret_changed", message, remedy)

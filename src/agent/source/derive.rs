@@ -2,51 +2,56 @@
 //!
 //! The secret is read each time, and is in memory only while a key is made from it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Offer, desired};
 use tfo_config::agent::{Algorithm, DeriveEntry, DeriveSettings};
 use tfo_config::reader::Located;
 use tfo_crypto::derive::{SECRET_BYTES_MAX, Secret};
-use tfo_crypto::maker::KeyMaker;
-use tfo_engine::reconcile::{ClockUse, Makers};
+use tfo_crypto::generator::KeyGenerator;
+use tfo_engine::reconcile::ClockUse;
 use tfo_engine::schedule::{KeyRef, SlotRefs};
 use tfo_host::secret::SecretPath;
-use tfo_model::key::{KeyPair, KeyPairError};
+use tfo_model::key::{KeyFingerprint, KeyPair, KeyPairError};
 use tfo_model::problem::Problem;
 use tfo_model::time::{UnixTime, span_text};
 
 /// The keys at `now`.
 pub(super) fn offer(settings: &DeriveSettings, config: &Path, now: UnixTime) -> Result<Offer, Problem> {
     let slots = settings.schedule.slots_at(now);
-    let (keys, makers) = keys_of(settings, config, &slots)?;
+    let (keys, generators) = keys_of(settings, config, &slots)?;
     let epochs = [slots.primary.epoch, slots.backup.and_then(|key| key.epoch)];
     let tolerance = settings.schedule.skew_tolerance_secs();
     Ok(Offer {
         desired: desired(keys, epochs, slots.phase, slots.next_change_at),
         clock: tolerance.map_or(ClockUse::None, ClockUse::Within),
-        makers,
+        generators,
         joints: settings.schedule.entries().iter().filter_map(|entry| entry.not_before).collect(),
     })
 }
 
-fn keys_of(settings: &DeriveSettings, config: &Path, slots: &SlotRefs) -> Result<(KeyPair, Makers), Problem> {
-    let maker = open(settings, config, slots.primary.entry)?;
-    let mut makers = Makers::from([(name_of(settings, slots.primary.entry), maker.print())]);
-    let (primary, own_backup) = maker.key(slots.primary.counter);
+fn keys_of(
+    settings: &DeriveSettings,
+    config: &Path,
+    slots: &SlotRefs,
+) -> Result<(KeyPair, BTreeMap<String, KeyFingerprint>), Problem> {
+    let generator = open(settings, config, slots.primary.entry)?;
+    let mut generators = BTreeMap::from([(name_of(settings, slots.primary.entry), generator.fingerprint())]);
+    let (primary, own_backup) = generator.key(slots.primary.counter);
     let backup = match slots.backup {
-        Some(key) if key.entry == slots.primary.entry => Some(maker.key(key.counter).0),
+        Some(key) if key.entry == slots.primary.entry => Some(generator.key(key.counter).0),
         Some(key) => {
-            let maker = open(settings, config, key.entry)?;
-            makers.insert(name_of(settings, key.entry), maker.print());
-            Some(maker.key(key.counter).0)
+            let generator = open(settings, config, key.entry)?;
+            generators.insert(name_of(settings, key.entry), generator.fingerprint());
+            Some(generator.key(key.counter).0)
         }
         // A static key whose file has a backup keeps that until the next key is staged.
         None => own_backup,
     };
     let keys = KeyPair::new(primary, backup);
     let keys = keys.map_err(|error| joint_problem(settings, config, slots.primary.entry, error))?;
-    Ok((keys, makers))
+    Ok((keys, generators))
 }
 
 /// Name of an entry from the configuration, not from file contents: editing the configuration is deliberate; replacing
@@ -64,12 +69,12 @@ fn name_of(settings: &DeriveSettings, entry: usize) -> String {
 }
 
 /// What one entry makes keys from.
-fn open(settings: &DeriveSettings, config: &Path, entry: usize) -> Result<KeyMaker, Problem> {
+fn open(settings: &DeriveSettings, config: &Path, entry: usize) -> Result<KeyGenerator, Problem> {
     let DeriveEntry { secret: place, algorithm } = &settings.entries[entry];
     match algorithm {
-        Algorithm::HkdfSha256 { interval } => Ok(KeyMaker::HkdfSha256(read_secret(place, config)?, *interval)),
-        Algorithm::Tofurkey => Ok(KeyMaker::Tofurkey(read_secret(place, config)?)),
-        Algorithm::Static => super::read_key_file(place, config).map(KeyMaker::Static),
+        Algorithm::HkdfSha256 { interval } => Ok(KeyGenerator::HkdfSha256(read_secret(place, config)?, *interval)),
+        Algorithm::Tofurkey => Ok(KeyGenerator::Tofurkey(read_secret(place, config)?)),
+        Algorithm::Static => super::read_key_file(place, config).map(KeyGenerator::Static),
     }
 }
 
@@ -97,10 +102,10 @@ fn joint_problem(settings: &DeriveSettings, config: &Path, entry: usize, error: 
 /// Reads the secret of each entry once, and compares the keys on both sides of each joint.
 #[must_use]
 pub fn check_entries(settings: &DeriveSettings, config: &Path) -> Vec<Problem> {
-    let (mut makers, mut problems) = (Vec::new(), Vec::new());
+    let (mut generators, mut problems) = (Vec::new(), Vec::new());
     for entry in 0..settings.entries.len() {
         match open(settings, config, entry) {
-            Ok(maker) => makers.push(maker),
+            Ok(maker) => generators.push(maker),
             Err(problem) => problems.push(problem),
         }
     }
@@ -108,7 +113,7 @@ pub fn check_entries(settings: &DeriveSettings, config: &Path) -> Vec<Problem> {
         return problems;
     }
     for (before, after) in settings.schedule.joints() {
-        let key = |key: KeyRef| makers[key.entry].key(key.counter).0;
+        let key = |key: KeyRef| generators[key.entry].key(key.counter).0;
         if key(before).same_as(&key(after)) {
             problems.push(joint_problem(settings, config, after.entry, KeyPairError::PrimaryIsBackup));
         }

@@ -6,15 +6,16 @@ mod derive;
 mod file;
 mod random;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use tfo_config::agent::{AgentSettings, Holds, NamedSecret, SourceSettings};
 use tfo_config::reader::Located;
 use tfo_crypto::fingerprint::{pair_print, slot_prints};
-use tfo_engine::reconcile::{ClockUse, Makers};
+use tfo_engine::reconcile::ClockUse;
 use tfo_host::secret::SecretPath;
 use tfo_model::count::Epoch;
-use tfo_model::key::KeyPair;
+use tfo_model::key::{KeyFingerprint, KeyPair};
 use tfo_model::key_text;
 use tfo_model::node::KeySource;
 use tfo_model::problem::Problem;
@@ -33,8 +34,8 @@ pub struct Offer {
     pub desired: DesiredState,
     /// How it depends on this host's clock.
     pub clock: ClockUse,
-    /// What the keys were made from.
-    pub makers: Makers,
+    /// The generators of the keys by name, each with a public fingerprint of its secret.
+    pub generators: BTreeMap<String, KeyFingerprint>,
     /// Joints of the schedule, to be recorded in the header.
     pub joints: Vec<UnixTime>,
 }

@@ -2,9 +2,11 @@
 //!
 //! The sysctl.d file is their only record, so they survive a restart or a reboot.
 
+use std::collections::BTreeMap;
+
 use super::{Installed, Offer, desired};
 use tfo_crypto::random::fresh_key;
-use tfo_engine::reconcile::{ClockUse, Makers};
+use tfo_engine::reconcile::ClockUse;
 use tfo_model::count::Epoch;
 use tfo_model::key::KeyPair;
 use tfo_model::node::KeySource;
@@ -30,7 +32,7 @@ pub(super) fn offer(
         _ => rotated(interval, now, installed)?,
     };
     // A clock that goes back by less than half an interval only makes this key live that much longer.
-    Ok(Offer { desired, clock: ClockUse::Within(interval.secs() / 2), makers: Makers::new(), joints: Vec::new() })
+    Ok(Offer { desired, clock: ClockUse::Within(interval.secs() / 2), generators: BTreeMap::new(), joints: Vec::new() })
 }
 
 fn is_young(now: UnixTime, born: UnixTime, interval: RotationInterval) -> bool {

@@ -6,19 +6,19 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 
-use super::request::check_reason;
+use super::sync_request::check_reason;
 use super::{Api, FromOperator, FromReader, ReadPool};
-use crate::pool::{Asked, GivenKeys, NotDone, Pool, Wanted};
+use crate::pool::{Asked, CommandError, GivenKeys, Pool, Wanted};
 use crate::server::{JsonBody, Refusal};
-use tfo_engine::rollout::document::{Actor, AuditEntry, Expect};
-use tfo_engine::rollout::input::{Command, Force, Order, Reason, RevokeKeys};
+use tfo_engine::rollout::document::{Actor, AuditEntry};
+use tfo_engine::rollout::input::{Command, OperatorRequest, Reason, RevokeKeys};
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
 use tfo_store::AUDIT_READ_MAX;
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::fleet::{
-    AdvanceRequest, Audit, AuditLine, COMMAND_BYTES_MAX, Command as CommandBody, Done, Expected, ImportRequest,
-    NodeAction, NodeRequest, Nodes, PoolStatus, Pools, REASON_BYTES_MAX, RecoverRequest, RotationMode, RotationRequest,
+    AdvanceRequest, Audit, AuditLine, COMMAND_BYTES_MAX, Command as CommandBody, Done, ImportRequest, NodeAction,
+    NodeRequest, Nodes, PoolStatus, Pools, REASON_BYTES_MAX, RecoverRequest, RotationMode, RotationRequest,
 };
 use tfo_wire::v1::secret::SecretText;
 
@@ -115,7 +115,7 @@ impl Ordered {
 
     async fn order(self, reason: String, if_revision: Option<Revision>, command: Command) -> Commanded {
         let Asked { operator, reason, if_revision } = self.asked(reason, if_revision)?;
-        self.send(Wanted::Order(Order { operator, reason, if_revision, command }), GivenKeys::default()).await
+        self.send(Wanted::Order(OperatorRequest { operator, reason, if_revision, command }), GivenKeys::default()).await
     }
 
     async fn send(self, wanted: Wanted, given: GivenKeys) -> Commanded {
@@ -141,17 +141,6 @@ impl Ordered {
     }
 }
 
-fn force(force: bool) -> Force {
-    if force { Force::Yes } else { Force::No }
-}
-
-fn expect(expected: Option<Expected>) -> Option<Expect> {
-    expected.map(|expected| match expected {
-        Expected::Number(number) => Expect::Number(number),
-        Expected::Names(names) => Expect::Names(names),
-    })
-}
-
 /// `POST …/rotations`.
 pub(super) async fn rotate(
     State(api): State<Arc<Api>>,
@@ -168,14 +157,14 @@ pub(super) async fn rotate(
         return bad("expect goes with mode first");
     }
     let command = match body.mode {
-        RotationMode::Normal => Command::Rotate { force: force(body.force) },
+        RotationMode::Normal => Command::Rotate { force: body.force },
         RotationMode::Revoke if body.epochs.is_empty() => {
-            Command::Revoke { keys: RevokeKeys::AllTold, deny: body.deny }
+            Command::Revoke { keys: RevokeKeys::AllInstructed, deny: body.deny }
         }
         RotationMode::Revoke => Command::Revoke { keys: RevokeKeys::Epochs(body.epochs), deny: body.deny },
         RotationMode::First => {
             let asked = ordered.asked(body.reason, body.if_revision)?;
-            let wanted = Wanted::FirstKey(asked, expect(body.expect), force(body.force));
+            let wanted = Wanted::FirstKey(asked, body.expect, body.force);
             return ordered.send(wanted, GivenKeys::default()).await;
         }
     };
@@ -197,7 +186,7 @@ pub(super) async fn resume(
     from: FromOperator,
     JsonBody(body): Body<CommandBody>,
 ) -> Commanded {
-    let command = Command::Resume { force: force(body.force) };
+    let command = Command::Resume { force: body.force };
     Ordered { api, from, name: "resume" }.order(body.reason, body.if_revision, command).await
 }
 
@@ -207,7 +196,7 @@ pub(super) async fn abort(
     from: FromOperator,
     JsonBody(body): Body<CommandBody>,
 ) -> Commanded {
-    let command = Command::Abort { force: force(body.force) };
+    let command = Command::Abort { force: body.force };
     Ordered { api, from, name: "abort" }.order(body.reason, body.if_revision, command).await
 }
 
@@ -231,7 +220,7 @@ pub(super) async fn import(
     let asked = ordered.asked(body.reason, None)?;
     let mut given = GivenKeys::default();
     let prints = take_keys(&body.keys, &mut given)?;
-    ordered.send(Wanted::Import(asked, expect(body.expect), prints.0, prints.1), given).await
+    ordered.send(Wanted::Import(asked, body.expect, prints.0, prints.1), given).await
 }
 
 /// `POST …/recover`.
@@ -301,21 +290,21 @@ pub(super) async fn forget_node(
     Ordered { api, from, name: "forget" }.order(reason, None, Command::Forget { node }).await
 }
 
-fn why(not_done: NotDone) -> (ErrorKind, String) {
+fn why(not_done: CommandError) -> (ErrorKind, String) {
     let refused = match not_done {
-        NotDone::Refused(refused) => refused,
-        NotDone::NotPossible(why) => return (ErrorKind::Refused, why),
-        NotDone::StoreDown => {
+        CommandError::Refused(refused) => refused,
+        CommandError::NotPossible(why) => return (ErrorKind::Refused, why),
+        CommandError::StoreDown => {
             return (ErrorKind::StoreUnavailable, "the store cannot be reached; nothing was changed".to_owned());
         }
-        NotDone::OutcomeOpen => {
+        CommandError::OutcomeOpen => {
             let why = "the store failed while it was written: look at the pool to see whether it was done";
             return (ErrorKind::StoreUnavailable, why.to_owned());
         }
-        NotDone::Overtaken => {
+        CommandError::Overtaken => {
             return (ErrorKind::Moved, "others changed the pool at the same time; look, and ask again".to_owned());
         }
-        NotDone::Internal => return (ErrorKind::Internal, "the coordinator's log has more".to_owned()),
+        CommandError::Internal => return (ErrorKind::Internal, "the coordinator's log has more".to_owned()),
     };
     let kind = match &refused.reason {
         Reason::Frozen { .. } => ErrorKind::PoolFrozen,

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::gather::Facts;
-use crate::report::Report;
+use tfo_cli::report::Report;
 use tfo_host::examine::{FileState, NamespaceFacts};
 use tfo_host::kernel::boot_order::Setter;
 use tfo_host::kernel::procfs;

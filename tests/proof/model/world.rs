@@ -1,0 +1,505 @@
+//! The world of the model check: one store, two coordinators, a few nodes with file and kernel memory as what they
+//! are, and the messages between them.  Time is left out: whatever depends on it may happen at any moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tfo_engine::fence::{Ask, Link};
+use tfo_engine::rollout::barrier::conflict;
+use tfo_engine::rollout::document::{Document, Hold, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
+use tfo_engine::rollout::presence::Life;
+pub(crate) use tfo_engine::rollout::record::SlotCount;
+use tfo_engine::rollout::record::{Installed, Membership, NodeRecord, Report};
+use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
+use tfo_engine::rollout::sync::Sync;
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::ids::{NodeId, PoolId};
+use tfo_model::key::KeyFingerprint;
+use tfo_model::node::{Expected, KeySource, Session};
+use tfo_model::time::UnixTime;
+
+/// One rule of docs/protocol.md#what-goes-wrong-without-a-rule, switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Off {
+    BarrierBeforePromote,
+    BarrierBeforeStage,
+    SwapOnRevision,
+    AbortRests,
+    AbortHasNoStagedWayBack,
+    AdmissionBeforeAnswer,
+    AnswerFromStore,
+    FenceInFile,
+    MembersFromOneSnapshot,
+    AckNeedsDurableFile,
+    ReturnByAdmission,
+    ReturnerAdmittedFirst,
+    FrozenAfterRestore,
+    CommandsWaitForNodes,
+    StoredAcksDoNotCount,
+    BarrierBeforeDrop,
+    ImportOnlyIntoEmpty,
+    ExpectedNodesFirst,
+    JoinerWaitsForKeys,
+    OneSlotIsNeverRequired,
+    OwnAnswerOnly,
+    NobodyIsToldBeforeAllAreHeard,
+    LifeEndsWithItsStore,
+    PresenceKnowsItsRevision,
+}
+
+impl Off {
+    pub(crate) const ALL: [Self; 24] = [
+        Self::BarrierBeforePromote,
+        Self::BarrierBeforeStage,
+        Self::SwapOnRevision,
+        Self::AbortRests,
+        Self::AbortHasNoStagedWayBack,
+        Self::AdmissionBeforeAnswer,
+        Self::AnswerFromStore,
+        Self::FenceInFile,
+        Self::MembersFromOneSnapshot,
+        Self::AckNeedsDurableFile,
+        Self::ReturnByAdmission,
+        Self::ReturnerAdmittedFirst,
+        Self::FrozenAfterRestore,
+        Self::CommandsWaitForNodes,
+        Self::StoredAcksDoNotCount,
+        Self::BarrierBeforeDrop,
+        Self::ImportOnlyIntoEmpty,
+        Self::ExpectedNodesFirst,
+        Self::JoinerWaitsForKeys,
+        Self::OneSlotIsNeverRequired,
+        Self::OwnAnswerOnly,
+        Self::NobodyIsToldBeforeAllAreHeard,
+        Self::LifeEndsWithItsStore,
+        Self::PresenceKnowsItsRevision,
+    ];
+}
+
+pub(crate) fn fingerprint(number: u64) -> KeyFingerprint {
+    KeyFingerprint::from_bytes(number.to_be_bytes())
+}
+
+pub(crate) fn number(fingerprint: KeyFingerprint) -> u64 {
+    u64::from_be_bytes(fingerprint.to_bytes())
+}
+
+pub(crate) fn pool_key(epoch: u64) -> PoolKey {
+    PoolKey { epoch: Epoch::new(epoch).unwrap(), fingerprint: fingerprint(epoch) }
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Coordinator {
+    /// Bit per node that was seen in this life, if the store goes back only under coordinators that are stopped.
+    pub heard: u8,
+    /// The engine's own memory, where the store goes back under running coordinators, ...
+    pub life: Life,
+    /// ... and the snapshot that it looked at last: all that it remembers is of this one.
+    pub looked: Option<Rc<Snapshot>>,
+    /// Computed from a snapshot, not yet committed.
+    pub pending: Option<Rc<Proposal>>,
+    /// Its next decision is not committed at once.
+    pub hesitates: bool,
+    /// What it read once: only switches look at it.
+    pub cache: Option<Rc<Snapshot>>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub slot_count: SlotCount,
+    /// The sysctl.d file with its header: survives everything but a new image.
+    pub file: Option<Rc<Fence>>,
+    /// The kernel's slots: lost on reboot, and read from the file then.
+    pub kernel: Option<Slots>,
+    /// The agent: lost when it stops.
+    pub link: Rc<Link>,
+    /// Counts new images: the nonce of the sessions.
+    pub image: u64,
+    pub coordinator: usize,
+    /// READY was given before the kernel had keys of the pool: it mints under a key that the kernel made.
+    pub is_serving: bool,
+    /// Ghost: an import took it for granted, and it has not registered yet (rule 14).
+    pub(crate) is_expected: bool,
+    /// Ghost: covered by the invariant.
+    pub is_covered: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Request {
+    pub node: usize,
+    pub to: usize,
+    /// Late or repeated ones may be outstanding no more.
+    pub ask: Ask,
+    pub sync: Rc<Sync>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Reply {
+    Tell(Instruction),
+    SessionClosed(u64),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Answer {
+    pub node: usize,
+    pub ask: Ask,
+    /// It was given before the store went back.
+    pub is_of_lost_store: bool,
+    pub reply: Reply,
+}
+
+/// How often each kind of trouble may still happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Budget {
+    pub restarts: u8,
+    pub reboots: u8,
+    pub images: u8,
+    pub moves: u8,
+    pub coordinator_restarts: u8,
+    pub absences: u8,
+    pub orders: u8,
+    pub restores: u8,
+    /// The store goes back under running coordinators.
+    pub live_restores: u8,
+    /// Files that cannot be written for a while.
+    pub failures: u8,
+    /// Requests that come late, never, or twice.
+    pub late: u8,
+    /// Decisions that are committed later than they are made.
+    pub slow_commits: u8,
+    /// Rotations that may still start.
+    pub stages: u8,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub off: Option<Off>,
+    pub store: Rc<Snapshot>,
+    pub backup: Option<Rc<Snapshot>>,
+    pub coordinators: Vec<Coordinator>,
+    pub nodes: Vec<Node>,
+    pub requests: Vec<Request>,
+    pub answers: Vec<Answer>,
+    /// Admissions that are answered but not yet stored: only a switch makes them.
+    pub late_writes: Vec<(usize, Rc<Sync>)>,
+    /// Within one step: what a node is installing, and whether the instruction came from a store that is lost.
+    pub installing: Option<(usize, Instruction, bool)>,
+    pub budget: Budget,
+    pub minted: u64,
+    /// Ghost: keys whose cookies must be accepted by every covered node (rule 4).
+    pub promised: BTreeSet<u64>,
+    /// Ghost: an operator's pause was confirmed, and no resume since.
+    pub is_paused: bool,
+    /// Ghost: an abort was confirmed, and no resume since.
+    pub is_aborted: bool,
+    /// The store went back once.
+    pub(crate) is_restored: bool,
+    /// Ghost: bit per node that was required when an operator's order was confirmed after the store went back.
+    pub(crate) ordered_on: u8,
+    /// Revision and counts of syncs are kept, for a store that goes back under running coordinators.
+    pub(crate) is_counted: bool,
+    /// What a restore brings back counts as an admission, also of a node that was forgotten since: the known limit.
+    pub(crate) restore_admits: bool,
+    /// The backup that the last promotion dropped: a switch puts it back.
+    pub dropped_backup: Option<PoolKey>,
+    pub orders: Rc<Vec<Op>>,
+    /// Names of the nodes, in their order.
+    pub ids: Rc<Vec<NodeId>>,
+}
+
+/// What operators may order in a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Op {
+    Pause,
+    Resume,
+    Abort,
+    ForceAbort,
+    RevokeAll,
+    RevokeHeld(u8),
+    Exclude(u8),
+    Forget(u8),
+    /// Only while the pool is frozen: the way out of a bogus report.
+    ForgetWhileFrozen(u8),
+    Deny(u8),
+    /// What a stolen node calls for: revoke every instructed key, and deny the node.
+    RevokeAndDeny(u8),
+    Advance,
+    Recover,
+    Import,
+    FirstKey,
+    Rotate,
+    /// To waves of a promotion that begin with node a, or back to none.
+    SetPolicy,
+}
+
+pub(crate) fn pool_id() -> PoolId {
+    "0123456789abcdef0123456789abcdef".parse().unwrap()
+}
+
+pub(crate) fn policy(waves: &[&str]) -> Policy {
+    let mut policy = Policy::with_defaults(vec!["*".parse().unwrap()]);
+    let named = waves.iter().map(|wave| WaveRule::Names(wave.parse::<NamePattern>().unwrap()));
+    policy.promote_waves = named.chain([WaveRule::Share(Share::ALL)]).collect();
+    policy.min_present = Share::from_ppm(0).unwrap();
+    policy
+}
+
+/// An agent that starts.
+pub(crate) fn link(fence: Option<Fence>, ordinal: u64, image: u64) -> Rc<Link> {
+    Rc::new(Link::start(fence, Session { ordinal, nonce: image }, Duration::ZERO))
+}
+
+pub(crate) fn node() -> Node {
+    Node {
+        slot_count: SlotCount::Two,
+        file: None,
+        kernel: None,
+        link: link(None, 1, 0),
+        image: 0,
+        coordinator: 0,
+        is_serving: false,
+        is_covered: false,
+        is_expected: false,
+    }
+}
+
+impl World {
+    /// Steady [2,1]g1 on `members` nodes; `joiners` more have nothing yet.
+    pub(crate) fn steady(members: usize, joiners: usize, waves: &[&str]) -> Self {
+        let mut document = Document::new(pool_id(), policy(waves), UnixTime::from_secs(0));
+        let slots = Slots { primary: pool_key(2), backup: Some(pool_key(1)) };
+        document.stage = Stage::Steady { current: slots.primary, backup: slots.backup };
+        document.generation = Generation::new(1);
+        document.next_epoch = Epoch::new(3).unwrap();
+        let mut world = Self::with(document, members + joiners);
+        let fence = Fence { pool_id: pool_id(), generation: Generation::new(1), slots };
+        let mut records = BTreeMap::new();
+        let ids = world.ids.clone();
+        for (id, node) in ids.iter().zip(&mut world.nodes).take(members) {
+            node.file = Some(Rc::new(fence.clone()));
+            node.link = link(Some(fence.clone()), 1, 0);
+            node.kernel = Some(slots);
+            node.is_covered = true;
+            records.insert(id.clone(), admitted(node));
+        }
+        world.promised = [2].into();
+        world.store = Rc::new(Snapshot { document: world.store.document.clone(), nodes: records });
+        for coordinator in &mut world.coordinators {
+            coordinator.heard = 0xff;
+        }
+        world
+    }
+
+    /// The same world with a store that counts, and coordinators that have seen all nodes.
+    pub(crate) fn counted(mut self) -> Self {
+        self.is_counted = true;
+        let heard = self.store.clone();
+        let mut before = (*heard).clone();
+        let mut after = before.clone();
+        before.document.revision = Revision::ZERO;
+        after.document.revision = Revision::new(1);
+        for record in after.nodes.values_mut() {
+            record.syncs = 1;
+        }
+        let after = Rc::new(after);
+        for coordinator in &mut self.coordinators {
+            coordinator.life.observe(Duration::ZERO, &before);
+            coordinator.life.observe(Duration::ZERO, &after);
+            coordinator.looked = Some(after.clone());
+        }
+        self.store = after;
+        self
+    }
+
+    /// An empty pool; every node holds the foreign key 1 alone.
+    pub(crate) fn foreign(nodes: usize) -> Self {
+        let mut world = Self::with(Document::new(pool_id(), policy(&[]), UnixTime::from_secs(0)), nodes);
+        for node in &mut world.nodes {
+            node.kernel = Some(Slots { primary: pool_key(1), backup: None });
+        }
+        world.orders = Rc::new(vec![Op::Import, Op::Resume]);
+        world
+    }
+
+    fn with(document: Document, nodes: usize) -> Self {
+        Self {
+            off: None,
+            store: Rc::new(Snapshot { document, nodes: BTreeMap::new() }),
+            backup: None,
+            coordinators: vec![Coordinator::default(); 2],
+            nodes: vec![node(); nodes],
+            requests: Vec::new(),
+            answers: Vec::new(),
+            late_writes: Vec::new(),
+            installing: None,
+            budget: Budget::default(),
+            minted: 100,
+            promised: BTreeSet::new(),
+            is_paused: false,
+            is_aborted: false,
+            is_restored: false,
+            ordered_on: 0,
+            is_counted: false,
+            restore_admits: false,
+            dropped_backup: None,
+            orders: Rc::new(Vec::new()),
+            ids: Rc::new(["a", "b", "c"].iter().take(nodes).map(|name| name.parse().unwrap()).collect()),
+        }
+    }
+
+    pub(crate) fn expect() -> Expected {
+        Expected::Names(["a", "b"].iter().map(|name| name.parse().unwrap()).collect())
+    }
+
+    pub(crate) fn is_off(&self, rule: Off) -> bool {
+        self.off == Some(rule)
+    }
+
+    /// The properties; what is wrong, in words.
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.broken_invariant().or_else(|| self.broken_promise()).or_else(|| {
+            if self.is_paused && self.store.document.paused.is_none() {
+                return Some("a confirmed pause was lost".to_owned());
+            }
+            if let Some(witness) = self.broken_order() {
+                return Some(format!("an order was confirmed on a store that {witness} then showed to be behind"));
+            }
+            let promoted = matches!(self.store.document.stage, Stage::Promoted { .. });
+            let driven = self.store.document.revoke.is_some();
+            (self.is_aborted && promoted && !driven).then(|| "an aborted rotation promoted itself again".to_owned())
+        })
+    }
+
+    /// What the node mints and accepts, if the invariant covers it: from its first install, or from the moment at which
+    /// it serves as a required node without one.
+    fn covered_slots(&self, index: usize) -> Option<(u64, Option<u64>)> {
+        let node = &self.nodes[index];
+        let is_required =
+            || self.store.nodes.get(&self.ids[index]).is_some_and(tfo_engine::rollout::record::NodeRecord::is_required);
+        if node.kernel.is_none() && node.is_serving && is_required() {
+            return Some((u64::MAX - index as u64, None));
+        }
+        let slots = node.kernel.filter(|_| node.is_covered)?;
+        Some((number(slots.primary.fingerprint), slots.backup.map(|key| number(key.fingerprint))))
+    }
+
+    /// Before an order is confirmed every required node must have shown what it has (rule 10).
+    fn broken_order(&self) -> Option<NodeId> {
+        let witness = if self.ordered_on == 0 { None } else { conflict(&self.store) }?.node;
+        let index = self.ids.iter().position(|id| *id == witness)?;
+        (self.ordered_on & (1 << index) != 0).then_some(witness)
+    }
+
+    fn broken_invariant(&self) -> Option<String> {
+        for a in 0..self.nodes.len() {
+            for b in 0..self.nodes.len() {
+                let (Some((minted, _)), Some((primary, backup))) = (self.covered_slots(a), self.covered_slots(b))
+                else {
+                    continue;
+                };
+                if minted != primary && Some(minted) != backup {
+                    return Some(format!(
+                        "{} mints {minted}, {} holds [{primary},{}]",
+                        self.ids[a],
+                        self.ids[b],
+                        backup.map_or("-".to_owned(), |backup| backup.to_string())
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    fn broken_promise(&self) -> Option<String> {
+        for index in 0..self.nodes.len() {
+            let Some((primary, backup)) = self.covered_slots(index) else { continue };
+            if let Some(key) = self.promised.iter().find(|key| **key != primary && Some(**key) != backup) {
+                return Some(format!("promised cookies of {key} are rejected by {}", self.ids[index]));
+            }
+        }
+        None
+    }
+
+    /// The sync that a node sends now.
+    pub(crate) fn sync_of(&self, index: usize) -> Rc<Sync> {
+        let node = &self.nodes[index];
+        let fence = node.link.fence();
+        let held = |fence: &Fence| match node.slot_count {
+            SlotCount::Two => node.kernel == Some(fence.slots),
+            SlotCount::One => node.kernel.map(|slots| slots.primary) == Some(fence.slots.primary),
+        };
+        let installed = if fence.is_some_and(held) { Installed::ReadBack } else { Installed::Failed };
+        let foreign = node.kernel.filter(|_| fence.is_none()).map(|slots| slots.primary.fingerprint);
+        Rc::new(Sync {
+            session: node.link.session(),
+            seen: node.link.seen(),
+            report: Report {
+                fence: fence.cloned(),
+                installed,
+                foreign,
+                slot_count: node.slot_count,
+                next_sync_secs: 0,
+                counters: None,
+                seen: Generation::ZERO,
+                source: KeySource::Coordinator,
+                holds: None,
+            },
+        })
+    }
+}
+
+fn admitted(node: &Node) -> NodeRecord {
+    NodeRecord {
+        version: 0,
+        syncs: 0,
+        membership: Membership::Admitted,
+        session: Some(node.link.session()),
+        report: Some(Report {
+            fence: node.file.as_deref().cloned(),
+            installed: Installed::ReadBack,
+            foreign: None,
+            slot_count: node.slot_count,
+            next_sync_secs: 0,
+            counters: None,
+            seen: Generation::ZERO,
+            source: KeySource::Coordinator,
+            holds: None,
+        }),
+        window: None,
+        baseline: None,
+        last_report_at: None,
+    }
+}
+
+/// A store is a pure value here: revision, versions, counts of syncs and times mean nothing in a model without races on
+/// them (a commit drops every other pending proposal, which is what the compare-and-swap does to it).  Only a store
+/// that goes back under running coordinators `is_counted`.
+pub(crate) fn plain(mut snapshot: Snapshot, is_counted: bool) -> Rc<Snapshot> {
+    if !is_counted {
+        snapshot.document.revision = Revision::ZERO;
+    }
+    snapshot.document.since = UnixTime::from_secs(0);
+    snapshot.document.rotated_at = UnixTime::from_secs(0);
+    if let Stage::Promoted { wave, .. } = &mut snapshot.document.stage {
+        wave.opened_at = UnixTime::from_secs(0);
+    }
+    if let Some(revoke) = &mut snapshot.document.revoke {
+        revoke.since = UnixTime::from_secs(0);
+        revoke.left_behind.clear();
+    }
+    for record in snapshot.nodes.values_mut() {
+        record.version = 0;
+        if !is_counted {
+            record.syncs = 0;
+        }
+        record.last_report_at = None;
+    }
+    Rc::new(snapshot)
+}
+
+/// Whether the pool waits for an operator after its first key.
+pub(crate) fn is_held_for_nodes(snapshot: &Snapshot) -> bool {
+    matches!(snapshot.document.hold, Some(Hold::FirstKey { .. }))
+}

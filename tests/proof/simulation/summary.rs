@@ -1,0 +1,62 @@
+//! What the fleets of all seeds went through.
+
+use std::collections::BTreeMap;
+
+/// Whatever must have happened over a thousand seeds; each of these is counted somewhere.
+pub(crate) const EVERYTHING: [&str; 32] = [
+    "rotations",
+    "waves",
+    "aborts",
+    "revokes",
+    "revoked keys dropped",
+    "recoveries",
+    "exclusions",
+    "denied nodes",
+    "forgotten nodes",
+    "conflicts",
+    "open outcomes, done",
+    "open outcomes, not done",
+    "calls to a store that is down",
+    "acks dropped from a queue",
+    "restores with a restart",
+    "restores under running coordinators",
+    "a store that went back was noticed in an answer",
+    "frozen answers",
+    "coordinator stops",
+    "agent restarts",
+    "reboots: counters start again",
+    "new images",
+    "drift repaired",
+    "connections accepted",
+    "connections accepted by the backup",
+    "connections rejected",
+    "waits for the drain",
+    "stages after a drain",
+    "stages by drain_max",
+    "waves that the health gate has stopped",
+    "promises that a stage has ended",
+    "promises that a revoke has ended",
+];
+
+/// Counts by name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Summary(pub(crate) BTreeMap<&'static str, u64>);
+
+impl Summary {
+    pub(crate) fn count(&mut self, what: &'static str, times: u64) {
+        *self.0.entry(what).or_default() += times;
+    }
+
+    pub(crate) fn get(&self, what: &'static str) -> u64 {
+        self.0.get(what).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        other.0.iter().for_each(|(what, times)| self.count(what, *times));
+    }
+
+    /// What of [`EVERYTHING`] never happened.
+    pub(crate) fn missing(&self) -> Vec<&'static str> {
+        EVERYTHING.into_iter().filter(|what| self.get(what) == 0).collect()
+    }
+}
