@@ -424,8 +424,8 @@ fn a_broken_or_exposed_authority_signs_nothing() {
     let set_mode = |mode| std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
     for mode in [0o640, 0o644, 0o602] {
         set_mode(mode);
-        pki.refused("issue", &["--node", "cp1"], 1, "others than its owner");
-        pki.refused("crl", &[], 1, "others than its owner");
+        pki.refused("issue", &["--node", "cp1"], 1, "users other than its owner");
+        pki.refused("crl", &[], 1, "users other than its owner");
     }
     set_mode(0o400);
     pki.ok("issue", &["--node", "cp0"]);

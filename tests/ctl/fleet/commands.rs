@@ -318,7 +318,7 @@ fn keys_are_read_like_secrets_and_shown_to_nobody() {
     let import = ["import", "--key-file", file, "--yes"];
     for mode in [0o440, 0o644, 0o606] {
         operator.write("keys", KEYS, mode);
-        assert!(operator.ends(&import, 2).1.contains("others than its owner"), "{mode:o}");
+        assert!(operator.ends(&import, 2).1.contains("users other than its owner"), "{mode:o}");
     }
     let zero = "00000000-00000000-00000000-00000000";
     let first = KEYS.split(',').next().unwrap();
