@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::coordinator::Coordinator;
-use super::swarm::{Authority, Plan, Swarm, lock};
 use super::{PATIENCE, ROLE};
 use std::sync::atomic::Ordering;
+use tfo_testbed::pki::Ca;
+use tfo_testbed::swarm::{Plan, Swarm, lock};
 
 /// Agents of one process: each needs a descriptor.
 const AGENTS_PER_PROCESS: usize = 10_000;
@@ -142,7 +143,7 @@ pub(crate) fn run() {
     let mut lines = std::io::stdin().lines().map_while(Result::ok);
     let told: Value = serde_json::from_str(&lines.next().expect("the parent writes")).expect("JSON");
     let number = |name: &str| usize::try_from(told[name].as_u64().expect("a number")).expect("small");
-    let authority = Authority::load(&PathBuf::from(told["ca"].as_str().expect("text")));
+    let authority = Ca::load(&PathBuf::from(told["ca"].as_str().expect("text")));
     let plan = Plan {
         server_ca: authority.pem.clone(),
         server: told["server"].as_str().expect("text").parse().expect("an address"),

@@ -1,21 +1,20 @@
 //! The coordinator under test: its files, its process, its operator, and the times in its log.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 use super::PATIENCE;
 use super::figures::Percentiles;
-use super::swarm::Authority;
+use tfo_testbed::config::CoordinatorToml;
+use tfo_testbed::free_port;
+use tfo_testbed::pki::{Ca, client_config};
 
 /// Names another program than the one of this build, to compare two of them.
 const PROGRAM: &str = "TFO_FANOUT_COORDINATOR";
@@ -37,17 +36,13 @@ enum Line {
     Written(usize),
 }
 
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
-}
-
 impl Coordinator {
     /// Its files, for so many agents.
     pub(crate) fn new(size: usize) -> Self {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fanout-{}-{size}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory under target/");
-        let authority = Authority::new();
-        let (server, server_key) = authority.issue(&["localhost"]);
+        let authority = Ca::new("fanout");
+        let server = authority.both(&["localhost"]);
         let put = |name: &str, content: &[u8]| {
             let path = dir.join(name);
             fs::write(&path, content).expect("a directory of ours");
@@ -55,19 +50,17 @@ impl Coordinator {
         };
         authority.save(&dir.join("authority"));
         put("ca.crt", authority.pem.as_bytes());
-        put("server.crt", server.pem().as_bytes());
-        put("server.key", server_key.serialize_pem().as_bytes());
+        put("server.crt", server.cert_pem.as_bytes());
+        put("server.key", server.key_pem.as_bytes());
         let mut kek = [0; 32];
         tfo_crypto::random::fill(&mut kek).expect("randomness");
         put("kek", &kek);
-        let (api, observe, text) = (free_port(), free_port(), dir.display());
-        let config = format!(
-            "[api]\nlisten = \"{api}\"\ncert = \"{text}/server.crt\"\nkey = \"{text}/server.key\"\n\
-             client_ca = \"{text}/ca.crt\"\n[store]\npath = \"{text}/state.db\"\nkey_encryption_key = \"{text}/kek\"\n\
-             [access]\noperators = [\"{OPERATOR}\"]\n[observe]\nlisten = \"{observe}\"\n[pools.text]\n\
-             nodes = [\"*.cache.example.org\"]\ninterval = \"7d\"\nexpected_nodes = {size}\npromote_waves = [\"100%\"]\n\
-             drain_max = \"0s\"\nhealth_window = \"0s\"\n"
-        );
+        let (api, observe) = (free_port(), free_port());
+        let config = CoordinatorToml { operators: &[OPERATOR], ..CoordinatorToml::of(&dir, api, observe) };
+        let config = config.with_pools(&format!(
+            "[pools.text]\nnodes = [\"*.cache.example.org\"]\ninterval = \"7d\"\nexpected_nodes = {size}\n\
+             promote_waves = [\"100%\"]\ndrain_max = \"0s\"\nhealth_window = \"0s\"\n"
+        ));
         put("coordinator.toml", config.as_bytes());
         let operator = client(&authority);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -217,15 +210,8 @@ fn phases(lines: &[(Timestamp, Line)], size: usize) -> Vec<Percentiles> {
 }
 
 /// Somebody with the operator's certificate.
-fn client(authority: &Authority) -> reqwest::Client {
-    let (cert, key) = authority.issue(&[OPERATOR]);
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM")).expect("a CA");
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-    let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).expect("the provider has it");
-    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS#8");
-    let tls = builder.with_root_certificates(roots).with_client_auth_cert(vec![cert.der().clone()], key);
-    let tls = tls.expect("they belong together");
+fn client(authority: &Ca) -> reqwest::Client {
+    let tls = client_config(&authority.pem, Some(&authority.both(&[OPERATOR])));
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .timeout(Duration::from_secs(60))

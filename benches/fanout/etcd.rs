@@ -14,8 +14,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 
 use super::figures::{Percentiles, cpu, median, ms};
-use super::swarm::parse;
 use super::{PATIENCE, ROLE};
+use tfo_testbed::swarm::parse;
 
 const PROGRAM: &str = "/usr/bin/etcd";
 /// A client has two connections, and the gateway more of its own: above this they meet the limit of descriptors.

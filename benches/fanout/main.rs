@@ -1,7 +1,7 @@
 //! How fast one change reaches a whole fleet: commit to the last acknowledgement stored, beside the floor.
 //!
 //! `cargo bench --bench fanout`.  The coordinator is the real program with its SQLite store on the disk under target/;
-//! agents are simulated (tests/support/swarm.rs) in processes of their own, each with its own certificate, connection
+//! agents are simulated (tests/testbed/swarm.rs) in processes of their own, each with its own certificate, connection
 //! and long poll.  All share this machine's cores, so the agents' work is in the times.
 //! * Phases: from the commit in the coordinator's log to the write that stored the acknowledgement, for each record.
 //! * Floor: the same bytes, broadcast and acknowledged over plain TCP, in the same run; nothing is parsed or stored.
@@ -15,9 +15,6 @@ mod coordinator;
 mod etcd;
 mod figures;
 mod floor;
-#[allow(dead_code, reason = "the soak uses all of it")]
-#[path = "../../tests/support/swarm.rs"]
-mod swarm;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

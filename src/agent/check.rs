@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::cli::Outcome;
 use super::worker::{PassMode, Worker};
 use super::{contact, preflight, service, timer, units};
+use tfo_cli::report::Outcome;
 use tfo_config::agent::{AgentSettings, InstallMode, InstallSettings, SourceSettings};
 use tfo_host::kernel::boot_order;
 use tfo_host::kernel::key_writers;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
 use super::check::{self, Depth};
 use super::contact::{Cadence, Contact};
@@ -16,9 +16,11 @@ use super::report::PassReport;
 use super::status::{self, Circumstances, OnceOutput};
 use super::worker::{PassMode, Worker};
 use super::{locks, preflight, run, talk};
+use tfo_cli::plain::counted;
+use tfo_cli::report::{Failure, Format, Outcome, show_problems, write_json};
 use tfo_config::agent::DEFAULT_FILE;
 use tfo_host::kernel::sysctl_d::{self, Persisted};
-use tfo_host::runtime::{clock, process, sys};
+use tfo_host::runtime::{clock, sys};
 use tfo_model::problem::{Problem, Severity};
 
 /// How long `once` waits for another agent that is just at it: longer than any pass takes.
@@ -46,7 +48,7 @@ enum Command {
     },
     /// Run as a daemon: install, verify, repair, report, until told to stop
     ///
-    /// SIGHUP (systemctl reload) takes a new configuration as a whole, or refuses it and goes on with the old one. A refused
+    /// SIGHUP (systemctl reload) takes a new configuration as a whole, or refuses it and keeps the old one. A refused
     /// reload fails; systemctl itself prints no reason, but `systemctl status` shows it in its Status line until a reload
     /// succeeds, and `check --reload` shows it beforehand. Another agent's lock on a new namespace, and the content of a new
     /// credential, only the daemon can see: then the reload succeeds, and the Status line alone tells.
@@ -85,6 +87,7 @@ struct OnceArguments {
     /// Write nothing, say what would be written
     #[arg(long)]
     dry_run: bool,
+    // Read before the arguments are parsed, because wrong arguments have such a code too.
     /// Exit with 0 unchanged, 2 changed (or would), 1 any error
     #[arg(long)]
     detailed_exit_codes: bool,
@@ -93,50 +96,16 @@ struct OnceArguments {
     format: Format,
 }
 
-/// Form of the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-}
-
-/// How a command ended (docs/reference/exit-codes.md).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Done.
-    Done,
-    /// Done, and something was changed, or would have been.
-    Changed,
-    /// Failed.
-    Failed,
-    /// Usage or configuration is wrong; nothing was touched.
-    Config,
-    /// Another agent looks after this host.
-    Refused,
-}
-
-impl Outcome {
-    fn code(self) -> u8 {
-        match self {
-            Self::Done | Self::Changed => 0,
-            Self::Failed => 1,
-            Self::Config => 2,
-            Self::Refused => 3,
-        }
-    }
-
-    fn detailed_code(self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::Changed => 2,
-            Self::Failed | Self::Config | Self::Refused => 1,
-        }
+/// The exit code with `--detailed-exit-codes`.
+fn detailed_code(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Done => 0,
+        Outcome::Changed => 2,
+        Outcome::Failed | Outcome::Config | Outcome::Refused | Outcome::NotConverged => 1,
     }
 }
 
-/// The whole program: parses, runs, and says how it ended.
+/// The whole program: parses the arguments and runs the command.
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
@@ -144,50 +113,35 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if arguments.get(1).is_none_or(|command| command != "run") {
         sys::prefault_code();
     }
-    let parsed = match Arguments::try_parse_from(&arguments) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            let detailed = arguments.iter().any(|argument| argument == "--detailed-exit-codes");
-            // Nowhere left to say it if even the terminal is gone.
-            drop(error.print());
-            let outcome = if error.use_stderr() { Outcome::Config } else { Outcome::Done };
-            return ExitCode::from(if detailed { outcome.detailed_code() } else { outcome.code() });
-        }
-    };
-    process::forbid_dumps();
-    let code = match parsed.command {
-        Command::Init { dir } => init_command(&dir).map(Outcome::code),
-        Command::Run { config } => Ok(run::run(&config).code()),
-        Command::Once(arguments) => once_command(&arguments),
+    // Also where the arguments are wrong.
+    let detailed = arguments.iter().any(|argument| argument == "--detailed-exit-codes");
+    let outcome = tfo_cli::frame::run(arguments, |arguments: Arguments| match arguments.command {
+        Command::Init { dir } => init_command(&dir),
+        Command::Run { config } => Ok(run::run(&config)),
+        Command::Once(arguments) => once_command(&arguments).map_err(Failure::undelivered),
         Command::Check { config, config_only, reload, format } => {
             let depth = match (config_only, reload) {
                 (true, _) => Depth::Config,
                 (false, true) => Depth::Places,
                 (false, false) => Depth::Host,
             };
-            check_command(&config, depth, format).map(Outcome::code)
+            check_command(&config, depth, format).map_err(Failure::undelivered)
         }
-    };
-    // A reader that has gone (a closed pipe) is no failure of the work, but its result was not delivered.
-    ExitCode::from(code.unwrap_or_else(|_| Outcome::Failed.code()))
+    });
+    ExitCode::from(if detailed { detailed_code(outcome) } else { outcome.code() })
 }
 
-fn init_command(directory: &Path) -> io::Result<Outcome> {
-    let made = match init::init(directory) {
-        Ok(made) => made,
-        Err(problem) => {
-            show_problems(std::slice::from_ref(&problem))?;
-            return Ok(Outcome::Failed);
-        }
-    };
-    let mut out = io::stdout().lock();
+fn init_command(directory: &Path) -> Result<Outcome, Failure> {
+    let made = init::init(directory).map_err(|problem| Failure::new(Outcome::Failed, problem))?;
+    let mut text = String::new();
     for made in &made {
-        match made {
-            Made::New(path) => writeln!(out, "made  {}", path.display())?,
-            Made::Kept(path) => writeln!(out, "kept  {} (it was there)", path.display())?,
-        }
+        text += &match made {
+            Made::New(path) => format!("made  {}\n", path.display()),
+            Made::Kept(path) => format!("kept  {} (it was there)\n", path.display()),
+        };
     }
-    writeln!(out, "Next: copy the secret to every node (0400), then `tfo-agent check` and `tfo-agent once`.")?;
+    text += "Next: copy the secret to every node (0400), then `tfo-agent check` and `tfo-agent once`.\n";
+    io::stdout().lock().write_all(text.as_bytes()).map_err(Failure::undelivered)?;
     Ok(Outcome::Done)
 }
 
@@ -202,13 +156,14 @@ fn check_command(config: &Path, depth: Depth, format: Format) -> io::Result<Outc
                 writeln!(out, "{line}")?;
             }
             let errors = found.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-            writeln!(out, "{}: {errors} errors, {} warnings", config.display(), found.problems.len() - errors)?;
+            let warnings = counted(found.problems.len() - errors, "warning");
+            writeln!(out, "{}: {}, {warnings}", config.display(), counted(errors, "error"))?;
         }
     }
     Ok(found.outcome)
 }
 
-fn once_command(arguments: &OnceArguments) -> io::Result<u8> {
+fn once_command(arguments: &OnceArguments) -> io::Result<Outcome> {
     let mode = if arguments.dry_run { PassMode::DryRun } else { PassMode::Apply };
     let done = once(&arguments.config, mode);
     let (outcome, problems, report) = match &done {
@@ -227,7 +182,7 @@ fn once_command(arguments: &OnceArguments) -> io::Result<u8> {
             }
         }
     }
-    Ok(if arguments.detailed_exit_codes { outcome.detailed_code() } else { outcome.code() })
+    Ok(outcome)
 }
 
 /// One pass, from the configuration on.
@@ -283,13 +238,6 @@ fn show_report(report: &PassReport, mode: PassMode) -> io::Result<()> {
     io::stdout().lock().write_all(text.as_bytes())
 }
 
-fn show_problems(problems: &[Problem]) -> io::Result<()> {
-    let mut err = io::stderr().lock();
-    problems.iter().try_for_each(|problem| writeln!(err, "{problem}"))
-}
-
 fn print_json(value: &impl serde::Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, value)?;
-    writeln!(out)
+    write_json(&mut io::stdout().lock(), value)
 }

@@ -7,10 +7,8 @@ use tfo_host::kernel::procfs::{self, KeyFile, SlotsTaken, print_of};
 use tfo_host::kernel::release::KernelRelease;
 use tfo_host::kernel::sysctl_d::{self, Persisted, Record};
 use tfo_model::key::KeyPair;
-use tfo_model::problem::Problem;
+use tfo_model::problem::{Problem, chain};
 use tfo_model::state::{BackupSlot, DesiredState};
-
-pub use tfo_model::problem::chain;
 
 /// One namespace and what is known of its kernel.
 #[derive(Debug)]

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use super::cli::Outcome;
-use super::host::chain;
+use tfo_cli::report::Outcome;
 use tfo_config::agent::AgentSettings;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::runtime::lock::{LockError, NamespaceLock};
-use tfo_model::problem::Problem;
+use tfo_model::problem::{Problem, chain};
 
 /// One namespace's lock, with the identity that it is for.
 pub type HeldLock = (String, NamespaceLock);

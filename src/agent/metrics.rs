@@ -13,7 +13,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::contact::{Contact, Standing};
-use super::host::chain;
 use super::report::{NamespaceReport, PassReport};
 use super::status::Circumstances;
 use tfo_config::agent::MetricsSettings;
@@ -21,7 +20,7 @@ use tfo_config::reader::Located;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::runtime::files::{self, Durability};
-use tfo_model::problem::Problem;
+use tfo_model::problem::{Problem, chain};
 use tfo_model::state::Phase;
 use tfo_wire::status::State;
 
@@ -138,10 +137,10 @@ fn encode(report: &PassReport, circumstances: Circumstances<'_>) -> prometheus::
         Ok::<_, prometheus::Error>(counter)
     };
     gauge("tfo_agent_info", "The agent that wrote this.", &["version", "source"])?
-        .with_label_values(&[env!("CARGO_PKG_VERSION"), report.source])
+        .with_label_values(&[env!("CARGO_PKG_VERSION"), report.source.as_str()])
         .set(1.0);
     let state = gauge("tfo_agent_state", "1 for the present state of ok, degraded and failed.", &["state"])?;
-    for one in [State::Ok, State::Degraded, State::Failed] {
+    for one in State::ALL {
         state.with_label_values(&[one.as_str()]).set(f64::from(u8::from(report.state() == one)));
     }
     gauge("tfo_agent_last_pass_timestamp_seconds", "When the keys were last compared.", &[])?

@@ -11,7 +11,7 @@ use tfo_config::agent::{AgentSettings, InstallMode, InstallSettings, Named, Sour
 use tfo_config::reader::Located;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::procfs::KEY_PATH;
-use tfo_model::problem::{Problem, first_error};
+use tfo_model::problem::{Problem, chain, first_error};
 use tfo_model::time::UnixTime;
 
 /// Reads the configuration.  One that is refused is refused with everything else too that is wrong with its secrets
@@ -106,7 +106,7 @@ fn key_file(mode: InstallMode, namespace: &Namespace) -> Option<Problem> {
         Ok(Err(error)) => error,
         Err(error) => {
             let remedy = format!("make it with `ip netns add {namespace}`, or take it out of the list");
-            return Some(Problem::error("namespace", super::host::chain(&error), remedy));
+            return Some(Problem::error("namespace", chain(&error), remedy));
         }
     };
     let (kind, remedy) = match error.kind() {

@@ -6,6 +6,7 @@ use tfo_config::agent::InstallMode;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_model::count::Generation;
 use tfo_model::key::PairPrint;
+use tfo_model::node::KeySource;
 use tfo_model::problem::{Problem, first_error};
 use tfo_model::state::{BackupSlot, Phase, SlotPrints};
 use tfo_model::time::UnixTime;
@@ -33,7 +34,7 @@ pub struct NamespaceReport {
 #[derive(Debug, Clone)]
 pub struct PassReport {
     /// Kind of the source.
-    pub source: &'static str,
+    pub source: KeySource,
     /// What is held; none if there are no keys at all.
     pub held: Option<HeldReport>,
     /// The sysctl.d file.

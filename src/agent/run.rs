@@ -10,13 +10,11 @@ use rustix::time::{
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::check;
-use super::cli::Outcome;
 use super::contact::{Cadence, Contact, News};
 use super::hook::Hook;
-use super::host::chain;
 use super::locks::{self, HeldLock};
 use super::metrics::Metrics;
 use super::report::PassReport;
@@ -24,11 +22,13 @@ use super::server_bit::{self, PoolKeys};
 use super::status::{self, Circumstances};
 use super::worker::{PassMode, Worker};
 use super::{preflight, source};
+use tfo_cli::reload;
+use tfo_cli::report::Outcome;
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
 use tfo_config::contact::ServerBit;
 use tfo_host::kernel::sysctl_d::{self, Record};
 use tfo_host::runtime::{clock, log, notify, process, sys};
-use tfo_model::problem::{Problem, Severity, refusal};
+use tfo_model::problem::{Problem, Severity, chain};
 use tfo_model::time::UnixTime;
 use tfo_wire::status::State;
 
@@ -45,14 +45,14 @@ pub fn run(config: &Path) -> Outcome {
     let settings = match preflight::ready(config, clock::now()) {
         Ok(settings) => settings,
         Err(problems) => {
-            problems.iter().for_each(log_problem);
+            problems.iter().for_each(log::problem);
             return Outcome::Config;
         }
     };
     let locks = match locks::take(&settings, "run", LOCK_PATIENCE, &[]) {
         Ok(locks) => locks,
         Err(problem) => {
-            log_problem(&problem);
+            log::problem(&problem);
             return locks::outcome(&problem);
         }
     };
@@ -69,19 +69,6 @@ pub fn run(config: &Path) -> Outcome {
             error!(error = %chain(&error), "the event loop cannot run");
             Outcome::Failed
         }
-    }
-}
-
-fn log_problem(problem: &Problem) {
-    let place = problem.file.as_ref().map(|file| match problem.line {
-        Some(line) => format!("{}:{line}", file.display()),
-        None => file.display().to_string(),
-    });
-    let (place, key) = (place.as_deref(), problem.key.as_deref());
-    let (kind, error, remedy) = (problem.kind, &problem.message, &problem.remedy);
-    match problem.severity {
-        Severity::Error => error!(kind, place, key, error, remedy, "problem"),
-        Severity::Warning => warn!(kind, place, key, error, remedy, "problem"),
     }
 }
 
@@ -133,7 +120,7 @@ impl Daemon {
             version = env!("CARGO_PKG_VERSION"),
             config = %settings.file.display(),
             node = settings.node.as_ref().map(|node| node.as_str()),
-            source = source::name(&settings.source),
+            source = source::kind(&settings.source).as_str(),
             "started"
         );
         Ok(Self {
@@ -281,7 +268,7 @@ impl Daemon {
         if let (true, Some(held)) = (report.changed(), &report.held) {
             let prints = &held.prints;
             info!(
-                source = report.source,
+                source = report.source.as_str(),
                 phase = held.phase.as_str(),
                 primary_fp = %prints.primary.fingerprint,
                 backup_fp = prints.backup.map(|slot| tracing::field::display(slot.fingerprint)),
@@ -291,7 +278,7 @@ impl Daemon {
             );
         }
         let known = |problem: &Problem| self.logged.iter().any(|logged| is_same(logged, problem));
-        report.problems.iter().filter(|problem| !known(problem)).for_each(log_problem);
+        report.problems.iter().filter(|problem| !known(problem)).for_each(log::problem);
         if !self.logged.is_empty() && report.problems.is_empty() {
             info!("all problems are gone");
         }
@@ -306,17 +293,7 @@ impl Daemon {
             Ok(settings) => self.switch(settings).await.map_err(|problem| vec![problem]),
             Err(problems) => Err(problems),
         };
-        self.refused = match switched {
-            Ok(()) => {
-                info!(config = %config.display(), "reloaded");
-                None
-            }
-            Err(problems) => {
-                problems.iter().for_each(log_problem);
-                warn!(config = %config.display(), "the new configuration is refused, the old one goes on");
-                refusal(&problems)
-            }
-        };
+        self.refused = reload::ended(&config, switched);
         self.reloading = true;
     }
 

@@ -5,11 +5,10 @@
 
 use std::path::Path;
 
-use super::host::chain;
 use super::report::NamespaceReport;
 use tfo_host::kernel::procfs::{self, SERVER_BIT};
 use tfo_host::runtime::files::{self, Durability};
-use tfo_model::problem::Problem;
+use tfo_model::problem::{Problem, chain};
 
 /// Name of the file in the runtime directory.
 const FILE: &str = "server-bit.held";

@@ -12,7 +12,7 @@ use tfo_config::agent::InstallMode;
 use tfo_config::reader::Located;
 use tfo_host::runtime::files::{self, Durability};
 use tfo_model::count::Generation;
-use tfo_model::problem::{Problem, first_error};
+use tfo_model::problem::{Problem, chain, first_error};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 use tfo_wire::status::{FILE_NAME, NamespaceStatus, State, Status, StatusError, VERSION};
@@ -58,7 +58,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
     Status {
         version: VERSION,
         state: report.state(),
-        source: report.source.to_owned(),
+        source: report.source.into(),
         pool: circumstances.contact.map(|contact| contact.settings().pool.clone()),
         generation: held.and_then(|held| held.generation),
         phase: held.map_or(Phase::Empty, |held| held.phase),
@@ -69,7 +69,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
         drift_repairs: circumstances.drift_repairs,
         clock_synchronised: circumstances.clock_synchronised,
         last_contact_at: circumstances.contact.and_then(|contact| contact.counts().last_contact_at),
-        contact: circumstances.contact.map(Contact::standing),
+        contact: circumstances.contact.map(|contact| contact.standing().into()),
         error: first_error(&report.problems)
             .map(|problem| StatusError { kind: problem.kind.to_owned(), message: problem.message.clone() }),
         namespaces: namespaces.collect(),
@@ -88,7 +88,7 @@ pub fn write(status: &Status, runtime_dir: &Located<std::path::PathBuf>, config:
         if directory.is_dir() { write() } else { make_directory(directory).map_or_else(|_| write(), |()| write()) };
     written.map_err(|error| {
         let remedy = "make the directory writable, or set agent.runtime_dir";
-        runtime_dir.locate(config, Problem::warning("runtime_dir", super::host::chain(&error), remedy))
+        runtime_dir.locate(config, Problem::warning("runtime_dir", chain(&error), remedy))
     })
 }
 

@@ -307,7 +307,7 @@ impl Worker {
         let desired = offer.desired;
         let installed_before = kept.filter(|kept| kept.record.prints == desired.prints);
         let record = Record {
-            source: source::name(&self.settings.source).to_owned(),
+            source: source::kind(&self.settings.source).into(),
             pool_id: desired.pool_id,
             generation: desired.generation,
             phase: desired.phase,
@@ -349,7 +349,7 @@ impl Worker {
             return;
         }
         if let (SourceSettings::Derive(derive), Some(record)) = (&self.settings.source, persisted.record())
-            && record.source == source::name(&self.settings.source)
+            && record.source == source::kind(&self.settings.source)
         {
             problems.extend(source::late_joints(derive, &self.settings.file, now, &record.joints));
         }
@@ -406,7 +406,7 @@ impl Worker {
             backup_slot: site.backup_slot,
         });
         let mut report = PassReport {
-            source: source::name(&self.settings.source),
+            source: source::kind(&self.settings.source),
             held: held.map(|(held, _)| held.report()),
             file: self.settings.install.sysctl_file.value.clone(),
             file_changed: false,
@@ -448,7 +448,7 @@ impl Held {
     }
 
     fn installed(&self) -> Installed<'_> {
-        Installed { source: &self.record.source, keys: &self.desired.keys, prints: self.record.prints }
+        Installed { source: self.record.source.as_str(), keys: &self.desired.keys, prints: self.record.prints }
     }
 
     fn report(&self) -> HeldReport {

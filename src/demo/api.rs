@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Somebody who may command the pool.
-pub(super) struct Api {
+pub struct Api {
     namespace: Namespace,
     runtime: tokio::runtime::Runtime,
     client: Client,
@@ -32,12 +32,7 @@ pub(super) struct Api {
 
 impl Api {
     /// Reads `ca.crt`, `operator.crt` and `operator.key` of the directory; connects with the first question.
-    pub(super) fn new(
-        namespace: Namespace,
-        directory: &Path,
-        url: &str,
-        pool: &'static str,
-    ) -> Result<Self, DemoError> {
+    pub fn new(namespace: Namespace, directory: &Path, url: &str, pool: &'static str) -> Result<Self, DemoError> {
         let file = |name: &str| directory.join(name);
         let key = SecretPath::File(file("operator.key"));
         let tls = client_config(&file("ca.crt"), &file("operator.crt"), &key, clock::now());
@@ -52,7 +47,7 @@ impl Api {
     ///
     /// # Errors
     /// The inner one is the coordinator's, or that there is none.
-    pub(super) fn ask<B: Serialize, A: DeserializeOwned>(
+    pub fn ask<B: Serialize, A: DeserializeOwned>(
         &self,
         method: &Method,
         below: &str,
@@ -67,12 +62,12 @@ impl Api {
     }
 
     /// The pool as it stands.
-    pub(super) fn pool(&self) -> Result<Result<PoolStatus, ClientError>, DemoError> {
+    pub fn pool(&self) -> Result<Result<PoolStatus, ClientError>, DemoError> {
         self.ask(&Method::GET, "", None::<&()>)
     }
 
     /// What was committed after a revision.
-    pub(super) fn audit(&self, after: Revision) -> Result<Result<Audit, ClientError>, DemoError> {
+    pub fn audit(&self, after: Revision) -> Result<Result<Audit, ClientError>, DemoError> {
         self.ask(&Method::GET, &format!("/audit?after={after}"), None::<&()>)
     }
 }

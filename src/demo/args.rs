@@ -27,12 +27,6 @@ pub(super) struct Args {
     /// Rotate until Ctrl-C.
     #[arg(long)]
     pub(super) keep: bool,
-    /// Take orders from standard input, one JSON object a line; for the fleet tests.
-    #[arg(long, hide = true, conflicts_with_all = ["keep", "sabotage"])]
-    pub(super) driven: bool,
-    /// Rotate wrongly, to see that the demo notices.
-    #[arg(long, value_enum, hide = true)]
-    pub(super) sabotage: Option<Sabotage>,
 }
 
 /// Where the agents have their keys from.
@@ -44,15 +38,6 @@ pub(super) enum Source {
     Derive,
 }
 
-/// Ways to do it wrongly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Sabotage {
-    /// Every node gets the new key alone, one node after the other.
-    NoStaging,
-    /// The new key is promoted before it is staged on the last node.
-    NoBarrier,
-}
-
 impl Args {
     /// The same arguments for the process inside the namespaces.
     pub(super) fn to_words(&self) -> Vec<OsString> {
@@ -60,12 +45,6 @@ impl Args {
         words.push(format!("--source={}", self.source.to_possible_value().expect("none is skipped").get_name()));
         if self.keep {
             words.push("--keep".to_owned());
-        }
-        if self.driven {
-            words.push("--driven".to_owned());
-        }
-        if let Some(sabotage) = self.sabotage {
-            words.push(format!("--sabotage={}", sabotage.to_possible_value().expect("none is skipped").get_name()));
         }
         words.into_iter().map(OsString::from).collect()
     }
@@ -82,19 +61,13 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_design() {
         let args = parse(&[]).unwrap();
-        let expected =
-            Args { nodes: 8, rotations: 3, source: Source::Coordinator, keep: false, driven: false, sabotage: None };
+        let expected = Args { nodes: 8, rotations: 3, source: Source::Coordinator, keep: false };
         assert_eq!(args, expected);
     }
 
     #[test]
     fn the_inner_process_gets_the_same_arguments() {
-        for words in [
-            &["--nodes", "5", "--rotations", "7", "--keep"][..],
-            &["--source", "derive"],
-            &["--sabotage", "no-barrier"],
-            &["--driven"],
-        ] {
+        for words in [&["--nodes", "5", "--rotations", "7", "--keep"][..], &["--source", "derive"]] {
             let args = parse(words).unwrap();
             let inner = [vec![OsString::from(PROGRAM)], args.to_words()].concat();
             assert_eq!(Args::try_parse_from(inner).unwrap(), args);
@@ -103,14 +76,8 @@ mod tests {
 
     #[test]
     fn values_out_of_range_and_sources_that_are_not_there_are_refused() {
-        let refused: [&[&str]; 6] = [
-            &["--nodes", "1"],
-            &["--nodes", "65"],
-            &["--rotations", "0"],
-            &["--source", "random"],
-            &["--sabotage", "all"],
-            &["extra"],
-        ];
+        let refused: [&[&str]; 5] =
+            [&["--nodes", "1"], &["--nodes", "65"], &["--rotations", "0"], &["--source", "random"], &["extra"]];
         for words in refused {
             assert_eq!(parse(words).err().map(|error| error.exit_code()), Some(2), "{words:?}");
         }

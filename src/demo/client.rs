@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Tells all clients to end, or to wait.
 #[derive(Clone, Default)]
-pub(super) struct Whistle(Arc<Calls>);
+pub struct Whistle(Arc<Calls>);
 
 #[derive(Default)]
 struct Calls {
@@ -35,7 +35,8 @@ struct Calls {
 }
 
 impl Whistle {
-    pub(super) fn blow(&self) {
+    /// Tells them to end.
+    pub fn blow(&self) {
         self.0.end.store(true, Ordering::Relaxed);
     }
 
@@ -44,7 +45,7 @@ impl Whistle {
     }
 
     /// Does something while no connection is open: one whose way changes under it would break, which says nothing about keys.
-    pub(super) fn between_connections<R>(&self, act: impl FnOnce() -> R) -> R {
+    pub fn between_connections<R>(&self, act: impl FnOnce() -> R) -> R {
         // There is nothing in it that a panicking client could have left half done.
         let _turn = self.0.turn.write().unwrap_or_else(PoisonError::into_inner);
         act()
@@ -57,7 +58,7 @@ impl Whistle {
 }
 
 /// Starts the clients of one namespace; they count into `tally` until the whistle blows.
-pub(super) fn start(site: ClientSite, tally: Arc<Tally>, whistle: Whistle) -> JoinHandle<Result<(), NamespaceError>> {
+pub fn start(site: ClientSite, tally: Arc<Tally>, whistle: Whistle) -> JoinHandle<Result<(), NamespaceError>> {
     std::thread::spawn(move || {
         site.namespace.within(|| {
             for (source, target) in site.pairs.iter().cycle() {

@@ -8,6 +8,7 @@ use reqwest::Method;
 use super::coordinator::Coordinator;
 use super::error::DemoError;
 use super::node::Supplies;
+use super::program::Kit;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
@@ -33,7 +34,7 @@ pub(super) struct Conductor {
 
 impl Conductor {
     pub(super) fn start(namespace: Namespace, nodes: u8) -> Result<Self, DemoError> {
-        let coordinator = Coordinator::start(namespace, nodes)?;
+        let coordinator = Coordinator::start(&Kit::own(), namespace, nodes)?;
         let seen = Revision::new(0);
         Ok(Self { coordinator, nodes: nodes.into(), pool: None, seen, refused: None, rest: None })
     }

@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 use rustix::process::Signal;
 use zeroize::Zeroizing;
 
+use super::COORDINATOR_NAME;
 use super::api::Api;
 use super::authority::{Authority, Identity, Subject};
 use super::error::DemoError;
 use super::node::{File, Supplies};
-use super::program::{Launch, Program};
-use super::{COORDINATOR_NAME, DEMO_DIR};
+use super::program::{Kit, Launch, Program};
 use tfo_crypto::random;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::runtime::files::{Durability, replace};
 
 /// Where it listens, in the management namespace.
-pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 /// Its only pool.
 const POOL: &str = "demo";
 /// The operator, by its certificate.
@@ -39,19 +39,21 @@ const POLICY: &str = "interval = \"1d\"\npromote_waves = [\"25%\", \"100%\"]\nhe
 const CADENCE: &str = "wait = \"1s\"\nstart_timeout = \"20s\"\n";
 
 /// A coordinator with its files.
-pub(super) struct Coordinator {
+pub struct Coordinator {
     namespace: Namespace,
     directory: PathBuf,
+    executable: PathBuf,
     authority: Authority,
     /// None: it was killed.
     program: Option<Program>,
-    pub(super) api: Api,
+    /// Its operator's connection.
+    pub api: Api,
 }
 
 impl Coordinator {
     /// Writes its files and starts it.
-    pub(super) fn start(namespace: Namespace, nodes: u8) -> Result<Self, DemoError> {
-        let directory = Path::new(DEMO_DIR).join("coordinator");
+    pub fn start(kit: &Kit, namespace: Namespace, nodes: u8) -> Result<Self, DemoError> {
+        let directory = kit.directory.join("coordinator");
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         made.map_err(DemoError::step(format!("make {}", directory.display())))?;
         let authority = Authority::new()?;
@@ -68,15 +70,17 @@ impl Coordinator {
         write("kek", &*seal, 0o400)?;
         write("coordinator.toml", config_toml(&directory, nodes).as_bytes(), 0o644)?;
         let api = Api::new(namespace.clone(), &directory, &url(), POOL)?;
-        let mut coordinator = Self { namespace, directory, authority, program: None, api };
+        let executable = kit.coordinator.clone();
+        let mut coordinator = Self { namespace, directory, executable, authority, program: None, api };
         coordinator.run()?;
         Ok(coordinator)
     }
 
     /// Starts it, for the first time or again.
-    pub(super) fn run(&mut self) -> Result<(), DemoError> {
+    pub fn run(&mut self) -> Result<(), DemoError> {
         let launch = Launch {
             who: "the coordinator".to_owned(),
+            executable: &self.executable,
             name: COORDINATOR_NAME,
             command: "serve",
             config: &self.directory.join("coordinator.toml"),
@@ -87,24 +91,24 @@ impl Coordinator {
     }
 
     /// Fails if it has ended by itself.
-    pub(super) fn must_run(&mut self) -> Result<(), DemoError> {
+    pub fn must_run(&mut self) -> Result<(), DemoError> {
         self.program.as_mut().map_or(Ok(()), Program::must_run)
     }
 
     /// kill -9.
-    pub(super) fn kill(&mut self) -> Result<(), DemoError> {
+    pub fn kill(&mut self) -> Result<(), DemoError> {
         self.program.take().map_or(Ok(()), Program::kill)
     }
 
     /// Ends it in order.
-    pub(super) fn end(&mut self) -> Result<(), DemoError> {
+    pub fn end(&mut self) -> Result<(), DemoError> {
         let Some(program) = self.program.take() else { return Ok(()) };
         program.signal(Signal::TERM);
         program.wait_for_end()
     }
 
     /// What the agent of a node starts with.
-    pub(super) fn supplies(&self, directory: &Path, node: &str) -> Result<Supplies, DemoError> {
+    pub fn supplies(&self, directory: &Path, node: &str) -> Result<Supplies, DemoError> {
         let Identity { cert, key } = self.authority.issue(&Subject::Client(node))?;
         let (directory, url) = (directory.display(), url());
         let file = |name, text: &str| File { name, content: Zeroizing::new(text.as_bytes().to_vec()) };

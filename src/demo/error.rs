@@ -8,13 +8,18 @@ use tfo_wire::client::ClientError;
 
 /// Why the demo ended without a verdict.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DemoError {
+pub enum DemoError {
     /// The machine does not let us make namespaces.
     #[error("cannot make namespaces of our own")]
     Namespaces(#[source] io::Error),
     /// Some step of the set-up failed.
     #[error("cannot {what}")]
-    Step { what: String, source: io::Error },
+    Step {
+        /// What was tried: `start the fleet`.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// A file of the demo's own could not be written.
     #[error(transparent)]
     File(#[from] ReplaceError),
@@ -29,7 +34,12 @@ pub(super) enum DemoError {
     NoIpv6,
     /// `ip` refused a line.
     #[error("ip could not set up {place}: {message}")]
-    Ip { place: String, message: String },
+    Ip {
+        /// What was set up.
+        place: String,
+        /// What `ip` said.
+        message: String,
+    },
     /// The system gave no randomness.
     #[error(transparent)]
     NoRandomness(#[from] tfo_crypto::random::NoRandomness),
@@ -44,13 +54,22 @@ pub(super) enum DemoError {
     Api(#[from] ClientError),
     /// A program is not what it should be.
     #[error("{who} {what}; it said last:\n{log}")]
-    Program { who: String, what: String, log: String },
-    /// Whoever drives the fleet ordered what cannot be done.
-    #[error("{0}")]
-    Order(String),
+    Program {
+        /// The program: `the agent of node1`.
+        who: String,
+        /// What is wrong with it: `ended (signal: 9)`.
+        what: String,
+        /// The last lines that it logged.
+        log: String,
+    },
     /// Something did not happen in time.
     #[error("{what} within {secs} s")]
-    Late { what: String, secs: u64 },
+    Late {
+        /// What did not happen.
+        what: String,
+        /// How long it was waited for, in seconds.
+        secs: u64,
+    },
     /// One of our own threads ended early.
     #[error("the {0} ended early")]
     Worker(&'static str),
@@ -64,13 +83,13 @@ pub(super) enum DemoError {
 
 impl DemoError {
     /// A step that failed.
-    pub(super) fn step(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub fn step(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Step { what, source }
     }
 
     /// What the user can do about it, if we know.
-    pub(super) fn remedy(&self) -> Option<&'static str> {
+    pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Namespaces(_) => Some(
                 "an ordinary user needs unprivileged user namespaces: sysctl user.max_user_namespaces above 0, \

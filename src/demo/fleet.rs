@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use super::args::{Args, PROGRAM, Source};
 use super::client::{self, Whistle};
 use super::conductor::Conductor;
-use super::driven;
 use super::error::DemoError;
 use super::judge::{Evidence, Tally, sum};
 use super::network::Network;
-use super::node::{Node, Status};
+use super::node::Node;
 use super::operator::Operator;
+use super::program::Kit;
 use super::sandbox;
 use super::screen::{Screen, Title, View};
 use super::server::Server;
@@ -24,6 +24,7 @@ use tfo_host::kernel::namespace::NamespaceError;
 use tfo_host::kernel::netstat::TfoCounters;
 use tfo_host::runtime::clock;
 use tfo_model::key::KeyFingerprint;
+use tfo_wire::status::Status;
 
 /// How often the nodes are looked at: well inside every phase, and cheap.
 const TICK: Duration = Duration::from_millis(200);
@@ -37,9 +38,6 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// Runs the demo as PID 1 of the namespaces.
 pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     let stop = sandbox::tie_to_parent()?;
-    if args.driven {
-        return driven::run(args.nodes, &stop);
-    }
     let rotations_wanted = (!args.keep).then_some(args.rotations);
     let title = Title { nodes: args.nodes.into(), source: Operator::source(args), rotations_wanted };
     let mut screen = Screen::new(title);
@@ -75,17 +73,17 @@ struct Fleet {
 
 impl Fleet {
     /// Agents first, then listeners, then clients: a listener before the key would make the kernel make one up (docs/kernel.md#the-key-file).
-    fn start(args: &Args, stop: &Receiver<String>, screen: &mut Screen) -> Result<Self, DemoError> {
+    fn start(args: &Args, stop: &Receiver<()>, screen: &mut Screen) -> Result<Self, DemoError> {
         screen.step("building the network").map_err(tell_failed)?;
         let network = Network::make(args.nodes)?;
-        if args.source == Source::Coordinator && args.sabotage.is_none() {
+        if args.source == Source::Coordinator {
             screen.step("starting the coordinator").map_err(tell_failed)?;
         }
         let mut operator = Operator::new(args, &network)?;
         screen.step("starting an agent in every node").map_err(tell_failed)?;
         let mut nodes = Vec::new();
         for namespace in (1..=args.nodes).map(|node| network.node(node)) {
-            nodes.push(Node::start(namespace, |directory, name| operator.supplies(directory, name))?);
+            nodes.push(Node::start(&Kit::own(), namespace, |directory, name| operator.supplies(directory, name))?);
         }
         let agreed = wait_until_agreed(&mut operator, &mut nodes, stop)?;
         screen.step("starting servers and clients").map_err(tell_failed)?;
@@ -101,7 +99,7 @@ impl Fleet {
     }
 
     /// Watches until the end; afterwards everything has ended in order.
-    fn run(mut self, wanted: Option<u16>, stop: &Receiver<String>, screen: &mut Screen) -> Result<Evidence, DemoError> {
+    fn run(mut self, wanted: Option<u16>, stop: &Receiver<()>, screen: &mut Screen) -> Result<Evidence, DemoError> {
         let watched = self.watch(wanted, stop, screen);
         self.whistle.blow();
         let mut faults: Vec<String> = watched.err().iter().map(ToString::to_string).collect();
@@ -134,12 +132,12 @@ impl Fleet {
         })
     }
 
-    fn watch(&mut self, wanted: Option<u16>, stop: &Receiver<String>, screen: &mut Screen) -> Result<(), DemoError> {
+    fn watch(&mut self, wanted: Option<u16>, stop: &Receiver<()>, screen: &mut Screen) -> Result<(), DemoError> {
         let start = clock::monotonic();
-        let patience_secs = self.operator.rotation_secs_max(self.nodes.len());
+        let patience_secs = self.operator.rotation_secs_max();
         let mut last_rotation = start;
         loop {
-            self.operator.act(&self.nodes)?;
+            self.operator.act()?;
             let statuses = self.look()?;
             let elapsed = clock::monotonic().duration_since(start);
             if self.rotations.observe(&statuses, elapsed) {
@@ -198,7 +196,7 @@ enum Wish {
 }
 
 /// Until the next tick, or until the end is asked for.
-fn wait(stop: &Receiver<String>) -> Wish {
+fn wait(stop: &Receiver<()>) -> Wish {
     match stop.recv_timeout(TICK) {
         Err(RecvTimeoutError::Timeout) => Wish::GoOn,
         Ok(_) | Err(RecvTimeoutError::Disconnected) => Wish::End,
@@ -209,15 +207,15 @@ fn wait(stop: &Receiver<String>) -> Wish {
 fn wait_until_agreed(
     operator: &mut Operator,
     nodes: &mut [Node],
-    stop: &Receiver<String>,
+    stop: &Receiver<()>,
 ) -> Result<KeyFingerprint, DemoError> {
     let start: Instant = clock::monotonic();
     loop {
-        operator.act(nodes)?;
+        operator.act()?;
         let mut primaries = Vec::with_capacity(nodes.len());
         for node in &mut *nodes {
             // An agent that has no keys yet may say that it has failed: it waits for the first one.
-            primaries.push(node.status()?.and_then(|status| status.primary()));
+            primaries.push(node.status()?.as_ref().and_then(primary));
         }
         if let Some(agreed) = common(primaries) {
             return Ok(agreed);
@@ -237,6 +235,11 @@ fn late(what: &str, secs: u64, operator: &mut Operator) -> DemoError {
     DemoError::Late { what: format!("{what}{}", excuse.unwrap_or_default()), secs }
 }
 
+/// The key that a node makes cookies with.
+fn primary(status: &Status) -> Option<KeyFingerprint> {
+    status.primary.map(|slot| slot.fingerprint)
+}
+
 /// The primary of all nodes, if it is one.
 fn common(primaries: impl IntoIterator<Item = Option<KeyFingerprint>>) -> Option<KeyFingerprint> {
     let different: BTreeSet<Option<KeyFingerprint>> = primaries.into_iter().collect();
@@ -253,7 +256,7 @@ struct Rotations {
 impl Rotations {
     /// Whether one was finished since the last look; `elapsed` is how long the clients have been connecting.
     fn observe(&mut self, statuses: &[Status], elapsed: Duration) -> bool {
-        let found = common(statuses.iter().map(Status::primary));
+        let found = common(statuses.iter().map(primary));
         let Some(agreed) = found.filter(|agreed| *agreed != self.agreed) else { return false };
         self.agreed = agreed;
         if elapsed < WARM_UP {

@@ -10,7 +10,7 @@ use tfo_host::kernel::tcp_info::SynData;
 
 /// What became of one connection.  Numbers: docs/kernel.md#client-side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// The server took the data in the SYN.
     Accepted,
     /// A cookie was presented, and the data was not taken.
@@ -29,7 +29,7 @@ impl Outcome {
     const ALL: [Self; 6] = [Self::Accepted, Self::Rejected, Self::Asked, Self::Lost, Self::Untried, Self::Failed];
 
     /// Reads the first 8 bytes of a client's `struct tcp_info`.
-    pub(super) fn of(info: [u8; 8]) -> Self {
+    pub fn of(info: [u8; 8]) -> Self {
         match SynData::of(info) {
             SynData::Accepted => Self::Accepted,
             SynData::Asked => Self::Asked,
@@ -42,20 +42,20 @@ impl Outcome {
 
 /// Counts outcomes, v4 and v6 apart; shared by all clients.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub struct Tally {
     v4: [AtomicU64; Outcome::ALL.len()],
     v6: [AtomicU64; Outcome::ALL.len()],
 }
 
 impl Tally {
     /// Counts one connection to `target`.
-    pub(super) fn count(&self, target: IpAddr, outcome: Outcome) {
+    pub fn count(&self, target: IpAddr, outcome: Outcome) {
         let counters = if target.is_ipv4() { &self.v4 } else { &self.v6 };
         counters[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// What was counted so far.
-    pub(super) fn totals(&self) -> Totals {
+    pub fn totals(&self) -> Totals {
         let read = |counters: &[AtomicU64]| {
             let count = |outcome: Outcome| counters[outcome as usize].load(Ordering::Relaxed);
             Outcome::ALL.map(count)
@@ -66,30 +66,30 @@ impl Tally {
 
 /// Connections by outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Totals {
+pub struct Totals {
     v4: [u64; Outcome::ALL.len()],
     v6: [u64; Outcome::ALL.len()],
 }
 
 impl Totals {
     /// Connections that ended so, over v4 and v6.
-    pub(super) fn of(&self, outcome: Outcome) -> u64 {
+    pub fn of(&self, outcome: Outcome) -> u64 {
         self.v4[outcome as usize] + self.v6[outcome as usize]
     }
 
     /// The part of them that went to the v6 address.
-    pub(super) fn of_v6(&self, outcome: Outcome) -> u64 {
+    pub fn of_v6(&self, outcome: Outcome) -> u64 {
         self.v6[outcome as usize]
     }
 
     /// All connections.
-    pub(super) fn connections(&self) -> u64 {
+    pub fn connections(&self) -> u64 {
         self.v4.iter().chain(&self.v6).sum()
     }
 
     /// Of the connections that presented a cookie, the share that was accepted; none before the first.
     #[expect(clippy::cast_precision_loss, reason = "a share to show; exact up to 2^53 connections")]
-    pub(super) fn accepted_share(&self) -> Option<f64> {
+    pub fn accepted_share(&self) -> Option<f64> {
         let (accepted, rejected) = (self.of(Outcome::Accepted), self.of(Outcome::Rejected));
         (accepted + rejected > 0).then(|| accepted as f64 / (accepted + rejected) as f64)
     }
@@ -100,26 +100,28 @@ impl Totals {
 }
 
 /// Adds one counter up over all nodes; unknown if one node's kernel lacks it.
-pub(super) fn sum(nodes: &[TfoCounters], counter: fn(&TfoCounters) -> Option<u64>) -> Option<u64> {
+pub fn sum(nodes: &[TfoCounters], counter: fn(&TfoCounters) -> Option<u64>) -> Option<u64> {
     nodes.iter().map(counter).sum()
 }
 
 /// All that the verdict rests on.
 #[derive(Debug)]
-pub(super) struct Evidence {
-    pub(super) totals: Totals,
+pub struct Evidence {
+    /// What became of all connections.
+    pub totals: Totals,
     /// Over all nodes.
-    pub(super) passive_fail: Option<u64>,
-    pub(super) rotations: u16,
+    pub passive_fail: Option<u64>,
+    /// How often the whole fleet came to hold another primary.
+    pub rotations: u16,
     /// None: until the user ends it.
-    pub(super) rotations_wanted: Option<u16>,
+    pub rotations_wanted: Option<u16>,
     /// What else went wrong: agents, threads, time.
-    pub(super) faults: Vec<String>,
+    pub faults: Vec<String>,
 }
 
 /// The last line of the output.
 #[derive(Debug, Serialize)]
-pub(super) struct LastLine {
+pub(crate) struct LastLine {
     rotations: u16,
     connections: u64,
     accepted: u64,
@@ -128,7 +130,7 @@ pub(super) struct LastLine {
 }
 
 impl Evidence {
-    pub(super) fn last_line(&self) -> LastLine {
+    pub(crate) fn last_line(&self) -> LastLine {
         LastLine {
             rotations: self.rotations,
             connections: self.totals.connections(),
@@ -139,7 +141,7 @@ impl Evidence {
     }
 
     /// Everything that was wrong; nothing if the fleet may be believed.
-    pub(super) fn faults(&self) -> Vec<String> {
+    pub fn faults(&self) -> Vec<String> {
         let mut faults = self.faults.clone();
         let mut fault = |wrong: bool, text: String| {
             if wrong {

@@ -19,16 +19,16 @@ use tfo_host::runtime::sys;
 use tfo_model::ids::NamespaceName;
 
 /// The address that all nodes share.
-pub(super) const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 10, 10, 10);
+pub const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 10, 10, 10);
 /// The same for v6.
-pub(super) const VIP_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0, 0, 0, 0, 0, 0x10);
+pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0, 0, 0, 0, 0, 0x10);
 /// The port of the service.
-pub(super) const PORT: u16 = 80;
+pub const PORT: u16 = 80;
 /// Client namespaces.
-pub(super) const CLIENT_NAMESPACES: u8 = 6;
+pub const CLIENT_NAMESPACES: u8 = 6;
 /// Client addresses in one client namespace, of each family.  The kernel keeps the cookies of about 5 sources per destination; with more a
 /// client measures its own forgetting (docs/kernel.md#client-side).
-pub(super) const SOURCES_PER_NAMESPACE: u8 = 4;
+pub const SOURCES_PER_NAMESPACE: u8 = 4;
 
 /// Where iproute2 may be: an ordinary user's PATH lacks the sbin directories on Debian.
 const IP_DIRS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -187,33 +187,36 @@ fn ecmp_batch(nodes: &BTreeSet<u8>) -> String {
 }
 
 /// The network, as long as our mount namespace lives.
-pub(super) struct Network {
+pub struct Network {
     ip: PathBuf,
     /// Nodes that connections are spread over.
     announced: BTreeSet<u8>,
     /// Where the coordinator and its operator are.
-    pub(super) management: Namespace,
+    pub management: Namespace,
     /// One for each group of clients.
-    pub(super) clients: Vec<ClientSite>,
+    pub clients: Vec<ClientSite>,
 }
 
 /// Whether a wire carries anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wire {
+pub enum Wire {
+    /// It does.
     Up,
+    /// It does not.
     Down,
 }
 
 /// A namespace that clients are in.
-pub(super) struct ClientSite {
-    pub(super) namespace: Namespace,
+pub struct ClientSite {
+    /// The namespace.
+    pub namespace: Namespace,
     /// Which of its addresses connects to which address of the fleet, in turn.
-    pub(super) pairs: Vec<(IpAddr, SocketAddr)>,
+    pub pairs: Vec<(IpAddr, SocketAddr)>,
 }
 
 impl Network {
     /// Builds all of it, with nodes 1 to `nodes`.
-    pub(super) fn make(nodes: u8) -> Result<Self, DemoError> {
+    pub fn make(nodes: u8) -> Result<Self, DemoError> {
         let ip = find_ip()?;
         std::fs::create_dir_all(NAMES_DIR).map_err(DemoError::step(format!("make {NAMES_DIR}")))?;
         set(&[&SYSCTLS_ALL[..], &SYSCTLS_ROUTER].concat())?;
@@ -234,12 +237,12 @@ impl Network {
     }
 
     /// The namespace of a node.
-    pub(super) fn node(&self, node: u8) -> Namespace {
+    pub fn node(&self, node: u8) -> Namespace {
         namespace_of(Place::Node(node))
     }
 
     /// Makes a node's namespace and its wires; no connection goes there before it is announced.
-    pub(super) fn add_node(&self, node: u8) -> Result<(), DemoError> {
+    pub fn add_node(&self, node: u8) -> Result<(), DemoError> {
         let place = Place::Node(node);
         self.add(place)?;
         let name = place.name();
@@ -259,7 +262,7 @@ impl Network {
     }
 
     /// Takes a node's namespace and its wires away; nothing may be in it any more.
-    pub(super) fn remove_node(&self, node: u8) -> Result<(), DemoError> {
+    pub fn remove_node(&self, node: u8) -> Result<(), DemoError> {
         let name = Place::Node(node).name();
         let cut = format!("link del {name}\n");
         run_ip(&self.ip, "the router", &cut)?;
@@ -271,13 +274,13 @@ impl Network {
     }
 
     /// Spreads connections over this node too.
-    pub(super) fn announce(&mut self, node: u8) -> Result<(), DemoError> {
+    pub fn announce(&mut self, node: u8) -> Result<(), DemoError> {
         self.announced.insert(node);
         self.spread()
     }
 
     /// Keeps connections away from this node.
-    pub(super) fn withdraw(&mut self, node: u8) -> Result<(), DemoError> {
+    pub fn withdraw(&mut self, node: u8) -> Result<(), DemoError> {
         self.announced.remove(&node);
         self.spread()
     }
@@ -287,7 +290,7 @@ impl Network {
     }
 
     /// Cuts a node off from the coordinator, or ends that.
-    pub(super) fn management_wire(&self, node: u8, wire: Wire) -> Result<(), DemoError> {
+    pub fn management_wire(&self, node: u8, wire: Wire) -> Result<(), DemoError> {
         let way = if wire == Wire::Up { "up" } else { "down" };
         let line = format!("link set {} {way}\n", Place::Node(node).name());
         self.management.within(|| run_ip(&self.ip, MANAGEMENT, &line))?
@@ -339,7 +342,7 @@ fn set(sysctls: &[(&str, &str)]) -> Result<(), DemoError> {
 }
 
 /// The `ip` command.
-pub(super) fn find_ip() -> Result<PathBuf, DemoError> {
+pub fn find_ip() -> Result<PathBuf, DemoError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(IP_DIRS.iter().map(PathBuf::from));
     dirs.map(|dir| dir.join("ip")).find(|ip| ip.is_file()).ok_or(DemoError::NoIp)

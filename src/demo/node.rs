@@ -5,102 +5,67 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
-use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::AGENT_NAME;
 use super::error::DemoError;
-use super::program::{Launch, Program};
-use super::{AGENT_NAME, DEMO_DIR};
+use super::program::{Kit, Launch, Program};
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::runtime::files::{Durability, replace};
-use tfo_model::key::{KeyFingerprint, PairPrint};
-use tfo_model::state::{Phase, SlotPrint};
-use tfo_model::time::UnixTime;
+use tfo_wire::status::{FILE_NAME, State, Status};
 
 /// Where an agent has its keys from.
-pub(super) struct Supplies {
+pub struct Supplies {
     /// The `[source]` section of its configuration.
-    pub(super) source_toml: String,
+    pub source_toml: String,
     /// The files in the node's directory that the section names.
-    pub(super) files: Vec<File>,
+    pub files: Vec<File>,
 }
 
 /// A file that only its owner reads.
-pub(super) struct File {
-    pub(super) name: &'static str,
-    pub(super) content: Zeroizing<Vec<u8>>,
+pub struct File {
+    /// In the node's directory.
+    pub name: &'static str,
+    /// Wiped when it is dropped.
+    pub content: Zeroizing<Vec<u8>>,
 }
 
 /// A node without its programs.
-pub(super) struct NodeFiles {
-    pub(super) namespace: Namespace,
+pub struct NodeFiles {
+    /// Where its programs run.
+    pub namespace: Namespace,
     directory: PathBuf,
+    agent: PathBuf,
 }
 
 /// A node whose agent runs.
-pub(super) struct Node {
-    pub(super) files: NodeFiles,
+pub(crate) struct Node {
+    pub(crate) files: NodeFiles,
     agent: Program,
-}
-
-/// What status.json tells (docs/reference/json.md); the parts that are shown here.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Status {
-    pub(super) state: State,
-    pub(super) phase: Phase,
-    pub(super) primary: Option<SlotPrint>,
-    pub(super) backup: Option<SlotPrint>,
-    pub(super) next_change_at: Option<UnixTime>,
-    pub(super) error: Option<StatusError>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum State {
-    Ok,
-    Degraded,
-    Failed,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct StatusError {
-    pub(super) message: String,
-}
-
-impl Status {
-    /// The slots that the agent read back; none before the first install.
-    pub(super) fn pair(&self) -> Option<PairPrint> {
-        let primary = self.primary?.fingerprint;
-        Some(PairPrint { primary, backup: self.backup.map(|slot| slot.fingerprint) })
-    }
-
-    /// The key that makes cookies.
-    pub(super) fn primary(&self) -> Option<KeyFingerprint> {
-        Some(self.primary?.fingerprint)
-    }
 }
 
 impl NodeFiles {
     /// Makes the node's directory with everything that its agent needs.
-    pub(super) fn write(
+    pub fn write(
+        kit: &Kit,
         namespace: Namespace,
         supplies: impl FnOnce(&Path, &str) -> Result<Supplies, DemoError>,
     ) -> Result<Self, DemoError> {
-        let directory = Path::new(DEMO_DIR).join(namespace.name());
+        let directory = kit.directory.join(namespace.name());
         for part in ["run", "sysctl.d"] {
             let part = directory.join(part);
             let made = DirBuilder::new().recursive(true).mode(0o755).create(&part);
             made.map_err(DemoError::step(format!("make {}", part.display())))?;
         }
         let supplies = supplies(&directory, namespace.name())?;
-        let files = Self { namespace, directory };
+        let files = Self { namespace, directory, agent: kit.agent.clone() };
         files.supply(&supplies)?;
         Ok(files)
     }
 
     /// Writes its agent's configuration, and the files that it names.
-    pub(super) fn supply(&self, supplies: &Supplies) -> Result<(), DemoError> {
+    pub fn supply(&self, supplies: &Supplies) -> Result<(), DemoError> {
         for File { name, content } in &supplies.files {
             replace(&self.path(name), content, 0o400, Durability::Volatile)?;
         }
@@ -109,28 +74,29 @@ impl NodeFiles {
     }
 
     /// Name of the node.
-    pub(super) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         self.namespace.name()
     }
 
     /// A file of the node.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
     /// Starts its agent as a daemon.
-    pub(super) fn start_agent(&self) -> Result<Program, DemoError> {
+    pub fn start_agent(&self) -> Result<Program, DemoError> {
         self.start("run")
     }
 
     /// Starts its agent as a timer would.
-    pub(super) fn start_once(&self) -> Result<Program, DemoError> {
+    pub fn start_once(&self) -> Result<Program, DemoError> {
         self.start("once")
     }
 
     fn start(&self, command: &str) -> Result<Program, DemoError> {
         let launch = Launch {
             who: format!("the agent of {}", self.name()),
+            executable: &self.agent,
             name: AGENT_NAME,
             command,
             config: &self.path("agent.toml"),
@@ -140,7 +106,7 @@ impl NodeFiles {
     }
 
     /// The kernel's counters in the node's network namespace.
-    pub(super) fn counters(&self) -> Result<TfoCounters, DemoError> {
+    pub fn counters(&self) -> Result<TfoCounters, DemoError> {
         let read = self.namespace.within(|| TfoCounters::read(Path::new(NETSTAT_PATH)))?;
         read.map_err(DemoError::step(format!("read the counters of {}", self.name())))
     }
@@ -148,17 +114,18 @@ impl NodeFiles {
 
 impl Node {
     /// Writes the node's files and starts its agent in its network namespace.
-    pub(super) fn start(
+    pub(crate) fn start(
+        kit: &Kit,
         namespace: Namespace,
         supplies: impl FnOnce(&Path, &str) -> Result<Supplies, DemoError>,
     ) -> Result<Self, DemoError> {
-        let files = NodeFiles::write(namespace, supplies)?;
+        let files = NodeFiles::write(kit, namespace, supplies)?;
         let agent = files.start_agent()?;
         Ok(Self { files, agent })
     }
 
     /// A file of the node.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.files.path(name)
     }
 
@@ -166,9 +133,9 @@ impl Node {
     ///
     /// # Errors
     /// Fails if the agent has ended, or writes what nobody can read.
-    pub(super) fn status(&mut self) -> Result<Option<Status>, DemoError> {
+    pub(crate) fn status(&mut self) -> Result<Option<Status>, DemoError> {
         self.agent.must_run()?;
-        let Ok(text) = std::fs::read(self.path("run/status.json")) else { return Ok(None) };
+        let Ok(text) = std::fs::read(self.path("run").join(FILE_NAME)) else { return Ok(None) };
         let status: Status = serde_json::from_slice(&text)
             .map_err(|error| self.fault(format!("wrote a status.json that does not fit the design ({error})")))?;
         Ok(Some(status))
@@ -178,7 +145,7 @@ impl Node {
     ///
     /// # Errors
     /// Fails as [`Self::status`], and if the agent has failed or says nothing.
-    pub(super) fn good_status(&mut self) -> Result<Status, DemoError> {
+    pub(crate) fn good_status(&mut self) -> Result<Status, DemoError> {
         let status = self.status()?.ok_or_else(|| self.fault("has lost its status.json".to_owned()))?;
         if status.state == State::Failed {
             let message = status.error.map_or_else(String::new, |error| error.message);
@@ -188,12 +155,12 @@ impl Node {
     }
 
     /// The kernel's counters in the node's network namespace.
-    pub(super) fn counters(&self) -> Result<TfoCounters, DemoError> {
+    pub(crate) fn counters(&self) -> Result<TfoCounters, DemoError> {
         self.files.counters()
     }
 
     /// Asks the agent to end.
-    pub(super) fn ask_to_end(&self) {
+    pub(crate) fn ask_to_end(&self) {
         self.agent.signal(Signal::TERM);
     }
 
@@ -201,12 +168,12 @@ impl Node {
     ///
     /// # Errors
     /// Fails if it does not end soon, or not with exit code 0.
-    pub(super) fn wait_for_end(self) -> Result<(), DemoError> {
+    pub(crate) fn wait_for_end(self) -> Result<(), DemoError> {
         self.agent.wait_for_end()
     }
 
     /// An error about this node's agent, with the end of its log.
-    pub(super) fn fault(&self, what: String) -> DemoError {
+    pub(crate) fn fault(&self, what: String) -> DemoError {
         self.agent.fault(what)
     }
 }
@@ -218,21 +185,4 @@ fn config_toml(directory: &Path, node: &str, source: &str) -> String {
         "[agent]\nnode = \"{node}\"\nruntime_dir = \"{directory}/run\"\n{source}\n[install]\n\
          sysctl_file = \"{directory}/sysctl.d/50-tcp_fastopen_key.conf\"\nverify_interval = \"1s\"\n"
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pinned_status_is_understood() {
-        let text = r#"{"version":1,"state":"ok","source":"derive","pool":null,"generation":null,"phase":"staged",
-            "primary":{"epoch":1796083200,"fingerprint":"00010203040506ff"},"backup":null,
-            "installed_at":"2026-12-01T00:00:00Z","next_change_at":"2026-12-01T00:00:05Z","drift_repairs":0,
-            "clock_synchronised":null,"last_contact_at":null,"error":null,"namespaces":[]}"#;
-        let status: Status = serde_json::from_str(text).unwrap();
-        assert_eq!((status.state, status.phase), (State::Ok, Phase::Staged));
-        assert_eq!(status.primary().unwrap().to_string(), "00010203040506ff");
-        assert_eq!(status.pair().unwrap().backup, None);
-    }
 }

@@ -1,16 +1,14 @@
-//! Who changes the keys: an operator with a coordinator; nobody with derived keys, for the clock does it; with sabotage an operator who
-//! leaves something out.
+//! What changes the keys: an operator with a coordinator, or the clock with derived keys.
 
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::args::{Args, Sabotage, Source};
-use super::careless::Careless;
+use super::args::{Args, Source};
 use super::conductor::Conductor;
 use super::error::DemoError;
 use super::network::Network;
-use super::node::{File, Node, Supplies};
+use super::node::{File, Supplies};
 use tfo_crypto::random;
 use tfo_model::time::RotationInterval;
 
@@ -33,20 +31,17 @@ pub(super) enum Operator {
     Conductor(Box<Conductor>),
     /// The clock rotates.
     Clock { secret: Zeroizing<Vec<u8>> },
-    /// Somebody who does it wrongly.
-    Careless(Box<Careless>),
 }
 
 impl Operator {
     /// The one that the arguments ask for.
     pub(super) fn new(args: &Args, network: &Network) -> Result<Self, DemoError> {
-        match (args.sabotage, args.source) {
-            (None, Source::Coordinator) => {
+        match args.source {
+            Source::Coordinator => {
                 let conductor = Conductor::start(network.management.clone(), args.nodes)?;
                 Ok(Self::Conductor(Box::new(conductor)))
             }
-            (Some(sabotage), _) => Ok(Self::Careless(Box::new(Careless::new(sabotage)?))),
-            (None, Source::Derive) => {
+            Source::Derive => {
                 let mut secret = Zeroizing::new(vec![0; SECRET_BYTES]);
                 random::fill(&mut secret)?;
                 Ok(Self::Clock { secret })
@@ -56,11 +51,9 @@ impl Operator {
 
     /// Name of the agents' source.
     pub(super) fn source(args: &Args) -> &'static str {
-        match (args.sabotage, args.source) {
-            (Some(Sabotage::NoStaging), _) => "file (sabotage: no staging)",
-            (Some(Sabotage::NoBarrier), _) => "file (sabotage: no barrier)",
-            (None, Source::Coordinator) => "coordinator",
-            (None, Source::Derive) => "derive",
+        match args.source {
+            Source::Coordinator => "coordinator",
+            Source::Derive => "derive",
         }
     }
 
@@ -68,7 +61,7 @@ impl Operator {
     pub(super) fn conductor(&mut self) -> Option<&mut Conductor> {
         match self {
             Self::Conductor(conductor) => Some(conductor),
-            Self::Clock { .. } | Self::Careless(_) => None,
+            Self::Clock { .. } => None,
         }
     }
 
@@ -84,25 +77,22 @@ impl Operator {
                 ),
                 files: vec![File { name: SECRET_FILE, content: secret.clone() }],
             },
-            Self::Careless(careless) => careless.supplies(directory),
         })
     }
 
-    /// Longest time between two rotations of `nodes` nodes, in seconds; after that something is wrong.
-    pub(super) fn rotation_secs_max(&self, nodes: usize) -> u64 {
+    /// Longest time between two rotations, in seconds; after that something is wrong.
+    pub(super) fn rotation_secs_max(&self) -> u64 {
         match self {
             Self::Conductor(_) => WALK_SECS_MAX + UPTAKE_SECS_MAX,
             Self::Clock { .. } => INTERVAL_SECS + UPTAKE_SECS_MAX,
-            Self::Careless(careless) => careless.rotation_secs_max(nodes) + UPTAKE_SECS_MAX,
         }
     }
 
     /// Does what is due now.
-    pub(super) fn act(&mut self, nodes: &[Node]) -> Result<(), DemoError> {
+    pub(super) fn act(&mut self) -> Result<(), DemoError> {
         match self {
             Self::Conductor(conductor) => conductor.act(),
             Self::Clock { .. } => Ok(()),
-            Self::Careless(careless) => careless.act(nodes),
         }
     }
 }

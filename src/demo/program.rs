@@ -1,4 +1,4 @@
-//! A program of the fleet as a process of ours: this executable under another name, its log, its end.
+//! A program of the fleet as a process of ours: an executable under the name that says what it is, its log, its end.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use super::OWN_EXECUTABLE;
 use super::error::DemoError;
+use super::{DEMO_DIR, OWN_EXECUTABLE};
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::runtime::clock;
 
@@ -18,8 +18,26 @@ const END_MAX: Duration = Duration::from_secs(5);
 /// How much of a log is shown when its program failed.
 const LOG_LINES_SHOWN: usize = 8;
 
+/// What a fleet is made of, besides namespaces.
+#[derive(Debug, Clone)]
+pub struct Kit {
+    /// All its files.
+    pub directory: PathBuf,
+    /// The executable of an agent, started under the name `tfo-agent`.
+    pub agent: PathBuf,
+    /// The executable of a coordinator, started under the name `tfo-coordinator`.
+    pub coordinator: PathBuf,
+}
+
+impl Kit {
+    /// The demo's: this executable is both programs.
+    pub(crate) fn own() -> Self {
+        Self { directory: DEMO_DIR.into(), agent: OWN_EXECUTABLE.into(), coordinator: OWN_EXECUTABLE.into() }
+    }
+}
+
 /// A program that was started.
-pub(super) struct Program {
+pub struct Program {
     /// For messages: `the agent of node1`.
     who: String,
     log: PathBuf,
@@ -27,26 +45,28 @@ pub(super) struct Program {
 }
 
 /// What is started, and where.
-pub(super) struct Launch<'a> {
+pub struct Launch<'a> {
     /// For messages.
-    pub(super) who: String,
+    pub who: String,
+    /// What is executed.
+    pub executable: &'a Path,
     /// The name under which the executable is started, which says what it is.
-    pub(super) name: &'a str,
+    pub name: &'a str,
     /// The first argument.
-    pub(super) command: &'a str,
+    pub command: &'a str,
     /// The value of `--config`.
-    pub(super) config: &'a Path,
+    pub config: &'a Path,
     /// Both outputs are appended to it.
-    pub(super) log: PathBuf,
+    pub log: PathBuf,
 }
 
 impl Program {
     /// Starts it in a network namespace, with an empty environment.
-    pub(super) fn start(namespace: &Namespace, launch: Launch<'_>) -> Result<Self, DemoError> {
-        let Launch { who, name, command, config, log } = launch;
+    pub fn start(namespace: &Namespace, launch: Launch<'_>) -> Result<Self, DemoError> {
+        let Launch { who, executable, name, command, config, log } = launch;
         let start = || -> std::io::Result<Child> {
             let output = File::options().create(true).append(true).open(&log)?;
-            let mut program = Command::new(OWN_EXECUTABLE);
+            let mut program = Command::new(executable);
             program.arg0(name).args([command, "--config"]).arg(config).env_clear();
             program.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()
         };
@@ -55,17 +75,17 @@ impl Program {
     }
 
     /// How it ended, if it has.
-    pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>, DemoError> {
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>, DemoError> {
         self.child.try_wait().map_err(DemoError::step(format!("look after {}", self.who)))
     }
 
     /// Fails if it has ended.
-    pub(super) fn must_run(&mut self) -> Result<(), DemoError> {
+    pub fn must_run(&mut self) -> Result<(), DemoError> {
         self.ended()?.map_or(Ok(()), |status| Err(self.fault(format!("ended ({status})"))))
     }
 
     /// Sends it a signal.
-    pub(super) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         // One that has ended already is seen when it is waited for.
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap_or_default();
     }
@@ -74,7 +94,7 @@ impl Program {
     ///
     /// # Errors
     /// Fails if it does not end soon, or not with exit code 0.
-    pub(super) fn wait_for_end(mut self) -> Result<(), DemoError> {
+    pub fn wait_for_end(mut self) -> Result<(), DemoError> {
         match self.poll_end(clock::monotonic())? {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(self.fault(format!("did not end well ({status})"))),
@@ -83,13 +103,13 @@ impl Program {
     }
 
     /// kill -9.
-    pub(super) fn kill(mut self) -> Result<(), DemoError> {
+    pub fn kill(mut self) -> Result<(), DemoError> {
         let what = format!("kill {}", self.who);
         self.child.kill().and_then(|()| self.child.wait()).map(drop).map_err(DemoError::step(what))
     }
 
     /// Waits until it has ended by itself, and gives its exit code.
-    pub(super) fn exit_code(mut self) -> Result<Option<i32>, DemoError> {
+    pub fn exit_code(mut self) -> Result<Option<i32>, DemoError> {
         match self.poll_end(clock::monotonic())? {
             Some(status) => Ok(status.code()),
             None => Err(self.fault(format!("did not end within {} s", END_MAX.as_secs()))),
@@ -107,7 +127,7 @@ impl Program {
     }
 
     /// An error about it, with the end of its log.
-    pub(super) fn fault(&self, what: String) -> DemoError {
+    pub fn fault(&self, what: String) -> DemoError {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let log = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n");

@@ -91,15 +91,13 @@ type Ended = oneshot::Receiver<io::Result<ExitStatus>>;
 /// started a process is what `PR_SET_PDEATHSIG` tells.  This one lives as long as we do.
 fn launch(args: &Args) -> Result<(Option<ChildStdin>, Ended), DemoError> {
     let words = args.to_words();
-    // Whoever drives it holds the pipe whose end is the fleet's end.
-    let input = if args.driven { Stdio::inherit() } else { Stdio::piped() };
     let (started, starting) = mpsc::channel();
     let (tell_end, ended) = oneshot::channel();
     std::thread::spawn(move || {
         let child = sys::unshare(UnshareFlags::NEWPID).map_err(io::Error::from).and_then(|()| {
             let mut command = Command::new(OWN_EXECUTABLE);
             // Its own process group: the terminal's Ctrl-C comes to us alone.
-            command.arg0(FLEET_NAME).args(words).stdin(input).process_group(0).spawn()
+            command.arg0(FLEET_NAME).args(words).stdin(Stdio::piped()).process_group(0).spawn()
         });
         // Whoever waits for these has gone only if the process ends anyway.
         match child {
@@ -124,9 +122,8 @@ fn exit_code(status: Result<io::Result<ExitStatus>, oneshot::error::RecvError>) 
     }
 }
 
-/// In the fleet's process: ties its life to the outer process.  The answer has the lines of whoever drives it, and tells, by being
-/// closed, that the end is asked for.
-pub(super) fn tie_to_parent() -> Result<mpsc::Receiver<String>, DemoError> {
+/// In the fleet's process: ties its life to the outer process.  The answer is closed when the end is asked for.
+pub(super) fn tie_to_parent() -> Result<mpsc::Receiver<()>, DemoError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| DemoError::step("end with the program that started us")(error.into()))?;
     // If it died before that call the pipe is closed, and its reader below says so at once.
@@ -139,12 +136,9 @@ pub(super) fn tie_to_parent() -> Result<mpsc::Receiver<String>, DemoError> {
     }
     let (alive, stop) = mpsc::channel();
     std::thread::spawn(move || {
-        // Nothing is written to it unless the fleet is driven: this ends when the other end is closed.
-        for line in io::stdin().lines().map_while(Result::ok) {
-            if alive.send(line).is_err() {
-                return;
-            }
-        }
+        // Nothing is written to it: this ends when the other end is closed.
+        drop(io::copy(&mut io::stdin(), &mut io::sink()));
+        drop(alive);
     });
     Ok(stop)
 }

@@ -14,9 +14,9 @@ use tfo_host::kernel::namespace::Namespace;
 use tfo_host::runtime::sys;
 
 /// What a client sends in its SYN.
-pub(super) const REQUEST: &[u8] = b"GET\n";
+pub const REQUEST: &[u8] = b"GET\n";
 /// What it gets.
-pub(super) const ANSWER: &[u8] = b"OK\n";
+pub const ANSWER: &[u8] = b"OK\n";
 /// Accepted and half-open TFO connections that may wait: more than all clients together ever open at once.
 const QUEUE: i32 = 1024;
 /// Threads that accept, for each node: one may be waiting for a slow client's request.
@@ -25,14 +25,14 @@ const THREADS: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The service of one node.
-pub(super) struct Server {
+pub struct Server {
     listener: TcpListener,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Server {
     /// Opens the listener of one node, for v4 and v6, and serves it.
-    pub(super) fn start(namespace: &Namespace) -> Result<Self, DemoError> {
+    pub fn start(namespace: &Namespace) -> Result<Self, DemoError> {
         // A socket stays in the namespace that it was made in, whatever thread uses it.
         let listener = namespace.within(listen)?.map_err(DemoError::step("open a TCP Fast Open listener"))?;
         let mut threads = Vec::new();
@@ -44,12 +44,12 @@ impl Server {
     }
 
     /// Whether it has ended by itself.
-    pub(super) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Ends it; afterwards nothing of ours is in its namespace.
-    pub(super) fn close(self) -> Result<(), DemoError> {
+    pub fn close(self) -> Result<(), DemoError> {
         // Whoever accepts gets EINVAL.
         let ended = rustix::net::shutdown(&self.listener, Shutdown::Both);
         ended.map_err(|error| DemoError::step("end a listener")(error.into()))?;

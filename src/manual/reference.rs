@@ -1,6 +1,6 @@
 //! The generated pages of `docs/reference`: every command with its help, and every configuration file with its comments.
 //!
-//! They say what `--help` and the examples in `config/` say, so a test can hold them to it (`tests/docs.rs`).
+//! They say what `--help` and the examples in `config/` say, so a test can hold them to it (`tests/repository/pages.rs`).
 
 use std::fmt::Write as _;
 

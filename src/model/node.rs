@@ -83,19 +83,31 @@ impl Counters {
     }
 }
 
-/// Where a node has its keys from.  Persisted; wire v1: the snake-case names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeySource {
-    /// From this pool: it is told keys, and barriers wait for it.
-    #[default]
-    Coordinator,
-    /// It derives them: it only reports, is told nothing and never waited for (`[report]`).
-    Derive,
-    /// From a file: as above.
-    File,
-    /// It makes them itself: as above.
-    Random,
+crate::named_enum! {
+    /// Where a node has its keys from.  Persisted; wire v1: the names.
+    #[derive(Default)]
+    pub enum KeySource {
+        /// From its pool: barriers wait for it.
+        #[default]
+        Coordinator = "coordinator",
+        /// It derives them: it only reports, is given no keys, and barriers do not wait for it (`[report]`).
+        Derive = "derive",
+        /// From a file: as above.
+        File = "file",
+        /// It makes them itself: as above.
+        Random = "random",
+    }
+}
+
+impl KeySource {
+    /// Whether the node's own clock decides when its keys change: their epochs are dates.
+    #[must_use]
+    pub const fn uses_clock(self) -> bool {
+        match self {
+            Self::Derive | Self::Random => true,
+            Self::Coordinator | Self::File => false,
+        }
+    }
 }
 
 /// The nodes that must be here after a first key or an import (docs/protocol.md#rule-14).  Persisted; wire v1.

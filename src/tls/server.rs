@@ -24,9 +24,9 @@ pub use super::live::LiveConnection;
 use super::live::{Chain, Closed, Registry, Sweep};
 use super::pem::{self, unix};
 use super::stamp::Stamp;
-use tfo_host::runtime::clock;
+use tfo_host::runtime::{clock, log};
 use tfo_host::secret::SecretPath;
-use tfo_model::problem::{Problem, Severity};
+use tfo_model::problem::{Problem, first_error};
 use tfo_model::time::UnixTime;
 
 /// What we speak.
@@ -117,9 +117,9 @@ impl ServerTls {
         let now = clock::now();
         let stamps = stamps(&files);
         let (in_use, problems) = InUse::read(&files, now);
-        let in_use = in_use.filter(|_| problems.iter().all(|problem| problem.severity == Severity::Warning));
+        let in_use = in_use.filter(|_| first_error(&problems).is_none());
         let Some(in_use) = in_use else { return Err(problems) };
-        problems.iter().for_each(log_problem);
+        problems.iter().for_each(log::problem);
         Ok(Arc::new(Self {
             files,
             in_use: ArcSwap::from_pointee(in_use),
@@ -196,7 +196,7 @@ impl ServerTls {
         let (read, problems) = InUse::read(&self.files, now);
         let Some(read) = read else {
             if problems != watched.broken {
-                problems.iter().for_each(log_problem);
+                problems.iter().for_each(log::problem);
                 error!("the TLS files cannot be used; the ones read before stay in use");
                 watched.broken.clone_from(&problems);
             }
@@ -206,7 +206,7 @@ impl ServerTls {
         let expiries = read.expiries;
         self.in_use.store(Arc::new(read));
         let closed = self.sweep(Sweep::All, now);
-        problems.iter().for_each(log_problem);
+        problems.iter().for_each(log::problem);
         let (certificate_until, crl_until) = (expiries.certificate, expiries.crl.map(tracing::field::display));
         info!(closed, %certificate_until, crl_until, "TLS files read anew");
         Reload::Done { closed, problems }
@@ -342,13 +342,4 @@ fn next_expiry(chain: &[CertificateDer<'_>], authorities: &Authorities, now: Uni
     let parsed = chain.iter().filter_map(|one| X509Certificate::from_der(one).ok());
     let all = parsed.map(|(_, one)| unix(one.validity().not_after)).chain([authorities.expires]);
     all.filter(|at| *at >= now).min()
-}
-
-fn log_problem(problem: &Problem) {
-    let file = problem.file.as_ref().map(|file| file.display().to_string());
-    let (kind, error, remedy) = (problem.kind, &problem.message, &problem.remedy);
-    match problem.severity {
-        Severity::Error => error!(kind, file, error, remedy, "problem"),
-        Severity::Warning => warn!(kind, file, error, remedy, "problem"),
-    }
 }

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use tfo_model::count::Generation;
 use tfo_model::ids::PoolName;
 use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::named::Named;
+use tfo_model::named_enum;
+use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 
@@ -15,64 +18,33 @@ pub const VERSION: u32 = 1;
 /// Its name in the agent's runtime directory.
 pub const FILE_NAME: &str = "status.json";
 
-/// How it stands with a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// The keys that the source wants are in the file and in every kernel.
-    Ok,
-    /// Keys are installed and verified, but something needs a look.
-    Degraded,
-    /// There are no keys, or they are not where they belong.
-    Failed,
-}
-
-impl State {
-    /// The name used in every output.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Degraded => "degraded",
-            Self::Failed => "failed",
-        }
+named_enum! {
+    /// How it stands with a host.
+    pub enum State {
+        /// The keys that the source wants are in the file and in every kernel.
+        Ok = "ok",
+        /// Keys are installed and verified, but something needs a look.
+        Degraded = "degraded",
+        /// There are no keys, or they are not where they belong.
+        Failed = "failed",
     }
 }
 
-/// How it stands with the coordinators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// Nobody has answered yet.
-    Asking,
-    /// The last request was answered.
-    Connected,
-    /// Answers came in this run, but the last request failed.
-    Disconnected,
-    /// Nobody answered in time at the start: the node serves by its file.
-    Unconfirmed,
-    /// The node has no keys of its pool.
-    NoKeys,
-    /// Out of contact for longer than the pool waits.
-    Detached,
-}
-
-impl Standing {
-    /// Every standing.
-    pub const ALL: [Self; 6] =
-        [Self::Asking, Self::Connected, Self::Disconnected, Self::Unconfirmed, Self::NoKeys, Self::Detached];
-
-    /// The name used in every output.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Asking => "asking",
-            Self::Connected => "connected",
-            Self::Disconnected => "disconnected",
-            Self::Unconfirmed => "unconfirmed",
-            Self::NoKeys => "no_keys",
-            Self::Detached => "detached",
-        }
+named_enum! {
+    /// How it stands with the coordinators.
+    pub enum Standing {
+        /// No answer yet.
+        Asking = "asking",
+        /// The last request was answered.
+        Connected = "connected",
+        /// Answers came in this run, but the last request failed.
+        Disconnected = "disconnected",
+        /// No answer came in time at the start: the node serves by its file.
+        Unconfirmed = "unconfirmed",
+        /// The node has no keys of its pool.
+        NoKeys = "no_keys",
+        /// Out of contact for longer than the pool waits.
+        Detached = "detached",
     }
 }
 
@@ -83,8 +55,8 @@ pub struct Status {
     pub version: u32,
     /// How it stands.
     pub state: State,
-    /// Kind of the source: `derive`, `coordinator`, `file`, `random`.
-    pub source: String,
+    /// Where the host has its keys from.
+    pub source: Named<KeySource>,
     /// The pool, with a coordinator.
     pub pool: Option<PoolName>,
     /// The instruction that was followed last.
@@ -107,11 +79,20 @@ pub struct Status {
     pub last_contact_at: Option<UnixTime>,
     /// How it stands with the coordinators; null without any.
     #[serde(default)]
-    pub contact: Option<Standing>,
+    pub contact: Option<Named<Standing>>,
     /// What is wrong.
     pub error: Option<StatusError>,
     /// What each namespace's kernel holds, the agent's own one first.
     pub namespaces: Vec<NamespaceStatus>,
+}
+
+impl Status {
+    /// Both slots; none if there are no keys.
+    #[must_use]
+    pub fn slots(&self) -> Option<PairPrint> {
+        let primary = self.primary?.fingerprint;
+        Some(PairPrint { primary, backup: self.backup.map(|slot| slot.fingerprint) })
+    }
 }
 
 /// The first thing that is wrong.
@@ -143,5 +124,32 @@ impl NamespaceStatus {
     #[must_use]
     pub fn slots(&self) -> Option<PairPrint> {
         self.primary.map(|primary| PairPrint { primary, backup: self.backup })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pinned_status_is_understood() {
+        let text = r#"{"version":1,"state":"ok","source":"derive","pool":null,"generation":null,"phase":"staged",
+            "primary":{"epoch":1796083200,"fingerprint":"00010203040506ff"},"backup":null,
+            "installed_at":"2026-12-01T00:00:00Z","next_change_at":"2026-12-01T00:00:05Z","drift_repairs":0,
+            "clock_synchronised":null,"last_contact_at":null,"error":null,"namespaces":[]}"#;
+        let status: Status = serde_json::from_str(text).unwrap();
+        assert_eq!((status.state, status.phase), (State::Ok, Phase::Staged));
+        assert_eq!(status.source, KeySource::Derive);
+        let slots = status.slots().unwrap();
+        assert_eq!((slots.primary.to_string().as_str(), slots.backup), ("00010203040506ff", None));
+    }
+
+    #[test]
+    fn an_agent_of_a_later_release_is_understood() {
+        let text = r#"{"version":1,"state":"ok","source":"vault","pool":null,"generation":null,"phase":"steady",
+            "primary":null,"backup":null,"installed_at":null,"next_change_at":null,"drift_repairs":0,
+            "clock_synchronised":null,"last_contact_at":null,"contact":"resting","error":null,"namespaces":[]}"#;
+        let status: Status = serde_json::from_str(text).unwrap();
+        assert_eq!((status.source.as_str(), status.contact.unwrap().as_str()), ("vault", "resting"));
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{full, poll_until};
-use crate::world::{FAST, Node, SOON, World};
+use tfo_testbed::config::FAST;
+use tfo_testbed::coordinator::{Node, World};
+use tfo_testbed::{SOON, full, poll_until};
 
 #[test]
 fn stored_acks_do_not_count_after_a_start() {

@@ -6,7 +6,8 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::world::{FAST, Node, OPERATOR, VIEWER, World};
+use tfo_testbed::config::FAST;
+use tfo_testbed::coordinator::{Node, OPERATOR, VIEWER, World};
 
 fn states(world: &World) -> Vec<(String, String)> {
     let (_, nodes) = world.operator().get("/v1/pools/text/nodes");
@@ -14,7 +15,7 @@ fn states(world: &World) -> Vec<(String, String)> {
     nodes["nodes"].as_array().unwrap().iter().map(|node| (text(&node["node"]), text(&node["state"]))).collect()
 }
 
-fn first(client: &crate::world::Client, path: &str, body: &Value) -> Value {
+fn first(client: &tfo_testbed::coordinator::Client, path: &str, body: &Value) -> Value {
     let (status, answer) = client.post(&format!("/v1/pools/text/{path}"), body);
     assert_eq!(status, 200, "{path}: {answer}");
     answer
@@ -104,7 +105,7 @@ fn a_stolen_key_is_driven_out_without_the_stolen_node() {
     assert_eq!(done["nodes"], json!(["c.cache.example.org"]));
     assert_eq!(nodes[2].sync(0).1["kind"], "denied");
     let gone = nodes[0].told["primary"]["fingerprint"].clone();
-    let pool = crate::support::poll_some(crate::world::SOON, || {
+    let pool = tfo_testbed::poll_some(tfo_testbed::SOON, || {
         for node in &mut nodes[..2] {
             if node.sync(0).0 == 200 {
                 node.install();
@@ -192,7 +193,7 @@ fn a_changed_policy_is_taken_over_before_the_next_rotation_and_audited() {
     // A broken file leaves everything as it is; a start with another one takes it over too, when all are heard.
     world.configure("interval = 1\n");
     world.signal(Signal::HUP);
-    let told = crate::support::poll_until(crate::world::SOON, || world.log().contains("the old one goes on"));
+    let told = tfo_testbed::poll_until(tfo_testbed::SOON, || world.log().contains("keeping the old one"));
     assert!(told, "{}", world.log());
     assert_eq!(world.pool()["drives"], true);
     assert!(world.stop().success());
@@ -224,7 +225,7 @@ fn a_reload_that_fails_at_a_pool_leaves_access_and_policies_as_they_are() {
     let others = config.replace(OPERATOR, "ops2.example.org").replace(VIEWER, "view2.example.org");
     world.put("coordinator.toml", others.as_bytes(), 0o644);
     world.signal(Signal::HUP);
-    let refused = crate::support::poll_until(crate::world::SOON, || world.log().contains("the old one goes on"));
+    let refused = tfo_testbed::poll_until(tfo_testbed::SOON, || world.log().contains("keeping the old one"));
     assert!(refused, "{}", world.log());
     let pool = world.pool();
     assert_eq!((&pool["drives"], &pool["policy_differs"]), (&json!(true), &json!([])), "{pool:#}");
@@ -234,7 +235,7 @@ fn a_reload_that_fails_at_a_pool_leaves_access_and_policies_as_they_are() {
     // What is taken later is taken whole.
     world.put("coordinator.toml", others.replace("[pools.dns]", "[pools.new]").as_bytes(), 0o644);
     world.signal(Signal::HUP);
-    let taken = crate::support::poll_until(crate::world::SOON, || new_operator.get("/v1/pools/new").0 == 200);
+    let taken = tfo_testbed::poll_until(tfo_testbed::SOON, || new_operator.get("/v1/pools/new").0 == 200);
     assert!(taken, "{}", world.log());
     assert_eq!(world.operator().get("/v1/pools/text").0, 403);
     assert!(world.stop().success());

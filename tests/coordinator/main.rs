@@ -1,14 +1,21 @@
-//! `tfo-coordinator` as a process: real TLS, SQLite on disk, nodes and operators that speak API v1 through reqwest.
+//! `tfo-coordinator`: the process with real TLS and SQLite on disk, its transport, what it exports, and a long run under
+//! faults.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where its world is not what it made")]
-
-#[path = "../support/mod.rs"]
-mod support;
-
+#[cfg(test)]
 mod config;
+#[cfg(test)]
 mod crash;
+#[cfg(test)]
 mod fleet;
+#[cfg(test)]
+mod monitoring;
+#[cfg(test)]
 mod process;
+#[cfg(test)]
 mod refusals;
+#[cfg(test)]
 mod rotation;
-mod world;
+#[cfg(test)]
+mod soak;
+#[cfg(test)]
+mod tls;

@@ -5,8 +5,9 @@ use std::fs;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::poll_until;
-use crate::world::{FAST, Node, SOON, World, holds};
+use tfo_testbed::config::FAST;
+use tfo_testbed::coordinator::{Node, World, holds};
+use tfo_testbed::{SOON, poll_until};
 
 fn stderr(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -119,7 +120,7 @@ fn a_key_is_nowhere_but_in_the_answer_to_its_node() {
 
 #[test]
 fn metrics_are_what_prometheus_takes() {
-    if !crate::support::need_tool("promtool") {
+    if !tfo_testbed::need_tool("promtool") {
         return;
     }
     let world = World::started(FAST);

@@ -3,7 +3,8 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{FAST, OPERATOR, VIEWER, World};
+use tfo_testbed::config::FAST;
+use tfo_testbed::coordinator::{OPERATOR, VIEWER, World};
 
 const SYNC: &str = "/v1/pools/text/sync";
 
@@ -54,14 +55,14 @@ fn nobody_takes_the_place_of_another() {
         assert_eq!(status, 403);
     }
     assert_eq!(state(&world), before);
-    assert!(world.log().contains("the certificate names no operator"), "refusals are logged");
+    assert!(world.log().contains("your certificate does not name an operator"), "refusals are logged");
 }
 
 #[test]
 fn strangers_get_no_answer_at_all() {
     let world = World::started(FAST);
-    let other = crate::world::Authority::new();
-    let stranger = world.client_of(&other.issue(&["a.cache.example.org"]));
+    let other = tfo_testbed::pki::Ca::new("other");
+    let stranger = world.client_of(&other.both(&["a.cache.example.org"]));
     assert_eq!(stranger.post(SYNC, &world.node("a.cache.example.org").request(0)).0, 0);
     assert_eq!(stranger.get("/v1/pools").0, 0);
 }
@@ -205,7 +206,7 @@ fn too_few_nodes_start_no_rotation_unless_forced() {
     nodes.iter_mut().for_each(|node| drop(node.sync(0)));
     let first = json!({"mode": "first", "expect": {"number": 3}});
     assert_eq!(operator.post("/v1/pools/text/rotations", &first).0, 200);
-    nodes.iter_mut().for_each(crate::world::Node::converge);
+    nodes.iter_mut().for_each(tfo_testbed::coordinator::Node::converge);
     world.until("all have it", |pool| pool["converged"] == 3);
     assert_eq!(operator.post("/v1/pools/text/resume", &json!({})).0, 200);
     let (status, answer) = operator.post("/v1/pools/text/rotations", &json!({}));

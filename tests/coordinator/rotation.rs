@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::world::{FAST, World};
+use tfo_testbed::config::FAST;
+use tfo_testbed::coordinator::World;
 
 #[test]
 fn three_nodes_walk_through_a_rotation_and_nothing_moves_before_its_barrier() {
@@ -40,6 +41,6 @@ fn three_nodes_walk_through_a_rotation_and_nothing_moves_before_its_barrier() {
     let (_, audit) = world.operator().get("/v1/pools/text/audit");
     let actions: Vec<_> = audit["entries"].as_array().unwrap().iter().map(|entry| &entry["action"]).collect();
     assert_eq!(json!(actions), json!(["first_key", "resume", "stage", "promote", "settle"]));
-    assert_eq!(audit["entries"][2]["operator"], crate::world::OPERATOR);
+    assert_eq!(audit["entries"][2]["operator"], tfo_testbed::coordinator::OPERATOR);
     assert_eq!(audit["entries"][3]["operator"], json!(null));
 }

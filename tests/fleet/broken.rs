@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Fleet, UNDER_WAY, can_run};
+use tfo_testbed::levers::{Fleet, UNDER_WAY, inside};
 
 /// More rejections than clients, so not only one unlucky cookie each: 2p(1-p) of the connections with a stale share p of the nodes
 /// (docs/kernel.md#a-fleet-under-rotation), 37 % with one node of four.
@@ -10,54 +10,53 @@ const MANY: u64 = 20;
 
 #[test]
 fn every_rule_that_is_broken_is_seen() {
-    if !can_run() {
-        return;
-    }
-    let mut fleet = Fleet::up(4);
-    fleet.costs("a node that serves before its agent has asked", MANY..=u64::MAX, |fleet| {
-        fleet.on("withdraw", 2);
-        fleet.on("wipe", 2);
-        fleet.on("serve", 2);
-        fleet.on("announce", 2);
-        fleet.clients_come_round();
-    });
-    healed(&mut fleet, |fleet| fleet.on("start_agent", 2), 2);
+    inside(|| {
+        let mut fleet = Fleet::up(4);
+        fleet.costs("a node that serves before its agent has asked", MANY..=u64::MAX, |fleet| {
+            fleet.withdraw(2);
+            fleet.wipe(2);
+            fleet.serve(2);
+            fleet.announce(2);
+            fleet.clients_come_round();
+        });
+        healed(&mut fleet, |fleet| fleet.start_agent(2), 2);
 
-    fleet.costs("a node that serves with an older file before its agent has asked", MANY..=u64::MAX, |fleet| {
-        fleet.on("keep_file", 3);
-        fleet.rotation();
-        fleet.on("withdraw", 3);
-        fleet.on("reboot_with_kept_file", 3);
-        fleet.on("serve", 3);
-        fleet.on("announce", 3);
-        fleet.clients_come_round();
-    });
-    healed(&mut fleet, |fleet| fleet.on("start_agent", 3), 3);
+        fleet.costs("a node that serves with an older file before its agent has asked", MANY..=u64::MAX, |fleet| {
+            fleet.keep_file(3);
+            fleet.rotation();
+            fleet.withdraw(3);
+            fleet.reboot_with_kept_file(3);
+            fleet.serve(3);
+            fleet.announce(3);
+            fleet.clients_come_round();
+        });
+        healed(&mut fleet, |fleet| fleet.start_agent(3), 3);
 
-    // The known limit: it serves on, is cut off, and the operator passes the barrier without it.  From the first promotion on it
-    // does not know the primary of the others, nor they, after the second stage, its own: at most 2p(1-p) = 37.5 % are rejected.
-    let cost = fleet.cost_of("a serving node that is cut off and left behind for two rotations", |fleet| {
-        fleet.on("cut", 4);
-        fleet.begin_rotation();
-        fleet.leave_behind(4);
-        fleet.settled();
-        fleet.force_rotation();
-        fleet.settled();
-    });
-    assert!((MANY..=cost.connections * 2 / 5).contains(&cost.rejected), "{cost:?}");
-    let apart = cost.rejected.abs_diff(cost.passive_fail);
-    assert!(apart <= UNDER_WAY && cost.failed == 0, "every rejection is counted on a node: {cost:?}");
-    healed(&mut fleet, |fleet| fleet.on("mend", 4), 4);
+        // The known limit: it serves on, is cut off, and the operator passes the barrier without it.  From the first promotion on it
+        // does not know the primary of the others, nor they, after the second stage, its own: at most 2p(1-p) = 37.5 % are rejected.
+        let cost = fleet.cost_of("a serving node that is cut off and left behind for two rotations", |fleet| {
+            fleet.cut(4);
+            fleet.begin_rotation();
+            fleet.leave_behind(4);
+            fleet.settled();
+            fleet.force_rotation();
+            fleet.settled();
+        });
+        assert!((MANY..=cost.connections * 2 / 5).contains(&cost.rejected), "{cost:?}");
+        let apart = cost.rejected.abs_diff(cost.passive_fail);
+        assert!(apart <= UNDER_WAY && cost.failed == 0, "every rejection is counted on a node: {cost:?}");
+        healed(&mut fleet, |fleet| fleet.reconnect(4), 4);
 
-    // Two barriers passed without one node: the first before it was staged, the second before it was promoted.
-    fleet.costs("a barrier passed without a frozen node that serves on", MANY..=u64::MAX, |fleet| {
-        fleet.on("freeze_agent", 1);
-        fleet.begin_rotation();
-        fleet.leave_behind(1);
-        fleet.settled();
+        // Two barriers passed without one node: the first before it was staged, the second before it was promoted.
+        fleet.costs("a barrier passed without a frozen node that serves on", MANY..=u64::MAX, |fleet| {
+            fleet.freeze_agent(1);
+            fleet.begin_rotation();
+            fleet.leave_behind(1);
+            fleet.settled();
+        });
+        healed(&mut fleet, |fleet| fleet.thaw_agent(1), 1);
+        fleet.end();
     });
-    healed(&mut fleet, |fleet| fleet.on("thaw_agent", 1), 1);
-    fleet.end();
 }
 
 /// Puts it right again; then the fleet is as good as before.

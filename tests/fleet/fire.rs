@@ -4,28 +4,27 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{CLIENTS, Fleet, can_run};
-use crate::support::full;
+use tfo_testbed::full;
+use tfo_testbed::levers::{CLIENTS, Fleet, inside};
 
 /// Longest wait until a node is absent: three minutes for a daemon, and a rotation.
 const ABSENT_MAX: Duration = Duration::from_secs(240);
 
 #[test]
 fn not_one_connection_loses_its_cookie() {
-    if !can_run() {
-        return;
-    }
-    let mut fleet = Fleet::up(8);
-    under_fire(&mut fleet);
-    if full() {
-        // Half a minute and three of waiting.
-        fleet.costs_nothing("a node silent until it counts as absent, withdrawn", absent);
-        fleet.costs_nothing("a daemon silent until it counts as absent, withdrawn", daemon_absent);
+    inside(|| {
+        let mut fleet = Fleet::up(8);
         under_fire(&mut fleet);
-        fleet.costs_nothing("fifty rotations", |fleet| (0..50).for_each(|_| fleet.rotation()));
-        under_fire(&mut fleet);
-    }
-    fleet.end();
+        if full() {
+            // Half a minute and three of waiting.
+            fleet.costs_nothing("a node silent until it counts as absent, withdrawn", absent);
+            fleet.costs_nothing("a daemon silent until it counts as absent, withdrawn", daemon_absent);
+            under_fire(&mut fleet);
+            fleet.costs_nothing("fifty rotations", |fleet| (0..50).for_each(|_| fleet.rotation()));
+            under_fire(&mut fleet);
+        }
+        fleet.end();
+    });
 }
 
 fn under_fire(fleet: &mut Fleet) {
@@ -47,73 +46,73 @@ fn under_fire(fleet: &mut Fleet) {
 }
 
 fn agents_killed_in_a_stage(fleet: &mut Fleet) {
-    fleet.on("freeze_agent", 2);
+    fleet.freeze_agent(2);
     fleet.begin_rotation();
     fleet.waits_for("staged", 2);
     // One that has acknowledged, and the one that has not.
     for node in [5, 2] {
-        fleet.on("kill_agent", node);
+        fleet.kill_agent(node);
     }
     fleet.clients_come_round();
     for node in [5, 2] {
-        fleet.on("start_agent", node);
+        fleet.start_agent(node);
     }
     fleet.settled();
 }
 
 fn frozen(fleet: &mut Fleet) {
-    fleet.on("freeze_agent", 3);
+    fleet.freeze_agent(3);
     fleet.begin_rotation();
     fleet.waits_for("staged", 3);
     fleet.clients_come_round();
     fleet.waits_for("staged", 3);
-    fleet.on("thaw_agent", 3);
+    fleet.thaw_agent(3);
     fleet.settled();
 }
 
 fn coordinator_killed(fleet: &mut Fleet) {
     fleet.begin_rotation();
     fleet.half_promoted();
-    fleet.order(&json!({"do": "kill_coordinator"}));
+    fleet.kill_coordinator();
     fleet.clients_come_round();
-    fleet.order(&json!({"do": "start_coordinator"}));
+    fleet.start_coordinator();
     fleet.settled();
 }
 
 fn cut_off_and_withdrawn(fleet: &mut Fleet) {
     let required = fleet.pool()["required"].clone();
-    fleet.on("withdraw", 4);
-    fleet.on("cut", 4);
+    fleet.withdraw(4);
+    fleet.cut(4);
     fleet.begin_rotation();
     fleet.leave_behind(4);
     fleet.settled();
     fleet.force_rotation();
     fleet.settled();
-    fleet.on("mend", 4);
+    fleet.reconnect(4);
     fleet.has_keys(4);
     fleet.until("everybody is required again", |pool| pool["required"] == required);
-    fleet.on("announce", 4);
+    fleet.announce(4);
 }
 
 /// The timer of a node stops.  No node is absent before it has missed three of its periods (docs/protocol.md#rule-17), and ten seconds is
 /// the shortest that there is.
 fn absent(fleet: &mut Fleet) {
-    fleet.on("withdraw", 6);
-    fleet.on("end_agent", 6);
-    fleet.order(&json!({"do": "timer", "node": 6, "period_secs": 10}));
-    assert_eq!(fleet.order(&json!({"do": "once", "node": 6})), 0);
+    fleet.withdraw(6);
+    fleet.end_agent(6);
+    fleet.timer(6, Some(10));
+    assert_eq!(fleet.once(6), Some(0));
     let required = passed_without(fleet, 6);
-    fleet.order(&json!({"do": "timer", "node": 6, "period_secs": null}));
-    fleet.on("start_agent", 6);
+    fleet.timer(6, None);
+    fleet.start_agent(6);
     returned(fleet, 6, required);
 }
 
 /// The same with a daemon, which declares a minute.
 fn daemon_absent(fleet: &mut Fleet) {
-    fleet.on("withdraw", 3);
-    fleet.on("freeze_agent", 3);
+    fleet.withdraw(3);
+    fleet.freeze_agent(3);
     let required = passed_without(fleet, 3);
-    fleet.on("thaw_agent", 3);
+    fleet.thaw_agent(3);
     returned(fleet, 3, required);
 }
 
@@ -136,50 +135,50 @@ fn passed_without(fleet: &mut Fleet, node: usize) -> u64 {
 fn returned(fleet: &mut Fleet, node: usize, required: u64) {
     fleet.has_keys(node);
     fleet.until("everybody is required again", |pool| pool["required"] == required);
-    fleet.on("announce", node);
+    fleet.announce(node);
 }
 
 fn rebooted(fleet: &mut Fleet) {
-    fleet.on("keep_file", 6);
+    fleet.keep_file(6);
     fleet.rotation();
-    fleet.on("withdraw", 6);
-    fleet.on("reboot_with_kept_file", 6);
-    fleet.on("start_agent", 6);
+    fleet.withdraw(6);
+    fleet.reboot_with_kept_file(6);
+    fleet.start_agent(6);
     // Services start after the agent is READY, which is after its first verified install.
     fleet.has_keys(6);
-    fleet.on("serve", 6);
-    fleet.on("announce", 6);
+    fleet.serve(6);
+    fleet.announce(6);
 }
 
 fn installed_anew(fleet: &mut Fleet) {
-    fleet.on("withdraw", 7);
-    fleet.on("wipe", 7);
-    fleet.on("start_agent", 7);
+    fleet.withdraw(7);
+    fleet.wipe(7);
+    fleet.start_agent(7);
     fleet.has_keys(7);
-    fleet.on("serve", 7);
-    fleet.on("announce", 7);
+    fleet.serve(7);
+    fleet.announce(7);
 }
 
 fn joined(fleet: &mut Fleet) {
     let required = fleet.pool()["required"].as_u64().expect("a number");
     let new = usize::try_from(required).expect("a few nodes") + 1;
-    fleet.on("join", new);
+    fleet.join(new);
     fleet.begin_rotation();
     fleet.half_promoted();
-    fleet.on("start_agent", new);
+    fleet.start_agent(new);
     fleet.has_keys(new);
-    fleet.on("serve", new);
-    fleet.on("announce", new);
+    fleet.serve(new);
+    fleet.announce(new);
     fleet.settled();
     fleet.until("the new node counts", |pool| pool["required"] == new);
 }
 
 fn aborted_while_staged(fleet: &mut Fleet) {
-    fleet.on("freeze_agent", 1);
+    fleet.freeze_agent(1);
     fleet.begin_rotation();
     fleet.waits_for("staged", 1);
     fleet.command("/abort", &json!({"reason": "test"}));
-    fleet.on("thaw_agent", 1);
+    fleet.thaw_agent(1);
     fleet.settled();
     fleet.clients_come_round();
     fleet.command("/resume", &json!({}));
@@ -199,7 +198,7 @@ fn aborted_while_promoted(fleet: &mut Fleet) {
 
 fn timers(fleet: &mut Fleet) {
     let nodes = [1, 5, 8];
-    nodes.iter().for_each(|node| fleet.on("end_agent", *node));
+    nodes.iter().for_each(|node| fleet.end_agent(*node));
     fleet.begin_rotation();
     // Every tour is what a timer would start: the stage takes one, the promotion another.
     let mut tours = 0;
@@ -207,11 +206,11 @@ fn timers(fleet: &mut Fleet) {
         tours += 1;
         assert!(tours < 100, "{:#}", fleet.pool());
         for node in nodes {
-            assert_eq!(fleet.order(&json!({"do": "once", "node": node})), 0);
+            assert_eq!(fleet.once(node), Some(0));
         }
     }
     fleet.settled();
-    nodes.iter().for_each(|node| fleet.on("start_agent", *node));
+    nodes.iter().for_each(|node| fleet.start_agent(*node));
 }
 
 fn revoked(fleet: &mut Fleet) {

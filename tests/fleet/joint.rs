@@ -1,11 +1,11 @@
 //! Derived keys, no coordinator: a new secret and a new interval while the fleet serves.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tfo_host::runtime::clock;
 use tfo_model::time::UnixTime;
 
-use crate::harness::{CLIENTS, Fleet, SOON, can_run};
-use crate::support::poll_until;
+use tfo_testbed::levers::{CLIENTS, Entry, Fleet, inside};
+use tfo_testbed::{PATIENCE, poll_until};
 
 const NODES: usize = 4;
 /// Today's entry: the shortest interval, and the lead that tolerates the most.
@@ -16,51 +16,47 @@ const SPREAD_SECS: u64 = 12;
 /// Where the new interval is looked for; the last of them is still half a minute.
 const NEW_INTERVALS_SECS: std::ops::RangeInclusive<u64> = 11..=15;
 
-fn entry(secret: u8, interval_secs: u64) -> Value {
-    json!({"secret": secret, "interval_secs": interval_secs, "lead_secs": interval_secs / 2})
+fn entry(secret: usize, interval_secs: u64) -> Entry {
+    Entry { secret, interval_secs, lead_secs: interval_secs / 2, not_before: None }
 }
 
 #[test]
 fn a_new_secret_and_interval_cost_nothing_at_a_joint_and_much_without_one() {
-    if !can_run() {
-        return;
-    }
-    let mut fleet = Fleet::start(NODES);
-    for node in 1..=NODES {
-        fleet.order(&json!({"do": "derive", "node": node, "schedule": [entry(0, INTERVAL_SECS)]}));
-        fleet.on("start_agent", node);
-    }
-    fleet.until_all(NODES, "ready", |status| status["state"] == "ok" && !status["backup"].is_null());
-    (1..=NODES).for_each(|node| fleet.on("serve", node));
-    fleet.order(&json!({"do": "start_clients"}));
-    fleet.clients_come_round();
-    fleet.costs_nothing("a new secret and interval at a joint", through_the_joint);
-    // Every client has a cookie under a key that nobody holds any more.
-    fleet.costs("a new secret without a joint", CLIENTS / 2..=u64::MAX, |fleet| {
-        let before = fleet.look()["nodes"]["node1"]["status"]["primary"]["fingerprint"].clone();
-        take_over(fleet, &json!([entry(0, INTERVAL_SECS)]));
-        fleet.until_all(NODES, "changed", |status| status["primary"]["fingerprint"] != before);
+    inside(|| {
+        let mut fleet = Fleet::start(NODES);
+        for node in 1..=NODES {
+            fleet.derive(node, &[entry(0, INTERVAL_SECS)]);
+            fleet.start_agent(node);
+        }
+        fleet.until_all(NODES, "ready", |status| status["state"] == "ok" && !status["backup"].is_null());
+        fleet.serve_all(NODES);
+        fleet.costs_nothing("a new secret and interval at a joint", through_the_joint);
+        // Every client has a cookie under a key that nobody holds any more.
+        fleet.costs("a new secret without a joint", CLIENTS / 2..=u64::MAX, |fleet| {
+            let before = fleet.look()["nodes"]["node1"]["status"]["primary"]["fingerprint"].clone();
+            take_over(fleet, &[entry(0, INTERVAL_SECS)]);
+            fleet.until_all(NODES, "changed", |status| status["primary"]["fingerprint"] != before);
+        });
+        fleet.end();
     });
-    fleet.end();
 }
 
 /// Gives all agents a schedule, one after the other, and waits until each says that it has taken it.
-fn take_over(fleet: &mut Fleet, schedule: &Value) {
+fn take_over(fleet: &mut Fleet, schedule: &[Entry]) {
     let before = reloads(fleet);
     for node in 1..=NODES {
-        fleet.order(&json!({"do": "derive", "node": node, "schedule": schedule}));
-        fleet.on("reload_agent", node);
+        fleet.derive(node, schedule);
+        fleet.reload_agent(node);
     }
     let more = |now: &[usize]| now.iter().zip(&before).all(|(now, before)| now > before);
-    assert!(poll_until(SOON, || more(&reloads(fleet))), "a reload is missing: {:#}", fleet.look());
+    assert!(poll_until(PATIENCE, || more(&reloads(fleet))), "a reload is missing: {:#}", fleet.look());
 }
 
 /// How often each agent has told its log that it took a new configuration.
 fn reloads(fleet: &mut Fleet) -> Vec<usize> {
     let of = |node: usize| {
-        let log = fleet.order(&json!({"do": "shell", "node": node, "line": "cat agent.log"}));
-        let text = log["said"].as_str().expect("a text");
-        text.lines().filter(|line| line.contains("reloaded") && line.contains("agent.toml")).count()
+        let log = fleet.shell(node, "cat agent.log").said;
+        log.lines().filter(|line| line.contains("reloaded") && line.contains("agent.toml")).count()
     };
     (1..=NODES).map(of).collect()
 }
@@ -73,9 +69,8 @@ fn through_the_joint(fleet: &mut Fleet) {
     let ends = |interval: &u64| safe.next_multiple_of(*interval) + interval;
     let interval = NEW_INTERVALS_SECS.min_by_key(ends).expect("there are some");
     let joint = safe.next_multiple_of(interval);
-    let mut new = entry(1, interval);
-    new["not_before"] = json!(UnixTime::from_secs(joint));
-    take_over(fleet, &json!([entry(0, INTERVAL_SECS), new]));
+    let new = Entry { not_before: Some(UnixTime::from_secs(joint)), ..entry(1, interval) };
+    take_over(fleet, &[entry(0, INTERVAL_SECS), new]);
     let taken = clock::now().secs();
     assert!(taken <= last_moment, "this machine is too slow: {} s too late", taken - last_moment);
     fleet.clients_come_round();

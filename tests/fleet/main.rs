@@ -1,13 +1,20 @@
-//! A fleet under fire: rotations with live traffic, and everything that can happen to a node, an agent or a coordinator.
+//! Whole fleets of real programs: under fire with live traffic, in disasters that an operator recovers from, and as
+//! `tfo-demo` shows them.
 //!
-//! The fleet is the demo's (`tfo-demo --driven`): real kernels, real agents, a real coordinator, live TCP Fast Open clients on v4 and v6.
-//! What happens, when, and what it may cost is written here.  A scenario ends only when every client has come round several times.
+//! Scenarios with live traffic run on the fleet of `tfo_testbed::levers`: what happens, when, and what it may cost is
+//! written here.  A scenario ends only when every client has come round several times.
 
-#[path = "../support/mod.rs"]
-mod support;
-
+#[cfg(test)]
 mod broken;
+#[cfg(test)]
+mod careless;
+#[cfg(test)]
+mod demo;
+#[cfg(test)]
 mod fire;
-mod harness;
+#[cfg(test)]
 mod import;
+#[cfg(test)]
 mod joint;
+#[cfg(test)]
+mod recovery;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use tfo_testbed::SOON;
 
 use tfo_engine::rollout::document::{Action, KeyRing, Snapshot, Stage};
 use tfo_engine::rollout::record::RecordChange;
@@ -12,16 +13,13 @@ use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::key::KeyFingerprint;
 use tfo_store::batch::NotQueued;
 use tfo_store::{
-    AUDIT_READ_MAX, Change, CommitError, MemoryStore, PoolImage, RECORDS_MAX, RecordOutcome, RecordQueue, Refusal,
-    Store, Watch, push_all,
+    AUDIT_READ_MAX, Change, CommitError, MemoryStore, PoolImage, RECORDS_MAX, ReadStore, RecordOutcome, RecordQueue,
+    Refusal, Store, Watch, push_all,
 };
 
-use super::support;
 use super::walk::{self, make, node, pool_name, proposal, ring, rotate, see, step, touch};
 
 const SEED: u64 = 7;
-const SOON: Duration = Duration::from_secs(10);
-
 fn pool() -> tfo_model::ids::PoolName {
     pool_name("text")
 }
@@ -385,7 +383,7 @@ pub(crate) fn a_watch_notices_records_and_missing_pools(store: &dyn Store) {
 pub(crate) fn waiting_ends_with_the_change(store: &dyn Store) {
     make(store, &pool(), SEED).unwrap();
     let head = store.head(&pool()).unwrap();
-    let started = support::now();
+    let started = tfo_testbed::now();
     assert_eq!(store.wait(&pool(), head, Duration::from_millis(60)).unwrap(), head);
     assert!(started.elapsed() >= Duration::from_millis(60));
     let calls = Arc::new(AtomicUsize::new(0));
@@ -395,7 +393,7 @@ pub(crate) fn waiting_ends_with_the_change(store: &dyn Store) {
     });
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| {
-            let started = support::now();
+            let started = tfo_testbed::now();
             (store.wait(&pool(), head, Duration::from_secs(60)).unwrap(), started.elapsed())
         });
         advance(store);
@@ -405,7 +403,7 @@ pub(crate) fn waiting_ends_with_the_change(store: &dyn Store) {
     });
     assert_eq!(calls.load(Ordering::Relaxed), 1);
     // The hub alone, without the look that `wait` takes by itself now and then.
-    let (tick, started) = (store.hub().tick(), support::now());
+    let (tick, started) = (store.hub().tick(), tfo_testbed::now());
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| store.hub().wait(tick, Duration::from_secs(60)));
         store.write_records(&pool(), &[touch(&snapshot(store), &node(1))]).unwrap();

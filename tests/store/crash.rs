@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tfo_store::MemoryStore;
 
+use super::open;
 use super::walk::{Rng, pool_name, see, step};
-use super::{open, support};
 
 /// Set in the child: directory, seed and first step, one in each line.
 const JOB: &str = "TFO_STORE_WALK";
@@ -30,7 +30,7 @@ fn child(job: &str) {
     say("\nstarted\n".to_owned());
     let store = open(dir);
     for index in first.. {
-        let begun = support::now();
+        let begun = tfo_testbed::now();
         step(&store, &pool_name("text"), seed, index).unwrap();
         say(format!("step {index} {}\n", begun.elapsed().as_micros()));
     }
@@ -77,15 +77,15 @@ fn a_killed_coordinator_loses_nothing_and_leaves_no_half_commit() {
     if let Ok(job) = std::env::var(JOB) {
         return child(&job);
     }
-    let kills = if support::full() { 500 } else { 100 };
+    let kills = if tfo_testbed::full() { 500 } else { 100 };
     let mut rng = Rng::new(std::process::id().into(), 0);
     let (mut steps, mut in_flight, mut before_open, mut micros) = (0, 0, 0, Vec::new());
-    let (mut dir, mut model, mut next) = (support::scratch(), MemoryStore::new(), 0);
+    let (mut dir, mut model, mut next) = (tfo_testbed::scratch(), MemoryStore::new(), 0);
     let pool = pool_name("text");
     for kill in 0..kills {
         let seed = kill / RUNS_PER_DATABASE;
         if kill % RUNS_PER_DATABASE == 0 {
-            (dir, model, next) = (support::scratch(), MemoryStore::new(), 0);
+            (dir, model, next) = (tfo_testbed::scratch(), MemoryStore::new(), 0);
         }
         // A third of the kills in the first 30 ms, which is making or opening, the others after some dozen steps and
         // somewhere in the next ones.

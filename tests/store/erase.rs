@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags};
 use tfo_model::count::Epoch;
 use tfo_model::ids::PoolName;
-use tfo_store::{Erasure, SqliteStore, Store};
+use tfo_store::{Erasure, ReadStore, SqliteStore, Store};
 
 use super::walk::{self, key, make, node, pool_name, proposal, ring, rotate, touch};
-use super::{kek, open, support};
+use super::{kek, open};
 
 /// Bytes of a slot in `sealed.slots`: epoch, then nonce, ciphertext and tag.
 const SLOT_BYTES: usize = 52;
@@ -102,8 +102,8 @@ fn advance(store: &SqliteStore, pool: &PoolName, seed: u64) -> (Erasure, Epoch) 
 
 #[test]
 fn erased_keys_are_in_no_file() {
-    let (pools, rounds) = if support::full() { (120, 40) } else { (40, 9) };
-    let dir = support::scratch();
+    let (pools, rounds) = if tfo_testbed::full() { (120, 40) } else { (40, 9) };
+    let dir = tfo_testbed::scratch();
     let store = open(dir.path());
     let names: Vec<PoolName> = (0..pools).map(|number| pool_name(&format!("pool-{number}"))).collect();
     let mut ever: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
@@ -161,7 +161,7 @@ fn erase_under_a_reader(dir: &Path, store: &SqliteStore) -> (Connection, Vec<Vec
 
 #[test]
 fn what_a_reader_kept_from_being_erased_is_erased_later() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let store = open(dir.path());
     let (reader, gone) = erase_under_a_reader(dir.path(), &store);
     assert_eq!(store.erase_leftovers().unwrap(), Erasure::Waiting);
@@ -173,7 +173,7 @@ fn what_a_reader_kept_from_being_erased_is_erased_later() {
 
 #[test]
 fn a_start_erases_what_a_killed_run_left_behind() {
-    let (dir, copy) = (support::scratch(), support::scratch());
+    let (dir, copy) = (tfo_testbed::scratch(), tfo_testbed::scratch());
     let store = open(dir.path());
     let (_reader, gone) = erase_under_a_reader(dir.path(), &store);
     // The files as a kill would leave them now.

@@ -4,10 +4,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use tfo_store::{CommitError, SqliteStore, Store, StoreError};
+use tfo_store::{CommitError, ReadStore, SqliteStore, Store, StoreError};
 
 use super::walk::{Rng, Seen, pool_name, see, step};
-use super::{kek, open, support};
+use super::{kek, open};
 
 const SEED: u64 = 13;
 
@@ -30,10 +30,10 @@ fn in_own_mount(test: &str, kib: u32) -> bool {
     if std::env::var_os(MOUNT).is_some() {
         return false;
     }
-    if !support::need_root() || !support::need_tool("unshare") || !support::need_tool("mount") {
+    if !tfo_testbed::need_root() || !tfo_testbed::need_tool("unshare") || !tfo_testbed::need_tool("mount") {
         return true;
     }
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let script = format!("mount -t tmpfs -o size={kib}k tmpfs \"${MOUNT}\" && exec \"$0\" \"$@\"");
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", &script])
@@ -45,7 +45,7 @@ fn in_own_mount(test: &str, kib: u32) -> bool {
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if err.contains("unshare failed") || err.contains("permission denied") {
-        support::skip("needs to mount in a namespace of its own");
+        tfo_testbed::skip("needs to mount in a namespace of its own");
         return true;
     }
     assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
@@ -149,17 +149,17 @@ fn a_read_only_file_system_is_an_error_and_no_loss() {
 
 #[test]
 fn a_file_that_may_not_be_written_is_an_error() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     drop(open(dir.path()));
     let immutable = |flag: &str| {
         let chattr = Command::new("chattr").arg(flag).arg(database(dir.path())).output();
         chattr.is_ok_and(|output| output.status.success())
     };
-    if !support::need_root() || !support::need_tool("chattr") {
+    if !tfo_testbed::need_root() || !tfo_testbed::need_tool("chattr") {
         return;
     }
     if !immutable("+i") {
-        return support::skip("needs a file system with immutable files");
+        return tfo_testbed::skip("needs a file system with immutable files");
     }
     let error = SqliteStore::open(&database(dir.path()), kek(1)).err();
     assert!(immutable("-i"));
@@ -205,8 +205,8 @@ fn refused_or_sound(dir: &Path, bytes: &[u8], seen: &Seen, what: &str) -> bool {
 
 #[test]
 fn flipped_bits_are_found() {
-    let flips = if support::full() { 4_000 } else { 400 };
-    let dir = support::scratch();
+    let flips = if tfo_testbed::full() { 4_000 } else { 400 };
+    let dir = tfo_testbed::scratch();
     let (bytes, seen) = sound(dir.path());
     let (mut rng, mut refused) = (Rng::new(std::process::id().into(), 1), 0);
     for flip in 0..flips {
@@ -223,7 +223,7 @@ fn flipped_bits_are_found() {
 
 #[test]
 fn torn_and_overwritten_files_are_found() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let (bytes, seen) = sound(dir.path());
     let mut rng = Rng::new(std::process::id().into(), 2);
     for cut in 0..60 {

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use tfo_engine::rollout::document::KeyRing;
-use tfo_store::{CommitError, PoolImage, SqliteReader, SqliteStore, Store, StoreError};
+use tfo_store::{SqliteReader, SqliteStore, StoreError};
 
-use super::walk::{make, pool_name, proposal, rotate, see, step, touch};
-use super::{kek, open, support};
+use super::walk::{pool_name, see, step};
+use super::{kek, open};
 
 const SEED: u64 = 19;
 
@@ -20,7 +19,7 @@ fn reader(dir: &Path) -> SqliteReader {
 
 #[test]
 fn a_reader_sees_every_commit_of_a_serving_coordinator() {
-    let (dir, pool) = (support::scratch(), pool_name("text"));
+    let (dir, pool) = (tfo_testbed::scratch(), pool_name("text"));
     let store = open(dir.path());
     step(&store, &pool, SEED, 0).unwrap();
     let reader = reader(dir.path());
@@ -35,31 +34,10 @@ fn a_reader_sees_every_commit_of_a_serving_coordinator() {
     step(&store, &pool, SEED, 60).unwrap();
 }
 
-#[test]
-fn a_reader_refuses_to_write() {
-    let (dir, pool) = (support::scratch(), pool_name("text"));
-    drop(step(&open(dir.path()), &pool, SEED, 0));
-    let reader = reader(dir.path());
-    let snapshot = reader.load(&pool).unwrap().unwrap().snapshot;
-    let next = proposal(&snapshot.document, |document| rotate(SEED, document));
-    let image = PoolImage { snapshot: &snapshot, keys: &KeyRing::default(), audit: &[] };
-    let errors = [
-        reader.commit(&pool, &next, &KeyRing::default()).err().unwrap(),
-        reader.write_records(&pool, &[touch(&snapshot, &super::walk::node(1))]).err().unwrap(),
-        reader.create(&pool_name("other"), &image).err().unwrap(),
-        make(&reader, &pool_name("other"), SEED).err().unwrap(),
-    ];
-    for error in errors {
-        let CommitError::Store(error @ StoreError::Unwritable { .. }) = error else { panic!("{error:?}") };
-        assert!(error.problem().message.contains("open for reading only") && !error.outcome_is_open(), "{error}");
-    }
-    assert_eq!(reader.load(&pool).unwrap().unwrap().snapshot, snapshot);
-}
-
 /// With and without a coordinator, and beside the WAL of one that was killed.
 #[test]
 fn a_reader_needs_no_coordinator() {
-    let (dir, killed, pool) = (support::scratch(), support::scratch(), pool_name("text"));
+    let (dir, killed, pool) = (tfo_testbed::scratch(), tfo_testbed::scratch(), pool_name("text"));
     let store = open(dir.path());
     for index in 0..40 {
         step(&store, &pool, SEED, index).unwrap();
@@ -83,7 +61,7 @@ fn a_reader_needs_no_coordinator() {
 
 #[test]
 fn what_is_no_database_of_ours_is_not_read() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let refused = |key: u8| SqliteReader::open(&database(dir.path()), kek(key)).err().unwrap();
     assert!(matches!(refused(1), StoreError::Foreign { .. }), "missing");
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "and it was not made");

@@ -4,10 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
-use tfo_store::{SqliteStore, Store, StoreError};
+use tfo_store::{ReadStore, SqliteStore, StoreError};
 
 use super::walk::{Seen, pool_name, see, step};
-use super::{kek, open, support};
+use super::{kek, open};
 
 const SEED: u64 = 11;
 
@@ -43,19 +43,19 @@ fn refused(dir: &Path, key: u8) -> StoreError {
 
 #[test]
 fn everything_is_there_after_a_restart() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let before = filled(dir.path());
     assert_eq!(see(&open(dir.path()), &pool_name("text")), Some(before));
 }
 
 #[test]
 fn another_key_encryption_key_is_refused() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let before = filled(dir.path());
     let error = refused(dir.path(), 2);
     assert!(matches!(error, StoreError::WrongKey { .. }), "{error}");
     // Also for a database without any key yet: nothing may be sealed with a second one.
-    let empty = support::scratch();
+    let empty = tfo_testbed::scratch();
     drop(open(empty.path()));
     assert!(matches!(refused(empty.path(), 2), StoreError::WrongKey { .. }));
     assert_eq!(see(&open(dir.path()), &pool_name("text")), Some(before));
@@ -63,7 +63,7 @@ fn another_key_encryption_key_is_refused() {
 
 #[test]
 fn another_key_encryption_key_leaves_the_wal_of_a_killed_run_alone() {
-    let (dir, copy) = (support::scratch(), support::scratch());
+    let (dir, copy) = (tfo_testbed::scratch(), tfo_testbed::scratch());
     let store = open(dir.path());
     for index in 0..40 {
         step(&store, &pool_name("text"), SEED, index).unwrap();
@@ -78,7 +78,7 @@ fn another_key_encryption_key_leaves_the_wal_of_a_killed_run_alone() {
 
 #[test]
 fn a_database_that_lost_its_key_check_is_refused() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     filled(dir.path());
     foreign(dir.path()).execute_batch("DROP TRIGGER guard_meta_DELETE; DELETE FROM meta;").unwrap();
     assert!(matches!(refused(dir.path(), 1), StoreError::Damaged { .. }));
@@ -95,7 +95,7 @@ fn a_database_that_was_edited_by_hand_is_refused() {
         "UPDATE sealed SET slots = zeroblob(208)",
     ];
     for edit in edits {
-        let dir = support::scratch();
+        let dir = tfo_testbed::scratch();
         filled(dir.path());
         let other = foreign(dir.path());
         let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'";
@@ -119,7 +119,7 @@ fn a_database_that_was_edited_by_hand_is_refused() {
 
 #[test]
 fn a_newer_schema_is_refused() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let before = filled(dir.path());
     let set = |version: i64| foreign(dir.path()).pragma_update(None, "user_version", version).unwrap();
     set(2);
@@ -131,7 +131,7 @@ fn a_newer_schema_is_refused() {
 
 #[test]
 fn a_file_of_somebody_else_is_refused() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     std::fs::write(database(dir.path()), "root:x:0:0:root:/root:/bin/bash\n".repeat(10)).unwrap();
     assert!(matches!(refused(dir.path(), 1), StoreError::Foreign { .. }));
     std::fs::remove_file(database(dir.path())).unwrap();
@@ -147,7 +147,7 @@ fn a_file_of_somebody_else_is_refused() {
 
 #[test]
 fn a_second_coordinator_is_refused_as_long_as_the_first_lives() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let first = open(dir.path());
     step(&first, &pool_name("text"), SEED, 0).unwrap();
     let link = dir.path().join("link.db");
@@ -168,7 +168,7 @@ fn a_second_coordinator_is_refused_as_long_as_the_first_lives() {
 
 #[test]
 fn another_program_reads_and_cannot_write() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let store = open(dir.path());
     for index in 0..20 {
         step(&store, &pool_name("text"), SEED, index).unwrap();
@@ -192,7 +192,7 @@ fn another_program_reads_and_cannot_write() {
 
 #[test]
 fn a_lock_of_another_program_is_an_error_and_no_loss() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let store = open(dir.path());
     step(&store, &pool_name("text"), SEED, 0).unwrap();
     let before = see(&store, &pool_name("text"));
@@ -212,7 +212,7 @@ fn a_lock_of_another_program_is_an_error_and_no_loss() {
 
 #[test]
 fn files_are_the_owners_alone() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     let store = open(dir.path());
     step(&store, &pool_name("text"), SEED, 0).unwrap();
     let modes = || {
@@ -238,7 +238,7 @@ fn files_are_the_owners_alone() {
 
 #[test]
 fn a_file_without_a_byte_is_no_new_store() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     for wal in [None, Some("what a run had committed")] {
         std::fs::write(database(dir.path()), "").unwrap();
         wal.iter().for_each(|text| std::fs::write(dir.path().join("state.db-wal"), text).unwrap());
@@ -256,7 +256,7 @@ fn a_file_without_a_byte_is_no_new_store() {
 /// A run that was killed while it made the database is no obstacle.
 #[test]
 fn a_half_made_database_is_made_again() {
-    let dir = support::scratch();
+    let dir = tfo_testbed::scratch();
     for suffix in [".new", ".new-wal", ".new-shm"] {
         std::fs::write(dir.path().join(format!("state.db{suffix}")), "half").unwrap();
     }
@@ -267,7 +267,7 @@ fn a_half_made_database_is_made_again() {
 
 /// A run that was killed in the middle of its life, and what somebody does to its files then.
 fn killed(dir: &Path) -> Seen {
-    let (store, running) = (open(dir), support::scratch());
+    let (store, running) = (open(dir), tfo_testbed::scratch());
     for index in 0..40 {
         step(&store, &pool_name("text"), SEED, index).unwrap();
     }
@@ -299,12 +299,12 @@ fn told_of_set_back(dir: &Path) -> Option<String> {
 #[test]
 fn a_wal_that_was_removed_or_cut_is_told_from_a_crash() {
     let wal = |dir: &Path| dir.join("state.db-wal");
-    let crashed = support::scratch();
+    let crashed = tfo_testbed::scratch();
     let before = killed(crashed.path());
     assert_eq!(see(&open(crashed.path()), &pool_name("text")), Some(before), "a crash alone costs nothing");
     assert_eq!(told_of_set_back(crashed.path()), None);
 
-    let removed = support::scratch();
+    let removed = tfo_testbed::scratch();
     killed(removed.path());
     let length = std::fs::metadata(wal(removed.path())).unwrap().len();
     std::fs::remove_file(wal(removed.path())).unwrap();
@@ -313,7 +313,7 @@ fn a_wal_that_was_removed_or_cut_is_told_from_a_crash() {
 
     let mut cuts = 0;
     for eighth in 1..8 {
-        let cut = support::scratch();
+        let cut = tfo_testbed::scratch();
         let before = killed(cut.path());
         let file = std::fs::OpenOptions::new().write(true).open(wal(cut.path())).unwrap();
         file.set_len(length * eighth / 8).unwrap();
@@ -328,7 +328,7 @@ fn a_wal_that_was_removed_or_cut_is_told_from_a_crash() {
 
 #[test]
 fn an_older_copy_and_another_database_are_told() {
-    let (dir, other) = (support::scratch(), support::scratch());
+    let (dir, other) = (tfo_testbed::scratch(), tfo_testbed::scratch());
     filled(dir.path());
     let backup = std::fs::read(database(dir.path())).unwrap();
     assert_eq!(told_of_set_back(dir.path()), None, "an ordinary restart");
@@ -336,8 +336,8 @@ fn an_older_copy_and_another_database_are_told() {
     assert!(told_of_set_back(dir.path()).unwrap().contains("lacks the latest"));
     filled(other.path());
     std::fs::copy(database(other.path()), database(dir.path())).unwrap();
-    assert!(told_of_set_back(dir.path()).unwrap().contains("another database"));
+    assert!(told_of_set_back(dir.path()).unwrap().contains("is not the database"));
     std::fs::remove_file(database(dir.path())).unwrap();
     let store = open(dir.path());
-    assert!(store.set_back().unwrap().message.contains("another database"), "one that vanished is no silent beginning");
+    assert!(store.set_back().unwrap().message.contains("is not the database"), "one that vanished is reported");
 }

@@ -15,7 +15,7 @@ use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::node::Session;
 use tfo_model::time::UnixTime;
-use tfo_store::{CommitError, Head, PoolImage, PoolState, RecordOutcome, Store};
+use tfo_store::{CommitError, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough for tests, and the same everywhere.
 pub(crate) struct Rng(u64);
@@ -204,7 +204,7 @@ pub(crate) struct Seen {
     pub(crate) audit: Vec<AuditEntry>,
 }
 
-pub(crate) fn see(store: &dyn Store, pool: &PoolName) -> Option<Seen> {
+pub(crate) fn see(store: &dyn ReadStore, pool: &PoolName) -> Option<Seen> {
     let PoolState { head, snapshot, keys } = store.load(pool).unwrap()?;
     let keys = keys.epochs().map(|epoch| (epoch, fingerprint(keys.key(epoch).unwrap()))).collect();
     let mut audit: Vec<AuditEntry> = Vec::new();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tfo_config::contact::ContactSettings;
-use tfo_model::problem::{Problem, Severity};
+use tfo_model::problem::{Problem, Severity, chain};
 use tfo_model::time::UnixTime;
 use tfo_tls::client::{ClientIdentity, FileStamps, client_identity};
 use tfo_wire::client::Client;
@@ -53,7 +53,7 @@ impl Identity {
         let stamps = settings.files.stamps();
         let ClientIdentity { config: tls, not_after, notes, .. } = load(settings, config, now)?;
         let client = Client::new(tls).map_err(|error| {
-            let message = crate::host::chain(&error);
+            let message = chain(&error);
             vec![Problem::error("http_client", message, "report this to us: it cannot happen")]
         })?;
         Ok(Self { client, stamps, looked_at: monotonic, not_after, notes })

@@ -16,6 +16,7 @@ use tfo_host::secret::SecretPath;
 use tfo_model::count::Epoch;
 use tfo_model::key::{KeyFingerprint, KeyPair};
 use tfo_model::key_text;
+use tfo_model::node::KeySource;
 use tfo_model::problem::Problem;
 use tfo_model::state::{DesiredState, Phase, SlotPrint, SlotPrints};
 use tfo_model::time::UnixTime;
@@ -71,12 +72,12 @@ pub enum WithoutFile {
 
 /// The kind of a source as outputs and the header name it.
 #[must_use]
-pub fn name(settings: &SourceSettings) -> &'static str {
+pub fn kind(settings: &SourceSettings) -> KeySource {
     match settings {
-        SourceSettings::Coordinator(_) => "coordinator",
-        SourceSettings::Derive(_) => "derive",
-        SourceSettings::File { .. } => "file",
-        SourceSettings::Random { .. } => "random",
+        SourceSettings::Coordinator(_) => KeySource::Coordinator,
+        SourceSettings::Derive(_) => KeySource::Derive,
+        SourceSettings::File { .. } => KeySource::File,
+        SourceSettings::Random { .. } => KeySource::Random,
     }
 }
 

@@ -9,6 +9,7 @@ use tfo_crypto::random::fresh_key;
 use tfo_engine::reconcile::ClockUse;
 use tfo_model::count::Epoch;
 use tfo_model::key::KeyPair;
+use tfo_model::node::KeySource;
 use tfo_model::problem::Problem;
 use tfo_model::state::{DesiredState, Phase};
 use tfo_model::time::{RotationInterval, UnixTime};
@@ -19,7 +20,7 @@ pub(super) fn offer(
     now: UnixTime,
     installed: Option<&Installed<'_>>,
 ) -> Result<Offer, Problem> {
-    let own = installed.filter(|installed| installed.source == OWN_NAME);
+    let own = installed.filter(|installed| installed.source == KeySource::Random.as_str());
     let born = own.and_then(|own| own.prints.primary.epoch);
     let desired = match (own, born) {
         // A key that is born later than that is of a clock that was wrong, and would live until then.
@@ -56,9 +57,6 @@ fn rotated(
     Ok(desired(keys, [Epoch::new(now.secs()), epoch], Phase::Steady, Some(now.plus(interval.secs()))))
 }
 
-/// What the header calls this source.
-const OWN_NAME: &str = "random";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,18 +77,18 @@ mod tests {
     fn a_key_lives_an_interval_and_is_then_the_backup() {
         let first = first();
         assert_eq!((first.prints.backup, first.next_change_at), (None, Some(NOW.plus(100))));
-        let young = offer_after(&first, OWN_NAME, NOW.plus(99));
+        let young = offer_after(&first, KeySource::Random.as_str(), NOW.plus(99));
         assert_eq!((young.prints, young.next_change_at), (first.prints, first.next_change_at));
-        let second = offer_after(&first, OWN_NAME, NOW.plus(100));
+        let second = offer_after(&first, KeySource::Random.as_str(), NOW.plus(100));
         assert_eq!(second.prints.backup, Some(first.prints.primary));
         assert_eq!(second.prints.primary.epoch, Epoch::new(10_100));
-        assert_eq!(offer_after(&first, OWN_NAME, NOW.minus(100)).prints, first.prints);
+        assert_eq!(offer_after(&first, KeySource::Random.as_str(), NOW.minus(100)).prints, first.prints);
         assert_ne!(
-            offer_after(&first, OWN_NAME, NOW.minus(101)).prints,
+            offer_after(&first, KeySource::Random.as_str(), NOW.minus(101)).prints,
             first.prints,
             "born by a clock that was wrong"
         );
-        let third = offer_after(&second, OWN_NAME, NOW.plus(200));
+        let third = offer_after(&second, KeySource::Random.as_str(), NOW.plus(200));
         assert_eq!(third.prints.backup, Some(second.prints.primary), "the first key is gone");
         assert_eq!(pair_print(&third.keys), third.prints.pair());
     }

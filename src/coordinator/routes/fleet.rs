@@ -6,9 +6,9 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 
-use super::request::check_reason;
+use super::sync_request::check_reason;
 use super::{Api, FromOperator, FromReader, ReadPool};
-use crate::pool::{Asked, GivenKeys, NotDone, Pool, Wanted, snake_name};
+use crate::pool::{Asked, CommandError, GivenKeys, Pool, Wanted};
 use crate::server::{JsonBody, Refusal};
 use tfo_engine::rollout::document::{Actor, AuditEntry};
 use tfo_engine::rollout::input::{Command, OperatorRequest, Reason, RevokeKeys};
@@ -94,7 +94,7 @@ fn line(entry: AuditEntry) -> AuditLine {
             Actor::Engine => None,
             Actor::Operator(name) => Some(name),
         },
-        action: snake_name(&entry.action),
+        action: entry.action.into(),
         nodes: entry.nodes,
         reason: entry.reason,
     }
@@ -125,7 +125,7 @@ impl Ordered {
             // The commit itself was logged by the driver.
             Ok(_) => metrics.command_ended(pool, "done"),
             Err((kind, message)) => {
-                metrics.command_ended(pool, &snake_name(kind));
+                metrics.command_ended(pool, kind.as_str());
                 tracing::info!(
                     %pool,
                     request_id = %self.from.id,
@@ -290,21 +290,21 @@ pub(super) async fn forget_node(
     Ordered { api, from, name: "forget" }.order(reason, None, Command::Forget { node }).await
 }
 
-fn why(not_done: NotDone) -> (ErrorKind, String) {
+fn why(not_done: CommandError) -> (ErrorKind, String) {
     let refused = match not_done {
-        NotDone::Refused(refused) => refused,
-        NotDone::NotPossible(why) => return (ErrorKind::Refused, why),
-        NotDone::StoreDown => {
+        CommandError::Refused(refused) => refused,
+        CommandError::NotPossible(why) => return (ErrorKind::Refused, why),
+        CommandError::StoreDown => {
             return (ErrorKind::StoreUnavailable, "the store cannot be reached; nothing was changed".to_owned());
         }
-        NotDone::OutcomeOpen => {
+        CommandError::OutcomeOpen => {
             let why = "the store failed while it was written: look at the pool to see whether it was done";
             return (ErrorKind::StoreUnavailable, why.to_owned());
         }
-        NotDone::Overtaken => {
+        CommandError::Overtaken => {
             return (ErrorKind::Moved, "others changed the pool at the same time; look, and ask again".to_owned());
         }
-        NotDone::Internal => return (ErrorKind::Internal, "the coordinator's log has more".to_owned()),
+        CommandError::Internal => return (ErrorKind::Internal, "the coordinator's log has more".to_owned()),
     };
     let kind = match &refused.reason {
         Reason::Frozen { .. } => ErrorKind::PoolFrozen,

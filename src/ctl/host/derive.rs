@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::key_file::secret_path;
 use super::reveal::{self, Revealed};
-use crate::report::{Failure, Format, Outcome, Report};
+use tfo_cli::report::{Failure, Format, Outcome, Report};
 use tfo_crypto::derive::{SECRET_BYTES_MAX, Secret};
 use tfo_crypto::generator::{Derivation, KeyGenerator};
 use tfo_host::runtime::clock;

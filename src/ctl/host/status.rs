@@ -7,8 +7,8 @@ mod report;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::report::{Failure, Format, Outcome, deliver_as};
 use report::StatusReport;
+use tfo_cli::report::{Failure, Format, Outcome, deliver_as};
 use tfo_config::agent::DEFAULT_FILE;
 use tfo_host::runtime::clock;
 use tfo_model::ids::NamespaceName;

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::authority::{Authority, AuthorityError};
 use super::index::Index;
-use crate::report::{Failure, Outcome};
+use tfo_cli::report::{Failure, Outcome};
 use tfo_host::runtime::clock;
 use tfo_host::runtime::files::{self, Durability, Guard, SecretFileError};
 use tfo_model::problem::Problem;

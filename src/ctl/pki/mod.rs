@@ -18,7 +18,7 @@ use self::authority::{Authority, Lifetime, Revoked, Subject};
 use self::directory::{Directory, Place, REVOCATION_LIST};
 use self::index::{Entry, Index, Serial, Which};
 use self::role::Role;
-use super::report::{self, Failure, Format, Outcome};
+use tfo_cli::report::{self, Failure, Format, Outcome};
 use tfo_host::runtime::clock;
 use tfo_model::ids::NodeId;
 use tfo_model::problem::Problem;
@@ -40,7 +40,7 @@ const LIST_DAYS: u32 = 397;
 
 /// Arguments of `pki`.
 #[derive(Debug, Args)]
-pub struct PkiArgs {
+pub(crate) struct PkiArgs {
     #[command(subcommand)]
     command: PkiCommand,
 }
@@ -158,8 +158,8 @@ struct ListArgs {
 /// Runs `pki`.
 ///
 /// # Errors
-/// Fails with what is wrong, its remedy and the exit code.
-pub fn run(arguments: &PkiArgs, format: Format) -> Result<Outcome, Failure> {
+/// Fails with its problems and the exit code.
+pub(crate) fn run(arguments: &PkiArgs, format: Format) -> Result<Outcome, Failure> {
     let now = clock::now();
     match &arguments.command {
         PkiCommand::Init(arguments) => report::deliver(&init(arguments, now)?, format),

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::index::{Entry, Index, Standing, Which};
 use super::role::Role;
-use crate::report::Report;
-use crate::table::Table;
+use tfo_cli::report::Report;
+use tfo_cli::table::Table;
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
 

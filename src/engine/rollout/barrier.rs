@@ -13,6 +13,7 @@ use super::record::{Exclusion, Installed, Membership, NodeRecord, SlotCount};
 use super::slots::{Instruction, Slots};
 use super::wave::{has_acked, instructions, is_opened};
 use tfo_model::count::Generation;
+use tfo_model::fleet::NodeState;
 use tfo_model::ids::NodeId;
 use tfo_model::key::KeyFingerprint;
 
@@ -164,30 +165,6 @@ pub fn recoverable(snapshot: &Snapshot) -> BTreeSet<Slots> {
     let received = fences().map(|(_, fence)| fence.generation).chain(seen).max();
     let own = instructions(document).first().filter(|own| Some(own.generation) >= received).map(|own| own.slots);
     two_slot().filter(|fence| fence.generation == highest).map(|fence| fence.slots).chain(own).collect()
-}
-
-/// How a node is shown (docs/reference/json.md, `nodes`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NodeState {
-    /// Has acknowledged what it is told now.
-    Converged,
-    /// Heard, and behind.
-    Straggler,
-    /// Not heard for longer than its limit.
-    Silent,
-    /// Something else than it was told is in a kernel.
-    Drifted,
-    /// An operator or the barrier took it out.
-    Excluded,
-    /// Gets no keys.
-    Denied,
-    /// Could not write, read back or persist.
-    Failed,
-    /// Its kernel cannot share two keys.
-    OneSlot,
-    /// Its keys come from elsewhere; it is only looked at.
-    Reporting,
 }
 
 /// The state of one node.

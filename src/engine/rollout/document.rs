@@ -23,6 +23,8 @@ use super::policy::{Policy, Share, WaveRule};
 use super::record::{NodeRecord, RecordChange, Report};
 use super::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};
+pub use tfo_model::fleet::Action;
+use tfo_model::fleet::HoldReason;
 use tfo_model::ids::{NodeId, PoolId};
 use tfo_model::key::TfoKey;
 use tfo_model::node::Expected;
@@ -80,7 +82,7 @@ pub enum Stage {
 pub struct Wave {
     /// The waves of this rotation: fixed when it is promoted, so a change of policy never moves a node out of one.
     pub rules: Vec<WaveRule>,
-    /// Index of the last opened rule; the rules before it are open, too, and the last rule is all nodes.
+    /// Waves 0 to this one are open; the last wave takes in every node.
     pub opened: usize,
     /// Nodes that were taken into a wave that had no present member (rule 12).
     pub taken_in: BTreeSet<NodeId>,
@@ -124,6 +126,18 @@ pub enum Hold {
     },
     /// `recover` took over the state of a fleet that was ahead of a restored store (rule 10).
     Recovered,
+}
+
+impl Hold {
+    /// Its name.
+    #[must_use]
+    pub fn reason(&self) -> HoldReason {
+        match self {
+            Self::Aborted => HoldReason::Aborted,
+            Self::FirstKey { .. } => HoldReason::FirstKey,
+            Self::Recovered => HoldReason::Recovered,
+        }
+    }
 }
 
 /// What stopped the pool in its present phase.  Persisted.
@@ -267,32 +281,6 @@ pub struct AuditEntry {
     pub nodes: BTreeSet<NodeId>,
     /// The operator's reason.  For the engine: its reason, or how many nodes `nodes` omits; may be empty.
     pub reason: String,
-}
-
-/// What an audit entry is about.  Persisted: the snake-case names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names are those of docs/protocol.md#rules, rules 3, 6, 13, 14 and 15")]
-pub enum Action {
-    FirstKey,
-    Import,
-    Stage,
-    Promote,
-    OpenWave,
-    Settle,
-    DropRevoked,
-    Abort,
-    Revoke,
-    Pause,
-    Resume,
-    Recover,
-    Advance,
-    Exclude,
-    Deny,
-    Forget,
-    SetPolicy,
-    Unhealthy,
-    TakeIn,
 }
 
 /// What the engine wants committed: all of it in one transaction, or nothing.

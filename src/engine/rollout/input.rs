@@ -10,6 +10,7 @@ use super::policy::{BadPolicy, Policy};
 use super::presence::Presence;
 use super::slots::Slots;
 use tfo_model::count::{Epoch, Generation, Revision};
+pub use tfo_model::fleet::BlockedBy;
 use tfo_model::ids::NodeId;
 use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::node::Expected;
@@ -170,30 +171,6 @@ impl Wait {
     pub(super) fn for_nodes(blocked_by: BlockedBy, waiting_for: Vec<NodeId>) -> Self {
         Self { blocked_by, waiting_for, next_at: None }
     }
-}
-
-/// Which gate is closed.  Wire v1: the snake-case names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BlockedBy {
-    /// No rotation is due.
-    Schedule,
-    /// Nodes have not acknowledged, or were not heard since this coordinator started.
-    Barrier,
-    /// Clients still come with cookies of the key that the next stage drops.
-    Drain,
-    /// A wave is being looked at.
-    Health,
-    /// Too few nodes would be left if the absent ones were excluded, or the policy is to wait for them.
-    Absent,
-    /// Fewer nodes than expected.
-    ExpectedNodes,
-    /// An operator or the health gate paused it.
-    Paused,
-    /// Held after an abort, a first key or a recovery; or there is no key yet.
-    Held,
-    /// The store was restored: `recover`.
-    Frozen,
 }
 
 /// A refused input: the state is as it was.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::slots::{Fence, Instruction};
 use tfo_model::count::{Epoch, Generation};
+use tfo_model::fleet::ExclusionReason;
 use tfo_model::ids::{NodeId, PoolId};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::{Counters, KeySource, Session};
@@ -130,6 +131,19 @@ pub enum Exclusion {
     Forgotten,
     /// An operator denied it: its syncs are answered with 403 until the record is forgotten.
     Denied,
+}
+
+impl Exclusion {
+    /// Its name; none for a node that is denied, which is a state of its own, or forgotten, which is not shown.
+    #[must_use]
+    pub const fn reason(self) -> Option<ExclusionReason> {
+        match self {
+            Self::Absent => Some(ExclusionReason::Absent),
+            Self::LeftBehind => Some(ExclusionReason::LeftBehind),
+            Self::Operator { .. } => Some(ExclusionReason::Operator),
+            Self::Forgotten | Self::Denied => None,
+        }
+    }
 }
 
 /// Whether the pool counts on the node; unknown nodes have no record (rule 6).  Persisted.

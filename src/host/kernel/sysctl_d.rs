@@ -16,6 +16,8 @@ use tfo_model::count::{Epoch, Generation};
 use tfo_model::ids::PoolId;
 use tfo_model::key::KeyPair;
 use tfo_model::key_text::{self, KeyText};
+use tfo_model::named::Named;
+use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint, SlotPrints};
 use tfo_model::time::UnixTime;
 
@@ -31,8 +33,8 @@ const NONE: &str = "-";
 /// What the header remembers.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Name of the kind of source, for example `derive`.
-    pub source: String,
+    /// Where the keys come from.
+    pub source: Named<KeySource>,
     /// The pool that told the keys.
     pub pool_id: Option<PoolId>,
     /// The instruction that told them.
@@ -163,10 +165,10 @@ fn parse(text: &str) -> Option<(Record, KeyPair)> {
         return None;
     }
     let mut field = |name: &str| lines.next()?.strip_prefix("# ")?.strip_prefix(name)?.strip_prefix(": ");
-    let source = field("source")?.to_owned();
+    let source = field("source")?.parse().ok()?;
     let pool_id = parse_optional(field("pool_id")?)?;
     let generation = parse_optional(field("generation")?)?;
-    let phase = Phase::from_name(field("phase")?)?;
+    let phase = field("phase")?.parse().ok()?;
     let primary = parse_slot(field("primary")?)??;
     let backup = parse_slot(field("backup")?)?;
     let joints = match field("joints")? {
@@ -208,7 +210,7 @@ mod tests {
         let print = pair_print(keys);
         let slot = |fingerprint, epoch| SlotPrint { fingerprint, epoch: Epoch::new(epoch) };
         Record {
-            source: "derive".into(),
+            source: KeySource::Derive.into(),
             pool_id: None,
             generation: Some(Generation::new(7)),
             phase: Phase::Staged,

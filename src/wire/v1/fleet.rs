@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::secret::SecretText;
-use super::sync::KeySource;
 use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
+use tfo_model::named::Named;
 pub use tfo_model::node::Expected;
+use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 
@@ -47,8 +49,8 @@ pub struct PoolStatus {
     pub backup: Option<SlotPrint>,
     /// Whether an operator or the health gate stopped it.
     pub paused: bool,
-    /// Why no rotation starts by itself: `aborted`, `first_key`, `recovered`.
-    pub hold: Option<String>,
+    /// Why no rotation starts by itself; null if one may.
+    pub hold: Option<Named<HoldReason>>,
     /// Who must be here before the pool goes on after a first key or an import; null without such a hold, and from
     /// coordinators that do not say it.
     #[serde(default)]
@@ -63,9 +65,8 @@ pub struct PoolStatus {
     pub waiting_for: Vec<NodeId>,
     /// When the next step is due by time alone.
     pub next_at: Option<UnixTime>,
-    /// The gate that is closed: `schedule`, `barrier`, `drain`, `health`, `absent`, `expected_nodes`, `paused`, `held`,
-    /// `frozen`; null while it moves.
-    pub blocked_by: Option<String>,
+    /// The gate that is closed; null while the pool moves.
+    pub blocked_by: Option<Named<BlockedBy>>,
     /// When this phase began.
     pub since: UnixTime,
     /// While promoted: the waves that are open, and how many there are.
@@ -116,8 +117,8 @@ pub struct Nodes {
 pub struct NodeStatus {
     /// Its name, by its certificate.
     pub node: NodeId,
-    /// `converged`, `straggler`, `silent`, `drifted`, `excluded`, `denied`, `failed`, `one_slot`, `reporting`.
-    pub state: String,
+    /// How it stands.
+    pub state: Named<NodeState>,
     /// The generation that it has installed.
     pub generation: Option<Generation>,
     /// What it has installed.
@@ -128,8 +129,8 @@ pub struct NodeStatus {
     pub last_report_at: Option<UnixTime>,
     /// Since when it is behind what it is told; null if it is not.
     pub behind_since: Option<UnixTime>,
-    /// Whence its keys come.
-    pub source: KeySource,
+    /// Where it has its keys from.
+    pub source: Named<KeySource>,
     /// What it says is wrong.
     pub error: Option<String>,
     /// Its kernel, as far as this coordinator has heard it since its start.
@@ -138,8 +139,8 @@ pub struct NodeStatus {
     pub agent: Option<String>,
     /// Its `net.ipv4.tcp_fastopen`, likewise.
     pub tcp_fastopen: Option<i32>,
-    /// Why it is excluded: `absent`, `left_behind`, `operator`.
-    pub excluded: Option<String>,
+    /// Why it is excluded; null if it is not.
+    pub excluded: Option<Named<ExclusionReason>>,
 }
 
 /// How many nodes hold these keys.
@@ -177,8 +178,8 @@ pub struct AuditLine {
     pub phase: Phase,
     /// The operator; null for the coordinator's own steps.
     pub operator: Option<NodeId>,
-    /// `first_key`, `stage`, `promote`, ...
-    pub action: String,
+    /// What was done.
+    pub action: Named<Action>,
     /// Nodes whose records it changed.
     pub nodes: BTreeSet<NodeId>,
     /// What the operator said.
@@ -318,7 +319,55 @@ pub struct Done {
     /// The phase after it.
     pub phase: Phase,
     /// What was done, as the audit log has it.
-    pub action: String,
+    pub action: Named<Action>,
     /// Nodes whose records it changed.
     pub nodes: BTreeSet<NodeId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use serde::de::DeserializeOwned;
+    use serde_json::json;
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::status::{Standing, State};
+    use tfo_model::named::UNKNOWN_CHARS_MAX;
+
+    fn is_its_name<T>(all: &[T])
+    where
+        T: AsRef<str> + Copy + Debug + DeserializeOwned + PartialEq + Serialize,
+        Named<T>: DeserializeOwned + Serialize,
+    {
+        for value in all {
+            let name = json!(value.as_ref());
+            assert_eq!(json!(value), name);
+            assert_eq!(json!(Named::Known(*value)), name);
+            assert_eq!(serde_json::from_value::<T>(name.clone()).unwrap(), *value);
+            assert_eq!(serde_json::from_value::<Named<T>>(name).unwrap(), Named::Known(*value));
+        }
+        let later = json!("of_a_later_release");
+        assert!(serde_json::from_value::<T>(later.clone()).is_err());
+        assert_eq!(json!(serde_json::from_value::<Named<T>>(later.clone()).unwrap()), later);
+        let long = "x".repeat(UNKNOWN_CHARS_MAX);
+        let cut = serde_json::from_value::<Named<T>>(json!(format!("{long}yz"))).unwrap();
+        assert_eq!(json!(cut), json!(format!("{long}…")));
+        assert!(serde_json::from_value::<Named<T>>(json!(1)).is_err());
+    }
+
+    #[test]
+    fn every_value_is_its_name_and_an_unknown_name_is_kept() {
+        is_its_name(&BlockedBy::ALL);
+        is_its_name(&NodeState::ALL);
+        is_its_name(&HoldReason::ALL);
+        is_its_name(&ExclusionReason::ALL);
+        is_its_name(&Action::ALL);
+        is_its_name(&KeySource::ALL);
+        is_its_name(&Phase::ALL);
+        is_its_name(&State::ALL);
+        is_its_name(&Standing::ALL);
+        is_its_name(&ErrorKind::ALL);
+    }
 }

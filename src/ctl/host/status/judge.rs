@@ -8,6 +8,7 @@ use tfo_config::agent::InstallMode;
 use tfo_host::kernel::namespace::NamespaceError;
 use tfo_host::kernel::procfs::{KernelError, SERVER_BIT, SERVER_WITHOUT_COOKIE_BIT};
 use tfo_host::kernel::release;
+use tfo_model::node::KeySource;
 use tfo_model::problem::Problem;
 use tfo_model::state::BackupSlot;
 use tfo_model::time::span_text;
@@ -15,8 +16,6 @@ use tfo_wire::status::State;
 
 /// How late a change may be made where no schedule says more, in seconds: a poll of the agent, and its retry.
 const LATE_SECS: u64 = 60;
-/// Sources whose keys depend on the clock.
-const CLOCK_SOURCES: [&str; 2] = ["derive", "random"];
 
 /// Whether it may be the picture of an agent that is just at it, so that a second look is worth while.
 pub(super) fn may_pass(problem: &Problem) -> bool {
@@ -182,9 +181,8 @@ fn bits(site: &Site) -> Option<Problem> {
 }
 
 fn clock(facts: &Facts) -> Option<Problem> {
-    let source =
-        facts.told().map(|status| status.source.as_str()).or(facts.record().map(|record| record.source.as_str()));
-    let uses_clock = source.is_some_and(|source| CLOCK_SOURCES.contains(&source));
+    let source = facts.told().map(|status| &status.source).or(facts.record().map(|record| &record.source));
+    let uses_clock = source.is_some_and(|source| source.known().is_some_and(KeySource::uses_clock));
     (uses_clock && facts.clock_synchronised == Some(false)).then(|| {
         let message = "the kernel says that its clock is not synchronised, and the keys depend on it";
         Problem::warning("clock_unsynchronised", message, "run chrony, timesyncd or another NTP client")

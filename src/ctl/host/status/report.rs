@@ -5,19 +5,18 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::gather::{Facts, FileState, Kernel, Site};
-use crate::report::Report;
+use tfo_cli::report::Report;
 use tfo_host::kernel::boot_order::Setter;
 use tfo_host::kernel::procfs;
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::ids::PoolName;
 use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::named::Named;
+use tfo_model::node::KeySource;
 use tfo_model::problem::{Problem, first_error};
 use tfo_model::state::{BackupSlot, Phase, SlotPrint};
 use tfo_model::time::{UnixTime, span_text};
 use tfo_wire::status::{Standing, State};
-
-/// Sources whose epochs are the unix second at which a key becomes primary, so that it is its birth too.
-const DATED_SOURCES: [&str; 2] = ["derive", "random"];
 
 /// Wire v1: `status --format json`.
 #[derive(Debug, Serialize)]
@@ -41,7 +40,7 @@ pub(super) struct StatusReport {
 struct AgentView {
     /// Null: from the sysctl.d file, so of an earlier boot or run.
     state: Option<State>,
-    source: String,
+    source: Named<KeySource>,
     pool: Option<PoolName>,
     generation: Option<Generation>,
     phase: Phase,
@@ -54,7 +53,7 @@ struct AgentView {
     drift_repairs: Option<u64>,
     last_contact_at: Option<UnixTime>,
     /// How it stands with the coordinators; null without them.
-    contact: Option<Standing>,
+    contact: Option<Named<Standing>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -143,8 +142,9 @@ impl StatusReport {
 
 impl AgentView {
     fn of(facts: &Facts) -> Option<Self> {
-        let key = |source: &str, SlotPrint { epoch, fingerprint }: SlotPrint| {
-            let dated = DATED_SOURCES.contains(&source);
+        let key = |source: &Named<KeySource>, SlotPrint { epoch, fingerprint }: SlotPrint| {
+            // The epoch is the unix second at which the key becomes primary, so it is its birth too.
+            let dated = source.known().is_some_and(KeySource::uses_clock);
             let born_at = epoch.filter(|_| dated).map(|epoch| UnixTime::from_secs(epoch.get()));
             let age_secs = born_at.filter(|born| *born <= facts.now).map(|born| facts.now.secs_since(born));
             KeyView { epoch, fingerprint, born_at, age_secs }
@@ -163,7 +163,7 @@ impl AgentView {
                 next_change_at: told.next_change_at,
                 drift_repairs: Some(told.drift_repairs),
                 last_contact_at: told.last_contact_at,
-                contact: told.contact,
+                contact: told.contact.clone(),
             });
         }
         facts.record().map(|record| Self {
@@ -243,7 +243,7 @@ impl StatusReport {
         if agent.state.is_some() {
             let repairs = agent.drift_repairs.map_or_else(|| "unknown".to_owned(), |repairs| repairs.to_string());
             writeln!(out, "verified     {}; drift repairs {repairs}", self.when(agent.verified_at, "not now"))?;
-            match agent.contact {
+            match &agent.contact {
                 None => writeln!(out, "contact      no coordinator is asked")?,
                 Some(contact) => {
                     let last = self.when(agent.last_contact_at, "never in this run");

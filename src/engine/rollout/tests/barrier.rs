@@ -1,8 +1,9 @@
 //! What each node is shown as.
 
-use super::super::barrier::{NodeState, node_state};
+use super::super::barrier::node_state;
 use super::super::record::Exclusion;
 use super::*;
+use tfo_model::fleet::NodeState;
 
 #[test]
 fn every_state_of_a_node() {

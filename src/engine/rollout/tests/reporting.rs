@@ -1,9 +1,10 @@
 //! Nodes whose keys come from elsewhere, sessions of one kind, and the one view that answers all.
 
-use super::super::barrier::{Barrier, NodeState, conflict, no_common_foreign_key, node_state, recoverable};
+use super::super::barrier::{Barrier, conflict, no_common_foreign_key, node_state, recoverable};
 use super::super::record::Exclusion;
 use super::super::sync::{Answer, PoolView, Recording, Sync, SyncRefused, answer, record};
 use super::*;
+use tfo_model::fleet::NodeState;
 use tfo_model::node::KeySource;
 
 fn sync(ordinal: u64, report: Report) -> Sync {

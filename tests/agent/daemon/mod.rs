@@ -1,0 +1,6 @@
+//! The daemon as systemd runs it: `tfo-agent run` in a network namespace, with a notify socket of the test's.
+
+mod drift;
+mod notify;
+mod sources;
+mod status;

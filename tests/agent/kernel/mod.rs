@@ -1,0 +1,7 @@
+//! The agent's edges against the real kernel and the real sysctl programs, in network namespaces of the tests' own.
+
+mod boot_order;
+mod cookies;
+mod keys;
+mod namespaces;
+mod text;

@@ -1,0 +1,12 @@
+//! `tfoctl`'s fleet commands as an operator runs them, against a coordinator that a test tells what to say: what is
+//! asked, what is shown, what is refused, and how it ends.
+
+mod commands;
+mod end_to_end;
+mod fake;
+mod fleet;
+mod gone;
+mod help;
+mod looking;
+mod reaching;
+mod rotating;

@@ -1,0 +1,238 @@
+//! Configuration, certificates, several coordinators, and those that do not answer as they should.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::fake::{FakeCoordinator, Operator, Reply, audit, done, page, pool, refusal, text, three, with_pool};
+use tfo_testbed::now;
+
+/// A URL where nobody listens.
+fn dead_url() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port())
+}
+
+#[test]
+fn without_a_configuration_the_places_are_named() {
+    let operator = Operator::new();
+    let output = operator.bare().arg("pools").output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    let user = operator.path(".config/tfo-fleet/ctl.toml");
+    assert!(stderr.contains(&*user.to_string_lossy()) && stderr.contains("/etc/tfo-fleet/ctl.toml"), "{stderr}");
+    let (_, stderr) = operator.ends(&["pools"], 2);
+    assert!(stderr.contains("ctl.toml") && stderr.contains("--config"), "{stderr}");
+}
+
+#[test]
+fn the_users_own_configuration_is_found() {
+    let (operator, _coordinator) = Operator::with(&pool(json!({})), &three());
+    std::fs::create_dir_all(operator.path(".config/tfo-fleet")).unwrap();
+    std::fs::copy(operator.path("ctl.toml"), operator.path(".config/tfo-fleet/ctl.toml")).unwrap();
+    let output = operator.bare().arg("pools").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    std::fs::create_dir_all(operator.path("xdg/tfo-fleet")).unwrap();
+    operator.write("xdg/tfo-fleet/ctl.toml", "broken =", 0o644);
+    let output = operator.bare().arg("pools").env("XDG_CONFIG_HOME", operator.path("xdg")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("ctl.toml:1:"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn everything_wrong_with_the_configuration_comes_at_once() {
+    let operator = Operator::new();
+    operator.write("ctl.toml", "urls = [\"http://c\"]\nca = \"ca.crt\"\npassword = \"x\"\n", 0o644);
+    let (stdout, stderr) = operator.ends(&["pools", "--format", "json"], 2);
+    assert_eq!(stdout, "");
+    for part in ["ctl.toml:1: urls", "ctl.toml:2: ca", "cert", "key: ", "password"] {
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
+    // Files that it names.
+    let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
+    let key = operator.path("pki/ops1.test.key");
+    let content = std::fs::read_to_string(&key).unwrap();
+    operator.write("pki/ops1.test.key", &content, 0o640);
+    let (_, stderr) = operator.ends(&["pools"], 2);
+    assert!(stderr.contains("chmod 0400"), "{stderr}");
+    std::fs::remove_file(&key).unwrap();
+    std::fs::remove_file(operator.path("pki/ops1.test.crt")).unwrap();
+    let (_, stderr) = operator.ends(&["pools"], 2);
+    assert_eq!(stderr.matches("error: ").count(), 2, "{stderr}");
+    assert!(coordinator.asked().is_empty());
+}
+
+#[test]
+fn the_next_coordinator_is_asked_where_one_is_not_there() {
+    let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
+    let dead = dead_url();
+    operator.configure(&[&dead, &coordinator.url()], "pool = \"text\"");
+    assert!(operator.ok(&["nodes"]).starts_with("pool text:"));
+    // Commands as well, once.
+    coordinator.ok("POST /v1/pools/text/pause", done("pause", json!({})));
+    operator.ok(&["pause"]);
+    assert_eq!(coordinator.orders().len(), 1);
+    // Nobody there: each is named.
+    let other = dead_url();
+    operator.configure(&[&dead, &other], "pool = \"text\"");
+    let (_, stderr) = operator.ends(&["pools"], 1);
+    assert!(stderr.contains(&dead) && stderr.contains(&other) && stderr.contains("remedy"), "{stderr}");
+}
+
+#[test]
+fn one_that_cannot_answer_now_is_passed_over_and_asked_again() {
+    let operator = Operator::new();
+    let [first, second] = [(); 2].map(|()| operator.coordinator());
+    for coordinator in [&first, &second] {
+        with_pool(&coordinator, &pool(json!({})), &three());
+    }
+    operator.configure(&[&first.url(), &second.url()], "pool = \"text\"");
+    let away = || Reply::RetryAfter(503, refusal("store_unavailable", "the store is away"), 1);
+    first.on("GET /v1/pools", [away()]);
+    operator.ok(&["pools"]);
+    // Both, for a while: Retry-After is kept.
+    second.on("GET /v1/pools", [away(), Reply::Json(200, json!({"pools": []}))]);
+    let start = now();
+    operator.ok(&["pools"]);
+    assert!(now().duration_since(start) >= Duration::from_secs(1), "it came back too early");
+    // Both, for good.
+    second.on("GET /v1/pools", [away()]);
+    let (_, stderr) = operator.ends(&["pools"], 1);
+    assert!(stderr.contains("the store is away") && stderr.contains(&second.url()), "{stderr}");
+    // A command that waits for nodes to be heard is refused, after it was tried for a while.
+    let not_heard =
+        Reply::RetryAfter(503, refusal("not_heard", "not heard since this coordinator started: cp3.test"), 60);
+    for coordinator in [&first, &second] {
+        coordinator.on("POST /v1/pools/text/resume", [not_heard.clone()]);
+    }
+    let (_, stderr) = operator.ends(&["resume"], 3);
+    assert!(stderr.contains("cp3.test") && stderr.contains("wait, or exclude"), "{stderr}");
+}
+
+#[test]
+fn one_that_says_nothing_is_given_up_after_a_while() {
+    let operator = Operator::new();
+    let [first, second] = [(); 2].map(|()| operator.coordinator());
+    first.on("GET /v1/pools", [Reply::Hang]);
+    with_pool(&second, &pool(json!({})), &three());
+    operator.configure(&[&first.url(), &second.url()], "");
+    operator.ok(&["pools"]);
+    operator.configure(&[&first.url()], "");
+    let (_, stderr) = operator.ends(&["pools"], 1);
+    assert!(stderr.contains("no answer in time"), "{stderr}");
+}
+
+#[test]
+fn answers_that_are_none_are_told_without_their_content() {
+    let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
+    let raw = |status, text: &str| Reply::Raw(status, text.to_owned());
+    for reply in [raw(200, "<html>secret"), raw(200, "{\"pools\": 5}"), raw(204, ""), raw(502, "<html>secret")] {
+        coordinator.on("GET /v1/pools", [reply.clone()]);
+        let (stdout, stderr) = operator.ends(&["pools"], 1);
+        assert_eq!(stdout, "", "{reply:?}");
+        assert!(stderr.contains("error: ") && !stderr.contains("secret"), "{reply:?}: {stderr}");
+    }
+    // More than is ever read.
+    coordinator.on("GET /v1/pools", [Reply::Raw(200, " ".repeat((32 << 20) + 1))]);
+    assert!(operator.ends(&["pools"], 1).1.contains("more than"));
+}
+
+#[test]
+fn each_refusal_has_its_exit_code_and_its_remedy() {
+    let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
+    let cases = [
+        (400, "bad_request", 2, "arguments"),
+        (403, "not_allowed", 3, "operators"),
+        (403, "not_in_pool", 3, "operator's"),
+        (403, "denied", 3, "operator's"),
+        (404, "unknown_pool", 2, "tfoctl pools"),
+        (404, "unknown_node", 1, "tfoctl nodes"),
+        (404, "unknown_path", 1, "release"),
+        (409, "pool_frozen", 3, "recover"),
+        (409, "refused", 3, "tfoctl pools"),
+        (409, "moved", 3, "the pool has changed"),
+        (413, "too_large", 2, "fewer"),
+        (500, "internal", 1, "log"),
+        (418, "of_a_later_release", 1, "newer"),
+    ];
+    for (status, kind, code, remedy) in cases {
+        let reply = Reply::Json(status, refusal(kind, "the coordinator's own words"));
+        coordinator.on("POST /v1/pools/text/rotations", [reply]);
+        let (stdout, stderr) = operator.ends(&["rotate"], code);
+        assert_eq!(stdout, "", "{kind}");
+        assert!(stderr.contains("the coordinator's own words (request r-1)"), "{kind}: {stderr}");
+        assert!(stderr.contains(remedy), "{kind}: {stderr}");
+    }
+    assert_eq!(coordinator.orders().len(), cases.len(), "each was asked once");
+}
+
+#[test]
+fn a_wrong_authority_and_refused_certificates_are_told_apart() {
+    let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
+    let stranger = Operator::new();
+    // We do not trust the coordinator.
+    stranger.configure(&[&coordinator.url()], "");
+    let (_, stderr) = stranger.ends(&["pools"], 2);
+    assert!(stderr.contains("UnknownIssuer") && stderr.contains("`ca`"), "{stderr}");
+    // It does not trust us.
+    std::fs::copy(operator.path("pki/ca.crt"), stranger.path("pki/ca.crt")).unwrap();
+    let (_, stderr) = stranger.ends(&["pools"], 3);
+    assert!(stderr.contains("does not accept your certificate") && stderr.contains("clock is at"), "{stderr}");
+    // It knows the certificate, and that it is revoked.
+    let pki = operator.path("pki");
+    operator.plain(&["pki", "revoke", "--dir", pki.to_str().unwrap(), "ops1.test"]);
+    let strict = FakeCoordinator::with_pki(&pki, "c1.test");
+    operator.configure(&[&strict.url()], "");
+    let (_, stderr) = operator.ends(&["pools"], 3);
+    assert!(stderr.contains("CertificateRevoked"), "{stderr}");
+    // Another name than the certificate's.
+    let named = coordinator.url().replace("127.0.0.1", "localhost");
+    operator.configure(&[&named], "");
+    let (_, stderr) = operator.ends(&["pools"], 2);
+    assert!(stderr.contains("--address"), "{stderr}");
+    assert!(strict.asked().is_empty() && coordinator.asked().is_empty());
+}
+
+#[test]
+fn an_unanswered_command_is_looked_up_before_anything_is_said() {
+    let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
+    coordinator.on("POST /v1/pools/text/rotations", [Reply::Drop]);
+    // It was done: the audit log has it, by us, with our reason.
+    let others = audit(41, "stage", Some("ops2.test"), "weekly");
+    let ours = audit(42, "stage", Some("ops1.test"), "weekly");
+    coordinator.on("GET /v1/pools/text/audit?after=40", [page(&[others.clone(), ours])]);
+    let rotated = operator.json(&["rotate", "--reason", "weekly"], 0);
+    assert_eq!((&rotated["revision"], &rotated["action"]), (&json!(42), &json!("stage")));
+    assert_eq!(coordinator.orders().len(), 1);
+    // It was not.
+    coordinator.on("GET /v1/pools/text/audit?after=40", [page(&[others])]);
+    let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);
+    assert!(stderr.contains("cannot reach"), "{stderr}");
+    // It may be done still.
+    coordinator.on("POST /v1/pools/text/rotations", [Reply::Hang]);
+    let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);
+    assert!(stderr.contains("no answer in time") && stderr.contains("--after 40"), "{stderr}");
+    coordinator.on("POST /v1/pools/text/rotations", [Reply::Drop]);
+    // Nobody can say.
+    coordinator.on("GET /v1/pools/text/audit?after=40", [Reply::Drop]);
+    let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);
+    assert!(stderr.contains("its outcome is unknown") && stderr.contains("--after 40"), "{stderr}");
+}
+
+#[test]
+fn a_command_that_was_done_by_the_first_is_not_done_by_the_second() {
+    let operator = Operator::new();
+    let [first, second] = [(); 2].map(|()| operator.coordinator());
+    for coordinator in [&first, &second] {
+        with_pool(&coordinator, &pool(json!({})), &three());
+        coordinator.on("GET /v1/pools/text/audit?after=40", [page(&[audit(41, "stage", Some("ops1.test"), "")])]);
+    }
+    operator.configure(&[&first.url(), &second.url()], "pool = \"text\"");
+    first.on("POST /v1/pools/text/rotations", [Reply::Drop]);
+    second.on("POST /v1/pools/text/rotations", [Reply::Json(409, refusal("moved", "the document is at revision 41"))]);
+    let rotated = operator.json(&["rotate"], 0);
+    assert_eq!(rotated["revision"], 41);
+    let carried = second.orders();
+    assert_eq!((carried.len(), &carried[0].body["if_revision"]), (1, &json!(40)), "what was seen goes with it");
+}

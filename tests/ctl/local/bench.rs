@@ -1,0 +1,205 @@
+//! What the tests of this binary share: the program, its JSON, and a cable between a client and a server.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use tfo_testbed::host::{Host, stderr, stdout};
+use tfo_testbed::{NetNs, SOON, ip, poll_until};
+
+/// The program under test.
+pub(crate) fn program() -> &'static str {
+    tfo_testbed::program("tfoctl")
+}
+
+/// Three keys; none is a byte-wise mirror of itself.
+pub(crate) const KEYS: [&str; 3] = [
+    "13121110-17161514-1b1a1918-1f1e1d1c",
+    "deadbeef-00000002-cafef00d-00000004",
+    "0badc0de-11111111-22222222-33333333",
+];
+
+#[track_caller]
+pub(crate) fn code(output: &Output, expected: i32) {
+    assert_eq!(output.status.code(), Some(expected), "{}{}", stdout(output), stderr(output));
+}
+
+/// One line of JSON on stdout.
+#[track_caller]
+pub(crate) fn json_of(output: &Output) -> Value {
+    let text = stdout(output);
+    assert!(text.ends_with('\n') && text.lines().count() == 1, "one line of JSON: {text}{}", stderr(output));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The JSON with each value replaced by its type, and each list by its first element: what a release must not change.
+pub(crate) fn shape(value: &Value) -> Value {
+    match value {
+        Value::Null => Value::Null,
+        Value::Bool(_) => json!("bool"),
+        Value::Number(_) => json!("number"),
+        Value::String(_) => json!("text"),
+        Value::Array(list) => Value::Array(list.first().map(shape).into_iter().collect()),
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), shape(value))).collect(),
+    }
+}
+
+/// Compares with the snapshot of this name.
+pub(crate) fn pinned(name: &str, value: &Value) {
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_json_snapshot!(format!("ctl_{name}"), value);
+    });
+}
+
+/// Runs the program on this machine.
+pub(crate) fn ctl(arguments: &[&str]) -> Output {
+    Command::new(program()).args(arguments).stdin(Stdio::null()).output().expect("tfoctl starts")
+}
+
+/// A process that goes when the test does.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Addresses of the two ends.
+pub(crate) struct Family {
+    pub(crate) server: &'static str,
+    pub(crate) client: &'static str,
+    prefix: u8,
+}
+
+impl Family {
+    /// `http://SERVER:PORT` and a path.
+    pub(crate) fn url(&self, path: &str) -> String {
+        if self.prefix == 64 {
+            format!("http://[{}]:8080{path}", self.server)
+        } else {
+            format!("http://{}:8080{path}", self.server)
+        }
+    }
+}
+
+/// IPv4 and IPv6.
+pub(crate) const FAMILIES: [Family; 2] = [
+    Family { server: "10.78.1.2", client: "10.78.1.1", prefix: 24 },
+    Family { server: "fd78::2", client: "fd78::1", prefix: 64 },
+];
+
+/// A server and a client, one cable apart.
+pub(crate) struct Cable {
+    pub(crate) server: Host,
+    pub(crate) client: NetNs,
+}
+
+impl Cable {
+    /// TFO is on at both ends, and no key is set.
+    pub(crate) fn new() -> Self {
+        let cable = Self { server: Host::new(), client: NetNs::new() };
+        let (near, far) = (cable.client.name(), cable.server.netns().name());
+        ip(&format!("-n {near} link add cable type veth peer name cable netns {far}"));
+        for family in FAMILIES {
+            let nodad = if family.prefix == 64 { " nodad" } else { "" };
+            for (netns, address) in [(near, family.client), (far, family.server)] {
+                ip(&format!("-n {netns} addr add {address}/{} dev cable{nodad}", family.prefix));
+            }
+        }
+        for netns in [near, far] {
+            ip(&format!("-n {netns} link set cable up"));
+        }
+        bits(cable.server.netns(), "2");
+        bits(&cable.client, "1");
+        cable
+    }
+
+    /// Starts nginx on port 8080, and waits until it listens.
+    pub(crate) fn nginx(&self) -> Running {
+        let config = r#"daemon off; master_process off; pid @/nginx.pid; error_log stderr;
+            events { worker_connections 64; }
+            http {
+                access_log off; client_body_temp_path @/b; proxy_temp_path @/p; fastcgi_temp_path @/f; uwsgi_temp_path @/u;
+                scgi_temp_path @/s; default_type text/plain;
+                server {
+                    listen 8080 fastopen=256; listen [::]:8080 ipv6only=on fastopen=256;
+                    location / { return 200 "hello\n"; }
+                    location /moved { return 302 http://elsewhere.example/; }
+                }
+            }"#;
+        let config = config.replace('@', self.server.text_path("").trim_end_matches('/'));
+        let config = self.server.write("nginx.conf", config, 0o644);
+        let mut nginx = self.server.command("nginx");
+        nginx.arg("-e").arg("stderr").arg("-p").arg(self.server.path("")).arg("-c").arg(config);
+        self.start(nginx)
+    }
+
+    /// Starts haproxy in its place.
+    pub(crate) fn haproxy(&self) -> Running {
+        let config = "defaults\n mode http\n timeout client 5s\n timeout connect 5s\n timeout server 5s\n\
+            frontend f\n bind 0.0.0.0:8080 tfo\n bind [::]:8080 v6only tfo\n \
+            http-request return status 200 content-type text/plain string hello\n";
+        let config = self.server.write("haproxy.cfg", config, 0o644);
+        let mut haproxy = self.server.command("haproxy");
+        haproxy.arg("-db").arg("-f").arg(config);
+        self.start(haproxy)
+    }
+
+    /// Starts a server of another kind on port 8080.
+    pub(crate) fn start(&self, mut command: Command) -> Running {
+        let log = std::fs::File::create(self.server.path("server.log")).unwrap();
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        let mut running = Running(command.spawn().expect("the server starts"));
+        let address = SocketAddr::new(FAMILIES[0].server.parse().unwrap(), 8080);
+        let listens = || self.client.run(|| TcpStream::connect(address).is_ok());
+        let up = poll_until(SOON, || listens() || running.0.try_wait().unwrap().is_some());
+        let said = || std::fs::read_to_string(self.server.path("server.log")).unwrap();
+        assert!(up && running.0.try_wait().unwrap().is_none(), "the server does not come up: {}", said());
+        running
+    }
+
+    /// Runs the program at the client.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> Output {
+        self.client.command(program()).args(arguments).output().expect("tfoctl starts")
+    }
+
+    /// Runs `get` at the client; it must get an answer.
+    #[track_caller]
+    pub(crate) fn get(&self, arguments: &[&str]) -> Value {
+        let output = self.ctl(&[&["get", "--format", "json"], arguments].concat());
+        code(&output, 0);
+        json_of(&output)
+    }
+
+    /// `syn_data` of each exchange of one `get`.
+    #[track_caller]
+    pub(crate) fn rides(&self, url: &str) -> Vec<String> {
+        let got = self.get(&[url]);
+        got["exchanges"].as_array().unwrap().iter().map(|e| e["syn_data"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The counters of one end, as `stats` shows them.
+    #[track_caller]
+    pub(crate) fn counters(netns: &NetNs) -> Value {
+        let output = ctl(&["stats", "--format", "json", "--namespace", netns.name()]);
+        code(&output, 0);
+        json_of(&output)["namespaces"][0]["counters"].clone()
+    }
+
+    /// The cookie that the client's kernel has stored.
+    pub(crate) fn stored(&self, family: &Family) -> Option<String> {
+        let output =
+            Command::new("ip").args(["-n", self.client.name(), "tcp_metrics", "show", family.server]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split(" fo_cookie ").nth(1).map(|rest| rest[..16].to_owned())
+    }
+}
+
+/// Sets `net.ipv4.tcp_fastopen`.
+pub(crate) fn bits(netns: &NetNs, value: &str) {
+    netns.run(|| std::fs::write(Path::new("/proc/sys/net/ipv4/tcp_fastopen"), value)).unwrap();
+}

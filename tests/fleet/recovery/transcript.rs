@@ -1,0 +1,47 @@
+//! The transcript of docs/tutorial.md is what really happens: its commands are read from there and run, and what they print
+//! is compared.
+
+use std::fmt::Write as _;
+
+use tfo_testbed::PATIENCE;
+use tfo_testbed::config::fast;
+use tfo_testbed::fleet::Fleet;
+use tfo_testbed::{need_netns, poll_until, transcript};
+
+/// The page.
+const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
+/// The section whose transcript it is.
+const SECTION: &str = "## A fleet with a coordinator";
+
+/// Runs the commands as they are typed; starts what the text says is started in between.
+fn run_all(shown: &str) -> String {
+    let mut fleet = Fleet::new(3, &fast(3));
+    std::fs::rename(fleet.center.path("pki"), fleet.center.path("pki-of-the-fleet")).unwrap();
+    let mut said = String::new();
+    let mut started = false;
+    for (prompt, command) in transcript::typed(shown) {
+        if command == "tfoctl nodes" && !started {
+            fleet.serve();
+            fleet.start_agents();
+            fleet.until_known(3);
+            started = true;
+        }
+        let output = fleet.shell(&format!("{command} 2>&1"));
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stdout));
+        write!(said, "{prompt}{command}\n{}", String::from_utf8_lossy(&output.stdout)).unwrap();
+    }
+    let well = || fleet.hosts.iter().all(|host| host.status()["state"] == "ok");
+    assert!(poll_until(PATIENCE, well));
+    assert!(fleet.agreed().contains(','), "it has rotated: {}", fleet.agreed());
+    said
+}
+
+#[test]
+fn the_tutorial_shows_what_is_printed() {
+    if !need_netns() {
+        return;
+    }
+    let shown = transcript::below(TUTORIAL, SECTION);
+    let said = run_all(shown);
+    assert_eq!(transcript::plain(shown), transcript::plain(&said), "as it printed now:\n{said}");
+}

@@ -1,0 +1,75 @@
+//! Three machines on one wire with nothing but packages on their disks: tfo1, the coordinator's and the operator's host,
+//! and the nodes cp1 and cp2.  Nothing of ours is installed until somebody types it.
+
+use std::fmt::Write as _;
+
+use tfo_testbed::machine::{Image, Machine};
+use tfo_testbed::package::Packages;
+
+/// Who is who, in place of a DNS.
+const HOSTS: &str = "127.0.0.1 localhost\n10.99.0.1 tfo1.example.org\n";
+
+/// The machines, and what was typed and said on them.
+pub(crate) struct Site {
+    machines: [(&'static str, Machine); 3],
+    /// As a terminal would show it.
+    pub(crate) transcript: String,
+}
+
+impl Site {
+    /// Boots the machines.
+    pub(crate) fn new(packages: &Packages) -> Self {
+        let boot = |name: &'static str, wanted: &[&str]| {
+            let image = super::with_probe(Image::new().file("/etc/hosts", HOSTS, 0o644));
+            let image = wanted.iter().fold(image, |image, package| packages.deliver(image, package).0);
+            let machine = image.boot();
+            machine.run(&["hostname", name]);
+            // TFO is on, as it is where this is wanted.
+            machine.run(&["sysctl", "-q", "-w", "net.ipv4.tcp_fastopen=3"]);
+            (name, machine)
+        };
+        let machines =
+            [boot("tfo1", &["tfo-coordinator", "tfoctl"]), boot("cp1", &["tfo-agent"]), boot("cp2", &["tfo-agent"])];
+        let [(_, center), nodes @ ..] = &machines;
+        center.ip("link add br0 type bridge");
+        center.ip("addr add 10.99.0.1/24 dev br0");
+        center.ip("link set br0 up");
+        for (number, (_, node)) in nodes.iter().enumerate() {
+            center.ip(&format!("link add port{number} type veth peer name eth0 netns {}", node.pid()));
+            center.ip(&format!("link set port{number} master br0 up"));
+            node.ip(&format!("addr add 10.99.0.{}/24 dev eth0", number + 11));
+            node.ip("link set eth0 up");
+        }
+        Self { machines, transcript: String::new() }
+    }
+
+    /// A machine by its name.
+    pub(crate) fn on(&self, name: &str) -> &Machine {
+        let found = self.machines.iter().find(|(host, _)| *host == name);
+        &found.unwrap_or_else(|| panic!("there is no {name}")).1
+    }
+
+    /// Types a command on a machine, as root in its home; it must succeed.
+    #[track_caller]
+    pub(crate) fn type_on(&mut self, name: &str, command: &str) {
+        let script = format!("cd /root && {{ {command}\n}} 2>&1");
+        let output = self.on(name).output(&["sh", "-c", &script]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{name}# {command}\n{said}\n--- so far:\n{}", self.transcript);
+        write!(self.transcript, "{name}# {}\n{said}", command.replace('\n', "\n> ")).unwrap();
+    }
+
+    /// Brings a file of root's on tfo1 to a node, as root's on both.
+    pub(crate) fn bring(&self, from: &str, name: &str, to: &str) {
+        let content = self.on("tfo1").read(&format!("/root/{from}"));
+        self.on(name).write_new(to, &content);
+    }
+
+    /// What the kernels of both nodes hold; fails unless it is the same.
+    #[track_caller]
+    pub(crate) fn keys(&self) -> String {
+        let [one, other] = ["cp1", "cp2"].map(|name| super::installed_key(self.on(name)));
+        assert_eq!(one, other);
+        one
+    }
+}

@@ -1,0 +1,148 @@
+//! The Ansible role and the Puppet module, by the real tools, on a real systemd: truthful check mode, a second run that
+//! changes nothing, no secret in any output.
+
+use std::path::Path;
+use std::process::Output;
+
+use tfo_testbed::machine::{Image, Machine, need_machine};
+use tfo_testbed::package::{install, need_packages};
+
+const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
+const UNSET: &str = "00000000-00000000-00000000-00000000";
+const SECRET: &str = "Dz6q0vXk1rT9sYb4Lw8nGmHcJ2eUaPfK";
+const SECRET_BASE64: &str = "RHo2cTB2WGsxclQ5c1liNEx3OG5HbUhjSjJlVWFQZks=";
+/// The longest interval: a key that changes between two runs of one test is a once-a-week event.
+const CONFIG: &str = "[source]\nkind = \"derive\"\n[[source.schedule]]\nsecret = \"/etc/tfo-fleet/fleet.secret\"\n\
+                      interval = \"7d\"\nstage_lead = \"1h\"\n";
+
+/// A machine with the package's file, the role and the module on its disk.
+fn machine(packages: &tfo_testbed::package::Packages) -> Machine {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut image = packages.bring(Image::new(), "tfo-agent");
+    for file in ["tasks/main.yml", "defaults/main.yml", "handlers/main.yml", "meta/main.yml"] {
+        image = image.copy(&root.join("ansible/tfo_agent").join(file), &format!("/root/roles/tfo_agent/{file}"), 0o644);
+    }
+    for file in ["manifests/init.pp", "metadata.json"] {
+        image =
+            image.copy(&root.join("puppet/tfo_agent").join(file), &format!("/root/modules/tfo_agent/{file}"), 0o644);
+    }
+    image.boot()
+}
+
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn key(machine: &Machine) -> String {
+    machine.run(&["cat", KEY_FILE])
+}
+
+/// Neither the secret nor the key that was made from it.
+#[track_caller]
+fn assert_no_secret(text: &str, key: &str) {
+    let hex: String = key.split(['-', ',']).collect();
+    let groups: Vec<&str> = key.split(['-', ',']).collect();
+    for secret in [SECRET, SECRET_BASE64, key, &hex, groups[0], groups[7]] {
+        assert!(!text.contains(secret), "a secret was printed:\n{text}");
+    }
+}
+
+/// One run of the role; gives how many tasks changed something, and everything that was printed.
+fn play(machine: &Machine, mode: &str, options: &[&str]) -> (u32, String) {
+    let variables = serde_json::json!({
+        "tfo_agent_mode": mode,
+        "tfo_agent_config": CONFIG,
+        "tfo_agent_secret_base64": SECRET_BASE64,
+    });
+    // As from a vault: in a file, not in the argument list.
+    machine.write_new("/root/variables.json", &variables.to_string());
+    machine.write_new("/root/play.yml", "- hosts: all\n  gather_facts: false\n  roles: [tfo_agent]\n");
+    let mut command =
+        vec!["ansible-playbook", "-vvv", "--diff", "-c", "local", "-i", "box,", "-e", "@/root/variables.json"];
+    command.extend(["-e", "ansible_python_interpreter=/usr/bin/python3", "/root/play.yml"]);
+    command.extend(options);
+    let output = machine.output(&command);
+    let text = told(&output);
+    assert!(output.status.success(), "{text}");
+    let changed = text.rsplit_once("changed=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+    (changed.unwrap_or_else(|| panic!("no recap: {text}")), text)
+}
+
+#[test]
+fn the_ansible_role_tells_the_truth_and_changes_nothing_twice() {
+    let (true, Some(packages)) = (need_machine() && tfo_testbed::need_tool("ansible-playbook"), need_packages()) else {
+        return;
+    };
+    let machine = machine(packages);
+    install(&machine, "tfo-agent");
+    for mode in ["timer", "daemon"] {
+        let before = key(&machine);
+        let (would, text) = play(&machine, mode, &["--check"]);
+        assert!(would > 0, "{mode}: {text}");
+        assert_eq!(key(&machine), before, "{mode}: check mode wrote");
+        let (changed, text) = play(&machine, mode, &[]);
+        assert!(changed > 0, "{mode}: {text}");
+        let now = key(&machine);
+        assert_ne!(now, UNSET);
+        assert_no_secret(&text, &now);
+        for options in [&["--check"][..], &[]] {
+            let (again, text) = play(&machine, mode, options);
+            assert_eq!(again, 0, "{mode} {options:?}: {text}");
+            assert_no_secret(&text, &now);
+        }
+        let unit = if mode == "timer" { "tfo-agent-once.timer" } else { "tfo-agent.service" };
+        assert_eq!(machine.property(unit, "ActiveState"), "active");
+        assert_eq!(machine.property(unit, "UnitFileState"), "enabled");
+    }
+    // Drift is seen by check mode, and mended by the next run.
+    play(&machine, "timer", &[]);
+    let right = key(&machine);
+    machine.run(&["sh", "-c", &format!("echo 00000001-00000002-00000003-00000004 > {KEY_FILE}")]);
+    let (would, text) = play(&machine, "timer", &["--check"]);
+    assert_eq!(would, 1, "{text}");
+    assert_ne!(key(&machine), right);
+    assert_eq!(play(&machine, "timer", &[]).0, 1);
+    assert_eq!(key(&machine), right);
+}
+
+/// One run of the module; gives puppet's detailed exit code (0 unchanged, 2 changed) and everything that was printed.
+fn apply(machine: &Machine, mode: &str, options: &[&str]) -> (Option<i32>, String) {
+    let manifest = format!(
+        "class {{ 'tfo_agent': mode => '{mode}', manage_package => false, secret => Sensitive('{SECRET}'), config => @(END) }}\n{CONFIG}| END\n"
+    );
+    machine.write_new("/root/site.pp", &manifest);
+    let mut command =
+        vec!["puppet", "apply", "--detailed-exitcodes", "--show_diff", "--debug", "--modulepath", "/root/modules"];
+    command.extend(options);
+    command.push("/root/site.pp");
+    let output = machine.output(&command);
+    (output.status.code(), told(&output))
+}
+
+#[test]
+fn the_puppet_module_changes_nothing_twice() {
+    let (true, Some(packages)) = (need_machine() && tfo_testbed::need_tool("puppet"), need_packages()) else { return };
+    let machine = machine(packages);
+    install(&machine, "tfo-agent");
+    for mode in ["timer", "daemon"] {
+        let before = key(&machine);
+        let (code, text) = apply(&machine, mode, &["--noop"]);
+        assert_eq!(code, Some(0), "{mode}: {text}");
+        assert_eq!(key(&machine), before, "{mode}: noop wrote");
+        let (code, text) = apply(&machine, mode, &[]);
+        assert_eq!(code, Some(2), "{mode}: {text}");
+        let now = key(&machine);
+        assert_ne!(now, UNSET);
+        assert_no_secret(&text, &now);
+        let (code, text) = apply(&machine, mode, &[]);
+        assert_eq!(code, Some(0), "{mode}, second run: {text}");
+        assert_no_secret(&text, &now);
+        let unit = if mode == "timer" { "tfo-agent-once.timer" } else { "tfo-agent.service" };
+        assert_eq!(machine.property(unit, "ActiveState"), "active");
+    }
+    apply(&machine, "timer", &[]);
+    let right = key(&machine);
+    machine.run(&["sh", "-c", &format!("echo 00000001-00000002-00000003-00000004 > {KEY_FILE}")]);
+    assert_eq!(apply(&machine, "timer", &[]).0, Some(2));
+    assert_eq!(key(&machine), right);
+}

@@ -1,0 +1,12 @@
+//! Packages, units and recipes on machines with a real systemd, and migrations of hosts that have other keys today.
+
+#[cfg(test)]
+mod boot;
+#[cfg(test)]
+mod config_management;
+#[cfg(test)]
+mod migration;
+#[cfg(test)]
+mod package;
+#[cfg(test)]
+mod units;

@@ -1,0 +1,154 @@
+//! What is fuzzed: each target takes any bytes, must not panic, and checks what must hold for whatever it accepts.  It returns what became
+//! of the input, so that the driver can tell a new case from an old one.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use tfo_agent::source::Told;
+use tfo_crypto::fingerprint::pair_print;
+use tfo_ctl::host::link::Link;
+use tfo_ctl::host::packet::Packet;
+use tfo_ctl::host::pcap::Capture;
+use tfo_ctl::host::tcp_option::{FastOpen, options};
+use tfo_host::kernel::netstat::TfoCounters;
+use tfo_host::kernel::sysctl_d::{self, Persisted};
+use tfo_model::key_text::{self, KeyText};
+use tfo_wire::error::ErrorBody;
+use tfo_wire::v1::sync::{SyncAnswer, SyncRequest};
+
+/// What became of an input; equal for inputs that went the same way.
+pub(crate) fn class(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// An IP packet with its TCP options; and the same bytes behind each link header.
+pub(crate) fn packet(bytes: &[u8]) -> u64 {
+    for number in [0, 1, 12, 101, 108, 113, 228, 229, 276] {
+        let link = Link::of(number).expect("it is one of ours");
+        if let Some(inner) = link.ip_packet(bytes) {
+            assert!(inner.len() <= bytes.len());
+            Packet::parse(inner).ok();
+        }
+    }
+    let kinds_of = |bytes: &[u8]| -> Vec<u8> { options(bytes).map(|(kind, _)| kind).collect() };
+    kinds_of(bytes);
+    match Packet::parse(bytes) {
+        Ok(packet) => {
+            let segment = packet.segment;
+            let options = segment.header.options();
+            assert!(options.len() <= 40 && segment.data_bytes <= 65_535.max(bytes.len()));
+            assert_eq!(packet.source.is_ipv4(), packet.destination.is_ipv4());
+            let fast_open = FastOpen::among(options);
+            if let Some(cookie) = fast_open.and_then(|option| option.cookie) {
+                assert!((1..=38).contains(&cookie.as_bytes().len()) && !cookie.to_string().is_empty());
+            }
+            class((packet.source.is_ipv4(), kinds_of(options), fast_open.is_some(), segment.is_syn()))
+        }
+        Err(error) => class(error.to_string()),
+    }
+}
+
+/// A capture of any kind, and every packet in it.
+pub(crate) fn capture(bytes: &[u8]) -> u64 {
+    let mut capture = match Capture::open(bytes) {
+        Ok(capture) => capture,
+        Err(error) => return class(error.to_string()),
+    };
+    let (mut frames, mut total) = (0_u32, 0);
+    loop {
+        match capture.next_frame() {
+            Ok(Some(frame)) => {
+                frames += 1;
+                total += frame.bytes.len();
+                assert!(total <= bytes.len(), "more bytes in frames than in the file");
+                assert!(frame.at.nanos < 1_000_000_000);
+                if let Some(inner) = frame.link.ip_packet(frame.bytes) {
+                    Packet::parse(inner).ok();
+                }
+            }
+            Ok(None) => return class((frames, "end")),
+            Err(error) => return class((frames, error.to_string())),
+        }
+    }
+}
+
+/// The kernel's key text: what is accepted prints as it was read.
+pub(crate) fn key_text(bytes: &[u8]) -> u64 {
+    let shown = key_text::parse_shown(bytes);
+    match key_text::parse(bytes) {
+        Ok(keys) => {
+            assert_eq!(KeyText::of(&keys).expose(), bytes.strip_suffix(b"\n").unwrap_or(bytes));
+            let (primary, _) = shown.expect("it is stricter than what the kernel shows").expect("and not unset");
+            assert!(primary.same_as(keys.primary()));
+            class(keys.backup().is_some())
+        }
+        Err(error) => class((error.to_string(), shown.is_ok())),
+    }
+}
+
+/// `/proc/net/netstat`.
+pub(crate) fn netstat(bytes: &[u8]) -> u64 {
+    let counters = TfoCounters::parse(&String::from_utf8_lossy(bytes));
+    let names = [
+        "TCPFastOpenActive",
+        "TCPFastOpenPassive",
+        "TCPFastOpenPassiveFail",
+        "TCPFastOpenPassiveAltKey",
+        "TCPSynRetrans",
+    ];
+    class(names.map(|name| counters.get(name).is_some()))
+}
+
+/// A node's request: what is accepted is written as it would be read.
+pub(crate) fn sync_request(bytes: &[u8]) -> u64 {
+    match serde_json::from_slice::<SyncRequest>(bytes) {
+        Ok(request) => {
+            let written = serde_json::to_vec(&request).expect("it can be written");
+            let again: SyncRequest = serde_json::from_slice(&written).expect("and read");
+            assert_eq!(again, request);
+            class((request.installed.is_some(), request.error.is_some(), request.source as u8))
+        }
+        // Positions differ with every byte; the sort of complaint does not.
+        Err(error) => {
+            class((error.to_string().split(" at line").next().map(str::len), error.is_syntax(), error.is_data()))
+        }
+    }
+}
+
+/// A coordinator's answer: what an agent takes for told fits itself.
+pub(crate) fn sync_answer(bytes: &[u8]) -> u64 {
+    match serde_json::from_slice::<SyncAnswer>(bytes) {
+        Ok(answer) => match Told::of(&answer, &answer.pool) {
+            Ok(told) => {
+                assert_eq!(told.instruction.slots.primary.fingerprint, answer.primary.fingerprint);
+                assert_eq!(told.instruction.slots.backup.is_some(), answer.backup.is_some());
+                class((told.phase as u8, answer.backup.is_some()))
+            }
+            Err(bad) => class(bad.to_string()),
+        },
+        Err(error) => class((error.is_syntax(), error.is_data())),
+    }
+}
+
+/// What a coordinator says instead of an answer.
+pub(crate) fn error_body(bytes: &[u8]) -> u64 {
+    match serde_json::from_slice::<ErrorBody>(bytes) {
+        Ok(body) => class((body.kind, body.ordinal.is_some())),
+        Err(error) => class((error.is_syntax(), error.is_data())),
+    }
+}
+
+/// The agent's file in sysctl.d: one that is taken for ours holds the keys that its header names.
+pub(crate) fn sysctl_file(bytes: &[u8], place: &Path) -> u64 {
+    std::fs::write(place, bytes).expect("the scratch directory takes it");
+    match sysctl_d::read(place).expect("it is there") {
+        Persisted::Ours { record, keys } => {
+            assert_eq!(record.prints.pair(), pair_print(&keys));
+            class((record.pool_id.is_some(), record.generation.is_some(), record.joints.len(), keys.backup().is_some()))
+        }
+        Persisted::Foreign => class("foreign"),
+        Persisted::Absent => panic!("it was written"),
+    }
+}

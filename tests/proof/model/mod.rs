@@ -1,0 +1,7 @@
+//! Model check over the engine's own code: worlds, their steps, the search, and the checks.
+
+mod check;
+mod search;
+mod settle;
+mod step;
+mod world;

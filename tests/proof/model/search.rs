@@ -1,0 +1,405 @@
+//! Breadth-first search over worlds, by the hash of a canonical encoding (hash compaction, 128 bits).
+//!
+//! Canonical: generations, epochs and sessions are counted from the lowest in sight, fingerprints are numbered in order
+//! of appearance, and nodes that the rules treat alike are put in every order, of which the least counts.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
+use std::time::Duration;
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+use tfo_engine::rollout::document::{Snapshot, Stage};
+use tfo_engine::rollout::record::Report;
+use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
+use tfo_model::count::Generation;
+
+use super::step::Event;
+use super::world::{Reply, World, number};
+
+/// What a search found.
+pub(crate) struct Found {
+    pub states: usize,
+    pub took: Duration,
+    pub depth: usize,
+    /// Whether every reachable state was seen.
+    pub is_complete: bool,
+    pub broken: Option<(String, Vec<Event>)>,
+}
+
+struct Encoder<'a> {
+    hasher: SipHasher13,
+    world: &'a World,
+    order: &'a [usize],
+    generation_base: u64,
+    epoch_base: u64,
+    names: Vec<u64>,
+}
+
+impl Encoder<'_> {
+    fn put(&mut self, value: u64) {
+        self.hasher.write_u64(value);
+    }
+
+    fn generation(&mut self, generation: Generation) {
+        let value = generation.get();
+        self.put(if value == 0 { 0 } else { value - self.generation_base + 1 });
+    }
+
+    fn name(&mut self, fingerprint: u64) {
+        let name = self.names.iter().position(|known| *known == fingerprint).unwrap_or_else(|| {
+            self.names.push(fingerprint);
+            self.names.len() - 1
+        });
+        self.put(name as u64);
+    }
+
+    fn key(&mut self, key: PoolKey) {
+        self.put(key.epoch.get() - self.epoch_base);
+        self.name(number(key.fingerprint));
+    }
+
+    fn maybe_key(&mut self, key: Option<PoolKey>) {
+        match key {
+            None => self.put(u64::MAX),
+            Some(key) => self.key(key),
+        }
+    }
+
+    fn slots(&mut self, slots: &Slots) {
+        self.key(slots.primary);
+        self.maybe_key(slots.backup);
+    }
+
+    fn fence(&mut self, fence: Option<&Fence>) {
+        match fence {
+            None => self.put(u64::MAX),
+            Some(fence) => {
+                self.generation(fence.generation);
+                self.slots(&fence.slots);
+            }
+        }
+    }
+
+    fn told(&mut self, told: &Instruction) {
+        self.generation(told.generation);
+        self.slots(&told.slots);
+    }
+
+    fn report(&mut self, report: &Report) {
+        self.fence(report.fence.as_ref());
+        report.installed.hash(&mut self.hasher);
+        report.slot_count.hash(&mut self.hasher);
+        self.put(u64::from(report.foreign.is_some()));
+        self.generation(report.seen);
+    }
+
+    /// Ranks of a node's sessions: only their order counts.
+    fn session(&mut self, n: usize, ordinal: u64) {
+        let world = self.world;
+        let id = &world.ids[n];
+        let stored = |snapshot: &Rc<Snapshot>| {
+            snapshot.nodes.get(id).and_then(|record| record.session).map_or(0, |session| session.ordinal)
+        };
+        let mut lower: Vec<u64> = Vec::with_capacity(8);
+        let mut see = |other: u64| {
+            if other < ordinal && !lower.contains(&other) {
+                lower.push(other);
+            }
+        };
+        see(world.nodes[n].link.session().ordinal);
+        see(stored(&world.store));
+        world.backup.iter().for_each(|backup| see(stored(backup)));
+        world.requests.iter().filter(|r| r.node == n).for_each(|r| see(r.sync.session.ordinal));
+        world.late_writes.iter().filter(|w| w.0 == n).for_each(|w| see(w.1.session.ordinal));
+        for answer in world.answers.iter().filter(|answer| answer.node == n) {
+            if let Reply::SessionClosed(open) = answer.reply {
+                see(open);
+            }
+        }
+        self.put(lower.len() as u64);
+    }
+
+    /// Where a store counts: of each count only the order among all in sight.
+    fn counts(&mut self, snapshot: &Snapshot) {
+        let (world, order) = (self.world, self.order);
+        let looked = world.coordinators.iter().filter_map(|coordinator| coordinator.looked.as_ref());
+        let all: Vec<&Rc<Snapshot>> = [&world.store].into_iter().chain(&world.backup).chain(looked).collect();
+        let mut rank = |count: &dyn Fn(&Snapshot) -> u64| {
+            let mut lower: Vec<u64> = all.iter().map(|other| count(other)).filter(|n| *n < count(snapshot)).collect();
+            lower.sort_unstable();
+            lower.dedup();
+            self.put(lower.len() as u64);
+        };
+        rank(&|snapshot| snapshot.document.revision.get());
+        for n in order {
+            rank(&|snapshot| snapshot.nodes.get(&world.ids[*n]).map_or(0, |record| record.syncs));
+        }
+    }
+
+    fn snapshot(&mut self, snapshot: &Snapshot) {
+        let document = &snapshot.document;
+        self.put(document.policy.promote_waves.len() as u64);
+        self.generation(document.generation);
+        self.put(document.next_epoch.get() - self.epoch_base);
+        document.stage.phase().as_str().hash(&mut self.hasher);
+        match &document.stage {
+            Stage::Empty => {}
+            Stage::Steady { current, backup } => {
+                self.key(*current);
+                self.maybe_key(*backup);
+            }
+            Stage::Staged { current, next, prior_backup } => {
+                self.key(*current);
+                self.key(*next);
+                self.maybe_key(*prior_backup);
+            }
+            Stage::Promoted { current, next, staged_generation, wave } => {
+                self.key(*current);
+                self.key(*next);
+                self.generation(*staged_generation);
+                self.put((wave.opened + 10 * wave.rules.len()) as u64);
+                for n in self.order {
+                    self.put(u64::from(wave.taken_in.contains(&self.world.ids[*n])));
+                }
+            }
+        }
+        document.paused.is_some().hash(&mut self.hasher);
+        document.hold.as_ref().map(std::mem::discriminant).hash(&mut self.hasher);
+        let revoked: Vec<PoolKey> = document.keys_held().into_iter().collect();
+        for key in revoked {
+            self.put(u64::from(document.is_revoked(key)));
+            self.put(u64::from(document.revoke.as_ref().is_some_and(|revoke| revoke.keys.contains(&key))));
+        }
+        for n in self.order {
+            match snapshot.nodes.get(&self.world.ids[*n]) {
+                None => self.put(u64::MAX),
+                Some(record) => {
+                    record.membership.hash(&mut self.hasher);
+                    self.put(record.session.map_or(0, |session| session.nonce));
+                    self.session(*n, record.session.map_or(0, |session| session.ordinal));
+                    if let Some(report) = &record.report {
+                        self.report(report);
+                    }
+                }
+            }
+        }
+    }
+
+    fn world(mut self) -> u128 {
+        let world = self.world;
+        self.snapshot(&world.store);
+        for n in self.order {
+            let node = &world.nodes[*n];
+            node.slot_count.hash(&mut self.hasher);
+            self.fence(node.file.as_deref());
+            self.fence(node.link.fence());
+            match node.link.pending() {
+                None => self.put(u64::MAX),
+                Some(told) => self.told(told),
+            }
+            match &node.kernel {
+                None => self.put(u64::MAX),
+                Some(slots) => self.slots(slots),
+            }
+            self.session(*n, node.link.session().ordinal);
+            self.put(node.coordinator as u64 * 2 + u64::from(node.is_covered));
+            self.generation(node.link.seen());
+            self.put(node.image * 4 + u64::from(node.is_expected) * 2 + u64::from(node.is_serving));
+            for request in world.requests.iter().filter(|request| request.node == *n) {
+                self.put(1_000 + request.to as u64 * 2 + u64::from(world.is_outstanding(*n, &request.ask)));
+                self.session(*n, request.sync.session.ordinal);
+                self.put(request.sync.session.nonce);
+                self.generation(request.sync.seen);
+                self.report(&request.sync.report);
+            }
+            for answer in world.answers.iter().filter(|answer| answer.node == *n) {
+                let is_current = world.is_outstanding(*n, &answer.ask);
+                self.put(2_000 + u64::from(is_current) * 2 + u64::from(answer.is_of_lost_store));
+                match &answer.reply {
+                    Reply::Tell(told) => self.told(told),
+                    Reply::SessionClosed(open) => self.session(*n, *open),
+                }
+            }
+            for (_, sync) in world.late_writes.iter().filter(|write| write.0 == *n) {
+                self.put(3_000);
+                self.session(*n, sync.session.ordinal);
+                self.report(&sync.report);
+            }
+        }
+        if world.is_counted {
+            self.counts(&world.store);
+            world.backup.iter().for_each(|backup| self.counts(backup));
+        }
+        for coordinator in &world.coordinators {
+            for n in self.order {
+                self.put(u64::from(coordinator.heard & (1 << n) != 0));
+            }
+            if let Some(looked) = &coordinator.looked {
+                self.counts(looked);
+                let heard = coordinator.life.presence(looked).seen;
+                for n in self.order {
+                    self.put(u64::from(heard.contains(&world.ids[*n])));
+                    self.put(u64::from(looked.nodes.contains_key(&world.ids[*n])));
+                }
+            }
+            self.put(u64::from(coordinator.hesitates));
+            match &coordinator.pending {
+                None => self.put(u64::MAX),
+                Some(proposal) => {
+                    let mut nodes = world.store.nodes.clone();
+                    for change in &proposal.records {
+                        match &change.next {
+                            Some(next) => nodes.insert(change.node.clone(), next.clone()),
+                            None => nodes.remove(&change.node),
+                        };
+                    }
+                    proposal.audit.action.hash(&mut self.hasher);
+                    self.snapshot(&Snapshot { document: proposal.document.clone(), nodes });
+                }
+            }
+            match &coordinator.cache {
+                None => self.put(u64::MAX),
+                Some(cache) => self.snapshot(cache),
+            }
+        }
+        match &world.backup {
+            None => self.put(u64::MAX),
+            Some(backup) => self.snapshot(backup),
+        }
+        world.budget.hash(&mut self.hasher);
+        for key in &world.promised {
+            self.name(*key);
+        }
+        self.maybe_key(world.dropped_backup);
+        (world.is_paused, world.is_aborted, world.is_restored).hash(&mut self.hasher);
+        for n in self.order {
+            self.put(u64::from(world.ordered_on & (1 << n) != 0));
+        }
+        self.hasher.finish128().as_u128()
+    }
+}
+
+/// Lowest generation and epoch anywhere in the world.
+fn bases(world: &World) -> (u64, u64) {
+    let (mut generation, mut epoch) = (u64::MAX, u64::MAX);
+    let mut key = |key: PoolKey| epoch = epoch.min(key.epoch.get());
+    let mut see = |told: Generation, slots: Option<&Slots>| {
+        if told != Generation::ZERO {
+            generation = generation.min(told.get());
+        }
+        if let Some(slots) = slots {
+            key(slots.primary);
+            slots.backup.map(&mut key);
+        }
+    };
+    let mut snapshots = vec![world.store.clone()];
+    snapshots.extend(world.backup.clone());
+    snapshots.extend(world.coordinators.iter().filter_map(|coordinator| coordinator.cache.clone()));
+    for snapshot in &snapshots {
+        see(snapshot.document.generation, None);
+        if let Stage::Promoted { staged_generation, .. } = &snapshot.document.stage {
+            see(*staged_generation, None);
+        }
+        for held in snapshot.document.keys_held() {
+            see(Generation::ZERO, Some(&Slots { primary: held, backup: None }));
+        }
+        let fences = snapshot.nodes.values().filter_map(|record| record.report.as_ref()?.fence.as_ref());
+        fences.for_each(|fence| see(fence.generation, Some(&fence.slots)));
+        let reports = snapshot.nodes.values().filter_map(|record| record.report.as_ref());
+        reports.for_each(|report| see(report.seen, None));
+    }
+    for proposal in world.coordinators.iter().filter_map(|coordinator| coordinator.pending.as_ref()) {
+        see(proposal.document.generation, None);
+        for held in proposal.document.keys_held() {
+            see(Generation::ZERO, Some(&Slots { primary: held, backup: None }));
+        }
+    }
+    for node in &world.nodes {
+        see(node.link.seen(), node.kernel.as_ref());
+        for fence in [node.file.as_deref(), node.link.fence()].into_iter().flatten() {
+            see(fence.generation, Some(&fence.slots));
+        }
+        if let Some(told) = node.link.pending() {
+            see(told.generation, Some(&told.slots));
+        }
+    }
+    let late = world.late_writes.iter().map(|write| &write.1);
+    for sync in world.requests.iter().map(|request| &request.sync).chain(late) {
+        see(sync.seen, None);
+        if let Some(fence) = &sync.report.fence {
+            see(fence.generation, Some(&fence.slots));
+        }
+    }
+    for answer in &world.answers {
+        if let Reply::Tell(told) = &answer.reply {
+            see(told.generation, Some(&told.slots));
+        }
+    }
+    if let Some(dropped) = world.dropped_backup {
+        see(Generation::ZERO, Some(&Slots { primary: dropped, backup: None }));
+    }
+    (generation, epoch.min(world.store.document.next_epoch.get()))
+}
+
+fn code(world: &World, orders: &[Vec<usize>]) -> u128 {
+    let (generation_base, epoch_base) = bases(world);
+    let encode = |order: &Vec<usize>| {
+        Encoder { hasher: SipHasher13::new(), world, order, generation_base, epoch_base, names: Vec::with_capacity(8) }
+            .world()
+    };
+    orders.iter().map(encode).min().unwrap_or_default()
+}
+
+/// Searches until something breaks, everything is seen, or `states_max` states are.
+///
+/// `orders`: the permutations of nodes under which the rules do not change.
+pub(crate) fn search(
+    start: World,
+    orders: &[Vec<usize>],
+    states_max: usize,
+    mut each: impl FnMut(&World) -> Option<String>,
+) -> Found {
+    let began = tfo_testbed::now();
+    let mut seen: HashMap<u128, (u128, Option<Event>)> = HashMap::new();
+    let root = code(&start, orders);
+    seen.insert(root, (root, None));
+    let mut queue = VecDeque::from([(start, root, 0_usize)]);
+    let mut depth = 0;
+    while let Some((world, from, at)) = queue.pop_front() {
+        depth = at;
+        if let Some(what) = world.broken().or_else(|| each(&world)) {
+            let trace = trace(&seen, from);
+            return Found {
+                states: seen.len(),
+                took: began.elapsed(),
+                depth,
+                is_complete: false,
+                broken: Some((what, trace)),
+            };
+        }
+        if seen.len() >= states_max {
+            continue;
+        }
+        for event in world.events() {
+            let Some(next) = world.after(event) else { continue };
+            let to = code(&next, orders);
+            if let std::collections::hash_map::Entry::Vacant(place) = seen.entry(to) {
+                place.insert((from, Some(event)));
+                queue.push_back((next, to, at + 1));
+            }
+        }
+    }
+    let is_complete = seen.len() < states_max;
+    Found { states: seen.len(), took: began.elapsed(), depth, is_complete, broken: None }
+}
+
+fn trace(seen: &HashMap<u128, (u128, Option<Event>)>, mut at: u128) -> Vec<Event> {
+    let mut trace = Vec::new();
+    while let Some((from, Some(event))) = seen.get(&at) {
+        trace.push(*event);
+        at = *from;
+    }
+    trace.reverse();
+    trace
+}

@@ -1,0 +1,139 @@
+//! Fakes: randomness from a seed, and the troubles of a store around a real one.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
+use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_model::count::Revision;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_store::{
+    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, Store, StoreError,
+};
+
+/// splitmix64 (Steele, Lea, Flood 2014): every seed is a good one.
+pub(crate) struct FakeRandom(u64);
+
+impl FakeRandom {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// 0 to `below` - 1.
+    pub(crate) fn below(&mut self, below: u64) -> u64 {
+        self.next() % below
+    }
+
+    /// True once in `times`.
+    pub(crate) fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    pub(crate) fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).unwrap()
+    }
+}
+
+/// What the next calls of a [`FakeTrouble`] come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Trouble {
+    None,
+    /// Every call fails, and nothing is done.
+    Down,
+    /// The next write fails, and is done: an I/O error after the last byte.
+    LostAnswer,
+    /// The next write fails and is not done, and the caller cannot know that.
+    LostCall,
+}
+
+/// A real store with troubles.
+pub(crate) struct FakeTrouble {
+    pub(crate) inner: MemoryStore,
+    trouble: AtomicU8,
+}
+
+impl FakeTrouble {
+    pub(crate) fn around(inner: MemoryStore) -> Self {
+        Self { inner, trouble: AtomicU8::new(0) }
+    }
+
+    pub(crate) fn set(&self, trouble: Trouble) {
+        self.trouble.store(trouble as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        self.trouble.load(Ordering::Relaxed) == Trouble::Down as u8
+    }
+
+    fn read(&self) -> Result<&MemoryStore, StoreError> {
+        let busy = || StoreError::Busy { place: "the fake".to_owned(), source: "it is down".into() };
+        if self.is_down() { Err(busy()) } else { Ok(&self.inner) }
+    }
+
+    fn write<T>(&self, write: impl FnOnce(&MemoryStore) -> Result<T, CommitError>) -> Result<T, CommitError> {
+        let inner = self.read()?;
+        let open = || StoreError::Failed { step: "write", place: "the fake".to_owned(), source: "I/O error".into() };
+        let trouble = self.trouble.swap(Trouble::None as u8, Ordering::Relaxed);
+        if trouble == Trouble::LostCall as u8 {
+            return Err(open().into());
+        }
+        let written = write(inner);
+        if trouble == Trouble::LostAnswer as u8 { written.and_then(|_| Err(open().into())) } else { written }
+    }
+}
+
+impl ReadStore for FakeTrouble {
+    fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
+        self.read()?.pools()
+    }
+
+    fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
+        self.read()?.head(pool)
+    }
+
+    fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
+        self.read()?.load(pool)
+    }
+
+    fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
+        self.read()?.document(pool)
+    }
+
+    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
+        self.read()?.record(pool, node)
+    }
+
+    fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
+        self.read()?.audit(pool, after)
+    }
+}
+
+impl Store for FakeTrouble {
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        self.write(|inner| inner.create(pool, image))
+    }
+
+    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
+        self.write(|inner| inner.commit(pool, proposal, keys))
+    }
+
+    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
+        self.write(|inner| inner.write_records(pool, changes))
+    }
+
+    fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
+        self.read()?.erase_leftovers()
+    }
+
+    fn hub(&self) -> &Hub {
+        self.inner.hub()
+    }
+}

@@ -1,0 +1,9 @@
+//! A simulated fleet over the engine's own code, and the seeds that it is run with.
+
+mod clients;
+mod fake;
+mod fleet;
+mod operators;
+mod seeds;
+mod shelf;
+mod summary;

@@ -1,0 +1,232 @@
+//! API v1 pinned: every type as it goes over the network.  A change here is a change of the contract.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState};
+use tfo_model::ids::{NodeId, PoolId, PoolName};
+use tfo_model::key::{KeyFingerprint, TfoKey};
+use tfo_model::state::{Phase, SlotPrint};
+use tfo_model::time::UnixTime;
+use tfo_wire::error::{ErrorBody, ErrorKind};
+use tfo_wire::v1::fleet::{
+    AdvanceRequest, Audit, AuditLine, Command, Done, Expected, FingerprintCount, ImportRequest, NodeAction,
+    NodeRequest, NodeStatus, Nodes, PoolStatus, Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown,
+    Waves,
+};
+use tfo_wire::v1::secret::SecretText;
+use tfo_wire::v1::sync::{ClockReport, InstalledKeys, KeySource, SyncAnswer, SyncRequest, TaughtKey};
+
+fn node(name: &str) -> NodeId {
+    format!("{name}.cache.example.org").parse().unwrap()
+}
+
+fn pool() -> PoolName {
+    "text".parse().unwrap()
+}
+
+fn pool_id() -> PoolId {
+    "0123456789abcdef0123456789abcdef".parse().unwrap()
+}
+
+fn print(number: u8) -> KeyFingerprint {
+    KeyFingerprint::from_bytes([number; 8])
+}
+
+fn slot(number: u8) -> SlotPrint {
+    SlotPrint { epoch: Epoch::new(u64::from(number)), fingerprint: print(number) }
+}
+
+fn at() -> UnixTime {
+    "2026-12-01T00:00:00Z".parse().unwrap()
+}
+
+fn taught(number: u8) -> TaughtKey {
+    let key = TfoKey::take(&mut [number; 16]);
+    TaughtKey {
+        epoch: Epoch::new(u64::from(number)).unwrap(),
+        fingerprint: print(number),
+        key: SecretText::of_key(&key),
+    }
+}
+
+fn value(of: &impl serde::Serialize) -> Value {
+    serde_json::to_value(of).unwrap()
+}
+
+/// What a node or an operator sends must also be read back from what it looks like.
+fn reads_back<T: serde::Serialize + serde::de::DeserializeOwned>(sent: &T) -> Value {
+    let value = value(sent);
+    let back: T = serde_json::from_value(value.clone()).unwrap();
+    assert_eq!(self::value(&back), value);
+    let mut more = value.clone();
+    more["unknown"] = json!(1);
+    assert!(serde_json::from_value::<T>(more).is_err(), "unknown fields of a request are refused: {value}");
+    value
+}
+
+#[test]
+fn sync() {
+    let request = SyncRequest {
+        wait_secs: 30,
+        next_contact_secs: 60,
+        session: "1790000000000-00000000000000ab".parse().unwrap(),
+        seen: Generation::new(6),
+        installed: Some(InstalledKeys {
+            pool_id: Some(pool_id()),
+            generation: Some(Generation::new(6)),
+            primary: slot(2),
+            backup: Some(slot(1)),
+        }),
+        kernel: "6.1.0-42-amd64".to_owned(),
+        agent: "0.1.0".to_owned(),
+        tcp_fastopen: Some(3),
+        clock: ClockReport { unix_ms: 1_790_000_000_123, synchronised: Some(true) },
+        counters: serde_json::from_value(json!({"passive": 9, "passive_alt_key": 1, "passive_fail": 0})).unwrap(),
+        error: None,
+        backup_slot: None,
+        source: KeySource::Coordinator,
+    };
+    let answer = SyncAnswer {
+        pool: pool(),
+        pool_id: pool_id(),
+        generation: Generation::new(7),
+        phase: Phase::Staged,
+        primary: taught(2),
+        backup: Some(taught(3)),
+        absent_after_secs: 600,
+    };
+    let least = json!({
+        "wait_secs": 0, "next_contact_secs": 60, "session": "1-0000000000000001", "seen": 0, "installed": null,
+        "kernel": "", "agent": "", "tcp_fastopen": null, "clock": {"unix_ms": 0, "synchronised": null},
+        "counters": null, "error": null,
+    });
+    let least: SyncRequest = serde_json::from_value(least).unwrap();
+    insta::assert_json_snapshot!(json!({
+        "request": reads_back(&request), "least_request": value(&least), "answer": value(&answer),
+    }));
+}
+
+fn status() -> PoolStatus {
+    PoolStatus {
+        pool: pool(),
+        pool_id: pool_id(),
+        revision: Revision::new(12),
+        generation: Generation::new(7),
+        phase: Phase::Promoted,
+        primary: Some(slot(3)),
+        backup: Some(slot(2)),
+        paused: false,
+        hold: Some(HoldReason::Aborted.into()),
+        expect: Some(Expected::Number(100)),
+        required: 100,
+        converged: 99,
+        reporting: 2,
+        waiting_for: vec![node("a")],
+        next_at: Some(at()),
+        blocked_by: Some(BlockedBy::Barrier.into()),
+        since: at(),
+        waves: Some(Waves { opened: 1, of: 3 }),
+        revoking: vec![slot(2)],
+        recoverable: vec![SlotPairShown { primary: slot(3), backup: None }],
+        drives: false,
+        policy_differs: vec!["interval".to_owned()],
+    }
+}
+
+#[test]
+fn pools_nodes_and_audit() {
+    let status_of = |state: NodeState| NodeStatus {
+        node: node("a"),
+        state: state.into(),
+        generation: Some(Generation::new(6)),
+        primary: Some(slot(2)),
+        backup: None,
+        last_report_at: Some(at()),
+        behind_since: Some(at()),
+        source: KeySource::Coordinator.into(),
+        error: Some("drift".to_owned()),
+        kernel: Some("6.1.0".to_owned()),
+        agent: Some("0.1.0".to_owned()),
+        tcp_fastopen: Some(3),
+        excluded: Some(ExclusionReason::Absent.into()),
+    };
+    let fingerprints = vec![FingerprintCount { primary: print(2), backup: Some(print(1)), nodes: 99 }];
+    let line = AuditLine {
+        at: at(),
+        revision: Revision::new(12),
+        generation: Generation::new(7),
+        phase: Phase::Promoted,
+        operator: Some("ops1.example.org".parse().unwrap()),
+        action: Action::Promote.into(),
+        nodes: BTreeSet::from([node("a")]),
+        reason: "because".to_owned(),
+    };
+    insta::assert_json_snapshot!(json!({
+        "pools": value(&Pools { pools: vec![status()] }),
+        "nodes": value(&Nodes { pool: pool(), nodes: vec![status_of(NodeState::Drifted)], fingerprints }),
+        "audit": value(&Audit { pool: pool(), entries: vec![line], more: true }),
+    }));
+}
+
+#[test]
+fn commands() {
+    let reason = || "because".to_owned();
+    let keys = || SecretText::of_key(&TfoKey::take(&mut [1; 16]));
+    let rotation = RotationRequest {
+        reason: reason(),
+        mode: RotationMode::Revoke,
+        deny: BTreeSet::from([node("a")]),
+        epochs: BTreeSet::from([Epoch::FIRST]),
+        expect: None,
+        force: true,
+        if_revision: Some(Revision::new(12)),
+    };
+    let node_request = |action| NodeRequest { action, reason: reason() };
+    let done = Done {
+        pool: pool(),
+        revision: Revision::new(13),
+        generation: Generation::new(7),
+        phase: Phase::Staged,
+        action: Action::Stage.into(),
+        nodes: BTreeSet::new(),
+    };
+    insta::assert_json_snapshot!(json!({
+        "command": reads_back(&Command { reason: reason(), force: false, if_revision: Some(Revision::new(12)) }),
+        "least_command": value(&Command::default()),
+        "rotation": reads_back(&rotation),
+        "first": reads_back(&RotationRequest {
+            mode: RotationMode::First, expect: Some(Expected::Number(3)), ..RotationRequest::default()
+        }),
+        "expected_names": value(&Expected::Names(BTreeSet::from([node("a")]))),
+        "advance": reads_back(&AdvanceRequest {
+            reason: reason(), generation: Generation::new(7), leave: BTreeSet::from([node("a")]),
+        }),
+        "import": reads_back(&ImportRequest { reason: reason(), keys: keys(), expect: None }),
+        "recover": reads_back(&RecoverRequest {
+            reason: reason(),
+            slots: Some(SlotPairShown { primary: slot(3), backup: Some(slot(2)) }),
+            keys: Some(keys()),
+        }),
+        "exclude": reads_back(&node_request(NodeAction::Exclude { until: at() })),
+        "deny": reads_back(&node_request(NodeAction::Deny)),
+        "done": value(&done),
+    }));
+}
+
+#[test]
+fn errors() {
+    let kinds = ErrorKind::ALL.into_iter().filter(|kind| *kind != ErrorKind::Unknown);
+    let kinds: Vec<Value> = kinds.map(|kind| json!({"kind": kind, "status": kind.status()})).collect();
+    let body = ErrorBody {
+        kind: ErrorKind::SessionClosed,
+        message: "a later session of this node is open".to_owned(),
+        request_id: "0123456789abcdef".to_owned(),
+        ordinal: Some(7),
+    };
+    let later: ErrorBody =
+        serde_json::from_value(json!({"kind": "of_a_later_release", "message": "", "request_id": ""})).unwrap();
+    assert_eq!(later.kind, ErrorKind::Unknown);
+    insta::assert_json_snapshot!(json!({"kinds": kinds, "body": value(&body)}));
+}

@@ -1,0 +1,73 @@
+//! One suite over every kind of store, and what only a store on a disk can get wrong.
+//!
+//! `cargo test --test store_conformance`; with `TFO_FULL=1` the kills, flips and rotations are several times as many.
+
+#[cfg(test)]
+mod backup;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod erase;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod reader;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod walk;
+
+use std::path::Path;
+
+use tfo_crypto::seal::KeyEncryptionKey;
+use tfo_store::{MemoryStore, SqliteStore};
+
+/// A key-encryption key made of a number.
+fn kek(seed: u8) -> KeyEncryptionKey {
+    let bytes: [u8; 32] =
+        std::array::from_fn(|i| seed.wrapping_mul(31).wrapping_add(u8::try_from(i).expect("32 bytes")));
+    KeyEncryptionKey::from_bytes(&bytes).expect("32 different bytes")
+}
+
+/// The database in a scratch directory.
+fn open(dir: &Path) -> SqliteStore {
+    SqliteStore::open(&dir.join("state.db"), kek(1)).expect("the database opens")
+}
+
+/// Every test of the suite, for every kind of store.
+macro_rules! suite {
+    ($($test:ident),* $(,)?) => {
+        mod memory {
+            use super::*;
+            $(#[test] fn $test() { conformance::$test(&MemoryStore::new()); })*
+        }
+        mod sqlite {
+            use super::*;
+            $(#[test] fn $test() {
+                let dir = tfo_testbed::scratch();
+                conformance::$test(&open(dir.path()));
+            })*
+        }
+    };
+}
+
+suite! {
+    a_pool_is_made_once,
+    a_pool_is_made_from_a_backup,
+    pools_do_not_mix,
+    a_commit_counts_once,
+    a_commit_is_all_or_nothing,
+    what_breaks_the_rules_is_refused,
+    keys_come_back_and_go,
+    records_are_judged_one_by_one,
+    acks_are_batched,
+    a_read_is_one_snapshot,
+    two_writers_lose_nothing,
+    a_watch_reports_every_revision,
+    a_watch_notices_records_and_missing_pools,
+    waiting_ends_with_the_change,
+    the_audit_log_is_read_in_pages,
+    a_random_walk_is_what_it_says,
+}

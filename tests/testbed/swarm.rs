@@ -1,0 +1,457 @@
+//! Agents without a kernel, thousands in one process: the wire protocol of `tfo-agent` over real TLS, one connection and
+//! one certificate each.  What they are told they hold at once.
+//!
+//! The HTTP client is written by hand, because in a benchmark on two cores a real one would take more of them than the
+//! coordinator.  Pauses after a failure are the agent's own (`src/agent/contact/route.rs`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls_pki_types::ServerName;
+use serde_json::{Value, json};
+use tfo_engine::backoff::Backoff;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::pki::{Ca, roots};
+
+/// Pauses of an agent after a failure.
+const PAUSES: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
+/// Longest wait for a handshake, and for an answer beyond its long poll.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Agents that share a source address: below the coordinator's limit for each address.
+const AGENTS_PER_ADDRESS: usize = 1_000;
+/// How many new agents connect at a time.
+const STARTING_MAX: usize = 100;
+
+/// What agents connect with.
+struct Tls {
+    authority: Ca,
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<WebPkiServerVerifier>,
+}
+
+impl Tls {
+    fn new(authority: Ca, server_ca: &str) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(server_ca)), Arc::clone(&provider));
+        Self { authority, provider, verifier: verifier.build().expect("a CA is there") }
+    }
+
+    fn connector(&self, name: &str) -> TlsConnector {
+        let own = self.authority.client(&[name]);
+        let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider));
+        let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).expect("the provider has it");
+        let builder = builder.with_webpki_verifier(Arc::clone(&self.verifier));
+        let mut config = builder.with_client_auth_cert(own.chain(), own.key()).expect("a pair");
+        config.resumption = Resumption::disabled();
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+/// What is counted over all agents.
+#[derive(Default)]
+pub struct Counts {
+    pub handshakes: AtomicU64,
+    pub told: AtomicU64,
+    pub nothing: AtomicU64,
+    /// Answers that are neither 200 nor 204, by status and kind; connections that failed or broke.
+    pub troubles: Mutex<BTreeMap<String, u64>>,
+    /// Rules that were broken, in words.
+    pub violations: Mutex<Vec<String>>,
+}
+
+/// What an answer says, the same for all agents that are told the same.
+#[derive(Debug, PartialEq, Eq)]
+struct Learnt {
+    generation: u64,
+    /// `installed` of the next request.
+    installed: String,
+    primary: String,
+    backup: Option<String>,
+}
+
+/// Where one agent stands.
+#[derive(Default)]
+struct Standing {
+    /// The generation that it holds; 0 = none.
+    generation: AtomicU64,
+    /// Answers that it got on its present connection; 0 = not there.
+    answers: AtomicU64,
+    holds: Mutex<Option<Arc<Learnt>>>,
+}
+
+/// What an agent is made to do.
+#[derive(Debug, Clone, Copy)]
+pub enum Fault {
+    /// Closes its connection, and comes back after so long as a new run of the agent.
+    Vanish(Duration),
+    /// Cuts its connection and comes back as an agent does.
+    Cut,
+    /// Takes so long for its next installation.
+    Slow(Duration),
+}
+
+/// Where and how agents connect.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub server: SocketAddr,
+    /// The CA of the server's certificate, PEM.
+    pub server_ca: String,
+    /// Ordinals of the agents.
+    pub agents: std::ops::Range<usize>,
+    /// Length of a long poll in seconds.
+    pub poll_secs: u64,
+    /// Whether agents are compared with each other at each installation (docs/protocol.md#the-theorem), and none may miss a
+    /// generation.
+    pub strict: bool,
+}
+
+struct Shared {
+    plan: Plan,
+    tls: Tls,
+    counts: Counts,
+    standings: Vec<Standing>,
+    /// At most so many agents come for the first time at once.
+    starting: Semaphore,
+    /// The latest answers, parsed.
+    learnt: Mutex<HashMap<Vec<u8>, Arc<Learnt>>>,
+}
+
+/// Running agents.
+pub struct Swarm {
+    shared: Arc<Shared>,
+    faults: Vec<mpsc::UnboundedSender<Fault>>,
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Swarm {
+    /// Starts all agents, in a runtime, with certificates of `authority`.
+    pub fn start(plan: Plan, authority: Ca) -> Self {
+        let count = plan.agents.len();
+        let shared = Arc::new(Shared {
+            tls: Tls::new(authority, &plan.server_ca),
+            counts: Counts::default(),
+            standings: (0..count).map(|_| Standing::default()).collect(),
+            starting: Semaphore::new(STARTING_MAX),
+            learnt: Mutex::default(),
+            plan,
+        });
+        let (mut faults, mut tasks) = (Vec::new(), tokio::task::JoinSet::new());
+        for at in 0..count {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            faults.push(sender);
+            tasks.spawn(Agent::new(Arc::clone(&shared), at, receiver).live());
+        }
+        Self { shared, faults, tasks }
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.shared.counts
+    }
+
+    /// Makes one agent do something.
+    pub fn fault(&self, agent: usize, fault: Fault) {
+        self.faults[agent].send(fault).expect("agents live as long as the swarm");
+    }
+
+    /// How many agents have been answered on the connection that they have.
+    pub fn connected(&self) -> usize {
+        self.shared.standings.iter().filter(|own| own.answers.load(Ordering::Relaxed) > 0).count()
+    }
+
+    /// How many agents hold each generation.
+    pub fn generations(&self) -> BTreeMap<u64, usize> {
+        let mut generations = BTreeMap::new();
+        for own in &self.shared.standings {
+            *generations.entry(own.generation.load(Ordering::Relaxed)).or_default() += 1;
+        }
+        generations
+    }
+
+    /// Ends them all.
+    pub async fn end(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Name of an agent.
+pub fn name(ordinal: usize) -> String {
+    format!("node{ordinal:05}.cache.example.org")
+}
+
+struct Agent {
+    shared: Arc<Shared>,
+    at: usize,
+    name: String,
+    connector: TlsConnector,
+    faults: mpsc::UnboundedReceiver<Fault>,
+    ordinal: u64,
+    seen: u64,
+    holds: Option<Arc<Learnt>>,
+    slow: Option<Duration>,
+}
+
+/// Why a connection ended.
+enum End {
+    Trouble(String),
+    Fault(Fault),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Trouble(format!("connection: {:?}", error.kind()))
+    }
+}
+
+impl Agent {
+    fn new(shared: Arc<Shared>, at: usize, faults: mpsc::UnboundedReceiver<Fault>) -> Self {
+        let name = name(shared.plan.agents.start + at);
+        let connector = shared.tls.connector(&name);
+        let ordinal = tfo_host::runtime::clock::now_ms();
+        Self { shared, at, name, connector, faults, ordinal, seen: 0, holds: None, slow: None }
+    }
+
+    async fn live(mut self) {
+        let (mut failures, mut first) = (0, true);
+        loop {
+            let before = self.standing().answers.load(Ordering::Relaxed);
+            let end = self.connection(std::mem::take(&mut first)).await;
+            if self.standing().answers.swap(0, Ordering::Relaxed) > before {
+                failures = 0;
+            }
+            match end {
+                End::Fault(Fault::Vanish(time)) => {
+                    sleep(time).await;
+                    self.ordinal = (self.ordinal + 1).max(tfo_host::runtime::clock::now_ms());
+                    self.seen = 0;
+                }
+                End::Fault(Fault::Cut | Fault::Slow(_)) => sleep(PAUSES.delay(1, None, random())).await,
+                End::Trouble(why) => {
+                    *lock(&self.shared.counts.troubles).entry(why).or_default() += 1;
+                    failures += 1;
+                    sleep(PAUSES.delay(failures, None, random())).await;
+                }
+            }
+        }
+    }
+
+    fn standing(&self) -> &Standing {
+        &self.shared.standings[self.at]
+    }
+
+    /// From connecting to whatever ends it.
+    async fn connection(&mut self, first: bool) -> End {
+        let shared = Arc::clone(&self.shared);
+        let place = if first { shared.starting.acquire().await.ok() } else { None };
+        let mut line = match timeout(PATIENCE, self.connect()).await {
+            Ok(Ok(line)) => line,
+            Ok(Err(error)) => return error.into(),
+            Err(_) => return End::Trouble("connection: no handshake in time".to_owned()),
+        };
+        // As the agent does: the first request of a connection asks what is so now.
+        let mut wait_secs = 0;
+        let mut place = place;
+        loop {
+            let request = self.request(wait_secs);
+            let answered = {
+                let asked = timeout(PATIENCE + Duration::from_secs(wait_secs), line.ask(&request));
+                tokio::pin!(asked);
+                loop {
+                    tokio::select! {
+                        answered = &mut asked => break answered,
+                        Some(fault) = self.faults.recv() => match fault {
+                            Fault::Slow(time) => self.slow = Some(time),
+                            Fault::Vanish(_) | Fault::Cut => return End::Fault(fault),
+                        },
+                    }
+                }
+            };
+            let (status, body) = match answered {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => return error.into(),
+                Err(_) => return End::Trouble("no answer in time".to_owned()),
+            };
+            drop(place.take());
+            if let Err(end) = self.take(status, body).await {
+                return end;
+            }
+            self.standing().answers.fetch_add(1, Ordering::Relaxed);
+            wait_secs = self.shared.plan.poll_secs;
+        }
+    }
+
+    async fn connect(&self) -> io::Result<Line> {
+        let socket = TcpSocket::new_v4()?;
+        let host = u8::try_from(1 + (self.shared.plan.agents.start + self.at) / AGENTS_PER_ADDRESS).unwrap_or(1);
+        socket.bind(SocketAddr::new(Ipv4Addr::new(127, 0, 7, host).into(), 0))?;
+        let stream = socket.connect(self.shared.plan.server).await?;
+        stream.set_nodelay(true)?;
+        let server = ServerName::try_from("localhost").expect("it is a name");
+        let stream = self.connector.connect(server, stream).await?;
+        self.shared.counts.handshakes.fetch_add(1, Ordering::Relaxed);
+        Ok(Line { stream, buffer: Vec::with_capacity(1_024) })
+    }
+
+    fn request(&self, wait_secs: u64) -> String {
+        let installed = self.holds.as_ref().map_or("null", |learnt| learnt.installed.as_str());
+        let (ordinal, seen) = (self.ordinal, self.seen);
+        let body = format!(
+            "{{\"wait_secs\":{wait_secs},\"next_contact_secs\":60,\"session\":\"{ordinal}-{:016x}\",\"seen\":{seen},\
+             \"installed\":{installed},\"kernel\":\"6.1.0-42-amd64\",\"agent\":\"0.1.0\",\"tcp_fastopen\":3,\
+             \"clock\":{{\"unix_ms\":1790000000000,\"synchronised\":true}},\
+             \"counters\":{{\"passive\":1000,\"passive_alt_key\":10,\"passive_fail\":1}},\"error\":null}}",
+            self.at
+        );
+        format!(
+            "POST /v1/pools/text/sync HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    /// Does what an answer says.
+    async fn take(&mut self, status: u16, body: Vec<u8>) -> Result<(), End> {
+        match status {
+            200 => {
+                if let Some(time) = self.slow.take() {
+                    sleep(time).await;
+                }
+                self.shared.counts.told.fetch_add(1, Ordering::Relaxed);
+                let learnt = self.shared.learn(body);
+                self.install(learnt);
+                Ok(())
+            }
+            204 => {
+                self.shared.counts.nothing.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            _ => {
+                let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+                if let (409, Some(open)) = (status, body["ordinal"].as_u64()) {
+                    self.ordinal = open + 1;
+                    self.seen = 0;
+                }
+                Err(End::Trouble(format!("{status} {}", body["kind"].as_str().unwrap_or("?"))))
+            }
+        }
+    }
+
+    fn install(&mut self, learnt: Arc<Learnt>) {
+        let before = self.holds.as_ref().map_or(0, |learnt| learnt.generation);
+        let is_same = self.holds.as_ref().is_some_and(|own| *own == learnt);
+        if learnt.generation < before || (learnt.generation == before && !is_same) {
+            self.violated(&format!("was told generation {} after {before}", learnt.generation));
+            return;
+        }
+        if self.shared.plan.strict {
+            // Nobody is excluded here, so every barrier has waited for this agent.
+            if before > 0 && learnt.generation > before + 1 {
+                self.violated(&format!("missed a generation: {} after {before}", learnt.generation));
+            }
+            for (other, standing) in self.shared.standings.iter().enumerate() {
+                let Some(theirs) = lock(&standing.holds).clone() else { continue };
+                let accepts = |a: &Learnt, b: &Learnt| b.primary == a.primary || b.backup.as_ref() == Some(&a.primary);
+                if other != self.at && !(accepts(&learnt, &theirs) && accepts(&theirs, &learnt)) {
+                    self.violated(&format!("{learnt:?} beside {theirs:?} of {other}"));
+                }
+            }
+        }
+        self.seen = learnt.generation;
+        self.standing().generation.store(learnt.generation, Ordering::Relaxed);
+        *lock(&self.standing().holds) = Some(Arc::clone(&learnt));
+        self.holds = Some(learnt);
+    }
+
+    fn violated(&self, what: &str) {
+        lock(&self.shared.counts.violations).push(format!("{}: {what}", self.name));
+    }
+}
+
+impl Shared {
+    /// Parses an answer, or finds it among the latest.
+    fn learn(&self, body: Vec<u8>) -> Arc<Learnt> {
+        let mut learnt = lock(&self.learnt);
+        if let Some(known) = learnt.get(&body) {
+            return Arc::clone(known);
+        }
+        let told: Value = serde_json::from_slice(&body).expect("the coordinator answers with JSON");
+        let slot = |key: &Value| match key {
+            Value::Null => Value::Null,
+            key => json!({"epoch": key["epoch"], "fingerprint": key["fingerprint"]}),
+        };
+        let installed = json!({
+            "pool_id": told["pool_id"], "generation": told["generation"],
+            "primary": slot(&told["primary"]), "backup": slot(&told["backup"]),
+        });
+        let print = |key: &Value| key["fingerprint"].as_str().map(str::to_owned);
+        let fresh = Arc::new(Learnt {
+            generation: told["generation"].as_u64().expect("an answer has a generation"),
+            installed: installed.to_string(),
+            primary: print(&told["primary"]).expect("an answer has a primary"),
+            backup: print(&told["backup"]),
+        });
+        if learnt.len() > 8 {
+            learnt.clear();
+        }
+        learnt.insert(body, Arc::clone(&fresh));
+        fresh
+    }
+}
+
+/// One connection.
+struct Line {
+    stream: TlsStream<TcpStream>,
+    buffer: Vec<u8>,
+}
+
+impl Line {
+    /// Sends a request, and reads the whole answer: status and body.
+    async fn ask(&mut self, request: &str) -> io::Result<(u16, Vec<u8>)> {
+        self.stream.write_all(request.as_bytes()).await?;
+        self.stream.flush().await?;
+        self.buffer.clear();
+        loop {
+            if let Some(answer) = parse(&self.buffer)? {
+                return Ok(answer);
+            }
+            self.buffer.reserve(1_024);
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}
+
+/// An answer, if all of it is there.
+pub fn parse(bytes: &[u8]) -> io::Result<Option<(u16, Vec<u8>)>> {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+    let bad = || io::Error::from(io::ErrorKind::InvalidData);
+    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| bad())?;
+    let status = head.get(9..12).and_then(|status| status.parse().ok()).ok_or_else(bad)?;
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    let body = &bytes[end + 4..];
+    let length = length.unwrap_or(0);
+    Ok((body.len() >= length).then(|| (status, body[..length].to_vec())))
+}
+
+fn random() -> u32 {
+    u32::try_from(tfo_crypto::random::fresh_u64().expect("randomness") >> 32).expect("32 bits")
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics with it")
+}
