@@ -1,4 +1,4 @@
-//! How a pool and its nodes stand, by name: what the engine decides, the API and the audit log say, and operators read.
+//! The states, gates, reasons and actions of a pool and its nodes, by the names that the API, the audit log and metrics use.
 //!
 //! Wire v1 and Persisted (actions): the names.  A later release may add some; see [`Named`](crate::named::Named).
 

@@ -6,55 +6,55 @@ use tfo_model::named::Named;
 use tfo_model::named_enum;
 
 named_enum! {
-    /// What went wrong, for programs: clients may match on it.
+    /// What went wrong; programs may match on it.
     pub enum ErrorKind {
-        /// 400: no JSON, unknown fields, or a value out of its range.
+        /// 400: not JSON, an unknown field, or a value out of its range.
         BadRequest = "bad_request",
-        /// 403: the certificate names no operator (or viewer, for a read).
+        /// 403: the certificate does not name an operator (or viewer, for a read).
         NotAllowed = "not_allowed",
-        /// 403: the certificate's name is none of the pool's nodes.
+        /// 403: the certificate does not name a node of the pool.
         NotInPool = "not_in_pool",
         /// 403: the node is denied.
         Denied = "denied",
-        /// 404.
+        /// 404: the coordinator has no such pool.
         UnknownPool = "unknown_pool",
-        /// 404.
+        /// 404: the pool has no such node.
         UnknownNode = "unknown_node",
-        /// 404.
+        /// 404: the API has no such path.
         UnknownPath = "unknown_path",
-        /// 405.
+        /// 405: the path does not take this method.
         UnknownMethod = "unknown_method",
-        /// 408: head or body did not come in time.
+        /// 408: the head or the body did not arrive in time.
         Timeout = "timeout",
-        /// 409: the store was restored; nothing moves before `recover`.
+        /// 409: the store was restored; the pool stands still until `recover`.
         PoolFrozen = "pool_frozen",
         /// 409: the node's keys belong to another pool.
         OtherPool = "other_pool",
-        /// 409: a later session of this node is open; [`ErrorBody::ordinal`] says which.
+        /// 409: a later session of this node is open, see [`ErrorBody::ordinal`].
         SessionClosed = "session_closed",
         /// 409: the report is further ahead than a restored store can be behind.
         TooFarAhead = "too_far_ahead",
-        /// 409: the command is not allowed now; the message says the phase and the reason.
+        /// 409: the pool does not allow the command now; the message has its phase and the reason.
         Refused = "refused",
-        /// 409: the document moved on from what the operator saw.
+        /// 409: the document has changed since the operator saw it.
         Moved = "moved",
-        /// 413.
+        /// 413, or 431 for a head: too many bytes.
         TooLarge = "too_large",
-        /// 503: required nodes were not heard yet in this life of the coordinator; ask again.
+        /// 503: the coordinator has not heard every required node since it started; ask again.
         NotHeard = "not_heard",
-        /// 503: the store cannot be reached; ask again.
+        /// 503: the coordinator cannot reach its store; ask again.
         StoreUnavailable = "store_unavailable",
-        /// 503: this coordinator's file differs from what drives the pool, or it is stopping; ask another one.
+        /// 503: the coordinator is busy or stopping, or its file differs from the pool's policy; ask another one.
         Unavailable = "unavailable",
-        /// 500: our bug; the log has more under the `request_id`.
+        /// 500: a bug; the coordinator's log has more under the `request_id`.
         Internal = "internal",
-        /// Of a later release.
+        /// A kind of a later release; never sent.
         Unknown = "unknown",
     }
 }
 
 impl ErrorKind {
-    /// The HTTP status that goes with it.
+    /// The HTTP status of an answer of this kind.
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
@@ -84,7 +84,7 @@ pub struct ErrorBody {
     pub kind: ErrorKind,
     /// For people.
     pub message: String,
-    /// Under which the coordinator's log has more.
+    /// The id under which the coordinator logged the request.
     pub request_id: String,
     /// With `session_closed`: the ordinal of the session that is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,6 @@
-//! status.json: what an agent says about its host to whoever looks there.  No secrets.
+//! status.json: what an agent reports about its host to local readers.  Fingerprints, never keys.
 //!
-//! Wire v1 (docs/reference/json.md): fields may be added, never renamed or removed.  Unknown = null.  Fingerprints, never keys.
+//! Wire v1 (docs/reference/json.md): a release may add fields, and never renames or removes one.  Null means unknown.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,33 +13,33 @@ use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 
-/// Version of the format.
+/// The version of the format.
 pub const VERSION: u32 = 1;
-/// Its name in the agent's runtime directory.
+/// The file's name in the agent's runtime directory.
 pub const FILE_NAME: &str = "status.json";
 
 named_enum! {
-    /// How it stands with a host.
+    /// The state of a host.
     pub enum State {
         /// The keys that the source wants are in the file and in every kernel.
         Ok = "ok",
-        /// Keys are installed and verified, but something needs a look.
+        /// Keys are installed and verified, but something needs attention.
         Degraded = "degraded",
-        /// There are no keys, or they are not where they belong.
+        /// Keys are missing, or not where they belong.
         Failed = "failed",
     }
 }
 
 named_enum! {
-    /// How it stands with the coordinators.
+    /// An agent's contact with its coordinators.
     pub enum Standing {
-        /// No answer yet.
+        /// No coordinator has answered yet.
         Asking = "asking",
-        /// The last request was answered.
+        /// A coordinator answered the last request.
         Connected = "connected",
-        /// Answers came in this run, but the last request failed.
+        /// A coordinator answered in this run, but the last request failed.
         Disconnected = "disconnected",
-        /// No answer came in time at the start: the node serves by its file.
+        /// No coordinator answered in time at the start: the node serves with the keys of its file.
         Unconfirmed = "unconfirmed",
         /// The node has no keys of its pool.
         NoKeys = "no_keys",
@@ -48,41 +48,41 @@ named_enum! {
     }
 }
 
-/// The file.
+/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// [`VERSION`].
     pub version: u32,
-    /// How it stands.
+    /// The state of the host.
     pub state: State,
     /// Where the host has its keys from.
     pub source: Named<KeySource>,
-    /// The pool, with a coordinator.
+    /// The pool; null without a coordinator.
     pub pool: Option<PoolName>,
-    /// The instruction that was followed last.
+    /// The generation of the installed keys; null without a coordinator.
     pub generation: Option<Generation>,
     /// Where the rotation stands.
     pub phase: Phase,
-    /// The slot that makes cookies.
+    /// The installed key that makes cookies.
     pub primary: Option<SlotPrint>,
-    /// The slot that only validates.
+    /// The installed key that only validates.
     pub backup: Option<SlotPrint>,
     /// When these keys were first installed here.
     pub installed_at: Option<UnixTime>,
-    /// When they change next.
+    /// When the keys change next.
     pub next_change_at: Option<UnixTime>,
-    /// Repairs of keys that somebody else had changed, since the agent started.
+    /// How often the agent repaired keys that another program had changed, since it started.
     pub drift_repairs: u64,
     /// Whether the kernel's clock is synchronised.
     pub clock_synchronised: Option<bool>,
-    /// When a coordinator answered last.
+    /// When a coordinator last answered.
     pub last_contact_at: Option<UnixTime>,
-    /// How it stands with the coordinators; null without any.
+    /// The contact with the coordinators; null without any.
     #[serde(default)]
     pub contact: Option<Named<Standing>>,
-    /// What is wrong.
+    /// The first problem; null without one.
     pub error: Option<StatusError>,
-    /// What each namespace's kernel holds, the agent's own one first.
+    /// What the kernel holds in each namespace, the agent's own first.
     pub namespaces: Vec<NamespaceStatus>,
 }
 
@@ -95,10 +95,10 @@ impl Status {
     }
 }
 
-/// The first thing that is wrong.
+/// A problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusError {
-    /// A problem's kind.
+    /// Stable name in snake case that scripts may match.
     pub kind: String,
     /// For people.
     pub message: String,
@@ -109,18 +109,18 @@ pub struct StatusError {
 pub struct NamespaceStatus {
     /// Its name under /run/netns; `own` for the agent's own.
     pub name: String,
-    /// What its kernel showed.
+    /// The primary that the kernel showed.
     pub primary: Option<KeyFingerprint>,
-    /// The same, of the backup.
+    /// The backup that the kernel showed.
     pub backup: Option<KeyFingerprint>,
-    /// When that was last seen to be what it should be; null if it is not.
+    /// When the agent last read back the keys that it wants; null if others are there.
     pub verified_at: Option<UnixTime>,
     /// `net.ipv4.tcp_fastopen`.
     pub tcp_fastopen: Option<i32>,
 }
 
 impl NamespaceStatus {
-    /// Both slots; none if no key was seen.
+    /// Both slots; none if the kernel showed no key.
     #[must_use]
     pub fn slots(&self) -> Option<PairPrint> {
         self.primary.map(|primary| PairPrint { primary, backup: self.backup })

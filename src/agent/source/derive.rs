@@ -1,6 +1,6 @@
 //! Keys from shared secrets and the clock (docs/protocol.md#derive-mode).
 //!
-//! The secret is read anew each time and is in memory only while a key is made from it.
+//! The secret is read each time, and is in memory only while a key is made from it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +17,7 @@ use tfo_model::key::{KeyFingerprint, KeyPair, KeyPairError};
 use tfo_model::problem::Problem;
 use tfo_model::time::{UnixTime, span_text};
 
-/// The keys of now.
+/// The keys at `now`.
 pub(super) fn offer(settings: &DeriveSettings, config: &Path, now: UnixTime) -> Result<Offer, Problem> {
     let slots = settings.schedule.slots_at(now);
     let (keys, generators) = keys_of(settings, config, &slots)?;
@@ -46,7 +46,7 @@ fn keys_of(
             generators.insert(name_of(settings, key.entry), generator.fingerprint());
             Some(generator.key(key.counter).0)
         }
-        // A static key that was given with its own predecessor keeps it until the next key is staged.
+        // A static key whose file has a backup keeps that until the next key is staged.
         None => own_backup,
     };
     let keys = KeyPair::new(primary, backup);
@@ -54,7 +54,8 @@ fn keys_of(
     Ok((keys, generators))
 }
 
-/// One entry as its configuration says it: whoever edits that means it, whoever replaces the file behind it may not.
+/// Name of an entry from the configuration, not from file contents: editing the configuration is deliberate; replacing
+/// the file may be an accident.
 fn name_of(settings: &DeriveSettings, entry: usize) -> String {
     let DeriveEntry { secret, algorithm } = &settings.entries[entry];
     let from =
@@ -89,16 +90,16 @@ pub(super) fn read_secret(place: &Located<SecretPath>, config: &Path) -> Result<
 fn joint_problem(settings: &DeriveSettings, config: &Path, entry: usize, error: KeyPairError) -> Problem {
     let message = match error {
         KeyPairError::PrimaryIsBackup => {
-            "two neighbouring keys are equal: old and new entry derive the same key at the joint \
+            "the old and the new entry derive the same key at the cutover \
              (tofurkey does not bind the interval into its keys)"
         }
-        KeyPairError::ZeroKey => "a key is all zeros",
+        KeyPairError::ZeroKey => "a derived key is all zeros",
     };
     let remedy = "give the new entry another secret, or move its not_before by an interval";
     settings.entries[entry].secret.locate(config, Problem::error("equal_keys", message, remedy))
 }
 
-/// Reads every entry's secret once, and compares the keys on both sides of each joint.
+/// Reads the secret of each entry once, and compares the keys on both sides of each joint.
 #[must_use]
 pub fn check_entries(settings: &DeriveSettings, config: &Path) -> Vec<Problem> {
     let (mut generators, mut problems) = (Vec::new(), Vec::new());
@@ -120,8 +121,8 @@ pub fn check_entries(settings: &DeriveSettings, config: &Path) -> Vec<Problem> {
     problems
 }
 
-/// A problem for each joint that this host sees for the first time when it is too late: after the instant at which nodes that had the entry
-/// changed their slots for it (docs/protocol.md#derive-mode).  `known` are the joints that the host knew before.
+/// A problem for each joint that this host sees too late: after the instant at which nodes with the entry changed their
+/// slots for it (docs/protocol.md#derive-mode).  `known` are the joints that the host had recorded.
 #[must_use]
 pub fn late_joints(settings: &DeriveSettings, config: &Path, now: UnixTime, known: &[UnixTime]) -> Vec<Problem> {
     let late = |entry: usize| {
@@ -131,8 +132,8 @@ pub fn late_joints(settings: &DeriveSettings, config: &Path, now: UnixTime, know
             return None;
         }
         let message = format!(
-            "this entry (not_before {joint}) is seen here for the first time at {now}; nodes that had it changed at {deadline}, \
-             and this node may have rejected their cookies since then"
+            "this entry (not_before {joint}) reached this node at {now}; nodes that had it changed keys at {deadline}, and \
+             this node may have rejected their cookies since then"
         );
         let remedy = "deploy a new entry to every node before the instant that `tfo-agent check` prints";
         Some(settings.entries[entry].secret.locate(config, Problem::warning("late_entry", message, remedy)))

@@ -1,4 +1,4 @@
-//! Keys that somebody else distributes: a file with kernel text, installed when it changes.
+//! Keys that another program distributes: a file with kernel text, installed when it changes.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -22,8 +22,10 @@ use tfo_model::node::{Counters, Expected, KeySource, Session};
 use tfo_model::time::UnixTime;
 use tfo_store::ReadStore;
 
+use tfo_testbed::random::Dice;
+
 use super::clients::{Clients, Promises};
-use super::fake::{FakeRandom, Trouble};
+use super::fake::{Trouble, dice};
 use super::shelf::{Copy, PutOff, Shelf, Written, pool};
 use super::summary::Summary;
 
@@ -100,7 +102,7 @@ pub(crate) enum RuleOff {
 }
 
 pub(crate) struct Fleet {
-    pub(crate) random: FakeRandom,
+    pub(crate) random: Dice,
     pub(crate) shelf: Shelf,
     clients: Clients,
     promises: Promises,
@@ -125,7 +127,7 @@ fn pool_id() -> PoolId {
     "0123456789abcdef0123456789abcdef".parse().unwrap()
 }
 
-fn policy(random: &mut FakeRandom) -> Policy {
+fn policy(random: &mut Dice) -> Policy {
     let mut policy = Policy::with_defaults(vec!["*".parse().unwrap()]);
     policy.interval_secs = 60 + random.below(120);
     policy.absent_after_secs = 60 + random.below(120);
@@ -146,7 +148,7 @@ fn policy(random: &mut FakeRandom) -> Policy {
 
 impl Fleet {
     pub(crate) fn new(seed: u64) -> Self {
-        let mut random = FakeRandom::new(seed);
+        let mut random = dice(seed);
         let document = Document::new(pool_id(), policy(&mut random), UnixTime::from_secs(EPOCH));
         let mut shelf = Shelf::new(document);
         let count = usize::try_from(100 + random.below(30)).unwrap();
