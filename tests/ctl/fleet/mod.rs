@@ -4,8 +4,8 @@
 mod commands;
 mod end_to_end;
 mod fake;
-mod fleet;
 mod help;
 mod looking;
 mod reaching;
+mod real;
 mod rotating;

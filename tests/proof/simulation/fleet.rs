@@ -157,7 +157,7 @@ impl Fleet {
         let foreign = Slots { primary: shared, backup: None };
         let mut nodes = Vec::new();
         for number in 0..count {
-            let session = Session { ordinal: 1_000, nonce: random.next() };
+            let session = Session { ordinal: 1_000, nonce: random.roll() };
             nodes.push(Node {
                 id: format!("n{number}").parse().unwrap(),
                 slot_count: if random.once_in(30) { SlotCount::One } else { SlotCount::Two },
@@ -378,7 +378,7 @@ impl Fleet {
 
     fn answered(&mut self, n: usize, request: RequestId, answer: Result<Answer, SyncRefused>) {
         let monotonic = Duration::from_secs(self.now);
-        let nonce = self.random.next();
+        let nonce = self.random.roll();
         let node = &mut self.nodes[n];
         if node.away_until > self.now {
             return;
@@ -442,7 +442,7 @@ impl Fleet {
     /// The agent starts anew with what its file says; the kernel's keys stay.
     pub(crate) fn restart(&mut self, n: usize) {
         self.summary.count("agent restarts", 1);
-        let nonce = self.random.next();
+        let nonce = self.random.roll();
         let node = &mut self.nodes[n];
         // A clock that stepped: the ordinal may be below that of the session before.
         let ordinal = 1_000 + if nonce.is_multiple_of(5) { 0 } else { self.now };
@@ -775,7 +775,7 @@ impl Fleet {
             5 => {
                 let other = (self.nodes[n].coordinator + 1) % COORDINATORS;
                 self.nodes[n].coordinator = other;
-                let nonce = self.random.next();
+                let nonce = self.random.roll();
                 self.nodes[n].link.open_session(1_000 + self.now, nonce);
             }
             6 => self.stop_coordinator(c),
