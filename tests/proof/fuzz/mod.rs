@@ -34,8 +34,8 @@ const KEPT_MAX: usize = 4096;
 /// A byte that readers are sensitive to, as often as any.
 fn byte(dice: &mut Dice) -> u8 {
     const EDGES: [u8; 16] = [0, 1, 2, 4, 5, 6, 15, 16, 32, 34, 44, 64, 127, 128, 254, 255];
-    let byte = dice.next().to_le_bytes()[0];
-    if byte & 1 == 0 { EDGES[usize::from(byte >> 4)] } else { dice.next().to_le_bytes()[3] }
+    let byte = dice.roll().to_le_bytes()[0];
+    if byte & 1 == 0 { EDGES[usize::from(byte >> 4)] } else { dice.roll().to_le_bytes()[3] }
 }
 
 fn range(dice: &mut Dice, length: usize) -> std::ops::Range<usize> {
