@@ -214,7 +214,7 @@ fn cookie_refuses_bad_keys_and_addresses() {
     code(&run(&good, "192.0.2.1", "example.org"), 2);
     refused(&bad("open", KEYS[0].as_bytes(), 0o640), 2, "users other than its owner");
     refused(&bad("three", KEYS.join(",").as_bytes(), 0o600), 2, "more than two keys");
-    refused(&bad("empty", b"", 0o600), 2, "no key in it");
+    refused(&bad("empty", b"", 0o600), 2, "contains no key");
     refused(&bad("short", b"1-2-3-4", 0o600), 2, "four groups");
     refused(&bad("long", &[b'0'; 4_096], 0o600), 2, "more than 256 bytes");
     refused(&run("/nonexistent/keys", "192.0.2.1", "192.0.2.2"), 2, "does not exist");
