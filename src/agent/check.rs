@@ -18,7 +18,7 @@ use tfo_host::kernel::sysctl_d::{self, Persisted};
 use tfo_host::runtime::sys;
 use tfo_host::secret::CREDENTIAL_UNSEEN;
 use tfo_model::problem::{Problem, Severity, first_error};
-use tfo_model::time::{UnixTime, span_text};
+use tfo_model::time::{UnixTime, duration_text};
 
 /// What was found.  Wire v1: `check --format json`.
 #[derive(Debug, Serialize)]
@@ -58,11 +58,14 @@ impl Found {
             lines.push(format!(
                 "clocks of two nodes may differ by {}; with a timer: clock error, period, RandomizedDelaySec, AccuracySec \
                  and run time together",
-                span_text(tolerance)
+                duration_text(tolerance)
             ));
         }
         if let Some(retention) = self.retention_secs {
-            lines.push(format!("a cookie is accepted for at least {} after its key was primary", span_text(retention)));
+            lines.push(format!(
+                "a cookie is accepted for at least {} after its key was primary",
+                duration_text(retention)
+            ));
         }
         for joint in &self.joints {
             let at = |at: Option<UnixTime>| at.map_or_else(|| "never".to_owned(), |at| at.to_string());

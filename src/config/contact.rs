@@ -153,7 +153,7 @@ fn bounded(span: Option<Located<Duration>>, findings: &mut Findings, min: Durati
     if (min..=max).contains(&span.value) {
         return Some(span.value);
     }
-    let text = |bound: Duration| tfo_model::time::span_text(bound.as_secs());
+    let text = |bound: Duration| tfo_model::time::duration_text(bound.as_secs());
     let remedy = format!("write {} to {}", text(min), text(max));
     findings.add_at(&span, Problem::error("out_of_range", "this is out of range", remedy));
     None

@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use tfo_host::runtime::files;
 use tfo_host::secret::{BadSecretPath, SecretPath};
 use tfo_model::problem::Problem;
-use tfo_model::time::parse_span;
+use tfo_model::time::parse_duration;
 use zeroize::Zeroizing;
 
 /// Longest configuration file in bytes.
@@ -264,7 +264,7 @@ impl<'t, 'i> Table<'t, 'i> {
             self.typed(key, "a duration in quotes with its unit, for example \"24h\" or \"90s\"", findings, |value| {
                 value.as_str().map(str::to_owned)
             })?;
-        match parse_span(&value) {
+        match parse_duration(&value) {
             Ok(value) => Some(Located { value, key, line }),
             Err(error) => {
                 let place = Located { value: (), key, line };

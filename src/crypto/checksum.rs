@@ -5,12 +5,12 @@ use ring::digest;
 /// Separates this hash from every other use of SHA-256.
 const DOMAIN: &[u8] = b"tfo-fleet/v1/row";
 
-/// First 16 bytes of SHA-256 over the parts, each with its length.
-pub type Checksum = [u8; 16];
+/// Length of a checksum in bytes.
+pub const CHECKSUM_BYTES: usize = 16;
 
-/// The checksum of these parts.  Persisted: never changes.
+/// The first 16 bytes of SHA-256 over the parts, each with its length.  Persisted: never changes.
 #[must_use]
-pub fn checksum(parts: &[&[u8]]) -> Checksum {
+pub fn checksum(parts: &[&[u8]]) -> [u8; CHECKSUM_BYTES] {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(DOMAIN);
     for part in parts {
@@ -18,8 +18,8 @@ pub fn checksum(parts: &[&[u8]]) -> Checksum {
         context.update(part);
     }
     let hash = context.finish();
-    let mut sum = Checksum::default();
-    sum.copy_from_slice(&hash.as_ref()[..size_of::<Checksum>()]);
+    let mut sum = [0; CHECKSUM_BYTES];
+    sum.copy_from_slice(&hash.as_ref()[..CHECKSUM_BYTES]);
     sum
 }
 

@@ -86,22 +86,22 @@ impl<'de> serde::Deserialize<'de> for UnixTime {
 /// The text is not a duration of whole seconds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a duration is a number with a unit, for example \"24h\", \"90s\", \"1h30m\" or \"7d\", in whole seconds")]
-pub struct BadSpan;
+pub struct BadDuration;
 
 /// Reads a duration such as `24h`, `1h30m`, `90s` or `7d`; a day is 24 hours.
 ///
 /// # Errors
 /// Fails for any other text, for a negative duration, and for parts of a second.
-pub fn parse_span(text: &str) -> Result<Duration, BadSpan> {
-    let span: jiff::Span = text.parse().map_err(|_| BadSpan)?;
-    let span = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| BadSpan)?;
-    let span = Duration::try_from(span).map_err(|_| BadSpan)?;
-    if span.subsec_nanos() == 0 { Ok(span) } else { Err(BadSpan) }
+pub fn parse_duration(text: &str) -> Result<Duration, BadDuration> {
+    let span: jiff::Span = text.parse().map_err(|_| BadDuration)?;
+    let span = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| BadDuration)?;
+    let span = Duration::try_from(span).map_err(|_| BadDuration)?;
+    if span.subsec_nanos() == 0 { Ok(span) } else { Err(BadDuration) }
 }
 
-/// Writes a number of seconds as [`parse_span`] reads it: `1d`, `1h 30m`, `45s`.
+/// Writes a number of seconds as [`parse_duration`] reads it: `1d`, `1h 30m`, `45s`.
 #[must_use]
-pub fn span_text(secs: u64) -> String {
+pub fn duration_text(secs: u64) -> String {
     let parts = [(secs / 86_400, "d"), (secs / 3_600 % 24, "h"), (secs / 60 % 60, "m"), (secs % 60, "s")];
     let words: Vec<String> =
         parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_have_a_unit() {
+    fn durations_have_a_unit() {
         for (text, secs) in [
             ("24h", 86_400),
             ("90s", 90),
@@ -219,13 +219,13 @@ mod tests {
             ("30 s", 30),
             ("2 days", 172_800),
         ] {
-            assert_eq!(parse_span(text), Ok(Duration::from_secs(secs)), "{text}");
+            assert_eq!(parse_duration(text), Ok(Duration::from_secs(secs)), "{text}");
         }
         for bad in ["", "24", "24 parsecs", "-1h", "500ms", "1.5", "1mo", "h", "99999999999999999999h"] {
-            assert_eq!(parse_span(bad), Err(BadSpan), "{bad}");
+            assert_eq!(parse_duration(bad), Err(BadDuration), "{bad}");
         }
         for secs in [0, 1, 59, 60, 3_600, 5_400, 86_399, 604_800] {
-            assert_eq!(parse_span(&span_text(secs)), Ok(Duration::from_secs(secs)));
+            assert_eq!(parse_duration(&duration_text(secs)), Ok(Duration::from_secs(secs)));
         }
     }
 

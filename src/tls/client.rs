@@ -15,7 +15,7 @@ use super::stamp::Stamp;
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::NodeId;
 use tfo_model::problem::Problem;
-use tfo_model::time::{UnixTime, span_text};
+use tfo_model::time::{UnixTime, duration_text};
 
 /// A certificate is reported when less than this part of its life is left: a third, as ACME clients renew.
 const RENEW_AT_FRACTION: u64 = 3;
@@ -184,7 +184,7 @@ fn validity_note(certificate: &Described, now: UnixTime) -> Option<Problem> {
             "set the clock, or issue a certificate that is valid now",
         ))
     } else if left < renew {
-        let message = format!("the certificate expires at {not_after}, in {}", span_text(left));
+        let message = format!("the certificate expires at {not_after}, in {}", duration_text(left));
         Some(Problem::warning("tls_certificate_expiring", message, issue))
     } else {
         None

@@ -15,7 +15,7 @@ use tfo_engine::schedule::{KeyRef, SlotRefs};
 use tfo_host::secret::SecretPath;
 use tfo_model::key::{KeyFingerprint, KeyPair, KeyPairError};
 use tfo_model::problem::Problem;
-use tfo_model::time::{UnixTime, span_text};
+use tfo_model::time::{UnixTime, duration_text};
 
 /// The keys at `now`.
 pub(super) fn offer(settings: &DeriveSettings, config: &Path, now: UnixTime) -> Result<Offer, Problem> {
@@ -61,7 +61,7 @@ fn name_of(settings: &DeriveSettings, entry: usize) -> String {
     let from =
         settings.schedule.entries()[entry].not_before.map_or_else(|| "the beginning".to_owned(), |at| at.to_string());
     let how = match algorithm {
-        Algorithm::HkdfSha256 { interval } => format!("hkdf-sha256, {}", span_text(interval.secs())),
+        Algorithm::HkdfSha256 { interval } => format!("hkdf-sha256, {}", duration_text(interval.secs())),
         Algorithm::Tofurkey => "tofurkey".to_owned(),
         Algorithm::Static => "static".to_owned(),
     };

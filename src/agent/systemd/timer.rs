@@ -4,7 +4,7 @@
 
 use super::Systemctl;
 use tfo_model::problem::Problem;
-use tfo_model::time::{parse_span, span_text};
+use tfo_model::time::{duration_text, parse_duration};
 
 const TIMER: &str = "tfo-agent-once.timer";
 /// Longest run, in seconds: a run takes milliseconds, and this leaves time for the fsync of a busy disk.
@@ -33,12 +33,12 @@ pub fn too_slow(tolerance_secs: u64) -> Option<Problem> {
     (lag > tolerance_secs).then(|| {
         let message = format!(
             "{TIMER} may run {} late (period {}, random delay {}, accuracy {}, run {}), and the schedule tolerates {}, clock error included",
-            span_text(lag),
-            span_text(timer.period),
-            span_text(timer.random_delay),
-            span_text(timer.accuracy),
-            span_text(RUN_SECS_MAX),
-            span_text(tolerance_secs)
+            duration_text(lag),
+            duration_text(timer.period),
+            duration_text(timer.random_delay),
+            duration_text(timer.accuracy),
+            duration_text(RUN_SECS_MAX),
+            duration_text(tolerance_secs)
         );
         let remedy = "shorten the timer's period in a drop-in, lengthen stage_lead, or run the daemon";
         Problem::error("timer_too_slow", message, remedy)
@@ -64,7 +64,7 @@ fn active_timer(systemctl: Systemctl) -> Option<Timer> {
 
 /// `2min`, `1min 30s`; a part of a second counts as a whole one.
 fn span_secs(text: &str) -> Option<u64> {
-    match parse_span(text) {
+    match parse_duration(text) {
         Ok(span) => Some(span.as_secs()),
         Err(_) if text.ends_with("ms") || text.ends_with("us") => Some(1),
         Err(_) => None,

@@ -15,7 +15,7 @@
 
 use std::path::Path;
 
-use tfo_crypto::checksum::{Checksum, checksum};
+use tfo_crypto::checksum::{CHECKSUM_BYTES, checksum};
 use tfo_crypto::random::{self, NoRandomness};
 use tfo_crypto::seal::{KeyEncryptionKey, SealedKey};
 use tfo_model::problem::Problem;
@@ -28,7 +28,7 @@ const FORMAT: u32 = 1;
 pub(super) const BODY_BYTES_MAX: usize = 512 << 20;
 
 const ID_BYTES: usize = 16;
-const HEADER_BYTES: usize = MAGIC.len() + 4 + ID_BYTES + SealedKey::BYTES + 8 + size_of::<Checksum>();
+const HEADER_BYTES: usize = MAGIC.len() + 4 + ID_BYTES + SealedKey::BYTES + 8 + CHECKSUM_BYTES;
 /// Longest file in bytes.
 pub(super) const FILE_BYTES_MAX: usize = HEADER_BYTES + BODY_BYTES_MAX;
 /// Bytes that AES-256-GCM adds: nonce and tag.
@@ -69,7 +69,7 @@ pub(super) fn open(kek: &KeyEncryptionKey, file: &[u8], path: &Path) -> Result<V
     let id: [u8; ID_BYTES] = take(ID_BYTES).ok_or_else(cut)?.try_into().expect("as many as were taken");
     let check = SealedKey::from_bytes(take(SealedKey::BYTES).ok_or_else(cut)?.try_into().expect("as many"));
     let length = u64::from_be_bytes(take(8).ok_or_else(cut)?.try_into().expect("eight bytes"));
-    let sum = take(size_of::<Checksum>()).ok_or_else(cut)?;
+    let sum = take(CHECKSUM_BYTES).ok_or_else(cut)?;
     if format < FORMAT || checksum(&[&file[..HEADER_BYTES - sum.len()]]) != *sum {
         return Err(damaged(path, "the checksum of its header is wrong"));
     }

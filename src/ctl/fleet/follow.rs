@@ -16,7 +16,7 @@ use tfo_model::count::Revision;
 use tfo_model::fleet::{Action, BlockedBy, HoldReason, NodeState};
 use tfo_model::ids::NodeId;
 use tfo_model::state::Phase;
-use tfo_model::time::span_text;
+use tfo_model::time::duration_text;
 use tfo_wire::v1::fleet::{AuditLine, Done, Expected, NodeStatus, PoolStatus};
 
 /// How often the coordinator is asked.
@@ -152,7 +152,7 @@ impl Followed {
 
 impl Report for Followed {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let (pool, elapsed) = (&self.done.pool, span_text(self.elapsed_secs));
+        let (pool, elapsed) = (&self.done.pool, duration_text(self.elapsed_secs));
         match &self.end {
             End::Reached => write!(out, "{} in pool {pool}: done after {elapsed}", plain(self.done.action.as_str()))?,
             End::Aborted { by, reason } => {

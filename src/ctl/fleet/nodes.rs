@@ -13,7 +13,7 @@ use tfo_host::runtime::clock;
 use tfo_model::fleet::Action;
 use tfo_model::ids::NodeId;
 use tfo_model::problem::Problem;
-use tfo_model::time::parse_span;
+use tfo_model::time::parse_duration;
 use tfo_wire::v1::fleet::{NodeAction, NodeRequest, NodeStatus, PoolStatus};
 
 /// Shortest exclusion: a shorter one ends before it is of use.
@@ -64,7 +64,7 @@ pub(crate) struct ExcludeArgs {
 }
 
 fn exclusion(text: &str) -> Result<Duration, String> {
-    let span = parse_span(text).map_err(|error| error.to_string())?;
+    let span = parse_duration(text).map_err(|error| error.to_string())?;
     if (EXCLUDE_MIN..=EXCLUDE_MAX).contains(&span) { Ok(span) } else { Err("an exclusion is 1m to 30d".to_owned()) }
 }
 

@@ -20,7 +20,7 @@ use tfo_model::ids::NodeId;
 use tfo_model::named::Named;
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
-use tfo_model::time::parse_span;
+use tfo_model::time::parse_duration;
 use tfo_wire::v1::fleet::{Expected, PoolStatus, RotationMode, RotationRequest};
 
 /// Arguments of `rotate`.
@@ -64,7 +64,7 @@ enum Mode {
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
-    parse_span(text).map_err(|error| error.to_string())
+    parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// Starts a rotation.

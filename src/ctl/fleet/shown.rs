@@ -14,7 +14,7 @@ use tfo_model::key::PairPrint;
 use tfo_model::named::Named;
 use tfo_model::node::KeySource;
 use tfo_model::state::SlotPrint;
-use tfo_model::time::{UnixTime, span_text};
+use tfo_model::time::{UnixTime, duration_text};
 use tfo_wire::v1::fleet::{AuditLine, Done, FingerprintCount, NodeStatus, PoolStatus, Pools};
 
 /// Most nodes of one state that are listed without `--all`.
@@ -206,7 +206,7 @@ fn write_table(out: &mut dyn Write, nodes: &[&NodeStatus]) -> io::Result<()> {
 
 /// An instant and how long ago it was.
 fn ago(at: UnixTime, now: UnixTime) -> String {
-    format!("{at} ({} ago)", span_text(now.secs_since(at)))
+    format!("{at} ({} ago)", duration_text(now.secs_since(at)))
 }
 
 /// Whether every node accepts every other's cookies: the safety property, as far as the nodes report.

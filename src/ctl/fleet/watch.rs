@@ -12,7 +12,7 @@ use tfo_cli::output::while_read;
 use tfo_cli::report::{Failure, Format, Outcome, write_json};
 use tfo_cli::screen::Screen;
 use tfo_host::runtime::clock;
-use tfo_model::time::parse_span;
+use tfo_model::time::parse_duration;
 use tfo_wire::v1::fleet::PoolStatus;
 
 /// Arguments of `watch`.
@@ -26,7 +26,7 @@ pub(crate) struct WatchArgs {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let span = parse_span(text).map_err(|error| error.to_string())?;
+    let span = parse_duration(text).map_err(|error| error.to_string())?;
     if span.is_zero() { Err("an interval is at least 1s".to_owned()) } else { Ok(span) }
 }
 

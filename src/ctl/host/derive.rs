@@ -15,7 +15,7 @@ use tfo_model::count::Epoch;
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::problem::Problem;
 use tfo_model::state::{DesiredState, Phase, SlotPrint};
-use tfo_model::time::{RotationInterval, StageLead, UnixTime, parse_span};
+use tfo_model::time::{RotationInterval, StageLead, UnixTime, parse_duration};
 
 /// Most steps of one call: a year of 10-minute keys is longer, but nobody reads it.
 const STEPS_MAX: u32 = 10_000;
@@ -73,8 +73,8 @@ pub struct DeriveArgs {
     reveal: bool,
 }
 
-fn seconds(text: &str) -> Result<u64, tfo_model::time::BadSpan> {
-    parse_span(text).map(|span| span.as_secs())
+fn seconds(text: &str) -> Result<u64, tfo_model::time::BadDuration> {
+    parse_duration(text).map(|span| span.as_secs())
 }
 
 /// Wire v1: `derive --format json` (docs/reference/json.md).

@@ -20,7 +20,7 @@ use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::runtime::clock;
 use tfo_model::ids::NamespaceName;
 use tfo_model::problem::Problem;
-use tfo_model::time::parse_span;
+use tfo_model::time::parse_duration;
 
 /// Arguments of `stats`.
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,7 @@ pub struct StatsArgs {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let span = parse_span(text).map_err(|error| error.to_string())?;
+    let span = parse_duration(text).map_err(|error| error.to_string())?;
     let range = Duration::from_secs(1)..=Duration::from_secs(86_400);
     if range.contains(&span) { Ok(span) } else { Err("an interval is 1 second to 1 day".to_owned()) }
 }

@@ -15,7 +15,7 @@
 
 use tfo_model::count::Epoch;
 use tfo_model::state::Phase;
-use tfo_model::time::{RotationInterval, StageLead, UnixTime, span_text};
+use tfo_model::time::{RotationInterval, StageLead, UnixTime, duration_text};
 
 /// When the keys of an entry change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ pub enum ScheduleError {
         entry: usize,
     },
     /// An entry ends before one of its keys could be primary for a full interval.
-    #[error("it is valid for {} only, which is shorter than {}", span_text(*.valid_secs), span_text(*.needed_secs))]
+    #[error("it is valid for {} only, which is shorter than {}", duration_text(*.valid_secs), duration_text(*.needed_secs))]
     TooShort {
         /// Index of the entry.
         entry: usize,

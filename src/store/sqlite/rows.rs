@@ -12,7 +12,7 @@ use super::slots::Slots;
 use crate::contract::Head;
 use crate::error::{CommitError, Refusal, StoreError};
 use crate::limits::{AUDIT_KEPT, AUDIT_READ_MAX};
-use tfo_crypto::checksum::{Checksum, checksum};
+use tfo_crypto::checksum::{CHECKSUM_BYTES, checksum};
 use tfo_engine::rollout::document::{AuditEntry, Document};
 use tfo_engine::rollout::record::{NodeRecord, RecordChange};
 use tfo_model::count::Revision;
@@ -35,7 +35,7 @@ pub(super) struct PoolRow<'a> {
     pub(super) nodes: u64,
 }
 
-type TextRow = (String, Checksum);
+type TextRow = (String, [u8; CHECKSUM_BYTES]);
 
 impl<'a> Rows<'a> {
     pub(super) fn pools(self) -> Result<Vec<PoolName>, StoreError> {
@@ -62,7 +62,7 @@ impl<'a> Rows<'a> {
         let row = self
             .one(sql, [name.as_str()], |row| Ok((row.get(0)?, [row.get(1)?, row.get(2)?, row.get(3)?], row.get(4)?)))?;
         let Some((number, counts, sum)) = row else { return Ok(None) };
-        let sum: Checksum = sum;
+        let sum: [u8; CHECKSUM_BYTES] = sum;
         if sum != pool_sum(name, counts) {
             return Err(self.place.damaged(format!("the checksum of \"pool {name}\" is wrong")));
         }
@@ -269,13 +269,13 @@ impl<'a> Rows<'a> {
     }
 }
 
-fn sum(text: &str, at: &[&str]) -> Checksum {
+fn sum(text: &str, at: &[&str]) -> [u8; CHECKSUM_BYTES] {
     let parts: Vec<&[u8]> = at.iter().chain([&text]).map(|part| part.as_bytes()).collect();
     checksum(&parts)
 }
 
 /// Checksum of the row of a pool: revision, record writes, nodes.
-fn pool_sum(name: &PoolName, counts: [i64; 3]) -> Checksum {
+fn pool_sum(name: &PoolName, counts: [i64; 3]) -> [u8; CHECKSUM_BYTES] {
     let [revision, record_writes, nodes] = counts.map(i64::to_be_bytes);
     checksum(&[b"pool", name.as_str().as_bytes(), &revision, &record_writes, &nodes])
 }

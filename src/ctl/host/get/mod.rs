@@ -39,7 +39,7 @@ pub struct GetArgs {
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
-    let span = tfo_model::time::parse_span(text).map_err(|error| error.to_string())?;
+    let span = tfo_model::time::parse_duration(text).map_err(|error| error.to_string())?;
     let range = Duration::from_secs(1)..=Duration::from_secs(3_600);
     if range.contains(&span) { Ok(span) } else { Err("a timeout is 1 second to 1 hour".to_owned()) }
 }

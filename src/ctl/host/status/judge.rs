@@ -11,7 +11,7 @@ use tfo_host::kernel::procfs::{KernelError, SERVER_WITHOUT_COOKIE_BIT};
 use tfo_host::kernel::release;
 use tfo_model::problem::Problem;
 use tfo_model::state::BackupSlot;
-use tfo_model::time::span_text;
+use tfo_model::time::duration_text;
 use tfo_wire::status::State;
 
 /// How late a change may be made without a schedule, in seconds: a pass of the agent, and its retry.
@@ -71,7 +71,7 @@ fn overdue(facts: &Facts) -> Option<Problem> {
     let due = facts.reported()?.next_change_at?;
     let late_secs = facts.now.secs_since(due);
     (late_secs > facts.config.tolerance_secs.unwrap_or(LATE_SECS).max(LATE_SECS)).then(|| {
-        let message = format!("a key change is overdue: it was due at {due}, {} ago", span_text(late_secs));
+        let message = format!("a key change is overdue: it was due at {due}, {} ago", duration_text(late_secs));
         Problem::error(
             "overdue",
             message,

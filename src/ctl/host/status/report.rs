@@ -16,7 +16,7 @@ use tfo_model::named::Named;
 use tfo_model::node::KeySource;
 use tfo_model::problem::{Problem, first_error};
 use tfo_model::state::{BackupSlot, Phase, SlotPrint};
-use tfo_model::time::{UnixTime, span_text};
+use tfo_model::time::{UnixTime, duration_text};
 use tfo_wire::status::{Standing, State};
 
 /// Wire v1: `status --format json`.
@@ -204,7 +204,7 @@ impl NamespaceView {
 /// `3h 20m ago`, `in 5m`: the two largest units.
 fn relative(at: UnixTime, now: UnixTime) -> String {
     let (earlier, later) = (now.secs_since(at), at.secs_since(now));
-    let short = |secs| span_text(secs).split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let short = |secs| duration_text(secs).split(' ').take(2).collect::<Vec<_>>().join(" ");
     if later > 0 { format!("in {}", short(later)) } else { format!("{} ago", short(earlier)) }
 }
 
