@@ -5,7 +5,7 @@
 //!   masks the others, dotfiles are ignored; it merges and writes the last value once.  It does not read /etc/sysctl.conf.
 //! * `sysctl --system` (procps) takes the same, dotfiles too, and /etc/sysctl.conf last; it writes each value in turn.
 //!
-//! In lines they differ too (tests/kernel/boot_order.rs runs both): `-name` without a value, or a name without a value,
+//! In lines they differ too (tests/agent/kernel/boot_order.rs runs both): `-name` without a value, or a name without a value,
 //! takes the name's earlier values away under systemd-sysctl and is nothing to procps, and so is a space after the `-`.
 //! A pattern (`net.ipv4.tcp_fastopen_k*`) never wins over a line with the whole name, so patterns are not looked at.
 //!
