@@ -3,7 +3,7 @@
 use super::limits::RECORDS_MAX;
 use tfo_model::count::{Epoch, Revision};
 use tfo_model::ids::{NodeId, PoolName};
-use tfo_model::problem::Problem;
+use tfo_model::problem::{Problem, chain};
 
 /// The cause below an error.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -144,14 +144,7 @@ impl StoreError {
     /// The error with its causes and remedy, as every output shows it.
     #[must_use]
     pub fn problem(&self) -> Problem {
-        let mut message = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
-            cause = error.source();
-        }
-        Problem::error(self.kind(), message, self.remedy()).at_key("store")
+        Problem::error(self.kind(), chain(self), self.remedy()).at_key("store")
     }
 }
 

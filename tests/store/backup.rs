@@ -25,7 +25,7 @@ use tfo_store::{
     StoreError,
 };
 
-use super::walk::{self, Rng, Seen, make, node, pool_name, proposal, ring, rotate, see, step, touch};
+use super::walk::{self, Seen, dice, make, node, pool_name, proposal, ring, rotate, see, step, touch};
 use super::{kek, open};
 
 const SEED: u64 = 17;
@@ -205,7 +205,7 @@ fn every_cut_and_every_flipped_bit_is_refused() {
     let dir = tfo_testbed::scratch();
     let (file, _) = exported(dir.path());
     let (bytes, broken) = (std::fs::read(&file).unwrap(), dir.path().join("broken"));
-    let mut rng = Rng::new(std::process::id().into(), 3);
+    let mut rng = dice(std::process::id().into(), 3);
     let mut any = || usize::try_from(rng.below(bytes.len() as u64)).unwrap();
     let some: Vec<usize> = (0..130).chain(bytes.len() - 40..bytes.len()).chain((0..60).map(|_| any())).collect();
     for at in &some {

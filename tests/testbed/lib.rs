@@ -1,23 +1,25 @@
 //! What the tests share: skips that are counted, polling, scratch directories, namespaces, machines, the programs, and
 //! fleets of them.
 //!
-//! Not shipped.  A test that needs something which the machine lacks says `if !tfo_testbed::need_root() { return; }`: the
+//! Not shipped.  A test that needs something which the machine lacks says `skip_unless!(need_root());`: the
 //! skip is printed and recorded, and `tests/run` counts it as skipped, not as passed.
 //!
-//! Everything that is made here is named `tfo-test-...` and goes with the value that stands for it, also when the test
-//! panics; what a killed test leaves is removed by the next one that makes the same kind of thing.
+//! Everything that is made here has a name of `leftovers`, and goes with the value that stands for it.
 
+pub mod cable;
 pub mod config;
 pub mod coordinator;
 pub mod daemon;
 pub mod fake_coordinator;
 pub mod fleet;
 pub mod host;
+mod leftovers;
 pub mod levers;
 pub mod machine;
 mod netns;
 pub mod package;
 pub mod pki;
+pub mod random;
 pub mod secrets;
 pub mod swarm;
 pub mod transcript;
@@ -32,11 +34,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 /// File that takes one line per skipped test, `test name<TAB>reason`.  `tests/run` sets it and counts its lines.
 const SKIP_LOG: &str = "TFO_SKIP_LOG";
 
-/// Set to `1` by `tests/run --full`: tests with a long matrix then run all of it.
-const FULL: &str = "TFO_FULL";
+/// Set by `tests/run` to `short`, `long` or `full`; a test that is run by hand is short.
+const SIZE: &str = "TFO_SIZE";
 
 /// Longest wait for anything that a program does at once.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -73,6 +77,16 @@ fn test_name(at: &Location<'_>) -> String {
         Some(name) if name != "main" => format!("{binary}::{name}"),
         _ => format!("{binary}::{}:{}", at.file(), at.line()),
     }
+}
+
+/// Ends the calling test, which has said that it was skipped: `skip_unless!(need_netns() && need_tool("nginx"));`
+#[macro_export]
+macro_rules! skip_unless {
+    ($needs:expr) => {
+        if !($needs) {
+            return;
+        }
+    };
 }
 
 /// True for uid 0; otherwise skips and returns false.
@@ -112,9 +126,19 @@ pub fn has_tool(name: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
+/// How much a test does of what has many cases: a part under `tests/run`, what CI wants under `--long`, all under `--full`.
+pub fn by_size<T>(short: T, long: T, full: T) -> T {
+    match std::env::var(SIZE).as_deref() {
+        Ok("full") => full,
+        Ok("long") => long,
+        Ok("short") | Err(std::env::VarError::NotPresent) => short,
+        other => panic!("{SIZE} is {other:?}; remedy: short, long or full"),
+    }
+}
+
 /// True under `tests/run --full`.
 pub fn full() -> bool {
-    std::env::var_os(FULL).is_some_and(|value| value == "1")
+    by_size(false, false, true)
 }
 
 /// Starts a program that the kernel ends when the calling thread does, without input.
@@ -162,8 +186,17 @@ pub fn agent() -> Command {
 }
 
 /// An empty directory that goes away with the value.
-pub fn scratch() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("tfo-test-").tempdir().expect("a scratch directory can be made")
+pub fn scratch() -> TempDir {
+    scratch_below(&std::env::temp_dir()).expect("a scratch directory can be made")
+}
+
+/// The same in memory, if there is such a place: for very many files.
+pub fn scratch_in_memory() -> TempDir {
+    scratch_below(Path::new(leftovers::MEMORY_DIR)).unwrap_or_else(|_| scratch())
+}
+
+fn scratch_below(dir: &Path) -> std::io::Result<TempDir> {
+    tempfile::Builder::new().prefix(&leftovers::name("")).tempdir_in(dir)
 }
 
 /// The one test at a time that wants the machine for itself, over all processes; over when it is dropped.

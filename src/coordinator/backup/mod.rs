@@ -28,7 +28,7 @@ use tfo_host::runtime::clock;
 use tfo_host::runtime::files::{self, Durability};
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
-use tfo_model::problem::Problem;
+use tfo_model::problem::{Problem, chain};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 use tfo_store::{CommitError, MemoryStore, PoolImage, ReadStore, Store};
@@ -154,7 +154,7 @@ pub fn import(store: &dyn Store, kek: &KeyEncryptionKey, from: &Path) -> Result<
     // A store that cannot fail judges all pools before one is made in the real store.
     let trial = MemoryStore::new();
     for pool in &pools {
-        pool.make(&trial).map_err(|error| envelope::damaged(from, with_causes(&error)))?;
+        pool.make(&trial).map_err(|error| envelope::damaged(from, chain(&error)))?;
     }
     let mut imported = Imported {
         file: from.to_owned(),
@@ -310,7 +310,7 @@ fn too_large(to: &Path) -> Problem {
 }
 
 fn failed(step: &str, to: &Path, error: &dyn std::error::Error) -> Problem {
-    let message = format!("cannot {step} the backup: {}", with_causes(error));
+    let message = format!("cannot {step} the backup: {}", chain(error));
     Problem::error("export_failed", message, RETRY).in_file(to)
 }
 
@@ -321,22 +321,9 @@ fn cut_short(imported: &Imported, pool: &PoolName, error: CommitError) -> Proble
         if made.is_empty() { "nothing was changed".to_owned() } else { format!("imported: {}", made.join(", ")) };
     let cause = match error {
         CommitError::Store(error) => error.problem(),
-        other => {
-            Problem::error("import_failed", with_causes(&other), "make sure that no other process writes to the store")
-        }
+        other => Problem::error("import_failed", chain(&other), "make sure that no other process writes to the store"),
     };
     let message = format!("cannot import pool {pool}: {} ({done})", cause.message);
     let remedy = format!("{}; then import again: existing pools are skipped", cause.remedy);
     Problem { message, remedy, ..cause }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -14,7 +14,7 @@ use super::clock;
 /// Where lock files live (Filesystem Hierarchy Standard 3.0, section 5.9; /run/lock since Debian 7).
 const LOCK_DIR: &str = "/run/lock";
 /// Pause between two attempts at a held lock.
-const RETRY: Duration = Duration::from_millis(50);
+const RETRY: Duration = Duration::from_millis(20);
 /// How often another user's lock file is removed before the lock is given up.
 const TRIES: usize = 5;
 /// Longest note about the holder that is read back, in bytes.
@@ -56,26 +56,34 @@ impl NamespaceLock {
         let path = Path::new(LOCK_DIR).join(format!("tfo-agent.net-{namespace}.lock"));
         let failed = |source: io::Error| LockError::Failed { path: path.clone(), source };
         let mut file = open_own(&path).map_err(failed)?;
-        let start = clock::monotonic();
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK) if clock::left_of(patience, start).is_zero() => {
-                    let mut holder = String::new();
-                    if file.take(NOTE_BYTES_MAX).read_to_string(&mut holder).is_err() || holder.is_empty() {
-                        "an unnamed process".clone_into(&mut holder);
-                    }
-                    let holder = holder.trim().to_owned();
-                    return Err(LockError::Held { namespace: namespace.to_owned(), holder });
-                }
-                Err(Errno::WOULDBLOCK) => std::thread::sleep(RETRY),
-                Err(error) => return Err(failed(error.into())),
+        if !lock_exclusive(&file, patience).map_err(failed)? {
+            let mut holder = String::new();
+            if file.take(NOTE_BYTES_MAX).read_to_string(&mut holder).is_err() || holder.is_empty() {
+                "an unnamed process".clone_into(&mut holder);
             }
+            let holder = holder.trim().to_owned();
+            return Err(LockError::Held { namespace: namespace.to_owned(), holder });
         }
         file.set_len(0).map_err(failed)?;
         let note = format!("pid {} ({program})\n", std::process::id());
         file.write_all(note.as_bytes()).map_err(failed)?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Locks a file with flock(2), waiting at most `patience` for another holder; false if that was not enough.
+///
+/// # Errors
+/// Fails if the file cannot be locked at all.
+pub fn lock_exclusive(file: &File, patience: Duration) -> io::Result<bool> {
+    let start = clock::monotonic();
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) if clock::left_of(patience, start).is_zero() => return Ok(false),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(RETRY),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::fake::{FakeCoordinator, Operator, done, key, node, pool, print, text, three};
-use tfo_testbed::need_tool;
+use tfo_testbed::{need_tool, skip_unless};
 
 /// Kernel text of two keys, and their fingerprints by Python's hashlib: sha256(b"tfo-fleet/v1/fingerprint" + raw)[:8].
 const KEYS: &str = "7a0c91e3-55d1f0b8-19c64e2f-8d3ba670,e1f25d06-3b98c7a4-60d2194e-f58b037c";
@@ -368,9 +368,7 @@ fn on_a_terminal(operator: &Operator, arguments: &str, answer: &str) -> (Option<
 
 #[test]
 fn on_a_terminal_it_is_asked_and_no_is_the_default() {
-    if !need_tool("script") {
-        return;
-    }
+    skip_unless!(need_tool("script"));
     let (operator, coordinator) = Operator::with(&promoted(), &three());
     coordinator.ok("POST /v1/pools/text/abort", done("abort", json!({})));
     for no in ["n\n", "\n", "yes please\n", "\u{4}"] {

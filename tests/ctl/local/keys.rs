@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::bench::{Cable, FAMILIES, KEYS, code, ctl, json_of, pinned, program};
 use tfo_testbed::daemon::{PYTHON, secret_bytes};
 use tfo_testbed::host::{stderr, stdout};
-use tfo_testbed::{need_netns, need_tool, scratch};
+use tfo_testbed::{need_netns, need_tool, scratch, skip_unless};
 
 const ORACLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/oracle.py");
 
@@ -98,9 +98,7 @@ fn unix(text: &Value) -> u64 {
 
 #[test]
 fn derive_walks_as_the_oracle_does() {
-    if !need_tool(PYTHON) {
-        return;
-    }
+    skip_unless!(need_tool(PYTHON));
     let dir = scratch();
     let secret = secret_bytes(7);
     let file = put(dir.path(), "secret", &secret, 0o400);
@@ -229,9 +227,7 @@ fn cookie_refuses_bad_keys_and_addresses() {
 
 #[test]
 fn cookie_is_what_the_kernel_gives() {
-    if !need_netns() || !need_tool("nginx") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nginx"));
     let cable = Cable::new();
     let _nginx = cable.nginx();
     for family in &FAMILIES {

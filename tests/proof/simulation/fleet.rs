@@ -22,8 +22,10 @@ use tfo_model::node::{Counters, Expected, KeySource, Session};
 use tfo_model::time::UnixTime;
 use tfo_store::ReadStore;
 
+use tfo_testbed::random::Dice;
+
 use super::clients::{Clients, Promises};
-use super::fake::{FakeRandom, Trouble};
+use super::fake::{Trouble, dice};
 use super::shelf::{Copy, PutOff, Shelf, Written, pool};
 use super::summary::Summary;
 
@@ -100,7 +102,7 @@ pub(crate) enum RuleOff {
 }
 
 pub(crate) struct Fleet {
-    pub(crate) random: FakeRandom,
+    pub(crate) random: Dice,
     pub(crate) shelf: Shelf,
     clients: Clients,
     promises: Promises,
@@ -125,7 +127,7 @@ fn pool_id() -> PoolId {
     "0123456789abcdef0123456789abcdef".parse().unwrap()
 }
 
-fn policy(random: &mut FakeRandom) -> Policy {
+fn policy(random: &mut Dice) -> Policy {
     let mut policy = Policy::with_defaults(vec!["*".parse().unwrap()]);
     policy.interval_secs = 60 + random.below(120);
     policy.absent_after_secs = 60 + random.below(120);
@@ -146,7 +148,7 @@ fn policy(random: &mut FakeRandom) -> Policy {
 
 impl Fleet {
     pub(crate) fn new(seed: u64) -> Self {
-        let mut random = FakeRandom::new(seed);
+        let mut random = dice(seed);
         let document = Document::new(pool_id(), policy(&mut random), UnixTime::from_secs(EPOCH));
         let mut shelf = Shelf::new(document);
         let count = usize::try_from(100 + random.below(30)).unwrap();
@@ -154,7 +156,7 @@ impl Fleet {
         let foreign = Slots { primary: shared, backup: None };
         let mut nodes = Vec::new();
         for number in 0..count {
-            let session = Session { ordinal: 1_000, nonce: random.next() };
+            let session = Session { ordinal: 1_000, nonce: random.roll() };
             nodes.push(Node {
                 id: format!("n{number}").parse().unwrap(),
                 slot_count: if random.once_in(30) { SlotCount::One } else { SlotCount::Two },
@@ -375,7 +377,7 @@ impl Fleet {
 
     fn answered(&mut self, n: usize, request: RequestId, answer: Result<Answer, SyncRefused>) {
         let monotonic = Duration::from_secs(self.now);
-        let nonce = self.random.next();
+        let nonce = self.random.roll();
         let node = &mut self.nodes[n];
         if node.away_until > self.now {
             return;
@@ -441,7 +443,7 @@ impl Fleet {
     /// The agent starts again with what its file holds; the kernel's keys stay.
     pub(crate) fn restart(&mut self, n: usize) {
         self.summary.count("agent restarts", 1);
-        let nonce = self.random.next();
+        let nonce = self.random.roll();
         let node = &mut self.nodes[n];
         // A clock that stepped: the ordinal may be below that of the session before.
         let ordinal = 1_000 + if nonce.is_multiple_of(5) { 0 } else { self.now };
@@ -774,7 +776,7 @@ impl Fleet {
             5 => {
                 let other = (self.nodes[n].coordinator + 1) % COORDINATORS;
                 self.nodes[n].coordinator = other;
-                let nonce = self.random.next();
+                let nonce = self.random.roll();
                 self.nodes[n].link.open_session(1_000 + self.now, nonce);
             }
             6 => self.stop_coordinator(c),

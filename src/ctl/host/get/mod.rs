@@ -13,7 +13,7 @@ use exchange::{Exchange, ExchangeError, Ride, Target, Way, exchange};
 use report::{Compared, Fetched};
 use tfo_cli::report::{Failure, Format, Outcome, deliver};
 use tfo_host::kernel::tcp_info::SynData;
-use tfo_model::problem::Problem;
+use tfo_model::problem::{Problem, chain};
 
 /// Arguments of `get`.
 #[derive(Debug, clap::Args)]
@@ -118,9 +118,7 @@ fn again(target: &Target, url: &Url, way: Way) -> Result<Exchange, Failure> {
 }
 
 fn no_answer(target: &Target, url: &Url, error: &ExchangeError) -> Problem {
-    use std::error::Error as _;
-    let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
-    let message = format!("{url} at {}: {error}{cause}", target.address);
+    let message = format!("{url} at {}: {}", target.address, chain(error));
     let (kind, remedy) = match error {
         ExchangeError::Socket(_) => ("no_family", "use an address of the other family: this host has none of this one"),
         ExchangeError::Source(..) => ("bad_source", "name an address of this host, of the server's family"),
