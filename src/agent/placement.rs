@@ -72,7 +72,7 @@ impl Keys {
             Self::New(keys) => format!("the file sets the new keys (primary {})", keys.primary),
             Self::Old(keys) => format!("the file still sets the old keys (primary {})", keys.primary),
             Self::Other(keys) => format!("the file sets other keys (primary {})", keys.primary),
-            Self::None => "the file is missing or not the agent's".to_owned(),
+            Self::None => "the agent's file is missing".to_owned(),
             Self::Unknown => "the file cannot be read and sets the old or the new keys".to_owned(),
         }
     }

@@ -266,7 +266,7 @@ const ERRORS: [&str; 5] = ["ENOSPC", "EROFS", "EACCES", "EIO", "EINVAL"];
 fn says_which(text: &str, (file_is_new, kernel_is_new): (bool, bool), first: bool) -> bool {
     let file = match (file_is_new, first) {
         (true, _) => "the file sets the new keys",
-        (false, true) => "there is no file",
+        (false, true) => "the agent's file is missing",
         (false, false) => "the file still sets the old keys",
     };
     let kernel = match (kernel_is_new, first) {
