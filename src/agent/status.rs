@@ -7,12 +7,13 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::contact::Contact;
+use super::reconcile::PassMode;
 use super::report::{HeldReport, PassReport};
 use tfo_config::agent::InstallMode;
 use tfo_config::reader::Located;
 use tfo_host::runtime::files::{self, Durability};
 use tfo_model::count::Generation;
-use tfo_model::problem::{Problem, first_error};
+use tfo_model::problem::{Problem, chain, first_error};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 use tfo_wire::status::{FILE_NAME, NamespaceStatus, State, Status, StatusError, VERSION};
@@ -31,7 +32,7 @@ impl PassReport {
     }
 }
 
-/// What a pass report does not know itself.
+/// What a pass report does not include.
 #[derive(Clone, Copy)]
 pub struct Circumstances<'a> {
     /// When the pass was.
@@ -40,7 +41,7 @@ pub struct Circumstances<'a> {
     pub drift_repairs: u64,
     /// Whether the kernel's clock is synchronised.
     pub clock_synchronised: Option<bool>,
-    /// The talks with the coordinators, where there are any.
+    /// The contact with the coordinators; none without them.
     pub contact: Option<&'a Contact>,
 }
 
@@ -58,7 +59,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
     Status {
         version: VERSION,
         state: report.state(),
-        source: report.source.to_owned(),
+        source: report.source.into(),
         pool: circumstances.contact.map(|contact| contact.settings().pool.clone()),
         generation: held.and_then(|held| held.generation),
         phase: held.map_or(Phase::Empty, |held| held.phase),
@@ -69,7 +70,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
         drift_repairs: circumstances.drift_repairs,
         clock_synchronised: circumstances.clock_synchronised,
         last_contact_at: circumstances.contact.and_then(|contact| contact.counts().last_contact_at),
-        contact: circumstances.contact.map(Contact::standing),
+        contact: circumstances.contact.map(|contact| contact.standing().into()),
         error: first_error(&report.problems)
             .map(|problem| StatusError { kind: problem.kind.to_owned(), message: problem.message.clone() }),
         namespaces: namespaces.collect(),
@@ -79,7 +80,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
 /// Replaces status.json in the runtime directory, which is made if it is missing.
 ///
 /// # Errors
-/// Fails with what is wrong; nothing depends on the file but those who look at it.
+/// Fails with the problem; the agent itself does not depend on the file.
 pub fn write(status: &Status, runtime_dir: &Located<std::path::PathBuf>, config: &Path) -> Result<(), Problem> {
     let directory = &runtime_dir.value;
     let text = serde_json::to_vec(status).expect("plain structs with string keys");
@@ -88,7 +89,7 @@ pub fn write(status: &Status, runtime_dir: &Located<std::path::PathBuf>, config:
         if directory.is_dir() { write() } else { make_directory(directory).map_or_else(|_| write(), |()| write()) };
     written.map_err(|error| {
         let remedy = "make the directory writable, or set agent.runtime_dir";
-        runtime_dir.locate(config, Problem::warning("runtime_dir", super::host::chain(&error), remedy))
+        runtime_dir.locate(config, Problem::warning("runtime_dir", chain(&error), remedy))
     })
 }
 
@@ -101,7 +102,7 @@ pub(super) fn make_directory(path: &Path) -> std::io::Result<()> {
 pub fn line(report: &PassReport) -> String {
     let state = report.state();
     let mut line = match (&report.held, report.mode) {
-        (_, InstallMode::LookOnly) => "looking only (install.enabled = false)".to_owned(),
+        (_, InstallMode::LookOnly) => "read-only (install.enabled = false)".to_owned(),
         (Some(held), InstallMode::Install) => keys_line(held),
         (None, InstallMode::Install) => "no keys".to_owned(),
     };
@@ -117,7 +118,7 @@ pub fn keys_line(held: &HeldReport) -> String {
     let backup = held.prints.backup.map_or_else(|| "none".to_owned(), |slot| slot.fingerprint.to_string());
     let next = match (held.next_change_at, held.generation) {
         (Some(at), _) => format!("next change {at}"),
-        // The coordinator knows when; the node is told then.
+        // Only the coordinator knows when.
         (None, Some(generation)) => format!("generation {generation}"),
         (None, None) => "no change planned".to_owned(),
     };
@@ -150,9 +151,6 @@ struct NamespaceChange<'a> {
     name: &'a str,
     changed: bool,
 }
-
-/// Whether `once` was asked to write.
-pub use super::worker::PassMode;
 
 impl<'a> OnceOutput<'a> {
     /// After a pass.

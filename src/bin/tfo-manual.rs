@@ -1,10 +1,25 @@
-//! `tfo-manual DIR`: writes man pages and completions for the packages (config/debian/build); see `tfo_manual`.
+//! `tfo-manual DIR`: writes man pages and completions for the packages (config/debian/build).
+//! `tfo-manual --docs docs/reference`: writes the generated pages of the documentation.  See `tfo_manual`.
 
-use clap::CommandFactory;
-use tfo_manual::{Configuration, Program, write};
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser};
+use tfo_manual::{Configuration, Program, write, write_reference};
+
+/// Writes man pages and shell completions for the packages, or the generated pages of docs/reference
+#[derive(Parser)]
+#[command(name = "tfo-manual", version)]
+struct Arguments {
+    /// Directory for man pages and completions
+    #[arg(value_name = "DIR", default_value = "target/package", conflicts_with = "docs")]
+    directory: PathBuf,
+    /// Write commands.md and configuration.md into this directory instead
+    #[arg(long, value_name = "DIR")]
+    docs: Option<PathBuf>,
+}
 
 fn main() -> std::io::Result<()> {
-    let directory = std::env::args_os().nth(1).unwrap_or_else(|| "target/package".into());
+    let arguments = Arguments::parse();
     let programs = [
         Program {
             command: tfo_agent::cli::Arguments::command(),
@@ -42,5 +57,8 @@ fn main() -> std::io::Result<()> {
             see_also: &["tfoctl(1)"],
         },
     ];
-    write(directory.as_ref(), &programs, &configurations)
+    match arguments.docs {
+        Some(docs) => write_reference(&docs, &programs, &configurations),
+        None => write(&arguments.directory, &programs, &configurations),
+    }
 }

@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 use super::backup;
-use super::preflight::{self, Opened, Use};
+use super::preflight::{self, Opened};
 use super::{serve, service_user};
+use tfo_cli::plain::counted;
+use tfo_cli::report::{Failure, Outcome, show_problems};
 use tfo_config::coordinator::DEFAULT_FILE;
-use tfo_host::runtime::process;
 use tfo_model::problem::{Problem, Severity};
 
-/// Makes the TCP Fast Open keys of a fleet, and walks it through their rotations.
+/// Generates the TCP Fast Open keys of a fleet, and takes it through their rotations.
 #[derive(Debug, Parser)]
 #[command(name = "tfo-coordinator", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Arguments {
@@ -26,9 +28,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run as a daemon, until told to stop
+    /// Run as a daemon until stopped
     ///
-    /// SIGHUP (systemctl reload) takes a new configuration as a whole, or refuses it and goes on with the old one. A refused
+    /// SIGHUP (systemctl reload) applies a new configuration as a whole, or refuses it and keeps the old one. A refused
     /// reload fails; systemctl itself prints no reason, but `systemctl status` shows it in its Status line until a reload
     /// succeeds, and `check` shows it beforehand.
     #[command(after_help = EXIT_CODES)]
@@ -39,15 +41,15 @@ enum Command {
     },
     /// Find everything that would make `serve` fail, all at once; changes nothing
     ///
-    /// With the default FILE root looks as the service's user, tfo-coordinator. A credential is seen by the service alone:
-    /// where the key-encryption key is one, this is a warning, and the store is not looked at.
+    /// With the default FILE root checks as the service's user, tfo-coordinator. Only the service can read a credential:
+    /// if the key-encryption key is one, this is a warning, and the store is not checked.
     #[command(after_help = EXIT_CODES)]
     Check {
         /// Configuration file
         #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
         config: PathBuf,
     },
-    /// Write a sealed backup of all pools, also while the coordinator serves; refused while a rotation runs
+    /// Write a sealed backup of all pools, even while the coordinator serves; refused during a rotation
     #[command(after_help = EXIT_CODES)]
     Export {
         /// Configuration file
@@ -57,7 +59,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
     },
-    /// Take the pools of a sealed backup into a store that does not have them; not while a coordinator serves it
+    /// Import the pools of a sealed backup into a store that lacks them; refused while a coordinator serves it
     #[command(after_help = EXIT_CODES)]
     Import {
         /// Configuration file
@@ -69,115 +71,60 @@ enum Command {
     },
 }
 
-/// How a command ended (docs/reference/exit-codes.md).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Done.
-    Done,
-    /// Failed.
-    Failed,
-    /// Usage or configuration is wrong; nothing was touched.
-    Config,
-    /// Refused.
-    Refused,
+/// The whole program: parses the arguments and runs the command.
+#[must_use]
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    tfo_cli::frame::main_with(arguments, |arguments: Arguments| run(&arguments.command))
 }
 
-impl Outcome {
-    /// The exit code.
-    #[must_use]
-    pub const fn code(self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::Failed => 1,
-            Self::Config => 2,
-            Self::Refused => 3,
+fn run(command: &Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Serve { config } => Ok(serve::serve(config).into()),
+        Command::Check { config } => check(config),
+        Command::Export { config, to } => {
+            with_store(preflight::open_to_export(config), |opened| backup::export(&opened.store, &opened.key, to))
+        }
+        Command::Import { config, from } => {
+            with_store(preflight::open_to_import(config), |opened| backup::import(&opened.store, &opened.key, from))
         }
     }
 }
 
-/// The whole program: parses, runs, and says how it ended.
-#[must_use]
-pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = match Arguments::try_parse_from(arguments) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            // Nowhere left to say it if even the terminal is gone.
-            drop(error.print());
-            let outcome = if error.use_stderr() { Outcome::Config } else { Outcome::Done };
-            return ExitCode::from(outcome.code());
-        }
-    };
-    process::forbid_dumps();
-    let code = |outcome: Outcome| ExitCode::from(outcome.code());
-    let ended = match &parsed.command {
-        Command::Serve { config } => Ok(code(serve::serve(config))),
-        Command::Check { config } => check(config),
-        Command::Export { config, to } => with_store(config, Use::Export, |opened, store| {
-            backup::export(store, &opened.key, to).map(|done| serde_json::to_value(done).unwrap_or_default())
-        })
-        .map(code),
-        Command::Import { config, from } => with_store(config, Use::Import, |opened, store| {
-            backup::import(store, &opened.key, from).map(|done| serde_json::to_value(done).unwrap_or_default())
-        })
-        .map(code),
-    };
-    // A reader that has gone (a closed pipe) is no failure of the work, but its result was not delivered.
-    ended.unwrap_or_else(|_| code(Outcome::Failed))
-}
-
-fn check(config: &Path) -> io::Result<ExitCode> {
+fn check(config: &Path) -> Result<ExitCode, Failure> {
     let user = service_user::find();
     if config == Path::new(DEFAULT_FILE)
         && let Some(user) = user.filter(|_| rustix::process::geteuid().is_root())
     {
-        return user.run(&["check"]).or_else(|problem| {
-            show(&[problem])?;
-            Ok(ExitCode::from(Outcome::Failed.code()))
-        });
+        return user.run(&["check"]).map_err(|problem| Failure::new(Outcome::Failed, problem));
     }
     let problems = preflight::check(config);
-    show(&problems)?;
+    show_problems(&problems).map_err(Failure::undelivered)?;
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
     let as_user = if user.is_some_and(|user| user.is_us()) { ", read as the service's user" } else { "" };
-    let warnings = problems.len() - errors;
-    writeln!(io::stdout().lock(), "{}{as_user}: {errors} errors, {warnings} warnings", config.display())?;
-    Ok(ExitCode::from(if errors == 0 { Outcome::Done } else { Outcome::Config }.code()))
+    let counts = format!("{}, {}", counted(errors, "error"), counted(problems.len() - errors, "warning"));
+    writeln!(io::stdout().lock(), "{}{as_user}: {counts}", config.display()).map_err(Failure::undelivered)?;
+    Ok(if errors == 0 { Outcome::Done } else { Outcome::Config }.into())
 }
 
-fn with_store(
-    config: &Path,
-    usage: Use,
-    work: impl FnOnce(&Opened, &dyn tfo_store::Store) -> Result<serde_json::Value, Problem>,
-) -> io::Result<Outcome> {
-    let opened = match preflight::open(config, usage) {
-        Ok(opened) => opened,
-        Err(problems) => {
-            show(&problems)?;
-            let in_use = problems.iter().any(|problem| problem.kind == "store_in_use");
-            return Ok(if in_use { Outcome::Refused } else { Outcome::Config });
-        }
-    };
-    let Some(store) = &opened.store else {
-        show(&[Problem::error("no_store", "there is no store yet", "start the coordinator first").in_file(config)])?;
-        return Ok(Outcome::Failed);
-    };
-    show(&opened.warnings)?;
-    match work(&opened, &**store) {
-        Ok(done) => {
-            writeln!(io::stdout().lock(), "{done}")?;
-            Ok(Outcome::Done)
-        }
-        Err(problem) => {
-            show(std::slice::from_ref(&problem))?;
-            Ok(if REFUSALS.contains(&problem.kind) { Outcome::Refused } else { Outcome::Failed })
-        }
-    }
+fn with_store<S, T: Serialize>(
+    opened: Result<Opened<S>, Vec<Problem>>,
+    work: impl FnOnce(&Opened<S>) -> Result<T, Problem>,
+) -> Result<ExitCode, Failure> {
+    let opened = opened.map_err(|problems| {
+        let has = |kind: &str| problems.iter().any(|problem| problem.kind == kind);
+        let outcome = if has(preflight::NO_STORE) { Outcome::Failed } else { Outcome::Config };
+        Failure { outcome: if has("store_in_use") { Outcome::Refused } else { outcome }, problems }
+    })?;
+    show_problems(&opened.warnings).map_err(Failure::undelivered)?;
+    let done = work(&opened).map_err(|problem| {
+        let outcome = if REFUSALS.contains(&problem.kind) { Outcome::Refused } else { Outcome::Failed };
+        Failure::new(outcome, problem)
+    })?;
+    // As a value, whose keys are sorted.
+    let done = serde_json::to_value(done).unwrap_or_default();
+    writeln!(io::stdout().lock(), "{done}").map_err(Failure::undelivered)?;
+    Ok(Outcome::Done.into())
 }
 
 /// Problems of backups that are refusals, not failures.
 const REFUSALS: [&str; 2] = ["rotation_runs", "pool_exists"];
-
-fn show(problems: &[Problem]) -> io::Result<()> {
-    let mut err = io::stderr().lock();
-    problems.iter().try_for_each(|problem| writeln!(err, "{problem}"))
-}

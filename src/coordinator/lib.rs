@@ -1,13 +1,13 @@
-//! `tfo-coordinator`: makes keys, walks pools through rotations, shows their state.
+//! `tfo-coordinator`: generates keys, takes pools through rotations, shows their state.
 //!
 //! From the outside in: [`cli`] and [`serve`] (one event loop for signals, reload and the watchdog), [`server`] (sockets,
-//! TLS, limits), [`routes`] (API v1: who may ask what), [`pool`] (one thread for each pool: the engine between store and
-//! nodes), [`observe`] (metrics, health, the page).
+//! TLS, limits), [`routes`] (API v1: which peer may request what), [`pool`] (one thread for each pool: the engine between store and
+//! nodes), [`metrics`], and [`dashboard`] (health, the page).
 
 pub mod backup;
 pub mod cli;
+pub mod dashboard;
 pub mod metrics;
-pub mod observe;
 pub mod pool;
 pub mod preflight;
 pub mod routes;

@@ -1,8 +1,7 @@
 //! Everything that a coordinator opens before it serves: configuration, certificates, key-encryption key, store, pools.
-//! All that is wrong is found at once.
+//! All problems are found at once.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings};
 use tfo_config::reader::Located;
@@ -14,45 +13,25 @@ use tfo_host::runtime::clock;
 use tfo_host::secret::{CREDENTIAL_UNSEEN, SecretPath};
 use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, Severity, first_error};
-use tfo_store::{CommitError, PoolImage, SqliteReader, SqliteStore, Store, StoreError};
+use tfo_store::{CommitError, PoolImage, ReadStore, SqliteReader, SqliteStore, Store, StoreError};
 use tfo_tls::server::{ServerFiles, ServerTls};
 
-/// What it is opened for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
-    /// The daemon: the store alone, and the certificates.
-    Serve,
-    /// The same, read only, also beside the coordinator that serves.
-    Check,
-    /// The store, read only.  A backup is made also where the certificates have run out.
-    Export,
-    /// The store alone.  A backup is put back also where there are no certificates yet.
-    Import,
-}
-
-impl Use {
-    fn needs_certificates(self) -> bool {
-        matches!(self, Self::Serve | Self::Check)
-    }
-
-    fn only_reads(self) -> bool {
-        matches!(self, Self::Check | Self::Export)
-    }
-}
-
 /// The settings, and what they name.
-pub struct Opened {
-    /// What the file says.
+pub struct Opened<S> {
+    /// The contents of the configuration file.
     pub settings: CoordinatorSettings,
-    /// The store; none if it was only to be read and is not there yet.
-    pub store: Option<Arc<dyn Store>>,
-    /// What its keys are sealed with.
+    /// The store.
+    pub store: S,
+    /// The key that seals its keys, once more: for backups.
     pub key: KeyEncryptionKey,
-    /// What somebody should look at.
+    /// Problems that do not keep a coordinator from its work.
     pub warnings: Vec<Problem>,
 }
 
-/// Where the certificates lie.
+/// Kind of the problem of a store that is to be read and does not exist yet.
+pub const NO_STORE: &str = "no_store";
+
+/// Paths of the certificates.
 #[must_use]
 pub fn server_files(api: &ApiSettings) -> ServerFiles {
     ServerFiles {
@@ -63,11 +42,43 @@ pub fn server_files(api: &ApiSettings) -> ServerFiles {
     }
 }
 
-/// Reads and opens everything but the sockets.
+/// Opens everything that `serve` needs but the sockets: the certificates, and the store, which no other process serves.
 ///
 /// # Errors
 /// Fails with all problems that keep a coordinator from serving.
-pub fn open(config: &Path, usage: Use) -> Result<Opened, Vec<Problem>> {
+pub fn open_to_serve(config: &Path) -> Result<Opened<SqliteStore>, Vec<Problem>> {
+    open(config, |settings| ServerTls::check(&server_files(&settings.api)), open_alone)
+}
+
+/// Opens the store to `import` a backup, which works without certificates: there may be none yet.
+///
+/// # Errors
+/// Fails with all problems that keep the store from being used.
+pub fn open_to_import(config: &Path) -> Result<Opened<SqliteStore>, Vec<Problem>> {
+    open(config, |_| Vec::new(), open_alone)
+}
+
+/// Opens the store read only to `export` it, also beside a coordinator that serves, and with expired certificates.
+///
+/// # Errors
+/// Fails with all problems that keep the store from being read; with [`NO_STORE`] if there is none yet.
+pub fn open_to_export(config: &Path) -> Result<Opened<SqliteReader>, Vec<Problem>> {
+    let Opened { settings, store, key, warnings } = open(config, |_| Vec::new(), open_beside)?;
+    match store {
+        Some(store) => Ok(Opened { settings, store, key, warnings }),
+        None => {
+            let problem = Problem::error(NO_STORE, "the store does not exist yet", "start the coordinator first");
+            Err(vec![problem.in_file(config)])
+        }
+    }
+}
+
+/// Reads the configuration and opens the rest; `open_store` gives a store, and a warning if there is one.
+fn open<S>(
+    config: &Path,
+    check_certificates: impl FnOnce(&CoordinatorSettings) -> Vec<Problem>,
+    open_store: impl FnOnce(&Path, &StoreSettings, KeyEncryptionKey) -> Result<(S, Option<Problem>), StoreError>,
+) -> Result<Opened<S>, Vec<Problem>> {
     let mut named = Named::default();
     let settings = CoordinatorSettings::load_noting(config, &mut named);
     let keys = named.key_encryption_key.as_ref().map(|place| key_encryption_keys(config, place));
@@ -78,10 +89,10 @@ pub fn open(config: &Path, usage: Use) -> Result<Opened, Vec<Problem>> {
             return Err(problems);
         }
     };
-    let mut problems =
-        if usage.needs_certificates() { ServerTls::check(&server_files(&settings.api)) } else { Vec::new() };
+    let mut problems = check_certificates(&settings);
     let opened = keys.expect("settings name the key").and_then(|[key, for_store]| {
-        let (store, warning) = open_store(config, &settings.store, (for_store, usage))?;
+        let opened = open_store(config, &settings.store, for_store);
+        let (store, warning) = opened.map_err(|error| locate(config, &settings.store, &error))?;
         problems.extend(warning);
         Ok((key, store))
     });
@@ -95,15 +106,14 @@ pub fn open(config: &Path, usage: Use) -> Result<Opened, Vec<Problem>> {
     }
 }
 
-/// What `check` says: all that [`open`] finds, warnings too, and what will become of the policies.  Changes nothing.
+/// The findings of `check`: all problems and warnings of opening, and the changes of policy to come.  Changes nothing.
 #[must_use]
 pub fn check(config: &Path) -> Vec<Problem> {
-    match open(config, Use::Check) {
-        Ok(mut opened) => {
-            let mut problems = std::mem::take(&mut opened.warnings);
-            problems
-                .extend(opened.store.as_ref().map(|store| policies(&opened.settings, &**store)).unwrap_or_default());
-            problems
+    let opened = open(config, |settings| ServerTls::check(&server_files(&settings.api)), open_beside);
+    match opened {
+        Ok(Opened { settings, store, mut warnings, .. }) => {
+            warnings.extend(store.map(|store| policies(&settings, &store)).unwrap_or_default());
+            warnings
         }
         Err(mut problems) => {
             problems.iter_mut().filter(|problem| problem.kind == CREDENTIAL_UNSEEN).for_each(only_the_service_sees);
@@ -112,16 +122,16 @@ pub fn check(config: &Path) -> Vec<Problem> {
     }
 }
 
-/// systemd shows a credential to the service's main process alone: not to whoever types `check`, and not to ExecReload=
-/// (systemd issue 35227).  A coordinator that starts without it says so.
+/// systemd shows a credential to the service's main process alone: not to a `check` in a shell, and not to ExecReload=
+/// (systemd issue 35227).  A coordinator that starts without it reports that.
 fn only_the_service_sees(problem: &mut Problem) {
     problem.severity = Severity::Warning;
     problem.remedy =
-        "none, if the unit has LoadCredential= for it: only the service sees it; so the store is not looked at"
+        "none if the unit has LoadCredential= for it: only the service can read it, so `check` skips the store"
             .to_owned();
 }
 
-fn policies(settings: &CoordinatorSettings, store: &dyn Store) -> Vec<Problem> {
+fn policies(settings: &CoordinatorSettings, store: &dyn ReadStore) -> Vec<Problem> {
     let mut problems = Vec::new();
     let stored = match store.pools() {
         Ok(stored) => stored,
@@ -135,8 +145,7 @@ fn policies(settings: &CoordinatorSettings, store: &dyn Store) -> Vec<Problem> {
         let differs = found.map(|(document, _)| policy.value.differs_from(&document.policy)).unwrap_or_default();
         if !differs.is_empty() {
             let message = format!("differs from the pool's policy in {}", differs.join(", "));
-            let remedy =
-                "nothing to do: the coordinator takes it over when it starts or reloads, before the next rotation";
+            let remedy = "nothing to do: the coordinator applies it after a start or reload, before the next rotation";
             problems.push(policy.locate(&settings.file, Problem::warning("policy_differs", message, remedy)));
         }
     }
@@ -146,61 +155,64 @@ fn policies(settings: &CoordinatorSettings, store: &dyn Store) -> Vec<Problem> {
     problems
 }
 
-/// A pool that is stored, and that the file does not have.
+/// The warning for a stored pool that the configuration file does not have.
 #[must_use]
 pub fn not_configured(name: &PoolName) -> Problem {
     let message =
-        format!("pool {name} is in the store and not in this file: it is not served, and its nodes keep their keys");
-    Problem::warning("pool_not_configured", message, format!("add [pools.{name}], or leave it so"))
+        format!("pool {name} is in the store but not in this file: it is not served, and its nodes keep their keys");
+    Problem::warning("pool_not_configured", message, format!("add [pools.{name}] to serve it; otherwise nothing to do"))
 }
 
-/// Twice the same: for the store, and for backups.
+/// The key-encryption key twice: for the store, and for backups.
 fn key_encryption_keys(config: &Path, place: &Located<SecretPath>) -> Result<[KeyEncryptionKey; 2], Problem> {
-    // One byte more, so that too long is told as what it is.
+    // One byte more, so that a file that is too long is reported as such.
     let bytes = place.read_for(config, KeyEncryptionKey::BYTES + 1)?;
     let key = || KeyEncryptionKey::from_bytes(&bytes);
     key().and_then(|first| Ok([first, key()?])).map_err(|error| {
-        let remedy = "make one with `head -c 32 /dev/urandom`, and keep a copy apart from the store: without it every key \
-                      in the store is lost";
+        let remedy = "generate one with `head -c 32 /dev/urandom`, and keep a copy apart from the store: without it all keys in \
+                      the store are lost";
         place.locate(config, Problem::error("kek", error.to_string(), remedy))
     })
 }
 
-/// A store, none if it was only to be read and is not there yet; and what has to be said of it.
-type MaybeStore = (Option<Arc<dyn Store>>, Option<Problem>);
-
-fn open_store(
+/// The store for this process alone, with a warning if it lacks what an earlier run had committed.
+fn open_alone(
     config: &Path,
     settings: &StoreSettings,
-    (key, usage): (KeyEncryptionKey, Use),
-) -> Result<MaybeStore, Problem> {
-    let path = &settings.path.value;
-    let opened = if usage.only_reads() {
-        // Made when it is served for the first time.
-        if !path.exists() && path.parent().is_some_and(Path::is_dir) {
-            return Ok((None, None));
-        }
-        SqliteReader::open(path, key).map(|store| (Some(Arc::new(store) as Arc<dyn Store>), None))
-    } else {
-        SqliteStore::open(path, key).map(|store| {
-            let set_back = store.set_back().map(|problem| settings.path.locate(config, problem.clone()));
-            (Some(Arc::new(store) as Arc<dyn Store>), set_back)
-        })
-    };
-    opened.map_err(|error| {
-        let problem = error.problem();
-        if matches!(error, StoreError::WrongKey { .. }) {
-            settings.key_encryption_key.locate(config, problem)
-        } else {
-            settings.path.locate(config, problem)
-        }
-    })
+    key: KeyEncryptionKey,
+) -> Result<(SqliteStore, Option<Problem>), StoreError> {
+    let store = SqliteStore::open(&settings.path.value, key)?;
+    let set_back = store.set_back().map(|problem| settings.path.locate(config, problem.clone()));
+    Ok((store, set_back))
 }
 
-/// Makes the pools that the file has and the store lacks: empty, with an identity of their own.
+/// The store read only; none if it is not there yet, because the first `serve` makes it.
+fn open_beside(
+    _config: &Path,
+    settings: &StoreSettings,
+    key: KeyEncryptionKey,
+) -> Result<(Option<SqliteReader>, Option<Problem>), StoreError> {
+    let path = &settings.path.value;
+    if !path.exists() && path.parent().is_some_and(Path::is_dir) {
+        return Ok((None, None));
+    }
+    Ok((Some(SqliteReader::open(path, key)?), None))
+}
+
+/// The problem of a store at the setting that is to blame.
+fn locate(config: &Path, settings: &StoreSettings, error: &StoreError) -> Problem {
+    let problem = error.problem();
+    if matches!(error, StoreError::WrongKey { .. }) {
+        settings.key_encryption_key.locate(config, problem)
+    } else {
+        settings.path.locate(config, problem)
+    }
+}
+
+/// Creates the pools that the file has and the store lacks: empty, with an identity of their own.
 ///
 /// # Errors
-/// Fails if the store cannot be read or written, or if there is no randomness.
+/// Fails if the store cannot be read or written, or if the system has no randomness.
 pub fn make_pools<'a>(
     store: &dyn Store,
     pools: impl Iterator<Item = (&'a PoolName, &'a Policy)>,
@@ -209,7 +221,7 @@ pub fn make_pools<'a>(
     for (name, policy) in pools.filter(|(name, _)| !stored.contains(name)) {
         let mut bytes = [0; 16];
         random::fill(&mut bytes).map_err(|error| {
-            Problem::error("no_randomness", error.to_string(), "look at the kernel's log; getrandom(2) fails")
+            Problem::error("no_randomness", error.to_string(), "getrandom(2) fails; check the kernel's log")
         })?;
         let pool_id = format!("{:032x}", u128::from_be_bytes(bytes)).parse().expect("32 hex digits");
         let document = Document::new(pool_id, policy.clone(), clock::now());
@@ -217,11 +229,13 @@ pub fn make_pools<'a>(
         let image = PoolImage { snapshot: &snapshot, keys: &KeyRing::default(), audit: &[] };
         match store.create(name, &image) {
             Ok(()) => {
-                tracing::info!(pool = %name, pool_id = %snapshot.document.pool_id, "pool made; it has no key yet")
+                tracing::info!(pool = %name, pool_id = %snapshot.document.pool_id, "pool created; it has no key yet")
             }
             Err(CommitError::PoolExists { .. }) => {}
             Err(CommitError::Store(error)) => return Err(error.problem()),
-            Err(error) => return Err(Problem::error("store_failed", error.to_string(), "report this to us")),
+            Err(error) => {
+                return Err(Problem::error("store_failed", error.to_string(), "this is a bug; please report it"));
+            }
         }
     }
     Ok(())

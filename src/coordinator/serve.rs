@@ -13,43 +13,44 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::cli::Outcome;
-use super::metrics::Metrics;
-use super::observe::{self, Observed};
+use super::dashboard::{self, Observed};
+use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools};
-use super::preflight::{self, Opened, Use};
+use super::preflight::{self, Opened};
 use super::routes::{self, Api};
 use super::server::{Drained, Limits, Server, listen};
+use tfo_cli::reload;
+use tfo_cli::report::Outcome;
 use tfo_config::coordinator::CoordinatorSettings;
 use tfo_engine::rollout::policy::Policy;
 use tfo_host::runtime::{log, notify, process};
 use tfo_model::ids::PoolName;
-use tfo_model::problem::{Problem, Severity, first_error, refusal};
-use tfo_store::Store;
+use tfo_model::problem::{Problem, first_error};
+use tfo_store::{SqliteStore, Store};
 use tfo_tls::server::ServerTls;
 use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
 
 /// How often the status line is renewed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Open files that are kept for the store, certificates and the other listener.
+/// Open files that are reserved for the store, the certificates and the other listener.
 const FILES_KEPT: usize = 384;
 
-/// Fewest connections that are taken, whatever the limit of open files is.
+/// Fewest connections, however low the limit of open files is.
 const CONNECTIONS_MIN: usize = 64;
 
 /// Most connections: about 1.5 GiB of buffers.
 const CONNECTIONS_MAX: usize = 65_536;
 
-/// The daemon, from its configuration to its end.
+/// Runs the daemon, from its configuration to its end.
 #[must_use]
 pub fn serve(config: &Path) -> Outcome {
     log::start();
     process::lock_growing_memory();
-    let opened = match preflight::open(config, Use::Serve) {
+    let opened = match preflight::open_to_serve(config) {
         Ok(opened) => opened,
         Err(problems) => {
-            problems.iter().for_each(log_problem);
+            problems.iter().for_each(log::problem);
             return Outcome::Config;
         }
     };
@@ -64,19 +65,6 @@ pub fn serve(config: &Path) -> Outcome {
     }
 }
 
-fn log_problem(problem: &Problem) {
-    let place = problem.file.as_ref().map(|file| match problem.line {
-        Some(line) => format!("{}:{line}", file.display()),
-        None => file.display().to_string(),
-    });
-    let (place, key) = (place.as_deref(), problem.key.as_deref());
-    let (kind, error, remedy) = (problem.kind, &problem.message, &problem.remedy);
-    match problem.severity {
-        Severity::Error => error!(kind, place, key, error, remedy, "problem"),
-        Severity::Warning => warn!(kind, place, key, error, remedy, "problem"),
-    }
-}
-
 struct Daemon {
     config: PathBuf,
     settings: CoordinatorSettings,
@@ -88,8 +76,8 @@ struct Daemon {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
-    /// What the last reload was refused for, if it was: said in the status line until one succeeds, because
-    /// `systemctl reload` itself shows no reason (docs/systemd.md).
+    /// Why the last reload was refused, if it was: shown in the status line until one succeeds, because `systemctl reload`
+    /// itself shows no reason (docs/systemd.md).
     refused: Option<String>,
 }
 
@@ -102,13 +90,12 @@ enum Wake {
 }
 
 impl Daemon {
-    /// Starts everything; drivers begin to count presence when the listener is open.
-    async fn start(opened: Opened) -> io::Result<Self> {
+    /// Starts everything; drivers start to count presence when the listener is open.
+    async fn start(opened: Opened<SqliteStore>) -> io::Result<Self> {
         let Opened { settings, store, warnings, .. } = opened;
-        warnings.iter().for_each(log_problem);
-        let store = store.expect("a store that is used alone is open");
+        warnings.iter().for_each(log::problem);
         let failed = |problems: Vec<Problem>| {
-            problems.iter().for_each(log_problem);
+            problems.iter().for_each(log::problem);
             io::Error::other("see the problems above")
         };
         let tls = ServerTls::load(preflight::server_files(&settings.api)).map_err(failed)?;
@@ -131,7 +118,7 @@ impl Daemon {
         let mut daemon = Self {
             config: settings.file.clone(),
             settings,
-            store,
+            store: Arc::new(store),
             api,
             tls,
             shutdown,
@@ -147,7 +134,7 @@ impl Daemon {
             listen = %daemon.settings.api.listen.value,
             "started"
         );
-        daemon.put_in_force(&daemon.settings).await.map_err(|problem| failed(vec![problem]))?;
+        daemon.apply(&daemon.settings).await.map_err(|problem| failed(vec![problem]))?;
         let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
         let connections_max = files.saturating_sub(FILES_KEPT).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
         let limits = Limits { body_bytes_max: COMMAND_BYTES_MAX, connections_max, ..Limits::default() };
@@ -155,7 +142,7 @@ impl Daemon {
         if let Some(observer) = observer {
             let seen =
                 Observed { api: Arc::clone(&daemon.api), server: Arc::clone(&server), tls: Arc::clone(&daemon.tls) };
-            let (router, shutdown) = (observe::router(Arc::new(seen)), daemon.shutdown.clone());
+            let (router, shutdown) = (dashboard::router(Arc::new(seen)), daemon.shutdown.clone());
             daemon.servers.push(tokio::spawn(async move {
                 Server::new(Limits::observe()).serve_plain(observer, router, shutdown).await
             }));
@@ -166,9 +153,9 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Puts access, policies and pools in force, all or nothing: new pools are started first, and nothing after that can fail.
+    /// Applies access, policies and pools, all or nothing: new pools are started first, and nothing after that can fail.
     /// Pools that are gone from the settings are ended.
-    async fn put_in_force(&self, settings: &CoordinatorSettings) -> Result<(), Problem> {
+    async fn apply(&self, settings: &CoordinatorSettings) -> Result<(), Problem> {
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.api.metrics));
         let (before, file) = (self.api.pools.load_full(), self.config.clone());
         let wanted = settings.pools.iter().map(|(name, policy)| (name.clone(), policy.value.clone()));
@@ -178,7 +165,7 @@ impl Daemon {
             let stored = store.pools().map_err(|error| error.problem())?;
             let mut pools = start_pools(&store, &before, &metrics, &wanted)?;
             for name in stored.iter().filter(|name| !wanted.contains_key(*name)) {
-                log_problem(&preflight::not_configured(name).in_file(&file));
+                log::problem(&preflight::not_configured(name).in_file(&file));
             }
             api.access.store(access);
             for (name, policy) in wanted {
@@ -187,13 +174,15 @@ impl Daemon {
                     pools.insert(name, Arc::clone(running));
                 }
             }
-            // Nobody is sent to a pool that has ended.  What is dropped here ends its driver, and waits for that.
+            // No request reaches a pool that has ended.  Dropping a pool here ends its driver, and waits for that.
             api.pools.store(Arc::new(pools));
             drop(before);
             Ok(())
         };
         let taken = tokio::task::spawn_blocking(work).await;
-        taken.unwrap_or_else(|error| Err(Problem::error("internal", error.to_string(), "report this to us")))
+        taken.unwrap_or_else(|error| {
+            Err(Problem::error("internal", error.to_string(), "this is a bug; please report it"))
+        })
     }
 
     async fn run(mut self) -> io::Result<Outcome> {
@@ -201,7 +190,7 @@ impl Daemon {
         let mut look = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watchdog = notify::watchdog_interval();
-        // Without a watchdog the arm below never fires.
+        // Without a watchdog its arm does nothing.
         let mut alive = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3_600)));
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -222,7 +211,7 @@ impl Daemon {
                 }
             }
             if let Some(pool) = self.api.pools.load().values().find(|pool| pool.has_ended()) {
-                error!(pool = %pool.name(), "a driver has ended by itself: a bug; the service manager starts this program again");
+                error!(pool = %pool.name(), "a driver has ended unexpectedly, which is a bug; the service manager restarts this program");
                 self.end().await;
                 return Ok(Outcome::Failed);
             }
@@ -233,18 +222,18 @@ impl Daemon {
         Ok(Outcome::Done)
     }
 
-    /// Lets requests finish, then the drivers: what they have queued is written.
+    /// Lets requests finish, and then the drivers, which write what they have queued.
     async fn end(&mut self) {
         self.shutdown.cancel();
         for server in self.servers.drain(..) {
             match server.await {
                 Ok(Drained { cut: 0 }) => {}
-                Ok(Drained { cut }) => warn!(cut, "connections were cut: they did not end in time"),
+                Ok(Drained { cut }) => warn!(cut, "cut connections that did not end in time"),
                 Err(error) => warn!(%error, "a server has panicked"),
             }
         }
         let pools = self.api.pools.swap(Arc::default());
-        // Their end waits for a commit that is under way: not on the event loop.
+        // Ending a driver waits for its commit: not on the event loop.
         if let Err(error) = tokio::task::spawn_blocking(move || drop(pools)).await {
             warn!(%error, "a driver has panicked");
         }
@@ -257,33 +246,27 @@ impl Daemon {
         format!("{refused}serving {} on {}", names.join(", "), self.settings.api.listen.value)
     }
 
-    /// Takes the new configuration, or keeps the old one if the new one is broken.
+    /// Applies the new configuration, or keeps the old one if the new one is invalid.
     async fn reload(&mut self) {
         notify::reloading();
         let config = self.config.clone();
-        let read = tokio::task::spawn_blocking(move || read_anew(&config)).await;
+        let read = tokio::task::spawn_blocking(move || read_again(&config)).await;
         let read = read.unwrap_or_else(|error| {
-            Err(vec![Problem::error("internal", format!("the reading has panicked: {error}"), "report this to us")])
+            Err(vec![Problem::error(
+                "internal",
+                format!("reading the configuration panicked: {error}"),
+                "this is a bug; please report it",
+            )])
         });
         let taken = match read {
             Ok(settings) => self.take(settings).await.map_err(|problem| vec![problem]),
             Err(problems) => Err(problems),
         };
-        self.refused = match taken {
-            Ok(()) => {
-                info!(config = %self.config.display(), "reloaded");
-                None
-            }
-            Err(problems) => {
-                problems.iter().for_each(log_problem);
-                warn!(config = %self.config.display(), "the new configuration is refused, the old one goes on");
-                refusal(&problems)
-            }
-        };
+        self.refused = reload::ended(&self.config, taken);
         let tls = Arc::clone(&self.tls);
-        // Says itself what it did.
+        // It logs what it does.
         if let Err(error) = tokio::task::spawn_blocking(move || tls.reload()).await {
-            error!(%error, "the look at the certificates has panicked");
+            error!(%error, "checking the certificates panicked");
         }
         notify::ready(&self.status_line());
     }
@@ -306,24 +289,26 @@ impl Daemon {
             ),
         ];
         for (key, _) in fixed.iter().filter(|(_, same)| !same) {
-            let remedy = "restart the coordinator: the nodes keep their keys, and no rotation is lost";
-            log_problem(&Problem::warning("needs_restart", "it changes at a restart", remedy).at_key(*key));
+            let remedy = "restart the coordinator; nodes keep their keys, and a running rotation continues";
+            log::problem(
+                &Problem::warning("needs_restart", "the change takes effect at a restart", remedy).at_key(*key),
+            );
         }
-        self.put_in_force(&settings).await?;
+        self.apply(&settings).await?;
         self.settings.access = settings.access;
         self.settings.pools = settings.pools;
         Ok(())
     }
 }
 
-/// Blocking: the configuration that a reload takes, if nothing is wrong with it and the certificates: all or nothing.
-fn read_anew(config: &Path) -> Result<CoordinatorSettings, Vec<Problem>> {
+/// Blocking: reads the configuration for a reload; fails if anything is wrong with it or with the certificates.
+fn read_again(config: &Path) -> Result<CoordinatorSettings, Vec<Problem>> {
     let settings = CoordinatorSettings::load(config)?;
     let problems = ServerTls::check(&preflight::server_files(&settings.api));
     if first_error(&problems).is_some() { Err(problems) } else { Ok(settings) }
 }
 
-/// Blocking: writes pools that are new, and starts those that are not running yet; those alone are given.
+/// Blocking: creates new pools, and starts those that are not running yet; returns only those.
 fn start_pools(
     store: &Arc<dyn Store>,
     before: &Pools,

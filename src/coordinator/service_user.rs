@@ -1,5 +1,5 @@
-//! The user of tfo-coordinator.service: `check` by root looks with its eyes, or a key file that only root can read would
-//! seem right, and one that is the service's own would seem exposed.
+//! The user of tfo-coordinator.service.  `check`, run as root, reads the files as this user; otherwise it would accept a
+//! key file that only root can read, and report the service's own as exposed.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use tfo_model::problem::Problem;
 /// Its name (systemd/sysusers.d).
 const NAME: &str = "tfo-coordinator";
 
-/// Where the host's own users are.
+/// The host's own users.
 const USERS: &str = "/etc/passwd";
 
 /// The service's user.
@@ -44,7 +44,7 @@ impl ServiceUser {
     /// Runs this program again, as this user, to its end.
     ///
     /// # Errors
-    /// Fails if it cannot be run, or did not come to its own end: then it has not said why.
+    /// Fails if it cannot be run, or if a signal ended it before it could report anything.
     pub fn run(self, arguments: &[&str]) -> Result<ExitCode, Problem> {
         match std::env::current_exe() {
             Ok(program) => self.run_program(&program, arguments),
@@ -64,11 +64,11 @@ impl ServiceUser {
     }
 }
 
-/// Nothing was looked at.
+/// The problem of a check that did not happen.
 fn not_looked(message: String) -> Problem {
     let remedy = format!(
-        "the program has to be where {NAME} can run it, as in /usr/bin; if it is, the kernel's log may say more. Or \
-         look with root's eyes, at a copy of the file: check --config COPY"
+        "install the program where {NAME} can run it, such as /usr/bin; if it is there, check the kernel's log. Or check \
+         a copy of the file as root: check --config COPY"
     );
     Problem::error("not_run_as_service", message, remedy)
 }
@@ -87,10 +87,10 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_come_to_its_end_is_told() {
+    fn a_check_that_is_killed_is_reported() {
         let us = ServiceUser { uid: geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
         let run = |program: &str, script: &str| us.run_program(Path::new(program), &["-c", script]);
-        assert!(run("/bin/sh", "exit 2").is_ok(), "it has said why itself");
+        assert!(run("/bin/sh", "exit 2").is_ok(), "it has reported why itself");
         let problem = run("/bin/sh", "kill -9 $$").expect_err("it is killed");
         assert!(problem.message.contains("was ended by signal: 9"), "{problem}");
         let problem = run("/nowhere/sh", "exit 0").expect_err("it is not there");

@@ -1,13 +1,12 @@
-//! The command line of `tfoctl`: which commands there are, and how each ends.
+//! The command line of `tfoctl`: its commands, and the function that runs each.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use super::report::{Failure, Format, Outcome};
 use super::{completions, fleet, host, pki};
-use tfo_host::runtime::process;
+use tfo_cli::report::{Failure, Format, Outcome};
 
 /// Shows and drives the TCP Fast Open keys of a fleet, and looks at one host.
 #[derive(Debug, Parser)]
@@ -15,42 +14,40 @@ use tfo_host::runtime::process;
 pub struct Arguments {
     /// Form of the output on stdout
     #[arg(long, global = true, value_enum, default_value_t)]
-    pub format: Format,
-    /// What to do
+    format: Format,
     #[command(subcommand)]
-    pub command: Command,
+    command: Command,
 }
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused or not allowed, 4 not converged in time.";
 
-/// What `tfoctl` can do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Show the pools: keys, phase, how many nodes have converged, what is waited for
+enum Command {
+    /// Show the pools: keys, phase, how many nodes have converged, what they wait for
     Pools(fleet::PoolsArgs),
-    /// Show which keys how many nodes hold, and who is behind since when
+    /// Show how many nodes hold which keys, and which nodes are behind since when
     Nodes(fleet::NodesArgs),
-    /// Rotate to a fresh key, drive keys out (--mode revoke), or make the first one (--first)
+    /// Rotate to a new key, drive keys out (--mode revoke), or make the first key (--first)
     Rotate(fleet::RotateArgs),
-    /// Stop the pool at its present phase
-    Pause(fleet::StepArgs),
-    /// Let a paused or held pool go on
+    /// Stop the pool at its current phase
+    Pause(fleet::PauseArgs),
+    /// Resume a paused or held pool
     Resume(fleet::ResumeArgs),
-    /// Turn a rotation back, and hold
+    /// Turn a rotation back, then hold
     Abort(fleet::AbortArgs),
-    /// Go past a barrier without the nodes that are behind
+    /// Pass a barrier without the nodes that are behind
     Advance(fleet::AdvanceArgs),
-    /// Give an empty pool the keys that its nodes hold already
+    /// Give an empty pool the keys that its nodes already hold
     Import(fleet::ImportArgs),
     /// Take over a fleet that is ahead of a restored store
     Recover(fleet::RecoverArgs),
-    /// Let no barrier wait for a node for a while
+    /// Exclude a node from barriers for a limited time
     Exclude(fleet::ExcludeArgs),
-    /// Tell a node no keys any more
-    Deny(fleet::NodeArgs),
-    /// Make a node unknown; it may come again as a new one
-    Forget(fleet::NodeArgs),
+    /// Give a node no more keys
+    Deny(fleet::DenyArgs),
+    /// Forget a node; it may come back as a new one
+    Forget(fleet::ForgetArgs),
     /// Show who did what, and when
     Audit(fleet::AuditArgs),
     /// Show the pools as they change
@@ -79,25 +76,10 @@ pub enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// The whole program: parses, runs, and says how it ended.
+/// The whole program: parses the arguments and runs the command.
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = match Arguments::try_parse_from(arguments) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            // Nowhere left to say it if even the terminal is gone.
-            drop(error.print());
-            let outcome = if error.use_stderr() { Outcome::Config } else { Outcome::Done };
-            return ExitCode::from(outcome.code());
-        }
-    };
-    process::forbid_dumps();
-    let outcome = run(&parsed).unwrap_or_else(|failure| {
-        // As above.
-        drop(failure.show());
-        failure.outcome
-    });
-    ExitCode::from(outcome.code())
+    tfo_cli::frame::main_with(arguments, |arguments| run(&arguments))
 }
 
 fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
@@ -127,6 +109,6 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Probe(own) => host::probe::run(own, format),
         Command::Verify(own) => host::verify::run(own, format),
         Command::Sniff(own) => host::sniff::run(own, format),
-        Command::Completions(own) => completions::completions(own),
+        Command::Completions(own) => completions::completions(own, &mut Arguments::command()),
     }
 }

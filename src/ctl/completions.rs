@@ -1,26 +1,25 @@
-//! Shell completions of `tfoctl`, made from its own command line.
+//! Shell completions of `tfoctl`, made from its command line.
 
 use std::io::{self, Write};
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::cli::Arguments;
-use super::report::{Failure, Outcome};
+use tfo_cli::report::{Failure, Outcome};
 
 /// Arguments of `completions`.
 #[derive(Debug, Args)]
-pub struct CompletionsArgs {
+pub(crate) struct CompletionsArgs {
     /// For which shell
     #[arg(value_name = "SHELL", value_parser = ["bash", "zsh", "fish"])]
     shell: String,
 }
 
-/// Writes the completions to stdout.
+/// Writes the completions of `program` to stdout.
 ///
 /// # Errors
 /// Fails if stdout cannot be written.
-pub fn completions(arguments: &CompletionsArgs) -> Result<Outcome, Failure> {
+pub(crate) fn completions(arguments: &CompletionsArgs, program: &mut Command) -> Result<Outcome, Failure> {
     let shell = match arguments.shell.as_str() {
         "bash" => Shell::Bash,
         "zsh" => Shell::Zsh,
@@ -28,6 +27,6 @@ pub fn completions(arguments: &CompletionsArgs) -> Result<Outcome, Failure> {
     };
     // Into memory first: clap_complete panics if it cannot write.
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "tfoctl", &mut text);
+    clap_complete::generate(shell, program, "tfoctl", &mut text);
     io::stdout().write_all(&text).map(|()| Outcome::Done).map_err(Failure::undelivered)
 }

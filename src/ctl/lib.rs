@@ -1,13 +1,10 @@
 //! `tfoctl`: commands of the operator, and TFO diagnostics for one host.
 //!
 //! Sees the network types and the kernel, never the coordinator or the agent.  Each command is a module with its clap
-//! arguments and a `run` that writes to [`report::Report`] and says how it ended.
+//! arguments and a function that runs it.
 
 pub mod cli;
-pub mod completions;
-pub mod fleet;
+mod completions;
+mod fleet;
 pub mod host;
-pub mod pki;
-pub mod plain;
-pub mod report;
-pub mod table;
+mod pki;

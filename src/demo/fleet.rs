@@ -14,7 +14,7 @@ use super::conductor::Conductor;
 use super::error::DemoError;
 use super::judge::{Evidence, Tally, sum};
 use super::network::Network;
-use super::node::{Node, Status};
+use super::node::Node;
 use super::operator::Operator;
 use super::program::Kit;
 use super::sandbox;
@@ -24,6 +24,7 @@ use tfo_host::kernel::namespace::NamespaceError;
 use tfo_host::kernel::netstat::TfoCounters;
 use tfo_host::runtime::clock;
 use tfo_model::key::KeyFingerprint;
+use tfo_wire::status::Status;
 
 /// How often the nodes are looked at: well inside every phase, and cheap.
 const TICK: Duration = Duration::from_millis(200);
@@ -214,7 +215,7 @@ fn wait_until_agreed(
         let mut primaries = Vec::with_capacity(nodes.len());
         for node in &mut *nodes {
             // An agent that has no keys yet may say that it has failed: it waits for the first one.
-            primaries.push(node.status()?.and_then(|status| status.primary()));
+            primaries.push(node.status()?.as_ref().and_then(primary));
         }
         if let Some(agreed) = common(primaries) {
             return Ok(agreed);
@@ -234,6 +235,11 @@ fn late(what: &str, secs: u64, operator: &mut Operator) -> DemoError {
     DemoError::Late { what: format!("{what}{}", excuse.unwrap_or_default()), secs }
 }
 
+/// The key that a node makes cookies with.
+fn primary(status: &Status) -> Option<KeyFingerprint> {
+    status.primary.map(|slot| slot.fingerprint)
+}
+
 /// The primary of all nodes, if it is one.
 fn common(primaries: impl IntoIterator<Item = Option<KeyFingerprint>>) -> Option<KeyFingerprint> {
     let different: BTreeSet<Option<KeyFingerprint>> = primaries.into_iter().collect();
@@ -250,7 +256,7 @@ struct Rotations {
 impl Rotations {
     /// Whether one was finished since the last look; `elapsed` is how long the clients have been connecting.
     fn observe(&mut self, statuses: &[Status], elapsed: Duration) -> bool {
-        let found = common(statuses.iter().map(Status::primary));
+        let found = common(statuses.iter().map(primary));
         let Some(agreed) = found.filter(|agreed| *agreed != self.agreed) else { return false };
         self.agreed = agreed;
         if elapsed < WARM_UP {

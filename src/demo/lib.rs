@@ -33,10 +33,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::{Args, PROGRAM};
 use error::DemoError;
+use tfo_model::problem::chain;
 
 /// Name under which the program is the fleet inside the namespaces.
 const FLEET_NAME: &str = "tfo-demo-fleet";
@@ -73,29 +72,20 @@ pub fn main_with(
         Some(COORDINATOR_NAME) => return coordinator(arguments.into_iter()),
         _ => {}
     }
-    let args = match Args::try_parse_from(&arguments) {
+    let args: Args = match tfo_cli::frame::parse(arguments.iter().cloned()) {
         Ok(args) => args,
-        Err(error) => {
-            // Help goes to standard output, errors to standard error; a closed one is no news to anybody.
-            drop(error.print());
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(outcome) => return outcome.into(),
     };
     let done = if name == Some(FLEET_NAME) { fleet::run(&args) } else { sandbox::run(&args) };
     done.unwrap_or_else(|error| report(&error))
 }
 
 fn report(error: &DemoError) -> ExitCode {
-    let mut text = format!("{PROGRAM}: {error}");
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
+    let mut text = format!("{PROGRAM}: {}", chain(error));
     if let Some(remedy) = error.remedy() {
         text += &format!("\n{PROGRAM}: {remedy}");
     }
-    // Where standard error is closed there is nobody to tell.
+    // If stderr is closed, the exit code remains.
     drop(writeln!(std::io::stderr(), "{text}"));
     ExitCode::FAILURE
 }

@@ -5,7 +5,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
-use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::AGENT_NAME;
@@ -14,9 +13,7 @@ use super::program::{Kit, Launch, Program};
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::runtime::files::{Durability, replace};
-use tfo_model::key::{KeyFingerprint, PairPrint};
-use tfo_model::state::{Phase, SlotPrint};
-use tfo_model::time::UnixTime;
+use tfo_wire::status::{FILE_NAME, State, Status};
 
 /// Where an agent has its keys from.
 pub struct Supplies {
@@ -46,43 +43,6 @@ pub struct NodeFiles {
 pub(crate) struct Node {
     pub(crate) files: NodeFiles,
     agent: Program,
-}
-
-/// What status.json tells (docs/reference/json.md); the parts that are shown here.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct Status {
-    pub(crate) state: State,
-    pub(crate) phase: Phase,
-    pub(crate) primary: Option<SlotPrint>,
-    pub(crate) backup: Option<SlotPrint>,
-    pub(crate) next_change_at: Option<UnixTime>,
-    pub(crate) error: Option<StatusError>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum State {
-    Ok,
-    Degraded,
-    Failed,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct StatusError {
-    pub(crate) message: String,
-}
-
-impl Status {
-    /// The slots that the agent read back; none before the first install.
-    pub(crate) fn pair(&self) -> Option<PairPrint> {
-        let primary = self.primary?.fingerprint;
-        Some(PairPrint { primary, backup: self.backup.map(|slot| slot.fingerprint) })
-    }
-
-    /// The key that makes cookies.
-    pub(crate) fn primary(&self) -> Option<KeyFingerprint> {
-        Some(self.primary?.fingerprint)
-    }
 }
 
 impl NodeFiles {
@@ -175,7 +135,7 @@ impl Node {
     /// Fails if the agent has ended, or writes what nobody can read.
     pub(crate) fn status(&mut self) -> Result<Option<Status>, DemoError> {
         self.agent.must_run()?;
-        let Ok(text) = std::fs::read(self.path("run/status.json")) else { return Ok(None) };
+        let Ok(text) = std::fs::read(self.path("run").join(FILE_NAME)) else { return Ok(None) };
         let status: Status = serde_json::from_slice(&text)
             .map_err(|error| self.fault(format!("wrote a status.json that does not fit the design ({error})")))?;
         Ok(Some(status))
@@ -225,21 +185,4 @@ fn config_toml(directory: &Path, node: &str, source: &str) -> String {
         "[agent]\nnode = \"{node}\"\nruntime_dir = \"{directory}/run\"\n{source}\n[install]\n\
          sysctl_file = \"{directory}/sysctl.d/50-tcp_fastopen_key.conf\"\nverify_interval = \"1s\"\n"
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pinned_status_is_understood() {
-        let text = r#"{"version":1,"state":"ok","source":"derive","pool":null,"generation":null,"phase":"staged",
-            "primary":{"epoch":1796083200,"fingerprint":"00010203040506ff"},"backup":null,
-            "installed_at":"2026-12-01T00:00:00Z","next_change_at":"2026-12-01T00:00:05Z","drift_repairs":0,
-            "clock_synchronised":null,"last_contact_at":null,"error":null,"namespaces":[]}"#;
-        let status: Status = serde_json::from_str(text).unwrap();
-        assert_eq!((status.state, status.phase), (State::Ok, Phase::Staged));
-        assert_eq!(status.primary().unwrap().to_string(), "00010203040506ff");
-        assert_eq!(status.pair().unwrap().backup, None);
-    }
 }

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use owo_colors::{AnsiColors, OwoColorize};
 
 use super::judge::{Outcome, Totals, sum};
 use super::network::{CLIENT_NAMESPACES, SOURCES_PER_NAMESPACE, VIP_V4, VIP_V6};
-use super::node::Status;
+use tfo_cli::plain::count_of_nodes;
+use tfo_cli::screen::Screen as Terminal;
 use tfo_host::kernel::netstat::TfoCounters;
 use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::time::UnixTime;
+use tfo_wire::status::Status;
 use tfo_wire::v1::fleet::{AuditLine, PoolStatus};
 
 /// Without a change, a line is appended this often.
@@ -54,7 +55,7 @@ pub(super) struct View<'a> {
 pub(super) struct Screen {
     title: Title,
     /// None: lines.
-    bar: Option<ProgressBar>,
+    picture: Option<Terminal>,
     /// Colours are wanted (<https://no-color.org>).
     colours: bool,
     last_line: Option<(String, Duration)>,
@@ -63,13 +64,9 @@ pub(super) struct Screen {
 impl Screen {
     /// A screen if standard output is a terminal.
     pub(super) fn new(title: Title) -> Self {
-        let bar = io::stdout().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
-            bar.set_style(ProgressStyle::with_template("{msg}").expect("a literal template"));
-            bar
-        });
-        let colours = bar.is_some() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { title, bar, colours, last_line: None }
+        let picture = Terminal::on_terminal();
+        let colours = picture.is_some() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { title, picture, colours, last_line: None }
     }
 
     /// Says what is being done before there is a fleet to show.
@@ -77,10 +74,9 @@ impl Screen {
     /// # Errors
     /// Fails if nobody reads any more.
     pub(super) fn step(&mut self, text: &str) -> io::Result<()> {
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(format!("{}\n{text} ...", self.headline()));
-                bar.tick();
+        match &self.picture {
+            Some(picture) => {
+                picture.draw(format!("{}\n{text} ...", self.headline()));
                 Ok(())
             }
             None => writeln!(io::stdout(), "{text} ..."),
@@ -92,9 +88,8 @@ impl Screen {
     /// # Errors
     /// Fails if nobody reads any more.
     pub(super) fn show(&mut self, view: &View<'_>) -> io::Result<()> {
-        if let Some(bar) = &self.bar {
-            bar.set_message(self.picture(view));
-            bar.tick();
+        if let Some(picture) = &self.picture {
+            picture.draw(self.text(view));
             return Ok(());
         }
         for entry in view.news {
@@ -117,10 +112,7 @@ impl Screen {
     /// # Errors
     /// Fails if nobody reads any more.
     pub(super) fn close(&self) -> io::Result<()> {
-        let Some(bar) = &self.bar else { return Ok(()) };
-        bar.finish();
-        // The bar pads its last line to the terminal's width and leaves the cursor there.
-        writeln!(io::stdout())
+        self.picture.as_ref().map_or(Ok(()), Terminal::close)
     }
 
     fn headline(&self) -> String {
@@ -147,7 +139,7 @@ impl Screen {
         )
     }
 
-    fn picture(&self, view: &View<'_>) -> String {
+    fn text(&self, view: &View<'_>) -> String {
         let totals = &view.totals;
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
@@ -162,7 +154,7 @@ impl Screen {
         }
         for (pair, nodes) in groups(view.statuses) {
             let slots = pair.map_or_else(|| "no keys".to_owned(), |pair| self.slots(&pair));
-            line(&nodes_text(nodes), slots);
+            line(&count_of_nodes(nodes), slots);
         }
         line("rotations", self.rotations(view));
         let (accepted, rejected) = (totals.of(Outcome::Accepted), totals.of(Outcome::Rejected));
@@ -216,7 +208,7 @@ impl Judged {
 fn groups(statuses: &[Status]) -> Vec<(Option<PairPrint>, usize)> {
     let mut nodes_by_pair = BTreeMap::new();
     for status in statuses {
-        *nodes_by_pair.entry(status.pair()).or_insert(0) += 1;
+        *nodes_by_pair.entry(status.slots()).or_insert(0) += 1;
     }
     let mut groups: Vec<_> = nodes_by_pair.into_iter().collect();
     groups.sort_by_key(|(_, nodes)| std::cmp::Reverse(*nodes));
@@ -239,10 +231,6 @@ fn phases(statuses: &[Status]) -> String {
     }
 }
 
-fn nodes_text(nodes: usize) -> String {
-    if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") }
-}
-
 /// Phase, generation, waves, and how far the nodes are.
 fn pool_line(pool: &PoolStatus) -> String {
     let PoolStatus { phase, generation, required, converged, .. } = pool;
@@ -256,10 +244,7 @@ fn waits_line(pool: &PoolStatus) -> String {
     if !pool.waiting_for.is_empty() {
         return pool.waiting_for.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     }
-    match &pool.blocked_by {
-        Some(gate) => gate.clone(),
-        None => "nothing".to_owned(),
-    }
+    pool.blocked_by.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string)
 }
 
 /// A commit of the coordinator.
@@ -279,7 +264,7 @@ fn news_line(entry: &AuditLine) -> String {
 fn slots_line(view: &View<'_>) -> String {
     let groups = groups(view.statuses).into_iter().map(|(pair, nodes)| {
         let slots = pair.map(|pair| (pair.primary.to_string(), pair.backup.map(|print| print.to_string())));
-        let nodes = nodes_text(nodes);
+        let nodes = count_of_nodes(nodes);
         match slots {
             None => format!("{nodes} without keys"),
             Some((primary, None)) => format!("{nodes} [{primary}]"),
@@ -314,14 +299,31 @@ mod tests {
 
     use super::*;
     use crate::judge::Tally;
-    use crate::node::State;
+    use tfo_model::node::KeySource;
     use tfo_model::state::{Phase, SlotPrint};
+    use tfo_wire::status::{State, VERSION};
 
     fn status(phase: Phase, primary: u8, backup: Option<u8>) -> Status {
         let slot = |byte| SlotPrint { epoch: None, fingerprint: KeyFingerprint::from_bytes([byte; 8]) };
         let (primary, backup) = (Some(slot(primary)), backup.map(slot));
-        let next_change_at = Some(UnixTime::from_secs(107));
-        Status { state: State::Ok, phase, primary, backup, next_change_at, error: None }
+        Status {
+            version: VERSION,
+            state: State::Ok,
+            source: KeySource::Derive.into(),
+            pool: None,
+            generation: None,
+            phase,
+            primary,
+            backup,
+            installed_at: None,
+            next_change_at: Some(UnixTime::from_secs(107)),
+            drift_repairs: 0,
+            clock_synchronised: None,
+            last_contact_at: None,
+            contact: None,
+            error: None,
+            namespaces: Vec::new(),
+        }
     }
 
     fn view<'a>(statuses: &'a [Status], counters: &'a [TfoCounters], totals: Totals) -> View<'a> {
@@ -341,7 +343,7 @@ mod tests {
     fn a_coordinator_is_shown_with_whom_it_waits_for() {
         let pool = pool();
         let view = View { pool: Some(&pool), ..view(&[], &[], Totals::default()) };
-        let picture = screen(false).picture(&view);
+        let picture = screen(false).text(&view);
         assert!(picture.contains("promoted g3, wave 1 of 2, 2 of 3 nodes have it"), "{picture}");
         assert!(picture.contains("waits for   node2\n"), "{picture}");
         assert!(slots_line(&view).starts_with("promoted g3: "));
@@ -349,7 +351,7 @@ mod tests {
 
     fn screen(colours: bool) -> Screen {
         let title = Title { nodes: 3, source: "derive", rotations_wanted: Some(2) };
-        Screen { title, bar: None, colours, last_line: None }
+        Screen { title, picture: None, colours, last_line: None }
     }
 
     #[test]
@@ -369,7 +371,7 @@ mod tests {
         let counters = TfoCounters { passive_fail: Some(7), passive_alt_key: None, ..TfoCounters::default() };
         let (statuses, counters) = ([status(Phase::Staged, 1, Some(2))], [counters]);
         let view = view(&statuses, &counters, tally.totals());
-        let picture = screen(false).picture(&view);
+        let picture = screen(false).text(&view);
         for part in [
             "staged, next change in 7 s",
             "primary 0101010101010101  backup 0202020202020202",
@@ -381,7 +383,7 @@ mod tests {
         ] {
             assert!(picture.contains(part), "{part}: {picture}");
         }
-        assert!(!picture.contains('\u{1b}') && screen(true).picture(&view).contains('\u{1b}'));
+        assert!(!picture.contains('\u{1b}') && screen(true).text(&view).contains('\u{1b}'));
     }
 
     #[test]

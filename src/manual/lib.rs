@@ -1,10 +1,11 @@
-//! Man pages and shell completions of the packages, made from what the programs themselves use: the definitions behind
-//! `--help`, and the commented example configurations.
+//! Man pages, shell completions and the generated pages of `docs/reference`, made from what the programs themselves use:
+//! the definitions behind `--help`, and the commented example configurations.
 //!
 //! Must not know: the programs.  `tfo-manual` hands their command lines in.
 
 mod command_page;
 mod config_page;
+mod reference;
 
 use std::io;
 use std::path::Path;
@@ -57,6 +58,16 @@ pub fn write(directory: &Path, programs: &[Program], configurations: &[Configura
         std::fs::write(man.join(format!("{}.5", configuration.name)), config_page::render(configuration))?;
     }
     Ok(())
+}
+
+/// Writes `commands.md` and `configuration.md` into `directory`.
+///
+/// # Errors
+/// Fails if a file cannot be written.
+pub fn write_reference(directory: &Path, programs: &[Program], configurations: &[Configuration]) -> io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    std::fs::write(directory.join("commands.md"), reference::commands(programs))?;
+    std::fs::write(directory.join("configuration.md"), reference::configuration(configurations))
 }
 
 /// `SEE ALSO`, as every page ends.

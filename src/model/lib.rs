@@ -5,9 +5,11 @@
 
 pub mod cookie;
 pub mod count;
+pub mod fleet;
 pub mod ids;
 pub mod key;
 pub mod key_text;
+pub mod named;
 pub mod node;
 pub mod problem;
 pub mod state;
@@ -19,8 +21,11 @@ use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error};
 
-/// For what is a text outside: its own rules are the only ones.
-fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+/// Deserializes what is text outside by its own `FromStr` alone.
+///
+/// # Errors
+/// Fails if it is not text, or as `FromStr` does.
+pub fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err: Display>,

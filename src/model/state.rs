@@ -7,38 +7,19 @@ use super::ids::PoolId;
 use super::key::{KeyFingerprint, KeyPair, PairPrint};
 use super::time::UnixTime;
 
-/// Where a rotation stands (docs/protocol.md#rule-3; for derived keys section 3).
-///
-/// Wire v1 and Persisted: the snake-case names; a new phase needs a new version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// No key yet.
-    Empty,
-    /// The primary is the key of now; the backup, if any, is the one before it.
-    Steady,
-    /// The backup is the key that comes next.
-    Staged,
-    /// The primary is new, but some nodes may still make cookies with the old one.
-    Promoted,
-}
-
-impl Phase {
-    /// The name used in every output.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Empty => "empty",
-            Self::Steady => "steady",
-            Self::Staged => "staged",
-            Self::Promoted => "promoted",
-        }
-    }
-
-    /// The phase of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Empty, Self::Steady, Self::Staged, Self::Promoted].into_iter().find(|phase| phase.as_str() == name)
+crate::named_enum! {
+    /// Where a rotation stands (docs/protocol.md#rule-3; for derived keys section 3).
+    ///
+    /// Wire v1 and Persisted: the names; a new phase needs a new version.
+    pub enum Phase {
+        /// No key yet.
+        Empty = "empty",
+        /// The primary is the key of now; the backup, if any, is the one before it.
+        Steady = "steady",
+        /// The backup is the key that comes next.
+        Staged = "staged",
+        /// The primary is new, but some nodes may still make cookies with the old one.
+        Promoted = "promoted",
     }
 }
 
@@ -86,7 +67,7 @@ pub struct DesiredState {
     pub prints: SlotPrints,
     /// Where the rotation stands.
     pub phase: Phase,
-    /// The pool that told it; none without a coordinator.
+    /// The pool of the instruction; none without a coordinator.
     pub pool_id: Option<PoolId>,
     /// The instruction's ordinal; none without a coordinator.
     pub generation: Option<Generation>,

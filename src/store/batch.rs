@@ -1,28 +1,30 @@
-//! Acks that wait to be written together: one fsync for many nodes (docs/protocol.md#rule-7: batching is for later acks only).
+//! Acks that wait to be written together: one fsync for many nodes (docs/protocol.md#rule-7: only later acks are batched).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::{CommitError, RECORDS_MAX, RecordOutcome, Store};
+use super::contract::{RecordOutcome, Store};
+use super::error::CommitError;
+use super::limits::RECORDS_MAX;
 use tfo_engine::rollout::record::RecordChange;
 use tfo_model::ids::{NodeId, PoolName};
 
 /// Records that are not stored yet, at most one for each node.
 ///
-/// Nothing in here counts for a barrier or is acknowledged to a node before it was written: whoever fills the queue
-/// flushes it with [`push_all`] when it is full or a few ten milliseconds old, before every snapshot that is to see it.
+/// A queued record counts for no barrier, and no node gets an answer for it, before it is written: the owner flushes the
+/// queue with [`push_all`] when it is full or some ten milliseconds old, and before every snapshot that is to include it.
 #[derive(Debug, Default)]
 pub struct RecordQueue {
     changes: BTreeMap<NodeId, RecordChange>,
 }
 
-/// The queue takes no more, or the change does not follow on the queued one.
+/// The queue is full, or the change does not follow on the queued one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotQueued {
     /// [`RECORDS_MAX`] nodes are waiting: write them first.
     #[error("the queue of records is full")]
     Full,
-    /// It expects another version than the one that is queued for this node: read anew, or write the queue first.
+    /// It does not expect the version that is queued for this node: read again, or write the queue first.
     #[error("another change of this record is queued")]
     Conflict,
 }
@@ -48,19 +50,19 @@ impl RecordQueue {
         Ok(())
     }
 
-    /// What is queued for a node.
+    /// The queued change of a node.
     #[must_use]
     pub fn queued(&self, node: &NodeId) -> Option<&RecordChange> {
         self.changes.get(node)
     }
 
-    /// How many nodes are waiting.
+    /// Number of waiting nodes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.changes.len()
     }
 
-    /// Whether nothing is waiting.
+    /// Whether the queue is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
@@ -73,10 +75,11 @@ impl RecordQueue {
     }
 }
 
-/// Writes the whole queue and empties it; returns the nodes whose record somebody else had changed: they are dropped.
+/// Writes the whole queue and empties it; returns the nodes whose record another writer had changed: those changes are
+/// dropped.
 ///
 /// # Errors
-/// Fails as [`Store::write_records`]; the queue is as it was then.
+/// Fails as [`Store::write_records`], and leaves the queue unchanged.
 pub fn push_all(store: &dyn Store, pool: &PoolName, queue: &mut RecordQueue) -> Result<Vec<NodeId>, CommitError> {
     if queue.is_empty() {
         return Ok(Vec::new());

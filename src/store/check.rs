@@ -1,27 +1,28 @@
 //! What every store checks before it writes: the rules that hold between two revisions of a document, and its keys.
 //!
-//! These guard against our own bugs; the engine must never be refused here.
+//! They guard against our own bugs; a proposal of the engine must never be refused here.
 
 use std::collections::BTreeSet;
 
 use super::error::Refusal;
 use tfo_crypto::fingerprint::fingerprint;
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, PoolKey, Proposal};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::Epoch;
 use tfo_model::key::TfoKey;
 
 /// Slots of a document (docs/protocol.md#rule-1: current, backup, next, `prior_backup`).
 pub(super) const SLOTS: usize = 4;
 
-/// What happens to the stored keys in a commit.
+/// Changes of the stored keys in a commit.
 #[derive(Debug)]
 pub(super) struct KeyPlan<'a> {
-    /// Stay as they are.
+    /// Epochs that stay.
     pub(super) keep: BTreeSet<Epoch>,
-    /// Come in.
+    /// Keys that are added.
     pub(super) add: Vec<(Epoch, &'a TfoKey)>,
-    /// Whether one goes.
+    /// Whether a key is removed.
     pub(super) erases: bool,
 }
 
@@ -53,7 +54,7 @@ pub(super) fn plan<'a>(stored: &Document, proposal: &Proposal, keys: &'a KeyRing
     plan_keys(&stored.keys_held(), next, keys)
 }
 
-/// Judges a document that is to be stored where none is.
+/// Judges the first document of a pool.
 pub(super) fn plan_first<'a>(
     document: &Document,
     keys: &'a KeyRing,

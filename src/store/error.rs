@@ -1,51 +1,52 @@
-//! What can go wrong in a store, with the place and a remedy for the operator.
+//! The errors of a store, with the place and a remedy for the operator.
 
+use super::limits::RECORDS_MAX;
 use tfo_model::count::{Epoch, Revision};
 use tfo_model::ids::{NodeId, PoolName};
-use tfo_model::problem::Problem;
+use tfo_model::problem::{Problem, chain};
 
 /// The cause below an error.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// The store cannot be used, or not for this.  `place` is its file or address.
+/// The store cannot be used, or not for this.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process serves this store.
     #[error("{place} is in use by another process: {holder}")]
     InUse {
-        /// Where.
+        /// File or address of the store.
         place: String,
-        /// What the holder wrote about itself.
+        /// The holder's note about itself.
         holder: String,
     },
     /// The schema is of a later release.
-    #[error("{place} was written by a newer release: it has schema {found}, and this release knows {known}")]
+    #[error("{place} was written by a newer release: it has schema {found}, and this release supports up to {known}")]
     Newer {
-        /// Where.
+        /// File or address of the store.
         place: String,
         /// The stored schema.
         found: i64,
-        /// The latest that we know.
+        /// The latest schema that this release supports.
         known: i64,
     },
     /// The keys were sealed with another key-encryption key.
     #[error("the keys in {place} are sealed with another key-encryption key")]
     WrongKey {
-        /// Where.
+        /// File or address of the store.
         place: String,
     },
-    /// Not a store of ours.
+    /// The file is not a store of tfo-coordinator.
     #[error("{place} is not a store of tfo-coordinator: {what}")]
     Foreign {
-        /// Where.
+        /// File or address of the store.
         place: String,
-        /// How it can be told.
+        /// What shows it.
         what: String,
     },
-    /// What is stored contradicts itself.
+    /// The content contradicts itself.
     #[error("{place} is damaged: {what}")]
     Damaged {
-        /// Where.
+        /// File or address of the store.
         place: String,
         /// What does not fit.
         what: String,
@@ -53,43 +54,43 @@ pub enum StoreError {
     /// No room for the change.
     #[error("no space is left for {place}")]
     Full {
-        /// Where.
+        /// File or address of the store.
         place: String,
-        /// Why.
+        /// The error of the system or of SQLite.
         source: Cause,
     },
     /// Read-only, or no permission.
     #[error("{place} cannot be written")]
     Unwritable {
-        /// Where.
+        /// File or address of the store.
         place: String,
-        /// Why.
+        /// The error of the system or of SQLite.
         source: Cause,
     },
-    /// Another program holds a lock for too long.
+    /// Another program has held a lock for too long.
     #[error("{place} is locked by another program")]
     Busy {
-        /// Where.
+        /// File or address of the store.
         place: String,
-        /// Why.
+        /// The error of the system or of SQLite.
         source: Cause,
     },
-    /// Anything else.
+    /// Any other failure.
     #[error("cannot {step} {place}")]
     Failed {
-        /// What we tried.
+        /// What was tried.
         step: &'static str,
-        /// Where.
+        /// File or address of the store.
         place: String,
-        /// Why.
+        /// The error of the system or of SQLite.
         source: Cause,
     },
 }
 
 impl StoreError {
-    /// Whether only the next read tells if the change was made: an I/O error may hit after the last write.
+    /// Whether only the next read shows if the change took effect: an I/O error may come after the last write.
     ///
-    /// For all other errors nothing was changed.
+    /// All other errors leave the store unchanged.
     #[must_use]
     pub fn outcome_is_open(&self) -> bool {
         matches!(self, Self::Failed { .. })
@@ -111,96 +112,91 @@ impl StoreError {
         }
     }
 
-    /// What the operator can do.
+    /// What the operator can do about it.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::InUse { .. } => "stop the other process; for several coordinators use the etcd store",
+            Self::InUse { .. } => "stop the other process: only one coordinator may serve a store",
             Self::Newer { .. } => "install the newer release again, or restore a backup that this release made",
             Self::WrongKey { .. } => {
                 "set store.key_encryption_key to the key that this store was made with; nothing was changed"
             }
             Self::Foreign { .. } => {
-                "set store.path to the coordinator's own file, or to one that does not exist yet; if it was the right \
-                 file, move it away and `tfo-coordinator import` the latest backup"
+                "set store.path to the coordinator's own file, or to one that does not exist yet; if the path is right, move \
+                 the file away and `tfo-coordinator import` the latest backup"
             }
             Self::Damaged { .. } => {
-                "keep the file and those beside it, move them away, `tfo-coordinator import` the latest backup, then \
-                 `tfoctl recover`; without a backup make the pool anew and import the nodes' present keys"
+                "move the file and those beside it away and keep them, `tfo-coordinator import` the latest backup, then \
+                 `tfoctl recover`; without a backup create the pool again and import the nodes' present keys"
             }
-            Self::Full { .. } => "free space on its file system; nothing was changed, and it goes on by itself",
+            Self::Full { .. } => {
+                "free space on its file system; nothing was changed, and the coordinator continues by itself"
+            }
             Self::Unwritable { .. } => {
-                "let the coordinator's user write the file and its directory, on a file system that is mounted \
-                 read-write"
+                "give the coordinator's user write access to the file and its directory, on a file system that is \
+                 mounted read-write"
             }
-            Self::Busy { .. } => "end the other program that has the file open, such as a sqlite3 shell",
-            Self::Failed { .. } => "look at the cause and at the kernel's log; the disk may fail",
+            Self::Busy { .. } => "stop the other program that has the file open, such as a sqlite3 shell",
+            Self::Failed { .. } => "check the cause and the kernel's log; the disk may be failing",
         }
     }
 
     /// The error with its causes and remedy, as every output shows it.
     #[must_use]
     pub fn problem(&self) -> Problem {
-        let mut message = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
-            cause = error.source();
-        }
-        Problem::error(self.kind(), message, self.remedy()).at_key("store")
+        Problem::error(self.kind(), chain(self), self.remedy()).at_key("store")
     }
 }
 
-/// A proposal or an image that no store takes: our bug, or a damaged backup.
+/// A proposal or an image breaks a rule of every store: a bug, or a damaged backup.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Not exactly one revision on.
+    /// The revision is not the next one.
     #[error("the document does not have the revision after the expected one")]
     Revision,
-    /// The audit entry tells of another revision.
+    /// The audit entry names another revision.
     #[error("the audit entry is not about this revision")]
     Audit,
     /// The identity of a pool never changes.
     #[error("the document has another pool_id")]
     PoolId,
     /// Nodes fence on the generation.
-    #[error("the generation falls")]
+    #[error("the generation is lower than the stored one")]
     Generation,
     /// An epoch is used once.
-    #[error("next_epoch falls, or is not above every epoch that is held")]
+    #[error("next_epoch is lower than the stored one, or not above every epoch in use")]
     NextEpoch,
     /// More keys than slots, or one epoch twice.
     #[error("the document holds more keys than there are slots, or one epoch twice")]
     Slots,
-    /// Neither stored nor given.
+    /// The bytes of a key are neither stored nor given.
     #[error("the bytes of the key of epoch {epoch} are missing")]
     KeyMissing {
-        /// Whose.
+        /// Epoch of the key.
         epoch: Epoch,
     },
-    /// The given bytes have another fingerprint than the document says.
+    /// The given bytes do not have the fingerprint in the document.
     #[error("the bytes of the key of epoch {epoch} have another fingerprint")]
     KeyDiffers {
-        /// Whose.
+        /// Epoch of the key.
         epoch: Epoch,
     },
     /// The version of a record must rise.
-    #[error("the version of the record of {node} does not rise")]
+    #[error("the new version of the record of {node} is not above the stored one")]
     RecordVersion {
-        /// Whose.
+        /// Node of the record.
         node: NodeId,
     },
     /// A commit changes a record once.
     #[error("the record of {node} is changed twice in one commit")]
     RecordTwice {
-        /// Whose.
+        /// Node of the record.
         node: NodeId,
     },
-    /// See [`super::RECORDS_MAX`].
-    #[error("more than {} records in one call", super::RECORDS_MAX)]
+    /// See [`RECORDS_MAX`].
+    #[error("more than {} records in one call", RECORDS_MAX)]
     TooManyRecords,
-    /// Larger than a store can count.
+    /// A number is too large to be stored.
     #[error("a number is above 2^63 - 1")]
     TooLarge,
 }
@@ -208,30 +204,30 @@ pub enum Refusal {
 /// Nothing was committed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// Somebody else committed first.
+    /// Another writer committed first.
     #[error("the pool is at revision {stored}, and revision {expected} was expected")]
     Conflict {
-        /// What the proposal was made for.
+        /// The revision that the proposal was made from.
         expected: Revision,
-        /// What is stored.
+        /// The stored revision.
         stored: Revision,
     },
-    /// Somebody else wrote this record first.
-    #[error("the record of {node} was changed by somebody else")]
+    /// Another writer changed this record first.
+    #[error("another writer changed the record of {node}")]
     RecordConflict {
-        /// Whose.
+        /// Node of the record.
         node: NodeId,
     },
-    /// No such pool.
-    #[error("there is no pool {pool}")]
+    /// The pool does not exist.
+    #[error("pool {pool} does not exist")]
     NoPool {
-        /// The name.
+        /// Name of the pool.
         pool: PoolName,
     },
-    /// The pool is there already.
-    #[error("there is a pool {pool} already")]
+    /// The pool already exists.
+    #[error("pool {pool} already exists")]
     PoolExists {
-        /// The name.
+        /// Name of the pool.
         pool: PoolName,
     },
     /// See [`Refusal`].

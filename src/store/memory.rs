@@ -1,13 +1,13 @@
-//! The store without a medium: for simulations and tests, and the plainest statement of what a store does.
+//! The store without a medium: for simulations and tests, and the simplest statement of what a store does.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::check::{self, KeyPlan};
-use super::{
-    AUDIT_KEPT, AUDIT_READ_MAX, CommitError, Erasure, Head, Hub, PoolImage, PoolState, RECORDS_MAX, RecordOutcome,
-    Refusal, Store, StoreError,
-};
+use super::contract::{Erasure, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
+use super::error::{CommitError, Refusal, StoreError};
+use super::hub::Hub;
+use super::limits::{AUDIT_KEPT, AUDIT_READ_MAX, RECORDS_MAX};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
 use tfo_engine::rollout::record::{NodeRecord, RecordChange};
 use tfo_model::count::Revision;
@@ -47,7 +47,13 @@ impl Pool {
     }
 
     fn duplicate_keys(&self) -> KeyRing {
-        duplicate(&self.keys)
+        let mut copy = KeyRing::default();
+        for epoch in self.keys.epochs() {
+            if let Some(key) = self.keys.key(epoch) {
+                copy.insert(epoch, key.duplicate());
+            }
+        }
+        copy
     }
 
     fn version(&self, node: &NodeId) -> Option<u64> {
@@ -76,29 +82,9 @@ impl Pool {
     }
 }
 
-impl Store for MemoryStore {
+impl ReadStore for MemoryStore {
     fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
         Ok(self.lock().keys().cloned().collect())
-    }
-
-    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
-        let mut pools = self.lock();
-        if pools.contains_key(pool) {
-            return Err(CommitError::PoolExists { pool: pool.clone() });
-        }
-        let plan = check::plan_first(&image.snapshot.document, image.keys, image.audit)?;
-        let mut made = Pool {
-            record_writes: 0,
-            snapshot: image.snapshot.clone(),
-            keys: KeyRing::default(),
-            audit: BTreeMap::new(),
-        };
-        made.apply_keys(&plan);
-        image.audit.iter().for_each(|entry| made.log(entry));
-        pools.insert(pool.clone(), made);
-        drop(pools);
-        self.hub.notify();
-        Ok(())
     }
 
     fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
@@ -127,6 +113,28 @@ impl Store for MemoryStore {
         let pools = self.lock();
         let Some((stored, first)) = pools.get(pool).zip(after.next()) else { return Ok(Vec::new()) };
         Ok(stored.audit.range(first..).take(AUDIT_READ_MAX).map(|(_, entry)| entry.clone()).collect())
+    }
+}
+
+impl Store for MemoryStore {
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        let mut pools = self.lock();
+        if pools.contains_key(pool) {
+            return Err(CommitError::PoolExists { pool: pool.clone() });
+        }
+        let plan = check::plan_first(&image.snapshot.document, image.keys, image.audit)?;
+        let mut made = Pool {
+            record_writes: 0,
+            snapshot: image.snapshot.clone(),
+            keys: KeyRing::default(),
+            audit: BTreeMap::new(),
+        };
+        made.apply_keys(&plan);
+        image.audit.iter().for_each(|entry| made.log(entry));
+        pools.insert(pool.clone(), made);
+        drop(pools);
+        self.hub.notify();
+        Ok(())
     }
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
@@ -185,14 +193,4 @@ impl Store for MemoryStore {
     fn hub(&self) -> &Hub {
         &self.hub
     }
-}
-
-fn duplicate(keys: &KeyRing) -> KeyRing {
-    let mut copy = KeyRing::default();
-    for epoch in keys.epochs() {
-        if let Some(key) = keys.key(epoch) {
-            copy.insert(epoch, key.duplicate());
-        }
-    }
-    copy
 }

@@ -1,115 +1,35 @@
-//! Being told of changes: [`Hub`] inside a process, [`Watch`] for every revision of a pool in order.
+//! Follows one pool: [`Watch`] gives every revision once and in order.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{AUDIT_READ_MAX, Head, Store, StoreError};
+use super::contract::{Head, Store};
+use super::error::StoreError;
+use super::limits::AUDIT_READ_MAX;
 use tfo_engine::rollout::document::AuditEntry;
 use tfo_model::count::Revision;
 use tfo_model::ids::PoolName;
 
-/// What is called after a change.  Must return at once and must not call the store: it runs on the writer's thread.
-type Callback = Arc<dyn Fn() + Send + Sync>;
-
-/// Tells of writes: by a count that rises with each, for threads that wait, and by callbacks.
-///
-/// Says *that* something changed, never what: whoever is told reads the store.  So nothing can be missed or reordered.
-#[derive(Default)]
-pub struct Hub {
-    inner: Mutex<Inner>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Inner {
-    ticks: u64,
-    next_id: u64,
-    callbacks: BTreeMap<u64, Callback>,
-}
-
-/// Count of the changes so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tick(u64);
-
-/// Names a callback, to end it.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "a callback is called until it is ended with this"]
-pub struct Subscription(u64);
-
-impl std::fmt::Debug for Hub {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hub").field("ticks", &self.lock().ticks).finish_non_exhaustive()
-    }
-}
-
-impl Hub {
-    /// Something was written and is visible to readers.
-    pub fn notify(&self) {
-        let callbacks: Vec<Callback> = {
-            let mut inner = self.lock();
-            inner.ticks = inner.ticks.wrapping_add(1);
-            inner.callbacks.values().cloned().collect()
-        };
-        self.changed.notify_all();
-        for callback in callbacks {
-            callback();
-        }
-    }
-
-    /// Calls `callback` after every change of any pool, until [`Self::unsubscribe`].
-    pub fn subscribe(&self, callback: impl Fn() + Send + Sync + 'static) -> Subscription {
-        let mut inner = self.lock();
-        let id = inner.next_id;
-        inner.next_id += 1;
-        inner.callbacks.insert(id, Arc::new(callback));
-        Subscription(id)
-    }
-
-    /// Ends a callback; a call that is under way on another thread may still finish.
-    #[expect(clippy::needless_pass_by_value, reason = "a subscription ends once")]
-    pub fn unsubscribe(&self, subscription: Subscription) {
-        self.lock().callbacks.remove(&subscription.0);
-    }
-
-    /// The count of now, to be taken before the store is read.
-    pub fn tick(&self) -> Tick {
-        Tick(self.lock().ticks)
-    }
-
-    /// Waits until the count is not `since`, at most `patience`.
-    pub fn wait(&self, since: Tick, patience: Duration) {
-        let waiting = self.changed.wait_timeout_while(self.lock(), patience, |inner| inner.ticks == since.0);
-        drop(waiting.unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing in here can panic half way.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What a [`Watch`] saw.
+/// What a [`Watch`] has seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing within the patience.
+    /// No change within the patience.
     Quiet,
-    /// Node records were written, or the pool was made; the document is the same.
+    /// Node records were written, or the pool was created; the document is the same.
     Records,
-    /// The document moved on: the audit entries of the revisions since then, each once and in order.
+    /// The document changed: the audit entries of the revisions since then, each once and in order.
     Revisions(Vec<AuditEntry>),
     /// The stored revision is lower than one that was seen: a restored database (rule 10).
     WentBack {
-        /// The revision that was seen before.
+        /// The highest revision seen before.
         seen: Revision,
     },
-    /// The pool does not exist, or no longer.
+    /// The pool does not exist, or no longer exists.
     NoPool,
 }
 
-/// Follows one pool and reports every revision exactly once, whoever commits it.
+/// Follows one pool and reports every revision exactly once, from whichever writer it comes.
 ///
-/// Only a watch that falls more than [`super::AUDIT_KEPT`] revisions behind finds the oldest gone from the audit log.
+/// Only a watch that falls more than [`AUDIT_KEPT`](crate::AUDIT_KEPT) revisions behind finds the oldest gone from the audit log.
 #[derive(Debug)]
 pub struct Watch {
     pool: PoolName,
@@ -126,7 +46,7 @@ impl Watch {
     /// Waits for the next change, at most `patience`.
     ///
     /// # Errors
-    /// Fails if the store cannot be read; the watch goes on from where it was.
+    /// Fails if the store cannot be read; the next call continues from the same place.
     pub fn next(&mut self, store: &dyn Store, patience: Duration) -> Result<Change, StoreError> {
         let Some(head) = store.wait(&self.pool, self.seen, patience)? else {
             self.seen = None;
@@ -145,7 +65,7 @@ impl Watch {
             return Ok(Change::Records);
         }
         let entries = store.audit(&self.pool, seen.revision)?;
-        // The log is read after the head and may be ahead of it, or cut: go on after what was really read.
+        // The log is read after the head, and may be ahead of it or cut: continue after the last entry that was read.
         let revision = match entries.last() {
             Some(last) if entries.len() == AUDIT_READ_MAX || last.revision > head.revision => last.revision,
             _ => head.revision,

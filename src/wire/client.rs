@@ -1,8 +1,9 @@
 //! One request to one coordinator: JSON in, JSON out, bounded in size and time.
 //!
-//! Must not know: which coordinator is next, when to try again, what an answer means.  Invariants: https only; no redirect
-//! is followed and no proxy of the environment is used, for an answer may hold keys; no answer is read further than its
-//! limit; our own copy of an answer is wiped.
+//! Must not know: which coordinator is next, when to try again, what an answer means.
+//!
+//! Invariants, because an answer may hold keys: https only; the client follows no redirect and uses no proxy of the
+//! environment; it reads no answer beyond its limit and wipes its own copy.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -18,29 +19,29 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::error::ErrorBody;
 
-/// Longest time for DNS, TCP and TLS together.
+/// Longest time for name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that stood still for so long is not used again: shorter than what stateful firewalls forget.
+/// Longest idle time of a connection that is used again: stateful firewalls forget it later.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// Keepalives find a peer that is gone while a long poll waits.
+/// Keepalives detect a dead peer while a long poll waits.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Longest body of an error in bytes.
 const ERROR_BYTES_MAX: usize = 8_192;
-/// Room for an answer from the start, in bytes; every answer that may hold keys is shorter.
+/// Largest buffer that is allocated in advance for an answer, in bytes; every answer that may hold keys is shorter.
 const PRESIZED_BYTES_MAX: usize = 16_384;
-/// Longest `Retry-After` that is believed, in seconds.
+/// Longest `Retry-After` that the client honours, in seconds.
 const RETRY_AFTER_MAX_SECS: u64 = 3_600;
 
-/// Cause of an answer that did not come in time.
+/// The cause if the answer did not come in time.
 const LATE: &str = "no answer in time";
 
 /// Where a coordinator is: `https://HOST[:PORT]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseUrl(Url);
 
-/// The text is no base URL.
+/// The text is not a base URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a coordinator is named https://HOST or https://HOST:PORT, without a path, a user or a query")]
+#[error("not the URL of a coordinator: write https://HOST or https://HOST:PORT, without a path, user or query")]
 pub struct BadBaseUrl;
 
 impl FromStr for BaseUrl {
@@ -65,62 +66,62 @@ impl fmt::Display for BaseUrl {
     }
 }
 
-/// What is asked of a coordinator.
+/// A request, but for its body.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
     /// `GET`, `POST`, ...
     pub method: &'a Method,
     /// From the root, with its query: `/v1/pools`.
     pub path: &'a str,
-    /// Longest time for everything, from the name's resolution to the last byte.
+    /// Longest time from name resolution to the last byte of the answer.
     pub timeout: Duration,
-    /// Longest answer that is read, in bytes.
+    /// Longest answer that the client reads, in bytes.
     pub answer_bytes_max: usize,
 }
 
-/// Why there is no answer.
+/// Why there is no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No connection, or it broke, or nothing came in time.
+    /// The connection failed or broke, or the answer did not come in time.
     #[error("cannot reach {url}: {cause}")]
     Unreachable {
         /// The coordinator.
         url: String,
-        /// On one line.
+        /// One line.
         cause: String,
     },
-    /// One side refuses the other's certificate, or they do not speak TLS with each other.
-    #[error("TLS with {url} is refused: {cause}")]
+    /// One side refuses the other's certificate, or they have no version of TLS in common.
+    #[error("the TLS handshake with {url} failed: {cause}")]
     Tls {
         /// The coordinator.
         url: String,
-        /// On one line.
+        /// One line.
         cause: String,
     },
-    /// An answer other than 2xx.
-    #[error("{url} answers {status}{}", refusal_text(.body.as_deref()))]
+    /// The coordinator answered with a status other than 2xx.
+    #[error("{url} answered {status}{}", refusal_text(.body.as_deref()))]
     Refused {
         /// The coordinator.
         url: String,
         /// The HTTP status.
         status: u16,
-        /// What it says; none if it is not ours (a proxy's page).
+        /// Its body; none if it is not one of this API, but a proxy's page.
         body: Option<Box<ErrorBody>>,
-        /// When to come back, if it says.
+        /// Its `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// A success that cannot be understood: too large, or not the JSON that belongs here.
-    #[error("{url} gives an answer that cannot be used: {what}")]
+    /// A success whose body is too long, or is not the expected JSON.
+    #[error("{url} sent an unusable answer: {what}")]
     BadAnswer {
         /// The coordinator.
         url: String,
-        /// What is wrong with it; nothing of its content.
+        /// What is wrong with it, without its content.
         what: String,
     },
 }
 
 impl ClientError {
-    /// Whether the request was sent and its answer did not come in time: it may be done still.
+    /// Whether the request was sent and the answer did not come in time: the coordinator may still do it.
     #[must_use]
     pub fn is_late(&self) -> bool {
         matches!(self, Self::Unreachable { cause, .. } if cause == LATE)
@@ -128,27 +129,27 @@ impl ClientError {
 }
 
 fn refusal_text(body: Option<&ErrorBody>) -> String {
-    // Bounded and printable: whatever is at the other end writes into our log.
+    // Bounded and printable, because the peer's text goes into our log.
     let shown = |text: &str| -> String { text.chars().filter(|c| !c.is_control()).take(300).collect() };
     body.map_or_else(String::new, |body| format!(": {} (request {})", shown(&body.message), shown(&body.request_id)))
 }
 
-/// The client cannot be made from this TLS configuration.
+/// The HTTP library refuses this TLS configuration.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot make an HTTP client")]
+#[error("cannot create the HTTP client")]
 pub struct NoClient(#[source] reqwest::Error);
 
-/// Connections to coordinators, kept alive between requests.
+/// Connections to coordinators, kept open between requests.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
 }
 
 impl Client {
-    /// A client without a connection.
+    /// A client; it connects with its first request.
     ///
     /// # Errors
-    /// Fails if the HTTP library does not take the configuration.
+    /// Fails if the HTTP library refuses the configuration.
     pub fn new(tls: rustls::ClientConfig) -> Result<Self, NoClient> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
@@ -166,10 +167,11 @@ impl Client {
         http.build().map(|http| Self { http }).map_err(NoClient)
     }
 
-    /// Asks `base`; none is an answer without content (204).
+    /// Sends a request to `base`; none is an answer without content (204).
     ///
     /// # Errors
-    /// Fails as [`ClientError`] says; whether it was done is then unknown, except after [`ClientError::Refused`].
+    /// Fails as listed in [`ClientError`].  The caller then does not know whether the coordinator did what was asked,
+    /// except after [`ClientError::Refused`].
     pub async fn call<B: Serialize, A: DeserializeOwned>(
         &self,
         base: &BaseUrl,
@@ -178,10 +180,10 @@ impl Client {
     ) -> Result<Option<A>, ClientError> {
         let url = base.to_string();
         let bad = |what: String| ClientError::BadAnswer { url: url.clone(), what };
-        let target = base.0.join(call.path).map_err(|error| bad(format!("{} is no path: {error}", call.path)))?;
+        let target = base.0.join(call.path).map_err(|error| bad(format!("{} is not a path: {error}", call.path)))?;
         let mut request = self.http.request(call.method.clone(), target).timeout(call.timeout);
         if let Some(body) = body {
-            let body = json(body).map_err(|error| bad(format!("the request cannot be written: {error}")))?;
+            let body = json(body).map_err(|error| bad(format!("cannot encode the request: {error}")))?;
             request = request.header(CONTENT_TYPE, "application/json").body(Bytes::from_owner(body));
         }
         let mut response = request.send().await.map_err(|error| no_answer(&url, &error))?;
@@ -199,16 +201,18 @@ impl Client {
             let retry_after = retry_after(&response);
             return Err(ClientError::Refused { url, status: status.as_u16(), body, retry_after });
         }
-        let Some(bytes) = bytes else { return Err(bad(format!("it has more than {limit} bytes"))) };
+        let Some(bytes) = bytes else { return Err(bad(format!("it is longer than {limit} bytes"))) };
         serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-            // The message of serde_json may quote what it found, and that may be a key.
+            // The message of serde_json may quote the input, which may be a key.
             let (line, column) = (error.line(), error.column());
-            bad(format!("it is not the JSON of this API at line {line}, column {column} ({:?})", error.classify()))
+            bad(format!("it is not JSON of this API ({:?} error at line {line}, column {column})", error.classify()))
         })
     }
 }
 
-/// A body, wiped after use: commands may hold keys.  Counted first, because a buffer that grows leaves copies behind.
+/// Encodes a body into a buffer that is wiped after use: commands may hold keys.
+///
+/// It measures the body first, because a buffer that grows leaves copies behind.
 fn json<B: Serialize>(body: &B) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
     let mut count = Count(0);
     serde_json::to_writer(&mut count, body)?;
@@ -217,7 +221,7 @@ fn json<B: Serialize>(body: &B) -> Result<Zeroizing<Vec<u8>>, serde_json::Error>
     Ok(bytes)
 }
 
-/// Counts what is written.
+/// Counts the bytes written to it.
 struct Count(usize);
 
 impl std::io::Write for Count {
@@ -231,8 +235,10 @@ impl std::io::Write for Count {
     }
 }
 
-/// The body into one buffer that never grows, so that no copy is left behind; none if it is longer than `limit`.  Where the
-/// limit is a large one it grows: such an answer holds no keys, and is short nearly always.
+/// Reads the body into one buffer; none if it is longer than `limit`.
+///
+/// The buffer does not grow, so that no copy is left behind.  Only where the limit is above [`PRESIZED_BYTES_MAX`] it
+/// may: such an answer holds no keys.
 async fn read_bounded(
     response: &mut reqwest::Response,
     limit: usize,
@@ -243,7 +249,7 @@ async fn read_bounded(
         if fits {
             bytes.extend_from_slice(&chunk);
         }
-        // The HTTP library's own buffer, where it is not the connection's any more.
+        // The HTTP library's own buffer, if the connection no longer uses it.
         if let Ok(mut chunk) = chunk.try_into_mut() {
             chunk.as_mut().zeroize();
         }
@@ -254,7 +260,7 @@ async fn read_bounded(
     Ok(Some(bytes))
 }
 
-/// In seconds; the form with a date is not ours.
+/// The `Retry-After` in seconds; our servers do not send the form with a date.
 fn retry_after(response: &reqwest::Response) -> Option<Duration> {
     let secs: u64 = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(secs.min(RETRY_AFTER_MAX_SECS)))
@@ -273,14 +279,14 @@ fn no_answer(url: &str, error: &reqwest::Error) -> ClientError {
     ClientError::Unreachable { url, cause }
 }
 
-/// The TLS error inside, wherever the layers between have put it.
+/// The TLS error among the causes.
 fn tls_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
             return Some(tls);
         }
-        // The source of an io::Error is the source of what it wraps, not the wrapped error itself.
+        // `source` of an io::Error skips the error that it wraps.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         if let Some(tls) = wrapped.and_then(|wrapped| tls_cause(wrapped)) {
             return Some(tls);
@@ -290,14 +296,14 @@ fn tls_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
     None
 }
 
-/// The innermost cause: the layers around it only repeat the URL.
+/// The innermost cause; the outer ones only repeat the URL.
 fn last_cause(error: &(dyn StdError + 'static)) -> String {
     let mut last = error;
     while let Some(cause) = last.source() {
         last = cause;
     }
     match last.downcast_ref::<std::io::Error>() {
-        // rustls explains close_notify here, which is not what an operator looks for.
+        // The text of rustls is about close_notify, which does not help an operator.
         Some(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
         _ => last.to_string(),
     }
@@ -312,13 +318,13 @@ mod tests {
         let body = serde_json::json!({"keys": "x".repeat(5_000), "reason": null});
         let bytes = json(&body).unwrap();
         assert_eq!(*bytes, serde_json::to_vec(&body).unwrap());
-        assert_eq!(bytes.capacity(), bytes.len(), "it has not grown");
+        assert_eq!(bytes.capacity(), bytes.len(), "it did not grow");
         let error = |cause: &str| ClientError::Unreachable { url: "https://a".to_owned(), cause: cause.to_owned() };
         assert!(error(LATE).is_late() && !error("connection refused").is_late());
     }
 
     #[test]
-    fn coordinators_are_named_by_https_and_nothing_more() {
+    fn a_base_url_is_https_and_a_host() {
         for good in
             ["https://c1.example.org", "https://c1.example.org:9443", "https://c1.example.org/", "https://[::1]:1"]
         {

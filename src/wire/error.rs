@@ -1,58 +1,60 @@
 //! The body of every answer that is not 2xx.  Wire v1.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// What went wrong, for programs: clients may match on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ErrorKind {
-    /// 400: no JSON, unknown fields, or a value out of its range.
-    BadRequest,
-    /// 403: the certificate names no operator (or viewer, for a read).
-    NotAllowed,
-    /// 403: the certificate's name is none of the pool's nodes.
-    NotInPool,
-    /// 403: the node is denied.
-    Denied,
-    /// 404.
-    UnknownPool,
-    /// 404.
-    UnknownNode,
-    /// 404.
-    UnknownPath,
-    /// 405.
-    UnknownMethod,
-    /// 408: head or body did not come in time.
-    Timeout,
-    /// 409: the store was restored; nothing moves before `recover`.
-    PoolFrozen,
-    /// 409: the node's keys belong to another pool.
-    OtherPool,
-    /// 409: a later session of this node is open; [`ErrorBody::ordinal`] says which.
-    SessionClosed,
-    /// 409: the report is further ahead than a restored store can be behind.
-    TooFarAhead,
-    /// 409: the command is not allowed now; the message says the phase and the reason.
-    Refused,
-    /// 409: the document moved on from what the operator saw.
-    Moved,
-    /// 413.
-    TooLarge,
-    /// 503: required nodes were not heard yet in this life of the coordinator; ask again.
-    NotHeard,
-    /// 503: the store cannot be reached; ask again.
-    StoreUnavailable,
-    /// 503: this coordinator's file differs from what drives the pool, or it is stopping; ask another one.
-    Unavailable,
-    /// 500: our bug; the log has more under the `request_id`.
-    Internal,
-    /// Of a later release.
-    #[serde(other)]
-    Unknown,
+use tfo_model::named::Named;
+use tfo_model::named_enum;
+
+named_enum! {
+    /// What went wrong; programs may match on it.
+    pub enum ErrorKind {
+        /// 400: not JSON, an unknown field, or a value out of its range.
+        BadRequest = "bad_request",
+        /// 403: the certificate does not name an operator (or viewer, for a read).
+        NotAllowed = "not_allowed",
+        /// 403: the certificate does not name a node of the pool.
+        NotInPool = "not_in_pool",
+        /// 403: the node is denied.
+        Denied = "denied",
+        /// 404: the coordinator has no such pool.
+        UnknownPool = "unknown_pool",
+        /// 404: the pool has no such node.
+        UnknownNode = "unknown_node",
+        /// 404: the API has no such path.
+        UnknownPath = "unknown_path",
+        /// 405: the path does not take this method.
+        UnknownMethod = "unknown_method",
+        /// 408: the head or the body did not arrive in time.
+        Timeout = "timeout",
+        /// 409: the store was restored; the pool stands still until `recover`.
+        PoolFrozen = "pool_frozen",
+        /// 409: the node's keys belong to another pool.
+        OtherPool = "other_pool",
+        /// 409: a later session of this node is open, see [`ErrorBody::ordinal`].
+        SessionClosed = "session_closed",
+        /// 409: the report is further ahead than a restored store can be behind.
+        TooFarAhead = "too_far_ahead",
+        /// 409: the pool does not allow the command now; the message has its phase and the reason.
+        Refused = "refused",
+        /// 409: the document has changed since the operator saw it.
+        Moved = "moved",
+        /// 413, or 431 for a head: too many bytes.
+        TooLarge = "too_large",
+        /// 503: the coordinator has not heard every required node since it started; ask again.
+        NotHeard = "not_heard",
+        /// 503: the coordinator cannot reach its store; ask again.
+        StoreUnavailable = "store_unavailable",
+        /// 503: the coordinator is busy or stopping, or its file differs from the pool's policy; ask another one.
+        Unavailable = "unavailable",
+        /// 500: a bug; the coordinator's log has more under the `request_id`.
+        Internal = "internal",
+        /// A kind of a later release; never sent.
+        Unknown = "unknown",
+    }
 }
 
 impl ErrorKind {
-    /// The HTTP status that goes with it.
+    /// The HTTP status of an answer of this kind.
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
@@ -78,12 +80,18 @@ impl ErrorKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// For programs.
+    #[serde(deserialize_with = "known_or_unknown")]
     pub kind: ErrorKind,
     /// For people.
     pub message: String,
-    /// Under which the coordinator's log has more.
+    /// The id under which the coordinator logged the request.
     pub request_id: String,
     /// With `session_closed`: the ordinal of the session that is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordinal: Option<u64>,
+}
+
+/// A kind of a later release does not make the rest of the body unreadable.
+fn known_or_unknown<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ErrorKind, D::Error> {
+    Named::deserialize(deserializer).map(|kind| kind.known().unwrap_or(ErrorKind::Unknown))
 }

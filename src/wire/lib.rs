@@ -1,8 +1,9 @@
-//! What one program tells another: the types of API v1 and its errors, and status.json.  The only serde for the network.
+//! What the programs send each other: the types of API v1 and its errors, the client, and status.json.
 //!
-//! Must not know: stores, decisions; sockets and TLS only as `client` uses them.  A field may be added with a serde
-//! default; anything else is a v2.
-//! `tests/repository/snapshots/` pins every type, so that a change shows in review.
+//! Must not know: stores and decisions; sockets and TLS only as [`client`] uses them.
+//!
+//! Invariants: a type may gain a field with a serde default; any other change needs a v2.  `tests/repository/snapshots/` pins every
+//! type, so that a change shows in review.
 
 pub mod client;
 pub mod error;

@@ -1,123 +1,104 @@
-//! status.json: what an agent says about its host to whoever looks there.  No secrets.
+//! status.json: what an agent reports about its host to local readers.  Fingerprints, never keys.
 //!
-//! Wire v1 (docs/reference/json.md): fields may be added, never renamed or removed.  Unknown = null.  Fingerprints, never keys.
+//! Wire v1 (docs/reference/json.md): a release may add fields, and never renames or removes one.  Null means unknown.
 
 use serde::{Deserialize, Serialize};
 
 use tfo_model::count::Generation;
 use tfo_model::ids::PoolName;
 use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::named::Named;
+use tfo_model::named_enum;
+use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 
-/// Version of the format.
+/// The version of the format.
 pub const VERSION: u32 = 1;
-/// Its name in the agent's runtime directory.
+/// The file's name in the agent's runtime directory.
 pub const FILE_NAME: &str = "status.json";
 
-/// How it stands with a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// The keys that the source wants are in the file and in every kernel.
-    Ok,
-    /// Keys are installed and verified, but something needs a look.
-    Degraded,
-    /// There are no keys, or they are not where they belong.
-    Failed,
-}
-
-impl State {
-    /// The name used in every output.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Degraded => "degraded",
-            Self::Failed => "failed",
-        }
+named_enum! {
+    /// The state of a host.
+    pub enum State {
+        /// The keys that the source wants are in the file and in every kernel.
+        Ok = "ok",
+        /// Keys are installed and verified, but something needs attention.
+        Degraded = "degraded",
+        /// Keys are missing, or not where they belong.
+        Failed = "failed",
     }
 }
 
-/// How it stands with the coordinators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// Nobody has answered yet.
-    Asking,
-    /// The last request was answered.
-    Connected,
-    /// Answers came in this run, but the last request failed.
-    Disconnected,
-    /// Nobody answered in time at the start: the node serves by its file.
-    Unconfirmed,
-    /// The node has no keys of its pool.
-    NoKeys,
-    /// Out of contact for longer than the pool waits.
-    Detached,
-}
-
-impl Standing {
-    /// Every standing.
-    pub const ALL: [Self; 6] =
-        [Self::Asking, Self::Connected, Self::Disconnected, Self::Unconfirmed, Self::NoKeys, Self::Detached];
-
-    /// The name used in every output.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Asking => "asking",
-            Self::Connected => "connected",
-            Self::Disconnected => "disconnected",
-            Self::Unconfirmed => "unconfirmed",
-            Self::NoKeys => "no_keys",
-            Self::Detached => "detached",
-        }
+named_enum! {
+    /// An agent's contact with its coordinators.
+    pub enum Standing {
+        /// No coordinator has answered yet.
+        Asking = "asking",
+        /// A coordinator answered the last request.
+        Connected = "connected",
+        /// A coordinator answered in this run, but the last request failed.
+        Disconnected = "disconnected",
+        /// No coordinator answered in time at the start: the node serves with the keys of its file.
+        Unconfirmed = "unconfirmed",
+        /// The node has no keys of its pool.
+        NoKeys = "no_keys",
+        /// Out of contact for longer than the pool waits.
+        Detached = "detached",
     }
 }
 
-/// The file.
+/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// [`VERSION`].
     pub version: u32,
-    /// How it stands.
+    /// The state of the host.
     pub state: State,
-    /// Kind of the source: `derive`, `coordinator`, `file`, `random`.
-    pub source: String,
-    /// The pool, with a coordinator.
+    /// Where the host has its keys from.
+    pub source: Named<KeySource>,
+    /// The pool; null without a coordinator.
     pub pool: Option<PoolName>,
-    /// The instruction that was followed last.
+    /// The generation of the installed keys; null without a coordinator.
     pub generation: Option<Generation>,
     /// Where the rotation stands.
     pub phase: Phase,
-    /// The slot that makes cookies.
+    /// The installed key that makes cookies.
     pub primary: Option<SlotPrint>,
-    /// The slot that only validates.
+    /// The installed key that only validates.
     pub backup: Option<SlotPrint>,
     /// When these keys were first installed here.
     pub installed_at: Option<UnixTime>,
-    /// When they change next.
+    /// When the keys change next.
     pub next_change_at: Option<UnixTime>,
-    /// Repairs of keys that somebody else had changed, since the agent started.
+    /// How often the agent repaired keys that another program had changed, since it started.
     pub drift_repairs: u64,
     /// Whether the kernel's clock is synchronised.
     pub clock_synchronised: Option<bool>,
-    /// When a coordinator answered last.
+    /// When a coordinator last answered.
     pub last_contact_at: Option<UnixTime>,
-    /// How it stands with the coordinators; null without any.
+    /// The contact with the coordinators; null without any.
     #[serde(default)]
-    pub contact: Option<Standing>,
-    /// What is wrong.
+    pub contact: Option<Named<Standing>>,
+    /// The first problem; null without one.
     pub error: Option<StatusError>,
-    /// What each namespace's kernel holds, the agent's own one first.
+    /// What the kernel holds in each namespace, the agent's own first.
     pub namespaces: Vec<NamespaceStatus>,
 }
 
-/// The first thing that is wrong.
+impl Status {
+    /// Both slots; none if there are no keys.
+    #[must_use]
+    pub fn slots(&self) -> Option<PairPrint> {
+        let primary = self.primary?.fingerprint;
+        Some(PairPrint { primary, backup: self.backup.map(|slot| slot.fingerprint) })
+    }
+}
+
+/// A problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusError {
-    /// A problem's kind.
+    /// Stable name in snake case that scripts may match.
     pub kind: String,
     /// For people.
     pub message: String,
@@ -128,20 +109,47 @@ pub struct StatusError {
 pub struct NamespaceStatus {
     /// Its name under /run/netns; `own` for the agent's own.
     pub name: String,
-    /// What its kernel showed.
+    /// The primary that the kernel showed.
     pub primary: Option<KeyFingerprint>,
-    /// The same, of the backup.
+    /// The backup that the kernel showed.
     pub backup: Option<KeyFingerprint>,
-    /// When that was last seen to be what it should be; null if it is not.
+    /// When the agent last read back the keys that it wants; null if others are there.
     pub verified_at: Option<UnixTime>,
     /// `net.ipv4.tcp_fastopen`.
     pub tcp_fastopen: Option<i32>,
 }
 
 impl NamespaceStatus {
-    /// Both slots; none if no key was seen.
+    /// Both slots; none if the kernel showed no key.
     #[must_use]
     pub fn slots(&self) -> Option<PairPrint> {
         self.primary.map(|primary| PairPrint { primary, backup: self.backup })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pinned_status_is_understood() {
+        let text = r#"{"version":1,"state":"ok","source":"derive","pool":null,"generation":null,"phase":"staged",
+            "primary":{"epoch":1796083200,"fingerprint":"00010203040506ff"},"backup":null,
+            "installed_at":"2026-12-01T00:00:00Z","next_change_at":"2026-12-01T00:00:05Z","drift_repairs":0,
+            "clock_synchronised":null,"last_contact_at":null,"error":null,"namespaces":[]}"#;
+        let status: Status = serde_json::from_str(text).unwrap();
+        assert_eq!((status.state, status.phase), (State::Ok, Phase::Staged));
+        assert_eq!(status.source, KeySource::Derive);
+        let slots = status.slots().unwrap();
+        assert_eq!((slots.primary.to_string().as_str(), slots.backup), ("00010203040506ff", None));
+    }
+
+    #[test]
+    fn an_agent_of_a_later_release_is_understood() {
+        let text = r#"{"version":1,"state":"ok","source":"vault","pool":null,"generation":null,"phase":"steady",
+            "primary":null,"backup":null,"installed_at":null,"next_change_at":null,"drift_repairs":0,
+            "clock_synchronised":null,"last_contact_at":null,"contact":"resting","error":null,"namespaces":[]}"#;
+        let status: Status = serde_json::from_str(text).unwrap();
+        assert_eq!((status.source.as_str(), status.contact.unwrap().as_str()), ("vault", "resting"));
     }
 }

@@ -309,7 +309,7 @@ fn a_host_that_only_looks_is_not_written() {
     host.configure("enabled = false\n[source]\nkind = \"file\"\npath = \"@/etc/keys\"\n");
     let output = host.run("once", &["--detailed-exit-codes"]);
     code(&output, 0);
-    assert!(stdout(&output).contains("looking only"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("read-only"), "{}", stdout(&output));
     assert_eq!((host.kernel().as_str(), host.sysctl_d()), (UNSET, vec![]));
 }
 

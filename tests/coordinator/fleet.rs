@@ -193,7 +193,7 @@ fn a_changed_policy_is_taken_over_before_the_next_rotation_and_audited() {
     // A broken file leaves everything as it is; a start with another one takes it over too, when all are heard.
     world.configure("interval = 1\n");
     world.signal(Signal::HUP);
-    let told = tfo_testbed::poll_until(tfo_testbed::SOON, || world.log().contains("the old one goes on"));
+    let told = tfo_testbed::poll_until(tfo_testbed::SOON, || world.log().contains("keeping the old one"));
     assert!(told, "{}", world.log());
     assert_eq!(world.pool()["drives"], true);
     assert!(world.stop().success());
@@ -225,7 +225,7 @@ fn a_reload_that_fails_at_a_pool_leaves_access_and_policies_as_they_are() {
     let others = config.replace(OPERATOR, "ops2.example.org").replace(VIEWER, "view2.example.org");
     world.put("coordinator.toml", others.as_bytes(), 0o644);
     world.signal(Signal::HUP);
-    let refused = tfo_testbed::poll_until(tfo_testbed::SOON, || world.log().contains("the old one goes on"));
+    let refused = tfo_testbed::poll_until(tfo_testbed::SOON, || world.log().contains("keeping the old one"));
     assert!(refused, "{}", world.log());
     let pool = world.pool();
     assert_eq!((&pool["drives"], &pool["policy_differs"]), (&json!(true), &json!([])), "{pool:#}");

@@ -55,7 +55,7 @@ fn nobody_takes_the_place_of_another() {
         assert_eq!(status, 403);
     }
     assert_eq!(state(&world), before);
-    assert!(world.log().contains("the certificate names no operator"), "refusals are logged");
+    assert!(world.log().contains("your certificate does not name an operator"), "refusals are logged");
 }
 
 #[test]

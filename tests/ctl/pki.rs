@@ -249,8 +249,8 @@ fn a_revoked_certificate_is_on_the_list_and_the_others_are_not() {
     let again = pki.json("revoke", &["cp1"]);
     assert_eq!((again["revoked"].as_array().unwrap().len(), &again["crl"]["number"]), (0, &Value::from(4)));
     assert_eq!(again["crl"]["revoked"], 2);
-    pki.refused("revoke", &["nobody"], 1, "no certificate was issued here for nobody");
-    pki.refused("revoke", &["--serial", &"0".repeat(32)], 1, "no certificate was issued");
+    pki.refused("revoke", &["cp7"], 1, "has issued no certificate for cp7");
+    pki.refused("revoke", &["--serial", &"0".repeat(32)], 1, "has issued no certificate for serial");
     pki.refused("revoke", &["--serial", "12"], 2, "32 hex digits");
     pki.refused("revoke", &[], 2, "required");
 }
@@ -283,13 +283,13 @@ fn nothing_is_overwritten_and_what_is_no_name_is_refused() {
     }
     let pki = Pki::new();
     pki.ok("issue", &["--node", "cp1"]);
-    pki.refused("init", &[], 3, "nothing is ever overwritten");
-    pki.refused("issue", &["--node", "cp1"], 3, "cp1.crt is there already");
+    pki.refused("init", &[], 3, "files are never overwritten");
+    pki.refused("issue", &["--node", "cp1"], 3, "cp1.crt exists already");
     // Each file alone is in the way, and so is a link that leads nowhere.
     std::fs::remove_file(pki.path("cp1.crt")).unwrap();
-    pki.refused("issue", &["--node", "cp1"], 3, "cp1.key is there already");
+    pki.refused("issue", &["--node", "cp1"], 3, "cp1.key exists already");
     symlink("/nowhere", pki.path("cp9.key")).unwrap();
-    pki.refused("issue", &["--node", "cp9"], 3, "cp9.key is there already");
+    pki.refused("issue", &["--node", "cp9"], 3, "cp9.key exists already");
 
     for bad in ["CP1", "a b", "../x", "*.example.org", "", "a..b", "a/b", "-x"] {
         pki.refused("issue", &["--node", "--", bad], 2, "DNS name");
@@ -347,7 +347,7 @@ fn an_authority_held_to_a_domain_vouches_for_nothing_else() {
     pki.ok("issue", &["--coordinator", "c.example.org", "--address", "192.0.2.1"]);
     assert_eq!(pki.verify("c.example.org.crt", &["-verify_ip", "192.0.2.1"]), Ok(()));
     for bad in ["example.com", "evilexample.org", "org"] {
-        pki.refused("issue", &["--node", bad], 3, "only for names in example.org, cache");
+        pki.refused("issue", &["--node", bad], 3, "issues only names in example.org, cache");
     }
     // The constraint is in the certificate, where others enforce it, and not only in our own refusal.
     assert!(pki.shown("ca.crt", &["-ext", "nameConstraints"]).contains("critical"));
@@ -424,8 +424,8 @@ fn a_broken_or_exposed_authority_signs_nothing() {
     let set_mode = |mode| std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
     for mode in [0o640, 0o644, 0o602] {
         set_mode(mode);
-        pki.refused("issue", &["--node", "cp1"], 1, "others than its owner");
-        pki.refused("crl", &[], 1, "others than its owner");
+        pki.refused("issue", &["--node", "cp1"], 1, "users other than its owner");
+        pki.refused("crl", &[], 1, "users other than its owner");
     }
     set_mode(0o400);
     pki.ok("issue", &["--node", "cp0"]);
@@ -433,9 +433,9 @@ fn a_broken_or_exposed_authority_signs_nothing() {
     let foreign = Pki::new();
     let own = std::fs::read(&key).unwrap();
     std::fs::copy(foreign.path("ca.key"), &key).unwrap();
-    pki.refused("issue", &["--node", "cp1"], 1, "it is not the key of ca.crt");
+    pki.refused("issue", &["--node", "cp1"], 1, "not the private key of ca.crt");
     std::fs::write(&key, "no key").unwrap();
-    pki.refused("issue", &["--node", "cp1"], 1, "no PEM private key");
+    pki.refused("issue", &["--node", "cp1"], 1, "not a PEM private key");
     std::fs::remove_file(&key).unwrap();
     pki.refused("issue", &["--node", "cp1"], 1, "it does not exist");
     pki.ok("list", &[]);
@@ -452,7 +452,7 @@ fn a_broken_or_exposed_authority_signs_nothing() {
     // A leaf cannot sign.
     std::fs::write(pki.path("index.json"), index).unwrap();
     std::fs::copy(pki.path("cp1.crt"), pki.path("ca.crt")).unwrap();
-    pki.refused("issue", &["--node", "cp2"], 1, "can sign others");
+    pki.refused("issue", &["--node", "cp2"], 1, "certificate authority");
 }
 
 #[test]

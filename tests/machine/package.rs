@@ -17,7 +17,7 @@ fn key(machine: &Machine) -> String {
     machine.run(&["cat", KEY_FILE])
 }
 
-/// From nothing to a running agent, as README says.
+/// From nothing to a running agent, as docs/how-to/install.md says.
 fn running(packages: &Packages) -> Machine {
     let machine = fresh(packages);
     install(&machine, "tfo-agent");
@@ -128,6 +128,7 @@ fn lintian_finds_no_error_and_the_examples_are_there() {
         for example in ["tfo-fleet.rules.yml", "tfo-fleet.json"] {
             assert!(listed.contains(&format!("/usr/share/doc/{package}/examples/{example}")), "{listed}");
         }
+        assert!(listed.contains(&format!("/usr/share/doc/{package}/how-to/troubleshooting.md")), "{listed}");
     }
     let files = ["tfo-agent", "tfo-coordinator", "tfoctl"].map(|package| packages.file(package));
     let output = Command::new("lintian").args(["--allow-root", "--fail-on", "error"]).args(files).output().unwrap();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::state::{Phase, SlotPrint};
@@ -117,14 +118,14 @@ fn status() -> PoolStatus {
         primary: Some(slot(3)),
         backup: Some(slot(2)),
         paused: false,
-        hold: Some("aborted".to_owned()),
+        hold: Some(HoldReason::Aborted.into()),
         expect: Some(Expected::Number(100)),
         required: 100,
         converged: 99,
         reporting: 2,
         waiting_for: vec![node("a")],
         next_at: Some(at()),
-        blocked_by: Some("barrier".to_owned()),
+        blocked_by: Some(BlockedBy::Barrier.into()),
         since: at(),
         waves: Some(Waves { opened: 1, of: 3 }),
         revoking: vec![slot(2)],
@@ -136,20 +137,20 @@ fn status() -> PoolStatus {
 
 #[test]
 fn pools_nodes_and_audit() {
-    let status_of = |state: &str| NodeStatus {
+    let status_of = |state: NodeState| NodeStatus {
         node: node("a"),
-        state: state.to_owned(),
+        state: state.into(),
         generation: Some(Generation::new(6)),
         primary: Some(slot(2)),
         backup: None,
         last_report_at: Some(at()),
         behind_since: Some(at()),
-        source: KeySource::Coordinator,
+        source: KeySource::Coordinator.into(),
         error: Some("drift".to_owned()),
         kernel: Some("6.1.0".to_owned()),
         agent: Some("0.1.0".to_owned()),
         tcp_fastopen: Some(3),
-        excluded: Some("absent".to_owned()),
+        excluded: Some(ExclusionReason::Absent.into()),
     };
     let fingerprints = vec![FingerprintCount { primary: print(2), backup: Some(print(1)), nodes: 99 }];
     let line = AuditLine {
@@ -158,13 +159,13 @@ fn pools_nodes_and_audit() {
         generation: Generation::new(7),
         phase: Phase::Promoted,
         operator: Some("ops1.example.org".parse().unwrap()),
-        action: "promote".to_owned(),
+        action: Action::Promote.into(),
         nodes: BTreeSet::from([node("a")]),
         reason: "because".to_owned(),
     };
     insta::assert_json_snapshot!(json!({
         "pools": value(&Pools { pools: vec![status()] }),
-        "nodes": value(&Nodes { pool: pool(), nodes: vec![status_of("drifted")], fingerprints }),
+        "nodes": value(&Nodes { pool: pool(), nodes: vec![status_of(NodeState::Drifted)], fingerprints }),
         "audit": value(&Audit { pool: pool(), entries: vec![line], more: true }),
     }));
 }
@@ -188,7 +189,7 @@ fn commands() {
         revision: Revision::new(13),
         generation: Generation::new(7),
         phase: Phase::Staged,
-        action: "stage".to_owned(),
+        action: Action::Stage.into(),
         nodes: BTreeSet::new(),
     };
     insta::assert_json_snapshot!(json!({
@@ -216,29 +217,8 @@ fn commands() {
 
 #[test]
 fn errors() {
-    let kinds = [
-        ErrorKind::BadRequest,
-        ErrorKind::NotAllowed,
-        ErrorKind::NotInPool,
-        ErrorKind::Denied,
-        ErrorKind::UnknownPool,
-        ErrorKind::UnknownNode,
-        ErrorKind::UnknownPath,
-        ErrorKind::UnknownMethod,
-        ErrorKind::Timeout,
-        ErrorKind::PoolFrozen,
-        ErrorKind::OtherPool,
-        ErrorKind::SessionClosed,
-        ErrorKind::TooFarAhead,
-        ErrorKind::Refused,
-        ErrorKind::Moved,
-        ErrorKind::TooLarge,
-        ErrorKind::NotHeard,
-        ErrorKind::StoreUnavailable,
-        ErrorKind::Unavailable,
-        ErrorKind::Internal,
-    ];
-    let kinds: Vec<Value> = kinds.iter().map(|kind| json!({"kind": kind, "status": kind.status()})).collect();
+    let kinds = ErrorKind::ALL.into_iter().filter(|kind| *kind != ErrorKind::Unknown);
+    let kinds: Vec<Value> = kinds.map(|kind| json!({"kind": kind, "status": kind.status()})).collect();
     let body = ErrorBody {
         kind: ErrorKind::SessionClosed,
         message: "a later session of this node is open".to_owned(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tfo_testbed::host::KEY_FILE;
+use tfo_testbed::transcript::{below, plain, typed, varies};
 use tfo_testbed::{NetNs, skip_unless};
 
 #[test]
@@ -46,4 +47,42 @@ fn polling_ends() {
         looks += 1;
         looks == 3
     }));
+}
+
+#[test]
+fn transcripts_compare_counts_and_not_what_differs_from_run_to_run() {
+    for counted in ["2", "2/2", "(1)", "0", "1,", "3\"", "cp1.cache.example.org", "coordinator,"] {
+        assert!(!varies(counted), "{counted}");
+    }
+    for differs in [
+        "2026-11-23T02:22:01Z",
+        "1s;",
+        "(1s",
+        "88ms",
+        "134",
+        "└─134",
+        "995.",
+        "0.1.0-1",
+        "(0.1.0-1)",
+        "36dfb53f8ac17b5a,4cf234b509bfbf1f",
+        "4cf234b509bfbf1f,-",
+        "722e3f741f75613f2bd84acfd5c28f33,",
+        "/etc/tfo-fleet/kek",
+        "pki/ca.crt",
+    ] {
+        assert!(varies(differs), "{differs}");
+    }
+    let [old, new] =
+        ["     Active: active (running)\n     CPU: 8ms\n", "     Active: active (running)\n   Invocation: 3f\n"];
+    assert_eq!(plain(old), plain(new));
+    assert_ne!(plain("0 errors, 1 warnings"), plain("0 errors, 2 warnings"));
+    assert_ne!(plain("$ tfoctl nodes"), plain("$ tfoctl pools"));
+}
+
+#[test]
+fn a_transcript_is_read_from_its_section() {
+    let page = "# T\n\n## A\n\n```sh\nx\n```\n\n```\n$ no\n```\n\n## B\n\n```text\ntfo1# cat <<END\n> a\n> END\n> \nb\n> c\ncp1# d\n```\n";
+    assert_eq!(typed(below(page, "## A")), [("$ ", "no".to_owned())]);
+    let all = typed(below(page, "## B"));
+    assert_eq!(all, [("tfo1# ", "cat <<END\na\nEND\n".to_owned()), ("cp1# ", "d".to_owned())]);
 }

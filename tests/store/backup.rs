@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tfo_coordinator::backup::{Exported, export, import};
-use tfo_engine::convergence::{Life, Serving};
-use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Pause, Proposal, Slots, Stage};
+use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Pause, Proposal, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{BlockedBy, Input, Now, Step};
-use tfo_engine::rollout::record::{Fence, Installed, NodeRecord, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::presence::Life;
+use tfo_engine::rollout::record::{Installed, NodeRecord, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::slots::{Fence, Slots};
 use tfo_engine::rollout::sync::{Recording, Sync, SyncRefused, answer, record};
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::ids::{NodeId, PoolName};
@@ -20,7 +21,8 @@ use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 use tfo_store::{
-    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, SqliteReader, Store, StoreError,
+    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, SqliteReader, Store,
+    StoreError,
 };
 
 use super::walk::{self, Seen, dice, make, node, pool_name, proposal, ring, rotate, see, step, touch};
@@ -47,7 +49,7 @@ fn turn(store: &dyn Store, pool: &PoolName) {
 }
 
 /// Everything in a store, as an import makes it: the count of record writes begins anew.
-fn all(store: &dyn Store) -> BTreeMap<PoolName, Seen> {
+fn all(store: &dyn ReadStore) -> BTreeMap<PoolName, Seen> {
     let seen = store.pools().unwrap().into_iter().map(|pool| {
         let mut seen = see(store, &pool).unwrap();
         seen.head.record_writes = 0;
@@ -153,7 +155,8 @@ fn an_export_is_refused_while_a_rotation_runs() {
 #[test]
 fn an_export_replaces_a_backup_and_nothing_else() {
     let (dir, store) = (tfo_testbed::scratch(), filled());
-    let kinds = |store: &dyn Store, to: &str| export(store, &kek(1), &dir.path().join(to)).map_err(|found| found.kind);
+    let kinds =
+        |store: &dyn ReadStore, to: &str| export(store, &kek(1), &dir.path().join(to)).map_err(|found| found.kind);
     std::fs::write(dir.path().join("state.db"), "SQLite format 3\0").unwrap();
     assert_eq!(kinds(&store, "state.db").err(), Some("backup_target"));
     assert_eq!(std::fs::read(dir.path().join("state.db")).unwrap(), b"SQLite format 3\0");
@@ -256,15 +259,9 @@ struct FullStore<'a> {
     room: AtomicUsize,
 }
 
-impl Store for FullStore<'_> {
+impl ReadStore for FullStore<'_> {
     fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
         self.inner.pools()
-    }
-    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
-        if self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(1)).is_err() {
-            return Err(StoreError::Full { place: "state.db".to_owned(), source: "no space".into() }.into());
-        }
-        self.inner.create(pool, image)
     }
     fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
         self.inner.head(pool)
@@ -280,6 +277,15 @@ impl Store for FullStore<'_> {
     }
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.inner.audit(pool, after)
+    }
+}
+
+impl Store for FullStore<'_> {
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        if self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(1)).is_err() {
+            return Err(StoreError::Full { place: "state.db".to_owned(), source: "no space".into() }.into());
+        }
+        self.inner.create(pool, image)
     }
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
         self.inner.commit(pool, proposal, keys)
@@ -419,7 +425,7 @@ fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
     let mut life = Life::default();
     let mut look = |store: &MemoryStore, at: u64| {
         let snapshot = store.load(&pool).unwrap().unwrap().snapshot;
-        life.observe(Duration::from_secs(at), Serving::Yes, &snapshot);
+        life.observe(Duration::from_secs(at), &snapshot);
         let presence = life.presence(&snapshot);
         let fresh = Some(walk::named(SEED, Epoch::new(99).unwrap()).fingerprint);
         let now = Now { wall: UnixTime::from_secs(1_900_000_000), presence: &presence };

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tfo_testbed::SOON;
 
-use tfo_engine::rollout::document::{Action, KeyRing, PoolKey, Snapshot, Stage};
+use tfo_engine::rollout::document::{Action, KeyRing, Snapshot, Stage};
 use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::key::KeyFingerprint;
 use tfo_store::batch::NotQueued;
 use tfo_store::{
-    AUDIT_READ_MAX, Change, CommitError, MemoryStore, PoolImage, RECORDS_MAX, RecordOutcome, RecordQueue, Refusal,
-    Store, Watch, push_all,
+    AUDIT_READ_MAX, Change, CommitError, MemoryStore, PoolImage, RECORDS_MAX, ReadStore, RecordOutcome, RecordQueue,
+    Refusal, Store, Watch, push_all,
 };
 
 use super::walk::{self, make, node, pool_name, proposal, ring, rotate, see, step, touch};

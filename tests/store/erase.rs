@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags};
 use tfo_model::count::Epoch;
 use tfo_model::ids::PoolName;
-use tfo_store::{Erasure, SqliteStore, Store};
+use tfo_store::{Erasure, ReadStore, SqliteStore, Store};
 
 use super::walk::{self, key, make, node, pool_name, proposal, ring, rotate, touch};
 use super::{kek, open};

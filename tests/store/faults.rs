@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use tfo_store::{CommitError, SqliteStore, Store, StoreError};
+use tfo_store::{CommitError, ReadStore, SqliteStore, Store, StoreError};
 
 use super::walk::{Seen, dice, pool_name, see, step};
 use super::{kek, open};

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
-use tfo_store::{SqliteStore, Store, StoreError};
+use tfo_store::{ReadStore, SqliteStore, StoreError};
 
 use super::walk::{Seen, pool_name, see, step};
 use super::{kek, open};
@@ -339,8 +339,8 @@ fn an_older_copy_and_another_database_are_told() {
     assert!(told_of_set_back(dir.path()).unwrap().contains("lacks the latest"));
     filled(other.path());
     std::fs::copy(database(other.path()), database(dir.path())).unwrap();
-    assert!(told_of_set_back(dir.path()).unwrap().contains("another database"));
+    assert!(told_of_set_back(dir.path()).unwrap().contains("is not the database"));
     std::fs::remove_file(database(dir.path())).unwrap();
     let store = open(dir.path());
-    assert!(store.set_back().unwrap().message.contains("another database"), "one that vanished is no silent beginning");
+    assert!(store.set_back().unwrap().message.contains("is not the database"), "one that vanished is reported");
 }

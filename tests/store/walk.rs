@@ -5,16 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{
-    Action, Actor, AuditEntry, Document, KeyRing, Pause, PoolKey, Proposal, Snapshot, Stage, Wave,
+    Action, Actor, AuditEntry, Document, KeyRing, Pause, Proposal, Snapshot, Stage, Wave,
 };
 use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
-use tfo_engine::rollout::record::{NodeRecord, RecordChange, Standing};
+use tfo_engine::rollout::record::{Membership, NodeRecord, RecordChange};
+use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Revision};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::node::Session;
 use tfo_model::time::UnixTime;
-use tfo_store::{CommitError, Head, PoolImage, PoolState, RecordOutcome, Store};
+use tfo_store::{CommitError, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
 use tfo_testbed::random::Dice;
 
 /// Dice for one test, or one part of it.
@@ -72,7 +73,7 @@ pub(crate) fn record(version: u64, syncs: u64) -> NodeRecord {
     NodeRecord {
         version,
         syncs,
-        standing: Standing::Admitted,
+        membership: Membership::Admitted,
         session: Some(Session { ordinal: syncs, nonce: u64::MAX - version }),
         report: None,
         window: None,
@@ -187,7 +188,7 @@ pub(crate) struct Seen {
     pub(crate) audit: Vec<AuditEntry>,
 }
 
-pub(crate) fn see(store: &dyn Store, pool: &PoolName) -> Option<Seen> {
+pub(crate) fn see(store: &dyn ReadStore, pool: &PoolName) -> Option<Seen> {
     let PoolState { head, snapshot, keys } = store.load(pool).unwrap()?;
     let keys = keys.epochs().map(|epoch| (epoch, fingerprint(keys.key(epoch).unwrap()))).collect();
     let mut audit: Vec<AuditEntry> = Vec::new();

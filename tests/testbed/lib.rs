@@ -22,6 +22,7 @@ pub mod pki;
 pub mod random;
 pub mod secrets;
 pub mod swarm;
+pub mod transcript;
 
 pub use config::free_port;
 pub use netns::{NetNs, ip};

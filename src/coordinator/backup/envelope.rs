@@ -1,17 +1,17 @@
-//! The file around a backup: a header that says what it is, and one sealed body.  Persisted.
+//! The file around a backup: a header that identifies it, and one sealed body.  Persisted.
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 16 | [`MAGIC`] |
 //! | 4 | format, big endian |
 //! | 16 | identity of this backup, random |
-//! | 44 | key check: tells another key-encryption key from a damaged file |
-//! | 8 | length of the body, big endian: tells a cut file from a damaged one |
+//! | 44 | key check: distinguishes another key-encryption key from a damaged file |
+//! | 8 | length of the body, big endian: distinguishes a cut file from a damaged one |
 //! | 16 | checksum of all of the above |
 //! | rest | the body: nonce, ciphertext and tag of AES-256-GCM; the tag covers the header, too |
 //!
-//! Magic and format stay where they are in every later format.  The checksum and the length only make errors clear;
-//! what is believed is what the tag covers, which is everything.  Must not know: what is in the body.
+//! Magic and format keep their place in every later format.  The checksum and the length only make errors clear; trust
+//! comes from the tag, which covers everything.  Must not know: the content of the body.
 
 use std::path::Path;
 
@@ -20,9 +20,9 @@ use tfo_crypto::random::{self, NoRandomness};
 use tfo_crypto::seal::{KeyEncryptionKey, SealedKey};
 use tfo_model::problem::Problem;
 
-/// What every backup begins with.
+/// First bytes of every backup.
 pub(super) const MAGIC: &[u8; 16] = b"tfo-fleet backup";
-/// The format of this release.  Raised when an older release would misread what is new.
+/// The format of this release.  Raised when an older release would misread a newer file.
 const FORMAT: u32 = 1;
 /// Largest body in bytes, sealed.  A pool of 1000 nodes with a full audit log is about 30 MiB.
 pub(super) const BODY_BYTES_MAX: usize = 512 << 20;
@@ -31,7 +31,7 @@ const ID_BYTES: usize = 16;
 const HEADER_BYTES: usize = MAGIC.len() + 4 + ID_BYTES + SealedKey::BYTES + 8 + size_of::<Checksum>();
 /// Longest file in bytes.
 pub(super) const FILE_BYTES_MAX: usize = HEADER_BYTES + BODY_BYTES_MAX;
-/// What AES-256-GCM adds: nonce and tag.
+/// Bytes that AES-256-GCM adds: nonce and tag.
 pub(super) const SEAL_BYTES: usize = 12 + 16;
 
 /// A header and a sealed body.
@@ -71,10 +71,10 @@ pub(super) fn open(kek: &KeyEncryptionKey, file: &[u8], path: &Path) -> Result<V
     let length = u64::from_be_bytes(take(8).ok_or_else(cut)?.try_into().expect("eight bytes"));
     let sum = take(size_of::<Checksum>()).ok_or_else(cut)?;
     if format < FORMAT || checksum(&[&file[..HEADER_BYTES - sum.len()]]) != *sum {
-        return Err(damaged(path, "its header does not fit its checksum"));
+        return Err(damaged(path, "the checksum of its header is wrong"));
     }
     if rest.len() as u64 != length {
-        return Err(damaged(path, format!("its body has {} bytes, and {length} were written", rest.len())));
+        return Err(damaged(path, format!("its body has {} bytes instead of {length}", rest.len())));
     }
     if !kek.opens_check(&id, &check) {
         return Err(wrong_key(path));
@@ -84,24 +84,24 @@ pub(super) fn open(kek: &KeyEncryptionKey, file: &[u8], path: &Path) -> Result<V
 
 /// Not a file that [`seal`] made.
 pub(super) fn foreign(path: &Path) -> Problem {
-    let remedy = "name a file that `tfo-coordinator export` made";
-    Problem::error("backup_foreign", "it is no backup of tfo-coordinator", remedy).in_file(path)
+    let remedy = "give a file that `tfo-coordinator export` made";
+    Problem::error("backup_foreign", "not a backup file of tfo-coordinator", remedy).in_file(path)
 }
 
 fn newer(path: &Path, format: u32) -> Problem {
-    let message = format!("it has format {format}, and this release knows {FORMAT}; nothing was changed");
+    let message = format!("it has format {format}, and this release supports up to {FORMAT}; nothing was changed");
     Problem::error("backup_newer", message, "import it with the release that made it, or a later one").in_file(path)
 }
 
 fn wrong_key(path: &Path) -> Problem {
     let message = "it is sealed with another key-encryption key; nothing was changed";
-    let remedy = "give the key-encryption key that the exporting coordinator had (store.key_encryption_key)";
+    let remedy = "set store.key_encryption_key to the key of the coordinator that made the backup";
     Problem::error("backup_wrong_key", message, remedy).in_file(path)
 }
 
-/// What is in the file is not what was written.
+/// The problem of a file that differs from what was written.
 pub(super) fn damaged(path: &Path, what: impl std::fmt::Display) -> Problem {
     let message = format!("the backup is damaged: {what}; nothing was changed");
-    Problem::error("backup_damaged", message, "import another backup, or copy this one again from where it is kept")
+    Problem::error("backup_damaged", message, "import another backup, or copy this one again from its source")
         .in_file(path)
 }

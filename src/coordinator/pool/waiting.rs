@@ -1,4 +1,4 @@
-//! The nodes that wait for an answer, and the answers: serialised once for all nodes that are told the same.
+//! The nodes that wait for an answer, and the answers: serialised once for all nodes with the same instruction.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,8 +8,9 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use super::book::Book;
-use tfo_engine::rollout::document::{Instruction, PoolKey, Stage};
+use super::replica::Replica;
+use tfo_engine::rollout::document::Stage;
+use tfo_engine::rollout::slots::{Instruction, PoolKey};
 use tfo_engine::rollout::sync::{Answer, PoolView, Sync, SyncRefused};
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
@@ -17,53 +18,52 @@ use tfo_model::state::Phase;
 use tfo_wire::v1::secret::SecretText;
 use tfo_wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, TaughtKey};
 
-/// What a node is told: a body, which is shared, and wiped when the last answer is out; none: nothing new.
-pub type Told = Option<Bytes>;
-
-/// Until when a request waits.
+/// How long a request waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// There is something new.
+    /// Until there is something new.
     News,
-    /// It is recorded.
+    /// Until it is recorded.
     Recorded,
 }
 
-/// A request at the driver: whether it is held, and where its answer comes.
+/// The handler's end of a request at the driver.
 pub struct Held {
     held: Arc<AtomicBool>,
-    answer: oneshot::Receiver<Result<Told, NotTold>>,
+    answer: oneshot::Receiver<Result<Option<Bytes>, SyncError>>,
 }
 
 impl Held {
-    /// Waits for the answer.  None: another request of the same node has taken its place, or the driver has ended.
-    pub async fn answer(&mut self) -> Option<Result<Told, NotTold>> {
+    /// Waits for the answer: a body, which is shared between nodes and wiped after the last of them; `Ok(None)` if there
+    /// is nothing new.  None: another request of the same node has replaced this one, or the driver has ended.
+    pub async fn answer(&mut self) -> Option<Result<Option<Bytes>, SyncError>> {
         (&mut self.answer).await.ok()
     }
 
-    /// Whether the driver holds it, because there was nothing new: whoever stops to wait for the answer may say so.
+    /// True once the driver holds the request because there is nothing new; only then may a handler that stops waiting
+    /// answer "nothing new".
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.held.load(Ordering::Acquire)
     }
 }
 
-/// Why a sync has no answer.
+/// Why a sync gets no instruction.
 #[derive(Debug, PartialEq, Eq)]
-pub enum NotTold {
-    /// By the rules.
+pub enum SyncError {
+    /// The engine refuses it.
     Refused(SyncRefused),
     /// The store cannot be reached, and this sync needs it.
     StoreDown,
-    /// A key that the document holds is not there: our bug, logged.
+    /// The bytes of a key of the document are missing: a bug, logged.
     Internal,
 }
 
-/// Where the answer goes.
+/// The driver's end of a request.
 pub(crate) struct Reply {
     until: Until,
     held: Arc<AtomicBool>,
-    answer: oneshot::Sender<Result<Told, NotTold>>,
+    answer: oneshot::Sender<Result<Option<Bytes>, SyncError>>,
 }
 
 impl Reply {
@@ -74,93 +74,94 @@ impl Reply {
         (Self { until, held: Arc::clone(&held), answer: sender }, Held { held, answer: receiver })
     }
 
-    /// There is nothing new: whoever waits may be told so from now on.
+    /// Marks the request as held: from now on its handler may answer "nothing new".
     pub(crate) fn hold(&self) {
         self.held.store(true, Ordering::Release);
     }
 
-    /// A node that has gone away needs no answer.
-    pub(crate) fn give(self, answer: Result<Told, NotTold>) {
+    /// Answers; a node that has left needs no answer.
+    pub(crate) fn give(self, answer: Result<Option<Bytes>, SyncError>) {
         drop(self.answer.send(answer));
     }
 
-    /// Until when the request waits.
+    /// How long the request waits.
     pub(super) fn until(&self) -> Until {
         self.until
     }
 
-    /// Whether nobody waits any more.
+    /// Whether the handler has stopped waiting.
     fn is_closed(&self) -> bool {
         self.answer.is_closed()
     }
 }
 
-/// A request that is held until there is something new.
-struct Waiting {
-    sync: Sync,
-    reply: Reply,
+/// A sync that waits for its answer.
+pub(super) struct Pending {
+    pub(super) node: NodeId,
+    pub(super) sync: Sync,
+    pub(super) reply: Reply,
 }
 
-/// All that are held, at most one for each node.
+/// The requests that are held, at most one for each node.
 #[derive(Default)]
 pub(super) struct WaitingNodes {
-    nodes: BTreeMap<NodeId, Waiting>,
+    nodes: BTreeMap<NodeId, Pending>,
     answers: Answers,
 }
 
 impl WaitingNodes {
-    /// How many; those whose time is over do not count.
+    /// Number of held requests whose handler still waits.
     pub(super) fn len(&self) -> usize {
         self.nodes.values().filter(|waiting| !waiting.reply.is_closed()).count()
     }
 
-    /// There is nothing new: holds the request if it waits for that; an earlier one of the same node ends so.
-    pub(super) fn hold(&mut self, node: NodeId, sync: Sync, reply: Reply) {
-        match reply.until {
+    /// There is nothing new: holds the request if it waits for news, which ends an earlier one of the same node.
+    pub(super) fn hold(&mut self, pending: Pending) {
+        match pending.reply.until {
             Until::News => {
-                reply.hold();
-                self.nodes.insert(node, Waiting { sync, reply });
+                pending.reply.hold();
+                self.nodes.insert(pending.node.clone(), pending);
             }
-            Until::Recorded => reply.give(Ok(None)),
+            Until::Recorded => pending.reply.give(Ok(None)),
         }
     }
 
-    /// What these nodes said last is not stored: those that are held say it again.
+    /// The latest records of these nodes are not stored: those that are held must sync again.
     pub(super) fn not_stored<'a>(&mut self, nodes: impl IntoIterator<Item = &'a NodeId>) {
         for node in nodes {
             if let Some(waiting) = self.nodes.remove(node) {
-                waiting.reply.give(Err(NotTold::StoreDown));
+                waiting.reply.give(Err(SyncError::StoreDown));
             }
         }
     }
 
     /// Answers now or holds.  The copy was verified after the sync was recorded, and `view` is of it.
-    pub(super) fn answer(&mut self, book: &Book, view: PoolView, (node, sync): (NodeId, Sync), reply: Reply) {
-        match view.answer(book.snapshot(), &node, &sync) {
-            Ok(Answer::Nothing) => self.hold(node, sync, reply),
-            Ok(Answer::Tell(instruction)) => reply.give(self.answers.tell(book, &instruction)),
-            Err(refused) => reply.give(Err(NotTold::Refused(refused))),
+    pub(super) fn answer(&mut self, replica: &Replica, view: PoolView, pending: Pending) {
+        match view.answer(replica.snapshot(), &pending.node, &pending.sync) {
+            Ok(Answer::Nothing) => self.hold(pending),
+            Ok(Answer::Instruct(instruction)) => pending.reply.give(self.answers.body(replica, &instruction)),
+            Err(refused) => pending.reply.give(Err(SyncError::Refused(refused))),
         }
     }
 
-    /// The document has changed: answers whoever has something new now.
-    pub(super) fn publish(&mut self, book: &Book, view: PoolView) {
-        self.answers.forget_older(book);
+    /// The document has changed: answers the nodes for which there is something new.
+    pub(super) fn publish(&mut self, replica: &Replica, view: PoolView) {
+        self.answers.forget_older(replica);
         let mut still = Vec::new();
         for (node, waiting) in std::mem::take(&mut self.nodes) {
             if waiting.reply.is_closed() {
                 continue;
             }
-            match view.answer(book.snapshot(), &node, &waiting.sync) {
+            match view.answer(replica.snapshot(), &node, &waiting.sync) {
                 Ok(Answer::Nothing) => still.push((node, waiting)),
-                Ok(Answer::Tell(instruction)) => waiting.reply.give(self.answers.tell(book, &instruction)),
-                Err(refused) => waiting.reply.give(Err(NotTold::Refused(refused))),
+                Ok(Answer::Instruct(instruction)) => waiting.reply.give(self.answers.body(replica, &instruction)),
+                Err(refused) => waiting.reply.give(Err(SyncError::Refused(refused))),
             }
         }
         self.nodes = still.into_iter().collect();
     }
 
-    /// Ends all of them with nothing new.
+    /// Ends all requests with "nothing new".
     pub(super) fn let_go(&mut self) {
         self.nodes.clear();
     }
@@ -174,45 +175,45 @@ struct Answers {
 }
 
 impl Answers {
-    /// Wipes the bodies of another revision: a key that was dropped must not stay until somebody asks for the next.
-    fn forget_older(&mut self, book: &Book) {
-        let revision = Some(book.document().revision);
+    /// Wipes the bodies of another revision: a dropped key must not stay until a node asks for the next.
+    fn forget_older(&mut self, replica: &Replica) {
+        let revision = Some(replica.document().revision);
         if self.revision != revision {
             self.revision = revision;
             self.bodies.clear();
         }
     }
 
-    fn tell(&mut self, book: &Book, instruction: &Instruction) -> Result<Told, NotTold> {
-        self.forget_older(book);
+    fn body(&mut self, replica: &Replica, instruction: &Instruction) -> Result<Option<Bytes>, SyncError> {
+        self.forget_older(replica);
         if let Some((_, body)) = self.bodies.iter().find(|(own, _)| own == instruction) {
             return Ok(Some(body.clone()));
         }
-        let Some(body) = body(book, instruction) else {
-            tracing::error!(pool = %book.pool(), generation = %instruction.generation, "a key of the document is missing");
-            return Err(NotTold::Internal);
+        let Some(body) = serialise(replica, instruction) else {
+            tracing::error!(pool = %replica.pool(), generation = %instruction.generation, "the bytes of a key of the document are missing; this is a bug, please report it");
+            return Err(SyncError::Internal);
         };
         self.bodies.push((*instruction, body.clone()));
         Ok(Some(body))
     }
 }
 
-fn body(book: &Book, instruction: &Instruction) -> Option<Bytes> {
-    let document = book.document();
-    let taught = |key: PoolKey| {
-        let bytes = book.keys().key(key.epoch)?;
+fn serialise(replica: &Replica, instruction: &Instruction) -> Option<Bytes> {
+    let document = replica.document();
+    let material = |key: PoolKey| {
+        let bytes = replica.keys().key(key.epoch)?;
         Some(TaughtKey { epoch: key.epoch, fingerprint: key.fingerprint, key: SecretText::of_key(bytes) })
     };
     let backup = match instruction.slots.backup {
-        Some(key) => Some(taught(key)?),
+        Some(key) => Some(material(key)?),
         None => None,
     };
     let answer = SyncAnswer {
-        pool: book.pool().clone(),
+        pool: replica.pool().clone(),
         pool_id: document.pool_id,
         generation: instruction.generation,
         phase: phase_of(&document.stage, instruction),
-        primary: taught(instruction.slots.primary)?,
+        primary: material(instruction.slots.primary)?,
         backup,
         absent_after_secs: document.policy.absent_after_secs,
     };

@@ -1,24 +1,28 @@
-//! The operators' side: looking at pools and nodes, and commands.
+//! The operators' side of the API: reading pools, nodes and the audit log, and commands.
 
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use axum::routing::{MethodRouter, post};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use super::request::check_reason;
+use super::sync_request::check_reason;
 use super::{Api, FromOperator, FromReader, ReadPool};
-use crate::pool::{Asked, GivenKeys, NotDone, Pool, Wanted, snake_name};
+use crate::pool::{Asked, CommandError, GivenKeys, Pool, Wanted};
 use crate::server::{JsonBody, Refusal};
-use tfo_engine::rollout::document::{Actor, AuditEntry, Expect};
-use tfo_engine::rollout::input::{Command, Force, Order, Reason, RevokeKeys};
+use tfo_engine::rollout::document::{Actor, AuditEntry};
+use tfo_engine::rollout::input::{Command, OperatorRequest, Reason, RevokeKeys};
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
+use tfo_model::key::PairPrint;
 use tfo_store::AUDIT_READ_MAX;
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::fleet::{
-    AdvanceRequest, Audit, AuditLine, COMMAND_BYTES_MAX, Command as CommandBody, Done, Expected, ImportRequest,
-    NodeAction, NodeRequest, Nodes, PoolStatus, Pools, REASON_BYTES_MAX, RecoverRequest, RotationMode, RotationRequest,
+    AdvanceRequest, Audit, AuditLine, COMMAND_BYTES_MAX, Command as CommandBody, Done, ImportRequest, NodeAction,
+    NodeRequest, Nodes, PoolStatus, Pools, REASON_BYTES_MAX, RecoverRequest, RotationMode, RotationRequest,
 };
 use tfo_wire::v1::secret::SecretText;
 
@@ -70,9 +74,9 @@ pub(super) struct AuditQuery {
 /// `GET /v1/pools/{pool}/audit?after=REVISION`.
 pub(super) async fn audit(
     ReadPool(pool): ReadPool,
-    query: Result<Query<AuditQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<AuditQuery>, QueryRejection>,
 ) -> Result<Json<Audit>, Refusal> {
-    let query = query.map_err(|_| Refusal::new(ErrorKind::BadRequest, "the query is ?after=REVISION, or nothing"))?;
+    let query = query.map_err(|_| bad_request("the query is ?after=REVISION, or nothing"))?;
     let (store, name) = (pool.store(), pool.name().clone());
     let after = Revision::new(query.after);
     let read = tokio::task::spawn_blocking(move || store.audit(&name, after)).await;
@@ -94,180 +98,158 @@ fn line(entry: AuditEntry) -> AuditLine {
             Actor::Engine => None,
             Actor::Operator(name) => Some(name),
         },
-        action: snake_name(&entry.action),
+        action: entry.action.into(),
         nodes: entry.nodes,
         reason: entry.reason,
     }
 }
 
-/// A command on its way to the driver.
-struct Ordered {
-    api: Arc<Api>,
-    from: FromOperator,
+/// A command for the driver.
+pub(super) struct Instruction {
+    /// Its name in the log.
     name: &'static str,
+    wanted: Wanted,
+    given: GivenKeys,
 }
 
-impl Ordered {
-    fn asked(&self, reason: String, if_revision: Option<Revision>) -> Result<Asked, Refusal> {
-        check_reason(&reason).map_err(|why| Refusal::new(ErrorKind::BadRequest, why))?;
-        Ok(Asked { operator: self.from.operator.clone(), reason, if_revision })
+impl Instruction {
+    /// One that brings no keys.
+    fn new(name: &'static str, wanted: Wanted) -> Self {
+        Self { name, wanted, given: GivenKeys::default() }
     }
 
-    async fn order(self, reason: String, if_revision: Option<Revision>, command: Command) -> Commanded {
-        let Asked { operator, reason, if_revision } = self.asked(reason, if_revision)?;
-        self.send(Wanted::Order(Order { operator, reason, if_revision, command }), GivenKeys::default()).await
-    }
-
-    async fn send(self, wanted: Wanted, given: GivenKeys) -> Commanded {
-        let done = self.from.pool.command(wanted, given).await.map_err(|_| busy())?.map_err(why);
-        let (pool, metrics) = (self.from.pool.name(), &self.api.metrics);
-        match &done {
-            // The commit itself was logged by the driver.
-            Ok(_) => metrics.command_ended(pool, "done"),
-            Err((kind, message)) => {
-                metrics.command_ended(pool, &snake_name(kind));
-                tracing::info!(
-                    %pool,
-                    request_id = %self.from.id,
-                    actor = %self.from.operator,
-                    command = self.name,
-                    ?kind,
-                    error = message,
-                    "command refused"
-                );
-            }
-        }
-        done.map(Json).map_err(|(kind, message)| Refusal::new(kind, message))
+    /// One that the engine takes as it is.
+    fn order(name: &'static str, asked: Asked, command: Command) -> Self {
+        let Asked { operator, reason, if_revision } = asked;
+        Self::new(name, Wanted::Order(OperatorRequest { operator, reason, if_revision, command }))
     }
 }
 
-fn force(force: bool) -> Force {
-    if force { Force::Yes } else { Force::No }
-}
-
-fn expect(expected: Option<Expected>) -> Option<Expect> {
-    expected.map(|expected| match expected {
-        Expected::Number(number) => Expect::Number(number),
-        Expected::Names(names) => Expect::Names(names),
+/// The route of a command whose body has everything: `convert` makes it an instruction of the operator.
+pub(super) fn command<B: DeserializeOwned + Send + 'static>(
+    convert: fn(B, NodeId) -> Result<Instruction, Refusal>,
+) -> MethodRouter<Arc<Api>> {
+    post(move |State(api): State<Arc<Api>>, from: FromOperator, JsonBody(body): Body<B>| async move {
+        let instruction = convert(body, from.operator.clone())?;
+        execute(&api, &from, instruction).await
     })
 }
 
+async fn execute(api: &Api, from: &FromOperator, instruction: Instruction) -> Commanded {
+    let Instruction { name, wanted, given } = instruction;
+    let done = from.pool.command(wanted, given).await.map_err(|_| busy())?.map_err(why);
+    let (pool, metrics) = (from.pool.name(), &api.metrics);
+    match &done {
+        // The driver has logged the commit itself.
+        Ok(_) => metrics.command_ended(pool, "done"),
+        Err((kind, message)) => {
+            metrics.command_ended(pool, kind.as_str());
+            tracing::info!(
+                %pool,
+                request_id = %from.id,
+                actor = %from.operator,
+                command = name,
+                ?kind,
+                error = message,
+                "command refused"
+            );
+        }
+    }
+    done.map(Json).map_err(|(kind, message)| Refusal::new(kind, message))
+}
+
+fn bad_request(why: impl Into<String>) -> Refusal {
+    Refusal::new(ErrorKind::BadRequest, why)
+}
+
+fn asked(operator: NodeId, reason: String, if_revision: Option<Revision>) -> Result<Asked, Refusal> {
+    check_reason(&reason).map_err(bad_request)?;
+    Ok(Asked { operator, reason, if_revision })
+}
+
 /// `POST …/rotations`.
-pub(super) async fn rotate(
-    State(api): State<Arc<Api>>,
-    from: FromOperator,
-    JsonBody(body): Body<RotationRequest>,
-) -> Commanded {
-    let ordered = Ordered { api, from, name: "rotate" };
-    let bad = |why| Err(Refusal::new(ErrorKind::BadRequest, why));
+pub(super) fn rotate(body: RotationRequest, operator: NodeId) -> Result<Instruction, Refusal> {
     let names_keys_or_nodes = !body.deny.is_empty() || !body.epochs.is_empty();
     if names_keys_or_nodes && body.mode != RotationMode::Revoke {
-        return bad("deny and epochs go with mode revoke");
+        return Err(bad_request("deny and epochs go with mode revoke"));
     }
     if body.expect.is_some() && body.mode != RotationMode::First {
-        return bad("expect goes with mode first");
+        return Err(bad_request("expect goes with mode first"));
     }
+    let asked = asked(operator, body.reason, body.if_revision)?;
     let command = match body.mode {
-        RotationMode::Normal => Command::Rotate { force: force(body.force) },
+        RotationMode::Normal => Command::Rotate { force: body.force },
         RotationMode::Revoke if body.epochs.is_empty() => {
-            Command::Revoke { keys: RevokeKeys::AllTold, deny: body.deny }
+            Command::Revoke { keys: RevokeKeys::AllInstructed, deny: body.deny }
         }
         RotationMode::Revoke => Command::Revoke { keys: RevokeKeys::Epochs(body.epochs), deny: body.deny },
         RotationMode::First => {
-            let asked = ordered.asked(body.reason, body.if_revision)?;
-            let wanted = Wanted::FirstKey(asked, expect(body.expect), force(body.force));
-            return ordered.send(wanted, GivenKeys::default()).await;
+            let wanted = Wanted::FirstKey(asked, body.expect, body.force);
+            return Ok(Instruction::new("rotate", wanted));
         }
     };
-    ordered.order(body.reason, body.if_revision, command).await
+    Ok(Instruction::order("rotate", asked, command))
 }
 
 /// `POST …/pause`.
-pub(super) async fn pause(
-    State(api): State<Arc<Api>>,
-    from: FromOperator,
-    JsonBody(body): Body<CommandBody>,
-) -> Commanded {
-    Ordered { api, from, name: "pause" }.order(body.reason, body.if_revision, Command::Pause).await
+pub(super) fn pause(body: CommandBody, operator: NodeId) -> Result<Instruction, Refusal> {
+    Ok(Instruction::order("pause", asked(operator, body.reason, body.if_revision)?, Command::Pause))
 }
 
 /// `POST …/resume`.
-pub(super) async fn resume(
-    State(api): State<Arc<Api>>,
-    from: FromOperator,
-    JsonBody(body): Body<CommandBody>,
-) -> Commanded {
-    let command = Command::Resume { force: force(body.force) };
-    Ordered { api, from, name: "resume" }.order(body.reason, body.if_revision, command).await
+pub(super) fn resume(body: CommandBody, operator: NodeId) -> Result<Instruction, Refusal> {
+    let command = Command::Resume { force: body.force };
+    Ok(Instruction::order("resume", asked(operator, body.reason, body.if_revision)?, command))
 }
 
 /// `POST …/abort`.
-pub(super) async fn abort(
-    State(api): State<Arc<Api>>,
-    from: FromOperator,
-    JsonBody(body): Body<CommandBody>,
-) -> Commanded {
-    let command = Command::Abort { force: force(body.force) };
-    Ordered { api, from, name: "abort" }.order(body.reason, body.if_revision, command).await
+pub(super) fn abort(body: CommandBody, operator: NodeId) -> Result<Instruction, Refusal> {
+    let command = Command::Abort { force: body.force };
+    Ok(Instruction::order("abort", asked(operator, body.reason, body.if_revision)?, command))
 }
 
 /// `POST …/advance`.
-pub(super) async fn advance(
-    State(api): State<Arc<Api>>,
-    from: FromOperator,
-    JsonBody(body): Body<AdvanceRequest>,
-) -> Commanded {
+pub(super) fn advance(body: AdvanceRequest, operator: NodeId) -> Result<Instruction, Refusal> {
     let command = Command::Advance { generation: body.generation, leave: body.leave };
-    Ordered { api, from, name: "advance" }.order(body.reason, None, command).await
+    Ok(Instruction::order("advance", asked(operator, body.reason, None)?, command))
 }
 
 /// `POST …/import`.
-pub(super) async fn import(
-    State(api): State<Arc<Api>>,
-    from: FromOperator,
-    JsonBody(body): Body<ImportRequest>,
-) -> Commanded {
-    let ordered = Ordered { api, from, name: "import" };
-    let asked = ordered.asked(body.reason, None)?;
+pub(super) fn import(body: ImportRequest, operator: NodeId) -> Result<Instruction, Refusal> {
+    let asked = asked(operator, body.reason, None)?;
     let mut given = GivenKeys::default();
     let prints = take_keys(&body.keys, &mut given)?;
-    ordered.send(Wanted::Import(asked, expect(body.expect), prints.0, prints.1), given).await
+    let wanted = Wanted::Import(asked, body.expect, prints.primary, prints.backup);
+    Ok(Instruction { name: "import", wanted, given })
 }
 
 /// `POST …/recover`.
-pub(super) async fn recover(
-    State(api): State<Arc<Api>>,
-    from: FromOperator,
-    JsonBody(body): Body<RecoverRequest>,
-) -> Commanded {
-    let ordered = Ordered { api, from, name: "recover" };
-    let asked = ordered.asked(body.reason, None)?;
+pub(super) fn recover(body: RecoverRequest, operator: NodeId) -> Result<Instruction, Refusal> {
+    let asked = asked(operator, body.reason, None)?;
     let mut given = GivenKeys::default();
     if let Some(keys) = &body.keys {
         take_keys(keys, &mut given)?;
     }
-    ordered.send(Wanted::Recover(asked, body.slots), given).await
+    Ok(Instruction { name: "recover", wanted: Wanted::Recover(asked, body.slots), given })
 }
 
-type Prints = (tfo_model::key::KeyFingerprint, Option<tfo_model::key::KeyFingerprint>);
-
-fn take_keys(text: &SecretText, given: &mut GivenKeys) -> Result<Prints, Refusal> {
+fn take_keys(text: &SecretText, given: &mut GivenKeys) -> Result<PairPrint, Refusal> {
     // The error quotes nothing of the text.
-    let pair = text.parse().map_err(|error| Refusal::new(ErrorKind::BadRequest, format!("keys: {error}")))?;
+    let pair = text.parse().map_err(|error| bad_request(format!("keys: {error}")))?;
     let primary = given.add(pair.primary().duplicate());
-    Ok((primary, pair.backup().map(|backup| given.add(backup.duplicate()))))
+    Ok(PairPrint { primary, backup: pair.backup().map(|backup| given.add(backup.duplicate())) })
 }
 
-fn node_of(path: Result<Path<(String, String)>, axum::extract::rejection::PathRejection>) -> Result<NodeId, Refusal> {
+fn node_of(path: Result<Path<(String, String)>, PathRejection>) -> Result<NodeId, Refusal> {
     let name = path.ok().and_then(|Path((_, node))| node.parse().ok());
-    name.ok_or_else(|| Refusal::new(ErrorKind::UnknownNode, "this is no name of a node"))
+    name.ok_or_else(|| Refusal::new(ErrorKind::UnknownNode, "this is not a node's name"))
 }
 
 /// `PUT …/nodes/{node}`.
 pub(super) async fn put_node(
     State(api): State<Arc<Api>>,
     from: FromOperator,
-    path: Result<Path<(String, String)>, axum::extract::rejection::PathRejection>,
+    path: Result<Path<(String, String)>, PathRejection>,
     JsonBody(body): Body<NodeRequest>,
 ) -> Commanded {
     let node = node_of(path)?;
@@ -275,7 +257,8 @@ pub(super) async fn put_node(
         NodeAction::Exclude { until } => ("exclude", Command::Exclude { node, until }),
         NodeAction::Deny => ("deny", Command::Deny { node }),
     };
-    Ordered { api, from, name }.order(body.reason, None, command).await
+    let asked = asked(from.operator.clone(), body.reason, None)?;
+    execute(&api, &from, Instruction::order(name, asked, command)).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -289,33 +272,31 @@ pub(super) struct ForgetQuery {
 pub(super) async fn forget_node(
     State(api): State<Arc<Api>>,
     from: FromOperator,
-    path: Result<Path<(String, String)>, axum::extract::rejection::PathRejection>,
-    query: Result<Query<ForgetQuery>, axum::extract::rejection::QueryRejection>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    query: Result<Query<ForgetQuery>, QueryRejection>,
 ) -> Commanded {
     let node = node_of(path)?;
-    let query = query.map_err(|_| {
-        let why = format!("the query is ?reason=TEXT of at most {REASON_BYTES_MAX} bytes, or nothing");
-        Refusal::new(ErrorKind::BadRequest, why)
-    })?;
-    let Query(ForgetQuery { reason }) = query;
-    Ordered { api, from, name: "forget" }.order(reason, None, Command::Forget { node }).await
+    let why = || bad_request(format!("the query is ?reason=TEXT of at most {REASON_BYTES_MAX} bytes, or nothing"));
+    let Query(ForgetQuery { reason }) = query.map_err(|_| why())?;
+    let asked = asked(from.operator.clone(), reason, None)?;
+    execute(&api, &from, Instruction::order("forget", asked, Command::Forget { node })).await
 }
 
-fn why(not_done: NotDone) -> (ErrorKind, String) {
+fn why(not_done: CommandError) -> (ErrorKind, String) {
     let refused = match not_done {
-        NotDone::Refused(refused) => refused,
-        NotDone::NotPossible(why) => return (ErrorKind::Refused, why),
-        NotDone::StoreDown => {
+        CommandError::Refused(refused) => refused,
+        CommandError::NotPossible(why) => return (ErrorKind::Refused, why),
+        CommandError::StoreDown => {
             return (ErrorKind::StoreUnavailable, "the store cannot be reached; nothing was changed".to_owned());
         }
-        NotDone::OutcomeOpen => {
+        CommandError::OutcomeOpen => {
             let why = "the store failed while it was written: look at the pool to see whether it was done";
             return (ErrorKind::StoreUnavailable, why.to_owned());
         }
-        NotDone::Overtaken => {
+        CommandError::Overtaken => {
             return (ErrorKind::Moved, "others changed the pool at the same time; look, and ask again".to_owned());
         }
-        NotDone::Internal => return (ErrorKind::Internal, "the coordinator's log has more".to_owned()),
+        CommandError::Internal => return (ErrorKind::Internal, "the coordinator's log has more".to_owned()),
     };
     let kind = match &refused.reason {
         Reason::Frozen { .. } => ErrorKind::PoolFrozen,

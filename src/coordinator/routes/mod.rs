@@ -1,11 +1,11 @@
-//! API v1: which request goes where, and who may make it.
+//! API v1: which handler gets a request, and which peers may send it.
 //!
-//! A peer is what its certificate's subjectAltName says, never what a body says.  Who may ask is judged before the body
-//! is read.  Must not know: TLS, stores, what the rules decide.
+//! A peer is identified by its certificate's subjectAltName, never by a body.  Its rights are checked before the body is
+//! read.  Must not know: TLS, stores, the decisions of the rules.
 
 mod fleet;
 mod node;
-mod request;
+mod sync_request;
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::{get, post, put};
 
-use super::metrics::Metrics;
+use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools};
 use super::server::{Refusal, RequestId};
 use tfo_config::coordinator::AccessSettings;
@@ -27,9 +27,9 @@ use tfo_wire::error::ErrorKind;
 pub struct Api {
     /// The pools of the configuration.
     pub pools: ArcSwap<Pools>,
-    /// Who may command and who may look.
+    /// Names of operators, who may command, and of viewers, who may read.
     pub access: ArcSwap<AccessSettings>,
-    /// What is counted.
+    /// Counters.
     pub metrics: Arc<Metrics>,
 }
 
@@ -41,18 +41,18 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/pools/{pool}", get(fleet::pool))
         .route("/v1/pools/{pool}/nodes", get(fleet::nodes))
         .route("/v1/pools/{pool}/audit", get(fleet::audit))
-        .route("/v1/pools/{pool}/rotations", post(fleet::rotate))
-        .route("/v1/pools/{pool}/pause", post(fleet::pause))
-        .route("/v1/pools/{pool}/resume", post(fleet::resume))
-        .route("/v1/pools/{pool}/abort", post(fleet::abort))
-        .route("/v1/pools/{pool}/advance", post(fleet::advance))
-        .route("/v1/pools/{pool}/import", post(fleet::import))
-        .route("/v1/pools/{pool}/recover", post(fleet::recover))
+        .route("/v1/pools/{pool}/rotations", fleet::command(fleet::rotate))
+        .route("/v1/pools/{pool}/pause", fleet::command(fleet::pause))
+        .route("/v1/pools/{pool}/resume", fleet::command(fleet::resume))
+        .route("/v1/pools/{pool}/abort", fleet::command(fleet::abort))
+        .route("/v1/pools/{pool}/advance", fleet::command(fleet::advance))
+        .route("/v1/pools/{pool}/import", fleet::command(fleet::import))
+        .route("/v1/pools/{pool}/recover", fleet::command(fleet::recover))
         .route("/v1/pools/{pool}/nodes/{node}", put(fleet::put_node).delete(fleet::forget_node));
     router.with_state(api)
 }
 
-/// A request by somebody whom we know.
+/// A request of an identified peer.
 struct Asking {
     peer: Arc<Peer>,
     id: RequestId,
@@ -64,7 +64,7 @@ impl Asking {
         let id = parts.extensions.get::<RequestId>().cloned();
         match (peer, id) {
             (Some(peer), Some(id)) => Ok(Self { peer, id }),
-            // The server puts both in; without them nobody is anybody.
+            // The server adds both; without them the peer is unknown.
             _ => Err(Refusal::new(ErrorKind::NotAllowed, "no client certificate")),
         }
     }
@@ -77,14 +77,14 @@ impl Asking {
 }
 
 async fn pool_of(parts: &mut Parts, api: &Api) -> Result<Arc<Pool>, Refusal> {
-    let unknown = || Refusal::new(ErrorKind::UnknownPool, "there is no such pool");
+    let unknown = || Refusal::new(ErrorKind::UnknownPool, "unknown pool");
     // A tuple would insist on the number of segments.
     let segments = Path::<std::collections::BTreeMap<String, String>>::from_request_parts(parts, &()).await;
     let name = segments.ok().and_then(|segments| segments.get("pool")?.parse().ok());
     name.and_then(|name| api.pools.load().get(&name).cloned()).ok_or_else(unknown)
 }
 
-/// A node of the pool: exactly one name of its certificate fits the pool's patterns.
+/// A node of the pool: exactly one name of its certificate matches the pool's patterns.
 pub(super) struct FromNode {
     pub(super) pool: Arc<Pool>,
     pub(super) node: NodeId,
@@ -104,9 +104,9 @@ impl FromRequestParts<Arc<Api>> for FromNode {
             (Some(node), None) => Ok(Self { pool, node, id: asking.id }),
             (found, _) => {
                 let message = if found.is_none() {
-                    "no name of the certificate is one of the pool's nodes"
+                    "your certificate has no name that the pool's `nodes` patterns match"
                 } else {
-                    "more than one name of the certificate is one of the pool's nodes"
+                    "your certificate has several names that the pool's `nodes` patterns match; only one may"
                 };
                 api.metrics.sync_answered(pool.name(), "not_in_pool");
                 Err(asking.refuse(ErrorKind::NotInPool, message, parts.uri.path()))
@@ -129,7 +129,7 @@ impl FromRequestParts<Arc<Api>> for FromOperator {
         let asking = Asking::of(parts)?;
         let access = api.access.load();
         let Some(operator) = asking.peer.names.iter().find(|name| access.operators.contains(*name)).cloned() else {
-            let message = "the certificate names no operator";
+            let message = "your certificate does not name an operator";
             return Err(asking.refuse(ErrorKind::NotAllowed, message, parts.uri.path()));
         };
         let pool = pool_of(parts, api).await?;
@@ -137,7 +137,7 @@ impl FromRequestParts<Arc<Api>> for FromOperator {
     }
 }
 
-/// An operator or a viewer, who reads.
+/// An operator or a viewer, for reading.
 pub(super) struct FromReader;
 
 impl FromRequestParts<Arc<Api>> for FromReader {
@@ -150,12 +150,12 @@ impl FromRequestParts<Arc<Api>> for FromReader {
         if names.any(|name| access.operators.contains(name) || access.viewers.contains(name)) {
             return Ok(Self);
         }
-        let message = "the certificate names neither an operator nor a viewer";
+        let message = "your certificate names neither an operator nor a viewer";
         Err(asking.refuse(ErrorKind::NotAllowed, message, parts.uri.path()))
     }
 }
 
-/// A pool that a reader asked for.
+/// The pool of a reader's request.
 pub(super) struct ReadPool(pub(super) Arc<Pool>);
 
 impl FromRequestParts<Arc<Api>> for ReadPool {

@@ -1,4 +1,4 @@
-//! `POST /v1/pools/{pool}/sync`: the nodes' side.
+//! `POST /v1/pools/{pool}/sync`: the requests of nodes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,24 +12,25 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 
-use super::request::sync_of;
+use super::sync_request::sync_of;
 use super::{Api, FromNode};
-use crate::pool::{Held, NotTold, Pool, Told, Until, snake_name};
+use crate::pool::{Held, Pool, SyncError, Until};
 use crate::server::{Draining, JsonBody, Refusal};
 use tfo_engine::rollout::sync::SyncRefused;
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::sync::{REQUEST_BYTES_MAX, SyncRequest, WAIT_SECS_MAX};
 
-/// Longest wait for the driver to record a sync.  Shorter than an agent's patience (10 s, `agent::contact::exchange`), so that
-/// a node is told to come back, and does not give up a request that is recorded after that.
+/// Longest wait for the driver to record a sync.  Shorter than an agent's patience (10 s, `agent::contact::exchange`): the
+/// node gets an answer to try again, and does not give up a request that is recorded after that.
 const RECORD_PATIENCE: Duration = Duration::from_secs(8);
-/// How often it is looked at meanwhile.
+/// How often the handler checks meanwhile.
 const RECORD_LOOKS: u32 = 80;
 
-/// Part of `absent_after` for which a request is held at most: whoever is held is heard often enough to be present.
+/// A request is held for at most one part in this many of `absent_after`, so that its node is heard from often enough to
+/// count as present.
 const HELD_PARTS: u64 = 3;
 
-/// With 503, in seconds: agents add jitter of their own.
+/// Retry-After of a 503, in seconds: agents add jitter of their own.
 const RETRY_SECS: u32 = 2;
 
 /// One request acknowledges and waits for the next change.
@@ -45,18 +46,18 @@ pub(super) async fn sync(
         Ok(Some(_)) => api.metrics.sync_answered(pool, "told"),
         Ok(None) => api.metrics.sync_answered(pool, "nothing"),
         Err(refusal) => {
-            api.metrics.sync_answered(pool, &snake_name(&refusal.kind()));
+            api.metrics.sync_answered(pool, refusal.kind().as_str());
             log(&from, refusal);
         }
     }
-    result.map(|body| body.map_or_else(|| StatusCode::NO_CONTENT.into_response(), told))
+    result.map(|body| body.map_or_else(|| StatusCode::NO_CONTENT.into_response(), instruction))
 }
 
 async fn answer(from: &FromNode, draining: &Draining, request: SyncRequest) -> Result<Option<Bytes>, Refusal> {
     let wait_secs = request.wait_secs.min(WAIT_SECS_MAX);
     let (sync, described) = sync_of(request).map_err(|why| Refusal::new(ErrorKind::BadRequest, why))?;
     let busy = || {
-        Refusal::new(ErrorKind::Unavailable, "this coordinator is busy or stopping; ask again")
+        Refusal::new(ErrorKind::Unavailable, "the coordinator is busy or stopping; try again")
             .with_retry_after(RETRY_SECS)
     };
     let patience = hold(&from.pool, wait_secs);
@@ -65,10 +66,10 @@ async fn answer(from: &FromNode, draining: &Draining, request: SyncRequest) -> R
     let waited = wait(&mut held, draining, patience).await;
     let answer = if let Waited::For(answer) = waited { answer } else { taken_in(&mut held).await };
     match answer {
-        Some(Ok(told)) => Ok(told),
+        Some(Ok(body)) => Ok(body),
         Some(Err(error)) => Err(refusal(error)),
         None if held.is_held() => Ok(None),
-        // Nobody knows whether it was recorded: the node asks again.
+        // It may be recorded or not: the node tries again.
         None => Err(busy()),
     }
 }
@@ -77,15 +78,15 @@ fn hold(pool: &Pool, wait_secs: u64) -> Duration {
     Duration::from_secs(wait_secs.min((pool.policy().absent_after_secs / HELD_PARTS).max(1)))
 }
 
-/// What a request has waited for.
+/// How the wait of a request ended.
 enum Waited {
-    For(Option<Result<Told, NotTold>>),
-    /// The time is over, or the server wants to end.
+    For(Option<Result<Option<Bytes>, SyncError>>),
+    /// Without an answer: the time is over, or the server wants to end.
     InVain,
 }
 
 async fn wait(held: &mut Held, draining: &Draining, patience: Duration) -> Waited {
-    // In two parts: a driver that stands still must not be waited for as long as for news.
+    // In two parts: a driver that is stuck gets less time than news do.
     let parts = [patience.min(RECORD_PATIENCE), patience.saturating_sub(RECORD_PATIENCE)];
     for time in parts.into_iter().filter(|time| !time.is_zero()) {
         tokio::select! {
@@ -101,8 +102,8 @@ async fn wait(held: &mut Held, draining: &Draining, patience: Duration) -> Waite
     Waited::InVain
 }
 
-/// Until the driver holds it, which most often it has for long; the answer, should it come meanwhile.
-async fn taken_in(held: &mut Held) -> Option<Result<Told, NotTold>> {
+/// Waits until the driver holds the request, as it usually has for long; gives the answer if one comes meanwhile.
+async fn taken_in(held: &mut Held) -> Option<Result<Option<Bytes>, SyncError>> {
     for _ in 0..RECORD_LOOKS {
         // In this order: an answer that came after the request was held counts.
         let is_held = held.is_held();
@@ -120,7 +121,7 @@ async fn taken_in(held: &mut Held) -> Option<Result<Told, NotTold>> {
 }
 
 /// 200 with key bytes: for this node alone.
-fn told(body: Bytes) -> Response {
+fn instruction(body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -128,11 +129,11 @@ fn told(body: Bytes) -> Response {
     response
 }
 
-fn refusal(error: NotTold) -> Refusal {
-    let NotTold::Refused(refused) = error else {
+fn refusal(error: SyncError) -> Refusal {
+    let SyncError::Refused(refused) = error else {
         let (kind, message) = match error {
-            NotTold::StoreDown => (ErrorKind::StoreUnavailable, "the store cannot be reached; ask again"),
-            _ => (ErrorKind::Internal, "a key is missing; the coordinator's log has more"),
+            SyncError::StoreDown => (ErrorKind::StoreUnavailable, "the store cannot be reached; try again"),
+            _ => (ErrorKind::Internal, "a key is missing; the coordinator's log has details"),
         };
         return Refusal::new(kind, message).with_retry_after(RETRY_SECS);
     };
@@ -152,7 +153,7 @@ fn refusal(error: NotTold) -> Refusal {
     }
 }
 
-/// The server logs what somebody should look at, at a bounded rate.
+/// For debugging; the server logs the refusals that need attention, at a bounded rate.
 fn log(from: &FromNode, refusal: &Refusal) {
     let (pool, node, request_id, kind) = (from.pool.name(), &from.node, &from.id, refusal.kind());
     tracing::debug!(%pool, %node, %request_id, ?kind, "sync refused");
@@ -172,8 +173,8 @@ mod tests {
         let (reply, mut held) = Reply::new(Until::News);
         reply.hold();
         assert!(run(taken_in(&mut held)).is_none() && held.is_held(), "nothing new");
-        reply.give(Err(NotTold::Internal));
-        assert_eq!(run(taken_in(&mut held)), Some(Err(NotTold::Internal)));
+        reply.give(Err(SyncError::Internal));
+        assert_eq!(run(taken_in(&mut held)), Some(Err(SyncError::Internal)));
     }
 
     #[test]
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_no_driver_took_in_is_no_silence() {
+    fn a_request_that_no_driver_took_in_gets_no_answer() {
         let (reply, mut held) = Reply::new(Until::News);
         drop(reply);
         assert_eq!(run(taken_in(&mut held)), None);

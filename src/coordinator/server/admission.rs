@@ -1,6 +1,7 @@
-//! How many connections there may be: in all, of one address, and before the peer has shown a certificate.
+//! Bounds on connections: in all, of one address, and before the peer has shown a certificate.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,10 +10,10 @@ use tokio::sync::Notify;
 use super::limits::Limits;
 use super::refusals::Reason;
 
-/// Bits of an IPv6 address that one customer has at least (RFC 6177): the rest is his to choose.
+/// Bits of an IPv6 address that identify one customer (RFC 6177), who chooses the rest.
 const IPV6_PREFIX_BITS: u32 = 64;
 
-/// Counts what is open.
+/// Counts open connections and handshakes.
 #[derive(Debug)]
 pub(super) struct Gate {
     limits: Limits,
@@ -23,15 +24,41 @@ pub(super) struct Gate {
 
 #[derive(Debug, Default)]
 struct Open {
-    connections: usize,
-    handshakes: usize,
+    connections: Count,
+    handshakes: Count,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    total: usize,
     by_address: HashMap<IpAddr, usize>,
-    handshakes_by_address: HashMap<IpAddr, usize>,
+}
+
+impl Count {
+    fn of(&self, address: IpAddr) -> usize {
+        self.by_address.get(&address).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, address: IpAddr) {
+        self.total += 1;
+        *self.by_address.entry(address).or_default() += 1;
+    }
+
+    /// Addresses without a place are forgotten.
+    fn remove(&mut self, address: IpAddr) {
+        self.total -= 1;
+        if let Entry::Occupied(mut own) = self.by_address.entry(address) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+    }
 }
 
 /// A connection's place; given back with the value.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionPlace {
     gate: Arc<Gate>,
     address: IpAddr,
 }
@@ -49,46 +76,43 @@ impl Gate {
     }
 
     /// A place for a connection of this address.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, Reason> {
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<ConnectionPlace, Reason> {
         let address = payer(address);
         let mut open = self.lock();
-        if open.connections >= self.limits.connections_max {
+        if open.connections.total >= self.limits.connections_max {
             return Err(Reason::TooManyConnections);
         }
-        let own = open.by_address.get(&address).copied().unwrap_or(0);
-        if own >= self.limits.connections_per_address_max {
+        if open.connections.of(address) >= self.limits.connections_per_address_max {
             return Err(Reason::TooManyFromAddress);
         }
-        open.connections += 1;
-        open.by_address.insert(address, own + 1);
-        Ok(Place { gate: Arc::clone(self), address })
+        open.connections.add(address);
+        Ok(ConnectionPlace { gate: Arc::clone(self), address })
     }
 
     /// A place for a handshake of this address.
     ///
-    /// One address gets at most half of them: who opens connections and says nothing must not lock the fleet out.
+    /// One address gets at most half of them: a peer that opens connections and sends nothing must not lock the fleet out.
     pub(super) fn begin_handshake(self: &Arc<Self>, address: IpAddr) -> Result<HandshakePlace, Reason> {
         let address = payer(address);
         let mut open = self.lock();
-        let own = open.handshakes_by_address.get(&address).copied().unwrap_or(0);
-        if open.handshakes >= self.limits.handshakes_max || own >= self.limits.handshakes_max.div_ceil(2) {
+        let max = self.limits.handshakes_max;
+        if open.handshakes.total >= max || open.handshakes.of(address) >= max.div_ceil(2) {
             return Err(Reason::TooManyHandshakes);
         }
-        open.handshakes += 1;
-        open.handshakes_by_address.insert(address, own + 1);
+        open.handshakes.add(address);
         Ok(HandshakePlace { gate: Arc::clone(self), address })
     }
 
     /// Waits until there is a place for a handshake.
     pub(super) async fn room_for_handshake(&self) {
-        while self.lock().handshakes >= self.limits.handshakes_max {
+        while self.lock().handshakes.total >= self.limits.handshakes_max {
             self.shaken.notified().await;
         }
     }
 
     /// Connections now.
     pub(super) fn connections(&self) -> usize {
-        self.lock().connections
+        self.lock().connections.total
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -97,35 +121,20 @@ impl Gate {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
-        let mut open = self.gate.lock();
-        open.connections -= 1;
-        give_back(&mut open.by_address, self.address);
-    }
-}
-
-fn give_back(places: &mut HashMap<IpAddr, usize>, address: IpAddr) {
-    if let Some(own) = places.get_mut(&address) {
-        *own -= 1;
-        if *own == 0 {
-            places.remove(&address);
-        }
+        self.gate.lock().connections.remove(self.address);
     }
 }
 
 impl Drop for HandshakePlace {
     fn drop(&mut self) {
-        {
-            let mut open = self.gate.lock();
-            open.handshakes -= 1;
-            give_back(&mut open.handshakes_by_address, self.address);
-        }
+        self.gate.lock().handshakes.remove(self.address);
         self.gate.shaken.notify_one();
     }
 }
 
-/// Whose limit an address counts for.
+/// The address or network whose limit an address counts for.
 fn payer(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -161,13 +170,13 @@ mod tests {
         assert_eq!(gate.connections(), 2);
         drop((second, again));
         assert_eq!(gate.connections(), 0);
-        assert!(gate.lock().by_address.is_empty(), "addresses that left are forgotten");
+        assert!(gate.lock().connections.by_address.is_empty(), "addresses that left are forgotten");
 
         let handshake = gate.begin_handshake(a).unwrap();
         assert_eq!(gate.begin_handshake(b).unwrap_err(), Reason::TooManyHandshakes);
         drop(handshake);
         assert!(gate.begin_handshake(b).is_ok());
-        assert!(gate.lock().handshakes_by_address.is_empty(), "addresses that left are forgotten");
+        assert!(gate.lock().handshakes.by_address.is_empty(), "addresses that left are forgotten");
     }
 
     #[test]

@@ -12,19 +12,19 @@ use tfo_wire::error::{ErrorBody, ErrorKind};
 
 /// Header of every answer: the request's id, under which the log has more.
 pub(super) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// With 503, unless the handler knows better.  Clients add jitter of their own.
+/// Retry-After of a 503, unless the handler sets another.  Clients add jitter of their own.
 const RETRY_AFTER_SECS: u32 = 5;
 
-/// Identity of one request: 16 hex digits, random.  Made by us, never taken from the request.
+/// Identity of one request: 16 random hex digits.  Generated here, never taken from the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(String);
 
 impl RequestId {
-    /// A new one.
+    /// A new id.
     #[must_use]
     pub(super) fn fresh() -> Self {
         let mut bytes = [0; 8];
-        // Only to find a line in a log: without randomness all are zero, and key generation will complain.
+        // It only helps to find a line in a log: without randomness all are zero, and key generation reports that.
         if random::fill(&mut bytes).is_err() {
             bytes = [0; 8];
         }
@@ -60,27 +60,27 @@ impl Refusal {
         Self { kind, message: message.into(), ordinal: None, retry_after_secs: RETRY_AFTER_SECS }
     }
 
-    /// With `session_closed`: which session is open.
+    /// With `session_closed`: the session that is open.
     #[must_use]
     pub fn with_ordinal(mut self, ordinal: u64) -> Self {
         self.ordinal = Some(ordinal);
         self
     }
 
-    /// With 503: when to ask again, in seconds.
+    /// With 503: when to try again, in seconds.
     #[must_use]
     pub fn with_retry_after(mut self, secs: u32) -> Self {
         self.retry_after_secs = secs;
         self
     }
 
-    /// What it is for programs.
+    /// Kind, for programs.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// What it is for people.
+    /// Message, for people.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
@@ -105,18 +105,12 @@ impl Refusal {
 }
 
 impl IntoResponse for Refusal {
-    /// Incomplete: the server puts the body in, with the request's id.
+    /// Incomplete: the server adds the body with the request's id.
     fn into_response(self) -> Response {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
         response.extensions_mut().insert(self);
         response
     }
-}
-
-/// The answer to a request that is refused.
-#[must_use]
-pub fn refuse(id: &RequestId, kind: ErrorKind, message: impl Into<String>) -> Response {
-    Refusal::new(kind, message).answer(id)
 }
 
 /// Turns a handler's [`Refusal`] into its answer, and puts the request's id on every answer.

@@ -1,4 +1,4 @@
-//! Bodies of requests: bounded, then JSON.  How long one may take is the connection's business.
+//! Bodies of requests: bounded, then JSON.  The connection bounds their time.
 
 use std::error::Error;
 use std::future::poll_fn;
@@ -11,11 +11,15 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::answer::Refusal;
-use super::front::TooLarge;
 use tfo_wire::error::ErrorKind;
 
 /// Longest part of serde's message that is passed on, in characters.
 const MESSAGE_CHARS_MAX: usize = 200;
+
+/// A body has more bytes than the server takes.
+#[derive(Debug, thiserror::Error)]
+#[error("the body is too large")]
+pub(super) struct TooLarge;
 
 /// Extracts a JSON body of at most `BYTES_MAX` bytes; refuses anything else as `too_large` or `bad_request`.
 #[derive(Debug)]
@@ -33,9 +37,9 @@ impl<S: Sync, T: DeserializeOwned, const BYTES_MAX: usize> FromRequest<S> for Js
 /// The whole body, if it has at most `bytes_max` bytes.  Wiped when dropped: it may hold keys to import.
 ///
 /// # Errors
-/// Refuses what is larger, and what ends early.
+/// Refuses a body that is larger, or that ends early.
 async fn read(mut body: Body, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-    let too_large = || Refusal::new(ErrorKind::TooLarge, format!("this body may have {bytes_max} bytes"));
+    let too_large = || Refusal::new(ErrorKind::TooLarge, format!("this body may have at most {bytes_max} bytes"));
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(too_large());
     }
@@ -45,7 +49,7 @@ async fn read(mut body: Body, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, Re
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|error| match error.source().is_some_and(<dyn Error>::is::<TooLarge>) {
             true => too_large(),
-            false => Refusal::new(ErrorKind::BadRequest, "the body did not come to its end"),
+            false => Refusal::new(ErrorKind::BadRequest, "the body ended early"),
         })?;
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > bytes_max - bytes.len() {
@@ -56,14 +60,14 @@ async fn read(mut body: Body, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, Re
     Ok(bytes)
 }
 
-/// What does not fit, without quoting a value: it may be a key.
+/// Why a body does not fit, without quoting a value, which may be a key.
 fn misfit(error: &serde_json::Error) -> String {
     let place = format!("line {}, column {}", error.line(), error.column());
     if !error.is_data() {
-        return format!("the body is no JSON ({place})");
+        return format!("the body is not JSON ({place})");
     }
     let message = error.to_string();
-    // These name a field; all other messages quote what was written.
+    // These name a field; all other messages quote a value.
     if ["unknown field ", "missing field ", "duplicate field "].iter().any(|prefix| message.starts_with(prefix)) {
         return format!("the body does not fit: {}", message.chars().take(MESSAGE_CHARS_MAX).collect::<String>());
     }
@@ -77,7 +81,7 @@ mod tests {
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Import {
-        #[expect(dead_code, reason = "only its parsing is looked at")]
+        #[expect(dead_code, reason = "only its parsing is tested")]
         key: u64,
     }
 
@@ -97,7 +101,7 @@ mod tests {
         let misfit = |text: &str| misfit(&serde_json::from_str::<Import>(text).unwrap_err());
         assert!(misfit(r#"{"key": 1, "other": 2}"#).contains("unknown field `other`"));
         assert!(misfit("{}").contains("missing field `key`"));
-        assert!(misfit("{").contains("no JSON (line 1"));
+        assert!(misfit("{").contains("not JSON (line 1"));
         let secret = misfit(r#"{"key": "c0ffee00-c0ffee00"}"#);
         assert!(!secret.contains("c0ffee") && secret.contains("line 1, column "), "{secret}");
         let long = format!(r#"{{"{}": 1}}"#, "x".repeat(5000));

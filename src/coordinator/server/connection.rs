@@ -13,22 +13,22 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Limits;
 use super::answer::{REQUEST_ID_HEADER, RequestId};
-use super::front::Front;
-use super::gauge::{Gauge, Overdue, Watched};
+use super::limits::Limits;
 use super::refusals::{Reason, Refusals, Shown};
+use super::service::ConnectionService;
+use super::watch::{ConnectionWatch, Overdue, WatchedStream};
 use tfo_tls::identity::Peer;
 use tfo_tls::server::LiveConnection;
 use tfo_wire::error::{ErrorBody, ErrorKind};
 
 /// Buffer for a head, and so its longest size, in bytes: hyper's least.  A connection costs 20 KiB with it.
 const HEAD_BYTES_MAX: usize = 8192;
-/// For what hyper has no status of its own.
+/// Status where hyper gives none.
 const BAD_REQUEST: u16 = 400;
 /// Lines in a head.
 const HEADERS_MAX: usize = 64;
-/// How long a connection that we end may take to read why.
+/// How long the peer of a connection that we end may take to read why.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How much it may still send meanwhile, in bytes.
 const FAREWELL_BYTES_MAX: usize = 256 * 1024;
@@ -44,40 +44,41 @@ pub(super) struct Ends {
 
 /// Why serving ended.
 enum End {
-    /// hyper is done, or what came was no HTTP.
+    /// hyper is done, or the bytes were not HTTP.
     Hyper(Result<(), hyper::Error>),
-    /// The server drains, and nothing was under way.
+    /// The server drains, and no request was in flight.
     Unused,
     /// Something took too long.
     Overdue(Overdue),
-    /// At once: the certificate is no longer taken, or the server stops.
+    /// At once: the certificate is no longer valid, or the server stops.
     Barred,
 }
 
 /// Serves a connection to its end.
 ///
-/// Not an async fn: those keep their arguments beside what is made of them, and there are thousands of these futures.
+/// Not an async fn: those keep their arguments besides the values made from them, and there are thousands of these
+/// futures.
 pub(super) fn serve<S>(
     stream: S,
-    front: Front,
+    service: ConnectionService,
     live: Option<LiveConnection>,
     ends: Ends,
 ) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let gauge = front.gauge.clone();
-    let told = Told {
-        limits: front.limits,
-        refusals: Arc::clone(&front.refusals),
-        address: front.address,
-        peer: front.peer.clone(),
+    let watch = service.watch.clone();
+    let context = Context {
+        limits: service.limits,
+        refusals: Arc::clone(&service.refusals),
+        address: service.address,
+        peer: service.peer.clone(),
     };
-    let watched = TokioIo::new(Watched::new(stream, gauge.clone()));
+    let watched = TokioIo::new(WatchedStream::new(stream, watch.clone()));
     let mut builder = http1::Builder::new();
-    // The gauge has all the deadlines; hyper's own would end a connection without a word.
+    // The watch has all the deadlines; hyper's own would end a connection without an answer.
     builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).header_read_timeout(None);
-    let mut connection = builder.serve_connection(watched, front);
+    let mut connection = builder.serve_connection(watched, service);
     async move {
         let barred = async {
             match &live {
@@ -85,25 +86,25 @@ where
                 None => std::future::pending().await,
             }
         };
-        let end = run(&mut connection, &gauge, &told.limits, &ends, barred).await;
-        let Farewell::Say(word) = told.farewell(end, &gauge) else { return };
-        let unread = word.is_some() || gauge.is_body_unread();
+        let end = run(&mut connection, &watch, &context.limits, &ends, barred).await;
+        let Farewell::Send(word) = context.farewell(end, &watch) else { return };
+        let unread = word.is_some() || watch.is_body_unread();
         // On the heap: it lives for a moment, this future for weeks.
         let last = Box::pin(async move {
             let mut stream = connection.into_parts().io.into_inner().stream;
-            say(&mut stream, word).await?;
+            send(&mut stream, word).await?;
             if unread { linger(&mut stream).await } else { stream.shutdown().await }
         });
         tokio::select! {
-            // It may fail: the peer can leave before it has heard us.
+            // It may fail: the peer can leave before it has read the answer.
             _ = timeout(FAREWELL, last) => {}
             () = ends.stop.cancelled() => {}
         }
     }
 }
 
-/// What a refusal needs to be told.
-struct Told {
+/// What a farewell is judged by and logged with.
+struct Context {
     limits: Limits,
     refusals: Arc<Refusals>,
     address: SocketAddr,
@@ -115,34 +116,34 @@ enum Farewell {
     /// At once.
     Cut,
     /// In order, with a last answer if there is one.
-    Say(Option<LastWord>),
+    Send(Option<LastWord>),
 }
 
-impl Told {
-    fn farewell(&self, end: End, gauge: &Gauge) -> Farewell {
+impl Context {
+    fn farewell(&self, end: End, watch: &ConnectionWatch) -> Farewell {
         let shown = Shown(self.address, self.peer.as_deref());
         match end {
             End::Barred => Farewell::Cut,
             End::Overdue(Overdue::Reader) => {
-                self.refusals.note(Reason::SlowReader, &shown, &"the answer was not read in time");
+                self.refusals.note(Reason::SlowReader, &shown, &"the peer did not read the answer in time");
                 Farewell::Cut
             }
-            End::Hyper(Ok(())) | End::Unused | End::Overdue(Overdue::Idle) => Farewell::Say(None),
+            End::Hyper(Ok(())) | End::Unused | End::Overdue(Overdue::Idle) => Farewell::Send(None),
             End::Hyper(Err(error)) if error.is_parse() => {
-                let status = gauge.verdict().unwrap_or(BAD_REQUEST);
-                Farewell::Say(Some(word_of(status, &error, &shown, &self.refusals)))
+                let status = watch.verdict().unwrap_or(BAD_REQUEST);
+                Farewell::Send(Some(word_of(status, &error, &shown, &self.refusals)))
             }
-            // The peer has gone, in the middle of something.
+            // The peer has left in the middle of a request.
             End::Hyper(Err(_)) => Farewell::Cut,
-            End::Overdue(what) => Farewell::Say(Some(overdue(what, &shown, &self.refusals))),
+            End::Overdue(what) => Farewell::Send(Some(overdue(what, &shown, &self.refusals))),
         }
     }
 }
 
-/// Runs hyper until it is done or something else ends it.
+/// Runs hyper until the connection ends.
 async fn run<S>(
-    connection: &mut http1::Connection<TokioIo<Watched<S>>, Front>,
-    gauge: &Gauge,
+    connection: &mut http1::Connection<TokioIo<WatchedStream<S>>, ConnectionService>,
+    watch: &ConnectionWatch,
     limits: &Limits,
     ends: &Ends,
     barred: impl Future<Output = ()>,
@@ -153,17 +154,17 @@ where
     let mut drain = pin!(ends.drain.cancelled());
     let mut stop = pin!(ends.stop.cancelled());
     let mut barred = pin!(barred);
-    let mut sleep = pin!(sleep_until(gauge.deadline(limits).0));
+    let mut sleep = pin!(sleep_until(watch.deadline(limits).0));
     let mut draining = false;
     poll_fn(|cx| {
-        // First what ends it: nothing is answered to a certificate that is barred.
+        // First what ends it: a barred certificate gets no answer.
         if barred.as_mut().poll(cx).is_ready() || stop.as_mut().poll(cx).is_ready() {
             return Poll::Ready(End::Barred);
         }
-        // Before hyper runs the handler, which hears of it too: its answer then says that it is the last.
+        // Before hyper runs the handler, which sees it too: its answer is then marked as the last.
         if !draining && drain.as_mut().poll(cx).is_ready() {
             draining = true;
-            if gauge.is_idle() {
+            if watch.is_idle() {
                 return Poll::Ready(End::Unused);
             }
             Pin::new(&mut *connection).graceful_shutdown();
@@ -172,7 +173,7 @@ where
             return Poll::Ready(End::Hyper(done));
         }
         // Everything that moves the deadline happens in this task, in hyper's poll above.
-        let (at, what) = gauge.deadline(limits);
+        let (at, what) = watch.deadline(limits);
         if sleep.deadline() != at {
             sleep.as_mut().reset(at);
         }
@@ -188,14 +189,15 @@ struct LastWord {
     message: String,
 }
 
-/// For what hyper could not parse, with the status that it chose.
+/// The last answer to bytes that hyper could not parse, with the status that it chose.
 fn word_of(status: u16, error: &hyper::Error, shown: &Shown<'_>, refusals: &Refusals) -> LastWord {
     let (reason, kind, message) = match status {
         414 | 431 => {
-            let message = format!("the head of a request may have {HEAD_BYTES_MAX} bytes and {HEADERS_MAX} lines");
+            let message =
+                format!("the head of a request may have at most {HEAD_BYTES_MAX} bytes and {HEADERS_MAX} lines");
             (Reason::HeadTooLarge, ErrorKind::TooLarge, message)
         }
-        _ => (Reason::BadRequest, ErrorKind::BadRequest, "this is no HTTP/1.1 request".to_owned()),
+        _ => (Reason::BadRequest, ErrorKind::BadRequest, "not an HTTP/1.1 request".to_owned()),
     };
     refusals.note(reason, shown, error);
     LastWord { status, kind, message }
@@ -203,18 +205,18 @@ fn word_of(status: u16, error: &hyper::Error, shown: &Shown<'_>, refusals: &Refu
 
 fn overdue(what: Overdue, shown: &Shown<'_>, refusals: &Refusals) -> LastWord {
     let (reason, kind, message) = match what {
-        Overdue::Body => (Reason::BodyTimeout, ErrorKind::Timeout, "the body did not come in time"),
-        Overdue::Handler => (Reason::HandlerTimeout, ErrorKind::Unavailable, "no answer in time; ask again"),
+        Overdue::Body => (Reason::BodyTimeout, ErrorKind::Timeout, "the body did not arrive in time"),
+        Overdue::Handler => (Reason::HandlerTimeout, ErrorKind::Unavailable, "the request took too long; try again"),
         Overdue::Head | Overdue::Idle | Overdue::Reader => {
-            (Reason::HeadTimeout, ErrorKind::Timeout, "the head of the request did not come in time")
+            (Reason::HeadTimeout, ErrorKind::Timeout, "the head of the request did not arrive in time")
         }
     };
     refusals.note(reason, shown, &message);
     LastWord { status: kind.status(), kind, message: message.to_owned() }
 }
 
-/// Says the last word of a connection, if there is one.
-async fn say<S: AsyncWrite + Unpin>(stream: &mut S, word: Option<LastWord>) -> std::io::Result<()> {
+/// Sends the last answer of a connection, if there is one.
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, word: Option<LastWord>) -> std::io::Result<()> {
     if let Some(word) = word {
         let id = RequestId::fresh();
         let (status, kind) = (word.status, word.kind);
@@ -232,8 +234,8 @@ async fn say<S: AsyncWrite + Unpin>(stream: &mut S, word: Option<LastWord>) -> s
     Ok(())
 }
 
-/// Closes our side and reads what still comes, up to a bound: a socket that is closed with unread bytes sends a reset,
-/// which takes our last words away from the peer.
+/// Closes our side and reads what still arrives, up to a bound: closing a socket with unread bytes sends a reset, which
+/// destroys the last answer before the peer has read it.
 pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> std::io::Result<()> {
     stream.shutdown().await?;
     let mut sink = [0; 1024];

@@ -1,4 +1,4 @@
-//! What one peer, and all of them together, may take from us.
+//! Bounds on what one peer, and all peers together, may take from the server.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ pub struct Limits {
     pub connections_max: usize,
     /// Connections of one address; of one /64 with IPv6.
     pub connections_per_address_max: usize,
-    /// Handshakes under way: peers that have not shown a certificate can take no more than this.
+    /// Handshakes in flight: peers that have not shown a certificate can take no more than this.
     pub handshakes_max: usize,
     /// From the accept to the end of the handshake.
     pub handshake_timeout: Duration,
@@ -25,12 +25,12 @@ pub struct Limits {
     pub answer_timeout: Duration,
     /// An answer may wait this long for its reader, from the first byte that the socket does not take to the last.
     pub write_timeout: Duration,
-    /// What is under way at a shutdown may take this long.
+    /// How long requests in flight may take at a shutdown.
     pub drain_timeout: Duration,
 }
 
 impl Limits {
-    /// For the plain listener: monitoring and a page, from few places.
+    /// For the plain listener: monitoring and a page, for few clients.
     #[must_use]
     pub fn observe() -> Self {
         Self {

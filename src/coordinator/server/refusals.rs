@@ -15,125 +15,86 @@ const LINES_MAX: u32 = 10;
 /// Length of a window.
 const WINDOW: Duration = Duration::from_secs(300);
 
-/// Why a connection or a request is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(usize)]
-pub enum Reason {
-    /// As many connections as we take in all.
-    TooManyConnections,
-    /// As many connections as we take from one address.
-    TooManyFromAddress,
-    /// As many handshakes as we do at a time.
-    TooManyHandshakes,
-    /// The handshake was not over in time.
-    HandshakeTimeout,
+/// Declares [`Reason`] with the stable name of each variant, for logs and metrics.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a connection or a request is refused.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Reason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Reason {
+            /// All of them, in the order of their numbers.
+            const ALL: [Self; [$($name),*].len()] = [$(Self::$variant),*];
+
+            /// Stable name, for logs and metrics.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The server has as many connections as it takes in all.
+    TooManyConnections = "too_many_connections",
+    /// The address has as many connections as the server takes from one.
+    TooManyFromAddress = "too_many_from_address",
+    /// As many handshakes are under way as the server takes at a time.
+    TooManyHandshakes = "too_many_handshakes",
+    /// The handshake did not end in time.
+    HandshakeTimeout = "handshake_timeout",
     /// The peer showed no certificate.
-    NoCertificate,
+    NoCertificate = "no_certificate",
     /// The certificate has expired, or is not valid yet.
-    CertificateExpired,
+    CertificateExpired = "certificate_expired",
     /// The certificate is revoked.
-    CertificateRevoked,
-    /// The certificate is of no CA that we know.
-    UnknownAuthority,
-    /// There is no revocation list that says whether the certificate is revoked, or it is out of date.
-    RevocationUnknown,
-    /// The certificate is wrong otherwise.
-    CertificateInvalid,
+    CertificateRevoked = "certificate_revoked",
+    /// The certificate comes from an unknown CA.
+    UnknownAuthority = "unknown_authority",
+    /// No revocation list covers the certificate, or it is out of date.
+    RevocationUnknown = "revocation_unknown",
+    /// The certificate is invalid for another reason.
+    CertificateInvalid = "certificate_invalid",
     /// Not TLS 1.3, no common algorithm, or no TLS at all.
-    Protocol,
+    Protocol = "protocol",
     /// The peer left during the handshake, as a port check does.
-    HandshakeAborted,
-    /// The peer refused us: most often it does not know the CA of our certificate.
-    RefusedByPeer,
-    /// The certificate holds no name that could be a node's or an operator's.
-    Nameless,
-    /// The request was not sent to the end of its head in time.
-    HeadTimeout,
+    HandshakeAborted = "handshake_aborted",
+    /// The peer refused our certificate: most often it does not know its CA.
+    RefusedByPeer = "refused_by_peer",
+    /// The certificate has no name that could be a node's or an operator's.
+    Nameless = "nameless",
+    /// The head of the request did not arrive in time.
+    HeadTimeout = "head_timeout",
     /// The head of the request is too large.
-    HeadTooLarge,
-    /// What came was no HTTP request.
-    BadRequest,
-    /// The body was not sent in time.
-    BodyTimeout,
+    HeadTooLarge = "head_too_large",
+    /// The bytes are not an HTTP request.
+    BadRequest = "bad_request",
+    /// The body did not arrive in time.
+    BodyTimeout = "body_timeout",
     /// The body is too large.
-    BodyTooLarge,
-    /// Not a method or an origin that we serve.
-    NotServed,
+    BodyTooLarge = "body_too_large",
+    /// A method or an origin that this server does not serve.
+    NotServed = "not_served",
     /// The answer was not read in time.
-    SlowReader,
-    /// A handler refused the request: not allowed, unknown, or no request of this API.
-    RequestRefused,
-    /// A handler took too long: ours to mend.
-    HandlerTimeout,
-    /// A handler panicked: ours to mend.
-    HandlerPanic,
-    /// The system gave no connection, for example for want of file descriptors.
-    AcceptFailed,
+    SlowReader = "slow_reader",
+    /// A handler refused the request: not allowed, unknown, or not a request of this API.
+    RequestRefused = "request_refused",
+    /// A handler took too long: a bug here.
+    HandlerTimeout = "handler_timeout",
+    /// A handler panicked: a bug here.
+    HandlerPanic = "handler_panic",
+    /// The system gave no connection, for example for lack of file descriptors.
+    AcceptFailed = "accept_failed",
 }
 
 impl Reason {
-    /// All of them, in the order of their numbers.
-    const ALL: [Self; 25] = [
-        Self::TooManyConnections,
-        Self::TooManyFromAddress,
-        Self::TooManyHandshakes,
-        Self::HandshakeTimeout,
-        Self::NoCertificate,
-        Self::CertificateExpired,
-        Self::CertificateRevoked,
-        Self::UnknownAuthority,
-        Self::RevocationUnknown,
-        Self::CertificateInvalid,
-        Self::Protocol,
-        Self::HandshakeAborted,
-        Self::RefusedByPeer,
-        Self::Nameless,
-        Self::HeadTimeout,
-        Self::HeadTooLarge,
-        Self::BadRequest,
-        Self::BodyTimeout,
-        Self::BodyTooLarge,
-        Self::NotServed,
-        Self::SlowReader,
-        Self::RequestRefused,
-        Self::HandlerTimeout,
-        Self::HandlerPanic,
-        Self::AcceptFailed,
-    ];
-
-    /// Stable name, for logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TooManyConnections => "too_many_connections",
-            Self::TooManyFromAddress => "too_many_from_address",
-            Self::TooManyHandshakes => "too_many_handshakes",
-            Self::HandshakeTimeout => "handshake_timeout",
-            Self::NoCertificate => "no_certificate",
-            Self::CertificateExpired => "certificate_expired",
-            Self::CertificateRevoked => "certificate_revoked",
-            Self::UnknownAuthority => "unknown_authority",
-            Self::RevocationUnknown => "revocation_unknown",
-            Self::CertificateInvalid => "certificate_invalid",
-            Self::Protocol => "protocol",
-            Self::HandshakeAborted => "handshake_aborted",
-            Self::RefusedByPeer => "refused_by_peer",
-            Self::Nameless => "nameless",
-            Self::HeadTimeout => "head_timeout",
-            Self::HeadTooLarge => "head_too_large",
-            Self::BadRequest => "bad_request",
-            Self::BodyTimeout => "body_timeout",
-            Self::BodyTooLarge => "body_too_large",
-            Self::NotServed => "not_served",
-            Self::SlowReader => "slow_reader",
-            Self::RequestRefused => "request_refused",
-            Self::HandlerTimeout => "handler_timeout",
-            Self::HandlerPanic => "handler_panic",
-            Self::AcceptFailed => "accept_failed",
-        }
-    }
-
-    /// What a failed handshake was refused for.
+    /// The reason of a failed handshake.
     pub(super) fn of_handshake(error: &std::io::Error) -> Self {
         let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
             return Self::HandshakeAborted;
@@ -192,7 +153,7 @@ impl Refusals {
     pub(super) fn note(&self, reason: Reason, peer: &dyn fmt::Display, error: &dyn fmt::Display) {
         self.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
         if reason == Reason::HandshakeAborted {
-            // Nobody has to act: load balancers and port scanners do nothing else all day.
+            // Nothing to act on: load balancers and port scanners do this all day.
             debug!(%reason, %peer, %error, "refused");
         } else if let Some(suppressed) = self.line(reason, Instant::now()) {
             let suppressed = Some(suppressed).filter(|count| *count > 0);
@@ -200,7 +161,7 @@ impl Refusals {
         }
     }
 
-    /// Says how many lines were left out in windows that are over.
+    /// Logs how many lines were suppressed in windows that are over.
     pub(super) fn flush(&self) {
         let now = Instant::now();
         for reason in Reason::ALL {
@@ -212,17 +173,17 @@ impl Refusals {
                 }
                 std::mem::take(window).suppressed
             };
-            warn!(%reason, suppressed, "refused, and not logged one by one");
+            warn!(%reason, suppressed, "refused; not logged one by one");
         }
     }
 
-    /// Whether a line may be written now; then, how many were left out since the last.
+    /// If a line may be written now: the number of lines that were suppressed since the last.
     fn line(&self, reason: Reason, now: Instant) -> Option<u64> {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let window = &mut windows[reason as usize];
-        let mut left_out = 0;
+        let mut suppressed = 0;
         if window.is_over(now) {
-            left_out = window.suppressed;
+            suppressed = window.suppressed;
             *window = Window { began: Some(now), ..Window::default() };
         }
         if window.lines >= LINES_MAX {
@@ -230,7 +191,7 @@ impl Refusals {
             return None;
         }
         window.lines += 1;
-        Some(left_out)
+        Some(suppressed)
     }
 }
 
@@ -240,7 +201,7 @@ impl Window {
     }
 }
 
-/// A peer as the log names it: where it is, and who, once that is known.
+/// A peer in the log: its address, and its name once that is known.
 pub(super) struct Shown<'a>(pub(super) SocketAddr, pub(super) Option<&'a tfo_tls::identity::Peer>);
 
 impl fmt::Display for Shown<'_> {

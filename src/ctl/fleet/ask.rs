@@ -1,8 +1,8 @@
-//! Asking the coordinators, one after the other, and never doing a thing twice.
+//! Asks the coordinators, one after the other, and does nothing twice.
 //!
-//! Reads go to the next coordinator where one cannot answer.  Commands do too, but whether an unanswered one was done is
-//! unknown: the audit log is asked before anything is said about it, and what a command carries (revision, generation)
-//! keeps its repetition from being done as well.
+//! If a coordinator cannot answer, the next one is asked.  A command without an answer may have been done: the audit log
+//! is read before anything is reported, and the revision or generation in a command keeps a repeated one from being done
+//! again.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -12,20 +12,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::failure::{failed, not_answered, unknown_outcome};
-use crate::report::Failure;
+use tfo_cli::report::Failure;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
+use tfo_model::fleet::Action;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
 use tfo_wire::v1::fleet::{Audit, AuditLine, Done, Nodes, PoolStatus, Pools};
 
 /// Longest wait for one answer: a coordinator answers within its store's time limit, which is a few seconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long coordinators that all ask to come back later (503) are asked again.
+/// How long to ask again while all coordinators ask to come back later (503).
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Pause between two rounds where no Retry-After says another.
+/// Pause between two rounds without Retry-After.
 const ROUND_PAUSE: Duration = Duration::from_secs(1);
-/// Longest answer in bytes: ten thousand nodes with everything that is known of each are 8 MiB.
+/// Longest answer in bytes: the full status of ten thousand nodes has 8 MiB.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// Most pages of the audit log that are read for one question.
 const PAGES_MAX: usize = 1_000;
@@ -34,51 +35,56 @@ const PAGES_MAX: usize = 1_000;
 pub(super) struct Fleet {
     client: Client,
     urls: Vec<BaseUrl>,
-    /// Who we are to them.
+    /// Our names, by our certificate.
     names: Vec<NodeId>,
-    /// Who answered last: it is asked first.
+    /// Index of the coordinator that answered last: it is asked first.
     preferred: Cell<usize>,
 }
 
-/// A command on its way, and what tells it from others in the audit log.
-pub(super) struct Order<'a, B> {
+/// A command as a request.
+pub(super) struct Request<B> {
     /// `POST`, `PUT`, `DELETE`.
     pub(super) method: Method,
-    /// Below the pool.
+    /// Path below the pool.
     pub(super) path: String,
-    /// The body; none for DELETE.
-    pub(super) body: Option<&'a B>,
-    /// The pool.
-    pub(super) pool: &'a PoolName,
-    /// Its revision as the operator saw it.
-    pub(super) seen: Revision,
+    /// None for `DELETE`.
+    pub(super) body: Option<B>,
     /// What the audit log calls it.
-    pub(super) action: &'a str,
-    /// What the operator said.
+    pub(super) action: Action,
+}
+
+/// The entry that a command leaves in the audit log of its pool.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'a> {
+    /// The revision that the operator saw: the entry comes later.
+    pub(super) after: Revision,
+    /// Its action.
+    pub(super) action: Action,
+    /// The operator's reason.
     pub(super) reason: &'a str,
 }
 
 /// Whether a command without an answer may have been done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Doubt {
-    /// It was not.
+    /// It was not done.
     None,
-    /// The connection was lost: what was done is in the log by now.
+    /// The connection was lost: if it was done, the audit log has it by now.
     Lost,
-    /// No answer came in time: it may be done still.
+    /// No answer came in time: it may still be done.
     Late,
 }
 
-/// What a round over all coordinators brought.
+/// The result of asking each coordinator once.
 enum Round<A> {
     Answer(A),
-    /// The last word: asking another one would bring the same.  `doubt`: one before may have done it.
+    /// Asking another one would bring the same.  `doubt`: whether an earlier one may have done it.
     Final {
         error: ClientError,
         doubt: Doubt,
     },
-    /// Nobody answered; `retry` if at least one asked to come back, `doubt` if one may have done it.
-    Nobody {
+    /// No coordinator answered; `retry` if at least one asked to come back, `doubt` if one may have done it.
+    NoAnswer {
         errors: Vec<ClientError>,
         retry: Option<Duration>,
         doubt: Doubt,
@@ -126,20 +132,25 @@ impl Fleet {
     }
 
     /// Sends a command.
-    pub(super) async fn order<B: Serialize>(&self, order: &Order<'_, B>) -> Result<Done, Failure> {
-        let path = format!("/v1/pools/{}{}", order.pool, order.path);
+    pub(super) async fn send<B: Serialize>(
+        &self,
+        pool: &PoolName,
+        request: &Request<B>,
+        entry: Entry<'_>,
+    ) -> Result<Done, Failure> {
+        let path = format!("/v1/pools/{pool}{}", request.path);
         let start = clock::monotonic();
         let mut doubt = Doubt::None;
         loop {
-            let (errors, retry) = match self.round(&order.method, &path, order.body).await {
+            let (errors, retry) = match self.round(&request.method, &path, request.body.as_ref()).await {
                 Round::Answer(done) => return Ok(done),
                 Round::Final { error, doubt: new } => {
                     return match doubt.max(new) {
                         Doubt::None => Err(failed(&error)),
-                        doubt => self.settle(order, vec![error], doubt).await,
+                        doubt => self.settle(pool, entry, vec![error], doubt).await,
                     };
                 }
-                Round::Nobody { errors, retry, doubt: new } => {
+                Round::NoAnswer { errors, retry, doubt: new } => {
                     doubt = doubt.max(new);
                     (errors, retry)
                 }
@@ -147,28 +158,33 @@ impl Fleet {
             let left = clock::left_of(PATIENCE, start);
             match retry {
                 Some(pause) if !left.is_zero() => tokio::time::sleep(pause.min(left)).await,
-                _ if doubt != Doubt::None => return self.settle(order, errors, doubt).await,
+                _ if doubt != Doubt::None => return self.settle(pool, entry, errors, doubt).await,
                 _ => return Err(not_answered(&errors)),
             }
         }
     }
 
-    /// Whether a command that nobody answered was done all the same: the audit log knows.
-    async fn settle<B>(&self, order: &Order<'_, B>, errors: Vec<ClientError>, doubt: Doubt) -> Result<Done, Failure> {
-        let Ok(lines) = self.audit_after(order.pool, order.seen).await else {
-            return Err(unknown_outcome(&errors, order.pool, order.seen));
-        };
+    /// Looks up in the audit log whether a command without an answer was done.
+    async fn settle(
+        &self,
+        pool: &PoolName,
+        entry: Entry<'_>,
+        errors: Vec<ClientError>,
+        doubt: Doubt,
+    ) -> Result<Done, Failure> {
+        let unknown = || unknown_outcome(&errors, pool, entry.after);
+        let lines = self.audit_after(pool, entry.after).await.map_err(|_| unknown())?;
         let ours = |line: &AuditLine| {
             line.operator.as_ref().is_some_and(|operator| self.names.contains(operator))
-                && line.action == order.action
-                && line.reason == order.reason
+                && line.action == entry.action
+                && line.reason == entry.reason
         };
         match lines.into_iter().find(ours) {
             Some(AuditLine { revision, generation, phase, action, nodes, .. }) => {
-                Ok(Done { pool: order.pool.clone(), revision, generation, phase, action, nodes })
+                Ok(Done { pool: pool.clone(), revision, generation, phase, action, nodes })
             }
-            // Not done yet: a coordinator that is slow may be at it.
-            None if doubt == Doubt::Late => Err(unknown_outcome(&errors, order.pool, order.seen)),
+            // Not done yet: a slow coordinator may still be working on it.
+            None if doubt == Doubt::Late => Err(unknown()),
             None => Err(errors.first().map_or_else(|| not_answered(&errors), failed)),
         }
     }
@@ -179,7 +195,7 @@ impl Fleet {
             let (errors, retry) = match self.round::<(), A>(&Method::GET, path, None).await {
                 Round::Answer(answer) => return Ok(answer),
                 Round::Final { error, .. } => return Err(failed(&error)),
-                Round::Nobody { errors, retry, .. } => (errors, retry),
+                Round::NoAnswer { errors, retry, .. } => (errors, retry),
             };
             let left = clock::left_of(PATIENCE, start);
             match retry {
@@ -206,7 +222,7 @@ impl Fleet {
                     return Round::Answer(answer);
                 }
                 Ok(None) => {
-                    let (url, what) = (self.urls[at].to_string(), "there is nothing in it".to_owned());
+                    let (url, what) = (self.urls[at].to_string(), "it is empty".to_owned());
                     ClientError::BadAnswer { url, what }
                 }
                 Err(error) => error,
@@ -216,7 +232,7 @@ impl Fleet {
                     let pause = retry_after.unwrap_or(ROUND_PAUSE).max(Duration::from_millis(100));
                     retry = Some(retry.map_or(pause, |other: Duration| other.min(pause)));
                 }
-                // Ours, about the request: another coordinator would say the same.
+                // About the request itself: another coordinator would answer the same.
                 ClientError::Refused { body: Some(_), .. } => {
                     self.preferred.set(at);
                     return Round::Final { error, doubt };
@@ -228,6 +244,6 @@ impl Fleet {
             }
             errors.push(error);
         }
-        Round::Nobody { errors, retry, doubt }
+        Round::NoAnswer { errors, retry, doubt }
     }
 }

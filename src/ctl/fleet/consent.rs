@@ -1,45 +1,29 @@
-//! Saying what a command will do, and to how many nodes, before it does it; and asking, where it can harm.
+//! Explains what a command will do, and to how many nodes, before it does it; asks for confirmation if it can do harm.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
 use serde::Serialize;
 
-use crate::plain::plain;
-use crate::report::{Failure, Format, Outcome, Report, deliver};
+use tfo_cli::plain::plain;
+use tfo_cli::report::{Failure, Format, Outcome, Report, deliver};
 use tfo_model::count::{Generation, Revision};
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
 use tfo_wire::v1::fleet::PoolStatus;
 
-/// Whether to ask, and whether to do it at all.
+/// Options that confirm a command, or only explain it.
 #[derive(Debug, Args)]
 pub(super) struct ConsentArgs {
-    /// Do it without asking
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
-    /// Say what it would do, and do nothing
+    /// Explain what it would do, and do nothing
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
 }
 
-impl ConsentArgs {
-    /// For a command that is never asked about.
-    pub(super) const fn light(dry_run: bool) -> Self {
-        Self { yes: true, dry_run }
-    }
-}
-
-/// How much harm a command can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Weight {
-    /// It is done as soon as it is said.
-    Light,
-    /// It is asked about.
-    Heavy,
-}
-
-/// What a command will do.
+/// What a command will do.  Its JSON is that of `--dry-run`.
 #[derive(Debug, Serialize)]
 pub(super) struct Plan {
     dry_run: bool,
@@ -48,17 +32,19 @@ pub(super) struct Plan {
     /// The pool as the operator sees it.
     revision: Revision,
     generation: Generation,
-    /// How many nodes it is about.
+    /// How many nodes it affects.
     nodes: usize,
     plan: Vec<String>,
+    #[serde(skip)]
+    harmful: bool,
 }
 
-/// Whether to go on.
+/// How the question ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Agreed {
-    /// Do it.
+    /// The command is to be sent.
     Yes,
-    /// It was only to be explained.
+    /// The command was only to be explained.
     Explained,
 }
 
@@ -74,7 +60,13 @@ impl Plan {
             generation: *generation,
             nodes,
             plan: Vec::new(),
+            harmful: true,
         }
+    }
+
+    /// A plan that needs no confirmation.
+    pub(super) fn harmless(self) -> Self {
+        Self { harmful: false, ..self }
     }
 
     /// Adds a line.
@@ -83,23 +75,23 @@ impl Plan {
         self
     }
 
-    /// Explains it, and asks if it is heavy.
-    pub(super) fn agree(&self, consent: &ConsentArgs, weight: Weight, format: Format) -> Result<Agreed, Failure> {
+    /// Explains it, and asks if it can do harm.
+    pub(super) fn agree(&self, consent: &ConsentArgs, format: Format) -> Result<Agreed, Failure> {
         if consent.dry_run {
             return deliver(self, format).map(|_| Agreed::Explained);
         }
-        if weight == Weight::Light {
+        if !self.harmful {
             return Ok(Agreed::Yes);
         }
         let mut stderr = io::stderr();
-        // If stderr is gone nobody can be asked, which is seen below.
+        // If stderr is closed, no question can be asked: see below.
         drop(self.write_text(&mut stderr));
         if consent.yes {
             return Ok(Agreed::Yes);
         }
         if !(io::stdin().is_terminal() && stderr.is_terminal()) {
-            let message = format!("{} can harm, and nobody is there to be asked; nothing was done", self.action);
-            let problem = Problem::error("no_consent", message, "add --yes if this is what you want");
+            let message = format!("{} can do harm and needs confirmation on a terminal; nothing was done", self.action);
+            let problem = Problem::error("no_consent", message, "add --yes to confirm it");
             return Err(Failure::new(Outcome::Config, problem));
         }
         let mut answer = String::new();

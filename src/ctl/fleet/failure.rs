@@ -1,6 +1,6 @@
-//! What a coordinator's refusal, or its silence, means for the operator: the exit code and the remedy.
+//! The exit code and the remedy for a coordinator's refusal, or its silence.
 
-use crate::report::{Failure, Outcome};
+use tfo_cli::report::{Failure, Outcome};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::ids::PoolName;
@@ -8,27 +8,27 @@ use tfo_model::problem::Problem;
 use tfo_wire::client::ClientError;
 use tfo_wire::error::ErrorKind;
 
-/// One error, which is the last word.
+/// The failure for one error that asking another coordinator would not change.
 pub(super) fn failed(error: &ClientError) -> Failure {
     let (outcome, problem) = explain(error);
     Failure::new(outcome, problem)
 }
 
-/// Nobody answered: what each of them said.
+/// The failure if no coordinator answered, with the error of each.
 pub(super) fn not_answered(errors: &[ClientError]) -> Failure {
     let explained: Vec<(Outcome, Problem)> = errors.iter().map(explain).collect();
-    // The most telling one decides the exit code: a refusal before a silence.
+    // The most specific one decides the exit code: a refusal before a silence.
     let outcomes: Vec<Outcome> = explained.iter().map(|(outcome, _)| *outcome).collect();
     let order = [Outcome::Refused, Outcome::Config];
     let outcome = order.into_iter().find(|outcome| outcomes.contains(outcome)).unwrap_or(Outcome::Failed);
     Failure { problems: explained.into_iter().map(|(_, problem)| problem).collect(), outcome }
 }
 
-/// A command was sent, no answer came, and nobody can be asked whether it was done.
+/// The failure if a command was sent, no answer came, and the audit log does not show whether it was done.
 pub(super) fn unknown_outcome(errors: &[ClientError], pool: &PoolName, seen: Revision) -> Failure {
     let mut failure = not_answered(errors);
-    let message = "the command was sent, and nobody says whether it was done";
-    let remedy = format!("look before you repeat it: tfoctl audit --pool {pool} --after {seen}");
+    let message = "the command was sent, and its outcome is unknown: no coordinator has confirmed it";
+    let remedy = format!("check whether it was done before you repeat it: tfoctl audit --pool {pool} --after {seen}");
     failure.problems.push(Problem::error("unknown_outcome", message, remedy));
     failure.outcome = Outcome::Failed;
     failure
@@ -38,7 +38,7 @@ fn explain(error: &ClientError) -> (Outcome, Problem) {
     match error {
         ClientError::Unreachable { .. } => {
             let remedy =
-                "see whether that coordinator runs and listens there: `urls` in ctl.toml, its service, firewalls";
+                "check that the coordinator runs and listens there: `urls` in ctl.toml, its service, firewalls";
             (Outcome::Failed, Problem::error("unreachable", error.to_string(), remedy))
         }
         ClientError::Tls { cause, .. } => explain_tls(error, cause),
@@ -47,41 +47,41 @@ fn explain(error: &ClientError) -> (Outcome, Problem) {
             (outcome, Problem::error(kind, error.to_string(), remedy))
         }
         ClientError::Refused { body: None, .. } => {
-            let remedy = "that is no coordinator's answer: see what else listens there, such as a proxy";
+            let remedy = "this answer is not from a coordinator: check what listens there, such as a proxy";
             (Outcome::Failed, Problem::error("bad_answer", error.to_string(), remedy))
         }
         ClientError::BadAnswer { .. } => {
             let remedy =
-                "see whether `urls` names a tfo-coordinator, and whether both are of releases that fit together";
+                "check that `urls` names a tfo-coordinator, and that its release is compatible with this tfoctl";
             (Outcome::Failed, Problem::error("bad_answer", error.to_string(), remedy))
         }
     }
 }
 
 fn explain_tls(error: &ClientError, cause: &str) -> (Outcome, Problem) {
-    let says = |text: &str| cause.contains(text);
+    let has = |text: &str| cause.contains(text);
     let now = clock::now();
-    let (outcome, kind, remedy) = if says("fatal alert") {
+    let (outcome, kind, remedy) = if has("fatal alert") {
         let remedy = format!(
-            "the coordinator does not take your certificate (`cert` in ctl.toml): expired, revoked, or not of its \
-             `client_ca`; issue a new one with `tfoctl pki issue --operator NAME`; this host's clock says {now}"
+            "the coordinator does not accept your certificate (`cert` in ctl.toml): it is expired, revoked, or not from its \
+             `client_ca`; issue a new one with `tfoctl pki issue --operator NAME`; this host's clock is at {now}"
         );
         (Outcome::Refused, "certificate_refused", remedy)
-    } else if says("Expired") || says("expired") || says("NotValidYet") || says("not valid yet") {
+    } else if has("Expired") || has("expired") || has("NotValidYet") || has("not valid yet") {
         let remedy = format!(
-            "this host's clock says {now}: set it if that is wrong; if it is right, the coordinator needs a new \
+            "this host's clock is at {now}: set it if that is wrong; if it is right, the coordinator needs a new \
              certificate (`tfoctl pki issue --coordinator NAME`)"
         );
         (Outcome::Failed, "coordinator_certificate", remedy)
-    } else if says("NotValidForName") || says("not valid for name") {
-        let remedy = "write the name or address that is in the coordinator's certificate into `urls`, or issue one with \
+    } else if has("NotValidForName") || has("not valid for name") {
+        let remedy = "use the name or address of the coordinator's certificate in `urls`, or issue a certificate with \
                       --address";
         (Outcome::Config, "coordinator_name", remedy.to_owned())
-    } else if says("UnknownIssuer") || says("BadSignature") {
+    } else if has("UnknownIssuer") || has("BadSignature") {
         let remedy = "`ca` in ctl.toml must be the certificate of the authority that signed the coordinator's";
         (Outcome::Config, "wrong_ca", remedy.to_owned())
     } else {
-        let remedy = "see whether `urls` names the coordinator's API (9443 by default), not its plain page";
+        let remedy = "check that `urls` names the coordinator's API (port 9443 by default), not its dashboard";
         (Outcome::Failed, "tls", remedy.to_owned())
     };
     (outcome, Problem::error(kind, error.to_string(), remedy))
@@ -90,47 +90,59 @@ fn explain_tls(error: &ClientError, cause: &str) -> (Outcome, Problem) {
 fn explain_kind(kind: ErrorKind) -> (Outcome, &'static str, &'static str) {
     use Outcome::{Config, Failed, Refused};
     match kind {
-        ErrorKind::BadRequest => (Config, "bad_request", "mend the arguments; or the releases do not fit together"),
+        ErrorKind::BadRequest => (
+            Config,
+            "bad_request",
+            "check the arguments; the releases of tfoctl and the coordinator may also be incompatible",
+        ),
         ErrorKind::NotAllowed => (
             Refused,
             "not_allowed",
-            "name your certificate's DNS name in `operators` (or `viewers`, to look) of the coordinator's [access]",
+            "add your certificate's DNS name to `operators` (or `viewers`, to look) in the coordinator's [access]",
         ),
-        ErrorKind::NotInPool | ErrorKind::Denied => {
-            (Refused, "not_allowed", "this is a node's certificate, or a denied one: use an operator's (`cert`, `key`)")
-        }
-        ErrorKind::UnknownPool => (Config, "unknown_pool", "see `tfoctl pools` for the pools there are"),
-        ErrorKind::UnknownNode => (Failed, "unknown_node", "see `tfoctl nodes --all` for the nodes there are"),
+        ErrorKind::NotInPool | ErrorKind::Denied => (
+            Refused,
+            "not_allowed",
+            "this certificate is a node's, or denied: use an operator's (`cert` and `key` in ctl.toml)",
+        ),
+        ErrorKind::UnknownPool => (Config, "unknown_pool", "`tfoctl pools` lists the pools"),
+        ErrorKind::UnknownNode => (Failed, "unknown_node", "`tfoctl nodes --all` lists the nodes"),
         ErrorKind::UnknownPath | ErrorKind::UnknownMethod => {
-            (Failed, "unknown_path", "the coordinator is of a release that does not know this command")
+            (Failed, "unknown_path", "the coordinator's release does not support this command")
         }
-        ErrorKind::Timeout => (Failed, "timeout", "try again; the network between here and there is slow"),
+        ErrorKind::Timeout => (Failed, "timeout", "try again; the network to the coordinator is slow"),
         ErrorKind::PoolFrozen => (
             Refused,
             "pool_frozen",
             "the coordinator's store is older than its fleet: see `tfoctl pools`, then `tfoctl recover`",
         ),
-        ErrorKind::Refused => (Refused, "refused", "see `tfoctl pools` and `tfoctl nodes` for how it stands now"),
+        ErrorKind::Refused => (Refused, "refused", "`tfoctl pools` and `tfoctl nodes` show the current state"),
         ErrorKind::Moved => {
-            (Refused, "moved", "somebody was quicker: look again (`tfoctl pools`, `tfoctl audit`), and decide anew")
+            (Refused, "moved", "the pool has changed: look again (`tfoctl pools`, `tfoctl audit`), then decide")
         }
-        ErrorKind::TooLarge => (Config, "too_large", "name fewer nodes at once"),
+        ErrorKind::TooLarge => (Config, "too_large", "name fewer nodes at a time"),
         ErrorKind::NotHeard => (
             Refused,
             "not_heard",
-            "a coordinator that was started hears every node before it acts: wait, or exclude who will not come back",
+            "after a start, a coordinator waits for a report of every node: wait, or exclude the nodes that will not return",
         ),
         ErrorKind::StoreUnavailable => {
-            (Failed, "store_unavailable", "see to the coordinator's store; nothing was done")
+            (Failed, "store_unavailable", "repair the coordinator's store; nothing was done")
         }
         ErrorKind::Unavailable => {
-            (Failed, "unavailable", "it is stopping, or its configuration file differs: ask another")
+            (Failed, "unavailable", "it is stopping, or its configuration file differs: ask another coordinator")
         }
-        ErrorKind::OtherPool | ErrorKind::SessionClosed | ErrorKind::TooFarAhead => {
-            (Failed, "refused", "this is an answer to nodes: the releases do not fit together")
-        }
-        ErrorKind::Internal => (Failed, "internal", "see the coordinator's log under that request"),
-        ErrorKind::Unknown => (Failed, "refused", "the coordinator is of a later release: see what it says"),
+        ErrorKind::OtherPool | ErrorKind::SessionClosed | ErrorKind::TooFarAhead => (
+            Failed,
+            "refused",
+            "this is an answer to a node: the releases of tfoctl and the coordinator are incompatible",
+        ),
+        ErrorKind::Internal => (Failed, "internal", "look up the request in the coordinator's log"),
+        ErrorKind::Unknown => (
+            Failed,
+            "refused",
+            "the coordinator's release is newer than this tfoctl; its own message explains the refusal",
+        ),
     }
 }
 
@@ -145,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_errors_say_whose_they_are() {
+    fn tls_errors_name_the_side_at_fault() {
         // As rustls 0.23 writes them.
         assert_eq!(tls("received fatal alert: CertificateRevoked"), (Outcome::Refused, "certificate_refused"));
         assert_eq!(tls("invalid peer certificate: UnknownIssuer"), (Outcome::Config, "wrong_ca"));

@@ -1,18 +1,19 @@
-//! Following a rotation to its end: what is said on the way, and how it ended.
+//! Follows a rotation to its end: shows its progress, and judges how it ended.
 //!
-//! The coordinator walks by itself; whoever stops following changes nothing.  [`judge`] is pure.
+//! The rollout is the coordinator's work: nothing changes when nothing follows it.  [`judge`] is pure.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::connect::Connection;
+use super::ask::Fleet;
 use super::shown::{gate, slot};
-use crate::plain::{names, plain};
-use crate::report::{Failure, Outcome, Report};
+use tfo_cli::plain::{names, plain};
+use tfo_cli::report::{Failure, Outcome, Report};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
+use tfo_model::fleet::{Action, BlockedBy, HoldReason, NodeState};
 use tfo_model::ids::NodeId;
 use tfo_model::state::Phase;
 use tfo_model::time::span_text;
@@ -23,30 +24,30 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A line that only counts further is written at most this often.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 
-/// What is waited for.
+/// What a rotation is followed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Goal {
     /// The new key is primary everywhere.
     Settled,
     /// The keys are in no slot of any required node.
     DrivenOut,
-    /// These have the first key.
+    /// These nodes have the first key.
     Given(Option<Expected>),
 }
 
 /// How it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
-    /// As it was meant to.
+    /// It has reached its goal.
     Reached,
-    /// Somebody turned it back.
+    /// It was aborted.
     Aborted {
-        /// Who.
+        /// The operator; none for the coordinator itself.
         by: Option<NodeId>,
-        /// Why, in their words.
+        /// The operator's reason.
         reason: String,
     },
-    /// The pool holds or is frozen: it does not go on by itself.
+    /// The pool holds or is frozen: it does not continue by itself.
     Held(String),
     /// Time is over.
     TimeOver,
@@ -54,13 +55,13 @@ pub(super) enum End {
 
 /// Whether it has ended, by the pool's state, its audit log since the start, and (for [`Goal::Given`] by name) its nodes.
 pub(super) fn judge(goal: &Goal, status: &PoolStatus, since: &[AuditLine], nodes: &[NodeStatus]) -> Option<End> {
-    if status.blocked_by.as_deref() == Some("frozen") {
+    if status.blocked_by == Some(BlockedBy::Frozen.into()) {
         return Some(End::Held("frozen: the coordinator's store is older than its fleet".to_owned()));
     }
-    let did = |action: &str| since.iter().find(|line| line.action == action);
+    let did = |action: Action| since.iter().find(|line| line.action == action);
     let all_acked = status.waiting_for.is_empty() && status.converged == status.required;
     let reached = match goal {
-        Goal::Settled => did("settle").is_some(),
+        Goal::Settled => did(Action::Settle).is_some(),
         Goal::DrivenOut => status.phase == Phase::Steady && status.revoking.is_empty() && all_acked,
         Goal::Given(asked) => {
             let expect = expected(status, asked.as_ref());
@@ -68,19 +69,19 @@ pub(super) fn judge(goal: &Goal, status: &PoolStatus, since: &[AuditLine], nodes
         }
     };
     // An abort that comes after the end is of another rotation.
-    if reached && (*goal != Goal::DrivenOut || did("abort").is_none()) {
+    if reached && (*goal != Goal::DrivenOut || did(Action::Abort).is_none()) {
         return Some(End::Reached);
     }
-    if let Some(line) = did("abort") {
+    if let Some(line) = did(Action::Abort) {
         return Some(End::Aborted { by: line.operator.clone(), reason: line.reason.clone() });
     }
     match (&status.hold, goal) {
-        (Some(hold), Goal::Settled) if status.phase == Phase::Steady => Some(End::Held(hold.clone())),
+        (Some(hold), Goal::Settled) if status.phase == Phase::Steady => Some(End::Held(hold.to_string())),
         _ => None,
     }
 }
 
-/// Whom the pool itself waits for, which it knows without being asked for any; else who was asked for.
+/// The nodes that the pool itself waits for, or those that the operator named.
 fn expected<'a>(status: &'a PoolStatus, asked: Option<&'a Expected>) -> Option<&'a Expected> {
     status.expect.as_ref().or(asked)
 }
@@ -90,12 +91,12 @@ fn are_here(expect: Option<&Expected>, status: &PoolStatus, nodes: &[NodeStatus]
         None => true,
         Some(Expected::Number(number)) => status.required >= *number,
         Some(Expected::Names(names)) => {
-            names.iter().all(|name| nodes.iter().any(|node| node.node == *name && node.state == "converged"))
+            names.iter().all(|name| nodes.iter().any(|node| node.node == *name && node.state == NodeState::Converged))
         }
     }
 }
 
-/// One line that says where the pool stands.
+/// The state of a pool on one line.
 pub(super) fn progress(status: &PoolStatus) -> String {
     let waves = status.waves.map_or(String::new(), |waves| format!(" wave {}/{}", waves.opened, waves.of));
     let mut line = format!(
@@ -116,23 +117,23 @@ pub(super) fn progress(status: &PoolStatus) -> String {
     line
 }
 
-/// What must change for a line to be written at once.
+/// The part of a status whose change is shown at once.
 fn key(status: &PoolStatus) -> impl PartialEq + use<> {
     let waves = status.waves.map(|waves| waves.opened);
     (status.phase.as_str(), status.generation, waves, status.paused, status.hold.clone())
 }
 
-/// What was done, and how it ended if it was waited for.
+/// A command that was followed, and how it ended.
 #[derive(Debug, Serialize)]
 pub(super) struct Followed {
-    /// The command itself.
+    /// The answer to the command.
     #[serde(flatten)]
     pub(super) done: Done,
     /// `done`, `aborted`, `held`, `not_converged`.
     pub(super) result: &'static str,
-    /// From the command to the end.
+    /// Time from the command to the end, in seconds.
     pub(super) elapsed_secs: u64,
-    /// The pool as it was seen last.
+    /// The pool as it was last seen.
     pub(super) status: Option<PoolStatus>,
     #[serde(skip)]
     end: End,
@@ -153,19 +154,23 @@ impl Report for Followed {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let (pool, elapsed) = (&self.done.pool, span_text(self.elapsed_secs));
         match &self.end {
-            End::Reached => write!(out, "{} in pool {pool}: done after {elapsed}", plain(&self.done.action))?,
+            End::Reached => write!(out, "{} in pool {pool}: done after {elapsed}", plain(self.done.action.as_str()))?,
             End::Aborted { by, reason } => {
                 let by = by.as_ref().map_or_else(|| "the coordinator".to_owned(), ToString::to_string);
-                write!(out, "{} in pool {pool}: aborted by {by}", plain(&self.done.action))?;
+                write!(out, "{} in pool {pool}: aborted by {by}", plain(self.done.action.as_str()))?;
                 if !reason.is_empty() {
                     write!(out, " (\"{}\")", plain(reason))?;
                 }
             }
             End::Held(why) => {
-                write!(out, "{} in pool {pool}: does not go on: {}", plain(&self.done.action), plain(why))?;
+                write!(out, "{} in pool {pool}: stopped: {}", plain(self.done.action.as_str()), plain(why))?;
             }
             End::TimeOver => {
-                write!(out, "{} in pool {pool}: not converged after {elapsed}; it goes on", plain(&self.done.action))?;
+                write!(
+                    out,
+                    "{} in pool {pool}: not converged after {elapsed}; the coordinator continues",
+                    plain(self.done.action.as_str())
+                )?;
             }
         }
         let Some(status) = &self.status else { return writeln!(out) };
@@ -174,48 +179,36 @@ impl Report for Followed {
         if self.end != End::Reached && !status.waiting_for.is_empty() {
             writeln!(out, "waits for {}: {}", status.waiting_for.len(), names(&status.waiting_for))?;
         }
-        if status.hold.as_deref() == Some("first_key") {
-            writeln!(out, "it holds: `tfoctl resume` lets rotations begin")?;
+        if status.hold == Some(HoldReason::FirstKey.into()) {
+            writeln!(out, "the pool holds: `tfoctl resume` lets rotations begin")?;
         }
         Ok(())
     }
 }
 
-/// What is remembered from look to look.
+/// What is kept from look to look.
 struct Follower<'a> {
-    connection: &'a Connection,
+    fleet: &'a Fleet,
     goal: Goal,
-    /// The command's own entry is the first after it.
+    /// Revision of the command's own entry.
     since: Revision,
     lines: Vec<AuditLine>,
     status: Option<PoolStatus>,
     written: Option<(PoolStatus, Instant)>,
-    trouble: Option<String>,
+    failure: Option<String>,
 }
 
-/// Follows what `done` began, for at most `patience`.
-pub(super) async fn follow(
-    connection: &Connection,
-    done: Done,
-    goal: Goal,
-    patience: Duration,
-) -> Result<Followed, Failure> {
+/// Follows the command that ended in `done`, for at most `patience`.
+pub(super) async fn follow(fleet: &Fleet, done: Done, goal: Goal, patience: Duration) -> Result<Followed, Failure> {
     let start = clock::monotonic();
-    let mut follower = Follower {
-        connection,
-        goal,
-        since: done.revision,
-        lines: Vec::new(),
-        status: None,
-        written: None,
-        trouble: None,
-    };
+    let mut follower =
+        Follower { fleet, goal, since: done.revision, lines: Vec::new(), status: None, written: None, failure: None };
     let end = loop {
         match follower.look(&done).await {
             Ok(Some(end)) => break end,
             Ok(None) => {}
-            // A coordinator that restarts: the rotation outlives it, and so does the following.
-            Err(failure) if failure.outcome == Outcome::Failed => follower.say_trouble(&failure),
+            // A coordinator may be restarting; the rotation outlives that.
+            Err(failure) if failure.outcome == Outcome::Failed => follower.show_failure(&failure),
             Err(failure) => return Err(failure),
         }
         let left = clock::left_of(patience, start);
@@ -236,12 +229,12 @@ pub(super) async fn follow(
 
 impl Follower<'_> {
     async fn look(&mut self, done: &Done) -> Result<Option<End>, Failure> {
-        let fleet = &self.connection.fleet;
+        let fleet = self.fleet;
         let mut status = fleet.status(&done.pool).await?;
         let known = self.lines.last().map_or(self.since, |line| line.revision);
         if status.revision > known {
             self.lines.extend(fleet.audit_after(&done.pool, known).await?);
-            // The log was read later: what is shown must not be older than what is judged by.
+            // The log was read later: the status that is shown must not be older than the log that decides.
             if self.lines.last().is_some_and(|line| line.revision > status.revision) {
                 status = fleet.status(&done.pool).await?;
             }
@@ -252,15 +245,15 @@ impl Follower<'_> {
             }
             Goal::Settled | Goal::DrivenOut | Goal::Given(_) => Vec::new(),
         };
-        self.say(&status);
+        self.show(&status);
         let end = judge(&self.goal, &status, &self.lines, &nodes);
         self.status = Some(status);
-        self.trouble = None;
+        self.failure = None;
         Ok(end)
     }
 
-    /// A line for a new phase at once, for a new count now and then.
-    fn say(&mut self, status: &PoolStatus) {
+    /// Writes a line for a new phase at once, for a new count now and then.
+    fn show(&mut self, status: &PoolStatus) {
         let is_due = match &self.written {
             None => true,
             Some((last, at)) => {
@@ -269,19 +262,19 @@ impl Follower<'_> {
             }
         };
         if is_due {
-            // Progress that nobody reads changes nothing; the result is what counts.
+            // If stderr is closed, the result still counts.
             drop(writeln!(io::stderr(), "{}  {}", clock::now(), progress(status)));
             self.written = Some((status.clone(), clock::monotonic()));
         }
     }
 
-    fn say_trouble(&mut self, failure: &Failure) {
+    fn show_failure(&mut self, failure: &Failure) {
         let text: Vec<String> = failure.problems.iter().map(|problem| problem.message.clone()).collect();
         let text = text.join("; ");
-        if self.trouble.as_ref() != Some(&text) {
+        if self.failure.as_ref() != Some(&text) {
             // As above.
-            drop(writeln!(io::stderr(), "{}  {text}; the rotation goes on without us, asking again", clock::now()));
-            self.trouble = Some(text);
+            drop(writeln!(io::stderr(), "{}  {text}; the rotation continues, asking again", clock::now()));
+            self.failure = Some(text);
         }
     }
 }
@@ -302,14 +295,14 @@ mod tests {
         serde_json::from_value(text).unwrap()
     }
 
-    fn line(action: &str, operator: Option<&str>) -> AuditLine {
+    fn line(action: Action, operator: Option<&str>) -> AuditLine {
         AuditLine {
             at: clock::now(),
             revision: Revision::new(9),
             generation: Generation::new(4),
             phase: Phase::Steady,
             operator: operator.map(|name| name.parse().unwrap()),
-            action: action.to_owned(),
+            action: action.into(),
             nodes: std::collections::BTreeSet::new(),
             reason: "why".to_owned(),
         }
@@ -317,23 +310,24 @@ mod tests {
 
     #[test]
     fn a_rotation_ends_settled_aborted_or_held() {
-        let on_the_way = [line("promote", None), line("open_wave", None)];
+        let on_the_way = [line(Action::Promote, None), line(Action::OpenWave, None)];
         assert_eq!(judge(&Goal::Settled, &status(Phase::Promoted, 3), &on_the_way, &[]), None);
-        let settled = [line("promote", None), line("settle", None)];
+        let settled = [line(Action::Promote, None), line(Action::Settle, None)];
         assert_eq!(judge(&Goal::Settled, &status(Phase::Steady, 3), &settled, &[]), Some(End::Reached));
         // Also if the next one has begun meanwhile, and was aborted.
-        let more = [line("settle", None), line("stage", None), line("abort", Some("ops2"))];
+        let more = [line(Action::Settle, None), line(Action::Stage, None), line(Action::Abort, Some("ops2"))];
         assert_eq!(judge(&Goal::Settled, &status(Phase::Steady, 3), &more, &[]), Some(End::Reached));
         let by = Some("ops2".parse().unwrap());
         let aborted = End::Aborted { by, reason: "why".to_owned() };
-        let lines = [line("promote", None), line("abort", Some("ops2"))];
+        let lines = [line(Action::Promote, None), line(Action::Abort, Some("ops2"))];
         assert_eq!(judge(&Goal::Settled, &status(Phase::Steady, 0), &lines, &[]), Some(aborted));
-        let held = PoolStatus { hold: Some("aborted".to_owned()), ..status(Phase::Steady, 0) };
+        let held = PoolStatus { hold: Some(HoldReason::Aborted.into()), ..status(Phase::Steady, 0) };
         assert_eq!(judge(&Goal::Settled, &held, &[], &[]), Some(End::Held("aborted".to_owned())));
-        let frozen = PoolStatus { blocked_by: Some("frozen".to_owned()), ..status(Phase::Staged, 3) };
+        let frozen = PoolStatus { blocked_by: Some(BlockedBy::Frozen.into()), ..status(Phase::Staged, 3) };
         assert!(matches!(judge(&Goal::Settled, &frozen, &[], &[]), Some(End::Held(_))));
-        // A pause is somebody's to end; it is waited for.
-        let paused = PoolStatus { paused: true, blocked_by: Some("paused".to_owned()), ..status(Phase::Staged, 3) };
+        // An operator may end a pause; it is waited for.
+        let paused =
+            PoolStatus { paused: true, blocked_by: Some(BlockedBy::Paused.into()), ..status(Phase::Staged, 3) };
         assert_eq!(judge(&Goal::Settled, &paused, &[], &[]), None);
     }
 
@@ -346,7 +340,7 @@ mod tests {
         assert_eq!(judge(&goal, &status(Phase::Steady, 2), &[], &[]), None, "one still holds it");
         assert_eq!(judge(&goal, &status(Phase::Promoted, 3), &[], &[]), None);
         assert_eq!(judge(&goal, &status(Phase::Steady, 3), &[], &[]), Some(End::Reached));
-        let forced = [line("abort", Some("ops2"))];
+        let forced = [line(Action::Abort, Some("ops2"))];
         assert!(matches!(judge(&goal, &status(Phase::Steady, 3), &forced, &[]), Some(End::Aborted { .. })));
     }
 
@@ -358,15 +352,15 @@ mod tests {
         assert_eq!(judge(&number(4), &steady, &[], &[]), None);
         assert_eq!(judge(&number(3), &status(Phase::Steady, 2), &[], &[]), None);
         assert_eq!(judge(&Goal::Given(None), &steady, &[], &[]), Some(End::Reached));
-        // The pool knows whom it waits for, also where nobody was named.
+        // The pool knows which nodes it waits for, also if none was named.
         let waits = PoolStatus { expect: Some(Expected::Number(4)), ..status(Phase::Steady, 3) };
         assert_eq!(judge(&Goal::Given(None), &waits, &[], &[]), None);
         assert_eq!(judge(&number(3), &waits, &[], &[]), None);
         let names = Expected::Names(["a".parse().unwrap()].into());
         let waits = PoolStatus { expect: Some(names), ..status(Phase::Steady, 3) };
         assert_eq!(judge(&Goal::Given(None), &waits, &[], &[]), None);
-        let nobody = PoolStatus { required: 0, ..status(Phase::Steady, 0) };
-        assert_eq!(judge(&Goal::Given(None), &nobody, &[], &[]), None);
+        let none = PoolStatus { required: 0, ..status(Phase::Steady, 0) };
+        assert_eq!(judge(&Goal::Given(None), &none, &[], &[]), None);
         let named = Goal::Given(Some(Expected::Names(["a".parse().unwrap()].into())));
         assert_eq!(judge(&named, &steady, &[], &[]), None);
     }

@@ -1,4 +1,4 @@
-//! `pools`, `nodes`, `audit`: looking, which viewers may too.
+//! `pools`, `nodes`, `audit`: the commands that only look; viewers may use them too.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -7,8 +7,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::connect::{ConnectArgs, Connection, block_on};
-use super::shown::{Listed, audit_line, write_nodes};
-use crate::report::{Failure, Format, Outcome, Report, deliver};
+use super::shown::{Listed, Shown, audit_line, write_nodes};
+use tfo_cli::output::while_read;
+use tfo_cli::report::{Failure, Format, Outcome, Report, deliver, write_json};
 use tfo_model::count::Revision;
 use tfo_model::ids::PoolName;
 use tfo_wire::v1::fleet::{Audit, Nodes, PoolStatus, Pools};
@@ -18,30 +19,30 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(2);
 
 /// Arguments of `pools`.
 #[derive(Debug, Args)]
-pub struct PoolsArgs {
+pub(crate) struct PoolsArgs {
     #[command(flatten)]
     connect: ConnectArgs,
 }
 
 /// Arguments of `nodes`.
 #[derive(Debug, Args)]
-pub struct NodesArgs {
+pub(crate) struct NodesArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// List every node, also those that are as they should be
+    /// List every node, also those that need no attention
     #[arg(long)]
     all: bool,
 }
 
 /// Arguments of `audit`.
 #[derive(Debug, Args)]
-pub struct AuditArgs {
+pub(crate) struct AuditArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// Only what came after this revision
+    /// Only entries after this revision
     #[arg(long, value_name = "REVISION", default_value_t = Revision::ZERO)]
     after: Revision,
-    /// Go on with what comes, until told to stop; as JSON: one entry a line
+    /// Show new entries until interrupted; as JSON: one entry a line
     #[arg(long)]
     follow: bool,
 }
@@ -49,8 +50,8 @@ pub struct AuditArgs {
 /// Shows all pools, or the one of `--pool`.
 ///
 /// # Errors
-/// Fails with what is wrong, its remedy and the exit code.
-pub fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Failure> {
+/// Fails with its problems and the exit code.
+pub(crate) fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Failure> {
     let connection = arguments.connect.open()?;
     let pools = block_on(async {
         match &connection.argument {
@@ -58,7 +59,7 @@ pub fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Failure> 
             None => connection.fleet.pools().await,
         }
     })?;
-    deliver(&pools, format)
+    deliver(&Shown(pools), format)
 }
 
 /// Nodes, and as text the pool above them.
@@ -83,8 +84,8 @@ impl Report for NodesShown {
 /// Shows the nodes of a pool.
 ///
 /// # Errors
-/// Fails with what is wrong, its remedy and the exit code.
-pub fn list_nodes(arguments: &NodesArgs, format: Format) -> Result<Outcome, Failure> {
+/// Fails with its problems and the exit code.
+pub(crate) fn list_nodes(arguments: &NodesArgs, format: Format) -> Result<Outcome, Failure> {
     let connection = arguments.connect.open()?;
     let listed = if arguments.all { Listed::All } else { Listed::Behind };
     let shown = block_on(async {
@@ -96,32 +97,32 @@ pub fn list_nodes(arguments: &NodesArgs, format: Format) -> Result<Outcome, Fail
     deliver(&shown, format)
 }
 
-impl Report for Audit {
+impl Report for Shown<Audit> {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.entries.iter().try_for_each(|line| writeln!(out, "{}", audit_line(line)))
+        self.0.entries.iter().try_for_each(|line| writeln!(out, "{}", audit_line(line)))
     }
 }
 
 /// Shows the audit log, oldest first.
 ///
 /// # Errors
-/// Fails with what is wrong, its remedy and the exit code.
-pub fn audit(arguments: &AuditArgs, format: Format) -> Result<Outcome, Failure> {
+/// Fails with its problems and the exit code.
+pub(crate) fn audit(arguments: &AuditArgs, format: Format) -> Result<Outcome, Failure> {
     let connection = arguments.connect.open()?;
     block_on(async {
         let pool = connection.pool().await?;
         if arguments.follow {
-            return follow(&connection, &pool, arguments.after, format).await;
+            return while_read(follow(&connection, &pool, arguments.after, format)).await;
         }
         let entries = connection.fleet.audit_after(&pool, arguments.after).await?;
-        deliver(&Audit { pool, entries, more: false }, format)
+        deliver(&Shown(Audit { pool, entries, more: false }), format)
     })
 }
 
 async fn follow(connection: &Connection, pool: &PoolName, after: Revision, format: Format) -> Result<Outcome, Failure> {
     let mut after = after;
     loop {
-        // The whole of it at first, so that a wrong pool or certificate ends it at once.
+        // The whole log first, so that a wrong pool or certificate ends it at once.
         let entries = connection.fleet.audit_after(pool, after).await?;
         after = entries.last().map_or(after, |line| line.revision);
         show_lines(&entries, format).map_err(Failure::undelivered)?;
@@ -137,10 +138,7 @@ fn show_lines(entries: &[tfo_wire::v1::fleet::AuditLine], format: Format) -> io:
     for line in entries {
         match format {
             Format::Text => writeln!(out, "{}", audit_line(line))?,
-            Format::Json => {
-                serde_json::to_writer(&mut out, line)?;
-                out.write_all(b"\n")?;
-            }
+            Format::Json => write_json(&mut out, line)?,
         }
     }
     out.flush()

@@ -1,10 +1,12 @@
 //! The fleet commands: what an operator sees and does through the coordinators.
 //!
-//! Nothing is decided here; the coordinator decides.  What is here: asking it (`ask`), saying beforehand what a command
-//! will do and to how many nodes (`consent`), following a rotation (`follow`), and showing all of it.  Every command that
-//! can harm carries what the operator saw, so that it is refused where the pool has moved on.
+//! The coordinator decides; these modules ask it.  `ask` sends requests, `command` is the shape of every command to a pool,
+//! `consent` explains a command to how many nodes before it is sent, `follow` follows a rotation, `shown` shows the
+//! results.  A command that can do harm carries the revision or generation that the operator saw, so that it is refused
+//! if the pool has changed since.
 
 mod ask;
+mod command;
 mod connect;
 mod consent;
 mod failure;
@@ -17,9 +19,9 @@ mod shown;
 mod steps;
 mod watch;
 
-pub use keys::{ImportArgs, RecoverArgs, import, recover};
-pub use look::{AuditArgs, NodesArgs, PoolsArgs, audit, list_nodes, pools};
-pub use nodes::{ExcludeArgs, NodeArgs, deny, exclude, forget};
-pub use rotate::{RotateArgs, rotate};
-pub use steps::{AbortArgs, AdvanceArgs, ResumeArgs, StepArgs, abort, advance, pause, resume};
-pub use watch::{WatchArgs, watch};
+pub(crate) use keys::{ImportArgs, RecoverArgs, import, recover};
+pub(crate) use look::{AuditArgs, NodesArgs, PoolsArgs, audit, list_nodes, pools};
+pub(crate) use nodes::{DenyArgs, ExcludeArgs, ForgetArgs, deny, exclude, forget};
+pub(crate) use rotate::{RotateArgs, rotate};
+pub(crate) use steps::{AbortArgs, AdvanceArgs, PauseArgs, ResumeArgs, abort, advance, pause, resume};
+pub(crate) use watch::{WatchArgs, watch};

@@ -1,43 +1,64 @@
-//! `exclude`, `deny`, `forget`: what an operator does with one node.
+//! `exclude`, `deny`, `forget`: commands about one node.
 
 use std::time::Duration;
 
 use clap::Args;
 use reqwest::Method;
 
-use super::connect::{Connection, OrderArgs, block_on};
-use super::consent::{ConsentArgs, Plan, Weight};
-use super::steps::{Prepared, carry_out};
-use crate::report::{Failure, Format, Outcome};
+use super::ask::{Fleet, Request};
+use super::command::{CommandArgs, Prepared, run};
+use super::consent::Plan;
+use tfo_cli::report::{Failure, Format, Outcome};
 use tfo_host::runtime::clock;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::fleet::Action;
+use tfo_model::ids::NodeId;
 use tfo_model::problem::Problem;
 use tfo_model::time::parse_span;
 use tfo_wire::v1::fleet::{NodeAction, NodeRequest, NodeStatus, PoolStatus};
 
-/// Shortest exclusion: shorter ones end before anything was done with them.
+/// Shortest exclusion: a shorter one ends before it is of use.
 const EXCLUDE_MIN: Duration = Duration::from_secs(60);
-/// Longest exclusion: whoever is away longer is forgotten, and comes again as a new node.
+/// Longest exclusion: a node that is away for longer is forgotten, and comes back as a new one.
 const EXCLUDE_MAX: Duration = Duration::from_secs(30 * 86_400);
 
-/// Arguments of `deny` and `forget`.
+/// Options of every command about a node.
 #[derive(Debug, Args)]
-pub struct NodeArgs {
+struct NodeArgs {
     #[command(flatten)]
-    order: OrderArgs,
-    /// The node
+    common: CommandArgs,
+    /// Name of the node
     #[arg(value_name = "NODE")]
     node: NodeId,
-    #[command(flatten)]
-    consent: ConsentArgs,
+}
+
+impl NodeArgs {
+    /// The plan of a command about a node that the pool knows.
+    async fn plan(&self, action: Action, fleet: &Fleet, status: &PoolStatus) -> Result<Plan, Failure> {
+        let nodes = fleet.nodes(&status.pool).await?.nodes;
+        let Some(found) = nodes.iter().find(|found| found.node == self.node) else {
+            let message = format!("pool {} has no node {}", status.pool, self.node);
+            let problem = Problem::error("unknown_node", message, "`tfoctl nodes --all` lists the nodes of the pool");
+            return Err(Failure::new(Outcome::Failed, problem));
+        };
+        let NodeStatus { node, state, generation, .. } = found;
+        let generation = generation.map_or_else(|| "no generation".to_owned(), |g| format!("generation {g}"));
+        let line = format!("1 node of {} required: {node}, now {state} at {generation}", status.required);
+        Ok(Plan::new(action.as_str(), status, 1).line(line))
+    }
+
+    /// `PUT` to the node.
+    fn put(&self, action: Action, what: NodeAction) -> Request<NodeRequest> {
+        let body = Some(NodeRequest { action: what, reason: self.common.reason.clone() });
+        Request { method: Method::PUT, path: format!("/nodes/{}", self.node), body, action }
+    }
 }
 
 /// Arguments of `exclude`.
 #[derive(Debug, Args)]
-pub struct ExcludeArgs {
+pub(crate) struct ExcludeArgs {
     #[command(flatten)]
     node: NodeArgs,
-    /// For how long
+    /// Duration, 1m to 30d
     #[arg(long = "for", value_name = "SPAN", default_value = "24h", value_parser = exclusion)]
     span: Duration,
 }
@@ -47,119 +68,59 @@ fn exclusion(text: &str) -> Result<Duration, String> {
     if (EXCLUDE_MIN..=EXCLUDE_MAX).contains(&span) { Ok(span) } else { Err("an exclusion is 1m to 30d".to_owned()) }
 }
 
-/// Barriers do not wait for a node for a while.
-///
-/// # Errors
-/// Fails with what is wrong, its remedy and the exit code.
-pub fn exclude(arguments: &ExcludeArgs, format: Format) -> Result<Outcome, Failure> {
-    let node = &arguments.node;
-    let until = clock::now().plus(arguments.span.as_secs());
-    let connection = node.order.connect.open()?;
-    block_on(async {
-        let seen = Seen::look(&connection, &node.node).await?;
-        let plan = seen
-            .plan("exclude")
+/// Excludes a node from barriers for a limited time.
+pub(crate) fn exclude(arguments: &ExcludeArgs, format: Format) -> Result<Outcome, Failure> {
+    run(&arguments.node.common, format, async |fleet, status| {
+        let until = clock::now().plus(arguments.span.as_secs());
+        let plan = arguments.node.plan(Action::Exclude, fleet, status).await?;
+        let plan = plan
             .line(format!("no barrier waits for it until {until}"))
-            .line("if it still serves, its clients may lose TFO while the others rotate")
+            .line("while it still serves, its clients may lose TFO when the others rotate")
             .line("its first contact after that admits it again");
-        let body = NodeRequest { action: NodeAction::Exclude { until }, reason: node.order.reason.clone() };
-        let prepared = node.put("exclude", &body, plan);
-        carry_out(&connection, &seen.status, prepared, &node.consent, format).await
+        Ok(Prepared::new(plan, arguments.node.put(Action::Exclude, NodeAction::Exclude { until })))
     })
 }
 
-/// A node gets no keys any more.
-///
-/// # Errors
-/// Fails with what is wrong, its remedy and the exit code.
-pub fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.order.connect.open()?;
-    block_on(async {
-        let seen = Seen::look(&connection, &arguments.node).await?;
-        let plan = seen
-            .plan("deny")
-            .line("it is told no keys any more, and nobody waits for it, until it is forgotten")
-            .line(
-                "the keys that it has stay with it: if it is not trusted, `tfoctl rotate --mode revoke --deny` instead",
-            )
+/// Arguments of `deny`.
+#[derive(Debug, Args)]
+pub(crate) struct DenyArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// Gives a node no more keys.
+pub(crate) fn deny(arguments: &DenyArgs, format: Format) -> Result<Outcome, Failure> {
+    run(&arguments.node.common, format, async |fleet, status| {
+        let plan = arguments.node.plan(Action::Deny, fleet, status).await?;
+        let plan = plan
+            .line("it gets no more keys, and no barrier waits for it, until it is forgotten")
+            .line("it keeps the keys that it has: if you do not trust it, `tfoctl rotate --mode revoke --deny` instead")
             .line("its certificate stays valid: revoke that too (`tfoctl pki revoke`)");
-        let body = NodeRequest { action: NodeAction::Deny, reason: arguments.order.reason.clone() };
-        let prepared = arguments.put("deny", &body, plan);
-        carry_out(&connection, &seen.status, prepared, &arguments.consent, format).await
+        Ok(Prepared::new(plan, arguments.node.put(Action::Deny, NodeAction::Deny)))
     })
 }
 
-/// A node becomes unknown.
-///
-/// # Errors
-/// Fails with what is wrong, its remedy and the exit code.
-pub fn forget(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.order.connect.open()?;
-    block_on(async {
-        let seen = Seen::look(&connection, &arguments.node).await?;
-        let plan = seen
-            .plan("forget")
-            .line("nobody waits for it, and nothing is known of it")
+/// Arguments of `forget`.
+#[derive(Debug, Args)]
+pub(crate) struct ForgetArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// Forgets a node.
+pub(crate) fn forget(arguments: &ForgetArgs, format: Format) -> Result<Outcome, Failure> {
+    run(&arguments.node.common, format, async |fleet, status| {
+        let plan = arguments.node.plan(Action::Forget, fleet, status).await?;
+        let plan = plan
+            .line("no barrier waits for it, and the pool keeps no record of it")
             .line("if it still runs, its next contact admits it as a new node");
-        let prepared = Prepared::<()> {
-            method: Method::DELETE,
-            path: format!("/nodes/{}?reason={}", arguments.node, query_value(&arguments.order.reason)),
-            body: None,
-            action: "forget",
-            reason: &arguments.order.reason,
-            plan,
-            weight: Weight::Heavy,
-        };
-        carry_out(&connection, &seen.status, prepared, &arguments.consent, format).await
+        let NodeArgs { node, common } = &arguments.node;
+        let path = format!("/nodes/{node}?reason={}", query_value(&common.reason));
+        Ok(Prepared::new(plan, Request::<()> { method: Method::DELETE, path, body: None, action: Action::Forget }))
     })
 }
 
-/// A node as the operator sees it, and its pool.
-struct Seen {
-    status: PoolStatus,
-    node: NodeStatus,
-}
-
-impl Seen {
-    async fn look(connection: &Connection, node: &NodeId) -> Result<Self, Failure> {
-        let pool = connection.pool().await?;
-        let status = connection.fleet.status(&pool).await?;
-        let nodes = connection.fleet.nodes(&pool).await?.nodes;
-        match nodes.into_iter().find(|found| found.node == *node) {
-            Some(node) => Ok(Self { status, node }),
-            None => Err(unknown(node, &pool)),
-        }
-    }
-
-    fn plan(&self, action: &'static str) -> Plan {
-        let NodeStatus { node, state, generation, .. } = &self.node;
-        let generation = generation.map_or_else(|| "no generation".to_owned(), |g| format!("generation {g}"));
-        Plan::new(action, &self.status, 1)
-            .line(format!("1 node of {} required: {node}, now {state} at {generation}", self.status.required))
-    }
-}
-
-fn unknown(node: &NodeId, pool: &PoolName) -> Failure {
-    let message = format!("pool {pool} knows no node {node}");
-    let remedy = "see `tfoctl nodes --all` for the nodes there are";
-    Failure::new(Outcome::Failed, Problem::error("unknown_node", message, remedy))
-}
-
-impl NodeArgs {
-    fn put<'a>(&'a self, action: &'static str, body: &'a NodeRequest, plan: Plan) -> Prepared<'a, NodeRequest> {
-        Prepared {
-            method: Method::PUT,
-            path: format!("/nodes/{}", self.node),
-            body: Some(body),
-            action,
-            reason: &self.order.reason,
-            plan,
-            weight: Weight::Heavy,
-        }
-    }
-}
-
-/// A text as the value in a query (RFC 3986 section 2.3: everything but the unreserved characters is escaped).
+/// Escapes a text as the value in a query: everything but the unreserved characters of RFC 3986 section 2.3.
 fn query_value(text: &str) -> String {
     text.bytes().fold(String::new(), |mut escaped, byte| {
         match byte {

@@ -1,4 +1,4 @@
-//! `rotate`: a fresh key, a revoke, or the first key; and waiting for its end.
+//! `rotate`: a new key, a revoke, or the first key.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,16 +6,18 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use reqwest::Method;
 
-use super::ask::Order;
-use super::connect::{OrderArgs, block_on};
-use super::consent::{Agreed, ConsentArgs, Plan, Weight};
-use super::follow::{Goal, follow};
+use super::ask::Request;
+use super::command::{CommandArgs, Prepared, Wait, run};
+use super::consent::Plan;
+use super::follow::Goal;
 use super::keys::{ExpectArgs, expectation};
 use super::shown::{gate, slot};
-use crate::plain::{count_of_nodes, names};
-use crate::report::{Failure, Format, Outcome, deliver, deliver_as};
+use tfo_cli::plain::{count_of_nodes, names};
+use tfo_cli::report::{Failure, Format, Outcome};
 use tfo_model::count::Epoch;
+use tfo_model::fleet::{Action, BlockedBy};
 use tfo_model::ids::NodeId;
+use tfo_model::named::Named;
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_model::time::parse_span;
@@ -23,16 +25,16 @@ use tfo_wire::v1::fleet::{Expected, PoolStatus, RotationMode, RotationRequest};
 
 /// Arguments of `rotate`.
 #[derive(Debug, Args)]
-pub struct RotateArgs {
+pub(crate) struct RotateArgs {
     #[command(flatten)]
-    order: OrderArgs,
-    /// What for
+    common: CommandArgs,
+    /// Purpose
     #[arg(long, value_enum, default_value_t)]
     mode: Mode,
-    /// With --mode revoke: a node that gets no keys any more (repeatable)
+    /// With --mode revoke: a node that gets no more keys (repeatable)
     #[arg(long, value_name = "NODE")]
     deny: Vec<NodeId>,
-    /// With --mode revoke: the epoch of a key to drive out (repeatable); default: all that nodes are told now
+    /// With --mode revoke: the epoch of a key to drive out (repeatable); default: all current keys
     #[arg(long, value_name = "EPOCH")]
     epoch: Vec<Epoch>,
     /// Give an empty pool its first key
@@ -40,26 +42,24 @@ pub struct RotateArgs {
     first: bool,
     #[command(flatten)]
     expect: ExpectArgs,
-    /// Pass over the gates that only protect comfort (expected_nodes, drain); barriers stay
+    /// Skip the gates that only protect comfort (expected_nodes, drain); barriers stay
     #[arg(long)]
     force: bool,
     /// Follow it to its end
     #[arg(long)]
     wait: bool,
-    /// With --wait: for how long
+    /// With --wait: longest wait
     #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = timeout)]
     timeout: Duration,
-    #[command(flatten)]
-    consent: ConsentArgs,
 }
 
 /// `--mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum Mode {
-    /// A fresh key, as the schedule would do it
+    /// A new key, as the schedule would make it
     #[default]
     Normal,
-    /// Drive keys out that others may know
+    /// Drive out keys that others may know
     Revoke,
 }
 
@@ -68,35 +68,28 @@ fn timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// Starts a rotation.
-///
-/// # Errors
-/// Fails with what is wrong, its remedy and the exit code.
-pub fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, Failure> {
+pub(crate) fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, Failure> {
     arguments.check()?;
     let expect = arguments.expect.expected()?;
-    let connection = arguments.order.connect.open()?;
-    block_on(async {
-        let pool = connection.pool().await?;
-        let status = connection.fleet.status(&pool).await?;
-        let (mode, plan, action) = match (arguments.first, arguments.mode) {
-            (true, _) => (RotationMode::First, arguments.first_plan(&status, expect.as_ref()), "first_key"),
-            (false, Mode::Normal) => (RotationMode::Normal, normal_plan(&status), "stage"),
-            (false, Mode::Revoke) => (RotationMode::Revoke, arguments.revoke_plan(&status), "revoke"),
+    run(&arguments.common, format, async |_, status| {
+        let (mode, action, goal, plan) = match (arguments.first, arguments.mode) {
+            (true, _) => {
+                let goal = Goal::Given(expect.clone());
+                (RotationMode::First, Action::FirstKey, goal, first_plan(status, expect.as_ref()))
+            }
+            (false, Mode::Normal) => (RotationMode::Normal, Action::Stage, Goal::Settled, normal_plan(status)),
+            (false, Mode::Revoke) => {
+                (RotationMode::Revoke, Action::Revoke, Goal::DrivenOut, arguments.revoke_plan(status))
+            }
         };
-        // A first key replaces what every node holds, as an import does.
-        let is_heavy = arguments.force || mode != RotationMode::Normal;
-        let plan = if arguments.force {
-            plan.line("--force: expected_nodes and drain are passed over; barriers are not")
-        } else {
-            plan
+        let plan = match (arguments.force, mode) {
+            (true, _) => plan.line("--force: skips the gates expected_nodes and drain; barriers stay"),
+            (false, RotationMode::Normal) => plan.harmless(),
+            // A first key replaces what every node holds, as an import does.
+            (false, RotationMode::Revoke | RotationMode::First) => plan,
         };
-        if plan.agree(&arguments.consent, if is_heavy { Weight::Heavy } else { Weight::Light }, format)?
-            == Agreed::Explained
-        {
-            return Ok(Outcome::Done);
-        }
         let body = RotationRequest {
-            reason: arguments.order.reason.clone(),
+            reason: arguments.common.reason.clone(),
             mode,
             deny: arguments.deny.iter().cloned().collect(),
             epochs: arguments.epoch.iter().copied().collect(),
@@ -104,32 +97,14 @@ pub fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, Failure
             force: arguments.force,
             if_revision: Some(status.revision),
         };
-        let order = Order {
-            method: Method::POST,
-            path: "/rotations".to_owned(),
-            body: Some(&body),
-            pool: &pool,
-            seen: status.revision,
-            action,
-            reason: &arguments.order.reason,
-        };
-        let done = connection.fleet.order(&order).await?;
-        if !arguments.wait {
-            return deliver(&done, format);
-        }
-        let goal = match mode {
-            RotationMode::Normal => Goal::Settled,
-            RotationMode::Revoke => Goal::DrivenOut,
-            RotationMode::First => Goal::Given(expect),
-        };
-        let followed = follow(&connection, done, goal, arguments.timeout).await?;
-        let outcome = followed.outcome();
-        deliver_as(&followed, format, outcome)
+        let request = Request { method: Method::POST, path: "/rotations".to_owned(), body: Some(body), action };
+        let wait = arguments.wait.then_some(Wait { goal, timeout: arguments.timeout });
+        Ok(Prepared::new(plan, request).waiting(wait))
     })
 }
 
 impl RotateArgs {
-    /// Options that belong to another mode.
+    /// Refuses options that belong to another mode.
     fn check(&self) -> Result<(), Failure> {
         let is_revoke = self.mode == Mode::Revoke;
         let wrong = [
@@ -141,52 +116,49 @@ impl RotateArgs {
             .iter()
             .filter(|(is_wrong, ..)| *is_wrong)
             .map(|(_, option, mode)| {
-                let message = format!("{option} has a meaning only with {mode}");
+                let message = format!("{option} works only with {mode}");
                 Problem::error("usage", message, format!("add {mode}, or leave {option} out"))
             })
             .collect();
         if problems.is_empty() { Ok(()) } else { Err(Failure { problems, outcome: Outcome::Config }) }
     }
 
-    fn first_plan(&self, status: &PoolStatus, expect: Option<&Expected>) -> Plan {
-        Plan::new("rotate --first", status, status.required)
-            .line("the pool gets its first key, and every node is told it")
-            .line("clients with cookies of a node's own key lose TFO once; a key that nodes share is imported instead")
-            .line(format!("the pool then holds until {} have it, and you resume", expectation(expect)))
-    }
-
     fn revoke_plan(&self, status: &PoolStatus) -> Plan {
-        let told = [status.primary, status.backup].into_iter().flatten();
+        let current = [status.primary, status.backup].into_iter().flatten();
         let keys: Vec<String> = if self.epoch.is_empty() {
-            told.map(|key| slot(Some(key))).collect()
+            current.map(|key| slot(Some(key))).collect()
         } else {
             let all: BTreeSet<Epoch> = self.epoch.iter().copied().collect();
             all.iter().map(|epoch| format!("epoch {epoch}")).collect()
         };
         let plan = Plan::new("rotate --mode revoke", status, status.required)
-            .line(format!("{} drive out {}", count_of_nodes(status.required), keys.join(" and ")))
-            .line("clients with cookies of these keys lose TFO once; drain and health gates are passed over")
-            .line("nodes that are behind for revoke_barrier_max are excluded");
+            .line(format!("drives {} out of {}", keys.join(" and "), count_of_nodes(status.required)))
+            .line("clients with cookies of these keys lose TFO once; the gates drain and health are skipped")
+            .line("nodes that are still behind after revoke_barrier_max are excluded");
         if self.deny.is_empty() {
-            return plan.line("nobody is denied: whoever leaked the key is told the new one too (--deny NODE)");
+            return plan.line("no node is denied: one that leaked the key gets the new one too (--deny NODE)");
         }
-        plan.line(format!(
-            "{} told no keys any more: {}; revoke the certificates as well",
-            if self.deny.len() == 1 { "1 node is".to_owned() } else { format!("{} nodes are", self.deny.len()) },
-            names(&self.deny)
-        ))
+        let denied = count_of_nodes(self.deny.len());
+        plan.line(format!("denies {denied} the new key: {}; revoke the certificates as well", names(&self.deny)))
     }
 }
 
+fn first_plan(status: &PoolStatus, expect: Option<&Expected>) -> Plan {
+    Plan::new("rotate --first", status, status.required)
+        .line("the pool gets its first key, and every node installs it")
+        .line(
+            "clients with cookies of a node's own key lose TFO once; if the nodes share a key, `tfoctl import` instead",
+        )
+        .line(format!("the pool then holds until the key is on {} and you resume", expectation(expect)))
+}
+
 fn normal_plan(status: &PoolStatus) -> Plan {
+    let required = count_of_nodes(status.required);
     let plan = Plan::new("rotate", status, status.required)
-        .line(format!("a fresh key is staged beside {}, then made primary wave by wave", slot(status.primary)))
-        .line(format!(
-            "{} are required; each step waits until all of them have acknowledged",
-            count_of_nodes(status.required)
-        ));
-    match (status.phase, status.blocked_by.as_deref()) {
-        (Phase::Steady, None | Some("schedule")) => plan,
+        .line(format!("a new key is staged beside {}, then made primary wave by wave", slot(status.primary)))
+        .line(format!("each step waits for {required} to acknowledge it"));
+    match (status.phase, &status.blocked_by) {
+        (Phase::Steady, None | Some(Named::Known(BlockedBy::Schedule))) => plan,
         (Phase::Steady, Some(closed)) => plan.line(format!("now it would be refused or wait: {}", gate(closed))),
         (phase, _) => plan.line(format!("now it would be refused: the pool is {}", phase.as_str())),
     }

@@ -1,17 +1,21 @@
-//! How pools, nodes, the audit log and done commands look as text.  As JSON they are the types of the API.
+//! Pools, nodes, the audit log and results of commands as text.  As JSON they are the types of the API.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use crate::plain::{count_of_nodes, names, plain};
-use crate::report::Report;
-use crate::table::Table;
+use serde::Serialize;
+
+use tfo_cli::plain::{count_of_nodes, names, plain};
+use tfo_cli::report::Report;
+use tfo_cli::table::Table;
 use tfo_host::runtime::clock;
+use tfo_model::fleet::{BlockedBy, NodeState};
 use tfo_model::key::PairPrint;
+use tfo_model::named::Named;
+use tfo_model::node::KeySource;
 use tfo_model::state::SlotPrint;
 use tfo_model::time::{UnixTime, span_text};
 use tfo_wire::v1::fleet::{AuditLine, Done, FingerprintCount, NodeStatus, PoolStatus, Pools};
-use tfo_wire::v1::sync::KeySource;
 
 /// Most nodes of one state that are listed without `--all`.
 const BEHIND_SHOWN_MAX: usize = 20;
@@ -25,31 +29,36 @@ pub(super) fn slot(slot: Option<SlotPrint>) -> String {
     }
 }
 
-/// What a closed gate waits for, in words.
-pub(super) fn gate(blocked_by: &str) -> String {
+/// A closed gate in words.
+pub(super) fn gate(blocked_by: &Named<BlockedBy>) -> String {
     let words = match blocked_by {
-        "schedule" => "the next rotation is not due",
-        "barrier" => "nodes have not acknowledged",
-        "drain" => "clients still come with the old key's cookies",
-        "health" => "the wave is being watched",
-        "absent" => "nodes are absent",
-        "expected_nodes" => "fewer nodes than expected",
-        "paused" => "paused: resume it",
-        "held" => "held: resume it",
-        "frozen" => "frozen: the store is older than the fleet; recover it",
-        other => return plain(other),
+        Named::Known(BlockedBy::Schedule) => "the next rotation is not due",
+        Named::Known(BlockedBy::Barrier) => "nodes have not acknowledged",
+        Named::Known(BlockedBy::Drain) => "clients still present cookies of the old key",
+        Named::Known(BlockedBy::Health) => "the wave is being watched",
+        Named::Known(BlockedBy::Absent) => "nodes are absent",
+        Named::Known(BlockedBy::ExpectedNodes) => "fewer nodes than expected",
+        Named::Known(BlockedBy::Paused) => "paused: resume it",
+        Named::Known(BlockedBy::Held) => "held: resume it",
+        Named::Known(BlockedBy::Frozen) => "frozen: the store is older than the fleet; recover it",
+        Named::Unknown(later) => return plain(later.as_str()),
     };
     words.to_owned()
 }
 
-impl Report for Pools {
+/// A type of the API, which is shown as JSON unchanged.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(super) struct Shown<T>(pub(super) T);
+
+impl Report for Shown<Pools> {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        if self.pools.is_empty() {
+        if self.0.pools.is_empty() {
             return writeln!(out, "the coordinator has no pools: add [pools.NAME] to its configuration");
         }
         let mut table =
             Table::new(&["POOL", "PHASE", "GENERATION", "PRIMARY", "BACKUP", "CONVERGED", "BLOCKED BY", "NEXT"]);
-        for pool in &self.pools {
+        for pool in &self.0.pools {
             let waves = pool.waves.map_or(String::new(), |waves| format!(" {}/{}", waves.opened, waves.of));
             table.row([
                 pool.pool.to_string(),
@@ -58,36 +67,36 @@ impl Report for Pools {
                 slot(pool.primary),
                 slot(pool.backup),
                 format!("{}/{}", pool.converged, pool.required),
-                pool.blocked_by.clone().unwrap_or_else(|| "-".to_owned()),
+                pool.blocked_by.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
                 pool.next_at.map_or_else(|| "-".to_owned(), |at| at.to_string()),
             ]);
         }
         table.write(out)?;
-        self.pools.iter().flat_map(remarks).try_for_each(|remark| writeln!(out, "{remark}"))
+        self.0.pools.iter().flat_map(remarks).try_for_each(|remark| writeln!(out, "{remark}"))
     }
 }
 
-/// What the table has no column for, each on a line that names the pool.
+/// Lines for what the table has no column for; each names the pool.
 pub(super) fn remarks(pool: &PoolStatus) -> Vec<String> {
-    let mut said = Vec::new();
-    if let Some(gate_kind) = pool.blocked_by.as_deref().filter(|gate| *gate != "schedule") {
-        said.push(gate(gate_kind));
+    let mut remarks = Vec::new();
+    if let Some(closed) = pool.blocked_by.as_ref().filter(|gate| **gate != BlockedBy::Schedule) {
+        remarks.push(gate(closed));
     }
     if !pool.waiting_for.is_empty() {
-        said.push(format!("waits for {}", names(&pool.waiting_for)));
+        remarks.push(format!("waits for {}", names(&pool.waiting_for)));
     }
     if let Some(hold) = &pool.hold {
-        said.push(format!("held since {}: {}", pool.since, plain(hold)));
+        remarks.push(format!("held since {}: {}", pool.since, plain(hold.as_str())));
     }
     if !pool.revoking.is_empty() {
-        said.push(format!("drives out {}", names(pool.revoking.iter().map(|key| slot(Some(*key))))));
+        remarks.push(format!("drives out {}", names(pool.revoking.iter().map(|key| slot(Some(*key))))));
     }
     for slots in &pool.recoverable {
-        said.push(format!("the fleet holds {}, {}", slot(Some(slots.primary)), slot(slots.backup)));
+        remarks.push(format!("the fleet holds {}, {}", slot(Some(slots.primary)), slot(slots.backup)));
     }
     if pool.reporting > 0 {
-        said.push(format!(
-            "{} only reporting: keys come from elsewhere, the coordinator drives nothing there",
+        remarks.push(format!(
+            "{} only reporting: keys come from another source, not from this pool",
             count_of_nodes(pool.reporting)
         ));
     }
@@ -96,26 +105,40 @@ pub(super) fn remarks(pool: &PoolStatus) -> Vec<String> {
             [] => String::new(),
             differs => format!(" in {}", names(differs)),
         };
-        said.push(format!("this coordinator drives nothing: its configuration differs from the pool's policy{what}"));
+        remarks.push(format!(
+            "this coordinator does not drive the pool: its configuration differs from the pool's policy{what}"
+        ));
     }
-    said.into_iter().map(|text| format!("{}: {text}", pool.pool)).collect()
+    remarks.into_iter().map(|text| format!("{}: {text}", pool.pool)).collect()
 }
 
-/// Whether a node is as it should be.
+/// Whether a node needs no attention.
 fn is_fine(node: &NodeStatus) -> bool {
-    node.error.is_none() && matches!(node.state.as_str(), "converged" | "reporting" | "one_slot")
+    let is_good = match &node.state {
+        Named::Known(NodeState::Converged | NodeState::Reporting | NodeState::OneSlot) => true,
+        Named::Known(
+            NodeState::Straggler
+            | NodeState::Silent
+            | NodeState::Drifted
+            | NodeState::Excluded
+            | NodeState::Denied
+            | NodeState::Failed,
+        )
+        | Named::Unknown(_) => false,
+    };
+    is_good && node.error.is_none()
 }
 
-/// Which of the nodes are listed one by one.
+/// The nodes that are listed one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Listed {
-    /// Those that are not as they should be, up to a bound.
+    /// Those that need attention, up to a bound.
     Behind,
     /// All.
     All,
 }
 
-/// Nodes at a glance: how many hold which keys, whether they accept each other's cookies, who is behind.
+/// Nodes at a glance: how many hold which keys, whether they accept each other's cookies, which are behind.
 pub(super) fn write_nodes(
     out: &mut dyn Write,
     status: &PoolStatus,
@@ -146,11 +169,11 @@ pub(super) fn write_nodes(
     let elsewhere = nodes.iter().filter(|node| node.source != KeySource::Coordinator).count();
     if elsewhere > 0 {
         let count = count_of_nodes(elsewhere);
-        writeln!(out, "{count} only reporting: keys come from elsewhere, the coordinator drives nothing there")?;
+        writeln!(out, "{count} only reporting: keys come from another source, not from this pool")?;
     }
     let shown: Vec<&NodeStatus> = nodes.iter().filter(|node| listed == Listed::All || !is_fine(node)).collect();
     if shown.is_empty() {
-        return if nodes.is_empty() { Ok(()) } else { writeln!(out, "nobody is behind") };
+        return if nodes.is_empty() { Ok(()) } else { writeln!(out, "no node is behind") };
     }
     let most = if listed == Listed::All { usize::MAX } else { BEHIND_SHOWN_MAX };
     write_table(out, &shown[..shown.len().min(most)])?;
@@ -169,7 +192,7 @@ fn write_table(out: &mut dyn Write, nodes: &[&NodeStatus]) -> io::Result<()> {
         let why = [node.excluded.as_ref().map(|why| format!("excluded: {why}")), node.error.clone()];
         table.row([
             node.node.to_string(),
-            node.state.clone(),
+            node.state.to_string(),
             dash(node.generation.map(|generation| generation.to_string())),
             slot(node.primary),
             slot(node.backup),
@@ -186,7 +209,7 @@ fn ago(at: UnixTime, now: UnixTime) -> String {
     format!("{at} ({} ago)", span_text(now.secs_since(at)))
 }
 
-/// Whether every node accepts every other's cookies: the safety property, by what the nodes report.
+/// Whether every node accepts every other's cookies: the safety property, as far as the nodes report.
 fn agreement(groups: &[FingerprintCount]) -> String {
     let pair = |group: &FingerprintCount| PairPrint { primary: group.primary, backup: group.backup };
     let split = groups.iter().find_map(|minter| {
@@ -205,13 +228,13 @@ fn agreement(groups: &[FingerprintCount]) -> String {
     }
 }
 
-impl Report for Done {
+impl Report for Shown<Done> {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { pool, revision, generation, phase, action, nodes } = self;
+        let Done { pool, revision, generation, phase, action, nodes } = &self.0;
         write!(
             out,
             "{}: done in pool {pool}; generation {generation}, {}, revision {revision}",
-            plain(action),
+            plain(action.as_str()),
             phase.as_str()
         )?;
         if nodes.is_empty() { writeln!(out) } else { writeln!(out, "; {}", names(nodes)) }
@@ -227,7 +250,7 @@ pub(super) fn audit_line(line: &AuditLine) -> String {
         line.revision,
         line.generation,
         line.phase.as_str(),
-        plain(&line.action)
+        plain(line.action.as_str())
     );
     if !line.nodes.is_empty() {
         text += &format!("  [{}]", names(&line.nodes));

@@ -1,25 +1,26 @@
 //! `watch`: the pools as they change; a live screen on a terminal, a line per change elsewhere.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::connect::{ConnectArgs, Connection, block_on};
 use super::follow::progress;
 use super::shown::{Listed, remarks, write_nodes};
-use crate::report::{Failure, Format, Outcome};
+use tfo_cli::output::while_read;
+use tfo_cli::report::{Failure, Format, Outcome, write_json};
+use tfo_cli::screen::Screen;
 use tfo_host::runtime::clock;
 use tfo_model::time::parse_span;
 use tfo_wire::v1::fleet::PoolStatus;
 
 /// Arguments of `watch`.
 #[derive(Debug, Args)]
-pub struct WatchArgs {
+pub(crate) struct WatchArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// How often to look
+    /// Time between looks
     #[arg(long, value_name = "SPAN", default_value = "2s", value_parser = interval)]
     interval: Duration,
 }
@@ -29,30 +30,30 @@ fn interval(text: &str) -> Result<Duration, String> {
     if span.is_zero() { Err("an interval is at least 1s".to_owned()) } else { Ok(span) }
 }
 
-/// Where it is shown.
-enum Screen {
-    Live(ProgressBar),
+/// Where the pools are shown.
+enum Display {
+    Live(Screen),
     Lines { format: Format, last: Vec<PoolStatus> },
 }
 
-/// Shows the pools until told to stop.
+/// Shows the pools until it is interrupted, or stdout has no reader any more.
 ///
 /// # Errors
-/// Fails with what is wrong at the first look, its remedy and the exit code; later trouble is shown and survived.
-pub fn watch(arguments: &WatchArgs, format: Format) -> Result<Outcome, Failure> {
+/// Fails with its problems and the exit code if the first look fails; later failures are shown, and it looks again.
+pub(crate) fn watch(arguments: &WatchArgs, format: Format) -> Result<Outcome, Failure> {
     let connection = arguments.connect.open()?;
-    let mut screen = Screen::new(format);
-    let mut shown_once = false;
-    block_on(async {
+    let mut display = Display::new(format);
+    block_on(while_read(async {
+        let mut shown_once = false;
         loop {
             let shown = match look(&connection).await {
-                Ok(pools) => screen.show(&connection, pools).await,
+                Ok(pools) => display.show(&connection, pools).await,
                 Err(failure) => Err(failure),
             };
             match shown {
                 Ok(()) => shown_once = true,
                 Err(failure) if shown_once && failure.outcome == Outcome::Failed && !failure.problems.is_empty() => {
-                    screen.show_trouble(&failure);
+                    display.show_failure(&failure);
                 }
                 Err(failure) => return Err(failure),
             }
@@ -61,9 +62,9 @@ pub fn watch(arguments: &WatchArgs, format: Format) -> Result<Outcome, Failure> 
                 () = tokio::time::sleep(arguments.interval) => {}
             }
         }
-        screen.close().map_err(Failure::undelivered)?;
+        display.close().map_err(Failure::undelivered)?;
         Ok(Outcome::Done)
-    })
+    }))
 }
 
 /// The pool of `--pool`, or all.
@@ -74,21 +75,16 @@ async fn look(connection: &Connection) -> Result<Vec<PoolStatus>, Failure> {
     }
 }
 
-impl Screen {
+impl Display {
     fn new(format: Format) -> Self {
-        if format == Format::Json || !io::stdout().is_terminal() {
-            return Self::Lines { format, last: Vec::new() };
-        }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
-        bar.set_style(ProgressStyle::with_template("{msg}").expect("a literal template"));
-        Self::Live(bar)
+        let screen = if format == Format::Text { Screen::on_terminal() } else { None };
+        screen.map_or(Self::Lines { format, last: Vec::new() }, Self::Live)
     }
 
     async fn show(&mut self, connection: &Connection, pools: Vec<PoolStatus>) -> Result<(), Failure> {
         match self {
-            Self::Live(bar) => {
-                bar.set_message(picture(connection, &pools).await?);
-                bar.tick();
+            Self::Live(screen) => {
+                screen.draw(picture(connection, &pools).await?);
                 Ok(())
             }
             Self::Lines { format, last } => {
@@ -99,25 +95,24 @@ impl Screen {
         }
     }
 
-    fn show_trouble(&self, failure: &Failure) {
+    fn show_failure(&self, failure: &Failure) {
         let text: Vec<String> = failure.problems.iter().map(ToString::to_string).collect();
         match self {
-            Self::Live(bar) => {
-                let seen = bar.message();
-                let seen = seen.split("\nlost since ").next().unwrap_or_default().to_owned();
-                bar.set_message(format!("{seen}\nlost since {}:\n{}", clock::now(), text.join("\n")));
-                bar.tick();
+            Self::Live(screen) => {
+                let seen = screen.picture();
+                let seen = seen.split("\nlost since ").next().unwrap_or_default();
+                screen.draw(format!("{seen}\nlost since {}:\n{}", clock::now(), text.join("\n")));
             }
             // If stderr is gone, the next line on stdout tells.
             Self::Lines { .. } => drop(failure.show()),
         }
     }
 
-    /// Leaves the last picture where it is, and begins a new line.
     fn close(&self) -> io::Result<()> {
-        let Self::Live(bar) = self else { return Ok(()) };
-        bar.finish();
-        writeln!(io::stdout())
+        match self {
+            Self::Live(screen) => screen.close(),
+            Self::Lines { .. } => Ok(()),
+        }
     }
 }
 
@@ -145,8 +140,7 @@ fn write_changes(format: Format, last: &[PoolStatus], pools: &[PoolStatus]) -> i
                 writeln!(out, "{}  {}  {}", clock::now(), status.pool, progress(status))?;
             }
             Format::Json if before != Some(status) => {
-                serde_json::to_writer(&mut out, status)?;
-                out.write_all(b"\n")?;
+                write_json(&mut out, status)?;
             }
             Format::Text | Format::Json => {}
         }

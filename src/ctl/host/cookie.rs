@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Serialize, Serializer};
 
 use super::key_file;
-use crate::report::{Failure, Format, Outcome, Report, deliver};
+use tfo_cli::report::{Failure, Format, Outcome, Report, deliver};
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_model::cookie::Cookie;
 use tfo_model::key::{KeyFingerprint, TfoKey};

@@ -1,17 +1,7 @@
 //! How commands that look at several things end: all problems at once, and one exit code.
 
-use std::io;
-
-use crate::report::{Failure, Outcome};
+use tfo_cli::report::{Failure, Outcome};
 use tfo_model::problem::Problem;
-
-/// The result could not be written.  A reader that has gone (a closed pipe) gets no complaint, but exit code 1: its result was not
-/// delivered.
-pub(super) fn output_failed(error: &io::Error) -> Failure {
-    let complaint = || Problem::error("output", format!("cannot write the result: {error}"), "check where stdout goes");
-    let problems = if error.kind() == io::ErrorKind::BrokenPipe { Vec::new() } else { vec![complaint()] };
-    Failure { problems, outcome: Outcome::Failed }
-}
 
 /// All of them as one, each problem once; none if there is none.  What was not allowed weighs most, then usage.
 pub(super) fn together(failures: Vec<Failure>) -> Option<Failure> {
@@ -30,13 +20,6 @@ pub(super) fn together(failures: Vec<Failure>) -> Option<Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_closed_pipe_gets_no_complaint_and_a_full_disk_does() {
-        let pipe = output_failed(&io::ErrorKind::BrokenPipe.into());
-        assert!(pipe.problems.is_empty() && pipe.outcome == Outcome::Failed);
-        assert_eq!(output_failed(&io::ErrorKind::StorageFull.into()).problems.len(), 1);
-    }
 
     #[test]
     fn problems_are_told_once_and_the_weightiest_outcome_stays() {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::report::{Failure, Outcome};
+use tfo_cli::report::{Failure, Outcome};
 use tfo_host::secret::SecretPath;
 use tfo_model::key::KeyPair;
 use tfo_model::key_text;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::reveal::{self, Revealed};
-use crate::report::{Failure, Format, Outcome, Report};
+use tfo_cli::report::{Failure, Format, Outcome, Report};
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_crypto::random;
 use tfo_host::runtime::files;

@@ -2,6 +2,8 @@
 //!
 //! Numbers and formats: the tcpdump group's registry of link-layer header types.
 
+use etherparse::{EtherType, SingleVlanSlice};
+
 /// What a frame starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
@@ -16,11 +18,6 @@ pub enum Link {
     /// Nothing: the IP packet itself.
     Raw,
 }
-
-/// Tags of one frame that are skipped: a bound, above what provider bridges use.
-const VLAN_TAGS_MAX: usize = 4;
-const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
-const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 
 impl Link {
     /// The link layer with this number in a capture.
@@ -40,27 +37,28 @@ impl Link {
     /// The IP packet in a frame; none if it carries something else, or is cut before.
     #[must_use]
     pub fn ip_packet(self, frame: &[u8]) -> Option<&[u8]> {
-        match self {
-            Self::Raw => Some(frame),
+        let (ether_type, mut rest) = match self {
+            Self::Raw => return Some(frame),
             // The family's number is that of the system that captured; the packet says its version itself.
-            Self::Loopback => frame.get(4..),
-            Self::Ethernet => skip_tags(frame.get(12..14)?, frame.get(14..)?),
-            Self::Cooked => skip_tags(frame.get(14..16)?, frame.get(16..)?),
-            Self::Cooked2 => skip_tags(frame.get(0..2)?, frame.get(20..)?),
+            Self::Loopback => return frame.get(4..),
+            Self::Ethernet => (frame.get(12..14)?, frame.get(14..)?),
+            // Not etherparse's reader: that one refuses the hardware types of most tunnels.
+            Self::Cooked => (frame.get(14..16)?, frame.get(16..)?),
+            Self::Cooked2 => (frame.get(0..2)?, frame.get(20..)?),
+        };
+        let mut ether_type = EtherType(u16::from_be_bytes(ether_type.try_into().ok()?));
+        loop {
+            match ether_type {
+                EtherType::IPV4 | EtherType::IPV6 => return Some(rest),
+                // IEEE 802.1Q and 802.1ad, and 0x9100 that came before.
+                EtherType::VLAN_TAGGED_FRAME | EtherType::PROVIDER_BRIDGING | EtherType::VLAN_DOUBLE_TAGGED_FRAME => {
+                    let tag = SingleVlanSlice::from_slice(rest).ok()?;
+                    (ether_type, rest) = (tag.ether_type(), tag.payload_slice());
+                }
+                _ => return None,
+            }
         }
     }
-}
-
-/// Goes over VLAN tags (IEEE 802.1Q and 802.1ad, and 0x9100 that came before) to IP.
-fn skip_tags<'a>(mut ethertype: &'a [u8], mut rest: &'a [u8]) -> Option<&'a [u8]> {
-    for _ in 0..=VLAN_TAGS_MAX {
-        match ethertype.try_into().ok()? {
-            ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => return Some(rest),
-            [0x81, 0x00] | [0x88, 0xa8] | [0x91, 0x00] => (ethertype, rest) = (rest.get(2..4)?, rest.get(4..)?),
-            _ => return None,
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -72,9 +70,9 @@ mod tests {
         let packet = [0x45, 1, 2];
         let with = |header: &[u8]| [header, &packet].concat();
         let mut cooked = vec![0; 16];
-        cooked[14..].copy_from_slice(&ETHERTYPE_IPV4);
+        cooked[14..].copy_from_slice(&EtherType::IPV4.0.to_be_bytes());
         let mut cooked2 = vec![0; 20];
-        cooked2[..2].copy_from_slice(&ETHERTYPE_IPV6);
+        cooked2[..2].copy_from_slice(&EtherType::IPV6.0.to_be_bytes());
         let ethernet = |types: &[u8]| [&[0; 12][..], types].concat();
         for (number, header) in [
             (1, ethernet(&[8, 0])),

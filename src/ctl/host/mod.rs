@@ -1,5 +1,6 @@
 //! TFO diagnostics for one host: what its kernel does, and what servers do from outside.
 
+mod bpf;
 pub mod cookie;
 pub mod derive;
 mod ending;

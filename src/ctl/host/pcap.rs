@@ -1,18 +1,30 @@
 //! Reads packet captures: pcap of either byte order with micro- or nanoseconds, and pcapng.
 //!
-//! Formats: draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng.  A capture comes from anywhere, so every length in it is bounded
-//! before memory is taken for it, and no byte string panics.  Frames are read one at a time, so a file may be of any size.
+//! pcap-parser knows the blocks (draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng); its readers are left out, because they lose the
+//! cause of a failed read and take a short first read from a pipe for the end.  A capture comes from anywhere, so every length in it is
+//! bounded before memory is taken for it, and no byte string panics.  Frames are read one at a time, so a file may be of any size.
 
 use std::io::{self, Read};
+use std::ops::Range;
+
+use pcap_parser::nom::{Err, IResult, Needed};
+use pcap_parser::traits::PcapNGPacketBlock;
+use pcap_parser::{
+    Block, EPB_MAGIC, IDB_MAGIC, InterfaceDescriptionBlock, LegacyPcapBlock, OptionCode, PcapError, PcapHeader,
+    SHB_MAGIC, SPB_MAGIC, UnknownBlock, parse_block_be, parse_block_le, parse_pcap_frame, parse_pcap_frame_be,
+    parse_pcap_header, parse_sectionheaderblock, parse_unknownblock_be, parse_unknownblock_le,
+};
 
 use super::link::Link;
 
-mod pcapng;
+/// Longest frame that is read, in bytes, its block included.  tcpdump's and Wireshark's own bound is 256 KiB for most link types.
+const BLOCK_BYTES_MAX: usize = 1 << 20;
 
-use pcapng::Sections;
+/// Most interfaces in one section: a bound, far above what a host has.
+const INTERFACES_MAX: usize = 4096;
 
-/// Longest frame that is read, in bytes.  tcpdump's and Wireshark's own bound is 256 KiB for most link types.
-const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Type of a packet's block in the first drafts; pcap-parser does not know it.
+const OLD_PACKET: u32 = 2;
 
 /// A capture cannot be read, or not further.
 #[derive(Debug, thiserror::Error)]
@@ -66,69 +78,80 @@ impl TicksPerSecond {
         let nanos = u128::from(ticks % self.0) * 1_000_000_000 / u128::from(self.0);
         CapturedAt { secs: ticks / self.0, nanos: u32::try_from(nanos).expect("less than a second") }
     }
+
+    /// Ticks of a clock whose resolution is a negative power of 10, or of 2 if the highest bit is set.  pcap-parser has no powers of 2.
+    fn of(resolution: u8) -> Result<Self, CaptureError> {
+        let power = u32::from(resolution & 0x7f);
+        let ticks = if resolution & 0x80 == 0 { 10_u64.checked_pow(power) } else { 2_u64.checked_pow(power) };
+        ticks.map(Self).ok_or(CaptureError::Damaged("a clock that nothing can have"))
+    }
 }
 
-/// Byte order of a capture: that of the machine that wrote it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    Little,
-    Big,
+/// What a section says about an interface.
+#[derive(Debug, Clone, Copy)]
+struct Interface {
+    /// If it is none of ours, packets of this interface are an error once there are any.
+    link_number: u32,
+    ticks: TicksPerSecond,
+    offset_secs: u64,
 }
 
-impl Order {
-    fn u16(self, bytes: [u8; 2]) -> u16 {
-        match self {
-            Self::Little => u16::from_le_bytes(bytes),
-            Self::Big => u16::from_be_bytes(bytes),
+impl Interface {
+    fn of(block: &InterfaceDescriptionBlock<'_>, big_endian: bool) -> Result<Self, CaptureError> {
+        let link_number = block.linktype.0.cast_unsigned();
+        let mut interface = Self { link_number, ticks: TicksPerSecond::MICRO, offset_secs: 0 };
+        for option in block.options.iter().take_while(|option| option.code != OptionCode::EndOfOpt) {
+            match (option.code, option.as_bytes()) {
+                (OptionCode::IfTsresol, Ok(&[resolution])) => interface.ticks = TicksPerSecond::of(resolution)?,
+                (OptionCode::IfTsoffset, Ok(offset)) => {
+                    if let Ok(offset) = offset.try_into() {
+                        // pcap-parser has it in little endian alone.
+                        let of = if big_endian { u64::from_be_bytes } else { u64::from_le_bytes };
+                        interface.offset_secs = of(offset);
+                    }
+                }
+                _ => {}
+            }
         }
+        Ok(interface)
     }
 
-    fn u32(self, bytes: [u8; 4]) -> u32 {
-        match self {
-            Self::Little => u32::from_le_bytes(bytes),
-            Self::Big => u32::from_be_bytes(bytes),
-        }
-    }
-
-    /// The `index`th word of a list of them.
-    fn word(self, words: &[u8], index: usize) -> Option<u32> {
-        words.as_chunks::<4>().0.get(index).map(|word| self.u32(*word))
+    fn at(self, high: u32, low: u32) -> CapturedAt {
+        let at = self.ticks.split(u64::from(high) << 32 | u64::from(low));
+        CapturedAt { secs: at.secs.wrapping_add(self.offset_secs), ..at }
     }
 }
 
 /// A capture that is being read.
 #[derive(Debug)]
 pub struct Capture<R> {
-    reader: R,
+    source: Source<R>,
     format: Format,
-    buffer: Vec<u8>,
 }
 
 #[derive(Debug)]
 enum Format {
-    Pcap { order: Order, ticks: TicksPerSecond, link: Link },
-    Pcapng(Sections),
+    Pcap { header: PcapHeader, link: Link },
+    Pcapng { big_endian: bool, interfaces: Vec<Interface> },
 }
+
+/// Where a packet's frame is in the buffer, with its time and link.
+type Found = (CapturedAt, Link, Range<usize>);
 
 impl<R: Read> Capture<R> {
     /// Reads the beginning.
     ///
     /// # Errors
     /// Fails if it is no capture, or one with frames that are not known.
-    pub fn open(mut reader: R) -> Result<Self, CaptureError> {
-        let mut mark = [0; 4];
-        if fill(&mut reader, &mut mark)? < mark.len() {
-            return Err(CaptureError::NoCapture);
-        }
-        let format = match mark {
-            [0xd4, 0xc3, 0xb2, 0xa1] => pcap(&mut reader, Order::Little, TicksPerSecond::MICRO)?,
-            [0xa1, 0xb2, 0xc3, 0xd4] => pcap(&mut reader, Order::Big, TicksPerSecond::MICRO)?,
-            [0x4d, 0x3c, 0xb2, 0xa1] => pcap(&mut reader, Order::Little, TicksPerSecond::NANO)?,
-            [0xa1, 0xb2, 0x3c, 0x4d] => pcap(&mut reader, Order::Big, TicksPerSecond::NANO)?,
-            pcapng::SECTION_MARK => Format::Pcapng(Sections::open(&mut reader)?),
-            _ => return Err(CaptureError::NoCapture),
+    pub fn open(reader: R) -> Result<Self, CaptureError> {
+        let mut source = Source { reader, buffer: Vec::new() };
+        let format = match source.begin() {
+            Ok(Some(SHB_MAGIC)) => source.section()?,
+            Ok(Some(_)) if !matches!(parse_pcap_header(&source.buffer), Err(Err::Error(_))) => source.pcap()?,
+            Ok(_) | Err(CaptureError::CutShort) => return Err(CaptureError::NoCapture),
+            Err(error) => return Err(error),
         };
-        Ok(Self { reader, format, buffer: Vec::new() })
+        Ok(Self { source, format })
     }
 
     /// The next frame; none at the end.
@@ -136,61 +159,166 @@ impl<R: Read> Capture<R> {
     /// # Errors
     /// Fails if the capture is cut short or damaged there.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
-        match &mut self.format {
-            Format::Pcapng(sections) => sections.next_frame(&mut self.reader, &mut self.buffer),
-            Format::Pcap { order, ticks, link } => {
-                let mut header = [0; 16];
-                match fill(&mut self.reader, &mut header)? {
-                    0 => return Ok(None),
-                    16 => {}
-                    _ => return Err(CaptureError::CutShort),
+        while let Some(mark) = self.source.begin()? {
+            let found = match &mut self.format {
+                Format::Pcap { header, link } => Some(self.source.frame(header, *link)?),
+                format @ Format::Pcapng { .. } if mark == SHB_MAGIC => {
+                    *format = self.source.section()?;
+                    None
                 }
-                let word = |index| order.word(&header, index).expect("four words");
-                let within = u64::from(word(1)) % ticks.0;
-                let at = CapturedAt { secs: word(0).into(), ..ticks.split(within) };
-                read_block(&mut self.reader, &mut self.buffer, word(2))?;
-                Ok(Some(Frame { at, link: *link, bytes: &self.buffer }))
+                Format::Pcapng { big_endian, interfaces } => self.source.block(*big_endian, interfaces)?,
+            };
+            if let Some((at, link, place)) = found {
+                return Ok(Some(Frame { at, link, bytes: &self.source.buffer[place] }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+type Parsed<'a, T> = IResult<&'a [u8], T, PcapError<&'a [u8]>>;
+
+/// Takes a header or block from the reader, whole and not a byte more.
+#[derive(Debug)]
+struct Source<R> {
+    reader: R,
+    buffer: Vec<u8>,
+}
+
+impl<R: Read> Source<R> {
+    /// Reads the first four bytes of the next one, as if little endian; none at the end.
+    fn begin(&mut self) -> Result<Option<u32>, CaptureError> {
+        self.buffer.clear();
+        match self.read(4) {
+            Ok(()) => Ok(self.buffer.first_chunk().map(|mark| u32::from_le_bytes(*mark))),
+            Err(CaptureError::CutShort) if self.buffer.is_empty() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(&mut self, more: usize) -> Result<(), CaptureError> {
+        let wanted = self.buffer.len().saturating_add(more);
+        if wanted > BLOCK_BYTES_MAX {
+            return Err(CaptureError::Damaged("a packet of more than 1 MiB"));
+        }
+        self.reader.by_ref().take(more as u64).read_to_end(&mut self.buffer).map_err(CaptureError::Io)?;
+        if self.buffer.len() < wanted { Err(CaptureError::CutShort) } else { Ok(()) }
+    }
+
+    /// Reads as much as a parser asks for, which [`missing`] tells.
+    fn fill(&mut self, missing: impl Fn(&[u8]) -> Result<usize, CaptureError>) -> Result<(), CaptureError> {
+        loop {
+            match missing(&self.buffer)? {
+                0 => return Ok(()),
+                more => self.read(more)?,
             }
         }
     }
-}
 
-/// The rest of pcap's file header: version, two unused words, snapshot length, link type.
-fn pcap(reader: &mut impl Read, order: Order, ticks: TicksPerSecond) -> Result<Format, CaptureError> {
-    let mut header = [0; 20];
-    if fill(reader, &mut header)? < header.len() {
-        return Err(CaptureError::CutShort);
+    fn pcap(&mut self) -> Result<Format, CaptureError> {
+        self.fill(|bytes| missing(parse_pcap_header(bytes)))?;
+        let header = whole(parse_pcap_header(&self.buffer))?;
+        if header.is_modified_format() {
+            return Err(CaptureError::NoCapture);
+        }
+        // The upper half has flags and the length of the frame check sequence.
+        let number = header.network.0.cast_unsigned() & 0xffff;
+        Ok(Format::Pcap { link: Link::of(number).ok_or(CaptureError::LinkType(number))?, header })
     }
-    // The upper half has flags and the length of the frame check sequence.
-    let link = order.word(&header, 4).expect("five words") & 0xffff;
-    Ok(Format::Pcap { order, ticks, link: Link::of(link).ok_or(CaptureError::LinkType(link))? })
-}
 
-/// Reads exactly `length` bytes into the buffer.
-fn read_block(reader: &mut impl Read, buffer: &mut Vec<u8>, length: u32) -> Result<(), CaptureError> {
-    let length = usize::try_from(length).ok().filter(|length| *length <= FRAME_BYTES_MAX);
-    let length = length.ok_or(CaptureError::Damaged("a packet of more than 1 MiB"))?;
-    buffer.clear();
-    buffer.resize(length, 0);
-    if fill(reader, buffer)? < length { Err(CaptureError::CutShort) } else { Ok(()) }
-}
+    fn frame(&mut self, header: &PcapHeader, link: Link) -> Result<Found, CaptureError> {
+        let parse: fn(&[u8]) -> Parsed<'_, LegacyPcapBlock<'_>> =
+            if header.is_bigendian() { parse_pcap_frame_be } else { parse_pcap_frame };
+        self.fill(|bytes| missing(parse(bytes)))?;
+        let frame = whole(parse(&self.buffer))?;
+        let ticks = if header.is_nanosecond_precision() { TicksPerSecond::NANO } else { TicksPerSecond::MICRO };
+        let at = CapturedAt { secs: frame.ts_sec.into(), ..ticks.split(u64::from(frame.ts_usec) % ticks.0) };
+        Ok((at, link, 16..16 + frame.data.len()))
+    }
 
-/// Reads until the buffer is full or the end is reached; tells how much came.
-fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> Result<usize, CaptureError> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(CaptureError::Io(error)),
+    fn section(&mut self) -> Result<Format, CaptureError> {
+        self.fill(|bytes| missing(parse_sectionheaderblock(bytes)))?;
+        let big_endian = whole(parse_sectionheaderblock(&self.buffer))?.big_endian();
+        Ok(Format::Pcapng { big_endian, interfaces: Vec::new() })
+    }
+
+    fn block(&mut self, big_endian: bool, interfaces: &mut Vec<Interface>) -> Result<Option<Found>, CaptureError> {
+        let outer: fn(&[u8]) -> Parsed<'_, UnknownBlock<'_>> =
+            if big_endian { parse_unknownblock_be } else { parse_unknownblock_le };
+        self.fill(|bytes| missing(outer(bytes)))?;
+        let UnknownBlock { block_type, block_len1, block_len2, .. } = whole(outer(&self.buffer))?;
+        if block_len1 != block_len2 || !block_len1.is_multiple_of(4) {
+            return Err(CaptureError::Damaged("a block with two lengths"));
+        }
+        match if big_endian { block_type.swap_bytes() } else { block_type } {
+            IDB_MAGIC | SPB_MAGIC | EPB_MAGIC => {}
+            OLD_PACKET => self.renew_packet(big_endian),
+            // Names, statistics, secrets and whatever else may come.
+            _ => return Ok(None),
+        }
+        let inner: fn(&[u8]) -> Parsed<'_, Block<'_>> = if big_endian { parse_block_be } else { parse_block_le };
+        let interface_of = |number: u32| {
+            let interface = usize::try_from(number).ok().and_then(|number| interfaces.get(number));
+            let interface =
+                interface.ok_or(CaptureError::Damaged("a packet of an interface that was not announced"))?;
+            Ok((*interface, Link::of(interface.link_number).ok_or(CaptureError::LinkType(interface.link_number))?))
+        };
+        Ok(match whole(inner(&self.buffer))? {
+            Block::InterfaceDescription(_) if interfaces.len() == INTERFACES_MAX => {
+                return Err(CaptureError::Damaged("more than 4096 interfaces"));
+            }
+            Block::InterfaceDescription(block) => {
+                interfaces.push(Interface::of(&block, big_endian)?);
+                None
+            }
+            Block::EnhancedPacket(block) => {
+                let (interface, link) = interface_of(block.if_id)?;
+                Some((interface.at(block.ts_high, block.ts_low), link, 28..28 + block.packet_data().len()))
+            }
+            // Without time, and of the first interface; its captured length is the rest of the block or less.
+            Block::SimplePacket(block) => {
+                Some((CapturedAt::default(), interface_of(0)?.1, 12..12 + block.packet_data().len()))
+            }
+            _ => None,
+        })
+    }
+
+    /// Turns an old packet's block into one of today, which has 32 bits for the interface in place of 16, and 16 for lost packets.
+    fn renew_packet(&mut self, big_endian: bool) {
+        let Some(words) = self.buffer.first_chunk_mut::<12>() else { return };
+        if big_endian {
+            words[..4].copy_from_slice(&EPB_MAGIC.to_be_bytes());
+            words.copy_within(8..10, 10);
+            words[8..10].fill(0);
+        } else {
+            words[..4].copy_from_slice(&EPB_MAGIC.to_le_bytes());
+            words[10..12].fill(0);
         }
     }
-    Ok(filled)
+}
+
+/// How many bytes a parser wants behind those that it has; 0 if it has all.
+fn missing<T>(parsed: Parsed<'_, T>) -> Result<usize, CaptureError> {
+    match parsed {
+        Ok(_) => Ok(0),
+        Err(Err::Incomplete(Needed::Size(more))) => Ok(more.get()),
+        Err(Err::Error(PcapError::HeaderNotRecognized)) => {
+            Err(CaptureError::Damaged("a section without its byte order"))
+        }
+        Err(_) => Err(CaptureError::Damaged("a block whose length cannot be")),
+    }
+}
+
+/// What a parser makes of a block that is whole, as its outer length says.
+fn whole<T>(parsed: Parsed<'_, T>) -> Result<T, CaptureError> {
+    let parsed = parsed.map_err(|_| CaptureError::Damaged("a packet that is longer than its block"));
+    parsed.map(|(_, block)| block)
 }
 
 #[cfg(test)]
 mod tests {
+    use pcap_parser::BOM_MAGIC;
+
     use super::*;
 
     /// A capture of these frames, written by a machine of this byte order.
@@ -256,5 +384,87 @@ mod tests {
         let mut monstrous = whole;
         monstrous[24 + 8..24 + 12].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(frames(&monstrous), Err(CaptureError::Damaged(_))));
+    }
+
+    fn block(kind: u32, body: &[u8], bytes_of: fn(u32) -> [u8; 4]) -> Vec<u8> {
+        let mut body = body.to_vec();
+        body.resize(body.len().next_multiple_of(4), 0);
+        let length = bytes_of(u32::try_from(body.len() + 12).unwrap());
+        [&bytes_of(kind)[..], &length, &body, &length].concat()
+    }
+
+    fn words(words: &[u32], bytes_of: fn(u32) -> [u8; 4]) -> Vec<u8> {
+        words.iter().flat_map(|word| bytes_of(*word)).collect()
+    }
+
+    /// Two halves of a word, each in the byte order.
+    fn halves(first: u16, second: u16, bytes_of: fn(u32) -> [u8; 4]) -> Vec<u8> {
+        let order = if bytes_of(1)[0] == 1 { u16::to_le_bytes } else { u16::to_be_bytes };
+        [order(first), order(second)].concat()
+    }
+
+    fn sections(bytes_of: fn(u32) -> [u8; 4]) -> Vec<u8> {
+        let section = block(SHB_MAGIC, &words(&[BOM_MAGIC, 0x0001_0000, u32::MAX, u32::MAX], bytes_of), bytes_of);
+        let plain = [halves(113, 0, bytes_of), words(&[0], bytes_of)].concat();
+        let mut nano = [halves(1, 0, bytes_of), words(&[0], bytes_of)].concat();
+        nano.extend([halves(OptionCode::IfTsresol.0, 1, bytes_of), vec![9, 0, 0, 0], vec![0; 4]].concat());
+        let mut blocks = vec![section, block(IDB_MAGIC, &plain, bytes_of), block(IDB_MAGIC, &nano, bytes_of)];
+        let packet = |interface, length| words(&[interface, 1, 5, length, 999], bytes_of);
+        blocks.push(block(EPB_MAGIC, &[packet(0, 3), b"one".to_vec()].concat(), bytes_of));
+        blocks.push(block(5, b"statistics..", bytes_of));
+        blocks.push(block(EPB_MAGIC, &[packet(1, 5), b"two..".to_vec()].concat(), bytes_of));
+        let old = [halves(1, 7, bytes_of), words(&[1, 5, 3, 999], bytes_of), b"old".to_vec()].concat();
+        blocks.push(block(OLD_PACKET, &old, bytes_of));
+        blocks.push(block(SPB_MAGIC, &[words(&[4], bytes_of), b"four".to_vec()].concat(), bytes_of));
+        blocks.concat()
+    }
+
+    #[test]
+    fn interfaces_have_their_own_clock_and_link() {
+        for bytes_of in [u32::to_le_bytes, u32::to_be_bytes] {
+            let file = sections(bytes_of);
+            // Twice: a second section forgets the first one's interfaces.
+            let twice = [file.clone(), file].concat();
+            let mut capture = Capture::open(&*twice).unwrap();
+            for _ in 0..2 {
+                let ticks = (1 << 32) + 5;
+                let one = capture.next_frame().unwrap().unwrap();
+                assert_eq!((one.link, one.bytes), (Link::Cooked, &b"one"[..]));
+                assert_eq!(one.at, CapturedAt { secs: ticks / 1_000_000, nanos: 967_301_000 });
+                let two = capture.next_frame().unwrap().unwrap();
+                assert_eq!((two.link, two.bytes), (Link::Ethernet, &b"two.."[..]));
+                assert_eq!(two.at, CapturedAt { secs: 4, nanos: 294_967_301 });
+                let old = capture.next_frame().unwrap().unwrap();
+                assert_eq!((old.link, old.bytes), (Link::Ethernet, &b"old"[..]));
+                assert_eq!(old.at, CapturedAt { secs: 4, nanos: 294_967_301 });
+                let four = capture.next_frame().unwrap().unwrap();
+                assert_eq!((four.link, four.bytes, four.at), (Link::Cooked, &b"four"[..], CapturedAt::default()));
+            }
+            assert!(capture.next_frame().unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn damage_is_told() {
+        let good = sections(u32::to_le_bytes);
+        let all = |bytes| {
+            let mut capture = Capture::open(bytes)?;
+            while capture.next_frame()?.is_some() {}
+            Ok(())
+        };
+        for cut in 1..good.len() {
+            let read: Result<(), CaptureError> = all(&good[..cut]);
+            // At the end of a block nothing shows that more was to come.
+            assert!(matches!(read, Ok(()) | Err(CaptureError::CutShort | CaptureError::NoCapture)), "{cut}: {read:?}");
+        }
+        let unannounced = {
+            let section = block(SHB_MAGIC, &words(&[BOM_MAGIC, 1, 0, 0], u32::to_le_bytes), u32::to_le_bytes);
+            let packet = words(&[7, 0, 0, 0, 0], u32::to_le_bytes);
+            [section, block(EPB_MAGIC, &packet, u32::to_le_bytes)].concat()
+        };
+        let read = Capture::open(&*unannounced).unwrap().next_frame().err();
+        assert!(matches!(read, Some(CaptureError::Damaged(_))), "{read:?}");
+        let ticks = TicksPerSecond::of;
+        assert!(ticks(0x8a).is_ok_and(|ticks| ticks.0 == 1024) && ticks(20).is_err() && ticks(0xc0).is_err());
     }
 }

@@ -13,9 +13,10 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recvfrom};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
+use super::bpf;
 use super::packet::{CookieRequest, Packet, Segment};
 use super::tcp_option::{FastOpen, Form};
-use crate::report::{Failure, Outcome};
+use tfo_cli::report::{Failure, Outcome};
 use tfo_crypto::random;
 use tfo_host::runtime::clock;
 use tfo_model::problem::Problem;
@@ -277,8 +278,8 @@ impl Asker {
             let Some(segment) = self.segment(&buffer[..read]) else { continue };
             let Some(answer) = self.answer(&segment) else { continue };
             let answers = |flight: &Flight| {
-                flight.request.source.port() == segment.destination_port
-                    && flight.request.sequence.wrapping_add(1) == segment.acknowledgement
+                flight.request.source.port() == segment.header.destination_port()
+                    && flight.request.sequence.wrapping_add(1) == segment.header.acknowledgment_number()
             };
             if let Some(index) = flights.iter().position(answers) {
                 let flight = flights.swap_remove(index);
@@ -302,14 +303,14 @@ impl Asker {
     }
 
     fn answer(&self, segment: &Segment<'_>) -> Option<Answer> {
-        if segment.source_port != self.target.port() {
+        if segment.header.source_port() != self.target.port() {
             return None;
         }
-        if segment.flags.is_reset_answer() {
+        if segment.is_reset_answer() {
             return Some(Answer::Reset);
         }
-        let fast_open = || FastOpen::among(segment.options).filter(|option| option.cookie.is_some());
-        segment.flags.is_syn_ack().then(|| fast_open().map_or(Answer::NoCookie, Answer::Cookie))
+        let fast_open = || FastOpen::among(segment.header.options()).filter(|option| option.cookie.is_some());
+        segment.is_syn_ack().then(|| fast_open().map_or(Answer::NoCookie, Answer::Cookie))
     }
 
     /// Sends again what has waited long enough, or gives it up.
@@ -335,12 +336,11 @@ fn is_passing(error: &io::Error) -> bool {
 
 /// The kernel's filter for a raw socket: packets from the server's port.  Of IPv4 the filter sees the IP header too.
 fn answers_from(target: SocketAddr) -> Vec<SockFilter> {
-    let (accept, refuse) = (SockFilter::new(0x06, 0, 0, u32::MAX), SockFilter::new(0x06, 0, 0, 0));
-    let port = SockFilter::new(0x15, 0, 1, target.port().into());
-    if target.is_ipv4() {
-        // Length of the IP header into the index register; the half-word there.
-        vec![SockFilter::new(0xb1, 0, 0, 0), SockFilter::new(0x48, 0, 0, 0), port, accept, refuse]
+    let mut program = if target.is_ipv4() {
+        vec![bpf::v4_header_to_index(), bpf::load_half_behind_index(0)]
     } else {
-        vec![SockFilter::new(0x28, 0, 0, 0), port, accept, refuse]
-    }
+        vec![bpf::load_half(0)]
+    };
+    program.extend([bpf::if_equal(target.port().into(), 0, 1), bpf::ret(u32::MAX), bpf::ret(0)]);
+    program
 }

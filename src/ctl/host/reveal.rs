@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use crate::report::{Failure, Format, Outcome, Report};
+use tfo_cli::report::{Failure, Format, Outcome, Report};
 use tfo_model::key::TfoKey;
 use tfo_model::key_text::KeyText;
 

@@ -11,9 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::namespaces;
-use crate::report::{Failure, Format, Outcome, deliver};
 use counters::{Lineage, PerCounter, Ratios, Window};
 use report::{Display, NamespaceStats, Stats};
+use tfo_cli::output::while_read;
+use tfo_cli::report::{Failure, Format, Outcome, deliver};
 use tfo_host::kernel::namespace::{Namespace, NamespaceIdentity};
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::runtime::clock;
@@ -50,7 +51,8 @@ pub fn run(arguments: &StatsArgs, format: Format) -> Result<Outcome, Failure> {
     let Some(interval) = arguments.watch else { return deliver(&watch.sample()?, format) };
     let display = Display::new(format);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let shown = runtime.map_err(Failure::undelivered)?.block_on(watch.run(&display, interval, arguments.count));
+    let shown =
+        runtime.map_err(Failure::undelivered)?.block_on(while_read(watch.run(&display, interval, arguments.count)));
     // Also before an error: it is said below the picture.
     let closed = display.close().map_err(Failure::undelivered);
     shown?;
@@ -72,7 +74,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// Until a signal, the count, or a closed pipe.
+    /// Until a signal, or the count.
     async fn run(&mut self, display: &Display, interval: Duration, count: Option<u64>) -> Result<(), Failure> {
         let listen = |kind| signal(kind).map_err(Failure::undelivered);
         let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);

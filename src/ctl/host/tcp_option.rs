@@ -3,7 +3,7 @@
 //! Fast Open is option 34 (RFC 7413 section 4.1.1), or before that the shared experimental option 254 with the identifier
 //! 0xF989 (RFC 6994; RFC 7413 section 4.1.1; Linux `include/net/tcp.h`, `TCPOPT_FASTOPEN_MAGIC`).  Without a cookie it asks for one.
 
-use std::fmt;
+use std::{fmt, iter};
 
 use tfo_model::cookie::Cookie;
 
@@ -37,50 +37,22 @@ impl Form {
     }
 }
 
-/// One option with its content; padding is skipped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TcpOption<'a> {
-    /// Its number (IANA "TCP Option Kind Numbers").
-    pub kind: u8,
-    /// Without kind and length.
-    pub content: &'a [u8],
-}
-
-/// Walks over the options of a TCP header, up to the end mark or the first one whose length cannot be.
-#[derive(Debug, Clone)]
-pub struct TcpOptions<'a>(&'a [u8]);
-
-impl<'a> TcpOptions<'a> {
-    /// Options as they stand between the fixed header and the data.
-    #[must_use]
-    pub const fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes)
-    }
-}
-
-impl<'a> Iterator for TcpOptions<'a> {
-    type Item = TcpOption<'a>;
-
-    fn next(&mut self) -> Option<TcpOption<'a>> {
-        loop {
-            let (&kind, rest) = self.0.split_first()?;
-            match kind {
-                END => self.0 = &[],
-                NO_OPERATION => self.0 = rest,
-                _ => {
-                    let (length, _) = rest.split_first()?;
-                    // The length counts kind and length too; the rest of a list that breaks this means nothing.
-                    let whole = self.0.split_at_checked(usize::from(*length)).filter(|_| *length >= 2);
-                    let Some((option, rest)) = whole else {
-                        self.0 = &[];
-                        return None;
-                    };
-                    self.0 = rest;
-                    return Some(TcpOption { kind, content: &option[2..] });
-                }
-            }
+/// The options of a TCP header, each as kind (IANA "TCP Option Kind Numbers") and content; padding is skipped.
+///
+/// Ends at the end mark, and at the first option whose length cannot be: what follows that means nothing.  etherparse's own reader
+/// ends at the first kind that it does not know, and Fast Open is one of those.
+pub fn options(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    iter::from_fn(move || {
+        while let [NO_OPERATION, behind @ ..] = rest {
+            rest = behind;
         }
-    }
+        let [kind, length, ..] = *rest else { return None };
+        let (option, behind) = rest.split_at_checked(length.into()).filter(|_| kind != END)?;
+        // The length counts kind and length too.
+        let content = option.get(2..)?;
+        rest = behind;
+        Some((kind, content))
+    })
 }
 
 /// A cookie as it came: whatever length a server uses.
@@ -145,15 +117,14 @@ pub struct FastOpen {
 impl FastOpen {
     /// The Fast Open option among these, 34 before 254.
     #[must_use]
-    pub fn among(options: &[u8]) -> Option<Self> {
-        let found = |form| TcpOptions::new(options).find_map(|option| Self::of(option).filter(|it| it.form == form));
-        found(Form::Standard).or_else(|| found(Form::Experimental))
+    pub fn among(bytes: &[u8]) -> Option<Self> {
+        options(bytes).filter_map(|(kind, content)| Self::of(kind, content)).min_by_key(|option| option.form)
     }
 
-    fn of(option: TcpOption<'_>) -> Option<Self> {
-        let (form, content) = match option.kind {
-            FAST_OPEN => (Form::Standard, option.content),
-            EXPERIMENTAL => (Form::Experimental, option.content.strip_prefix(&EXPERIMENT_ID)?),
+    fn of(kind: u8, content: &[u8]) -> Option<Self> {
+        let (form, content) = match kind {
+            FAST_OPEN => (Form::Standard, content),
+            EXPERIMENTAL => (Form::Experimental, content.strip_prefix(&EXPERIMENT_ID)?),
             _ => return None,
         };
         let cookie = if content.is_empty() { None } else { Some(WireCookie::new(content)?) };
@@ -241,10 +212,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_list_panics_or_yields_more_than_it_holds(options in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let all: usize = TcpOptions::new(&options).map(|option| option.content.len() + 2).sum();
-            prop_assert!(all <= options.len());
-            prop_assert!(FastOpen::among(&options).is_none_or(|it| it.cookie.is_none_or(|c| c.as_bytes().len() <= options.len())));
+        fn no_list_panics_or_yields_more_than_it_holds(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let all: usize = options(&bytes).map(|(_, content)| content.len() + 2).sum();
+            prop_assert!(all <= bytes.len());
+            prop_assert!(FastOpen::among(&bytes).is_none_or(|it| it.cookie.is_none_or(|c| c.as_bytes().len() <= bytes.len())));
         }
     }
 }

@@ -33,19 +33,19 @@ macro_rules! offset {
     };
 }
 
-/// What went wrong with the authority's own files or signatures.  Never quotes key material.
+/// A failure of the authority's own files or signatures.  Never quotes key material.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AuthorityError {
-    /// ca.crt is no certificate.
-    #[error("it is no PEM certificate that can sign others")]
+    /// ca.crt is not a certificate.
+    #[error("not a PEM certificate of a certificate authority")]
     Certificate,
-    /// ca.key is no private key.
-    #[error("it is no PEM private key (PKCS#8)")]
+    /// ca.key is not a private key.
+    #[error("not a PEM private key (PKCS#8)")]
     Key,
     /// The two do not belong together.
-    #[error("it is not the key of ca.crt")]
+    #[error("not the private key of ca.crt")]
     Mismatch,
-    /// rcgen refused.
+    /// rcgen failed.
     #[error("cannot sign")]
     Sign(#[from] rcgen::Error),
     /// No randomness for a name or a serial number.
@@ -53,17 +53,17 @@ pub(super) enum AuthorityError {
     NoRandomness(#[from] random::NoRandomness),
 }
 
-/// From when to when a certificate holds.
+/// Validity of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lifetime {
-    /// Begin.
+    /// Start.
     pub(super) not_before: UnixTime,
     /// End.
     pub(super) not_after: UnixTime,
 }
 
 impl Lifetime {
-    /// So many days from now, begun a little earlier.
+    /// This many days from now; starts a little earlier.
     pub(super) const fn days(now: UnixTime, days: u32) -> Self {
         Self { not_before: now.minus(BACKDATE_SECS), not_after: now.plus(days as u64 * 86_400) }
     }
@@ -82,26 +82,26 @@ pub(super) struct Issued {
     pub(super) key: Zeroizing<String>,
 }
 
-/// What a certificate is to say.
+/// Content of a new certificate.
 pub(super) struct Subject<'a> {
-    /// What its holder may do.
+    /// Rights of its holder.
     pub(super) role: Role,
     /// The dNSName.
     pub(super) name: &'a NodeId,
     /// The iPAddresses.
     pub(super) addresses: &'a [IpAddr],
-    /// Its number.
+    /// Serial number.
     pub(super) serial: Serial,
-    /// How long it holds.
+    /// Its validity.
     pub(super) lifetime: Lifetime,
 }
 
 /// A revoked certificate.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Revoked {
-    /// Which one.
+    /// Its serial number.
     pub(super) serial: Serial,
-    /// Since when.
+    /// Time of the revocation.
     pub(super) at: UnixTime,
 }
 
@@ -148,20 +148,20 @@ pub(super) struct Authority {
     domains: Vec<String>,
 }
 
-/// Makes a new authority: its certificate and its key.  With `domains` it can only vouch for names in these.
+/// Makes a new authority: its certificate and its key.  With `domains` it can only issue names in these domains.
 pub(super) fn make(now: UnixTime, days: u32, domains: &[NodeId]) -> Result<Issued, AuthorityError> {
     let lifetime = Lifetime::days(now, days);
     let mut nonce = [0; 4];
     random::fill(&mut nonce)?;
     let mut name = DistinguishedName::new();
-    // Two authorities, as there are while one replaces the other, must not share a name: a chain is found by it.
+    // Two authorities, as there are while one replaces the other, must not share a name: clients build chains by name.
     let date = now.to_string().chars().take(10).collect::<String>();
     name.push(DnType::CommonName, format!("tfo-fleet CA {date} {:08x}", u32::from_be_bytes(nonce)));
     let mut params = CertificateParams::default();
     params.distinguished_name = name;
     set_lifetime(&mut params, lifetime);
     params.serial_number = Some(serial_number(Serial::fresh()?));
-    // It signs certificates of nodes and nothing below it.
+    // It signs certificates of hosts and people, but no other authority.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.name_constraints = (!domains.is_empty()).then(|| NameConstraints {
@@ -174,7 +174,7 @@ pub(super) fn make(now: UnixTime, days: u32, domains: &[NodeId]) -> Result<Issue
 }
 
 impl Authority {
-    /// From the texts of ca.crt and ca.key.
+    /// Reads the texts of ca.crt and ca.key.
     pub(super) fn read(certificate: &str, key: &[u8]) -> Result<Self, AuthorityError> {
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| AuthorityError::Certificate)?;
         let facts = read_facts(&der)?;
@@ -189,12 +189,12 @@ impl Authority {
         Ok(Self { issuer, lifetime: facts.lifetime, domains: facts.domains })
     }
 
-    /// How long its own certificate holds.
+    /// Validity of its own certificate.
     pub(super) fn lifetime(&self) -> Lifetime {
         self.lifetime
     }
 
-    /// Whether it can vouch for this name.
+    /// Whether it can issue a certificate for this name.
     pub(super) fn may_name(&self, name: &NodeId) -> bool {
         let inside = |domain: &String| {
             name.as_str().strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -202,7 +202,7 @@ impl Authority {
         self.domains.is_empty() || self.domains.iter().any(inside)
     }
 
-    /// Domains that it is held to; empty = none.
+    /// The domains that it is limited to; empty for no limit.
     pub(super) fn domains(&self) -> &[String] {
         &self.domains
     }
@@ -210,7 +210,7 @@ impl Authority {
     /// A certificate with a fresh key.
     pub(super) fn issue(&self, subject: &Subject<'_>) -> Result<Issued, AuthorityError> {
         let mut name = DistinguishedName::new();
-        // For people only: who a peer is says the dNSName.
+        // Informational: peers are identified by dNSName.
         name.push(DnType::OrganizationalUnitName, subject.role.as_str());
         if subject.name.as_str().len() <= COMMON_NAME_CHARS_MAX {
             name.push(DnType::CommonName, subject.name.as_str());
@@ -233,7 +233,7 @@ impl Authority {
         Ok(Issued { certificate: certificate.pem(), key: key.pem() })
     }
 
-    /// The list of what is revoked, PEM.  `number` rises with every list.
+    /// The revocation list, PEM.  `number` rises with every list.
     pub(super) fn revocation_list(
         &self,
         number: u64,
@@ -260,7 +260,7 @@ impl Authority {
     }
 }
 
-/// What ca.crt says.
+/// Content of ca.crt.
 struct Facts {
     public_key: Vec<u8>,
     lifetime: Lifetime,
@@ -290,7 +290,7 @@ fn read_facts(der: &CertificateDer<'_>) -> Result<Facts, AuthorityError> {
     })
 }
 
-/// How long the certificate in this text holds.
+/// Validity of the certificate in this text.
 pub(super) fn lifetime_of(certificate: &str) -> Result<Lifetime, AuthorityError> {
     let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| AuthorityError::Certificate)?;
     read_facts(&der).map(|facts| facts.lifetime)

@@ -9,31 +9,26 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-
 use super::authority::{Authority, AuthorityError};
 use super::index::Index;
-use crate::report::{Failure, Outcome};
-use tfo_host::runtime::clock;
+use tfo_cli::report::{Failure, Outcome};
 use tfo_host::runtime::files::{self, Durability, Guard, SecretFileError};
-use tfo_model::problem::Problem;
+use tfo_host::runtime::lock::lock_exclusive;
+use tfo_model::problem::{Problem, chain};
 
-/// File names that the authority needs for itself.
+/// Files of the authority itself.
 pub(super) const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
 const INDEX: &str = "index.json";
 pub(super) const REVOCATION_LIST: &str = "crl.pem";
 const LOCK: &str = "lock";
 
-/// Longest file of ours in bytes: an index of some ten thousand certificates.
+/// Longest index or certificate file in bytes: an index of some ten thousand certificates.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Longest private key file in bytes; a PKCS#8 P-256 key has 241.
 const KEY_BYTES_MAX: usize = 8_192;
-/// How long another process is waited for; it needs milliseconds.
+/// Longest wait for another process; it needs milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
-/// How often a held lock is tried again.
-const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// The directory, locked until dropped.
 #[derive(Debug)]
@@ -54,7 +49,7 @@ impl Directory {
         if !path.join(CA_CERTIFICATE).exists() {
             let problem = Problem::error(
                 "no_authority",
-                format!("there is no certificate authority in {}", path.display()),
+                format!("found no certificate authority in {}", path.display()),
                 "name its directory with --dir, or make one with `tfoctl pki init --dir DIR`",
             );
             return Err(Failure::new(Outcome::Config, problem));
@@ -66,19 +61,12 @@ impl Directory {
         let file = path.join(LOCK);
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&file);
         let lock = opened.map_err(|error| cannot("lock", &file, &error))?;
-        let start = clock::monotonic();
-        loop {
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self { path: path.to_owned(), _lock: lock }),
-                Err(Errno::WOULDBLOCK) if clock::left_of(LOCK_PATIENCE, start).is_zero() => {
-                    let message = format!("another tfoctl works in {}", path.display());
-                    let problem = Problem::error("locked", message, "wait until it is done, then run this again");
-                    return Err(Failure::new(Outcome::Refused, problem));
-                }
-                Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_RETRY),
-                Err(error) => return Err(cannot("lock", &file, &error.into())),
-            }
+        if lock_exclusive(&lock, LOCK_PATIENCE).map_err(|error| cannot("lock", &file, &error))? {
+            return Ok(Self { path: path.to_owned(), _lock: lock });
         }
+        let message = format!("another tfoctl is working in {}", path.display());
+        let problem = Problem::error("locked", message, "wait until it is done, then run this again");
+        Err(Failure::new(Outcome::Refused, problem))
     }
 
     /// A path in it.
@@ -91,22 +79,22 @@ impl Directory {
         &self.path
     }
 
-    /// Refuses if any part of an authority is there already.
+    /// Refuses if any part of an authority exists already.
     pub(super) fn refuse_if_used(&self) -> Result<(), Failure> {
         let names = [CA_CERTIFICATE, CA_KEY, INDEX, REVOCATION_LIST];
         refuse_existing(&names.map(|name| self.file(name)), "name another directory with --dir")
     }
 
-    /// Takes away what a failed start of an authority has left: all of it was made by this call, for
-    /// [`Directory::refuse_if_used`] was asked before under the lock.
+    /// Removes what a failed `init` has left.  This call has made all of it, because [`Directory::refuse_if_used`] was checked
+    /// under the lock.
     pub(super) fn clear_authority(&self) {
         for name in [CA_KEY, CA_CERTIFICATE, INDEX, REVOCATION_LIST] {
-            // The first error is the one to tell; half an authority would be in the way of the next try.
+            // The first error is the one to report; half an authority would block the next try.
             drop(std::fs::remove_file(self.file(name)));
         }
     }
 
-    /// Puts a new authority there.
+    /// Writes a new authority.
     pub(super) fn put_authority(&self, certificate: &str, key: &str) -> Result<(), Failure> {
         write_new(&self.file(CA_KEY), key.as_bytes(), 0o600)?;
         write_new(&self.file(CA_CERTIFICATE), certificate.as_bytes(), 0o644)
@@ -130,17 +118,17 @@ impl Directory {
         })
     }
 
-    /// What was issued.
+    /// The index of issued certificates.
     pub(super) fn index(&self) -> Result<Index, Failure> {
         let path = self.file(INDEX);
         let text = read_bounded(&path).map_err(|error| cannot("read", &path, &error))?;
         Index::parse(&text).map_err(|message| {
-            let remedy = "take it from a backup: certificates that are in no index cannot be revoked";
+            let remedy = "restore it from a backup: only certificates in the index can be revoked";
             Failure::new(Outcome::Failed, Problem::error("bad_index", message, remedy).in_file(&path))
         })
     }
 
-    /// Keeps what was issued, durably.
+    /// Replaces the index, durably.
     pub(super) fn put_index(&self, index: &Index) -> Result<(), Failure> {
         self.replace(INDEX, &index.to_json(), 0o600)
     }
@@ -152,21 +140,19 @@ impl Directory {
 
     fn replace(&self, name: &str, content: &[u8], mode: u32) -> Result<(), Failure> {
         let path = self.file(name);
-        files::replace(&path, content, mode, Durability::Synced).map_err(|error| {
-            let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
-            Failure::new(Outcome::Failed, file_problem(format!("{error}{cause}")))
-        })
+        files::replace(&path, content, mode, Durability::Synced)
+            .map_err(|error| Failure::new(Outcome::Failed, file_problem(chain(&error))))
     }
 }
 
-/// Where a certificate goes.
+/// Files of a new certificate.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// Its own file.
+    /// The certificate.
     pub(super) certificate: PathBuf,
     /// Its private key.
     pub(super) key: PathBuf,
-    /// The authority's certificate, beside it.
+    /// The authority's certificate, in the same directory.
     pub(super) ca: PathBuf,
 }
 
@@ -177,10 +163,10 @@ impl Place {
         Self { certificate: file("crt"), key: file("key"), ca: directory.join(CA_CERTIFICATE) }
     }
 
-    /// Refuses if the certificate or the key is there, or another authority's certificate.
+    /// Refuses if the certificate or the key exists, or another authority's certificate.
     pub(super) fn refuse_if_used(&self, ca_certificate: &str) -> Result<(), Failure> {
-        let remedy = "move it away once its successor is to be made, or name another directory with --out; \
-                      a certificate that is no longer wanted is revoked with `tfoctl pki revoke`";
+        let remedy = "move it away to make its successor, or name another directory with --out; \
+                      `tfoctl pki revoke` revokes a certificate that is not needed any more";
         refuse_existing(&[self.certificate.clone(), self.key.clone()], remedy)?;
         match read_bounded(&self.ca) {
             Ok(found) if found == ca_certificate.as_bytes() => Ok(()),
@@ -208,13 +194,13 @@ impl Place {
         let mut rest = write_new(&self.certificate, certificate.as_bytes(), 0o644);
         if rest.is_ok() {
             made.push(&self.certificate);
-            // What is there was looked at before: it is the same authority's.
+            // An existing one was checked before: it is the same authority's.
             if !self.ca.exists() {
                 rest = write_new(&self.ca, ca_certificate.as_bytes(), 0o644);
             }
         }
         if rest.is_err() {
-            // The first error is the one to tell; a part of them is of no use to anybody, and in the way of the next try.
+            // The first error is the one to report; a part of the files is useless, and would block the next try.
             made.into_iter().for_each(|path| drop(std::fs::remove_file(path)));
         }
         rest
@@ -222,17 +208,17 @@ impl Place {
 }
 
 fn refuse_existing(paths: &[PathBuf], remedy: &str) -> Result<(), Failure> {
-    // A link that leads nowhere is in the way too.
+    // A dangling link counts too.
     match paths.iter().find(|path| path.symlink_metadata().is_ok()) {
         None => Ok(()),
         Some(path) => {
-            let message = format!("{} is there already, and nothing is ever overwritten", path.display());
+            let message = format!("{} exists already, and files are never overwritten", path.display());
             Err(Failure::new(Outcome::Refused, Problem::error("exists", message, remedy)))
         }
     }
 }
 
-/// Makes a new file of exactly this mode, whole and durable, or none.
+/// Makes a new file of exactly this mode, complete and durable, or none.
 fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
     files::create_new(path, content, mode).map_err(|error| cannot("make", path, &error))
 }
@@ -255,7 +241,7 @@ fn file_problem(message: String) -> Problem {
 }
 
 fn broken(path: &Path, error: &AuthorityError) -> Failure {
-    let remedy = "take ca.crt and ca.key from a backup of this directory";
+    let remedy = "restore ca.crt and ca.key from a backup of this directory";
     Failure::new(Outcome::Failed, Problem::error("bad_authority", error.to_string(), remedy).in_file(path))
 }
 
@@ -264,16 +250,15 @@ fn secret(path: &Path, error: &SecretFileError) -> Failure {
     let remedy = match error {
         SecretFileError::Exposed { .. } | SecretFileError::ForeignOwner { .. } => {
             format!(
-                "chmod 0600 {shown} and make it yours; if others may have read it, make a new authority and replace all"
+                "chmod 0600 {shown} and chown it to yourself; if others may have read it, make a new authority and replace all certificates"
             )
         }
-        SecretFileError::Missing => "bring the key back from where it is kept for the time of this command".to_owned(),
+        SecretFileError::Missing => "restore the key from where it is kept, for the time of this command".to_owned(),
         SecretFileError::Unreadable(_) | SecretFileError::NotAFile | SecretFileError::TooLong { .. } => {
-            "take it from a backup".to_owned()
+            "restore it from a backup".to_owned()
         }
     };
-    let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
-    Failure::new(Outcome::Failed, Problem::error("ca_key", format!("{error}{cause}"), remedy).in_file(path))
+    Failure::new(Outcome::Failed, Problem::error("ca_key", chain(error), remedy).in_file(path))
 }
 
 #[cfg(test)]
@@ -284,7 +269,7 @@ mod tests {
     fn a_certificate_that_cannot_be_put_whole_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
         let place = Place::of("n1.test", dir.path());
-        // A link that leads nowhere: neither there nor to be made.
+        // A dangling link: it does not exist, and cannot be made.
         std::os::unix::fs::symlink(dir.path().join("nowhere"), &place.ca).unwrap();
         assert!(place.write("certificate", "key", "ca").is_err());
         assert!(!place.key.exists() && !place.certificate.exists());
@@ -294,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn half_an_authority_is_taken_away() {
+    fn half_an_authority_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let directory = Directory::make(&dir.path().join("pki")).unwrap();
         directory.put_authority("certificate", "key").unwrap();

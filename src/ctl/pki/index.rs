@@ -1,6 +1,6 @@
-//! What an authority has issued: the list behind `pki list`, `pki revoke` and the revocation list.  Knows no files.
+//! The certificates that an authority has issued, for `pki list`, `pki revoke` and the revocation list.  Knows no files.
 //!
-//! Invariant: a certificate is in the index before it is on disk, so there is none that could not be revoked.
+//! Invariant: a certificate is in the index before it is on disk, so that every certificate can be revoked.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,12 +13,12 @@ use tfo_crypto::random::{self, NoRandomness};
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
 
-/// Form of index.json that this release writes and reads.
+/// Format version of index.json that this release writes and reads.
 const VERSION: u32 = 1;
 /// Below this many seconds left, a certificate is shown as `expiring`: a month, the slack of a yearly round.
 const EXPIRING_SECS: u64 = 30 * 86_400;
 
-/// A serial number: 126 random bits, so that none comes twice and none can be guessed (CA/Browser Forum asks for 64).
+/// A serial number: 126 random bits, so that none repeats and none can be guessed (CA/Browser Forum asks for 64).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Serial([u8; 16]);
 
@@ -44,7 +44,7 @@ impl fmt::Display for Serial {
     }
 }
 
-/// The text is no serial number of ours.
+/// The text is not a serial number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a serial number is 32 hex digits, as `pki list` and `openssl x509 -serial` print it")]
 pub(super) struct BadSerial;
@@ -83,7 +83,7 @@ pub(super) struct Index {
     pub(super) crl_number: u64,
     /// When that list must be renewed.
     pub(super) crl_next_update: UnixTime,
-    /// What was issued.
+    /// The issued certificates.
     pub(super) certificates: Vec<Entry>,
 }
 
@@ -91,37 +91,37 @@ pub(super) struct Index {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
-    /// Its number.
+    /// Serial number.
     pub(super) serial: Serial,
-    /// What for.
+    /// Rights of its holder.
     pub(super) role: Role,
     /// The dNSName.
     pub(super) name: NodeId,
     /// The iPAddresses.
     pub(super) addresses: Vec<IpAddr>,
-    /// Begin.
+    /// Start of its validity.
     pub(super) not_before: UnixTime,
-    /// End.
+    /// End of its validity.
     pub(super) not_after: UnixTime,
-    /// Revoked since.
+    /// Time of its revocation, if it is revoked.
     pub(super) revoked_at: Option<UnixTime>,
 }
 
-/// How a certificate stands.
+/// State of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Standing {
-    /// Holds.
+pub(super) enum State {
+    /// Valid for more than a month.
     Valid,
-    /// Holds, but not for long.
+    /// Valid, and about to expire.
     Expiring,
-    /// Over.
+    /// Its validity has ended.
     Expired,
     /// Revoked.
     Revoked,
 }
 
-impl Standing {
+impl State {
     /// The name used in every output.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
@@ -134,27 +134,27 @@ impl Standing {
 }
 
 impl Entry {
-    /// How it stands now.
-    pub(super) fn standing(&self, now: UnixTime) -> Standing {
+    /// Its state at `now`.
+    pub(super) fn state(&self, now: UnixTime) -> State {
         if self.revoked_at.is_some() {
-            Standing::Revoked
+            State::Revoked
         } else if self.not_after <= now {
-            Standing::Expired
+            State::Expired
         } else if self.not_after.secs_since(now) <= EXPIRING_SECS {
-            Standing::Expiring
+            State::Expiring
         } else {
-            Standing::Valid
+            State::Valid
         }
     }
 
-    /// Whether somebody could still use it.
-    fn holds(&self, now: UnixTime) -> bool {
-        matches!(self.standing(now), Standing::Valid | Standing::Expiring)
+    /// Whether it can still be used.
+    fn is_usable(&self, now: UnixTime) -> bool {
+        matches!(self.state(now), State::Valid | State::Expiring)
     }
 }
 
 impl Index {
-    /// Nothing issued yet.
+    /// An index without certificates.
     pub(super) fn empty(now: UnixTime) -> Self {
         Self { version: VERSION, crl_number: 0, crl_next_update: now, certificates: Vec::new() }
     }
@@ -165,7 +165,7 @@ impl Index {
         if index.version == VERSION {
             Ok(index)
         } else {
-            Err(format!("it is of version {}, and this release knows version {VERSION}", index.version))
+            Err(format!("its format has version {}; this release knows version {VERSION}", index.version))
         }
     }
 
@@ -176,22 +176,22 @@ impl Index {
         text
     }
 
-    /// A certificate that keeps this name from being given this role: one of another role that still holds.
-    pub(super) fn in_the_way(&self, name: &NodeId, role: Role, now: UnixTime) -> Option<&Entry> {
+    /// A usable certificate that rules out this role for this name.
+    pub(super) fn conflict(&self, name: &NodeId, role: Role, now: UnixTime) -> Option<&Entry> {
         self.certificates
             .iter()
-            .find(|entry| entry.name == *name && entry.holds(now) && !entry.role.may_share_name_with(role))
+            .find(|entry| entry.name == *name && entry.is_usable(now) && !entry.role.may_share_name_with(role))
     }
 
-    /// Whether anything was ever issued to this name.
+    /// Whether a matching certificate was ever issued.
     pub(super) fn knows(&self, which: &Which) -> bool {
         self.certificates.iter().any(|entry| which.is(entry))
     }
 
-    /// Revokes what is meant and not revoked yet; gives what it revoked.  Expired ones count: a clock may be behind.
+    /// Revokes the matching certificates and returns those that were not revoked yet.  Expired ones too: a clock may be behind.
     pub(super) fn revoke(&mut self, which: &Which, now: UnixTime) -> Vec<Entry> {
-        let meant = self.certificates.iter_mut().filter(|entry| entry.revoked_at.is_none() && which.is(entry));
-        meant
+        let matching = self.certificates.iter_mut().filter(|entry| entry.revoked_at.is_none() && which.is(entry));
+        matching
             .map(|entry| {
                 entry.revoked_at = Some(now);
                 entry.clone()
@@ -200,12 +200,12 @@ impl Index {
     }
 }
 
-/// Which certificates are meant.
+/// Selects certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Which {
     /// All with this name.
     Name(NodeId),
-    /// The one with this number.
+    /// The one with this serial number.
     Serial(Serial),
 }
 

@@ -18,29 +18,29 @@ use self::authority::{Authority, Lifetime, Revoked, Subject};
 use self::directory::{Directory, Place, REVOCATION_LIST};
 use self::index::{Entry, Index, Serial, Which};
 use self::role::Role;
-use super::report::{self, Failure, Format, Outcome};
+use tfo_cli::report::{self, Failure, Format, Outcome};
 use tfo_host::runtime::clock;
 use tfo_model::ids::NodeId;
-use tfo_model::problem::Problem;
+use tfo_model::problem::{Problem, chain};
 use tfo_model::time::UnixTime;
 
-/// Default lifetime of an authority in days: ten years.  Replacing it means a new ca.crt on every host; what limits the
-/// harm of a leaf is its own lifetime and the revocation list.
+/// Default lifetime of an authority in days: ten years.  Replacing it means a new ca.crt on every host; the lifetime of a
+/// leaf and the revocation list limit the harm of a leaked leaf.
 const AUTHORITY_DAYS: u32 = 3_650;
 /// Longest lifetime of an authority in days.
 const AUTHORITY_DAYS_MAX: i64 = 7_300;
-/// Longest lifetime of anything else in days: what browsers and Apple's TLS long allowed, two years and a quarter.
+/// Longest lifetime of anything else in days: two years and a quarter, the limit of browsers and Apple's TLS for years.
 const DAYS_MAX: i64 = 825;
 /// Default lifetime of a revocation list in days: that of hosts' certificates, so that one yearly round renews both.
 ///
-/// Coordinators refuse everybody under a list whose time is over, and nothing renews it by itself, so it must not be the
-/// first thing of a fleet to expire.  A shorter life would buy nothing: the list is a local file, which nobody on the way
-/// can hold back, and every revocation makes a new one.
+/// Coordinators refuse all peers under an expired list, and nothing renews it automatically, so it must not be the first
+/// thing of a fleet to expire.  A shorter life would gain nothing: the list is a local file, which an attacker on the network
+/// cannot hold back, and every revocation makes a new one.
 const LIST_DAYS: u32 = 397;
 
 /// Arguments of `pki`.
 #[derive(Debug, Args)]
-pub struct PkiArgs {
+pub(crate) struct PkiArgs {
     #[command(subcommand)]
     command: PkiCommand,
 }
@@ -53,9 +53,9 @@ enum PkiCommand {
     Issue(IssueArgs),
     /// Revoke a name's certificates, or one by its serial number, and renew crl.pem
     Revoke(RevokeArgs),
-    /// Renew crl.pem before its time is over
+    /// Renew crl.pem before it expires
     Crl(CrlArgs),
-    /// List what was issued
+    /// List the issued certificates
     List(ListArgs),
 }
 
@@ -64,7 +64,7 @@ struct InitArgs {
     /// Directory of the new authority
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Let it vouch only for names in this domain (repeatable); without, for any name
+    /// Domain that it may issue names in (repeatable); default: any name
     #[arg(long, value_name = "NAME")]
     domain: Vec<NodeId>,
     /// Lifetime in days
@@ -79,10 +79,10 @@ struct IssueArgs {
     dir: PathBuf,
     #[command(flatten)]
     role: RoleArgs,
-    /// DNS name of the holder, as the coordinator's configuration has it
+    /// DNS name of the holder, as in the coordinator's configuration
     #[arg(value_name = "NAME")]
     name: NodeId,
-    /// Address under which a coordinator is also reached (repeatable)
+    /// IP address of a coordinator, if it is also reached by address (repeatable)
     #[arg(long, value_name = "IP")]
     address: Vec<IpAddr>,
     /// Lifetime in days; default 397 for hosts, 90 for people
@@ -100,10 +100,10 @@ struct RoleArgs {
     /// For an agent
     #[arg(long)]
     node: bool,
-    /// For somebody who may change things
+    /// For an operator, who may change pools
     #[arg(long)]
     operator: bool,
-    /// For somebody, or something, that may only look
+    /// For a person or a program that may only look
     #[arg(long)]
     viewer: bool,
     /// For a coordinator
@@ -133,7 +133,7 @@ struct RevokeArgs {
     /// Revoke all certificates of this name
     #[arg(value_name = "NAME", required_unless_present = "serial", conflicts_with = "serial")]
     name: Option<NodeId>,
-    /// Revoke the one with this serial number
+    /// Revoke the certificate with this serial number
     #[arg(long, value_name = "SERIAL")]
     serial: Option<Serial>,
 }
@@ -143,7 +143,7 @@ struct CrlArgs {
     /// Directory of the authority
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Days until it must be renewed again
+    /// Lifetime in days
     #[arg(long, value_name = "N", default_value_t = LIST_DAYS, value_parser = clap::value_parser!(u32).range(1..=DAYS_MAX))]
     days: u32,
 }
@@ -158,8 +158,8 @@ struct ListArgs {
 /// Runs `pki`.
 ///
 /// # Errors
-/// Fails with what is wrong, its remedy and the exit code.
-pub fn run(arguments: &PkiArgs, format: Format) -> Result<Outcome, Failure> {
+/// Fails with its problems and the exit code.
+pub(crate) fn run(arguments: &PkiArgs, format: Format) -> Result<Outcome, Failure> {
     let now = clock::now();
     match &arguments.command {
         PkiCommand::Init(arguments) => report::deliver(&init(arguments, now)?, format),
@@ -191,14 +191,14 @@ fn issue(arguments: &IssueArgs, now: UnixTime) -> Result<shown::Issued, Failure>
     refuse_name(name)?;
     let directory = Directory::open(&arguments.dir)?;
     let mut index = directory.index()?;
-    if let Some(other) = index.in_the_way(name, role, now) {
+    if let Some(other) = index.conflict(name, role, now) {
         let message = format!(
             "{name} has a certificate as {} until {} (serial {})",
             other.role.as_str(),
             other.not_after,
             other.serial
         );
-        let remedy = "who somebody is, is decided by the name alone: take another name, or revoke that certificate";
+        let remedy = "the name alone identifies a peer: use another name, or revoke that certificate";
         return Err(refused("name_taken", message, remedy));
     }
     let ca_certificate = directory.ca_certificate()?;
@@ -209,7 +209,7 @@ fn issue(arguments: &IssueArgs, now: UnixTime) -> Result<shown::Issued, Failure>
     let wanted = Lifetime::days(now, arguments.days.unwrap_or(role.days()));
     let lifetime = wanted.within(authority.lifetime());
     if lifetime.not_after <= now {
-        let message = format!("the authority's own certificate ended at {}", authority.lifetime().not_after);
+        let message = format!("the authority's own certificate expired at {}", authority.lifetime().not_after);
         return Err(refused("authority_expired", message, "make a new authority with `tfoctl pki init`"));
     }
     let serial = Serial::fresh().map_err(|error| failed(&error.into()))?;
@@ -240,13 +240,13 @@ fn revoke(arguments: &RevokeArgs, now: UnixTime) -> Result<shown::Revoked, Failu
     let directory = Directory::open(&arguments.dir)?;
     let mut index = directory.index()?;
     if !index.knows(&which) {
-        let message = format!("no certificate was issued here for {which}");
-        let problem = Problem::error("unknown_certificate", message, "see `tfoctl pki list` for what was");
+        let message = format!("this authority has issued no certificate for {which}");
+        let problem = Problem::error("unknown_certificate", message, "`tfoctl pki list` lists the issued certificates");
         return Err(Failure::new(Outcome::Failed, problem));
     }
     let authority = directory.authority()?;
     let revoked = index.revoke(&which, now);
-    // Also if there was nothing left to revoke: the run before may have been cut off before its list was written.
+    // Also if nothing was left to revoke: an earlier run may have been interrupted before it wrote the list.
     put_list(&directory, &authority, &mut index, now, LIST_DAYS)?;
     Ok(shown::Revoked { which, revoked, list: list_of(&directory, &index) })
 }
@@ -265,7 +265,7 @@ fn list(arguments: &ListArgs, now: UnixTime) -> Result<shown::Listing, Failure> 
     Ok(shown::Listing::new(&index, ca.not_after, now))
 }
 
-/// Counts the list up, keeps the index, and only then writes the list: a number must never come twice.
+/// Raises the list's number, writes the index, and only then the list: a number must never be used twice.
 fn put_list(
     directory: &Directory,
     authority: &Authority,
@@ -275,7 +275,7 @@ fn put_list(
 ) -> Result<(), Failure> {
     let lifetime = Lifetime::days(now, days).within(authority.lifetime());
     if lifetime.not_after <= now {
-        let message = format!("the authority's own certificate ended at {}", authority.lifetime().not_after);
+        let message = format!("the authority's own certificate expired at {}", authority.lifetime().not_after);
         return Err(refused("authority_expired", message, "make a new authority with `tfoctl pki init`"));
     }
     index.crl_number += 1;
@@ -300,16 +300,16 @@ fn list_of(directory: &Directory, index: &Index) -> shown::List {
     }
 }
 
-/// Names that are no host's: an address in the place of a name, and the authority's own file.
+/// Refuses names that cannot be a host's: an address in place of a name, and the name of the authority's own files.
 fn refuse_name(name: &NodeId) -> Result<(), Failure> {
     let last = name.as_str().rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|byte| byte.is_ascii_digit()) {
-        let message = format!("{name} is no DNS name: its last label is a number");
-        let problem = Problem::error("bad_name", message, "give it a name, and its address with --address");
+        let message = format!("{name} is not a DNS name: its last label is a number");
+        let problem = Problem::error("bad_name", message, "use a name, and give the address with --address");
         return Err(Failure::new(Outcome::Config, problem));
     }
     if name.as_str() == "ca" {
-        let problem = Problem::error("bad_name", "ca.crt and ca.key are the authority's own", "take another name");
+        let problem = Problem::error("bad_name", "ca.crt and ca.key are the authority's own files", "use another name");
         return Err(Failure::new(Outcome::Config, problem));
     }
     Ok(())
@@ -319,8 +319,8 @@ fn refuse_domain(authority: &Authority, name: &NodeId) -> Result<(), Failure> {
     if authority.may_name(name) {
         return Ok(());
     }
-    let message = format!("this authority vouches only for names in {}", authority.domains().join(", "));
-    Err(refused("outside_domain", message, "take a name in that domain; nobody would believe another"))
+    let message = format!("this authority issues only names in {}", authority.domains().join(", "));
+    Err(refused("outside_domain", message, "use a name in that domain; peers would not accept another"))
 }
 
 fn refused(kind: &'static str, message: impl Into<String>, remedy: &str) -> Failure {
@@ -328,6 +328,5 @@ fn refused(kind: &'static str, message: impl Into<String>, remedy: &str) -> Fail
 }
 
 fn failed(error: &authority::AuthorityError) -> Failure {
-    let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
-    Failure::new(Outcome::Failed, Problem::error("sign", format!("{error}{cause}"), "try again"))
+    Failure::new(Outcome::Failed, Problem::error("sign", chain(error), "try again"))
 }

@@ -1,26 +1,26 @@
-//! What the holder of a certificate may do, and how long such a certificate holds.
+//! Roles of certificates: the rights of the holder, and the default lifetime.
 
 use serde::{Deserialize, Serialize};
 
 /// What a certificate is for.  Persisted: the snake-case names, in index.json.
 ///
-/// The coordinator decides by the name alone (its pools' `nodes`, its `operators` and `viewers`); the role says which
-/// extended key usage and which lifetime the certificate gets, and keeps a node from being given an operator's name.
+/// The coordinator decides by the name alone (its pools' `nodes`, its `operators` and `viewers`); the role determines the
+/// extended key usage and the lifetime of the certificate, and keeps a node from getting an operator's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Role {
     /// An agent.
     Node,
-    /// May change things.
+    /// May change pools.
     Operator,
-    /// May look.
+    /// May only look.
     Viewer,
     /// The server.
     Coordinator,
 }
 
 impl Role {
-    /// The name used everywhere.
+    /// The name used in every output.
     #[must_use]
     pub(super) const fn as_str(self) -> &'static str {
         match self {
@@ -33,9 +33,9 @@ impl Role {
 
     /// Default lifetime in days.
     ///
-    /// Hosts: a year and a month of slack, so that certificates can be renewed in a yearly round; shorter would need
-    /// machinery that renews them, and a fleet with that machinery has a PKI of its own.  People: 90 days, because
-    /// their keys lie on machines that travel, an operator's can change every node, and there are few to renew.
+    /// Hosts: a year and a month of slack, so that certificates can be renewed in a yearly round; a shorter
+    /// life would need automatic renewal, and a fleet that has it has a PKI of its own.  People: 90 days, because
+    /// their keys are on machines that travel, an operator's can change every node, and few need renewal.
     #[must_use]
     pub(super) const fn days(self) -> u32 {
         match self {
@@ -44,8 +44,8 @@ impl Role {
         }
     }
 
-    /// Whether one name may hold both: a coordinator may run on a node, but a node's key must never open what an
-    /// operator's opens.
+    /// Whether one name may have both roles: a coordinator may run on a node, but a node's key must never have an
+    /// operator's rights.
     #[must_use]
     pub(super) fn may_share_name_with(self, other: Self) -> bool {
         let host = |role| matches!(role, Self::Node | Self::Coordinator);

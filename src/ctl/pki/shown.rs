@@ -1,23 +1,23 @@
-//! How `tfoctl pki` shows what it did: text for people, JSON for programs.  Never key bytes.
+//! Results of `tfoctl pki`: text for people, JSON for programs.  Never key bytes.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::index::{Entry, Index, Standing, Which};
+use super::index::{Entry, Index, State, Which};
 use super::role::Role;
-use crate::report::Report;
-use crate::table::Table;
+use tfo_cli::report::Report;
+use tfo_cli::table::Table;
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
 
 /// A new authority.
 #[derive(Debug, Serialize)]
 pub(super) struct Made {
-    /// Where.
+    /// Its directory.
     pub(super) directory: PathBuf,
-    /// Domains that it is held to.
+    /// Domains that it is limited to.
     pub(super) domains: Vec<NodeId>,
     /// End of its certificate.
     pub(super) not_after: UnixTime,
@@ -30,16 +30,16 @@ impl Report for Made {
         let directory = self.directory.display();
         writeln!(out, "authority  {directory}, until {}", self.not_after)?;
         if self.domains.is_empty() {
-            writeln!(out, "names      any (--domain would hold it to your own)")?;
+            writeln!(out, "names      any (--domain limits it to your own)")?;
         } else {
             let domains: Vec<&str> = self.domains.iter().map(NodeId::as_str).collect();
             writeln!(out, "names      in {}", domains.join(", "))?;
         }
-        writeln!(out, "ca.key     whoever has it can be any node or operator: keep it off servers")?;
+        writeln!(out, "ca.key     with it one can pose as any node or operator: keep it off servers")?;
         writeln!(out, "ca.crt     to every host (client_ca, ca)")?;
         writeln!(
             out,
-            "crl.pem    to every coordinator (crl); renew it before {}, after which they refuse everybody",
+            "crl.pem    to every coordinator (crl); renew it before {}, or they refuse all peers",
             self.crl_next_update
         )
     }
@@ -48,7 +48,7 @@ impl Report for Made {
 /// A new certificate.
 #[derive(Debug, Serialize)]
 pub(super) struct Issued {
-    /// What the index says of it.
+    /// Its entry in the index.
     #[serde(flatten)]
     pub(super) entry: Entry,
     /// Its file.
@@ -57,7 +57,7 @@ pub(super) struct Issued {
     pub(super) key: PathBuf,
     /// The authority's certificate.
     pub(super) ca: PathBuf,
-    /// Whether it ends earlier than asked for, with its authority.
+    /// Whether it ends earlier than requested, because its authority does.
     pub(super) shortened: bool,
 }
 
@@ -66,14 +66,14 @@ impl Report for Issued {
         let Entry { name, role, serial, not_after, .. } = &self.entry;
         writeln!(out, "{} {name}, serial {serial}, until {not_after}", role.as_str())?;
         if self.shortened {
-            writeln!(out, "it ends with its authority, earlier than asked for")?;
+            writeln!(out, "it ends with its authority, earlier than requested")?;
         }
         for path in [&self.certificate, &self.key, &self.ca] {
             writeln!(out, "  {}", path.display())?;
         }
         match role {
-            Role::Operator => writeln!(out, "name it in the coordinators' configuration: operators = [\"{name}\"]"),
-            Role::Viewer => writeln!(out, "name it in the coordinators' configuration: viewers = [\"{name}\"]"),
+            Role::Operator => writeln!(out, "add it to the coordinators' configuration: operators = [\"{name}\"]"),
+            Role::Viewer => writeln!(out, "add it to the coordinators' configuration: viewers = [\"{name}\"]"),
             Role::Node | Role::Coordinator => Ok(()),
         }
     }
@@ -98,19 +98,19 @@ impl Report for List {
         writeln!(out, "{}: number {number}, {revoked} revoked, to be renewed before {next_update}", path.display())?;
         writeln!(
             out,
-            "copy it to every coordinator: they read it again by themselves, and refuse everybody once it is over"
+            "copy it to every coordinator: they reload it by themselves, and refuse all peers once it has expired"
         )
     }
 }
 
-/// What was revoked.
+/// A revocation.
 #[derive(Debug)]
 pub(super) struct Revoked {
-    /// What was meant.
+    /// The certificates that were selected.
     pub(super) which: Which,
-    /// What was revoked now.
+    /// The certificates that this command revoked.
     pub(super) revoked: Vec<Entry>,
-    /// The list that says so.
+    /// The new list.
     pub(super) list: List,
 }
 
@@ -128,7 +128,7 @@ impl Serialize for Revoked {
 impl Report for Revoked {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         if self.revoked.is_empty() {
-            writeln!(out, "{} was revoked before", self.which)?;
+            writeln!(out, "{} was already revoked", self.which)?;
         }
         for entry in &self.revoked {
             writeln!(out, "revoked {} {}, serial {}", entry.role.as_str(), entry.name, entry.serial)?;
@@ -137,7 +137,7 @@ impl Report for Revoked {
     }
 }
 
-/// Everything issued.
+/// All issued certificates.
 #[derive(Debug, Serialize)]
 pub(super) struct Listing {
     ca_not_after: UnixTime,
@@ -148,16 +148,16 @@ pub(super) struct Listing {
 
 #[derive(Debug, Serialize)]
 struct Listed {
-    state: Standing,
+    state: State,
     #[serde(flatten)]
     entry: Entry,
 }
 
 impl Listing {
-    /// Of an index, by name and then by age.
+    /// The entries of an index, sorted by name and then by age.
     pub(super) fn new(index: &Index, ca_not_after: UnixTime, now: UnixTime) -> Self {
         let mut certificates: Vec<Listed> =
-            index.certificates.iter().map(|e| Listed { state: e.standing(now), entry: e.clone() }).collect();
+            index.certificates.iter().map(|e| Listed { state: e.state(now), entry: e.clone() }).collect();
         certificates.sort_by(|a, b| (&a.entry.name, a.entry.not_after).cmp(&(&b.entry.name, b.entry.not_after)));
         let (crl_next_update, crl_number) = (index.crl_next_update, index.crl_number);
         Self { ca_not_after, crl_next_update, crl_number, certificates }

@@ -16,6 +16,8 @@ use tfo_model::count::{Epoch, Generation};
 use tfo_model::ids::PoolId;
 use tfo_model::key::KeyPair;
 use tfo_model::key_text::{self, KeyText};
+use tfo_model::named::Named;
+use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint, SlotPrints};
 use tfo_model::time::UnixTime;
 
@@ -25,17 +27,17 @@ const MAGIC: &str = "# Managed by tfo-agent (tfo-fleet), format 1. Do not edit: 
 pub const SYSCTL_NAME: &str = "net.ipv4.tcp_fastopen_key";
 /// Longest file that can be ours, in bytes.
 const FILE_BYTES_MAX: u64 = 16_384;
-/// What stands for a value that is not there.
+/// Stands for a missing value.
 const NONE: &str = "-";
 
 /// What the header remembers.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Name of the kind of source, for example `derive`.
-    pub source: String,
-    /// The pool that told the keys.
+    /// Where the keys come from.
+    pub source: Named<KeySource>,
+    /// The pool of the keys.
     pub pool_id: Option<PoolId>,
-    /// The instruction that told them.
+    /// The instruction with these keys.
     pub generation: Option<Generation>,
     /// Where the rotation stood.
     pub phase: Phase,
@@ -55,14 +57,14 @@ impl Record {
     }
 }
 
-/// What stands in the file's place.
+/// What is in the file's place.
 #[derive(Debug)]
 pub enum Persisted {
     /// No file.
     Absent,
-    /// A file that we did not write, or that somebody has changed since.
+    /// A file that the agent did not write, or that was changed since.
     Foreign,
-    /// Our own file, whole.
+    /// The agent's file, complete.
     Ours {
         /// Its header.
         record: Record,
@@ -108,7 +110,7 @@ pub fn read(path: &Path) -> io::Result<Persisted> {
     Ok(parse(&text).map_or(Persisted::Foreign, |(record, keys)| Persisted::Ours { record, keys }))
 }
 
-/// Whether nobody but the owner may read or write the file.  False too if it is not there.
+/// Whether only the owner may read or write the file.  False if it is missing.
 #[must_use]
 pub fn is_private(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o077 == 0)
@@ -156,17 +158,17 @@ fn slot_text(slot: Option<&SlotPrint>) -> String {
     slot.map_or_else(|| NONE.to_owned(), |slot| format!("{} epoch {}", slot.fingerprint, shown(slot.epoch.as_ref())))
 }
 
-/// None for anything that [`render`] did not write, or whose keys are not those that the header names.
+/// None for a text that [`render`] did not write, or whose keys do not have the fingerprints of the header.
 fn parse(text: &str) -> Option<(Record, KeyPair)> {
     let mut lines = text.strip_suffix('\n')?.split('\n');
     if lines.next()? != MAGIC {
         return None;
     }
     let mut field = |name: &str| lines.next()?.strip_prefix("# ")?.strip_prefix(name)?.strip_prefix(": ");
-    let source = field("source")?.to_owned();
+    let source = field("source")?.parse().ok()?;
     let pool_id = parse_optional(field("pool_id")?)?;
     let generation = parse_optional(field("generation")?)?;
-    let phase = Phase::from_name(field("phase")?)?;
+    let phase = field("phase")?.parse().ok()?;
     let primary = parse_slot(field("primary")?)??;
     let backup = parse_slot(field("backup")?)?;
     let joints = match field("joints")? {
@@ -208,7 +210,7 @@ mod tests {
         let print = pair_print(keys);
         let slot = |fingerprint, epoch| SlotPrint { fingerprint, epoch: Epoch::new(epoch) };
         Record {
-            source: "derive".into(),
+            source: KeySource::Derive.into(),
             pool_id: None,
             generation: Some(Generation::new(7)),
             phase: Phase::Staged,

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use tfo_model::problem::{Problem, Severity};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Subscriber, error, warn};
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -23,8 +24,22 @@ pub fn start() {
     } else {
         builder.event_format(plain).try_init()
     };
-    // Only fails if somebody has started it: a test that runs several agents in one process.
+    // Fails only if it was started already: a test that runs several agents in one process.
     drop(started);
+}
+
+/// Logs a problem: an error as an error, a warning as a warning.
+pub fn problem(problem: &Problem) {
+    let place = problem.file.as_ref().map(|file| match problem.line {
+        Some(line) => format!("{}:{line}", file.display()),
+        None => file.display().to_string(),
+    });
+    let (place, key) = (place.as_deref(), problem.key.as_deref());
+    let (kind, error, remedy) = (problem.kind, &problem.message, &problem.remedy);
+    match problem.severity {
+        Severity::Error => error!(kind, place, key, error, remedy, "problem"),
+        Severity::Warning => warn!(kind, place, key, error, remedy, "problem"),
+    }
 }
 
 /// Puts the syslog priority before the line, `<3>` to `<7>` (`sd-daemon(3)`), so that `journalctl -p` works.

@@ -1,7 +1,7 @@
 //! One coordinator process for each database file: a lock file beside it, held with flock(2).
 //!
-//! Beside its holder the file notes how far the database has come ([`Mark`]), because nothing in the database can:
-//! SQLite takes a WAL that was removed or cut for one that a crash cut, and starts from an older state without a word.
+//! The file names its holder and the position of the database ([`Mark`]), which the database itself cannot: SQLite takes
+//! a WAL that was removed or cut for one that a crash cut, and silently starts from an older state.
 //!
 //! Not a lock on the database itself: closing any descriptor of that would drop SQLite's own locks (fcntl(2), POSIX
 //! locks), and SQLite's locks last for one transaction only.
@@ -12,8 +12,8 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
-use super::place::{Place, file_error};
-use crate::StoreError;
+use super::file::{DatabaseFile, file_error};
+use crate::error::StoreError;
 use tfo_crypto::checksum::checksum;
 
 /// Longest note that is read back, in bytes.
@@ -21,11 +21,11 @@ const NOTE_BYTES_MAX: u64 = 200;
 /// First word of the line with the mark.
 const MARK: &str = "writes";
 
-/// How far a database has come.  Noted after each commit and without a sync of its own: the note may lag behind the
-/// database, after a power cut, and is never ahead of it.
+/// Position of a database.  Noted after each commit and without a sync of its own: after a power cut the note may lag
+/// behind the database, and it is never ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// Which database.
+    /// Identity of the database.
     pub(super) store_id: [u8; 16],
     /// Sum over its pools of revisions and record writes, which both only rise.
     pub(super) writes: u64,
@@ -34,11 +34,11 @@ pub(super) struct Mark {
 impl Mark {
     fn line(&self) -> String {
         let id = u128::from_be_bytes(self.store_id);
-        let said = format!("{MARK} {id:032x} {:020}", self.writes);
-        format!("{said} {:032x}\n", u128::from_be_bytes(checksum(&[said.as_bytes()])))
+        let text = format!("{MARK} {id:032x} {:020}", self.writes);
+        format!("{text} {:032x}\n", u128::from_be_bytes(checksum(&[text.as_bytes()])))
     }
 
-    /// What a line says, if it is whole.
+    /// Reads a line; none if it is not complete.
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ').skip(1);
         let store_id = u128::from_str_radix(words.next()?, 16).ok()?.to_be_bytes();
@@ -51,15 +51,15 @@ impl Mark {
 #[derive(Debug)]
 pub(super) struct FileLock {
     file: File,
-    /// What the run before noted.
+    /// The mark of the run before.
     pub(super) found: Option<Mark>,
-    /// Where the mark is written.
+    /// Offset of the mark in the file.
     offset: u64,
 }
 
 impl FileLock {
     /// Takes the lock of this database.
-    pub(super) fn take(place: &Place) -> Result<Self, StoreError> {
+    pub(super) fn take(place: &DatabaseFile) -> Result<Self, StoreError> {
         let path = place.beside(".lock");
         let failed = file_error("lock", &path);
         // Not O_TRUNC: until we hold the lock the note in it is another's.
@@ -68,7 +68,7 @@ impl FileLock {
             File::from(rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?);
         let note = |file: &File| {
             let mut text = String::new();
-            // A note that cannot be read says nothing; the lock is what counts.
+            // An unreadable note counts as empty; only the lock matters.
             file.take(NOTE_BYTES_MAX).read_to_string(&mut text).map_or_else(|_| String::new(), |_| text)
         };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -90,7 +90,7 @@ impl FileLock {
         Ok(Self { file, found, offset: holder.len() as u64 })
     }
 
-    /// Notes how far the database has come, after a commit.
+    /// Notes the position of the database after a commit.
     pub(super) fn note(&self, mark: Mark) {
         if let Err(error) = self.file.write_all_at(mark.line().as_bytes(), self.offset) {
             tracing::debug!(%error, "cannot note the latest commit in the lock file");

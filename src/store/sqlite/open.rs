@@ -1,5 +1,5 @@
-//! Opening a database: nothing is written before it is known that the file is ours, that no other coordinator has it,
-//! that this release knows its schema, and that the key-encryption key is the right one.
+//! Opening a database: nothing is written before it is clear that the file is ours, that no other coordinator has it,
+//! that this release supports its schema, and that the key-encryption key is the right one.
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read};
@@ -12,9 +12,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, pa
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::place::{Place, file_error};
+use super::file::{DatabaseFile, file_error};
 use super::schema;
-use crate::StoreError;
+use crate::error::StoreError;
 use tfo_crypto::random;
 use tfo_crypto::seal::{KeyEncryptionKey, SealedKey};
 
@@ -25,17 +25,17 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const HEADER_BYTES: u64 = 100;
 
 /// The path with links resolved, so that one file has one lock.
-pub(super) fn resolve(path: &Path) -> Result<Place, StoreError> {
+pub(super) fn resolve(path: &Path) -> Result<DatabaseFile, StoreError> {
     match std::fs::canonicalize(path) {
-        Ok(path) => Ok(Place(path)),
+        Ok(path) => Ok(DatabaseFile(path)),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let parent: PathBuf = std::fs::canonicalize(parent).map_err(file_error("find", parent))?;
             let name = path.file_name().ok_or_else(|| StoreError::Foreign {
                 place: path.display().to_string(),
-                what: "it names no file".to_owned(),
+                what: "it has no file name".to_owned(),
             })?;
-            Ok(Place(parent.join(name)))
+            Ok(DatabaseFile(parent.join(name)))
         }
         Err(error) => Err(file_error("find", path)(error)),
     }
@@ -43,9 +43,9 @@ pub(super) fn resolve(path: &Path) -> Result<Place, StoreError> {
 
 /// Whether there is a database, which is then sound enough to be given to SQLite.
 ///
-/// A file of 0 bytes is never one of ours, because [`make`] gives a database its name when it is whole; SQLite would
-/// take it for a new one, and its WAL, with everything that was acknowledged, for rubbish.
-pub(super) fn is_there(place: &Place) -> Result<bool, StoreError> {
+/// A file of 0 bytes is never ours, because [`make`] gives a database its name only when it is complete; SQLite would
+/// take it for a new one, and discard its WAL with everything that was acknowledged.
+pub(super) fn is_there(place: &DatabaseFile) -> Result<bool, StoreError> {
     let bytes = |path: &Path| std::fs::metadata(path).map(|found| found.len());
     let has_wal = bytes(&place.beside("-wal")).is_ok_and(|length| length > 0);
     let failed = file_error("open", &place.0);
@@ -58,23 +58,23 @@ pub(super) fn is_there(place: &Place) -> Result<bool, StoreError> {
         Err(error) => return Err(failed(error.into())),
     };
     if file.metadata().map_err(&failed)?.len() == 0 {
-        let beside = if has_wal { "its -wal file has content" } else { "a new store begins without a file" };
+        let beside = if has_wal { "its -wal file has content" } else { "a new store starts without a file" };
         return Err(place.damaged(format!("it has 0 bytes, and {beside}")));
     }
     let mut head = Vec::new();
     file.take(HEADER_BYTES).read_to_end(&mut head).map_err(&failed)?;
     if !head.starts_with(MAGIC) {
-        let what = "it does not begin as an SQLite database".to_owned();
+        let what = "it does not start like an SQLite database".to_owned();
         return Err(StoreError::Foreign { place: place.text(), what });
     }
     Ok(true)
 }
 
-/// Makes a database under another name, and gives it its own when it is whole and on the disk.
-pub(super) fn make(place: &Place, key: &KeyEncryptionKey) -> Result<(), StoreError> {
-    let new = Place(place.beside(".new"));
+/// Creates a database under another name, and gives it its own when it is complete and on the disk.
+pub(super) fn make(place: &DatabaseFile, key: &KeyEncryptionKey) -> Result<(), StoreError> {
+    let new = DatabaseFile(place.beside(".new"));
     for path in [new.0.clone(), new.beside("-wal"), new.beside("-shm")] {
-        // What a run left that was killed in here.
+        // Left by a run that was killed in here.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(file_error("replace", &path)(error)),
             Ok(()) | Err(_) => {}
@@ -100,10 +100,10 @@ pub(super) fn make(place: &Place, key: &KeyEncryptionKey) -> Result<(), StoreErr
 }
 
 /// The connection that writes, on a database with the latest schema and this key-encryption key.
-pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection, StoreError> {
+pub(super) fn writer(place: &DatabaseFile, key: &KeyEncryptionKey) -> Result<Connection, StoreError> {
     let failed = place.sql("open");
     let mut connection = connect(place, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    // What is refused below is left as it is, with its WAL: no checkpoint when the connection is closed.
+    // A database that is refused below stays as it is, with its WAL: no checkpoint when the connection is closed.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(&failed)?;
     let schema = check_schema(place, &connection)?;
     if schema > 0 {
@@ -129,15 +129,15 @@ pub(super) fn writer(place: &Place, key: &KeyEncryptionKey) -> Result<Connection
 }
 
 /// A connection that only reads.
-pub(super) fn reader(place: &Place) -> Result<Connection, StoreError> {
+pub(super) fn reader(place: &DatabaseFile) -> Result<Connection, StoreError> {
     connect(place, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
-/// A connection to a database that somebody else may serve, on this release's schema and with this key-encryption key.
+/// A connection to a database that a coordinator may serve, with this release's schema and this key-encryption key.
 ///
 /// Touches the file through SQLite alone: closing any other descriptor of it would drop the locks of a store that this
 /// process has open (POSIX locks, fcntl(2)).
-pub(super) fn beside(path: &Path, key: &KeyEncryptionKey) -> Result<(Place, Connection), StoreError> {
+pub(super) fn beside(path: &Path, key: &KeyEncryptionKey) -> Result<(DatabaseFile, Connection), StoreError> {
     let place = resolve(path)?;
     let foreign = |what: &str| StoreError::Foreign { place: place.text(), what: what.to_owned() };
     match std::fs::metadata(&place.0) {
@@ -152,14 +152,14 @@ pub(super) fn beside(path: &Path, key: &KeyEncryptionKey) -> Result<(Place, Conn
         return Err(foreign("it is an empty database"));
     }
     if schema < schema::latest() {
-        return Err(foreign(&format!("it has schema {schema}, which the coordinator upgrades at its next start")));
+        return Err(foreign(&format!("it has schema {schema}, which the coordinator upgrades when it next starts")));
     }
     check_key(&place, &connection, key)?;
     check_tables(&place, &connection)?;
     Ok((place, connection))
 }
 
-fn connect(place: &Place, access: OpenFlags) -> Result<Connection, StoreError> {
+fn connect(place: &DatabaseFile, access: OpenFlags) -> Result<Connection, StoreError> {
     let failed = place.sql("open");
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = Connection::open_with_flags(&place.0, flags).map_err(&failed)?;
@@ -169,8 +169,8 @@ fn connect(place: &Place, access: OpenFlags) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// The stored schema, if it is one of ours.
-fn check_schema(place: &Place, connection: &Connection) -> Result<i64, StoreError> {
+/// The stored schema; fails if it is not ours.
+fn check_schema(place: &DatabaseFile, connection: &Connection) -> Result<i64, StoreError> {
     let failed = place.sql("open");
     let (found, known) = (schema::found(connection).map_err(&failed)?, schema::latest());
     let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(&failed)?;
@@ -186,7 +186,7 @@ fn check_schema(place: &Place, connection: &Connection) -> Result<i64, StoreErro
     if found > known { Err(StoreError::Newer { place: place.text(), found, known }) } else { Ok(found) }
 }
 
-fn check_tables(place: &Place, connection: &Connection) -> Result<(), StoreError> {
+fn check_tables(place: &DatabaseFile, connection: &Connection) -> Result<(), StoreError> {
     if schema::is_intact(connection).map_err(place.sql("check"))? {
         Ok(())
     } else {
@@ -194,12 +194,12 @@ fn check_tables(place: &Place, connection: &Connection) -> Result<(), StoreError
     }
 }
 
-fn check_key(place: &Place, connection: &Connection, key: &KeyEncryptionKey) -> Result<(), StoreError> {
+fn check_key(place: &DatabaseFile, connection: &Connection, key: &KeyEncryptionKey) -> Result<(), StoreError> {
     let row: Option<([u8; 16], [u8; SealedKey::BYTES])> = connection
         .query_row("SELECT store_id, key_check FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()
         .map_err(place.sql("open"))?;
-    let (store_id, check) = row.ok_or_else(|| place.damaged("it does not say which key-encryption key it has"))?;
+    let (store_id, check) = row.ok_or_else(|| place.damaged("its key-encryption key is not recorded"))?;
     if key.opens_check(&store_id, &SealedKey::from_bytes(check)) {
         Ok(())
     } else {
@@ -211,8 +211,8 @@ fn check_key(place: &Place, connection: &Connection, key: &KeyEncryptionKey) -> 
 /// thousand nodes change every page several times within a second; an emptied WAL (`empty_wal`) is cut to nothing.
 const CHECKPOINT_PAGES: u32 = 4_096;
 
-/// What holds for the life of the connection, except WAL, which the file remembers.
-fn settle(place: &Place, connection: &Connection) -> Result<(), StoreError> {
+/// Settings for the life of the connection, except WAL, which the file remembers.
+fn settle(place: &DatabaseFile, connection: &Connection) -> Result<(), StoreError> {
     let failed = place.sql("open");
     schema::unlock_writes(connection).map_err(&failed)?;
     let set_wal = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0));
@@ -225,13 +225,18 @@ fn settle(place: &Place, connection: &Connection) -> Result<(), StoreError> {
     if mode == "wal" {
         return Ok(());
     }
-    // SQLite keeps the old mode, and says no more, where shared memory cannot be had.
-    let source = format!("its file system allows no write-ahead log, only journal mode {mode}").into();
+    // SQLite keeps the old mode, without a further message, where it cannot have shared memory.
+    let source = format!("its file system does not support a write-ahead log, only journal mode {mode}").into();
     Err(StoreError::Unwritable { place: place.text(), source })
 }
 
 /// One transaction: the file has no schema, or all of it with its key check.
-fn upgrade(place: &Place, connection: &mut Connection, from: i64, key: &KeyEncryptionKey) -> Result<(), StoreError> {
+fn upgrade(
+    place: &DatabaseFile,
+    connection: &mut Connection,
+    from: i64,
+    key: &KeyEncryptionKey,
+) -> Result<(), StoreError> {
     let failed = place.sql("upgrade");
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
     schema::upgrade(&transaction, from).map_err(&failed)?;
@@ -250,8 +255,8 @@ fn upgrade(place: &Place, connection: &mut Connection, from: i64, key: &KeyEncry
     transaction.commit().map_err(failed)
 }
 
-/// Takes every right of group and others from the database and the files beside it.
-fn restrict_modes(place: &Place) -> Result<(), StoreError> {
+/// Removes all rights of group and others from the database and the files beside it.
+fn restrict_modes(place: &DatabaseFile) -> Result<(), StoreError> {
     for path in [place.0.clone(), place.beside("-wal"), place.beside("-shm")] {
         let failed = file_error("restrict", &path);
         match std::fs::metadata(&path) {

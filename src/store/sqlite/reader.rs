@@ -1,89 +1,139 @@
-//! A database that is only read: beside the coordinator that serves it, or without one (`check`, `export`).
+//! Reading a database through one connection that can only read: the store's own beside its writer, and that of a
+//! command (`check`, `export`) beside a coordinator or without one.
 //!
-//! Takes no lock and is in nobody's way: each read is one snapshot of the last commit (sqlite.org/wal.html), a commit
-//! does not wait for it, and only the erasure of a dropped key is put off until the read is over.  Whoever opens it
-//! needs the rights of the coordinator's user, because a WAL that a killed coordinator left behind is indexed anew.
+//! Takes no lock and delays no commit: each read is one snapshot of the last commit (sqlite.org/wal.html), and only
+//! the erasure of a dropped key is put off until the read is over.  Opening needs the rights of the coordinator's user,
+//! because SQLite rebuilds the index of a WAL that a killed coordinator left behind.
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rusqlite::Connection;
+
+use super::file::DatabaseFile;
 use super::open;
-use super::reading::Reading;
-use crate::{CommitError, Erasure, Head, Hub, PoolImage, PoolState, RecordOutcome, Store, StoreError};
+use super::rows::{PoolRow, Rows};
+use crate::contract::{Head, PoolState, ReadStore};
+use crate::error::StoreError;
+use tfo_crypto::fingerprint::fingerprint;
 use tfo_crypto::seal::KeyEncryptionKey;
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Snapshot};
+use tfo_engine::rollout::record::NodeRecord;
 use tfo_model::count::Revision;
 use tfo_model::ids::{NodeId, PoolName};
 
-/// A database that is open for reading.  As a [`Store`] it refuses every write, and its hub tells nothing: a watch
-/// looks by itself.
+/// A database that is open for reading, and the key that opens its keys.  It has no way to write.
 #[derive(Debug)]
 pub struct SqliteReader {
-    reading: Reading,
-    hub: Hub,
+    pub(super) place: DatabaseFile,
+    pub(super) key: KeyEncryptionKey,
+    connection: Mutex<Connection>,
 }
 
 impl SqliteReader {
-    /// Opens a database that is there, and reads and checks all of it.
+    /// Opens an existing database, and reads and checks all of it.
     ///
     /// # Errors
     /// Fails if there is none, if it is not ours or of another release's schema, if `key` is not its key-encryption
     /// key, or if anything in it is damaged.
     pub fn open(path: &Path, key: KeyEncryptionKey) -> Result<Self, StoreError> {
         let (place, connection) = open::beside(path, &key)?;
-        let reader = Self { reading: Reading::new(connection, place, key), hub: Hub::default() };
-        reader.reading.check_all()?;
+        Self::of(connection, place, key)
+    }
+
+    /// Reads and checks all of an open database.
+    pub(super) fn of(connection: Connection, place: DatabaseFile, key: KeyEncryptionKey) -> Result<Self, StoreError> {
+        let reader = Self { place, key, connection: Mutex::new(connection) };
+        reader.check_all()?;
         Ok(reader)
     }
 
-    fn refused(&self) -> StoreError {
-        let source = "it is open for reading only".into();
-        StoreError::Unwritable { place: self.reading.place.text(), source }
+    /// Reads everything, to find all damage now.
+    fn check_all(&self) -> Result<(), StoreError> {
+        for pool in self.pools()? {
+            self.load(&pool)?.ok_or_else(|| self.place.damaged(format!("pool {pool} has a name but no row")))?;
+            self.check_audit(&pool)?;
+        }
+        Ok(())
+    }
+
+    fn check_audit(&self, pool: &PoolName) -> Result<(), StoreError> {
+        let mut after = Revision::ZERO;
+        while let Some(last) = self.audit(pool, after)?.last() {
+            after = last.revision;
+        }
+        Ok(())
+    }
+
+    /// Runs `read` in one read transaction.
+    pub(super) fn reading<T>(&self, read: impl FnOnce(Rows<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let connection = locked(&self.connection);
+        let transaction = connection.unchecked_transaction().map_err(self.place.sql("read"))?;
+        read(Rows { connection: &transaction, place: &self.place })
+        // The transaction ends here; there is nothing to roll back.
+    }
+
+    /// The bytes of the keys that the document holds.
+    fn open_keys(&self, rows: Rows<'_>, pool: &PoolRow<'_>, document: &Document) -> Result<KeyRing, StoreError> {
+        let slots = rows.slots(pool)?;
+        let held = document.keys_held();
+        let mut keys = KeyRing::default();
+        for (epoch, sealed) in slots.keys() {
+            let damaged =
+                |what: &str| self.place.damaged(format!("the key of epoch {epoch} of pool {} {what}", pool.name));
+            let name = held.iter().find(|key| key.epoch == epoch).ok_or_else(|| damaged("is in no slot"))?;
+            let key = self.key.open(&document.pool_id, epoch, &sealed).map_err(|_| damaged("does not open"))?;
+            if fingerprint(&key) != name.fingerprint {
+                return Err(damaged("has another fingerprint"));
+            }
+            keys.insert(epoch, key);
+        }
+        if keys.epochs().count() == held.len() {
+            Ok(keys)
+        } else {
+            Err(self.place.damaged(format!("a key of pool {} is missing", pool.name)))
+        }
     }
 }
 
-impl Store for SqliteReader {
+impl ReadStore for SqliteReader {
     fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
-        self.reading.pools()
-    }
-
-    fn create(&self, _pool: &PoolName, _image: &PoolImage<'_>) -> Result<(), CommitError> {
-        Err(self.refused().into())
+        self.reading(|rows| rows.pools())
     }
 
     fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
-        self.reading.head(pool)
+        self.reading(|rows| Ok(rows.pool(pool)?.map(|row| row.head)))
     }
 
     fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
-        self.reading.load(pool)
+        self.reading(|rows| {
+            let Some(row) = rows.pool(pool)? else { return Ok(None) };
+            let document = rows.document(&row)?;
+            let keys = self.open_keys(rows, &row, &document)?;
+            let nodes = rows.nodes(&row)?;
+            Ok(Some(PoolState { head: row.head, snapshot: Snapshot { document, nodes }, keys }))
+        })
     }
 
     fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
-        self.reading.document(pool)
+        self.reading(|rows| {
+            let Some(row) = rows.pool(pool)? else { return Ok(None) };
+            let document = rows.document(&row)?;
+            let keys = self.open_keys(rows, &row, &document)?;
+            Ok(Some((document, keys)))
+        })
     }
 
     fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        self.reading.record(pool, node)
+        self.reading(|rows| rows.pool(pool)?.map_or(Ok(None), |row| rows.record(&row, node)))
     }
 
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
-        self.reading.audit(pool, after)
+        self.reading(|rows| rows.pool(pool)?.map_or(Ok(Vec::new()), |row| rows.audit(&row, after)))
     }
+}
 
-    fn commit(&self, _pool: &PoolName, _proposal: &Proposal, _keys: &KeyRing) -> Result<Erasure, CommitError> {
-        Err(self.refused().into())
-    }
-
-    fn write_records(&self, _pool: &PoolName, _changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
-        Err(self.refused().into())
-    }
-
-    fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
-        Ok(Erasure::Done)
-    }
-
-    fn hub(&self) -> &Hub {
-        &self.hub
-    }
+/// A panic inside a transaction rolled it back, so a poisoned connection is as good as any.
+pub(super) fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }

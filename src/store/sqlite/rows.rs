@@ -1,13 +1,17 @@
-//! Rows and values: everything that is read is checked, everything that is written carries its checksum.
+//! Rows and values: every read is checked, every written value carries its checksum.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::file::DatabaseFile;
 use super::lock::Mark;
-use super::place::Place;
 use super::slots::Slots;
-use crate::{AUDIT_KEPT, AUDIT_READ_MAX, CommitError, Head, Refusal, StoreError};
+use crate::contract::Head;
+use crate::error::{CommitError, Refusal, StoreError};
+use crate::limits::{AUDIT_KEPT, AUDIT_READ_MAX};
 use tfo_crypto::checksum::{Checksum, checksum};
 use tfo_engine::rollout::document::{AuditEntry, Document};
 use tfo_engine::rollout::record::{NodeRecord, RecordChange};
@@ -18,7 +22,7 @@ use tfo_model::ids::{NodeId, PoolName};
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     pub(super) connection: &'a Connection,
-    pub(super) place: &'a Place,
+    pub(super) place: &'a DatabaseFile,
 }
 
 /// The row of a pool.
@@ -27,7 +31,7 @@ pub(super) struct PoolRow<'a> {
     pub(super) number: i64,
     pub(super) name: &'a PoolName,
     pub(super) head: Head,
-    /// How many records there are, so that a lost one is noticed.
+    /// Number of records, so that a lost one is noticed.
     pub(super) nodes: u64,
 }
 
@@ -39,36 +43,24 @@ impl<'a> Rows<'a> {
         let mut statement = self.connection.prepare_cached("SELECT name FROM pool ORDER BY name").map_err(&failed)?;
         let names = statement.query_map([], |row| row.get::<_, String>(0)).map_err(&failed)?;
         names
-            .map(|name| {
-                name.map_err(&failed)?.parse().map_err(|_| self.place.damaged("a pool has a name that is none"))
-            })
+            .map(|name| name.map_err(&failed)?.parse().map_err(|_| self.place.damaged("a pool has an invalid name")))
             .collect()
     }
 
-    /// How far the database has come.
+    /// Position of the database.
     pub(super) fn mark(self) -> Result<Mark, StoreError> {
-        let failed = self.place.sql("read");
-        let sql = "SELECT store_id FROM meta";
-        let store_id = self.connection.query_row(sql, [], |row| row.get(0)).map_err(&failed)?;
-        let mut statement =
-            self.connection.prepare_cached("SELECT revision, record_writes FROM pool").map_err(&failed)?;
-        let counts = statement.query_map([], |row| Ok([row.get(0)?, row.get(1)?])).map_err(&failed)?;
-        let mut writes: u64 = 0;
-        for count in counts {
-            let each: [i64; 2] = count.map_err(&failed)?;
-            writes = each.into_iter().fold(writes, |sum, one| sum.saturating_add(one.cast_unsigned()));
-        }
+        let store_id = self.one("SELECT store_id FROM meta", [], |row| row.get(0))?;
+        let store_id = store_id.ok_or_else(|| self.place.damaged("its identity is missing"))?;
+        let sql = "SELECT revision, record_writes FROM pool";
+        let counts: Vec<[i64; 2]> = self.all(sql, [], |row| Ok([row.get(0)?, row.get(1)?]))?;
+        let writes = counts.into_iter().flatten().fold(0, |sum: u64, one| sum.saturating_add(one.cast_unsigned()));
         Ok(Mark { store_id, writes })
     }
 
     pub(super) fn pool(self, name: &'a PoolName) -> Result<Option<PoolRow<'a>>, StoreError> {
         let sql = "SELECT number, revision, record_writes, nodes, sum FROM pool WHERE name = ?1";
-        let failed = self.place.sql("read");
-        let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
-        let row = statement
-            .query_row([name.as_str()], |row| Ok((row.get(0)?, [row.get(1)?, row.get(2)?, row.get(3)?], row.get(4)?)))
-            .optional()
-            .map_err(&failed)?;
+        let row = self
+            .one(sql, [name.as_str()], |row| Ok((row.get(0)?, [row.get(1)?, row.get(2)?, row.get(3)?], row.get(4)?)))?;
         let Some((number, counts, sum)) = row else { return Ok(None) };
         let sum: Checksum = sum;
         if sum != pool_sum(name, counts) {
@@ -80,7 +72,8 @@ impl<'a> Rows<'a> {
     }
 
     pub(super) fn document(self, pool: &PoolRow<'_>) -> Result<Document, StoreError> {
-        let row = self.text_row("SELECT text, sum FROM document WHERE pool = ?1", params![pool.number])?;
+        let sql = "SELECT text, sum FROM document WHERE pool = ?1";
+        let row = self.one(sql, [pool.number], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let row = row.ok_or_else(|| self.place.damaged(format!("the document of pool {} is missing", pool.name)))?;
         let document: Document = self.parse(&row, &["document", pool.name.as_str()])?;
         if document.revision != pool.head.revision {
@@ -90,31 +83,20 @@ impl<'a> Rows<'a> {
     }
 
     pub(super) fn slots(self, pool: &PoolRow<'_>) -> Result<Slots, StoreError> {
-        let failed = self.place.sql("read");
-        let mut statement =
-            self.connection.prepare_cached("SELECT slots FROM sealed WHERE pool = ?1").map_err(&failed)?;
-        let bytes = statement.query_row([pool.number], |row| row.get::<_, Vec<u8>>(0)).optional().map_err(&failed)?;
+        let sql = "SELECT slots FROM sealed WHERE pool = ?1";
+        let bytes: Option<Vec<u8>> = self.one(sql, [pool.number], |row| row.get(0))?;
         bytes
             .and_then(|bytes| Slots::parse(&bytes))
             .ok_or_else(|| self.place.damaged(format!("the sealed keys of pool {} are missing", pool.name)))
     }
 
-    pub(super) fn nodes(
-        self,
-        pool: &PoolRow<'_>,
-    ) -> Result<std::collections::BTreeMap<NodeId, NodeRecord>, StoreError> {
-        let failed = self.place.sql("read");
+    pub(super) fn nodes(self, pool: &PoolRow<'_>) -> Result<BTreeMap<NodeId, NodeRecord>, StoreError> {
         let sql = "SELECT node, version, text, sum FROM node WHERE pool = ?1 ORDER BY node";
-        let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
-        let rows = statement
-            .query_map([pool.number], |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, (row.get(2)?, row.get(3)?)))
-            })
-            .map_err(&failed)?;
-        let mut nodes = std::collections::BTreeMap::new();
-        for row in rows {
-            let (node, version, text) = row.map_err(&failed)?;
-            let node: NodeId = node.parse().map_err(|_| self.place.damaged("a node has a name that is none"))?;
+        let rows = self
+            .all(sql, [pool.number], |row| Ok((row.get::<_, String>(0)?, row.get(1)?, (row.get(2)?, row.get(3)?))))?;
+        let mut nodes = BTreeMap::new();
+        for (node, version, text) in rows {
+            let node: NodeId = node.parse().map_err(|_| self.place.damaged("a node has an invalid name"))?;
             let record = self.checked_record(pool.name, &node, version, &text)?;
             nodes.insert(node, record);
         }
@@ -125,33 +107,22 @@ impl<'a> Rows<'a> {
     }
 
     pub(super) fn record(self, pool: &PoolRow<'_>, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        let failed = self.place.sql("read");
         let sql = "SELECT version, text, sum FROM node WHERE pool = ?1 AND node = ?2";
-        let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
-        let row = statement
-            .query_row(params![pool.number, node.as_str()], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))
-            .optional()
-            .map_err(&failed)?;
+        let at = params![pool.number, node.as_str()];
+        let row = self.one(sql, at, |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
         row.map(|(version, text)| self.checked_record(pool.name, node, version, &text)).transpose()
     }
 
     pub(super) fn audit(self, pool: &PoolRow<'_>, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
-        // A revision above what a column can hold is above all that is stored.
+        // A revision that no column can hold is above all stored ones.
         let after = i64::try_from(after.get()).unwrap_or(i64::MAX);
-        let failed = self.place.sql("read");
         let sql = "SELECT revision, text, sum FROM audit WHERE pool = ?1 AND revision > ?2 ORDER BY revision LIMIT ?3";
-        let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
         let limit = i64::try_from(AUDIT_READ_MAX).unwrap_or(i64::MAX);
-        let rows = statement
-            .query_map([pool.number, after, limit], |row| {
-                Ok((row.get::<_, i64>(0)?, (row.get::<_, String>(1)?, row.get(2)?)))
-            })
-            .map_err(&failed)?;
-        rows.map(|row| {
-            let (revision, text) = row.map_err(&failed)?;
-            self.parse(&text, &["audit", pool.name.as_str(), &revision.to_string()])
-        })
-        .collect()
+        let rows =
+            self.all(sql, [pool.number, after, limit], |row| Ok((row.get::<_, i64>(0)?, (row.get(1)?, row.get(2)?))))?;
+        let entry =
+            |(revision, text): &(i64, TextRow)| self.parse(text, &["audit", pool.name.as_str(), &revision.to_string()]);
+        rows.iter().map(entry).collect()
     }
 
     pub(super) fn add_pool(self, name: &'a PoolName, revision: Revision) -> Result<PoolRow<'a>, CommitError> {
@@ -190,7 +161,7 @@ impl<'a> Rows<'a> {
         self.write("DELETE FROM audit WHERE pool = ?1 AND revision <= ?2", params![pool.number, oldest]).map(drop)
     }
 
-    /// Writes or removes a record if its stored version is the expected one; returns the stored version otherwise.
+    /// Writes or removes a record if its stored version is the expected one; otherwise returns the stored version.
     pub(super) fn put_record(
         self,
         pool: &mut PoolRow<'_>,
@@ -227,13 +198,11 @@ impl<'a> Rows<'a> {
         if changed > 0 { Ok(Ok(())) } else { Ok(Err(self.version(pool, &change.node)?)) }
     }
 
-    /// The stored version of a record; none if there is no record.
+    /// The stored version of a record; none if the node has none.
     fn version(self, pool: &PoolRow<'_>, node: &NodeId) -> Result<Option<u64>, StoreError> {
-        let failed = self.place.sql("read");
         let sql = "SELECT version FROM node WHERE pool = ?1 AND node = ?2";
-        let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
-        let found = statement.query_row(params![pool.number, node.as_str()], |row| row.get::<_, i64>(0));
-        Ok(found.optional().map_err(failed)?.map(i64::cast_unsigned))
+        let found = self.one(sql, params![pool.number, node.as_str()], |row| row.get(0))?;
+        Ok(found.map(i64::cast_unsigned))
     }
 
     fn checked_record(
@@ -250,13 +219,32 @@ impl<'a> Rows<'a> {
         Ok(record)
     }
 
-    fn text_row(self, sql: &str, parameters: impl rusqlite::Params) -> Result<Option<TextRow>, StoreError> {
+    /// The row that a query finds, if it finds one.
+    fn one<T>(
+        self,
+        sql: &str,
+        parameters: impl rusqlite::Params,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>, StoreError> {
         let failed = self.place.sql("read");
         let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
-        statement.query_row(parameters, |row| Ok((row.get(0)?, row.get(1)?))).optional().map_err(failed)
+        statement.query_row(parameters, read).optional().map_err(failed)
     }
 
-    /// Gives the number of rows that it changed.
+    /// All rows that a query finds.
+    fn all<T>(
+        self,
+        sql: &str,
+        parameters: impl rusqlite::Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        let failed = self.place.sql("read");
+        let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
+        let rows = statement.query_map(parameters, read).map_err(&failed)?;
+        rows.collect::<Result<_, _>>().map_err(failed)
+    }
+
+    /// Executes a statement; returns the number of changed rows.
     fn write(self, sql: &str, parameters: impl rusqlite::Params) -> Result<usize, CommitError> {
         let failed = self.place.sql("write");
         let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;

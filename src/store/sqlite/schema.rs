@@ -1,4 +1,4 @@
-//! The tables, and how an older database becomes a present one.  Persisted.
+//! The tables, and the upgrade of an older database.  Persisted.
 //!
 //! * Texts are JSON of the types in `engine::rollout`, each with a checksum that also covers its place, because SQLite
 //!   has none and a flipped bit in a generation is worse than a lost file.
@@ -8,7 +8,7 @@
 //! * `node` has row ids: a record is about a kilobyte, and without them all that is over a quarter of a page lies in a page
 //!   of its own (sqlite.org/fileformat2.html, section 1.6), which doubled what an acknowledgement costs.
 //! * The triggers call a function that only the coordinator defines: every other program, such as the sqlite3 shell,
-//!   can read the file, and is refused when it writes ("no such function").  Who really must can drop them.
+//!   can read the file, and is refused when it writes ("no such function").  An expert who must write can drop them.
 
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, Transaction};
@@ -16,7 +16,7 @@ use rusqlite::{Connection, Transaction};
 /// `PRAGMA application_id`: "TFOC".
 pub(super) const APPLICATION_ID: i32 = 0x5446_4F43;
 
-/// What a foreign writer is told.
+/// Name of the missing function in a foreign writer's error.
 const GUARD: &str = "only_tfo_coordinator_writes_here";
 
 /// Step n makes schema n + 1 out of schema n.  Steps that a release shipped never change.

@@ -21,7 +21,7 @@ impl Default for Slots {
 }
 
 impl Slots {
-    /// Reads stored bytes; none if they are no slots.
+    /// Reads stored bytes; none if they are not valid slots.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let slots = Self(bytes.try_into().ok()?);
         let clean =
@@ -36,7 +36,7 @@ impl Slots {
         &self.0
     }
 
-    /// What is in the slots.
+    /// The filled slots.
     pub(super) fn keys(&self) -> impl Iterator<Item = (Epoch, SealedKey)> + '_ {
         self.0.chunks(SLOT_BYTES).filter_map(|slot| {
             let sealed = slot[8..].try_into().expect("the rest of a slot is a sealed key");
@@ -44,7 +44,7 @@ impl Slots {
         })
     }
 
-    /// Overwrites everything that is not to be kept.
+    /// Overwrites all slots but those of these epochs.
     pub(super) fn keep_only(&mut self, keep: &BTreeSet<Epoch>) {
         for slot in self.0.chunks_mut(SLOT_BYTES) {
             if epoch_of(slot).is_none_or(|epoch| !keep.contains(&epoch)) {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_slots_is_not_read() {
+    fn bytes_that_are_not_slots_are_not_read() {
         let mut slots = Slots::default();
         slots.add(epoch(1), &sealed(1));
         slots.add(epoch(1), &sealed(2));

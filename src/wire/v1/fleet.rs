@@ -1,16 +1,19 @@
-//! The operators' side of API v1: what a pool and its nodes look like, and the commands (docs/reference/json.md).
+//! The operators' side of API v1: pools, nodes, the audit log, and the commands (docs/reference/json.md).
 //!
-//! Unknown = null; fields that docs/reference/json.md does not name may be added, and readers skip what they do not know.
+//! Null means unknown.  Readers skip fields that they do not know, and keep unknown names as they are ([`Named`]).
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use super::secret::SecretText;
-use super::sync::KeySource;
 use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
+use tfo_model::named::Named;
+pub use tfo_model::node::Expected;
+use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 
@@ -34,68 +37,67 @@ pub struct PoolStatus {
     pub pool: PoolName,
     /// Its identity.
     pub pool_id: PoolId,
-    /// Of the document.
+    /// Revision of its document.
     pub revision: Revision,
-    /// What the nodes fence on.
+    /// Generation of its document: the nodes' fence.
     pub generation: Generation,
     /// Where the rotation stands.
     pub phase: Phase,
-    /// What most nodes are told: the slot that makes cookies; null in an empty pool.
+    /// The desired primary of most nodes; null in an empty pool.
     pub primary: Option<SlotPrint>,
-    /// The slot that only validates.
+    /// The desired backup of most nodes.
     pub backup: Option<SlotPrint>,
-    /// Whether an operator or the health gate stopped it.
+    /// Whether an operator or the health gate paused it.
     pub paused: bool,
-    /// Why no rotation starts by itself: `aborted`, `first_key`, `recovered`.
-    pub hold: Option<String>,
-    /// Who must be here before the pool goes on after a first key or an import; null without such a hold, and from
-    /// coordinators that do not say it.
+    /// Why no rotation starts until an operator resumes; null without a hold.
+    pub hold: Option<Named<HoldReason>>,
+    /// The nodes that must have the key before `resume`, after a first key or an import; null without such a hold, and
+    /// from earlier releases.
     #[serde(default)]
     pub expect: Option<Expected>,
     /// Nodes that barriers wait for.
     pub required: usize,
-    /// Of these, how many have acknowledged what they are told now.
+    /// How many of these have acknowledged their present instruction.
     pub converged: usize,
-    /// Nodes that are only looked at: their keys come from elsewhere (`[report]`).
+    /// Nodes that only report: their keys come from elsewhere (`[report]`).
     pub reporting: usize,
-    /// Whom the pool waits for, in name order.
+    /// Nodes that the pool waits for, in name order.
     pub waiting_for: Vec<NodeId>,
-    /// When the next step is due by time alone.
+    /// When the gate opens by time alone; null if that is unknown.
     pub next_at: Option<UnixTime>,
-    /// The gate that is closed: `schedule`, `barrier`, `drain`, `health`, `absent`, `expected_nodes`, `paused`, `held`,
-    /// `frozen`; null while it moves.
-    pub blocked_by: Option<String>,
+    /// The gate that is closed; null while the pool moves.
+    pub blocked_by: Option<Named<BlockedBy>>,
     /// When this phase began.
     pub since: UnixTime,
-    /// While promoted: the waves that are open, and how many there are.
+    /// The waves of a promotion; null in other phases.
     pub waves: Option<Waves>,
-    /// Keys that are being driven out.
+    /// Keys that a revoke is driving out.
     pub revoking: Vec<SlotPrint>,
-    /// While frozen: what `recover` may take over.
+    /// What `recover` can take over; empty unless the pool is frozen.
     pub recoverable: Vec<SlotPairShown>,
-    /// Whether this coordinator drives the pool; false if its configuration file differs from the pool's policy, which
-    /// it takes over as soon as the pool allows it: no rotation starts before.
+    /// Whether this coordinator drives the pool.  It does not while its configuration file differs from the pool's
+    /// policy; it takes the file over as soon as the pool allows it, and no rotation starts before that.
     pub drives: bool,
-    /// The settings in which the file differs, by their names there.
+    /// The settings in which the file differs.
     #[serde(default)]
     pub policy_differs: Vec<String>,
 }
 
-/// How far a promotion is opened.
+/// How far a promotion is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waves {
-    /// Opened.
+    /// Number of opened waves.
     pub opened: usize,
-    /// In all.
+    /// Number of all waves.
     pub of: usize,
 }
 
-/// Both slots by their public names.
+/// Both slots by their fingerprints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotPairShown {
-    /// Makes cookies.
+    /// The key that makes cookies.
     pub primary: SlotPrint,
-    /// Only validates.
+    /// The key that only validates.
     pub backup: Option<SlotPrint>,
 }
 
@@ -106,67 +108,67 @@ pub struct Nodes {
     pub pool: PoolName,
     /// Sorted by name.
     pub nodes: Vec<NodeStatus>,
-    /// How many nodes hold which keys, most first.
+    /// How many nodes hold which keys, the largest group first.
     pub fingerprints: Vec<FingerprintCount>,
 }
 
 /// One node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
-    /// Its name, by its certificate.
+    /// Its name, from its certificate.
     pub node: NodeId,
-    /// `converged`, `straggler`, `silent`, `drifted`, `excluded`, `denied`, `failed`, `one_slot`, `reporting`.
-    pub state: String,
-    /// The generation that it has installed.
+    /// Its state.
+    pub state: Named<NodeState>,
+    /// The generation of its installed keys.
     pub generation: Option<Generation>,
-    /// What it has installed.
+    /// Its installed primary.
     pub primary: Option<SlotPrint>,
-    /// What it has installed.
+    /// Its installed backup.
     pub backup: Option<SlotPrint>,
-    /// Its latest sync.
+    /// When it last synced.
     pub last_report_at: Option<UnixTime>,
-    /// Since when it is behind what it is told; null if it is not.
+    /// Since when it has been behind its instruction; null if it is not.
     pub behind_since: Option<UnixTime>,
-    /// Whence its keys come.
-    pub source: KeySource,
-    /// What it says is wrong.
+    /// Where it has its keys from.
+    pub source: Named<KeySource>,
+    /// The kind of the problem that it reports.
     pub error: Option<String>,
-    /// Its kernel, as far as this coordinator has heard it since its start.
+    /// Its `uname -r`; null until it has synced with this coordinator since its start, as the next two.
     pub kernel: Option<String>,
-    /// Its agent's version, likewise.
+    /// Its agent's version.
     pub agent: Option<String>,
-    /// Its `net.ipv4.tcp_fastopen`, likewise.
+    /// Its `net.ipv4.tcp_fastopen`.
     pub tcp_fastopen: Option<i32>,
-    /// Why it is excluded: `absent`, `left_behind`, `operator`.
-    pub excluded: Option<String>,
+    /// Why it is excluded; null if it is not.
+    pub excluded: Option<Named<ExclusionReason>>,
 }
 
 /// How many nodes hold these keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FingerprintCount {
-    /// Primary.
+    /// Their primary.
     pub primary: KeyFingerprint,
-    /// Backup.
+    /// Their backup.
     pub backup: Option<KeyFingerprint>,
-    /// How many.
+    /// Number of nodes.
     pub nodes: usize,
 }
 
-/// `GET /v1/pools/{pool}/audit?after=REVISION`: oldest first, a page at a time.
+/// `GET /v1/pools/{pool}/audit?after=REVISION`: one page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audit {
     /// The pool.
     pub pool: PoolName,
-    /// Revisions after the one asked for.
+    /// The entries after that revision, oldest first.
     pub entries: Vec<AuditLine>,
-    /// Whether there are more after the last one.
+    /// Whether the log has more after the last one.
     pub more: bool,
 }
 
 /// One commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditLine {
-    /// When.
+    /// When it was committed, by the coordinator's clock.
     pub at: UnixTime,
     /// The revision that it made.
     pub revision: Revision,
@@ -176,39 +178,39 @@ pub struct AuditLine {
     pub phase: Phase,
     /// The operator; null for the coordinator's own steps.
     pub operator: Option<NodeId>,
-    /// `first_key`, `stage`, `promote`, ...
-    pub action: String,
+    /// What was done.
+    pub action: Named<Action>,
     /// Nodes whose records it changed.
     pub nodes: BTreeSet<NodeId>,
-    /// What the operator said.
+    /// The operator's reason, or a remark of the coordinator; may be empty.
     pub reason: String,
 }
 
-/// What every command carries.
+/// The body of a command without arguments, and what every command has.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
-    /// Why; for the audit log.  At most [`REASON_BYTES_MAX`].
+    /// The operator's reason, for the audit log; at most [`REASON_BYTES_MAX`] bytes.
     #[serde(default)]
     pub reason: String,
-    /// Gates that only protect comfort are passed over; barriers never are.
+    /// Skips the gates that only protect clients' comfort; no command skips a barrier.
     #[serde(default)]
     pub force: bool,
-    /// Refused if the document has moved on from this revision.
+    /// The coordinator refuses the command if the document is at another revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_revision: Option<Revision>,
 }
 
-/// What a rotation is for.
+/// The purpose of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RotationMode {
-    /// A fresh key, as the schedule would do it.
+    /// A fresh key, as the schedule does it.
     #[default]
     Normal,
-    /// Drive keys out: those of `epochs`, or all that are told now.
+    /// Drives keys out: those of `epochs`, or all desired ones.
     Revoke,
-    /// The first key of an empty pool.
+    /// Gives an empty pool its first key.
     First,
 }
 
@@ -219,16 +221,16 @@ pub struct RotationRequest {
     /// See [`Command::reason`].
     #[serde(default)]
     pub reason: String,
-    /// What for.
+    /// Its purpose.
     #[serde(default)]
     pub mode: RotationMode,
-    /// `revoke`: nodes to deny in the same commit.
+    /// With `revoke`: nodes to deny in the same commit.
     #[serde(default)]
     pub deny: BTreeSet<NodeId>,
-    /// `revoke`: epochs of the keys to drive out; empty = all that nodes are told now.
+    /// With `revoke`: epochs of the keys to drive out; empty for all desired keys.
     #[serde(default)]
     pub epochs: BTreeSet<Epoch>,
-    /// `first`: who must be here before the pool goes on; null = `expected_nodes` of the policy.
+    /// With `first`: the nodes that must have the key before `resume`; null for the policy's `expected_nodes`.
     #[serde(default)]
     pub expect: Option<Expected>,
     /// See [`Command::force`].
@@ -237,16 +239,6 @@ pub struct RotationRequest {
     /// See [`Command::if_revision`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_revision: Option<Revision>,
-}
-
-/// Who must be here, by number or by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Expected {
-    /// So many nodes.
-    Number(usize),
-    /// These nodes.
-    Names(BTreeSet<NodeId>),
 }
 
 /// `POST …/advance`: goes past a barrier without the nodes that are behind (rule 15).
@@ -258,11 +250,11 @@ pub struct AdvanceRequest {
     pub reason: String,
     /// The generation that the operator saw.
     pub generation: Generation,
-    /// The nodes that the operator saw behind.
+    /// The nodes behind, as the operator saw them.
     pub leave: BTreeSet<NodeId>,
 }
 
-/// `POST …/import`: keys that the nodes of an empty pool hold already (rule 14).
+/// `POST …/import`: gives an empty pool the keys that its nodes already hold (rule 14).
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportRequest {
@@ -271,7 +263,7 @@ pub struct ImportRequest {
     pub reason: String,
     /// Kernel text, one key or `primary,backup`.
     pub keys: SecretText,
-    /// Who must be here before the pool goes on; null = `expected_nodes` of the policy.
+    /// The nodes that must have the keys before `resume`; null for the policy's `expected_nodes`.
     #[serde(default)]
     pub expect: Option<Expected>,
 }
@@ -283,19 +275,19 @@ pub struct RecoverRequest {
     /// See [`Command::reason`].
     #[serde(default)]
     pub reason: String,
-    /// One of [`PoolStatus::recoverable`]; null = the only one.
+    /// One of [`PoolStatus::recoverable`]; null for the only one.
     #[serde(default)]
     pub slots: Option<SlotPairShown>,
-    /// The bytes of these slots, kernel text, where the restored store does not have them: from a node's sysctl.d file.
+    /// Kernel text of these slots, from a node's sysctl.d file; needed if the restored store lacks their bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<SecretText>,
 }
 
-/// `PUT …/nodes/{node}`; `DELETE` with `?reason=` forgets it.
+/// `PUT …/nodes/{node}`.  `DELETE` with `?reason=` forgets the node and has no body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeRequest {
-    /// What to do with it.
+    /// What to do with the node.
     pub action: NodeAction,
     /// See [`Command::reason`].
     #[serde(default)]
@@ -306,16 +298,16 @@ pub struct NodeRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeAction {
-    /// Barriers do not wait for it until this time.
+    /// Takes it out of all barriers for a time.
     Exclude {
-        /// End of the exclusion.
+        /// The end of the exclusion.
         until: UnixTime,
     },
-    /// It gets no keys any more, until it is forgotten.
+    /// Gives it no keys until it is forgotten.
     Deny,
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// The pool.
@@ -327,7 +319,55 @@ pub struct Done {
     /// The phase after it.
     pub phase: Phase,
     /// What was done, as the audit log has it.
-    pub action: String,
+    pub action: Named<Action>,
     /// Nodes whose records it changed.
     pub nodes: BTreeSet<NodeId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use serde::de::DeserializeOwned;
+    use serde_json::json;
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::status::{Standing, State};
+    use tfo_model::named::UNKNOWN_CHARS_MAX;
+
+    fn is_its_name<T>(all: &[T])
+    where
+        T: AsRef<str> + Copy + Debug + DeserializeOwned + PartialEq + Serialize,
+        Named<T>: DeserializeOwned + Serialize,
+    {
+        for value in all {
+            let name = json!(value.as_ref());
+            assert_eq!(json!(value), name);
+            assert_eq!(json!(Named::Known(*value)), name);
+            assert_eq!(serde_json::from_value::<T>(name.clone()).unwrap(), *value);
+            assert_eq!(serde_json::from_value::<Named<T>>(name).unwrap(), Named::Known(*value));
+        }
+        let later = json!("of_a_later_release");
+        assert!(serde_json::from_value::<T>(later.clone()).is_err());
+        assert_eq!(json!(serde_json::from_value::<Named<T>>(later.clone()).unwrap()), later);
+        let long = "x".repeat(UNKNOWN_CHARS_MAX);
+        let cut = serde_json::from_value::<Named<T>>(json!(format!("{long}yz"))).unwrap();
+        assert_eq!(json!(cut), json!(format!("{long}…")));
+        assert!(serde_json::from_value::<Named<T>>(json!(1)).is_err());
+    }
+
+    #[test]
+    fn every_value_is_its_name_and_an_unknown_name_is_kept() {
+        is_its_name(&BlockedBy::ALL);
+        is_its_name(&NodeState::ALL);
+        is_its_name(&HoldReason::ALL);
+        is_its_name(&ExclusionReason::ALL);
+        is_its_name(&Action::ALL);
+        is_its_name(&KeySource::ALL);
+        is_its_name(&Phase::ALL);
+        is_its_name(&State::ALL);
+        is_its_name(&Standing::ALL);
+        is_its_name(&ErrorKind::ALL);
+    }
 }

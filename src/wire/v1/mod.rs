@@ -1,5 +1,5 @@
-//! API v1: [`sync`] between nodes and coordinator, [`fleet`] between operators and coordinator, [`secret`] for the two
-//! places where a key travels.
+//! API v1: [`sync`] between nodes and coordinators, [`fleet`] between operators and coordinators, and [`secret`], the
+//! type of a field that holds key bytes.
 
 pub mod fleet;
 pub mod secret;

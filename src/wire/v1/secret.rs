@@ -1,4 +1,4 @@
-//! Key bytes on the wire: the answer to a sync, and an operator's import.  Nothing else in the API carries any.
+//! Key bytes on the wire: in the answer to a sync, and in an operator's import or recover; nowhere else.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ use tfo_model::key_text::{self, KeyText, TextError};
 
 /// Kernel text, one key or `primary,backup`; wiped on drop, and `Debug` shows nothing of it.
 ///
-/// Whoever serialises it writes into a buffer that is wiped, and whoever reads it wipes what it read it from.
+/// A caller serialises it into a buffer that is wiped, and wipes the buffer that it is read from.
 pub struct SecretText(Zeroizing<String>);
 
 impl SecretText {
-    /// Of one key.
+    /// The text of one key.
     #[must_use]
     pub fn of_key(key: &TfoKey) -> Self {
         Self::of_text(&KeyText::of_key(key))
     }
 
-    /// Of both slots.
+    /// The text of both slots.
     #[must_use]
     pub fn of_pair(keys: &KeyPair) -> Self {
         Self::of_text(&KeyText::of(keys))

@@ -1,4 +1,4 @@
-//! `POST /v1/pools/{pool}/sync`: one request acknowledges and waits for the next change (docs/protocol.md#rules, rules 7 to 9).
+//! `POST /v1/pools/{pool}/sync`: one request acknowledges, and waits for the next change (docs/protocol.md#rules, rules 7 to 9).
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -15,10 +15,10 @@ pub const REQUEST_BYTES_MAX: usize = 4_096;
 /// Longest answer body in bytes that a node reads.
 pub const ANSWER_BYTES_MAX: usize = 4_096;
 
-/// Longest long poll in seconds; more is cut to this.
+/// Longest long poll in seconds; a coordinator cuts more to this.
 pub const WAIT_SECS_MAX: u64 = 60;
 
-/// Longest `next_contact_secs`: a timer that fires once a week.
+/// Largest `next_contact_secs`: a timer that fires once a week.
 pub const NEXT_CONTACT_SECS_MAX: u64 = 7 * 86_400;
 
 /// Longest of the free texts (`kernel`, `agent`, `error`) in bytes.
@@ -26,33 +26,33 @@ pub const TEXT_BYTES_MAX: usize = 128;
 
 pub use tfo_model::node::KeySource;
 
-/// What a node says.
+/// What a node reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SyncRequest {
-    /// How long the answer may be held back if there is nothing new, 0 to [`WAIT_SECS_MAX`].
+    /// How long the coordinator may hold the answer back while there is nothing new, 0 to [`WAIT_SECS_MAX`].
     pub wait_secs: u64,
-    /// When the node will be back at the latest, in seconds after the answer; at most [`NEXT_CONTACT_SECS_MAX`].
+    /// Latest time of the next sync, in seconds after the answer; at most [`NEXT_CONTACT_SECS_MAX`].
     pub next_contact_secs: u64,
     /// This run of the agent at this coordinator: `ordinal-nonce`, decimal and 16 hex digits.
     #[serde(with = "session_text")]
     pub session: Session,
-    /// The highest generation that it was told in this session, installable or not; 0 at its start.
+    /// The highest generation that the node received in this session, installable or not; 0 at its start.
     pub seen: Generation,
-    /// What its file says and its kernels read back; null if it has no keys.
+    /// The keys of its file, read back from its kernels; null if it has none.
     pub installed: Option<InstalledKeys>,
     /// `uname -r`.
     pub kernel: String,
-    /// Version of the agent.
+    /// The agent's version.
     pub agent: String,
     /// `net.ipv4.tcp_fastopen`; null if it cannot be read.
     pub tcp_fastopen: Option<i32>,
-    /// The node's clock.
+    /// Its clock.
     pub clock: ClockReport,
     /// TFO counters since its boot; null if its kernel has none.
     pub counters: Option<Counters>,
-    /// What keeps it from being converged, in snake case: `drift`, `boot_order`, ...; null if nothing does.  An
-    /// `installed` beside an error is what the file says; it is no acknowledgement.
+    /// What keeps the node from converging, in snake case: `drift`, `boot_order`, ...; null if nothing does.  Beside an
+    /// error, `installed` has the keys of the file and acknowledges nothing.
     pub error: Option<String>,
     /// Whether its kernel keeps a backup key; absent = by `kernel` (Linux 5.3 and later).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,13 +62,13 @@ pub struct SyncRequest {
     pub source: KeySource,
 }
 
-/// What is durable and read back.
+/// Keys that are durable and read back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InstalledKeys {
-    /// The pool that told it; null for keys from elsewhere.
+    /// The pool that they are from; null for keys from elsewhere.
     pub pool_id: Option<PoolId>,
-    /// Under which generation; null for keys from elsewhere.
+    /// Their generation; null for keys from elsewhere.
     pub generation: Option<Generation>,
     /// The slot that makes cookies.
     pub primary: SlotPrint,
@@ -76,17 +76,17 @@ pub struct InstalledKeys {
     pub backup: Option<SlotPrint>,
 }
 
-/// A node's clock.  Shown and warned about; no decision depends on it.
+/// A node's clock: shown, and a reason for warnings; no decision depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClockReport {
     /// Milliseconds since 1970.
     pub unix_ms: u64,
-    /// Whether the kernel says that it is synchronised; null if it does not say.
+    /// Whether its kernel reports it as synchronised; null if that is unknown.
     pub synchronised: Option<bool>,
 }
 
-/// What a node is told (200).
+/// What a node is to install (200).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SyncAnswer {
     /// The operator's name of the pool.
@@ -101,7 +101,7 @@ pub struct SyncAnswer {
     pub primary: TaughtKey,
     /// The slot that only validates.
     pub backup: Option<TaughtKey>,
-    /// After so many seconds without contact the pool goes on without this node.
+    /// The pool stops waiting for a node after this many seconds without contact.
     pub absent_after_secs: u64,
 }
 
@@ -110,9 +110,9 @@ pub struct SyncAnswer {
 pub struct TaughtKey {
     /// Ordinal of the key.
     pub epoch: Epoch,
-    /// Its public name; the node refuses an answer in which it does not fit the bytes.
+    /// Fingerprint of the key; the node refuses an answer in which it does not match the bytes.
     pub fingerprint: KeyFingerprint,
-    /// Kernel text of the one key.
+    /// Kernel text of this key.
     pub key: SecretText,
 }
 

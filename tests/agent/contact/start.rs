@@ -169,7 +169,7 @@ fn out_of_contact_for_long_it_is_detached_and_keeps_its_keys() {
     let status = site.status("detached", |status| status["contact"] == "detached");
     assert_eq!((&status["error"]["kind"], &status["state"]), (&"detached".into(), &"degraded".into()));
     assert_eq!(status["last_contact_at"], last_contact);
-    daemon.logs("on_detached has failed");
+    daemon.logs("on_detached failed");
     assert_eq!(fs::read_to_string(&mark).unwrap(), "withdraw\n");
     assert_eq!((site.host.kernel(), site.host.persisted_keys()), (pair(1, 2), Some(pair(1, 2))));
     // It looks after them all the same, and feeds its watchdog.
@@ -216,7 +216,7 @@ fn a_reload_goes_on_with_the_same_talks_and_a_broken_one_changes_nothing() {
         daemon.signal(Signal::HUP);
         daemon.expect(seen, "READY=1");
     }
-    daemon.logs("the old one goes on");
+    daemon.logs("keeping the old one");
     site.host.put("etc/agent.toml", config.replace("\"1s\"", "\"2s\"").as_bytes(), 0o644);
     let seen = daemon.messages().len();
     daemon.signal(Signal::HUP);
@@ -328,6 +328,6 @@ fn new_certificates_are_taken_up_and_broken_ones_are_not() {
     assert_eq!(site.host.status()["state"], "ok");
     site.pki.equip(&site.host, "n1.example.org", 200);
     assert!(poll_until(SOON, || site.coordinator.asked().last().unwrap().connection > 0));
-    daemon.logs("all problems are gone");
+    daemon.logs("all problems are resolved");
     daemon.stop();
 }

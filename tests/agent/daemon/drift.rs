@@ -34,7 +34,7 @@ fn a_changed_kernel_is_repaired_and_the_other_file_is_named() {
     host.set_kernel(&key_text(7));
     assert!(poll_until(SOON, || host.kernel() == key), "{}", daemon.log());
     assert!(poll_until(SOON, || host.status()["drift_repairs"] == 1));
-    daemon.logs("/etc/sysctl.d/99-other.conf:3 sets the key too");
+    daemon.logs("/etc/sysctl.d/99-other.conf:3 also sets the key");
     daemon.logs("drift");
     assert!(!daemon.log().contains("00000007"), "no key in the log");
 

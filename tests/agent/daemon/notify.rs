@@ -164,7 +164,7 @@ fn the_old_configuration_goes_on_after_a_broken_reload() {
     let key = host.kernel();
     host.put("etc/agent.toml", b"[source", 0o644);
     daemon.signal(Signal::HUP);
-    daemon.logs("the new configuration is refused");
+    daemon.logs("refused the new configuration");
     host.set_kernel(&key_text(9));
     assert!(poll_until(SOON, || host.kernel() == key), "{}", daemon.log());
 }

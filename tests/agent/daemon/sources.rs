@@ -45,7 +45,7 @@ fn a_secret_that_goes_away_and_comes_back() {
     fs::set_permissions(host.path("fleet.secret"), fs::Permissions::from_mode(0o400)).unwrap();
     expect_state(&host, "ok", None);
     assert_eq!(host.kernel(), key);
-    daemon.logs("all problems are gone");
+    daemon.logs("all problems are resolved");
     daemon.stop();
 }
 
@@ -249,7 +249,7 @@ fn an_agent_that_is_switched_off_writes_nothing_but_its_status() {
     host.configure(&lasting(&host), "verify_interval = \"1s\"\nenabled = false");
     let mut daemon = host.start();
     let ready = daemon.ready();
-    assert!(ready.value("STATUS").unwrap().contains("looking only"), "{ready:?}");
+    assert!(ready.value("STATUS").unwrap().contains("read-only"), "{ready:?}");
     assert!(poll_until(SOON, || daemon.messages().len() >= 3), "it polls");
     assert_eq!(host.kernel(), key_text(6));
     assert!(!host.sysctl_file().exists());

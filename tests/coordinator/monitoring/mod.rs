@@ -19,7 +19,7 @@ const OURS: [&str; 2] = ["tfo_agent_", "tfo_coordinator_"];
 
 /// Where the rest is named.
 const SOURCES: [&str; 2] =
-    [include_str!("../../../src/agent/metrics.rs"), include_str!("../../../src/coordinator/metrics.rs")];
+    [include_str!("../../../src/agent/metrics.rs"), include_str!("../../../src/coordinator/metrics/counters.rs")];
 
 /// Where the coordinator of [`Fleet`] is observed.
 const OBSERVED: &str = "127.0.0.1:9441";
@@ -153,6 +153,14 @@ fn rules_and_dashboard_ask_for_nothing_that_is_not_exported() {
     let queries = queries(&dashboard()).join("\n");
     assert_eq!(unknown(&rules(), &exported), [""; 0]);
     assert_eq!(unknown(&queries, &exported), [""; 0]);
+    let page = include_str!("../../../docs/reference/metrics.md");
+    let family = |name: &String| {
+        let parts = ["_bucket", "_sum", "_count"];
+        parts.iter().find_map(|part| name.strip_suffix(*part)).unwrap_or(name).to_owned()
+    };
+    let missing: Vec<String> =
+        exported.keys().map(family).filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert_eq!(missing, [""; 0], "docs/reference/metrics.md does not have them");
     // The same with what would be a mistake.
     for wrong in [
         "tfo_agent_verifyed == 0",

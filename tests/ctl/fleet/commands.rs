@@ -236,12 +236,12 @@ fn what_the_pool_cannot_do_now_is_refused_without_asking_for_it() {
     let cases: [(Value, &[&str], i32, &str); 9] = [
         (steady(), &["abort", "--yes"], 3, "no rotation to abort"),
         (steady(), &["advance", "--yes"], 3, "waits for no node"),
-        (steady(), &["import", "--key-file", "@keys", "--yes"], 3, "has keys already"),
+        (steady(), &["import", "--key-file", "@keys", "--yes"], 3, "already has keys"),
         (steady(), &["recover", "--yes"], 3, "not frozen"),
-        (pool(json!({"blocked_by": "frozen"})), &["recover", "--yes"], 3, "no node that was heard"),
+        (pool(json!({"blocked_by": "frozen"})), &["recover", "--yes"], 3, "no node has reported keys"),
         (frozen(), &["recover", "--yes", other], 3, "--primary"),
-        (steady(), &["deny", "cp9.test", "--yes"], 1, "knows no node cp9.test"),
-        (steady(), &["forget", "cp9.test", "--yes"], 1, "knows no node cp9.test"),
+        (steady(), &["deny", "cp9.test", "--yes"], 1, "has no node cp9.test"),
+        (steady(), &["forget", "cp9.test", "--yes"], 1, "has no node cp9.test"),
         (steady(), &["exclude", "CP1", "--yes"], 2, "lower-case DNS name"),
     ];
     for (status, arguments, code, says) in cases {
@@ -260,7 +260,7 @@ fn options_of_another_mode_are_refused_at_once() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let (_, stderr) = operator.ends(&["rotate", "--deny", "cp1.test", "--epoch", "3", "--expect", "3"], 2);
     for option in ["--deny", "--epoch", "--expect"] {
-        assert!(stderr.contains(&format!("{option} has a meaning only with")), "{stderr}");
+        assert!(stderr.contains(&format!("{option} works only with")), "{stderr}");
     }
     for bad in [
         &["rotate", "--first", "--mode", "revoke"][..],
@@ -304,7 +304,7 @@ fn an_import_says_who_holds_the_key_already() {
     let (operator, coordinator) = Operator::with(&empty(), &nodes);
     let keys = operator.write("keys", KEYS, 0o400);
     let plan = operator.ok(&["import", "--key-file", keys.to_str().unwrap(), "--dry-run"]);
-    assert!(plan.contains("2 of 3 nodes that reported hold that key already"), "{plan}");
+    assert!(plan.contains("2 of 3 nodes that reported already hold the primary"), "{plan}");
     assert!(plan.contains(PRINTS.0) && plan.contains(PRINTS.1), "{plan}");
     assert!(coordinator.orders().is_empty());
 }
@@ -318,7 +318,7 @@ fn keys_are_read_like_secrets_and_shown_to_nobody() {
     let import = ["import", "--key-file", file, "--yes"];
     for mode in [0o440, 0o644, 0o606] {
         operator.write("keys", KEYS, mode);
-        assert!(operator.ends(&import, 2).1.contains("others than its owner"), "{mode:o}");
+        assert!(operator.ends(&import, 2).1.contains("users other than its owner"), "{mode:o}");
     }
     let zero = "00000000-00000000-00000000-00000000";
     let first = KEYS.split(',').next().unwrap();
@@ -379,6 +379,6 @@ fn on_a_terminal_it_is_asked_and_no_is_the_default() {
     assert!(coordinator.orders().is_empty());
     let (code, shown) = on_a_terminal(&operator, "abort", "y\n");
     assert_eq!(code, Some(0), "{shown}");
-    assert!(shown.contains("3 nodes are told so"), "{shown}");
+    assert!(shown.contains("affects 3 nodes"), "{shown}");
     assert_eq!(coordinator.orders().len(), 1);
 }

@@ -74,7 +74,7 @@ fn nodes_tell_at_a_glance_who_holds_what_and_who_is_behind() {
     assert_eq!(lines[2], "2      aaaaaaaaaaaaaaaa  bbbbbbbbbbbbbbbb");
     assert_eq!(lines[5], "SPLIT: cookies made under aaaaaaaaaaaaaaaa (2 nodes) are refused by 2 nodes");
     assert_eq!(lines[6], "states: 2 converged, 1 excluded, 1 reporting, 1 straggler");
-    assert_eq!(lines[7], "1 node only reporting: keys come from elsewhere, the coordinator drives nothing there");
+    assert_eq!(lines[7], "1 node only reporting: keys come from another source, not from this pool");
     assert!(lines[9].starts_with("cp3.test  straggler  11          bbbbbbbbbbbbbbbb (6)"), "{shown}");
     assert!(lines[9].contains("2026-11-22T21:00:00Z (") && lines[9].ends_with("boot_order"), "{shown}");
     assert!(lines[10].starts_with("cp4.test  excluded   -") && lines[10].ends_with("excluded: operator"), "{shown}");
@@ -118,6 +118,30 @@ fn what_others_wrote_cannot_move_the_cursor() {
     }
     // In JSON it is escaped, and nothing is lost.
     assert_eq!(operator.json(&["nodes"], 0)["nodes"][0]["error"], evil);
+}
+
+#[test]
+fn names_of_a_later_release_are_shown_as_they_are() {
+    let later = json!({"state": "resting", "source": "vault", "excluded": "by_rule"});
+    let nodes = json!([node("cp1.test", later)]);
+    let status = pool(json!({"hold": "audited", "blocked_by": "full_moon"}));
+    let (operator, coordinator) = Operator::with(&status, &nodes);
+    coordinator.on("GET /v1/pools/text/audit", [page(&[audit(1, "re_key", None, "")])]);
+    let shown = |arguments: &[&str], parts: &[&str]| {
+        let shown = operator.ok(arguments);
+        assert!(parts.iter().all(|part| shown.contains(part)), "{arguments:?}: {shown}");
+    };
+    shown(&["pools"], &["full_moon", ": audited"]);
+    shown(&["nodes"], &["states: 1 resting", "excluded: by_rule"]);
+    shown(&["audit"], &["  re_key"]);
+    let json = operator.json(&["nodes"], 0);
+    let of_node = &json["nodes"][0];
+    assert_eq!(
+        (&of_node["state"], &of_node["source"], &of_node["excluded"]),
+        (&json!("resting"), &json!("vault"), &json!("by_rule"))
+    );
+    let json = operator.json(&["pools"], 0);
+    assert_eq!((&json["pools"][0]["blocked_by"], &json["pools"][0]["hold"]), (&json!("full_moon"), &json!("audited")));
 }
 
 #[test]
@@ -219,7 +243,7 @@ fn watch_on_a_terminal_is_one_screen() {
         .spawn()
         .unwrap();
     let shows = |text: &str| std::fs::read_to_string(&log).unwrap_or_default().contains(text);
-    assert!(poll_until(SOON, || shows("nobody is behind") && shows("pool text: steady, generation 12")));
+    assert!(poll_until(SOON, || shows("no node is behind") && shows("pool text: steady, generation 12")));
     with_pool(&coordinator, &pool(json!({"phase": "staged", "generation": 13, "converged": 1})), &three());
     assert!(poll_until(SOON, || shows("pool text: staged, generation 13, 1 of 3")));
     child.kill().unwrap();
@@ -235,7 +259,7 @@ fn the_only_pool_needs_no_name_and_one_of_two_does() {
     assert!(operator.ok(&["nodes"]).starts_with("pool text:"));
     coordinator.ok("GET /v1/pools", json!({"pools": [pool(json!({"pool": "a"})), pool(json!({"pool": "text"}))]}));
     let (_, stderr) = operator.ends(&["nodes"], 2);
-    assert!(stderr.contains("There are 2: a, text") && stderr.contains("--pool"), "{stderr}");
+    assert!(stderr.contains("there are 2 pools: a, text") && stderr.contains("--pool"), "{stderr}");
     assert!(operator.ok(&["nodes", "--pool", "text"]).starts_with("pool text:"));
     operator.ends(&["nodes", "--pool", "A/B"], 2);
 }

@@ -4,6 +4,7 @@
 mod commands;
 mod end_to_end;
 mod fake;
+mod gone;
 mod help;
 mod looking;
 mod reaching;

@@ -135,14 +135,14 @@ fn answers_that_are_none_are_told_without_their_content() {
     }
     // More than is ever read.
     coordinator.on("GET /v1/pools", [Reply::Raw(200, " ".repeat((32 << 20) + 1))]);
-    assert!(operator.ends(&["pools"], 1).1.contains("more than"));
+    assert!(operator.ends(&["pools"], 1).1.contains("longer than"));
 }
 
 #[test]
 fn each_refusal_has_its_exit_code_and_its_remedy() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let cases = [
-        (400, "bad_request", 2, "mend"),
+        (400, "bad_request", 2, "arguments"),
         (403, "not_allowed", 3, "operators"),
         (403, "not_in_pool", 3, "operator's"),
         (403, "denied", 3, "operator's"),
@@ -151,10 +151,10 @@ fn each_refusal_has_its_exit_code_and_its_remedy() {
         (404, "unknown_path", 1, "release"),
         (409, "pool_frozen", 3, "recover"),
         (409, "refused", 3, "tfoctl pools"),
-        (409, "moved", 3, "somebody was quicker"),
+        (409, "moved", 3, "the pool has changed"),
         (413, "too_large", 2, "fewer"),
         (500, "internal", 1, "log"),
-        (418, "of_a_later_release", 1, "later release"),
+        (418, "of_a_later_release", 1, "newer"),
     ];
     for (status, kind, code, remedy) in cases {
         let reply = Reply::Json(status, refusal(kind, "the coordinator's own words"));
@@ -178,7 +178,7 @@ fn a_wrong_authority_and_refused_certificates_are_told_apart() {
     // It does not trust us.
     std::fs::copy(operator.path("pki/ca.crt"), stranger.path("pki/ca.crt")).unwrap();
     let (_, stderr) = stranger.ends(&["pools"], 3);
-    assert!(stderr.contains("does not take your certificate") && stderr.contains("clock says"), "{stderr}");
+    assert!(stderr.contains("does not accept your certificate") && stderr.contains("clock is at"), "{stderr}");
     // It knows the certificate, and that it is revoked.
     let pki = operator.path("pki");
     operator.plain(&["pki", "revoke", "--dir", pki.to_str().unwrap(), "ops1.test"]);
@@ -217,7 +217,7 @@ fn an_unanswered_command_is_looked_up_before_anything_is_said() {
     // Nobody can say.
     coordinator.on("GET /v1/pools/text/audit?after=40", [Reply::Drop]);
     let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);
-    assert!(stderr.contains("nobody says whether it was done") && stderr.contains("--after 40"), "{stderr}");
+    assert!(stderr.contains("its outcome is unknown") && stderr.contains("--after 40"), "{stderr}");
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn a_static_key_is_migrated() {
     assert!(refused.contains(PRINT) && refused.contains("import"), "{refused}");
     fleet.center.put("static.key", format!("{KEY}\n").as_bytes(), 0o400);
     let (_, plan) = fleet.ends(&["import", "--key-file", "static.key", "--expect", "3", "--yes"], 0);
-    assert!(plan.contains("3 of 3 nodes that reported hold that key already"), "{plan}");
+    assert!(plan.contains("3 of 3 nodes that reported already hold the primary"), "{plan}");
     fleet.until("all have it", |pool| pool["converged"] == 3 && pool["blocked_by"] == "held");
     assert_eq!(fleet.agreed(), KEY);
     fleet.ends(&["rotate"], 3);

@@ -106,7 +106,7 @@ fn a_leaked_key_is_driven_out_with_its_node() {
     // Nothing without consent.
     assert_eq!(fleet.ctl(&revoke).status.code(), Some(2));
     let (stdout, stderr) = fleet.ends(&[&revoke[..], &["--yes"]].concat(), 0);
-    assert!(stderr.contains("1 node is told no keys any more: cp3") && stdout.contains("done"), "{stdout}{stderr}");
+    assert!(stderr.contains("denies 1 node the new key: cp3") && stdout.contains("done"), "{stdout}{stderr}");
     for host in &fleet.hosts[..2] {
         let kernel = host.kernel();
         assert!(leaked.split(',').all(|key| !kernel.contains(key)), "a leaked key is still held");

@@ -1,6 +1,6 @@
 //! Recovery, tried as an operator would: real coordinator, real agents with keys in their kernels, `tfoctl` as it is typed.
 //!
-//! Each scenario is a section of the README; what is typed there is what is run here.
+//! Each scenario is a page of docs/how-to; what is typed there is what is run here.
 
 mod beginning;
 mod certificates;

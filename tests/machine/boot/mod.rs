@@ -234,8 +234,8 @@ fn a_reload_takes_a_good_config_and_refuses_a_broken_one() {
     assert!(!reload.status.success(), "a broken config was taken");
     // systemctl prints no text of the service: it names the place where the reason is.
     assert!(told(&reload).contains("See \"systemctl status tfo-agent.service\""), "{}", told(&reload));
-    let refused = "reload refused: /etc/tfo-fleet/agent.toml:3: source.kind: there is no source \"derived\"; \
-                   the old configuration goes on; primary ";
+    let refused = "reload refused: /etc/tfo-fleet/agent.toml:3: source.kind: unknown source \"derived\"; \
+                   keeping the old configuration; primary ";
     assert!(
         poll_until(SOON, || machine.property("tfo-agent", "StatusText").starts_with(refused)),
         "{}",

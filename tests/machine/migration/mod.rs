@@ -1,6 +1,7 @@
-//! From what a fleet has to tfo-fleet, while clients connect to all nodes: what is typed is what the README says.
+//! From what a fleet has to tfo-fleet, while clients connect to all nodes: what is typed is what the pages
+//! of docs/how-to have.
 //!
-//! Each test first takes a step that the README warns of, and sees it cost cookies; a migration that then costs nothing does so because
+//! Each test first takes a step that the page warns of, and sees it cost cookies; a migration that then costs nothing does so because
 //! of its steps.  They run beside each other, in any number: they mostly wait for the clock, because the shortest interval is 10 s.
 
 mod node;

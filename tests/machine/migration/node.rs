@@ -1,4 +1,4 @@
-//! A node of the fleet as its root finds it: an /etc of its own, `systemctl`, and the README at hand.
+//! A node of the fleet as its root finds it: an /etc of its own, `systemctl`, and the pages of docs/how-to at hand.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,7 +7,6 @@ use tfo_testbed::agent_path;
 use tfo_testbed::host::KEY_FILE;
 use tfo_testbed::levers::{DIRECTORY, Ended, Fleet};
 
-const README: &str = include_str!("../../../README.md");
 /// Makes the node's own /etc and `systemctl`; `@` stands for the repository.
 const PREPARE: &str = "
 mkdir -p etc changed work bin run
@@ -29,11 +28,13 @@ pub(crate) fn in_repository(path: &str) -> String {
     format!("{}/{path}", repository())
 }
 
-/// The blocks of commands of a section of the README, as they are typed.
-pub(crate) fn blocks(heading: &str) -> Vec<String> {
-    let section = README.split_once(&format!("\n### {heading}\n")).expect("the README has this section").1;
+/// The blocks of commands of a page of docs/how-to, as they are typed.
+#[track_caller]
+pub(crate) fn blocks(page: &str) -> Vec<String> {
+    let path = in_repository(&format!("docs/how-to/{page}"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let mut blocks = vec![String::new()];
-    for line in section.lines().take_while(|line| !line.starts_with('#')) {
+    for line in text.lines() {
         let last = blocks.last_mut().expect("there is one");
         match line.strip_prefix("    ") {
             Some(command) => writeln!(last, "{command}").expect("a String takes everything"),

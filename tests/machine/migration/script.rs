@@ -45,7 +45,7 @@ fn midnight(fleet: &mut Fleet, day: u32) {
 fn a_timer_script_gives_way_to_a_coordinator() {
     beside(|| {
         let mut fleet = serving(&scripted());
-        let blocks = blocks("From a timer script that writes the same file");
+        let blocks = blocks("from-timer-script.md");
         let [stop, import, start] = blocks.as_slice() else { panic!("{blocks:?}") };
         fleet.costs("an agent beside the script, on one node", MANY..=u64::MAX, both_write);
         fleet.clients_come_round();

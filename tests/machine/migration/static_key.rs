@@ -27,7 +27,7 @@ fn recipe() -> String {
 fn a_static_key_becomes_derived_keys() {
     beside(|| {
         let mut fleet = serving(&recipe());
-        let steps = blocks("From a static key").remove(0);
+        let steps = blocks("from-static-key.md").remove(0);
         let mut one_node = Duration::ZERO;
         fleet.costs("derived keys at once, on one node", MANY..=u64::MAX, |fleet| {
             let started = now();
@@ -42,7 +42,7 @@ fn a_static_key_becomes_derived_keys() {
     });
 }
 
-/// As the README has it in the end: one entry, from the beginning.
+/// As the page has it in the end: one entry, from the beginning.
 fn without_the_static_key(steps: &str) -> String {
     let (above, entries) = steps.split_once("[[source.schedule]]\n").expect("there are entries");
     let derived = entries.split_once("[[source.schedule]]\n").expect("there are two").1;
@@ -90,7 +90,7 @@ fn clean_up(fleet: &mut Fleet, steps: &str, removable_at: u64) {
     assert!(poll_until(CHANGE, || clock::now().secs() > removable_at));
     let (_, said) = try_to_type(fleet, 1, "tfo-agent check");
     assert!(
-        said.contains(&format!("the entries above it may go after {}", UnixTime::from_secs(removable_at))),
+        said.contains(&format!("the entries above it may be removed after {}", UnixTime::from_secs(removable_at))),
         "{said}"
     );
     let config = without_the_static_key(steps);

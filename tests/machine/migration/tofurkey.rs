@@ -37,7 +37,7 @@ fn a_fleet_of_tofurkeys_becomes_ours_while_its_keys_change() {
         let interval = INTERVALS_SECS.into_iter().min_by_key(|interval| ready.next_multiple_of(*interval) + interval);
         let interval = interval.expect("there are some");
         let mut fleet = serving(&of_tofurkey(interval));
-        let blocks = blocks("From tofurkey");
+        let blocks = blocks("from-tofurkey.md");
         let [look, take_over] = blocks.as_slice() else { panic!("{blocks:?}") };
         let same = with(look, "86400s", &format!("{interval}s"));
         fleet.costs_nothing("from tofurkey", |fleet| {

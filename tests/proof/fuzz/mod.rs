@@ -16,6 +16,7 @@ use std::time::Duration;
 use tfo_host::kernel::sysctl_d::{self, Record};
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::key::PairPrint;
+use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint, SlotPrints};
 use tfo_model::time::UnixTime;
 use tfo_testbed::random::Dice;
@@ -172,7 +173,7 @@ fn sysctl_record(prints: PairPrint) -> Record {
     let generation = prints.backup.map(|_| Generation::new(7));
     let pool_id = generation.map(|_| "0123456789abcdef0123456789abcdef".parse().unwrap());
     Record {
-        source: "derive".into(),
+        source: KeySource::Derive.into(),
         pool_id,
         generation,
         phase: if prints.backup.is_some() { Phase::Staged } else { Phase::Steady },

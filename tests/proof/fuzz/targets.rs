@@ -4,12 +4,12 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
-use tfo_agent::source::Told;
+use tfo_agent::contact::Instructed;
 use tfo_crypto::fingerprint::pair_print;
 use tfo_ctl::host::link::Link;
 use tfo_ctl::host::packet::Packet;
 use tfo_ctl::host::pcap::Capture;
-use tfo_ctl::host::tcp_option::{FastOpen, TcpOptions};
+use tfo_ctl::host::tcp_option::{FastOpen, options};
 use tfo_host::kernel::netstat::TfoCounters;
 use tfo_host::kernel::sysctl_d::{self, Persisted};
 use tfo_model::key_text::{self, KeyText};
@@ -32,18 +32,19 @@ pub(crate) fn packet(bytes: &[u8]) -> u64 {
             Packet::parse(inner).ok();
         }
     }
-    let options_of = |options: &[u8]| -> Vec<u8> { TcpOptions::new(options).map(|option| option.kind).collect() };
-    options_of(bytes);
+    let kinds_of = |bytes: &[u8]| -> Vec<u8> { options(bytes).map(|(kind, _)| kind).collect() };
+    kinds_of(bytes);
     match Packet::parse(bytes) {
         Ok(packet) => {
             let segment = packet.segment;
-            assert!(segment.options.len() <= 40 && segment.data_bytes <= 65_535.max(bytes.len()));
+            let options = segment.header.options();
+            assert!(options.len() <= 40 && segment.data_bytes <= 65_535.max(bytes.len()));
             assert_eq!(packet.source.is_ipv4(), packet.destination.is_ipv4());
-            let fast_open = FastOpen::among(segment.options);
+            let fast_open = FastOpen::among(options);
             if let Some(cookie) = fast_open.and_then(|option| option.cookie) {
                 assert!((1..=38).contains(&cookie.as_bytes().len()) && !cookie.to_string().is_empty());
             }
-            class((packet.source.is_ipv4(), options_of(segment.options), fast_open.is_some(), segment.flags.is_syn()))
+            class((packet.source.is_ipv4(), kinds_of(options), fast_open.is_some(), segment.is_syn()))
         }
         Err(error) => class(error.to_string()),
     }
@@ -119,7 +120,7 @@ pub(crate) fn sync_request(bytes: &[u8]) -> u64 {
 /// A coordinator's answer: what an agent takes for told fits itself.
 pub(crate) fn sync_answer(bytes: &[u8]) -> u64 {
     match serde_json::from_slice::<SyncAnswer>(bytes) {
-        Ok(answer) => match Told::of(&answer, &answer.pool) {
+        Ok(answer) => match Instructed::of(&answer, &answer.pool) {
             Ok(told) => {
                 assert_eq!(told.instruction.slots.primary.fingerprint, answer.primary.fingerprint);
                 assert_eq!(told.instruction.slots.backup.is_some(), answer.backup.is_some());

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use tfo_engine::rollout::document::{Action, Document, Slots, Stage};
+use tfo_engine::rollout::document::{Action, Document, Stage};
+use tfo_engine::rollout::slots::Slots;
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::Counters;
 

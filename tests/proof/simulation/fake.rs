@@ -6,7 +6,9 @@ use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use tfo_engine::rollout::record::{NodeRecord, RecordChange};
 use tfo_model::count::Revision;
 use tfo_model::ids::{NodeId, PoolName};
-use tfo_store::{CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, Store, StoreError};
+use tfo_store::{
+    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, Store, StoreError,
+};
 use tfo_testbed::random::Dice;
 
 /// Dice of one seed: neighbouring seeds have nothing in common.
@@ -23,7 +25,7 @@ pub(crate) enum Trouble {
     Down,
     /// The next write fails, and is done: an I/O error after the last byte.
     LostAnswer,
-    /// The next write fails, and is not done, which nobody can know.
+    /// The next write fails and is not done, and the caller cannot know that.
     LostCall,
 }
 
@@ -63,13 +65,9 @@ impl FakeTrouble {
     }
 }
 
-impl Store for FakeTrouble {
+impl ReadStore for FakeTrouble {
     fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
         self.read()?.pools()
-    }
-
-    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
-        self.write(|inner| inner.create(pool, image))
     }
 
     fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
@@ -90,6 +88,12 @@ impl Store for FakeTrouble {
 
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.read()?.audit(pool, after)
+    }
+}
+
+impl Store for FakeTrouble {
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        self.write(|inner| inner.create(pool, image))
     }
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {

@@ -1,4 +1,4 @@
-//! The driver over a store that fails, and beside a node that never comes: time is what the test says.
+//! The driver with a store that fails, and with a node that never returns; the tests control the time.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,17 +6,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
+use super::pace::{TICK_MIN, TICK_NEWS_MAX};
 use super::*;
-use crate::pool::waiting::Reply;
-use crate::pool::{GivenKeys, Held, NotDone, NotTold, Until, Wanted};
-use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, PoolKey, Proposal, Slots, Snapshot, Stage};
-use tfo_engine::rollout::input::Force;
-use tfo_engine::rollout::record::{Exclusion, Fence, Installed, NodeRecord, RecordChange, Report, SlotCount, Standing};
+use crate::pool::message::{CommandError, Wanted};
+use crate::pool::replica::GivenKeys;
+use crate::pool::waiting::{Held, Reply, SyncError, Until};
+use tfo_crypto::random;
+use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::input::{Command, OperatorRequest};
+use tfo_engine::rollout::record::{Exclusion, Installed, Membership, NodeRecord, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Sync, SyncRefused};
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::ids::PoolName;
 use tfo_model::node::{KeySource, Session};
-use tfo_store::{Hub, MemoryStore, PoolImage, PoolState, RecordOutcome, Store, StoreError};
+use tfo_store::{
+    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, Store, StoreError,
+};
 
 /// Longer than any node may be silent here.
 const ABSENT_AFTER_SECS: u64 = 30;
@@ -50,14 +56,9 @@ impl FakeStore {
     }
 }
 
-impl Store for FakeStore {
+impl ReadStore for FakeStore {
     fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
         self.read().and_then(|()| self.inner.pools())
-    }
-
-    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
-        self.write()?;
-        self.inner.create(pool, image)
     }
 
     fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
@@ -79,6 +80,13 @@ impl Store for FakeStore {
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.read().and_then(|()| self.inner.audit(pool, after))
     }
+}
+
+impl Store for FakeStore {
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        self.write()?;
+        self.inner.create(pool, image)
+    }
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
         self.write()?;
@@ -99,7 +107,7 @@ impl Store for FakeStore {
     }
 }
 
-/// A coordinator's driver, the store below it, and nodes that hold what the pool says.
+/// A coordinator's driver, its store, and nodes that have installed the pool's keys.
 struct World {
     store: Arc<FakeStore>,
     driver: Driver,
@@ -117,13 +125,13 @@ fn policy() -> Policy {
 }
 
 fn driver(store: &Arc<FakeStore>, file_policy: Policy) -> Driver {
-    let book = Book::open(Arc::<FakeStore>::clone(store), pool_name()).unwrap();
+    let replica = Replica::open(Arc::<FakeStore>::clone(store), pool_name()).unwrap();
     let shared = Shared {
         started: clock::monotonic(),
         good_at_ms: AtomicU64::new(0),
-        policy: arc_swap::ArcSwap::from_pointee(book.document().policy.clone()),
+        policy: arc_swap::ArcSwap::from_pointee(replica.document().policy.clone()),
     };
-    Driver::new(book, file_policy, Arc::new(Metrics::new()), Arc::new(shared))
+    Driver::new(replica, file_policy, Arc::new(Metrics::new()), Arc::new(shared))
 }
 
 impl World {
@@ -150,7 +158,7 @@ impl World {
         let mut world = Self { store, driver, slots: Slots { primary: current, backup: Some(backup) } };
         world.driver.tick();
         world.hear(&["a", "b", "c"]);
-        assert!(world.driver.presence.unheard_required(world.driver.book.snapshot()).is_empty());
+        assert!(world.driver.seen.presence.unseen_required(world.driver.replica.snapshot()).is_empty());
         world
     }
 
@@ -160,19 +168,19 @@ impl World {
         self.driver.tick();
     }
 
-    /// One sync of an agent that holds what it was told.
+    /// One sync of an agent that has installed its instruction.
     fn sync(&mut self, node: &str) -> Held {
         self.ask(node, self.generation(), Until::News)
     }
 
     fn generation(&self) -> Generation {
-        self.driver.book.document().generation
+        self.driver.replica.document().generation
     }
 
-    /// A sync of an agent that was told `generation` last.
+    /// A sync of an agent whose last instruction has `generation`.
     fn ask(&mut self, node: &str, generation: Generation, until: Until) -> Held {
         let (reply, held) = Reply::new(until);
-        let fence = Fence { pool_id: self.driver.book.document().pool_id, generation, slots: self.slots };
+        let fence = Fence { pool_id: self.driver.replica.document().pool_id, generation, slots: self.slots };
         let report = Report {
             fence: Some(fence),
             installed: Installed::ReadBack,
@@ -187,17 +195,17 @@ impl World {
         let sync = Sync { session: Session { ordinal: 1, nonce: 1 }, seen: generation, report };
         let described = Described { kernel: String::new(), agent: String::new(), tcp_fastopen: None, error: None };
         let (node, sync, described) = (node.parse().unwrap(), Box::new(sync), Box::new(described));
-        assert_eq!(self.driver.serve(vec![Message::Sync { node, sync, described, reply }]), Next::Serve);
+        assert!(self.driver.serve(vec![Message::Sync { node, sync, described, reply }]).is_continue());
         held
     }
 
-    /// A sync of an agent that has installed what the pool tells now.
+    /// A sync of an agent that has installed the present instruction.
     fn acknowledge(&mut self, node: &str) -> Held {
-        self.slots = tfo_engine::rollout::wave::instructions(self.driver.book.document())[0].slots;
+        self.slots = tfo_engine::rollout::wave::instructions(self.driver.replica.document())[0].slots;
         self.sync(node)
     }
 
-    /// These nodes sync, which is written, and the walk is driven.
+    /// These nodes sync; the driver writes that and ticks.
     fn hear(&mut self, nodes: &[&str]) {
         for node in nodes {
             drop(self.sync(node));
@@ -205,7 +213,7 @@ impl World {
         self.driver.tick();
     }
 
-    /// So much time passes.
+    /// This much time passes.
     fn pass(&mut self, time: Duration) {
         let shared = &self.driver.shared;
         self.driver.shared = Arc::new(Shared {
@@ -215,7 +223,7 @@ impl World {
         });
     }
 
-    /// More time than a node may be silent passes; these nodes are heard all the time.
+    /// More time than a node may be silent passes; these nodes keep syncing.
     fn pass_long(&mut self, heard: &[&str]) {
         for _ in 0..=ABSENT_AFTER_SECS / STEP.as_secs() {
             self.pass(STEP);
@@ -229,16 +237,16 @@ impl World {
     }
 
     /// An operator asks for a rotation.
-    fn rotate(&mut self) -> Result<Action, NotDone> {
+    fn rotate(&mut self) -> Result<Action, CommandError> {
         let (reply, mut answer) = oneshot::channel();
-        let order = Order {
+        let order = OperatorRequest {
             operator: "ops1".parse().unwrap(),
             reason: "test".to_owned(),
             if_revision: None,
-            command: Command::Rotate { force: Force::Yes },
+            command: Command::Rotate { force: true },
         };
         let message = Message::Wanted { wanted: Box::new(Wanted::Order(order)), given: GivenKeys::default(), reply };
-        assert_eq!(self.driver.serve(vec![message]), Next::Serve);
+        assert!(self.driver.serve(vec![message]).is_continue());
         answer.try_recv().unwrap().map(|_| self.actions().last().unwrap().0)
     }
 
@@ -247,13 +255,13 @@ impl World {
         self.driver.shared.now_ms() - self.driver.shared.good_at_ms.load(Ordering::Relaxed)
     }
 
-    fn standing(&self, node: &str) -> Standing {
-        self.driver.book.snapshot().nodes[&node.parse::<NodeId>().unwrap()].standing
+    fn standing(&self, node: &str) -> Membership {
+        self.driver.replica.snapshot().nodes[&node.parse::<NodeId>().unwrap()].membership
     }
 }
 
 #[test]
-fn a_changed_file_is_taken_over_beside_a_node_that_never_comes_again() {
+fn a_changed_file_is_applied_beside_a_node_that_never_returns() {
     let mut world = World::new();
     let mut changed = policy();
     changed.interval_secs += 60;
@@ -264,37 +272,37 @@ fn a_changed_file_is_taken_over_beside_a_node_that_never_comes_again() {
     world.pass_long(&["a", "c"]);
     let nodes = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
     assert_eq!(world.actions(), [(Action::Exclude, nodes(&["b"])), (Action::SetPolicy, nodes(&[]))]);
-    assert_eq!(world.standing("b"), Standing::Excluded(Exclusion::Absent));
-    assert_eq!(world.driver.book.document().policy, changed);
+    assert_eq!(world.standing("b"), Membership::Excluded(Exclusion::Absent));
+    assert_eq!(world.driver.replica.document().policy, changed);
 }
 
 #[test]
-fn time_in_which_no_record_can_be_written_makes_nobody_absent() {
+fn time_in_which_no_record_can_be_written_makes_no_node_absent() {
     let mut world = World::new();
     world.store.fail(false, true);
     world.pass_long(&["a", "c"]);
     world.pass_long(&["a", "c"]);
-    assert!(world.driver.presence.absent.is_empty(), "{:?}", world.driver.presence);
+    assert!(world.driver.seen.presence.absent.is_empty(), "{:?}", world.driver.seen.presence);
     assert!(world.good_ms_ago() >= ABSENT_AFTER_SECS * 1_000, "written last before it was full");
     // From the first record on that is written again it is as before.
     world.store.fail(false, false);
     world.hear(&["a", "c"]);
     assert!(world.good_ms_ago() < 5_000, "{}", world.good_ms_ago());
-    assert!(world.driver.presence.absent.is_empty());
+    assert!(world.driver.seen.presence.absent.is_empty());
     world.pass_long(&["a", "c"]);
-    assert_eq!(world.driver.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
+    assert_eq!(world.driver.seen.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
 }
 
 #[test]
-fn time_in_which_the_store_cannot_be_read_makes_nobody_absent() {
+fn time_in_which_the_store_cannot_be_read_makes_no_node_absent() {
     let mut world = World::new();
     world.store.fail(true, true);
     world.pass_long(&["a", "c"]);
     world.store.fail(false, false);
     world.hear(&["a", "c"]);
-    assert!(world.driver.presence.absent.is_empty(), "{:?}", world.driver.presence);
+    assert!(world.driver.seen.presence.absent.is_empty(), "{:?}", world.driver.seen.presence);
     world.pass_long(&["a", "c"]);
-    assert_eq!(world.driver.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
+    assert_eq!(world.driver.seen.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
 }
 
 #[test]
@@ -307,65 +315,65 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
         let mut open = world.sync("a");
         assert!(open.is_held() && open.answer().now_or_never().is_none(), "{reads}");
         let mut new = world.sync("new");
-        assert_eq!(new.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))), "{reads}");
+        assert_eq!(new.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))), "{reads}");
         assert!(!new.is_held(), "{reads}");
-        assert!(matches!(world.rotate(), Err(NotDone::StoreDown)), "{reads}");
+        assert!(matches!(world.rotate(), Err(CommandError::StoreDown)), "{reads}");
         world.driver.tick();
         assert_eq!(world.store.inner.head(&pool_name()).unwrap(), before);
-        assert_eq!(world.driver.book.document().stage.phase(), tfo_model::state::Phase::Steady);
+        assert_eq!(world.driver.replica.document().stage.phase(), tfo_model::state::Phase::Steady);
     }
     world.store.fail(false, false);
     world.hear(&["a", "b", "c"]);
     assert!(matches!(world.rotate(), Ok(Action::Stage)));
-    assert_eq!(world.driver.book.keys().epochs().count(), 3, "the keys of the store, and the one that was staged");
+    assert_eq!(world.driver.replica.keys().epochs().count(), 3, "the keys of the store, and the one that was staged");
 }
 
 #[test]
-fn silence_of_the_store_is_no_answer_to_who_waits_for_one() {
+fn a_silent_store_does_not_answer_a_waiting_node() {
     let mut world = World::new();
     // a and c have not been heard in this life: b's answer would be "not heard", which must not become "nothing new".
     world.start_again(policy());
     let older = Generation::new(4);
     let mut unheard = world.ask("b", older, Until::News);
-    assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(NotTold::Refused(SyncRefused::NotHeard)))));
+    assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(SyncError::Refused(SyncRefused::NotHeard)))));
     world.store.fail(true, true);
     let mut unheard = world.ask("b", older, Until::News);
-    assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))));
+    assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
     assert!(!unheard.is_held());
     world.store.fail(false, false);
     world.hear(&["a", "b", "c"]);
     world.store.fail(true, true);
     let mut at_once = world.ask("b", world.generation(), Until::Recorded);
-    assert_eq!(at_once.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))), "not recorded");
+    assert_eq!(at_once.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))), "not recorded");
 }
 
 #[test]
-fn whoever_says_what_cannot_be_stored_says_it_again() {
+fn a_node_whose_record_cannot_be_stored_syncs_again() {
     let mut world = World::new();
     let mut held = world.sync("a");
     assert!(held.is_held() && held.answer().now_or_never().is_none());
     world.store.fail(false, true);
     world.driver.tick();
-    assert_eq!(held.answer().now_or_never(), Some(Some(Err(NotTold::StoreDown))));
+    assert_eq!(held.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
     world.store.fail(false, false);
     let mut done = world.ask("a", world.generation(), Until::Recorded);
     assert_eq!(done.answer().now_or_never(), Some(Some(Ok(None))));
 }
 
 #[test]
-fn the_last_ack_moves_the_walk_at_once() {
+fn the_last_ack_moves_the_rollout_at_once() {
     let mut world = World::new();
     let (began, before) = (clock::monotonic(), world.actions().len());
     world.rotate().unwrap();
     world.driver.tick();
     for (node, is_last) in [("a", false), ("b", false), ("c", true)] {
-        (world.driver.last_tick, world.driver.tick_took) = (Some(began), Duration::ZERO);
-        world.driver.next_tick = began + Duration::from_secs(3_600);
+        (world.driver.pace.last_tick, world.driver.pace.tick_took) = (Some(began), Duration::ZERO);
+        world.driver.pace.next_tick = began + Duration::from_secs(3_600);
         drop(world.acknowledge(node));
         world.driver.flush();
         let asked = clock::monotonic();
         world.driver.tick_for_news();
-        let next = world.driver.next_tick;
+        let next = world.driver.pace.next_tick;
         assert!(if is_last { next <= began + TICK_MIN } else { next >= asked + TICK_NEWS_MAX }, "{node}");
     }
     world.driver.tick();

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::exchange::{Exchange, Ride, Target};
 use super::http::Head;
-use crate::report::Report;
+use tfo_cli::report::Report;
 use tfo_host::kernel::tcp_info::SynData;
 
 /// Wire v1: `get --format json`.

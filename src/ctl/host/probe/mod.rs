@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::ending::{output_failed, together};
+use super::ending::together;
 use super::raw::{Answer, Asker, Plan};
 use super::target::{Families, Target};
 use super::tcp_option::Form;
-use crate::report::{Failure, Format, Outcome, Report, show};
+use tfo_cli::report::{Failure, Format, Outcome, Report, show};
 
 mod unprivileged;
 
@@ -154,7 +154,7 @@ pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     }
     let report = ProbeReport { results };
     if !report.results.is_empty() || failures.is_empty() {
-        show(&report, format).map_err(|error| output_failed(&error))?;
+        show(&report, format).map_err(Failure::undelivered)?;
     }
     if let Some(failure) = together(failures) {
         return Err(failure);

@@ -20,7 +20,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{Arguments, ProbeResult, Verdict, micros};
 use crate::host::raw::{AskError, given_source};
 use crate::host::target::Target;
-use crate::report::{Failure, Outcome};
+use tfo_cli::report::{Failure, Outcome};
 use tfo_host::runtime::{clock, sys};
 use tfo_model::problem::Problem;
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use crate::host::key_ring::{KeyName, KeyRing, Slot};
-use crate::host::packet::Packet;
+use crate::host::packet::{Packet, Segment};
 use crate::host::pcap::CapturedAt;
 use crate::host::tcp_option::FastOpen;
 use tfo_model::key::KeyFingerprint;
@@ -79,9 +79,9 @@ fn time(at: CapturedAt) -> impl fmt::Display {
 impl Event {
     /// None if the packet is neither SYN nor SYN/ACK, or has no TFO option.
     pub(super) fn of(at: CapturedAt, packet: &Packet<'_>, keys: &KeyRing) -> Option<Self> {
-        let segment = packet.segment;
-        let (syn, syn_ack) = (segment.flags.is_syn(), segment.flags.is_syn_ack());
-        let FastOpen { form, cookie } = FastOpen::among(segment.options).filter(|_| syn || syn_ack)?;
+        let Segment { header, data_bytes } = &packet.segment;
+        let (syn, syn_ack) = (packet.segment.is_syn(), packet.segment.is_syn_ack());
+        let FastOpen { form, cookie } = FastOpen::among(header.options()).filter(|_| syn || syn_ack)?;
         let kind = match cookie {
             Some(cookie) if !cookie.is_lawful() => Kind::Invalid,
             Some(_) if syn => Kind::Cookie,
@@ -103,13 +103,13 @@ impl Event {
         Some(Self {
             at,
             source: packet.source,
-            source_port: segment.source_port,
+            source_port: header.source_port(),
             destination: packet.destination,
-            destination_port: segment.destination_port,
+            destination_port: header.destination_port(),
             kind,
             option: form.kind(),
             cookie: cookie.map(|cookie| cookie.to_string()),
-            data_bytes: segment.data_bytes,
+            data_bytes: *data_bytes,
             key,
             fingerprint,
         })
@@ -216,7 +216,7 @@ impl fmt::Display for Line<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::packet::{CookieRequest, Segment};
+    use crate::host::packet::CookieRequest;
     use crate::host::tcp_option::Form;
 
     const SYN: u8 = 0x02;

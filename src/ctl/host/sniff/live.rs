@@ -14,6 +14,9 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Arguments, CapturedAt, Ending, Failure, Outcome, Problem, Sniffer};
+use crate::host::bpf::{
+    if_any, if_equal, load_byte, load_byte_behind_index, load_half, load_word, ret, v4_header_to_index,
+};
 use tfo_host::runtime::{clock, sys};
 
 /// What the kernel may hold for us, in bytes of its own bookkeeping: some ten thousand SYNs.
@@ -144,36 +147,10 @@ fn drain(socket: &Socket, sniffer: &mut Sniffer) -> Result<Drained, Ending> {
 }
 
 /// Reads of the packet's metadata begin here (`SKF_AD_OFF`, Linux `include/uapi/linux/filter.h`).
-const METADATA: u32 = 0xffff_f000;
-const METADATA_PROTOCOL: u32 = METADATA;
-const METADATA_PACKET_TYPE: u32 = METADATA + 4;
-const METADATA_INTERFACE: u32 = METADATA + 8;
-
-const fn load_word(at: u32) -> SockFilter {
-    SockFilter::new(0x20, 0, 0, at)
-}
-
-const fn load_half(at: u32) -> SockFilter {
-    SockFilter::new(0x28, 0, 0, at)
-}
-
-const fn load_byte(at: u32) -> SockFilter {
-    SockFilter::new(0x30, 0, 0, at)
-}
-
-/// Goes on behind so many instructions if the loaded value is equal, or else.
-const fn if_equal(value: u32, then: u8, otherwise: u8) -> SockFilter {
-    SockFilter::new(0x15, then, otherwise, value)
-}
-
-/// The same if one of these bits is set.
-const fn if_any(bits: u32, then: u8, otherwise: u8) -> SockFilter {
-    SockFilter::new(0x45, then, otherwise, bits)
-}
-
-const fn ret(bytes: u32) -> SockFilter {
-    SockFilter::new(0x06, 0, 0, bytes)
-}
+const METADATA: u32 = libc::SKF_AD_OFF.cast_unsigned();
+const METADATA_PROTOCOL: u32 = METADATA + libc::SKF_AD_PROTOCOL.cast_unsigned();
+const METADATA_PACKET_TYPE: u32 = METADATA + libc::SKF_AD_PKTTYPE.cast_unsigned();
+const METADATA_INTERFACE: u32 = METADATA + libc::SKF_AD_IFINDEX.cast_unsigned();
 
 /// The kernel's filter (`Documentation/networking/filter.rst`): TCP packets with SYN, of one interface or all.
 ///
@@ -201,7 +178,6 @@ fn filter(interface: Option<u32>) -> Vec<SockFilter> {
 
 /// Protocol, first fragment, length of the header into the index register, flags.
 fn filter_v4() -> [SockFilter; 11] {
-    let (header_to_index, load_flags) = (SockFilter::new(0xb1, 0, 0, 0), SockFilter::new(0x50, 0, 0, 13));
     [
         load_byte(9),
         if_equal(TCP, 1, 0),
@@ -209,8 +185,8 @@ fn filter_v4() -> [SockFilter; 11] {
         load_half(6),
         if_any(0x1fff, 0, 1),
         ret(0),
-        header_to_index,
-        load_flags,
+        v4_header_to_index(),
+        load_byte_behind_index(13),
         if_any(SYN, 1, 0),
         ret(0),
         ret(SNAPSHOT_BYTES),

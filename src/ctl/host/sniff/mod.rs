@@ -4,11 +4,10 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::ending::output_failed;
 use super::key_ring::KeyRing;
 use super::packet::{NotRead, Packet};
 use super::pcap::{Capture, CaptureError, CapturedAt};
-use crate::report::{Failure, Format, Outcome};
+use tfo_cli::report::{Failure, Format, Outcome};
 use tfo_model::problem::Problem;
 
 mod event;
@@ -61,11 +60,11 @@ pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
         None => live::listen(arguments, &mut sniffer),
     };
     match came {
-        Err(Ending::Output(error)) => Err(output_failed(&error)),
+        Err(Ending::Output(error)) => Err(Failure::undelivered(error)),
         // It did not even begin.
         Err(Ending::Failed(failure)) if sniffer.summary == Summary::default() => Err(failure),
         other => {
-            sniffer.finish().map_err(|error| output_failed(&error))?;
+            sniffer.finish().map_err(Failure::undelivered)?;
             match other {
                 Err(Ending::Failed(failure)) => Err(failure),
                 _ => Ok(Outcome::Done),

@@ -1,12 +1,12 @@
 //! What `stats` shows: a table, a line for each interval, a screen, or JSON.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::counters::{COUNTERS, Counter, PerCounter, Ratios, Window};
-use crate::report::{Format, Report, show};
+use tfo_cli::report::{Format, Report, show};
+use tfo_cli::screen::Screen;
 use tfo_model::time::UnixTime;
 
 /// Wire v1: `stats --format json`; with `--watch` one of it a line.
@@ -112,19 +112,15 @@ fn ratios_line(ratios: &Ratios) -> String {
 
 /// Where a watch goes: a screen on a terminal, lines elsewhere.
 pub(super) enum Display {
-    Screen(ProgressBar),
+    Screen(Screen),
     Lines(Format),
 }
 
 impl Display {
     /// A screen if stdout is a terminal that can show one.
     pub(super) fn new(format: Format) -> Self {
-        if format == Format::Json || !io::stdout().is_terminal() {
-            return Self::Lines(format);
-        }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
-        bar.set_style(ProgressStyle::with_template("{msg}").expect("a literal template"));
-        Self::Screen(bar)
+        let screen = if format == Format::Text { Screen::on_terminal() } else { None };
+        screen.map_or(Self::Lines(format), Self::Screen)
     }
 
     /// Shows one sample.
@@ -133,12 +129,11 @@ impl Display {
     /// Fails if nobody reads any more.
     pub(super) fn show(&self, stats: &Stats) -> io::Result<()> {
         match self {
-            Self::Screen(bar) => {
+            Self::Screen(screen) => {
                 let mut text = Vec::new();
                 writeln!(text, "{}  (Ctrl-C ends)", stats.at)?;
                 stats.namespaces.iter().try_for_each(|namespace| namespace.write_table(&mut text, Detail::Screen))?;
-                bar.set_message(String::from_utf8_lossy(&text).trim_end().to_owned());
-                bar.tick();
+                screen.draw(String::from_utf8_lossy(&text).trim_end());
                 Ok(())
             }
             Self::Lines(Format::Json) => show(stats, Format::Json),
@@ -155,9 +150,10 @@ impl Display {
     /// # Errors
     /// Fails if nobody reads any more.
     pub(super) fn close(&self) -> io::Result<()> {
-        let Self::Screen(bar) = self else { return Ok(()) };
-        bar.finish();
-        writeln!(io::stdout())
+        match self {
+            Self::Screen(screen) => screen.close(),
+            Self::Lines(_) => Ok(()),
+        }
     }
 }
 

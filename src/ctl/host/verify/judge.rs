@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::host::key_ring::{KeyName, Slot};
 use crate::host::tcp_option::WireCookie;
-use crate::report::Report;
+use tfo_cli::report::Report;
 use tfo_model::key::KeyFingerprint;
 
 /// How sure `min_share` is: it is missed once in 20 times.

@@ -6,12 +6,12 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::ending::{output_failed, together};
+use super::ending::together;
 use super::key_ring::KeyRing;
 use super::raw::{Answer, Asker, Plan};
 use super::target::{Families, Target};
 use super::tcp_option::{Form, WireCookie};
-use crate::report::{Failure, Format, Outcome, show};
+use tfo_cli::report::{Failure, Format, Outcome, show};
 
 mod judge;
 
@@ -74,7 +74,7 @@ pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     }
     let report = VerifyReport { results };
     if !report.results.is_empty() || failures.is_empty() {
-        show(&report, format).map_err(|error| output_failed(&error))?;
+        show(&report, format).map_err(Failure::undelivered)?;
     }
     if let Some(failure) = together(failures) {
         return Err(failure);

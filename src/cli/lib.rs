@@ -1,0 +1,15 @@
+//! What the command lines of the programs share: how a command starts, shows its result, and ends.
+//!
+//! * [`frame`]: parse the arguments, run the command, print its problems, exit.
+//! * [`report`]: exit codes, output formats, results, failures.
+//! * [`output`]: notices that stdout has no reader any more.
+//! * [`reload`]: how a daemon ends a reload of its configuration.
+//! * [`screen`], [`table`], [`plain`]: text for terminals.
+
+pub mod frame;
+pub mod output;
+pub mod plain;
+pub mod reload;
+pub mod report;
+pub mod screen;
+pub mod table;

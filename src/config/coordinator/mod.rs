@@ -1,0 +1,316 @@
+//! `coordinator.toml`: see config/coordinator.toml, which has every key with its default, unit and range.
+
+mod pool;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use self::pool::{NAMES_MAX, pools_section};
+use super::reader::{Findings, Located, Table, absolute, bound, read_file, read_str};
+use tfo_engine::rollout::policy::Policy;
+use tfo_host::secret::SecretPath;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::problem::Problem;
+
+/// The configuration file without `--config`.
+pub const DEFAULT_FILE: &str = "/etc/tfo-fleet/coordinator.toml";
+
+/// The operator in the audit log for policies from this file; no certificate may have this name.
+pub const CONFIG_OPERATOR: &str = "coordinator-config";
+
+/// Default of `api.listen`: all addresses, IPv6 and IPv4.
+const DEFAULT_LISTEN: &str = "[::]:9443";
+/// Default of `observe.listen`: this host only, because it is plain HTTP.
+const DEFAULT_OBSERVE: &str = "127.0.0.1:9441";
+/// Default of `store.path`: StateDirectory= of the unit.
+const DEFAULT_STORE: &str = "/var/lib/tfo-coordinator/state.db";
+
+/// Checked settings of a coordinator.
+#[derive(Debug)]
+pub struct CoordinatorSettings {
+    /// The configuration file, for problems that are found later.
+    pub file: PathBuf,
+    /// Where nodes and operators connect.
+    pub api: ApiSettings,
+    /// Where pools are stored.
+    pub store: StoreSettings,
+    /// Rights by name.
+    pub access: AccessSettings,
+    /// Address of metrics and page; none if switched off.
+    pub observe: Option<Located<SocketAddr>>,
+    /// The pools and their policies.
+    pub pools: BTreeMap<PoolName, Located<Policy>>,
+}
+
+/// `[api]`.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// Address to listen on.
+    pub listen: Located<SocketAddr>,
+    /// Certificate chain, PEM.
+    pub cert: Located<PathBuf>,
+    /// Private key, PEM.
+    pub key: Located<PathBuf>,
+    /// Authorities of the clients' certificates, PEM.
+    pub client_ca: Located<PathBuf>,
+    /// Revoked client certificates, PEM.
+    pub crl: Option<Located<PathBuf>>,
+}
+
+/// `[store]`.
+#[derive(Debug)]
+pub struct StoreSettings {
+    /// The database file.
+    pub path: Located<PathBuf>,
+    /// Path of the key that seals its keys.
+    pub key_encryption_key: Located<SecretPath>,
+}
+
+/// `[access]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccessSettings {
+    /// Names that may command.
+    pub operators: BTreeSet<NodeId>,
+    /// Names that may only look.
+    pub viewers: BTreeSet<NodeId>,
+}
+
+/// What a configuration names on this host, as far as it could be read, so that all of it can be checked although
+/// something is wrong.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// The key-encryption key.
+    pub key_encryption_key: Option<Located<SecretPath>>,
+}
+
+impl CoordinatorSettings {
+    /// Reads and checks the file.  Secrets, certificates and the store are not opened here.
+    ///
+    /// # Errors
+    /// Fails with all problems at once.
+    pub fn load(file: &Path) -> Result<Self, Vec<Problem>> {
+        Self::load_noting(file, &mut Named::default())
+    }
+
+    /// The same, and records what the file names, even if it is refused.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_noting(file: &Path, named: &mut Named) -> Result<Self, Vec<Problem>> {
+        read_file(file, |root, findings| Self::convert(file, root, findings, named))
+    }
+
+    /// The same for a text; `file` names it in problems.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Vec<Problem>> {
+        read_str(file, text, |root, findings| Self::convert(file, root, findings, &mut Named::default()))
+    }
+
+    fn convert(file: &Path, mut root: Table<'_, '_>, findings: &mut Findings, named: &mut Named) -> Option<Self> {
+        let api = section(&mut root, "api", "with cert, key and client_ca", findings)
+            .and_then(|table| api_section(table, findings));
+        let store = section(&mut root, "store", "with key_encryption_key", findings)
+            .and_then(|table| store_section(table, findings, named));
+        let access = section(&mut root, "access", "with operators = [\"NAME\"]", findings)
+            .map(|table| access_section(table, findings));
+        let observe = observe_section(root.table("observe", findings), findings);
+        let pools = section(&mut root, "pools", "such as [pools.text] with nodes = [\"*.example.org\"]", findings)
+            .map(|table| pools_section(table, findings));
+        root.finish(findings);
+        let (api, store, access, pools) = (api?, store?, access?, pools?);
+        Some(Self { file: file.to_owned(), api, store, access, observe, pools })
+    }
+}
+
+/// A required section.
+fn section<'t, 'i>(
+    root: &mut Table<'t, 'i>,
+    name: &'static str,
+    remedy: &str,
+    findings: &mut Findings,
+) -> Option<Table<'t, 'i>> {
+    if !root.has(name) {
+        let problem =
+            Problem::error("missing_key", format!("there is no [{name}] section"), format!("add [{name}] {remedy}"));
+        findings.add_at(&root.place(name, findings), problem);
+    }
+    root.table(name, findings)
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "write ADDRESS:PORT, for example \"[::]:9443\"")
+}
+
+fn default_address(key: &str, text: &str) -> Located<SocketAddr> {
+    Located { value: text.parse().expect("the default is an address"), key: key.to_owned(), line: None }
+}
+
+fn api_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<ApiSettings> {
+    let listen = table.parsed("listen", findings, address);
+    for key in ["cert", "key", "client_ca"] {
+        table.require(key, "write the absolute path of a PEM file (`tfoctl pki` makes all three)", findings);
+    }
+    let cert = table.parsed("cert", findings, absolute);
+    let key = table.parsed("key", findings, absolute);
+    let client_ca = table.parsed("client_ca", findings, absolute);
+    let crl = table.parsed("crl", findings, absolute);
+    table.finish(findings);
+    let listen = listen.unwrap_or_else(|| default_address("api.listen", DEFAULT_LISTEN));
+    Some(ApiSettings { listen, cert: cert?, key: key?, client_ca: client_ca?, crl })
+}
+
+fn store_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut Named) -> Option<StoreSettings> {
+    let kind = table.string("kind", findings);
+    let etcd = kind.as_ref().is_some_and(|kind| kind.value == "etcd");
+    if let Some(kind) = kind.filter(|kind| kind.value != "sqlite") {
+        let problem = if etcd {
+            Problem::error(
+                "not_supported",
+                "the etcd store is not in this release",
+                "write kind = \"sqlite\": one coordinator, with `tfo-coordinator export` for backups",
+            )
+        } else {
+            Problem::error("bad_value", format!("unknown store {:?}", kind.value), "write \"sqlite\"")
+        };
+        findings.add_at(&kind, problem);
+    }
+    let path = table.parsed("path", findings, absolute);
+    table.require("key_encryption_key", "write \"credential:NAME\" or the path of a file of 32 bytes", findings);
+    let key_encryption_key = table.secret_path("key_encryption_key", findings);
+    named.key_encryption_key.clone_from(&key_encryption_key);
+    if etcd {
+        // Its other keys are known, but not used yet.
+        for key in ["urls", "prefix", "ca", "cert", "key", "user"] {
+            if table.has(key) && key == "urls" {
+                table.strings(key, findings);
+            } else {
+                table.string(key, findings);
+            }
+        }
+    }
+    table.finish(findings);
+    let path =
+        path.unwrap_or_else(|| Located { value: DEFAULT_STORE.into(), key: "store.path".to_owned(), line: None });
+    Some(StoreSettings { path, key_encryption_key: key_encryption_key? })
+}
+
+fn access_section(mut table: Table<'_, '_>, findings: &mut Findings) -> AccessSettings {
+    table.require("operators", "write operators = [\"NAME\"]: names in certificates, or [] for none", findings);
+    let operators = names(&mut table, "operators", findings);
+    let viewers = names(&mut table, "viewers", findings);
+    table.finish(findings);
+    AccessSettings { operators, viewers }
+}
+
+fn names(table: &mut Table<'_, '_>, key: &'static str, findings: &mut Findings) -> BTreeSet<NodeId> {
+    let Some(list) = table.strings(key, findings) else { return BTreeSet::new() };
+    let mut found = BTreeSet::new();
+    for text in &list.value {
+        let problem = |remedy: String| Problem::error("bad_value", format!("invalid value {text:?}"), remedy);
+        match text.parse::<NodeId>() {
+            Ok(name) if name.as_str() == CONFIG_OPERATOR => {
+                findings.add_at(
+                    &list,
+                    problem("this name is reserved: it stands for the configuration file in the audit log".into()),
+                );
+            }
+            Ok(name) => drop(found.insert(name)),
+            Err(error) => findings.add_at(&list, problem(error.to_string())),
+        }
+    }
+    bound(&list, NAMES_MAX, findings);
+    found
+}
+
+fn observe_section(table: Option<Table<'_, '_>>, findings: &mut Findings) -> Option<Located<SocketAddr>> {
+    let default = || Some(default_address("observe.listen", DEFAULT_OBSERVE));
+    let Some(mut table) = table else { return default() };
+    let given = table.has("listen");
+    let listen = table.parsed("listen", findings, |text| match text {
+        "" => Ok(None),
+        _ => address(text).map(Some),
+    });
+    table.finish(findings);
+    if !given {
+        return default();
+    }
+    let Located { value, key, line } = listen?;
+    value.map(|value| Located { value, key, line })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tfo_engine::rollout::policy::{Share, WaveRule};
+
+    const GOOD: &str = r#"
+[api]
+cert = "/c.crt"
+key = "/c.key"
+client_ca = "/ca.crt"
+[store]
+key_encryption_key = "credential:kek"
+[access]
+operators = ["ops1.example.org"]
+[pools.text]
+nodes = ["*.example.org"]
+promote_waves = ["cp1*", "0.5%", "100%"]
+drain_below = 0.01
+"#;
+
+    fn problems(text: &str) -> Vec<(String, &'static str)> {
+        let problems = CoordinatorSettings::parse(Path::new("c.toml"), text).err().unwrap_or_default();
+        problems.into_iter().map(|problem| (problem.key.unwrap_or_default(), problem.kind)).collect()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let settings = CoordinatorSettings::parse(Path::new("c.toml"), GOOD).unwrap();
+        assert_eq!(settings.api.listen.value.to_string(), DEFAULT_LISTEN);
+        assert_eq!(settings.observe.map(|at| at.value.to_string()).as_deref(), Some(DEFAULT_OBSERVE));
+        assert_eq!(settings.store.path.value, Path::new(DEFAULT_STORE));
+        let policy = &settings.pools.values().next().unwrap().value;
+        let waves = vec![
+            WaveRule::Names("cp1*".parse().unwrap()),
+            WaveRule::Share(Share::from_ppm(5_000).unwrap()),
+            WaveRule::Share(Share::ALL),
+        ];
+        let expected = Policy::with_defaults(vec!["*.example.org".parse().unwrap()]);
+        assert_eq!(*policy, Policy { promote_waves: waves, ..expected });
+    }
+
+    #[test]
+    fn all_problems_come_at_once() {
+        let text = "[api]\nlisten = \"9443\"\ncert = \"c.crt\"\n[store]\nkind = \"etcd\"\nurls = []\n\
+                    [access]\noperators = [\"Ops\", \"coordinator-config\"]\n\
+                    [pools.Text]\nnodes = []\ninterval = \"1s\"\npromote_waves = [\"5%\", \"0%\"]\ndrain_below = 2\nx = 1\n";
+        let found = problems(text);
+        let found: Vec<_> = found.iter().map(|(key, kind)| (key.as_str(), *kind)).collect();
+        let expected = [
+            ("api.key", "missing_key"),
+            ("api.client_ca", "missing_key"),
+            ("api.listen", "bad_value"),
+            ("api.cert", "bad_value"),
+            ("store.key_encryption_key", "missing_key"),
+            ("store.kind", "not_supported"),
+            ("access.operators", "bad_value"),
+            ("access.operators", "bad_value"),
+            ("pools.Text", "bad_value"),
+            ("pools.Text.nodes", "out_of_range"),
+            ("pools.Text.interval", "out_of_range"),
+            ("pools.Text.promote_waves", "bad_value"),
+            ("pools.Text.drain_below", "wrong_type"),
+            ("pools.Text.x", "unknown_key"),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_last_wave_is_everybody() {
+        let text = GOOD.replace("\"0.5%\", \"100%\"", "\"5%\"");
+        assert_eq!(problems(&text), [("pools.text.promote_waves".to_owned(), "policy")]);
+    }
+}

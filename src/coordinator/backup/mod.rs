@@ -1,0 +1,329 @@
+//! A sealed backup of a whole store in one file, also for moving from one kind of store to another.
+//!
+//! Invariants: the file is authenticated as a whole under the key-encryption key (`envelope`), and every key in it is
+//! sealed once more for its pool and epoch, so no key lies open in memory longer than it takes to seal it; a file that
+//! does not open, or does not fit the store, changes nothing; an existing pool is never overwritten.
+//!
+//! An old backup needs no rule of its own: a coordinator that serves an imported pool has not heard from its nodes, so
+//! nothing moves before they report, and if they are ahead the pool is frozen until `recover` (docs/protocol.md#rule-10).
+//! No rule covers the old coordinator: it must not keep serving the same pool beside the new one.
+//!
+//! Must not know: the kind of the store, the caller, the output.
+
+mod envelope;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use tfo_crypto::seal::{KeyEncryptionKey, SealedKey};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Snapshot, Stage};
+use tfo_engine::rollout::record::NodeRecord;
+use tfo_host::runtime::clock;
+use tfo_host::runtime::files::{self, Durability};
+use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::ids::{NodeId, PoolId, PoolName};
+use tfo_model::problem::{Problem, chain};
+use tfo_model::state::{Phase, SlotPrint};
+use tfo_model::time::UnixTime;
+use tfo_store::{CommitError, MemoryStore, PoolImage, ReadStore, Store};
+
+/// The sealed content.  Persisted: JSON; a field may be added with a serde default, any other change is a new format.
+#[derive(Debug, Serialize, Deserialize)]
+struct Content {
+    made_at: UnixTime,
+    /// Version of the program that made it; informational.
+    release: String,
+    pools: Vec<SavedPool>,
+}
+
+/// One pool.  Persisted.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedPool {
+    name: PoolName,
+    document: Document,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    keys: Vec<SavedKey>,
+    /// Oldest first, up to the revision of the document.
+    audit: Vec<AuditEntry>,
+}
+
+/// One key.  Persisted.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedKey {
+    epoch: Epoch,
+    /// A [`SealedKey`] in base64.
+    sealed: String,
+}
+
+/// One pool of a backup, as it may be shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PoolSummary {
+    /// Its name.
+    pub pool: PoolName,
+    /// Its identity.
+    pub pool_id: PoolId,
+    /// Revision of its document.
+    pub revision: Revision,
+    /// Generation of its document.
+    pub generation: Generation,
+    /// Empty or steady.
+    pub phase: Phase,
+    /// The slot that makes cookies.
+    pub primary: Option<SlotPrint>,
+    /// The slot that only validates.
+    pub backup: Option<SlotPrint>,
+    /// Number of known nodes.
+    pub nodes: usize,
+    /// Number of entries in the audit log.
+    pub audit_entries: usize,
+}
+
+/// Result of [`export`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Exported {
+    /// The file that was written.
+    pub file: PathBuf,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Time of the export.
+    pub made_at: UnixTime,
+    /// Its pools.
+    pub pools: Vec<PoolSummary>,
+}
+
+/// Result of [`import`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Imported {
+    /// The file that was read.
+    pub file: PathBuf,
+    /// Time of the export, by the clock of that host.
+    pub made_at: UnixTime,
+    /// Version of the program that made it.
+    pub release: String,
+    /// Pools that were created in the store.
+    pub made: Vec<PoolSummary>,
+    /// Pools that already existed, exactly as in the backup: left by an import that was cut short.
+    pub present: Vec<PoolSummary>,
+}
+
+/// Writes the whole store to `to`, 0600, in one step: an existing file is replaced whole, and only if it is a backup.
+///
+/// Each pool is one consistent state, also of a store that is being served; pools do not depend on each other.
+///
+/// # Errors
+/// Fails, without a change to `to`, if a rotation runs in some pool, if the store has no pool, if `to` is another kind of
+/// file, or if the store cannot be read or the file cannot be written.
+pub fn export(store: &dyn ReadStore, kek: &KeyEncryptionKey, to: &Path) -> Result<Exported, Problem> {
+    check_target(to)?;
+    let names = store.pools().map_err(|error| error.problem())?;
+    if names.is_empty() {
+        let remedy = "check store.path; an existing backup was left unchanged";
+        return Err(Problem::error("backup_empty", "the store has no pool, so there is nothing to export", remedy));
+    }
+    let pools = names.into_iter().map(|name| save(store, kek, name)).collect::<Result<Vec<_>, _>>()?;
+    let summaries = pools.iter().map(SavedPool::summary).collect();
+    let made_at = clock::now();
+    let content = Content { made_at, release: env!("CARGO_PKG_VERSION").to_owned(), pools };
+    let body = serde_json::to_vec(&content).map_err(|error| failed("write", to, &error))?;
+    if body.len() + envelope::SEAL_BYTES > envelope::BODY_BYTES_MAX {
+        return Err(too_large(to));
+    }
+    let file = envelope::seal(kek, body).map_err(|error| failed("seal", to, &error))?;
+    files::replace(to, &file, 0o600, Durability::Synced).map_err(|error| failed("write", to, &error))?;
+    Ok(Exported { file: to.to_owned(), bytes: file.len() as u64, made_at, pools: summaries })
+}
+
+/// Creates the pools of the backup `from` in the store, each in one transaction, with new seals of the store's own.
+///
+/// Nothing is written before all of the file was read and judged.  An existing pool is never touched: if it is exactly
+/// that of the backup it is skipped, so an import that was cut short can be run again.
+///
+/// # Errors
+/// Fails without a change if the file does not open under `kek`, is not a backup, is damaged or of a newer format, or if
+/// the store has another pool of one of its names.  If the store cannot be written it fails with some pools created.
+pub fn import(store: &dyn Store, kek: &KeyEncryptionKey, from: &Path) -> Result<Imported, Problem> {
+    let body = envelope::open(kek, &read(from)?, from)?;
+    let content: Content = serde_json::from_slice(&body).map_err(|error| envelope::damaged(from, error))?;
+    let pools = content.pools.into_iter().map(|pool| pool.open(kek, from)).collect::<Result<Vec<_>, _>>()?;
+    // A store that cannot fail judges all pools before one is made in the real store.
+    let trial = MemoryStore::new();
+    for pool in &pools {
+        pool.make(&trial).map_err(|error| envelope::damaged(from, chain(&error)))?;
+    }
+    let mut imported = Imported {
+        file: from.to_owned(),
+        made_at: content.made_at,
+        release: content.release,
+        made: Vec::new(),
+        present: Vec::new(),
+    };
+    let mut missing = Vec::new();
+    for pool in pools {
+        if pool.is_in(store)? {
+            imported.present.push(pool.summary);
+        } else {
+            missing.push(pool);
+        }
+    }
+    for pool in missing {
+        pool.make(store).map_err(|error| cut_short(&imported, &pool.name, error))?;
+        imported.made.push(pool.summary);
+    }
+    Ok(imported)
+}
+
+/// A pool of a backup whose keys are open.
+struct OpenPool {
+    name: PoolName,
+    snapshot: Snapshot,
+    keys: KeyRing,
+    audit: Vec<AuditEntry>,
+    summary: PoolSummary,
+}
+
+impl SavedPool {
+    fn summary(&self) -> PoolSummary {
+        let (primary, backup) = match &self.document.stage {
+            Stage::Steady { current, backup } => (Some(current.shown()), backup.map(|key| key.shown())),
+            Stage::Empty | Stage::Staged { .. } | Stage::Promoted { .. } => (None, None),
+        };
+        PoolSummary {
+            pool: self.name.clone(),
+            pool_id: self.document.pool_id,
+            revision: self.document.revision,
+            generation: self.document.generation,
+            phase: self.document.stage.phase(),
+            primary,
+            backup,
+            nodes: self.nodes.values().filter(|record| record.is_known()).count(),
+            audit_entries: self.audit.len(),
+        }
+    }
+
+    fn open(self, kek: &KeyEncryptionKey, from: &Path) -> Result<OpenPool, Problem> {
+        let summary = self.summary();
+        let mut keys = KeyRing::default();
+        for SavedKey { epoch, sealed } in &self.keys {
+            let damaged = || envelope::damaged(from, format!("the key of epoch {epoch} of pool {}", self.name));
+            let bytes = STANDARD.decode(sealed).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(damaged)?;
+            let key = kek.open(&self.document.pool_id, *epoch, &SealedKey::from_bytes(bytes)).map_err(|_| damaged())?;
+            keys.insert(*epoch, key);
+        }
+        let snapshot = Snapshot { document: self.document, nodes: self.nodes };
+        Ok(OpenPool { name: self.name, snapshot, keys, audit: self.audit, summary })
+    }
+}
+
+impl OpenPool {
+    fn make(&self, store: &dyn Store) -> Result<(), CommitError> {
+        store.create(&self.name, &PoolImage { snapshot: &self.snapshot, keys: &self.keys, audit: &self.audit })
+    }
+
+    /// Whether the store has exactly this pool.
+    fn is_in(&self, store: &dyn ReadStore) -> Result<bool, Problem> {
+        let Some(state) = store.load(&self.name).map_err(|error| error.problem())? else { return Ok(false) };
+        if state.snapshot == self.snapshot {
+            return Ok(true);
+        }
+        let message = format!(
+            "pool {} already exists in the store, at revision {}; nothing was changed",
+            self.name, state.snapshot.document.revision
+        );
+        let remedy = "import into a store without that pool: move the database away, or set store.path to another one";
+        Err(Problem::error("pool_exists", message, remedy))
+    }
+}
+
+/// Reads one pool: first its state, then the log up to it; entries never change, and a log only grows.
+fn save(store: &dyn ReadStore, kek: &KeyEncryptionKey, name: PoolName) -> Result<SavedPool, Problem> {
+    let gone = || Problem::error("store_changed", format!("pool {name} was removed while it was read"), "export again");
+    let state = store.load(&name).map_err(|error| error.problem())?.ok_or_else(gone)?;
+    let Snapshot { document, nodes } = state.snapshot;
+    let phase = document.stage.phase();
+    if !matches!(phase, Phase::Empty | Phase::Steady) {
+        let message = format!("a rotation is in progress in pool {name}: it is {}", phase.as_str());
+        let remedy = "wait until the pool is steady (`tfoctl pools`) or abort the rotation, then export again";
+        return Err(Problem::error("rotation_runs", message, remedy));
+    }
+    let mut keys = Vec::new();
+    for epoch in state.keys.epochs().collect::<BTreeSet<_>>() {
+        let key = state.keys.key(epoch).expect("the ring has the epochs that it lists");
+        let sealed = kek.seal(&document.pool_id, epoch, key).map_err(|error| {
+            Problem::error("export_failed", format!("cannot seal a key of pool {name}: {error}"), RETRY)
+        })?;
+        keys.push(SavedKey { epoch, sealed: STANDARD.encode(sealed.as_bytes()) });
+    }
+    let mut audit: Vec<AuditEntry> = Vec::new();
+    loop {
+        let after = audit.last().map_or(Revision::ZERO, |last| last.revision);
+        let page = store.audit(&name, after).map_err(|error| error.problem())?;
+        let is_last = page.last().is_none_or(|last| last.revision >= document.revision);
+        audit.extend(page.into_iter().filter(|entry| entry.revision <= document.revision));
+        if is_last {
+            return Ok(SavedPool { name, document, nodes, keys, audit });
+        }
+    }
+}
+
+const RETRY: &str = "fix the cause and try again; nothing was changed";
+
+/// A typing error must not replace a key or a database with a backup.
+fn check_target(to: &Path) -> Result<(), Problem> {
+    let mut head = Vec::new();
+    let file = match files::open_regular(to) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("replace", to, &error)),
+    };
+    let wanted = envelope::MAGIC.len() as u64;
+    file.take(wanted).read_to_end(&mut head).map_err(|error| failed("read", to, &error))?;
+    if head.is_empty() || head == envelope::MAGIC {
+        return Ok(());
+    }
+    let remedy = "give a file that does not exist or is empty, or an older backup, which is replaced";
+    Err(Problem::error("backup_target", "not a backup file; it is not overwritten", remedy).in_file(to))
+}
+
+fn read(from: &Path) -> Result<Vec<u8>, Problem> {
+    let unreadable = |error: io::Error| {
+        let remedy = "give a file that `tfo-coordinator export` made, and that this user can read";
+        Problem::error("backup_unreadable", format!("cannot read the backup: {error}"), remedy).in_file(from)
+    };
+    let file: File = files::open_regular(from).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(envelope::FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > envelope::FILE_BYTES_MAX && bytes.starts_with(envelope::MAGIC) {
+        return Err(envelope::damaged(from, "it is longer than any backup"));
+    }
+    Ok(bytes)
+}
+
+fn too_large(to: &Path) -> Problem {
+    let message = format!("the backup would be larger than {} MiB", envelope::BODY_BYTES_MAX >> 20);
+    Problem::error("backup_too_large", message, "`tfoctl forget` nodes that are gone for good").in_file(to)
+}
+
+fn failed(step: &str, to: &Path, error: &dyn std::error::Error) -> Problem {
+    let message = format!("cannot {step} the backup: {}", chain(error));
+    Problem::error("export_failed", message, RETRY).in_file(to)
+}
+
+/// The problem of an import that stopped at `pool`; the pools before it are complete.
+fn cut_short(imported: &Imported, pool: &PoolName, error: CommitError) -> Problem {
+    let made: Vec<&str> = imported.made.iter().map(|done| done.pool.as_str()).collect();
+    let done =
+        if made.is_empty() { "nothing was changed".to_owned() } else { format!("imported: {}", made.join(", ")) };
+    let cause = match error {
+        CommitError::Store(error) => error.problem(),
+        other => Problem::error("import_failed", chain(&other), "make sure that no other process writes to the store"),
+    };
+    let message = format!("cannot import pool {pool}: {} ({done})", cause.message);
+    let remedy = format!("{}; then import again: existing pools are skipped", cause.remedy);
+    Problem { message, remedy, ..cause }
+}

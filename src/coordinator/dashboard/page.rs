@@ -1,0 +1,112 @@
+//! The page: every pool with its phase, its slots by fingerprint, and the nodes that it waits for.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use crate::pool::Summary;
+use tfo_model::fleet::BlockedBy;
+use tfo_model::ids::PoolName;
+use tfo_model::state::SlotPrint;
+use tfo_wire::v1::fleet::PoolStatus;
+
+/// Most names that are shown of those that a pool waits for.
+const NAMES_MAX: usize = 20;
+
+/// Most pairs of keys that are shown.
+const PAIRS_MAX: usize = 10;
+
+/// How often a browser reloads it, in seconds.
+const REFRESH_SECS: &str = "5";
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}\
+    table{border-collapse:collapse;margin:.5rem 0 1rem}td,th{text-align:left;padding:.15rem 1.2rem .15rem 0;\
+    vertical-align:top}th{font-weight:600}code{font:14px ui-monospace,monospace}.alert{color:#b00020;font-weight:600}";
+
+/// The whole page.
+pub(super) fn page(pools: &[(PoolName, Option<Summary>)]) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                meta http-equiv="refresh" content=(REFRESH_SECS);
+                title { "tfo-coordinator" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { "TCP Fast Open keys" }
+                @for (name, summary) in pools {
+                    h2 { (name) }
+                    @match summary {
+                        Some(summary) => (pool(summary)),
+                        None => p.alert { "The store cannot be reached. Nodes keep their present keys." },
+                    }
+                }
+                p { "tfo-coordinator " (env!("CARGO_PKG_VERSION")) }
+            }
+        }
+    }
+}
+
+fn pool(summary: &Summary) -> Markup {
+    let status = &summary.status;
+    html! {
+        @if status.required == 0 && status.reporting > 0 {
+            p { "Report only: these nodes get their keys from another source; this pool rotates nothing." }
+        }
+        @if !status.policy_differs.is_empty() {
+            p.alert { "The configuration file differs in " (status.policy_differs.join(", "))
+                ": applied before the next rotation." }
+        }
+        table {
+            tr { th { "Phase" } td { (status.phase.as_str()) @if let Some(waves) = status.waves {
+                ", wave " (waves.opened) " of " (waves.of) } " since " (status.since) } }
+            tr { th { "Primary" } td { (slot(status.primary)) } }
+            tr { th { "Backup" } td { (slot(status.backup)) } }
+            tr { th { "Generation" } td { (status.generation) ", revision " (status.revision) } }
+            tr { th { "Nodes" } td { (status.converged) " of " (status.required) " have converged"
+                @if status.reporting > 0 { ", " (status.reporting) " only report" } } }
+            tr { th { "Waiting for" } td { (waits(status)) } }
+            tr { th { "States" } td { @for (state, count) in summary.states.iter().filter(|(_, count)| **count > 0) {
+                (state) " " (count) " " } } }
+        }
+        table {
+            tr { th { "Installed primary" } th { "Installed backup" } th { "Nodes" } }
+            @for pair in summary.fingerprints.iter().take(PAIRS_MAX) {
+                tr {
+                    td { code { (pair.primary) } }
+                    td { @if let Some(backup) = pair.backup { code { (backup) } } @else { "none" } }
+                    td { (pair.nodes) }
+                }
+            }
+        }
+    }
+}
+
+fn slot(slot: Option<SlotPrint>) -> Markup {
+    html! {
+        @match slot {
+            Some(slot) => {
+                code { (slot.fingerprint) }
+                @if let Some(epoch) = slot.epoch { " epoch " (epoch) }
+            },
+            None => "none",
+        }
+    }
+}
+
+fn waits(status: &PoolStatus) -> Markup {
+    let names: Vec<&str> = status.waiting_for.iter().take(NAMES_MAX).map(|node| node.as_str()).collect();
+    let more = status.waiting_for.len().saturating_sub(NAMES_MAX);
+    html! {
+        @match &status.blocked_by {
+            Some(gate) if *gate == BlockedBy::Frozen => span.alert { "frozen: the store was restored; run tfoctl recover" },
+            Some(gate) => (gate),
+            None => "nothing",
+        }
+        @if let Some(hold) = &status.hold { " (" (hold) ")" }
+        @if let Some(at) = status.next_at { " until " (at) }
+        @if !names.is_empty() { ": " (names.join(", ")) }
+        @if more > 0 { " and " (more) " more" }
+    }
+}

@@ -1,0 +1,48 @@
+//! Failures of the store: counted, and logged once; their time does not count as served.
+
+use tracing::{debug, error, info};
+
+use super::Driver;
+use tfo_store::{CommitError, StoreError};
+
+impl Driver {
+    /// Notes why nothing was committed or written.
+    pub(super) fn commit_failed(&mut self, error: &CommitError) {
+        match error {
+            CommitError::Store(error) => {
+                self.writes.fail = true;
+                self.store_failed(error);
+            }
+            CommitError::Conflict { .. } | CommitError::RecordConflict { .. } => {
+                debug!(pool = %self.replica.pool(), %error, "another writer was faster");
+            }
+            CommitError::Refused(refusal) => {
+                error!(pool = %self.replica.pool(), error = %refusal, "the store refuses what the engine proposes; this is a bug, please report it");
+            }
+            CommitError::NoPool { .. } | CommitError::PoolExists { .. } => {
+                error!(pool = %self.replica.pool(), %error, "the pool is gone from the store");
+            }
+        }
+    }
+
+    /// Notes that the store was read, and that the last write succeeded.
+    pub(super) fn store_is_good(&mut self) {
+        self.writes.fail = false;
+        self.shared.store_is_good();
+        if std::mem::take(&mut self.logged.store_down) {
+            info!(pool = %self.replica.pool(), "the store is back");
+        }
+    }
+
+    /// Notes that the store could not be read or written: in this time no node counts as silent (rule 11).
+    pub(super) fn store_failed(&mut self, failed: &StoreError) {
+        let monotonic = self.monotonic();
+        self.seen.life.skip_to(monotonic);
+        self.metrics.store_failed(self.replica.pool(), failed.kind());
+        if !std::mem::replace(&mut self.logged.store_down, true) {
+            let problem = failed.problem();
+            let (pool, kind, remedy) = (self.replica.pool(), problem.kind, &problem.remedy);
+            error!(%pool, kind, error = problem.message, remedy, "cannot use the store; nodes keep their installed keys and get no instructions until it is back");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The driver of one pool: looks at the store, asks the engine, commits, and only then adopts and publishes.
+//!
+//! The loop serves requests ([`requests`]), writes acks that are due ([`writes`]), and ticks ([`pace`]): after news, and
+//! every second or few without.  Invariants: a record that is only queued counts for no decision; every decision and
+//! every answer is made from a copy that the store has just confirmed ([`seen`]).
+//!
+//! A policy in the configuration file that differs from the document's is committed under the name of
+//! [`CONFIG_OPERATOR`](tfo_config::coordinator::CONFIG_OPERATOR) as soon as the engine accepts it.  Until then no rotation
+//! starts; a running one finishes under the document's policy, because the engine accepts no change of policy
+//! mid-rotation.
+
+mod failures;
+mod pace;
+mod requests;
+mod rollout;
+mod seen;
+mod show;
+mod writes;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use tracing::info;
+
+use self::pace::Pace;
+use self::seen::Seen;
+use self::writes::Writes;
+use super::message::{Described, Message, Shared};
+use super::replica::Replica;
+use super::waiting::WaitingNodes;
+use crate::metrics::counters::Metrics;
+use tfo_engine::rollout::input::Wait;
+use tfo_engine::rollout::policy::Policy;
+use tfo_host::runtime::clock;
+use tfo_model::count::Revision;
+use tfo_model::ids::NodeId;
+use tfo_model::time::UnixTime;
+
+/// How long requests of nodes gather before the driver looks at them: one wake-up and one look at the store for all.
+const GATHER: Duration = Duration::from_millis(10);
+/// Most commits of one tick: a rollout takes fewer steps in a row.
+const COMMITS_MAX: usize = 8;
+/// Most requests that are served together.
+const BATCH_MAX: usize = 1_024;
+
+pub(super) struct Driver {
+    replica: Replica,
+    writes: Writes,
+    seen: Seen,
+    pace: Pace,
+    waiting: WaitingNodes,
+    /// The revision that waiting nodes were answered from.
+    published: Option<Revision>,
+    described: BTreeMap<NodeId, Described>,
+    /// Since when nodes have been behind their instruction.
+    behind: BTreeMap<NodeId, UnixTime>,
+    /// What the rollout waited for at the last tick.
+    wait: Option<Wait>,
+    file_policy: Policy,
+    metrics: Arc<Metrics>,
+    shared: Arc<Shared>,
+    logged: Logged,
+}
+
+/// What was logged, once each: the store cannot be reached, the pool is frozen, the file's policy waits.
+#[derive(Default)]
+struct Logged {
+    store_down: bool,
+    frozen: bool,
+    differs: Vec<&'static str>,
+}
+
+impl Driver {
+    pub(super) fn new(replica: Replica, file_policy: Policy, metrics: Arc<Metrics>, shared: Arc<Shared>) -> Self {
+        Self {
+            seen: Seen::new(&replica),
+            replica,
+            writes: Writes::default(),
+            pace: Pace::new(),
+            waiting: WaitingNodes::default(),
+            published: None,
+            described: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            wait: None,
+            file_policy,
+            metrics,
+            shared,
+            logged: Logged::default(),
+        }
+    }
+
+    /// Works until it is stopped.
+    pub(super) fn run(mut self, receiver: &Receiver<Message>) {
+        self.tick();
+        // The last batch was full: more requests are waiting.
+        let mut backlog = false;
+        loop {
+            let next = self.writes.flush_at.map_or(self.pace.next_tick, |at| at.min(self.pace.next_tick));
+            match receiver.recv_timeout(next.saturating_duration_since(clock::monotonic())) {
+                Ok(first) => {
+                    if !backlog && matches!(first, Message::Sync { .. }) {
+                        std::thread::sleep(next.saturating_duration_since(clock::monotonic()).min(GATHER));
+                    }
+                    let batch: Vec<_> = std::iter::once(first).chain(receiver.try_iter().take(BATCH_MAX - 1)).collect();
+                    backlog = batch.len() == BATCH_MAX;
+                    if self.serve(batch).is_break() {
+                        break;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.writes.flush_at.is_some_and(|at| at <= clock::monotonic()) {
+                self.flush();
+                self.tick_for_news();
+            }
+            if self.pace.next_tick <= clock::monotonic() {
+                self.tick();
+            }
+        }
+        self.flush();
+        self.waiting.let_go();
+        info!(pool = %self.replica.pool(), "the driver has ended");
+    }
+
+    fn tick_for_news(&mut self) {
+        self.pace.tick_for_news(self.wait.as_ref().map_or(0, |wait| wait.waiting_for.len()));
+    }
+
+    /// Drives the rollout as far as it goes now, and answers the nodes that wait for it.
+    fn tick(&mut self) {
+        let start = clock::monotonic();
+        self.pace.news = 0;
+        self.flush();
+        for _ in 0..COMMITS_MAX {
+            match self.verify() {
+                Some(_) => self.observe(),
+                None => break,
+            }
+            if !self.step() {
+                break;
+            }
+            // Before the next look at all nodes: they have waited for it.
+            self.publish();
+        }
+        self.publish();
+        self.note_behind();
+        self.erase();
+        self.pace.ticked(start);
+    }
+
+    /// Answers the waiting nodes if the document has changed.
+    fn publish(&mut self) {
+        if self.published != Some(self.replica.document().revision) && self.look() {
+            self.waiting.publish(&self.replica, self.seen.view);
+            self.published = Some(self.replica.document().revision);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

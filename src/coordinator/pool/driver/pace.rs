@@ -1,0 +1,78 @@
+//! When a driver ticks next: soon after news, slowly without, and never so often that nodes wait for it.
+
+use std::time::{Duration, Instant};
+
+use tfo_host::runtime::clock;
+
+/// Longest time between two ticks: schedule and absence are measured in seconds.
+const TICK_MAX: Duration = Duration::from_secs(1);
+/// Longest time between two ticks of a large pool: half of what may count as served (`SERVED_GAP_MAX`).
+const TICK_MAX_LARGE: Duration = Duration::from_secs(5);
+/// An idle driver spends at most one part in this many on ticks: with ten thousand nodes it ticks every few seconds.
+const TICK_PARTS: u32 = 400;
+/// Shortest time between two ticks: each looks at every node.
+pub(super) const TICK_MIN: Duration = Duration::from_millis(25);
+/// Between two ticks the driver serves nodes for at least this many times as long as the first one took.
+const TICK_REST: u32 = 3;
+/// Longest time from news to a tick while other nodes are still missing.
+pub(super) const TICK_NEWS_MAX: Duration = Duration::from_millis(250);
+/// How often the driver looks for erased keys that are still on the medium.
+const ERASE_EVERY: Duration = Duration::from_secs(10);
+
+/// The times of the last tick and of the next.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Acks since the last tick in which a barrier could see a difference.
+    pub(super) news: usize,
+    pub(super) last_tick: Option<Instant>,
+    /// Duration of the last tick: see [`TICK_REST`].
+    pub(super) tick_took: Duration,
+    pub(super) next_tick: Instant,
+    next_erase: Instant,
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        let now = clock::monotonic();
+        Self { news: 0, last_tick: None, tick_took: Duration::ZERO, next_tick: now, next_erase: now }
+    }
+
+    /// The next tick comes as soon as it may.
+    pub(super) fn tick_soon(&mut self) {
+        let earliest =
+            self.last_tick.map_or_else(clock::monotonic, |last| last + TICK_MIN.max(self.tick_took * TICK_REST));
+        self.next_tick = self.next_tick.min(earliest);
+    }
+
+    /// Acks were written, and the rollout waits for `waited_for` nodes: few barriers open before all of them have acked.
+    pub(super) fn tick_for_news(&mut self, waited_for: usize) {
+        if self.news >= waited_for.max(1) {
+            self.tick_soon();
+        } else if self.news > 0 {
+            self.next_tick = self.next_tick.min(clock::monotonic() + TICK_NEWS_MAX);
+        }
+    }
+
+    /// A tick that began at `start` is over.
+    pub(super) fn ticked(&mut self, start: Instant) {
+        let now = clock::monotonic();
+        self.tick_took = now.duration_since(start);
+        self.last_tick = Some(now);
+        self.next_tick = now + (self.tick_took * TICK_PARTS).clamp(TICK_MAX, TICK_MAX_LARGE);
+    }
+
+    /// Keys were left on the medium: the next tick tries again to erase them.
+    pub(super) fn erase_soon(&mut self) {
+        self.next_erase = clock::monotonic();
+    }
+
+    /// Whether to try now to erase keys that were left on the medium; if so, the next try comes after [`ERASE_EVERY`].
+    pub(super) fn takes_erasure(&mut self) -> bool {
+        let now = clock::monotonic();
+        let is_due = now >= self.next_erase;
+        if is_due {
+            self.next_erase = now + ERASE_EVERY;
+        }
+        is_due
+    }
+}

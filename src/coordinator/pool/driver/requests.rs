@@ -1,0 +1,263 @@
+//! Serves requests: syncs in the order of `engine::rollout::sync`, commands, questions.
+//!
+//! The order is the safety: all syncs of a batch are recorded; if one of them opens a session, everything that is queued
+//! is written durably; then the store confirms the copy; only then do nodes get answers.
+
+use std::ops::ControlFlow;
+
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use super::Driver;
+use super::writes::Ack;
+use crate::pool::message::{Asked, CommandError, Message, StoreDown, Wanted};
+use crate::pool::replica::GivenKeys;
+use crate::pool::waiting::{Pending, SyncError, Until};
+use tfo_engine::rollout::barrier::recoverable;
+use tfo_engine::rollout::document::AuditEntry;
+use tfo_engine::rollout::input::{Command, Input, OperatorRequest, Step};
+use tfo_engine::rollout::record::{NodeRecord, RecordChange, Report};
+use tfo_engine::rollout::slots::{PoolKey, Slots};
+use tfo_engine::rollout::sync::{Answer, Recording, record};
+use tfo_host::runtime::clock;
+use tfo_model::key::PairPrint;
+use tfo_model::node::Expected;
+use tfo_model::state::SlotPrint;
+use tfo_store::CommitError;
+use tfo_wire::v1::fleet::{Done, SlotPairShown};
+
+/// How often a command is decided because another writer committed in between.
+const TRIES: usize = 4;
+
+/// A recorded sync that waits for its answer.
+struct Recorded {
+    sync: Pending,
+    /// It opens a session: its record must be durable before the answer.
+    opens: bool,
+}
+
+impl Driver {
+    /// Serves a batch; breaks if the driver is to stop.
+    pub(super) fn serve(&mut self, batch: Vec<Message>) -> ControlFlow<()> {
+        let good = self.look();
+        let mut recorded: Vec<Recorded> = Vec::new();
+        let (mut others, mut next) = (Vec::new(), ControlFlow::Continue(()));
+        for message in batch {
+            match message {
+                Message::Sync { node, sync, described, reply } => {
+                    self.described.insert(node.clone(), *described);
+                    if good {
+                        recorded.extend(self.record(Pending { node, sync: *sync, reply }));
+                    } else {
+                        self.without_store(Pending { node, sync: *sync, reply });
+                    }
+                }
+                other => others.push(other),
+            }
+        }
+        if recorded.iter().any(|recorded| recorded.opens) {
+            if !self.flush() {
+                // Nothing of this batch is stored: every node repeats its sync.
+                recorded.drain(..).for_each(|recorded| recorded.sync.reply.give(Err(SyncError::StoreDown)));
+            }
+            self.pace.tick_soon();
+        }
+        self.answer(recorded, good);
+        for message in others {
+            match message {
+                Message::Sync { .. } => unreachable!("sorted out above"),
+                // Its client has given up; a command that is done now would surprise it.
+                Message::Wanted { reply, .. } if reply.is_closed() => {}
+                Message::Wanted { wanted, given, reply } => {
+                    let done = self.command(&wanted, given);
+                    drop(reply.send(done));
+                    self.publish();
+                    self.pace.tick_soon();
+                }
+                Message::Status(reply) => self.show(reply, Self::status),
+                Message::Nodes(reply) => self.show(reply, Self::nodes),
+                Message::Summary(reply) => self.show(reply, Self::summary),
+                Message::Policy(policy) => {
+                    self.file_policy = *policy;
+                    self.pace.tick_soon();
+                }
+                Message::Stop => next = ControlFlow::Break(()),
+            }
+        }
+        next
+    }
+
+    /// Step 1: queues the record.  None: the sync is answered already.
+    fn record(&mut self, pending: Pending) -> Option<Recorded> {
+        let Pending { node, sync, reply } = pending;
+        let queued = self.writes.queue.queued(&node).map(|change| change.next.as_ref());
+        let before = queued.unwrap_or_else(|| self.replica.snapshot().nodes.get(&node));
+        let recording = match record(self.replica.document(), before, &node, &sync, clock::now()) {
+            Ok(recording) => recording,
+            Err(refused) => {
+                reply.give(Err(SyncError::Refused(refused)));
+                return None;
+            }
+        };
+        let ack = match &recording {
+            Recording::Later(change) if !says_something_new(before, change.next.as_ref()) => Ack::Quiet,
+            Recording::First(_) | Recording::Later(_) | Recording::Stale => Ack::News,
+        };
+        let opens = matches!(recording, Recording::First(_));
+        match recording {
+            Recording::First(change) | Recording::Later(change) => {
+                if !self.enqueue(change) {
+                    reply.give(Err(SyncError::StoreDown));
+                    return None;
+                }
+                self.flush_after(ack);
+            }
+            Recording::Stale => {}
+        }
+        Some(Recorded { sync: Pending { node, sync, reply }, opens })
+    }
+
+    /// False: the queue is full and cannot be written.
+    fn enqueue(&mut self, change: RecordChange) -> bool {
+        self.writes.queue.push(change.clone()).is_ok() || (self.flush() && self.writes.queue.push(change).is_ok())
+    }
+
+    /// Steps 2 and 3: the store confirms what is answered from.
+    fn answer(&mut self, recorded: Vec<Recorded>, good: bool) {
+        if recorded.is_empty() {
+            return;
+        }
+        let good = good && self.look();
+        for Recorded { sync, opens } in recorded {
+            if good {
+                self.waiting.answer(&self.replica, self.seen.view, sync);
+            } else if opens {
+                sync.reply.give(Err(SyncError::StoreDown));
+            } else {
+                self.without_store(sync);
+            }
+        }
+        // A copy that was read again may have news for nodes that waited before.
+        if good {
+            self.publish();
+        }
+    }
+
+    /// Holds a sync without the store if its session is open and has the copy's instruction; anything else needs the
+    /// store (rule 7).
+    fn without_store(&mut self, pending: Pending) {
+        let Pending { node, sync, reply } = &pending;
+        let snapshot = self.replica.snapshot();
+        let open = snapshot.nodes.get(node).and_then(|record| record.session);
+        let may_wait = reply.until() == Until::News
+            && open == Some(sync.session)
+            && self.seen.view.answer(snapshot, node, sync) == Ok(Answer::Nothing);
+        if may_wait {
+            self.waiting.hold(pending);
+        } else {
+            pending.reply.give(Err(SyncError::StoreDown));
+        }
+    }
+
+    fn show<T>(&mut self, reply: oneshot::Sender<Result<T, StoreDown>>, show: impl FnOnce(&Self) -> T) {
+        // A client that has left must not keep the driver busy.
+        if reply.is_closed() {
+            return;
+        }
+        let shown = if self.look() {
+            self.look_ahead();
+            Ok(show(self))
+        } else {
+            Err(StoreDown)
+        };
+        // The client may have left meanwhile.
+        drop(reply.send(shown));
+    }
+
+    /// Executes a command.  Syncs that came before it count.
+    fn command(&mut self, wanted: &Wanted, mut given: GivenKeys) -> Result<Done, CommandError> {
+        for _ in 0..TRIES {
+            if !self.flush() || !self.look() {
+                return Err(CommandError::StoreDown);
+            }
+            let input = Input::Request(self.order(wanted)?);
+            let proposal = match self.decide(&input, &mut given) {
+                Ok(Ok(Step::Commit(proposal))) => *proposal,
+                Ok(Ok(Step::Wait(_) | Step::MakeKey { .. })) => unreachable!("an order is committed or refused"),
+                Ok(Err(refused)) => return Err(CommandError::Refused(refused)),
+                Err(no_randomness) => return Err(CommandError::NotPossible(no_randomness.to_string())),
+            };
+            if let Some(key) = self.replica.lacking(&proposal.document, &given) {
+                return Err(CommandError::NotPossible(format!(
+                    "the store lacks the bytes of key {}; copy them from a node's sysctl.d file and give them in `keys`",
+                    key.fingerprint
+                )));
+            }
+            let audit = proposal.audit.clone();
+            match self.commit(proposal, &given) {
+                Ok(()) => {
+                    let pool = self.replica.pool().clone();
+                    let AuditEntry { revision, generation, phase, action, nodes, .. } = audit;
+                    return Ok(Done { pool, revision, generation, phase, action: action.into(), nodes });
+                }
+                Err(CommitError::Conflict { .. } | CommitError::RecordConflict { .. }) => {}
+                Err(CommitError::Store(error)) if error.outcome_is_open() => return Err(CommandError::OutcomeOpen),
+                Err(CommitError::Store(_)) => return Err(CommandError::StoreDown),
+                Err(_) => return Err(CommandError::Internal),
+            }
+        }
+        warn!(pool = %self.replica.pool(), "a command lost against other writers every time; nothing was changed");
+        Err(CommandError::Overtaken)
+    }
+
+    fn order(&self, wanted: &Wanted) -> Result<OperatorRequest, CommandError> {
+        let expected = |expect: &Option<Expected>| {
+            expect.clone().unwrap_or(Expected::Number(self.replica.document().policy.expected_nodes))
+        };
+        let (asked, command) = match wanted {
+            Wanted::Order(order) => return Ok(order.clone()),
+            Wanted::FirstKey(asked, expect, force) => {
+                (asked, Command::FirstKey { expect: expected(expect), force: *force })
+            }
+            Wanted::Import(asked, expect, primary, backup) => {
+                let keys = PairPrint { primary: *primary, backup: *backup };
+                (asked, Command::Import { keys, expect: expected(expect) })
+            }
+            Wanted::Recover(asked, slots) => (asked, Command::Recover { slots: self.slots_to_recover(*slots)? }),
+        };
+        let Asked { operator, reason, if_revision } = asked.clone();
+        Ok(OperatorRequest { operator, reason, if_revision, command })
+    }
+
+    fn slots_to_recover(&self, wanted: Option<SlotPairShown>) -> Result<Slots, CommandError> {
+        if let Some(wanted) = wanted {
+            let key = |print: SlotPrint| Some(PoolKey { epoch: print.epoch?, fingerprint: print.fingerprint });
+            let backup = wanted.backup.map(key);
+            return match (key(wanted.primary), backup) {
+                (Some(primary), None) => Ok(Slots { primary, backup: None }),
+                (Some(primary), Some(Some(backup))) => Ok(Slots { primary, backup: Some(backup) }),
+                _ => Err(CommandError::NotPossible("the slots to recover need their epochs".to_owned())),
+            };
+        }
+        let found = recoverable(self.replica.snapshot());
+        let mut found = found.into_iter();
+        match (found.next(), found.next()) {
+            (Some(only), None) => Ok(only),
+            (None, _) => Err(CommandError::NotPossible(
+                "no node reports keys of this pool: there is nothing to recover".to_owned(),
+            )),
+            (Some(_), Some(_)) => {
+                Err(CommandError::NotPossible("nodes report different keys: give the `slots` to recover".to_owned()))
+            }
+        }
+    }
+}
+
+/// Whether a barrier could see a difference: an ack that only says "still here" may wait for others.
+fn says_something_new(before: Option<&NodeRecord>, next: Option<&NodeRecord>) -> bool {
+    fn judged(report: &Report) -> impl PartialEq + '_ {
+        (&report.fence, report.installed, report.foreign, report.seen, report.holds)
+    }
+    let (Some(before), Some(next)) = (before, next) else { return true };
+    before.membership != next.membership || before.report.as_ref().map(judged) != next.report.as_ref().map(judged)
+}

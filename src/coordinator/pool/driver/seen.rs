@@ -1,0 +1,95 @@
+//! What a driver has seen of its pool: the confirmed copy, and the nodes in it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{error, info};
+
+use super::Driver;
+use crate::pool::replica::{Replica, Verified};
+use tfo_engine::rollout::barrier::conflict;
+use tfo_engine::rollout::presence::{Life, Presence};
+use tfo_engine::rollout::sync::PoolView;
+use tfo_host::runtime::clock;
+use tfo_store::Head;
+
+/// Which nodes are present, and what follows from that for answers.
+pub(super) struct Seen {
+    pub(super) life: Life,
+    pub(super) presence: Presence,
+    pub(super) view: PoolView,
+    /// State of the store that `presence` and `view` were made from.
+    pub(super) looked_at: Option<Head>,
+}
+
+impl Seen {
+    pub(super) fn new(replica: &Replica) -> Self {
+        let presence = Presence::default();
+        let view = PoolView::of(replica.snapshot(), &presence);
+        Self { life: Life::default(), presence, view, looked_at: None }
+    }
+}
+
+impl Driver {
+    /// Confirms the copy, and looks at what has changed in it.  False: the store cannot be reached.
+    pub(super) fn look(&mut self) -> bool {
+        let Some(verified) = self.verify() else { return false };
+        if verified == Verified::ReadAgain || self.seen.looked_at != Some(self.replica.head()) {
+            self.observe();
+        }
+        true
+    }
+
+    /// Confirms the copy.  None: the store cannot be reached.
+    pub(super) fn verify(&mut self) -> Option<Verified> {
+        match self.replica.verify() {
+            Ok(verified) => {
+                if !self.writes.fail {
+                    self.store_is_good();
+                }
+                Some(verified)
+            }
+            Err(error) => {
+                self.store_failed(&error);
+                None
+            }
+        }
+    }
+
+    /// Looks at which nodes are present.
+    pub(super) fn observe(&mut self) {
+        let monotonic = self.monotonic();
+        if self.writes.fail {
+            self.seen.life.skip_to(monotonic);
+        }
+        let (seen, snapshot) = (&mut self.seen, self.replica.snapshot());
+        seen.life.observe(monotonic, snapshot);
+        seen.presence = seen.life.presence(snapshot);
+        seen.view = PoolView::of(snapshot, &seen.presence);
+        seen.looked_at = Some(self.replica.head());
+        if **self.shared.policy.load() != snapshot.document.policy {
+            self.shared.policy.store(Arc::new(snapshot.document.policy.clone()));
+        }
+        if seen.view.is_frozen() != self.logged.frozen {
+            self.logged.frozen = seen.view.is_frozen();
+            // Every waiting node gets an answer.
+            self.published = None;
+            let pool = self.replica.pool();
+            match conflict(snapshot) {
+                Some(found) => error!(
+                    %pool,
+                    node = %found.node,
+                    generation = %found.generation,
+                    revision = %snapshot.document.revision,
+                    "the pool is frozen: a node has an instruction that this store never gave; run `tfoctl recover`"
+                ),
+                None => info!(%pool, "the pool is not frozen any more"),
+            }
+        }
+    }
+
+    /// Time since the driver's start.
+    pub(super) fn monotonic(&self) -> Duration {
+        clock::monotonic().duration_since(self.shared.started)
+    }
+}

@@ -1,0 +1,192 @@
+//! A pool and its nodes as operators and viewers see them: fingerprints, never keys.
+
+use std::collections::BTreeMap;
+
+use super::Driver;
+use crate::pool::message::Summary;
+use tfo_engine::rollout::barrier::{Barrier, node_state, recoverable};
+use tfo_engine::rollout::document::{Hold, Stage};
+use tfo_engine::rollout::handle;
+use tfo_engine::rollout::input::{BlockedBy, Input, Now, Step};
+use tfo_engine::rollout::record::{Membership, NodeRecord};
+use tfo_engine::rollout::slots::{PoolKey, Slots};
+use tfo_engine::rollout::wave::is_opened;
+use tfo_host::runtime::clock;
+use tfo_model::fleet::NodeState;
+use tfo_model::ids::NodeId;
+use tfo_model::key::PairPrint;
+use tfo_model::node::Expected;
+use tfo_model::state::SlotPrints;
+use tfo_wire::v1::fleet::{FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
+use tfo_wire::v1::sync::KeySource;
+
+impl Driver {
+    /// Computes what the next tick would wait for, so that the status includes the reports since the last one.
+    pub(super) fn look_ahead(&mut self) {
+        let now = Now { wall: clock::now(), presence: &self.seen.presence };
+        if let (true, Ok(Step::Wait(wait))) =
+            (self.differs().is_empty(), handle(self.replica.snapshot(), now, &Input::Tick, None))
+        {
+            self.wait = Some(wait);
+        }
+        self.note_behind();
+    }
+
+    /// Notes since when nodes have been behind, and forgets the descriptions of unknown nodes.
+    pub(super) fn note_behind(&mut self) {
+        let nodes = &self.replica.snapshot().nodes;
+        if self.described.len() > nodes.len() {
+            self.described.retain(|node, _| nodes.contains_key(node));
+        }
+        let waiting_for = Barrier::of_all(self.replica.snapshot()).waiting_for;
+        if waiting_for.is_empty() {
+            self.behind.clear();
+            return;
+        }
+        let now = clock::now();
+        let mut before = std::mem::take(&mut self.behind);
+        self.behind = waiting_for
+            .into_iter()
+            .map(|node| {
+                let since = before.remove(&node).unwrap_or(now);
+                (node, since)
+            })
+            .collect();
+    }
+
+    /// The state of the pool.
+    pub(super) fn status(&self) -> PoolStatus {
+        let snapshot = self.replica.snapshot();
+        let document = &snapshot.document;
+        let barrier = Barrier::of_all(snapshot);
+        let slots = self.slots_of_most();
+        let frozen = self.seen.view.is_frozen();
+        let wait = self.wait.as_ref();
+        let differs = self.differs();
+        PoolStatus {
+            pool: self.replica.pool().clone(),
+            pool_id: document.pool_id,
+            revision: document.revision,
+            generation: document.generation,
+            phase: document.stage.phase(),
+            primary: slots.map(|slots| slots.primary.shown()),
+            backup: slots.and_then(|slots| slots.backup).map(PoolKey::shown),
+            paused: document.paused.is_some(),
+            hold: document.hold.as_ref().map(|hold| hold.reason().into()),
+            expect: document.hold.as_ref().and_then(expected),
+            required: barrier.required,
+            converged: barrier.required - barrier.waiting_for.len(),
+            reporting: snapshot.nodes.values().filter(|record| record.is_known() && record.only_reports()).count(),
+            waiting_for: wait.map(|wait| wait.waiting_for.clone()).unwrap_or_default(),
+            next_at: wait.and_then(|wait| wait.next_at),
+            blocked_by: if frozen { Some(BlockedBy::Frozen) } else { wait.map(|wait| wait.blocked_by) }.map(Into::into),
+            since: document.since,
+            waves: match &document.stage {
+                Stage::Promoted { wave, .. } => Some(Waves { opened: wave.opened + 1, of: wave.rules.len() }),
+                Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } => None,
+            },
+            revoking: document.revoke.iter().flat_map(|revoke| &revoke.keys).map(|key| key.shown()).collect(),
+            recoverable: if frozen { recoverable(snapshot).iter().map(shown).collect() } else { Vec::new() },
+            drives: differs.is_empty(),
+            policy_differs: differs.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// The slots in the instruction of most required nodes.
+    fn slots_of_most(&self) -> Option<Slots> {
+        let snapshot = self.replica.snapshot();
+        match &snapshot.document.stage {
+            Stage::Empty => None,
+            Stage::Steady { current, backup } => Some(Slots { primary: *current, backup: *backup }),
+            Stage::Staged { current, next, .. } => Some(Slots { primary: *current, backup: Some(*next) }),
+            Stage::Promoted { current, next, wave, .. } => {
+                let required = || snapshot.nodes.iter().filter(|(_, record)| record.is_required());
+                let opened =
+                    required().filter(|(node, _)| is_opened(&snapshot.document, next.epoch, wave, node)).count();
+                if wave.is_last() || 2 * opened > required().count() {
+                    Some(Slots { primary: *next, backup: Some(*current) })
+                } else {
+                    Some(Slots { primary: *current, backup: Some(*next) })
+                }
+            }
+        }
+    }
+
+    /// The pool at a glance.
+    pub(super) fn summary(&self) -> Summary {
+        let mut states: BTreeMap<NodeState, usize> = NodeState::ALL.into_iter().map(|state| (state, 0)).collect();
+        for (node, record) in self.known() {
+            *states.entry(self.state_of(node, record)).or_default() += 1;
+        }
+        Summary { status: self.status(), states, held: self.waiting.len(), fingerprints: self.fingerprints() }
+    }
+
+    /// The state of its nodes.
+    pub(super) fn nodes(&self) -> Nodes {
+        let nodes = self.known().map(|(node, record)| self.node(node, record)).collect();
+        Nodes { pool: self.replica.pool().clone(), nodes, fingerprints: self.fingerprints() }
+    }
+
+    fn known(&self) -> impl Iterator<Item = (&NodeId, &NodeRecord)> {
+        self.replica.snapshot().nodes.iter().filter(|(_, record)| record.is_known())
+    }
+
+    fn fingerprints(&self) -> Vec<FingerprintCount> {
+        let mut counts: BTreeMap<PairPrint, usize> = BTreeMap::new();
+        for holds in self.known().filter_map(|(_, record)| holds(record)) {
+            *counts.entry(holds.pair()).or_default() += 1;
+        }
+        let mut fingerprints: Vec<FingerprintCount> = counts
+            .into_iter()
+            .map(|(pair, nodes)| FingerprintCount { primary: pair.primary, backup: pair.backup, nodes })
+            .collect();
+        fingerprints.sort_by_key(|count| std::cmp::Reverse(count.nodes));
+        fingerprints
+    }
+
+    fn node(&self, node: &NodeId, record: &NodeRecord) -> NodeStatus {
+        let report = record.report.as_ref();
+        let holds = holds(record);
+        let described = self.described.get(node);
+        NodeStatus {
+            node: node.clone(),
+            state: self.state_of(node, record).into(),
+            generation: report.and_then(|report| report.fence.as_ref()).map(|fence| fence.generation),
+            primary: holds.map(|holds| holds.primary),
+            backup: holds.and_then(|holds| holds.backup),
+            last_report_at: record.last_report_at,
+            behind_since: self.behind.get(node).copied(),
+            source: report.map_or(KeySource::Coordinator, |report| report.source).into(),
+            error: described.and_then(|described| described.error.clone()),
+            kernel: described.map(|described| described.kernel.clone()),
+            agent: described.map(|described| described.agent.clone()),
+            tcp_fastopen: described.and_then(|described| described.tcp_fastopen),
+            excluded: match record.membership {
+                Membership::Excluded(exclusion) => exclusion.reason().map(Into::into),
+                Membership::Admitted => None,
+            },
+        }
+    }
+
+    pub(super) fn state_of(&self, node: &NodeId, record: &NodeRecord) -> NodeState {
+        node_state(self.replica.document(), node, record, &self.seen.presence)
+    }
+}
+
+fn holds(record: &NodeRecord) -> Option<SlotPrints> {
+    let report = record.report.as_ref()?;
+    // A record of an earlier release has no `holds`.
+    report.holds.or_else(|| report.fence.as_ref().map(|fence| fence.slots.prints()))
+}
+
+fn shown(slots: &Slots) -> SlotPairShown {
+    SlotPairShown { primary: slots.primary.shown(), backup: slots.backup.map(PoolKey::shown) }
+}
+
+/// The nodes that a hold waits for.
+fn expected(hold: &Hold) -> Option<Expected> {
+    match hold {
+        Hold::FirstKey { expect } => Some(expect.clone()),
+        Hold::Aborted | Hold::Recovered => None,
+    }
+}

@@ -1,0 +1,125 @@
+//! What goes in and out of a pool's driver.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
+
+use super::replica::GivenKeys;
+use super::waiting::Reply;
+use tfo_engine::rollout::input::{OperatorRequest, Refused};
+use tfo_engine::rollout::policy::Policy;
+use tfo_engine::rollout::sync::Sync;
+use tfo_host::runtime::clock;
+use tfo_model::count::Revision;
+use tfo_model::fleet::NodeState;
+use tfo_model::ids::NodeId;
+use tfo_model::key::KeyFingerprint;
+use tfo_model::node::Expected;
+use tfo_wire::v1::fleet::{Done, FingerprintCount, Nodes, PoolStatus, SlotPairShown};
+
+/// What a node reports about itself and the store does not keep: for `nodes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// `uname -r`.
+    pub kernel: String,
+    /// Version of the agent.
+    pub agent: String,
+    /// `net.ipv4.tcp_fastopen`.
+    pub tcp_fastopen: Option<i32>,
+    /// Kind of the problem that it reports.
+    pub error: Option<String>,
+}
+
+/// What an operator wants, where the driver adds the pool's state or key bytes before it asks the engine.
+pub enum Wanted {
+    /// A complete order.
+    Order(OperatorRequest),
+    /// The first key; the expected nodes are those of the policy where none are given.
+    FirstKey(Asked, Option<Expected>, bool),
+    /// Keys that the nodes already hold: primary and backup.
+    Import(Asked, Option<Expected>, KeyFingerprint, Option<KeyFingerprint>),
+    /// One of the slots that may be recovered; the only one where none are given.
+    Recover(Asked, Option<SlotPairShown>),
+}
+
+/// Origin of a command.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Name in the certificate.
+    pub operator: NodeId,
+    /// Operator's reason, for the audit log.
+    pub reason: String,
+    /// The revision that the operator saw: at any other the command is refused.
+    pub if_revision: Option<Revision>,
+}
+
+/// Why a command was not executed.
+#[derive(Debug)]
+pub enum CommandError {
+    /// The engine refuses it.
+    Refused(Refused),
+    /// This coordinator cannot execute it; the text is for people.
+    NotPossible(String),
+    /// The store cannot be reached; nothing was changed.
+    StoreDown,
+    /// The store failed during the commit: only the next look at the pool shows whether it took effect.
+    OutcomeOpen,
+    /// Other writers committed first every time; nothing was changed.
+    Overtaken,
+    /// A bug, logged.
+    Internal,
+}
+
+/// The driver has ended, or its queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Busy;
+
+pub(super) enum Message {
+    Sync { node: NodeId, sync: Box<Sync>, described: Box<Described>, reply: Reply },
+    Wanted { wanted: Box<Wanted>, given: GivenKeys, reply: oneshot::Sender<Result<Done, CommandError>> },
+    Status(oneshot::Sender<Result<PoolStatus, StoreDown>>),
+    Nodes(oneshot::Sender<Result<Nodes, StoreDown>>),
+    Summary(oneshot::Sender<Result<Summary, StoreDown>>),
+    Policy(Box<Policy>),
+    Stop,
+}
+
+/// A pool at a glance: for metrics and the page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The pool as operators see it.
+    pub status: PoolStatus,
+    /// Number of nodes in each state, also where it is 0.
+    pub states: BTreeMap<NodeState, usize>,
+    /// Number of requests that are held until there is something new.
+    pub held: usize,
+    /// Number of nodes for each pair of keys, most first.
+    pub fingerprints: Vec<FingerprintCount>,
+}
+
+/// The store cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreDown;
+
+/// State that the handle and the driver share.
+pub(super) struct Shared {
+    pub(super) started: Instant,
+    /// When the store last worked, in milliseconds after `started`; 0 = never.
+    pub(super) good_at_ms: AtomicU64,
+    /// The document's policy: which nodes may join, and how long a request is held.
+    pub(super) policy: ArcSwap<Policy>,
+}
+
+impl Shared {
+    pub(super) fn now_ms(&self) -> u64 {
+        let since = clock::monotonic().duration_since(self.started);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    pub(super) fn store_is_good(&self) {
+        self.good_at_ms.store(self.now_ms(), Ordering::Release);
+    }
+}

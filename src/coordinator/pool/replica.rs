@@ -1,0 +1,180 @@
+//! One pool as the store has it: a copy in memory that follows our own writes, and is used only after the store has
+//! confirmed that no other writer has changed the pool since.
+//!
+//! Why a copy: reading ten thousand records for every answer would take all of a coordinator's time.  Why the copy never
+//! goes stale unnoticed: [`Replica::verify`] asks the store for the pool's head, which differs if and only if something
+//! was written, and reads everything again then.  Decisions made from it are still committed by compare-and-swap.
+//!
+//! Must not know: nodes' requests, decisions.
+
+use std::sync::Arc;
+
+use tfo_crypto::fingerprint::fingerprint;
+use tfo_engine::rollout::document::{Document, KeyRing, Proposal, Snapshot};
+use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::slots::PoolKey;
+use tfo_model::count::Epoch;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::key::{KeyFingerprint, TfoKey};
+use tfo_store::error::Cause;
+use tfo_store::{CommitError, Erasure, Head, PoolState, RecordOutcome, Store, StoreError};
+
+/// Keys that a command brought, or that were made for it, by fingerprint.
+#[derive(Default)]
+pub struct GivenKeys(Vec<(KeyFingerprint, TfoKey)>);
+
+impl GivenKeys {
+    /// Adds a key, and gives its public name.
+    pub fn add(&mut self, key: TfoKey) -> KeyFingerprint {
+        let print = fingerprint(&key);
+        self.0.push((print, key));
+        print
+    }
+
+    fn find(&self, print: KeyFingerprint) -> Option<&TfoKey> {
+        self.0.iter().find(|(own, _)| *own == print).map(|(_, key)| key)
+    }
+}
+
+/// The copy of one pool.
+pub(super) struct Replica {
+    store: Arc<dyn Store>,
+    pool: PoolName,
+    state: PoolState,
+    /// A write failed: only the store knows whether it took effect.
+    doubtful: bool,
+}
+
+/// What [`Replica::verify`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verified {
+    /// The copy is current.
+    Same,
+    /// Another writer had changed the pool: everything was read again.
+    ReadAgain,
+}
+
+impl Replica {
+    /// Reads the pool.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read, or has no such pool.
+    pub(super) fn open(store: Arc<dyn Store>, pool: PoolName) -> Result<Self, StoreError> {
+        let state = load(&*store, &pool)?;
+        Ok(Self { store, pool, state, doubtful: false })
+    }
+
+    pub(super) fn pool(&self) -> &PoolName {
+        &self.pool
+    }
+
+    pub(super) fn head(&self) -> Head {
+        self.state.head
+    }
+
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.state.snapshot
+    }
+
+    pub(super) fn document(&self) -> &Document {
+        &self.state.snapshot.document
+    }
+
+    pub(super) fn keys(&self) -> &KeyRing {
+        &self.state.keys
+    }
+
+    /// Confirms that the copy equals the store, or reads the pool again.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read; no answer and no decision may be made from the copy then.
+    pub(super) fn verify(&mut self) -> Result<Verified, StoreError> {
+        if !self.doubtful && self.store.head(&self.pool)? == Some(self.state.head) {
+            return Ok(Verified::Same);
+        }
+        self.state = load(&*self.store, &self.pool)?;
+        self.doubtful = false;
+        Ok(Verified::ReadAgain)
+    }
+
+    /// Writes records, durable when it returns; gives the nodes whose record another writer had changed.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be written; the copy is in doubt until it is verified.
+    pub(super) fn write(&mut self, changes: Vec<RecordChange>) -> Result<Vec<NodeId>, CommitError> {
+        let outcomes = self.store.write_records(&self.pool, &changes).inspect_err(|_| self.doubtful = true)?;
+        let (mut conflicts, mut stored) = (Vec::new(), false);
+        for (change, outcome) in changes.into_iter().zip(outcomes) {
+            if outcome == RecordOutcome::Stored {
+                stored = true;
+                self.apply(change);
+            } else {
+                conflicts.push(change.node);
+            }
+        }
+        self.state.head.record_writes += u64::from(stored);
+        self.doubtful |= !conflicts.is_empty();
+        Ok(conflicts)
+    }
+
+    /// Commits a proposal that was made from the copy, and follows it.
+    ///
+    /// # Errors
+    /// Fails as [`Store::commit`]; the copy is in doubt until it is verified.
+    pub(super) fn commit(&mut self, proposal: Proposal, given: &GivenKeys) -> Result<Erasure, CommitError> {
+        for missing in self.missing(&proposal.document) {
+            if let Some(key) = self.find(missing, given) {
+                self.state.keys.insert(missing.epoch, key);
+            }
+        }
+        let result = self.store.commit(&self.pool, &proposal, &self.state.keys);
+        let Ok(erasure) = result else {
+            self.state.keys.retain_held_by(&self.state.snapshot.document);
+            self.doubtful = true;
+            return result;
+        };
+        self.state.head.revision = proposal.document.revision;
+        self.state.head.record_writes += u64::from(!proposal.records.is_empty());
+        self.state.snapshot.document = proposal.document;
+        proposal.records.into_iter().for_each(|change| self.apply(change));
+        self.state.keys.retain_held_by(&self.state.snapshot.document);
+        Ok(erasure)
+    }
+
+    /// A key of the document whose bytes are missing, if there is one.
+    pub(super) fn lacking(&self, next: &Document, given: &GivenKeys) -> Option<PoolKey> {
+        self.missing(next).into_iter().find(|key| self.find(*key, given).is_none())
+    }
+
+    pub(super) fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
+        self.store.erase_leftovers()
+    }
+
+    /// The new keys of a document.
+    fn missing(&self, next: &Document) -> Vec<PoolKey> {
+        next.keys_held().difference(&self.document().keys_held()).copied().collect()
+    }
+
+    /// Bytes with this fingerprint: given, or of any epoch that is stored.
+    fn find(&self, wanted: PoolKey, given: &GivenKeys) -> Option<TfoKey> {
+        let stored = |epoch: Epoch| self.state.keys.key(epoch).filter(|key| fingerprint(key) == wanted.fingerprint);
+        let found = given.find(wanted.fingerprint).or_else(|| self.state.keys.epochs().find_map(stored));
+        found.map(TfoKey::duplicate)
+    }
+
+    fn apply(&mut self, change: RecordChange) {
+        let nodes = &mut self.state.snapshot.nodes;
+        match change.next {
+            Some(next) => drop(nodes.insert(change.node, next)),
+            None => drop(nodes.remove(&change.node)),
+        }
+    }
+}
+
+fn load(store: &dyn Store, pool: &PoolName) -> Result<PoolState, StoreError> {
+    store.load(pool)?.ok_or_else(|| StoreError::Failed {
+        step: "find",
+        place: format!("pool {pool}"),
+        source: Cause::from("it was removed while the coordinator ran"),
+    })
+}

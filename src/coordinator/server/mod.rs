@@ -1,0 +1,298 @@
+//! From the socket to an axum [`Router`]: accept, TLS, limits, refusals, drain.
+//!
+//! Must not know: pools, stores, the engine, the meaning of the routes.  Handlers find in the request's extensions:
+//! `Arc<Peer>` (never without a name; not on the plain listener), [`RequestId`], [`Draining`].
+//!
+//! A peer without a valid certificate reaches no handler, and costs at most a handshake's place and time.
+
+mod admission;
+mod answer;
+mod body;
+mod connection;
+mod limits;
+mod refusals;
+mod service;
+mod watch;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use admission::{ConnectionPlace, Gate, HandshakePlace};
+pub use answer::{Refusal, RequestId};
+pub use body::JsonBody;
+use connection::{Ends, linger};
+pub use limits::Limits;
+use refusals::Shown;
+pub use refusals::{Reason, Refusals};
+use service::ConnectionService;
+pub use service::Draining;
+use watch::ConnectionWatch;
+
+use tfo_tls::server::{LiveConnection, ServerTls};
+use tfo_wire::error::ErrorKind;
+
+/// Connections that the kernel keeps for us between two accepts.
+const BACKLOG: i32 = 4096;
+/// How often the server checks the TLS files and the expiry of certificates, and sums up suppressed log lines.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// Pause after a failed accept: usually there are no file descriptors until a connection ends.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long the next connection waits in the kernel's queue for a place for its handshake.  After a restart all nodes
+/// connect within a second, and a node that is refused returns only after a longer pause.
+const CROWD_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a refused handshake may take to read its alert.
+const ALERT_LINGER: Duration = Duration::from_secs(1);
+/// How long stopped tasks may take after the drain: each needs to run only once more.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// Opens a listening socket.  `[::]` accepts IPv4 too, and becomes `0.0.0.0` where the kernel has no IPv6.
+///
+/// # Errors
+/// Fails if the address is taken, or is not one of this host.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let open = |address| socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None);
+    let (socket, address) = match open(address) {
+        Err(error) if address.is_ipv6() && address.ip().is_unspecified() && no_ipv6(&error) => {
+            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            (open(address)?, address)
+        }
+        other => (other?, address),
+    };
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were cut because they did not end in time.
+    pub cut: usize,
+}
+
+/// A server with its limits and counters.
+#[derive(Debug)]
+pub struct Server {
+    limits: Limits,
+    gate: Arc<Gate>,
+    refusals: Arc<Refusals>,
+}
+
+/// What the tasks of one listener share.
+#[derive(Clone)]
+struct Shared {
+    router: Router,
+    limits: Limits,
+    refusals: Arc<Refusals>,
+    ends: Ends,
+}
+
+impl Server {
+    /// A server with these limits.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, gate: Gate::new(limits), refusals: Arc::default() }
+    }
+
+    /// Refusals so far, by reason.  For metrics.
+    #[must_use]
+    pub fn refusals(&self) -> Arc<Refusals> {
+        Arc::clone(&self.refusals)
+    }
+
+    /// Open connections, handshakes included.  For metrics.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.gate.connections()
+    }
+
+    /// Serves `router` over TLS until `shutdown`, then drains.  Looks after the TLS files meanwhile.
+    ///
+    /// The router's fallbacks are set here: `unknown_path` and `unknown_method`.
+    pub async fn serve(
+        &self,
+        listener: TcpListener,
+        tls: Arc<ServerTls>,
+        router: Router,
+        shutdown: CancellationToken,
+    ) -> Drained {
+        let housekeeping = keep_house(Arc::clone(&self.refusals), Some(Arc::clone(&tls)));
+        let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping));
+        self.accept(listener, router, shutdown, |shared, stream, address, place, handshakes| {
+            let handshake = handshakes.begin_handshake(address.ip())?;
+            let tls = Arc::clone(&tls);
+            Ok(async move {
+                shared.connection(stream, address, handshake, tls).await;
+                drop(place);
+            })
+        })
+        .await
+    }
+
+    /// Serves `router` without TLS, GET only, until `shutdown`: for what holds no secrets.
+    pub async fn serve_plain(&self, listener: TcpListener, router: Router, shutdown: CancellationToken) -> Drained {
+        let _housekeeping = AbortOnDropHandle::new(tokio::spawn(keep_house(Arc::clone(&self.refusals), None)));
+        self.accept(listener, router, shutdown, |shared, stream, address, place, _| {
+            Ok(async move {
+                let service = shared.service(address, None);
+                connection::serve(stream, service, None, shared.ends).await;
+                drop(place);
+            })
+        })
+        .await
+    }
+
+    /// The accept loop and the drain after it.
+    async fn accept<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        listener: TcpListener,
+        router: Router,
+        shutdown: CancellationToken,
+        begin: impl Fn(Shared, TcpStream, SocketAddr, ConnectionPlace, &Arc<Gate>) -> Result<F, Reason>,
+    ) -> Drained {
+        let ends = Ends { drain: shutdown, stop: CancellationToken::new() };
+        // If this future is dropped, its connections end with it.
+        let _stop = ends.stop.clone().drop_guard();
+        let router = router.fallback(unknown_path).method_not_allowed_fallback(unknown_method);
+        let shared = Shared { router, limits: self.limits, refusals: Arc::clone(&self.refusals), ends: ends.clone() };
+        let tasks = TaskTracker::new();
+        loop {
+            let next = async {
+                // After that it is refused: stalling peers have all the places.
+                drop(timeout(CROWD_PATIENCE, self.gate.room_for_handshake()).await);
+                listener.accept().await
+            };
+            let accepted = tokio::select! {
+                accepted = next => accepted,
+                () = ends.drain.cancelled() => break,
+            };
+            let (stream, address) = match accepted {
+                Ok((stream, address)) => (stream, SocketAddr::new(address.ip().to_canonical(), address.port())),
+                Err(error) => {
+                    self.refusals.note(Reason::AcceptFailed, &"the listener", &error);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // Answers are written whole; waiting for more would only delay them.
+            drop(stream.set_nodelay(true));
+            let begun = self.gate.enter(address.ip());
+            match begun.and_then(|place| begin(shared.clone(), stream, address, place, &self.gate)) {
+                Ok(served) => drop(tasks.spawn(served)),
+                Err(reason) => self.refusals.note(reason, &Shown(address, None), &"closed without an answer"),
+            }
+        }
+        drop(listener);
+        tasks.close();
+        if timeout(self.limits.drain_timeout, tasks.wait()).await.is_ok() {
+            return Drained { cut: 0 };
+        }
+        let cut = tasks.len();
+        ends.stop.cancel();
+        drop(timeout(STOP_GRACE, tasks.wait()).await);
+        Drained { cut }
+    }
+}
+
+impl Shared {
+    fn service(&self, address: SocketAddr, live: Option<&LiveConnection>) -> ConnectionService {
+        ConnectionService {
+            router: self.router.clone(),
+            address,
+            peer: live.map(|live| Arc::clone(live.peer())),
+            limits: self.limits,
+            watch: ConnectionWatch::new(),
+            draining: Draining(self.ends.drain.clone()),
+            refusals: Arc::clone(&self.refusals),
+        }
+    }
+
+    /// From an accepted socket to the end of the connection.
+    async fn connection(self, stream: TcpStream, address: SocketAddr, handshake: HandshakePlace, tls: Arc<ServerTls>) {
+        // On the heap, each for its own time: together they would take memory for as long as the connection.
+        let shaken = Box::pin(self.handshake(stream, address, handshake, &tls)).await;
+        drop(tls);
+        if let Some((stream, live)) = shaken {
+            let service = self.service(address, Some(&live));
+            Box::pin(connection::serve(*stream, service, Some(live), self.ends)).await;
+        }
+    }
+
+    /// The handshake; none if it failed.
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: HandshakePlace,
+        tls: &ServerTls,
+    ) -> Option<(Box<TlsStream<TcpStream>>, LiveConnection)> {
+        let shown = Shown(address, None);
+        let in_use = tls.in_use();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&in_use.config));
+        let shaken = tokio::select! {
+            shaken = timeout(self.limits.handshake_timeout, acceptor.accept(stream).into_fallible()) => shaken,
+            () = self.ends.drain.cancelled() => return None,
+        };
+        drop(place);
+        let stream = match shaken {
+            Ok(Ok(stream)) => Box::new(stream),
+            Ok(Err((error, mut stream))) => {
+                self.refusals.note(Reason::of_handshake(&error), &shown, &error);
+                // Without it a reset could overtake the alert, and the peer would not learn why.
+                drop(timeout(ALERT_LINGER, linger(&mut stream)).await);
+                return None;
+            }
+            Err(_) => {
+                self.refusals.note(Reason::HandshakeTimeout, &shown, &"the handshake did not end in time");
+                return None;
+            }
+        };
+        match tls.admit(&in_use, stream.get_ref().1.peer_certificates().unwrap_or_default()) {
+            Ok(live) => Some((stream, live)),
+            Err(error) => {
+                self.refusals.note(Reason::CertificateInvalid, &shown, &error);
+                None
+            }
+        }
+    }
+}
+
+async fn unknown_path() -> Refusal {
+    Refusal::new(ErrorKind::UnknownPath, "unknown path")
+}
+
+async fn unknown_method() -> Refusal {
+    Refusal::new(ErrorKind::UnknownMethod, "this path does not support this method")
+}
+
+/// Does the periodic work until it is aborted.
+async fn keep_house(refusals: Arc<Refusals>, tls: Option<Arc<ServerTls>>) {
+    let mut ticks = interval(HOUSEKEEPING);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        refusals.flush();
+        if let Some(tls) = tls.clone() {
+            // Files and thousands of signatures: not on the event loop.  It logs what it finds.
+            drop(tokio::task::spawn_blocking(move || tls.reload_if_changed()).await);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The service between hyper and the routes: gives a request its id and its extensions, and refuses what no handler
+//! should see.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, ORIGIN};
+use axum::http::{HeaderValue, Method, Request, Response};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use hyper::body::{Frame, Incoming, SizeHint};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+use tracing::error;
+
+use super::answer::{Refusal, RequestId, complete};
+use super::body::TooLarge;
+use super::limits::Limits;
+use super::refusals::{Reason, Refusals, Shown};
+use super::watch::{BodyState, ConnectionWatch};
+use tfo_tls::identity::Peer;
+use tfo_wire::error::ErrorKind;
+
+/// Signals handlers that the server wants to end: a long poll then answers at once.
+#[derive(Debug, Clone)]
+pub struct Draining(pub(super) CancellationToken);
+
+impl Draining {
+    /// Waits until the server wants to end.
+    pub async fn begun(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+/// hyper's service of one connection.
+#[derive(Debug)]
+pub(super) struct ConnectionService {
+    pub(super) router: Router,
+    pub(super) address: SocketAddr,
+    /// None on the plain listener.
+    pub(super) peer: Option<Arc<Peer>>,
+    pub(super) limits: Limits,
+    pub(super) watch: ConnectionWatch,
+    pub(super) draining: Draining,
+    pub(super) refusals: Arc<Refusals>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for ConnectionService {
+    type Response = Response<AnswerBody>;
+    type Error = Infallible;
+    // Boxed: hyper hands a connection back only if its futures can be moved.
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let body = if hyper::body::Body::is_end_stream(request.body()) { BodyState::Closed } else { BodyState::Open };
+        self.watch.request_came(body);
+        let id = RequestId::fresh();
+        let watch = self.watch.clone();
+        let wrap = move |mut response: Response<Body>| {
+            // Answers contain keys; no proxy may keep one.
+            response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+            watch.answered();
+            Ok(response.map(|inner| AnswerBody { inner, watch }))
+        };
+        if let Err((reason, refusal)) = self.judge(&request) {
+            self.refusals.note(reason, &Shown(self.address, self.peer.as_deref()), &refusal.message());
+            if body == BodyState::Open {
+                self.watch.body_abandoned();
+            }
+            return Box::pin(std::future::ready(wrap(complete(&id, refusal.answer(&id)))));
+        }
+        let mut request = request.map(|inner| {
+            let watch = self.watch.clone();
+            Body::new(RequestBody { inner, left: self.limits.body_bytes_max, ended: false, watch })
+        });
+        let extensions = request.extensions_mut();
+        if let Some(peer) = &self.peer {
+            extensions.insert(Arc::clone(peer));
+        }
+        extensions.insert(id.clone());
+        extensions.insert(self.draining.clone());
+        // A panic may come before the first await as well as after it.
+        let mut router = self.router.clone();
+        let answer = AssertUnwindSafe(async move { router.call(request).await }).catch_unwind();
+        let (refusals, address, peer) = (Arc::clone(&self.refusals), self.address, self.peer.clone());
+        Box::pin(async move {
+            let response = match answer.await {
+                Ok(Ok(response)) => {
+                    if let Some(refusal) = response.extensions().get::<Refusal>().filter(|refusal| is_noted(refusal)) {
+                        let text = format!("{:?} {}, request {id}", refusal.kind(), refusal.message());
+                        refusals.note(Reason::RequestRefused, &Shown(address, peer.as_deref()), &text);
+                    }
+                    response
+                }
+                Ok(Err(never)) => match never {},
+                Err(panic) => {
+                    let panic = panic_text(&*panic);
+                    refusals.note(Reason::HandlerPanic, &Shown(address, peer.as_deref()), &panic);
+                    error!(request_id = %id, panic, "a handler panicked");
+                    Refusal::new(ErrorKind::Internal, "internal error; the coordinator's log has details").answer(&id)
+                }
+            };
+            wrap(complete(&id, response))
+        })
+    }
+}
+
+impl ConnectionService {
+    /// Refuses what no handler needs to see.
+    fn judge(&self, request: &Request<Incoming>) -> Result<(), (Reason, Refusal)> {
+        let refuse = |reason, kind, message: &str| Err((reason, Refusal::new(kind, message)));
+        match &self.peer {
+            Some(peer) if peer.names.is_empty() => {
+                let message = "your certificate has no DNS name in its subjectAltName (the common name does not count)";
+                return refuse(Reason::Nameless, ErrorKind::NotAllowed, message);
+            }
+            None if request.method() != Method::GET => {
+                return refuse(Reason::NotServed, ErrorKind::UnknownMethod, "this listener supports only GET");
+            }
+            _ => {}
+        }
+        // Only browsers send it.  A browser with an operator's certificate must not take commands from a web page.
+        if self.peer.is_some() && request.headers().contains_key(ORIGIN) {
+            return refuse(Reason::NotServed, ErrorKind::NotAllowed, "this API is not for web pages (Origin header)");
+        }
+        if hyper::body::Body::size_hint(request.body()).lower() > self.limits.body_bytes_max as u64 {
+            let message = format!("a body may have at most {} bytes", self.limits.body_bytes_max);
+            return refuse(Reason::BodyTooLarge, ErrorKind::TooLarge, &message);
+        }
+        Ok(())
+    }
+}
+
+/// Whether an operator should see it in the log.  Not for refusals that the whole fleet gets at once or that a node
+/// recovers from by itself; refused commands are logged where the operator is known.
+fn is_noted(refusal: &Refusal) -> bool {
+    match refusal.kind() {
+        ErrorKind::BadRequest
+        | ErrorKind::NotAllowed
+        | ErrorKind::NotInPool
+        | ErrorKind::Denied
+        | ErrorKind::UnknownPool
+        | ErrorKind::UnknownNode
+        | ErrorKind::UnknownPath
+        | ErrorKind::UnknownMethod
+        | ErrorKind::OtherPool
+        | ErrorKind::TooFarAhead
+        | ErrorKind::TooLarge => true,
+        ErrorKind::Timeout
+        | ErrorKind::PoolFrozen
+        | ErrorKind::SessionClosed
+        | ErrorKind::Refused
+        | ErrorKind::Moved
+        | ErrorKind::NotHeard
+        | ErrorKind::StoreUnavailable
+        | ErrorKind::Unavailable
+        | ErrorKind::Internal
+        | ErrorKind::Unknown => false,
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+/// The body of a request: counted, and the watch notes its end.
+#[derive(Debug)]
+struct RequestBody {
+    inner: Incoming,
+    /// Bytes that may still arrive.
+    left: usize,
+    /// Its end was seen.
+    ended: bool,
+    watch: ConnectionWatch,
+}
+
+impl hyper::body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            other => {
+                self.ended = other.is_none();
+                self.watch.body_complete();
+                return Poll::Ready(other.map(|ended| ended.map_err(Into::into)));
+            }
+        };
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        match self.left.checked_sub(bytes) {
+            Some(left) => {
+                self.left = left;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => Poll::Ready(Some(Err(Box::new(TooLarge)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        hyper::body::Body::is_end_stream(&self.inner)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        hyper::body::Body::size_hint(&self.inner)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if self.ended || hyper::body::Body::is_end_stream(&self.inner) {
+            self.watch.body_complete();
+        } else {
+            self.watch.body_abandoned();
+        }
+    }
+}
+
+/// The body of an answer: the watch notes when hyper has all of it.
+#[derive(Debug)]
+pub(super) struct AnswerBody {
+    inner: Body,
+    watch: ConnectionWatch,
+}
+
+impl hyper::body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        self.watch.answer_taken();
+    }
+}

@@ -1,0 +1,386 @@
+//! The agent's end of a rotation: which answers it takes, when it is ready, when it is detached (docs/protocol.md#rule-9;
+//! rule 8).
+//!
+//! The fence is `pool_id`, generation and fingerprints in the header of the sysctl.d file, so it survives a restart.
+//! The order that makes it a fence: **file, then kernel, then read back, then acknowledge**.  Call [`Link::persisted`] when
+//! the file is durable; a report acknowledges only what the fence holds.
+//!
+//! | answer, compared with the fence | result |
+//! |---|---|
+//! | no fence, or a higher generation | install |
+//! | same generation, same fingerprints | same: look at the kernel only |
+//! | same generation and primary, a backup added | install |
+//! | another pool, a lower generation, or other fingerprints under the same one | refused |
+//!
+//! Must not know: sockets, files, clocks (monotonic time is passed in), key bytes.  Invariants: at most one request is
+//! outstanding; the generation of the fence never falls; every session's ordinal is above the one before it.
+
+use std::time::Duration;
+
+use crate::rollout::slots::{Fence, Instruction};
+use tfo_model::count::Generation;
+use tfo_model::ids::PoolId;
+use tfo_model::node::Session;
+
+/// A request of this agent; its answer counts only while it is the outstanding one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(u64);
+
+/// What goes into the sync besides the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ask {
+    /// Keep it beside the connection, and give it back with the answer.
+    pub request: RequestId,
+    /// The open session.
+    pub session: Session,
+    /// The highest generation received in this session; the coordinator answers with what is above it.
+    pub seen: Generation,
+}
+
+/// An answer with an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolAnswer {
+    /// The pool that answers.
+    pub pool_id: PoolId,
+    /// What the node is to hold.
+    pub instruction: Instruction,
+    /// How long the pool waits for a node that is out of contact.
+    pub absent_after: Duration,
+}
+
+/// An answer that the fence accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AnswerAccepted {
+    /// Install it: file, kernel, read back.
+    Install,
+    /// The file holds it already: look at the kernel only.
+    Same,
+}
+
+/// An answer that the fence refuses: the installed keys stay, the agent reports it and backs off.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum AnswerRefused {
+    /// Not the answer to the outstanding request: late, or repeated.
+    #[error("the answer belongs to no outstanding request")]
+    NotOutstanding,
+    /// The pool was made again under the old name, or this is the wrong coordinator.
+    #[error("the answer is for pool {answered}, but this node's keys belong to pool {held}")]
+    OtherPool {
+        /// Pool of the file.
+        held: PoolId,
+        /// Pool of the answer.
+        answered: PoolId,
+    },
+    /// The coordinator's store lags or was restored.
+    #[error("the answer has generation {answered}, but this node holds generation {held}")]
+    LowerGeneration {
+        /// Generation of the file.
+        held: Generation,
+        /// Generation of the answer.
+        answered: Generation,
+    },
+    /// The coordinator's store was restored and went another way.
+    #[error("the answer has other keys under generation {generation} than this node received under it")]
+    OtherKeys {
+        /// Generation of both.
+        generation: Generation,
+    },
+}
+
+/// Compares an answer with the fence alone.
+///
+/// Under one generation the same primary with a backup added is accepted: the node's kernel had one slot when the file
+/// was written, and has two now (rule 9).
+///
+/// # Errors
+/// Fails for another pool, a lower generation, and the same generation with other fingerprints.
+pub fn check_answer(
+    fence: Option<&Fence>,
+    pool_id: &PoolId,
+    instruction: &Instruction,
+) -> Result<AnswerAccepted, AnswerRefused> {
+    let Some(fence) = fence else { return Ok(AnswerAccepted::Install) };
+    if fence.pool_id != *pool_id {
+        return Err(AnswerRefused::OtherPool { held: fence.pool_id, answered: *pool_id });
+    }
+    let generation = instruction.generation;
+    if generation < fence.generation {
+        return Err(AnswerRefused::LowerGeneration { held: fence.generation, answered: generation });
+    }
+    let (held, answered) = (fence.slots.pair(), instruction.slots.pair());
+    if generation > fence.generation {
+        Ok(AnswerAccepted::Install)
+    } else if held == answered {
+        Ok(AnswerAccepted::Same)
+    } else if held == answered.primary_alone() {
+        Ok(AnswerAccepted::Install)
+    } else {
+        Err(AnswerRefused::OtherKeys { generation })
+    }
+}
+
+/// Whether the node may serve (READY=1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Readiness {
+    /// Asking; not yet.
+    Asking,
+    /// No keys of the pool, neither in the file nor in an answer: the node must not make cookies at all.
+    NoKeys,
+    /// No coordinator answered within `start_timeout`; the node serves by its file, and reports that.
+    Unconfirmed,
+    /// A coordinator has answered in this run, and the node holds keys of the pool.
+    Confirmed,
+}
+
+/// The agent's end of the rotation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Link {
+    fence: Option<Fence>,
+    session: Session,
+    last_request: u64,
+    outstanding: Option<RequestId>,
+    seen: Generation,
+    pending: Option<Instruction>,
+    /// Generation of the fence that the latest request reports.
+    asked: Option<Generation>,
+    confirmed: bool,
+    /// The latest instruction of this session was refused.
+    refused: bool,
+    /// A coordinator has answered in this run that the fence belongs to another pool.
+    foreign: bool,
+    started_at: Duration,
+    contact_at: Duration,
+    absent_after: Option<Duration>,
+}
+
+impl Link {
+    /// The link of an agent that starts with this fence in its file.
+    ///
+    /// `session` is new in every start: ordinal = the clock in milliseconds, nonce random.
+    #[must_use]
+    pub fn start(fence: Option<Fence>, session: Session, monotonic: Duration) -> Self {
+        Self {
+            fence,
+            session,
+            last_request: 0,
+            outstanding: None,
+            seen: Generation::ZERO,
+            pending: None,
+            asked: None,
+            confirmed: false,
+            refused: false,
+            foreign: false,
+            started_at: monotonic,
+            contact_at: monotonic,
+            absent_after: None,
+        }
+    }
+
+    /// Continues from `before` under other settings: keeps the fence, whatever the file at the new place holds, and opens a
+    /// session above the one before.
+    #[must_use]
+    pub fn succeeding(mut self, before: &Self) -> Self {
+        self.fence = before.fence.clone().or(self.fence);
+        self.session.ordinal = self.session.ordinal.max(before.session.ordinal.saturating_add(1));
+        self
+    }
+
+    /// Takes over the contact, too: the settings changed, not the pool.  Both must count monotonic time from the same start.
+    #[must_use]
+    pub fn in_contact_since(mut self, before: &Self) -> Self {
+        self.confirmed = before.confirmed;
+        self.foreign = before.foreign;
+        self.started_at = before.started_at;
+        self.contact_at = before.contact_at;
+        self.absent_after = before.absent_after;
+        self
+    }
+
+    /// The next request.  The one before it is no longer outstanding, so its answer is dropped when it comes.
+    pub fn ask(&mut self) -> Ask {
+        self.last_request += 1;
+        let request = RequestId(self.last_request);
+        self.outstanding = Some(request);
+        self.asked = self.fence.as_ref().map(|fence| fence.generation);
+        Ask { request, session: self.session, seen: self.seen }
+    }
+
+    /// The request failed or was given up.
+    pub fn give_up(&mut self) {
+        self.outstanding = None;
+    }
+
+    /// Takes or refuses an answer; 204 is [`Link::nothing_new`].
+    ///
+    /// A refused answer of its own pool was received all the same: `seen` rises, so that the long poll does not deliver it
+    /// again at once (rule 8).  `seen` stays as good as evidence of a restored store: what is refused is not above the
+    /// fence's own generation, which is in every report.  The generation of another pool says nothing about this one, and
+    /// does not count.
+    ///
+    /// # Errors
+    /// Fails if it is not the answer to the outstanding request, or the fence refuses it.
+    pub fn answered(
+        &mut self,
+        request: RequestId,
+        answer: &PoolAnswer,
+        monotonic: Duration,
+    ) -> Result<AnswerAccepted, AnswerRefused> {
+        self.take(request, monotonic)?;
+        let PoolAnswer { pool_id, instruction, absent_after } = answer;
+        let checked = check_answer(self.fence.as_ref(), pool_id, instruction);
+        self.refused = checked.is_err();
+        if matches!(checked, Err(AnswerRefused::OtherPool { .. })) {
+            self.foreign = true;
+        } else {
+            self.seen = self.seen.max(instruction.generation);
+        }
+        let accepted = checked?;
+        self.absent_after = Some(*absent_after);
+        self.confirmed = true;
+        self.pending = (accepted == AnswerAccepted::Install).then_some(*instruction);
+        Ok(accepted)
+    }
+
+    /// The coordinator has nothing above `seen`.
+    ///
+    /// That confirms the keys of a node that received an instruction in this session, or that reported the fence that it
+    /// has now.  It confirms nothing for a node without keys, or for one that took other keys since.  After a refused answer
+    /// it confirms nothing either: there is only nothing above what was refused (rule 9).
+    ///
+    /// # Errors
+    /// Fails if it is not the answer to the outstanding request.
+    pub fn nothing_new(&mut self, request: RequestId, monotonic: Duration) -> Result<(), AnswerRefused> {
+        self.take(request, monotonic)?;
+        let held = self.fence.as_ref().map(|fence| fence.generation);
+        self.confirmed |= !self.refused && (self.seen != Generation::ZERO || (held.is_some() && held == self.asked));
+        Ok(())
+    }
+
+    /// The coordinator answers that this node's keys belong to another pool.
+    ///
+    /// # Errors
+    /// Fails if it is not the answer to the outstanding request.
+    pub fn other_pool(&mut self, request: RequestId, monotonic: Duration) -> Result<(), AnswerRefused> {
+        self.take(request, monotonic)?;
+        // Only if the request reported a fence: otherwise there is nothing to doubt.
+        self.foreign |= self.asked.is_some();
+        Ok(())
+    }
+
+    /// The coordinator knows a later session of this node; opens one above it.
+    ///
+    /// # Errors
+    /// Fails if it is not the answer to the outstanding request.
+    pub fn session_closed(
+        &mut self,
+        request: RequestId,
+        open_ordinal: u64,
+        nonce: u64,
+        monotonic: Duration,
+    ) -> Result<(), AnswerRefused> {
+        self.take(request, monotonic)?;
+        let ordinal = open_ordinal.max(self.session.ordinal).saturating_add(1);
+        self.open(Session { ordinal, nonce });
+        Ok(())
+    }
+
+    /// Opens a session at another coordinator.
+    ///
+    /// Its ordinal is the clock in milliseconds, or one above the present session's if the clock is not above that.
+    pub fn open_session(&mut self, clock_ms: u64, nonce: u64) {
+        let ordinal = clock_ms.max(self.session.ordinal.saturating_add(1));
+        self.open(Session { ordinal, nonce });
+    }
+
+    /// The file with this instruction is durable: it is the fence from now on.
+    pub fn persisted(&mut self, pool_id: &PoolId, instruction: &Instruction) {
+        self.fence = Some(Fence::of(*pool_id, instruction));
+        self.pending = None;
+        self.foreign = false;
+    }
+
+    /// The instruction of this session that is not durable yet: try it again before the next request, after a pause.
+    ///
+    /// The coordinator does not send it a second time (`seen`).  It ends with the session, because an instruction from
+    /// before an admission must not be installed after it.
+    #[must_use]
+    pub fn pending(&self) -> Option<&Instruction> {
+        self.pending.as_ref()
+    }
+
+    /// What the file holds.
+    #[must_use]
+    pub fn fence(&self) -> Option<&Fence> {
+        self.fence.as_ref()
+    }
+
+    /// The open session.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        self.session
+    }
+
+    /// The highest generation received in this session.
+    #[must_use]
+    pub fn seen(&self) -> Generation {
+        self.seen
+    }
+
+    /// The request whose answer counts.
+    #[must_use]
+    pub fn outstanding(&self) -> Option<RequestId> {
+        self.outstanding
+    }
+
+    /// Whether the file holds keys of the pool, as far as is known.
+    ///
+    /// A fence is believed until a coordinator answers that it belongs to another pool: a node that was moved between pools
+    /// and reaches no coordinator serves by its file.  A fence that was confirmed in this run is not doubted again: then the
+    /// pool was made again under a running fleet, and all nodes still hold the same keys (rule 9).
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        self.fence.is_some() && (self.confirmed || !self.foreign)
+    }
+
+    /// Whether the node may serve, as far as the pool is concerned; the caller adds "installed and read back".
+    #[must_use]
+    pub fn readiness(&self, monotonic: Duration, start_timeout: Duration) -> Readiness {
+        if self.fence.is_some() && !self.has_keys() {
+            return Readiness::NoKeys;
+        }
+        match (self.fence.is_some(), self.confirmed) {
+            (true, true) => Readiness::Confirmed,
+            (true, false) if monotonic.saturating_sub(self.started_at) >= start_timeout => Readiness::Unconfirmed,
+            (true, false) => Readiness::Asking,
+            (false, _) if monotonic.saturating_sub(self.started_at) >= start_timeout => Readiness::NoKeys,
+            (false, _) => Readiness::Asking,
+        }
+    }
+
+    /// Whether the pool has stopped waiting for this node: out of contact for longer than the `absent_after` of the latest
+    /// answer.  Never before a first answer.
+    #[must_use]
+    pub fn is_detached(&self, monotonic: Duration) -> bool {
+        self.absent_after.is_some_and(|limit| monotonic.saturating_sub(self.contact_at) > limit)
+    }
+
+    fn open(&mut self, session: Session) {
+        self.session = session;
+        self.outstanding = None;
+        self.pending = None;
+        self.refused = false;
+        self.seen = Generation::ZERO;
+    }
+
+    fn take(&mut self, request: RequestId, monotonic: Duration) -> Result<(), AnswerRefused> {
+        if self.outstanding != Some(request) {
+            return Err(AnswerRefused::NotOutstanding);
+        }
+        self.outstanding = None;
+        self.contact_at = monotonic;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

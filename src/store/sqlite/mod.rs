@@ -1,0 +1,318 @@
+//! The embedded store: one SQLite file in WAL mode for one coordinator process.
+//!
+//! Invariants: a lock file keeps a second coordinator away for the life of this value; one connection writes, and syncs
+//! each commit before it returns; another reads from snapshots, so that reads do not wait for a sync.  Keys lie sealed in
+//! rows of constant length (`schema.rs`); a commit that drops one overwrites it, and then empties the WAL, which holds
+//! older pages.
+//!
+//! The mark in the lock file reveals a WAL that was removed or cut, and an older copy of the file; both are opened with a
+//! warning ([`SqliteStore::set_back`]): the fleet is safe by rule 10, but the operators' later commands are lost.
+//!
+//! Known limits: that stays unnoticed if the lock file went too, or after a power cut; blocks that the file system has
+//! freed are out of reach; flock(2) and SQLite's WAL need a local file system.
+
+mod file;
+mod lock;
+mod open;
+mod reader;
+mod rows;
+mod schema;
+mod slots;
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use self::file::DatabaseFile;
+use self::lock::{FileLock, Mark};
+pub use self::reader::SqliteReader;
+use self::reader::locked;
+use self::rows::{PoolRow, Rows};
+use crate::check::{self, KeyPlan};
+use crate::contract::{Erasure, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
+use crate::error::{CommitError, Refusal, StoreError};
+use crate::hub::Hub;
+use crate::limits::RECORDS_MAX;
+use tfo_crypto::seal::KeyEncryptionKey;
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
+use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_model::count::Revision;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::problem::Problem;
+
+/// How long emptying the WAL waits for a reader: enough for our own, which take milliseconds, but not for a backup.
+const ERASE_BUSY: Duration = Duration::from_millis(500);
+
+/// An open database.
+#[derive(Debug)]
+pub struct SqliteStore {
+    // Dropped before the writer: the last connection to close empties the WAL, and a reader cannot.
+    reader: SqliteReader,
+    writer: Mutex<Connection>,
+    /// Whether erased keys may still lie in the WAL.
+    leftovers: AtomicBool,
+    hub: Hub,
+    set_back: Option<Problem>,
+    // Last, so that it is dropped after the connections.
+    lock: FileLock,
+}
+
+impl SqliteStore {
+    /// Opens the database, or creates it (mode 0600) if the file does not exist; its directory must.
+    ///
+    /// # Errors
+    /// Fails, without a change to the content, if another process serves it, if it is not ours or of a newer release, if
+    /// `key` is not the key-encryption key that it was created with, if it cannot be written, or if anything in it is
+    /// damaged: all of it is read and checked here.
+    pub fn open(path: &Path, key: KeyEncryptionKey) -> Result<Self, StoreError> {
+        let place = open::resolve(path)?;
+        let lock = FileLock::take(&place)?;
+        if !open::is_there(&place)? {
+            open::make(&place, &key)?;
+        }
+        let writer = open::writer(&place, &key)?;
+        let reader = SqliteReader::of(open::reader(&place)?, place, key)?;
+        let mark = reader.reading(|rows| rows.mark())?;
+        let set_back = lock.found.and_then(|found| set_back(&reader.place, found, mark));
+        lock.note(mark);
+        let store = Self {
+            reader,
+            writer: Mutex::new(writer),
+            leftovers: AtomicBool::new(true),
+            hub: Hub::default(),
+            set_back,
+            lock,
+        };
+        // An earlier run may have been killed between a commit and its erasure.
+        if store.erase_leftovers()? == Erasure::Waiting {
+            let path = store.reader.place.text();
+            tracing::warn!(path, "erased keys are still in the WAL file: another reader has it open");
+        }
+        Ok(store)
+    }
+
+    /// A warning if this database lacks commits of an earlier run; only the first run that finds it so has it.
+    #[must_use]
+    pub fn set_back(&self) -> Option<&Problem> {
+        self.set_back.as_ref()
+    }
+
+    /// Runs `write` in one write transaction; nothing is left of it unless it returns `Ok`.
+    fn writing<T>(
+        &self,
+        connection: &mut Connection,
+        write: impl FnOnce(Rows<'_>) -> Result<T, CommitError>,
+    ) -> Result<T, CommitError> {
+        let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let transaction: Transaction<'_> = begun.map_err(self.reader.place.sql("write"))?;
+        let written = write(Rows { connection: &transaction, place: &self.reader.place })?;
+        let mark = Rows { connection: &transaction, place: &self.reader.place }.mark()?;
+        transaction.commit().map_err(self.reader.place.sql("commit to"))?;
+        // Still under the writer's lock, so that marks rise.
+        self.lock.note(mark);
+        Ok(written)
+    }
+
+    fn apply_keys(
+        &self,
+        rows: Rows<'_>,
+        pool: &PoolRow<'_>,
+        document: &Document,
+        plan: &KeyPlan<'_>,
+    ) -> Result<(), CommitError> {
+        if plan.add.is_empty() && !plan.erases {
+            return Ok(());
+        }
+        let mut slots = rows.slots(pool)?;
+        slots.keep_only(&plan.keep);
+        for (epoch, key) in &plan.add {
+            let sealed = self.reader.key.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
+                step: "seal a key for",
+                place: self.reader.place.text(),
+                source: error.into(),
+            })?;
+            slots.add(*epoch, &sealed);
+        }
+        rows.put_slots(pool, &slots)
+    }
+
+    fn apply(&self, rows: Rows<'_>, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<bool, CommitError> {
+        let mut row = rows.pool(pool)?.ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
+        if row.head.revision != proposal.expected {
+            return Err(CommitError::Conflict { expected: proposal.expected, stored: row.head.revision });
+        }
+        let stored = rows.document(&row)?;
+        let plan = check::plan(&stored, proposal, keys)?;
+        for change in &proposal.records {
+            if rows.put_record(&mut row, change)?.is_err() {
+                return Err(CommitError::RecordConflict { node: change.node.clone() });
+            }
+        }
+        row.head.revision = proposal.document.revision;
+        row.head.record_writes += u64::from(!proposal.records.is_empty());
+        rows.put_pool(&row)?;
+        rows.put_document(&row, &proposal.document)?;
+        rows.put_audit(&row, &proposal.audit)?;
+        self.apply_keys(rows, &row, &proposal.document, &plan)?;
+        Ok(plan.erases)
+    }
+
+    /// Copies the WAL into the database, where keys are overwritten in place, and cuts it to nothing.
+    fn empty_wal(&self, connection: &Connection) -> Result<Erasure, StoreError> {
+        let failed = self.reader.place.sql("erase keys from");
+        connection.busy_timeout(ERASE_BUSY).map_err(&failed)?;
+        let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        connection.busy_timeout(open::BUSY).map_err(&failed)?;
+        let erasure = if busy.map_err(failed)? == 0 { Erasure::Done } else { Erasure::Waiting };
+        self.leftovers.store(erasure == Erasure::Waiting, Ordering::Release);
+        Ok(erasure)
+    }
+}
+
+impl ReadStore for SqliteStore {
+    fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
+        self.reader.pools()
+    }
+
+    fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
+        self.reader.head(pool)
+    }
+
+    fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
+        self.reader.load(pool)
+    }
+
+    fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
+        self.reader.document(pool)
+    }
+
+    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
+        self.reader.record(pool, node)
+    }
+
+    fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
+        self.reader.audit(pool, after)
+    }
+}
+
+impl Store for SqliteStore {
+    fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
+        let document = &image.snapshot.document;
+        let plan = check::plan_first(document, image.keys, image.audit)?;
+        self.writing(&mut locked(&self.writer), |rows| {
+            if rows.pool(pool)?.is_some() {
+                return Err(CommitError::PoolExists { pool: pool.clone() });
+            }
+            let mut row = rows.add_pool(pool, document.revision)?;
+            for (node, record) in &image.snapshot.nodes {
+                let change = RecordChange { node: node.clone(), expected: None, next: Some(record.clone()) };
+                if rows.put_record(&mut row, &change)?.is_err() {
+                    let what = format!("pool {pool} was missing, but has node records");
+                    return Err(self.reader.place.damaged(what).into());
+                }
+            }
+            rows.put_pool(&row)?;
+            rows.put_document(&row, document)?;
+            image.audit.iter().try_for_each(|entry| rows.put_audit(&row, entry))?;
+            self.apply_keys(rows, &row, document, &plan)
+        })?;
+        self.hub.notify();
+        Ok(())
+    }
+
+    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
+        let mut writer = locked(&self.writer);
+        let erases = self.writing(&mut writer, |rows| self.apply(rows, pool, proposal, keys))?;
+        self.hub.notify();
+        if !erases {
+            return Ok(Erasure::Done);
+        }
+        self.leftovers.store(true, Ordering::Release);
+        // The commit is durable: a WAL that cannot be emptied now is tried again, and does not fail the commit.
+        Ok(self.empty_wal(&writer).unwrap_or_else(|error| {
+            tracing::warn!(%pool, %error, "erased keys are still in the WAL file");
+            Erasure::Waiting
+        }))
+    }
+
+    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
+        if changes.len() > RECORDS_MAX {
+            return Err(Refusal::TooManyRecords.into());
+        }
+        changes.iter().try_for_each(check::check_record)?;
+        let outcomes = self.writing(&mut locked(&self.writer), |rows| {
+            let mut row = rows.pool(pool)?.ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
+            let mut outcomes = Vec::with_capacity(changes.len());
+            for change in changes {
+                outcomes.push(match rows.put_record(&mut row, change)? {
+                    Ok(()) => RecordOutcome::Stored,
+                    Err(stored) => RecordOutcome::Conflict { stored },
+                });
+            }
+            if outcomes.contains(&RecordOutcome::Stored) {
+                row.head.record_writes += 1;
+                rows.put_pool(&row)?;
+            }
+            Ok(outcomes)
+        })?;
+        if outcomes.contains(&RecordOutcome::Stored) {
+            self.hub.notify();
+        }
+        Ok(outcomes)
+    }
+
+    fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
+        if self.leftovers.load(Ordering::Acquire) { self.empty_wal(&locked(&self.writer)) } else { Ok(Erasure::Done) }
+    }
+
+    fn hub(&self) -> &Hub {
+        &self.hub
+    }
+}
+
+/// The warning for a database that is behind the mark of an earlier run.
+fn set_back(place: &DatabaseFile, noted: Mark, now: Mark) -> Option<Problem> {
+    let message = if noted.store_id != now.store_id {
+        format!("{} is not the database that was served here before", place.text())
+    } else if noted.writes > now.writes {
+        let lost = noted.writes - now.writes;
+        format!(
+            "{} lacks the latest {lost} writes: its -wal file was removed or cut, or an older copy was restored",
+            place.text()
+        )
+    } else {
+        return None;
+    };
+    let remedy = "unless this is a deliberate restore, look for the missing files and check the disk; nodes that are ahead \
+                  freeze their pool until `tfoctl recover`; repeat the commands that operators gave since then: deny, \
+                  exclude, forget, pause, revoke";
+    Some(Problem::warning("store_set_back", message, remedy).at_key("store"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Killing the process cannot show this, because the kernel keeps its writes: only a power cut would.
+    #[test]
+    fn every_commit_is_synced_before_it_returns() {
+        let dir = tempfile::tempdir().unwrap();
+        let key: [u8; 32] = std::array::from_fn(|i| u8::try_from(i).unwrap());
+        let open = || {
+            let kek = KeyEncryptionKey::from_bytes(&key).unwrap();
+            SqliteStore::open(&dir.path().join("state.db"), kek).unwrap()
+        };
+        for run in ["created", "opened again"] {
+            let store = open();
+            let writer = locked(&store.writer);
+            let number = |name: &str| writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
+            let mode: String = writer.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+            // FULL is 2 (sqlite.org/pragma.html#pragma_synchronous); EXTRA, 3, adds nothing to a WAL.
+            assert_eq!((mode.as_str(), number("synchronous")), ("wal", 2), "{run}");
+            assert_eq!((number("secure_delete"), number("foreign_keys")), (1, 1), "{run}");
+        }
+    }
+}

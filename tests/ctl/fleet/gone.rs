@@ -1,0 +1,93 @@
+//! Commands that follow something end as soon as stdout has no reader any more, also while nothing changes.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::OFlags;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::json;
+
+use super::fake::{FakeCoordinator, Operator, Reply, audit, done, key, page, pool, three};
+use tfo_testbed::{SOON, poll_until};
+
+/// A terminal: our end, and the end of a program.  It is nobody's controlling terminal, so its end sends no SIGHUP.
+fn terminal() -> (File, File) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
+    let flags = i32::try_from(OFlags::NOCTTY.bits()).unwrap();
+    let theirs = OpenOptions::new().read(true).write(true).custom_flags(flags).open(name).unwrap();
+    (File::from(ours), theirs)
+}
+
+/// Starts it on a terminal and waits for `text` there.
+fn start(mut command: Command, text: &str) -> (Child, File) {
+    let (mut ours, theirs) = terminal();
+    let stderr = theirs.try_clone().unwrap();
+    let child = command.stdin(Stdio::null()).stdout(theirs).stderr(stderr).env("TERM", "xterm").spawn().unwrap();
+    // Its ends of the terminal are with the child alone.
+    drop(command);
+    let (mut shown, mut bytes) = (String::new(), [0; 4096]);
+    while !shown.contains(text) {
+        let count = ours.read(&mut bytes).unwrap();
+        shown += &String::from_utf8_lossy(&bytes[..count]);
+    }
+    (child, ours)
+}
+
+#[track_caller]
+fn ends(mut child: Child, what: &[&str]) {
+    let ended = poll_until(SOON, || child.try_wait().unwrap().is_some());
+    if !ended {
+        child.kill().unwrap();
+    }
+    assert_eq!((ended, child.wait().unwrap().code()), (true, Some(1)), "{what:?}");
+}
+
+/// A pool in which nothing changes, in the midst of a rotation.
+fn quiet() -> (Operator, FakeCoordinator) {
+    let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
+    coordinator.on("GET /v1/pools/text/audit?after=0", [page(&[audit(1, "stage", None, "")])]);
+    coordinator.on("GET /v1/pools/text/audit?after=1", [page(&[])]);
+    coordinator.ok("POST /v1/pools/text/rotations", done("stage", json!({})));
+    let staged = pool(json!({"revision": 41, "phase": "staged", "backup": key(8, 'c')}));
+    coordinator.on("GET /v1/pools/text", [Reply::Json(200, pool(json!({}))), Reply::Json(200, staged)]);
+    (operator, coordinator)
+}
+
+/// Arguments, and what is shown when it has begun.
+const FOLLOWING: [(&[&str], &str); 4] = [
+    (&["watch", "--interval", "1h"], "pool text"),
+    (&["watch", "--interval", "1h", "--format", "json"], "\"pool\":\"text\""),
+    (&["audit", "--follow"], "stage"),
+    (&["rotate", "--wait"], "staged  generation"),
+];
+
+#[test]
+fn a_terminal_that_is_hung_up_ends_them() {
+    for (arguments, text) in FOLLOWING {
+        let (operator, _coordinator) = quiet();
+        let (child, terminal) = start(operator.command(arguments), text);
+        drop(terminal);
+        ends(child, arguments);
+    }
+    let stats = &["stats", "--watch", "1h"];
+    let mut command = Operator::new().bare();
+    command.args(stats);
+    let (child, terminal) = start(command, "TCPFastOpen");
+    drop(terminal);
+    ends(child, stats);
+}
+
+#[test]
+fn a_reader_that_goes_ends_them() {
+    for (arguments, _) in FOLLOWING {
+        let (operator, _coordinator) = quiet();
+        let mut child = operator.spawn(arguments);
+        drop(child.stdout.take());
+        ends(child, arguments);
+    }
+}

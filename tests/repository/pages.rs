@@ -1,0 +1,118 @@
+//! The generated pages of docs/reference are what the generator writes today, its command line can be asked for help, and
+//! links between pages lead somewhere.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use super::root;
+
+/// How the pages are made again.
+const MAKE: &str = "cargo run --bin tfo-manual -- --docs docs/reference";
+
+fn manual(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(tfo_testbed::program("tfo-manual"));
+    command.current_dir(directory).args(arguments).output().expect("tfo-manual can be run")
+}
+
+#[test]
+fn the_generated_pages_are_up_to_date() {
+    let made = tempfile::tempdir().expect("a directory for the pages");
+    let output = manual(made.path(), &["--docs", "."]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}; remedy: {MAKE}", path.display()))
+    };
+    let committed = root().join("docs/reference");
+    for page in ["commands.md", "configuration.md"] {
+        let (new, old) = (read(&made.path().join(page)), read(&committed.join(page)));
+        let differs = new.lines().zip(old.lines()).position(|(new, old)| new != old);
+        assert!(
+            new == old,
+            "docs/reference/{page} differs from the programs and config/*.toml from line {} on; remedy: {MAKE}",
+            differs.map_or_else(|| new.lines().count().min(old.lines().count()) + 1, |line| line + 1)
+        );
+    }
+}
+
+#[test]
+fn help_prints_usage_and_makes_no_directory() {
+    let here = tempfile::tempdir().expect("a directory for the pages");
+    let output = manual(here.path(), &["--help"]);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && printed.contains("Usage: tfo-manual"), "{printed}");
+    assert!(manual(here.path(), &["--no-such-option"]).status.code() == Some(2));
+    assert_eq!(std::fs::read_dir(here.path()).expect("it is there").count(), 0, "something was written");
+}
+
+/// README.md, CONTRIBUTING.md and everything below docs.
+fn pages() -> Vec<PathBuf> {
+    let root = root();
+    let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    let mut directories = vec![root.join("docs")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).expect("docs can be read") {
+            let path = entry.expect("its entries can be read").path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    pages
+}
+
+/// The lines of a page outside fenced blocks.
+fn prose(page: &str) -> impl Iterator<Item = &str> {
+    let mut fenced = false;
+    page.lines().filter(move |line| {
+        let fence = line.starts_with("```");
+        fenced ^= fence;
+        !fenced && !fence
+    })
+}
+
+/// The places of a page that a link may name: its headings as GitHub and mdBook spell them, and what is named by hand.
+pub(super) fn anchors(page: &str) -> Vec<String> {
+    let slug = |heading: &str| {
+        let kept = heading.to_lowercase().replace(' ', "-");
+        kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect::<String>()
+    };
+    let headings = prose(page).filter(|line| line.starts_with('#'));
+    let mut found: Vec<String> = headings.map(|line| slug(line.trim_start_matches('#').trim())).collect();
+    for (before, after) in [("id=\"", '"'), ("{#", '}')] {
+        let named = page.split(before).skip(1).filter_map(|rest| rest.split_once(after));
+        found.extend(named.map(|(name, _)| name.to_owned()));
+    }
+    found
+}
+
+/// What the page links to, other sites left out.
+fn links(page: &str) -> Vec<String> {
+    let targets = prose(page).flat_map(|line| line.split("](").skip(1)).filter_map(|rest| rest.split_once(')'));
+    targets.map(|(target, _)| target.to_owned()).filter(|target| !target.contains("://")).collect()
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let mut broken = Vec::new();
+    for page in pages() {
+        for link in links(&read(&page)) {
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if file.is_empty() { page.clone() } else { page.with_file_name("").join(file) };
+            let there =
+                target.exists() && (anchor.is_empty() || anchors(&read(&target)).iter().any(|name| name == anchor));
+            if !there {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(
+        broken.is_empty(),
+        "links that lead nowhere; remedy: correct the link, or the heading:\n{}",
+        broken.join("\n")
+    );
+    assert_eq!(anchors("# A b: `c_d`\n```\n# x\n```\n<a id=\"rule-1\"></a>\n"), ["a-b-c_d", "rule-1"]);
+    assert_eq!(links("[a](b.md#c) [d](https://e)\n```\n[f](g)\n```\n"), ["b.md#c"]);
+}
