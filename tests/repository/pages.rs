@@ -10,7 +10,7 @@ use super::root;
 const MAKE: &str = "cargo run --bin tfo-manual -- --docs docs/reference";
 
 fn manual(directory: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tfo-manual"));
+    let mut command = Command::new(tfo_testbed::program("tfo-manual"));
     command.current_dir(directory).args(arguments).output().expect("tfo-manual can be run")
 }
 
