@@ -4,27 +4,21 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use super::check::{self, Depth};
-use super::contact::{Cadence, Contact};
 use super::init::{self, Made};
-use super::metrics::Metrics;
+use super::locks::NotLocked;
+use super::preflight::{Depth, NotStarted};
+use super::reconcile::PassMode;
 use super::report::PassReport;
-use super::status::{self, Circumstances, OnceOutput};
-use super::worker::{PassMode, Worker};
-use super::{locks, preflight, run, talk};
+use super::status::{self, OnceOutput};
+use super::{check, once, run};
 use tfo_cli::plain::counted;
 use tfo_cli::report::{Failure, Format, Outcome, show_problems, write_json};
 use tfo_config::agent::DEFAULT_FILE;
-use tfo_host::kernel::sysctl_d::{self, Persisted};
 use tfo_host::runtime::{clock, sys};
-use tfo_model::problem::{Problem, Severity};
-
-/// How long `once` waits for another agent that is just at it: longer than any pass takes.
-const ONCE_PATIENCE: Duration = Duration::from_secs(5);
+use tfo_model::problem::Severity;
 
 /// Installs the fleet's TCP Fast Open keys on this host, verifies them and reports.
 #[derive(Debug, Parser)]
@@ -39,38 +33,38 @@ once --detailed-exit-codes: 0 unchanged, 2 changed (or would, with --dry-run), 1
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a commented configuration and a fresh secret; never overwrites
+    /// Create a commented configuration and a fresh secret; never overwrites
     #[command(after_help = EXIT_CODES)]
     Init {
         /// Directory for both
         #[arg(long, value_name = "DIR", default_value = "/etc/tfo-fleet")]
         dir: PathBuf,
     },
-    /// Run as a daemon: install, verify, repair, report, until told to stop
+    /// Run as a daemon: install, verify, repair and report until stopped
     ///
-    /// SIGHUP (systemctl reload) takes a new configuration as a whole, or refuses it and keeps the old one. A refused
+    /// SIGHUP (systemctl reload) applies a new configuration as a whole, or refuses it and keeps the old one. A refused
     /// reload fails; systemctl itself prints no reason, but `systemctl status` shows it in its Status line until a reload
-    /// succeeds, and `check --reload` shows it beforehand. Another agent's lock on a new namespace, and the content of a new
-    /// credential, only the daemon can see: then the reload succeeds, and the Status line alone tells.
+    /// succeeds, and `check --reload` shows it beforehand. Only the daemon can see another agent's lock on a new namespace
+    /// and the content of a new credential: then the reload succeeds, and only the Status line shows the refusal.
     #[command(after_help = EXIT_CODES)]
     Run {
         /// Configuration file
         #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
         config: PathBuf,
     },
-    /// Converge one time and exit: for a timer or for config management
+    /// Converge once and exit: for a timer or config management
     #[command(after_help = EXIT_CODES)]
     Once(OnceArguments),
-    /// Find everything that would make `run` fail or be unsafe, all at once; writes nothing
+    /// Find everything that would make `run` fail or be unsafe, all at once; write nothing
     #[command(after_help = EXIT_CODES)]
     Check {
         /// Configuration file
         #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
         config: PathBuf,
-        /// Look at the configuration and its secrets only, not at the host
+        /// Check only the configuration and its secrets, not the host
         #[arg(long)]
         config_only: bool,
-        /// Look at what a reload of the daemon would refuse: the configuration, its secrets and the places that it names
+        /// Check what a reload of the daemon would refuse: the configuration, its secrets and the places that it names
         #[arg(long, conflicts_with = "config_only")]
         reload: bool,
         /// Output on stdout
@@ -84,7 +78,7 @@ struct OnceArguments {
     /// Configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
-    /// Write nothing, say what would be written
+    /// Write nothing, show what would be written
     #[arg(long)]
     dry_run: bool,
     // Read before the arguments are parsed, because wrong arguments have such a code too.
@@ -105,6 +99,14 @@ fn detailed_code(outcome: Outcome) -> u8 {
     }
 }
 
+fn outcome_of(not_started: &NotStarted) -> Outcome {
+    match not_started {
+        NotStarted::Config(_) => Outcome::Config,
+        NotStarted::Locks(NotLocked::AnotherAgent(_)) => Outcome::Refused,
+        NotStarted::Locks(NotLocked::Unusable(_)) | NotStarted::EventLoop(_) => Outcome::Failed,
+    }
+}
+
 /// The whole program: parses the arguments and runs the command.
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -117,7 +119,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let detailed = arguments.iter().any(|argument| argument == "--detailed-exit-codes");
     let outcome = tfo_cli::frame::run(arguments, |arguments: Arguments| match arguments.command {
         Command::Init { dir } => init_command(&dir),
-        Command::Run { config } => Ok(run::run(&config)),
+        Command::Run { config } => Ok(run::run(&config).map_or_else(|error| outcome_of(&error), |()| Outcome::Done)),
         Command::Once(arguments) => once_command(&arguments).map_err(Failure::undelivered),
         Command::Check { config, config_only, reload, format } => {
             let depth = match (config_only, reload) {
@@ -160,17 +162,21 @@ fn check_command(config: &Path, depth: Depth, format: Format) -> io::Result<Outc
             writeln!(out, "{}: {}, {warnings}", config.display(), counted(errors, "error"))?;
         }
     }
-    Ok(found.outcome)
+    Ok(match (found.ok, found.config_ok) {
+        (true, _) => Outcome::Done,
+        (false, true) => Outcome::Failed,
+        (false, false) => Outcome::Config,
+    })
 }
 
 fn once_command(arguments: &OnceArguments) -> io::Result<Outcome> {
     let mode = if arguments.dry_run { PassMode::DryRun } else { PassMode::Apply };
-    let done = once(&arguments.config, mode);
+    let done = once::run(&arguments.config, mode);
     let (outcome, problems, report) = match &done {
         Ok(report) if report.has_error() => (Outcome::Failed, report.problems.as_slice(), Some(report)),
         Ok(report) if report.changed() => (Outcome::Changed, report.problems.as_slice(), Some(report)),
         Ok(report) => (Outcome::Done, report.problems.as_slice(), Some(report)),
-        Err((outcome, problems)) => (*outcome, problems.as_slice(), None),
+        Err(not_started) => (outcome_of(not_started), not_started.problems(), None),
     };
     match (arguments.format, report) {
         (Format::Json, Some(report)) => print_json(&OnceOutput::of(report, mode))?,
@@ -183,46 +189,6 @@ fn once_command(arguments: &OnceArguments) -> io::Result<Outcome> {
         }
     }
     Ok(outcome)
-}
-
-/// One pass, from the configuration on.
-fn once(config: &Path, mode: PassMode) -> Result<PassReport, (Outcome, Vec<Problem>)> {
-    let config_error = |problems| (Outcome::Config, problems);
-    let settings = preflight::ready(config, clock::now()).map_err(config_error)?;
-    let refused = |problem| (locks::outcome(&problem), vec![problem]);
-    // Looking needs no lock: config management may look while the daemon runs.
-    let _locks = match mode {
-        PassMode::Apply => locks::take(&settings, "once", ONCE_PATIENCE, &[]).map_err(refused)?,
-        PassMode::DryRun => Vec::new(),
-    };
-    let persisted = sysctl_d::read(&settings.install.sysctl_file.value).ok();
-    let record = persisted.as_ref().and_then(Persisted::record);
-    // To look needs no coordinator: asking one means to join its pool.
-    let mut contact = (mode == PassMode::Apply).then(|| Contact::of(&settings, record, Cadence::Once)).flatten();
-    let mut worker = Worker::new(settings);
-    let mut report = match &mut contact {
-        Some(contact) => talk::converge(&mut worker, contact),
-        None => worker.pass(clock::now(), mode, None),
-    };
-    if mode == PassMode::DryRun && worker.settings().has_coordinator() {
-        let message = "a dry run asks no coordinator: this is about the keys that were told before";
-        let remedy = "run it without --dry-run to join the pool, or `tfo-agent check` to look at the coordinators";
-        report.problems.push(Problem::warning("not_asked", message, remedy));
-    }
-    if mode == PassMode::Apply {
-        let circumstances = Circumstances {
-            now: clock::now(),
-            drift_repairs: worker.drift_repairs(),
-            clock_synchronised: sys::clock_synchronised(),
-            contact: contact.as_ref(),
-        };
-        let settings = worker.settings();
-        let written = status::write(&status::status_of(&report, circumstances), &settings.runtime_dir, &settings.file);
-        report.problems.extend(written.err());
-        // For node_exporter; an address to scrape is a daemon's.
-        report.problems.extend(Metrics::new(&settings.metrics).write_textfile(&report, circumstances, &settings.file));
-    }
-    Ok(report)
 }
 
 fn show_report(report: &PassReport, mode: PassMode) -> io::Result<()> {

@@ -1,8 +1,7 @@
-//! The command that an operator wants run when this node has lost contact: to withdraw it from traffic.
+//! `on_detached`: the operator's command for a node that has lost contact, to withdraw it from traffic.
 //!
-//! It runs as the agent does, inside its sandbox, which examples/on-detached.conf opens for it: without a capability, and with
-//! next to nothing writable.  What needs more is a unit of its own that the command starts (`systemctl start`), for systemd
-//! starts that outside.  Must not know: keys.
+//! It runs inside the agent's sandbox, which examples/on-detached.conf opens for it: without capabilities, and with next to
+//! nothing writable.  A command that needs more starts a unit of its own (`systemctl start`).  Must not know: keys.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -14,14 +13,14 @@ use tracing::{info, warn};
 use super::contact::Standing;
 use tfo_host::runtime::clock;
 
-/// Longest run of the command: after it the node is as detached as before.
+/// Longest run of the command.
 const RUN_MAX: Duration = Duration::from_secs(60);
 
-/// The command, and whether it was run for the present loss of contact.
+/// The command, and whether it ran for the current loss of contact.
 #[derive(Debug, Default)]
 pub struct Hook {
     done: bool,
-    /// It could not be started, and that was said.
+    /// It could not be started, and that was logged.
     failed: bool,
     running: Option<(Child, Instant)>,
 }
@@ -39,40 +38,40 @@ impl Hook {
 
     fn run(&mut self, command: &[String]) {
         let [program, arguments @ ..] = command else { return };
-        // Still running from the last time: it has its turn at the next pass.
+        // Still running from the last time: tried again at the next pass.
         if self.running.is_some() {
             return;
         }
-        // Nothing of it goes into our log: it is not ours, and its output may be anything.
+        // Its output may be anything, so it does not go into the agent's log.
         let started = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // With all that it starts, so that all of it can be ended.
+            // A group of its own, so that all that it starts can be killed.
             .process_group(0)
             .spawn();
         match started {
             Ok(child) => {
-                warn!(program, pid = child.id(), "detached: on_detached is run");
+                warn!(program, pid = child.id(), "detached: running on_detached");
                 self.running = Some((child, clock::monotonic()));
                 self.done = true;
             }
-            // Tried again at every pass, and said once.
+            // Tried again at every pass, and logged once.
             Err(error) if !self.failed => {
-                tracing::error!(program, %error, "detached, and on_detached cannot be run");
+                tracing::error!(program, %error, "detached, and on_detached cannot be started");
                 self.failed = true;
             }
             Err(_) => {}
         }
     }
 
-    /// Ends what runs too long; called after every pass, whatever the settings are by now.
+    /// Kills a command that runs too long; called after every pass, whatever the settings are now.
     pub fn reap(&mut self) {
         let Some((child, since)) = &mut self.running else { return };
         match child.try_wait() {
             Ok(None) if clock::left_of(RUN_MAX, *since).is_zero() => {
-                warn!(pid = child.id(), "on_detached takes too long and is killed");
+                warn!(pid = child.id(), "on_detached runs for too long: killing it");
                 if let Err(error) = kill_process_group(Pid::from_child(child), Signal::KILL) {
                     warn!(%error, "cannot kill on_detached");
                 }
@@ -80,9 +79,9 @@ impl Hook {
             Ok(None) => {}
             Ok(Some(status)) => {
                 if status.success() {
-                    info!("on_detached is done");
+                    info!("on_detached succeeded");
                 } else {
-                    tracing::error!(%status, "on_detached has failed");
+                    tracing::error!(%status, "on_detached failed");
                 }
                 self.running = None;
             }

@@ -12,7 +12,7 @@ use tfo_crypto::random;
 use tfo_host::runtime::files;
 use tfo_model::problem::Problem;
 
-/// The commented example that is shipped, with every key.
+/// The commented example that is shipped; it has every key.
 const EXAMPLE: &str = include_str!("../../config/agent.toml");
 const CONFIG_NAME: &str = "agent.toml";
 const SECRET_NAME: &str = "fleet.secret";
@@ -22,19 +22,19 @@ const SECRET_NAME: &str = "fleet.secret";
 pub enum Made {
     /// It is new.
     New(PathBuf),
-    /// It was there and stays as it is.
+    /// It existed and was not changed.
     Kept(PathBuf),
 }
 
-/// Makes the directory (0755), the secret (0400) and the configuration (0644), each only if it is not there.
+/// Creates the directory (0755), the secret (0400) and the configuration (0644), each only if it is missing.
 ///
 /// # Errors
-/// Fails with the first thing that cannot be made.
+/// Fails with the first one that cannot be created.
 pub fn init(directory: &Path) -> Result<Vec<Made>, Problem> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |error: io::Error| {
-            let message = format!("cannot make {}: {error}", path.display());
+            let message = format!("cannot create {}: {error}", path.display());
             Problem::error("init", message, "run as root, or name another directory with --dir")
         }
     };

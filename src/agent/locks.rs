@@ -1,39 +1,60 @@
-//! The locks of all namespaces that an agent looks after.
+//! The locks of all namespaces that an agent manages.
 
 use std::time::Duration;
 
-use tfo_cli::report::Outcome;
+use super::observation;
 use tfo_config::agent::AgentSettings;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::runtime::lock::{LockError, NamespaceLock};
 use tfo_model::problem::{Problem, chain};
 
-/// One namespace's lock, with the identity that it is for.
-pub type HeldLock = (String, NamespaceLock);
+/// One namespace's lock.
+pub struct HeldLock {
+    /// Identity of the namespace.
+    pub identity: String,
+    #[expect(dead_code, reason = "held until it is dropped")]
+    lock: NamespaceLock,
+}
+
+/// The locks were not taken, and nothing was written.
+#[derive(Debug)]
+pub enum NotLocked {
+    /// Another agent holds one.
+    AnotherAgent(Problem),
+    /// A namespace or a lock file cannot be used.
+    Unusable(Problem),
+}
+
+impl NotLocked {
+    /// What is wrong.
+    #[must_use]
+    pub fn problem(&self) -> &Problem {
+        let (Self::AnotherAgent(problem) | Self::Unusable(problem)) = self;
+        problem
+    }
+}
 
 /// Identities of all namespaces in the settings, the own one first.
 ///
 /// # Errors
-/// Fails if one does not exist, or if two names mean the same one.
-pub fn identities(settings: &AgentSettings) -> Result<Vec<String>, Problem> {
+/// Fails if one does not exist, or if two names stand for the same one.
+pub fn identities(settings: &AgentSettings) -> Result<Vec<String>, NotLocked> {
     let named = settings.install.namespaces.iter().map(|name| Namespace::Named(name.value.clone()));
     let mut identities: Vec<String> = Vec::new();
     for namespace in std::iter::once(Namespace::Own).chain(named) {
-        let identity = namespace.identity().map_err(|error| {
-            let remedy = format!("make it with `ip netns add {namespace}`, or take it out of install.namespaces");
-            Problem::error("namespace", chain(&error), remedy)
-        })?;
-        let identity = identity.to_string();
+        let unusable = |error| NotLocked::Unusable(observation::not_entered(&namespace, &error));
+        let identity = namespace.identity().map_err(unusable)?.to_string();
         if identities.contains(&identity) {
-            let message = format!("namespace {namespace} is another name for one that is looked after already");
-            return Err(Problem::error("namespace", message, "take it out of install.namespaces"));
+            let message = format!("namespace {namespace} is another name of one that is already managed");
+            let problem = Problem::error("namespace", message, "remove it from install.namespaces");
+            return Err(NotLocked::Unusable(problem));
         }
         identities.push(identity);
     }
     Ok(identities)
 }
 
-/// Takes the locks of the namespaces in the settings, except for those that are `held` already.
+/// Takes the locks of the namespaces in the settings, except for those that are already `held`.
 ///
 /// # Errors
 /// Fails if another agent holds one of them, or if a lock file cannot be used.
@@ -42,35 +63,27 @@ pub fn take(
     program: &str,
     patience: Duration,
     held: &[HeldLock],
-) -> Result<Vec<HeldLock>, Problem> {
-    let is_held = |identity: &String| held.iter().any(|(other, _)| other == identity);
+) -> Result<Vec<HeldLock>, NotLocked> {
+    let is_held = |identity: &String| held.iter().any(|lock| lock.identity == *identity);
     let missing = identities(settings)?.into_iter().filter(|identity| !is_held(identity));
     missing
         .map(|identity| match NamespaceLock::take(&identity, program, patience) {
-            Ok(lock) => Ok((identity, lock)),
-            Err(error) => Err(problem(&error)),
+            Ok(lock) => Ok(HeldLock { identity, lock }),
+            Err(error) => Err(not_locked(&error)),
         })
         .collect()
 }
 
-/// Kind of the problem that another agent is there.
-const ANOTHER_AGENT: &str = "another_agent";
-
-/// How a command ends that could not take its locks: refused only where another agent holds one.
-#[must_use]
-pub fn outcome(problem: &Problem) -> Outcome {
-    if problem.kind == ANOTHER_AGENT { Outcome::Refused } else { Outcome::Failed }
-}
-
-fn problem(error: &LockError) -> Problem {
+fn not_locked(error: &LockError) -> NotLocked {
     match error {
         LockError::Held { .. } => {
             let remedy = "stop it (`systemctl stop tfo-agent`), or use `once --dry-run` to look only";
-            Problem::error(ANOTHER_AGENT, format!("{error}; nothing was written"), remedy)
+            NotLocked::AnotherAgent(Problem::error("another_agent", format!("{error}; nothing was written"), remedy))
         }
         LockError::Failed { .. } => {
             let message = format!("{}; nothing was written", chain(error));
-            Problem::error("lock", message, "make /run/lock writable (ReadWritePaths=/run/lock in the unit)")
+            let remedy = "make /run/lock writable (ReadWritePaths=/run/lock in the unit)";
+            NotLocked::Unusable(Problem::error("lock", message, remedy))
         }
     }
 }

@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use prometheus::core::{AtomicF64, GenericCounterVec};
-use prometheus::{GaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder};
+use prometheus::TEXT_FORMAT;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -20,6 +19,7 @@ use tfo_config::reader::Located;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::runtime::files::{self, Durability};
+use tfo_host::runtime::sheet::{Sheet, flag, float};
 use tfo_model::problem::{Problem, chain};
 use tfo_model::state::Phase;
 use tfo_wire::status::State;
@@ -48,16 +48,16 @@ impl Metrics {
         Self { textfile, listen, text: Arc::default(), server: None }
     }
 
-    /// Stops listening.  The address is free when this is over, so that another [`Metrics`] can listen there at once.
+    /// Stops listening.  Then the address is free, and another [`Metrics`] can listen there at once.
     pub async fn close(&mut self) {
         if let Some(server) = self.server.take() {
             server.abort();
-            // Aborted or ended: both are what we want.
+            // Aborted or ended, it is over.
             drop(server.await);
         }
     }
 
-    /// Takes in a pass.  What goes wrong here is reported and tried again at the next pass; the keys do not depend on it.
+    /// Publishes a pass.  A failure is reported and retried at the next pass; the keys do not depend on it.
     pub fn update(&mut self, report: &PassReport, circumstances: Circumstances<'_>, config: &Path) -> Vec<Problem> {
         let mut problems = self.write_textfile(report, circumstances, config);
         if self.listen.is_some() {
@@ -105,14 +105,14 @@ impl Metrics {
                 let router = Router::new().route("/metrics", get(page));
                 self.server = Some(tokio::spawn(async move {
                     if let Err(error) = axum::serve(listener, router).await {
-                        tracing::warn!(%error, "the metrics server has ended");
+                        tracing::warn!(%error, "the metrics server failed");
                     }
                 }));
                 None
             }
             Err(error) => {
                 let message = format!("cannot listen on {}: {error}", place.value);
-                let remedy = "free the address, or set metrics.listen; it is tried again at every poll";
+                let remedy = "free the address, or set metrics.listen; the agent tries again at every pass";
                 Some(place.locate(config, Problem::warning("metrics", message, remedy)))
             }
         }
@@ -120,152 +120,92 @@ impl Metrics {
 }
 
 fn cannot_encode(error: &prometheus::Error) -> Problem {
-    Problem::warning("metrics", chain(error), "report this to us: it cannot happen")
+    Problem::warning("metrics", chain(error), "this is a bug; please report it")
 }
 
-/// Text format 0.0.4; names and help are the documentation.
 fn encode(report: &PassReport, circumstances: Circumstances<'_>) -> prometheus::Result<String> {
-    let registry = Registry::new();
-    let gauge = |name: &str, help: &str, labels: &[&str]| {
-        let gauge = GaugeVec::new(Opts::new(name, help), labels)?;
-        registry.register(Box::new(gauge.clone()))?;
-        Ok::<_, prometheus::Error>(gauge)
-    };
-    let counter = |name: &str, help: &str, labels: &[&str]| {
-        let counter = GenericCounterVec::<AtomicF64>::new(Opts::new(name, help), labels)?;
-        registry.register(Box::new(counter.clone()))?;
-        Ok::<_, prometheus::Error>(counter)
-    };
-    gauge("tfo_agent_info", "The agent that wrote this.", &["version", "source"])?
-        .with_label_values(&[env!("CARGO_PKG_VERSION"), report.source.as_str()])
-        .set(1.0);
-    let state = gauge("tfo_agent_state", "1 for the present state of ok, degraded and failed.", &["state"])?;
-    for one in State::ALL {
-        state.with_label_values(&[one.as_str()]).set(f64::from(u8::from(report.state() == one)));
-    }
-    gauge("tfo_agent_last_pass_timestamp_seconds", "When the keys were last compared.", &[])?
-        .with_label_values::<&str>(&[])
-        .set(float(circumstances.now.secs()));
-    if let Some(synchronised) = circumstances.clock_synchronised {
-        gauge("tfo_agent_clock_synchronised", "1 if the kernel's clock is synchronised.", &[])?
-            .with_label_values::<&str>(&[])
-            .set(f64::from(u8::from(synchronised)));
-    }
-    if let Some(held) = &report.held {
-        gauge("tfo_agent_installed_timestamp_seconds", "When the present keys were installed.", &[])?
-            .with_label_values::<&str>(&[])
-            .set(float(held.installed_at.secs()));
-        let staged = held.phase == Phase::Staged;
-        gauge("tfo_agent_staged", "1 while the backup is the key that comes next.", &[])?
-            .with_label_values::<&str>(&[])
-            .set(f64::from(u8::from(staged)));
-        if let Some(at) = held.next_change_at {
-            gauge("tfo_agent_next_change_timestamp_seconds", "When the keys change next.", &[])?
-                .with_label_values::<&str>(&[])
-                .set(float(at.secs()));
-        }
-    }
+    let mut sheet = Sheet::default();
+    let about = [env!("CARGO_PKG_VERSION"), report.source.as_str()];
+    sheet.gauges("tfo_agent_info", "The agent that wrote this.", ["version", "source"], [(about, 1.0)]);
+    let states = State::ALL.map(|state| ([state.as_str()], flag(report.state() == state)));
+    sheet.gauges("tfo_agent_state", "1 for the current state of ok, degraded and failed.", ["state"], states);
+    let now = float(circumstances.now.secs());
+    sheet.gauge("tfo_agent_last_pass_timestamp_seconds", "When the keys were last compared.", now);
+    let synchronised = circumstances.clock_synchronised.map(flag);
+    sheet.gauge("tfo_agent_clock_synchronised", "1 if the kernel's clock is synchronised.", synchronised);
+    let held = report.held.as_ref();
+    let installed_at = held.map(|held| float(held.installed_at.secs()));
+    sheet.gauge("tfo_agent_installed_timestamp_seconds", "When the current keys were installed.", installed_at);
+    let staged = held.map(|held| flag(held.phase == Phase::Staged));
+    sheet.gauge("tfo_agent_staged", "1 while the backup is the next key.", staged);
+    let next_change_at = held.and_then(|held| held.next_change_at).map(|at| float(at.secs()));
+    sheet.gauge("tfo_agent_next_change_timestamp_seconds", "When the keys change next.", next_change_at);
     if let Some(contact) = circumstances.contact {
-        contact_metrics(contact, report, (&gauge, &counter))?;
+        contact_metrics(contact, report, &mut sheet);
     }
-    counter("tfo_agent_drift_repairs_total", "Keys that somebody else had changed, repaired.", &[])?
-        .with_label_values::<&str>(&[])
-        .inc_by(float(circumstances.drift_repairs));
-    let key = gauge(
-        "tfo_agent_key",
-        "1 for each key that a kernel holds, by fingerprint.",
-        &["namespace", "slot", "fingerprint"],
-    )?;
-    let verified = gauge("tfo_agent_verified", "1 if the kernel was read back with the wanted keys.", &["namespace"])?;
-    let bits = gauge("tfo_agent_tcp_fastopen", "net.ipv4.tcp_fastopen, a bit mask.", &["namespace"])?;
-    for namespace in &report.namespaces {
-        let name = namespace.namespace.name();
-        for (slot, fingerprint) in slots(namespace) {
-            key.with_label_values(&[name, slot, &fingerprint]).set(1.0);
-        }
-        verified.with_label_values(&[name]).set(f64::from(u8::from(namespace.verified)));
-        if let Some(value) = namespace.bits {
-            bits.with_label_values(&[name]).set(f64::from(value));
-        }
-    }
+    let repairs = "Keys that another program had changed, repaired.";
+    sheet.counter("tfo_agent_drift_repairs_total", repairs, circumstances.drift_repairs);
+    namespace_metrics(&report.namespaces, &mut sheet);
+    sheet.encode(Vec::new())
+}
+
+fn namespace_metrics(namespaces: &[NamespaceReport], sheet: &mut Sheet) {
+    let keys = namespaces.iter().flat_map(|namespace| {
+        slots(namespace).map(|(slot, fingerprint)| ([namespace.namespace.name().to_owned(), slot, fingerprint], 1.0))
+    });
+    let labels = ["namespace", "slot", "fingerprint"];
+    sheet.gauges("tfo_agent_key", "1 for each key that a kernel holds, by fingerprint.", labels, keys);
+    let verified = namespaces.iter().map(|seen| ([seen.namespace.name()], flag(seen.verified)));
+    sheet.gauges("tfo_agent_verified", "1 if the wanted keys were read back from the kernel.", ["namespace"], verified);
+    let bits = namespaces.iter().filter_map(|seen| Some(([seen.namespace.name()], f64::from(seen.bits?))));
+    sheet.gauges("tfo_agent_tcp_fastopen", "net.ipv4.tcp_fastopen, a bit mask.", ["namespace"], bits);
     // node_exporter exports no TCPFastOpen counter by default, so they are here.
     let read =
         |namespace: &Namespace| namespace.within(|| TfoCounters::read(Path::new(NETSTAT_PATH)).unwrap_or_default());
-    let found = report.namespaces.iter().map(|namespace| &namespace.namespace);
-    // A namespace that is gone has its problem already, and no counters.
-    let found: Vec<_> = found.filter_map(|namespace| Some((namespace.name(), read(namespace).ok()?))).collect();
+    // A namespace that is gone is a problem of the pass already, and has no counters.
+    let found = namespaces.iter().filter_map(|seen| Some(([seen.namespace.name()], read(&seen.namespace).ok()?)));
+    let found: Vec<_> = found.collect();
     for (kernel_name, name, help) in COUNTERS {
-        let counter = counter(name, help, &["namespace"])?;
-        for (namespace, counters) in &found {
-            if let Some(value) = counters.get(kernel_name) {
-                counter.with_label_values(&[*namespace]).inc_by(float(value));
-            }
-        }
+        let samples = found.iter().filter_map(|(name, counters)| Some((*name, counters.get(kernel_name)?)));
+        sheet.counters(name, help, ["namespace"], samples);
     }
-    TextEncoder::new().encode_to_string(&registry.gather())
 }
 
-type MakeGauge<'a> = &'a dyn Fn(&str, &str, &[&str]) -> prometheus::Result<GaugeVec>;
-type MakeCounter<'a> = &'a dyn Fn(&str, &str, &[&str]) -> prometheus::Result<GenericCounterVec<AtomicF64>>;
-
-/// How it stands with the coordinators.  Kinds of errors are a fixed set.
-fn contact_metrics(
-    contact: &Contact,
-    report: &PassReport,
-    (gauge, counter): (MakeGauge<'_>, MakeCounter<'_>),
-) -> prometheus::Result<()> {
+/// The contact with the coordinators.  Kinds of errors are a fixed set.
+fn contact_metrics(contact: &Contact, report: &PassReport, sheet: &mut Sheet) {
     let counts = contact.counts();
-    let standing = gauge("tfo_agent_contact", "1 for the present standing with the coordinators.", &["standing"])?;
-    for one in Standing::ALL {
-        standing.with_label_values(&[one.as_str()]).set(f64::from(u8::from(contact.standing() == one)));
-    }
-    if let Some(at) = counts.last_contact_at {
-        gauge("tfo_agent_last_contact_timestamp_seconds", "When a coordinator answered last.", &[])?
-            .with_label_values::<&str>(&[])
-            .set(float(at.secs()));
-    }
-    if let Some(at) = contact.certificate_not_after() {
-        gauge("tfo_agent_certificate_expiry_timestamp_seconds", "Last second of the agent's certificate.", &[])?
-            .with_label_values::<&str>(&[])
-            .set(float(at.secs()));
-    }
-    counter("tfo_agent_sync_answers_total", "Answers of coordinators.", &[])?
-        .with_label_values::<&str>(&[])
-        .inc_by(float(counts.answers));
-    let errors = counter("tfo_agent_sync_errors_total", "Requests that came to nothing, by kind.", &["kind"])?;
-    for (kind, count) in &counts.errors {
-        errors.with_label_values(&[*kind]).inc_by(float(*count));
-    }
-    if let Some(generation) = contact.desired_generation() {
-        gauge("tfo_agent_desired_generation", "The generation that a coordinator told last.", &[])?
-            .with_label_values::<&str>(&[])
-            .set(float(generation.get()));
-    }
+    let standings = Standing::ALL.iter().map(|one| ([one.as_str()], flag(contact.standing() == *one)));
+    sheet.gauges(
+        "tfo_agent_contact",
+        "1 for the current state of the contact with the coordinators.",
+        ["standing"],
+        standings,
+    );
+    let last_contact = counts.last_contact_at.map(|at| float(at.secs()));
+    sheet.gauge("tfo_agent_last_contact_timestamp_seconds", "When a coordinator last answered.", last_contact);
+    let not_after = contact.certificate_not_after().map(|at| float(at.secs()));
+    sheet.gauge("tfo_agent_certificate_expiry_timestamp_seconds", "Last second of the agent's certificate.", not_after);
+    sheet.counter("tfo_agent_sync_answers_total", "Answers of coordinators.", counts.answers);
+    let errors = counts.errors.iter().map(|(kind, count)| ([*kind], *count));
+    sheet.counters("tfo_agent_sync_errors_total", "Failed requests, by kind.", ["kind"], errors);
+    let desired = contact.desired_generation().map(|generation| float(generation.get()));
+    sheet.gauge("tfo_agent_desired_generation", "The generation of the last instruction.", desired);
     let installed = report.held.as_ref().filter(|_| report.verified()).and_then(|held| held.generation);
-    if let Some(generation) = installed {
-        gauge("tfo_agent_generation", "The generation that is in the file and in every kernel.", &[])?
-            .with_label_values::<&str>(&[])
-            .set(float(generation.get()));
-    }
-    Ok(())
+    let installed = installed.map(|generation| float(generation.get()));
+    sheet.gauge("tfo_agent_generation", "The generation that is in the file and in every kernel.", installed);
 }
 
 /// The server side's counters (docs/kernel.md#counters).
 const COUNTERS: [(&str, &str, &str); 5] = [
-    ("TCPFastOpenPassive", "tfo_agent_passive_total", "Valid cookies taken."),
+    ("TCPFastOpenPassive", "tfo_agent_passive_total", "Valid cookies accepted."),
     ("TCPFastOpenPassiveAltKey", "tfo_agent_passive_alt_key_total", "Of those, cookies of the backup key."),
-    ("TCPFastOpenPassiveFail", "tfo_agent_passive_fail_total", "Cookies that no key fits."),
+    ("TCPFastOpenPassiveFail", "tfo_agent_passive_fail_total", "Cookies that fit neither key."),
     ("TCPFastOpenCookieReqd", "tfo_agent_cookie_reqd_total", "Requests for a cookie."),
     ("TCPFastOpenListenOverflow", "tfo_agent_listen_overflow_total", "SYNs without TFO because the queue was full."),
 ];
 
-fn slots(namespace: &NamespaceReport) -> impl Iterator<Item = (&'static str, String)> {
-    let primary = namespace.shown.map(|shown| ("primary", shown.primary.to_string()));
-    let backup = namespace.shown.and_then(|shown| shown.backup).map(|backup| ("backup", backup.to_string()));
-    primary.into_iter().chain(backup)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "Prometheus has no other number; 2^53 seconds or packets are enough")]
-fn float(value: u64) -> f64 {
-    value as f64
+fn slots(namespace: &NamespaceReport) -> impl Iterator<Item = (String, String)> {
+    let primary = namespace.shown.map(|shown| ("primary".to_owned(), shown.primary.to_string()));
+    let backup = namespace.shown.and_then(|shown| shown.backup);
+    primary.into_iter().chain(backup.map(|backup| ("backup".to_owned(), backup.to_string())))
 }

@@ -1,21 +1,56 @@
-//! What must be right before anything is written: secrets, files, permissions.  All problems at once.
+//! What must be right before anything is written: configuration, secrets, files, permissions, boot order.  All problems
+//! at once.
 
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
-use super::check::Depth;
-use super::contact;
-use super::source::{self, Installed};
+use super::locks::NotLocked;
+use super::{contact, observation, source};
 use tfo_config::agent::{AgentSettings, InstallMode, InstallSettings, Named, SourceSettings};
 use tfo_config::reader::Located;
+use tfo_host::kernel::boot_order;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::procfs::KEY_PATH;
-use tfo_model::problem::{Problem, chain, first_error};
+use tfo_model::problem::{Problem, Severity, first_error};
 use tfo_model::time::UnixTime;
 
-/// Reads the configuration.  One that is refused is refused with everything else too that is wrong with its secrets
-/// and, other than at [`Depth::Config`], with the places that it names.
+/// How far a check looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The configuration and its secrets.
+    Config,
+    /// Also the places that it names: what a daemon's reload would refuse.
+    Places,
+    /// Also the host.
+    Host,
+}
+
+/// Why an agent did not start its work; nothing was written.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// The configuration, its secrets or a place that it names is wrong.
+    Config(Vec<Problem>),
+    /// A lock could not be taken.
+    Locks(NotLocked),
+    /// The event loop failed.
+    EventLoop(Problem),
+}
+
+impl NotStarted {
+    /// What is wrong.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Config(problems) => problems,
+            Self::Locks(not_locked) => std::slice::from_ref(not_locked.problem()),
+            Self::EventLoop(problem) => std::slice::from_ref(problem),
+        }
+    }
+}
+
+/// Reads the configuration.  If it is refused, the problems include those of its secrets and, other than at
+/// [`Depth::Config`], of the places that it names.
 ///
 /// # Errors
 /// Fails with all problems, in the order of their lines.
@@ -31,7 +66,7 @@ pub fn load(config: &Path, depth: Depth) -> Result<AgentSettings, Vec<Problem>> 
     })
 }
 
-/// Reads the configuration for work: nothing may be wrong with it, with its secrets, or with this host.
+/// Reads the configuration for work: it, its secrets and the places that it names must be right.
 ///
 /// # Errors
 /// Fails with all problems.
@@ -42,7 +77,7 @@ pub fn ready(config: &Path, now: UnixTime) -> Result<AgentSettings, Vec<Problem>
     if first_error(&problems).is_some() { Err(problems) } else { Ok(settings) }
 }
 
-/// Looks at the secrets and the schedule, which need no host.
+/// Checks the secrets and the schedule, which need no host.
 #[must_use]
 pub fn sources(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
     match &settings.source {
@@ -50,15 +85,12 @@ pub fn sources(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
             contact::load_identity(&coordinator.contact, &settings.file, now).err().unwrap_or_default()
         }
         SourceSettings::Derive(derive) => source::check_entries(derive, &settings.file),
-        SourceSettings::File { .. } => {
-            let nothing: Option<&Installed<'_>> = None;
-            source::offer(settings, now, nothing, None).err().into_iter().collect()
-        }
+        SourceSettings::File { .. } => source::offer(settings, now, None).err().into_iter().collect(),
         SourceSettings::Random { .. } => Vec::new(),
     }
 }
 
-/// Looks at the places that will be written.
+/// Checks the places that will be written.
 #[must_use]
 pub fn host(settings: &AgentSettings) -> Vec<Problem> {
     places(&settings.file, &settings.install, settings.metrics.textfile.as_ref())
@@ -81,7 +113,7 @@ fn places(config: &Path, install: &InstallSettings, textfile: Option<&Located<Pa
     problems
 }
 
-/// A directory in which a file is to be replaced: there, and writable.
+/// A directory in which a file is to be replaced must exist and be writable.
 fn directory_of(place: &Located<PathBuf>, config: &Path) -> Option<Problem> {
     let directory = place.value.parent().unwrap_or(Path::new("/"));
     let error = rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).err()?;
@@ -97,17 +129,14 @@ fn directory_of(place: &Located<PathBuf>, config: &Path) -> Option<Problem> {
     Some(place.locate(config, Problem::error("directory_not_writable", message, remedy)))
 }
 
-/// The kernel's key file: there, and openable the way that it will be used.  Opening it changes nothing.
+/// The kernel's key file must open in the way in which it will be used.  Opening it changes nothing.
 fn key_file(mode: InstallMode, namespace: &Namespace) -> Option<Problem> {
     let writes = mode == InstallMode::Install;
     let opened = namespace.within(|| std::fs::OpenOptions::new().read(true).write(writes).open(KEY_PATH));
     let error = match opened {
         Ok(Ok(_)) => return None,
         Ok(Err(error)) => error,
-        Err(error) => {
-            let remedy = format!("make it with `ip netns add {namespace}`, or take it out of the list");
-            return Some(Problem::error("namespace", chain(&error), remedy));
-        }
+        Err(error) => return Some(observation::not_entered(namespace, &error)),
     };
     let (kind, remedy) = match error.kind() {
         std::io::ErrorKind::NotFound => {
@@ -120,4 +149,16 @@ fn key_file(mode: InstallMode, namespace: &Namespace) -> Option<Problem> {
     };
     let message = format!("namespace {namespace}: the kernel's key file cannot be used: {error}");
     Some(Problem::error(kind, message, remedy).in_file(KEY_PATH))
+}
+
+/// Files that would win over the agent's at boot, for a node of a pool: it must not acknowledge what a reboot would undo
+/// (docs/protocol.md#rule-8).  Nothing for other sources.
+#[must_use]
+pub fn unacknowledgeable(settings: &AgentSettings) -> Vec<Problem> {
+    if !settings.has_coordinator() {
+        return Vec::new();
+    }
+    let own = &settings.install.sysctl_file.value;
+    let problems = boot_order::scan(Path::new("/"), own).problems(own).into_iter();
+    problems.filter(|problem| problem.severity == Severity::Error).collect()
 }

@@ -1,4 +1,4 @@
-//! What a pass did, and what is there now: the public side of it, without a key.
+//! What a pass did, and what is there now, without key bytes.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ pub struct NamespaceReport {
     pub readable: bool,
     /// Whether that is what it should show.
     pub verified: bool,
-    /// Whether this pass wrote it, or would have.
+    /// Whether this pass wrote it, or would have in a dry run.
     pub changed: bool,
     /// `net.ipv4.tcp_fastopen`.
     pub bits: Option<i32>,
@@ -35,13 +35,13 @@ pub struct NamespaceReport {
 pub struct PassReport {
     /// Kind of the source.
     pub source: KeySource,
-    /// What is held; none if there are no keys at all.
+    /// What is held; none without any keys.
     pub held: Option<HeldReport>,
     /// The sysctl.d file.
     pub file: PathBuf,
     /// Whether it was written, or would have been.
     pub file_changed: bool,
-    /// Whether it says what is held.
+    /// Whether it has the keys that are held.
     pub file_current: bool,
     /// The namespaces, the own one first.
     pub namespaces: Vec<NamespaceReport>,
@@ -56,9 +56,9 @@ pub struct PassReport {
 pub struct HeldReport {
     /// Epochs and fingerprints.
     pub prints: SlotPrints,
-    /// Where the rotation stands.
+    /// Phase of the rotation.
     pub phase: Phase,
-    /// The instruction that told them; none without a coordinator.
+    /// The instruction with these keys; none without a coordinator.
     pub generation: Option<Generation>,
     /// When these keys were first installed here.
     pub installed_at: UnixTime,

@@ -10,20 +10,19 @@ use rustix::time::{
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::info;
 
-use super::check;
 use super::contact::{Cadence, Contact, News};
 use super::hook::Hook;
-use super::locks::{self, HeldLock};
+use super::locks::{self, HeldLock, NotLocked};
 use super::metrics::Metrics;
+use super::preflight::{self, NotStarted};
+use super::reconcile::{PassMode, Reconciler};
 use super::report::PassReport;
 use super::server_bit::{self, PoolKeys};
+use super::source;
 use super::status::{self, Circumstances};
-use super::worker::{PassMode, Worker};
-use super::{preflight, source};
 use tfo_cli::reload;
-use tfo_cli::report::Outcome;
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
 use tfo_config::contact::ServerBit;
 use tfo_host::kernel::sysctl_d::{self, Record};
@@ -32,48 +31,39 @@ use tfo_model::problem::{Problem, Severity, chain};
 use tfo_model::time::UnixTime;
 use tfo_wire::status::State;
 
-/// How long a starting daemon waits for a `once` that is just at it.
+/// How long a starting daemon waits for a `once` in the middle of a pass.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-/// Longest wait for another try while something is wrong: a secret that was mounted late should not take an hour.
+/// Longest time between two passes while something is wrong: a secret that was mounted late must not wait an hour.
 const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// The daemon, from its configuration to its end.
-#[must_use]
-pub fn run(config: &Path) -> Outcome {
+///
+/// # Errors
+/// Fails if it did not start or had to end; the problems are logged.
+pub fn run(config: &Path) -> Result<(), NotStarted> {
     log::start();
     process::lock_memory();
-    let settings = match preflight::ready(config, clock::now()) {
-        Ok(settings) => settings,
-        Err(problems) => {
-            problems.iter().for_each(log::problem);
-            return Outcome::Config;
-        }
-    };
-    let locks = match locks::take(&settings, "run", LOCK_PATIENCE, &[]) {
-        Ok(locks) => locks,
-        Err(problem) => {
-            log::problem(&problem);
-            return locks::outcome(&problem);
-        }
-    };
+    start_and_serve(config).inspect_err(|not_started| not_started.problems().iter().for_each(log::problem))
+}
+
+fn start_and_serve(config: &Path) -> Result<(), NotStarted> {
+    let settings = preflight::ready(config, clock::now()).map_err(NotStarted::Config)?;
+    let locks = locks::take(&settings, "run", LOCK_PATIENCE, &[]).map_err(NotStarted::Locks)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let served = runtime.and_then(|runtime| {
         let served = runtime.block_on(async { Daemon::new(settings, locks)?.serve().await });
-        // A name that is still looked up must not hold up the end.
+        // A name lookup in flight must not hold up the end.
         runtime.shutdown_background();
         served
     });
-    match served {
-        Ok(()) => Outcome::Done,
-        Err(error) => {
-            error!(error = %chain(&error), "the event loop cannot run");
-            Outcome::Failed
-        }
-    }
+    served.map_err(|error| {
+        let message = format!("the event loop cannot run: {}", chain(&error));
+        NotStarted::EventLoop(Problem::error("event_loop", message, "check the limits of this process"))
+    })
 }
 
-/// Whether an error goes on, or a warning says the same again.  An error's message tells which keys are where, and that
-/// changes from poll to poll; a warning such as drift is an event.
+/// Whether an error persists, or a warning repeats.  The message of an error includes where which keys are, which changes
+/// from pass to pass; a warning such as drift is an event.
 fn is_same(logged: &Problem, now: &Problem) -> bool {
     match now.severity {
         Severity::Error => {
@@ -84,7 +74,7 @@ fn is_same(logged: &Problem, now: &Problem) -> bool {
 }
 
 struct Daemon {
-    worker: Worker,
+    reconciler: Reconciler,
     locks: Vec<HeldLock>,
     contact: Option<Contact>,
     hook: Hook,
@@ -95,18 +85,18 @@ struct Daemon {
     interrupt: Signal,
     watchdog: Option<Duration>,
     ready: bool,
-    /// A reload has begun, and no pass has been made since.
+    /// A reload has begun, and no pass followed yet.
     reloading: bool,
-    /// What the last reload was refused for, if it was: said in the status line until one succeeds, because
-    /// `systemctl reload` itself shows no reason (docs/systemd.md).
+    /// Why the last reload was refused; in the status line until one succeeds, because `systemctl reload` itself shows no
+    /// reason (docs/systemd.md).
     refused: Option<String>,
-    /// Problems of the last pass, so that each is logged once and not at every poll.
+    /// Problems of the last pass, so that each is logged once and not at every pass.
     logged: Vec<Problem>,
 }
 
 /// Why the loop woke.
 enum Wake {
-    /// Only the talks with the coordinators have gone on.
+    /// Only the contact with the coordinators made progress.
     Nothing,
     Pass,
     Watchdog,
@@ -127,7 +117,7 @@ impl Daemon {
             contact: contact_of(&settings, None),
             hook: Hook::default(),
             metrics: Metrics::new(&settings.metrics),
-            worker: Worker::new(settings),
+            reconciler: Reconciler::new(settings),
             locks,
             schedule: ScheduleTimer::new()?,
             hangup: signal(SignalKind::hangup())?,
@@ -173,12 +163,12 @@ impl Daemon {
         }
     }
 
-    /// One pass, with what a coordinator told, and its result for the coordinator.
+    /// One pass with the coordinator's instruction, and its result for the coordinator.
     fn pass(&mut self, now: UnixTime) -> PassReport {
-        let told = self.contact.as_ref().and_then(Contact::told);
-        let mut report = self.worker.pass(now, PassMode::Apply, told);
+        let instructed = self.contact.as_ref().and_then(Contact::offer);
+        let mut report = self.reconciler.pass(now, PassMode::Apply, instructed);
         if let Some(contact) = &mut self.contact {
-            report.problems.extend(check::unacknowledgeable(self.worker.settings()));
+            report.problems.extend(preflight::unacknowledgeable(self.reconciler.settings()));
             contact.observed(&report);
             report.problems.extend(contact.problems());
         }
@@ -186,13 +176,13 @@ impl Daemon {
         report
     }
 
-    /// What else a node of a pool does: withdraws itself when it is detached, makes no cookies without the pool's keys.
+    /// A node of a pool also withdraws itself when it is detached, and makes no cookies without the pool's keys.
     fn heed_pool(&mut self, report: &mut PassReport) {
         self.hook.reap();
-        let runtime_dir = &self.worker.settings().runtime_dir.value;
-        let (SourceSettings::Coordinator(source), Some(contact)) = (&self.worker.settings().source, &self.contact)
+        let runtime_dir = &self.reconciler.settings().runtime_dir.value;
+        let (SourceSettings::Coordinator(source), Some(contact)) = (&self.reconciler.settings().source, &self.contact)
         else {
-            // A reload may have taken the pool away.
+            // A reload may have removed the pool.
             report.problems.extend(server_bit::release_all(runtime_dir, &report.namespaces));
             return;
         };
@@ -207,7 +197,7 @@ impl Daemon {
     }
 
     async fn sleep(&mut self, next_pass: Instant, next_watchdog: Option<Instant>) -> io::Result<Wake> {
-        // One timer for both, so that an idle agent wakes as seldom as it can.
+        // One timer for both, so that an idle agent wakes as rarely as possible.
         let next = next_watchdog.map_or(next_pass, |watchdog| watchdog.min(next_pass));
         tokio::select! {
             biased;
@@ -223,15 +213,15 @@ impl Daemon {
         }
     }
 
-    /// Tells everybody who wants to know what the pass at `now` did; gives the time until the next pass.
+    /// Publishes what the pass at `now` did: status, metrics, log, systemd.  Returns the time until the next pass.
     fn publish(&mut self, mut report: PassReport, now: UnixTime) -> io::Result<Duration> {
         let circumstances = Circumstances {
             now: clock::now(),
-            drift_repairs: self.worker.drift_repairs(),
+            drift_repairs: self.reconciler.drift_repairs(),
             clock_synchronised: sys::clock_synchronised(),
             contact: self.contact.as_ref(),
         };
-        let settings = self.worker.settings();
+        let settings = self.reconciler.settings();
         let written = status::write(&status::status_of(&report, circumstances), &settings.runtime_dir, &settings.file);
         report.problems.extend(written.err());
         report.problems.extend(self.metrics.update(&report, circumstances, &settings.file));
@@ -254,11 +244,11 @@ impl Daemon {
         } else {
             notify::status(&line);
         }
-        let settings = self.worker.settings();
+        let settings = self.reconciler.settings();
         let wait = settings.install.verify_interval;
         let next_change_at = report.held.as_ref().and_then(|held| held.next_change_at);
-        // A change that was due and could not be made is tried again at the retry, not at once and for ever.  Compared with the time
-        // that the pass went by: a change that came due since then still fires.
+        // A change that was due and failed is retried after the wait, not at once in a loop.  Compared with the time of the
+        // pass, so that a change that came due since then still fires.
         self.schedule.set(next_change_at.filter(|at| *at > now))?;
         let wrong = report.state() != State::Ok;
         Ok(if wrong { wait.min(RETRY_INTERVAL_MAX) } else { wait })
@@ -280,35 +270,35 @@ impl Daemon {
         let known = |problem: &Problem| self.logged.iter().any(|logged| is_same(logged, problem));
         report.problems.iter().filter(|problem| !known(problem)).for_each(log::problem);
         if !self.logged.is_empty() && report.problems.is_empty() {
-            info!("all problems are gone");
+            info!("all problems are resolved");
         }
         self.logged.clone_from(&report.problems);
     }
 
-    /// Takes the new configuration, or keeps the old one running if the new one is broken.
+    /// Applies the new configuration, or keeps the old one if the new one is broken.
     async fn reload(&mut self) {
         notify::reloading();
-        let config = self.worker.settings().file.clone();
+        let config = self.reconciler.settings().file.clone();
         let switched = match preflight::ready(&config, clock::now()) {
-            Ok(settings) => self.switch(settings).await.map_err(|problem| vec![problem]),
+            Ok(settings) => self.switch(settings).await.map_err(|not_locked| vec![not_locked.problem().clone()]),
             Err(problems) => Err(problems),
         };
         self.refused = reload::ended(&config, switched);
         self.reloading = true;
     }
 
-    async fn switch(&mut self, settings: AgentSettings) -> Result<(), Problem> {
+    async fn switch(&mut self, settings: AgentSettings) -> Result<(), NotLocked> {
         // New namespaces first: if one is another agent's, nothing has changed yet.
         let new = locks::take(&settings, "run", Duration::ZERO, &self.locks)?;
         let needed = locks::identities(&settings)?;
-        self.locks.retain(|(identity, _)| needed.contains(identity));
+        self.locks.retain(|lock| needed.contains(&lock.identity));
         self.locks.extend(new);
         self.metrics.close().await;
         self.metrics = Metrics::new(&settings.metrics);
-        self.worker = Worker::new(settings).succeeding(&self.worker);
-        let settings = self.worker.settings();
+        self.reconciler = Reconciler::new(settings).succeeding(&self.reconciler);
+        let settings = self.reconciler.settings();
         if !self.contact.as_ref().is_some_and(|contact| contact.fits(settings)) {
-            let new = contact_of(settings, self.worker.record());
+            let new = contact_of(settings, self.reconciler.record());
             self.contact = new.map(|new| match &self.contact {
                 Some(before) => new.succeeding(before),
                 None => new,
@@ -318,14 +308,14 @@ impl Daemon {
     }
 }
 
-/// The talks with the coordinators that the settings name, from what is `held` on, or else from the file.
+/// The contact with the coordinators of the settings; its fence is what is `held` or, without that, what the file has.
 fn contact_of(settings: &AgentSettings, held: Option<&Record>) -> Option<Contact> {
     let persisted = sysctl_d::read(&settings.install.sysctl_file.value).ok();
     let record = held.or_else(|| persisted.as_ref().and_then(sysctl_d::Persisted::record));
     Contact::of(settings, record, Cadence::Daemon)
 }
 
-/// The next step of the talks; never, where there are none.
+/// The next step of the contact; never returns without one.
 async fn step(contact: Option<&mut Contact>) -> News {
     match contact {
         Some(contact) => contact.step().await,
@@ -333,7 +323,7 @@ async fn step(contact: Option<&mut Contact>) -> News {
     }
 }
 
-/// Fires when the slots change next by the wall clock, and when somebody steps that clock.
+/// Fires when the slots change next by the wall clock, and when that clock is stepped.
 struct ScheduleTimer(AsyncFd<std::os::fd::OwnedFd>);
 
 impl ScheduleTimer {

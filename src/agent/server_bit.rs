@@ -1,7 +1,7 @@
 //! `hold_server_bit`: a host without its pool's keys makes no cookies at all (docs/protocol.md#rule-9).
 //!
-//! Invariant: 0x2 is set again only where it was cleared here; which namespaces these are survives a restart in the runtime
-//! directory, and a reboot sets all bits anew.
+//! Invariant: 0x2 is set again only where it was cleared here.  A file in the runtime directory keeps the list of these
+//! namespaces over a restart; a reboot resets all bits.
 
 use std::path::Path;
 
@@ -13,12 +13,12 @@ use tfo_model::problem::{Problem, chain};
 /// Name of the file in the runtime directory.
 const FILE: &str = "server-bit.held";
 
-/// Whether the file holds keys of the pool.
+/// The pool's keys in the sysctl.d file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolKeys {
-    /// Yes; each kernel for itself is seen to hold them, or not.
+    /// In the file; each kernel is judged by itself.
     Held,
-    /// No.
+    /// Not in the file.
     Missing,
 }
 
@@ -27,7 +27,7 @@ pub fn hold(runtime_dir: &Path, keys: PoolKeys, namespaces: &[NamespaceReport]) 
     let place = runtime_dir.join(FILE);
     let lacks = |namespace: &&NamespaceReport| match keys {
         PoolKeys::Missing => true,
-        // A kernel that cannot be read is no reason to end what works there.
+        // A kernel that cannot be read keeps what works there.
         PoolKeys::Held => namespace.readable && !namespace.verified,
     };
     let has = |namespace: &&NamespaceReport| keys == PoolKeys::Held && namespace.verified;
@@ -36,7 +36,7 @@ pub fn hold(runtime_dir: &Path, keys: PoolKeys, namespaces: &[NamespaceReport]) 
     cleared.and(released).err().map(problem)
 }
 
-/// Sets 0x2 again wherever it was cleared: it is not to be held any more.
+/// Sets 0x2 again wherever it was cleared here.
 pub fn release_all(runtime_dir: &Path, namespaces: &[NamespaceReport]) -> Option<Problem> {
     release(&runtime_dir.join(FILE), namespaces.iter()).err().map(problem)
 }
@@ -55,7 +55,7 @@ fn keep(place: &Path, held: &[String]) -> Result<(), String> {
         return std::fs::remove_file(place).map_err(|error| format!("cannot remove {}: {error}", place.display()));
     }
     if let Some(directory) = place.parent().filter(|directory| !directory.is_dir()) {
-        // That it is not there says the write below.
+        // The write below reports a missing directory.
         drop(super::status::make_directory(directory));
     }
     files::replace(place, held.join("\n").as_bytes(), 0o644, Durability::Volatile).map_err(|error| chain(&error))
@@ -68,13 +68,13 @@ fn clear<'a>(place: &Path, namespaces: impl Iterator<Item = &'a NamespaceReport>
         let name = namespace.namespace.name();
         if !held.iter().any(|other| other == name) {
             held.push(name.to_owned());
-            // Before the bit: who cleared it must be known whenever it is.
+            // Record ownership before clearing the bit, so that a crash never leaves it cleared without a record.
             keep(place, &held)?;
         }
         set(namespace, bits & !SERVER_BIT)?;
         tracing::warn!(
             namespace = name,
-            "there are no keys of the pool: the server side of TFO is off until there are"
+            "the pool's keys are missing: the server side of TFO is off until they are installed"
         );
     }
     Ok(())

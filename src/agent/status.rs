@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::contact::Contact;
+use super::reconcile::PassMode;
 use super::report::{HeldReport, PassReport};
 use tfo_config::agent::InstallMode;
 use tfo_config::reader::Located;
@@ -31,7 +32,7 @@ impl PassReport {
     }
 }
 
-/// What a pass report does not know itself.
+/// What a pass report does not include.
 #[derive(Clone, Copy)]
 pub struct Circumstances<'a> {
     /// When the pass was.
@@ -40,7 +41,7 @@ pub struct Circumstances<'a> {
     pub drift_repairs: u64,
     /// Whether the kernel's clock is synchronised.
     pub clock_synchronised: Option<bool>,
-    /// The talks with the coordinators, where there are any.
+    /// The contact with the coordinators; none without them.
     pub contact: Option<&'a Contact>,
 }
 
@@ -79,7 +80,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
 /// Replaces status.json in the runtime directory, which is made if it is missing.
 ///
 /// # Errors
-/// Fails with what is wrong; nothing depends on the file but those who look at it.
+/// Fails with the problem; the agent itself does not depend on the file.
 pub fn write(status: &Status, runtime_dir: &Located<std::path::PathBuf>, config: &Path) -> Result<(), Problem> {
     let directory = &runtime_dir.value;
     let text = serde_json::to_vec(status).expect("plain structs with string keys");
@@ -101,7 +102,7 @@ pub(super) fn make_directory(path: &Path) -> std::io::Result<()> {
 pub fn line(report: &PassReport) -> String {
     let state = report.state();
     let mut line = match (&report.held, report.mode) {
-        (_, InstallMode::LookOnly) => "looking only (install.enabled = false)".to_owned(),
+        (_, InstallMode::LookOnly) => "read-only (install.enabled = false)".to_owned(),
         (Some(held), InstallMode::Install) => keys_line(held),
         (None, InstallMode::Install) => "no keys".to_owned(),
     };
@@ -117,7 +118,7 @@ pub fn keys_line(held: &HeldReport) -> String {
     let backup = held.prints.backup.map_or_else(|| "none".to_owned(), |slot| slot.fingerprint.to_string());
     let next = match (held.next_change_at, held.generation) {
         (Some(at), _) => format!("next change {at}"),
-        // The coordinator knows when; the node is told then.
+        // Only the coordinator knows when.
         (None, Some(generation)) => format!("generation {generation}"),
         (None, None) => "no change planned".to_owned(),
     };
@@ -150,9 +151,6 @@ struct NamespaceChange<'a> {
     name: &'a str,
     changed: bool,
 }
-
-/// Whether `once` was asked to write.
-pub use super::worker::PassMode;
 
 impl<'a> OnceOutput<'a> {
     /// After a pass.

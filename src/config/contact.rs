@@ -1,9 +1,8 @@
-//! How an agent reaches its pool's coordinators: the keys that `[source]` with `kind = "coordinator"` and `[report]` share.
+//! How an agent reaches its pool's coordinators: what `[source]` with `kind = "coordinator"` and `[report]` share.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use super::reader::{Findings, Located, Table};
+use super::reader::{Findings, Located, Table, absolute};
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
@@ -11,11 +10,11 @@ use tfo_tls::client::ClientFiles;
 use tfo_wire::client::BaseUrl;
 use tfo_wire::v1::sync::{NEXT_CONTACT_SECS_MAX, WAIT_SECS_MAX};
 
-/// Most coordinators of a pool: one to five, and one may be replaced by another.
+/// Most coordinators of a pool: usual are one to five, and during a replacement one more.
 const URLS_MAX: usize = 8;
-/// Default of `wait`: half of what is allowed, so that a proxy's usual 60 s limit is never met.
+/// Default of `wait`: half of what is allowed, far from the usual limit of a proxy, 60 s.
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);
-/// Default of `period`: what a timer of config management usually has.
+/// Default of `period`: the usual timer of config management.
 const DEFAULT_PERIOD: Duration = Duration::from_secs(3_600);
 /// Default of `start_timeout`: a third of the unit's TimeoutStartSec=30s.
 const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,33 +23,33 @@ const START_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 /// Most words of `on_detached`.
 const HOOK_WORDS_MAX: usize = 32;
 
-/// Where the coordinators are, and who this host is to them.
+/// Where the coordinators are, and the identity of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContactSettings {
-    /// At least one, in the order in which they are asked.
+    /// At least one; asked in this order.
     pub urls: Located<Vec<BaseUrl>>,
     /// The pool.
     pub pool: PoolName,
     /// Certificates and key.
     pub files: ClientFiles,
-    /// Where the configuration names the key, for problems.
+    /// Place of the key in the configuration, for problems.
     pub place: Located<()>,
-    /// How long an answer may be held back if there is nothing new.
+    /// How long a coordinator may hold its answer back without news.
     pub wait: Duration,
     /// `once`: how often it is run.
     pub period: Duration,
 }
 
-/// What only a source needs.
+/// Settings of a source alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CoordinatorSettings {
     /// Where the keys come from.
     pub contact: ContactSettings,
-    /// How long a start waits for an answer before it serves by its file alone.
+    /// How long a start waits for an answer before the node serves by its file alone.
     pub start_timeout: Duration,
-    /// The command that is run when contact was lost for longer than the pool waits; empty for none.
+    /// Command for a node that was out of contact for longer than the pool waits; empty for none.
     pub on_detached: Vec<String>,
-    /// Whether `net.ipv4.tcp_fastopen` is held without 0x2 for as long as the pool's keys are missing.
+    /// What happens to bit 0x2 of `net.ipv4.tcp_fastopen` while the pool's keys are missing.
     pub server_bit: ServerBit,
 }
 
@@ -72,7 +71,7 @@ pub(super) fn coordinator_source(table: &mut Table<'_, '_>, findings: &mut Findi
     if let Some(hook) = &on_detached {
         let absolute = hook.value.first().is_none_or(|program| program.starts_with('/'));
         if !absolute || hook.value.len() > HOOK_WORDS_MAX {
-            let message = "this is no command that can be run";
+            let message = "this is not an executable command";
             let remedy = "write the program's absolute path and its arguments, [\"/usr/bin/systemctl\", \"start\", \"x.service\"]";
             findings.add_at(hook, Problem::error("bad_value", message, remedy));
         }
@@ -102,10 +101,7 @@ fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Contact
         ("cert", "write the absolute path of this host's certificate"),
         ("key", "write key = \"/absolute/path\" or \"credential:NAME\""),
     ] {
-        if !table.has(key) {
-            let place = table.place(key, findings);
-            findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
-        }
+        table.require(key, remedy, findings);
     }
     let urls = table.strings("urls", findings).and_then(|urls| base_urls(urls, findings));
     let pool = table.parsed("pool", findings, str::parse::<PoolName>);
@@ -127,11 +123,6 @@ fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Contact
     })
 }
 
-/// A path from the root.
-pub(super) fn absolute(text: &str) -> Result<PathBuf, &'static str> {
-    if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
-}
-
 /// Coordinators, each once.
 pub(super) fn base_urls(urls: Located<Vec<String>>, findings: &mut Findings) -> Option<Located<Vec<BaseUrl>>> {
     let mut parsed: Vec<BaseUrl> = Vec::new();
@@ -141,15 +132,15 @@ pub(super) fn base_urls(urls: Located<Vec<String>>, findings: &mut Findings) -> 
                 findings.add_at(&urls, Problem::error("bad_value", format!("{url} is named twice"), "remove one"));
             }
             Ok(url) => parsed.push(url),
-            // Not quoted: a user and a password may stand in it.
+            // Not quoted: it may contain a user and a password.
             Err(error) => {
-                let message = "one of these names no coordinator";
+                let message = "one of these is not the URL of a coordinator";
                 findings.add_at(&urls, Problem::error("bad_value", message, error.to_string()));
             }
         }
     }
     if !(1..=URLS_MAX).contains(&urls.value.len()) {
-        let message = format!("there are {} of them", urls.value.len());
+        let message = format!("{} coordinators are listed", urls.value.len());
         let remedy = format!("write 1 to {URLS_MAX} coordinators");
         findings.add_at(&urls, Problem::error("out_of_range", message, remedy));
         return None;

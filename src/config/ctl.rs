@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::contact::{absolute, base_urls};
-use super::reader::{Findings, Table, read_file, read_str};
+use super::contact::base_urls;
+use super::reader::{Findings, Table, absolute, read_file, read_str};
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
@@ -55,10 +55,7 @@ impl CtlSettings {
             ("cert", "write the absolute path of your certificate; `tfoctl pki issue --operator NAME` makes one"),
             ("key", "write the absolute path of your private key"),
         ] {
-            if !root.has(key) {
-                let place = root.place(key, findings);
-                findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
-            }
+            root.require(key, remedy, findings);
         }
         let urls = root.strings("urls", findings).and_then(|texts| base_urls(texts, findings));
         let ca = root.parsed("ca", findings, absolute);

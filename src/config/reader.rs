@@ -1,6 +1,6 @@
 //! Reads a TOML file table by table and collects every problem with its line, instead of stopping at the first.
 //!
-//! Why not serde: a serde error ends the reading, and an operator would mend a file one error at a time.
+//! Not with serde: it stops at the first error, and an operator would have to fix a file one error at a time.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -81,7 +81,7 @@ impl Findings {
 /// Reads and parses a file and hands its root table to `convert`; `convert` gives none where it has added a problem.
 ///
 /// # Errors
-/// Fails with all problems of the file: it cannot be read, is no TOML, or `convert` added at least one.
+/// Fails with all problems of the file: it cannot be read, its syntax is wrong, or `convert` added at least one.
 pub fn read_file<T>(
     file: &Path,
     convert: impl FnOnce(Table<'_, '_>, &mut Findings) -> Option<T>,
@@ -90,7 +90,7 @@ pub fn read_file<T>(
     read_str(file, &text, convert)
 }
 
-/// The same for a text that is already there; `file` names it in problems.
+/// The same for a text; `file` names it in problems.
 ///
 /// # Errors
 /// As [`read_file`].
@@ -102,12 +102,12 @@ pub fn read_str<T>(
     let mut findings = Findings { file: file.to_owned(), text: text.to_owned(), problems: Vec::new() };
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in errors {
-        let problem = Problem::error("syntax", error.message(), "mend the TOML syntax (https://toml.io)");
+        let problem = Problem::error("syntax", error.message(), "fix the TOML syntax (https://toml.io)");
         let span = error.span().unwrap_or_default();
         let line = findings.line_of(&span);
         findings.problems.push(problem.in_file(file).on_line(line));
     }
-    // With broken syntax the tables are guesses, and every further problem would be one too.
+    // After a syntax error the tables are guesses, and so would be all further problems.
     if !findings.problems.is_empty() {
         return Err(findings.into_problems());
     }
@@ -115,7 +115,7 @@ pub fn read_str<T>(
     match converted {
         Some(settings) if findings.problems.is_empty() => Ok(settings),
         _ => {
-            assert!(!findings.problems.is_empty(), "settings are only missing where a problem says why");
+            assert!(!findings.problems.is_empty(), "settings are missing only with a problem");
             Err(findings.into_problems())
         }
     }
@@ -124,20 +124,22 @@ pub fn read_str<T>(
 fn read_text(file: &Path) -> Result<String, Problem> {
     let found = files::open_regular(file).and_then(|opened| {
         let mut text = String::new();
-        // One byte more than allowed, so that too long is seen.
+        // One byte more than allowed, to detect a longer file.
         opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
         if text.len() as u64 > FILE_BYTES_MAX {
-            return Err(std::io::Error::other(format!("it has more than {FILE_BYTES_MAX} bytes")));
+            return Err(std::io::Error::other(format!("the file has more than {FILE_BYTES_MAX} bytes")));
         }
         Ok(text)
     });
     found.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Problem::error(
             "config_missing",
-            "there is no such configuration file",
-            "name it with --config FILE, or make one with `tfo-agent init`",
+            "the configuration file does not exist",
+            "name it with --config FILE, or create one with `tfo-agent init`",
         ),
-        _ => Problem::error("config_unreadable", format!("cannot read it: {error}"), "make it readable, UTF-8 text"),
+        _ => {
+            Problem::error("config_unreadable", format!("cannot read the file: {error}"), "make it readable UTF-8 text")
+        }
     })
 }
 
@@ -170,10 +172,18 @@ impl<'t, 'i> Table<'t, 'i> {
         self.left.remove(key).map(|(_, value)| value)
     }
 
-    /// Whether the key is written, and not taken yet.
+    /// Whether the key is in the table and not taken yet.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.left.contains_key(key)
+    }
+
+    /// Adds a problem if the key is missing.
+    pub fn require(&self, key: &str, remedy: impl Into<String>, findings: &mut Findings) {
+        if !self.has(key) {
+            let place = self.place(key, findings);
+            findings.add_at(&place, Problem::error("missing_key", "required key is missing", remedy));
+        }
     }
 
     fn typed<T>(
@@ -190,7 +200,8 @@ impl<'t, 'i> Table<'t, 'i> {
             return Some(Located { value, key: dotted, line });
         }
         let found = value.get_ref().type_str();
-        let problem = Problem::error("wrong_type", format!("this is of type {found}"), format!("write {expected}"));
+        let problem =
+            Problem::error("wrong_type", format!("the value is of type {found}"), format!("write {expected}"));
         findings.add(&value.span(), &dotted, problem);
         None
     }
@@ -224,14 +235,14 @@ impl<'t, 'i> Table<'t, 'i> {
             Ok(value) => Some(Located { value, key, line }),
             Err(error) => {
                 let place = Located { value: (), key, line };
-                let message = format!("{value:?} does not fit here");
+                let message = format!("invalid value {value:?}");
                 findings.add_at(&place, Problem::error("bad_value", message, format!("{error}")));
                 None
             }
         }
     }
 
-    /// A string that says where a secret lies.  Its text is never quoted: it may be the secret itself, by mistake.
+    /// Path of a secret.  The text is never quoted: it may be the secret itself, by mistake.
     pub fn secret_path(&mut self, key: &'static str, findings: &mut Findings) -> Option<Located<SecretPath>> {
         let Located { value, key, line } = self.string(key, findings)?;
         match value.parse() {
@@ -239,25 +250,28 @@ impl<'t, 'i> Table<'t, 'i> {
             Err(error) => {
                 let error: BadSecretPath = error;
                 let place = Located { value: (), key, line };
-                let problem = Problem::error("bad_value", "this does not say where it lies", error.to_string());
+                let problem = Problem::error("bad_value", "this is not the path of a secret", error.to_string());
                 findings.add_at(&place, problem);
                 None
             }
         }
     }
 
-    /// A span of whole seconds with its unit.
+    /// A duration of whole seconds with its unit.
     pub fn span(&mut self, key: &'static str, findings: &mut Findings) -> Option<Located<Duration>> {
-        // Named apart from other strings: a number without a unit is the mistake to expect here.
+        // Not like other strings: a number without a unit is the common mistake here.
         let Located { value, key, line } =
-            self.typed(key, "a span in quotes with its unit, for example \"24h\" or \"90s\"", findings, |value| {
+            self.typed(key, "a duration in quotes with its unit, for example \"24h\" or \"90s\"", findings, |value| {
                 value.as_str().map(str::to_owned)
             })?;
         match parse_span(&value) {
             Ok(value) => Some(Located { value, key, line }),
             Err(error) => {
                 let place = Located { value: (), key, line };
-                findings.add_at(&place, Problem::error("bad_unit", format!("{value:?} is no span"), error.to_string()));
+                findings.add_at(
+                    &place,
+                    Problem::error("bad_unit", format!("{value:?} is not a duration"), error.to_string()),
+                );
                 None
             }
         }
@@ -309,7 +323,7 @@ impl<'t, 'i> Table<'t, 'i> {
         })
     }
 
-    /// The tables inside this one, whatever their names are.
+    /// All tables inside this one, with their names.
     pub fn sections(&mut self, findings: &mut Findings) -> Vec<(String, Table<'t, 'i>)> {
         let mut found = Vec::new();
         for (name, (span, value)) in std::mem::take(&mut self.left) {
@@ -325,15 +339,27 @@ impl<'t, 'i> Table<'t, 'i> {
         found
     }
 
-    /// Adds a problem for every key that nobody has taken.
+    /// Adds a problem for every key that was not taken.
     pub fn finish(self, findings: &mut Findings) {
         let known = self.known.join(", ");
         for (key, (span, _)) in &self.left {
             let place = if self.path.is_empty() { "at the top".to_owned() } else { format!("in [{}]", self.path) };
-            let problem =
-                Problem::error("unknown_key", format!("there is no such key {place}"), format!("known here: {known}"));
+            let problem = Problem::error("unknown_key", format!("unknown key {place}"), format!("known keys: {known}"));
             findings.add(span, &self.dotted(key), problem);
         }
+    }
+}
+
+/// A path from the root.
+pub(super) fn absolute(text: &str) -> Result<PathBuf, &'static str> {
+    if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
+}
+
+/// Adds a problem if a list has more than `max` entries.
+pub(super) fn bound(list: &Located<Vec<String>>, max: usize, findings: &mut Findings) {
+    if list.value.len() > max {
+        let message = format!("the list has more than {max} entries");
+        findings.add_at(list, Problem::error("out_of_range", message, "use a pattern, or remove some"));
     }
 }
 
@@ -350,7 +376,7 @@ pub(super) fn ppm_of(text: &str) -> Option<u32> {
 }
 
 impl Located<SecretPath> {
-    /// Reads the secret; a problem says where in the configuration it was named.
+    /// Reads the secret; a problem names its place in the configuration.
     ///
     /// # Errors
     /// As [`SecretPath::read`].

@@ -1,4 +1,4 @@
-//! Checksums of stored rows: they find bits that a disk has flipped, and are no protection against people.
+//! Checksums of stored rows: they find bits that a disk has flipped, and do not protect against an attacker.
 
 use ring::digest;
 

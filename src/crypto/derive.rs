@@ -12,16 +12,16 @@ use tfo_model::time::RotationInterval;
 
 /// Shortest secret in bytes: 256 bits, which tofurkey needs too.
 pub const SECRET_BYTES_MIN: usize = 32;
-/// Longest secret in bytes; more is surely another file.
+/// Longest secret in bytes; a longer file is certainly not a secret.
 pub const SECRET_BYTES_MAX: usize = 4_096;
 
-/// Bytes of a secret that tofurkey uses; the rest it never reads.
+/// Bytes of a secret that tofurkey uses; it never reads the rest.
 const TOFURKEY_SECRET_BYTES: usize = 32;
 
 /// A shared secret, wiped when dropped.
 pub struct Secret(Zeroizing<Vec<u8>>);
 
-/// Why some bytes are no secret.
+/// Why bytes cannot be a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadSecret {
     /// Fewer than 32 bytes.
@@ -30,7 +30,7 @@ pub enum BadSecret {
     /// More than 4096 bytes.
     #[error("the secret has more than {SECRET_BYTES_MAX} bytes")]
     TooLong,
-    /// All bytes are one and the same, as in a file that was never filled.
+    /// All bytes are the same, as in a file that was never filled.
     #[error("the secret is one byte repeated")]
     OneByte,
 }
@@ -47,7 +47,7 @@ impl Secret {
         if bytes.len() > SECRET_BYTES_MAX {
             return Err(BadSecret::TooLong);
         }
-        // tofurkey reads the first 32 bytes alone, so those must not be constant either.
+        // tofurkey reads only the first 32 bytes, so those must not be constant either.
         if bytes[..TOFURKEY_SECRET_BYTES].iter().all(|byte| *byte == bytes[0]) {
             return Err(BadSecret::OneByte);
         }
@@ -85,7 +85,7 @@ pub fn hkdf_sha256(secret: &Secret, interval: RotationInterval, counter: u64) ->
 /// LE64(counter) ‖ 0⁸, personal = "tofurkey" ‖ 0⁸.
 ///
 /// tofurkey prints the digest's bytes in order, four to a group, while the kernel reads each group as a
-/// little-endian number (docs/kernel.md#byte-order): the raw key is the digest with the bytes of each group turned round.
+/// little-endian number (docs/kernel.md#byte-order): the raw key is the digest with the bytes of each group reversed.
 #[must_use]
 pub fn tofurkey(secret: &Secret, counter: u64) -> TfoKey {
     let mut salt = [0; 16];

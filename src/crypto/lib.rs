@@ -3,6 +3,6 @@
 pub mod checksum;
 pub mod derive;
 pub mod fingerprint;
-pub mod maker;
+pub mod generator;
 pub mod random;
 pub mod seal;

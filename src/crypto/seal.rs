@@ -1,7 +1,7 @@
-//! Keys at rest: sealed with AES-256-GCM under a key-encryption key that the operator keeps outside of the store.
+//! Keys at rest: sealed with AES-256-GCM under a key-encryption key that the operator keeps outside the store.
 //!
 //! Invariants: every sealing takes a fresh random nonce; a sealed key opens only as the key of the pool and the epoch
-//! that it was sealed for, because both are authenticated with it.  Must not know: where sealed keys lie.
+//! that it was sealed for, because both are authenticated with it.  Must not know: where sealed keys are stored.
 
 use std::fmt;
 
@@ -22,13 +22,13 @@ const FILE_DOMAIN: &[u8] = b"tfo-fleet/v1/sealed-file";
 /// Bytes of the authentication tag of AES-256-GCM (NIST SP 800-38D, the longest).
 const TAG_BYTES: usize = 16;
 
-/// Why bytes are no key-encryption key.
+/// Why bytes cannot be a key-encryption key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadKeyEncryptionKey {
     /// Wrong length.
     #[error("a key-encryption key is {} raw bytes, not {bytes}", KeyEncryptionKey::BYTES)]
     Length {
-        /// What was given.
+        /// Number of bytes given.
         bytes: usize,
     },
     /// One byte repeated: a file that was made with `truncate` or `head -c 32 /dev/zero`.
@@ -41,7 +41,7 @@ pub enum BadKeyEncryptionKey {
 #[error("the sealed key does not open")]
 pub struct DoesNotOpen;
 
-/// One key as it lies in a store: nonce, ciphertext and tag.  Persisted.  Tells nothing without the key-encryption key.
+/// One key as it lies in a store: nonce, ciphertext and tag.  Persisted.  Reveals nothing without the key-encryption key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SealedKey([u8; SealedKey::BYTES]);
 
@@ -83,7 +83,7 @@ impl KeyEncryptionKey {
     /// Takes the raw bytes of a credential or a file.
     ///
     /// # Errors
-    /// Fails unless there are 32, and if they are one byte repeated.
+    /// Fails unless there are 32, or if they are one byte repeated.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadKeyEncryptionKey> {
         let length = BadKeyEncryptionKey::Length { bytes: bytes.len() };
         if bytes.len() != Self::BYTES {
@@ -107,13 +107,13 @@ impl KeyEncryptionKey {
     /// Opens what was sealed for this pool and epoch.
     ///
     /// # Errors
-    /// Fails for anything else.
+    /// Fails if it was sealed under another key or for another place, or was changed.
     pub fn open(&self, pool_id: &PoolId, epoch: Epoch, sealed: &SealedKey) -> Result<TfoKey, DoesNotOpen> {
         let mut bytes = self.open_bytes(&key_context(pool_id, epoch), sealed)?;
         Ok(TfoKey::take(&mut bytes))
     }
 
-    /// A value that tells later whether this is the key-encryption key of the store with this identity.
+    /// A value that later identifies this key-encryption key as that of the store with this identity.
     ///
     /// # Errors
     /// Fails if the system gives no randomness for the nonce.
@@ -145,7 +145,7 @@ impl KeyEncryptionKey {
     /// Opens what [`Self::seal_file`] made with this header.
     ///
     /// # Errors
-    /// Fails for anything else.
+    /// Fails if it was sealed under another key or for another place, or was changed.
     pub fn open_file(&self, header: &[u8], sealed: Vec<u8>) -> Result<Vec<u8>, DoesNotOpen> {
         let mut bytes = sealed;
         let nonce = bytes.get(..NONCE_LEN).ok_or(DoesNotOpen)?;

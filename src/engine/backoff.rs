@@ -1,7 +1,7 @@
-//! How long to wait before another try: exponential, capped, and never the same for two hosts.
+//! The delay before another try: exponential, capped, and never the same for two hosts.
 //!
 //! Must not know: clocks and random sources (a random number is passed in).  Invariants: a delay lies between half its
-//! ceiling and its ceiling; ceilings double up to the cap; nobody comes back before the time that it was asked to wait.
+//! ceiling and its ceiling; ceilings double up to the cap; a delay is never below what the other side asked for.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Ceilings `first`, twice that, and so on up to `cap`.
+    /// A policy with the ceilings `first`, twice that, and so on up to `cap`.
     ///
     /// # Panics
-    /// If `first` is zero or above `cap`: a bug of ours.
+    /// If `first` is zero or above `cap`, which is a bug.
     #[must_use]
     pub const fn new(first: Duration, cap: Duration) -> Self {
         assert!(!first.is_zero() && first.as_nanos() <= cap.as_nanos(), "ceilings rise from above zero to the cap");
@@ -25,8 +25,8 @@ impl Backoff {
 
     /// The delay after so many failures in a row (0 counts as 1); `random` is uniform over all of `u32`.
     ///
-    /// `asked` is what the other side asked for (`Retry-After`): the delay is that at least, and at most half as much
-    /// again, so that those who were sent away together do not come back together.
+    /// `asked` is what the other side asked for (`Retry-After`).  The delay is at least that and at most one and a half times
+    /// that, so that clients that were refused together do not come back together.
     #[must_use]
     pub fn delay(&self, failures: u32, asked: Option<Duration>, random: u32) -> Duration {
         let doubled = 2_u32.checked_pow(failures.max(1) - 1).and_then(|factor| self.first.checked_mul(factor));

@@ -1,7 +1,6 @@
 //! Pure decisions over `model`: `now` and everything observed are arguments, what to do is the result.
 
 pub mod backoff;
-pub mod convergence;
 pub mod fence;
 pub mod reconcile;
 pub mod rollout;

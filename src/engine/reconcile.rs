@@ -1,15 +1,15 @@
-//! What one host does next: what its source offers and what was observed in, what to hold and what to write out.
+//! What one host does next: from the source's offer and the observation, what to hold and what to write
+//! (docs/protocol.md#rule-9; docs/protocol.md#derive-mode).
 //!
-//! ```text
-//!   the source offers            and memory says                        hold
-//!   slots                        nothing                                them
-//!   slots                        installed later than now + tolerance   what is installed: the clock is behind
-//!   slots                        another secret for the same entry      what is installed: it was replaced in place
-//!   nothing (it failed)          keys                                   what is installed
-//!   nothing (it failed)          nothing                                nothing, and not ready
-//! ```
+//! | the source offers | memory | hold |
+//! |---|---|---|
+//! | slots | nothing | the offer |
+//! | slots | installed later than now + tolerance | what is installed: the clock is behind |
+//! | slots | another secret for the same entry | what is installed: the secret was replaced in place |
+//! | nothing (it failed) | keys | what is installed |
+//! | nothing (it failed) | nothing | nothing, and not ready |
 //!
-//! A miss costs a client one round trip (RFC 7413), so on doubt the installed keys stay, it is reported, and we wait.
+//! A miss costs a client one round trip (RFC 7413), so in doubt the installed keys stay, the agent reports it and waits.
 
 use std::collections::BTreeMap;
 
@@ -17,16 +17,12 @@ use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::state::BackupSlot;
 use tfo_model::time::UnixTime;
 
-/// What keys are made from: the name of each maker (a schedule entry with its secret's path), and a public fingerprint of
-/// the secret behind it.
-pub type Makers = BTreeMap<String, KeyFingerprint>;
-
 /// Whether keys depend on this host's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockUse {
     /// They do not.
     None,
-    /// They do, and so many seconds of error are harmless.
+    /// They do; an error of at most so many seconds is harmless.
     Within(u64),
 }
 
@@ -38,53 +34,53 @@ pub enum KeepReason {
         /// When the keys were installed.
         installed_at: UnixTime,
     },
-    /// A maker has another secret behind it than this process saw before: it was replaced in place.
+    /// A generator has another secret than this process saw before: the secret was replaced in place.
     OtherSecret {
-        /// The maker.
-        maker: String,
+        /// Name of the generator.
+        generator: String,
     },
 }
 
 /// Which keys to hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum KeyChoice {
     /// Those that the source offers.
     Follow,
     /// Those that are installed.
     Keep(KeepReason),
 }
 
-/// Decides between the offer and what is installed.
+/// Chooses between the offer and what is installed.
 ///
-/// `installed_at` is what the file remembers: without the file nothing is known of an earlier clock.  `known` are the makers
-/// that this process has followed; a restart is the operator's way to say that a replaced secret is meant.
+/// `installed_at` comes from the file: without the file nothing is known of an earlier clock.  `offered` and `known` map
+/// the name of each generator (a schedule entry with its secret's path) to a public fingerprint of its secret: those of the
+/// offer, and those that this process has followed.  A restart is how an operator confirms a replaced secret.
 #[must_use]
-pub fn judge(
+pub fn choose_keys(
     now: UnixTime,
     clock: ClockUse,
     installed_at: Option<UnixTime>,
-    offered: &Makers,
-    known: &Makers,
-) -> Verdict {
+    offered: &BTreeMap<String, KeyFingerprint>,
+    known: &BTreeMap<String, KeyFingerprint>,
+) -> KeyChoice {
     if let (ClockUse::Within(tolerance_secs), Some(installed_at)) = (clock, installed_at)
         && now < installed_at.minus(tolerance_secs)
     {
-        return Verdict::Keep(KeepReason::ClockBehind { installed_at });
+        return KeyChoice::Keep(KeepReason::ClockBehind { installed_at });
     }
-    let replaced =
-        |(maker, secret): &(&String, &KeyFingerprint)| known.get(*maker).is_some_and(|known| known != *secret);
+    let replaced = |(name, secret): &(&String, &KeyFingerprint)| known.get(*name).is_some_and(|known| known != *secret);
     match offered.iter().find(replaced) {
-        Some((maker, _)) => Verdict::Keep(KeepReason::OtherSecret { maker: maker.clone() }),
-        None => Verdict::Follow,
+        Some((generator, _)) => KeyChoice::Keep(KeepReason::OtherSecret { generator: generator.clone() }),
+        None => KeyChoice::Follow,
     }
 }
 
-/// What one namespace's kernel was seen to hold.
+/// What one namespace's kernel holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObservedKernel {
-    /// Its fingerprints; none if no key is set.
+    /// Fingerprints that it shows; none if no key is set.
     pub shown: Option<PairPrint>,
-    /// Its slots.
+    /// Whether it has a backup slot.
     pub backup_slot: BackupSlot,
 }
 
@@ -105,26 +101,26 @@ impl ObservedKernel {
     }
 }
 
-/// What the sysctl.d file was seen to be.
+/// What the sysctl.d file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObservedFile {
-    /// Not ours, not there, or with other keys or another record than desired.
+    /// Missing, foreign, or with other keys or another record than desired.
     Other,
-    /// It says what is desired.
+    /// The desired keys and record.
     Current,
 }
 
 /// What to write, file first (docs/protocol.md#rule-9), then each kernel by its index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Replace the sysctl.d file.
+    /// Whether to replace the sysctl.d file.
     pub write_file: bool,
-    /// Namespaces whose kernel is written.
+    /// Indices of the kernels to write.
     pub write_kernels: Vec<usize>,
 }
 
 impl Plan {
-    /// Compares what is desired with what was observed; a kernel that could not be read is none.
+    /// Compares the desired with the observed; a kernel that could not be read is none.
     #[must_use]
     pub fn of(desired: PairPrint, file: ObservedFile, kernels: &[Option<ObservedKernel>]) -> Self {
         let behind = |kernel: &Option<ObservedKernel>| kernel.is_some_and(|kernel| !kernel.holds(desired));
@@ -132,7 +128,7 @@ impl Plan {
         Self { write_file: file == ObservedFile::Other, write_kernels: write_kernels.collect() }
     }
 
-    /// Whether nothing is to do.
+    /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         !self.write_file && self.write_kernels.is_empty()
@@ -147,7 +143,7 @@ mod tests {
         KeyFingerprint::from_bytes([byte; 8])
     }
 
-    fn makers(of: &[(&str, u8)]) -> Makers {
+    fn generators(of: &[(&str, u8)]) -> BTreeMap<String, KeyFingerprint> {
         of.iter().map(|(name, byte)| ((*name).to_owned(), print(*byte))).collect()
     }
 
@@ -155,27 +151,29 @@ mod tests {
 
     #[test]
     fn without_memory_the_offer_is_followed() {
-        assert_eq!(judge(T, ClockUse::Within(0), None, &makers(&[("a", 1)]), &Makers::new()), Verdict::Follow);
+        let offered = generators(&[("a", 1)]);
+        assert_eq!(choose_keys(T, ClockUse::Within(0), None, &offered, &generators(&[])), KeyChoice::Follow);
     }
 
     #[test]
     fn a_clock_behind_the_last_install_keeps_what_is_installed() {
-        let behind = |secs| Verdict::Keep(KeepReason::ClockBehind { installed_at: UnixTime::from_secs(secs) });
-        let judge = |clock, secs| judge(T, clock, Some(UnixTime::from_secs(secs)), &Makers::new(), &Makers::new());
-        assert_eq!(judge(ClockUse::Within(30), 1_030), Verdict::Follow);
-        assert_eq!(judge(ClockUse::Within(30), 1_031), behind(1_031));
-        assert_eq!(judge(ClockUse::None, 9_999), Verdict::Follow);
+        let behind = |secs| KeyChoice::Keep(KeepReason::ClockBehind { installed_at: UnixTime::from_secs(secs) });
+        let none = generators(&[]);
+        let choose = |clock, secs| choose_keys(T, clock, Some(UnixTime::from_secs(secs)), &none, &none);
+        assert_eq!(choose(ClockUse::Within(30), 1_030), KeyChoice::Follow);
+        assert_eq!(choose(ClockUse::Within(30), 1_031), behind(1_031));
+        assert_eq!(choose(ClockUse::None, 9_999), KeyChoice::Follow);
     }
 
     #[test]
     fn a_secret_replaced_in_place_keeps_what_is_installed_for_as_long_as_it_is_there() {
-        let known = makers(&[("a", 1), ("b", 2)]);
-        let keep = |maker: &str| Verdict::Keep(KeepReason::OtherSecret { maker: maker.to_owned() });
-        let judge = |offered: &[(&str, u8)]| judge(T, ClockUse::Within(5), None, &makers(offered), &known);
-        assert_eq!(judge(&[("a", 9)]), keep("a"));
-        assert_eq!(judge(&[("a", 1), ("b", 9)]), keep("b"));
-        assert_eq!(judge(&[("a", 1), ("b", 2)]), Verdict::Follow);
-        assert_eq!(judge(&[("b", 2), ("c", 3)]), Verdict::Follow, "a new entry is an ordinary change");
+        let known = generators(&[("a", 1), ("b", 2)]);
+        let keep = |name: &str| KeyChoice::Keep(KeepReason::OtherSecret { generator: name.to_owned() });
+        let choose = |offered: &[(&str, u8)]| choose_keys(T, ClockUse::Within(5), None, &generators(offered), &known);
+        assert_eq!(choose(&[("a", 9)]), keep("a"));
+        assert_eq!(choose(&[("a", 1), ("b", 9)]), keep("b"));
+        assert_eq!(choose(&[("a", 1), ("b", 2)]), KeyChoice::Follow);
+        assert_eq!(choose(&[("b", 2), ("c", 3)]), KeyChoice::Follow, "a new entry is an ordinary change");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Must not know: pools, rotations, the network protocol.
 
+pub mod examine;
 pub mod kernel;
 pub mod runtime;
 pub mod secret;

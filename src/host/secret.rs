@@ -1,4 +1,4 @@
-//! Where a secret lies, never the secret itself: a file of its owner's, or a systemd credential.
+//! The place of a secret, never the secret itself: a file of its owner, or a systemd credential.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ const CREDENTIAL: &str = "credential:";
 /// Set by systemd for services with LoadCredential= (`systemd.exec(5)`).
 const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 
-/// Kind of the problem that a credential cannot be seen from here.
+/// Kind of the problem that only the service can see a credential.
 pub const CREDENTIAL_UNSEEN: &str = "credential_unseen";
 
 /// A path, or `credential:NAME`.
@@ -25,7 +25,7 @@ pub enum SecretPath {
     Credential(String),
 }
 
-/// A text that names no secret.
+/// A text that is not the place of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a secret is an absolute path, or \"credential:NAME\" with the name given to LoadCredential=")]
 pub struct BadSecretPath;
@@ -54,7 +54,7 @@ impl fmt::Display for SecretPath {
 }
 
 impl SecretPath {
-    /// Where the file is.  None for a credential outside of a service that was given any.
+    /// Path of the file.  None for a credential outside of a service that has any.
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
         match self {
@@ -73,7 +73,7 @@ impl SecretPath {
             Self::Credential(_) => Guard::CredentialsDirectory,
         };
         let path = self.path().ok_or_else(|| {
-            let message = format!("there are no credentials: {CREDENTIALS_VARIABLE} is not set");
+            let message = format!("this process has no credentials: {CREDENTIALS_VARIABLE} is not set");
             let name = self.to_string();
             let name = name.trim_start_matches(CREDENTIAL);
             let remedy = format!("run it as a systemd service with LoadCredential={name}:/path, or name a file");

@@ -1,6 +1,6 @@
 //! The page of a configuration file, from its commented example.
 //!
-//! The example's form, which `tests/config_examples.rs` holds: `# text` explains what follows, `key = value` is a
+//! The example's form, which `tests/repository/config_examples.rs` holds: `# text` explains what follows, `key = value` is a
 //! setting, `#key = value` one that shows its default or an example, `[name]` and `#[name]` are sections.
 
 use super::{Configuration, escape, see_also};

@@ -18,7 +18,7 @@ impl Epoch {
     /// The first epoch of a pool.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
 
-    /// Epoch of this ordinal; 0 is none.
+    /// The epoch of this ordinal; none for 0.
     #[must_use]
     pub const fn new(ordinal: u64) -> Option<Self> {
         match NonZeroU64::new(ordinal) {
@@ -101,7 +101,7 @@ macro_rules! counter {
 }
 
 counter! {
-    /// Ordinal of an *instruction*: rises exactly when the slots that some node is told change.  Nodes fence on it.
+    /// Ordinal of an *instruction*: rises exactly when the slots that some node is instructed to hold change.  Nodes fence on it.
     Generation
 }
 

@@ -1,6 +1,6 @@
 //! Names that come from outside: parsed once, bounded, printable; after that they cannot be wrong.
 //!
-//! A clone shares the text: a coordinator names each of ten thousand nodes at every look.
+//! A clone shares the text, because a coordinator names each of ten thousand nodes at every look.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -14,8 +14,8 @@ pub struct BadName {
     rule: &'static str,
 }
 
-/// The first 16 bytes of a name as a number that compares as the text does: most comparisons need not look at the text,
-/// which is elsewhere in memory.  A shorter name is filled up with zeros, which no name has.
+/// The first 16 bytes of a name as a number that compares as the text does, so most comparisons need not read the text,
+/// which is elsewhere in memory.  A shorter name is padded with zeros, which no name contains.
 fn head(text: &str) -> u128 {
     let mut bytes = [0; 16];
     let len = text.len().min(bytes.len());
@@ -46,7 +46,7 @@ macro_rules! name {
             }
         }
 
-        // Not derived: Arc<str> looks at the text even where both are one.
+        // Hand-written: the derived impl compares the text even if both are the same allocation.
         impl PartialEq for $name {
             fn eq(&self, other: &Self) -> bool {
                 self.cmp(other) == Ordering::Equal
@@ -115,7 +115,7 @@ name! {
 
 /// The identity of a pool: 128 random bits made once, as 32 lower-case hex digits.
 ///
-/// A pool that was made anew under an old name has another one, and nodes of the old pool refuse it.
+/// A pool that was made again under an old name has another one, and nodes of the old pool refuse it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolId(u128);
 

@@ -20,7 +20,7 @@ impl TfoKey {
     /// Length of a key in bytes (`TCP_FASTOPEN_KEY_LENGTH`, Linux `include/net/tcp.h`).
     pub const BYTES: usize = 16;
 
-    /// Takes the bytes over and wipes the place they came from.
+    /// Takes the bytes over and wipes their source.
     #[must_use]
     pub fn take(bytes: &mut [u8; Self::BYTES]) -> Self {
         let key = Self(*bytes);
@@ -61,7 +61,7 @@ impl fmt::Debug for TfoKey {
 
 /// Public name of a key: the first 8 bytes of SHA-256("tfo-fleet/v1/fingerprint" ‖ key), as 16 hex digits.
 ///
-/// Made by `crypto::fingerprint`.  A fingerprint of a random 128-bit key tells nothing about it, so it may be
+/// Made by `crypto::fingerprint`.  A fingerprint of a random 128-bit key reveals nothing about it, so it may be
 /// logged, compared, reported and shown anywhere.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyFingerprint(u64);
@@ -131,13 +131,13 @@ pub struct KeyPair {
     backup: Option<TfoKey>,
 }
 
-/// Why two keys are no pair.
+/// Why two keys do not make a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyPairError {
-    /// A slot would hold the key that everybody can guess.
-    #[error("an all-zero key is no key: the kernel shows it for \"none set\", and its cookies can be forged")]
+    /// A slot would hold a key that anyone can guess.
+    #[error("an all-zero key cannot be used: the kernel shows it for \"none set\", and its cookies can be forged")]
     ZeroKey,
-    /// The backup slot would hold the primary: the previous key would be lost without a sign.
+    /// The backup slot would hold the primary: the previous key would be lost silently.
     #[error("the backup key equals the primary key")]
     PrimaryIsBackup,
 }
@@ -192,7 +192,7 @@ impl PairPrint {
         Self { backup: None, ..self }
     }
 
-    /// The safety property's step: whether a cookie minted by `self` is accepted by `other`.
+    /// The safety property for two nodes: whether a cookie made by `self` is accepted by `other`.
     #[must_use]
     pub fn minted_is_accepted_by(&self, other: &Self) -> bool {
         self.primary == other.primary || Some(self.primary) == other.backup

@@ -18,22 +18,22 @@ pub const TEXT_CHARS_MAX: usize = 2 * KEY_CHARS + 1;
 /// Why a text is not the text of one or two keys.  Never quotes the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// Nothing there.
-    #[error("there is no key in it")]
+    /// The text is empty.
+    #[error("it contains no key")]
     Empty,
     /// Not four groups of eight lower-case hex digits.
     #[error(
         "key {position} is not four groups of 8 lower-case hex digits, xxxxxxxx-xxxxxxxx-xxxxxxxx-xxxxxxxx \
-         (the kernel would take something else for it, or refuse it)"
+         (the kernel would read another key, or refuse it)"
     )]
     Key {
         /// 1 for the primary, 2 for the backup.
         position: usize,
     },
-    /// More than two keys; the kernel would drop the third in silence.
+    /// More than two keys; the kernel would drop the third silently.
     #[error("there are more than two keys")]
     TooMany,
-    /// A key that may not be used, or one key twice.
+    /// A key that cannot be used, or one key twice.
     #[error(transparent)]
     Pair(#[from] KeyPairError),
 }
@@ -56,11 +56,11 @@ pub fn parse(text: &[u8]) -> Result<KeyPair, TextError> {
     Ok(KeyPair::new(primary, backup)?)
 }
 
-/// Reads what the kernel shows: one or two keys, of which any may be zero and both may be the same.  None: no key is set, or the zero
-/// key is.
+/// Reads what the kernel shows: one or two keys; any of them may be zero, and both may be the same.  None: no key is set,
+/// or the zero key is.
 ///
 /// # Errors
-/// Fails if the kernel shows something else.
+/// Fails if the kernel shows anything but keys.
 pub fn parse_shown(text: &[u8]) -> Result<Option<(TfoKey, Option<TfoKey>)>, TextError> {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     let (primary, backup) = match text.iter().position(|byte| *byte == b',') {
@@ -115,7 +115,7 @@ impl KeyText {
     /// The text of one key.
     #[must_use]
     pub fn of_key(key: &TfoKey) -> Self {
-        // Room for everything at once: a growing vector would leave copies behind that nobody wipes.
+        // Room for everything at once: a growing vector would leave copies behind that are not wiped.
         let mut text = Zeroizing::new(Vec::with_capacity(TEXT_CHARS_MAX + 1));
         push_key(&mut text, key);
         Self(text)
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(KeyText::of(&keys).expose(), A.as_bytes());
     }
 
-    /// Every row of docs/kernel.md#the-key-file that the kernel takes for something else, or refuses.
+    /// Every row of docs/kernel.md#the-key-file that the kernel reads as another key, or refuses.
     #[test]
     fn what_is_not_exactly_one_or_two_keys_is_refused() {
         let key = |position| TextError::Key { position };

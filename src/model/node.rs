@@ -1,6 +1,11 @@
-//! What a node says of itself that both the engine and the wire need: its session, its counters, its source of keys.
+//! What both the engine and the wire need of a node: its session, counters and source of keys, and which nodes a pool
+//! expects.
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+
+use super::ids::NodeId;
 
 /// One run of an agent at one coordinator.  Persisted.  Wire v1: `session` = `ordinal-nonce`, decimal and hex.
 ///
@@ -15,7 +20,7 @@ pub struct Session {
     pub nonce: u64,
 }
 
-/// The text is no session.
+/// The text is not a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a session is ORDINAL-NONCE, decimal and 16 hex digits")]
 pub struct BadSession;
@@ -61,13 +66,13 @@ impl Counters {
         })
     }
 
-    /// Cookies that clients came with, accepted or rejected.
+    /// Cookies that clients sent, accepted or rejected.
     #[must_use]
     pub fn cookies(&self) -> u64 {
         self.passive.saturating_add(self.passive_fail)
     }
 
-    /// Both together.
+    /// The sum of both.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
         Self {
@@ -103,6 +108,16 @@ impl KeySource {
             Self::Coordinator | Self::File => false,
         }
     }
+}
+
+/// The nodes that must be here after a first key or an import (docs/protocol.md#rule-14).  Persisted; wire v1.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expected {
+    /// So many nodes.
+    Number(usize),
+    /// These nodes.
+    Names(BTreeSet<NodeId>),
 }
 
 #[cfg(test)]

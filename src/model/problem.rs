@@ -1,15 +1,15 @@
-//! One thing that is wrong, said so that the reader can mend it: where it is, what it is, what to do.
+//! One problem, described so that the reader can fix it: where it is, what is wrong, what to do.
 
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// How bad it is.
+/// How serious a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Works, but somebody should look.
+    /// Works, but needs a look.
     Warning,
     /// The command cannot do its work, or would be unsafe.
     Error,
@@ -22,9 +22,9 @@ pub enum Severity {
 pub struct Problem {
     /// Stable name in snake case that scripts may match.
     pub kind: &'static str,
-    /// How bad it is.
+    /// How serious it is.
     pub severity: Severity,
-    /// The file it is in, if it is in one.
+    /// The file of the problem, if it is in one.
     pub file: Option<PathBuf>,
     /// Line in that file, from 1.
     pub line: Option<usize>,
@@ -90,7 +90,7 @@ impl Problem {
     }
 }
 
-/// The first error among them; warnings are none.
+/// The first error; warnings do not count.
 #[must_use]
 pub fn first_error(problems: &[Problem]) -> Option<&Problem> {
     problems.iter().find(|problem| problem.severity == Severity::Error)

@@ -67,7 +67,7 @@ pub struct DesiredState {
     pub prints: SlotPrints,
     /// Where the rotation stands.
     pub phase: Phase,
-    /// The pool that told it; none without a coordinator.
+    /// The pool of the instruction; none without a coordinator.
     pub pool_id: Option<PoolId>,
     /// The instruction's ordinal; none without a coordinator.
     pub generation: Option<Generation>,

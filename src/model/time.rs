@@ -1,4 +1,4 @@
-//! Instants and spans with their ranges.  Nothing here reads a clock: `now` is always an argument.
+//! Instants and durations with their ranges.  Nothing here reads a clock: `now` is always an argument.
 
 use std::fmt;
 use std::str::FromStr;
@@ -54,7 +54,7 @@ impl fmt::Display for UnixTime {
     }
 }
 
-/// The text is no RFC 3339 instant, or lies before 1970.
+/// The text is not an RFC 3339 instant, or lies before 1970.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a time is written as RFC 3339 with an offset, for example 2026-12-01T00:00:00Z, not before 1970")]
 pub struct BadTime;
@@ -83,15 +83,15 @@ impl<'de> serde::Deserialize<'de> for UnixTime {
     }
 }
 
-/// A text that is no span of whole seconds.
+/// The text is not a duration of whole seconds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a span is a number with a unit, for example \"24h\", \"90s\", \"1h30m\" or \"7d\", in whole seconds")]
+#[error("a duration is a number with a unit, for example \"24h\", \"90s\", \"1h30m\" or \"7d\", in whole seconds")]
 pub struct BadSpan;
 
-/// Reads a span such as `24h`, `1h30m`, `90s` or `7d`; a day is 24 hours.
+/// Reads a duration such as `24h`, `1h30m`, `90s` or `7d`; a day is 24 hours.
 ///
 /// # Errors
-/// Fails for anything else, for a negative span, and for parts of a second.
+/// Fails for any other text, for a negative duration, and for parts of a second.
 pub fn parse_span(text: &str) -> Result<Duration, BadSpan> {
     let span: jiff::Span = text.parse().map_err(|_| BadSpan)?;
     let span = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| BadSpan)?;
@@ -108,25 +108,25 @@ pub fn span_text(secs: u64) -> String {
     if words.is_empty() { "0s".to_owned() } else { words.join(" ") }
 }
 
-/// How long one key is primary: 10 s to 7 d (docs/reference/json.md).
+/// Time for which one key is primary: 10 s to 7 d (docs/reference/json.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RotationInterval(u64);
 
 /// An interval or a lead outside its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadInterval {
-    /// Shorter than a fleet can be kept together, or longer than a harvested cookie should live.
-    #[error("an interval is 10 seconds to 7 days")]
+    /// Too short to keep a fleet together, or longer than a harvested cookie should live.
+    #[error("an interval must be 10 seconds to 7 days")]
     Interval,
     /// The lead leaves no time in which the previous or the next key is in the backup slot.
-    #[error("a stage_lead is longer than 0 and shorter than the interval")]
+    #[error("a stage_lead must be longer than 0 and shorter than the interval")]
     Lead,
 }
 
 impl RotationInterval {
-    /// Shortest, in seconds: below it a poll, a write and the clocks' error no longer fit into a lead.
+    /// Shortest interval in seconds: below it a poll, a write and the clocks' error no longer fit into a lead.
     pub const MIN_SECS: u64 = 10;
-    /// Longest, in seconds: tofurkey's own limit; a week-old cookie is long enough harvested.
+    /// Longest interval in seconds: tofurkey's own limit; a harvested cookie should not live longer than a week.
     pub const MAX_SECS: u64 = 604_800;
     /// One day: the default.
     pub const DEFAULT: Self = Self(86_400);
@@ -146,7 +146,7 @@ impl RotationInterval {
     }
 }
 
-/// How long before it is primary a key is already in the backup slot: longer than 0, shorter than the interval.
+/// Time for which a key is in the backup slot before it is primary: longer than 0, shorter than the interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StageLead(u64);
 

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 
 use super::error::Refusal;
 use tfo_crypto::fingerprint::fingerprint;
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, PoolKey, Proposal};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::Epoch;
 use tfo_model::key::TfoKey;
 

@@ -1,6 +1,6 @@
 //! Where pools are kept: the [`Store`] trait and its kinds, [`MemoryStore`] and [`SqliteStore`].
 //!
-//! Invariants that the conformance suite (`tests/store_conformance.rs`) holds against every kind:
+//! Invariants that the conformance suite (`tests/store`) holds against every kind:
 //! * An acknowledged change survives the process; a failed call changed nothing, or the next read shows its outcome
 //!   ([`StoreError::outcome_is_open`]).
 //! * A commit is one transaction: document, records, audit entry, fresh keys and erased keys, or nothing of it.

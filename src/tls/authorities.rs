@@ -1,7 +1,7 @@
-//! Which client certificates are taken: those of the CAs in a bundle that no revocation list names.
+//! Which client certificates are accepted: those of the CAs in a bundle that no revocation list names.
 //!
-//! Each CA is asked by itself, with its own revocation lists.  In one common set webpki takes the first list with the
-//! issuer's *name*, and two CAs of one name, as a rotation of the CA easily makes them, would refuse each other's clients.
+//! Each CA verifies by itself, with its own revocation lists.  In one common set webpki uses the first list with the
+//! issuer's *name*, and two CAs of one name, usual during a rotation of the CA, would refuse each other's clients.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,18 +35,18 @@ pub(super) struct Authorities {
 #[derive(Debug)]
 struct Authority {
     verifier: Arc<dyn ClientCertVerifier>,
-    /// webpki does not look at this.
+    /// webpki does not check this.
     expires: UnixTime,
 }
 
-/// A revocation list with what we look at.
+/// A revocation list, raw and parsed.
 struct List<'a> {
     der: &'a CertificateRevocationListDer<'static>,
     parsed: CertificateRevocationList<'a>,
 }
 
 impl Authorities {
-    /// Reads the bundle and the lists; adds what is wrong to `problems`.  None if no client could be judged by them.
+    /// Reads the bundle and the lists; adds what is wrong to `problems`.  None if no client could be verified with them.
     pub(super) fn read(bundle: &Path, crl: Option<&Path>, now: UnixTime, problems: &mut Vec<Problem>) -> Option<Self> {
         let certificates = pem::certificates(bundle).map_err(|problem| problems.push(problem)).ok();
         let lists = crl.map(|path| pem::revocation_lists(path).map_err(|problem| problems.push(problem)));
@@ -54,7 +54,7 @@ impl Authorities {
             None => Some(Vec::new()),
             Some(read) => read.ok(),
         };
-        // Both are looked at before either ends it, so that all problems come at once.
+        // Both are checked before either fails, so that all problems come at once.
         let certificates = certificates.and_then(|all| usable_authorities(all, bundle, now, problems));
         let lists = lists.as_deref().and_then(|all| current_lists(all, crl.unwrap_or(bundle), now, problems));
         let (certificates, lists) = (certificates?, lists?);
@@ -70,7 +70,7 @@ impl Authorities {
         let parsed: Vec<_> =
             certificates.iter().filter_map(|der| Some((der, X509Certificate::from_der(der).ok()?.1))).collect();
         let known_name = |list: &&List<'_>| parsed.iter().any(|(_, ca)| is_named(ca, list));
-        // Lists of intermediate CAs, which the clients send along: any CA of the bundle may be above them.
+        // Lists of intermediate CAs, which clients send along: any CA of the bundle may be above them.
         let foreign: Vec<_> = lists.iter().filter(|list| !known_name(list)).map(|list| list.der.clone()).collect();
         let mut unsigned: Vec<&List<'_>> = lists.iter().filter(known_name).collect();
         let mut verifiers = Vec::new();
@@ -88,15 +88,14 @@ impl Authorities {
             match verifier(der, own) {
                 Ok(verifier) => verifiers.push(Authority { verifier, expires: unix(ca.validity().not_after) }),
                 Err(message) => problems.push(
-                    Problem::error("tls_bad_ca", format!("{}: {message}", ca.subject()), "make it anew")
+                    Problem::error("tls_bad_ca", format!("{}: {message}", ca.subject()), "issue it again")
                         .in_file(places.crl.unwrap_or(places.bundle)),
                 ),
             }
         }
         for list in unsigned {
-            let message = format!("the list of {} is not signed by that CA's key", list.parsed.issuer());
-            let remedy =
-                "take the list that belongs to the CA in the bundle; a list that somebody else made is worth nothing";
+            let message = format!("the revocation list of {} is not signed by that CA's key", list.parsed.issuer());
+            let remedy = "use the list that the CA in the bundle signed";
             problems.push(Problem::error("tls_bad_crl", message, remedy).in_file(places.crl.unwrap_or(places.bundle)));
         }
         (problems.len() == before).then(|| Self {
@@ -107,7 +106,7 @@ impl Authorities {
         })
     }
 
-    /// Judges a chain as the handshake does.
+    /// Verifies a chain as the handshake does.
     pub(super) fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), rustls::Error> {
         let (own, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let now = VerificationTime::since_unix_epoch(std::time::Duration::from_secs(now.secs()));
@@ -133,7 +132,7 @@ impl ClientCertVerifier for Authorities {
             }
             match authority.verifier.verify_client_cert(end_entity, intermediates, now) {
                 Ok(verified) => return Ok(verified),
-                // Not of this CA, or of another one of its name.  A CA that knows the certificate says more.
+                // Not of this CA, or of another one of its name.  The CA that issued it knows more.
                 Err(rustls::Error::InvalidCertificate(
                     CertificateError::UnknownIssuer | CertificateError::BadSignature,
                 )) => {}
@@ -213,18 +212,18 @@ fn usable_authorities(
         let subject = parsed.subject().to_string();
         let expires = unix(parsed.validity().not_after);
         if !is_ca {
-            let message = format!("{subject} is no CA certificate: whoever has its key could issue certificates");
-            let remedy = "put the certificates of the CAs there, not those of servers or clients";
+            let message = format!("{subject} is not a CA certificate, and its key must not issue certificates");
+            let remedy = "list the certificates of CAs, not those of servers or clients";
             problems.push(Problem::error("tls_bad_ca", message, remedy).in_file(bundle));
         } else if expires < now {
-            expired.push(format!("the CA {subject} has expired at {expires}: its clients are refused"));
+            expired.push(format!("the CA {subject} expired at {expires}: its clients are refused"));
         } else {
             usable.push(der);
         }
     }
     let wrong = problems.len() > before;
     for message in expired {
-        let remedy = "take it out of the bundle, and put the new CA in";
+        let remedy = "replace it in the bundle with the new CA";
         let problem = if usable.is_empty() { Problem::error } else { Problem::warning };
         problems.push(problem("tls_ca_expired", message, remedy).in_file(bundle));
     }
@@ -242,27 +241,26 @@ fn current_lists<'a>(
     let mut lists = Vec::new();
     for (der, number) in all.iter().zip(1..) {
         let Ok((_, parsed)) = CertificateRevocationList::from_der(der) else {
-            let message = format!("revocation list {number} in it cannot be read");
-            problems.push(Problem::error("tls_bad_crl", message, "make it anew").in_file(place));
+            let message = format!("revocation list {number} of the file cannot be parsed");
+            problems.push(Problem::error("tls_bad_crl", message, "issue it again").in_file(place));
             continue;
         };
         if let Some(until) = parsed.next_update().map(unix).filter(|until| *until < now) {
             let issuer = parsed.issuer();
             let message =
-                format!("the list of {issuer} is out of date since {until}: who was revoked since then is unknown");
-            let remedy = "put a new list there, and see that it is renewed before its nextUpdate";
+                format!("the revocation list of {issuer} expired at {until}, so later revocations are unknown");
+            let remedy = "issue a new list, and renew it before its nextUpdate";
             problems.push(Problem::error("tls_crl_expired", message, remedy).in_file(place));
         }
         lists.push(List { der, parsed });
     }
-    // webpki takes the first list of an issuer.
+    // webpki uses the first list of an issuer.
     lists.sort_by_key(|list| std::cmp::Reverse(list.parsed.last_update().timestamp()));
     (problems.len() == before).then_some(lists)
 }
 
 fn no_list(authority: &X509Certificate<'_>, place: &Path) -> Problem {
-    let message =
-        format!("there is no revocation list of the CA {}: all its clients would be refused", authority.subject());
-    let remedy = "append that CA's list, even if it is empty, or take the CA out of the bundle";
+    let message = format!("the CA {} has no revocation list, so all its clients would be refused", authority.subject());
+    let remedy = "append its list, even if it is empty, or remove the CA from the bundle";
     Problem::error("tls_crl_missing", message, remedy).in_file(place)
 }

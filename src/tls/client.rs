@@ -1,7 +1,7 @@
 //! The client's side of TLS: three PEM files become a configuration that trusts one CA and shows one certificate.
 //!
 //! Must not know: sockets, URLs, what the connection is for.  Invariants: TLS 1.3 only, ring only, HTTP/1.1 only; no
-//! platform roots, so nobody but the fleet's own CA can stand in for a coordinator; the key file is its owner's alone.
+//! platform roots, so only the fleet's own CA can certify a coordinator; only its owner may read the key file.
 
 use std::path::{Path, PathBuf};
 
@@ -19,18 +19,18 @@ use tfo_model::time::{UnixTime, span_text};
 
 /// A certificate is reported when less than this part of its life is left: a third, as ACME clients renew.
 const RENEW_AT_FRACTION: u64 = 3;
-/// Never earlier than this before its end, in seconds: 30 days are time enough also for a ten-year certificate.
+/// Never earlier than this before its end, in seconds: 30 days are enough even for a ten-year certificate.
 const RENEW_EARLIEST_SECS: u64 = 30 * 86_400;
 /// The only protocol that is offered: long polls over HTTP/1.1 (docs/decisions/004-http1-long-poll.md).
 const ALPN: &[u8] = b"http/1.1";
 
-/// Kind of the problem that a certificate's time is over.
+/// Kind of the problem that a certificate has expired.
 pub const EXPIRED: &str = "tls_certificate_expired";
 
-/// Where the three files lie.
+/// Paths of the three files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientFiles {
-    /// Certificates of the CAs that coordinators' certificates are signed by.
+    /// Certificates of the CAs that sign the coordinators' certificates.
     pub ca: PathBuf,
     /// This host's certificate, then its intermediates.
     pub cert: PathBuf,
@@ -38,13 +38,12 @@ pub struct ClientFiles {
     pub key: SecretPath,
 }
 
-/// Which files stand at the three places, to see whether they are still those that were read.  systemd never changes a
-/// credential of a running service.
+/// State of the three files, to detect a change.  systemd never changes a credential of a running service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStamps([Option<Stamp>; 3]);
 
 impl ClientFiles {
-    /// What stands there now.
+    /// Their current state.
     #[must_use]
     pub fn stamps(&self) -> FileStamps {
         let key = match &self.key {
@@ -55,20 +54,20 @@ impl ClientFiles {
     }
 }
 
-/// Who this host is, and with what it connects.
+/// Identity of this host, and its TLS configuration.
 #[derive(Debug, Clone)]
 pub struct ClientIdentity {
-    /// For the connection.
+    /// TLS configuration of the connection.
     pub config: ClientConfig,
-    /// Every SAN dNSName of the certificate that is a node's name, sorted; what the coordinator goes by.
+    /// Every SAN dNSName of the certificate that is a node's name, sorted; coordinators identify the host by them.
     pub names: Vec<NodeId>,
-    /// The end of the certificate's validity.
+    /// Last second of the certificate.
     pub not_after: UnixTime,
-    /// What is wrong although it can be tried: expired (an error), expiring, without a name, a CA that has expired.
+    /// Problems that do not prevent a connection attempt: expired (an error), expiring, without a name, an expired CA.
     pub notes: Vec<Problem>,
 }
 
-/// What a certificate says of itself.
+/// Fields of a certificate.
 struct Described {
     names: Vec<NodeId>,
     not_before: UnixTime,
@@ -77,8 +76,7 @@ struct Described {
 
 /// Reads the files and builds the configuration.
 ///
-/// A certificate that has expired is no failure: the clock may be wrong, and it is the other side that refuses it.  It is
-/// a note.
+/// An expired certificate is only a note: the clock may be wrong, and the other side refuses it.
 ///
 /// # Errors
 /// Fails with everything that is wrong with the files, each with its file and remedy.
@@ -92,15 +90,15 @@ pub fn client_identity(files: &ClientFiles, now: UnixTime) -> Result<ClientIdent
     let described = describe(&chain[0]).map_err(|problem| vec![problem.in_file(&files.cert)])?;
     notes.extend(validity_note(&described, now).map(|problem| problem.in_file(&files.cert)));
     if described.names.is_empty() {
-        let message = "the certificate has no SAN dNSName that is a host's name, so no coordinator knows who this is";
-        let remedy = "issue one with a SAN: `tfoctl pki issue --node NAME`; the common name is never looked at";
+        let message = "the certificate has no host name (SAN dNSName), so coordinators cannot identify this host";
+        let remedy = "issue one with a SAN: `tfoctl pki issue --node NAME`; the common name does not count";
         notes.push(Problem::error("tls_certificate_without_name", message, remedy).in_file(&files.cert));
     }
     let config = configure(roots, chain, key, files).map_err(|problem| vec![problem])?;
     Ok(ClientIdentity { config, names: described.names, not_after: described.not_after, notes })
 }
 
-/// The configuration alone, for whoever has no use for the rest.
+/// The configuration alone.
 ///
 /// # Errors
 /// As [`client_identity`].
@@ -125,7 +123,7 @@ fn configure(
         match error {
             rustls::Error::InconsistentKeys(_) => {
                 let message = format!("{} is not the private key of the certificate in {cert}", files.key);
-                Problem::error("tls_key_mismatch", message, "put the two files there that were issued together")
+                Problem::error("tls_key_mismatch", message, "use the two files that were issued together")
                     .in_file(&files.cert)
             }
             other => {
@@ -136,7 +134,7 @@ fn configure(
         }
     })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // A coordinator that restarts has new ticket keys, and connections else last: tickets would only be memory.
+    // Connections last, and a coordinator that restarts has new ticket keys: tickets would only use memory.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
 }
@@ -150,37 +148,41 @@ fn read_roots(path: &Path, now: UnixTime, notes: &mut Vec<Problem>) -> Result<Ro
         expired += usize::from(described.not_after < now);
         roots.add(certificate.clone()).map_err(|error| {
             let remedy = "name the file with the CA's certificate (ca.crt)";
-            Problem::error("tls_not_pem", format!("it holds no CA certificate: {error}"), remedy).in_file(path)
+            Problem::error("tls_not_pem", format!("the file has no CA certificate: {error}"), remedy).in_file(path)
         })?;
     }
     if expired == certificates.len() {
-        let message = "every CA certificate in it has expired";
-        let remedy = "make a new CA, and give every host the file with both while it is changed";
+        let message = "every CA certificate in the file has expired";
+        let remedy = "create a new CA, and give every host a file with both during the change";
         notes.push(Problem::error(EXPIRED, message, remedy).in_file(path));
     }
     Ok(roots)
 }
 
 fn describe(certificate: &CertificateDer<'_>) -> Result<Described, Problem> {
-    let unreadable = |_| Problem::error("tls_not_pem", "its first certificate cannot be read", "issue a new one");
+    let unreadable = |_| Problem::error("tls_not_pem", "the first certificate cannot be parsed", "issue a new one");
     let peer = Peer::of(certificate).map_err(unreadable)?;
-    let (_, parsed) = X509Certificate::from_der(certificate).expect("it has just been read");
+    let (_, parsed) = X509Certificate::from_der(certificate).expect("it has just been parsed");
     let not_before = pem::unix(parsed.validity().not_before);
     Ok(Described { names: peer.names.into_iter().collect(), not_before, not_after: peer.not_after })
 }
 
-/// Whether the certificate is over, not begun, or about to end.
+/// Whether the certificate has expired, is not valid yet, or expires soon.
 fn validity_note(certificate: &Described, now: UnixTime) -> Option<Problem> {
     let Described { not_before, not_after, .. } = *certificate;
     let left = not_after.secs_since(now);
     let renew = (not_after.secs_since(not_before) / RENEW_AT_FRACTION).min(RENEW_EARLIEST_SECS);
-    let issue = "issue a new one (`tfoctl pki issue`) and put it in the place of the old one; it is taken up by itself";
+    let issue = "issue a new one (`tfoctl pki issue`) and replace the old one; the agent uses it without a restart";
     if now > not_after {
         let message = format!("the certificate expired at {not_after}: every coordinator refuses it");
         Some(Problem::error(EXPIRED, message, issue))
     } else if now < not_before {
-        let message = format!("the certificate is valid from {not_before} on only; this host's clock says {now}");
-        Some(Problem::error("tls_certificate_not_yet_valid", message, "set the clock, or issue a certificate for now"))
+        let message = format!("the certificate is not valid before {not_before}; this host's clock shows {now}");
+        Some(Problem::error(
+            "tls_certificate_not_yet_valid",
+            message,
+            "set the clock, or issue a certificate that is valid now",
+        ))
     } else if left < renew {
         let message = format!("the certificate expires at {not_after}, in {}", span_text(left));
         Some(Problem::warning("tls_certificate_expiring", message, issue))
@@ -276,7 +278,7 @@ mod tests {
         assert_eq!(pki.notes(FROM.plus(90 * DAY)), ["tls_certificate_expiring"]);
         assert_eq!(pki.notes(FROM.plus(90 * DAY + 1)), [EXPIRED]);
         pki.issue(&["n1.example.org"], 3_000);
-        assert_eq!(pki.notes(FROM.plus(2_970 * DAY)), [""; 0], "a long life is no reason to warn for years");
+        assert_eq!(pki.notes(FROM.plus(2_970 * DAY)), [""; 0], "a long life does not make it warn for years");
         assert_eq!(pki.notes(FROM.plus(2_970 * DAY + 1)), ["tls_certificate_expiring"]);
         pki.issue(&["n1.example.org"], 9_000);
         assert_eq!(pki.notes(FROM.plus(3_651 * DAY)), [EXPIRED], "the CA");

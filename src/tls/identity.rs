@@ -1,6 +1,6 @@
-//! Who a peer is: the DNS names in the subjectAltName of its certificate, and nothing else.
+//! Identity of a peer: the DNS names in the subjectAltName of its certificate, and nothing else.
 //!
-//! The common name never counts (RFC 9525 section 2), nor does anything that the peer says in a request.
+//! The common name never counts (RFC 9525 section 2), nor does any field of a request.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
@@ -20,7 +20,7 @@ const SERIAL_BYTES_MAX: usize = 21;
 /// The peer of a connection, as its verified certificate names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// SAN dNSNames, lower-cased.  What is no [`NodeId`], such as a wildcard, is left out.
+    /// SAN dNSNames, lower-cased, without those that are not a [`NodeId`], such as wildcards.
     pub names: BTreeSet<NodeId>,
     /// Serial number of the certificate.
     pub serial: Serial,
@@ -32,16 +32,16 @@ pub struct Peer {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Serial(Vec<u8>);
 
-/// A certificate that says nothing that we understand.
+/// A certificate that cannot be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the certificate cannot be read")]
 pub struct UnreadableCertificate;
 
 impl Peer {
-    /// Reads a certificate that somebody else has verified.
+    /// Parses a certificate that is verified elsewhere.
     ///
     /// # Errors
-    /// Fails if it is no certificate, or its subjectAltName is broken or occurs twice.
+    /// Fails if it is not a certificate, or its subjectAltName is broken or occurs twice.
     pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, UnreadableCertificate> {
         let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| UnreadableCertificate)?;
         let names = certificate.subject_alternative_name().map_err(|_| UnreadableCertificate)?;

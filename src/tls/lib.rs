@@ -1,4 +1,4 @@
-//! TLS 1.3 with client certificates: files, reload, revocation, and who a peer is.
+//! TLS 1.3 with client certificates: files, reload, revocation, and the identity of a peer.
 //!
 //! Must not know: HTTP, pools, what a name may do.
 

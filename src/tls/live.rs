@@ -1,7 +1,8 @@
 //! The open connections and their certificates.
 //!
-//! TLS looks at a certificate once, in the handshake (docs/decisions/008-rustls-and-ring-only.md).  A connection lives for weeks, so we look again:
-//! at all when the CAs or revocation lists change, and at each when a certificate of its chain expires.
+//! TLS verifies a certificate once, in the handshake (docs/decisions/008-rustls-and-ring-only.md).  A connection lives for
+//! weeks, so all are verified again when the CAs or revocation lists change, and each when a certificate of its chain
+//! expires.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,12 +28,12 @@ pub(super) struct Registry {
 struct Entry {
     peer: Arc<Peer>,
     chain: Chain,
-    /// When to look at it again, because a certificate above it or its own expires.
+    /// When a certificate of its chain expires.
     expires: Option<UnixTime>,
     close: CancellationToken,
 }
 
-/// Which connections [`Registry::sweep`] looks at.
+/// Which connections [`Registry::sweep`] verifies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sweep {
     /// All: the CAs or revocation lists have changed.
@@ -58,7 +59,7 @@ pub struct LiveConnection {
 }
 
 impl LiveConnection {
-    /// Who it is.
+    /// The peer.
     #[must_use]
     pub fn peer(&self) -> &Arc<Peer> {
         &self.peer
@@ -77,7 +78,7 @@ impl Drop for LiveConnection {
 }
 
 impl Registry {
-    /// Takes in a connection whose chain was verified.
+    /// Adds a connection whose chain was verified.
     pub(super) fn insert(self: &Arc<Self>, peer: Arc<Peer>, chain: Chain, expires: Option<UnixTime>) -> LiveConnection {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let close = CancellationToken::new();
@@ -86,10 +87,10 @@ impl Registry {
         LiveConnection { registry: Arc::clone(self), id, peer, close }
     }
 
-    /// Verifies chains again and closes the connections of those that `judge` refuses.  It gives when to look again.
+    /// Verifies chains again and closes the connections of those that `judge` refuses; it returns the next expiry.
     /// Blocking.
     ///
-    /// A connection that is taken in meanwhile is not seen: its handshake compares the files itself.
+    /// A connection that is added meanwhile is not seen: its handshake compares the files itself.
     pub(super) fn sweep(
         &self,
         which: Sweep,
@@ -99,7 +100,7 @@ impl Registry {
         let due = |entry: &Entry| which == Sweep::All || entry.expires.is_some_and(|at| at < now);
         let suspects: Vec<(u64, Entry)> =
             self.lock().iter().filter(|(_, entry)| due(entry)).map(|(id, entry)| (*id, entry.clone())).collect();
-        // A node has a certificate, and sometimes several connections.
+        // Several connections may share a certificate.
         let mut verdicts: HashMap<&Chain, Result<Option<UnixTime>, rustls::Error>> = HashMap::new();
         let mut closed = Vec::new();
         for (id, entry) in &suspects {
@@ -119,7 +120,7 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
-        // Every change of the map is one call: a panic elsewhere leaves it whole.
+        // Every change of the map is one call, so a panic elsewhere leaves it consistent.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

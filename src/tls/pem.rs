@@ -1,4 +1,4 @@
-//! PEM files: read, bounded, taken apart; each mistake becomes a problem with its remedy.
+//! PEM files: read, bounded, parsed; each mistake becomes a problem with its remedy.
 
 use std::io::Read;
 use std::path::Path;
@@ -26,8 +26,8 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     let found = found.map_err(|error| not_pem(path, "certificate", &error))?;
     for (certificate, number) in found.iter().zip(1..) {
         if X509Certificate::from_der(certificate).is_err() {
-            let message = format!("certificate {number} in it cannot be read");
-            return Err(Problem::error("tls_not_pem", message, "make it anew").in_file(path));
+            let message = format!("certificate {number} of the file cannot be parsed");
+            return Err(Problem::error("tls_not_pem", message, "issue it again").in_file(path));
         }
     }
     if found.is_empty() { Err(nothing_in(path, "certificate", "CERTIFICATE")) } else { Ok(found) }
@@ -45,9 +45,9 @@ pub(super) fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationL
 pub(super) fn key(place: &SecretPath) -> Result<PrivateKeyDer<'static>, Problem> {
     let bytes = place.read(KEY_BYTES_MAX)?;
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
-        // What the parser says may quote the file.
-        let message = format!("{place}: there is no unencrypted private key in it");
-        Problem::error("tls_not_pem", message, "put the key there as PEM: `-----BEGIN PRIVATE KEY-----`")
+        // The parser's message may quote the file.
+        let message = format!("{place} has no unencrypted private key");
+        Problem::error("tls_not_pem", message, "store the key as PEM: `-----BEGIN PRIVATE KEY-----`")
     })
 }
 
@@ -61,27 +61,27 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     let read = files::open_regular(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     match read {
         Ok(_) if bytes.len() as u64 > FILE_BYTES_MAX => {
-            let message = format!("it has more than {FILE_BYTES_MAX} bytes");
+            let message = format!("the file has more than {FILE_BYTES_MAX} bytes");
             Err(Problem::error("tls_file_unreadable", message, "name the right file").in_file(path))
         }
         Ok(_) => Ok(bytes),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Problem::error("tls_file_missing", "it does not exist", "put it there").in_file(path))
+            Err(Problem::error("tls_file_missing", "the file does not exist", "put it there").in_file(path))
         }
         Err(error) => {
-            let message = format!("cannot read it: {error}");
+            let message = format!("cannot read the file: {error}");
             Err(Problem::error("tls_file_unreadable", message, "make it readable for this user").in_file(path))
         }
     }
 }
 
 fn not_pem(path: &Path, what: &str, error: &pem::Error) -> Problem {
-    let message = format!("a {what} in it is broken: {error}");
-    Problem::error("tls_not_pem", message, "make it anew; it must be PEM text").in_file(path)
+    let message = format!("a {what} in the file is broken: {error}");
+    Problem::error("tls_not_pem", message, "issue it again; it must be PEM text").in_file(path)
 }
 
 fn nothing_in(path: &Path, what: &str, label: &str) -> Problem {
-    let message = format!("there is no {what} in it");
-    let remedy = format!("put it there as PEM: `-----BEGIN {label}-----`; `openssl` turns DER into it");
+    let message = format!("the file has no {what}");
+    let remedy = format!("store it as PEM: `-----BEGIN {label}-----`; `openssl` converts DER");
     Problem::error("tls_not_pem", message, remedy).in_file(path)
 }

@@ -1,10 +1,10 @@
-//! The server's side of TLS: its certificate, which clients it takes, and new files without a restart.
+//! The server's side of TLS: its certificate, which clients it accepts, and new files without a restart.
 //!
-//! * TLS 1.3, a client certificate always, no session resumption: a resumed session is not judged again, so a revoked
-//!   client would come back with its ticket (docs/decisions/008-rustls-and-ring-only.md).
-//! * Broken new files leave the old ones in use, and say so until they are mended.
-//! * Connections whose certificate the new files do not allow, or that expires, are closed.  An out-of-date revocation
-//!   list closes none: nobody new is let in, and the fleet that is connected keeps its keys going.
+//! * TLS 1.3, always with a client certificate, no session resumption: a resumed session is not verified again, so a
+//!   revoked client could return with its ticket (docs/decisions/008-rustls-and-ring-only.md).
+//! * Broken new files leave the old ones in use; the problem is reported until they are fixed.
+//! * A connection is closed when its certificate expires or the new files do not allow it.  An out-of-date revocation
+//!   list closes none: it only keeps new clients out, and the connected fleet continues.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ use tfo_host::secret::SecretPath;
 use tfo_model::problem::{Problem, first_error};
 use tfo_model::time::UnixTime;
 
-/// What we speak.
+/// The only protocol that is offered.
 const ALPN: &[u8] = b"http/1.1";
 /// Closed connections that are logged one by one after a reload; the others are counted.
 const CLOSED_LOGGED_MAX: usize = 20;
@@ -41,22 +41,22 @@ pub struct ServerFiles {
     pub cert: PathBuf,
     /// Its private key, owner-only.
     pub key: SecretPath,
-    /// The CAs of which the clients' certificates are.  Several during a rotation.
+    /// The CAs that sign the clients' certificates.  Several during a rotation.
     pub client_ca: PathBuf,
-    /// Revocation lists, one for each of these CAs.  None: nothing can be revoked.
+    /// Revocation lists, one for each of these CAs.  Without them nothing can be revoked.
     pub crl: Option<PathBuf>,
 }
 
-/// What a look at the files led to.
+/// Result of a look at the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reload {
-    /// The files are the ones in use.
+    /// The files are those in use.
     Unchanged,
     /// New files are in use.
     Done {
         /// Connections that were closed, because the new files do not allow their certificates.
         closed: usize,
-        /// What somebody should look at all the same.
+        /// Warnings about the new files.
         problems: Vec<Problem>,
     },
     /// The new files are broken; the old ones stay in use.
@@ -70,11 +70,11 @@ pub struct Expiries {
     pub certificate: UnixTime,
     /// The first of the CAs.
     pub client_ca: UnixTime,
-    /// The first of the revocation lists (`nextUpdate`).  From then on no client is let in.
+    /// The first of the revocation lists (`nextUpdate`).  After it no new client is accepted.
     pub crl: Option<UnixTime>,
 }
 
-/// TLS of a server, as its files say now.
+/// TLS of a server, according to its current files.
 pub struct ServerTls {
     files: ServerFiles,
     in_use: ArcSwap<InUse>,
@@ -97,13 +97,13 @@ struct Watched {
     broken: Vec<Problem>,
 }
 
-/// A peer that is not let in after its handshake.
+/// A peer that is refused after its handshake.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAdmitted {
     /// New files came during the handshake, and do not allow it.
     #[error(transparent)]
     Refused(#[from] rustls::Error),
-    /// The verifier took what the parser does not.
+    /// The verifier accepted what the parser does not.
     #[error(transparent)]
     Unreadable(#[from] super::identity::UnreadableCertificate),
 }
@@ -128,20 +128,20 @@ impl ServerTls {
         }))
     }
 
-    /// Everything that is wrong with the files, warnings included.  Keeps nothing.
+    /// Everything that is wrong with the files, warnings included.
     #[must_use]
     pub fn check(files: &ServerFiles) -> Vec<Problem> {
         InUse::read(files, clock::now()).1
     }
 
-    /// Takes new files if there are any, and closes the connections of certificates that have expired.
+    /// Uses new files if there are any, and closes the connections of expired certificates.
     ///
     /// Blocking: reads files, and with new ones verifies the certificates of all connections again.
     pub fn reload_if_changed(&self) -> Reload {
         self.look(Trigger::Change)
     }
 
-    /// The same, whether the files look changed or not: for SIGHUP.
+    /// The same even if the files look unchanged: for SIGHUP.
     pub fn reload(&self) -> Reload {
         self.look(Trigger::Order)
     }
@@ -152,28 +152,28 @@ impl ServerTls {
         self.in_use.load().expiries
     }
 
-    /// Why the files that are there now are not in use; empty if they are.
+    /// Why the current files are not in use; empty if they are.
     #[must_use]
     pub fn broken(&self) -> Vec<Problem> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).broken.clone()
     }
 
-    /// What a handshake that begins now goes by.
+    /// The reading for a handshake that begins now.
     pub fn in_use(&self) -> Arc<InUse> {
         self.in_use.load_full()
     }
 
-    /// Registers a connection after its handshake, which went by `began`.
+    /// Registers a connection after its handshake, which used `began`.
     ///
     /// # Errors
-    /// Fails if files that came in the meantime do not allow it.
+    /// Fails if newer files do not allow it.
     pub fn admit(&self, began: &Arc<InUse>, chain: &[CertificateDer<'static>]) -> Result<LiveConnection, NotAdmitted> {
         let own = chain.first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let peer = Arc::new(Peer::of(own)?);
         let chain: Chain = chain.into();
         let expires = next_expiry(&chain, &began.authorities, clock::now());
         let live = self.live.insert(peer, Arc::clone(&chain), expires);
-        // First in the registry, then the comparison: a reload between the two sees it in one or the other.
+        // Register first, then compare: a reload in between sees the connection in one of the two.
         let now_in_use = self.in_use.load();
         if !Arc::ptr_eq(&now_in_use, began) {
             now_in_use.authorities.verify(&chain, clock::now())?;
@@ -197,7 +197,7 @@ impl ServerTls {
         let Some(read) = read else {
             if problems != watched.broken {
                 problems.iter().for_each(log::problem);
-                error!("the TLS files cannot be used; the ones read before stay in use");
+                error!("the TLS files cannot be used; keeping the previous ones");
                 watched.broken.clone_from(&problems);
             }
             return Reload::Kept(problems);
@@ -208,11 +208,11 @@ impl ServerTls {
         let closed = self.sweep(Sweep::All, now);
         problems.iter().for_each(log::problem);
         let (certificate_until, crl_until) = (expiries.certificate, expiries.crl.map(tracing::field::display));
-        info!(closed, %certificate_until, crl_until, "TLS files read anew");
+        info!(closed, %certificate_until, crl_until, "TLS files reloaded");
         Reload::Done { closed, problems }
     }
 
-    /// Closes connections whose certificate is no longer taken; their number.
+    /// Closes connections whose certificate is no longer accepted; returns their number.
     fn sweep(&self, which: Sweep, now: UnixTime) -> usize {
         let in_use = self.in_use.load();
         let closed = self.live.sweep(which, now, |chain| {
@@ -242,7 +242,7 @@ impl fmt::Debug for ServerTls {
 }
 
 impl InUse {
-    /// Reads the files.  None if nobody could be served with them; problems there may be in either case.
+    /// Reads the files.  None if no client could be served with them; there may be problems in either case.
     fn read(files: &ServerFiles, now: UnixTime) -> (Option<Self>, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut keep = |problem| problems.push(problem);
@@ -250,14 +250,16 @@ impl InUse {
         let key = pem::key(&files.key).map_err(|problem| keep(in_key_file(problem, files))).ok();
         let certificate_until = chain.as_deref().and_then(|chain| judge_own(chain, files, now, &mut problems));
         let authorities = Authorities::read(&files.client_ca, files.crl.as_deref(), now, &mut problems).map(Arc::new);
-        // Without the CAs too: a key that does not fit should come with the other problems.
+        // Even without the CAs, so that a key mismatch is reported with the other problems.
         let own = chain.zip(key).and_then(|(chain, key)| own_key(chain, key, files, &mut problems));
         let read = authorities.zip(own).zip(certificate_until).and_then(|((authorities, own), certificate)| {
             let verifier = Arc::clone(&authorities) as _;
             let builder =
                 ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13]);
             let mut config = builder
-                .map_err(|error| problems.push(Problem::error("tls", error.to_string(), "report this to us")))
+                .map_err(|error| {
+                    problems.push(Problem::error("tls", error.to_string(), "this is a bug; please report it"))
+                })
                 .ok()?
                 .with_client_cert_verifier(verifier)
                 .with_cert_resolver(own);
@@ -283,8 +285,8 @@ fn own_key(
         Err(error) => {
             let (message, remedy) = match &error {
                 rustls::Error::InconsistentKeys(_) => (
-                    format!("the key in {} is not the one of this certificate", files.key),
-                    "put certificate and key there that were made together",
+                    format!("the key in {} does not belong to this certificate", files.key),
+                    "use a certificate and its own key",
                 ),
                 _ => (
                     format!("cannot use it with the key in {}: {error}", files.key),
@@ -297,8 +299,8 @@ fn own_key(
     }
 }
 
-/// Looks at the server's own certificate as clients will; when it expires.  What is wrong with it keeps no client out by
-/// itself: new revocation lists matter more.
+/// Checks the server's own certificate as clients will, and returns its expiry.  Problems do not stop a reload: new
+/// revocation lists matter more.
 fn judge_own(
     chain: &[CertificateDer<'_>],
     files: &ServerFiles,
@@ -310,16 +312,16 @@ fn judge_own(
     let mut add =
         |kind, message: String, remedy| problems.push(Problem::error(kind, message, remedy).in_file(&files.cert));
     if until < now {
-        let message = format!("the server's certificate has expired at {until}: clients refuse it");
+        let message = format!("the server's certificate expired at {until}: clients refuse it");
         add("certificate_expired", message, "renew it; it is read without a restart");
     }
     if from > now {
-        let message = format!("the server's certificate is valid from {from} on: clients refuse it until then");
+        let message = format!("the server's certificate is not valid before {from}: clients refuse it until then");
         add("certificate_not_yet_valid", message, "check this host's clock, or wait");
     }
     if !own.subject_alternative_name().is_ok_and(|names| names.is_some()) {
         let message = "the server's certificate has no subjectAltName: clients refuse it".to_owned();
-        add("certificate_without_name", message, "make one with the names and addresses that agents connect to");
+        add("certificate_without_name", message, "issue one with the names and addresses that agents connect to");
     }
     Some(until)
 }
@@ -337,7 +339,7 @@ fn stamps(files: &ServerFiles) -> [Option<Stamp>; 4] {
         .map(|path| path.and_then(|path| Stamp::of(path)))
 }
 
-/// When a certificate of a chain, or a CA, expires next.
+/// The next expiry of a certificate of the chain or of a CA.
 fn next_expiry(chain: &[CertificateDer<'_>], authorities: &Authorities, now: UnixTime) -> Option<UnixTime> {
     let parsed = chain.iter().filter_map(|one| X509Certificate::from_der(one).ok());
     let all = parsed.map(|(_, one)| unix(one.validity().not_after)).chain([authorities.expires]);

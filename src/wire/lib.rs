@@ -2,7 +2,7 @@
 //!
 //! Must not know: stores and decisions; sockets and TLS only as [`client`] uses them.
 //!
-//! Invariants: a type may gain a field with a serde default; any other change needs a v2.  `tests/snapshots/` pins every
+//! Invariants: a type may gain a field with a serde default; any other change needs a v2.  `tests/repository/snapshots/` pins every
 //! type, so that a change shows in review.
 
 pub mod client;

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
-use tfo_testbed::SOON;
+use tfo_testbed::{SOON, skip_unless};
 
 use tfo_testbed::host::{Host, KEY_FILE, stderr, stdout};
 use tfo_testbed::secrets::{base64_value, decode, hex_value};
@@ -153,9 +153,7 @@ fn left_files(host: &Host, mut look: impl FnMut(&str, &[u8])) {
 
 #[test]
 fn no_command_prints_a_key() {
-    if !tfo_testbed::need_netns() {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_netns());
     let mut secrets = all_secrets();
     let host = secret_host();
     let every = |secrets: &Secrets, what: &str| {
@@ -189,9 +187,7 @@ fn no_command_prints_a_key() {
 
 #[test]
 fn no_error_quotes_a_key() {
-    if !tfo_testbed::need_netns() {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_netns());
     let secrets = all_secrets();
     let host = secret_host();
     host.use_keys(FIRST);
@@ -320,9 +316,7 @@ fn scrape(host: &Host) -> Option<String> {
 
 #[test]
 fn a_daemon_at_its_most_talkative_shows_no_key() {
-    if !tfo_testbed::need_netns() {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_netns());
     let secrets = all_secrets();
     let host = secret_host();
     std::fs::create_dir(host.path("metrics")).unwrap();
@@ -367,9 +361,12 @@ fn a_daemon_at_its_most_talkative_shows_no_key() {
     }
 }
 
-/// Lets a command dump as much core as it likes.
+/// Lets a command dump as much core as it likes, and end by any signal.
+///
+/// A shell without job control starts `command &` with SIGINT and SIGQUIT ignored (POSIX, "Asynchronous Lists"), and
+/// every program below it inherits that: tests that were started in the background sent SIGQUIT to no effect.
 fn unlimited_core(command: &mut Command) {
-    let shell = "ulimit -c unlimited && exec \"$0\" \"$@\"";
+    let shell = "ulimit -c unlimited && exec env --default-signal \"$0\" \"$@\"";
     let (program, arguments): (std::ffi::OsString, Vec<std::ffi::OsString>) =
         (command.get_program().to_owned(), command.get_args().map(ToOwned::to_owned).collect());
     let (directory, environment): (Option<std::path::PathBuf>, Vec<_>) = (
@@ -392,9 +389,7 @@ fn handlers(daemon: &Daemon) -> u64 {
 #[test]
 fn a_crash_leaves_no_core() {
     use rustix::process::Signal;
-    if !tfo_testbed::need_netns() {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_netns());
     let host = secret_host();
     host.use_keys(FIRST);
     let cores = host.path("cores");
@@ -442,9 +437,7 @@ fn a_crash_leaves_no_core() {
 /// As a user of its own, which is how the unit may run it: that user's other processes cannot look into it.
 #[test]
 fn its_own_user_cannot_look_into_it() {
-    if !tfo_testbed::need_netns() || !tfo_testbed::need_tool("setpriv") {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("setpriv"));
     let as_nobody = |command: &mut Command| {
         command.args([
             "--reuid=65534",
@@ -495,9 +488,7 @@ fn its_own_user_cannot_look_into_it() {
 /// Every system call with key bytes in it is one of those that must have them.
 #[test]
 fn key_bytes_pass_through_no_other_system_call() {
-    if !tfo_testbed::need_netns() || !tfo_testbed::need_tool("strace") {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("strace"));
     let host = secret_host();
     let traced = |secrets: &Secrets| {
         let trace = host.path("strace");

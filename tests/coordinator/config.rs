@@ -76,7 +76,7 @@ fn every_key_that_the_parser_knows_is_shown_and_no_other() {
         let text = SHIPPED.replace(&format!("\n[{name}]\n"), &format!("\n[{name}]\nzzz = 1\n"));
         let problems = CoordinatorSettings::parse(Path::new("x"), &text).expect_err("zzz is unknown");
         let [problem] = problems.as_slice() else { panic!("{problems:#?}") };
-        let keys = problem.remedy.strip_prefix("known here: ").unwrap_or_else(|| panic!("{problem:#?}"));
+        let keys = problem.remedy.strip_prefix("known keys: ").unwrap_or_else(|| panic!("{problem:#?}"));
         known.extend(keys.split(", ").map(|key| (name.to_owned(), key.to_owned())));
     }
     assert_eq!(shown, known);

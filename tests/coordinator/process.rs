@@ -7,11 +7,8 @@ use serde_json::json;
 
 use tfo_testbed::config::FAST;
 use tfo_testbed::coordinator::{Node, World, holds};
-use tfo_testbed::{SOON, poll_until};
-
-fn stderr(output: &std::process::Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use tfo_testbed::host::stderr;
+use tfo_testbed::{SOON, poll_until, skip_unless};
 
 #[test]
 fn check_finds_everything_at_once_and_changes_nothing() {
@@ -120,9 +117,7 @@ fn a_key_is_nowhere_but_in_the_answer_to_its_node() {
 
 #[test]
 fn metrics_are_what_prometheus_takes() {
-    if !tfo_testbed::need_tool("promtool") {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_tool("promtool"));
     let world = World::started(FAST);
     let (_, metrics) = world.observed("/metrics").unwrap();
     let mut child = std::process::Command::new("promtool")

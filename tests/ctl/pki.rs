@@ -424,8 +424,8 @@ fn a_broken_or_exposed_authority_signs_nothing() {
     let set_mode = |mode| std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
     for mode in [0o640, 0o644, 0o602] {
         set_mode(mode);
-        pki.refused("issue", &["--node", "cp1"], 1, "others than its owner");
-        pki.refused("crl", &[], 1, "others than its owner");
+        pki.refused("issue", &["--node", "cp1"], 1, "users other than its owner");
+        pki.refused("crl", &[], 1, "users other than its owner");
     }
     set_mode(0o400);
     pki.ok("issue", &["--node", "cp0"]);
@@ -489,9 +489,7 @@ fn many_at_once_lose_nothing() {
 #[test]
 fn a_held_lock_is_waited_for() {
     // Whose files tfoctl has open, only root can see: it is not dumpable.
-    if !tfo_testbed::need_root() {
-        return;
-    }
+    tfo_testbed::skip_unless!(tfo_testbed::need_root());
     let pki = Pki::new();
     let lock = std::fs::File::open(pki.path("lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();

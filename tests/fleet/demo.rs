@@ -184,9 +184,7 @@ fn need_user_namespaces() -> bool {
 
 #[test]
 fn root_sees_every_connection_accepted_through_two_rotations() {
-    if !(tfo_testbed::need_root() && tfo_testbed::need_tool("ip")) {
-        return;
-    }
+    tfo_testbed::skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("ip"));
     let (_alone, host) = (tfo_testbed::alone(), Host::look());
     let demo = Demo::start(Command::new(demo_path()).args(["--nodes", "4", "--rotations", "2"]));
     let ended = demo.end();
@@ -201,9 +199,7 @@ fn root_sees_every_connection_accepted_through_two_rotations() {
 
 #[test]
 fn an_ordinary_user_sees_the_same_on_a_screen() {
-    if !(need_user_namespaces() && tfo_testbed::need_tool("script")) {
-        return;
-    }
+    tfo_testbed::skip_unless!(need_user_namespaces() && tfo_testbed::need_tool("script"));
     let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
     let shell = format!("stty cols 110 rows 40; exec {} --nodes 4 --rotations 2", copy.display());
     let mut terminal = as_nobody(Path::new("script"));
@@ -242,9 +238,7 @@ fn without_escapes(sent: &str) -> String {
 
 #[test]
 fn derived_keys_rotate_without_a_coordinator() {
-    if !need_user_namespaces() {
-        return;
-    }
+    tfo_testbed::skip_unless!(need_user_namespaces());
     let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
     let words = ["--source", "derive", "--nodes", "4", "--rotations", "2"];
     let ended = Demo::start(as_nobody(&copy).args(words)).end();
@@ -256,9 +250,7 @@ fn derived_keys_rotate_without_a_coordinator() {
 
 #[test]
 fn ctrl_c_ends_a_kept_demo_in_order() {
-    if !need_user_namespaces() {
-        return;
-    }
+    tfo_testbed::skip_unless!(need_user_namespaces());
     let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
     let demo = Demo::start(as_nobody(&copy).args(["--nodes", "2", "--keep"]));
     demo.wait_for_clients();
@@ -271,9 +263,7 @@ fn ctrl_c_ends_a_kept_demo_in_order() {
 
 #[test]
 fn a_killed_demo_leaves_nothing_behind() {
-    if !need_user_namespaces() {
-        return;
-    }
+    tfo_testbed::skip_unless!(need_user_namespaces());
     let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
     let mut commands = vec![as_nobody(&copy)];
     if rustix::process::geteuid().is_root() {
@@ -290,9 +280,9 @@ fn a_killed_demo_leaves_nothing_behind() {
 
 #[test]
 fn a_machine_without_ip_or_without_user_namespaces_is_told_what_to_do() {
-    if !(tfo_testbed::need_root() && tfo_testbed::need_tool("unshare") && tfo_testbed::need_tool("setpriv")) {
-        return;
-    }
+    tfo_testbed::skip_unless!(
+        tfo_testbed::need_root() && tfo_testbed::need_tool("unshare") && tfo_testbed::need_tool("setpriv")
+    );
     let (_alone, host, demo) = (tfo_testbed::alone(), Host::look(), demo_path().display());
     let without_ip = format!(
         "for ip in /usr/sbin/ip /sbin/ip /usr/bin/ip /bin/ip; do [ ! -e $ip ] || mount --bind /dev/null $ip; done; exec {demo}"

@@ -2,13 +2,11 @@
 //! changes nothing, no secret in any output.
 
 use std::path::Path;
-use std::process::Output;
 
+use tfo_testbed::host::{KEY_FILE, UNSET, said as told};
 use tfo_testbed::machine::{Image, Machine, need_machine};
 use tfo_testbed::package::{install, need_packages};
 
-const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
-const UNSET: &str = "00000000-00000000-00000000-00000000";
 const SECRET: &str = "Dz6q0vXk1rT9sYb4Lw8nGmHcJ2eUaPfK";
 const SECRET_BASE64: &str = "RHo2cTB2WGsxclQ5c1liNEx3OG5HbUhjSjJlVWFQZks=";
 /// The longest interval: a key that changes between two runs of one test is a once-a-week event.
@@ -27,10 +25,6 @@ fn machine(packages: &tfo_testbed::package::Packages) -> Machine {
             image.copy(&root.join("puppet/tfo_agent").join(file), &format!("/root/modules/tfo_agent/{file}"), 0o644);
     }
     image.boot()
-}
-
-fn told(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 fn key(machine: &Machine) -> String {

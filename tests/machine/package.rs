@@ -2,13 +2,12 @@
 
 use std::process::Command;
 
+use tfo_testbed::host::{KEY_FILE, UNSET};
 use tfo_testbed::machine::{Image, Machine, need_machine};
 use tfo_testbed::package::{Packages, install, need_packages};
-use tfo_testbed::{SOON, poll_until};
+use tfo_testbed::{SOON, poll_until, skip_unless};
 
-const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
 const SYSCTL_FILE: &str = "/etc/sysctl.d/50-tcp_fastopen_key.conf";
-const UNSET: &str = "00000000-00000000-00000000-00000000";
 /// A machine with the package's file on its disk, the host's python3 and dpkg, and nothing of ours installed.
 fn fresh(packages: &Packages) -> Machine {
     packages.bring(Image::new(), "tfo-agent").boot()
@@ -122,9 +121,7 @@ fn check_tells_which_server_may_start_before_the_agent() {
 #[test]
 fn lintian_finds_no_error_and_the_examples_are_there() {
     let Some(packages) = need_packages() else { return };
-    if !tfo_testbed::need_tool("lintian") {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_tool("lintian"));
     for package in ["tfo-agent", "tfo-coordinator"] {
         let listed = Command::new("dpkg-deb").arg("--contents").arg(packages.file(package)).output().unwrap();
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();

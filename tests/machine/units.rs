@@ -46,9 +46,7 @@ fn sandbox(unit: &str) -> Vec<String> {
 
 #[test]
 fn exposure_is_bounded() {
-    if !tfo_testbed::need_tool("systemd-analyze") {
-        return;
-    }
+    tfo_testbed::skip_unless!(tfo_testbed::need_tool("systemd-analyze"));
     for unit in units(".service") {
         let name = unit.file_name().unwrap().to_str().unwrap();
         let max = if name.starts_with("tfo-agent") { AGENT_EXPOSURE_MAX } else { OTHER_EXPOSURE_MAX };
@@ -71,9 +69,7 @@ fn daemon_and_timer_run_in_the_same_sandbox() {
 
 #[test]
 fn systemd_accepts_every_unit_and_the_example_drop_ins() {
-    if !tfo_testbed::need_tool("systemd-analyze") {
-        return;
-    }
+    tfo_testbed::skip_unless!(tfo_testbed::need_tool("systemd-analyze"));
     // Copies that name the agent of this build: the one in /usr/bin need not be installed here.
     let dir = tfo_testbed::scratch();
     let agent = tfo_testbed::agent_path().to_str().unwrap();
@@ -106,9 +102,7 @@ fn systemd_accepts_every_unit_and_the_example_drop_ins() {
 
 #[test]
 fn tmpfiles_makes_the_runtime_directory() {
-    if !tfo_testbed::need_root() || !tfo_testbed::need_tool("systemd-tmpfiles") {
-        return;
-    }
+    tfo_testbed::skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("systemd-tmpfiles"));
     let root = tfo_testbed::scratch();
     let config = systemd_dir().join("tmpfiles.d/tfo-fleet.conf");
     let made = Command::new("systemd-tmpfiles")

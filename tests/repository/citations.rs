@@ -120,12 +120,12 @@ fn each_form_of_a_citation_is_seen() {
     assert_eq!(found.rules, [13].into());
     assert_eq!(of("/// Rules 3, 7 to 9 and 12.").rules, [3, 7, 8, 9, 12].into());
     assert_eq!(of("/// as rule\n/// 4 wants").rules, [4].into());
-    assert_eq!(of("//! see pool/driver.rs, and /etc/tfo-fleet/agent.toml").files, ["pool/driver.rs".to_owned()].into());
+    assert_eq!(of("//! see server/body.rs, and /etc/tfo-fleet/agent.toml").files, ["server/body.rs".to_owned()].into());
     assert_eq!(of("let rule = \"rule 99\";"), Cited::default());
     assert_eq!(comments("a.service", "# one\nX=1\nY=2 # two"), "one\ntwo");
-    let tracked = ["src/coordinator/pool/driver.rs".to_owned()];
+    let tracked = ["src/coordinator/server/body.rs".to_owned()];
     assert!(
-        exists(&tracked, "pool/driver.rs") && !exists(&tracked, "ool/driver.rs") && !exists(&tracked, "driver/mod.rs")
+        exists(&tracked, "server/body.rs") && !exists(&tracked, "erver/body.rs") && !exists(&tracked, "driver/mod.rs")
     );
     assert_eq!(rules("### Rule 1\n### Rule 2\n## Rule 3\n"), [1, 2].into());
 }

@@ -103,7 +103,7 @@ fn known_keys() -> BTreeSet<(String, String)> {
     for (section, text) in sections {
         let problems = AgentSettings::parse(Path::new("x"), &text.replace('@', contact)).expect_err("zzz is unknown");
         let [problem] = problems.as_slice() else { panic!("{problems:#?}") };
-        let keys = problem.remedy.strip_prefix("known here: ").unwrap_or_else(|| panic!("{problem:#?}"));
+        let keys = problem.remedy.strip_prefix("known keys: ").unwrap_or_else(|| panic!("{problem:#?}"));
         known.extend(keys.split(", ").map(|key| (section.to_owned(), key.to_owned())));
     }
     known

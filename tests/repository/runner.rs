@@ -42,9 +42,7 @@ const CASES: [(&str, &str, i32, i32); 9] = [
 
 #[test]
 fn the_summary_tells_what_happened() {
-    if !tfo_testbed::need_tool("awk") || !tfo_testbed::need_tool("python3") {
-        return;
-    }
+    tfo_testbed::skip_unless!(tfo_testbed::need_tool("awk") && tfo_testbed::need_tool("python3"));
     for (cargo_test, summary, run_status, ci_status) in CASES {
         assert_eq!(run("tests/run", &[], cargo_test), (Some(run_status), summary.to_owned()), "{cargo_test}");
         assert_eq!(run(".ci/run", &[], cargo_test), (Some(ci_status), summary.to_owned()), ".ci/run: {cargo_test}");
@@ -53,9 +51,7 @@ fn the_summary_tells_what_happened() {
 
 #[test]
 fn full_sets_its_switch_and_runs_the_benchmarks() {
-    if !tfo_testbed::need_tool("awk") || !tfo_testbed::need_tool("python3") {
-        return;
-    }
+    tfo_testbed::skip_unless!(tfo_testbed::need_tool("awk") && tfo_testbed::need_tool("python3"));
     let cargo_test = r#"[ "${TFO_FULL-}" = 1 ] && result ok 3 0 0"#;
     assert_eq!(run("tests/run", &["--full"], cargo_test), (Some(0), "4 passed, 0 failed, 0 skipped".to_owned()));
     assert_eq!(run("tests/run", &[], cargo_test).0, Some(1));

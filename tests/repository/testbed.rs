@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use tfo_testbed::NetNs;
+use tfo_testbed::host::KEY_FILE;
 use tfo_testbed::transcript::{below, plain, typed, varies};
-
-/// The key file that every test of the kernel edge writes.
-const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
+use tfo_testbed::{NetNs, skip_unless};
 
 #[test]
 fn a_namespace_has_its_own_key_and_is_gone_afterwards() {
-    if !tfo_testbed::need_netns() {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_netns());
     let text = "00000001-00000002-00000003-00000004";
     let netns = NetNs::new();
     netns.run(|| std::fs::write(KEY_FILE, text)).unwrap();
@@ -33,9 +29,7 @@ fn a_namespace_has_its_own_key_and_is_gone_afterwards() {
 
 #[test]
 fn a_namespace_is_gone_after_a_panic_inside() {
-    if !tfo_testbed::need_netns() {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_netns());
     let netns = NetNs::new();
     let path = netns.path();
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {

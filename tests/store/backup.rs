@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tfo_coordinator::backup::{Exported, export, import};
-use tfo_engine::convergence::{Life, Serving};
-use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Pause, Proposal, Slots, Stage};
+use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Pause, Proposal, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{BlockedBy, Input, Now, Step};
-use tfo_engine::rollout::record::{Fence, Installed, NodeRecord, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::presence::Life;
+use tfo_engine::rollout::record::{Installed, NodeRecord, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::slots::{Fence, Slots};
 use tfo_engine::rollout::sync::{Recording, Sync, SyncRefused, answer, record};
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::ids::{NodeId, PoolName};
@@ -24,7 +25,7 @@ use tfo_store::{
     StoreError,
 };
 
-use super::walk::{self, Rng, Seen, make, node, pool_name, proposal, ring, rotate, see, step, touch};
+use super::walk::{self, Seen, dice, make, node, pool_name, proposal, ring, rotate, see, step, touch};
 use super::{kek, open};
 
 const SEED: u64 = 17;
@@ -204,7 +205,7 @@ fn every_cut_and_every_flipped_bit_is_refused() {
     let dir = tfo_testbed::scratch();
     let (file, _) = exported(dir.path());
     let (bytes, broken) = (std::fs::read(&file).unwrap(), dir.path().join("broken"));
-    let mut rng = Rng::new(std::process::id().into(), 3);
+    let mut rng = dice(std::process::id().into(), 3);
     let mut any = || usize::try_from(rng.below(bytes.len() as u64)).unwrap();
     let some: Vec<usize> = (0..130).chain(bytes.len() - 40..bytes.len()).chain((0..60).map(|_| any())).collect();
     for at in &some {
@@ -424,7 +425,7 @@ fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
     let mut life = Life::default();
     let mut look = |store: &MemoryStore, at: u64| {
         let snapshot = store.load(&pool).unwrap().unwrap().snapshot;
-        life.observe(Duration::from_secs(at), Serving::Yes, &snapshot);
+        life.observe(Duration::from_secs(at), &snapshot);
         let presence = life.presence(&snapshot);
         let fresh = Some(walk::named(SEED, Epoch::new(99).unwrap()).fingerprint);
         let now = Now { wall: UnixTime::from_secs(1_900_000_000), presence: &presence };

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tfo_testbed::SOON;
 
-use tfo_engine::rollout::document::{Action, KeyRing, PoolKey, Snapshot, Stage};
+use tfo_engine::rollout::document::{Action, KeyRing, Snapshot, Stage};
 use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::key::KeyFingerprint;
 use tfo_store::batch::NotQueued;

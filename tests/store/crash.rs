@@ -11,7 +11,7 @@ use std::time::Duration;
 use tfo_store::MemoryStore;
 
 use super::open;
-use super::walk::{Rng, pool_name, see, step};
+use super::walk::{dice, pool_name, see, step};
 
 /// Set in the child: directory, seed and first step, one in each line.
 const JOB: &str = "TFO_STORE_WALK";
@@ -78,7 +78,7 @@ fn a_killed_coordinator_loses_nothing_and_leaves_no_half_commit() {
         return child(&job);
     }
     let kills = if tfo_testbed::full() { 500 } else { 100 };
-    let mut rng = Rng::new(std::process::id().into(), 0);
+    let mut rng = dice(std::process::id().into(), 0);
     let (mut steps, mut in_flight, mut before_open, mut micros) = (0, 0, 0, Vec::new());
     let (mut dir, mut model, mut next) = (tfo_testbed::scratch(), MemoryStore::new(), 0);
     let pool = pool_name("text");

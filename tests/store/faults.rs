@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use tfo_store::{CommitError, ReadStore, SqliteStore, Store, StoreError};
 
-use super::walk::{Rng, Seen, pool_name, see, step};
+use super::walk::{Seen, dice, pool_name, see, step};
 use super::{kek, open};
 
 const SEED: u64 = 13;
@@ -155,9 +155,7 @@ fn a_file_that_may_not_be_written_is_an_error() {
         let chattr = Command::new("chattr").arg(flag).arg(database(dir.path())).output();
         chattr.is_ok_and(|output| output.status.success())
     };
-    if !tfo_testbed::need_root() || !tfo_testbed::need_tool("chattr") {
-        return;
-    }
+    tfo_testbed::skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("chattr"));
     if !immutable("+i") {
         return tfo_testbed::skip("needs a file system with immutable files");
     }
@@ -208,7 +206,7 @@ fn flipped_bits_are_found() {
     let flips = if tfo_testbed::full() { 4_000 } else { 400 };
     let dir = tfo_testbed::scratch();
     let (bytes, seen) = sound(dir.path());
-    let (mut rng, mut refused) = (Rng::new(std::process::id().into(), 1), 0);
+    let (mut rng, mut refused) = (dice(std::process::id().into(), 1), 0);
     for flip in 0..flips {
         // Every tenth in the header of the file, the others anywhere.
         let at = usize::try_from(rng.below(if flip % 10 == 0 { 100 } else { bytes.len() as u64 })).unwrap();
@@ -225,7 +223,7 @@ fn flipped_bits_are_found() {
 fn torn_and_overwritten_files_are_found() {
     let dir = tfo_testbed::scratch();
     let (bytes, seen) = sound(dir.path());
-    let mut rng = Rng::new(std::process::id().into(), 2);
+    let mut rng = dice(std::process::id().into(), 2);
     for cut in 0..60 {
         // At page boundaries and anywhere; an empty file is a new database, which is told by its empty pool list.
         let any = 1 + rng.below(bytes.len() as u64 - 1);

@@ -1,8 +1,9 @@
 //! A database that is only read: beside the coordinator that serves it, after one that was killed, or without any.
 
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use tfo_store::{SqliteReader, SqliteStore, StoreError};
+use tfo_store::{SqliteReader, SqliteStore, Store, StoreError};
 
 use super::walk::{pool_name, see, step};
 use super::{kek, open};
@@ -32,6 +33,20 @@ fn a_reader_sees_every_commit_of_a_serving_coordinator() {
     drop(reader);
     assert!(matches!(SqliteStore::open(&database(dir.path()), kek(1)), Err(StoreError::InUse { .. })));
     step(&store, &pool, SEED, 60).unwrap();
+}
+
+/// By its type: an inherent constant comes before that of a trait.
+#[test]
+fn a_reader_refuses_to_write() {
+    struct Probe<T>(PhantomData<T>);
+    trait Other {
+        const IS_STORE: bool = false;
+    }
+    impl<T> Other for Probe<T> {}
+    impl<T: Store> Probe<T> {
+        const IS_STORE: bool = true;
+    }
+    const { assert!(Probe::<SqliteStore>::IS_STORE && !Probe::<SqliteReader>::IS_STORE) };
 }
 
 /// With and without a coordinator, and beside the WAL of one that was killed.

@@ -5,39 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{
-    Action, Actor, AuditEntry, Document, KeyRing, Pause, PoolKey, Proposal, Snapshot, Stage, Wave,
+    Action, Actor, AuditEntry, Document, KeyRing, Pause, Proposal, Snapshot, Stage, Wave,
 };
 use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
-use tfo_engine::rollout::record::{NodeRecord, RecordChange, Standing};
+use tfo_engine::rollout::record::{Membership, NodeRecord, RecordChange};
+use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Revision};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::node::Session;
 use tfo_model::time::UnixTime;
 use tfo_store::{CommitError, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
+use tfo_testbed::random::Dice;
 
-/// SplitMix64 (Steele, Lea, Flood 2014): enough for tests, and the same everywhere.
-pub(crate) struct Rng(u64);
-
-impl Rng {
-    pub(crate) fn new(seed: u64, index: u64) -> Self {
-        let mut rng = Self(seed ^ index.wrapping_mul(0xD6E8_FEB8_6659_FD93));
-        rng.next();
-        rng
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
+/// Dice for one test, or one part of it.
+pub(crate) fn dice(seed: u64, index: u64) -> Dice {
+    let mut dice = Dice::new(seed ^ index.wrapping_mul(0xD6E8_FEB8_6659_FD93));
+    dice.next();
+    dice
 }
 
 pub(crate) fn pool_name(name: &str) -> PoolName {
@@ -54,7 +39,7 @@ fn pool_id(seed: u64) -> PoolId {
 
 /// The key of an epoch, of the seed.
 pub(crate) fn key(seed: u64, epoch: Epoch) -> TfoKey {
-    let mut rng = Rng::new(!seed, epoch.get());
+    let mut rng = dice(!seed, epoch.get());
     let mut bytes = (u128::from(rng.next()) << 64 | u128::from(rng.next())).to_be_bytes();
     TfoKey::take(&mut bytes)
 }
@@ -88,7 +73,7 @@ pub(crate) fn record(version: u64, syncs: u64) -> NodeRecord {
     NodeRecord {
         version,
         syncs,
-        standing: Standing::Admitted,
+        membership: Membership::Admitted,
         session: Some(Session { ordinal: syncs, nonce: u64::MAX - version }),
         report: None,
         window: None,
@@ -156,7 +141,7 @@ pub(crate) fn rotate(seed: u64, document: &mut Document) -> Action {
 /// Step `index` of the walk, on whatever the store holds.  Commits, admissions and batches of acks; never a conflict.
 pub(crate) fn step(store: &dyn Store, pool: &PoolName, seed: u64, index: u64) -> Result<(), CommitError> {
     let Some(state) = store.load(pool)? else { return make(store, pool, seed) };
-    let (mut rng, snapshot) = (Rng::new(seed, index), &state.snapshot);
+    let (mut rng, snapshot) = (dice(seed, index), &state.snapshot);
     let keys = ring(seed, snapshot.document.next_epoch);
     let outcomes = match rng.below(10) {
         0..5 => {

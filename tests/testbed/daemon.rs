@@ -58,7 +58,7 @@ impl std::ops::Deref for DaemonHost {
 }
 
 impl DaemonHost {
-    /// A host with `fleet.secret` and an empty sysctl.d.  Needs `support::need_netns()`.
+    /// A host with `fleet.secret` and an empty sysctl.d.  Needs `need_netns()`.
     pub fn new() -> Self {
         let host = Self(Host::new());
         host.put("fleet.secret", &secret_bytes(1), 0o400);

@@ -39,7 +39,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host without keys and without configuration.  Needs `support::need_netns()`.
+    /// A host without keys and without configuration.  Needs `need_netns()`.
     pub fn new() -> Self {
         let dir = crate::scratch();
         // Tests that run the agent as nobody must be able to reach it.
@@ -176,4 +176,9 @@ pub fn stdout(output: &Output) -> String {
 /// Standard error as text.
 pub fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("output is UTF-8")
+}
+
+/// Both, for an assertion's message.
+pub fn said(output: &Output) -> String {
+    format!("{}{}", stdout(output), stderr(output))
 }

@@ -1,23 +1,25 @@
 //! What the tests share: skips that are counted, polling, scratch directories, namespaces, machines, the programs, and
 //! fleets of them.
 //!
-//! Not shipped.  A test that needs something which the machine lacks says `if !tfo_testbed::need_root() { return; }`: the
+//! Not shipped.  A test that needs something which the machine lacks says `skip_unless!(need_root());`: the
 //! skip is printed and recorded, and `tests/run` counts it as skipped, not as passed.
 //!
-//! Everything that is made here is named `tfo-test-...` and goes with the value that stands for it, also when the test
-//! panics; what a killed test leaves is removed by the next one that makes the same kind of thing.
+//! Everything that is made here has a name of `leftovers`, and goes with the value that stands for it.
 
+pub mod cable;
 pub mod config;
 pub mod coordinator;
 pub mod daemon;
 pub mod fake_coordinator;
 pub mod fleet;
 pub mod host;
+mod leftovers;
 pub mod levers;
 pub mod machine;
 mod netns;
 pub mod package;
 pub mod pki;
+pub mod random;
 pub mod secrets;
 pub mod swarm;
 pub mod transcript;
@@ -31,6 +33,8 @@ use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 /// File that takes one line per skipped test, `test name<TAB>reason`.  `tests/run` sets it and counts its lines.
 const SKIP_LOG: &str = "TFO_SKIP_LOG";
@@ -73,6 +77,16 @@ fn test_name(at: &Location<'_>) -> String {
         Some(name) if name != "main" => format!("{binary}::{name}"),
         _ => format!("{binary}::{}:{}", at.file(), at.line()),
     }
+}
+
+/// Ends the calling test, which has said that it was skipped: `skip_unless!(need_netns() && need_tool("nginx"));`
+#[macro_export]
+macro_rules! skip_unless {
+    ($needs:expr) => {
+        if !($needs) {
+            return;
+        }
+    };
 }
 
 /// True for uid 0; otherwise skips and returns false.
@@ -162,8 +176,17 @@ pub fn agent() -> Command {
 }
 
 /// An empty directory that goes away with the value.
-pub fn scratch() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("tfo-test-").tempdir().expect("a scratch directory can be made")
+pub fn scratch() -> TempDir {
+    scratch_below(&std::env::temp_dir()).expect("a scratch directory can be made")
+}
+
+/// The same in memory, if there is such a place: for very many files.
+pub fn scratch_in_memory() -> TempDir {
+    scratch_below(Path::new(leftovers::MEMORY_DIR)).unwrap_or_else(|_| scratch())
+}
+
+fn scratch_below(dir: &Path) -> std::io::Result<TempDir> {
+    tempfile::Builder::new().prefix(&leftovers::name("")).tempdir_in(dir)
 }
 
 /// The one test at a time that wants the machine for itself, over all processes; over when it is dropped.

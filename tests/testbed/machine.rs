@@ -8,13 +8,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{poll_some, poll_until};
+use crate::leftovers::{cgroup_root, name, remove_cgroup};
+use crate::{poll_some, scratch};
 
 /// The script that makes a process into PID 1 of the machine.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/machine.sh");
@@ -53,10 +53,7 @@ pub struct Image {
 impl Image {
     /// A machine with nothing of its own.
     pub fn new() -> Self {
-        static REAP: Once = Once::new();
-        REAP.call_once(reap_orphans);
-        let prefix = format!("tfo-test-machine-{}-", std::process::id());
-        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a scratch directory can be made");
+        let dir = scratch();
         for name in ["root", "files"] {
             fs::create_dir(dir.path().join(name)).expect("the scratch directory is ours");
         }
@@ -93,7 +90,7 @@ impl Image {
     /// The machine dies with the calling thread.
     pub fn boot(self) -> Machine {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("tfo-test-machine-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = name(&format!("machine-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         let cgroup = cgroup_root().expect("need_machine() was asked").join(name);
         fs::create_dir(&cgroup).expect("root can make a cgroup");
         let dir = self.dir.path();
@@ -269,50 +266,8 @@ fn only_child(pid: u32) -> Option<u32> {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?.split_whitespace().next()?.parse().ok()
 }
 
-/// Where the cgroup2 tree is mounted.
-fn cgroup_root() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
-    mount.split(' ').nth(1).map(PathBuf::from)
-}
-
-/// Kills what is in a cgroup of ours and removes it with those below.  False: something is still there.
-fn remove_cgroup(cgroup: &Path) -> bool {
-    poll_until(Duration::from_secs(10), || {
-        fs::write(cgroup.join("cgroup.kill"), "1").ok();
-        remove_below(cgroup);
-        !cgroup.exists()
-    })
-}
-
 /// Removes what an abandoned machine left on the host.
 pub fn remove(cgroup: &Path, dir: &Path) {
     remove_cgroup(cgroup);
     fs::remove_dir_all(dir).ok();
-}
-
-/// Removes a cgroup after those below it.  One that still has processes stays.
-fn remove_below(cgroup: &Path) {
-    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_below(&entry.path());
-        }
-    }
-    fs::remove_dir(cgroup).ok();
-}
-
-/// Removes the cgroups and directories of test processes that were killed before they could tidy up.
-fn reap_orphans() {
-    let dirs = [cgroup_root(), Some(std::env::temp_dir())];
-    for entry in dirs.iter().flatten().flat_map(fs::read_dir).flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix("tfo-test-machine-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            if entry.path().join("cgroup.procs").exists() {
-                remove_cgroup(&entry.path());
-            } else {
-                fs::remove_dir_all(entry.path()).ok();
-            }
-        }
-    }
 }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The inside of support/machine.rs: turns this process into PID 1 of a throw-away machine with a real systemd.
+# The inside of machine.rs: turns this process into PID 1 of a throw-away machine with a real systemd.
 #
 #   machine.sh root DIR    entered in new mount, uts, ipc and pid namespaces (unshare --fork), as their PID 1
 #   machine.sh boot DIR    the second step, in new network and cgroup namespaces too

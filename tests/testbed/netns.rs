@@ -5,13 +5,11 @@ use std::os::fd::AsFd;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Where `ip netns` keeps its names.
-const NETNS_DIR: &str = "/run/netns";
+use crate::leftovers::{NETNS_DIR, name, remove_netns};
 
 /// A named network namespace with its loopback up, in which nothing but this test lives.
 pub struct NetNs {
@@ -19,12 +17,10 @@ pub struct NetNs {
 }
 
 impl NetNs {
-    /// Makes `tfo-test-<pid>-<n>`.  Needs `support::need_netns()`.
+    /// Makes `tfo-test-<pid>-<n>`.  Needs `need_netns()`.
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        static REAP: Once = Once::new();
-        REAP.call_once(reap_orphans);
-        let name = format!("tfo-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = name(&COUNT.fetch_add(1, Ordering::Relaxed).to_string());
         ip(&format!("netns add {name}"));
         let netns = Self { name };
         netns.ip("link set lo up");
@@ -94,7 +90,7 @@ impl NetNs {
 impl Drop for NetNs {
     /// Kills what still runs inside (a test that panicked does not wait for its children), then removes the name.
     fn drop(&mut self) {
-        remove(&self.name);
+        remove_netns(&self.name);
     }
 }
 
@@ -103,31 +99,4 @@ impl Drop for NetNs {
 pub fn ip(words: &str) {
     let output = Command::new("ip").args(words.split_whitespace()).stdin(Stdio::null()).output().expect("ip starts");
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Ends everything in a namespace of ours and removes its name.  Errors show in the next test's `ip netns list`.
-fn remove(name: &str) {
-    if let Ok(pids) = Command::new("ip").args(["netns", "pids", name]).stdin(Stdio::null()).output() {
-        for pid in String::from_utf8_lossy(&pids.stdout).lines() {
-            let pid = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw);
-            if let Some(pid) = pid.filter(|pid| *pid != rustix::process::getpid()) {
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
-            }
-        }
-    }
-    Command::new("ip").args(["netns", "del", name]).stdin(Stdio::null()).output().ok();
-}
-
-/// Removes the namespaces of test processes that were killed before they could tidy up.
-fn reap_orphans() {
-    for entry in std::fs::read_dir(NETNS_DIR).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some((pid, number)) = name.strip_prefix("tfo-test-").and_then(|rest| rest.split_once('-')) else {
-            continue;
-        };
-        let ours = pid.parse::<u32>().is_ok() && number.parse::<u32>().is_ok();
-        if ours && !PathBuf::from("/proc").join(pid).exists() {
-            remove(&name);
-        }
-    }
 }

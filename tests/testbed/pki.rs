@@ -1,7 +1,6 @@
 //! A throw-away PKI: CAs, certificates good and bad, revocation lists.  Files are written as an operator would.
 
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +18,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tfo_host::runtime::clock;
 
-use crate::host::Host;
+use crate::host::{Host, replace};
 
 /// One day in seconds.
 pub const DAY: i64 = 86_400;
@@ -235,11 +234,7 @@ impl Identity {
 
 /// Replaces a file as a renewal does: a new one, 0600, renamed over the old.
 pub fn put(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    drop(std::fs::remove_file(&new));
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).expect("a new file");
-    std::io::Write::write_all(&mut file, text.as_bytes()).expect("the scratch directory takes it");
-    std::fs::rename(&new, path).expect("a rename in one directory");
+    replace(path, text.as_bytes(), 0o600);
 }
 
 /// All certificates of a PEM text, as authorities.

@@ -1,4 +1,4 @@
-//! The certificates of an agent, and the HTTP client that shows them: read again when a file changes.
+//! The certificates of an agent, and the HTTP client that presents them: read again when a file changes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tfo_model::time::UnixTime;
 use tfo_tls::client::{ClientIdentity, FileStamps, client_identity};
 use tfo_wire::client::Client;
 
-/// How often a certificate's end is looked at although no file has changed.
+/// How often a certificate's expiry is checked although no file has changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
 
-/// A client, and what is to be said of its certificates.
+/// A client and the notes on its certificates.
 pub(super) struct Identity {
     client: Client,
     stamps: FileStamps,
@@ -21,7 +21,7 @@ pub(super) struct Identity {
     notes: Vec<Problem>,
 }
 
-/// Reads the files; a problem says at which key of the configuration they were named.
+/// Reads the files; a problem names the key of the configuration.
 ///
 /// # Errors
 /// As [`client_identity`].
@@ -47,14 +47,15 @@ impl Identity {
     pub(super) fn load(
         settings: &ContactSettings,
         config: &Path,
-        (now, monotonic): (UnixTime, Duration),
+        now: UnixTime,
+        monotonic: Duration,
     ) -> Result<Self, Vec<Problem>> {
-        // Before they are read: a change in between is then seen at the next look.
+        // Before they are read: the next look then sees a change in between.
         let stamps = settings.files.stamps();
         let ClientIdentity { config: tls, not_after, notes, .. } = load(settings, config, now)?;
         let client = Client::new(tls).map_err(|error| {
             let message = chain(&error);
-            vec![Problem::error("http_client", message, "report this to us: it cannot happen")]
+            vec![Problem::error("http_client", message, "this is a bug; please report it")]
         })?;
         Ok(Self { client, stamps, looked_at: monotonic, not_after, notes })
     }
@@ -73,7 +74,7 @@ impl Identity {
         }
     }
 
-    /// Goes on with the old certificates for now: the new ones cannot be used.
+    /// Keeps the old certificates for now: the new ones cannot be used.
     pub(super) fn keep(&mut self, problems: Vec<Problem>, monotonic: Duration) {
         self.looked_at = monotonic;
         self.notes = problems;
@@ -88,7 +89,7 @@ impl Identity {
         self.not_after
     }
 
-    /// What is wrong with the certificates, for people: no keys depend on it before they are refused.
+    /// What is wrong with the certificates, as warnings: keys do not depend on it before a coordinator refuses them.
     pub(super) fn notes(&self) -> impl Iterator<Item = Problem> + '_ {
         self.notes.iter().cloned().map(|note| Problem { severity: Severity::Warning, ..note })
     }

@@ -9,7 +9,7 @@ use tfo_engine::backoff::{Backoff, part};
 
 /// Pauses of one coordinator.  The first is for a restart that all nodes see at once: they come back over a second.
 const PAUSES: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
-/// Longest pause before another coordinator is asked: nodes of a dead one spread over the others.
+/// Longest pause before another coordinator is asked: the nodes of one that died spread over the others.
 const HOP_MAX: Duration = Duration::from_secs(1);
 
 /// The coordinators of a pool, by their index.
@@ -25,7 +25,7 @@ struct Leg {
     resume_at: Duration,
 }
 
-/// Where to go on, and when.
+/// When the next request is due, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Next {
     pub(super) at: Duration,
@@ -34,30 +34,30 @@ pub(super) struct Next {
 }
 
 impl Route {
-    /// So many coordinators, at least one.
+    /// For `count` coordinators, at least one.
     pub(super) fn new(count: usize) -> Self {
         assert!(count > 0, "a configuration names at least one coordinator");
         Self { legs: vec![Leg::default(); count], current: 0 }
     }
 
-    /// Whom to ask.
+    /// The coordinator to ask.
     pub(super) fn current(&self) -> usize {
         self.current
     }
 
-    /// The present one has answered.
+    /// The current one answered.
     pub(super) fn succeeded(&mut self) {
         self.legs[self.current] = Leg::default();
     }
 
-    /// The present one has failed at `now`, and asked for a pause perhaps: goes to the one that is free first.
+    /// The current one failed at `now`, and may have asked for a pause: turns to the one that may be asked first.
     pub(super) fn failed(&mut self, now: Duration, asked: Option<Duration>, random: u32) -> Next {
         let leg = &mut self.legs[self.current];
         leg.failures = leg.failures.saturating_add(1);
         leg.resume_at = now + PAUSES.delay(leg.failures, asked, random);
         let count = self.legs.len();
         let hop = now + part(HOP_MAX, random);
-        // The next in turn among those that are free soonest.
+        // The next in turn among those that may be asked soonest.
         let at = |step: usize| {
             let resume_at = self.legs[(self.current + step) % count].resume_at;
             if step == count { resume_at } else { resume_at.max(hop) }
@@ -90,18 +90,18 @@ mod tests {
     }
 
     #[test]
-    fn the_others_are_asked_at_once_and_whoever_failed_is_left_alone_for_its_pause() {
+    fn the_others_are_asked_at_once_and_those_that_failed_after_their_pause() {
         let mut route = Route::new(3);
         assert_eq!(route.failed(NOW, Some(secs(40)), 0), Next { at: NOW, other: true });
         assert_eq!(route.current(), 1);
         assert_eq!(route.failed(NOW, None, u32::MAX), Next { at: NOW + secs(1), other: true });
         assert_eq!(route.current(), 2);
-        // All have failed: the one that is free first.
+        // All have failed: the one that may be asked first.
         assert_eq!(route.failed(NOW, None, 0), Next { at: NOW + secs(1), other: false });
         assert_eq!(route.current(), 2);
         assert_eq!(route.failed(NOW + secs(1), None, 0), Next { at: NOW + secs(2), other: true });
         assert_eq!(route.current(), 1);
         route.succeeded();
-        assert_eq!(route.current(), 1, "no way back without need");
+        assert_eq!(route.current(), 1, "it does not change back without need");
     }
 }

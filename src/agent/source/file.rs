@@ -1,10 +1,11 @@
-//! Keys that somebody else distributes: a file with kernel text, installed when it changes.
+//! Keys that another program distributes: a file with kernel text, installed when it changes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Offer, desired};
 use tfo_config::reader::Located;
-use tfo_engine::reconcile::{ClockUse, Makers};
+use tfo_engine::reconcile::ClockUse;
 use tfo_host::secret::SecretPath;
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
@@ -15,7 +16,7 @@ pub(super) fn offer(path: &Located<SecretPath>, config: &Path) -> Result<Offer, 
     Ok(Offer {
         desired: desired(keys, [None; 2], Phase::Steady, None),
         clock: ClockUse::None,
-        makers: Makers::new(),
+        generators: BTreeMap::new(),
         joints: Vec::new(),
     })
 }

@@ -1,29 +1,30 @@
 //! Where keys come from.  A source offers what the slots should hold now; it never writes anything.
+//!
+//! A coordinator is not asked here: `contact` has what it instructed.
 
-mod coordinator;
 mod derive;
 mod file;
 mod random;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use tfo_config::agent::{AgentSettings, Holds, NamedSecret, SourceSettings};
 use tfo_config::reader::Located;
 use tfo_crypto::fingerprint::{pair_print, slot_prints};
-use tfo_engine::reconcile::{ClockUse, Makers};
+use tfo_engine::reconcile::ClockUse;
 use tfo_host::secret::SecretPath;
 use tfo_model::count::Epoch;
-use tfo_model::key::KeyPair;
+use tfo_model::key::{KeyFingerprint, KeyPair};
 use tfo_model::key_text;
 use tfo_model::node::KeySource;
 use tfo_model::problem::Problem;
 use tfo_model::state::{DesiredState, Phase, SlotPrint, SlotPrints};
 use tfo_model::time::UnixTime;
 
-pub use coordinator::{BadTold, Told};
 pub use derive::{check_entries, late_joints};
 
-/// Longest key file that is read, in bytes: two keys, and room to see that there is more.
+/// Longest key file that is read, in bytes: two keys, and room to detect a longer one.
 const KEY_FILE_BYTES_MAX: usize = 256;
 
 /// What a source offers.
@@ -31,17 +32,17 @@ const KEY_FILE_BYTES_MAX: usize = 256;
 pub struct Offer {
     /// What to hold.
     pub desired: DesiredState,
-    /// Whether it depends on this host's clock.
+    /// How it depends on this host's clock.
     pub clock: ClockUse,
-    /// What the keys were made from.
-    pub makers: Makers,
-    /// Joints of the schedule, for the header's memory.
+    /// The generators of the keys by name, each with a public fingerprint of its secret.
+    pub generators: BTreeMap<String, KeyFingerprint>,
+    /// Joints of the schedule, to be recorded in the header.
     pub joints: Vec<UnixTime>,
 }
 
-/// What is installed already, for the sources that go on from there.
+/// What is installed, for sources that continue from it.
 pub struct Installed<'a> {
-    /// The kind of source that told it.
+    /// The kind of source that it came from.
     pub source: &'a str,
     /// The keys.
     pub keys: &'a KeyPair,
@@ -60,15 +61,6 @@ impl<'a> Installed<'a> {
     }
 }
 
-/// A sysctl.d file that could not be written: may the kernel get the new keys all the same?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WithoutFile {
-    /// Yes: the fleet goes on, and the source knows the keys after a reboot too.
-    GoOn,
-    /// No: the file is the only place where the keys survive.
-    Stop,
-}
-
 /// The kind of a source as outputs and the header name it.
 #[must_use]
 pub fn kind(settings: &SourceSettings) -> KeySource {
@@ -80,36 +72,36 @@ pub fn kind(settings: &SourceSettings) -> KeySource {
     }
 }
 
-/// See [`WithoutFile`].
+/// Whether the kernel may get new keys although the sysctl.d file could not be written.
 #[must_use]
-pub fn without_file(settings: &SourceSettings) -> WithoutFile {
+pub fn survives_without_file(settings: &SourceSettings) -> bool {
     match settings {
-        SourceSettings::Derive(_) | SourceSettings::File { .. } => WithoutFile::GoOn,
-        // The file is the fence: a key that only the kernel knew would be lost at a reboot that the pool does not see.
-        SourceSettings::Coordinator(_) | SourceSettings::Random { .. } => WithoutFile::Stop,
+        // The source has the keys after a reboot too, and the fleet uses them already.
+        SourceSettings::Derive(_) | SourceSettings::File { .. } => true,
+        // The file is the fence: a key that only the kernel has would be lost at a reboot that the pool does not notice.
+        SourceSettings::Coordinator(_) | SourceSettings::Random { .. } => false,
     }
 }
 
-/// Asks the source of `settings`; `installed` is what this host holds, by its file or, where that is not ours, by its kernel.
-/// `told` is what a coordinator told and is not installed yet.  None: there is nothing but what is installed.
+/// Asks the source of `settings`; `installed` is what this host holds, by its file or, without one, by its kernel.  None
+/// for a coordinator.
 ///
 /// # Errors
-/// Fails with what is wrong and what to do; the installed keys stay then.
+/// Fails with the problem and its remedy; the installed keys stay.
 pub fn offer(
     settings: &AgentSettings,
     now: UnixTime,
     installed: Option<&Installed<'_>>,
-    told: Option<&Told>,
 ) -> Result<Option<Offer>, Problem> {
     match &settings.source {
-        SourceSettings::Coordinator(_) => Ok(told.map(Told::offer)),
+        SourceSettings::Coordinator(_) => Ok(None),
         SourceSettings::Derive(source) => derive::offer(source, &settings.file, now).map(Some),
         SourceSettings::File { path } => file::offer(path, &settings.file).map(Some),
         SourceSettings::Random { interval } => random::offer(*interval, now, installed).map(Some),
     }
 }
 
-/// Reads a secret that the configuration names, and forgets it: is there one that can be used?
+/// Reads a secret that the configuration names, and drops it: can it be used?
 #[must_use]
 pub fn check_secret(secret: &NamedSecret, config: &Path) -> Option<Problem> {
     match secret.holds {
@@ -129,7 +121,7 @@ fn read_key_file(place: &Located<SecretPath>, config: &Path) -> Result<KeyPair, 
     })
 }
 
-/// Puts names on keys: epochs in the order primary, backup.
+/// Adds fingerprints and `epochs`, in the order primary, backup.
 fn desired(keys: KeyPair, epochs: [Option<Epoch>; 2], phase: Phase, next_change_at: Option<UnixTime>) -> DesiredState {
     let prints = slot_prints(&keys, epochs);
     DesiredState { keys, prints, phase, pool_id: None, generation: None, next_change_at }

@@ -1,10 +1,12 @@
-//! Keys for one host alone: a fresh one every interval, the previous one as backup.
+//! Keys for one host: a fresh one every interval, the previous one as backup.
 //!
-//! The sysctl.d file is their only memory, so a restart or a reboot goes on with them.
+//! The sysctl.d file is their only record, so they survive a restart or a reboot.
+
+use std::collections::BTreeMap;
 
 use super::{Installed, Offer, desired};
 use tfo_crypto::random::fresh_key;
-use tfo_engine::reconcile::{ClockUse, Makers};
+use tfo_engine::reconcile::ClockUse;
 use tfo_model::count::Epoch;
 use tfo_model::key::KeyPair;
 use tfo_model::node::KeySource;
@@ -12,7 +14,7 @@ use tfo_model::problem::Problem;
 use tfo_model::state::{DesiredState, Phase};
 use tfo_model::time::{RotationInterval, UnixTime};
 
-/// The installed keys while they are young enough, else a fresh primary.
+/// The installed keys while they are young enough, otherwise a fresh primary.
 pub(super) fn offer(
     interval: RotationInterval,
     now: UnixTime,
@@ -21,7 +23,7 @@ pub(super) fn offer(
     let own = installed.filter(|installed| installed.source == KeySource::Random.as_str());
     let born = own.and_then(|own| own.prints.primary.epoch);
     let desired = match (own, born) {
-        // A key that is born later than that is of a clock that was wrong, and would live until then.
+        // A key from further in the future was made by a wrong clock, and would live until then.
         (Some(own), Some(born)) if is_young(now, UnixTime::from_secs(born.get()), interval) => {
             let next = UnixTime::from_secs(born.get()).plus(interval.secs());
             let epochs = [Some(born), own.prints.backup.and_then(|slot| slot.epoch)];
@@ -29,8 +31,8 @@ pub(super) fn offer(
         }
         _ => rotated(interval, now, installed)?,
     };
-    // A clock that goes back by less than half a key's life only makes this key live that much longer.
-    Ok(Offer { desired, clock: ClockUse::Within(interval.secs() / 2), makers: Makers::new(), joints: Vec::new() })
+    // A clock that goes back by less than half an interval only makes this key live that much longer.
+    Ok(Offer { desired, clock: ClockUse::Within(interval.secs() / 2), generators: BTreeMap::new(), joints: Vec::new() })
 }
 
 fn is_young(now: UnixTime, born: UnixTime, interval: RotationInterval) -> bool {
@@ -43,15 +45,15 @@ fn rotated(
     installed: Option<&Installed<'_>>,
 ) -> Result<DesiredState, Problem> {
     let no_randomness = |error: tfo_crypto::random::NoRandomness| {
-        Problem::error("no_randomness", error.to_string(), "wait: the installed keys stay, and it is tried again")
+        Problem::error("no_randomness", error.to_string(), "wait: the agent tries again, and the installed keys stay")
     };
     let fresh = fresh_key().map_err(no_randomness)?;
-    // Whatever made cookies until now, also a key of the kernel's own: its cookies stay valid for one more interval.
+    // The key that made cookies until now, even the kernel's own: its cookies stay valid for one more interval.
     let (previous, epoch) = match installed {
         Some(installed) => (Some(installed.keys.primary().duplicate()), installed.prints.primary.epoch),
         None => (None, None),
     };
-    let keys = KeyPair::new(fresh, previous).expect("a fresh key is not zero and is none that was there before");
+    let keys = KeyPair::new(fresh, previous).expect("a fresh key is neither zero nor an older key");
     Ok(desired(keys, [Epoch::new(now.secs()), epoch], Phase::Steady, Some(now.plus(interval.secs()))))
 }
 
@@ -84,7 +86,7 @@ mod tests {
         assert_ne!(
             offer_after(&first, KeySource::Random.as_str(), NOW.minus(101)).prints,
             first.prints,
-            "born by a clock that was wrong"
+            "made by a wrong clock"
         );
         let third = offer_after(&second, KeySource::Random.as_str(), NOW.plus(200));
         assert_eq!(third.prints.backup, Some(second.prints.primary), "the first key is gone");

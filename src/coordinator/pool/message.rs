@@ -9,8 +9,7 @@ use tokio::sync::oneshot;
 
 use super::replica::GivenKeys;
 use super::waiting::Reply;
-use tfo_engine::rollout::document::Expect;
-use tfo_engine::rollout::input::{Force, Order, Refused};
+use tfo_engine::rollout::input::{OperatorRequest, Refused};
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
@@ -18,6 +17,7 @@ use tfo_model::count::Revision;
 use tfo_model::fleet::NodeState;
 use tfo_model::ids::NodeId;
 use tfo_model::key::KeyFingerprint;
+use tfo_model::node::Expected;
 use tfo_wire::v1::fleet::{Done, FingerprintCount, Nodes, PoolStatus, SlotPairShown};
 
 /// What a node reports about itself and the store does not keep: for `nodes`.
@@ -36,11 +36,11 @@ pub struct Described {
 /// What an operator wants, where the driver adds the pool's state or key bytes before it asks the engine.
 pub enum Wanted {
     /// A complete order.
-    Order(Order),
+    Order(OperatorRequest),
     /// The first key; the expected nodes are those of the policy where none are given.
-    FirstKey(Asked, Option<Expect>, Force),
+    FirstKey(Asked, Option<Expected>, bool),
     /// Keys that the nodes already hold: primary and backup.
-    Import(Asked, Option<Expect>, KeyFingerprint, Option<KeyFingerprint>),
+    Import(Asked, Option<Expected>, KeyFingerprint, Option<KeyFingerprint>),
     /// One of the slots that may be recovered; the only one where none are given.
     Recover(Asked, Option<SlotPairShown>),
 }

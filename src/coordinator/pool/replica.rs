@@ -10,8 +10,9 @@
 use std::sync::Arc;
 
 use tfo_crypto::fingerprint::fingerprint;
-use tfo_engine::rollout::document::{Document, KeyRing, PoolKey, Proposal, Snapshot};
+use tfo_engine::rollout::document::{Document, KeyRing, Proposal, Snapshot};
 use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::Epoch;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};

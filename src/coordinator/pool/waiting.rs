@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::replica::Replica;
-use tfo_engine::rollout::document::{Instruction, PoolKey, Stage};
+use tfo_engine::rollout::document::Stage;
+use tfo_engine::rollout::slots::{Instruction, PoolKey};
 use tfo_engine::rollout::sync::{Answer, PoolView, Sync, SyncRefused};
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
@@ -138,7 +139,7 @@ impl WaitingNodes {
     pub(super) fn answer(&mut self, replica: &Replica, view: PoolView, pending: Pending) {
         match view.answer(replica.snapshot(), &pending.node, &pending.sync) {
             Ok(Answer::Nothing) => self.hold(pending),
-            Ok(Answer::Tell(instruction)) => pending.reply.give(self.answers.body(replica, &instruction)),
+            Ok(Answer::Instruct(instruction)) => pending.reply.give(self.answers.body(replica, &instruction)),
             Err(refused) => pending.reply.give(Err(SyncError::Refused(refused))),
         }
     }
@@ -153,7 +154,7 @@ impl WaitingNodes {
             }
             match view.answer(replica.snapshot(), &node, &waiting.sync) {
                 Ok(Answer::Nothing) => still.push((node, waiting)),
-                Ok(Answer::Tell(instruction)) => waiting.reply.give(self.answers.body(replica, &instruction)),
+                Ok(Answer::Instruct(instruction)) => waiting.reply.give(self.answers.body(replica, &instruction)),
                 Err(refused) => waiting.reply.give(Err(SyncError::Refused(refused))),
             }
         }

@@ -13,16 +13,16 @@ use super::sync_request::check_reason;
 use super::{Api, FromOperator, FromReader, ReadPool};
 use crate::pool::{Asked, CommandError, GivenKeys, Pool, Wanted};
 use crate::server::{JsonBody, Refusal};
-use tfo_engine::rollout::document::{Actor, AuditEntry, Expect};
-use tfo_engine::rollout::input::{Command, Force, Order, Reason, RevokeKeys};
+use tfo_engine::rollout::document::{Actor, AuditEntry};
+use tfo_engine::rollout::input::{Command, OperatorRequest, Reason, RevokeKeys};
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
 use tfo_store::AUDIT_READ_MAX;
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::fleet::{
-    AdvanceRequest, Audit, AuditLine, COMMAND_BYTES_MAX, Command as CommandBody, Done, Expected, ImportRequest,
-    NodeAction, NodeRequest, Nodes, PoolStatus, Pools, REASON_BYTES_MAX, RecoverRequest, RotationMode, RotationRequest,
+    AdvanceRequest, Audit, AuditLine, COMMAND_BYTES_MAX, Command as CommandBody, Done, ImportRequest, NodeAction,
+    NodeRequest, Nodes, PoolStatus, Pools, REASON_BYTES_MAX, RecoverRequest, RotationMode, RotationRequest,
 };
 use tfo_wire::v1::secret::SecretText;
 
@@ -121,7 +121,7 @@ impl Instruction {
     /// One that the engine takes as it is.
     fn order(name: &'static str, asked: Asked, command: Command) -> Self {
         let Asked { operator, reason, if_revision } = asked;
-        Self::new(name, Wanted::Order(Order { operator, reason, if_revision, command }))
+        Self::new(name, Wanted::Order(OperatorRequest { operator, reason, if_revision, command }))
     }
 }
 
@@ -167,17 +167,6 @@ fn asked(operator: NodeId, reason: String, if_revision: Option<Revision>) -> Res
     Ok(Asked { operator, reason, if_revision })
 }
 
-fn force(force: bool) -> Force {
-    if force { Force::Yes } else { Force::No }
-}
-
-fn expect(expected: Option<Expected>) -> Option<Expect> {
-    expected.map(|expected| match expected {
-        Expected::Number(number) => Expect::Number(number),
-        Expected::Names(names) => Expect::Names(names),
-    })
-}
-
 /// `POST …/rotations`.
 pub(super) fn rotate(body: RotationRequest, operator: NodeId) -> Result<Instruction, Refusal> {
     let names_keys_or_nodes = !body.deny.is_empty() || !body.epochs.is_empty();
@@ -189,13 +178,13 @@ pub(super) fn rotate(body: RotationRequest, operator: NodeId) -> Result<Instruct
     }
     let asked = asked(operator, body.reason, body.if_revision)?;
     let command = match body.mode {
-        RotationMode::Normal => Command::Rotate { force: force(body.force) },
+        RotationMode::Normal => Command::Rotate { force: body.force },
         RotationMode::Revoke if body.epochs.is_empty() => {
-            Command::Revoke { keys: RevokeKeys::AllTold, deny: body.deny }
+            Command::Revoke { keys: RevokeKeys::AllInstructed, deny: body.deny }
         }
         RotationMode::Revoke => Command::Revoke { keys: RevokeKeys::Epochs(body.epochs), deny: body.deny },
         RotationMode::First => {
-            let wanted = Wanted::FirstKey(asked, expect(body.expect), force(body.force));
+            let wanted = Wanted::FirstKey(asked, body.expect, body.force);
             return Ok(Instruction::new("rotate", wanted));
         }
     };
@@ -209,13 +198,13 @@ pub(super) fn pause(body: CommandBody, operator: NodeId) -> Result<Instruction, 
 
 /// `POST …/resume`.
 pub(super) fn resume(body: CommandBody, operator: NodeId) -> Result<Instruction, Refusal> {
-    let command = Command::Resume { force: force(body.force) };
+    let command = Command::Resume { force: body.force };
     Ok(Instruction::order("resume", asked(operator, body.reason, body.if_revision)?, command))
 }
 
 /// `POST …/abort`.
 pub(super) fn abort(body: CommandBody, operator: NodeId) -> Result<Instruction, Refusal> {
-    let command = Command::Abort { force: force(body.force) };
+    let command = Command::Abort { force: body.force };
     Ok(Instruction::order("abort", asked(operator, body.reason, body.if_revision)?, command))
 }
 
@@ -230,7 +219,7 @@ pub(super) fn import(body: ImportRequest, operator: NodeId) -> Result<Instructio
     let asked = asked(operator, body.reason, None)?;
     let mut given = GivenKeys::default();
     let prints = take_keys(&body.keys, &mut given)?;
-    let wanted = Wanted::Import(asked, expect(body.expect), prints.primary, prints.backup);
+    let wanted = Wanted::Import(asked, body.expect, prints.primary, prints.backup);
     Ok(Instruction { name: "import", wanted, given })
 }
 

@@ -1,8 +1,8 @@
 //! Checks and converts the body of a sync for the engine: ranges, lengths, and fields that belong together.  Pure.
 
 use crate::pool::Described;
-use tfo_engine::rollout::document::{PoolKey, Slots};
-use tfo_engine::rollout::record::{Fence, Installed, Report, SlotCount};
+use tfo_engine::rollout::record::{Installed, Report, SlotCount};
+use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::kernel::release::KernelRelease;
 use tfo_model::state::{BackupSlot, SlotPrint, SlotPrints};

@@ -9,7 +9,7 @@ use super::key_file::secret_path;
 use super::reveal::{self, Revealed};
 use tfo_cli::report::{Failure, Format, Outcome, Report};
 use tfo_crypto::derive::{SECRET_BYTES_MAX, Secret};
-use tfo_crypto::maker::{Derivation, KeyMaker};
+use tfo_crypto::generator::{Derivation, KeyGenerator};
 use tfo_host::runtime::clock;
 use tfo_model::count::Epoch;
 use tfo_model::key::{KeyFingerprint, TfoKey};
@@ -184,9 +184,9 @@ fn derivation(arguments: &DeriveArgs) -> Result<Derivation, Failure> {
         let remedy = "name the file that source.schedule.secret of agent.toml names";
         config(Problem::error("secret_weak", format!("{place}: {error}"), remedy))
     })?;
-    let maker = match arguments.algorithm {
-        DeriveAlgorithm::HkdfSha256 => KeyMaker::HkdfSha256(secret, interval),
-        DeriveAlgorithm::Tofurkey => KeyMaker::Tofurkey(secret),
+    let generator = match arguments.algorithm {
+        DeriveAlgorithm::HkdfSha256 => KeyGenerator::HkdfSha256(secret, interval),
+        DeriveAlgorithm::Tofurkey => KeyGenerator::Tofurkey(secret),
     };
-    Ok(Derivation::new(maker, interval, lead))
+    Ok(Derivation::new(generator, interval, lead))
 }

@@ -217,7 +217,7 @@ mod tests {
     use super::*;
     use crate::host::tcp_option::FastOpen;
 
-    /// A SYN/ACK with a cookie as a kernel sent it (tshark's bytes; namespaces of tests/host_wire).
+    /// A SYN/ACK with a cookie as a kernel sent it (tshark's bytes; namespaces of tests/ctl/wire).
     const OPTIONS: [u8; 12] = [34, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1];
 
     fn segment(data: &[u8]) -> Vec<u8> {

@@ -1,7 +1,7 @@
-//! Answers that a node takes, refuses, and has taken already.
+//! Answers that a node takes, refuses, or has taken already.
 
 use super::*;
-use crate::rollout::document::{PoolKey, Slots};
+use crate::rollout::slots::{PoolKey, Slots};
 use tfo_model::count::Epoch;
 use tfo_model::key::KeyFingerprint;
 
@@ -17,55 +17,66 @@ fn key(epoch: u64) -> PoolKey {
     PoolKey { epoch: Epoch::new(epoch).unwrap(), fingerprint }
 }
 
-fn told(generation: u64, primary: u64, backup: Option<u64>) -> Instruction {
+fn instruction(generation: u64, primary: u64, backup: Option<u64>) -> Instruction {
     let slots = Slots { primary: key(primary), backup: backup.map(key) };
     Instruction { generation: Generation::new(generation), slots }
 }
 
-fn fence(told: Instruction) -> Fence {
-    Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots }
+fn fence(instruction: Instruction) -> Fence {
+    Fence::of(pool_id(), &instruction)
 }
 
 fn link(held: Option<Instruction>) -> Link {
     Link::start(held.map(fence), Session { ordinal: 5, nonce: 1 }, NOW)
 }
 
-fn answer(link: &mut Link, request: RequestId, told: &Instruction) -> Result<Verdict, AnswerRefused> {
-    link.answered(request, &pool_id(), told, (NOW, ABSENT_AFTER))
+fn of(pool_id: PoolId, instruction: &Instruction) -> PoolAnswer {
+    PoolAnswer { pool_id, instruction: *instruction, absent_after: ABSENT_AFTER }
+}
+
+fn answer(link: &mut Link, request: RequestId, instruction: &Instruction) -> Result<AnswerAccepted, AnswerRefused> {
+    link.answered(request, &of(pool_id(), instruction), NOW)
 }
 
 #[test]
 fn the_fence_judges_pool_generation_and_keys() {
-    let held = fence(told(5, 2, Some(3)));
-    let judged = |told: &Instruction| judge(Some(&held), &pool_id(), told);
-    assert_eq!(judged(&told(6, 3, Some(2))), Ok(Verdict::Install));
-    assert_eq!(judged(&told(900, 9, None)), Ok(Verdict::Install), "any number of generations may be missed");
-    assert_eq!(judged(&told(5, 2, Some(3))), Ok(Verdict::Same));
+    let held = fence(instruction(5, 2, Some(3)));
+    let judged = |instruction: &Instruction| check_answer(Some(&held), &pool_id(), instruction);
+    assert_eq!(judged(&instruction(6, 3, Some(2))), Ok(AnswerAccepted::Install));
+    assert_eq!(
+        judged(&instruction(900, 9, None)),
+        Ok(AnswerAccepted::Install),
+        "any number of generations may be missed"
+    );
+    assert_eq!(judged(&instruction(5, 2, Some(3))), Ok(AnswerAccepted::Same));
     let (low, high) = (Generation::new(4), Generation::new(5));
-    assert_eq!(judged(&told(4, 2, Some(1))), Err(AnswerRefused::LowerGeneration { held: high, told: low }));
-    for other in [told(5, 2, Some(4)), told(5, 3, Some(2)), told(5, 2, None)] {
+    assert_eq!(judged(&instruction(4, 2, Some(1))), Err(AnswerRefused::LowerGeneration { held: high, answered: low }));
+    for other in [instruction(5, 2, Some(4)), instruction(5, 3, Some(2)), instruction(5, 2, None)] {
         assert_eq!(judged(&other), Err(AnswerRefused::OtherKeys { generation: high }));
     }
     let other: PoolId = "ffffffffffffffffffffffffffffffff".parse().unwrap();
-    let refused = judge(Some(&held), &other, &told(6, 3, Some(2)));
-    assert_eq!(refused, Err(AnswerRefused::OtherPool { held: pool_id(), told: other }));
-    assert_eq!(judge(None, &other, &told(1, 1, None)), Ok(Verdict::Install));
+    let refused = check_answer(Some(&held), &other, &instruction(6, 3, Some(2)));
+    assert_eq!(refused, Err(AnswerRefused::OtherPool { held: pool_id(), answered: other }));
+    assert_eq!(check_answer(None, &other, &instruction(1, 1, None)), Ok(AnswerAccepted::Install));
     // A kernel that had one slot when the file was written.
-    assert_eq!(judge(Some(&fence(told(5, 2, None))), &pool_id(), &told(5, 2, Some(3))), Ok(Verdict::Install));
+    assert_eq!(
+        check_answer(Some(&fence(instruction(5, 2, None))), &pool_id(), &instruction(5, 2, Some(3))),
+        Ok(AnswerAccepted::Install)
+    );
 }
 
 #[test]
 fn only_the_outstanding_request_is_answered_and_only_once() {
     let mut link = link(None);
     let (first, second) = (link.ask(), link.ask());
-    let new = told(1, 1, None);
+    let new = instruction(1, 1, None);
     assert_eq!(answer(&mut link, first.request, &new), Err(AnswerRefused::NotOutstanding));
     assert_eq!(link.nothing_new(first.request, NOW), Err(AnswerRefused::NotOutstanding));
     assert_eq!(link.session_closed(first.request, 9, 2, NOW), Err(AnswerRefused::NotOutstanding));
-    assert_eq!(answer(&mut link, second.request, &new), Ok(Verdict::Install));
+    assert_eq!(answer(&mut link, second.request, &new), Ok(AnswerAccepted::Install));
     assert_eq!(answer(&mut link, second.request, &new), Err(AnswerRefused::NotOutstanding));
     let third = link.ask();
-    assert_eq!(third.seen, Generation::new(1), "told, installed or not");
+    assert_eq!(third.seen, Generation::new(1), "received, installed or not");
     link.give_up();
     assert_eq!(answer(&mut link, third.request, &new), Err(AnswerRefused::NotOutstanding));
 }
@@ -74,8 +85,8 @@ fn only_the_outstanding_request_is_answered_and_only_once() {
 fn what_is_not_durable_is_tried_again_within_its_session_only() {
     let mut link = link(None);
     let ask = link.ask();
-    let new = told(1, 1, None);
-    assert_eq!(answer(&mut link, ask.request, &new), Ok(Verdict::Install));
+    let new = instruction(1, 1, None);
+    assert_eq!(answer(&mut link, ask.request, &new), Ok(AnswerAccepted::Install));
     assert_eq!(link.pending(), Some(&new));
     let mut installed = link.clone();
     installed.persisted(&pool_id(), &new);
@@ -88,14 +99,14 @@ fn what_is_not_durable_is_tried_again_within_its_session_only() {
 
 #[test]
 fn what_is_refused_was_seen_and_is_no_evidence_beyond_the_fence() {
-    let held = told(5, 2, Some(3));
-    for (other, seen) in [(told(3, 2, Some(1)), 3), (told(5, 2, Some(4)), 5)] {
+    let held = instruction(5, 2, Some(3));
+    for (other, seen) in [(instruction(3, 2, Some(1)), 3), (instruction(5, 2, Some(4)), 5)] {
         let mut link = link(Some(held));
         let ask = link.ask();
         assert!(answer(&mut link, ask.request, &other).is_err());
         let ask = link.ask();
         assert_eq!(ask.seen, Generation::new(seen), "the long poll waits for what is above it");
-        assert!(ask.seen <= held.generation, "a report says nothing that its fence does not say");
+        assert!(ask.seen <= held.generation, "a report holds nothing that its fence does not hold");
         assert_eq!((link.pending(), link.fence()), (None, Some(&fence(held))));
         // Nothing above what was refused: that confirms nothing.
         assert_eq!(link.nothing_new(ask.request, NOW), Ok(()));
@@ -110,17 +121,17 @@ fn what_is_refused_was_seen_and_is_no_evidence_beyond_the_fence() {
         assert_eq!(moved.nothing_new(ask.request, NOW), Ok(()));
         assert_eq!(moved.readiness(NOW, timeout), Readiness::Confirmed);
         let ask = link.ask();
-        assert_eq!(answer(&mut link, ask.request, &told(6, 3, Some(2))), Ok(Verdict::Install));
+        assert_eq!(answer(&mut link, ask.request, &instruction(6, 3, Some(2))), Ok(AnswerAccepted::Install));
         assert_eq!(link.readiness(NOW, timeout), Readiness::Confirmed);
     }
 }
 
 #[test]
 fn another_pools_generation_is_not_seen() {
-    let mut link = link(Some(told(5, 2, Some(3))));
+    let mut link = link(Some(instruction(5, 2, Some(3))));
     let other: PoolId = "ffffffffffffffffffffffffffffffff".parse().unwrap();
     let ask = link.ask();
-    let refused = link.answered(ask.request, &other, &told(900, 9, None), (NOW, ABSENT_AFTER));
+    let refused = link.answered(ask.request, &of(other, &instruction(900, 9, None)), NOW);
     assert!(matches!(refused, Err(AnswerRefused::OtherPool { .. })));
     assert_eq!(link.ask().seen, Generation::ZERO, "it would freeze this pool, and hide its next instruction");
 }
@@ -128,12 +139,12 @@ fn another_pools_generation_is_not_seen() {
 #[test]
 fn keys_of_another_pool_are_no_keys() {
     let timeout = Duration::from_secs(10);
-    let held = told(5, 2, Some(3));
+    let held = instruction(5, 2, Some(3));
     let other: PoolId = "ffffffffffffffffffffffffffffffff".parse().unwrap();
     // Told other keys, or refused for those that it reports.
     let mut moved = link(Some(held));
     let ask = moved.ask();
-    assert!(moved.answered(ask.request, &other, &told(900, 9, None), (NOW, ABSENT_AFTER)).is_err());
+    assert!(moved.answered(ask.request, &of(other, &instruction(900, 9, None)), NOW).is_err());
     let mut refused = link(Some(held));
     let ask = refused.ask();
     assert_eq!(refused.other_pool(ask.request, NOW), Ok(()));
@@ -146,7 +157,7 @@ fn keys_of_another_pool_are_no_keys() {
         }
         // Another coordinator knows the pool of these keys.
         let ask = link.ask();
-        assert_eq!(answer(&mut link, ask.request, &held), Ok(Verdict::Same));
+        assert_eq!(answer(&mut link, ask.request, &held), Ok(AnswerAccepted::Same));
         assert_eq!((link.has_keys(), link.readiness(NOW, timeout)), (true, Readiness::Confirmed));
         let ask = link.ask();
         assert_eq!(link.other_pool(ask.request, NOW), Ok(()));
@@ -156,10 +167,10 @@ fn keys_of_another_pool_are_no_keys() {
 
 #[test]
 fn a_reload_forgets_neither_the_fence_nor_the_silence() {
-    let held = told(5, 2, Some(3));
+    let held = instruction(5, 2, Some(3));
     let mut before = link(Some(held));
     let ask = before.ask();
-    assert_eq!(answer(&mut before, ask.request, &held), Ok(Verdict::Same));
+    assert_eq!(answer(&mut before, ask.request, &held), Ok(AnswerAccepted::Same));
     let session = Session { ordinal: 3, nonce: 9 };
     let fresh = || Link::start(None, session, NOW * 2).succeeding(&before);
     let after = fresh().in_contact_since(&before);
@@ -173,10 +184,10 @@ fn a_reload_forgets_neither_the_fence_nor_the_silence() {
     assert_eq!(fresh().readiness(NOW * 9, Duration::ZERO), Readiness::Unconfirmed);
     for mut link in [after, fresh()] {
         let ask = link.ask();
-        let refused = answer(&mut link, ask.request, &told(4, 1, Some(2)));
+        let refused = answer(&mut link, ask.request, &instruction(4, 1, Some(2)));
         assert!(matches!(refused, Err(AnswerRefused::LowerGeneration { .. })), "{refused:?}");
     }
-    // What the file says counts where nothing was held.
+    // The file counts if nothing was held.
     let joiner = link(None);
     let found = Link::start(Some(fence(held)), session, NOW).succeeding(&joiner);
     assert_eq!(found.fence(), Some(&fence(held)));
@@ -202,9 +213,9 @@ fn readiness_needs_keys_of_the_pool() {
     assert_eq!(joiner.readiness(NOW, timeout), Readiness::Asking);
     assert_eq!(joiner.readiness(late, timeout), Readiness::NoKeys);
     let ask = joiner.ask();
-    let new = told(1, 1, None);
-    assert_eq!(answer(&mut joiner, ask.request, &new), Ok(Verdict::Install));
-    assert_eq!(joiner.readiness(NOW, timeout), Readiness::Asking, "told is not installed");
+    let new = instruction(1, 1, None);
+    assert_eq!(answer(&mut joiner, ask.request, &new), Ok(AnswerAccepted::Install));
+    assert_eq!(joiner.readiness(NOW, timeout), Readiness::Asking, "received is not installed");
     joiner.persisted(&pool_id(), &new);
     assert_eq!(joiner.readiness(NOW, timeout), Readiness::Confirmed);
 
@@ -222,8 +233,8 @@ fn nothing_new_confirms_only_what_the_node_had_when_it_asked() {
     let mut joiner = link(None);
     let ask = joiner.ask();
     assert_eq!(joiner.nothing_new(ask.request, NOW), Ok(()));
-    joiner.persisted(&pool_id(), &told(1, 1, None));
-    assert_eq!(joiner.readiness(NOW, timeout), Readiness::Asking, "nobody has confirmed these keys");
+    joiner.persisted(&pool_id(), &instruction(1, 1, None));
+    assert_eq!(joiner.readiness(NOW, timeout), Readiness::Asking, "no coordinator has confirmed these keys");
     let ask = joiner.ask();
     assert_eq!(joiner.nothing_new(ask.request, NOW), Ok(()));
     assert_eq!(joiner.readiness(NOW, timeout), Readiness::Confirmed);
@@ -234,7 +245,7 @@ fn detached_is_out_of_contact_for_longer_than_told() {
     let mut link = link(None);
     assert!(!link.is_detached(NOW * 1_000), "no pool waits for a node that never had an answer");
     let ask = link.ask();
-    assert_eq!(answer(&mut link, ask.request, &told(1, 1, None)), Ok(Verdict::Install));
+    assert_eq!(answer(&mut link, ask.request, &instruction(1, 1, None)), Ok(AnswerAccepted::Install));
     assert!(!link.is_detached(NOW + ABSENT_AFTER));
     assert!(link.is_detached(NOW + ABSENT_AFTER + Duration::from_secs(1)));
     let ask = link.ask();

@@ -1,16 +1,16 @@
 //! The one document of a pool (docs/protocol.md#rule-1) and what is committed with it: plain data, no key bytes.
 //!
-//! **The boundary of keys.**  Everything here names a key by [`PoolKey`], its epoch and its fingerprint, so a document
-//! can be cloned, hashed, compared, logged and serialised.  The bytes lie beside it in a [`KeyRing`], which can do none
-//! of that.  A store keeps, for a document:
+//! **The boundary of keys.**  The document names a key by [`PoolKey`], its epoch and its fingerprint, so it can be cloned,
+//! hashed, compared, logged and serialised.  The bytes lie beside it in a [`KeyRing`], which allows none of that.  A store
+//! keeps, for a document:
 //! * the document itself, without secrets (serde);
 //! * one sealed row for each epoch of [`Document::keys_held`] (AEAD, additional data = `pool_id` and epoch), read
 //!   through [`KeyRing::key`] and given back by [`KeyRing::insert`].
 //!
-//! A commit ([`Proposal`] and the ring with its fresh keys) is one transaction: document if the stored revision is
+//! A commit ([`Proposal`] and the ring with its fresh keys) is one transaction: the document if the stored revision is
 //! [`Proposal::expected`], each record if its version is the expected one, the audit entries, rows for fresh epochs
-//! that the new document holds, and the **erasure of every row whose epoch it does not hold**.  An epoch that is held
-//! but has neither a row nor fresh bytes is a refused commit.
+//! that the new document holds, and the **erasure of every row whose epoch it does not hold**.  If an epoch is held but
+//! has neither a row nor fresh bytes, the commit is refused.
 //!
 //! Must not know: clocks, stores, sockets.  Persisted: every type here; a field may be added with a serde default, and
 //! anything else needs a new schema version.
@@ -20,111 +20,64 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::policy::{Policy, Share, WaveRule};
-use super::record::{NodeRecord, RecordChange};
+use super::record::{NodeRecord, RecordChange, Report};
+use super::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};
 pub use tfo_model::fleet::Action;
 use tfo_model::fleet::HoldReason;
 use tfo_model::ids::{NodeId, PoolId};
-use tfo_model::key::{KeyFingerprint, PairPrint, TfoKey};
-use tfo_model::state::{Phase, SlotPrint, SlotPrints};
+use tfo_model::key::TfoKey;
+use tfo_model::node::Expected;
+use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 
-/// Most revoked keys that are remembered; the oldest goes first.
+/// Longest list of revoked keys; the oldest is dropped first.
 ///
-/// Their bytes are erased anyway, so the list only guards against the same key coming back by `recover`.
+/// Their bytes are erased anyway, so the list only keeps the same key from coming back by `recover`.
 pub const REVOKED_MAX: usize = 256;
 
-/// Most members of a wave that its audit entry names; a wave of everybody names nobody.
+/// Longest list of a wave's members in its audit entry; a wave of all nodes lists none.
 ///
-/// Enough for the canaries of any fleet; beyond that a name says no more than the share does, and the log stays small.
+/// Enough for the canaries of any fleet.  Beyond that names add nothing to the share, and the log stays small.
 pub const AUDIT_MEMBERS_MAX: usize = 100;
 
-/// One key of a pool by its public names.  Persisted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct PoolKey {
-    /// Ordinal of the key, used once (rule 1).
-    pub epoch: Epoch,
-    /// Public name of its bytes.
-    pub fingerprint: KeyFingerprint,
-}
-
-impl PoolKey {
-    /// As every output shows it.
-    #[must_use]
-    pub fn shown(self) -> SlotPrint {
-        SlotPrint { epoch: Some(self.epoch), fingerprint: self.fingerprint }
-    }
-}
-
-/// The two slots of an instruction.  Persisted (in node records).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Slots {
-    /// Makes and validates cookies.
-    pub primary: PoolKey,
-    /// Only validates.
-    pub backup: Option<PoolKey>,
-}
-
-impl Slots {
-    /// Fingerprints, which is what a kernel is compared with.
-    #[must_use]
-    pub fn pair(&self) -> PairPrint {
-        PairPrint { primary: self.primary.fingerprint, backup: self.backup.map(|key| key.fingerprint) }
-    }
-
-    /// Both slots as they are shown.
-    #[must_use]
-    pub fn prints(&self) -> SlotPrints {
-        SlotPrints { primary: self.primary.shown(), backup: self.backup.map(PoolKey::shown) }
-    }
-}
-
-/// What one node is told: slots under a generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Instruction {
-    /// The fence.
-    pub generation: Generation,
-    /// The slots.
-    pub slots: Slots,
-}
-
-/// Where the pool stands, with exactly the keys of that phase.  Persisted.
+/// The phase of the pool, with exactly the keys of that phase.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
 pub enum Stage {
-    /// No key yet: nobody is told anything.
+    /// No key yet: nodes are instructed to hold nothing.
     Empty,
-    /// Everybody is told `[current, backup]`.
+    /// All nodes hold `[current, backup]`.
     Steady {
-        /// The primary of everybody.
+        /// The primary of all nodes.
         current: PoolKey,
         /// The key before it, or the aborted one after it, or none.
         backup: Option<PoolKey>,
     },
-    /// Everybody is told `[current, next]`.
+    /// All nodes hold `[current, next]`.
     Staged {
-        /// The primary of everybody.
+        /// The primary of all nodes.
         current: PoolKey,
-        /// The key that comes.
+        /// The next primary.
         next: PoolKey,
         /// What an abort puts back into the backup slot.
         prior_backup: Option<PoolKey>,
     },
-    /// Nodes in the opened waves are told `[next, current]` under the document's generation, all others
-    /// `[current, next]` under the one before it.
+    /// Nodes in the opened waves hold `[next, current]` under the document's generation, all others `[current, next]`
+    /// under the one before it.
     Promoted {
-        /// The key that goes.
+        /// The primary before.
         current: PoolKey,
-        /// The key that comes.
+        /// The next primary.
         next: PoolKey,
         /// The generation under which nodes outside the opened waves hold `[current, next]`.
         staged_generation: Generation,
-        /// How far the promotion is opened.
+        /// The opened waves.
         wave: Wave,
     },
 }
 
-/// How far a promotion is opened.  Persisted.
+/// The opened waves of a promotion.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Wave {
     /// The waves of this rotation: fixed when it is promoted, so a change of policy never moves a node out of one.
@@ -133,9 +86,9 @@ pub struct Wave {
     pub opened: usize,
     /// Nodes that were taken into a wave that had no present member (rule 12).
     pub taken_in: BTreeSet<NodeId>,
-    /// When this wave was opened, by the wall clock of the coordinator that did; shown, never measured with.
+    /// When this wave was opened, by the wall clock of the coordinator that opened it; shown, never measured with.
     pub opened_at: UnixTime,
-    /// An operator resumed after the health gate had stopped this wave: it is not stopped a second time.
+    /// An operator resumed after the health gate had paused this wave: it does not pause it again.
     pub health_waived: bool,
 }
 
@@ -160,16 +113,16 @@ impl Stage {
     }
 }
 
-/// Why no rotation starts by itself until an operator says `resume`.  Persisted.
+/// Why no rotation starts by itself until an operator's `resume`.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Hold {
     /// A rotation was aborted, or a key revoked by aborting it (rule 3).
     Aborted,
-    /// The pool got its first key, or keys of a running fleet: all of these must be admitted and have acked (rule 14).
+    /// The pool got its first key, or the keys of a running fleet (rule 14).
     FirstKey {
-        /// Who must be here before anything moves.
-        expect: Expect,
+        /// Nodes that must be admitted and have acknowledged before the pool moves.
+        expect: Expected,
     },
     /// `recover` took over the state of a fleet that was ahead of a restored store (rule 10).
     Recovered,
@@ -187,7 +140,7 @@ impl Hold {
     }
 }
 
-/// Who stopped the pool at its present phase.  Persisted.
+/// What stopped the pool in its present phase.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
 pub enum Pause {
@@ -202,24 +155,14 @@ pub enum Pause {
     },
 }
 
-/// Who must be here after a first key or an import (rule 14).  Persisted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Expect {
-    /// So many nodes, whichever.
-    Number(usize),
-    /// These nodes.
-    Names(BTreeSet<NodeId>),
-}
-
-/// A revoke that is under way (rule 13).  Persisted.
+/// A running revoke (rule 13).  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Revoke {
     /// The keys that must leave the slots, as long as they are in one.
     pub keys: BTreeSet<PoolKey>,
     /// Nodes that the short barrier has left behind, for the operator.
     pub left_behind: BTreeSet<NodeId>,
-    /// When it was ordered.
+    /// When it began.
     pub since: UnixTime,
 }
 
@@ -230,17 +173,17 @@ pub struct Document {
     pub pool_id: PoolId,
     /// Rises with every commit: the token of the compare-and-swap.
     pub revision: Revision,
-    /// Rises when the slots that some node is told change: the fence of the nodes.
+    /// Rises when the slots that some node is instructed to hold change: the fence of the nodes.
     pub generation: Generation,
     /// The phase and its keys.
     pub stage: Stage,
-    /// Epoch of the next key that is made; burnt also by an aborted rotation.
+    /// Epoch of the next key that is made; an aborted rotation uses its epoch up, too.
     pub next_epoch: Epoch,
     /// Keys that never come back (rule 13), oldest first, at most [`REVOKED_MAX`].
     pub revoked: Vec<PoolKey>,
-    /// Everything stops at the present phase until `resume`; only abort, revoke and node commands still act.
+    /// If set, the pool stays in its present phase until `resume`; only abort, revoke and node commands still act.
     pub paused: Option<Pause>,
-    /// No rotation starts by itself.
+    /// If set, no rotation starts by itself.
     pub hold: Option<Hold>,
     /// Keys that are being driven out of the slots.
     pub revoke: Option<Revoke>,
@@ -248,7 +191,7 @@ pub struct Document {
     pub since: UnixTime,
     /// When the primary last changed: a rotation is due one interval later.
     pub rotated_at: UnixTime,
-    /// Schedule, waves and gates; every coordinator drives by these, not by its own file (rule 11).
+    /// Schedule, waves and gates.  Every coordinator drives by these, not by its own file (rule 11).
     pub policy: Policy,
 }
 
@@ -301,7 +244,14 @@ pub struct Snapshot {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
 }
 
-/// Who did it.  Has no default, so that nothing is attributed to nobody.  Persisted.
+impl Snapshot {
+    /// The reports of all nodes that are not denied.
+    pub fn believed_reports(&self) -> impl Iterator<Item = &Report> {
+        self.nodes.values().filter(|record| !record.is_denied()).filter_map(|record| record.report.as_ref())
+    }
+}
+
+/// The author of a change.  Has no default, so that every change is attributed.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Actor {
@@ -322,14 +272,14 @@ pub struct AuditEntry {
     pub generation: Generation,
     /// The phase after it.
     pub phase: Phase,
-    /// Who.
+    /// The author of the change.
     pub actor: Actor,
-    /// What: a transition of rule 3 or a command.
+    /// A transition of rule 3 or a command.
     pub action: Action,
-    /// The nodes whose records changed with it: excluded, denied, left behind, forgotten.  Of a promotion, a wave that is
-    /// opened and a node that is taken in: the required nodes that are newly in it, at most [`AUDIT_MEMBERS_MAX`].
+    /// The nodes whose records changed with it: excluded, denied, left behind, forgotten.  For a promotion, an opened wave
+    /// and a node that is taken in: the required nodes that are newly in the wave, at most [`AUDIT_MEMBERS_MAX`].
     pub nodes: BTreeSet<NodeId>,
-    /// What the operator gave as the reason.  Of the engine: why, or whom `nodes` leaves out; may be empty.
+    /// The operator's reason.  For the engine: its reason, or how many nodes `nodes` omits; may be empty.
     pub reason: String,
 }
 
@@ -342,7 +292,7 @@ pub struct Proposal {
     pub document: Document,
     /// Records that change with it, each against its own version.
     pub records: Vec<RecordChange>,
-    /// What is told about it.
+    /// Its entry in the audit log.
     pub audit: AuditEntry,
 }
 
@@ -353,7 +303,7 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// Puts the bytes of an epoch in; bytes that were there are wiped.
+    /// Inserts the bytes of an epoch; wipes bytes that were there.
     pub fn insert(&mut self, epoch: Epoch, key: TfoKey) {
         self.keys.insert(epoch, key);
     }
@@ -364,7 +314,7 @@ impl KeyRing {
         self.keys.get(&epoch)
     }
 
-    /// The epochs that are here.
+    /// The epochs whose bytes are here.
     pub fn epochs(&self) -> impl Iterator<Item = Epoch> + '_ {
         self.keys.keys().copied()
     }

@@ -1,39 +1,40 @@
-//! The gates that time and counters open: schedule, drain, health (docs/protocol.md#rules, rules 3, 11, 12).
+//! The gates that time, counters and expected nodes open: schedule, drain, health (docs/protocol.md#rule-12; rules 3, 11, 14).
 //!
-//! Barriers are not here: no gate and no force replaces one.  Wall clocks only say when a rotation is due; where the
-//! wall clock contradicts the document, the served time of this coordinator counts instead.
+//! Barriers are not here: no gate and no force replaces one.  Wall clocks only decide when a rotation is due; where the
+//! wall clock contradicts the document, this coordinator's served time counts instead.
 
+use super::barrier::Barrier;
 use super::document::{Document, Snapshot, Stage, Wave};
 use super::input::{BlockedBy, Now, Wait};
 use super::policy::Share;
 use super::record::{NodeRecord, SlotCount};
-use super::wave::{is_opened, told};
+use super::wave::{has_acked, instruction_for, is_opened};
 use tfo_model::count::Epoch;
 use tfo_model::ids::NodeId;
-use tfo_model::node::Counters;
+use tfo_model::node::{Counters, Expected};
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 
-/// Seconds since `since`; a clock that stepped back behind it is replaced by the served time.
+/// Seconds since `since`; if the clock stepped back behind it, the served time.
 fn elapsed_secs(now: Now<'_>, since: UnixTime) -> u64 {
     if now.wall >= since { now.wall.secs_since(since) } else { now.presence.phase_secs }
 }
 
-/// Open, or what it waits for.
+/// Open `secs` after `since`; otherwise what it waits for.
 fn after(now: Now<'_>, since: UnixTime, secs: u64, blocked_by: BlockedBy) -> Result<(), Wait> {
     let elapsed = elapsed_secs(now, since);
     if elapsed >= secs { Ok(()) } else { Err(Wait::until(blocked_by, now.wall.plus(secs - elapsed))) }
 }
 
-/// Whether a rotation is due.
+/// Open when a rotation is due.
 pub(super) fn due(document: &Document, now: Now<'_>) -> Result<(), Wait> {
     after(now, document.rotated_at, document.policy.interval_secs, BlockedBy::Schedule)
 }
 
-/// Whether the clients have left the backup key, or were given long enough.
+/// Open when the clients have left the backup key, or had long enough to.
 ///
-/// Only the key that the last rotation replaced is drained: the backup of a first key, an import or an abort has
-/// cookies too, but their promise ends with the next stage (rule 4), so they get the same time.
+/// Only the key that the last rotation replaced drains.  The backup of a first key, an import or an abort has cookies,
+/// too, but their promise ends with the next stage (rule 4), so they get the same time.
 pub(super) fn drained(snapshot: &Snapshot, now: Now<'_>) -> Result<(), Wait> {
     let document = &snapshot.document;
     let Stage::Steady { current, backup: Some(_) } = &document.stage else { return Ok(()) };
@@ -45,13 +46,13 @@ pub(super) fn drained(snapshot: &Snapshot, now: Now<'_>) -> Result<(), Wait> {
     after(now, document.since, policy.drain_max_secs, BlockedBy::Drain)
 }
 
-/// What the health gate says of the opened waves.
+/// Result of the health gate for the opened waves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
-    /// Looked at long enough, and well.
+    /// Observed for long enough, and well.
     Good,
-    /// Not looked at long enough.
-    Looking {
+    /// Not observed for long enough.
+    Observing {
         /// Seconds that are left.
         left_secs: u64,
     },
@@ -66,8 +67,8 @@ pub(super) enum Health {
 
 /// Compares the opened nodes' share of rejected cookies with the same nodes' share while the pool was staged.
 ///
-/// Beyond docs/protocol.md#rule-12: a node whose staged window says nothing is compared with its steady window before that,
-/// and a baseline with less than `health_min_connections` is no evidence: the wave passes after its window.
+/// A staged window that is too small falls back to the steady window before it.  A baseline of less than
+/// `health_min_connections` is not evidence: the wave passes after `health_window` (rule 12).
 pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wave) -> Health {
     let document = &snapshot.document;
     let policy = &document.policy;
@@ -78,14 +79,14 @@ pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wav
     let before = of_opened(&|record| baseline_of(record, epoch));
     let rejected = Share::of(since.passive_fail, since.cookies());
     let baseline = Share::of(before.passive_fail, before.cookies());
-    let says_something = since.cookies().min(before.cookies()) >= policy.health_min_connections;
+    let is_evidence = since.cookies().min(before.cookies()) >= policy.health_min_connections;
     let risen = rejected.ppm() > baseline.ppm().saturating_add(policy.health_rise_max.ppm());
-    if says_something && risen && !wave.health_waived {
+    if is_evidence && risen && !wave.health_waived {
         return Health::Bad { rejected, baseline };
     }
     match policy.health_window_secs.saturating_sub(now.presence.wave_secs) {
         0 => Health::Good,
-        left_secs => Health::Looking { left_secs },
+        left_secs => Health::Observing { left_secs },
     }
 }
 
@@ -96,8 +97,8 @@ fn window_of(record: &NodeRecord, phase: Phase, epoch: Epoch) -> Option<Counters
     window.last.since(&window.first)
 }
 
-/// What the node counted before it was promoted to that key: while staged, or in the steady phase before, which is kept
-/// where the staged window was too small.
+/// What the node counted before it was promoted to that key: while staged or, if the staged window was too small, in the
+/// steady phase before.
 fn baseline_of(record: &NodeRecord, epoch: Epoch) -> Option<Counters> {
     window_of(record, Phase::Staged, epoch).or_else(|| {
         let steady = record.baseline.filter(|window| window.phase == Phase::Steady)?;
@@ -114,17 +115,39 @@ fn sum_of(snapshot: &Snapshot, counted: impl Fn(&NodeId, &NodeRecord) -> Option<
         .fold(Counters::default(), |sum, one| sum.plus(&one))
 }
 
-/// The phase and the key that a node's counters are counted under now: by what it is told, so a node outside the opened
-/// waves adds to its baseline.
+/// The phase and the key under which a node's counters count now.  The node's instruction decides, so a node outside the
+/// opened waves adds to its baseline.
 pub(super) fn counted_under(document: &Document, node: &NodeId, slot_count: SlotCount) -> Option<(Phase, Epoch)> {
     match &document.stage {
         Stage::Empty => None,
         Stage::Steady { current, .. } => Some((Phase::Steady, current.epoch)),
         Stage::Staged { next, .. } => Some((Phase::Staged, next.epoch)),
         Stage::Promoted { next, .. } => {
-            let told = told(document, node, slot_count)?;
-            let phase = if told.slots.primary == *next { Phase::Promoted } else { Phase::Staged };
+            let instruction = instruction_for(document, node, slot_count)?;
+            let phase = if instruction.slots.primary == *next { Phase::Promoted } else { Phase::Staged };
             Some((phase, next.epoch))
         }
     }
+}
+
+/// The expected nodes that are missing, by name or by number.  Required nodes that have not acknowledged always are.
+pub(super) fn missing(snapshot: &Snapshot, expect: &Expected) -> Vec<String> {
+    let document = &snapshot.document;
+    let is_here =
+        |node| snapshot.nodes.get(node).is_some_and(|record| record.is_required() && has_acked(document, node, record));
+    let behind = Barrier::of_all(snapshot).waiting_for;
+    let mut missing: Vec<String> = behind.iter().map(ToString::to_string).collect();
+    match expect {
+        Expected::Names(names) => {
+            let absent = names.iter().filter(|node| !is_here(node) && !behind.contains(node));
+            missing.extend(absent.map(ToString::to_string));
+        }
+        Expected::Number(number) => {
+            let here = snapshot.nodes.keys().filter(|node| is_here(node)).count();
+            if here < *number {
+                missing.push(format!("{} of {number} nodes", number - here));
+            }
+        }
+    }
+    missing
 }

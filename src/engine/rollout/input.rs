@@ -1,109 +1,104 @@
-//! What goes into the machine and what comes out: [`Now`], [`Input`], [`Step`], [`Wait`], [`Refused`].
+//! What goes into the engine and what comes out: [`Now`], [`Input`], [`Step`], [`Wait`], [`Refused`].
+//!
+//! Commands and refusals are those of docs/protocol.md#rule-3 and rules 10 to 15.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::document::{Expect, PoolKey, Proposal, Slots};
+use super::document::Proposal;
 use super::policy::{BadPolicy, Policy};
-use crate::convergence::Presence;
+use super::presence::Presence;
+use super::slots::Slots;
 use tfo_model::count::{Epoch, Generation, Revision};
 pub use tfo_model::fleet::BlockedBy;
 use tfo_model::ids::NodeId;
 use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::node::Expected;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 
-/// Everything about the present that the machine may know.
+/// Everything about the present that the engine may know.
 #[derive(Debug, Clone, Copy)]
 pub struct Now<'a> {
     /// This coordinator's wall clock: schedule and audit only.
     pub wall: UnixTime,
-    /// Its ears and its monotonic clock.
+    /// The nodes that this coordinator has seen, by its monotonic clock.
     pub presence: &'a Presence,
 }
 
-/// Why the machine is asked.
+/// What the engine is to act on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Input {
     /// Something may have changed: drive the walk by at most one commit.
     Tick,
-    /// An operator wants something.
-    Order(Order),
+    /// An operator sent a command.
+    Request(OperatorRequest),
 }
 
 /// A command with its origin.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Order {
-    /// Who, by the certificate.
+pub struct OperatorRequest {
+    /// The operator's name in the certificate.
     pub operator: NodeId,
-    /// Why, as the operator put it; for the audit log.
+    /// The operator's reason, for the audit log.
     pub reason: String,
-    /// Refused if the document has moved on from what the operator saw (rule 15).
+    /// Refused if the document has moved on from this revision, which the operator saw (rule 15).
     pub if_revision: Option<Revision>,
-    /// What.
+    /// The command.
     pub command: Command,
-}
-
-/// Whether the operator insists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Force {
-    /// Gates count.
-    No,
-    /// Gates that only protect comfort are passed over; barriers never are.
-    Yes,
 }
 
 /// Which keys a revoke drives out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RevokeKeys {
-    /// Every key that some node is told now: what a stolen node had.
-    AllTold,
+    /// Every key that some node is instructed to hold now: what a stolen node had.
+    AllInstructed,
     /// The keys of these epochs.
     Epochs(BTreeSet<Epoch>),
 }
 
-/// What an operator can want.
+/// The commands of an operator.  `force` passes over gates, never over barriers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Give an empty pool its first key, freshly made.
     FirstKey {
-        /// Who must be here before it goes on.
-        expect: Expect,
+        /// Nodes that must be here before the pool moves.
+        expect: Expected,
         /// Also if nodes share a foreign key.
-        force: Force,
+        force: bool,
     },
     /// Give an empty pool the keys that its nodes hold already.
     Import {
         /// Fingerprints of the keys.
         keys: PairPrint,
-        /// Who must be here before it goes on.
-        expect: Expect,
+        /// Nodes that must be here before the pool moves.
+        expect: Expected,
     },
     /// Take over the state of a fleet that is ahead of a restored store.
     Recover {
-        /// One of [`crate::convergence::recoverable`].
+        /// One of [`super::barrier::recoverable`].
         slots: Slots,
     },
     /// Start a rotation now, without waiting for the schedule.  The fresh key may be one with given bytes.
     Rotate {
-        /// Also if it is not drained, or fewer nodes than `expected_nodes` are here.
-        force: Force,
+        /// Also if the clients have not left the backup key, or fewer nodes than `expected_nodes` are required.
+        force: bool,
     },
-    /// Stop at the present phase.
+    /// Stop in the present phase.
     Pause,
-    /// Go on after a pause or a hold.
+    /// Continue after a pause or a hold.
     Resume {
-        /// Also if nodes that a first key or an import expects have never come: they are not waited for any more.
-        force: Force,
+        /// Also without the nodes that a first key or an import expects and that never came.
+        force: bool,
     },
     /// Turn back with a move of the same kind, and hold.
     Abort {
-        /// Also if the rotation is there to drive out a revoked key.
-        force: Force,
+        /// Also if the rotation drives out a revoked key.
+        force: bool,
     },
     /// Drive keys out.
     Revoke {
-        /// Which.
+        /// The keys to drive out.
         keys: RevokeKeys,
         /// Nodes to deny in the same commit.
         deny: BTreeSet<NodeId>,
@@ -112,24 +107,24 @@ pub enum Command {
     Advance {
         /// The generation that the operator saw.
         generation: Generation,
-        /// The nodes behind, as the operator saw them.
+        /// The nodes that the operator saw behind.
         leave: BTreeSet<NodeId>,
     },
     /// Take a node out of all barriers until a time.
     Exclude {
-        /// Which.
+        /// The node to take out.
         node: NodeId,
-        /// Until when, by wall clock.
+        /// End of the exclusion, by wall clock.
         until: UnixTime,
     },
     /// Give a node no keys any more.
     Deny {
-        /// Which.
+        /// The node to deny.
         node: NodeId,
     },
     /// Make a node unknown.
     Forget {
-        /// Which.
+        /// The node to forget.
         node: NodeId,
     },
     /// Take another policy into the document.
@@ -142,11 +137,11 @@ pub enum Command {
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing now; what for, and whom for.
+    /// Nothing now: wait.
     Wait(Wait),
     /// Make a key and ask again, with its fingerprint, on the same snapshot.
     MakeKey {
-        /// The epoch that it is to have.
+        /// Epoch of the key to make.
         epoch: Epoch,
     },
     /// Commit this, then adopt and publish it; on a conflict drop it, reload and ask again.
@@ -158,9 +153,9 @@ pub enum Step {
 pub struct Wait {
     /// The gate that is closed.
     pub blocked_by: BlockedBy,
-    /// The nodes that it waits for, in name order.
+    /// The nodes that the pool waits for, in name order.
     pub waiting_for: Vec<NodeId>,
-    /// When it opens by time alone, by this coordinator's wall clock, if that is known.
+    /// When the gate opens by time alone, by this coordinator's wall clock, if that is known.
     pub next_at: Option<UnixTime>,
 }
 
@@ -184,8 +179,19 @@ impl Wait {
 pub struct Refused {
     /// The phase that it was refused in.
     pub phase: Phase,
-    /// Why.
+    /// Why the input was refused.
     pub reason: Reason,
+}
+
+impl From<&Refused> for Wait {
+    /// What a policy that may not be taken yet waits for.
+    fn from(refused: &Refused) -> Self {
+        match &refused.reason {
+            Reason::Frozen { .. } => Self::on(BlockedBy::Frozen),
+            Reason::NotHeard(nodes) => Self::for_nodes(BlockedBy::Barrier, nodes.clone()),
+            _ => Self::on(BlockedBy::Held),
+        }
+    }
 }
 
 /// Why an input was refused.
@@ -193,56 +199,56 @@ pub struct Refused {
 pub enum Reason {
     /// The store is behind its own fleet.
     Frozen {
-        /// Who reported it.
+        /// The node that reported it.
         node: NodeId,
-        /// What it was told.
+        /// The generation that the node received.
         generation: Generation,
     },
-    /// Not every required node was heard since this coordinator started.
+    /// These required nodes were not seen since this coordinator started.
     NotHeard(Vec<NodeId>),
-    /// The command has no meaning in this phase.
+    /// The command has no meaning in this phase; the text explains it.
     WrongPhase(&'static str),
-    /// The document has moved.
+    /// The document has moved to this revision.
     RevisionMoved(Revision),
-    /// The generation has moved.
+    /// The pool has moved to this generation.
     GenerationMoved(Generation),
-    /// More nodes are behind than the operator agreed to leave.
+    /// These nodes are behind, and the operator did not agree to leave them.
     MoreBehind(Vec<NodeId>),
     /// Fewer than `min_present` would be left.
     TooFew {
-        /// Left.
+        /// Number of required nodes that would be left.
         left: usize,
-        /// Needed.
+        /// Number of required nodes that are needed.
         needed: usize,
     },
-    /// Not all required nodes have acknowledged.
+    /// These required nodes have not acknowledged.
     Barrier(Vec<NodeId>),
     /// Fewer nodes than `expected_nodes`.
     ExpectedNodes {
-        /// Required now.
+        /// Number of required nodes now.
         required: usize,
-        /// Expected.
+        /// `expected_nodes` of the policy.
         expected: usize,
     },
-    /// Not drained.
+    /// Clients still come with cookies of the backup key.
     NotDrained,
-    /// Paused.
+    /// An operator or the health gate paused the pool.
     Paused,
-    /// Held.
+    /// The pool holds.
     Held,
-    /// Nodes that a first key or an import expects are not here, or have not acknowledged.
+    /// These nodes are expected after a first key or an import, and are not here or have not acknowledged.
     Expected(Vec<String>),
     /// A rotation of a revoked key is aborted only by force.
     RevokeRuns,
-    /// No such key in a slot.
+    /// No such key is in a slot.
     NoSuchKey,
     /// The key was revoked, is in a slot, or is in both slots of the command.
     KeyReused(KeyFingerprint),
     /// Nodes share a key that is not the pool's: import it.
     ForeignKey {
-        /// The key.
+        /// Fingerprint of the shared key.
         fingerprint: KeyFingerprint,
-        /// How many nodes report it.
+        /// Number of nodes that report it.
         nodes: usize,
     },
     /// No node reported these slots under its highest generation.
@@ -266,10 +272,10 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Frozen { node, generation } => {
-                write!(f, "frozen: {node} was told generation {generation}, which this store never told; recover")
+                write!(f, "frozen: {node} reports generation {generation}, which this store never gave out; recover")
             }
             Self::NotHeard(nodes) => {
-                f.write_str("not heard since this coordinator started: ")?;
+                f.write_str("not seen since this coordinator started: ")?;
                 names(f, nodes)
             }
             Self::WrongPhase(why) => f.write_str(why),
@@ -287,9 +293,9 @@ impl fmt::Display for Reason {
                 names(f, nodes)
             }
             Self::ExpectedNodes { required, expected } => {
-                write!(f, "{required} nodes are here, and expected_nodes is {expected} (--force passes it over)")
+                write!(f, "{required} nodes are required, and expected_nodes is {expected} (--force skips this gate)")
             }
-            Self::NotDrained => f.write_str("clients still use cookies of the backup key (--force passes them over)"),
+            Self::NotDrained => f.write_str("clients still use cookies of the backup key (--force skips this gate)"),
             Self::Paused => f.write_str("paused; resume first"),
             Self::Held => f.write_str("held; resume first"),
             Self::Expected(nodes) => {
@@ -308,9 +314,4 @@ impl fmt::Display for Reason {
             Self::Exhausted => f.write_str("a counter is at its end"),
         }
     }
-}
-
-/// The key that a fresh fingerprint becomes.
-pub(super) fn fresh_key(epoch: Epoch, fingerprint: KeyFingerprint) -> PoolKey {
-    PoolKey { epoch, fingerprint }
 }

@@ -1,7 +1,7 @@
-//! Schedule, waves and gates of a pool, as they lie in its document (docs/protocol.md#rules, rules 5, 11, 12, 13).
+//! Schedule, waves and gates of a pool, as its document holds them (docs/protocol.md#rule-11; rules 5, 12, 13).
 //!
 //! Must not know: where a policy was read.  Invariant: a policy that passed [`Policy::check`] can always reach the
-//! end of a rotation: its last wave is everybody and `drain_max` is finite.
+//! end of a rotation, because its last wave is all nodes and `drain_max` is finite.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,13 +21,13 @@ impl Share {
     /// Half.
     pub const HALF: Self = Self(500_000);
 
-    /// So many millionths; none above one.
+    /// A share of so many millionths; none above 1 000 000.
     #[must_use]
     pub const fn from_ppm(ppm: u32) -> Option<Self> {
         if ppm <= Self::ALL.0 { Some(Self(ppm)) } else { None }
     }
 
-    /// Millionths.
+    /// The share in millionths.
     #[must_use]
     pub const fn ppm(self) -> u32 {
         self.0
@@ -56,7 +56,7 @@ impl Share {
 #[serde(transparent)]
 pub struct NamePattern(String);
 
-/// The text is no pattern of node names.
+/// The text is not a pattern of node names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a pattern is 1 to 253 characters of a-z, 0-9, \"-\", \".\" and \"*\"")]
 pub struct BadPattern;
@@ -93,7 +93,7 @@ impl NamePattern {
     }
 }
 
-/// Who is in a wave.  Persisted.
+/// The nodes of a wave.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaveRule {
@@ -103,28 +103,28 @@ pub enum WaveRule {
     Share(Share),
 }
 
-/// What happens to a required node that is not heard for long.  Persisted.
+/// What happens to an absent node.  Persisted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AbsentPolicy {
-    /// It is excluded, unless too few would be left.
+    /// It is excluded, unless fewer than `min_present` would be left.
     Exclude,
-    /// It is waited for.
+    /// The pool waits for it.
     Wait,
 }
 
 /// Schedule, waves and gates.  Persisted.  Durations in seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Policy {
-    /// Who may join.
+    /// Names of the nodes that may join.
     pub nodes: Vec<NamePattern>,
     /// No rotation starts with fewer required nodes, unless forced.
     pub expected_nodes: usize,
-    /// How long a key is primary; 10 s to 7 d.
+    /// Time for which a key is primary; 10 s to 7 d.
     pub interval_secs: u64,
     /// A node is absent after this, or after three of its own periods.
     pub absent_after_secs: u64,
-    /// What happens then.
+    /// What happens to an absent node.
     pub absent_policy: AbsentPolicy,
     /// A barrier needs this share of the pool's nodes, at least one (rule 5).
     pub min_present: Share,
@@ -134,15 +134,15 @@ pub struct Policy {
     pub drain_below: Share,
     /// Drained after this in any case.
     pub drain_max_secs: u64,
-    /// Fewer accepted cookies say nothing.
+    /// Fewer accepted cookies are not evidence.
     pub drain_min_samples: u64,
-    /// How long a wave is looked at.
+    /// Time for which a wave is observed.
     pub health_window_secs: u64,
-    /// How much the share of rejected cookies may rise above the wave's own baseline.
+    /// Largest rise of the share of rejected cookies above the wave's own baseline.
     pub health_rise_max: Share,
-    /// Fewer cookies in the window say nothing, and the wave passes after the window.
+    /// Fewer cookies in the window are not evidence, and the wave passes after the window.
     pub health_min_connections: u64,
-    /// How long a revoke waits at a barrier before it leaves stragglers behind.
+    /// Time for which a revoke waits at a barrier before it leaves stragglers behind.
     pub revoke_barrier_max_secs: u64,
 }
 
@@ -150,18 +150,18 @@ pub struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadPolicy {
     /// See [`RotationInterval`].
-    #[error("interval is 10 seconds to 7 days")]
+    #[error("interval must be 10 seconds to 7 days")]
     Interval,
-    /// Nobody would be promoted at the end.
-    #[error("the last of promote_waves is \"100%\"")]
+    /// Some nodes would never be promoted.
+    #[error("the last of promote_waves must be \"100%\"")]
     LastWave,
     /// Every node would be absent at once.
-    #[error("absent_after is at least 1 second")]
+    #[error("absent_after must be at least 1 second")]
     AbsentAfter,
 }
 
 impl Policy {
-    /// docs/reference/configuration.md.
+    /// The defaults of docs/reference/configuration.md.
     #[must_use]
     pub fn with_defaults(nodes: Vec<NamePattern>) -> Self {
         Self {
@@ -185,7 +185,7 @@ impl Policy {
     /// Refuses what could not be driven to the end of a rotation.
     ///
     /// # Errors
-    /// Fails if the interval is out of range, the last wave is not everybody, or absence begins at once.
+    /// Fails if the interval is out of range, the last wave is not all nodes, or `absent_after` is zero.
     pub fn check(&self) -> Result<(), BadPolicy> {
         if RotationInterval::from_secs(self.interval_secs).is_err() {
             return Err(BadPolicy::Interval);
@@ -199,12 +199,11 @@ impl Policy {
         Ok(())
     }
 
-    /// The settings in which the two differ, by their names in the coordinator's file (docs/reference/configuration.md), in the order
-    /// of the fields; empty if they are the same.
+    /// The settings in which the two differ, in the order of the fields; empty if they are the same.  Names as in the
+    /// coordinator's file (docs/reference/configuration.md).
     ///
-    /// A coordinator drives by the policy in the document.  One whose own file says something else must not drive at all
-    /// (rule 11): two such coordinators would otherwise take turns at deciding by two policies as soon as one of them
-    /// commits its own.  It still answers nodes, and takes the operator's `SetPolicy`.
+    /// A coordinator whose file differs from the document's policy starts no rotation.  It finishes a running one under the
+    /// document's policy, and commits its own between rotations (rule 11).
     #[must_use]
     pub fn differs_from(&self, other: &Self) -> Vec<&'static str> {
         // Without `..`: a field that is added here does not compile until it is compared.

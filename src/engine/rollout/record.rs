@@ -1,14 +1,14 @@
-//! What a pool knows of one node (docs/protocol.md#rules, rules 6 to 8): the record, its session, and the report in it.
+//! What a pool knows of one node: its record, session and report (docs/protocol.md#rule-6; rules 7, 8).
 //!
 //! A node without a record is *unknown*.  Invariants: a record changes only against its own `version` (compare and
-//! swap), `syncs` rises only when the node itself was heard, and the session's ordinal never falls, so that a delayed
+//! swap), `syncs` rises only with a sync of the node itself, and the session's ordinal never falls, so that a delayed
 //! request of a closed session cannot bring an old ack back.
 //!
 //! Persisted: every type here; no secrets.
 
 use serde::{Deserialize, Serialize};
 
-use super::document::{Instruction, Slots};
+use super::slots::{Fence, Instruction};
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::fleet::ExclusionReason;
 use tfo_model::ids::{NodeId, PoolId};
@@ -17,30 +17,19 @@ use tfo_model::node::{Counters, KeySource, Session};
 use tfo_model::state::{Phase, SlotPrints};
 use tfo_model::time::UnixTime;
 
-/// What a node's sysctl.d file says it was told last: its fence (rule 9).  Persisted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Fence {
-    /// The pool that told it.
-    pub pool_id: PoolId,
-    /// Under which generation.
-    pub generation: Generation,
-    /// Which slots.
-    pub slots: Slots,
-}
-
-/// Whether the fence is what the kernel holds in every namespace.  Persisted.
+/// Whether the kernel holds the slots of the fence in every namespace.  Persisted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Installed {
-    /// The file is durable, no other file wins at boot, and every namespace reads back as told: this acknowledges.
+    /// The file is durable, no other file wins at boot, and every namespace reads back as instructed: this acknowledges.
     ReadBack,
-    /// Something else is in a kernel.
+    /// A kernel holds other keys.
     Drifted,
     /// A write or a read failed, or another file wins at boot.
     Failed,
 }
 
-/// How many keys the node's kernel takes.  Persisted.
+/// Number of keys that the node's kernel takes.  Persisted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SlotCount {
@@ -63,35 +52,35 @@ pub struct Window {
     pub last: Counters,
 }
 
-/// What a node said in its latest sync.  Persisted.
+/// A node's latest report.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Report {
-    /// Its fence; none on a node that never had keys of a pool.
+    /// The node's fence; none on a node that never had keys of a pool.
     pub fence: Option<Fence>,
-    /// Whether the fence is also what is installed.
+    /// Whether the slots of the fence are installed.
     pub installed: Installed,
-    /// Primary that it has without a fence: a key from elsewhere (rule 14).
+    /// Primary of a node without a fence: a key from elsewhere (rule 14).
     pub foreign: Option<KeyFingerprint>,
-    /// Slots of its kernel.
+    /// Number of slots of its kernel.
     pub slot_count: SlotCount,
-    /// When it will be back at the latest, in seconds: `next_contact_secs` of the sync.
+    /// Seconds until its next sync at the latest: `next_contact_secs` of the sync.
     pub next_sync_secs: u64,
     /// TFO counters, if its kernel has them.
     pub counters: Option<Counters>,
-    /// The highest generation that it was told in its session, installable or not: as stored, that of
-    /// [`super::sync::Sync::seen`], whatever a sync says here.
+    /// The highest generation that it received in its session, installable or not.  Stored from
+    /// [`super::sync::Sync::seen`]; a value that a sync has here is ignored.
     #[serde(default)]
     pub seen: Generation,
-    /// Where its keys come from.
+    /// Source of its keys.
     #[serde(default)]
     pub source: KeySource,
-    /// What it says that it has, whoever told it: shown, and nothing is decided by it.
+    /// The slots that it reports to hold, whatever their source: shown only, never decided by.
     #[serde(default)]
     pub holds: Option<SlotPrints>,
 }
 
 impl Report {
-    /// Whether the node takes its keys from a pool; one that does not is only looked at (`[report]`).
+    /// Whether the node takes its keys from a pool; one that does not is only shown (`[report]`).
     #[must_use]
     pub fn takes_keys(&self) -> bool {
         self.source == KeySource::Coordinator
@@ -103,8 +92,7 @@ impl Report {
         self.slot_count == SlotCount::Two && self.takes_keys()
     }
 
-    /// The same report without what could bind the pool, if the node is only looked at: neither a fence nor a foreign
-    /// key, and nothing that it was told.
+    /// The same report without what could bind the pool, if the node only reports: no fence, no foreign key, no `seen`.
     #[must_use]
     pub fn bounded(self) -> Self {
         if self.takes_keys() {
@@ -113,14 +101,14 @@ impl Report {
         Self { fence: None, foreign: None, seen: Generation::ZERO, ..self }
     }
 
-    /// Whether this says that exactly this instruction is durable and read back (rule 8).
+    /// Whether it reports exactly this instruction as durable and read back (rule 8).
     #[must_use]
-    pub fn acknowledges(&self, pool_id: &PoolId, told: &Instruction) -> bool {
+    pub fn acknowledges(&self, pool_id: &PoolId, instruction: &Instruction) -> bool {
         self.installed == Installed::ReadBack
             && self.fence.as_ref().is_some_and(|fence| {
                 fence.pool_id == *pool_id
-                    && fence.generation == told.generation
-                    && fence.slots.pair() == told.slots.pair()
+                    && fence.generation == instruction.generation
+                    && fence.slots.pair() == instruction.slots.pair()
             })
     }
 }
@@ -129,7 +117,7 @@ impl Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "cause", rename_all = "snake_case")]
 pub enum Exclusion {
-    /// Not heard for too long; its next sync admits it again.
+    /// Not seen for too long; its next sync admits it again.
     Absent,
     /// Left behind by `advance` or by the short barrier of a revoke; its next sync admits it again.
     LeftBehind,
@@ -138,8 +126,8 @@ pub enum Exclusion {
         /// End of the exclusion, by wall clock.
         until: UnixTime,
     },
-    /// An operator made it unknown.  What is left of it is the ordinal of its last session, so that a repetition of an
-    /// old request does not admit it while an old answer is under way; it is shown nowhere and counts for nothing.
+    /// An operator made it unknown.  Its record keeps the ordinal of its last session, so that a repeated old request does
+    /// not admit it while an old answer is in flight.  It is shown nowhere and counts for nothing.
     Forgotten,
     /// An operator denied it: its syncs are answered with 403 until the record is forgotten.
     Denied,
@@ -158,13 +146,13 @@ impl Exclusion {
     }
 }
 
-/// Admitted, or excluded and why; unknown nodes have no record (rule 6).  Persisted.
+/// Whether the pool counts on the node; unknown nodes have no record (rule 6).  Persisted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// Waited for at barriers.
+pub enum Membership {
+    /// Barriers wait for it, if it has two slots and keys from the pool.
     Admitted,
-    /// Not waited for, and not covered.
+    /// Barriers do not wait for it, and the invariant does not cover it.
     Excluded(Exclusion),
 }
 
@@ -173,15 +161,16 @@ pub enum Standing {
 pub struct NodeRecord {
     /// Rises with every write of the record: the token of its compare-and-swap.
     pub version: u64,
-    /// Rises with every stored sync: how other coordinators see that the node was heard.
+    /// Rises with every stored sync: by this other coordinators see that the node is alive.
     pub syncs: u64,
     /// Admitted or excluded.
-    pub standing: Standing,
+    #[serde(rename = "standing")]
+    pub membership: Membership,
     /// The open session; none for a node that an operator excluded before it ever came.
     pub session: Option<Session>,
-    /// What it said last; none as above.
+    /// Its latest report; none as above.
     pub report: Option<Report>,
-    /// Counters over the present phase, if known.
+    /// Counters over the present phase; none if not known.
     pub window: Option<Window>,
     /// Counters over the phase before.
     pub baseline: Option<Window>,
@@ -190,35 +179,37 @@ pub struct NodeRecord {
 }
 
 impl NodeRecord {
-    /// Whether barriers wait for it (rule 6): admitted, with two slots, and keys from the pool.
+    /// Whether barriers wait for it (rule 6): admitted, with two slots, and with keys from the pool.
     #[must_use]
     pub fn is_required(&self) -> bool {
-        self.standing == Standing::Admitted && self.can_share()
+        self.membership == Membership::Admitted && self.can_share()
     }
 
-    /// Whether it counts for `min_present` (rule 5): required, or it would be if it had not been given up.
+    /// Whether it counts for `min_present` (rule 5): required, or excluded as absent or left behind.
     ///
     /// Nodes that an operator took out by name do not count: that is how a pool shrinks.
     #[must_use]
     pub fn counts_as_member(&self) -> bool {
-        let given_up =
-            matches!(self.standing, Standing::Admitted | Standing::Excluded(Exclusion::Absent | Exclusion::LeftBehind));
-        given_up && self.can_share()
+        let counts = match self.membership {
+            Membership::Admitted | Membership::Excluded(Exclusion::Absent | Exclusion::LeftBehind) => true,
+            Membership::Excluded(Exclusion::Operator { .. } | Exclusion::Forgotten | Exclusion::Denied) => false,
+        };
+        counts && self.can_share()
     }
 
-    /// Whether the node is known at all: what every list of nodes shows.
+    /// Whether the node is known, so that lists of nodes show it.
     #[must_use]
     pub fn is_known(&self) -> bool {
-        self.standing != Standing::Excluded(Exclusion::Forgotten)
+        self.membership != Membership::Excluded(Exclusion::Forgotten)
     }
 
-    /// Whether an operator denied it: nothing that it says is believed.
+    /// Whether an operator denied it: its reports count for nothing.
     #[must_use]
     pub fn is_denied(&self) -> bool {
-        self.standing == Standing::Excluded(Exclusion::Denied)
+        self.membership == Membership::Excluded(Exclusion::Denied)
     }
 
-    /// Whether it is only looked at (`[report]`).
+    /// Whether it only reports (`[report]`).
     #[must_use]
     pub fn only_reports(&self) -> bool {
         self.report.as_ref().is_some_and(|report| !report.takes_keys())
@@ -232,7 +223,7 @@ impl NodeRecord {
 /// One record to write, or to forget, against the version that was read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RecordChange {
-    /// Whose.
+    /// The node of the record.
     pub node: NodeId,
     /// The version that must still be stored; none = no record.
     pub expected: Option<u64>,

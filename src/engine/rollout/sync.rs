@@ -1,43 +1,58 @@
-//! The nodes' side of the coordinator: a sync is recorded first and answered then (docs/protocol.md#rules, rules 7, 8, 10).
+//! The nodes' side of the coordinator: a sync is recorded first and answered then (docs/protocol.md#rule-7; rules 8, 10).
 //!
-//! The driver's order, which is the safety of it:
-//! 1. read the snapshot, call [`record`]; if it says [`Recording::First`], write that record **durably** before anything
-//!    else (on a version conflict start again); [`Recording::Later`] may be batched;
-//! 2. read the snapshot **again**, from the store (SQLite: the file, etcd: a quorum read), show it to
-//!    [`crate::convergence::Life::observe`], and call [`answer`] on it with the presence that this gives: one of an
-//!    earlier look has not heard whoever came since, and answers [`SyncRefused::NotHeard`];
-//! 3. on [`Answer::Nothing`] hold the request until the document changes or `wait_secs` are over, then step 2 again.
+//! The driver's order makes this safe:
+//! 1. read the snapshot and call [`record`].  For [`Recording::First`], write the record **durably** before anything else
+//!    (on a version conflict start again); [`Recording::Later`] may be batched;
+//! 2. read the snapshot **again**, from the store (SQLite: the file; etcd: a quorum read), show it to
+//!    [`super::presence::Life::observe`], and call [`answer`] with the presence that results.  The presence of an earlier
+//!    look has not seen nodes that came since, and gives [`SyncRefused::NotHeard`];
+//! 3. on [`Answer::Nothing`] hold the request until the document changes or `wait_secs` are over, then do step 2 again.
 //!
-//! Beyond rule 10: a report that is further ahead than any restored store can be is refused before it is stored
-//! ([`REPORT_LEAD_MAX`]), so that one bogus report does not freeze the pool, or end its numbers.
+//! Reports have a limit ([`REPORT_LEAD_MAX`]): one that is further ahead than any restored store can be behind is refused
+//! before it is stored, so one false report can neither freeze the pool nor exhaust its numbers.
 //!
-//! Nodes whose keys come from elsewhere (`[report]`) are recorded like all others, so that they are seen, and told nothing.
+//! Nodes that only report (`[report]`) are recorded like all others, so that they are shown, and receive no instruction.
 //!
-//! Nothing is ever answered from a cache.  A store that cannot be reached is 503, or 204 for a session that is held.
+//! No answer ever comes from a cache.  If the store cannot be reached, the answer is 503, or 204 for a session that is held.
+//!
+//! | sync | recorded as |
+//! |---|---|
+//! | of an unknown node, a new session, or after an exclusion | first: durable before the answer |
+//! | later in its session | later: may be batched |
+//! | below what its session reported | stale: not stored |
+//! | denied, other pool, closed session, too far ahead | refused |
 
-use super::document::{Document, Instruction, Snapshot};
+use super::barrier::{conflict, conflicts};
+use super::document::{Document, Snapshot};
 use super::gates::counted_under;
-use super::operator::{REPORT_LEAD_MAX, end_of_exclusion_admits};
-use super::record::{Exclusion, Fence, NodeRecord, RecordChange, Report, Standing, Window};
-use super::wave::told;
-use crate::convergence::{Presence, conflict, conflicts};
+use super::operator::RECOVER_JUMP;
+use super::presence::Presence;
+use super::record::{Exclusion, Membership, NodeRecord, RecordChange, Report, Window};
+use super::slots::Instruction;
+use super::wave::instruction_for;
 use tfo_model::count::Generation;
 use tfo_model::ids::NodeId;
 use tfo_model::node::Session;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 
-/// How far a node's clock may be ahead of a coordinator's, as far as the ordinals of sessions go: ten years.
+/// How far a report may be ahead of the document, in generations and in epochs.  A report further ahead is not one of this
+/// pool's nodes, and is not stored: `recover` could not count beyond it.
+///
+/// Room for a thousand recoveries since the backup that was restored, or for a generation every second for 31 years.
+pub const REPORT_LEAD_MAX: u64 = 1_000 * RECOVER_JUMP;
+
+/// How far the ordinals of sessions may be ahead of a coordinator's clock: ten years.
 const CLOCK_AHEAD_MAX_SECS: u64 = 10 * 366 * 86_400;
 
-/// What a node sends.
+/// The request of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Sync {
     /// This run of the agent at this coordinator.
     pub session: Session,
-    /// The highest generation that it was told, installable or not.
+    /// The highest generation that it received, installable or not.
     pub seen: Generation,
-    /// What it has.
+    /// The node's report.
     pub report: Report,
 }
 
@@ -48,7 +63,7 @@ pub enum Recording {
     First(RecordChange),
     /// Later in a session: may be batched with others.
     Later(RecordChange),
-    /// Says less than what is stored of this session: a late repetition.
+    /// Below what this session reported already: a late repetition.
     Stale,
 }
 
@@ -61,40 +76,40 @@ pub enum SyncRefused {
     /// 409: the node's file belongs to another pool.
     #[error("the node's keys belong to another pool")]
     OtherPool,
-    /// 409: no pool is so far ahead of its store ([`REPORT_LEAD_MAX`]); the node's file is damaged, or it lies.
+    /// 409: no pool is so far ahead of its store ([`REPORT_LEAD_MAX`]); the node's file is damaged, or its report is false.
     #[error("the report is further ahead of this pool than a restored store can be behind")]
     TooFarAhead,
     /// 409: a later session of the node is open.  The agent opens one above `ordinal` and asks again.
     #[error("a later session of this node is open")]
     SessionClosed {
-        /// Of the session that is open.
+        /// Ordinal of the session that is open.
         ordinal: u64,
     },
     /// 409 `pool_frozen`.
     #[error("the pool is frozen: its store was restored from a backup")]
     Frozen,
     /// 503: the record changed between admission and answer; ask again.
-    #[error("the node is not admitted any more; ask again")]
+    #[error("the node is no longer admitted; ask again")]
     NotAdmitted,
-    /// 503, never 204: until every required node was heard in this life, nobody is told anything new, because a restored
-    /// store would tell lost history to joiners; and the node must not take silence for "your keys are the pool's".
-    #[error("this coordinator has not heard every required node yet")]
+    /// 503, never 204: until every required node was seen in this life, no node receives anything new, because a restored
+    /// store would give lost history to joiners.  And the node must not take 204 for "your keys are the pool's".
+    #[error("this coordinator has not seen every required node yet")]
     NotHeard,
 }
 
-/// What a node is answered.
+/// The answer to a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// 200: hold these slots.
-    Tell(Instruction),
+    Instruct(Instruction),
     /// 204, or keep waiting.
     Nothing,
 }
 
-/// What to store for a sync.
+/// Decides what to store for a sync.
 ///
 /// # Errors
-/// Fails if the node is denied, belongs to another pool, has a later session, or reports absurd numbers.
+/// Fails if the node is denied, belongs to another pool, has a later session, or reports impossible numbers.
 pub fn record(
     document: &Document,
     before: Option<&NodeRecord>,
@@ -102,18 +117,18 @@ pub fn record(
     sync: &Sync,
     wall: UnixTime,
 ) -> Result<Recording, SyncRefused> {
-    let is_of_other = |fence: &Fence| fence.pool_id != document.pool_id;
-    if sync.report.takes_keys() && sync.report.fence.as_ref().is_some_and(is_of_other) {
+    let of_other_pool = sync.report.fence.as_ref().is_some_and(|fence| fence.pool_id != document.pool_id);
+    if of_other_pool && sync.report.takes_keys() {
         return Err(SyncRefused::OtherPool);
     }
-    if is_too_far_ahead(document, sync) || has_absurd_ordinal(before, sync, wall) {
+    if is_too_far_ahead(document, sync) || has_impossible_ordinal(before, sync, wall) {
         return Err(SyncRefused::TooFarAhead);
     }
+    let admitted = admitted(document, before, node, sync, wall);
     let Some(before) = before else {
-        let next = stored(document, None, (node, sync), wall, Standing::Admitted);
-        return Ok(Recording::First(RecordChange { node: node.clone(), expected: None, next: Some(next) }));
+        return Ok(Recording::First(RecordChange { node: node.clone(), expected: None, next: Some(admitted) }));
     };
-    if before.standing == Standing::Excluded(Exclusion::Denied) {
+    if before.is_denied() {
         return Err(SyncRefused::Denied);
     }
     let is_later = match before.session {
@@ -127,27 +142,36 @@ pub fn record(
         }
         Some(_) => true,
     };
-    let (standing, is_admission) = match before.standing {
-        Standing::Admitted => (Standing::Admitted, is_later),
-        // An exclusion closes the session: an answer that was read before the node was admitted again, and is still on
-        // its way, must not be the answer to a request that admits it.
-        Standing::Excluded(exclusion) if end_of_exclusion_admits(exclusion, wall) => match before.session {
+    let (membership, is_admission) = match before.membership {
+        Membership::Admitted => (Membership::Admitted, is_later),
+        // An exclusion closes the session: an answer that was read before the node was admitted again, and is still in
+        // flight, must not be the answer to the request that admits it.
+        Membership::Excluded(exclusion) if ends_with_sync(exclusion, wall) => match before.session {
             Some(open) if !is_later => return Err(SyncRefused::SessionClosed { ordinal: open.ordinal }),
-            Some(_) | None => (Standing::Admitted, true),
+            Some(_) | None => (Membership::Admitted, true),
         },
-        Standing::Excluded(exclusion) => (Standing::Excluded(exclusion), is_later),
+        Membership::Excluded(exclusion) => (Membership::Excluded(exclusion), is_later),
     };
     if !is_admission && is_stale(before, sync) {
         return Ok(Recording::Stale);
     }
-    let next = stored(document, Some(before), (node, sync), wall, standing);
-    let change = RecordChange { node: node.clone(), expected: Some(before.version), next: Some(next) };
+    let next = Some(NodeRecord { membership, ..admitted });
+    let change = RecordChange { node: node.clone(), expected: Some(before.version), next };
     Ok(if is_admission { Recording::First(change) } else { Recording::Later(change) })
 }
 
-/// Whether the node would become required, or cease to be, by a sync that is no admission: a session is of one kind.
+/// Whether a sync ends this exclusion by admitting the node again (rule 6).
+fn ends_with_sync(exclusion: Exclusion, wall: UnixTime) -> bool {
+    match exclusion {
+        Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Forgotten => true,
+        Exclusion::Operator { until } => wall >= until,
+        Exclusion::Denied => false,
+    }
+}
+
+/// Whether a sync within the session would make the node required, or end that: a session is of one kind (rule 7).
 ///
-/// Beyond rule 7: such a sync may be batched, so the pool would move on while its answer is in flight.
+/// Such a sync may be batched, so the pool would move on while its answer is in flight.
 fn changes_kind(before: &NodeRecord, sync: &Sync) -> bool {
     before.report.as_ref().is_some_and(|report| report.can_share() != sync.report.can_share())
 }
@@ -155,36 +179,33 @@ fn changes_kind(before: &NodeRecord, sync: &Sync) -> bool {
 fn is_too_far_ahead(document: &Document, sync: &Sync) -> bool {
     let last_generation = document.generation.get().saturating_add(REPORT_LEAD_MAX);
     let last_epoch = document.next_epoch.get().saturating_add(REPORT_LEAD_MAX);
-    if !sync.report.takes_keys() {
-        return false;
-    }
-    let fence_is = |fence: &Fence| {
-        let keys = [Some(fence.slots.primary), fence.slots.backup];
-        fence.generation.get() > last_generation || keys.iter().flatten().any(|key| key.epoch.get() > last_epoch)
-    };
-    sync.seen.get() > last_generation || sync.report.fence.as_ref().is_some_and(fence_is)
+    let fence_is = sync.report.fence.as_ref().is_some_and(|fence| {
+        fence.generation.get() > last_generation || fence.slots.highest_epoch().get() > last_epoch
+    });
+    sync.report.takes_keys() && (fence_is || sync.seen.get() > last_generation)
 }
 
-/// A session's ordinal is the node's clock, or one above the one that is open.  One far above both would be the last of
-/// its name: no later session could be above it.
-fn has_absurd_ordinal(before: Option<&NodeRecord>, sync: &Sync, wall: UnixTime) -> bool {
+/// A session's ordinal is the node's clock, or one above the open session.  One far above both would be the last of its
+/// name, because no later session could exceed it.
+fn has_impossible_ordinal(before: Option<&NodeRecord>, sync: &Sync, wall: UnixTime) -> bool {
     let open = before.and_then(|record| record.session).map_or(0, |session| session.ordinal);
     let by_clock = wall.secs().saturating_add(CLOCK_AHEAD_MAX_SECS).saturating_mul(1_000);
     sync.session.ordinal > by_clock.max(open.saturating_add(1))
 }
 
-/// Inside a session acks only rise (rule 8).
+/// Inside a session acknowledgements only rise (rule 8).
 fn is_stale(before: &NodeRecord, sync: &Sync) -> bool {
     let generation = |report: &Report| report.fence.as_ref().map(|fence| fence.generation);
     before.report.as_ref().is_some_and(|stored| generation(&sync.report) < generation(stored))
 }
 
-fn stored(
+/// The record of the node with this sync in it, as that of an admitted node.
+fn admitted(
     document: &Document,
     before: Option<&NodeRecord>,
-    (node, sync): (&NodeId, &Sync),
+    node: &NodeId,
+    sync: &Sync,
     wall: UnixTime,
-    standing: Standing,
 ) -> NodeRecord {
     let (window, baseline) = windows(document, before, node, &sync.report);
     let same_session = before.filter(|record| record.session == Some(sync.session));
@@ -192,7 +213,7 @@ fn stored(
     NodeRecord {
         version: before.map_or(0, |record| record.version) + 1,
         syncs: before.map_or(0, |record| record.syncs) + 1,
-        standing,
+        membership: Membership::Admitted,
         session: Some(sync.session),
         report: Some(Report { seen: sync.seen.max(seen_before), ..sync.report.clone() }.bounded()),
         window,
@@ -201,7 +222,8 @@ fn stored(
     }
 }
 
-/// Carries the counters over: a new phase starts a window, and a reset of the counters starts the present one again.
+/// Carries the counters over, as window and baseline: a new phase starts a window, and a reset of the counters restarts
+/// the present one.
 fn windows(
     document: &Document,
     before: Option<&NodeRecord>,
@@ -222,7 +244,7 @@ fn windows(
     }
 }
 
-/// The baseline once a window is finished: a staged window that is too small for the health gate leaves the steady one
+/// The baseline once a window is finished: a staged window that is too small for the health gate leaves the steady window
 /// before it in place.
 fn finished(document: &Document, window: Window, before: Option<Window>) -> Window {
     let cookies = window.last.since(&window.first).map_or(0, |counted| counted.cookies());
@@ -230,29 +252,29 @@ fn finished(document: &Document, window: Window, before: Option<Window>) -> Wind
     before.filter(|before| is_small && before.phase == Phase::Steady).unwrap_or(window)
 }
 
-/// What every answer from one snapshot depends on besides the node's own record: made once, then asked by all.
+/// What every answer from one snapshot depends on besides the node's own record; made once for all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolView {
     frozen: bool,
-    all_heard: bool,
+    all_seen: bool,
 }
 
 impl PoolView {
     /// Looks at all nodes.
     #[must_use]
     pub fn of(snapshot: &Snapshot, presence: &Presence) -> Self {
-        Self { frozen: conflict(snapshot).is_some(), all_heard: presence.unheard_required(snapshot).is_empty() }
+        Self { frozen: conflict(snapshot).is_some(), all_seen: presence.unseen_required(snapshot).is_empty() }
     }
 
-    /// The same after one sync was recorded, by a document that has not changed; `presence` has taken it in.
+    /// The same after one sync was recorded under an unchanged document; `presence` has taken it in.
     ///
-    /// Only ever stricter than [`Self::of`] would be now: that the last node was heard, or that a pool is frozen no more,
-    /// is seen by the next look at all.
+    /// Only ever stricter than [`Self::of`] would be now: only the next look at all nodes notices that the last node was
+    /// seen, or that the pool is no longer frozen.
     #[must_use]
     pub fn after(self, snapshot: &Snapshot, presence: &Presence, node: &NodeId, record: &NodeRecord) -> Self {
         let frozen = self.frozen || conflicts(&snapshot.document, record);
-        let all_heard = self.all_heard && (!record.is_required() || presence.has_heard(snapshot, node));
-        Self { frozen, all_heard }
+        let all_seen = self.all_seen && (!record.is_required() || presence.has_seen(snapshot, node));
+        Self { frozen, all_seen }
     }
 
     /// Whether some report contradicts the document (rule 10).
@@ -261,7 +283,7 @@ impl PoolView {
         self.frozen
     }
 
-    /// What to answer, from the snapshot that this was made of; looks at one node.
+    /// The answer from the snapshot that this was made of; looks at one node.
     ///
     /// # Errors
     /// As [`answer`].
@@ -271,12 +293,12 @@ impl PoolView {
             return Err(SyncRefused::Frozen);
         }
         let record = snapshot.nodes.get(node).ok_or(SyncRefused::NotAdmitted)?;
-        match record.standing {
-            Standing::Admitted | Standing::Excluded(Exclusion::Operator { .. }) => {}
-            Standing::Excluded(Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Forgotten) => {
+        match record.membership {
+            Membership::Admitted | Membership::Excluded(Exclusion::Operator { .. }) => {}
+            Membership::Excluded(Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Forgotten) => {
                 return Err(SyncRefused::NotAdmitted);
             }
-            Standing::Excluded(Exclusion::Denied) => return Err(SyncRefused::Denied),
+            Membership::Excluded(Exclusion::Denied) => return Err(SyncRefused::Denied),
         }
         match record.session {
             Some(open) if open == sync.session => {}
@@ -286,22 +308,22 @@ impl PoolView {
         if only_reports {
             return Ok(Answer::Nothing);
         }
-        let told = told(&snapshot.document, node, sync.report.slot_count);
-        let Some(instruction) = told else { return Ok(Answer::Nothing) };
+        let instruction = instruction_for(&snapshot.document, node, sync.report.slot_count);
+        let Some(instruction) = instruction else { return Ok(Answer::Nothing) };
         // Not "differs": a node that cannot install, or a coordinator that lags, would loop without pause.
         let has_it = sync.report.acknowledges(&snapshot.document.pool_id, &instruction);
         if instruction.generation <= sync.seen || has_it {
             return Ok(Answer::Nothing);
         }
-        if self.all_heard { Ok(Answer::Tell(instruction)) } else { Err(SyncRefused::NotHeard) }
+        if self.all_seen { Ok(Answer::Instruct(instruction)) } else { Err(SyncRefused::NotHeard) }
     }
 }
 
-/// What to answer, from a snapshot that was read from the store after the sync was recorded.
+/// The answer from a snapshot that was read from the store after the sync was recorded.
 ///
 /// # Errors
-/// Fails if the pool is frozen, the record is not (or not any more) that of this session, or the answer would tell
-/// something new before every required node was heard in this life.
+/// Fails if the pool is frozen, the record is not (or no longer) that of this session, or the answer would instruct the
+/// node before every required node was seen in this life.
 pub fn answer(snapshot: &Snapshot, presence: &Presence, node: &NodeId, sync: &Sync) -> Result<Answer, SyncRefused> {
     PoolView::of(snapshot, presence).answer(snapshot, node, sync)
 }

@@ -1,16 +1,31 @@
-//! The walk: what a tick drives by itself (docs/protocol.md#rules, rules 3, 11, 12, 13), one commit at a time.
+//! The walk: what a tick drives by itself, one commit at a time (docs/protocol.md#rule-3; rules 11, 12, 13).
+//!
+//! A tick takes the first line of this table that applies.
+//!
+//! | state | step |
+//! |---|---|
+//! | frozen | wait |
+//! | absent nodes in the way | exclude them |
+//! | required nodes not seen in this life, or paused | wait |
+//! | a revoke runs, and stragglers are past its short barrier | leave them behind |
+//! | Steady, current revoked | `stage` at the barrier |
+//! | Steady, backup revoked | `drop_backup` at the barrier |
+//! | Steady, not held, due, enough nodes, drained | `stage` at the barrier |
+//! | Staged | `promote` at the barrier |
+//! | Promoted, wave k | pause if unhealthy; otherwise `open_wave` at the barrier of the opened nodes and the health gate |
+//! | Promoted, all waves | `settle` at the barrier |
 
 use std::collections::BTreeSet;
 
-use super::command::missing;
-use super::document::{AUDIT_MEMBERS_MAX, Action, Actor, Hold, Pause, PoolKey, Snapshot, Stage, Wave};
-use super::gates::{Health, drained, due, health};
-use super::input::{BlockedBy, Now, Reason, Step, Wait, fresh_key};
+use super::barrier::{Barrier, not_frozen};
+use super::document::{AUDIT_MEMBERS_MAX, Action, Hold, Pause, Snapshot, Stage, Wave};
+use super::draft::{Draft, Origin};
+use super::gates::{Health, drained, due, health, missing};
+use super::input::{BlockedBy, Now, Reason, Step, Wait};
 use super::policy::{AbsentPolicy, Share, WaveRule};
-use super::record::{Exclusion, NodeRecord, Standing};
+use super::record::{Exclusion, NodeRecord};
+use super::slots::PoolKey;
 use super::wave::{is_opened, take_in};
-use super::{Draft, not_frozen, passed};
-use crate::convergence::Barrier;
 use tfo_model::count::Epoch;
 use tfo_model::ids::NodeId;
 use tfo_model::key::KeyFingerprint;
@@ -23,9 +38,9 @@ pub(super) fn tick(snapshot: &Snapshot, now: Now<'_>, fresh: Option<KeyFingerpri
     if let Some(step) = exclude_absent(snapshot, now)? {
         return Ok(step);
     }
-    let unheard = now.presence.unheard_required(snapshot);
-    if !unheard.is_empty() {
-        return Ok(Step::Wait(wait_for(snapshot, now, unheard)));
+    let unseen = now.presence.unseen_required(snapshot);
+    if !unseen.is_empty() {
+        return Ok(Step::Wait(wait_for(snapshot, now, unseen)));
     }
     if document.paused.is_some() {
         return Ok(Step::Wait(Wait::on(BlockedBy::Paused)));
@@ -35,7 +50,7 @@ pub(super) fn tick(snapshot: &Snapshot, now: Now<'_>, fresh: Option<KeyFingerpri
     }
     match &document.stage {
         Stage::Empty => Ok(Step::Wait(Wait::on(BlockedBy::Held))),
-        Stage::Steady { current, backup } => tick_steady(snapshot, now, fresh, (*current, *backup)),
+        Stage::Steady { current, backup } => tick_steady(snapshot, now, fresh, *current, *backup),
         Stage::Staged { .. } => at_barrier(snapshot, now, || promote(snapshot, now)),
         Stage::Promoted { next, wave, .. } if !wave.is_last() => tick_wave(snapshot, now, *next, wave),
         Stage::Promoted { .. } => at_barrier(snapshot, now, || settle(snapshot, now)),
@@ -46,15 +61,17 @@ fn tick_steady(
     snapshot: &Snapshot,
     now: Now<'_>,
     fresh: Option<KeyFingerprint>,
-    (current, backup): (PoolKey, Option<PoolKey>),
+    current: PoolKey,
+    backup: Option<PoolKey>,
 ) -> Result<Step, Reason> {
     let document = &snapshot.document;
+    let stage = || stage(Draft::of(snapshot, now, Origin::engine("")), fresh);
     let revoked = |key: PoolKey| document.revoke.as_ref().is_some_and(|revoke| revoke.keys.contains(&key));
     if revoked(current) {
         if let Some(wait) = wait_for_expected(snapshot, now) {
             return Ok(Step::Wait(wait));
         }
-        return at_barrier(snapshot, now, || stage(snapshot, now, fresh, (Actor::Engine, "")));
+        return at_barrier(snapshot, now, stage);
     }
     if backup.is_some_and(revoked) {
         return at_barrier(snapshot, now, || drop_backup(snapshot, now));
@@ -72,11 +89,11 @@ fn tick_steady(
     if let Err(wait) = drained(snapshot, now) {
         return Ok(Step::Wait(wait));
     }
-    at_barrier(snapshot, now, || stage(snapshot, now, fresh, (Actor::Engine, "")))
+    at_barrier(snapshot, now, stage)
 }
 
-/// A revoke of a first key waits for the expected nodes too, but (beyond rule 14) no longer than for any node: one that
-/// registers after it had no key of this pool to lose.
+/// A revoke of a first key waits for the expected nodes, too, but not longer than the short barrier: a node that registers
+/// later had no key of this pool to lose (rule 13).
 fn wait_for_expected(snapshot: &Snapshot, now: Now<'_>) -> Option<Wait> {
     let Some(Hold::FirstKey { expect }) = &snapshot.document.hold else { return None };
     let missing = missing(snapshot, expect);
@@ -96,73 +113,67 @@ fn tick_wave(snapshot: &Snapshot, now: Now<'_>, next: PoolKey, wave: &Wave) -> R
         return refill(snapshot, now, next, wave);
     }
     let in_revoke = document.revoke.is_some();
-    if let (Health::Bad { rejected, baseline }, false) = (health(snapshot, now, next.epoch, wave), in_revoke) {
-        let mut draft = Draft::of(snapshot, now);
+    let health = health(snapshot, now, next.epoch, wave);
+    if let (Health::Bad { rejected, baseline }, false) = (health, in_revoke) {
+        let mut draft = Draft::of(snapshot, now, Origin::engine(""));
         draft.document.paused = Some(Pause::Health { rejected, baseline });
-        return draft.commit(Actor::Engine, Action::Unhealthy, "");
+        return draft.commit(Action::Unhealthy);
     }
     let barrier = Barrier::of_opened(snapshot);
     if !barrier.is_passed() {
         return Ok(Step::Wait(wait_for(snapshot, now, barrier.waiting_for)));
     }
-    match health(snapshot, now, next.epoch, wave) {
-        Health::Looking { left_secs } if !in_revoke => {
+    match health {
+        Health::Observing { left_secs } if !in_revoke => {
             Ok(Step::Wait(Wait::until(BlockedBy::Health, now.wall.plus(left_secs))))
         }
-        Health::Looking { .. } | Health::Good | Health::Bad { .. } => open_wave(snapshot, now),
+        Health::Observing { .. } | Health::Good | Health::Bad { .. } => open_wave(snapshot, now),
     }
 }
 
-/// Commits the move if every required node has acknowledged, else says whom it waits for.
+/// Commits the move if every required node has acknowledged; otherwise returns the nodes that it waits for.
 fn at_barrier(snapshot: &Snapshot, now: Now<'_>, step: impl FnOnce() -> Result<Step, Reason>) -> Result<Step, Reason> {
     let barrier = Barrier::of_all(snapshot);
     if barrier.is_passed() { step() } else { Ok(Step::Wait(wait_for(snapshot, now, barrier.waiting_for))) }
 }
 
 fn wait_for(snapshot: &Snapshot, now: Now<'_>, nodes: Vec<NodeId>) -> Wait {
-    let too_few = {
-        let barrier = Barrier::of_all(snapshot);
-        barrier.required < barrier.needed
-    };
+    let barrier = Barrier::of_all(snapshot);
+    let too_few = barrier.required < barrier.needed;
     let any_absent = nodes.iter().any(|node| now.presence.absent.contains(node));
     let blocked_by = if too_few || any_absent { BlockedBy::Absent } else { BlockedBy::Barrier };
     Wait::for_nodes(blocked_by, nodes)
 }
 
-/// Steady(c,b) -> Staged(c→x).  The epoch is burnt here, whatever becomes of the rotation.
-pub(super) fn stage(
-    snapshot: &Snapshot,
-    now: Now<'_>,
-    fresh: Option<KeyFingerprint>,
-    (actor, reason): (Actor, &str),
-) -> Result<Step, Reason> {
-    let Stage::Steady { current, backup } = &snapshot.document.stage else {
+/// Steady(c,b) -> Staged(c→x).  This uses the epoch up, whatever becomes of the rotation.
+pub(super) fn stage(mut draft: Draft<'_>, fresh: Option<KeyFingerprint>) -> Result<Step, Reason> {
+    let document = &draft.snapshot.document;
+    let Stage::Steady { current, backup } = &document.stage else {
         return Err(Reason::WrongPhase("a rotation starts only in phase steady"));
     };
-    passed(Barrier::of_all(snapshot))?;
-    let epoch = snapshot.document.next_epoch;
-    let Some(fresh) = fresh else { return Ok(Step::MakeKey { epoch }) };
-    let next = fresh_key(epoch, fresh);
-    let in_use = snapshot.document.keys_held().iter().any(|held| held.fingerprint == fresh);
-    if in_use || snapshot.document.is_revoked(next) {
-        return Err(Reason::KeyReused(fresh));
+    Barrier::of_all(draft.snapshot).require()?;
+    let epoch = document.next_epoch;
+    let Some(fingerprint) = fresh else { return Ok(Step::MakeKey { epoch }) };
+    let next = PoolKey { epoch, fingerprint };
+    let in_use = document.keys_held().iter().any(|held| held.fingerprint == fingerprint);
+    if in_use || document.is_revoked(next) {
+        return Err(Reason::KeyReused(fingerprint));
     }
-    let mut draft = Draft::of(snapshot, now);
     draft.document.next_epoch = epoch.next().ok_or(Reason::Exhausted)?;
-    let prior_backup = backup.filter(|key| !snapshot.document.is_revoked(*key));
+    let prior_backup = backup.filter(|key| !document.is_revoked(*key));
     draft.document.stage = Stage::Staged { current: *current, next, prior_backup };
-    draft.tell()?;
+    draft.instruct()?;
     draft.begin_phase();
-    draft.commit(actor, Action::Stage, reason)
+    draft.commit(Action::Stage)
 }
 
 /// Staged(c→x) -> Promoted(c→x), first wave.  A revoke opens all waves at once.
-pub(super) fn promote(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason> {
+fn promote(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason> {
     let document = &snapshot.document;
     let Stage::Staged { current, next, .. } = &document.stage else {
         return Err(Reason::WrongPhase("only a staged key is promoted"));
     };
-    passed(Barrier::of_all(snapshot))?;
+    Barrier::of_all(snapshot).require()?;
     let rules = if document.revoke.is_some() {
         vec![WaveRule::Share(Share::ALL)]
     } else {
@@ -170,19 +181,19 @@ pub(super) fn promote(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason>
     };
     let mut wave = Wave { rules, opened: 0, taken_in: BTreeSet::new(), opened_at: now.wall, health_waived: false };
     take_in(snapshot, next.epoch, &mut wave, None, now.presence);
-    let mut draft = Draft::of(snapshot, now);
-    let named = draft.name_members(next.epoch, &wave, None);
+    let mut draft = Draft::of(snapshot, now, Origin::engine(""));
+    draft.name_members(next.epoch, &wave, None);
     draft.document.stage =
         Stage::Promoted { current: *current, next: *next, staged_generation: document.generation, wave };
     draft.document.rotated_at = now.wall;
-    draft.tell()?;
+    draft.instruct()?;
     draft.begin_phase();
-    draft.commit(Actor::Engine, Action::Promote, &named)
+    draft.commit(Action::Promote)
 }
 
 /// Promoted, wave k -> wave k+1.
 fn open_wave(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason> {
-    let mut draft = Draft::of(snapshot, now);
+    let mut draft = Draft::of(snapshot, now, Origin::engine(""));
     let Stage::Promoted { next, wave, .. } = &mut draft.document.stage else {
         return Err(Reason::WrongPhase("waves are opened only in phase promoted"));
     };
@@ -192,8 +203,8 @@ fn open_wave(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason> {
     wave.health_waived = false;
     take_in(snapshot, next.epoch, wave, Some(&before), now.presence);
     let (epoch, wave) = (next.epoch, wave.clone());
-    let named = draft.name_members(epoch, &wave, Some(&before));
-    draft.commit(Actor::Engine, Action::OpenWave, &named)
+    draft.name_members(epoch, &wave, Some(&before));
+    draft.commit(Action::OpenWave)
 }
 
 /// The open waves have lost all their nodes: takes the next one in, so that there is evidence.
@@ -203,12 +214,12 @@ fn refill(snapshot: &Snapshot, now: Now<'_>, next: PoolKey, wave: &Wave) -> Resu
     if refilled == *wave {
         return Ok(Step::Wait(wait_for(snapshot, now, Barrier::of_all(snapshot).waiting_for)));
     }
-    let mut draft = Draft::of(snapshot, now);
-    let named = draft.name_members(next.epoch, &refilled, Some(wave));
+    let mut draft = Draft::of(snapshot, now, Origin::engine(""));
+    draft.name_members(next.epoch, &refilled, Some(wave));
     if let Stage::Promoted { wave, .. } = &mut draft.document.stage {
         *wave = refilled;
     }
-    draft.commit(Actor::Engine, Action::TakeIn, &named)
+    draft.commit(Action::TakeIn)
 }
 
 /// Promoted, all -> Steady(x, c), or Steady(x) if c is revoked.
@@ -219,15 +230,15 @@ fn settle(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason> {
     if !wave.is_last() {
         return Err(Reason::WrongPhase("a promotion settles after its last wave"));
     }
-    passed(Barrier::of_all(snapshot))?;
-    let mut draft = Draft::of(snapshot, now);
+    Barrier::of_all(snapshot).require()?;
+    let mut draft = Draft::of(snapshot, now, Origin::engine(""));
     let revoked = snapshot.document.is_revoked(*current);
     draft.document.stage = Stage::Steady { current: *next, backup: if revoked { None } else { Some(*current) } };
     draft.begin_phase();
     if revoked {
-        draft.tell()?;
+        draft.instruct()?;
     }
-    draft.commit(Actor::Engine, if revoked { Action::DropRevoked } else { Action::Settle }, "")
+    draft.commit(if revoked { Action::DropRevoked } else { Action::Settle })
 }
 
 /// Steady(c,b), revoke b -> Steady(c).
@@ -235,18 +246,18 @@ fn drop_backup(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason> {
     let Stage::Steady { current, .. } = &snapshot.document.stage else {
         return Err(Reason::WrongPhase("a backup is dropped only in phase steady"));
     };
-    passed(Barrier::of_all(snapshot))?;
-    let mut draft = Draft::of(snapshot, now);
+    Barrier::of_all(snapshot).require()?;
+    let mut draft = Draft::of(snapshot, now, Origin::engine(""));
     draft.document.stage = Stage::Steady { current: *current, backup: None };
-    draft.tell()?;
+    draft.instruct()?;
     draft.begin_phase();
-    draft.commit(Actor::Engine, Action::DropRevoked, "")
+    draft.commit(Action::DropRevoked)
 }
 
-/// Excludes absent nodes that stand in the way, if the policy says so and enough are left (rule 11).
+/// Excludes absent nodes that are in the way, if the policy allows it and enough are left (rule 11).
 ///
-/// In the way is who has not acknowledged, and who was not heard in this life.  A silent node that has acknowledged
-/// holds the right keys: nothing waits for it.
+/// In the way: nodes that have not acknowledged, or were not seen in this life.  A silent node that has acknowledged holds
+/// the right keys, so nothing waits for it.
 fn exclude_absent(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Reason> {
     let document = &snapshot.document;
     if document.policy.absent_policy == AbsentPolicy::Wait {
@@ -254,22 +265,22 @@ fn exclude_absent(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Rea
     }
     let barrier = Barrier::of_all(snapshot);
     let in_the_way =
-        |node: &&NodeId| barrier.waiting_for.binary_search(node).is_ok() || !now.presence.has_heard(snapshot, node);
+        |node: &&NodeId| barrier.waiting_for.binary_search(node).is_ok() || !now.presence.has_seen(snapshot, node);
     let absent = now.presence.absent.iter().filter(in_the_way);
     let required = absent.filter(|node| snapshot.nodes.get(*node).is_some_and(NodeRecord::is_required));
     let nodes: Vec<NodeId> = required.take(barrier.spare()).cloned().collect();
     if nodes.is_empty() {
         return Ok(None);
     }
-    let mut draft = Draft::of(snapshot, now);
+    let mut draft = Draft::of(snapshot, now, Origin::engine("absent"));
     draft.exclude(&nodes, Exclusion::Absent);
-    draft.commit(Actor::Engine, Action::Exclude, "absent").map(Some)
+    draft.commit(Action::Exclude).map(Some)
 }
 
 /// The short barrier of a revoke: stragglers are left behind, and listed (rule 13).
 ///
-/// It is measured from the revoke, or from the instruction or the wave if that came later, and (beyond rule 13) is
-/// never shorter than the period that a node declares: a timer node had no chance to hear of it before.
+/// It is measured from the revoke, or from the present instruction or wave if that began later.  It is never shorter than
+/// the period that a node declares: a timer node had no chance to receive the instruction before.
 fn leave_behind(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Reason> {
     let document = &snapshot.document;
     if document.revoke.is_none() || !short_barrier_is_over(snapshot, now, 0) {
@@ -285,12 +296,12 @@ fn leave_behind(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Reaso
     if nodes.is_empty() {
         return Ok(None);
     }
-    let mut draft = Draft::of(snapshot, now);
+    let mut draft = Draft::of(snapshot, now, Origin::engine("left behind by a revoke"));
     draft.exclude(&nodes, Exclusion::LeftBehind);
     if let Some(revoke) = &mut draft.document.revoke {
         revoke.left_behind.extend(nodes);
     }
-    draft.commit(Actor::Engine, Action::Exclude, "left behind by a revoke").map(Some)
+    draft.commit(Action::Exclude).map(Some)
 }
 
 fn short_barrier_is_over(snapshot: &Snapshot, now: Now<'_>, period_secs: u64) -> bool {
@@ -299,11 +310,11 @@ fn short_barrier_is_over(snapshot: &Snapshot, now: Now<'_>, period_secs: u64) ->
 }
 
 impl Draft<'_> {
-    /// Names the required nodes that are in the wave and were not in the one before, for the audit log; the text says
-    /// whom the names leave out.
-    fn name_members(&mut self, epoch: Epoch, wave: &Wave, before: Option<&Wave>) -> String {
+    /// Names the required nodes that are newly in the wave, for the audit log; the reason says how many names it omits.
+    fn name_members(&mut self, epoch: Epoch, wave: &Wave, before: Option<&Wave>) {
         if wave.is_last() {
-            return "everybody".to_owned();
+            self.origin.reason = "all nodes".to_owned();
+            return;
         }
         let document = &self.snapshot.document;
         let is_new = |(node, record): &(&NodeId, &NodeRecord)| {
@@ -314,19 +325,7 @@ impl Draft<'_> {
         let members: Vec<&NodeId> = self.snapshot.nodes.iter().filter(is_new).map(|(node, _)| node).collect();
         self.taken_in = members.iter().take(AUDIT_MEMBERS_MAX).map(|node| (*node).clone()).collect();
         if members.len() > AUDIT_MEMBERS_MAX {
-            format!("{AUDIT_MEMBERS_MAX} of {} nodes are named", members.len())
-        } else {
-            String::new()
-        }
-    }
-
-    /// Takes nodes out of the required set; those without a record are passed over.
-    pub(super) fn exclude(&mut self, nodes: &[NodeId], exclusion: Exclusion) {
-        for node in nodes {
-            if let Some(record) = self.snapshot.nodes.get(node) {
-                let standing = Standing::Excluded(exclusion);
-                self.record(node, Some(NodeRecord { standing, ..record.clone() }));
-            }
+            self.origin.reason = format!("{AUDIT_MEMBERS_MAX} of {} nodes are named", members.len());
         }
     }
 }

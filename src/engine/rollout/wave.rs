@@ -1,21 +1,28 @@
-//! Who is told what: instructions, and the waves of a promotion (docs/protocol.md#rules, rules 3, 12 and 16).
+//! Instructions, and the waves of a promotion (docs/protocol.md#rule-12; rules 3, 8, 16).
 //!
-//! A node's place in the order of a rotation is a hash of (`pool_id`, epoch, node): fixed for the rotation, another
-//! one in the next, so it is not always the same nodes that go first.  Must not know: who is present (that is passed
-//! in).
+//! A node's place in the order of a rotation is a hash of (`pool_id`, epoch, node): fixed for the rotation and different
+//! in the next, so the same nodes do not always lead.  Must not know: which nodes are present (that is passed in).
+//!
+//! | stage | a two-slot node holds | a one-slot node holds |
+//! |---|---|---|
+//! | Empty | nothing | nothing |
+//! | Steady(c, b) | `[c,b]` | `[c,-]` |
+//! | Staged(c→x) | `[c,x]` | `[c,-]` |
+//! | Promoted(c→x) | in the opened waves `[x,c]`, otherwise `[c,x]` of the generation before | `[c,-]`; after the last wave opened `[x,-]` |
 
 use std::hash::Hasher;
 
 use siphasher::sip::SipHasher24;
 
-use super::document::{Document, Instruction, PoolKey, Slots, Snapshot, Stage, Wave};
+use super::document::{Document, Snapshot, Stage, Wave};
 use super::policy::{Share, WaveRule};
+use super::presence::Presence;
 use super::record::{NodeRecord, SlotCount};
-use crate::convergence::Presence;
+use super::slots::{Instruction, PoolKey, Slots};
 use tfo_model::count::Epoch;
 use tfo_model::ids::{NodeId, PoolId};
 
-/// The key of the order's hash: it orders nodes, it hides nothing.
+/// Key of the hash that orders nodes; not a secret.
 const ORDER_KEY: [u8; 16] = *b"tfo-fleet/v1/wav";
 
 /// A node's place in the order of one rotation, 0 to 2^64-1.
@@ -41,7 +48,7 @@ fn fits(rule: &WaveRule, pool_id: &PoolId, epoch: Epoch, node: &NodeId) -> bool 
     }
 }
 
-/// Whether the waves that are open include this node.  The last wave includes everybody.
+/// Whether the waves that are open include this node.  The last wave includes all nodes.
 #[must_use]
 pub fn is_opened(document: &Document, epoch: Epoch, wave: &Wave, node: &NodeId) -> bool {
     wave.is_last()
@@ -49,11 +56,11 @@ pub fn is_opened(document: &Document, epoch: Epoch, wave: &Wave, node: &NodeId) 
         || wave.rules.iter().take(wave.opened + 1).any(|rule| fits(rule, &document.pool_id, epoch, node))
 }
 
-/// What this node is told now; none while the pool has no key.
+/// The instruction of this node; none while the pool has no key.
 ///
-/// A one-slot node is told its primary alone, and the new one only in the last wave (rule 16).
+/// A one-slot node gets its primary alone, and the new one only in the last wave (rule 16).
 #[must_use]
-pub fn told(document: &Document, node: &NodeId, slot_count: SlotCount) -> Option<Instruction> {
+pub fn instruction_for(document: &Document, node: &NodeId, slot_count: SlotCount) -> Option<Instruction> {
     let instruction = |generation, primary: PoolKey, backup: Option<PoolKey>| {
         let backup = if slot_count == SlotCount::One { None } else { backup };
         Some(Instruction { generation, slots: Slots { primary, backup } })
@@ -76,37 +83,33 @@ pub fn told(document: &Document, node: &NodeId, slot_count: SlotCount) -> Option
     }
 }
 
-/// The instructions that are out now, newest first, as two-slot nodes get them: what a report is judged by.
+/// The instructions of all two-slot nodes, newest first: what a report is compared with.
 #[must_use]
 pub fn instructions(document: &Document) -> Vec<Instruction> {
-    let slots = |primary: PoolKey, backup| Slots { primary, backup };
+    let generation = document.generation;
+    let instruction = |generation, primary, backup| Instruction { generation, slots: Slots { primary, backup } };
     match &document.stage {
         Stage::Empty => Vec::new(),
-        Stage::Steady { current, backup } => {
-            vec![Instruction { generation: document.generation, slots: slots(*current, *backup) }]
+        Stage::Steady { current, backup } => vec![instruction(generation, *current, *backup)],
+        Stage::Staged { current, next, .. } => vec![instruction(generation, *current, Some(*next))],
+        Stage::Promoted { current, next, staged_generation, .. } => {
+            vec![instruction(generation, *next, Some(*current)), instruction(*staged_generation, *current, Some(*next))]
         }
-        Stage::Staged { current, next, .. } => {
-            vec![Instruction { generation: document.generation, slots: slots(*current, Some(*next)) }]
-        }
-        Stage::Promoted { current, next, staged_generation, .. } => vec![
-            Instruction { generation: document.generation, slots: slots(*next, Some(*current)) },
-            Instruction { generation: *staged_generation, slots: slots(*current, Some(*next)) },
-        ],
     }
 }
 
-/// Whether the node has acknowledged what it is told now (rule 8).
+/// Whether the node has acknowledged its present instruction (rule 8).
 #[must_use]
 pub fn has_acked(document: &Document, node: &NodeId, record: &NodeRecord) -> bool {
     let Some(report) = &record.report else { return false };
-    let Some(told) = told(document, node, report.slot_count) else { return false };
-    report.acknowledges(&document.pool_id, &told)
+    let instruction = instruction_for(document, node, report.slot_count);
+    instruction.is_some_and(|instruction| report.acknowledges(&document.pool_id, &instruction))
 }
 
-/// Takes the next node in the order into the wave if no present, acked, required node is newly in it (rule 12).
+/// Takes the next node in the order into the wave unless a present, required node that has acknowledged is newly in it
+/// (rule 12).
 ///
-/// `before` says who was in the waves that were already open.  Without any present node the wave stays as it is: the
-/// barrier waits anyway.
+/// `before` is the wave that was already open.  Without any present node the wave stays as it is: the barrier waits anyway.
 pub fn take_in(snapshot: &Snapshot, epoch: Epoch, wave: &mut Wave, before: Option<&Wave>, presence: &Presence) {
     let document = &snapshot.document;
     let ready = |node: &NodeId, record: &NodeRecord| {

@@ -5,11 +5,11 @@
 //!   masks the others, dotfiles are ignored; it merges and writes the last value once.  It does not read /etc/sysctl.conf.
 //! * `sysctl --system` (procps) takes the same, dotfiles too, and /etc/sysctl.conf last; it writes each value in turn.
 //!
-//! In lines they differ too (tests/kernel/boot_order.rs runs both): `-name` without a value, or a name without a value,
+//! In lines they differ too (tests/agent/kernel/boot_order.rs runs both): `-name` without a value, or a name without a value,
 //! takes the name's earlier values away under systemd-sysctl and is nothing to procps, and so is a space after the `-`.
 //! A pattern (`net.ipv4.tcp_fastopen_k*`) never wins over a line with the whole name, so patterns are not looked at.
 //!
-//! Never reads a value: only where one stands.  One that the kernel will refuse counts like any other.
+//! Never reads a value, only its place.  A value that the kernel will refuse counts like any other.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -35,12 +35,12 @@ pub struct Setter {
     pub line: usize,
 }
 
-/// Who sets the key at boot.
+/// Which files set the key at boot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BootOrder {
-    /// Whose value stands after `systemd-sysctl`.
+    /// The line whose value remains after `systemd-sysctl`.
     pub systemd: Option<Setter>,
-    /// Whose value stands after `sysctl --system`.
+    /// The line whose value remains after `sysctl --system`.
     pub procps: Option<Setter>,
 }
 
@@ -51,7 +51,7 @@ impl BootOrder {
         self.systemd.iter().chain(procps).filter(move |winner| !same_file(&winner.file, own))
     }
 
-    /// What is wrong with it for a host whose key `own` shall set.
+    /// What is wrong with it for a host whose key `own` should set.
     #[must_use]
     pub fn problems(&self, own: &Path) -> Vec<Problem> {
         let problem = |setter: &Setter| {
@@ -61,14 +61,14 @@ impl BootOrder {
                 _ => "`sysctl --system`",
             };
             let message = format!("this line wins over {} at boot, under {reader}", own.display());
-            let remedy = "remove the line: until the agent has run after a boot, this host would use another key";
+            let remedy = "remove the line: after a boot, this host would use another key until the agent runs";
             Problem::error("boot_order", message, remedy).in_file(&setter.file).on_line(setter.line)
         };
         let mut problems: Vec<Problem> = self.winners_over(own).map(problem).collect();
         if self.systemd.is_none() {
-            let message = format!("{} is read by nobody at boot, and nothing else sets the key", own.display());
-            let remedy = "name a file in /etc/sysctl.d that no file of the same name masks: until the agent has run after a boot, \
-                 the kernel makes a key of its own for the first listener";
+            let message = format!("{} is not read at boot, and no other file sets the key", own.display());
+            let remedy = "name a file in /etc/sysctl.d that no file of the same name masks: after a boot, the kernel makes its own key \
+                 for the first listener until the agent runs";
             problems.push(Problem::warning("not_read_at_boot", message, remedy));
         }
         problems
@@ -118,7 +118,7 @@ struct LastLines {
 }
 
 impl LastLines {
-    /// Of our own file as it will be, whatever stands there now.
+    /// Of the agent's file as it will be, whatever is there now.
     fn of_own() -> Self {
         Self { systemd: Some(1), procps: Some(1) }
     }
@@ -171,7 +171,7 @@ fn effect(line: &[u8]) -> Effect {
     }
 }
 
-/// The first separator decides which of the two it is; the other then stands for a dot in a name.  Empty steps of a path do not count.
+/// The first separator decides which of the two it is; the other then means a dot in a name.  Empty steps of a path do not count.
 fn names_the_key(name: &[u8]) -> bool {
     let path = || name.split(|byte| *byte == b'/').filter(|step| !step.is_empty());
     name == SYSCTL_NAME.as_bytes() || path().eq(SYSCTL_NAME.split('.').map(str::as_bytes))
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(winners("etc/sysctl.d/50-tcp.conf"), 0, "it will win over 10-x.conf");
         assert_eq!(winners("etc/sysctl.d/05-tcp.conf"), 1);
         assert_eq!(winners("etc/sysctl.d/60-x.conf"), 0);
-        assert_eq!(winners("elsewhere/50-tcp.conf"), 1, "nobody reads it at boot");
+        assert_eq!(winners("elsewhere/50-tcp.conf"), 1, "it is not read at boot");
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Who else may write the key while the host runs: enabled units, cron jobs and what they start, as far as their text tells.
+//! Other programs that may write the key while the host runs: enabled units, cron jobs and what they start, by their text.
 //!
-//! A guess, for warnings alone: whoever reads the key names it too.  Not seen are programs without readable text, what a script starts
+//! A guess, only for warnings: a program that reads the key names it too.  Not seen are programs without readable text, what a script starts
 //! in turn, services that another unit's text, a generator, D-Bus or udev starts, drop-ins for all services (`service.d`), and users'
 //! own units.  What sets the key at boot is `boot_order`'s.  Never reads a value: only where the key is named.
 //!
-//! The paths come out of others' texts: what is no regular file is not opened, and what stands below `NOT_PROGRAMS` is not looked at.
+//! The paths come from texts of others: only regular files are opened, and none below `NOT_PROGRAMS`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -58,8 +58,9 @@ impl Writer {
     /// The same for people.
     #[must_use]
     pub fn problem(&self) -> Problem {
-        let message = "this names the key, and something runs it: who writes second takes the other's key away";
-        let remedy = "stop it on every node first, between two of its runs; if it only reads the key, all is well";
+        let message =
+            "this program is in use and names the key: if it writes the key, it and the agent overwrite each other";
+        let remedy = "stop it on every node first, between two of its runs; if it only reads the key, ignore this";
         Problem::warning("other_writer", message, remedy).in_file(&self.file).on_line(self.line)
     }
 }
@@ -210,7 +211,7 @@ mod tests {
     const SCRIPT: &str =
         "#!/bin/sh\n# tcp_fastopen_key\necho net.ipv4.tcp_fastopen_key=$new,$old > /etc/sysctl.d/50-x.conf\n";
 
-    /// In a tree: a pipe that nobody writes to.
+    /// In a tree: a pipe without a writer.
     const PIPE: &str = "|";
 
     /// Files and links below a root; a link has its target after `->`.

@@ -1,4 +1,4 @@
-//! Network namespaces: run one step in another one, and tell two of them apart.
+//! Network namespaces: run one step in another one, and distinguish two of them.
 //!
 //! `/proc/sys/net` follows the calling thread's namespace at open(), and an open file stays with the namespace that it was opened in
 //! (docs/kernel.md#the-key-file), so entering, opening and leaving is enough.  Entering needs CAP_SYS_ADMIN.
@@ -18,7 +18,7 @@ use tfo_model::ids::NamespaceName;
 const NAMES_DIR: &str = "/run/netns";
 const OWN_PATH: &str = "/proc/thread-self/ns/net";
 
-/// A network namespace that the agent looks after.
+/// A network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Namespace {
     /// The one that this process runs in.

@@ -39,7 +39,7 @@ pub struct TfoCounters {
 
 impl TfoCounters {
     /// Picks the counters out of the text of `/proc/net/netstat`.  Values beyond the names, names beyond the values, and values that
-    /// are no number are missing.
+    /// are not a number are missing.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut found = Self::default();
@@ -59,7 +59,7 @@ impl TfoCounters {
     /// Reads them from `path`, usually [`NETSTAT_PATH`].
     ///
     /// # Errors
-    /// Fails if the file cannot be read, or is no text.
+    /// Fails if the file cannot be read, or is not text.
     pub fn read(path: &Path) -> io::Result<Self> {
         Ok(Self::parse(&std::fs::read_to_string(path)?))
     }

@@ -63,15 +63,15 @@ pub enum KernelError {
         /// Why.
         source: io::Error,
     },
-    /// The kernel shows what is no key text.
-    #[error("{} holds no key text", .path.display())]
+    /// The kernel shows something other than key text.
+    #[error("{} has no valid key text", .path.display())]
     Strange {
         /// The key file.
         path: PathBuf,
         /// What is wrong with it.
         source: TextError,
     },
-    /// The write went well, and yet other keys came back: somebody else writes too.
+    /// The write succeeded, but other keys came back: another program writes too.
     #[error("{} was written, but other keys were read back: does another program write it?", .0.display())]
     ReadBack(PathBuf),
 }
@@ -92,7 +92,7 @@ impl KernelError {
             Self::Read { path, .. } => ("kernel_read", path, "look at the host: this file can always be read"),
             Self::Write { path, .. } => ("kernel_write", path, "look at the host: this file can always be written"),
             Self::Strange { path, .. } => {
-                ("kernel_read", path, "set the key once by hand, or report this kernel to us")
+                ("kernel_read", path, "set the key once by hand, or report this kernel as a bug")
             }
             Self::ReadBack(path) => (
                 "kernel_read_back",
@@ -126,7 +126,7 @@ impl KeyFile {
     /// What the kernel holds now, with one read(2) from offset 0.
     ///
     /// # Errors
-    /// Fails if the file is not there, may not be read, or holds what is no key.
+    /// Fails if the file is missing, may not be read, or holds something other than keys.
     pub fn read(&self) -> Result<ShownKeys, KernelError> {
         let failed = |error| self.error(error, |path, source| KernelError::Read { path, source });
         let mut buffer = Zeroizing::new([0; TEXT_CHARS_MAX + 2]);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn no_file_is_told_apart() {
+    fn a_missing_file_is_distinguished() {
         let file = KeyFile::at("/nonexistent/tcp_fastopen_key");
         assert!(matches!(file.read(), Err(KernelError::NoFile(_))));
         assert!(matches!(file.install(&pair()), Err(KernelError::NoFile(_))));

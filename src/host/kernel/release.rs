@@ -22,7 +22,7 @@ impl KernelRelease {
         Some(Self { major: numbers.next()?.parse().ok()?, minor: numbers.next()?.parse().ok()? })
     }
 
-    /// That of the running kernel; none if it has a name that nobody knows.
+    /// That of the running kernel; none if its name cannot be parsed.
     #[must_use]
     pub fn running() -> Option<Self> {
         Self::parse(&running_text())

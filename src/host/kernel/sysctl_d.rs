@@ -27,7 +27,7 @@ const MAGIC: &str = "# Managed by tfo-agent (tfo-fleet), format 1. Do not edit: 
 pub const SYSCTL_NAME: &str = "net.ipv4.tcp_fastopen_key";
 /// Longest file that can be ours, in bytes.
 const FILE_BYTES_MAX: u64 = 16_384;
-/// What stands for a value that is not there.
+/// Stands for a missing value.
 const NONE: &str = "-";
 
 /// What the header remembers.  Persisted.
@@ -35,9 +35,9 @@ const NONE: &str = "-";
 pub struct Record {
     /// Where the keys come from.
     pub source: Named<KeySource>,
-    /// The pool that told the keys.
+    /// The pool of the keys.
     pub pool_id: Option<PoolId>,
-    /// The instruction that told them.
+    /// The instruction with these keys.
     pub generation: Option<Generation>,
     /// Where the rotation stood.
     pub phase: Phase,
@@ -57,14 +57,14 @@ impl Record {
     }
 }
 
-/// What stands in the file's place.
+/// What is in the file's place.
 #[derive(Debug)]
 pub enum Persisted {
     /// No file.
     Absent,
-    /// A file that we did not write, or that somebody has changed since.
+    /// A file that the agent did not write, or that was changed since.
     Foreign,
-    /// Our own file, whole.
+    /// The agent's file, complete.
     Ours {
         /// Its header.
         record: Record,
@@ -110,7 +110,7 @@ pub fn read(path: &Path) -> io::Result<Persisted> {
     Ok(parse(&text).map_or(Persisted::Foreign, |(record, keys)| Persisted::Ours { record, keys }))
 }
 
-/// Whether nobody but the owner may read or write the file.  False too if it is not there.
+/// Whether only the owner may read or write the file.  False if it is missing.
 #[must_use]
 pub fn is_private(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o077 == 0)
@@ -158,7 +158,7 @@ fn slot_text(slot: Option<&SlotPrint>) -> String {
     slot.map_or_else(|| NONE.to_owned(), |slot| format!("{} epoch {}", slot.fingerprint, shown(slot.epoch.as_ref())))
 }
 
-/// None for anything that [`render`] did not write, or whose keys are not those that the header names.
+/// None for a text that [`render`] did not write, or whose keys do not have the fingerprints of the header.
 fn parse(text: &str) -> Option<(Record, KeyPair)> {
     let mut lines = text.strip_suffix('\n')?.split('\n');
     if lines.next()? != MAGIC {

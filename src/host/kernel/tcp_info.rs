@@ -1,4 +1,4 @@
-//! What `TCP_INFO` says about the data in a client's SYN (Linux `include/uapi/linux/tcp.h`, docs/kernel.md#client-side).
+//! What `TCP_INFO` reports about the data in a client's SYN (Linux `include/uapi/linux/tcp.h`, docs/kernel.md#client-side).
 
 /// `tcpi_options`: the data in the SYN was acknowledged (`TCPI_OPT_SYN_DATA`).
 const OPTION_SYN_DATA: u8 = 32;

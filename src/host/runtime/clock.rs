@@ -11,7 +11,7 @@ pub fn now() -> UnixTime {
     UnixTime::from_secs(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
-/// The wall clock as the span since 1970, for times of packets.  A clock before 1970 reads as 1970.
+/// The wall clock as the duration since 1970, for times of packets.  A clock before 1970 reads as 1970.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place")]
 pub fn precise() -> Duration {

@@ -1,4 +1,4 @@
-//! Files that we own: replaced whole or not at all.  Files that hold secrets: read only if nobody else can.
+//! Files of this program: replaced whole or not at all.  Secret files: read only if no other user can read them.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions};
@@ -23,7 +23,7 @@ pub struct ReplaceError {
 pub enum Durability {
     /// fsync of the file before the rename and of the directory after it.
     Synced,
-    /// Rename only: for files on tmpfs that are made anew at every start.
+    /// Rename only: for files on tmpfs that are recreated at every start.
     Volatile,
 }
 
@@ -46,7 +46,7 @@ pub fn replace(path: &Path, content: &[u8], mode: u32, durability: Durability) -
         .map_err(step("write", temporary))
         .and_then(|()| std::fs::rename(temporary, path).map_err(step("replace", path)));
     if let Err(error) = result {
-        // The error that matters is the first one; what is left is a .tmp that nobody reads, 0600.
+        // The first error is the one that matters; a .tmp file that is left, 0600, is never read.
         drop(std::fs::remove_file(temporary));
         return Err(error);
     }
@@ -78,15 +78,15 @@ fn write_new(path: &Path, content: &[u8], mode: u32, durability: Durability) -> 
     if durability == Durability::Synced { file.sync_all() } else { Ok(()) }
 }
 
-/// Makes a new file of this mode, whole and durable, or none.  What is there already stays as it is.
+/// Creates a new file of this mode, whole and durable, or none.  An existing file is not changed.
 ///
 /// # Errors
-/// Fails if there is something of that name ([`io::ErrorKind::AlreadyExists`]), or if it cannot be made or written.
+/// Fails if the name exists ([`io::ErrorKind::AlreadyExists`]), or if the file cannot be created or written.
 pub fn create_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| sync_directory_of(path));
     if written.is_err() {
-        // A cut secret would be taken for a whole one later.
+        // Otherwise a truncated secret would pass for a complete one later.
         std::fs::remove_file(path)?;
     }
     written
@@ -95,7 +95,7 @@ pub fn create_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 /// Why a secret file is not read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
-    /// It is not there.
+    /// It does not exist.
     #[error("it does not exist")]
     Missing,
     /// It cannot be opened or read.
@@ -104,8 +104,8 @@ pub enum SecretFileError {
     /// Not a regular file.
     #[error("it is not a regular file")]
     NotAFile,
-    /// Others than its owner can read or change it.
-    #[error("its mode is {mode:04o}: others than its owner can read or change it")]
+    /// Users other than its owner can read or change it.
+    #[error("its mode is {mode:04o}: users other than its owner can read or change it")]
     Exposed {
         /// Permission bits.
         mode: u32,
@@ -124,20 +124,20 @@ pub enum SecretFileError {
     },
 }
 
-/// Who answers for a secret file's protection.
+/// What protects a secret file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guard {
-    /// We do: only the owner may have access, and that is root or we ourselves.
+    /// Owner and mode: only root or this user may have access.
     Mode,
     /// systemd: `$CREDENTIALS_DIRECTORY`, where an ACL can make a protected file look group-readable.
     CredentialsDirectory,
 }
 
-/// Opens a regular file for reading, and nothing else: a pipe without a writer would keep us waiting for ever, and a
-/// device has no end.
+/// Opens a regular file for reading, and nothing else: a pipe without a writer would block for ever, and a device has
+/// no end.
 ///
 /// # Errors
-/// Fails if it cannot be opened, or is no regular file ([`io::ErrorKind::InvalidInput`]).
+/// Fails if it cannot be opened, or is not a regular file ([`io::ErrorKind::InvalidInput`]).
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
@@ -155,13 +155,13 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
 pub fn read_secret(path: &Path, max: usize, guard: Guard) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => SecretFileError::Missing,
-        // Our own error, not the system's EINVAL.
+        // Made by `open_regular`, not the system's EINVAL.
         io::ErrorKind::InvalidInput if error.raw_os_error().is_none() => SecretFileError::NotAFile,
         _ => SecretFileError::Unreadable(error),
     };
     let file = open_regular(path).map_err(failed)?;
     check_guarded(&file.metadata().map_err(failed)?, guard)?;
-    // One byte more than allowed, so that too long is seen, and never a reallocation that leaves a copy behind.
+    // One byte more than allowed, to detect a longer file, and no reallocation that would leave a copy behind.
     let mut bytes = Zeroizing::new(vec![0; max + 1]);
     let mut filled = 0;
     let mut file = file.take(max as u64 + 1);

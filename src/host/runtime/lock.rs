@@ -13,18 +13,18 @@ use super::clock;
 
 /// Where lock files live (Filesystem Hierarchy Standard 3.0, section 5.9; /run/lock since Debian 7).
 const LOCK_DIR: &str = "/run/lock";
-/// How often a held lock is tried again.
+/// Pause between two attempts at a held lock.
 const RETRY: Duration = Duration::from_millis(20);
-/// How often a lock file that is not ours is removed before it is given up.
+/// How often another user's lock file is removed before the lock is given up.
 const TRIES: usize = 5;
 /// Longest note about the holder that is read back, in bytes.
 const NOTE_BYTES_MAX: u64 = 200;
 
-/// The lock is not ours.
+/// The lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another agent looks after this namespace.
-    #[error("another agent looks after network namespace {namespace} already: {holder}")]
+    /// Another agent manages this namespace.
+    #[error("another agent already manages network namespace {namespace}: {holder}")]
     Held {
         /// Identity of the namespace.
         namespace: String,
@@ -51,7 +51,7 @@ impl NamespaceLock {
     /// Takes the lock of the namespace with this identity, waiting at most `patience` for another holder.
     ///
     /// # Errors
-    /// Fails if it is held all that time, or if the file cannot be made or opened.
+    /// Fails if it is held all that time, or if the file cannot be created or opened.
     pub fn take(namespace: &str, program: &str, patience: Duration) -> Result<Self, LockError> {
         let path = Path::new(LOCK_DIR).join(format!("tfo-agent.net-{namespace}.lock"));
         let failed = |source: io::Error| LockError::Failed { path: path.clone(), source };
@@ -87,7 +87,8 @@ pub fn lock_exclusive(file: &File, patience: Duration) -> io::Result<bool> {
     }
 }
 
-/// Opens the lock file, 0600 and ours; everybody may make files in /run/lock, and whoever can open ours can hold it.
+/// Opens the lock file, 0600 and owned by this user: any user may create files in /run/lock, and could hold a lock on a
+/// file that it can open.
 fn open_own(path: &Path) -> io::Result<File> {
     for _ in 0..TRIES {
         // No O_CREAT at first: with it the kernel refuses another user's file even to root (ip-sysctl
@@ -103,7 +104,7 @@ fn open_own(path: &Path) -> io::Result<File> {
                 std::fs::remove_file(path)?;
             }
             Err(Errno::LOOP | Errno::NXIO) => std::fs::remove_file(path)?,
-            // A directory may be full of things, and it is not ours to empty: out of the way with it.
+            // A directory may have content, which must not be deleted: it is renamed.
             Err(Errno::ISDIR) => std::fs::rename(path, path.with_extension(format!("planted-{}", std::process::id())))?,
             Err(Errno::NOENT) => match make_own(path) {
                 Err(Errno::EXIST) => {}
@@ -114,7 +115,7 @@ fn open_own(path: &Path) -> io::Result<File> {
             Err(error) => return Err(error.into()),
         }
     }
-    Err(io::Error::other("somebody makes it anew as often as it is removed"))
+    Err(io::Error::other("another process recreates it as often as it is removed"))
 }
 
 fn make_own(path: &Path) -> rustix::io::Result<File> {

@@ -24,7 +24,7 @@ pub fn start() {
     } else {
         builder.event_format(plain).try_init()
     };
-    // Only fails if somebody has started it: a test that runs several agents in one process.
+    // Fails only if it was started already: a test that runs several agents in one process.
     drop(started);
 }
 

@@ -6,4 +6,5 @@ pub mod lock;
 pub mod log;
 pub mod notify;
 pub mod process;
+pub mod sheet;
 pub mod sys;

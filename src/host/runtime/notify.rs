@@ -1,4 +1,4 @@
-//! What the service manager is told (`sd_notify(3)`).  Without a service manager all of this does nothing.
+//! Notifications of the service manager (`sd_notify(3)`).  Without a service manager all of this does nothing.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub fn status(status: &str) {
     send(&[NotifyState::Status(status)]);
 }
 
-/// The main loop is alive.  To be called from there and nowhere else.
+/// The main loop is alive.  To be called only from there.
 pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }
@@ -39,7 +39,7 @@ pub fn watchdog_interval() -> Option<Duration> {
 }
 
 fn send(states: &[NotifyState<'_>]) {
-    // A service manager that cannot be told must not keep the keys from being looked after.
+    // A service manager that cannot be notified must not stop the work on keys.
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "cannot notify the service manager");
     }

@@ -9,14 +9,14 @@ const LOCK_LIMIT_MIN: u64 = 64 << 20;
 
 /// Sets RLIMIT_CORE to 0 and makes the process not dumpable, so that keys reach no core file and no debugger of its user.
 ///
-/// What the host refuses is left as it is: a key that could be dumped is better than no key.
+/// A refusal of the host is ignored: a key that could be dumped is better than no key.
 pub fn forbid_dumps() {
     let no_core = Rlimit { current: Some(0), maximum: Some(0) };
     log_refusal("RLIMIT_CORE", setrlimit(Resource::Core, no_core).err());
     log_refusal("PR_SET_DUMPABLE", set_dumpable_behavior(DumpableBehavior::NotDumpable).err());
 }
 
-/// Raises the limit of open files to what is allowed, and gives it: a server has one for each connection.
+/// Raises the limit of open files to the allowed maximum, and returns it: a server has one for each connection.
 pub fn raise_file_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     log_refusal("RLIMIT_NOFILE", setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).err());
@@ -31,7 +31,7 @@ pub fn lock_memory() {
     lock_memory_within(LOCK_LIMIT_MIN);
 }
 
-/// The same for a server, which grows with its connections: only where no limit would refuse it memory one day.
+/// The same for a server, which grows with its connections: only if no limit would refuse it memory later.
 pub fn lock_growing_memory() {
     lock_memory_within(u64::MAX);
 }

@@ -92,7 +92,7 @@ pub fn unshare(namespaces: UnshareFlags) -> Result<(), rustix::io::Errno> {
 /// Switches TCP Fast Open on for a listener, with this many connections that may wait: `TCP_FASTOPEN`, `tcp(7)`.
 ///
 /// # Errors
-/// Fails if the descriptor is no TCP socket that may listen.
+/// Fails if the descriptor is not a TCP socket that may listen.
 pub fn set_tcp_fastopen_queue(socket: BorrowedFd<'_>, connections_max: libc::c_int) -> io::Result<()> {
     set_tcp_option(socket, libc::TCP_FASTOPEN, connections_max)
 }
@@ -113,10 +113,10 @@ fn set_tcp_option(socket: BorrowedFd<'_>, name: libc::c_int, value: libc::c_int)
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Packets that a packet socket lost because nobody took them in time, since the last call: `PACKET_STATISTICS`, `packet(7)`.
+/// Packets that a packet socket lost because they were not read in time, since the last call: `PACKET_STATISTICS`, `packet(7)`.
 ///
 /// # Errors
-/// Fails if the descriptor is no packet socket.
+/// Fails if the descriptor is not a packet socket.
 pub fn packets_dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
     // Packets, then drops: the kernel's `struct tpacket_stats`.
     let mut counts = [0_u32; 2];
@@ -130,7 +130,7 @@ pub fn packets_dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
 /// The first 8 bytes of a connection's `struct tcp_info` (Linux `include/uapi/linux/tcp.h`), a part that never changes.
 ///
 /// # Errors
-/// Fails if the descriptor is no TCP socket.
+/// Fails if the descriptor is not a TCP socket.
 pub fn tcp_info_head(socket: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
     let mut head = [0_u8; 8];
     let mut size = libc_len(head.len());

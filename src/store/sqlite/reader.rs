@@ -22,16 +22,7 @@ use tfo_engine::rollout::record::NodeRecord;
 use tfo_model::count::Revision;
 use tfo_model::ids::{NodeId, PoolName};
 
-/// A database that is open for reading, and the key that opens its keys.
-///
-/// It has no way to write:
-///
-/// ```compile_fail,E0277
-/// fn write(store: &dyn tfo_store::Store) {}
-/// fn check(reader: &tfo_store::SqliteReader) {
-///     write(reader);
-/// }
-/// ```
+/// A database that is open for reading, and the key that opens its keys.  It has no way to write.
 #[derive(Debug)]
 pub struct SqliteReader {
     pub(super) place: DatabaseFile,

@@ -12,6 +12,7 @@ use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::named::Named;
+pub use tfo_model::node::Expected;
 use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
@@ -240,17 +241,7 @@ pub struct RotationRequest {
     pub if_revision: Option<Revision>,
 }
 
-/// The nodes that must have a first key before `resume`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Expected {
-    /// This many nodes.
-    Number(usize),
-    /// These nodes.
-    Names(BTreeSet<NodeId>),
-}
-
-/// `POST …/advance`: passes a barrier without the nodes that are behind (rule 15).
+/// `POST …/advance`: goes past a barrier without the nodes that are behind (rule 15).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdvanceRequest {

@@ -3,7 +3,7 @@
 use tfo_testbed::daemon::{Daemon, DaemonHost, key_text};
 use tfo_testbed::fake_coordinator::{FakeCoordinator, POOL_ID, source, told};
 use tfo_testbed::pki::Ca;
-use tfo_testbed::{SOON, need_netns, poll_until};
+use tfo_testbed::{SOON, need_netns, poll_until, skip_unless};
 
 /// A host, a coordinator that tells nothing yet, and the way from one to the other.
 pub(crate) struct Site {
@@ -53,9 +53,7 @@ pub(crate) fn pair(primary: u8, backup: u8) -> String {
 
 #[test]
 fn the_first_answer_is_installed_before_ready_and_acknowledged_after_it() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     site.coordinator.tell(told(4, "staged", 1, Some(2)));
     let mut daemon = site.host.start();
@@ -84,9 +82,7 @@ fn the_first_answer_is_installed_before_ready_and_acknowledged_after_it() {
 
 #[test]
 fn a_new_generation_comes_through_the_long_poll() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let mut daemon = site.started();
     site.coordinator.tell(told(2, "staged", 1, Some(3)));
@@ -101,9 +97,7 @@ fn a_new_generation_comes_through_the_long_poll() {
 
 #[test]
 fn drift_is_repaired_and_reported() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let mut daemon = site.started();
     let seen = site.coordinator.asked().len();
@@ -118,9 +112,7 @@ fn drift_is_repaired_and_reported() {
 
 #[test]
 fn what_cannot_be_made_durable_is_neither_installed_nor_acknowledged() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let mut daemon = site.started();
     // A directory in the place of the temporary file: it can neither be made nor removed.
@@ -147,9 +139,7 @@ fn what_cannot_be_made_durable_is_neither_installed_nor_acknowledged() {
 
 #[test]
 fn another_file_that_wins_at_boot_is_no_acknowledgement() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     site.coordinator.tell(told(1, "steady", 1, None));
     std::fs::create_dir(site.host.path("boot")).unwrap();
@@ -170,9 +160,7 @@ fn another_file_that_wins_at_boot_is_no_acknowledgement() {
 
 #[test]
 fn keys_of_nobody_are_reported_as_such() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     site.host.set_kernel(&pair(8, 9));
     let mut daemon = site.host.start();
@@ -192,9 +180,7 @@ fn keys_of_nobody_are_reported_as_such() {
 
 #[test]
 fn no_key_leaves_by_any_other_way() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let prom = site.host.text_path("tfo.prom");
     let source = source(&site.host, &[site.coordinator.url()], "");

@@ -8,8 +8,8 @@ use super::install::{Site, pair};
 use tfo_testbed::daemon::key_text;
 use tfo_testbed::fake_coordinator::{FakeCoordinator, refusal, source, told};
 use tfo_testbed::host::{stderr, stdout};
-use tfo_testbed::need_netns;
 use tfo_testbed::pki::Ca;
+use tfo_testbed::{need_netns, skip_unless};
 
 fn once(site: &Site, code: i32) -> Value {
     let output = site.host.once(&["--detailed-exit-codes", "--format", "json"]);
@@ -23,9 +23,7 @@ fn kinds(found: &Value) -> Vec<&str> {
 
 #[test]
 fn once_installs_and_acknowledges_in_one_run() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     site.configure("period = \"20m\"");
     site.coordinator.tell(told(3, "staged", 1, Some(2)));
@@ -60,9 +58,7 @@ fn once_installs_and_acknowledges_in_one_run() {
 
 #[test]
 fn once_keeps_its_keys_when_nobody_answers() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut site = Site::new();
     site.coordinator.tell(told(3, "staged", 1, Some(2)));
     once(&site, 2);
@@ -90,9 +86,7 @@ fn once_keeps_its_keys_when_nobody_answers() {
 
 #[test]
 fn a_dry_run_joins_no_pool() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     site.coordinator.tell(told(3, "staged", 1, Some(2)));
     let output = site.host.once(&["--dry-run"]);
@@ -121,9 +115,7 @@ fn finds(site: &Site, code: i32, expected: &[(&str, &str)]) {
 
 #[test]
 fn check_looks_at_certificates_and_coordinators_and_joins_nothing() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut site = Site::new();
     site.coordinator.always(Some(refusal(400, "bad_request")));
     finds(&site, 0, &[]);
@@ -169,9 +161,7 @@ fn hung(site: &Site) -> (std::net::TcpListener, String) {
 
 #[test]
 fn a_hung_first_coordinator_leaves_time_for_the_second() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let (_listener, url) = hung(&site);
     let source = source(&site.host, &[url, site.coordinator.url()], "");

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tfo_testbed::config::{client_files, fast};
 use tfo_testbed::daemon::{Daemon, DaemonHost, lasting};
 use tfo_testbed::fleet::{Fleet, URL};
-use tfo_testbed::{PATIENCE, SOON, need_netns, poll_until};
+use tfo_testbed::{PATIENCE, SOON, need_netns, poll_until, skip_unless};
 
 /// Agents that do not run, around a coordinator that does.
 fn fleet(count: usize) -> Fleet {
@@ -35,9 +35,7 @@ fn rotate(fleet: &Fleet, more: &[&str]) {
 
 #[test]
 fn three_agents_walk_through_a_rotation_and_past_a_killed_coordinator() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut fleet = fleet(3);
     let mut daemons: Vec<Daemon> = fleet.hosts.iter().map(DaemonHost::start).collect();
     fleet.until_known(3);
@@ -73,9 +71,7 @@ fn three_agents_walk_through_a_rotation_and_past_a_killed_coordinator() {
 
 #[test]
 fn timers_walk_through_a_rotation_too() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let fleet = fleet(2);
     let all = |expected: Option<i32>| {
         for host in &fleet.hosts {
@@ -115,9 +111,7 @@ fn timers_walk_through_a_rotation_too() {
 
 #[test]
 fn a_deriving_agent_is_shown_and_driven_nowhere() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let fleet = fleet(1);
     let host = &fleet.hosts[0];
     let files = client_files(&host.path("ca.crt"), &host.path("node.crt"), &host.path("node.key"));

@@ -6,7 +6,7 @@ use super::install::{Site, pair};
 use tfo_testbed::daemon::{Daemon, key_text};
 use tfo_testbed::fake_coordinator::{FakeCoordinator, Reply, refusal, source, taught, told};
 use tfo_testbed::pki::Ca;
-use tfo_testbed::{SOON, need_netns, poll_until};
+use tfo_testbed::{SOON, need_netns, poll_until, skip_unless};
 
 /// Gives one reply to everything until status says this kind, then answers as before until all is well.
 #[track_caller]
@@ -44,9 +44,7 @@ fn ok(answer: &Value) -> Reply {
 
 #[test]
 fn answers_that_the_fence_refuses_are_reported() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let mut daemon = fifth(&site);
     let mut other_pool = told(6, "steady", 3, None);
@@ -66,9 +64,7 @@ fn answers_that_the_fence_refuses_are_reported() {
 
 #[test]
 fn answers_that_contradict_themselves_are_refused() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let mut daemon = fifth(&site);
     let mut fingerprint = told(6, "staged", 1, Some(3));
@@ -85,9 +81,7 @@ fn answers_that_contradict_themselves_are_refused() {
 
 #[test]
 fn answers_that_cannot_be_read_are_refused() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let mut daemon = fifth(&site);
     let mut phase = told(6, "staged", 1, Some(3));
@@ -106,9 +100,7 @@ fn answers_that_cannot_be_read_are_refused() {
 
 #[test]
 fn what_a_coordinator_refuses_is_shown_by_its_kind() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let mut daemon = fifth(&site);
     for (status, wire, kind) in [
@@ -128,9 +120,7 @@ fn what_a_coordinator_refuses_is_shown_by_its_kind() {
 
 #[test]
 fn retry_after_is_waited_for() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let mut daemon = fifth(&site);
     let seen = site.coordinator.asked().len();
@@ -147,9 +137,7 @@ fn retry_after_is_waited_for() {
 
 #[test]
 fn a_session_that_was_closed_is_followed_by_one_above_it() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let mut daemon = fifth(&site);
     let ordinal = 9_000_000_000_000_u64;
@@ -167,9 +155,7 @@ fn a_session_that_was_closed_is_followed_by_one_above_it() {
 
 #[test]
 fn a_late_answer_to_an_old_request_is_not_taken() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let mut daemon = fifth(&site);
     let seen = site.coordinator.asked().len();
@@ -191,9 +177,7 @@ fn a_late_answer_to_an_old_request_is_not_taken() {
 
 #[test]
 fn certificates_that_do_not_fit_are_told_from_a_coordinator_that_is_away() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let mut daemon = fifth(&site);
     daemon.stop();

@@ -6,7 +6,7 @@ use tfo_testbed::config::client_files;
 use tfo_testbed::daemon::{DaemonHost, key_text, lasting};
 use tfo_testbed::fake_coordinator::{FakeCoordinator, told};
 use tfo_testbed::pki::Ca;
-use tfo_testbed::{SOON, need_netns, poll_until};
+use tfo_testbed::{SOON, need_netns, poll_until, skip_unless};
 
 fn report(host: &DaemonHost, url: &str) -> String {
     let files = client_files(&host.path("ca.crt"), &host.path("node.crt"), &host.path("node.key"));
@@ -15,9 +15,7 @@ fn report(host: &DaemonHost, url: &str) -> String {
 
 #[test]
 fn fingerprints_are_reported_and_keys_that_come_back_are_ignored() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let (host, pki) = (DaemonHost::new(), Ca::new("test"));
     pki.equip(&host, "n1.example.org", 90);
     let coordinator = FakeCoordinator::start(host.netns(), &pki);
@@ -52,9 +50,7 @@ fn fingerprints_are_reported_and_keys_that_come_back_are_ignored() {
 
 #[test]
 fn a_coordinator_that_is_away_is_a_warning() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let (host, pki) = (DaemonHost::new(), Ca::new("test"));
     pki.equip(&host, "n1.example.org", 90);
     let mut coordinator = FakeCoordinator::start(host.netns(), &pki);
@@ -81,9 +77,7 @@ fn a_coordinator_that_is_away_is_a_warning() {
 
 #[test]
 fn a_file_that_somebody_distributes_is_reported_by_once() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let (host, pki) = (DaemonHost::new(), Ca::new("test"));
     pki.equip(&host, "n1.example.org", 90);
     let coordinator = FakeCoordinator::start(host.netns(), &pki);

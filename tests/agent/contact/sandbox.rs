@@ -4,13 +4,11 @@ use std::path::Path;
 
 use tfo_testbed::machine::{Image, need_machine};
 use tfo_testbed::poll_until;
-use tfo_testbed::{SOON, agent_path};
+use tfo_testbed::{SOON, agent_path, skip_unless};
 
 #[test]
 fn with_the_example_drop_in_the_agent_can_start_a_unit_that_withdraws_the_node() {
-    if !need_machine() {
-        return;
-    }
+    skip_unless!(need_machine());
     let systemd = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
     let drop_ins = "/etc/systemd/system/tfo-agent.service.d";
     // The unit's own sandbox, with the command of config/agent.toml in the agent's place, some time after the start.

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::install::{Site, pair};
 use tfo_testbed::daemon::{Daemon, key_text};
 use tfo_testbed::fake_coordinator::{FakeCoordinator, source, told};
-use tfo_testbed::{SOON, need_netns, poll_until};
+use tfo_testbed::{SOON, need_netns, poll_until, skip_unless};
 
 const SERVER_BITS: &str = "/proc/sys/net/ipv4/tcp_fastopen";
 
@@ -44,9 +44,7 @@ fn server_bits(site: &Site) -> String {
 
 #[test]
 fn without_an_answer_the_file_is_served_unconfirmed_after_the_start_timeout() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = left_alone("start_timeout = \"3s\"");
     site.host.set_kernel(&key_text(9));
     let mut daemon = site.host.start();
@@ -71,9 +69,7 @@ fn without_an_answer_the_file_is_served_unconfirmed_after_the_start_timeout() {
 
 #[test]
 fn the_fence_survives_a_restart() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = left_alone("start_timeout = \"1s\"");
     let old = FakeCoordinator::start_on(site.host.netns(), &site.pki, &site.coordinator.address());
     old.tell(told(4, "steady", 3, Some(1)));
@@ -90,9 +86,7 @@ fn the_fence_survives_a_restart() {
 
 #[test]
 fn nothing_new_confirms_a_file() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     // Longer than the test: only an answer makes it ready.
     let site = left_alone("start_timeout = \"5m\"\nwait = \"1s\"");
     let silent = FakeCoordinator::start_on(site.host.netns(), &site.pki, &site.coordinator.address());
@@ -105,9 +99,7 @@ fn nothing_new_confirms_a_file() {
 
 #[test]
 fn without_keys_of_the_pool_it_is_never_ready() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut site = Site::new();
     site.configure("start_timeout = \"1s\"\nwait = \"1s\"");
     let address = site.coordinator.address();
@@ -132,9 +124,7 @@ fn without_keys_of_the_pool_it_is_never_ready() {
 
 #[test]
 fn the_next_coordinator_is_asked_in_a_session_of_its_own() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut site = Site::new();
     let second = FakeCoordinator::start_on(site.host.netns(), &site.pki, "127.0.0.1:0");
     let urls = [site.coordinator.url(), second.url()];
@@ -160,9 +150,7 @@ fn the_next_coordinator_is_asked_in_a_session_of_its_own() {
 
 #[test]
 fn out_of_contact_for_long_it_is_detached_and_keeps_its_keys() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut site = Site::new();
     let (hook, mark) = (site.host.text_path("hook"), site.host.text_path("hook-ran"));
     site.host.write("hook", format!("#!/bin/sh\necho \"$1\" >> {mark}\nexit 3\n"), 0o755);
@@ -181,7 +169,7 @@ fn out_of_contact_for_long_it_is_detached_and_keeps_its_keys() {
     let status = site.status("detached", |status| status["contact"] == "detached");
     assert_eq!((&status["error"]["kind"], &status["state"]), (&"detached".into(), &"degraded".into()));
     assert_eq!(status["last_contact_at"], last_contact);
-    daemon.logs("on_detached has failed");
+    daemon.logs("on_detached failed");
     assert_eq!(fs::read_to_string(&mark).unwrap(), "withdraw\n");
     assert_eq!((site.host.kernel(), site.host.persisted_keys()), (pair(1, 2), Some(pair(1, 2))));
     // It looks after them all the same, and feeds its watchdog.
@@ -196,9 +184,7 @@ fn out_of_contact_for_long_it_is_detached_and_keeps_its_keys() {
 
 #[test]
 fn the_server_bit_is_held_while_there_are_no_keys() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let (site, mut daemon) = without_keys_or_the_server_bit();
     let read = || server_bits(&site);
     daemon.stop();
@@ -219,9 +205,7 @@ fn the_server_bit_is_held_while_there_are_no_keys() {
 
 #[test]
 fn a_reload_goes_on_with_the_same_talks_and_a_broken_one_changes_nothing() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     let mut daemon = site.started();
     let session = site.coordinator.asked()[0].body["session"].clone();
@@ -257,9 +241,7 @@ fn a_reload_goes_on_with_the_same_talks_and_a_broken_one_changes_nothing() {
 
 #[test]
 fn a_reload_keeps_the_fence_and_the_time_of_the_last_answer() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut site = Site::new();
     let mut answer = told(5, "staged", 1, Some(2));
     answer["absent_after_secs"] = 2.into();
@@ -291,9 +273,7 @@ fn a_reload_keeps_the_fence_and_the_time_of_the_last_answer() {
 
 #[test]
 fn another_phase_of_the_same_keys_is_shown() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = left_alone("");
     let back = FakeCoordinator::start_on(site.host.netns(), &site.pki, &site.coordinator.address());
     back.tell(told(5, "promoted", 1, Some(2)));
@@ -307,9 +287,7 @@ fn another_phase_of_the_same_keys_is_shown() {
 
 #[test]
 fn keys_of_another_pool_do_not_serve() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = left_alone("start_timeout = \"1s\"");
     let back = FakeCoordinator::start_on(site.host.netns(), &site.pki, &site.coordinator.address());
     let mut answer = told(9, "steady", 7, Some(8));
@@ -326,9 +304,7 @@ fn keys_of_another_pool_do_not_serve() {
 
 #[test]
 fn the_server_bit_is_set_again_when_it_is_not_to_be_held_any_more() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let (site, mut daemon) = without_keys_or_the_server_bit();
     let read = || server_bits(&site);
     site.configure("start_timeout = \"1s\"\nwait = \"1s\"");
@@ -339,9 +315,7 @@ fn the_server_bit_is_set_again_when_it_is_not_to_be_held_any_more() {
 
 #[test]
 fn new_certificates_are_taken_up_and_broken_ones_are_not() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let site = Site::new();
     site.configure("wait = \"1s\"");
     let mut daemon = site.started();
@@ -354,6 +328,6 @@ fn new_certificates_are_taken_up_and_broken_ones_are_not() {
     assert_eq!(site.host.status()["state"], "ok");
     site.pki.equip(&site.host, "n1.example.org", 200);
     assert!(poll_until(SOON, || site.coordinator.asked().last().unwrap().connection > 0));
-    daemon.logs("all problems are gone");
+    daemon.logs("all problems are resolved");
     daemon.stop();
 }

@@ -10,13 +10,11 @@ use tfo_model::key_text;
 use tfo_model::time::UnixTime;
 
 use tfo_testbed::daemon::{DaemonHost, kernel_of, key_text, lasting};
-use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until};
+use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, skip_unless};
 
 #[test]
 fn a_changed_kernel_is_repaired_and_the_other_file_is_named() {
-    if !(need_netns() && need_tool("unshare")) {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("unshare"));
     let (host, named) = (DaemonHost::new(), NetNs::new());
     host.configure(&lasting(&host), &format!("verify_interval = \"1s\"\nnamespaces = [{:?}]", named.name()));
     // The daemon sees an /etc/sysctl.d in which another program's file sets the key.
@@ -36,13 +34,13 @@ fn a_changed_kernel_is_repaired_and_the_other_file_is_named() {
     host.set_kernel(&key_text(7));
     assert!(poll_until(SOON, || host.kernel() == key), "{}", daemon.log());
     assert!(poll_until(SOON, || host.status()["drift_repairs"] == 1));
-    daemon.logs("/etc/sysctl.d/99-other.conf:3 sets the key too");
+    daemon.logs("/etc/sysctl.d/99-other.conf:3 also sets the key");
     daemon.logs("drift");
     assert!(!daemon.log().contains("00000007"), "no key in the log");
 
     // The backup alone, in the other namespace.
     let primary = &key[..35];
-    named.run(|| fs::write("/proc/sys/net/ipv4/tcp_fastopen_key", primary).unwrap());
+    named.set_keys(primary);
     assert!(poll_until(SOON, || kernel_of(&named) == key), "{}", daemon.log());
     assert!(poll_until(SOON, || host.status()["drift_repairs"] == 2));
     daemon.logs(&format!("namespace {}", named.name()));
@@ -52,9 +50,7 @@ fn a_changed_kernel_is_repaired_and_the_other_file_is_named() {
 
 #[test]
 fn a_file_that_was_edited_or_deleted_is_written_again() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     let daemon = host.start();
@@ -86,9 +82,7 @@ fn a_file_that_was_edited_or_deleted_is_written_again() {
 
 #[test]
 fn an_unchanged_host_is_not_written() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     host.once_ok();
@@ -103,9 +97,7 @@ fn an_unchanged_host_is_not_written() {
 
 #[test]
 fn a_clock_behind_the_last_install_keeps_the_files_keys() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     host.once_ok();
@@ -148,9 +140,7 @@ fn a_clock_behind_the_last_install_keeps_the_files_keys() {
 
 #[test]
 fn a_file_that_others_may_read_is_closed() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     let mut daemon = host.start();
@@ -170,9 +160,7 @@ fn a_file_that_others_may_read_is_closed() {
 
 #[test]
 fn a_namespace_that_goes_away_and_comes_back() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let (host, named) = (DaemonHost::new(), NetNs::new());
     let name = named.name().to_owned();
     host.configure(&lasting(&host), &format!("verify_interval = \"1s\"\nnamespaces = [{name:?}]"));

@@ -7,13 +7,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use tfo_testbed::daemon::{DaemonHost, key_text, lasting, secret_bytes};
-use tfo_testbed::{SOON, need_netns, poll_until};
+use tfo_testbed::{SOON, need_netns, poll_until, skip_unless};
 
 #[test]
 fn ready_comes_after_the_first_verified_install_and_names_the_keys() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "");
     let mut daemon = host.start();
@@ -38,9 +36,7 @@ fn ready_comes_after_the_first_verified_install_and_names_the_keys() {
 
 #[test]
 fn not_ready_while_the_keys_are_not_in_the_file() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     // Not even root can replace a directory by a file.
@@ -62,9 +58,7 @@ fn not_ready_while_the_keys_are_not_in_the_file() {
 
 #[test]
 fn not_ready_without_keys_at_all() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     let path = host.path("keys");
     host.put("keys", key_text(1).as_bytes(), 0o400);
@@ -84,9 +78,7 @@ fn not_ready_without_keys_at_all() {
 
 #[test]
 fn the_watchdog_is_fed_at_half_its_limit_and_only_if_it_is_ours() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1h\"");
     let daemon = host.start_with("export WATCHDOG_USEC=600000 WATCHDOG_PID=$$; exec \"$@\"");
@@ -110,9 +102,7 @@ fn the_watchdog_is_fed_at_half_its_limit_and_only_if_it_is_ours() {
 
 #[test]
 fn a_reload_takes_the_new_configuration_and_a_broken_one_is_refused() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1h\"");
     let mut daemon = host.start();
@@ -166,9 +156,7 @@ fn a_reload_takes_the_new_configuration_and_a_broken_one_is_refused() {
 
 #[test]
 fn the_old_configuration_goes_on_after_a_broken_reload() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     let daemon = host.start();
@@ -176,7 +164,7 @@ fn the_old_configuration_goes_on_after_a_broken_reload() {
     let key = host.kernel();
     host.put("etc/agent.toml", b"[source", 0o644);
     daemon.signal(Signal::HUP);
-    daemon.logs("the new configuration is refused");
+    daemon.logs("refused the new configuration");
     host.set_kernel(&key_text(9));
     assert!(poll_until(SOON, || host.kernel() == key), "{}", daemon.log());
 }

@@ -9,7 +9,7 @@ use tfo_host::runtime::clock;
 use tfo_model::time::UnixTime;
 
 use tfo_testbed::daemon::{DaemonHost, derive, key_text, lasting, secret_bytes};
-use tfo_testbed::{SOON, need_netns, now, poll_some, poll_until};
+use tfo_testbed::{SOON, need_netns, now, poll_some, poll_until, skip_unless};
 
 /// Waits until status.json has this state and kind of error.
 #[track_caller]
@@ -23,9 +23,7 @@ fn expect_state(host: &DaemonHost, state: &str, kind: Option<&str>) {
 
 #[test]
 fn a_secret_that_goes_away_and_comes_back() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     let mut daemon = host.start();
@@ -47,15 +45,13 @@ fn a_secret_that_goes_away_and_comes_back() {
     fs::set_permissions(host.path("fleet.secret"), fs::Permissions::from_mode(0o400)).unwrap();
     expect_state(&host, "ok", None);
     assert_eq!(host.kernel(), key);
-    daemon.logs("all problems are gone");
+    daemon.logs("all problems are resolved");
     daemon.stop();
 }
 
 #[test]
 fn a_replaced_secret_is_refused_for_as_long_as_it_is_there() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&derive(&host, "10s", "5s"), "verify_interval = \"1s\"");
     let mut daemon = host.start();
@@ -75,9 +71,7 @@ fn a_replaced_secret_is_refused_for_as_long_as_it_is_there() {
 
 #[test]
 fn a_secret_that_is_replaced_in_place_is_not_taken() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     let mut daemon = host.start();
@@ -110,9 +104,7 @@ fn a_secret_that_is_replaced_in_place_is_not_taken() {
 
 #[test]
 fn an_entry_that_comes_too_late_is_told_once() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     let source = lasting(&host);
     host.configure(&source, "verify_interval = \"1s\"");
@@ -161,9 +153,7 @@ fn next_change(host: &DaemonHost, from: &str) -> (String, u64) {
 
 #[test]
 fn a_short_schedule_walks_through_its_phases_on_the_second() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&derive(&host, "10s", "5s"), "verify_interval = \"1h\"");
     let daemon = host.start();
@@ -188,9 +178,7 @@ fn a_short_schedule_walks_through_its_phases_on_the_second() {
 
 #[test]
 fn a_key_file_is_installed_when_it_changes_and_only_if_it_is_right() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     let first = format!("{},{}", key_text(1), key_text(2));
     host.put("keys", format!("{first}\n").as_bytes(), 0o400);
@@ -231,9 +219,7 @@ fn a_key_file_is_installed_when_it_changes_and_only_if_it_is_right() {
 
 #[test]
 fn random_keys_rotate_and_survive_a_restart() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     // What made cookies before us becomes the first backup.
     host.set_kernel(&key_text(6));
@@ -257,15 +243,13 @@ fn random_keys_rotate_and_survive_a_restart() {
 
 #[test]
 fn an_agent_that_is_switched_off_writes_nothing_but_its_status() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.set_kernel(&key_text(6));
     host.configure(&lasting(&host), "verify_interval = \"1s\"\nenabled = false");
     let mut daemon = host.start();
     let ready = daemon.ready();
-    assert!(ready.value("STATUS").unwrap().contains("looking only"), "{ready:?}");
+    assert!(ready.value("STATUS").unwrap().contains("read-only"), "{ready:?}");
     assert!(poll_until(SOON, || daemon.messages().len() >= 3), "it polls");
     assert_eq!(host.kernel(), key_text(6));
     assert!(!host.sysctl_file().exists());
@@ -281,9 +265,7 @@ fn an_agent_that_is_switched_off_writes_nothing_but_its_status() {
 
 #[test]
 fn a_change_that_cannot_be_made_is_not_tried_without_pause() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&derive(&host, "10s", "5s"), "verify_interval = \"1h\"");
     let mut daemon = host.start_with("export WATCHDOG_USEC=1000000 WATCHDOG_PID=$$; exec \"$@\"");
@@ -313,9 +295,7 @@ fn a_change_that_cannot_be_made_is_not_tried_without_pause() {
 
 #[test]
 fn random_keys_are_looked_after_while_the_file_cannot_be_written() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure("[source]\nkind = \"random\"\ninterval = \"10s\"", "verify_interval = \"1s\"");
     let mut daemon = host.start();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tfo_model::time::UnixTime;
 
 use tfo_testbed::daemon::{Daemon, DaemonHost, key_text, lasting};
-use tfo_testbed::{SOON, need_netns, now, poll_until};
+use tfo_testbed::{SOON, need_netns, now, poll_until, skip_unless};
 
 fn is_time(value: &Value) -> bool {
     value.as_str().is_some_and(|text| text.ends_with('Z') && text.parse::<UnixTime>().is_ok())
@@ -33,9 +33,7 @@ fn keys_of(value: &Value) -> Vec<&str> {
 
 #[test]
 fn status_json_is_what_was_promised() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     let daemon = host.start();
@@ -88,9 +86,7 @@ fn status_json_is_what_was_promised() {
 
 #[test]
 fn status_json_is_replaced_whole_and_open_to_all() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     let daemon = host.start_with("umask 077; exec \"$@\"");
@@ -145,9 +141,7 @@ fn samples(text: &str) -> Vec<(String, f64)> {
 
 #[test]
 fn metrics_go_to_the_textfile_and_to_a_scrape() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     let textfile = host.path("tfo.prom");
     let address = "127.0.0.1:9440";
@@ -184,9 +178,7 @@ fn metrics_go_to_the_textfile_and_to_a_scrape() {
 
 #[test]
 fn a_reload_does_not_close_the_scrape() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     let address = "127.0.0.1:9440";
     host.configure(&lasting(&host), &format!("verify_interval = \"1h\"\n[metrics]\nlisten = {address:?}"));
@@ -234,9 +226,7 @@ fn threads(daemon: &Daemon) -> u64 {
 
 #[test]
 fn an_idle_daemon_sleeps() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let [quiet, watched] = [DaemonHost::new(), DaemonHost::new()];
     for host in [&quiet, &watched] {
         host.configure(&lasting(host), "verify_interval = \"1h\"\n[metrics]\nlisten = \"127.0.0.1:9440\"");

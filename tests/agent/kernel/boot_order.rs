@@ -8,7 +8,7 @@ use std::process::Command;
 use tfo_host::kernel::boot_order::{self, Setter};
 
 use tfo_testbed::daemon::key_text;
-use tfo_testbed::{need_netns, need_tool, scratch, skip};
+use tfo_testbed::{need_netns, need_tool, scratch, skip, skip_unless};
 
 const SYSTEMD: &str = "/lib/systemd/systemd-sysctl";
 const NAME: &str = "net.ipv4.tcp_fastopen_key";
@@ -227,9 +227,7 @@ fn layouts() -> Vec<(&'static str, Files, Winners)> {
 
 #[test]
 fn the_prediction_is_what_the_real_programs_do() {
-    if !(need_netns() && need_tool("sysctl") && need_tool("unshare")) {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("sysctl") && need_tool("unshare"));
     if !Path::new(SYSTEMD).exists() || !Path::new("/usr/lib/sysctl.d").is_dir() {
         skip("needs systemd-sysctl and /usr/lib/sysctl.d");
         return;

@@ -3,14 +3,15 @@
 use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_model::cookie::Cookie;
 use tfo_model::key_text;
 
+use tfo_testbed::cable::{self, CLIENT, KEYS, OTHER_CLIENT, Running, SERVER};
 use tfo_testbed::daemon::{DaemonHost, PYTHON};
-use tfo_testbed::{NetNs, ip, need_netns};
+use tfo_testbed::{NetNs, need_netns, skip_unless};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/tfo.py");
 const PORT: &str = "4242";
@@ -19,19 +20,18 @@ const PORT: &str = "4242";
 struct Wire {
     host: DaemonHost,
     client: NetNs,
-    server: Server,
+    server: Running,
 }
 
 /// The addresses of one family: the server's, and two of the client's.
 struct Family {
     server: &'static str,
     clients: [&'static str; 2],
-    prefix: u8,
 }
 
 const FAMILIES: [Family; 2] = [
-    Family { server: "10.77.1.2", clients: ["10.77.1.1", "10.77.1.3"], prefix: 24 },
-    Family { server: "fd77::2", clients: ["fd77::1", "fd77::3"], prefix: 64 },
+    Family { server: SERVER[0], clients: [CLIENT[0], OTHER_CLIENT[0]] },
+    Family { server: SERVER[1], clients: [CLIENT[1], OTHER_CLIENT[1]] },
 ];
 
 /// What became of one connection with data in the SYN.
@@ -44,38 +44,16 @@ enum Syn {
     Rejected,
 }
 
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 impl Wire {
     fn new(listener_key: Option<&str>) -> Self {
         let (host, client) = (DaemonHost::new(), NetNs::new());
-        let (near, far) = (client.name(), host.netns().name());
-        ip(&format!("-n {near} link add cable type veth peer name cable netns {far}"));
-        for family in FAMILIES {
-            let nodad = if family.prefix == 64 { " nodad" } else { "" };
-            for (netns, address) in
-                family.clients.map(|address| (near, address)).into_iter().chain([(far, family.server)])
-            {
-                ip(&format!("-n {netns} addr add {address}/{} dev cable{nodad}", family.prefix));
-            }
-        }
-        for netns in [near, far] {
-            ip(&format!("-n {netns} link set cable up"));
-        }
-        let bits = |value: &str| std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", value).unwrap();
-        host.netns().run(|| bits("2"));
-        client.run(|| bits("1"));
+        cable::connect(&client, host.netns());
+        host.netns().set("ipv4/tcp_fastopen", "2");
+        client.set("ipv4/tcp_fastopen", "1");
         host.configure(&format!("[source]\nkind = \"file\"\npath = {:?}", host.path("keys")), "");
         let mut command = host.netns().command(PYTHON);
         command.args([SCRIPT, "serve", PORT]).args(listener_key).stdout(Stdio::piped());
-        let mut server = Server(command.spawn().expect("the server starts"));
+        let mut server = Running(command.spawn().expect("the server starts"));
         let mut line = String::new();
         BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
@@ -127,17 +105,9 @@ fn modelled(key: &str, family: &Family, client: usize) -> String {
     Cookie::of(key_text::parse(key.as_bytes()).unwrap().primary(), client, server).unwrap().to_string()
 }
 
-const KEYS: [&str; 3] = [
-    "13121110-17161514-1b1a1918-1f1e1d1c",
-    "deadbeef-00000002-cafef00d-00000004",
-    "0badc0de-11111111-22222222-33333333",
-];
-
 #[test]
 fn cookies_live_through_stage_and_promote_and_end_with_the_next_stage() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let wire = Wire::new(None);
     for family in &FAMILIES {
         let [first, second, third] = KEYS;
@@ -179,13 +149,11 @@ fn cookies_live_through_stage_and_promote_and_end_with_the_next_stage() {
 
 #[test]
 fn a_listener_key_overrides_ours() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     // Raw bytes of the listener's own key, and its text.
     let wire = Wire::new(Some("101112131415161718191a1b1c1d1e1f"));
     let family = &FAMILIES[0];
     wire.install(&[KEYS[1]]);
     assert_eq!(wire.connect(family, 0), Syn::Asked);
-    assert_eq!(wire.stored(family, 0), modelled("13121110-17161514-1b1a1918-1f1e1d1c", family, 0));
+    assert_eq!(wire.stored(family, 0), modelled(KEYS[0], family, 0));
 }

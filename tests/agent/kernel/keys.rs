@@ -8,7 +8,7 @@ use tfo_host::runtime::clock;
 use tfo_model::time::UnixTime;
 
 use tfo_testbed::daemon::{DaemonHost, PYTHON, secret_bytes};
-use tfo_testbed::{need_netns, need_tool};
+use tfo_testbed::{need_netns, need_tool, skip_unless};
 
 fn unix_now() -> u64 {
     clock::now().secs()
@@ -97,9 +97,7 @@ fn assert_oracle_agrees(runs: Vec<(Value, String, String)>) {
 
 #[test]
 fn the_kernel_holds_what_the_oracle_derives() {
-    if !(need_netns() && need_tool(PYTHON.trim_start_matches("/usr/bin/"))) {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool(PYTHON.trim_start_matches("/usr/bin/")));
     let mut runs = Vec::new();
     let mut phases = [0, 0];
     for (index, interval) in (0u8..).zip([10, 600, 5_400, 86_400, 604_800]) {
@@ -126,9 +124,7 @@ fn the_kernel_holds_what_the_oracle_derives() {
 
 #[test]
 fn a_new_entry_takes_over_as_the_oracle_says() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut runs = Vec::new();
     // Seconds from now to the joint: behind us by one segment or more, just passed, just ahead, far ahead.
     for ahead in [-7_000_i64, -500, -30, 30, 500, 2_500, 9_000] {

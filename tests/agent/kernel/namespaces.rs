@@ -1,15 +1,12 @@
 //! Several network namespaces: each has its own key, each has one agent.
 
 use tfo_testbed::daemon::{DaemonHost, kernel_of, lasting};
-use tfo_testbed::{NetNs, need_netns};
-
-const UNSET: &str = "00000000-00000000-00000000-00000000";
+use tfo_testbed::host::UNSET;
+use tfo_testbed::{NetNs, need_netns, skip_unless};
 
 #[test]
 fn keys_go_to_the_named_namespaces_and_to_no_other() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let (host, named, other) = (DaemonHost::new(), NetNs::new(), NetNs::new());
     host.configure(&lasting(&host), &format!("namespaces = [{:?}]", named.name()));
     host.once_ok();
@@ -23,7 +20,7 @@ fn keys_go_to_the_named_namespaces_and_to_no_other() {
     assert_eq!(status["namespaces"][0]["primary"], status["namespaces"][1]["primary"]);
 
     // One alone that differs is written, and no other.
-    named.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_fastopen_key", "1-2-3-4").unwrap());
+    named.set_keys("1-2-3-4");
     let output = host.once(&["--format", "json"]);
     assert!(output.status.success());
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -35,9 +32,7 @@ fn keys_go_to_the_named_namespaces_and_to_no_other() {
 
 #[test]
 fn a_namespace_that_does_not_exist_is_named() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "namespaces = [\"tfo-no-such\"]");
     let output = host.once(&["--format", "json"]);
@@ -55,9 +50,7 @@ fn a_namespace_that_does_not_exist_is_named() {
 
 #[test]
 fn one_agent_per_namespace() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "");
     let mut daemon = host.start();
@@ -92,9 +85,7 @@ fn one_agent_per_namespace() {
 
 #[test]
 fn one_namespace_under_two_names_is_refused() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&lasting(&host), &format!("namespaces = [{:?}]", host.netns().name()));
     let output = host.once(&[]);

@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 use tfo_host::kernel::procfs::{KEY_PATH, KeyFile, SlotsTaken};
 use tfo_model::key_text;
 
-use tfo_testbed::{NetNs, need_netns};
+use tfo_testbed::{NetNs, need_netns, skip_unless};
 
 const A: &str = "13121110-17161514-1b1a1918-1f1e1d1c";
 const B: &str = "00000001-deadbeef-00000003-cafef00d";
@@ -110,9 +110,7 @@ fn rows() -> Vec<(Vec<u8>, Kernel, Ours)> {
 
 #[test]
 fn what_the_kernel_misreads_is_refused_by_us() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     NetNs::new().run(|| {
         for (text, kernel, ours) in rows() {
             let shown = String::from_utf8_lossy(&text[..text.len().min(100)]).into_owned();
@@ -133,9 +131,7 @@ fn what_the_kernel_misreads_is_refused_by_us() {
 
 #[test]
 fn what_we_take_the_kernel_takes_byte_for_byte() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     // Texts round the border: mostly right, with some characters put in, taken out or replaced.
     let key = proptest::collection::vec("[0-9a-f]{8}", 4).prop_map(|groups| groups.join("-"));
     let keys = proptest::collection::vec(key, 1..3).prop_map(|keys| keys.join(","));

@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::Value;
 use tfo_testbed::daemon::{DaemonHost, lasting};
 use tfo_testbed::fleet::Fleet;
-use tfo_testbed::{need_netns, need_tool};
+use tfo_testbed::{need_netns, need_tool, skip_unless};
 
 /// Names with which a series of ours begins.
 const OURS: [&str; 2] = ["tfo_agent_", "tfo_coordinator_"];
@@ -148,9 +148,7 @@ fn scrape(fleet: &Fleet) -> String {
 
 #[test]
 fn rules_and_dashboard_ask_for_nothing_that_is_not_exported() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let exported = exported();
     let queries = queries(&dashboard()).join("\n");
     assert_eq!(unknown(&rules(), &exported), [""; 0]);
@@ -176,9 +174,7 @@ fn rules_and_dashboard_ask_for_nothing_that_is_not_exported() {
 
 #[test]
 fn the_alerts_fire_when_they_should_and_only_then() {
-    if !need_tool("promtool") {
-        return;
-    }
+    skip_unless!(need_tool("promtool"));
     for arguments in [
         &["check", "rules", "config/prometheus/tfo-fleet.rules.yml"][..],
         &["test", "rules", "tests/coordinator/monitoring/rules.test.yml", "tests/coordinator/monitoring/days.test.yml"],
@@ -198,9 +194,7 @@ fn the_alerts_fire_when_they_should_and_only_then() {
 /// Grafana asks Prometheus, so each query must be one.
 #[test]
 fn the_queries_of_the_dashboard_are_well_formed() {
-    if !need_tool("promtool") {
-        return;
-    }
+    skip_unless!(need_tool("promtool"));
     let dashboard = dashboard();
     let queries = queries(&dashboard);
     let asked = queries.iter().filter(|query| !query.starts_with("label_values("));

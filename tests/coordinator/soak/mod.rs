@@ -22,8 +22,9 @@ use real::Agents;
 use size::Size;
 use tfo_testbed::coordinator::World;
 use tfo_testbed::pki::Ca;
+use tfo_testbed::random::Dice;
 use tfo_testbed::swarm::{Fault, Plan, Swarm, lock};
-use tfo_testbed::{NetNs, full, need_netns, poll_until};
+use tfo_testbed::{NetNs, full, need_netns, poll_until, skip_unless};
 
 /// Simulated agents.
 const AGENTS: usize = 200;
@@ -42,18 +43,6 @@ const FAULTS_PER_REAL_FAULT: u64 = 20;
 const KILLS_UNTIL: u32 = 3;
 /// Parts of the coordinator's last life: growth is judged from the second to the last.
 const PARTS: usize = 4;
-
-/// A generator that can be repeated (xorshift64*).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % sides
-    }
-}
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -76,16 +65,14 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn a_fleet_rotates_for_long_and_nothing_grows_or_is_missed() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let secs = number("TFO_SOAK_SECS").unwrap_or(if full() { FULL_SECS } else { SHORT_SECS });
     let seed = number("TFO_SOAK_SEED").unwrap_or_else(|| tfo_crypto::random::fresh_u64().unwrap()).max(1);
     say(&format!("{AGENTS} agents and {} real ones, {secs} s, TFO_SOAK_SEED={seed}", real::AGENTS));
     // Threads and processes that are started inside stay inside.
     let center = NetNs::new();
     center.become_hub();
-    center.run(|| soak(&center, secs, Dice(seed)));
+    center.run(|| soak(&center, secs, Dice::new(seed)));
 }
 
 fn soak(center: &NetNs, secs: u64, dice: Dice) {
@@ -142,16 +129,16 @@ fn shake(world: &mut World, (swarm, real): (&Swarm, &mut Agents), mut dice: Dice
     let (operator, calm) = (world.operator(), length / KILLS_UNTIL);
     while start.elapsed() < length {
         std::thread::sleep(FAULT_EVERY);
-        let time = Duration::from_millis(dice.roll(2_000));
+        let time = Duration::from_millis(dice.below(2_000));
         done.faults += 1;
         real.tend();
         let none_yet = done.kills == 0 && start.elapsed() > calm / 2;
-        if start.elapsed() < calm && (dice.roll(FAULTS_PER_KILL) == 0 || none_yet) {
+        if start.elapsed() < calm && (dice.below(FAULTS_PER_KILL) == 0 || none_yet) {
             world.kill();
             std::thread::sleep(time / 2);
             world.start();
             done.kills += 1;
-        } else if dice.roll(FAULTS_PER_REAL_FAULT) == 0 {
+        } else if dice.below(FAULTS_PER_REAL_FAULT) == 0 {
             real.fault(&mut dice, time);
         } else {
             disturb(swarm, &mut dice, time);
@@ -173,10 +160,10 @@ fn shake(world: &mut World, (swarm, real): (&Swarm, &mut Agents), mut dice: Dice
 
 /// Does something to a simulated agent.
 fn disturb(swarm: &Swarm, dice: &mut Dice, time: Duration) {
-    let agent = usize::try_from(dice.roll(AGENTS as u64)).unwrap();
+    let agent = usize::try_from(dice.below(AGENTS as u64)).unwrap();
     swarm.fault(
         agent,
-        match dice.roll(3) {
+        match dice.below(3) {
             0 => Fault::Vanish(time),
             1 => Fault::Cut,
             _ => Fault::Slow(time),

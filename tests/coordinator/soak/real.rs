@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::Dice;
 use super::size::Taken;
 use tfo_testbed::coordinator::World;
 use tfo_testbed::daemon::{Daemon, DaemonHost};
 use tfo_testbed::fake_coordinator::source;
+use tfo_testbed::random::Dice;
 use tfo_testbed::{NetNs, now, poll_until};
 
 /// How many.
@@ -54,8 +54,8 @@ impl Agents {
 
     /// Kills one or freezes it, for so long.
     pub(crate) fn fault(&mut self, dice: &mut Dice, time: Duration) {
-        let at = usize::try_from(dice.roll(AGENTS as u64)).unwrap();
-        let (kill, agent) = (dice.roll(2) == 0 && at > 0, &mut self.0[at]);
+        let at = usize::try_from(dice.below(AGENTS as u64)).unwrap();
+        let (kill, agent) = (dice.below(2) == 0 && at > 0, &mut self.0[at]);
         if agent.until.is_some() {
             return;
         }

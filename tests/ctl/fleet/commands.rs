@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::fake::{FakeCoordinator, Operator, done, key, node, pool, print, text, three};
-use tfo_testbed::need_tool;
+use tfo_testbed::{need_tool, skip_unless};
 
 /// Kernel text of two keys, and their fingerprints by Python's hashlib: sha256(b"tfo-fleet/v1/fingerprint" + raw)[:8].
 const KEYS: &str = "7a0c91e3-55d1f0b8-19c64e2f-8d3ba670,e1f25d06-3b98c7a4-60d2194e-f58b037c";
@@ -318,7 +318,7 @@ fn keys_are_read_like_secrets_and_shown_to_nobody() {
     let import = ["import", "--key-file", file, "--yes"];
     for mode in [0o440, 0o644, 0o606] {
         operator.write("keys", KEYS, mode);
-        assert!(operator.ends(&import, 2).1.contains("others than its owner"), "{mode:o}");
+        assert!(operator.ends(&import, 2).1.contains("users other than its owner"), "{mode:o}");
     }
     let zero = "00000000-00000000-00000000-00000000";
     let first = KEYS.split(',').next().unwrap();
@@ -368,9 +368,7 @@ fn on_a_terminal(operator: &Operator, arguments: &str, answer: &str) -> (Option<
 
 #[test]
 fn on_a_terminal_it_is_asked_and_no_is_the_default() {
-    if !need_tool("script") {
-        return;
-    }
+    skip_unless!(need_tool("script"));
     let (operator, coordinator) = Operator::with(&promoted(), &three());
     coordinator.ok("POST /v1/pools/text/abort", done("abort", json!({})));
     for no in ["n\n", "\n", "yes please\n", "\u{4}"] {

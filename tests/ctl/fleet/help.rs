@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use super::fake::text;
-use tfo_testbed::{need_tool, scratch};
+use tfo_testbed::{need_tool, scratch, skip_unless};
 
 fn ctl(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(tfo_testbed::program("tfoctl")).args(arguments).stdin(Stdio::null()).output().unwrap();
@@ -36,9 +36,7 @@ fn completions_are_made_for_three_shells() {
         assert!(script.contains("rotate") && script.contains("key-file"), "{shell}");
     }
     assert_eq!(ctl(&["completions", "cmd"]).0, Some(2));
-    if !need_tool("bash") {
-        return;
-    }
+    skip_unless!(need_tool("bash"));
     let dir = scratch();
     let file = dir.path().join("tfoctl.bash");
     std::fs::write(&file, ctl(&["completions", "bash"]).1).unwrap();

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::fake::{Operator, Reply, audit, key, node, page, pool, three, with_pool};
-use tfo_testbed::{SOON, need_tool, poll_until};
+use tfo_testbed::{SOON, need_tool, poll_until, skip_unless};
 
 #[test]
 fn pools_are_shown_as_text_and_as_json() {
@@ -230,9 +230,7 @@ fn watch_writes_a_line_for_each_change_and_survives_an_outage() {
 
 #[test]
 fn watch_on_a_terminal_is_one_screen() {
-    if !need_tool("script") {
-        return;
-    }
+    skip_unless!(need_tool("script"));
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let log = operator.path("typescript");
     let command = format!("{} watch --config {}", tfo_testbed::program("tfoctl"), operator.path("ctl.toml").display());

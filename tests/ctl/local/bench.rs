@@ -1,25 +1,19 @@
 //! What the tests of this binary share: the program, its JSON, and a cable between a client and a server.
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+use tfo_testbed::cable::{self, CLIENT, SERVER};
+pub(crate) use tfo_testbed::cable::{KEYS, Running};
 use tfo_testbed::host::{Host, stderr, stdout};
-use tfo_testbed::{NetNs, SOON, ip, poll_until};
+use tfo_testbed::{NetNs, SOON, poll_until};
 
 /// The program under test.
 pub(crate) fn program() -> &'static str {
     tfo_testbed::program("tfoctl")
 }
-
-/// Three keys; none is a byte-wise mirror of itself.
-pub(crate) const KEYS: [&str; 3] = [
-    "13121110-17161514-1b1a1918-1f1e1d1c",
-    "deadbeef-00000002-cafef00d-00000004",
-    "0badc0de-11111111-22222222-33333333",
-];
 
 #[track_caller]
 pub(crate) fn code(output: &Output, expected: i32) {
@@ -58,39 +52,22 @@ pub(crate) fn ctl(arguments: &[&str]) -> Output {
     Command::new(program()).args(arguments).stdin(Stdio::null()).output().expect("tfoctl starts")
 }
 
-/// A process that goes when the test does.
-pub(crate) struct Running(pub(crate) Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 /// Addresses of the two ends.
 pub(crate) struct Family {
     pub(crate) server: &'static str,
     pub(crate) client: &'static str,
-    prefix: u8,
 }
 
 impl Family {
     /// `http://SERVER:PORT` and a path.
     pub(crate) fn url(&self, path: &str) -> String {
-        if self.prefix == 64 {
-            format!("http://[{}]:8080{path}", self.server)
-        } else {
-            format!("http://{}:8080{path}", self.server)
-        }
+        format!("http://{}{path}", SocketAddr::new(self.server.parse().expect("an address"), 8080))
     }
 }
 
 /// IPv4 and IPv6.
-pub(crate) const FAMILIES: [Family; 2] = [
-    Family { server: "10.78.1.2", client: "10.78.1.1", prefix: 24 },
-    Family { server: "fd78::2", client: "fd78::1", prefix: 64 },
-];
+pub(crate) const FAMILIES: [Family; 2] =
+    [Family { server: SERVER[0], client: CLIENT[0] }, Family { server: SERVER[1], client: CLIENT[1] }];
 
 /// A server and a client, one cable apart.
 pub(crate) struct Cable {
@@ -102,17 +79,7 @@ impl Cable {
     /// TFO is on at both ends, and no key is set.
     pub(crate) fn new() -> Self {
         let cable = Self { server: Host::new(), client: NetNs::new() };
-        let (near, far) = (cable.client.name(), cable.server.netns().name());
-        ip(&format!("-n {near} link add cable type veth peer name cable netns {far}"));
-        for family in FAMILIES {
-            let nodad = if family.prefix == 64 { " nodad" } else { "" };
-            for (netns, address) in [(near, family.client), (far, family.server)] {
-                ip(&format!("-n {netns} addr add {address}/{} dev cable{nodad}", family.prefix));
-            }
-        }
-        for netns in [near, far] {
-            ip(&format!("-n {netns} link set cable up"));
-        }
+        cable::connect(&cable.client, cable.server.netns());
         bits(cable.server.netns(), "2");
         bits(&cable.client, "1");
         cable
@@ -201,5 +168,5 @@ impl Cable {
 
 /// Sets `net.ipv4.tcp_fastopen`.
 pub(crate) fn bits(netns: &NetNs, value: &str) {
-    netns.run(|| std::fs::write(Path::new("/proc/sys/net/ipv4/tcp_fastopen"), value)).unwrap();
+    netns.set("ipv4/tcp_fastopen", value);
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::bench::{Cable, FAMILIES, KEYS, Running, bits, code, ctl, pinned, shape};
 use tfo_testbed::daemon::PYTHON;
 use tfo_testbed::host::{stderr, stdout};
-use tfo_testbed::{need_netns, need_tool};
+use tfo_testbed::{need_netns, need_tool, skip_unless};
 
 /// Walks one server through everything that keys and bits can do to a request in a SYN.
 fn walk(start: fn(&Cable) -> Running) {
@@ -71,9 +71,7 @@ fn haproxy_takes_the_request_in_the_syn() {
 
 #[test]
 fn a_server_without_tfo_never_gives_a_cookie() {
-    if !need_netns() || !need_tool("nginx") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nginx"));
     let cable = Cable::new();
     bits(cable.server.netns(), "0");
     let _nginx = cable.nginx();
@@ -90,9 +88,7 @@ fn a_server_without_tfo_never_gives_a_cookie() {
 
 #[test]
 fn an_answer_its_headers_and_its_redirect() {
-    if !need_netns() || !need_tool("nginx") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nginx"));
     let cable = Cable::new();
     let _nginx = cable.nginx();
     let url = FAMILIES[0].url("/a?b=c");
@@ -130,9 +126,7 @@ fn an_answer_its_headers_and_its_redirect() {
 /// A client that nobody here wrote is counted as our own is.
 #[test]
 fn curl_is_counted_by_stats() {
-    if !need_netns() || !need_tool("nginx") || !need_tool("curl") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nginx") && need_tool("curl"));
     let cable = Cable::new();
     let _nginx = cable.nginx();
     for family in &FAMILIES {
@@ -177,9 +171,7 @@ fn urls_that_are_none_of_ours_are_refused() {
 
 #[test]
 fn whoever_does_not_answer_is_told_apart() {
-    if !need_netns() || !need_tool(PYTHON) {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool(PYTHON));
     let cable = Cable::new();
     let failed = |arguments: &[&str], words: &str| {
         let output = cable.ctl(&[&["get", "--timeout", "1s"], arguments].concat());
@@ -211,9 +203,7 @@ fn whoever_does_not_answer_is_told_apart() {
 
 #[test]
 fn a_host_without_ipv6_says_so() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     cable.client.run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")).unwrap();
     let output = cable.ctl(&["get", &FAMILIES[1].url("/")]);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::bench::{Cable, FAMILIES, KEYS, code, ctl, json_of, pinned, program};
 use tfo_testbed::daemon::{PYTHON, secret_bytes};
 use tfo_testbed::host::{stderr, stdout};
-use tfo_testbed::{need_netns, need_tool, scratch};
+use tfo_testbed::{need_netns, need_tool, scratch, skip_unless};
 
 const ORACLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/oracle.py");
 
@@ -98,9 +98,7 @@ fn unix(text: &Value) -> u64 {
 
 #[test]
 fn derive_walks_as_the_oracle_does() {
-    if !need_tool(PYTHON) {
-        return;
-    }
+    skip_unless!(need_tool(PYTHON));
     let dir = scratch();
     let secret = secret_bytes(7);
     let file = put(dir.path(), "secret", &secret, 0o400);
@@ -170,7 +168,7 @@ fn derive_refuses_what_the_agent_refuses() {
     };
     refused(&run(&weak, &["24h"]), 2, "one byte repeated");
     refused(&run(&short, &["24h"]), 2, "it needs at least 32");
-    refused(&run(&open, &["24h"]), 2, "others than its owner");
+    refused(&run(&open, &["24h"]), 2, "users other than its owner");
     refused(&run(&none, &["24h"]), 2, "does not exist");
     refused(&run("credential:fleet", &["24h"]), 2, "CREDENTIALS_DIRECTORY");
     refused(&run(&good, &["9s"]), 2, "10 seconds to 7 days");
@@ -214,7 +212,7 @@ fn cookie_refuses_bad_keys_and_addresses() {
     let bad = |name: &str, content: &[u8], mode| run(&put(dir.path(), name, content, mode), "192.0.2.1", "192.0.2.2");
     refused(&run(&good, "192.0.2.1", "2001:db8::1"), 2, "not of one family");
     code(&run(&good, "192.0.2.1", "example.org"), 2);
-    refused(&bad("open", KEYS[0].as_bytes(), 0o640), 2, "others than its owner");
+    refused(&bad("open", KEYS[0].as_bytes(), 0o640), 2, "users other than its owner");
     refused(&bad("three", KEYS.join(",").as_bytes(), 0o600), 2, "more than two keys");
     refused(&bad("empty", b"", 0o600), 2, "no key in it");
     refused(&bad("short", b"1-2-3-4", 0o600), 2, "four groups");
@@ -229,9 +227,7 @@ fn cookie_refuses_bad_keys_and_addresses() {
 
 #[test]
 fn cookie_is_what_the_kernel_gives() {
-    if !need_netns() || !need_tool("nginx") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nginx"));
     let cable = Cable::new();
     let _nginx = cable.nginx();
     for family in &FAMILIES {

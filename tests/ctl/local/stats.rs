@@ -7,13 +7,11 @@ use serde_json::Value;
 
 use super::bench::{Cable, FAMILIES, KEYS, Running, code, ctl, json_of, pinned, program, shape};
 use tfo_testbed::host::{stderr, stdout};
-use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_some};
+use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_some, skip_unless};
 
 #[test]
 fn the_numbers_are_those_of_nstat() {
-    if !need_netns() || !need_tool("nginx") || !need_tool("nstat") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nginx") && need_tool("nstat"));
     let cable = Cable::new();
     let _nginx = cable.nginx();
     for _ in 0..3 {
@@ -32,9 +30,7 @@ fn the_numbers_are_those_of_nstat() {
 
 #[test]
 fn the_shape_of_the_json() {
-    if !need_netns() || !need_tool("nginx") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nginx"));
     let cable = Cable::new();
     let _nginx = cable.nginx();
     cable.get(&[&FAMILIES[0].url("/")]);
@@ -52,9 +48,7 @@ fn the_shape_of_the_json() {
 
 #[test]
 fn a_watch_sees_what_rises_in_between() {
-    if !need_netns() || !need_tool("nginx") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nginx"));
     let cable = Cable::new();
     cable.server.set_kernel(KEYS[0]);
     let _nginx = cable.nginx();
@@ -92,9 +86,7 @@ fn a_watch_sees_what_rises_in_between() {
 /// A namespace that was made anew under its name has counters of its own.
 #[test]
 fn a_namespace_that_was_made_anew_is_told() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let (old, new) = (NetNs::new(), NetNs::new());
     let mut watch = Command::new(program());
     watch.args(["stats", "--watch", "1s", "--namespace", old.name()]);
@@ -160,9 +152,7 @@ fn what_cannot_be_looked_at_is_said() {
 
 #[test]
 fn counters_need_no_root_but_other_namespaces_do() {
-    if !need_netns() || !need_tool("setpriv") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("setpriv"));
     let netns = NetNs::new();
     let run = |arguments: &[&str]| super::status::as_nobody(Command::new("setpriv"), arguments).output().unwrap();
     let own = run(&["stats", "--format", "json"]);

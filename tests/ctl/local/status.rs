@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::bench::{KEYS, bits, code, json_of, pinned, program, shape};
 use tfo_testbed::daemon::{DaemonHost, derive, lasting};
 use tfo_testbed::host::{Host, stdout};
-use tfo_testbed::{NetNs, need_netns, need_tool};
+use tfo_testbed::{NetNs, need_netns, need_tool, skip_unless};
 
 /// `tfoctl` run by `setpriv` as nobody; the program must be readable for nobody, so a copy is run.
 pub(crate) fn as_nobody(mut setpriv: Command, arguments: &[&str]) -> Command {
@@ -46,9 +46,7 @@ fn installed() -> DaemonHost {
 
 #[test]
 fn a_good_host_is_good() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = installed();
     let output = status(&host, &[]);
     code(&output, 0);
@@ -97,9 +95,7 @@ fn a_good_host_is_good() {
 
 #[test]
 fn drift_is_found_and_named() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = installed();
     let keys = host.kernel();
     let kinds = |wanted: &[&str]| {
@@ -127,9 +123,7 @@ fn drift_is_found_and_named() {
 
 #[test]
 fn an_agent_that_is_late_or_failed_or_gone() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = installed();
     let edit = |change: &dyn Fn(&mut Value)| {
         let mut told = host.status();
@@ -169,9 +163,7 @@ fn an_agent_that_is_late_or_failed_or_gone() {
 
 #[test]
 fn a_host_without_an_agent_shows_its_kernel() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = Host::new();
     host.set_kernel(&[KEYS[0], KEYS[1]].join(","));
     bits(host.netns(), "0x602");
@@ -191,9 +183,7 @@ fn a_host_without_an_agent_shows_its_kernel() {
 
 #[test]
 fn all_namespaces_of_the_agent_are_shown() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let (host, other) = (DaemonHost::new(), NetNs::new());
     host.configure(&lasting(&host), &format!("namespaces = [{:?}]", other.name()));
     host.once_ok();
@@ -221,9 +211,7 @@ fn all_namespaces_of_the_agent_are_shown() {
 
 #[test]
 fn without_root_it_says_what_is_missing() {
-    if !need_netns() || !need_tool("setpriv") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("setpriv"));
     let host = installed();
     let config = host.config_file();
     let arguments = ["status", "--format", "json", "--agent-config", config.to_str().unwrap()];
@@ -244,9 +232,7 @@ fn without_root_it_says_what_is_missing() {
 
 #[test]
 fn a_configuration_that_is_broken_is_said_and_what_it_names_is_used() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = installed();
     let good = std::fs::read_to_string(host.config_file()).unwrap();
     host.put("etc/agent.toml", format!("{good}\nnonsense = 1\n").as_bytes(), 0o644);
@@ -259,9 +245,7 @@ fn a_configuration_that_is_broken_is_said_and_what_it_names_is_used() {
 
 #[test]
 fn a_host_that_only_looks_has_no_drift() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&derive(&host, "7d", "1d"), "enabled = false");
     host.set_kernel(KEYS[0]);

@@ -6,11 +6,10 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 
-use super::world::{
-    A, B, CLIENT, Cable, OTHER_CLIENT, Running, SERVER, at, filter_input, half_open, listen, modelled, set, set_keys,
-};
+use super::world::{A, B, Cable, at, filter_input, half_open, listen, modelled, serving};
+use tfo_testbed::cable::{CLIENT, OTHER_CLIENT, SERVER};
 use tfo_testbed::daemon::PYTHON;
-use tfo_testbed::{NetNs, need_netns, need_tool, scratch};
+use tfo_testbed::{NetNs, need_netns, need_tool, scratch, skip_unless};
 
 const ON: u16 = 80;
 const OFF: u16 = 81;
@@ -28,9 +27,7 @@ fn counters(netns: &NetNs) -> TfoCounters {
 
 #[test]
 fn on_off_closed_and_filtered_are_told_apart_in_both_families() {
-    if !need_netns() || !need_tool("nft") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nft"));
     let cable = Cable::new();
     let _on = listen(&cable.server, ON, true);
     let _off = listen(&cable.server, OFF, false);
@@ -57,16 +54,14 @@ fn on_off_closed_and_filtered_are_told_apart_in_both_families() {
         assert_eq!((seen(&results), code), (vec![expected[0]], 0));
     }
     // The switch of the whole host, and the other way round: off for this listener only.
-    set(&cable.server, "ipv4/tcp_fastopen", "1");
+    cable.server.set("ipv4/tcp_fastopen", "1");
     let (results, code) = cable.results(&["probe", &at(SERVER[0], ON)]);
     assert_eq!((seen(&results), code), (vec![("tfo-off", None, None)], 1));
 }
 
 #[test]
 fn the_option_the_source_and_the_count_are_ours_to_choose() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     let _on = listen(&cable.server, ON, true);
     for (family, server) in SERVER.iter().enumerate() {
@@ -78,16 +73,14 @@ fn the_option_the_source_and_the_count_are_ours_to_choose() {
         assert_eq!(seen(&results)[0].1, Some(&*modelled(A, OTHER_CLIENT[family], server)));
     }
     // The next key shows with the next SYN.
-    set_keys(&cable.server, &format!("{B},{A}"));
+    cable.server.set_keys(&format!("{B},{A}"));
     let (results, _) = cable.results(&["probe", &at(SERVER[0], ON)]);
     assert_eq!(seen(&results)[0].1, Some(&*modelled(B, CLIENT[0], SERVER[0])));
 }
 
 #[test]
 fn a_probe_takes_no_place_in_the_queue() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     // Nobody accepts, so what took a place would keep it.
     let _on = listen(&cable.server, ON, true);
@@ -107,16 +100,14 @@ fn a_probe_takes_no_place_in_the_queue() {
 
 #[test]
 fn a_listener_with_its_own_key_shows_it() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
-    set_keys(&cable.server, B);
+    cable.server.set_keys(B);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/tfo.py");
     let mut command = cable.server.command(PYTHON);
     // Raw bytes of A.
     command.args([script, "serve", "80", "101112131415161718191a1b1c1d1e1f"]).stdout(Stdio::null());
-    let _server = Running::serving(command.spawn().unwrap(), &cable.server, ON);
+    let _server = serving(command.spawn().unwrap(), &cable.server, ON);
     for (server, client) in SERVER.iter().zip(CLIENT) {
         let (results, _) = cable.results(&["probe", &at(server, ON)]);
         assert_eq!(seen(&results), [("tfo-on", Some(&*modelled(A, client, server)), Some(34))]);
@@ -125,9 +116,7 @@ fn a_listener_with_its_own_key_shows_it() {
 
 #[test]
 fn an_ordinary_user_probes_through_the_kernel() {
-    if !need_netns() || !need_tool("nft") || !need_tool("setpriv") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nft") && need_tool("setpriv"));
     let cable = Cable::new();
     let _on = listen(&cable.server, ON, true);
     let _off = listen(&cable.server, OFF, false);
@@ -165,11 +154,11 @@ fn an_ordinary_user_probes_through_the_kernel() {
     assert_eq!(words(&text), ["tfo-off", "closed", "tfo-off"], "{text}");
     assert!(text.trim_end().ends_with("something on the way drops SYNs with the option"), "{text}");
     // The server's keys are others, so the cookie is an old one: refused once, and replaced.
-    set_keys(&cable.server, B);
+    cable.server.set_keys(B);
     let (text, code) = probe(&[at(SERVER[0], ON)]);
     assert!(text.contains("tfo-on") && code == 0, "{text}");
     // A host whose client side is off.
-    set(&cable.client, "ipv4/tcp_fastopen", "2");
+    cable.client.set("ipv4/tcp_fastopen", "2");
     let output = cable.tfoctl(&["probe", "--unprivileged", &at(SERVER[0], ON)]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("the client side of TFO is off here"), "{output:?}");
@@ -177,9 +166,7 @@ fn an_ordinary_user_probes_through_the_kernel() {
 
 #[test]
 fn nginx_and_haproxy_are_seen_as_they_are_configured() {
-    if !need_netns() || !need_tool("nginx") || !need_tool("haproxy") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nginx") && need_tool("haproxy"));
     let cable = Cable::new();
     let dir = scratch();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
@@ -194,13 +181,13 @@ fn nginx_and_haproxy_are_seen_as_they_are_configured() {
     std::fs::write(path("nginx.conf"), nginx).unwrap();
     let mut command = cable.server.command("nginx");
     command.args(["-c", &path("nginx.conf")]).stderr(Stdio::null());
-    let _nginx = Running::serving(command.spawn().unwrap(), &cable.server, 81);
+    let _nginx = serving(command.spawn().unwrap(), &cable.server, 81);
     let haproxy = "defaults\n mode http\n timeout client 5s\n timeout connect 5s\n timeout server 5s\nfrontend on\n bind :::90 v4v6 tfo\n\
                    frontend off\n bind :::91 v4v6\n";
     std::fs::write(path("haproxy.cfg"), haproxy).unwrap();
     let mut command = cable.server.command("haproxy");
     command.args(["-db", "-q", "-f", &path("haproxy.cfg")]).stdout(Stdio::null()).stderr(Stdio::null());
-    let _haproxy = Running::serving(command.spawn().unwrap(), &cable.server, 91);
+    let _haproxy = serving(command.spawn().unwrap(), &cable.server, 91);
     for (server, client) in SERVER.iter().zip(CLIENT) {
         let targets = [80, 81, 90, 91].map(|port| at(server, port));
         let arguments: Vec<&str> = ["probe"].into_iter().chain(targets.iter().map(String::as_str)).collect();

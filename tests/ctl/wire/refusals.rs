@@ -3,9 +3,10 @@
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
 
-use super::world::{CLIENT, Cable, SERVER, at, key_file, listen, set, tfoctl};
+use super::world::{Cable, at, key_file, listen, tfoctl};
+use tfo_testbed::cable::{CLIENT, SERVER};
 use tfo_testbed::host::stderr;
-use tfo_testbed::{need_netns, need_root, need_tool, scratch};
+use tfo_testbed::{need_netns, need_root, need_tool, scratch, skip_unless};
 
 fn plain(arguments: &[&str]) -> Output {
     let mut command = Command::new(tfo_testbed::program("tfoctl"));
@@ -21,9 +22,7 @@ fn refused(output: &Output, code: i32, part: &str) {
 
 #[test]
 fn an_ordinary_user_is_told_what_is_missing() {
-    if !need_root() || !need_tool("setpriv") {
-        return;
-    }
+    skip_unless!(need_root() && need_tool("setpriv"));
     for arguments in [&["probe", "127.0.0.1", "[::1]"][..], &["verify", "127.0.0.1"], &["sniff"]] {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", tfo_testbed::program("tfoctl")]);
@@ -61,9 +60,7 @@ fn usage_is_checked_before_anything_is_sent() {
 
 #[test]
 fn names_routes_and_sources_that_are_not_there_are_told() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     let _on = listen(&cable.server, 80, true);
     refused(&cable.tfoctl(&["probe", "no-such-host.invalid"]), 1, "no-such-host.invalid: no address is known");
@@ -83,7 +80,7 @@ fn names_routes_and_sources_that_are_not_there_are_told() {
     refused(&cable.tfoctl(&["sniff", "-i", "nosuch0"]), 2, "nosuch0: no such interface");
 
     // What can be asked is asked and shown all the same.
-    set(&cable.client, "ipv6/conf/all/disable_ipv6", "1");
+    cable.client.set("ipv6/conf/all/disable_ipv6", "1");
     for more in [&[][..], &["--unprivileged"]] {
         let output = cable.tfoctl(&[&["probe", &at(SERVER[1], 80), &target], more].concat());
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -94,9 +91,7 @@ fn names_routes_and_sources_that_are_not_there_are_told() {
 
 #[test]
 fn a_closed_pipe_ends_it_without_a_complaint() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     let _on = listen(&cable.server, 80, true);
     let target = at(SERVER[0], 80);

@@ -8,10 +8,9 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::world::{
-    A, B, C, CLIENT, Cable, OTHER_CLIENT, Running, SERVER, at, connect, echo, fingerprint, key_file, set_keys, tfoctl,
-};
-use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, scratch};
+use super::world::{A, B, C, Cable, at, connect, echo, fingerprint, key_file, tfoctl};
+use tfo_testbed::cable::{CLIENT, OTHER_CLIENT, Running, SERVER};
+use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, scratch, skip_unless};
 
 const PORT: u16 = 80;
 /// Nobody listens there.
@@ -136,13 +135,13 @@ fn traffic(cable: &Cable) {
             }
         }
     };
-    set_keys(&cable.server, A);
+    cable.server.set_keys(A);
     everybody();
     // Promoted: the old cookies are of the backup.
-    set_keys(&cable.server, &format!("{B},{A}"));
+    cable.server.set_keys(&format!("{B},{A}"));
     everybody();
     // Something else: the cookies are of no key.
-    set_keys(&cable.server, C);
+    cable.server.set_keys(C);
     everybody();
     // Without the option.
     cable.client.run(|| {
@@ -161,9 +160,7 @@ fn traffic(cable: &Cable) {
 
 #[test]
 fn sniff_and_tshark_see_the_same_packets_live_and_from_files() {
-    if !need_netns() || !need_tool("tshark") || !need_tool("dumpcap") || !need_tool("editcap") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("tshark") && need_tool("dumpcap") && need_tool("editcap"));
     let cable = Cable::new();
     echo(&cable.server, PORT);
     let dir = scratch();
@@ -265,12 +262,10 @@ fn sniff_and_tshark_see_the_same_packets_live_and_from_files() {
 
 #[test]
 fn live_cookies_are_named_by_the_keys_of_this_host() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     echo(&cable.server, PORT);
-    set_keys(&cable.server, &format!("{B},{A}"));
+    cable.server.set_keys(&format!("{B},{A}"));
     // Ends by itself after 4 packets: request, grant, two cookies.
     let mut listening = Listening::start(&cable.server, &["--count", "4"]);
     connect(&cable.client, CLIENT[0], SERVER[0], PORT, &[1, 100, 1400]);
@@ -287,9 +282,7 @@ fn live_cookies_are_named_by_the_keys_of_this_host() {
 
 #[test]
 fn a_rotation_meanwhile_is_followed() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     echo(&cable.server, PORT);
     let mut listening = Listening::start(&cable.server, &["--count", "6"]);
@@ -306,7 +299,7 @@ fn a_rotation_meanwhile_is_followed() {
     assert_eq!(line(), expect("request", None));
     assert_eq!(line(), expect("grant", Some("primary")));
     assert_eq!(line(), expect("cookie", Some("primary")));
-    set_keys(&cable.server, &format!("{B},{A}"));
+    cable.server.set_keys(&format!("{B},{A}"));
     connect(&cable.client, CLIENT[0], SERVER[0], PORT, &[1, 2]);
     assert_eq!(line(), expect("cookie", Some("backup")));
     assert_eq!(line(), expect("grant", Some("primary")));
@@ -316,9 +309,7 @@ fn a_rotation_meanwhile_is_followed() {
 
 #[test]
 fn what_goes_over_the_loopback_is_seen_once() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let cable = Cable::new();
     echo(&cable.server, PORT);
     for arguments in [&["--count", "3"][..], &["--count", "3", "-i", "lo"]] {

@@ -5,10 +5,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::world::{
-    A, B, C, FLEET_PORT, Fleet, VIP, at, filter_input, fingerprint, half_open, key_file, modelled, results, set,
-    set_keys, tfoctl,
+    A, B, C, FLEET_PORT, Fleet, VIP, at, filter_input, fingerprint, half_open, key_file, modelled, results, tfoctl,
 };
-use tfo_testbed::{need_netns, need_tool, scratch};
+use tfo_testbed::{need_netns, need_tool, scratch, skip_unless};
 
 /// Enough that four nodes which get a quarter each are all met: one is missed once in 10^12 runs.
 const SAMPLES: &str = "100";
@@ -26,9 +25,7 @@ fn verdicts(results: &[Value]) -> Vec<(&str, u64)> {
 
 #[test]
 fn a_fleet_agrees_is_split_by_one_node_and_agrees_again() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let fleet = Fleet::new(4, A);
     let dir = scratch();
     let keys = key_file(&dir, "keys", &format!("{A},{B}\n"));
@@ -46,12 +43,12 @@ fn a_fleet_agrees_is_split_by_one_node_and_agrees_again() {
     }
 
     // Staged: the backup does not show from outside (docs/kernel.md#cookie), so they still agree.
-    set_keys(&fleet.nodes[1], &format!("{A},{B}"));
+    fleet.nodes[1].set_keys(&format!("{A},{B}"));
     assert_eq!(verdicts(&verify(&fleet, &[]).0), [("agree", 1); 2]);
 
     // One node ahead, one with a key of its own.
-    set_keys(&fleet.nodes[1], &format!("{B},{A}"));
-    set_keys(&fleet.nodes[2], C);
+    fleet.nodes[1].set_keys(&format!("{B},{A}"));
+    fleet.nodes[2].set_keys(C);
     let (split, code) = verify(&fleet, &["--key-file", keys]);
     assert_eq!((verdicts(&split), code), (vec![("split", 3); 2], 1), "{split:?}");
     for result in &split {
@@ -74,7 +71,7 @@ fn a_fleet_agrees_is_split_by_one_node_and_agrees_again() {
     // Nothing is left behind on any node, whichever the balancer sends the RST to.
     assert_eq!(fleet.nodes.iter().map(half_open).collect::<Vec<_>>(), [0; 4]);
     // Linux as a router of IPv6 hashes the flow label if it is not told otherwise.
-    set(&fleet.router, "ipv6/fib_multipath_hash_policy", "0");
+    fleet.router.set("ipv6/fib_multipath_hash_policy", "0");
     let (by_label, _) = results(&fleet.client, &["verify", &at(VIP[1], FLEET_PORT), "--samples", SAMPLES]);
     assert_eq!(verdicts(&by_label), [("split", 3)]);
     assert_eq!(fleet.nodes.iter().map(half_open).collect::<Vec<_>>(), [0; 4]);
@@ -88,7 +85,7 @@ fn a_fleet_agrees_is_split_by_one_node_and_agrees_again() {
     }
 
     for node in &fleet.nodes {
-        set_keys(node, &format!("{B},{A}"));
+        node.set_keys(&format!("{B},{A}"));
     }
     let (healed, code) = verify(&fleet, &["--key-file", keys]);
     assert_eq!((verdicts(&healed), code), (vec![("agree", 1); 2], 0));
@@ -97,23 +94,21 @@ fn a_fleet_agrees_is_split_by_one_node_and_agrees_again() {
 
 #[test]
 fn nodes_without_tfo_or_without_an_answer_are_told() {
-    if !need_netns() || !need_tool("nft") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("nft"));
     let fleet = Fleet::new(3, A);
-    set(&fleet.nodes[0], "ipv4/tcp_fastopen", "1");
+    fleet.nodes[0].set("ipv4/tcp_fastopen", "1");
     let (some_off, code) = verify(&fleet, &[]);
     assert_eq!((verdicts(&some_off), code), (vec![("split", 1); 2], 1));
     assert!(some_off[0]["groups"].as_array().unwrap().iter().any(|group| group["cookie"].is_null()));
     for node in &fleet.nodes {
-        set(node, "ipv4/tcp_fastopen", "1");
+        node.set("ipv4/tcp_fastopen", "1");
     }
     let (off, code) = verify(&fleet, &[]);
     assert_eq!((verdicts(&off), code), (vec![("tfo-off", 0); 2], 1));
 
     // One node swallows everything: the others agree, and it is said that some did not answer.
     for node in &fleet.nodes {
-        set(node, "ipv4/tcp_fastopen", "3");
+        node.set("ipv4/tcp_fastopen", "3");
     }
     filter_input(&fleet.nodes[0], "tcp dport 80 drop;");
     let one = ["verify", &at(VIP[0], FLEET_PORT), "--samples", "24"];
@@ -131,12 +126,10 @@ fn nodes_without_tfo_or_without_an_answer_are_told() {
 
 #[test]
 fn a_balancer_by_source_address_needs_several_sources_and_the_keys() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let fleet = Fleet::new(2, A);
-    set_keys(&fleet.nodes[1], B);
-    set(&fleet.router, "ipv4/fib_multipath_hash_policy", "0");
+    fleet.nodes[1].set_keys(B);
+    fleet.router.set("ipv4/fib_multipath_hash_policy", "0");
     let dir = scratch();
     let keys = key_file(&dir, "keys", A);
     let target = at(VIP[0], FLEET_PORT);
@@ -158,9 +151,7 @@ fn a_balancer_by_source_address_needs_several_sources_and_the_keys() {
 
 #[test]
 fn keys_come_from_stdin_too_and_never_from_the_command_line() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let fleet = Fleet::new(1, A);
     let mut command = tfoctl(&fleet.client, &["verify", &at(VIP[0], FLEET_PORT), "--samples", "5", "--key-file", "-"]);
     let mut child = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();

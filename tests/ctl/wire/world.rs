@@ -10,17 +10,12 @@ use socket2::{Domain, Socket, Type};
 use tfo_model::cookie::Cookie;
 use tfo_model::key_text;
 
-use tfo_testbed::host::KEY_FILE;
-use tfo_testbed::{NetNs, SOON, ip, poll_until};
+use tfo_testbed::cable::{self, KEYS, Running, mac};
+use tfo_testbed::{NetNs, SOON, poll_until};
 
-pub(crate) const A: &str = "13121110-17161514-1b1a1918-1f1e1d1c";
-pub(crate) const B: &str = "deadbeef-00000002-cafef00d-00000004";
-pub(crate) const C: &str = "0badc0de-11111111-22222222-33333333";
-
-pub(crate) const SERVER: [&str; 2] = ["10.77.1.2", "fd77::2"];
-pub(crate) const CLIENT: [&str; 2] = ["10.77.1.1", "fd77::1"];
-/// The client's other addresses.
-pub(crate) const OTHER_CLIENT: [&str; 2] = ["10.77.1.3", "fd77::3"];
+pub(crate) const A: &str = KEYS[0];
+pub(crate) const B: &str = KEYS[1];
+pub(crate) const C: &str = KEYS[2];
 
 /// Bits of `tcp_fastopen`: client and server, for listeners that ask for it.
 const BITS_ASKED: &str = "3";
@@ -33,16 +28,6 @@ const MSG_FASTOPEN: i32 = 0x2000_0000;
 /// `ADDRESS:PORT` as the command line takes it.
 pub(crate) fn at(address: &str, port: u16) -> String {
     SocketAddr::new(address.parse().unwrap(), port).to_string()
-}
-
-/// Sets a sysctl in a namespace.
-pub(crate) fn set(netns: &NetNs, name: &str, value: &str) {
-    netns.run(|| std::fs::write(Path::new("/proc/sys/net").join(name), value)).unwrap();
-}
-
-/// Gives a namespace these keys, as kernel text.
-pub(crate) fn set_keys(netns: &NetNs, text: &str) {
-    netns.run(|| std::fs::write(KEY_FILE, text)).unwrap();
 }
 
 /// Loads nftables rules into a namespace: lines of a chain at the input hook.
@@ -74,23 +59,6 @@ pub(crate) fn key_file(dir: &tempfile::TempDir, name: &str, content: &str) -> Pa
     path
 }
 
-/// Addresses work at once, link-local ones too.
-fn no_dad(netns: &NetNs) {
-    for interfaces in ["all", "default"] {
-        set(netns, &format!("ipv6/conf/{interfaces}/accept_dad"), "0");
-    }
-}
-
-/// Link address of one end, known beforehand.
-fn mac(number: usize, end: u8) -> String {
-    format!("02:00:00:00:{number:02x}:{end:02x}")
-}
-
-/// A neighbour that need not be asked for: on a busy machine that can take longer than a SYN waits (docs/kernel.md#a-fleet-under-rotation).
-fn neighbour(netns: &NetNs, address: &str, mac: &str, interface: &str) {
-    ip(&format!("-n {} neigh replace {address} lladdr {mac} dev {interface} nud permanent", netns.name()));
-}
-
 /// Two hosts and the cable between them.
 pub(crate) struct Cable {
     pub(crate) client: NetNs,
@@ -100,36 +68,11 @@ pub(crate) struct Cable {
 impl Cable {
     pub(crate) fn new() -> Self {
         let (client, server) = (NetNs::new(), NetNs::new());
+        cable::connect(&client, &server);
         for netns in [&client, &server] {
-            no_dad(netns);
+            netns.set("ipv4/tcp_fastopen", BITS_ASKED);
         }
-        let [ours, theirs] = [mac(0, 1), mac(0, 2)];
-        ip(&format!(
-            "-n {} link add cable address {ours} type veth peer name cable address {theirs} netns {}",
-            client.name(),
-            server.name()
-        ));
-        let ends = [(&client, CLIENT), (&client, OTHER_CLIENT), (&server, SERVER)];
-        for (netns, [v4, v6]) in ends {
-            ip(&format!("-n {} addr add {v4}/24 dev cable", netns.name()));
-            // Deprecated: not what the kernel chooses by itself.
-            let lifetime = if v6 == OTHER_CLIENT[1] { " preferred_lft 0" } else { "" };
-            ip(&format!("-n {} addr add {v6}/64 dev cable nodad{lifetime}", netns.name()));
-        }
-        for netns in [&client, &server] {
-            ip(&format!("-n {} link set cable up", netns.name()));
-            set(netns, "ipv4/tcp_fastopen", BITS_ASKED);
-            // Loss on purpose must not switch the client off.
-            set(netns, "ipv4/tcp_fastopen_blackhole_timeout_sec", "0");
-        }
-        for (netns, [v4, v6], mac) in
-            [(&client, SERVER, &theirs), (&server, CLIENT, &ours), (&server, OTHER_CLIENT, &ours)]
-        {
-            for address in [v4, v6] {
-                neighbour(netns, address, mac, "cable");
-            }
-        }
-        set_keys(&server, A);
+        server.set_keys(A);
         Self { client, server }
     }
 
@@ -205,33 +148,16 @@ pub(crate) fn half_open(netns: &NetNs) -> usize {
     output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count()
 }
 
-/// A program that runs in a namespace until it is dropped.
-pub(crate) struct Running(pub(crate) Child);
-
-impl Running {
-    /// Waits until something listens on this port there.
-    pub(crate) fn serving(child: Child, netns: &NetNs, port: u16) -> Self {
-        let mut running = Self(child);
-        let listens = || {
-            assert_eq!(running.0.try_wait().unwrap(), None, "the server has ended");
-            let output = netns.command("ss").args(["-Hltn", &format!("sport = :{port}")]).output().unwrap();
-            !output.stdout.is_empty()
-        };
-        assert!(poll_until(SOON, listens), "nothing listens on {port}");
-        running
-    }
-
-    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_raw(self.0.id().try_into().unwrap()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
+/// Waits until something listens on this port of a namespace; the child is to do that.
+pub(crate) fn serving(child: Child, netns: &NetNs, port: u16) -> Running {
+    let mut running = Running(child);
+    let listens = || {
+        assert_eq!(running.0.try_wait().unwrap(), None, "the server has ended");
+        let output = netns.command("ss").args(["-Hltn", &format!("sport = :{port}")]).output().unwrap();
+        !output.stdout.is_empty()
+    };
+    assert!(poll_until(SOON, listens), "nothing listens on {port}");
+    running
 }
 
 /// The address that all nodes of a [`Fleet`] share.
@@ -251,51 +177,51 @@ impl Fleet {
     pub(crate) fn new(nodes: usize, keys: &str) -> Self {
         let (client, router) = (NetNs::new(), NetNs::new());
         let nodes: Vec<NetNs> = (0..nodes).map(|_| NetNs::new()).collect();
-        no_dad(&router);
+        router.no_dad();
         for (name, value) in [
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
             ("ipv4/fib_multipath_hash_policy", "1"),
             ("ipv6/fib_multipath_hash_policy", "1"),
         ] {
-            set(&router, name, value);
+            router.set(name, value);
         }
         let hosts = nodes.iter().map(|node| (node, 20)).chain([(&client, 30)]);
         for (number, (netns, net)) in (1..).zip(hosts) {
-            let (inside, outside) = (netns.name(), router.name());
             let [ours, theirs] = [mac(number, 1), mac(number, 2)];
-            no_dad(netns);
-            ip(&format!(
-                "-n {outside} link add p{number} address {ours} type veth peer name eth0 address {theirs} netns {inside}"
+            let port = format!("p{number}");
+            netns.no_dad();
+            let inside = netns.name();
+            router.ip(&format!(
+                "link add {port} address {ours} type veth peer name eth0 address {theirs} netns {inside}"
             ));
-            ip(&format!("-n {outside} addr add 10.{net}.{number}.1/24 dev p{number}"));
-            ip(&format!("-n {outside} addr add fd{net}:{number}::1/64 dev p{number} nodad"));
-            ip(&format!("-n {outside} link set p{number} up"));
+            router.ip(&format!("addr add 10.{net}.{number}.1/24 dev {port}"));
+            router.ip(&format!("addr add fd{net}:{number}::1/64 dev {port} nodad"));
+            router.ip(&format!("link set {port} up"));
             for host in if net == 30 { 2..18 } else { 2..3 } {
-                ip(&format!("-n {inside} addr add 10.{net}.{number}.{host}/24 dev eth0"));
+                let (v4, v6) = (format!("10.{net}.{number}.{host}"), format!("fd{net}:{number}::{host}"));
+                netns.ip(&format!("addr add {v4}/24 dev eth0"));
                 let lifetime = if host == 2 { "" } else { " preferred_lft 0" };
-                ip(&format!("-n {inside} addr add fd{net}:{number}::{host}/64 dev eth0 nodad{lifetime}"));
+                netns.ip(&format!("addr add {v6}/64 dev eth0 nodad{lifetime}"));
+                router.neighbour(&v4, &theirs, &port);
+                router.neighbour(&v6, &theirs, &port);
             }
-            ip(&format!("-n {inside} link set eth0 up"));
-            for host in if net == 30 { 2..18 } else { 2..3 } {
-                neighbour(&router, &format!("10.{net}.{number}.{host}"), &theirs, &format!("p{number}"));
-                neighbour(&router, &format!("fd{net}:{number}::{host}"), &theirs, &format!("p{number}"));
+            netns.ip("link set eth0 up");
+            for via in [format!("10.{net}.{number}.1"), format!("fd{net}:{number}::1")] {
+                netns.neighbour(&via, &ours, "eth0");
+                netns.ip(&format!("route add default via {via}"));
             }
-            neighbour(netns, &format!("10.{net}.{number}.1"), &ours, "eth0");
-            neighbour(netns, &format!("fd{net}:{number}::1"), &ours, "eth0");
-            ip(&format!("-n {inside} route add default via 10.{net}.{number}.1"));
-            ip(&format!("-n {inside} route add default via fd{net}:{number}::1"));
         }
         let hop = |via: &dyn Fn(usize) -> String| -> String {
             (1..=nodes.len()).map(|number| format!(" nexthop via {} dev p{number}", via(number))).collect()
         };
-        ip(&format!("-n {} route add {}/32{}", router.name(), VIP[0], hop(&|n| format!("10.20.{n}.2"))));
-        ip(&format!("-n {} route add {}/128{}", router.name(), VIP[1], hop(&|n| format!("fd20:{n}::2"))));
+        router.ip(&format!("route add {}/32{}", VIP[0], hop(&|n| format!("10.20.{n}.2"))));
+        router.ip(&format!("route add {}/128{}", VIP[1], hop(&|n| format!("fd20:{n}::2"))));
         let mut listeners = Vec::new();
         for node in &nodes {
-            ip(&format!("-n {} addr add {}/32 dev lo", node.name(), VIP[0]));
-            ip(&format!("-n {} addr add {}/128 dev lo nodad", node.name(), VIP[1]));
-            set_keys(node, keys);
+            node.ip(&format!("addr add {}/32 dev lo", VIP[0]));
+            node.ip(&format!("addr add {}/128 dev lo nodad", VIP[1]));
+            node.set_keys(keys);
             listeners.push(listen(node, FLEET_PORT, true));
         }
         Self { client, router, nodes, _listeners: listeners }

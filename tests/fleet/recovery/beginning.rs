@@ -5,7 +5,7 @@ use serde_json::json;
 use super::watch::Watch;
 use tfo_testbed::config::fast;
 use tfo_testbed::fleet::{Fleet, node};
-use tfo_testbed::need_netns;
+use tfo_testbed::{need_netns, skip_unless};
 
 /// Kernel text of a key, and its fingerprint by Python's hashlib: sha256(b"tfo-fleet/v1/fingerprint" + raw)[:8].
 const KEY: &str = "7a0c91e3-55d1f0b8-19c64e2f-8d3ba670";
@@ -23,9 +23,7 @@ fn shared(count: usize) -> Fleet {
 
 #[test]
 fn a_static_key_is_migrated() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut fleet = shared(3);
     let watch = Watch::over(&fleet.hosts);
     fleet.serve();
@@ -49,9 +47,7 @@ fn a_static_key_is_migrated() {
 
 #[test]
 fn an_empty_pool_gets_its_first_key() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut fleet = Fleet::new(3, &fast(3));
     fleet.serve();
     (0..2).for_each(|number| fleet.start_agent(number));
@@ -80,9 +76,7 @@ fn an_empty_pool_gets_its_first_key() {
 
 #[test]
 fn nine_of_ten_agents_are_deployed() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut fleet = Fleet::new(10, &fast(10).replace("\"1d\"", "\"10s\""));
     fleet.serve();
     (0..9).for_each(|number| fleet.start_agent(number));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::watch::Watch;
 use tfo_testbed::PATIENCE;
 use tfo_testbed::fleet::{Fleet, node};
-use tfo_testbed::{need_netns, poll_until};
+use tfo_testbed::{need_netns, poll_until, skip_unless};
 
 /// Both authorities one after the other, as `cat` does it.
 fn bundle(fleet: &Fleet, name: &str) -> Vec<u8> {
@@ -29,9 +29,7 @@ fn until_taken(fleet: &Fleet, pki: &str, code: i32, back: &str) {
 
 #[test]
 fn the_ca_is_replaced_while_rotations_go_on() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let fleet = Fleet::steady(3);
     let watch = Watch::over(&fleet.hosts);
     fleet.pki(&["init", "--dir", "pki2"]);
@@ -64,9 +62,7 @@ fn the_ca_is_replaced_while_rotations_go_on() {
 
 #[test]
 fn a_node_is_installed_anew_under_its_name() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut fleet = Fleet::steady(3);
     let watch = Watch::over(&fleet.hosts[..2]);
     fleet.daemons[2] = None;
@@ -96,9 +92,7 @@ fn a_node_is_installed_anew_under_its_name() {
 
 #[test]
 fn a_leaked_key_is_driven_out_with_its_node() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let fleet = Fleet::steady(3);
     let leaked = fleet.rotate();
     let watch = Watch::over(&fleet.hosts[..2]);

@@ -13,7 +13,7 @@ use super::watch::Watch;
 use tfo_testbed::PATIENCE;
 use tfo_testbed::fleet::{Fleet, text};
 use tfo_testbed::secrets::Secrets;
-use tfo_testbed::{full, need_netns, need_tool, poll_until};
+use tfo_testbed::{full, need_netns, need_tool, poll_until, skip_unless};
 
 /// Bytes of a key that may appear in a row by chance: fewer than this.  Much is searched for many keys here, some of it
 /// sealed, so four bytes would be found somewhere.
@@ -144,9 +144,7 @@ fn kill_once(fleet: &mut Fleet, place: &str, delay: Duration) -> String {
 
 #[test]
 fn a_rotation_ends_as_if_nothing_had_happened_and_shows_no_key() {
-    if !need_netns() || !need_tool("curl") {
-        return;
-    }
+    skip_unless!(need_netns() && need_tool("curl"));
     the_search_finds_what_is_planted();
     let mut fleet = Fleet::steady(3);
     let watch = Watch::over(&fleet.hosts);

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::watch::Watch;
 use tfo_testbed::PATIENCE;
 use tfo_testbed::fleet::Fleet;
-use tfo_testbed::{need_netns, poll_until};
+use tfo_testbed::{need_netns, poll_until, skip_unless};
 
 /// Copies the database of a coordinator that is stopped.
 fn back_up(fleet: &Fleet, to: &str) {
@@ -23,9 +23,7 @@ fn move_away(fleet: &Fleet) {
 
 #[test]
 fn yesterdays_database_is_put_back() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut fleet = Fleet::steady(3);
     let watch = Watch::over(&fleet.hosts);
     fleet.stop();
@@ -61,9 +59,7 @@ fn yesterdays_database_is_put_back() {
 
 #[test]
 fn a_sealed_backup_is_restored_on_another_host() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut fleet = Fleet::steady(2);
     let watch = Watch::over(&fleet.hosts);
     // While it serves.
@@ -115,9 +111,7 @@ fn bring_over(fleet: &mut Fleet) {
 
 #[test]
 fn the_database_is_lost_altogether() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut fleet = Fleet::steady(3);
     fleet.rotate();
     let watch = Watch::over(&fleet.hosts);
@@ -130,9 +124,7 @@ fn the_database_is_lost_altogether() {
 
 #[test]
 fn the_key_encryption_key_is_lost() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let mut fleet = Fleet::steady(2);
     let watch = Watch::over(&fleet.hosts);
     let held = fleet.rotate();

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use tfo_testbed::PATIENCE;
 use tfo_testbed::config::fast;
 use tfo_testbed::fleet::Fleet;
-use tfo_testbed::{need_netns, poll_until, transcript};
+use tfo_testbed::{need_netns, poll_until, skip_unless, transcript};
 
 /// The page.
 const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
@@ -38,9 +38,7 @@ fn run_all(shown: &str) -> String {
 
 #[test]
 fn the_tutorial_shows_what_is_printed() {
-    if !need_netns() {
-        return;
-    }
+    skip_unless!(need_netns());
     let shown = transcript::below(TUTORIAL, SECTION);
     let said = run_all(shown);
     assert_eq!(transcript::plain(shown), transcript::plain(&said), "as it printed now:\n{said}");

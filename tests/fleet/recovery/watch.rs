@@ -103,9 +103,7 @@ impl Seen {
 
 #[test]
 fn the_watch_sees_a_rift_and_nothing_else() {
-    if !tfo_testbed::need_netns() {
-        return;
-    }
+    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
     let hosts = [DaemonHost::new(), DaemonHost::new()];
     let key = tfo_testbed::daemon::key_text;
     let set = |first: &str, second: &str| {

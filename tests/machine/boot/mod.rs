@@ -1,20 +1,17 @@
 //! A real systemd boots our units with the real programs: who is first, the watchdog, the reload, the timer, the sandbox;
 //! and a fleet from the packages alone.
 //!
-//! Each test boots machines of its own (`support/machine.rs`), about half a second each.
+//! Each test boots machines of its own (`tfo_testbed::machine`), about half a second each.
 
 mod site;
 mod transcript;
 
 use std::path::Path;
-use std::process::Output;
 
+use tfo_testbed::host::{KEY_FILE, UNSET, said as told};
 use tfo_testbed::machine::{Image, Machine, need_machine};
 use tfo_testbed::package::{Packages, need_packages, unpacked};
-use tfo_testbed::{SOON, poll_until};
-
-/// The kernel's key file, in the network namespace of whoever reads it.
-const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
+use tfo_testbed::{SOON, poll_until, skip_unless};
 
 /// Where the agent persists the key.
 const SYSCTL_FILE: &str = "/etc/sysctl.d/50-tcp_fastopen_key.conf";
@@ -31,9 +28,6 @@ interval   = "7d"
 stage_lead = "1h"
 algorithm  = "hkdf-sha256"
 "#;
-
-/// The kernel's text of an unset key.
-const UNSET: &str = "00000000-00000000-00000000-00000000";
 
 /// True, with the packages, where a machine can be booted and packages can be packed; otherwise skips.
 #[track_caller]
@@ -89,16 +83,9 @@ fn persisted_by_the_agent(packages: &Packages) -> String {
     machine.read(SYSCTL_FILE)
 }
 
-/// Both streams of a command, for an assertion's message.
-fn told(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
 #[test]
 fn a_machine_shares_nothing_dangerous_and_dies_with_its_owner() {
-    if !need_machine() {
-        return;
-    }
+    skip_unless!(need_machine());
     let machine = Image::new().boot();
     for of in ["/proc/1/status", "/proc/self/status"] {
         let status = machine.run(&["cat", of]);
@@ -132,9 +119,7 @@ fn a_machine_shares_nothing_dangerous_and_dies_with_its_owner() {
 #[test]
 fn a_persisted_key_is_there_before_the_first_listener() {
     let Some(packages) = need() else { return };
-    if !tfo_testbed::need_tool("python3") {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_tool("python3"));
     let file = persisted_by_the_agent(packages);
     let key = persisted_key(&file);
     // As early as an ordinary unit can be, and before the agent: only the persisted file can help this one.
@@ -166,9 +151,7 @@ fn a_persisted_key_is_there_before_the_first_listener() {
 #[test]
 fn a_listener_after_the_agent_has_the_key_without_a_persisted_file() {
     let Some(packages) = need() else { return };
-    if !tfo_testbed::need_tool("python3") {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_tool("python3"));
     // One of the names in the agent's Before=, at the first boot of all.
     let image =
         listener(installed(packages), "nginx", "Description=a well-known server").enable("nginx").enable("tfo-agent");
@@ -251,7 +234,7 @@ fn a_reload_takes_a_good_config_and_refuses_a_broken_one() {
     assert!(!reload.status.success(), "a broken config was taken");
     // systemctl prints no text of the service: it names the place where the reason is.
     assert!(told(&reload).contains("See \"systemctl status tfo-agent.service\""), "{}", told(&reload));
-    let refused = "reload refused: /etc/tfo-fleet/agent.toml:3: source.kind: there is no source \"derived\"; \
+    let refused = "reload refused: /etc/tfo-fleet/agent.toml:3: source.kind: unknown source \"derived\"; \
                    keeping the old configuration; primary ";
     assert!(
         poll_until(SOON, || machine.property("tfo-agent", "StatusText").starts_with(refused)),
@@ -435,9 +418,7 @@ fn other_namespaces_take_the_example_drop_in() {
 #[test]
 fn the_sandbox_lets_the_agent_do_its_work_and_nothing_else() {
     let Some(packages) = need() else { return };
-    if !tfo_testbed::need_tool("python3") {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_tool("python3"));
     let machine = with_probe(installed(packages)).boot();
     for unit in ["tfo-agent.service", "tfo-agent-once.service"] {
         let (done, told) = probed(&machine, unit, "agent");

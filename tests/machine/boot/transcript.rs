@@ -6,7 +6,7 @@ use super::site::Site;
 use super::{KEY_FILE, UNSET, need, probed, told};
 use tfo_testbed::machine::Machine;
 use tfo_testbed::package::Packages;
-use tfo_testbed::{SOON, poll_until, transcript};
+use tfo_testbed::{SOON, poll_until, skip_unless, transcript};
 
 /// The page.
 const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
@@ -61,9 +61,7 @@ fn nodes(site: &Site) -> Vec<serde_json::Value> {
 #[test]
 fn a_fleet_comes_from_packages_and_rotates_as_the_tutorial_shows() {
     let Some(packages) = need() else { return };
-    if !tfo_testbed::need_tool("python3") {
-        return;
-    }
+    skip_unless!(tfo_testbed::need_tool("python3"));
     let shown = transcript::below(TUTORIAL, SECTION);
     let site = from_packages_to_rotated(packages, shown);
     let center = site.on("tfo1");

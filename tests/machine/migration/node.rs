@@ -4,14 +4,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use tfo_testbed::agent_path;
+use tfo_testbed::host::KEY_FILE;
 use tfo_testbed::levers::{DIRECTORY, Ended, Fleet};
-
-const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
 
 /// Makes the node's own /etc and `systemctl`; `@` stands for the repository.
 const PREPARE: &str = "
 mkdir -p etc changed work bin run
-cp @/tests/migration/systemctl.py bin/systemctl
+cp @/tests/machine/migration/systemctl.py bin/systemctl
 chmod 755 bin/systemctl
 mount -t overlay node -o lowerdir=/etc,upperdir=changed,workdir=work etc
 mkdir -p etc/tfo-fleet etc/systemd/system /run/tfo-agent

@@ -90,7 +90,7 @@ fn clean_up(fleet: &mut Fleet, steps: &str, removable_at: u64) {
     assert!(poll_until(CHANGE, || clock::now().secs() > removable_at));
     let (_, said) = try_to_type(fleet, 1, "tfo-agent check");
     assert!(
-        said.contains(&format!("the entries above it may go after {}", UnixTime::from_secs(removable_at))),
+        said.contains(&format!("the entries above it may be removed after {}", UnixTime::from_secs(removable_at))),
         "{said}"
     );
     let config = without_the_static_key(steps);

@@ -19,6 +19,7 @@ use tfo_model::key::PairPrint;
 use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint, SlotPrints};
 use tfo_model::time::UnixTime;
+use tfo_testbed::random::Dice;
 
 /// Seconds for each target, usually and with `--full`.
 const SECONDS: u64 = 2;
@@ -30,56 +31,39 @@ const INPUT_BYTES_MAX: usize = 16_384;
 /// Inputs that are kept because they ended in a new way: a bound.
 const KEPT_MAX: usize = 4096;
 
-/// SplitMix64 (Steele, Lea, Flood 2014): small, seeded, good enough.
-struct Random(u64);
+/// A byte that readers are sensitive to, as often as any.
+fn byte(dice: &mut Dice) -> u8 {
+    const EDGES: [u8; 16] = [0, 1, 2, 4, 5, 6, 15, 16, 32, 34, 44, 64, 127, 128, 254, 255];
+    let byte = dice.next().to_le_bytes()[0];
+    if byte & 1 == 0 { EDGES[usize::from(byte >> 4)] } else { dice.next().to_le_bytes()[3] }
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Below `end`, which is not 0.
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(end).unwrap()).unwrap()
-    }
-
-    fn byte(&mut self) -> u8 {
-        const EDGES: [u8; 16] = [0, 1, 2, 4, 5, 6, 15, 16, 32, 34, 44, 64, 127, 128, 254, 255];
-        let byte = self.next().to_le_bytes()[0];
-        if byte & 1 == 0 { EDGES[usize::from(byte >> 4)] } else { self.next().to_le_bytes()[3] }
-    }
-
-    fn range(&mut self, length: usize) -> std::ops::Range<usize> {
-        let start = self.below(length + 1);
-        start..start + self.below((length - start).min(64) + 1)
-    }
+fn range(dice: &mut Dice, length: usize) -> std::ops::Range<usize> {
+    let start = dice.index(length + 1);
+    start..start + dice.index((length - start).min(64) + 1)
 }
 
 /// One to eight small changes.
-fn mutate(random: &mut Random, input: &mut Vec<u8>, others: &[Vec<u8>]) {
-    for _ in 0..=random.below(8) {
+fn mutate(dice: &mut Dice, input: &mut Vec<u8>, others: &[Vec<u8>]) {
+    for _ in 0..=dice.index(8) {
         let length = input.len();
-        match random.below(9) {
-            0 | 1 if length > 0 => input[random.below(length)] ^= 1 << random.below(8),
-            2 | 3 if length > 0 => input[random.below(length)] = random.byte(),
-            4 => input.truncate(random.below(length + 1)),
-            5 => drop(input.drain(random.range(length))),
+        match dice.index(9) {
+            0 | 1 if length > 0 => input[dice.index(length)] ^= 1 << dice.index(8),
+            2 | 3 if length > 0 => input[dice.index(length)] = byte(dice),
+            4 => input.truncate(dice.index(length + 1)),
+            5 => drop(input.drain(range(dice, length))),
             6 => {
-                let (copy, at) = (input[random.range(length)].to_vec(), random.below(length + 1));
+                let (copy, at) = (input[range(dice, length)].to_vec(), dice.index(length + 1));
                 input.splice(at..at, copy);
             }
             7 => {
-                let other = &others[random.below(others.len())];
-                let (piece, place) = (other[random.range(other.len())].to_vec(), random.range(length));
+                let other = &others[dice.index(others.len())];
+                let (piece, place) = (other[range(dice, other.len())].to_vec(), range(dice, length));
                 input.splice(place, piece);
             }
             _ => {
-                let at = random.below(length + 1);
-                let fresh: Vec<u8> = (0..random.below(8)).map(|_| random.byte()).collect();
+                let at = dice.index(length + 1);
+                let fresh: Vec<u8> = (0..dice.index(8)).map(|_| byte(dice)).collect();
                 input.splice(at..at, fresh);
             }
         }
@@ -109,10 +93,10 @@ fn fuzz(name: &str, more: Vec<Vec<u8>>, target: impl Fn(&[u8]) -> u64) {
         })
     };
     let mut seen: HashSet<u64> = corpus.iter().map(|input| run(input)).collect();
-    let (started, mut random, mut runs) = (tfo_testbed::now(), Random(seed), 0_u64);
+    let (started, mut dice, mut runs) = (tfo_testbed::now(), Dice::new(seed), 0_u64);
     while started.elapsed() < Duration::from_secs(seconds) {
-        let mut input = corpus[random.below(corpus.len())].clone();
-        mutate(&mut random, &mut input, &corpus);
+        let mut input = corpus[dice.index(corpus.len())].clone();
+        mutate(&mut dice, &mut input, &corpus);
         if seen.insert(run(&input)) && corpus.len() < KEPT_MAX {
             corpus.push(input);
         }
@@ -166,9 +150,8 @@ fn a_coordinators_answer() {
 
 #[test]
 fn our_file_in_sysctl_d() {
-    // In memory, if there is such a place: each input is a file.
-    let dir =
-        tempfile::Builder::new().prefix("tfo-test-").tempdir_in("/dev/shm").unwrap_or_else(|_| tfo_testbed::scratch());
+    // Each input is a file.
+    let dir = tfo_testbed::scratch_in_memory();
     let place = dir.path().join("50-tcp_fastopen_key.conf");
     // As the agent writes it: with and without what may be missing.
     let texts = [

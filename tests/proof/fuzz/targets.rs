@@ -4,7 +4,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
-use tfo_agent::source::Told;
+use tfo_agent::contact::Instructed;
 use tfo_crypto::fingerprint::pair_print;
 use tfo_ctl::host::link::Link;
 use tfo_ctl::host::packet::Packet;
@@ -120,7 +120,7 @@ pub(crate) fn sync_request(bytes: &[u8]) -> u64 {
 /// A coordinator's answer: what an agent takes for told fits itself.
 pub(crate) fn sync_answer(bytes: &[u8]) -> u64 {
     match serde_json::from_slice::<SyncAnswer>(bytes) {
-        Ok(answer) => match Told::of(&answer, &answer.pool) {
+        Ok(answer) => match Instructed::of(&answer, &answer.pool) {
             Ok(told) => {
                 assert_eq!(told.instruction.slots.primary.fingerprint, answer.primary.fingerprint);
                 assert_eq!(told.instruction.slots.backup.is_some(), answer.backup.is_some());

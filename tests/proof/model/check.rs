@@ -235,7 +235,7 @@ fn one_slot() -> World {
     one_coordinator(world)
 }
 
-/// A store that goes back under so many running coordinators; a joiner is there to be told lost history.
+/// A store that goes back under so many running coordinators; a joiner is there to receive lost history.
 fn goes_back_live(coordinators: usize) -> World {
     let mut world = World::steady(1, 1, &[]);
     world.budget = Budget { stages: 2, live_restores: 1, ..NONE };
@@ -281,7 +281,7 @@ fn operators_at_any_moment() {
     holds("operators", one_coordinator(ordering(world, or_every(&ALL_OPS))), &told_apart(2), Pinned::Complete(90_000));
 }
 
-/// Who takes nodes out for good, or drives keys out because of one.
+/// Commands that take nodes out for good, or drive keys out because of one.
 #[test]
 fn nodes_are_denied() {
     let orders =
@@ -316,7 +316,7 @@ fn first_key_of_a_fleet() {
     holds("first key", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(90_000));
 }
 
-/// What the pool was told once and could not install, it installs later.
+/// An instruction that could not be installed at once is installed later.
 #[test]
 fn files_cannot_be_written_for_a_while() {
     let world = small(Budget { failures: 2, restarts: 1, late: 1, ..NONE });
@@ -328,17 +328,17 @@ fn taken_out_and_restored(orders: &[Op]) -> World {
     one_coordinator(ordering(small(Budget { restores: 1, orders: 1, late, ..NONE }), orders))
 }
 
-/// A restore brings back the records of nodes that an operator had taken out.  That is no admission: a node that was not
-/// covered is covered again from the first install of what it is told after the restore.
+/// A restore brings back the records of nodes that an operator had taken out.  That does not admit them: a node that was not
+/// covered is covered again from the first install of an instruction that it gets after the restore.
 #[test]
 fn database_restored_under_nodes_that_were_taken_out() {
     let world = taken_out_and_restored(&[Op::Forget(1), Op::Exclude(1), Op::Deny(1)]);
     holds("restored, taken out", world, &told_apart(2), Pinned::Complete(94_000));
 }
 
-/// The known limit (engine/rollout/mod.rs; docs/how-to/pool_frozen.md: after a restore repeat forget, deny, exclude).  Whoever takes the restored
-/// record for an admission takes the node's old answer, still under way when the store went back, for its first install,
-/// and that breaks the invariant: the pool had moved two phases without it.
+/// The known limit (engine/rollout/mod.rs; docs/how-to/pool_frozen.md: after a restore repeat forget, deny, exclude).
+/// If the restored record counted as an admission, the node's old answer, still in flight when the store went back, would
+/// count as its first install, and that breaks the invariant: the pool had moved two phases without it.
 #[test]
 fn known_limit_a_restore_undoes_a_forget() {
     let world = World { restore_admits: true, ..taken_out_and_restored(&[Op::Forget(1)]) };

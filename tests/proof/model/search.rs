@@ -9,8 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
-use tfo_engine::rollout::document::{Instruction, PoolKey, Slots, Snapshot, Stage};
-use tfo_engine::rollout::record::{Fence, Report};
+use tfo_engine::rollout::document::{Snapshot, Stage};
+use tfo_engine::rollout::record::Report;
+use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_model::count::Generation;
 
 use super::step::Event;
@@ -174,7 +175,7 @@ impl Encoder<'_> {
             match snapshot.nodes.get(&self.world.ids[*n]) {
                 None => self.put(u64::MAX),
                 Some(record) => {
-                    record.standing.hash(&mut self.hasher);
+                    record.membership.hash(&mut self.hasher);
                     self.put(record.session.map_or(0, |session| session.nonce));
                     self.session(*n, record.session.map_or(0, |session| session.ordinal));
                     if let Some(report) = &record.report {
@@ -236,7 +237,7 @@ impl Encoder<'_> {
             }
             if let Some(looked) = &coordinator.looked {
                 self.counts(looked);
-                let heard = coordinator.life.presence(looked).heard;
+                let heard = coordinator.life.presence(looked).seen;
                 for n in self.order {
                     self.put(u64::from(heard.contains(&world.ids[*n])));
                     self.put(u64::from(looked.nodes.contains_key(&world.ids[*n])));

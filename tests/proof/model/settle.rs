@@ -3,11 +3,11 @@
 
 use super::step::Event;
 use super::world::{Op, World};
-use tfo_engine::convergence::{Barrier, conflict};
+use tfo_engine::rollout::barrier::{Barrier, conflict};
 use tfo_engine::rollout::document::Stage;
 use tfo_engine::rollout::record::NodeRecord;
 
-/// Rounds in which everybody does everything once; a rotation takes about ten.
+/// Rounds in which every node and coordinator does everything once; a rotation takes about ten.
 const ROUNDS_MAX: usize = 60;
 
 /// Whether the world comes to rest with every node admitted and converged, and then makes one whole rotation.

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tfo_engine::convergence::{Barrier, Life, Presence, Serving, conflict, recoverable};
-use tfo_engine::fence::{AnswerRefused, Ask, Readiness};
-use tfo_engine::rollout::document::{Action as Audit, Actor, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage};
-use tfo_engine::rollout::input::{Command, Force, Input, Now, Order, RevokeKeys, Step};
-use tfo_engine::rollout::record::{Exclusion, Fence, Installed, NodeRecord, SlotCount, Standing};
+use tfo_engine::fence::{AnswerRefused, Ask, PoolAnswer, Readiness};
+use tfo_engine::rollout::barrier::{Barrier, conflict, recoverable};
+use tfo_engine::rollout::document::{Action as Audit, Actor, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, RevokeKeys, Step};
+use tfo_engine::rollout::presence::{Life, Presence};
+use tfo_engine::rollout::record::{Exclusion, Installed, Membership, NodeRecord, SlotCount};
+use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer as Reply_, Recording, SyncRefused, answer, record};
 use tfo_engine::rollout::{handle, wave};
 use tfo_model::count::{Generation, Revision};
@@ -19,7 +21,7 @@ use super::world::{
     Answer, Off, Op, Reply, Request, World, fingerprint, is_held_for_nodes, link, number, plain, policy, pool_id,
 };
 
-/// What the agents are told in every answer, and how long they ask before they serve by their file.  Time stands still
+/// `absent_after` of every answer, and how long agents ask before they serve by their file.  Time stands still
 /// in the model, and both are over: the worst that can be.
 const ABSENT_AFTER: Duration = Duration::from_secs(60);
 const START_TIMEOUT: Duration = Duration::ZERO;
@@ -33,7 +35,7 @@ const AFTER: UnixTime = UnixTime::from_secs(1_000_000_000);
 pub(crate) enum Event {
     /// A node sends a sync, and a coordinator gets it.  What the node sent before is given up, unless it said the same.
     ///
-    /// A request that is delivered later says what a later one would say, as long as it is outstanding.
+    /// A request that is delivered later is equal to a later one, as long as it is outstanding.
     Sync {
         node: u8,
         exclusion_ended: bool,
@@ -51,9 +53,9 @@ pub(crate) enum Event {
     Take(u8),
     /// The same, and the agent crashes between file and kernel.
     TakeAndCrash(u8),
-    /// The file cannot be written, and the agent goes on: only with the rule off.
+    /// The file cannot be written, and the agent continues: only with the rule off.
     FileFails(u8),
-    /// The file cannot be written: what was told stays pending ...
+    /// The file cannot be written: the instruction stays pending ...
     TakeInVain(u8),
     /// ... and is tried again before a next request.
     TryAgain(u8),
@@ -144,8 +146,8 @@ impl World {
 
     /// Whether the coordinator has seen something that this backup lacks.
     ///
-    /// The assumption of a store that goes back under a running coordinator: whoever has not looked for so long that it
-    /// saw nothing of what is lost begins a new life anyway.
+    /// The assumption of a store that goes back under a running coordinator: one that has not looked for so long that
+    /// it saw nothing of what is lost begins a new life anyway.
     fn saw_more(&self, c: usize, backup: &Snapshot) -> bool {
         let Some(looked) = &self.coordinators[c].looked else { return false };
         let syncs = |snapshot: &Snapshot, id| snapshot.nodes.get(id).map_or(0, |record| record.syncs);
@@ -154,8 +156,8 @@ impl World {
     }
 
     fn is_excluded_for_a_time(&self, n: usize) -> bool {
-        let standing = self.store.nodes.get(&self.ids[n]).map(|record| record.standing);
-        matches!(standing, Some(Standing::Excluded(Exclusion::Operator { .. })))
+        let standing = self.store.nodes.get(&self.ids[n]).map(|record| record.membership);
+        matches!(standing, Some(Membership::Excluded(Exclusion::Operator { .. })))
     }
 
     fn node_events(&self, events: &mut Vec<Event>) {
@@ -187,7 +189,7 @@ impl World {
             if self.budget.moves > 0 && self.coordinators.len() > 1 {
                 events.push(Event::MoveToOther(n));
             }
-            let is_excluded = self.store.nodes.get(id).is_some_and(|r| r.standing != Standing::Admitted);
+            let is_excluded = self.store.nodes.get(id).is_some_and(|r| r.membership != Membership::Admitted);
             if self.is_off(Off::ReturnByAdmission) && is_excluded {
                 events.push(Event::EndExclusion(n));
             }
@@ -344,13 +346,13 @@ impl World {
         Request { node: n, to: self.nodes[n].coordinator, ask, sync }
     }
 
-    /// Whether this agent waits for the answer to it: numbers begin anew with every run, and no session lives in two.
+    /// Whether this agent waits for the answer to it: numbers start again with every run, and no session lives in two.
     pub(crate) fn is_outstanding(&self, n: usize, ask: &Ask) -> bool {
         let link = &self.nodes[n].link;
         link.session() == ask.session && link.outstanding() == Some(ask.request)
     }
 
-    /// The agent refuses the answer to a request that is outstanding no more, so there is no need to keep it.
+    /// The agent refuses the answer to a request that is no longer outstanding, so there is no need to keep it.
     fn drop_dead_answers(&mut self, n: usize) {
         if !self.is_off(Off::OwnAnswerOnly) {
             let answers = std::mem::take(&mut self.answers);
@@ -378,7 +380,9 @@ impl World {
         let result = match &taken.reply {
             Reply::SessionClosed(open) => link.session_closed(id, *open, image, Duration::ZERO).map(|()| None),
             Reply::Tell(told) => {
-                let taken = link.answered(id, &self.store.document.pool_id, told, (Duration::ZERO, ABSENT_AFTER));
+                let pool_id = self.store.document.pool_id;
+                let answer = PoolAnswer { pool_id, instruction: *told, absent_after: ABSENT_AFTER };
+                let taken = link.answered(id, &answer, Duration::ZERO);
                 taken.map(|_| Some(*told))
             }
         };
@@ -391,7 +395,7 @@ impl World {
         true
     }
 
-    /// Only what is to be installed can fail so: what the file says already is drift, and the agent mends that by itself.
+    /// Only an install can fail like this: what the file holds already is drift, and the agent repairs that by itself.
     fn take_in_vain(&mut self, index: usize) -> bool {
         let is_taken = self.take(index);
         let told = self.installing.take();
@@ -435,7 +439,8 @@ impl World {
     }
 
     fn load(&mut self, n: usize, told: Instruction, is_of_lost_store: bool) {
-        // What a restore brings back is no admission: the first install after it is that of an answer given after it.
+        // A record that a restore brings back does not admit the node: the first install after it is that of an answer
+        // given after it.
         let is_admitted = self.is_admitted(n) && (!is_of_lost_store || self.restore_admits);
         let one_slot_counts = self.is_off(Off::OneSlotIsNeverRequired);
         let node = &mut self.nodes[n];
@@ -446,7 +451,7 @@ impl World {
     }
 
     fn is_admitted(&self, n: usize) -> bool {
-        self.store.nodes.get(&self.ids[n]).is_some_and(|record| record.standing == Standing::Admitted)
+        self.store.nodes.get(&self.ids[n]).is_some_and(|record| record.membership == Membership::Admitted)
     }
 
     fn restart(&mut self, n: usize) -> bool {
@@ -455,7 +460,7 @@ impl World {
         true
     }
 
-    /// The agent starts with what its file says; requests and answers of the one before it are nobody's.
+    /// The agent starts with what its file holds; requests and answers of the one before it are dropped.
     fn start_agent(&mut self, n: usize, ordinal: u64) {
         let has_fence = !self.is_off(Off::FenceInFile);
         let node = &mut self.nodes[n];
@@ -473,7 +478,7 @@ impl World {
         true
     }
 
-    /// READY before the kernel has keys: what is installed must be as told, if there is anything, and the link agrees.
+    /// READY before the kernel has keys: what is installed, if anything, must be as instructed, and the link agrees.
     fn may_serve_without_keys(&self, n: usize) -> bool {
         let node = &self.nodes[n];
         let is_ready = match node.link.readiness(Duration::ZERO, START_TIMEOUT) {
@@ -496,7 +501,7 @@ impl World {
         true
     }
 
-    /// Everything on the node is new, its clock may be behind: the session's ordinal starts anew.
+    /// Everything on the node is new, its clock may be behind: the session's ordinal starts again.
     fn reimage(&mut self, n: usize) -> bool {
         let node = &mut self.nodes[n];
         node.file = None;
@@ -515,7 +520,7 @@ impl World {
         true
     }
 
-    /// Ghost: covered nodes mint; who minted is promised to be accepted.
+    /// Ghost: covered nodes make cookies, and the promise covers those.
     fn note_minted(&mut self) {
         let revoked = |key: PoolKey| self.store.document.is_revoked(key);
         let covered = self.nodes.iter().filter(|node| node.is_covered);
@@ -533,7 +538,7 @@ impl World {
         let n = request.node;
         let id = self.ids[n].clone();
         let before = self.store.nodes.get(&id).cloned();
-        let was_excluded = before.as_ref().is_some_and(|record| record.standing != Standing::Admitted);
+        let was_excluded = before.as_ref().is_some_and(|record| record.membership != Membership::Admitted);
         let answered_first = self.is_off(Off::AdmissionBeforeAnswer) && before.is_none()
             || self.is_off(Off::ReturnerAdmittedFirst) && was_excluded;
         if answered_first {
@@ -541,7 +546,7 @@ impl World {
                 return false;
             }
             self.late_writes.push((n, request.sync.clone()));
-            if let Some(told) = wave::told(&self.store.document, &id, self.nodes[n].slot_count) {
+            if let Some(told) = wave::instruction_for(&self.store.document, &id, self.nodes[n].slot_count) {
                 self.reply(request, Reply::Tell(told));
             }
             return true;
@@ -549,7 +554,7 @@ impl World {
         let cache = self.coordinators[request.to].cache.clone();
         if let (Some(cache), true) = (&cache, self.is_off(Off::FenceInFile)) {
             // Cut from its store: it records nothing, and answers what it remembers.
-            if let Some(told) = wave::told(&cache.document, &id, self.nodes[n].slot_count) {
+            if let Some(told) = wave::instruction_for(&cache.document, &id, self.nodes[n].slot_count) {
                 self.reply(request, Reply::Tell(told));
             }
             return true;
@@ -574,30 +579,30 @@ impl World {
         let c = request.to;
         let id = self.ids[request.node].clone();
         let presence = self.presence(c, None, 0);
-        // Where the store counts, a coordinator answers by what it heard when it looked last.
+        // If the store counts, a coordinator answers by what it had seen when it looked last.
         let view = self.view(None, false);
         if let (Some(cache), true) = (&self.coordinators[c].cache, self.is_off(Off::AnswerFromStore)) {
-            if let Some(told) = wave::told(&cache.document, &id, SlotCount::Two) {
+            if let Some(told) = wave::instruction_for(&cache.document, &id, SlotCount::Two) {
                 self.reply(request, Reply::Tell(told));
             }
             return;
         }
         let presence = if self.is_off(Off::NobodyIsToldBeforeAllAreHeard) { self.everybody() } else { presence };
         match answer(&view, &presence, &id, &request.sync) {
-            Ok(Reply_::Tell(told)) => self.reply(request, Reply::Tell(told)),
+            Ok(Reply_::Instruct(told)) => self.reply(request, Reply::Tell(told)),
             Ok(Reply_::Nothing) => self.confirm(request, &presence),
             Err(SyncRefused::SessionClosed { ordinal }) => self.reply(request, Reply::SessionClosed(ordinal)),
             Err(_) => {}
         }
     }
 
-    /// Ghost: a node that holds what it is told is covered when the coordinator has confirmed it.
+    /// Ghost: a node that holds its instruction is covered when the coordinator has confirmed it.
     fn confirm(&mut self, request: &Request, presence: &Presence) {
         let n = request.node;
-        let told = wave::told(&self.store.document, &self.ids[n], request.sync.report.slot_count);
+        let told = wave::instruction_for(&self.store.document, &self.ids[n], request.sync.report.slot_count);
         let Some(told) = told else { return };
         let holds = self.nodes[n].kernel == Some(told.slots) && self.nodes[n].slot_count == SlotCount::Two;
-        let is_heard = presence.unheard_required(&self.store).is_empty();
+        let is_heard = presence.unseen_required(&self.store).is_empty();
         if self.is_outstanding(n, &request.ask)
             && holds
             && is_heard
@@ -642,7 +647,7 @@ impl World {
         let next = match (recorded, before) {
             (Ok(Recording::First(change) | Recording::Later(change)), _) => change.next,
             (_, Some(before)) => Some(NodeRecord {
-                standing: Standing::Admitted,
+                membership: Membership::Admitted,
                 session: Some(sync.session),
                 report: Some(sync.report.clone()),
                 ..before
@@ -666,7 +671,7 @@ impl World {
             Some(looked) if self.is_counted => self.coordinators[c].life.presence(looked),
             Some(_) | None => {
                 let heard = (0..self.nodes.len()).filter(is_heard).map(|index| self.ids[index].clone());
-                Presence { heard: heard.collect(), ..Presence::default() }
+                Presence { seen: heard.collect(), ..Presence::default() }
             }
         };
         if self.is_off(Off::PresenceKnowsItsRevision) {
@@ -675,9 +680,9 @@ impl World {
         Presence { absent, phase_secs, wave_secs, ..presence }
     }
 
-    /// Ears that have heard everybody, whatever happened.
+    /// A presence that has seen all nodes, whatever happened.
     fn everybody(&self) -> Presence {
-        Presence { heard: self.ids.iter().cloned().collect(), wave_secs: 1_000_000, ..Presence::default() }
+        Presence { seen: self.ids.iter().cloned().collect(), wave_secs: 1_000_000, ..Presence::default() }
     }
 
     /// The coordinator reads its store; whether that tells it anything.
@@ -688,7 +693,7 @@ impl World {
         let store = self.store.clone();
         let coordinator = &mut self.coordinators[c];
         let is_news = coordinator.looked.as_ref() != Some(&store);
-        coordinator.life.observe(Duration::ZERO, Serving::Yes, &store);
+        coordinator.life.observe(Duration::ZERO, &store);
         coordinator.looked = Some(store);
         is_news
     }
@@ -716,7 +721,7 @@ impl World {
         };
         for (id, record) in &mut view.nodes {
             let Some(report) = &mut record.report else { continue };
-            if no_barrier && let Some(told) = wave::told(&view.document, id, SlotCount::Two) {
+            if no_barrier && let Some(told) = wave::instruction_for(&view.document, id, SlotCount::Two) {
                 report.installed = Installed::ReadBack;
                 report.fence = Some(Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots });
             }
@@ -725,7 +730,7 @@ impl World {
             }
             if self.is_off(Off::FrozenAfterRestore)
                 && report.fence.as_ref().is_some_and(|fence| fence.generation >= view.document.generation)
-                && !wave::told(&view.document, id, SlotCount::Two)
+                && !wave::instruction_for(&view.document, id, SlotCount::Two)
                     .is_some_and(|told| report.acknowledges(&pool_id(), &told))
             {
                 report.fence = None;
@@ -745,7 +750,7 @@ impl World {
 
     fn decide(&mut self, c: usize, input: &Input, absent: Option<usize>, served_secs: u64) -> bool {
         self.look(c);
-        let is_import = matches!(input, Input::Order(Order { command: Command::Import { .. }, .. }));
+        let is_import = matches!(input, Input::Request(OperatorRequest { command: Command::Import { .. }, .. }));
         let view = self.view(Some(c), is_import);
         let mut presence = self.presence(c, absent, served_secs);
         if self.is_off(Off::CommandsWaitForNodes) && *input != Input::Tick {
@@ -793,10 +798,10 @@ impl World {
         let node = |n: u8| self.ids.get(usize::from(n)).cloned();
         let command = match op {
             Op::Pause => Command::Pause,
-            Op::Resume => Command::Resume { force: Force::No },
-            Op::Abort => Command::Abort { force: Force::No },
-            Op::ForceAbort => Command::Abort { force: Force::Yes },
-            Op::RevokeAll => Command::Revoke { keys: RevokeKeys::AllTold, deny: BTreeSet::new() },
+            Op::Resume => Command::Resume { force: false },
+            Op::Abort => Command::Abort { force: false },
+            Op::ForceAbort => Command::Abort { force: true },
+            Op::RevokeAll => Command::Revoke { keys: RevokeKeys::AllInstructed, deny: BTreeSet::new() },
             Op::RevokeHeld(index) => match held.get(usize::from(index)) {
                 Some(key) => Command::Revoke { keys: RevokeKeys::Epochs([key.epoch].into()), deny: BTreeSet::new() },
                 None => return false,
@@ -823,18 +828,18 @@ impl World {
                 None => return false,
             },
             Op::Import => {
-                // Into a running pool: a key that nobody there knows.
+                // Into a running pool: a key that no node there knows.
                 let key = if self.is_off(Off::ImportOnlyIntoEmpty) { 99 } else { 1 };
                 Command::Import { keys: PairPrint { primary: fingerprint(key), backup: None }, expect: Self::expect() }
             }
-            Op::FirstKey => Command::FirstKey { expect: Self::expect(), force: Force::Yes },
-            Op::Rotate => Command::Rotate { force: Force::Yes },
+            Op::FirstKey => Command::FirstKey { expect: Self::expect(), force: true },
+            Op::Rotate => Command::Rotate { force: true },
             Op::Deny(n) => match node(n) {
                 Some(node) => Command::Deny { node },
                 None => return false,
             },
             Op::RevokeAndDeny(n) => match node(n) {
-                Some(node) => Command::Revoke { keys: RevokeKeys::AllTold, deny: [node].into() },
+                Some(node) => Command::Revoke { keys: RevokeKeys::AllInstructed, deny: [node].into() },
                 None => return false,
             },
             Op::SetPolicy => {
@@ -842,8 +847,9 @@ impl World {
                 Command::SetPolicy { policy: Box::new(policy(if has_waves { &[] } else { &["a"] })) }
             }
         };
-        let order = Order { operator: "ops".parse().unwrap(), reason: String::new(), if_revision: None, command };
-        let is_done = self.decide(c, &Input::Order(order), None, 0);
+        let order =
+            OperatorRequest { operator: "ops".parse().unwrap(), reason: String::new(), if_revision: None, command };
+        let is_done = self.decide(c, &Input::Request(order), None, 0);
         // The known limit of a forget after a restore: the node is wiped first.  If it spoke the truth and came back with
         // its file, there would be two histories.
         if let (Op::Forget(n) | Op::ForgetWhileFrozen(n), true) = (op, is_done && self.is_restored) {
@@ -852,7 +858,7 @@ impl World {
         is_done
     }
 
-    /// Of two histories the operator goes on with the one that the document tells.
+    /// Of two histories the operator takes the document's own.
     fn highest_reported(&self) -> Option<Slots> {
         let offered = recoverable(&self.store);
         let told = wave::instructions(&self.store.document);
@@ -895,8 +901,8 @@ impl World {
         true
     }
 
-    /// Ghost: for whom an order on keys speaks, that was confirmed after the store went back.  What takes nodes out, and
-    /// `recover`, have rules of their own.
+    /// Ghost: the nodes that a command on keys, confirmed after the store went back, covers.  Commands that take nodes out,
+    /// and `recover`, have rules of their own.
     fn note_order(&mut self, before: &Snapshot, proposal: &Proposal) {
         let audit = &proposal.audit;
         let is_own_rule = matches!(
@@ -936,8 +942,8 @@ impl World {
             }
             Audit::Abort => self.is_aborted = true,
             Audit::Deny | Audit::Forget | Audit::Revoke if self.is_restored => {
-                // Whoever is taken out may be the only witness of a promise that the store forgot, and the operator says
-                // that it is not to be believed.
+                // The node that is taken out may be the only witness of a promise that the store forgot, and the operator
+                // decides that its report does not count.
                 self.promised.clear();
                 self.note_minted();
             }
@@ -951,7 +957,7 @@ impl World {
                     let record = self.store.nodes.get(id);
                     let holds = |slots: Slots| imported.iter().any(|k| k.fingerprint == slots.primary.fingerprint);
                     node.is_expected = record.is_none();
-                    node.is_covered |= record.is_none_or(|record| record.standing == Standing::Admitted)
+                    node.is_covered |= record.is_none_or(|record| record.membership == Membership::Admitted)
                         && node.kernel.is_some_and(holds);
                 }
             }
@@ -971,7 +977,7 @@ impl World {
         self.requests.retain(|request| request.to != c);
     }
 
-    /// The coordinators are stopped for it, as the manual says: each begins a new life, and drops its connections.
+    /// The coordinators are stopped for it, as the manual asks: each begins a new life, and drops its connections.
     fn restore(&mut self) -> bool {
         self.budget.restores -= 1;
         for c in 0..self.coordinators.len() {
@@ -1013,7 +1019,7 @@ impl World {
     fn end_exclusion(&mut self, n: usize) -> bool {
         let id = self.ids[n].clone();
         let Some(before) = self.store.nodes.get(&id).cloned() else { return false };
-        self.store_record(n, Some(NodeRecord { standing: Standing::Admitted, ..before }));
+        self.store_record(n, Some(NodeRecord { membership: Membership::Admitted, ..before }));
         self.nodes[n].is_covered = self.nodes[n].kernel.is_some();
         true
     }

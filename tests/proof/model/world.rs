@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tfo_engine::convergence::{Life, Serving, conflict};
 use tfo_engine::fence::{Ask, Link};
-use tfo_engine::rollout::document::{Document, Expect, Hold, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage};
+use tfo_engine::rollout::barrier::conflict;
+use tfo_engine::rollout::document::{Document, Hold, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
+use tfo_engine::rollout::presence::Life;
 pub(crate) use tfo_engine::rollout::record::SlotCount;
-use tfo_engine::rollout::record::{Fence, Installed, NodeRecord, Report, Standing};
+use tfo_engine::rollout::record::{Installed, Membership, NodeRecord, Report};
+use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::Sync;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::ids::{NodeId, PoolId};
 use tfo_model::key::KeyFingerprint;
-use tfo_model::node::{KeySource, Session};
+use tfo_model::node::{Expected, KeySource, Session};
 use tfo_model::time::UnixTime;
 
 /// One rule of docs/protocol.md#what-goes-wrong-without-a-rule, switched off.
@@ -90,7 +92,7 @@ pub(crate) fn pool_key(epoch: u64) -> PoolKey {
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Coordinator {
-    /// Bit per node that was heard in this life, where the store goes back only under coordinators that are stopped.
+    /// Bit per node that was seen in this life, if the store goes back only under coordinators that are stopped.
     pub heard: u8,
     /// The engine's own memory, where the store goes back under running coordinators, ...
     pub life: Life,
@@ -182,7 +184,7 @@ pub(crate) struct World {
     pub answers: Vec<Answer>,
     /// Admissions that are answered but not yet stored: only a switch makes them.
     pub late_writes: Vec<(usize, Rc<Sync>)>,
-    /// Within one step: what a node is installing, and whether it was told by a store that is lost.
+    /// Within one step: what a node is installing, and whether the instruction came from a store that is lost.
     pub installing: Option<(usize, Instruction, bool)>,
     pub budget: Budget,
     pub minted: u64,
@@ -221,7 +223,7 @@ pub(crate) enum Op {
     /// Only while the pool is frozen: the way out of a bogus report.
     ForgetWhileFrozen(u8),
     Deny(u8),
-    /// What a stolen node calls for: every key that is told, and no more keys for it.
+    /// What a stolen node calls for: revoke every instructed key, and deny the node.
     RevokeAndDeny(u8),
     Advance,
     Recover,
@@ -290,7 +292,7 @@ impl World {
         world
     }
 
-    /// The same world with a store that counts, and coordinators that have heard everybody.
+    /// The same world with a store that counts, and coordinators that have seen all nodes.
     pub(crate) fn counted(mut self) -> Self {
         self.is_counted = true;
         let heard = self.store.clone();
@@ -303,8 +305,8 @@ impl World {
         }
         let after = Rc::new(after);
         for coordinator in &mut self.coordinators {
-            coordinator.life.observe(Duration::ZERO, Serving::Yes, &before);
-            coordinator.life.observe(Duration::ZERO, Serving::Yes, &after);
+            coordinator.life.observe(Duration::ZERO, &before);
+            coordinator.life.observe(Duration::ZERO, &after);
             coordinator.looked = Some(after.clone());
         }
         self.store = after;
@@ -347,8 +349,8 @@ impl World {
         }
     }
 
-    pub(crate) fn expect() -> Expect {
-        Expect::Names(["a", "b"].iter().map(|name| name.parse().unwrap()).collect())
+    pub(crate) fn expect() -> Expected {
+        Expected::Names(["a", "b"].iter().map(|name| name.parse().unwrap()).collect())
     }
 
     pub(crate) fn is_off(&self, rule: Off) -> bool {
@@ -452,7 +454,7 @@ fn admitted(node: &Node) -> NodeRecord {
     NodeRecord {
         version: 0,
         syncs: 0,
-        standing: Standing::Admitted,
+        membership: Membership::Admitted,
         session: Some(node.link.session()),
         report: Some(Report {
             fence: node.file.as_deref().cloned(),
@@ -471,7 +473,7 @@ fn admitted(node: &Node) -> NodeRecord {
     }
 }
 
-/// A store is a pure value here: revision, versions, counts of syncs and times say nothing in a model without races on
+/// A store is a pure value here: revision, versions, counts of syncs and times mean nothing in a model without races on
 /// them (a commit drops every other pending proposal, which is what the compare-and-swap does to it).  Only a store
 /// that goes back under running coordinators `is_counted`.
 pub(crate) fn plain(mut snapshot: Snapshot, is_counted: bool) -> Rc<Snapshot> {

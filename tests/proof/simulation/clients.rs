@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use tfo_engine::rollout::document::{Action, Document, Slots, Stage};
+use tfo_engine::rollout::document::{Action, Document, Stage};
+use tfo_engine::rollout::slots::Slots;
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::Counters;
 
-use super::fake::FakeRandom;
+use tfo_testbed::random::Dice;
 
 /// Groups of clients, each with the cookie that it got last.
 pub(crate) struct Clients {
@@ -17,13 +18,13 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    pub(crate) fn new(random: &mut FakeRandom) -> Self {
+    pub(crate) fn new(random: &mut Dice) -> Self {
         let sleepers = if random.once_in(2) { 30 } else { 0 };
         Self { busy: vec![None; 4 + random.index(20)], sleepers: vec![None; sleepers] }
     }
 
     /// Some connections to a node with these slots (docs/kernel.md#cookie); a broken node rejects every other cookie.
-    pub(crate) fn connect(&mut self, random: &mut FakeRandom, slots: &Slots, counters: &mut Counters, is_broken: bool) {
+    pub(crate) fn connect(&mut self, random: &mut Dice, slots: &Slots, counters: &mut Counters, is_broken: bool) {
         const EACH: u64 = 4;
         for connection in 0..4 + random.below(8) {
             let is_sleeper = !self.sleepers.is_empty() && random.once_in(12);

@@ -1,4 +1,4 @@
-//! Fakes: randomness from a seed, and the troubles of a store around a real one.
+//! Fakes: dice from a seed, and the troubles of a store around a real one.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -9,36 +9,11 @@ use tfo_model::ids::{NodeId, PoolName};
 use tfo_store::{
     CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, Store, StoreError,
 };
+use tfo_testbed::random::Dice;
 
-/// splitmix64 (Steele, Lea, Flood 2014): every seed is a good one.
-pub(crate) struct FakeRandom(u64);
-
-impl FakeRandom {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// 0 to `below` - 1.
-    pub(crate) fn below(&mut self, below: u64) -> u64 {
-        self.next() % below
-    }
-
-    /// True once in `times`.
-    pub(crate) fn once_in(&mut self, times: u64) -> bool {
-        self.below(times) == 0
-    }
-
-    pub(crate) fn index(&mut self, length: usize) -> usize {
-        usize::try_from(self.below(length as u64)).unwrap()
-    }
+/// Dice of one seed: neighbouring seeds have nothing in common.
+pub(crate) fn dice(seed: u64) -> Dice {
+    Dice::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
 }
 
 /// What the next calls of a [`FakeTrouble`] come to.
@@ -50,7 +25,7 @@ pub(crate) enum Trouble {
     Down,
     /// The next write fails, and is done: an I/O error after the last byte.
     LostAnswer,
-    /// The next write fails, and is not done, which nobody can know.
+    /// The next write fails and is not done, and the caller cannot know that.
     LostCall,
 }
 

@@ -5,26 +5,27 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tfo_engine::convergence::{Barrier, Life, Presence, Serving, conflict};
-use tfo_engine::fence::{Link, RequestId, Verdict};
-use tfo_engine::rollout::document::{
-    Action, Actor, Document, Expect, Instruction, PoolKey, Proposal, Slots, Snapshot, Stage,
-};
-use tfo_engine::rollout::handle;
-use tfo_engine::rollout::input::{BlockedBy, Command, Force, Input, Now, Order, Step};
+use tfo_engine::fence::{AnswerAccepted, Link, PoolAnswer, RequestId};
+use tfo_engine::rollout::barrier::{Barrier, conflict};
+use tfo_engine::rollout::document::{Action, Actor, Document, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::input::{BlockedBy, Command, Input, Now, OperatorRequest, Step};
 use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
-use tfo_engine::rollout::record::{Fence, Installed, Report, SlotCount, Standing};
+use tfo_engine::rollout::presence::{Life, Presence};
+use tfo_engine::rollout::record::{Installed, Membership, Report, SlotCount};
+use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer, Recording, Sync, SyncRefused, answer, record};
-use tfo_engine::rollout::wave;
+use tfo_engine::rollout::{handle, wave};
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::ids::{NodeId, PoolId};
 use tfo_model::key::{KeyFingerprint, PairPrint};
-use tfo_model::node::{Counters, KeySource, Session};
+use tfo_model::node::{Counters, Expected, KeySource, Session};
 use tfo_model::time::UnixTime;
 use tfo_store::ReadStore;
 
+use tfo_testbed::random::Dice;
+
 use super::clients::{Clients, Promises};
-use super::fake::{FakeRandom, Trouble};
+use super::fake::{Trouble, dice};
 use super::shelf::{Copy, PutOff, Shelf, Written, pool};
 use super::summary::Summary;
 
@@ -44,7 +45,7 @@ enum Event {
     Commit(usize, u64, u64, Rc<Proposal>),
     /// Acks that were put off are written.
     Flush(usize),
-    /// A node's own clock says: sync.
+    /// A sync is due by the node's own clock.
     Wake(usize, u64),
     Request {
         node: usize,
@@ -101,7 +102,7 @@ pub(crate) enum RuleOff {
 }
 
 pub(crate) struct Fleet {
-    pub(crate) random: FakeRandom,
+    pub(crate) random: Dice,
     pub(crate) shelf: Shelf,
     clients: Clients,
     promises: Promises,
@@ -115,7 +116,7 @@ pub(crate) struct Fleet {
     minted: u64,
     backup: Option<Copy>,
     put_backs: u64,
-    /// Until then, whoever has a new key rejects cookies that it should accept.
+    /// Until then, a node with a new key rejects cookies that it should accept.
     broken_until: u64,
     rule_off: Option<RuleOff>,
     is_told: bool,
@@ -126,7 +127,7 @@ fn pool_id() -> PoolId {
     "0123456789abcdef0123456789abcdef".parse().unwrap()
 }
 
-fn policy(random: &mut FakeRandom) -> Policy {
+fn policy(random: &mut Dice) -> Policy {
     let mut policy = Policy::with_defaults(vec!["*".parse().unwrap()]);
     policy.interval_secs = 60 + random.below(120);
     policy.absent_after_secs = 60 + random.below(120);
@@ -147,7 +148,7 @@ fn policy(random: &mut FakeRandom) -> Policy {
 
 impl Fleet {
     pub(crate) fn new(seed: u64) -> Self {
-        let mut random = FakeRandom::new(seed);
+        let mut random = dice(seed);
         let document = Document::new(pool_id(), policy(&mut random), UnixTime::from_secs(EPOCH));
         let mut shelf = Shelf::new(document);
         let count = usize::try_from(100 + random.below(30)).unwrap();
@@ -230,7 +231,7 @@ impl Fleet {
             self.now = at;
             steps += 1;
             let Some(event) = self.events.remove(&sequence) else { continue };
-            // These two touch neither a kernel nor who is covered.
+            // These two change neither a kernel nor the covered nodes.
             let is_about_records = matches!(event, Event::Request { .. } | Event::Flush(_));
             self.happen(event);
             if !is_about_records {
@@ -254,7 +255,7 @@ impl Fleet {
         );
         let required = Barrier::of_all(&self.shelf.now).required;
         let two_slot = self.nodes.iter().filter(|node| node.slot_count == SlotCount::Two).count();
-        assert_eq!(required, two_slot, "not everybody is back");
+        assert_eq!(required, two_slot, "not all nodes are back");
         self.shelf.check_audit();
         self.summary.count("steps", steps);
         self.summary.count("promises that a stage has ended", self.promises.ended);
@@ -382,9 +383,11 @@ impl Fleet {
             return;
         }
         match answer {
-            Ok(Answer::Tell(told)) => {
-                let taken = node.link.answered(request, &pool_id(), &told, (monotonic, Duration::from_secs(60)));
-                if matches!(taken, Ok(Verdict::Install | Verdict::Same)) {
+            Ok(Answer::Instruct(told)) => {
+                let absent_after = Duration::from_secs(60);
+                let answer = PoolAnswer { pool_id: pool_id(), instruction: told, absent_after };
+                let taken = node.link.answered(request, &answer, monotonic);
+                if matches!(taken, Ok(AnswerAccepted::Install | AnswerAccepted::Same)) {
                     self.install(n, told);
                 }
             }
@@ -420,7 +423,7 @@ impl Fleet {
         let backup = if node.slot_count == SlotCount::One { None } else { told.slots.backup };
         node.kernel = Some(Slots { primary: told.slots.primary, backup });
         let is_admitted =
-            self.shelf.now.nodes.get(&node.id).is_some_and(|record| record.standing == Standing::Admitted);
+            self.shelf.now.nodes.get(&node.id).is_some_and(|record| record.membership == Membership::Admitted);
         node.is_covered |= is_admitted && node.slot_count == SlotCount::Two;
         self.wake(n, 1);
     }
@@ -437,7 +440,7 @@ impl Fleet {
         }
     }
 
-    /// The agent starts anew with what its file says; the kernel's keys stay.
+    /// The agent starts again with what its file holds; the kernel's keys stay.
     pub(crate) fn restart(&mut self, n: usize) {
         self.summary.count("agent restarts", 1);
         let nonce = self.random.next();
@@ -449,7 +452,7 @@ impl Fleet {
     }
 
     fn reboot(&mut self, n: usize) {
-        self.summary.count("reboots: counters begin anew", 1);
+        self.summary.count("reboots: counters start again", 1);
         let node = &mut self.nodes[n];
         node.counters = Counters::default();
         if let Some(fence) = &node.file {
@@ -570,7 +573,7 @@ impl Fleet {
             self.observe(c, &snapshot);
         }
         let answer = answer(&snapshot, &self.coordinators[c].presence, id, sync)?;
-        if let Answer::Tell(told) = &answer {
+        if let Answer::Instruct(told) = &answer {
             let (_, keys) = self.shelf.store.document(&pool()).ok().flatten().ok_or(SyncRefused::NotAdmitted)?;
             let slots = [Some(told.slots.primary), told.slots.backup];
             assert!(slots.iter().flatten().all(|key| keys.key(key.epoch).is_some()), "a key to tell is not there");
@@ -581,7 +584,7 @@ impl Fleet {
     fn observe(&mut self, c: usize, snapshot: &Snapshot) {
         let monotonic = Duration::from_secs(self.now);
         let coordinator = &mut self.coordinators[c];
-        coordinator.life.observe(monotonic, Serving::Yes, snapshot);
+        coordinator.life.observe(monotonic, snapshot);
         coordinator.presence = coordinator.life.presence(snapshot);
         coordinator.seen = snapshot.document.revision;
     }
@@ -595,12 +598,12 @@ impl Fleet {
         self.flush(c);
         let whole = self.random.once_in(4);
         let Some(snapshot) = (if whole { self.shelf.load() } else { self.shelf.read() }) else {
-            self.coordinators[c].life.pass(Duration::from_secs(self.now), Serving::No);
+            self.coordinators[c].life.skip_to(Duration::from_secs(self.now));
             return;
         };
         self.observe(c, &snapshot);
         let input = match self.wanted(&snapshot) {
-            Some(command) => Input::Order(Order {
+            Some(command) => Input::Request(OperatorRequest {
                 operator: "ops".parse().unwrap(),
                 reason: String::new(),
                 if_revision: None,
@@ -612,7 +615,7 @@ impl Fleet {
         self.decide(c, &input);
     }
 
-    /// What the operator wants: the first key, then now and then anything; after the faults, that it goes on.
+    /// What the operator wants: the first key, then now and then anything; after the faults, resume.
     fn wanted(&mut self, snapshot: &Snapshot) -> Option<Command> {
         let document = &snapshot.document;
         if conflict(snapshot).is_some() {
@@ -621,12 +624,12 @@ impl Fleet {
         if document.stage == Stage::Empty {
             let keys = PairPrint { primary: self.shelf.make_key(FIRST_KEY), backup: None };
             let is_time = self.now > 40;
-            let expect = Expect::Number(self.nodes.len() / 2);
+            let expect = Expected::Number(self.nodes.len() / 2);
             return if is_time { Some(Command::Import { keys, expect }) } else { None };
         }
         let stopped = document.paused.is_some() || document.hold.is_some();
         if stopped && (!self.has_faults() || self.random.once_in(4)) {
-            return Some(Command::Resume { force: Force::No });
+            return Some(Command::Resume { force: false });
         }
         if let (Some(command), false) = (Self::amnesty(snapshot), self.has_faults()) {
             return Some(command);
@@ -689,7 +692,7 @@ impl Fleet {
     fn all_acked(&self) -> Snapshot {
         let mut snapshot = (*self.shelf.now).clone();
         for (id, record) in &mut snapshot.nodes {
-            let told = wave::told(&snapshot.document, id, SlotCount::Two);
+            let told = wave::instruction_for(&snapshot.document, id, SlotCount::Two);
             if let (Some(told), Some(report)) = (told, &mut record.report) {
                 report.installed = Installed::ReadBack;
                 report.fence = Some(Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots });
@@ -729,7 +732,7 @@ impl Fleet {
             self.summary.count("rotations", 1);
         }
         for change in &proposal.records {
-            let is_admitted = change.next.as_ref().is_some_and(|record| record.standing == Standing::Admitted);
+            let is_admitted = change.next.as_ref().is_some_and(|record| record.membership == Membership::Admitted);
             if let (Some(n), false) = (self.index.get(&change.node), is_admitted) {
                 self.nodes[*n].is_covered = false;
                 self.summary.count("exclusions", 1);
@@ -799,7 +802,7 @@ impl Fleet {
         coordinator.is_up = self.random.once_in(2);
     }
 
-    /// Coordinators are stopped for a restore, as the manual says; or they are not.
+    /// Coordinators are stopped for a restore, as the manual asks; or they are not.
     fn backup_or_restore(&mut self) {
         match self.backup.take() {
             None => self.backup = Some(self.shelf.copy()),
@@ -821,7 +824,7 @@ impl Fleet {
         }
         for node in &mut self.nodes {
             let record = self.shelf.now.nodes.get(&node.id);
-            node.is_covered &= record.is_some_and(|record| record.standing == Standing::Admitted);
+            node.is_covered &= record.is_some_and(|record| record.membership == Membership::Admitted);
         }
         let covered = self.nodes.iter().filter(|node| node.is_covered);
         let minted: BTreeSet<_> = covered.filter_map(|node| Some(node.kernel?.primary.fingerprint)).collect();
@@ -867,6 +870,4 @@ impl Fleet {
     pub(crate) fn node_ids(&self) -> Vec<NodeId> {
         self.nodes.iter().map(|node| node.id.clone()).collect()
     }
-
-    pub(crate) const FORCE: Force = Force::Yes;
 }

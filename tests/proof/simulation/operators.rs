@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use tfo_engine::convergence::{Barrier, recoverable};
+use tfo_engine::rollout::barrier::{Barrier, recoverable};
 use tfo_engine::rollout::document::Snapshot;
-use tfo_engine::rollout::input::{Command, Force, RevokeKeys};
+use tfo_engine::rollout::input::{Command, RevokeKeys};
 use tfo_model::time::UnixTime;
 
 use super::fleet::Fleet;
@@ -17,19 +17,19 @@ impl Fleet {
         let held: Vec<_> = snapshot.document.keys_held().into_iter().collect();
         match self.random.below(12) {
             0 => Command::Pause,
-            1 => Command::Resume { force: Force::No },
-            2 => Command::Abort { force: Force::No },
-            3 => Command::Abort { force: Fleet::FORCE },
-            4 => Command::Revoke { keys: RevokeKeys::AllTold, deny: BTreeSet::new() },
+            1 => Command::Resume { force: false },
+            2 => Command::Abort { force: false },
+            3 => Command::Abort { force: true },
+            4 => Command::Revoke { keys: RevokeKeys::AllInstructed, deny: BTreeSet::new() },
             5 => {
                 let key = held[usize::try_from(self.random.below(held.len() as u64)).unwrap()];
                 Command::Revoke { keys: RevokeKeys::Epochs([key.epoch].into()), deny: BTreeSet::new() }
             }
             6 => Command::Exclude { node, until: UnixTime::from_secs(1_700_000_000 + self.now + 120) },
             7 => Command::Forget { node },
-            8 => Command::Rotate { force: if self.random.once_in(2) { Force::Yes } else { Force::No } },
+            8 => Command::Rotate { force: if self.random.once_in(2) { true } else { false } },
             9 => Command::Deny { node },
-            10 => Command::Revoke { keys: RevokeKeys::AllTold, deny: BTreeSet::from([node]) },
+            10 => Command::Revoke { keys: RevokeKeys::AllInstructed, deny: BTreeSet::from([node]) },
             _ => {
                 let leave = Barrier::of_opened(snapshot).waiting_for.into_iter().collect();
                 Command::Advance { generation: snapshot.document.generation, leave }
@@ -37,7 +37,7 @@ impl Fleet {
         }
     }
 
-    /// After the faults nobody stays denied.
+    /// After the faults no node stays denied.
     pub(crate) fn amnesty(snapshot: &Snapshot) -> Option<Command> {
         let denied = snapshot.nodes.iter().find(|(_, record)| record.is_denied());
         denied.map(|(node, _)| Command::Forget { node: node.clone() })

@@ -154,7 +154,7 @@ impl Shelf {
         true
     }
 
-    /// Writes what was put off; returns how many acks were dropped because somebody else had written the record.
+    /// Writes what was put off; returns how many acks were dropped because another writer had written the record.
     pub(crate) fn flush(&mut self, off: &mut PutOff) -> usize {
         let mut changes: Vec<RecordChange> =
             off.nodes.iter().map(|node| off.queue.queued(node).unwrap().clone()).collect();
@@ -175,7 +175,7 @@ impl Shelf {
         }
     }
 
-    /// Follows one write of these records by nobody else.
+    /// Follows one write of these records without any other writer.
     fn follow(&mut self, changes: &[RecordChange]) {
         let now = Rc::make_mut(&mut self.now);
         for change in changes {
@@ -187,7 +187,7 @@ impl Shelf {
         self.head.record_writes += 1;
     }
 
-    /// Reads everything anew; whether anything has changed.
+    /// Reads everything again; whether anything has changed.
     fn reload(&mut self) -> bool {
         let head = self.store.inner.head(&pool()).unwrap().unwrap();
         if head == self.head {

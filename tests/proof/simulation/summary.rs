@@ -24,7 +24,7 @@ pub(crate) const EVERYTHING: [&str; 32] = [
     "frozen answers",
     "coordinator stops",
     "agent restarts",
-    "reboots: counters begin anew",
+    "reboots: counters start again",
     "new images",
     "drift repaired",
     "connections accepted",

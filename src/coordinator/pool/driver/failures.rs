@@ -3,7 +3,6 @@
 use tracing::{debug, error, info};
 
 use super::Driver;
-use tfo_engine::convergence::Serving;
 use tfo_store::{CommitError, StoreError};
 
 impl Driver {
@@ -38,7 +37,7 @@ impl Driver {
     /// Notes that the store could not be read or written: in this time no node counts as silent (rule 11).
     pub(super) fn store_failed(&mut self, failed: &StoreError) {
         let monotonic = self.monotonic();
-        self.seen.life.pass(monotonic, Serving::No);
+        self.seen.life.skip_to(monotonic);
         self.metrics.store_failed(self.replica.pool(), failed.kind());
         if !std::mem::replace(&mut self.logged.store_down, true) {
             let problem = failed.problem();

@@ -13,13 +13,15 @@ use super::writes::Ack;
 use crate::pool::message::{Asked, CommandError, Message, StoreDown, Wanted};
 use crate::pool::replica::GivenKeys;
 use crate::pool::waiting::{Pending, SyncError, Until};
-use tfo_engine::convergence::recoverable;
-use tfo_engine::rollout::document::{AuditEntry, Expect, PoolKey, Slots};
-use tfo_engine::rollout::input::{Command, Input, Order, Step};
+use tfo_engine::rollout::barrier::recoverable;
+use tfo_engine::rollout::document::AuditEntry;
+use tfo_engine::rollout::input::{Command, Input, OperatorRequest, Step};
 use tfo_engine::rollout::record::{NodeRecord, RecordChange, Report};
+use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer, Recording, record};
 use tfo_host::runtime::clock;
 use tfo_model::key::PairPrint;
+use tfo_model::node::Expected;
 use tfo_model::state::SlotPrint;
 use tfo_store::CommitError;
 use tfo_wire::v1::fleet::{Done, SlotPairShown};
@@ -178,7 +180,7 @@ impl Driver {
             if !self.flush() || !self.look() {
                 return Err(CommandError::StoreDown);
             }
-            let input = Input::Order(self.order(wanted)?);
+            let input = Input::Request(self.order(wanted)?);
             let proposal = match self.decide(&input, &mut given) {
                 Ok(Ok(Step::Commit(proposal))) => *proposal,
                 Ok(Ok(Step::Wait(_) | Step::MakeKey { .. })) => unreachable!("an order is committed or refused"),
@@ -208,9 +210,9 @@ impl Driver {
         Err(CommandError::Overtaken)
     }
 
-    fn order(&self, wanted: &Wanted) -> Result<Order, CommandError> {
-        let expected = |expect: &Option<Expect>| {
-            expect.clone().unwrap_or(Expect::Number(self.replica.document().policy.expected_nodes))
+    fn order(&self, wanted: &Wanted) -> Result<OperatorRequest, CommandError> {
+        let expected = |expect: &Option<Expected>| {
+            expect.clone().unwrap_or(Expected::Number(self.replica.document().policy.expected_nodes))
         };
         let (asked, command) = match wanted {
             Wanted::Order(order) => return Ok(order.clone()),
@@ -224,7 +226,7 @@ impl Driver {
             Wanted::Recover(asked, slots) => (asked, Command::Recover { slots: self.slots_to_recover(*slots)? }),
         };
         let Asked { operator, reason, if_revision } = asked.clone();
-        Ok(Order { operator, reason, if_revision, command })
+        Ok(OperatorRequest { operator, reason, if_revision, command })
     }
 
     fn slots_to_recover(&self, wanted: Option<SlotPairShown>) -> Result<Slots, CommandError> {
@@ -257,5 +259,5 @@ fn says_something_new(before: Option<&NodeRecord>, next: Option<&NodeRecord>) ->
         (&report.fence, report.installed, report.foreign, report.seen, report.holds)
     }
     let (Some(before), Some(next)) = (before, next) else { return true };
-    before.standing != next.standing || before.report.as_ref().map(judged) != next.report.as_ref().map(judged)
+    before.membership != next.membership || before.report.as_ref().map(judged) != next.report.as_ref().map(judged)
 }

@@ -8,7 +8,7 @@ use tfo_config::coordinator::CONFIG_OPERATOR;
 use tfo_crypto::random::{self, NoRandomness};
 use tfo_engine::rollout::document::{Actor, Proposal, Stage};
 use tfo_engine::rollout::handle;
-use tfo_engine::rollout::input::{BlockedBy, Command, Input, Now, Order, Reason, Refused, Step, Wait};
+use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Reason, Refused, Step, Wait};
 use tfo_host::runtime::clock;
 use tfo_store::{CommitError, Erasure};
 
@@ -38,7 +38,7 @@ impl Driver {
             }
             Ok(Ok(Step::MakeKey { .. })) => unreachable!("the engine was given a key"),
             Ok(Err(refused)) => {
-                self.wait = Some(wait_of(&refused));
+                self.wait = Some(Wait::from(&refused));
                 false
             }
             Err(error) => {
@@ -62,7 +62,7 @@ impl Driver {
         if differs.is_empty() || !is_between {
             return Input::Tick;
         }
-        Input::Order(Order {
+        Input::Request(OperatorRequest {
             operator: CONFIG_OPERATOR.parse().expect("it is a name"),
             reason: format!("changed in the configuration file: {}", differs.join(", ")),
             if_revision: None,
@@ -134,16 +134,6 @@ impl Driver {
             Err(error) => self.store_failed(&error),
         }
     }
-}
-
-/// What a policy that the engine does not accept yet waits for.
-fn wait_of(refused: &Refused) -> Wait {
-    let (blocked_by, waiting_for) = match &refused.reason {
-        Reason::Frozen { .. } => (BlockedBy::Frozen, Vec::new()),
-        Reason::NotHeard(nodes) => (BlockedBy::Barrier, nodes.clone()),
-        _ => (BlockedBy::Held, Vec::new()),
-    };
-    Wait { blocked_by, waiting_for, next_at: None }
 }
 
 fn actor_name(actor: &Actor) -> &str {

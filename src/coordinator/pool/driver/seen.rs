@@ -7,7 +7,8 @@ use tracing::{error, info};
 
 use super::Driver;
 use crate::pool::replica::{Replica, Verified};
-use tfo_engine::convergence::{Life, Presence, Serving, conflict};
+use tfo_engine::rollout::barrier::conflict;
+use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::sync::PoolView;
 use tfo_host::runtime::clock;
 use tfo_store::Head;
@@ -57,10 +58,12 @@ impl Driver {
 
     /// Looks at which nodes are present.
     pub(super) fn observe(&mut self) {
-        let serving = if self.writes.fail { Serving::No } else { Serving::Yes };
         let monotonic = self.monotonic();
+        if self.writes.fail {
+            self.seen.life.skip_to(monotonic);
+        }
         let (seen, snapshot) = (&mut self.seen, self.replica.snapshot());
-        seen.life.observe(monotonic, serving, snapshot);
+        seen.life.observe(monotonic, snapshot);
         seen.presence = seen.life.presence(snapshot);
         seen.view = PoolView::of(snapshot, &seen.presence);
         seen.looked_at = Some(self.replica.head());

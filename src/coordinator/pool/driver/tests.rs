@@ -12,9 +12,10 @@ use crate::pool::message::{CommandError, Wanted};
 use crate::pool::replica::GivenKeys;
 use crate::pool::waiting::{Held, Reply, SyncError, Until};
 use tfo_crypto::random;
-use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, PoolKey, Proposal, Slots, Snapshot, Stage};
-use tfo_engine::rollout::input::{Command, Force, Order};
-use tfo_engine::rollout::record::{Exclusion, Fence, Installed, NodeRecord, RecordChange, Report, SlotCount, Standing};
+use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::input::{Command, OperatorRequest};
+use tfo_engine::rollout::record::{Exclusion, Installed, Membership, NodeRecord, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Sync, SyncRefused};
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::ids::PoolName;
@@ -157,7 +158,7 @@ impl World {
         let mut world = Self { store, driver, slots: Slots { primary: current, backup: Some(backup) } };
         world.driver.tick();
         world.hear(&["a", "b", "c"]);
-        assert!(world.driver.seen.presence.unheard_required(world.driver.replica.snapshot()).is_empty());
+        assert!(world.driver.seen.presence.unseen_required(world.driver.replica.snapshot()).is_empty());
         world
     }
 
@@ -238,11 +239,11 @@ impl World {
     /// An operator asks for a rotation.
     fn rotate(&mut self) -> Result<Action, CommandError> {
         let (reply, mut answer) = oneshot::channel();
-        let order = Order {
+        let order = OperatorRequest {
             operator: "ops1".parse().unwrap(),
             reason: "test".to_owned(),
             if_revision: None,
-            command: Command::Rotate { force: Force::Yes },
+            command: Command::Rotate { force: true },
         };
         let message = Message::Wanted { wanted: Box::new(Wanted::Order(order)), given: GivenKeys::default(), reply };
         assert!(self.driver.serve(vec![message]).is_continue());
@@ -254,8 +255,8 @@ impl World {
         self.driver.shared.now_ms() - self.driver.shared.good_at_ms.load(Ordering::Relaxed)
     }
 
-    fn standing(&self, node: &str) -> Standing {
-        self.driver.replica.snapshot().nodes[&node.parse::<NodeId>().unwrap()].standing
+    fn standing(&self, node: &str) -> Membership {
+        self.driver.replica.snapshot().nodes[&node.parse::<NodeId>().unwrap()].membership
     }
 }
 
@@ -271,7 +272,7 @@ fn a_changed_file_is_applied_beside_a_node_that_never_returns() {
     world.pass_long(&["a", "c"]);
     let nodes = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
     assert_eq!(world.actions(), [(Action::Exclude, nodes(&["b"])), (Action::SetPolicy, nodes(&[]))]);
-    assert_eq!(world.standing("b"), Standing::Excluded(Exclusion::Absent));
+    assert_eq!(world.standing("b"), Membership::Excluded(Exclusion::Absent));
     assert_eq!(world.driver.replica.document().policy, changed);
 }
 

@@ -92,7 +92,7 @@ impl Driver {
         for node in nodes {
             let snapshot = self.replica.snapshot();
             if let Some(record) = snapshot.nodes.get(node) {
-                seen.life.hear(node, record, &mut seen.presence);
+                seen.life.see(node, record, &mut seen.presence);
                 view = view.after(snapshot, &seen.presence, node, record);
             }
         }

@@ -4,8 +4,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::gather::{Facts, FileState, Kernel, Site};
+use super::gather::Facts;
 use tfo_cli::report::Report;
+use tfo_host::examine::{FileState, NamespaceFacts};
 use tfo_host::kernel::boot_order::Setter;
 use tfo_host::kernel::procfs;
 use tfo_model::count::{Epoch, Generation};
@@ -24,10 +25,10 @@ pub(super) struct StatusReport {
     ok: bool,
     at: UnixTime,
     host: String,
-    /// The agent's own account; null where there is none.
+    /// The agent's own report; null without one.
     agent: Option<AgentView>,
     sysctl_file: FileView,
-    /// Whose value stands after a boot.
+    /// Which files set the key at boot.
     boot: BootView,
     clock_synchronised: Option<bool>,
     kernel: KernelView,
@@ -52,7 +53,7 @@ struct AgentView {
     next_change_at: Option<UnixTime>,
     drift_repairs: Option<u64>,
     last_contact_at: Option<UnixTime>,
-    /// How it stands with the coordinators; null without them.
+    /// State of the contact with the coordinators; null without them.
     contact: Option<Named<Standing>>,
 }
 
@@ -60,9 +61,9 @@ struct AgentView {
 struct KeyView {
     epoch: Option<Epoch>,
     fingerprint: KeyFingerprint,
-    /// When it became, or becomes, primary for the first time; null where the epoch does not tell.
+    /// When it became, or will become, primary; null where the epoch carries no time.
     born_at: Option<UnixTime>,
-    /// Null too while it is not born.
+    /// In seconds; null too before that time.
     age_secs: Option<u64>,
 }
 
@@ -112,8 +113,8 @@ impl StatusReport {
         let setter = |setter: &Option<Setter>| {
             setter.as_ref().map(|setter| SetterView { file: setter.file.display().to_string(), line: setter.line })
         };
-        let backup_slot = facts.backup_slot.map(|slot| slot == BackupSlot::Present);
-        let state = match &facts.file {
+        let backup_slot = facts.host.backup_slot.map(|slot| slot == BackupSlot::Present);
+        let state = match &facts.host.file {
             FileState::Ours(_) => "ours",
             FileState::Absent => "absent",
             FileState::Foreign => "foreign",
@@ -125,16 +126,16 @@ impl StatusReport {
             at: facts.now,
             agent: AgentView::of(&facts),
             sysctl_file: FileView { path: facts.file_path.display().to_string(), state },
-            boot: BootView { systemd: setter(&facts.boot.systemd), procps: setter(&facts.boot.procps) },
-            clock_synchronised: facts.clock_synchronised,
+            boot: BootView { systemd: setter(&facts.host.boot.systemd), procps: setter(&facts.host.boot.procps) },
+            clock_synchronised: facts.host.clock_synchronised,
             kernel: KernelView {
                 release: facts.release,
                 backup_slot,
                 // Both came with Linux 5.3: see `kernel::release`.
                 cookies: backup_slot.map(|new| if new { "siphash" } else { "aes" }),
             },
-            namespaces: facts.namespaces.iter().map(|site| NamespaceView::of(site, held)).collect(),
-            host: facts.host,
+            namespaces: facts.host.namespaces.iter().map(|seen| NamespaceView::of(seen, held)).collect(),
+            host: facts.name,
             problems,
         }
     }
@@ -149,21 +150,21 @@ impl AgentView {
             let age_secs = born_at.filter(|born| *born <= facts.now).map(|born| facts.now.secs_since(born));
             KeyView { epoch, fingerprint, born_at, age_secs }
         };
-        if let Some(told) = facts.told() {
+        if let Some(reported) = facts.reported() {
             return Some(Self {
-                state: Some(told.state),
-                source: told.source.clone(),
-                pool: told.pool.clone(),
-                generation: told.generation,
-                phase: told.phase,
-                primary: told.primary.map(|slot| key(&told.source, slot)),
-                backup: told.backup.map(|slot| key(&told.source, slot)),
-                installed_at: told.installed_at,
-                verified_at: told.namespaces.first().and_then(|own| own.verified_at),
-                next_change_at: told.next_change_at,
-                drift_repairs: Some(told.drift_repairs),
-                last_contact_at: told.last_contact_at,
-                contact: told.contact.clone(),
+                state: Some(reported.state),
+                source: reported.source.clone(),
+                pool: reported.pool.clone(),
+                generation: reported.generation,
+                phase: reported.phase,
+                primary: reported.primary.map(|slot| key(&reported.source, slot)),
+                backup: reported.backup.map(|slot| key(&reported.source, slot)),
+                installed_at: reported.installed_at,
+                verified_at: reported.namespaces.first().and_then(|own| own.verified_at),
+                next_change_at: reported.next_change_at,
+                drift_repairs: Some(reported.drift_repairs),
+                last_contact_at: reported.last_contact_at,
+                contact: reported.contact.clone(),
             });
         }
         facts.record().map(|record| Self {
@@ -185,17 +186,17 @@ impl AgentView {
 }
 
 impl NamespaceView {
-    fn of(site: &Site, held: Option<PairPrint>) -> Self {
-        let print = if let Kernel::Keys { print, .. } = &site.kernel { Some(*print) } else { None };
-        let readable = matches!(site.kernel, Kernel::Unset | Kernel::Keys { .. });
+    fn of(seen: &NamespaceFacts, held: Option<PairPrint>) -> Self {
+        let print = seen.kernel.as_ref().ok().copied().flatten().map(|keys| keys.print);
+        let readable = seen.kernel.is_ok();
         Self {
-            name: site.namespace.name().to_owned(),
+            name: seen.namespace.name().to_owned(),
             readable,
             primary: print.map(|print| print.primary),
             backup: print.and_then(|print| print.backup),
             as_installed: held.filter(|_| readable).map(|held| print == Some(held)),
-            tcp_fastopen: site.bits,
-            bits: site.bits.map_or_else(Vec::new, procfs::bit_names),
+            tcp_fastopen: seen.bits,
+            bits: seen.bits.map_or_else(Vec::new, procfs::bit_names),
         }
     }
 }
@@ -218,13 +219,13 @@ impl StatusReport {
         let age = match (key.born_at, key.age_secs) {
             (Some(born), Some(_)) => format!("primary since {born} ({})", relative(born, self.at)),
             (Some(born), None) => format!("primary from {born} ({})", relative(born, self.at)),
-            (None, _) => "age not known here".to_owned(),
+            (None, _) => "age unknown".to_owned(),
         };
         format!("{}  {epoch}, {age}", key.fingerprint)
     }
 
     fn write_agent(&self, out: &mut dyn Write, agent: &AgentView) -> io::Result<()> {
-        let state = agent.state.map_or("not running since the boot; below, what it wrote before", State::as_str);
+        let state = agent.state.map_or("not started since boot; below is what it recorded before", State::as_str);
         writeln!(out, "agent        {state}; source {}", agent.source)?;
         if agent.pool.is_some() || agent.generation.is_some() {
             let pool = agent.pool.as_ref().map_or("unknown", PoolName::as_str);
@@ -244,7 +245,7 @@ impl StatusReport {
             let repairs = agent.drift_repairs.map_or_else(|| "unknown".to_owned(), |repairs| repairs.to_string());
             writeln!(out, "verified     {}; drift repairs {repairs}", self.when(agent.verified_at, "not now"))?;
             match &agent.contact {
-                None => writeln!(out, "contact      no coordinator is asked")?,
+                None => writeln!(out, "contact      none: this source asks no coordinator")?,
                 Some(contact) => {
                     let last = self.when(agent.last_contact_at, "never in this run");
                     writeln!(out, "contact      {}, last answer {last}", contact.as_str())?;
@@ -273,17 +274,17 @@ impl Report for StatusReport {
         let supports = match backup_slot {
             Some(true) => "backup slot, SipHash cookies",
             Some(false) => "no backup slot, AES cookies",
-            None => "of unknown abilities",
+            None => "abilities unknown",
         };
         writeln!(out, "host         {}, Linux {release}: {supports}", self.host)?;
         match &self.agent {
             Some(agent) => self.write_agent(out, agent)?,
-            None => writeln!(out, "agent        none to be seen")?,
+            None => writeln!(out, "agent        none found")?,
         }
         let synchronised = match self.clock_synchronised {
             Some(true) => "synchronised",
             Some(false) => "not synchronised",
-            None => "not known whether it is synchronised",
+            None => "unknown whether it is synchronised",
         };
         writeln!(out, "clock        {synchronised}")?;
         writeln!(out, "at boot      {}", self.boot_line())?;
@@ -323,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_said_from_now() {
+    fn times_are_relative_to_now() {
         let at = UnixTime::from_secs;
         assert_eq!(relative(at(0), at(90_061)), "1d 1h ago");
         assert_eq!(relative(at(65), at(0)), "in 1m 5s");

@@ -1,11 +1,11 @@
 //! Abort and revoke: moves of the same kind, without a barrier.
 
 use super::super::document::{Hold, Revoke};
-use super::super::input::{Force, RevokeKeys};
+use super::super::input::RevokeKeys;
 use super::super::record::Exclusion;
 use super::*;
 
-const ABORT: Command = Command::Abort { force: Force::No };
+const ABORT: Command = Command::Abort { force: false };
 
 fn revoke(epochs: &[u64]) -> Command {
     let epochs = epochs.iter().map(|epoch| Epoch::new(*epoch).unwrap()).collect();
@@ -48,7 +48,7 @@ fn an_abort_of_a_revoke_needs_force_and_withdraws_it() {
     snapshot.document.revoke =
         Some(Revoke { keys: [key(2)].into(), left_behind: BTreeSet::new(), since: UnixTime::from_secs(0) });
     assert_eq!(refused(order(&snapshot, ABORT)), Reason::RevokeRuns);
-    let proposal = committed(order(&snapshot, Command::Abort { force: Force::Yes }).unwrap());
+    let proposal = committed(order(&snapshot, Command::Abort { force: true }).unwrap());
     assert_eq!(proposal.document.stage, Stage::Steady { current: key(2), backup: Some(key(3)) });
     assert_eq!((proposal.document.revoked, proposal.document.revoke), (vec![key(9)], None));
 }
@@ -86,12 +86,12 @@ fn every_case_of_a_revoke() {
 
 #[test]
 fn a_revoke_of_everything_told_leaves_the_prior_backup_out() {
-    let all = Command::Revoke { keys: RevokeKeys::AllTold, deny: nodes(&["b", "never-seen"]) };
+    let all = Command::Revoke { keys: RevokeKeys::AllInstructed, deny: nodes(&["b", "never-seen"]) };
     let proposal = committed(order(&of(staged()), all).unwrap());
     assert_eq!(proposal.document.revoked, vec![key(2), key(3)]);
-    let denied = Standing::Excluded(Exclusion::Denied);
+    let denied = Membership::Excluded(Exclusion::Denied);
     assert_eq!(proposal.audit.nodes, nodes(&["b", "never-seen"]));
-    assert!(proposal.records.iter().all(|change| change.next.as_ref().unwrap().standing == denied));
+    assert!(proposal.records.iter().all(|change| change.next.as_ref().unwrap().membership == denied));
     assert_eq!(proposal.records.iter().map(|change| change.expected).collect::<Vec<_>>(), [Some(7), None]);
 }
 
@@ -128,7 +128,7 @@ fn neither_abort_nor_revoke_lifts_the_hold_of_a_first_key() {
     let hold = Some(Hold::FirstKey { expect: expect_number(9) });
     let mut snapshot = of(staged());
     snapshot.document.hold = hold.clone();
-    let proposal = committed(order(&snapshot, Command::Abort { force: Force::Yes }).unwrap());
+    let proposal = committed(order(&snapshot, Command::Abort { force: true }).unwrap());
     assert_eq!(proposal.document.hold, hold);
     let proposal = committed(order(&snapshot, revoke(&[3])).unwrap());
     assert_eq!(proposal.document.hold, hold);

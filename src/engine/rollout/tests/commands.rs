@@ -1,28 +1,28 @@
 //! Commands of operators: first key, import, rotate, pause, resume, recover, advance, policy.
 
 use super::super::document::{Hold, Pause};
-use super::super::input::Force;
+use super::super::input::BlockedBy;
+use super::super::operator::RECOVER_JUMP;
 use super::super::policy::BadPolicy;
-use super::super::{RECOVER_JUMP, input::BlockedBy};
 use super::*;
 use tfo_model::key::PairPrint;
 
-const ROTATE: Command = Command::Rotate { force: Force::No };
-const INSIST: Command = Command::Rotate { force: Force::Yes };
+const ROTATE: Command = Command::Rotate { force: false };
+const INSIST: Command = Command::Rotate { force: true };
 
-fn first_key(force: Force) -> Command {
+fn first_key(force: bool) -> Command {
     Command::FirstKey { expect: expect_number(2), force }
 }
 
 fn import() -> Command {
     let keys = PairPrint { primary: fingerprint(70), backup: Some(fingerprint(71)) };
-    Command::Import { keys, expect: Expect::Names(nodes(&["a", "b"])) }
+    Command::Import { keys, expect: Expected::Names(nodes(&["a", "b"])) }
 }
 
 #[test]
 fn an_empty_pool_gets_a_first_key_or_an_import_and_holds() {
     let snapshot = of(Stage::Empty);
-    let first = committed(order(&snapshot, first_key(Force::No)).unwrap());
+    let first = committed(order(&snapshot, first_key(false)).unwrap());
     let epoch_1 = PoolKey { epoch: Epoch::FIRST, fingerprint: fingerprint(4) };
     assert_eq!(first.document.stage, Stage::Steady { current: epoch_1, backup: None });
     assert_eq!((rise(&snapshot, &first), first.document.next_epoch.get()), (1, 2));
@@ -37,7 +37,7 @@ fn an_empty_pool_gets_a_first_key_or_an_import_and_holds() {
 #[test]
 fn a_running_pool_takes_neither() {
     for stage in [steady(), staged(), promoted(0, &[])] {
-        for command in [first_key(Force::Yes), import()] {
+        for command in [first_key(true), import()] {
             assert!(matches!(refused(order(&of(stage.clone()), command)), Reason::WrongPhase(_)));
         }
     }
@@ -49,13 +49,13 @@ fn a_first_key_is_refused_where_nodes_share_a_key_already() {
     for record in snapshot.nodes.values_mut() {
         record.report.as_mut().unwrap().foreign = Some(fingerprint(70));
     }
-    let reason = refused(order(&snapshot, first_key(Force::No)));
+    let reason = refused(order(&snapshot, first_key(false)));
     assert_eq!(reason, Reason::ForeignKey { fingerprint: fingerprint(70), nodes: 2 });
-    assert!(order(&snapshot, first_key(Force::Yes)).is_ok());
+    assert!(order(&snapshot, first_key(true)).is_ok());
     // Different keys on each node are nothing to import.
     let mut records = snapshot.nodes.values_mut();
     records.next().unwrap().report.as_mut().unwrap().foreign = Some(fingerprint(71));
-    assert!(order(&snapshot, first_key(Force::No)).is_ok());
+    assert!(order(&snapshot, first_key(false)).is_ok());
 }
 
 #[test]
@@ -66,33 +66,32 @@ fn an_import_of_one_key_twice_is_refused() {
 }
 
 #[test]
-fn after_an_import_nothing_moves_until_everybody_expected_is_here() {
+fn after_an_import_nothing_moves_until_all_expected_nodes_are_here() {
     let mut document = document(steady());
-    document.hold = Some(Hold::FirstKey { expect: Expect::Names(nodes(&["a", "b", "c"])) });
+    document.hold = Some(Hold::FirstKey { expect: Expected::Names(nodes(&["a", "b", "c"])) });
     let snapshot = pool(document.clone(), &["a"], &["b"]);
     assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Held);
     assert_eq!(refused(order(&snapshot, INSIST)), Reason::Held);
-    let Reason::Expected(missing) = refused(order(&snapshot, Command::Resume { force: Force::No })) else {
+    let Reason::Expected(missing) = refused(order(&snapshot, Command::Resume { force: false })) else {
         panic!("not refused")
     };
     assert_eq!(missing, ["b", "c"]);
     document.hold = Some(Hold::FirstKey { expect: expect_number(3) });
     let Reason::Expected(missing) =
-        refused(order(&pool(document.clone(), &["a"], &[]), Command::Resume { force: Force::No }))
+        refused(order(&pool(document.clone(), &["a"], &[]), Command::Resume { force: false }))
     else {
         panic!("not refused")
     };
     assert_eq!(missing, ["2 of 3 nodes"]);
-    // By force without those who never came, and never past one who is here and behind.
-    let by_force = Command::Resume { force: Force::Yes };
+    // By force without nodes that never came, and never past one that is here and behind.
+    let by_force = Command::Resume { force: true };
     let resumed = committed(order(&pool(document.clone(), &["a"], &[]), by_force.clone()).unwrap());
     assert_eq!(resumed.document.hold, None);
     let Reason::Expected(missing) = refused(order(&pool(document.clone(), &["a"], &["b"]), by_force)) else {
         panic!("not refused")
     };
     assert_eq!(missing, ["b"]);
-    let resumed =
-        committed(order(&pool(document, &["a", "b", "c"], &[]), Command::Resume { force: Force::No }).unwrap());
+    let resumed = committed(order(&pool(document, &["a", "b", "c"], &[]), Command::Resume { force: false }).unwrap());
     assert_eq!((resumed.document.hold, resumed.audit.action), (None, Action::Resume));
 }
 
@@ -130,22 +129,22 @@ fn pause_and_resume_raise_no_generation() {
         assert_eq!((paused.document.paused.as_ref(), rise(&snapshot, &paused)), (Some(&Pause::Operator), 0));
         let snapshot = Snapshot { document: paused.document, ..snapshot };
         assert!(matches!(refused(order(&snapshot, Command::Pause)), Reason::WrongPhase(_)));
-        let resumed = committed(order(&snapshot, Command::Resume { force: Force::No }).unwrap());
+        let resumed = committed(order(&snapshot, Command::Resume { force: false }).unwrap());
         assert_eq!((resumed.document.paused.as_ref(), rise(&snapshot, &resumed)), (None, 0));
         let snapshot = Snapshot { document: resumed.document, ..snapshot };
-        assert!(matches!(refused(order(&snapshot, Command::Resume { force: Force::No })), Reason::WrongPhase(_)));
+        assert!(matches!(refused(order(&snapshot, Command::Resume { force: false })), Reason::WrongPhase(_)));
     }
 }
 
 #[test]
-fn only_a_pause_is_taken_before_everybody_was_heard() {
-    let unheard = deaf_to(&["b"]);
+fn only_a_pause_is_taken_before_all_nodes_were_seen() {
+    let unseen = blind_to(&["b"]);
     let snapshot = of(staged());
     let commands = [
         ROTATE,
-        Command::Resume { force: Force::No },
-        Command::Abort { force: Force::Yes },
-        Command::Revoke { keys: super::super::input::RevokeKeys::AllTold, deny: BTreeSet::new() },
+        Command::Resume { force: false },
+        Command::Abort { force: true },
+        Command::Revoke { keys: super::super::input::RevokeKeys::AllInstructed, deny: BTreeSet::new() },
         Command::Forget { node: node("b") },
         Command::Deny { node: node("b") },
         Command::Exclude { node: node("b"), until: NOW },
@@ -153,12 +152,12 @@ fn only_a_pause_is_taken_before_everybody_was_heard() {
         Command::SetPolicy { policy: Box::new(policy()) },
     ];
     for command in commands {
-        assert_eq!(refused(order_with(&snapshot, &unheard, command)), Reason::NotHeard(vec![node("b")]));
+        assert_eq!(refused(order_with(&snapshot, &unseen, command)), Reason::NotHeard(vec![node("b")]));
     }
-    assert!(order_with(&snapshot, &unheard, Command::Pause).is_ok());
+    assert!(order_with(&snapshot, &unseen, Command::Pause).is_ok());
 }
 
-/// A pool at generation 5 whose node b was told generation 9.
+/// A pool at generation 5 whose node b received generation 9.
 fn restored() -> Snapshot {
     let mut snapshot = of(steady());
     let slots = Slots { primary: key(8), backup: Some(key(7)) };
@@ -171,11 +170,11 @@ fn restored() -> Snapshot {
 fn a_report_from_the_future_freezes_the_pool() {
     let snapshot = restored();
     assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Frozen);
-    for command in [INSIST, Command::Resume { force: Force::No }, Command::Exclude { node: node("b"), until: NOW }] {
+    for command in [INSIST, Command::Resume { force: false }, Command::Exclude { node: node("b"), until: NOW }] {
         let reason = refused(order(&snapshot, command));
         assert_eq!(reason, Reason::Frozen { node: node("b"), generation: Generation::new(9) });
     }
-    // The same generation with other keys is no better.
+    // The same generation with other keys is as bad.
     let mut snapshot = restored();
     let report = snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap();
     report.fence.as_mut().unwrap().generation = Generation::new(5);
@@ -203,17 +202,17 @@ fn recover_takes_what_is_reported_under_the_highest_generation() {
     let other = Slots { primary: key(7), backup: Some(key(8)) };
     assert_eq!(refused(order(&snapshot, Command::Recover { slots: other })), Reason::NotReported);
     assert!(matches!(refused(order(&of(steady()), Command::Recover { slots })), Reason::WrongPhase(_)));
-    // Whoever was not heard is waited for, or absent and excluded with it.
-    let unheard = deaf_to(&["a"]);
-    let reason = refused(order_with(&snapshot, &unheard, Command::Recover { slots }));
+    // A node that was not seen is waited for, or is absent and excluded with it.
+    let unseen = blind_to(&["a"]);
+    let reason = refused(order_with(&snapshot, &unseen, Command::Recover { slots }));
     assert_eq!(reason, Reason::NotHeard(vec![node("a")]));
-    let gone = Presence { absent: nodes(&["a"]), ..deaf_to(&["a"]) };
+    let gone = Presence { absent: nodes(&["a"]), ..blind_to(&["a"]) };
     let proposal = committed(order_with(&snapshot, &gone, Command::Recover { slots }).unwrap());
     assert_eq!(proposal.audit.nodes, nodes(&["a"]));
 }
 
 #[test]
-fn recover_may_go_on_with_what_the_document_tells_if_nobody_was_told_more() {
+fn recover_may_take_the_documents_own_slots_if_no_node_received_more() {
     // Found by the model check: restored, driven on to a promotion, and then a node comes that holds the lost way's keys
     // under a generation that is out again.  Nobody has reported the promotion yet; a node may have it all the same.
     let mut snapshot = pool(document(promoted(0, &[])), &[], &["a", "b"]);
@@ -224,10 +223,10 @@ fn recover_may_go_on_with_what_the_document_tells_if_nobody_was_told_more() {
     let own = Slots { primary: key(3), backup: Some(key(2)) };
     for slots in [own, lost] {
         let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
-        assert_eq!(proposal.document.generation.get(), 5 + RECOVER_JUMP, "above what the document tells");
+        assert_eq!(proposal.document.generation.get(), 5 + RECOVER_JUMP, "above what the document instructs");
         assert_eq!(proposal.document.next_epoch.get(), 10);
     }
-    // Somebody was told more, installed or not, or has one slot: the document is behind, and says nothing.
+    // A node received more, installed or not, or has one slot: the document is behind and does not count.
     let mut one = admitted(Some(Fence { pool_id: pool_id(), generation: Generation::new(6), slots: lost }));
     one.report.as_mut().unwrap().slot_count = SlotCount::One;
     let mut told_more = snapshot.clone();
@@ -248,7 +247,7 @@ fn recover_does_not_believe_a_one_slot_nodes_file() {
     assert_eq!(refused(order(&snapshot, Command::Recover { slots: alone })), Reason::NotReported);
     let slots = Slots { primary: key(8), backup: Some(key(7)) };
     let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
-    assert_eq!(proposal.document.generation.get(), 12 + RECOVER_JUMP, "above what anybody was told");
+    assert_eq!(proposal.document.generation.get(), 12 + RECOVER_JUMP, "above what any node received");
 }
 
 #[test]
@@ -267,7 +266,7 @@ fn advance_leaves_exactly_those_behind_that_the_operator_saw() {
         |generation, names: &[&str]| Command::Advance { generation: Generation::new(generation), leave: nodes(names) };
     let proposal = committed(order(&snapshot, advance(5, &["d"])).unwrap());
     assert_eq!((proposal.audit.nodes.clone(), rise(&snapshot, &proposal)), (nodes(&["d"]), 0));
-    // Two operators press it: the second one finds the generation moved, or nobody behind.
+    // Two operators press it: the second one finds the generation moved, or no node behind.
     assert_eq!(refused(order(&snapshot, advance(4, &["d"]))), Reason::GenerationMoved(Generation::new(5)));
     let more = pool(document(staged()), &["a", "b", "e"], &["c", "d"]);
     assert_eq!(refused(order(&more, advance(5, &["d"]))), Reason::MoreBehind(vec![node("c")]));
@@ -283,7 +282,7 @@ fn a_command_names_the_revision_that_it_was_meant_for() {
     let presence = presence();
     let now = Now { wall: NOW, presence: &presence };
     let order = |seen| {
-        Input::Order(Order {
+        Input::Request(OperatorRequest {
             operator: node("ops"),
             reason: String::new(),
             if_revision: Some(Revision::new(seen)),
@@ -323,8 +322,8 @@ fn a_dead_node_does_not_lock_the_operator_out_after_a_restart() {
             Command::Forget { node: node(name) },
         ]
     };
-    // b has acknowledged by its stored record, c has not: neither was heard in this life.
-    let gone = Presence { absent: nodes(&["b", "c"]), ..deaf_to(&["b", "c"]) };
+    // b has acknowledged by its stored record, c has not: neither was seen in this life.
+    let gone = Presence { absent: nodes(&["b", "c"]), ..blind_to(&["b", "c"]) };
     for name in ["b", "c"] {
         for command in remedies(name) {
             let proposal = committed(order_with(&snapshot, &gone, command).unwrap());
@@ -333,16 +332,16 @@ fn a_dead_node_does_not_lock_the_operator_out_after_a_restart() {
     }
     let advance = |names: &[&str]| Command::Advance { generation: Generation::new(5), leave: nodes(names) };
     let proposal = committed(order_with(&snapshot, &gone, advance(&["b", "c"])).unwrap());
-    assert_eq!(proposal.audit.nodes, nodes(&["b", "c"]), "whoever was not heard is behind too");
+    assert_eq!(proposal.audit.nodes, nodes(&["b", "c"]), "a node that was not seen is behind, too");
     assert_eq!(refused(order_with(&snapshot, &gone, advance(&["c"]))), Reason::MoreBehind(vec![node("b")]));
     // A node that is not measured absent may still report.
-    let silent = Presence { absent: nodes(&["b"]), ..deaf_to(&["b", "c"]) };
+    let silent = Presence { absent: nodes(&["b"]), ..blind_to(&["b", "c"]) };
     for command in remedies("c").into_iter().chain([advance(&["b", "c"])]) {
         assert_eq!(refused(order_with(&snapshot, &silent, command)), Reason::NotHeard(vec![node("c")]));
     }
-    for command in [INSIST, Command::Resume { force: Force::No }, Command::Abort { force: Force::Yes }] {
+    for command in [INSIST, Command::Resume { force: false }, Command::Abort { force: true }] {
         let reason = refused(order_with(&snapshot, &gone, command));
-        assert_eq!(reason, Reason::NotHeard(vec![node("b"), node("c")]), "nothing else passes");
+        assert_eq!(reason, Reason::NotHeard(vec![node("b"), node("c")]), "nothing further passes");
     }
 }
 
@@ -375,10 +374,10 @@ fn a_pause_under_the_hold_of_a_first_key_is_lifted_alone() {
     document.hold = Some(Hold::FirstKey { expect: expect_number(3) });
     document.paused = Some(Pause::Operator);
     let snapshot = pool(document, &["a"], &[]);
-    let resumed = committed(order(&snapshot, Command::Resume { force: Force::No }).unwrap()).document;
+    let resumed = committed(order(&snapshot, Command::Resume { force: false }).unwrap()).document;
     assert_eq!((resumed.paused.is_none(), resumed.hold.is_some()), (true, true));
     let snapshot = Snapshot { document: resumed, ..snapshot };
-    assert!(matches!(refused(order(&snapshot, Command::Resume { force: Force::No })), Reason::Expected(_)));
+    assert!(matches!(refused(order(&snapshot, Command::Resume { force: false })), Reason::Expected(_)));
 }
 
 #[test]

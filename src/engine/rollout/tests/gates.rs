@@ -1,7 +1,7 @@
 //! Drain, health, and clocks that step.
 
 use super::super::document::Pause;
-use super::super::input::{BlockedBy, Force};
+use super::super::input::BlockedBy;
 use super::*;
 
 fn counters(passive: u64, passive_alt_key: u64, passive_fail: u64) -> Counters {
@@ -49,7 +49,7 @@ fn health_is_a_rise_above_the_waves_own_baseline() {
         let record = snapshot.nodes.get_mut(&node("a")).unwrap();
         record.baseline = Some(window(Phase::Staged, 3, counters(1_000 - before, 0, before)));
         record.window = Some(window(Phase::Promoted, 3, counters(1_000 - since, 0, since)));
-        // What happens outside the wave says nothing about it.
+        // What happens outside the wave does not count for it.
         let other = snapshot.nodes.get_mut(&node("b")).unwrap();
         other.window = Some(window(Phase::Promoted, 3, counters(0, 0, 1_000)));
         let proposal = committed(tick(&snapshot));
@@ -57,10 +57,10 @@ fn health_is_a_rise_above_the_waves_own_baseline() {
         assert_eq!(proposal.audit.action, expected, "{before} {since}");
         assert_eq!(matches!(proposal.document.paused, Some(Pause::Health { .. })), is_bad);
         if is_bad {
-            // An operator who resumes has looked: the same wave is not stopped twice.
+            // After a resume the same wave is not paused a second time.
             let snapshot = Snapshot { document: proposal.document, nodes: snapshot.nodes };
             assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Paused);
-            let resumed = committed(order(&snapshot, Command::Resume { force: Force::No }).unwrap()).document;
+            let resumed = committed(order(&snapshot, Command::Resume { force: false }).unwrap()).document;
             let step = tick(&Snapshot { document: resumed, ..snapshot });
             assert_eq!(committed(step).audit.action, Action::OpenWave);
         }

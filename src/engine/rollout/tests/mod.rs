@@ -1,25 +1,28 @@
 //! Tables of (state, input) -> (state, effects).  Every transition of docs/protocol.md#rule-3 has a refused twin.
 
 mod abort;
+mod barrier;
 mod commands;
 mod gates;
 mod nodes;
+mod presence;
 mod reporting;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::document::{Action, Document, Expect, PoolKey, Proposal, Slots, Snapshot, Stage, Wave};
+use super::document::{Action, Document, Proposal, Snapshot, Stage, Wave};
 use super::handle;
-use super::input::{Command, Input, Now, Order, Reason, Refused, Step, Wait};
+use super::input::{Command, Input, Now, OperatorRequest, Reason, Refused, Step, Wait};
 use super::policy::{NamePattern, Policy, Share, WaveRule};
-use super::record::{Fence, Installed, NodeRecord, Report, SlotCount, Standing, Window};
-use super::wave::told;
-use crate::convergence::Presence;
+use super::presence::Presence;
+use super::record::{Installed, Membership, NodeRecord, Report, SlotCount, Window};
+use super::slots::{Fence, PoolKey, Slots};
+use super::wave::instruction_for;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::ids::{NodeId, PoolId};
 use tfo_model::key::KeyFingerprint;
-use tfo_model::node::{Counters, KeySource, Session};
+use tfo_model::node::{Counters, Expected, KeySource, Session};
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 
@@ -95,7 +98,7 @@ fn admitted(fence: Option<Fence>) -> NodeRecord {
     NodeRecord {
         version: 7,
         syncs: 3,
-        standing: Standing::Admitted,
+        membership: Membership::Admitted,
         session: Some(Session { ordinal: 1, nonce: 1 }),
         report: Some(report(fence)),
         window: None,
@@ -105,8 +108,8 @@ fn admitted(fence: Option<Fence>) -> NodeRecord {
 }
 
 fn acked(document: &Document, name: &str) -> NodeRecord {
-    let told = told(document, &node(name), SlotCount::Two);
-    admitted(told.map(|told| Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots }))
+    let instruction = instruction_for(document, &node(name), SlotCount::Two);
+    admitted(instruction.map(|instruction| Fence::of(pool_id(), &instruction)))
 }
 
 /// A pool whose nodes `here` have acknowledged, and whose nodes `behind` have not.
@@ -132,17 +135,17 @@ fn with_behind(stage: Stage) -> Snapshot {
 }
 
 /// Every node that a test here names.
-const EVERYBODY: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "late", "new", "never-seen", "one"];
+const ALL_NODES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "late", "new", "never-seen", "one"];
 
-/// Ears that hear everybody, long after everything.
+/// A coordinator that has seen all nodes, long after everything.
 fn presence() -> Presence {
-    Presence { heard: nodes(&EVERYBODY), phase_secs: 100, wave_secs: 100, ..Presence::default() }
+    Presence { seen: nodes(&ALL_NODES), phase_secs: 100, wave_secs: 100, ..Presence::default() }
 }
 
 /// The same, except for these.
-fn deaf_to(names: &[&str]) -> Presence {
+fn blind_to(names: &[&str]) -> Presence {
     let mut presence = presence();
-    presence.heard.retain(|node| !names.contains(&node.as_str()));
+    presence.seen.retain(|node| !names.contains(&node.as_str()));
     presence
 }
 
@@ -155,8 +158,9 @@ fn tick_with(snapshot: &Snapshot, presence: &Presence) -> Step {
 }
 
 fn order_with(snapshot: &Snapshot, presence: &Presence, command: Command) -> Result<Step, Refused> {
-    let order = Order { operator: node("ops.example.org"), reason: "because".to_owned(), if_revision: None, command };
-    handle(snapshot, Now { wall: NOW, presence }, &Input::Order(order), Some(fingerprint(4)))
+    let order =
+        OperatorRequest { operator: node("ops.example.org"), reason: "because".to_owned(), if_revision: None, command };
+    handle(snapshot, Now { wall: NOW, presence }, &Input::Request(order), Some(fingerprint(4)))
 }
 
 fn order(snapshot: &Snapshot, command: Command) -> Result<Step, Refused> {
@@ -183,6 +187,6 @@ fn rise(snapshot: &Snapshot, proposal: &Proposal) -> u64 {
     proposal.document.generation.get() - snapshot.document.generation.get()
 }
 
-fn expect_number(number: usize) -> Expect {
-    Expect::Number(number)
+fn expect_number(number: usize) -> Expected {
+    Expected::Number(number)
 }

@@ -35,9 +35,9 @@ fn an_unknown_node_is_admitted_durably_before_it_is_answered() {
     let recording = recorded(&snapshot, "new", &sync);
     assert!(matches!(recording, Ok(Recording::First(_))));
     apply(&mut snapshot, change(recording));
-    assert_eq!(snapshot.nodes[&node("new")].standing, Standing::Admitted);
-    let told = told(&snapshot.document, &node("new"), SlotCount::Two).unwrap();
-    assert_eq!(answer(&snapshot, &presence(), &node("new"), &sync), Ok(Answer::Tell(told)));
+    assert_eq!(snapshot.nodes[&node("new")].membership, Membership::Admitted);
+    let instruction = instruction_for(&snapshot.document, &node("new"), SlotCount::Two).unwrap();
+    assert_eq!(answer(&snapshot, &presence(), &node("new"), &sync), Ok(Answer::Instruct(instruction)));
     // It is waited for from now on.
     assert_eq!(waits(tick(&snapshot)).waiting_for, vec![node("new")]);
 }
@@ -69,7 +69,7 @@ fn the_end_of_an_exclusion_is_a_new_session_not_a_date() {
         (until_later, false),
     ] {
         let mut snapshot = of(staged());
-        snapshot.nodes.get_mut(&node("a")).unwrap().standing = Standing::Excluded(exclusion);
+        snapshot.nodes.get_mut(&node("a")).unwrap().membership = Membership::Excluded(exclusion);
         assert_eq!(
             committed(tick(&{
                 let mut other = snapshot.clone();
@@ -87,14 +87,14 @@ fn the_end_of_an_exclusion_is_a_new_session_not_a_date() {
             assert_eq!(old, Err(SyncRefused::SessionClosed { ordinal: 1 }), "{exclusion:?}");
         }
         let record = change(recorded(&snapshot, "a", &sync(2, report(None)))).next.unwrap();
-        assert_eq!(record.standing == Standing::Admitted, admits, "{exclusion:?}");
+        assert_eq!(record.membership == Membership::Admitted, admits, "{exclusion:?}");
     }
 }
 
 #[test]
 fn denied_and_foreign_nodes_get_nothing() {
     let mut snapshot = of(staged());
-    snapshot.nodes.get_mut(&node("a")).unwrap().standing = Standing::Excluded(Exclusion::Denied);
+    snapshot.nodes.get_mut(&node("a")).unwrap().membership = Membership::Excluded(Exclusion::Denied);
     let mine = sync(9, report(None));
     assert_eq!(recorded(&snapshot, "a", &mine), Err(SyncRefused::Denied));
     assert_eq!(answer(&snapshot, &presence(), &node("a"), &mine), Err(SyncRefused::Denied));
@@ -115,9 +115,9 @@ fn an_answer_is_what_is_above_seen_and_not_there_yet() {
     let ahead = Sync { seen: Generation::new(6), ..sync(1, report(None)) };
     assert_eq!(answer(&snapshot, &presence(), &node("a"), &ahead), Ok(Answer::Nothing), "seen, not \"differs\"");
     let behind = Sync { seen: Generation::new(4), ..sync(1, report(None)) };
-    assert!(matches!(answer(&snapshot, &presence(), &node("a"), &behind), Ok(Answer::Tell(_))));
-    let unheard = deaf_to(&["b"]);
-    assert_eq!(answer(&snapshot, &unheard, &node("a"), &behind), Err(SyncRefused::NotHeard));
+    assert!(matches!(answer(&snapshot, &presence(), &node("a"), &behind), Ok(Answer::Instruct(_))));
+    let unseen = blind_to(&["b"]);
+    assert_eq!(answer(&snapshot, &unseen, &node("a"), &behind), Err(SyncRefused::NotHeard));
     assert_eq!(answer(&of(Stage::Empty), &presence(), &node("a"), &behind), Ok(Answer::Nothing));
 }
 
@@ -163,8 +163,8 @@ fn exclude_and_deny_know_their_nodes() {
     let until = NOW.plus(60);
     let snapshot = of(staged());
     let proposal = committed(order(&snapshot, Command::Exclude { node: node("b"), until }).unwrap());
-    let standing = proposal.records[0].next.as_ref().unwrap().standing;
-    assert_eq!(standing, Standing::Excluded(Exclusion::Operator { until }));
+    let standing = proposal.records[0].next.as_ref().unwrap().membership;
+    assert_eq!(standing, Membership::Excluded(Exclusion::Operator { until }));
     let unknown = Command::Exclude { node: node("c"), until };
     assert_eq!(refused(order(&snapshot, unknown)), Reason::UnknownNode(node("c")));
     let mut denied = snapshot;
@@ -206,7 +206,7 @@ fn fence_of(generation: u64, primary: PoolKey, backup: PoolKey) -> Fence {
 
 #[test]
 fn a_report_further_ahead_than_any_restore_is_refused() {
-    use super::super::REPORT_LEAD_MAX;
+    use super::super::sync::REPORT_LEAD_MAX;
     let snapshot = of(staged());
     let far = fence_of(5 + REPORT_LEAD_MAX, key(4 + REPORT_LEAD_MAX), key(2));
     let beyond = [

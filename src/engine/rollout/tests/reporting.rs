@@ -1,9 +1,9 @@
 //! Nodes whose keys come from elsewhere, sessions of one kind, and the one view that answers all.
 
+use super::super::barrier::{Barrier, conflict, no_common_foreign_key, node_state, recoverable};
 use super::super::record::Exclusion;
 use super::super::sync::{Answer, PoolView, Recording, Sync, SyncRefused, answer, record};
 use super::*;
-use crate::convergence::{Barrier, common_foreign_key, conflict, node_state, recoverable};
 use tfo_model::fleet::NodeState;
 use tfo_model::node::KeySource;
 
@@ -34,7 +34,7 @@ fn stored(snapshot: &mut Snapshot, name: &str, sync: &Sync) {
 fn a_node_that_only_reports_is_seen_and_binds_nothing() {
     let mut snapshot = of(staged());
     let before = (Barrier::of_all(&snapshot), recoverable(&snapshot));
-    // Whatever it says: another pool's keys, a generation from the future, a foreign key that others have too.
+    // Whatever it reports: another pool's keys, a generation from the future, a foreign key that others have too.
     let foreign = Some(fingerprint(9));
     for (name, report) in [
         ("r1", of_fence(99, 9)),
@@ -49,10 +49,10 @@ fn a_node_that_only_reports_is_seen_and_binds_nothing() {
         assert_eq!(node_state(&snapshot.document, &node(name), record, &presence()), NodeState::Reporting);
     }
     assert_eq!((Barrier::of_all(&snapshot), recoverable(&snapshot)), before);
-    assert_eq!((conflict(&snapshot), common_foreign_key(&snapshot)), (None, None));
-    // Not even unheard ones.
-    let unheard = deaf_to(&["r1", "r2", "r3"]);
-    assert_eq!(committed(tick_with(&snapshot, &unheard)).audit.action, Action::Promote);
+    assert_eq!((conflict(&snapshot), no_common_foreign_key(&snapshot)), (None, Ok(())));
+    // Not even ones that were not seen.
+    let unseen = blind_to(&["r1", "r2", "r3"]);
+    assert_eq!(committed(tick_with(&snapshot, &unseen)).audit.action, Action::Promote);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_node_becomes_required_only_by_a_session_of_its_own() {
         assert_eq!(take(1), Err(SyncRefused::SessionClosed { ordinal: 1 }), "{name}");
         assert!(matches!(take(2), Ok(Recording::First(_))), "{name}");
     }
-    // And the other way: nobody slips out of a barrier inside a session.
+    // And the other way: no node slips out of a barrier inside a session.
     let out = sync(1, derives(report(None)));
     let result = record(&snapshot.document, snapshot.nodes.get(&node("a")), &node("a"), &out, NOW);
     assert_eq!(result, Err(SyncRefused::SessionClosed { ordinal: 1 }));
@@ -96,26 +96,26 @@ fn a_node_becomes_required_only_by_a_session_of_its_own() {
 
 #[test]
 fn one_view_answers_as_each_look_would() {
-    let unheard = deaf_to(&["b"]);
+    let unseen = blind_to(&["b"]);
     let mut frozen = of(staged());
     stored(&mut frozen, "a", &sync(5, of_fence(50, 7)));
     let mut excluded = of(staged());
-    excluded.nodes.get_mut(&node("b")).unwrap().standing = Standing::Excluded(Exclusion::Absent);
+    excluded.nodes.get_mut(&node("b")).unwrap().membership = Membership::Excluded(Exclusion::Absent);
     let snapshots = [of(Stage::Empty), of(steady()), of(staged()), with_behind(promoted(0, &["a"])), frozen, excluded];
     let mut kinds = BTreeSet::new();
     for snapshot in &snapshots {
-        for presence in [presence(), unheard.clone()] {
+        for presence in [presence(), unseen.clone()] {
             let view = PoolView::of(snapshot, &presence);
-            for (name, session) in [("a", 1), ("b", 1), ("b", 2), ("a", 5), ("nobody", 1)] {
+            for (name, session) in [("a", 1), ("b", 1), ("b", 2), ("a", 5), ("unknown", 1)] {
                 for seen in [0, 4, 5] {
                     let sync = Sync { seen: Generation::new(seen), ..sync(session, report(None)) };
                     let looked = answer(snapshot, &presence, &node(name), &sync);
                     assert_eq!(view.answer(snapshot, &node(name), &sync), looked);
-                    // And as the rules say, spelled out once more.
+                    // And as the rules define it, spelled out once more.
                     let is_frozen = conflict(snapshot).is_some();
                     assert_eq!(looked == Err(SyncRefused::Frozen), is_frozen);
-                    if matches!(looked, Ok(Answer::Tell(_))) {
-                        assert!(presence.unheard_required(snapshot).is_empty());
+                    if matches!(looked, Ok(Answer::Instruct(_))) {
+                        assert!(presence.unseen_required(snapshot).is_empty());
                     }
                     kinds.insert(format!("{looked:?}").split(['(', ' ', '{']).take(2).collect::<String>());
                 }

@@ -41,7 +41,7 @@ fn a_promote_tells_the_first_wave_only() {
     let snapshot = pool(document, &["a", "b"], &[]);
     let proposal = committed(tick(&snapshot));
     let next = &proposal.document;
-    let of = |name| told(next, &node(name), SlotCount::Two).unwrap();
+    let of = |name| instruction_for(next, &node(name), SlotCount::Two).unwrap();
     assert_eq!((of("a").generation.get(), of("a").slots.primary), (6, key(3)));
     assert_eq!((of("b").generation.get(), of("b").slots.primary), (5, key(2)));
     assert_eq!(rise(&snapshot, &proposal), 1);
@@ -53,8 +53,8 @@ fn the_next_wave_opens_without_a_new_generation() {
     let snapshot = of(promoted(0, &["a"]));
     let proposal = committed(tick(&snapshot));
     assert_eq!((proposal.audit.action, rise(&snapshot, &proposal)), (Action::OpenWave, 0));
-    let told = told(&proposal.document, &node("b"), SlotCount::Two).unwrap();
-    assert_eq!((told.generation.get(), told.slots.primary), (5, key(3)));
+    let instruction = instruction_for(&proposal.document, &node("b"), SlotCount::Two).unwrap();
+    assert_eq!((instruction.generation.get(), instruction.slots.primary), (5, key(3)));
 }
 
 #[test]
@@ -115,10 +115,10 @@ fn gates_of_a_stage() {
 }
 
 #[test]
-fn nothing_is_committed_before_everybody_was_heard_in_this_life() {
+fn nothing_is_committed_before_all_nodes_were_seen_in_this_life() {
     for stage in [steady(), staged(), promoted(0, &[])] {
-        let unheard = deaf_to(&["b"]);
-        let wait = waits(tick_with(&of(stage), &unheard));
+        let unseen = blind_to(&["b"]);
+        let wait = waits(tick_with(&of(stage), &unseen));
         assert_eq!((wait.blocked_by, wait.waiting_for), (BlockedBy::Barrier, vec![node("b")]));
     }
 }
@@ -144,7 +144,7 @@ fn absent_nodes_in_the_way_are_excluded_down_to_min_present() {
     let mut snapshot = pool(document(staged()), &["a", "d"], &["b", "c"]);
     snapshot.document.policy.absent_policy = AbsentPolicy::Wait;
     assert_eq!(waits(tick_with(&snapshot, &absent)).blocked_by, BlockedBy::Absent);
-    // A silent node that has acknowledged is in nobody's way.
+    // A silent node that has acknowledged is not in the way.
     let silent = Presence { absent: nodes(&["b"]), ..presence() };
     assert_eq!(committed(tick_with(&of(staged()), &silent)).audit.action, Action::Promote);
 }
@@ -159,7 +159,7 @@ fn an_empty_pool_of_required_nodes_passes_no_barrier() {
     // Given up nodes count for min_present: one that is left of four is too few.
     let mut snapshot = pool(document(staged()), &["a", "b", "c", "d"], &[]);
     for name in ["b", "c", "d"] {
-        snapshot.nodes.get_mut(&node(name)).unwrap().standing = Standing::Excluded(Exclusion::Absent);
+        snapshot.nodes.get_mut(&node(name)).unwrap().membership = Membership::Excluded(Exclusion::Absent);
     }
     assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Absent);
 }
@@ -167,7 +167,7 @@ fn an_empty_pool_of_required_nodes_passes_no_barrier() {
 #[test]
 fn a_wave_without_a_present_acked_member_takes_in_the_next_by_hash() {
     let mut document = document(staged());
-    document.policy.promote_waves = vec![WaveRule::Names("nobody".parse().unwrap()), WaveRule::Share(Share::ALL)];
+    document.policy.promote_waves = vec![WaveRule::Names("none".parse().unwrap()), WaveRule::Share(Share::ALL)];
     let snapshot = pool(document, &["a", "b", "c"], &[]);
     let Stage::Promoted { wave, .. } = committed(tick(&snapshot)).document.stage else { panic!("not promoted") };
     let first = wave.taken_in.first().cloned().unwrap();
@@ -189,7 +189,8 @@ fn five_per_cent_of_eight_nodes_is_a_canary_and_stays_in_its_wave() {
     let snapshot = pool(document, &names, &[]);
     let promoted = committed(tick(&snapshot)).document;
     let opened = |document: &Document| -> Vec<NodeId> {
-        let is_new = |name: &&&str| told(document, &node(name), SlotCount::Two).unwrap().slots.primary == key(3);
+        let is_new =
+            |name: &&&str| instruction_for(document, &node(name), SlotCount::Two).unwrap().slots.primary == key(3);
         names.iter().filter(is_new).map(|name| node(name)).collect()
     };
     let canaries = opened(&promoted);
@@ -201,7 +202,7 @@ fn five_per_cent_of_eight_nodes_is_a_canary_and_stays_in_its_wave() {
 #[test]
 fn a_promotion_that_lost_its_canary_takes_in_another() {
     let mut snapshot = pool(document(promoted(0, &["a"])), &["a", "b", "c"], &[]);
-    snapshot.nodes.get_mut(&node("a")).unwrap().standing = Standing::Excluded(Exclusion::Absent);
+    snapshot.nodes.get_mut(&node("a")).unwrap().membership = Membership::Excluded(Exclusion::Absent);
     let proposal = committed(tick(&snapshot));
     assert_eq!((proposal.audit.action, rise(&snapshot, &proposal)), (Action::TakeIn, 0));
 }
@@ -218,9 +219,9 @@ fn the_audit_names_whom_a_wave_takes_in() {
         document.policy.promote_waves = named.chain([WaveRule::Share(Share::ALL)]).collect();
         document
     };
-    // "new" is in no barrier: nobody promotes it.
+    // "new" is in no barrier: it is not promoted.
     let mut snapshot = pool(staged_with(&["a", "b"]), &["a", "b", "c", "new"], &[]);
-    snapshot.nodes.get_mut(&node("new")).unwrap().standing = Standing::Excluded(Exclusion::Absent);
+    snapshot.nodes.get_mut(&node("new")).unwrap().membership = Membership::Excluded(Exclusion::Absent);
     assert_eq!(audit(&snapshot), (Action::Promote, nodes(&["a"]), String::new()));
     snapshot.document.policy.promote_waves[0] = WaveRule::Names("n*".parse().unwrap());
     let (_, taken_in, _) = audit(&snapshot);
@@ -228,17 +229,17 @@ fn the_audit_names_whom_a_wave_takes_in() {
     let next = pool(document(promoted(0, &["a", "b"])), &["a", "b", "c"], &[]);
     assert_eq!(audit(&next), (Action::OpenWave, nodes(&["b"]), String::new()), "those that are new in it");
     let last = pool(document(promoted(0, &["a"])), &["a", "b", "c"], &[]);
-    assert_eq!(audit(&last), (Action::OpenWave, nodes(&[]), "everybody".to_owned()));
-    assert_eq!(audit(&of(staged())), (Action::Promote, nodes(&[]), "everybody".to_owned()));
+    assert_eq!(audit(&last), (Action::OpenWave, nodes(&[]), "all nodes".to_owned()));
+    assert_eq!(audit(&of(staged())), (Action::Promote, nodes(&[]), "all nodes".to_owned()));
     let mut empty = pool(document(promoted(0, &["a"])), &["a", "b", "c"], &[]);
-    empty.nodes.get_mut(&node("a")).unwrap().standing = Standing::Excluded(Exclusion::Absent);
+    empty.nodes.get_mut(&node("a")).unwrap().membership = Membership::Excluded(Exclusion::Absent);
     let (action, refilled, _) = audit(&empty);
     assert_eq!((action, refilled.len()), (Action::TakeIn, 1));
     // A wave of many.
     let names: Vec<String> = (0..150).map(|number| format!("n{number:03}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let snapshot = pool(staged_with(&["n*"]), &names, &[]);
-    let presence = Presence { heard: nodes(&names), ..presence() };
+    let presence = Presence { seen: nodes(&names), ..presence() };
     let audit = committed(tick_with(&snapshot, &presence)).audit;
     assert_eq!((audit.nodes, audit.reason), (nodes(&names[..100]), "100 of 150 nodes are named".to_owned()));
 }
@@ -247,7 +248,7 @@ fn the_audit_names_whom_a_wave_takes_in() {
 fn one_slot_nodes_are_never_waited_for_and_change_last() {
     let mut snapshot = pool(document(promoted(0, &["one"])), &["a", "b"], &["one"]);
     snapshot.nodes.get_mut(&node("one")).unwrap().report.as_mut().unwrap().slot_count = SlotCount::One;
-    let of = |document: &Document| told(document, &node("one"), SlotCount::One).unwrap();
+    let of = |document: &Document| instruction_for(document, &node("one"), SlotCount::One).unwrap();
     assert_eq!((of(&snapshot.document).slots.primary, of(&snapshot.document).slots.backup), (key(2), None));
     snapshot.document.stage = promoted(1, &["a"]);
     snapshot = Snapshot { nodes: snapshot.nodes, ..pool(snapshot.document, &[], &[]) };
@@ -329,7 +330,7 @@ fn a_key_that_is_in_use_or_revoked_is_not_staged() {
 
 #[test]
 fn the_phase_is_named_in_a_refusal() {
-    let refused = order(&of(staged()), Command::Rotate { force: super::super::input::Force::Yes }).unwrap_err();
+    let refused = order(&of(staged()), Command::Rotate { force: true }).unwrap_err();
     assert_eq!(refused.phase, Phase::Staged);
     assert_eq!(refused.to_string(), "refused in phase staged: a rotation starts only in phase steady");
 }
@@ -354,7 +355,7 @@ fn a_revokes_short_barrier_waits_for_a_timer_node() {
 #[test]
 fn a_revoke_under_a_first_key_waits_for_the_expected_nodes_as_long_as_for_any() {
     let mut document = revoking(steady(), 2);
-    document.hold = Some(Hold::FirstKey { expect: super::super::document::Expect::Names(nodes(&["a", "late"])) });
+    document.hold = Some(Hold::FirstKey { expect: Expected::Names(nodes(&["a", "late"])) });
     let snapshot = pool(document.clone(), &["a", "b"], &[]);
     let wait = waits(tick(&snapshot));
     assert_eq!((wait.blocked_by, wait.waiting_for), (BlockedBy::ExpectedNodes, vec![node("late")]));

@@ -1,4 +1,4 @@
-//! `tfoctl status`: what the agent says about this host, what the kernel says, and whether the two agree.
+//! `tfoctl status`: the agent's report, what the kernel holds, and whether the two agree.
 
 mod gather;
 mod judge;
@@ -14,24 +14,24 @@ use tfo_host::runtime::clock;
 use tfo_model::ids::NamespaceName;
 use tfo_model::problem::first_error;
 
-/// An agent that is just at it has written one place and not yet the next: longer than any pass takes.
+/// Pause before a second look: longer than any pass of an agent, which writes one place after the other.
 const SECOND_LOOK: Duration = Duration::from_millis(500);
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
-    /// The agent's configuration, which says where its files are; without the file, the usual places
+    /// The agent's configuration, which names its files; without it, the default places
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     agent_config: PathBuf,
-    /// Network namespace under /run/netns, as often as wanted; without it all that the agent looks after
+    /// Network namespace under /run/netns, may be repeated; without it all that the agent manages
     #[arg(long = "namespace", value_name = "NAME")]
     namespaces: Vec<NamespaceName>,
 }
 
-/// Looks at everything and says what is wrong.
+/// Examines the host and reports what is wrong.
 ///
 /// # Errors
-/// Fails if nobody reads the output any more.  What is wrong with the host is a result.
+/// Fails if the output cannot be written.  Problems of the host are a result, not an error.
 pub fn run(arguments: &StatusArgs, format: Format) -> Result<Outcome, Failure> {
     let look = || {
         let facts = gather::gather(&arguments.agent_config, &arguments.namespaces, clock::now());

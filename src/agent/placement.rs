@@ -1,39 +1,43 @@
-//! Which keys are where after something failed: read again, not concluded from what failed.
+//! Which keys are where after a failure: read again, not concluded from what failed.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::host::Look;
+use super::observation::Observation;
 use tfo_host::kernel::sysctl_d::Persisted;
 use tfo_model::key::PairPrint;
 use tfo_model::problem::{Problem, Severity};
 
 /// What the file and each kernel hold; the outer option is none where it could not be read.
 #[derive(Debug, Clone)]
-pub struct Places {
-    /// The keys in our file; none if there is no file of ours.
+pub struct Placement {
+    /// The keys in the agent's file; none without one.
     pub file: Option<Option<PairPrint>>,
     /// Name of each namespace and the keys in its kernel.
     pub kernels: Vec<(String, Option<Option<PairPrint>>)>,
 }
 
-impl Places {
+impl Placement {
     /// What was seen.
     #[must_use]
-    pub fn of<'a>(file: Option<&Persisted>, looks: impl IntoIterator<Item = (&'a str, &'a Look)>) -> Self {
-        let kernel =
-            |(name, look): (&str, &Look)| (name.to_owned(), look.kernel.as_ref().ok().map(|kernel| kernel.shown));
+    pub fn of<'a>(
+        file: Option<&Persisted>,
+        observations: impl IntoIterator<Item = (&'a str, &'a Observation)>,
+    ) -> Self {
+        let kernel = |(name, seen): (&str, &Observation)| {
+            (name.to_owned(), seen.kernel.as_ref().ok().map(|kernel| kernel.shown))
+        };
         Self {
             file: file.map(|file| file.record().map(|record| record.prints.pair())),
-            kernels: looks.into_iter().map(kernel).collect(),
+            kernels: observations.into_iter().map(kernel).collect(),
         }
     }
 }
 
-/// Which keys the pass wanted in every place.
+/// The keys that the pass wanted in every place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meant {
-    /// Those that the source offered.
+pub enum Intended {
+    /// Those of the source.
     New(PairPrint),
     /// Those that were installed, if any.
     Old(Option<PairPrint>),
@@ -50,14 +54,14 @@ enum Keys {
 }
 
 impl Keys {
-    fn of(before: Option<Option<PairPrint>>, after: Option<Option<PairPrint>>, meant: Meant) -> Self {
+    fn of(before: Option<Option<PairPrint>>, after: Option<Option<PairPrint>>, intended: Intended) -> Self {
         let is = |keys: PairPrint, now: PairPrint| now == keys || now == keys.primary_alone();
-        match (after, meant) {
+        match (after, intended) {
             (None, _) => Self::Unknown,
             (Some(None), _) => Self::None,
-            (Some(Some(now)), Meant::New(new)) if is(new, now) => Self::New(now),
-            (Some(Some(now)), Meant::Old(Some(old))) if is(old, now) => Self::Old(now),
-            // What could not be read before and is not new was not written by us.
+            (Some(Some(now)), Intended::New(new)) if is(new, now) => Self::New(now),
+            (Some(Some(now)), Intended::Old(Some(old))) if is(old, now) => Self::Old(now),
+            // Keys that could not be read before and are not new were not written by this pass.
             (Some(Some(now)), _) if before.is_none_or(|before| before == Some(now)) => Self::Old(now),
             (Some(Some(now)), _) => Self::Other(now),
         }
@@ -68,8 +72,8 @@ impl Keys {
             Self::New(keys) => format!("the file sets the new keys (primary {})", keys.primary),
             Self::Old(keys) => format!("the file still sets the old keys (primary {})", keys.primary),
             Self::Other(keys) => format!("the file sets other keys (primary {})", keys.primary),
-            Self::None => "there is no file of ours".to_owned(),
-            Self::Unknown => "the file cannot be read, it sets the old or the new keys".to_owned(),
+            Self::None => "the file is missing or not the agent's".to_owned(),
+            Self::Unknown => "the file cannot be read and sets the old or the new keys".to_owned(),
         }
     }
 
@@ -79,17 +83,17 @@ impl Keys {
             Self::Old(keys) => format!("the kernel keeps the old keys (primary {})", keys.primary),
             Self::Other(keys) => format!("the kernel holds other keys (primary {})", keys.primary),
             Self::None => "the kernel holds no keys".to_owned(),
-            Self::Unknown => "the kernel cannot be read, it holds the old or the new keys".to_owned(),
+            Self::Unknown => "the kernel cannot be read and holds the old or the new keys".to_owned(),
         }
     }
 }
 
 /// One sentence for all places.
-fn sentence(before: &Places, after: &Places, meant: Meant) -> String {
-    let mut text = Keys::of(before.file, after.file, meant).in_file();
+fn sentence(before: &Placement, after: &Placement, intended: Intended) -> String {
+    let mut text = Keys::of(before.file, after.file, intended).in_file();
     let mut kernels = BTreeMap::<Keys, Vec<&str>>::new();
     for ((name, now), (_, was)) in after.kernels.iter().zip(&before.kernels) {
-        kernels.entry(Keys::of(*was, *now, meant)).or_default().push(name);
+        kernels.entry(Keys::of(*was, *now, intended)).or_default().push(name);
     }
     for (keys, names) in &kernels {
         write!(text, ", {}", keys.in_kernel()).expect("writing to a string cannot fail");
@@ -100,10 +104,10 @@ fn sentence(before: &Places, after: &Places, meant: Meant) -> String {
     text
 }
 
-/// Says it in the last error, which is the one that the status shows too.
-pub fn say(problems: &mut [Problem], before: &Places, after: &Places, meant: Meant) {
+/// Adds the placement to the last error, which the status shows too.
+pub fn describe(problems: &mut [Problem], before: &Placement, after: &Placement, intended: Intended) {
     if let Some(problem) = problems.iter_mut().rfind(|problem| problem.severity == Severity::Error) {
-        problem.message = format!("{}; now {}", problem.message, sentence(before, after, meant));
+        problem.message = format!("{}; now {}", problem.message, sentence(before, after, intended));
     }
 }
 
@@ -116,9 +120,9 @@ mod tests {
         PairPrint { primary: KeyFingerprint::from_bytes([byte; 8]), backup: None }
     }
 
-    fn places(file: Option<Option<u8>>, kernels: &[Option<Option<u8>>]) -> Places {
+    fn placement(file: Option<Option<u8>>, kernels: &[Option<Option<u8>>]) -> Placement {
         let kernels = kernels.iter().zip(["own", "a", "b"]);
-        Places {
+        Placement {
             file: file.map(|file| file.map(pair)),
             kernels: kernels.map(|(kernel, name)| (name.to_owned(), kernel.map(|k| k.map(pair)))).collect(),
         }
@@ -126,28 +130,29 @@ mod tests {
 
     #[test]
     fn every_place_is_named_by_what_it_holds_now() {
-        let was = places(Some(Some(1)), &[Some(Some(1)), Some(None), None]);
-        let now = places(Some(Some(2)), &[Some(Some(2)), Some(None), Some(Some(1))]);
+        let was = placement(Some(Some(1)), &[Some(Some(1)), Some(None), None]);
+        let now = placement(Some(Some(2)), &[Some(Some(2)), Some(None), Some(Some(1))]);
         assert_eq!(
-            sentence(&was, &now, Meant::New(pair(2))),
+            sentence(&was, &now, Intended::New(pair(2))),
             "the file sets the new keys (primary 0202020202020202), \
              the kernel holds the new keys (primary 0202020202020202) in own, \
              the kernel keeps the old keys (primary 0101010101010101) in b, \
              the kernel holds no keys in a"
         );
-        let now = places(None, &[Some(Some(3))]);
+        let now = placement(None, &[Some(Some(3))]);
         assert_eq!(
-            sentence(&places(Some(None), &[Some(Some(1))]), &now, Meant::New(pair(2))),
-            "the file cannot be read, it sets the old or the new keys, \
+            sentence(&placement(Some(None), &[Some(Some(1))]), &now, Intended::New(pair(2))),
+            "the file cannot be read and sets the old or the new keys, \
              the kernel holds other keys (primary 0303030303030303)"
         );
         // Drift that was repaired while the source failed.
-        let (drifted, repaired) = (places(Some(Some(1)), &[Some(Some(9))]), places(Some(Some(1)), &[Some(Some(1))]));
-        let told = sentence(&drifted, &repaired, Meant::Old(Some(pair(1))));
-        assert!(told.ends_with("the kernel keeps the old keys (primary 0101010101010101)"), "{told}");
-        let kept = places(Some(Some(1)), &[Some(Some(1))]);
+        let (drifted, repaired) =
+            (placement(Some(Some(1)), &[Some(Some(9))]), placement(Some(Some(1)), &[Some(Some(1))]));
+        let text = sentence(&drifted, &repaired, Intended::Old(Some(pair(1))));
+        assert!(text.ends_with("the kernel keeps the old keys (primary 0101010101010101)"), "{text}");
+        let kept = placement(Some(Some(1)), &[Some(Some(1))]);
         assert_eq!(
-            sentence(&kept, &kept, Meant::Old(None)),
+            sentence(&kept, &kept, Intended::Old(None)),
             "the file still sets the old keys (primary 0101010101010101), \
              the kernel keeps the old keys (primary 0101010101010101)"
         );

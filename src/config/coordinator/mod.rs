@@ -1,21 +1,22 @@
 //! `coordinator.toml`: see config/coordinator.toml, which has every key with its default, unit and range.
 
+mod pool;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use super::reader::{Findings, Located, Table, ppm_of, read_file, read_str};
-use tfo_engine::rollout::policy::{AbsentPolicy, NamePattern, Policy, Share, WaveRule};
+use self::pool::{NAMES_MAX, pools_section};
+use super::reader::{Findings, Located, Table, absolute, bound, read_file, read_str};
+use tfo_engine::rollout::policy::Policy;
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::Problem;
-use tfo_model::time::RotationInterval;
 
-/// Where the configuration is looked for without `--config`.
+/// The configuration file without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/tfo-fleet/coordinator.toml";
 
-/// The name under which a policy from this file is committed (audit log); nobody's certificate may have it.
+/// The operator in the audit log for policies from this file; no certificate may have this name.
 pub const CONFIG_OPERATOR: &str = "coordinator-config";
 
 /// Default of `api.listen`: all addresses, IPv6 and IPv4.
@@ -24,28 +25,19 @@ const DEFAULT_LISTEN: &str = "[::]:9443";
 const DEFAULT_OBSERVE: &str = "127.0.0.1:9441";
 /// Default of `store.path`: StateDirectory= of the unit.
 const DEFAULT_STORE: &str = "/var/lib/tfo-coordinator/state.db";
-/// Most pools of one coordinator: each has a thread.
-const POOLS_MAX: usize = 64;
-/// Most names or patterns in one list.
-const NAMES_MAX: usize = 1_024;
-/// Most waves of a promotion: each costs a barrier and a health window.
-const WAVES_MAX: usize = 32;
-/// A day and a week, in seconds.
-const DAY: u64 = 86_400;
-const WEEK: u64 = 7 * DAY;
 
 /// Checked settings of a coordinator.
 #[derive(Debug)]
 pub struct CoordinatorSettings {
     /// The configuration file, for problems that are found later.
     pub file: PathBuf,
-    /// Where nodes and operators come.
+    /// Where nodes and operators connect.
     pub api: ApiSettings,
-    /// Where pools are kept.
+    /// Where pools are stored.
     pub store: StoreSettings,
-    /// Who may do what.
+    /// Rights by name.
     pub access: AccessSettings,
-    /// Where metrics and the page are; none if switched off.
+    /// Address of metrics and page; none if switched off.
     pub observe: Option<Located<SocketAddr>>,
     /// The pools and their policies.
     pub pools: BTreeMap<PoolName, Located<Policy>>,
@@ -71,21 +63,21 @@ pub struct ApiSettings {
 pub struct StoreSettings {
     /// The database file.
     pub path: Located<PathBuf>,
-    /// What its keys are sealed with.
+    /// Path of the key that seals its keys.
     pub key_encryption_key: Located<SecretPath>,
 }
 
 /// `[access]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AccessSettings {
-    /// May command.
+    /// Names that may command.
     pub operators: BTreeSet<NodeId>,
-    /// May look.
+    /// Names that may only look.
     pub viewers: BTreeSet<NodeId>,
 }
 
-/// What a configuration names on this host, as far as it could be read: so that it can be looked at although something
-/// else is wrong.
+/// What a configuration names on this host, as far as it could be read, so that all of it can be checked although
+/// something is wrong.
 #[derive(Debug, Default)]
 pub struct Named {
     /// The key-encryption key.
@@ -101,7 +93,7 @@ impl CoordinatorSettings {
         Self::load_noting(file, &mut Named::default())
     }
 
-    /// The same, and notes what the file names, also if it is refused.
+    /// The same, and records what the file names, even if it is refused.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -133,7 +125,7 @@ impl CoordinatorSettings {
     }
 }
 
-/// A section that must be there.
+/// A required section.
 fn section<'t, 'i>(
     root: &mut Table<'t, 'i>,
     name: &'static str,
@@ -148,17 +140,6 @@ fn section<'t, 'i>(
     root.table(name, findings)
 }
 
-fn missing(table: &Table<'_, '_>, key: &'static str, remedy: &str, findings: &mut Findings) {
-    if !table.has(key) {
-        let place = table.place(key, findings);
-        findings.add_at(&place, Problem::error("missing_key", "it is needed here", remedy));
-    }
-}
-
-fn absolute(text: &str) -> Result<PathBuf, &'static str> {
-    if text.starts_with('/') { Ok(text.into()) } else { Err("write an absolute path") }
-}
-
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "write ADDRESS:PORT, for example \"[::]:9443\"")
 }
@@ -170,7 +151,7 @@ fn default_address(key: &str, text: &str) -> Located<SocketAddr> {
 fn api_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<ApiSettings> {
     let listen = table.parsed("listen", findings, address);
     for key in ["cert", "key", "client_ca"] {
-        missing(&table, key, "write the absolute path of a PEM file (`tfoctl pki` makes all three)", findings);
+        table.require(key, "write the absolute path of a PEM file (`tfoctl pki` makes all three)", findings);
     }
     let cert = table.parsed("cert", findings, absolute);
     let key = table.parsed("key", findings, absolute);
@@ -192,16 +173,16 @@ fn store_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut 
                 "write kind = \"sqlite\": one coordinator, with `tfo-coordinator export` for backups",
             )
         } else {
-            Problem::error("bad_value", format!("there is no store {:?}", kind.value), "write \"sqlite\"")
+            Problem::error("bad_value", format!("unknown store {:?}", kind.value), "write \"sqlite\"")
         };
         findings.add_at(&kind, problem);
     }
     let path = table.parsed("path", findings, absolute);
-    missing(&table, "key_encryption_key", "write \"credential:NAME\" or the path of a file of 32 bytes", findings);
+    table.require("key_encryption_key", "write \"credential:NAME\" or the path of a file of 32 bytes", findings);
     let key_encryption_key = table.secret_path("key_encryption_key", findings);
     named.key_encryption_key.clone_from(&key_encryption_key);
     if etcd {
-        // Its other keys are known, only not yet of use.
+        // Its other keys are known, but not used yet.
         for key in ["urls", "prefix", "ca", "cert", "key", "user"] {
             if table.has(key) && key == "urls" {
                 table.strings(key, findings);
@@ -217,7 +198,7 @@ fn store_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut 
 }
 
 fn access_section(mut table: Table<'_, '_>, findings: &mut Findings) -> AccessSettings {
-    missing(&table, "operators", "write operators = [\"NAME\"]: names in certificates, or [] for nobody", findings);
+    table.require("operators", "write operators = [\"NAME\"]: names in certificates, or [] for none", findings);
     let operators = names(&mut table, "operators", findings);
     let viewers = names(&mut table, "viewers", findings);
     table.finish(findings);
@@ -228,24 +209,20 @@ fn names(table: &mut Table<'_, '_>, key: &'static str, findings: &mut Findings) 
     let Some(list) = table.strings(key, findings) else { return BTreeSet::new() };
     let mut found = BTreeSet::new();
     for text in &list.value {
-        let problem = |remedy: String| Problem::error("bad_value", format!("{text:?} does not fit here"), remedy);
+        let problem = |remedy: String| Problem::error("bad_value", format!("invalid value {text:?}"), remedy);
         match text.parse::<NodeId>() {
             Ok(name) if name.as_str() == CONFIG_OPERATOR => {
-                findings.add_at(&list, problem("this name stands for the configuration file in the audit log".into()));
+                findings.add_at(
+                    &list,
+                    problem("this name is reserved: it stands for the configuration file in the audit log".into()),
+                );
             }
             Ok(name) => drop(found.insert(name)),
             Err(error) => findings.add_at(&list, problem(error.to_string())),
         }
     }
-    bounded(&list, NAMES_MAX, findings);
+    bound(&list, NAMES_MAX, findings);
     found
-}
-
-fn bounded(list: &Located<Vec<String>>, max: usize, findings: &mut Findings) {
-    if list.value.len() > max {
-        let message = format!("there are more than {max} entries");
-        findings.add_at(list, Problem::error("out_of_range", message, "use a pattern, or remove some"));
-    }
 }
 
 fn observe_section(table: Option<Table<'_, '_>>, findings: &mut Findings) -> Option<Located<SocketAddr>> {
@@ -264,155 +241,10 @@ fn observe_section(table: Option<Table<'_, '_>>, findings: &mut Findings) -> Opt
     value.map(|value| Located { value, key, line })
 }
 
-fn pools_section(mut table: Table<'_, '_>, findings: &mut Findings) -> BTreeMap<PoolName, Located<Policy>> {
-    let place = table.place("NAME", findings);
-    let sections = table.sections(findings);
-    if sections.is_empty() || sections.len() > POOLS_MAX {
-        let message = format!("there are {} pools", sections.len());
-        let remedy = format!("add [pools.NAME], 1 to {POOLS_MAX} of them");
-        findings.add_at(&place, Problem::error("out_of_range", message, remedy));
-    }
-    let mut pools = BTreeMap::new();
-    for (name, table) in sections {
-        let Located { key, line, .. } = table.place("nodes", findings);
-        let key = key.trim_end_matches(".nodes").to_owned();
-        let place = Located { value: (), key: key.clone(), line };
-        let policy = pool_section(table, findings);
-        match name.parse::<PoolName>() {
-            Ok(name) => drop(policy.map(|value| pools.insert(name, Located { value, key, line }))),
-            Err(error) => {
-                let message = format!("{name:?} is no name of a pool");
-                findings.add_at(&place, Problem::error("bad_value", message, error.to_string()));
-            }
-        }
-    }
-    pools
-}
-
-fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Policy> {
-    missing(&table, "nodes", "write who may join, for example nodes = [\"*.cache.example.org\"]", findings);
-    let nodes = patterns(&mut table, findings);
-    let mut policy = Policy::with_defaults(nodes.unwrap_or_default());
-    if let Some(number) = table.count("expected_nodes", findings) {
-        match usize::try_from(number.value).ok().filter(|number| (1..=1_000_000).contains(number)) {
-            Some(number) => policy.expected_nodes = number,
-            None => out_of_range(&number, "write 1 to 1000000", findings),
-        }
-    }
-    let minutes = RotationInterval::MIN_SECS..=RotationInterval::MAX_SECS;
-    span(&mut table, ("interval", minutes), &mut policy.interval_secs, findings);
-    span(&mut table, ("absent_after", 1..=WEEK), &mut policy.absent_after_secs, findings);
-    let absent = table.parsed("absent_policy", findings, |text| match text {
-        "exclude" => Ok(AbsentPolicy::Exclude),
-        "wait" => Ok(AbsentPolicy::Wait),
-        _ => Err("write \"exclude\" or \"wait\""),
-    });
-    policy.absent_policy = absent.map_or(policy.absent_policy, |absent| absent.value);
-    share(&mut table, "min_present", &mut policy.min_present, findings);
-    if let Some(waves) = waves(&mut table, findings) {
-        policy.promote_waves = waves;
-    }
-    share(&mut table, "drain_below", &mut policy.drain_below, findings);
-    span(&mut table, ("drain_max", 0..=30 * DAY), &mut policy.drain_max_secs, findings);
-    count(&mut table, "drain_min_samples", &mut policy.drain_min_samples, findings);
-    span(&mut table, ("health_window", 0..=DAY), &mut policy.health_window_secs, findings);
-    share(&mut table, "health_rise_max", &mut policy.health_rise_max, findings);
-    count(&mut table, "health_min_connections", &mut policy.health_min_connections, findings);
-    span(&mut table, ("revoke_barrier_max", 1..=WEEK), &mut policy.revoke_barrier_max_secs, findings);
-    let place = table.place("promote_waves", findings);
-    table.finish(findings);
-    if let Err(bad) = policy.check() {
-        findings.add_at(&place, Problem::error("policy", "this pool cannot be driven", bad.to_string()));
-    }
-    Some(policy)
-}
-
-fn out_of_range<T>(place: &Located<T>, remedy: &str, findings: &mut Findings) {
-    findings.add_at(place, Problem::error("out_of_range", "this is out of range", remedy));
-}
-
-fn span(
-    table: &mut Table<'_, '_>,
-    (key, range): (&'static str, RangeInclusive<u64>),
-    into: &mut u64,
-    findings: &mut Findings,
-) {
-    let Some(span) = table.span(key, findings) else { return };
-    if range.contains(&span.value.as_secs()) {
-        *into = span.value.as_secs();
-    } else {
-        out_of_range(&span, &format!("write {} to {} seconds, with a unit", range.start(), range.end()), findings);
-    }
-}
-
-fn share(table: &mut Table<'_, '_>, key: &'static str, into: &mut Share, findings: &mut Findings) {
-    // In range already: anything else is no share.
-    if let Some(share) = table.share_ppm(key, findings).and_then(|share| Share::from_ppm(share.value)) {
-        *into = share;
-    }
-}
-
-fn count(table: &mut Table<'_, '_>, key: &'static str, into: &mut u64, findings: &mut Findings) {
-    if let Some(count) = table.count(key, findings) {
-        *into = count.value;
-    }
-}
-
-fn patterns(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Vec<NamePattern>> {
-    let list = table.strings("nodes", findings)?;
-    if list.value.is_empty() {
-        out_of_range(&list, "write at least one name or pattern", findings);
-    }
-    bounded(&list, NAMES_MAX, findings);
-    let mut found = Vec::new();
-    for text in &list.value {
-        match text.parse() {
-            Ok(pattern) => found.push(pattern),
-            Err(error) => {
-                let error: tfo_engine::rollout::policy::BadPattern = error;
-                let message = format!("{text:?} does not fit here");
-                findings.add_at(&list, Problem::error("bad_value", message, error.to_string()));
-            }
-        }
-    }
-    Some(found)
-}
-
-fn waves(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Vec<WaveRule>> {
-    let list = table.strings("promote_waves", findings)?;
-    bounded(&list, WAVES_MAX, findings);
-    let mut found = Vec::new();
-    for text in &list.value {
-        match wave(text) {
-            Ok(rule) => found.push(rule),
-            Err(remedy) => {
-                let message = format!("{text:?} does not fit here");
-                findings.add_at(&list, Problem::error("bad_value", message, remedy));
-            }
-        }
-    }
-    (found.len() == list.value.len()).then_some(found)
-}
-
-/// `5%` or `0.5%` is a share, anything else a pattern of names.
-fn wave(text: &str) -> Result<WaveRule, String> {
-    let Some(percent) = text.strip_suffix('%') else {
-        return text.parse().map(WaveRule::Names).map_err(|error| format!("{error}, or a share such as \"5%\""));
-    };
-    // A percentage is a hundredth, so its millionths are divided by 100: at most four decimals.
-    let (whole, decimals) = percent.split_once('.').unwrap_or((percent, ""));
-    let padded = format!("{whole:0>3}");
-    let (ones, hundredths) = padded.split_at(padded.len() - 2);
-    let share = ppm_of(&format!("{ones}.{hundredths}{decimals}")).and_then(Share::from_ppm);
-    let share = share.filter(|share| share.ppm() > 0 && !whole.is_empty());
-    share
-        .map(WaveRule::Share)
-        .ok_or_else(|| "a share is above 0% and at most \"100%\", with at most four decimals".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tfo_engine::rollout::policy::{Share, WaveRule};
 
     const GOOD: &str = r#"
 [api]
@@ -480,15 +312,5 @@ drain_below = 0.01
     fn the_last_wave_is_everybody() {
         let text = GOOD.replace("\"0.5%\", \"100%\"", "\"5%\"");
         assert_eq!(problems(&text), [("pools.text.promote_waves".to_owned(), "policy")]);
-    }
-
-    #[test]
-    fn shares_of_waves_are_percentages() {
-        for (text, ppm) in [("100%", 1_000_000), ("5%", 50_000), ("0.5%", 5_000), ("12.5%", 125_000), ("0.0001%", 1)] {
-            assert_eq!(wave(text), Ok(WaveRule::Share(Share::from_ppm(ppm).unwrap())), "{text}");
-        }
-        for bad in ["%", "0%", "101%", "-5%", "5 %", "1e1%", "0.00001%", ""] {
-            assert!(wave(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -1,21 +1,16 @@
 //! Whether `tfo-agent-once.timer` runs often enough for the schedule (docs/protocol.md#timer-mode).
 //!
-//! clock error + period + RandomizedDelaySec + AccuracySec + run time <= tolerance.  The clock error is not known here, so what
-//! is left for it is said.
+//! clock error + period + RandomizedDelaySec + AccuracySec + run time <= tolerance.  The clock error is unknown here.
 
-use std::path::Path;
-use std::process::Command;
-
+use super::Systemctl;
 use tfo_model::problem::Problem;
 use tfo_model::time::{parse_span, span_text};
 
 const TIMER: &str = "tfo-agent-once.timer";
-/// There only where systemd runs as PID 1 (`sd_booted(3)`).
-pub(super) const SYSTEMD_RUNS: &str = "/run/systemd/system";
-/// What one run may take, in seconds: it takes milliseconds, and this is a full disk's fsync.
+/// Longest run, in seconds: a run takes milliseconds, and this leaves time for the fsync of a busy disk.
 const RUN_SECS_MAX: u64 = 2;
 
-/// The timer as systemd has it, all in seconds.
+/// The timer as systemd has it, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Timer {
     period: u64,
@@ -24,23 +19,20 @@ struct Timer {
 }
 
 impl Timer {
-    /// The longest time from the change of a schedule to the run that follows it, in seconds.
+    /// Longest time from a change in the schedule to the next run, in seconds.
     fn lag_secs(self) -> u64 {
         self.period + self.random_delay + self.accuracy + RUN_SECS_MAX
     }
 }
 
-/// A problem if the timer is active and too slow for this tolerance (in seconds).  None also where there is no systemd.
+/// A problem if the timer is active and too slow for this tolerance, in seconds.
 #[must_use]
 pub fn too_slow(tolerance_secs: u64) -> Option<Problem> {
-    if !Path::new(SYSTEMD_RUNS).exists() {
-        return None;
-    }
-    let timer = active_timer()?;
+    let timer = active_timer(Systemctl::booted()?)?;
     let lag = timer.lag_secs();
     (lag > tolerance_secs).then(|| {
         let message = format!(
-            "{TIMER} may be {} late (period {}, random delay {}, accuracy {}, run {}), and the schedule tolerates {}, clock error included",
+            "{TIMER} may run {} late (period {}, random delay {}, accuracy {}, run {}), and the schedule tolerates {}, clock error included",
             span_text(lag),
             span_text(timer.period),
             span_text(timer.random_delay),
@@ -53,38 +45,21 @@ pub fn too_slow(tolerance_secs: u64) -> Option<Problem> {
     })
 }
 
-fn active_timer() -> Option<Timer> {
-    let properties = "--property=ActiveState,TimersCalendar,TimersMonotonic,RandomizedDelayUSec,AccuracyUSec";
-    let shown = output(Command::new("systemctl").args(["show", properties, TIMER]))?;
-    if property(&shown, "ActiveState")? != "active" {
+fn active_timer(systemctl: Systemctl) -> Option<Timer> {
+    let shown = systemctl.show(TIMER, "ActiveState,TimersCalendar,TimersMonotonic,RandomizedDelayUSec,AccuracyUSec")?;
+    if shown.get("ActiveState")? != "active" {
         return None;
     }
     // One line for each; OnBootSec= and its like are not repeated.
-    let period = match properties_of(&shown, "TimersMonotonic").find_map(monotonic_period) {
+    let period = match shown.all("TimersMonotonic").find_map(monotonic_period) {
         Some(period) => period,
         None => {
-            let calendar = calendar_specification(property(&shown, "TimersCalendar")?)?;
-            let mut analyze = Command::new("systemd-analyze");
-            calendar_period(&output(analyze.env("TZ", "UTC").args(["calendar", "--iterations=2", calendar]))?)?
+            let calendar = calendar_specification(shown.get("TimersCalendar")?)?;
+            calendar_period(&systemctl.calendar(calendar)?)?
         }
     };
-    let seconds = |name| property(&shown, name).and_then(span_secs).unwrap_or(0);
+    let seconds = |name| shown.get(name).and_then(span_secs).unwrap_or(0);
     Some(Timer { period, random_delay: seconds("RandomizedDelayUSec"), accuracy: seconds("AccuracyUSec") })
-}
-
-/// What a command prints, if it succeeds.
-pub(super) fn output(command: &mut Command) -> Option<String> {
-    let output = command.env("LC_ALL", "C").output().ok().filter(|output| output.status.success())?;
-    String::from_utf8(output.stdout).ok()
-}
-
-fn properties_of<'a>(shown: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
-    shown.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
-}
-
-/// One property of `systemctl show`.
-pub(super) fn property<'a>(shown: &'a str, name: &str) -> Option<&'a str> {
-    properties_of(shown, name).next()
 }
 
 /// `2min`, `1min 30s`; a part of a second counts as a whole one.
@@ -123,14 +98,16 @@ fn calendar_period(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::systemd::Properties;
 
     #[test]
     fn what_systemd_shows_is_understood() {
         let shown = "ActiveState=active\nTimersCalendar={ OnCalendar=*-*-* *:00/10:00 ; next_elapse=Sun 2026-11-22 20:00:00 UTC }\nRandomizedDelayUSec=2min\nAccuracyUSec=10s\n";
-        assert_eq!(property(shown, "ActiveState"), Some("active"));
-        assert_eq!(property(shown, "TimersMonotonic"), None);
-        assert_eq!(calendar_specification(property(shown, "TimersCalendar").unwrap()), Some("*-*-* *:00/10:00"));
-        assert_eq!(property(shown, "RandomizedDelayUSec").and_then(span_secs), Some(120));
+        let shown = Properties(shown.to_owned());
+        assert_eq!(shown.get("ActiveState"), Some("active"));
+        assert_eq!(shown.get("TimersMonotonic"), None);
+        assert_eq!(calendar_specification(shown.get("TimersCalendar").unwrap()), Some("*-*-* *:00/10:00"));
+        assert_eq!(shown.get("RandomizedDelayUSec").and_then(span_secs), Some(120));
         let monotonic = "{ OnUnitActiveUSec=1h 30min ; next_elapse=0 }";
         assert_eq!(monotonic_period(monotonic), Some(5_400));
         assert_eq!(monotonic_period("{ OnBootUSec=1min ; next_elapse=0 }"), None);

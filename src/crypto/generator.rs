@@ -1,6 +1,6 @@
-//! Which key a schedule puts into a slot: the ordinals of `engine::schedule`, made into keys.
+//! Turns the ordinals of `engine::schedule` into keys.
 //!
-//! Holds secrets, and reads none: whoever made a [`KeyMaker`] decides for how long they are in memory.
+//! Holds secrets and reads none: the owner of a [`KeyGenerator`] decides how long they stay in memory.
 
 use super::derive::{self, Secret};
 use super::fingerprint::{fingerprint, slot_prints};
@@ -9,21 +9,21 @@ use tfo_model::key::{KeyFingerprint, KeyPair, KeyPairError, TfoKey};
 use tfo_model::state::DesiredState;
 use tfo_model::time::{RotationInterval, StageLead, UnixTime};
 
-/// What one entry of a schedule makes keys from.
+/// What makes the keys of one schedule entry.
 #[derive(Debug)]
-pub enum KeyMaker {
+pub enum KeyGenerator {
     /// [`derive::hkdf_sha256`], which binds the interval.
     HkdfSha256(Secret, RotationInterval),
     /// [`derive::tofurkey`].
     Tofurkey(Secret),
-    /// The key itself; a second one is its predecessor.
+    /// The key itself; a backup is its predecessor.
     Static(KeyPair),
 }
 
-impl KeyMaker {
-    /// Public fingerprint of the secret: that of a key which is never used, the first after 1970; of a static key, its own.
+impl KeyGenerator {
+    /// Public fingerprint of the secret: that of counter 0, a key that is never used; for a static key, its own.
     #[must_use]
-    pub fn print(&self) -> KeyFingerprint {
+    pub fn fingerprint(&self) -> KeyFingerprint {
         fingerprint(&self.key(Some(0)).0)
     }
 
@@ -42,26 +42,26 @@ impl KeyMaker {
     }
 }
 
-/// One secret and one interval, for ever: the schedule of a fleet that never changed either.
+/// One secret and one interval: the schedule of a fleet that never changed either.
 #[derive(Debug)]
 pub struct Derivation {
-    maker: KeyMaker,
+    generator: KeyGenerator,
     schedule: Schedule,
 }
 
 impl Derivation {
-    /// Keys of `maker`, each primary for `interval` and backup for `lead` before that.
+    /// Keys of `generator`, each primary for `interval` and backup for `lead` before that.
     ///
     /// # Panics
-    /// If the maker binds another interval.
+    /// If the generator binds another interval.
     #[must_use]
-    pub fn new(maker: KeyMaker, interval: RotationInterval, lead: StageLead) -> Self {
-        if let KeyMaker::HkdfSha256(_, bound) = &maker {
+    pub fn new(generator: KeyGenerator, interval: RotationInterval, lead: StageLead) -> Self {
+        if let KeyGenerator::HkdfSha256(_, bound) = &generator {
             assert!(*bound == interval, "the interval of the keys is that of the schedule");
         }
         let entry = Entry { rule: Rule::Periodic { interval, lead }, not_before: None };
         let schedule = Schedule::new(vec![entry]).expect("one entry that holds from the beginning is a schedule");
-        Self { maker, schedule }
+        Self { generator, schedule }
     }
 
     /// What the slots hold at `now`.
@@ -70,8 +70,8 @@ impl Derivation {
     /// Fails if two neighbouring keys are equal or one is all zeros, which no real secret gives.
     pub fn at(&self, now: UnixTime) -> Result<DesiredState, KeyPairError> {
         let slots = self.schedule.slots_at(now);
-        let backup = slots.backup.map(|key| self.maker.key(key.counter).0);
-        let keys = KeyPair::new(self.maker.key(slots.primary.counter).0, backup)?;
+        let backup = slots.backup.map(|key| self.generator.key(key.counter).0);
+        let keys = KeyPair::new(self.generator.key(slots.primary.counter).0, backup)?;
         let prints = slot_prints(&keys, [slots.primary.epoch, slots.backup.and_then(|key| key.epoch)]);
         let (phase, next_change_at) = (slots.phase, slots.next_change_at);
         Ok(DesiredState { keys, prints, phase, pool_id: None, generation: None, next_change_at })

@@ -1,6 +1,6 @@
 //! Derived keys: a list of schedule entries and `now` in; which keys are in the slots, and when that changes, out.
 //!
-//! docs/protocol.md#derive-mode, exactly.  Knows no secret and no key, only their ordinals ([`KeyRef`]).
+//! Follows docs/protocol.md#derive-mode exactly.  Must not know: secrets and keys; it has only their ordinals ([`KeyRef`]).
 //!
 //! ```text
 //!   segment j            start(j) ............ end(j) - lead ........ end(j) = start(j+1)
@@ -8,20 +8,20 @@
 //!   phase                steady                staged                 steady
 //! ```
 //!
-//! Intervals are half-open.  `lead` is that of the entry that segment j belongs to, also when j+1 belongs to the next
-//! entry (a joint).  Boundaries of an entry are the multiples of its interval inside its validity, less those that
-//! are nearer than its interval to either end of the validity; so every segment of it lasts at least one interval.
+//! Intervals are half-open.  `lead` is that of the entry of segment j, also if j+1 belongs to the next entry (a joint).
+//! The boundaries of an entry are the multiples of its interval inside its validity, except those that are nearer than
+//! its interval to either end of the validity; so each of its segments lasts at least one interval.
 
 use tfo_model::count::Epoch;
 use tfo_model::state::Phase;
 use tfo_model::time::{RotationInterval, StageLead, UnixTime, span_text};
 
-/// Where an entry's keys come from in time.
+/// When the keys of an entry change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// A key for each interval: its counter is unix time / interval.
     Periodic {
-        /// How long a key is primary.
+        /// Time for which a key is primary.
         interval: RotationInterval,
         /// How long before it is primary the next key is backup.
         lead: StageLead,
@@ -52,9 +52,9 @@ impl Rule {
 /// One entry of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// Its keys.
+    /// When its keys change.
     pub rule: Rule,
-    /// From when on it holds: none on the first entry, required on the others.
+    /// Start of its validity: none on the first entry, required on the others.
     pub not_before: Option<UnixTime>,
 }
 
@@ -82,33 +82,33 @@ pub struct SlotRefs {
     pub next_change_at: Option<UnixTime>,
 }
 
-/// Why a list of entries is no schedule.  `entry` counts from 0.
+/// Why a list of entries is not a schedule.  `entry` counts from 0.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
-    /// Nothing to take keys from.
+    /// The list is empty.
     #[error("there is no schedule entry")]
     Empty,
-    /// The first entry says when it starts.
-    #[error("the first entry holds from the beginning: it takes no not_before")]
+    /// The first entry has a start.
+    #[error("the first entry is valid from the beginning and takes no not_before")]
     FirstHasStart,
-    /// A later entry does not say when it starts.
+    /// A later entry has no start.
     #[error("every entry after the first needs a not_before")]
     NoStart {
-        /// The entry.
+        /// Index of the entry.
         entry: usize,
     },
-    /// An entry starts before, or with, the one above it.
+    /// An entry does not start later than the one above it.
     #[error("its not_before is not later than that of the entry above it")]
     NotRising {
-        /// The entry.
+        /// Index of the entry.
         entry: usize,
     },
-    /// An entry ends before one of its keys could live a full interval.
+    /// An entry ends before one of its keys could be primary for a full interval.
     #[error("it is valid for {} only, which is shorter than {}", span_text(*.valid_secs), span_text(*.needed_secs))]
     TooShort {
-        /// The entry.
+        /// Index of the entry.
         entry: usize,
-        /// How long it is valid, in seconds.
+        /// Length of its validity in seconds.
         valid_secs: u64,
         /// Its interval (periodic), or its lead and a second (fixed), in seconds.
         needed_secs: u64,
@@ -116,7 +116,7 @@ pub enum ScheduleError {
 }
 
 impl ScheduleError {
-    /// The entry that is wrong, from 0.
+    /// Index of the wrong entry, from 0.
     #[must_use]
     pub fn entry(&self) -> usize {
         match self {
@@ -132,7 +132,7 @@ pub struct Schedule {
     entries: Vec<Entry>,
 }
 
-/// A stretch of time with one primary key.  None: without begin, or without end.
+/// A stretch of time with one primary key.  None: it has no start, or no end.
 #[derive(Debug, Clone, Copy)]
 struct Segment {
     entry: usize,
@@ -201,8 +201,8 @@ impl Schedule {
         }
     }
 
-    /// How far the clocks of two hosts may be apart without one of them refusing the other's cookies, in seconds,
-    /// inclusive and tight; none if any two are compatible.
+    /// How far the clocks of two hosts may differ before one of them refuses the other's cookies, in seconds, inclusive and
+    /// tight; none if any two clocks are compatible.
     ///
     /// The least over all entries of min(lead, interval - lead).  One host's clock may be wrong by half of it.
     #[must_use]
@@ -210,8 +210,8 @@ impl Schedule {
         (0..self.entries.len()).filter_map(|entry| self.entry_tolerance_secs(entry)).min()
     }
 
-    /// How long a cookie lives at least after its key's last instant as primary, in seconds, with true clocks: the
-    /// least of interval - lead.  None if there is no periodic entry.
+    /// Shortest life of a cookie after its key's last instant as primary, in seconds, with true clocks: the least of
+    /// interval - lead.  None if there is no periodic entry.
     #[must_use]
     pub fn retention_secs(&self) -> Option<u64> {
         self.entries
@@ -223,8 +223,8 @@ impl Schedule {
             .min()
     }
 
-    /// The first instant at which a node that lacks `entry` and the later ones holds other slots than a node that has it: by then it must
-    /// be on every node.  None for the first entry, and for an index that does not exist.
+    /// The first instant at which a node without `entry` and the later ones holds other slots than a node that has it: by
+    /// then every node must have it.  None for the first entry, and for an index that does not exist.
     ///
     /// Never before not_before - interval - lead of the entry above, the safe bound of docs/protocol.md#derive-mode.
     #[must_use]
@@ -243,8 +243,8 @@ impl Schedule {
         }
     }
 
-    /// From when on the entries above `entry` are no longer needed by any node within the tolerance; none for the
-    /// first entry and where no boundary follows.
+    /// The first instant at which no node within the tolerance needs the entries above `entry`; none for the first entry,
+    /// and if no boundary follows.
     #[must_use]
     pub fn entries_above_removable_at(&self, entry: usize) -> Option<UnixTime> {
         let joint = self.entries.get(entry)?.not_before?;
@@ -252,7 +252,7 @@ impl Schedule {
         Some(UnixTime::from_secs(end + self.skew_tolerance_secs().unwrap_or(0)))
     }
 
-    /// The keys on both sides of each joint, which must differ (tofurkey's derivation does not bind the interval).
+    /// The keys on both sides of each joint.  They must differ, and tofurkey's derivation does not bind the interval.
     pub fn joints(&self) -> impl Iterator<Item = (KeyRef, KeyRef)> {
         self.entries.iter().filter_map(|entry| {
             let joint = entry.not_before?.secs();
@@ -286,13 +286,13 @@ impl Schedule {
         let (from, until) = (self.start_of(entry), self.end_of(entry));
         match self.entries[entry].rule {
             Rule::Fixed { .. } => Segment { entry, counter: None, start: from, end: until },
-            Rule::Periodic { interval, .. } => periodic_segment(t, entry, interval.secs(), (from, until)),
+            Rule::Periodic { interval, .. } => periodic_segment(t, entry, interval.secs(), from, until),
         }
     }
 }
 
 /// The segment of a periodic entry, valid in `[from, until)`, around `t`.
-fn periodic_segment(t: u64, entry: usize, interval: u64, (from, until): (Option<u64>, Option<u64>)) -> Segment {
+fn periodic_segment(t: u64, entry: usize, interval: u64, from: Option<u64>, until: Option<u64>) -> Segment {
     // The first and the last retained boundary.  The key before the first has its counter less one, also when
     // `until` leaves no boundary at all: what a key is must not depend on an entry that is added later.
     let first = from.map_or(0, |from| (from + interval).div_ceil(interval) * interval);

@@ -1,19 +1,16 @@
-//! Whether what serves starts after the agent, and the agent after what sets sysctls at boot (docs/systemd.md#boot-order).
+//! Whether servers start after the agent, and the agent after what sets sysctls at boot (docs/systemd.md#boot-order).
 //!
-//! The file in sysctl.d covers an ordinary boot.  At the first boot, and after a long time off, a server that is quicker than the
-//! agent makes cookies from a key of the kernel's own, or from an old one.  Which listeners do TFO cannot be seen from outside, so
-//! services on the ports where it is usual are looked at, and nothing here is more than a warning.  What listens for this host
-//! alone has no clients of the fleet's, and is often needed before the agent, as the stub of systemd-resolved is.
+//! The file in sysctl.d covers an ordinary boot.  At the first boot, and after a long time off, a server that starts before
+//! the agent makes cookies from the kernel's own key, or from an old one.  Which listeners use TFO cannot be seen from
+//! outside, so only services on the usual ports are checked, and all problems are warnings.  Listeners on loopback have no
+//! clients of the fleet, and often start before the agent, such as the stub of systemd-resolved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
-use std::process::Command;
 
-use super::timer::{SYSTEMD_RUNS, output, property};
+use super::{AGENT, Properties, Systemctl};
 use tfo_model::problem::Problem;
 
-const AGENT: &str = "tfo-agent.service";
 const SYSCTL: &str = "systemd-sysctl.service";
 /// DNS, HTTP, HTTPS, DNS over TLS.
 const PORTS: [u16; 4] = [53, 80, 443, 853];
@@ -22,10 +19,12 @@ const SOCKET_TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 /// TCP_LISTEN in them (linux/tcp_states.h).
 const LISTEN: &str = "0A";
 
-/// What is ordered wrongly; nothing where the daemon is not used, or there is no systemd.
+/// Units in the wrong order; nothing if the daemon is not used.
 #[must_use]
 pub fn problems() -> Vec<Problem> {
-    let Some(agent) = Path::new(SYSTEMD_RUNS).exists().then(agent).flatten() else { return Vec::new() };
+    let properties = "LoadState,UnitFileState,ActiveState,Before,After";
+    let shown = Systemctl::booted().and_then(|systemctl| systemctl.show(AGENT, properties));
+    let Some(agent) = shown.as_ref().map(Agent::parse) else { return Vec::new() };
     let listeners = agent.is_used.then(listeners).unwrap_or_default();
     agent.judge(&listeners)
 }
@@ -40,11 +39,10 @@ struct Agent {
 }
 
 impl Agent {
-    fn parse(shown: &str) -> Self {
-        let property = |name: &str| property(shown, name);
-        let words = |name| property(name).unwrap_or_default().split(' ').map(str::to_owned).collect();
-        let is_used = property("LoadState") == Some("loaded")
-            && (property("UnitFileState") == Some("enabled") || property("ActiveState") == Some("active"));
+    fn parse(shown: &Properties) -> Self {
+        let words = |name| shown.get(name).unwrap_or_default().split(' ').map(str::to_owned).collect();
+        let is_used = shown.get("LoadState") == Some("loaded")
+            && (shown.get("UnitFileState") == Some("enabled") || shown.get("ActiveState") == Some("active"));
         Self { is_used, before: words("Before"), after: words("After") }
     }
 
@@ -54,14 +52,15 @@ impl Agent {
             return problems;
         }
         if !self.after.contains(SYSCTL) {
-            let message =
-                format!("{AGENT} is not ordered after {SYSCTL}, which may put an old key over the agent's at boot");
+            let message = format!(
+                "{AGENT} is not ordered after {SYSCTL}, which may replace the agent's key with an old one at boot"
+            );
             problems.push(Problem::warning("unit_order", message, format!("a drop-in for {AGENT}: After={SYSCTL}")));
         }
         for (unit, port) in listeners.iter().filter(|(unit, _)| !self.before.contains(*unit)) {
             let message = format!(
-                "{unit} listens on port {port} and is not ordered after {AGENT}: at the first boot it may make cookies from a \
-                 key of the kernel's own"
+                "{unit} listens on port {port} and is not ordered after {AGENT}: at the first boot it may make cookies from \
+                 the kernel's own key"
             );
             let remedy = format!("if it uses TFO: a drop-in for {unit} with [Unit] After={AGENT}");
             problems.push(Problem::warning("unit_order", message, remedy));
@@ -70,12 +69,7 @@ impl Agent {
     }
 }
 
-fn agent() -> Option<Agent> {
-    let properties = "--property=LoadState,UnitFileState,ActiveState,Before,After";
-    Some(Agent::parse(&output(Command::new("systemctl").args(["show", properties, AGENT]))?))
-}
-
-/// Services that listen on one of the ports.  Others' descriptors are root's to see.
+/// Services that listen on one of the ports, as far as this user may see the descriptors of others.
 fn listeners() -> BTreeMap<String, u16> {
     let tables = SOCKET_TABLES.iter().filter_map(|table| std::fs::read_to_string(table).ok());
     let sockets: BTreeMap<String, u16> = tables.flat_map(|table| listening(&table)).collect();
@@ -134,17 +128,17 @@ mod tests {
 
     fn kinds(shown: &str, unit: &str) -> usize {
         let listeners = BTreeMap::from([(unit.to_owned(), 443)]);
-        let problems = Agent::parse(shown).judge(&listeners);
+        let problems = Agent::parse(&Properties(shown.to_owned())).judge(&listeners);
         assert!(problems.iter().all(|problem| problem.kind == "unit_order"));
         problems.len()
     }
 
     #[test]
-    fn a_server_that_the_agent_does_not_precede_is_told() {
+    fn a_server_that_the_agent_does_not_precede_is_reported() {
         assert_eq!(kinds(SHOWN, "nginx.service"), 0);
         assert_eq!(kinds(SHOWN, "proxy.service"), 1);
         assert_eq!(kinds(&SHOWN.replace(" systemd-sysctl.service", ""), "nginx.service"), 1);
-        assert_eq!(kinds(&SHOWN.replace("enabled", "disabled"), "proxy.service"), 0, "nobody starts the agent");
+        assert_eq!(kinds(&SHOWN.replace("enabled", "disabled"), "proxy.service"), 0, "the agent is not started");
         let runs = SHOWN.replace("enabled", "disabled").replace("inactive", "active");
         assert_eq!(kinds(&runs, "proxy.service"), 1);
         assert_eq!(kinds(&SHOWN.replace("LoadState=loaded", "LoadState=not-found"), "proxy.service"), 0);
@@ -165,7 +159,7 @@ mod tests {
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn who_listens_for_this_host_alone_is_left_out() {
+    fn listeners_on_loopback_are_left_out() {
         let found = |local: &str| {
             let row = format!("0: {local} 0:0 0A 0:0 00:0 0 0 0 4711 1 0\n");
             listening(&row).first().map(|(_, port)| *port)
@@ -179,6 +173,6 @@ mod tests {
         assert_eq!(found("0000000000000000FFFF00000101A8C0:01BB"), Some(443), "::ffff:192.168.1.1");
         assert_eq!(found("B80D0120000000000000000001000000:01BB"), Some(443), "2001:db8::1");
         assert_eq!(found("00000000000000000000000000000000:01BB"), Some(443), "::");
-        assert_eq!(found("7F:01BB"), None, "no address");
+        assert_eq!(found("7F:01BB"), None, "not an address");
     }
 }

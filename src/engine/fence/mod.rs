@@ -1,16 +1,23 @@
-//! The agent's end of a rotation: which answers it takes, when it is ready, when it is detached (docs/protocol.md#rules, rules 8, 9).
+//! The agent's end of a rotation: which answers it takes, when it is ready, when it is detached (docs/protocol.md#rule-9;
+//! rule 8).
 //!
 //! The fence is `pool_id`, generation and fingerprints in the header of the sysctl.d file, so it survives a restart.
-//! The order that makes it a fence: **file, then kernel, then read back, then acknowledge**; [`Link::persisted`] is
-//! called when the file is durable, and a report acknowledges only what the fence says.
+//! The order that makes it a fence: **file, then kernel, then read back, then acknowledge**.  Call [`Link::persisted`] when
+//! the file is durable; a report acknowledges only what the fence holds.
+//!
+//! | answer, compared with the fence | result |
+//! |---|---|
+//! | no fence, or a higher generation | install |
+//! | same generation, same fingerprints | same: look at the kernel only |
+//! | same generation and primary, a backup added | install |
+//! | another pool, a lower generation, or other fingerprints under the same one | refused |
 //!
 //! Must not know: sockets, files, clocks (monotonic time is passed in), key bytes.  Invariants: at most one request is
 //! outstanding; the generation of the fence never falls; every session's ordinal is above the one before it.
 
 use std::time::Duration;
 
-use crate::rollout::document::Instruction;
-use crate::rollout::record::Fence;
+use crate::rollout::slots::{Fence, Instruction};
 use tfo_model::count::Generation;
 use tfo_model::ids::PoolId;
 use tfo_model::node::Session;
@@ -22,78 +29,93 @@ pub struct RequestId(u64);
 /// What goes into the sync besides the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ask {
-    /// To be kept beside the connection, and given back with the answer.
+    /// Keep it beside the connection, and give it back with the answer.
     pub request: RequestId,
     /// The open session.
     pub session: Session,
-    /// The highest generation told in this session; the coordinator answers what is above it.
+    /// The highest generation received in this session; the coordinator answers with what is above it.
     pub seen: Generation,
 }
 
-/// What to do with an answer.
+/// An answer with an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolAnswer {
+    /// The pool that answers.
+    pub pool_id: PoolId,
+    /// What the node is to hold.
+    pub instruction: Instruction,
+    /// How long the pool waits for a node that is out of contact.
+    pub absent_after: Duration,
+}
+
+/// An answer that the fence accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub enum AnswerAccepted {
     /// Install it: file, kernel, read back.
     Install,
-    /// It is what the file says already: look at the kernel only.
+    /// The file holds it already: look at the kernel only.
     Same,
 }
 
-/// An answer that is not taken: the installed keys stay, it is reported, and the agent backs off.
+/// An answer that the fence refuses: the installed keys stay, the agent reports it and backs off.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum AnswerRefused {
     /// Not the answer to the outstanding request: late, or repeated.
     #[error("the answer belongs to no outstanding request")]
     NotOutstanding,
-    /// The pool was made anew under the old name, or this is the wrong coordinator.
-    #[error("the answer is of pool {told}, and this node's keys are of pool {held}")]
+    /// The pool was made again under the old name, or this is the wrong coordinator.
+    #[error("the answer is for pool {answered}, but this node's keys belong to pool {held}")]
     OtherPool {
-        /// In the file.
+        /// Pool of the file.
         held: PoolId,
-        /// In the answer.
-        told: PoolId,
+        /// Pool of the answer.
+        answered: PoolId,
     },
     /// The coordinator's store lags or was restored.
-    #[error("the answer is of generation {told}, and this node holds generation {held}")]
+    #[error("the answer has generation {answered}, but this node holds generation {held}")]
     LowerGeneration {
-        /// In the file.
+        /// Generation of the file.
         held: Generation,
-        /// In the answer.
-        told: Generation,
+        /// Generation of the answer.
+        answered: Generation,
     },
     /// The coordinator's store was restored and went another way.
-    #[error("the answer gives generation {generation} other keys than this node was told under it")]
+    #[error("the answer has other keys under generation {generation} than this node received under it")]
     OtherKeys {
-        /// Of both.
+        /// Generation of both.
         generation: Generation,
     },
 }
 
-/// Judges an answer by the fence alone.
+/// Compares an answer with the fence alone.
 ///
-/// Under one generation the same primary with a backup added is taken: the node's kernel had one slot when the file
-/// was written, and has two now (rule 16).
+/// Under one generation the same primary with a backup added is accepted: the node's kernel had one slot when the file
+/// was written, and has two now (rule 9).
 ///
 /// # Errors
 /// Fails for another pool, a lower generation, and the same generation with other fingerprints.
-pub fn judge(fence: Option<&Fence>, pool_id: &PoolId, told: &Instruction) -> Result<Verdict, AnswerRefused> {
-    let Some(fence) = fence else { return Ok(Verdict::Install) };
+pub fn check_answer(
+    fence: Option<&Fence>,
+    pool_id: &PoolId,
+    instruction: &Instruction,
+) -> Result<AnswerAccepted, AnswerRefused> {
+    let Some(fence) = fence else { return Ok(AnswerAccepted::Install) };
     if fence.pool_id != *pool_id {
-        return Err(AnswerRefused::OtherPool { held: fence.pool_id, told: *pool_id });
+        return Err(AnswerRefused::OtherPool { held: fence.pool_id, answered: *pool_id });
     }
-    if told.generation < fence.generation {
-        return Err(AnswerRefused::LowerGeneration { held: fence.generation, told: told.generation });
+    let generation = instruction.generation;
+    if generation < fence.generation {
+        return Err(AnswerRefused::LowerGeneration { held: fence.generation, answered: generation });
     }
-    if told.generation > fence.generation {
-        return Ok(Verdict::Install);
-    }
-    let (held, now) = (fence.slots.pair(), told.slots.pair());
-    if held == now {
-        Ok(Verdict::Same)
-    } else if held == now.primary_alone() {
-        Ok(Verdict::Install)
+    let (held, answered) = (fence.slots.pair(), instruction.slots.pair());
+    if generation > fence.generation {
+        Ok(AnswerAccepted::Install)
+    } else if held == answered {
+        Ok(AnswerAccepted::Same)
+    } else if held == answered.primary_alone() {
+        Ok(AnswerAccepted::Install)
     } else {
-        Err(AnswerRefused::OtherKeys { generation: told.generation })
+        Err(AnswerRefused::OtherKeys { generation })
     }
 }
 
@@ -102,9 +124,9 @@ pub fn judge(fence: Option<&Fence>, pool_id: &PoolId, told: &Instruction) -> Res
 pub enum Readiness {
     /// Asking; not yet.
     Asking,
-    /// No keys of the pool, neither in the file nor by an answer: it must not mint cookies at all.
+    /// No keys of the pool, neither in the file nor in an answer: the node must not make cookies at all.
     NoKeys,
-    /// Nobody answered within `start_timeout`; it serves by its file, and says so.
+    /// No coordinator answered within `start_timeout`; the node serves by its file, and reports that.
     Unconfirmed,
     /// A coordinator has answered in this run, and the node holds keys of the pool.
     Confirmed,
@@ -119,12 +141,12 @@ pub struct Link {
     outstanding: Option<RequestId>,
     seen: Generation,
     pending: Option<Instruction>,
-    /// Generation of the fence that the outstanding request reports.
+    /// Generation of the fence that the latest request reports.
     asked: Option<Generation>,
     confirmed: bool,
-    /// What was told last in this session was refused.
+    /// The latest instruction of this session was refused.
     refused: bool,
-    /// A coordinator has said in this run that the fence is of another pool.
+    /// A coordinator has answered in this run that the fence belongs to another pool.
     foreign: bool,
     started_at: Duration,
     contact_at: Duration,
@@ -132,7 +154,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// An agent that starts with what its file says.
+    /// The link of an agent that starts with this fence in its file.
     ///
     /// `session` is new in every start: ordinal = the clock in milliseconds, nonce random.
     #[must_use]
@@ -154,8 +176,8 @@ impl Link {
         }
     }
 
-    /// Goes on from `before` under other settings: what was held is held still, whatever was found in the place of its
-    /// file, and the session is above the one before.
+    /// Continues from `before` under other settings: keeps the fence, whatever the file at the new place holds, and opens a
+    /// session above the one before.
     #[must_use]
     pub fn succeeding(mut self, before: &Self) -> Self {
         self.fence = before.fence.clone().or(self.fence);
@@ -163,8 +185,7 @@ impl Link {
         self
     }
 
-    /// Takes over how long ago the pool was heard, too: the settings changed, not the pool.  Both must count monotonic
-    /// time from the same start.
+    /// Takes over the contact, too: the settings changed, not the pool.  Both must count monotonic time from the same start.
     #[must_use]
     pub fn in_contact_since(mut self, before: &Self) -> Self {
         self.confirmed = before.confirmed;
@@ -175,7 +196,7 @@ impl Link {
         self
     }
 
-    /// The next request; the one before it is outstanding no more, so its answer is dropped when it comes.
+    /// The next request.  The one before it is no longer outstanding, so its answer is dropped when it comes.
     pub fn ask(&mut self) -> Ask {
         self.last_request += 1;
         let request = RequestId(self.last_request);
@@ -189,42 +210,42 @@ impl Link {
         self.outstanding = None;
     }
 
-    /// Judges an answer; 204 is [`Link::nothing_new`].
+    /// Takes or refuses an answer; 204 is [`Link::nothing_new`].
     ///
-    /// What the fence refuses of its own pool was told all the same: `seen` rises, so that the long poll does not bring it
-    /// again at once and for ever (rule 8).  As evidence of a restored store `seen` stays as good as it was: what is
-    /// refused is not above the fence's own generation, which is in every report.  Another pool's generation says nothing
-    /// about this one, and does not count.
+    /// A refused answer of its own pool was received all the same: `seen` rises, so that the long poll does not deliver it
+    /// again at once (rule 8).  `seen` stays as good as evidence of a restored store: what is refused is not above the
+    /// fence's own generation, which is in every report.  The generation of another pool says nothing about this one, and
+    /// does not count.
     ///
     /// # Errors
     /// Fails if it is not the answer to the outstanding request, or the fence refuses it.
     pub fn answered(
         &mut self,
         request: RequestId,
-        pool_id: &PoolId,
-        told: &Instruction,
-        (monotonic, absent_after): (Duration, Duration),
-    ) -> Result<Verdict, AnswerRefused> {
+        answer: &PoolAnswer,
+        monotonic: Duration,
+    ) -> Result<AnswerAccepted, AnswerRefused> {
         self.take(request, monotonic)?;
-        let judged = judge(self.fence.as_ref(), pool_id, told);
-        self.refused = judged.is_err();
-        if matches!(judged, Err(AnswerRefused::OtherPool { .. })) {
+        let PoolAnswer { pool_id, instruction, absent_after } = answer;
+        let checked = check_answer(self.fence.as_ref(), pool_id, instruction);
+        self.refused = checked.is_err();
+        if matches!(checked, Err(AnswerRefused::OtherPool { .. })) {
             self.foreign = true;
         } else {
-            self.seen = self.seen.max(told.generation);
+            self.seen = self.seen.max(instruction.generation);
         }
-        let verdict = judged?;
-        self.absent_after = Some(absent_after);
+        let accepted = checked?;
+        self.absent_after = Some(*absent_after);
         self.confirmed = true;
-        self.pending = (verdict == Verdict::Install).then_some(*told);
-        Ok(verdict)
+        self.pending = (accepted == AnswerAccepted::Install).then_some(*instruction);
+        Ok(accepted)
     }
 
     /// The coordinator has nothing above `seen`.
     ///
-    /// That confirms the keys of a node which was told some in this session, or which reported the fence that it has
-    /// now: said to a node without keys, or before it took others, it confirms none.  After a refused answer it confirms
-    /// none either: it only says that there is nothing above what was refused.
+    /// That confirms the keys of a node that received an instruction in this session, or that reported the fence that it
+    /// has now.  It confirms nothing for a node without keys, or for one that took other keys since.  After a refused answer
+    /// it confirms nothing either: there is only nothing above what was refused (rule 9).
     ///
     /// # Errors
     /// Fails if it is not the answer to the outstanding request.
@@ -235,18 +256,18 @@ impl Link {
         Ok(())
     }
 
-    /// The coordinator says that what this node reports is another pool's.
+    /// The coordinator answers that this node's keys belong to another pool.
     ///
     /// # Errors
     /// Fails if it is not the answer to the outstanding request.
     pub fn other_pool(&mut self, request: RequestId, monotonic: Duration) -> Result<(), AnswerRefused> {
         self.take(request, monotonic)?;
-        // Only about what was reported: a node that reported nothing of the kind has nothing to take back.
+        // Only if the request reported a fence: otherwise there is nothing to doubt.
         self.foreign |= self.asked.is_some();
         Ok(())
     }
 
-    /// The coordinator knows a later session of this node: opens one above it.
+    /// The coordinator knows a later session of this node; opens one above it.
     ///
     /// # Errors
     /// Fails if it is not the answer to the outstanding request.
@@ -265,29 +286,29 @@ impl Link {
 
     /// Opens a session at another coordinator.
     ///
-    /// Its ordinal is the clock's, or the one after the present session's where the clock is not above that.
+    /// Its ordinal is the clock in milliseconds, or one above the present session's if the clock is not above that.
     pub fn open_session(&mut self, clock_ms: u64, nonce: u64) {
         let ordinal = clock_ms.max(self.session.ordinal.saturating_add(1));
         self.open(Session { ordinal, nonce });
     }
 
-    /// The file with this instruction is durable: it is the fence from here on.
-    pub fn persisted(&mut self, pool_id: &PoolId, told: &Instruction) {
-        self.fence = Some(Fence { pool_id: *pool_id, generation: told.generation, slots: told.slots });
+    /// The file with this instruction is durable: it is the fence from now on.
+    pub fn persisted(&mut self, pool_id: &PoolId, instruction: &Instruction) {
+        self.fence = Some(Fence::of(*pool_id, instruction));
         self.pending = None;
         self.foreign = false;
     }
 
-    /// What was told in this session and is not durable yet: to be tried again before the next request, after a pause.
+    /// The instruction of this session that is not durable yet: try it again before the next request, after a pause.
     ///
-    /// The coordinator does not tell it a second time (`seen`).  It ends with the session, for what was told before an
-    /// admission must not be installed after it.
+    /// The coordinator does not send it a second time (`seen`).  It ends with the session, because an instruction from
+    /// before an admission must not be installed after it.
     #[must_use]
     pub fn pending(&self) -> Option<&Instruction> {
         self.pending.as_ref()
     }
 
-    /// What the file says.
+    /// What the file holds.
     #[must_use]
     pub fn fence(&self) -> Option<&Fence> {
         self.fence.as_ref()
@@ -299,13 +320,13 @@ impl Link {
         self.session
     }
 
-    /// The highest generation told in this session.
+    /// The highest generation received in this session.
     #[must_use]
     pub fn seen(&self) -> Generation {
         self.seen
     }
 
-    /// The request whose answer would be taken.
+    /// The request whose answer counts.
     #[must_use]
     pub fn outstanding(&self) -> Option<RequestId> {
         self.outstanding
@@ -313,9 +334,9 @@ impl Link {
 
     /// Whether the file holds keys of the pool, as far as is known.
     ///
-    /// A fence is believed until a coordinator says that it is another pool's: a node that was moved between pools and
-    /// finds nobody to ask serves by its file.  One that was confirmed in this run is not doubted any more: then the pool
-    /// was made anew while the nodes run, and they all hold the same keys still.
+    /// A fence is believed until a coordinator answers that it belongs to another pool: a node that was moved between pools
+    /// and reaches no coordinator serves by its file.  A fence that was confirmed in this run is not doubted again: then the
+    /// pool was made again under a running fleet, and all nodes still hold the same keys (rule 9).
     #[must_use]
     pub fn has_keys(&self) -> bool {
         self.fence.is_some() && (self.confirmed || !self.foreign)
@@ -336,9 +357,8 @@ impl Link {
         }
     }
 
-    /// Whether the pool has stopped waiting for this node: out of contact for longer than it was told.
-    ///
-    /// Never before a first answer: without one there is no pool that could wait.
+    /// Whether the pool has stopped waiting for this node: out of contact for longer than the `absent_after` of the latest
+    /// answer.  Never before a first answer.
     #[must_use]
     pub fn is_detached(&self, monotonic: Duration) -> bool {
         self.absent_after.is_some_and(|limit| monotonic.saturating_sub(self.contact_at) > limit)

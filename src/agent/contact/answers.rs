@@ -1,0 +1,151 @@
+//! What follows from an answer, or from its absence: keys to install, another session, another coordinator, a pause.
+
+use std::time::Duration;
+
+use tracing::{debug, info};
+
+use super::exchange::{Flight, Reply};
+use super::failure::Failure;
+use super::instruction::{Instructed, InvalidInstruction};
+use super::{Contact, NEXT_CONTACT, News, ROUND_MIN, jitter, nonce};
+use tfo_engine::backoff::part;
+use tfo_engine::fence::{AnswerAccepted, AnswerRefused, PoolAnswer, RequestId};
+use tfo_host::runtime::clock;
+use tfo_wire::client::ClientError;
+use tfo_wire::error::ErrorKind;
+use tfo_wire::v1::sync::SyncAnswer;
+
+/// Sessions that may be closed from outside before another agent with this certificate is suspected.
+const CLOSED_SUSPICIOUS: u32 = 2;
+
+impl Contact {
+    /// Takes the reply to `flight`.
+    pub(super) fn take(&mut self, flight: &Flight, reply: Result<Reply, ClientError>) -> News {
+        let (now, request) = (self.now(), flight.ask.request);
+        match reply {
+            Ok(Reply::NoNews) => match self.link.nothing_new(request, now) {
+                Ok(()) => self.answered(flight, now, News::None),
+                Err(refused) => self.refuse(&refused),
+            },
+            Ok(Reply::Instruction(answer)) => self.instruct(flight, &answer, now),
+            Ok(Reply::Unwanted) => self.discard(InvalidInstruction::Unwanted),
+            Err(error) => self.rejected(request, &error, now),
+        }
+    }
+
+    fn instruct(&mut self, flight: &Flight, answer: &SyncAnswer, now: Duration) -> News {
+        let instructed = match Instructed::of(answer, &self.purpose.settings.pool) {
+            Ok(instructed) => instructed,
+            Err(invalid) => return self.discard(invalid),
+        };
+        let absent_after = Duration::from_secs(answer.absent_after_secs);
+        let Instructed { pool_id, instruction, phase, .. } = instructed;
+        match self.link.answered(flight.ask.request, &PoolAnswer { pool_id, instruction, absent_after }, now) {
+            // The same keys in another phase go into file and status.
+            Ok(accepted)
+                if accepted == AnswerAccepted::Install || self.report.phase.is_some_and(|held| held != phase) =>
+            {
+                self.instructed = Some(instructed);
+                self.answered(flight, now, News::Pass)
+            }
+            Ok(_) => {
+                self.instructed = None;
+                self.answered(flight, now, News::None)
+            }
+            Err(refused) => self.refuse(&refused),
+        }
+    }
+
+    /// The fence refuses the answer.
+    fn refuse(&mut self, refused: &AnswerRefused) -> News {
+        self.failed(Failure::of_refused(&self.url(), refused, &self.purpose.sysctl_file))
+    }
+
+    /// The answer is invalid by itself.
+    fn discard(&mut self, invalid: InvalidInstruction) -> News {
+        self.link.give_up();
+        self.failed(Failure::of_invalid(&self.url(), invalid))
+    }
+
+    fn answered(&mut self, flight: &Flight, now: Duration, news: News) -> News {
+        let first = self.counts.answers == 0;
+        let had_failed = self.failure.take().is_some();
+        self.counts.answers += 1;
+        self.counts.last_contact_at = Some(clock::now());
+        self.route.succeeded();
+        self.report.answered(flight.drift);
+        let took = now.saturating_sub(flight.began);
+        if took >= ROUND_MIN {
+            self.closed = 0;
+        }
+        let idle = news == News::None && flight.waits && flight.ask.seen.get() > 0;
+        self.next_at = if idle && took < ROUND_MIN { now + ROUND_MIN + part(ROUND_MIN, jitter()) } else { now };
+        debug!(coordinator = %self.url(), generation = %self.link.seen(), "answered");
+        if first || had_failed {
+            // Only now: in TLS 1.3 a client believes that it is connected before the server has refused it.
+            info!(coordinator = %self.url(), pool = %self.purpose.settings.pool, "connected");
+            return News::Pass;
+        }
+        news
+    }
+
+    /// The coordinator answered with an error, or could not be reached.
+    fn rejected(&mut self, request: RequestId, error: &ClientError, now: Duration) -> News {
+        let body = match error {
+            ClientError::Refused { body, .. } => body.as_deref(),
+            _ => None,
+        };
+        match body.map(|body| (body.kind, body.ordinal)) {
+            Some((ErrorKind::SessionClosed, Some(ordinal)))
+                if self.link.session_closed(request, ordinal, nonce(), now).is_ok() =>
+            {
+                self.instructed = None;
+                self.closed += 1;
+                if self.closed < CLOSED_SUSPICIOUS {
+                    let session = self.link.session();
+                    debug!(coordinator = %self.url(), %session, "a later session was open; this one follows it");
+                    self.next_at = now;
+                    return News::None;
+                }
+            }
+            // A late answer is ignored.
+            Some((ErrorKind::OtherPool, _)) => drop(self.link.other_pool(request, now)),
+            _ => {}
+        }
+        self.link.give_up();
+        self.failed(Failure::of_error(error))
+    }
+
+    fn failed(&mut self, failure: Failure) -> News {
+        let same = self.failure.as_ref().is_some_and(|known| known.kind == failure.kind);
+        debug!(coordinator = %self.url(), error = %failure.message, "the exchange failed");
+        *self.counts.errors.entry(failure.kind).or_default() += 1;
+        let next = self.route.failed(self.now(), bounded(failure.asked), jitter());
+        self.next_at = next.at;
+        if next.other {
+            self.link.open_session(clock::now_ms(), nonce());
+            self.instructed = None;
+        }
+        self.failure = Some(failure);
+        if same { News::None } else { News::Pass }
+    }
+}
+
+/// The pause that a coordinator asks for, so bounded that this node is back within [`NEXT_CONTACT`], jitter included.
+fn bounded(asked: Option<Duration>) -> Option<Duration> {
+    asked.map(|asked| asked.min(NEXT_CONTACT * 2 / 3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_that_was_asked_for_keeps_the_promise_to_be_back() {
+        let secs = Duration::from_secs;
+        assert_eq!(bounded(None), None);
+        assert_eq!(bounded(Some(secs(2))), Some(secs(2)));
+        let longest = bounded(Some(secs(3_600))).unwrap();
+        assert!(longest + part(longest / 2, u32::MAX) <= NEXT_CONTACT);
+    }
+}

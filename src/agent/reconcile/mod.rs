@@ -1,0 +1,368 @@
+//! One pass: ask the source, observe the host, decide (`engine::reconcile`), write, and report what is there now.
+//!
+//! No failure of a pass makes it drop or forget installed keys.
+
+mod held;
+mod problems;
+
+use std::collections::BTreeMap;
+
+use self::held::{Held, Seen};
+use super::observation::{self, ManagedNamespace, Observation};
+use super::placement::{self, Intended, Placement};
+use super::report::{NamespaceReport, PassReport};
+use super::source::{self, Installed, Offer};
+use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
+use tfo_engine::reconcile::{KeyChoice, ObservedFile, Plan, choose_keys};
+use tfo_host::kernel::procfs::KeyFile;
+use tfo_host::kernel::sysctl_d::{self, Persisted, Record};
+use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::problem::Problem;
+use tfo_model::time::UnixTime;
+
+/// Whether a pass may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PassMode {
+    /// Write what differs.
+    Apply,
+    /// Write nothing, report what would be written.
+    DryRun,
+}
+
+/// Holds the keys, and remembers what later passes need.
+pub struct Reconciler {
+    settings: AgentSettings,
+    key_file: KeyFile,
+    namespaces: Vec<ManagedNamespace>,
+    held: Option<Held>,
+    /// What the keys that were followed were made from.
+    known: BTreeMap<String, KeyFingerprint>,
+    /// What each namespace held after our last write; drift is a difference from it.
+    verified: Vec<Option<PairPrint>>,
+    file_was_current: bool,
+    /// The last write of the file may not survive a power cut, so it is repeated.
+    file_may_be_lost: bool,
+    joints_checked: bool,
+    drift_repairs: u64,
+}
+
+/// The keys to hold.
+enum Chosen {
+    /// Those of the source.
+    Offered(Held),
+    /// Those that are installed, or none; a problem has the reason.
+    Kept(Option<Held>),
+}
+
+impl Reconciler {
+    /// Reads nothing before the first pass.
+    #[must_use]
+    pub fn new(settings: AgentSettings) -> Self {
+        let namespaces = observation::namespaces(&settings);
+        let verified = namespaces.iter().map(|_| None).collect();
+        Self {
+            settings,
+            key_file: KeyFile::default(),
+            namespaces,
+            held: None,
+            known: BTreeMap::new(),
+            verified,
+            file_was_current: false,
+            file_may_be_lost: false,
+            joints_checked: false,
+            drift_repairs: 0,
+        }
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &AgentSettings {
+        &self.settings
+    }
+
+    /// Header of the keys that this process holds; none before its first pass, and after a reload that starts over.
+    #[must_use]
+    pub fn record(&self) -> Option<&Record> {
+        self.held.as_ref().map(|held| &held.record)
+    }
+
+    /// Number of repairs of keys that another program had changed, since the process started.
+    #[must_use]
+    pub fn drift_repairs(&self) -> u64 {
+        self.drift_repairs
+    }
+
+    /// Takes over the state of `before`, whose settings were replaced in this process.
+    #[must_use]
+    pub fn succeeding(mut self, before: &Self) -> Self {
+        self.drift_repairs = before.drift_repairs;
+        self.known.clone_from(&before.known);
+        // Keys of a pool are kept even if their file is gone: nothing here could make them again.
+        if let (SourceSettings::Coordinator(_), SourceSettings::Coordinator(_)) =
+            (&self.settings.source, &before.settings.source)
+        {
+            self.held = before.held.as_ref().map(Held::duplicate);
+            self.verified = self.namespaces.iter().map(|_| None).collect();
+        }
+        self
+    }
+
+    /// One pass at `now`; `instructed` are the keys of a coordinator that are not in the file yet.
+    pub fn pass(&mut self, now: UnixTime, mode: PassMode, instructed: Option<Offer>) -> PassReport {
+        let mut problems = Vec::new();
+        let persisted = observation::read_file(&self.settings, &mut problems);
+        let seen = Seen { persisted, kernels: self.observe() };
+        problems.extend(seen.kernels.iter().filter_map(|seen| seen.kernel.as_ref().err().cloned()));
+        self.check_joints(now, &seen.persisted, &mut problems);
+        self.notice_drift(&seen, &mut problems);
+        let before = self.placement(Some(&seen.persisted), &seen.kernels);
+        let (held, intended) = match self.choose(now, instructed, &seen, &mut problems) {
+            Chosen::Offered(held) => {
+                let new = held.pair();
+                (Some(held), Intended::New(new))
+            }
+            Chosen::Kept(kept) => {
+                let old = kept.as_ref().map(Held::pair);
+                (kept, Intended::Old(old))
+            }
+        };
+        let mut report = match held {
+            Some(held) => self.converge(held, mode, seen, problems),
+            None => self.report(&seen.kernels, None, problems),
+        };
+        if mode == PassMode::Apply && self.settings.install.mode == InstallMode::Install && report.has_error() {
+            let persisted = sysctl_d::read(&self.settings.install.sysctl_file.value).ok();
+            let after = self.placement(persisted.as_ref(), &self.observe());
+            placement::describe(&mut report.problems, &before, &after, intended);
+        }
+        report
+    }
+
+    fn observe(&self) -> Vec<Observation> {
+        self.namespaces.iter().map(|managed| observation::observe(managed, &self.key_file)).collect()
+    }
+
+    fn placement(&self, persisted: Option<&Persisted>, kernels: &[Observation]) -> Placement {
+        Placement::of(persisted, self.namespaces.iter().map(|managed| managed.namespace.name()).zip(kernels))
+    }
+
+    /// Makes file and kernels hold `held`, or reports what would be written.
+    fn converge(&mut self, held: Held, mode: PassMode, seen: Seen, problems: Vec<Problem>) -> PassReport {
+        let file = self.file_state(&seen.persisted, &held.record);
+        let plan = Plan::of(held.pair(), file, &seen.observed());
+        let installs = self.settings.install.mode == InstallMode::Install;
+        if mode == PassMode::Apply && installs {
+            return self.apply(held, &plan, seen, problems);
+        }
+        let mut report = self.report(&seen.kernels, Some((&held, file)), problems);
+        report.file_changed = installs && plan.write_file;
+        for index in plan.write_kernels {
+            report.namespaces[index].changed = installs;
+        }
+        self.held = Some(held);
+        report
+    }
+
+    /// Writes what the plan lists: the file, then each kernel, each read back.
+    fn apply(&mut self, held: Held, plan: &Plan, mut seen: Seen, mut problems: Vec<Problem>) -> PassReport {
+        let failed = plan.write_file.then(|| observation::write_file(&self.settings, &held.record, &held.keys));
+        let failed = failed.and_then(Result::err);
+        // Renamed, but its directory could not be made durable: a power cut may bring the old file back.
+        self.file_may_be_lost = failed.is_some() && self.file_has(&held.record);
+        let file_changed = plan.write_file && (failed.is_none() || self.file_may_be_lost);
+        let (held, file, behind) = if failed.is_none() || source::survives_without_file(&self.settings.source) {
+            let file = if failed.is_none() { ObservedFile::Current } else { ObservedFile::Other };
+            (held, file, plan.write_kernels.clone())
+        } else {
+            // Verify, report and continue from the keys that are still installed.
+            let Some(kept) = self.kept(&seen.persisted) else {
+                problems.extend(failed);
+                let mut report = self.report(&seen.kernels, None, problems);
+                report.file_changed = file_changed;
+                return report;
+            };
+            let file = self.file_state(&seen.persisted, &kept.record);
+            let behind = Plan::of(kept.pair(), file, &seen.observed()).write_kernels;
+            (kept, file, behind)
+        };
+        let written = self.write_kernels(&held, &behind, &mut seen.kernels, &mut problems);
+        problems.extend(failed);
+        let mut report = self.report(&seen.kernels, Some((&held, file)), problems);
+        report.file_changed = file_changed;
+        for index in written {
+            report.namespaces[index].changed = true;
+        }
+        let shown = report.namespaces.iter().map(|namespace| namespace.shown.filter(|_| namespace.verified));
+        self.verified = shown.collect();
+        self.file_was_current = file == ObservedFile::Current;
+        self.held = Some(held);
+        report
+    }
+
+    /// Writes the kernels of the namespaces at `behind`; returns those that took the keys.
+    fn write_kernels(
+        &mut self,
+        held: &Held,
+        behind: &[usize],
+        kernels: &mut [Observation],
+        problems: &mut Vec<Problem>,
+    ) -> Vec<usize> {
+        let mut written = Vec::new();
+        for &index in behind {
+            let managed = &mut self.namespaces[index];
+            match observation::write_kernel(managed, &self.key_file, &held.keys, held.pair()) {
+                Ok(kernel) => {
+                    kernels[index].kernel = Ok(kernel);
+                    written.push(index);
+                }
+                Err(problem) => {
+                    kernels[index] = observation::observe(managed, &self.key_file);
+                    problems.push(problem);
+                }
+            }
+        }
+        written
+    }
+
+    /// Whether the file has this record now.
+    fn file_has(&self, record: &Record) -> bool {
+        let persisted = sysctl_d::read(&self.settings.install.sysctl_file.value);
+        persisted.is_ok_and(|persisted| persisted.record().is_some_and(|found| found.same_but_for_time(record)))
+    }
+
+    /// Which keys to hold now.
+    fn choose(&mut self, now: UnixTime, instructed: Option<Offer>, seen: &Seen, problems: &mut Vec<Problem>) -> Chosen {
+        let kept = self.kept(&seen.persisted);
+        let installed = match (&kept, &seen.kernels[0].keys) {
+            (Some(kept), _) => Some(kept.installed()),
+            (None, Some(keys)) => Some(Installed::by_kernel(keys)),
+            (None, None) => None,
+        };
+        let offered = match instructed {
+            Some(offer) => Ok(Some(offer)),
+            None => source::offer(&self.settings, now, installed.as_ref()),
+        };
+        let offer = match offered {
+            Ok(Some(offer)) => offer,
+            Ok(None) => return Chosen::Kept(kept),
+            Err(problem) => {
+                problems.push(problem);
+                return Chosen::Kept(kept);
+            }
+        };
+        let installed_at = seen.persisted.record().map(|record| record.installed_at);
+        match choose_keys(now, offer.clock, installed_at, &offer.generators, &self.known) {
+            KeyChoice::Follow => {
+                self.known.extend(offer.generators.clone());
+                Chosen::Offered(self.follow(now, offer, kept.as_ref()))
+            }
+            KeyChoice::Keep(reason) => {
+                problems.push(problems::kept(now, offer.clock, reason, &self.settings.install.sysctl_file.value));
+                Chosen::Kept(kept)
+            }
+        }
+    }
+
+    /// Whether the file has `record`, durably, and readable for its owner alone.
+    fn file_state(&self, persisted: &Persisted, record: &Record) -> ObservedFile {
+        match persisted.record() {
+            Some(found) if !self.file_may_be_lost && found.same_but_for_time(record) && self.file_is_private() => {
+                ObservedFile::Current
+            }
+            _ => ObservedFile::Other,
+        }
+    }
+
+    fn file_is_private(&self) -> bool {
+        sysctl_d::is_private(&self.settings.install.sysctl_file.value)
+    }
+
+    /// What is installed, as this process or otherwise the file remembers it.
+    fn kept(&self, persisted: &Persisted) -> Option<Held> {
+        match (&self.held, persisted) {
+            (Some(held), _) => Some(held.duplicate()),
+            (None, Persisted::Ours { record, keys }) => Some(Held::from_file(record, keys)),
+            (None, Persisted::Absent | Persisted::Foreign) => None,
+        }
+    }
+
+    fn follow(&self, now: UnixTime, offer: Offer, kept: Option<&Held>) -> Held {
+        let Offer { desired, joints, .. } = offer;
+        let installed_before = kept.filter(|kept| kept.record.prints == desired.prints);
+        let record = Record {
+            source: source::kind(&self.settings.source).into(),
+            pool_id: desired.pool_id,
+            generation: desired.generation,
+            phase: desired.phase,
+            prints: desired.prints,
+            joints,
+            installed_at: installed_before.map_or(now, |kept| kept.record.installed_at),
+        };
+        Held { keys: desired.keys, record, next_change_at: desired.next_change_at }
+    }
+
+    /// Reports once a schedule entry that reached this host too late.
+    fn check_joints(&mut self, now: UnixTime, persisted: &Persisted, problems: &mut Vec<Problem>) {
+        if std::mem::replace(&mut self.joints_checked, true) {
+            return;
+        }
+        if let (SourceSettings::Derive(derive), Some(record)) = (&self.settings.source, persisted.record())
+            && record.source == source::kind(&self.settings.source)
+        {
+            problems.extend(source::late_joints(derive, &self.settings.file, now, &record.joints));
+        }
+    }
+
+    /// Counts and reports what another program changed since the last pass.
+    fn notice_drift(&mut self, seen: &Seen, problems: &mut Vec<Problem>) {
+        let Some(held) = &self.held else { return };
+        let mut drifted = Vec::new();
+        for ((managed, seen), verified) in self.namespaces.iter().zip(&seen.kernels).zip(&self.verified) {
+            if let (Ok(kernel), Some(verified)) = (&seen.kernel, verified)
+                && kernel.shown != Some(*verified)
+            {
+                drifted.push(format!("namespace {}", managed.namespace));
+            }
+        }
+        if self.file_was_current && self.file_state(&seen.persisted, &held.record) == ObservedFile::Other {
+            drifted.push(self.settings.install.sysctl_file.value.display().to_string());
+        }
+        if drifted.is_empty() {
+            return;
+        }
+        self.drift_repairs += drifted.len() as u64;
+        problems.push(problems::drift(&drifted, &self.settings.install.sysctl_file.value));
+    }
+
+    fn report(
+        &self,
+        kernels: &[Observation],
+        held: Option<(&Held, ObservedFile)>,
+        problems: Vec<Problem>,
+    ) -> PassReport {
+        let pair = held.map(|(held, _)| held.pair());
+        let namespaces = self.namespaces.iter().zip(kernels).map(|(managed, seen)| NamespaceReport {
+            namespace: managed.namespace.clone(),
+            shown: seen.kernel.as_ref().ok().and_then(|kernel| kernel.shown),
+            readable: seen.kernel.is_ok(),
+            verified: pair.is_some_and(|pair| seen.kernel.as_ref().is_ok_and(|kernel| kernel.holds(pair))),
+            changed: false,
+            bits: seen.bits,
+            backup_slot: managed.backup_slot,
+        });
+        let mut report = PassReport {
+            source: source::kind(&self.settings.source),
+            held: held.map(|(held, _)| held.report()),
+            file: self.settings.install.sysctl_file.value.clone(),
+            file_changed: false,
+            file_current: held.is_some_and(|(_, file)| file == ObservedFile::Current),
+            namespaces: namespaces.collect(),
+            problems,
+            mode: self.settings.install.mode,
+        };
+        if pair.is_some_and(|pair| pair.backup.is_some()) {
+            report.problems.extend(problems::one_slot(&report.namespaces));
+        }
+        report
+    }
+}

@@ -1,0 +1,237 @@
+//! Which nodes one coordinator has seen in its life, and which are absent (docs/protocol.md#rule-10; rule 11).
+//!
+//! [`Life`] is the only memory that a coordinator has besides the store: the nodes that it has seen since it started, on
+//! its own monotonic clock.  [`Presence`] is what it gives to one decision.  Must not know: wall clocks.
+//!
+//! Invariants: a coordinator that starts has seen no node, whatever the store holds; time in which it does not serve
+//! makes no node absent; a store that went back begins a new life; a node counts as seen only if that is known.
+//!
+//! Known limit: a coordinator notices that its store went back by what it has seen of the lost history, so one that saw
+//! nothing of it notices nothing.  [`BLIND_MAX`] bounds that: what is lost must be younger than a minute, and this
+//! coordinator the only one that had not looked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::document::{Snapshot, Stage};
+use super::record::NodeRecord;
+use super::slots::PoolKey;
+use tfo_model::count::{Generation, Revision};
+use tfo_model::ids::NodeId;
+use tfo_model::state::Phase;
+use tfo_model::time::UnixTime;
+
+/// Periods that a node may miss before it is absent (rule 11; rule 17: a timer node never before three).
+const MISSED_PERIODS_MAX: u64 = 3;
+
+/// Longest time between two looks that counts as served.
+///
+/// A coordinator that was stopped or starved for an hour did not listen for an hour: the nodes were not silent.
+pub const SERVED_GAP_MAX: Duration = Duration::from_secs(10);
+
+/// Longest time between two looks at the store within one life.
+///
+/// A coordinator that was cut off for longer cannot know whether its store went back and forth again in the meantime: no
+/// backup is made, outrun and restored within a minute.
+pub const BLIND_MAX: Duration = Duration::from_secs(60);
+
+/// One coordinator's view of its nodes, for one decision.
+///
+/// Fails closed: by default no node was seen, a node that it does not name was not seen, and with a store that is behind
+/// [`Presence::revision`] none was.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Presence {
+    /// Revision of the snapshot that this was computed from.
+    pub revision: Revision,
+    /// Nodes that have been seen in this life of the coordinator.
+    pub seen: BTreeSet<NodeId>,
+    /// Nodes that have not been seen for longer than their limit.
+    pub absent: BTreeSet<NodeId>,
+    /// Seconds served since this coordinator first saw the present instruction, or a later revoke.
+    pub phase_secs: u64,
+    /// Seconds served since it first saw the present wave.
+    pub wave_secs: u64,
+}
+
+impl Presence {
+    /// Required nodes that are not known to have been seen in this life.  Before all of them have been, nothing is
+    /// committed, and no node is instructed to hold anything new (rule 10).
+    #[must_use]
+    pub fn unseen_required(&self, snapshot: &Snapshot) -> Vec<NodeId> {
+        let is_of_this_life = snapshot.document.revision >= self.revision;
+        let seen = self.seen.iter().map(|node| (node, ()));
+        merge_join(snapshot.nodes.iter(), seen)
+            .filter(|(_, record, seen)| record.is_required() && !(is_of_this_life && seen.is_some()))
+            .map(|(node, _, _)| node.clone())
+            .collect()
+    }
+
+    /// Whether the node was seen in the life that this snapshot belongs to.
+    #[must_use]
+    pub fn has_seen(&self, snapshot: &Snapshot, node: &NodeId) -> bool {
+        snapshot.document.revision >= self.revision && self.seen.contains(node)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LastSeen {
+    syncs: u64,
+    in_this_life: bool,
+    /// On the clock of served time.
+    at: Duration,
+}
+
+/// A value, and when it was first observed on the clock of served time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Since<T> {
+    value: T,
+    at: Duration,
+}
+
+/// What distinguishes one revoke from another; the nodes that it left behind do not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct RevokeIdentity {
+    since: UnixTime,
+    keys: BTreeSet<PoolKey>,
+}
+
+/// One life of a coordinator: from its start, or from the moment its store went back.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Life {
+    served: Duration,
+    last_look: Option<Duration>,
+    /// When it last read the store.
+    last_read: Option<Duration>,
+    begun: bool,
+    highest: Revision,
+    nodes: BTreeMap<NodeId, LastSeen>,
+    instruction: Option<Since<(Generation, Phase, Option<RevokeIdentity>)>>,
+    /// Generation, opened waves and nodes taken in.
+    wave: Option<Since<(Generation, usize, usize)>>,
+}
+
+impl Life {
+    /// Advances the clock of served time to `monotonic`, and looks at a snapshot.
+    ///
+    /// Must be called at least every [`SERVED_GAP_MAX`]: a longer gap counts as that much, and one of more than
+    /// [`BLIND_MAX`] ends the life.  Call it with a snapshot before deciding on it: a node that came since the last look
+    /// is not known to have been seen.
+    pub fn observe(&mut self, monotonic: Duration, snapshot: &Snapshot) {
+        self.served += monotonic.saturating_sub(self.last_look.unwrap_or(monotonic)).min(SERVED_GAP_MAX);
+        self.last_look = Some(monotonic);
+        let blind_for = monotonic.saturating_sub(self.last_read.unwrap_or(monotonic));
+        if self.begun && (blind_for > BLIND_MAX || self.went_back(snapshot)) {
+            *self = Self { served: self.served, last_look: self.last_look, ..Self::default() };
+        }
+        self.last_read = Some(monotonic);
+        self.highest = snapshot.document.revision;
+        let (begun, served) = (self.begun, self.served);
+        let mut before = std::mem::take(&mut self.nodes).into_iter().peekable();
+        let now = snapshot.nodes.iter().map(|(node, record)| {
+            while before.next_if(|(known, _)| known < node).is_some() {}
+            let seen = LastSeen { syncs: record.syncs, in_this_life: true, at: served };
+            match before.next_if(|(known, _)| known == node) {
+                Some((node, known)) if record.syncs > known.syncs => (node, seen),
+                Some(known) => known,
+                None => (node.clone(), LastSeen { in_this_life: begun, ..seen }),
+            }
+        });
+        self.nodes = now.collect();
+        let document = &snapshot.document;
+        let revoke = document.revoke.as_ref();
+        let revoke = revoke.map(|revoke| RevokeIdentity { since: revoke.since, keys: revoke.keys.clone() });
+        mark(&mut self.instruction, (document.generation, document.stage.phase(), revoke), served);
+        let wave = match &document.stage {
+            Stage::Promoted { wave, .. } => (document.generation, wave.opened, wave.taken_in.len()),
+            Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } => (document.generation, 0, 0),
+        };
+        mark(&mut self.wave, wave, served);
+        self.begun = true;
+    }
+
+    /// Takes in one record that this coordinator has just written for a sync: what [`Self::observe`] would do for this
+    /// node alone.  Without it, thousands of nodes that acknowledge at once would all be looked at for each write.
+    pub fn see(&mut self, node: &NodeId, record: &NodeRecord, presence: &mut Presence) {
+        let seen = LastSeen { syncs: record.syncs, in_this_life: true, at: self.served };
+        match self.nodes.get_mut(node) {
+            Some(known) if record.syncs > known.syncs => *known = seen,
+            Some(_) => return,
+            // As in `observe`: a new node was seen if this life had begun before it came.
+            None => drop(self.nodes.insert(node.clone(), LastSeen { in_this_life: self.begun, ..seen })),
+        }
+        if self.begun {
+            presence.absent.remove(node);
+            if !presence.seen.contains(node) {
+                presence.seen.insert(node.clone());
+            }
+        }
+    }
+
+    /// Advances to `monotonic` without counting the time as served: the store could not be read or written.
+    pub fn skip_to(&mut self, monotonic: Duration) {
+        self.last_look = Some(monotonic);
+    }
+
+    /// The presence of the nodes of the snapshot that was observed last.
+    #[must_use]
+    pub fn presence(&self, snapshot: &Snapshot) -> Presence {
+        let (mut seen, mut absent) = (Vec::new(), Vec::new());
+        for (node, record, last_seen) in merge_join(snapshot.nodes.iter(), self.nodes.iter()) {
+            if last_seen.is_some_and(|last_seen| last_seen.in_this_life) {
+                seen.push(node.clone());
+            }
+            let period = record.report.as_ref().map_or(0, |report| report.next_sync_secs);
+            let limit = snapshot.document.policy.absent_after_secs.max(period.saturating_mul(MISSED_PERIODS_MAX));
+            let silent_for = last_seen.map_or(Duration::ZERO, |last_seen| self.served.saturating_sub(last_seen.at));
+            if silent_for > Duration::from_secs(limit) {
+                absent.push(node.clone());
+            }
+        }
+        Presence {
+            revision: self.highest,
+            seen: seen.into_iter().collect(),
+            absent: absent.into_iter().collect(),
+            phase_secs: self.secs_since(self.instruction.as_ref().map(|since| since.at)),
+            wave_secs: self.secs_since(self.wave.as_ref().map(|since| since.at)),
+        }
+    }
+
+    /// Whether the store shows less than this life has seen, so that it was restored from a backup.
+    ///
+    /// Also true for a restored store that was driven on past the revision that this life saw last: the nodes' own counts
+    /// are lower then.  A node that was forgotten and came again while this coordinator was not looking looks the same,
+    /// which only costs the waiting of a new life.
+    fn went_back(&self, snapshot: &Snapshot) -> bool {
+        let revision = snapshot.document.revision;
+        let is_older = |(_, known, record): (&NodeId, &LastSeen, Option<&NodeRecord>)| match record {
+            Some(record) => record.syncs < known.syncs,
+            // A node is forgotten by a commit, so at one revision none may vanish.
+            None => revision == self.highest,
+        };
+        revision < self.highest || merge_join(self.nodes.iter(), snapshot.nodes.iter()).any(is_older)
+    }
+
+    fn secs_since(&self, at: Option<Duration>) -> u64 {
+        at.map_or(0, |at| self.served.saturating_sub(at).as_secs())
+    }
+}
+
+fn mark<T: PartialEq>(since: &mut Option<Since<T>>, value: T, at: Duration) {
+    if since.as_ref().is_none_or(|before| before.value != value) {
+        *since = Some(Since { value, at });
+    }
+}
+
+/// Joins two lists in the order of nodes in one pass.  Looking up each node of the first in the second would be most of
+/// what a coordinator of ten thousand nodes does.
+fn merge_join<'a, A, B>(
+    left: impl Iterator<Item = (&'a NodeId, A)>,
+    right: impl Iterator<Item = (&'a NodeId, B)>,
+) -> impl Iterator<Item = (&'a NodeId, A, Option<B>)> {
+    let mut right = right.peekable();
+    left.map(move |(node, of_left)| {
+        while right.next_if(|(other, _)| *other < node).is_some() {}
+        let of_right = right.next_if(|(other, _)| *other == node).map(|(_, of_right)| of_right);
+        (node, of_left, of_right)
+    })
+}

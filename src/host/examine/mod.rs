@@ -1,0 +1,135 @@
+//! What can be seen of one host: the sysctl.d file, each namespace's kernel, its release and clock.
+//!
+//! The agent and `tfoctl status` look through these functions and render what they find in their own ways.  Must not
+//! know: settings, reports, programs.  Facts carry fingerprints, never keys.
+
+use std::io;
+use std::path::Path;
+
+use crate::kernel::boot_order::{self, BootOrder};
+use crate::kernel::namespace::{Namespace, NamespaceError};
+use crate::kernel::procfs::{self, KernelError, KeyFile, SERVER_BIT, ShownKeys, print_of};
+use crate::kernel::release::KernelRelease;
+use crate::kernel::sysctl_d::{self, Persisted, Record};
+use crate::runtime::sys;
+use tfo_model::key::{PairPrint, TfoKey};
+use tfo_model::problem::Problem;
+use tfo_model::state::BackupSlot;
+
+/// One look at a host.
+#[derive(Debug)]
+pub struct HostFacts {
+    /// The sysctl.d file.
+    pub file: FileState,
+    /// Which files set the key at boot, as they are now.
+    pub boot: BootOrder,
+    /// Whether kernels of this release keep a backup; none if the release is unknown.
+    pub backup_slot: Option<BackupSlot>,
+    /// Whether the kernel's clock is synchronised; none if it may not be asked.
+    pub clock_synchronised: Option<bool>,
+    /// The namespaces, in the order in which they were named.
+    pub namespaces: Vec<NamespaceFacts>,
+}
+
+/// What is in the place of the sysctl.d file.
+#[derive(Debug)]
+pub enum FileState {
+    /// No file.
+    Absent,
+    /// A file that the agent did not write, or that was changed since.
+    Foreign,
+    /// It exists and cannot be read.
+    Unreadable(io::Error),
+    /// The agent's file.
+    Ours(Box<Record>),
+}
+
+/// One network namespace.
+#[derive(Debug)]
+pub struct NamespaceFacts {
+    /// The namespace.
+    pub namespace: Namespace,
+    /// `net.ipv4.tcp_fastopen`.
+    pub bits: Option<i32>,
+    /// The keys in its kernel; none if no key is set.
+    pub kernel: Result<Option<KernelKeys>, Unseen>,
+}
+
+/// The keys in one kernel, by fingerprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelKeys {
+    /// Fingerprints of the slots.
+    pub print: PairPrint,
+    /// Whether a slot holds the all-zero key.
+    pub has_zero: bool,
+}
+
+/// Why a namespace's keys were not seen.
+#[derive(Debug)]
+pub enum Unseen {
+    /// The namespace cannot be entered.
+    NotEntered(NamespaceError),
+    /// Its key file cannot be read.
+    NotRead(KernelError),
+}
+
+/// Looks at a host whose key `sysctl_file` sets at boot.
+#[must_use]
+pub fn examine(sysctl_file: &Path, namespaces: impl IntoIterator<Item = Namespace>) -> HostFacts {
+    let file = match sysctl_d::read(sysctl_file) {
+        Ok(Persisted::Absent) => FileState::Absent,
+        Ok(Persisted::Foreign) => FileState::Foreign,
+        Ok(Persisted::Ours { record, .. }) => FileState::Ours(Box::new(record)),
+        Err(error) => FileState::Unreadable(error),
+    };
+    // The scan takes the file that it is given as written, so it gets the path only if that is true.
+    let written = matches!(file, FileState::Ours(_) | FileState::Unreadable(_));
+    let boot = boot_order::scan(Path::new("/"), if written { sysctl_file } else { Path::new("") });
+    HostFacts {
+        file,
+        boot,
+        backup_slot: KernelRelease::running().map(KernelRelease::backup_slot),
+        clock_synchronised: sys::clock_synchronised(),
+        namespaces: namespaces.into_iter().map(NamespaceFacts::of).collect(),
+    }
+}
+
+impl NamespaceFacts {
+    fn of(namespace: Namespace) -> Self {
+        let (bits, shown) = read_kernel(&namespace, &KeyFile::default());
+        let keys = |shown: ShownKeys| {
+            let has_zero = shown
+                .as_ref()
+                .is_some_and(|(primary, backup)| primary.is_zero() || backup.as_ref().is_some_and(TfoKey::is_zero));
+            print_of(&shown).map(|print| KernelKeys { print, has_zero })
+        };
+        Self { kernel: shown.map(keys), namespace, bits }
+    }
+}
+
+/// Reads `net.ipv4.tcp_fastopen` and the keys of one namespace.
+pub fn read_kernel(namespace: &Namespace, key_file: &KeyFile) -> (Option<i32>, Result<ShownKeys, Unseen>) {
+    match namespace.within(|| (procfs::tcp_fastopen_bits(), key_file.read())) {
+        Ok((bits, shown)) => (bits, shown.map_err(Unseen::NotRead)),
+        Err(error) => (None, Err(Unseen::NotEntered(error))),
+    }
+}
+
+/// A warning if the server side of TFO is off.
+#[must_use]
+pub fn server_off(namespace: &Namespace, bits: Option<i32>) -> Option<Problem> {
+    (bits? & SERVER_BIT == 0).then(|| {
+        let message =
+            format!("namespace {namespace}: the server side of TFO is off (net.ipv4.tcp_fastopen has no 0x2)");
+        Problem::warning("tfo_off", message, "set net.ipv4.tcp_fastopen = 3, unless it is off on purpose")
+    })
+}
+
+/// A warning for a host whose keys depend on the time, if its clock is not synchronised.
+#[must_use]
+pub fn clock_unsynchronised(synchronised: Option<bool>) -> Option<Problem> {
+    (synchronised == Some(false)).then(|| {
+        let message = "the kernel's clock is not synchronised, and the keys depend on the time";
+        Problem::warning("clock_unsynchronised", message, "run chrony, timesyncd or another NTP client")
+    })
+}
