@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn a_known_hkdf_key() {
-        // Python: hmac.new(hmac.new(bytes(32), bytes(range(32)), 'sha256').digest(), b'tfo-fleet/v1/key' + (86400).to_bytes(8) + (20000).to_bytes(8) + b'\1', 'sha256')
+        // Python: hmac.new(hmac.new(bytes(32), bytes(range(32)), 'sha256').digest(), b'tfo-fleet/v1/key' +
+        // (86400).to_bytes(8) + (20000).to_bytes(8) + b'\1', 'sha256')
         let ikm: Vec<u8> = (0..32).collect();
         let key = hkdf_sha256(&secret(&ikm).unwrap(), RotationInterval::DEFAULT, 20_000);
         let hex: String = key.expose().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -41,7 +41,8 @@ pub enum BadKeyEncryptionKey {
 #[error("the sealed key does not open")]
 pub struct DoesNotOpen;
 
-/// One key as it lies in a store: nonce, ciphertext and tag.  Persisted.  Reveals nothing without the key-encryption key.
+/// One key as it lies in a store: nonce, ciphertext and tag.  Persisted.  Reveals nothing without the key-encryption
+/// key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SealedKey([u8; SealedKey::BYTES]);
 

@@ -25,8 +25,8 @@ impl Backoff {
 
     /// The delay after so many failures in a row (0 counts as 1); `random` is uniform over all of `u32`.
     ///
-    /// `asked` is what the other side asked for (`Retry-After`).  The delay is at least that and at most one and a half times
-    /// that, so that clients that were refused together do not come back together.
+    /// `asked` is what the other side asked for (`Retry-After`).  The delay is at least that and at most one and a half
+    /// times that, so that clients that were refused together do not come back together.
     #[must_use]
     pub fn delay(&self, failures: u32, asked: Option<Duration>, random: u32) -> Duration {
         let doubled = 2_u32.checked_pow(failures.max(1) - 1).and_then(|factor| self.first.checked_mul(factor));

@@ -9,7 +9,8 @@
 //! | nothing (it failed) | keys | what is installed |
 //! | nothing (it failed) | nothing | nothing, and not ready |
 //!
-//! A miss costs a client one round trip (RFC 7413), so in doubt the installed keys stay, the agent reports it and waits.
+//! A miss costs a client one round trip (RFC 7413), so in doubt the installed keys stay, the agent reports it and
+//! waits.
 
 use std::collections::BTreeMap;
 
@@ -52,9 +53,10 @@ pub enum KeyChoice {
 
 /// Chooses between the offer and what is installed.
 ///
-/// `installed_at` comes from the file: without the file nothing is known of an earlier clock.  `offered` and `known` map
-/// the name of each generator (a schedule entry with its secret's path) to a public fingerprint of its secret: those of the
-/// offer, and those that this process has followed.  A restart is how an operator confirms a replaced secret.
+/// `installed_at` comes from the file: without the file nothing is known of an earlier clock.  `offered` and `known`
+/// map the name of each generator (a schedule entry with its secret's path) to a public fingerprint of its secret:
+/// those of the offer, and those that this process has followed.  A restart is how an operator confirms a replaced
+/// secret.
 #[must_use]
 pub fn choose_keys(
     now: UnixTime,

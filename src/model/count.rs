@@ -101,7 +101,8 @@ macro_rules! counter {
 }
 
 counter! {
-    /// Ordinal of an *instruction*: rises exactly when the slots that some node is instructed to hold change.  Nodes fence on it.
+    /// Ordinal of an *instruction*: rises exactly when the slots that some node is instructed to hold change.  Nodes
+    /// fence on it.
     Generation
 }
 

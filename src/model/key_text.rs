@@ -1,10 +1,11 @@
 //! The text of `net.ipv4.tcp_fastopen_key`, parsed strictly and printed.  Pure.
 //!
 //! `PPPPPPPP-PPPPPPPP-PPPPPPPP-PPPPPPPP[,BBBBBBBB-…]`, each group one little-endian u32 of the raw key, so raw bytes
-//! `10 11 12 13 | 14 …` are `13121110-…` (docs/kernel.md#byte-order; ip-sysctl `tcp_fastopen_key`; Linux `proc_tcp_fastopen_key`).
+//! `10 11 12 13 | 14 …` are `13121110-…` (docs/kernel.md#byte-order; ip-sysctl `tcp_fastopen_key`; Linux
+//! `proc_tcp_fastopen_key`).
 //!
-//! The kernel's own parser is `sscanf` and accepts nonsense as another key than was meant (docs/kernel.md#the-key-file: a
-//! third key, `A:B`, nine digits, a cut backup).  So nothing reaches it, or is believed, that does not pass here.
+//! The kernel's own parser is `sscanf` and accepts nonsense as another key than was meant (docs/kernel.md#the-key-file:
+//! a third key, `A:B`, nine digits, a cut backup).  So nothing reaches it, or is believed, that does not pass here.
 
 use zeroize::Zeroizing;
 
@@ -56,8 +57,8 @@ pub fn parse(text: &[u8]) -> Result<KeyPair, TextError> {
     Ok(KeyPair::new(primary, backup)?)
 }
 
-/// Reads what the kernel shows: one or two keys; any of them may be zero, and both may be the same.  None: no key is set,
-/// or the zero key is.
+/// Reads what the kernel shows: one or two keys; any of them may be zero, and both may be the same.  None: no key is
+/// set, or the zero key is.
 ///
 /// # Errors
 /// Fails if the kernel shows anything but keys.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use tfo_testbed::config::FAST;
 use tfo_testbed::coordinator::{Node, World};
-use tfo_testbed::{SOON, full, poll_until};
+use tfo_testbed::{SOON, by_size, poll_until};
 
 #[test]
 fn stored_acks_do_not_count_after_a_start() {
@@ -87,7 +87,7 @@ fn a_rotation_ends_as_if_nothing_had_happened_wherever_it_is_killed() {
     let mut nodes = world.nodes();
     world.first_key(&mut nodes);
     let fleet = Arc::new(Fleet::default());
-    let rotations = if full() { 13 } else { 2 };
+    let rotations = by_size(1, 2, 13);
     // At the commit of a phase, and some milliseconds into it; an epoch is used once, whoever is killed.
     let phases = ["staged", "promoted", "steady", "staged"];
     std::thread::scope(|scope| {

@@ -211,6 +211,6 @@ fn too_few_nodes_start_no_rotation_unless_forced() {
     assert_eq!(operator.post("/v1/pools/text/resume", &json!({})).0, 200);
     let (status, answer) = operator.post("/v1/pools/text/rotations", &json!({}));
     assert_eq!((status, &answer["kind"]), (409, &json!("refused")));
-    assert!(answer["message"].as_str().unwrap().contains("3 nodes are here, and expected_nodes is 4"), "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("3 nodes are required, and expected_nodes is 4"), "{answer}");
     assert_eq!(operator.post("/v1/pools/text/rotations", &json!({"force": true})).0, 200);
 }

@@ -77,7 +77,7 @@ fn a_killed_coordinator_loses_nothing_and_leaves_no_half_commit() {
     if let Ok(job) = std::env::var(JOB) {
         return child(&job);
     }
-    let kills = if tfo_testbed::full() { 500 } else { 100 };
+    let kills = tfo_testbed::by_size(40, 100, 500);
     let mut rng = dice(std::process::id().into(), 0);
     let (mut steps, mut in_flight, mut before_open, mut micros) = (0, 0, 0, Vec::new());
     let (mut dir, mut model, mut next) = (tfo_testbed::scratch(), MemoryStore::new(), 0);

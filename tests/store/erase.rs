@@ -102,7 +102,7 @@ fn advance(store: &SqliteStore, pool: &PoolName, seed: u64) -> (Erasure, Epoch) 
 
 #[test]
 fn erased_keys_are_in_no_file() {
-    let (pools, rounds) = if tfo_testbed::full() { (120, 40) } else { (40, 9) };
+    let (pools, rounds) = tfo_testbed::by_size((20, 5), (40, 9), (120, 40));
     let dir = tfo_testbed::scratch();
     let store = open(dir.path());
     let names: Vec<PoolName> = (0..pools).map(|number| pool_name(&format!("pool-{number}"))).collect();

@@ -203,7 +203,7 @@ fn refused_or_sound(dir: &Path, bytes: &[u8], seen: &Seen, what: &str) -> bool {
 
 #[test]
 fn flipped_bits_are_found() {
-    let flips = if tfo_testbed::full() { 4_000 } else { 400 };
+    let flips = tfo_testbed::by_size(150, 400, 4_000);
     let dir = tfo_testbed::scratch();
     let (bytes, seen) = sound(dir.path());
     let (mut rng, mut refused) = (dice(std::process::id().into(), 1), 0);

@@ -1,6 +1,6 @@
 //! One suite over every kind of store, and what only a store on a disk can get wrong.
 //!
-//! `cargo test --test store`; with `TFO_FULL=1` the kills, flips and rotations are several times as many.
+//! `cargo test --test store`; with `TFO_SIZE=full` the kills, flips and rotations are several times as many.
 
 #[cfg(test)]
 mod backup;

@@ -139,8 +139,11 @@ fn a_file_of_somebody_else_is_refused() {
     other.execute_batch("CREATE TABLE pool (name TEXT); INSERT INTO pool VALUES ('text');").unwrap();
     drop(other);
     assert!(matches!(refused(dir.path(), 1), StoreError::Foreign { .. }));
-    let error = SqliteStore::open(dir.path(), kek(1)).err().unwrap();
-    assert!(error.to_string().contains(&*dir.path().to_string_lossy()), "{error}");
+    // A directory: its lock is beside it.
+    let directory = dir.path().join("directory");
+    std::fs::create_dir(&directory).unwrap();
+    let error = SqliteStore::open(&directory, kek(1)).err().unwrap();
+    assert!(error.to_string().contains(&*directory.to_string_lossy()), "{error}");
     let error = SqliteStore::open(&dir.path().join("missing/state.db"), kek(1)).err().unwrap();
     assert!(matches!(error, StoreError::Unwritable { .. }), "{error}");
 }

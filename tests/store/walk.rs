@@ -21,7 +21,7 @@ use tfo_testbed::random::Dice;
 /// Dice for one test, or one part of it.
 pub(crate) fn dice(seed: u64, index: u64) -> Dice {
     let mut dice = Dice::new(seed ^ index.wrapping_mul(0xD6E8_FEB8_6659_FD93));
-    dice.next();
+    dice.roll();
     dice
 }
 
@@ -40,7 +40,7 @@ fn pool_id(seed: u64) -> PoolId {
 /// The key of an epoch, of the seed.
 pub(crate) fn key(seed: u64, epoch: Epoch) -> TfoKey {
     let mut rng = dice(!seed, epoch.get());
-    let mut bytes = (u128::from(rng.next()) << 64 | u128::from(rng.next())).to_be_bytes();
+    let mut bytes = (u128::from(rng.roll()) << 64 | u128::from(rng.roll())).to_be_bytes();
     TfoKey::take(&mut bytes)
 }
 

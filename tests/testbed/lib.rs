@@ -39,8 +39,8 @@ use tempfile::TempDir;
 /// File that takes one line per skipped test, `test name<TAB>reason`.  `tests/run` sets it and counts its lines.
 const SKIP_LOG: &str = "TFO_SKIP_LOG";
 
-/// Set to `1` by `tests/run --full`: tests with a long matrix then run all of it.
-const FULL: &str = "TFO_FULL";
+/// Set by `tests/run` to `short`, `long` or `full`; a test that is run by hand is short.
+const SIZE: &str = "TFO_SIZE";
 
 /// Longest wait for anything that a program does at once.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -126,9 +126,19 @@ pub fn has_tool(name: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
+/// How much a test does of what has many cases: a part under `tests/run`, what CI wants under `--long`, all under `--full`.
+pub fn by_size<T>(short: T, long: T, full: T) -> T {
+    match std::env::var(SIZE).as_deref() {
+        Ok("full") => full,
+        Ok("long") => long,
+        Ok("short") | Err(std::env::VarError::NotPresent) => short,
+        other => panic!("{SIZE} is {other:?}; remedy: short, long or full"),
+    }
+}
+
 /// True under `tests/run --full`.
 pub fn full() -> bool {
-    std::env::var_os(FULL).is_some_and(|value| value == "1")
+    by_size(false, false, true)
 }
 
 /// Starts a program that the kernel ends when the calling thread does, without input.

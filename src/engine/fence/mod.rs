@@ -1,9 +1,9 @@
-//! The agent's end of a rotation: which answers it takes, when it is ready, when it is detached (docs/protocol.md#rule-9;
-//! rule 8).
+//! The agent's end of a rotation: which answers it takes, when it is ready, when it is detached
+//! (docs/protocol.md#rule-9; rule 8).
 //!
 //! The fence is `pool_id`, generation and fingerprints in the header of the sysctl.d file, so it survives a restart.
-//! The order that makes it a fence: **file, then kernel, then read back, then acknowledge**.  Call [`Link::persisted`] when
-//! the file is durable; a report acknowledges only what the fence holds.
+//! The order that makes it a fence: **file, then kernel, then read back, then acknowledge**.  Call [`Link::persisted`]
+//! when the file is durable; a report acknowledges only what the fence holds.
 //!
 //! | answer, compared with the fence | result |
 //! |---|---|
@@ -176,8 +176,8 @@ impl Link {
         }
     }
 
-    /// Continues from `before` under other settings: keeps the fence, whatever the file at the new place holds, and opens a
-    /// session above the one before.
+    /// Continues from `before` under other settings: keeps the fence, whatever the file at the new place holds, and
+    /// opens a session above the one before.
     #[must_use]
     pub fn succeeding(mut self, before: &Self) -> Self {
         self.fence = before.fence.clone().or(self.fence);
@@ -185,7 +185,8 @@ impl Link {
         self
     }
 
-    /// Takes over the contact, too: the settings changed, not the pool.  Both must count monotonic time from the same start.
+    /// Takes over the contact, too: the settings changed, not the pool.  Both must count monotonic time from the same
+    /// start.
     #[must_use]
     pub fn in_contact_since(mut self, before: &Self) -> Self {
         self.confirmed = before.confirmed;
@@ -212,10 +213,10 @@ impl Link {
 
     /// Takes or refuses an answer; 204 is [`Link::nothing_new`].
     ///
-    /// A refused answer of its own pool was received all the same: `seen` rises, so that the long poll does not deliver it
-    /// again at once (rule 8).  `seen` stays as good as evidence of a restored store: what is refused is not above the
-    /// fence's own generation, which is in every report.  The generation of another pool says nothing about this one, and
-    /// does not count.
+    /// A refused answer of its own pool was received all the same: `seen` rises, so that the long poll does not deliver
+    /// it again at once (rule 8).  `seen` stays as good as evidence of a restored store: what is refused is not above
+    /// the fence's own generation, which is in every report.  The generation of another pool says nothing about this
+    /// one, and does not count.
     ///
     /// # Errors
     /// Fails if it is not the answer to the outstanding request, or the fence refuses it.
@@ -243,9 +244,9 @@ impl Link {
 
     /// The coordinator has nothing above `seen`.
     ///
-    /// That confirms the keys of a node that received an instruction in this session, or that reported the fence that it
-    /// has now.  It confirms nothing for a node without keys, or for one that took other keys since.  After a refused answer
-    /// it confirms nothing either: there is only nothing above what was refused (rule 9).
+    /// That confirms the keys of a node that received an instruction in this session, or that reported the fence that
+    /// it has now.  It confirms nothing for a node without keys, or for one that took other keys since.  After a
+    /// refused answer it confirms nothing either: there is only nothing above what was refused (rule 9).
     ///
     /// # Errors
     /// Fails if it is not the answer to the outstanding request.
@@ -334,9 +335,9 @@ impl Link {
 
     /// Whether the file holds keys of the pool, as far as is known.
     ///
-    /// A fence is believed until a coordinator answers that it belongs to another pool: a node that was moved between pools
-    /// and reaches no coordinator serves by its file.  A fence that was confirmed in this run is not doubted again: then the
-    /// pool was made again under a running fleet, and all nodes still hold the same keys (rule 9).
+    /// A fence is believed until a coordinator answers that it belongs to another pool: a node that was moved between
+    /// pools and reaches no coordinator serves by its file.  A fence that was confirmed in this run is not doubted
+    /// again: then the pool was made again under a running fleet, and all nodes still hold the same keys (rule 9).
     #[must_use]
     pub fn has_keys(&self) -> bool {
         self.fence.is_some() && (self.confirmed || !self.foreign)
@@ -357,8 +358,8 @@ impl Link {
         }
     }
 
-    /// Whether the pool has stopped waiting for this node: out of contact for longer than the `absent_after` of the latest
-    /// answer.  Never before a first answer.
+    /// Whether the pool has stopped waiting for this node: out of contact for longer than the `absent_after` of the
+    /// latest answer.  Never before a first answer.
     #[must_use]
     pub fn is_detached(&self, monotonic: Duration) -> bool {
         self.absent_after.is_some_and(|limit| monotonic.saturating_sub(self.contact_at) > limit)

@@ -19,8 +19,8 @@ use tfo_model::ids::NodeId;
 
 /// Staged -> Steady(c, prior backup), Promoted -> Steady(c, backup x); both hold.
 ///
-/// A forced abort of a revoke withdraws it: those of its keys that are still in a slot are no longer revoked, because the
-/// pool goes back to them.
+/// A forced abort of a revoke withdraws it: those of its keys that are still in a slot are no longer revoked, because
+/// the pool goes back to them.
 pub(super) fn abort(mut draft: Draft<'_>, force: bool) -> Result<Step, Reason> {
     if !matches!(draft.document.stage, Stage::Staged { .. } | Stage::Promoted { .. }) {
         return Err(Reason::WrongPhase("there is no rotation to abort"));
@@ -69,8 +69,8 @@ fn turn_back(draft: &mut Draft<'_>) -> Result<(), Reason> {
 ///
 /// Turning back for the next key alone holds the pool; with the current key among them the walk continues.
 ///
-/// A pause by the health gate is lifted, because a revoke runs without gates.  An operator's pause is not overruled: the
-/// revoke is refused until `resume`, so it cannot stand still behind a pause unnoticed (rule 13).
+/// A pause by the health gate is lifted, because a revoke runs without gates.  An operator's pause is not overruled:
+/// the revoke is refused until `resume`, so it cannot stand still behind a pause unnoticed (rule 13).
 pub(super) fn revoke(mut draft: Draft<'_>, keys: &RevokeKeys, deny: &BTreeSet<NodeId>) -> Result<Step, Reason> {
     match draft.document.paused {
         Some(Pause::Operator) => return Err(Reason::Paused),

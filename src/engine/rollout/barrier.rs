@@ -153,7 +153,8 @@ pub(super) fn may_commit(snapshot: &Snapshot, now: Now<'_>) -> Result<(), Reason
 ///
 /// There is more than one candidate if the lost store and the restored one went different ways.  If the restored store
 /// was driven on, its own slots are the ones to take: every required node followed it, and the other way is that of a
-/// node that it did not know.  A one-slot node's file lacks the backup, so it does not show what the others must accept.
+/// node that it did not know.  A one-slot node's file lacks the backup, so it does not show what the others must
+/// accept.
 #[must_use]
 pub fn recoverable(snapshot: &Snapshot) -> BTreeSet<Slots> {
     let document = &snapshot.document;

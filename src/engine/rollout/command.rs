@@ -3,11 +3,12 @@
 //! While the pool is frozen, or required nodes were not seen in this life, the table of rule 10 decides which commands
 //! are allowed.  Its exceptions exist so that neither a dead node nor a false report locks the operator out:
 //!
-//! * exclude, deny, forget and advance are allowed before all nodes were seen if each node that they take out was seen or
-//!   is measured absent in this life.  They give no node other slots, and take out no node that rule 11 could not exclude;
-//! * pause, deny and forget act on a frozen pool.  A forgotten node that reports again freezes the pool again, so forget a
-//!   node there only if it is gone or its file is wiped.  If its report was true, the pool has given the lost history to
-//!   others by then, and no `recover` joins the two (known limit).
+//! * exclude, deny, forget and advance are allowed before all nodes were seen if each node that they take out was seen
+//!   or is measured absent in this life.  They give no node other slots, and take out no node that rule 11 could not
+//!   exclude;
+//! * pause, deny and forget act on a frozen pool.  A forgotten node that reports again freezes the pool again, so
+//!   forget a node there only if it is gone or its file is wiped.  If its report was true, the pool has given the lost
+//!   history to others by then, and no `recover` joins the two (known limit).
 //!
 //! | command | from | effect |
 //! |---|---|---|
@@ -159,9 +160,9 @@ fn pause(mut draft: Draft<'_>) -> Result<Step, Reason> {
     draft.commit(Action::Pause)
 }
 
-/// Clears pause and hold.  After a first key or an import every expected node must be here (rule 14).  Until then resume
-/// clears only a pause, if there is one, so that it does not stop a revoke.  With `force` the hold ends without the nodes
-/// that never came: they are unknown, and hold none of the pool's keys.
+/// Clears pause and hold.  After a first key or an import every expected node must be here (rule 14).  Until then
+/// resume clears only a pause, if there is one, so that it does not stop a revoke.  With `force` the hold ends without
+/// the nodes that never came: they are unknown, and hold none of the pool's keys.
 fn resume(mut draft: Draft<'_>, force: bool) -> Result<Step, Reason> {
     if draft.document.paused.is_none() && draft.document.hold.is_none() {
         return Err(Reason::WrongPhase("neither paused nor held"));

@@ -1,8 +1,8 @@
 //! The one document of a pool (docs/protocol.md#rule-1) and what is committed with it: plain data, no key bytes.
 //!
-//! **The boundary of keys.**  The document names a key by [`PoolKey`], its epoch and its fingerprint, so it can be cloned,
-//! hashed, compared, logged and serialised.  The bytes lie beside it in a [`KeyRing`], which allows none of that.  A store
-//! keeps, for a document:
+//! **The boundary of keys.**  The document names a key by [`PoolKey`], its epoch and its fingerprint, so it can be
+//! cloned, hashed, compared, logged and serialised.  The bytes lie beside it in a [`KeyRing`], which allows none of
+//! that.  A store keeps, for a document:
 //! * the document itself, without secrets (serde);
 //! * one sealed row for each epoch of [`Document::keys_held`] (AEAD, additional data = `pool_id` and epoch), read
 //!   through [`KeyRing::key`] and given back by [`KeyRing::insert`].
@@ -276,8 +276,8 @@ pub struct AuditEntry {
     pub actor: Actor,
     /// A transition of rule 3 or a command.
     pub action: Action,
-    /// The nodes whose records changed with it: excluded, denied, left behind, forgotten.  For a promotion, an opened wave
-    /// and a node that is taken in: the required nodes that are newly in the wave, at most [`AUDIT_MEMBERS_MAX`].
+    /// The nodes whose records changed with it: excluded, denied, left behind, forgotten.  For a promotion, an opened
+    /// wave and a node that is taken in: the required nodes that are newly in the wave, at most [`AUDIT_MEMBERS_MAX`].
     pub nodes: BTreeSet<NodeId>,
     /// The operator's reason.  For the engine: its reason, or how many nodes `nodes` omits; may be empty.
     pub reason: String,

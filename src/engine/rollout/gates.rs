@@ -1,4 +1,5 @@
-//! The gates that time, counters and expected nodes open: schedule, drain, health (docs/protocol.md#rule-12; rules 3, 11, 14).
+//! The gates that time, counters and expected nodes open: schedule, drain, health (docs/protocol.md#rule-12; rules 3,
+//! 11, 14).
 //!
 //! Barriers are not here: no gate and no force replaces one.  Wall clocks only decide when a rotation is due; where the
 //! wall clock contradicts the document, this coordinator's served time counts instead.
@@ -97,8 +98,8 @@ fn window_of(record: &NodeRecord, phase: Phase, epoch: Epoch) -> Option<Counters
     window.last.since(&window.first)
 }
 
-/// What the node counted before it was promoted to that key: while staged or, if the staged window was too small, in the
-/// steady phase before.
+/// What the node counted before it was promoted to that key: while staged or, if the staged window was too small, in
+/// the steady phase before.
 fn baseline_of(record: &NodeRecord, epoch: Epoch) -> Option<Counters> {
     window_of(record, Phase::Staged, epoch).or_else(|| {
         let steady = record.baseline.filter(|window| window.phase == Phase::Steady)?;
@@ -115,8 +116,8 @@ fn sum_of(snapshot: &Snapshot, counted: impl Fn(&NodeId, &NodeRecord) -> Option<
         .fold(Counters::default(), |sum, one| sum.plus(&one))
 }
 
-/// The phase and the key under which a node's counters count now.  The node's instruction decides, so a node outside the
-/// opened waves adds to its baseline.
+/// The phase and the key under which a node's counters count now.  The node's instruction decides, so a node outside
+/// the opened waves adds to its baseline.
 pub(super) fn counted_under(document: &Document, node: &NodeId, slot_count: SlotCount) -> Option<(Phase, Epoch)> {
     match &document.stage {
         Stage::Empty => None,

@@ -1,8 +1,8 @@
 //! The rollout engine: docs/protocol.md#rule-1 to rule 16 as pure code.
 //!
-//! Safety property: for any two required nodes a and b, `primary(a)` is in `{primary(b), backup(b)}`.  Two pairs of slots
-//! are compatible if and only if they have the same primary or are the same two keys swapped.  So there are two kinds of
-//! move, backup change and flip, and a barrier stands wherever the kind changes.
+//! Safety property: for any two required nodes a and b, `primary(a)` is in `{primary(b), backup(b)}`.  Two pairs of
+//! slots are compatible if and only if they have the same primary or are the same two keys swapped.  So there are two
+//! kinds of move, backup change and flip, and a barrier stands wherever the kind changes.
 //!
 //! | from | to | instructed slots | generation | needs | code |
 //! |---|---|---|---|---|---|
@@ -17,16 +17,16 @@
 //! | Promoted, abort | Steady(c, backup x) + hold | `[c,x]` | +1 | nothing | `abort::abort` |
 //!
 //! Nothing but `recover` (rule 10) changes the slots in any other way.  [`handle`] takes one consistent snapshot and
-//! returns what to commit against its revision.  The driver commits it; on a conflict it drops the result and asks again.
-//! [`sync`] is the nodes' side: admission, then the answer.  Must not know: clocks, stores, key bytes.
+//! returns what to commit against its revision.  The driver commits it; on a conflict it drops the result and asks
+//! again. [`sync`] is the nodes' side: admission, then the answer.  Must not know: clocks, stores, key bytes.
 //!
 //! Known limit: a restored database brings back the records of nodes that an operator forgot, excluded or denied after
-//! the backup was made.  Nothing is committed before such a node has been seen again or is measured absent.  But the node
-//! may hold, or install from an answer in flight, anything that it was instructed to hold before it was taken out.  The
-//! invariant covers it again only from its first install of an instruction that it got after the restore.  So after a
-//! restore an operator repeats forget and deny before `recover`, and exclude after it.  Nodes that the backup does not
-//! require (it excludes them, or does not know them) are not waited for.  If the restored pool instructs others before
-//! such a node shows that the pool had moved on, those others lose their cookies at `recover`.
+//! the backup was made.  Nothing is committed before such a node has been seen again or is measured absent.  But the
+//! node may hold, or install from an answer in flight, anything that it was instructed to hold before it was taken
+//! out.  The invariant covers it again only from its first install of an instruction that it got after the restore.  So
+//! after a restore an operator repeats forget and deny before `recover`, and exclude after it.  Nodes that the backup
+//! does not require (it excludes them, or does not know them) are not waited for.  If the restored pool instructs
+//! others before such a node shows that the pool had moved on, those others lose their cookies at `recover`.
 
 mod abort;
 pub mod barrier;

@@ -202,8 +202,8 @@ impl Policy {
     /// The settings in which the two differ, in the order of the fields; empty if they are the same.  Names as in the
     /// coordinator's file (docs/reference/configuration.md).
     ///
-    /// A coordinator whose file differs from the document's policy starts no rotation.  It finishes a running one under the
-    /// document's policy, and commits its own between rotations (rule 11).
+    /// A coordinator whose file differs from the document's policy starts no rotation.  It finishes a running one under
+    /// the document's policy, and commits its own between rotations (rule 11).
     #[must_use]
     pub fn differs_from(&self, other: &Self) -> Vec<&'static str> {
         // Without `..`: a field that is added here does not compile until it is compared.

@@ -1,7 +1,7 @@
 //! Which nodes one coordinator has seen in its life, and which are absent (docs/protocol.md#rule-10; rule 11).
 //!
-//! [`Life`] is the only memory that a coordinator has besides the store: the nodes that it has seen since it started, on
-//! its own monotonic clock.  [`Presence`] is what it gives to one decision.  Must not know: wall clocks.
+//! [`Life`] is the only memory that a coordinator has besides the store: the nodes that it has seen since it started,
+//! on its own monotonic clock.  [`Presence`] is what it gives to one decision.  Must not know: wall clocks.
 //!
 //! Invariants: a coordinator that starts has seen no node, whatever the store holds; time in which it does not serve
 //! makes no node absent; a store that went back begins a new life; a node counts as seen only if that is known.
@@ -31,14 +31,14 @@ pub const SERVED_GAP_MAX: Duration = Duration::from_secs(10);
 
 /// Longest time between two looks at the store within one life.
 ///
-/// A coordinator that was cut off for longer cannot know whether its store went back and forth again in the meantime: no
-/// backup is made, outrun and restored within a minute.
+/// A coordinator that was cut off for longer cannot know whether its store went back and forth again in the meantime:
+/// no backup is made, outrun and restored within a minute.
 pub const BLIND_MAX: Duration = Duration::from_secs(60);
 
 /// One coordinator's view of its nodes, for one decision.
 ///
-/// Fails closed: by default no node was seen, a node that it does not name was not seen, and with a store that is behind
-/// [`Presence::revision`] none was.
+/// Fails closed: by default no node was seen, a node that it does not name was not seen, and with a store that is
+/// behind [`Presence::revision`] none was.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Presence {
     /// Revision of the snapshot that this was computed from.
@@ -114,8 +114,8 @@ impl Life {
     /// Advances the clock of served time to `monotonic`, and looks at a snapshot.
     ///
     /// Must be called at least every [`SERVED_GAP_MAX`]: a longer gap counts as that much, and one of more than
-    /// [`BLIND_MAX`] ends the life.  Call it with a snapshot before deciding on it: a node that came since the last look
-    /// is not known to have been seen.
+    /// [`BLIND_MAX`] ends the life.  Call it with a snapshot before deciding on it: a node that came since the last
+    /// look is not known to have been seen.
     pub fn observe(&mut self, monotonic: Duration, snapshot: &Snapshot) {
         self.served += monotonic.saturating_sub(self.last_look.unwrap_or(monotonic)).min(SERVED_GAP_MAX);
         self.last_look = Some(monotonic);
@@ -198,9 +198,9 @@ impl Life {
 
     /// Whether the store shows less than this life has seen, so that it was restored from a backup.
     ///
-    /// Also true for a restored store that was driven on past the revision that this life saw last: the nodes' own counts
-    /// are lower then.  A node that was forgotten and came again while this coordinator was not looking looks the same,
-    /// which only costs the waiting of a new life.
+    /// Also true for a restored store that was driven on past the revision that this life saw last: the nodes' own
+    /// counts are lower then.  A node that was forgotten and came again while this coordinator was not looking looks
+    /// the same, which only costs the waiting of a new life.
     fn went_back(&self, snapshot: &Snapshot) -> bool {
         let revision = snapshot.document.revision;
         let is_older = |(_, known, record): (&NodeId, &LastSeen, Option<&NodeRecord>)| match record {

@@ -21,7 +21,8 @@ use tfo_model::time::UnixTime;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Installed {
-    /// The file is durable, no other file wins at boot, and every namespace reads back as instructed: this acknowledges.
+    /// The file is durable, no other file wins at boot, and every namespace reads back as instructed: this
+    /// acknowledges.
     ReadBack,
     /// A kernel holds other keys.
     Drifted,
@@ -126,8 +127,8 @@ pub enum Exclusion {
         /// End of the exclusion, by wall clock.
         until: UnixTime,
     },
-    /// An operator made it unknown.  Its record keeps the ordinal of its last session, so that a repeated old request does
-    /// not admit it while an old answer is in flight.  It is shown nowhere and counts for nothing.
+    /// An operator made it unknown.  Its record keeps the ordinal of its last session, so that a repeated old request
+    /// does not admit it while an old answer is in flight.  It is shown nowhere and counts for nothing.
     Forgotten,
     /// An operator denied it: its syncs are answered with 403 until the record is forgotten.
     Denied,

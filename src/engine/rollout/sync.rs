@@ -1,19 +1,22 @@
-//! The nodes' side of the coordinator: a sync is recorded first and answered then (docs/protocol.md#rule-7; rules 8, 10).
+//! The nodes' side of the coordinator: a sync is recorded first and answered then (docs/protocol.md#rule-7; rules 8,
+//! 10).
 //!
 //! The driver's order makes this safe:
-//! 1. read the snapshot and call [`record`].  For [`Recording::First`], write the record **durably** before anything else
-//!    (on a version conflict start again); [`Recording::Later`] may be batched;
+//! 1. read the snapshot and call [`record`].  For [`Recording::First`], write the record **durably** before anything
+//!    else (on a version conflict start again); [`Recording::Later`] may be batched;
 //! 2. read the snapshot **again**, from the store (SQLite: the file; etcd: a quorum read), show it to
 //!    [`super::presence::Life::observe`], and call [`answer`] with the presence that results.  The presence of an earlier
 //!    look has not seen nodes that came since, and gives [`SyncRefused::NotHeard`];
 //! 3. on [`Answer::Nothing`] hold the request until the document changes or `wait_secs` are over, then do step 2 again.
 //!
-//! Reports have a limit ([`REPORT_LEAD_MAX`]): one that is further ahead than any restored store can be behind is refused
-//! before it is stored, so one false report can neither freeze the pool nor exhaust its numbers.
+//! Reports have a limit ([`REPORT_LEAD_MAX`]): one that is further ahead than any restored store can be behind is
+//! refused before it is stored, so one false report can neither freeze the pool nor exhaust its numbers.
 //!
-//! Nodes that only report (`[report]`) are recorded like all others, so that they are shown, and receive no instruction.
+//! Nodes that only report (`[report]`) are recorded like all others, so that they are shown, and receive no
+//! instruction.
 //!
-//! No answer ever comes from a cache.  If the store cannot be reached, the answer is 503, or 204 for a session that is held.
+//! No answer ever comes from a cache.  If the store cannot be reached, the answer is 503, or 204 for a session that is
+//! held.
 //!
 //! | sync | recorded as |
 //! |---|---|
@@ -36,8 +39,8 @@ use tfo_model::node::Session;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 
-/// How far a report may be ahead of the document, in generations and in epochs.  A report further ahead is not one of this
-/// pool's nodes, and is not stored: `recover` could not count beyond it.
+/// How far a report may be ahead of the document, in generations and in epochs.  A report further ahead is not one of
+/// this pool's nodes, and is not stored: `recover` could not count beyond it.
 ///
 /// Room for a thousand recoveries since the backup that was restored, or for a generation every second for 31 years.
 pub const REPORT_LEAD_MAX: u64 = 1_000 * RECOVER_JUMP;
@@ -76,7 +79,8 @@ pub enum SyncRefused {
     /// 409: the node's file belongs to another pool.
     #[error("the node's keys belong to another pool")]
     OtherPool,
-    /// 409: no pool is so far ahead of its store ([`REPORT_LEAD_MAX`]); the node's file is damaged, or its report is false.
+    /// 409: no pool is so far ahead of its store ([`REPORT_LEAD_MAX`]); the node's file is damaged, or its report is
+    /// false.
     #[error("the report is further ahead of this pool than a restored store can be behind")]
     TooFarAhead,
     /// 409: a later session of the node is open.  The agent opens one above `ordinal` and asks again.
@@ -91,8 +95,9 @@ pub enum SyncRefused {
     /// 503: the record changed between admission and answer; ask again.
     #[error("the node is no longer admitted; ask again")]
     NotAdmitted,
-    /// 503, never 204: until every required node was seen in this life, no node receives anything new, because a restored
-    /// store would give lost history to joiners.  And the node must not take 204 for "your keys are the pool's".
+    /// 503, never 204: until every required node was seen in this life, no node receives anything new, because a
+    /// restored store would give lost history to joiners.  And the node must not take 204 for "your keys are the
+    /// pool's".
     #[error("this coordinator has not seen every required node yet")]
     NotHeard,
 }
@@ -244,8 +249,8 @@ fn windows(
     }
 }
 
-/// The baseline once a window is finished: a staged window that is too small for the health gate leaves the steady window
-/// before it in place.
+/// The baseline once a window is finished: a staged window that is too small for the health gate leaves the steady
+/// window before it in place.
 fn finished(document: &Document, window: Window, before: Option<Window>) -> Window {
     let cookies = window.last.since(&window.first).map_or(0, |counted| counted.cookies());
     let is_small = window.phase == Phase::Staged && cookies < document.policy.health_min_connections;
@@ -268,8 +273,8 @@ impl PoolView {
 
     /// The same after one sync was recorded under an unchanged document; `presence` has taken it in.
     ///
-    /// Only ever stricter than [`Self::of`] would be now: only the next look at all nodes notices that the last node was
-    /// seen, or that the pool is no longer frozen.
+    /// Only ever stricter than [`Self::of`] would be now: only the next look at all nodes notices that the last node
+    /// was seen, or that the pool is no longer frozen.
     #[must_use]
     pub fn after(self, snapshot: &Snapshot, presence: &Presence, node: &NodeId, record: &NodeRecord) -> Self {
         let frozen = self.frozen || conflicts(&snapshot.document, record);

@@ -92,8 +92,8 @@ fn tick_steady(
     at_barrier(snapshot, now, stage)
 }
 
-/// A revoke of a first key waits for the expected nodes, too, but not longer than the short barrier: a node that registers
-/// later had no key of this pool to lose (rule 13).
+/// A revoke of a first key waits for the expected nodes, too, but not longer than the short barrier: a node that
+/// registers later had no key of this pool to lose (rule 13).
 fn wait_for_expected(snapshot: &Snapshot, now: Now<'_>) -> Option<Wait> {
     let Some(Hold::FirstKey { expect }) = &snapshot.document.hold else { return None };
     let missing = missing(snapshot, expect);
@@ -256,8 +256,8 @@ fn drop_backup(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason> {
 
 /// Excludes absent nodes that are in the way, if the policy allows it and enough are left (rule 11).
 ///
-/// In the way: nodes that have not acknowledged, or were not seen in this life.  A silent node that has acknowledged holds
-/// the right keys, so nothing waits for it.
+/// In the way: nodes that have not acknowledged, or were not seen in this life.  A silent node that has acknowledged
+/// holds the right keys, so nothing waits for it.
 fn exclude_absent(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Reason> {
     let document = &snapshot.document;
     if document.policy.absent_policy == AbsentPolicy::Wait {
@@ -279,8 +279,8 @@ fn exclude_absent(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Rea
 
 /// The short barrier of a revoke: stragglers are left behind, and listed (rule 13).
 ///
-/// It is measured from the revoke, or from the present instruction or wave if that began later.  It is never shorter than
-/// the period that a node declares: a timer node had no chance to receive the instruction before.
+/// It is measured from the revoke, or from the present instruction or wave if that began later.  It is never shorter
+/// than the period that a node declares: a timer node had no chance to receive the instruction before.
 fn leave_behind(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Reason> {
     let document = &snapshot.document;
     if document.revoke.is_none() || !short_barrier_is_over(snapshot, now, 0) {

@@ -1,14 +1,15 @@
 //! Instructions, and the waves of a promotion (docs/protocol.md#rule-12; rules 3, 8, 16).
 //!
-//! A node's place in the order of a rotation is a hash of (`pool_id`, epoch, node): fixed for the rotation and different
-//! in the next, so the same nodes do not always lead.  Must not know: which nodes are present (that is passed in).
+//! A node's place in the order of a rotation is a hash of (`pool_id`, epoch, node): fixed for the rotation and
+//! different in the next, so the same nodes do not always lead.  Must not know: which nodes are present (that is passed
+//! in).
 //!
 //! | stage | a two-slot node holds | a one-slot node holds |
 //! |---|---|---|
 //! | Empty | nothing | nothing |
 //! | Steady(c, b) | `[c,b]` | `[c,-]` |
 //! | Staged(c→x) | `[c,x]` | `[c,-]` |
-//! | Promoted(c→x) | in the opened waves `[x,c]`, otherwise `[c,x]` of the generation before | `[c,-]`; after the last wave opened `[x,-]` |
+//! | Promoted(c→x) | in the opened waves `[x,c]`, otherwise `[c,x]` | `[c,-]`, after the last wave opened `[x,-]` |
 
 use std::hash::Hasher;
 
@@ -109,7 +110,8 @@ pub fn has_acked(document: &Document, node: &NodeId, record: &NodeRecord) -> boo
 /// Takes the next node in the order into the wave unless a present, required node that has acknowledged is newly in it
 /// (rule 12).
 ///
-/// `before` is the wave that was already open.  Without any present node the wave stays as it is: the barrier waits anyway.
+/// `before` is the wave that was already open.  Without any present node the wave stays as it is: the barrier waits
+/// anyway.
 pub fn take_in(snapshot: &Snapshot, epoch: Epoch, wave: &mut Wave, before: Option<&Wave>, presence: &Presence) {
     let document = &snapshot.document;
     let ready = |node: &NodeId, record: &NodeRecord| {

@@ -1,6 +1,7 @@
 //! Derived keys: a list of schedule entries and `now` in; which keys are in the slots, and when that changes, out.
 //!
-//! Follows docs/protocol.md#derive-mode exactly.  Must not know: secrets and keys; it has only their ordinals ([`KeyRef`]).
+//! Follows docs/protocol.md#derive-mode exactly.  Must not know: secrets and keys; it has only their ordinals
+//! ([`KeyRef`]).
 //!
 //! ```text
 //!   segment j            start(j) ............ end(j) - lead ........ end(j) = start(j+1)
@@ -201,8 +202,8 @@ impl Schedule {
         }
     }
 
-    /// How far the clocks of two hosts may differ before one of them refuses the other's cookies, in seconds, inclusive and
-    /// tight; none if any two clocks are compatible.
+    /// How far the clocks of two hosts may differ before one of them refuses the other's cookies, in seconds, inclusive
+    /// and tight; none if any two clocks are compatible.
     ///
     /// The least over all entries of min(lead, interval - lead).  One host's clock may be wrong by half of it.
     #[must_use]
@@ -223,8 +224,8 @@ impl Schedule {
             .min()
     }
 
-    /// The first instant at which a node without `entry` and the later ones holds other slots than a node that has it: by
-    /// then every node must have it.  None for the first entry, and for an index that does not exist.
+    /// The first instant at which a node without `entry` and the later ones holds other slots than a node that has it:
+    /// by then every node must have it.  None for the first entry, and for an index that does not exist.
     ///
     /// Never before not_before - interval - lead of the entry above, the safe bound of docs/protocol.md#derive-mode.
     #[must_use]
@@ -243,8 +244,8 @@ impl Schedule {
         }
     }
 
-    /// The first instant at which no node within the tolerance needs the entries above `entry`; none for the first entry,
-    /// and if no boundary follows.
+    /// The first instant at which no node within the tolerance needs the entries above `entry`; none for the first
+    /// entry, and if no boundary follows.
     #[must_use]
     pub fn entries_above_removable_at(&self, entry: usize) -> Option<UnixTime> {
         let joint = self.entries.get(entry)?.not_before?;

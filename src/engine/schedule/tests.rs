@@ -187,7 +187,8 @@ proptest! {
         }
     }
 
-    /// A key that was primary at t is accepted for `retention` after its last instant, and with one periodic entry not longer.
+    /// A key that was primary at t is accepted for `retention` after its last instant, and with one periodic entry not
+    /// longer.
     #[test]
     fn retention_is_kept(schedule in any_schedule(), t in 850u64..1_600) {
         let Some(retention) = schedule.retention_secs() else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! A fleet of 200 simulated agents and three real ones under faults, for 20 minutes with `tests/run --full`, else for 20 seconds:
+//! A fleet of 200 simulated agents and three real ones under faults, for 20 minutes with `tests/run --full`, otherwise for 20 seconds:
 //! rotation after rotation while agents vanish, are cut off, are slow, are killed or frozen, and the coordinator is killed.
 //!
 //! The coordinator is killed only in the first third: the rest is one life, in which growth is measured.
@@ -24,7 +24,7 @@ use tfo_testbed::coordinator::World;
 use tfo_testbed::pki::Ca;
 use tfo_testbed::random::Dice;
 use tfo_testbed::swarm::{Fault, Plan, Swarm, lock};
-use tfo_testbed::{NetNs, full, need_netns, poll_until, skip_unless};
+use tfo_testbed::{NetNs, by_size, need_netns, poll_until, skip_unless};
 
 /// Simulated agents.
 const AGENTS: usize = 200;
@@ -66,7 +66,7 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn a_fleet_rotates_for_long_and_nothing_grows_or_is_missed() {
     skip_unless!(need_netns());
-    let secs = number("TFO_SOAK_SECS").unwrap_or(if full() { FULL_SECS } else { SHORT_SECS });
+    let secs = number("TFO_SOAK_SECS").unwrap_or(by_size(SHORT_SECS, SHORT_SECS, FULL_SECS));
     let seed = number("TFO_SOAK_SEED").unwrap_or_else(|| tfo_crypto::random::fresh_u64().unwrap()).max(1);
     say(&format!("{AGENTS} agents and {} real ones, {secs} s, TFO_SOAK_SEED={seed}", real::AGENTS));
     // Threads and processes that are started inside stay inside.

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use serde_json::{Value, json};
 
 use super::fake::text;
-use super::fleet::Fleet;
+use super::real::Fleet;
 use tfo_testbed::{SOON, poll_until};
 
 /// Kernel text of two keys, and their fingerprints by Python's hashlib: sha256(b"tfo-fleet/v1/fingerprint" + raw)[:8].

@@ -4,9 +4,9 @@
 mod commands;
 mod end_to_end;
 mod fake;
-mod fleet;
 mod gone;
 mod help;
 mod looking;
 mod reaching;
+mod real;
 mod rotating;

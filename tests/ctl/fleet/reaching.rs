@@ -85,7 +85,7 @@ fn one_that_cannot_answer_now_is_passed_over_and_asked_again() {
     let operator = Operator::new();
     let [first, second] = [(); 2].map(|()| operator.coordinator());
     for coordinator in [&first, &second] {
-        with_pool(&coordinator, &pool(json!({})), &three());
+        with_pool(coordinator, &pool(json!({})), &three());
     }
     operator.configure(&[&first.url(), &second.url()], "pool = \"text\"");
     let away = || Reply::RetryAfter(503, refusal("store_unavailable", "the store is away"), 1);
@@ -225,7 +225,7 @@ fn a_command_that_was_done_by_the_first_is_not_done_by_the_second() {
     let operator = Operator::new();
     let [first, second] = [(); 2].map(|()| operator.coordinator());
     for coordinator in [&first, &second] {
-        with_pool(&coordinator, &pool(json!({})), &three());
+        with_pool(coordinator, &pool(json!({})), &three());
         coordinator.on("GET /v1/pools/text/audit?after=40", [page(&[audit(41, "stage", Some("ops1.test"), "")])]);
     }
     operator.configure(&[&first.url(), &second.url()], "pool = \"text\"");

@@ -13,15 +13,11 @@ use super::watch::Watch;
 use tfo_testbed::PATIENCE;
 use tfo_testbed::fleet::{Fleet, text};
 use tfo_testbed::secrets::Secrets;
-use tfo_testbed::{full, need_netns, need_tool, poll_until, skip_unless};
+use tfo_testbed::{by_size, need_netns, need_tool, poll_until, skip_unless};
 
 /// Bytes of a key that may appear in a row by chance: fewer than this.  Much is searched for many keys here, some of it
 /// sealed, so four bytes would be found somewhere.
 const WINDOW: usize = 8;
-
-/// Kills: each of the places in turn.
-const KILLS: usize = 10;
-const KILLS_FULL: usize = 50;
 
 /// Where a rotation is killed: as soon as this was committed.
 const PLACES: [&str; 3] = ["staged", "promoted", "steady"];
@@ -148,7 +144,7 @@ fn a_rotation_ends_as_if_nothing_had_happened_and_shows_no_key() {
     the_search_finds_what_is_planted();
     let mut fleet = Fleet::steady(3);
     let watch = Watch::over(&fleet.hosts);
-    let kills = if full() { KILLS_FULL } else { KILLS };
+    let kills = by_size(3, 10, 50);
     let (mut seen, mut phases) = (BTreeMap::new(), BTreeSet::new());
     for kill in 0..kills {
         let delay = Duration::from_millis((kill as u64 * 7) % 30);

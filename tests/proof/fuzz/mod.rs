@@ -34,8 +34,8 @@ const KEPT_MAX: usize = 4096;
 /// A byte that readers are sensitive to, as often as any.
 fn byte(dice: &mut Dice) -> u8 {
     const EDGES: [u8; 16] = [0, 1, 2, 4, 5, 6, 15, 16, 32, 34, 44, 64, 127, 128, 254, 255];
-    let byte = dice.next().to_le_bytes()[0];
-    if byte & 1 == 0 { EDGES[usize::from(byte >> 4)] } else { dice.next().to_le_bytes()[3] }
+    let byte = dice.roll().to_le_bytes()[0];
+    if byte & 1 == 0 { EDGES[usize::from(byte >> 4)] } else { dice.roll().to_le_bytes()[3] }
 }
 
 fn range(dice: &mut Dice, length: usize) -> std::ops::Range<usize> {
@@ -84,7 +84,7 @@ fn fuzz(name: &str, more: Vec<Vec<u8>>, target: impl Fn(&[u8]) -> u64) {
     let mut corpus: Vec<Vec<u8>> = files.iter().map(|file| std::fs::read(file).unwrap()).chain(more).collect();
     assert!(!corpus.is_empty(), "{name} has no corpus");
     let seed = number("TFO_FUZZ_SEED").unwrap_or_else(|| targets::class((std::process::id(), name)));
-    let seconds = number("TFO_FUZZ_SECONDS").unwrap_or(if tfo_testbed::full() { SECONDS_FULL } else { SECONDS });
+    let seconds = number("TFO_FUZZ_SECONDS").unwrap_or(tfo_testbed::by_size(1, SECONDS, SECONDS_FULL));
     let run = |input: &[u8]| {
         catch_unwind(AssertUnwindSafe(|| target(input))).unwrap_or_else(|panic| {
             let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();

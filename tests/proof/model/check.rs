@@ -2,7 +2,7 @@
 //! the invariant or the promise to clients, and every sampled one converges once faults stop; with any one rule off,
 //! something breaks, and the trace is printed.
 //!
-//! `TFO_FULL=1 cargo test -p tfo-proof model::check -- --nocapture` searches much further.
+//! `TFO_SIZE=full cargo test -p tfo-proof model::check -- --nocapture` searches much further.
 
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ use tfo_model::count::Epoch;
 /// One in so many worlds is driven on without faults until it converges.
 const SETTLE_EVERY: usize = 200;
 
-/// States that a search may see by default; `TFO_FULL` raises it.
+/// States that a search may see by default; `TFO_SIZE=full` raises it.
 const STATES: usize = 250_000;
 
 /// The same for worlds that are slow to search, or of which most is searched in another one.
@@ -27,12 +27,12 @@ const SHORT: usize = 100_000;
 enum Pinned {
     /// Everything that can be reached, and at least so many states: a little below what it saw when it was written.
     Complete(usize),
-    /// So many states; with `TFO_FULL` as many as that allows, or everything.
+    /// So many states; with `TFO_SIZE=full` as many as that allows, or everything.
     Bounded(usize),
 }
 
 fn is_full() -> bool {
-    std::env::var_os("TFO_FULL").is_some()
+    tfo_testbed::full()
 }
 
 /// Permutations of nodes that the waves treat alike.
@@ -149,7 +149,7 @@ const ALL_OPS: [Op; 12] = [
     Op::Exclude(1),
 ];
 
-/// What `TFO_FULL` orders wherever the short run leaves something out.
+/// What `TFO_SIZE=full` orders wherever the short run leaves something out.
 const EVERY_OP: [Op; 19] = [
     Op::Pause,
     Op::Resume,

@@ -156,7 +156,7 @@ impl Fleet {
         let foreign = Slots { primary: shared, backup: None };
         let mut nodes = Vec::new();
         for number in 0..count {
-            let session = Session { ordinal: 1_000, nonce: random.next() };
+            let session = Session { ordinal: 1_000, nonce: random.roll() };
             nodes.push(Node {
                 id: format!("n{number}").parse().unwrap(),
                 slot_count: if random.once_in(30) { SlotCount::One } else { SlotCount::Two },
@@ -377,7 +377,7 @@ impl Fleet {
 
     fn answered(&mut self, n: usize, request: RequestId, answer: Result<Answer, SyncRefused>) {
         let monotonic = Duration::from_secs(self.now);
-        let nonce = self.random.next();
+        let nonce = self.random.roll();
         let node = &mut self.nodes[n];
         if node.away_until > self.now {
             return;
@@ -443,7 +443,7 @@ impl Fleet {
     /// The agent starts again with what its file holds; the kernel's keys stay.
     pub(crate) fn restart(&mut self, n: usize) {
         self.summary.count("agent restarts", 1);
-        let nonce = self.random.next();
+        let nonce = self.random.roll();
         let node = &mut self.nodes[n];
         // A clock that stepped: the ordinal may be below that of the session before.
         let ordinal = 1_000 + if nonce.is_multiple_of(5) { 0 } else { self.now };
@@ -776,7 +776,7 @@ impl Fleet {
             5 => {
                 let other = (self.nodes[n].coordinator + 1) % COORDINATORS;
                 self.nodes[n].coordinator = other;
-                let nonce = self.random.next();
+                let nonce = self.random.roll();
                 self.nodes[n].link.open_session(1_000 + self.now, nonce);
             }
             6 => self.stop_coordinator(c),

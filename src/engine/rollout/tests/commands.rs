@@ -213,8 +213,9 @@ fn recover_takes_what_is_reported_under_the_highest_generation() {
 
 #[test]
 fn recover_may_take_the_documents_own_slots_if_no_node_received_more() {
-    // Found by the model check: restored, driven on to a promotion, and then a node comes that holds the lost way's keys
-    // under a generation that is out again.  Nobody has reported the promotion yet; a node may have it all the same.
+    // Found by the model check: restored, driven on to a promotion, and then a node comes that holds the lost way's
+    // keys under a generation that is out again.  Nobody has reported the promotion yet; a node may have it all the
+    // same.
     let mut snapshot = pool(document(promoted(0, &[])), &[], &["a", "b"]);
     let lost = Slots { primary: key(2), backup: Some(key(9)) };
     snapshot
