@@ -27,7 +27,7 @@ impl Fleet {
             }
             6 => Command::Exclude { node, until: UnixTime::from_secs(1_700_000_000 + self.now + 120) },
             7 => Command::Forget { node },
-            8 => Command::Rotate { force: if self.random.once_in(2) { true } else { false } },
+            8 => Command::Rotate { force: self.random.once_in(2) },
             9 => Command::Deny { node },
             10 => Command::Revoke { keys: RevokeKeys::AllInstructed, deny: BTreeSet::from([node]) },
             _ => {
