@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is read: a few hundred bytes for each of at most 64 nodes, or a page of the audit log.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// Somebody who may command the pool.
+/// An operator of the pool.
 pub struct Api {
     namespace: Namespace,
     runtime: tokio::runtime::Runtime,

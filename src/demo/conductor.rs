@@ -16,7 +16,8 @@ use tfo_model::state::Phase;
 use tfo_wire::client::ClientError;
 use tfo_wire::v1::fleet::{AuditLine, Command, Done, Expected, PoolStatus, RotationMode, RotationRequest};
 
-/// Between two rotations, so that their phases can be read.  Longer than the fleet's tail: no rotation begins that nobody waits for.
+/// Pause between two rotations, so that their phases can be read.  Longer than the fleet's tail: every rotation that begins
+/// is waited for.
 const REST: Duration = Duration::from_secs(4);
 
 /// Asks a coordinator for rotations.
@@ -59,15 +60,15 @@ impl Conductor {
     pub(super) fn act(&mut self) -> Result<(), DemoError> {
         self.coordinator.must_run()?;
         let Some(pool) = answered(self.coordinator.api.pool()?)? else { return Ok(()) };
-        let everybody = pool.required >= self.nodes && pool.converged == pool.required;
+        let everywhere = pool.required >= self.nodes && pool.converged == pool.required;
         let at_rest = pool.phase == Phase::Steady && pool.hold.is_none();
         if pool.phase == Phase::Empty && pool.required >= self.nodes {
             let (mode, expect) = (RotationMode::First, Some(Expected::Number(self.nodes)));
             let first =
                 RotationRequest { reason: "the first key".to_owned(), mode, expect, ..RotationRequest::default() };
             self.command("/rotations", &first)?;
-        } else if pool.phase == Phase::Steady && pool.hold.is_some() && everybody {
-            let all = Command { reason: "everybody has it".to_owned(), ..Command::default() };
+        } else if pool.phase == Phase::Steady && pool.hold.is_some() && everywhere {
+            let all = Command { reason: "all nodes have it".to_owned(), ..Command::default() };
             self.command("/resume", &all)?;
         } else if at_rest && self.rest.is_some_and(|since| clock::left_of(REST, since).is_zero()) {
             let rotation = RotationRequest { reason: "the demo's".to_owned(), ..RotationRequest::default() };
@@ -96,7 +97,7 @@ impl Conductor {
     }
 }
 
-/// The answer; none if it was refused or there is nobody yet.  What nobody can read is an error.
+/// The answer; none if it was refused or no coordinator answers yet.  An unreadable answer is an error.
 fn answered<A>(answer: Result<A, ClientError>) -> Result<Option<A>, DemoError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),

@@ -132,7 +132,7 @@ impl Node {
     /// What the agent says of itself; none before it has said anything.
     ///
     /// # Errors
-    /// Fails if the agent has ended, or writes what nobody can read.
+    /// Fails if the agent has ended, or writes an unreadable status.
     pub(crate) fn status(&mut self) -> Result<Option<Status>, DemoError> {
         self.agent.must_run()?;
         let Ok(text) = std::fs::read(self.path("run").join(FILE_NAME)) else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! A program of the fleet as a process of ours: an executable under the name that says what it is, its log, its end.
+//! A program of the fleet as a child process: its executable under the program's name, its log, its end.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;

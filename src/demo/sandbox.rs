@@ -99,7 +99,7 @@ fn launch(args: &Args) -> Result<(Option<ChildStdin>, Ended), DemoError> {
             // Its own process group: the terminal's Ctrl-C comes to us alone.
             command.arg0(FLEET_NAME).args(words).stdin(Stdio::piped()).process_group(0).spawn()
         });
-        // Whoever waits for these has gone only if the process ends anyway.
+        // The receiver of these has gone only if the process ends anyway.
         match child {
             Ok(mut child) => {
                 drop(started.send(Ok(child.stdin.take())));

@@ -72,7 +72,7 @@ impl Screen {
     /// Says what is being done before there is a fleet to show.
     ///
     /// # Errors
-    /// Fails if nobody reads any more.
+    /// Fails if stdout cannot be written.
     pub(super) fn step(&mut self, text: &str) -> io::Result<()> {
         match &self.picture {
             Some(picture) => {
@@ -86,7 +86,7 @@ impl Screen {
     /// Shows the fleet as it is now.
     ///
     /// # Errors
-    /// Fails if nobody reads any more.
+    /// Fails if stdout cannot be written.
     pub(super) fn show(&mut self, view: &View<'_>) -> io::Result<()> {
         if let Some(picture) = &self.picture {
             picture.draw(self.text(view));
@@ -110,7 +110,7 @@ impl Screen {
     /// Leaves the last picture where it is, and begins a new line.
     ///
     /// # Errors
-    /// Fails if nobody reads any more.
+    /// Fails if stdout cannot be written.
     pub(super) fn close(&self) -> io::Result<()> {
         self.picture.as_ref().map_or(Ok(()), Terminal::close)
     }

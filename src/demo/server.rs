@@ -21,7 +21,7 @@ pub const ANSWER: &[u8] = b"OK\n";
 const QUEUE: i32 = 1024;
 /// Threads that accept, for each node: one may be waiting for a slow client's request.
 const THREADS: usize = 2;
-/// The clients are on this machine: whoever needs longer is gone.
+/// The clients are on this machine: one that needs longer is gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The service of one node.
@@ -48,9 +48,9 @@ impl Server {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Ends it; afterwards nothing of ours is in its namespace.
+    /// Ends it; afterwards its namespace is empty.
     pub fn close(self) -> Result<(), DemoError> {
-        // Whoever accepts gets EINVAL.
+        // A thread in accept(2) gets EINVAL.
         let ended = rustix::net::shutdown(&self.listener, Shutdown::Both);
         ended.map_err(|error| DemoError::step("end a listener")(error.into()))?;
         self.threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| DemoError::Worker("server")))

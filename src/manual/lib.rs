@@ -17,7 +17,7 @@ use clap_complete::{Shell, generate_to};
 pub struct Program {
     /// Its command line.
     pub command: Command,
-    /// Section of the manual: 1 for everybody, 8 for root.
+    /// Section of the manual: 1 for all users, 8 for root.
     pub section: u8,
     /// Pages that its own refers to, such as `agent.toml(5)`.
     pub see_also: &'static [&'static str],
