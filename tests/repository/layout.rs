@@ -69,6 +69,30 @@ fn no_crate_depends_on_what_it_must_not_know() {
     assert!(crates >= 10, "the crates have moved: {crates}");
 }
 
+/// What the page has of a crate's dependencies on our own crates: the third column of its row.
+fn documented<'a>(page: &'a str, name: &str) -> Option<Vec<&'a str>> {
+    let row = page.lines().find_map(|line| line.strip_prefix(&format!("| `{name}` | ")))?;
+    let ours = row.split(" | ").nth(1)?;
+    Some(ours.split(", ").filter(|name| *name != "–").collect())
+}
+
+#[test]
+fn the_architecture_page_has_every_crate_with_its_dependencies() {
+    let page = fs::read_to_string(tfo_testbed::repository("docs/architecture.md")).unwrap();
+    let table = page.split_once("\n## Crates\n").unwrap().1;
+    for entry in fs::read_dir(tfo_testbed::repository("src")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(manifest) = fs::read_to_string(path.join("Cargo.toml")) else { continue };
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let mut ours: Vec<&str> = dependencies(&manifest).iter().filter_map(|name| name.strip_prefix("tfo-")).collect();
+        ours.sort_unstable();
+        assert_eq!(documented(table, name), Some(ours), "the row of {name} in docs/architecture.md");
+    }
+    assert_eq!(documented("| `a` | 12 | b, c | serde |\n", "a"), Some(vec!["b", "c"]));
+    assert_eq!(documented("| `a` | 12 | – | serde |\n", "a"), Some(vec![]));
+    assert_eq!(documented("| `a` | 12 | – | serde |\n", "b"), None);
+}
+
 #[test]
 fn a_dependency_through_a_wall_is_found() {
     let of = |name: &str| format!("[package]\nname = \"x\"\n\n[dependencies]\n{name}.workspace = true\n[lints]\n");

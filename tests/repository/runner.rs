@@ -30,7 +30,11 @@ fn run(script: &str, args: &[&str], nextest: &str, build: &str) -> (Option<i32>,
     path.push(std::env::var_os("PATH").expect("PATH is set"));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
     let mut command = Command::new(script);
-    command.args(args).env("PATH", path).env("TFO_RUN_ROOT", dir.path()).env("CARGO_TARGET_DIR", dir.path().join("target"));
+    command
+        .args(args)
+        .env("PATH", path)
+        .env("TFO_RUN_ROOT", dir.path())
+        .env("CARGO_TARGET_DIR", dir.path().join("target"));
     let output = command.output().expect("the script starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     (output.status.code(), text.lines().last().unwrap_or_default().to_owned())
@@ -43,7 +47,12 @@ const CASES: [(&str, &str, i32, i32); 10] = [
     ("summary '7 passed, 2 failed, 0 skipped'; exit 100", "7 passed, 2 failed, 0 skipped", 1, 1),
     ("summary '7 passed, 1 failed, 1 timed out, 0 skipped'; exit 100", "7 passed, 2 failed, 0 skipped", 1, 1),
     ("summary '3 passed, 1 skipped'", "3 passed, 0 failed, 1 skipped", 0, 1),
-    (r"summary '3 passed, 0 skipped'; printf 'a::b\tno root\n' >> $TFO_SKIP_LOG", "2 passed, 0 failed, 1 skipped", 0, 1),
+    (
+        r"summary '3 passed, 0 skipped'; printf 'a::b\tno root\n' >> $TFO_SKIP_LOG",
+        "2 passed, 0 failed, 1 skipped",
+        0,
+        1,
+    ),
     (
         r"summary '3 passed, 0 skipped'; printf 'a\tx\na\ty\nb\tx\n' >> $TFO_SKIP_LOG",
         "1 passed, 0 failed, 2 skipped",
@@ -73,7 +82,8 @@ const STILL_RUNS: &str = "mkdir -p $CARGO_TARGET_DIR; cp /bin/sleep $CARGO_TARGE
 fn a_warning_a_broken_build_and_what_is_left_behind_each_count_as_one_failed() {
     skip_unless!(tfo_testbed::need_tool("awk"));
     let ran = "summary '3 passed, 0 skipped'";
-    let one_failed = |ended: (Option<i32>, String)| assert_eq!(ended, (Some(1), "3 passed, 1 failed, 0 skipped".to_owned()));
+    let one_failed =
+        |ended: (Option<i32>, String)| assert_eq!(ended, (Some(1), "3 passed, 1 failed, 0 skipped".to_owned()));
     one_failed(run("tests/run", &[], ran, "echo 'warning: unused variable'"));
     one_failed(run("tests/run", &[], ran, "exit 101"));
     for left in ["mkdir -p $TFO_RUN_ROOT/tmp/tfo-test-1", "mkdir -p $TFO_RUN_ROOT/run/netns/tfo-test-1", STILL_RUNS] {
