@@ -1,4 +1,4 @@
-//! `tfoctl derive`: what a secret and an interval put into the slots at a time, and at the changes after it.
+//! `tfoctl derive`: the keys that a secret and an interval put into the slots at a given time, and at each change after it.
 
 use std::io::{self, Write};
 
@@ -17,7 +17,7 @@ use tfo_model::problem::Problem;
 use tfo_model::state::{DesiredState, Phase, SlotPrint};
 use tfo_model::time::{RotationInterval, StageLead, UnixTime, parse_duration};
 
-/// Most steps of one call: a year of 10-minute keys is longer, but nobody reads it.
+/// Most steps of one call.  A year of 10-minute keys has more, but that is too long a list to read.
 const STEPS_MAX: u32 = 10_000;
 /// Room for one step as JSON, in bytes: two keys with fingerprint, epoch and text are 300.
 const STEP_BYTES_MAX: usize = 600;

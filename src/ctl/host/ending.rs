@@ -1,9 +1,9 @@
-//! How commands that look at several things end: all problems at once, and one exit code.
+//! How commands that examine several targets end: with all problems and one exit code.
 
 use tfo_cli::report::{Failure, Outcome};
 use tfo_model::problem::Problem;
 
-/// All of them as one, each problem once; none if there is none.  What was not allowed weighs most, then usage.
+/// Combines failures into one that lists each problem once.  A refusal decides the exit code first, then a usage error.
 pub(super) fn together(failures: Vec<Failure>) -> Option<Failure> {
     let outcome = [Outcome::Refused, Outcome::Config, Outcome::Failed]
         .into_iter()
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn problems_are_told_once_and_the_weightiest_outcome_stays() {
+    fn problems_are_reported_once_and_the_most_severe_outcome_stays() {
         let failure = |outcome, kind| Failure::new(outcome, Problem::error(kind, "message", "remedy"));
         assert!(together(vec![]).is_none());
         let one = together(vec![

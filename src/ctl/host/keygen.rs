@@ -30,7 +30,7 @@ pub struct KeygenArgs {
 struct Made {
     fingerprint: KeyFingerprint,
     file: Option<String>,
-    /// Only where it went nowhere else.
+    /// Only if the key was not written to a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<Revealed>,
 }
@@ -48,7 +48,7 @@ impl Report for Made {
 /// Makes a key.
 ///
 /// # Errors
-/// Fails if there is no randomness, if the file is there already (refused) or cannot be made.
+/// Fails if there is no randomness, if the file exists already (refused), or if it cannot be created.
 pub fn run(arguments: &KeygenArgs, format: Format) -> Result<Outcome, Failure> {
     let key = random::fresh_key().map_err(|error| {
         Failure::new(Outcome::Failed, Problem::error("no_randomness", error.to_string(), "try again"))

@@ -81,7 +81,7 @@ fn a_server_without_tfo_never_gives_a_cookie() {
     assert_eq!((rides, &got["accepted"]), (vec![&json!("asked"), &json!("asked")], &json!(false)));
     let text = stdout(&cable.ctl(&["get", &FAMILIES[0].url("/")]));
     assert!(
-        text.contains("still no cookie; TFO is off at the server, or something on the way removes the option"),
+        text.contains("still no cookie; TFO is off at the server, or a middlebox removes the option"),
         "{text}"
     );
 }
@@ -152,12 +152,12 @@ fn curl_is_counted_by_stats() {
 #[test]
 fn urls_that_are_none_of_ours_are_refused() {
     for (url, words) in [
-        ("https://example.org/", "https:// is not done here"),
-        ("ftp://example.org/", "ftp: is not done here"),
+        ("https://example.org/", "https:// is not supported"),
+        ("ftp://example.org/", "the scheme ftp:// is not supported"),
         ("example.org", "is no URL"),
         ("http://", "is no URL"),
         ("http://user:pw@example.org/", "a user name or a password"),
-        ("localhost:80/", "is not done here"),
+        ("localhost:80/", "is not supported"),
     ] {
         let output = ctl(&["get", url]);
         code(&output, 2);
@@ -186,7 +186,7 @@ fn whoever_does_not_answer_is_told_apart() {
     failed(&["http://no-such-host.invalid/"], "no-such-host.invalid has no address");
     failed(&[&FAMILIES[0].url("/")], "Connection refused");
     failed(&["http://192.0.2.1/"], "Network is unreachable");
-    failed(&[&FAMILIES[0].url("/"), "-6"], "no address of the family");
+    failed(&[&FAMILIES[0].url("/"), "-6"], "no address of the requested family");
     failed(&[&FAMILIES[0].url("/"), "--source", "198.51.100.1"], "cannot send from 198.51.100.1");
     // Accepts in its kernel, and never says a word.
     let address = (FAMILIES[0].server, 8081);
@@ -198,7 +198,7 @@ fn whoever_does_not_answer_is_told_apart() {
     let mut echo = cable.server.command(PYTHON);
     echo.args([concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/tfo.py"), "serve", "8080"]);
     let _echo = cable.start(echo);
-    failed(&[&FAMILIES[0].url("/")], "not as a web server");
+    failed(&[&FAMILIES[0].url("/")], "the response is unusable");
 }
 
 #[test]

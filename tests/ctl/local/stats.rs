@@ -96,7 +96,7 @@ fn a_namespace_that_was_made_anew_is_told() {
     assert!(next().contains(" totals: accepted 0, "));
     let mounted = Command::new("mount").args(["--bind"]).args([new.path(), old.path()]).status().unwrap();
     assert!(mounted.success());
-    let found = (0..10).any(|_| next().ends_with("; counters began anew"));
+    let found = (0..10).any(|_| next().ends_with("; counters restarted"));
     drop(watch);
     assert!(Command::new("umount").arg(old.path()).status().unwrap().success());
     assert!(found);

@@ -147,12 +147,12 @@ fn an_ordinary_user_probes_through_the_kernel() {
     assert_eq!(counters(&cable.server).passive, before.passive, "no data went with a SYN");
     for server in SERVER {
         let (again, code) = probe(&[at(server, ON)]);
-        assert!(again.contains("tfo-on") && again.contains("data in the SYN was taken") && code == 0, "{again}");
+        assert!(again.contains("tfo-on") && again.contains("data in the SYN was accepted") && code == 0, "{again}");
     }
     // The kernel has a cookie of this server now, and yet the other ports are what they are.
     let (text, _) = probe(&[OFF, CLOSED, 84].map(|port| at(SERVER[0], port)));
     assert_eq!(words(&text), ["tfo-off", "closed", "tfo-off"], "{text}");
-    assert!(text.trim_end().ends_with("something on the way drops SYNs with the option"), "{text}");
+    assert!(text.trim_end().ends_with("a middlebox drops SYNs with the option"), "{text}");
     // The server's keys are others, so the cookie is an old one: refused once, and replaced.
     cable.server.set_keys(B);
     let (text, code) = probe(&[at(SERVER[0], ON)]);
@@ -161,7 +161,7 @@ fn an_ordinary_user_probes_through_the_kernel() {
     cable.client.set("ipv4/tcp_fastopen", "2");
     let output = cable.tfoctl(&["probe", "--unprivileged", &at(SERVER[0], ON)]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("the client side of TFO is off here"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the client side of TFO is off on this host"), "{output:?}");
 }
 
 #[test]

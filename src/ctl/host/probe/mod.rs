@@ -1,4 +1,4 @@
-//! `tfoctl probe`: does a server do TCP Fast Open, and what does it answer to a SYN that asks for a cookie?
+//! `tfoctl probe`: shows whether a server supports TCP Fast Open, and how it answers a SYN that asks for a cookie.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -15,10 +15,10 @@ use tfo_cli::report::{Failure, Format, Outcome, Report, show};
 
 mod unprivileged;
 
-/// How often a SYN is sent before it counts as swallowed: twice lost is once in 10 000 at 1 % loss.
+/// How often a SYN is sent before the server counts as filtered.
 const TRIES: u32 = 3;
 
-/// What to ask, and whom.
+/// Arguments of `probe`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 every answer is tfo-on, 1 not so, 2 usage, 3 not allowed.")]
 pub struct Arguments {
@@ -45,17 +45,17 @@ pub struct Arguments {
     timeout: u64,
 }
 
-/// What a server is, from here.
+/// What the probe found out about a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Verdict {
-    /// It gave a cookie.
+    /// The server gave a cookie.
     TfoOn,
-    /// It answers, and gives none.
+    /// The server answers without a cookie.
     TfoOff,
-    /// It refuses connections to this port.
+    /// The server refuses connections to this port.
     Closed,
-    /// It, or something on the way, says nothing.
+    /// No answer: the server, or a firewall on the way, drops the packets.
     Filtered,
 }
 
@@ -78,12 +78,12 @@ struct ProbeResult {
     address: IpAddr,
     port: u16,
     result: Verdict,
-    /// As hex in wire order; unknown without a raw socket.
+    /// Hex in wire order; unknown without a raw socket.
     cookie: Option<String>,
-    /// Kind of the option that carried it.
+    /// Kind of the TCP option that carried the cookie.
     option: Option<u8>,
     rtt_us: Option<u64>,
-    /// For people.
+    /// Note in the text output.
     #[serde(skip)]
     remark: Option<&'static str>,
 }
@@ -125,10 +125,10 @@ impl Report for ProbeReport {
     }
 }
 
-/// Asks every address of every server, and shows what they answered.
+/// Probes every address of every server, and shows the answers.
 ///
 /// # Errors
-/// Fails if a server cannot be asked; what the others answered has been shown then.
+/// Fails if a server cannot be probed, after showing the answers of the others.
 pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     let sources: Vec<IpAddr> = arguments.source.into_iter().collect();
     let (mut results, mut failures) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! What one packet says about TCP Fast Open, as a line of text or JSON.  Pure.
+//! The TCP Fast Open content of one packet, as a line of text or JSON.  Pure.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use crate::host::pcap::CapturedAt;
 use crate::host::tcp_option::FastOpen;
 use tfo_model::key::KeyFingerprint;
 
-/// What the packet is for.
+/// Role of the packet in Fast Open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
@@ -37,14 +37,14 @@ impl Kind {
     }
 }
 
-/// Which of our keys made a cookie.
+/// The key that made a cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Maker {
     Ours(KeyName),
     Neither,
 }
 
-/// A packet with TFO.  Wire v1: a line of `sniff --format json`.
+/// A packet with a Fast Open option.  Wire v1: a line of `sniff --format json`.
 #[derive(Debug, Serialize)]
 pub(super) struct Event {
     #[serde(serialize_with = "as_time")]
@@ -57,7 +57,7 @@ pub(super) struct Event {
     /// Kind of the TCP option: 34 or 254.
     option: u8,
     cookie: Option<String>,
-    /// Data in the packet, captured or not.
+    /// Bytes of data in the packet, captured or not.
     data_bytes: usize,
     /// `primary`, `backup` or `neither`; null without a cookie, and without keys to compare it with.
     key: Option<&'static str>,
@@ -68,7 +68,7 @@ fn as_time<S: Serializer>(at: &CapturedAt, serializer: S) -> Result<S::Ok, S::Er
     serializer.collect_str(&time(*at))
 }
 
-/// RFC 3339 in Z with microseconds; a time that a file made up is the last one that can be written.
+/// RFC 3339 in Z with microseconds.  An impossible time in a file is shown as the last representable one.
 fn time(at: CapturedAt) -> impl fmt::Display {
     let instant = |secs, nanos| Timestamp::new(secs, nanos).ok();
     let known = i64::try_from(at.secs).ok().zip(i32::try_from(at.nanos).ok());
@@ -77,7 +77,7 @@ fn time(at: CapturedAt) -> impl fmt::Display {
 }
 
 impl Event {
-    /// None if the packet is neither SYN nor SYN/ACK, or has no TFO option.
+    /// None if the packet is neither SYN nor SYN/ACK, or has no Fast Open option.
     pub(super) fn of(at: CapturedAt, packet: &Packet<'_>, keys: &KeyRing) -> Option<Self> {
         let Segment { header, data_bytes } = &packet.segment;
         let (syn, syn_ack) = (packet.segment.is_syn(), packet.segment.is_syn_ack());
@@ -136,7 +136,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// What there was in all.
+/// Totals.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Summary {
     packets: u64,
@@ -148,9 +148,9 @@ pub(super) struct Summary {
     primary: u64,
     backup: u64,
     neither: u64,
-    /// Packets that were captured too short to be read.
+    /// Packets whose capture ends before their options do.
     pub(super) cut: u64,
-    /// Packets that the kernel had no room for.
+    /// Packets that the kernel dropped because the buffer was full.
     pub(super) dropped: u64,
 }
 
@@ -187,7 +187,7 @@ impl fmt::Display for Summary {
             write!(f, "; {} captured too short", self.cut)?;
         }
         if self.dropped > 0 {
-            write!(f, "; {} LOST: the kernel had no room for them", self.dropped)?;
+            write!(f, "; {} LOST: the kernel's buffer was full", self.dropped)?;
         }
         Ok(())
     }
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_is_of_the_one_who_gets_it() {
+    fn a_grant_is_for_the_receiver() {
         let (_dir, keys) = ring();
         // The addresses of `event` are those of a SYN: in a SYN/ACK the client is the receiver.
         let wrong_way = event(&segment(SYN_ACK, &made_by("13121110-17161514-1b1a1918-1f1e1d1c"), 0), &keys).unwrap();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_cannot_be_is_no_panic() {
+    fn an_impossible_time_does_not_panic() {
         for secs in [0, u64::MAX, 1 << 40] {
             let at = CapturedAt { secs, nanos: 999_999_999 };
             assert!(time(at).to_string().ends_with('Z'));

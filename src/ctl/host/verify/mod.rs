@@ -1,4 +1,4 @@
-//! `tfoctl verify`: do all nodes behind an address hold the same key?  Seen from outside, by the cookies that they give.
+//! `tfoctl verify`: checks from outside, by their cookies, whether all nodes behind an address hold the same key.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,16 +17,16 @@ mod judge;
 
 use judge::{AddressResult, Group, Verdict, VerifyReport};
 
-/// Requests that wait for an answer at a time: below the smallest SYN queue that a server has (docs/kernel.md#counters).
+/// Most requests that wait for an answer at a time, below the smallest SYN queue of a server (docs/kernel.md#counters).
 const IN_FLIGHT_MAX: usize = 8;
 
 /// How often a SYN is sent before it counts as unanswered.
 const TRIES: u32 = 3;
 
-/// So many unanswered requests at the start, and nothing is there.
+/// Unanswered requests at the start after which the address counts as unreachable.
 const SILENCE_MAX: u32 = 16;
 
-/// What to verify.
+/// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 all agree, 1 not so, 2 usage, 3 not allowed.")]
 pub struct Arguments {
@@ -52,10 +52,10 @@ pub struct Arguments {
     timeout: u64,
 }
 
-/// Asks every address as often as was wanted, and shows what that says about the nodes behind it.
+/// Samples the cookies of every address, and shows the conclusion about the nodes behind it.
 ///
 /// # Errors
-/// Fails if an address cannot be asked, or a key file not be read; what the others answered has been shown then.
+/// Fails if a key file cannot be read, or if an address cannot be probed; then the results of the others are shown first.
 pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     let keys = KeyRing::from_files(&arguments.key_files).map_err(|problem| Failure::new(Outcome::Config, problem))?;
     let (mut results, mut failures) = (Vec::new(), Vec::new());
@@ -90,7 +90,7 @@ fn verify(arguments: &Arguments, address: SocketAddr, keys: &KeyRing) -> Result<
     let mut seen = Seen::default();
     let count = u32::try_from(sources.len()).unwrap_or(u32::MAX);
     for (index, source) in (0..count).zip(sources) {
-        // The remainder goes to the first ones, and none is left out.
+        // The first sources get the remainder, and every source gets at least one request.
         let share = arguments.samples / count + u32::from(index < arguments.samples % count);
         seen.ask(arguments, source, address, share.max(1))?;
     }
@@ -101,10 +101,10 @@ fn verify(arguments: &Arguments, address: SocketAddr, keys: &KeyRing) -> Result<
     Ok(AddressResult::new(address, groups.collect(), seen.unanswered, !keys.is_empty()))
 }
 
-/// What came back until now.
+/// The answers so far.
 #[derive(Default)]
 struct Seen {
-    /// By source and cookie; no cookie: answered without TFO.
+    /// Number of answers by source and cookie; no cookie: an answer without TFO.
     groups: BTreeMap<(IpAddr, Option<WireCookie>), u32>,
     unanswered: u32,
 }
