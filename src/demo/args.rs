@@ -21,7 +21,7 @@ pub(super) struct Args {
     /// Rotations to do, 1 to 1000.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(super) rotations: u16,
-     /// Source of the agents' keys.
+    /// Source of the agents' keys.
     #[arg(long, value_enum, default_value_t = Source::Coordinator)]
     pub(super) source: Source,
     /// Rotate until Ctrl-C.
@@ -29,7 +29,7 @@ pub(super) struct Args {
     pub(super) keep: bool,
 }
 
- /// Source of the agents' keys.
+/// Source of the agents' keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Source {
     /// A coordinator, which guides the agents through every rotation.

@@ -1,7 +1,34 @@
-//! How commands that examine several targets end: with all problems and one exit code.
+//! Commands that examine several servers: they ask all of them, and end with all results, all problems and one exit code.
 
+use std::net::{IpAddr, SocketAddr};
+
+use super::target::{Families, Target};
 use tfo_cli::report::{Failure, Outcome};
 use tfo_model::problem::Problem;
+
+/// Asks every address of every target.  A failure does not keep the other addresses from being asked.
+pub(super) fn ask_each<T>(
+    targets: &[Target],
+    families: Families,
+    sources: &[IpAddr],
+    mut ask: impl FnMut(&Target, SocketAddr) -> Result<T, Failure>,
+) -> (Vec<T>, Vec<Failure>) {
+    let (mut results, mut failures) = (Vec::new(), Vec::new());
+    for target in targets {
+        match target.resolve(families, sources) {
+            Err(problem) => failures.push(Failure::new(Outcome::Failed, problem)),
+            Ok(addresses) => {
+                for address in addresses {
+                    match ask(target, address) {
+                        Ok(result) => results.push(result),
+                        Err(failure) => failures.push(failure),
+                    }
+                }
+            }
+        }
+    }
+    (results, failures)
+}
 
 /// Combines failures into one that lists each problem once.  A refusal decides the exit code first, then a usage error.
 pub(super) fn together(failures: Vec<Failure>) -> Option<Failure> {

@@ -15,8 +15,8 @@ use tfo_model::problem::Problem;
 
 /// Longest text that is accepted, in bytes: more than two keys need.
 const BYTES_MAX: usize = 256;
-/// Stands for standard input.
-const STDIN: &str = "-";
+/// Stands for standard input on the command line.
+pub(super) const STDIN: &str = "-";
 
 /// Reads the keys of `place`: a path, `credential:NAME`, or `-`.
 ///

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::key_file;
+use super::key_file::{self, STDIN};
 use super::tcp_option::WireCookie;
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_host::kernel::procfs::{KernelError, KeyFile};
@@ -16,9 +16,6 @@ use tfo_model::cookie::Cookie;
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::key_text::{self, TEXT_CHARS_MAX};
 use tfo_model::problem::Problem;
-
-/// Name of standard input on the command line.
-const STDIN: &str = "-";
 
 /// Which slot a key is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -136,7 +136,11 @@ enum Format {
 }
 
 /// A frame's time and link, and its place in the buffer.
-type Found = (CapturedAt, Link, Range<usize>);
+struct Found {
+    at: CapturedAt,
+    link: Link,
+    place: Range<usize>,
+}
 
 impl<R: Read> Capture<R> {
     /// Reads the start of a capture.
@@ -168,7 +172,7 @@ impl<R: Read> Capture<R> {
                 }
                 Format::Pcapng { big_endian, interfaces } => self.source.block(*big_endian, interfaces)?,
             };
-            if let Some((at, link, place)) = found {
+            if let Some(Found { at, link, place }) = found {
                 return Ok(Some(Frame { at, link, bytes: &self.source.buffer[place] }));
             }
         }
@@ -233,7 +237,7 @@ impl<R: Read> Source<R> {
         let frame = whole(parse(&self.buffer))?;
         let ticks = if header.is_nanosecond_precision() { TicksPerSecond::NANO } else { TicksPerSecond::MICRO };
         let at = CapturedAt { secs: frame.ts_sec.into(), ..ticks.split(u64::from(frame.ts_usec) % ticks.0) };
-        Ok((at, link, 16..16 + frame.data.len()))
+        Ok(Found { at, link, place: 16..16 + frame.data.len() })
     }
 
     fn section(&mut self) -> Result<Format, CaptureError> {
@@ -259,8 +263,7 @@ impl<R: Read> Source<R> {
         let inner: fn(&[u8]) -> Parsed<'_, Block<'_>> = if big_endian { parse_block_be } else { parse_block_le };
         let interface_of = |number: u32| {
             let interface = usize::try_from(number).ok().and_then(|number| interfaces.get(number));
-            let interface =
-                interface.ok_or(CaptureError::Damaged("a packet of an undeclared interface"))?;
+            let interface = interface.ok_or(CaptureError::Damaged("a packet of an undeclared interface"))?;
             Ok((*interface, Link::of(interface.link_number).ok_or(CaptureError::LinkType(interface.link_number))?))
         };
         Ok(match whole(inner(&self.buffer))? {
@@ -273,11 +276,13 @@ impl<R: Read> Source<R> {
             }
             Block::EnhancedPacket(block) => {
                 let (interface, link) = interface_of(block.if_id)?;
-                Some((interface.at(block.ts_high, block.ts_low), link, 28..28 + block.packet_data().len()))
+                let at = interface.at(block.ts_high, block.ts_low);
+                Some(Found { at, link, place: 28..28 + block.packet_data().len() })
             }
             // It has no time and belongs to the first interface; its captured length is at most the rest of the block.
             Block::SimplePacket(block) => {
-                Some((CapturedAt::default(), interface_of(0)?.1, 12..12 + block.packet_data().len()))
+                let (_, link) = interface_of(0)?;
+                Some(Found { at: CapturedAt::default(), link, place: 12..12 + block.packet_data().len() })
             }
             _ => None,
         })
@@ -302,9 +307,7 @@ fn missing<T>(parsed: Parsed<'_, T>) -> Result<usize, CaptureError> {
     match parsed {
         Ok(_) => Ok(0),
         Err(Err::Incomplete(Needed::Size(more))) => Ok(more.get()),
-        Err(Err::Error(PcapError::HeaderNotRecognized)) => {
-            Err(CaptureError::Damaged("a section without a byte order"))
-        }
+        Err(Err::Error(PcapError::HeaderNotRecognized)) => Err(CaptureError::Damaged("a section without a byte order")),
         Err(_) => Err(CaptureError::Damaged("a block of an impossible length")),
     }
 }

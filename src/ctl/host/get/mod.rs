@@ -120,7 +120,9 @@ fn again(target: &Target, url: &Url, way: Way) -> Result<Exchange, Failure> {
 fn no_answer(target: &Target, url: &Url, error: &ExchangeError) -> Problem {
     let message = format!("{url} at {}: {}", target.address, chain(error));
     let (kind, remedy) = match error {
-        ExchangeError::Socket(_) => ("no_family", "use an address of the other family: this host does not support this one"),
+        ExchangeError::Socket(_) => {
+            ("no_family", "use an address of the other family: this host does not support this one")
+        }
         ExchangeError::Source(..) => ("bad_source", "name an address of this host, of the server's family"),
         ExchangeError::Connect(_) => {
             ("no_connection", "check that the server runs and that this host has a route to it")

@@ -82,10 +82,9 @@ fn words(ride: Ride, attempt: usize) -> (&'static str, Option<&'static str>) {
         Ride::Known(SynData::Asked) if attempt == 0 => {
             ("asked", Some("not sent: there was no cookie for this server yet, so the kernel asked for one"))
         }
-        Ride::Known(SynData::Asked) => (
-            "asked",
-            Some("not sent: still no cookie; TFO is off at the server, or a middlebox removes the option"),
-        ),
+        Ride::Known(SynData::Asked) => {
+            ("asked", Some("not sent: still no cookie; TFO is off at the server, or a middlebox removes the option"))
+        }
         Ride::Known(SynData::Rejected) => (
             "rejected",
             Some(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::ending::together;
+use super::ending::{ask_each, together};
 use super::raw::{Answer, Asker, Plan};
 use super::target::{Families, Target};
 use super::tcp_option::Form;
@@ -131,28 +131,10 @@ impl Report for ProbeReport {
 /// Fails if a server cannot be probed, after showing the answers of the others.
 pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     let sources: Vec<IpAddr> = arguments.source.into_iter().collect();
-    let (mut results, mut failures) = (Vec::new(), Vec::new());
-    for target in &arguments.targets {
-        let addresses = match target.resolve(arguments.families, &sources) {
-            Ok(addresses) => addresses,
-            Err(problem) => {
-                failures.push(Failure::new(Outcome::Failed, problem));
-                continue;
-            }
-        };
-        for address in addresses {
-            let answered = if arguments.unprivileged {
-                unprivileged::ask(arguments, target, address)
-            } else {
-                ask(arguments, target, address)
-            };
-            match answered {
-                Ok(answered) => results.extend(answered),
-                Err(failure) => failures.push(failure),
-            }
-        }
-    }
-    let report = ProbeReport { results };
+    let ask = if arguments.unprivileged { unprivileged::ask } else { ask };
+    let (results, failures) =
+        ask_each(&arguments.targets, arguments.families, &sources, |target, address| ask(arguments, target, address));
+    let report = ProbeReport { results: results.into_iter().flatten().collect() };
     if !report.results.is_empty() || failures.is_empty() {
         show(&report, format).map_err(Failure::undelivered)?;
     }

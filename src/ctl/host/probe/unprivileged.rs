@@ -21,14 +21,9 @@ use super::{Arguments, ProbeResult, Verdict, micros};
 use crate::host::raw::{AskError, given_source};
 use crate::host::target::Target;
 use tfo_cli::report::{Failure, Outcome};
+use tfo_host::kernel::tcp_info::SynData;
 use tfo_host::runtime::{clock, sys};
 use tfo_model::problem::Problem;
-
-/// `tcpi_fastopen_client_fail`: the SYN with the option was lost, the one without it arrived (docs/kernel.md#client-side).
-const SYN_WITH_OPTION_LOST: u8 = 3;
-
-/// `tcpi_options`: data in our SYN was acknowledged.
-const SYN_DATA_ACKED: u8 = 32;
 
 /// Data for the SYN where only data shows whether TFO works.
 const EMPTY_LINE: &[u8] = b"\r\n";
@@ -48,19 +43,6 @@ enum Ended {
     Silent,
 }
 
-/// What happened to the option and data of the SYN (docs/kernel.md#client-side).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SynData {
-    /// The server accepted the data.
-    Accepted,
-    /// The SYN with the option was lost, the one without it arrived.
-    Lost,
-    /// The server did not use TFO.
-    NotTaken,
-    /// This host did not try: its TFO client is off, or paused because packets vanished (`tcp_fastopen_blackhole_timeout_sec`).
-    NotTried,
-}
-
 pub(super) fn ask(arguments: &Arguments, target: &Target, address: SocketAddr) -> Result<Vec<ProbeResult>, Failure> {
     (0..arguments.count).map(|_| ask_once(arguments, target, address)).collect()
 }
@@ -77,7 +59,7 @@ fn ask_once(arguments: &Arguments, target: &Target, address: SocketAddr) -> Resu
         remark,
     };
     let (first, with_data) = match connect(arguments, address)? {
-        Connecting::Asking(socket, started) => (finish(arguments, address, (&socket, started))?, false),
+        Connecting::Asking(socket, started) => (finish(arguments, address, &socket, started)?, false),
         Connecting::HasCookie(socket) => (finish_with_data(arguments, address, &socket)?, true),
     };
     let (round_trip, syn_data) = match first {
@@ -88,8 +70,8 @@ fn ask_once(arguments: &Arguments, target: &Target, address: SocketAddr) -> Resu
     let on = || Ok(result(Verdict::TfoOn, Some(round_trip), with_data.then_some("data in the SYN was accepted")));
     match syn_data {
         SynData::Accepted => return on(),
-        SynData::NotTried => return Err(client_off()),
-        SynData::Lost | SynData::NotTaken => {}
+        SynData::Untried => return Err(client_off()),
+        SynData::Lost | SynData::Asked | SynData::Rejected => {}
     }
     // If the kernel had no cookie, or a stale one, and the server does TFO, it has a new one now.
     let now_on = match connect(arguments, address)? {
@@ -135,12 +117,12 @@ fn finish_with_data(arguments: &Arguments, address: SocketAddr, socket: &Socket)
     let started = clock::monotonic();
     match socket.send(EMPTY_LINE) {
         Err(error) if !in_progress(&error) => Err(failed(arguments, address, error)),
-        _ => finish(arguments, address, (socket, started)),
+        _ => finish(arguments, address, socket, started),
     }
 }
 
- /// Waits for the end of the handshake.
-fn finish(arguments: &Arguments, address: SocketAddr, (socket, started): (&Socket, Instant)) -> Result<Ended, Failure> {
+/// Waits for the end of the handshake.
+fn finish(arguments: &Arguments, address: SocketAddr, socket: &Socket, started: Instant) -> Result<Ended, Failure> {
     let failed = |error| failed(arguments, address, error);
     // The same total wait as the raw probe's.
     let patience = Duration::from_secs(arguments.timeout) * super::TRIES;
@@ -157,13 +139,7 @@ fn finish(arguments: &Arguments, address: SocketAddr, (socket, started): (&Socke
     let round_trip = clock::monotonic().duration_since(started);
     match socket.take_error().map_err(failed)? {
         None => {
-            let info = sys::tcp_info_head(socket.as_fd()).map_err(failed)?;
-            let syn_data = match info[7] >> 1 & 3 {
-                _ if info[5] & SYN_DATA_ACKED != 0 => SynData::Accepted,
-                SYN_WITH_OPTION_LOST => SynData::Lost,
-                0 => SynData::NotTried,
-                _ => SynData::NotTaken,
-            };
+            let syn_data = SynData::of(sys::tcp_info_head(socket.as_fd()).map_err(failed)?);
             Ok(Ended::Open { round_trip, syn_data })
         }
         Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Ended::Refused),
@@ -176,8 +152,7 @@ fn failed(arguments: &Arguments, address: SocketAddr, error: io::Error) -> Failu
 }
 
 fn client_off() -> Failure {
-    let message =
-        "the client side of TFO is off on this host (net.ipv4.tcp_fastopen has no 0x1), or paused because packets vanished";
+    let message = "the client side of TFO is off on this host (net.ipv4.tcp_fastopen has no 0x1), or paused because packets vanished";
     Failure::new(
         Outcome::Failed,
         Problem::error("client_off", message, "set the bit, or probe as root without --unprivileged"),

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::host::key_ring::{KeyName, KeyRing, Slot};
+use crate::host::key_ring::{KeyRing, Slot};
 use crate::host::packet::{Packet, Segment};
 use crate::host::pcap::CapturedAt;
 use crate::host::tcp_option::FastOpen;
@@ -35,13 +35,6 @@ impl Kind {
             Self::Invalid => "invalid",
         }
     }
-}
-
-/// The key that made a cookie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Maker {
-    Ours(KeyName),
-    Neither,
 }
 
 /// A packet with a Fast Open option.  Wire v1: a line of `sniff --format json`.
@@ -91,15 +84,9 @@ impl Event {
         };
         let (client, server) =
             if syn { (packet.source, packet.destination) } else { (packet.destination, packet.source) };
-        let maker = cookie.filter(|_| !keys.is_empty()).map(|cookie| {
-            let made = keys.maker(&cookie, client, server);
-            made.map_or(Maker::Neither, Maker::Ours)
-        });
-        let (key, fingerprint) = match maker {
-            None => (None, None),
-            Some(Maker::Neither) => (Some("neither"), None),
-            Some(Maker::Ours(name)) => (Some(name.slot.name()), Some(name.fingerprint)),
-        };
+        let maker = cookie.filter(|_| !keys.is_empty()).map(|cookie| keys.maker(&cookie, client, server));
+        let key = maker.map(|maker| maker.map_or("neither", |name| name.slot.name()));
+        let fingerprint = maker.flatten().map(|name| name.fingerprint);
         Some(Self {
             at,
             source: packet.source,

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::key_file::STDIN;
 use super::key_ring::KeyRing;
 use super::packet::{NotRead, Packet};
 use super::pcap::{Capture, CaptureError, CapturedAt};
@@ -42,7 +43,7 @@ pub struct Arguments {
 /// Fails if the interface or the file cannot be read, or if stdout cannot be written.
 pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     let usage = |problem| Failure::new(Outcome::Config, problem);
-    let from_stdin = |path: &PathBuf| path.as_os_str() == "-";
+    let from_stdin = |path: &PathBuf| path.as_os_str() == STDIN;
     if arguments.read.iter().chain(&arguments.key_files).filter(|path| from_stdin(path)).count() > 1 {
         let message = "stdin is given more than once, but can only be read once";
         return Err(usage(Problem::error("usage", message, "name files instead of \"-\"")));
@@ -172,10 +173,11 @@ impl Sniffer {
                 CaptureError::Io(cause) => format!("{error}: {cause}"),
                 _ => error.to_string(),
             };
-            let problem = Problem::error("capture", message, "give a complete capture, as tcpdump -w or dumpcap writes it");
+            let problem =
+                Problem::error("capture", message, "give a complete capture, as tcpdump -w or dumpcap writes it");
             Ending::Failed(Failure::new(Outcome::Failed, problem.in_file(path)))
         };
-        let reader: Box<dyn Read> = if path.as_os_str() == "-" {
+        let reader: Box<dyn Read> = if path.as_os_str() == STDIN {
             Box::new(io::stdin().lock())
         } else {
             Box::new(File::open(path).map_err(|error| failed(CaptureError::Io(error)))?)

@@ -50,8 +50,7 @@ enum Detail {
 
 impl NamespaceStats {
     fn write_table(&self, out: &mut dyn Write, detail: Detail) -> io::Result<()> {
-        let reset =
-            if self.window.as_ref().is_some_and(|window| window.reset) { "  (counters restarted)" } else { "" };
+        let reset = if self.window.as_ref().is_some_and(|window| window.reset) { "  (counters restarted)" } else { "" };
         writeln!(out, "namespace {}{reset}", self.name)?;
         for (index, Counter { name, meaning, worry, alarming, .. }) in COUNTERS.iter().enumerate() {
             let total = self.counters.0[index].map_or_else(|| "missing".to_owned(), |total| total.to_string());
@@ -126,7 +125,7 @@ impl Display {
     /// Shows one sample.
     ///
     /// # Errors
-     /// Fails if the output cannot be written.
+    /// Fails if the output cannot be written.
     pub(super) fn show(&self, stats: &Stats) -> io::Result<()> {
         match self {
             Self::Screen(screen) => {
@@ -148,7 +147,7 @@ impl Display {
     /// Leaves the last picture on the screen, and starts a new line.
     ///
     /// # Errors
-     /// Fails if the output cannot be written.
+    /// Fails if the output cannot be written.
     pub(super) fn close(&self) -> io::Result<()> {
         match self {
             Self::Screen(screen) => screen.close(),

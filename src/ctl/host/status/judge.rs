@@ -152,8 +152,7 @@ fn kernel(facts: &Facts, seen: &NamespaceFacts) -> Vec<Problem> {
             problems.push(Problem::error("kernel_unset", message, remedy));
         }
         (Some(target), Some(shown)) if target != shown => {
-            let message =
-                format!("namespace {name}: the kernel's keys are not those that the agent has installed");
+            let message = format!("namespace {name}: the kernel's keys are not those that the agent has installed");
             let remedy = "find the program that wrote them (timers, cron, tofurkey, sysctl); the agent repairs it at its next pass";
             problems.push(Problem::error("drift", message, remedy));
         }

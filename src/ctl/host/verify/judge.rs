@@ -96,8 +96,11 @@ impl AddressResult {
     }
 
     fn headline(&self) -> String {
-        let on_off =
-            if self.groups.iter().any(|group| group.cookie.is_none()) { ", and some nodes do not support TFO" } else { "" };
+        let on_off = if self.groups.iter().any(|group| group.cookie.is_none()) {
+            ", and some nodes do not support TFO"
+        } else {
+            ""
+        };
         match (self.verdict, self.keys) {
             (Verdict::Agree, _) => "agree: one key".to_owned(),
             (Verdict::Split, 1) => format!("split: one key{on_off}"),

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::ending::together;
+use super::ending::{ask_each, together};
 use super::key_ring::KeyRing;
 use super::raw::{Answer, Asker, Plan};
 use super::target::{Families, Target};
@@ -58,20 +58,9 @@ pub struct Arguments {
 /// Fails if a key file cannot be read, or if an address cannot be probed; then the results of the others are shown first.
 pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     let keys = KeyRing::from_files(&arguments.key_files).map_err(|problem| Failure::new(Outcome::Config, problem))?;
-    let (mut results, mut failures) = (Vec::new(), Vec::new());
-    for target in &arguments.targets {
-        match target.resolve(arguments.families, &arguments.sources) {
-            Ok(addresses) => {
-                for address in addresses {
-                    match verify(arguments, address, &keys) {
-                        Ok(result) => results.push(result),
-                        Err(failure) => failures.push(failure),
-                    }
-                }
-            }
-            Err(problem) => failures.push(Failure::new(Outcome::Failed, problem)),
-        }
-    }
+    let (results, failures) = ask_each(&arguments.targets, arguments.families, &arguments.sources, |_, address| {
+        verify(arguments, address, &keys)
+    });
     let report = VerifyReport { results };
     if !report.results.is_empty() || failures.is_empty() {
         show(&report, format).map_err(Failure::undelivered)?;
