@@ -44,7 +44,7 @@ impl Whistle {
         self.0.end.load(Ordering::Relaxed)
     }
 
-    /// Runs `step` while no connection is open: changing a route breaks open connections, and that is not a fault of the keys.
+    /// Runs `act` while no connection is open: changing a route breaks open connections, and that is not a fault of the keys.
     pub fn between_connections<R>(&self, act: impl FnOnce() -> R) -> R {
         // A poisoned lock is harmless: it guards no data.
         let _turn = self.0.turn.write().unwrap_or_else(PoisonError::into_inner);

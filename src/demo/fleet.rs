@@ -116,7 +116,7 @@ impl Fleet {
         self.nodes.iter().for_each(Node::ask_to_end);
         let went_well = faults.is_empty();
         for node in self.nodes {
-            // A fault has been recorded already.
+            // After an earlier fault, this one is only its consequence.
             if let (Err(error), true) = (node.wait_for_end(), went_well) {
                 faults.push(error.to_string());
             }

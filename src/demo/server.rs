@@ -80,7 +80,7 @@ fn serve(listener: &TcpListener) {
     }
 }
 
-/// Closes first, so that TIME_WAIT stays on the server's side and clients do not run out of ports.
+/// Answers one request.  The server closes first, so that TIME_WAIT stays on the server's side and clients do not run out of ports.
 fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;

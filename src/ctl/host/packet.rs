@@ -37,7 +37,7 @@ pub enum NotRead {
 }
 
 impl NotRead {
-    /// A header needs more bytes than were captured: it is cut if the packet's `length` has room for them, else malformed.
+    /// A header needs more bytes than were captured: the packet is cut if its `length` has room for them, otherwise malformed.
     const fn too_short(error: &LenError, length: usize) -> Self {
         if error.layer_start_offset + error.required_len > length { Self::Malformed } else { Self::Cut }
     }

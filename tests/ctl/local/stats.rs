@@ -83,7 +83,7 @@ fn a_watch_sees_what_rises_in_between() {
     );
 }
 
-/// A namespace that was made anew under its name has counters of its own.
+/// A namespace that is recreated under the same name has new counters.
 #[test]
 fn a_namespace_that_was_made_anew_is_told() {
     skip_unless!(need_netns());
