@@ -54,10 +54,10 @@ pub struct DeriveArgs {
     #[arg(long, value_name = "FILE")]
     secret: String,
     /// How long a key is primary, 10s to 7d; as in agent.toml
-    #[arg(long, value_name = "SPAN", value_parser = seconds)]
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
     interval: u64,
-    /// How long before that it is backup [default: 1h, at most half the interval; tofurkey: half the interval]
-    #[arg(long, value_name = "SPAN", value_parser = seconds)]
+    /// How long before that it is staged as backup [default: 1h, at most half the interval; tofurkey: half the interval]
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
     stage_lead: Option<u64>,
     /// How keys are made
     #[arg(long, value_enum, default_value_t = DeriveAlgorithm::HkdfSha256)]
@@ -74,7 +74,7 @@ pub struct DeriveArgs {
 }
 
 fn seconds(text: &str) -> Result<u64, tfo_model::time::BadDuration> {
-    parse_duration(text).map(|span| span.as_secs())
+    parse_duration(text).map(|duration| duration.as_secs())
 }
 
 /// Wire v1: `derive --format json` (docs/reference/json.md).

@@ -21,13 +21,13 @@ pub struct GetArgs {
     /// http://HOST[:PORT]/PATH
     #[arg(value_name = "URL")]
     url: String,
-    /// Then N times each, in turn, with and without Fast Open: median times to the first byte, and their ratio
+    /// Then compare N requests with and N without Fast Open: median times to the first byte, and their ratio
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     compare: Option<u32>,
     /// Longest time for one connection and its answer
-    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
     timeout: Duration,
-    /// Address to connect from
+    /// Source address
     #[arg(long, value_name = "ADDRESS")]
     source: Option<IpAddr>,
     /// IPv4 only
@@ -39,9 +39,9 @@ pub struct GetArgs {
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
-    let span = tfo_model::time::parse_duration(text).map_err(|error| error.to_string())?;
+    let duration = tfo_model::time::parse_duration(text).map_err(|error| error.to_string())?;
     let range = Duration::from_secs(1)..=Duration::from_secs(3_600);
-    if range.contains(&span) { Ok(span) } else { Err("a timeout is 1 second to 1 hour".to_owned()) }
+    if range.contains(&duration) { Ok(duration) } else { Err("a timeout is 1 second to 1 hour".to_owned()) }
 }
 
 /// Sends the request, a second time if the first one obtained a cookie, and then as often as a comparison needs.

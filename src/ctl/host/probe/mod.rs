@@ -20,20 +20,20 @@ const TRIES: u32 = 3;
 
 /// Arguments of `probe`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 every answer is tfo-on, 1 not so, 2 usage, 3 not allowed.")]
+#[command(after_help = "Exit codes: 0 every answer is tfo-on, 1 otherwise, 2 usage, 3 not allowed.")]
 pub struct Arguments {
-    /// Servers; the port is 443 if it is not given
+    /// Servers to probe; the default port is 443
     #[arg(required = true, value_name = "HOST[:PORT]")]
     targets: Vec<Target>,
-    /// How often each address is asked
+    /// Number of requests to each address
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: u32,
     #[command(flatten)]
     families: Families,
-    /// Address of this host to ask from
+    /// Source address
     #[arg(long, value_name = "ADDRESS")]
     source: Option<IpAddr>,
-    /// Ask with the experimental option 254/0xF989 in place of option 34
+    /// Ask with the experimental option 254/0xF989 instead of option 34
     #[arg(long, conflicts_with = "unprivileged")]
     experimental: bool,
     /// Ask through ordinary connections: needs no privilege, but neither shows the cookie nor chooses the option, and sends an empty line
@@ -175,8 +175,8 @@ fn ask(arguments: &Arguments, target: &Target, address: SocketAddr) -> Result<Ve
     Ok(results)
 }
 
-fn micros(span: Duration) -> u64 {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

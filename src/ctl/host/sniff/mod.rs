@@ -20,19 +20,19 @@ use event::{Event, Line, Summary};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 done (also when ended by Ctrl-C), 1 failed, 2 usage, 3 not allowed.")]
 pub struct Arguments {
-    /// Interface to listen on; all of them if none is given
+    /// Interface to listen on; without it, all interfaces
     #[arg(short, long, value_name = "IF", conflicts_with = "read")]
     interface: Option<String>,
-    /// Read a capture, pcap or pcapng ("-": stdin), in place of listening
+    /// Read a capture, pcap or pcapng ("-": stdin), instead of listening
     #[arg(long, value_name = "FILE")]
     read: Option<PathBuf>,
-    /// End after so many packets
+    /// End after this many packets
     #[arg(long, value_name = "PACKETS", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End after so many seconds
+    /// End after this many seconds
     #[arg(long, conflicts_with = "read", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     seconds: Option<u64>,
-    /// Kernel text, one key or PRIMARY,BACKUP ("-": stdin); may be given several times.  Without it the keys of this host, if they may be read
+    /// Kernel text, one key or PRIMARY,BACKUP ("-": stdin); may be given several times.  Without it, the keys of this host, if they can be read
     #[arg(long = "key-file", value_name = "FILE")]
     key_files: Vec<PathBuf>,
 }

@@ -25,21 +25,21 @@ use tfo_model::time::parse_duration;
 /// Arguments of `stats`.
 #[derive(Debug, clap::Args)]
 pub struct StatsArgs {
-    /// Show them again and again, with rates [default: every 1s]
+    /// Repeat at this interval, with rates [default: 1s]
     #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s", value_parser = interval)]
     watch: Option<Duration>,
-    /// End after so many intervals
+    /// End after this many intervals
     #[arg(long, value_name = "N", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Network namespace under /run/netns, as often as wanted; without it the one that this runs in
+    /// Network namespace under /run/netns; may be given several times; without it, the current one
     #[arg(long = "namespace", value_name = "NAME")]
     namespaces: Vec<NamespaceName>,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let span = parse_duration(text).map_err(|error| error.to_string())?;
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
     let range = Duration::from_secs(1)..=Duration::from_secs(86_400);
-    if range.contains(&span) { Ok(span) } else { Err("an interval is 1 second to 1 day".to_owned()) }
+    if range.contains(&duration) { Ok(duration) } else { Err("an interval is 1 second to 1 day".to_owned()) }
 }
 
 /// Shows the counters once, or until a signal.

@@ -28,9 +28,9 @@ const SILENCE_MAX: u32 = 16;
 
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 all agree, 1 not so, 2 usage, 3 not allowed.")]
+#[command(after_help = "Exit codes: 0 all nodes agree, 1 otherwise, 2 usage, 3 not allowed.")]
 pub struct Arguments {
-    /// Addresses that several nodes share; the port is 443 if it is not given
+    /// Addresses that several nodes share; the default port is 443
     #[arg(required = true, value_name = "VIP[:PORT]")]
     targets: Vec<Target>,
     /// Cookie requests to each address, each from a port of its own, spread over the sources
@@ -38,13 +38,13 @@ pub struct Arguments {
     samples: u32,
     #[command(flatten)]
     families: Families,
-    /// Address of this host to ask from; may be given several times
+    /// Source address; may be given several times
     #[arg(long = "source", value_name = "ADDRESS")]
     sources: Vec<IpAddr>,
     /// Kernel text, one key or PRIMARY,BACKUP ("-": stdin), to name the key of each cookie; may be given several times
     #[arg(long = "key-file", value_name = "FILE")]
     key_files: Vec<PathBuf>,
-    /// Ask with the experimental option 254/0xF989 in place of option 34
+    /// Ask with the experimental option 254/0xF989 instead of option 34
     #[arg(long)]
     experimental: bool,
     /// Seconds to wait for each answer; a SYN is sent 3 times
