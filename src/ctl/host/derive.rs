@@ -153,7 +153,7 @@ pub fn run(arguments: &DeriveArgs, format: Format) -> Result<Outcome, Failure> {
             Failure::new(Outcome::Failed, Problem::error("equal_keys", error.to_string(), remedy))
         })?;
         steps.push(Step::of(at, &state, arguments.reveal));
-        // Time ends with the year 9999.
+        // The last representable time is in the year 9999.
         next = state.next_change_at.filter(|next| *next > at && *next < UnixTime::MAX);
     }
     let bytes_max = (steps.len() + 1) * STEP_BYTES_MAX;
@@ -166,22 +166,22 @@ fn derivation(arguments: &DeriveArgs) -> Result<Derivation, Failure> {
         Failure::new(Outcome::Config, problem)
     };
     let interval = RotationInterval::from_secs(arguments.interval)
-        .map_err(|error| usage("--interval", &error, "write the interval of agent.toml, for example 24h"))?;
+        .map_err(|error| usage("--interval", &error, "give the interval of agent.toml, for example 24h"))?;
     let tofurkey = arguments.algorithm == DeriveAlgorithm::Tofurkey;
     if tofurkey && interval.secs() % 2 == 1 {
-        let remedy = "tofurkey stages half an interval ahead: write an even number of seconds";
+        let remedy = "tofurkey stages half an interval ahead: give an even number of seconds";
         return Err(usage("--interval", &"the interval is odd", remedy));
     }
     let lead = match arguments.stage_lead {
         Some(secs) => StageLead::within(secs, interval)
-            .map_err(|error| usage("--stage-lead", &error, "write a part of the interval, for example 1h"))?,
+            .map_err(|error| usage("--stage-lead", &error, "give a duration shorter than the interval, for example 1h"))?,
         None if tofurkey => StageLead::half_of(interval),
         None => StageLead::default_for(interval),
     };
     let place = secret_path(&arguments.secret);
     let config = |problem| Failure::new(Outcome::Config, problem);
     let secret = Secret::new(place.read(SECRET_BYTES_MAX).map_err(config)?).map_err(|error| {
-        let remedy = "name the file that source.schedule.secret of agent.toml names";
+        let remedy = "give the file that source.schedule.secret in agent.toml names";
         config(Problem::error("secret_weak", format!("{place}: {error}"), remedy))
     })?;
     let generator = match arguments.algorithm {

@@ -17,18 +17,18 @@ use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::key_text::{self, TEXT_CHARS_MAX};
 use tfo_model::problem::Problem;
 
-/// Which slot a key is in.
+/// The slot of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Slot {
-    /// Makes and takes cookies.
+    /// The key makes and validates cookies.
     Primary,
-    /// Only takes them.
+    /// The key only validates cookies.
     Backup,
 }
 
 impl Slot {
-    /// The word in every output.
+    /// The slot's name in all output.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",
@@ -37,7 +37,7 @@ impl Slot {
     }
 }
 
-/// A key by its public names.
+/// A key's slot and fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct KeyName {
     pub(super) slot: Slot,

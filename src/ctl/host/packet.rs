@@ -146,7 +146,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// A SYN that asks for a cookie and carries no data, so that it takes no place in the server's TFO queue (docs/kernel.md#client-side).
+/// A SYN that asks for a cookie and carries no data, so it occupies no place in the server's TFO queue (docs/kernel.md#client-side).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CookieRequest {
     /// Our end.

@@ -9,7 +9,7 @@ use tfo_model::problem::Problem;
 /// Port that most servers with TFO listen on.
 const DEFAULT_PORT: u16 = 443;
 
-/// A server as it was typed.
+/// A server as typed on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     text: String,
@@ -43,7 +43,7 @@ impl FromStr for Target {
 }
 
 impl fmt::Display for Target {
-    /// As it was typed.
+    /// Shows the server as typed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }

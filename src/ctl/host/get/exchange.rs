@@ -42,7 +42,7 @@ pub(super) struct Target {
 pub(super) enum Ride {
     /// As the kernel reports it.
     Known(SynData),
-    /// The client side of TFO is off here: EOPNOTSUPP (docs/kernel.md#when-a-key-takes-effect).  A plain connection was made.
+    /// Not tried: the client side of TFO is off (EOPNOTSUPP, docs/kernel.md#when-a-key-takes-effect).  A plain connection was made.
     ClientOff,
 }
 

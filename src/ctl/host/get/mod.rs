@@ -41,7 +41,7 @@ pub struct GetArgs {
 fn timeout(text: &str) -> Result<Duration, String> {
     let duration = tfo_model::time::parse_duration(text).map_err(|error| error.to_string())?;
     let range = Duration::from_secs(1)..=Duration::from_secs(3_600);
-    if range.contains(&duration) { Ok(duration) } else { Err("a timeout is 1 second to 1 hour".to_owned()) }
+    if range.contains(&duration) { Ok(duration) } else { Err("a timeout must be 1 second to 1 hour".to_owned()) }
 }
 
 /// Sends the request, a second time if the first one obtained a cookie, and then as often as a comparison needs.
@@ -123,14 +123,14 @@ fn no_answer(target: &Target, url: &Url, error: &ExchangeError) -> Problem {
         ExchangeError::Socket(_) => {
             ("no_family", "use an address of the other family: this host does not support this one")
         }
-        ExchangeError::Source(..) => ("bad_source", "name an address of this host, of the server's family"),
+        ExchangeError::Source(..) => ("bad_source", "give an address of this host, of the server's family"),
         ExchangeError::Connect(_) => {
             ("no_connection", "check that the server runs and that this host has a route to it")
         }
         ExchangeError::Answer(_) | ExchangeError::Closed => {
             ("no_answer", "check the server's log, or give a longer --timeout")
         }
-        ExchangeError::Head(_) => ("no_http", "name the port of a web server that speaks HTTP/1"),
+        ExchangeError::Head(_) => ("no_http", "give the port of a web server that speaks HTTP/1"),
     };
     Problem::error(kind, message, remedy)
 }

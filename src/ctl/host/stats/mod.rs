@@ -39,7 +39,7 @@ pub struct StatsArgs {
 fn interval(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).map_err(|error| error.to_string())?;
     let range = Duration::from_secs(1)..=Duration::from_secs(86_400);
-    if range.contains(&duration) { Ok(duration) } else { Err("an interval is 1 second to 1 day".to_owned()) }
+    if range.contains(&duration) { Ok(duration) } else { Err("an interval must be 1 second to 1 day".to_owned()) }
 }
 
 /// Shows the counters once, or until a signal.
@@ -120,7 +120,7 @@ fn look(namespace: &Namespace) -> Result<Sample, Failure> {
     let (at, counters) = namespace.within(read).map_err(unreachable)?;
     let counters = counters.map_err(|error: io::Error| {
         let message = format!("namespace {namespace}: cannot read {NETSTAT_PATH}: {error}");
-        failed(Problem::error("no_counters", message, "run it where /proc is mounted whole (no ProcSubset=pid)"))
+        failed(Problem::error("no_counters", message, "run it where all of /proc is mounted (without ProcSubset=pid)"))
     })?;
     Ok(Sample { identity, at, counters: PerCounter::of(&counters) })
 }

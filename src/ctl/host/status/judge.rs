@@ -48,7 +48,7 @@ fn agent(facts: &Facts) -> Option<Problem> {
             return Some(Problem::error("no_agent", message, remedy));
         }
         Some(Err(error)) => {
-            let remedy = "make the file readable, or use a tfoctl of the agent's release";
+            let remedy = "make the file readable, or use the tfoctl of the agent's release";
             let message = format!("the agent's report cannot be read: {error}");
             return Some(Problem::error("status_unreadable", message, remedy).in_file(&facts.status_path));
         }
