@@ -173,8 +173,9 @@ fn derivation(arguments: &DeriveArgs) -> Result<Derivation, Failure> {
         return Err(usage("--interval", &"the interval is odd", remedy));
     }
     let lead = match arguments.stage_lead {
-        Some(secs) => StageLead::within(secs, interval)
-            .map_err(|error| usage("--stage-lead", &error, "give a duration shorter than the interval, for example 1h"))?,
+        Some(secs) => StageLead::within(secs, interval).map_err(|error| {
+            usage("--stage-lead", &error, "give a duration shorter than the interval, for example 1h")
+        })?,
         None if tofurkey => StageLead::half_of(interval),
         None => StageLead::default_for(interval),
     };

@@ -69,7 +69,7 @@ fn write(file: &Path, key: &TfoKey) -> Result<(), Failure> {
     files::create_new(file, &line, 0o600).map_err(|error| {
         let (outcome, kind, remedy) = match error.kind() {
             io::ErrorKind::AlreadyExists => {
-                (Outcome::Refused, "file_exists", "give another file: existing keys are never overwritten")
+                (Outcome::Refused, "file_exists", "give another file: existing files are never overwritten")
             }
             _ => (Outcome::Failed, "file_not_made", "give a file in a directory that you can write to"),
         };

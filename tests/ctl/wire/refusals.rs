@@ -68,7 +68,11 @@ fn names_routes_and_sources_that_are_not_there_are_told() {
     refused(&cable.tfoctl(&["verify", "10.99.0.1:80"]), 1, "no route to 10.99.0.1");
     let target = at(SERVER[0], 80);
     for command in ["probe", "verify"] {
-        refused(&cable.tfoctl(&[command, &target, "--source", "192.0.2.1"]), 2, "192.0.2.1 is not an address of this host");
+        refused(
+            &cable.tfoctl(&[command, &target, "--source", "192.0.2.1"]),
+            2,
+            "192.0.2.1 is not an address of this host",
+        );
         refused(&cable.tfoctl(&[command, &target, "--source", CLIENT[1]]), 1, "no address of that family");
         refused(&cable.tfoctl(&[command, &target, "-6"]), 1, "no address of that family");
     }
