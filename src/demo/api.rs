@@ -16,9 +16,9 @@ use tfo_tls::client::client_config;
 use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
 use tfo_wire::v1::fleet::{Audit, PoolStatus};
 
-/// Longest wait for an answer: everything is on this machine.
+/// Timeout for an answer; everything is on this machine.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest answer that is read: a few hundred bytes for each of at most 64 nodes, or a page of the audit log.
+/// Longest answer that is accepted: a few hundred bytes for each of at most 64 nodes, or a page of the audit log.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// An operator of the pool.
@@ -31,7 +31,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// Reads `ca.crt`, `operator.crt` and `operator.key` of the directory; connects with the first question.
+    /// Reads `ca.crt`, `operator.crt` and `operator.key` of the directory; connects with the first request.
     pub fn new(namespace: Namespace, directory: &Path, url: &str, pool: &'static str) -> Result<Self, DemoError> {
         let file = |name: &str| directory.join(name);
         let key = SecretPath::File(file("operator.key"));
@@ -43,10 +43,10 @@ impl Api {
         Ok(Self { namespace, runtime, client, base: url.parse().expect("the demo's own URL"), pool })
     }
 
-    /// Asks for something below the pool, `""` for the pool itself.
+    /// Sends a request for a path below the pool; `""` is the pool itself.
     ///
     /// # Errors
-    /// The inner one is the coordinator's, or that there is none.
+    /// The inner error is the coordinator's refusal, or that none answers.
     pub fn ask<B: Serialize, A: DeserializeOwned>(
         &self,
         method: &Method,
@@ -61,12 +61,12 @@ impl Api {
         Ok(answer.and_then(|answer| answer.ok_or_else(nothing)))
     }
 
-    /// The pool as it stands.
+    /// The current state of the pool.
     pub fn pool(&self) -> Result<Result<PoolStatus, ClientError>, DemoError> {
         self.ask(&Method::GET, "", None::<&()>)
     }
 
-    /// What was committed after a revision.
+    /// The commits after a revision.
     pub fn audit(&self, after: Revision) -> Result<Result<Audit, ClientError>, DemoError> {
         self.ask(&Method::GET, &format!("/audit?after={after}"), None::<&()>)
     }

@@ -21,7 +21,7 @@ pub(super) struct Args {
     /// Rotations to do, 1 to 1000.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(super) rotations: u16,
-    /// Where the agents have their keys from.
+    /// Source of the agents' keys.
     #[arg(long, value_enum, default_value_t = Source::Coordinator)]
     pub(super) source: Source,
     /// Rotate until Ctrl-C.
@@ -29,12 +29,12 @@ pub(super) struct Args {
     pub(super) keep: bool,
 }
 
-/// Where the agents have their keys from.
+/// Source of the agents' keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Source {
-    /// From a coordinator, which walks them through every rotation.
+    /// A coordinator, which guides the agents through every rotation.
     Coordinator,
-    /// From a secret that all share, and the clock.
+    /// A shared secret and the clock.
     Derive,
 }
 

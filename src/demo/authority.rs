@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 /// Issues certificates.
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its own certificate, PEM.
+    /// The authority's certificate, PEM.
     pub(super) pem: String,
 }
 
@@ -18,11 +18,11 @@ pub(super) struct Identity {
     pub(super) key: Zeroizing<String>,
 }
 
-/// Whom a certificate names.
+/// Subject of a certificate.
 pub(super) enum Subject<'a> {
-    /// A client, by its name.
+    /// A client with this name.
     Client(&'a str),
-    /// A server, by its address.
+    /// A server with this address.
     Server(std::net::IpAddr),
 }
 

@@ -1,4 +1,4 @@
-//! Live clients: they connect all the time with their request in the SYN, and look whether the server took it.
+//! Live clients: they connect continuously with their request in the SYN, and check whether the server accepted it.
 
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -17,25 +17,25 @@ use super::server::{ANSWER, REQUEST};
 use tfo_host::kernel::namespace::NamespaceError;
 use tfo_host::runtime::sys;
 
-/// Between two connections of one client namespace: about 100 a second each, 600 in all, which leaves most of a core free.  Every
-/// client address comes round within a tenth of a second, far inside the time for which its cookie is good.
+/// Pause between two connections of one client namespace: about 100 a second each, 600 in all, which leaves most of a core free.  Every
+/// client address connects again within a tenth of a second, long before its cookie becomes invalid.
 const PAUSE: Duration = Duration::from_millis(9);
-/// Longest wait for one step of a connection.
+/// Timeout of one step of a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Tells all clients to end, or to wait.
+/// Stops or pauses all clients.
 #[derive(Clone, Default)]
 pub struct Whistle(Arc<Calls>);
 
 #[derive(Default)]
 struct Calls {
     end: AtomicBool,
-    /// Read while a connection is open.
+    /// Held for reading while a connection is open.
     turn: RwLock<()>,
 }
 
 impl Whistle {
-    /// Tells them to end.
+    /// Stops all clients.
     pub fn blow(&self) {
         self.0.end.store(true, Ordering::Relaxed);
     }
@@ -44,9 +44,9 @@ impl Whistle {
         self.0.end.load(Ordering::Relaxed)
     }
 
-    /// Does something while no connection is open: one whose way changes under it would break, which says nothing about keys.
+    /// Runs `act` while no connection is open: changing a route breaks open connections, and that is not a fault of the keys.
     pub fn between_connections<R>(&self, act: impl FnOnce() -> R) -> R {
-        // There is nothing in it that a panicking client could have left half done.
+        // A poisoned lock is harmless: it guards no data.
         let _turn = self.0.turn.write().unwrap_or_else(PoisonError::into_inner);
         act()
     }
@@ -67,14 +67,14 @@ pub fn start(site: ClientSite, tally: Arc<Tally>, whistle: Whistle) -> JoinHandl
                 }
                 let outcome = whistle.while_open(|| connect(*source, *target));
                 tally.count(target.ip(), outcome.unwrap_or(Outcome::Failed));
-                // Not to wait for something: it is the rate of the load.
+                // This sleep sets the rate of the load.
                 std::thread::sleep(PAUSE);
             }
         })
     })
 }
 
-/// One connection: the request in the SYN if the kernel has a cookie, the answer, and what TCP_INFO says of it.
+/// Makes one connection: sends the request, in the SYN if the kernel has a cookie, reads the answer, and evaluates TCP_INFO.
 ///
 /// Blocking, because a non-blocking `sendto(MSG_FASTOPEN)` without a cookie queues nothing (docs/kernel.md#client-side).
 fn connect(source: IpAddr, target: SocketAddr) -> std::io::Result<Outcome> {

@@ -16,20 +16,19 @@ use tfo_model::state::Phase;
 use tfo_wire::client::ClientError;
 use tfo_wire::v1::fleet::{AuditLine, Command, Done, Expected, PoolStatus, RotationMode, RotationRequest};
 
-/// Pause between two rotations, so that their phases can be read.  Longer than the fleet's tail: every rotation that begins
-/// is waited for.
+/// Pause between two rotations, so that their phases can be read.  Longer than the fleet's tail, so that no rotation is cut off.
 const REST: Duration = Duration::from_secs(4);
 
 /// Asks a coordinator for rotations.
 pub(super) struct Conductor {
     coordinator: Coordinator,
     nodes: usize,
-    /// As it was seen last; none before it answered.
+    /// The pool as last seen; none before the first answer.
     pool: Option<PoolStatus>,
     seen: Revision,
-    /// What the last command was answered with, if it was refused.
+    /// Reason of the last refusal, if the last command was refused.
     refused: Option<String>,
-    /// Since when the pool is at rest.
+    /// When the pool came to rest.
     rest: Option<Instant>,
 }
 
@@ -44,19 +43,19 @@ impl Conductor {
         self.coordinator.supplies(directory, node)
     }
 
-    /// The pool as it was seen last.
+    /// The pool as last seen.
     pub(super) fn pool(&self) -> Option<&PoolStatus> {
         self.pool.as_ref()
     }
 
-    /// What was committed since this was asked last.
+    /// Commits since the last call.
     pub(super) fn news(&mut self) -> Result<Vec<AuditLine>, DemoError> {
         let Some(audit) = answered(self.coordinator.api.audit(self.seen)?)? else { return Ok(Vec::new()) };
         self.seen = audit.entries.last().map_or(self.seen, |entry| entry.revision);
         Ok(audit.entries)
     }
 
-    /// Looks at the pool, and does what is due.
+    /// Reads the pool, and gives the command that is due.
     pub(super) fn act(&mut self) -> Result<(), DemoError> {
         self.coordinator.must_run()?;
         let Some(pool) = answered(self.coordinator.api.pool()?)? else { return Ok(()) };
@@ -79,25 +78,25 @@ impl Conductor {
         Ok(())
     }
 
-    /// Gives a command; one that comes too early (nodes are missing, the old key is not drained) is given again at the next look.
+    /// Gives a command.  If it is refused as too early (nodes are missing, the old key is not drained), the next tick repeats it.
     fn command<B: serde::Serialize>(&mut self, below: &str, body: &B) -> Result<(), DemoError> {
         let answer = self.coordinator.api.ask::<B, Done>(&Method::POST, below, Some(body))?;
         self.refused = answer.as_ref().err().map(ToString::to_string);
         answered(answer).map(drop)
     }
 
-    /// Why nothing happens, as far as the coordinator said so.
+    /// The coordinator's reason for waiting, if it gave one.
     pub(super) fn excuse(&self) -> Option<&str> {
         self.refused.as_deref()
     }
 
-    /// Ends the coordinator in order.
+    /// Ends the coordinator with SIGTERM.
     pub(super) fn end(&mut self) -> Result<(), DemoError> {
         self.coordinator.end()
     }
 }
 
-/// The answer; none if it was refused or no coordinator answers yet.  An unreadable answer is an error.
+/// The answer; none if the command was refused or no coordinator answers yet.  An unreadable answer is an error.
 fn answered<A>(answer: Result<A, ClientError>) -> Result<Option<A>, DemoError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),

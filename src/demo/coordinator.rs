@@ -1,6 +1,6 @@
 //! The coordinator of the demo: its files, its process, its certificates.
 //!
-//! It is in a namespace of its own, the management's, which every node reaches over a wire beside the one that the clients use.
+//! The coordinator runs in the management namespace.  Every node reaches that over a link separate from the clients' one.
 
 use std::fs::DirBuilder;
 use std::net::Ipv4Addr;
@@ -20,22 +20,22 @@ use tfo_crypto::random;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::runtime::files::{Durability, replace};
 
-/// Where it listens, in the management namespace.
+/// Address that the coordinator listens on, in the management namespace.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
-/// Its only pool.
+/// Name of its only pool.
 const POOL: &str = "demo";
-/// The operator, by its certificate.
+/// Name of the operator in its certificate.
 const OPERATOR: &str = "operator";
-/// Bytes of the key that the keys are sealed with at rest.
+/// Length in bytes of the key that encrypts the stored keys.
 const SEAL_BYTES: usize = 32;
 
-/// `[pools.demo]`: gates and waves as in a real pool, only shorter; rotations when the operator asks for them.
+/// `[pools.demo]`: gates and waves as in a real pool, but shorter; rotations only on the operator's command.
 ///
-/// The first wave is a quarter of the nodes, looked at for two seconds.  The old key is drained when less than 1 % of the accepted
-/// cookies are made with it: the clients come round within a tenth of a second.
+/// The first wave is a quarter of the nodes, with a health window of two seconds.  The old key counts as drained when fewer than 1 % of
+/// the accepted cookies are made with it; every client connects again within a tenth of a second.
 const POLICY: &str = "interval = \"1d\"\npromote_waves = [\"25%\", \"100%\"]\nhealth_window = \"2s\"\n\
                       drain_max = \"5s\"\nabsent_after = \"10s\"\n";
-/// What an agent's `[source]` says besides its files: it reports at least once a second, for the counters that the gates look at.
+/// The rest of an agent's `[source]`: it reports at least once a second, because the gates need its counters.
 const CADENCE: &str = "wait = \"1s\"\nstart_timeout = \"20s\"\n";
 
 /// A coordinator with its files.
@@ -46,7 +46,7 @@ pub struct Coordinator {
     authority: Authority,
     /// None: it was killed.
     program: Option<Program>,
-    /// Its operator's connection.
+    /// The operator's connection.
     pub api: Api,
 }
 
@@ -76,7 +76,7 @@ impl Coordinator {
         Ok(coordinator)
     }
 
-    /// Starts it, for the first time or again.
+    /// Starts the coordinator, for the first time or again.
     pub fn run(&mut self) -> Result<(), DemoError> {
         let launch = Launch {
             who: "the coordinator".to_owned(),
@@ -90,24 +90,24 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Fails if it has ended by itself.
+    /// Fails if the coordinator has ended by itself.
     pub fn must_run(&mut self) -> Result<(), DemoError> {
         self.program.as_mut().map_or(Ok(()), Program::must_run)
     }
 
-    /// kill -9.
+    /// Kills the coordinator with SIGKILL.
     pub fn kill(&mut self) -> Result<(), DemoError> {
         self.program.take().map_or(Ok(()), Program::kill)
     }
 
-    /// Ends it in order.
+    /// Ends the coordinator with SIGTERM.
     pub fn end(&mut self) -> Result<(), DemoError> {
         let Some(program) = self.program.take() else { return Ok(()) };
         program.signal(Signal::TERM);
         program.wait_for_end()
     }
 
-    /// What the agent of a node starts with.
+    /// The source of a node's agent.
     pub fn supplies(&self, directory: &Path, node: &str) -> Result<Supplies, DemoError> {
         let Identity { cert, key } = self.authority.issue(&Subject::Client(node))?;
         let (directory, url) = (directory.display(), url());

@@ -1,4 +1,4 @@
-//! Why the demo could not be shown.
+//! Errors that end the demo without a verdict.
 
 use std::io;
 
@@ -9,65 +9,65 @@ use tfo_wire::client::ClientError;
 /// Why the demo ended without a verdict.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// The machine does not let us make namespaces.
-    #[error("cannot make namespaces of our own")]
+    /// This machine does not allow the demo to create namespaces.
+    #[error("cannot create namespaces")]
     Namespaces(#[source] io::Error),
-    /// Some step of the set-up failed.
+    /// A step failed.
     #[error("cannot {what}")]
     Step {
-        /// What was tried: `start the fleet`.
+        /// The step, for example `start the fleet`.
         what: String,
-        /// Why it failed.
+        /// Cause.
         source: io::Error,
     },
-    /// A file of the demo's own could not be written.
+    /// The demo could not write one of its files.
     #[error(transparent)]
     File(#[from] ReplaceError),
-    /// A namespace that we made is gone.
+    /// A namespace of the demo disappeared.
     #[error(transparent)]
     Enter(#[from] NamespaceError),
-    /// No `ip`.
-    #[error("there is no ip command")]
+    /// The `ip` command is missing.
+    #[error("the ip command is not installed")]
     NoIp,
-    /// No IPv6 in this kernel.
+    /// The kernel does not support IPv6.
     #[error("this kernel has no IPv6")]
     NoIpv6,
-    /// `ip` refused a line.
+    /// The `ip` command failed.
     #[error("ip could not set up {place}: {message}")]
     Ip {
-        /// What was set up.
+        /// Part of the network that was being set up.
         place: String,
-        /// What `ip` said.
+        /// Error message of `ip`.
         message: String,
     },
-    /// The system gave no randomness.
+    /// The system provided no random bytes.
     #[error(transparent)]
     NoRandomness(#[from] tfo_crypto::random::NoRandomness),
-    /// No certificates could be made.
+    /// Creating certificates failed.
     #[error("cannot make certificates")]
     Certificates(#[from] rcgen::Error),
     /// The operator's certificates cannot be used.
     #[error("cannot use the demo's own certificates: {0}")]
     Tls(String),
-    /// The coordinator does not speak as it should.
+    /// The coordinator broke its protocol.
     #[error(transparent)]
     Api(#[from] ClientError),
-    /// A program is not what it should be.
-    #[error("{who} {what}; it said last:\n{log}")]
+    /// A program of the fleet misbehaved.
+    #[error("{who} {what}; the end of its log:\n{log}")]
     Program {
-        /// The program: `the agent of node1`.
+        /// The program, for example `the agent of node1`.
         who: String,
-        /// What is wrong with it: `ended (signal: 9)`.
+        /// Its fault, for example `ended (signal: 9)`.
         what: String,
-        /// The last lines that it logged.
+        /// The last lines of its log.
         log: String,
     },
-    /// Something did not happen in time.
+    /// A timeout.
     #[error("{what} within {secs} s")]
     Late {
-        /// What did not happen.
+        /// The event that did not happen, for example `the fleet did not rotate`.
         what: String,
-        /// How long it was waited for, in seconds.
+        /// The timeout in seconds.
         secs: u64,
     },
     /// One of our own threads ended early.
@@ -76,7 +76,7 @@ pub enum DemoError {
     /// The process inside the namespaces was killed.
     #[error("the fleet was killed ({0})")]
     Killed(std::process::ExitStatus),
-    /// The user ended it before there was anything to judge.
+    /// The user ended the demo before the fleet was up.
     #[error("stopped before the fleet was up")]
     Stopped,
 }
@@ -88,7 +88,7 @@ impl DemoError {
         move |source| Self::Step { what, source }
     }
 
-    /// What the user can do about it, if we know.
+    /// Advice for the user, if there is any.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Namespaces(_) => Some(

@@ -26,13 +26,13 @@ use tfo_host::runtime::clock;
 use tfo_model::key::KeyFingerprint;
 use tfo_wire::status::Status;
 
-/// How often the nodes are looked at: well inside every phase, and cheap.
+/// Interval between two looks at the nodes: shorter than every phase, and cheap.
 const TICK: Duration = Duration::from_millis(200);
 /// Longest time until all agents hold keys.
 const UP_SECS_MAX: u64 = 20;
-/// How long the clients go on after the last rotation: each has come round many times then, with its cookies of before.
+/// How long the clients continue after the last rotation: by then each has connected many times with its earlier cookies.
 const TAIL: Duration = Duration::from_secs(2);
-/// A rotation this early does not count: not every client has a cookie yet that it could lose.
+/// A rotation this early does not count: some clients do not have a cookie to lose yet.
 const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Runs the demo as PID 1 of the namespaces.
@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     screen.close().map_err(tell_failed)?;
     let faults = evidence.faults();
     for fault in &faults {
-        // Where standard error is closed the exit code still tells.
+        // If stderr is closed, the exit code remains.
         drop(writeln!(io::stderr(), "{PROGRAM}: {fault}"));
     }
     let line = serde_json::to_string(&evidence.last_line()).map_err(|error| tell_failed(error.into()))?;
@@ -72,7 +72,8 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// Agents first, then listeners, then clients: a listener before the key would make the kernel make one up (docs/kernel.md#the-key-file).
+    /// Starts agents first, then listeners, then clients: for a listener without a key, the kernel would generate one
+    /// (docs/kernel.md#the-key-file).
     fn start(args: &Args, stop: &Receiver<()>, screen: &mut Screen) -> Result<Self, DemoError> {
         screen.step("building the network").map_err(tell_failed)?;
         let network = Network::make(args.nodes)?;
@@ -98,7 +99,7 @@ impl Fleet {
         Ok(Self { operator, nodes, servers, clients, tally, whistle, rotations })
     }
 
-    /// Watches until the end; afterwards everything has ended in order.
+    /// Watches the fleet until its end, then stops all parts in order.
     fn run(mut self, wanted: Option<u16>, stop: &Receiver<()>, screen: &mut Screen) -> Result<Evidence, DemoError> {
         let watched = self.watch(wanted, stop, screen);
         self.whistle.blow();
@@ -115,7 +116,7 @@ impl Fleet {
         self.nodes.iter().for_each(Node::ask_to_end);
         let went_well = faults.is_empty();
         for node in self.nodes {
-            // After a fault this would only say it again.
+            // After an earlier fault, this one is only its consequence.
             if let (Err(error), true) = (node.wait_for_end(), went_well) {
                 faults.push(error.to_string());
             }
@@ -168,7 +169,7 @@ impl Fleet {
         }
     }
 
-    /// Looks at every agent, and whether our own threads live.
+    /// Reads the status of every agent, and checks that our own threads run.
     fn look(&mut self) -> Result<Vec<Status>, DemoError> {
         if self.servers.iter().any(Server::has_ended) {
             return Err(DemoError::Worker("server"));
@@ -188,14 +189,14 @@ fn read_counters(nodes: &[Node]) -> Result<Vec<TfoCounters>, DemoError> {
     nodes.iter().map(Node::counters).collect()
 }
 
-/// What the user wants.
+/// The user's wish to continue or to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     GoOn,
     End,
 }
 
-/// Until the next tick, or until the end is asked for.
+/// Waits until the next tick, or until the user ends the demo.
 fn wait(stop: &Receiver<()>) -> Wish {
     match stop.recv_timeout(TICK) {
         Err(RecvTimeoutError::Timeout) => Wish::GoOn,
@@ -214,7 +215,7 @@ fn wait_until_agreed(
         operator.act()?;
         let mut primaries = Vec::with_capacity(nodes.len());
         for node in &mut *nodes {
-            // An agent that has no keys yet may say that it has failed: it waits for the first one.
+            // An agent without keys may report a failure while it waits for the first ones.
             primaries.push(node.status()?.as_ref().and_then(primary));
         }
         if let Some(agreed) = common(primaries) {
@@ -229,24 +230,24 @@ fn wait_until_agreed(
     }
 }
 
-/// What did not happen, and what the coordinator says about it.
+/// A timeout error with the coordinator's reason, if it gave one.
 fn late(what: &str, secs: u64, operator: &mut Operator) -> DemoError {
     let excuse = operator.conductor().and_then(|conductor| conductor.excuse().map(|said| format!(" ({said})")));
     DemoError::Late { what: format!("{what}{}", excuse.unwrap_or_default()), secs }
 }
 
-/// The key that a node makes cookies with.
+/// The fingerprint of the key that a node makes cookies with.
 fn primary(status: &Status) -> Option<KeyFingerprint> {
     status.primary.map(|slot| slot.fingerprint)
 }
 
-/// The primary of all nodes, if it is one.
+/// The primary of all nodes, if they agree.
 fn common(primaries: impl IntoIterator<Item = Option<KeyFingerprint>>) -> Option<KeyFingerprint> {
     let different: BTreeSet<Option<KeyFingerprint>> = primaries.into_iter().collect();
     if different.len() == 1 { different.into_iter().next().flatten() } else { None }
 }
 
-/// Counts how often the whole fleet came to hold another primary.
+/// Counts how often the whole fleet has changed to another primary.
 #[derive(Debug)]
 struct Rotations {
     agreed: KeyFingerprint,
@@ -254,7 +255,7 @@ struct Rotations {
 }
 
 impl Rotations {
-    /// Whether one was finished since the last look; `elapsed` is how long the clients have been connecting.
+    /// Whether a rotation was completed since the last look; `elapsed` is how long the clients have been connecting.
     fn observe(&mut self, statuses: &[Status], elapsed: Duration) -> bool {
         let found = common(statuses.iter().map(primary));
         let Some(agreed) = found.filter(|agreed| *agreed != self.agreed) else { return false };

@@ -1,4 +1,4 @@
-//! What happened to the clients, and the verdict.  Pure, apart from the counters that the clients share.
+//! Counts what happened to the clients, and gives the verdict.  Pure, apart from the counters that the clients share.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,18 +8,18 @@ use serde::Serialize;
 use tfo_host::kernel::netstat::TfoCounters;
 use tfo_host::kernel::tcp_info::SynData;
 
-/// What became of one connection.  Numbers: docs/kernel.md#client-side.
+/// Outcome of one connection.  docs/kernel.md#client-side has the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The server took the data in the SYN.
+    /// The server accepted the data in the SYN.
     Accepted,
-    /// A cookie was presented, and the data was not taken.
+    /// The client presented a cookie, and the server did not accept the data.
     Rejected,
-    /// There was no cookie yet: it was asked for.
+    /// The client had no cookie and asked for one.
     Asked,
-    /// A packet was lost, so the kernel tried again without TFO: says nothing about keys.
+    /// A packet was lost, so the kernel tried again without TFO.  Keys are not involved.
     Lost,
-    /// No TFO was tried at all.
+    /// The kernel did not try TFO.
     Untried,
     /// No connection, or no answer.
     Failed,
@@ -40,7 +40,7 @@ impl Outcome {
     }
 }
 
-/// Counts outcomes, v4 and v6 apart; shared by all clients.
+/// Counts outcomes, separately for v4 and v6; shared by all clients.
 #[derive(Debug, Default)]
 pub struct Tally {
     v4: [AtomicU64; Outcome::ALL.len()],
@@ -54,7 +54,7 @@ impl Tally {
         counters[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     pub fn totals(&self) -> Totals {
         let read = |counters: &[AtomicU64]| {
             let count = |outcome: Outcome| counters[outcome as usize].load(Ordering::Relaxed);
@@ -72,12 +72,12 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Connections that ended so, over v4 and v6.
+    /// Connections with this outcome, over v4 and v6.
     pub fn of(&self, outcome: Outcome) -> u64 {
         self.v4[outcome as usize] + self.v6[outcome as usize]
     }
 
-    /// The part of them that went to the v6 address.
+    /// Connections with this outcome to the v6 address.
     pub fn of_v6(&self, outcome: Outcome) -> u64 {
         self.v6[outcome as usize]
     }
@@ -99,23 +99,23 @@ impl Totals {
     }
 }
 
-/// Adds one counter up over all nodes; unknown if one node's kernel lacks it.
+/// The sum of one counter over all nodes; unknown if a node's kernel does not have it.
 pub fn sum(nodes: &[TfoCounters], counter: fn(&TfoCounters) -> Option<u64>) -> Option<u64> {
     nodes.iter().map(counter).sum()
 }
 
-/// All that the verdict rests on.
+/// The facts that the verdict is based on.
 #[derive(Debug)]
 pub struct Evidence {
-    /// What became of all connections.
+    /// Outcomes of all connections.
     pub totals: Totals,
-    /// Over all nodes.
+    /// Sum over all nodes.
     pub passive_fail: Option<u64>,
-    /// How often the whole fleet came to hold another primary.
+    /// How often the whole fleet has changed to another primary.
     pub rotations: u16,
     /// None: until the user ends it.
     pub rotations_wanted: Option<u16>,
-    /// What else went wrong: agents, threads, time.
+    /// Other faults: of agents, threads, timeouts.
     pub faults: Vec<String>,
 }
 
@@ -140,7 +140,7 @@ impl Evidence {
         }
     }
 
-    /// Everything that was wrong; nothing if the fleet may be believed.
+    /// All faults; empty if the verdict is good.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = self.faults.clone();
         let mut fault = |wrong: bool, text: String| {
@@ -157,7 +157,7 @@ impl Evidence {
         let failed = self.totals.of(Outcome::Failed);
         fault(failed > 0, format!("{failed} connections failed"));
         let silent = !self.totals.accepted_in_both_families();
-        fault(silent, "no connection was accepted over v4 or over v6, so nothing was shown".to_owned());
+        fault(silent, "no connection was accepted over v4, or none over v6, so the run proves nothing".to_owned());
         if let Some(wanted) = self.rotations_wanted {
             fault(self.rotations < wanted, format!("ended after {} of {wanted} rotations", self.rotations));
         }

@@ -1,13 +1,13 @@
 //! The fleet on one machine: nodes behind one address, real agents, live TCP Fast Open clients, key rotations.
 //!
-//! One program plays four roles, told apart by the name it is started under, so that `tfo-demo` alone is enough:
+//! One program plays four roles, selected by the name it is started under, so `tfo-demo` needs no other program:
 //!
 //! * `tfo-demo` (what the user starts, `sandbox`): makes the user, network, mount and PID namespaces, starts the fleet in them, turns
-//!   signals into an orderly end.
+//!   signals into an orderly shutdown.
 //! * `tfo-demo-fleet` (`fleet`): PID 1 inside.  It builds the network, starts servers, agents and clients, watches, judges.  When it
-//!   ends, however it ends, the kernel kills all that is left in its PID namespace; and the kernel kills it when `tfo-demo` dies.
-//! * `tfo-agent`: the very program that runs on real nodes, once in every node's network namespace.
-//! * `tfo-coordinator`: likewise, in a network namespace that only the nodes and the demo's operator reach.
+//!   ends, for any reason, the kernel kills every process left in its PID namespace; and the kernel kills it when `tfo-demo` dies.
+//! * `tfo-agent`: the same program as on real nodes, once in every node's network namespace.
+//! * `tfo-coordinator`: the real program too, in a network namespace that only the nodes and the demo's operator reach.
 //!
 //! Invariant: nothing outlives the program.  Names, mounts and files are in a mount namespace and a tmpfs that go with the processes.
 
@@ -48,10 +48,10 @@ const DEMO_DIR: &str = "/run/tfo-demo";
 /// This program, also when its file was moved, replaced or hidden by a mount since it was started (proc(5)).
 const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
-/// Runs the program whose arguments, its name first, are given.
+/// Runs the program that the first argument names, with the other arguments.
 ///
-/// `agent` and `coordinator` are what `tfo-agent` and `tfo-coordinator` run, with the same kind of arguments.  They are handed in
-/// because the demo is to know of them only what an outside user knows: command line, configuration, status.json, API.
+/// `agent` and `coordinator` are the main functions of `tfo-agent` and `tfo-coordinator`.  They are parameters because the demo uses
+/// these programs only as an outside user does: by command line, configuration, status.json and API.
 #[must_use]
 pub fn main_with(
     arguments: impl Iterator<Item = OsString>,
@@ -60,7 +60,7 @@ pub fn main_with(
 ) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let name = arguments.first().and_then(|name| Path::new(name).file_name()).and_then(OsStr::to_str);
-    // For ps and top, which would show the last part of OWN_EXECUTABLE.  Only a help: nothing depends on it.
+    // For ps and top, which would otherwise show the last part of OWN_EXECUTABLE.  Nothing depends on it.
     match name {
         Some(AGENT_NAME) => rustix::thread::set_name(c"tfo-agent").unwrap_or_default(),
         Some(COORDINATOR_NAME) => rustix::thread::set_name(c"tfo-coordinator").unwrap_or_default(),

@@ -20,7 +20,7 @@ use tfo_model::ids::NamespaceName;
 
 /// The address that all nodes share.
 pub const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 10, 10, 10);
-/// The same for v6.
+/// The IPv6 address that all nodes share.
 pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0, 0, 0, 0, 0, 0x10);
 /// The port of the service.
 pub const PORT: u16 = 80;
@@ -30,19 +30,19 @@ pub const CLIENT_NAMESPACES: u8 = 6;
 /// client measures its own forgetting (docs/kernel.md#client-side).
 pub const SOURCES_PER_NAMESPACE: u8 = 4;
 
-/// Where iproute2 may be: an ordinary user's PATH lacks the sbin directories on Debian.
+/// Directories with iproute2: on Debian, an ordinary user's PATH lacks the sbin directories.
 const IP_DIRS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 /// The namespace of the coordinator and its operator.
 const MANAGEMENT: &str = "management";
-/// Its bridge, and its address there (`coordinator::ADDRESS`).
+/// The management namespace's bridge, which has the address `coordinator::ADDRESS`.
 const MANAGEMENT_BRIDGE: &str = "bridge";
-/// A node's interface towards it.
+/// A node's interface to the management bridge.
 const MANAGEMENT_INTERFACE: &str = "mgmt0";
 const NAMES_DIR: &str = "/run/netns";
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 const SYSCTL_DIR: &str = "/proc/sys";
 
-/// Everywhere: nothing is dropped for coming another way, and v6 addresses work at once.
+/// Sysctls of every namespace: no reverse-path filter drops packets, and IPv6 addresses work at once.
 const SYSCTLS_ALL: [(&str, &str); 6] = [
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/default/rp_filter", "0"),
@@ -57,9 +57,9 @@ const SYSCTLS_ROUTER: [(&str, &str); 4] = [
     ("net/ipv4/fib_multipath_hash_policy", "1"),
     ("net/ipv6/fib_multipath_hash_policy", "1"),
 ];
-/// TFO for servers; a queue that is never what limits.
+/// Sysctls of a node: TFO for servers, and a listen queue that is never the limit.
 const SYSCTLS_NODE: [(&str, &str); 2] = [("net/ipv4/tcp_fastopen", "2"), ("net/core/somaxconn", "4096")];
-/// TFO for clients, which never give it up because of a loss.
+/// Sysctls of a client: TFO for clients, which a lost packet never switches off.
 const SYSCTLS_CLIENT: [(&str, &str); 2] =
     [("net/ipv4/tcp_fastopen", "1"), ("net/ipv4/tcp_fastopen_blackhole_timeout_sec", "0")];
 
@@ -71,7 +71,7 @@ enum Place {
 }
 
 impl Place {
-    /// Name of its namespace, and of the router's interface towards it.
+    /// Name of the namespace, and of the router's interface to it.
     fn name(self) -> String {
         match self {
             Self::Node(number) => format!("node{number}"),
@@ -96,13 +96,13 @@ impl Place {
         Ipv6Addr::new(0xfd00, kind.into(), number.into(), 0, 0, 0, 0, host.into())
     }
 
-    /// Link address of one end; known beforehand, so that neighbours can be permanent.
+    /// Link address of one end, fixed so that neighbour entries can be permanent.
     fn mac(self, host: u8) -> String {
         let (kind, number) = self.octets();
         format!("02:00:00:{kind:02x}:{number:02x}:{host:02x}")
     }
 
-    /// Host numbers of its own addresses; 1 is the router's.
+    /// Host numbers of the addresses in this namespace; 1 is the router's.
     fn hosts(self) -> std::ops::Range<u8> {
         match self {
             Self::Node(_) => 2..3,
@@ -110,7 +110,7 @@ impl Place {
         }
     }
 
-    /// What the router has to do for it.
+    /// The `ip` commands for the router's side.
     fn router_batch(self) -> String {
         let (name, mut batch) = (self.name(), String::new());
         let mut line = |text: String| writeln!(batch, "{text}").expect("a String takes everything");
@@ -126,7 +126,7 @@ impl Place {
         batch
     }
 
-    /// What is to be done inside.
+    /// The `ip` commands for the inside of the namespace.
     fn own_batch(self) -> String {
         let mut batch = String::new();
         let mut line = |text: String| writeln!(batch, "{text}").expect("a String takes everything");
@@ -148,7 +148,7 @@ impl Place {
     }
 }
 
-/// The management's side: its address on a bridge.
+/// The `ip` commands of the management namespace: its address on a bridge.
 fn management_batch() -> String {
     format!(
         "link set lo up\nlink add {MANAGEMENT_BRIDGE} type bridge\naddr add {ADDRESS}/24 dev {MANAGEMENT_BRIDGE}\n\
@@ -156,7 +156,7 @@ fn management_batch() -> String {
     )
 }
 
-/// A wire from the management's bridge to a node.
+/// The `ip` commands for a link from the management bridge to a node.
 fn wire_batch(name: &str) -> String {
     format!(
         "link add {name} type veth peer name {MANAGEMENT_INTERFACE} netns {name}\n\
@@ -164,7 +164,7 @@ fn wire_batch(name: &str) -> String {
     )
 }
 
-/// A node's side.
+/// The `ip` commands for a node's end of that link.
 fn managed_batch(node: u8) -> String {
     let [a, b, c, first] = ADDRESS.octets();
     let own = Ipv4Addr::new(a, b, c, first + node);
@@ -189,33 +189,33 @@ fn ecmp_batch(nodes: &BTreeSet<u8>) -> String {
 /// The network, as long as our mount namespace lives.
 pub struct Network {
     ip: PathBuf,
-    /// Nodes that connections are spread over.
+    /// Nodes that the router spreads connections over.
     announced: BTreeSet<u8>,
-    /// Where the coordinator and its operator are.
+    /// Namespace of the coordinator and its operator.
     pub management: Namespace,
-    /// One for each group of clients.
+    /// Client namespaces.
     pub clients: Vec<ClientSite>,
 }
 
-/// Whether a wire carries anything.
+/// State of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
-    /// It does.
+    /// The link carries packets.
     Up,
-    /// It does not.
+    /// The link is cut.
     Down,
 }
 
-/// A namespace that clients are in.
+/// A namespace with clients.
 pub struct ClientSite {
     /// The namespace.
     pub namespace: Namespace,
-    /// Which of its addresses connects to which address of the fleet, in turn.
+    /// Source and destination of its connections, in turn.
     pub pairs: Vec<(IpAddr, SocketAddr)>,
 }
 
 impl Network {
-    /// Builds all of it, with nodes 1 to `nodes`.
+    /// Builds the network, with nodes 1 to `nodes`.
     pub fn make(nodes: u8) -> Result<Self, DemoError> {
         let ip = find_ip()?;
         std::fs::create_dir_all(NAMES_DIR).map_err(DemoError::step(format!("make {NAMES_DIR}")))?;
@@ -231,7 +231,7 @@ impl Network {
         let network = Self { ip, announced: (1..=nodes).collect(), management, clients };
         (1..=CLIENT_NAMESPACES).map(Place::Clients).try_for_each(|place| network.add(place))?;
         (1..=nodes).try_for_each(|node| network.add_node(node))?;
-        // Last: a route towards an interface without a carrier would not be used.
+        // Routes come last: the kernel does not use a route through an interface without a carrier.
         network.spread()?;
         Ok(network)
     }
@@ -241,7 +241,7 @@ impl Network {
         namespace_of(Place::Node(node))
     }
 
-    /// Makes a node's namespace and its wires; no connection goes there before it is announced.
+    /// Makes a node's namespace and links.  It gets no connections until it is announced.
     pub fn add_node(&self, node: u8) -> Result<(), DemoError> {
         let place = Place::Node(node);
         self.add(place)?;
@@ -261,7 +261,7 @@ impl Network {
         })?
     }
 
-    /// Takes a node's namespace and its wires away; nothing may be in it any more.
+    /// Removes a node's namespace and links.  No process may be left in it.
     pub fn remove_node(&self, node: u8) -> Result<(), DemoError> {
         let name = Place::Node(node).name();
         let cut = format!("link del {name}\n");
@@ -289,7 +289,7 @@ impl Network {
         run_ip(&self.ip, "the routes to the nodes", &ecmp_batch(&self.announced))
     }
 
-    /// Cuts a node off from the coordinator, or ends that.
+    /// Cuts or restores the link between a node and the coordinator.
     pub fn management_wire(&self, node: u8, wire: Wire) -> Result<(), DemoError> {
         let way = if wire == Wire::Up { "up" } else { "down" };
         let line = format!("link set {} {way}\n", Place::Node(node).name());
@@ -313,7 +313,7 @@ fn namespace_of(place: Place) -> Namespace {
 
 /// Makes a network namespace and gives it a name, as `ip netns add` does.
 ///
-/// On a thread that ends with it: the namespace that is made is the thread's own, and the name is what keeps it.
+/// Runs on a thread of its own: unshare changes the thread's namespace, and the name keeps the new one after the thread has ended.
 fn make_namespace(name: &str) -> Result<(), DemoError> {
     let path = Path::new(NAMES_DIR).join(name);
     let made = std::thread::scope(|scope| {
@@ -357,7 +357,7 @@ fn run_ip(ip: &Path, place: &str, batch: &str) -> Result<(), DemoError> {
     let written = child.stdin.take().map(|mut input| input.write_all(batch.as_bytes()));
     let output = child.wait_with_output().map_err(attempt())?;
     if output.status.success() {
-        // If it ended well it has read everything.
+        // If it succeeded, it has read everything.
         return written.transpose().map(drop).map_err(attempt());
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");

@@ -1,4 +1,4 @@
-//! One node of the fleet: its files, its agent, and what can be seen of both from outside.
+//! One node of the fleet: its files and its agent, observed from outside.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -15,38 +15,38 @@ use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::runtime::files::{Durability, replace};
 use tfo_wire::status::{FILE_NAME, State, Status};
 
-/// Where an agent has its keys from.
+/// Source of an agent's keys.
 pub struct Supplies {
     /// The `[source]` section of its configuration.
     pub source_toml: String,
-    /// The files in the node's directory that the section names.
+    /// The files that the section names, in the node's directory.
     pub files: Vec<File>,
 }
 
 /// A file that only its owner reads.
 pub struct File {
-    /// In the node's directory.
+    /// Name in the node's directory.
     pub name: &'static str,
-    /// Wiped when it is dropped.
+    /// Content, wiped on drop.
     pub content: Zeroizing<Vec<u8>>,
 }
 
 /// A node without its programs.
 pub struct NodeFiles {
-    /// Where its programs run.
+    /// Network namespace of its programs.
     pub namespace: Namespace,
     directory: PathBuf,
     agent: PathBuf,
 }
 
-/// A node whose agent runs.
+/// A node with a running agent.
 pub(crate) struct Node {
     pub(crate) files: NodeFiles,
     agent: Program,
 }
 
 impl NodeFiles {
-    /// Makes the node's directory with everything that its agent needs.
+    /// Makes the node's directory with all files of its agent.
     pub fn write(
         kit: &Kit,
         namespace: Namespace,
@@ -64,7 +64,7 @@ impl NodeFiles {
         Ok(files)
     }
 
-    /// Writes its agent's configuration, and the files that it names.
+    /// Writes the agent's configuration, and the files that it names.
     pub fn supply(&self, supplies: &Supplies) -> Result<(), DemoError> {
         for File { name, content } in &supplies.files {
             replace(&self.path(name), content, 0o400, Durability::Volatile)?;
@@ -83,12 +83,12 @@ impl NodeFiles {
         self.directory.join(name)
     }
 
-    /// Starts its agent as a daemon.
+    /// Starts the agent as a daemon.
     pub fn start_agent(&self) -> Result<Program, DemoError> {
         self.start("run")
     }
 
-    /// Starts its agent as a timer would.
+    /// Starts one run of the agent, as a timer would.
     pub fn start_once(&self) -> Result<Program, DemoError> {
         self.start("once")
     }
@@ -129,7 +129,7 @@ impl Node {
         self.files.path(name)
     }
 
-    /// What the agent says of itself; none before it has said anything.
+    /// The agent's status.json; none before the agent has written it.
     ///
     /// # Errors
     /// Fails if the agent has ended, or writes an unreadable status.
@@ -141,10 +141,10 @@ impl Node {
         Ok(Some(status))
     }
 
-    /// What a node that serves says of itself.
+    /// The status of a node that serves.
     ///
     /// # Errors
-    /// Fails as [`Self::status`], and if the agent has failed or says nothing.
+    /// Fails like [`Self::status`], and if the agent has failed or has no status.
     pub(crate) fn good_status(&mut self) -> Result<Status, DemoError> {
         let status = self.status()?.ok_or_else(|| self.fault("has lost its status.json".to_owned()))?;
         if status.state == State::Failed {
@@ -164,21 +164,21 @@ impl Node {
         self.agent.signal(Signal::TERM);
     }
 
-    /// Waits until it has ended.
+    /// Waits for the agent's end.
     ///
     /// # Errors
-    /// Fails if it does not end soon, or not with exit code 0.
+    /// Fails if the agent does not end in time, or ends with another exit code than 0.
     pub(crate) fn wait_for_end(self) -> Result<(), DemoError> {
         self.agent.wait_for_end()
     }
 
-    /// An error about this node's agent, with the end of its log.
+    /// An error of this node's agent, with the end of its log.
     pub(crate) fn fault(&self, what: String) -> DemoError {
         self.agent.fault(what)
     }
 }
 
-/// The configuration that a real node would have, apart from its paths.
+/// The configuration of a real node, except for its paths.
 fn config_toml(directory: &Path, node: &str, source: &str) -> String {
     let directory = directory.display();
     format!(

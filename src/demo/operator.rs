@@ -1,4 +1,4 @@
-//! What changes the keys: an operator with a coordinator, or the clock with derived keys.
+//! The source of key changes: an operator with a coordinator, or the clock with derived keys.
 
 use std::path::Path;
 
@@ -12,29 +12,29 @@ use super::node::{File, Supplies};
 use tfo_crypto::random;
 use tfo_model::time::RotationInterval;
 
-/// How long a derived key is primary, in seconds: the shortest that the agent takes, so that three rotations are seen in half a minute.
+/// How long a derived key is primary, in seconds: the agent's minimum, so that three rotations take half a minute.
 const INTERVAL_SECS: u64 = RotationInterval::MIN_SECS;
-/// How long it is staged before, in seconds: half of that tolerates the most clock error (docs/protocol.md#derive-mode).
+/// How long it is staged before, in seconds: half the interval tolerates the most clock error (docs/protocol.md#derive-mode).
 const STAGE_LEAD_SECS: u64 = INTERVAL_SECS / 2;
-/// Bytes of the secret that all nodes share.
+/// Length in bytes of the secret that all nodes share.
 const SECRET_BYTES: usize = 32;
-/// Longest time that a coordinator needs for a rotation: its gates, and the rest before it.
+/// Longest time that a coordinator needs for a rotation: its gates, and the pause before it.
 const WALK_SECS_MAX: u64 = 20;
-/// Longest time for an agent to take up a changed file or a new phase.
+/// Longest time that an agent needs to apply a changed file or a new phase.
 const UPTAKE_SECS_MAX: u64 = 10;
 
 const SECRET_FILE: &str = "fleet.secret";
 
-/// Where the fleet's keys come from, and what is done to change them.
+/// The source of the fleet's keys, and how they are changed.
 pub(super) enum Operator {
-    /// A coordinator rotates when it is asked to.
+    /// A coordinator rotates on command.
     Conductor(Box<Conductor>),
     /// The clock rotates.
     Clock { secret: Zeroizing<Vec<u8>> },
 }
 
 impl Operator {
-    /// The one that the arguments ask for.
+    /// The operator for the source that the arguments name.
     pub(super) fn new(args: &Args, network: &Network) -> Result<Self, DemoError> {
         match args.source {
             Source::Coordinator => {
@@ -57,7 +57,7 @@ impl Operator {
         }
     }
 
-    /// The coordinator's operator, if there is one.
+    /// The conductor of the coordinator, if there is one.
     pub(super) fn conductor(&mut self) -> Option<&mut Conductor> {
         match self {
             Self::Conductor(conductor) => Some(conductor),
@@ -65,7 +65,7 @@ impl Operator {
         }
     }
 
-    /// What the agent of a node starts with; `directory` is the node's.
+    /// The source of a node's agent; `directory` is the node's.
     pub(super) fn supplies(&self, directory: &Path, node: &str) -> Result<Supplies, DemoError> {
         let shown = directory.display();
         Ok(match self {
@@ -80,7 +80,7 @@ impl Operator {
         })
     }
 
-    /// Longest time between two rotations, in seconds; after that something is wrong.
+    /// Timeout between two rotations, in seconds.
     pub(super) fn rotation_secs_max(&self) -> u64 {
         match self {
             Self::Conductor(_) => WALK_SECS_MAX + UPTAKE_SECS_MAX,
@@ -88,7 +88,7 @@ impl Operator {
         }
     }
 
-    /// Does what is due now.
+    /// Does what is due at this tick.
     pub(super) fn act(&mut self) -> Result<(), DemoError> {
         match self {
             Self::Conductor(conductor) => conductor.act(),

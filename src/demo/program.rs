@@ -1,4 +1,4 @@
-//! A program of the fleet as a child process: its executable under the program's name, its log, its end.
+//! A program of the fleet as a child process: start, log and end.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -13,15 +13,15 @@ use super::{DEMO_DIR, OWN_EXECUTABLE};
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::runtime::clock;
 
-/// Longest time that a program may take to end after SIGTERM.
+/// Timeout for a program to end after SIGTERM.
 const END_MAX: Duration = Duration::from_secs(5);
-/// How much of a log is shown when its program failed.
+/// How much of a log to show when its program has failed.
 const LOG_LINES_SHOWN: usize = 8;
 
-/// What a fleet is made of, besides namespaces.
+/// Directory and executables of a fleet.
 #[derive(Debug, Clone)]
 pub struct Kit {
-    /// All its files.
+    /// Directory of all its files.
     pub directory: PathBuf,
     /// The executable of an agent, started under the name `tfo-agent`.
     pub agent: PathBuf,
@@ -30,38 +30,38 @@ pub struct Kit {
 }
 
 impl Kit {
-    /// The demo's: this executable is both programs.
+    /// The demo's parts: this executable is both programs.
     pub(crate) fn own() -> Self {
         Self { directory: DEMO_DIR.into(), agent: OWN_EXECUTABLE.into(), coordinator: OWN_EXECUTABLE.into() }
     }
 }
 
-/// A program that was started.
+/// A started program.
 pub struct Program {
-    /// For messages: `the agent of node1`.
+    /// Name for messages, for example `the agent of node1`.
     who: String,
     log: PathBuf,
     child: Child,
 }
 
-/// What is started, and where.
+/// How to start a program.
 pub struct Launch<'a> {
-    /// For messages.
+    /// Name for messages.
     pub who: String,
-    /// What is executed.
+    /// The executable.
     pub executable: &'a Path,
-    /// The name under which the executable is started, which says what it is.
+    /// The name that the executable is started under, which selects its role.
     pub name: &'a str,
-    /// The first argument.
+    /// The first argument: the subcommand.
     pub command: &'a str,
     /// The value of `--config`.
     pub config: &'a Path,
-    /// Both outputs are appended to it.
+    /// File that stdout and stderr are appended to.
     pub log: PathBuf,
 }
 
 impl Program {
-    /// Starts it in a network namespace, with an empty environment.
+    /// Starts the program in a network namespace, with an empty environment.
     pub fn start(namespace: &Namespace, launch: Launch<'_>) -> Result<Self, DemoError> {
         let Launch { who, executable, name, command, config, log } = launch;
         let start = || -> std::io::Result<Child> {
@@ -74,41 +74,41 @@ impl Program {
         Ok(Self { who, log, child })
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if the program has ended.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>, DemoError> {
         self.child.try_wait().map_err(DemoError::step(format!("look after {}", self.who)))
     }
 
-    /// Fails if it has ended.
+    /// Fails if the program has ended.
     pub fn must_run(&mut self) -> Result<(), DemoError> {
         self.ended()?.map_or(Ok(()), |status| Err(self.fault(format!("ended ({status})"))))
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the program.
     pub fn signal(&self, signal: Signal) {
-        // One that has ended already is seen when it is waited for.
+        // If the program has ended already, waiting for it shows that.
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap_or_default();
     }
 
-    /// Waits until it has ended after SIGTERM.
+    /// Waits for the program's end after SIGTERM.
     ///
     /// # Errors
-    /// Fails if it does not end soon, or not with exit code 0.
+    /// Fails if the program does not end in time, or ends with another exit code than 0.
     pub fn wait_for_end(mut self) -> Result<(), DemoError> {
         match self.poll_end(clock::monotonic())? {
             Some(status) if status.success() => Ok(()),
-            Some(status) => Err(self.fault(format!("did not end well ({status})"))),
+            Some(status) => Err(self.fault(format!("failed ({status})"))),
             None => Err(self.fault(format!("did not end within {} s", END_MAX.as_secs()))),
         }
     }
 
-    /// kill -9.
+    /// Kills the program with SIGKILL.
     pub fn kill(mut self) -> Result<(), DemoError> {
         let what = format!("kill {}", self.who);
         self.child.kill().and_then(|()| self.child.wait()).map(drop).map_err(DemoError::step(what))
     }
 
-    /// Waits until it has ended by itself, and gives its exit code.
+    /// Waits until the program has ended by itself, and returns its exit code.
     pub fn exit_code(mut self) -> Result<Option<i32>, DemoError> {
         match self.poll_end(clock::monotonic())? {
             Some(status) => Ok(status.code()),
@@ -126,7 +126,7 @@ impl Program {
         }
     }
 
-    /// An error about it, with the end of its log.
+    /// An error of this program, with the end of its log.
     pub fn fault(&self, what: String) -> DemoError {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();

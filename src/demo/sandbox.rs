@@ -1,7 +1,7 @@
-//! The outer process: namespaces of our own, the fleet inside them, and an orderly end on Ctrl-C.
+//! The outer process: it makes namespaces, starts the fleet inside them, and ends it in order on Ctrl-C.
 //!
-//! Nothing is undone at the end, because there is nothing to undo: names, mounts, interfaces and files go with the namespaces, and every
-//! process inside goes with the PID namespace, whose first process dies with us (`PR_SET_PDEATHSIG`).
+//! No clean-up is needed at the end: names, mounts, interfaces and files vanish with the namespaces, and every process inside ends with
+//! the PID namespace, whose first process dies with this one (`PR_SET_PDEATHSIG`).
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -21,15 +21,15 @@ use super::error::DemoError;
 use super::{FLEET_NAME, OWN_EXECUTABLE, network};
 use tfo_host::runtime::sys;
 
-/// Our own /run: the agents' locks, the names of the network namespaces, and all files of the demo.
+/// A private /run: the agents' locks, the names of the network namespaces, and all files of the demo.
 const RUN_DIR: &str = "/run";
-/// Enough for 64 nodes' logs and files by far; a bound, so that a mistake cannot eat the machine's memory.
+/// Mount options.  The size is ample for the logs and files of 64 nodes, and bounds the memory that a bug could use.
 const RUN_DIR_OPTIONS: &std::ffi::CStr = c"mode=0755,size=64m";
 
-/// Runs the fleet inside and passes its exit code on.
+/// Runs the fleet inside and returns its exit code.
 pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     network::find_ip()?;
-    // Before any thread is started: a process with several cannot enter a new user namespace (unshare(2)).
+    // Before starting any thread: a process with several threads cannot enter a new user namespace (unshare(2)).
     enter_namespaces()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     runtime.map_err(DemoError::step("wait for signals"))?.block_on(supervise(args))
@@ -58,7 +58,7 @@ fn map_to_root(path: &str, id: u32) -> Result<(), DemoError> {
 }
 
 fn mount_own_run() -> Result<(), Errno> {
-    // First nothing may travel to the host's mount namespace any more.
+    // First stop mounts from propagating to the host's mount namespace.
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     rustix::mount::mount("tmpfs", RUN_DIR, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, RUN_DIR_OPTIONS)
 }
@@ -76,7 +76,7 @@ async fn supervise(args: &Args) -> Result<ExitCode, DemoError> {
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
         }
-        // The first signal asks for an orderly end, by closing the pipe.  After the second we just go, and the kernel kills the rest.
+        // The first signal closes the pipe, which asks for an orderly end.  The second exits at once, and the kernel kills the rest.
         if control.take().is_none() {
             return Ok(ExitCode::FAILURE);
         }
@@ -87,8 +87,8 @@ type Ended = oneshot::Receiver<io::Result<ExitStatus>>;
 
 /// Starts the fleet as the first process of a new PID namespace.
 ///
-/// From a thread of its own: after that unshare it could start no further thread (`clone(2)`, EINVAL), and the death of the thread that
-/// started a process is what `PR_SET_PDEATHSIG` tells.  This one lives as long as we do.
+/// Uses a thread of its own: after that unshare, a thread cannot start another one (`clone(2)`, EINVAL).  `PR_SET_PDEATHSIG` fires when
+/// the thread that started the process ends, so this thread lives as long as the program.
 fn launch(args: &Args) -> Result<(Option<ChildStdin>, Ended), DemoError> {
     let words = args.to_words();
     let (started, starting) = mpsc::channel();
@@ -96,10 +96,10 @@ fn launch(args: &Args) -> Result<(Option<ChildStdin>, Ended), DemoError> {
     std::thread::spawn(move || {
         let child = sys::unshare(UnshareFlags::NEWPID).map_err(io::Error::from).and_then(|()| {
             let mut command = Command::new(OWN_EXECUTABLE);
-            // Its own process group: the terminal's Ctrl-C comes to us alone.
+            // A process group of its own, so that the terminal's Ctrl-C reaches only this process.
             command.arg0(FLEET_NAME).args(words).stdin(Stdio::piped()).process_group(0).spawn()
         });
-        // The receiver of these has gone only if the process ends anyway.
+        // The receiver is gone only if the process is ending anyway.
         match child {
             Ok(mut child) => {
                 drop(started.send(Ok(child.stdin.take())));
@@ -122,11 +122,11 @@ fn exit_code(status: Result<io::Result<ExitStatus>, oneshot::error::RecvError>) 
     }
 }
 
-/// In the fleet's process: ties its life to the outer process.  The answer is closed when the end is asked for.
+/// In the fleet's process: ties its life to the outer process.  The returned channel closes when the user ends the demo.
 pub(super) fn tie_to_parent() -> Result<mpsc::Receiver<()>, DemoError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| DemoError::step("end with the program that started us")(error.into()))?;
-    // If it died before that call the pipe is closed, and its reader below says so at once.
+    // If the outer process died before that call, the pipe is closed, and the reader below notices at once.
     let stdin = io::stdin();
     let mut pipe = [PollFd::new(&stdin, PollFlags::IN)];
     let polled = rustix::event::poll(&mut pipe, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok();
@@ -136,7 +136,7 @@ pub(super) fn tie_to_parent() -> Result<mpsc::Receiver<()>, DemoError> {
     }
     let (alive, stop) = mpsc::channel();
     std::thread::spawn(move || {
-        // Nothing is written to it: this ends when the other end is closed.
+        // The pipe carries no data: the read returns when the other end is closed.
         drop(io::copy(&mut io::stdin(), &mut io::sink()));
         drop(alive);
     });

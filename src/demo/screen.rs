@@ -19,7 +19,7 @@ use tfo_wire::v1::fleet::{AuditLine, PoolStatus};
 
 /// Without a change, a line is appended this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// Colours that tell fingerprints apart.
+/// Colours of fingerprints.
 const KEY_COLOURS: [AnsiColors; 6] = [
     AnsiColors::Cyan,
     AnsiColors::Yellow,
@@ -29,7 +29,7 @@ const KEY_COLOURS: [AnsiColors; 6] = [
     AnsiColors::BrightWhite,
 ];
 
-/// What does not change.
+/// The demo's fixed parameters.
 pub(super) struct Title {
     pub(super) nodes: usize,
     pub(super) source: &'static str,
@@ -45,18 +45,18 @@ pub(super) struct View<'a> {
     pub(super) counters: &'a [TfoCounters],
     pub(super) totals: Totals,
     pub(super) rotations: u16,
-    /// With a coordinator that has answered.
+    /// The coordinator's pool; none before its first answer, or without a coordinator.
     pub(super) pool: Option<&'a PoolStatus>,
-    /// What the coordinator has committed since the last view.
+    /// Commits of the coordinator since the last view.
     pub(super) news: &'a [AuditLine],
 }
 
-/// Where it is shown.
+/// The output: a screen or lines.
 pub(super) struct Screen {
     title: Title,
     /// None: lines.
     picture: Option<Terminal>,
-    /// Colours are wanted (<https://no-color.org>).
+    /// Whether to use colours (<https://no-color.org>).
     colours: bool,
     last_line: Option<(String, Duration)>,
 }
@@ -69,7 +69,7 @@ impl Screen {
         Self { title, picture, colours, last_line: None }
     }
 
-    /// Says what is being done before there is a fleet to show.
+    /// Shows a step of the start, before there is a fleet to show.
     ///
     /// # Errors
     /// Fails if stdout cannot be written.
@@ -107,7 +107,7 @@ impl Screen {
         writeln!(io::stdout(), "{line}")
     }
 
-    /// Leaves the last picture where it is, and begins a new line.
+    /// Leaves the last picture on the screen, and starts a new line.
     ///
     /// # Errors
     /// Fails if stdout cannot be written.
@@ -191,7 +191,7 @@ impl Screen {
     }
 }
 
-/// Whether a figure is as it should be.
+/// Whether a figure is good or bad.
 #[derive(Clone, Copy)]
 enum Judged {
     Good,
@@ -239,7 +239,7 @@ fn pool_line(pool: &PoolStatus) -> String {
     format!("{} g{generation}{waves}{hold}, {converged} of {required} nodes have it", phase.as_str())
 }
 
-/// Nodes, or the gate that is closed.
+/// What the rollout waits for: nodes, or a closed gate.
 fn waits_line(pool: &PoolStatus) -> String {
     if !pool.waiting_for.is_empty() {
         return pool.waiting_for.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -271,7 +271,7 @@ fn slots_line(view: &View<'_>) -> String {
             Some((primary, Some(backup))) => format!("{nodes} [{primary},{backup}]"),
         }
     });
-    // The coordinator's word where there is one: agents are not told that a promotion has settled.
+    // Prefer the coordinator's phase: agents do not learn that a promotion has settled.
     let phases = match view.pool {
         Some(pool) => format!("{} g{}", pool.phase.as_str(), pool.generation),
         None => phases(view.statuses),
@@ -284,7 +284,7 @@ fn countdown(view: &View<'_>) -> String {
     next.map_or_else(String::new, |at| format!(", next change in {} s", at.secs_since(view.now)))
 }
 
-/// The accepted share of the connections that presented a cookie, rounded down: 100 % is all of them.
+/// The accepted share of the connections that presented a cookie.  Rounded down, so that 100 % means all of them.
 fn share(totals: &Totals) -> String {
     totals.accepted_share().map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", (share * 1e4).floor() / 1e2))
 }

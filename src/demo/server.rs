@@ -13,15 +13,15 @@ use super::network::PORT;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::runtime::sys;
 
-/// What a client sends in its SYN.
+/// The client's request, sent in the SYN.
 pub const REQUEST: &[u8] = b"GET\n";
-/// What it gets.
+/// The server's answer.
 pub const ANSWER: &[u8] = b"OK\n";
-/// Accepted and half-open TFO connections that may wait: more than all clients together ever open at once.
+/// Length of the TFO queue: more than the connections that all clients open at once.
 const QUEUE: i32 = 1024;
-/// Threads that accept, for each node: one may be waiting for a slow client's request.
+/// Accepting threads of each node: one may be waiting for a slow client's request.
 const THREADS: usize = 2;
-/// The clients are on this machine: one that needs longer is gone.
+/// Timeout for a client's request.  The clients are on this machine, so a slower one is gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The service of one node.
@@ -33,7 +33,7 @@ pub struct Server {
 impl Server {
     /// Opens the listener of one node, for v4 and v6, and serves it.
     pub fn start(namespace: &Namespace) -> Result<Self, DemoError> {
-        // A socket stays in the namespace that it was made in, whatever thread uses it.
+        // A socket stays in the namespace that it was made in, regardless of the thread that uses it.
         let listener = namespace.within(listen)?.map_err(DemoError::step("open a TCP Fast Open listener"))?;
         let mut threads = Vec::new();
         for _ in 0..THREADS {
@@ -43,12 +43,12 @@ impl Server {
         Ok(Self { listener, threads })
     }
 
-    /// Whether it has ended by itself.
+    /// Whether the service has ended by itself.
     pub fn has_ended(&self) -> bool {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Ends it; afterwards its namespace is empty.
+    /// Ends the service; afterwards its namespace is empty.
     pub fn close(self) -> Result<(), DemoError> {
         // A thread in accept(2) gets EINVAL.
         let ended = rustix::net::shutdown(&self.listener, Shutdown::Both);
@@ -68,11 +68,11 @@ fn listen() -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Ends only if accepting fails for good: the listener was closed, or the fleet notices.
+/// Serves until accepting fails permanently: because the listener was closed, or because of a fault that the fleet notices.
 fn serve(listener: &TcpListener) {
     for stream in listener.incoming() {
         match stream {
-            // A connection that breaks is its client's to count.
+            // The client counts a broken connection.
             Ok(stream) => drop(answer(stream)),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
             Err(_) => return,
@@ -80,7 +80,7 @@ fn serve(listener: &TcpListener) {
     }
 }
 
-/// The server closes first: TIME_WAIT stays on this side, and no client runs out of ports.
+/// Answers one request.  The server closes first, so that TIME_WAIT stays on the server's side and clients do not run out of ports.
 fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;

@@ -60,7 +60,7 @@ pub fn client_files(ca: &Path, cert: &Path, key: &Path) -> String {
     format!("ca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n")
 }
 
-/// A free port of 127.0.0.1, until somebody takes it.
+/// A port of 127.0.0.1 that is free at this moment.
 pub fn free_port() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     listener.local_addr().expect("it is bound")

@@ -1,4 +1,4 @@
-//! A real coordinator without kernels: the process, fake nodes that hold what they are told, and operators.
+//! A real coordinator without kernels: the process, operators, and fake nodes that hold the keys they are instructed to.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -16,14 +16,14 @@ use crate::host::replace;
 use crate::pki::{Ca, Identity, client_config};
 use crate::{SOON, free_port, mortal, poll_some, poll_until, program, scratch};
 
-/// What all runs log, in the coordinator's directory.
+/// Log file of all runs, in the coordinator's directory.
 const LOG: &str = "coordinator-log";
 
 /// The operator and the viewer of the configuration.
 pub const OPERATOR: &str = "ops1.example.org";
 pub const VIEWER: &str = "view1.example.org";
 
-/// For clients that are asked from several threads.
+/// Runtime for clients that several threads use.
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
@@ -52,7 +52,7 @@ impl Coordinator {
         self.spawn_by(self.command("serve", &[]));
     }
 
-    /// The same by a command that becomes it.
+    /// Starts it through a command that executes it.
     pub fn spawn_by(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "one at a time");
         let log = File::options().create(true).append(true).open(self.dir.join(LOG)).unwrap();
@@ -78,7 +78,7 @@ impl Coordinator {
         child.wait().unwrap();
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM, and returns the exit status.
     #[track_caller]
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
@@ -117,14 +117,14 @@ impl Drop for Coordinator {
     }
 }
 
-/// A coordinator with its files, and whoever talks to it.
+/// A coordinator with its files and clients.
 pub struct World {
     pub ca: Ca,
     coordinator: Coordinator,
     pub api: SocketAddr,
     pub observe: SocketAddr,
     runtime: tokio::runtime::Runtime,
-    // Last: the coordinator's log is shown before it goes.
+    // Dropped last, so that the coordinator's log can be shown first.
     pub dir: tempfile::TempDir,
 }
 
@@ -202,7 +202,7 @@ impl World {
         assert!(ready, "not ready: {}", self.log());
     }
 
-    /// GET of the plain listener; none if nobody listens.
+    /// GET from the plain listener; none if there is no listener.
     pub fn observed(&self, path: &str) -> Option<(u16, String)> {
         let url = format!("http://{}{path}", self.observe);
         self.runtime.block_on(async {
@@ -212,7 +212,7 @@ impl World {
         })
     }
 
-    /// Somebody whose certificate has these names.
+    /// A client whose certificate has these names.
     pub fn client(&self, names: &[&str]) -> Client {
         self.client_of(&self.ca.both(names))
     }
@@ -262,13 +262,13 @@ impl World {
         let (status, body) = operator.post("/v1/pools/text/rotations", &json!({"mode": "first", "reason": "begin"}));
         assert_eq!(status, 200, "{body}");
         nodes.iter_mut().for_each(Node::converge);
-        self.until("everybody has the first key", |pool| pool["converged"] == pool["required"]);
+        self.until("all nodes have the first key", |pool| pool["converged"] == pool["required"]);
         let (status, body) = operator.post("/v1/pools/text/resume", &json!({}));
         assert_eq!(status, 200, "{body}");
     }
 }
 
-/// Somebody with a certificate.
+/// A client with a certificate.
 #[derive(Clone)]
 pub struct Client {
     client: reqwest::Client,
@@ -305,7 +305,7 @@ impl Client {
     }
 }
 
-/// A node without a kernel: it holds what it is told.
+/// A node without a kernel: it holds the keys it is instructed to.
 pub struct Node {
     pub client: Client,
     pub name: String,
@@ -315,7 +315,7 @@ pub struct Node {
     pub installed: Value,
     /// The last answer with keys.
     pub told: Value,
-    /// Fields of the request that are not as usual.
+    /// Fields of the request that differ from the usual ones.
     pub different: Value,
 }
 
@@ -360,7 +360,7 @@ impl Node {
         body
     }
 
-    /// One sync; what it was told is seen, and not installed.
+    /// One sync; the node receives the keys but does not install them.
     pub fn sync(&mut self, wait_secs: u64) -> (u16, Value) {
         let (status, body) = self.client.post("/v1/pools/text/sync", &self.request(wait_secs));
         if status == 200 {
@@ -374,7 +374,7 @@ impl Node {
         (status, body)
     }
 
-    /// Installs what it was told last.
+    /// Installs the keys that it received last.
     pub fn install(&mut self) {
         let slot = |key: &Value| match key {
             Value::Null => Value::Null,

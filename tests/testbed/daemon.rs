@@ -13,10 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::host::{Host, read_keys};
 use crate::{NetNs, SOON, agent_path, now, poll_some, poll_until};
 
-/// Python with its standard library, by path: a version manager's shim costs more than a whole test.
+/// Python by its path: a version manager's shim takes longer than a whole test.
 pub const PYTHON: &str = "/usr/bin/python3";
 
-/// The last message to the notify socket, from the test to its own reader.
+/// The message that ends the reader of the notify socket.
 const END: &[u8] = b"END";
 
 /// A secret of its owner's, with no byte like the next.
@@ -36,12 +36,12 @@ pub fn derive(host: &DaemonHost, interval: &str, lead: &str) -> String {
 pub fn lasting(host: &DaemonHost) -> String {
     let now = tfo_host::runtime::clock::now().secs();
     let interval = [604_800, 518_400, 432_000].into_iter().find(|i| (600..i - 600).contains(&(now % i))).unwrap();
-    // Early in the interval the staging is far ahead, later it is long past.
+    // Early in the interval the staging is far in the future, later in the past.
     let lead = if now % interval < interval / 2 { interval / 4 } else { interval / 4 * 3 };
     derive(host, &format!("{interval}s"), &format!("{lead}s"))
 }
 
-/// The kernel's key text of one key that is the digit `n` all over.
+/// The kernel's text of a key in which every digit is `n`.
 pub fn key_text(n: u8) -> String {
     [format!("{n:08x}"), format!("{n:08x}"), format!("{n:08x}"), format!("{n:08x}")].join("-")
 }
@@ -99,7 +99,7 @@ impl DaemonHost {
         self.start_with("exec \"$@\"")
     }
 
-    /// The same through a shell script, which gets the agent and its arguments as `"$@"`.
+    /// Starts the agent through a shell script, which gets the agent and its arguments as `"$@"`.
     pub fn start_with(&self, script: &str) -> Daemon {
         let mut command = self.command("setpriv");
         command.args(["--pdeathsig", "KILL", "/bin/sh", "-c", script, "sh"]).arg(agent_path());
@@ -144,7 +144,7 @@ impl Daemon {
         let datagrams = UnixDatagram::bind(&socket).expect("the notify socket can be made");
         let messages = Arc::new(Mutex::new(Vec::new()));
         let into = Arc::clone(&messages);
-        // Always read: a full socket would stop the agent, and systemd always reads too.
+        // Read all the time, as systemd does: a full socket would block the agent.
         let reader = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(length) = datagrams.recv(&mut buffer) {
@@ -176,7 +176,7 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits for a message after the first `seen` that has `NAME=value`, and gives it.
+    /// Waits for a message with `NAME=value` after the first `seen` ones, and returns it.
     #[track_caller]
     pub fn expect(&self, seen: usize, line: &str) -> Message {
         let has = |message: &Message| message.text.lines().any(|other| other == line);
@@ -214,7 +214,7 @@ impl Daemon {
         ended.unwrap_or_else(|| panic!("the agent does not end: {}", self.log()))
     }
 
-    /// SIGTERM, and its end with 0.
+    /// Sends SIGTERM, and checks that it exits with 0.
     #[track_caller]
     pub fn stop(&mut self) {
         self.signal(Signal::TERM);

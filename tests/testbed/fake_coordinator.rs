@@ -1,4 +1,4 @@
-//! A coordinator that answers what a test says: real TLS, real HTTP, and answers from a script.
+//! A scripted coordinator: real TLS and HTTP, and answers that the test chooses.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -46,7 +46,7 @@ pub enum Reply {
     Gated(Value),
     /// The request is read, and the connection closed.
     Drop,
-    /// The request is read, and nothing said.
+    /// The request is read, and not answered.
     Hang,
 }
 
@@ -143,7 +143,7 @@ impl FakeCoordinator {
         self.shared.script.lock().unwrap()
     }
 
-    /// What a pool tells nodes from now on.
+    /// Sets the pool's instruction for nodes.
     pub fn tell(&self, desired: Value) {
         self.script().desired = Some(desired);
     }
@@ -179,7 +179,7 @@ impl FakeCoordinator {
         self.script().asked.clone()
     }
 
-    /// Those that are to change something: everything but GET.
+    /// The requests that change something: all except GET.
     pub fn orders(&self) -> Vec<Asked> {
         self.asked().into_iter().filter(|asked| !asked.what.starts_with("GET ")).collect()
     }
@@ -233,7 +233,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let number = shared.connections.fetch_add(1, Ordering::SeqCst);
     let service = service_fn(move |request| answer(Arc::clone(&shared), number, request));
-    // A connection that breaks is what some tests want.
+    // Some tests break the connection on purpose.
     hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
 }
 

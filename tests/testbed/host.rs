@@ -7,15 +7,15 @@ use std::process::{Command, Output};
 
 use crate::NetNs;
 
-/// The kernel's key file, in the network namespace of whoever opens it.
+/// The kernel's key file, in the network namespace of the process that opens it.
 pub const KEY_FILE: &str = "/proc/sys/net/ipv4/tcp_fastopen_key";
 
 /// The kernel's text of an unset key.
 pub const UNSET: &str = "00000000-00000000-00000000-00000000";
 
-/// What the kernel holds in the namespace of the calling thread, without the newline.
+/// The kernel's key text in the namespace of the calling thread, without the newline.
 ///
-/// One read: the kernel prints anew for each, so a text that comes in two can be of two moments.
+/// Uses a single read: the kernel formats the text for each read, so two reads could see two states.
 pub fn read_keys() -> String {
     let mut text = [0; 256];
     let length = std::fs::File::open(KEY_FILE).and_then(|mut file| std::io::Read::read(&mut file, &mut text));
@@ -42,7 +42,7 @@ impl Host {
     /// A host without keys and without configuration.  Needs `need_netns()`.
     pub fn new() -> Self {
         let dir = crate::scratch();
-        // Tests that run the agent as nobody must be able to reach it.
+        // Tests that run the agent as the user `nobody` must be able to reach it.
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("the directory is ours");
         for name in ["etc", "sysctl.d"] {
             std::fs::create_dir(dir.path().join(name)).expect("the scratch directory takes it");
@@ -50,7 +50,7 @@ impl Host {
         let netns = NetNs::new();
         let inode = std::fs::metadata(netns.path()).expect("the namespace is there").ino();
         let lock_file = PathBuf::from(format!("/run/lock/tfo-agent.net-{inode}.lock"));
-        // Inodes are used again: a test that was killed may have left one.
+        // The lock is named after the namespace's inode, which may be reused: a killed test may have left one.
         std::fs::remove_file(&lock_file).ok();
         Self { netns, dir, lock_file }
     }

@@ -1,7 +1,7 @@
 //! Names of everything that tests make on the host: `tfo-test-PID-...`, with the pid of the test's process.
 //!
-//! What is made goes with the value that stands for it, also when the test panics.  What a killed test has left is removed
-//! by the next test that makes something.
+//! Everything is removed when the value that stands for it is dropped, also when the test panics.  The next test that makes something
+//! removes what a killed test has left.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub(crate) fn name(rest: &str) -> String {
     format!("{PREFIX}{}-{rest}", std::process::id())
 }
 
-/// Removes what processes have left that are gone.
+/// Removes what ended processes have left.
 fn reap() {
     let dirs = [cgroup_root(), Some(std::env::temp_dir()), Some(NETNS_DIR.into()), Some(MEMORY_DIR.into())];
     for entry in dirs.iter().flatten().flat_map(fs::read_dir).flatten().flatten() {
@@ -46,7 +46,7 @@ fn reap() {
     }
 }
 
-/// Ends everything in a namespace of ours and removes its name.  Errors show in the next test's `ip netns list`.
+/// Kills every process in a test namespace and removes its name.  Errors show in the next test's `ip netns list`.
 pub(crate) fn remove_netns(name: &str) {
     if let Ok(pids) = Command::new("ip").args(["netns", "pids", name]).stdin(Stdio::null()).output() {
         for pid in String::from_utf8_lossy(&pids.stdout).lines() {
@@ -66,7 +66,7 @@ pub(crate) fn cgroup_root() -> Option<PathBuf> {
     mount.split(' ').nth(1).map(PathBuf::from)
 }
 
-/// Kills what is in a cgroup of ours and removes it with those below.  False: something is still there.
+/// Kills every process in a test cgroup and removes it with those below it.  False: some processes are still there.
 pub(crate) fn remove_cgroup(cgroup: &Path) -> bool {
     poll_until(Duration::from_secs(10), || {
         fs::write(cgroup.join("cgroup.kill"), "1").ok();

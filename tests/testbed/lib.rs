@@ -1,7 +1,7 @@
-//! What the tests share: skips that are counted, polling, scratch directories, namespaces, machines, the programs, and
+//! Shared parts of the tests: counted skips, polling, scratch directories, namespaces, machines, the programs, and
 //! fleets of them.
 //!
-//! Not shipped.  A test that needs something which the machine lacks says `skip_unless!(need_root());`: the
+//! Not shipped.  A test that needs something the machine may lack calls `skip_unless!(need_root());`: the
 //! skip is printed and recorded, and `tests/run` counts it as skipped, not as passed.
 //!
 //! Everything that is made here has a name of `leftovers`, and goes with the value that stands for it.
@@ -126,7 +126,7 @@ pub fn has_tool(name: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
-/// How much a test does of what has many cases: a part under `tests/run`, what CI wants under `--long`, all under `--full`.
+/// How many cases a test tries if there are many: some under `tests/run`, more under `--long` as CI does, all under `--full`.
 pub fn by_size<T>(short: T, long: T, full: T) -> T {
     match std::env::var(SIZE).as_deref() {
         Ok("full") => full,
@@ -199,7 +199,7 @@ fn scratch_below(dir: &Path) -> std::io::Result<TempDir> {
     tempfile::Builder::new().prefix(&leftovers::name("")).tempdir_in(dir)
 }
 
-/// The one test at a time that wants the machine for itself, over all processes; over when it is dropped.
+/// A lock over all processes for tests that need the machine to themselves, released on drop.
 pub fn alone() -> File {
     let file = File::create(shared("alone.lock")).expect("target/tmp takes it");
     file.lock().expect("a lock can be waited for");

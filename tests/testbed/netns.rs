@@ -58,7 +58,7 @@ impl NetNs {
         ip(&format!("-n {} {words}", self.name));
     }
 
-    /// Runs `step` inside, on a thread of its own (a network namespace belongs to a thread).  A panic goes on here.
+    /// Runs `step` inside, on a thread of its own (a network namespace belongs to a thread).  A panic continues in the caller.
     ///
     /// Inside, use `/proc/thread-self/net`, not `/proc/net` (docs/kernel.md#the-key-file); `/proc/sys/net` follows the thread.
     pub fn run<T: Send>(&self, step: impl FnOnce() -> T + Send) -> T {

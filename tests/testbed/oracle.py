@@ -1,5 +1,5 @@
 """An independent second opinion on derived keys: hashlib, hmac and struct, the texts of docs/protocol.md#derive-mode and
-docs/reference/json.md, and nothing of ours.
+docs/reference/json.md, and no code of this project.
 
 stdin: one JSON object per line, {"now": unix seconds, "entries": [{"algorithm", "secret": hex, "interval", "lead",
 "not_before": unix seconds or null}, ...]}.  stdout: for each a line `staged|steady PRIMARY,BACKUP`, kernel text.

@@ -2,7 +2,7 @@
 
     probe.py agent | coordinator
 
-The clock is in no danger, also where a sandbox fails: a time before 1970 is EINVAL to whoever may set it, and so is that
+The clock is in no danger, also where a sandbox fails: a time before 1970 is EINVAL for a process that may set it, and so is that
 tick (kernel/time: timespec64_valid_settod, timekeeping_validate_timex), so EPERM tells that it was not even looked at.
 """
 import ctypes

@@ -1,4 +1,4 @@
-//! Finds pieces of keys and secrets in whatever is shown: raw, hex, base64, decimal, at any offset.
+//! Finds pieces of keys and secrets in any output: raw, hex, base64, decimal, at any offset.
 //!
 //! The search decodes what it looks at: every run of hex digits at both offsets, every run of base64 characters at all
 //! four, so a piece of `WINDOW` bytes is found wherever it starts.
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 /// Shortest stretch that is looked at: no window is shorter.
 const WINDOW_MIN: usize = 4;
 
-/// What must not be seen: each window of each secret, and a name for it.
+/// The windows of all secrets, each with a name, that must not appear.
 pub struct Secrets<const WINDOW: usize>(pub HashMap<[u8; WINDOW], String>);
 
 impl<const WINDOW: usize> Secrets<WINDOW> {
@@ -42,7 +42,7 @@ impl<const WINDOW: usize> Secrets<WINDOW> {
         }
     }
 
-    /// What of it is in `hay`, and how it is written there.
+    /// The secrets in `hay`, and their encoding there.
     pub fn find(&self, hay: &[u8]) -> Vec<String> {
         let (mut found, beginnings) = (Vec::new(), self.beginnings());
         let mut search = |how: &str, bytes: &[u8]| self.search((how, bytes), &beginnings, &mut found);

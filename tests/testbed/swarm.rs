@@ -1,5 +1,5 @@
 //! Agents without a kernel, thousands in one process: the wire protocol of `tfo-agent` over real TLS, one connection and
-//! one certificate each.  What they are told they hold at once.
+//! one certificate each.  They install new keys at once.
 //!
 //! The HTTP client is written by hand, because in a benchmark on two cores a real one would take more of them than the
 //! coordinator.  Pauses after a failure are the agent's own (`src/agent/contact/route.rs`).
@@ -71,7 +71,7 @@ pub struct Counts {
     pub violations: Mutex<Vec<String>>,
 }
 
-/// What an answer says, the same for all agents that are told the same.
+/// A parsed answer, shared by all agents that get the same instruction.
 #[derive(Debug, PartialEq, Eq)]
 struct Learnt {
     generation: u64,
@@ -81,7 +81,7 @@ struct Learnt {
     backup: Option<String>,
 }
 
-/// Where one agent stands.
+/// State of one agent.
 #[derive(Default)]
 struct Standing {
     /// The generation that it holds; 0 = none.
@@ -91,14 +91,14 @@ struct Standing {
     holds: Mutex<Option<Arc<Learnt>>>,
 }
 
-/// What an agent is made to do.
+/// A disturbance of one agent.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
-    /// Closes its connection, and comes back after so long as a new run of the agent.
+    /// Closes its connection, and returns after this time as a new run of the agent.
     Vanish(Duration),
-    /// Cuts its connection and comes back as an agent does.
+    /// Cuts its connection, and reconnects as an agent does.
     Cut,
-    /// Takes so long for its next installation.
+    /// Takes this long for its next installation.
     Slow(Duration),
 }
 
@@ -122,7 +122,7 @@ struct Shared {
     tls: Tls,
     counts: Counts,
     standings: Vec<Standing>,
-    /// At most so many agents come for the first time at once.
+    /// Permits: bounds the agents that connect for the first time at once.
     starting: Semaphore,
     /// The latest answers, parsed.
     learnt: Mutex<HashMap<Vec<u8>, Arc<Learnt>>>,
@@ -250,7 +250,7 @@ impl Agent {
         &self.shared.standings[self.at]
     }
 
-    /// From connecting to whatever ends it.
+    /// Serves one connection from connecting to its end.
     async fn connection(&mut self, first: bool) -> End {
         let shared = Arc::clone(&self.shared);
         let place = if first { shared.starting.acquire().await.ok() } else { None };
@@ -259,7 +259,7 @@ impl Agent {
             Ok(Err(error)) => return error.into(),
             Err(_) => return End::Trouble("connection: no handshake in time".to_owned()),
         };
-        // As the agent does: the first request of a connection asks what is so now.
+        // Like the agent: the first request of a connection asks for the current state.
         let mut wait_secs = 0;
         let mut place = place;
         loop {
@@ -320,7 +320,7 @@ impl Agent {
         )
     }
 
-    /// Does what an answer says.
+    /// Follows the instruction of an answer.
     async fn take(&mut self, status: u16, body: Vec<u8>) -> Result<(), End> {
         match status {
             200 => {
@@ -355,7 +355,7 @@ impl Agent {
             return;
         }
         if self.shared.plan.strict {
-            // Nobody is excluded here, so every barrier has waited for this agent.
+            // No node is excluded here, so every barrier has waited for this agent.
             if before > 0 && learnt.generation > before + 1 {
                 self.violated(&format!("missed a generation: {} after {before}", learnt.generation));
             }
@@ -433,7 +433,7 @@ impl Line {
     }
 }
 
-/// An answer, if all of it is there.
+/// An answer, if it is complete.
 pub fn parse(bytes: &[u8]) -> io::Result<Option<(u16, Vec<u8>)>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let bad = || io::Error::from(io::ErrorKind::InvalidData);
@@ -453,5 +453,5 @@ fn random() -> u32 {
 }
 
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().expect("nobody panics with it")
+    mutex.lock().expect("no thread panics while it holds the lock")
 }

@@ -1,7 +1,7 @@
 """A node of tofurkey, played by its published algorithm (README of tofurkey 1.3: "Operational details about timing") with
-hashlib's BLAKE2b, and nothing of ours.
+hashlib's BLAKE2b, and no code of this project.
 
-tofurkey.py -k SECRET -i SECONDS: at the start, and 2.02 s after every half of an interval, the secret is read anew, both keys are
+tofurkey.py -k SECRET -i SECONDS: at the start, and 2.02 s after every half of an interval, the secret is read again, both keys are
 derived and written to the kernel with one write.  READY=1 after the first, as its unit expects.
 """
 

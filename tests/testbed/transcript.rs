@@ -44,7 +44,7 @@ fn prompt(line: &str) -> Option<&'static str> {
     PROMPTS.into_iter().find(|prompt| line.starts_with(prompt))
 }
 
-/// Whether a word differs from run to run: a path, or a word with a digit that is no name and no count.
+/// Whether a word differs from run to run: a path, or a word with a digit that is neither a name nor a count.
 pub fn varies(word: &str) -> bool {
     let core = word.trim_matches(|c: char| !c.is_alphanumeric());
     // Counts of nodes, keys, generations and problems are small: users and processes have greater numbers.

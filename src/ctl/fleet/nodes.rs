@@ -59,7 +59,7 @@ pub(crate) struct ExcludeArgs {
     #[command(flatten)]
     node: NodeArgs,
     /// Duration, 1m to 30d
-    #[arg(long = "for", value_name = "SPAN", default_value = "24h", value_parser = exclusion)]
+    #[arg(long = "for", value_name = "DURATION", default_value = "24h", value_parser = exclusion)]
     span: Duration,
 }
 

@@ -49,7 +49,7 @@ pub(crate) struct RotateArgs {
     #[arg(long)]
     wait: bool,
     /// With --wait: longest wait
-    #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = timeout)]
     timeout: Duration,
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct WatchArgs {
     #[command(flatten)]
     connect: ConnectArgs,
     /// Time between looks
-    #[arg(long, value_name = "SPAN", default_value = "2s", value_parser = interval)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval)]
     interval: Duration,
 }
 

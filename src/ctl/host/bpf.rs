@@ -29,7 +29,7 @@ pub(super) const fn load_byte(at: u32) -> SockFilter {
     SockFilter::new(BPF_LD_B_ABS, 0, 0, at)
 }
 
-/// The length of the IPv4 header at the start into the index register.
+/// Loads the length of the IPv4 header at the start of the packet into the index register.
 pub(super) const fn v4_header_to_index() -> SockFilter {
     SockFilter::new(BPF_LDX_B_MSH, 0, 0, 0)
 }
@@ -42,17 +42,17 @@ pub(super) const fn load_byte_behind_index(at: u32) -> SockFilter {
     SockFilter::new(BPF_LD_B_IND, 0, 0, at)
 }
 
-/// Goes on behind so many instructions if the loaded value is equal, or else.
+/// Skips `then` instructions if the loaded value equals `value`, otherwise `otherwise` instructions.
 pub(super) const fn if_equal(value: u32, then: u8, otherwise: u8) -> SockFilter {
     SockFilter::new(BPF_JMP_JEQ_K, then, otherwise, value)
 }
 
-/// The same if one of these bits is set.
+/// Skips `then` instructions if the loaded value has any of these bits, otherwise `otherwise` instructions.
 pub(super) const fn if_any(bits: u32, then: u8, otherwise: u8) -> SockFilter {
     SockFilter::new(BPF_JMP_JSET_K, then, otherwise, bits)
 }
 
-/// Ends: takes so many bytes of the packet, or with 0 drops it.
+/// Ends the program: keeps this many bytes of the packet; 0 drops it.
 pub(super) const fn ret(bytes: u32) -> SockFilter {
     SockFilter::new(BPF_RET_K, 0, 0, bytes)
 }

@@ -65,7 +65,7 @@ pub fn run(arguments: &CookieArgs, format: Format) -> Result<Outcome, Failure> {
     // A server that listens on [::] sees IPv4 clients as ::ffff:a.b.c.d; the packets, and so the cookies, are IPv4's.
     let (src, dst) = (arguments.src.to_canonical(), arguments.dst.to_canonical());
     if src.is_ipv4() != dst.is_ipv4() {
-        let message = format!("--src {src} and --dst {dst} are not of one family");
+        let message = format!("--src {src} and --dst {dst} are of different address families");
         let remedy = "give two IPv4 or two IPv6 addresses: those in the IP header of the client's SYN";
         return Err(Failure::new(Outcome::Config, Problem::error("address_families", message, remedy)));
     }

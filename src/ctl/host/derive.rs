@@ -1,4 +1,4 @@
-//! `tfoctl derive`: what a secret and an interval put into the slots at a time, and at the changes after it.
+//! `tfoctl derive`: the keys that a secret and an interval put into the slots at a given time, and at each change after it.
 
 use std::io::{self, Write};
 
@@ -17,7 +17,7 @@ use tfo_model::problem::Problem;
 use tfo_model::state::{DesiredState, Phase, SlotPrint};
 use tfo_model::time::{RotationInterval, StageLead, UnixTime, parse_duration};
 
-/// Most steps of one call: a year of 10-minute keys is longer, but nobody reads it.
+/// Most steps of one call.  A year of 10-minute keys has more, but that is too long a list to read.
 const STEPS_MAX: u32 = 10_000;
 /// Room for one step as JSON, in bytes: two keys with fingerprint, epoch and text are 300.
 const STEP_BYTES_MAX: usize = 600;
@@ -54,10 +54,10 @@ pub struct DeriveArgs {
     #[arg(long, value_name = "FILE")]
     secret: String,
     /// How long a key is primary, 10s to 7d; as in agent.toml
-    #[arg(long, value_name = "SPAN", value_parser = seconds)]
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
     interval: u64,
-    /// How long before that it is backup [default: 1h, at most half the interval; tofurkey: half the interval]
-    #[arg(long, value_name = "SPAN", value_parser = seconds)]
+    /// How long before that it is staged as backup [default: 1h, at most half the interval; tofurkey: half the interval]
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
     stage_lead: Option<u64>,
     /// How keys are made
     #[arg(long, value_enum, default_value_t = DeriveAlgorithm::HkdfSha256)]
@@ -74,7 +74,7 @@ pub struct DeriveArgs {
 }
 
 fn seconds(text: &str) -> Result<u64, tfo_model::time::BadDuration> {
-    parse_duration(text).map(|span| span.as_secs())
+    parse_duration(text).map(|duration| duration.as_secs())
 }
 
 /// Wire v1: `derive --format json` (docs/reference/json.md).
@@ -153,7 +153,7 @@ pub fn run(arguments: &DeriveArgs, format: Format) -> Result<Outcome, Failure> {
             Failure::new(Outcome::Failed, Problem::error("equal_keys", error.to_string(), remedy))
         })?;
         steps.push(Step::of(at, &state, arguments.reveal));
-        // Time ends with the year 9999.
+        // The last representable time is in the year 9999.
         next = state.next_change_at.filter(|next| *next > at && *next < UnixTime::MAX);
     }
     let bytes_max = (steps.len() + 1) * STEP_BYTES_MAX;
@@ -166,22 +166,23 @@ fn derivation(arguments: &DeriveArgs) -> Result<Derivation, Failure> {
         Failure::new(Outcome::Config, problem)
     };
     let interval = RotationInterval::from_secs(arguments.interval)
-        .map_err(|error| usage("--interval", &error, "write the interval of agent.toml, for example 24h"))?;
+        .map_err(|error| usage("--interval", &error, "give the interval of agent.toml, for example 24h"))?;
     let tofurkey = arguments.algorithm == DeriveAlgorithm::Tofurkey;
     if tofurkey && interval.secs() % 2 == 1 {
-        let remedy = "tofurkey stages half an interval ahead: write an even number of seconds";
+        let remedy = "tofurkey stages half an interval ahead: give an even number of seconds";
         return Err(usage("--interval", &"the interval is odd", remedy));
     }
     let lead = match arguments.stage_lead {
-        Some(secs) => StageLead::within(secs, interval)
-            .map_err(|error| usage("--stage-lead", &error, "write a part of the interval, for example 1h"))?,
+        Some(secs) => StageLead::within(secs, interval).map_err(|error| {
+            usage("--stage-lead", &error, "give a duration shorter than the interval, for example 1h")
+        })?,
         None if tofurkey => StageLead::half_of(interval),
         None => StageLead::default_for(interval),
     };
     let place = secret_path(&arguments.secret);
     let config = |problem| Failure::new(Outcome::Config, problem);
     let secret = Secret::new(place.read(SECRET_BYTES_MAX).map_err(config)?).map_err(|error| {
-        let remedy = "name the file that source.schedule.secret of agent.toml names";
+        let remedy = "give the file that source.schedule.secret in agent.toml names";
         config(Problem::error("secret_weak", format!("{place}: {error}"), remedy))
     })?;
     let generator = match arguments.algorithm {

@@ -1,9 +1,36 @@
-//! How commands that look at several things end: all problems at once, and one exit code.
+//! Commands that examine several servers: they ask all of them, and end with all results, all problems and one exit code.
 
+use std::net::{IpAddr, SocketAddr};
+
+use super::target::{Families, Target};
 use tfo_cli::report::{Failure, Outcome};
 use tfo_model::problem::Problem;
 
-/// All of them as one, each problem once; none if there is none.  What was not allowed weighs most, then usage.
+/// Asks every address of every target.  A failure does not keep the other addresses from being asked.
+pub(super) fn ask_each<T>(
+    targets: &[Target],
+    families: Families,
+    sources: &[IpAddr],
+    mut ask: impl FnMut(&Target, SocketAddr) -> Result<T, Failure>,
+) -> (Vec<T>, Vec<Failure>) {
+    let (mut results, mut failures) = (Vec::new(), Vec::new());
+    for target in targets {
+        match target.resolve(families, sources) {
+            Err(problem) => failures.push(Failure::new(Outcome::Failed, problem)),
+            Ok(addresses) => {
+                for address in addresses {
+                    match ask(target, address) {
+                        Ok(result) => results.push(result),
+                        Err(failure) => failures.push(failure),
+                    }
+                }
+            }
+        }
+    }
+    (results, failures)
+}
+
+/// Combines failures into one that lists each problem once.  A refusal decides the exit code first, then a usage error.
 pub(super) fn together(failures: Vec<Failure>) -> Option<Failure> {
     let outcome = [Outcome::Refused, Outcome::Config, Outcome::Failed]
         .into_iter()
@@ -22,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn problems_are_told_once_and_the_weightiest_outcome_stays() {
+    fn problems_are_reported_once_and_the_most_severe_outcome_stays() {
         let failure = |outcome, kind| Failure::new(outcome, Problem::error(kind, "message", "remedy"));
         assert!(together(vec![]).is_none());
         let one = together(vec![

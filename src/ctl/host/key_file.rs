@@ -13,15 +13,15 @@ use tfo_model::key::KeyPair;
 use tfo_model::key_text;
 use tfo_model::problem::Problem;
 
-/// Longest text that is read, in bytes: two keys, and room to see that there is more.
+/// Longest text that is accepted, in bytes: more than two keys need.
 const BYTES_MAX: usize = 256;
-/// Stands for standard input.
-const STDIN: &str = "-";
+/// Stands for standard input on the command line.
+pub(super) const STDIN: &str = "-";
 
 /// Reads the keys of `place`: a path, `credential:NAME`, or `-`.
 ///
 /// # Errors
-/// Fails if it cannot be read, is exposed to others, or holds anything but one or two keys.
+/// Fails if the text cannot be read, is exposed to other users, or is anything but one or two keys.
 pub fn read(place: &str) -> Result<KeyPair, Failure> {
     let config = |problem| Failure::new(Outcome::Config, problem);
     let (name, text) = if place == STDIN {
@@ -35,7 +35,7 @@ pub fn read(place: &str) -> Result<KeyPair, Failure> {
     })
 }
 
-/// A path as a person types it, so also a relative one; or `credential:NAME`.
+/// A path as typed, which may be relative, or `credential:NAME`.
 #[must_use]
 pub fn secret_path(text: &str) -> SecretPath {
     match text.parse() {
@@ -44,7 +44,7 @@ pub fn secret_path(text: &str) -> SecretPath {
     }
 }
 
-/// Past the buffer of `std::io::Stdin`, which nobody wipes.
+/// Reads standard input without `std::io::Stdin`, whose buffer is never wiped.
 pub(super) fn read_stdin() -> Result<Zeroizing<Vec<u8>>, Problem> {
     let mut bytes = Zeroizing::new(vec![0; BYTES_MAX + 1]);
     let mut filled = 0;

@@ -1,4 +1,4 @@
-//! The keys that a cookie is held against: which of them made it?
+//! The keys that a cookie is compared with, to find the one that made it.
 //!
 //! Keys come from files, standard input or the kernel, never from the command line, and leave as fingerprints only.
 
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::key_file;
+use super::key_file::{self, STDIN};
 use super::tcp_option::WireCookie;
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_host::kernel::procfs::{KernelError, KeyFile};
@@ -17,21 +17,18 @@ use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::key_text::{self, TEXT_CHARS_MAX};
 use tfo_model::problem::Problem;
 
-/// Name of standard input on the command line.
-const STDIN: &str = "-";
-
-/// Which slot a key is in.
+/// The slot of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Slot {
-    /// Makes and takes cookies.
+    /// The key makes and validates cookies.
     Primary,
-    /// Only takes them.
+    /// The key only validates cookies.
     Backup,
 }
 
 impl Slot {
-    /// The word in every output.
+    /// The slot's name in all output.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",
@@ -40,7 +37,7 @@ impl Slot {
     }
 }
 
-/// A key by its public names.
+/// A key's slot and fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct KeyName {
     pub(super) slot: Slot,
@@ -56,11 +53,11 @@ impl KeyRing {
     pub(super) fn from_files(files: &[PathBuf]) -> Result<Self, Problem> {
         let mut ring = Self::default();
         if files.iter().filter(|file| file.as_os_str() == STDIN).count() > 1 {
-            let message = "stdin can be read once, and is given several times";
-            return Err(Problem::error("usage", message, "put all keys in it, or name files"));
+            let message = "stdin is given more than once, but can only be read once";
+            return Err(Problem::error("usage", message, "put all keys on stdin, or name files"));
         }
         for file in files {
-            // With the newline; a byte more shows a text that is too long.
+            // Room for the newline.
             let max = TEXT_CHARS_MAX + 1;
             let content = if file.as_os_str() == STDIN {
                 key_file::read_stdin()?
@@ -79,7 +76,7 @@ impl KeyRing {
         Ok(ring)
     }
 
-    /// The keys that the kernel holds in this network namespace; empty if none is set.
+    /// The keys that the kernel holds in this network namespace; an empty ring if none is set.
     pub(super) fn from_kernel() -> Result<Self, KernelError> {
         let mut ring = Self::default();
         if let Some((primary, backup)) = KeyFile::default().read()? {
@@ -100,7 +97,7 @@ impl KeyRing {
         self.0.is_empty()
     }
 
-    /// The key that gives this cookie to this client of this server; the first, if a key is there twice.
+    /// The key that makes this cookie for this client and server; the first one if the ring has it twice.
     pub(super) fn maker(&self, cookie: &WireCookie, client: IpAddr, server: IpAddr) -> Option<KeyName> {
         let cookie = cookie.linux()?;
         let made = |(key, _): &&(TfoKey, KeyName)| Cookie::of(key, client, server) == Some(cookie);
@@ -144,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_keys_or_exposed_are_refused() {
+    fn exposed_files_and_files_without_keys_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         for (name, content, mode, kind) in [
             ("exposed", A, 0o444, "secret_exposed"),

@@ -30,7 +30,7 @@ pub struct KeygenArgs {
 struct Made {
     fingerprint: KeyFingerprint,
     file: Option<String>,
-    /// Only where it went nowhere else.
+    /// Only if the key was not written to a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<Revealed>,
 }
@@ -48,7 +48,7 @@ impl Report for Made {
 /// Makes a key.
 ///
 /// # Errors
-/// Fails if there is no randomness, if the file is there already (refused) or cannot be made.
+/// Fails if there is no randomness, if the file exists already (refused), or if it cannot be created.
 pub fn run(arguments: &KeygenArgs, format: Format) -> Result<Outcome, Failure> {
     let key = random::fresh_key().map_err(|error| {
         Failure::new(Outcome::Failed, Problem::error("no_randomness", error.to_string(), "try again"))
@@ -69,9 +69,9 @@ fn write(file: &Path, key: &TfoKey) -> Result<(), Failure> {
     files::create_new(file, &line, 0o600).map_err(|error| {
         let (outcome, kind, remedy) = match error.kind() {
             io::ErrorKind::AlreadyExists => {
-                (Outcome::Refused, "file_exists", "name another file: a key in use is never overwritten")
+                (Outcome::Refused, "file_exists", "give another file: existing files are never overwritten")
             }
-            _ => (Outcome::Failed, "file_not_made", "name a file in a directory that you may write"),
+            _ => (Outcome::Failed, "file_not_made", "give a file in a directory that you can write to"),
         };
         let message = format!("cannot make {}: {error}", file.display());
         Failure::new(outcome, Problem::error(kind, message, remedy))

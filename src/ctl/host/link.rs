@@ -13,7 +13,7 @@ pub enum Link {
     Cooked,
     /// Linux cooked version 2.
     Cooked2,
-    /// BSD loopback: 4 bytes that name the family, in one or the other byte order.
+    /// BSD loopback: 4 bytes that name the family, in either byte order.
     Loopback,
     /// Nothing: the IP packet itself.
     Raw,
@@ -34,15 +34,15 @@ impl Link {
         })
     }
 
-    /// The IP packet in a frame; none if it carries something else, or is cut before.
+    /// The IP packet in a frame; none if the frame carries something else or is cut off before it.
     #[must_use]
     pub fn ip_packet(self, frame: &[u8]) -> Option<&[u8]> {
         let (ether_type, mut rest) = match self {
             Self::Raw => return Some(frame),
-            // The family's number is that of the system that captured; the packet says its version itself.
+            // The family's number depends on the capturing system; the packet has its own version field.
             Self::Loopback => return frame.get(4..),
             Self::Ethernet => (frame.get(12..14)?, frame.get(14..)?),
-            // Not etherparse's reader: that one refuses the hardware types of most tunnels.
+            // etherparse's reader refuses the hardware types of most tunnels.
             Self::Cooked => (frame.get(14..16)?, frame.get(16..)?),
             Self::Cooked2 => (frame.get(0..2)?, frame.get(20..)?),
         };

@@ -4,12 +4,12 @@ use tfo_host::kernel::namespace::{Namespace, NamespaceError};
 use tfo_model::ids::NamespaceName;
 use tfo_model::problem::Problem;
 
-/// Those that were named; without a name the one that this runs in.
+/// The named namespaces; without names, the one that this process runs in.
 pub(super) fn chosen(names: &[NamespaceName]) -> Vec<Namespace> {
     if names.is_empty() { vec![Namespace::Own] } else { names.iter().cloned().map(Namespace::Named).collect() }
 }
 
-/// Why one cannot be looked at.
+/// Why a namespace cannot be examined.
 pub(super) fn problem(namespace: &Namespace, error: &NamespaceError) -> Problem {
     let (kind, remedy, source) = match error {
         NamespaceError::Open { source, .. } => {

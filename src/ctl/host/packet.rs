@@ -1,7 +1,7 @@
-//! IP and TCP headers: read, and made for one kind of packet, the SYN that asks for a cookie.  Pure, and no byte string panics.
+//! Reads IP and TCP headers, and builds one kind of packet: the SYN that asks for a cookie.  Pure; no input panics.
 //!
-//! etherparse knows the headers.  What is read may be cut (a capture keeps the first bytes of each packet) or forged, so its lax
-//! parsers are used, and the length of the data is what the headers say, not what was captured.
+//! etherparse parses the headers.  A packet may be cut off (a capture keeps the first bytes of each packet) or forged, so its lax
+//! parsers are used, and the length of the data comes from the headers, not from what was captured.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,19 +16,19 @@ use super::tcp_option::{self, Form};
 
 const FLOW_LABEL_MASK: u32 = 0x000f_ffff;
 
-/// As Linux does by itself (ip-sysctl `hop_limit`).
+/// The default of Linux (ip-sysctl `hop_limit`).
 const OUR_HOP_LIMIT: u8 = 64;
 
-/// Window of our SYNs; no data ever fills it.
+/// Window of our SYNs; no data is ever received.
 const OUR_WINDOW_BYTES: u16 = 65_535;
 
-/// Why bytes are no TCP packet.
+/// Why bytes are not a readable TCP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotRead {
-    /// The packet goes on behind the last captured byte, before its TCP options end.
+    /// The capture ends before the packet's TCP options do.
     #[error("cut off inside its headers")]
     Cut,
-    /// Lengths that contradict each other, or no IP version 4 or 6.
+    /// Lengths that contradict each other, or neither IP version 4 nor 6.
     #[error("malformed")]
     Malformed,
     /// Something else, or a fragment without the TCP header.
@@ -37,7 +37,7 @@ pub enum NotRead {
 }
 
 impl NotRead {
-    /// A header needs more bytes than were captured: it is cut if the packet's `length` has room for them, else malformed.
+    /// A header needs more bytes than were captured: the packet is cut if its `length` has room for them, otherwise malformed.
     const fn too_short(error: &LenError, length: usize) -> Self {
         if error.layer_start_offset + error.required_len > length { Self::Malformed } else { Self::Cut }
     }
@@ -83,7 +83,7 @@ impl<'a> Segment<'a> {
         self.flags() == [true, true, false]
     }
 
-    /// RST that answers something: it has an acknowledgement.
+    /// RST that answers a packet: it has an acknowledgement.
     #[must_use]
     pub fn is_reset_answer(&self) -> bool {
         self.header.rst() && self.header.ack()
@@ -97,7 +97,7 @@ pub struct Packet<'a> {
     pub source: IpAddr,
     /// Address of the receiver.
     pub destination: IpAddr,
-    /// What it carries.
+    /// The TCP segment that it carries.
     pub segment: Segment<'a>,
 }
 
@@ -130,8 +130,8 @@ impl<'a> Packet<'a> {
         }
         let is_later_fragment = match &ip {
             LaxIpSlice::Ipv4(v4) => v4.header().fragments_offset().value() != 0,
-            // Only behind the check above: etherparse 0.21 walks extension headers without a look at their bounds, and out of those
-            // of a list that it stopped in.
+            // Only after the check above: etherparse 0.21 walks extension headers without bounds checks, and leaves a list that it
+            // stopped in.
             LaxIpSlice::Ipv6(v6) => v6.extensions().clone().into_iter().any(|extension| match extension {
                 Ipv6ExtensionSlice::Fragment(fragment) => fragment.fragment_offset().value() != 0,
                 _ => false,
@@ -146,7 +146,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// A SYN that asks for a cookie and carries no data, so that it takes no place in the server's TFO queue (docs/kernel.md#client-side).
+/// A SYN that asks for a cookie and carries no data, so it occupies no place in the server's TFO queue (docs/kernel.md#client-side).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CookieRequest {
     /// Our end.
@@ -157,12 +157,12 @@ pub struct CookieRequest {
     pub sequence: u32,
     /// IPv6 only, 20 bits: balancers hash it (Linux does, without `fib_multipath_hash_policy=1`), so it is this request's own.
     pub flow_label: u32,
-    /// Which option asks.
+    /// Form of the Fast Open option.
     pub form: Form,
 }
 
 impl CookieRequest {
-    /// The packet as a raw socket takes it: IPv6 with its header, IPv4 without, which is the kernel's to make.
+    /// The packet as a raw socket takes it: IPv6 with its header, IPv4 without, because the kernel writes that one.
     #[must_use]
     pub fn syn(&self) -> Vec<u8> {
         let mut header = self.header(self.sequence);
@@ -171,9 +171,9 @@ impl CookieRequest {
         self.packet(header)
     }
 
-    /// What ends the connection that the server has begun, for a SYN/ACK that has come.
+    /// The RST that answers a SYN/ACK and ends the half-open connection at the server.
     ///
-    /// The kernel sends a RST too, but for IPv6 with another flow label, with which it may come to another node behind the balancer.
+    /// The kernel sends a RST too, but over IPv6 with another flow label, so a balancer may send that one to another node.
     #[must_use]
     pub fn reset(&self) -> Vec<u8> {
         let mut header = self.header(self.sequence.wrapping_add(1));
@@ -248,7 +248,7 @@ mod tests {
         for (bytes, source) in
             [(v4(&segment(b"hello")), "10.0.0.1:40000"), (v6(6, &segment(b"hello")), "[fd00::1]:40000")]
         {
-            // Padding of a short Ethernet frame is no data.
+            // The padding of a short Ethernet frame does not count as data.
             let padded = [bytes.as_slice(), &[0; 6]].concat();
             for bytes in [&bytes, &padded] {
                 let packet = Packet::parse(bytes).unwrap();
@@ -260,7 +260,7 @@ mod tests {
                 let segment = &packet.segment;
                 assert!(segment.is_syn_ack() && !segment.is_syn() && !segment.is_reset_answer());
             }
-            // Cut inside the data: all is known; before the options end: it is said so.
+            // Cut inside the data, everything is known; cut before the end of the options, the packet is reported as cut.
             assert_eq!(Packet::parse(&bytes[..bytes.len() - 5]).unwrap().segment.data_bytes, 5);
             for cut in 0..bytes.len() - 5 {
                 assert_eq!(Packet::parse(&bytes[..cut]), Err(NotRead::Cut), "{cut}");
@@ -368,7 +368,7 @@ mod tests {
         }
 
         #[test]
-        fn data_is_what_the_headers_say(data in 0..1400_usize) {
+        fn the_length_of_the_data_is_that_of_the_headers(data in 0..1400_usize) {
             prop_assert_eq!(Packet::parse(&v4(&segment(&vec![1; data]))).unwrap().segment.data_bytes, data);
         }
     }

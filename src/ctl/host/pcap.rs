@@ -1,8 +1,8 @@
 //! Reads packet captures: pcap of either byte order with micro- or nanoseconds, and pcapng.
 //!
-//! pcap-parser knows the blocks (draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng); its readers are left out, because they lose the
-//! cause of a failed read and take a short first read from a pipe for the end.  A capture comes from anywhere, so every length in it is
-//! bounded before memory is taken for it, and no byte string panics.  Frames are read one at a time, so a file may be of any size.
+//! pcap-parser parses the blocks (draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng).  Its readers are not used: they lose the cause
+//! of a failed read, and take a short first read from a pipe for the end.  Captures are untrusted: every length is bounded before
+//! memory is allocated for it, and no input panics.  Frames are read one at a time, so a file may have any size.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -17,32 +17,32 @@ use pcap_parser::{
 
 use super::link::Link;
 
-/// Longest frame that is read, in bytes, its block included.  tcpdump's and Wireshark's own bound is 256 KiB for most link types.
+/// Longest block that is read, in bytes, frame included.  tcpdump and Wireshark allow 256 KiB for most link types.
 const BLOCK_BYTES_MAX: usize = 1 << 20;
 
-/// Most interfaces in one section: a bound, far above what a host has.
+/// Most interfaces in one section, far more than a host has.
 const INTERFACES_MAX: usize = 4096;
 
-/// Type of a packet's block in the first drafts; pcap-parser does not know it.
+/// Type of the packet block of the first drafts, which pcap-parser does not support.
 const OLD_PACKET: u32 = 2;
 
-/// A capture cannot be read, or not further.
+/// A capture cannot be read, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// Neither pcap nor pcapng.
-    #[error("it is no packet capture: it starts with neither pcap's nor pcapng's mark")]
+    #[error("not a packet capture: it starts with neither the pcap nor the pcapng magic number")]
     NoCapture,
-    /// A link type whose frames we do not know.
-    #[error("its packets are of link type {0}, which is not read (Ethernet, Linux cooked, loopback and raw IP are)")]
+    /// An unsupported link type.
+    #[error("unsupported link type {0} (supported: Ethernet, Linux cooked, loopback and raw IP)")]
     LinkType(u32),
-    /// It ends in the middle of a packet.
-    #[error("it is cut short in the middle of a packet")]
+    /// The capture ends in the middle of a packet.
+    #[error("the capture ends in the middle of a packet")]
     CutShort,
-    /// Lengths that cannot be.
-    #[error("it is damaged: {0}")]
+    /// Impossible lengths or numbers.
+    #[error("the capture is damaged: {0}")]
     Damaged(&'static str),
-    /// The file itself.
-    #[error("it cannot be read")]
+    /// Reading the file failed.
+    #[error("cannot read the capture")]
     Io(#[source] io::Error),
 }
 
@@ -58,15 +58,15 @@ pub struct CapturedAt {
 /// One captured frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
-    /// When; zero where the capture does not say.
+    /// Time of the capture; zero if the file does not have it.
     pub at: CapturedAt,
-    /// What it starts with.
+    /// Link layer that the frame starts with.
     pub link: Link,
-    /// Its captured bytes.
+    /// The captured bytes.
     pub bytes: &'a [u8],
 }
 
-/// How many ticks of a capture's clock a second has.
+/// Ticks of a capture's clock in one second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TicksPerSecond(u64);
 
@@ -79,18 +79,18 @@ impl TicksPerSecond {
         CapturedAt { secs: ticks / self.0, nanos: u32::try_from(nanos).expect("less than a second") }
     }
 
-    /// Ticks of a clock whose resolution is a negative power of 10, or of 2 if the highest bit is set.  pcap-parser has no powers of 2.
+    /// Reads `if_tsresol`: a negative power of 10, or of 2 if the highest bit is set.  pcap-parser does not support powers of 2.
     fn of(resolution: u8) -> Result<Self, CaptureError> {
         let power = u32::from(resolution & 0x7f);
         let ticks = if resolution & 0x80 == 0 { 10_u64.checked_pow(power) } else { 2_u64.checked_pow(power) };
-        ticks.map(Self).ok_or(CaptureError::Damaged("a clock that nothing can have"))
+        ticks.map(Self).ok_or(CaptureError::Damaged("an impossible clock resolution"))
     }
 }
 
-/// What a section says about an interface.
+/// An interface as a section describes it.
 #[derive(Debug, Clone, Copy)]
 struct Interface {
-    /// If it is none of ours, packets of this interface are an error once there are any.
+    /// May be unsupported: that is an error only once the interface has a packet.
     link_number: u32,
     ticks: TicksPerSecond,
     offset_secs: u64,
@@ -105,7 +105,7 @@ impl Interface {
                 (OptionCode::IfTsresol, Ok(&[resolution])) => interface.ticks = TicksPerSecond::of(resolution)?,
                 (OptionCode::IfTsoffset, Ok(offset)) => {
                     if let Ok(offset) = offset.try_into() {
-                        // pcap-parser has it in little endian alone.
+                        // pcap-parser reads it as little endian only.
                         let of = if big_endian { u64::from_be_bytes } else { u64::from_le_bytes };
                         interface.offset_secs = of(offset);
                     }
@@ -135,14 +135,18 @@ enum Format {
     Pcapng { big_endian: bool, interfaces: Vec<Interface> },
 }
 
-/// Where a packet's frame is in the buffer, with its time and link.
-type Found = (CapturedAt, Link, Range<usize>);
+/// A frame's time and link, and its place in the buffer.
+struct Found {
+    at: CapturedAt,
+    link: Link,
+    place: Range<usize>,
+}
 
 impl<R: Read> Capture<R> {
-    /// Reads the beginning.
+    /// Reads the start of a capture.
     ///
     /// # Errors
-    /// Fails if it is no capture, or one with frames that are not known.
+    /// Fails if it is not a capture, or has an unsupported link type.
     pub fn open(reader: R) -> Result<Self, CaptureError> {
         let mut source = Source { reader, buffer: Vec::new() };
         let format = match source.begin() {
@@ -157,7 +161,7 @@ impl<R: Read> Capture<R> {
     /// The next frame; none at the end.
     ///
     /// # Errors
-    /// Fails if the capture is cut short or damaged there.
+    /// Fails if the capture ends in the middle of a packet or is damaged.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
         while let Some(mark) = self.source.begin()? {
             let found = match &mut self.format {
@@ -168,7 +172,7 @@ impl<R: Read> Capture<R> {
                 }
                 Format::Pcapng { big_endian, interfaces } => self.source.block(*big_endian, interfaces)?,
             };
-            if let Some((at, link, place)) = found {
+            if let Some(Found { at, link, place }) = found {
                 return Ok(Some(Frame { at, link, bytes: &self.source.buffer[place] }));
             }
         }
@@ -178,7 +182,7 @@ impl<R: Read> Capture<R> {
 
 type Parsed<'a, T> = IResult<&'a [u8], T, PcapError<&'a [u8]>>;
 
-/// Takes a header or block from the reader, whole and not a byte more.
+/// Reads exactly one header or block at a time.
 #[derive(Debug)]
 struct Source<R> {
     reader: R,
@@ -186,7 +190,7 @@ struct Source<R> {
 }
 
 impl<R: Read> Source<R> {
-    /// Reads the first four bytes of the next one, as if little endian; none at the end.
+    /// Reads the first four bytes of the next header or block as little endian; none at the end.
     fn begin(&mut self) -> Result<Option<u32>, CaptureError> {
         self.buffer.clear();
         match self.read(4) {
@@ -205,7 +209,7 @@ impl<R: Read> Source<R> {
         if self.buffer.len() < wanted { Err(CaptureError::CutShort) } else { Ok(()) }
     }
 
-    /// Reads as much as a parser asks for, which [`missing`] tells.
+    /// Reads more until a parser, asked by [`missing`], needs no more.
     fn fill(&mut self, missing: impl Fn(&[u8]) -> Result<usize, CaptureError>) -> Result<(), CaptureError> {
         loop {
             match missing(&self.buffer)? {
@@ -221,7 +225,7 @@ impl<R: Read> Source<R> {
         if header.is_modified_format() {
             return Err(CaptureError::NoCapture);
         }
-        // The upper half has flags and the length of the frame check sequence.
+        // The upper half holds flags and the length of the frame check sequence.
         let number = header.network.0.cast_unsigned() & 0xffff;
         Ok(Format::Pcap { link: Link::of(number).ok_or(CaptureError::LinkType(number))?, header })
     }
@@ -233,7 +237,7 @@ impl<R: Read> Source<R> {
         let frame = whole(parse(&self.buffer))?;
         let ticks = if header.is_nanosecond_precision() { TicksPerSecond::NANO } else { TicksPerSecond::MICRO };
         let at = CapturedAt { secs: frame.ts_sec.into(), ..ticks.split(u64::from(frame.ts_usec) % ticks.0) };
-        Ok((at, link, 16..16 + frame.data.len()))
+        Ok(Found { at, link, place: 16..16 + frame.data.len() })
     }
 
     fn section(&mut self) -> Result<Format, CaptureError> {
@@ -248,19 +252,18 @@ impl<R: Read> Source<R> {
         self.fill(|bytes| missing(outer(bytes)))?;
         let UnknownBlock { block_type, block_len1, block_len2, .. } = whole(outer(&self.buffer))?;
         if block_len1 != block_len2 || !block_len1.is_multiple_of(4) {
-            return Err(CaptureError::Damaged("a block with two lengths"));
+            return Err(CaptureError::Damaged("a block whose two lengths differ"));
         }
         match if big_endian { block_type.swap_bytes() } else { block_type } {
             IDB_MAGIC | SPB_MAGIC | EPB_MAGIC => {}
             OLD_PACKET => self.renew_packet(big_endian),
-            // Names, statistics, secrets and whatever else may come.
+            // Names, statistics, secrets and other blocks.
             _ => return Ok(None),
         }
         let inner: fn(&[u8]) -> Parsed<'_, Block<'_>> = if big_endian { parse_block_be } else { parse_block_le };
         let interface_of = |number: u32| {
             let interface = usize::try_from(number).ok().and_then(|number| interfaces.get(number));
-            let interface =
-                interface.ok_or(CaptureError::Damaged("a packet of an interface that was not announced"))?;
+            let interface = interface.ok_or(CaptureError::Damaged("a packet of an undeclared interface"))?;
             Ok((*interface, Link::of(interface.link_number).ok_or(CaptureError::LinkType(interface.link_number))?))
         };
         Ok(match whole(inner(&self.buffer))? {
@@ -273,17 +276,19 @@ impl<R: Read> Source<R> {
             }
             Block::EnhancedPacket(block) => {
                 let (interface, link) = interface_of(block.if_id)?;
-                Some((interface.at(block.ts_high, block.ts_low), link, 28..28 + block.packet_data().len()))
+                let at = interface.at(block.ts_high, block.ts_low);
+                Some(Found { at, link, place: 28..28 + block.packet_data().len() })
             }
-            // Without time, and of the first interface; its captured length is the rest of the block or less.
+            // It has no time and belongs to the first interface; its captured length is at most the rest of the block.
             Block::SimplePacket(block) => {
-                Some((CapturedAt::default(), interface_of(0)?.1, 12..12 + block.packet_data().len()))
+                let (_, link) = interface_of(0)?;
+                Some(Found { at: CapturedAt::default(), link, place: 12..12 + block.packet_data().len() })
             }
             _ => None,
         })
     }
 
-    /// Turns an old packet's block into one of today, which has 32 bits for the interface in place of 16, and 16 for lost packets.
+    /// Turns an old packet block into an enhanced one, which has 32 bits for the interface instead of 16, and no count of drops.
     fn renew_packet(&mut self, big_endian: bool) {
         let Some(words) = self.buffer.first_chunk_mut::<12>() else { return };
         if big_endian {
@@ -297,21 +302,19 @@ impl<R: Read> Source<R> {
     }
 }
 
-/// How many bytes a parser wants behind those that it has; 0 if it has all.
+/// How many more bytes a parser needs; 0 if it has all.
 fn missing<T>(parsed: Parsed<'_, T>) -> Result<usize, CaptureError> {
     match parsed {
         Ok(_) => Ok(0),
         Err(Err::Incomplete(Needed::Size(more))) => Ok(more.get()),
-        Err(Err::Error(PcapError::HeaderNotRecognized)) => {
-            Err(CaptureError::Damaged("a section without its byte order"))
-        }
-        Err(_) => Err(CaptureError::Damaged("a block whose length cannot be")),
+        Err(Err::Error(PcapError::HeaderNotRecognized)) => Err(CaptureError::Damaged("a section without a byte order")),
+        Err(_) => Err(CaptureError::Damaged("a block of an impossible length")),
     }
 }
 
-/// What a parser makes of a block that is whole, as its outer length says.
+/// Parses a block that is complete according to its outer length.
 fn whole<T>(parsed: Parsed<'_, T>) -> Result<T, CaptureError> {
-    let parsed = parsed.map_err(|_| CaptureError::Damaged("a packet that is longer than its block"));
+    let parsed = parsed.map_err(|_| CaptureError::Damaged("a packet longer than its block"));
     parsed.map(|(_, block)| block)
 }
 
@@ -363,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_capture_is_refused() {
+    fn other_files_are_refused() {
         for bad in [&b""[..], b"abc", b"GET / HTTP/1.1\r\n", &[0; 100], &[0xd4, 0xc3, 0xb2]] {
             assert!(matches!(frames(bad), Err(CaptureError::NoCapture)), "{bad:?}");
         }
@@ -373,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_or_monstrous_frame_is_told_after_the_good_ones() {
+    fn a_cut_or_monstrous_frame_is_reported_after_the_good_ones() {
         let whole = file(0xa1b2_c3d4, 101, &[(1, 1, b"abc"), (2, 2, b"defg")], u32::to_le_bytes);
         for cut in 1..20 {
             let mut capture = Capture::open(&whole[..whole.len() - cut]).unwrap();
@@ -445,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told() {
+    fn damage_is_reported() {
         let good = sections(u32::to_le_bytes);
         let all = |bytes| {
             let mut capture = Capture::open(bytes)?;
@@ -454,7 +457,7 @@ mod tests {
         };
         for cut in 1..good.len() {
             let read: Result<(), CaptureError> = all(&good[..cut]);
-            // At the end of a block nothing shows that more was to come.
+            // A capture that is cut at the end of a block looks complete.
             assert!(matches!(read, Ok(()) | Err(CaptureError::CutShort | CaptureError::NoCapture)), "{cut}: {read:?}");
         }
         let unannounced = {

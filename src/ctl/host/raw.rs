@@ -1,7 +1,8 @@
-//! Asks a server for cookies through raw sockets, and says what came back.
+//! Asks a server for cookies through raw sockets, and returns the answers.
 //!
-//! A SYN goes out that asks for a cookie and has no data: it takes no place in the server's TFO queue.  Its SYN/ACK is answered with RST, so
-//! that the server forgets it at once; the kernel here, which knows nothing of it, sends one too (docs/kernel.md#client-side).
+//! The SYN asks for a cookie and carries no data, so it takes no place in the server's TFO queue.  A RST answers the SYN/ACK, so that
+//! the server drops the connection at once; the kernel of this host, which does not know of it, sends one too
+//! (docs/kernel.md#client-side).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -21,42 +22,43 @@ use tfo_crypto::random;
 use tfo_host::runtime::clock;
 use tfo_model::problem::Problem;
 
-/// Ports that we ask from: Linux's own default range for clients (ip-sysctl `ip_local_port_range`).
+/// Source ports: Linux's default range for clients (ip-sysctl `ip_local_port_range`).
 const PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
 
-/// Random ports that are tried before we believe that none is free.
+/// Random ports to try before concluding that none is free.
 const PORT_TRIES_MAX: usize = 100;
 
-/// Enough for the headers of an answer, with every option that there can be.
+/// Enough for the headers of an answer with all possible options.
 const PACKET_BYTES_MAX: usize = 2048;
 
-/// How to ask.
+/// How many requests to send, and how long to wait.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
-    /// How many cookie requests, each from a port of its own.
+    /// Number of cookie requests, each from a port of its own.
     pub(super) requests: u32,
-    /// How many of them may wait for an answer at a time.  Few: a full SYN queue makes Linux answer without TFO (docs/kernel.md#counters).
+    /// Most requests that wait for an answer at a time.  Keep it small: with a full SYN queue Linux answers without TFO
+    /// (docs/kernel.md#counters).
     pub(super) in_flight_max: usize,
-    /// How long each SYN is waited for.
+    /// How long to wait for the answer to each SYN.
     pub(super) wait: Duration,
-    /// How often a SYN is sent before silence is an answer.
+    /// How often to send a SYN before silence counts as the answer.
     pub(super) tries: u32,
 }
 
-/// What a server did with a cookie request.
+/// A server's answer to a cookie request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// SYN/ACK with a cookie in this option.
+    /// SYN/ACK with this option, which has a cookie.
     Cookie(FastOpen),
-    /// SYN/ACK without one.
+    /// SYN/ACK without a cookie.
     NoCookie,
     /// RST.
     Reset,
-    /// Nothing.
+    /// No answer.
     Silence,
 }
 
-/// An answer, and how long it took; none if there was none, or if it may be the answer to either of two SYNs.
+/// An answer with its round-trip time; none without an answer, or if either of two SYNs may have caused it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) answer: Answer,
@@ -68,37 +70,37 @@ pub(super) struct Reply {
 pub(super) enum AskError {
     #[error("raw sockets need root or CAP_NET_RAW")]
     NotAllowed,
-    #[error("{0} is no address of this host")]
+    #[error("{0} is not an address of this host")]
     NotOurs(IpAddr),
     #[error("there is no route to {0}")]
     NoRoute(IpAddr),
-    #[error("this host has no IPv6: {0} cannot be asked")]
+    #[error("cannot reach {0}: this host has no IPv6")]
     NoIpv6(IpAddr),
-    #[error("no port of {0} is free to ask from")]
+    #[error("no free port on {0}")]
     NoPort(IpAddr),
-    #[error("cannot ask {0}: {1}")]
+    #[error("cannot probe {0}: {1}")]
     Io(SocketAddr, io::Error),
 }
 
 impl AskError {
-    /// What a system call's error means, towards this target and perhaps from this source.
+    /// Explains a system call's error for this target and source.
     pub(super) fn of(error: io::Error, source: Option<IpAddr>, target: SocketAddr) -> Self {
         match (Errno::from_io_error(&error), source) {
             (Some(Errno::PERM | Errno::ACCESS), _) => Self::NotAllowed,
             (Some(Errno::ADDRNOTAVAIL), Some(source)) => Self::NotOurs(source),
-            // Without a source there is no address of that family to choose.
+            // Without --source: this host has no address of the target's family.
             (Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::ADDRNOTAVAIL), _) => Self::NoRoute(target.ip()),
             (Some(Errno::AFNOSUPPORT), _) if target.is_ipv6() => Self::NoIpv6(target.ip()),
             _ => Self::Io(target, error),
         }
     }
 
-    /// How a command ends that met this.
+    /// The failure that a command reports for this error.
     pub(super) fn failure(&self) -> Failure {
         let (kind, remedy, outcome) = match self {
             Self::NotAllowed => (
                 "not_allowed",
-                "run it as root or with CAP_NET_RAW; probe can do with --unprivileged",
+                "run it as root or with CAP_NET_RAW, or use `tfoctl probe --unprivileged`",
                 Outcome::Refused,
             ),
             Self::NotOurs(_) => ("not_ours", "give a --source that `ip address` shows", Outcome::Config),
@@ -111,10 +113,10 @@ impl AskError {
     }
 }
 
-/// The address to ask this target from, with port 0: the given one, or the kernel's choice.
+/// The source address for this target, with port 0: the given one, or the kernel's choice.
 ///
 /// # Errors
-/// Fails if there is no way there, or if the given one is not ours.
+/// Fails if there is no route to the target, or if the given address is not one of this host.
 fn source_towards(given: Option<IpAddr>, target: SocketAddr) -> Result<SocketAddr, AskError> {
     let failed = |error| AskError::of(error, given, target);
     let unspecified: IpAddr =
@@ -127,7 +129,7 @@ fn source_towards(given: Option<IpAddr>, target: SocketAddr) -> Result<SocketAdd
     Ok(source)
 }
 
-/// A source address that was given, for this target: a link-local one is on the target's link.
+/// The given source address with the target's scope id, which a link-local address needs.
 pub(super) fn given_source(source: IpAddr, target: SocketAddr) -> SocketAddr {
     let mut address = SocketAddr::new(source, 0);
     if let (SocketAddr::V6(address), SocketAddr::V6(target)) = (&mut address, target) {
@@ -136,7 +138,7 @@ pub(super) fn given_source(source: IpAddr, target: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Asks one server from one address.
+/// Sends cookie requests to one server from one address.
 #[derive(Debug)]
 pub(super) struct Asker {
     socket: Socket,
@@ -145,9 +147,9 @@ pub(super) struct Asker {
     form: Form,
 }
 
-/// A request that waits for its answer.
+/// A request without an answer yet.
 struct Flight {
-    /// Bound to the port, so that no other program of this host gets it meanwhile.
+    /// Reserves the port, so that no other program of this host gets it.
     _port: Socket,
     request: CookieRequest,
     sent_at: Instant,
@@ -155,10 +157,10 @@ struct Flight {
 }
 
 impl Asker {
-    /// Opens the raw socket; without a source the kernel's choice.
+    /// Opens the raw socket.  Without a source, the kernel chooses one.
     ///
     /// # Errors
-    /// Fails without CAP_NET_RAW, without a way there, or if the source is not ours.
+    /// Fails without CAP_NET_RAW, without a route, or if the source is not an address of this host.
     pub(super) fn open(source: Option<IpAddr>, target: SocketAddr, form: Form) -> Result<Self, AskError> {
         let failed = |error| AskError::of(error, source, target);
         let socket = Socket::new(Domain::for_address(target), Type::RAW, Some(Protocol::TCP)).map_err(failed)?;
@@ -170,17 +172,17 @@ impl Asker {
         socket.attach_filter(&answers_from(target)).map_err(failed)?;
         let source = source_towards(source, target)?;
         socket.bind(&source.into()).map_err(failed)?;
-        // Not connected: all packets of a connected socket have one hash (Linux `sk_txhash`), by which routers in namespaces of this host
-        // would send all of them to one node.
+        // Not connected: all packets of a connected socket have the same hash (Linux `sk_txhash`), so routers in namespaces of this host
+        // would send them all to one node.
         Ok(Self { socket, source, target, form })
     }
 
-    /// Our address.
+    /// The source address.
     pub(super) fn source(&self) -> IpAddr {
         self.source.ip()
     }
 
-    /// Sends the plan's requests and hands over each answer as it comes, until it is told to stop.
+    /// Sends the plan's requests and passes each answer to `take`, until all are answered or `take` breaks.
     ///
     /// # Errors
     /// Fails if nothing can be sent or received.
@@ -213,7 +215,7 @@ impl Asker {
         Ok(Flight { _port: port, request, sent_at, tries: 1 })
     }
 
-    /// A random port: a balancer that hashes ports must not see a pattern.
+    /// Reserves a random port: a balancer that hashes ports must not see a pattern.
     fn reserve_port(&self) -> Result<(Socket, SocketAddr), AskError> {
         let failed = |error| AskError::of(error, Some(self.source.ip()), self.target);
         for _ in 0..PORT_TRIES_MAX {
@@ -240,18 +242,18 @@ impl Asker {
     }
 
     fn send(&self, packet: &[u8]) -> Result<(), AskError> {
-        // To a raw socket a port is a protocol number: 0.
+        // A raw socket takes the port for a protocol number, which must be 0.
         let mut peer = self.target;
         peer.set_port(0);
         match self.socket.send_to(packet, &peer.into()) {
             Ok(_) => Ok(()),
-            // Not sent, or not answered: the same to whoever waits.
+            // A packet that was not sent is handled like one that is not answered.
             Err(error) if is_passing(&error) => Ok(()),
             Err(error) => Err(AskError::of(error, Some(self.source.ip()), self.target)),
         }
     }
 
-    /// Waits for a packet, at most until then.
+    /// Waits for a packet until the deadline.
     fn wait(&self, until: Instant) -> Result<(), AskError> {
         let left = until.saturating_duration_since(clock::monotonic());
         let timeout = Timespec::try_from(left).expect("a wait is seconds");
@@ -261,7 +263,7 @@ impl Asker {
         }
     }
 
-    /// Takes all packets that are there; those that answer a request end it.
+    /// Reads all waiting packets, and removes the requests that they answer.
     fn receive(&self, flights: &mut Vec<Flight>) -> Result<Vec<Reply>, AskError> {
         let mut replies = Vec::new();
         let mut buffer = [0; PACKET_BYTES_MAX];
@@ -286,14 +288,14 @@ impl Asker {
                 if answer != Answer::Reset {
                     self.send(&flight.request.reset())?;
                 }
-                // After a second SYN nobody knows which one this answers (RFC 6298 section 3, Karn's algorithm).
+                // After a second SYN it is unknown which one this answers (RFC 6298 section 3, Karn's algorithm).
                 let round_trip = (flight.tries == 1).then(|| clock::monotonic().duration_since(flight.sent_at));
                 replies.push(Reply { answer, round_trip });
             }
         }
     }
 
-    /// A raw socket of IPv4 gives the IP header too, one of IPv6 does not (raw(7), ipv6(7)).
+    /// An IPv4 raw socket returns the IP header too, an IPv6 one does not (raw(7), ipv6(7)).
     fn segment<'a>(&self, bytes: &'a [u8]) -> Option<Segment<'a>> {
         if self.target.is_ipv4() {
             Packet::parse(bytes).ok().map(|packet| packet.segment)
@@ -313,7 +315,7 @@ impl Asker {
         segment.is_syn_ack().then(|| fast_open().map_or(Answer::NoCookie, Answer::Cookie))
     }
 
-    /// Sends again what has waited long enough, or gives it up.
+    /// Repeats requests that have waited long enough, and gives up those without tries left.
     fn expire(&self, flights: &mut Vec<Flight>, plan: Plan) -> Result<Vec<Reply>, AskError> {
         let now = clock::monotonic();
         let due = |flight: &Flight| now.duration_since(flight.sent_at) >= plan.wait;
@@ -328,13 +330,13 @@ impl Asker {
     }
 }
 
-/// Errors that say nothing about this request: a full queue, a neighbour that does not answer, a signal.
+/// Transient errors: a full queue, a neighbour that does not answer, a signal.
 fn is_passing(error: &io::Error) -> bool {
     let passing = [Errno::HOSTUNREACH, Errno::HOSTDOWN, Errno::AGAIN, Errno::NOBUFS, Errno::INTR];
     Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
 }
 
-/// The kernel's filter for a raw socket: packets from the server's port.  Of IPv4 the filter sees the IP header too.
+/// A socket filter for packets from the server's port.  For IPv4, the packet starts with the IP header.
 fn answers_from(target: SocketAddr) -> Vec<SockFilter> {
     let mut program = if target.is_ipv4() {
         vec![bpf::v4_header_to_index(), bpf::load_half_behind_index(0)]

@@ -1,4 +1,4 @@
-//! The only way in which `tfoctl` shows key bytes: rendered in memory that is wiped, and written past stdout's buffer.
+//! The only place where `tfoctl` shows key bytes: it renders them in memory that is wiped, and bypasses stdout's buffer.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,7 +10,7 @@ use tfo_cli::report::{Failure, Format, Outcome, Report};
 use tfo_model::key::TfoKey;
 use tfo_model::key_text::KeyText;
 
-/// A key as a result shows it because it was asked for: kernel text.
+/// A key that the user asked to see, as kernel text.
 pub struct Revealed(KeyText);
 
 impl Revealed {
@@ -33,10 +33,10 @@ impl Serialize for Revealed {
     }
 }
 
-/// Shows a result that holds keys, of at most `bytes_max` bytes: a buffer that grew would leave copies behind.
+/// Shows a result that holds keys, of at most `bytes_max` bytes: a growing buffer would leave copies behind.
 ///
 /// # Errors
-/// Fails if it cannot be delivered.
+/// Fails if the result cannot be written.
 ///
 /// # Panics
 /// If the result is longer, which is a bug of the caller.

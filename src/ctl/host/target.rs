@@ -1,4 +1,4 @@
-//! Whom to ask: `HOST[:PORT]` on the command line, and the addresses that it means.
+//! Servers on the command line, `HOST[:PORT]`, and the addresses behind them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use tfo_model::problem::Problem;
 
-/// Where most servers with TFO listen.
+/// Port that most servers with TFO listen on.
 const DEFAULT_PORT: u16 = 443;
 
-/// A server as it was typed.
+/// A server as typed on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     text: String,
@@ -17,7 +17,7 @@ pub(super) struct Target {
     port: u16,
 }
 
-/// A text that names no server.
+/// The text is not a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a server is HOST, HOST:PORT, ADDRESS, ADDRESS:PORT or [IPV6]:PORT; the port is 443 if it is not given")]
 pub(super) struct BadTarget;
@@ -43,13 +43,13 @@ impl FromStr for Target {
 }
 
 impl fmt::Display for Target {
-    /// As it was typed.
+    /// Shows the server as typed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-/// Which addresses of a name are meant.
+/// Address families to use.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(super) struct Families {
     /// IPv4 only
@@ -73,14 +73,14 @@ impl Target {
         &self.host
     }
 
-    /// The addresses behind it, each once, in the resolver's order; `sources`, if any are given, leave out the family that none of them has.
+    /// The server's addresses, each once, in the resolver's order.  If there are `sources`, only addresses of their families count.
     ///
     /// # Errors
-    /// Fails if the name has no address, or none that was asked for.
+    /// Fails if the name has no address, or none of the requested families.
     pub(super) fn resolve(&self, families: Families, sources: &[IpAddr]) -> Result<Vec<SocketAddr>, Problem> {
         let found = (self.host.as_str(), self.port).to_socket_addrs().map_err(|error| {
             let remedy = "check the name, or give an address";
-            Problem::error("unresolved", format!("{}: no address is known: {error}", self.host), remedy)
+            Problem::error("unresolved", format!("{}: cannot resolve the name: {error}", self.host), remedy)
         })?;
         let sourced =
             |address: &IpAddr| sources.is_empty() || sources.iter().any(|source| source.is_ipv4() == address.is_ipv4());
@@ -91,7 +91,7 @@ impl Target {
             }
         }
         if addresses.is_empty() {
-            let remedy = "leave out -4, -6 and --source, or give those of the server's family";
+            let remedy = "leave out -4, -6 and --source, or use the server's address family";
             return Err(Problem::error("unresolved", format!("{}: no address of that family", self.host), remedy));
         }
         Ok(addresses)

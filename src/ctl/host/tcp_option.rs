@@ -1,6 +1,6 @@
-//! TCP options, as far as TCP Fast Open needs them.  Pure: bytes in, values out, and no byte string panics.
+//! TCP options, as far as TCP Fast Open needs them.  Pure; no input panics.
 //!
-//! Fast Open is option 34 (RFC 7413 section 4.1.1), or before that the shared experimental option 254 with the identifier
+//! Fast Open is option 34 (RFC 7413 section 4.1.1) or, in older kernels, the shared experimental option 254 with the identifier
 //! 0xF989 (RFC 6994; RFC 7413 section 4.1.1; Linux `include/net/tcp.h`, `TCPOPT_FASTOPEN_MAGIC`).  Without a cookie it asks for one.
 
 use std::{fmt, iter};
@@ -14,10 +14,10 @@ const FAST_OPEN: u8 = 34;
 const EXPERIMENTAL: u8 = 254;
 const EXPERIMENT_ID: [u8; 2] = [0xf9, 0x89];
 
-/// What a SYN of ours says it takes: Ethernet's 1500 bytes less the headers of IPv6.  Nothing is ever sent to us after it.
+/// Maximum segment size of our SYNs: Ethernet's 1500 bytes less the IPv6 and TCP headers.  The server never sends data.
 const OUR_SEGMENT_BYTES_MAX: u16 = 1440;
 
-/// Which option carries it.
+/// TCP option that carries Fast Open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Form {
     /// Option 34.
@@ -39,8 +39,8 @@ impl Form {
 
 /// The options of a TCP header, each as kind (IANA "TCP Option Kind Numbers") and content; padding is skipped.
 ///
-/// Ends at the end mark, and at the first option whose length cannot be: what follows that means nothing.  etherparse's own reader
-/// ends at the first kind that it does not know, and Fast Open is one of those.
+/// Ends at the end mark, and at the first option with an impossible length.  etherparse's own reader ends at the first kind that it
+/// does not know, and it does not know Fast Open.
 pub fn options(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     iter::from_fn(move || {
         while let [NO_OPERATION, behind @ ..] = rest {
@@ -48,14 +48,14 @@ pub fn options(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
         }
         let [kind, length, ..] = *rest else { return None };
         let (option, behind) = rest.split_at_checked(length.into()).filter(|_| kind != END)?;
-        // The length counts kind and length too.
+        // The length includes the bytes of kind and length.
         let content = option.get(2..)?;
         rest = behind;
         Some((kind, content))
     })
 }
 
-/// A cookie as it came: whatever length a server uses.
+/// A received cookie, of any length.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WireCookie {
     bytes: [u8; WireCookie::BYTES_MAX],
@@ -63,7 +63,7 @@ pub struct WireCookie {
 }
 
 impl WireCookie {
-    /// Longest content that an option can have: 40 bytes of options less kind and length.
+    /// Longest content of an option: 40 bytes of options less kind and length.
     pub const BYTES_MAX: usize = 38;
 
     fn new(content: &[u8]) -> Option<Self> {
@@ -79,7 +79,7 @@ impl WireCookie {
         &self.bytes[..usize::from(self.length)]
     }
 
-    /// The cookie, if its length is the one that Linux makes.
+    /// The cookie, if it has the length of a Linux cookie.
     #[must_use]
     pub fn linux(&self) -> Option<Cookie> {
         self.as_bytes().try_into().ok().map(Cookie::from_bytes)
@@ -108,14 +108,14 @@ impl fmt::Debug for WireCookie {
 /// A Fast Open option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FastOpen {
-    /// Which option it is.
+    /// TCP option that carries it.
     pub form: Form,
-    /// None: asks for a cookie.
+    /// None: the option asks for a cookie.
     pub cookie: Option<WireCookie>,
 }
 
 impl FastOpen {
-    /// The Fast Open option among these, 34 before 254.
+    /// The Fast Open option among these options; 34 takes precedence over 254.
     #[must_use]
     pub fn among(bytes: &[u8]) -> Option<Self> {
         options(bytes).filter_map(|(kind, content)| Self::of(kind, content)).min_by_key(|option| option.form)

@@ -80,10 +80,7 @@ fn a_server_without_tfo_never_gives_a_cookie() {
         got["exchanges"].as_array().unwrap().iter().map(|exchange| &exchange["syn_data"]).collect();
     assert_eq!((rides, &got["accepted"]), (vec![&json!("asked"), &json!("asked")], &json!(false)));
     let text = stdout(&cable.ctl(&["get", &FAMILIES[0].url("/")]));
-    assert!(
-        text.contains("still no cookie; TFO is off at the server, or something on the way removes the option"),
-        "{text}"
-    );
+    assert!(text.contains("still no cookie; TFO is off at the server, or a middlebox removes the option"), "{text}");
 }
 
 #[test]
@@ -123,7 +120,7 @@ fn an_answer_its_headers_and_its_redirect() {
     }
 }
 
-/// A client that nobody here wrote is counted as our own is.
+/// A third-party client is counted like our own.
 #[test]
 fn curl_is_counted_by_stats() {
     skip_unless!(need_netns() && need_tool("nginx") && need_tool("curl"));
@@ -150,14 +147,14 @@ fn curl_is_counted_by_stats() {
 // ---- refusals ----
 
 #[test]
-fn urls_that_are_none_of_ours_are_refused() {
+fn unsupported_urls_are_refused() {
     for (url, words) in [
-        ("https://example.org/", "https:// is not done here"),
-        ("ftp://example.org/", "ftp: is not done here"),
-        ("example.org", "is no URL"),
-        ("http://", "is no URL"),
+        ("https://example.org/", "https:// is not supported"),
+        ("ftp://example.org/", "the scheme ftp:// is not supported"),
+        ("example.org", "is not a URL"),
+        ("http://", "is not a URL"),
         ("http://user:pw@example.org/", "a user name or a password"),
-        ("localhost:80/", "is not done here"),
+        ("localhost:80/", "is not supported"),
     ] {
         let output = ctl(&["get", url]);
         code(&output, 2);
@@ -170,7 +167,7 @@ fn urls_that_are_none_of_ours_are_refused() {
 }
 
 #[test]
-fn whoever_does_not_answer_is_told_apart() {
+fn each_kind_of_missing_answer_is_reported() {
     skip_unless!(need_netns() && need_tool(PYTHON));
     let cable = Cable::new();
     let failed = |arguments: &[&str], words: &str| {
@@ -186,19 +183,19 @@ fn whoever_does_not_answer_is_told_apart() {
     failed(&["http://no-such-host.invalid/"], "no-such-host.invalid has no address");
     failed(&[&FAMILIES[0].url("/")], "Connection refused");
     failed(&["http://192.0.2.1/"], "Network is unreachable");
-    failed(&[&FAMILIES[0].url("/"), "-6"], "no address of the family");
+    failed(&[&FAMILIES[0].url("/"), "-6"], "no address of the requested family");
     failed(&[&FAMILIES[0].url("/"), "--source", "198.51.100.1"], "cannot send from 198.51.100.1");
     // Accepts in its kernel, and never says a word.
     let address = (FAMILIES[0].server, 8081);
     let silent = cable.server.netns().run(|| TcpListener::bind(address)).unwrap();
     failed(&[&format!("http://{}:8081/", FAMILIES[0].server)], "it took longer than --timeout");
     drop(silent);
-    // Nobody is at the other end of this address, and nobody says so.
+    // No host has this address, and no ICMP error reports that.
     failed(&["http://10.78.1.200/"], "cannot connect");
     let mut echo = cable.server.command(PYTHON);
     echo.args([concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/tfo.py"), "serve", "8080"]);
     let _echo = cable.start(echo);
-    failed(&[&FAMILIES[0].url("/")], "not as a web server");
+    failed(&[&FAMILIES[0].url("/")], "the response is unusable");
 }
 
 #[test]

@@ -210,7 +210,7 @@ fn cookie_refuses_bad_keys_and_addresses() {
     let good = put(dir.path(), "good", KEYS[0].as_bytes(), 0o600);
     let run = |place: &str, src: &str, dst: &str| ctl(&["cookie", "--key-file", place, "--src", src, "--dst", dst]);
     let bad = |name: &str, content: &[u8], mode| run(&put(dir.path(), name, content, mode), "192.0.2.1", "192.0.2.2");
-    refused(&run(&good, "192.0.2.1", "2001:db8::1"), 2, "not of one family");
+    refused(&run(&good, "192.0.2.1", "2001:db8::1"), 2, "are of different address families");
     code(&run(&good, "192.0.2.1", "example.org"), 2);
     refused(&bad("open", KEYS[0].as_bytes(), 0o640), 2, "users other than its owner");
     refused(&bad("three", KEYS.join(",").as_bytes(), 0o600), 2, "more than two keys");

@@ -1,4 +1,4 @@
-//! `tfoctl` for one host: against the real kernel, and against servers and clients that nobody here wrote.
+//! `tfoctl` for one host: against the real kernel, and against third-party servers and clients.
 
 mod bench;
 mod get;

@@ -83,7 +83,7 @@ fn a_watch_sees_what_rises_in_between() {
     );
 }
 
-/// A namespace that was made anew under its name has counters of its own.
+/// A namespace that is recreated under the same name has new counters.
 #[test]
 fn a_namespace_that_was_made_anew_is_told() {
     skip_unless!(need_netns());
@@ -96,7 +96,7 @@ fn a_namespace_that_was_made_anew_is_told() {
     assert!(next().contains(" totals: accepted 0, "));
     let mounted = Command::new("mount").args(["--bind"]).args([new.path(), old.path()]).status().unwrap();
     assert!(mounted.success());
-    let found = (0..10).any(|_| next().ends_with("; counters began anew"));
+    let found = (0..10).any(|_| next().ends_with("; counters restarted"));
     drop(watch);
     assert!(Command::new("umount").arg(old.path()).status().unwrap().success());
     assert!(found);

@@ -9,7 +9,7 @@ use tfo_testbed::daemon::{DaemonHost, derive, lasting};
 use tfo_testbed::host::{Host, stdout};
 use tfo_testbed::{NetNs, need_netns, need_tool, skip_unless};
 
-/// `tfoctl` run by `setpriv` as nobody; the program must be readable for nobody, so a copy is run.
+/// `tfoctl` run by `setpriv` as the user `nobody`, as a copy that this user can read.
 pub(crate) fn as_nobody(mut setpriv: Command, arguments: &[&str]) -> Command {
     setpriv.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--"]);
     setpriv.arg(program()).args(arguments).stdin(std::process::Stdio::null());

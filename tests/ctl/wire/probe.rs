@@ -82,7 +82,7 @@ fn the_option_the_source_and_the_count_are_ours_to_choose() {
 fn a_probe_takes_no_place_in_the_queue() {
     skip_unless!(need_netns());
     let cable = Cable::new();
-    // Nobody accepts, so what took a place would keep it.
+    // The listener never accepts, so a connection that took a place in its queue would keep it.
     let _on = listen(&cable.server, ON, true);
     let before = counters(&cable.server);
     let (results, code) = cable.results(&["probe", &at(SERVER[0], ON), &at(SERVER[1], ON), "--count", "400"]);
@@ -130,7 +130,7 @@ fn an_ordinary_user_probes_through_the_kernel() {
         let output = command.args(["probe", "--unprivileged"]).args(targets).output().unwrap();
         (String::from_utf8(output.stdout).unwrap(), output.status.code().unwrap())
     };
-    // Before there is a cookie: nobody takes one for another port's.
+    // Without a cookie, the probe cannot mistake another port's for its own.
     let (text, code) = probe(&[OFF, CLOSED, FILTERED, 84].map(|port| at(SERVER[0], port)));
     let words = |text: &str| -> Vec<String> {
         text.lines().map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect()
@@ -147,12 +147,12 @@ fn an_ordinary_user_probes_through_the_kernel() {
     assert_eq!(counters(&cable.server).passive, before.passive, "no data went with a SYN");
     for server in SERVER {
         let (again, code) = probe(&[at(server, ON)]);
-        assert!(again.contains("tfo-on") && again.contains("data in the SYN was taken") && code == 0, "{again}");
+        assert!(again.contains("tfo-on") && again.contains("data in the SYN was accepted") && code == 0, "{again}");
     }
     // The kernel has a cookie of this server now, and yet the other ports are what they are.
     let (text, _) = probe(&[OFF, CLOSED, 84].map(|port| at(SERVER[0], port)));
     assert_eq!(words(&text), ["tfo-off", "closed", "tfo-off"], "{text}");
-    assert!(text.trim_end().ends_with("something on the way drops SYNs with the option"), "{text}");
+    assert!(text.trim_end().ends_with("a middlebox drops SYNs with the option"), "{text}");
     // The server's keys are others, so the cookie is an old one: refused once, and replaced.
     cable.server.set_keys(B);
     let (text, code) = probe(&[at(SERVER[0], ON)]);
@@ -161,7 +161,10 @@ fn an_ordinary_user_probes_through_the_kernel() {
     cable.client.set("ipv4/tcp_fastopen", "2");
     let output = cable.tfoctl(&["probe", "--unprivileged", &at(SERVER[0], ON)]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("the client side of TFO is off here"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("the client side of TFO is off on this host"),
+        "{output:?}"
+    );
 }
 
 #[test]

@@ -63,19 +63,23 @@ fn names_routes_and_sources_that_are_not_there_are_told() {
     skip_unless!(need_netns());
     let cable = Cable::new();
     let _on = listen(&cable.server, 80, true);
-    refused(&cable.tfoctl(&["probe", "no-such-host.invalid"]), 1, "no-such-host.invalid: no address is known");
+    refused(&cable.tfoctl(&["probe", "no-such-host.invalid"]), 1, "no-such-host.invalid: cannot resolve the name");
     refused(&cable.tfoctl(&["probe", "10.99.0.1:80"]), 1, "no route to 10.99.0.1");
     refused(&cable.tfoctl(&["verify", "10.99.0.1:80"]), 1, "no route to 10.99.0.1");
     let target = at(SERVER[0], 80);
     for command in ["probe", "verify"] {
-        refused(&cable.tfoctl(&[command, &target, "--source", "192.0.2.1"]), 2, "192.0.2.1 is no address of this host");
+        refused(
+            &cable.tfoctl(&[command, &target, "--source", "192.0.2.1"]),
+            2,
+            "192.0.2.1 is not an address of this host",
+        );
         refused(&cable.tfoctl(&[command, &target, "--source", CLIENT[1]]), 1, "no address of that family");
         refused(&cable.tfoctl(&[command, &target, "-6"]), 1, "no address of that family");
     }
     refused(
         &cable.tfoctl(&["probe", "--unprivileged", &target, "--source", "192.0.2.1"]),
         2,
-        "192.0.2.1 is no address",
+        "192.0.2.1 is not an address of this host",
     );
     refused(&cable.tfoctl(&["sniff", "-i", "nosuch0"]), 2, "nosuch0: no such interface");
 
@@ -119,7 +123,7 @@ fn a_closed_pipe_ends_it_without_a_complaint() {
 }
 
 #[test]
-fn captures_that_are_none_or_damaged_are_told() {
+fn files_that_are_not_captures_and_damaged_captures_are_refused() {
     let dir = scratch();
     let read = |content: &[u8]| {
         let path = dir.path().join("capture");
@@ -127,11 +131,11 @@ fn captures_that_are_none_or_damaged_are_told() {
         plain(&["sniff", "--read", path.to_str().unwrap()])
     };
     refused(&plain(&["sniff", "--read", "/nonexistent/capture"]), 1, "/nonexistent/capture");
-    refused(&read(b""), 1, "no packet capture");
-    refused(&read(b"not a capture at all"), 1, "no packet capture");
+    refused(&read(b""), 1, "not a packet capture");
+    refused(&read(b"not a capture at all"), 1, "not a packet capture");
     let header = |link: u8| [&[0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0][..], &[0; 8], &[0, 0, 1, 0, link, 0, 0, 0]].concat();
     refused(&read(&header(147)), 1, "link type 147");
-    refused(&read(&[header(101), vec![1; 5]].concat()), 1, "cut short");
+    refused(&read(&[header(101), vec![1; 5]].concat()), 1, "ends in the middle of a packet");
     // An empty one is in order.
     let output = read(&header(101));
     assert!(output.status.success() && output.stdout.starts_with(b"0 packets"), "{output:?}");

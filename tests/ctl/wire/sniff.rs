@@ -13,7 +13,7 @@ use tfo_testbed::cable::{CLIENT, OTHER_CLIENT, Running, SERVER};
 use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, scratch, skip_unless};
 
 const PORT: u16 = 80;
-/// Nobody listens there.
+/// A port without a listener.
 const CLOSED: u16 = 9;
 
 /// A packet as both name it: addresses and ports, option, cookie, bytes of data; and how often it came.
@@ -128,7 +128,7 @@ fn dumpcap(netns: &NetNs, interface: &str, file: &Path) -> Running {
 /// Several hundred connections: both families, plain ones, cookies of the primary, of the backup, of neither; requests of both forms.
 fn traffic(cable: &Cable) {
     let lengths: Vec<usize> = (0..40).map(|index| 1 + index * 31).collect();
-    let everybody = || {
+    let all_clients = || {
         for (family, server) in SERVER.iter().enumerate() {
             for source in [CLIENT[family], OTHER_CLIENT[family]] {
                 connect(&cable.client, source, server, PORT, &lengths);
@@ -136,13 +136,13 @@ fn traffic(cable: &Cable) {
         }
     };
     cable.server.set_keys(A);
-    everybody();
+    all_clients();
     // Promoted: the old cookies are of the backup.
     cable.server.set_keys(&format!("{B},{A}"));
-    everybody();
+    all_clients();
     // Something else: the cookies are of no key.
     cable.server.set_keys(C);
-    everybody();
+    all_clients();
     // Without the option.
     cable.client.run(|| {
         for server in SERVER {

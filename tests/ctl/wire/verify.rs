@@ -142,7 +142,7 @@ fn a_balancer_by_source_address_needs_several_sources_and_the_keys() {
     // Without the keys the cookies of different sources cannot be compared, and that is said.
     let output = tfoctl(&fleet.client, &arguments).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("can only be compared with --key-file"), "{text}");
+    assert!(text.contains("cookies of different sources cannot be compared"), "{text}");
     arguments.extend(["--key-file", keys.to_str().unwrap()]);
     let (all, code) = results(&fleet.client, &arguments);
     assert_eq!((verdicts(&all), code), (vec![("split", 2)], 1), "{all:?}");
@@ -159,7 +159,7 @@ fn keys_come_from_stdin_too_and_never_from_the_command_line() {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.contains(&format!("backup {}", fingerprint(A))), "{text}");
-    // A key in place of a file is no file, and is not repeated either.
+    // A key in place of a file name is refused, and not repeated in the message.
     let output = tfoctl(&fleet.client, &["verify", VIP[0], "--key-file", "nosuch.key"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(!Path::new("nosuch.key").exists());

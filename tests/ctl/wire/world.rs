@@ -141,7 +141,7 @@ pub(crate) fn connect(netns: &NetNs, source: &str, server: &str, port: u16, data
     });
 }
 
-/// Connections that a client has begun and nobody has ended.
+/// Half-open connections that clients have started.
 pub(crate) fn half_open(netns: &NetNs) -> usize {
     let output = netns.command("ss").args(["-Htn", "state", "syn-recv"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");

@@ -1,5 +1,5 @@
-//! The fleet of the demo with every part in reach: whatever can happen to a node, an agent or a coordinator can be made to
-//! happen, with live TCP Fast Open clients on v4 and v6.
+//! The fleet of the demo with every part in reach: tests cause faults of nodes, agents and coordinators under live TCP Fast Open
+//! clients on v4 and v6.
 //!
 //! Network, servers, clients and judge are those of `tfo_demo`; agents and coordinator are the real programs.  A test runs
 //! in namespaces of its own ([`inside`]), so the fleet is called, not sent orders.  Numbers of nodes begin with 1.
@@ -52,9 +52,9 @@ const SECRET_FILES: [&str; 2] = ["first.secret", "second.secret"];
 const SECRET_BYTES: usize = 32;
 /// Keys of an agent whose source is a file.
 const KEY_FILE: &str = "keys";
-/// The line that the agent's file is about.
+/// The sysctl that the agent's file sets.
 const SYSCTL_NAME: &str = "net.ipv4.tcp_fastopen_key = ";
-/// What a line that is typed on a node prints, so that a program which it leaves running holds no pipe of ours.
+/// Output file of a line typed on a node, so that a program left running does not keep a pipe of the test open.
 const SAID_FILE: &str = "said";
 
 /// A node and its programs.
@@ -83,7 +83,7 @@ pub struct Ended {
     pub said: String,
 }
 
-/// All parts.  What runs dies with the test's own PID namespace.
+/// All parts.  Processes end with the test's PID namespace.
 pub struct Fleet {
     kit: Kit,
     network: Network,
@@ -98,7 +98,7 @@ pub struct Fleet {
     gone_passive_fail: u64,
 }
 
-/// What was done must have worked.
+/// Unwraps the result of a step that must succeed.
 #[track_caller]
 fn done<T, E: Into<DemoError>>(result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| panic!("{}", chain(&error.into())))
@@ -143,7 +143,7 @@ impl Fleet {
     pub fn up(nodes: usize) -> Self {
         let mut fleet = Self::start(nodes);
         (1..=nodes).for_each(|node| fleet.start_agent(node));
-        fleet.until("everybody is admitted", |pool| pool["required"] == nodes);
+        fleet.until("all nodes are admitted", |pool| pool["required"] == nodes);
         let first = json!({"mode": "first", "reason": "test", "expect": {"number": nodes}});
         fleet.command("/rotations", &first);
         fleet.converged();

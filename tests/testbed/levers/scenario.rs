@@ -1,4 +1,4 @@
-//! What scenarios are made of: waiting for the pool, walking through rotations, and counting what it cost the clients.
+//! Steps of scenarios: waiting for the pool, driving rotations, and counting the cost for the clients.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Fleet;
 use crate::{PATIENCE, poll_some, poll_until};
 
-/// Connections in which every client has come round at least six times: 48 clients, in turn in each of six namespaces.
+/// Number of connections after which every client has connected at least six times: 48 clients in six namespaces, in turn.
 const ROUNDS: u64 = 300;
 /// Pairs of a client's address and an address of the fleet, each with a cookie of its own.
 pub const CLIENTS: u64 = 48;
@@ -40,7 +40,7 @@ impl Fleet {
         self.until_within(PATIENCE, wanted, is)
     }
 
-    /// The same, for something that takes long.
+    /// Waits longer.
     #[track_caller]
     pub fn until_within(&mut self, longest: Duration, wanted: &str, is: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
@@ -51,13 +51,13 @@ impl Fleet {
         found.unwrap_or_else(|| panic!("never {wanted}: {last:#}\n{}", self.look()))
     }
 
-    /// Waits until everybody holds what it is told.
+    /// Waits until all nodes have converged.
     #[track_caller]
     pub fn converged(&mut self) -> Value {
-        self.until("everybody has it", |pool| pool["required"] != 0 && pool["converged"] == pool["required"])
+        self.until("all nodes have converged", |pool| pool["required"] != 0 && pool["converged"] == pool["required"])
     }
 
-    /// An operator's command, again and again while it comes too early: nodes are not heard yet, the old key is not drained.
+    /// Gives an operator's command, and repeats it while it is too early: nodes have not reported yet, or the old key is not drained.
     #[track_caller]
     pub fn command(&mut self, below: &str, body: &Value) -> Value {
         let mut last = String::new();

@@ -13,40 +13,40 @@ use super::http::{BodyEnd, Head, HeadError};
 use tfo_host::kernel::tcp_info::SynData;
 use tfo_host::runtime::{clock, sys};
 
-/// Bytes of an answer that are read; whoever measures the first byte needs no more.
+/// Most bytes of a body that are read.  Measuring the time to the first byte needs no more.
 const BODY_BYTES_MAX: u64 = 64 << 20;
 /// Shortest socket timeout: 0 would mean for ever.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
-/// Whether the request shall ride in the SYN.
+/// How the request is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// `sendto(MSG_FASTOPEN)`.
+    /// In the SYN: `sendto(MSG_FASTOPEN)`.
     FastOpen,
-    /// `connect`, then `send`.
+    /// After the handshake: `connect`, then `send`.
     Plain,
 }
 
-/// What is asked of whom.
+/// A request, and the server to send it to.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) address: SocketAddr,
     pub(super) source: Option<IpAddr>,
     pub(super) request: Vec<u8>,
-    /// For everything, from the first packet to the last byte.
+    /// Limit for the whole exchange, from the first packet to the last byte.
     pub(super) timeout: Duration,
 }
 
-/// What became of the request's ride.
+/// What happened to the request in the SYN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ride {
-    /// By the kernel's own account.
+    /// As the kernel reports it.
     Known(SynData),
-    /// The client side of TFO is off here: EOPNOTSUPP (docs/kernel.md#when-a-key-takes-effect).  A plain connection was made.
+    /// Not tried: the client side of TFO is off (EOPNOTSUPP, docs/kernel.md#when-a-key-takes-effect).  A plain connection was made.
     ClientOff,
 }
 
-/// An answer and its times, all from just before the first packet.
+/// A response.  Its times start just before the first packet.
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) ride: Ride,
@@ -55,28 +55,28 @@ pub(super) struct Exchange {
     pub(super) total: Duration,
     pub(super) head: Head,
     pub(super) body_bytes: u64,
-    /// False if the answer was cut: by the server, by the timeout, or because it is long.
+    /// False if the body was cut short: by the server, by the timeout, or because it is too long.
     pub(super) complete: bool,
 }
 
-/// Why there is no answer.
+/// An exchange failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExchangeError {
-    #[error("no socket of its family can be made")]
+    #[error("cannot create a socket of its address family")]
     Socket(#[source] io::Error),
     #[error("cannot send from {0}")]
     Source(IpAddr, #[source] io::Error),
     #[error("cannot connect")]
     Connect(#[source] io::Error),
-    #[error("connected, but the answer did not come")]
+    #[error("connected, but no response arrived")]
     Answer(#[source] io::Error),
-    #[error("connected, but the server closed before the head of its answer was whole")]
+    #[error("connected, but the server closed the connection before its response head was complete")]
     Closed,
-    #[error("connected and answered, but not as a web server")]
+    #[error("connected, but the response is unusable")]
     Head(#[from] HeadError),
 }
 
-/// Makes the connection and reads the answer.
+/// Connects, sends the request and reads the response.
 pub(super) fn exchange(target: &Target, way: Way) -> Result<Exchange, ExchangeError> {
     let socket = open(target)?;
     let start = clock::monotonic();
@@ -121,7 +121,7 @@ fn open(target: &Target) -> Result<OwnedFd, ExchangeError> {
     Ok(socket)
 }
 
-/// Bytes of the request that are sent by then, and whether Fast Open is off here.
+/// Connects.  Returns how many bytes of the request were sent, and whether the client side of Fast Open is off.
 ///
 /// Blocking, because a non-blocking `sendto(MSG_FASTOPEN)` without a cookie queues nothing (docs/kernel.md#client-side).
 fn connect(socket: &OwnedFd, target: &Target, way: Way) -> io::Result<(usize, bool)> {
@@ -137,7 +137,7 @@ fn connect(socket: &OwnedFd, target: &Target, way: Way) -> io::Result<(usize, bo
     Ok((0, way == Way::FastOpen))
 }
 
-/// The kernel's two ways to say that a socket's timeout is over (socket(7), connect(2)).
+/// Names the two errors by which the kernel reports an expired socket timeout (socket(7), connect(2)).
 fn timed_out(error: io::Error) -> io::Error {
     match Errno::from_io_error(&error) {
         Some(Errno::AGAIN | Errno::INPROGRESS) => {
@@ -147,7 +147,7 @@ fn timed_out(error: io::Error) -> io::Error {
     }
 }
 
-/// The body, counted and dropped.  `begun` came with the head.
+/// Counts the bytes of the body and discards them.  `begun` arrived with the head.
 fn read_body(stream: &mut TcpStream, deadline: &Deadline, end: BodyEnd, begun: Vec<u8>) -> (u64, bool) {
     let mut bytes = begun;
     let mut count = bytes.len() as u64;
@@ -166,7 +166,7 @@ fn read_body(stream: &mut TcpStream, deadline: &Deadline, end: BodyEnd, begun: V
     (count, true)
 }
 
-/// Reads what is there, at least one byte; 0: the server has closed.
+/// Reads what has arrived, at least one byte; 0 means that the server has closed.
 fn read_more(stream: &mut TcpStream, deadline: &Deadline, bytes: &mut Vec<u8>) -> io::Result<usize> {
     let mut buffer = [0; 16_384];
     loop {
@@ -182,14 +182,14 @@ fn read_more(stream: &mut TcpStream, deadline: &Deadline, bytes: &mut Vec<u8>) -
     }
 }
 
-/// When everything must be over.
+/// The time by which the exchange must end.
 struct Deadline {
     start: Instant,
     budget: Duration,
 }
 
 impl Deadline {
-    /// Lets the socket wait for no longer than what is left.
+    /// Sets the socket's timeout to the time that is left.
     fn arm(&self, socket: impl AsFd, which: Timeout) -> io::Result<()> {
         let left = clock::left_of(self.budget, self.start);
         if left.is_zero() {

@@ -1,4 +1,4 @@
-//! The little of HTTP/1.1 that one GET needs: the request, and the head of the answer (RFC 9112).
+//! The part of HTTP/1.1 that one GET needs: the request, and the head of the response (RFC 9112).
 
 use httparse::{ParserConfig, Response, Status};
 use serde::Serialize;
@@ -9,20 +9,20 @@ const HEAD_BYTES_MAX: usize = 65_536;
 /// Most headers that fit into it: four bytes each at least, `a:` and the end of its line.
 const HEADERS_MAX: usize = HEAD_BYTES_MAX / 4;
 
-/// The head of an answer, with nothing in it that a terminal would obey.
+/// The head of a response, without control characters that could steer a terminal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Head {
     /// `HTTP/1.1`.
     pub(super) version: String,
     /// 100 to 999.
     pub(super) status: u16,
-    /// What follows it; may be empty.
+    /// Reason phrase; may be empty.
     pub(super) reason: String,
-    /// In their order.
+    /// Headers in the order of the response.
     pub(super) headers: Vec<Header>,
 }
 
-/// One line of it.
+/// One header line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Header {
     /// As the server wrote it.
@@ -31,27 +31,27 @@ pub(super) struct Header {
     pub(super) value: String,
 }
 
-/// Why an answer is none.
+/// The bytes are not the head of an HTTP/1 response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HeadError {
-    #[error("the answer is no HTTP/1 (its first line is no status line)")]
+    #[error("not an HTTP/1 response: the first line is not a status line")]
     NoStatusLine,
-    #[error("the answer's head has a line that is no header")]
+    #[error("the response head has a line that is not a header")]
     NoHeader,
-    #[error("the answer's head has more than {HEAD_BYTES_MAX} bytes")]
+    #[error("the response head is longer than {HEAD_BYTES_MAX} bytes")]
     TooLong,
 }
 
 /// How the body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyEnd {
-    /// After so many bytes.
+    /// After this many bytes.
     Bytes(u64),
-    /// When the server closes, as it was asked to.
+    /// When the server closes the connection, as the request asks.
     Close,
 }
 
-/// The request for a path, with the connection to be closed after it.
+/// A GET request for a path that asks the server to close the connection afterwards.
 pub(super) fn request(path_and_query: &str, host: &str) -> Vec<u8> {
     let agent = concat!("tfoctl/", env!("CARGO_PKG_VERSION"));
     format!(
@@ -61,11 +61,11 @@ pub(super) fn request(path_and_query: &str, host: &str) -> Vec<u8> {
 }
 
 impl Head {
-    /// Reads the final head at the start of `bytes`, and how long it is; interim ones (1xx) before it are skipped.  None: there is more
-    /// to come.
+    /// Reads the final head at the start of `bytes` and returns it with its length.  Skips interim heads (1xx).  None: the head is
+    /// not complete yet.
     ///
     /// # Errors
-    /// Fails if it is no head (RFC 9112 sections 4 and 5), or longer than any that is read.
+    /// Fails if the bytes are not a head (RFC 9112 sections 4 and 5), or if it is too long.
     pub(super) fn read(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
         let mut start = 0;
         loop {
@@ -104,17 +104,17 @@ impl Head {
         })
     }
 
-    /// The value of the first header of that name.
+    /// The value of the first header with this name.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.as_str())
     }
 
-    /// How the body of this answer to a GET ends.
+    /// How the body of this response to a GET ends.
     pub(super) fn body_end(&self) -> BodyEnd {
         if matches!(self.status, 204 | 304) {
             return BodyEnd::Bytes(0);
         }
-        // With chunks, a length does not count (RFC 9112 section 6.3).
+        // A transfer encoding overrides the length (RFC 9112 section 6.3).
         let length = self.header("content-length").filter(|_| self.header("transfer-encoding").is_none());
         length.and_then(|length| length.parse().ok()).map_or(BodyEnd::Close, BodyEnd::Bytes)
     }

@@ -1,4 +1,4 @@
-//! `tfoctl get`: an http:// request whose first bytes ride in the SYN, what became of them, and what that saved.
+//! `tfoctl get`: sends an http:// request in the SYN, shows whether the server accepted it, and measures the time saved.
 
 mod exchange;
 mod http;
@@ -21,13 +21,13 @@ pub struct GetArgs {
     /// http://HOST[:PORT]/PATH
     #[arg(value_name = "URL")]
     url: String,
-    /// Then N times each, in turn, with and without Fast Open: median times to the first byte, and their ratio
+    /// Then compare N requests with and N without Fast Open: median times to the first byte, and their ratio
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     compare: Option<u32>,
     /// Longest time for one connection and its answer
-    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
     timeout: Duration,
-    /// Address to connect from
+    /// Source address
     #[arg(long, value_name = "ADDRESS")]
     source: Option<IpAddr>,
     /// IPv4 only
@@ -39,20 +39,20 @@ pub struct GetArgs {
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
-    let span = tfo_model::time::parse_duration(text).map_err(|error| error.to_string())?;
+    let duration = tfo_model::time::parse_duration(text).map_err(|error| error.to_string())?;
     let range = Duration::from_secs(1)..=Duration::from_secs(3_600);
-    if range.contains(&span) { Ok(span) } else { Err("a timeout is 1 second to 1 hour".to_owned()) }
+    if range.contains(&duration) { Ok(duration) } else { Err("a timeout must be 1 second to 1 hour".to_owned()) }
 }
 
-/// Sends the request, a second time if that tells more, and then as often as a comparison needs.
+/// Sends the request, a second time if the first one obtained a cookie, and then as often as a comparison needs.
 ///
 /// # Errors
-/// Fails if the URL cannot be used or nobody answers.
+/// Fails if the URL cannot be used or no server answers.
 pub fn run(arguments: &GetArgs, format: Format) -> Result<Outcome, Failure> {
     let url = parse_url(&arguments.url).map_err(|problem| Failure::new(Outcome::Config, problem))?;
     let (target, first) = first_answer(arguments, &url)?;
     let mut exchanges = vec![first];
-    // Without a cookie, or with one of no use, the kernel has got one by now: the second try shows what it is worth.
+    // If the kernel had no cookie, or a stale one, it has received a new one by now: try again with that.
     if matches!(exchanges[0].ride, Ride::Known(SynData::Asked | SynData::Rejected)) {
         exchanges.push(again(&target, &url, Way::FastOpen)?);
     }
@@ -63,20 +63,20 @@ pub fn run(arguments: &GetArgs, format: Format) -> Result<Outcome, Failure> {
 fn parse_url(text: &str) -> Result<Url, Problem> {
     let wrong = |message: String, remedy: &str| Problem::error("bad_url", message, remedy);
     let form = "write http://HOST[:PORT]/PATH";
-    let url = Url::parse(text).map_err(|error| wrong(format!("{text:?} is no URL: {error}"), form))?;
+    let url = Url::parse(text).map_err(|error| wrong(format!("{text:?} is not a URL: {error}"), form))?;
     match url.scheme() {
         "http" => {}
         "https" => {
             let remedy = "use an http:// address of the same server, or `tfoctl probe` for its port 443: TFO is a matter of \
                           TCP, and below TLS the answer is the same";
-            return Err(wrong("https:// is not done here: `get` speaks plain HTTP only".to_owned(), remedy));
+            return Err(wrong("https:// is not supported: `get` speaks plain HTTP only".to_owned(), remedy));
         }
-        other => return Err(wrong(format!("{other}: is not done here"), form)),
+        other => return Err(wrong(format!("the scheme {other}:// is not supported"), form)),
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong(
             "the URL holds a user name or a password".to_owned(),
-            "leave it out: arguments can be read by others",
+            "leave it out: other users of this host can read arguments",
         ));
     }
     Ok(url)
@@ -87,7 +87,7 @@ fn first_answer(arguments: &GetArgs, url: &Url) -> Result<(Target, Exchange), Fa
     let host = url.host_str().expect("an http:// URL has a host").to_owned();
     let failed = |problem| Failure { problems: problem, outcome: Outcome::Failed };
     let addresses = url.socket_addrs(|| None).map_err(|error| {
-        let remedy = "look whether the name is right and whether a name server answers, or write the address";
+        let remedy = "check the name and the name servers of this host, or give an address";
         failed(vec![Problem::error("unresolved", format!("{host} has no address: {error}"), remedy)])
     })?;
     let family = |address: &SocketAddr| {
@@ -107,7 +107,7 @@ fn first_answer(arguments: &GetArgs, url: &Url) -> Result<(Target, Exchange), Fa
         }
     }
     if problems.is_empty() {
-        let message = format!("{host} has no address of the family that was asked for");
+        let message = format!("{host} has no address of the requested family");
         problems.push(Problem::error("unresolved", message, "leave out -4, -6 and --source, or use another name"));
     }
     Err(failed(problems))
@@ -120,20 +120,22 @@ fn again(target: &Target, url: &Url, way: Way) -> Result<Exchange, Failure> {
 fn no_answer(target: &Target, url: &Url, error: &ExchangeError) -> Problem {
     let message = format!("{url} at {}: {}", target.address, chain(error));
     let (kind, remedy) = match error {
-        ExchangeError::Socket(_) => ("no_family", "use an address of the other family: this host has none of this one"),
-        ExchangeError::Source(..) => ("bad_source", "name an address of this host, of the server's family"),
+        ExchangeError::Socket(_) => {
+            ("no_family", "use an address of the other family: this host does not support this one")
+        }
+        ExchangeError::Source(..) => ("bad_source", "give an address of this host, of the server's family"),
         ExchangeError::Connect(_) => {
-            ("no_connection", "look whether the server runs and whether this host has a route to it")
+            ("no_connection", "check that the server runs and that this host has a route to it")
         }
         ExchangeError::Answer(_) | ExchangeError::Closed => {
-            ("no_answer", "look at the server's log, or give it a longer --timeout")
+            ("no_answer", "check the server's log, or give a longer --timeout")
         }
-        ExchangeError::Head(_) => ("no_http", "name the port of a web server that speaks HTTP/1"),
+        ExchangeError::Head(_) => ("no_http", "give the port of a web server that speaks HTTP/1"),
     };
     Problem::error(kind, message, remedy)
 }
 
-/// In turn, and each pair in the other order than the one before: what changes in between hits both alike.
+/// Alternates the two ways, and swaps their order in every pair, so that changes of the network affect both alike.
 fn compare(target: &Target, url: &Url, pairs: u32) -> Result<Compared, Failure> {
     let (mut with, mut without, mut accepted) = (Vec::new(), Vec::new(), 0);
     for pair in 0..pairs {

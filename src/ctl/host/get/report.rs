@@ -17,12 +17,12 @@ use tfo_host::kernel::tcp_info::SynData;
 pub(super) struct Fetched<'a> {
     url: String,
     address: SocketAddr,
-    /// Whether the last request that was tried in a SYN was accepted there.
+    /// Whether the server accepted the last request that was sent in a SYN.
     accepted: bool,
     exchanges: Vec<Shown>,
-    /// The head of the last answer.
+    /// The head of the last response.
     response: &'a Head,
-    /// Where the server sends its client instead; not followed.
+    /// Target of a redirect; not followed.
     redirect: Option<&'a str>,
     compare: Option<Compared>,
 }
@@ -43,13 +43,13 @@ struct Shown {
 /// Times to the first byte, with and without Fast Open.
 #[derive(Debug, Serialize)]
 pub(super) struct Compared {
-    /// Of each way.
+    /// Number of exchanges with, and again without, Fast Open.
     samples: usize,
-    /// Of those with Fast Open.
+    /// How many of the exchanges with Fast Open were accepted.
     accepted: u32,
     with_median_us: u64,
     without_median_us: u64,
-    /// With / without; null if the latter is too short to divide by.
+    /// Median with divided by median without; null if the latter is 0.
     ratio: Option<f64>,
 }
 
@@ -63,7 +63,7 @@ impl Compared {
     }
 }
 
-/// Of an even number, the mean of the two in the middle.
+/// The median; of an even number, the mean of the two in the middle.
 fn median(mut times: Vec<Duration>) -> Duration {
     assert!(!times.is_empty(), "a comparison has at least one pair");
     times.sort_unstable();
@@ -75,27 +75,26 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// `syn_data` in JSON, and for all but accepted data: why.
+/// `syn_data` in JSON and, unless the data was accepted, the reason.
 fn words(ride: Ride, attempt: usize) -> (&'static str, Option<&'static str>) {
     match ride {
         Ride::Known(SynData::Accepted) => ("accepted", None),
         Ride::Known(SynData::Asked) if attempt == 0 => {
             ("asked", Some("not sent: there was no cookie for this server yet, so the kernel asked for one"))
         }
-        Ride::Known(SynData::Asked) => (
-            "asked",
-            Some("not sent: still no cookie; TFO is off at the server, or something on the way removes the option"),
-        ),
+        Ride::Known(SynData::Asked) => {
+            ("asked", Some("not sent: still no cookie; TFO is off at the server, or a middlebox removes the option"))
+        }
         Ride::Known(SynData::Rejected) => (
             "rejected",
             Some(
-                "sent, but not accepted: the server's keys do not fit the cookie (another node, or a key that is gone), its TFO is \
+                "sent, but not accepted: the cookie does not match the server's keys (another node, or a removed key), its TFO is \
                  off by now, or its TFO queue is full",
             ),
         ),
         Ride::Known(SynData::Lost) => (
             "lost",
-            Some("sent, but that SYN got lost, and a plain one a second later did not: something on the way drops it"),
+            Some("sent, but that SYN was lost and a plain one a second later was not: a middlebox may drop it"),
         ),
         Ride::Known(SynData::Untried) => (
             "untried",

@@ -1,4 +1,4 @@
-//! `tfoctl probe`: does a server do TCP Fast Open, and what does it answer to a SYN that asks for a cookie?
+//! `tfoctl probe`: shows whether a server supports TCP Fast Open, and how it answers a SYN that asks for a cookie.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::ending::together;
+use super::ending::{ask_each, together};
 use super::raw::{Answer, Asker, Plan};
 use super::target::{Families, Target};
 use super::tcp_option::Form;
@@ -15,25 +15,25 @@ use tfo_cli::report::{Failure, Format, Outcome, Report, show};
 
 mod unprivileged;
 
-/// How often a SYN is sent before it counts as swallowed: twice lost is once in 10 000 at 1 % loss.
+/// How often a SYN is sent before the server counts as filtered.
 const TRIES: u32 = 3;
 
-/// What to ask, and whom.
+/// Arguments of `probe`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 every answer is tfo-on, 1 not so, 2 usage, 3 not allowed.")]
+#[command(after_help = "Exit codes: 0 every answer is tfo-on, 1 otherwise, 2 usage, 3 not allowed.")]
 pub struct Arguments {
-    /// Servers; the port is 443 if it is not given
+    /// Servers to probe; the default port is 443
     #[arg(required = true, value_name = "HOST[:PORT]")]
     targets: Vec<Target>,
-    /// How often each address is asked
+    /// Number of requests to each address
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: u32,
     #[command(flatten)]
     families: Families,
-    /// Address of this host to ask from
+    /// Source address
     #[arg(long, value_name = "ADDRESS")]
     source: Option<IpAddr>,
-    /// Ask with the experimental option 254/0xF989 in place of option 34
+    /// Ask with the experimental option 254/0xF989 instead of option 34
     #[arg(long, conflicts_with = "unprivileged")]
     experimental: bool,
     /// Ask through ordinary connections: needs no privilege, but neither shows the cookie nor chooses the option, and sends an empty line
@@ -45,17 +45,17 @@ pub struct Arguments {
     timeout: u64,
 }
 
-/// What a server is, from here.
+/// What the probe found out about a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Verdict {
-    /// It gave a cookie.
+    /// The server gave a cookie.
     TfoOn,
-    /// It answers, and gives none.
+    /// The server answers without a cookie.
     TfoOff,
-    /// It refuses connections to this port.
+    /// The server refuses connections to this port.
     Closed,
-    /// It, or something on the way, says nothing.
+    /// No answer: the server, or a firewall on the way, drops the packets.
     Filtered,
 }
 
@@ -78,12 +78,12 @@ struct ProbeResult {
     address: IpAddr,
     port: u16,
     result: Verdict,
-    /// As hex in wire order; unknown without a raw socket.
+    /// Hex in wire order; unknown without a raw socket.
     cookie: Option<String>,
-    /// Kind of the option that carried it.
+    /// Kind of the TCP option that carried the cookie.
     option: Option<u8>,
     rtt_us: Option<u64>,
-    /// For people.
+    /// Note in the text output.
     #[serde(skip)]
     remark: Option<&'static str>,
 }
@@ -125,34 +125,16 @@ impl Report for ProbeReport {
     }
 }
 
-/// Asks every address of every server, and shows what they answered.
+/// Probes every address of every server, and shows the answers.
 ///
 /// # Errors
-/// Fails if a server cannot be asked; what the others answered has been shown then.
+/// Fails if a server cannot be probed, after showing the answers of the others.
 pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     let sources: Vec<IpAddr> = arguments.source.into_iter().collect();
-    let (mut results, mut failures) = (Vec::new(), Vec::new());
-    for target in &arguments.targets {
-        let addresses = match target.resolve(arguments.families, &sources) {
-            Ok(addresses) => addresses,
-            Err(problem) => {
-                failures.push(Failure::new(Outcome::Failed, problem));
-                continue;
-            }
-        };
-        for address in addresses {
-            let answered = if arguments.unprivileged {
-                unprivileged::ask(arguments, target, address)
-            } else {
-                ask(arguments, target, address)
-            };
-            match answered {
-                Ok(answered) => results.extend(answered),
-                Err(failure) => failures.push(failure),
-            }
-        }
-    }
-    let report = ProbeReport { results };
+    let ask = if arguments.unprivileged { unprivileged::ask } else { ask };
+    let (results, failures) =
+        ask_each(&arguments.targets, arguments.families, &sources, |target, address| ask(arguments, target, address));
+    let report = ProbeReport { results: results.into_iter().flatten().collect() };
     if !report.results.is_empty() || failures.is_empty() {
         show(&report, format).map_err(Failure::undelivered)?;
     }
@@ -193,8 +175,8 @@ fn ask(arguments: &Arguments, target: &Target, address: SocketAddr) -> Result<Ve
     Ok(results)
 }
 
-fn micros(span: Duration) -> u64 {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

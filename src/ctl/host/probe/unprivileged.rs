@@ -1,12 +1,12 @@
-//! The probe of an ordinary user: connections through the kernel's own TFO client.
+//! The probe without privileges: ordinary connections through the kernel's own TFO client.
 //!
-//! With `TCP_FASTOPEN_CONNECT`, connect(2) returns at once, without a packet, if the kernel has a cookie for this pair of addresses, and
-//! else asks for one in its SYN (`tcp(7)`, Linux commit 19f6d3f3c842).  So: connect; if that had to ask, close, and see whether a second
-//! connect returns at once: then the server gave a cookie, and no data was sent.
+//! With `TCP_FASTOPEN_CONNECT`, connect(2) returns at once, without a packet, if the kernel has a cookie for this pair of addresses;
+//! otherwise it asks for one in its SYN (`tcp(7)`, Linux commit 19f6d3f3c842).  So the probe connects.  If the kernel had to ask, the
+//! probe closes and connects again: if that returns at once, the server gave a cookie, and no data was sent.
 //!
-//! The kernel keeps one cookie for all ports of a server, so one that was there before may be of another port.  Then only data in the SYN
-//! shows what this port does: one empty line, as in front of an HTTP request (RFC 9112 section 2.2).  The handshake is completed, so it
-//! keeps no place in the server's TFO queue either.
+//! The kernel keeps one cookie for all ports of a server, so an existing cookie may come from another port.  Then only data in the SYN
+//! shows what this port does: one empty line, which may precede an HTTP request (RFC 9112 section 2.2).  The handshake is completed, so
+//! the connection does not occupy a place in the server's TFO queue.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,23 +21,18 @@ use super::{Arguments, ProbeResult, Verdict, micros};
 use crate::host::raw::{AskError, given_source};
 use crate::host::target::Target;
 use tfo_cli::report::{Failure, Outcome};
+use tfo_host::kernel::tcp_info::SynData;
 use tfo_host::runtime::{clock, sys};
 use tfo_model::problem::Problem;
 
-/// `tcpi_fastopen_client_fail`: the SYN with the option was lost, the one without it came through (docs/kernel.md#client-side).
-const SYN_WITH_OPTION_LOST: u8 = 3;
-
-/// `tcpi_options`: data in our SYN was acknowledged.
-const SYN_DATA_ACKED: u8 = 32;
-
-/// What is sent where only data can tell.
+/// Data for the SYN where only data shows whether TFO works.
 const EMPTY_LINE: &[u8] = b"\r\n";
 
-/// A connection, as far as it got.
+/// A connection in progress.
 enum Connecting {
     /// The kernel has a cookie and waits for data; nothing has been sent.
     HasCookie(Socket),
-    /// A SYN is on its way since then.
+    /// The SYN was sent at this time.
     Asking(Socket, Instant),
 }
 
@@ -46,19 +41,6 @@ enum Ended {
     Open { round_trip: Duration, syn_data: SynData },
     Refused,
     Silent,
-}
-
-/// What became of the SYN's option and data (docs/kernel.md#client-side).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SynData {
-    /// The server took the data.
-    Accepted,
-    /// The SYN with the option was lost, and the one without it came through.
-    Lost,
-    /// The server did without.
-    NotTaken,
-    /// This host did not even try: it believes that TFO is blocked (`tcp_fastopen_blackhole_timeout_sec`), or has it off.
-    NotTried,
 }
 
 pub(super) fn ask(arguments: &Arguments, target: &Target, address: SocketAddr) -> Result<Vec<ProbeResult>, Failure> {
@@ -77,7 +59,7 @@ fn ask_once(arguments: &Arguments, target: &Target, address: SocketAddr) -> Resu
         remark,
     };
     let (first, with_data) = match connect(arguments, address)? {
-        Connecting::Asking(socket, started) => (finish(arguments, address, (&socket, started))?, false),
+        Connecting::Asking(socket, started) => (finish(arguments, address, &socket, started)?, false),
         Connecting::HasCookie(socket) => (finish_with_data(arguments, address, &socket)?, true),
     };
     let (round_trip, syn_data) = match first {
@@ -85,13 +67,13 @@ fn ask_once(arguments: &Arguments, target: &Target, address: SocketAddr) -> Resu
         Ended::Refused => return Ok(result(Verdict::Closed, None, None)),
         Ended::Silent => return Ok(result(Verdict::Filtered, None, None)),
     };
-    let on = || Ok(result(Verdict::TfoOn, Some(round_trip), with_data.then_some("data in the SYN was taken")));
+    let on = || Ok(result(Verdict::TfoOn, Some(round_trip), with_data.then_some("data in the SYN was accepted")));
     match syn_data {
         SynData::Accepted => return on(),
-        SynData::NotTried => return Err(client_off()),
-        SynData::Lost | SynData::NotTaken => {}
+        SynData::Untried => return Err(client_off()),
+        SynData::Lost | SynData::Asked | SynData::Rejected => {}
     }
-    // If it asked, there is a cookie now; if its cookie was an old one, there is a new one, which the server takes.
+    // If the kernel had no cookie, or a stale one, and the server does TFO, it has a new one now.
     let now_on = match connect(arguments, address)? {
         Connecting::Asking(..) => false,
         Connecting::HasCookie(_) if !with_data => true,
@@ -103,7 +85,7 @@ fn ask_once(arguments: &Arguments, target: &Target, address: SocketAddr) -> Resu
     if now_on {
         return on();
     }
-    let remark = (syn_data == SynData::Lost).then_some("something on the way drops SYNs with the option");
+    let remark = (syn_data == SynData::Lost).then_some("a middlebox drops SYNs with the option");
     Ok(result(Verdict::TfoOff, Some(round_trip), remark))
 }
 
@@ -135,14 +117,14 @@ fn finish_with_data(arguments: &Arguments, address: SocketAddr, socket: &Socket)
     let started = clock::monotonic();
     match socket.send(EMPTY_LINE) {
         Err(error) if !in_progress(&error) => Err(failed(arguments, address, error)),
-        _ => finish(arguments, address, (socket, started)),
+        _ => finish(arguments, address, socket, started),
     }
 }
 
 /// Waits for the end of the handshake.
-fn finish(arguments: &Arguments, address: SocketAddr, (socket, started): (&Socket, Instant)) -> Result<Ended, Failure> {
+fn finish(arguments: &Arguments, address: SocketAddr, socket: &Socket, started: Instant) -> Result<Ended, Failure> {
     let failed = |error| failed(arguments, address, error);
-    // As long as the raw probe waits in all.
+    // The same total wait as the raw probe's.
     let patience = Duration::from_secs(arguments.timeout) * super::TRIES;
     loop {
         let left = clock::left_of(patience, started);
@@ -157,13 +139,7 @@ fn finish(arguments: &Arguments, address: SocketAddr, (socket, started): (&Socke
     let round_trip = clock::monotonic().duration_since(started);
     match socket.take_error().map_err(failed)? {
         None => {
-            let info = sys::tcp_info_head(socket.as_fd()).map_err(failed)?;
-            let syn_data = match info[7] >> 1 & 3 {
-                _ if info[5] & SYN_DATA_ACKED != 0 => SynData::Accepted,
-                SYN_WITH_OPTION_LOST => SynData::Lost,
-                0 => SynData::NotTried,
-                _ => SynData::NotTaken,
-            };
+            let syn_data = SynData::of(sys::tcp_info_head(socket.as_fd()).map_err(failed)?);
             Ok(Ended::Open { round_trip, syn_data })
         }
         Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Ended::Refused),
@@ -176,8 +152,7 @@ fn failed(arguments: &Arguments, address: SocketAddr, error: io::Error) -> Failu
 }
 
 fn client_off() -> Failure {
-    let message =
-        "the client side of TFO is off here (net.ipv4.tcp_fastopen, bit 1), or this host believes that TFO is blocked";
+    let message = "the client side of TFO is off on this host (net.ipv4.tcp_fastopen has no 0x1), or paused because packets vanished";
     Failure::new(
         Outcome::Failed,
         Problem::error("client_off", message, "set the bit, or probe as root without --unprivileged"),

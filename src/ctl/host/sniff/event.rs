@@ -1,4 +1,4 @@
-//! What one packet says about TCP Fast Open, as a line of text or JSON.  Pure.
+//! The TCP Fast Open content of one packet, as a line of text or JSON.  Pure.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -6,13 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::host::key_ring::{KeyName, KeyRing, Slot};
+use crate::host::key_ring::{KeyRing, Slot};
 use crate::host::packet::{Packet, Segment};
 use crate::host::pcap::CapturedAt;
 use crate::host::tcp_option::FastOpen;
 use tfo_model::key::KeyFingerprint;
 
-/// What the packet is for.
+/// Role of the packet in Fast Open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
@@ -37,14 +37,7 @@ impl Kind {
     }
 }
 
-/// Which of our keys made a cookie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Maker {
-    Ours(KeyName),
-    Neither,
-}
-
-/// A packet with TFO.  Wire v1: a line of `sniff --format json`.
+/// A packet with a Fast Open option.  Wire v1: a line of `sniff --format json`.
 #[derive(Debug, Serialize)]
 pub(super) struct Event {
     #[serde(serialize_with = "as_time")]
@@ -57,7 +50,7 @@ pub(super) struct Event {
     /// Kind of the TCP option: 34 or 254.
     option: u8,
     cookie: Option<String>,
-    /// Data in the packet, captured or not.
+    /// Bytes of data in the packet, captured or not.
     data_bytes: usize,
     /// `primary`, `backup` or `neither`; null without a cookie, and without keys to compare it with.
     key: Option<&'static str>,
@@ -68,7 +61,7 @@ fn as_time<S: Serializer>(at: &CapturedAt, serializer: S) -> Result<S::Ok, S::Er
     serializer.collect_str(&time(*at))
 }
 
-/// RFC 3339 in Z with microseconds; a time that a file made up is the last one that can be written.
+/// RFC 3339 in Z with microseconds.  An impossible time in a file is shown as the last representable one.
 fn time(at: CapturedAt) -> impl fmt::Display {
     let instant = |secs, nanos| Timestamp::new(secs, nanos).ok();
     let known = i64::try_from(at.secs).ok().zip(i32::try_from(at.nanos).ok());
@@ -77,7 +70,7 @@ fn time(at: CapturedAt) -> impl fmt::Display {
 }
 
 impl Event {
-    /// None if the packet is neither SYN nor SYN/ACK, or has no TFO option.
+    /// None if the packet is neither SYN nor SYN/ACK, or has no Fast Open option.
     pub(super) fn of(at: CapturedAt, packet: &Packet<'_>, keys: &KeyRing) -> Option<Self> {
         let Segment { header, data_bytes } = &packet.segment;
         let (syn, syn_ack) = (packet.segment.is_syn(), packet.segment.is_syn_ack());
@@ -91,15 +84,9 @@ impl Event {
         };
         let (client, server) =
             if syn { (packet.source, packet.destination) } else { (packet.destination, packet.source) };
-        let maker = cookie.filter(|_| !keys.is_empty()).map(|cookie| {
-            let made = keys.maker(&cookie, client, server);
-            made.map_or(Maker::Neither, Maker::Ours)
-        });
-        let (key, fingerprint) = match maker {
-            None => (None, None),
-            Some(Maker::Neither) => (Some("neither"), None),
-            Some(Maker::Ours(name)) => (Some(name.slot.name()), Some(name.fingerprint)),
-        };
+        let maker = cookie.filter(|_| !keys.is_empty()).map(|cookie| keys.maker(&cookie, client, server));
+        let key = maker.map(|maker| maker.map_or("neither", |name| name.slot.name()));
+        let fingerprint = maker.flatten().map(|name| name.fingerprint);
         Some(Self {
             at,
             source: packet.source,
@@ -136,7 +123,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// What there was in all.
+/// Totals.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Summary {
     packets: u64,
@@ -148,9 +135,9 @@ pub(super) struct Summary {
     primary: u64,
     backup: u64,
     neither: u64,
-    /// Packets that were captured too short to be read.
+    /// Packets whose capture ends before their options do.
     pub(super) cut: u64,
-    /// Packets that the kernel had no room for.
+    /// Packets that the kernel dropped because the buffer was full.
     pub(super) dropped: u64,
 }
 
@@ -187,7 +174,7 @@ impl fmt::Display for Summary {
             write!(f, "; {} captured too short", self.cut)?;
         }
         if self.dropped > 0 {
-            write!(f, "; {} LOST: the kernel had no room for them", self.dropped)?;
+            write!(f, "; {} LOST: the kernel's buffer was full", self.dropped)?;
         }
         Ok(())
     }
@@ -288,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_is_of_the_one_who_gets_it() {
+    fn a_grant_is_for_the_receiver() {
         let (_dir, keys) = ring();
         // The addresses of `event` are those of a SYN: in a SYN/ACK the client is the receiver.
         let wrong_way = event(&segment(SYN_ACK, &made_by("13121110-17161514-1b1a1918-1f1e1d1c"), 0), &keys).unwrap();
@@ -313,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_cannot_be_is_no_panic() {
+    fn an_impossible_time_does_not_panic() {
         for secs in [0, u64::MAX, 1 << 40] {
             let at = CapturedAt { secs, nanos: 999_999_999 };
             assert!(time(at).to_string().ends_with('Z'));

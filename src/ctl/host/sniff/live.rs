@@ -1,7 +1,7 @@
-//! Listens on this host's interfaces with a packet socket, of which the kernel filters everything but TCP SYNs.
+//! Listens on this host's interfaces with a packet socket.  A kernel filter lets only TCP SYNs pass.
 //!
-//! The socket is "cooked" (`packet(7)`, SOCK_DGRAM): the kernel takes link headers off, so one filter and one reader serve every kind of
-//! interface, VLANs and tunnels included.  Which interface is a matter of the filter too.
+//! The socket is "cooked" (`packet(7)`, SOCK_DGRAM): the kernel removes link headers, so one filter and one reader serve every kind of
+//! interface, VLANs and tunnels included.  The filter also selects the interface.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -19,13 +19,13 @@ use crate::host::bpf::{
 };
 use tfo_host::runtime::{clock, sys};
 
-/// What the kernel may hold for us, in bytes of its own bookkeeping: some ten thousand SYNs.
+/// Receive buffer in bytes, the kernel's overhead included: some ten thousand SYNs.
 const BUFFER_BYTES: usize = 16 << 20;
 
-/// Enough for all headers of a SYN; the length of its data is in them.
+/// Bytes to keep of each packet: all headers of a SYN, which hold the length of its data.
 const SNAPSHOT_BYTES: u32 = 512;
 
-/// Packets that are read before signals are looked at again.
+/// Most packets to read before checking for signals again.
 const BATCH_MAX: usize = 1000;
 
 /// Every protocol (Linux `include/uapi/linux/if_ether.h`).
@@ -40,7 +40,7 @@ const LOOPBACK_INDEX: u32 = 1;
 /// `sll_pkttype` of a packet that this host sends (`packet(7)`).
 const PACKET_OUTGOING: u32 = 4;
 
-/// Shows packets until enough have come, the time is up, or a signal ends it.
+/// Shows packets until the count or the time is reached, or a signal arrives.
 pub(super) fn listen(arguments: &Arguments, sniffer: &mut Sniffer) -> Result<(), Ending> {
     let failed = |error: io::Error| Ending::Failed(failure(&error));
     let socket = open(arguments.interface.as_deref())?;
@@ -71,16 +71,16 @@ fn open(interface: Option<&str>) -> Result<Socket, Ending> {
     let failed = |error: io::Error| Ending::Failed(failure(&error));
     let protocol = Protocol::from(i32::from(ETH_P_ALL.to_be()));
     let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol)).map_err(failed)?;
-    // It receives from its first moment, unfiltered: close it, empty it, then let in what is wanted.
+    // The new socket receives unfiltered packets at once: block all, empty it, then attach the real filter.
     socket.attach_filter(&[ret(0)]).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     while (&socket).read(&mut [0; 1]).is_ok() {}
     let index = interface.map(|name| name_to_index(&socket, name)).transpose().map_err(|_| {
         let message = format!("{}: no such interface", interface.unwrap_or_default());
-        let remedy = "`ip link` shows the interfaces; without -i all of them are listened on";
+        let remedy = "see `ip link` for the interfaces, or leave out -i to listen on all of them";
         Ending::Failed(Failure::new(Outcome::Config, Problem::error("no_interface", message, remedy)))
     })?;
-    // With CAP_NET_ADMIN; else as much as everybody may have.
+    // Needs CAP_NET_ADMIN; without it, the system's limit applies.
     if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER_BYTES).is_err() {
         sockopt::set_socket_recv_buffer_size(&socket, BUFFER_BYTES).map_err(|error| failed(error.into()))?;
     }
@@ -101,7 +101,7 @@ async fn watch(arguments: &Arguments, socket: &Socket, sniffer: &mut Sniffer) ->
     };
     tokio::pin!(end);
     let place = arguments.interface.as_deref().unwrap_or("all interfaces");
-    // For whoever waits for it; nothing is lost if nobody reads it.
+    // A script may wait for this line; failing to write it does no harm.
     drop(writeln!(io::stderr(), "listening on {place}; Ctrl-C ends and counts"));
     loop {
         tokio::select! {
@@ -138,7 +138,7 @@ fn drain(socket: &Socket, sniffer: &mut Sniffer) -> Result<Drained, Ending> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Drained::Empty),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // An interface went down; the others go on, and it may come back.
+            // An interface went down: keep listening on the others, and it may come back.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NETDOWN) => {}
             Err(error) => return Err(Ending::Failed(failure(&error))),
         }
@@ -146,7 +146,7 @@ fn drain(socket: &Socket, sniffer: &mut Sniffer) -> Result<Drained, Ending> {
     Ok(Drained::More)
 }
 
-/// Reads of the packet's metadata begin here (`SKF_AD_OFF`, Linux `include/uapi/linux/filter.h`).
+/// Offset of the packet's metadata (`SKF_AD_OFF`, Linux `include/uapi/linux/filter.h`).
 const METADATA: u32 = libc::SKF_AD_OFF.cast_unsigned();
 const METADATA_PROTOCOL: u32 = METADATA + libc::SKF_AD_PROTOCOL.cast_unsigned();
 const METADATA_PACKET_TYPE: u32 = METADATA + libc::SKF_AD_PKTTYPE.cast_unsigned();
@@ -154,13 +154,13 @@ const METADATA_INTERFACE: u32 = METADATA + libc::SKF_AD_IFINDEX.cast_unsigned();
 
 /// The kernel's filter (`Documentation/networking/filter.rst`): TCP packets with SYN, of one interface or all.
 ///
-/// Every test goes on one instruction further than the `ret(0)` behind it, or falls into that.
+/// Every test either skips the `ret(0)` that follows it, or falls through to it.
 fn filter(interface: Option<u32>) -> Vec<SockFilter> {
     let mut program = vec![load_word(METADATA_INTERFACE)];
     if let Some(index) = interface {
         program.extend([if_equal(index, 1, 0), ret(0)]);
     }
-    // What goes over the loopback is seen twice, going out and coming in.
+    // A packet on the loopback is seen twice, outgoing and incoming: drop the outgoing copy.
     program.extend([if_equal(LOOPBACK_INDEX, 0, 3), load_word(METADATA_PACKET_TYPE)]);
     program.extend([if_equal(PACKET_OUTGOING, 0, 1), ret(0)]);
     let v4 = filter_v4();
@@ -176,7 +176,7 @@ fn filter(interface: Option<u32>) -> Vec<SockFilter> {
     program
 }
 
-/// Protocol, first fragment, length of the header into the index register, flags.
+/// Tests the protocol, that it is the first fragment, and the TCP flags, behind an IP header of any length.
 fn filter_v4() -> [SockFilter; 11] {
     [
         load_byte(9),
@@ -193,7 +193,7 @@ fn filter_v4() -> [SockFilter; 11] {
     ]
 }
 
-/// Flags, if TCP follows at once.  Headers that may lead to TCP pass: a filter cannot walk, the reader looks closer.
+/// Tests the TCP flags if TCP follows at once.  Packets with extension headers pass: a filter cannot walk them, the reader does.
 fn filter_v6() -> [SockFilter; 13] {
     [
         load_byte(6),

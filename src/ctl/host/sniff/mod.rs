@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::key_file::STDIN;
 use super::key_ring::KeyRing;
 use super::packet::{NotRead, Packet};
 use super::pcap::{Capture, CaptureError, CapturedAt};
@@ -15,37 +16,37 @@ mod live;
 
 use event::{Event, Line, Summary};
 
-/// What to look at.
+/// Arguments of `sniff`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 done (also when ended by Ctrl-C), 1 failed, 2 usage, 3 not allowed.")]
 pub struct Arguments {
-    /// Interface to listen on; all of them if none is given
+    /// Interface to listen on; without it, all interfaces
     #[arg(short, long, value_name = "IF", conflicts_with = "read")]
     interface: Option<String>,
-    /// Read a capture, pcap or pcapng ("-": stdin), in place of listening
+    /// Read a capture, pcap or pcapng ("-": stdin), instead of listening
     #[arg(long, value_name = "FILE")]
     read: Option<PathBuf>,
-    /// End after so many packets
+    /// End after this many packets
     #[arg(long, value_name = "PACKETS", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End after so many seconds
+    /// End after this many seconds
     #[arg(long, conflicts_with = "read", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     seconds: Option<u64>,
-    /// Kernel text, one key or PRIMARY,BACKUP ("-": stdin); may be given several times.  Without it the keys of this host, if they may be read
+    /// Kernel text, one key or PRIMARY,BACKUP ("-": stdin); may be given several times.  Without it, the keys of this host, if they can be read
     #[arg(long = "key-file", value_name = "FILE")]
     key_files: Vec<PathBuf>,
 }
 
-/// Shows every packet with TFO, and counts at the end.
+/// Shows every packet with a Fast Open option, and totals at the end.
 ///
 /// # Errors
-/// Fails if the interface or the file cannot be read, or stdout not be written.
+/// Fails if the interface or the file cannot be read, or if stdout cannot be written.
 pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     let usage = |problem| Failure::new(Outcome::Config, problem);
-    let from_stdin = |path: &PathBuf| path.as_os_str() == "-";
+    let from_stdin = |path: &PathBuf| path.as_os_str() == STDIN;
     if arguments.read.iter().chain(&arguments.key_files).filter(|path| from_stdin(path)).count() > 1 {
-        let message = "stdin can be read once, and is given several times";
-        return Err(usage(Problem::error("usage", message, "name files in place of \"-\"")));
+        let message = "stdin is given more than once, but can only be read once";
+        return Err(usage(Problem::error("usage", message, "name files instead of \"-\"")));
     }
     let keys = if arguments.key_files.is_empty() {
         keys_of_this_host(arguments)
@@ -61,7 +62,7 @@ pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     };
     match came {
         Err(Ending::Output(error)) => Err(Failure::undelivered(error)),
-        // It did not even begin.
+        // It failed before the first packet.
         Err(Ending::Failed(failure)) if sniffer.summary == Summary::default() => Err(failure),
         other => {
             sniffer.finish().map_err(Failure::undelivered)?;
@@ -73,42 +74,42 @@ pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     }
 }
 
-/// Whose keys cookies are held against.
+/// Source of the keys that cookies are compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum KeysOf {
-    /// The files that were given.
+    /// The given files.
     Files,
-    /// This host: they may change while we listen.
+    /// The kernel of this host, whose keys may change meanwhile.
     Host,
 }
 
-/// A capture may be of another host, so keys that cannot be read are no error; live it is said.
+/// Reads the keys of the kernel.  If that fails, warns when listening; a capture may come from another host.
 fn keys_of_this_host(arguments: &Arguments) -> KeyRing {
     KeyRing::from_kernel().unwrap_or_else(|error| {
         if arguments.read.is_none() {
             let problem = Problem::warning(
                 "keys_unread",
-                format!("cookies are not named: {error}"),
+                format!("cookies are shown without their keys: {error}"),
                 "run it as root, or give --key-file",
             );
-            // Nowhere left to say it if stderr is gone.
+            // Nothing can be reported if stderr is closed.
             drop(writeln!(io::stderr(), "{problem}"));
         }
         KeyRing::default()
     })
 }
 
-/// Why looking ended.
+/// Why reading packets ended.
 enum Ending {
-    /// As many packets as were wanted.
+    /// The requested number of packets was reached.
     Enough,
-    /// Stdout takes no more.
+    /// Writing to stdout failed.
     Output(io::Error),
-    /// Something else.
+    /// Any other failure.
     Failed(Failure),
 }
 
-/// Turns packets into lines, and counts.
+/// Turns packets into lines, and counts them.
 struct Sniffer {
     keys: KeyRing,
     keys_of: KeysOf,
@@ -118,7 +119,7 @@ struct Sniffer {
 }
 
 impl Sniffer {
-    /// Reads the keys of this host again, if those are meant: the next packets may come after a rotation.
+    /// Reads the keys of this host again, if they are used: the next packets may come after a rotation.
     fn refresh_keys(&mut self) {
         if self.keys_of == KeysOf::Host
             && let Ok(keys) = KeyRing::from_kernel()
@@ -127,7 +128,7 @@ impl Sniffer {
         }
     }
 
-    /// Looks at one IP packet.
+    /// Handles one IP packet.
     fn see(&mut self, at: CapturedAt, bytes: &[u8]) -> Result<(), Ending> {
         let event = match Packet::parse(bytes) {
             Ok(packet) => Event::of(at, &packet, &self.keys),
@@ -158,7 +159,7 @@ impl Sniffer {
             }
             Format::Text => writeln!(stdout, "{line}")?,
         }
-        // Whoever reads a pipe wants each line as it comes.
+        // The reader of a pipe wants each line at once.
         stdout.flush()
     }
 
@@ -172,10 +173,11 @@ impl Sniffer {
                 CaptureError::Io(cause) => format!("{error}: {cause}"),
                 _ => error.to_string(),
             };
-            let problem = Problem::error("capture", message, "give a whole capture, as tcpdump -w or dumpcap write it");
+            let problem =
+                Problem::error("capture", message, "give a complete capture, as tcpdump -w or dumpcap writes it");
             Ending::Failed(Failure::new(Outcome::Failed, problem.in_file(path)))
         };
-        let reader: Box<dyn Read> = if path.as_os_str() == "-" {
+        let reader: Box<dyn Read> = if path.as_os_str() == STDIN {
             Box::new(io::stdin().lock())
         } else {
             Box::new(File::open(path).map_err(|error| failed(CaptureError::Io(error)))?)

@@ -1,6 +1,6 @@
-//! What each counter means, and what two samples of them say.  Pure.
+//! The meaning of each counter, and what happened between two samples.  Pure.
 //!
-//! A counter that the kernel does not have is missing in everything that is made from it, never 0 (docs/kernel.md#counters).
+//! A counter that the kernel does not have makes every value computed from it unknown, never 0 (docs/kernel.md#counters).
 
 use std::time::Duration;
 
@@ -9,47 +9,47 @@ use serde::ser::{SerializeMap, Serializer};
 
 use tfo_host::kernel::netstat::TfoCounters;
 
-/// One counter, for people.
+/// A counter and its explanation.
 pub(super) struct Counter {
     /// The kernel's name, without `TcpExt`.
     pub(super) name: &'static str,
-    /// The name in a line.
+    /// Short name for the lines of a watch.
     pub(super) short: &'static str,
-    /// When it goes up.
+    /// Which events it counts.
     pub(super) meaning: &'static str,
-    /// When to worry.
+    /// When its value is a reason to worry.
     pub(super) worry: &'static str,
-    /// Whether any rise at all is worth a look.
+    /// Whether any rise deserves attention.
     pub(super) alarming: bool,
 }
 
-/// All of them, server first (docs/kernel.md#counters).
+/// All counters, server first (docs/kernel.md#counters).
 pub(super) const COUNTERS: [Counter; 10] = [
     Counter {
         name: "TCPFastOpenPassive",
         short: "accepted",
-        meaning: "server: a SYN's cookie fitted, so the connection was there at once",
-        worry: "if it stands still while CookieReqd rises: cookies go out and do not come back",
+        meaning: "server: a SYN's cookie was valid, so its data was accepted at once",
+        worry: "if it does not rise while CookieReqd does: clients get cookies but do not use them",
         alarming: false,
     },
     Counter {
         name: "TCPFastOpenPassiveAltKey",
         short: "by_backup",
-        meaning: "server: of these, the cookie was of the backup key",
-        worry: "if it rises long after a promote: some node still makes cookies with that key",
+        meaning: "server: of these, those with a cookie of the backup key",
+        worry: "if it rises long after a promotion: some node still makes cookies with that key",
         alarming: false,
     },
     Counter {
         name: "TCPFastOpenPassiveFail",
         short: "failed",
-        meaning: "server: a cookie came that no key fits",
-        worry: "if it rises above its usual level (NAT makes one): a node has other keys, or a key went too early",
+        meaning: "server: a SYN's cookie matched neither key",
+        worry: "if it rises above its usual level (NAT causes some): a node has other keys, or a key was dropped too early",
         alarming: true,
     },
     Counter {
         name: "TCPFastOpenCookieReqd",
         short: "requests",
-        meaning: "server: a SYN asked for a cookie; counts with the server side off, too",
+        meaning: "server: a SYN asked for a cookie; also counted with the server side off",
         worry: "if it rises and Passive does not",
         alarming: false,
     },
@@ -71,33 +71,33 @@ pub(super) const COUNTERS: [Counter; 10] = [
         name: "TCPFastOpenActiveFail",
         short: "active_fail",
         meaning: "client: data in the SYN was not accepted, or the SYN had to be sent again",
-        worry: "if it is more than a few per cent of Active: keys differ, or the way drops such SYNs",
+        worry: "if it exceeds a few per cent of Active: keys differ, or a middlebox drops such SYNs",
         alarming: true,
     },
     Counter {
         name: "TCPFastOpenBlackhole",
         short: "blackhole",
         meaning: "client: TFO was switched off for a while, because packets vanished",
-        worry: "at any rise: something on the way drops SYNs with data",
+        worry: "at any rise: a middlebox drops SYNs with data",
         alarming: true,
     },
     Counter {
         name: "TCPSynRetrans",
         short: "syn_retrans",
         meaning: "SYNs (client) and SYN/ACKs (server) that were sent again, with and without TFO",
-        worry: "if it rises together with ActiveFail: then it is TFO's SYNs that get lost",
+        worry: "if it rises together with ActiveFail: SYNs with TFO are being lost",
         alarming: false,
     },
     Counter {
         name: "TCPOrigDataSent",
         short: "data_sent",
         meaning: "data segments, each counted when first sent",
-        worry: "never: it tells how busy this host is",
+        worry: "never: it shows how busy this host is",
         alarming: false,
     },
 ];
 
-/// One number for each counter, null where there is none; in JSON under the kernel's names.
+/// One number for each counter, null if unknown; in JSON under the kernel's names.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct PerCounter<T>(pub(super) [Option<T>; COUNTERS.len()]);
 
@@ -122,14 +122,14 @@ impl PerCounter<u64> {
     }
 }
 
-/// Shares of connections; null where a counter is missing, or nothing was counted.
+/// Shares of connections; null if a counter is missing, or nothing was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct Ratios {
     pub(super) server: ServerRatios,
     pub(super) client: ClientRatios,
 }
 
-/// Of the SYNs that brought a cookie here.
+/// Shares of the received SYNs with a cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct ServerRatios {
     /// Passive / (Passive + PassiveFail).
@@ -140,7 +140,7 @@ pub(super) struct ServerRatios {
     pub(super) failed: Option<f64>,
 }
 
-/// Of the SYNs that left with data.
+/// Shares of the sent SYNs with data.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct ClientRatios {
     /// Active / (Active + ActiveFail).
@@ -150,7 +150,7 @@ pub(super) struct ClientRatios {
 }
 
 impl Ratios {
-    /// From counters, or from how much they rose.
+    /// Computes ratios of counters, or of their increases.
     pub(super) fn of(counts: &PerCounter<u64>) -> Self {
         let [passive, alt_key, passive_fail, active, active_fail] = [
             "TCPFastOpenPassive",
@@ -176,7 +176,7 @@ fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     a?.checked_add(b?)
 }
 
-/// Rounded to 6 digits: no count here is more exact than that.
+/// `part` / `whole`, rounded to 6 decimal places.
 #[expect(clippy::cast_precision_loss, reason = "a share to show; exact up to 2^53 connections")]
 fn share(part: Option<u64>, whole: Option<u64>) -> Option<f64> {
     let (part, whole) = (part?, whole.filter(|whole| *whole > 0)?);
@@ -187,41 +187,41 @@ fn share(part: Option<u64>, whole: Option<u64>) -> Option<f64> {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Window {
     pub(super) elapsed_ms: u64,
-    /// The counters began anew in between: the namespace was made anew, or a counter overran.
+    /// The counters restarted from 0 in between: the namespace was recreated, or a counter wrapped around.
     pub(super) reset: bool,
     pub(super) rises: PerCounter<u64>,
     pub(super) per_second: PerCounter<f64>,
     pub(super) ratios: Ratios,
 }
 
-/// Whether two samples are of one namespace, and not of two that had the same name.
+/// Whether two samples come from the same namespace, or from two with the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lineage {
     Same,
-    MadeAnew,
+    Recreated,
 }
 
 impl Window {
-    /// From one sample to the next.  A counter that is below its earlier value has begun anew at 0.
+    /// The window from one sample to the next.  A counter below its earlier value has restarted from 0.
     pub(super) fn between(
         before: &PerCounter<u64>,
         after: &PerCounter<u64>,
         elapsed: Duration,
         lineage: Lineage,
     ) -> Self {
-        let anew = |index: usize| {
-            lineage == Lineage::MadeAnew || matches!((before.0[index], after.0[index]), (Some(b), Some(a)) if a < b)
+        let restarted = |index: usize| {
+            lineage == Lineage::Recreated || matches!((before.0[index], after.0[index]), (Some(b), Some(a)) if a < b)
         };
         let rise = |index: usize| {
             let (before, after) = (before.0[index]?, after.0[index]?);
-            Some(if anew(index) { after } else { after - before })
+            Some(if restarted(index) { after } else { after - before })
         };
         let rises = PerCounter(std::array::from_fn(rise));
         #[expect(clippy::cast_precision_loss, reason = "a rate to show")]
         let rate = |rise: u64| (rise as f64 / elapsed.as_secs_f64().max(1e-3) * 1e3).round() / 1e3;
         Self {
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-            reset: (0..COUNTERS.len()).any(anew),
+            reset: (0..COUNTERS.len()).any(restarted),
             per_second: PerCounter(rises.0.map(|rise| rise.map(rate))),
             ratios: Ratios::of(&rises),
             rises,
@@ -274,12 +274,12 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_counts_from_zero_and_is_told() {
+    fn a_reset_counts_from_zero_and_is_reported() {
         let second = Duration::from_secs(1);
         let window = Window::between(&server(100, 0, 3), &server(4, 0, 3), second, Lineage::Same);
         assert_eq!((window.reset, window.rises), (true, server(4, 0, 0)));
-        let anew = Window::between(&server(1, 0, 0), &server(4, 2, 1), second, Lineage::MadeAnew);
-        assert_eq!((anew.reset, anew.rises), (true, server(4, 2, 1)), "higher than before, and yet from 0");
+        let recreated = Window::between(&server(1, 0, 0), &server(4, 2, 1), second, Lineage::Recreated);
+        assert_eq!((recreated.reset, recreated.rises), (true, server(4, 2, 1)), "higher than before, and yet from 0");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What `stats` shows: a table, a line for each interval, a screen, or JSON.
+//! The output of `stats`: a table, a line for each interval, a screen, or JSON.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ use tfo_cli::report::{Format, Report, show};
 use tfo_cli::screen::Screen;
 use tfo_model::time::UnixTime;
 
-/// Wire v1: `stats --format json`; with `--watch` one of it a line.
+/// Wire v1: `stats --format json`; with `--watch`, one per line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Stats {
     pub(super) at: UnixTime,
@@ -19,11 +19,11 @@ pub(super) struct Stats {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct NamespaceStats {
     pub(super) name: String,
-    /// Since the namespace was made; null: this kernel has none of that name.
+    /// Counts since the namespace was made; null: this kernel does not have the counter.
     pub(super) counters: PerCounter<u64>,
-    /// Of all of them.
+    /// Ratios of `counters`.
     pub(super) ratios: Ratios,
-    /// Since the last line; null in the first.
+    /// Changes since the previous sample; null in the first.
     pub(super) window: Option<Window>,
 }
 
@@ -39,19 +39,18 @@ impl Report for Stats {
     }
 }
 
-/// How much of a table there is room for.
+/// How much of the table to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Detail {
-    /// When to worry, for every counter.
+    /// The reasons to worry of every counter.
     Everything,
-    /// Only for those that rise and should not: a screen has 24 lines.
+    /// Only those of counters that rise and should not: a screen has 24 lines.
     Screen,
 }
 
 impl NamespaceStats {
     fn write_table(&self, out: &mut dyn Write, detail: Detail) -> io::Result<()> {
-        let reset =
-            if self.window.as_ref().is_some_and(|window| window.reset) { "  (counters began anew)" } else { "" };
+        let reset = if self.window.as_ref().is_some_and(|window| window.reset) { "  (counters restarted)" } else { "" };
         writeln!(out, "namespace {}{reset}", self.name)?;
         for (index, Counter { name, meaning, worry, alarming, .. }) in COUNTERS.iter().enumerate() {
             let total = self.counters.0[index].map_or_else(|| "missing".to_owned(), |total| total.to_string());
@@ -75,7 +74,7 @@ impl NamespaceStats {
         }
     }
 
-    /// One line of what rose.
+    /// One line with the increases, or with the totals in the first sample.
     fn line(&self, at: UnixTime) -> String {
         let Some(window) = &self.window else {
             let totals = COUNTERS.iter().zip(self.counters.0).map(|(counter, total)| {
@@ -86,7 +85,7 @@ impl NamespaceStats {
         let rises = COUNTERS.iter().zip(window.rises.0).map(|(counter, rise)| {
             format!("{} {}", counter.short, rise.map_or_else(|| "missing".to_owned(), |rise| format!("+{rise}")))
         });
-        let reset = if window.reset { "; counters began anew" } else { "" };
+        let reset = if window.reset { "; counters restarted" } else { "" };
         let (rises, ratios) = (rises.collect::<Vec<_>>().join(", "), ratios_line(&window.ratios));
         format!("{at} {} {:.1} s: {rises}; {ratios}{reset}", self.name, seconds(window))
     }
@@ -110,7 +109,7 @@ fn ratios_line(ratios: &Ratios) -> String {
     )
 }
 
-/// Where a watch goes: a screen on a terminal, lines elsewhere.
+/// Output of a watch: a screen on a terminal, lines elsewhere.
 pub(super) enum Display {
     Screen(Screen),
     Lines(Format),
@@ -126,7 +125,7 @@ impl Display {
     /// Shows one sample.
     ///
     /// # Errors
-    /// Fails if nobody reads any more.
+    /// Fails if the output cannot be written.
     pub(super) fn show(&self, stats: &Stats) -> io::Result<()> {
         match self {
             Self::Screen(screen) => {
@@ -145,10 +144,10 @@ impl Display {
         }
     }
 
-    /// Leaves the last picture where it is, and begins a new line.
+    /// Leaves the last picture on the screen, and starts a new line.
     ///
     /// # Errors
-    /// Fails if nobody reads any more.
+    /// Fails if the output cannot be written.
     pub(super) fn close(&self) -> io::Result<()> {
         match self {
             Self::Screen(screen) => screen.close(),
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_counters_are_said_to_be_missing() {
+    fn missing_counters_are_shown_as_missing() {
         let text = text(&stats(false));
         let row = |name: &str| text.lines().find(|line| line.contains(&format!(" {name} "))).unwrap().to_owned();
         assert!(row("TCPFastOpenPassiveAltKey").contains(" missing  "), "{text}");
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rises_and_should_not_is_marked() {
+    fn alarming_increases_are_marked() {
         let text = text(&stats(true));
         assert!(text.contains("\n! TCPFastOpenPassiveFail             10       5.0/s  "), "{text}");
         assert!(text.contains("\n  TCPFastOpenPassive                 40      15.0/s  "), "{text}");

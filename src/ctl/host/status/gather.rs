@@ -1,5 +1,5 @@
-//! Everything that `status` shows: the agent's configuration and report, and the host as [`tfo_host::examine`] sees it.
-//! Judges nothing.
+//! Collects what `status` shows: the agent's configuration and report, and the host as [`tfo_host::examine`] sees it.
+//! `judge` draws the conclusions.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use tfo_wire::status::{FILE_NAME, Status, VERSION};
 /// Longest status.json, in bytes: 256 namespaces with room to spare.
 const STATUS_BYTES_MAX: u64 = 1 << 20;
 
-/// Everything that was seen.
+/// The collected facts.
 #[derive(Debug)]
 pub(super) struct Facts {
     pub(super) now: UnixTime,
@@ -29,43 +29,43 @@ pub(super) struct Facts {
     pub(super) release: String,
     pub(super) config: Config,
     pub(super) status_path: PathBuf,
-    /// None: there is no such file.
+    /// None: the file does not exist.
     pub(super) status: Option<Result<Status, String>>,
     pub(super) file_path: PathBuf,
     pub(super) host: HostFacts,
 }
 
-/// The part of the agent's configuration that matters here.
+/// The part of the agent's configuration that `status` needs.
 #[derive(Debug)]
 pub(super) struct Config {
     pub(super) present: bool,
     pub(super) mode: InstallMode,
     /// How late a change may be made, in seconds; none without a schedule.
     pub(super) tolerance_secs: Option<u64>,
-    /// What is wrong with it.
+    /// Problems of the configuration file.
     pub(super) problems: Vec<Problem>,
 }
 
 impl Facts {
-    /// The keys that should be in the kernel, by the agent's own account.
+    /// The keys that should be in the kernel, according to the agent.
     pub(super) fn held(&self) -> Option<SlotPrints> {
         let reported = self.reported();
         let reported = reported.and_then(|status| Some(SlotPrints { primary: status.primary?, backup: status.backup }));
         reported.or_else(|| self.record().map(|record| record.prints))
     }
 
-    /// The agent's report.
+    /// The agent's report, if there is a readable one.
     pub(super) fn reported(&self) -> Option<&Status> {
         self.status.as_ref().and_then(|status| status.as_ref().ok())
     }
 
-    /// What the agent wrote down for the next boot.
+    /// What the agent recorded for the next boot.
     pub(super) fn record(&self) -> Option<&Record> {
         if let FileState::Ours(record) = &self.host.file { Some(record) } else { None }
     }
 }
 
-/// Looks at everything.
+/// Collects all facts.
 pub(super) fn gather(config_path: &Path, names: &[NamespaceName], now: UnixTime) -> Facts {
     let mut named = Named::default();
     let config = read_config(config_path, &mut named);

@@ -1,4 +1,4 @@
-//! What is wrong with a host, judged by what was seen of it.  Pure.
+//! Finds the problems of a host from the facts about it.  Pure.
 
 use std::io;
 
@@ -14,15 +14,15 @@ use tfo_model::state::BackupSlot;
 use tfo_model::time::duration_text;
 use tfo_wire::status::State;
 
-/// How late a change may be made without a schedule, in seconds: a pass of the agent, and its retry.
+/// How late a change may be made without a schedule, in seconds: one pass of the agent and a retry.
 const LATE_SECS: u64 = 60;
 
-/// Whether an agent in the middle of a pass may have caused it, so that a second look is worth while.
+/// Whether an agent in the middle of a pass may have caused the problem, so that a second look is worthwhile.
 pub(super) fn may_pass(problem: &Problem) -> bool {
     ["drift", "kernel_unset", "other_keys_at_boot", "status_unreadable"].contains(&problem.kind)
 }
 
-/// Everything that is wrong.
+/// All problems.
 pub(super) fn judge(facts: &Facts) -> Vec<Problem> {
     let mut problems = facts.config.problems.clone();
     problems.extend(agent(facts));
@@ -48,7 +48,7 @@ fn agent(facts: &Facts) -> Option<Problem> {
             return Some(Problem::error("no_agent", message, remedy));
         }
         Some(Err(error)) => {
-            let remedy = "make the file readable, or use a tfoctl of the agent's release";
+            let remedy = "make the file readable, or use the tfoctl of the agent's release";
             let message = format!("the agent's report cannot be read: {error}");
             return Some(Problem::error("status_unreadable", message, remedy).in_file(&facts.status_path));
         }
@@ -66,7 +66,7 @@ fn agent(facts: &Facts) -> Option<Problem> {
     Some(Problem::error(kind, format!("the agent reports: {why}"), "run `tfo-agent check`, and read the agent's log"))
 }
 
-/// An agent that runs makes the change when it is due, or reports why not.
+/// A running agent makes a change when it is due, or reports why not: if neither happened, it does not run.
 fn overdue(facts: &Facts) -> Option<Problem> {
     let due = facts.reported()?.next_change_at?;
     let late_secs = facts.now.secs_since(due);
@@ -108,7 +108,7 @@ fn file(facts: &Facts) -> Vec<Problem> {
             "make the file readable for root",
         )),
         FileState::Ours(record) => facts.held().filter(|held| held.pair() != record.prints.pair()).map(|_| {
-            let message = format!("{path} sets other keys at boot than those that the agent has installed");
+            let message = format!("the keys that {path} sets at boot are not those that the agent has installed");
             Problem::error("other_keys_at_boot", message, remedy)
         }),
     };
@@ -152,8 +152,7 @@ fn kernel(facts: &Facts, seen: &NamespaceFacts) -> Vec<Problem> {
             problems.push(Problem::error("kernel_unset", message, remedy));
         }
         (Some(target), Some(shown)) if target != shown => {
-            let message =
-                format!("namespace {name}: the kernel holds other keys than those that the agent has installed");
+            let message = format!("namespace {name}: the kernel's keys are not those that the agent has installed");
             let remedy = "find the program that wrote them (timers, cron, tofurkey, sysctl); the agent repairs it at its next pass";
             problems.push(Problem::error("drift", message, remedy));
         }

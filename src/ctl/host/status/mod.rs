@@ -20,10 +20,10 @@ const SECOND_LOOK: Duration = Duration::from_millis(500);
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
-    /// The agent's configuration, which names its files; without it, the default places
+    /// The agent's configuration, which names its files; if it is missing, the default paths apply
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     agent_config: PathBuf,
-    /// Network namespace under /run/netns, may be repeated; without it all that the agent manages
+    /// Network namespace under /run/netns; may be given several times; without it, all that the agent manages
     #[arg(long = "namespace", value_name = "NAME")]
     namespaces: Vec<NamespaceName>,
 }

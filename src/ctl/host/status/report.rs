@@ -1,4 +1,4 @@
-//! What `status` shows.
+//! The output of `status`.
 
 use std::io::{self, Write};
 
@@ -28,7 +28,7 @@ pub(super) struct StatusReport {
     /// The agent's own report; null without one.
     agent: Option<AgentView>,
     sysctl_file: FileView,
-    /// Which files set the key at boot.
+    /// Files that set the key at boot.
     boot: BootView,
     clock_synchronised: Option<bool>,
     kernel: KernelView,
@@ -36,10 +36,10 @@ pub(super) struct StatusReport {
     problems: Vec<Problem>,
 }
 
-/// From status.json or, where there is none, from the header of the sysctl.d file.
+/// The agent's state, from status.json or, without that, from the header of the sysctl.d file.
 #[derive(Debug, Serialize)]
 struct AgentView {
-    /// Null: from the sysctl.d file, so of an earlier boot or run.
+    /// Null: the data comes from the sysctl.d file, so from an earlier boot or run.
     state: Option<State>,
     source: Named<KeySource>,
     pool: Option<PoolName>,
@@ -48,12 +48,12 @@ struct AgentView {
     primary: Option<KeyView>,
     backup: Option<KeyView>,
     installed_at: Option<UnixTime>,
-    /// When the kernel of the agent's own namespace was last seen to hold them.
+    /// When the agent last saw these keys in the kernel of its own namespace.
     verified_at: Option<UnixTime>,
     next_change_at: Option<UnixTime>,
     drift_repairs: Option<u64>,
     last_contact_at: Option<UnixTime>,
-    /// State of the contact with the coordinators; null without them.
+    /// State of the contact with the coordinators; null if the source has none.
     contact: Option<Named<Standing>>,
 }
 
@@ -61,9 +61,9 @@ struct AgentView {
 struct KeyView {
     epoch: Option<Epoch>,
     fingerprint: KeyFingerprint,
-    /// When it became, or will become, primary; null where the epoch carries no time.
+    /// When it became, or will become, primary; null if the epoch is not a time.
     born_at: Option<UnixTime>,
-    /// In seconds; null too before that time.
+    /// Seconds since `born_at`; null before that time.
     age_secs: Option<u64>,
 }
 
@@ -91,7 +91,7 @@ struct KernelView {
     release: String,
     /// Null: unknown.
     backup_slot: Option<bool>,
-    /// Which function makes cookies; null: unknown.
+    /// Function that makes cookies; null: unknown.
     cookies: Option<&'static str>,
 }
 
@@ -102,7 +102,7 @@ struct NamespaceView {
     readable: bool,
     primary: Option<KeyFingerprint>,
     backup: Option<KeyFingerprint>,
-    /// Whether they are what the agent has installed; null: one of the two is unknown.
+    /// Whether these are the keys that the agent has installed; null: one of the two is unknown.
     as_installed: Option<bool>,
     tcp_fastopen: Option<i32>,
     bits: Vec<&'static str>,

@@ -1,7 +1,7 @@
-//! What the cookies of an address say about the keys behind it.  Pure.
+//! Infers the keys behind an address from its cookies.  Pure.
 //!
-//! A cookie depends on the key and the two addresses alone, so one (source, address) pair that gets two cookies has met two keys.  Cookies
-//! of different sources cannot be compared, except through a key that we have and that made them.
+//! A cookie depends only on the key and the two addresses, so two cookies for one (source, address) pair mean two keys.  Cookies of
+//! different sources can only be compared if the keys that made them are known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -14,30 +14,30 @@ use crate::host::tcp_option::WireCookie;
 use tfo_cli::report::Report;
 use tfo_model::key::KeyFingerprint;
 
-/// How sure `min_share` is: it is missed once in 20 times.
+/// Probability that a share of `min_share` was missed.
 const MISS_PROBABILITY: f64 = 0.05;
 
-/// What holds for an address.
+/// The conclusion about an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Verdict {
-    /// All that answered have the same key, as far as can be seen.
+    /// All answers are consistent with one key.
     Agree,
-    /// There are several keys, or some nodes do TFO and others not.
+    /// There are several keys, or only some nodes do TFO.
     Split,
-    /// Answers, and never with a cookie.
+    /// Answers, never with a cookie.
     TfoOff,
     /// No answer.
     Unreachable,
 }
 
-/// Equal answers to one source.
+/// The equal answers to one source.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Group {
-    /// None: answered without a cookie.
+    /// None: answers without a cookie.
     cookie: Option<String>,
     samples: u32,
-    /// Of the key that made it, if we have that key.
+    /// Fingerprint of the key that made the cookie, if it is known.
     fingerprint: Option<KeyFingerprint>,
     slot: Option<Slot>,
     source: IpAddr,
@@ -61,14 +61,14 @@ pub(super) struct AddressResult {
     address: IpAddr,
     port: u16,
     pub(super) verdict: Verdict,
-    /// Answers.
+    /// Number of answers.
     samples: u32,
-    /// Smallest share of nodes with another key that would have been met with 95 % probability, if the balancer spreads by ports.
+    /// Smallest share of nodes with another key that would have been found with 95 % probability, if the balancer hashes ports.
     min_share: Option<f64>,
     groups: Vec<Group>,
-    /// Requests without an answer, or with a RST.
+    /// Number of requests without an answer, or answered with RST.
     unanswered: u32,
-    /// At least so many keys.
+    /// Lower bound of the number of keys.
     keys: usize,
     #[serde(skip)]
     keys_known: bool,
@@ -96,19 +96,22 @@ impl AddressResult {
     }
 
     fn headline(&self) -> String {
-        let on_off =
-            if self.groups.iter().any(|group| group.cookie.is_none()) { ", and some nodes do no TFO" } else { "" };
+        let on_off = if self.groups.iter().any(|group| group.cookie.is_none()) {
+            ", and some nodes do not support TFO"
+        } else {
+            ""
+        };
         match (self.verdict, self.keys) {
             (Verdict::Agree, _) => "agree: one key".to_owned(),
             (Verdict::Split, 1) => format!("split: one key{on_off}"),
             (Verdict::Split, keys) => format!("split: {keys} keys{on_off}"),
-            (Verdict::TfoOff, _) => "tfo-off: it answers, and gives no cookie".to_owned(),
+            (Verdict::TfoOff, _) => "tfo-off: it answers without a cookie".to_owned(),
             (Verdict::Unreachable, _) => "unreachable: no answer".to_owned(),
         }
     }
 }
 
-/// How many keys there are at least: those that we know, and of the others as many as one source has met.
+/// Lower bound of the number of keys: the known ones, and the most unknown ones that a single source has met.
 fn key_count(groups: &[Group]) -> usize {
     let known: BTreeSet<_> = groups.iter().filter_map(|group| group.fingerprint).collect();
     let mut unknown: BTreeMap<IpAddr, usize> = BTreeMap::new();
@@ -118,7 +121,7 @@ fn key_count(groups: &[Group]) -> usize {
     known.len() + unknown.into_values().max().unwrap_or(0)
 }
 
-/// A share s of the nodes is missed by n independent samples with probability (1 - s)^n; rounded up to a millionth.
+/// The share of nodes that n samples may have missed, rounded up to a millionth.  They miss a share s with probability (1 - s)^n.
 fn min_share(samples: u32) -> Option<f64> {
     let share = |samples: u32| 1.0 - MISS_PROBABILITY.powf(f64::from(samples).recip());
     (samples > 0).then(|| (share(samples) * 1e6).ceil() / 1e6)
@@ -149,7 +152,7 @@ fn write_result(result: &AddressResult, out: &mut dyn Write) -> io::Result<()> {
         }
     }
     if result.unanswered > 0 {
-        writeln!(out, "  {} requests were not answered: nothing is known about those nodes", result.unanswered)?;
+        writeln!(out, "  {} requests got no answer, so those nodes are unknown", result.unanswered)?;
     }
     let Some(min_share) = result.min_share else { return Ok(()) };
     writeln!(
@@ -162,12 +165,12 @@ fn write_result(result: &AddressResult, out: &mut dyn Write) -> io::Result<()> {
     match (several, result.keys_known) {
         (false, _) => writeln!(
             out,
-            "  a balancer that hashes by source address shows one source one node: give several --source, with --key-file"
+            "  a balancer that hashes source addresses sends one source to one node: give several --source, with --key-file"
         ),
         (true, false) => {
             writeln!(
                 out,
-                "  cookies of different sources can only be compared with --key-file; each was judged by itself"
+                "  without --key-file, cookies of different sources cannot be compared: each source was judged separately"
             )
         }
         (true, true) => Ok(()),
@@ -205,10 +208,10 @@ mod tests {
             (&[(1, Some(1), 5, None)], Verdict::Agree, 1),
             (&[(1, Some(1), 5, None), (1, Some(2), 1, None)], Verdict::Split, 2),
             (&[(1, Some(1), 5, None), (1, None, 1, None)], Verdict::Split, 1),
-            // Other addresses, other cookies: nothing is known about that.
+            // Cookies of different sources differ even with the same key.
             (&[(1, Some(1), 5, None), (2, Some(2), 5, None)], Verdict::Agree, 1),
             (&[(1, Some(1), 5, None), (2, None, 5, None)], Verdict::Split, 1),
-            // With the keys at hand they can be compared.
+            // With known keys they can be compared.
             (&[(1, Some(1), 5, Some(p)), (2, Some(2), 5, Some(p))], Verdict::Agree, 1),
             (&[(1, Some(1), 5, Some(p)), (2, Some(2), 5, Some(b))], Verdict::Split, 2),
             (&[(1, Some(1), 5, Some(p)), (2, Some(2), 5, None)], Verdict::Split, 2),
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_says_what_was_seen_and_what_could_have_been_missed() {
+    fn the_text_shows_what_was_seen_and_what_could_have_been_missed() {
         let mut text = Vec::new();
         reports().write_text(&mut text).unwrap();
         insta::assert_snapshot!(String::from_utf8(text).unwrap());

@@ -1,4 +1,4 @@
-//! `tfoctl verify`: do all nodes behind an address hold the same key?  Seen from outside, by the cookies that they give.
+//! `tfoctl verify`: checks from outside, by their cookies, whether all nodes behind an address hold the same key.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::ending::together;
+use super::ending::{ask_each, together};
 use super::key_ring::KeyRing;
 use super::raw::{Answer, Asker, Plan};
 use super::target::{Families, Target};
@@ -17,20 +17,20 @@ mod judge;
 
 use judge::{AddressResult, Group, Verdict, VerifyReport};
 
-/// Requests that wait for an answer at a time: below the smallest SYN queue that a server has (docs/kernel.md#counters).
+/// Most requests that wait for an answer at a time, below the smallest SYN queue of a server (docs/kernel.md#counters).
 const IN_FLIGHT_MAX: usize = 8;
 
 /// How often a SYN is sent before it counts as unanswered.
 const TRIES: u32 = 3;
 
-/// So many unanswered requests at the start, and nothing is there.
+/// Unanswered requests at the start after which the address counts as unreachable.
 const SILENCE_MAX: u32 = 16;
 
-/// What to verify.
+/// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 all agree, 1 not so, 2 usage, 3 not allowed.")]
+#[command(after_help = "Exit codes: 0 all nodes agree, 1 otherwise, 2 usage, 3 not allowed.")]
 pub struct Arguments {
-    /// Addresses that several nodes share; the port is 443 if it is not given
+    /// Addresses that several nodes share; the default port is 443
     #[arg(required = true, value_name = "VIP[:PORT]")]
     targets: Vec<Target>,
     /// Cookie requests to each address, each from a port of its own, spread over the sources
@@ -38,13 +38,13 @@ pub struct Arguments {
     samples: u32,
     #[command(flatten)]
     families: Families,
-    /// Address of this host to ask from; may be given several times
+    /// Source address; may be given several times
     #[arg(long = "source", value_name = "ADDRESS")]
     sources: Vec<IpAddr>,
     /// Kernel text, one key or PRIMARY,BACKUP ("-": stdin), to name the key of each cookie; may be given several times
     #[arg(long = "key-file", value_name = "FILE")]
     key_files: Vec<PathBuf>,
-    /// Ask with the experimental option 254/0xF989 in place of option 34
+    /// Ask with the experimental option 254/0xF989 instead of option 34
     #[arg(long)]
     experimental: bool,
     /// Seconds to wait for each answer; a SYN is sent 3 times
@@ -52,26 +52,15 @@ pub struct Arguments {
     timeout: u64,
 }
 
-/// Asks every address as often as was wanted, and shows what that says about the nodes behind it.
+/// Samples the cookies of every address, and shows the conclusion about the nodes behind it.
 ///
 /// # Errors
-/// Fails if an address cannot be asked, or a key file not be read; what the others answered has been shown then.
+/// Fails if a key file cannot be read, or if an address cannot be probed; then the results of the others are shown first.
 pub fn run(arguments: &Arguments, format: Format) -> Result<Outcome, Failure> {
     let keys = KeyRing::from_files(&arguments.key_files).map_err(|problem| Failure::new(Outcome::Config, problem))?;
-    let (mut results, mut failures) = (Vec::new(), Vec::new());
-    for target in &arguments.targets {
-        match target.resolve(arguments.families, &arguments.sources) {
-            Ok(addresses) => {
-                for address in addresses {
-                    match verify(arguments, address, &keys) {
-                        Ok(result) => results.push(result),
-                        Err(failure) => failures.push(failure),
-                    }
-                }
-            }
-            Err(problem) => failures.push(Failure::new(Outcome::Failed, problem)),
-        }
-    }
+    let (results, failures) = ask_each(&arguments.targets, arguments.families, &arguments.sources, |_, address| {
+        verify(arguments, address, &keys)
+    });
     let report = VerifyReport { results };
     if !report.results.is_empty() || failures.is_empty() {
         show(&report, format).map_err(Failure::undelivered)?;
@@ -90,7 +79,7 @@ fn verify(arguments: &Arguments, address: SocketAddr, keys: &KeyRing) -> Result<
     let mut seen = Seen::default();
     let count = u32::try_from(sources.len()).unwrap_or(u32::MAX);
     for (index, source) in (0..count).zip(sources) {
-        // The remainder goes to the first ones, and none is left out.
+        // The first sources get the remainder, and every source gets at least one request.
         let share = arguments.samples / count + u32::from(index < arguments.samples % count);
         seen.ask(arguments, source, address, share.max(1))?;
     }
@@ -101,10 +90,10 @@ fn verify(arguments: &Arguments, address: SocketAddr, keys: &KeyRing) -> Result<
     Ok(AddressResult::new(address, groups.collect(), seen.unanswered, !keys.is_empty()))
 }
 
-/// What came back until now.
+/// The answers so far.
 #[derive(Default)]
 struct Seen {
-    /// By source and cookie; no cookie: answered without TFO.
+    /// Number of answers by source and cookie; no cookie: an answer without TFO.
     groups: BTreeMap<(IpAddr, Option<WireCookie>), u32>,
     unanswered: u32,
 }

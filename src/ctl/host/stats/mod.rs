@@ -1,4 +1,4 @@
-//! `tfoctl stats`: the kernel's TFO counters, what they mean, how fast they rise, and the shares that they make.
+//! `tfoctl stats`: the kernel's TFO counters with their meaning, their rates, and the ratios between them.
 
 mod counters;
 mod report;
@@ -25,27 +25,27 @@ use tfo_model::time::parse_duration;
 /// Arguments of `stats`.
 #[derive(Debug, clap::Args)]
 pub struct StatsArgs {
-    /// Show them again and again, with rates [default: every 1s]
+    /// Repeat at this interval, with rates [default: 1s]
     #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s", value_parser = interval)]
     watch: Option<Duration>,
-    /// End after so many intervals
+    /// End after this many intervals
     #[arg(long, value_name = "N", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Network namespace under /run/netns, as often as wanted; without it the one that this runs in
+    /// Network namespace under /run/netns; may be given several times; without it, the current one
     #[arg(long = "namespace", value_name = "NAME")]
     namespaces: Vec<NamespaceName>,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let span = parse_duration(text).map_err(|error| error.to_string())?;
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
     let range = Duration::from_secs(1)..=Duration::from_secs(86_400);
-    if range.contains(&span) { Ok(span) } else { Err("an interval is 1 second to 1 day".to_owned()) }
+    if range.contains(&duration) { Ok(duration) } else { Err("an interval must be 1 second to 1 day".to_owned()) }
 }
 
-/// Shows the counters once, or until told to stop.
+/// Shows the counters once, or until a signal.
 ///
 /// # Errors
-/// Fails if a namespace cannot be looked at, or nobody reads the output any more.
+/// Fails if a namespace cannot be read, or if the output cannot be written.
 pub fn run(arguments: &StatsArgs, format: Format) -> Result<Outcome, Failure> {
     let mut watch = Watch { namespaces: namespaces::chosen(&arguments.namespaces), before: Vec::new() };
     let Some(interval) = arguments.watch else { return deliver(&watch.sample()?, format) };
@@ -53,35 +53,35 @@ pub fn run(arguments: &StatsArgs, format: Format) -> Result<Outcome, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let shown =
         runtime.map_err(Failure::undelivered)?.block_on(while_read(watch.run(&display, interval, arguments.count)));
-    // Also before an error: it is said below the picture.
+    // Close the screen before reporting an error, so that the error is shown below it.
     let closed = display.close().map_err(Failure::undelivered);
     shown?;
     closed?;
     Ok(Outcome::Done)
 }
 
-/// What one namespace showed at one moment.
+/// The counters of one namespace at one moment.
 struct Sample {
     identity: NamespaceIdentity,
     at: Instant,
     counters: PerCounter<u64>,
 }
 
-/// The namespaces and what they showed last.
+/// The namespaces and their last samples.
 struct Watch {
     namespaces: Vec<Namespace>,
     before: Vec<Sample>,
 }
 
 impl Watch {
-    /// Until a signal, or the count.
+    /// Shows samples until a signal, or until the count is reached.
     async fn run(&mut self, display: &Display, interval: Duration, count: Option<u64>) -> Result<(), Failure> {
         let listen = |kind| signal(kind).map_err(Failure::undelivered);
         let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut shown: u64 = 0;
-        // The first sample only begins the first interval.
+        // The first sample only starts the first interval.
         while count.is_none_or(|count| shown <= count) {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -99,7 +99,7 @@ impl Watch {
         let namespaces = self.namespaces.iter().zip(&samples).enumerate().map(|(index, (namespace, sample))| {
             let window = self.before.get(index).map(|before| {
                 let same = before.identity == sample.identity;
-                let lineage = if same { Lineage::Same } else { Lineage::MadeAnew };
+                let lineage = if same { Lineage::Same } else { Lineage::Recreated };
                 let elapsed = sample.at.duration_since(before.at);
                 Window::between(&before.counters, &sample.counters, elapsed, lineage)
             });
@@ -120,7 +120,7 @@ fn look(namespace: &Namespace) -> Result<Sample, Failure> {
     let (at, counters) = namespace.within(read).map_err(unreachable)?;
     let counters = counters.map_err(|error: io::Error| {
         let message = format!("namespace {namespace}: cannot read {NETSTAT_PATH}: {error}");
-        failed(Problem::error("no_counters", message, "run it where /proc is mounted whole (no ProcSubset=pid)"))
+        failed(Problem::error("no_counters", message, "run it where all of /proc is mounted (without ProcSubset=pid)"))
     })?;
     Ok(Sample { identity, at, counters: PerCounter::of(&counters) })
 }
