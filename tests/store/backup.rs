@@ -15,13 +15,13 @@ use tfo_engine::rollout::record::{Installed, NodeRecord, RecordChange, Report, S
 use tfo_engine::rollout::slots::{Fence, Slots};
 use tfo_engine::rollout::sync::{Recording, Sync, SyncRefused, answer, record};
 use tfo_model::count::{Epoch, Generation, Revision};
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::PoolName;
 use tfo_model::node::{KeySource, Session};
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 use tfo_store::{
-    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, SqliteReader, Store,
+    CommitError, Erasure, Head, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, SqliteReader, Store,
     StoreError,
 };
 
@@ -272,9 +272,6 @@ impl ReadStore for FullStore<'_> {
     fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
         self.inner.document(pool)
     }
-    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        self.inner.record(pool, node)
-    }
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.inner.audit(pool, after)
     }
@@ -295,9 +292,6 @@ impl Store for FullStore<'_> {
     }
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
         self.inner.erase_leftovers()
-    }
-    fn hub(&self) -> &Hub {
-        self.inner.hub()
     }
 }
 

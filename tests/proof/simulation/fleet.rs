@@ -502,16 +502,13 @@ impl Fleet {
     fn record(&mut self, c: usize, off: &mut PutOff, (id, sync): (&NodeId, &Sync)) -> Result<(), SyncRefused> {
         let unreachable = SyncRefused::NotAdmitted;
         for _ in 0..3 {
-            let stored = self.shelf.store.document(&pool()).and_then(|document| {
-                let record = self.shelf.store.record(&pool(), id)?;
-                Ok((document.expect("the pool is there").0, record))
-            });
-            let Ok((document, stored)) = stored else {
+            let Some(stored) = self.shelf.read() else {
                 self.summary.count("calls to a store that is down", 1);
                 return Err(unreachable);
             };
-            let before = off.queue.queued(id).map_or(stored, |queued| queued.next.clone());
-            match record(&document, before.as_ref(), id, sync, self.wall(c))? {
+            let queued = off.queue.queued(id).map(|queued| queued.next.clone());
+            let before = queued.unwrap_or_else(|| stored.nodes.get(id).cloned());
+            match record(&stored.document, before.as_ref(), id, sync, self.wall(c))? {
                 Recording::Stale => return Ok(()),
                 Recording::Later(change) => {
                     let is_first = off.queue.is_empty();
