@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tfo_coordinator::backup::{Exported, export, import};
-use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Pause, Proposal, Stage};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Pause, Proposal, Stage};
 use tfo_engine::rollout::handle;
-use tfo_engine::rollout::input::{BlockedBy, Input, Now, Step};
+use tfo_engine::rollout::input::{Input, Now, Step};
 use tfo_engine::rollout::presence::Life;
 use tfo_engine::rollout::record::{Installed, NodeRecord, RecordChange, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, Slots};
 use tfo_engine::rollout::sync::{Recording, Sync, SyncRefused, answer, record};
 use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::fleet::{Action, BlockedBy};
 use tfo_model::ids::PoolName;
 use tfo_model::node::{KeySource, Session};
 use tfo_model::problem::Problem;

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tfo_engine::rollout::document::{Action, KeyRing, Snapshot, Stage};
+use tfo_engine::rollout::document::{KeyRing, Snapshot, Stage};
 use tfo_engine::rollout::record::RecordChange;
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::fleet::Action;
 use tfo_model::key::KeyFingerprint;
 use tfo_store::batch::NotQueued;
 use tfo_store::{

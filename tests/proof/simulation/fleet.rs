@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tfo_engine::fence::{AnswerAccepted, Link, PoolAnswer, RequestId};
 use tfo_engine::rollout::barrier::{Barrier, conflict};
-use tfo_engine::rollout::document::{Action, Actor, Document, Proposal, Snapshot, Stage};
-use tfo_engine::rollout::input::{BlockedBy, Command, Input, Now, OperatorRequest, Step};
+use tfo_engine::rollout::document::{Actor, Document, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Step};
 use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::record::{Installed, Membership, Report, SlotCount};
@@ -16,6 +16,7 @@ use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer, Recording, Sync, SyncRefused, answer, record};
 use tfo_engine::rollout::{handle, wave};
 use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::fleet::{Action, BlockedBy};
 use tfo_model::ids::{NodeId, PoolId};
 use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::node::{Counters, Expected, KeySource, Session};

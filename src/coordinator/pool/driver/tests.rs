@@ -12,12 +12,13 @@ use crate::pool::message::{CommandError, Wanted};
 use crate::pool::replica::GivenKeys;
 use crate::pool::waiting::{Held, Reply, SyncError, Until};
 use tfo_crypto::random;
-use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::input::{Command, OperatorRequest};
 use tfo_engine::rollout::record::{Exclusion, Installed, Membership, RecordChange, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Sync, SyncRefused};
 use tfo_model::count::{Epoch, Generation};
+use tfo_model::fleet::Action;
 use tfo_model::ids::PoolName;
 use tfo_model::node::{KeySource, Session};
 use tfo_store::{
