@@ -8,8 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::init::{self, Made};
-use super::locks::NotLocked;
-use super::preflight::{Depth, NotStarted};
+use super::preflight::Depth;
 use super::reconcile::PassMode;
 use super::report::PassReport;
 use super::status::{self, OnceOutput};
@@ -99,14 +98,6 @@ fn detailed_code(outcome: Outcome) -> u8 {
     }
 }
 
-fn outcome_of(not_started: &NotStarted) -> Outcome {
-    match not_started {
-        NotStarted::Config(_) => Outcome::Config,
-        NotStarted::Locks(NotLocked::AnotherAgent(_)) => Outcome::Refused,
-        NotStarted::Locks(NotLocked::Unusable(_)) | NotStarted::EventLoop(_) => Outcome::Failed,
-    }
-}
-
 /// The whole program: parses the arguments and runs the command.
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -119,7 +110,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let detailed = arguments.iter().any(|argument| argument == "--detailed-exit-codes");
     let outcome = tfo_cli::frame::run(arguments, |arguments: Arguments| match arguments.command {
         Command::Init { dir } => init_command(&dir),
-        Command::Run { config } => Ok(run::run(&config).map_or_else(|error| outcome_of(&error), |()| Outcome::Done)),
+        Command::Run { config } => Ok(run::run(&config).map_or_else(|failure| failure.outcome, |()| Outcome::Done)),
         Command::Once(arguments) => once_command(&arguments).map_err(Failure::undelivered),
         Command::Check { config, config_only, reload, format } => {
             let depth = match (config_only, reload) {
@@ -176,7 +167,7 @@ fn once_command(arguments: &OnceArguments) -> io::Result<Outcome> {
         Ok(report) if report.has_error() => (Outcome::Failed, report.problems.as_slice(), Some(report)),
         Ok(report) if report.changed() => (Outcome::Changed, report.problems.as_slice(), Some(report)),
         Ok(report) => (Outcome::Done, report.problems.as_slice(), Some(report)),
-        Err(not_started) => (outcome_of(not_started), not_started.problems(), None),
+        Err(failure) => (failure.outcome, failure.problems.as_slice(), None),
     };
     match (arguments.format, report) {
         (Format::Json, Some(report)) => print_json(&OnceOutput::of(report, mode))?,

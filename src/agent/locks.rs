@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::observation;
+use tfo_cli::report::{Failure, Outcome};
 use tfo_config::agent::AgentSettings;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::runtime::lock::{LockError, NamespaceLock};
@@ -16,38 +17,20 @@ pub struct HeldLock {
     lock: NamespaceLock,
 }
 
-/// The locks were not taken, and nothing was written.
-#[derive(Debug)]
-pub enum NotLocked {
-    /// Another agent holds one.
-    AnotherAgent(Problem),
-    /// A namespace or a lock file cannot be used.
-    Unusable(Problem),
-}
-
-impl NotLocked {
-    /// What is wrong.
-    #[must_use]
-    pub fn problem(&self) -> &Problem {
-        let (Self::AnotherAgent(problem) | Self::Unusable(problem)) = self;
-        problem
-    }
-}
-
 /// Identities of all namespaces in the settings, the own one first.
 ///
 /// # Errors
 /// Fails if one does not exist, or if two names stand for the same one.
-pub fn identities(settings: &AgentSettings) -> Result<Vec<String>, NotLocked> {
+pub fn identities(settings: &AgentSettings) -> Result<Vec<String>, Failure> {
     let named = settings.install.namespaces.iter().map(|name| Namespace::Named(name.value.clone()));
     let mut identities: Vec<String> = Vec::new();
     for namespace in std::iter::once(Namespace::Own).chain(named) {
-        let unusable = |error| NotLocked::Unusable(observation::not_entered(&namespace, &error));
+        let unusable = |error| Failure::new(Outcome::Failed, observation::not_entered(&namespace, &error));
         let identity = namespace.identity().map_err(unusable)?.to_string();
         if identities.contains(&identity) {
             let message = format!("namespace {namespace} is another name of one that is already managed");
             let problem = Problem::error("namespace", message, "remove it from install.namespaces");
-            return Err(NotLocked::Unusable(problem));
+            return Err(Failure::new(Outcome::Failed, problem));
         }
         identities.push(identity);
     }
@@ -63,7 +46,7 @@ pub fn take(
     program: &str,
     patience: Duration,
     held: &[HeldLock],
-) -> Result<Vec<HeldLock>, NotLocked> {
+) -> Result<Vec<HeldLock>, Failure> {
     let is_held = |identity: &String| held.iter().any(|lock| lock.identity == *identity);
     let missing = identities(settings)?.into_iter().filter(|identity| !is_held(identity));
     missing
@@ -74,16 +57,19 @@ pub fn take(
         .collect()
 }
 
-fn not_locked(error: &LockError) -> NotLocked {
+fn not_locked(error: &LockError) -> Failure {
     match error {
         LockError::Held { .. } => {
             let remedy = "stop it (`systemctl stop tfo-agent`), or use `once --dry-run` to look only";
-            NotLocked::AnotherAgent(Problem::error("another_agent", format!("{error}; nothing was written"), remedy))
+            Failure::new(
+                Outcome::Refused,
+                Problem::error("another_agent", format!("{error}; nothing was written"), remedy),
+            )
         }
         LockError::Failed { .. } => {
             let message = format!("{}; nothing was written", chain(error));
             let remedy = "make /run/lock writable (ReadWritePaths=/run/lock in the unit)";
-            NotLocked::Unusable(Problem::error("lock", message, remedy))
+            Failure::new(Outcome::Failed, Problem::error("lock", message, remedy))
         }
     }
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::contact::{Cadence, Contact};
 use super::locks;
 use super::metrics::Metrics;
-use super::preflight::{self, NotStarted};
+use super::preflight;
 use super::reconcile::{PassMode, Reconciler};
 use super::report::PassReport;
 use super::server_bit::{self, PoolKeys};
 use super::status::{self, Circumstances};
+use tfo_cli::report::Failure;
 use tfo_config::agent::SourceSettings;
 use tfo_config::contact::ServerBit;
 use tfo_host::kernel::sysctl_d::{self, Persisted};
@@ -32,12 +33,12 @@ const EXCHANGES_MAX: usize = 4;
 ///
 /// # Errors
 /// Fails if nothing was done: the configuration is wrong, or another agent runs here.
-pub fn run(config: &Path, mode: PassMode) -> Result<PassReport, NotStarted> {
-    let settings = preflight::ready(config, clock::now()).map_err(NotStarted::Config)?;
+pub fn run(config: &Path, mode: PassMode) -> Result<PassReport, Failure> {
+    let settings = preflight::ready(config, clock::now())?;
     if mode == PassMode::DryRun {
         return Ok(dry_run(Reconciler::new(settings)));
     }
-    let _locks = locks::take(&settings, "once", LOCK_PATIENCE, &[]).map_err(NotStarted::Locks)?;
+    let _locks = locks::take(&settings, "once", LOCK_PATIENCE, &[])?;
     let persisted = sysctl_d::read(&settings.install.sysctl_file.value).ok();
     let mut contact = Contact::of(&settings, persisted.as_ref().and_then(Persisted::record), Cadence::Once);
     let mut reconciler = Reconciler::new(settings);

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
-use super::locks::NotLocked;
 use super::{contact, observation, source};
+use tfo_cli::report::{Failure, Outcome};
 use tfo_config::agent::{AgentSettings, InstallMode, InstallSettings, Named, SourceSettings};
 use tfo_config::reader::Located;
 use tfo_host::kernel::boot_order;
@@ -24,29 +24,6 @@ pub enum Depth {
     Places,
     /// Also the host.
     Host,
-}
-
-/// Why an agent did not start its work; nothing was written.
-#[derive(Debug)]
-pub enum NotStarted {
-    /// The configuration, its secrets or a place that it names is wrong.
-    Config(Vec<Problem>),
-    /// A lock could not be taken.
-    Locks(NotLocked),
-    /// The event loop failed.
-    EventLoop(Problem),
-}
-
-impl NotStarted {
-    /// What is wrong.
-    #[must_use]
-    pub fn problems(&self) -> &[Problem] {
-        match self {
-            Self::Config(problems) => problems,
-            Self::Locks(not_locked) => std::slice::from_ref(not_locked.problem()),
-            Self::EventLoop(problem) => std::slice::from_ref(problem),
-        }
-    }
 }
 
 /// Reads the configuration.  If it is refused, the problems include those of its secrets and, other than at
@@ -70,11 +47,12 @@ pub fn load(config: &Path, depth: Depth) -> Result<AgentSettings, Vec<Problem>> 
 ///
 /// # Errors
 /// Fails with all problems.
-pub fn ready(config: &Path, now: UnixTime) -> Result<AgentSettings, Vec<Problem>> {
-    let settings = load(config, Depth::Places)?;
+pub fn ready(config: &Path, now: UnixTime) -> Result<AgentSettings, Failure> {
+    let refused = |problems| Failure { problems, outcome: Outcome::Config };
+    let settings = load(config, Depth::Places).map_err(refused)?;
     let mut problems = sources(&settings, now);
     problems.extend(host(&settings));
-    if first_error(&problems).is_some() { Err(problems) } else { Ok(settings) }
+    if first_error(&problems).is_some() { Err(refused(problems)) } else { Ok(settings) }
 }
 
 /// Checks the secrets and the schedule, which need no host.

@@ -14,15 +14,16 @@ use tracing::info;
 
 use super::contact::{Cadence, Contact, News};
 use super::hook::Hook;
-use super::locks::{self, HeldLock, NotLocked};
+use super::locks::{self, HeldLock};
 use super::metrics::Metrics;
-use super::preflight::{self, NotStarted};
+use super::preflight;
 use super::reconcile::{PassMode, Reconciler};
 use super::report::PassReport;
 use super::server_bit::{self, PoolKeys};
 use super::source;
 use super::status::{self, Circumstances};
 use tfo_cli::reload;
+use tfo_cli::report::{Failure, Outcome};
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
 use tfo_config::contact::ServerBit;
 use tfo_host::kernel::sysctl_d::{self, Record};
@@ -40,15 +41,15 @@ const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Fails if it did not start or had to end; the problems are logged.
-pub fn run(config: &Path) -> Result<(), NotStarted> {
+pub fn run(config: &Path) -> Result<(), Failure> {
     log::start();
     process::lock_memory();
-    start_and_serve(config).inspect_err(|not_started| not_started.problems().iter().for_each(log::problem))
+    start_and_serve(config).inspect_err(|failure| failure.problems.iter().for_each(log::problem))
 }
 
-fn start_and_serve(config: &Path) -> Result<(), NotStarted> {
-    let settings = preflight::ready(config, clock::now()).map_err(NotStarted::Config)?;
-    let locks = locks::take(&settings, "run", LOCK_PATIENCE, &[]).map_err(NotStarted::Locks)?;
+fn start_and_serve(config: &Path) -> Result<(), Failure> {
+    let settings = preflight::ready(config, clock::now())?;
+    let locks = locks::take(&settings, "run", LOCK_PATIENCE, &[])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let served = runtime.and_then(|runtime| {
         let served = runtime.block_on(async { Daemon::new(settings, locks)?.serve().await });
@@ -58,7 +59,7 @@ fn start_and_serve(config: &Path) -> Result<(), NotStarted> {
     });
     served.map_err(|error| {
         let message = format!("the event loop cannot run: {}", chain(&error));
-        NotStarted::EventLoop(Problem::error("event_loop", message, "check the limits of this process"))
+        Failure::new(Outcome::Failed, Problem::error("event_loop", message, "check the limits of this process"))
     })
 }
 
@@ -280,14 +281,14 @@ impl Daemon {
         notify::reloading();
         let config = self.reconciler.settings().file.clone();
         let switched = match preflight::ready(&config, clock::now()) {
-            Ok(settings) => self.switch(settings).await.map_err(|not_locked| vec![not_locked.problem().clone()]),
-            Err(problems) => Err(problems),
+            Ok(settings) => self.switch(settings).await,
+            Err(failure) => Err(failure),
         };
-        self.refused = reload::ended(&config, switched);
+        self.refused = reload::ended(&config, switched.map_err(|failure| failure.problems));
         self.reloading = true;
     }
 
-    async fn switch(&mut self, settings: AgentSettings) -> Result<(), NotLocked> {
+    async fn switch(&mut self, settings: AgentSettings) -> Result<(), Failure> {
         // New namespaces first: if one is another agent's, nothing has changed yet.
         let new = locks::take(&settings, "run", Duration::ZERO, &self.locks)?;
         let needed = locks::identities(&settings)?;

@@ -12,9 +12,10 @@ use super::program::Kit;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
+use tfo_model::node::Expected;
 use tfo_model::state::Phase;
 use tfo_wire::client::ClientError;
-use tfo_wire::v1::fleet::{AuditLine, Command, Done, Expected, PoolStatus, RotationMode, RotationRequest};
+use tfo_wire::v1::fleet::{AuditLine, Command, Done, PoolStatus, RotationMode, RotationRequest};
 
 /// Pause between two rotations, so that their phases can be read.  Longer than the fleet's tail, so that no rotation is cut off.
 const REST: Duration = Duration::from_secs(4);

@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::contract::{RecordOutcome, Store};
-use super::error::CommitError;
 use super::limits::RECORDS_MAX;
 use tfo_engine::rollout::record::RecordChange;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::NodeId;
 
 /// Records that are not stored yet, at most one for each node.
 ///
 /// A queued record counts for no barrier, and no node gets an answer for it, before it is written: the owner flushes the
-/// queue with [`push_all`] when it is full or some ten milliseconds old, and before every snapshot that is to include it.
+/// queue when it is full or some ten milliseconds old, and before every snapshot that is to include it.
 #[derive(Debug, Default)]
 pub struct RecordQueue {
     changes: BTreeMap<NodeId, RecordChange>,
@@ -73,20 +71,4 @@ impl RecordQueue {
     pub fn take(&mut self) -> Vec<RecordChange> {
         std::mem::take(&mut self.changes).into_values().collect()
     }
-}
-
-/// Writes the whole queue and empties it; returns the nodes whose record another writer had changed: those changes are
-/// dropped.
-///
-/// # Errors
-/// Fails as [`Store::write_records`], and leaves the queue unchanged.
-pub fn push_all(store: &dyn Store, pool: &PoolName, queue: &mut RecordQueue) -> Result<Vec<NodeId>, CommitError> {
-    if queue.is_empty() {
-        return Ok(Vec::new());
-    }
-    let changes: Vec<RecordChange> = queue.changes.values().cloned().collect();
-    let outcomes = store.write_records(pool, &changes)?;
-    queue.changes.clear();
-    let judged = changes.into_iter().zip(outcomes);
-    Ok(judged.filter(|(_, outcome)| *outcome != RecordOutcome::Stored).map(|(change, _)| change.node).collect())
 }

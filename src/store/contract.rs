@@ -1,17 +1,10 @@
 //! What every store does: the traits, and the values that go in and out of them.
 
-use std::time::Duration;
-
 use super::error::{CommitError, StoreError};
-use super::hub::Hub;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::record::{NodeRecord, RecordChange};
-use tfo_host::runtime::clock;
+use tfo_engine::rollout::record::RecordChange;
 use tfo_model::count::Revision;
-use tfo_model::ids::{NodeId, PoolName};
-
-/// How often a waiting watch looks by itself, for changes that another process made.
-const POLL: Duration = Duration::from_millis(500);
+use tfo_model::ids::PoolName;
 
 /// Position of a pool's stored state: differs from an earlier one if and only if something was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -94,12 +87,6 @@ pub trait ReadStore: Send + Sync {
     /// As [`Self::load`].
     fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError>;
 
-    /// The record of one node; none if the node or the pool is unknown.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
-    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError>;
-
     /// Audit entries of revisions after `after`, oldest first, at most [`AUDIT_READ_MAX`](crate::AUDIT_READ_MAX).
     ///
     /// # Errors
@@ -140,27 +127,4 @@ pub trait Store: ReadStore {
     /// # Errors
     /// Fails if the store cannot be written.
     fn erase_leftovers(&self) -> Result<Erasure, StoreError>;
-
-    /// Announces changes within this process.
-    fn hub(&self) -> &Hub;
-
-    /// Waits until the pool's head differs from `seen`, at most `patience`, and returns the present head.
-    ///
-    /// Never misses a change: the comparison is with the stored head, so a change before the call returns at once.
-    ///
-    /// # Errors
-    /// Fails if the store cannot be read.
-    fn wait(&self, pool: &PoolName, seen: Option<Head>, patience: Duration) -> Result<Option<Head>, StoreError> {
-        let start = clock::monotonic();
-        loop {
-            // The tick is taken before the read: a change in between ends the wait below at once.
-            let tick = self.hub().tick();
-            let head = self.head(pool)?;
-            let left = clock::left_of(patience, start);
-            if head != seen || left.is_zero() {
-                return Ok(head);
-            }
-            self.hub().wait(tick, left.min(POLL));
-        }
-    }
 }

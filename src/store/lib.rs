@@ -14,17 +14,13 @@ pub mod batch;
 mod check;
 mod contract;
 pub mod error;
-pub mod hub;
 mod limits;
 pub mod memory;
 pub mod sqlite;
-pub mod watch;
 
-pub use batch::{RecordQueue, push_all};
+pub use batch::RecordQueue;
 pub use contract::{Erasure, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
 pub use error::{CommitError, Refusal, StoreError};
-pub use hub::Hub;
 pub use limits::{AUDIT_KEPT, AUDIT_READ_MAX, RECORDS_MAX};
 pub use memory::MemoryStore;
 pub use sqlite::{SqliteReader, SqliteStore};
-pub use watch::{Change, Watch};

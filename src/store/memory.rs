@@ -6,10 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::check::{self, KeyPlan};
 use super::contract::{Erasure, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
 use super::error::{CommitError, Refusal, StoreError};
-use super::hub::Hub;
 use super::limits::{AUDIT_KEPT, AUDIT_READ_MAX, RECORDS_MAX};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_engine::rollout::record::RecordChange;
 use tfo_model::count::Revision;
 use tfo_model::ids::{NodeId, PoolName};
 
@@ -17,7 +16,6 @@ use tfo_model::ids::{NodeId, PoolName};
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     pools: Mutex<BTreeMap<PoolName, Pool>>,
-    hub: Hub,
 }
 
 #[derive(Debug)]
@@ -105,10 +103,6 @@ impl ReadStore for MemoryStore {
         Ok(pools.get(pool).map(|stored| (stored.snapshot.document.clone(), stored.duplicate_keys())))
     }
 
-    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        Ok(self.lock().get(pool).and_then(|stored| stored.snapshot.nodes.get(node).cloned()))
-    }
-
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         let pools = self.lock();
         let Some((stored, first)) = pools.get(pool).zip(after.next()) else { return Ok(Vec::new()) };
@@ -132,8 +126,6 @@ impl Store for MemoryStore {
         made.apply_keys(&plan);
         image.audit.iter().for_each(|entry| made.log(entry));
         pools.insert(pool.clone(), made);
-        drop(pools);
-        self.hub.notify();
         Ok(())
     }
 
@@ -155,8 +147,6 @@ impl Store for MemoryStore {
         proposal.records.iter().for_each(|change| stored.write(change));
         stored.record_writes += u64::from(!proposal.records.is_empty());
         stored.log(&proposal.audit);
-        drop(pools);
-        self.hub.notify();
         Ok(Erasure::Done)
     }
 
@@ -177,20 +167,11 @@ impl Store for MemoryStore {
                 outcomes.push(RecordOutcome::Conflict { stored: version });
             }
         }
-        let written = outcomes.contains(&RecordOutcome::Stored);
-        stored.record_writes += u64::from(written);
-        drop(pools);
-        if written {
-            self.hub.notify();
-        }
+        stored.record_writes += u64::from(outcomes.contains(&RecordOutcome::Stored));
         Ok(outcomes)
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
         Ok(Erasure::Done)
-    }
-
-    fn hub(&self) -> &Hub {
-        &self.hub
     }
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tfo_testbed::host::{Host, UNSET, in_own_mounts, stderr, stdout};
+use tfo_testbed::skip_unless;
 
 const OLD: &str = "7a0c91e3-55d1f0b8-19c64e2f-8d3ba670,e1f25d06-3b98c7a4-60d2194e-f58b037c";
 const NEW: &str = "c4d7302b-a1659ef8-0e83bd57-924f1c6a,7a0c91e3-55d1f0b8-19c64e2f-8d3ba670";
@@ -113,7 +114,7 @@ fn usage_errors_end_with_2_and_with_detailed_exit_codes_1() {
 
 #[test]
 fn a_reader_that_has_gone_is_no_panic() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = derive_host();
     // A pipe whose reading end is closed before the program starts; once for each stream.
     for arguments in [&["once"][..], &["once", "--format", "json"], &["check", "--format", "json"], &["--help"]] {
@@ -184,7 +185,7 @@ fn init_says_why_it_cannot() {
 
 #[test]
 fn once_installs_then_finds_nothing_to_do() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = Host::new();
     host.use_keys(OLD);
     let output = host.run("once", &["--dry-run", "--detailed-exit-codes"]);
@@ -219,7 +220,7 @@ fn once_installs_then_finds_nothing_to_do() {
 /// Every field that docs/reference/json.md names, no key, and the values of this install.
 #[test]
 fn once_as_json_has_the_shape_of_the_design() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = Host::new();
     host.use_keys(OLD);
     let slot = |print: &str| json!({"epoch": null, "fingerprint": print});
@@ -256,7 +257,7 @@ fn once_as_json_has_the_shape_of_the_design() {
 
 #[test]
 fn status_json_has_the_shape_of_the_design() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = derive_host();
     code(&host.run("once", &[]), 0);
     let status: Value = serde_json::from_slice(&std::fs::read(host.path("run/status.json")).unwrap()).unwrap();
@@ -286,7 +287,7 @@ fn status_json_has_the_shape_of_the_design() {
 
 #[test]
 fn several_namespaces_are_installed_and_named() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let (host, other) = (Host::new(), Host::new());
     host.use_keys(OLD);
     host.configure(&format!(
@@ -303,7 +304,7 @@ fn several_namespaces_are_installed_and_named() {
 
 #[test]
 fn a_host_that_only_looks_is_not_written() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = Host::new();
     host.use_keys(OLD);
     host.configure("enabled = false\n[source]\nkind = \"file\"\npath = \"@/etc/keys\"\n");
@@ -317,7 +318,7 @@ fn a_host_that_only_looks_is_not_written() {
 
 #[test]
 fn check_tells_facts_as_text_and_json_and_writes_nothing() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = derive_host();
     host.netns().run(|| std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3")).unwrap();
     let output = host.run("check", &["--config-only"]);
@@ -341,7 +342,7 @@ fn check_tells_facts_as_text_and_json_and_writes_nothing() {
 
 #[test]
 fn check_warns_of_what_is_unsafe_but_works() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = derive_host();
     host.netns().run(|| std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "1")).unwrap();
     std::fs::set_permissions(host.config_file(), PermissionsExt::from_mode(0o664)).unwrap();
@@ -356,7 +357,7 @@ fn check_warns_of_what_is_unsafe_but_works() {
 
 #[test]
 fn check_finds_the_file_that_wins_at_boot() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = derive_host();
     let mut unshare = host.command("unshare");
     in_own_mounts(
@@ -385,7 +386,7 @@ fn kinds_of(output: &Output) -> (Option<i32>, Vec<String>) {
 
 #[test]
 fn check_finds_a_kernel_that_cannot_share() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("setarch"));
+    skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("setarch"));
     let host = derive_host();
     let mut old = host.command("setarch");
     old.arg("--uname-2.6").arg(tfo_testbed::agent_path()).args(["check", "--format", "json", "--config"]);
@@ -395,7 +396,7 @@ fn check_finds_a_kernel_that_cannot_share() {
 
 #[test]
 fn check_finds_a_clock_that_is_behind_and_an_entry_that_came_too_late() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = derive_host();
     code(&host.run("once", &[]), 0);
     let check = || kinds_of(&host.run("check", &["--format", "json"]));
@@ -419,7 +420,7 @@ fn check_finds_a_clock_that_is_behind_and_an_entry_that_came_too_late() {
 
 #[test]
 fn check_tells_of_a_file_that_is_not_its_own() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = derive_host();
     let has = || kinds_of(&host.run("check", &["--format", "json"])).1.contains(&"foreign_file".to_owned());
     assert!(!has(), "there is none");
@@ -497,7 +498,7 @@ fn refused(host: &Host, expected: &[Place]) {
 /// The same for one host and many configurations; each is what stands below `[install]`, from line 5 on.
 #[test]
 fn wrong_values_are_refused_with_their_place() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = installed_host();
     host.write("etc/secret", SECRET, 0o400);
     let entry = |line: &str| format!("{DERIVE}{line}\n");
@@ -557,7 +558,7 @@ fn wrong_values_are_refused_with_their_place() {
 
 #[test]
 fn wrong_joints_are_refused_with_their_place() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = installed_host();
     host.write("etc/secret", SECRET, 0o400);
     host.write("etc/static", NEW, 0o400);
@@ -583,7 +584,7 @@ fn wrong_joints_are_refused_with_their_place() {
 
 #[test]
 fn secrets_that_cannot_be_used_are_refused_with_their_place() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("mkfifo"));
+    skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("mkfifo"));
     let host = installed_host();
     host.configure(DERIVE);
     let key = "source.schedule[0].secret";
@@ -633,7 +634,7 @@ fn secrets_that_cannot_be_used_are_refused_with_their_place() {
 
 #[test]
 fn once_writes_the_textfile_and_a_dry_run_does_not() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = derive_host();
     host.configure(&format!("{DERIVE}[metrics]\ntextfile = \"@/etc/tfo.prom\"\n"));
     code(&host.run("once", &["--dry-run"]), 0);
@@ -645,7 +646,7 @@ fn once_writes_the_textfile_and_a_dry_run_does_not() {
 
 #[test]
 fn a_credential_is_found_where_systemd_puts_it() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let (host, plain) = (Host::new(), derive_host());
     std::fs::create_dir(host.path("credentials")).unwrap();
     // systemd shows a credential of a service with User= as 0440: its ACL lets only the service in.
@@ -666,7 +667,7 @@ fn a_credential_is_found_where_systemd_puts_it() {
 
 #[test]
 fn key_files_with_anything_but_keys_are_refused() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = installed_host();
     let zero = format!("{NEW},{UNSET}");
     let (primary, _) = NEW.split_once(',').unwrap();
@@ -696,7 +697,7 @@ fn key_files_with_anything_but_keys_are_refused() {
 
 #[test]
 fn files_that_are_no_configuration_are_refused() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("mkfifo"));
+    skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("mkfifo"));
     let host = installed_host();
     // Several syntax errors, each with its line.
     host.write(
@@ -739,7 +740,7 @@ fn files_that_are_no_configuration_are_refused() {
 
 #[test]
 fn a_read_only_etc_is_refused_before_anything_is_written() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("unshare"));
+    skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("unshare"));
     let host = installed_host();
     host.use_keys(NEW);
     let before = installed(&host);
@@ -760,7 +761,7 @@ fn a_read_only_etc_is_refused_before_anything_is_written() {
 
 #[test]
 fn a_kernel_without_the_key_file_is_refused() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("unshare"));
+    skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("unshare"));
     let host = installed_host();
     host.use_keys(NEW);
     let before = installed(&host);
@@ -788,7 +789,7 @@ fn a_kernel_without_the_key_file_is_refused() {
 
 #[test]
 fn a_user_without_permission_hears_of_everything_at_once() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("setpriv"));
+    skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("setpriv"));
     let host = installed_host();
     host.write("etc/secret", SECRET, 0o400);
     host.configure(&format!(
@@ -825,7 +826,7 @@ fn a_user_without_permission_hears_of_everything_at_once() {
 /// What is wrong in the text, in the secrets and on the host, in one run: nobody mends a host one message at a time.
 #[test]
 fn all_problems_come_at_once() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let host = installed_host();
     host.write("etc/exposed", SECRET, 0o444);
     host.write("etc/weak", [7; 32], 0o400);

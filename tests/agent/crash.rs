@@ -8,6 +8,7 @@ use std::process::Output;
 
 use tfo_host::kernel::sysctl_d::{self, Persisted};
 use tfo_testbed::host::{Host, KEY_FILE, UNSET, in_own_mounts, stderr, stdout};
+use tfo_testbed::skip_unless;
 
 /// The pair that is installed at first, and the one that is due.
 const OLD: &str = "7a0c91e3-55d1f0b8-19c64e2f-8d3ba670,e1f25d06-3b98c7a4-60d2194e-f58b037c";
@@ -233,30 +234,26 @@ fn kill_everywhere(due: &Due, from: &str) {
 
 #[test]
 fn killed_at_every_call_with_the_file_source() {
-    if ready() {
-        kill_everywhere(&by_file(), "");
-    }
+    skip_unless!(ready());
+    kill_everywhere(&by_file(), "");
 }
 
 #[test]
 fn killed_at_every_call_with_the_derive_source() {
-    if ready() {
-        kill_everywhere(&by_derive(), "agent.toml");
-    }
+    skip_unless!(ready());
+    kill_everywhere(&by_derive(), "agent.toml");
 }
 
 #[test]
 fn killed_at_every_call_with_the_random_source() {
-    if ready() {
-        kill_everywhere(&by_random(), "agent.toml");
-    }
+    skip_unless!(ready());
+    kill_everywhere(&by_random(), "agent.toml");
 }
 
 #[test]
 fn killed_at_every_call_of_the_first_install() {
-    if ready() {
-        kill_everywhere(&first_install(), "agent.toml");
-    }
+    skip_unless!(ready());
+    kill_everywhere(&first_install(), "agent.toml");
 }
 
 /// What a full, read-only, forbidden or broken disk says, and what the kernel says of a text that it refuses.
@@ -325,30 +322,25 @@ fn fail_everywhere(due: &Due) {
 
 #[test]
 fn every_error_at_every_call_with_the_file_source() {
-    if ready() {
-        fail_everywhere(&by_file());
-    }
+    skip_unless!(ready());
+    fail_everywhere(&by_file());
 }
 
 #[test]
 fn every_error_at_every_call_with_the_random_source() {
-    if ready() {
-        fail_everywhere(&by_random());
-    }
+    skip_unless!(ready());
+    fail_everywhere(&by_random());
 }
 
 #[test]
 fn every_error_at_every_call_of_the_first_install() {
-    if ready() {
-        fail_everywhere(&first_install());
-    }
+    skip_unless!(ready());
+    fail_everywhere(&first_install());
 }
 
 #[test]
 fn the_rest_of_a_short_write_is_not_written() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let due = by_file();
     let (_, trace) = due.traced(&[]);
     due.reset();
@@ -393,9 +385,7 @@ fn once_after(due: &Due, script: &str) -> Output {
 
 #[test]
 fn a_full_disk_leaves_the_old_file_and_says_so() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     for (due, kernel_is_new) in [(by_file(), true), (by_random(), false)] {
         let output = once_after(
             &due,
@@ -417,9 +407,7 @@ fn a_full_disk_leaves_the_old_file_and_says_so() {
 
 #[test]
 fn a_disk_that_was_remounted_read_only_is_refused_before_anything_is_written() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let due = by_file();
     let script = "mount --bind \"$3/sysctl.d\" \"$3/sysctl.d\"; mount -o remount,bind,ro \"$3/sysctl.d\"";
     let output = once_after(&due, script);
@@ -433,9 +421,7 @@ fn a_disk_that_was_remounted_read_only_is_refused_before_anything_is_written() {
 /// A rename that the disk may forget again is not taken for durable at the next look.
 #[test]
 fn a_daemon_writes_again_what_could_not_be_made_durable() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let host = Host::new();
     host.use_keys(OLD);
     done(&host.run("once", &[]));

@@ -13,3 +13,31 @@ mod daemon;
 mod kernel;
 #[cfg(test)]
 mod leaks;
+
+use rustix::process::Signal;
+use tfo_testbed::daemon::{Daemon, DaemonHost, lasting};
+
+/// A daemon that is ready.
+#[track_caller]
+fn start_ready(host: &DaemonHost) -> Daemon {
+    let daemon = host.start();
+    daemon.ready();
+    daemon
+}
+
+/// A host whose keys do not change soon, and its daemon; `install` are lines of [install].
+#[track_caller]
+fn running(install: &str) -> (DaemonHost, Daemon) {
+    let host = DaemonHost::new();
+    host.configure(&lasting(&host), install);
+    let daemon = start_ready(&host);
+    (host, daemon)
+}
+
+/// Reloads the configuration, and waits for the pass that follows.
+#[track_caller]
+fn reload(daemon: &Daemon) {
+    let seen = daemon.messages().len();
+    daemon.signal(Signal::HUP);
+    daemon.expect(seen, "READY=1");
+}

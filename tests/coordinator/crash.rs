@@ -1,5 +1,6 @@
 //! kill -9 in every phase: the rotation ends as if nothing had happened, and acks of an earlier life do not count.
 
+use super::with_first_key;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,14 +9,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use tfo_testbed::config::FAST;
-use tfo_testbed::coordinator::{Node, World};
+use tfo_testbed::coordinator::Node;
 use tfo_testbed::{SOON, by_size, poll_until};
 
 #[test]
 fn stored_acks_do_not_count_after_a_start() {
-    let mut world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (mut world, mut nodes) = with_first_key(FAST);
     assert_eq!(world.operator().post("/v1/pools/text/rotations", &json!({})).0, 200);
     // All have the staged key, two have said so: killed just before the barrier.
     nodes.iter_mut().for_each(|node| assert_eq!(node.step(), 2));
@@ -83,9 +82,7 @@ impl Fleet {
 
 #[test]
 fn a_rotation_ends_as_if_nothing_had_happened_wherever_it_is_killed() {
-    let mut world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (mut world, nodes) = with_first_key(FAST);
     let fleet = Arc::new(Fleet::default());
     let rotations = by_size(1, 2, 13);
     // At the commit of a phase, and some milliseconds into it; an epoch is used once, whoever is killed.

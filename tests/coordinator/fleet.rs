@@ -1,5 +1,6 @@
 //! Operators at work: import, revoke, advance, exclude, nodes that only report, a changed configuration, a restored store.
 
+use super::with_first_key;
 use std::fs;
 
 use reqwest::Method;
@@ -97,9 +98,7 @@ fn a_first_key_is_refused_while_nodes_share_another() {
 
 #[test]
 fn a_stolen_key_is_driven_out_without_the_stolen_node() {
-    let world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (world, mut nodes) = with_first_key(FAST);
     let revoke = json!({"mode": "revoke", "deny": ["c.cache.example.org"], "reason": "c was stolen"});
     let done = first(&world.operator(), "rotations", &revoke);
     assert_eq!(done["nodes"], json!(["c.cache.example.org"]));
@@ -121,9 +120,7 @@ fn a_stolen_key_is_driven_out_without_the_stolen_node() {
 
 #[test]
 fn a_silent_node_is_left_behind_by_advance_and_comes_back() {
-    let world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (world, mut nodes) = with_first_key(FAST);
     let operator = world.operator();
     first(&operator, "rotations", &json!({}));
     nodes[..2].iter_mut().for_each(Node::converge);
@@ -152,9 +149,7 @@ fn a_silent_node_is_left_behind_by_advance_and_comes_back() {
 
 #[test]
 fn pause_and_abort_hold_the_pool() {
-    let world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (world, mut nodes) = with_first_key(FAST);
     let operator = world.operator();
     first(&operator, "rotations", &json!({}));
     first(&operator, "pause", &json!({"reason": "lunch"}));
@@ -173,9 +168,7 @@ fn pause_and_abort_hold_the_pool() {
 
 #[test]
 fn a_changed_policy_is_taken_over_before_the_next_rotation_and_audited() {
-    let mut world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (mut world, mut nodes) = with_first_key(FAST);
     // In the midst of a rotation: it is finished as it began.
     first(&world.operator(), "rotations", &json!({}));
     world.configure(&FAST.replace("interval = \"1d\"", "interval = \"2d\""));
@@ -243,9 +236,7 @@ fn a_reload_that_fails_at_a_pool_leaves_access_and_policies_as_they_are() {
 
 #[test]
 fn yesterdays_database_freezes_the_pool_until_it_is_recovered() {
-    let mut world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (mut world, mut nodes) = with_first_key(FAST);
     assert!(world.stop().success());
     fs::copy(world.path("state.db"), world.path("yesterday.db")).unwrap();
     world.start();

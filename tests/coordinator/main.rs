@@ -19,3 +19,14 @@ mod rotation;
 mod soak;
 #[cfg(test)]
 mod tls;
+
+use tfo_testbed::coordinator::{Node, World};
+
+/// A coordinator whose nodes have the first key, and these nodes.
+#[track_caller]
+fn with_first_key(pool: &str) -> (World, Vec<Node>) {
+    let world = World::started(pool);
+    let mut nodes = world.nodes();
+    world.first_key(&mut nodes);
+    (world, nodes)
+}

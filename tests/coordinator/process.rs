@@ -1,5 +1,6 @@
 //! The program around the pools: check, the key-encryption key, secrets, the plain listener, the end.
 
+use super::with_first_key;
 use std::fs;
 
 use rustix::process::Signal;
@@ -37,9 +38,7 @@ fn check_finds_everything_at_once_and_changes_nothing() {
 
 #[test]
 fn a_wrong_or_lost_key_encryption_key_is_told_and_touches_nothing() {
-    let mut world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (mut world, mut nodes) = with_first_key(FAST);
     assert!(world.stop().success());
     let (before, kek) = (fs::read(world.path("state.db")).unwrap(), fs::read(world.path("kek")).unwrap());
     world.put("kek", &(0..32u8).collect::<Vec<_>>(), 0o400);
@@ -61,9 +60,7 @@ fn a_wrong_or_lost_key_encryption_key_is_told_and_touches_nothing() {
 
 #[test]
 fn a_key_is_nowhere_but_in_the_answer_to_its_node() {
-    let mut world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (mut world, mut nodes) = with_first_key(FAST);
     assert_eq!(world.operator().post("/v1/pools/text/rotations", &json!({})).0, 200);
     nodes.iter_mut().for_each(Node::converge);
     world.until("promoted", |pool| pool["phase"] == "promoted");
@@ -133,9 +130,7 @@ fn metrics_are_what_prometheus_takes() {
 
 #[test]
 fn an_end_lets_waiting_nodes_go_and_writes_their_acks() {
-    let mut world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (mut world, mut nodes) = with_first_key(FAST);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| nodes[0].sync(60));
         let held = || {
@@ -153,9 +148,7 @@ fn an_end_lets_waiting_nodes_go_and_writes_their_acks() {
 
 #[test]
 fn a_backup_is_sealed_and_fills_another_store() {
-    let mut world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (mut world, mut nodes) = with_first_key(FAST);
     let file = world.path("backup");
     let file = file.to_str().unwrap();
     let output = world.run("export", &["--to", file]);

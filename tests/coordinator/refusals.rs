@@ -1,5 +1,6 @@
 //! What is refused, each with its error, and with nothing changed.
 
+use super::with_first_key;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -18,9 +19,7 @@ fn state(world: &World) -> (Value, usize) {
 
 #[test]
 fn nobody_takes_the_place_of_another() {
-    let world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (world, nodes) = with_first_key(FAST);
     let before = state(&world);
     let request = nodes[0].request(0);
     let refused = |names: &[&str], status: u16, kind: &str| {
@@ -69,9 +68,7 @@ fn strangers_get_no_answer_at_all() {
 
 #[test]
 fn what_is_no_request_is_refused_and_changes_nothing() {
-    let world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (world, mut nodes) = with_first_key(FAST);
     let before = state(&world);
     let good = nodes[0].request(0);
     let with = |key: &str, value: Value| {
@@ -140,9 +137,7 @@ fn installed(request: &Value, change: &Value) -> Value {
 
 #[test]
 fn a_denied_node_and_an_old_session_get_no_keys() {
-    let world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (world, mut nodes) = with_first_key(FAST);
     let operator = world.operator();
     // A replay of the closed session: the ack in it does not count.
     let old = nodes[0].request(0);

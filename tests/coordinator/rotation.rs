@@ -1,15 +1,13 @@
 //! A whole rotation, phase by phase.
 
+use super::with_first_key;
 use serde_json::json;
 
 use tfo_testbed::config::FAST;
-use tfo_testbed::coordinator::World;
 
 #[test]
 fn three_nodes_walk_through_a_rotation_and_nothing_moves_before_its_barrier() {
-    let world = World::started(FAST);
-    let mut nodes = world.nodes();
-    world.first_key(&mut nodes);
+    let (world, mut nodes) = with_first_key(FAST);
     let steady = world.pool();
     assert_eq!((steady["phase"].as_str(), steady["generation"].as_u64()), (Some("steady"), Some(1)));
     assert_eq!(nodes.iter().map(|node| node.epochs()).collect::<Vec<_>>(), [[1], [1], [1]]);

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tfo_testbed::skip_unless;
 
 /// Seconds of a day.
 const DAY: i64 = 86_400;
@@ -121,9 +122,7 @@ fn ready() -> bool {
 
 #[test]
 fn an_authority_and_its_certificates_pass_openssl() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let pki = Pki::new();
     pki.ok("issue", &["--node", "cp1.example.org"]);
     pki.ok("issue", &["--operator", "ops1.example.org"]);
@@ -169,9 +168,7 @@ fn extension(pki: &Pki, file: &str, name: &str) -> String {
 
 #[test]
 fn keys_are_their_owners_alone_and_never_printed() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let pki = Pki { dir: tfo_testbed::scratch() };
     let mut said = pki.ok("init", &[]);
     said += &pki.ok("issue", &["--node", "cp1"]);
@@ -195,9 +192,7 @@ fn keys_are_their_owners_alone_and_never_printed() {
 
 #[test]
 fn hosts_get_a_year_people_three_months_and_nobody_more_than_the_authority() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let pki = Pki::with(&["--days", "200"]);
     let ends = |more: &[&str]| {
         let made = pki.json("issue", more);
@@ -227,9 +222,7 @@ fn now() -> i64 {
 
 #[test]
 fn a_revoked_certificate_is_on_the_list_and_the_others_are_not() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let pki = Pki::new();
     pki.ok("issue", &["--node", "cp1"]);
     pki.ok("issue", &["--node", "cp2"]);
@@ -257,9 +250,7 @@ fn a_revoked_certificate_is_on_the_list_and_the_others_are_not() {
 
 #[test]
 fn a_revocation_list_has_an_end_and_can_be_renewed() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let pki = Pki::new();
     pki.ok("issue", &["--node", "cp1"]);
     let at = |days: i64| (now() + days * DAY).to_string();
@@ -278,9 +269,7 @@ fn a_revocation_list_has_an_end_and_can_be_renewed() {
 
 #[test]
 fn nothing_is_overwritten_and_what_is_no_name_is_refused() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let pki = Pki::new();
     pki.ok("issue", &["--node", "cp1"]);
     pki.refused("init", &[], 3, "files are never overwritten");
@@ -311,9 +300,7 @@ fn nothing_is_overwritten_and_what_is_no_name_is_refused() {
 
 #[test]
 fn a_node_is_never_given_an_operators_name() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let pki = Pki::new();
     let other = pki.path("other");
     pki.ok("issue", &["--operator", "ops1"]);
@@ -336,9 +323,7 @@ fn a_node_is_never_given_an_operators_name() {
 
 #[test]
 fn an_authority_held_to_a_domain_vouches_for_nothing_else() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let pki = Pki::with(&["--domain", "example.org", "--domain", "cache"]);
     for good in ["cp1.example.org", "a.b.example.org", "x.cache"] {
         pki.ok("issue", &["--node", good]);
@@ -393,9 +378,7 @@ fn an_authority_held_to_a_domain_vouches_for_nothing_else() {
 
 #[test]
 fn a_list_tells_what_holds_and_what_does_not() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let pki = Pki::new();
     pki.ok("issue", &["--node", "b", "--days", "29"]);
     pki.ok("issue", &["--node", "a"]);
@@ -416,9 +399,7 @@ fn a_list_tells_what_holds_and_what_does_not() {
 
 #[test]
 fn a_broken_or_exposed_authority_signs_nothing() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let pki = Pki::new();
     let key = pki.path("ca.key");
     let set_mode = |mode| std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
@@ -457,9 +438,7 @@ fn a_broken_or_exposed_authority_signs_nothing() {
 
 #[test]
 fn many_at_once_lose_nothing() {
-    if !ready() {
-        return;
-    }
+    skip_unless!(ready());
     let pki = Pki::new();
     let names: Vec<String> = (0..12).map(|n| format!("cp{n}")).collect();
     let started: Vec<Child> = names
@@ -489,7 +468,7 @@ fn many_at_once_lose_nothing() {
 #[test]
 fn a_held_lock_is_waited_for() {
     // Whose files tfoctl has open, only root can see: it is not dumpable.
-    tfo_testbed::skip_unless!(tfo_testbed::need_root());
+    skip_unless!(tfo_testbed::need_root());
     let pki = Pki::new();
     let lock = std::fs::File::open(pki.path("lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();

@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
+use tfo_testbed::skip_unless;
 
 /// Longest time for two rotations, the way to the first one, and the set-up.
 const RUN_MAX: Duration = Duration::from_secs(60);
@@ -184,7 +185,7 @@ fn need_user_namespaces() -> bool {
 
 #[test]
 fn root_sees_every_connection_accepted_through_two_rotations() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("ip"));
+    skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("ip"));
     let (_alone, host) = (tfo_testbed::alone(), Host::look());
     let demo = Demo::start(Command::new(demo_path()).args(["--nodes", "4", "--rotations", "2"]));
     let ended = demo.end();
@@ -199,7 +200,7 @@ fn root_sees_every_connection_accepted_through_two_rotations() {
 
 #[test]
 fn an_ordinary_user_sees_the_same_on_a_screen() {
-    tfo_testbed::skip_unless!(need_user_namespaces() && tfo_testbed::need_tool("script"));
+    skip_unless!(need_user_namespaces() && tfo_testbed::need_tool("script"));
     let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
     let shell = format!("stty cols 110 rows 40; exec {} --nodes 4 --rotations 2", copy.display());
     let mut terminal = as_nobody(Path::new("script"));
@@ -238,7 +239,7 @@ fn without_escapes(sent: &str) -> String {
 
 #[test]
 fn derived_keys_rotate_without_a_coordinator() {
-    tfo_testbed::skip_unless!(need_user_namespaces());
+    skip_unless!(need_user_namespaces());
     let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
     let words = ["--source", "derive", "--nodes", "4", "--rotations", "2"];
     let ended = Demo::start(as_nobody(&copy).args(words)).end();
@@ -250,7 +251,7 @@ fn derived_keys_rotate_without_a_coordinator() {
 
 #[test]
 fn ctrl_c_ends_a_kept_demo_in_order() {
-    tfo_testbed::skip_unless!(need_user_namespaces());
+    skip_unless!(need_user_namespaces());
     let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
     let demo = Demo::start(as_nobody(&copy).args(["--nodes", "2", "--keep"]));
     demo.wait_for_clients();
@@ -263,7 +264,7 @@ fn ctrl_c_ends_a_kept_demo_in_order() {
 
 #[test]
 fn a_killed_demo_leaves_nothing_behind() {
-    tfo_testbed::skip_unless!(need_user_namespaces());
+    skip_unless!(need_user_namespaces());
     let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
     let mut commands = vec![as_nobody(&copy)];
     if rustix::process::geteuid().is_root() {
@@ -280,9 +281,7 @@ fn a_killed_demo_leaves_nothing_behind() {
 
 #[test]
 fn a_machine_without_ip_or_without_user_namespaces_is_told_what_to_do() {
-    tfo_testbed::skip_unless!(
-        tfo_testbed::need_root() && tfo_testbed::need_tool("unshare") && tfo_testbed::need_tool("setpriv")
-    );
+    skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("unshare") && tfo_testbed::need_tool("setpriv"));
     let (_alone, host, demo) = (tfo_testbed::alone(), Host::look(), demo_path().display());
     let without_ip = format!(
         "for ip in /usr/sbin/ip /sbin/ip /usr/bin/ip /bin/ip; do [ ! -e $ip ] || mount --bind /dev/null $ip; done; exec {demo}"

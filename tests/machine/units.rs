@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tfo_testbed::skip_unless;
 
 /// Bounds of `systemd-analyze security`: the agent reads the clock's state and keeps timers, all others need neither.
 const AGENT_EXPOSURE_MAX: f64 = 1.8;
@@ -46,7 +47,7 @@ fn sandbox(unit: &str) -> Vec<String> {
 
 #[test]
 fn exposure_is_bounded() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_tool("systemd-analyze"));
+    skip_unless!(tfo_testbed::need_tool("systemd-analyze"));
     for unit in units(".service") {
         let name = unit.file_name().unwrap().to_str().unwrap();
         let max = if name.starts_with("tfo-agent") { AGENT_EXPOSURE_MAX } else { OTHER_EXPOSURE_MAX };
@@ -69,7 +70,7 @@ fn daemon_and_timer_run_in_the_same_sandbox() {
 
 #[test]
 fn systemd_accepts_every_unit_and_the_example_drop_ins() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_tool("systemd-analyze"));
+    skip_unless!(tfo_testbed::need_tool("systemd-analyze"));
     // Copies that name the agent of this build: the one in /usr/bin need not be installed here.
     let dir = tfo_testbed::scratch();
     let agent = tfo_testbed::agent_path().to_str().unwrap();
@@ -102,7 +103,7 @@ fn systemd_accepts_every_unit_and_the_example_drop_ins() {
 
 #[test]
 fn tmpfiles_makes_the_runtime_directory() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("systemd-tmpfiles"));
+    skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("systemd-tmpfiles"));
     let root = tfo_testbed::scratch();
     let config = systemd_dir().join("tmpfiles.d/tfo-fleet.conf");
     let made = Command::new("systemd-tmpfiles")

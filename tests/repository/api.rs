@@ -7,16 +7,16 @@ use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
+use tfo_model::node::{Expected, KeySource};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 use tfo_wire::error::{ErrorBody, ErrorKind};
 use tfo_wire::v1::fleet::{
-    AdvanceRequest, Audit, AuditLine, Command, Done, Expected, FingerprintCount, ImportRequest, NodeAction,
-    NodeRequest, NodeStatus, Nodes, PoolStatus, Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown,
-    Waves,
+    AdvanceRequest, Audit, AuditLine, Command, Done, FingerprintCount, ImportRequest, NodeAction, NodeRequest,
+    NodeStatus, Nodes, PoolStatus, Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown, Waves,
 };
 use tfo_wire::v1::secret::SecretText;
-use tfo_wire::v1::sync::{ClockReport, InstalledKeys, KeySource, SyncAnswer, SyncRequest, TaughtKey};
+use tfo_wire::v1::sync::{ClockReport, InstalledKeys, SyncAnswer, SyncRequest, TaughtKey};
 
 fn node(name: &str) -> NodeId {
     format!("{name}.cache.example.org").parse().unwrap()

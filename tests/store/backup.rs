@@ -7,21 +7,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tfo_coordinator::backup::{Exported, export, import};
-use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Pause, Proposal, Stage};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Pause, Proposal, Stage};
 use tfo_engine::rollout::handle;
-use tfo_engine::rollout::input::{BlockedBy, Input, Now, Step};
+use tfo_engine::rollout::input::{Input, Now, Step};
 use tfo_engine::rollout::presence::Life;
 use tfo_engine::rollout::record::{Installed, NodeRecord, RecordChange, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, Slots};
 use tfo_engine::rollout::sync::{Recording, Sync, SyncRefused, answer, record};
 use tfo_model::count::{Epoch, Generation, Revision};
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::fleet::{Action, BlockedBy};
+use tfo_model::ids::PoolName;
 use tfo_model::node::{KeySource, Session};
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 use tfo_store::{
-    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, SqliteReader, Store,
+    CommitError, Erasure, Head, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, SqliteReader, Store,
     StoreError,
 };
 
@@ -272,9 +273,6 @@ impl ReadStore for FullStore<'_> {
     fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
         self.inner.document(pool)
     }
-    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        self.inner.record(pool, node)
-    }
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.inner.audit(pool, after)
     }
@@ -295,9 +293,6 @@ impl Store for FullStore<'_> {
     }
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
         self.inner.erase_leftovers()
-    }
-    fn hub(&self) -> &Hub {
-        self.inner.hub()
     }
 }
 

@@ -1,20 +1,18 @@
 //! What every kind of store does: each function is a test of the suite.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
-use tfo_testbed::SOON;
 
-use tfo_engine::rollout::document::{Action, KeyRing, Snapshot, Stage};
+use tfo_engine::rollout::document::{KeyRing, Snapshot, Stage};
 use tfo_engine::rollout::record::RecordChange;
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::fleet::Action;
 use tfo_model::key::KeyFingerprint;
 use tfo_store::batch::NotQueued;
 use tfo_store::{
-    AUDIT_READ_MAX, Change, CommitError, MemoryStore, PoolImage, RECORDS_MAX, ReadStore, RecordOutcome, RecordQueue,
-    Refusal, Store, Watch, push_all,
+    AUDIT_READ_MAX, CommitError, MemoryStore, PoolImage, RECORDS_MAX, ReadStore, RecordOutcome, RecordQueue, Refusal,
+    Store,
 };
 
 use super::walk::{self, make, node, pool_name, proposal, ring, rotate, see, step, touch};
@@ -42,7 +40,7 @@ fn advance(store: &dyn Store) {
 pub(crate) fn a_pool_is_made_once(store: &dyn Store) {
     assert_eq!(store.pools().unwrap(), []);
     assert!(store.load(&pool()).unwrap().is_none() && store.head(&pool()).unwrap().is_none());
-    assert!(store.document(&pool()).unwrap().is_none() && store.record(&pool(), &node(1)).unwrap().is_none());
+    assert!(store.document(&pool()).unwrap().is_none());
     assert_eq!(store.audit(&pool(), Revision::ZERO).unwrap(), []);
     make(store, &pool(), SEED).unwrap();
     advance(store);
@@ -228,11 +226,11 @@ pub(crate) fn records_are_judged_one_by_one(store: &dyn Store) {
     let stored = RecordOutcome::Stored;
     assert_eq!(outcomes, [stored, stored, conflict(Some(3)), conflict(Some(1)), conflict(None), stored, stored]);
     assert_eq!(snapshot(store).nodes, BTreeMap::from([(node(1), walk::record(3, 3))]));
-    assert_eq!(store.record(&pool(), &node(1)).unwrap(), Some(walk::record(3, 3)));
-    assert_eq!(store.record(&pool(), &node(2)).unwrap(), None);
     let head = store.head(&pool()).unwrap();
     assert_eq!(write(&[change(1, Some(1), Some(2))]), [conflict(Some(3))]);
     assert_eq!((write(&[]), store.head(&pool()).unwrap()), (vec![], head), "nothing written, nothing told");
+    let nowhere = store.write_records(&pool_name("nowhere"), &[]);
+    assert!(matches!(nowhere, Err(CommitError::NoPool { .. })));
     let many: Vec<_> = (0..=RECORDS_MAX as u64).map(|number| change(number, None, Some(1))).collect();
     let refused = store.write_records(&pool(), &many);
     assert!(matches!(refused, Err(CommitError::Refused(Refusal::TooManyRecords))));
@@ -256,14 +254,13 @@ pub(crate) fn acks_are_batched(store: &dyn Store) {
     assert_eq!(snapshot(store), stored, "queued is not stored");
     // Node 2 opened a new session meanwhile: its queued ack is dropped, the others count.
     store.write_records(&pool(), &[touch(&stored, &node(2))]).unwrap();
-    assert_eq!(push_all(store, &pool(), &mut queue).unwrap(), [node(2)]);
+    let outcomes = store.write_records(&pool(), &queue.take()).unwrap();
+    let (stored, conflict) = (RecordOutcome::Stored, RecordOutcome::Conflict { stored: Some(2) });
+    assert_eq!(outcomes, [stored, stored, conflict]);
     assert!(queue.is_empty());
     let versions: Vec<u64> = snapshot(store).nodes.values().map(|record| record.version).collect();
     assert_eq!(versions, [3, 2, 2]);
     assert_eq!(store.head(&pool()).unwrap().unwrap().record_writes, head.record_writes + 2, "one write for all");
-    queue.push(touch(&snapshot(store), &node(1))).unwrap();
-    assert!(push_all(store, &pool_name("nowhere"), &mut queue).is_err());
-    assert_eq!(queue.take().len(), 1, "what was not written is still there");
 }
 
 /// A writer keeps the record's version equal to the document's revision; a reader must never see anything else.
@@ -331,93 +328,6 @@ pub(crate) fn two_writers_lose_nothing(store: &dyn Store) {
     eprintln!("{} conflicts", conflicts.load(Ordering::Relaxed));
 }
 
-pub(crate) fn a_watch_reports_every_revision(store: &dyn Store) {
-    const COMMITS: u64 = 300;
-    let follow = |mut watch: Watch| {
-        let mut revisions = Vec::new();
-        while revisions.last() != Some(&COMMITS) {
-            match watch.next(store, SOON).unwrap() {
-                Change::Revisions(entries) => revisions.extend(entries.iter().map(|entry| entry.revision.get())),
-                Change::Records => {}
-                other => panic!("{other:?} after {:?}", revisions.last()),
-            }
-        }
-        revisions
-    };
-    make(store, &pool(), SEED).unwrap();
-    let whole: Vec<u64> = (1..=COMMITS).collect();
-    std::thread::scope(|scope| {
-        let watchers: Vec<_> = (0..3).map(|_| scope.spawn(|| follow(Watch::new(pool(), None)))).collect();
-        for index in 0..COMMITS {
-            advance(store);
-            if index % 3 == 0 {
-                store.write_records(&pool(), &[touch(&snapshot(store), &node(1))]).unwrap();
-            }
-        }
-        for watcher in watchers {
-            assert_eq!(watcher.join().unwrap(), whole);
-        }
-    });
-    // One that comes late gets all of it too, and one that knows a part the rest.
-    assert_eq!(follow(Watch::new(pool(), None)), whole);
-    let half = tfo_store::Head { revision: Revision::new(150), record_writes: 0 };
-    assert_eq!(follow(Watch::new(pool(), Some(half))), whole[150..]);
-}
-
-pub(crate) fn a_watch_notices_records_and_missing_pools(store: &dyn Store) {
-    let now = Duration::ZERO;
-    let mut watch = Watch::new(pool(), None);
-    assert_eq!(watch.next(store, now).unwrap(), Change::NoPool);
-    make(store, &pool(), SEED).unwrap();
-    assert_eq!(watch.next(store, now).unwrap(), Change::Records, "the pool was made");
-    assert_eq!(watch.next(store, now).unwrap(), Change::Quiet);
-    store.write_records(&pool(), &[touch(&snapshot(store), &node(1))]).unwrap();
-    assert_eq!(watch.next(store, now).unwrap(), Change::Records);
-    // A store that was restored from a backup is behind what was seen.
-    let ahead = tfo_store::Head { revision: Revision::new(9), record_writes: 0 };
-    let mut watch = Watch::new(pool(), Some(ahead));
-    assert_eq!(watch.next(store, now).unwrap(), Change::WentBack { seen: Revision::new(9) });
-    assert_eq!(watch.next(store, now).unwrap(), Change::Quiet);
-}
-
-pub(crate) fn waiting_ends_with_the_change(store: &dyn Store) {
-    make(store, &pool(), SEED).unwrap();
-    let head = store.head(&pool()).unwrap();
-    let started = tfo_testbed::now();
-    assert_eq!(store.wait(&pool(), head, Duration::from_millis(60)).unwrap(), head);
-    assert!(started.elapsed() >= Duration::from_millis(60));
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&calls);
-    let subscription = store.hub().subscribe(move || {
-        counter.fetch_add(1, Ordering::Relaxed);
-    });
-    std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| {
-            let started = tfo_testbed::now();
-            (store.wait(&pool(), head, Duration::from_secs(60)).unwrap(), started.elapsed())
-        });
-        advance(store);
-        let (after, took) = waiter.join().unwrap();
-        assert_eq!(after.unwrap().revision, Revision::new(1));
-        assert!(took < SOON, "{took:?}");
-    });
-    assert_eq!(calls.load(Ordering::Relaxed), 1);
-    // The hub alone, without the look that `wait` takes by itself now and then.
-    let (tick, started) = (store.hub().tick(), tfo_testbed::now());
-    std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| store.hub().wait(tick, Duration::from_secs(60)));
-        store.write_records(&pool(), &[touch(&snapshot(store), &node(1))]).unwrap();
-        waiter.join().unwrap();
-    });
-    store.hub().wait(tick, Duration::from_secs(60));
-    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
-    assert_eq!(calls.load(Ordering::Relaxed), 2);
-    assert_ne!(store.wait(&pool(), head, Duration::ZERO).unwrap(), head, "what was before the call counts");
-    store.hub().unsubscribe(subscription);
-    advance(store);
-    assert_eq!(calls.load(Ordering::Relaxed), 2);
-}
-
 pub(crate) fn the_audit_log_is_read_in_pages(store: &dyn Store) {
     let entries: Vec<_> = (1..=AUDIT_READ_MAX as u64 + 5)
         .map(|revision| {
@@ -434,12 +344,6 @@ pub(crate) fn the_audit_log_is_read_in_pages(store: &dyn Store) {
     assert_eq!(store.audit(&pool(), Revision::new(AUDIT_READ_MAX as u64)).unwrap(), entries[AUDIT_READ_MAX..]);
     assert_eq!(store.audit(&pool(), Revision::new(u64::MAX)).unwrap(), []);
     assert_eq!(see(store, &pool()).unwrap().audit, entries);
-    let mut watch = Watch::new(pool(), None);
-    let mut seen = Vec::new();
-    while let Change::Revisions(entries) = watch.next(store, Duration::ZERO).unwrap() {
-        seen.extend(entries);
-    }
-    assert_eq!(seen, entries);
 }
 
 pub(crate) fn a_random_walk_is_what_it_says(store: &dyn Store) {

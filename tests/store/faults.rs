@@ -8,6 +8,7 @@ use tfo_store::{CommitError, ReadStore, SqliteStore, Store, StoreError};
 
 use super::walk::{Seen, dice, pool_name, see, step};
 use super::{kek, open};
+use tfo_testbed::skip_unless;
 
 const SEED: u64 = 13;
 
@@ -155,7 +156,7 @@ fn a_file_that_may_not_be_written_is_an_error() {
         let chattr = Command::new("chattr").arg(flag).arg(database(dir.path())).output();
         chattr.is_ok_and(|output| output.status.success())
     };
-    tfo_testbed::skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("chattr"));
+    skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("chattr"));
     if !immutable("+i") {
         return tfo_testbed::skip("needs a file system with immutable files");
     }

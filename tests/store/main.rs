@@ -65,9 +65,6 @@ suite! {
     acks_are_batched,
     a_read_is_one_snapshot,
     two_writers_lose_nothing,
-    a_watch_reports_every_revision,
-    a_watch_notices_records_and_missing_pools,
-    waiting_ends_with_the_change,
     the_audit_log_is_read_in_pages,
     a_random_walk_is_what_it_says,
 }

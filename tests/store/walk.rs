@@ -4,13 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tfo_crypto::fingerprint::fingerprint;
-use tfo_engine::rollout::document::{
-    Action, Actor, AuditEntry, Document, KeyRing, Pause, Proposal, Snapshot, Stage, Wave,
-};
+use tfo_engine::rollout::document::{Actor, AuditEntry, Document, KeyRing, Pause, Proposal, Snapshot, Stage, Wave};
 use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
 use tfo_engine::rollout::record::{Membership, NodeRecord, RecordChange};
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Revision};
+use tfo_model::fleet::Action;
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::node::Session;

@@ -8,8 +8,9 @@ use serde::de::IgnoredAny;
 
 use tfo_config::contact::ContactSettings;
 use tfo_engine::fence::Ask;
+use tfo_model::node::KeySource;
 use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
-use tfo_wire::v1::sync::{ANSWER_BYTES_MAX, KeySource, SyncAnswer, SyncRequest};
+use tfo_wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, SyncRequest};
 
 /// How long a coordinator may take beyond the wait that it was asked for: connecting, a slow store, the way back.  Longer
 /// than a coordinator gives its own store for a record (8 s, `coordinator::routes::node`).

@@ -10,10 +10,10 @@ use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::kernel::release;
 use tfo_host::runtime::{clock, sys};
-use tfo_model::node::Counters;
+use tfo_model::node::{Counters, KeySource};
 use tfo_model::problem::first_error;
 use tfo_model::state::{BackupSlot, Phase, SlotPrint};
-use tfo_wire::v1::sync::{ClockReport, InstalledKeys, KeySource, SyncRequest};
+use tfo_wire::v1::sync::{ClockReport, InstalledKeys, SyncRequest};
 
 /// The report, from pass to pass.
 #[derive(Debug, Default)]

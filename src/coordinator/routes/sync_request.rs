@@ -5,9 +5,10 @@ use tfo_engine::rollout::record::{Installed, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::kernel::release::KernelRelease;
+use tfo_model::node::KeySource;
 use tfo_model::state::{BackupSlot, SlotPrint, SlotPrints};
 use tfo_wire::v1::fleet::REASON_BYTES_MAX;
-use tfo_wire::v1::sync::{InstalledKeys, KeySource, NEXT_CONTACT_SECS_MAX, SyncRequest, TEXT_BYTES_MAX};
+use tfo_wire::v1::sync::{InstalledKeys, NEXT_CONTACT_SECS_MAX, SyncRequest, TEXT_BYTES_MAX};
 
 /// The error of a node whose kernel has other keys; every other error is a failure.
 const DRIFT: &str = "drift";

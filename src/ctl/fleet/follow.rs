@@ -15,9 +15,10 @@ use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::fleet::{Action, BlockedBy, HoldReason, NodeState};
 use tfo_model::ids::NodeId;
+use tfo_model::node::Expected;
 use tfo_model::state::Phase;
 use tfo_model::time::duration_text;
-use tfo_wire::v1::fleet::{AuditLine, Done, Expected, NodeStatus, PoolStatus};
+use tfo_wire::v1::fleet::{AuditLine, Done, NodeStatus, PoolStatus};
 
 /// How often the coordinator is asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -15,9 +15,10 @@ use tfo_crypto::fingerprint::pair_print;
 use tfo_model::fleet::{Action, BlockedBy};
 use tfo_model::ids::NodeId;
 use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::node::Expected;
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
-use tfo_wire::v1::fleet::{Expected, ImportRequest, PoolStatus, RecoverRequest, SlotPairShown};
+use tfo_wire::v1::fleet::{ImportRequest, PoolStatus, RecoverRequest, SlotPairShown};
 use tfo_wire::v1::secret::SecretText;
 
 /// Arguments of `import`.

@@ -18,10 +18,11 @@ use tfo_model::count::Epoch;
 use tfo_model::fleet::{Action, BlockedBy};
 use tfo_model::ids::NodeId;
 use tfo_model::named::Named;
+use tfo_model::node::Expected;
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_model::time::parse_duration;
-use tfo_wire::v1::fleet::{Expected, PoolStatus, RotationMode, RotationRequest};
+use tfo_wire::v1::fleet::{PoolStatus, RotationMode, RotationRequest};
 
 /// Arguments of `rotate`.
 #[derive(Debug, Args)]

@@ -10,11 +10,12 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{Action, Document, Hold, Pause, REVOKED_MAX, Revoke, Stage};
+use super::document::{Document, Hold, Pause, REVOKED_MAX, Revoke, Stage};
 use super::draft::Draft;
 use super::input::{Reason, RevokeKeys, Step};
 use super::slots::PoolKey;
 use super::wave::instructions;
+use tfo_model::fleet::Action;
 use tfo_model::ids::NodeId;
 
 /// Staged -> Steady(c, prior backup), Promoted -> Steady(c, backup x); both hold.

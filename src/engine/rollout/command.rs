@@ -20,12 +20,13 @@
 
 use super::abort::{abort, revoke};
 use super::barrier::{Barrier, may_commit, no_common_foreign_key, not_frozen};
-use super::document::{Action, Actor, Hold, Pause, Snapshot, Stage};
+use super::document::{Actor, Hold, Pause, Snapshot, Stage};
 use super::draft::{Draft, Origin};
 use super::gates::{drained, missing};
 use super::input::{Command, Now, OperatorRequest, Reason, Step};
 use super::slots::{PoolKey, Slots};
 use super::walk::stage;
+use tfo_model::fleet::Action;
 use tfo_model::ids::NodeId;
 use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::node::Expected;

@@ -23,7 +23,7 @@ use super::policy::{Policy, Share, WaveRule};
 use super::record::{NodeRecord, RecordChange, Report};
 use super::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};
-pub use tfo_model::fleet::Action;
+use tfo_model::fleet::Action;
 use tfo_model::fleet::HoldReason;
 use tfo_model::ids::{NodeId, PoolId};
 use tfo_model::key::TfoKey;

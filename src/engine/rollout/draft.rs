@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{Action, Actor, AuditEntry, Document, Proposal, Snapshot};
+use super::document::{Actor, AuditEntry, Document, Proposal, Snapshot};
 use super::input::{Now, Reason, Step};
 use super::record::{Exclusion, Membership, NodeRecord, RecordChange};
+use tfo_model::fleet::Action;
 use tfo_model::ids::NodeId;
 
 /// The origin of a change, for the audit log.

@@ -6,11 +6,12 @@
 
 use super::barrier::Barrier;
 use super::document::{Document, Snapshot, Stage, Wave};
-use super::input::{BlockedBy, Now, Wait};
+use super::input::{Now, Wait};
 use super::policy::Share;
 use super::record::{NodeRecord, SlotCount};
 use super::wave::{has_acked, instruction_for, is_opened};
 use tfo_model::count::Epoch;
+use tfo_model::fleet::BlockedBy;
 use tfo_model::ids::NodeId;
 use tfo_model::node::{Counters, Expected};
 use tfo_model::state::Phase;

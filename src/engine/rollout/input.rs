@@ -10,7 +10,7 @@ use super::policy::{BadPolicy, Policy};
 use super::presence::Presence;
 use super::slots::Slots;
 use tfo_model::count::{Epoch, Generation, Revision};
-pub use tfo_model::fleet::BlockedBy;
+use tfo_model::fleet::BlockedBy;
 use tfo_model::ids::NodeId;
 use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::node::Expected;

@@ -11,13 +11,14 @@
 use std::collections::BTreeSet;
 
 use super::barrier::{Barrier, not_frozen, recoverable};
-use super::document::{Action, Hold, Revoke, Stage};
+use super::document::{Hold, Revoke, Stage};
 use super::draft::Draft;
 use super::input::{Reason, Step};
 use super::policy::Policy;
 use super::record::{Exclusion, Membership, NodeRecord};
 use super::slots::{PoolKey, Slots};
 use tfo_model::count::{Epoch, Generation};
+use tfo_model::fleet::Action;
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
 

@@ -18,15 +18,16 @@
 use std::collections::BTreeSet;
 
 use super::barrier::{Barrier, not_frozen};
-use super::document::{AUDIT_MEMBERS_MAX, Action, Hold, Pause, Snapshot, Stage, Wave};
+use super::document::{AUDIT_MEMBERS_MAX, Hold, Pause, Snapshot, Stage, Wave};
 use super::draft::{Draft, Origin};
 use super::gates::{Health, drained, due, health, missing};
-use super::input::{BlockedBy, Now, Reason, Step, Wait};
+use super::input::{Now, Reason, Step, Wait};
 use super::policy::{AbsentPolicy, Share, WaveRule};
 use super::record::{Exclusion, NodeRecord};
 use super::slots::PoolKey;
 use super::wave::{is_opened, take_in};
 use tfo_model::count::Epoch;
+use tfo_model::fleet::{Action, BlockedBy};
 use tfo_model::ids::NodeId;
 use tfo_model::key::KeyFingerprint;
 

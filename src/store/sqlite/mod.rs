@@ -34,13 +34,12 @@ use self::rows::{PoolRow, Rows};
 use crate::check::{self, KeyPlan};
 use crate::contract::{Erasure, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
 use crate::error::{CommitError, Refusal, StoreError};
-use crate::hub::Hub;
 use crate::limits::RECORDS_MAX;
 use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_engine::rollout::record::RecordChange;
 use tfo_model::count::Revision;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
 
 /// How long emptying the WAL waits for a reader: enough for our own, which take milliseconds, but not for a backup.
@@ -54,7 +53,6 @@ pub struct SqliteStore {
     writer: Mutex<Connection>,
     /// Whether erased keys may still lie in the WAL.
     leftovers: AtomicBool,
-    hub: Hub,
     set_back: Option<Problem>,
     // Last, so that it is dropped after the connections.
     lock: FileLock,
@@ -78,14 +76,7 @@ impl SqliteStore {
         let mark = reader.reading(|rows| rows.mark())?;
         let set_back = lock.found.and_then(|found| set_back(&reader.place, found, mark));
         lock.note(mark);
-        let store = Self {
-            reader,
-            writer: Mutex::new(writer),
-            leftovers: AtomicBool::new(true),
-            hub: Hub::default(),
-            set_back,
-            lock,
-        };
+        let store = Self { reader, writer: Mutex::new(writer), leftovers: AtomicBool::new(true), set_back, lock };
         // An earlier run may have been killed between a commit and its erasure.
         if store.erase_leftovers()? == Erasure::Waiting {
             let path = store.reader.place.text();
@@ -189,10 +180,6 @@ impl ReadStore for SqliteStore {
         self.reader.document(pool)
     }
 
-    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        self.reader.record(pool, node)
-    }
-
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.reader.audit(pool, after)
     }
@@ -218,15 +205,12 @@ impl Store for SqliteStore {
             rows.put_document(&row, document)?;
             image.audit.iter().try_for_each(|entry| rows.put_audit(&row, entry))?;
             self.apply_keys(rows, &row, document, &plan)
-        })?;
-        self.hub.notify();
-        Ok(())
+        })
     }
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
         let mut writer = locked(&self.writer);
         let erases = self.writing(&mut writer, |rows| self.apply(rows, pool, proposal, keys))?;
-        self.hub.notify();
         if !erases {
             return Ok(Erasure::Done);
         }
@@ -243,7 +227,7 @@ impl Store for SqliteStore {
             return Err(Refusal::TooManyRecords.into());
         }
         changes.iter().try_for_each(check::check_record)?;
-        let outcomes = self.writing(&mut locked(&self.writer), |rows| {
+        self.writing(&mut locked(&self.writer), |rows| {
             let mut row = rows.pool(pool)?.ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
             let mut outcomes = Vec::with_capacity(changes.len());
             for change in changes {
@@ -257,19 +241,11 @@ impl Store for SqliteStore {
                 rows.put_pool(&row)?;
             }
             Ok(outcomes)
-        })?;
-        if outcomes.contains(&RecordOutcome::Stored) {
-            self.hub.notify();
-        }
-        Ok(outcomes)
+        })
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
         if self.leftovers.load(Ordering::Acquire) { self.empty_wal(&locked(&self.writer)) } else { Ok(Erasure::Done) }
-    }
-
-    fn hub(&self) -> &Hub {
-        &self.hub
     }
 }
 

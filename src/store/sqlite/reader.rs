@@ -18,9 +18,8 @@ use crate::error::StoreError;
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Snapshot};
-use tfo_engine::rollout::record::NodeRecord;
 use tfo_model::count::Revision;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::PoolName;
 
 /// A database that is open for reading, and the key that opens its keys.  It has no way to write.
 #[derive(Debug)]
@@ -122,10 +121,6 @@ impl ReadStore for SqliteReader {
             let keys = self.open_keys(rows, &row, &document)?;
             Ok(Some((document, keys)))
         })
-    }
-
-    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        self.reading(|rows| rows.pool(pool)?.map_or(Ok(None), |row| rows.record(&row, node)))
     }
 
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {

@@ -106,13 +106,6 @@ impl<'a> Rows<'a> {
         Ok(nodes)
     }
 
-    pub(super) fn record(self, pool: &PoolRow<'_>, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        let sql = "SELECT version, text, sum FROM node WHERE pool = ?1 AND node = ?2";
-        let at = params![pool.number, node.as_str()];
-        let row = self.one(sql, at, |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
-        row.map(|(version, text)| self.checked_record(pool.name, node, version, &text)).transpose()
-    }
-
     pub(super) fn audit(self, pool: &PoolRow<'_>, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         // A revision that no column can hold is above all stored ones.
         let after = i64::try_from(after.get()).unwrap_or(i64::MAX);

@@ -12,7 +12,7 @@ use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::named::Named;
-pub use tfo_model::node::Expected;
+use tfo_model::node::Expected;
 use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;

@@ -24,7 +24,7 @@ pub const NEXT_CONTACT_SECS_MAX: u64 = 7 * 86_400;
 /// Longest of the free texts (`kernel`, `agent`, `error`) in bytes.
 pub const TEXT_BYTES_MAX: usize = 128;
 
-pub use tfo_model::node::KeySource;
+use tfo_model::node::KeySource;
 
 /// What a node reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! What the pool tells is installed, and acknowledged only then.
 
+use crate::start_ready;
 use tfo_testbed::daemon::{Daemon, DaemonHost, key_text};
 use tfo_testbed::fake_coordinator::{FakeCoordinator, POOL_ID, source, told};
 use tfo_testbed::pki::Ca;
@@ -28,12 +29,11 @@ impl Site {
         self.host.configure(&source, "verify_interval = \"1s\"");
     }
 
-    /// A daemon that has installed generation 1, [1, 2], and acknowledged it.
-    pub(crate) fn started(&self) -> Daemon {
-        self.coordinator.tell(told(1, "steady", 1, Some(2)));
-        let daemon = self.host.start();
-        daemon.ready();
-        self.coordinator.acknowledged(1);
+    /// A daemon that has installed this generation, [1, 2], and acknowledged it.
+    pub(crate) fn started(&self, generation: u64) -> Daemon {
+        self.coordinator.tell(told(generation, "steady", 1, Some(2)));
+        let daemon = start_ready(&self.host);
+        self.coordinator.acknowledged(generation);
         daemon
     }
 
@@ -56,8 +56,7 @@ fn the_first_answer_is_installed_before_ready_and_acknowledged_after_it() {
     skip_unless!(need_netns());
     let site = Site::new();
     site.coordinator.tell(told(4, "staged", 1, Some(2)));
-    let mut daemon = site.host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&site.host);
     assert_eq!((site.host.kernel(), site.host.persisted_keys()), (pair(1, 2), Some(pair(1, 2))));
     let file = site.host.persisted().unwrap();
     assert!(file.contains(&format!("# pool_id: {POOL_ID}\n# generation: 4\n# phase: staged\n")), "{file}");
@@ -84,7 +83,7 @@ fn the_first_answer_is_installed_before_ready_and_acknowledged_after_it() {
 fn a_new_generation_comes_through_the_long_poll() {
     skip_unless!(need_netns());
     let site = Site::new();
-    let mut daemon = site.started();
+    let mut daemon = site.started(1);
     site.coordinator.tell(told(2, "staged", 1, Some(3)));
     site.coordinator.acknowledged(2);
     assert_eq!(site.host.kernel(), pair(1, 3));
@@ -99,7 +98,7 @@ fn a_new_generation_comes_through_the_long_poll() {
 fn drift_is_repaired_and_reported() {
     skip_unless!(need_netns());
     let site = Site::new();
-    let mut daemon = site.started();
+    let mut daemon = site.started(1);
     let seen = site.coordinator.asked().len();
     site.host.set_kernel(&key_text(9));
     let said = site.coordinator.expect(seen, |body| body["error"] == "drift");
@@ -114,7 +113,7 @@ fn drift_is_repaired_and_reported() {
 fn what_cannot_be_made_durable_is_neither_installed_nor_acknowledged() {
     skip_unless!(need_netns());
     let site = Site::new();
-    let mut daemon = site.started();
+    let mut daemon = site.started(1);
     // A directory in the place of the temporary file: it can neither be made nor removed.
     let obstacle = site.host.path("sysctl.d/50-tcp_fastopen_key.conf.tmp");
     std::fs::create_dir(&obstacle).unwrap();

@@ -1,5 +1,6 @@
 //! `once` and `check` with a coordinator.
 
+use crate::start_ready;
 use std::process::Output;
 
 use serde_json::Value;
@@ -170,8 +171,7 @@ fn a_hung_first_coordinator_leaves_time_for_the_second() {
     let done = once(&site, 2);
     assert_eq!((&done["generation"], &done["changed"]), (&3.into(), &true.into()));
     // A start waits for an answer, and gets one: confirmed, not only served by its file.
-    let mut daemon = site.host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&site.host);
     let ready = daemon.messages().into_iter().find(|message| message.text.contains("READY=1")).unwrap();
     assert!(!ready.value("STATUS").unwrap().contains("unconfirmed"), "{ready:?}");
     daemon.stop();

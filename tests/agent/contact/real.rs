@@ -1,5 +1,6 @@
 //! The agent with the real coordinator: first key, a rotation, a coordinator that is killed, `once`, and `[report]`.
 
+use crate::start_ready;
 use serde_json::Value;
 use tfo_testbed::config::{client_files, fast};
 use tfo_testbed::daemon::{Daemon, DaemonHost, lasting};
@@ -117,8 +118,7 @@ fn a_deriving_agent_is_shown_and_driven_nowhere() {
     let files = client_files(&host.path("ca.crt"), &host.path("node.crt"), &host.path("node.key"));
     let report = format!("[report]\nurls = [{URL:?}]\npool = \"text\"\n{files}");
     host.configure(&lasting(host), &format!("verify_interval = \"1s\"\n{report}"));
-    let mut daemon = host.start();
-    daemon.ready();
+    let mut daemon = start_ready(host);
     let pool = fleet.until("reporting", |pool| pool["reporting"] == 1);
     let node = fleet.json(&["nodes"])["nodes"][0].take();
     assert_eq!((&node["state"], &node["source"]), (&"reporting".into(), &"derive".into()));

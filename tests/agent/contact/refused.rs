@@ -1,5 +1,6 @@
 //! Answers that are not taken, and refusals: the installed keys stay, status says why, and it goes on by itself.
 
+use crate::start_ready;
 use serde_json::{Value, json};
 
 use super::install::{Site, pair};
@@ -29,15 +30,6 @@ fn refuses(site: &Site, daemon: &mut Daemon, reply: Reply, kind: &str) {
     assert!(daemon.alive());
 }
 
-/// A daemon with generation 5, [1, 2].
-fn fifth(site: &Site) -> Daemon {
-    site.coordinator.tell(told(5, "steady", 1, Some(2)));
-    let daemon = site.host.start();
-    daemon.ready();
-    site.coordinator.acknowledged(5);
-    daemon
-}
-
 fn ok(answer: &Value) -> Reply {
     Reply::Json(200, answer.clone())
 }
@@ -46,7 +38,7 @@ fn ok(answer: &Value) -> Reply {
 fn answers_that_the_fence_refuses_are_reported() {
     skip_unless!(need_netns());
     let site = Site::new();
-    let mut daemon = fifth(&site);
+    let mut daemon = site.started(5);
     let mut other_pool = told(6, "steady", 3, None);
     other_pool["pool_id"] = "f".repeat(32).into();
     for (answer, kind) in [
@@ -66,7 +58,7 @@ fn answers_that_the_fence_refuses_are_reported() {
 fn answers_that_contradict_themselves_are_refused() {
     skip_unless!(need_netns());
     let site = Site::new();
-    let mut daemon = fifth(&site);
+    let mut daemon = site.started(5);
     let mut fingerprint = told(6, "staged", 1, Some(3));
     fingerprint["backup"]["key"] = key_text(4).into();
     let mut pool = told(6, "staged", 1, Some(3));
@@ -83,7 +75,7 @@ fn answers_that_contradict_themselves_are_refused() {
 fn answers_that_cannot_be_read_are_refused() {
     skip_unless!(need_netns());
     let site = Site::new();
-    let mut daemon = fifth(&site);
+    let mut daemon = site.started(5);
     let mut phase = told(6, "staged", 1, Some(3));
     phase["phase"] = "sideways".into();
     let mut large = told(6, "staged", 1, Some(3));
@@ -102,7 +94,7 @@ fn answers_that_cannot_be_read_are_refused() {
 fn what_a_coordinator_refuses_is_shown_by_its_kind() {
     skip_unless!(need_netns());
     let site = Site::new();
-    let mut daemon = fifth(&site);
+    let mut daemon = site.started(5);
     for (status, wire, kind) in [
         (403, "not_in_pool", "not_in_pool"),
         (403, "denied", "denied"),
@@ -122,7 +114,7 @@ fn what_a_coordinator_refuses_is_shown_by_its_kind() {
 fn retry_after_is_waited_for() {
     skip_unless!(need_netns());
     let site = Site::new();
-    let mut daemon = fifth(&site);
+    let mut daemon = site.started(5);
     let seen = site.coordinator.asked().len();
     let Reply::Json(status, body) = refusal(503, "not_heard") else { unreachable!() };
     site.coordinator.reply([Reply::RetryAfter(status, body, 6)]);
@@ -139,7 +131,7 @@ fn retry_after_is_waited_for() {
 fn a_session_that_was_closed_is_followed_by_one_above_it() {
     skip_unless!(need_netns());
     let site = Site::new();
-    let mut daemon = fifth(&site);
+    let mut daemon = site.started(5);
     let ordinal = 9_000_000_000_000_u64;
     let body = json!({"kind": "session_closed", "message": "m", "request_id": "r", "ordinal": ordinal});
     site.coordinator.reply([Reply::Json(409, body.clone())]);
@@ -157,7 +149,7 @@ fn a_session_that_was_closed_is_followed_by_one_above_it() {
 fn a_late_answer_to_an_old_request_is_not_taken() {
     skip_unless!(need_netns());
     let site = Site::new();
-    let mut daemon = fifth(&site);
+    let mut daemon = site.started(5);
     let seen = site.coordinator.asked().len();
     // The request that says drift is held back; the one after it is answered.
     site.coordinator.reply([Reply::Gated(told(6, "staged", 1, Some(3)))]);
@@ -179,7 +171,7 @@ fn a_late_answer_to_an_old_request_is_not_taken() {
 fn certificates_that_do_not_fit_are_told_from_a_coordinator_that_is_away() {
     skip_unless!(need_netns());
     let site = Site::new();
-    let mut daemon = fifth(&site);
+    let mut daemon = site.started(5);
     daemon.stop();
     // Another CA on this side; another on the other side; a certificate whose time is over.
     let stranger = Ca::new("stranger");
@@ -209,8 +201,7 @@ fn wrong(site: &Site, text: &str) {
 #[track_caller]
 fn wrong_as_configured(site: &Site, text: &str) {
     let before = site.coordinator.asked().len();
-    let mut daemon = site.host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&site.host);
     daemon.logs("coordinator_tls");
     let status = site.status("unconfirmed", |status| status["error"]["kind"] == "unconfirmed");
     let message = status["error"]["message"].as_str().unwrap();

@@ -1,5 +1,6 @@
 //! `[report]`: agents with keys of their own only tell, and nothing depends on it.
 
+use crate::start_ready;
 use serde_json::Value;
 
 use tfo_testbed::config::client_files;
@@ -21,8 +22,7 @@ fn fingerprints_are_reported_and_keys_that_come_back_are_ignored() {
     let coordinator = FakeCoordinator::start(host.netns(), &pki);
     let rest = format!("verify_interval = \"1s\"\n{}", report(&host, &coordinator.url()));
     host.configure(&lasting(&host), &rest);
-    let mut daemon = host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&host);
     let key = host.kernel();
     let said = coordinator.expect(0, |_| true).body;
     let status = host.status();
@@ -57,8 +57,7 @@ fn a_coordinator_that_is_away_is_a_warning() {
     coordinator.stop();
     let rest = format!("verify_interval = \"1s\"\n{}", report(&host, &coordinator.url()));
     host.configure(&lasting(&host), &rest);
-    let mut daemon = host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&host);
     daemon.logs("coordinator_unreachable");
     let status = host.status();
     assert_eq!((&status["state"], &status["error"]), (&"ok".into(), &Value::Null));
@@ -68,8 +67,7 @@ fn a_coordinator_that_is_away_is_a_warning() {
     assert!(String::from_utf8_lossy(&once.stderr).starts_with("warning: "), "{once:?}");
     // Nor do certificates that cannot be used.
     host.put("node.key", b"rubbish", 0o400);
-    let mut daemon = host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&host);
     daemon.logs("tls_not_pem");
     assert_eq!(host.status()["state"], "ok");
     daemon.stop();

@@ -1,5 +1,6 @@
 //! When the node may serve, and what it does while nobody answers.
 
+use crate::{reload, start_ready};
 use std::fs;
 
 use rustix::process::Signal;
@@ -19,11 +20,7 @@ fn is_ready(daemon: &Daemon) -> bool {
 fn left_alone(start_timeout: &str) -> Site {
     let mut site = Site::new();
     site.configure(start_timeout);
-    site.coordinator.tell(told(5, "steady", 1, Some(2)));
-    let mut daemon = site.host.start();
-    daemon.ready();
-    site.coordinator.acknowledged(5);
-    daemon.stop();
+    site.started(5).stop();
     site.coordinator.stop();
     site
 }
@@ -73,8 +70,7 @@ fn the_fence_survives_a_restart() {
     let site = left_alone("start_timeout = \"1s\"");
     let old = FakeCoordinator::start_on(site.host.netns(), &site.pki, &site.coordinator.address());
     old.tell(told(4, "steady", 3, Some(1)));
-    let mut daemon = site.host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&site.host);
     site.status("refused", |status| status["error"]["kind"] == "unconfirmed");
     old.expect(0, |body| body["error"] == "answer_lower_generation" && body["installed"]["generation"] == 5);
     assert_eq!((site.host.kernel(), site.host.persisted_keys()), (pair(1, 2), Some(pair(1, 2))));
@@ -90,8 +86,7 @@ fn nothing_new_confirms_a_file() {
     // Longer than the test: only an answer makes it ready.
     let site = left_alone("start_timeout = \"5m\"\nwait = \"1s\"");
     let silent = FakeCoordinator::start_on(site.host.netns(), &site.pki, &site.coordinator.address());
-    let mut daemon = site.host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&site.host);
     assert_eq!(silent.asked()[0].body["installed"]["generation"], 5);
     assert_eq!(site.host.status()["contact"], "connected");
     daemon.stop();
@@ -131,8 +126,7 @@ fn the_next_coordinator_is_asked_in_a_session_of_its_own() {
     site.host.configure(&source(&site.host, &urls, ""), "verify_interval = \"1s\"");
     site.coordinator.tell(told(1, "steady", 1, None));
     second.tell(told(2, "staged", 1, Some(2)));
-    let mut daemon = site.host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&site.host);
     site.coordinator.acknowledged(1);
     assert_eq!(second.asked().len(), 0);
     site.coordinator.stop();
@@ -207,20 +201,16 @@ fn the_server_bit_is_held_while_there_are_no_keys() {
 fn a_reload_goes_on_with_the_same_talks_and_a_broken_one_changes_nothing() {
     skip_unless!(need_netns());
     let site = Site::new();
-    let mut daemon = site.started();
+    let mut daemon = site.started(1);
     let session = site.coordinator.asked()[0].body["session"].clone();
     let config = fs::read_to_string(site.host.config_file()).unwrap();
     for broken in [config.replace("https://", "http://"), config.replace("node.key", "no.key"), "[source".to_owned()] {
         site.host.put("etc/agent.toml", broken.as_bytes(), 0o644);
-        let seen = daemon.messages().len();
-        daemon.signal(Signal::HUP);
-        daemon.expect(seen, "READY=1");
+        reload(&daemon);
     }
     daemon.logs("keeping the old one");
     site.host.put("etc/agent.toml", config.replace("\"1s\"", "\"2s\"").as_bytes(), 0o644);
-    let seen = daemon.messages().len();
-    daemon.signal(Signal::HUP);
-    daemon.expect(seen, "READY=1");
+    reload(&daemon);
     daemon.logs("INFO reloaded");
     site.coordinator.tell(told(2, "staged", 1, Some(3)));
     let ack = site.coordinator.acknowledged(2);
@@ -246,8 +236,7 @@ fn a_reload_keeps_the_fence_and_the_time_of_the_last_answer() {
     let mut answer = told(5, "staged", 1, Some(2));
     answer["absent_after_secs"] = 2.into();
     site.coordinator.tell(answer);
-    let mut daemon = site.host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&site.host);
     site.coordinator.acknowledged(5);
     // The file has another place, where nothing is yet: what is held is held.
     let config = fs::read_to_string(site.host.config_file()).unwrap();
@@ -264,9 +253,7 @@ fn a_reload_keeps_the_fence_and_the_time_of_the_last_answer() {
     site.status("detached", |status| status["contact"] == "detached");
     let waits = moved.replace("pool = \"text\"", "pool = \"text\"\nwait = \"6s\"");
     site.host.put("etc/agent.toml", waits.as_bytes(), 0o644);
-    let seen = daemon.messages().len();
-    daemon.signal(Signal::HUP);
-    daemon.expect(seen, "READY=1");
+    reload(&daemon);
     assert_eq!(site.host.status()["contact"], "detached");
     daemon.stop();
 }
@@ -277,8 +264,7 @@ fn another_phase_of_the_same_keys_is_shown() {
     let site = left_alone("");
     let back = FakeCoordinator::start_on(site.host.netns(), &site.pki, &site.coordinator.address());
     back.tell(told(5, "promoted", 1, Some(2)));
-    let mut daemon = site.host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&site.host);
     let status = site.status("promoted", |status| status["phase"] == "promoted");
     assert_eq!(status["generation"], 5);
     assert!(poll_until(SOON, || site.host.persisted().unwrap().contains("# phase: promoted\n")));
@@ -318,7 +304,7 @@ fn new_certificates_are_taken_up_and_broken_ones_are_not() {
     skip_unless!(need_netns());
     let site = Site::new();
     site.configure("wait = \"1s\"");
-    let mut daemon = site.started();
+    let mut daemon = site.started(1);
     site.host.put("node.crt", b"not yet written", 0o644);
     daemon.logs("tls_not_pem");
     let asked = site.coordinator.asked();

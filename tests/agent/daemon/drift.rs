@@ -1,5 +1,6 @@
 //! Somebody else writes the key, or the file: repaired, counted, named.
 
+use crate::{running, start_ready};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
@@ -51,10 +52,7 @@ fn a_changed_kernel_is_repaired_and_the_other_file_is_named() {
 #[test]
 fn a_file_that_was_edited_or_deleted_is_written_again() {
     skip_unless!(need_netns());
-    let host = DaemonHost::new();
-    host.configure(&lasting(&host), "verify_interval = \"1s\"");
-    let daemon = host.start();
-    daemon.ready();
+    let (host, daemon) = running("verify_interval = \"1s\"");
     let (key, whole) = (host.kernel(), fs::read(host.sysctl_file()).unwrap());
     let text = String::from_utf8(whole.clone()).unwrap();
     let edits = [
@@ -87,8 +85,7 @@ fn an_unchanged_host_is_not_written() {
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     host.once_ok();
     let inode = fs::metadata(host.sysctl_file()).unwrap().ino();
-    let daemon = host.start();
-    daemon.ready();
+    let daemon = start_ready(&host);
     assert!(poll_until(SOON, || daemon.messages().len() >= 3), "it polls");
     host.once(&["--dry-run"]);
     assert_eq!(fs::metadata(host.sysctl_file()).unwrap().ino(), inode);
@@ -112,8 +109,7 @@ fn a_clock_behind_the_last_install_keeps_the_files_keys() {
     sysctl_d::write(&host.sysctl_file(), &record, &later).unwrap();
     let installed_at = record.installed_at;
 
-    let mut daemon = host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&host);
     assert_eq!(host.kernel(), format!("{},{}", key_text(1), key_text(2)), "the kernel gets what the file remembers");
     let status = host.status();
     assert_eq!((&status["state"], &status["error"]["kind"]), (&"degraded".into(), &"clock_behind".into()));
@@ -141,10 +137,7 @@ fn a_clock_behind_the_last_install_keeps_the_files_keys() {
 #[test]
 fn a_file_that_others_may_read_is_closed() {
     skip_unless!(need_netns());
-    let host = DaemonHost::new();
-    host.configure(&lasting(&host), "verify_interval = \"1s\"");
-    let mut daemon = host.start();
-    daemon.ready();
+    let (host, mut daemon) = running("verify_interval = \"1s\"");
     let (key, installed_at) = (host.kernel(), host.status()["installed_at"].clone());
     let mode = || fs::metadata(host.sysctl_file()).unwrap().mode() & 0o7777;
     let open = || fs::set_permissions(host.sysctl_file(), fs::Permissions::from_mode(0o644)).unwrap();
@@ -164,8 +157,7 @@ fn a_namespace_that_goes_away_and_comes_back() {
     let (host, named) = (DaemonHost::new(), NetNs::new());
     let name = named.name().to_owned();
     host.configure(&lasting(&host), &format!("verify_interval = \"1s\"\nnamespaces = [{name:?}]"));
-    let mut daemon = host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&host);
     let key = host.kernel();
     let ip = |verb: &str| assert!(Command::new("ip").args(["netns", verb, &name]).status().unwrap().success());
     ip("del");

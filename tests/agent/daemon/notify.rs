@@ -1,5 +1,6 @@
 //! What the service manager hears: readiness, status, watchdog, reload, stop.
 
+use crate::{reload, running};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -103,10 +104,7 @@ fn the_watchdog_is_fed_at_half_its_limit_and_only_if_it_is_ours() {
 #[test]
 fn a_reload_takes_the_new_configuration_and_a_broken_one_is_refused() {
     skip_unless!(need_netns());
-    let host = DaemonHost::new();
-    host.configure(&lasting(&host), "verify_interval = \"1h\"");
-    let mut daemon = host.start();
-    daemon.ready();
+    let (host, mut daemon) = running("verify_interval = \"1h\"");
     let (before, key) = (daemon.messages().len(), host.kernel());
 
     // Another secret by another name: other keys.
@@ -146,9 +144,7 @@ fn a_reload_takes_the_new_configuration_and_a_broken_one_is_refused() {
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o400)).unwrap();
     // The old configuration goes on: drift is still repaired under it.
     host.configure(&other, "verify_interval = \"1s\"");
-    let seen = daemon.messages().len();
-    daemon.signal(Signal::HUP);
-    daemon.expect(seen, "READY=1");
+    reload(&daemon);
     host.set_kernel(&key_text(9));
     assert!(poll_until(SOON, || host.kernel() == key), "{}", daemon.log());
     daemon.stop();
@@ -157,10 +153,7 @@ fn a_reload_takes_the_new_configuration_and_a_broken_one_is_refused() {
 #[test]
 fn the_old_configuration_goes_on_after_a_broken_reload() {
     skip_unless!(need_netns());
-    let host = DaemonHost::new();
-    host.configure(&lasting(&host), "verify_interval = \"1s\"");
-    let daemon = host.start();
-    daemon.ready();
+    let (host, daemon) = running("verify_interval = \"1s\"");
     let key = host.kernel();
     host.put("etc/agent.toml", b"[source", 0o644);
     daemon.signal(Signal::HUP);

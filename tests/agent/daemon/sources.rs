@@ -1,5 +1,6 @@
 //! What the daemon makes of its sources while it runs: schedules, secrets that go and come, files, random keys.
 
+use crate::{reload, running, start_ready};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -24,10 +25,7 @@ fn expect_state(host: &DaemonHost, state: &str, kind: Option<&str>) {
 #[test]
 fn a_secret_that_goes_away_and_comes_back() {
     skip_unless!(need_netns());
-    let host = DaemonHost::new();
-    host.configure(&lasting(&host), "verify_interval = \"1s\"");
-    let mut daemon = host.start();
-    daemon.ready();
+    let (host, mut daemon) = running("verify_interval = \"1s\"");
     let key = host.kernel();
     fs::remove_file(host.path("fleet.secret")).unwrap();
     expect_state(&host, "degraded", Some("secret_missing"));
@@ -54,8 +52,7 @@ fn a_replaced_secret_is_refused_for_as_long_as_it_is_there() {
     skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&derive(&host, "10s", "5s"), "verify_interval = \"1s\"");
-    let mut daemon = host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&host);
     host.put("fleet.secret", &secret_bytes(2), 0o400);
     expect_state(&host, "degraded", Some("secret_changed"));
     let (key, from) = (host.kernel(), clock::now());
@@ -72,10 +69,7 @@ fn a_replaced_secret_is_refused_for_as_long_as_it_is_there() {
 #[test]
 fn a_secret_that_is_replaced_in_place_is_not_taken() {
     skip_unless!(need_netns());
-    let host = DaemonHost::new();
-    host.configure(&lasting(&host), "verify_interval = \"1s\"");
-    let mut daemon = host.start();
-    daemon.ready();
+    let (host, mut daemon) = running("verify_interval = \"1s\"");
     let key = host.kernel();
     host.put("fleet.secret", &secret_bytes(2), 0o400);
     expect_state(&host, "degraded", Some("secret_changed"));
@@ -88,16 +82,13 @@ fn a_secret_that_is_replaced_in_place_is_not_taken() {
     // Nor does the refusal wear off with a reload of the same configuration.
     host.put("fleet.secret", &secret_bytes(2), 0o400);
     expect_state(&host, "degraded", Some("secret_changed"));
-    let seen = daemon.messages().len();
-    daemon.signal(Signal::HUP);
-    daemon.expect(seen, "READY=1");
+    reload(&daemon);
     expect_state(&host, "degraded", Some("secret_changed"));
     assert_eq!(host.kernel(), key);
     // A restart is the operator's word that the new one is meant.
     host.put("fleet.secret", &secret_bytes(2), 0o400);
     daemon.stop();
-    let daemon = host.start();
-    daemon.ready();
+    let _daemon = start_ready(&host);
     assert_ne!(host.kernel(), key);
     assert_eq!(host.persisted_keys(), Some(host.kernel()));
 }
@@ -108,8 +99,7 @@ fn an_entry_that_comes_too_late_is_told_once() {
     let host = DaemonHost::new();
     let source = lasting(&host);
     host.configure(&source, "verify_interval = \"1s\"");
-    let mut daemon = host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&host);
     host.put("other.secret", &secret_bytes(2), 0o400);
     let entry = |at: u64| {
         let secret = host.path("other.secret");
@@ -135,8 +125,7 @@ fn an_entry_that_comes_too_late_is_told_once() {
     assert!(poll_until(SOON, || daemon.messages().len() >= polls + 3));
     assert_eq!(daemon.log().matches("late_entry").count(), 1, "{}", daemon.log());
     daemon.stop();
-    let daemon = host.start();
-    daemon.ready();
+    let daemon = start_ready(&host);
     assert!(!daemon.log().contains("late_entry"), "the file remembers the joint: {}", daemon.log());
 }
 
@@ -156,8 +145,7 @@ fn a_short_schedule_walks_through_its_phases_on_the_second() {
     skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure(&derive(&host, "10s", "5s"), "verify_interval = \"1h\"");
-    let daemon = host.start();
-    daemon.ready();
+    let daemon = start_ready(&host);
     let (mut before, _) = next_change(&host, &host.kernel());
     for _ in 0..3 {
         let (after, at) = next_change(&host, &before);
@@ -183,8 +171,7 @@ fn a_key_file_is_installed_when_it_changes_and_only_if_it_is_right() {
     let first = format!("{},{}", key_text(1), key_text(2));
     host.put("keys", format!("{first}\n").as_bytes(), 0o400);
     host.configure(&format!("[source]\nkind = \"file\"\npath = {:?}", host.path("keys")), "verify_interval = \"1s\"");
-    let mut daemon = host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&host);
     assert_eq!(host.kernel(), first);
     let status = host.status();
     assert_eq!((&status["source"], &status["phase"]), (&"file".into(), &"steady".into()));
@@ -224,14 +211,12 @@ fn random_keys_rotate_and_survive_a_restart() {
     // What made cookies before us becomes the first backup.
     host.set_kernel(&key_text(6));
     host.configure("[source]\nkind = \"random\"\ninterval = \"10s\"", "verify_interval = \"1h\"");
-    let mut daemon = host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&host);
     let first = host.kernel();
     let (first_primary, backup) = first.split_once(',').unwrap();
     assert_eq!(backup, key_text(6));
     daemon.stop();
-    let daemon = host.start();
-    daemon.ready();
+    let _daemon = start_ready(&host);
     assert_eq!(host.kernel(), first, "a restart goes on with the same keys");
     let epoch = host.status()["primary"]["epoch"].as_u64().unwrap();
     let (second, at) = next_change(&host, &first);
@@ -298,8 +283,7 @@ fn random_keys_are_looked_after_while_the_file_cannot_be_written() {
     skip_unless!(need_netns());
     let host = DaemonHost::new();
     host.configure("[source]\nkind = \"random\"\ninterval = \"10s\"", "verify_interval = \"1s\"");
-    let mut daemon = host.start();
-    daemon.ready();
+    let mut daemon = start_ready(&host);
     let key = host.kernel();
     fs::remove_file(host.sysctl_file()).unwrap();
     fs::create_dir(host.sysctl_file()).unwrap();

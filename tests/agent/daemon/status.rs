@@ -1,5 +1,6 @@
 //! What others see of a running daemon: status.json, metrics, its process.
 
+use crate::{reload, running, start_ready};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -34,10 +35,7 @@ fn keys_of(value: &Value) -> Vec<&str> {
 #[test]
 fn status_json_is_what_was_promised() {
     skip_unless!(need_netns());
-    let host = DaemonHost::new();
-    host.configure(&lasting(&host), "verify_interval = \"1s\"");
-    let daemon = host.start();
-    daemon.ready();
+    let (host, _daemon) = running("verify_interval = \"1s\"");
     let status = host.status();
     // docs/reference/json.md, word for word.
     let mut promised = vec![
@@ -147,8 +145,7 @@ fn metrics_go_to_the_textfile_and_to_a_scrape() {
     let address = "127.0.0.1:9440";
     let metrics = format!("verify_interval = \"1s\"\n[metrics]\ntextfile = {textfile:?}\nlisten = {address:?}");
     host.configure(&lasting(&host), &metrics);
-    let daemon = host.start();
-    daemon.ready();
+    let daemon = start_ready(&host);
     let text = fs::read_to_string(&textfile).unwrap();
     assert_eq!(fs::metadata(&textfile).unwrap().mode() & 0o7777, 0o644);
     let found = samples(&text);
@@ -182,13 +179,10 @@ fn a_reload_does_not_close_the_scrape() {
     let host = DaemonHost::new();
     let address = "127.0.0.1:9440";
     host.configure(&lasting(&host), &format!("verify_interval = \"1h\"\n[metrics]\nlisten = {address:?}"));
-    let daemon = host.start();
-    daemon.ready();
+    let daemon = start_ready(&host);
     assert!(scrape(&host, address).starts_with("HTTP/1.1 200"));
     for _ in 0..2 {
-        let seen = daemon.messages().len();
-        daemon.signal(Signal::HUP);
-        daemon.expect(seen, "READY=1");
+        reload(&daemon);
         assert!(scrape(&host, address).starts_with("HTTP/1.1 200"), "{}", daemon.log());
         assert!(!daemon.log().contains("cannot listen"), "{}", daemon.log());
     }

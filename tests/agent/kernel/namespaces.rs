@@ -1,5 +1,6 @@
 //! Several network namespaces: each has its own key, each has one agent.
 
+use crate::running;
 use tfo_testbed::daemon::{DaemonHost, kernel_of, lasting};
 use tfo_testbed::host::UNSET;
 use tfo_testbed::{NetNs, need_netns, skip_unless};
@@ -51,10 +52,7 @@ fn a_namespace_that_does_not_exist_is_named() {
 #[test]
 fn one_agent_per_namespace() {
     skip_unless!(need_netns());
-    let host = DaemonHost::new();
-    host.configure(&lasting(&host), "");
-    let mut daemon = host.start();
-    daemon.ready();
+    let (host, mut daemon) = running("");
     let key = host.kernel();
     // In parallel: each waits its seconds for the other agent before it gives up.
     let outer = DaemonHost::new();

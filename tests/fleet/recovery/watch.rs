@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tfo_testbed::daemon::DaemonHost;
 use tfo_testbed::host::KEY_FILE;
+use tfo_testbed::skip_unless;
 
 /// Looks at the kernels of some hosts until it is asked what it saw.
 pub(crate) struct Watch {
@@ -103,7 +104,7 @@ impl Seen {
 
 #[test]
 fn the_watch_sees_a_rift_and_nothing_else() {
-    tfo_testbed::skip_unless!(tfo_testbed::need_netns());
+    skip_unless!(tfo_testbed::need_netns());
     let hosts = [DaemonHost::new(), DaemonHost::new()];
     let key = tfo_testbed::daemon::key_text;
     let set = |first: &str, second: &str| {

@@ -238,30 +238,14 @@ fn one_slot() -> World {
 /// A store that goes back under so many running coordinators; a joiner is there to receive lost history.
 fn goes_back_live(coordinators: usize) -> World {
     let mut world = World::steady(1, 1, &[]);
-    world.budget = Budget { stages: 2, live_restores: 1, ..NONE };
+    world.budget = Budget { stages: 2, live_restores: 1, ..Budget::default() };
     world.coordinators.truncate(coordinators);
     world.counted()
 }
 
-const NONE: Budget = Budget {
-    restarts: 0,
-    reboots: 0,
-    images: 0,
-    moves: 0,
-    coordinator_restarts: 0,
-    absences: 0,
-    orders: 0,
-    restores: 0,
-    live_restores: 0,
-    failures: 0,
-    late: 0,
-    slow_commits: 0,
-    stages: 0,
-};
-
 #[test]
 fn agents_crash_and_requests_are_late() {
-    let world = small(Budget { restarts: 1, late: 1, reboots: 1, ..NONE });
+    let world = small(Budget { restarts: 1, late: 1, reboots: 1, ..Budget::default() });
     holds("agents", one_coordinator(world), &alike(2), Pinned::Complete(10_000));
 }
 
@@ -269,7 +253,7 @@ fn agents_crash_and_requests_are_late() {
 fn coordinators_crash_and_commit_late() {
     holds(
         "coordinators",
-        small(Budget { coordinator_restarts: 1, moves: 1, slow_commits: 2, ..NONE }),
+        small(Budget { coordinator_restarts: 1, moves: 1, slow_commits: 2, ..Budget::default() }),
         &alike(2),
         Pinned::Complete(12_000),
     );
@@ -277,7 +261,7 @@ fn coordinators_crash_and_commit_late() {
 
 #[test]
 fn operators_at_any_moment() {
-    let world = small(Budget { orders: 2, ..NONE });
+    let world = small(Budget { orders: 2, ..Budget::default() });
     holds("operators", one_coordinator(ordering(world, or_every(&ALL_OPS))), &told_apart(2), Pinned::Complete(90_000));
 }
 
@@ -286,20 +270,20 @@ fn operators_at_any_moment() {
 fn nodes_are_denied() {
     let orders =
         [Op::Deny(0), Op::Deny(1), Op::RevokeAndDeny(0), Op::RevokeAndDeny(1), Op::Forget(0), Op::Resume, Op::Abort];
-    let world = small(Budget { stages: 2, orders: 3, ..NONE });
+    let world = small(Budget { stages: 2, orders: 3, ..Budget::default() });
     holds("denials", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(62_000));
 }
 
 #[test]
 fn policy_changes_and_rotations_on_demand() {
     let orders = [Op::SetPolicy, Op::Rotate, Op::Pause, Op::Resume, Op::Abort];
-    let world = small(Budget { orders: 3, ..NONE });
+    let world = small(Budget { orders: 3, ..Budget::default() });
     holds("policy", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(5_000));
 }
 
 #[test]
 fn policy_changes_race_with_coordinators() {
-    let world = small(Budget { orders: 2, slow_commits: 1, ..NONE });
+    let world = small(Budget { orders: 2, slow_commits: 1, ..Budget::default() });
     holds(
         "policy, races",
         ordering(world, &[Op::SetPolicy, Op::Rotate, Op::Deny(0)]),
@@ -319,13 +303,13 @@ fn first_key_of_a_fleet() {
 /// An instruction that could not be installed at once is installed later.
 #[test]
 fn files_cannot_be_written_for_a_while() {
-    let world = small(Budget { failures: 2, restarts: 1, late: 1, ..NONE });
+    let world = small(Budget { failures: 2, restarts: 1, late: 1, ..Budget::default() });
     holds("failures", one_coordinator(world), &alike(2), Pinned::Complete(16_000));
 }
 
 fn taken_out_and_restored(orders: &[Op]) -> World {
     let late = u8::from(is_full());
-    one_coordinator(ordering(small(Budget { restores: 1, orders: 1, late, ..NONE }), orders))
+    one_coordinator(ordering(small(Budget { restores: 1, orders: 1, late, ..Budget::default() }), orders))
 }
 
 /// A restore brings back the records of nodes that an operator had taken out.  That does not admit them: a node that was not
@@ -350,13 +334,13 @@ fn known_limit_a_restore_undoes_a_forget() {
 
 #[test]
 fn operators_race_with_coordinators() {
-    let world = small(Budget { orders: 1, slow_commits: 2, late: 1, ..NONE });
+    let world = small(Budget { orders: 1, slow_commits: 2, late: 1, ..Budget::default() });
     holds("races", ordering(world, or_every(&ALL_OPS)), &told_apart(2), Pinned::Bounded(STATES));
 }
 
 #[test]
 fn absent_nodes_return() {
-    let world = small(Budget { absences: 2, late: 1, restarts: 1, orders: 1, ..NONE });
+    let world = small(Budget { absences: 2, late: 1, restarts: 1, orders: 1, ..Budget::default() });
     let orders = [Op::Exclude(0), Op::Forget(0), Op::Advance, Op::RevokeAll];
     holds("absence", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Bounded(STATES));
 }
@@ -365,7 +349,7 @@ fn absent_nodes_return() {
 fn joiners_and_new_images() {
     holds(
         "members",
-        members(Budget { images: 1, late: 1, absences: 1, slow_commits: 1, ..NONE }),
+        members(Budget { images: 1, late: 1, absences: 1, slow_commits: 1, ..Budget::default() }),
         &alike(2),
         Pinned::Bounded(STATES),
     );
@@ -373,7 +357,7 @@ fn joiners_and_new_images() {
 
 #[test]
 fn database_restored() {
-    let world = small(Budget { restores: 1, images: 1, orders: 1, ..NONE });
+    let world = small(Budget { restores: 1, images: 1, orders: 1, ..Budget::default() });
     holds(
         "restored",
         one_coordinator(ordering(world, if is_full() { &RESTORED_OPS[..] } else { &RESTORED_OPS[..4] })),
@@ -385,7 +369,7 @@ fn database_restored() {
 #[test]
 fn database_restored_beside_a_one_slot_node() {
     let mut world = one_slot();
-    world.budget = Budget { stages: 2, restores: 1, ..NONE };
+    world.budget = Budget { stages: 2, restores: 1, ..Budget::default() };
     holds("restored, one slot", world, &[vec![0, 1, 2], vec![1, 0, 2]], Pinned::Complete(50_000));
 }
 
@@ -398,13 +382,13 @@ fn store_goes_back_live() {
 #[test]
 fn three_nodes() {
     let mut world = World::steady(2, 1, &[]);
-    world.budget = Budget { stages: 2, images: 1, absences: 1, late: 1, ..NONE };
+    world.budget = Budget { stages: 2, images: 1, absences: 1, late: 1, ..Budget::default() };
     holds("three nodes", one_coordinator(world), &alike(3), Pinned::Bounded(SHORT));
 }
 
 #[test]
 fn waves_of_a_promotion() {
-    let world = waves(Budget { stages: 1, orders: 1, absences: 1, ..NONE });
+    let world = waves(Budget { stages: 1, orders: 1, absences: 1, ..Budget::default() });
     holds("waves", world, &[vec![0, 1, 2], vec![0, 2, 1]], Pinned::Complete(90_000));
 }
 
@@ -421,34 +405,40 @@ fn a_one_slot_node_beside_others() {
 /// Each rule of docs/protocol.md#what-goes-wrong-without-a-rule that a model without time can lack, and the world in which it is missed.
 fn without(off: Off) -> World {
     let one = match off {
-        Off::BarrierBeforePromote | Off::BarrierBeforeStage => small(NONE),
-        Off::AbortRests | Off::AbortHasNoStagedWayBack => ordering(small(Budget { orders: 1, ..NONE }), &[Op::Abort]),
-        Off::AdmissionBeforeAnswer | Off::JoinerWaitsForKeys | Off::MembersFromOneSnapshot => members(NONE),
-        Off::OwnAnswerOnly => members(Budget { absences: 1, ..NONE }),
-        Off::AckNeedsDurableFile => small(Budget { reboots: 1, ..NONE }),
-        Off::ReturnByAdmission | Off::ReturnerAdmittedFirst => small(Budget { absences: 1, ..NONE }),
+        Off::BarrierBeforePromote | Off::BarrierBeforeStage => small(Budget::default()),
+        Off::AbortRests | Off::AbortHasNoStagedWayBack => {
+            ordering(small(Budget { orders: 1, ..Budget::default() }), &[Op::Abort])
+        }
+        Off::AdmissionBeforeAnswer | Off::JoinerWaitsForKeys | Off::MembersFromOneSnapshot => {
+            members(Budget::default())
+        }
+        Off::OwnAnswerOnly => members(Budget { absences: 1, ..Budget::default() }),
+        Off::AckNeedsDurableFile => small(Budget { reboots: 1, ..Budget::default() }),
+        Off::ReturnByAdmission | Off::ReturnerAdmittedFirst => small(Budget { absences: 1, ..Budget::default() }),
         Off::FrozenAfterRestore | Off::StoredAcksDoNotCount | Off::NobodyIsToldBeforeAllAreHeard => {
-            small(Budget { restores: 1, images: 1, ..NONE })
+            small(Budget { restores: 1, images: 1, ..Budget::default() })
         }
         Off::CommandsWaitForNodes => {
-            ordering(small(Budget { restores: 1, orders: 1, ..NONE }), &[Op::Abort, Op::Rotate])
+            ordering(small(Budget { restores: 1, orders: 1, ..Budget::default() }), &[Op::Abort, Op::Rotate])
         }
         Off::BarrierBeforeDrop => {
-            ordering(small(Budget { orders: 1, ..NONE }), &[Op::RevokeHeld(0), Op::RevokeHeld(1)])
+            ordering(small(Budget { orders: 1, ..Budget::default() }), &[Op::RevokeHeld(0), Op::RevokeHeld(1)])
         }
-        Off::ImportOnlyIntoEmpty => ordering(small(Budget { orders: 1, ..NONE }), &[Op::Import]),
+        Off::ImportOnlyIntoEmpty => ordering(small(Budget { orders: 1, ..Budget::default() }), &[Op::Import]),
         Off::LifeEndsWithItsStore | Off::PresenceKnowsItsRevision => goes_back_live(1),
         Off::ExpectedNodesFirst => import(),
         Off::OneSlotIsNeverRequired => one_slot(),
-        Off::FenceInFile => return World { off: Some(off), ..small(Budget { moves: 1, restarts: 1, ..NONE }) },
+        Off::FenceInFile => {
+            return World { off: Some(off), ..small(Budget { moves: 1, restarts: 1, ..Budget::default() }) };
+        }
         Off::AnswerFromStore => {
             let mut world = World::steady(1, 1, &[]);
-            world.budget = Budget { stages: 2, ..NONE };
+            world.budget = Budget { stages: 2, ..Budget::default() };
             world.nodes[1].coordinator = 1;
             return World { off: Some(off), ..world };
         }
         Off::SwapOnRevision => {
-            let world = ordering(small(Budget { orders: 1, slow_commits: 1, ..NONE }), &[Op::Pause]);
+            let world = ordering(small(Budget { orders: 1, slow_commits: 1, ..Budget::default() }), &[Op::Pause]);
             return World { off: Some(off), ..world };
         }
     };

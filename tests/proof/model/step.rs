@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tfo_engine::fence::{AnswerRefused, Ask, PoolAnswer, Readiness};
 use tfo_engine::rollout::barrier::{Barrier, conflict, recoverable};
-use tfo_engine::rollout::document::{Action as Audit, Actor, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::document::{Actor, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, RevokeKeys, Step};
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::record::{Exclusion, Installed, Membership, NodeRecord, SlotCount};
@@ -14,6 +14,7 @@ use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer as Reply_, Recording, SyncRefused, answer, record};
 use tfo_engine::rollout::{handle, wave};
 use tfo_model::count::{Generation, Revision};
+use tfo_model::fleet::Action as Audit;
 use tfo_model::key::PairPrint;
 use tfo_model::time::UnixTime;
 

@@ -435,18 +435,23 @@ impl World {
         Rc::new(Sync {
             session: node.link.session(),
             seen: node.link.seen(),
-            report: Report {
-                fence: fence.cloned(),
-                installed,
-                foreign,
-                slot_count: node.slot_count,
-                next_sync_secs: 0,
-                counters: None,
-                seen: Generation::ZERO,
-                source: KeySource::Coordinator,
-                holds: None,
-            },
+            report: Report { installed, foreign, ..reported(node, fence.cloned()) },
         })
+    }
+}
+
+/// The report of a node that holds what this fence says.
+fn reported(node: &Node, fence: Option<Fence>) -> Report {
+    Report {
+        fence,
+        installed: Installed::ReadBack,
+        foreign: None,
+        slot_count: node.slot_count,
+        next_sync_secs: 0,
+        counters: None,
+        seen: Generation::ZERO,
+        source: KeySource::Coordinator,
+        holds: None,
     }
 }
 
@@ -456,17 +461,7 @@ fn admitted(node: &Node) -> NodeRecord {
         syncs: 0,
         membership: Membership::Admitted,
         session: Some(node.link.session()),
-        report: Some(Report {
-            fence: node.file.as_deref().cloned(),
-            installed: Installed::ReadBack,
-            foreign: None,
-            slot_count: node.slot_count,
-            next_sync_secs: 0,
-            counters: None,
-            seen: Generation::ZERO,
-            source: KeySource::Coordinator,
-            holds: None,
-        }),
+        report: Some(reported(node, node.file.as_deref().cloned())),
         window: None,
         baseline: None,
         last_report_at: None,

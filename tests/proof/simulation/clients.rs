@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use tfo_engine::rollout::document::{Action, Document, Stage};
+use tfo_engine::rollout::document::{Document, Stage};
 use tfo_engine::rollout::slots::Slots;
+use tfo_model::fleet::Action;
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::Counters;
 

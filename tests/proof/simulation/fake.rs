@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_engine::rollout::record::RecordChange;
 use tfo_model::count::Revision;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::PoolName;
 use tfo_store::{
-    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, Store, StoreError,
+    CommitError, Erasure, Head, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, Store, StoreError,
 };
 use tfo_testbed::random::Dice;
 
@@ -82,10 +82,6 @@ impl ReadStore for FakeTrouble {
         self.read()?.document(pool)
     }
 
-    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        self.read()?.record(pool, node)
-    }
-
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.read()?.audit(pool, after)
     }
@@ -106,9 +102,5 @@ impl Store for FakeTrouble {
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
         self.read()?.erase_leftovers()
-    }
-
-    fn hub(&self) -> &Hub {
-        self.inner.hub()
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tfo_engine::fence::{AnswerAccepted, Link, PoolAnswer, RequestId};
 use tfo_engine::rollout::barrier::{Barrier, conflict};
-use tfo_engine::rollout::document::{Action, Actor, Document, Proposal, Snapshot, Stage};
-use tfo_engine::rollout::input::{BlockedBy, Command, Input, Now, OperatorRequest, Step};
+use tfo_engine::rollout::document::{Actor, Document, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Step};
 use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::record::{Installed, Membership, Report, SlotCount};
@@ -16,6 +16,7 @@ use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer, Recording, Sync, SyncRefused, answer, record};
 use tfo_engine::rollout::{handle, wave};
 use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::fleet::{Action, BlockedBy};
 use tfo_model::ids::{NodeId, PoolId};
 use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::node::{Counters, Expected, KeySource, Session};
@@ -502,16 +503,13 @@ impl Fleet {
     fn record(&mut self, c: usize, off: &mut PutOff, (id, sync): (&NodeId, &Sync)) -> Result<(), SyncRefused> {
         let unreachable = SyncRefused::NotAdmitted;
         for _ in 0..3 {
-            let stored = self.shelf.store.document(&pool()).and_then(|document| {
-                let record = self.shelf.store.record(&pool(), id)?;
-                Ok((document.expect("the pool is there").0, record))
-            });
-            let Ok((document, stored)) = stored else {
+            let Some(stored) = self.shelf.read() else {
                 self.summary.count("calls to a store that is down", 1);
                 return Err(unreachable);
             };
-            let before = off.queue.queued(id).map_or(stored, |queued| queued.next.clone());
-            match record(&document, before.as_ref(), id, sync, self.wall(c))? {
+            let queued = off.queue.queued(id).map(|queued| queued.next.clone());
+            let before = queued.unwrap_or_else(|| stored.nodes.get(id).cloned());
+            match record(&stored.document, before.as_ref(), id, sync, self.wall(c))? {
                 Recording::Stale => return Ok(()),
                 Recording::Later(change) => {
                     let is_first = off.queue.is_empty();

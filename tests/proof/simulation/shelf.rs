@@ -1,5 +1,5 @@
-//! The store as the simulation uses it: every write goes through the real one, and so does every read of a document and
-//! of a record.  A read of everything is a copy that is followed write by write and is compared with the stored head each
+//! The store as the simulation uses it: every write goes through the real one, and so does every read of keys.  A read of
+//! everything is a copy that is followed write by write and is compared with the stored head each
 //! time, and with all that is stored now and then: real reads alone would be most of the time of a run.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use tfo_engine::rollout::record::RecordChange;
 use tfo_model::count::Revision;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
-use tfo_store::{CommitError, Head, MemoryStore, PoolImage, ReadStore, RecordOutcome, RecordQueue, Store, push_all};
+use tfo_store::{CommitError, Head, MemoryStore, PoolImage, ReadStore, RecordOutcome, RecordQueue, Store};
 
 use super::fake::{FakeTrouble, Trouble};
 
@@ -158,14 +158,19 @@ impl Shelf {
     pub(crate) fn flush(&mut self, off: &mut PutOff) -> usize {
         let mut changes: Vec<RecordChange> =
             off.nodes.iter().map(|node| off.queue.queued(node).unwrap().clone()).collect();
-        match push_all(&self.store, &pool(), &mut off.queue) {
-            Ok(dropped) => {
-                off.nodes.clear();
-                changes.retain(|change| !dropped.contains(&change.node));
+        if changes.is_empty() {
+            return 0;
+        }
+        match self.store.write_records(&pool(), &changes) {
+            Ok(outcomes) => {
+                *off = PutOff::default();
+                let dropped = outcomes.iter().filter(|outcome| **outcome != RecordOutcome::Stored).count();
+                let mut outcomes = outcomes.iter();
+                changes.retain(|_| outcomes.next() == Some(&RecordOutcome::Stored));
                 if !changes.is_empty() {
                     self.follow(&changes);
                 }
-                dropped.len()
+                dropped
             }
             Err(_) => {
                 // It may have been done all the same; then the next flush drops them.

@@ -7,18 +7,17 @@ use crate::pool::message::Summary;
 use tfo_engine::rollout::barrier::{Barrier, node_state, recoverable};
 use tfo_engine::rollout::document::{Hold, Stage};
 use tfo_engine::rollout::handle;
-use tfo_engine::rollout::input::{BlockedBy, Input, Now, Step};
+use tfo_engine::rollout::input::{Input, Now, Step};
 use tfo_engine::rollout::record::{Membership, NodeRecord};
 use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::wave::is_opened;
 use tfo_host::runtime::clock;
-use tfo_model::fleet::NodeState;
+use tfo_model::fleet::{BlockedBy, NodeState};
 use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
-use tfo_model::node::Expected;
+use tfo_model::node::{Expected, KeySource};
 use tfo_model::state::SlotPrints;
 use tfo_wire::v1::fleet::{FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
-use tfo_wire::v1::sync::KeySource;
 
 impl Driver {
     /// Computes what the next tick would wait for, so that the status includes the reports since the last one.

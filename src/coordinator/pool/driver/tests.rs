@@ -12,16 +12,17 @@ use crate::pool::message::{CommandError, Wanted};
 use crate::pool::replica::GivenKeys;
 use crate::pool::waiting::{Held, Reply, SyncError, Until};
 use tfo_crypto::random;
-use tfo_engine::rollout::document::{Action, AuditEntry, Document, KeyRing, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::input::{Command, OperatorRequest};
-use tfo_engine::rollout::record::{Exclusion, Installed, Membership, NodeRecord, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::record::{Exclusion, Installed, Membership, RecordChange, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Sync, SyncRefused};
 use tfo_model::count::{Epoch, Generation};
+use tfo_model::fleet::Action;
 use tfo_model::ids::PoolName;
 use tfo_model::node::{KeySource, Session};
 use tfo_store::{
-    CommitError, Erasure, Head, Hub, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, Store, StoreError,
+    CommitError, Erasure, Head, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, Store, StoreError,
 };
 
 /// Longer than any node may be silent here.
@@ -73,10 +74,6 @@ impl ReadStore for FakeStore {
         self.read().and_then(|()| self.inner.document(pool))
     }
 
-    fn record(&self, pool: &PoolName, node: &NodeId) -> Result<Option<NodeRecord>, StoreError> {
-        self.read().and_then(|()| self.inner.record(pool, node))
-    }
-
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
         self.read().and_then(|()| self.inner.audit(pool, after))
     }
@@ -100,10 +97,6 @@ impl Store for FakeStore {
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
         self.write().and_then(|()| self.inner.erase_leftovers())
-    }
-
-    fn hub(&self) -> &Hub {
-        self.inner.hub()
     }
 }
 

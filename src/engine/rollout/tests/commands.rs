@@ -1,10 +1,10 @@
 //! Commands of operators: first key, import, rotate, pause, resume, recover, advance, policy.
 
 use super::super::document::{Hold, Pause};
-use super::super::input::BlockedBy;
 use super::super::operator::RECOVER_JUMP;
 use super::super::policy::BadPolicy;
 use super::*;
+use tfo_model::fleet::BlockedBy;
 use tfo_model::key::PairPrint;
 
 const ROTATE: Command = Command::Rotate { force: false };

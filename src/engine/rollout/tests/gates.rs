@@ -1,8 +1,8 @@
 //! Drain, health, and clocks that step.
 
 use super::super::document::Pause;
-use super::super::input::BlockedBy;
 use super::*;
+use tfo_model::fleet::BlockedBy;
 
 fn counters(passive: u64, passive_alt_key: u64, passive_fail: u64) -> Counters {
     Counters { passive, passive_alt_key, passive_fail }

@@ -11,7 +11,7 @@ mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::document::{Action, Document, Proposal, Snapshot, Stage, Wave};
+use super::document::{Document, Proposal, Snapshot, Stage, Wave};
 use super::handle;
 use super::input::{Command, Input, Now, OperatorRequest, Reason, Refused, Step, Wait};
 use super::policy::{NamePattern, Policy, Share, WaveRule};
@@ -20,6 +20,7 @@ use super::record::{Installed, Membership, NodeRecord, Report, SlotCount, Window
 use super::slots::{Fence, PoolKey, Slots};
 use super::wave::instruction_for;
 use tfo_model::count::{Epoch, Generation, Revision};
+use tfo_model::fleet::Action;
 use tfo_model::ids::{NodeId, PoolId};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::{Counters, Expected, KeySource, Session};

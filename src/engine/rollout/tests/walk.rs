@@ -1,10 +1,10 @@
 //! The walk that ticks drive, and whom it waits for.
 
 use super::super::document::{Hold, Pause, Revoke};
-use super::super::input::BlockedBy;
 use super::super::policy::AbsentPolicy;
 use super::super::record::Exclusion;
 use super::*;
+use tfo_model::fleet::BlockedBy;
 
 /// (from, to, action, rise of the generation): all that ticks do, with every node acked and every gate open.
 #[test]
