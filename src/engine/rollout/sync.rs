@@ -323,12 +323,3 @@ impl PoolView {
         if self.all_seen { Ok(Answer::Instruct(instruction)) } else { Err(SyncRefused::NotHeard) }
     }
 }
-
-/// The answer from a snapshot that was read from the store after the sync was recorded.
-///
-/// # Errors
-/// Fails if the pool is frozen, the record is not (or no longer) that of this session, or the answer would instruct the
-/// node before every required node was seen in this life.
-pub fn answer(snapshot: &Snapshot, presence: &Presence, node: &NodeId, sync: &Sync) -> Result<Answer, SyncRefused> {
-    PoolView::of(snapshot, presence).answer(snapshot, node, sync)
-}
