@@ -291,7 +291,8 @@ impl PoolView {
     /// The answer from the snapshot that this was made of; looks at one node.
     ///
     /// # Errors
-    /// As [`answer`].
+    /// Fails if the pool is frozen, the record is not (or no longer) that of this session, or the answer would instruct
+    /// the node before every required node was seen in this life.
     pub fn answer(&self, snapshot: &Snapshot, node: &NodeId, sync: &Sync) -> Result<Answer, SyncRefused> {
         let only_reports = !sync.report.takes_keys();
         if self.frozen && !only_reports {
