@@ -25,19 +25,19 @@ const EXIT_CODES: &str =
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show the pools: keys, phase, how many nodes have converged, what they wait for
-    Pools(fleet::PoolsArgs),
+    Pools(fleet::ConnectArgs),
     /// Show how many nodes hold which keys, and which nodes are behind since when
     Nodes(fleet::NodesArgs),
     /// Rotate to a new key, drive keys out (--mode revoke), or make the first key (--first)
     Rotate(fleet::RotateArgs),
     /// Stop the pool at its current phase
-    Pause(fleet::PauseArgs),
+    Pause(fleet::CommandArgs),
     /// Resume a paused or held pool
     Resume(fleet::ResumeArgs),
     /// Turn a rotation back, then hold
     Abort(fleet::AbortArgs),
     /// Pass a barrier without the nodes that are behind
-    Advance(fleet::AdvanceArgs),
+    Advance(fleet::CommandArgs),
     /// Give an empty pool the keys that its nodes already hold
     Import(fleet::ImportArgs),
     /// Take over a fleet that is ahead of a restored store
@@ -45,9 +45,9 @@ enum Command {
     /// Exclude a node from barriers for a limited time
     Exclude(fleet::ExcludeArgs),
     /// Give a node no more keys
-    Deny(fleet::DenyArgs),
+    Deny(fleet::NodeArgs),
     /// Forget a node; it may come back as a new one
-    Forget(fleet::ForgetArgs),
+    Forget(fleet::NodeArgs),
     /// Show who did what, and when
     Audit(fleet::AuditArgs),
     /// Show the pools as they change

@@ -13,7 +13,7 @@ use tfo_engine::rollout::input::{Input, Now, Step};
 use tfo_engine::rollout::presence::Life;
 use tfo_engine::rollout::record::{Installed, NodeRecord, RecordChange, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, Slots};
-use tfo_engine::rollout::sync::{Recording, Sync, SyncRefused, answer, record};
+use tfo_engine::rollout::sync::{PoolView, Recording, Sync, SyncRefused, record};
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::{Action, BlockedBy};
 use tfo_model::ids::PoolName;
@@ -437,5 +437,5 @@ fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
     report(&store, &sync);
     let (wait, presence, snapshot) = look(&store, 5);
     assert_eq!(wait.blocked_by, BlockedBy::Frozen);
-    assert_eq!(answer(&snapshot, &presence, &node(77), &sync), Err(SyncRefused::Frozen));
+    assert_eq!(PoolView::of(&snapshot, &presence).answer(&snapshot, &node(77), &sync), Err(SyncRefused::Frozen));
 }

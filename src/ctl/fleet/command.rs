@@ -20,7 +20,7 @@ use tfo_wire::v1::fleet::{Command as CommandBody, PoolStatus};
 
 /// Options of every command.
 #[derive(Debug, Args)]
-pub(super) struct CommandArgs {
+pub(crate) struct CommandArgs {
     #[command(flatten)]
     connect: ConnectArgs,
     /// Reason, for the audit log

@@ -17,7 +17,7 @@ use tfo_wire::client::Client;
 
 /// Options of every fleet command.
 #[derive(Debug, Clone, Args)]
-pub(super) struct ConnectArgs {
+pub(crate) struct ConnectArgs {
     /// Configuration file; default ~/.config/tfo-fleet/ctl.toml, then /etc/tfo-fleet/ctl.toml
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,

@@ -17,13 +17,6 @@ use tfo_wire::v1::fleet::{Audit, Nodes, PoolStatus, Pools};
 /// How often `audit --follow` looks again.
 const FOLLOW_EVERY: Duration = Duration::from_secs(2);
 
-/// Arguments of `pools`.
-#[derive(Debug, Args)]
-pub(crate) struct PoolsArgs {
-    #[command(flatten)]
-    connect: ConnectArgs,
-}
-
 /// Arguments of `nodes`.
 #[derive(Debug, Args)]
 pub(crate) struct NodesArgs {
@@ -51,8 +44,8 @@ pub(crate) struct AuditArgs {
 ///
 /// # Errors
 /// Fails with its problems and the exit code.
-pub(crate) fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.connect.open()?;
+pub(crate) fn pools(arguments: &ConnectArgs, format: Format) -> Result<Outcome, Failure> {
+    let connection = arguments.open()?;
     let pools = block_on(async {
         match &connection.argument {
             Some(pool) => Ok(Pools { pools: vec![connection.fleet.status(pool).await?] }),

@@ -19,9 +19,11 @@ mod shown;
 mod steps;
 mod watch;
 
+pub(crate) use command::CommandArgs;
+pub(crate) use connect::ConnectArgs;
 pub(crate) use keys::{ImportArgs, RecoverArgs, import, recover};
-pub(crate) use look::{AuditArgs, NodesArgs, PoolsArgs, audit, list_nodes, pools};
-pub(crate) use nodes::{DenyArgs, ExcludeArgs, ForgetArgs, deny, exclude, forget};
+pub(crate) use look::{AuditArgs, NodesArgs, audit, list_nodes, pools};
+pub(crate) use nodes::{ExcludeArgs, NodeArgs, deny, exclude, forget};
 pub(crate) use rotate::{RotateArgs, rotate};
-pub(crate) use steps::{AbortArgs, AdvanceArgs, PauseArgs, ResumeArgs, abort, advance, pause, resume};
+pub(crate) use steps::{AbortArgs, ResumeArgs, abort, advance, pause, resume};
 pub(crate) use watch::{WatchArgs, watch};

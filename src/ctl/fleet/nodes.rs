@@ -23,7 +23,7 @@ const EXCLUDE_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 /// Options of every command about a node.
 #[derive(Debug, Args)]
-struct NodeArgs {
+pub(crate) struct NodeArgs {
     #[command(flatten)]
     common: CommandArgs,
     /// Name of the node
@@ -81,40 +81,26 @@ pub(crate) fn exclude(arguments: &ExcludeArgs, format: Format) -> Result<Outcome
     })
 }
 
-/// Arguments of `deny`.
-#[derive(Debug, Args)]
-pub(crate) struct DenyArgs {
-    #[command(flatten)]
-    node: NodeArgs,
-}
-
 /// Gives a node no more keys.
-pub(crate) fn deny(arguments: &DenyArgs, format: Format) -> Result<Outcome, Failure> {
-    run(&arguments.node.common, format, async |fleet, status| {
-        let plan = arguments.node.plan(Action::Deny, fleet, status).await?;
+pub(crate) fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
+    run(&arguments.common, format, async |fleet, status| {
+        let plan = arguments.plan(Action::Deny, fleet, status).await?;
         let plan = plan
             .line("it gets no more keys, and no barrier waits for it, until it is forgotten")
             .line("it keeps the keys that it has: if you do not trust it, `tfoctl rotate --mode revoke --deny` instead")
             .line("its certificate stays valid: revoke that too (`tfoctl pki revoke`)");
-        Ok(Prepared::new(plan, arguments.node.put(Action::Deny, NodeAction::Deny)))
+        Ok(Prepared::new(plan, arguments.put(Action::Deny, NodeAction::Deny)))
     })
 }
 
-/// Arguments of `forget`.
-#[derive(Debug, Args)]
-pub(crate) struct ForgetArgs {
-    #[command(flatten)]
-    node: NodeArgs,
-}
-
 /// Forgets a node.
-pub(crate) fn forget(arguments: &ForgetArgs, format: Format) -> Result<Outcome, Failure> {
-    run(&arguments.node.common, format, async |fleet, status| {
-        let plan = arguments.node.plan(Action::Forget, fleet, status).await?;
+pub(crate) fn forget(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
+    run(&arguments.common, format, async |fleet, status| {
+        let plan = arguments.plan(Action::Forget, fleet, status).await?;
         let plan = plan
             .line("no barrier waits for it, and the pool keeps no record of it")
             .line("if it still runs, its next contact admits it as a new node");
-        let NodeArgs { node, common } = &arguments.node;
+        let NodeArgs { node, common } = arguments;
         let path = format!("/nodes/{node}?reason={}", query_value(&common.reason));
         Ok(Prepared::new(plan, Request::<()> { method: Method::DELETE, path, body: None, action: Action::Forget }))
     })

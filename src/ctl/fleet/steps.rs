@@ -11,22 +11,15 @@ use tfo_model::fleet::Action;
 use tfo_model::state::Phase;
 use tfo_wire::v1::fleet::{AdvanceRequest, PoolStatus};
 
-/// Arguments of `pause`.
-#[derive(Debug, Args)]
-pub(crate) struct PauseArgs {
-    #[command(flatten)]
-    common: CommandArgs,
-}
-
 /// Stops the pool at its current phase.
-pub(crate) fn pause(arguments: &PauseArgs, format: Format) -> Result<Outcome, Failure> {
-    run(&arguments.common, format, async |_, status| {
+pub(crate) fn pause(arguments: &CommandArgs, format: Format) -> Result<Outcome, Failure> {
+    run(arguments, format, async |_, status| {
         let plan = Plan::new("pause", status, status.required)
             .harmless()
             .line(format!("the pool stays {} until `tfoctl resume`", status.phase.as_str()))
             .line("nodes keep their current keys; nothing else changes");
         // Without a revision: a pause must be possible whatever has happened since the pool was looked at.
-        Ok(Prepared::post(plan, Action::Pause, arguments.common.body(false, None)))
+        Ok(Prepared::post(plan, Action::Pause, arguments.body(false, None)))
     })
 }
 
@@ -95,16 +88,9 @@ pub(crate) fn abort(arguments: &AbortArgs, format: Format) -> Result<Outcome, Fa
     })
 }
 
-/// Arguments of `advance`.
-#[derive(Debug, Args)]
-pub(crate) struct AdvanceArgs {
-    #[command(flatten)]
-    common: CommandArgs,
-}
-
 /// Passes a barrier without the nodes that are behind.
-pub(crate) fn advance(arguments: &AdvanceArgs, format: Format) -> Result<Outcome, Failure> {
-    run(&arguments.common, format, async |_, status| {
+pub(crate) fn advance(arguments: &CommandArgs, format: Format) -> Result<Outcome, Failure> {
+    run(arguments, format, async |_, status| {
         let PoolStatus { pool, required, waiting_for, .. } = status;
         if waiting_for.is_empty() {
             let message = format!("pool {pool} waits for no node: it has no barrier to pass");
@@ -116,7 +102,7 @@ pub(crate) fn advance(arguments: &AdvanceArgs, format: Format) -> Result<Outcome
             .line("they are excluded: while they still serve, their clients may lose TFO")
             .line("each returns with its next contact; refused if more nodes are behind by then");
         let body = AdvanceRequest {
-            reason: arguments.common.reason.clone(),
+            reason: arguments.reason.clone(),
             generation: status.generation,
             leave: waiting_for.iter().cloned().collect(),
         };

@@ -5,8 +5,9 @@
 //! 1. read the snapshot and call [`record`].  For [`Recording::First`], write the record **durably** before anything
 //!    else (on a version conflict start again); [`Recording::Later`] may be batched;
 //! 2. read the snapshot **again**, from the store (SQLite: the file; etcd: a quorum read), show it to
-//!    [`super::presence::Life::observe`], and call [`answer`] with the presence that results.  The presence of an earlier
-//!    look has not seen nodes that came since, and gives [`SyncRefused::NotHeard`];
+//!    [`super::presence::Life::observe`], make a [`PoolView`] with the presence that results, and call its
+//!    [`answer`](PoolView::answer).  The presence of an earlier look has not seen nodes that came since, and gives
+//!    [`SyncRefused::NotHeard`];
 //! 3. on [`Answer::Nothing`] hold the request until the document changes or `wait_secs` are over, then do step 2 again.
 //!
 //! Reports have a limit ([`REPORT_LEAD_MAX`]): one that is further ahead than any restored store can be behind is
@@ -291,7 +292,8 @@ impl PoolView {
     /// The answer from the snapshot that this was made of; looks at one node.
     ///
     /// # Errors
-    /// As [`answer`].
+    /// Fails if the pool is frozen, the record is not (or no longer) that of this session, or the answer would instruct
+    /// the node before every required node was seen in this life.
     pub fn answer(&self, snapshot: &Snapshot, node: &NodeId, sync: &Sync) -> Result<Answer, SyncRefused> {
         let only_reports = !sync.report.takes_keys();
         if self.frozen && !only_reports {
@@ -322,13 +324,4 @@ impl PoolView {
         }
         if self.all_seen { Ok(Answer::Instruct(instruction)) } else { Err(SyncRefused::NotHeard) }
     }
-}
-
-/// The answer from a snapshot that was read from the store after the sync was recorded.
-///
-/// # Errors
-/// Fails if the pool is frozen, the record is not (or no longer) that of this session, or the answer would instruct the
-/// node before every required node was seen in this life.
-pub fn answer(snapshot: &Snapshot, presence: &Presence, node: &NodeId, sync: &Sync) -> Result<Answer, SyncRefused> {
-    PoolView::of(snapshot, presence).answer(snapshot, node, sync)
 }

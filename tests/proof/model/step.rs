@@ -11,7 +11,7 @@ use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, RevokeKey
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::record::{Exclusion, Installed, Membership, NodeRecord, SlotCount};
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
-use tfo_engine::rollout::sync::{Answer as Reply_, Recording, SyncRefused, answer, record};
+use tfo_engine::rollout::sync::{Answer as Reply_, PoolView, Recording, SyncRefused, record};
 use tfo_engine::rollout::{handle, wave};
 use tfo_model::count::{Generation, Revision};
 use tfo_model::fleet::Action as Audit;
@@ -589,7 +589,7 @@ impl World {
             return;
         }
         let presence = if self.is_off(Off::NobodyIsToldBeforeAllAreHeard) { self.everybody() } else { presence };
-        match answer(&view, &presence, &id, &request.sync) {
+        match PoolView::of(&view, &presence).answer(&view, &id, &request.sync) {
             Ok(Reply_::Instruct(told)) => self.reply(request, Reply::Tell(told)),
             Ok(Reply_::Nothing) => self.confirm(request, &presence),
             Err(SyncRefused::SessionClosed { ordinal }) => self.reply(request, Reply::SessionClosed(ordinal)),

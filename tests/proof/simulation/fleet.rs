@@ -13,7 +13,7 @@ use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::record::{Installed, Membership, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
-use tfo_engine::rollout::sync::{Answer, Recording, Sync, SyncRefused, answer, record};
+use tfo_engine::rollout::sync::{Answer, PoolView, Recording, Sync, SyncRefused, record};
 use tfo_engine::rollout::{handle, wave};
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::{Action, BlockedBy};
@@ -570,7 +570,7 @@ impl Fleet {
             self.summary.count("a store that went back was noticed in an answer", 1);
             self.observe(c, &snapshot);
         }
-        let answer = answer(&snapshot, &self.coordinators[c].presence, id, sync)?;
+        let answer = PoolView::of(&snapshot, &self.coordinators[c].presence).answer(&snapshot, id, sync)?;
         if let Answer::Instruct(told) = &answer {
             let (_, keys) = self.shelf.store.document(&pool()).ok().flatten().ok_or(SyncRefused::NotAdmitted)?;
             let slots = [Some(told.slots.primary), told.slots.backup];

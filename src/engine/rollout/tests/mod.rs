@@ -18,6 +18,7 @@ use super::policy::{NamePattern, Policy, Share, WaveRule};
 use super::presence::Presence;
 use super::record::{Installed, Membership, NodeRecord, Report, SlotCount, Window};
 use super::slots::{Fence, PoolKey, Slots};
+use super::sync::{Answer, PoolView, Sync, SyncRefused};
 use super::wave::instruction_for;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::Action;
@@ -93,6 +94,14 @@ fn report(fence: Option<Fence>) -> Report {
         source: KeySource::Coordinator,
         holds: None,
     }
+}
+
+fn sync(ordinal: u64, report: Report) -> Sync {
+    Sync { session: Session { ordinal, nonce: 1 }, seen: Generation::ZERO, report }
+}
+
+fn answer(snapshot: &Snapshot, presence: &Presence, node: &NodeId, sync: &Sync) -> Result<Answer, SyncRefused> {
+    PoolView::of(snapshot, presence).answer(snapshot, node, sync)
 }
 
 fn admitted(fence: Option<Fence>) -> NodeRecord {

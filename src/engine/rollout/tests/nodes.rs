@@ -1,12 +1,8 @@
 //! Node commands, and the nodes' side: admission, sessions, answers.
 
 use super::super::record::{Exclusion, RecordChange};
-use super::super::sync::{Answer, Recording, Sync, SyncRefused, answer, record};
+use super::super::sync::{Answer, Recording, SyncRefused, record};
 use super::*;
-
-fn sync(ordinal: u64, report: Report) -> Sync {
-    Sync { session: Session { ordinal, nonce: 1 }, seen: Generation::ZERO, report }
-}
 
 fn recorded(snapshot: &Snapshot, name: &str, sync: &Sync) -> Result<Recording, SyncRefused> {
     record(&snapshot.document, snapshot.nodes.get(&node(name)), &node(name), sync, NOW)

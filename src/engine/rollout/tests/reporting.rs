@@ -2,14 +2,10 @@
 
 use super::super::barrier::{Barrier, conflict, no_common_foreign_key, node_state, recoverable};
 use super::super::record::Exclusion;
-use super::super::sync::{Answer, PoolView, Recording, Sync, SyncRefused, answer, record};
+use super::super::sync::{Answer, PoolView, Recording, SyncRefused, record};
 use super::*;
 use tfo_model::fleet::NodeState;
 use tfo_model::node::KeySource;
-
-fn sync(ordinal: u64, report: Report) -> Sync {
-    Sync { session: Session { ordinal, nonce: 1 }, seen: Generation::ZERO, report }
-}
 
 fn derives(report: Report) -> Report {
     Report { source: KeySource::Derive, ..report }
