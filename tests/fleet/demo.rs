@@ -290,7 +290,7 @@ fn a_machine_without_ip_or_without_user_namespaces_is_told_what_to_do() {
         format!("echo 0 > /proc/sys/user/max_user_namespaces; exec setpriv --bounding-set -all {demo}");
     let cases = [
         ("--mount", without_ip, "the ip command is not installed", "apt-get install iproute2"),
-        ("--map-root-user", without_user_namespaces, "cannot make namespaces", "user.max_user_namespaces"),
+        ("--map-root-user", without_user_namespaces, "cannot create namespaces", "user.max_user_namespaces"),
     ];
     for (namespace, script, message, remedy) in cases {
         let ended = Demo::start(Command::new("unshare").args([namespace, "sh", "-c", &script])).end();
