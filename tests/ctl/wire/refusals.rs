@@ -49,7 +49,7 @@ fn usage_is_checked_before_anything_is_sent() {
     ] {
         refused(&plain(arguments), 2, "error: ");
     }
-    refused(&plain(&["sniff", "--read", "-", "--key-file", "-"]), 2, "stdin can be read once");
+    refused(&plain(&["sniff", "--read", "-", "--key-file", "-"]), 2, "can only be read once");
     refused(&plain(&["verify", "127.0.0.1", "--key-file", "/nonexistent/key"]), 2, "/nonexistent/key");
     let dir = scratch();
     let key = key_file(&dir, "key", "0badc0de0badc0de0badc0de0badc0de");

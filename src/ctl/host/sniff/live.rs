@@ -128,11 +128,12 @@ enum Drained {
 }
 
 fn drain(socket: &Socket, sniffer: &mut Sniffer) -> Result<Drained, Ending> {
-    sniffer.refresh_keys();
     let mut buffer = [0; SNAPSHOT_BYTES as usize];
     for _ in 0..BATCH_MAX {
         match { socket }.read(&mut buffer) {
             Ok(read) => {
+                // For each packet: the keys may have changed since the one before it.  One read of procfs, some microseconds.
+                sniffer.refresh_keys();
                 let now = clock::precise();
                 sniffer.see(CapturedAt { secs: now.as_secs(), nanos: now.subsec_nanos() }, &buffer[..read])?;
             }

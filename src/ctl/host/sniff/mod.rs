@@ -119,7 +119,7 @@ struct Sniffer {
 }
 
 impl Sniffer {
-    /// Reads the keys of this host again, if they are used: the next packets may come after a rotation.
+    /// Reads the keys of this host again, if they are used: the next packet may come after a rotation.
     fn refresh_keys(&mut self) {
         if self.keys_of == KeysOf::Host
             && let Ok(keys) = KeyRing::from_kernel()
