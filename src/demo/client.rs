@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Stops or pauses all clients.
 #[derive(Clone, Default)]
-pub struct Whistle(Arc<Calls>);
+pub struct ClientControl(Arc<Calls>);
 
 #[derive(Default)]
 struct Calls {
@@ -34,13 +34,13 @@ struct Calls {
     turn: RwLock<()>,
 }
 
-impl Whistle {
+impl ClientControl {
     /// Stops all clients.
-    pub fn blow(&self) {
+    pub fn stop(&self) {
         self.0.end.store(true, Ordering::Relaxed);
     }
 
-    fn blown(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         self.0.end.load(Ordering::Relaxed)
     }
 
@@ -57,15 +57,15 @@ impl Whistle {
     }
 }
 
-/// Starts the clients of one namespace; they count into `tally` until the whistle blows.
-pub fn start(site: ClientSite, tally: Arc<Tally>, whistle: Whistle) -> JoinHandle<Result<(), NamespaceError>> {
+/// Starts the clients of one namespace; they count into `tally` until `control` stops them.
+pub fn start(site: ClientSite, tally: Arc<Tally>, control: ClientControl) -> JoinHandle<Result<(), NamespaceError>> {
     std::thread::spawn(move || {
         site.namespace.within(|| {
             for (source, target) in site.pairs.iter().cycle() {
-                if whistle.blown() {
+                if control.is_stopped() {
                     return;
                 }
-                let outcome = whistle.while_open(|| connect(*source, *target));
+                let outcome = control.while_open(|| connect(*source, *target));
                 tally.count(target.ip(), outcome.unwrap_or(Outcome::Failed));
                 // This sleep sets the rate of the load.
                 std::thread::sleep(PAUSE);

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::args::{Args, PROGRAM, Source};
-use super::client::{self, Whistle};
+use super::client::{self, ClientControl};
 use super::conductor::Conductor;
 use super::error::DemoError;
 use super::judge::{Evidence, Tally, sum};
@@ -67,7 +67,7 @@ struct Fleet {
     servers: Vec<Server>,
     clients: Vec<ClientThread>,
     tally: Arc<Tally>,
-    whistle: Whistle,
+    control: ClientControl,
     rotations: Rotations,
 }
 
@@ -92,17 +92,17 @@ impl Fleet {
         for node in &nodes {
             servers.push(Server::start(&node.files.namespace)?);
         }
-        let (tally, whistle) = (Arc::new(Tally::default()), Whistle::default());
-        let start_client = |site| client::start(site, Arc::clone(&tally), whistle.clone());
+        let (tally, control) = (Arc::new(Tally::default()), ClientControl::default());
+        let start_client = |site| client::start(site, Arc::clone(&tally), control.clone());
         let clients = network.clients.into_iter().map(start_client).collect();
         let rotations = Rotations { agreed, done: 0 };
-        Ok(Self { operator, nodes, servers, clients, tally, whistle, rotations })
+        Ok(Self { operator, nodes, servers, clients, tally, control, rotations })
     }
 
     /// Watches the fleet until its end, then stops all parts in order.
     fn run(mut self, wanted: Option<u16>, stop: &Receiver<()>, screen: &mut Screen) -> Result<Evidence, DemoError> {
         let watched = self.watch(wanted, stop, screen);
-        self.whistle.blow();
+        self.control.stop();
         let mut faults: Vec<String> = watched.err().iter().map(ToString::to_string).collect();
         for client in self.clients {
             match client.join() {

@@ -16,7 +16,7 @@ use tfo_wire::v1::fleet::{
     NodeStatus, Nodes, PoolStatus, Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown, Waves,
 };
 use tfo_wire::v1::secret::SecretText;
-use tfo_wire::v1::sync::{ClockReport, InstalledKeys, SyncAnswer, SyncRequest, TaughtKey};
+use tfo_wire::v1::sync::{ClockReport, InstalledKeys, KeyMaterial, SyncAnswer, SyncRequest};
 
 fn node(name: &str) -> NodeId {
     format!("{name}.cache.example.org").parse().unwrap()
@@ -42,9 +42,9 @@ fn at() -> UnixTime {
     "2026-12-01T00:00:00Z".parse().unwrap()
 }
 
-fn taught(number: u8) -> TaughtKey {
+fn taught(number: u8) -> KeyMaterial {
     let key = TfoKey::take(&mut [number; 16]);
-    TaughtKey {
+    KeyMaterial {
         epoch: Epoch::new(u64::from(number)).unwrap(),
         fingerprint: print(number),
         key: SecretText::of_key(&key),

@@ -11,7 +11,7 @@ use tfo_engine::rollout::slots::{Instruction, PoolKey, Slots};
 use tfo_model::ids::{PoolId, PoolName};
 use tfo_model::key::{KeyPair, TfoKey};
 use tfo_model::state::{DesiredState, Phase, SlotPrints};
-use tfo_wire::v1::sync::{SyncAnswer, TaughtKey};
+use tfo_wire::v1::sync::{KeyMaterial, SyncAnswer};
 
 /// An instruction with its keys.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Instructed {
         let primary = key(&answer.primary)?;
         let backup = answer.backup.as_ref().map(key).transpose()?;
         let keys = KeyPair::new(primary, backup).map_err(|_| InvalidInstruction::Pair)?;
-        let named = |key: &TaughtKey| PoolKey { epoch: key.epoch, fingerprint: key.fingerprint };
+        let named = |key: &KeyMaterial| PoolKey { epoch: key.epoch, fingerprint: key.fingerprint };
         let slots = Slots { primary: named(&answer.primary), backup: answer.backup.as_ref().map(named) };
         if pair_print(&keys) != slots.pair() {
             return Err(InvalidInstruction::Fingerprint);
@@ -88,7 +88,7 @@ impl Instructed {
     }
 }
 
-fn key(sent: &TaughtKey) -> Result<TfoKey, InvalidInstruction> {
+fn key(sent: &KeyMaterial) -> Result<TfoKey, InvalidInstruction> {
     let keys = sent.key.parse().map_err(|_| InvalidInstruction::Text)?;
     if keys.backup().is_some() { Err(InvalidInstruction::Text) } else { Ok(keys.primary().duplicate()) }
 }

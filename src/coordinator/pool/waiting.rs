@@ -16,7 +16,7 @@ use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
 use tfo_model::state::Phase;
 use tfo_wire::v1::secret::SecretText;
-use tfo_wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, TaughtKey};
+use tfo_wire::v1::sync::{ANSWER_BYTES_MAX, KeyMaterial, SyncAnswer};
 
 /// How long a request waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,7 +202,7 @@ fn serialise(replica: &Replica, instruction: &Instruction) -> Option<Bytes> {
     let document = replica.document();
     let material = |key: PoolKey| {
         let bytes = replica.keys().key(key.epoch)?;
-        Some(TaughtKey { epoch: key.epoch, fingerprint: key.fingerprint, key: SecretText::of_key(bytes) })
+        Some(KeyMaterial { epoch: key.epoch, fingerprint: key.fingerprint, key: SecretText::of_key(bytes) })
     };
     let backup = match instruction.slots.backup {
         Some(key) => Some(material(key)?),

@@ -56,7 +56,7 @@ pub enum NamespaceError {
     Open {
         /// Its file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// It may not be entered.

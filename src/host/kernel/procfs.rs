@@ -52,7 +52,7 @@ pub enum KernelError {
     Read {
         /// The key file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// Writing failed; the kernel keeps its old keys (docs/kernel.md#the-key-file).
@@ -60,7 +60,7 @@ pub enum KernelError {
     Write {
         /// The key file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The kernel shows something other than key text.

@@ -36,7 +36,7 @@ pub enum LockError {
     Failed {
         /// The lock file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }

@@ -98,16 +98,16 @@ pub struct SyncAnswer {
     /// Where the rotation stands, for the status line.
     pub phase: Phase,
     /// The slot that makes cookies.
-    pub primary: TaughtKey,
+    pub primary: KeyMaterial,
     /// The slot that only validates.
-    pub backup: Option<TaughtKey>,
+    pub backup: Option<KeyMaterial>,
     /// The pool stops waiting for a node after this many seconds without contact.
     pub absent_after_secs: u64,
 }
 
 /// A key with its bytes.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct TaughtKey {
+pub struct KeyMaterial {
     /// Ordinal of the key.
     pub epoch: Epoch,
     /// Fingerprint of the key; the node refuses an answer in which it does not match the bytes.

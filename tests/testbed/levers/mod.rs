@@ -18,7 +18,7 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tfo_crypto::random;
-use tfo_demo::client::{self, Whistle};
+use tfo_demo::client::{self, ClientControl};
 use tfo_demo::coordinator::Coordinator;
 use tfo_demo::error::DemoError;
 use tfo_demo::judge::{Evidence, Outcome, Tally};
@@ -91,7 +91,7 @@ pub struct Fleet {
     members: BTreeMap<u8, Member>,
     clients: Vec<JoinHandle<Result<(), NamespaceError>>>,
     tally: Arc<Tally>,
-    whistle: Whistle,
+    control: ClientControl,
     static_key: Option<TfoKey>,
     secrets: [Zeroizing<Vec<u8>>; SECRET_FILES.len()],
     /// PassiveFail of namespaces that are gone.
@@ -130,7 +130,7 @@ impl Fleet {
             members: BTreeMap::new(),
             clients: Vec::new(),
             tally: Arc::default(),
-            whistle: Whistle::default(),
+            control: ClientControl::default(),
             static_key: None,
             secrets,
             gone_passive_fail: 0,
@@ -270,13 +270,13 @@ impl Fleet {
     /// Lets connections go to a node, too.
     pub fn announce(&mut self, node: usize) {
         let network = &mut self.network;
-        done(self.whistle.between_connections(|| network.announce(number(node))));
+        done(self.control.between_connections(|| network.announce(number(node))));
     }
 
     /// Lets no connection go to a node any more.
     pub fn withdraw(&mut self, node: usize) {
         let network = &mut self.network;
-        done(self.whistle.between_connections(|| network.withdraw(number(node))));
+        done(self.control.between_connections(|| network.withdraw(number(node))));
     }
 
     /// Cuts a node off from the coordinator.
@@ -358,9 +358,9 @@ impl Fleet {
 
     /// Starts the clients, for good.
     pub fn start_clients(&mut self) {
-        let (tally, whistle) = (&self.tally, &self.whistle);
+        let (tally, control) = (&self.tally, &self.control);
         let sites = std::mem::take(&mut self.network.clients).into_iter();
-        self.clients.extend(sites.map(|site| client::start(site, Arc::clone(tally), whistle.clone())));
+        self.clients.extend(sites.map(|site| client::start(site, Arc::clone(tally), control.clone())));
     }
 
     // ---- the coordinator ----
@@ -442,7 +442,7 @@ impl Fleet {
     /// Ends clients, agents and coordinator in order.
     #[track_caller]
     pub fn end(mut self) {
-        self.whistle.blow();
+        self.control.stop();
         for client in std::mem::take(&mut self.clients) {
             done(client.join().expect("clients do not panic"));
         }
