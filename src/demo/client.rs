@@ -17,9 +17,9 @@ use super::server::{ANSWER, REQUEST};
 use tfo_host::kernel::namespace::NamespaceError;
 use tfo_host::runtime::sys;
 
-/// Pause between two connections of one client namespace: about 100 a second each, 600 in all, which leaves most of a core free.  Every
+/// Pause between two connections of one client namespace: about 50 a second each, 600 in all, which leaves most of a core free.  Every
 /// client address connects again within a tenth of a second, long before its cookie becomes invalid.
-const PAUSE: Duration = Duration::from_millis(9);
+const PAUSE: Duration = Duration::from_millis(19);
 /// Timeout of one step of a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
