@@ -70,7 +70,7 @@ impl DaemonHost {
         self.write(name, content, mode);
     }
 
-    /// Writes agent.toml: `source` is a [source] section, `install` are further lines of [install], and what follows.
+    /// Writes agent.toml: `source` is a `[source]` section, `install` are further lines of `[install]`, and what follows.
     pub fn configure(&self, source: &str, install: &str) {
         let (run, file) = (self.path("run"), self.sysctl_file());
         let text = format!("[agent]\nruntime_dir = {run:?}\n{source}\n[install]\nsysctl_file = {file:?}\n{install}\n");

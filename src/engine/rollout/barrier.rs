@@ -1,7 +1,7 @@
 //! Whom a barrier waits for, which reports contradict the document, and the state of each node
 //! (docs/protocol.md#rule-5; rules 6, 8, 10, 14).
 //!
-//! Everything here is a function of one snapshot and, for [`node_state`] and [`may_commit`], of one [`Presence`].
+//! Everything here is a function of one snapshot and, for [`node_state`] and `may_commit`, of one [`Presence`].
 //! Must not know: clocks.
 
 use std::collections::{BTreeMap, BTreeSet};
