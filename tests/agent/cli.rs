@@ -137,7 +137,7 @@ fn a_reader_that_has_gone_is_no_panic() {
             assert!(matches!(status.code(), Some(0 | 1)), "{arguments:?}: {status}");
         }
     }
-    // The work is done although nobody read the result.
+    // The agent does its work even if no program reads the output.
     assert_ne!(host.kernel(), UNSET);
 }
 
@@ -165,7 +165,7 @@ fn init_makes_what_check_accepts_and_never_overwrites() {
     assert!(stdout(&second).contains(&format!("kept  {}", config.display())), "{}", stdout(&second));
     assert_eq!(std::fs::read_to_string(&config).unwrap(), "# mine");
     assert_eq!(std::fs::read(&secret).unwrap(), bytes);
-    // A dangling link is somebody's intention too.
+    // `init` keeps a dangling link too: an operator may have put it there on purpose.
     std::fs::remove_file(&secret).unwrap();
     std::os::unix::fs::symlink(dir.path().join("elsewhere"), &secret).unwrap();
     code(&init(), 0);
@@ -331,7 +331,7 @@ fn check_tells_facts_as_text_and_json_and_writes_nothing() {
     assert_eq!(fields(&found), ["joints", "ok", "problems", "retention_secs", "skew_tolerance_secs"]);
     assert_eq!((&found["ok"], &found["skew_tolerance_secs"]), (&json!(true), &json!(3600)));
     let found = json_of(&host.run("check", &["--format", "json"]));
-    // Two warnings that are true: this machine's clock may be unsynchronised, and nobody reads the scratch directory at boot.
+    // Two warnings are correct: the clock may be unsynchronised, and the boot does not read the scratch directory.
     let expected = ["clock_unsynchronised", "not_read_at_boot"];
     assert!(places(&found).iter().any(|(_, _, kind)| *kind == "not_read_at_boot"), "{found}");
     let others: Vec<_> = places(&found).into_iter().filter(|(_, _, kind)| !expected.contains(kind)).collect();
@@ -613,7 +613,7 @@ fn secrets_that_cannot_be_used_are_refused_with_their_place() {
     expect("secret_unreadable");
     std::os::unix::fs::symlink("secret", host.path("etc/secret")).unwrap();
     expect("secret_unreadable");
-    // Nobody writes to it: whoever opened it without care would wait for ever.
+    // No process writes to this FIFO: an agent that opens it without care waits forever.
     assert!(Command::new("mkfifo").arg(host.path("etc/secret")).status().unwrap().success());
     expect("secret_unreadable");
 
@@ -823,7 +823,7 @@ fn a_user_without_permission_hears_of_everything_at_once() {
     assert_eq!(installed(&host), before);
 }
 
-/// What is wrong in the text, in the secrets and on the host, in one run: nobody mends a host one message at a time.
+/// One run reports every problem in the text, in the secrets and on the host, so that an operator can fix all at once.
 #[test]
 fn all_problems_come_at_once() {
     skip_unless!(tfo_testbed::need_netns());

@@ -115,7 +115,7 @@ impl Due {
         (file_is_new, kernel_is_new)
     }
 
-    /// The next run mends everything and leaves nothing behind.
+    /// The next run repairs everything and leaves nothing behind.
     #[track_caller]
     fn repaired(&self, at: &str) {
         let file_before = self.host.persisted();
@@ -140,7 +140,7 @@ fn done(output: &Output) {
     assert_eq!(output.status.code(), Some(0), "{}{}", stdout(output), stderr(output));
 }
 
-/// A new pair in a file that somebody else distributes.
+/// A new pair in a file that another program distributes.
 fn by_file() -> Due {
     Due::new(|host| host.use_keys(OLD), |host| host.use_keys(NEW))
 }

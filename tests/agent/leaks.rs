@@ -92,7 +92,7 @@ fn the_search_finds_four_planted_bytes_in_every_writing() {
         }
     }
     assert!(planted > 1_000, "{planted}");
-    // Three bytes are no find, and neither is what the agent may show.
+    // The search ignores three bytes of a secret, and whatever the agent may show.
     assert!(secrets.find(format!("{:02x?}", &SECRET[..3]).as_bytes()).is_empty());
     secrets
         .absent("a fingerprint", "primary 6c3f8e4b21cc43a0, backup 8733a57999198333; next change 2026-11-23T00:00:00Z");
@@ -217,7 +217,7 @@ fn no_error_quotes_a_key() {
     }
     host.write("etc/keys", SECRET, 0o400);
     every("a secret where key text should be");
-    // A secret or a key that somebody wrote into the configuration.
+    // A secret or a key that an operator wrote into the configuration.
     let hex: String = SECRET.iter().map(|byte| format!("{byte:02x}")).collect();
     for value in [hex.as_str(), primary, FIRST, &base64(&SECRET, *b"+/")] {
         for text in [

@@ -32,7 +32,7 @@ fn stored_acks_do_not_count_after_a_start() {
     let mut joiner = world.node("d.cache.example.org");
     let (status, answer) = joiner.sync(0);
     assert_eq!((status, &answer["kind"]), (503, &json!("not_heard")), "a restored store would tell lost history");
-    // The joiner is required now; once all are heard it goes on.
+    // The pool requires the joiner now; once the coordinator has heard all nodes, the rotation continues.
     for node in nodes.iter_mut().chain([&mut joiner]) {
         drop(node.sync(0));
     }
@@ -85,7 +85,7 @@ fn a_rotation_ends_as_if_nothing_had_happened_wherever_it_is_killed() {
     let (mut world, nodes) = with_first_key(FAST);
     let fleet = Arc::new(Fleet::default());
     let rotations = by_size(1, 2, 13);
-    // At the commit of a phase, and some milliseconds into it; an epoch is used once, whoever is killed.
+    // Killed at the commit of a phase, and some milliseconds into it; each epoch is used once all the same.
     let phases = ["staged", "promoted", "steady", "staged"];
     std::thread::scope(|scope| {
         for node in nodes {

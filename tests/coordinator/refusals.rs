@@ -27,7 +27,7 @@ fn nobody_takes_the_place_of_another() {
         assert_eq!((found, body["kind"].as_str()), (status, Some(kind)), "{names:?}: {body}");
         assert!(body["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{body}");
     };
-    // Right authority, not in the pool; operators are no nodes; two names are none.
+    // Right authority, not in the pool; an operator is not a node; two names count as none.
     refused(&["db1.example.org"], 403, "not_in_pool");
     refused(&[OPERATOR], 403, "not_in_pool");
     refused(&["x.cache.example.org", "y.cache.example.org"], 403, "not_in_pool");
@@ -117,7 +117,7 @@ fn what_is_no_request_is_refused_and_changes_nothing() {
         assert_eq!((found, answer["kind"].as_str()), (status, Some(kind)), "{path}: {answer}");
     }
     let large = json!({"reason": "x".repeat(4 << 20)});
-    // The server stops reading: a client that goes on writing may see the end of the connection before the answer.
+    // The server stops reading: a client that keeps writing may see the connection end before the answer.
     let (status, _) = operator.post("/v1/pools/text/pause", &large);
     assert!([413, 0].contains(&status), "{status}");
     assert!(world.log().contains("body_too_large"));

@@ -238,7 +238,7 @@ fn a_revoked_certificate_is_on_the_list_and_the_others_are_not() {
     let serial = pki.shown("cp2.crt", &["-serial"]).trim().trim_start_matches("serial=").to_owned();
     pki.ok("revoke", &["--serial", &serial]);
     assert!(pki.verify_with_list("cp2.crt", &[]).is_err_and(|why| why.contains("certificate revoked")));
-    // Once more is no error, and renews the list.
+    // Revoking it once more is not an error, and renews the list.
     let again = pki.json("revoke", &["cp1"]);
     assert_eq!((again["revoked"].as_array().unwrap().len(), &again["crl"]["number"]), (0, &Value::from(4)));
     assert_eq!(again["crl"]["revoked"], 2);

@@ -161,7 +161,7 @@ fn as_nobody(program: &Path) -> Command {
     command
 }
 
-/// A copy of the demo that everybody can run.
+/// A copy of the demo that every user can run.
 fn open_copy() -> (tempfile::TempDir, PathBuf) {
     let directory = tfo_testbed::scratch();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
@@ -205,7 +205,7 @@ fn an_ordinary_user_sees_the_same_on_a_screen() {
     let shell = format!("stty cols 110 rows 40; exec {} --nodes 4 --rotations 2", copy.display());
     let mut terminal = as_nobody(Path::new("script"));
     terminal.args(["--quiet", "--flush", "--return", "--command", &shell, "/dev/null"]);
-    // It passes signals on to nobody: a test that ends early must not wait for it.
+    // It does not pass signals on: a test that ends early must not wait for it.
     let ended = Demo::start(terminal.env("SHELL", "/bin/sh").env("TERM", "xterm-256color")).end();
     ended.assert_all_accepted(2);
     let screen = without_escapes(&ended.lines.join("\n"));

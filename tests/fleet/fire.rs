@@ -39,8 +39,8 @@ fn under_fire(fleet: &mut Fleet) {
     fleet.costs_nothing("abort while staged", aborted_while_staged);
     fleet.costs_nothing("abort while promoted", aborted_while_promoted);
     fleet.costs_nothing("timers beside daemons", timers);
-    // A revoke ends the promise to clients (docs/protocol.md#rule-4): whoever did not come round between the last flip and the drop loses
-    // its cookie, once.
+    // A revoke ends the promise to clients (docs/protocol.md#rule-4): a client that did not return between the
+    // last flip and the drop loses its cookie, once.
     fleet.costs("revoke in the middle of a promotion", 0..=CLIENTS, revoked);
     fleet.costs_nothing("a rotation after all that", Fleet::rotation);
 }
@@ -116,8 +116,8 @@ fn daemon_absent(fleet: &mut Fleet) {
     returned(fleet, 3, required);
 }
 
-/// A rotation waits for the node while it is staged, and goes on when it is absent; nobody orders anything.  Gives how many nodes
-/// were required before.
+/// A staged rotation waits for the node, and continues without an order once the node is absent.  Gives how many
+/// nodes were required before.
 fn passed_without(fleet: &mut Fleet, node: usize) -> u64 {
     let required = fleet.pool()["required"].as_u64().expect("a number");
     fleet.begin_rotation();

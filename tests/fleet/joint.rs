@@ -31,7 +31,7 @@ fn a_new_secret_and_interval_cost_nothing_at_a_joint_and_much_without_one() {
         fleet.until_all(NODES, "ready", |status| status["state"] == "ok" && !status["backup"].is_null());
         fleet.serve_all(NODES);
         fleet.costs_nothing("a new secret and interval at a joint", through_the_joint);
-        // Every client has a cookie under a key that nobody holds any more.
+        // Every client has a cookie under a key that no node holds any more.
         fleet.costs("a new secret without a joint", CLIENTS / 2..=u64::MAX, |fleet| {
             let before = fleet.look()["nodes"]["node1"]["status"]["primary"]["fingerprint"].clone();
             take_over(fleet, &[entry(0, INTERVAL_SECS)]);

@@ -88,7 +88,7 @@ fn the_ansible_role_tells_the_truth_and_changes_nothing_twice() {
         assert_eq!(machine.property(unit, "ActiveState"), "active");
         assert_eq!(machine.property(unit, "UnitFileState"), "enabled");
     }
-    // Drift is seen by check mode, and mended by the next run.
+    // Check mode reports drift, and the next run fixes it.
     play(&machine, "timer", &[]);
     let right = key(&machine);
     machine.run(&["sh", "-c", &format!("echo 00000001-00000002-00000003-00000004 > {KEY_FILE}")]);

@@ -88,7 +88,7 @@ fn a_removal_keeps_the_key_and_a_purge_takes_what_the_agent_made() {
     assert_eq!(key(&machine), before, "until the next boot");
     drop(machine);
 
-    // A sysctl.d file of somebody else's under that name is not ours to remove.
+    // The package does not remove a sysctl.d file of that name that another program wrote.
     let machine = running(packages);
     machine.run(&["dpkg", "--remove", "tfo-agent"]);
     machine.write(SYSCTL_FILE, "net.ipv4.tcp_fastopen_key = 00000001-00000002-00000003-00000004\n");

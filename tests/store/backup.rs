@@ -49,7 +49,7 @@ fn turn(store: &dyn Store, pool: &PoolName) {
     let _erasure = store.commit(pool, &next, &ring(SEED, document.next_epoch)).unwrap();
 }
 
-/// Everything in a store, as an import makes it: the count of record writes begins anew.
+/// Everything in a store, as an import makes it: the count of record writes starts at zero again.
 fn all(store: &dyn ReadStore) -> BTreeMap<PoolName, Seen> {
     let seen = store.pools().unwrap().into_iter().map(|pool| {
         let mut seen = see(store, &pool).unwrap();
@@ -102,7 +102,7 @@ fn everything_goes_round_from_sqlite_to_memory_and_back() {
     assert_eq!((imported.made_at, imported.release.as_str()), (made.made_at, env!("CARGO_PKG_VERSION")));
     assert_eq!(all(&memory), before);
 
-    // Another key-encryption key for the file and another for the second database: keys are sealed anew.
+    // Another key-encryption key for the file and another for the second database: the import seals the keys again.
     export(&memory, &kek(9), &files.path().join("two")).unwrap();
     let target = tfo_store::SqliteStore::open(&second.path().join("state.db"), kek(2)).unwrap();
     import(&target, &kek(9), &files.path().join("two")).unwrap();
@@ -110,7 +110,7 @@ fn everything_goes_round_from_sqlite_to_memory_and_back() {
     drop(target);
     let again = tfo_store::SqliteStore::open(&second.path().join("state.db"), kek(2)).unwrap();
     assert_eq!(all(&again), before, "durable");
-    // It goes on from there.
+    // The imported store continues from there.
     for _ in 0..8 {
         turn(&again, &pool_name("text"));
         turn(&source, &pool_name("text"));
@@ -320,7 +320,7 @@ impl Drop for SetAtEnd<'_> {
     }
 }
 
-/// The coordinator goes on committing; every backup that is taken beside it is one state of each pool.
+/// The coordinator keeps committing; every backup taken beside it is one state of each pool.
 #[test]
 fn a_backup_beside_a_serving_coordinator_is_one_state() {
     let (dir, files) = (tfo_testbed::scratch(), tfo_testbed::scratch());
@@ -332,7 +332,7 @@ fn a_backup_beside_a_serving_coordinator_is_one_state() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
-                // Commits that are no rotation, each with one record whose ordinal is the revision.
+                // Commits without a rotation, each with one record whose ordinal is the revision.
                 let stored = store.load(&pool).unwrap().unwrap().snapshot;
                 let mut next = proposal(&stored.document, |document| {
                     let pausing = document.paused.is_none();
@@ -390,7 +390,7 @@ fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
     let (dir, source, pool) = (tfo_testbed::scratch(), filled(), pool_name("text"));
     let file = dir.path().join("backup");
     let store = MemoryStore::new();
-    // The walk's records have no reports, so that nobody is required: give one node one.
+    // The walk's records have no reports, so no node is required: give one node a report.
     let told = |store: &MemoryStore| {
         let document = store.document(&pool).unwrap().unwrap().0;
         let Stage::Steady { current, backup } = document.stage else { panic!("it is steady") };

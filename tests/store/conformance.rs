@@ -107,7 +107,7 @@ pub(crate) fn a_commit_is_all_or_nothing(store: &dyn Store) {
     store.write_records(&pool(), &[touch(&snapshot(store), &node(1))]).unwrap();
     let before = see(store, &pool()).unwrap();
     let mut next = proposal(&before.snapshot.document, |document| rotate(SEED, document));
-    // The first record would be fine; the second was changed by somebody else.
+    // The first record would be fine; another writer changed the second.
     next.records = vec![touch(&before.snapshot, &node(2)), touch(&before.snapshot, &node(1))];
     next.records[1].expected = Some(7);
     next.records[1].next = Some(walk::record(8, 8));

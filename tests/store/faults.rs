@@ -119,7 +119,7 @@ fn a_database_is_not_made_on_a_full_disk() {
             }
         }
     }
-    // What is left of the attempts is no obstacle.
+    // What the attempts left behind does not block the next one.
     std::fs::remove_file(&ballast).unwrap();
     step(&open(&dir), &pool_name("text"), SEED, 0).unwrap();
 }

@@ -28,7 +28,7 @@ fn a_reader_sees_every_commit_of_a_serving_coordinator() {
         step(&store, &pool, SEED, index).unwrap();
         assert_eq!(see(&reader, &pool), see(&store, &pool), "step {index}");
     }
-    // The store's locks are still its own: nobody else gets in.
+    // The store still holds its locks: a second open is refused.
     assert!(matches!(SqliteStore::open(&database(dir.path()), kek(1)), Err(StoreError::InUse { .. })));
     drop(reader);
     assert!(matches!(SqliteStore::open(&database(dir.path()), kek(1)), Err(StoreError::InUse { .. })));
@@ -68,7 +68,7 @@ fn a_reader_needs_no_coordinator() {
         assert_eq!(see(&reader(path), &pool), before);
     }
     assert!(std::fs::read(database(dir.path())).unwrap() == bytes, "it wrote nothing");
-    // Whatever the reader left beside the file is no obstacle to the next coordinator.
+    // What the reader left beside the file does not block the next coordinator.
     for path in [dir.path(), killed.path()] {
         assert_eq!(see(&open(path), &pool), before);
     }

@@ -256,7 +256,7 @@ fn a_file_without_a_byte_is_no_new_store() {
     assert!(store.pools().unwrap().is_empty() && store.set_back().is_none());
 }
 
-/// A run that was killed while it made the database is no obstacle.
+/// A run that was killed while it made the database does not block the next one.
 #[test]
 fn a_half_made_database_is_made_again() {
     let dir = tfo_testbed::scratch();
@@ -268,7 +268,7 @@ fn a_half_made_database_is_made_again() {
     assert!(names.into_iter().all(|name| !name.to_string_lossy().contains(".new")));
 }
 
-/// A run that was killed in the middle of its life, and what somebody does to its files then.
+/// A run that was killed in the middle of its life; a test may change its files afterwards.
 fn killed(dir: &Path) -> Seen {
     let (store, running) = (open(dir), tfo_testbed::scratch());
     for index in 0..40 {
@@ -286,7 +286,7 @@ fn killed(dir: &Path) -> Seen {
     seen
 }
 
-/// Opens it, and says whether it was told that the store went back; the second time nobody is told again.
+/// Opens the store, and says whether it reported that it went back; a second open does not report it again.
 fn told_of_set_back(dir: &Path) -> Option<String> {
     let store = open(dir);
     let told = store.set_back().map(|problem| {

@@ -51,7 +51,7 @@ fn three_agents_walk_through_a_rotation_and_past_a_killed_coordinator() {
     let (after, old) = (fleet.hosts[0].kernel(), before.split(',').next().unwrap());
     assert!(after.ends_with(&format!(",{old}")), "{before} {after}");
 
-    // The agents outlive it, and say so; a rotation goes on after it is back.
+    // The agents outlive the coordinator, and say so; a rotation continues once the coordinator is back.
     fleet.kill();
     for host in &fleet.hosts {
         let lost = || host.status()["error"]["kind"] == "coordinator_unreachable";

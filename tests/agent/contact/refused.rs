@@ -1,4 +1,5 @@
-//! Answers that are not taken, and refusals: the installed keys stay, status says why, and it goes on by itself.
+//! Refusals, and answers that the agent does not accept: it keeps the installed keys, its status says why, and it
+//! continues by itself.
 
 use crate::start_ready;
 use serde_json::{Value, json};

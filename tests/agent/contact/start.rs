@@ -1,4 +1,4 @@
-//! When the node may serve, and what it does while nobody answers.
+//! When the node may serve, and what it does while no coordinator answers.
 
 use crate::{reload, start_ready};
 use std::fs;
@@ -55,7 +55,7 @@ fn without_an_answer_the_file_is_served_unconfirmed_after_the_start_timeout() {
     daemon.logs("unconfirmed");
     let ready = daemon.messages().into_iter().find(|message| message.text.contains("READY=1")).unwrap();
     assert!(ready.value("STATUS").unwrap().contains("unconfirmed"), "{ready:?}");
-    // Somebody comes back.
+    // A coordinator comes back.
     let back = FakeCoordinator::start_on(site.host.netns(), &site.pki, &site.coordinator.address());
     back.tell(told(5, "steady", 1, Some(2)));
     let asked = back.acknowledged(5);
@@ -106,7 +106,7 @@ fn without_keys_of_the_pool_it_is_never_ready() {
     let fed = |daemon: &Daemon| daemon.messages().iter().filter(|message| message.text.contains("WATCHDOG=1")).count();
     let before = fed(&daemon);
     assert!(poll_until(SOON, || fed(&daemon) > before + 3), "the watchdog is fed");
-    // An empty pool is no better.
+    // An empty pool does not help either.
     let empty = FakeCoordinator::start_on(site.host.netns(), &site.pki, &address);
     site.status("connected", |status| status["last_contact_at"].is_string() && status["contact"] == "no_keys");
     assert_eq!(empty.asked()[0].body["installed"]["pool_id"], serde_json::Value::Null);
@@ -248,7 +248,7 @@ fn a_reload_keeps_the_fence_and_the_time_of_the_last_answer() {
     daemon.signal(Signal::HUP);
     site.coordinator.expect(asked, |body| body["error"] == "answer_lower_generation");
     assert_eq!(site.host.kernel(), pair(1, 2));
-    // A silence goes on through a reload.
+    // A reload does not end a silence.
     site.coordinator.stop();
     site.status("detached", |status| status["contact"] == "detached");
     let waits = moved.replace("pool = \"text\"", "pool = \"text\"\nwait = \"6s\"");

@@ -1,4 +1,4 @@
-//! Somebody else writes the key, or the file: repaired, counted, named.
+//! Another program writes the key, or the file: the agent repairs, counts and names it.
 
 use crate::{running, start_ready};
 use std::fs;

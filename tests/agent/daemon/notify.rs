@@ -142,7 +142,7 @@ fn a_reload_takes_the_new_configuration_and_a_broken_one_is_refused() {
         assert_eq!(host.kernel(), key);
     }
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o400)).unwrap();
-    // The old configuration goes on: drift is still repaired under it.
+    // The old configuration stays in force: the agent still repairs drift under it.
     host.configure(&other, "verify_interval = \"1s\"");
     reload(&daemon);
     host.set_kernel(&key_text(9));

@@ -271,7 +271,7 @@ fn a_change_that_cannot_be_made_is_not_tried_without_pause() {
     assert!(passes <= 1, "{passes} passes in {:?}", start.elapsed());
     assert!(daemon.alive());
     assert_eq!(host.kernel(), key);
-    // Once it is back the schedule goes on, without a restart.
+    // Once the secret is back, the schedule continues without a restart.
     host.put("fleet.secret", &secret_bytes(1), 0o400);
     daemon.signal(Signal::HUP);
     assert!(poll_until(SOON, || host.kernel() != key), "{}", daemon.log());

@@ -74,7 +74,7 @@ fn one_agent_per_namespace() {
     assert!(!outer.sysctl_file().exists());
     assert_eq!(host.kernel(), key);
     assert!(host.once(&["--dry-run"]).status.success(), "looking is allowed");
-    // An agent of another namespace is no hindrance, and a lock ends with its holder.
+    // An agent of another namespace does not get in the way, and a lock ends with its holder.
     outer.configure(&lasting(&outer), "");
     outer.once_ok();
     daemon.stop();

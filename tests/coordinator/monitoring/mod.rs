@@ -1,7 +1,7 @@
 //! Prometheus rules and Grafana dashboard: well formed, tested, and about nothing that is not exported.
 //!
 //! What is exported is asked of the programs themselves: a coordinator and an agent of a fleet that is steady, and an agent
-//! that derives its keys.  A name or a label value that is misspelt in a rule would never fire, and nobody would notice.
+//! that derives its keys.  A rule that misspells a name or a label value would never fire, and would look healthy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -94,7 +94,7 @@ fn selectors(text: &str) -> Vec<(&str, &str)> {
     found
 }
 
-/// What a text asks for and nobody exports.
+/// What a text asks for and no program exports.
 fn unknown(text: &str, exported: &Exported) -> Vec<String> {
     let mut unknown = Vec::new();
     for (name, inside) in selectors(text) {

@@ -2,10 +2,10 @@
 //! rotation after rotation while agents vanish, are cut off, are slow, are killed or frozen, and the coordinator is killed.
 //!
 //! The coordinator is killed only in the first third: the rest is one life, in which growth is measured.
-//! Held at every installation of every simulated agent: the invariant of docs/protocol.md#the-theorem against all others, no generation
-//! missed (nobody is excluded, so every barrier waits for everybody).  Held all the time: the same between the kernels of the real
-//! ones.  Held at the end: every audit entry is there and in order, all agents hold the last generation, and nothing of the
-//! coordinator, nor of an agent, has grown.
+//! Held at every installation of every simulated agent: the invariant of docs/protocol.md#the-theorem against all
+//! others, and no generation missed (no agent is excluded, so every barrier waits for all of them).  Held all the time:
+//! the same between the kernels of the real agents.  Held at the end: every audit entry is there and in order, all
+//! agents hold the last generation, and nothing of the coordinator, nor of an agent, has grown.
 //! `TFO_SOAK_SECS` and `TFO_SOAK_SEED` choose a length and repeat the faults of a run.
 #![expect(clippy::disallowed_methods, reason = "a test reads the clock")]
 
@@ -102,7 +102,7 @@ fn soak(center: &NetNs, secs: u64, dice: Dice) {
     assert!(world.stop().success());
 }
 
-/// Lets the coordinator be reached over the wires of the real agents too: here nobody else is.
+/// Lets the real agents reach the coordinator over their wires too: this network has no other clients.
 fn open(world: &World) {
     let server = world.ca.both(&["localhost", "127.0.0.1", real::ADDRESS]);
     world.put("server.crt", server.cert_pem.as_bytes(), 0o644);
@@ -112,7 +112,7 @@ fn open(world: &World) {
     world.put("coordinator.toml", config.replace(&here, &anywhere).as_bytes(), 0o644);
 }
 
-/// Everybody has the first key, and rotations may start.
+/// Every agent has the first key, and rotations may start.
 fn begin(world: &World, swarm: &Swarm) {
     assert!(poll_until(Duration::from_secs(60), || swarm.connected() == AGENTS), "{} came", swarm.connected());
     let operator = world.operator();
@@ -143,7 +143,7 @@ fn shake(world: &mut World, (swarm, real): (&Swarm, &mut Agents), mut dice: Dice
         } else {
             disturb(swarm, &mut dice, time);
         }
-        // Refused while one runs, or before everybody was heard after a kill.
+        // Refused while one runs, or, after a kill, before the coordinator has heard every agent.
         let (status, _) = operator.post("/v1/pools/text/rotations", &json!({"mode": "normal", "reason": "soak"}));
         done.rotations += u64::from(status == 200);
         assert!(lock(&swarm.counts().violations).is_empty(), "{:?}", lock(&swarm.counts().violations));
@@ -225,7 +225,7 @@ fn audit(world: &World) -> Vec<Value> {
             break;
         }
     }
-    // Every barrier waits for everybody.
+    // Every barrier waits for every agent.
     let excluded: Vec<&Value> = entries.iter().filter(|entry| entry["action"] == "exclude").collect();
     assert!(excluded.is_empty(), "{excluded:?}");
     let number = |entry: &Value, name: &str| entry[name].as_u64().unwrap();

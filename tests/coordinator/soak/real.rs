@@ -94,7 +94,7 @@ impl Agents {
         self.0.iter_mut().filter(|agent| agent.until.is_some()).for_each(Agent::mend);
     }
 
-    /// Waits until everybody has what the pool says.
+    /// Waits until every agent has what the pool says.
     pub(crate) fn settled(&self, pool: &Value) {
         for Agent { host, daemon, .. } in &self.0 {
             let status = || -> Value {

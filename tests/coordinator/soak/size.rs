@@ -16,7 +16,7 @@ const AGENT_FILES_MAX: u64 = 32;
 const WAL_BYTES_MAX: u64 = 24 << 20;
 /// Database for each audit entry, which is kept.
 const ENTRY_BYTES_MAX: u64 = 2 << 10;
-/// Database besides that: it grows by whole pages, and node records are written anew.
+/// Database besides that: it grows by whole pages, and the store rewrites node records.
 const DATABASE_SLACK_BYTES: u64 = 256 << 10;
 
 /// Memory and descriptors of a process.

@@ -12,7 +12,7 @@ use tokio_rustls::client::TlsStream;
 use super::harness::{Bench, Client, ask, closed, read_answer, send, until, within};
 use tfo_testbed::pki::Ca;
 
-/// A drain that nobody waits for.
+/// A drain timeout that keeps no test waiting.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// A connection that has been used: its handshake is over on both sides.

@@ -44,7 +44,7 @@ async fn a_revoked_certificate_loses_its_connections_and_comes_back_neither_fres
     let client = bench.client(&bad);
     let mut idle = client.connect().await.unwrap();
     assert!(answers(&mut idle).await);
-    // With a ticket this would be a resumed session, which nobody judges again.
+    // With a ticket this would be a resumed session, which the server does not verify again.
     let mut polling = client.connect().await.unwrap();
     send(&mut polling, "GET /poll HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     assert_eq!(polling.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
@@ -75,7 +75,7 @@ async fn the_ca_is_rotated_even_under_the_same_name() {
     let error = bench.client(&new_node).get("/who").await.expect_err("not yet");
     assert_eq!(alert(&error), Some(Alert::UnknownCA));
 
-    // In between the bundle names a CA that no list speaks for: nobody is locked out by the order of the two files.
+    // In between, the bundle names a CA that no list speaks for: the order of the two files locks no client out.
     bench.files.put("ca.crt", &(old.pem.clone() + &new.pem));
     assert_eq!(kinds(&bench.tls.reload_if_changed()), ["tls_crl_missing"]);
     assert!(answers(&mut before).await);
@@ -150,7 +150,7 @@ async fn broken_new_files_leave_the_old_ones_in_use_until_they_are_mended() {
         assert_eq!(bench.tls.broken(), problems);
         assert!(answers(&mut stream).await, "{kind}: what is open lives");
         drop(open(&bench, &node).await);
-        // It is said again at the next look, until it is mended.
+        // Each look reports the problem again until it is fixed.
         assert_eq!(bench.tls.reload_if_changed(), Reload::Kept(problems));
         let (_, text) = good.iter().find(|(other, _)| *other == name).unwrap();
         bench.files.put(name, text);

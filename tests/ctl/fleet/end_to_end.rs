@@ -51,7 +51,7 @@ fn a_node_that_is_stuck_is_waited_for_named_and_left_behind() {
     fleet.stick(2, true);
     let (stdout, stderr) = operator.ends(&["rotate", "--wait", "--timeout", "3s"], 4);
     assert!(stdout.contains("not converged after") && stdout.ends_with("waits for 1: c.test\n"), "{stdout}");
-    // Whoever had not answered at the first look is named there; the last word, above, names exactly who is left.
+    // The first look names each node without an answer so far; the last word, above, names exactly those left.
     let staged = stderr.lines().find(|line| line.contains("  staged  generation 2  "));
     assert!(staged.is_some_and(|line| line.contains("waits for") && line.contains("c.test")), "{stderr}");
     assert!(operator.ends(&["rotate"], 3).1.contains("remedy"), "a second one while one runs");
@@ -143,7 +143,7 @@ fn keys_are_imported_into_an_empty_pool_only() {
     let print = |slot: &str| pools["pools"][0][slot]["fingerprint"].as_str().unwrap().to_owned();
     assert_eq!((print("primary").as_str(), print("backup").as_str()), PRINTS);
     assert!(operator.ends(&import, 3).1.contains("already has keys"));
-    // Nobody is there to have them.
+    // The pool has no nodes to take the keys.
     operator.ends(&["resume", "--pool", "bulk"], 3);
     let said = format!("{stdout}{stderr}{pools}{}", fleet.log());
     assert!(KEYS.split([',', '-']).all(|part| !said.contains(part)), "a part of a key was shown");

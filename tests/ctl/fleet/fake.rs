@@ -41,7 +41,7 @@ pub(crate) fn refusal(kind: &str, message: &str) -> Value {
     json!({"kind": kind, "message": message, "request_id": "r-1"})
 }
 
-/// An operator with certificates, and a configuration once there is somebody to ask.
+/// An operator with certificates, and a configuration once there is a coordinator to ask.
 pub(crate) struct Operator {
     dir: TempDir,
 }

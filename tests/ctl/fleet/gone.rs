@@ -12,7 +12,7 @@ use serde_json::json;
 use super::fake::{FakeCoordinator, Operator, Reply, audit, done, key, page, pool, three};
 use tfo_testbed::{SOON, poll_until};
 
-/// A terminal: our end, and the end of a program.  It is nobody's controlling terminal, so its end sends no SIGHUP.
+/// A terminal: our end, and the end of a program.  It controls no session, so its end sends no SIGHUP.
 fn terminal() -> (File, File) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&ours).unwrap();

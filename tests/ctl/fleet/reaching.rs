@@ -8,7 +8,7 @@ use serde_json::json;
 use super::fake::{FakeCoordinator, Operator, Reply, audit, done, page, pool, refusal, text, three, with_pool};
 use tfo_testbed::now;
 
-/// A URL where nobody listens.
+/// A URL where no server listens.
 fn dead_url() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port())
@@ -73,7 +73,7 @@ fn the_next_coordinator_is_asked_where_one_is_not_there() {
     coordinator.ok("POST /v1/pools/text/pause", done("pause", json!({})));
     operator.ok(&["pause"]);
     assert_eq!(coordinator.orders().len(), 1);
-    // Nobody there: each is named.
+    // No coordinator answers: the error names each.
     let other = dead_url();
     operator.configure(&[&dead, &other], "pool = \"text\"");
     let (_, stderr) = operator.ends(&["pools"], 1);
@@ -214,7 +214,7 @@ fn an_unanswered_command_is_looked_up_before_anything_is_said() {
     let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);
     assert!(stderr.contains("no answer in time") && stderr.contains("--after 40"), "{stderr}");
     coordinator.on("POST /v1/pools/text/rotations", [Reply::Drop]);
-    // Nobody can say.
+    // The coordinator cannot be asked for the outcome.
     coordinator.on("GET /v1/pools/text/audit?after=40", [Reply::Drop]);
     let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);
     assert!(stderr.contains("its outcome is unknown") && stderr.contains("--after 40"), "{stderr}");

@@ -95,7 +95,7 @@ fn nine_of_ten_agents_are_deployed() {
     let watch = Watch::over(&fleet.hosts[..9]);
     let after = fleet.until("gated again", |pool| pool["blocked_by"] == "expected_nodes");
     assert_eq!(after["primary"]["epoch"].as_u64(), held["primary"]["epoch"].as_u64().map(|epoch| epoch + 1));
-    // The tenth comes: it gets the present keys in one step, and the schedule goes on by itself.
+    // The tenth node comes: it gets the present keys in one step, and the schedule continues by itself.
     fleet.start_agent(9);
     fleet.until("rotated by the schedule", |pool| {
         pool["required"] == 10 && pool["primary"]["epoch"].as_u64() > after["primary"]["epoch"].as_u64()

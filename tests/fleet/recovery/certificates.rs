@@ -1,4 +1,4 @@
-//! The CA replaced, a node installed anew, a node's key and certificate leaked.
+//! A replaced CA, a reinstalled node, and a leaked key and certificate of a node.
 
 use std::fs;
 
@@ -43,13 +43,13 @@ fn the_ca_is_replaced_while_rotations_go_on() {
     fleet.believe(&authorities, &bundle(&fleet, "crl.pem"));
     until_taken(&fleet, "pki2", 0, "pki");
     fleet.rotate();
-    // 2. Everybody gets a certificate of the new one; each is as good as the other meanwhile.
+    // 2. Every program gets a certificate of the new CA; meanwhile the old ones are as good.
     fleet.identify_center("pki2");
     fleet.rotate();
     (0..2).for_each(|number| fleet.identify("pki2", number));
     fleet.rotate();
     fleet.identify("pki2", 2);
-    // 3. The old one is believed no more: whoever is connected with it is cut off, and comes back with the new one.
+    // 3. The old CA is no longer believed: a client with its certificate is cut off, and returns with the new one.
     fleet.believe(&fleet.issued("pki2", "ca.crt"), &fleet.issued("pki2", "crl.pem"));
     fleet.hosts.iter().for_each(|host| host.put("ca.crt", &fleet.issued("pki2", "ca.crt"), 0o644));
     until_taken(&fleet, "pki", 3, "pki2");
@@ -70,7 +70,7 @@ fn a_node_is_installed_anew_under_its_name() {
     fleet.ends(&["rotate"], 0);
     let waits = fleet.until("waits", |pool| pool["phase"] == "staged" && pool["converged"] == 2);
     assert_eq!((&waits["waiting_for"], &waits["blocked_by"]), (&json!([node(2)]), &json!("barrier")));
-    // Nothing is left of the old installation, and whoever has its disk must not pass for it.
+    // Nothing is left of the old installation, and a machine with the old disk must not pass for the node.
     for name in ["sysctl.d/50-tcp_fastopen_key.conf", "ca.crt", "node.crt", "node.key"] {
         fs::remove_file(fleet.hosts[2].path(name)).unwrap();
     }

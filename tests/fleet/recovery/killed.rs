@@ -114,7 +114,7 @@ fn kill_once(fleet: &mut Fleet, place: &str, delay: Duration) -> String {
     assert!(poll_until(PATIENCE, reached), "{}", fleet.log());
     std::thread::sleep(delay);
     fleet.kill();
-    // A backup of a store that nobody serves says where it stands.
+    // A backup of a store that no coordinator serves says where it stands.
     let said = fleet.center_export();
     let phase = ["staged", "promoted"].into_iter().find(|phase| said.contains(&format!("it is {phase}")));
     fleet.serve();
@@ -180,7 +180,7 @@ fn a_rotation_ends_as_if_nothing_had_happened_and_shows_no_key() {
     assert!(!found.is_empty(), "the search finds nothing in a file of keys");
 }
 
-/// A name that is no part of the key.
+/// A name that is not part of the key.
 fn key_name(_key: &str) -> &'static str {
     "a key of the pool"
 }

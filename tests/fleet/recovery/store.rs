@@ -79,7 +79,7 @@ fn a_sealed_backup_is_restored_on_another_host() {
     watch.end();
 }
 
-/// The pool was made anew: what the nodes say, and how each is brought over while the others serve.
+/// The pool was made again: what the nodes say, and how each is brought over while the others serve.
 fn bring_over(fleet: &mut Fleet) {
     let held = fleet.agreed();
     let count = fleet.hosts.len();

@@ -293,7 +293,7 @@ fn a_crash_loop_is_limited_and_visible() {
     let shown = told(&machine.output(&["systemctl", "status", "--no-pager", "tfo-agent"]));
     assert!(shown.contains("Active: failed") && shown.contains("repeated too quickly"), "{shown}");
 
-    // Mended: check says what is left to do, and that does it.
+    // Once the configuration is fixed, `check` says what is left to do, and that does it.
     machine.write(CONFIG_FILE, CONFIG);
     let check = machine.output(&["tfo-agent", "check"]);
     assert!(check.status.success(), "{}", told(&check));

@@ -1,5 +1,5 @@
 //! Three machines on one wire with nothing but packages on their disks: tfo1, the coordinator's and the operator's host,
-//! and the nodes cp1 and cp2.  Nothing of ours is installed until somebody types it.
+//! and the nodes cp1 and cp2.  None of our packages is installed until a test types the command.
 
 use std::fmt::Write as _;
 

@@ -17,7 +17,7 @@ use tfo_testbed::levers::Fleet;
 const NODES: usize = 4;
 /// More rejections than clients, so not only one unlucky cookie each (tests/fleet/broken.rs).
 const MANY: u64 = 20;
-/// What `check` says of a file that somebody else has written.
+/// What `check` says of a file that another program has written.
 const FOREIGN: &str = "50-tcp_fastopen_key.conf: this file was not written by tfo-agent";
 /// Longest wait for a change of keys: two intervals, on a slow machine.
 const CHANGE: Duration = Duration::from_secs(60);

@@ -890,7 +890,7 @@ impl World {
         }
         for index in 0..self.nodes.len() {
             let is_known = self.store.nodes.contains_key(&self.ids[index]);
-            // Whoever has registered, or was taken out by name, is not taken for granted any more.
+            // A node that has registered, or was taken out by name, is no longer taken for granted.
             self.nodes[index].is_expected &= !is_known;
             if !self.is_admitted(index) && !self.nodes[index].is_expected {
                 self.nodes[index].is_covered = false;

@@ -566,7 +566,7 @@ impl Fleet {
     fn answer(&mut self, c: usize, (id, sync): (&NodeId, &Sync)) -> Result<Answer, SyncRefused> {
         let snapshot = self.shelf.read().ok_or(SyncRefused::NotAdmitted)?;
         if snapshot.document.revision < self.coordinators[c].seen {
-            // Whoever answers from a store that went back begins a new life first.
+            // A coordinator that answers from a store that went back begins a new life first.
             self.summary.count("a store that went back was noticed in an answer", 1);
             self.observe(c, &snapshot);
         }
