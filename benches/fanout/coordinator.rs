@@ -58,7 +58,7 @@ impl Coordinator {
         let (api, observe) = (free_port(), free_port());
         let config = CoordinatorToml { operators: &[OPERATOR], ..CoordinatorToml::of(&dir, api, observe) };
         let config = config.with_pools(&format!(
-            "[pools.text]\nnodes = [\"*.cache.example.org\"]\ninterval = \"7d\"\nexpected_nodes = {size}\n\
+            "[pools.edge]\nnodes = [\"*.cache.example.org\"]\ninterval = \"7d\"\nexpected_nodes = {size}\n\
              promote_waves = [\"100%\"]\ndrain_max = \"0s\"\nhealth_window = \"0s\"\n"
         ));
         put("coordinator.toml", config.as_bytes());
@@ -108,7 +108,7 @@ impl Coordinator {
     }
 
     fn post(&self, path: &str, body: &Value) {
-        let url = format!("https://localhost:{}/v1/pools/text{path}", self.api.port());
+        let url = format!("https://localhost:{}/v1/pools/edge{path}", self.api.port());
         let asked = self.operator.post(url).json(body);
         let text = self.runtime.block_on(async {
             let answer = asked.send().await.expect("the coordinator answers");
@@ -125,7 +125,7 @@ impl Coordinator {
     pub(crate) fn resume(&self) {
         let start = Instant::now();
         loop {
-            let url = format!("https://localhost:{}/v1/pools/text", self.api.port());
+            let url = format!("https://localhost:{}/v1/pools/edge", self.api.port());
             let asked = self.operator.get(url);
             let pool = self.runtime.block_on(async { asked.send().await.ok()?.json::<Value>().await.ok() });
             let pool = pool.unwrap_or_default();

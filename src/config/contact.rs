@@ -96,7 +96,7 @@ pub(super) fn report_section(mut table: Table<'_, '_>, findings: &mut Findings) 
 fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<ContactSettings> {
     for (key, remedy) in [
         ("urls", "write urls = [\"https://coordinator.example.org:9443\"]"),
-        ("pool", "write the pool's name, pool = \"text\""),
+        ("pool", "write the pool's name, pool = \"edge\""),
         ("ca", "write the absolute path of the CA's certificate"),
         ("cert", "write the absolute path of this host's certificate"),
         ("key", "write key = \"/absolute/path\" or \"credential:NAME\""),

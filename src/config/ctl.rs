@@ -96,7 +96,7 @@ mod tests {
     fn the_shipped_example_is_valid() {
         let settings = CtlSettings::parse(Path::new("ctl.toml"), include_str!("../../config/ctl.toml")).unwrap();
         assert_eq!(settings.urls.len(), 2);
-        assert_eq!(settings.pool.as_ref().map(PoolName::as_str), Some("text"));
+        assert_eq!(settings.pool.as_ref().map(PoolName::as_str), Some("edge"));
     }
 
     #[test]

@@ -234,7 +234,7 @@ mod tests {
         for bad in ["", "-a", "Text", "a/b", &"a".repeat(64)] {
             assert!(bad.parse::<PoolName>().is_err(), "{bad}");
         }
-        assert!("text".parse::<PoolName>().is_ok());
+        assert!("edge".parse::<PoolName>().is_ok());
         let pool_id = "0123456789abcdef0123456789abcdef";
         assert_eq!(pool_id.parse::<PoolId>().unwrap().to_string(), pool_id, "with its leading zero");
         for bad in ["", "0123456789ABCDEF0123456789ABCDEF", "0123456789abcdef"] {

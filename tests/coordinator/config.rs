@@ -72,7 +72,7 @@ fn every_key_that_the_parser_knows_is_shown_and_no_other() {
         }
     }
     let mut known = BTreeSet::new();
-    for name in ["api", "store", "access", "observe", "pools.text"] {
+    for name in ["api", "store", "access", "observe", "pools.edge"] {
         let text = SHIPPED.replace(&format!("\n[{name}]\n"), &format!("\n[{name}]\nzzz = 1\n"));
         let problems = CoordinatorSettings::parse(Path::new("x"), &text).expect_err("zzz is unknown");
         let [problem] = problems.as_slice() else { panic!("{problems:#?}") };

@@ -15,7 +15,7 @@ use tfo_testbed::{SOON, by_size, poll_until};
 #[test]
 fn stored_acks_do_not_count_after_a_start() {
     let (mut world, mut nodes) = with_first_key(FAST);
-    assert_eq!(world.operator().post("/v1/pools/text/rotations", &json!({})).0, 200);
+    assert_eq!(world.operator().post("/v1/pools/edge/rotations", &json!({})).0, 200);
     // All have the staged key, two have said so: killed just before the barrier.
     nodes.iter_mut().for_each(|node| assert_eq!(node.step(), 2));
     nodes[..2].iter_mut().for_each(|node| assert_eq!(node.sync(0).0, 204));
@@ -27,7 +27,7 @@ fn stored_acks_do_not_count_after_a_start() {
     let pool = world.until("the others are waited for", |pool| pool["converged"] == 3);
     assert_eq!((&pool["phase"], &pool["blocked_by"]), (&json!("staged"), &json!("barrier")));
     assert_eq!(pool["waiting_for"], json!(["a.cache.example.org", "b.cache.example.org"]));
-    let (status, answer) = world.operator().post("/v1/pools/text/abort", &json!({}));
+    let (status, answer) = world.operator().post("/v1/pools/edge/abort", &json!({}));
     assert_eq!((status, &answer["kind"]), (503, &json!("not_heard")), "{answer}");
     let mut joiner = world.node("d.cache.example.org");
     let (status, answer) = joiner.sync(0);
@@ -97,7 +97,7 @@ fn a_rotation_ends_as_if_nothing_had_happened_wherever_it_is_killed() {
             for (at, phase) in phases.iter().enumerate() {
                 let before = world.until("steady", |pool| pool["phase"] == "steady" && pool["converged"] == 3);
                 let operator = world.operator();
-                let started = poll_until(SOON, || operator.post("/v1/pools/text/rotations", &json!({})).0 == 200);
+                let started = poll_until(SOON, || operator.post("/v1/pools/edge/rotations", &json!({})).0 == 200);
                 assert!(started, "no rotation");
                 let epoch = before["primary"]["epoch"].as_u64().unwrap();
                 world.until(phase, |pool| pool["phase"] == *phase || pool["primary"]["epoch"].as_u64() > Some(epoch));
@@ -112,7 +112,7 @@ fn a_rotation_ends_as_if_nothing_had_happened_wherever_it_is_killed() {
         }
         drop(finish);
     });
-    let (_, audit) = world.operator().get("/v1/pools/text/audit");
+    let (_, audit) = world.operator().get("/v1/pools/edge/audit");
     let revisions: Vec<u64> =
         audit["entries"].as_array().unwrap().iter().map(|entry| entry["revision"].as_u64().unwrap()).collect();
     assert!(revisions.iter().zip(1..).all(|(revision, expected)| *revision == expected), "{revisions:?}");

@@ -11,13 +11,13 @@ use tfo_testbed::config::FAST;
 use tfo_testbed::coordinator::{Node, OPERATOR, VIEWER, World};
 
 fn states(world: &World) -> Vec<(String, String)> {
-    let (_, nodes) = world.operator().get("/v1/pools/text/nodes");
+    let (_, nodes) = world.operator().get("/v1/pools/edge/nodes");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     nodes["nodes"].as_array().unwrap().iter().map(|node| (text(&node["node"]), text(&node["state"]))).collect()
 }
 
 fn first(client: &tfo_testbed::coordinator::Client, path: &str, body: &Value) -> Value {
-    let (status, answer) = client.post(&format!("/v1/pools/text/{path}"), body);
+    let (status, answer) = client.post(&format!("/v1/pools/edge/{path}"), body);
     assert_eq!(status, 200, "{path}: {answer}");
     answer
 }
@@ -37,7 +37,7 @@ fn nodes_that_only_report_are_shown_and_drive_nothing() {
     let pool = world.pool();
     assert_eq!((&pool["reporting"], &pool["required"], &pool["phase"]), (&json!(3), &json!(0), &json!("empty")));
     assert!(states(&world).iter().all(|(_, state)| state == "reporting"));
-    let (_, shown) = world.operator().get("/v1/pools/text/nodes");
+    let (_, shown) = world.operator().get("/v1/pools/edge/nodes");
     assert_eq!(shown["nodes"][0]["source"], "derive");
     assert_eq!(shown["nodes"][0]["primary"]["fingerprint"], "00000000000000aa");
     let pair = json!({"primary": "00000000000000aa", "backup": "00000000000000bb", "nodes": 3});
@@ -69,14 +69,14 @@ fn a_running_fleet_is_imported_without_a_new_key() {
     let pool = world.pool();
     assert_eq!((&pool["phase"], &pool["hold"]), (&json!("steady"), &json!("first_key")));
     assert_eq!((pool["backup"]["epoch"].as_u64(), pool["primary"]["epoch"].as_u64()), (Some(1), Some(2)));
-    let (status, answer) = operator.post("/v1/pools/text/resume", &json!({}));
+    let (status, answer) = operator.post("/v1/pools/edge/resume", &json!({}));
     assert_eq!((status, &answer["kind"]), (409, &json!("refused")), "nobody is here yet: {answer}");
     nodes.iter_mut().for_each(Node::converge);
     assert_eq!(nodes[0].told["primary"]["key"], "00000001-00000002-00000003-00000004");
     assert_eq!(nodes[0].told["backup"]["key"], "00000005-00000006-00000007-00000008");
     first(&operator, "resume", &json!({}));
     for bad in ["", "0-0-0-0", "00000001-00000002-00000003-0000000g", "not a key"] {
-        let (status, answer) = operator.post("/v1/pools/text/import", &json!({"keys": bad}));
+        let (status, answer) = operator.post("/v1/pools/edge/import", &json!({"keys": bad}));
         assert_eq!((status, &answer["kind"]), (400, &json!("bad_request")), "{bad:?}: {answer}");
         assert!(bad.is_empty() || !answer.to_string().contains(bad), "{answer}");
     }
@@ -91,7 +91,7 @@ fn a_first_key_is_refused_while_nodes_share_another() {
             "primary": {"epoch": null, "fingerprint": "00000000000000aa"}});
         assert_eq!(node.sync(0).0, 204);
     }
-    let (status, answer) = world.operator().post("/v1/pools/text/rotations", &json!({"mode": "first"}));
+    let (status, answer) = world.operator().post("/v1/pools/edge/rotations", &json!({"mode": "first"}));
     assert_eq!(status, 409);
     assert!(answer["message"].as_str().unwrap().contains("share key 00000000000000aa already"), "{answer}");
 }
@@ -125,7 +125,7 @@ fn a_silent_node_is_left_behind_by_advance_and_comes_back() {
     first(&operator, "rotations", &json!({}));
     nodes[..2].iter_mut().for_each(Node::converge);
     let pool = world.until("c is behind", |pool| pool["converged"] == 2);
-    let (_, shown) = operator.get("/v1/pools/text/nodes");
+    let (_, shown) = operator.get("/v1/pools/edge/nodes");
     assert_eq!(shown["nodes"][2]["state"], "straggler");
     assert!(shown["nodes"][2]["behind_since"].is_string() && shown["nodes"][0]["behind_since"].is_null(), "{shown}");
     let advance = json!({"generation": pool["generation"], "leave": pool["waiting_for"], "reason": "c is dead"});
@@ -140,7 +140,7 @@ fn a_silent_node_is_left_behind_by_advance_and_comes_back() {
     assert_eq!(nodes[2].epochs(), [2, 1]);
     assert_eq!(world.pool()["required"], 3);
     // Excluded by name it is not waited for, until an operator says so.
-    let path = "/v1/pools/text/nodes/c.cache.example.org";
+    let path = "/v1/pools/edge/nodes/c.cache.example.org";
     let exclude = json!({"action": {"exclude": {"until": "2100-01-01T00:00:00Z"}}, "reason": "repair"});
     let (status, done) = operator.ask(Method::PUT, path, Some(exclude.to_string().into_bytes()));
     assert_eq!((status, &done["action"]), (200, &json!("exclude")), "{done}");
@@ -179,7 +179,7 @@ fn a_changed_policy_is_taken_over_before_the_next_rotation_and_audited() {
     world.until("promoted", |pool| pool["phase"] == "promoted");
     nodes.iter_mut().for_each(Node::converge);
     world.until("taken over", |pool| pool["phase"] == "steady" && pool["drives"] == true);
-    let (_, audit) = world.operator().get("/v1/pools/text/audit");
+    let (_, audit) = world.operator().get("/v1/pools/edge/audit");
     let last = audit["entries"].as_array().unwrap().last().unwrap().clone();
     assert_eq!((&last["action"], &last["operator"]), (&json!("set_policy"), &json!("coordinator-config")));
     assert_eq!(last["reason"], "changed in the configuration file: interval");
@@ -223,14 +223,14 @@ fn a_reload_that_fails_at_a_pool_leaves_access_and_policies_as_they_are() {
     let pool = world.pool();
     assert_eq!((&pool["drives"], &pool["policy_differs"]), (&json!(true), &json!([])), "{pool:#}");
     let new_operator = world.client(&["ops2.example.org"]);
-    assert_eq!(new_operator.get("/v1/pools/text").0, 403);
+    assert_eq!(new_operator.get("/v1/pools/edge").0, 403);
 
     // What is taken later is taken whole.
     world.put("coordinator.toml", others.replace("[pools.dns]", "[pools.new]").as_bytes(), 0o644);
     world.signal(Signal::HUP);
     let taken = tfo_testbed::poll_until(tfo_testbed::SOON, || new_operator.get("/v1/pools/new").0 == 200);
     assert!(taken, "{}", world.log());
-    assert_eq!(world.operator().get("/v1/pools/text").0, 403);
+    assert_eq!(world.operator().get("/v1/pools/edge").0, 403);
     assert!(world.stop().success());
 }
 
@@ -261,15 +261,15 @@ fn yesterdays_database_freezes_the_pool_until_it_is_recovered() {
     let pool = world.until("frozen", |pool| pool["blocked_by"] == "frozen");
     assert_eq!(pool["recoverable"].as_array().unwrap().len(), 1, "{pool}");
     let operator = world.operator();
-    let (status, answer) = operator.post("/v1/pools/text/rotations", &json!({}));
+    let (status, answer) = operator.post("/v1/pools/edge/rotations", &json!({}));
     assert_eq!((status, &answer["kind"]), (409, &json!("pool_frozen")));
     // The store has the first key, and lacks the second: without its bytes nothing is done.
-    let (status, answer) = operator.post("/v1/pools/text/recover", &json!({}));
+    let (status, answer) = operator.post("/v1/pools/edge/recover", &json!({}));
     assert_eq!(status, 409);
     let lacking = told["primary"]["fingerprint"].as_str().unwrap();
     assert!(answer["message"].as_str().unwrap().contains(lacking), "{answer}");
     let other = json!({"keys": "00000001-00000002-00000003-00000004"});
-    assert_eq!(operator.post("/v1/pools/text/recover", &other).0, 409, "other bytes than the fingerprints'");
+    assert_eq!(operator.post("/v1/pools/edge/recover", &other).0, 409, "other bytes than the fingerprints'");
     let keys = format!("{},{}", told["primary"]["key"].as_str().unwrap(), told["backup"]["key"].as_str().unwrap());
     first(&operator, "recover", &json!({"keys": keys, "reason": "disk replaced"}));
     let pool = world.pool();

@@ -25,7 +25,7 @@ fn check_finds_everything_at_once_and_changes_nothing() {
     assert!(found.contains("server.crt") && found.contains("repeated byte"), "{found}");
     world.configure("interval = 1\nwrong = 2\n");
     let found = stderr(&world.run("check", &[]));
-    for part in ["pools.text.interval", "pools.text.wrong", "repeated byte"] {
+    for part in ["pools.edge.interval", "pools.edge.wrong", "repeated byte"] {
         assert!(found.contains(part), "{part}: {found}");
     }
     let output = world.run("serve", &[]);
@@ -61,7 +61,7 @@ fn a_wrong_or_lost_key_encryption_key_is_told_and_touches_nothing() {
 #[test]
 fn a_key_is_nowhere_but_in_the_answer_to_its_node() {
     let (mut world, mut nodes) = with_first_key(FAST);
-    assert_eq!(world.operator().post("/v1/pools/text/rotations", &json!({})).0, 200);
+    assert_eq!(world.operator().post("/v1/pools/edge/rotations", &json!({})).0, 200);
     nodes.iter_mut().for_each(Node::converge);
     world.until("promoted", |pool| pool["phase"] == "promoted");
     let keys: Vec<String> =
@@ -71,7 +71,7 @@ fn a_key_is_nowhere_but_in_the_answer_to_its_node() {
     let (_, metrics) = world.observed("/metrics").unwrap();
     let mut shown = vec![page.clone(), metrics.clone()];
     let operator = world.operator();
-    for path in ["/v1/pools", "/v1/pools/text", "/v1/pools/text/nodes", "/v1/pools/text/audit"] {
+    for path in ["/v1/pools", "/v1/pools/edge", "/v1/pools/edge/nodes", "/v1/pools/edge/audit"] {
         shown.push(operator.get(path).1.to_string());
     }
     assert!(world.stop().success());
@@ -100,12 +100,12 @@ fn a_key_is_nowhere_but_in_the_answer_to_its_node() {
     assert!(page.contains("promoted") && page.contains(nodes[0].told["backup"]["fingerprint"].as_str().unwrap()));
     assert!(!page.contains("<script"));
     for line in [
-        "tfo_coordinator_pool_phase{phase=\"promoted\",pool=\"text\"} 1",
-        "tfo_coordinator_pool_generation{pool=\"text\"} 3",
-        "tfo_coordinator_pool_required{pool=\"text\"} 3",
-        "tfo_coordinator_syncs_total{pool=\"text\",result=\"told\"}",
-        "tfo_coordinator_commits_total{action=\"stage\",pool=\"text\"} 1",
-        "tfo_coordinator_commit_seconds_count{pool=\"text\"}",
+        "tfo_coordinator_pool_phase{phase=\"promoted\",pool=\"edge\"} 1",
+        "tfo_coordinator_pool_generation{pool=\"edge\"} 3",
+        "tfo_coordinator_pool_required{pool=\"edge\"} 3",
+        "tfo_coordinator_syncs_total{pool=\"edge\",result=\"told\"}",
+        "tfo_coordinator_commits_total{action=\"stage\",pool=\"edge\"} 1",
+        "tfo_coordinator_commit_seconds_count{pool=\"edge\"}",
         "tfo_coordinator_info{version=",
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
@@ -136,7 +136,7 @@ fn an_end_lets_waiting_nodes_go_and_writes_their_acks() {
         let held = || {
             world
                 .observed("/metrics")
-                .is_some_and(|(_, text)| text.contains("tfo_coordinator_pool_held{pool=\"text\"} 1"))
+                .is_some_and(|(_, text)| text.contains("tfo_coordinator_pool_held{pool=\"edge\"} 1"))
         };
         assert!(poll_until(SOON, held));
         world.signal(Signal::TERM);
@@ -155,7 +155,7 @@ fn a_backup_is_sealed_and_fills_another_store() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let output = world.run("import", &["--from", file]);
     assert_eq!(output.status.code(), Some(3), "it is served: {}", stderr(&output));
-    assert_eq!(world.operator().post("/v1/pools/text/rotations", &json!({})).0, 200);
+    assert_eq!(world.operator().post("/v1/pools/edge/rotations", &json!({})).0, 200);
     let output = world.run("export", &["--to", file]);
     assert_eq!(output.status.code(), Some(3), "a rotation runs: {}", stderr(&output));
     world.kill();

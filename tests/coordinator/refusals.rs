@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use tfo_testbed::config::FAST;
 use tfo_testbed::coordinator::{OPERATOR, VIEWER, World};
 
-const SYNC: &str = "/v1/pools/text/sync";
+const SYNC: &str = "/v1/pools/edge/sync";
 
 /// Everything that a refused request must leave as it was.
 fn state(world: &World) -> (Value, usize) {
-    let (_, audit) = world.operator().get("/v1/pools/text/audit");
+    let (_, audit) = world.operator().get("/v1/pools/edge/audit");
     let pool = world.pool();
     let kept = ["revision", "generation", "phase", "paused", "hold", "required", "primary", "backup"];
     (kept.map(|key| pool[key].clone()).to_vec().into(), audit["entries"].as_array().unwrap().len())
@@ -39,18 +39,18 @@ fn nobody_takes_the_place_of_another() {
     // Nodes and viewers command nothing, nodes do not even look.
     let viewer = world.client(&[VIEWER]);
     let node = &nodes[0].client;
-    for path in ["/v1/pools", "/v1/pools/text", "/v1/pools/text/nodes", "/v1/pools/text/audit"] {
+    for path in ["/v1/pools", "/v1/pools/edge", "/v1/pools/edge/nodes", "/v1/pools/edge/audit"] {
         assert_eq!(viewer.get(path).0, 200, "{path}");
         assert_eq!((node.get(path).0, &node.get(path).1["kind"]), (403, &json!("not_allowed")), "{path}");
     }
     for command in ["rotations", "pause", "resume", "abort", "advance", "import", "recover"] {
         for client in [&viewer, node] {
-            let (status, body) = client.post(&format!("/v1/pools/text/{command}"), &json!({}));
+            let (status, body) = client.post(&format!("/v1/pools/edge/{command}"), &json!({}));
             assert_eq!((status, &body["kind"]), (403, &json!("not_allowed")), "{command}");
         }
     }
     for method in [Method::PUT, Method::DELETE] {
-        let (status, _) = viewer.ask(method, "/v1/pools/text/nodes/a.cache.example.org", Some(b"{}".to_vec()));
+        let (status, _) = viewer.ask(method, "/v1/pools/edge/nodes/a.cache.example.org", Some(b"{}".to_vec()));
         assert_eq!(status, 403);
     }
     assert_eq!(state(&world), before);
@@ -108,20 +108,20 @@ fn what_is_no_request_is_refused_and_changes_nothing() {
         (Method::GET, "/v1/pools/..%2fetc", 404, "unknown_pool"),
         (Method::GET, "/v2/pools", 404, "unknown_path"),
         (Method::POST, "/v1/pools", 405, "unknown_method"),
-        (Method::GET, "/v1/pools/text/audit?after=x", 400, "bad_request"),
-        (Method::GET, "/v1/pools/text/audit?before=1", 400, "bad_request"),
-        (Method::DELETE, "/v1/pools/text/nodes/nobody.cache.example.org", 404, "unknown_node"),
-        (Method::DELETE, "/v1/pools/text/nodes/No%20Name", 404, "unknown_node"),
+        (Method::GET, "/v1/pools/edge/audit?after=x", 400, "bad_request"),
+        (Method::GET, "/v1/pools/edge/audit?before=1", 400, "bad_request"),
+        (Method::DELETE, "/v1/pools/edge/nodes/nobody.cache.example.org", 404, "unknown_node"),
+        (Method::DELETE, "/v1/pools/edge/nodes/No%20Name", 404, "unknown_node"),
     ] {
         let (found, answer) = operator.ask(method, path, None);
         assert_eq!((found, answer["kind"].as_str()), (status, Some(kind)), "{path}: {answer}");
     }
     let large = json!({"reason": "x".repeat(4 << 20)});
     // The server stops reading: a client that keeps writing may see the connection end before the answer.
-    let (status, _) = operator.post("/v1/pools/text/pause", &large);
+    let (status, _) = operator.post("/v1/pools/edge/pause", &large);
     assert!([413, 0].contains(&status), "{status}");
     assert!(world.log().contains("body_too_large"));
-    let (status, answer) = operator.post("/v1/pools/text/pause", &json!({"reason": "two\nlines"}));
+    let (status, answer) = operator.post("/v1/pools/edge/pause", &json!({"reason": "two\nlines"}));
     assert_eq!((status, &answer["kind"]), (400, &json!("bad_request")));
     assert_eq!(state(&world), before);
     assert_eq!(nodes[0].sync(0).0, 204, "and the node is served as before");
@@ -147,12 +147,12 @@ fn a_denied_node_and_an_old_session_get_no_keys() {
     assert_eq!((status, &answer["kind"]), (409, &json!("session_closed")));
     assert!(answer["ordinal"].as_u64().is_some());
 
-    let path = "/v1/pools/text/nodes/c.cache.example.org";
+    let path = "/v1/pools/edge/nodes/c.cache.example.org";
     let (status, done) = operator.ask(Method::PUT, path, Some(br#"{"action":"deny","reason":"stolen"}"#.to_vec()));
     assert_eq!((status, &done["action"]), (200, &json!("deny")), "{done}");
     nodes[2].new_session();
     assert_eq!((nodes[2].sync(0).0, nodes[2].sync(0).1["kind"].as_str()), (403, Some("denied")));
-    let (_, shown) = operator.get("/v1/pools/text/nodes");
+    let (_, shown) = operator.get("/v1/pools/edge/nodes");
     assert_eq!(shown["nodes"][2]["state"], "denied");
     assert_eq!(world.pool()["required"], 2);
     // Forgotten, it may come again.
@@ -168,7 +168,7 @@ fn commands_that_do_not_fit_are_refused_with_phase_and_reason() {
     let operator = world.operator();
     let refused = |path: &str, body: Value, kind: &str, part: &str| {
         let before = state(&world);
-        let (status, answer) = operator.post(&format!("/v1/pools/text/{path}"), &body);
+        let (status, answer) = operator.post(&format!("/v1/pools/edge/{path}"), &body);
         assert_eq!((status, answer["kind"].as_str()), (409, Some(kind)), "{path} {body}: {answer}");
         let message = answer["message"].as_str().unwrap();
         assert!(message.contains(part), "{path} {body}: {message}");
@@ -186,7 +186,7 @@ fn commands_that_do_not_fit_are_refused_with_phase_and_reason() {
     refused("advance", json!({"generation": 0, "leave": []}), "moved", "generation 1 now");
     refused("advance", json!({"generation": 1, "leave": []}), "refused", "no node is behind");
     refused("rotations", json!({"mode": "revoke", "epochs": [77]}), "refused", "no such key");
-    assert_eq!(operator.post("/v1/pools/text/rotations", &json!({"reason": "one"})).0, 200);
+    assert_eq!(operator.post("/v1/pools/edge/rotations", &json!({"reason": "one"})).0, 200);
     refused("rotations", json!({"reason": "two"}), "refused", "refused in phase staged");
     refused("advance", json!({"generation": 2, "leave": ["a.cache.example.org"]}), "moved", "also behind");
     assert!(world.log().contains("command refused"), "refusals are logged");
@@ -200,12 +200,12 @@ fn too_few_nodes_start_no_rotation_unless_forced() {
     let operator = world.operator();
     nodes.iter_mut().for_each(|node| drop(node.sync(0)));
     let first = json!({"mode": "first", "expect": {"number": 3}});
-    assert_eq!(operator.post("/v1/pools/text/rotations", &first).0, 200);
+    assert_eq!(operator.post("/v1/pools/edge/rotations", &first).0, 200);
     nodes.iter_mut().for_each(tfo_testbed::coordinator::Node::converge);
     world.until("all have it", |pool| pool["converged"] == 3);
-    assert_eq!(operator.post("/v1/pools/text/resume", &json!({})).0, 200);
-    let (status, answer) = operator.post("/v1/pools/text/rotations", &json!({}));
+    assert_eq!(operator.post("/v1/pools/edge/resume", &json!({})).0, 200);
+    let (status, answer) = operator.post("/v1/pools/edge/rotations", &json!({}));
     assert_eq!((status, &answer["kind"]), (409, &json!("refused")));
     assert!(answer["message"].as_str().unwrap().contains("3 nodes are required, and expected_nodes is 4"), "{answer}");
-    assert_eq!(operator.post("/v1/pools/text/rotations", &json!({"force": true})).0, 200);
+    assert_eq!(operator.post("/v1/pools/edge/rotations", &json!({"force": true})).0, 200);
 }

@@ -12,7 +12,7 @@ fn three_nodes_walk_through_a_rotation_and_nothing_moves_before_its_barrier() {
     assert_eq!((steady["phase"].as_str(), steady["generation"].as_u64()), (Some("steady"), Some(1)));
     assert_eq!(nodes.iter().map(|node| node.epochs()).collect::<Vec<_>>(), [[1], [1], [1]]);
 
-    let (status, done) = world.operator().post("/v1/pools/text/rotations", &json!({"reason": "a test"}));
+    let (status, done) = world.operator().post("/v1/pools/edge/rotations", &json!({"reason": "a test"}));
     assert_eq!((status, done["action"].as_str()), (200, Some("stage")), "{done}");
     for expected in [(2, "staged", vec![1, 2]), (3, "promoted", vec![2, 1])] {
         let (generation, phase, epochs) = expected;
@@ -33,10 +33,10 @@ fn three_nodes_walk_through_a_rotation_and_nothing_moves_before_its_barrier() {
     assert_eq!((pool["generation"].as_u64(), pool["primary"]["epoch"].as_u64()), (Some(3), Some(2)));
     assert_eq!((pool["backup"]["epoch"].as_u64(), pool["blocked_by"].as_str()), (Some(1), Some("schedule")));
 
-    let (_, nodes) = world.operator().get("/v1/pools/text/nodes");
+    let (_, nodes) = world.operator().get("/v1/pools/edge/nodes");
     assert_eq!(nodes["fingerprints"].as_array().unwrap().len(), 1, "{nodes}");
     assert_eq!(nodes["fingerprints"][0]["nodes"], 3);
-    let (_, audit) = world.operator().get("/v1/pools/text/audit");
+    let (_, audit) = world.operator().get("/v1/pools/edge/audit");
     let actions: Vec<_> = audit["entries"].as_array().unwrap().iter().map(|entry| &entry["action"]).collect();
     assert_eq!(json!(actions), json!(["first_key", "resume", "stage", "promote", "settle"]));
     assert_eq!(audit["entries"][2]["operator"], tfo_testbed::coordinator::OPERATOR);

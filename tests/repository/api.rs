@@ -23,7 +23,7 @@ fn node(name: &str) -> NodeId {
 }
 
 fn pool() -> PoolName {
-    "text".parse().unwrap()
+    "edge".parse().unwrap()
 }
 
 fn pool_id() -> PoolId {

@@ -34,10 +34,10 @@ const SEED: u64 = 17;
 /// Two pools after a walk: one steady with nodes, keys and history, one empty.
 fn fill(store: &dyn Store) {
     for index in 0..150 {
-        step(store, &pool_name("text"), SEED, index).unwrap();
+        step(store, &pool_name("edge"), SEED, index).unwrap();
     }
-    while store.load(&pool_name("text")).unwrap().unwrap().snapshot.document.stage.phase() != Phase::Steady {
-        turn(store, &pool_name("text"));
+    while store.load(&pool_name("edge")).unwrap().unwrap().snapshot.document.stage.phase() != Phase::Steady {
+        turn(store, &pool_name("edge"));
     }
     make(store, &pool_name("upload"), SEED + 1).unwrap();
 }
@@ -89,8 +89,8 @@ fn everything_goes_round_from_sqlite_to_memory_and_back() {
     fill(&source);
     let before = all(&source);
     let made = export(&source, &kek(1), &files.path().join("one")).unwrap();
-    assert_eq!(made.pools.iter().map(|pool| pool.pool.as_str()).collect::<Vec<_>>(), ["text", "upload"]);
-    let (text, seen) = (&made.pools[0], &before[&pool_name("text")]);
+    assert_eq!(made.pools.iter().map(|pool| pool.pool.as_str()).collect::<Vec<_>>(), ["edge", "upload"]);
+    let (text, seen) = (&made.pools[0], &before[&pool_name("edge")]);
     assert_eq!((text.phase, text.revision, text.nodes), (Phase::Steady, seen.head.revision, seen.snapshot.nodes.len()));
     assert_eq!((text.audit_entries, made.pools[1].phase), (seen.audit.len(), Phase::Empty));
     assert_eq!(text.primary.unwrap().epoch, seen.snapshot.document.keys_held().last().map(|key| key.epoch));
@@ -112,8 +112,8 @@ fn everything_goes_round_from_sqlite_to_memory_and_back() {
     assert_eq!(all(&again), before, "durable");
     // The imported store continues from there.
     for _ in 0..8 {
-        turn(&again, &pool_name("text"));
-        turn(&source, &pool_name("text"));
+        turn(&again, &pool_name("edge"));
+        turn(&source, &pool_name("edge"));
     }
     assert_eq!(all(&again), all(&source));
 }
@@ -126,7 +126,7 @@ fn a_backup_tells_nothing_and_is_the_owners_alone() {
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
     let store = filled();
-    let (document, keys) = store.document(&pool_name("text")).unwrap().unwrap();
+    let (document, keys) = store.document(&pool_name("edge")).unwrap().unwrap();
     let mut secrets: Vec<Vec<u8>> = keys.epochs().map(|epoch| keys.key(epoch).unwrap().expose().to_vec()).collect();
     assert!(!secrets.is_empty());
     secrets.extend([b"example.org".to_vec(), document.pool_id.to_string().into_bytes(), b"epoch".to_vec()]);
@@ -143,13 +143,13 @@ fn an_export_is_refused_while_a_rotation_runs() {
     let (dir, store) = (tfo_testbed::scratch(), filled());
     let file = dir.path().join("backup");
     for phase in ["staged", "promoted"] {
-        turn(&store, &pool_name("text"));
+        turn(&store, &pool_name("edge"));
         let problem = export(&store, &kek(1), &file).err().unwrap();
         assert_eq!(problem.kind, "rotation_runs");
-        assert!(problem.message.contains("text") && problem.message.contains(phase), "{problem}");
+        assert!(problem.message.contains("edge") && problem.message.contains(phase), "{problem}");
         assert!(!file.exists());
     }
-    turn(&store, &pool_name("text"));
+    turn(&store, &pool_name("edge"));
     export(&store, &kek(1), &file).unwrap();
 }
 
@@ -168,11 +168,11 @@ fn an_export_replaces_a_backup_and_nothing_else() {
     let before = std::fs::read(dir.path().join("backup")).unwrap();
     assert_eq!(kinds(&MemoryStore::new(), "backup").err(), Some("backup_empty"));
     assert_eq!(std::fs::read(dir.path().join("backup")).unwrap(), before, "nothing does not replace something");
-    turn(&store, &pool_name("text"));
+    turn(&store, &pool_name("edge"));
     assert_eq!(kinds(&store, "backup").err(), Some("rotation_runs"));
     assert_eq!(std::fs::read(dir.path().join("backup")).unwrap(), before);
-    turn(&store, &pool_name("text"));
-    turn(&store, &pool_name("text"));
+    turn(&store, &pool_name("edge"));
+    turn(&store, &pool_name("edge"));
     kinds(&store, "backup").unwrap();
     let memory = MemoryStore::new();
     import(&memory, &kek(1), &dir.path().join("backup")).unwrap();
@@ -238,11 +238,11 @@ fn a_pool_that_is_there_is_never_touched() {
     let dir = tfo_testbed::scratch();
     let (file, made) = exported(dir.path());
     let store = MemoryStore::new();
-    make(&store, &pool_name("text"), SEED).unwrap();
+    make(&store, &pool_name("edge"), SEED).unwrap();
     let before = all(&store);
     let problem = import(&store, &kek(1), &file).err().unwrap();
     assert_eq!(problem.kind, "pool_exists");
-    assert!(problem.message.contains("text") && problem.message.contains("revision 0"), "{problem}");
+    assert!(problem.message.contains("edge") && problem.message.contains("revision 0"), "{problem}");
     assert_eq!(all(&store), before, "nor was the other pool made");
     // Beside other pools it is welcome; a second time everything is there already.
     let store = MemoryStore::new();
@@ -250,7 +250,7 @@ fn a_pool_that_is_there_is_never_touched() {
     assert_eq!(import(&store, &kek(1), &file).unwrap().made, made.pools);
     let again = import(&store, &kek(1), &file).unwrap();
     assert_eq!((again.made.len(), &again.present), (0, &made.pools));
-    turn(&store, &pool_name("text"));
+    turn(&store, &pool_name("edge"));
     assert_eq!(import(&store, &kek(1), &file).err().unwrap().kind, "pool_exists");
 }
 
@@ -307,7 +307,7 @@ fn an_import_that_was_cut_short_is_run_again() {
     assert!(problem.message.contains("pool upload") && problem.message.contains("imported: text"), "{problem}");
     assert!(problem.remedy.contains("import again"), "{problem}");
     let imported = import(&inner, &kek(1), &file).unwrap();
-    assert_eq!((imported.present[0].pool.as_str(), imported.made[0].pool.as_str()), ("text", "upload"));
+    assert_eq!((imported.present[0].pool.as_str(), imported.made[0].pool.as_str()), ("edge", "upload"));
     assert_eq!(all(&inner), all(&filled()));
 }
 
@@ -326,7 +326,7 @@ fn a_backup_beside_a_serving_coordinator_is_one_state() {
     let (dir, files) = (tfo_testbed::scratch(), tfo_testbed::scratch());
     let store = open(dir.path());
     fill(&store);
-    let (done, pool) = (AtomicBool::new(false), pool_name("text"));
+    let (done, pool) = (AtomicBool::new(false), pool_name("edge"));
     let first = store.head(&pool).unwrap().unwrap().revision;
     let mut revisions = Vec::new();
     std::thread::scope(|scope| {
@@ -387,7 +387,7 @@ fn sync_of(document: &Document, generation: Generation, slots: Slots) -> Sync {
 
 #[test]
 fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
-    let (dir, source, pool) = (tfo_testbed::scratch(), filled(), pool_name("text"));
+    let (dir, source, pool) = (tfo_testbed::scratch(), filled(), pool_name("edge"));
     let file = dir.path().join("backup");
     let store = MemoryStore::new();
     // The walk's records have no reports, so no node is required: give one node a report.

@@ -19,7 +19,7 @@ use super::walk::{self, make, node, pool_name, proposal, ring, rotate, see, step
 
 const SEED: u64 = 7;
 fn pool() -> tfo_model::ids::PoolName {
-    pool_name("text")
+    pool_name("edge")
 }
 
 fn epoch(ordinal: u64) -> Epoch {
@@ -69,13 +69,13 @@ pub(crate) fn a_pool_is_made_from_a_backup(store: &dyn Store) {
 }
 
 pub(crate) fn pools_do_not_mix(store: &dyn Store) {
-    let names: Vec<_> = ["upload", "text", "a.b-c_d"].map(pool_name).into();
+    let names: Vec<_> = ["upload", "edge", "a.b-c_d"].map(pool_name).into();
     for index in 0..40 {
         for (name, seed) in names.iter().zip(1..) {
             step(store, name, seed, index).unwrap();
         }
     }
-    assert_eq!(store.pools().unwrap(), ["a.b-c_d", "text", "upload"].map(pool_name));
+    assert_eq!(store.pools().unwrap(), ["a.b-c_d", "edge", "upload"].map(pool_name));
     for (name, seed) in names.iter().zip(1..) {
         let alone = MemoryStore::new();
         for index in 0..40 {

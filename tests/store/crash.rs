@@ -31,7 +31,7 @@ fn child(job: &str) {
     let store = open(dir);
     for index in first.. {
         let begun = tfo_testbed::now();
-        step(&store, &pool_name("text"), seed, index).unwrap();
+        step(&store, &pool_name("edge"), seed, index).unwrap();
         say(format!("step {index} {}\n", begun.elapsed().as_micros()));
     }
 }
@@ -81,7 +81,7 @@ fn a_killed_coordinator_loses_nothing_and_leaves_no_half_commit() {
     let mut rng = dice(std::process::id().into(), 0);
     let (mut steps, mut in_flight, mut before_open, mut micros) = (0, 0, 0, Vec::new());
     let (mut dir, mut model, mut next) = (tfo_testbed::scratch(), MemoryStore::new(), 0);
-    let pool = pool_name("text");
+    let pool = pool_name("edge");
     for kill in 0..kills {
         let seed = kill / RUNS_PER_DATABASE;
         if kill % RUNS_PER_DATABASE == 0 {

@@ -140,7 +140,7 @@ fn erased_keys_are_in_no_file() {
 
 /// Makes two rotations, then one more commit that erases, while a backup program reads; returns what was erased.
 fn erase_under_a_reader(dir: &Path, store: &SqliteStore) -> (Connection, Vec<Vec<u8>>) {
-    let pool = pool_name("text");
+    let pool = pool_name("edge");
     make(store, &pool, 5).unwrap();
     for _ in 0..4 {
         let _done = advance(store, &pool, 5);
@@ -182,6 +182,6 @@ fn a_start_erases_what_a_killed_run_left_behind() {
     }
     assert!(Files::read(copy.path()).place_of(&gone[0]).is_some());
     let again = SqliteStore::open(&copy.path().join("state.db"), kek(1)).unwrap();
-    assert_eq!(walk::see(&again, &pool_name("text")), walk::see(&store, &pool_name("text")));
+    assert_eq!(walk::see(&again, &pool_name("edge")), walk::see(&store, &pool_name("edge")));
     assert_eq!(Files::read(copy.path()).place_of(&gone[0]), None);
 }

@@ -62,7 +62,7 @@ fn a_full_disk_is_an_error_and_no_half_commit() {
     if in_own_mount("faults::a_full_disk_is_an_error_and_no_half_commit", 640) {
         return;
     }
-    let (dir, pool) = (mount_dir(), pool_name("text"));
+    let (dir, pool) = (mount_dir(), pool_name("edge"));
     let store = open(&dir);
     let ballast = dir.join("ballast");
     let mut index = 0;
@@ -121,7 +121,7 @@ fn a_database_is_not_made_on_a_full_disk() {
     }
     // What the attempts left behind does not block the next one.
     std::fs::remove_file(&ballast).unwrap();
-    step(&open(&dir), &pool_name("text"), SEED, 0).unwrap();
+    step(&open(&dir), &pool_name("edge"), SEED, 0).unwrap();
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_read_only_file_system_is_an_error_and_no_loss() {
     if in_own_mount("faults::a_read_only_file_system_is_an_error_and_no_loss", 4096) {
         return;
     }
-    let (dir, pool) = (mount_dir(), pool_name("text"));
+    let (dir, pool) = (mount_dir(), pool_name("edge"));
     let remount = |how: &str| {
         let option = format!("remount,{how}");
         assert!(Command::new("mount").args(["-o", &option]).arg(&dir).status().unwrap().success());
@@ -172,9 +172,9 @@ fn a_file_that_may_not_be_written_is_an_error() {
 fn sound(dir: &Path) -> (Vec<u8>, Seen) {
     let store = open(dir);
     for index in 0..200 {
-        step(&store, &pool_name("text"), SEED, index).unwrap();
+        step(&store, &pool_name("edge"), SEED, index).unwrap();
     }
-    let seen = see(&store, &pool_name("text")).unwrap();
+    let seen = see(&store, &pool_name("edge")).unwrap();
     drop(store);
     assert!(!dir.join("state.db-wal").exists(), "closed without a WAL");
     (std::fs::read(database(dir)).unwrap(), seen)
@@ -189,8 +189,8 @@ fn refused_or_sound(dir: &Path, bytes: &[u8], seen: &Seen, what: &str) -> bool {
     std::fs::write(database(dir), bytes).unwrap();
     match SqliteStore::open(&database(dir), kek(1)) {
         Ok(store) => {
-            assert_eq!(see(&store, &pool_name("text")).as_ref(), Some(seen), "{what}: opened, and another content");
-            assert_eq!(store.pools().unwrap(), [pool_name("text")], "{what}");
+            assert_eq!(see(&store, &pool_name("edge")).as_ref(), Some(seen), "{what}: opened, and another content");
+            assert_eq!(store.pools().unwrap(), [pool_name("edge")], "{what}");
             false
         }
         Err(error) => {

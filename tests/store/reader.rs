@@ -20,7 +20,7 @@ fn reader(dir: &Path) -> SqliteReader {
 
 #[test]
 fn a_reader_sees_every_commit_of_a_serving_coordinator() {
-    let (dir, pool) = (tfo_testbed::scratch(), pool_name("text"));
+    let (dir, pool) = (tfo_testbed::scratch(), pool_name("edge"));
     let store = open(dir.path());
     step(&store, &pool, SEED, 0).unwrap();
     let reader = reader(dir.path());
@@ -52,7 +52,7 @@ fn a_reader_refuses_to_write() {
 /// With and without a coordinator, and beside the WAL of one that was killed.
 #[test]
 fn a_reader_needs_no_coordinator() {
-    let (dir, killed, pool) = (tfo_testbed::scratch(), tfo_testbed::scratch(), pool_name("text"));
+    let (dir, killed, pool) = (tfo_testbed::scratch(), tfo_testbed::scratch(), pool_name("edge"));
     let store = open(dir.path());
     for index in 0..40 {
         step(&store, &pool, SEED, index).unwrap();
@@ -86,7 +86,7 @@ fn what_is_no_database_of_ours_is_not_read() {
     std::fs::write(database(dir.path()), "root:x:0:0:root:/root:/bin/bash\n".repeat(10)).unwrap();
     assert!(matches!(refused(1), StoreError::Damaged { .. }), "something else");
     std::fs::remove_file(database(dir.path())).unwrap();
-    step(&open(dir.path()), &pool_name("text"), SEED, 0).unwrap();
+    step(&open(dir.path()), &pool_name("edge"), SEED, 0).unwrap();
     assert!(matches!(refused(2), StoreError::WrongKey { .. }));
     let mut bytes = std::fs::read(database(dir.path())).unwrap();
     let at = bytes.windows(8).position(|part| part == b"pool_id\"").unwrap();

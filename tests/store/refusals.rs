@@ -15,9 +15,9 @@ const SEED: u64 = 11;
 fn filled(dir: &Path) -> Seen {
     let store = open(dir);
     for index in 0..40 {
-        step(&store, &pool_name("text"), SEED, index).unwrap();
+        step(&store, &pool_name("edge"), SEED, index).unwrap();
     }
-    see(&store, &pool_name("text")).unwrap()
+    see(&store, &pool_name("edge")).unwrap()
 }
 
 fn database(dir: &Path) -> PathBuf {
@@ -45,7 +45,7 @@ fn refused(dir: &Path, key: u8) -> StoreError {
 fn everything_is_there_after_a_restart() {
     let dir = tfo_testbed::scratch();
     let before = filled(dir.path());
-    assert_eq!(see(&open(dir.path()), &pool_name("text")), Some(before));
+    assert_eq!(see(&open(dir.path()), &pool_name("edge")), Some(before));
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn another_key_encryption_key_is_refused() {
     let empty = tfo_testbed::scratch();
     drop(open(empty.path()));
     assert!(matches!(refused(empty.path(), 2), StoreError::WrongKey { .. }));
-    assert_eq!(see(&open(dir.path()), &pool_name("text")), Some(before));
+    assert_eq!(see(&open(dir.path()), &pool_name("edge")), Some(before));
 }
 
 #[test]
@@ -66,14 +66,14 @@ fn another_key_encryption_key_leaves_the_wal_of_a_killed_run_alone() {
     let (dir, copy) = (tfo_testbed::scratch(), tfo_testbed::scratch());
     let store = open(dir.path());
     for index in 0..40 {
-        step(&store, &pool_name("text"), SEED, index).unwrap();
+        step(&store, &pool_name("edge"), SEED, index).unwrap();
     }
     for name in ["state.db", "state.db-wal"] {
         std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
     }
     assert!(std::fs::metadata(copy.path().join("state.db-wal")).unwrap().len() > 0);
     assert!(matches!(refused(copy.path(), 2), StoreError::WrongKey { .. }));
-    assert_eq!(see(&open(copy.path()), &pool_name("text")), see(&store, &pool_name("text")));
+    assert_eq!(see(&open(copy.path()), &pool_name("edge")), see(&store, &pool_name("edge")));
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_newer_schema_is_refused() {
     let error = refused(dir.path(), 1);
     assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error}");
     set(1);
-    assert_eq!(see(&open(dir.path()), &pool_name("text")), Some(before));
+    assert_eq!(see(&open(dir.path()), &pool_name("edge")), Some(before));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_file_of_somebody_else_is_refused() {
 fn a_second_coordinator_is_refused_as_long_as_the_first_lives() {
     let dir = tfo_testbed::scratch();
     let first = open(dir.path());
-    step(&first, &pool_name("text"), SEED, 0).unwrap();
+    step(&first, &pool_name("edge"), SEED, 0).unwrap();
     let link = dir.path().join("link.db");
     std::os::unix::fs::symlink(database(dir.path()), &link).unwrap();
     for path in [database(dir.path()), link] {
@@ -164,7 +164,7 @@ fn a_second_coordinator_is_refused_as_long_as_the_first_lives() {
             other => panic!("{other:?}"),
         }
     }
-    step(&first, &pool_name("text"), SEED, 1).unwrap();
+    step(&first, &pool_name("edge"), SEED, 1).unwrap();
     drop(first);
     drop(open(dir.path()));
 }
@@ -174,9 +174,9 @@ fn another_program_reads_and_cannot_write() {
     let dir = tfo_testbed::scratch();
     let store = open(dir.path());
     for index in 0..20 {
-        step(&store, &pool_name("text"), SEED, index).unwrap();
+        step(&store, &pool_name("edge"), SEED, index).unwrap();
     }
-    let before = see(&store, &pool_name("text"));
+    let before = see(&store, &pool_name("edge"));
     let other = foreign(dir.path());
     assert_eq!(other.query_row("SELECT count(*) FROM pool", [], |row| row.get::<_, i64>(0)).unwrap(), 1);
     for sql in [
@@ -190,34 +190,34 @@ fn another_program_reads_and_cannot_write() {
         let error = other.execute(sql, []).err().unwrap().to_string();
         assert!(error.contains("only_tfo_coordinator_writes_here"), "{sql}: {error}");
     }
-    assert_eq!(see(&store, &pool_name("text")), before);
+    assert_eq!(see(&store, &pool_name("edge")), before);
 }
 
 #[test]
 fn a_lock_of_another_program_is_an_error_and_no_loss() {
     let dir = tfo_testbed::scratch();
     let store = open(dir.path());
-    step(&store, &pool_name("text"), SEED, 0).unwrap();
-    let before = see(&store, &pool_name("text"));
+    step(&store, &pool_name("edge"), SEED, 0).unwrap();
+    let before = see(&store, &pool_name("edge"));
     let other = foreign(dir.path());
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let error = step(&store, &pool_name("text"), SEED, 1).err().unwrap();
+    let error = step(&store, &pool_name("edge"), SEED, 1).err().unwrap();
     match error {
         tfo_store::CommitError::Store(error @ StoreError::Busy { .. }) => {
             assert!(error.to_string().contains("state.db") && !error.outcome_is_open());
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(see(&store, &pool_name("text")), before);
+    assert_eq!(see(&store, &pool_name("edge")), before);
     other.execute_batch("ROLLBACK").unwrap();
-    step(&store, &pool_name("text"), SEED, 1).unwrap();
+    step(&store, &pool_name("edge"), SEED, 1).unwrap();
 }
 
 #[test]
 fn files_are_the_owners_alone() {
     let dir = tfo_testbed::scratch();
     let store = open(dir.path());
-    step(&store, &pool_name("text"), SEED, 0).unwrap();
+    step(&store, &pool_name("edge"), SEED, 0).unwrap();
     let modes = || {
         let mut modes: Vec<(String, u32)> = std::fs::read_dir(dir.path())
             .unwrap()
@@ -263,7 +263,7 @@ fn a_half_made_database_is_made_again() {
     for suffix in [".new", ".new-wal", ".new-shm"] {
         std::fs::write(dir.path().join(format!("state.db{suffix}")), "half").unwrap();
     }
-    step(&open(dir.path()), &pool_name("text"), SEED, 0).unwrap();
+    step(&open(dir.path()), &pool_name("edge"), SEED, 0).unwrap();
     let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(names.into_iter().all(|name| !name.to_string_lossy().contains(".new")));
 }
@@ -272,13 +272,13 @@ fn a_half_made_database_is_made_again() {
 fn killed(dir: &Path) -> Seen {
     let (store, running) = (open(dir), tfo_testbed::scratch());
     for index in 0..40 {
-        step(&store, &pool_name("text"), SEED, index).unwrap();
+        step(&store, &pool_name("edge"), SEED, index).unwrap();
     }
     let names = ["state.db", "state.db-wal", "state.db.lock"];
     for name in names {
         std::fs::copy(dir.join(name), running.path().join(name)).unwrap();
     }
-    let seen = see(&store, &pool_name("text")).unwrap();
+    let seen = see(&store, &pool_name("edge")).unwrap();
     drop(store);
     for name in names {
         std::fs::copy(running.path().join(name), dir.join(name)).unwrap();
@@ -293,7 +293,7 @@ fn told_of_set_back(dir: &Path) -> Option<String> {
         assert!(problem.remedy.contains("tfoctl recover"), "{problem}");
         problem.message.clone()
     });
-    step(&store, &pool_name("text"), SEED, 1_000).unwrap();
+    step(&store, &pool_name("edge"), SEED, 1_000).unwrap();
     drop(store);
     assert!(open(dir).set_back().is_none());
     told
@@ -304,7 +304,7 @@ fn a_wal_that_was_removed_or_cut_is_told_from_a_crash() {
     let wal = |dir: &Path| dir.join("state.db-wal");
     let crashed = tfo_testbed::scratch();
     let before = killed(crashed.path());
-    assert_eq!(see(&open(crashed.path()), &pool_name("text")), Some(before), "a crash alone costs nothing");
+    assert_eq!(see(&open(crashed.path()), &pool_name("edge")), Some(before), "a crash alone costs nothing");
     assert_eq!(told_of_set_back(crashed.path()), None);
 
     let removed = tfo_testbed::scratch();
@@ -321,7 +321,7 @@ fn a_wal_that_was_removed_or_cut_is_told_from_a_crash() {
         let file = std::fs::OpenOptions::new().write(true).open(wal(cut.path())).unwrap();
         file.set_len(length * eighth / 8).unwrap();
         let store = open(cut.path());
-        let whole = see(&store, &pool_name("text")).as_ref() == Some(&before);
+        let whole = see(&store, &pool_name("edge")).as_ref() == Some(&before);
         // The log is emptied now and then and keeps its length, so that a cut may cost nothing.
         assert_eq!(store.set_back().is_none(), whole, "cut to {eighth}/8");
         cuts += u32::from(!whole);

@@ -143,7 +143,7 @@ impl std::ops::DerefMut for World {
 }
 
 impl World {
-    /// A coordinator that is configured, not started: `pool` are lines of `[pools.text]`.
+    /// A coordinator that is configured, not started: `pool` are lines of `[pools.edge]`.
     pub fn new(pool: &str) -> Self {
         let dir = scratch();
         let world = Self {
@@ -178,11 +178,11 @@ impl World {
         replace(&self.path(name), content, mode);
     }
 
-    /// The whole configuration, with these lines in `[pools.text]`, and what follows them.
+    /// The whole configuration, with these lines in `[pools.edge]`, and what follows them.
     pub fn configure(&self, pool: &str) {
         let of = CoordinatorToml::of(self.dir.path(), self.api, self.observe);
         let config = CoordinatorToml { operators: &[OPERATOR], viewers: &[VIEWER], ..of };
-        let text = config.with_pools(&format!("[pools.text]\nnodes = [\"*.cache.example.org\"]\n{pool}"));
+        let text = config.with_pools(&format!("[pools.edge]\nnodes = [\"*.cache.example.org\"]\n{pool}"));
         self.put("coordinator.toml", text.as_bytes(), 0o644);
     }
 
@@ -237,7 +237,7 @@ impl World {
     /// The pool, as the operator sees it.
     #[track_caller]
     pub fn pool(&self) -> Value {
-        let (status, body) = self.operator().get("/v1/pools/text");
+        let (status, body) = self.operator().get("/v1/pools/edge");
         assert_eq!(status, 200, "{body}");
         body
     }
@@ -248,7 +248,7 @@ impl World {
         let operator = self.operator();
         let mut last = Value::Null;
         let found = poll_some(SOON, || {
-            last = operator.get("/v1/pools/text").1;
+            last = operator.get("/v1/pools/edge").1;
             is(&last).then(|| last.clone())
         });
         found.unwrap_or_else(|| panic!("never {wanted}: {last:#}\n{}", self.log()))
@@ -259,11 +259,11 @@ impl World {
     pub fn first_key(&self, nodes: &mut [Node]) {
         nodes.iter_mut().for_each(|node| drop(node.sync(0)));
         let operator = self.operator();
-        let (status, body) = operator.post("/v1/pools/text/rotations", &json!({"mode": "first", "reason": "begin"}));
+        let (status, body) = operator.post("/v1/pools/edge/rotations", &json!({"mode": "first", "reason": "begin"}));
         assert_eq!(status, 200, "{body}");
         nodes.iter_mut().for_each(Node::converge);
         self.until("all nodes have the first key", |pool| pool["converged"] == pool["required"]);
-        let (status, body) = operator.post("/v1/pools/text/resume", &json!({}));
+        let (status, body) = operator.post("/v1/pools/edge/resume", &json!({}));
         assert_eq!(status, 200, "{body}");
     }
 }
@@ -362,7 +362,7 @@ impl Node {
 
     /// One sync; the node receives the keys but does not install them.
     pub fn sync(&mut self, wait_secs: u64) -> (u16, Value) {
-        let (status, body) = self.client.post("/v1/pools/text/sync", &self.request(wait_secs));
+        let (status, body) = self.client.post("/v1/pools/edge/sync", &self.request(wait_secs));
         if status == 200 {
             self.seen = body["generation"].as_u64().unwrap();
             self.told = body.clone();

@@ -55,7 +55,7 @@ pub enum Reply {
 pub struct Asked {
     /// The connection that it came over, from 0.
     pub connection: u64,
-    /// `POST /v1/pools/text/pause`, with its query.
+    /// `POST /v1/pools/edge/pause`, with its query.
     pub what: String,
     /// Null if there was none.
     pub body: Value,
@@ -213,7 +213,7 @@ pub fn taught(n: u8) -> Value {
 /// An answer to a node.
 pub fn told(generation: u64, phase: &str, primary: u8, backup: Option<u8>) -> Value {
     json!({
-        "pool": "text", "pool_id": POOL_ID, "generation": generation, "phase": phase,
+        "pool": "edge", "pool_id": POOL_ID, "generation": generation, "phase": phase,
         "primary": taught(primary), "backup": backup.map(taught), "absent_after_secs": 600,
     })
 }
@@ -226,7 +226,7 @@ pub fn refusal(status: u16, kind: &str) -> Reply {
 /// A coordinator source for the files of [`Ca::equip`]; `more` are further lines of [source].
 pub fn source(host: &DaemonHost, urls: &[String], more: &str) -> String {
     let files = client_files(&host.path("ca.crt"), &host.path("node.crt"), &host.path("node.key"));
-    format!("[source]\nkind = \"coordinator\"\nurls = {urls:?}\npool = \"text\"\n{files}{more}\n")
+    format!("[source]\nkind = \"coordinator\"\nurls = {urls:?}\npool = \"edge\"\n{files}{more}\n")
 }
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {

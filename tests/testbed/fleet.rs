@@ -125,10 +125,10 @@ impl Fleet {
         let of = CoordinatorToml::of(&dir, "10.99.0.1:9443", "127.0.0.1:9441");
         let config =
             CoordinatorToml { identity: "coordinator", crl: Some("crl.pem"), operators: &["ops1.example.org"], ..of };
-        let text = config.with_pools(&format!("[pools.text]\nnodes = [\"cp*.example.org\"]\n{policy}"));
+        let text = config.with_pools(&format!("[pools.edge]\nnodes = [\"cp*.example.org\"]\n{policy}"));
         self.center.put("coordinator.toml", text.as_bytes(), 0o644);
         let files = client_files(&dir.join("ca.crt"), &dir.join("ops1.crt"), &dir.join("ops1.key"));
-        let text = format!("urls = [{URL:?}]\npool = \"text\"\n{files}");
+        let text = format!("urls = [{URL:?}]\npool = \"edge\"\n{files}");
         fs::create_dir_all(self.center.path(".config/tfo-fleet")).unwrap();
         self.center.put(".config/tfo-fleet/ctl.toml", text.as_bytes(), 0o644);
     }

@@ -314,7 +314,7 @@ impl Agent {
             self.at
         );
         format!(
-            "POST /v1/pools/text/sync HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+            "POST /v1/pools/edge/sync HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
              content-length: {}\r\n\r\n{body}",
             body.len()
         )

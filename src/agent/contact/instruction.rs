@@ -103,7 +103,7 @@ mod tests {
              \"primary\":{{\"epoch\":2,\"fingerprint\":\"{fingerprint}\",\"key\":\"{primary}\"}},\"backup\":{backup},\
              \"absent_after_secs\":600}}"
         );
-        Instructed::of(&serde_json::from_str(&text).unwrap(), &"text".parse().unwrap())
+        Instructed::of(&serde_json::from_str(&text).unwrap(), &"edge".parse().unwrap())
     }
 
     fn print(text: &str) -> String {

@@ -117,7 +117,7 @@ impl CoordinatorSettings {
         let access = section(&mut root, "access", "with operators = [\"NAME\"]", findings)
             .map(|table| access_section(table, findings));
         let observe = observe_section(root.table("observe", findings), findings);
-        let pools = section(&mut root, "pools", "such as [pools.text] with nodes = [\"*.example.org\"]", findings)
+        let pools = section(&mut root, "pools", "such as [pools.edge] with nodes = [\"*.example.org\"]", findings)
             .map(|table| pools_section(table, findings));
         root.finish(findings);
         let (api, store, access, pools) = (api?, store?, access?, pools?);
@@ -255,7 +255,7 @@ client_ca = "/ca.crt"
 key_encryption_key = "credential:kek"
 [access]
 operators = ["ops1.example.org"]
-[pools.text]
+[pools.edge]
 nodes = ["*.example.org"]
 promote_waves = ["cp1*", "0.5%", "100%"]
 drain_below = 0.01
@@ -311,6 +311,6 @@ drain_below = 0.01
     #[test]
     fn the_last_wave_is_everybody() {
         let text = GOOD.replace("\"0.5%\", \"100%\"", "\"5%\"");
-        assert_eq!(problems(&text), [("pools.text.promote_waves".to_owned(), "policy")]);
+        assert_eq!(problems(&text), [("pools.edge.promote_waves".to_owned(), "policy")]);
     }
 }

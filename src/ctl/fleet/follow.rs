@@ -287,7 +287,7 @@ mod tests {
 
     fn status(phase: Phase, converged: usize) -> PoolStatus {
         let text = serde_json::json!({
-            "pool": "text", "pool_id": "0".repeat(32), "revision": 9, "generation": 4, "phase": phase,
+            "pool": "edge", "pool_id": "0".repeat(32), "revision": 9, "generation": 4, "phase": phase,
             "primary": {"epoch": 2, "fingerprint": "00000000000000aa"}, "backup": null, "paused": false, "hold": null,
             "required": 3, "converged": converged, "reporting": 0, "waiting_for": [], "next_at": null,
             "blocked_by": null, "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": [],

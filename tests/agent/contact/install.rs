@@ -62,7 +62,7 @@ fn the_first_answer_is_installed_before_ready_and_acknowledged_after_it() {
     assert!(file.contains(&format!("# pool_id: {POOL_ID}\n# generation: 4\n# phase: staged\n")), "{file}");
     site.coordinator.acknowledged(4);
     let asked = site.coordinator.asked();
-    assert_eq!(asked[0].what, "POST /v1/pools/text/sync");
+    assert_eq!(asked[0].what, "POST /v1/pools/edge/sync");
     let first = &asked[0].body;
     assert_eq!((&first["seen"], &first["installed"]), (&0.into(), &serde_json::Value::Null));
     let ack = &asked[1].body;
@@ -72,7 +72,7 @@ fn the_first_answer_is_installed_before_ready_and_acknowledged_after_it() {
     let status = site.status("connected", |status| status["contact"] == "connected");
     assert_eq!(
         (&status["pool"], &status["generation"], &status["phase"]),
-        (&"text".into(), &4.into(), &"staged".into())
+        (&"edge".into(), &4.into(), &"staged".into())
     );
     assert_eq!(status["state"], "ok");
     assert!(status["last_contact_at"].is_string());

@@ -41,7 +41,7 @@ fn once_installs_and_acknowledges_in_one_run() {
     let status = site.host.status();
     assert_eq!(
         (&status["contact"], &status["generation"], &status["pool"]),
-        (&"connected".into(), &3.into(), &"text".into())
+        (&"connected".into(), &3.into(), &"edge".into())
     );
 
     // Nothing new: the first request is the acknowledgement.

@@ -116,7 +116,7 @@ fn a_deriving_agent_is_shown_and_driven_nowhere() {
     let fleet = fleet(1);
     let host = &fleet.hosts[0];
     let files = client_files(&host.path("ca.crt"), &host.path("node.crt"), &host.path("node.key"));
-    let report = format!("[report]\nurls = [{URL:?}]\npool = \"text\"\n{files}");
+    let report = format!("[report]\nurls = [{URL:?}]\npool = \"edge\"\n{files}");
     host.configure(&lasting(host), &format!("verify_interval = \"1s\"\n{report}"));
     let mut daemon = start_ready(host);
     let pool = fleet.until("reporting", |pool| pool["reporting"] == 1);

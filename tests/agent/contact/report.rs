@@ -11,7 +11,7 @@ use tfo_testbed::{SOON, need_netns, poll_until, skip_unless};
 
 fn report(host: &DaemonHost, url: &str) -> String {
     let files = client_files(&host.path("ca.crt"), &host.path("node.crt"), &host.path("node.key"));
-    format!("[report]\nurls = [{url:?}]\npool = \"text\"\n{files}")
+    format!("[report]\nurls = [{url:?}]\npool = \"edge\"\n{files}")
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn fingerprints_are_reported_and_keys_that_come_back_are_ignored() {
     assert_eq!((&installed["primary"], &installed["backup"]), (&status["primary"], &status["backup"]));
     assert_eq!(
         (&status["state"], &status["pool"], &status["generation"]),
-        (&"ok".into(), &"text".into(), &Value::Null)
+        (&"ok".into(), &"edge".into(), &Value::Null)
     );
 
     // Whatever a coordinator wants of such a node.

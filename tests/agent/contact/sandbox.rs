@@ -18,7 +18,7 @@ fn with_the_example_drop_in_the_agent_can_start_a_unit_that_withdraws_the_node()
     // Needs what no agent has: CAP_NET_ADMIN and AF_NETLINK.
     let withdraw =
         "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'ip link add withdrawn type bridge'\n";
-    let config = "[source]\nkind = \"coordinator\"\nurls = [\"https://127.0.0.1:9\"]\npool = \"text\"\n\
+    let config = "[source]\nkind = \"coordinator\"\nurls = [\"https://127.0.0.1:9\"]\npool = \"edge\"\n\
                   ca = \"/none\"\ncert = \"/none\"\nkey = \"/none\"\n\
                   on_detached = [\"/usr/bin/systemctl\", \"start\", \"withdraw-vip.service\"]\n";
     let machine = Image::new()

@@ -218,7 +218,7 @@ fn a_reload_goes_on_with_the_same_talks_and_a_broken_one_changes_nothing() {
     // Other settings are other talks.
     site.host.put(
         "etc/agent.toml",
-        config.replace("pool = \"text\"", "pool = \"text\"\nwait = \"5s\"").as_bytes(),
+        config.replace("pool = \"edge\"", "pool = \"edge\"\nwait = \"5s\"").as_bytes(),
         0o644,
     );
     let asked = site.coordinator.asked().len();
@@ -251,7 +251,7 @@ fn a_reload_keeps_the_fence_and_the_time_of_the_last_answer() {
     // A reload does not end a silence.
     site.coordinator.stop();
     site.status("detached", |status| status["contact"] == "detached");
-    let waits = moved.replace("pool = \"text\"", "pool = \"text\"\nwait = \"6s\"");
+    let waits = moved.replace("pool = \"edge\"", "pool = \"edge\"\nwait = \"6s\"");
     site.host.put("etc/agent.toml", waits.as_bytes(), 0o644);
     reload(&daemon);
     assert_eq!(site.host.status()["contact"], "detached");

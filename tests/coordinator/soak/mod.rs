@@ -116,10 +116,10 @@ fn open(world: &World) {
 fn begin(world: &World, swarm: &Swarm) {
     assert!(poll_until(Duration::from_secs(60), || swarm.connected() == AGENTS), "{} came", swarm.connected());
     let operator = world.operator();
-    let (status, body) = operator.post("/v1/pools/text/rotations", &json!({"mode": "first", "reason": "soak"}));
+    let (status, body) = operator.post("/v1/pools/edge/rotations", &json!({"mode": "first", "reason": "soak"}));
     assert_eq!(status, 200, "{body}");
     world.until("everybody has the first key", |pool| pool["converged"] == ALL);
-    let (status, body) = operator.post("/v1/pools/text/resume", &json!({}));
+    let (status, body) = operator.post("/v1/pools/edge/resume", &json!({}));
     assert_eq!(status, 200, "{body}");
 }
 
@@ -144,13 +144,13 @@ fn shake(world: &mut World, (swarm, real): (&Swarm, &mut Agents), mut dice: Dice
             disturb(swarm, &mut dice, time);
         }
         // Refused while one runs, or, after a kill, before the coordinator has heard every agent.
-        let (status, _) = operator.post("/v1/pools/text/rotations", &json!({"mode": "normal", "reason": "soak"}));
+        let (status, _) = operator.post("/v1/pools/edge/rotations", &json!({"mode": "normal", "reason": "soak"}));
         done.rotations += u64::from(status == 200);
         assert!(lock(&swarm.counts().violations).is_empty(), "{:?}", lock(&swarm.counts().violations));
         if let Some(life) = start.elapsed().checked_sub(calm) {
             let part = life.as_millis() * PARTS as u128 / (length - calm).as_millis();
             let peak = &mut done.peaks[usize::try_from(part).unwrap().min(PARTS - 1)];
-            let revision = operator.get("/v1/pools/text").1["revision"].as_u64().unwrap();
+            let revision = operator.get("/v1/pools/edge").1["revision"].as_u64().unwrap();
             let sample = Size::of(world, real.eldest(), revision);
             *peak = Some(peak.map_or(sample, |peak| peak.peak(sample)));
         }
@@ -175,7 +175,7 @@ fn disturb(swarm: &Swarm, dice: &mut Dice, time: Duration) {
 fn settle(world: &World, swarm: &Swarm) -> Value {
     let mut last = (Value::Null, String::new());
     let rests = poll_until(Duration::from_secs(120), || {
-        let pool = world.operator().get("/v1/pools/text").1;
+        let pool = world.operator().get("/v1/pools/edge").1;
         let generations = swarm.generations();
         let generation = pool["generation"].as_u64().unwrap_or(0);
         let rests = pool["phase"] == "steady" && generations.get(&generation) == Some(&AGENTS);
@@ -218,7 +218,7 @@ fn audit(world: &World) -> Vec<Value> {
     let (operator, mut entries) = (world.operator(), Vec::<Value>::new());
     loop {
         let after = entries.last().map_or(0, |entry| entry["revision"].as_u64().unwrap());
-        let (status, page) = operator.get(&format!("/v1/pools/text/audit?after={after}"));
+        let (status, page) = operator.get(&format!("/v1/pools/edge/audit?after={after}"));
         assert_eq!(status, 200, "{page}");
         entries.extend(page["entries"].as_array().unwrap().iter().cloned());
         if page["more"] != true {

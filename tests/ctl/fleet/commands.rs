@@ -56,99 +56,99 @@ fn cases() -> Vec<Case> {
         case(
             steady(),
             &["pause", "--reason", "night"],
-            "POST /v1/pools/text/pause",
+            "POST /v1/pools/edge/pause",
             json!({"reason": "night", "force": false}),
             false,
         ),
         case(
             steady(),
             &["resume"],
-            "POST /v1/pools/text/resume",
+            "POST /v1/pools/edge/resume",
             json!({"reason": "", "force": false, "if_revision": 40}),
             false,
         ),
         case(
             steady(),
             &["rotate", "--reason", "weekly"],
-            "POST /v1/pools/text/rotations",
+            "POST /v1/pools/edge/rotations",
             rotation(json!({"reason": "weekly"})),
             false,
         ),
-        case(steady(), &["rotate", "--force"], "POST /v1/pools/text/rotations", rotation(json!({"force": true})), true),
+        case(steady(), &["rotate", "--force"], "POST /v1/pools/edge/rotations", rotation(json!({"force": true})), true),
         case(
             steady(),
             &["rotate", "--mode", "revoke", "--deny", "cp3.test", "--deny", "cp2.test", "--epoch", "7"],
-            "POST /v1/pools/text/rotations",
+            "POST /v1/pools/edge/rotations",
             rotation(json!({"mode": "revoke", "deny": ["cp2.test", "cp3.test"], "epochs": [7]})),
             true,
         ),
         case(
             empty(),
             &["rotate", "--first", "--expect", "100"],
-            "POST /v1/pools/text/rotations",
+            "POST /v1/pools/edge/rotations",
             rotation(json!({"mode": "first", "expect": {"number": 100}})),
             true,
         ),
         case(
             empty(),
             &["rotate", "--first", "--expect", "cp1.test,cp2.test"],
-            "POST /v1/pools/text/rotations",
+            "POST /v1/pools/edge/rotations",
             rotation(json!({"mode": "first", "expect": {"names": ["cp1.test", "cp2.test"]}})),
             true,
         ),
         case(
             promoted(),
             &["abort", "--reason", "bad wave"],
-            "POST /v1/pools/text/abort",
+            "POST /v1/pools/edge/abort",
             json!({"reason": "bad wave", "force": false, "if_revision": 40}),
             true,
         ),
         case(
             promoted(),
             &["abort", "--force"],
-            "POST /v1/pools/text/abort",
+            "POST /v1/pools/edge/abort",
             json!({"reason": "", "force": true, "if_revision": 40}),
             true,
         ),
         case(
             promoted(),
             &["advance"],
-            "POST /v1/pools/text/advance",
+            "POST /v1/pools/edge/advance",
             json!({"reason": "", "generation": 13, "leave": ["cp2.test", "cp3.test"]}),
             true,
         ),
         case(
             empty(),
             &["import", "--key-file", "@keys", "--expect", "3"],
-            "POST /v1/pools/text/import",
+            "POST /v1/pools/edge/import",
             json!({"reason": "", "keys": KEYS, "expect": {"number": 3}}),
             true,
         ),
         case(
             frozen(),
             &["recover"],
-            "POST /v1/pools/text/recover",
+            "POST /v1/pools/edge/recover",
             json!({"reason": "", "slots": frozen()["recoverable"][0]}),
             true,
         ),
         case(
             frozen(),
             &["recover", "--key-file", "@keys", "--primary", PRINTS.0],
-            "POST /v1/pools/text/recover",
+            "POST /v1/pools/edge/recover",
             json!({"reason": "", "slots": frozen()["recoverable"][0], "keys": KEYS}),
             true,
         ),
         case(
             steady(),
             &["deny", "cp2.test"],
-            "PUT /v1/pools/text/nodes/cp2.test",
+            "PUT /v1/pools/edge/nodes/cp2.test",
             json!({"action": "deny", "reason": ""}),
             true,
         ),
         case(
             steady(),
             &["forget", "cp2.test", "--reason", "gone & away"],
-            "DELETE /v1/pools/text/nodes/cp2.test?reason=gone%20%26%20away",
+            "DELETE /v1/pools/edge/nodes/cp2.test?reason=gone%20%26%20away",
             Value::Null,
             true,
         ),
@@ -177,7 +177,7 @@ fn each_command_asks_for_what_it_says_and_shows_what_was_done() {
         let orders = coordinator.orders();
         assert_eq!(orders.len(), 1, "{arguments:?}");
         assert_eq!((orders[0].what.as_str(), &orders[0].body), (case.order, &case.body), "{arguments:?}");
-        assert_eq!(stdout, "what_was_done: done in pool text; generation 13, staged, revision 41; cp2.test\n");
+        assert_eq!(stdout, "what_was_done: done in pool edge; generation 13, staged, revision 41; cp2.test\n");
         assert_eq!(!stderr.is_empty(), case.heavy, "what can harm says so: {arguments:?}: {stderr}");
         assert_eq!(operator.json(&arguments, 0), done("what_was_done", json!({"nodes": ["cp2.test"]})));
     }
@@ -203,7 +203,7 @@ fn a_dry_run_explains_and_does_nothing() {
         arguments.push("--dry-run");
         shown += &operator.ok(&arguments);
         let plan = operator.json(&arguments, 0);
-        assert_eq!((&plan["dry_run"], &plan["pool"], &plan["revision"]), (&json!(true), &json!("text"), &json!(40)));
+        assert_eq!((&plan["dry_run"], &plan["pool"], &plan["revision"]), (&json!(true), &json!("edge"), &json!(40)));
         assert!(plan["nodes"].is_u64() && !plan["plan"].as_array().unwrap().is_empty(), "{plan}");
         assert!(coordinator.orders().is_empty(), "{arguments:?}");
     }
@@ -213,7 +213,7 @@ fn a_dry_run_explains_and_does_nothing() {
 #[test]
 fn an_exclusion_ends_and_says_when() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
-    coordinator.ok("PUT /v1/pools/text/nodes/cp1.test", done("exclude", json!({})));
+    coordinator.ok("PUT /v1/pools/edge/nodes/cp1.test", done("exclude", json!({})));
     let before = tfo_host::runtime::clock::now();
     operator.ends(&["exclude", "cp1.test", "--for", "2h", "--reason", "disk", "--yes"], 0);
     operator.ends(&["exclude", "cp1.test", "--yes"], 0);
@@ -282,7 +282,7 @@ fn one_of_several_pairs_to_recover_must_be_named() {
     let pairs = json!([{"primary": key(9, 'd'), "backup": null}, {"primary": key(9, 'e'), "backup": key(8, 'd')}]);
     let (operator, coordinator) =
         Operator::with(&pool(json!({"blocked_by": "frozen", "recoverable": pairs})), &three());
-    coordinator.ok("POST /v1/pools/text/recover", done("recover", json!({})));
+    coordinator.ok("POST /v1/pools/edge/recover", done("recover", json!({})));
     let (_, stderr) = operator.ends(&["recover", "--yes"], 3);
     assert!(stderr.contains(&print('d')) && stderr.contains(&print('e')), "{stderr}");
     operator.ends(&["recover", "--yes", "--primary", &print('e')], 0);
@@ -312,7 +312,7 @@ fn an_import_says_who_holds_the_key_already() {
 #[test]
 fn keys_are_read_like_secrets_and_shown_to_nobody() {
     let (operator, coordinator) = Operator::with(&empty(), &three());
-    coordinator.ok("POST /v1/pools/text/import", done("import", json!({})));
+    coordinator.ok("POST /v1/pools/edge/import", done("import", json!({})));
     let file = operator.path("keys");
     let file = file.to_str().unwrap();
     let import = ["import", "--key-file", file, "--yes"];
@@ -370,7 +370,7 @@ fn on_a_terminal(operator: &Operator, arguments: &str, answer: &str) -> (Option<
 fn on_a_terminal_it_is_asked_and_no_is_the_default() {
     skip_unless!(need_tool("script"));
     let (operator, coordinator) = Operator::with(&promoted(), &three());
-    coordinator.ok("POST /v1/pools/text/abort", done("abort", json!({})));
+    coordinator.ok("POST /v1/pools/edge/abort", done("abort", json!({})));
     for no in ["n\n", "\n", "yes please\n", "\u{4}"] {
         let (code, shown) = on_a_terminal(&operator, "abort", no);
         assert_eq!(code, Some(3), "{no:?}: {shown}");

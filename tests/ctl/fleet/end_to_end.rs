@@ -26,7 +26,7 @@ fn a_first_key_a_rotation_and_what_is_seen_of_them() {
     assert!(stderr.contains("phase"), "{stderr}");
     fleet.first_key();
     let (stdout, stderr) = operator.ends(&["rotate", "--wait", "--timeout", "20s", "--reason", "weekly"], 0);
-    assert!(stdout.starts_with("stage in pool text: done after"), "{stdout}");
+    assert!(stdout.starts_with("stage in pool edge: done after"), "{stdout}");
     assert!(stderr.lines().any(|line| line.contains("  steady  generation 3  ")), "{stderr}");
     let shown = operator.ok(&["nodes"]);
     assert!(shown.contains("3 of 3 required nodes converged") && shown.contains("no node is behind"), "{shown}");
@@ -94,7 +94,7 @@ fn an_abort_turns_back_and_ends_the_waiting() {
     let output = waiting.wait_with_output().unwrap();
     let stdout = text(&output.stdout);
     assert_eq!(output.status.code(), Some(3), "{stdout}");
-    assert!(stdout.starts_with("stage in pool text: aborted by ops1.test (\"changed my mind\")"), "{stdout}");
+    assert!(stdout.starts_with("stage in pool edge: aborted by ops1.test (\"changed my mind\")"), "{stdout}");
     fleet.stick(2, false);
     let after = fleet.until("held", |pool| pool["hold"] == "aborted" && pool["converged"] == 3);
     assert_eq!(after["primary"], before["primary"]);
@@ -178,7 +178,7 @@ fn a_restored_store_is_recovered_from_its_fleet() {
     operator.ends(&["recover", "--yes", "--key-file", other.to_str().unwrap()], 3);
     let keys = operator.write("held", &fleet.nodes[0].keys(), 0o400);
     let (stdout, _) = operator.ends(&["recover", "--yes", "--key-file", keys.to_str().unwrap()], 0);
-    assert!(stdout.starts_with("recover: done in pool text; generation 1000003, steady"), "{stdout}");
+    assert!(stdout.starts_with("recover: done in pool edge; generation 1000003, steady"), "{stdout}");
     fleet.until("everybody follows", |pool| pool["converged"] == 3 && pool["hold"] == "recovered");
     operator.ok(&["resume"]);
     operator.ends(&["rotate", "--wait", "--timeout", "20s"], 0);

@@ -68,7 +68,7 @@ impl Operator {
         let operator = Self::new();
         let coordinator = operator.coordinator();
         with_pool(&coordinator, status, nodes);
-        operator.configure(&[&coordinator.url()], "pool = \"text\"");
+        operator.configure(&[&coordinator.url()], "pool = \"edge\"");
         (operator, coordinator)
     }
 
@@ -160,10 +160,10 @@ pub(crate) fn key(epoch: u64, digit: char) -> Value {
     json!({"epoch": epoch, "fingerprint": print(digit)})
 }
 
-/// Pool `text`, steady and converged; `with` replaces fields.
+/// Pool `edge`, steady and converged; `with` replaces fields.
 pub(crate) fn pool(with: Value) -> Value {
     let mut status = json!({
-        "pool": "text", "pool_id": "0123456789abcdef0123456789abcdef", "revision": 40, "generation": 12,
+        "pool": "edge", "pool_id": "0123456789abcdef0123456789abcdef", "revision": 40, "generation": 12,
         "phase": "steady", "primary": key(7, 'a'), "backup": key(6, 'b'), "paused": false, "hold": null, "expect": null,
         "required": 3, "converged": 3, "reporting": 0, "waiting_for": [], "next_at": "2026-11-23T22:00:00Z",
         "blocked_by": "schedule", "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": [],
@@ -192,7 +192,7 @@ pub(crate) fn three() -> Value {
 /// What a command did.
 pub(crate) fn done(action: &str, with: Value) -> Value {
     let mut done = json!({
-        "pool": "text", "revision": 41, "generation": 13, "phase": "staged", "action": action, "nodes": []
+        "pool": "edge", "revision": 41, "generation": 13, "phase": "staged", "action": action, "nodes": []
     });
     merge(&mut done, with);
     done
@@ -208,7 +208,7 @@ pub(crate) fn audit(revision: u64, action: &str, operator: Option<&str>, reason:
 
 /// A page of it.
 pub(crate) fn page(entries: &[Value]) -> Reply {
-    Reply::Json(200, json!({"pool": "text", "entries": entries, "more": false}))
+    Reply::Json(200, json!({"pool": "edge", "entries": entries, "more": false}))
 }
 
 fn merge(into: &mut Value, with: Value) {

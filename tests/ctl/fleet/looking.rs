@@ -26,7 +26,7 @@ fn pools_are_shown_as_text_and_as_json() {
     insta::assert_snapshot!("pools", operator.ok(&["pools"]));
     assert_eq!(operator.json(&["pools"], 0), all, "as the API has it");
     // With --pool only that one; the configuration's own pool does not hide the others.
-    let one = operator.json(&["pools", "--pool", "text"], 0);
+    let one = operator.json(&["pools", "--pool", "edge"], 0);
     assert_eq!(one, json!({"pools": [pool(json!({}))]}));
     coordinator.ok("GET /v1/pools", json!({"pools": []}));
     assert!(operator.ok(&["pools"]).contains("no pools"));
@@ -69,7 +69,7 @@ fn nodes_tell_at_a_glance_who_holds_what_and_who_is_behind() {
         Operator::with(&pool(json!({"required": 3, "converged": 2, "reporting": 1})), &nodes);
     let shown = operator.ok(&["nodes"]);
     let lines: Vec<&str> = shown.lines().collect();
-    assert_eq!(lines[0], "pool text: steady, generation 12, 2 of 3 required nodes converged");
+    assert_eq!(lines[0], "pool edge: steady, generation 12, 2 of 3 required nodes converged");
     assert_eq!(lines[1], "NODES  PRIMARY           BACKUP");
     assert_eq!(lines[2], "2      aaaaaaaaaaaaaaaa  bbbbbbbbbbbbbbbb");
     assert_eq!(lines[5], "SPLIT: cookies made under aaaaaaaaaaaaaaaa (2 nodes) are refused by 2 nodes");
@@ -109,7 +109,7 @@ fn what_others_wrote_cannot_move_the_cursor() {
     let evil = "\u{1b}[2J\u{1b}]0;owned\u{7}\nfake line";
     let nodes = json!([node("cp1.test", json!({"state": "failed", "error": evil}))]);
     let (operator, coordinator) = Operator::with(&pool(json!({"hold": evil, "blocked_by": evil})), &nodes);
-    coordinator.on("GET /v1/pools/text/audit", [page(&[audit(1, evil, Some("ops1.test"), evil)])]);
+    coordinator.on("GET /v1/pools/edge/audit", [page(&[audit(1, evil, Some("ops1.test"), evil)])]);
     for arguments in [&["pools"][..], &["nodes"], &["audit"]] {
         let shown = operator.ok(arguments);
         assert!(shown.contains("owned"), "{arguments:?}: {shown}");
@@ -126,7 +126,7 @@ fn names_of_a_later_release_are_shown_as_they_are() {
     let nodes = json!([node("cp1.test", later)]);
     let status = pool(json!({"hold": "audited", "blocked_by": "full_moon"}));
     let (operator, coordinator) = Operator::with(&status, &nodes);
-    coordinator.on("GET /v1/pools/text/audit", [page(&[audit(1, "re_key", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit", [page(&[audit(1, "re_key", None, "")])]);
     let shown = |arguments: &[&str], parts: &[&str]| {
         let shown = operator.ok(arguments);
         assert!(parts.iter().all(|part| shown.contains(part)), "{arguments:?}: {shown}");
@@ -147,9 +147,9 @@ fn names_of_a_later_release_are_shown_as_they_are() {
 #[test]
 fn the_audit_log_is_read_to_its_end() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
-    let first = json!({"pool": "text", "entries": [audit(3, "pause", Some("ops1.test"), "maintenance")], "more": true});
-    coordinator.ok("GET /v1/pools/text/audit?after=2", first);
-    coordinator.on("GET /v1/pools/text/audit?after=3", [page(&[audit(4, "stage", None, "")])]);
+    let first = json!({"pool": "edge", "entries": [audit(3, "pause", Some("ops1.test"), "maintenance")], "more": true});
+    coordinator.ok("GET /v1/pools/edge/audit?after=2", first);
+    coordinator.on("GET /v1/pools/edge/audit?after=3", [page(&[audit(4, "stage", None, "")])]);
     let shown = operator.ok(&["audit", "--after", "2"]);
     assert_eq!(
         shown,
@@ -164,9 +164,9 @@ fn the_audit_log_is_read_to_its_end() {
 #[test]
 fn a_followed_audit_log_goes_on_until_it_is_told_to_stop() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
-    coordinator.on("GET /v1/pools/text/audit?after=0", [page(&[audit(1, "first_key", Some("ops1.test"), "")])]);
-    coordinator.on("GET /v1/pools/text/audit?after=1", [page(&[]), page(&[audit(2, "stage", None, "")])]);
-    coordinator.on("GET /v1/pools/text/audit?after=2", [page(&[])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=0", [page(&[audit(1, "first_key", Some("ops1.test"), "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=1", [page(&[]), page(&[audit(2, "stage", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=2", [page(&[])]);
     let mut child = operator.spawn(&["audit", "--follow", "--format", "json"]);
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let revisions: Vec<u64> = lines
@@ -181,8 +181,8 @@ fn a_followed_audit_log_goes_on_until_it_is_told_to_stop() {
 #[test]
 fn a_closed_pipe_is_no_panic_and_no_success() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
-    coordinator.on("GET /v1/pools/text/audit?after=0", [page(&[audit(1, "stage", None, "")])]);
-    coordinator.on("GET /v1/pools/text/audit?after=1", [page(&[audit(1, "stage", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=0", [page(&[audit(1, "stage", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=1", [page(&[audit(1, "stage", None, "")])]);
     for arguments in [&["pools"][..], &["nodes", "--format", "json"], &["audit"], &["audit", "--follow"], &["watch"]] {
         let mut child = operator.spawn(arguments);
         drop(child.stdout.take());
@@ -218,7 +218,7 @@ fn watch_writes_a_line_for_each_change_and_survives_an_outage() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
     let second = lines.next().unwrap().unwrap();
-    assert!(first.contains("  text  steady  generation 12") && first.contains("3/3 converged"), "{first}");
+    assert!(first.contains("  edge  steady  generation 12") && first.contains("3/3 converged"), "{first}");
     assert!(second.contains("  text  staged  generation 12") && second.contains("1/3 converged"), "{second}");
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -243,9 +243,9 @@ fn watch_on_a_terminal_is_one_screen() {
         .spawn()
         .unwrap();
     let shows = |text: &str| std::fs::read_to_string(&log).unwrap_or_default().contains(text);
-    assert!(poll_until(SOON, || shows("no node is behind") && shows("pool text: steady, generation 12")));
+    assert!(poll_until(SOON, || shows("no node is behind") && shows("pool edge: steady, generation 12")));
     with_pool(&coordinator, &pool(json!({"phase": "staged", "generation": 13, "converged": 1})), &three());
-    assert!(poll_until(SOON, || shows("pool text: staged, generation 13, 1 of 3")));
+    assert!(poll_until(SOON, || shows("pool edge: staged, generation 13, 1 of 3")));
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -256,10 +256,10 @@ fn the_only_pool_needs_no_name_and_one_of_two_does() {
     let coordinator = operator.coordinator();
     with_pool(&coordinator, &pool(json!({})), &three());
     operator.configure(&[&coordinator.url()], "");
-    assert!(operator.ok(&["nodes"]).starts_with("pool text:"));
-    coordinator.ok("GET /v1/pools", json!({"pools": [pool(json!({"pool": "a"})), pool(json!({"pool": "text"}))]}));
+    assert!(operator.ok(&["nodes"]).starts_with("pool edge:"));
+    coordinator.ok("GET /v1/pools", json!({"pools": [pool(json!({"pool": "a"})), pool(json!({"pool": "edge"}))]}));
     let (_, stderr) = operator.ends(&["nodes"], 2);
     assert!(stderr.contains("there are 2 pools: a, text") && stderr.contains("--pool"), "{stderr}");
-    assert!(operator.ok(&["nodes", "--pool", "text"]).starts_with("pool text:"));
+    assert!(operator.ok(&["nodes", "--pool", "edge"]).starts_with("pool edge:"));
     operator.ends(&["nodes", "--pool", "A/B"], 2);
 }

@@ -67,15 +67,15 @@ fn everything_wrong_with_the_configuration_comes_at_once() {
 fn the_next_coordinator_is_asked_where_one_is_not_there() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let dead = dead_url();
-    operator.configure(&[&dead, &coordinator.url()], "pool = \"text\"");
-    assert!(operator.ok(&["nodes"]).starts_with("pool text:"));
+    operator.configure(&[&dead, &coordinator.url()], "pool = \"edge\"");
+    assert!(operator.ok(&["nodes"]).starts_with("pool edge:"));
     // Commands as well, once.
-    coordinator.ok("POST /v1/pools/text/pause", done("pause", json!({})));
+    coordinator.ok("POST /v1/pools/edge/pause", done("pause", json!({})));
     operator.ok(&["pause"]);
     assert_eq!(coordinator.orders().len(), 1);
     // No coordinator answers: the error names each.
     let other = dead_url();
-    operator.configure(&[&dead, &other], "pool = \"text\"");
+    operator.configure(&[&dead, &other], "pool = \"edge\"");
     let (_, stderr) = operator.ends(&["pools"], 1);
     assert!(stderr.contains(&dead) && stderr.contains(&other) && stderr.contains("remedy"), "{stderr}");
 }
@@ -87,7 +87,7 @@ fn one_that_cannot_answer_now_is_passed_over_and_asked_again() {
     for coordinator in [&first, &second] {
         with_pool(coordinator, &pool(json!({})), &three());
     }
-    operator.configure(&[&first.url(), &second.url()], "pool = \"text\"");
+    operator.configure(&[&first.url(), &second.url()], "pool = \"edge\"");
     let away = || Reply::RetryAfter(503, refusal("store_unavailable", "the store is away"), 1);
     first.on("GET /v1/pools", [away()]);
     operator.ok(&["pools"]);
@@ -104,7 +104,7 @@ fn one_that_cannot_answer_now_is_passed_over_and_asked_again() {
     let not_heard =
         Reply::RetryAfter(503, refusal("not_heard", "not heard since this coordinator started: cp3.test"), 60);
     for coordinator in [&first, &second] {
-        coordinator.on("POST /v1/pools/text/resume", [not_heard.clone()]);
+        coordinator.on("POST /v1/pools/edge/resume", [not_heard.clone()]);
     }
     let (_, stderr) = operator.ends(&["resume"], 3);
     assert!(stderr.contains("cp3.test") && stderr.contains("wait, or exclude"), "{stderr}");
@@ -158,7 +158,7 @@ fn each_refusal_has_its_exit_code_and_its_remedy() {
     ];
     for (status, kind, code, remedy) in cases {
         let reply = Reply::Json(status, refusal(kind, "the coordinator's own words"));
-        coordinator.on("POST /v1/pools/text/rotations", [reply]);
+        coordinator.on("POST /v1/pools/edge/rotations", [reply]);
         let (stdout, stderr) = operator.ends(&["rotate"], code);
         assert_eq!(stdout, "", "{kind}");
         assert!(stderr.contains("the coordinator's own words (request r-1)"), "{kind}: {stderr}");
@@ -197,25 +197,25 @@ fn a_wrong_authority_and_refused_certificates_are_told_apart() {
 #[test]
 fn an_unanswered_command_is_looked_up_before_anything_is_said() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
-    coordinator.on("POST /v1/pools/text/rotations", [Reply::Drop]);
+    coordinator.on("POST /v1/pools/edge/rotations", [Reply::Drop]);
     // It was done: the audit log has it, by us, with our reason.
     let others = audit(41, "stage", Some("ops2.test"), "weekly");
     let ours = audit(42, "stage", Some("ops1.test"), "weekly");
-    coordinator.on("GET /v1/pools/text/audit?after=40", [page(&[others.clone(), ours])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=40", [page(&[others.clone(), ours])]);
     let rotated = operator.json(&["rotate", "--reason", "weekly"], 0);
     assert_eq!((&rotated["revision"], &rotated["action"]), (&json!(42), &json!("stage")));
     assert_eq!(coordinator.orders().len(), 1);
     // It was not.
-    coordinator.on("GET /v1/pools/text/audit?after=40", [page(&[others])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=40", [page(&[others])]);
     let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);
     assert!(stderr.contains("cannot reach"), "{stderr}");
     // It may be done still.
-    coordinator.on("POST /v1/pools/text/rotations", [Reply::Hang]);
+    coordinator.on("POST /v1/pools/edge/rotations", [Reply::Hang]);
     let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);
     assert!(stderr.contains("no answer in time") && stderr.contains("--after 40"), "{stderr}");
-    coordinator.on("POST /v1/pools/text/rotations", [Reply::Drop]);
+    coordinator.on("POST /v1/pools/edge/rotations", [Reply::Drop]);
     // The coordinator cannot be asked for the outcome.
-    coordinator.on("GET /v1/pools/text/audit?after=40", [Reply::Drop]);
+    coordinator.on("GET /v1/pools/edge/audit?after=40", [Reply::Drop]);
     let (_, stderr) = operator.ends(&["rotate", "--reason", "weekly"], 1);
     assert!(stderr.contains("its outcome is unknown") && stderr.contains("--after 40"), "{stderr}");
 }
@@ -226,11 +226,11 @@ fn a_command_that_was_done_by_the_first_is_not_done_by_the_second() {
     let [first, second] = [(); 2].map(|()| operator.coordinator());
     for coordinator in [&first, &second] {
         with_pool(coordinator, &pool(json!({})), &three());
-        coordinator.on("GET /v1/pools/text/audit?after=40", [page(&[audit(41, "stage", Some("ops1.test"), "")])]);
+        coordinator.on("GET /v1/pools/edge/audit?after=40", [page(&[audit(41, "stage", Some("ops1.test"), "")])]);
     }
-    operator.configure(&[&first.url(), &second.url()], "pool = \"text\"");
-    first.on("POST /v1/pools/text/rotations", [Reply::Drop]);
-    second.on("POST /v1/pools/text/rotations", [Reply::Json(409, refusal("moved", "the document is at revision 41"))]);
+    operator.configure(&[&first.url(), &second.url()], "pool = \"edge\"");
+    first.on("POST /v1/pools/edge/rotations", [Reply::Drop]);
+    second.on("POST /v1/pools/edge/rotations", [Reply::Json(409, refusal("moved", "the document is at revision 41"))]);
     let rotated = operator.json(&["rotate"], 0);
     assert_eq!(rotated["revision"], 41);
     let carried = second.orders();

@@ -51,11 +51,11 @@ impl Fleet {
         let pool = format!("nodes = [\"*.test\"]\n{FAST}");
         operator.write(
             "coordinator.toml",
-            &config.with_pools(&format!("[pools.text]\n{pool}[pools.bulk]\n{pool}")),
+            &config.with_pools(&format!("[pools.edge]\n{pool}[pools.bulk]\n{pool}")),
             0o644,
         );
         operator.write("kek", "0123456789abcdef0123456789abcdef", 0o400);
-        operator.configure(&[&format!("https://{api}")], "pool = \"text\"");
+        operator.configure(&[&format!("https://{api}")], "pool = \"edge\"");
         let (coordinator, runtime) = (Coordinator::new(&dir), runtime());
         let mut fleet = Self { nodes: Vec::new(), coordinator, api, _runtime: runtime, operator };
         fleet.start_coordinator();
@@ -87,7 +87,7 @@ impl Fleet {
     /// The pool as `tfoctl pools` has it.
     #[track_caller]
     pub(crate) fn pool(&self) -> Value {
-        self.operator.json(&["pools", "--pool", "text"], 0)["pools"][0].take()
+        self.operator.json(&["pools", "--pool", "edge"], 0)["pools"][0].take()
     }
 
     /// Waits until the pool is as wanted.

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::fake::{FakeCoordinator, Operator, Reply, audit, done, key, node, page, pool, refusal, three};
 
-const ROTATIONS: &str = "POST /v1/pools/text/rotations";
-const STATUS: &str = "GET /v1/pools/text";
+const ROTATIONS: &str = "POST /v1/pools/edge/rotations";
+const STATUS: &str = "GET /v1/pools/edge";
 
 /// The pool at one moment after the start.
 fn at(revision: u64, with: Value) -> Reply {
@@ -47,9 +47,9 @@ fn settled() -> Reply {
 #[test]
 fn a_rotation_is_followed_from_phase_to_phase() {
     let (operator, coordinator) = rotating([staged(&["cp2.test", "cp3.test"]), promoted(), settled()]);
-    coordinator.on("GET /v1/pools/text/audit?after=41", [page(&[audit(42, "promote", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=41", [page(&[audit(42, "promote", None, "")])]);
     coordinator.on(
-        "GET /v1/pools/text/audit?after=42",
+        "GET /v1/pools/edge/audit?after=42",
         [page(&[audit(43, "open_wave", None, ""), audit(44, "settle", None, "")])],
     );
     let (stdout, stderr) = operator.ends(&["rotate", "--wait"], 0);
@@ -64,14 +64,14 @@ fn a_rotation_is_followed_from_phase_to_phase() {
     ];
     assert_eq!(lines, expected);
     assert!(!stderr.contains(&b));
-    assert!(stdout.starts_with("stage in pool text: done after "), "{stdout}");
+    assert!(stdout.starts_with("stage in pool edge: done after "), "{stdout}");
     assert!(stdout.contains(&format!("steady, generation 14\nprimary {c} (8), backup {a} (7)\n")), "{stdout}");
 }
 
 #[test]
 fn its_json_says_how_it_ended_and_where_the_pool_stands() {
     let (operator, coordinator) = rotating([settled()]);
-    coordinator.on("GET /v1/pools/text/audit?after=41", [page(&[audit(44, "settle", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=41", [page(&[audit(44, "settle", None, "")])]);
     let mut ended = operator.json(&["rotate", "--wait"], 0);
     assert!(ended["elapsed_secs"].take().is_u64());
     insta::assert_json_snapshot!("rotate_wait", ended);
@@ -81,7 +81,7 @@ fn its_json_says_how_it_ended_and_where_the_pool_stands() {
 fn when_time_is_over_the_nodes_are_named() {
     let (operator, _coordinator) = rotating([staged(&["cp2.test"])]);
     let (stdout, stderr) = operator.ends(&["rotate", "--wait", "--timeout", "2s"], 4);
-    assert!(stdout.starts_with("stage in pool text: not converged after 2s"), "{stdout}");
+    assert!(stdout.starts_with("stage in pool edge: not converged after 2s"), "{stdout}");
     assert!(stdout.ends_with("waits for 1: cp2.test\n"), "{stdout}");
     assert_eq!(stderr.lines().count(), 1, "nothing changed: {stderr}");
     let (operator, _coordinator) = rotating([staged(&["cp2.test"])]);
@@ -93,12 +93,12 @@ fn when_time_is_over_the_nodes_are_named() {
 fn somebody_elses_abort_and_a_hold_end_it_as_refused() {
     let (operator, coordinator) =
         rotating([staged(&["cp2.test"]), at(42, json!({"hold": "aborted", "blocked_by": "held"}))]);
-    coordinator.on("GET /v1/pools/text/audit?after=41", [page(&[audit(42, "abort", Some("ops2.test"), "bad timing")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=41", [page(&[audit(42, "abort", Some("ops2.test"), "bad timing")])]);
     let (stdout, _) = operator.ends(&["rotate", "--wait"], 3);
-    assert!(stdout.starts_with("stage in pool text: aborted by ops2.test (\"bad timing\")"), "{stdout}");
+    assert!(stdout.starts_with("stage in pool edge: aborted by ops2.test (\"bad timing\")"), "{stdout}");
     // A revoke that turned it back.
     let (operator, coordinator) = rotating([at(42, json!({"hold": "aborted", "blocked_by": "held"}))]);
-    coordinator.on("GET /v1/pools/text/audit?after=41", [page(&[audit(42, "revoke", Some("ops2.test"), "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=41", [page(&[audit(42, "revoke", Some("ops2.test"), "")])]);
     let ended = operator.json(&["rotate", "--wait"], 3);
     assert_eq!(ended["result"], "held");
     // A store that was put back.
@@ -110,7 +110,7 @@ fn somebody_elses_abort_and_a_hold_end_it_as_refused() {
 fn a_coordinator_that_is_away_for_a_while_does_not_end_it() {
     let gone = || Reply::Json(500, refusal("internal", "restarting"));
     let (operator, coordinator) = rotating([staged(&[]), gone(), gone(), Reply::Drop, settled()]);
-    coordinator.on("GET /v1/pools/text/audit?after=41", [page(&[audit(44, "settle", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=41", [page(&[audit(44, "settle", None, "")])]);
     let (_, stderr) = operator.ends(&["rotate", "--wait"], 0);
     assert_eq!(stderr.matches("restarting").count(), 1, "said once: {stderr}");
     // But one that does not let us look any more does.
@@ -151,6 +151,6 @@ fn a_first_key_is_waited_for_until_the_expected_have_it() {
     let (operator, coordinator) = rotating([given(3)]);
     coordinator.ok(ROTATIONS, done("first_key", json!({"phase": "steady"})));
     let nodes = json!([node("cp1.test", json!({})), node("cp9.test", json!({}))]);
-    coordinator.ok("GET /v1/pools/text/nodes", json!({"pool": "text", "nodes": nodes, "fingerprints": []}));
+    coordinator.ok("GET /v1/pools/edge/nodes", json!({"pool": "edge", "nodes": nodes, "fingerprints": []}));
     operator.ends(&wait, 0);
 }

@@ -54,7 +54,7 @@ pub(crate) struct Shelf {
 
 pub(crate) fn pool() -> PoolName {
     // Asked for at every look at the store.
-    static POOL: LazyLock<PoolName> = LazyLock::new(|| "text".parse().unwrap());
+    static POOL: LazyLock<PoolName> = LazyLock::new(|| "edge".parse().unwrap());
     POOL.clone()
 }
 

@@ -108,7 +108,7 @@ struct World {
 }
 
 fn pool_name() -> PoolName {
-    "text".parse().unwrap()
+    "edge".parse().unwrap()
 }
 
 fn policy() -> Policy {
