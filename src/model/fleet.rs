@@ -21,10 +21,66 @@ named_enum! {
         ExpectedNodes = "expected_nodes",
         /// An operator or the health gate paused it.
         Paused = "paused",
-        /// Held after an abort, a first key or a recovery; or there is no key yet.
+        /// Held after an abort, a first key or a recovery.
         Held = "held",
+        /// The pool has no key yet.
+        NoKey = "no_key",
         /// The store was restored: `recover`.
         Frozen = "frozen",
+    }
+}
+
+named_enum! {
+    /// How much a verdict on a pool asks of an operator.
+    pub enum Severity {
+        /// Nothing.
+        Ok = "ok",
+        /// To know, such as a rotation that runs.
+        Notice = "notice",
+        /// Something to do, today.
+        Warning = "warning",
+        /// Something to do now: clients lose cookies, or nothing can be driven.
+        Critical = "critical",
+    }
+}
+
+named_enum! {
+    /// What a verdict on a pool is about (docs/reference/json.md).
+    pub enum VerdictKind {
+        /// Every node accepts every other node's cookies, and nothing is in the way of the next rotation.
+        Agree = "agree",
+        /// A rotation runs.
+        Rotating = "rotating",
+        /// An operator paused the pool.
+        Paused = "paused",
+        /// The health gate stopped a rotation: cookies are rejected.
+        StoppedByHealth = "stopped_by_health",
+        /// No rotation starts until an operator resumes.
+        Held = "held",
+        /// The pool has no key yet.
+        NoKey = "no_key",
+        /// Fewer nodes than expected: the next rotation does not start, or will not.
+        ExpectedNodes = "expected_nodes",
+        /// Nodes are absent or behind: a rotation waits for them, or the next one will.
+        Absent = "absent",
+        /// Some nodes refuse cookies that other nodes make.
+        Split = "split",
+        /// The store was restored and is behind its own fleet.
+        Frozen = "frozen",
+        /// The coordinator cannot tell: its store or most nodes were not heard.
+        Blind = "blind",
+        /// All nodes have their keys from elsewhere.
+        OnlyReports = "only_reports",
+    }
+}
+
+named_enum! {
+    /// What paused a pool.
+    pub enum PausedBy {
+        /// An operator.
+        Operator = "operator",
+        /// The health gate.
+        Health = "health",
     }
 }
 

@@ -1,10 +1,10 @@
 //! API v1 pinned: every type as it goes over the network.  A change here is a change of the contract.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use tfo_model::count::{Epoch, Generation, Revision};
-use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState};
+use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState, Severity, VerdictKind};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::node::{Expected, KeySource};
@@ -13,7 +13,7 @@ use tfo_model::time::UnixTime;
 use tfo_wire::error::{ErrorBody, ErrorKind};
 use tfo_wire::v1::fleet::{
     AdvanceRequest, Audit, AuditLine, Command, Done, FingerprintCount, ImportRequest, NodeAction, NodeRequest,
-    NodeStatus, Nodes, PoolStatus, Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown, Waves,
+    NodeStatus, Nodes, PoolStatus, Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown, Verdict, Waves,
 };
 use tfo_wire::v1::secret::SecretText;
 use tfo_wire::v1::sync::{ClockReport, InstalledKeys, KeyMaterial, SyncAnswer, SyncRequest};
@@ -117,7 +117,18 @@ fn status() -> PoolStatus {
         phase: Phase::Promoted,
         primary: Some(slot(3)),
         backup: Some(slot(2)),
-        paused: false,
+        verdict: Verdict {
+            severity: Severity::Ok.into(),
+            kind: VerdictKind::Agree.into(),
+            since: None,
+            sentence: "every node accepts every other node's cookies".to_owned(),
+            nodes: Vec::new(),
+            more: 0,
+            numbers: BTreeMap::new(),
+            next: None,
+            docs: None,
+        },
+        paused: None,
         hold: Some(HoldReason::Aborted.into()),
         expect: Some(Expected::Number(100)),
         required: 100,

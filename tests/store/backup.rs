@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tfo_coordinator::backup::{Exported, export, import};
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Pause, Proposal, Stage};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Input, Now, Step};
 use tfo_engine::rollout::presence::Life;
@@ -304,7 +304,7 @@ fn an_import_that_was_cut_short_is_run_again() {
     let problem = import(&FullStore { inner: &inner, room: 0.into() }, &kek(1), &file).err().unwrap();
     assert!(problem.kind == "store_full" && problem.message.contains("nothing was changed"), "{problem}");
     let problem = import(&FullStore { inner: &inner, room: 1.into() }, &kek(1), &file).err().unwrap();
-    assert!(problem.message.contains("pool upload") && problem.message.contains("imported: text"), "{problem}");
+    assert!(problem.message.contains("pool upload") && problem.message.contains("imported: edge"), "{problem}");
     assert!(problem.remedy.contains("import again"), "{problem}");
     let imported = import(&inner, &kek(1), &file).unwrap();
     assert_eq!((imported.present[0].pool.as_str(), imported.made[0].pool.as_str()), ("edge", "upload"));
@@ -336,7 +336,7 @@ fn a_backup_beside_a_serving_coordinator_is_one_state() {
                 let stored = store.load(&pool).unwrap().unwrap().snapshot;
                 let mut next = proposal(&stored.document, |document| {
                     let pausing = document.paused.is_none();
-                    document.paused = pausing.then_some(Pause::Operator);
+                    document.paused = pausing.then(walk::pause);
                     if pausing { Action::Pause } else { Action::Resume }
                 });
                 let mut change = touch(&stored, &node(1));

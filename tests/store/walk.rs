@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tfo_crypto::fingerprint::fingerprint;
-use tfo_engine::rollout::document::{Actor, AuditEntry, Document, KeyRing, Pause, Proposal, Snapshot, Stage, Wave};
+use tfo_engine::rollout::document::{
+    Actor, AuditEntry, Document, KeyRing, Pause, PauseCause, Proposal, Snapshot, Stage, Wave,
+};
 use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
 use tfo_engine::rollout::record::{Membership, NodeRecord, RecordChange};
 use tfo_engine::rollout::slots::PoolKey;
@@ -156,7 +158,7 @@ pub(crate) fn step(store: &dyn Store, pool: &PoolName, seed: u64, index: u64) ->
         }
         5 => {
             let proposal = proposal(&snapshot.document, |document| {
-                document.paused = if document.paused.is_none() { Some(Pause::Operator) } else { None };
+                document.paused = if document.paused.is_none() { Some(pause()) } else { None };
                 if document.paused.is_some() { Action::Pause } else { Action::Resume }
             });
             let _erasure = store.commit(pool, &proposal, &keys)?;
@@ -199,4 +201,10 @@ pub(crate) fn see(store: &dyn ReadStore, pool: &PoolName) -> Option<Seen> {
         }
         audit.extend(page);
     }
+}
+
+/// A pause by an operator.
+pub(crate) fn pause() -> Pause {
+    let cause = PauseCause::Operator { operator: "alice".parse().unwrap(), reason: "a test".to_owned() };
+    Pause { since: UnixTime::from_secs(0), cause }
 }

@@ -47,7 +47,7 @@ const NUMBERS: [(&str, &str, Read); 10] = [
     ("pool_held", "Requests that are held until there is something new.", |pool| count(pool.held)),
     ("pool_key_pairs", "Different pairs of keys that nodes have installed.", |pool| count(pool.fingerprints.len())),
     ("pool_since_timestamp_seconds", "When this phase began.", |pool| float(pool.status.since.secs())),
-    ("pool_paused", "1 if an operator or the health gate stopped it.", |pool| flag(pool.status.paused)),
+    ("pool_paused", "1 if an operator or the health gate stopped it.", |pool| flag(pool.status.paused.is_some())),
     ("pool_drives", "0 if the configuration file differs from the pool's policy.", |pool| flag(pool.status.drives)),
 ];
 

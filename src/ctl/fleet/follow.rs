@@ -121,7 +121,7 @@ pub(super) fn progress(status: &PoolStatus) -> String {
 /// The part of a status whose change is shown at once.
 fn key(status: &PoolStatus) -> impl PartialEq + use<> {
     let waves = status.waves.map(|waves| waves.opened);
-    (status.phase.as_str(), status.generation, waves, status.paused, status.hold.clone())
+    (status.phase.as_str(), status.generation, waves, status.paused.is_some(), status.hold.clone())
 }
 
 /// A command that was followed, and how it ended.
@@ -288,7 +288,7 @@ mod tests {
     fn status(phase: Phase, converged: usize) -> PoolStatus {
         let text = serde_json::json!({
             "pool": "edge", "pool_id": "0".repeat(32), "revision": 9, "generation": 4, "phase": phase,
-            "primary": {"epoch": 2, "fingerprint": "00000000000000aa"}, "backup": null, "paused": false, "hold": null,
+            "primary": {"epoch": 2, "fingerprint": "00000000000000aa"}, "backup": null, "paused": null, "hold": null, "verdict": {"severity": "ok", "kind": "agree", "since": null, "sentence": "", "nodes": [], "more": 0, "numbers": {}, "next": null, "docs": null},
             "required": 3, "converged": converged, "reporting": 0, "waiting_for": [], "next_at": null,
             "blocked_by": null, "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": [],
             "drives": true
@@ -327,8 +327,7 @@ mod tests {
         let frozen = PoolStatus { blocked_by: Some(BlockedBy::Frozen.into()), ..status(Phase::Staged, 3) };
         assert!(matches!(judge(&Goal::Settled, &frozen, &[], &[]), Some(End::Held(_))));
         // An operator may end a pause; it is waited for.
-        let paused =
-            PoolStatus { paused: true, blocked_by: Some(BlockedBy::Paused.into()), ..status(Phase::Staged, 3) };
+        let paused = PoolStatus { blocked_by: Some(BlockedBy::Paused.into()), ..status(Phase::Staged, 3) };
         assert_eq!(judge(&Goal::Settled, &paused, &[], &[]), None);
     }
 

@@ -40,6 +40,9 @@ pub(super) fn gate(blocked_by: &Named<BlockedBy>) -> String {
         Named::Known(BlockedBy::ExpectedNodes) => "fewer nodes than expected",
         Named::Known(BlockedBy::Paused) => "paused: resume it",
         Named::Known(BlockedBy::Held) => "held: resume it",
+        Named::Known(BlockedBy::NoKey) => {
+            "no key yet: `tfoctl rotate --first`, or `tfoctl import` if the nodes share one"
+        }
         Named::Known(BlockedBy::Frozen) => "frozen: the store is older than the fleet; recover it",
         Named::Unknown(later) => return plain(later.as_str()),
     };

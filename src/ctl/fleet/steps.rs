@@ -36,7 +36,7 @@ pub(crate) struct ResumeArgs {
 /// Resumes a paused or held pool.
 pub(crate) fn resume(arguments: &ResumeArgs, format: Format) -> Result<Outcome, Failure> {
     run(&arguments.common, format, async |_, status| {
-        let what = match (&status.hold, status.paused) {
+        let what = match (&status.hold, status.paused.is_some()) {
             (Some(hold), _) => format!("the hold ({hold}) ends, and rotations start by schedule again"),
             (None, true) => format!("the pool continues from {}", status.phase.as_str()),
             (None, false) => "the pool is neither paused nor held: the coordinator will refuse this".to_owned(),

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{Document, Hold, Pause, REVOKED_MAX, Revoke, Stage};
+use super::document::{Document, Hold, REVOKED_MAX, Revoke, Stage};
 use super::draft::Draft;
 use super::input::{Reason, RevokeKeys, Step};
 use super::slots::PoolKey;
@@ -74,8 +74,8 @@ fn turn_back(draft: &mut Draft<'_>) -> Result<(), Reason> {
 /// the revoke is refused until `resume`, so it cannot stand still behind a pause unnoticed (rule 13).
 pub(super) fn revoke(mut draft: Draft<'_>, keys: &RevokeKeys, deny: &BTreeSet<NodeId>) -> Result<Step, Reason> {
     match draft.document.paused {
-        Some(Pause::Operator) => return Err(Reason::Paused),
-        Some(Pause::Health { .. }) | None => draft.document.paused = None,
+        Some(ref pause) if !pause.is_health() => return Err(Reason::Paused),
+        Some(_) | None => draft.document.paused = None,
     }
     let held = draft.document.keys_held();
     let keys: BTreeSet<PoolKey> = match keys {

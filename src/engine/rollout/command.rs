@@ -20,7 +20,7 @@
 
 use super::abort::{abort, revoke};
 use super::barrier::{Barrier, may_commit, no_common_foreign_key, not_frozen};
-use super::document::{Actor, Hold, Pause, Snapshot, Stage};
+use super::document::{Actor, Hold, Pause, PauseCause, Snapshot, Stage};
 use super::draft::{Draft, Origin};
 use super::gates::{drained, missing};
 use super::input::{Command, Now, OperatorRequest, Reason, Step};
@@ -157,7 +157,13 @@ fn pause(mut draft: Draft<'_>) -> Result<Step, Reason> {
     if draft.document.paused.is_some() {
         return Err(Reason::WrongPhase("paused already"));
     }
-    draft.document.paused = Some(Pause::Operator);
+    let cause = match &draft.origin.actor {
+        Actor::Operator(operator) => {
+            PauseCause::Operator { operator: operator.clone(), reason: draft.origin.reason.clone() }
+        }
+        Actor::Engine => return Err(Reason::WrongPhase("only an operator pauses a pool by command")),
+    };
+    draft.document.paused = Some(Pause { since: draft.now.wall, cause });
     draft.commit(Action::Pause)
 }
 
@@ -182,7 +188,7 @@ fn resume(mut draft: Draft<'_>, force: bool) -> Result<Step, Reason> {
             return draft.commit(Action::Resume);
         }
     }
-    let was_unhealthy = matches!(draft.document.paused, Some(Pause::Health { .. }));
+    let was_unhealthy = draft.document.paused.as_ref().is_some_and(Pause::is_health);
     if let (Stage::Promoted { wave, .. }, true) = (&mut draft.document.stage, was_unhealthy) {
         wave.health_waived = true;
     }

@@ -41,6 +41,9 @@ pub const REVOKED_MAX: usize = 256;
 /// Enough for the canaries of any fleet.  Beyond that names add nothing to the share, and the log stays small.
 pub const AUDIT_MEMBERS_MAX: usize = 100;
 
+/// Most nodes that a stop by the health gate names.
+pub const WORST_NODES_MAX: usize = 5;
+
 /// The phase of the pool, with exactly the keys of that phase.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
@@ -142,17 +145,41 @@ impl Hold {
 
 /// What stopped the pool in its present phase.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Pause {
+    /// When it was paused, by the wall clock of the coordinator that committed it.
+    pub since: UnixTime,
+    /// The author of the pause, and the cause.
+    pub cause: PauseCause,
+}
+
+/// Why a pool is paused.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
-pub enum Pause {
-    /// An operator.
-    Operator,
+pub enum PauseCause {
+    /// An operator paused it.
+    Operator {
+        /// The operator's name in the certificate.
+        operator: NodeId,
+        /// The operator's reason; may be empty.
+        reason: String,
+    },
     /// The health gate (rule 12): more cookies are rejected in the wave than before it was promoted.
     Health {
         /// Share of rejected cookies since the promotion.
         rejected: Share,
         /// The same while the pool was staged.
         baseline: Share,
+        /// The nodes that rejected most, the worst first, at most [`WORST_NODES_MAX`].
+        worst: Vec<NodeId>,
     },
+}
+
+impl Pause {
+    /// Whether the health gate paused the pool.
+    #[must_use]
+    pub fn is_health(&self) -> bool {
+        matches!(self.cause, PauseCause::Health { .. })
+    }
 }
 
 /// A running revoke (rule 13).  Persisted.

@@ -5,7 +5,7 @@
 //! wall clock contradicts the document, this coordinator's served time counts instead.
 
 use super::barrier::Barrier;
-use super::document::{Document, Snapshot, Stage, Wave};
+use super::document::{Document, Snapshot, Stage, WORST_NODES_MAX, Wave};
 use super::input::{Now, Wait};
 use super::policy::Share;
 use super::record::{NodeRecord, SlotCount};
@@ -49,7 +49,7 @@ pub(super) fn drained(snapshot: &Snapshot, now: Now<'_>) -> Result<(), Wait> {
 }
 
 /// Result of the health gate for the opened waves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Health {
     /// Observed for long enough, and well.
     Good,
@@ -64,6 +64,8 @@ pub(super) enum Health {
         rejected: Share,
         /// Share while staged.
         baseline: Share,
+        /// The nodes that rejected most, the worst first.
+        worst: Vec<NodeId>,
     },
 }
 
@@ -84,7 +86,14 @@ pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wav
     let is_evidence = since.cookies().min(before.cookies()) >= policy.health_min_connections;
     let risen = rejected.ppm() > baseline.ppm().saturating_add(policy.health_rise_max.ppm());
     if is_evidence && risen && !wave.health_waived {
-        return Health::Bad { rejected, baseline };
+        let mut failures: Vec<(u64, &NodeId)> = (snapshot.nodes.iter())
+            .filter(|(node, record)| record.is_required() && is_opened(document, epoch, wave, node))
+            .filter_map(|(node, record)| Some((window_of(record, Phase::Promoted, epoch)?.passive_fail, node)))
+            .filter(|(failures, _)| *failures > 0)
+            .collect();
+        failures.sort_by_key(|(failures, _)| std::cmp::Reverse(*failures));
+        let worst = failures.into_iter().take(WORST_NODES_MAX).map(|(_, node)| node.clone()).collect();
+        return Health::Bad { rejected, baseline, worst };
     }
     match policy.health_window_secs.saturating_sub(now.presence.wave_secs) {
         0 => Health::Good,

@@ -41,6 +41,7 @@ pub mod presence;
 pub mod record;
 pub mod slots;
 pub mod sync;
+pub mod verdict;
 mod walk;
 pub mod wave;
 

@@ -18,7 +18,7 @@
 use std::collections::BTreeSet;
 
 use super::barrier::{Barrier, not_frozen};
-use super::document::{AUDIT_MEMBERS_MAX, Hold, Pause, Snapshot, Stage, Wave};
+use super::document::{AUDIT_MEMBERS_MAX, Hold, Pause, PauseCause, Snapshot, Stage, Wave};
 use super::draft::{Draft, Origin};
 use super::gates::{Health, drained, due, health, missing};
 use super::input::{Now, Reason, Step, Wait};
@@ -50,7 +50,7 @@ pub(super) fn tick(snapshot: &Snapshot, now: Now<'_>, fresh: Option<KeyFingerpri
         return Ok(step);
     }
     match &document.stage {
-        Stage::Empty => Ok(Step::Wait(Wait::on(BlockedBy::Held))),
+        Stage::Empty => Ok(Step::Wait(Wait::on(BlockedBy::NoKey))),
         Stage::Steady { current, backup } => tick_steady(snapshot, now, fresh, *current, *backup),
         Stage::Staged { .. } => at_barrier(snapshot, now, || promote(snapshot, now)),
         Stage::Promoted { next, wave, .. } if !wave.is_last() => tick_wave(snapshot, now, *next, wave),
@@ -115,9 +115,10 @@ fn tick_wave(snapshot: &Snapshot, now: Now<'_>, next: PoolKey, wave: &Wave) -> R
     }
     let in_revoke = document.revoke.is_some();
     let health = health(snapshot, now, next.epoch, wave);
-    if let (Health::Bad { rejected, baseline }, false) = (health, in_revoke) {
+    if let (Health::Bad { rejected, baseline, worst }, false) = (&health, in_revoke) {
         let mut draft = Draft::of(snapshot, now, Origin::engine(""));
-        draft.document.paused = Some(Pause::Health { rejected, baseline });
+        let cause = PauseCause::Health { rejected: *rejected, baseline: *baseline, worst: worst.clone() };
+        draft.document.paused = Some(Pause { since: now.wall, cause });
         return draft.commit(Action::Unhealthy);
     }
     let barrier = Barrier::of_opened(snapshot);

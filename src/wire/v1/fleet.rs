@@ -2,13 +2,13 @@
 //!
 //! Null means unknown.  Readers skip fields that they do not know, and keep unknown names as they are ([`Named`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::secret::SecretText;
 use tfo_model::count::{Epoch, Generation, Revision};
-use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState};
+use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState, PausedBy, Severity, VerdictKind};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::named::Named;
@@ -47,8 +47,10 @@ pub struct PoolStatus {
     pub primary: Option<SlotPrint>,
     /// The desired backup of most nodes.
     pub backup: Option<SlotPrint>,
-    /// Whether an operator or the health gate paused it.
-    pub paused: bool,
+    /// The one thing to know about the pool, and what to do.
+    pub verdict: Verdict,
+    /// What paused it; null if it is not paused.
+    pub paused: Option<Paused>,
     /// Why no rotation starts until an operator resumes; null without a hold.
     pub hold: Option<Named<HoldReason>>,
     /// The nodes that must have the key before `resume`, after a first key or an import; null without such a hold, and
@@ -81,6 +83,51 @@ pub struct PoolStatus {
     /// The settings in which the file differs.
     #[serde(default)]
     pub policy_differs: Vec<String>,
+}
+
+/// The verdict on a pool: computed in one place, and the same on every surface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// How much it asks of an operator.
+    pub severity: Named<Severity>,
+    /// What it is about.
+    pub kind: Named<VerdictKind>,
+    /// Since when; null if that is unknown.
+    pub since: Option<UnixTime>,
+    /// One sentence for people, with the cause and its numbers.
+    pub sentence: String,
+    /// The nodes that it is about, in the order of their weight, at most [`VERDICT_NODES_MAX`].
+    pub nodes: Vec<NodeId>,
+    /// How many more nodes it is about.
+    pub more: usize,
+    /// The numbers of the sentence by name; shares are in millionths and end in `_ppm`.
+    pub numbers: BTreeMap<String, u64>,
+    /// The next command; null if there is nothing to do.
+    pub next: Option<String>,
+    /// The page of the documentation that says more, from its root; null if there is none.
+    pub docs: Option<String>,
+}
+
+/// Most nodes that a verdict names.
+pub const VERDICT_NODES_MAX: usize = 20;
+
+/// What paused a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// An operator or the health gate.
+    pub by: Named<PausedBy>,
+    /// When.
+    pub since: UnixTime,
+    /// The operator; null for the health gate.
+    pub operator: Option<NodeId>,
+    /// The operator's reason; may be empty.
+    pub reason: String,
+    /// Share of rejected cookies when the health gate stopped the rotation, in millionths.
+    pub rejected_ppm: Option<u32>,
+    /// The same before the promotion, in millionths.
+    pub baseline_ppm: Option<u32>,
+    /// The nodes that rejected most, the worst first.
+    pub worst: Vec<NodeId>,
 }
 
 /// How far a promotion is.
@@ -360,6 +407,9 @@ mod tests {
     #[test]
     fn every_value_is_its_name_and_an_unknown_name_is_kept() {
         is_its_name(&BlockedBy::ALL);
+        is_its_name(&Severity::ALL);
+        is_its_name(&VerdictKind::ALL);
+        is_its_name(&PausedBy::ALL);
         is_its_name(&NodeState::ALL);
         is_its_name(&HoldReason::ALL);
         is_its_name(&ExclusionReason::ALL);

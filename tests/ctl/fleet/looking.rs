@@ -13,7 +13,7 @@ use tfo_testbed::{SOON, need_tool, poll_until, skip_unless};
 fn pools_are_shown_as_text_and_as_json() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let held = pool(json!({
-        "pool": "bulk", "phase": "promoted", "waves": {"opened": 1, "of": 3}, "converged": 1, "paused": true,
+        "pool": "bulk", "phase": "promoted", "waves": {"opened": 1, "of": 3}, "converged": 1, "paused": {"by": "operator", "since": "2026-11-24T00:00:00Z", "operator": "alice", "reason": "", "rejected_ppm": null, "baseline_ppm": null, "worst": []},
         "blocked_by": "paused", "next_at": null, "waiting_for": ["cp2.test", "cp3.test"], "drives": false,
         "policy_differs": ["interval", "absent_after"]
     }));
@@ -219,7 +219,7 @@ fn watch_writes_a_line_for_each_change_and_survives_an_outage() {
     let first = lines.next().unwrap().unwrap();
     let second = lines.next().unwrap().unwrap();
     assert!(first.contains("  edge  steady  generation 12") && first.contains("3/3 converged"), "{first}");
-    assert!(second.contains("  text  staged  generation 12") && second.contains("1/3 converged"), "{second}");
+    assert!(second.contains("  edge  staged  generation 12") && second.contains("1/3 converged"), "{second}");
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let mut stderr = String::new();
@@ -259,7 +259,7 @@ fn the_only_pool_needs_no_name_and_one_of_two_does() {
     assert!(operator.ok(&["nodes"]).starts_with("pool edge:"));
     coordinator.ok("GET /v1/pools", json!({"pools": [pool(json!({"pool": "a"})), pool(json!({"pool": "edge"}))]}));
     let (_, stderr) = operator.ends(&["nodes"], 2);
-    assert!(stderr.contains("there are 2 pools: a, text") && stderr.contains("--pool"), "{stderr}");
+    assert!(stderr.contains("there are 2 pools: a, edge") && stderr.contains("--pool"), "{stderr}");
     assert!(operator.ok(&["nodes", "--pool", "edge"]).starts_with("pool edge:"));
     operator.ends(&["nodes", "--pool", "A/B"], 2);
 }

@@ -5,19 +5,22 @@ use std::collections::BTreeMap;
 use super::Driver;
 use crate::pool::message::Summary;
 use tfo_engine::rollout::barrier::{Barrier, node_state, recoverable};
-use tfo_engine::rollout::document::{Hold, Stage};
+use tfo_engine::rollout::document::{Hold, Pause, PauseCause, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Input, Now, Step};
 use tfo_engine::rollout::record::{Membership, NodeRecord};
 use tfo_engine::rollout::slots::{PoolKey, Slots};
+use tfo_engine::rollout::verdict::verdict;
 use tfo_engine::rollout::wave::is_opened;
 use tfo_host::runtime::clock;
-use tfo_model::fleet::{BlockedBy, NodeState};
+use tfo_model::fleet::{BlockedBy, NodeState, PausedBy};
 use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
 use tfo_model::node::{Expected, KeySource};
 use tfo_model::state::SlotPrints;
-use tfo_wire::v1::fleet::{FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Waves};
+use tfo_wire::v1::fleet::{
+    FingerprintCount, NodeStatus, Nodes, Paused, PoolStatus, SlotPairShown, VERDICT_NODES_MAX, Verdict, Waves,
+};
 
 impl Driver {
     /// Computes what the next tick would wait for, so that the status includes the reports since the last one.
@@ -70,7 +73,8 @@ impl Driver {
             phase: document.stage.phase(),
             primary: slots.map(|slots| slots.primary.shown()),
             backup: slots.and_then(|slots| slots.backup).map(PoolKey::shown),
-            paused: document.paused.is_some(),
+            verdict: self.verdict(),
+            paused: document.paused.as_ref().map(paused),
             hold: document.hold.as_ref().map(|hold| hold.reason().into()),
             expect: document.hold.as_ref().and_then(expected),
             required: barrier.required,
@@ -88,6 +92,24 @@ impl Driver {
             recoverable: if frozen { recoverable(snapshot).iter().map(shown).collect() } else { Vec::new() },
             drives: differs.is_empty(),
             policy_differs: differs.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        let now = Now { wall: clock::now(), presence: &self.seen.presence };
+        let mut verdict = verdict(self.replica.snapshot(), now, self.wait.as_ref());
+        let more = verdict.nodes.len().saturating_sub(VERDICT_NODES_MAX);
+        verdict.nodes.truncate(VERDICT_NODES_MAX);
+        Verdict {
+            severity: verdict.severity.into(),
+            kind: verdict.kind.into(),
+            since: verdict.since,
+            sentence: verdict.sentence,
+            nodes: verdict.nodes,
+            more,
+            numbers: verdict.numbers.into_iter().map(|(name, number)| (name.to_owned(), number)).collect(),
+            next: verdict.next,
+            docs: verdict.docs.map(str::to_owned),
         }
     }
 
@@ -176,6 +198,31 @@ fn holds(record: &NodeRecord) -> Option<SlotPrints> {
     let report = record.report.as_ref()?;
     // A record of an earlier release has no `holds`.
     report.holds.or_else(|| report.fence.as_ref().map(|fence| fence.slots.prints()))
+}
+
+fn paused(pause: &Pause) -> Paused {
+    let (by, since) = (PausedBy::Operator.into(), pause.since);
+    let none = Paused {
+        by,
+        since,
+        operator: None,
+        reason: String::new(),
+        rejected_ppm: None,
+        baseline_ppm: None,
+        worst: Vec::new(),
+    };
+    match &pause.cause {
+        PauseCause::Operator { operator, reason } => {
+            Paused { operator: Some(operator.clone()), reason: reason.clone(), ..none }
+        }
+        PauseCause::Health { rejected, baseline, worst } => Paused {
+            by: PausedBy::Health.into(),
+            rejected_ppm: Some(rejected.ppm()),
+            baseline_ppm: Some(baseline.ppm()),
+            worst: worst.clone(),
+            ..none
+        },
+    }
 }
 
 fn shown(slots: &Slots) -> SlotPairShown {

@@ -112,14 +112,15 @@ fn the_list_of_revoked_keys_is_bounded() {
 
 #[test]
 fn a_revoke_does_not_stand_still_behind_a_pause() {
-    use super::super::document::Pause;
+    use super::super::document::{Pause, PauseCause};
     use super::super::policy::Share;
     let mut snapshot = of(promoted(0, &["a"]));
     let (rejected, baseline) = (Share::HALF, Share::of(0, 0));
-    snapshot.document.paused = Some(Pause::Health { rejected, baseline });
+    let cause = PauseCause::Health { rejected, baseline, worst: vec![node("a")] };
+    snapshot.document.paused = Some(Pause { since: NOW, cause });
     let proposal = committed(order(&snapshot, revoke(&[2])).unwrap());
     assert_eq!(proposal.document.paused, None, "a revoke walks without gates");
-    snapshot.document.paused = Some(Pause::Operator);
+    snapshot.document.paused = Some(pause());
     assert_eq!(refused(order(&snapshot, revoke(&[2]))), Reason::Paused);
 }
 

@@ -1,6 +1,6 @@
 //! Commands of operators: first key, import, rotate, pause, resume, recover, advance, policy.
 
-use super::super::document::{Hold, Pause};
+use super::super::document::Hold;
 use super::super::operator::RECOVER_JUMP;
 use super::super::policy::BadPolicy;
 use super::*;
@@ -114,7 +114,7 @@ fn a_rotation_on_demand_passes_the_schedule_but_no_barrier() {
 
     assert_eq!(refused(order(&with_behind(steady()), INSIST)), Reason::Barrier(vec![node("b")]));
     let mut paused = snapshot;
-    paused.document.paused = Some(Pause::Operator);
+    paused.document.paused = Some(pause());
     assert_eq!(refused(order(&paused, INSIST)), Reason::Paused);
     for stage in [Stage::Empty, staged(), promoted(0, &[])] {
         assert!(matches!(refused(order(&of(stage), INSIST)), Reason::WrongPhase(_)));
@@ -126,7 +126,7 @@ fn pause_and_resume_raise_no_generation() {
     for stage in [steady(), staged(), promoted(0, &["a"])] {
         let snapshot = with_behind(stage);
         let paused = committed(order(&snapshot, Command::Pause).unwrap());
-        assert_eq!((paused.document.paused.as_ref(), rise(&snapshot, &paused)), (Some(&Pause::Operator), 0));
+        assert_eq!((paused.document.paused.as_ref(), rise(&snapshot, &paused)), (Some(&pause()), 0));
         let snapshot = Snapshot { document: paused.document, ..snapshot };
         assert!(matches!(refused(order(&snapshot, Command::Pause)), Reason::WrongPhase(_)));
         let resumed = committed(order(&snapshot, Command::Resume { force: false }).unwrap());
@@ -373,7 +373,7 @@ fn a_rotation_on_demand_keeps_the_operators_reason() {
 fn a_pause_under_the_hold_of_a_first_key_is_lifted_alone() {
     let mut document = document(steady());
     document.hold = Some(Hold::FirstKey { expect: expect_number(3) });
-    document.paused = Some(Pause::Operator);
+    document.paused = Some(pause());
     let snapshot = pool(document, &["a"], &[]);
     let resumed = committed(order(&snapshot, Command::Resume { force: false }).unwrap()).document;
     assert_eq!((resumed.paused.is_none(), resumed.hold.is_some()), (true, true));

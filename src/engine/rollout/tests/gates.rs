@@ -55,7 +55,7 @@ fn health_is_a_rise_above_the_waves_own_baseline() {
         let proposal = committed(tick(&snapshot));
         let expected = if is_bad { Action::Unhealthy } else { Action::OpenWave };
         assert_eq!(proposal.audit.action, expected, "{before} {since}");
-        assert_eq!(matches!(proposal.document.paused, Some(Pause::Health { .. })), is_bad);
+        assert_eq!(proposal.document.paused.as_ref().is_some_and(Pause::is_health), is_bad);
         if is_bad {
             // After a resume the same wave is not paused a second time.
             let snapshot = Snapshot { document: proposal.document, nodes: snapshot.nodes };

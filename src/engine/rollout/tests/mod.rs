@@ -11,7 +11,7 @@ mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::document::{Document, Proposal, Snapshot, Stage, Wave};
+use super::document::{Document, Pause, PauseCause, Proposal, Snapshot, Stage, Wave};
 use super::handle;
 use super::input::{Command, Input, Now, OperatorRequest, Reason, Refused, Step, Wait};
 use super::policy::{NamePattern, Policy, Share, WaveRule};
@@ -171,6 +171,12 @@ fn order_with(snapshot: &Snapshot, presence: &Presence, command: Command) -> Res
     let order =
         OperatorRequest { operator: node("ops.example.org"), reason: "because".to_owned(), if_revision: None, command };
     handle(snapshot, Now { wall: NOW, presence }, &Input::Request(order), Some(fingerprint(4)))
+}
+
+/// The pause that [`order`] makes.
+fn pause() -> Pause {
+    let cause = PauseCause::Operator { operator: node("ops.example.org"), reason: "because".to_owned() };
+    Pause { since: NOW, cause }
 }
 
 fn order(snapshot: &Snapshot, command: Command) -> Result<Step, Refused> {

@@ -1,6 +1,6 @@
 //! The walk that ticks drive, and whom it waits for.
 
-use super::super::document::{Hold, Pause, Revoke};
+use super::super::document::{Hold, Revoke};
 use super::super::policy::AbsentPolicy;
 use super::super::record::Exclusion;
 use super::*;
@@ -97,7 +97,7 @@ fn an_ack_counts_only_with_the_told_fingerprints_durable_and_read_back() {
 fn gates_of_a_stage() {
     type Change = fn(&mut Document);
     let cases: [(BlockedBy, Change); 5] = [
-        (BlockedBy::Paused, |document| document.paused = Some(Pause::Operator)),
+        (BlockedBy::Paused, |document| document.paused = Some(pause())),
         (BlockedBy::Held, |document| document.hold = Some(Hold::Aborted)),
         (BlockedBy::Schedule, |document| document.rotated_at = UnixTime::from_secs(199_999)),
         (BlockedBy::ExpectedNodes, |document| document.policy.expected_nodes = 3),
@@ -110,7 +110,7 @@ fn gates_of_a_stage() {
         assert_eq!(wait.blocked_by, blocked_by);
     }
     let mut document = document(staged());
-    document.paused = Some(Pause::Operator);
+    document.paused = Some(pause());
     assert_eq!(waits(tick(&pool(document, &["a", "b"], &[]))).blocked_by, BlockedBy::Paused);
 }
 
