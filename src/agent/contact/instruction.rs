@@ -99,7 +99,7 @@ mod tests {
 
     fn answer(primary: &str, fingerprint: &str, backup: &str) -> Result<Instructed, InvalidInstruction> {
         let text = format!(
-            "{{\"pool\":\"text\",\"pool_id\":\"0123456789abcdef0123456789abcdef\",\"generation\":3,\"phase\":\"steady\",\
+            "{{\"pool\":\"edge\",\"pool_id\":\"0123456789abcdef0123456789abcdef\",\"generation\":3,\"phase\":\"steady\",\
              \"primary\":{{\"epoch\":2,\"fingerprint\":\"{fingerprint}\",\"key\":\"{primary}\"}},\"backup\":{backup},\
              \"absent_after_secs\":600}}"
         );

@@ -61,7 +61,7 @@ fn quiet() -> (Operator, FakeCoordinator) {
 /// Arguments, and what is shown when it has begun.
 const FOLLOWING: [(&[&str], &str); 4] = [
     (&["watch", "--interval", "1h"], "pool edge"),
-    (&["watch", "--interval", "1h", "--format", "json"], "\"pool\":\"text\""),
+    (&["watch", "--interval", "1h", "--format", "json"], "\"pool\":\"edge\""),
     (&["audit", "--follow"], "stage"),
     (&["rotate", "--wait"], "staged  generation"),
 ];
