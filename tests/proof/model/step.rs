@@ -594,7 +594,7 @@ impl World {
     fn note_joined(&mut self, request: &Request) {
         let is_empty = self.store.document.stage == Stage::Empty && !self.nodes.iter().any(|node| node.is_covered);
         let node = &mut self.nodes[request.node];
-        node.joined_empty |= is_empty && node.link.session() == request.sync.session;
+        node.joined_empty |= is_empty && node.kernel.is_none() && node.link.session() == request.sync.session;
     }
 
     fn answer(&mut self, request: &Request) {
@@ -612,7 +612,10 @@ impl World {
         let presence = if self.is_off(Off::NobodyIsToldBeforeAllAreHeard) { self.everybody() } else { presence };
         match PoolView::of(&view, &presence).answer(&view, &id, &request.sync) {
             Ok(Reply_::Instruct(told)) => self.reply(request, Reply::Tell(told)),
-            Ok(Reply_::Nothing) if request.sync.report.fence.is_none() => self.reply(request, Reply::Nothing),
+            // A kernel with keys is never ready without them, and a state less to look at.
+            Ok(Reply_::Nothing) if request.sync.report.fence.is_none() && self.nodes[request.node].kernel.is_none() => {
+                self.reply(request, Reply::Nothing);
+            }
             Ok(Reply_::Nothing) => self.confirm(request, &presence),
             Err(SyncRefused::SessionClosed { ordinal }) => self.reply(request, Reply::SessionClosed(ordinal)),
             Err(_) => {}

@@ -411,7 +411,9 @@ impl World {
             Serving::No | Serving::TakenOut => false,
             Serving::Keyless => true,
             // With the first key it is on its way to its first install; the pool makes no move before that.
-            Serving::SinceEmpty => self.store.document.generation > Generation::new(1),
+            Serving::SinceEmpty => {
+                !matches!(self.store.document.stage, Stage::Empty | Stage::Steady { backup: None, .. })
+            }
         };
         if node.kernel.is_none() && counts && is_required() {
             return Some((u64::MAX - index as u64, None));
