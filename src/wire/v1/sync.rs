@@ -95,7 +95,8 @@ pub struct SyncAnswer {
     pub pool_id: PoolId,
     /// The fence.
     pub generation: Generation,
-    /// Where the rotation stands, for the status line.
+    /// The phase by the node's own slots, for the status line: `staged` while its backup is the next primary, otherwise
+    /// `steady`.
     pub phase: Phase,
     /// The slot that makes cookies.
     pub primary: KeyMaterial,

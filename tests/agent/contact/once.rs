@@ -172,6 +172,11 @@ fn check_looks_at_certificates_and_coordinators_and_joins_nothing() {
     finds(&site, 0, &[("coordinator_unreachable", "warning"), ("no_key", "warning")]);
     let third = FakeCoordinator::start(site.host.netns(), &site.pki);
     third.always(Some(known("empty", None)));
+    site.host.configure(&source(&site.host, &["https://127.0.0.1".to_owned()], ""), "");
+    let found = check(&site, &[]).1;
+    let refused = found["problems"].as_array().unwrap().iter().find(|one| one["kind"] == "coordinator_unreachable");
+    let message = refused.unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("this was port 443") && message.contains("9443"), "{message}");
     site.host.configure(&source(&site.host, &[third.url(), second.url()], ""), "");
     finds(&site, 0, &[("no_key", "warning")]);
 }

@@ -9,9 +9,9 @@ use tfo_testbed::package::Packages;
 use tfo_testbed::{SOON, poll_until, skip_unless, transcript};
 
 /// The page.
-const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
+pub(crate) const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
 /// The section whose transcript it is.
-const SECTION: &str = "## From packages to the first rotation";
+pub(crate) const SECTION: &str = "## From packages to the first rotation";
 
 /// Types it all, on cp2 also what is typed on cp1; brings files and waits where a person would.
 fn from_packages_to_rotated(packages: &Packages, shown: &str) -> Site {
