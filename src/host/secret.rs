@@ -137,8 +137,11 @@ mod tests {
     fn a_secret_is_named_by_path_or_credential() {
         assert_eq!("/a/b".parse(), Ok(SecretPath::File("/a/b".into())));
         assert_eq!("credential:fleet".parse(), Ok(SecretPath::Credential("fleet".into())));
-        for bad in ["", "a/b", "credential:", "credential:../x", "credential:.x", "0123456789abcdef"] {
-            assert_eq!(bad.parse::<SecretPath>(), Err(BadSecretPath), "{bad}");
+        for bad in ["", "a/b", "~/a", "0123456789abcdef"] {
+            assert_eq!(bad.parse::<SecretPath>(), Err(BadSecretPath::NotAbsolute), "{bad}");
+        }
+        for bad in ["credential:", "credential:../x", "credential:.x"] {
+            assert_eq!(bad.parse::<SecretPath>(), Err(BadSecretPath::Credential), "{bad}");
         }
     }
 }

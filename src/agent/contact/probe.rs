@@ -34,8 +34,7 @@ pub fn probe(settings: &ContactSettings, config: &Path, now: UnixTime) -> Vec<Pr
     };
     for base in &settings.urls.value {
         let path = format!("/v1/pools/{}/self", settings.pool);
-        let call =
-            Call { method: &Method::GET, path: &path, timeout: PATIENCE, answer_bytes_max: ANSWER_BYTES_MAX };
+        let call = Call { method: &Method::GET, path: &path, timeout: PATIENCE, answer_bytes_max: ANSWER_BYTES_MAX };
         let answer: Result<Option<SelfAnswer>, ClientError> = runtime.block_on(client.call::<(), _>(base, call, None));
         let found = answered(base, answer);
         problems.extend(found.map(|problem| match problem.kind {

@@ -24,9 +24,11 @@ pub fn advice(settings: &CoordinatorSettings) -> Vec<Problem> {
         let mut found = waves(&policy.value);
         found.extend(expected_nodes(&policy.value));
         found.extend(seen.iter().filter_map(|(other, earlier)| overlap(other, &earlier.value, &policy.value)));
-        problems.extend(found.into_iter().map(|(key, problem)| {
-            policy.locate(&settings.file, problem).at_key(format!("{}.{key}", policy.key))
-        }));
+        problems.extend(
+            found
+                .into_iter()
+                .map(|(key, problem)| policy.locate(&settings.file, problem).at_key(format!("{}.{key}", policy.key))),
+        );
         seen.push((name, policy));
     }
     problems
@@ -43,7 +45,9 @@ fn waves(policy: &Policy) -> Vec<(&'static str, Problem)> {
         match rule {
             WaveRule::Names(pattern) if !policy.nodes.iter().any(|nodes| nodes.meets(pattern)) => add(
                 "wave_fits_no_node",
-                format!("no node of the pool can have a name that fits \"{pattern}\", so that wave takes in any one node"),
+                format!(
+                    "no node of the pool can have a name that fits \"{pattern}\", so that wave takes in any one node"
+                ),
                 "write a pattern that fits names in `nodes`, or remove the wave",
             ),
             WaveRule::Names(_) => {}
@@ -51,7 +55,9 @@ fn waves(policy: &Policy) -> Vec<(&'static str, Problem)> {
                 if let Some(before) = open.filter(|before| share <= before) {
                     add(
                         "waves_decrease",
-                        format!("{share} after {before} is no further part of the pool: a share counts from the first wave on"),
+                        format!(
+                            "{share} after {before} is no further part of the pool: a share counts from the first wave on"
+                        ),
                         "write shares that rise, such as [\"5%\", \"25%\", \"100%\"]",
                     );
                 }
@@ -74,9 +80,12 @@ fn expected_nodes(policy: &Policy) -> Option<(&'static str, Problem)> {
 
 /// A node is in one pool: its agent names it, and the other pool would wait for it if it ever joined there.
 fn overlap(other: &PoolName, earlier: &Policy, policy: &Policy) -> Option<(&'static str, Problem)> {
-    let both = policy.nodes.iter().find_map(|own| Some((own, earlier.nodes.iter().find(|theirs| theirs.meets(own))?)))?;
-    let message = format!("a name may fit \"{}\" here and \"{}\" of pool {other}: its agent may join both", both.0, both.1);
-    let remedy = "write patterns that no name fits twice: a node that changes its pool by mistake leaves the other one waiting";
+    let both =
+        policy.nodes.iter().find_map(|own| Some((own, earlier.nodes.iter().find(|theirs| theirs.meets(own))?)))?;
+    let message =
+        format!("a name may fit \"{}\" here and \"{}\" of pool {other}: its agent may join both", both.0, both.1);
+    let remedy =
+        "write patterns that no name fits twice: a node that changes its pool by mistake leaves the other one waiting";
     Some(("nodes", Problem::warning("pools_overlap", message, remedy)))
 }
 
@@ -111,11 +120,17 @@ mod tests {
             (waves("[\"20%\", \"5%\", \"100%\"]"), edge("promote_waves", "waves_decrease")),
             (waves("[\"5%\", \"cp1*\", \"5%\", \"100%\"]"), edge("promote_waves", "waves_decrease")),
             ("[pools.edge]\nnodes = [\"*.example.org\"]\n".to_owned(), edge("expected_nodes", "expected_nodes")),
-            ("[pools.edge]\nnodes = [\"a\", \"b\"]\nexpected_nodes = 1\n".to_owned(), edge("expected_nodes", "expected_nodes")),
+            (
+                "[pools.edge]\nnodes = [\"a\", \"b\"]\nexpected_nodes = 1\n".to_owned(),
+                edge("expected_nodes", "expected_nodes"),
+            ),
             ("[pools.edge]\nnodes = [\"cp1.example.org\"]\n".to_owned(), vec![]),
             (other("\"*.dns.example.org\", \"a.example.org\""), vec![("pools.main.nodes".to_owned(), "pools_overlap")]),
             (other("\"dp*.example.org\", \"cp1.example.com\""), vec![]),
-            (pool("") + "[observe]\nlisten = \"0.0.0.0:9441\"\n", vec![("observe.listen".to_owned(), "observe_exposed")]),
+            (
+                pool("") + "[observe]\nlisten = \"0.0.0.0:9441\"\n",
+                vec![("observe.listen".to_owned(), "observe_exposed")],
+            ),
             (pool("") + "[observe]\nlisten = \"[::1]:9441\"\n", vec![]),
             (pool("") + "[observe]\nlisten = \"\"\n", vec![]),
         ];

@@ -19,7 +19,8 @@ use tfo_model::key::PairPrint;
 use tfo_model::time::UnixTime;
 
 use super::world::{
-    Answer, Off, Op, Reply, Request, Serving, World, fingerprint, is_held_for_nodes, link, number, plain, policy, pool_id,
+    Answer, Off, Op, Reply, Request, Serving, World, fingerprint, is_held_for_nodes, link, number, plain, policy,
+    pool_id,
 };
 
 /// `absent_after` of every answer, and how long agents ask before they serve by their file.  Time stands still

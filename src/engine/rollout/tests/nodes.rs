@@ -116,7 +116,11 @@ fn an_answer_is_what_is_above_seen_and_not_there_yet() {
     assert_eq!(answer(&snapshot, &unseen, &node("a"), &behind), Err(SyncRefused::NotHeard));
     let empty = of(Stage::Empty);
     assert_eq!(answer(&empty, &presence(), &node("a"), &behind), Ok(Answer::Nothing));
-    assert_eq!(answer(&empty, &unseen, &node("a"), &behind), Err(SyncRefused::NotHeard), "a restored store may be behind");
+    assert_eq!(
+        answer(&empty, &unseen, &node("a"), &behind),
+        Err(SyncRefused::NotHeard),
+        "a restored store may be behind"
+    );
 }
 
 #[test]
