@@ -24,11 +24,11 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 const KEY_COLOURS: [AnsiColors; 4] = [AnsiColors::Magenta, AnsiColors::Cyan, AnsiColors::Blue, AnsiColors::Green];
 /// What the figures mean.
 const LEGEND: &str = "\
-rejected     a client presented a cookie, and the node accepted it with neither key
-others       connections without a cookie: a first visit asks for one, and after a
-             lost packet the kernel tries again without
+rejected     a client presented a cookie, and it fits neither key of the node
+others       connections without a cookie: a first visit asks for one, and after
+             a lost packet the kernel tries again without
 PassiveFail  rejected cookies, as the nodes' kernels count them
-by backup    cookies of the key before, accepted because it is still the backup
+by backup    cookies of the key before, accepted: it is the backup still
 ";
 
 /// The demo's fixed parameters.

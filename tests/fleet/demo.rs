@@ -296,7 +296,11 @@ fn naive_rotations_lose_cookies_and_staged_ones_beside_them_none() {
     host.assert_nothing_is_left();
     // Ended in the first part, it compares nothing.
     let demo = Demo::start(as_nobody(&copy).args(["--naive", "--nodes", "2", "--rotations", "1000"]));
-    demo.wait_for_clients();
+    assert!(
+        tfo_testbed::poll_until(RUN_MAX, || demo.read("out").contains("; rotations 1 of 1000; ")),
+        "{}",
+        demo.read("out")
+    );
     demo.signal(Signal::INT);
     let ended = demo.end();
     assert_eq!(ended.status.code(), Some(1), "{}", ended.errors);
