@@ -10,7 +10,7 @@ pub(super) const PROGRAM: &str = "tfo-demo";
 /// A whole fleet on this machine, without root: nodes behind one address, live TCP Fast Open clients, key rotations.
 ///
 /// Everything happens in namespaces of its own; the host is untouched, and nothing is left behind.
-/// It ends with a sentence; where the output is no terminal, the last line is
+/// It ends with a sentence; in a pipe the last line is
 /// {"rotations","connections","accepted","rejected","passive_fail"}, with --naive also "naive" with the same fields.
 /// Exit code: 0 not one connection was rejected (the naive rotations do not count), 1 some were (or something failed), 2 wrong usage.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]

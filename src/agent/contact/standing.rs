@@ -125,7 +125,7 @@ impl Contact {
     }
 }
 
-/// The pool has no key yet: nothing is wrong with this node, but somebody has to do something.
+/// The pool has no key yet: nothing is wrong with this node, and an operator has to act.
 pub(super) fn no_key(pool: &PoolName) -> Problem {
     let message = format!("pool {pool} has no key yet");
     let remedy = "`tfoctl rotate --first` or `tfoctl import` on an operator's machine gives it one";

@@ -56,7 +56,7 @@ fn waves(policy: &Policy) -> Vec<(&'static str, Problem)> {
                     add(
                         "waves_decrease",
                         format!(
-                            "{share} after {before} is no further part of the pool: a share counts from the first wave on"
+                            "{share} after {before} opens nothing more: a share counts from the first wave on"
                         ),
                         "write shares that rise, such as [\"5%\", \"25%\", \"100%\"]",
                     );

@@ -233,7 +233,7 @@ fn a_node_without_keys_is_ready_once_a_coordinator_has_answered_that_its_pool_ha
     let late = NOW + timeout * 9;
     let mut joiner = link(None);
     let ask = joiner.ask();
-    assert_eq!(joiner.readiness(late, timeout), Readiness::NoKeys, "silence is no answer");
+    assert_eq!(joiner.readiness(late, timeout), Readiness::NoKeys, "silence does not answer");
     assert_eq!(joiner.nothing_new(ask.request, NOW), Ok(()));
     assert_eq!(joiner.readiness(NOW, timeout), Readiness::EmptyPool);
     assert!(!joiner.has_keys());
