@@ -55,9 +55,7 @@ fn waves(policy: &Policy) -> Vec<(&'static str, Problem)> {
                 if let Some(before) = open.filter(|before| share <= before) {
                     add(
                         "waves_decrease",
-                        format!(
-                            "{share} after {before} opens nothing more: a share counts from the first wave on"
-                        ),
+                        format!("{share} after {before} opens nothing more: a share counts from the first wave on"),
                         "write shares that rise, such as [\"5%\", \"25%\", \"100%\"]",
                     );
                 }
