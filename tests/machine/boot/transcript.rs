@@ -77,7 +77,7 @@ fn a_reload_of_the_coordinator_is_answered(center: &Machine) {
     let file = "/etc/tfo-fleet/coordinator.toml";
     let (service, good) = (center.property("tfo-coordinator", "MainPID"), center.read(file));
     let said = || center.property("tfo-coordinator", "StatusText");
-    let serving = "serving text on [::]:9443";
+    let serving = "serving edge on [::]:9443";
     center.run(&["systemctl", "reload", "tfo-coordinator"]);
     assert_eq!(said(), serving);
 
