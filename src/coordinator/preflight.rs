@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings};
+use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings, advice};
 use tfo_config::reader::Located;
 use tfo_crypto::random;
 use tfo_crypto::seal::KeyEncryptionKey;
@@ -110,7 +110,7 @@ fn open<S>(
 #[must_use]
 pub fn check(config: &Path) -> Vec<Problem> {
     let opened = open(config, |settings| ServerTls::check(&server_files(&settings.api)), open_beside);
-    match opened {
+    let mut problems = match opened {
         Ok(Opened { settings, store, mut warnings, .. }) => {
             warnings.extend(store.map(|store| policies(&settings, &store)).unwrap_or_default());
             warnings
@@ -119,7 +119,10 @@ pub fn check(config: &Path) -> Vec<Problem> {
             problems.iter_mut().filter(|problem| problem.kind == CREDENTIAL_UNSEEN).for_each(only_the_service_sees);
             problems
         }
-    }
+    };
+    // Also where a certificate or the store is wrong.
+    problems.extend(CoordinatorSettings::load(config).iter().flat_map(advice));
+    problems
 }
 
 /// systemd shows a credential to the service's main process alone: not to a `check` in a shell, and not to ExecReload=

@@ -6,7 +6,7 @@ use super::instruction::InvalidInstruction;
 use tfo_engine::fence::AnswerRefused;
 use tfo_model::problem::Problem;
 use tfo_wire::client::ClientError;
-use tfo_wire::error::{ErrorBody, ErrorKind};
+use tfo_wire::error::ErrorKind;
 
 /// Kind of the problem that a coordinator cannot be reached.
 pub(super) const UNREACHABLE: &str = "coordinator_unreachable";
@@ -53,7 +53,7 @@ impl Failure {
             ),
             ClientError::Refused { body, retry_after, status, .. } => {
                 let (kind, remedy) = match body.as_deref() {
-                    Some(body) => refusal(body),
+                    Some(body) => refusal(body.kind),
                     None if *status >= 500 => ("coordinator_unavailable", "check that coordinator and its log"),
                     None => ("coordinator_bad_answer", "check what answers there: it is not a coordinator (a proxy?)"),
                 };
@@ -91,8 +91,9 @@ impl Failure {
     }
 }
 
-fn refusal(body: &ErrorBody) -> (&'static str, &'static str) {
-    match body.kind {
+/// Kind and remedy of what a coordinator refuses.
+pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
+    match kind {
         ErrorKind::NotInPool => (
             "not_in_pool",
             "add this certificate's name to the pool's `nodes` at the coordinators, or correct `pool` in this configuration",

@@ -9,9 +9,9 @@ use tfo_testbed::package::Packages;
 use tfo_testbed::{SOON, poll_until, skip_unless, transcript};
 
 /// The page.
-const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
+pub(crate) const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
 /// The section whose transcript it is.
-const SECTION: &str = "## From packages to the first rotation";
+pub(crate) const SECTION: &str = "## From packages to the first rotation";
 
 /// Types it all, on cp2 also what is typed on cp1; brings files and waits where a person would.
 fn from_packages_to_rotated(packages: &Packages, shown: &str) -> Site {
@@ -77,7 +77,7 @@ fn a_reload_of_the_coordinator_is_answered(center: &Machine) {
     let file = "/etc/tfo-fleet/coordinator.toml";
     let (service, good) = (center.property("tfo-coordinator", "MainPID"), center.read(file));
     let said = || center.property("tfo-coordinator", "StatusText");
-    let serving = "serving text on [::]:9443";
+    let serving = "serving edge on [::]:9443";
     center.run(&["systemctl", "reload", "tfo-coordinator"]);
     assert_eq!(said(), serving);
 
