@@ -118,8 +118,8 @@ fn a_reload_that_needs_a_restart_fails_and_names_the_key(center: &Machine) {
     let named = "api.listen: the running coordinator cannot change this; it takes effect at a restart";
     assert!(poll_until(SOON, || said().starts_with("reload refused: ") && said().contains(named)), "{}", said());
     let check = center.output(&["tfo-coordinator", "check"]);
-    let warned = format!("warning: {file}:9: {named}");
-    assert!(check.status.success() && told(&check).contains(&warned), "{}", told(&check));
+    let warned = told(&check).lines().any(|line| line.starts_with("warning: ") && line.contains(named));
+    assert!(check.status.success() && warned, "{}", told(&check));
     let check = center.output(&["tfo-coordinator", "check", "--reload"]);
     assert!(check.status.code() == Some(2) && told(&check).contains("systemctl restart"), "{}", told(&check));
     center.write(file, &good);
