@@ -41,6 +41,13 @@ impl Failure {
             ClientError::Unreachable { .. } => {
                 Self::new(UNREACHABLE, message, "check that host and the network to it; the installed keys stay")
             }
+            // The alert of the coordinator's TLS, as rustls names it.
+            ClientError::Tls { cause, .. } if cause.contains("CertificateRevoked") => Self::new(
+                "certificate_revoked",
+                message,
+                "this node's certificate was revoked: if the node is to stay in the fleet, issue a new one (`tfoctl pki issue \
+                 --node NAME`) and put it in place; the installed keys stay",
+            ),
             ClientError::Tls { .. } => Self::new(
                 "coordinator_tls",
                 message,
@@ -134,5 +141,22 @@ pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
             "coordinator_refused",
             "compare the releases of agent and coordinator, and look for the request in its log",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revoked_certificate_is_told_apart_from_broken_tls() {
+        let of = |cause: &str| {
+            let url = "https://c:9443".to_owned();
+            Failure::of_error(&ClientError::Tls { url, cause: cause.to_owned() })
+        };
+        let revoked = of("received fatal alert: CertificateRevoked");
+        assert_eq!(revoked.kind, "certificate_revoked");
+        assert!(revoked.remedy.contains("was revoked") && revoked.remedy.contains("pki issue"), "{}", revoked.remedy);
+        assert_eq!(of("received fatal alert: UnknownCA").kind, "coordinator_tls");
     }
 }

@@ -108,8 +108,8 @@ fn timers_walk_through_a_rotation_too() {
     assert!(!fleet.log().contains("refused"), "{}", fleet.log());
     let stranger = &fleet.hosts[1];
     fleet.pki(&["issue", "--dir", "pki", "--node", "n1.other.example.org"]);
-    stranger.put("node.crt", &fleet.issued("pki", "n1.other.example.org.crt"), 0o644);
-    stranger.put("node.key", &fleet.issued("pki", "n1.other.example.org.key"), 0o400);
+    stranger.put("node.crt", &fleet.issued("pki/n1.other.example.org", "node.crt"), 0o644);
+    stranger.put("node.key", &fleet.issued("pki/n1.other.example.org", "node.key"), 0o400);
     let check = stranger.run("check", &["--format", "json"]);
     let found: Value = serde_json::from_slice(&check.stdout).unwrap();
     assert!(found["problems"].as_array().unwrap().iter().any(|problem| problem["kind"] == "not_in_pool"), "{found:#}");
