@@ -24,9 +24,9 @@
 //! | of an unknown node, a new session, or after an exclusion | first: durable before the answer |
 //! | later in its session | later: may be batched |
 //! | below what its session reported | stale: not stored |
-//! | denied, other pool, closed session, too far ahead | refused |
+//! | denied, other pool, closed session, too far ahead, too long a period | refused |
 
-use super::barrier::{conflict, conflicts};
+use super::barrier::{conflict, conflict_of};
 use super::document::{Document, Snapshot};
 use super::gates::counted_under;
 use super::operator::RECOVER_JUMP;
@@ -84,6 +84,14 @@ pub enum SyncRefused {
     /// false.
     #[error("the report is further ahead of this pool than a restored store can be behind")]
     TooFarAhead,
+    /// 409: the node declares a longer period than the policy allows (`period_max`).
+    #[error("the node declares {declared_secs} s until its next contact, and period_max of the pool is {max_secs} s")]
+    PeriodTooLong {
+        /// The declared period.
+        declared_secs: u64,
+        /// `period_max` of the policy.
+        max_secs: u64,
+    },
     /// 409: a later session of the node is open.  The agent opens one above `ordinal` and asks again.
     #[error("a later session of this node is open")]
     SessionClosed {
@@ -91,7 +99,7 @@ pub enum SyncRefused {
         ordinal: u64,
     },
     /// 409 `pool_frozen`.
-    #[error("the pool is frozen: its store was restored from a backup")]
+    #[error("the pool is frozen: a node reports what its store never gave out")]
     Frozen,
     /// 503: the record changed between admission and answer; ask again.
     #[error("the node is no longer admitted; ask again")]
@@ -115,7 +123,8 @@ pub enum Answer {
 /// Decides what to store for a sync.
 ///
 /// # Errors
-/// Fails if the node is denied, belongs to another pool, has a later session, or reports impossible numbers.
+/// Fails if the node is denied, belongs to another pool, has a later session, reports impossible numbers, or declares
+/// too long a period.
 pub fn record(
     document: &Document,
     before: Option<&NodeRecord>,
@@ -129,6 +138,10 @@ pub fn record(
     }
     if is_too_far_ahead(document, sync) || has_impossible_ordinal(before, sync, wall) {
         return Err(SyncRefused::TooFarAhead);
+    }
+    let (declared_secs, max_secs) = (sync.report.next_sync_secs, document.policy.period_max_secs);
+    if declared_secs > max_secs && sync.report.takes_keys() {
+        return Err(SyncRefused::PeriodTooLong { declared_secs, max_secs });
     }
     let admitted = admitted(document, before, node, sync, wall);
     let Some(before) = before else {
@@ -261,7 +274,9 @@ fn finished(document: &Document, window: Window, before: Option<Window>) -> Wind
 /// What every answer from one snapshot depends on besides the node's own record; made once for all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolView {
-    frozen: bool,
+    is_frozen: bool,
+    /// No node is even told that it has what it was told.
+    is_silent: bool,
     all_seen: bool,
 }
 
@@ -269,24 +284,32 @@ impl PoolView {
     /// Looks at all nodes.
     #[must_use]
     pub fn of(snapshot: &Snapshot, presence: &Presence) -> Self {
-        Self { frozen: conflict(snapshot).is_some(), all_seen: presence.unseen_required(snapshot).is_empty() }
+        let conflict = conflict(snapshot);
+        Self {
+            is_frozen: conflict.is_some() || presence.thawing.is_some(),
+            is_silent: conflict.is_some_and(|conflict| conflict.is_credible(&snapshot.document)),
+            all_seen: presence.unseen_required(snapshot).is_empty(),
+        }
     }
 
     /// The same after one sync was recorded under an unchanged document; `presence` has taken it in.
     ///
-    /// Only ever stricter than [`Self::of`] would be now: only the next look at all nodes notices that the last node
-    /// was seen, or that the pool is no longer frozen.
+    /// Only ever stricter than [`Self::of`] would be now, but for a second distant witness: only the next look at all
+    /// nodes notices that one, that the last node was seen, or that the pool is no longer frozen.
     #[must_use]
     pub fn after(self, snapshot: &Snapshot, presence: &Presence, node: &NodeId, record: &NodeRecord) -> Self {
-        let frozen = self.frozen || conflicts(&snapshot.document, record);
-        let all_seen = self.all_seen && (!record.is_required() || presence.has_seen(snapshot, node));
-        Self { frozen, all_seen }
+        let conflict = conflict_of(&snapshot.document, node, record);
+        Self {
+            is_frozen: self.is_frozen || conflict.is_some(),
+            is_silent: self.is_silent || conflict.is_some_and(|conflict| conflict.is_credible(&snapshot.document)),
+            all_seen: self.all_seen && (!record.is_required() || presence.has_seen(snapshot, node)),
+        }
     }
 
-    /// Whether some report contradicts the document (rule 10).
+    /// Whether some report contradicts the document, or did less than a minute ago (rule 10).
     #[must_use]
     pub fn is_frozen(&self) -> bool {
-        self.frozen
+        self.is_frozen
     }
 
     /// The answer from the snapshot that this was made of; looks at one node.
@@ -296,7 +319,7 @@ impl PoolView {
     /// the node before every required node was seen in this life.
     pub fn answer(&self, snapshot: &Snapshot, node: &NodeId, sync: &Sync) -> Result<Answer, SyncRefused> {
         let only_reports = !sync.report.takes_keys();
-        if self.frozen && !only_reports {
+        if self.is_silent && !only_reports {
             return Err(SyncRefused::Frozen);
         }
         let record = snapshot.nodes.get(node).ok_or(SyncRefused::NotAdmitted)?;
@@ -321,6 +344,9 @@ impl PoolView {
         let has_it = sync.report.acknowledges(&snapshot.document.pool_id, &instruction);
         if instruction.generation <= sync.seen || has_it {
             return Ok(Answer::Nothing);
+        }
+        if self.is_frozen {
+            return Err(SyncRefused::Frozen);
         }
         if self.all_seen { Ok(Answer::Instruct(instruction)) } else { Err(SyncRefused::NotHeard) }
     }
