@@ -47,10 +47,11 @@ pub(crate) enum Off {
     NobodyIsToldBeforeAllAreHeard,
     LifeEndsWithItsStore,
     PresenceKnowsItsRevision,
+    NoWordNeeded,
 }
 
 impl Off {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::BarrierBeforePromote,
         Self::BarrierBeforeStage,
         Self::SwapOnRevision,
@@ -75,6 +76,7 @@ impl Off {
         Self::NobodyIsToldBeforeAllAreHeard,
         Self::LifeEndsWithItsStore,
         Self::PresenceKnowsItsRevision,
+        Self::NoWordNeeded,
     ];
 }
 
@@ -171,6 +173,8 @@ pub(crate) struct Budget {
     pub slow_commits: u8,
     /// Rotations that may still start.
     pub stages: u8,
+    /// Reports of the stolen node.
+    pub lies: u8,
 }
 
 #[derive(Debug, Clone)]
@@ -205,6 +209,8 @@ pub(crate) struct World {
     /// The backup that the last promotion dropped: a switch puts it back.
     pub dropped_backup: Option<PoolKey>,
     pub orders: Rc<Vec<Op>>,
+    /// The stolen node: no property covers it.
+    pub(crate) liar: Option<usize>,
     /// Names of the nodes, in their order.
     pub ids: Rc<Vec<NodeId>>,
 }
@@ -217,6 +223,8 @@ pub(crate) enum Op {
     Abort,
     ForceAbort,
     RevokeAll,
+    /// The same after the short barrier: nodes that were not seen are left behind in the same commit.
+    RevokeLate,
     RevokeHeld(u8),
     Exclude(u8),
     Forget(u8),
@@ -345,6 +353,7 @@ impl World {
             restore_admits: false,
             dropped_backup: None,
             orders: Rc::new(Vec::new()),
+            liar: None,
             ids: Rc::new(["a", "b", "c"].iter().take(nodes).map(|name| name.parse().unwrap()).collect()),
         }
     }
