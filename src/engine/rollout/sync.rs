@@ -36,7 +36,7 @@ use super::slots::Instruction;
 use super::wave::instruction_for;
 use tfo_model::count::Generation;
 use tfo_model::ids::NodeId;
-use tfo_model::node::Session;
+use tfo_model::node::{Counters, Session};
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 
@@ -226,7 +226,10 @@ fn admitted(
     sync: &Sync,
     wall: UnixTime,
 ) -> NodeRecord {
-    let (window, baseline) = windows(document, before, node, &sync.report);
+    // If the clock stepped back, the least time counts, and the window may start again.
+    let last_report_at = before.and_then(|record| record.last_report_at);
+    let elapsed_secs = last_report_at.map_or(0, |at| wall.secs_since(at));
+    let (window, baseline) = windows(document, before, node, &sync.report, elapsed_secs);
     let same_session = before.filter(|record| record.session == Some(sync.session));
     let seen_before = same_session.and_then(|record| record.report.as_ref()).map_or(Generation::ZERO, |r| r.seen);
     NodeRecord {
@@ -241,13 +244,23 @@ fn admitted(
     }
 }
 
-/// Carries the counters over, as window and baseline: a new phase starts a window, and a reset of the counters restarts
-/// the present one.
+/// Most cookies in a second that a node is believed: some times what one machine can accept.
+const PLAUSIBLE_RATE: u64 = 1_000_000;
+
+/// Whether a node's counters rose faster since its last report than any machine counts.
+fn jumps(last: &Counters, now: &Counters, elapsed_secs: u64) -> bool {
+    let most = PLAUSIBLE_RATE.saturating_mul(elapsed_secs.max(1));
+    now.since(last).is_some_and(|counted| counted.cookies().max(counted.passive_alt_key) > most)
+}
+
+/// Carries the counters over, as window and baseline: a new phase starts a window; counters that were reset, or that
+/// jump, restart the present one.
 fn windows(
     document: &Document,
     before: Option<&NodeRecord>,
     node: &NodeId,
     report: &Report,
+    elapsed_secs: u64,
 ) -> (Option<Window>, Option<Window>) {
     let (window, baseline) = before.map_or((None, None), |record| (record.window, record.baseline));
     let (Some(now), Some((phase, epoch))) = (report.counters, counted_under(document, node, report.slot_count)) else {
@@ -258,7 +271,9 @@ fn windows(
         Some(window) if (window.phase, window.epoch) != (phase, epoch) => {
             (Some(fresh), Some(finished(document, window, baseline)))
         }
-        Some(window) if now.since(&window.last).is_some() => (Some(Window { last: now, ..window }), baseline),
+        Some(window) if now.since(&window.last).is_some() && !jumps(&window.last, &now, elapsed_secs) => {
+            (Some(Window { last: now, ..window }), baseline)
+        }
         Some(_) | None => (Some(fresh), baseline),
     }
 }

@@ -179,3 +179,49 @@ fn a_pool_thaws_a_minute_after_the_last_conflict_or_by_an_operator() {
     life.observe(Duration::from_secs(11), &denied);
     assert!(!is_frozen(&life, &denied));
 }
+
+#[test]
+fn counters_that_jump_restart_their_window() {
+    let document = document(steady());
+    let start = Counters { passive: 1_000, passive_alt_key: 500, passive_fail: 0 };
+    let counts = |counters| Report { counters: Some(counters), ..report(None) };
+    let record_of = |before: Option<&NodeRecord>, ordinal, counters, at| {
+        let recorded = record(&document, before, &node("evil"), &sync(ordinal, counts(counters)), at);
+        let Ok(Recording::First(change) | Recording::Later(change)) = recorded else { panic!("{recorded:?}") };
+        change.next.unwrap()
+    };
+    let before = record_of(None, 1, start, NOW);
+    let plus = |passive, passive_fail| start.plus(&Counters { passive, passive_alt_key: 0, passive_fail });
+    for (counters, secs, is_believed) in [
+        (plus(60_000_000, 0), 60, true),
+        (plus(60_000_001, 0), 60, false),
+        (plus(1 << 62, 0), 60, false),
+        (plus(0, 1_000_000_000_000), 3_600, false),
+        (plus(1_000_000, 0), 0, true),
+    ] {
+        let window = record_of(Some(&before), 1, counters, NOW.plus(secs)).window.unwrap();
+        assert_eq!(window.last, counters);
+        assert_eq!(window.first, if is_believed { start } else { counters }, "{counters:?} in {secs} s");
+    }
+}
+
+#[test]
+fn no_node_outweighs_all_others() {
+    let counters = |passive, passive_alt_key, passive_fail| Counters { passive, passive_alt_key, passive_fail };
+    let window = |phase, epoch, last| {
+        Some(Window { phase, epoch: Epoch::new(epoch).unwrap(), first: Counters::default(), last })
+    };
+    // Half of the honest nodes' cookies are the old key's; the liar's are all new, however many.
+    let mut snapshot = robbed(steady());
+    snapshot.document.since = NOW;
+    for name in ["a", "b"] {
+        snapshot.nodes.get_mut(&node(name)).unwrap().window = window(Phase::Steady, 2, counters(5_000, 2_500, 0));
+    }
+    snapshot.nodes.get_mut(&node("evil")).unwrap().window = window(Phase::Steady, 2, counters(50_000_000, 0, 0));
+    assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Drain, "a quarter of all, not a millionth");
+    // One node has all clients, and the others next to none: it is judged, and by its shares.
+    for name in ["a", "b"] {
+        snapshot.nodes.get_mut(&node(name)).unwrap().window = window(Phase::Steady, 2, counters(1, 0, 0));
+    }
+    assert_eq!(committed(tick(&snapshot)).audit.action, Action::Stage);
+}
