@@ -139,7 +139,7 @@ fn one_distant_witness_stops_commits_and_no_node_that_has_what_it_was_told() {
         assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Frozen, "{lead}");
         let expected = if is_silent { Err(SyncRefused::Frozen) } else { Ok(Answer::Nothing) };
         assert_eq!(ask(&snapshot, "a"), expected, "{lead}");
-        // A node that would be told something new is not, whoever is right.
+        // A node that would be told something new is refused, whether the witness lies or not.
         let behind = pool(snapshot.document.clone(), &[], &["late"]);
         snapshot.nodes.extend(behind.nodes);
         assert_eq!(ask(&snapshot, "late"), Err(SyncRefused::Frozen), "{lead}");
