@@ -41,7 +41,7 @@ pub(super) fn drained(snapshot: &Snapshot, now: Now<'_>) -> Result<(), Wait> {
     let document = &snapshot.document;
     let Stage::Steady { current, backup: Some(_) } = &document.stage else { return Ok(()) };
     let policy = &document.policy;
-    let sum = sum_of(snapshot, |_, record| window_of(record, Phase::Steady, current.epoch));
+    let sum = sum_of(snapshot, policy.drain_min_samples, |_, record| window_of(record, Phase::Steady, current.epoch));
     if sum.passive >= policy.drain_min_samples && Share::of(sum.passive_alt_key, sum.passive) < policy.drain_below {
         return Ok(());
     }
@@ -77,7 +77,10 @@ pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wav
     let document = &snapshot.document;
     let policy = &document.policy;
     let of_opened = |counted: &dyn Fn(&NodeRecord) -> Option<Counters>| {
-        sum_of(snapshot, |node, record| if is_opened(document, epoch, wave, node) { counted(record) } else { None })
+        let of_wave = |node: &NodeId, record: &NodeRecord| {
+            if is_opened(document, epoch, wave, node) { counted(record) } else { None }
+        };
+        sum_of(snapshot, policy.health_min_connections, of_wave)
     };
     let since = of_opened(&|record| window_of(record, Phase::Promoted, epoch));
     let before = of_opened(&|record| baseline_of(record, epoch));
@@ -117,13 +120,20 @@ fn baseline_of(record: &NodeRecord, epoch: Epoch) -> Option<Counters> {
     })
 }
 
-fn sum_of(snapshot: &Snapshot, counted: impl Fn(&NodeId, &NodeRecord) -> Option<Counters>) -> Counters {
-    snapshot
-        .nodes
-        .iter()
-        .filter(|(_, record)| record.is_required())
-        .filter_map(|(node, record)| counted(node, record))
-        .fold(Counters::default(), |sum, one| sum.plus(&one))
+/// What the required nodes counted together.  No node weighs more than all others, beyond `evidence_min` tenfold: one
+/// node's word must not decide for a pool, and a pool whose clients all come to one node must still be judged.
+fn sum_of(
+    snapshot: &Snapshot,
+    evidence_min: u64,
+    counted: impl Fn(&NodeId, &NodeRecord) -> Option<Counters>,
+) -> Counters {
+    let required = snapshot.nodes.iter().filter(|(_, record)| record.is_required());
+    let all: Vec<Counters> = required.filter_map(|(node, record)| counted(node, record)).collect();
+    let cookies = all.iter().fold(0_u64, |sum, one| sum.saturating_add(one.cookies()));
+    all.iter().fold(Counters::default(), |sum, one| {
+        let others = cookies.saturating_sub(one.cookies());
+        sum.plus(&one.scaled_to(others.max(evidence_min.saturating_mul(10))))
+    })
 }
 
 /// The phase and the key under which a node's counters count now.  The node's instruction decides, so a node outside
