@@ -35,10 +35,12 @@ pub mod document;
 mod draft;
 mod gates;
 pub mod input;
+mod members;
 mod operator;
 pub mod policy;
 pub mod presence;
 pub mod record;
+pub mod refusal;
 pub mod slots;
 pub mod sync;
 pub mod verdict;
@@ -47,6 +49,8 @@ pub mod wave;
 
 #[cfg(test)]
 mod tests;
+
+pub use self::walk::{Waiver, waiver};
 
 use self::document::Snapshot;
 use self::input::{Input, Now, Refused, Step};
