@@ -29,6 +29,7 @@
 //! others before such a node shows that the pool had moved on, those others lose their cookies at `recover`.
 
 mod abort;
+pub mod ahead;
 pub mod barrier;
 mod command;
 pub mod document;
@@ -49,8 +50,6 @@ pub mod wave;
 
 #[cfg(test)]
 mod tests;
-
-pub use self::walk::{Waiver, waiver};
 
 use self::document::Snapshot;
 use self::input::{Input, Now, Refused, Step};

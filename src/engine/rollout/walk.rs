@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use super::barrier::{Barrier, not_frozen};
 use super::document::{AUDIT_MEMBERS_MAX, Hold, Pause, PauseCause, Snapshot, Stage, Wave};
 use super::draft::{Draft, Origin};
-use super::gates::{Health, drained, due, health, missing, rejected_shares};
+use super::gates::{Health, drained, due, health, missing};
 use super::input::{Now, Reason, Step, Wait};
 use super::policy::{AbsentPolicy, Share, WaveRule};
 use super::record::{Exclusion, NodeRecord};
@@ -207,45 +207,14 @@ fn open_wave(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason> {
 }
 
 /// The waves with one more open.
-fn following(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wave) -> Wave {
+pub(super) fn following(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wave) -> Wave {
     let mut following = Wave { opened: wave.opened + 1, opened_at: now.wall, health_waived: false, ..wave.clone() };
     take_in(snapshot, epoch, &mut following, Some(wave), now.presence);
     following
 }
 
-/// What a `resume` would waive, and for whom: a rotation that the health gate stopped in a wave.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiver {
-    /// The wave that would pass in spite of its rejected cookies, from 1.
-    pub wave: usize,
-    /// Number of all waves.
-    pub of: usize,
-    /// Share of rejected cookies in the opened waves since the promotion, as it is now.
-    pub rejected: Share,
-    /// The same before the promotion.
-    pub baseline: Share,
-    /// Required nodes that would get the new primary next, in name order.
-    pub next: Vec<NodeId>,
-}
-
-/// See [`Waiver`]; none if the health gate has not stopped a wave.
-///
-/// The nodes are those that [`open_wave`] would take in now.  The wave opens when its barrier is passed.
-#[must_use]
-pub fn waiver(snapshot: &Snapshot, now: Now<'_>) -> Option<Waiver> {
-    let document = &snapshot.document;
-    let Stage::Promoted { next, wave, .. } = &document.stage else { return None };
-    if wave.is_last() || !document.paused.as_ref().is_some_and(Pause::is_health) {
-        return None;
-    }
-    let (rejected, baseline) = rejected_shares(snapshot, next.epoch, wave);
-    let following = following(snapshot, now, next.epoch, wave);
-    let next = new_members(snapshot, next.epoch, &following, Some(wave)).cloned().collect();
-    Some(Waiver { wave: wave.opened + 1, of: wave.rules.len(), rejected, baseline, next })
-}
-
 /// The required nodes that are in the wave and were not in the one before, in name order.
-fn new_members<'a>(
+pub(super) fn new_members<'a>(
     snapshot: &'a Snapshot,
     epoch: Epoch,
     wave: &'a Wave,

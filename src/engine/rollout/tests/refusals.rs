@@ -1,6 +1,6 @@
 //! What a refusal says, and what a `resume` would waive.
 
-use super::super::{Waiver, waiver};
+use super::super::ahead::{Waiver, next_exclusion, waiver};
 use super::*;
 
 /// A pool that is steady since a second ago, whose node a has counted these cookies.
@@ -111,4 +111,53 @@ fn an_operators_pause_and_other_phases_waive_nothing() {
     for snapshot in [by_operator, of(staged()), of(steady()), of(promoted(0, &["a"]))] {
         assert_eq!(waived(&snapshot), None);
     }
+}
+
+#[test]
+fn the_next_exclusion_is_that_of_the_first_silent_node_in_the_way() {
+    use super::super::presence::Life;
+    use std::time::Duration;
+
+    // Both nodes declare 30 s, and absent_after is 600 s; b and c are behind, and d has acknowledged.
+    let snapshot = pool(document(staged()), &["a", "d"], &["b", "c"]);
+    let mut life = Life::default();
+    let later = |life: &mut Life, snapshot: &Snapshot, secs: u64| life.observe(Duration::from_secs(secs), snapshot);
+    let next = |life: &Life, snapshot: &Snapshot| {
+        let presence = life.presence(snapshot);
+        let at = next_exclusion(snapshot, Now { wall: NOW, presence: &presence }, life);
+        at.map(|at| at.secs_since(NOW))
+    };
+    later(&mut life, &snapshot, 0);
+    assert_eq!(next(&life, &snapshot), Some(600), "no node was seen in this life");
+    let mut synced = snapshot.clone();
+    synced.nodes.values_mut().for_each(|record| record.syncs += 1);
+    later(&mut life, &synced, 10);
+    assert_eq!(next(&life, &synced), None, "all have reported, and are only behind");
+    for secs in [20, 30, 40, 50] {
+        later(&mut life, &synced, secs);
+    }
+    assert_eq!(next(&life, &synced), Some(560), "b and c have missed their period");
+    synced.nodes.get_mut(&node("b")).unwrap().syncs += 1;
+    synced.nodes.get_mut(&node("c")).unwrap().syncs += 1;
+    later(&mut life, &synced, 60);
+    assert_eq!(next(&life, &synced), None, "d is silent, and not in the way");
+    // None is excluded if the policy is to wait, or if too few would be left.
+    let mut waits = snapshot.clone();
+    waits.document.policy.absent_policy = super::super::policy::AbsentPolicy::Wait;
+    let mut needed = snapshot.clone();
+    needed.document.policy.min_present = Share::ALL;
+    let fresh = |snapshot: &Snapshot| {
+        let mut life = Life::default();
+        life.observe(Duration::ZERO, snapshot);
+        next(&life, snapshot)
+    };
+    assert_eq!((fresh(&waits), fresh(&needed), fresh(&snapshot)), (None, None, Some(600)));
+    // A revoke leaves behind every node that is behind.
+    let mut revoking = synced.clone();
+    revoking.document.revoked = vec![key(2)];
+    let keys = [key(2)].into();
+    let revoke = super::super::document::Revoke { keys, left_behind: BTreeSet::new(), since: NOW };
+    revoking.document.revoke = Some(revoke);
+    later(&mut life, &revoking, 61);
+    assert_eq!(next(&life, &revoking), Some(300), "revoke_barrier_max");
 }
