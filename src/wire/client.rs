@@ -134,7 +134,7 @@ impl ClientError {
 /// The reason first, and last how it came.
 fn refusal_text(url: &str, status: u16, body: Option<&ErrorBody>) -> String {
     let Some(body) = body else { return format!("{url} answered {status}") };
-    format!("{} ({url} answered {status}, request {})", shown(&body.message), shown(&body.request_id))
+    format!("{}; {url} answered {status} (request {})", shown(&body.message), shown(&body.request_id))
 }
 
 /// A peer's text, bounded and printable, because it goes into our log.
@@ -343,9 +343,9 @@ mod tests {
             let (url, body) = ("https://a".to_owned(), serde_json::from_value(body).unwrap());
             ClientError::Refused { url, status: 409, body, retry_after: None }.to_string()
         };
-        assert_eq!(refused("the pool is\u{1b} held"), "the pool is held (https://a answered 409, request r-1)");
+        assert_eq!(refused("the pool is\u{1b} held"), "the pool is held; https://a answered 409 (request r-1)");
         let long = refused(&"x".repeat(PEER_CHARS_MAX + 1));
-        assert!(long.starts_with(&format!("{}… (https://a", "x".repeat(PEER_CHARS_MAX))), "{long}");
+        assert!(long.starts_with(&format!("{}…; https://a", "x".repeat(PEER_CHARS_MAX))), "{long}");
     }
 
     #[test]

@@ -90,6 +90,12 @@ impl std::str::FromStr for NamePattern {
     }
 }
 
+impl fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl NamePattern {
     /// Whether the name fits.  Linear in name times stars; both are bounded.
     #[must_use]
