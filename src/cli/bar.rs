@@ -14,7 +14,7 @@ impl Bar {
     pub fn on_stderr(noun: &str) -> Self {
         Self(io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-            let template = format!("[{{bar:24}}] {{pos}}/{{len}} {noun}{{wide_msg}}");
+            let template = format!("[{{bar:16}}] {{pos}}/{{len}} {noun}{{wide_msg}}");
             bar.set_style(ProgressStyle::with_template(&template).expect("a literal template").progress_chars("=> "));
             bar
         }))

@@ -18,7 +18,7 @@ use tfo_cli::plain::{NAMES_MAX, names, plain};
 use tfo_cli::report::{Failure, Outcome, Report};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
-use tfo_model::fleet::HoldReason;
+use tfo_model::fleet::{BlockedBy, HoldReason};
 use tfo_model::node::Expected;
 use tfo_model::problem::Problem;
 use tfo_model::time::{UnixTime, duration_text};
@@ -68,12 +68,14 @@ fn exclusion(status: &PoolStatus, now: UnixTime) -> Option<String> {
 fn beside_bar(status: &PoolStatus, now: UnixTime) -> String {
     let mut parts = vec![status.phase.as_str().to_owned()];
     if let Some(waves) = status.waves {
-        parts.push(format!("wave {} of {}", waves.opened, waves.of));
+        parts.push(format!("wave {}/{}", waves.opened, waves.of));
     }
-    if let Some(excluded_at) = status.next_exclusion_at.filter(|_| !status.waiting_for.is_empty()) {
-        parts.push(format!("the first is excluded {}", until_then(excluded_at, now)));
-    } else if let Some(next_at) = status.next_at {
-        parts.push(format!("next step {}", until_then(next_at, now)));
+    let watched_until = status.next_at.filter(|_| status.blocked_by == Some(BlockedBy::Health.into()));
+    // The names come last: the line is cut at the terminal's width.
+    if let Some(at) = status.next_exclusion_at.filter(|_| !status.waiting_for.is_empty()) {
+        parts.push(format!("next exclusion {}", until_then(at, now)));
+    } else if let Some(at) = watched_until {
+        parts.push(format!("next wave {}", until_then(at, now)));
     }
     if !status.waiting_for.is_empty() {
         parts.push(waits_for(status));
@@ -202,7 +204,7 @@ pub(super) async fn follow(
         bar: Bar::on_stderr("nodes"),
     };
     let end = tokio::select! {
-        ended = follower.to_the_end(&done, patience) => ended,
+        ended = follower.until_it_ends(&done, patience) => ended,
         _ = interrupt.0.recv() => Ok(End::Interrupted),
     };
     follower.bar.close();
@@ -219,7 +221,7 @@ pub(super) async fn follow(
 }
 
 impl Follower<'_> {
-    async fn to_the_end(&mut self, done: &Done, patience: Duration) -> Result<End, Failure> {
+    async fn until_it_ends(&mut self, done: &Done, patience: Duration) -> Result<End, Failure> {
         let start = clock::monotonic();
         loop {
             match self.look(done).await {
@@ -271,11 +273,17 @@ impl Follower<'_> {
             }
         };
         if is_due {
+            // First the bar, so that it is not drawn empty beside the line.
+            self.draw(status);
             let now = clock::now();
             let excluded = exclusion(status, now).map_or_else(String::new, |excluded| format!("  {excluded}"));
             self.bar.line(&format!("{now}  {}{excluded}", progress(status)));
             self.written = Some((status.clone(), clock::monotonic()));
         }
+        self.draw(status);
+    }
+
+    fn draw(&self, status: &PoolStatus) {
         self.bar.at(status.converged, status.required, &beside_bar(status, clock::now()));
     }
 
@@ -308,18 +316,17 @@ mod tests {
             "drives": true
         });
         let mut status: PoolStatus = serde_json::from_value(text).unwrap();
-        assert_eq!(beside_bar(&status, now), "promoted, wave 1 of 3, waits for 2: a, b");
+        assert_eq!(beside_bar(&status, now), "promoted, wave 1/3, waits for 2: a, b");
         assert_eq!(exclusion(&status, now), None);
         status.next_exclusion_at = Some(at("2026-11-22T22:02:05Z"));
-        assert_eq!(
-            beside_bar(&status, now),
-            "promoted, wave 1 of 3, the first is excluded in 2m 5s, waits for 2: a, b"
-        );
+        assert_eq!(beside_bar(&status, now), "promoted, wave 1/3, next exclusion in 2m 5s, waits for 2: a, b");
         let excluded = exclusion(&status, now).unwrap();
         assert_eq!(excluded, "the first is excluded at 2026-11-22T22:02:05Z (in 2m 5s) if it stays silent");
         status.waiting_for = Vec::new();
         status.next_at = Some(at("2026-11-22T22:00:34Z"));
-        assert_eq!(beside_bar(&status, now), "promoted, wave 1 of 3, next step in 34s");
+        assert_eq!(beside_bar(&status, now), "promoted, wave 1/3", "the next rotation is not a part of this one");
+        status.blocked_by = Some(BlockedBy::Health.into());
+        assert_eq!(beside_bar(&status, now), "promoted, wave 1/3, next wave in 34s");
         status.waiting_for = (0..11).map(|number| format!("n{number}").parse().unwrap()).collect();
         assert!(progress(&status).ends_with("  waits for 11"), "no line of many names: {}", progress(&status));
     }

@@ -8,9 +8,10 @@ use std::rc::Rc;
 
 use super::search::{Found, search};
 use super::settle::settles;
+use super::step::AFTER;
 use super::world::{Budget, Off, Op, SlotCount, World};
 use tfo_engine::rollout::document::{Hold, Stage};
-use tfo_engine::rollout::record::NodeRecord;
+use tfo_engine::rollout::record::{Exclusion, Membership, NodeRecord};
 use tfo_model::count::Epoch;
 
 /// One in so many worlds is driven on without faults until it converges.
@@ -78,6 +79,8 @@ struct Reached {
     other_policy: bool,
     first_key: bool,
     pending: bool,
+    included: bool,
+    unknown_again: bool,
 }
 
 impl Reached {
@@ -92,6 +95,8 @@ impl Reached {
             other_policy: orders(|op| *op == Op::SetPolicy),
             first_key: world.store.document.stage == Stage::Empty,
             pending: world.budget.failures > 0,
+            included: orders(|op| matches!(op, Op::Include(_))),
+            unknown_again: orders(|op| matches!(op, Op::Allow(_) | Op::Forget(_) | Op::ForgetWhileFrozen(_))),
         }
     }
 
@@ -107,6 +112,9 @@ impl Reached {
         self.first_key |= matches!(&document.stage, Stage::Steady { current, .. } if current.epoch == Epoch::FIRST)
             && document.hold.is_none();
         self.pending |= world.nodes.iter().any(|node| node.link.pending().is_some());
+        let included = Membership::Excluded(Exclusion::Operator { until: AFTER });
+        self.included |= world.store.nodes.values().any(|record| record.membership == included);
+        self.unknown_again |= world.store.nodes.values().any(|record| !record.is_known());
     }
 }
 
@@ -150,7 +158,7 @@ const ALL_OPS: [Op; 12] = [
 ];
 
 /// What `TFO_SIZE=full` orders wherever the short run leaves something out.
-const EVERY_OP: [Op; 19] = [
+const EVERY_OP: [Op; 23] = [
     Op::Pause,
     Op::Resume,
     Op::Abort,
@@ -167,6 +175,10 @@ const EVERY_OP: [Op; 19] = [
     Op::Deny(1),
     Op::RevokeAndDeny(0),
     Op::RevokeAndDeny(1),
+    Op::Include(0),
+    Op::Include(1),
+    Op::Allow(0),
+    Op::Allow(1),
     Op::Advance,
     Op::Rotate,
     Op::SetPolicy,
@@ -272,6 +284,14 @@ fn nodes_are_denied() {
         [Op::Deny(0), Op::Deny(1), Op::RevokeAndDeny(0), Op::RevokeAndDeny(1), Op::Forget(0), Op::Resume, Op::Abort];
     let world = small(Budget { stages: 2, orders: 3, ..Budget::default() });
     holds("denials", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(62_000));
+}
+
+/// Commands that end what an exclusion and a deny began: the next sync of the node admits it, not the command.
+#[test]
+fn nodes_are_included_and_allowed_again() {
+    let orders = [Op::Exclude(0), Op::Include(0), Op::Deny(0), Op::Allow(0)];
+    let world = small(Budget { stages: 2, orders: 2, late: 1, ..Budget::default() });
+    holds("included, allowed", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(1_000));
 }
 
 #[test]
