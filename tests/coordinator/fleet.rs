@@ -299,10 +299,12 @@ fn a_resume_of_a_health_stop_gives_the_key_to_exactly_the_nodes_that_the_pool_na
         node.sync(0);
     };
     first(&operator, "rotations", &json!({"force": true}));
-    nodes.iter_mut().for_each(|node| count(node, 0, 0));
-    nodes.iter_mut().for_each(|node| count(node, 999, 1));
+    for node in &mut nodes {
+        count(node, 0, 0);
+        node.install();
+        count(node, 999, 1);
+    }
     assert_eq!(world.pool()["waiver"], json!(null));
-    nodes.iter_mut().for_each(Node::converge);
     world.until("promoted", |pool| pool["phase"] == "promoted");
     nodes.iter_mut().for_each(Node::converge);
     count(&mut nodes[0], 999 + 880, 1 + 120);

@@ -91,7 +91,7 @@ fn waiving_plan(status: &PoolStatus) -> Plan {
         Some(worst) => plan.line(format!("most cookies were rejected by {worst}")),
         None => plan,
     };
-    plan.line("the other way is `tfoctl abort`: the opened nodes return to the old key, and no cookie is lost")
+    plan.line("the other way is `tfoctl abort`: the opened nodes return to the old key, and cookies of both stay valid")
 }
 
 fn next_names(next: &[NodeId]) -> String {

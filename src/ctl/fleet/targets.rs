@@ -141,7 +141,7 @@ mod tests {
     fn a_list_has_one_name_a_line_and_every_wrong_line_is_named() {
         let named = parse("a.test\n\n# gone since May\n  b.test  \r\na.test").unwrap();
         assert_eq!(named, ["a.test", "b.test"].map(|name| name.parse().unwrap()).into());
-        assert_eq!(parse("# nobody\n"), Ok(BTreeSet::new()));
+        assert_eq!(parse("# none\n"), Ok(BTreeSet::new()));
         let problems = parse("A.test\nb.test\nc d\n").unwrap_err();
         assert_eq!(problems.iter().map(|problem| problem.line).collect::<Vec<_>>(), [Some(1), Some(3)]);
     }
