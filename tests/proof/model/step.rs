@@ -745,6 +745,8 @@ impl World {
         }
         if self.is_off(Off::ExpectedNodesFirst) && is_held_for_nodes(&view) {
             view.document.hold = None;
+            // What the first key expects is expected of every rotation, too.
+            view.document.expected = 1;
         }
         Rc::new(view)
     }
