@@ -317,7 +317,7 @@ fn first_key_of_a_fleet() {
     let mut world = World::foreign(2);
     world.budget = Budget { stages: 2, orders: 3, restarts: 1, late: 1, ..Budget::default() };
     let orders = [Op::FirstKey, Op::Import, Op::Resume, Op::RevokeHeld(0), Op::Deny(0)];
-    holds("first key", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(90_000));
+    holds("first key", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(88_000));
 }
 
 /// An instruction that could not be installed at once is installed later.
