@@ -33,6 +33,8 @@ pub enum Outcome {
     Refused,
     /// Not converged in time.
     NotConverged,
+    /// The user interrupted it (Ctrl-C); what it follows continues.
+    Interrupted,
 }
 
 impl Outcome {
@@ -45,6 +47,8 @@ impl Outcome {
             Self::Config => 2,
             Self::Refused => 3,
             Self::NotConverged => 4,
+            // As a shell has it for a command that SIGINT ended.
+            Self::Interrupted => 130,
         }
     }
 }

@@ -11,19 +11,23 @@ mod connect;
 mod consent;
 mod failure;
 mod follow;
+mod judge;
 mod keys;
 mod look;
 mod nodes;
 mod rotate;
 mod shown;
 mod steps;
+mod targets;
 mod watch;
 
 pub(crate) use command::CommandArgs;
 pub(crate) use connect::ConnectArgs;
 pub(crate) use keys::{ImportArgs, RecoverArgs, import, recover};
 pub(crate) use look::{AuditArgs, NodesArgs, audit, list_nodes, pools};
-pub(crate) use nodes::{ExcludeArgs, NodeArgs, deny, exclude, forget};
+pub(crate) use nodes::{
+    ExcludeArgs, ExpectedArgs, ForgetArgs, NodeArgs, allow, deny, exclude, expect, forget, include,
+};
 pub(crate) use rotate::{RotateArgs, rotate};
 pub(crate) use steps::{AbortArgs, ResumeArgs, abort, advance, pause, resume};
 pub(crate) use watch::{WatchArgs, watch};

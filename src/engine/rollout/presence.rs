@@ -196,10 +196,8 @@ impl Life {
             if last_seen.is_some_and(|last_seen| last_seen.in_this_life) {
                 seen.push(node.clone());
             }
-            let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
-            let limit = snapshot.document.policy.absent_after_secs.max(period.saturating_mul(MISSED_PERIODS_MAX));
             let silent_for = last_seen.map_or(Duration::ZERO, |last_seen| self.served.saturating_sub(last_seen.at));
-            if silent_for > Duration::from_secs(limit) {
+            if silent_for > absence_limit(snapshot, record) {
                 absent.push(node.clone());
             }
         }
@@ -211,6 +209,21 @@ impl Life {
             wave_secs: self.secs_since(self.wave.as_ref().map(|since| since.at)),
             thawing: self.conflict.as_ref().map(|since| since.value.0.clone()),
         }
+    }
+
+    /// How long until the first of these nodes counts as absent, if it stays silent: of those that have missed their own
+    /// period, or were not seen in this life.  In time that this coordinator serves.
+    #[must_use]
+    pub fn absent_in(&self, snapshot: &Snapshot, nodes: &[NodeId]) -> Option<Duration> {
+        let left = |node: &NodeId| {
+            let (record, known) = (snapshot.nodes.get(node)?, self.nodes.get(node)?);
+            let period = record.report.as_ref().map_or(0, |report| report.next_sync_secs);
+            let silent_for = self.served.saturating_sub(known.at);
+            let is_late = !known.in_this_life || silent_for > Duration::from_secs(period);
+            let limit = absence_limit(snapshot, record);
+            (is_late && silent_for <= limit).then(|| limit - silent_for)
+        };
+        nodes.iter().filter_map(left).min()
     }
 
     /// Whether the store shows less than this life has seen, so that it was restored from a backup.
@@ -231,6 +244,12 @@ impl Life {
     fn secs_since(&self, at: Option<Duration>) -> u64 {
         at.map_or(0, |at| self.served.saturating_sub(at).as_secs())
     }
+}
+
+/// A node is absent after a longer silence (rule 11).
+fn absence_limit(snapshot: &Snapshot, record: &NodeRecord) -> Duration {
+    let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
+    Duration::from_secs(snapshot.document.policy.absent_after_secs.max(period.saturating_mul(MISSED_PERIODS_MAX)))
 }
 
 fn mark<T: PartialEq>(since: &mut Option<Since<T>>, value: T, at: Duration) {

@@ -11,9 +11,9 @@ fn ctl(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 /// The fleet commands of docs/reference/commands.md.
-const COMMANDS: [&str; 14] = [
-    "pools", "nodes", "rotate", "pause", "resume", "abort", "advance", "import", "recover", "exclude", "deny",
-    "forget", "audit", "watch",
+const COMMANDS: [&str; 17] = [
+    "pools", "nodes", "rotate", "pause", "resume", "abort", "advance", "import", "recover", "exclude", "include",
+    "deny", "allow", "forget", "expect", "audit", "watch",
 ];
 
 #[test]

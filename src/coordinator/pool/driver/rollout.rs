@@ -107,7 +107,7 @@ impl Driver {
                     revision = %audit.revision,
                     generation = %audit.generation,
                     phase = audit.phase.as_str(),
-                    action = ?audit.action,
+                    action = audit.action.as_str(),
                     actor = actor_name(&audit.actor),
                     nodes = audit.nodes.len(),
                     primary_fp = slots.map(|slots| tracing::field::display(slots.primary.fingerprint)),
