@@ -17,6 +17,7 @@ mod nodes;
 mod rotate;
 mod shown;
 mod steps;
+mod verdict;
 mod watch;
 
 pub(crate) use command::CommandArgs;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::verdict::line;
 use tfo_cli::plain::{count_of_nodes, names, plain};
 use tfo_cli::report::Report;
 use tfo_cli::table::Table;
@@ -81,10 +82,7 @@ impl Report for Shown<Pools> {
 
 /// Lines for what the table has no column for; each names the pool.
 pub(super) fn remarks(pool: &PoolStatus) -> Vec<String> {
-    let mut remarks = Vec::new();
-    if let Some(closed) = pool.blocked_by.as_ref().filter(|gate| **gate != BlockedBy::Schedule) {
-        remarks.push(gate(closed));
-    }
+    let mut remarks = vec![line(&pool.verdict)];
     if !pool.waiting_for.is_empty() {
         remarks.push(format!("waits for {}", names(&pool.waiting_for)));
     }
