@@ -98,14 +98,25 @@ pub struct Conflict {
 /// nothing, so denying a node is the way out of a false report.
 #[must_use]
 pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
-    let document = &snapshot.document;
-    let instructions = instructions(document);
-    snapshot
-        .nodes
-        .iter()
-        .filter_map(|(node, record)| Some((node, contradicts(document, &instructions, record)?)))
+    conflicting(snapshot)
         .max_by_key(|(_, generation)| *generation)
         .map(|(node, generation)| Conflict { node: node.clone(), generation })
+}
+
+/// Every such report, the one with the highest generation first.
+#[must_use]
+pub fn witnesses(snapshot: &Snapshot) -> Vec<Conflict> {
+    let mut found: Vec<Conflict> =
+        conflicting(snapshot).map(|(node, generation)| Conflict { node: node.clone(), generation }).collect();
+    found.sort_by_key(|conflict| std::cmp::Reverse(conflict.generation));
+    found
+}
+
+fn conflicting(snapshot: &Snapshot) -> impl Iterator<Item = (&NodeId, Generation)> {
+    let document = &snapshot.document;
+    let instructions = instructions(document);
+    let nodes = snapshot.nodes.iter();
+    nodes.filter_map(move |(node, record)| Some((node, contradicts(document, &instructions, record)?)))
 }
 
 /// Whether this record alone freezes the pool.

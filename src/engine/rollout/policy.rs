@@ -51,6 +51,14 @@ impl Share {
     }
 }
 
+impl std::fmt::Display for Share {
+    /// In percent, with two digits after the point below 1 %: `4.1 %`, `0.03 %`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (whole, part) = (self.0 / 10_000, self.0 % 10_000);
+        if whole == 0 { write!(f, "0.{:02} %", part / 100) } else { write!(f, "{whole}.{} %", part / 1_000) }
+    }
+}
+
 /// A pattern of node names: a DNS name in which `*` stands for any characters.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -7,6 +7,7 @@ mod gates;
 mod nodes;
 mod presence;
 mod reporting;
+mod verdict;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
