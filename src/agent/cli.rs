@@ -94,7 +94,13 @@ fn detailed_code(outcome: Outcome) -> u8 {
     match outcome {
         Outcome::Done => 0,
         Outcome::Changed => 2,
-        Outcome::Failed | Outcome::Config | Outcome::Refused | Outcome::NotConverged => 1,
+        Outcome::Failed
+        | Outcome::Config
+        | Outcome::Refused
+        | Outcome::NotConverged
+        | Outcome::Warning
+        | Outcome::Critical
+        | Outcome::Unknown => 1,
     }
 }
 

@@ -33,6 +33,12 @@ pub enum Outcome {
     Refused,
     /// Not converged in time.
     NotConverged,
+    /// A check for a monitoring system found something to do today.
+    Warning,
+    /// A check for a monitoring system found something to do now.
+    Critical,
+    /// A check for a monitoring system could not find out.
+    Unknown,
 }
 
 impl Outcome {
@@ -41,9 +47,9 @@ impl Outcome {
     pub const fn code(self) -> u8 {
         match self {
             Self::Done | Self::Changed => 0,
-            Self::Failed => 1,
-            Self::Config => 2,
-            Self::Refused => 3,
+            Self::Failed | Self::Warning => 1,
+            Self::Config | Self::Critical => 2,
+            Self::Refused | Self::Unknown => 3,
             Self::NotConverged => 4,
         }
     }
