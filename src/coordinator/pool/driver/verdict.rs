@@ -53,7 +53,8 @@ impl Driver {
 
     fn log_verdict(&self, found: &verdict::Verdict) {
         let verdict::Verdict { kind, severity, sentence, next, .. } = found;
-        let (pool, next) = (self.replica.pool(), next.as_deref());
+        let pool = self.replica.pool();
+        let next = next.as_ref().map(|next| of_pool(next, pool));
         match severity {
             Severity::Critical => error!(%pool, %severity, %kind, sentence, next, "verdict"),
             Severity::Warning => warn!(%pool, %severity, %kind, sentence, next, "verdict"),
@@ -97,8 +98,12 @@ fn shown(pool: &PoolName, found: verdict::Verdict) -> Verdict {
         nodes,
         more,
         numbers: found.numbers.into_iter().map(|(name, number)| (name.to_owned(), number)).collect(),
-        // There may be several pools, and another one may be the operator's default.
-        next: found.next.map(|next| format!("{next} --pool {pool}")),
+        next: found.next.map(|next| of_pool(&next, pool)),
         docs: found.docs.map(str::to_owned),
     }
+}
+
+/// The command for this pool: there may be several, and another one may be the operator's default.
+fn of_pool(command: &str, pool: &PoolName) -> String {
+    format!("{command} --pool {pool}")
 }

@@ -315,12 +315,13 @@ fn held(snapshot: &Snapshot) -> Option<Verdict> {
                 );
                 verdict(sentence).counts("expected", expected).counts("here", here)
             } else {
+                // A mere number of nodes has no names.
+                let nodes: Vec<NodeId> = missing.iter().filter_map(|name| name.parse().ok()).collect();
+                let names = if nodes.is_empty() { String::new() } else { format!("; missing: {}", listed(&nodes)) };
                 let sentence = format!(
                     "no rotation starts before the expected nodes have the pool's first key: {here} of {expected} have \
-                     it; missing: {}",
-                    listed(&missing)
+                     it{names}"
                 );
-                let nodes = missing.iter().filter_map(|name| name.parse().ok()).collect();
                 let verdict = verdict(sentence).counts("expected", expected).counts("here", here);
                 verdict.nodes(nodes).next("tfoctl nodes")
             }
