@@ -321,3 +321,28 @@ fn nodes_that_only_report_agree_or_split() {
     let told = "split: 1 node refuses the cookies of 2 others (key aaaaaaaaaaaaaaaa), and the other way round: c.cache.example.org";
     scene.surfaces("critical", "split", told);
 }
+
+#[test]
+fn a_store_that_cannot_be_read_is_blind_where_it_can_be_said_and_unknown_elsewhere() {
+    let scene = Scene::steady(FAST);
+    let store = rusqlite::Connection::open(scene.world.path("state.db")).unwrap();
+    let flags = rusqlite::functions::FunctionFlags::SQLITE_UTF8;
+    store.create_scalar_function("only_tfo_coordinator_writes_here", 0, flags, |_| Ok(true)).unwrap();
+    let sum: Vec<u8> = store.query_row("SELECT sum FROM pool", (), |row| row.get(0)).unwrap();
+    // What a disk may do: it is noticed at the next look.
+    store.execute("UPDATE pool SET sum = x'00'", ()).unwrap();
+    let is_blind = || {
+        let (_, page) = scene.world.observed("/").unwrap();
+        let (_, metrics) = scene.world.observed("/metrics").unwrap();
+        page.contains("<title>CRITICAL: edge blind - ")
+            && page.contains("<strong>critical</strong>: the store cannot be reached")
+            && metrics.contains("tfo_coordinator_pool_verdict{kind=\"blind\",pool=\"edge\"} 1")
+            && metrics.contains("tfo_coordinator_pool_verdict_severity{pool=\"edge\"} 3")
+    };
+    assert!(poll_until(SOON, is_blind), "{}", scene.world.observed("/").unwrap().1);
+    let output = scene.tfoctl(&["check"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(3) && said.contains("remedy"), "{output:?}");
+    store.execute("UPDATE pool SET sum = ?1", [sum]).unwrap();
+    scene.surfaces("ok", "agree", "3 nodes accept each other's cookies");
+}

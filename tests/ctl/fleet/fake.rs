@@ -165,7 +165,7 @@ pub(crate) fn pool(with: Value) -> Value {
     let mut status = json!({
         "pool": "edge", "pool_id": "0123456789abcdef0123456789abcdef", "revision": 40, "generation": 12,
         "phase": "steady", "primary": key(7, 'a'), "backup": key(6, 'b'), "verdict": verdict("ok", "agree", "3 nodes accept each other's cookies", Value::Null), "paused": null, "hold": null, "expect": null,
-        "required": 3, "converged": 3, "reporting": 0, "waiting_for": [], "next_at": "2026-11-23T22:00:00Z",
+        "required": 3, "converged": 3, "reporting": 0, "waiting_for": [], "next_at": "2020-11-23T22:00:00Z",
         "blocked_by": "schedule", "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": [],
         "drives": true, "policy_differs": []
     });

@@ -150,8 +150,8 @@ fn what_others_wrote_cannot_move_the_cursor() {
     let (operator, coordinator) =
         Operator::with(&pool(json!({"verdict": verdict(evil, evil, evil, json!(evil))})), &nodes);
     coordinator.on("GET /v1/pools/edge/audit", [page(&[audit(1, evil, Some("ops1.test"), evil)])]);
-    for arguments in [&["pools"][..], &["nodes"], &["audit"], &["check"]] {
-        let shown = operator.ok(arguments);
+    for (arguments, code) in [(&["pools"][..], 0), (&["nodes"], 0), (&["audit"], 0), (&["check"], 3)] {
+        let shown = operator.ends(arguments, code).0;
         assert!(shown.contains("owned"), "{arguments:?}: {shown}");
         assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{arguments:?}: {shown:?}");
         assert!(!shown.contains("\nfake line"), "{arguments:?}: {shown:?}");

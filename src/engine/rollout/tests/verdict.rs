@@ -23,7 +23,7 @@ fn report_of<'a>(snapshot: &'a mut Snapshot, name: &str) -> &'a mut Report {
     snapshot.nodes.get_mut(&node(name)).unwrap().report.as_mut().unwrap()
 }
 
-/// Makes a node one that has received every instruction, so that its old keys are no matter of moments.
+/// Makes a node one that has received every instruction, and still holds its old keys.
 fn stick(snapshot: &mut Snapshot, name: &str) {
     report_of(snapshot, name).seen = Generation::new(5);
 }
