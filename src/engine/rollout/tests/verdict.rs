@@ -121,7 +121,12 @@ fn what_is_critical_says_who_and_how_much() {
 #[test]
 fn a_split_is_what_present_nodes_report_and_its_command_ends_it() {
     // A node whose instruction is on its way, an absent one, a denied one and an excluded one do not count.
-    let in_flight = rested(&["a", "c", "d"], &["b"]);
+    let mut in_flight = rested(&["a", "c", "d"], &["b"]);
+    assert_eq!(judged(&in_flight, &presence()).kind, VerdictKind::Agree);
+    // As a node that joins: it has a key of its own, and says that it has none of the pool.
+    let report = report_of(&mut in_flight, "b");
+    (report.fence, report.installed) = (None, Installed::Failed);
+    report.holds = Some(Slots { primary: key(9), backup: None }.prints());
     assert_eq!(judged(&in_flight, &presence()).kind, VerdictKind::Agree);
     assert_eq!(judged(&split(), &absent(&["b"])).kind, VerdictKind::Absent);
     for exclusion in [Exclusion::Denied, Exclusion::Operator { until: UnixTime::from_secs(900_000) }] {
@@ -283,7 +288,7 @@ fn a_rotation_says_where_it_is_and_whom_it_waits_for_until_when() {
     assert_eq!(judged(&five(), &late).numbers["until_timestamp_seconds"], 200_070);
     // What no time heals is a warning.
     let broken = with(five(), |snapshot| {
-        stick(snapshot, "b");
+        ["b", "e"].iter().for_each(|name| stick(snapshot, name));
         report_of(snapshot, "e").installed = Installed::Failed;
         for name in ["b", "e"] {
             let (generation, slots) = (Generation::new(4), Slots { primary: key(2), backup: Some(key(1)) });

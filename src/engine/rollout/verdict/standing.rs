@@ -52,22 +52,19 @@ pub(super) fn trouble(document: &Document, now: Now<'_>, node: &NodeId, record: 
     if now.presence.absent.contains(node) {
         return Some(Trouble::Silent);
     }
-    match report.installed {
-        Installed::Failed => return Some(Trouble::Failed),
-        Installed::Drifted => return Some(Trouble::Drifted),
-        Installed::ReadBack => {}
-    }
-    if has_acked(document, node, record) {
-        return None;
-    }
     let instruction = instruction_for(document, node, report.slot_count)?;
-    Some(if report.seen >= instruction.generation {
-        Trouble::Stuck
-    } else if now.presence.overdue.contains_key(node) {
-        Trouble::Late
-    } else {
-        Trouble::InFlight
-    })
+    let installed = report.fence.as_ref().map(|fence| fence.generation);
+    // Whatever a node reports before it has received its instruction, such as that it has no keys yet, is of the past.
+    if Some(report.seen).max(installed) < Some(instruction.generation) {
+        let is_late = now.presence.overdue.contains_key(node);
+        return Some(if is_late { Trouble::Late } else { Trouble::InFlight });
+    }
+    match report.installed {
+        Installed::Failed => Some(Trouble::Failed),
+        Installed::Drifted => Some(Trouble::Drifted),
+        Installed::ReadBack if has_acked(document, node, record) => None,
+        Installed::ReadBack => Some(Trouble::Stuck),
+    }
 }
 
 /// The required nodes that are in trouble, the worst first, and in name order among equals.
