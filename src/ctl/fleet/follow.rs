@@ -274,7 +274,11 @@ impl Follower<'_> {
         let text = text.join("; ");
         if self.failure.as_ref() != Some(&text) {
             // As above.
-            drop(writeln!(io::stderr(), "{}  {text}; the rotation continues, asking again", clock::now()));
+            drop(writeln!(
+                io::stderr(),
+                "{}  {text}; asking again: nodes keep their keys, and the pool moves on with its coordinator",
+                clock::now()
+            ));
             self.failure = Some(text);
         }
     }

@@ -3,6 +3,8 @@
 //! Must not know: where a policy was read.  Invariant: a policy that passed [`Policy::check`] can always reach the
 //! end of a rotation, because its last wave is all nodes and `drain_max` is finite.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use tfo_model::ids::NodeId;
@@ -43,6 +45,13 @@ impl Share {
         Self(u32::try_from(ppm).unwrap_or(Self::ALL.0))
     }
 
+    /// In percent for people, with one digit after the point, or two below 1%: `4.1%`, `0.03%`.
+    #[must_use]
+    pub fn rounded(self) -> String {
+        let (whole, part) = (self.0 / 10_000, self.0 % 10_000);
+        if whole == 0 { format!("0.{:02}%", part / 100) } else { format!("{whole}.{}%", part / 1_000) }
+    }
+
     /// This share of `count`, rounded up: a rule of "at least half" must not be met by less.
     #[must_use]
     pub fn of_count(self, count: usize) -> usize {
@@ -51,11 +60,10 @@ impl Share {
     }
 }
 
-impl std::fmt::Display for Share {
-    /// In percent, with two digits after the point below 1 %: `4.1 %`, `0.03 %`.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (whole, part) = (self.0 / 10_000, self.0 % 10_000);
-        if whole == 0 { write!(f, "0.{:02} %", part / 100) } else { write!(f, "{whole}.{} %", part / 1_000) }
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:0>4}", self.0 / 10_000, self.0 % 10_000);
+        write!(f, "{}%", text.trim_end_matches('0').trim_end_matches('.'))
     }
 }
 
@@ -82,7 +90,41 @@ impl std::str::FromStr for NamePattern {
     }
 }
 
+impl fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl NamePattern {
+    /// Whether only one name fits.
+    #[must_use]
+    pub fn is_one_name(&self) -> bool {
+        !self.0.contains('*')
+    }
+
+    /// Whether some text fits both patterns.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        let (own, other) = (self.0.as_bytes(), other.0.as_bytes());
+        // From the end to the beginning: whether the rest of one pattern from here meets the rest of the other.
+        let mut below = vec![false; other.len() + 1];
+        for i in (0..=own.len()).rev() {
+            let mut row = vec![false; other.len() + 1];
+            for j in (0..=other.len()).rev() {
+                row[j] = match (own.get(i), other.get(j)) {
+                    (None, None) => true,
+                    (Some(b'*'), _) => below[j] || (j < other.len() && row[j + 1]),
+                    (_, Some(b'*')) => row[j + 1] || (i < own.len() && below[j]),
+                    (Some(one), Some(two)) => one == two && below[j + 1],
+                    (None, Some(_)) | (Some(_), None) => false,
+                };
+            }
+            below = row;
+        }
+        below[0]
+    }
+
     /// Whether the name fits.  Linear in name times stars; both are bounded.
     #[must_use]
     pub fn matches(&self, node: &NodeId) -> bool {
@@ -254,6 +296,34 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns_meet_if_some_name_fits_both() {
+        let pattern = |text: &str| text.parse::<NamePattern>().unwrap();
+        let cases = [
+            ("a.b", "a.b", true),
+            ("a.b", "a.c", false),
+            ("*", "a", true),
+            ("*.b", "a.*", true),
+            ("a*", "b*", false),
+            ("*a", "*b", false),
+            ("a*c*e", "ab*de", true),
+            ("a*c", "a", false),
+            ("aa*", "*a", true),
+            ("a*b*c", "a*d*c", true),
+        ];
+        for (one, other, meet) in cases {
+            assert_eq!(pattern(one).meets(&pattern(other)), meet, "{one} {other}");
+            assert_eq!(pattern(other).meets(&pattern(one)), meet, "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_shown_as_it_is_written() {
+        for (ppm, text) in [(50_000, "5%"), (1_000_000, "100%"), (5_000, "0.5%"), (1, "0.0001%")] {
+            assert_eq!(Share::from_ppm(ppm).unwrap().to_string(), text);
+        }
+    }
 
     #[test]
     fn policies_differ_by_the_names_of_the_file() {

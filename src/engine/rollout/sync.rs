@@ -291,6 +291,9 @@ impl PoolView {
 
     /// The answer from the snapshot that this was made of; looks at one node.
     ///
+    /// A node that has no keys of the pool, and has received none in its session, gets [`Answer::Nothing`] only while the
+    /// pool has no key: it is ready then ([`Link::nothing_new`](crate::fence::Link::nothing_new)).
+    ///
     /// # Errors
     /// Fails if the pool is frozen, the record is not (or no longer) that of this session, or the answer would instruct
     /// the node before every required node was seen in this life.
@@ -316,7 +319,10 @@ impl PoolView {
             return Ok(Answer::Nothing);
         }
         let instruction = instruction_for(&snapshot.document, node, sync.report.slot_count);
-        let Some(instruction) = instruction else { return Ok(Answer::Nothing) };
+        let Some(instruction) = instruction else {
+            // The node takes it for "the pool has no key yet", which a restored store may only claim (rule 10).
+            return if self.all_seen { Ok(Answer::Nothing) } else { Err(SyncRefused::NotHeard) };
+        };
         // Not "differs": a node that cannot install, or a coordinator that lags, would loop without pause.
         let has_it = sync.report.acknowledges(&snapshot.document.pool_id, &instruction);
         if instruction.generation <= sync.seen || has_it {

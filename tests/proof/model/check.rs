@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::search::{Found, search};
 use super::settle::settles;
+use super::step::Event;
 use super::world::{Budget, Off, Op, SlotCount, World};
 use tfo_engine::rollout::document::{Hold, Stage};
 use tfo_engine::rollout::record::NodeRecord;
@@ -300,6 +301,36 @@ fn first_key_of_a_fleet() {
     holds("first key", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(90_000));
 }
 
+fn empty(budget: Budget) -> World {
+    let mut world = World::empty(2);
+    world.budget = Budget { stages: 2, orders: 2, ..budget };
+    one_coordinator(ordering(world, &[Op::FirstKey, Op::Resume]))
+}
+
+/// Agents first, key later: a node is ready on an empty pool, because there is no cookie to lose, and the pool makes no move
+/// before it has the first key (rule 9).
+#[test]
+fn agents_come_before_the_first_key() {
+    let world = empty(Budget { reboots: 1, absences: 1, ..Budget::default() });
+    holds("agents first", world, &told_apart(2), Pinned::Complete(32_000));
+    let world = empty(Budget { late: 1, ..Budget::default() });
+    holds("agents first, late", world, &told_apart(2), Pinned::Complete(6_600));
+    // The file cannot be written for a while: what was received is no empty pool.
+    let world = empty(Budget { failures: 1, restarts: 1, ..Budget::default() });
+    holds("agents first, failures", world, &told_apart(2), Pinned::Complete(18_000));
+}
+
+/// A store that was restored to a time before the first key says nothing to a joiner until all its nodes were seen.
+#[test]
+fn a_restored_store_does_not_pass_for_an_empty_pool() {
+    // The backup knows both nodes: those that it does not know are not waited for, the second known limit.
+    let world = empty(Budget { restores: 1, images: 1, ..Budget::default() });
+    let world = (0..2).fold(world, |world, node| {
+        world.after(Event::Sync { node, exclusion_ended: false }).expect("an unknown node is admitted")
+    });
+    holds("agents first, restored", world, &told_apart(2), Pinned::Complete(73_000));
+}
+
 /// An instruction that could not be installed at once is installed later.
 #[test]
 fn files_cannot_be_written_for_a_while() {
@@ -427,6 +458,7 @@ fn without(off: Off) -> World {
         Off::ImportOnlyIntoEmpty => ordering(small(Budget { orders: 1, ..Budget::default() }), &[Op::Import]),
         Off::LifeEndsWithItsStore | Off::PresenceKnowsItsRevision => goes_back_live(1),
         Off::ExpectedNodesFirst => import(),
+        Off::EmptyIsOfThisRun => empty(Budget { reboots: 1, ..Budget::default() }),
         Off::OneSlotIsNeverRequired => one_slot(),
         Off::FenceInFile => {
             return World { off: Some(off), ..small(Budget { moves: 1, restarts: 1, ..Budget::default() }) };

@@ -19,7 +19,8 @@ use tfo_model::key::PairPrint;
 use tfo_model::time::UnixTime;
 
 use super::world::{
-    Answer, Off, Op, Reply, Request, World, fingerprint, is_held_for_nodes, link, number, plain, policy, pool_id,
+    Answer, Off, Op, Reply, Request, Serving, World, fingerprint, is_held_for_nodes, link, number, plain, policy,
+    pool_id,
 };
 
 /// `absent_after` of every answer, and how long agents ask before they serve by their file.  Time stands still
@@ -60,7 +61,7 @@ pub(crate) enum Event {
     TakeInVain(u8),
     /// ... and is tried again before a next request.
     TryAgain(u8),
-    /// READY is given before the kernel has keys of the pool: only with the rule off.
+    /// READY is given before the kernel has keys of the pool: on an empty pool, or with a rule off.
     Ready(u8),
     RestartAgent(u8),
     Reboot(u8),
@@ -259,7 +260,8 @@ impl World {
             }
             Event::TryAgain(n) => next.try_again(usize::from(n)),
             Event::Ready(n) => {
-                next.nodes[usize::from(n)].is_serving = true;
+                let node = &mut next.nodes[usize::from(n)];
+                node.serving = if node.joined_empty { Serving::SinceEmpty } else { Serving::Keyless };
                 true
             }
             Event::Hesitate(c) => {
@@ -380,6 +382,11 @@ impl World {
         };
         let result = match &taken.reply {
             Reply::SessionClosed(open) => link.session_closed(id, *open, image, Duration::ZERO).map(|()| None),
+            Reply::Nothing => {
+                let taken = link.nothing_new(id, Duration::ZERO).map(|()| None);
+                self.nodes[n].was_told_empty |= self.is_empty_to(n);
+                taken
+            }
             Reply::Tell(told) => {
                 let pool_id = self.store.document.pool_id;
                 let answer = PoolAnswer { pool_id, instruction: *told, absent_after: ABSENT_AFTER };
@@ -466,6 +473,7 @@ impl World {
         let has_fence = !self.is_off(Off::FenceInFile);
         let node = &mut self.nodes[n];
         node.link = link(node.file.as_deref().filter(|_| has_fence).cloned(), ordinal, node.image);
+        node.joined_empty = false;
         self.drop_dead_answers(n);
     }
 
@@ -483,10 +491,15 @@ impl World {
     fn may_serve_without_keys(&self, n: usize) -> bool {
         let node = &self.nodes[n];
         let is_ready = match node.link.readiness(Duration::ZERO, START_TIMEOUT) {
-            Readiness::Confirmed | Readiness::Unconfirmed => true,
+            Readiness::Confirmed | Readiness::Unconfirmed | Readiness::EmptyPool => true,
+            Readiness::NoKeys | Readiness::Asking if self.is_off(Off::EmptyIsOfThisRun) => node.was_told_empty,
             Readiness::NoKeys | Readiness::Asking => self.is_off(Off::JoinerWaitsForKeys),
         };
-        node.kernel.is_none() && !node.is_serving && node.link.fence().is_none() && is_ready
+        node.kernel.is_none() && node.serving == Serving::No && node.link.fence().is_none() && is_ready
+    }
+
+    fn is_empty_to(&self, n: usize) -> bool {
+        self.nodes[n].link.readiness(Duration::ZERO, START_TIMEOUT) == Readiness::EmptyPool
     }
 
     fn reboot(&mut self, n: usize) -> bool {
@@ -496,7 +509,7 @@ impl World {
             SlotCount::One => Slots { backup: None, ..fence.slots },
         });
         node.is_covered &= node.kernel.is_some();
-        node.is_serving = false;
+        node.serving = Serving::No;
         self.restart(n);
         self.note_minted();
         true
@@ -508,7 +521,8 @@ impl World {
         node.file = None;
         node.kernel = None;
         node.image += 1;
-        node.is_serving = false;
+        node.serving = Serving::No;
+        node.was_told_empty = false;
         node.is_covered = false;
         node.is_expected = false;
         self.ordered_on &= !(1 << n);
@@ -563,6 +577,7 @@ impl World {
         match record(&self.store.document, before.as_ref(), &id, &request.sync, wall) {
             Ok(Recording::First(change) | Recording::Later(change)) => {
                 self.store_record(n, change.next);
+                self.note_joined(request);
                 self.coordinators.iter_mut().for_each(|c| c.heard |= 1 << n);
             }
             Ok(Recording::Stale) => {}
@@ -574,6 +589,13 @@ impl World {
         }
         self.answer(request);
         true
+    }
+
+    /// Ghost: whether the run that sent the request was admitted while the pool had no key, and no node held one.
+    fn note_joined(&mut self, request: &Request) {
+        let is_empty = self.store.document.stage == Stage::Empty && !self.nodes.iter().any(|node| node.is_covered);
+        let node = &mut self.nodes[request.node];
+        node.joined_empty |= is_empty && node.kernel.is_none() && node.link.session() == request.sync.session;
     }
 
     fn answer(&mut self, request: &Request) {
@@ -591,6 +613,10 @@ impl World {
         let presence = if self.is_off(Off::NobodyIsToldBeforeAllAreHeard) { self.everybody() } else { presence };
         match PoolView::of(&view, &presence).answer(&view, &id, &request.sync) {
             Ok(Reply_::Instruct(told)) => self.reply(request, Reply::Tell(told)),
+            // A kernel with keys is never ready without them, and a state less to look at.
+            Ok(Reply_::Nothing) if request.sync.report.fence.is_none() && self.nodes[request.node].kernel.is_none() => {
+                self.reply(request, Reply::Nothing);
+            }
             Ok(Reply_::Nothing) => self.confirm(request, &presence),
             Err(SyncRefused::SessionClosed { ordinal }) => self.reply(request, Reply::SessionClosed(ordinal)),
             Err(_) => {}
@@ -894,6 +920,9 @@ impl World {
             self.nodes[index].is_expected &= !is_known;
             if !self.is_admitted(index) && !self.nodes[index].is_expected {
                 self.nodes[index].is_covered = false;
+                if self.nodes[index].serving == Serving::SinceEmpty {
+                    self.nodes[index].serving = Serving::TakenOut;
+                }
                 self.ordered_on &= !(1 << index);
             }
         }

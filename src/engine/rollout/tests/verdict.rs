@@ -32,7 +32,7 @@ fn exclude(snapshot: &mut Snapshot, name: &str, exclusion: Exclusion) {
     snapshot.nodes.get_mut(&node(name)).unwrap().membership = Membership::Excluded(exclusion);
 }
 
-/// A promotion that the health gate stopped: 41 of 1000 rejected then, 10 % now, and 1 of 1000 before.
+/// A promotion that the health gate stopped: 41 of 1000 rejected then, 10% now, and 1 of 1000 before.
 fn stopped() -> Snapshot {
     let mut snapshot = of(promoted(0, &["a"]));
     let counted = |failed| Counters { passive: 1_000 - failed, passive_alt_key: 0, passive_fail: failed };
@@ -48,7 +48,7 @@ fn stopped() -> Snapshot {
     let proposal = committed(tick(&snapshot));
     assert_eq!(proposal.audit.action, Action::Unhealthy);
     assert_eq!(proposal.audit.nodes, nodes(&["a"]));
-    assert_eq!(proposal.audit.reason, "4.1 % of the cookies are rejected, 0.10 % before the promotion");
+    assert_eq!(proposal.audit.reason, "4.1% of the cookies are rejected, 0.10% before the promotion");
     snapshot.nodes.get_mut(&node("a")).unwrap().window = Some(window(Phase::Promoted, 100));
     Snapshot { document: proposal.document, ..snapshot }
 }
@@ -108,8 +108,8 @@ fn what_is_critical_says_who_and_how_much() {
         &stopped(),
         &presence(),
         "critical stopped_by_health [a] tfoctl abort",
-        "the health gate stopped the rotation in wave 1 of 2: 10.0 % of the cookies are rejected now (4.1 % when it \
-         stopped, 0.10 % before the promotion); worst: a",
+        "the health gate stopped the rotation in wave 1 of 2: 10.0% of the cookies are rejected now (4.1% when it \
+         stopped, 0.10% before the promotion); worst: a",
     );
     let numbers = judged(&stopped(), &presence()).numbers;
     assert_eq!(numbers["rejected_ppm"], 100_000);
@@ -205,8 +205,8 @@ fn what_waits_for_an_operator_says_for_what() {
         &pool(aborted, &["a", "b"], &[]),
         &presence(),
         "warning held [] tfoctl resume",
-        "no rotation starts: the health gate stopped the last one, which was aborted (4.1 % of the cookies were \
-         rejected, 0.10 % before; worst: a)",
+        "no rotation starts: the health gate stopped the last one, which was aborted (4.1% of the cookies were \
+         rejected, 0.10% before; worst: a)",
     );
     is(
         &held(Hold::Aborted),

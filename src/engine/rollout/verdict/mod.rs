@@ -185,9 +185,11 @@ fn stopped_by_health(snapshot: &Snapshot) -> Option<Verdict> {
     let worst = if since.worst.is_empty() { worst.clone() } else { since.worst };
     let (opened, of) = (wave.opened + 1, wave.rules.len());
     let sentence = format!(
-        "the health gate stopped the rotation in wave {opened} of {of}: {} of the cookies are rejected now ({rejected} \
-         when it stopped, {baseline} before the promotion){}",
-        since.rejected,
+        "the health gate stopped the rotation in wave {opened} of {of}: {} of the cookies are rejected now ({} \
+         when it stopped, {} before the promotion){}",
+        since.rejected.rounded(),
+        rejected.rounded(),
+        baseline.rounded(),
         if worst.is_empty() { String::new() } else { format!("; worst: {}", listed(&worst)) },
     );
     let verdict = Verdict::new(Severity::Critical, VerdictKind::StoppedByHealth, sentence)
@@ -215,8 +217,10 @@ fn paused(document: &Document) -> Option<Verdict> {
         }
         PauseCause::Operator { operator, reason } => format!("paused by {operator} (\"{reason}\"){place}"),
         PauseCause::Health { rejected, baseline, worst } => format!(
-            "no rotation starts: the health gate stopped the last one, which was aborted ({rejected} of the cookies \
-             were rejected, {baseline} before; worst: {})",
+            "no rotation starts: the health gate stopped the last one, which was aborted ({} of the cookies \
+             were rejected, {} before; worst: {})",
+            rejected.rounded(),
+            baseline.rounded(),
             listed(worst)
         ),
     };
