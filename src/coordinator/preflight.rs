@@ -168,10 +168,7 @@ impl Found {
                 _ => self.problems.push(problem),
             }
         }
-    };
-    // Also where a certificate or the store is wrong.
-    problems.extend(CoordinatorSettings::load(config).iter().flat_map(advice));
-    problems
+    }
 }
 
 /// The certificates, and whether one of them can be revoked.

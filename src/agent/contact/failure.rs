@@ -121,6 +121,10 @@ pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
         ErrorKind::SessionClosed => {
             ("session_closed", "another agent uses this node's certificate: issue one for each host")
         }
+        ErrorKind::PeriodTooLong => (
+            "period_too_long",
+            "shorten the period of this node's timer, or raise `period_max` of the pool at the coordinators",
+        ),
         ErrorKind::TooFarAhead => {
             ("too_far_ahead", "the coordinator's store was restored from an old backup: ask its operator")
         }

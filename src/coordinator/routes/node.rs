@@ -148,6 +148,7 @@ fn refusal(error: SyncError) -> Refusal {
         SyncRefused::Denied => ErrorKind::Denied,
         SyncRefused::OtherPool => ErrorKind::OtherPool,
         SyncRefused::TooFarAhead => ErrorKind::TooFarAhead,
+        SyncRefused::PeriodTooLong { .. } => ErrorKind::PeriodTooLong,
         SyncRefused::SessionClosed { .. } => ErrorKind::SessionClosed,
         SyncRefused::Frozen => ErrorKind::PoolFrozen,
         SyncRefused::NotAdmitted => ErrorKind::Unavailable,

@@ -41,7 +41,7 @@ pub(super) fn drained(snapshot: &Snapshot, now: Now<'_>) -> Result<(), Wait> {
     let document = &snapshot.document;
     let Stage::Steady { current, backup: Some(_) } = &document.stage else { return Ok(()) };
     let policy = &document.policy;
-    let sum = sum_of(snapshot, |_, record| window_of(record, Phase::Steady, current.epoch));
+    let sum = sum_of(snapshot, policy.drain_min_samples, |_, record| window_of(record, Phase::Steady, current.epoch));
     if sum.passive >= policy.drain_min_samples && Share::of(sum.passive_alt_key, sum.passive) < policy.drain_below {
         return Ok(());
     }
@@ -87,17 +87,20 @@ pub(super) struct Rejections {
 /// A staged window that is too small falls back to the steady window before it.
 pub(super) fn rejections(snapshot: &Snapshot, epoch: Epoch, wave: &Wave) -> Rejections {
     let document = &snapshot.document;
-    let (mut since, mut before, mut failures) = (Counters::default(), Counters::default(), Vec::new());
-    let opened = snapshot.nodes.iter().filter(|(node, _)| is_opened(document, epoch, wave, node));
-    for (node, record) in opened.filter(|(_, record)| record.is_required()) {
-        if let Some(own) = window_of(record, Phase::Promoted, epoch) {
-            since = since.plus(&own);
-            failures.extend((own.passive_fail > 0).then_some((own.passive_fail, node)));
-        }
-        if let Some(own) = baseline_of(record, epoch) {
-            before = before.plus(&own);
-        }
-    }
+    let policy = &document.policy;
+    let of_opened = |counted: &dyn Fn(&NodeRecord) -> Option<Counters>| {
+        let of_wave = |node: &NodeId, record: &NodeRecord| {
+            if is_opened(document, epoch, wave, node) { counted(record) } else { None }
+        };
+        sum_of(snapshot, policy.health_min_connections, of_wave)
+    };
+    let since = of_opened(&|record| window_of(record, Phase::Promoted, epoch));
+    let before = of_opened(&|record| baseline_of(record, epoch));
+    let mut failures: Vec<(u64, &NodeId)> = (snapshot.nodes.iter())
+        .filter(|(node, record)| record.is_required() && is_opened(document, epoch, wave, node))
+        .filter_map(|(node, record)| Some((window_of(record, Phase::Promoted, epoch)?.passive_fail, node)))
+        .filter(|(failures, _)| *failures > 0)
+        .collect();
     failures.sort_by_key(|(failures, _)| std::cmp::Reverse(*failures));
     Rejections {
         rejected: Share::of(since.passive_fail, since.cookies()),
@@ -139,13 +142,20 @@ fn baseline_of(record: &NodeRecord, epoch: Epoch) -> Option<Counters> {
     })
 }
 
-fn sum_of(snapshot: &Snapshot, counted: impl Fn(&NodeId, &NodeRecord) -> Option<Counters>) -> Counters {
-    snapshot
-        .nodes
-        .iter()
-        .filter(|(_, record)| record.is_required())
-        .filter_map(|(node, record)| counted(node, record))
-        .fold(Counters::default(), |sum, one| sum.plus(&one))
+/// What the required nodes counted together.  No node weighs more than all others, beyond `evidence_min` tenfold: one
+/// node's word must not decide for a pool, and a pool whose clients all come to one node must still be judged.
+fn sum_of(
+    snapshot: &Snapshot,
+    evidence_min: u64,
+    counted: impl Fn(&NodeId, &NodeRecord) -> Option<Counters>,
+) -> Counters {
+    let required = snapshot.nodes.iter().filter(|(_, record)| record.is_required());
+    let all: Vec<Counters> = required.filter_map(|(node, record)| counted(node, record)).collect();
+    let cookies = all.iter().fold(0_u64, |sum, one| sum.saturating_add(one.cookies()));
+    all.iter().fold(Counters::default(), |sum, one| {
+        let others = cookies.saturating_sub(one.cookies());
+        sum.plus(&one.scaled_to(others.max(evidence_min.saturating_mul(10))))
+    })
 }
 
 /// The phase and the key under which a node's counters count now.  The node's instruction decides, so a node outside

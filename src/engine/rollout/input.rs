@@ -272,7 +272,11 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Frozen { node, generation } => {
-                write!(f, "frozen: {node} reports generation {generation}, which this store never gave out; recover")
+                write!(
+                    f,
+                    "frozen: {node} reports generation {generation}, which this store never gave out: the store was \
+                     restored (recover), or {node} lies (deny it)"
+                )
             }
             Self::NotHeard(nodes) => {
                 f.write_str("not seen since this coordinator started: ")?;

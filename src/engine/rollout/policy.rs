@@ -194,7 +194,12 @@ pub struct Policy {
     pub health_min_connections: u64,
     /// Time for which a revoke waits at a barrier before it leaves stragglers behind.
     pub revoke_barrier_max_secs: u64,
+    /// Longest period that a node may declare: the pool waits three of them for a node that does not come back.
+    pub period_max_secs: u64,
 }
+
+/// Shortest `period_max` in seconds: a daemon declares this period.
+pub const PERIOD_MAX_SECS_MIN: u64 = 60;
 
 /// What is wrong with a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -208,6 +213,9 @@ pub enum BadPolicy {
     /// Every node would be absent at once.
     #[error("absent_after must be at least 1 second")]
     AbsentAfter,
+    /// Daemons would be refused.
+    #[error("period_max must be at least {PERIOD_MAX_SECS_MIN} seconds")]
+    PeriodMax,
 }
 
 impl Policy {
@@ -229,13 +237,15 @@ impl Policy {
             health_rise_max: Share(20_000),
             health_min_connections: 100,
             revoke_barrier_max_secs: 300,
+            period_max_secs: 2 * 3_600,
         }
     }
 
     /// Refuses what could not be driven to the end of a rotation.
     ///
     /// # Errors
-    /// Fails if the interval is out of range, the last wave is not all nodes, or `absent_after` is zero.
+    /// Fails if the interval is out of range, the last wave is not all nodes, `absent_after` is zero, or
+    /// `period_max` is shorter than a daemon's period.
     pub fn check(&self) -> Result<(), BadPolicy> {
         if RotationInterval::from_secs(self.interval_secs).is_err() {
             return Err(BadPolicy::Interval);
@@ -245,6 +255,9 @@ impl Policy {
         }
         if self.absent_after_secs == 0 {
             return Err(BadPolicy::AbsentAfter);
+        }
+        if self.period_max_secs < PERIOD_MAX_SECS_MIN {
+            return Err(BadPolicy::PeriodMax);
         }
         Ok(())
     }
@@ -272,6 +285,7 @@ impl Policy {
             health_rise_max,
             health_min_connections,
             revoke_barrier_max_secs,
+            period_max_secs,
         } = self;
         let compared = [
             ("nodes", *nodes != other.nodes),
@@ -288,6 +302,7 @@ impl Policy {
             ("health_rise_max", *health_rise_max != other.health_rise_max),
             ("health_min_connections", *health_min_connections != other.health_min_connections),
             ("revoke_barrier_max", *revoke_barrier_max_secs != other.revoke_barrier_max_secs),
+            ("period_max", *period_max_secs != other.period_max_secs),
         ];
         compared.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
@@ -330,7 +345,7 @@ mod tests {
         let own = Policy::with_defaults(vec!["*.example.org".parse().unwrap()]);
         assert_eq!(own.differs_from(&own.clone()), [""; 0]);
         type Change = fn(&mut Policy);
-        let changes: [(&str, Change); 14] = [
+        let changes: [(&str, Change); 15] = [
             ("nodes", |policy| policy.nodes.clear()),
             ("expected_nodes", |policy| policy.expected_nodes += 1),
             ("interval", |policy| policy.interval_secs += 1),
@@ -345,6 +360,7 @@ mod tests {
             ("health_rise_max", |policy| policy.health_rise_max = Share::ALL),
             ("health_min_connections", |policy| policy.health_min_connections += 1),
             ("revoke_barrier_max", |policy| policy.revoke_barrier_max_secs += 1),
+            ("period_max", |policy| policy.period_max_secs += 1),
         ];
         let mut all = own.clone();
         for (name, change) in changes {

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::barrier::{Conflict, conflict};
 use super::document::{Snapshot, Stage};
 use super::record::NodeRecord;
 use super::slots::PoolKey;
@@ -35,6 +36,10 @@ pub const SERVED_GAP_MAX: Duration = Duration::from_secs(10);
 /// no backup is made, outrun and restored within a minute.
 pub const BLIND_MAX: Duration = Duration::from_secs(60);
 
+/// How long a pool stays frozen after its last conflict vanished without a commit by an operator: a node that reports this
+/// and that must not freeze and thaw the pool many times a second.
+pub const THAW: Duration = Duration::from_secs(60);
+
 /// One coordinator's view of its nodes, for one decision.
 ///
 /// Fails closed: by default no node was seen, a node that it does not name was not seen, and with a store that is
@@ -54,6 +59,8 @@ pub struct Presence {
     pub phase_secs: u64,
     /// Seconds served since it first saw the present wave.
     pub wave_secs: u64,
+    /// A conflict that vanished by itself less than [`THAW`] ago: the pool is still frozen.
+    pub thawing: Option<Conflict>,
 }
 
 impl Presence {
@@ -111,6 +118,8 @@ pub struct Life {
     instruction: Option<Since<(Generation, Phase, Option<RevokeIdentity>)>>,
     /// Generation, opened waves and nodes taken in.
     wave: Option<Since<(Generation, usize, usize)>>,
+    /// The last conflict, the revision under which it was observed, and when.
+    conflict: Option<Since<(Conflict, Revision)>>,
 }
 
 impl Life {
@@ -149,6 +158,13 @@ impl Life {
             Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } => (document.generation, 0, 0),
         };
         mark(&mut self.wave, wave, served);
+        match conflict(snapshot) {
+            Some(conflict) => self.conflict = Some(Since { value: (conflict, document.revision), at: served }),
+            // A frozen pool makes no commit by itself: another revision is an operator's.
+            None => {
+                drop(self.conflict.take_if(|since| since.value.1 != document.revision || served - since.at >= THAW))
+            }
+        }
         self.begun = true;
     }
 
@@ -185,7 +201,7 @@ impl Life {
             if is_seen {
                 seen.push(node.clone());
             }
-            let period = record.report.as_ref().map_or(0, |report| report.next_sync_secs);
+            let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
             let limit = snapshot.document.policy.absent_after_secs.max(period.saturating_mul(MISSED_PERIODS_MAX));
             let silent_for = last_seen.map_or(Duration::ZERO, |last_seen| self.served.saturating_sub(last_seen.at));
             if silent_for > Duration::from_secs(limit) {
@@ -201,6 +217,7 @@ impl Life {
             overdue,
             phase_secs: self.secs_since(self.instruction.as_ref().map(|since| since.at)),
             wave_secs: self.secs_since(self.wave.as_ref().map(|since| since.at)),
+            thawing: self.conflict.as_ref().map(|since| since.value.0.clone()),
         }
     }
 

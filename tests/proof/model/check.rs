@@ -6,10 +6,12 @@
 
 use std::rc::Rc;
 
+use super::liar::driven_out;
 use super::search::{Found, search};
 use super::settle::settles;
 use super::step::Event;
 use super::world::{Budget, Off, Op, SlotCount, World};
+use tfo_engine::rollout::barrier::conflict;
 use tfo_engine::rollout::document::{Hold, Stage};
 use tfo_engine::rollout::record::NodeRecord;
 use tfo_model::count::Epoch;
@@ -351,6 +353,14 @@ fn database_restored_under_nodes_that_were_taken_out() {
     holds("restored, taken out", world, &told_apart(2), Pinned::Complete(94_000));
 }
 
+/// A revoke does not wait for nodes that were not seen longer than its short barrier, also after a restore.
+#[test]
+fn database_restored_and_keys_driven_out_without_a_node() {
+    let budget = Budget { restores: 1, orders: 1, absences: 1, ..Budget::default() };
+    let world = one_coordinator(ordering(small(budget), &[Op::RevokeAll, Op::RevokeLate]));
+    holds("restored, left behind", world, &told_apart(2), Pinned::Bounded(SHORT));
+}
+
 /// The known limit (engine/rollout/mod.rs; docs/how-to/pool_frozen.md: after a restore repeat forget, deny, exclude).
 /// If the restored record counted as an admission, the node's old answer, still in flight when the store went back, would
 /// count as its first install, and that breaks the invariant: the pool had moved two phases without it.
@@ -433,6 +443,33 @@ fn a_one_slot_node_beside_others() {
     holds("one slot", one_slot(), &[vec![0, 1, 2], vec![1, 0, 2]], Pinned::Complete(7_000));
 }
 
+/// Two honest nodes and a stolen one.
+fn stolen(budget: Budget, orders: &[Op]) -> World {
+    let mut world = ordering(World::steady(3, 0, &[]), orders);
+    world.budget = budget;
+    world.liar = Some(2);
+    world.nodes[2].is_covered = false;
+    one_coordinator(world)
+}
+
+/// Whatever the stolen node says, and then falls silent, and the coordinator starts again: the honest nodes keep the
+/// invariant, and an operator can always drive out what it knows.
+#[test]
+fn a_stolen_node_says_what_it_likes() {
+    let budget = Budget { stages: 1, lies: 2, coordinator_restarts: 1, orders: 1, ..Budget::default() };
+    let world = stolen(budget, &[Op::Pause, Op::Abort, Op::RevokeAll]);
+    let every = tfo_testbed::by_size(10, 1, 1);
+    let (mut count, mut frozen_and_unheard) = (0_usize, false);
+    let found = search(world, &told_apart(3), STATES, |world| {
+        count += 1;
+        frozen_and_unheard |= conflict(&world.store).is_some() && world.coordinators[0].heard == 0;
+        if count.is_multiple_of(every) { driven_out(world).err() } else { None }
+    });
+    show("stolen node", &found);
+    assert!(found.broken.is_none() && found.is_complete, "a stolen node breaks");
+    assert!(frozen_and_unheard && found.states > 23_000, "the worst moment is reached");
+}
+
 /// Each rule of docs/protocol.md#what-goes-wrong-without-a-rule that a model without time can lack, and the world in which it is missed.
 fn without(off: Off) -> World {
     let one = match off {
@@ -457,6 +494,7 @@ fn without(off: Off) -> World {
         }
         Off::ImportOnlyIntoEmpty => ordering(small(Budget { orders: 1, ..Budget::default() }), &[Op::Import]),
         Off::LifeEndsWithItsStore | Off::PresenceKnowsItsRevision => goes_back_live(1),
+        Off::NoWordNeeded => stolen(Budget { lies: 1, coordinator_restarts: 1, ..Budget::default() }, &[]),
         Off::ExpectedNodesFirst => import(),
         Off::EmptyIsOfThisRun => empty(Budget { reboots: 1, ..Budget::default() }),
         Off::OneSlotIsNeverRequired => one_slot(),
@@ -481,7 +519,9 @@ fn without(off: Off) -> World {
 fn every_rule_is_needed() {
     let mut kept = Vec::new();
     for off in Off::ALL {
-        let found = search(without(off), &told_apart(without(off).nodes.len()), 10 * STATES, |_| None);
+        let found = search(without(off), &told_apart(without(off).nodes.len()), 10 * STATES, |world| {
+            world.liar.and_then(|_| driven_out(world).err())
+        });
         show(&format!("without {off:?}"), &found);
         if found.broken.is_none() {
             kept.push(off);

@@ -18,6 +18,7 @@ use tfo_model::fleet::Action as Audit;
 use tfo_model::key::PairPrint;
 use tfo_model::time::UnixTime;
 
+use super::liar::Lie;
 use super::world::{
     Answer, Off, Op, Reply, Request, Serving, World, fingerprint, is_held_for_nodes, link, number, plain, policy,
     pool_id,
@@ -63,6 +64,8 @@ pub(crate) enum Event {
     TryAgain(u8),
     /// READY is given before the kernel has keys of the pool: on an empty pool, or with a rule off.
     Ready(u8),
+    /// The stolen node reports something, in a session of its own.
+    Lie(Lie),
     RestartAgent(u8),
     Reboot(u8),
     Reimage(u8),
@@ -166,6 +169,12 @@ impl World {
         for index in 0..self.nodes.len() {
             let n = small(index);
             let id = &self.ids[index];
+            if self.liar == Some(index) {
+                if self.budget.lies > 0 {
+                    events.extend(Lie::ALL.map(Event::Lie));
+                }
+                continue;
+            }
             events.push(Event::Sync { node: n, exclusion_ended: false });
             if self.is_excluded_for_a_time(index) {
                 events.push(Event::Sync { node: n, exclusion_ended: true });
@@ -223,7 +232,8 @@ impl World {
             if self.budget.orders > 0 {
                 events.extend(self.orders.iter().map(|op| Event::Order(c, *op)));
             }
-            if conflict(&self.store).is_some() {
+            // An operator who believes a stolen node is not the model's.
+            if conflict(&self.store).is_some() && self.liar.is_none() {
                 events.push(Event::Order(c, Op::Recover));
             }
         }
@@ -269,6 +279,7 @@ impl World {
                 next.coordinators[usize::from(c)].hesitates = true;
                 true
             }
+            Event::Lie(lie) => next.liar.is_some_and(|n| next.lie(n, lie)),
             Event::RestartAgent(n) => {
                 next.budget.restarts -= 1;
                 next.restart(usize::from(n))
@@ -649,7 +660,7 @@ impl World {
         }
     }
 
-    fn store_record(&mut self, n: usize, next: Option<NodeRecord>) {
+    pub(crate) fn store_record(&mut self, n: usize, next: Option<NodeRecord>) {
         let id = self.ids[n].clone();
         let mut store = (*self.store).clone();
         match next {
@@ -783,6 +794,9 @@ impl World {
         if self.is_off(Off::CommandsWaitForNodes) && *input != Input::Tick {
             presence = self.everybody();
         }
+        if self.is_off(Off::NoWordNeeded) && self.waits_for_a_word(input, &presence) {
+            return false;
+        }
         let now = Now { wall: AFTER, presence: &presence };
         let mut step = handle(&view, now, input, None);
         if let Ok(Step::MakeKey { .. }) = step {
@@ -797,6 +811,17 @@ impl World {
         self.undo_view(&mut proposal);
         self.coordinators[c].pending = Some(Rc::from(proposal));
         if self.coordinators[c].hesitates { true } else { self.commit(c) }
+    }
+
+    /// Without the rule: commands wait for each node that they take out, and a revoke for all nodes and a thaw.
+    fn waits_for_a_word(&self, input: &Input, presence: &Presence) -> bool {
+        let Input::Request(OperatorRequest { command, .. }) = input else { return false };
+        let unseen = presence.unseen_required(&self.store);
+        match command {
+            Command::Deny { node } | Command::Forget { node } | Command::Exclude { node, .. } => unseen.contains(node),
+            Command::Revoke { .. } => conflict(&self.store).is_some() || !unseen.is_empty(),
+            _ => false,
+        }
     }
 
     /// What the view hid is put back, and what a rule that is off does to the proposal is done.
@@ -828,7 +853,9 @@ impl World {
             Op::Resume => Command::Resume { force: false },
             Op::Abort => Command::Abort { force: false },
             Op::ForceAbort => Command::Abort { force: true },
-            Op::RevokeAll => Command::Revoke { keys: RevokeKeys::AllInstructed, deny: BTreeSet::new() },
+            Op::RevokeAll | Op::RevokeLate => {
+                Command::Revoke { keys: RevokeKeys::AllInstructed, deny: BTreeSet::new() }
+            }
             Op::RevokeHeld(index) => match held.get(usize::from(index)) {
                 Some(key) => Command::Revoke { keys: RevokeKeys::Epochs([key.epoch].into()), deny: BTreeSet::new() },
                 None => return false,
@@ -876,7 +903,8 @@ impl World {
         };
         let order =
             OperatorRequest { operator: "ops".parse().unwrap(), reason: String::new(), if_revision: None, command };
-        let is_done = self.decide(c, &Input::Request(order), None, 0);
+        let served_secs = if op == Op::RevokeLate { 1_000_000 } else { 0 };
+        let is_done = self.decide(c, &Input::Request(order), None, served_secs);
         // The known limit of a forget after a restore: the node is wiped first.  If it spoke the truth and came back with
         // its file, there would be two histories.
         if let (Op::Forget(n) | Op::ForgetWhileFrozen(n), true) = (op, is_done && self.is_restored) {

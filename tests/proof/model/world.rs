@@ -48,10 +48,11 @@ pub(crate) enum Off {
     LifeEndsWithItsStore,
     PresenceKnowsItsRevision,
     EmptyIsOfThisRun,
+    NoWordNeeded,
 }
 
 impl Off {
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::BarrierBeforePromote,
         Self::BarrierBeforeStage,
         Self::SwapOnRevision,
@@ -77,6 +78,7 @@ impl Off {
         Self::LifeEndsWithItsStore,
         Self::PresenceKnowsItsRevision,
         Self::EmptyIsOfThisRun,
+        Self::NoWordNeeded,
     ];
 }
 
@@ -193,6 +195,8 @@ pub(crate) struct Budget {
     pub slow_commits: u8,
     /// Rotations that may still start.
     pub stages: u8,
+    /// Reports of the stolen node.
+    pub lies: u8,
 }
 
 #[derive(Debug, Clone)]
@@ -227,6 +231,8 @@ pub(crate) struct World {
     /// The backup that the last promotion dropped: a switch puts it back.
     pub dropped_backup: Option<PoolKey>,
     pub orders: Rc<Vec<Op>>,
+    /// The stolen node: no property covers it.
+    pub(crate) liar: Option<usize>,
     /// Names of the nodes, in their order.
     pub ids: Rc<Vec<NodeId>>,
 }
@@ -239,6 +245,8 @@ pub(crate) enum Op {
     Abort,
     ForceAbort,
     RevokeAll,
+    /// The same after the short barrier: nodes that were not seen are left behind in the same commit.
+    RevokeLate,
     RevokeHeld(u8),
     Exclude(u8),
     Forget(u8),
@@ -374,6 +382,7 @@ impl World {
             restore_admits: false,
             dropped_backup: None,
             orders: Rc::new(Vec::new()),
+            liar: None,
             ids: Rc::new(["a", "b", "c"].iter().take(nodes).map(|name| name.parse().unwrap()).collect()),
         }
     }

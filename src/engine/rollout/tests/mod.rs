@@ -7,6 +7,7 @@ mod gates;
 mod nodes;
 mod presence;
 mod reporting;
+mod siege;
 mod verdict;
 mod walk;
 
@@ -146,7 +147,7 @@ fn with_behind(stage: Stage) -> Snapshot {
 }
 
 /// Every node that a test here names.
-const ALL_NODES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "late", "new", "never-seen", "one"];
+const ALL_NODES: [&str; 13] = ["a", "b", "c", "d", "e", "evil", "f", "g", "h", "late", "new", "never-seen", "one"];
 
 /// A coordinator that has seen all nodes, long after everything.
 fn presence() -> Presence {

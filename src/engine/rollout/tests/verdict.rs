@@ -97,6 +97,14 @@ fn what_is_critical_says_who_and_how_much() {
         "frozen, because the store is older than its fleet: b reports generation 7, and this store has given out only 5; \
          no node gets keys until `recover`",
     );
+    let far = with(ahead(rested(&["a", "b"], &[])), |snapshot| report_of(snapshot, "b").seen = Generation::new(9_999));
+    is(
+        &far,
+        &presence(),
+        "critical frozen [b] tfoctl deny b",
+        "frozen by one report that is probably false: b reports generation 9999, and this store has given out only 5; \
+         `deny` the node, or `recover` if it is true",
+    );
     is(
         &split(),
         &presence(),

@@ -28,7 +28,7 @@ mod words;
 use std::collections::BTreeMap;
 
 use self::words::{count, counted_nodes, listed};
-use super::barrier::{Barrier, witnesses};
+use super::barrier::{Barrier, frozen_by, witnesses};
 use super::document::{Document, Hold, PauseCause, Snapshot, Stage};
 use super::gates::{missing, rejections};
 use super::input::{Now, Reason};
@@ -130,7 +130,7 @@ pub const fn page(kind: VerdictKind) -> Option<&'static str> {
 #[must_use]
 pub fn verdict(snapshot: &Snapshot, now: Now<'_>, differs: &[&str]) -> Verdict {
     let barrier = Barrier::of_all(snapshot);
-    let found = frozen(snapshot)
+    let found = frozen(snapshot, now)
         .or_else(|| split::split(snapshot, now))
         .or_else(|| stopped_by_health(snapshot))
         .or_else(|| paused(&snapshot.document))
@@ -152,24 +152,34 @@ pub fn verdict(snapshot: &Snapshot, now: Now<'_>, differs: &[&str]) -> Verdict {
     Verdict { severity: Severity::Warning, sentence, ..found }
 }
 
-fn frozen(snapshot: &Snapshot) -> Option<Verdict> {
-    let witnesses = witnesses(snapshot);
-    let worst = witnesses.first()?;
-    let own = snapshot.document.generation;
-    let reported = if worst.generation > own {
-        format!("generation {}, and this store has given out only {own}", worst.generation)
+fn frozen(snapshot: &Snapshot, now: Now<'_>) -> Option<Verdict> {
+    let document = &snapshot.document;
+    let conflict = frozen_by(snapshot, now.presence)?;
+    let (node, reported, own) = (&conflict.node, conflict.generation, document.generation);
+    let report = if reported > own {
+        format!("{node} reports generation {reported}, and this store has given out only {own}")
     } else {
-        format!("other keys under generation {} than this store gave out", worst.generation)
+        format!("{node} reports other keys under generation {reported} than this store gave out")
     };
-    let sentence = format!(
-        "frozen, because the store is older than its fleet: {} reports {reported}; no node gets keys until `recover`",
-        worst.node
-    );
-    let (reported, nodes) = (worst.generation.get(), witnesses.iter().map(|witness| witness.node.clone()).collect());
+    let (sentence, next) = if conflict.is_credible(document) {
+        let sentence =
+            format!("frozen, because the store is older than its fleet: {report}; no node gets keys until `recover`");
+        (sentence, "tfoctl recover".to_owned())
+    } else {
+        // No restored store has missed so much, and no other node agrees.
+        let sentence = format!(
+            "frozen by one report that is probably false: {report}; `deny` the node, or `recover` if it is true"
+        );
+        (sentence, format!("tfoctl deny {node}"))
+    };
+    let mut nodes = witnesses(snapshot);
+    if nodes.is_empty() {
+        nodes.push(node.clone());
+    }
     let verdict = Verdict::new(Severity::Critical, VerdictKind::Frozen, sentence)
-        .number("reported_generation", reported)
+        .number("reported_generation", reported.get())
         .number("own_generation", own.get());
-    Some(verdict.nodes(nodes).next("tfoctl recover"))
+    Some(verdict.nodes(nodes).next(next))
 }
 
 /// The pause by the health gate, while there is a promotion to turn back.
