@@ -94,7 +94,14 @@ fn detailed_code(outcome: Outcome) -> u8 {
     match outcome {
         Outcome::Done => 0,
         Outcome::Changed => 2,
-        Outcome::Failed | Outcome::Config | Outcome::Refused | Outcome::NotConverged | Outcome::Interrupted => 1,
+        Outcome::Failed
+        | Outcome::Config
+        | Outcome::Refused
+        | Outcome::NotConverged
+        | Outcome::Interrupted
+        | Outcome::Warning
+        | Outcome::Critical
+        | Outcome::Unknown => 1,
     }
 }
 

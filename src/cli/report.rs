@@ -35,6 +35,12 @@ pub enum Outcome {
     NotConverged,
     /// The user interrupted it (Ctrl-C); what it follows continues.
     Interrupted,
+    /// A check for a monitoring system found something to do today.
+    Warning,
+    /// A check for a monitoring system found something to do now.
+    Critical,
+    /// A check for a monitoring system could not find out.
+    Unknown,
 }
 
 impl Outcome {
@@ -43,9 +49,9 @@ impl Outcome {
     pub const fn code(self) -> u8 {
         match self {
             Self::Done | Self::Changed => 0,
-            Self::Failed => 1,
-            Self::Config => 2,
-            Self::Refused => 3,
+            Self::Failed | Self::Warning => 1,
+            Self::Config | Self::Critical => 2,
+            Self::Refused | Self::Unknown => 3,
             Self::NotConverged => 4,
             // As a shell has it for a command that SIGINT ended.
             Self::Interrupted => 130,

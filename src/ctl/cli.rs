@@ -25,7 +25,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show the pools: keys, phase, how many nodes have converged, what they wait for
-    Pools(fleet::ConnectArgs),
+    Pools(fleet::PoolsArgs),
+    /// Say how the pools are and what to do: exit code 0 ok, 1 warning, 2 critical, 3 unknown
+    Check(fleet::CheckArgs),
     /// Show how many nodes hold which keys, and which nodes are behind since when
     Nodes(fleet::NodesArgs),
     /// Rotate to a new key, drive keys out (--mode revoke), or make the first key (--first)
@@ -92,6 +94,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let format = arguments.format;
     match &arguments.command {
         Command::Pools(own) => fleet::pools(own, format),
+        Command::Check(own) => fleet::check(own, format),
         Command::Nodes(own) => fleet::list_nodes(own, format),
         Command::Rotate(own) => fleet::rotate(own, format),
         Command::Pause(own) => fleet::pause(own, format),

@@ -19,6 +19,8 @@ mod rotation;
 mod soak;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod verdict;
 
 use tfo_testbed::coordinator::{Node, World};
 

@@ -1,8 +1,11 @@
 //! The generated pages of docs/reference are what the generator writes today, its command line can be asked for help, and
-//! links between pages lead somewhere.
+//! links between pages, and from verdicts to pages, lead somewhere.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use tfo_engine::rollout::verdict::page;
+use tfo_model::fleet::VerdictKind;
 
 use super::root;
 
@@ -115,4 +118,24 @@ fn links_between_pages_lead_somewhere() {
     );
     assert_eq!(anchors("# A b: `c_d`\n```\n# x\n```\n<a id=\"rule-1\"></a>\n"), ["a-b-c_d", "rule-1"]);
     assert_eq!(links("[a](b.md#c) [d](https://e)\n```\n[f](g)\n```\n"), ["b.md#c"]);
+}
+
+#[test]
+fn every_verdict_names_a_page_that_there_is() {
+    let docs = root().join("docs");
+    let leads_nowhere: Vec<String> = VerdictKind::ALL
+        .into_iter()
+        .filter_map(page)
+        .filter(|link| {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let text = std::fs::read_to_string(docs.join(file)).unwrap_or_default();
+            text.is_empty() || !(anchor.is_empty() || anchors(&text).iter().any(|name| name == anchor))
+        })
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(leads_nowhere, [""; 0], "remedy: write the page, or correct src/engine/rollout/verdict");
+    // The table of the kinds is complete.
+    let reference = std::fs::read_to_string(docs.join("reference/json.md")).expect("it is there");
+    let missing = VerdictKind::ALL.into_iter().filter(|kind| !reference.contains(&format!("| `{kind}` |")));
+    assert_eq!(missing.count(), 0, "docs/reference/json.md#verdict lacks a kind");
 }

@@ -1,12 +1,12 @@
-//! The page: every pool with its phase, its slots by fingerprint, and the nodes that it waits for.
+//! The page: every pool with its verdict, its phase, its slots by fingerprint, and the nodes that it waits for.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::pool::Summary;
-use tfo_model::fleet::BlockedBy;
+use crate::pool::{Summary, without_store};
+use tfo_model::fleet::Severity;
 use tfo_model::ids::PoolName;
 use tfo_model::state::SlotPrint;
-use tfo_wire::v1::fleet::PoolStatus;
+use tfo_wire::v1::fleet::{PoolStatus, Verdict};
 
 /// Most names that are shown of those that a pool waits for.
 const NAMES_MAX: usize = 20;
@@ -19,10 +19,19 @@ const REFRESH_SECS: &str = "5";
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}\
     table{border-collapse:collapse;margin:.5rem 0 1rem}td,th{text-align:left;padding:.15rem 1.2rem .15rem 0;\
-    vertical-align:top}th{font-weight:600}code{font:14px ui-monospace,monospace}.alert{color:#b00020;font-weight:600}";
+    vertical-align:top}th{font-weight:600}code{font:14px ui-monospace,monospace}.alert{color:#b00020;font-weight:600}\
+    .verdict{border-left:.4rem solid;padding:.2rem 1rem}.verdict strong{text-transform:uppercase}\
+    .verdict.ok{border-color:#1b7a33}.verdict.notice{border-color:#1559b3}.verdict.warning{border-color:#b36b00}\
+    .verdict.critical{border-color:#b00020;color:#b00020}";
 
 /// The whole page.
 pub(super) fn page(pools: &[(PoolName, Option<Summary>)]) -> Markup {
+    let verdicts: Vec<(&PoolName, Verdict)> = pools
+        .iter()
+        .map(|(name, summary)| {
+            (name, summary.as_ref().map_or_else(|| without_store(name), |summary| summary.status.verdict.clone()))
+        })
+        .collect();
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -30,17 +39,15 @@ pub(super) fn page(pools: &[(PoolName, Option<Summary>)]) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width";
                 meta http-equiv="refresh" content=(REFRESH_SECS);
-                title { "tfo-coordinator" }
+                title { (title(&verdicts)) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
                 h1 { "TCP Fast Open keys" }
-                @for (name, summary) in pools {
+                @for ((name, verdict), (_, summary)) in verdicts.iter().zip(pools) {
                     h2 { (name) }
-                    @match summary {
-                        Some(summary) => (pool(summary)),
-                        None => p.alert { "The store cannot be reached. Nodes keep their present keys." },
-                    }
+                    (shown(verdict))
+                    @if let Some(summary) = summary { (pool(summary)) }
                 }
                 p { "tfo-coordinator " (env!("CARGO_PKG_VERSION")) }
             }
@@ -48,12 +55,37 @@ pub(super) fn page(pools: &[(PoolName, Option<Summary>)]) -> Markup {
     }
 }
 
+/// The worst verdict, so that a tab in the background shows it.
+fn title(verdicts: &[(&PoolName, Verdict)]) -> String {
+    let rank = |verdict: &Verdict| Severity::ALL.into_iter().position(|severity| verdict.severity == severity);
+    match verdicts.iter().rev().max_by_key(|(_, verdict)| rank(verdict)) {
+        Some((pool, verdict)) => {
+            let severity = verdict.severity.as_str().to_uppercase();
+            format!("{severity}: {pool} {} - tfo-coordinator", verdict.kind.as_str().replace('_', " "))
+        }
+        None => "tfo-coordinator".to_owned(),
+    }
+}
+
+/// The verdict: severity as text and colour, sentence, nodes and the next command.
+fn shown(verdict: &Verdict) -> Markup {
+    let nodes: Vec<&str> = verdict.nodes.iter().map(|node| node.as_str()).collect();
+    html! {
+        div class={ "verdict " (verdict.severity) } {
+            p { strong { (verdict.severity) } ": " (verdict.sentence) }
+            @if let Some(since) = verdict.since { p { "Since " (since) } }
+            @if !nodes.is_empty() {
+                p { "Nodes: " (nodes.join(", ")) @if verdict.more > 0 { " and " (verdict.more) " more" } }
+            }
+            @if let Some(next) = &verdict.next { p { "Next: " code { (next) } } }
+            @if let Some(docs) = &verdict.docs { p { "More: docs/" (docs) } }
+        }
+    }
+}
+
 fn pool(summary: &Summary) -> Markup {
     let status = &summary.status;
     html! {
-        @if status.required == 0 && status.reporting > 0 {
-            p { "Report only: these nodes get their keys from another source; this pool rotates nothing." }
-        }
         @if !status.policy_differs.is_empty() {
             p.alert { "The configuration file differs in " (status.policy_differs.join(", "))
                 ": applied before the next rotation." }
@@ -100,7 +132,6 @@ fn waits(status: &PoolStatus) -> Markup {
     let more = status.waiting_for.len().saturating_sub(NAMES_MAX);
     html! {
         @match &status.blocked_by {
-            Some(gate) if *gate == BlockedBy::Frozen => span.alert { "frozen: the store was restored; run tfoctl recover" },
             Some(gate) => (gate),
             None => "nothing",
         }

@@ -1,13 +1,14 @@
 //! Gauges of pools and of the server, made at each scrape.  Names and help are the documentation.
 
 use super::counters::Metrics;
-use crate::pool::Summary;
+use crate::pool::{Summary, without_store};
 use crate::server::Server;
 use tfo_host::runtime::sheet::{Sheet, flag, float};
-use tfo_model::fleet::BlockedBy;
+use tfo_model::fleet::{BlockedBy, PausedBy, Severity, VerdictKind};
 use tfo_model::ids::PoolName;
 use tfo_model::state::Phase;
 use tfo_tls::server::ServerTls;
+use tfo_wire::v1::fleet::Verdict;
 
 /// What the gauges are read from.
 pub struct Scraped<'a> {
@@ -47,7 +48,7 @@ const NUMBERS: [(&str, &str, Read); 10] = [
     ("pool_held", "Requests that are held until there is something new.", |pool| count(pool.held)),
     ("pool_key_pairs", "Different pairs of keys that nodes have installed.", |pool| count(pool.fingerprints.len())),
     ("pool_since_timestamp_seconds", "When this phase began.", |pool| float(pool.status.since.secs())),
-    ("pool_paused", "1 if an operator or the health gate stopped it.", |pool| flag(pool.status.paused.is_some())),
+    ("pool_expected_nodes", "Fewest nodes with which a rotation starts by itself.", |pool| count(pool.expected_nodes)),
     ("pool_drives", "0 if the configuration file differs from the pool's policy.", |pool| flag(pool.status.drives)),
 ];
 
@@ -60,6 +61,16 @@ fn pools(sheet: &mut Sheet, pools: &[(PoolName, Option<Summary>)]) {
         let values = known().map(|(pool, summary)| ([pool], read(summary)));
         sheet.gauges(&format!("tfo_coordinator_{name}"), help, ["pool"], values);
     }
+    verdicts(sheet, pools);
+    let paused = known().flat_map(|(pool, summary)| {
+        let by = summary.status.paused.as_ref().map(|paused| paused.by.clone());
+        PausedBy::ALL.into_iter().map(move |author| ([pool, author.as_str()], flag(by == Some(author.into()))))
+    });
+    let help = "1 if an operator, or the health gate, paused it.";
+    sheet.gauges("tfo_coordinator_pool_paused", help, ["pool", "by"], paused);
+    let next = known().filter_map(|(pool, summary)| Some(([pool], float(summary.next_rotation_at?.secs()))));
+    let help = "When the next rotation is due; absent while none starts by itself, or one runs.";
+    sheet.gauges("tfo_coordinator_pool_next_rotation_timestamp_seconds", help, ["pool"], next);
     let phases = known().flat_map(|(pool, summary)| {
         Phase::ALL.into_iter().map(move |phase| ([pool, phase.as_str()], flag(phase == summary.status.phase)))
     });
@@ -73,6 +84,28 @@ fn pools(sheet: &mut Sheet, pools: &[(PoolName, Option<Summary>)]) {
         summary.states.iter().map(move |(state, nodes)| ([pool, state.as_str()], count(*nodes)))
     });
     sheet.gauges("tfo_coordinator_pool_nodes", "Nodes by state.", ["pool", "state"], nodes);
+}
+
+/// The verdict on every pool, also on one whose store is not reached.
+fn verdicts(sheet: &mut Sheet, pools: &[(PoolName, Option<Summary>)]) {
+    let verdicts: Vec<(&PoolName, Verdict)> = pools
+        .iter()
+        .map(|(name, summary)| {
+            (name, summary.as_ref().map_or_else(|| without_store(name), |summary| summary.status.verdict.clone()))
+        })
+        .collect();
+    let kinds = verdicts.iter().flat_map(|(pool, verdict)| {
+        let is = move |kind: VerdictKind| flag(verdict.kind == kind);
+        VerdictKind::ALL.into_iter().map(move |kind| ([pool.as_str(), kind.as_str()], is(kind)))
+    });
+    let help = "1 for the kind of the verdict on the pool.";
+    sheet.gauges("tfo_coordinator_pool_verdict", help, ["pool", "kind"], kinds);
+    let severities = verdicts.iter().map(|(pool, verdict)| {
+        let severity = Severity::ALL.into_iter().zip(0u64..).find(|(severity, _)| verdict.severity == *severity);
+        ([pool.as_str()], severity.map_or(0.0, |(_, number)| float(number)))
+    });
+    let help = "Severity of the verdict: 0 ok, 1 notice, 2 warning, 3 critical.";
+    sheet.gauges("tfo_coordinator_pool_verdict_severity", help, ["pool"], severities);
 }
 
 fn server(sheet: &mut Sheet, scraped: &Scraped<'_>) {

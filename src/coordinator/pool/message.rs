@@ -18,6 +18,7 @@ use tfo_model::fleet::NodeState;
 use tfo_model::ids::NodeId;
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::Expected;
+use tfo_model::time::UnixTime;
 use tfo_wire::v1::fleet::{Done, FingerprintCount, Nodes, PoolStatus, SlotPairShown};
 use tfo_wire::v1::sync::SelfAnswer;
 
@@ -100,6 +101,10 @@ pub struct Summary {
     pub held: usize,
     /// Number of nodes for each pair of keys, most first.
     pub fingerprints: Vec<FingerprintCount>,
+    /// Fewest nodes with which a rotation starts by itself.
+    pub expected_nodes: usize,
+    /// When the next rotation is due; none while none starts by itself, or one runs.
+    pub next_rotation_at: Option<UnixTime>,
 }
 
 /// The store cannot be reached.

@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
+pub use self::driver::verdict::without_store;
 pub use self::message::{Asked, Busy, CommandError, Described, StoreDown, Summary, Wanted};
 use self::message::{Message, Shared};
 pub use self::replica::GivenKeys;

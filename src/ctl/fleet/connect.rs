@@ -14,6 +14,7 @@ use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, chain};
 use tfo_tls::client::{ClientFiles, client_identity};
 use tfo_wire::client::Client;
+use tfo_wire::v1::fleet::PoolStatus;
 
 /// Options of every fleet command.
 #[derive(Debug, Clone, Args)]
@@ -75,6 +76,14 @@ impl ConnectArgs {
 }
 
 impl Connection {
+    /// The pool of `--pool`, or all.
+    pub(super) async fn looked_at(&self) -> Result<Vec<PoolStatus>, Failure> {
+        match &self.argument {
+            Some(pool) => Ok(vec![self.fleet.status(pool).await?]),
+            None => Ok(self.fleet.pools().await?.pools),
+        }
+    }
+
     /// The pool that a command is for: the named one, or the only one.
     pub(super) async fn pool(&self) -> Result<PoolName, Failure> {
         if let Some(named) = &self.named {

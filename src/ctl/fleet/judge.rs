@@ -182,12 +182,10 @@ mod tests {
         assert_eq!(judge(&Goal::Settled, &by_health, &[], &[]), Some(by_itself("stopped by the health gate")));
         // The verdict knows more.
         by_health.verdict.kind = VerdictKind::StoppedByHealth.into();
-        by_health.verdict.sentence = "12 % of the cookies are rejected".to_owned();
+        by_health.verdict.sentence = "12% of the cookies are rejected".to_owned();
         by_health.verdict.next = Some("tfoctl abort".to_owned());
-        let end = End::Stopped {
-            cause: "12 % of the cookies are rejected".to_owned(),
-            next: Some("tfoctl abort".to_owned()),
-        };
+        let end =
+            End::Stopped { cause: "12% of the cookies are rejected".to_owned(), next: Some("tfoctl abort".to_owned()) };
         assert_eq!(judge(&Goal::Settled, &by_health, &[], &[]), Some(end));
         // A verdict about something else does not explain the stop.
         let mut split = paused(PausedBy::Operator, None, "");

@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::connect::{ConnectArgs, Connection, block_on};
 use super::shown::{Listed, Shown, audit_line, write_nodes};
+use super::verdict::{VerdictCodeArgs, outcome};
 use tfo_cli::output::while_read;
-use tfo_cli::report::{Failure, Format, Outcome, Report, deliver, write_json};
+use tfo_cli::report::{Failure, Format, Outcome, Report, deliver, deliver_as, write_json};
 use tfo_model::count::Revision;
 use tfo_model::ids::PoolName;
 use tfo_wire::v1::fleet::{Audit, Nodes, PoolStatus, Pools};
@@ -17,11 +18,22 @@ use tfo_wire::v1::fleet::{Audit, Nodes, PoolStatus, Pools};
 /// How often `audit --follow` looks again.
 const FOLLOW_EVERY: Duration = Duration::from_secs(2);
 
+/// Arguments of `pools`.
+#[derive(Debug, Args)]
+pub(crate) struct PoolsArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(flatten)]
+    codes: VerdictCodeArgs,
+}
+
 /// Arguments of `nodes`.
 #[derive(Debug, Args)]
 pub(crate) struct NodesArgs {
     #[command(flatten)]
     connect: ConnectArgs,
+    #[command(flatten)]
+    codes: VerdictCodeArgs,
     /// List every node, also those that need no attention
     #[arg(long)]
     all: bool,
@@ -44,15 +56,14 @@ pub(crate) struct AuditArgs {
 ///
 /// # Errors
 /// Fails with its problems and the exit code.
-pub(crate) fn pools(arguments: &ConnectArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.open()?;
-    let pools = block_on(async {
-        match &connection.argument {
-            Some(pool) => Ok(Pools { pools: vec![connection.fleet.status(pool).await?] }),
-            None => connection.fleet.pools().await,
-        }
-    })?;
-    deliver(&Shown(pools), format)
+pub(crate) fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Failure> {
+    let shown = || {
+        let connection = arguments.connect.open()?;
+        let pools = block_on(connection.looked_at())?;
+        let outcome = outcome(pools.iter().map(|status| &status.verdict));
+        deliver_as(&Shown(Pools { pools }), format, outcome)
+    };
+    arguments.codes.apply(shown())
 }
 
 /// Nodes, and as text the pool above them.
@@ -79,15 +90,19 @@ impl Report for NodesShown {
 /// # Errors
 /// Fails with its problems and the exit code.
 pub(crate) fn list_nodes(arguments: &NodesArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.connect.open()?;
     let listed = if arguments.all { Listed::All } else { Listed::Behind };
-    let shown = block_on(async {
-        let pool = connection.pool().await?;
-        let status = connection.fleet.status(&pool).await?;
-        let nodes = connection.fleet.nodes(&pool).await?;
-        Ok(NodesShown { status, nodes, listed })
-    })?;
-    deliver(&shown, format)
+    let shown = || {
+        let connection = arguments.connect.open()?;
+        let shown = block_on(async {
+            let pool = connection.pool().await?;
+            let status = connection.fleet.status(&pool).await?;
+            let nodes = connection.fleet.nodes(&pool).await?;
+            Ok(NodesShown { status, nodes, listed })
+        })?;
+        let outcome = outcome(std::iter::once(&shown.status.verdict));
+        deliver_as(&shown, format, outcome)
+    };
+    arguments.codes.apply(shown())
 }
 
 impl Report for Shown<Audit> {

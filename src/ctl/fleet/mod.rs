@@ -2,7 +2,7 @@
 //!
 //! The coordinator decides; these modules ask it.  `ask` sends requests, `command` is the shape of every command to a pool,
 //! `consent` explains a command to how many nodes before it is sent, `follow` follows a rotation, `shown` shows the
-//! results.  A command that can do harm carries the revision or generation that the operator saw, so that it is refused
+//! results, `verdict` says how a pool is.  A command that can do harm carries the revision or generation that the operator saw, so that it is refused
 //! if the pool has changed since.
 
 mod ask;
@@ -19,15 +19,16 @@ mod rotate;
 mod shown;
 mod steps;
 mod targets;
+mod verdict;
 mod watch;
 
 pub(crate) use command::CommandArgs;
-pub(crate) use connect::ConnectArgs;
 pub(crate) use keys::{ImportArgs, RecoverArgs, import, recover};
-pub(crate) use look::{AuditArgs, NodesArgs, audit, list_nodes, pools};
+pub(crate) use look::{AuditArgs, NodesArgs, PoolsArgs, audit, list_nodes, pools};
 pub(crate) use nodes::{
     ExcludeArgs, ExpectedArgs, ForgetArgs, NodeArgs, allow, deny, exclude, expect, forget, include,
 };
 pub(crate) use rotate::{RotateArgs, rotate};
 pub(crate) use steps::{AbortArgs, ResumeArgs, abort, advance, pause, resume};
+pub(crate) use verdict::{CheckArgs, check};
 pub(crate) use watch::{WatchArgs, watch};

@@ -5,12 +5,12 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::verdict::line;
 use tfo_cli::plain::{count_of_nodes, names, plain};
 use tfo_cli::report::Report;
 use tfo_cli::table::Table;
 use tfo_host::runtime::clock;
 use tfo_model::fleet::{BlockedBy, NodeState};
-use tfo_model::key::PairPrint;
 use tfo_model::named::Named;
 use tfo_model::node::KeySource;
 use tfo_model::state::SlotPrint;
@@ -59,37 +59,46 @@ impl Report for Shown<Pools> {
         if self.0.pools.is_empty() {
             return writeln!(out, "the coordinator has no pools: add [pools.NAME] to its configuration");
         }
-        let mut table =
-            Table::new(&["POOL", "PHASE", "GENERATION", "PRIMARY", "BACKUP", "CONVERGED", "BLOCKED BY", "NEXT"]);
+        let now = clock::now();
+        let mut table = Table::new(&["POOL", "PHASE", "GEN", "PRIMARY", "BACKUP", "NODES", "NEXT"]);
         for pool in &self.0.pools {
             let waves = pool.waves.map_or(String::new(), |waves| format!(" {}/{}", waves.opened, waves.of));
             table.row([
                 pool.pool.to_string(),
                 format!("{}{waves}", pool.phase.as_str()),
                 pool.generation.to_string(),
-                slot(pool.primary),
-                slot(pool.backup),
+                print(pool.primary),
+                print(pool.backup),
                 format!("{}/{}", pool.converged, pool.required),
-                pool.blocked_by.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
-                pool.next_at.map_or_else(|| "-".to_owned(), |at| at.to_string()),
+                pool.next_at.map_or_else(|| "-".to_owned(), |at| in_time(at, now)),
             ]);
         }
         table.write(out)?;
-        self.0.pools.iter().flat_map(remarks).try_for_each(|remark| writeln!(out, "{remark}"))
+        self.0.pools.iter().try_for_each(|pool| {
+            writeln!(out, "{}: {}", pool.pool, line(&pool.verdict))?;
+            remarks(pool).into_iter().try_for_each(|remark| writeln!(out, "{remark}"))
+        })
     }
 }
 
-/// Lines for what the table has no column for; each names the pool.
+/// How long until then, in its largest unit: a table has no room for more.
+fn in_time(at: UnixTime, now: UnixTime) -> String {
+    match at.secs_since(now) {
+        0 => "now".to_owned(),
+        secs => format!("in {}", duration_text(secs).split(' ').next().unwrap_or_default()),
+    }
+}
+
+/// The fingerprint of a slot.
+fn print(slot: Option<SlotPrint>) -> String {
+    slot.map_or_else(|| "-".to_owned(), |slot| slot.fingerprint.to_string())
+}
+
+/// Lines for what neither the table nor the verdict has; each names the pool.
 pub(super) fn remarks(pool: &PoolStatus) -> Vec<String> {
     let mut remarks = Vec::new();
-    if let Some(closed) = pool.blocked_by.as_ref().filter(|gate| **gate != BlockedBy::Schedule) {
-        remarks.push(gate(closed));
-    }
     if !pool.waiting_for.is_empty() {
         remarks.push(format!("waits for {}", names(&pool.waiting_for)));
-    }
-    if let Some(hold) = &pool.hold {
-        remarks.push(format!("held since {}: {}", pool.since, plain(hold.as_str())));
     }
     if !pool.revoking.is_empty() {
         remarks.push(format!("drives out {}", names(pool.revoking.iter().map(|key| slot(Some(*key))))));
@@ -154,6 +163,7 @@ pub(super) fn write_nodes(
         "pool {}: {phase}, generation {generation}, {} of {} required nodes converged",
         status.pool, status.converged, status.required
     )?;
+    writeln!(out, "{}", line(&status.verdict))?;
     let mut table = Table::new(&["NODES", "PRIMARY", "BACKUP"]);
     for group in fingerprints {
         let backup = group.backup.map_or_else(|| "-".to_owned(), |backup| backup.to_string());
@@ -161,7 +171,6 @@ pub(super) fn write_nodes(
     }
     if !fingerprints.is_empty() {
         table.write(out)?;
-        writeln!(out, "{}", agreement(fingerprints))?;
     }
     let mut states: BTreeMap<&str, usize> = BTreeMap::new();
     for node in nodes {
@@ -210,25 +219,6 @@ fn write_table(out: &mut dyn Write, nodes: &[&NodeStatus]) -> io::Result<()> {
 /// An instant and how long ago it was.
 fn ago(at: UnixTime, now: UnixTime) -> String {
     format!("{at} ({} ago)", duration_text(now.secs_since(at)))
-}
-
-/// Whether every node accepts every other's cookies: the safety property, as far as the nodes report.
-fn agreement(groups: &[FingerprintCount]) -> String {
-    let pair = |group: &FingerprintCount| PairPrint { primary: group.primary, backup: group.backup };
-    let split = groups.iter().find_map(|minter| {
-        let deaf = groups.iter().filter(|other| !pair(minter).minted_is_accepted_by(&pair(other)));
-        let count: usize = deaf.map(|group| group.nodes).sum();
-        (count > 0).then_some((minter, count))
-    });
-    match split {
-        None => "every node accepts every other's cookies".to_owned(),
-        Some((minter, count)) => format!(
-            "SPLIT: cookies made under {} ({}) are refused by {}",
-            minter.primary,
-            count_of_nodes(minter.nodes),
-            count_of_nodes(count)
-        ),
-    }
 }
 
 impl Report for Shown<Done> {

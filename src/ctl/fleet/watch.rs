@@ -8,10 +8,13 @@ use clap::Args;
 use super::connect::{ConnectArgs, Connection, block_on};
 use super::follow::progress;
 use super::shown::{Listed, remarks, write_nodes};
+use super::verdict::line;
 use tfo_cli::output::while_read;
 use tfo_cli::report::{Failure, Format, Outcome, write_json};
 use tfo_cli::screen::Screen;
 use tfo_host::runtime::clock;
+use tfo_model::fleet::{Severity, VerdictKind};
+use tfo_model::named::Named;
 use tfo_model::time::parse_duration;
 use tfo_wire::v1::fleet::PoolStatus;
 
@@ -46,7 +49,7 @@ pub(crate) fn watch(arguments: &WatchArgs, format: Format) -> Result<Outcome, Fa
     block_on(while_read(async {
         let mut shown_once = false;
         loop {
-            let shown = match look(&connection).await {
+            let shown = match connection.looked_at().await {
                 Ok(pools) => display.show(&connection, pools).await,
                 Err(failure) => Err(failure),
             };
@@ -65,14 +68,6 @@ pub(crate) fn watch(arguments: &WatchArgs, format: Format) -> Result<Outcome, Fa
         display.close().map_err(Failure::undelivered)?;
         Ok(Outcome::Done)
     }))
-}
-
-/// The pool of `--pool`, or all.
-async fn look(connection: &Connection) -> Result<Vec<PoolStatus>, Failure> {
-    match &connection.argument {
-        Some(pool) => Ok(vec![connection.fleet.status(pool).await?]),
-        None => Ok(connection.fleet.pools().await?.pools),
-    }
 }
 
 impl Display {
@@ -131,13 +126,19 @@ async fn picture(connection: &Connection, pools: &[PoolStatus]) -> Result<String
     Ok(String::from_utf8_lossy(&text).trim_end().to_owned())
 }
 
+/// What a new line is written for.
+fn seen(status: &PoolStatus) -> (String, Named<Severity>, Named<VerdictKind>) {
+    (progress(status), status.verdict.severity.clone(), status.verdict.kind.clone())
+}
+
 fn write_changes(format: Format, last: &[PoolStatus], pools: &[PoolStatus]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for status in pools {
         let before = last.iter().find(|other| other.pool == status.pool);
         match format {
-            Format::Text if before.map(progress) != Some(progress(status)) => {
-                writeln!(out, "{}  {}  {}", clock::now(), status.pool, progress(status))?;
+            Format::Text if before.map(seen) != Some(seen(status)) => {
+                let (pool, verdict) = (&status.pool, line(&status.verdict));
+                writeln!(out, "{}  {pool}  {}  {verdict}", clock::now(), progress(status))?;
             }
             Format::Json if before != Some(status) => {
                 write_json(&mut out, status)?;

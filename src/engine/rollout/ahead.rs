@@ -5,7 +5,7 @@
 
 use super::barrier::Barrier;
 use super::document::{Pause, Snapshot, Stage};
-use super::gates::rejected_shares;
+use super::gates::{Rejections, rejections};
 use super::input::Now;
 use super::policy::{AbsentPolicy, Share};
 use super::presence::Life;
@@ -38,7 +38,7 @@ pub fn waiver(snapshot: &Snapshot, now: Now<'_>) -> Option<Waiver> {
     if wave.is_last() || !document.paused.as_ref().is_some_and(Pause::is_health) {
         return None;
     }
-    let (rejected, baseline) = rejected_shares(snapshot, next.epoch, wave);
+    let Rejections { rejected, baseline, .. } = rejections(snapshot, next.epoch, wave);
     let following = following(snapshot, now, next.epoch, wave);
     let next = new_members(snapshot, next.epoch, &following, Some(wave)).cloned().collect();
     Some(Waiver { wave: wave.opened + 1, of: wave.rules.len(), rejected, baseline, next })
@@ -67,7 +67,8 @@ pub fn next_exclusion(snapshot: &Snapshot, now: Now<'_>, life: &Life) -> Option<
             let waited = now.presence.phase_secs.min(now.presence.wave_secs);
             let opened = Barrier::of_opened(snapshot).waiting_for;
             let limit = |node: &NodeId| {
-                let period = snapshot.nodes.get(node)?.report.as_ref().map_or(0, |report| report.next_sync_secs);
+                let report = snapshot.nodes.get(node)?.report.as_ref();
+                let period = report.map_or(0, |report| report.period_secs(&document.policy));
                 Some(document.policy.revoke_barrier_max_secs.max(period))
             };
             opened.iter().filter_map(limit).min().map(|limit| limit.saturating_sub(waited))

@@ -114,14 +114,23 @@ impl Conflict {
 /// nothing, so denying a node is the way out of a false report.
 #[must_use]
 pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
+    let (node, generation) = conflicting(snapshot).max_by_key(|(_, generation)| *generation)?;
+    Some(Conflict { node: node.clone(), generation, witnesses: conflicting(snapshot).count() })
+}
+
+/// The nodes with such a report, the highest generation first.
+#[must_use]
+pub fn witnesses(snapshot: &Snapshot) -> Vec<NodeId> {
+    let mut found: Vec<(&NodeId, Generation)> = conflicting(snapshot).collect();
+    found.sort_by_key(|(_, generation)| std::cmp::Reverse(*generation));
+    found.into_iter().map(|(node, _)| node.clone()).collect()
+}
+
+fn conflicting(snapshot: &Snapshot) -> impl Iterator<Item = (&NodeId, Generation)> {
     let document = &snapshot.document;
     let instructions = instructions(document);
-    let conflicting = || {
-        let of_record = |record: &NodeRecord| contradicts(document, &instructions, record);
-        snapshot.nodes.iter().filter_map(move |(node, record)| Some((node, of_record(record)?)))
-    };
-    let (node, generation) = conflicting().max_by_key(|(_, generation)| *generation)?;
-    Some(Conflict { node: node.clone(), generation, witnesses: conflicting().count() })
+    let nodes = snapshot.nodes.iter();
+    nodes.filter_map(move |(node, record)| Some((node, contradicts(document, &instructions, record)?)))
 }
 
 /// The conflict of this record alone.

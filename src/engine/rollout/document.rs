@@ -320,6 +320,7 @@ pub struct AuditEntry {
     pub action: Action,
     /// The nodes whose records changed with it: excluded, denied, left behind, forgotten.  For a promotion, an opened
     /// wave and a node that is taken in: the required nodes that are newly in the wave, at most [`AUDIT_MEMBERS_MAX`].
+    /// For a stop by the health gate: the nodes that rejected most.
     pub nodes: BTreeSet<NodeId>,
     /// The operator's reason.  For the engine: its reason, or how many nodes `nodes` omits; may be empty.
     pub reason: String,

@@ -89,25 +89,47 @@ pub(super) enum Health {
     },
 }
 
+/// The cookies of the opened nodes since the promotion, and those of the same nodes before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rejections {
+    /// Share of rejected cookies since the promotion.
+    pub(super) rejected: Share,
+    /// The same while staged.
+    pub(super) baseline: Share,
+    /// Number of cookies in the smaller of the two windows.
+    cookies: u64,
+    /// The nodes that rejected most since the promotion, the worst first, at most [`WORST_NODES_MAX`].
+    pub(super) worst: Vec<NodeId>,
+}
+
 /// Compares the opened nodes' share of rejected cookies with the same nodes' share while the pool was staged.
 ///
-/// A staged window that is too small falls back to the steady window before it.  A baseline of less than
-/// `health_min_connections` is not evidence: the wave passes after `health_window` (rule 12).
-pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wave) -> Health {
+/// A staged window that is too small falls back to the steady window before it.
+pub(super) fn rejections(snapshot: &Snapshot, epoch: Epoch, wave: &Wave) -> Rejections {
     let document = &snapshot.document;
-    let policy = &document.policy;
     let (since, before) = counted_by_opened(snapshot, epoch, wave);
-    let (rejected, baseline) = (rejected_of(&since), rejected_of(&before));
-    let is_evidence = since.cookies().min(before.cookies()) >= policy.health_min_connections;
+    let mut failures: Vec<(u64, &NodeId)> = (snapshot.nodes.iter())
+        .filter(|(node, record)| record.is_required() && is_opened(document, epoch, wave, node))
+        .filter_map(|(node, record)| Some((window_of(record, Phase::Promoted, epoch)?.passive_fail, node)))
+        .filter(|(failures, _)| *failures > 0)
+        .collect();
+    failures.sort_by_key(|(failures, _)| std::cmp::Reverse(*failures));
+    Rejections {
+        rejected: rejected_of(&since),
+        baseline: rejected_of(&before),
+        cookies: since.cookies().min(before.cookies()),
+        worst: failures.into_iter().take(WORST_NODES_MAX).map(|(_, node)| node.clone()).collect(),
+    }
+}
+
+/// The health gate (rule 12).  A baseline of less than `health_min_connections` is not evidence: the wave passes after
+/// `health_window`.
+pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wave) -> Health {
+    let policy = &snapshot.document.policy;
+    let Rejections { rejected, baseline, cookies, worst } = rejections(snapshot, epoch, wave);
+    let is_evidence = cookies >= policy.health_min_connections;
     let risen = rejected.ppm() > baseline.ppm().saturating_add(policy.health_rise_max.ppm());
     if is_evidence && risen && !wave.health_waived {
-        let mut failures: Vec<(u64, &NodeId)> = (snapshot.nodes.iter())
-            .filter(|(node, record)| record.is_required() && is_opened(document, epoch, wave, node))
-            .filter_map(|(node, record)| Some((window_of(record, Phase::Promoted, epoch)?.passive_fail, node)))
-            .filter(|(failures, _)| *failures > 0)
-            .collect();
-        failures.sort_by_key(|(failures, _)| std::cmp::Reverse(*failures));
-        let worst = failures.into_iter().take(WORST_NODES_MAX).map(|(_, node)| node.clone()).collect();
         return Health::Bad { rejected, baseline, worst };
     }
     match policy.health_window_secs.saturating_sub(now.presence.wave_secs) {
@@ -128,12 +150,6 @@ fn counted_by_opened(snapshot: &Snapshot, epoch: Epoch, wave: &Wave) -> (Counter
 
 fn rejected_of(counted: &Counters) -> Share {
     Share::of(counted.passive_fail, counted.cookies())
-}
-
-/// The share of cookies that the opened nodes rejected since their promotion, and before it.
-pub(super) fn rejected_shares(snapshot: &Snapshot, epoch: Epoch, wave: &Wave) -> (Share, Share) {
-    let (since, before) = counted_by_opened(snapshot, epoch, wave);
-    (rejected_of(&since), rejected_of(&before))
 }
 
 /// What the node counted in that phase of the rotation of that key.

@@ -54,15 +54,15 @@ impl Share {
 }
 
 impl fmt::Display for Share {
-    /// In percent, with as many decimals as tell it from nothing: `12.3 %`, `0.004 %`.
+    /// In percent, with as many decimals as tell it from nothing: `12.3%`, `0.004%`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(ppm) = *self;
         let (whole, decimals) = (ppm / 10_000, ppm % 10_000);
         let decimals = if ppm >= 1_000 { decimals / 1_000 * 1_000 } else { decimals };
         let decimals = format!("{decimals:04}");
         match decimals.trim_end_matches('0') {
-            "" => write!(f, "{whole} %"),
-            decimals => write!(f, "{whole}.{decimals} %"),
+            "" => write!(f, "{whole}%"),
+            decimals => write!(f, "{whole}.{decimals}%"),
         }
     }
 }
@@ -338,16 +338,16 @@ mod tests {
     #[test]
     fn a_share_is_written_in_percent() {
         for (ppm, text) in [
-            (0, "0 %"),
-            (1, "0.0001 %"),
-            (40, "0.004 %"),
-            (999, "0.0999 %"),
-            (1_000, "0.1 %"),
-            (1_999, "0.1 %"),
-            (10_000, "1 %"),
-            (123_456, "12.3 %"),
-            (999_999, "99.9 %"),
-            (1_000_000, "100 %"),
+            (0, "0%"),
+            (1, "0.0001%"),
+            (40, "0.004%"),
+            (999, "0.0999%"),
+            (1_000, "0.1%"),
+            (1_999, "0.1%"),
+            (10_000, "1%"),
+            (123_456, "12.3%"),
+            (999_999, "99.9%"),
+            (1_000_000, "100%"),
         ] {
             assert_eq!(Share::from_ppm(ppm).unwrap().to_string(), text);
         }

@@ -52,6 +52,9 @@ pub struct Presence {
     pub seen: BTreeSet<NodeId>,
     /// Nodes that have not been seen for longer than their limit.
     pub absent: BTreeSet<NodeId>,
+    /// Seconds until these nodes are absent: those that were not seen in this life, or for longer than their period.
+    /// Shown only; nothing is decided by it.
+    pub overdue: BTreeMap<NodeId, u64>,
     /// Seconds served since this coordinator first saw the present instruction, or a later revoke.
     pub phase_secs: u64,
     /// Seconds served since it first saw the present wave.
@@ -177,6 +180,7 @@ impl Life {
         }
         if self.begun {
             presence.absent.remove(node);
+            presence.overdue.remove(node);
             if !presence.seen.contains(node) {
                 presence.seen.insert(node.clone());
             }
@@ -191,20 +195,26 @@ impl Life {
     /// The presence of the nodes of the snapshot that was observed last.
     #[must_use]
     pub fn presence(&self, snapshot: &Snapshot) -> Presence {
-        let (mut seen, mut absent) = (Vec::new(), Vec::new());
+        let (mut seen, mut absent, mut overdue) = (Vec::new(), Vec::new(), BTreeMap::new());
         for (node, record, last_seen) in merge_join(snapshot.nodes.iter(), self.nodes.iter()) {
-            if last_seen.is_some_and(|last_seen| last_seen.in_this_life) {
+            let is_seen = last_seen.is_some_and(|last_seen| last_seen.in_this_life);
+            if is_seen {
                 seen.push(node.clone());
             }
             let silent_for = last_seen.map_or(Duration::ZERO, |last_seen| self.served.saturating_sub(last_seen.at));
-            if silent_for > absence_limit(snapshot, record) {
+            let limit = absence_limit(snapshot, record);
+            let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
+            if silent_for > limit {
                 absent.push(node.clone());
+            } else if !is_seen || silent_for > Duration::from_secs(period) {
+                overdue.insert(node.clone(), (limit - silent_for).as_secs().saturating_add(1));
             }
         }
         Presence {
             revision: self.highest,
             seen: seen.into_iter().collect(),
             absent: absent.into_iter().collect(),
+            overdue,
             phase_secs: self.secs_since(self.instruction.as_ref().map(|since| since.at)),
             wave_secs: self.secs_since(self.wave.as_ref().map(|since| since.at)),
             thawing: self.conflict.as_ref().map(|since| since.value.0.clone()),

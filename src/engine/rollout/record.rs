@@ -223,6 +223,14 @@ impl NodeRecord {
         self.report.as_ref().is_some_and(|report| !report.takes_keys())
     }
 
+    /// The slots that the node reports to hold, whatever their source.
+    #[must_use]
+    pub fn holds(&self) -> Option<SlotPrints> {
+        let report = self.report.as_ref()?;
+        // A record of an earlier release has no `holds`.
+        report.holds.or_else(|| report.fence.as_ref().map(|fence| fence.slots.prints()))
+    }
+
     fn can_share(&self) -> bool {
         self.report.as_ref().is_some_and(Report::can_share)
     }

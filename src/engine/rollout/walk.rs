@@ -116,7 +116,10 @@ fn tick_wave(snapshot: &Snapshot, now: Now<'_>, next: PoolKey, wave: &Wave) -> R
     let in_revoke = document.revoke.is_some();
     let health = health(snapshot, now, next.epoch, wave);
     if let (Health::Bad { rejected, baseline, worst }, false) = (&health, in_revoke) {
-        let mut draft = Draft::of(snapshot, now, Origin::engine(""));
+        let (now_rejected, before) = (rejected, baseline);
+        let reason = format!("{now_rejected} of the cookies are rejected, {before} before the promotion");
+        let mut draft = Draft::of(snapshot, now, Origin::engine(reason));
+        draft.taken_in = worst.iter().cloned().collect();
         let cause = PauseCause::Health { rejected: *rejected, baseline: *baseline, worst: worst.clone() };
         draft.document.paused = Some(Pause { since: now.wall, cause });
         return draft.commit(Action::Unhealthy);

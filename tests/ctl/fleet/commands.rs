@@ -403,7 +403,7 @@ fn a_resume_of_a_health_stop_names_the_waiver_and_the_nodes_and_asks() {
     let (code, shown) = on_a_terminal(&operator, "resume", "\n");
     assert_eq!(code, Some(3), "{shown}");
     for says in [
-        "the health gate is waived for wave 1 of 3: rejected 12.3 % of its cookies now, 0.1 % before",
+        "the health gate is waived for wave 1 of 3: rejected 12.3% of its cookies now, 0.1% before",
         "3 nodes get the key next: cp2.test, cp3.test and 1 more",
         "most cookies were rejected by cp1.test",
         "the other way is `tfoctl abort`",

@@ -164,14 +164,22 @@ pub(crate) fn key(epoch: u64, digit: char) -> Value {
 pub(crate) fn pool(with: Value) -> Value {
     let mut status = json!({
         "pool": "edge", "pool_id": "0123456789abcdef0123456789abcdef", "revision": 40, "generation": 12,
-        "phase": "steady", "primary": key(7, 'a'), "backup": key(6, 'b'), "verdict": {"severity": "ok", "kind": "agree", "since": null, "sentence": "", "nodes": [], "more": 0, "numbers": {}, "next": null, "docs": null}, "paused": null, "hold": null, "expect": null,
-        "required": 3, "converged": 3, "reporting": 0, "waiting_for": [], "next_at": "2026-11-23T22:00:00Z",
+        "phase": "steady", "primary": key(7, 'a'), "backup": key(6, 'b'), "verdict": verdict("ok", "agree", "3 nodes accept each other's cookies", Value::Null), "paused": null, "hold": null, "expect": null,
+        "required": 3, "converged": 3, "reporting": 0, "waiting_for": [], "next_at": "2020-11-23T22:00:00Z",
         "blocked_by": "schedule", "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": [],
         "drives": true, "policy_differs": [], "expected_nodes": 3, "expected_in_file": false, "unseen": 0,
         "next_exclusion_at": null, "waiver": null, "rotate_refused": null
     });
     merge(&mut status, with);
     status
+}
+
+/// A verdict of the coordinator.
+pub(crate) fn verdict(severity: &str, kind: &str, sentence: &str, next: Value) -> Value {
+    json!({
+        "severity": severity, "kind": kind, "since": "2026-11-22T22:00:00Z", "sentence": sentence, "nodes": [],
+        "more": 0, "numbers": {}, "next": next, "docs": null
+    })
 }
 
 /// A node that holds what [`pool`] says.

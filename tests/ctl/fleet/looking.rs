@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::fake::{Operator, Reply, audit, key, node, page, pool, three, with_pool};
+use super::fake::{Operator, Reply, audit, key, node, page, pool, refusal, three, verdict, with_pool};
 use tfo_testbed::{SOON, need_tool, poll_until, skip_unless};
 
 #[test]
@@ -14,12 +14,14 @@ fn pools_are_shown_as_text_and_as_json() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let held = pool(json!({
         "pool": "bulk", "phase": "promoted", "waves": {"opened": 1, "of": 3}, "converged": 1, "paused": {"by": "operator", "since": "2026-11-24T00:00:00Z", "operator": "alice", "reason": "", "rejected_ppm": null, "baseline_ppm": null, "worst": []},
+        "verdict": verdict("warning", "paused", "paused by alice, without a reason; no rotation starts", json!("tfoctl resume --pool bulk")),
         "blocked_by": "paused", "next_at": null, "waiting_for": ["cp2.test", "cp3.test"], "drives": false,
         "policy_differs": ["interval", "absent_after"]
     }));
     let empty = pool(json!({
         "pool": "new", "phase": "empty", "primary": null, "backup": null, "generation": 0, "required": 0,
-        "converged": 0, "reporting": 2, "blocked_by": "held", "hold": "first_key", "next_at": null
+        "converged": 0, "reporting": 2, "blocked_by": "no_key", "next_at": null,
+        "verdict": verdict("warning", "no_key", "the pool has no key yet", json!("tfoctl rotate --first --pool new"))
     }));
     let all = json!({"pools": [held, empty, pool(json!({}))]});
     coordinator.ok("GET /v1/pools", all.clone());
@@ -33,9 +35,45 @@ fn pools_are_shown_as_text_and_as_json() {
 }
 
 #[test]
+fn exit_codes_say_how_the_pools_are() {
+    let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
+    for (severity, code) in [("ok", 0), ("notice", 0), ("warning", 1), ("critical", 2)] {
+        let status = pool(json!({"verdict": verdict(severity, "absent", "it waits", json!("tfoctl advance"))}));
+        with_pool(&coordinator, &status, &three());
+        let (stdout, stderr) = operator.ends(&["check"], code);
+        assert_eq!((stdout, stderr), (format!("edge: {severity}: it waits; next: tfoctl advance\n"), String::new()));
+        let checked = operator.json(&["check", "--pool", "edge"], code);
+        let expected = json!({"ok": code == 0, "pools": [{"pool": "edge", "verdict": status["verdict"]}]});
+        assert_eq!(checked, expected);
+        for command in ["pools", "nodes"] {
+            operator.ends(&[command, "--detailed-exit-codes"], code);
+            operator.ends(&[command], 0);
+        }
+    }
+    // Several pools: the worst decides.
+    let of = |name: &str, severity: &str| {
+        pool(json!({"pool": name, "verdict": verdict(severity, "absent", "x", Value::Null)}))
+    };
+    coordinator.ok("GET /v1/pools", json!({"pools": [of("a", "critical"), of("b", "warning")]}));
+    assert_eq!(operator.ends(&["check"], 2).0, "a: critical: x\nb: warning: x\n");
+    // What cannot be known is neither good nor bad: a refusal, a store that is away, no configuration.
+    coordinator.on("GET /v1/pools", [Reply::Json(403, refusal("not_allowed", "no"))]);
+    for command in [&["check"][..], &["pools", "--detailed-exit-codes"]] {
+        assert!(operator.ends(command, 3).1.contains("remedy"), "{command:?}");
+    }
+    drop(coordinator);
+    for command in [&["check"][..], &["pools", "--detailed-exit-codes"], &["nodes", "--detailed-exit-codes"]] {
+        operator.ends(command, 3);
+    }
+    operator.ends(&["pools"], 1);
+    assert_eq!(operator.bare().arg("check").output().unwrap().status.code(), Some(3));
+}
+
+#[test]
 fn a_frozen_pool_says_what_can_be_recovered() {
     let frozen = pool(json!({
         "blocked_by": "frozen", "revoking": [key(5, 'c')],
+        "verdict": verdict("critical", "frozen", "frozen, because the store is older than its fleet", json!("tfoctl recover --pool edge")),
         "recoverable": [{"primary": key(9, 'd'), "backup": key(8, 'e')}]
     }));
     let (operator, _coordinator) = Operator::with(&frozen, &three());
@@ -65,14 +103,15 @@ fn nodes_tell_at_a_glance_who_holds_what_and_who_is_behind() {
             "primary": {"epoch": null, "fingerprint": "9".repeat(16)}, "backup": null})
         ),
     ]);
-    let (operator, _coordinator) =
-        Operator::with(&pool(json!({"required": 3, "converged": 2, "reporting": 1})), &nodes);
+    let split = verdict("critical", "split", "split: 2 nodes refuse cookies", json!("tfoctl exclude cp3.test"));
+    let status = pool(json!({"required": 3, "converged": 2, "reporting": 1, "verdict": split}));
+    let (operator, _coordinator) = Operator::with(&status, &nodes);
     let shown = operator.ok(&["nodes"]);
     let lines: Vec<&str> = shown.lines().collect();
     assert_eq!(lines[0], "pool edge: steady, generation 12, 2 of 3 required nodes converged");
-    assert_eq!(lines[1], "NODES  PRIMARY           BACKUP");
-    assert_eq!(lines[2], "2      aaaaaaaaaaaaaaaa  bbbbbbbbbbbbbbbb");
-    assert_eq!(lines[5], "SPLIT: cookies made under aaaaaaaaaaaaaaaa (2 nodes) are refused by 2 nodes");
+    assert_eq!(lines[1], "critical: split: 2 nodes refuse cookies; next: tfoctl exclude cp3.test");
+    assert_eq!(lines[2], "NODES  PRIMARY           BACKUP");
+    assert_eq!(lines[3], "2      aaaaaaaaaaaaaaaa  bbbbbbbbbbbbbbbb");
     assert_eq!(lines[6], "states: 2 converged, 1 excluded, 1 reporting, 1 straggler");
     assert_eq!(lines[7], "1 node only reporting: keys come from another source, not from this pool");
     assert!(lines[9].starts_with("cp3.test  straggler  11          bbbbbbbbbbbbbbbb (6)"), "{shown}");
@@ -108,10 +147,11 @@ fn a_long_list_of_stragglers_is_cut_and_counted() {
 fn what_others_wrote_cannot_move_the_cursor() {
     let evil = "\u{1b}[2J\u{1b}]0;owned\u{7}\nfake line";
     let nodes = json!([node("cp1.test", json!({"state": "failed", "error": evil}))]);
-    let (operator, coordinator) = Operator::with(&pool(json!({"hold": evil, "blocked_by": evil})), &nodes);
+    let (operator, coordinator) =
+        Operator::with(&pool(json!({"verdict": verdict(evil, evil, evil, json!(evil))})), &nodes);
     coordinator.on("GET /v1/pools/edge/audit", [page(&[audit(1, evil, Some("ops1.test"), evil)])]);
-    for arguments in [&["pools"][..], &["nodes"], &["audit"]] {
-        let shown = operator.ok(arguments);
+    for (arguments, code) in [(&["pools"][..], 0), (&["nodes"], 0), (&["audit"], 0), (&["check"], 3)] {
+        let shown = operator.ends(arguments, code).0;
         assert!(shown.contains("owned"), "{arguments:?}: {shown}");
         assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{arguments:?}: {shown:?}");
         assert!(!shown.contains("\nfake line"), "{arguments:?}: {shown:?}");
@@ -124,14 +164,16 @@ fn what_others_wrote_cannot_move_the_cursor() {
 fn names_of_a_later_release_are_shown_as_they_are() {
     let later = json!({"state": "resting", "source": "vault", "excluded": "by_rule"});
     let nodes = json!([node("cp1.test", later)]);
-    let status = pool(json!({"hold": "audited", "blocked_by": "full_moon"}));
+    let grave = verdict("grave", "full_moon", "the moon is full", Value::Null);
+    let status = pool(json!({"hold": "audited", "blocked_by": "full_moon", "verdict": grave}));
     let (operator, coordinator) = Operator::with(&status, &nodes);
     coordinator.on("GET /v1/pools/edge/audit", [page(&[audit(1, "re_key", None, "")])]);
     let shown = |arguments: &[&str], parts: &[&str]| {
         let shown = operator.ok(arguments);
         assert!(parts.iter().all(|part| shown.contains(part)), "{arguments:?}: {shown}");
     };
-    shown(&["pools"], &["full_moon", ": audited"]);
+    shown(&["pools"], &["edge: grave: the moon is full"]);
+    assert!(operator.ends(&["check"], 3).0.starts_with("edge: grave: the moon is full"));
     shown(&["nodes"], &["states: 1 resting", "excluded: by_rule"]);
     shown(&["audit"], &["  re_key"]);
     let json = operator.json(&["nodes"], 0);

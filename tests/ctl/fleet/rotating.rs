@@ -183,8 +183,8 @@ fn a_rotation_that_stops_ends_it_at_once_with_the_cause() {
     let cases = [
         (
             paused("health", Value::Null, ""),
-            verdict("stopped_by_health", "12 % of the cookies are rejected", json!("tfoctl abort")),
-            "rotate in pool edge: stopped: 12 % of the cookies are rejected; promoted, generation 14\n",
+            verdict("stopped_by_health", "12% of the cookies are rejected", json!("tfoctl abort")),
+            "rotate in pool edge: stopped: 12% of the cookies are rejected; promoted, generation 14\n",
             "next: tfoctl abort\n",
         ),
         (

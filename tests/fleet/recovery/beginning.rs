@@ -102,5 +102,7 @@ fn nine_of_ten_agents_are_deployed() {
     });
     let nodes = fleet.json(&["nodes"]);
     assert!(nodes["nodes"].as_array().unwrap().iter().any(|shown| shown["node"] == node(9)), "{nodes}");
+    // It came with a key of its own to nodes that share one, which is no split: it was told at once.
+    assert!(!fleet.log().contains("severity=critical"), "{}", fleet.log());
     watch.end();
 }

@@ -33,6 +33,9 @@ fn run_all(shown: &str) -> String {
     let well = || fleet.hosts.iter().all(|host| host.status()["state"] == "ok");
     assert!(poll_until(PATIENCE, well));
     assert!(fleet.agreed().contains(','), "it has rotated: {}", fleet.agreed());
+    // Nodes that join with keys of their own, a first key and a rotation are no alarm, not even for a moment.
+    let log = fleet.log();
+    assert!(log.contains("kind=agree") && !log.contains("severity=critical"), "{log}");
     said
 }
 

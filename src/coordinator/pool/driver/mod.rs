@@ -15,6 +15,7 @@ mod requests;
 mod rollout;
 mod seen;
 mod show;
+pub(super) mod verdict;
 mod writes;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use tracing::info;
 
 use self::pace::Pace;
 use self::seen::Seen;
+use self::verdict::Told;
 use self::writes::Writes;
 use super::message::{Described, Message, Shared};
 use super::replica::Replica;
@@ -58,6 +60,8 @@ pub(super) struct Driver {
     behind: BTreeMap<NodeId, UnixTime>,
     /// What the rollout waited for at the last tick.
     wait: Option<Wait>,
+    /// The verdict that was found last.
+    told: Option<Told>,
     file_policy: Policy,
     metrics: Arc<Metrics>,
     shared: Arc<Shared>,
@@ -84,6 +88,7 @@ impl Driver {
             described: BTreeMap::new(),
             behind: BTreeMap::new(),
             wait: None,
+            told: None,
             file_policy,
             metrics,
             shared,
@@ -149,6 +154,7 @@ impl Driver {
         self.note_behind();
         self.erase();
         self.pace.ticked(start);
+        self.judge_now_and_then();
     }
 
     /// Answers the waiting nodes if the document has changed.

@@ -6,10 +6,12 @@ use super::Driver;
 use crate::pool::replica::GivenKeys;
 use tfo_config::coordinator::CONFIG_OPERATOR;
 use tfo_crypto::random::{self, NoRandomness};
-use tfo_engine::rollout::document::{Actor, Proposal, Stage};
+use tfo_engine::rollout::document::{Actor, AuditEntry, Proposal, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Reason, Refused, Step, Wait};
 use tfo_host::runtime::clock;
+use tfo_model::fleet::Action;
+use tfo_model::ids::NodeId;
 use tfo_store::{CommitError, Erasure};
 
 impl Driver {
@@ -100,20 +102,7 @@ impl Driver {
                 if erasure == Erasure::Waiting {
                     self.pace.erase_soon();
                 }
-                let instructions = tfo_engine::rollout::wave::instructions(self.replica.document());
-                let slots = instructions.first().map(|first| first.slots);
-                info!(
-                    pool = %self.replica.pool(),
-                    revision = %audit.revision,
-                    generation = %audit.generation,
-                    phase = audit.phase.as_str(),
-                    action = audit.action.as_str(),
-                    actor = actor_name(&audit.actor),
-                    nodes = audit.nodes.len(),
-                    primary_fp = slots.map(|slots| tracing::field::display(slots.primary.fingerprint)),
-                    backup_fp = slots.and_then(|slots| slots.backup).map(|key| tracing::field::display(key.fingerprint)),
-                    "committed"
-                );
+                self.log_commit(&audit);
                 Ok(())
             }
             Err(error) => {
@@ -121,6 +110,29 @@ impl Driver {
                 Err(error)
             }
         }
+    }
+
+    fn log_commit(&self, audit: &AuditEntry) {
+        let instructions = tfo_engine::rollout::wave::instructions(self.replica.document());
+        let slots = instructions.first().map(|first| first.slots);
+        if audit.action == Action::Unhealthy {
+            let nodes: Vec<&str> = audit.nodes.iter().map(NodeId::as_str).collect();
+            let (worst, reason) = (nodes.join(", "), &audit.reason);
+            warn!(pool = %self.replica.pool(), reason, worst, "the health gate stops the rotation; see `tfoctl check`");
+        }
+        info!(
+            pool = %self.replica.pool(),
+            revision = %audit.revision,
+            generation = %audit.generation,
+            phase = audit.phase.as_str(),
+            action = audit.action.as_str(),
+            actor = actor_name(&audit.actor),
+            reason = (!audit.reason.is_empty()).then_some(&audit.reason),
+            nodes = audit.nodes.len(),
+            primary_fp = slots.map(|slots| tracing::field::display(slots.primary.fingerprint)),
+            backup_fp = slots.and_then(|slots| slots.backup).map(|key| tracing::field::display(key.fingerprint)),
+            "committed"
+        );
     }
 
     /// Erases keys from the medium that are gone from the document, as soon as no reader is in the way.

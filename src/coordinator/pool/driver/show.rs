@@ -12,17 +12,13 @@ use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Step};
 use tfo_engine::rollout::record::{Membership, NodeRecord};
 use tfo_engine::rollout::slots::{PoolKey, Slots};
-use tfo_engine::rollout::verdict::verdict;
 use tfo_engine::rollout::wave::is_opened;
 use tfo_host::runtime::clock;
 use tfo_model::fleet::{BlockedBy, NodeState, PausedBy};
 use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
 use tfo_model::node::{Expected, KeySource};
-use tfo_model::state::SlotPrints;
-use tfo_wire::v1::fleet::{
-    FingerprintCount, NodeStatus, Nodes, Paused, PoolStatus, SlotPairShown, VERDICT_NODES_MAX, Verdict, Waves,
-};
+use tfo_wire::v1::fleet::{FingerprintCount, NodeStatus, Nodes, Paused, PoolStatus, SlotPairShown, Waves};
 use tfo_wire::v1::orders::{Closed, WAIVER_NODES_MAX, Waiver};
 use tfo_wire::v1::sync::SelfAnswer;
 
@@ -36,6 +32,7 @@ impl Driver {
             self.wait = Some(wait);
         }
         self.note_behind();
+        self.judge();
     }
 
     /// Notes since when nodes have been behind, and forgets the descriptions of unknown nodes.
@@ -121,24 +118,6 @@ impl Driver {
         }
     }
 
-    fn verdict(&self) -> Verdict {
-        let now = Now { wall: clock::now(), presence: &self.seen.presence };
-        let mut verdict = verdict(self.replica.snapshot(), now, self.wait.as_ref());
-        let more = verdict.nodes.len().saturating_sub(VERDICT_NODES_MAX);
-        verdict.nodes.truncate(VERDICT_NODES_MAX);
-        Verdict {
-            severity: verdict.severity.into(),
-            kind: verdict.kind.into(),
-            since: verdict.since,
-            sentence: verdict.sentence,
-            nodes: verdict.nodes,
-            more,
-            numbers: verdict.numbers.into_iter().map(|(name, number)| (name.to_owned(), number)).collect(),
-            next: verdict.next,
-            docs: verdict.docs.map(str::to_owned),
-        }
-    }
-
     /// The slots in the instruction of most required nodes.
     fn slots_of_most(&self) -> Option<Slots> {
         let snapshot = self.replica.snapshot();
@@ -165,7 +144,18 @@ impl Driver {
         for (node, record) in self.known() {
             *states.entry(self.state_of(node, record)).or_default() += 1;
         }
-        Summary { status: self.status(), states, held: self.waiting.len(), fingerprints: self.fingerprints() }
+        let document = self.replica.document();
+        let rotates_by_itself =
+            matches!(document.stage, Stage::Steady { .. }) && document.paused.is_none() && document.hold.is_none();
+        let due = document.rotated_at.plus(document.policy.interval_secs);
+        Summary {
+            status: self.status(),
+            states,
+            held: self.waiting.len(),
+            fingerprints: self.fingerprints(),
+            expected_nodes: document.expected_nodes(),
+            next_rotation_at: rotates_by_itself.then_some(due),
+        }
     }
 
     /// The state of its nodes.
@@ -180,7 +170,7 @@ impl Driver {
 
     fn fingerprints(&self) -> Vec<FingerprintCount> {
         let mut counts: BTreeMap<PairPrint, usize> = BTreeMap::new();
-        for holds in self.known().filter_map(|(_, record)| holds(record)) {
+        for holds in self.known().filter_map(|(_, record)| record.holds()) {
             *counts.entry(holds.pair()).or_default() += 1;
         }
         let mut fingerprints: Vec<FingerprintCount> = counts
@@ -193,7 +183,7 @@ impl Driver {
 
     fn node(&self, node: &NodeId, record: &NodeRecord) -> NodeStatus {
         let report = record.report.as_ref();
-        let holds = holds(record);
+        let holds = record.holds();
         let described = self.described.get(node);
         NodeStatus {
             node: node.clone(),
@@ -218,12 +208,6 @@ impl Driver {
     pub(super) fn state_of(&self, node: &NodeId, record: &NodeRecord) -> NodeState {
         node_state(self.replica.document(), node, record, &self.seen.presence)
     }
-}
-
-fn holds(record: &NodeRecord) -> Option<SlotPrints> {
-    let report = record.report.as_ref()?;
-    // A record of an earlier release has no `holds`.
-    report.holds.or_else(|| report.fence.as_ref().map(|fence| fence.slots.prints()))
 }
 
 fn paused(pause: &Pause) -> Paused {

@@ -10,6 +10,7 @@ mod presence;
 mod refusals;
 mod reporting;
 mod siege;
+mod verdict;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};

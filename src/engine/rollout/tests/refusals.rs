@@ -33,7 +33,7 @@ fn a_refusal_has_the_reason_first_then_the_phase_and_the_time_until_which_it_hol
             0,
             "only 5 cookies were counted since the last rotation, so clients may still use cookies of the backup key",
         ),
-        (1_000, 123, "clients still use cookies of the backup key (12.3 % of 1000 accepted)"),
+        (1_000, 123, "clients still use cookies of the backup key (12.3% of 1000 accepted)"),
     ] {
         assert_eq!(refusal(&draining(accepted, by_backup), rotate()), (format!("{says}{opens}"), Some(until)));
     }
@@ -86,7 +86,7 @@ fn a_waiver_names_the_shares_and_exactly_the_nodes_that_a_resume_gives_the_key()
     let snapshot = stopped();
     let found = waived(&snapshot).unwrap();
     assert_eq!((found.wave, found.of, &found.next), (1, 3, &vec![node("c")]));
-    assert_eq!((found.rejected.to_string(), found.baseline.to_string()), ("12 %".to_owned(), "0.1 %".to_owned()));
+    assert_eq!((found.rejected.to_string(), found.baseline.to_string()), ("12%".to_owned(), "0.1%".to_owned()));
     // The next wave takes in just those.
     let resumed = committed(order(&snapshot, Command::Resume { force: false }).unwrap());
     let resumed = Snapshot { document: resumed.document, ..snapshot };
@@ -101,7 +101,7 @@ fn the_share_in_a_waiver_is_that_of_now() {
     let window = snapshot.nodes.get_mut(&node("a")).unwrap().window.as_mut().unwrap();
     window.last.passive_fail += 880;
     window.last.passive += 120;
-    assert_eq!(waived(&snapshot).unwrap().rejected.to_string(), "50 %");
+    assert_eq!(waived(&snapshot).unwrap().rejected.to_string(), "50%");
 }
 
 #[test]

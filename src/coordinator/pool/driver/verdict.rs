@@ -1,0 +1,109 @@
+//! The verdict on the driver's pool: the engine's, with the pool's name in its command, and since when it holds.
+//!
+//! Each change of kind or severity is logged once, at the level that its severity asks for.
+
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use super::Driver;
+use tfo_engine::rollout::input::Now;
+use tfo_engine::rollout::verdict::{self, verdict};
+use tfo_host::runtime::clock;
+use tfo_model::count::Revision;
+use tfo_model::fleet::Severity;
+use tfo_model::ids::PoolName;
+use tfo_model::time::UnixTime;
+use tfo_wire::v1::fleet::{VERDICT_NODES_MAX, Verdict};
+
+/// Longest time between two looks while the document stays the same: one looks at every node.
+const JUDGE_EVERY: Duration = Duration::from_secs(1);
+
+/// The verdict that was found last: shown, and logged when it was new.
+pub(super) struct Told {
+    found: verdict::Verdict,
+    /// Since when this kind has been seen.
+    kind_since: UnixTime,
+    at: Instant,
+    revision: Revision,
+}
+
+impl Driver {
+    /// Looks at the verdict if the last look is old, or the document has changed.
+    pub(super) fn judge_now_and_then(&mut self) {
+        let revision = self.replica.document().revision;
+        let is_recent = |told: &Told| told.revision == revision && !clock::left_of(JUDGE_EVERY, told.at).is_zero();
+        if !self.told.as_ref().is_some_and(is_recent) {
+            self.judge();
+        }
+    }
+
+    /// Looks at the verdict, notes since when it holds, and logs a change.
+    pub(super) fn judge(&mut self) {
+        let found = self.found();
+        let before = self.told.take();
+        let same_kind = before.as_ref().filter(|told| told.found.kind == found.kind);
+        if same_kind.is_none_or(|told| told.found.severity != found.severity) {
+            self.log_verdict(&found);
+        }
+        let kind_since = same_kind.map_or_else(clock::now, |told| told.kind_since);
+        let revision = self.replica.document().revision;
+        self.told = Some(Told { found, kind_since, at: clock::monotonic(), revision });
+    }
+
+    fn log_verdict(&self, found: &verdict::Verdict) {
+        let verdict::Verdict { kind, severity, sentence, next, .. } = found;
+        let pool = self.replica.pool();
+        let next = next.as_ref().map(|next| of_pool(next, pool));
+        match severity {
+            Severity::Critical => error!(%pool, %severity, %kind, sentence, next, "verdict"),
+            Severity::Warning => warn!(%pool, %severity, %kind, sentence, next, "verdict"),
+            Severity::Notice | Severity::Ok => info!(%pool, %severity, %kind, sentence, next, "verdict"),
+        }
+    }
+
+    /// The verdict that [`Self::judge`] found last, as every surface shows it.
+    pub(super) fn verdict(&self) -> Verdict {
+        let found = match &self.told {
+            Some(told) => {
+                let found = told.found.clone();
+                verdict::Verdict { since: found.since.or(Some(told.kind_since)), ..found }
+            }
+            None => self.found(),
+        };
+        shown(self.replica.pool(), found)
+    }
+
+    fn found(&self) -> verdict::Verdict {
+        let now = Now { wall: clock::now(), presence: &self.seen.presence };
+        verdict(self.replica.snapshot(), now, &self.differs())
+    }
+}
+
+/// The verdict on a pool whose driver or store does not answer.
+#[must_use]
+pub fn without_store(pool: &PoolName) -> Verdict {
+    shown(pool, verdict::Verdict::without_store())
+}
+
+fn shown(pool: &PoolName, found: verdict::Verdict) -> Verdict {
+    let mut nodes = found.nodes;
+    let more = nodes.len().saturating_sub(VERDICT_NODES_MAX);
+    nodes.truncate(VERDICT_NODES_MAX);
+    Verdict {
+        severity: found.severity.into(),
+        kind: found.kind.into(),
+        since: found.since,
+        sentence: found.sentence,
+        nodes,
+        more,
+        numbers: found.numbers.into_iter().map(|(name, number)| (name.to_owned(), number)).collect(),
+        next: found.next.map(|next| of_pool(&next, pool)),
+        docs: found.docs.map(str::to_owned),
+    }
+}
+
+/// The command for this pool: there may be several, and another one may be the operator's default.
+fn of_pool(command: &str, pool: &PoolName) -> String {
+    format!("{command} --pool {pool}")
+}
