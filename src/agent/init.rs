@@ -8,14 +8,17 @@ use zeroize::Zeroizing;
 
 use tfo_config::agent::DEFAULT_FILE;
 use tfo_crypto::derive::SECRET_BYTES_MIN;
-use tfo_crypto::random;
-use tfo_host::runtime::files;
+use tfo_crypto::{fingerprint, random};
+use tfo_host::runtime::files::{self, Durability};
 use tfo_model::problem::Problem;
 
 /// The commented example that is shipped; it has every key.
 const EXAMPLE: &str = include_str!("../../config/agent.toml");
 const CONFIG_NAME: &str = "agent.toml";
 const SECRET_NAME: &str = "fleet.secret";
+/// Beside the secret: which one was made here.  A purge of the package removes that secret and no other
+/// (config/debian/tfo-agent/postrm).
+const MARK_NAME: &str = "fleet.secret.init";
 
 /// What `init` did with one file.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,16 +50,19 @@ pub fn init(directory: &Path) -> Result<Vec<Made>, Problem> {
     let config_path = directory.join(CONFIG_NAME);
     let default_secret = Path::new(DEFAULT_FILE).with_file_name(SECRET_NAME);
     let config = EXAMPLE.replace(&*default_secret.to_string_lossy(), &secret_path.to_string_lossy());
-    let files: [(PathBuf, &[u8], u32); 2] =
-        [(secret_path, secret.as_slice(), 0o400), (config_path, config.as_bytes(), 0o644)];
-    files
-        .into_iter()
-        .map(|(path, content, mode)| match files::create_new(&path, content, mode) {
-            Ok(()) => Ok(Made::New(path)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Made::Kept(path)),
-            Err(error) => Err(failed(&path)(error)),
-        })
-        .collect()
+    let make = |path: &Path, content: &[u8], mode| match files::create_new(path, content, mode) {
+        Ok(()) => Ok(Made::New(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Made::Kept(path.to_owned())),
+        Err(error) => Err(failed(path)(error)),
+    };
+    let made = make(&secret_path, secret.as_slice(), 0o400)?;
+    if let Made::New(_) = &made {
+        let mark = directory.join(MARK_NAME);
+        let text = fingerprint::secret_mark(secret.as_slice()) + "\n";
+        files::replace(&mark, text.as_bytes(), 0o400, Durability::Synced)
+            .map_err(|error| failed(&mark)(io::Error::other(error)))?;
+    }
+    Ok(vec![made, make(&config_path, config.as_bytes(), 0o644)?])
 }
 
 #[cfg(test)]
@@ -80,6 +86,16 @@ mod tests {
         assert_eq!(derive.entries[0].secret.value.to_string(), secret.display().to_string());
         assert_eq!(init(&target).unwrap(), [Made::Kept(secret.clone()), Made::Kept(config)]);
         assert_eq!(std::fs::read(&secret).unwrap(), first);
+        let mark = std::fs::read_to_string(target.join(MARK_NAME)).unwrap();
+        assert_eq!(mark.trim_end(), fingerprint::secret_mark(&first));
+    }
+
+    #[test]
+    fn a_secret_of_another_maker_gets_no_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("fleet.secret"), [7; 32]).unwrap();
+        init(dir.path()).unwrap();
+        assert!(!dir.path().join(MARK_NAME).exists());
     }
 
     #[test]

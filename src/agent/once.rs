@@ -120,6 +120,7 @@ async fn exchange(reconciler: &mut Reconciler, contact: &mut Contact) -> PassRep
     }
     let mut report = done.expect("the first exchange is followed by a pass");
     report.problems.extend(contact.problems());
+    report.awaits_first_key = contact.serves_without_key();
     if let SourceSettings::Coordinator(source) = &reconciler.settings().source
         && source.server_bit == ServerBit::Held
     {

@@ -49,6 +49,8 @@ pub struct PassReport {
     pub problems: Vec<Problem>,
     /// Whether the agent writes at all.
     pub mode: InstallMode,
+    /// Whether the pool has no key yet, so that none is missing here.
+    pub awaits_first_key: bool,
 }
 
 /// The public side of what is held.

@@ -172,6 +172,7 @@ impl Daemon {
             report.problems.extend(preflight::unacknowledgeable(self.reconciler.settings()));
             contact.observed(&report);
             report.problems.extend(contact.problems());
+            report.awaits_first_key = contact.serves_without_key();
         }
         self.heed_pool(&mut report);
         report
@@ -232,10 +233,11 @@ impl Daemon {
             line = format!("{refused}; {line}");
         }
         let good = match report.mode {
+            InstallMode::Install if report.awaits_first_key => true,
             InstallMode::Install => report.verified() && self.contact.as_ref().is_none_or(Contact::may_serve),
             InstallMode::LookOnly => true,
         };
-        // Without the keys in file and kernel, servers that are ordered after this unit must not start (docs/protocol.md#rule-9).
+        // Without the keys in file and kernel, unless the pool has none yet, servers that are ordered after this unit must not start (docs/protocol.md#rule-9).
         // RELOADING=1 is ended by READY=1 (systemd 253 and later wait for it), after the pass that used the new settings.
         let reloaded = std::mem::take(&mut self.reloading) && self.ready;
         if good && !self.ready || reloaded {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::contact::Contact;
+use super::contact::{Contact, NO_KEY};
 use super::reconcile::PassMode;
 use super::report::{HeldReport, PassReport};
 use tfo_config::agent::InstallMode;
@@ -24,6 +24,7 @@ impl PassReport {
     pub fn state(&self) -> State {
         let kernels = self.held.is_some() && self.namespaces.iter().all(|namespace| namespace.verified);
         match self.mode {
+            InstallMode::Install if self.awaits_first_key => State::Degraded,
             InstallMode::Install if !kernels => State::Failed,
             InstallMode::Install if self.has_error() || !self.file_current => State::Degraded,
             InstallMode::LookOnly if self.has_error() => State::Degraded,
@@ -72,6 +73,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
         last_contact_at: circumstances.contact.and_then(|contact| contact.counts().last_contact_at),
         contact: circumstances.contact.map(|contact| contact.standing().into()),
         error: first_error(&report.problems)
+            .or_else(|| no_key(report))
             .map(|problem| StatusError { kind: problem.kind.to_owned(), message: problem.message.clone() }),
         namespaces: namespaces.collect(),
     }
@@ -97,10 +99,18 @@ pub(super) fn make_directory(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().create(path)
 }
 
+/// The warning of a node that waits for its pool's first key: why it is degraded without an error.
+fn no_key(report: &PassReport) -> Option<&Problem> {
+    report.problems.iter().find(|problem| report.awaits_first_key && problem.kind == NO_KEY)
+}
+
 /// The line that `systemctl status` shows.
 #[must_use]
 pub fn line(report: &PassReport) -> String {
     let state = report.state();
+    if let (None, Some(problem)) = (first_error(&report.problems), no_key(report)) {
+        return format!("{}: {}; {}", state.as_str(), problem.message, problem.remedy);
+    }
     let mut line = match (&report.held, report.mode) {
         (_, InstallMode::LookOnly) => "read-only (install.enabled = false)".to_owned(),
         (Some(held), InstallMode::Install) => keys_line(held),

@@ -51,6 +51,17 @@ pub struct CoordinatorSettings {
     pub on_detached: Vec<String>,
     /// What happens to bit 0x2 of `net.ipv4.tcp_fastopen` while the pool's keys are missing.
     pub server_bit: ServerBit,
+    /// Whether the node may serve while its pool has no key yet.
+    pub empty_pool: EmptyPool,
+}
+
+/// See [`CoordinatorSettings::empty_pool`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmptyPool {
+    /// Ready once a coordinator has answered so: there is no cookie to lose (docs/protocol.md#rule-9).
+    Ready,
+    /// Not ready before the first key is installed.
+    Held,
 }
 
 /// See [`CoordinatorSettings::server_bit`].
@@ -77,11 +88,13 @@ pub(super) fn coordinator_source(table: &mut Table<'_, '_>, findings: &mut Findi
         }
     }
     let hold = table.boolean("hold_server_bit", findings).is_some_and(|hold| hold.value);
+    let hold_start = table.boolean("hold_until_first_key", findings).is_some_and(|hold| hold.value);
     Some(CoordinatorSettings {
         contact: contact?,
         start_timeout: start_timeout.unwrap_or(DEFAULT_START_TIMEOUT),
         on_detached: on_detached.map(|hook| hook.value).unwrap_or_default(),
         server_bit: if hold { ServerBit::Held } else { ServerBit::LeftAlone },
+        empty_pool: if hold_start { EmptyPool::Held } else { EmptyPool::Ready },
     })
 }
 

@@ -2,19 +2,21 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use super::backup;
-use super::preflight::{self, Opened};
+use super::backup::{self, Existing, Exported};
+use super::preflight::{self, Found, Opened, Purpose};
 use super::{serve, service_user};
 use tfo_cli::plain::counted;
 use tfo_cli::report::{Failure, Outcome, show_problems};
 use tfo_config::coordinator::DEFAULT_FILE;
 use tfo_model::problem::{Problem, Severity};
+use tfo_store::SqliteReader;
 
 /// Generates the TCP Fast Open keys of a fleet, and takes it through their rotations.
 #[derive(Debug, Parser)]
@@ -23,6 +25,9 @@ pub struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Default of `export --keep`: two weeks of nights.
+const BACKUPS_KEPT: NonZeroUsize = NonZeroUsize::new(14).expect("it is not zero");
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused.";
 
@@ -41,24 +46,23 @@ enum Command {
     },
     /// Find everything that would make `serve` fail, all at once; changes nothing
     ///
-    /// With the default FILE root checks as the service's user, tfo-coordinator. Only the service can read a credential:
-    /// if the key-encryption key is one, this is a warning, and the store is not checked.
+    /// With the default FILE root checks as the service's user, tfo-coordinator. Only the service can read a credential: if
+    /// the key-encryption key is one, `check` looks at what the unit loads, and not at the store.
     #[command(after_help = EXIT_CODES)]
     Check {
         /// Configuration file
         #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
         config: PathBuf,
+        /// For `systemctl reload`: a change that the running service takes only at a restart is an error, not a warning
+        #[arg(long)]
+        reload: bool,
     },
-    /// Write a sealed backup of all pools, even while the coordinator serves; refused during a rotation
+    /// Write a sealed backup of all pools, even while the coordinator serves and a rotation runs
+    ///
+    /// Only the service can read a credential: if the key-encryption key is one, start tfo-coordinator-backup.service,
+    /// which runs this command, and tfo-coordinator-backup.timer to have it run every night.
     #[command(after_help = EXIT_CODES)]
-    Export {
-        /// Configuration file
-        #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
-        config: PathBuf,
-        /// Backup file to write
-        #[arg(long, value_name = "FILE")]
-        to: PathBuf,
-    },
+    Export(ExportArgs),
     /// Import the pools of a sealed backup into a store that lacks them; refused while a coordinator serves it
     #[command(after_help = EXIT_CODES)]
     Import {
@@ -71,6 +75,32 @@ enum Command {
     },
 }
 
+#[derive(Debug, Args)]
+struct ExportArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+    #[command(flatten)]
+    place: ExportPlace,
+    /// Replace FILE if it is an older backup
+    #[arg(long, conflicts_with = "dir")]
+    force: bool,
+    /// How many backups stay in DIR, the new one included; older ones are removed
+    #[arg(long, value_name = "N", conflicts_with = "to", default_value_t = BACKUPS_KEPT)]
+    keep: NonZeroUsize,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct ExportPlace {
+    /// Backup file to write; one that exists is not overwritten without --force
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+    /// Directory for a backup named by its time
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
 /// The whole program: parses the arguments and runs the command.
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -80,9 +110,9 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve { config } => Ok(serve::serve(config).into()),
-        Command::Check { config } => check(config),
-        Command::Export { config, to } => {
-            with_store(preflight::open_to_export(config), |opened| backup::export(&opened.store, &opened.key, to))
+        Command::Check { config, reload } => check(config, if *reload { Purpose::Reload } else { Purpose::Start }),
+        Command::Export(arguments) => {
+            with_store(preflight::open_to_export(&arguments.config), |opened| export(arguments, opened))
         }
         Command::Import { config, from } => {
             with_store(preflight::open_to_import(config), |opened| backup::import(&opened.store, &opened.key, from))
@@ -90,20 +120,35 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
     }
 }
 
-fn check(config: &Path) -> Result<ExitCode, Failure> {
+fn check(config: &Path, purpose: Purpose) -> Result<ExitCode, Failure> {
     let user = service_user::find();
     if config == Path::new(DEFAULT_FILE)
         && let Some(user) = user.filter(|_| rustix::process::geteuid().is_root())
     {
-        return user.run(&["check"]).map_err(|problem| Failure::new(Outcome::Failed, problem));
+        let arguments: &[&str] = match purpose {
+            Purpose::Start => &["check"],
+            Purpose::Reload => &["check", "--reload"],
+        };
+        return user.run(arguments).map_err(|problem| Failure::new(Outcome::Failed, problem));
     }
-    let problems = preflight::check(config);
+    let Found { problems, unseen } = preflight::check(config, purpose);
     show_problems(&problems).map_err(Failure::undelivered)?;
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
     let as_user = if user.is_some_and(|user| user.is_us()) { ", read as the service's user" } else { "" };
     let counts = format!("{}, {}", counted(errors, "error"), counted(problems.len() - errors, "warning"));
-    writeln!(io::stdout().lock(), "{}{as_user}: {counts}", config.display()).map_err(Failure::undelivered)?;
+    let unseen = unseen.map(|unseen| format!("; {unseen}")).unwrap_or_default();
+    writeln!(io::stdout().lock(), "{}{as_user}: {counts}{unseen}", config.display()).map_err(Failure::undelivered)?;
     Ok(if errors == 0 { Outcome::Done } else { Outcome::Config }.into())
+}
+
+fn export(arguments: &ExportArgs, opened: &Opened<SqliteReader>) -> Result<Exported, Problem> {
+    let ExportArgs { place: ExportPlace { to, dir }, force, keep, .. } = arguments;
+    let existing = if *force { Existing::Replace } else { Existing::Keep };
+    match (to, dir) {
+        (Some(to), _) => backup::export(&opened.store, &opened.key, to, existing),
+        (None, Some(dir)) => backup::export_dated(&opened.store, &opened.key, dir, *keep),
+        (None, None) => unreachable!("clap asks for one of them"),
+    }
 }
 
 fn with_store<S, T: Serialize>(
@@ -127,4 +172,4 @@ fn with_store<S, T: Serialize>(
 }
 
 /// Problems of backups that are refusals, not failures.
-const REFUSALS: [&str; 2] = ["rotation_runs", "pool_exists"];
+const REFUSALS: [&str; 2] = [backup::EXISTS, "pool_exists"];

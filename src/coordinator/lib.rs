@@ -6,7 +6,9 @@
 
 pub mod backup;
 pub mod cli;
+pub mod credential;
 pub mod dashboard;
+pub mod in_use;
 pub mod metrics;
 pub mod pool;
 pub mod preflight;

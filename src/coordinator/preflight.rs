@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings};
+use super::credential;
+use super::in_use::InUse;
+use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings, advice};
 use tfo_config::reader::Located;
 use tfo_crypto::random;
 use tfo_crypto::seal::KeyEncryptionKey;
@@ -47,7 +49,7 @@ pub fn server_files(api: &ApiSettings) -> ServerFiles {
 /// # Errors
 /// Fails with all problems that keep a coordinator from serving.
 pub fn open_to_serve(config: &Path) -> Result<Opened<SqliteStore>, Vec<Problem>> {
-    open(config, |settings| ServerTls::check(&server_files(&settings.api)), open_alone)
+    open(config, |settings| check_certificates(&settings.api, config), open_alone)
 }
 
 /// Opens the store to `import` a backup, which works without certificates: there may be none yet.
@@ -106,29 +108,79 @@ fn open<S>(
     }
 }
 
-/// The findings of `check`: all problems and warnings of opening, and the changes of policy to come.  Changes nothing.
+/// What a `check` is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To find what a start would make of the configuration.
+    Start,
+    /// To find what a reload of the running service would make of it.
+    Reload,
+}
+
+/// The findings of `check`.
+pub struct Found {
+    /// All problems and warnings of opening, and the changes to come.
+    pub problems: Vec<Problem>,
+    /// What could not be looked at, although nothing is wrong with it, and why.
+    pub unseen: Option<String>,
+}
+
+/// Looks at everything that the configuration names.  Changes nothing.
 #[must_use]
-pub fn check(config: &Path) -> Vec<Problem> {
-    let opened = open(config, |settings| ServerTls::check(&server_files(&settings.api)), open_beside);
+pub fn check(config: &Path, purpose: Purpose) -> Found {
+    let mut found = Found { problems: Vec::new(), unseen: None };
+    let opened = open(config, |settings| check_certificates(&settings.api, config), open_beside);
     match opened {
-        Ok(Opened { settings, store, mut warnings, .. }) => {
-            warnings.extend(store.map(|store| policies(&settings, &store)).unwrap_or_default());
-            warnings
+        Ok(Opened { settings, store, warnings, .. }) => {
+            found.problems = warnings;
+            found.problems.extend(store.map(|store| policies(&settings, &store)).unwrap_or_default());
         }
-        Err(mut problems) => {
-            problems.iter_mut().filter(|problem| problem.kind == CREDENTIAL_UNSEEN).for_each(only_the_service_sees);
-            problems
+        Err(problems) => found.take(problems, config),
+    }
+    // Once more, because what cannot be opened does not keep the rest from being looked at.
+    let Ok(settings) = CoordinatorSettings::load(config) else { return found };
+    found.problems.extend(advice(&settings));
+    if let Some(in_use) = InUse::of_service(config) {
+        let severity = match purpose {
+            Purpose::Start => Severity::Warning,
+            Purpose::Reload => Severity::Error,
+        };
+        found.problems.extend(in_use.changes(&settings, severity));
+    }
+    found
+}
+
+impl Found {
+    /// Takes the problems of opening; for a credential that only the service can see, what is wrong with its source.
+    fn take(&mut self, problems: Vec<Problem>, config: &Path) {
+        let mut named = Named::default();
+        drop(CoordinatorSettings::load_noting(config, &mut named));
+        let kek = named.key_encryption_key;
+        for problem in problems {
+            match &kek {
+                Some(place @ Located { value: SecretPath::Credential(name), .. })
+                    if problem.kind == CREDENTIAL_UNSEEN =>
+                {
+                    self.problems.extend(credential::problem_of(name).map(|problem| place.locate(config, problem)));
+                    self.unseen =
+                        Some(format!("the store was not looked at: only the service can read {}", place.value));
+                }
+                _ => self.problems.push(problem),
+            }
         }
     }
 }
 
-/// systemd shows a credential to the service's main process alone: not to a `check` in a shell, and not to ExecReload=
-/// (systemd issue 35227).  A coordinator that starts without it reports that.
-fn only_the_service_sees(problem: &mut Problem) {
-    problem.severity = Severity::Warning;
-    problem.remedy =
-        "none if the unit has LoadCredential= for it: only the service can read it, so `check` skips the store"
-            .to_owned();
+/// The certificates, and whether one of them can be revoked.
+fn check_certificates(api: &ApiSettings, config: &Path) -> Vec<Problem> {
+    let mut problems = ServerTls::check(&server_files(api));
+    if api.crl.is_none() {
+        let message = "there is no revocation list: a certificate whose key was stolen stays valid until it expires";
+        let remedy = "add crl = \"/etc/tfo-fleet/crl.pem\" to [api], and copy crl.pem there (`tfoctl pki init` has made \
+                      it); then reload";
+        problems.push(Problem::warning("no_crl", message, remedy).in_file(config).at_key("api.crl"));
+    }
+    problems
 }
 
 fn policies(settings: &CoordinatorSettings, store: &dyn ReadStore) -> Vec<Problem> {

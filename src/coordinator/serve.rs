@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::dashboard::{self, Observed};
+use super::in_use::InUse;
 use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools};
 use super::preflight::{self, Opened};
@@ -25,7 +26,7 @@ use tfo_config::coordinator::CoordinatorSettings;
 use tfo_engine::rollout::policy::Policy;
 use tfo_host::runtime::{log, notify, process};
 use tfo_model::ids::PoolName;
-use tfo_model::problem::{Problem, first_error};
+use tfo_model::problem::{Problem, Severity, chain, first_error};
 use tfo_store::{SqliteStore, Store};
 use tfo_tls::server::ServerTls;
 use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
@@ -68,6 +69,7 @@ pub fn serve(config: &Path) -> Outcome {
 struct Daemon {
     config: PathBuf,
     settings: CoordinatorSettings,
+    in_use: InUse,
     store: Arc<dyn Store>,
     api: Arc<Api>,
     tls: Arc<ServerTls>,
@@ -117,6 +119,7 @@ impl Daemon {
         let shutdown = CancellationToken::new();
         let mut daemon = Self {
             config: settings.file.clone(),
+            in_use: InUse::of(&settings),
             settings,
             store: Arc::new(store),
             api,
@@ -135,6 +138,9 @@ impl Daemon {
             "started"
         );
         daemon.apply(&daemon.settings).await.map_err(|problem| failed(vec![problem]))?;
+        if let Err(error) = daemon.in_use.publish() {
+            warn!(error = chain(&error), "cannot say what is in use: a reload that needs a restart will not fail");
+        }
         let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
         let connections_max = files.saturating_sub(FILES_KEPT).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
         let limits = Limits { body_bytes_max: COMMAND_BYTES_MAX, connections_max, ..Limits::default() };
@@ -259,44 +265,34 @@ impl Daemon {
             )])
         });
         let taken = match read {
-            Ok(settings) => self.take(settings).await.map_err(|problem| vec![problem]),
+            Ok(settings) => self.take(settings).await,
             Err(problems) => Err(problems),
         };
+        let files = taken.is_ok().then(|| preflight::server_files(&self.settings.api));
         self.refused = reload::ended(&self.config, taken);
         let tls = Arc::clone(&self.tls);
+        let look = move || match files {
+            Some(files) => tls.reload_from(files),
+            None => tls.reload(),
+        };
         // It logs what it does.
-        if let Err(error) = tokio::task::spawn_blocking(move || tls.reload()).await {
+        if let Err(error) = tokio::task::spawn_blocking(look).await {
             error!(%error, "checking the certificates panicked");
         }
         notify::ready(&self.status_line());
     }
 
-    /// Access, policies and pools; addresses, certificate paths and the store need a restart.
-    async fn take(&mut self, settings: CoordinatorSettings) -> Result<(), Problem> {
-        let kept = &self.settings;
-        let files = |settings: &CoordinatorSettings| preflight::server_files(&settings.api);
-        let fixed = [
-            ("api.listen", settings.api.listen.value == kept.api.listen.value),
-            ("api.cert, api.key, api.client_ca, api.crl", files(&settings) == files(kept)),
-            ("store.path", settings.store.path.value == kept.store.path.value),
-            (
-                "store.key_encryption_key",
-                settings.store.key_encryption_key.value == kept.store.key_encryption_key.value,
-            ),
-            (
-                "observe.listen",
-                settings.observe.as_ref().map(|at| at.value) == kept.observe.as_ref().map(|at| at.value),
-            ),
-        ];
-        for (key, _) in fixed.iter().filter(|(_, same)| !same) {
-            let remedy = "restart the coordinator; nodes keep their keys, and a running rotation continues";
-            log::problem(
-                &Problem::warning("needs_restart", "the change takes effect at a restart", remedy).at_key(*key),
-            );
+    /// Takes over everything that a running coordinator can change.
+    ///
+    /// # Errors
+    /// Fails, without a change, with every setting that needs a restart, or because a pool cannot be started.
+    async fn take(&mut self, settings: CoordinatorSettings) -> Result<(), Vec<Problem>> {
+        let changes = self.in_use.changes(&settings, Severity::Error);
+        if !changes.is_empty() {
+            return Err(changes);
         }
-        self.apply(&settings).await?;
-        self.settings.access = settings.access;
-        self.settings.pools = settings.pools;
+        self.apply(&settings).await.map_err(|problem| vec![problem])?;
+        self.settings = settings;
         Ok(())
     }
 }

@@ -23,6 +23,19 @@ pub fn fingerprint(key: &TfoKey) -> KeyFingerprint {
     KeyFingerprint::from_bytes(print)
 }
 
+/// Separates the mark of a secret from every other use of SHA-256 over the same bytes.
+const SECRET_DOMAIN: &[u8] = b"tfo-fleet/v1/secret";
+
+/// The public mark of a secret that `tfo-agent init` made: the first 8 bytes of SHA-256("tfo-fleet/v1/secret" ‖ secret), as 16
+/// hex digits.  Persisted: config/debian/tfo-agent/postrm computes it again with sha256sum.
+#[must_use]
+pub fn secret_mark(secret: &[u8]) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(SECRET_DOMAIN);
+    context.update(secret);
+    context.finish().as_ref()[..KeyFingerprint::BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The fingerprints of both slots.
 #[must_use]
 pub fn pair_print(keys: &KeyPair) -> PairPrint {

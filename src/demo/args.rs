@@ -10,8 +10,9 @@ pub(super) const PROGRAM: &str = "tfo-demo";
 /// A whole fleet on this machine, without root: nodes behind one address, live TCP Fast Open clients, key rotations.
 ///
 /// Everything happens in namespaces of its own; the host is untouched, and nothing is left behind.
-/// The last line of the output is {"rotations","connections","accepted","rejected","passive_fail"}.
-/// Exit code: 0 not one connection was rejected, 1 some were (or something failed), 2 wrong usage.
+/// It ends with a sentence; in a pipe the last line is
+/// {"rotations","connections","accepted","rejected","passive_fail"}, with --naive also "naive" with the same fields.
+/// Exit code: 0 not one connection was rejected (the naive rotations do not count), 1 some were (or something failed), 2 wrong usage.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = PROGRAM, version, verbatim_doc_comment)]
 pub(super) struct Args {
@@ -27,6 +28,15 @@ pub(super) struct Args {
     /// Rotate until Ctrl-C.
     #[arg(long)]
     pub(super) keep: bool,
+    /// First rotate without staging, each node replacing its only key at once, and compare.
+    #[arg(long)]
+    pub(super) naive: bool,
+    /// This process is the first of the two fleets of --naive.
+    #[arg(long, hide = true, conflicts_with = "compare")]
+    pub(super) replace_only: bool,
+    /// The numbers of the first of the two fleets.
+    #[arg(long, hide = true, value_name = "JSON")]
+    pub(super) compare: Option<String>,
 }
 
 /// Source of the agents' keys.
@@ -43,9 +53,12 @@ impl Args {
     pub(super) fn to_words(&self) -> Vec<OsString> {
         let mut words = vec![format!("--nodes={}", self.nodes), format!("--rotations={}", self.rotations)];
         words.push(format!("--source={}", self.source.to_possible_value().expect("none is skipped").get_name()));
-        if self.keep {
-            words.push("--keep".to_owned());
+        for (given, word) in [(self.keep, "--keep"), (self.naive, "--naive"), (self.replace_only, "--replace-only")] {
+            if given {
+                words.push(word.to_owned());
+            }
         }
+        words.extend(self.compare.iter().map(|numbers| format!("--compare={numbers}")));
         words.into_iter().map(OsString::from).collect()
     }
 }
@@ -61,13 +74,20 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_design() {
         let args = parse(&[]).unwrap();
-        let expected = Args { nodes: 8, rotations: 3, source: Source::Coordinator, keep: false };
+        let (keep, naive, replace_only) = (false, false, false);
+        let source = Source::Coordinator;
+        let expected = Args { nodes: 8, rotations: 3, source, keep, naive, replace_only, compare: None };
         assert_eq!(args, expected);
     }
 
     #[test]
     fn the_inner_process_gets_the_same_arguments() {
-        for words in [&["--nodes", "5", "--rotations", "7", "--keep"][..], &["--source", "derive"]] {
+        for words in [
+            &["--nodes", "5", "--rotations", "7", "--keep"][..],
+            &["--source", "derive"],
+            &["--naive", "--replace-only"],
+            &["--naive", "--compare", "{}"],
+        ] {
             let args = parse(words).unwrap();
             let inner = [vec![OsString::from(PROGRAM)], args.to_words()].concat();
             assert_eq!(Args::try_parse_from(inner).unwrap(), args);

@@ -1,13 +1,15 @@
 //! The fleet inside the namespaces: start it, watch it, end it, judge it.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::NAIVE_NUMBERS;
 use super::args::{Args, PROGRAM, Source};
 use super::client::{self, ClientControl};
 use super::conductor::Conductor;
@@ -20,9 +22,11 @@ use super::program::Kit;
 use super::sandbox;
 use super::screen::{Screen, Title, View};
 use super::server::Server;
+use super::summary::{self, LastLine, Numbers};
 use tfo_host::kernel::namespace::NamespaceError;
 use tfo_host::kernel::netstat::TfoCounters;
 use tfo_host::runtime::clock;
+use tfo_host::runtime::files::{Durability, replace};
 use tfo_model::key::KeyFingerprint;
 use tfo_wire::status::Status;
 
@@ -44,14 +48,43 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     let fleet = Fleet::start(args, &stop, &mut screen)?;
     let evidence = fleet.run(rotations_wanted, &stop, &mut screen)?;
     screen.close().map_err(tell_failed)?;
-    let faults = evidence.faults();
+    let faults = if args.replace_only { evidence.faults_of_naive() } else { evidence.faults() };
     for fault in &faults {
         // If stderr is closed, the exit code remains.
         drop(writeln!(io::stderr(), "{PROGRAM}: {fault}"));
     }
-    let line = serde_json::to_string(&evidence.last_line()).map_err(|error| tell_failed(error.into()))?;
-    writeln!(io::stdout(), "{line}").map_err(tell_failed)?;
+    let numbers = Numbers::of(&evidence);
+    if args.replace_only {
+        hand_over(&numbers)?;
+    } else {
+        conclude(args, numbers)?;
+    }
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Leaves the numbers of the naive run where the outer process finds them.
+fn hand_over(numbers: &Numbers) -> Result<(), DemoError> {
+    let text = serde_json::to_vec(numbers).map_err(|error| tell_failed(error.into()))?;
+    replace(Path::new(NAIVE_NUMBERS), &text, 0o400, Durability::Volatile)?;
+    let sentence = summary::sentence(numbers, None);
+    writeln!(io::stdout(), "{sentence}; now the same with staged rotations\n").map_err(tell_failed)
+}
+
+/// The end of the output.
+fn conclude(args: &Args, numbers: Numbers) -> Result<(), DemoError> {
+    let naive: Option<Numbers> = match &args.compare {
+        Some(text) => Some(serde_json::from_str(text).map_err(|error| tell_failed(error.into()))?),
+        None => None,
+    };
+    let mut text = naive.as_ref().map_or_else(String::new, |naive| summary::table(&numbers, naive) + "\n");
+    text += &summary::sentence(&numbers, naive.as_ref());
+    text.push('\n');
+    // People have read it by then; what reads a pipe wants numbers.
+    if !io::stdout().is_terminal() {
+        text += &serde_json::to_string(&LastLine::of(numbers, naive)).map_err(|error| tell_failed(error.into()))?;
+        text.push('\n');
+    }
+    io::stdout().write_all(text.as_bytes()).map_err(tell_failed)
 }
 
 fn tell_failed(source: io::Error) -> DemoError {

@@ -9,6 +9,8 @@
 //! * `tfo-agent`: the same program as on real nodes, once in every node's network namespace.
 //! * `tfo-coordinator`: the real program too, in a network namespace that only the nodes and the demo's operator reach.
 //!
+//! With `--naive` there are two fleets, one after the other, each in namespaces of its own: `naive` changes keys as a script would.
+//!
 //! Invariant: nothing outlives the program.  Names, mounts and files are in a mount namespace and a tmpfs that go with the processes.
 
 pub mod api;
@@ -20,6 +22,7 @@ pub mod coordinator;
 pub mod error;
 mod fleet;
 pub mod judge;
+mod naive;
 pub mod network;
 pub mod node;
 mod operator;
@@ -27,6 +30,7 @@ pub mod program;
 mod sandbox;
 mod screen;
 pub mod server;
+mod summary;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -45,6 +49,8 @@ const AGENT_NAME: &str = "tfo-agent";
 const COORDINATOR_NAME: &str = "tfo-coordinator";
 /// All files of the demo, in its own tmpfs.
 const DEMO_DIR: &str = "/run/tfo-demo";
+/// What the first fleet of `--naive` leaves for the second.
+const NAIVE_NUMBERS: &str = "/run/tfo-demo/naive.json";
 /// This program, also when its file was moved, replaced or hidden by a mount since it was started (proc(5)).
 const OWN_EXECUTABLE: &str = "/proc/self/exe";
 

@@ -1,4 +1,4 @@
-//! The source of key changes: an operator with a coordinator, or the clock with derived keys.
+//! The source of key changes: an operator with a coordinator, the clock with derived keys, or a naive script.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::args::{Args, Source};
 use super::conductor::Conductor;
 use super::error::DemoError;
+use super::naive::Naive;
 use super::network::Network;
 use super::node::{File, Supplies};
 use tfo_crypto::random;
@@ -29,6 +30,8 @@ const SECRET_FILE: &str = "fleet.secret";
 pub(super) enum Operator {
     /// A coordinator rotates on command.
     Conductor(Box<Conductor>),
+    /// A script replaces the only key.
+    Naive(Naive),
     /// The clock rotates.
     Clock { secret: Zeroizing<Vec<u8>> },
 }
@@ -37,6 +40,7 @@ impl Operator {
     /// The operator for the source that the arguments name.
     pub(super) fn new(args: &Args, network: &Network) -> Result<Self, DemoError> {
         match args.source {
+            _ if args.replace_only => Ok(Self::Naive(Naive::new()?)),
             Source::Coordinator => {
                 let conductor = Conductor::start(network.management.clone(), args.nodes)?;
                 Ok(Self::Conductor(Box::new(conductor)))
@@ -52,6 +56,7 @@ impl Operator {
     /// Name of the agents' source.
     pub(super) fn source(args: &Args) -> &'static str {
         match args.source {
+            _ if args.replace_only => "naive (one key, replaced everywhere at once)",
             Source::Coordinator => "coordinator",
             Source::Derive => "derive",
         }
@@ -61,15 +66,16 @@ impl Operator {
     pub(super) fn conductor(&mut self) -> Option<&mut Conductor> {
         match self {
             Self::Conductor(conductor) => Some(conductor),
-            Self::Clock { .. } => None,
+            Self::Naive(_) | Self::Clock { .. } => None,
         }
     }
 
     /// The source of a node's agent; `directory` is the node's.
-    pub(super) fn supplies(&self, directory: &Path, node: &str) -> Result<Supplies, DemoError> {
+    pub(super) fn supplies(&mut self, directory: &Path, node: &str) -> Result<Supplies, DemoError> {
         let shown = directory.display();
         Ok(match self {
             Self::Conductor(conductor) => conductor.supplies(directory, node)?,
+            Self::Naive(naive) => naive.supplies(directory),
             Self::Clock { secret } => Supplies {
                 source_toml: format!(
                     "[source]\nkind = \"derive\"\n[[source.schedule]]\nsecret = \"{shown}/{SECRET_FILE}\"\n\
@@ -84,6 +90,7 @@ impl Operator {
     pub(super) fn rotation_secs_max(&self) -> u64 {
         match self {
             Self::Conductor(_) => WALK_SECS_MAX + UPTAKE_SECS_MAX,
+            Self::Naive(_) => Naive::rest().as_secs() + UPTAKE_SECS_MAX,
             Self::Clock { .. } => INTERVAL_SECS + UPTAKE_SECS_MAX,
         }
     }
@@ -92,6 +99,7 @@ impl Operator {
     pub(super) fn act(&mut self) -> Result<(), DemoError> {
         match self {
             Self::Conductor(conductor) => conductor.act(),
+            Self::Naive(naive) => naive.act(),
             Self::Clock { .. } => Ok(()),
         }
     }

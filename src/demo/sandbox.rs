@@ -13,12 +13,12 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::args::Args;
 use super::error::DemoError;
-use super::{FLEET_NAME, OWN_EXECUTABLE, network};
+use super::{FLEET_NAME, NAIVE_NUMBERS, OWN_EXECUTABLE, network};
 use tfo_host::runtime::sys;
 
 /// A private /run: the agents' locks, the names of the network namespaces, and all files of the demo.
@@ -63,22 +63,71 @@ fn mount_own_run() -> Result<(), Errno> {
     rustix::mount::mount("tmpfs", RUN_DIR, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, RUN_DIR_OPTIONS)
 }
 
+/// Where a fleet starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the namespaces of this process.
+    Here,
+    /// In fresh ones: without the keys, cookies, counters and files of the fleet before it.
+    Fresh,
+}
+
 async fn supervise(args: &Args) -> Result<ExitCode, DemoError> {
-    let handler = |kind| signal(kind).map_err(DemoError::step("handle signals"));
-    let mut interrupt = handler(SignalKind::interrupt())?;
-    let mut terminate = handler(SignalKind::terminate())?;
-    let mut hangup = handler(SignalKind::hangup())?;
-    let (mut control, mut ended) = launch(args)?;
-    loop {
-        tokio::select! {
-            status = &mut ended => return exit_code(status),
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-        // The first signal closes the pipe, which asks for an orderly end.  The second exits at once, and the kernel kills the rest.
-        if control.take().is_none() {
-            return Ok(ExitCode::FAILURE);
+    let mut signals = Signals::new()?;
+    if !args.naive {
+        return signals.await_fleet(args, Place::Here).await.map(|(code, _)| code);
+    }
+    let naive = Args { replace_only: true, keep: false, ..args.clone() };
+    match signals.await_fleet(&naive, Place::Here).await? {
+        (code, Wish::GoOn) if code == ExitCode::SUCCESS => {}
+        (code, _) => return Ok(code),
+    }
+    let numbers = std::fs::read_to_string(NAIVE_NUMBERS);
+    let numbers = numbers.map_err(DemoError::step("read what the naive rotations did"))?;
+    let staged = Args { compare: Some(numbers), ..args.clone() };
+    signals.await_fleet(&staged, Place::Fresh).await.map(|(code, _)| code)
+}
+
+/// Whether the user has asked for the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    GoOn,
+    End,
+}
+
+/// The signals that end the demo.
+struct Signals {
+    interrupt: UnixSignal,
+    terminate: UnixSignal,
+    hangup: UnixSignal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, DemoError> {
+        let handler = |kind| signal(kind).map_err(DemoError::step("handle signals"));
+        Ok(Self {
+            interrupt: handler(SignalKind::interrupt())?,
+            terminate: handler(SignalKind::terminate())?,
+            hangup: handler(SignalKind::hangup())?,
+        })
+    }
+
+    /// Starts a fleet, and waits for its end.
+    async fn await_fleet(&mut self, args: &Args, place: Place) -> Result<(ExitCode, Wish), DemoError> {
+        let (mut control, mut ended) = launch(args, place)?;
+        let mut wish = Wish::GoOn;
+        loop {
+            tokio::select! {
+                status = &mut ended => return exit_code(status).map(|code| (code, wish)),
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+                _ = self.hangup.recv() => {}
+            }
+            wish = Wish::End;
+            // The first signal closes the pipe, which asks for an orderly end.  The second exits at once, and the kernel kills the rest.
+            if control.take().is_none() {
+                return Ok((ExitCode::FAILURE, wish));
+            }
         }
     }
 }
@@ -89,12 +138,17 @@ type Ended = oneshot::Receiver<io::Result<ExitStatus>>;
 ///
 /// Uses a thread of its own: after that unshare, a thread cannot start another one (`clone(2)`, EINVAL).  `PR_SET_PDEATHSIG` fires when
 /// the thread that started the process ends, so this thread lives as long as the program.
-fn launch(args: &Args) -> Result<(Option<ChildStdin>, Ended), DemoError> {
+fn launch(args: &Args, place: Place) -> Result<(Option<ChildStdin>, Ended), DemoError> {
     let words = args.to_words();
     let (started, starting) = mpsc::channel();
     let (tell_end, ended) = oneshot::channel();
     std::thread::spawn(move || {
-        let child = sys::unshare(UnshareFlags::NEWPID).map_err(io::Error::from).and_then(|()| {
+        let fresh = match place {
+            Place::Here => Ok(()),
+            Place::Fresh => sys::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS).and_then(|()| mount_own_run()),
+        };
+        let made = fresh.and_then(|()| sys::unshare(UnshareFlags::NEWPID));
+        let child = made.map_err(io::Error::from).and_then(|()| {
             let mut command = Command::new(OWN_EXECUTABLE);
             // A process group of its own, so that the terminal's Ctrl-C reaches only this process.
             command.arg0(FLEET_NAME).args(words).stdin(Stdio::piped()).process_group(0).spawn()

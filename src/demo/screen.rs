@@ -1,6 +1,6 @@
 //! What the user sees: a screen on a terminal, appended lines elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -19,15 +19,17 @@ use tfo_wire::v1::fleet::{AuditLine, PoolStatus};
 
 /// Without a change, a line is appended this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// Colours of fingerprints.
-const KEY_COLOURS: [AnsiColors; 6] = [
-    AnsiColors::Cyan,
-    AnsiColors::Yellow,
-    AnsiColors::Magenta,
-    AnsiColors::BrightBlue,
-    AnsiColors::Green,
-    AnsiColors::BrightWhite,
-];
+/// Colours of fingerprints: readable on dark and on light terminals, which yellow and the bright ones are not.  At most three
+/// keys are on the screen at once: the one before, the present one, and the next.
+const KEY_COLOURS: [AnsiColors; 4] = [AnsiColors::Magenta, AnsiColors::Cyan, AnsiColors::Blue, AnsiColors::Green];
+/// What the figures mean.
+const LEGEND: &str = "\
+rejected     a client presented a cookie, and it fits neither key of the node
+others       connections without a cookie: a first visit asks for one, and after
+             a lost packet the kernel tries again without
+PassiveFail  rejected cookies, as the nodes' kernels count them
+by backup    cookies of the key before, accepted: it is the backup still
+";
 
 /// The demo's fixed parameters.
 pub(super) struct Title {
@@ -59,6 +61,8 @@ pub(super) struct Screen {
     /// Whether to use colours (<https://no-color.org>).
     colours: bool,
     last_line: Option<(String, Duration)>,
+    /// The colour of each key that is on the screen, by its place in [`KEY_COLOURS`].
+    painted: BTreeMap<KeyFingerprint, usize>,
 }
 
 impl Screen {
@@ -66,7 +70,7 @@ impl Screen {
     pub(super) fn new(title: Title) -> Self {
         let picture = Terminal::on_terminal();
         let colours = picture.is_some() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { title, picture, colours, last_line: None }
+        Self { title, picture, colours, last_line: None, painted: BTreeMap::new() }
     }
 
     /// Shows a step of the start, before there is a fleet to show.
@@ -88,9 +92,13 @@ impl Screen {
     /// # Errors
     /// Fails if stdout cannot be written.
     pub(super) fn show(&mut self, view: &View<'_>) -> io::Result<()> {
+        self.paint(view.statuses);
         if let Some(picture) = &self.picture {
             picture.draw(self.text(view));
             return Ok(());
+        }
+        if self.last_line.is_none() {
+            write!(io::stdout(), "{}\n{LEGEND}", self.headline())?;
         }
         for entry in view.news {
             writeln!(io::stdout(), "{:6.1} s  {}", view.elapsed.as_secs_f64(), news_line(entry))?;
@@ -169,7 +177,23 @@ impl Screen {
         line("PassiveFail", self.verdict(count(passive_fail), Judged::by(passive_fail == Some(0))));
         let by_backup = count(sum(view.counters, |node| node.passive_alt_key));
         line("by backup", format!("{by_backup} (PassiveAltKey)"));
-        format!("{}\n\n{text}", self.headline())
+        format!("{}\n\n{text}\n{LEGEND}", self.headline())
+    }
+
+    /// Gives each key that comes to the screen a colour that no other key on it has.
+    fn paint(&mut self, statuses: &[Status]) {
+        let pairs = statuses.iter().filter_map(Status::slots);
+        let shown: BTreeSet<KeyFingerprint> =
+            pairs.flat_map(|pair| [Some(pair.primary), pair.backup]).flatten().collect();
+        self.painted.retain(|print, _| shown.contains(print));
+        for print in shown {
+            if self.painted.contains_key(&print) {
+                continue;
+            }
+            let is_free = |colour: &usize| !self.painted.values().any(|taken| taken == colour);
+            let free = (0..KEY_COLOURS.len()).find(is_free).unwrap_or_default();
+            self.painted.insert(print, free);
+        }
     }
 
     fn slots(&self, pair: &PairPrint) -> String {
@@ -178,8 +202,10 @@ impl Screen {
     }
 
     fn fingerprint(&self, print: KeyFingerprint) -> String {
-        let colour = KEY_COLOURS[usize::from(print.to_bytes()[0]) % KEY_COLOURS.len()];
-        if self.colours { print.color(colour).to_string() } else { print.to_string() }
+        match self.painted.get(&print) {
+            Some(colour) if self.colours => print.color(KEY_COLOURS[*colour]).to_string(),
+            _ => print.to_string(),
+        }
     }
 
     fn verdict(&self, text: String, judged: Judged) -> String {
@@ -351,7 +377,29 @@ mod tests {
 
     fn screen(colours: bool) -> Screen {
         let title = Title { nodes: 3, source: "derive", rotations_wanted: Some(2) };
-        Screen { title, picture: None, colours, last_line: None }
+        Screen { title, picture: None, colours, last_line: None, painted: BTreeMap::new() }
+    }
+
+    #[test]
+    fn keys_on_the_screen_together_differ_in_colour_and_keep_theirs() {
+        // Fingerprints that begin alike.
+        let status = |primary: u8, backup: u8| {
+            let mut status = status(Phase::Staged, 1, Some(2));
+            let print = |last| KeyFingerprint::from_bytes([7, 7, 7, 7, 7, 7, 7, last]);
+            status.primary.as_mut().unwrap().fingerprint = print(primary);
+            status.backup.as_mut().unwrap().fingerprint = print(backup);
+            status
+        };
+        let mut screen = screen(true);
+        let mut before: BTreeMap<KeyFingerprint, usize> = BTreeMap::new();
+        for statuses in [vec![status(2, 1)], vec![status(2, 1), status(2, 3)], vec![status(3, 2), status(2, 3)]] {
+            screen.paint(&statuses);
+            let colours: BTreeSet<usize> = screen.painted.values().copied().collect();
+            assert_eq!(colours.len(), screen.painted.len(), "{:?}", screen.painted);
+            assert!(before.iter().all(|(print, colour)| screen.painted.get(print).is_none_or(|now| now == colour)));
+            before.clone_from(&screen.painted);
+        }
+        assert_eq!(before.len(), 2, "a key that has gone gives its colour back");
     }
 
     #[test]
@@ -384,6 +432,10 @@ mod tests {
             assert!(picture.contains(part), "{part}: {picture}");
         }
         assert!(!picture.contains('\u{1b}') && screen(true).text(&view).contains('\u{1b}'));
+        let lines = picture.lines().skip(2);
+        let is_explained = |name: &str| lines.clone().filter(|line| line.starts_with(name)).count() == 2;
+        assert!(["rejected ", "others ", "PassiveFail ", "by backup "].into_iter().all(is_explained), "{picture}");
+        assert!(LEGEND.lines().all(|line| line.len() <= 80));
     }
 
     #[test]

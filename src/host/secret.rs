@@ -25,10 +25,29 @@ pub enum SecretPath {
     Credential(String),
 }
 
-/// A text that is not the place of a secret.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a secret is an absolute path, or \"credential:NAME\" with the name given to LoadCredential=")]
-pub struct BadSecretPath;
+/// A text that is not the place of a secret.  It quotes nothing: the text may be the secret itself, by mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadSecretPath {
+    /// `~/x`, `x`, `$HOME/x`, or no path at all.
+    #[error("this is not an absolute path")]
+    NotAbsolute,
+    /// `credential:` with no name, or with one that is a path.
+    #[error("this is not the name of a credential")]
+    Credential,
+}
+
+impl BadSecretPath {
+    /// What to write.
+    #[must_use]
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::NotAbsolute => {
+                "write the whole path from / (\"~\" and variables mean nothing here), or \"credential:NAME\""
+            }
+            Self::Credential => "write \"credential:NAME\" with the name given to LoadCredential=",
+        }
+    }
+}
 
 impl std::str::FromStr for SecretPath {
     type Err = BadSecretPath;
@@ -38,8 +57,9 @@ impl std::str::FromStr for SecretPath {
             Some(name) if !name.is_empty() && !name.contains('/') && !name.starts_with('.') => {
                 Ok(Self::Credential(name.to_owned()))
             }
+            Some(_) => Err(BadSecretPath::Credential),
             None if text.starts_with('/') => Ok(Self::File(text.into())),
-            _ => Err(BadSecretPath),
+            None => Err(BadSecretPath::NotAbsolute),
         }
     }
 }
@@ -117,8 +137,11 @@ mod tests {
     fn a_secret_is_named_by_path_or_credential() {
         assert_eq!("/a/b".parse(), Ok(SecretPath::File("/a/b".into())));
         assert_eq!("credential:fleet".parse(), Ok(SecretPath::Credential("fleet".into())));
-        for bad in ["", "a/b", "credential:", "credential:../x", "credential:.x", "0123456789abcdef"] {
-            assert_eq!(bad.parse::<SecretPath>(), Err(BadSecretPath), "{bad}");
+        for bad in ["", "a/b", "~/a", "0123456789abcdef"] {
+            assert_eq!(bad.parse::<SecretPath>(), Err(BadSecretPath::NotAbsolute), "{bad}");
+        }
+        for bad in ["credential:", "credential:../x", "credential:.x"] {
+            assert_eq!(bad.parse::<SecretPath>(), Err(BadSecretPath::Credential), "{bad}");
         }
     }
 }

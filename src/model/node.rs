@@ -72,6 +72,24 @@ impl Counters {
         self.passive.saturating_add(self.passive_fail)
     }
 
+    /// The same shares of at most so many cookies.
+    #[must_use]
+    pub fn scaled_to(&self, cookies_max: u64) -> Self {
+        let cookies = self.cookies();
+        if cookies <= cookies_max {
+            return *self;
+        }
+        let part = |count: u64| {
+            let part = u128::from(count) * u128::from(cookies_max) / u128::from(cookies);
+            u64::try_from(part).unwrap_or(cookies_max)
+        };
+        Self {
+            passive: part(self.passive),
+            passive_alt_key: part(self.passive_alt_key),
+            passive_fail: part(self.passive_fail),
+        }
+    }
+
     /// The sum of both.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {

@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -76,7 +76,6 @@ pub struct Expiries {
 
 /// TLS of a server, according to its current files.
 pub struct ServerTls {
-    files: ServerFiles,
     in_use: ArcSwap<InUse>,
     live: Arc<Registry>,
     watched: Mutex<Watched>,
@@ -90,8 +89,9 @@ pub struct InUse {
     expiries: Expiries,
 }
 
-/// What the last look at the files saw.
+/// The files, and what the last look at them saw.
 struct Watched {
+    files: ServerFiles,
     stamps: [Option<Stamp>; 4],
     /// Why they could not be used, if they could not.
     broken: Vec<Problem>,
@@ -121,10 +121,9 @@ impl ServerTls {
         let Some(in_use) = in_use else { return Err(problems) };
         problems.iter().for_each(log::problem);
         Ok(Arc::new(Self {
-            files,
             in_use: ArcSwap::from_pointee(in_use),
             live: Arc::default(),
-            watched: Mutex::new(Watched { stamps, broken: Vec::new() }),
+            watched: Mutex::new(Watched { files, stamps, broken: Vec::new() }),
         }))
     }
 
@@ -138,12 +137,20 @@ impl ServerTls {
     ///
     /// Blocking: reads files, and with new ones verifies the certificates of all connections again.
     pub fn reload_if_changed(&self) -> Reload {
-        self.look(Trigger::Change)
+        self.look(&mut self.watched(), Trigger::Change)
     }
 
     /// The same even if the files look unchanged: for SIGHUP.
     pub fn reload(&self) -> Reload {
-        self.look(Trigger::Order)
+        self.look(&mut self.watched(), Trigger::Order)
+    }
+
+    /// The same with files of other names, for a configuration that names them.  If they cannot be used, what was read
+    /// before stays in use, and these files are looked at from then on.
+    pub fn reload_from(&self, files: ServerFiles) -> Reload {
+        let mut watched = self.watched();
+        watched.files = files;
+        self.look(&mut watched, Trigger::Order)
     }
 
     /// When what is in use expires.
@@ -155,7 +162,7 @@ impl ServerTls {
     /// Why the current files are not in use; empty if they are.
     #[must_use]
     pub fn broken(&self) -> Vec<Problem> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner).broken.clone()
+        self.watched().broken.clone()
     }
 
     /// The reading for a handshake that begins now.
@@ -181,11 +188,15 @@ impl ServerTls {
         Ok(live)
     }
 
-    fn look(&self, trigger: Trigger) -> Reload {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+    fn watched(&self) -> MutexGuard<'_, Watched> {
+        // A panic in the middle of a look leaves stamps that do not fit, and so another look.
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look(&self, watched: &mut Watched, trigger: Trigger) -> Reload {
         let now = clock::now();
         self.sweep(Sweep::Expired, now);
-        let stamps = stamps(&self.files);
+        let stamps = stamps(&watched.files);
         let in_use = self.in_use.load();
         let outdated = in_use.expiries.crl.is_some_and(|at| at < now) || in_use.expiries.client_ca < now;
         let changed = stamps != watched.stamps || trigger == Trigger::Order;
@@ -193,7 +204,7 @@ impl ServerTls {
             return Reload::Unchanged;
         }
         watched.stamps = stamps;
-        let (read, problems) = InUse::read(&self.files, now);
+        let (read, problems) = InUse::read(&watched.files, now);
         let Some(read) = read else {
             if problems != watched.broken {
                 problems.iter().for_each(log::problem);
@@ -237,7 +248,7 @@ enum Trigger {
 
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerTls").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("ServerTls").field("files", &self.watched().files).finish_non_exhaustive()
     }
 }
 

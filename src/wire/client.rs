@@ -63,6 +63,16 @@ impl FromStr for BaseUrl {
     }
 }
 
+impl BaseUrl {
+    /// What an operator may have forgotten, for errors of a connection.
+    fn hint(&self) -> &'static str {
+        match self.0.port() {
+            Some(_) => "",
+            None => "; this was port 443, because the URL names none: a coordinator usually listens on 9443",
+        }
+    }
+}
+
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.as_str().trim_end_matches('/'))
@@ -199,7 +209,7 @@ impl Client {
             let body = json(body).map_err(|error| bad(format!("cannot encode the request: {error}")))?;
             request = request.header(CONTENT_TYPE, "application/json").body(Bytes::from_owner(body));
         }
-        let mut response = request.send().await.map_err(|error| no_answer(&url, &error))?;
+        let mut response = request.send().await.map_err(|error| no_answer(base, &error))?;
         let status = response.status();
         if status == StatusCode::NO_CONTENT {
             return Ok(None);
@@ -207,7 +217,7 @@ impl Client {
         let limit = if status.is_success() { call.answer_bytes_max } else { ERROR_BYTES_MAX };
         let bytes = match read_bounded(&mut response, limit).await {
             Ok(bytes) => bytes,
-            Err(error) => return Err(no_answer(&url, &error)),
+            Err(error) => return Err(no_answer(base, &error)),
         };
         if !status.is_success() {
             let body = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).map(Box::new);
@@ -279,15 +289,16 @@ fn retry_after(response: &reqwest::Response) -> Option<Duration> {
     Some(Duration::from_secs(secs.min(RETRY_AFTER_MAX_SECS)))
 }
 
-fn no_answer(url: &str, error: &reqwest::Error) -> ClientError {
-    let url = url.to_owned();
+fn no_answer(base: &BaseUrl, error: &reqwest::Error) -> ClientError {
+    let (url, hint) = (base.to_string(), base.hint());
     if let Some(tls) = tls_cause(error) {
-        return ClientError::Tls { url, cause: tls.to_string() };
+        return ClientError::Tls { url, cause: format!("{tls}{hint}") };
     }
     let cause = match (error.is_timeout(), error.is_connect()) {
-        (true, true) => "no connection in time".to_owned(),
+        (true, true) => format!("no connection in time{hint}"),
         (true, false) => LATE.to_owned(),
-        (false, _) => last_cause(error),
+        (false, true) => format!("{}{hint}", last_cause(error)),
+        (false, false) => last_cause(error),
     };
     ClientError::Unreachable { url, cause }
 }
@@ -346,6 +357,13 @@ mod tests {
         assert_eq!(refused("the pool is\u{1b} held"), "the pool is held; https://a answered 409 (request r-1)");
         let long = refused(&"x".repeat(PEER_CHARS_MAX + 1));
         assert!(long.starts_with(&format!("{}…; https://a", "x".repeat(PEER_CHARS_MAX))), "{long}");
+    }
+
+    #[test]
+    fn a_url_without_a_port_is_suspected_of_lacking_it() {
+        let hint = |url: &str| url.parse::<BaseUrl>().unwrap().hint();
+        assert!(hint("https://c1.example.org").contains("443") && hint("https://c1").contains("9443"));
+        assert_eq!(hint("https://c1.example.org:9443"), "");
     }
 
     #[test]

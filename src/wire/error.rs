@@ -35,6 +35,8 @@ named_enum! {
         SessionClosed = "session_closed",
         /// 409: the report is further ahead than a restored store can be behind.
         TooFarAhead = "too_far_ahead",
+        /// 409: the node declares a longer period than the pool's `period_max`.
+        PeriodTooLong = "period_too_long",
         /// 409: the pool does not allow the command now; the message has its phase and the reason.
         Refused = "refused",
         /// 409: the document has changed since the operator saw it.
@@ -68,6 +70,7 @@ impl ErrorKind {
             | Self::OtherPool
             | Self::SessionClosed
             | Self::TooFarAhead
+            | Self::PeriodTooLong
             | Self::Refused
             | Self::Moved => 409,
             Self::TooLarge => 413,

@@ -41,6 +41,8 @@ named_enum! {
         Disconnected = "disconnected",
         /// No coordinator answered in time at the start: the node serves with the keys of its file.
         Unconfirmed = "unconfirmed",
+        /// A coordinator answered that the pool has no key yet.
+        EmptyPool = "empty_pool",
         /// The node has no keys of its pool.
         NoKeys = "no_keys",
         /// Out of contact for longer than the pool waits.

@@ -699,19 +699,13 @@ fn key_files_with_anything_but_keys_are_refused() {
 fn files_that_are_no_configuration_are_refused() {
     skip_unless!(tfo_testbed::need_netns() && tfo_testbed::need_tool("mkfifo"));
     let host = installed_host();
-    // Several syntax errors, each with its line.
+    // Several syntax errors: what comes after the first is a guess.
     host.write(
         "etc/agent.toml",
         "[source\nkind = \"derive\"\n[install]\nenabled = = true\nverify_interval = \"30s\n",
         0o644,
     );
-    let output = host.run("once", &["--format", "json"]);
-    code(&output, 2);
-    let found = json_of(&output);
-    let places = places(&found);
-    assert!(places.iter().all(|(_, _, kind)| *kind == "syntax"), "{found:#}");
-    let lines: Vec<_> = places.iter().filter_map(|(line, _, _)| *line).collect();
-    assert!([1, 4, 5].iter().all(|line| lines.contains(line)), "{lines:?}");
+    refused(&host, &[(Some(1), "", "syntax")]);
     let duplicate = format!("[source]\nkind = \"file\"\nkind = \"file\"\npath = {:?}\n", host.text_path("etc/keys"));
     host.write("etc/agent.toml", duplicate, 0o644);
     refused(&host, &[(Some(3), "", "syntax")]);

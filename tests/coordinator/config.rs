@@ -48,15 +48,15 @@ fn each_commented_out_default_can_be_enabled_and_changes_nothing() {
             .enumerate()
             .map(|(at, line)| if at == index { enabled } else { line }.to_owned() + "\n")
             .collect();
-        // There is no list of revoked certificates by default, and operators say how many nodes they expect.
-        if matches!(key(enabled), Some("crl" | "expected_nodes")) {
+        // Operators say how many nodes they expect.
+        if key(enabled) == Some("expected_nodes") {
             assert_ne!(settings(&text), as_shipped);
         } else {
             assert_eq!(settings(&text), as_shipped, "{enabled} is no default");
         }
         count += 1;
     }
-    assert_eq!(count, 19, "a new commented-out line: is it a default?");
+    assert_eq!(count, 18, "a new commented-out line: is it a default?");
 }
 
 #[test]

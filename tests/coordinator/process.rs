@@ -157,7 +157,18 @@ fn a_backup_is_sealed_and_fills_another_store() {
     assert_eq!(output.status.code(), Some(3), "it is served: {}", stderr(&output));
     assert_eq!(world.operator().post("/v1/pools/edge/rotations", &json!({})).0, 200);
     let output = world.run("export", &["--to", file]);
-    assert_eq!(output.status.code(), Some(3), "a rotation runs: {}", stderr(&output));
+    assert_eq!(output.status.code(), Some(3), "it exists: {}", stderr(&output));
+    // A rotation runs.  Dated, beside the first.
+    let dir = world.dir.path().to_str().unwrap();
+    let output = world.run("export", &["--dir", dir, "--keep", "2"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&made["pools"][0]["phase"], &made["removed"]), (&json!("staged"), &json!([])));
+    for wrong in
+        [&["--to", file, "--dir", dir][..], &["--to", file, "--keep", "2"], &["--dir", dir, "--keep", "0"], &[]]
+    {
+        assert_eq!(world.run("export", wrong).status.code(), Some(2), "{wrong:?}");
+    }
     world.kill();
     for name in ["state.db", "state.db-wal", "state.db-shm"] {
         fs::remove_file(world.path(name)).ok();
@@ -168,4 +179,70 @@ fn a_backup_is_sealed_and_fills_another_store() {
     nodes.iter_mut().for_each(|node| assert_eq!(node.sync(0).0, 204));
     let pool = world.pool();
     assert_eq!((&pool["phase"], pool["generation"].as_u64()), (&json!("steady"), Some(1)));
+}
+
+/// Sends SIGHUP, and waits until the log has this once more than before; `systemctl reload` does the same and then asks
+/// `check --reload`, whose exit code is returned.
+#[track_caller]
+fn reload(world: &World, logs: &str) -> Option<i32> {
+    let count = || world.log().matches(logs).count();
+    let before = count();
+    world.signal(Signal::HUP);
+    assert!(poll_until(SOON, || count() > before), "never {logs:?}: {}", world.log());
+    let mut check = world.command("check", &["--reload"]);
+    check.env("RUNTIME_DIRECTORY", world.dir.path()).output().unwrap().status.code()
+}
+
+#[test]
+fn a_reload_takes_tls_files_of_other_names_and_refuses_what_needs_a_restart() {
+    let mut world = World::new(FAST);
+    let mut serve = world.command("serve", &[]);
+    serve.env("RUNTIME_DIRECTORY", world.dir.path());
+    world.spawn_by(serve);
+    assert!(poll_until(SOON, || world.observed("/readyz").is_some_and(|(status, _)| status == 200)), "{}", world.log());
+    let found = stderr(&world.run("check", &[]));
+    assert!(found.contains("api.crl: there is no revocation list") && found.contains("crl.pem"), "{found}");
+    let text = fs::read_to_string(world.path("coordinator.toml")).unwrap();
+    let configure = |from: &str, to: &str| {
+        let changed = text.replace(from, to);
+        assert_ne!(changed, text);
+        world.put("coordinator.toml", changed.as_bytes(), 0o644);
+    };
+    let stolen = world.ca.both(&["a.cache.example.org"]);
+    let mut nodes = [Node::new(world.client_of(&stolen), "a.cache.example.org"), world.node("b.cache.example.org")];
+    nodes.iter_mut().for_each(|node| assert_eq!(node.sync(0).0, 204));
+
+    // A revocation list where there was none: who is on it is cut off, in the middle of a long poll, and stays out.
+    world.put("revoked.pem", world.ca.crl(&[&stolen]).as_bytes(), 0o644);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| nodes[0].sync(60).0);
+        let held = "tfo_coordinator_pool_held{pool=\"edge\"} 1";
+        assert!(poll_until(SOON, || world.observed("/metrics").is_some_and(|(_, text)| text.contains(held))));
+        configure("client_ca =", &format!("crl = {:?}\nclient_ca =", world.path("revoked.pem")));
+        assert_eq!(reload(&world, " reloaded "), Some(0));
+        assert_eq!(waiting.join().unwrap(), 0, "it has lost its connection");
+    });
+    assert_eq!(world.client_of(&stolen).post("/v1/pools/edge/sync", &json!({})).0, 0);
+    assert_eq!(nodes[1].sync(0).0, 204, "the others stay");
+    assert!(!stderr(&world.run("check", &[])).contains("revocation list"));
+
+    // What needs a restart is refused as a whole, by the daemon and by the check after it, and named.
+    let refused = "refused the new configuration";
+    for (from, to, key) in [
+        ("[api]\nlisten = \"127.0.0.1", "[api]\nlisten = \"127.0.0.2", "api.listen"),
+        ("state.db", "other.db", "store.path"),
+        ("/kek\"", "/kek2\"", "store.key_encryption_key"),
+    ] {
+        configure(from, to);
+        if key == "store.key_encryption_key" {
+            fs::copy(world.path("kek"), world.path("kek2")).unwrap();
+        }
+        assert_eq!(reload(&world, refused), Some(2), "{key}");
+        let log = world.log();
+        let named = log.lines().rfind(|line| line.contains("needs_restart")).unwrap_or_else(|| panic!("{log}"));
+        assert!(named.contains(&format!("key=\"{key}\"")) && named.contains("systemctl restart"), "{key}: {named}");
+    }
+    world.put("coordinator.toml", text.as_bytes(), 0o644);
+    assert_eq!(reload(&world, " reloaded "), Some(0));
+    assert_eq!(world.client_of(&stolen).post("/v1/pools/edge/sync", &json!({})).0, 400, "there is no list any more");
 }

@@ -72,12 +72,21 @@ impl Pki {
 
     /// Every file with its mode and bytes.
     fn content(&self) -> Vec<(String, u32, Vec<u8>)> {
-        let mut found: Vec<_> = std::fs::read_dir(self.path(""))
-            .expect("the directory is there")
-            .map(|entry| entry.expect("it can be read").path())
-            .filter(|path| path.is_file())
-            .map(|path| (path.display().to_string(), mode(&path), std::fs::read(&path).expect("we are its owner")))
-            .collect();
+        fn below(directory: &Path) -> Vec<(String, u32, Vec<u8>)> {
+            let entries = std::fs::read_dir(directory).expect("the directory is there");
+            let paths = entries.map(|entry| entry.expect("it can be read").path());
+            let content = |path: std::path::PathBuf| match path.is_dir() {
+                true => below(&path),
+                // A link that leads nowhere has no content.
+                false if !path.is_file() => Vec::new(),
+                false => {
+                    let bytes = std::fs::read(&path).expect("we are its owner");
+                    vec![(path.display().to_string(), mode(&path), bytes)]
+                }
+            };
+            paths.flat_map(content).collect()
+        }
+        let mut found = below(Path::new(&self.path("")));
         found.sort();
         found
     }
@@ -129,12 +138,12 @@ fn an_authority_and_its_certificates_pass_openssl() {
     pki.ok("issue", &["--viewer", "view.example.org"]);
     pki.ok("issue", &["--coordinator", "c1.example.org", "--address", "192.0.2.7", "--address", "2001:db8::7"]);
 
-    for client in ["cp1", "ops1", "view"].map(|name| format!("{name}.example.org.crt")) {
-        assert_eq!(pki.verify_with_list(&client, &["-purpose", "sslclient"]), Ok(()), "{client}");
-        assert!(pki.verify(&client, &["-purpose", "sslserver"]).is_err(), "{client} is no server");
-        assert_eq!(extension(&pki, &client, "extendedKeyUsage"), "TLS Web Client Authentication");
+    for client in ["cp1.example.org/node.crt", "ops1.example.org/operator.crt", "view.example.org/viewer.crt"] {
+        assert_eq!(pki.verify_with_list(client, &["-purpose", "sslclient"]), Ok(()), "{client}");
+        assert!(pki.verify(client, &["-purpose", "sslserver"]).is_err(), "{client} is no server");
+        assert_eq!(extension(&pki, client, "extendedKeyUsage"), "TLS Web Client Authentication");
     }
-    let server = "c1.example.org.crt";
+    let server = "c1.example.org/coordinator.crt";
     for purpose in ["sslserver", "sslclient"] {
         assert_eq!(pki.verify_with_list(server, &["-purpose", purpose]), Ok(()), "{purpose}");
     }
@@ -145,7 +154,7 @@ fn an_authority_and_its_certificates_pass_openssl() {
     }
     assert!(pki.verify(server, &["-verify_ip", "192.0.2.8"]).is_err());
 
-    let names = extension(&pki, "cp1.example.org.crt", "subjectAltName");
+    let names = extension(&pki, "cp1.example.org/node.crt", "subjectAltName");
     assert_eq!(names, "DNS:cp1.example.org", "and no other name");
     let names = extension(&pki, server, "subjectAltName");
     assert_eq!(names, "DNS:c1.example.org, IP Address:192.0.2.7, IP Address:2001:DB8:0:0:0:0:0:7");
@@ -153,7 +162,7 @@ fn an_authority_and_its_certificates_pass_openssl() {
     assert_eq!(extension(&pki, "ca.crt", "basicConstraints"), "CA:TRUE, pathlen:0");
     assert_eq!(extension(&pki, "ca.crt", "keyUsage"), "Certificate Sign, CRL Sign");
     // Each key is the one of its certificate.
-    for name in ["cp1.example.org", "ca"] {
+    for name in ["cp1.example.org/node", "ca"] {
         let of_key = openssl(&["pkey", "-pubout", "-in", &pki.path(&format!("{name}.key"))]);
         assert_eq!(pki.shown(&format!("{name}.crt"), &["-pubkey"]), text(&of_key.stdout));
     }
@@ -174,11 +183,11 @@ fn keys_are_their_owners_alone_and_never_printed() {
     said += &pki.ok("issue", &["--node", "cp1"]);
     said += &pki.ok("issue", &["--operator", "ops", "--format", "json"]);
     said += &pki.ok("list", &["--format", "json"]);
-    for (file, mode) in [("ca.key", 0o600), ("cp1.key", 0o600), ("index.json", 0o600), ("ca.crt", 0o644)] {
+    for (file, mode) in [("ca.key", 0o600), ("cp1/node.key", 0o600), ("index.json", 0o600), ("ca.crt", 0o644)] {
         assert_eq!(self::mode(Path::new(&pki.path(file))), mode, "{file}");
     }
     assert_eq!(mode(Path::new(&pki.path(""))), 0o700);
-    for key in ["ca.key", "cp1.key", "ops.key"] {
+    for key in ["ca.key", "cp1/node.key", "ops/operator.key"] {
         let pem = std::fs::read_to_string(pki.path(key)).unwrap();
         assert!(pem.starts_with("-----BEGIN PRIVATE KEY-----\n"), "{key}");
         for line in pem.lines().filter(|line| line.len() > 20 && !line.starts_with('-')) {
@@ -206,10 +215,10 @@ fn hosts_get_a_year_people_three_months_and_nobody_more_than_the_authority() {
     // 397 days are more than the authority has.
     assert_eq!(ends(&["--node", "n2"]), (200, true));
     assert_eq!(ends(&["--coordinator", "c1"]), (200, true));
-    assert_eq!(pki.verify("n2.crt", &[]), Ok(()));
+    assert_eq!(pki.verify("n2/node.crt", &[]), Ok(()));
     let in_days = |days: i64| (now() + days * DAY).to_string();
-    assert_eq!(pki.verify("n1.crt", &["-attime", &in_days(4)]), Ok(()));
-    assert!(pki.verify("n1.crt", &["-attime", &in_days(6)]).is_err_and(|why| why.contains("expired")));
+    assert_eq!(pki.verify("n1/node.crt", &["-attime", &in_days(4)]), Ok(()));
+    assert!(pki.verify("n1/node.crt", &["-attime", &in_days(6)]).is_err_and(|why| why.contains("expired")));
     let plain = Pki::new();
     let made = plain.json("issue", &["--node", "n"]);
     let end: tfo_model::time::UnixTime = made["not_after"].as_str().unwrap().parse().unwrap();
@@ -226,18 +235,18 @@ fn a_revoked_certificate_is_on_the_list_and_the_others_are_not() {
     let pki = Pki::new();
     pki.ok("issue", &["--node", "cp1"]);
     pki.ok("issue", &["--node", "cp2"]);
-    assert_eq!(pki.verify_with_list("cp1.crt", &[]), Ok(()), "the list of the beginning is empty");
+    assert_eq!(pki.verify_with_list("cp1/node.crt", &[]), Ok(()), "the list of the beginning is empty");
 
     let revoked = pki.json("revoke", &["cp1"]);
     assert_eq!(revoked["revoked"][0]["name"], "cp1");
     assert_eq!(revoked["crl"]["number"], 2);
-    assert!(pki.verify_with_list("cp1.crt", &[]).is_err_and(|why| why.contains("certificate revoked")));
-    assert_eq!(pki.verify_with_list("cp2.crt", &[]), Ok(()));
+    assert!(pki.verify_with_list("cp1/node.crt", &[]).is_err_and(|why| why.contains("certificate revoked")));
+    assert_eq!(pki.verify_with_list("cp2/node.crt", &[]), Ok(()));
 
     // By number, as openssl prints it.
-    let serial = pki.shown("cp2.crt", &["-serial"]).trim().trim_start_matches("serial=").to_owned();
+    let serial = pki.shown("cp2/node.crt", &["-serial"]).trim().trim_start_matches("serial=").to_owned();
     pki.ok("revoke", &["--serial", &serial]);
-    assert!(pki.verify_with_list("cp2.crt", &[]).is_err_and(|why| why.contains("certificate revoked")));
+    assert!(pki.verify_with_list("cp2/node.crt", &[]).is_err_and(|why| why.contains("certificate revoked")));
     // Revoking it once more is not an error, and renews the list.
     let again = pki.json("revoke", &["cp1"]);
     assert_eq!((again["revoked"].as_array().unwrap().len(), &again["crl"]["number"]), (0, &Value::from(4)));
@@ -254,11 +263,11 @@ fn a_revocation_list_has_an_end_and_can_be_renewed() {
     let pki = Pki::new();
     pki.ok("issue", &["--node", "cp1"]);
     let at = |days: i64| (now() + days * DAY).to_string();
-    assert_eq!(pki.verify_with_list("cp1.crt", &["-attime", &at(396)]), Ok(()), "as long as a host's certificate");
+    assert_eq!(pki.verify_with_list("cp1/node.crt", &["-attime", &at(396)]), Ok(()), "as long as a host's certificate");
     let list = pki.json("crl", &["--days", "10"]);
     assert_eq!((&list["number"], &list["revoked"]), (&Value::from(2), &Value::from(0)));
-    assert_eq!(pki.verify_with_list("cp1.crt", &["-attime", &at(9)]), Ok(()));
-    let old = pki.verify_with_list("cp1.crt", &["-attime", &at(11)]);
+    assert_eq!(pki.verify_with_list("cp1/node.crt", &["-attime", &at(9)]), Ok(()));
+    let old = pki.verify_with_list("cp1/node.crt", &["-attime", &at(11)]);
     assert!(old.is_err_and(|why| why.contains("CRL has expired")));
     let shown = openssl(&["crl", "-noout", "-text", "-in", &pki.path("crl.pem")]);
     let shown = text(&shown.stdout);
@@ -273,18 +282,21 @@ fn nothing_is_overwritten_and_what_is_no_name_is_refused() {
     let pki = Pki::new();
     pki.ok("issue", &["--node", "cp1"]);
     pki.refused("init", &[], 3, "files are never overwritten");
-    pki.refused("issue", &["--node", "cp1"], 3, "cp1.crt exists already");
+    pki.refused("issue", &["--node", "cp1"], 3, "cp1/node.crt exists already");
     // Each file alone is in the way, and so is a link that leads nowhere.
-    std::fs::remove_file(pki.path("cp1.crt")).unwrap();
-    pki.refused("issue", &["--node", "cp1"], 3, "cp1.key exists already");
-    symlink("/nowhere", pki.path("cp9.key")).unwrap();
-    pki.refused("issue", &["--node", "cp9"], 3, "cp9.key exists already");
+    std::fs::remove_file(pki.path("cp1/node.crt")).unwrap();
+    pki.refused("issue", &["--node", "cp1"], 3, "cp1/node.key exists already");
+    std::fs::create_dir(pki.path("cp9")).unwrap();
+    symlink("/nowhere", pki.path("cp9/node.key")).unwrap();
+    pki.refused("issue", &["--node", "cp9"], 3, "cp9/node.key exists already");
 
     for bad in ["CP1", "a b", "../x", "*.example.org", "", "a..b", "a/b", "-x"] {
         pki.refused("issue", &["--node", "--", bad], 2, "DNS name");
     }
     pki.refused("issue", &["--node", "192.0.2.1"], 2, "--address");
-    pki.refused("issue", &["--node", "ca"], 2, "authority's own");
+    for own in ["ca.crt", "ca.key", "crl.pem", "index.json", "lock"] {
+        pki.refused("issue", &["--node", own], 2, "authority's own");
+    }
     pki.refused("issue", &["--coordinator", "c", "--address", "300.1.1.1"], 2, "--address");
     pki.refused("issue", &["cp3"], 2, "required");
     pki.refused("issue", &["--node", "--viewer", "cp3"], 2, "cannot be used with");
@@ -312,7 +324,7 @@ fn a_node_is_never_given_an_operators_name() {
     pki.ok("issue", &["--operator", "ops1", "--out", &other]);
     assert_eq!(std::fs::read(pki.path("ca.crt")).unwrap(), std::fs::read(pki.path("other/ca.crt")).unwrap());
     pki.ok("issue", &["--coordinator", "cp1", "--out", &other]);
-    assert_eq!(pki.verify("other/cp1.crt", &["-purpose", "sslserver"]), Ok(()));
+    assert_eq!(pki.verify("other/coordinator.crt", &["-purpose", "sslserver"]), Ok(()));
     // Once revoked the name is free; both certificates of the name are revoked at once.
     assert_eq!(pki.json("revoke", &["ops1"])["revoked"].as_array().unwrap().len(), 2);
     pki.ok("issue", &["--node", "ops1", "--out", &pki.path("third")]);
@@ -327,10 +339,10 @@ fn an_authority_held_to_a_domain_vouches_for_nothing_else() {
     let pki = Pki::with(&["--domain", "example.org", "--domain", "cache"]);
     for good in ["cp1.example.org", "a.b.example.org", "x.cache"] {
         pki.ok("issue", &["--node", good]);
-        assert_eq!(pki.verify(&format!("{good}.crt"), &[]), Ok(()), "{good}");
+        assert_eq!(pki.verify(&format!("{good}/node.crt"), &[]), Ok(()), "{good}");
     }
     pki.ok("issue", &["--coordinator", "c.example.org", "--address", "192.0.2.1"]);
-    assert_eq!(pki.verify("c.example.org.crt", &["-verify_ip", "192.0.2.1"]), Ok(()));
+    assert_eq!(pki.verify("c.example.org/coordinator.crt", &["-verify_ip", "192.0.2.1"]), Ok(()));
     for bad in ["example.com", "evilexample.org", "org"] {
         pki.refused("issue", &["--node", bad], 3, "issues only names in example.org, cache");
     }
@@ -432,7 +444,7 @@ fn a_broken_or_exposed_authority_signs_nothing() {
     }
     // A leaf cannot sign.
     std::fs::write(pki.path("index.json"), index).unwrap();
-    std::fs::copy(pki.path("cp1.crt"), pki.path("ca.crt")).unwrap();
+    std::fs::copy(pki.path("cp1/node.crt"), pki.path("ca.crt")).unwrap();
     pki.refused("issue", &["--node", "cp2"], 1, "certificate authority");
 }
 
@@ -461,7 +473,7 @@ fn many_at_once_lose_nothing() {
     let listed = pki.json("list", &[]);
     assert_eq!(listed["certificates"].as_array().unwrap().len(), 13);
     for name in &names {
-        assert_eq!(pki.verify(&format!("{name}.crt"), &[]), Ok(()), "{name}");
+        assert_eq!(pki.verify(&format!("{name}/node.crt"), &[]), Ok(()), "{name}");
     }
 }
 
@@ -482,7 +494,7 @@ fn a_held_lock_is_waited_for() {
         })
     });
     assert!(opened && waiting.try_wait().unwrap().is_none());
-    assert!(!Path::new(&pki.path("cp1.key")).exists());
+    assert!(!Path::new(&pki.path("cp1/node.key")).exists());
     drop(lock);
     assert!(waiting.wait().unwrap().success());
 }

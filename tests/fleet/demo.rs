@@ -92,6 +92,8 @@ struct LastLine {
     accepted: u64,
     rejected: u64,
     passive_fail: Option<u64>,
+    /// The run without staging, of `--naive`.
+    naive: Option<Box<LastLine>>,
 }
 
 impl Demo {
@@ -146,7 +148,18 @@ impl Ended {
         assert!(line.connections > 500, "{told}");
         // 48 clients ask once for a cookie; hardly any packet is lost in a machine.
         assert!(line.accepted > line.connections * 95 / 100, "{told}");
+        if line.naive.is_none() {
+            let sentence =
+                format!("0 of {} connections lost their cookie in {rotations} rotations", grouped(line.connections));
+            assert_eq!(self.lines[self.lines.len() - 2], sentence);
+        }
     }
+}
+
+/// `13 306`.
+fn grouped(number: u64) -> String {
+    let thousands = |number: u64| format!("{} {:03}", number / 1_000, number % 1_000);
+    if number < 1_000 { number.to_string() } else { thousands(number) }
 }
 
 /// A program as an ordinary user runs it.
@@ -207,8 +220,12 @@ fn an_ordinary_user_sees_the_same_on_a_screen() {
     terminal.args(["--quiet", "--flush", "--return", "--command", &shell, "/dev/null"]);
     // It does not pass signals on: a test that ends early must not wait for it.
     let ended = Demo::start(terminal.env("SHELL", "/bin/sh").env("TERM", "xterm-256color")).end();
-    ended.assert_all_accepted(2);
+    assert_eq!(ended.status.code(), Some(0), "{}\n{}", ended.lines.join("\n"), ended.errors);
     let screen = without_escapes(&ended.lines.join("\n"));
+    // A person gets a sentence; the line of numbers is for pipes.
+    let last = screen.trim_end().lines().next_back().unwrap();
+    assert!(last.starts_with("0 of ") && last.ends_with(" connections lost their cookie in 2 rotations"), "{screen}");
+    assert!(!screen.contains("\"rotations\""), "{screen}");
     for part in [
         "tfo-demo: 4 nodes behind 10.10.10.10 and fd00:10::10, keys: coordinator, 48 clients",
         "pool        steady g1, 4 of 4 nodes have it",
@@ -219,6 +236,7 @@ fn an_ordinary_user_sees_the_same_on_a_screen() {
         " 100.00 %",
         "rejected    0 ",
         "PassiveFail 0 ",
+        "PassiveFail  rejected cookies, as the nodes' kernels count them",
     ] {
         assert!(screen.contains(part), "{part}: {screen}");
     }
@@ -246,6 +264,47 @@ fn derived_keys_rotate_without_a_coordinator() {
     ended.assert_all_accepted(2);
     let agreed = |phase: &str| ended.lines.iter().any(|line| line.contains(&format!(" {phase}: 4 nodes [")));
     assert!(agreed("steady") && agreed("staged"), "{}", ended.lines.join("\n"));
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn naive_rotations_lose_cookies_and_staged_ones_beside_them_none() {
+    skip_unless!(need_user_namespaces());
+    let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
+    let ended = Demo::start(as_nobody(&copy).args(["--naive", "--nodes", "4", "--rotations", "2"])).end();
+    ended.assert_all_accepted(2);
+    let (all, line) = (ended.lines.join("\n"), ended.last_line());
+    let naive = line.naive.expect("it ran first");
+    // Every client has a cookie of the replaced key, which no node knows any more.
+    assert!(naive.rotations == 2 && naive.rejected >= 48 && naive.passive_fail >= Some(48), "{all}");
+    let sentence = format!(
+        "naive: {} of {} connections lost their cookie; staged: 0 of {}",
+        grouped(naive.rejected),
+        grouped(naive.connections),
+        grouped(line.connections)
+    );
+    let end = &ended.lines[ended.lines.len() - 9..];
+    assert_eq!(end[7], sentence, "{all}");
+    let row = |line: &str| {
+        line.split("  ").map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(row(&end[0]), ["naive", "staged"], "{all}");
+    assert_eq!(row(&end[4]), ["rejected".to_owned(), grouped(naive.rejected), "0".to_owned()], "{all}");
+    // Two fleets, and the second knows nothing of the first.
+    assert!(all.contains("keys: naive (") && all.contains("keys: coordinator, "), "{all}");
+    assert!(all.contains("coordinator: first_key -> steady g1"), "{all}");
+    host.assert_nothing_is_left();
+    // Ended in the first part, it compares nothing.
+    let demo = Demo::start(as_nobody(&copy).args(["--naive", "--nodes", "2", "--rotations", "1000"]));
+    assert!(
+        tfo_testbed::poll_until(RUN_MAX, || demo.read("out").contains("; rotations 1 of 1000; ")),
+        "{}",
+        demo.read("out")
+    );
+    demo.signal(Signal::INT);
+    let ended = demo.end();
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.errors);
+    assert!(ended.errors.contains("the naive rotations did not come to their end"), "{}", ended.errors);
     host.assert_nothing_is_left();
 }
 

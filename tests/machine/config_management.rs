@@ -68,6 +68,10 @@ fn the_ansible_role_tells_the_truth_and_changes_nothing_twice() {
         return;
     };
     let machine = machine(packages);
+    // Check mode on a fresh host, which has neither program nor units yet.
+    let (would, text) = play(&machine, "daemon", &["--check"]);
+    assert!(would > 0, "{text}");
+    assert!(!machine.path("/etc/tfo-fleet").exists(), "check mode wrote");
     install(&machine, "tfo-agent");
     for mode in ["timer", "daemon"] {
         let before = key(&machine);

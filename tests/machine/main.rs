@@ -1,6 +1,8 @@
 //! Packages, units and recipes on machines with a real systemd, and migrations of hosts that have other keys today.
 
 #[cfg(test)]
+mod agents_first;
+#[cfg(test)]
 mod boot;
 #[cfg(test)]
 mod config_management;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tfo_coordinator::backup::{Exported, export, import};
+use tfo_coordinator::backup::{Existing, Exported, export, export_dated, import};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Input, Now, Step};
@@ -68,7 +68,7 @@ fn filled() -> MemoryStore {
 /// A backup of [`filled`].
 fn exported(dir: &Path) -> (PathBuf, Exported) {
     let file = dir.join("backup");
-    let exported = export(&filled(), &kek(1), &file).unwrap();
+    let exported = export(&filled(), &kek(1), &file, Existing::Keep).unwrap();
     (file, exported)
 }
 
@@ -88,7 +88,7 @@ fn everything_goes_round_from_sqlite_to_memory_and_back() {
     let source = open(first.path());
     fill(&source);
     let before = all(&source);
-    let made = export(&source, &kek(1), &files.path().join("one")).unwrap();
+    let made = export(&source, &kek(1), &files.path().join("one"), Existing::Keep).unwrap();
     assert_eq!(made.pools.iter().map(|pool| pool.pool.as_str()).collect::<Vec<_>>(), ["edge", "upload"]);
     let (text, seen) = (&made.pools[0], &before[&pool_name("edge")]);
     assert_eq!((text.phase, text.revision, text.nodes), (Phase::Steady, seen.head.revision, seen.snapshot.nodes.len()));
@@ -103,7 +103,7 @@ fn everything_goes_round_from_sqlite_to_memory_and_back() {
     assert_eq!(all(&memory), before);
 
     // Another key-encryption key for the file and another for the second database: the import seals the keys again.
-    export(&memory, &kek(9), &files.path().join("two")).unwrap();
+    export(&memory, &kek(9), &files.path().join("two"), Existing::Keep).unwrap();
     let target = tfo_store::SqliteStore::open(&second.path().join("state.db"), kek(2)).unwrap();
     import(&target, &kek(9), &files.path().join("two")).unwrap();
     assert_eq!(all(&target), before);
@@ -134,49 +134,95 @@ fn a_backup_tells_nothing_and_is_the_owners_alone() {
         assert!(!bytes.windows(secret.len()).any(|part| part == secret));
     }
     let again = dir.path().join("again");
-    export(&store, &kek(1), &again).unwrap();
+    export(&store, &kek(1), &again, Existing::Keep).unwrap();
     assert_ne!(std::fs::read(again).unwrap(), bytes, "never sealed twice alike");
 }
 
 #[test]
-fn an_export_is_refused_while_a_rotation_runs() {
+fn a_backup_from_the_middle_of_a_rotation_goes_round_and_continues() {
     let (dir, store) = (tfo_testbed::scratch(), filled());
-    let file = dir.path().join("backup");
-    for phase in ["staged", "promoted"] {
+    let slots = |store: &MemoryStore| match store.document(&pool_name("edge")).unwrap().unwrap().0.stage {
+        Stage::Staged { current, next, .. } => (current.shown(), next.shown()),
+        Stage::Promoted { current, next, .. } => (next.shown(), current.shown()),
+        other => panic!("no rotation runs: {other:?}"),
+    };
+    for phase in [Phase::Staged, Phase::Promoted] {
         turn(&store, &pool_name("edge"));
-        let problem = export(&store, &kek(1), &file).err().unwrap();
-        assert_eq!(problem.kind, "rotation_runs");
-        assert!(problem.message.contains("edge") && problem.message.contains(phase), "{problem}");
-        assert!(!file.exists());
+        let made = export(&store, &kek(1), &dir.path().join(phase.as_str()), Existing::Keep).unwrap();
+        let (shown, (primary, backup)) = (&made.pools[0], slots(&store));
+        assert_eq!((shown.phase, shown.primary, shown.backup), (phase, Some(primary), Some(backup)));
+        let memory = MemoryStore::new();
+        assert_eq!(import(&memory, &kek(1), &made.file).unwrap().made, made.pools);
+        assert_eq!(all(&memory), all(&store), "{phase:?}, with the key that an abort puts back");
+        let other = filled();
+        while all(&other) != all(&memory) {
+            turn(&other, &pool_name("edge"));
+        }
+        for _ in 0..4 {
+            turn(&memory, &pool_name("edge"));
+            turn(&other, &pool_name("edge"));
+        }
+        assert_eq!(all(&memory), all(&other));
     }
-    turn(&store, &pool_name("edge"));
-    export(&store, &kek(1), &file).unwrap();
 }
 
 #[test]
-fn an_export_replaces_a_backup_and_nothing_else() {
+fn an_export_overwrites_nothing_unless_it_may_and_then_only_a_backup() {
     let (dir, store) = (tfo_testbed::scratch(), filled());
-    let kinds =
-        |store: &dyn ReadStore, to: &str| export(store, &kek(1), &dir.path().join(to)).map_err(|found| found.kind);
-    std::fs::write(dir.path().join("state.db"), "SQLite format 3\0").unwrap();
-    assert_eq!(kinds(&store, "state.db").err(), Some("backup_target"));
-    assert_eq!(std::fs::read(dir.path().join("state.db")).unwrap(), b"SQLite format 3\0");
-    assert_eq!(kinds(&store, "missing/backup").err(), Some("export_failed"));
-    assert_eq!(kinds(&store, ".").err(), Some("export_failed"));
-    std::fs::write(dir.path().join("backup"), "").unwrap();
-    kinds(&store, "backup").unwrap();
-    let before = std::fs::read(dir.path().join("backup")).unwrap();
-    assert_eq!(kinds(&MemoryStore::new(), "backup").err(), Some("backup_empty"));
-    assert_eq!(std::fs::read(dir.path().join("backup")).unwrap(), before, "nothing does not replace something");
+    let path = |name: &str| dir.path().join(name);
+    let exported = |store: &dyn ReadStore, to: &str, existing: Existing| {
+        export(store, &kek(1), &path(to), existing).map_err(|found| found.kind).err()
+    };
+    let (keep, replace) = (Existing::Keep, Existing::Replace);
+    std::fs::write(path("state.db"), "SQLite format 3\0").unwrap();
+    std::os::unix::fs::symlink("nowhere", path("link")).unwrap();
+    assert_eq!(exported(&store, "state.db", keep), Some("backup_exists"));
+    assert_eq!(exported(&store, "state.db", replace), Some("backup_target"));
+    assert_eq!(std::fs::read(path("state.db")).unwrap(), b"SQLite format 3\0");
+    assert_eq!(exported(&store, "link", keep), Some("backup_exists"));
+    for existing in [keep, replace] {
+        assert_eq!(exported(&store, "missing/backup", existing), Some("export_failed"));
+    }
+    assert_eq!(
+        (exported(&store, ".", keep), exported(&store, ".", replace)),
+        (Some("backup_exists"), Some("export_failed"))
+    );
+    std::fs::write(path("backup"), "").unwrap();
+    assert_eq!((exported(&store, "backup", keep), exported(&store, "backup", replace)), (Some("backup_exists"), None));
+    let before = std::fs::read(path("backup")).unwrap();
+    assert_eq!(exported(&MemoryStore::new(), "backup", replace), Some("backup_empty"));
     turn(&store, &pool_name("edge"));
-    assert_eq!(kinds(&store, "backup").err(), Some("rotation_runs"));
-    assert_eq!(std::fs::read(dir.path().join("backup")).unwrap(), before);
-    turn(&store, &pool_name("edge"));
-    turn(&store, &pool_name("edge"));
-    kinds(&store, "backup").unwrap();
+    assert_eq!(exported(&store, "backup", keep), Some("backup_exists"));
+    assert_eq!(std::fs::read(path("backup")).unwrap(), before, "nothing does not replace something");
+    assert_eq!(exported(&store, "backup", replace), None);
     let memory = MemoryStore::new();
-    import(&memory, &kek(1), &dir.path().join("backup")).unwrap();
+    import(&memory, &kek(1), &path("backup")).unwrap();
     assert_eq!(all(&memory), all(&store));
+}
+
+#[test]
+fn dated_backups_make_room_for_the_new_one_and_touch_nothing_else() {
+    let (dir, store) = (tfo_testbed::scratch(), filled());
+    let directory = dir.path().join("backups");
+    std::fs::create_dir(&directory).unwrap();
+    let name = |day: u8| format!("tfo-fleet-2025-01-{day:02}T02-00-00Z.backup");
+    export(&store, &kek(1), &directory.join(name(1)), Existing::Keep).unwrap();
+    for day in 2..=5 {
+        std::fs::copy(directory.join(name(1)), directory.join(name(day))).unwrap();
+    }
+    // Not ours: another name, another content.
+    std::fs::copy(directory.join(name(1)), directory.join("before-the-upgrade.backup")).unwrap();
+    std::fs::write(directory.join(name(6)), "notes").unwrap();
+    let keep = std::num::NonZeroUsize::new(3).unwrap();
+    let made = export_dated(&store, &kek(1), &directory, keep).unwrap();
+    assert_eq!(made.removed, [1, 2, 3].map(|day| directory.join(name(day))));
+    import(&MemoryStore::new(), &kek(1), &made.file).unwrap();
+    let mut left: Vec<PathBuf> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    left.sort();
+    let others = ["before-the-upgrade.backup".to_owned(), name(4), name(5), name(6)].map(|name| directory.join(name));
+    assert_eq!(left, [&others[..], &[made.file]].concat());
+    let problem = export_dated(&store, &kek(1), &dir.path().join("missing"), keep).expect_err("there is no directory");
+    assert_eq!(problem.kind, "export_failed");
 }
 
 #[test]
@@ -227,7 +273,7 @@ fn every_cut_and_every_flipped_bit_is_refused() {
     // Also if something was added, and if two good halves are put together.
     std::fs::write(&broken, [&bytes[..], b"x"].concat()).unwrap();
     assert_eq!(refused(&broken, 1).kind, "backup_damaged");
-    export(&filled(), &kek(1), &dir.path().join("second")).unwrap();
+    export(&filled(), &kek(1), &dir.path().join("second"), Existing::Keep).unwrap();
     let second = std::fs::read(dir.path().join("second")).unwrap();
     std::fs::write(&broken, [&bytes[..104], &second[104..]].concat()).unwrap();
     assert_eq!(refused(&broken, 1).kind, "backup_damaged");
@@ -350,7 +396,7 @@ fn a_backup_beside_a_serving_coordinator_is_one_state() {
             assert!(started.elapsed() < Duration::from_secs(60), "{revisions:?}");
             let reader = SqliteReader::open(&dir.path().join("state.db"), kek(1)).unwrap();
             let file = files.path().join("backup");
-            export(&reader, &kek(1), &file).unwrap();
+            export(&reader, &kek(1), &file, Existing::Replace).unwrap();
             let memory = MemoryStore::new();
             import(&memory, &kek(1), &file).unwrap();
             let seen = see(&memory, &pool).unwrap();
@@ -409,7 +455,7 @@ fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
     };
     let (document, slots) = told(&source);
     report(&source, &sync_of(&document, document.generation, slots));
-    export(&source, &kek(1), &file).unwrap();
+    export(&source, &kek(1), &file, Existing::Keep).unwrap();
     for _ in 0..3 {
         turn(&source, &pool);
     }

@@ -103,7 +103,11 @@ impl FakeCoordinator {
     /// With the certificate of `name` in a directory of `tfoctl pki`, on 127.0.0.1.
     pub fn with_pki(pki: &Path, name: &str) -> Self {
         let read = |name: &str| std::fs::read_to_string(pki.join(name)).unwrap();
-        let config = server_config(&read("ca.crt"), Some(&read("crl.pem")), &Identity::read(pki, name));
+        let config = server_config(
+            &read("ca.crt"),
+            Some(&read("crl.pem")),
+            &Identity::read(pki, &format!("{name}/coordinator")),
+        );
         Self::serve(std::net::TcpListener::bind("127.0.0.1:0").unwrap(), config)
     }
 

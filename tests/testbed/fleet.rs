@@ -90,16 +90,23 @@ impl Fleet {
 
     /// Puts a node's certificate where its agent looks for it.
     pub fn identify(&self, pki: &str, number: usize) {
-        let (host, name) = (&self.hosts[number], node(number));
-        host.put("node.key", &self.issued(pki, &format!("{name}.key")), 0o400);
-        host.put("node.crt", &self.issued(pki, &format!("{name}.crt")), 0o644);
+        self.identify_from(&format!("{pki}/{}", node(number)), number);
+    }
+
+    /// The same from the directory that has its files.
+    pub fn identify_from(&self, directory: &str, number: usize) {
+        let host = &self.hosts[number];
+        host.put("node.key", &self.issued(directory, "node.key"), 0o400);
+        host.put("node.crt", &self.issued(directory, "node.crt"), 0o644);
     }
 
     /// Puts the coordinator's and the operator's certificates where their configurations have them.
     pub fn identify_center(&self, pki: &str) {
-        for (from, to) in [("tfo1.example.org", "coordinator"), ("ops1.example.org", "ops1")] {
-            self.center.put(&format!("{to}.key"), &self.issued(pki, &format!("{from}.key")), 0o400);
-            self.center.put(&format!("{to}.crt"), &self.issued(pki, &format!("{from}.crt")), 0o644);
+        for (name, role) in [("tfo1.example.org", "coordinator"), ("ops1.example.org", "operator")] {
+            let issued = |file: &str| self.issued(&format!("{pki}/{name}"), file);
+            let (key, certificate) = (format!("{role}.key"), format!("{role}.crt"));
+            self.center.put(&key, &issued(&key), 0o400);
+            self.center.put(&certificate, &issued(&certificate), 0o644);
         }
     }
 
@@ -127,7 +134,7 @@ impl Fleet {
             CoordinatorToml { identity: "coordinator", crl: Some("crl.pem"), operators: &["ops1.example.org"], ..of };
         let text = config.with_pools(&format!("[pools.edge]\nnodes = [\"cp*.example.org\"]\n{policy}"));
         self.center.put("coordinator.toml", text.as_bytes(), 0o644);
-        let files = client_files(&dir.join("ca.crt"), &dir.join("ops1.crt"), &dir.join("ops1.key"));
+        let files = client_files(&dir.join("ca.crt"), &dir.join("operator.crt"), &dir.join("operator.key"));
         let text = format!("urls = [{URL:?}]\npool = \"edge\"\n{files}");
         fs::create_dir_all(self.center.path(".config/tfo-fleet")).unwrap();
         self.center.put(".config/tfo-fleet/ctl.toml", text.as_bytes(), 0o644);
@@ -155,11 +162,12 @@ impl Fleet {
         said
     }
 
-    /// What `export` says, whether it may or not: a store in a rotation is refused, with its phase.
-    pub fn center_export(&self) -> String {
-        let output = self.coordinator_command("export", &["--to", "backup"]).output().unwrap();
-        assert!(matches!(output.status.code(), Some(0 | 3)), "{}", text(&output.stderr));
-        text(&output.stderr)
+    /// The phase of the pool in the coordinator's store, whether it is served or not: as a backup shows it.
+    pub fn stored_phase(&self) -> String {
+        let output = self.coordinator_command("export", &["--to", "looked-at", "--force"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let exported: Value = serde_json::from_slice(&output.stdout).unwrap();
+        exported["pools"][0]["phase"].as_str().unwrap().to_owned()
     }
 
     /// Starts the coordinator, and waits until it answers the operator.

@@ -219,7 +219,7 @@ impl Identity {
         PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).expect("our own PEM")
     }
 
-    /// NAME.crt and NAME.key of a directory of `tfoctl pki`.
+    /// ROLE.crt and ROLE.key of a directory of `tfoctl pki`, given as `NAME/ROLE`.
     pub fn read(dir: &Path, name: &str) -> Self {
         let read = |kind: &str| std::fs::read_to_string(dir.join(format!("{name}.{kind}"))).expect("it was issued");
         Self { cert_pem: read("crt"), key_pem: read("key"), serial: 0 }

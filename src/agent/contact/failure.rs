@@ -6,7 +6,7 @@ use super::instruction::InvalidInstruction;
 use tfo_engine::fence::AnswerRefused;
 use tfo_model::problem::Problem;
 use tfo_wire::client::ClientError;
-use tfo_wire::error::{ErrorBody, ErrorKind};
+use tfo_wire::error::ErrorKind;
 
 /// Kind of the problem that a coordinator cannot be reached.
 pub(super) const UNREACHABLE: &str = "coordinator_unreachable";
@@ -41,6 +41,13 @@ impl Failure {
             ClientError::Unreachable { .. } => {
                 Self::new(UNREACHABLE, message, "check that host and the network to it; the installed keys stay")
             }
+            // The alert of the coordinator's TLS, as rustls names it.
+            ClientError::Tls { cause, .. } if cause.contains("CertificateRevoked") => Self::new(
+                "certificate_revoked",
+                message,
+                "this node's certificate was revoked: if the node is to stay in the fleet, issue a new one (`tfoctl pki issue \
+                 --node NAME`) and put it in place; the installed keys stay",
+            ),
             ClientError::Tls { .. } => Self::new(
                 "coordinator_tls",
                 message,
@@ -53,7 +60,7 @@ impl Failure {
             ),
             ClientError::Refused { body, retry_after, status, .. } => {
                 let (kind, remedy) = match body.as_deref() {
-                    Some(body) => refusal(body),
+                    Some(body) => refusal(body.kind),
                     None if *status >= 500 => ("coordinator_unavailable", "check that coordinator and its log"),
                     None => ("coordinator_bad_answer", "check what answers there: it is not a coordinator (a proxy?)"),
                 };
@@ -91,8 +98,9 @@ impl Failure {
     }
 }
 
-fn refusal(body: &ErrorBody) -> (&'static str, &'static str) {
-    match body.kind {
+/// Kind and remedy of what a coordinator refuses.
+pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
+    match kind {
         ErrorKind::NotInPool => (
             "not_in_pool",
             "add this certificate's name to the pool's `nodes` at the coordinators, or correct `pool` in this configuration",
@@ -113,6 +121,10 @@ fn refusal(body: &ErrorBody) -> (&'static str, &'static str) {
         ErrorKind::SessionClosed => {
             ("session_closed", "another agent uses this node's certificate: issue one for each host")
         }
+        ErrorKind::PeriodTooLong => (
+            "period_too_long",
+            "shorten the period of this node's timer, or raise `period_max` of the pool at the coordinators",
+        ),
         ErrorKind::TooFarAhead => {
             ("too_far_ahead", "the coordinator's store was restored from an old backup: ask its operator")
         }
@@ -133,5 +145,22 @@ fn refusal(body: &ErrorBody) -> (&'static str, &'static str) {
             "coordinator_refused",
             "compare the releases of agent and coordinator, and look for the request in its log",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revoked_certificate_is_told_apart_from_broken_tls() {
+        let of = |cause: &str| {
+            let url = "https://c:9443".to_owned();
+            Failure::of_error(&ClientError::Tls { url, cause: cause.to_owned() })
+        };
+        let revoked = of("received fatal alert: CertificateRevoked");
+        assert_eq!(revoked.kind, "certificate_revoked");
+        assert!(revoked.remedy.contains("was revoked") && revoked.remedy.contains("pki issue"), "{}", revoked.remedy);
+        assert_eq!(of("received fatal alert: UnknownCA").kind, "coordinator_tls");
     }
 }

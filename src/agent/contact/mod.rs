@@ -45,6 +45,7 @@ pub use identity::load as load_identity;
 pub use instruction::{Instructed, InvalidInstruction};
 pub use probe::probe;
 pub use purpose::Cadence;
+pub use standing::NO_KEY;
 pub use tfo_wire::status::Standing;
 
 /// When a daemon asks again at the latest: the cap of its pauses.

@@ -1,23 +1,26 @@
-//! `check` at the coordinators: sends each a request that none can grant, so that nothing is joined or acknowledged.
+//! `check` at the coordinators: asks each what it knows of this node, so that nothing is joined or acknowledged.
 
 use std::path::Path;
 use std::time::Duration;
 
 use reqwest::Method;
-use serde::de::IgnoredAny;
-use serde_json::json;
 
-use super::failure::{Failure, UNREACHABLE};
+use super::failure::{Failure, UNREACHABLE, refusal};
 use super::identity;
+use super::standing::no_key;
 use tfo_config::contact::ContactSettings;
 use tfo_model::problem::{Problem, Severity};
+use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 use tfo_tls::client::ClientIdentity;
-use tfo_wire::client::{Call, Client, ClientError};
+use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
 use tfo_wire::error::ErrorKind;
+use tfo_wire::v1::sync::SelfAnswer;
 
 /// Longest time for one coordinator: an operator waits.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest answer in bytes.
+const ANSWER_BYTES_MAX: usize = 4_096;
 
 /// What is wrong with the coordinators; nothing if the certificates cannot be used.
 #[must_use]
@@ -30,27 +33,45 @@ pub fn probe(settings: &ContactSettings, config: &Path, now: UnixTime) -> Vec<Pr
         return problems;
     };
     for base in &settings.urls.value {
-        let path = format!("/v1/pools/{}/sync", settings.pool);
-        let call = Call { method: &Method::POST, path: &path, timeout: PATIENCE, answer_bytes_max: 4_096 };
-        let body = json!({});
-        let answer: Result<Option<IgnoredAny>, ClientError> = runtime.block_on(client.call(base, call, Some(&body)));
-        let failure = match answer {
-            // A sync without a single field is refused after everything else is right.
-            Err(ClientError::Refused { body: Some(body), .. }) if body.kind == ErrorKind::BadRequest => continue,
-            Err(error) => Failure::of_error(&error),
-            Ok(_) => Failure::new(
-                "coordinator_bad_answer",
-                format!("{base} accepts a request that every coordinator refuses"),
-                "check what answers there: it is not a coordinator (a proxy?)",
-            ),
-        };
-        problems.push(settings.urls.locate(config, failure.problem()));
+        let path = format!("/v1/pools/{}/self", settings.pool);
+        let call = Call { method: &Method::GET, path: &path, timeout: PATIENCE, answer_bytes_max: ANSWER_BYTES_MAX };
+        let answer: Result<Option<SelfAnswer>, ClientError> = runtime.block_on(client.call::<(), _>(base, call, None));
+        let found = answered(base, answer);
+        problems.extend(found.map(|problem| match problem.kind {
+            super::NO_KEY => problem,
+            _ => settings.urls.locate(config, problem),
+        }));
     }
     runtime.shutdown_background();
+    // Each coordinator of the pool says so.
+    if let Some(first) = problems.iter().position(|problem| problem.kind == super::NO_KEY) {
+        let mut at = 0..;
+        problems.retain(|problem| at.next() == Some(first) || problem.kind != super::NO_KEY);
+    }
     // As long as one coordinator answers, the others may be away.
     let away = |problem: &Problem| problem.kind == UNREACHABLE || problem.kind == "coordinator_unavailable";
     if problems.iter().filter(|problem| away(problem)).count() < settings.urls.value.len() {
         problems.iter_mut().filter(|p| away(p)).for_each(|problem| problem.severity = Severity::Warning);
     }
     problems
+}
+
+/// What one answer says is wrong.
+fn answered(base: &BaseUrl, answer: Result<Option<SelfAnswer>, ClientError>) -> Option<Problem> {
+    let refused = |kind: ErrorKind, what: String| {
+        let (kind, remedy) = refusal(kind);
+        Some(Problem::error(kind, format!("{base} answers: {what}"), remedy))
+    };
+    match answer {
+        Ok(Some(known)) if known.denied => refused(ErrorKind::Denied, format!("{} is denied", known.node)),
+        Ok(Some(known)) if known.frozen => refused(ErrorKind::PoolFrozen, format!("pool {} is frozen", known.pool)),
+        Ok(Some(known)) if known.phase == Phase::Empty => Some(no_key(&known.pool)),
+        Ok(Some(_)) => None,
+        Ok(None) => {
+            let message = format!("{base} accepts a request and answers nothing");
+            let remedy = "check what answers there: it is not a coordinator (a proxy?)";
+            Some(Failure::new("coordinator_bad_answer", message, remedy).problem())
+        }
+        Err(error) => Some(Failure::of_error(&error).problem()),
+    }
 }

@@ -3,9 +3,14 @@
 use std::time::Instant;
 
 use super::Contact;
+use tfo_config::contact::EmptyPool;
 use tfo_engine::fence::Readiness;
+use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, Severity};
 use tfo_wire::status::Standing;
+
+/// Kind of the problem that the pool has no key yet.
+pub const NO_KEY: &str = "no_key";
 
 impl Contact {
     /// Continues from `before` after a reload of the settings that [`Contact::fits`] refused: the fence is what this process
@@ -31,8 +36,15 @@ impl Contact {
     pub fn may_serve(&self) -> bool {
         match self.readiness() {
             Some(Readiness::Confirmed | Readiness::Unconfirmed) | None => true,
+            Some(Readiness::EmptyPool) => self.purpose.empty_pool == EmptyPool::Ready,
             Some(Readiness::Asking | Readiness::NoKeys) => false,
         }
+    }
+
+    /// Whether the node may serve without keys: a coordinator has answered in this run that its pool has none.
+    #[must_use]
+    pub fn serves_without_key(&self) -> bool {
+        self.readiness() == Some(Readiness::EmptyPool) && self.may_serve()
     }
 
     /// When [`Contact::may_serve`] changes by time alone.
@@ -55,6 +67,7 @@ impl Contact {
         match (self.readiness(), &self.failure, self.counts.answers) {
             (Some(Readiness::NoKeys), ..) => Standing::NoKeys,
             (Some(Readiness::Unconfirmed), ..) => Standing::Unconfirmed,
+            (Some(Readiness::EmptyPool), None, _) => Standing::EmptyPool,
             (.., 0) => Standing::Asking,
             (_, None, _) => Standing::Connected,
             (_, Some(_), _) => Standing::Disconnected,
@@ -86,7 +99,15 @@ impl Contact {
                 let remedy = "servers must not start without them; `tfoctl pools` shows whether the pool has keys";
                 problems.push(Problem::error("no_pool_keys", message, remedy));
             }
-            Standing::Asking | Standing::Connected | Standing::Disconnected => {}
+            Standing::Asking | Standing::Connected | Standing::Disconnected | Standing::EmptyPool => {}
+        }
+        if self.readiness() == Some(Readiness::EmptyPool) {
+            let mut problem = no_key(&self.purpose.settings.pool);
+            if self.purpose.empty_pool == EmptyPool::Held {
+                problem.message += ", and hold_until_first_key holds this node back until it has one";
+                problem.severity = Severity::Error;
+            }
+            problems.push(problem);
         }
         if let Some(failure) = &self.failure {
             let mut problem = failure.problem();
@@ -102,4 +123,11 @@ impl Contact {
         }
         problems
     }
+}
+
+/// The pool has no key yet: nothing is wrong with this node, and an operator has to act.
+pub(super) fn no_key(pool: &PoolName) -> Problem {
+    let message = format!("pool {pool} has no key yet");
+    let remedy = "`tfoctl rotate --first` or `tfoctl import` on an operator's machine gives it one";
+    Problem::warning(NO_KEY, message, remedy)
 }

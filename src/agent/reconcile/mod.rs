@@ -359,6 +359,7 @@ impl Reconciler {
             namespaces: namespaces.collect(),
             problems,
             mode: self.settings.install.mode,
+            awaits_first_key: false,
         };
         if pair.is_some_and(|pair| pair.backup.is_some()) {
             report.problems.extend(problems::one_slot(&report.namespaces));

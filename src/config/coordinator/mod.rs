@@ -1,6 +1,9 @@
 //! `coordinator.toml`: see config/coordinator.toml, which has every key with its default, unit and range.
 
+mod advice;
 mod pool;
+
+pub use self::advice::advice;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

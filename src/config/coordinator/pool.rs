@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use crate::reader::{Findings, Located, Table, bound, ppm_of};
-use tfo_engine::rollout::policy::{AbsentPolicy, BadPattern, NamePattern, Policy, Share, WaveRule};
+use tfo_engine::rollout::policy::{
+    AbsentPolicy, BadPattern, NamePattern, PERIOD_MAX_SECS_MIN, Policy, Share, WaveRule,
+};
 use tfo_engine::rollout::refusal::EXPECTED_MAX;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
@@ -75,6 +77,7 @@ fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Pol
     share(&mut table, "health_rise_max", &mut policy.health_rise_max, findings);
     count(&mut table, "health_min_connections", &mut policy.health_min_connections, findings);
     span(&mut table, "revoke_barrier_max", 1..=WEEK, &mut policy.revoke_barrier_max_secs, findings);
+    span(&mut table, "period_max", PERIOD_MAX_SECS_MIN..=WEEK, &mut policy.period_max_secs, findings);
     let place = table.place("promote_waves", findings);
     table.finish(findings);
     if let Err(bad) = policy.check() {

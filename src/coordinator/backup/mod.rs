@@ -4,13 +4,18 @@
 //! sealed once more for its pool and epoch, so no key lies open in memory longer than it takes to seal it; a file that
 //! does not open, or does not fit the store, changes nothing; an existing pool is never overwritten.
 //!
-//! An old backup needs no rule of its own: a coordinator that serves an imported pool has not heard from its nodes, so
-//! nothing moves before they report, and if they are ahead the pool is frozen until `recover` (docs/protocol.md#rule-10).
+//! An old backup needs no rule of its own, whatever the phase in which it was made: a coordinator that serves an imported
+//! pool has not heard from its nodes, so nothing moves before they report.  If one of them is ahead, the pool is frozen
+//! until `recover`; if none is, a rotation in the backup continues where it stood (docs/protocol.md#rule-10).  The model
+//! check restores stores of every phase.
 //! No rule covers the old coordinator: it must not keep serving the same pool beside the new one.
 //!
 //! Must not know: the kind of the store, the caller, the output.
 
+mod dated;
 mod envelope;
+
+pub use dated::export_dated;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -72,9 +77,9 @@ pub struct PoolSummary {
     pub revision: Revision,
     /// Generation of its document.
     pub generation: Generation,
-    /// Empty or steady.
+    /// Where its rotation stands.
     pub phase: Phase,
-    /// The slot that makes cookies.
+    /// The slot that makes cookies; in a promotion, that of the nodes that are promoted.
     pub primary: Option<SlotPrint>,
     /// The slot that only validates.
     pub backup: Option<SlotPrint>,
@@ -95,7 +100,21 @@ pub struct Exported {
     pub made_at: UnixTime,
     /// Its pools.
     pub pools: Vec<PoolSummary>,
+    /// Older backups that were removed to make room; see [`export_dated`].
+    pub removed: Vec<PathBuf>,
 }
+
+/// What becomes of an older file at the place of a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and the export is refused.
+    Keep,
+    /// It is replaced, if it is a backup or empty.
+    Replace,
+}
+
+/// Kind of the refusal to overwrite a file.
+pub const EXISTS: &str = "backup_exists";
 
 /// Result of [`import`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -112,15 +131,21 @@ pub struct Imported {
     pub present: Vec<PoolSummary>,
 }
 
-/// Writes the whole store to `to`, 0600, in one step: an existing file is replaced whole, and only if it is a backup.
+/// Writes the whole store to `to`, 0600, in one step.
 ///
-/// Each pool is one consistent state, also of a store that is being served; pools do not depend on each other.
+/// Each pool is one consistent state, also of a store that is being served, and also in the middle of a rotation; pools do
+/// not depend on each other.
 ///
 /// # Errors
-/// Fails, without a change to `to`, if a rotation runs in some pool, if the store has no pool, if `to` is another kind of
-/// file, or if the store cannot be read or the file cannot be written.
-pub fn export(store: &dyn ReadStore, kek: &KeyEncryptionKey, to: &Path) -> Result<Exported, Problem> {
-    check_target(to)?;
+/// Fails, without a change to `to`, if it exists and is not to be replaced, if the store has no pool, if `to` is another
+/// kind of file, or if the store cannot be read or the file cannot be written.
+pub fn export(
+    store: &dyn ReadStore,
+    kek: &KeyEncryptionKey,
+    to: &Path,
+    existing: Existing,
+) -> Result<Exported, Problem> {
+    check_target(to, existing)?;
     let names = store.pools().map_err(|error| error.problem())?;
     if names.is_empty() {
         let remedy = "check store.path; an existing backup was left unchanged";
@@ -135,8 +160,12 @@ pub fn export(store: &dyn ReadStore, kek: &KeyEncryptionKey, to: &Path) -> Resul
         return Err(too_large(to));
     }
     let file = envelope::seal(kek, body).map_err(|error| failed("seal", to, &error))?;
-    files::replace(to, &file, 0o600, Durability::Synced).map_err(|error| failed("write", to, &error))?;
-    Ok(Exported { file: to.to_owned(), bytes: file.len() as u64, made_at, pools: summaries })
+    let written = match existing {
+        Existing::Keep => files::place(to, &file, 0o600),
+        Existing::Replace => files::replace(to, &file, 0o600, Durability::Synced),
+    };
+    written.map_err(|error| if error.name_exists() { exists(to) } else { failed("write", to, &error) })?;
+    Ok(Exported { file: to.to_owned(), bytes: file.len() as u64, made_at, pools: summaries, removed: Vec::new() })
 }
 
 /// Creates the pools of the backup `from` in the store, each in one transaction, with new seals of the store's own.
@@ -190,8 +219,10 @@ struct OpenPool {
 impl SavedPool {
     fn summary(&self) -> PoolSummary {
         let (primary, backup) = match &self.document.stage {
+            Stage::Empty => (None, None),
             Stage::Steady { current, backup } => (Some(current.shown()), backup.map(|key| key.shown())),
-            Stage::Empty | Stage::Staged { .. } | Stage::Promoted { .. } => (None, None),
+            Stage::Staged { current, next, .. } => (Some(current.shown()), Some(next.shown())),
+            Stage::Promoted { current, next, .. } => (Some(next.shown()), Some(current.shown())),
         };
         PoolSummary {
             pool: self.name.clone(),
@@ -245,12 +276,6 @@ fn save(store: &dyn ReadStore, kek: &KeyEncryptionKey, name: PoolName) -> Result
     let gone = || Problem::error("store_changed", format!("pool {name} was removed while it was read"), "export again");
     let state = store.load(&name).map_err(|error| error.problem())?.ok_or_else(gone)?;
     let Snapshot { document, nodes } = state.snapshot;
-    let phase = document.stage.phase();
-    if !matches!(phase, Phase::Empty | Phase::Steady) {
-        let message = format!("a rotation is in progress in pool {name}: it is {}", phase.as_str());
-        let remedy = "wait until the pool is steady (`tfoctl pools`) or abort the rotation, then export again";
-        return Err(Problem::error("rotation_runs", message, remedy));
-    }
     let mut keys = Vec::new();
     for epoch in state.keys.epochs().collect::<BTreeSet<_>>() {
         let key = state.keys.key(epoch).expect("the ring has the epochs that it lists");
@@ -273,21 +298,33 @@ fn save(store: &dyn ReadStore, kek: &KeyEncryptionKey, name: PoolName) -> Result
 
 const RETRY: &str = "fix the cause and try again; nothing was changed";
 
-/// A typing error must not replace a key or a database with a backup.
-fn check_target(to: &Path) -> Result<(), Problem> {
-    let mut head = Vec::new();
-    let file = match files::open_regular(to) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("replace", to, &error)),
-    };
-    let wanted = envelope::MAGIC.len() as u64;
-    file.take(wanted).read_to_end(&mut head).map_err(|error| failed("read", to, &error))?;
-    if head.is_empty() || head == envelope::MAGIC {
-        return Ok(());
+/// A typing error must not replace a key or a database with a backup, nor a script the only good backup.
+fn check_target(to: &Path, existing: Existing) -> Result<(), Problem> {
+    if existing == Existing::Keep {
+        // A dangling link counts too.
+        return if to.symlink_metadata().is_ok() { Err(exists(to)) } else { Ok(()) };
     }
-    let remedy = "give a file that does not exist or is empty, or an older backup, which is replaced";
-    Err(Problem::error("backup_target", "not a backup file; it is not overwritten", remedy).in_file(to))
+    match is_backup(to) {
+        Ok(true) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed("replace", to, &error)),
+        Ok(false) => {
+            let remedy = "give a file that does not exist or is empty, or an older backup, which --force replaces";
+            Err(Problem::error("backup_target", "not a backup file; it is not overwritten", remedy).in_file(to))
+        }
+    }
+}
+
+/// Whether a file is a backup, or empty.
+fn is_backup(path: &Path) -> io::Result<bool> {
+    let mut head = Vec::new();
+    files::open_regular(path)?.take(envelope::MAGIC.len() as u64).read_to_end(&mut head)?;
+    Ok(head.is_empty() || head == envelope::MAGIC)
+}
+
+fn exists(to: &Path) -> Problem {
+    let remedy = "name another file; --force replaces an older backup";
+    Problem::error(EXISTS, "the file exists; it is not overwritten", remedy).in_file(to)
 }
 
 fn read(from: &Path) -> Result<Vec<u8>, Problem> {

@@ -19,6 +19,7 @@ use tfo_model::ids::NodeId;
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::Expected;
 use tfo_wire::v1::fleet::{Done, FingerprintCount, Nodes, PoolStatus, SlotPairShown};
+use tfo_wire::v1::sync::SelfAnswer;
 
 /// What a node reports about itself and the store does not keep: for `nodes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +83,7 @@ pub(super) enum Message {
     Wanted { wanted: Box<Wanted>, given: GivenKeys, reply: oneshot::Sender<Result<Done, CommandError>> },
     Status(oneshot::Sender<Result<PoolStatus, StoreDown>>),
     Nodes(oneshot::Sender<Result<Nodes, StoreDown>>),
+    Itself { node: NodeId, reply: oneshot::Sender<Result<SelfAnswer, StoreDown>> },
     Summary(oneshot::Sender<Result<Summary, StoreDown>>),
     Policy(Box<Policy>),
     Stop,

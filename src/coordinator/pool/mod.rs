@@ -32,6 +32,7 @@ use tfo_host::runtime::clock;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_store::{Store, StoreError};
 use tfo_wire::v1::fleet::{Done, Nodes, PoolStatus};
+use tfo_wire::v1::sync::SelfAnswer;
 
 /// Requests that may wait for the driver: one for each connection, and more.
 const QUEUE_MAX: usize = 32_768;
@@ -123,6 +124,14 @@ impl Pool {
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn nodes(&self) -> Result<Result<Nodes, StoreDown>, Busy> {
         self.ask(Message::Nodes).await
+    }
+
+    /// What the pool knows of one node; records nothing.
+    ///
+    /// # Errors
+    /// Fails if the driver's queue is full, or if the driver ends meanwhile.
+    pub async fn itself(&self, node: NodeId) -> Result<Result<SelfAnswer, StoreDown>, Busy> {
+        self.ask(|reply| Message::Itself { node, reply }).await
     }
 
     /// The pool at a glance.

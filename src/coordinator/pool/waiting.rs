@@ -224,11 +224,15 @@ fn serialise(replica: &Replica, instruction: &Instruction) -> Option<Bytes> {
     Some(Bytes::from_owner(Wiped(bytes)))
 }
 
-/// A node outside the opened waves of a promotion is staged, as its slots are.
+/// The phase by the node's own slots: staged while its backup is the next primary, otherwise steady.
+///
+/// Not "promoted": the end of a promotion changes no slots (docs/protocol.md#rule-2), so nothing would tell the node of
+/// it, and it would say "promoted" until the next rotation.
 fn phase_of(stage: &Stage, instruction: &Instruction) -> Phase {
     match stage {
-        Stage::Promoted { next, .. } if instruction.slots.primary != *next => Phase::Staged,
-        Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } | Stage::Promoted { .. } => stage.phase(),
+        Stage::Promoted { next, .. } if instruction.slots.primary == *next => Phase::Steady,
+        Stage::Promoted { .. } => Phase::Staged,
+        Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } => stage.phase(),
     }
 }
 

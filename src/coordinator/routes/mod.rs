@@ -37,6 +37,7 @@ pub struct Api {
 pub fn router(api: Arc<Api>) -> Router {
     let router = Router::new()
         .route("/v1/pools/{pool}/sync", post(node::sync))
+        .route("/v1/pools/{pool}/self", get(node::itself))
         .route("/v1/pools", get(fleet::pools))
         .route("/v1/pools/{pool}", get(fleet::pool))
         .route("/v1/pools/{pool}/nodes", get(fleet::nodes).merge(fleet::command(fleet::order_nodes)))

@@ -1,14 +1,14 @@
-//! `POST /v1/pools/{pool}/sync`: the requests of nodes.
+//! The requests of nodes: `POST /v1/pools/{pool}/sync`, and `GET /v1/pools/{pool}/self`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 
@@ -18,7 +18,7 @@ use crate::pool::{Held, Pool, SyncError, Until};
 use crate::server::{Draining, JsonBody, Refusal};
 use tfo_engine::rollout::sync::SyncRefused;
 use tfo_wire::error::ErrorKind;
-use tfo_wire::v1::sync::{REQUEST_BYTES_MAX, SyncRequest, WAIT_SECS_MAX};
+use tfo_wire::v1::sync::{REQUEST_BYTES_MAX, SelfAnswer, SyncRequest, WAIT_SECS_MAX};
 
 /// Longest wait for the driver to record a sync.  Shorter than an agent's patience (10 s, `agent::contact::exchange`): the
 /// node gets an answer to try again, and does not give up a request that is recorded after that.
@@ -51,6 +51,13 @@ pub(super) async fn sync(
         }
     }
     result.map(|body| body.map_or_else(|| StatusCode::NO_CONTENT.into_response(), instruction))
+}
+
+/// `GET /v1/pools/{pool}/self`: what `tfo-agent check` asks; joins nothing, acknowledges nothing.
+pub(super) async fn itself(from: FromNode) -> Result<Json<SelfAnswer>, Refusal> {
+    let busy = |_| Refusal::new(ErrorKind::Unavailable, "this coordinator is busy or stopping; ask again");
+    let down = |_| Refusal::new(ErrorKind::StoreUnavailable, "the store cannot be reached; ask again");
+    from.pool.itself(from.node.clone()).await.map_err(busy)?.map(Json).map_err(down)
 }
 
 async fn answer(from: &FromNode, draining: &Draining, request: SyncRequest) -> Result<Option<Bytes>, Refusal> {
@@ -141,6 +148,7 @@ fn refusal(error: SyncError) -> Refusal {
         SyncRefused::Denied => ErrorKind::Denied,
         SyncRefused::OtherPool => ErrorKind::OtherPool,
         SyncRefused::TooFarAhead => ErrorKind::TooFarAhead,
+        SyncRefused::PeriodTooLong { .. } => ErrorKind::PeriodTooLong,
         SyncRefused::SessionClosed { .. } => ErrorKind::SessionClosed,
         SyncRefused::Frozen => ErrorKind::PoolFrozen,
         SyncRefused::NotAdmitted => ErrorKind::Unavailable,

@@ -42,8 +42,9 @@ use tfo_wire::error::ErrorKind;
 
 /// Connections that the kernel keeps for us between two accepts.
 const BACKLOG: i32 = 4096;
-/// How often the server checks the TLS files and the expiry of certificates, and sums up suppressed log lines.
-const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How often the server checks the TLS files and the expiry of certificates, and sums up suppressed log lines.  A revoked
+/// certificate is cut off within this time of its list's arrival; `tfoctl pki revoke` promises 5 s.
+const HOUSEKEEPING: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: usually there are no file descriptors until a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long the next connection waits in the kernel's queue for a place for its handshake.  After a restart all nodes

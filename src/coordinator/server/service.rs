@@ -153,6 +153,7 @@ fn is_noted(refusal: &Refusal) -> bool {
         | ErrorKind::UnknownMethod
         | ErrorKind::OtherPool
         | ErrorKind::TooFarAhead
+        | ErrorKind::PeriodTooLong
         | ErrorKind::TooLarge => true,
         ErrorKind::Timeout
         | ErrorKind::PoolFrozen

@@ -291,8 +291,8 @@ impl Follower<'_> {
         let text: Vec<String> = failure.problems.iter().map(|problem| problem.message.clone()).collect();
         let text = text.join("; ");
         if self.failure.as_ref() != Some(&text) {
-            self.bar
-                .line(&format!("{}  {text}; the rotation stands still until one answers, asking again", clock::now()));
+            let waiting = "asking again: nodes keep their keys, and the pool stands still without its coordinator";
+            self.bar.line(&format!("{}  {text}; {waiting}", clock::now()));
             self.failure = Some(text);
         }
     }

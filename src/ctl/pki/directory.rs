@@ -1,4 +1,5 @@
-//! The directory of an authority: ca.key (0600), ca.crt, index.json, crl.pem, and the certificates issued into it.
+//! The directory of an authority: ca.key (0600), ca.crt, index.json, crl.pem, and for each holder a directory with its
+//! files, under the names that the shipped configurations have.
 //!
 //! One process at a time works in it (flock on `lock`).  Keys and certificates are never overwritten; the index and the
 //! revocation list are replaced whole.
@@ -11,12 +12,14 @@ use std::time::Duration;
 
 use super::authority::{Authority, AuthorityError};
 use super::index::Index;
+use super::role::Role;
 use tfo_cli::report::{Failure, Outcome};
 use tfo_host::runtime::files::{self, Durability, Guard, SecretFileError};
 use tfo_host::runtime::lock::lock_exclusive;
 use tfo_model::problem::{Problem, chain};
 
-/// Files of the authority itself.
+/// Files of the authority itself; no holder's directory can have such a name.
+pub(super) const OWN_FILES: [&str; 5] = [CA_CERTIFICATE, CA_KEY, INDEX, REVOCATION_LIST, LOCK];
 pub(super) const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
 const INDEX: &str = "index.json";
@@ -157,9 +160,9 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Files of this name in a directory.
-    pub(super) fn of(name: &str, directory: &Path) -> Self {
-        let file = |suffix: &str| directory.join(format!("{name}.{suffix}"));
+    /// Files of a holder of this role in a directory of its own.
+    pub(super) fn of(role: Role, directory: &Path) -> Self {
+        let file = |suffix: &str| directory.join(format!("{}.{suffix}", role.as_str()));
         Self { certificate: file("crt"), key: file("key"), ca: directory.join(CA_CERTIFICATE) }
     }
 
@@ -268,7 +271,7 @@ mod tests {
     #[test]
     fn a_certificate_that_cannot_be_put_whole_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::of("n1.test", dir.path());
+        let place = Place::of(Role::Node, dir.path());
         // A dangling link: it does not exist, and cannot be made.
         std::os::unix::fs::symlink(dir.path().join("nowhere"), &place.ca).unwrap();
         assert!(place.write("certificate", "key", "ca").is_err());

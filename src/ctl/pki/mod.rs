@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use self::authority::{Authority, Lifetime, Revoked, Subject};
-use self::directory::{Directory, Place, REVOCATION_LIST};
+use self::directory::{Directory, OWN_FILES, Place, REVOCATION_LIST};
 use self::index::{Entry, Index, Serial, Which};
 use self::role::Role;
 use tfo_cli::report::{self, Failure, Format, Outcome};
@@ -49,7 +49,7 @@ pub(crate) struct PkiArgs {
 enum PkiCommand {
     /// Make a certificate authority: ca.key (0600), ca.crt, an empty crl.pem; never overwrites
     Init(InitArgs),
-    /// Issue a certificate: NAME.crt, NAME.key (0600) and ca.crt; never overwrites
+    /// Issue a certificate: DIR/NAME/ROLE.crt, ROLE.key (0600) and ca.crt, as the configurations name them; never overwrites
     Issue(IssueArgs),
     /// Revoke a name's certificates, or one by its serial number, and renew crl.pem
     Revoke(RevokeArgs),
@@ -88,7 +88,7 @@ struct IssueArgs {
     /// Lifetime in days; default 397 for hosts, 90 for people
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=DAYS_MAX))]
     days: Option<u32>,
-    /// Directory for the files, if not the authority's own
+    /// Directory for the files, if not DIR/NAME
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -202,7 +202,8 @@ fn issue(arguments: &IssueArgs, now: UnixTime) -> Result<shown::Issued, Failure>
         return Err(refused("name_taken", message, remedy));
     }
     let ca_certificate = directory.ca_certificate()?;
-    let place = Place::of(name.as_str(), arguments.out.as_deref().unwrap_or(directory.path()));
+    let own = directory.file(name.as_str());
+    let place = Place::of(role, arguments.out.as_deref().unwrap_or(&own));
     place.refuse_if_used(&ca_certificate)?;
     let authority = directory.authority()?;
     refuse_domain(&authority, name)?;
@@ -300,7 +301,7 @@ fn list_of(directory: &Directory, index: &Index) -> shown::List {
     }
 }
 
-/// Refuses names that cannot be a host's: an address in place of a name, and the name of the authority's own files.
+/// Refuses names that cannot be a host's: an address in place of a name, and the names of the authority's own files.
 fn refuse_name(name: &NodeId) -> Result<(), Failure> {
     let last = name.as_str().rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -308,8 +309,9 @@ fn refuse_name(name: &NodeId) -> Result<(), Failure> {
         let problem = Problem::error("bad_name", message, "use a name, and give the address with --address");
         return Err(Failure::new(Outcome::Config, problem));
     }
-    if name.as_str() == "ca" {
-        let problem = Problem::error("bad_name", "ca.crt and ca.key are the authority's own files", "use another name");
+    if OWN_FILES.contains(&name.as_str()) {
+        let problem =
+            Problem::error("bad_name", format!("{name} is a file of the authority's own"), "use another name");
         return Err(Failure::new(Outcome::Config, problem));
     }
     Ok(())

@@ -12,6 +12,9 @@ use tfo_cli::table::Table;
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
 
+/// Where a coordinator has its revocation list, as the shipped configuration names it (config/coordinator.toml).
+const INSTALLED_LIST: &str = "/etc/tfo-fleet/crl.pem";
+
 /// A new authority.
 #[derive(Debug, Serialize)]
 pub(super) struct Made {
@@ -96,10 +99,12 @@ impl Report for List {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let Self { path, number, next_update, revoked } = self;
         writeln!(out, "{}: number {number}, {revoked} revoked, to be renewed before {next_update}", path.display())?;
+        writeln!(out, "copy it to every coordinator, where coordinator.toml has in [api]: crl = \"{INSTALLED_LIST}\"")?;
         writeln!(
             out,
-            "copy it to every coordinator: they reload it by themselves, and refuse all peers once it has expired"
-        )
+            "coordinators read it by themselves within 5 s, and then cut off who is on it, also if connected"
+        )?;
+        writeln!(out, "once it has expired, they refuse all peers")
     }
 }
 

@@ -126,6 +126,9 @@ pub enum Readiness {
     Asking,
     /// No keys of the pool, neither in the file nor in an answer: the node must not make cookies at all.
     NoKeys,
+    /// A coordinator has answered in this run that the pool has no key yet, and the node has none either: there is no
+    /// cookie to lose.
+    EmptyPool,
     /// No coordinator answered within `start_timeout`; the node serves by its file, and reports that.
     Unconfirmed,
     /// A coordinator has answered in this run, and the node holds keys of the pool.
@@ -144,6 +147,8 @@ pub struct Link {
     /// Generation of the fence that the latest request reports.
     asked: Option<Generation>,
     confirmed: bool,
+    /// A coordinator has answered in this run that the pool has no key, and none has answered with keys since.
+    empty: bool,
     /// The latest instruction of this session was refused.
     refused: bool,
     /// A coordinator has answered in this run that the fence belongs to another pool.
@@ -168,6 +173,7 @@ impl Link {
             pending: None,
             asked: None,
             confirmed: false,
+            empty: false,
             refused: false,
             foreign: false,
             started_at: monotonic,
@@ -190,6 +196,7 @@ impl Link {
     #[must_use]
     pub fn in_contact_since(mut self, before: &Self) -> Self {
         self.confirmed = before.confirmed;
+        self.empty = before.empty;
         self.foreign = before.foreign;
         self.started_at = before.started_at;
         self.contact_at = before.contact_at;
@@ -228,6 +235,7 @@ impl Link {
     ) -> Result<AnswerAccepted, AnswerRefused> {
         self.take(request, monotonic)?;
         let PoolAnswer { pool_id, instruction, absent_after } = answer;
+        self.empty = false;
         let checked = check_answer(self.fence.as_ref(), pool_id, instruction);
         self.refused = checked.is_err();
         if matches!(checked, Err(AnswerRefused::OtherPool { .. })) {
@@ -248,11 +256,16 @@ impl Link {
     /// it has now.  It confirms nothing for a node without keys, or for one that took other keys since.  After a
     /// refused answer it confirms nothing either: there is only nothing above what was refused (rule 9).
     ///
+    /// To a node that reported no keys of the pool, and has received none in this session, it says that the pool has no
+    /// key yet: from a pool with a key such a node gets an instruction or an error
+    /// ([`PoolView::answer`](crate::rollout::sync::PoolView::answer)).
+    ///
     /// # Errors
     /// Fails if it is not the answer to the outstanding request.
     pub fn nothing_new(&mut self, request: RequestId, monotonic: Duration) -> Result<(), AnswerRefused> {
         self.take(request, monotonic)?;
         let held = self.fence.as_ref().map(|fence| fence.generation);
+        self.empty = self.asked.is_none() && self.seen == Generation::ZERO && !self.refused;
         self.confirmed |= !self.refused && (self.seen != Generation::ZERO || (held.is_some() && held == self.asked));
         Ok(())
     }
@@ -348,6 +361,9 @@ impl Link {
     pub fn readiness(&self, monotonic: Duration, start_timeout: Duration) -> Readiness {
         if self.fence.is_some() && !self.has_keys() {
             return Readiness::NoKeys;
+        }
+        if self.fence.is_none() && self.empty {
+            return Readiness::EmptyPool;
         }
         match (self.fence.is_some(), self.confirmed) {
             (true, true) => Readiness::Confirmed,

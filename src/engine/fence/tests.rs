@@ -228,6 +228,34 @@ fn readiness_needs_keys_of_the_pool() {
 }
 
 #[test]
+fn a_node_without_keys_is_ready_once_a_coordinator_has_answered_that_its_pool_has_none() {
+    let timeout = Duration::from_secs(10);
+    let late = NOW + timeout * 9;
+    let mut joiner = link(None);
+    let ask = joiner.ask();
+    assert_eq!(joiner.readiness(late, timeout), Readiness::NoKeys, "silence does not answer");
+    assert_eq!(joiner.nothing_new(ask.request, NOW), Ok(()));
+    assert_eq!(joiner.readiness(NOW, timeout), Readiness::EmptyPool);
+    assert!(!joiner.has_keys());
+    // Of this run: a reload keeps it, a restart does not.
+    let session = Session { ordinal: 9, nonce: 1 };
+    let again = Link::start(None, session, NOW);
+    assert_eq!(again.clone().in_contact_since(&joiner).readiness(late, timeout), Readiness::EmptyPool);
+    assert_eq!(again.readiness(late, timeout), Readiness::NoKeys);
+    // The first key: received is not installed.
+    let new = instruction(1, 1, None);
+    let ask = joiner.ask();
+    assert_eq!(answer(&mut joiner, ask.request, &new), Ok(AnswerAccepted::Install));
+    assert_eq!(joiner.readiness(late, timeout), Readiness::NoKeys);
+    // Nothing above what could not be installed: the pool has a key all the same.
+    let ask = joiner.ask();
+    assert_eq!(joiner.nothing_new(ask.request, NOW), Ok(()));
+    assert_eq!(joiner.readiness(late, timeout), Readiness::NoKeys);
+    joiner.persisted(&pool_id(), &new);
+    assert_eq!(joiner.readiness(NOW, timeout), Readiness::Confirmed);
+}
+
+#[test]
 fn nothing_new_confirms_only_what_the_node_had_when_it_asked() {
     let timeout = Duration::from_secs(10);
     let mut joiner = link(None);

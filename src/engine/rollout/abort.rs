@@ -10,10 +10,12 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{Document, Hold, REVOKED_MAX, Revoke, Stage};
+use super::barrier::{Barrier, Conflict, conflict};
+use super::document::{Document, Hold, REVOKED_MAX, Revoke, Snapshot, Stage};
 use super::draft::Draft;
-use super::input::{Reason, RevokeKeys, Step};
+use super::input::{Now, Reason, RevokeKeys, Step};
 use super::slots::PoolKey;
+use super::walk::short_barrier_is_over_for;
 use super::wave::instructions;
 use tfo_model::fleet::Action;
 use tfo_model::ids::NodeId;
@@ -72,7 +74,11 @@ fn turn_back(draft: &mut Draft<'_>) -> Result<(), Reason> {
 ///
 /// A pause by the health gate is lifted, because a revoke runs without gates.  An operator's pause is not overruled:
 /// the revoke is refused until `resume`, so it cannot stand still behind a pause unnoticed (rule 13).
+///
+/// The nodes that it denies block nothing, whatever they report or promised.  Required nodes that were not seen in this
+/// life are waited for until the short barrier is over for them; then they are left behind in the same commit.
 pub(super) fn revoke(mut draft: Draft<'_>, keys: &RevokeKeys, deny: &BTreeSet<NodeId>) -> Result<Step, Reason> {
+    let unseen = unseen_without(draft.snapshot, draft.now, deny)?;
     match draft.document.paused {
         Some(ref pause) if !pause.is_health() => return Err(Reason::Paused),
         Some(_) | None => draft.document.paused = None,
@@ -104,7 +110,32 @@ pub(super) fn revoke(mut draft: Draft<'_>, keys: &RevokeKeys, deny: &BTreeSet<No
     for node in deny {
         draft.deny(node);
     }
+    draft.leave_behind(unseen);
     draft.commit(Action::Revoke)
+}
+
+/// The required nodes that a revoke leaves behind at once, if its denied nodes count for nothing: not seen in this life,
+/// and past the short barrier.
+fn unseen_without(snapshot: &Snapshot, now: Now<'_>, deny: &BTreeSet<NodeId>) -> Result<Vec<NodeId>, Reason> {
+    let mut others = snapshot.clone();
+    others.nodes.retain(|node, _| !deny.contains(node));
+    let thawing = || now.presence.thawing.clone().filter(|conflict| !deny.contains(&conflict.node));
+    if let Some(Conflict { node, generation, .. }) = conflict(&others).or_else(thawing) {
+        return Err(Reason::Frozen { node, generation });
+    }
+    let (late, waiting): (Vec<NodeId>, Vec<NodeId>) = now
+        .presence
+        .unseen_required(&others)
+        .into_iter()
+        .partition(|node| short_barrier_is_over_for(snapshot, now, node));
+    if !waiting.is_empty() {
+        return Err(Reason::NotHeard(waiting));
+    }
+    let barrier = Barrier::of_all(&others);
+    if late.len() > barrier.spare() {
+        return Err(Reason::TooFew { left: barrier.required - late.len(), needed: barrier.needed });
+    }
+    Ok(late)
 }
 
 fn mark(draft: &mut Draft<'_>, keys: &BTreeSet<PoolKey>) {

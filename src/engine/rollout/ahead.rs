@@ -67,7 +67,8 @@ pub fn next_exclusion(snapshot: &Snapshot, now: Now<'_>, life: &Life) -> Option<
             let waited = now.presence.phase_secs.min(now.presence.wave_secs);
             let opened = Barrier::of_opened(snapshot).waiting_for;
             let limit = |node: &NodeId| {
-                let period = snapshot.nodes.get(node)?.report.as_ref().map_or(0, |report| report.next_sync_secs);
+                let period =
+                    snapshot.nodes.get(node)?.report.as_ref().map_or(0, |report| report.period_secs(&document.policy));
                 Some(document.policy.revoke_barrier_max_secs.max(period))
             };
             opened.iter().filter_map(limit).min().map(|limit| limit.saturating_sub(waited))

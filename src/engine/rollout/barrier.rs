@@ -83,13 +83,29 @@ impl Barrier {
     }
 }
 
-/// A report that this store cannot have caused, so the store was restored (rule 10).
+/// A report that this store cannot have caused: the store was restored, or the node's report is false (rule 10).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Conflict {
-    /// The node that reported it.
+    /// The node that reported the highest generation of them.
     pub node: NodeId,
     /// The generation that the node received.
     pub generation: Generation,
+    /// Number of nodes with such a report.
+    pub witnesses: usize,
+}
+
+/// A single witness is credible up to this many generations above the document: some hundred rotations that a restored
+/// store has missed.  Nothing else tells a restored store that is older from one false report.
+const CREDIBLE_LEAD: u64 = 1_000;
+
+impl Conflict {
+    /// Whether to take the store for a restored one also towards nodes that ask whether they have what they were told:
+    /// the generation is near, or a second node agrees.
+    #[must_use]
+    pub fn is_credible(&self, document: &Document) -> bool {
+        let lead = self.generation.get().saturating_sub(document.generation.get());
+        self.witnesses > 1 || lead <= CREDIBLE_LEAD
+    }
 }
 
 /// The report with the highest generation that this document cannot have given out, if there is one.
@@ -100,18 +116,19 @@ pub struct Conflict {
 pub fn conflict(snapshot: &Snapshot) -> Option<Conflict> {
     let document = &snapshot.document;
     let instructions = instructions(document);
-    snapshot
-        .nodes
-        .iter()
-        .filter_map(|(node, record)| Some((node, contradicts(document, &instructions, record)?)))
-        .max_by_key(|(_, generation)| *generation)
-        .map(|(node, generation)| Conflict { node: node.clone(), generation })
+    let conflicting = || {
+        let of_record = |record: &NodeRecord| contradicts(document, &instructions, record);
+        snapshot.nodes.iter().filter_map(move |(node, record)| Some((node, of_record(record)?)))
+    };
+    let (node, generation) = conflicting().max_by_key(|(_, generation)| *generation)?;
+    Some(Conflict { node: node.clone(), generation, witnesses: conflicting().count() })
 }
 
-/// Whether this record alone freezes the pool.
+/// The conflict of this record alone.
 #[must_use]
-pub fn conflicts(document: &Document, record: &NodeRecord) -> bool {
-    contradicts(document, &instructions(document), record).is_some()
+pub fn conflict_of(document: &Document, node: &NodeId, record: &NodeRecord) -> Option<Conflict> {
+    let generation = contradicts(document, &instructions(document), record)?;
+    Some(Conflict { node: node.clone(), generation, witnesses: 1 })
 }
 
 fn contradicts(document: &Document, instructions: &[Instruction], record: &NodeRecord) -> Option<Generation> {
@@ -134,16 +151,23 @@ fn contradicts(document: &Document, instructions: &[Instruction], record: &NodeR
 }
 
 /// Refuses every commit while the pool is frozen (rule 10).
-pub(super) fn not_frozen(snapshot: &Snapshot) -> Result<(), Reason> {
-    match conflict(snapshot) {
+pub(super) fn not_frozen(snapshot: &Snapshot, presence: &Presence) -> Result<(), Reason> {
+    match frozen_by(snapshot, presence) {
         None => Ok(()),
-        Some(Conflict { node, generation }) => Err(Reason::Frozen { node, generation }),
+        Some(Conflict { node, generation, .. }) => Err(Reason::Frozen { node, generation }),
     }
+}
+
+/// The conflict that freezes the pool: one of the snapshot's, or one that vanished without an operator less than a
+/// minute ago.
+#[must_use]
+pub fn frozen_by(snapshot: &Snapshot, presence: &Presence) -> Option<Conflict> {
+    conflict(snapshot).or_else(|| presence.thawing.clone())
 }
 
 /// Refuses every commit while the pool is frozen, and before every required node was seen in this life (rule 10).
 pub(super) fn may_commit(snapshot: &Snapshot, now: Now<'_>) -> Result<(), Reason> {
-    not_frozen(snapshot)?;
+    not_frozen(snapshot, now.presence)?;
     let unseen = now.presence.unseen_required(snapshot);
     if unseen.is_empty() { Ok(()) } else { Err(Reason::NotHeard(unseen)) }
 }

@@ -3,12 +3,12 @@
 //! While the pool is frozen, or required nodes were not seen in this life, the table of rule 10 decides which commands
 //! are allowed.  Its exceptions exist so that neither a dead node nor a false report locks the operator out:
 //!
-//! * exclude, deny, forget and advance are allowed before all nodes were seen if each node that they take out was seen
-//!   or is measured absent in this life.  They give no node other slots, and take out no node that rule 11 could not
-//!   exclude;
-//! * pause, deny and forget act on a frozen pool.  A forgotten node that reports again freezes the pool again, so
-//!   forget a node there only if it is gone or its file is wiped.  If its report was true, the pool has given the lost
-//!   history to others by then, and no `recover` joins the two (known limit).
+//! * pause, deny, forget and exclude need no word from any node.  They give no node other slots, and the node that they
+//!   take out is not covered any more.  A forgotten node that reports again freezes the pool again, so forget a node of
+//!   a frozen pool only if it is gone or its file is wiped.  If its report was true, the pool has given the lost history
+//!   to others by then, and no `recover` joins the two (known limit);
+//! * a revoke waits for no node that it denies, and for others at most the short barrier;
+//! * advance is allowed if each node that it takes out was seen or is measured absent in this life.
 //!
 //! | command | from | effect |
 //! |---|---|---|
@@ -29,7 +29,6 @@ use super::refusal::EXPECTED_MAX;
 use super::slots::{PoolKey, Slots};
 use super::walk::stage;
 use tfo_model::fleet::Action;
-use tfo_model::ids::NodeId;
 use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::node::Expected;
 
@@ -72,36 +71,29 @@ pub(super) fn carry_out(
 /// What an operator may do while the pool is frozen or nodes were not seen in this life (rule 10).
 fn permitted(snapshot: &Snapshot, now: Now<'_>, command: &Command) -> Result<(), Reason> {
     match command {
-        Command::Pause | Command::Recover { .. } => Ok(()),
-        Command::Deny { nodes } | Command::Forget { nodes, .. } => {
-            seen_or_absent(snapshot, now, |other| nodes.contains(other))
-        }
-        Command::Exclude { nodes, .. } => {
-            not_frozen(snapshot)?;
-            seen_or_absent(snapshot, now, |other| nodes.contains(other))
-        }
+        Command::Pause
+        | Command::Recover { .. }
+        | Command::Deny { .. }
+        | Command::Forget { .. }
+        | Command::Exclude { .. } => Ok(()),
         Command::Advance { .. } => {
-            not_frozen(snapshot)?;
-            seen_or_absent(snapshot, now, |_| true)
+            not_frozen(snapshot, now.presence)?;
+            let mut late = now.presence.unseen_required(snapshot);
+            late.retain(|node| !now.presence.absent.contains(node));
+            if late.is_empty() { Ok(()) } else { Err(Reason::NotHeard(late)) }
         }
+        // It asks for itself, because of the nodes that it denies.
+        Command::Revoke { .. } => Ok(()),
         Command::FirstKey { .. }
         | Command::Import { .. }
         | Command::Rotate { .. }
         | Command::Resume { .. }
         | Command::Abort { .. }
-        | Command::Revoke { .. }
         | Command::Include { .. }
         | Command::Allow { .. }
         | Command::Expect { .. }
         | Command::SetPolicy { .. } => may_commit(snapshot, now),
     }
-}
-
-/// Refuses to take out a node that is only late: neither seen nor measured absent in this life.
-fn seen_or_absent(snapshot: &Snapshot, now: Now<'_>, takes_out: impl Fn(&NodeId) -> bool) -> Result<(), Reason> {
-    let mut late = now.presence.unseen_required(snapshot);
-    late.retain(|node| takes_out(node) && !now.presence.absent.contains(node));
-    if late.is_empty() { Ok(()) } else { Err(Reason::NotHeard(late)) }
 }
 
 /// Empty -> Steady(c), with a key that was made here.

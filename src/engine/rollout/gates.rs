@@ -50,7 +50,8 @@ pub(super) fn drained(snapshot: &Snapshot, now: Now<'_>) -> Result<(), Wait> {
 
 /// What the nodes have counted under this key since the pool has been steady with it.
 fn since_steady(snapshot: &Snapshot, epoch: Epoch) -> Counters {
-    sum_of(snapshot, |_, record| window_of(record, Phase::Steady, epoch))
+    let samples = snapshot.document.policy.drain_min_samples;
+    sum_of(snapshot, samples, |_, record| window_of(record, Phase::Steady, epoch))
 }
 
 /// Why the drain gate is closed.
@@ -119,7 +120,8 @@ pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wav
 fn counted_by_opened(snapshot: &Snapshot, epoch: Epoch, wave: &Wave) -> (Counters, Counters) {
     let of_opened = |counted: &dyn Fn(&NodeRecord) -> Option<Counters>| {
         let is_in = |node: &NodeId| is_opened(&snapshot.document, epoch, wave, node);
-        sum_of(snapshot, |node, record| if is_in(node) { counted(record) } else { None })
+        let samples = snapshot.document.policy.health_min_connections;
+        sum_of(snapshot, samples, |node, record| if is_in(node) { counted(record) } else { None })
     };
     (of_opened(&|record| window_of(record, Phase::Promoted, epoch)), of_opened(&|record| baseline_of(record, epoch)))
 }
@@ -150,13 +152,20 @@ fn baseline_of(record: &NodeRecord, epoch: Epoch) -> Option<Counters> {
     })
 }
 
-fn sum_of(snapshot: &Snapshot, counted: impl Fn(&NodeId, &NodeRecord) -> Option<Counters>) -> Counters {
-    snapshot
-        .nodes
-        .iter()
-        .filter(|(_, record)| record.is_required())
-        .filter_map(|(node, record)| counted(node, record))
-        .fold(Counters::default(), |sum, one| sum.plus(&one))
+/// What the required nodes counted together.  No node weighs more than all others, beyond `evidence_min` tenfold: one
+/// node's word must not decide for a pool, and a pool whose clients all come to one node must still be judged.
+fn sum_of(
+    snapshot: &Snapshot,
+    evidence_min: u64,
+    counted: impl Fn(&NodeId, &NodeRecord) -> Option<Counters>,
+) -> Counters {
+    let required = snapshot.nodes.iter().filter(|(_, record)| record.is_required());
+    let all: Vec<Counters> = required.filter_map(|(node, record)| counted(node, record)).collect();
+    let cookies = all.iter().fold(0_u64, |sum, one| sum.saturating_add(one.cookies()));
+    all.iter().fold(Counters::default(), |sum, one| {
+        let others = cookies.saturating_sub(one.cookies());
+        sum.plus(&one.scaled_to(others.max(evidence_min.saturating_mul(10))))
+    })
 }
 
 /// The phase and the key under which a node's counters count now.  The node's instruction decides, so a node outside

@@ -30,7 +30,7 @@ impl Draft<'_> {
     /// Only when frozen.  Waits until each required node was seen or is absent.  Absent ones are excluded in the same
     /// commit, because what they hold is unknown.
     pub(super) fn recover(mut self, slots: &Slots) -> Result<Step, Reason> {
-        if not_frozen(self.snapshot).is_ok() {
+        if not_frozen(self.snapshot, self.now.presence).is_ok() {
             return Err(Reason::WrongPhase("the pool is not frozen; there is nothing to recover"));
         }
         let presence = self.now.presence;

@@ -45,6 +45,18 @@ impl Share {
         Self(u32::try_from(ppm).unwrap_or(Self::ALL.0))
     }
 
+    /// In a sentence, with as many decimals as tell it from nothing: `12.3 %`, `0.004 %`.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        let (whole, decimals) = (self.0 / 10_000, self.0 % 10_000);
+        let decimals = if self.0 >= 1_000 { decimals / 1_000 * 1_000 } else { decimals };
+        let decimals = format!("{decimals:04}");
+        match decimals.trim_end_matches('0') {
+            "" => format!("{whole} %"),
+            decimals => format!("{whole}.{decimals} %"),
+        }
+    }
+
     /// This share of `count`, rounded up: a rule of "at least half" must not be met by less.
     #[must_use]
     pub fn of_count(self, count: usize) -> usize {
@@ -54,16 +66,9 @@ impl Share {
 }
 
 impl fmt::Display for Share {
-    /// In percent, with as many decimals as tell it from nothing: `12.3 %`, `0.004 %`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(ppm) = *self;
-        let (whole, decimals) = (ppm / 10_000, ppm % 10_000);
-        let decimals = if ppm >= 1_000 { decimals / 1_000 * 1_000 } else { decimals };
-        let decimals = format!("{decimals:04}");
-        match decimals.trim_end_matches('0') {
-            "" => write!(f, "{whole} %"),
-            decimals => write!(f, "{whole}.{decimals} %"),
-        }
+        let text = format!("{}.{:0>4}", self.0 / 10_000, self.0 % 10_000);
+        write!(f, "{}%", text.trim_end_matches('0').trim_end_matches('.'))
     }
 }
 
@@ -97,6 +102,34 @@ impl fmt::Display for NamePattern {
 }
 
 impl NamePattern {
+    /// Whether only one name fits.
+    #[must_use]
+    pub fn is_one_name(&self) -> bool {
+        !self.0.contains('*')
+    }
+
+    /// Whether some text fits both patterns.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        let (own, other) = (self.0.as_bytes(), other.0.as_bytes());
+        // From the end to the beginning: whether the rest of one pattern from here meets the rest of the other.
+        let mut below = vec![false; other.len() + 1];
+        for i in (0..=own.len()).rev() {
+            let mut row = vec![false; other.len() + 1];
+            for j in (0..=other.len()).rev() {
+                row[j] = match (own.get(i), other.get(j)) {
+                    (None, None) => true,
+                    (Some(b'*'), _) => below[j] || (j < other.len() && row[j + 1]),
+                    (_, Some(b'*')) => row[j + 1] || (i < own.len() && below[j]),
+                    (Some(one), Some(two)) => one == two && below[j + 1],
+                    (None, Some(_)) | (Some(_), None) => false,
+                };
+            }
+            below = row;
+        }
+        below[0]
+    }
+
     /// Whether the name fits.  Linear in name times stars; both are bounded.
     #[must_use]
     pub fn matches(&self, node: &NodeId) -> bool {
@@ -168,7 +201,12 @@ pub struct Policy {
     pub health_min_connections: u64,
     /// Time for which a revoke waits at a barrier before it leaves stragglers behind.
     pub revoke_barrier_max_secs: u64,
+    /// Longest period that a node may declare: the pool waits three of them for a node that does not come back.
+    pub period_max_secs: u64,
 }
+
+/// Shortest `period_max` in seconds: a daemon declares this period.
+pub const PERIOD_MAX_SECS_MIN: u64 = 60;
 
 /// What is wrong with a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -182,6 +220,9 @@ pub enum BadPolicy {
     /// Every node would be absent at once.
     #[error("absent_after must be at least 1 second")]
     AbsentAfter,
+    /// Daemons would be refused.
+    #[error("period_max must be at least {PERIOD_MAX_SECS_MIN} seconds")]
+    PeriodMax,
 }
 
 impl Policy {
@@ -203,13 +244,15 @@ impl Policy {
             health_rise_max: Share(20_000),
             health_min_connections: 100,
             revoke_barrier_max_secs: 300,
+            period_max_secs: 2 * 3_600,
         }
     }
 
     /// Refuses what could not be driven to the end of a rotation.
     ///
     /// # Errors
-    /// Fails if the interval is out of range, the last wave is not all nodes, or `absent_after` is zero.
+    /// Fails if the interval is out of range, the last wave is not all nodes, `absent_after` is zero, or
+    /// `period_max` is shorter than a daemon's period.
     pub fn check(&self) -> Result<(), BadPolicy> {
         if RotationInterval::from_secs(self.interval_secs).is_err() {
             return Err(BadPolicy::Interval);
@@ -219,6 +262,9 @@ impl Policy {
         }
         if self.absent_after_secs == 0 {
             return Err(BadPolicy::AbsentAfter);
+        }
+        if self.period_max_secs < PERIOD_MAX_SECS_MIN {
+            return Err(BadPolicy::PeriodMax);
         }
         Ok(())
     }
@@ -246,6 +292,7 @@ impl Policy {
             health_rise_max,
             health_min_connections,
             revoke_barrier_max_secs,
+            period_max_secs,
         } = self;
         let compared = [
             ("nodes", *nodes != other.nodes),
@@ -262,6 +309,7 @@ impl Policy {
             ("health_rise_max", *health_rise_max != other.health_rise_max),
             ("health_min_connections", *health_min_connections != other.health_min_connections),
             ("revoke_barrier_max", *revoke_barrier_max_secs != other.revoke_barrier_max_secs),
+            ("period_max", *period_max_secs != other.period_max_secs),
         ];
         compared.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
@@ -272,7 +320,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_written_in_percent() {
+    fn patterns_meet_if_some_name_fits_both() {
+        let pattern = |text: &str| text.parse::<NamePattern>().unwrap();
+        let cases = [
+            ("a.b", "a.b", true),
+            ("a.b", "a.c", false),
+            ("*", "a", true),
+            ("*.b", "a.*", true),
+            ("a*", "b*", false),
+            ("*a", "*b", false),
+            ("a*c*e", "ab*de", true),
+            ("a*c", "a", false),
+            ("aa*", "*a", true),
+            ("a*b*c", "a*d*c", true),
+        ];
+        for (one, other, meet) in cases {
+            assert_eq!(pattern(one).meets(&pattern(other)), meet, "{one} {other}");
+            assert_eq!(pattern(other).meets(&pattern(one)), meet, "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn a_share_in_a_sentence_is_short() {
         for (ppm, text) in [
             (0, "0 %"),
             (1, "0.0001 %"),
@@ -285,6 +354,13 @@ mod tests {
             (999_999, "99.9 %"),
             (1_000_000, "100 %"),
         ] {
+            assert_eq!(Share::from_ppm(ppm).unwrap().in_words(), text);
+        }
+    }
+
+    #[test]
+    fn a_share_is_shown_as_it_is_written() {
+        for (ppm, text) in [(50_000, "5%"), (1_000_000, "100%"), (5_000, "0.5%"), (1, "0.0001%")] {
             assert_eq!(Share::from_ppm(ppm).unwrap().to_string(), text);
         }
     }
@@ -294,7 +370,7 @@ mod tests {
         let own = Policy::with_defaults(vec!["*.example.org".parse().unwrap()]);
         assert_eq!(own.differs_from(&own.clone()), [""; 0]);
         type Change = fn(&mut Policy);
-        let changes: [(&str, Change); 14] = [
+        let changes: [(&str, Change); 15] = [
             ("nodes", |policy| policy.nodes.clear()),
             ("expected_nodes", |policy| policy.expected_nodes = Some(7)),
             ("interval", |policy| policy.interval_secs += 1),
@@ -309,6 +385,7 @@ mod tests {
             ("health_rise_max", |policy| policy.health_rise_max = Share::ALL),
             ("health_min_connections", |policy| policy.health_min_connections += 1),
             ("revoke_barrier_max", |policy| policy.revoke_barrier_max_secs += 1),
+            ("period_max", |policy| policy.period_max_secs += 1),
         ];
         let mut all = own.clone();
         for (name, change) in changes {

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::barrier::{Conflict, conflict};
 use super::document::{Snapshot, Stage};
 use super::record::NodeRecord;
 use super::slots::PoolKey;
@@ -35,6 +36,10 @@ pub const SERVED_GAP_MAX: Duration = Duration::from_secs(10);
 /// no backup is made, outrun and restored within a minute.
 pub const BLIND_MAX: Duration = Duration::from_secs(60);
 
+/// How long a pool stays frozen after its last conflict vanished without a commit by an operator: a node that reports this
+/// and that must not freeze and thaw the pool many times a second.
+pub const THAW: Duration = Duration::from_secs(60);
+
 /// One coordinator's view of its nodes, for one decision.
 ///
 /// Fails closed: by default no node was seen, a node that it does not name was not seen, and with a store that is
@@ -51,6 +56,8 @@ pub struct Presence {
     pub phase_secs: u64,
     /// Seconds served since it first saw the present wave.
     pub wave_secs: u64,
+    /// A conflict that vanished by itself less than [`THAW`] ago: the pool is still frozen.
+    pub thawing: Option<Conflict>,
 }
 
 impl Presence {
@@ -108,6 +115,8 @@ pub struct Life {
     instruction: Option<Since<(Generation, Phase, Option<RevokeIdentity>)>>,
     /// Generation, opened waves and nodes taken in.
     wave: Option<Since<(Generation, usize, usize)>>,
+    /// The last conflict, the revision under which it was observed, and when.
+    conflict: Option<Since<(Conflict, Revision)>>,
 }
 
 impl Life {
@@ -146,6 +155,13 @@ impl Life {
             Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } => (document.generation, 0, 0),
         };
         mark(&mut self.wave, wave, served);
+        match conflict(snapshot) {
+            Some(conflict) => self.conflict = Some(Since { value: (conflict, document.revision), at: served }),
+            // A frozen pool makes no commit by itself: another revision is an operator's.
+            None => {
+                drop(self.conflict.take_if(|since| since.value.1 != document.revision || served - since.at >= THAW))
+            }
+        }
         self.begun = true;
     }
 
@@ -191,6 +207,7 @@ impl Life {
             absent: absent.into_iter().collect(),
             phase_secs: self.secs_since(self.instruction.as_ref().map(|since| since.at)),
             wave_secs: self.secs_since(self.wave.as_ref().map(|since| since.at)),
+            thawing: self.conflict.as_ref().map(|since| since.value.0.clone()),
         }
     }
 
@@ -200,7 +217,7 @@ impl Life {
     pub fn absent_in(&self, snapshot: &Snapshot, nodes: &[NodeId]) -> Option<Duration> {
         let left = |node: &NodeId| {
             let (record, known) = (snapshot.nodes.get(node)?, self.nodes.get(node)?);
-            let period = record.report.as_ref().map_or(0, |report| report.next_sync_secs);
+            let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
             let silent_for = self.served.saturating_sub(known.at);
             let is_late = !known.in_this_life || silent_for > Duration::from_secs(period);
             let limit = absence_limit(snapshot, record);
@@ -231,7 +248,7 @@ impl Life {
 
 /// A node is absent after a longer silence (rule 11).
 fn absence_limit(snapshot: &Snapshot, record: &NodeRecord) -> Duration {
-    let period = record.report.as_ref().map_or(0, |report| report.next_sync_secs);
+    let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
     Duration::from_secs(snapshot.document.policy.absent_after_secs.max(period.saturating_mul(MISSED_PERIODS_MAX)))
 }
 

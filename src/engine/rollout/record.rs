@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::policy::Policy;
 use super::slots::{Fence, Instruction};
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::fleet::ExclusionReason;
@@ -100,6 +101,12 @@ impl Report {
             return self;
         }
         Self { fence: None, foreign: None, seen: Generation::ZERO, ..self }
+    }
+
+    /// The period that the pool waits for: what the node declares, as far as the policy allows it.
+    #[must_use]
+    pub fn period_secs(&self, policy: &Policy) -> u64 {
+        self.next_sync_secs.min(policy.period_max_secs)
     }
 
     /// Whether it reports exactly this instruction as durable and read back (rule 8).

@@ -24,9 +24,9 @@
 //! | of an unknown node, a new session, or after an exclusion | first: durable before the answer |
 //! | later in its session | later: may be batched |
 //! | below what its session reported | stale: not stored |
-//! | denied, other pool, closed session, too far ahead | refused |
+//! | denied, other pool, closed session, too far ahead, too long a period | refused |
 
-use super::barrier::{conflict, conflicts};
+use super::barrier::{conflict, conflict_of};
 use super::document::{Document, Snapshot};
 use super::gates::counted_under;
 use super::operator::RECOVER_JUMP;
@@ -36,7 +36,7 @@ use super::slots::Instruction;
 use super::wave::instruction_for;
 use tfo_model::count::Generation;
 use tfo_model::ids::NodeId;
-use tfo_model::node::Session;
+use tfo_model::node::{Counters, Session};
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 
@@ -84,6 +84,14 @@ pub enum SyncRefused {
     /// false.
     #[error("the report is further ahead of this pool than a restored store can be behind")]
     TooFarAhead,
+    /// 409: the node declares a longer period than the policy allows (`period_max`).
+    #[error("the node declares {declared_secs} s until its next contact, and period_max of the pool is {max_secs} s")]
+    PeriodTooLong {
+        /// The declared period.
+        declared_secs: u64,
+        /// `period_max` of the policy.
+        max_secs: u64,
+    },
     /// 409: a later session of the node is open.  The agent opens one above `ordinal` and asks again.
     #[error("a later session of this node is open")]
     SessionClosed {
@@ -91,7 +99,7 @@ pub enum SyncRefused {
         ordinal: u64,
     },
     /// 409 `pool_frozen`.
-    #[error("the pool is frozen: its store was restored from a backup")]
+    #[error("the pool is frozen: a node reports what its store never gave out")]
     Frozen,
     /// 503: the record changed between admission and answer; ask again.
     #[error("the node is no longer admitted; ask again")]
@@ -115,7 +123,8 @@ pub enum Answer {
 /// Decides what to store for a sync.
 ///
 /// # Errors
-/// Fails if the node is denied, belongs to another pool, has a later session, or reports impossible numbers.
+/// Fails if the node is denied, belongs to another pool, has a later session, reports impossible numbers, or declares
+/// too long a period.
 pub fn record(
     document: &Document,
     before: Option<&NodeRecord>,
@@ -129,6 +138,10 @@ pub fn record(
     }
     if is_too_far_ahead(document, sync) || has_impossible_ordinal(before, sync, wall) {
         return Err(SyncRefused::TooFarAhead);
+    }
+    let (declared_secs, max_secs) = (sync.report.next_sync_secs, document.policy.period_max_secs);
+    if declared_secs > max_secs && sync.report.takes_keys() {
+        return Err(SyncRefused::PeriodTooLong { declared_secs, max_secs });
     }
     let admitted = admitted(document, before, node, sync, wall);
     let Some(before) = before else {
@@ -213,7 +226,10 @@ fn admitted(
     sync: &Sync,
     wall: UnixTime,
 ) -> NodeRecord {
-    let (window, baseline) = windows(document, before, node, &sync.report);
+    // If the clock stepped back, the least time counts, and the window may start again.
+    let last_report_at = before.and_then(|record| record.last_report_at);
+    let elapsed_secs = last_report_at.map_or(0, |at| wall.secs_since(at));
+    let (window, baseline) = windows(document, before, node, &sync.report, elapsed_secs);
     let same_session = before.filter(|record| record.session == Some(sync.session));
     let seen_before = same_session.and_then(|record| record.report.as_ref()).map_or(Generation::ZERO, |r| r.seen);
     NodeRecord {
@@ -228,13 +244,23 @@ fn admitted(
     }
 }
 
-/// Carries the counters over, as window and baseline: a new phase starts a window, and a reset of the counters restarts
-/// the present one.
+/// Most cookies in a second that a node is believed: some times what one machine can accept.
+const PLAUSIBLE_RATE: u64 = 1_000_000;
+
+/// Whether a node's counters rose faster since its last report than any machine counts.
+fn jumps(last: &Counters, now: &Counters, elapsed_secs: u64) -> bool {
+    let most = PLAUSIBLE_RATE.saturating_mul(elapsed_secs.max(1));
+    now.since(last).is_some_and(|counted| counted.cookies().max(counted.passive_alt_key) > most)
+}
+
+/// Carries the counters over, as window and baseline: a new phase starts a window; counters that were reset, or that
+/// jump, restart the present one.
 fn windows(
     document: &Document,
     before: Option<&NodeRecord>,
     node: &NodeId,
     report: &Report,
+    elapsed_secs: u64,
 ) -> (Option<Window>, Option<Window>) {
     let (window, baseline) = before.map_or((None, None), |record| (record.window, record.baseline));
     let (Some(now), Some((phase, epoch))) = (report.counters, counted_under(document, node, report.slot_count)) else {
@@ -245,7 +271,9 @@ fn windows(
         Some(window) if (window.phase, window.epoch) != (phase, epoch) => {
             (Some(fresh), Some(finished(document, window, baseline)))
         }
-        Some(window) if now.since(&window.last).is_some() => (Some(Window { last: now, ..window }), baseline),
+        Some(window) if now.since(&window.last).is_some() && !jumps(&window.last, &now, elapsed_secs) => {
+            (Some(Window { last: now, ..window }), baseline)
+        }
         Some(_) | None => (Some(fresh), baseline),
     }
 }
@@ -261,7 +289,9 @@ fn finished(document: &Document, window: Window, before: Option<Window>) -> Wind
 /// What every answer from one snapshot depends on besides the node's own record; made once for all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolView {
-    frozen: bool,
+    is_frozen: bool,
+    /// No node is even told that it has what it was told.
+    is_silent: bool,
     all_seen: bool,
 }
 
@@ -269,34 +299,45 @@ impl PoolView {
     /// Looks at all nodes.
     #[must_use]
     pub fn of(snapshot: &Snapshot, presence: &Presence) -> Self {
-        Self { frozen: conflict(snapshot).is_some(), all_seen: presence.unseen_required(snapshot).is_empty() }
+        let conflict = conflict(snapshot);
+        Self {
+            is_frozen: conflict.is_some() || presence.thawing.is_some(),
+            is_silent: conflict.is_some_and(|conflict| conflict.is_credible(&snapshot.document)),
+            all_seen: presence.unseen_required(snapshot).is_empty(),
+        }
     }
 
     /// The same after one sync was recorded under an unchanged document; `presence` has taken it in.
     ///
-    /// Only ever stricter than [`Self::of`] would be now: only the next look at all nodes notices that the last node
-    /// was seen, or that the pool is no longer frozen.
+    /// Only ever stricter than [`Self::of`] would be now, but for a second distant witness: only the next look at all
+    /// nodes notices that one, that the last node was seen, or that the pool is no longer frozen.
     #[must_use]
     pub fn after(self, snapshot: &Snapshot, presence: &Presence, node: &NodeId, record: &NodeRecord) -> Self {
-        let frozen = self.frozen || conflicts(&snapshot.document, record);
-        let all_seen = self.all_seen && (!record.is_required() || presence.has_seen(snapshot, node));
-        Self { frozen, all_seen }
+        let conflict = conflict_of(&snapshot.document, node, record);
+        Self {
+            is_frozen: self.is_frozen || conflict.is_some(),
+            is_silent: self.is_silent || conflict.is_some_and(|conflict| conflict.is_credible(&snapshot.document)),
+            all_seen: self.all_seen && (!record.is_required() || presence.has_seen(snapshot, node)),
+        }
     }
 
-    /// Whether some report contradicts the document (rule 10).
+    /// Whether some report contradicts the document, or did less than a minute ago (rule 10).
     #[must_use]
     pub fn is_frozen(&self) -> bool {
-        self.frozen
+        self.is_frozen
     }
 
     /// The answer from the snapshot that this was made of; looks at one node.
+    ///
+    /// A node that has no keys of the pool, and has received none in its session, gets [`Answer::Nothing`] only while the
+    /// pool has no key: it is ready then ([`Link::nothing_new`](crate::fence::Link::nothing_new)).
     ///
     /// # Errors
     /// Fails if the pool is frozen, the record is not (or no longer) that of this session, or the answer would instruct
     /// the node before every required node was seen in this life.
     pub fn answer(&self, snapshot: &Snapshot, node: &NodeId, sync: &Sync) -> Result<Answer, SyncRefused> {
         let only_reports = !sync.report.takes_keys();
-        if self.frozen && !only_reports {
+        if self.is_silent && !only_reports {
             return Err(SyncRefused::Frozen);
         }
         let record = snapshot.nodes.get(node).ok_or(SyncRefused::NotAdmitted)?;
@@ -316,11 +357,17 @@ impl PoolView {
             return Ok(Answer::Nothing);
         }
         let instruction = instruction_for(&snapshot.document, node, sync.report.slot_count);
-        let Some(instruction) = instruction else { return Ok(Answer::Nothing) };
+        let Some(instruction) = instruction else {
+            // The node takes it for "the pool has no key yet", which a restored store may only claim (rule 10).
+            return if self.all_seen { Ok(Answer::Nothing) } else { Err(SyncRefused::NotHeard) };
+        };
         // Not "differs": a node that cannot install, or a coordinator that lags, would loop without pause.
         let has_it = sync.report.acknowledges(&snapshot.document.pool_id, &instruction);
         if instruction.generation <= sync.seen || has_it {
             return Ok(Answer::Nothing);
+        }
+        if self.is_frozen {
+            return Err(SyncRefused::Frozen);
         }
         if self.all_seen { Ok(Answer::Instruct(instruction)) } else { Err(SyncRefused::NotHeard) }
     }

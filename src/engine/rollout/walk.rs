@@ -6,8 +6,8 @@
 //! |---|---|
 //! | frozen | wait |
 //! | absent nodes in the way | exclude them |
+//! | a revoke runs, not paused, and stragglers are past its short barrier | leave them behind |
 //! | required nodes not seen in this life, or paused | wait |
-//! | a revoke runs, and stragglers are past its short barrier | leave them behind |
 //! | Steady, current revoked | `stage` at the barrier |
 //! | Steady, backup revoked | `drop_backup` at the barrier |
 //! | Steady, not held, due, enough nodes, drained | `stage` at the barrier |
@@ -33,10 +33,13 @@ use tfo_model::key::KeyFingerprint;
 
 pub(super) fn tick(snapshot: &Snapshot, now: Now<'_>, fresh: Option<KeyFingerprint>) -> Result<Step, Reason> {
     let document = &snapshot.document;
-    if not_frozen(snapshot).is_err() {
+    if not_frozen(snapshot, now.presence).is_err() {
         return Ok(Step::Wait(Wait::on(BlockedBy::Frozen)));
     }
     if let Some(step) = exclude_absent(snapshot, now)? {
+        return Ok(step);
+    }
+    if let Some(step) = leave_behind(snapshot, now)? {
         return Ok(step);
     }
     let unseen = now.presence.unseen_required(snapshot);
@@ -45,9 +48,6 @@ pub(super) fn tick(snapshot: &Snapshot, now: Now<'_>, fresh: Option<KeyFingerpri
     }
     if document.paused.is_some() {
         return Ok(Step::Wait(Wait::on(BlockedBy::Paused)));
-    }
-    if let Some(step) = leave_behind(snapshot, now)? {
-        return Ok(step);
     }
     match &document.stage {
         Stage::Empty => Ok(Step::Wait(Wait::on(BlockedBy::NoKey))),
@@ -299,31 +299,35 @@ fn exclude_absent(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Rea
     draft.commit(Action::Exclude).map(Some)
 }
 
-/// The short barrier of a revoke: stragglers are left behind, and listed (rule 13).
-///
-/// It is measured from the revoke, or from the present instruction or wave if that began later.  It is never shorter
-/// than the period that a node declares: a timer node had no chance to receive the instruction before.
+/// The short barrier of a revoke: stragglers, and nodes that were not seen in this life, are left behind and listed (rule
+/// 13).
 fn leave_behind(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Reason> {
     let document = &snapshot.document;
-    if document.revoke.is_none() || !short_barrier_is_over(snapshot, now, 0) {
+    if document.revoke.is_none() || document.paused.is_some() || !short_barrier_is_over(snapshot, now, 0) {
         return Ok(None);
     }
     let barrier = Barrier::of_opened(snapshot);
-    let period = |node: &NodeId| snapshot.nodes.get(node)?.report.as_ref().map(|report| report.next_sync_secs);
-    let late = barrier.waiting_for.iter().filter(|node| {
-        let period = period(node).unwrap_or(0);
-        short_barrier_is_over(snapshot, now, period)
-    });
-    let nodes: Vec<NodeId> = late.take(barrier.spare()).cloned().collect();
+    let mut behind: BTreeSet<NodeId> = now.presence.unseen_required(snapshot).into_iter().collect();
+    behind.extend(barrier.waiting_for.iter().cloned());
+    let late = behind.into_iter().filter(|node| short_barrier_is_over_for(snapshot, now, node));
+    let nodes: Vec<NodeId> = late.take(barrier.spare()).collect();
     if nodes.is_empty() {
         return Ok(None);
     }
     let mut draft = Draft::of(snapshot, now, Origin::engine("left behind by a revoke"));
-    draft.exclude(&nodes, Exclusion::LeftBehind);
-    if let Some(revoke) = &mut draft.document.revoke {
-        revoke.left_behind.extend(nodes);
-    }
+    draft.leave_behind(nodes);
     draft.commit(Action::Exclude).map(Some)
+}
+
+/// Whether the short barrier of a revoke is over for this node.
+///
+/// It is measured from the revoke, or from the present instruction or wave if that began later; before a revoke, from
+/// the start of this life if that was later.  It is never shorter than the period that a node declares: a timer node had
+/// no chance to receive the instruction before.
+pub(super) fn short_barrier_is_over_for(snapshot: &Snapshot, now: Now<'_>, node: &NodeId) -> bool {
+    let report = snapshot.nodes.get(node).and_then(|record| record.report.as_ref());
+    let period = report.map_or(0, |report| report.period_secs(&snapshot.document.policy));
+    short_barrier_is_over(snapshot, now, period)
 }
 
 fn short_barrier_is_over(snapshot: &Snapshot, now: Now<'_>, period_secs: u64) -> bool {
@@ -332,6 +336,14 @@ fn short_barrier_is_over(snapshot: &Snapshot, now: Now<'_>, period_secs: u64) ->
 }
 
 impl Draft<'_> {
+    /// Excludes nodes that a revoke does not wait for, and lists them.
+    pub(super) fn leave_behind(&mut self, nodes: Vec<NodeId>) {
+        self.exclude(&nodes, Exclusion::LeftBehind);
+        if let Some(revoke) = &mut self.document.revoke {
+            revoke.left_behind.extend(nodes);
+        }
+    }
+
     /// Names the required nodes that are newly in the wave, for the audit log; the reason says how many names it omits.
     fn name_members(&mut self, epoch: Epoch, wave: &Wave, before: Option<&Wave>) {
         if wave.is_last() {

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use zeroize::Zeroizing;
 
 /// What a step of [`replace`] was doing when it failed.
@@ -16,6 +16,14 @@ pub struct ReplaceError {
     step: &'static str,
     path: std::path::PathBuf,
     source: io::Error,
+}
+
+impl ReplaceError {
+    /// Whether [`place`] found the name taken.
+    #[must_use]
+    pub fn name_exists(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AlreadyExists
+    }
 }
 
 /// Whether the new content must survive a power cut.
@@ -35,6 +43,32 @@ pub enum Durability {
 /// # Errors
 /// Fails if any step fails; `path` is the old file then, except when the last step, the directory's fsync, failed.
 pub fn replace(path: &Path, content: &[u8], mode: u32, durability: Durability) -> Result<(), ReplaceError> {
+    put(path, content, mode, durability, |from, to| std::fs::rename(from, to))
+}
+
+/// The same, durable, for a path that must be free: readers see no file or the whole one, and nothing is overwritten.
+///
+/// # Errors
+/// Fails if the name exists ([`ReplaceError::name_exists`]) or if any step fails.
+pub fn place(path: &Path, content: &[u8], mode: u32) -> Result<(), ReplaceError> {
+    put(path, content, mode, Durability::Synced, rename_to_free)
+}
+
+/// Renames unless `to` exists.  NFS and some others have no such rename, but links, which need a free name too.
+fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::INVAL) => std::fs::hard_link(from, to).and_then(|()| std::fs::remove_file(from)),
+        done => done.map_err(io::Error::from),
+    }
+}
+
+fn put(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    durability: Durability,
+    rename: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> Result<(), ReplaceError> {
     let mut temporary = OsString::from(path);
     temporary.push(".tmp");
     let temporary = Path::new(&temporary);
@@ -44,7 +78,7 @@ pub fn replace(path: &Path, content: &[u8], mode: u32, durability: Durability) -
     };
     let result = write_new(temporary, content, mode, durability)
         .map_err(step("write", temporary))
-        .and_then(|()| std::fs::rename(temporary, path).map_err(step("replace", path)));
+        .and_then(|()| rename(temporary, path).map_err(step("replace", path)));
     if let Err(error) = result {
         // The first error is the one that matters; a .tmp file that is left, 0600, is never read.
         drop(std::fs::remove_file(temporary));
@@ -237,6 +271,24 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         assert!(replace(&path, b"new", 0o600, Durability::Synced).is_err());
         assert!(path.is_dir() && !dir.path().join("dir.tmp").exists());
+    }
+
+    #[test]
+    fn a_placed_file_never_takes_the_place_of_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("backup");
+        place(&path, b"first", 0o600).unwrap();
+        assert_eq!((std::fs::read(&path).unwrap(), mode_of(&path)), (b"first".to_vec(), 0o600));
+        std::os::unix::fs::symlink("/nowhere", dir.path().join("link")).unwrap();
+        for taken in ["backup", "link"] {
+            assert!(
+                place(&dir.path().join(taken), b"second", 0o600).is_err_and(|error| error.name_exists()),
+                "{taken}"
+            );
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        assert!(place(&dir.path().join("no/file"), b"x", 0o600).is_err_and(|error| !error.name_exists()));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file is left");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::secret::SecretText;
 use tfo_model::count::{Epoch, Generation};
-use tfo_model::ids::{PoolId, PoolName};
+use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::{Counters, Session};
 use tfo_model::state::{Phase, SlotPrint};
@@ -95,7 +95,8 @@ pub struct SyncAnswer {
     pub pool_id: PoolId,
     /// The fence.
     pub generation: Generation,
-    /// Where the rotation stands, for the status line.
+    /// The phase by the node's own slots, for the status line: `staged` while its backup is the next primary, otherwise
+    /// `steady`.
     pub phase: Phase,
     /// The slot that makes cookies.
     pub primary: KeyMaterial,
@@ -103,6 +104,23 @@ pub struct SyncAnswer {
     pub backup: Option<KeyMaterial>,
     /// The pool stops waiting for a node after this many seconds without contact.
     pub absent_after_secs: u64,
+}
+
+/// What a pool knows of the node that asks (`GET /v1/pools/{pool}/self`); nothing is recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelfAnswer {
+    /// The operator's name of the pool.
+    pub pool: PoolName,
+    /// Its identity.
+    pub pool_id: PoolId,
+    /// The name of the node's certificate that the pool's patterns match.
+    pub node: NodeId,
+    /// Where the pool stands; `empty`: it has no key yet.
+    pub phase: Phase,
+    /// Whether the pool gives no keys before `recover`.
+    pub frozen: bool,
+    /// Whether an operator denied the node.
+    pub denied: bool,
 }
 
 /// A key with its bytes.

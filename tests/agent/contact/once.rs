@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::install::{Site, pair};
 use tfo_testbed::daemon::key_text;
-use tfo_testbed::fake_coordinator::{FakeCoordinator, refusal, source, told};
+use tfo_testbed::fake_coordinator::{FakeCoordinator, POOL_ID, Reply, refusal, source, told};
 use tfo_testbed::host::{stderr, stdout};
 use tfo_testbed::pki::Ca;
 use tfo_testbed::{need_netns, skip_unless};
@@ -103,6 +103,17 @@ fn check(site: &Site, more: &[&str]) -> (Option<i32>, Value) {
     (output.status.code(), serde_json::from_str(&stdout(&output)).unwrap())
 }
 
+/// What a coordinator knows of the node.
+fn known(phase: &str, flag: Option<&str>) -> Reply {
+    let mut answer = serde_json::json!({
+        "pool": "edge", "pool_id": POOL_ID, "node": "n1.example.org", "phase": phase, "frozen": false, "denied": false,
+    });
+    if let Some(flag) = flag {
+        answer[flag] = true.into();
+    }
+    Reply::Json(200, answer)
+}
+
 /// Kinds and severities of what `check` finds about certificates and coordinators.
 #[track_caller]
 fn finds(site: &Site, code: i32, expected: &[(&str, &str)]) {
@@ -118,9 +129,9 @@ fn finds(site: &Site, code: i32, expected: &[(&str, &str)]) {
 fn check_looks_at_certificates_and_coordinators_and_joins_nothing() {
     skip_unless!(need_netns());
     let mut site = Site::new();
-    site.coordinator.always(Some(refusal(400, "bad_request")));
+    site.coordinator.always(Some(known("steady", None)));
     finds(&site, 0, &[]);
-    assert_eq!(site.coordinator.asked()[0].body, serde_json::json!({}), "no coordinator can take that for a sync");
+    assert_eq!(site.coordinator.asked()[0].what, "GET /v1/pools/edge/self");
     assert_eq!(site.host.persisted(), None);
     let asked = site.coordinator.asked().len();
     assert_eq!(check(&site, &["--config-only"]).0, Some(0));
@@ -130,7 +141,15 @@ fn check_looks_at_certificates_and_coordinators_and_joins_nothing() {
         site.coordinator.always(Some(refusal(status, kind)));
         finds(&site, 1, &[(kind, "error")]);
     }
-    site.coordinator.always(Some(refusal(400, "bad_request")));
+    for (flag, kind) in [("denied", "denied"), ("frozen", "pool_frozen")] {
+        site.coordinator.always(Some(known("steady", Some(flag))));
+        finds(&site, 1, &[(kind, "error")]);
+    }
+    site.coordinator.always(Some(Reply::Raw(204, String::new())));
+    finds(&site, 1, &[("coordinator_bad_answer", "error")]);
+    site.coordinator.always(Some(known("empty", None)));
+    finds(&site, 0, &[("no_key", "warning")]);
+    site.coordinator.always(Some(known("steady", None)));
     site.pki.equip(&site.host, "n1.example.org", 5);
     finds(&site, 0, &[("tls_certificate_expiring", "warning")]);
     site.pki.equip(&site.host, "n1.example.org", -1);
@@ -145,12 +164,21 @@ fn check_looks_at_certificates_and_coordinators_and_joins_nothing() {
     site.pki.equip(&site.host, "n1.example.org", 90);
 
     let second = FakeCoordinator::start(site.host.netns(), &site.pki);
-    second.always(Some(refusal(400, "bad_request")));
+    second.always(Some(known("empty", None)));
     let config = source(&site.host, &[site.coordinator.url(), second.url()], "");
     site.coordinator.stop();
     finds(&site, 1, &[("coordinator_unreachable", "error")]);
     site.host.configure(&config, "");
-    finds(&site, 0, &[("coordinator_unreachable", "warning")]);
+    finds(&site, 0, &[("coordinator_unreachable", "warning"), ("no_key", "warning")]);
+    let third = FakeCoordinator::start(site.host.netns(), &site.pki);
+    third.always(Some(known("empty", None)));
+    site.host.configure(&source(&site.host, &["https://127.0.0.1".to_owned()], ""), "");
+    let found = check(&site, &[]).1;
+    let refused = found["problems"].as_array().unwrap().iter().find(|one| one["kind"] == "coordinator_unreachable");
+    let message = refused.unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("this was port 443") && message.contains("9443"), "{message}");
+    site.host.configure(&source(&site.host, &[third.url(), second.url()], ""), "");
+    finds(&site, 0, &[("no_key", "warning")]);
 }
 
 /// Accepts connections and never says a word.

@@ -81,8 +81,12 @@ fn timers_walk_through_a_rotation_too() {
             assert!(good, "{}", String::from_utf8_lossy(&output.stderr));
         }
     };
-    // An empty pool: no keys yet.
-    all(Some(1));
+    // An empty pool has no key that this host could lack: nothing has failed, and `check` says what is to do.
+    all(Some(0));
+    let check = fleet.hosts[0].run("check", &[]);
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(said.contains("warning: pool edge has no key yet\n  remedy: `tfoctl rotate --first`"), "{said}");
+    assert_eq!(check.status.code(), Some(0), "{said}");
     rotate(&fleet, &["--first", "--yes"]);
     all(Some(2));
     let first = fleet.converged(2);
@@ -100,10 +104,12 @@ fn timers_walk_through_a_rotation_too() {
     let found: Value = serde_json::from_slice(&check.stdout).unwrap();
     let kinds = found["problems"].as_array().unwrap().iter().map(|problem| problem["kind"].as_str().unwrap());
     assert!(kinds.clone().all(|kind| !kind.starts_with("coordinator")), "{found:#}");
+    // And it leaves no trace in the coordinator's log, or in its counters of what it refuses.
+    assert!(!fleet.log().contains("refused"), "{}", fleet.log());
     let stranger = &fleet.hosts[1];
     fleet.pki(&["issue", "--dir", "pki", "--node", "n1.other.example.org"]);
-    stranger.put("node.crt", &fleet.issued("pki", "n1.other.example.org.crt"), 0o644);
-    stranger.put("node.key", &fleet.issued("pki", "n1.other.example.org.key"), 0o400);
+    stranger.put("node.crt", &fleet.issued("pki/n1.other.example.org", "node.crt"), 0o644);
+    stranger.put("node.key", &fleet.issued("pki/n1.other.example.org", "node.key"), 0o400);
     let check = stranger.run("check", &["--format", "json"]);
     let found: Value = serde_json::from_slice(&check.stdout).unwrap();
     assert!(found["problems"].as_array().unwrap().iter().any(|problem| problem["kind"] == "not_in_pool"), "{found:#}");

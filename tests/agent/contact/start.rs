@@ -28,7 +28,7 @@ fn left_alone(start_timeout: &str) -> Site {
 /// A daemon without keys that has cleared the server bit, of the 0x403 that the host had.
 fn without_keys_or_the_server_bit() -> (Site, Daemon) {
     let site = Site::new();
-    site.configure("start_timeout = \"1s\"\nwait = \"1s\"\nhold_server_bit = true");
+    site.configure("start_timeout = \"1s\"\nwait = \"1s\"\nhold_server_bit = true\nhold_until_first_key = true");
     site.host.netns().run(|| fs::write(SERVER_BITS, "1027").expect("a file of the namespace"));
     let daemon = site.host.start();
     assert!(poll_until(SOON, || server_bits(&site) == "1025"), "{}", server_bits(&site));
@@ -93,7 +93,7 @@ fn nothing_new_confirms_a_file() {
 }
 
 #[test]
-fn without_keys_of_the_pool_it_is_never_ready() {
+fn without_keys_it_is_not_ready_before_a_coordinator_answers_that_the_pool_has_none() {
     skip_unless!(need_netns());
     let mut site = Site::new();
     site.configure("start_timeout = \"1s\"\nwait = \"1s\"");
@@ -106,15 +106,59 @@ fn without_keys_of_the_pool_it_is_never_ready() {
     let fed = |daemon: &Daemon| daemon.messages().iter().filter(|message| message.text.contains("WATCHDOG=1")).count();
     let before = fed(&daemon);
     assert!(poll_until(SOON, || fed(&daemon) > before + 3), "the watchdog is fed");
-    // An empty pool does not help either.
-    let empty = FakeCoordinator::start_on(site.host.netns(), &site.pki, &address);
-    site.status("connected", |status| status["last_contact_at"].is_string() && status["contact"] == "no_keys");
+    assert!(!is_ready(&daemon), "{:?}", daemon.messages());
+    let mut empty = FakeCoordinator::start_on(site.host.netns(), &site.pki, &address);
+    daemon.ready();
+    let status = site.status("empty", |status| status["contact"] == "empty_pool");
+    assert_eq!((&status["state"], &status["error"]["kind"]), (&"degraded".into(), &"no_key".into()));
     assert_eq!(empty.asked()[0].body["installed"]["pool_id"], serde_json::Value::Null);
-    assert!(!is_ready(&daemon) && site.host.kernel() == pair(8, 9), "{:?}", daemon.messages());
-    empty.tell(told(1, "steady", 1, None));
+    let ready = daemon.messages().into_iter().find(|message| message.text.contains("READY=1")).unwrap();
+    let shown = "degraded: pool edge has no key yet; `tfoctl rotate --first` or `tfoctl import` on an operator's machine \
+                 gives it one";
+    assert_eq!(ready.value("STATUS"), Some(shown));
+    assert_eq!((site.host.kernel(), site.host.persisted()), (pair(8, 9), None), "nothing to install");
+    assert!(empty.asked().iter().all(|asked| asked.body["error"].is_null()), "nothing is wrong with this node");
+    // A coordinator that is away is an error, and the pool may have got a key meanwhile.
+    empty.stop();
+    site.status("away", |status| status["contact"] == "disconnected" && status["state"] == "degraded");
+    let back = FakeCoordinator::start_on(site.host.netns(), &site.pki, &address);
+    back.tell(told(1, "steady", 1, None));
+    back.acknowledged(1);
+    assert_eq!(site.host.kernel(), key_text(1));
+    site.status("well", |status| status["state"] == "ok" && status["contact"] == "connected");
+    // Told once is not told for ever: the next run has to hear it again.
+    daemon.stop();
+    drop(back);
+    std::fs::remove_file(site.host.sysctl_file()).unwrap();
+    let mut daemon = site.host.start();
+    site.status("without keys", |status| status["error"]["kind"] == "no_pool_keys");
+    assert!(!is_ready(&daemon), "{:?}", daemon.messages());
+    daemon.stop();
+}
+
+#[test]
+fn a_node_that_is_to_wait_for_the_first_key_is_not_ready_before_it() {
+    skip_unless!(need_netns());
+    let site = Site::new();
+    site.configure("start_timeout = \"1s\"\nwait = \"1s\"\nhold_until_first_key = true");
+    let mut daemon = site.host.start();
+    let status = site.status("held", |status| status["contact"] == "empty_pool");
+    assert_eq!((&status["state"], &status["error"]["kind"]), (&"failed".into(), &"no_key".into()));
+    let asked = site.coordinator.asked().len();
+    site.coordinator.expect(asked, |_| true);
+    assert!(!is_ready(&daemon), "{:?}", daemon.messages());
+    let once = site.host.once(&[]);
+    assert_eq!(once.status.code(), Some(3), "the daemon runs here");
+    site.coordinator.tell(told(1, "steady", 1, None));
     daemon.ready();
     assert_eq!(site.host.kernel(), key_text(1));
     daemon.stop();
+    // A timer reports it as a failure, too.
+    let empty = FakeCoordinator::start(site.host.netns(), &site.pki);
+    std::fs::remove_file(site.host.sysctl_file()).unwrap();
+    let source = source(&site.host, &[empty.url()], "hold_until_first_key = true");
+    site.host.configure(&source, "");
+    assert_eq!(site.host.once(&[]).status.code(), Some(1));
 }
 
 #[test]
@@ -184,7 +228,7 @@ fn the_server_bit_is_held_while_there_are_no_keys() {
     daemon.stop();
     // Who cleared it is known after a restart too.
     let mut daemon = site.host.start();
-    site.status("without keys", |status| status["error"]["kind"] == "no_pool_keys");
+    site.status("without keys", |status| status["error"]["kind"] == "no_key");
     assert_eq!(read(), "1025");
     site.coordinator.tell(told(1, "steady", 1, None));
     daemon.ready();

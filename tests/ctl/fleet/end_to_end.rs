@@ -202,17 +202,17 @@ fn viewers_look_and_others_do_not_even_that() {
     let fleet = Fleet::start();
     let operator = &fleet.operator;
     let own = std::fs::read_to_string(operator.path("ctl.toml")).unwrap();
-    let as_who = |name: &str| operator.write("ctl.toml", &own.replace("ops1.test", name), 0o644);
-    as_who("view1.test");
+    let as_who = |name: &str| operator.write("ctl.toml", &own.replace("ops1.test/operator", name), 0o644);
+    as_who("view1.test/viewer");
     operator.ok(&["pools"]);
     operator.ok(&["nodes"]);
     operator.ok(&["audit"]);
     let (_, stderr) = operator.ends(&["pause"], 3);
     assert!(stderr.contains("operators"), "{stderr}");
-    as_who("a.test");
+    as_who("a.test/node");
     operator.ends(&["pools"], 3);
     // A revoked operator is out as soon as the coordinator has the list.
-    as_who("ops1.test");
+    as_who("ops1.test/operator");
     operator.ok(&["pools"]);
     operator.ends(&["pools", "--pool", "none"], 2);
     let pki = operator.path("pki");
@@ -222,6 +222,6 @@ fn viewers_look_and_others_do_not_even_that() {
         output.status.code() == Some(3) && text(&output.stderr).contains("certificate")
     };
     assert!(poll_until(SOON, out), "{}", fleet.log());
-    as_who("view1.test");
+    as_who("view1.test/viewer");
     operator.ok(&["pools"]);
 }

@@ -86,7 +86,7 @@ impl Operator {
     /// Writes ctl.toml.
     pub(crate) fn configure(&self, urls: &[&str], more: &str) {
         let file = |name: &str| self.path("pki").join(name);
-        let files = client_files(&file("ca.crt"), &file("ops1.test.crt"), &file("ops1.test.key"));
+        let files = client_files(&file("ca.crt"), &file("ops1.test/operator.crt"), &file("ops1.test/operator.key"));
         let text = format!("urls = {urls:?}\n{files}{more}\n");
         self.write("ctl.toml", &text, 0o644);
     }

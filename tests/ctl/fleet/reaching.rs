@@ -51,13 +51,13 @@ fn everything_wrong_with_the_configuration_comes_at_once() {
     }
     // Files that it names.
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
-    let key = operator.path("pki/ops1.test.key");
+    let key = operator.path("pki/ops1.test/operator.key");
     let content = std::fs::read_to_string(&key).unwrap();
-    operator.write("pki/ops1.test.key", &content, 0o640);
+    operator.write("pki/ops1.test/operator.key", &content, 0o640);
     let (_, stderr) = operator.ends(&["pools"], 2);
     assert!(stderr.contains("chmod 0400"), "{stderr}");
     std::fs::remove_file(&key).unwrap();
-    std::fs::remove_file(operator.path("pki/ops1.test.crt")).unwrap();
+    std::fs::remove_file(operator.path("pki/ops1.test/operator.crt")).unwrap();
     let (_, stderr) = operator.ends(&["pools"], 2);
     assert_eq!(stderr.matches("error: ").count(), 2, "{stderr}");
     assert!(coordinator.asked().is_empty());

@@ -41,7 +41,7 @@ impl Fleet {
         NODES.iter().for_each(|node| issue("--node", node));
         let (dir, api) = (operator.path(""), free_port());
         let config = CoordinatorToml {
-            identity: "pki/c1.test",
+            identity: "pki/c1.test/coordinator",
             client_ca: "pki/ca.crt",
             crl: Some("pki/crl.pem"),
             operators: &["ops1.test"],
@@ -61,7 +61,7 @@ impl Fleet {
         fleet.start_coordinator();
         let ca = std::fs::read_to_string(pki.join("ca.crt")).unwrap();
         let node = |name: &&str| {
-            let tls = client_config(&ca, Some(&Identity::read(&pki, name)));
+            let tls = client_config(&ca, Some(&Identity::read(&pki, &format!("{name}/node"))));
             FakeNode::start(Node::new(Client::new(fleet._runtime.handle(), api, tls), name))
         };
         fleet.nodes = NODES.iter().map(node).collect();

@@ -18,8 +18,9 @@ fn bundle(fleet: &Fleet, name: &str) -> Vec<u8> {
 #[track_caller]
 fn until_taken(fleet: &Fleet, pki: &str, code: i32, back: &str) {
     let show = |pki: &str| {
-        fleet.center.put("ops1.key", &fleet.issued(pki, "ops1.example.org.key"), 0o400);
-        fleet.center.put("ops1.crt", &fleet.issued(pki, "ops1.example.org.crt"), 0o644);
+        let issued = |file: &str| fleet.issued(&format!("{pki}/ops1.example.org"), file);
+        fleet.center.put("operator.key", &issued("operator.key"), 0o400);
+        fleet.center.put("operator.crt", &issued("operator.crt"), 0o644);
     };
     show(pki);
     let ends = || fleet.ctl(&["pools"]).status.code() == Some(code);
@@ -81,7 +82,8 @@ fn a_node_is_installed_anew_under_its_name() {
     fleet.pki(&["revoke", "--dir", "pki", &node(2)]);
     fleet.pki(&["issue", "--dir", "pki", "--node", &node(2), "--out", "anew"]);
     fleet.believe(&fleet.issued("pki", "ca.crt"), &fleet.issued("pki", "crl.pem"));
-    fleet.equip("anew", 2);
+    fleet.hosts[2].put("ca.crt", &fleet.issued("anew", "ca.crt"), 0o644);
+    fleet.identify_from("anew", 2);
     fleet.start_agent(2);
     fleet.daemons[2].as_ref().unwrap().ready();
     fleet.until("ended", |pool| pool["phase"] == "steady" && pool["converged"] == 3);
@@ -99,7 +101,7 @@ fn a_leaked_key_is_driven_out_with_its_node() {
     // Its certificate first: it is cut off, also where it is connected.
     fleet.pki(&["revoke", "--dir", "pki", &node(2)]);
     fleet.believe(&fleet.issued("pki", "ca.crt"), &fleet.issued("pki", "crl.pem"));
-    let cut = || fleet.hosts[2].status()["error"]["kind"] == "coordinator_tls";
+    let cut = || fleet.hosts[2].status()["error"]["kind"] == "certificate_revoked";
     assert!(poll_until(PATIENCE, cut), "{}\n{}", fleet.hosts[2].status(), fleet.log());
     let name = node(2);
     let revoke = ["rotate", "--mode", "revoke", "--deny", &name, "--reason", "stolen", "--wait", "--timeout", "60s"];
@@ -118,7 +120,8 @@ fn a_leaked_key_is_driven_out_with_its_node() {
     // It got nothing: neither with its old certificate nor with a new one, until it is forgotten.
     assert_eq!(fleet.hosts[2].kernel(), leaked);
     fleet.pki(&["issue", "--dir", "pki", "--node", &name, "--out", "anew"]);
-    fleet.equip("anew", 2);
+    fleet.hosts[2].put("ca.crt", &fleet.issued("anew", "ca.crt"), 0o644);
+    fleet.identify_from("anew", 2);
     let refused = || fleet.hosts[2].status()["error"]["kind"] == "denied";
     assert!(poll_until(PATIENCE, refused), "{}", fleet.hosts[2].status());
     assert_eq!(fleet.hosts[2].kernel(), leaked);

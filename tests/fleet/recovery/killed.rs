@@ -114,9 +114,7 @@ fn kill_once(fleet: &mut Fleet, place: &str, delay: Duration) -> String {
     assert!(poll_until(PATIENCE, reached), "{}", fleet.log());
     std::thread::sleep(delay);
     fleet.kill();
-    // A backup of a store that no coordinator serves says where it stands.
-    let said = fleet.center_export();
-    let phase = ["staged", "promoted"].into_iter().find(|phase| said.contains(&format!("it is {phase}")));
+    let phase = fleet.stored_phase();
     fleet.serve();
     let after = fleet.until("steady with the next key", |pool| {
         pool["phase"] == "steady" && pool["converged"] == 3 && pool["primary"]["epoch"].as_u64() == Some(epoch + 1)
@@ -135,7 +133,7 @@ fn kill_once(fleet: &mut Fleet, place: &str, delay: Duration) -> String {
         };
         assert!(poll_until(PATIENCE, agrees), "{}\n{after}", host.status());
     }
-    phase.unwrap_or("steady").to_owned()
+    phase
 }
 
 #[test]

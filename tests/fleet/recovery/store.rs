@@ -79,6 +79,43 @@ fn a_sealed_backup_is_restored_on_another_host() {
     watch.end();
 }
 
+#[test]
+fn a_backup_from_the_middle_of_a_rotation_continues_it_or_freezes_the_pool() {
+    skip_unless!(need_netns());
+    let mut fleet = Fleet::steady(2);
+    let watch = Watch::over(&fleet.hosts);
+    let before = fleet.pool();
+    // The rotation waits for a node that is away.
+    fleet.stop_agent(1);
+    fleet.ends(&["rotate"], 0);
+    fleet.until("it waits", |pool| pool["phase"] == "staged" && pool["converged"] == 1);
+    fleet.coordinator("export", &["--to", "staged"], 0);
+    assert!(fleet.coordinator("export", &["--to", "staged"], 3).contains("--force"), "it is not overwritten");
+    let restore = |fleet: &mut Fleet| {
+        fleet.kill();
+        move_away(fleet);
+        fleet.coordinator("import", &["--from", "staged"], 0);
+        fleet.serve();
+    };
+    // No node is ahead of it: it continues where it stood, and gives the node that was away what it missed.
+    restore(&mut fleet);
+    fleet.start_agent(1);
+    let settled = fleet.until("settled", |pool| pool["phase"] == "steady" && pool["converged"] == 2);
+    assert_eq!(settled["backup"], before["primary"]);
+    let held = fleet.agreed();
+    // Now all nodes are, and nothing is given out from what the backup says.
+    restore(&mut fleet);
+    let frozen = fleet.until("frozen", |pool| pool["blocked_by"] == "frozen" && pool["recoverable"] != json!([]));
+    assert_eq!((&frozen["phase"], fleet.agreed()), (&json!("staged"), held.clone()));
+    // Its keys are the two of the rotation, so no node's file is needed.
+    fleet.ends(&["recover", "--yes"], 0);
+    fleet.until("everybody follows", |pool| pool["converged"] == 2 && pool["hold"] == "recovered");
+    assert_eq!(fleet.agreed(), held);
+    fleet.ends(&["resume"], 0);
+    fleet.rotate();
+    watch.end();
+}
+
 /// The pool was made again: what the nodes say, and how each is brought over while the others serve.
 fn bring_over(fleet: &mut Fleet) {
     let held = fleet.agreed();

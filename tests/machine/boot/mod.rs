@@ -3,8 +3,8 @@
 //!
 //! Each test boots machines of its own (`tfo_testbed::machine`), about half a second each.
 
-mod site;
-mod transcript;
+pub(crate) mod site;
+pub(crate) mod transcript;
 
 use std::path::Path;
 
@@ -66,7 +66,7 @@ fn seen(machine: &Machine, name: &str) -> String {
 }
 
 /// What the kernel of the machine has now.
-fn installed_key(machine: &Machine) -> String {
+pub(crate) fn installed_key(machine: &Machine) -> String {
     machine.run(&["cat", KEY_FILE])
 }
 

@@ -6,10 +6,12 @@
 
 use std::rc::Rc;
 
+use super::liar::driven_out;
 use super::search::{Found, search};
 use super::settle::settles;
-use super::step::AFTER;
+use super::step::{AFTER, Event};
 use super::world::{Budget, Off, Op, SlotCount, World};
+use tfo_engine::rollout::barrier::conflict;
 use tfo_engine::rollout::document::{Hold, Stage};
 use tfo_engine::rollout::record::{Exclusion, Membership, NodeRecord};
 use tfo_model::count::Epoch;
@@ -320,6 +322,36 @@ fn first_key_of_a_fleet() {
     holds("first key", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(88_000));
 }
 
+fn empty(budget: Budget) -> World {
+    let mut world = World::empty(2);
+    world.budget = Budget { stages: 2, orders: 2, ..budget };
+    one_coordinator(ordering(world, &[Op::FirstKey, Op::Resume]))
+}
+
+/// Agents first, key later: a node is ready on an empty pool, because there is no cookie to lose, and the pool makes no move
+/// before it has the first key (rule 9).
+#[test]
+fn agents_come_before_the_first_key() {
+    let world = empty(Budget { reboots: 1, absences: 1, ..Budget::default() });
+    holds("agents first", world, &told_apart(2), Pinned::Complete(32_000));
+    let world = empty(Budget { late: 1, ..Budget::default() });
+    holds("agents first, late", world, &told_apart(2), Pinned::Complete(6_600));
+    // The file cannot be written for a while: what was received is no empty pool.
+    let world = empty(Budget { failures: 1, restarts: 1, ..Budget::default() });
+    holds("agents first, failures", world, &told_apart(2), Pinned::Complete(18_000));
+}
+
+/// A store that was restored to a time before the first key says nothing to a joiner until all its nodes were seen.
+#[test]
+fn a_restored_store_does_not_pass_for_an_empty_pool() {
+    // The backup knows both nodes: those that it does not know are not waited for, the second known limit.
+    let world = empty(Budget { restores: 1, images: 1, ..Budget::default() });
+    let world = (0..2).fold(world, |world, node| {
+        world.after(Event::Sync { node, exclusion_ended: false }).expect("an unknown node is admitted")
+    });
+    holds("agents first, restored", world, &told_apart(2), Pinned::Complete(73_000));
+}
+
 /// An instruction that could not be installed at once is installed later.
 #[test]
 fn files_cannot_be_written_for_a_while() {
@@ -338,6 +370,14 @@ fn taken_out_and_restored(orders: &[Op]) -> World {
 fn database_restored_under_nodes_that_were_taken_out() {
     let world = taken_out_and_restored(&[Op::Forget(1), Op::Exclude(1), Op::Deny(1)]);
     holds("restored, taken out", world, &told_apart(2), Pinned::Complete(94_000));
+}
+
+/// A revoke does not wait for nodes that were not seen longer than its short barrier, also after a restore.
+#[test]
+fn database_restored_and_keys_driven_out_without_a_node() {
+    let budget = Budget { restores: 1, orders: 1, absences: 1, ..Budget::default() };
+    let world = one_coordinator(ordering(small(budget), &[Op::RevokeAll, Op::RevokeLate]));
+    holds("restored, left behind", world, &told_apart(2), Pinned::Bounded(SHORT));
 }
 
 /// The known limit (engine/rollout/mod.rs; docs/how-to/pool_frozen.md: after a restore repeat forget, deny, exclude).
@@ -422,6 +462,33 @@ fn a_one_slot_node_beside_others() {
     holds("one slot", one_slot(), &[vec![0, 1, 2], vec![1, 0, 2]], Pinned::Complete(7_000));
 }
 
+/// Two honest nodes and a stolen one.
+fn stolen(budget: Budget, orders: &[Op]) -> World {
+    let mut world = ordering(World::steady(3, 0, &[]), orders);
+    world.budget = budget;
+    world.liar = Some(2);
+    world.nodes[2].is_covered = false;
+    one_coordinator(world)
+}
+
+/// Whatever the stolen node says, and then falls silent, and the coordinator starts again: the honest nodes keep the
+/// invariant, and an operator can always drive out what it knows.
+#[test]
+fn a_stolen_node_says_what_it_likes() {
+    let budget = Budget { stages: 1, lies: 2, coordinator_restarts: 1, orders: 1, ..Budget::default() };
+    let world = stolen(budget, &[Op::Pause, Op::Abort, Op::RevokeAll]);
+    let every = tfo_testbed::by_size(10, 1, 1);
+    let (mut count, mut frozen_and_unheard) = (0_usize, false);
+    let found = search(world, &told_apart(3), STATES, |world| {
+        count += 1;
+        frozen_and_unheard |= conflict(&world.store).is_some() && world.coordinators[0].heard == 0;
+        if count.is_multiple_of(every) { driven_out(world).err() } else { None }
+    });
+    show("stolen node", &found);
+    assert!(found.broken.is_none() && found.is_complete, "a stolen node breaks");
+    assert!(frozen_and_unheard && found.states > 23_000, "the worst moment is reached");
+}
+
 /// Each rule of docs/protocol.md#what-goes-wrong-without-a-rule that a model without time can lack, and the world in which it is missed.
 fn without(off: Off) -> World {
     let one = match off {
@@ -446,7 +513,9 @@ fn without(off: Off) -> World {
         }
         Off::ImportOnlyIntoEmpty => ordering(small(Budget { orders: 1, ..Budget::default() }), &[Op::Import]),
         Off::LifeEndsWithItsStore | Off::PresenceKnowsItsRevision => goes_back_live(1),
+        Off::NoWordNeeded => stolen(Budget { lies: 1, coordinator_restarts: 1, ..Budget::default() }, &[]),
         Off::ExpectedNodesFirst => import(),
+        Off::EmptyIsOfThisRun => empty(Budget { reboots: 1, ..Budget::default() }),
         Off::OneSlotIsNeverRequired => one_slot(),
         Off::FenceInFile => {
             return World { off: Some(off), ..small(Budget { moves: 1, restarts: 1, ..Budget::default() }) };
@@ -469,7 +538,9 @@ fn without(off: Off) -> World {
 fn every_rule_is_needed() {
     let mut kept = Vec::new();
     for off in Off::ALL {
-        let found = search(without(off), &told_apart(without(off).nodes.len()), 10 * STATES, |_| None);
+        let found = search(without(off), &told_apart(without(off).nodes.len()), 10 * STATES, |world| {
+            world.liar.and_then(|_| driven_out(world).err())
+        });
         show(&format!("without {off:?}"), &found);
         if found.broken.is_none() {
             kept.push(off);

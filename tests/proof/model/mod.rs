@@ -1,6 +1,7 @@
 //! Model check over the engine's own code: worlds, their steps, the search, and the checks.
 
 mod check;
+mod liar;
 mod search;
 mod settle;
 mod step;

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
+use tfo_engine::fence::Readiness;
 use tfo_engine::rollout::document::{Snapshot, Stage};
 use tfo_engine::rollout::record::Report;
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
@@ -205,7 +206,10 @@ impl Encoder<'_> {
             self.session(*n, node.link.session().ordinal);
             self.put(node.coordinator as u64 * 2 + u64::from(node.is_covered));
             self.generation(node.link.seen());
-            self.put(node.image * 4 + u64::from(node.is_expected) * 2 + u64::from(node.is_serving));
+            self.put(node.image * 4 + u64::from(node.is_expected) * 2 + u64::from(node.joined_empty));
+            node.serving.hash(&mut self.hasher);
+            let is_empty = node.link.readiness(Duration::ZERO, Duration::ZERO) == Readiness::EmptyPool;
+            self.put(u64::from(node.was_told_empty) * 2 + u64::from(is_empty));
             for request in world.requests.iter().filter(|request| request.node == *n) {
                 self.put(1_000 + request.to as u64 * 2 + u64::from(world.is_outstanding(*n, &request.ask)));
                 self.session(*n, request.sync.session.ordinal);
@@ -218,6 +222,7 @@ impl Encoder<'_> {
                 self.put(2_000 + u64::from(is_current) * 2 + u64::from(answer.is_of_lost_store));
                 match &answer.reply {
                     Reply::Tell(told) => self.told(told),
+                    Reply::Nothing => self.put(4_000),
                     Reply::SessionClosed(open) => self.session(*n, *open),
                 }
             }

@@ -41,13 +41,13 @@ pub(crate) fn settles(reached: &World) -> Result<(), String> {
     Err(format!("does not converge: {:?}", world.store.document))
 }
 
-fn apply(world: &mut World, event: Event) {
+pub(crate) fn apply(world: &mut World, event: Event) {
     if let Some(next) = world.after(event) {
         *world = next;
     }
 }
 
-fn round_of_node(world: &mut World, n: usize) {
+pub(crate) fn round_of_node(world: &mut World, n: usize) {
     let node = u8::try_from(n).unwrap();
     for _ in 0..3 {
         // An agent tries what it could not install before it asks again.

@@ -18,8 +18,10 @@ use tfo_model::fleet::Action as Audit;
 use tfo_model::key::PairPrint;
 use tfo_model::time::UnixTime;
 
+use super::liar::Lie;
 use super::world::{
-    Answer, Off, Op, Reply, Request, World, fingerprint, is_held_for_nodes, link, number, plain, policy, pool_id,
+    Answer, Off, Op, Reply, Request, Serving, World, fingerprint, is_held_for_nodes, link, number, plain, policy,
+    pool_id,
 };
 
 /// `absent_after` of every answer, and how long agents ask before they serve by their file.  Time stands still
@@ -60,8 +62,10 @@ pub(crate) enum Event {
     TakeInVain(u8),
     /// ... and is tried again before a next request.
     TryAgain(u8),
-    /// READY is given before the kernel has keys of the pool: only with the rule off.
+    /// READY is given before the kernel has keys of the pool: on an empty pool, or with a rule off.
     Ready(u8),
+    /// The stolen node reports something, in a session of its own.
+    Lie(Lie),
     RestartAgent(u8),
     Reboot(u8),
     Reimage(u8),
@@ -165,6 +169,12 @@ impl World {
         for index in 0..self.nodes.len() {
             let n = small(index);
             let id = &self.ids[index];
+            if self.liar == Some(index) {
+                if self.budget.lies > 0 {
+                    events.extend(Lie::ALL.map(Event::Lie));
+                }
+                continue;
+            }
             events.push(Event::Sync { node: n, exclusion_ended: false });
             if self.is_excluded_for_a_time(index) {
                 events.push(Event::Sync { node: n, exclusion_ended: true });
@@ -222,7 +232,8 @@ impl World {
             if self.budget.orders > 0 {
                 events.extend(self.orders.iter().map(|op| Event::Order(c, *op)));
             }
-            if conflict(&self.store).is_some() {
+            // An operator who believes a stolen node is not the model's.
+            if conflict(&self.store).is_some() && self.liar.is_none() {
                 events.push(Event::Order(c, Op::Recover));
             }
         }
@@ -259,7 +270,8 @@ impl World {
             }
             Event::TryAgain(n) => next.try_again(usize::from(n)),
             Event::Ready(n) => {
-                next.nodes[usize::from(n)].is_serving = true;
+                let node = &mut next.nodes[usize::from(n)];
+                node.serving = if node.joined_empty { Serving::SinceEmpty } else { Serving::Keyless };
                 true
             }
             Event::Hesitate(c) => {
@@ -267,6 +279,7 @@ impl World {
                 next.coordinators[usize::from(c)].hesitates = true;
                 true
             }
+            Event::Lie(lie) => next.liar.is_some_and(|n| next.lie(n, lie)),
             Event::RestartAgent(n) => {
                 next.budget.restarts -= 1;
                 next.restart(usize::from(n))
@@ -380,6 +393,11 @@ impl World {
         };
         let result = match &taken.reply {
             Reply::SessionClosed(open) => link.session_closed(id, *open, image, Duration::ZERO).map(|()| None),
+            Reply::Nothing => {
+                let taken = link.nothing_new(id, Duration::ZERO).map(|()| None);
+                self.nodes[n].was_told_empty |= self.is_empty_to(n);
+                taken
+            }
             Reply::Tell(told) => {
                 let pool_id = self.store.document.pool_id;
                 let answer = PoolAnswer { pool_id, instruction: *told, absent_after: ABSENT_AFTER };
@@ -466,6 +484,7 @@ impl World {
         let has_fence = !self.is_off(Off::FenceInFile);
         let node = &mut self.nodes[n];
         node.link = link(node.file.as_deref().filter(|_| has_fence).cloned(), ordinal, node.image);
+        node.joined_empty = false;
         self.drop_dead_answers(n);
     }
 
@@ -483,10 +502,15 @@ impl World {
     fn may_serve_without_keys(&self, n: usize) -> bool {
         let node = &self.nodes[n];
         let is_ready = match node.link.readiness(Duration::ZERO, START_TIMEOUT) {
-            Readiness::Confirmed | Readiness::Unconfirmed => true,
+            Readiness::Confirmed | Readiness::Unconfirmed | Readiness::EmptyPool => true,
+            Readiness::NoKeys | Readiness::Asking if self.is_off(Off::EmptyIsOfThisRun) => node.was_told_empty,
             Readiness::NoKeys | Readiness::Asking => self.is_off(Off::JoinerWaitsForKeys),
         };
-        node.kernel.is_none() && !node.is_serving && node.link.fence().is_none() && is_ready
+        node.kernel.is_none() && node.serving == Serving::No && node.link.fence().is_none() && is_ready
+    }
+
+    fn is_empty_to(&self, n: usize) -> bool {
+        self.nodes[n].link.readiness(Duration::ZERO, START_TIMEOUT) == Readiness::EmptyPool
     }
 
     fn reboot(&mut self, n: usize) -> bool {
@@ -496,7 +520,7 @@ impl World {
             SlotCount::One => Slots { backup: None, ..fence.slots },
         });
         node.is_covered &= node.kernel.is_some();
-        node.is_serving = false;
+        node.serving = Serving::No;
         self.restart(n);
         self.note_minted();
         true
@@ -508,7 +532,8 @@ impl World {
         node.file = None;
         node.kernel = None;
         node.image += 1;
-        node.is_serving = false;
+        node.serving = Serving::No;
+        node.was_told_empty = false;
         node.is_covered = false;
         node.is_expected = false;
         self.ordered_on &= !(1 << n);
@@ -563,6 +588,7 @@ impl World {
         match record(&self.store.document, before.as_ref(), &id, &request.sync, wall) {
             Ok(Recording::First(change) | Recording::Later(change)) => {
                 self.store_record(n, change.next);
+                self.note_joined(request);
                 self.coordinators.iter_mut().for_each(|c| c.heard |= 1 << n);
             }
             Ok(Recording::Stale) => {}
@@ -574,6 +600,13 @@ impl World {
         }
         self.answer(request);
         true
+    }
+
+    /// Ghost: whether the run that sent the request was admitted while the pool had no key, and no node held one.
+    fn note_joined(&mut self, request: &Request) {
+        let is_empty = self.store.document.stage == Stage::Empty && !self.nodes.iter().any(|node| node.is_covered);
+        let node = &mut self.nodes[request.node];
+        node.joined_empty |= is_empty && node.kernel.is_none() && node.link.session() == request.sync.session;
     }
 
     fn answer(&mut self, request: &Request) {
@@ -591,6 +624,10 @@ impl World {
         let presence = if self.is_off(Off::NobodyIsToldBeforeAllAreHeard) { self.everybody() } else { presence };
         match PoolView::of(&view, &presence).answer(&view, &id, &request.sync) {
             Ok(Reply_::Instruct(told)) => self.reply(request, Reply::Tell(told)),
+            // A kernel with keys is never ready without them, and a state less to look at.
+            Ok(Reply_::Nothing) if request.sync.report.fence.is_none() && self.nodes[request.node].kernel.is_none() => {
+                self.reply(request, Reply::Nothing);
+            }
             Ok(Reply_::Nothing) => self.confirm(request, &presence),
             Err(SyncRefused::SessionClosed { ordinal }) => self.reply(request, Reply::SessionClosed(ordinal)),
             Err(_) => {}
@@ -623,7 +660,7 @@ impl World {
         }
     }
 
-    fn store_record(&mut self, n: usize, next: Option<NodeRecord>) {
+    pub(crate) fn store_record(&mut self, n: usize, next: Option<NodeRecord>) {
         let id = self.ids[n].clone();
         let mut store = (*self.store).clone();
         match next {
@@ -759,6 +796,9 @@ impl World {
         if self.is_off(Off::CommandsWaitForNodes) && *input != Input::Tick {
             presence = self.everybody();
         }
+        if self.is_off(Off::NoWordNeeded) && self.waits_for_a_word(input, &presence) {
+            return false;
+        }
         let now = Now { wall: AFTER, presence: &presence };
         let mut step = handle(&view, now, input, None);
         if let Ok(Step::MakeKey { .. }) = step {
@@ -773,6 +813,19 @@ impl World {
         self.undo_view(&mut proposal);
         self.coordinators[c].pending = Some(Rc::from(proposal));
         if self.coordinators[c].hesitates { true } else { self.commit(c) }
+    }
+
+    /// Without the rule: commands wait for each node that they take out, and a revoke for all nodes and a thaw.
+    fn waits_for_a_word(&self, input: &Input, presence: &Presence) -> bool {
+        let Input::Request(OperatorRequest { command, .. }) = input else { return false };
+        let unseen = presence.unseen_required(&self.store);
+        match command {
+            Command::Deny { nodes } | Command::Forget { nodes, .. } | Command::Exclude { nodes, .. } => {
+                unseen.iter().any(|node| nodes.contains(node))
+            }
+            Command::Revoke { .. } => conflict(&self.store).is_some() || !unseen.is_empty(),
+            _ => false,
+        }
     }
 
     /// What the view hid is put back, and what a rule that is off does to the proposal is done.
@@ -805,7 +858,9 @@ impl World {
             Op::Resume => Command::Resume { force: false },
             Op::Abort => Command::Abort { force: false },
             Op::ForceAbort => Command::Abort { force: true },
-            Op::RevokeAll => Command::Revoke { keys: RevokeKeys::AllInstructed, deny: BTreeSet::new() },
+            Op::RevokeAll | Op::RevokeLate => {
+                Command::Revoke { keys: RevokeKeys::AllInstructed, deny: BTreeSet::new() }
+            }
             Op::RevokeHeld(index) => match held.get(usize::from(index)) {
                 Some(key) => Command::Revoke { keys: RevokeKeys::Epochs([key.epoch].into()), deny: BTreeSet::new() },
                 None => return false,
@@ -861,7 +916,8 @@ impl World {
         };
         let order =
             OperatorRequest { operator: "ops".parse().unwrap(), reason: String::new(), if_revision: None, command };
-        let is_done = self.decide(c, &Input::Request(order), None, 0);
+        let served_secs = if op == Op::RevokeLate { 1_000_000 } else { 0 };
+        let is_done = self.decide(c, &Input::Request(order), None, served_secs);
         // The known limit of a forget after a restore: the node is wiped first.  If it spoke the truth and came back with
         // its file, there would be two histories.
         if let (Op::Forget(n) | Op::ForgetWhileFrozen(n) | Op::Allow(n), true) = (op, is_done && self.is_restored) {
@@ -905,6 +961,9 @@ impl World {
             self.nodes[index].is_expected &= !is_known;
             if !self.is_admitted(index) && !self.nodes[index].is_expected {
                 self.nodes[index].is_covered = false;
+                if self.nodes[index].serving == Serving::SinceEmpty {
+                    self.nodes[index].serving = Serving::TakenOut;
+                }
                 self.ordered_on &= !(1 << index);
             }
         }

@@ -47,10 +47,12 @@ pub(crate) enum Off {
     NobodyIsToldBeforeAllAreHeard,
     LifeEndsWithItsStore,
     PresenceKnowsItsRevision,
+    EmptyIsOfThisRun,
+    NoWordNeeded,
 }
 
 impl Off {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::BarrierBeforePromote,
         Self::BarrierBeforeStage,
         Self::SwapOnRevision,
@@ -75,6 +77,8 @@ impl Off {
         Self::NobodyIsToldBeforeAllAreHeard,
         Self::LifeEndsWithItsStore,
         Self::PresenceKnowsItsRevision,
+        Self::EmptyIsOfThisRun,
+        Self::NoWordNeeded,
     ];
 }
 
@@ -106,6 +110,20 @@ pub(crate) struct Coordinator {
     pub cache: Option<Rc<Snapshot>>,
 }
 
+/// READY without keys of the pool: the node mints under a key that the kernel made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Serving {
+    /// Not given, or the kernel had keys of the pool.
+    No,
+    /// Given while the pool had a key: the node counts as soon as it is required.
+    Keyless,
+    /// Given by a run that was admitted before the pool had a key, when there was no cookie to lose.  Rule 14: such a node
+    /// is uncovered until its first install, and the pool waits for that.
+    SinceEmpty,
+    /// The same, and it was taken out since: covered from its next install (rule 6).
+    TakenOut,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub slot_count: SlotCount,
@@ -118,8 +136,12 @@ pub(crate) struct Node {
     /// Counts new images: the nonce of the sessions.
     pub image: u64,
     pub coordinator: usize,
-    /// READY was given before the kernel had keys of the pool: it mints under a key that the kernel made.
-    pub is_serving: bool,
+    /// Whether, and when, READY was given before the kernel had keys of the pool.
+    pub serving: Serving,
+    /// Ghost: this run of the agent was admitted while no node had a key of the pool.
+    pub(crate) joined_empty: bool,
+    /// An earlier run was told that the pool has no key: only a switch looks at it.
+    pub(crate) was_told_empty: bool,
     /// Ghost: an import took it for granted, and it has not registered yet (rule 14).
     pub(crate) is_expected: bool,
     /// Ghost: covered by the invariant.
@@ -138,6 +160,8 @@ pub(crate) struct Request {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Reply {
     Tell(Instruction),
+    /// 204 to a node without keys.
+    Nothing,
     SessionClosed(u64),
 }
 
@@ -171,6 +195,8 @@ pub(crate) struct Budget {
     pub slow_commits: u8,
     /// Rotations that may still start.
     pub stages: u8,
+    /// Reports of the stolen node.
+    pub lies: u8,
 }
 
 #[derive(Debug, Clone)]
@@ -205,6 +231,8 @@ pub(crate) struct World {
     /// The backup that the last promotion dropped: a switch puts it back.
     pub dropped_backup: Option<PoolKey>,
     pub orders: Rc<Vec<Op>>,
+    /// The stolen node: no property covers it.
+    pub(crate) liar: Option<usize>,
     /// Names of the nodes, in their order.
     pub ids: Rc<Vec<NodeId>>,
 }
@@ -217,6 +245,8 @@ pub(crate) enum Op {
     Abort,
     ForceAbort,
     RevokeAll,
+    /// The same after the short barrier: nodes that were not seen are left behind in the same commit.
+    RevokeLate,
     RevokeHeld(u8),
     Exclude(u8),
     Forget(u8),
@@ -263,7 +293,9 @@ pub(crate) fn node() -> Node {
         link: link(None, 1, 0),
         image: 0,
         coordinator: 0,
-        is_serving: false,
+        serving: Serving::No,
+        joined_empty: false,
+        was_told_empty: false,
         is_covered: false,
         is_expected: false,
     }
@@ -327,6 +359,11 @@ impl World {
         world
     }
 
+    /// An empty pool; no kernel has a key.
+    pub(crate) fn empty(nodes: usize) -> Self {
+        Self::with(Document::new(pool_id(), policy(&[]), UnixTime::from_secs(0)), nodes)
+    }
+
     fn with(document: Document, nodes: usize) -> Self {
         Self {
             off: None,
@@ -349,6 +386,7 @@ impl World {
             restore_admits: false,
             dropped_backup: None,
             orders: Rc::new(Vec::new()),
+            liar: None,
             ids: Rc::new(["a", "b", "c"].iter().take(nodes).map(|name| name.parse().unwrap()).collect()),
         }
     }
@@ -382,7 +420,15 @@ impl World {
         let node = &self.nodes[index];
         let is_required =
             || self.store.nodes.get(&self.ids[index]).is_some_and(tfo_engine::rollout::record::NodeRecord::is_required);
-        if node.kernel.is_none() && node.is_serving && is_required() {
+        let counts = match node.serving {
+            Serving::No | Serving::TakenOut => false,
+            Serving::Keyless => true,
+            // With the first key it is on its way to its first install; the pool makes no move before that.
+            Serving::SinceEmpty => {
+                !matches!(self.store.document.stage, Stage::Empty | Stage::Steady { backup: None, .. })
+            }
+        };
+        if node.kernel.is_none() && counts && is_required() {
             return Some((u64::MAX - index as u64, None));
         }
         let slots = node.kernel.filter(|_| node.is_covered)?;

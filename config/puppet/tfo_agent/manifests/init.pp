@@ -1,6 +1,6 @@
 # The TCP Fast Open keys of this host, shared with its fleet.
 #
-# @param config  The whole agent.toml; config/agent.toml of the package explains every key.
+# @param config  The whole agent.toml; /usr/share/tfo-fleet/agent.toml explains every key.
 # @param mode    daemon: tfo-agent.service, timer: tfo-agent-once.timer, once: only when puppet runs.
 # @param secret  The shared secret, 32 bytes or more; undef = it is put in place by something else.
 # @param secret_file  Where the secret lies, as `config` names it.

@@ -20,11 +20,13 @@ use tfo_engine::rollout::record::{NodeRecord, RecordChange, Report};
 use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer, Recording, record};
 use tfo_host::runtime::clock;
+use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
 use tfo_model::node::Expected;
 use tfo_model::state::SlotPrint;
 use tfo_store::CommitError;
 use tfo_wire::v1::fleet::{Done, SlotPairShown};
+use tfo_wire::v1::sync::SelfAnswer;
 
 /// How often a command is decided because another writer committed in between.
 const TRIES: usize = 4;
@@ -76,6 +78,7 @@ impl Driver {
                 }
                 Message::Status(reply) => self.show(reply, Self::status),
                 Message::Nodes(reply) => self.show(reply, Self::nodes),
+                Message::Itself { node, reply } => self.show_node(reply, node),
                 Message::Summary(reply) => self.show(reply, Self::summary),
                 Message::Policy(policy) => {
                     self.file_policy = *policy;
@@ -157,6 +160,12 @@ impl Driver {
         } else {
             pending.reply.give(Err(SyncError::StoreDown));
         }
+    }
+
+    /// Looks at one node alone: any node may ask, as often as it likes.
+    fn show_node(&mut self, reply: oneshot::Sender<Result<SelfAnswer, StoreDown>>, node: NodeId) {
+        let shown = if self.look() { Ok(self.itself(node)) } else { Err(StoreDown) };
+        drop(reply.send(shown));
     }
 
     fn show<T>(&mut self, reply: oneshot::Sender<Result<T, StoreDown>>, show: impl FnOnce(&Self) -> T) {

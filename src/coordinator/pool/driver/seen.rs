@@ -81,7 +81,8 @@ impl Driver {
                     node = %found.node,
                     generation = %found.generation,
                     revision = %snapshot.document.revision,
-                    "the pool is frozen: a node has an instruction that this store never gave; run `tfoctl recover`"
+                    "the pool is frozen: a node reports an instruction that this store never gave: the store was restored \
+                     (`tfoctl recover`), or that node lies (`tfoctl deny`)"
                 ),
                 None => info!(%pool, "the pool is not frozen any more"),
             }

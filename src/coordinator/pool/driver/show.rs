@@ -24,6 +24,7 @@ use tfo_wire::v1::fleet::{
     FingerprintCount, NodeStatus, Nodes, Paused, PoolStatus, SlotPairShown, VERDICT_NODES_MAX, Verdict, Waves,
 };
 use tfo_wire::v1::orders::{Closed, WAIVER_NODES_MAX, Waiver};
+use tfo_wire::v1::sync::SelfAnswer;
 
 impl Driver {
     /// Computes what the next tick would wait for, so that the status includes the reports since the last one.
@@ -57,6 +58,19 @@ impl Driver {
                 (node, since)
             })
             .collect();
+    }
+
+    /// What the pool knows of one node.
+    pub(super) fn itself(&self, node: NodeId) -> SelfAnswer {
+        let snapshot = self.replica.snapshot();
+        SelfAnswer {
+            pool: self.replica.pool().clone(),
+            pool_id: snapshot.document.pool_id,
+            phase: snapshot.document.stage.phase(),
+            frozen: self.seen.view.is_frozen(),
+            denied: snapshot.nodes.get(&node).is_some_and(NodeRecord::is_denied),
+            node,
+        }
     }
 
     /// The state of the pool.

@@ -9,6 +9,7 @@ mod nodes;
 mod presence;
 mod refusals;
 mod reporting;
+mod siege;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -147,7 +148,7 @@ fn with_behind(stage: Stage) -> Snapshot {
 }
 
 /// Every node that a test here names.
-const ALL_NODES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "late", "new", "never-seen", "one"];
+const ALL_NODES: [&str; 13] = ["a", "b", "c", "d", "e", "evil", "f", "g", "h", "late", "new", "never-seen", "one"];
 
 /// A coordinator that has seen all nodes, long after everything.
 fn presence() -> Presence {

@@ -114,7 +114,13 @@ fn an_answer_is_what_is_above_seen_and_not_there_yet() {
     assert!(matches!(answer(&snapshot, &presence(), &node("a"), &behind), Ok(Answer::Instruct(_))));
     let unseen = blind_to(&["b"]);
     assert_eq!(answer(&snapshot, &unseen, &node("a"), &behind), Err(SyncRefused::NotHeard));
-    assert_eq!(answer(&of(Stage::Empty), &presence(), &node("a"), &behind), Ok(Answer::Nothing));
+    let empty = of(Stage::Empty);
+    assert_eq!(answer(&empty, &presence(), &node("a"), &behind), Ok(Answer::Nothing));
+    assert_eq!(
+        answer(&empty, &unseen, &node("a"), &behind),
+        Err(SyncRefused::NotHeard),
+        "a restored store may be behind"
+    );
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn a_waiver_names_the_shares_and_exactly_the_nodes_that_a_resume_gives_the_key()
     let snapshot = stopped();
     let found = waived(&snapshot).unwrap();
     assert_eq!((found.wave, found.of, &found.next), (1, 3, &vec![node("c")]));
-    assert_eq!((found.rejected.to_string(), found.baseline.to_string()), ("12 %".to_owned(), "0.1 %".to_owned()));
+    assert_eq!((found.rejected.in_words(), found.baseline.in_words()), ("12 %".to_owned(), "0.1 %".to_owned()));
     // The next wave takes in just those.
     let resumed = committed(order(&snapshot, Command::Resume { force: false }).unwrap());
     let resumed = Snapshot { document: resumed.document, ..snapshot };
@@ -101,7 +101,7 @@ fn the_share_in_a_waiver_is_that_of_now() {
     let window = snapshot.nodes.get_mut(&node("a")).unwrap().window.as_mut().unwrap();
     window.last.passive_fail += 880;
     window.last.passive += 120;
-    assert_eq!(waived(&snapshot).unwrap().rejected.to_string(), "50 %");
+    assert_eq!(waived(&snapshot).unwrap().rejected.in_words(), "50 %");
 }
 
 #[test]

@@ -1,0 +1,135 @@
+//! What a running coordinator cannot change: its addresses and its store.  All other settings are reloaded.
+//!
+//! The coordinator refuses a reload that changes one of them.  `check --reload`, which makes `systemctl reload` fail then,
+//! is another process: it learns what is in use from a file in the service's runtime directory, written once at the start,
+//! so the two cannot race.
+
+use std::env;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, StoreSettings};
+use tfo_config::reader::Located;
+use tfo_host::runtime::files::{self, Durability, ReplaceError};
+use tfo_model::problem::{Problem, Severity};
+
+/// RuntimeDirectory= of the unit, and what systemd calls it for the service (`systemd.exec(5)`).
+const DIRECTORY: &str = "/run/tfo-coordinator";
+const DIRECTORY_VARIABLE: &str = "RUNTIME_DIRECTORY";
+/// The file in it.
+const NAME: &str = "in-use.json";
+
+/// Kind of the problem of a setting that a reload cannot change.
+pub const NEEDS_RESTART: &str = "needs_restart";
+
+/// The settings that are in use from start to end.  Between two processes of one release: it may change freely.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InUse {
+    config: PathBuf,
+    listen: SocketAddr,
+    observe: Option<SocketAddr>,
+    store: PathBuf,
+    /// The place of the key, never the key.
+    key_encryption_key: String,
+}
+
+impl InUse {
+    /// Of these settings.
+    #[must_use]
+    pub fn of(settings: &CoordinatorSettings) -> Self {
+        Self {
+            config: settings.file.clone(),
+            listen: settings.api.listen.value,
+            observe: settings.observe.as_ref().map(|at| at.value),
+            store: settings.store.path.value.clone(),
+            key_encryption_key: settings.store.key_encryption_key.value.to_string(),
+        }
+    }
+
+    /// Of the coordinator that runs as the service, if it serves this configuration file.
+    #[must_use]
+    pub fn of_service(config: &Path) -> Option<Self> {
+        let directory = env::var_os(DIRECTORY_VARIABLE).map_or_else(|| DIRECTORY.into(), PathBuf::from);
+        let text = std::fs::read(directory.join(NAME)).ok()?;
+        serde_json::from_slice(&text).ok().filter(|in_use: &Self| in_use.config == config)
+    }
+
+    /// Says it to [`Self::of_service`], where systemd has made a runtime directory.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be written.
+    pub fn publish(&self) -> Result<(), ReplaceError> {
+        let Some(directory) = env::var_os(DIRECTORY_VARIABLE) else { return Ok(()) };
+        let text = serde_json::to_vec(self).expect("paths of a configuration file are UTF-8");
+        files::replace(&Path::new(&directory).join(NAME), &text, 0o644, Durability::Volatile)
+    }
+
+    /// What differs in `settings`: each a problem of this severity at its key.
+    #[must_use]
+    pub fn changes(&self, settings: &CoordinatorSettings, severity: Severity) -> Vec<Problem> {
+        let (new, ApiSettings { listen, .. }) = (Self::of(settings), &settings.api);
+        let StoreSettings { path, key_encryption_key } = &settings.store;
+        let observe = settings.observe.as_ref().map_or_else(|| place("observe.listen", None), at);
+        let changes = [
+            (at(listen), self.listen != new.listen),
+            (observe, self.observe != new.observe),
+            (at(path), self.store != new.store),
+            (at(key_encryption_key), self.key_encryption_key != new.key_encryption_key),
+        ];
+        let problem = |place: Located<()>| {
+            let message = "the running coordinator cannot change this; it takes effect at a restart";
+            let remedy = "systemctl restart tfo-coordinator: nodes keep their keys, and a running rotation continues";
+            place.locate(&settings.file, Problem { severity, ..Problem::error(NEEDS_RESTART, message, remedy) })
+        };
+        changes.into_iter().filter(|(_, differs)| *differs).map(|(place, _)| problem(place)).collect()
+    }
+}
+
+/// The place of a setting, whatever its value is.
+fn at<T>(setting: &Located<T>) -> Located<()> {
+    place(&setting.key, setting.line)
+}
+
+fn place(key: &str, line: Option<usize>) -> Located<()> {
+    Located { value: (), key: key.to_owned(), line }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(more: &str) -> CoordinatorSettings {
+        let text = format!(
+            "[api]\ncert = \"/c.crt\"\nkey = \"/c.key\"\nclient_ca = \"/ca.crt\"\n{more}[access]\noperators = []\n\
+             [pools.edge]\nnodes = [\"*.example.org\"]\n"
+        );
+        CoordinatorSettings::parse(Path::new("/c.toml"), &text).unwrap()
+    }
+
+    #[test]
+    fn addresses_and_the_store_need_a_restart_and_nothing_else() {
+        let before = "[store]\nkey_encryption_key = \"credential:kek\"\n";
+        let in_use = InUse::of(&settings(before));
+        let changed = |more: &str| {
+            let problems = in_use.changes(&settings(more), Severity::Error);
+            let keys = problems.into_iter().map(|problem| (problem.key.unwrap(), problem.line));
+            keys.collect::<Vec<_>>()
+        };
+        assert_eq!(changed(before), []);
+        assert_eq!(changed(&format!("crl = \"/crl.pem\"\n{before}")), [], "files of TLS are read again");
+        assert_eq!(changed(&format!("listen = \"[::]:9444\"\n{before}")), [("api.listen".to_owned(), Some(5))]);
+        assert_eq!(changed(&format!("{before}[observe]\nlisten = \"\"\n")), [("observe.listen".to_owned(), None)]);
+        let moved = "[store]\npath = \"/s.db\"\nkey_encryption_key = \"/kek\"\n";
+        let keys = ["store.path", "store.key_encryption_key"].map(str::to_owned);
+        assert_eq!(changed(moved).into_iter().map(|(key, _)| key).collect::<Vec<_>>(), keys);
+    }
+
+    #[test]
+    fn it_goes_to_another_process_whole() {
+        let in_use = InUse::of(&settings("[store]\nkey_encryption_key = \"/kek\"\n"));
+        let text = serde_json::to_vec(&in_use).unwrap();
+        assert_eq!(serde_json::from_slice::<InUse>(&text).unwrap(), in_use);
+    }
+}

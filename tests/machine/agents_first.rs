@@ -1,0 +1,109 @@
+//! Agents first, key later: config management installs agents while the pool is empty, its play is green at once, and the
+//! first key reaches every node when an operator makes it.
+
+use std::path::Path;
+
+use super::boot::site::Site;
+use super::boot::transcript::{SECTION, TUTORIAL};
+use tfo_testbed::host::{UNSET, said as told};
+use tfo_testbed::machine::{Machine, need_machine};
+use tfo_testbed::package::need_packages;
+use tfo_testbed::{SOON, poll_until, transcript};
+
+const CONFIG: &str = "[source]\nkind = \"coordinator\"\nurls = [\"https://tfo1.example.org:9443\"]\npool = \"edge\"\n\
+                      ca = \"/etc/tfo-fleet/ca.crt\"\ncert = \"/etc/tfo-fleet/node.crt\"\n\
+                      key = \"/etc/tfo-fleet/node.key\"\n";
+
+/// A server that the agent's unit orders itself before, and that wants the agent.
+const SERVER: &str = "[Unit]\nRequires=tfo-agent.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
+                      ExecStart=/bin/true\n";
+
+const ROLE: [&str; 4] = ["tasks/main.yml", "defaults/main.yml", "handlers/main.yml", "meta/main.yml"];
+
+/// One run of the Ansible role on a node; gives how many tasks changed something.
+#[track_caller]
+fn play(machine: &Machine, mode: &str) -> u32 {
+    let variables = serde_json::json!({ "tfo_agent_mode": mode, "tfo_agent_config": CONFIG });
+    machine.write_new("/root/variables.json", &variables.to_string());
+    machine.write_new("/root/play.yml", "- hosts: all\n  gather_facts: false\n  roles: [tfo_agent]\n");
+    let output = machine.output(&[
+        "ansible-playbook",
+        "-c",
+        "local",
+        "-i",
+        "box,",
+        "-e",
+        "@/root/variables.json",
+        "-e",
+        "ansible_python_interpreter=/usr/bin/python3",
+        "/root/play.yml",
+    ]);
+    let text = told(&output);
+    assert!(output.status.success(), "{mode}: {text}\n{}", machine.journal(Some("tfo-agent")));
+    let changed = text.rsplit_once("changed=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+    changed.unwrap_or_else(|| panic!("no recap: {text}"))
+}
+
+/// The fleet of the tutorial, as far as its coordinator: the pool is empty, and no node has an agent yet.
+fn with_a_coordinator(packages: &tfo_testbed::package::Packages) -> Site {
+    let mut site = Site::new(packages);
+    let shown = transcript::below(TUTORIAL, SECTION);
+    for (prompt, command) in transcript::typed(shown).iter().take_while(|(prompt, _)| *prompt == "tfo1# ") {
+        site.type_on(prompt.trim_end_matches("# "), command);
+    }
+    site
+}
+
+/// The role, the package and the certificates on a node: what an inventory and a vault bring.
+fn prepare(site: &Site, node: &str) {
+    let machine = site.on(node);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ansible/tfo_agent");
+    machine.run(&["sh", "-c", "mkdir -p /etc/tfo-fleet /root/roles/tfo_agent/tasks /root/roles/tfo_agent/defaults"]);
+    machine.run(&["mkdir", "/root/roles/tfo_agent/handlers", "/root/roles/tfo_agent/meta"]);
+    for file in ROLE {
+        let text = std::fs::read_to_string(root.join(file)).expect("the role has it");
+        machine.write_new(&format!("/root/roles/tfo_agent/{file}"), &text);
+    }
+    site.bring("pki/ca.crt", node, "/etc/tfo-fleet/ca.crt");
+    site.bring(&format!("pki/{node}.cache.example.org.crt"), node, "/etc/tfo-fleet/node.crt");
+    site.bring(&format!("pki/{node}.cache.example.org.key"), node, "/etc/tfo-fleet/node.key");
+    machine.run(&["sh", "-c", "dpkg --force-unsafe-io --install /root/tfo-agent_*.deb"]);
+    machine.write_new("/etc/systemd/system/nginx.service", SERVER);
+    machine.run(&["systemctl", "daemon-reload"]);
+}
+
+#[test]
+fn config_management_brings_agents_before_the_pool_has_a_key() {
+    let (true, Some(packages)) = (need_machine() && tfo_testbed::need_tool("ansible-playbook"), need_packages()) else {
+        return;
+    };
+    let mut site = with_a_coordinator(packages);
+    for node in ["cp1", "cp2"] {
+        prepare(&site, node);
+        // As a timer, too: `once` has nothing to install, and nothing has failed.
+        let modes = if node == "cp1" { &["timer", "daemon"][..] } else { &["daemon"] };
+        for mode in modes {
+            assert!(play(site.on(node), mode) > 0, "{node}: {mode}");
+        }
+        let machine = site.on(node);
+        assert_eq!(machine.run(&["systemctl", "is-active", "tfo-agent"]), "active");
+        assert_eq!(machine.property("tfo-agent", "NRestarts"), "0", "{}", machine.journal(Some("tfo-agent")));
+        let shown = machine.property("tfo-agent", "StatusText");
+        assert!(shown.starts_with("degraded: pool edge has no key yet; `tfoctl rotate --first`"), "{shown}");
+        // A server that waits for the agent, as at a boot.
+        machine.run(&["systemctl", "stop", "tfo-agent"]);
+        machine.run(&["systemctl", "start", "nginx"]);
+        assert_eq!(machine.property("tfo-agent", "ActiveState"), "active");
+        assert_eq!(machine.run(&["systemctl", "list-units", "--failed", "--no-legend", "--plain"]), "");
+        assert_eq!(super::boot::installed_key(machine), UNSET);
+    }
+    assert_eq!(play(site.on("cp1"), "daemon"), 0, "a second run changes nothing");
+    site.type_on("tfo1", "tfoctl rotate --first --expect 2 --wait --yes");
+    let key = site.keys();
+    assert!(key != UNSET && !key.contains(','), "one first key: {key}");
+    for node in ["cp1", "cp2"] {
+        let said = || site.on(node).property("tfo-agent", "StatusText");
+        assert!(poll_until(SOON, || said().starts_with("primary ")), "{node}: {}", said());
+        assert_eq!(site.on(node).property("tfo-agent", "NRestarts"), "0");
+    }
+}
