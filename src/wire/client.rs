@@ -348,6 +348,13 @@ mod tests {
     }
 
     #[test]
+    fn a_url_without_a_port_is_suspected_of_lacking_it() {
+        let hint = |url: &str| url.parse::<BaseUrl>().unwrap().hint();
+        assert!(hint("https://c1.example.org").contains("443") && hint("https://c1").contains("9443"));
+        assert_eq!(hint("https://c1.example.org:9443"), "");
+    }
+
+    #[test]
     fn a_refusal_says_its_reason_first_and_the_transport_last() {
         let refused = |message: &str| {
             let body = serde_json::json!({"kind": "refused", "message": message, "request_id": "r-1"});
@@ -357,13 +364,6 @@ mod tests {
         assert_eq!(refused("the pool is\u{1b} held"), "the pool is held; https://a answered 409 (request r-1)");
         let long = refused(&"x".repeat(PEER_CHARS_MAX + 1));
         assert!(long.starts_with(&format!("{}…; https://a", "x".repeat(PEER_CHARS_MAX))), "{long}");
-    }
-
-    #[test]
-    fn a_url_without_a_port_is_suspected_of_lacking_it() {
-        let hint = |url: &str| url.parse::<BaseUrl>().unwrap().hint();
-        assert!(hint("https://c1.example.org").contains("443") && hint("https://c1").contains("9443"));
-        assert_eq!(hint("https://c1.example.org:9443"), "");
     }
 
     #[test]

@@ -151,6 +151,34 @@ fn installed(request: &Value, change: &Value) -> Value {
     installed
 }
 
+/// What `tfo-agent check` asks: answered from what is known, recorded nowhere, and no refusal in log and counters.
+#[test]
+fn a_node_may_ask_what_the_pool_knows_of_it_and_leaves_no_trace() {
+    let (ask, empty) = ("/v1/pools/edge/self", World::started(FAST));
+    let (status, answer) = empty.node("a.cache.example.org").client.get(ask);
+    let expected = json!({"pool": "edge", "pool_id": answer["pool_id"], "node": "a.cache.example.org", "phase": "empty",
+        "frozen": false, "denied": false});
+    assert_eq!((status, &answer), (200, &expected));
+    let (_, nodes) = empty.operator().get("/v1/pools/edge/nodes");
+    assert_eq!(nodes["nodes"], json!([]), "it joins nothing");
+
+    let (world, nodes) = with_first_key(FAST);
+    let before = state(&world);
+    let path = "/v1/pools/edge/nodes/c.cache.example.org";
+    let (status, answer) = nodes[2].client.get(ask);
+    assert_eq!((status, &answer["phase"], &answer["denied"]), (200, &json!("steady"), &json!(false)));
+    assert_eq!(state(&world), before);
+    world.operator().ask(Method::PUT, path, Some(br#"{"action":"deny","reason":"stolen"}"#.to_vec()));
+    assert_eq!(nodes[2].client.get(ask).1["denied"], true);
+    assert!(!world.log().contains("refused") && !empty.log().contains("refused"), "{}", world.log());
+    let (_, metrics) = world.observed("/metrics").unwrap();
+    let refused = metrics.lines().filter(|line| line.contains("refused_total{")).all(|line| line.ends_with(" 0"));
+    assert!(metrics.contains("refused_total{") && refused, "{metrics}");
+    // Those who are not nodes of the pool learn nothing.
+    let (status, answer) = world.client(&["stranger.example.com"]).get(ask);
+    assert_eq!((status, &answer["kind"]), (403, &json!("not_in_pool")));
+}
+
 #[test]
 fn a_denied_node_and_an_old_session_get_no_keys() {
     let (world, mut nodes) = with_first_key(FAST);

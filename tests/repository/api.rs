@@ -17,7 +17,7 @@ use tfo_wire::v1::fleet::{
 };
 use tfo_wire::v1::orders::{Closed, ExpectRequest, NodeAction, NodesRequest, Waiver};
 use tfo_wire::v1::secret::SecretText;
-use tfo_wire::v1::sync::{ClockReport, InstalledKeys, KeyMaterial, SyncAnswer, SyncRequest};
+use tfo_wire::v1::sync::{ClockReport, InstalledKeys, KeyMaterial, SelfAnswer, SyncAnswer, SyncRequest};
 
 fn node(name: &str) -> NodeId {
     format!("{name}.cache.example.org").parse().unwrap()
@@ -98,6 +98,14 @@ fn sync() {
         backup: Some(taught(3)),
         absent_after_secs: 600,
     };
+    let itself = SelfAnswer {
+        pool: pool(),
+        pool_id: pool_id(),
+        node: node("a"),
+        phase: Phase::Empty,
+        frozen: false,
+        denied: false,
+    };
     let least = json!({
         "wait_secs": 0, "next_contact_secs": 60, "session": "1-0000000000000001", "seen": 0, "installed": null,
         "kernel": "", "agent": "", "tcp_fastopen": null, "clock": {"unix_ms": 0, "synchronised": null},
@@ -105,7 +113,7 @@ fn sync() {
     });
     let least: SyncRequest = serde_json::from_value(least).unwrap();
     insta::assert_json_snapshot!(json!({
-        "request": reads_back(&request), "least_request": value(&least), "answer": value(&answer),
+        "request": reads_back(&request), "least_request": value(&least), "answer": value(&answer), "self": value(&itself),
     }));
 }
 

@@ -41,11 +41,10 @@ impl Refused {
     pub fn remedy(&self) -> &'static str {
         match &self.reason {
             Reason::Frozen { .. } => {
-                "the store is older than its fleet: `tfoctl recover`; if the node's report is false: `tfoctl deny` it"
+                "if the store was restored: `tfoctl recover`; if that node lies: `tfoctl rotate --mode revoke --deny` it"
             }
             Reason::NotHeard(_) => {
-                "wait for their reports; a node that does not return counts as absent after absent_after, and can be \
-                 excluded then"
+                "wait for their reports, or take out the nodes that do not return: `tfoctl exclude`, `forget` or `deny`"
             }
             Reason::WrongPhase(_) => match self.phase {
                 Phase::Empty => {
@@ -213,7 +212,10 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Frozen { node, generation } => {
-                write!(f, "frozen: {node} reports generation {generation}, which this store never gave out")
+                write!(
+                    f,
+                    "frozen: {node} reports generation {generation}, which this store never gave out: the store was restored, or {node} lies"
+                )
             }
             Self::NotHeard(nodes) => {
                 f.write_str("not seen since this coordinator started: ")?;
