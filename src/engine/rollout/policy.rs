@@ -66,16 +66,9 @@ impl Share {
 }
 
 impl fmt::Display for Share {
-    /// In percent, with as many decimals as tell it from nothing: `12.3 %`, `0.004 %`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(ppm) = *self;
-        let (whole, decimals) = (ppm / 10_000, ppm % 10_000);
-        let decimals = if ppm >= 1_000 { decimals / 1_000 * 1_000 } else { decimals };
-        let decimals = format!("{decimals:04}");
-        match decimals.trim_end_matches('0') {
-            "" => write!(f, "{whole} %"),
-            decimals => write!(f, "{whole}.{decimals} %"),
-        }
+        let text = format!("{}.{:0>4}", self.0 / 10_000, self.0 % 10_000);
+        write!(f, "{}%", text.trim_end_matches('0').trim_end_matches('.'))
     }
 }
 
@@ -348,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_written_in_percent() {
+    fn a_share_in_a_sentence_is_short() {
         for (ppm, text) in [
             (0, "0 %"),
             (1, "0.0001 %"),
@@ -361,6 +354,13 @@ mod tests {
             (999_999, "99.9 %"),
             (1_000_000, "100 %"),
         ] {
+            assert_eq!(Share::from_ppm(ppm).unwrap().in_words(), text);
+        }
+    }
+
+    #[test]
+    fn a_share_is_shown_as_it_is_written() {
+        for (ppm, text) in [(50_000, "5%"), (1_000_000, "100%"), (5_000, "0.5%"), (1, "0.0001%")] {
             assert_eq!(Share::from_ppm(ppm).unwrap().to_string(), text);
         }
     }
