@@ -164,11 +164,11 @@ fn a_node_may_ask_what_the_pool_knows_of_it_and_leaves_no_trace() {
 
     let (world, nodes) = with_first_key(FAST);
     let before = state(&world);
-    let path = "/v1/pools/edge/nodes/c.cache.example.org";
     let (status, answer) = nodes[2].client.get(ask);
     assert_eq!((status, &answer["phase"], &answer["denied"]), (200, &json!("steady"), &json!(false)));
     assert_eq!(state(&world), before);
-    world.operator().ask(Method::PUT, path, Some(br#"{"action":"deny","reason":"stolen"}"#.to_vec()));
+    let deny = json!({"action": "deny", "nodes": ["c.cache.example.org"], "reason": "stolen"});
+    assert_eq!(world.operator().post("/v1/pools/edge/nodes", &deny).0, 200);
     assert_eq!(nodes[2].client.get(ask).1["denied"], true);
     assert!(!world.log().contains("refused") && !empty.log().contains("refused"), "{}", world.log());
     let (_, metrics) = world.observed("/metrics").unwrap();

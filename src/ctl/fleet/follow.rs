@@ -291,10 +291,8 @@ impl Follower<'_> {
         let text: Vec<String> = failure.problems.iter().map(|problem| problem.message.clone()).collect();
         let text = text.join("; ");
         if self.failure.as_ref() != Some(&text) {
-            let now = clock::now();
-            self.bar.line(&format!(
-                "{now}  {text}; asking again: nodes keep their keys, and the pool moves on with its coordinator"
-            ));
+            let waiting = "asking again: nodes keep their keys, and the pool stands still without its coordinator";
+            self.bar.line(&format!("{}  {text}; {waiting}", clock::now()));
             self.failure = Some(text);
         }
     }

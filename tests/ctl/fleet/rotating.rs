@@ -118,7 +118,7 @@ fn a_coordinator_that_is_away_for_a_while_does_not_end_it() {
     coordinator.on("GET /v1/pools/edge/audit?after=41", [page(&[audit(44, "settle", None, "")])]);
     let (_, stderr) = operator.ends(&["rotate", "--wait"], 0);
     assert_eq!(stderr.matches("restarting").count(), 1, "said once: {stderr}");
-    assert!(stderr.contains("the rotation stands still until one answers"), "{stderr}");
+    assert!(stderr.contains("the pool stands still without its coordinator"), "{stderr}");
     // But one that does not let us look any more does.
     let (operator, _coordinator) = rotating([staged(&[]), Reply::Json(403, refusal("not_allowed", "no operator"))]);
     operator.ends(&["rotate", "--wait"], 3);
