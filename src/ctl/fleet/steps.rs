@@ -195,5 +195,5 @@ fn are(count: usize) -> String {
 }
 
 fn percent(ppm: u32) -> String {
-    Share::from_ppm(ppm).unwrap_or(Share::ALL).in_words()
+    Share::from_ppm(ppm).unwrap_or(Share::ALL).to_string()
 }

@@ -50,8 +50,8 @@ pub(super) fn drained(snapshot: &Snapshot, now: Now<'_>) -> Result<(), Wait> {
 
 /// What the nodes have counted under this key since the pool has been steady with it.
 fn since_steady(snapshot: &Snapshot, epoch: Epoch) -> Counters {
-    let samples = snapshot.document.policy.drain_min_samples;
-    sum_of(snapshot, samples, |_, record| window_of(record, Phase::Steady, epoch))
+    let evidence_min = snapshot.document.policy.drain_min_samples;
+    sum_of(snapshot, evidence_min, |_, record| window_of(record, Phase::Steady, epoch))
 }
 
 /// Why the drain gate is closed.
@@ -142,8 +142,8 @@ pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wav
 fn counted_by_opened(snapshot: &Snapshot, epoch: Epoch, wave: &Wave) -> (Counters, Counters) {
     let of_opened = |counted: &dyn Fn(&NodeRecord) -> Option<Counters>| {
         let is_in = |node: &NodeId| is_opened(&snapshot.document, epoch, wave, node);
-        let samples = snapshot.document.policy.health_min_connections;
-        sum_of(snapshot, samples, |node, record| if is_in(node) { counted(record) } else { None })
+        let evidence_min = snapshot.document.policy.health_min_connections;
+        sum_of(snapshot, evidence_min, |node, record| if is_in(node) { counted(record) } else { None })
     };
     (of_opened(&|record| window_of(record, Phase::Promoted, epoch)), of_opened(&|record| baseline_of(record, epoch)))
 }

@@ -45,18 +45,6 @@ impl Share {
         Self(u32::try_from(ppm).unwrap_or(Self::ALL.0))
     }
 
-    /// In a sentence, with as many decimals as tell it from nothing: `12.3 %`, `0.004 %`.
-    #[must_use]
-    pub fn in_words(self) -> String {
-        let (whole, decimals) = (self.0 / 10_000, self.0 % 10_000);
-        let decimals = if self.0 >= 1_000 { decimals / 1_000 * 1_000 } else { decimals };
-        let decimals = format!("{decimals:04}");
-        match decimals.trim_end_matches('0') {
-            "" => format!("{whole} %"),
-            decimals => format!("{whole}.{decimals} %"),
-        }
-    }
-
     /// This share of `count`, rounded up: a rule of "at least half" must not be met by less.
     #[must_use]
     pub fn of_count(self, count: usize) -> usize {
@@ -348,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_in_a_sentence_is_short() {
+    fn a_share_is_written_in_percent() {
         for (ppm, text) in [
             (0, "0%"),
             (1, "0.0001%"),
@@ -361,13 +349,6 @@ mod tests {
             (999_999, "99.9%"),
             (1_000_000, "100%"),
         ] {
-            assert_eq!(Share::from_ppm(ppm).unwrap().in_words(), text);
-        }
-    }
-
-    #[test]
-    fn a_share_is_shown_as_it_is_written() {
-        for (ppm, text) in [(50_000, "5%"), (1_000_000, "100%"), (5_000, "0.5%"), (1, "0.0001%")] {
             assert_eq!(Share::from_ppm(ppm).unwrap().to_string(), text);
         }
     }

@@ -192,7 +192,6 @@ fn not_drained(f: &mut fmt::Formatter<'_>, accepted: u64, by_backup: u64, sample
         few if few < samples_min => write!(f, "only {few} cookies were counted since the last rotation, {UNKNOWN}"),
         _ => {
             let share = Share::of(by_backup, accepted);
-            let share = share.in_words();
             write!(f, "clients still use cookies of the backup key ({share} of {accepted} accepted)")
         }
     }
