@@ -4,7 +4,7 @@
 //! * [`report`]: exit codes, output formats, results, failures.
 //! * [`output`]: notices that stdout has no reader any more.
 //! * [`reload`]: how a daemon ends a reload of its configuration.
-//! * [`screen`], [`table`], [`plain`]: text for terminals.
+//! * [`terminal`], [`screen`], [`scroll`], [`table`], [`plain`]: text for terminals.
 
 pub mod frame;
 pub mod output;
@@ -12,4 +12,6 @@ pub mod plain;
 pub mod reload;
 pub mod report;
 pub mod screen;
+pub mod scroll;
 pub mod table;
+pub mod terminal;

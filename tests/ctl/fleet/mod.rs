@@ -10,3 +10,5 @@ mod looking;
 mod reaching;
 mod real;
 mod rotating;
+mod screens;
+mod several;
