@@ -3,6 +3,7 @@
 //! A peer is identified by its certificate's subjectAltName, never by a body.  Its rights are checked before the body is
 //! read.  Must not know: TLS, stores, the decisions of the rules.
 
+mod audit;
 mod fleet;
 mod node;
 mod sync_request;
@@ -15,6 +16,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::{get, post};
 
+use super::connections::Connections;
 use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools};
 use super::server::{Refusal, RequestId};
@@ -31,6 +33,8 @@ pub struct Api {
     pub access: ArcSwap<AccessSettings>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The connections of each name.
+    pub connections: Arc<Connections>,
 }
 
 /// All routes of API v1.  The fallbacks are the server's.
@@ -42,7 +46,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/pools/{pool}", get(fleet::pool))
         .route("/v1/pools/{pool}/nodes", get(fleet::nodes).merge(fleet::command(fleet::order_nodes)))
         .route("/v1/pools/{pool}/expect", fleet::command(fleet::expect))
-        .route("/v1/pools/{pool}/audit", get(fleet::audit))
+        .route("/v1/pools/{pool}/audit", get(audit::audit))
         .route("/v1/pools/{pool}/rotations", fleet::command(fleet::rotate))
         .route("/v1/pools/{pool}/pause", fleet::command(fleet::pause))
         .route("/v1/pools/{pool}/resume", fleet::command(fleet::resume))

@@ -37,6 +37,7 @@ use service::ConnectionService;
 pub use service::Draining;
 use watch::ConnectionWatch;
 
+use crate::connections::Connections;
 use tfo_tls::server::{LiveConnection, ServerTls};
 use tfo_wire::error::ErrorKind;
 
@@ -95,6 +96,7 @@ pub struct Server {
     limits: Limits,
     gate: Arc<Gate>,
     refusals: Arc<Refusals>,
+    connections: Arc<Connections>,
 }
 
 /// What the tasks of one listener share.
@@ -103,6 +105,7 @@ struct Shared {
     router: Router,
     limits: Limits,
     refusals: Arc<Refusals>,
+    connections: Arc<Connections>,
     ends: Ends,
 }
 
@@ -110,7 +113,13 @@ impl Server {
     /// A server with these limits.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, gate: Gate::new(limits), refusals: Arc::default() }
+        Self { limits, gate: Gate::new(limits), refusals: Arc::default(), connections: Arc::default() }
+    }
+
+    /// The same, which counts the connections of each name here.
+    #[must_use]
+    pub fn counting(self, connections: Arc<Connections>) -> Self {
+        Self { connections, ..self }
     }
 
     /// Refusals so far, by reason.  For metrics.
@@ -173,7 +182,13 @@ impl Server {
         // If this future is dropped, its connections end with it.
         let _stop = ends.stop.clone().drop_guard();
         let router = router.fallback(unknown_path).method_not_allowed_fallback(unknown_method);
-        let shared = Shared { router, limits: self.limits, refusals: Arc::clone(&self.refusals), ends: ends.clone() };
+        let shared = Shared {
+            router,
+            limits: self.limits,
+            refusals: Arc::clone(&self.refusals),
+            connections: Arc::clone(&self.connections),
+            ends: ends.clone(),
+        };
         let tasks = TaskTracker::new();
         loop {
             let next = async {
@@ -232,6 +247,7 @@ impl Shared {
         let shaken = Box::pin(self.handshake(stream, address, handshake, &tls)).await;
         drop(tls);
         if let Some((stream, live)) = shaken {
+            let _open = self.connections.opened(live.peer());
             let service = self.service(address, Some(&live));
             Box::pin(connection::serve(*stream, service, Some(live), self.ends)).await;
         }
