@@ -13,7 +13,6 @@ use tfo_model::problem::{Problem, chain};
 pub struct HeldLock {
     /// Identity of the namespace.
     pub identity: String,
-    #[expect(dead_code, reason = "held until it is dropped")]
     lock: NamespaceLock,
 }
 
@@ -57,6 +56,18 @@ pub fn take(
         .collect()
 }
 
+/// Takes again what was taken away: somebody removed the directory of a running agent (`systemctl clean`, a unit with the
+/// same RuntimeDirectory= and without RuntimeDirectoryPreserve=).
+///
+/// # Errors
+/// Fails if another agent has come meanwhile, or if a lock file cannot be used.
+pub fn keep(held: &mut [HeldLock], program: &str) -> Result<(), Failure> {
+    for one in held.iter_mut().filter(|one| !one.lock.is_in_place()) {
+        one.lock = NamespaceLock::take(&one.identity, program, Duration::ZERO).map_err(|error| not_locked(&error))?;
+    }
+    Ok(())
+}
+
 fn not_locked(error: &LockError) -> Failure {
     match error {
         LockError::Held { .. } => {
@@ -68,7 +79,8 @@ fn not_locked(error: &LockError) -> Failure {
         }
         LockError::Failed { .. } => {
             let message = format!("{}; nothing was written", chain(error));
-            let remedy = "make /run/lock writable (ReadWritePaths=/run/lock in the unit)";
+            let remedy = "give root (or the agent's own user) /run/tfo-agent, and no other user: RuntimeDirectory=tfo-agent \
+                          and RuntimeDirectoryPreserve=yes in the unit";
             Failure::new(Outcome::Failed, Problem::error("lock", message, remedy))
         }
     }

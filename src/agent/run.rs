@@ -51,16 +51,17 @@ fn start_and_serve(config: &Path) -> Result<(), Failure> {
     let settings = preflight::ready(config, clock::now())?;
     let locks = locks::take(&settings, "run", LOCK_PATIENCE, &[])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    let served = runtime.and_then(|runtime| {
-        let served = runtime.block_on(async { Daemon::new(settings, locks)?.serve().await });
-        // A name lookup in flight must not hold up the end.
-        runtime.shutdown_background();
-        served
-    });
-    served.map_err(|error| {
-        let message = format!("the event loop cannot run: {}", chain(&error));
-        Failure::new(Outcome::Failed, Problem::error("event_loop", message, "check the limits of this process"))
-    })
+    let runtime = runtime.map_err(event_loop)?;
+    let served = runtime.block_on(async { Daemon::new(settings, locks).map_err(event_loop)?.serve().await });
+    // A name lookup in flight must not hold up the end.
+    runtime.shutdown_background();
+    served
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn event_loop(error: io::Error) -> Failure {
+    let message = format!("the event loop cannot run: {}", chain(&error));
+    Failure::new(Outcome::Failed, Problem::error("event_loop", message, "check the limits of this process"))
 }
 
 /// Whether an error persists, or a warning repeats.  The message of an error includes where which keys are, which changes
@@ -132,18 +133,20 @@ impl Daemon {
         })
     }
 
-    async fn serve(mut self) -> io::Result<()> {
+    async fn serve(mut self) -> Result<(), Failure> {
         let mut next_watchdog = self.watchdog.map(|interval| Instant::now() + interval);
         loop {
+            // Two agents would undo each other's work for ever: the one without a lock ends.
+            locks::keep(&mut self.locks, "run")?;
             let now = clock::now();
             let report = self.pass(now);
-            let wait = self.publish(report, now)?;
+            let wait = self.publish(report, now).map_err(event_loop)?;
             let next_pass = Instant::now() + wait;
             // Readiness may change by time alone, and servers wait for it.
             let deadline = self.contact.as_ref().and_then(Contact::start_deadline).map(Instant::from);
             let next_pass = deadline.map_or(next_pass, |deadline| next_pass.min(deadline));
             loop {
-                match self.sleep(next_pass, next_watchdog).await? {
+                match self.sleep(next_pass, next_watchdog).await.map_err(event_loop)? {
                     Wake::Nothing => {}
                     Wake::Pass => break,
                     Wake::Watchdog => {

@@ -454,7 +454,10 @@ fn its_own_user_cannot_look_into_it() {
         std::os::unix::fs::chown(host.path(name), Some(65_534), Some(65_534)).unwrap();
     }
     std::fs::copy(tfo_testbed::agent_path(), host.path("tfo-agent")).unwrap();
-    let mut command = host.command("setpriv");
+    // What RuntimeDirectory= does for the unit's user: the lock is in that directory.
+    let directory = "mkdir -p /run/tfo-agent && mount -t tmpfs -o mode=755,uid=65534 tmpfs /run/tfo-agent && exec \"$@\"";
+    let mut command = host.command("unshare");
+    command.args(["--mount", "sh", "-c", directory, "sh", "setpriv"]);
     as_nobody(&mut command);
     command.arg(host.path("tfo-agent")).args(["run", "--config"]).arg(host.config_file());
     let daemon = Daemon::start(command, &host);
