@@ -6,6 +6,7 @@ use super::observation;
 use tfo_cli::report::{Failure, Outcome};
 use tfo_config::agent::AgentSettings;
 use tfo_host::kernel::namespace::Namespace;
+use tfo_host::runtime::descriptors;
 use tfo_host::runtime::lock::{LockError, NamespaceLock};
 use tfo_model::problem::{Problem, chain};
 
@@ -81,7 +82,8 @@ fn not_locked(error: &LockError) -> Failure {
             let message = format!("{}; nothing was written", chain(error));
             let remedy = "give root (or the agent's own user) /run/tfo-agent, and no other user: RuntimeDirectory=tfo-agent \
                           and RuntimeDirectoryPreserve=yes in the unit";
-            Failure::new(Outcome::Failed, Problem::error("lock", message, remedy))
+            let problem = descriptors::problem_of(error, Problem::error("lock", message, remedy));
+            Failure::new(Outcome::Failed, problem)
         }
     }
 }

@@ -27,6 +27,7 @@ use tfo_cli::report::{Failure, Outcome};
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
 use tfo_config::contact::ServerBit;
 use tfo_host::kernel::sysctl_d::{self, Record};
+use tfo_host::runtime::descriptors::Reserve;
 use tfo_host::runtime::{clock, log, notify, process, sys};
 use tfo_model::problem::{Problem, Severity, chain};
 use tfo_model::time::UnixTime;
@@ -135,12 +136,15 @@ impl Daemon {
 
     async fn serve(mut self) -> Result<(), Failure> {
         let mut next_watchdog = self.watchdog.map(|interval| Instant::now() + interval);
+        let mut reserve = Reserve::default();
         loop {
+            reserve.release();
             // Two agents would undo each other's work for ever: the one without a lock ends.
             locks::keep(&mut self.locks, "run")?;
             let now = clock::now();
             let report = self.pass(now);
             let wait = self.publish(report, now).map_err(event_loop)?;
+            reserve.refill();
             let next_pass = Instant::now() + wait;
             // Readiness may change by time alone, and servers wait for it.
             let deadline = self.contact.as_ref().and_then(Contact::start_deadline).map(Instant::from);
@@ -150,16 +154,17 @@ impl Daemon {
                     Wake::Nothing => {}
                     Wake::Pass => break,
                     Wake::Watchdog => {
-                        notify::watchdog();
+                        reserve.lend(notify::watchdog);
                         next_watchdog = self.watchdog.map(|interval| Instant::now() + interval);
                     }
                     Wake::Reload => {
+                        reserve.release();
                         self.reload().await;
                         break;
                     }
                     Wake::Stop => {
                         info!("stopping; the installed keys stay");
-                        notify::stopping();
+                        reserve.lend(notify::stopping);
                         return Ok(());
                     }
                 }

@@ -111,7 +111,9 @@ impl Reconciler {
     pub fn pass(&mut self, now: UnixTime, mode: PassMode, instructed: Option<Offer>) -> PassReport {
         let mut problems = Vec::new();
         let persisted = observation::read_file(&self.settings, &mut problems);
-        let seen = Seen { persisted, kernels: self.observe() };
+        let file_is_read = persisted.is_some();
+        let persisted = persisted.unwrap_or(Persisted::Foreign);
+        let seen = Seen { persisted, file_is_read, kernels: self.observe() };
         problems.extend(seen.kernels.iter().filter_map(|seen| seen.kernel.as_ref().err().cloned()));
         self.check_joints(now, &seen.persisted, &mut problems);
         self.notice_drift(&seen, &mut problems);
@@ -324,7 +326,8 @@ impl Reconciler {
                 drifted.push(format!("namespace {}", managed.namespace));
             }
         }
-        if self.file_was_current && self.file_state(&seen.persisted, &held.record) == ObservedFile::Other {
+        let is_other = || self.file_state(&seen.persisted, &held.record) == ObservedFile::Other;
+        if self.file_was_current && seen.file_is_read && is_other() {
             drifted.push(self.settings.install.sysctl_file.value.display().to_string());
         }
         if drifted.is_empty() {

@@ -81,7 +81,9 @@ impl NamespaceLock {
             // A holder removes the file before it lets go: what was opened before locks nothing, and is opened again.
             let left = !clock::left_of(patience, start).is_zero();
             match locked {
-                false if !left => return Err(LockError::Held { namespace: namespace.to_owned(), holder: note_of(file) }),
+                false if !left => {
+                    return Err(LockError::Held { namespace: namespace.to_owned(), holder: note_of(file) });
+                }
                 true if !left => return Err(failed(io::Error::other("it is replaced again and again"))),
                 _ => std::thread::sleep(RETRY),
             }
@@ -203,8 +205,10 @@ mod tests {
     }
 
     fn names(dir: &tempfile::TempDir) -> Vec<String> {
-        let mut names: Vec<String> =
-            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
