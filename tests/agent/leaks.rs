@@ -455,7 +455,8 @@ fn its_own_user_cannot_look_into_it() {
     }
     std::fs::copy(tfo_testbed::agent_path(), host.path("tfo-agent")).unwrap();
     // What RuntimeDirectory= does for the unit's user: the lock is in that directory.
-    let directory = "mkdir -p /run/tfo-agent && mount -t tmpfs -o mode=755,uid=65534 tmpfs /run/tfo-agent && exec \"$@\"";
+    let directory =
+        "mkdir -p /run/tfo-agent && mount -t tmpfs -o mode=755,uid=65534 tmpfs /run/tfo-agent && exec \"$@\"";
     let mut command = host.command("unshare");
     command.args(["--mount", "sh", "-c", directory, "sh", "setpriv"]);
     as_nobody(&mut command);
