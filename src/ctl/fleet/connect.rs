@@ -42,7 +42,7 @@ impl ConnectArgs {
     pub(super) fn open(&self) -> Result<Connection, Failure> {
         let config = |problems| Failure { problems, outcome: Outcome::Config };
         let settings = CtlSettings::load(&self.file()?).map_err(config)?;
-        let files = ClientFiles { ca: settings.ca, cert: settings.cert, key: settings.key };
+        let files = ClientFiles { ca: settings.ca, cert: settings.cert, key: settings.key, crl: None };
         let identity = client_identity(&files, clock::now()).map_err(config)?;
         for note in &identity.notes {
             // If stderr is closed, a warning is not worth failing for.
