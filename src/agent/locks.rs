@@ -1,5 +1,6 @@
 //! The locks of all namespaces that an agent manages.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::observation;
@@ -57,14 +58,27 @@ pub fn take(
         .collect()
 }
 
-/// Takes again what was taken away: somebody removed the directory of a running agent (`systemctl clean`, a unit with the
-/// same RuntimeDirectory= and without RuntimeDirectoryPreserve=).
+/// Keeps the locks up to date: takes again what was taken away (somebody removed the directory of a running agent: `systemctl
+/// clean`, or a unit with the same RuntimeDirectory= and without RuntimeDirectoryPreserve=), and follows a namespace that was
+/// made again under its name.  The identity of one that is gone may return as another agent's, so its lock is given back.
 ///
 /// # Errors
 /// Fails if another agent has come meanwhile, or if a lock file cannot be used.
-pub fn keep(held: &mut [HeldLock], program: &str) -> Result<(), Failure> {
-    for one in held.iter_mut().filter(|one| !one.lock.is_in_place()) {
-        one.lock = NamespaceLock::take(&one.identity, program, Duration::ZERO).map_err(|error| not_locked(&error))?;
+pub fn keep(settings: &AgentSettings, program: &str, held: &mut Vec<HeldLock>) -> Result<(), Failure> {
+    let all_in_place = held.iter().all(|one| one.lock.is_in_place());
+    if all_in_place && settings.install.namespaces.is_empty() {
+        return Ok(());
+    }
+    let named = settings.install.namespaces.iter().map(|name| Namespace::Named(name.value.clone()));
+    // One that does not exist now is a problem of the pass.
+    let present = std::iter::once(Namespace::Own).chain(named).filter_map(|one| Some(one.identity().ok()?.to_string()));
+    let present: BTreeSet<String> = present.collect();
+    held.retain(|one| present.contains(&one.identity) && one.lock.is_in_place());
+    for identity in present {
+        if !held.iter().any(|one| one.identity == identity) {
+            let lock = NamespaceLock::take(&identity, program, Duration::ZERO).map_err(|error| not_locked(&error))?;
+            held.push(HeldLock { identity, lock });
+        }
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
 use tfo_config::contact::ServerBit;
 use tfo_host::kernel::sysctl_d::{self, Record};
 use tfo_host::runtime::descriptors::Reserve;
-use tfo_host::runtime::{clock, log, notify, process, sys};
+use tfo_host::runtime::{clock, lock, log, notify, process, sys};
 use tfo_model::problem::{Problem, Severity, chain};
 use tfo_model::time::UnixTime;
 use tfo_wire::status::State;
@@ -51,6 +51,7 @@ pub fn run(config: &Path) -> Result<(), Failure> {
 fn start_and_serve(config: &Path) -> Result<(), Failure> {
     let settings = preflight::ready(config, clock::now())?;
     let locks = locks::take(&settings, "run", LOCK_PATIENCE, &[])?;
+    lock::sweep();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime = runtime.map_err(event_loop)?;
     let served = runtime.block_on(async { Daemon::new(settings, locks).map_err(event_loop)?.serve().await });
@@ -120,7 +121,7 @@ impl Daemon {
             contact: contact_of(&settings, None),
             hook: Hook::default(),
             metrics: Metrics::new(&settings.metrics),
-            reconciler: Reconciler::new(settings),
+            reconciler: Reconciler::of_daemon(settings),
             locks,
             schedule: ScheduleTimer::new()?,
             hangup: signal(SignalKind::hangup())?,
@@ -140,7 +141,7 @@ impl Daemon {
         loop {
             reserve.release();
             // Two agents would undo each other's work for ever: the one without a lock ends.
-            locks::keep(&mut self.locks, "run")?;
+            locks::keep(self.reconciler.settings(), "run", &mut self.locks)?;
             let now = clock::now();
             let report = self.pass(now);
             let wait = self.publish(report, now).map_err(event_loop)?;
@@ -306,7 +307,7 @@ impl Daemon {
         self.locks.extend(new);
         self.metrics.close().await;
         self.metrics = Metrics::new(&settings.metrics);
-        self.reconciler = Reconciler::new(settings).succeeding(&self.reconciler);
+        self.reconciler = Reconciler::of_daemon(settings).succeeding(&self.reconciler);
         let settings = self.reconciler.settings();
         if !self.contact.as_ref().is_some_and(|contact| contact.fits(settings)) {
             let new = contact_of(settings, self.reconciler.record());

@@ -114,7 +114,7 @@ mod tests {
             for _ in 0..2 * CONNECTIONS_MAX {
                 let mut stream = TcpStream::connect(address).unwrap();
                 // Half of them send a head that never ends.
-                if idle.len() % 2 == 0 {
+                if idle.len().is_multiple_of(2) {
                     stream.write_all(b"GET /metrics HTTP/1.1\r\nX: ").unwrap();
                 }
                 idle.push(stream);

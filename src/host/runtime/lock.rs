@@ -3,7 +3,8 @@
 //! In a directory that only root (or the agent's own user) can write: in /run/lock any user could plant a file under a name
 //! that everybody can compute, and an agent without CAP_DAC_OVERRIDE could not even open it.
 //!
-//! A lock file is removed with its lock.  What a killed agent left, the next one removes, whichever namespace it was for.
+//! A lock file is removed with its lock.  What a killed agent left, the next one of the namespace takes over, and a daemon that
+//! starts removes, whichever namespace it was for.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
@@ -25,8 +26,10 @@ const NAME: (&str, &str) = ("net-", ".lock");
 const RETRY: Duration = Duration::from_millis(20);
 /// Shortest wait for another holder: one that only removes a stale file holds its lock for a moment.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
-/// Most files that one agent looks at to remove stale ones.
+/// Most files that a sweep looks at.
 const SWEPT_MAX: usize = 1_000;
+/// Youngest file that it removes: nothing is taken from under an agent that starts at this moment.
+const SWEPT_AGE_MIN: Duration = Duration::from_secs(3_600);
 /// Longest note about the holder that is read back, in bytes.
 const NOTE_BYTES_MAX: u64 = 200;
 
@@ -91,7 +94,6 @@ impl NamespaceLock {
         file.set_len(0).map_err(failed)?;
         let note = format!("pid {} ({program})\n", std::process::id());
         file.write_all(note.as_bytes()).map_err(failed)?;
-        sweep(dir, &path);
         Ok(Self { file, path })
     }
 
@@ -175,16 +177,21 @@ fn note_of(file: File) -> String {
 
 /// Removes the lock files of agents that were killed: the inode in the name returns seldom, so they would stay for ever.
 /// Nothing depends on it.
-fn sweep(dir: &Path, own: &Path) {
+pub fn sweep() {
+    sweep_in(Path::new(LOCK_DIR));
+}
+
+fn sweep_in(dir: &Path) {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().take(SWEPT_MAX);
     let is_lock = |name: &str| name.starts_with(NAME.0) && name.ends_with(NAME.1);
     for path in entries.filter(|entry| entry.file_name().to_str().is_some_and(is_lock)).map(|entry| entry.path()) {
-        if path == own {
-            continue;
-        }
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()).map(File::from) else { continue };
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_at(&file, &path) {
+        let age = || file.metadata()?.modified()?.elapsed().map_err(io::Error::other);
+        if age().is_ok_and(|age| age >= SWEPT_AGE_MIN)
+            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && is_at(&file, &path)
+        {
             drop(std::fs::remove_file(&path));
         }
     }
@@ -228,15 +235,27 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_agent_left_is_swept_by_the_next_and_a_held_file_is_not() {
+    fn what_a_killed_agent_left_is_taken_over_or_swept_and_a_held_or_young_file_is_not() {
         let dir = directory();
-        let _held = take(&dir, "2", "held").unwrap();
-        for name in ["net-1.lock", "net-3.lock", "net-4.txt", "status.json"] {
-            std::fs::write(dir.path().join(name), "pid 1 (run)\n").unwrap();
-            std::fs::set_permissions(dir.path().join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
-        }
+        let write = |name: &str, age: Duration| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "pid 1 (run)\n").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            let at = std::fs::metadata(&path).unwrap().modified().unwrap() - age;
+            File::options().write(true).open(&path).unwrap().set_modified(at).unwrap();
+        };
+        write("net-1.lock", SWEPT_AGE_MIN);
         let _own = take(&dir, "1", "own").unwrap();
-        assert_eq!(names(&dir), ["net-1.lock", "net-2.lock", "net-4.txt", "status.json"]);
+        let _held = take(&dir, "2", "held").unwrap();
+        let held = File::options().write(true).open(dir.path().join("net-2.lock")).unwrap();
+        held.set_modified(held.metadata().unwrap().modified().unwrap() - 2 * SWEPT_AGE_MIN).unwrap();
+        for (name, age) in [("net-3.lock", SWEPT_AGE_MIN), ("net-4.lock", SWEPT_AGE_MIN / 2)] {
+            write(name, age);
+        }
+        write("net-5.txt", SWEPT_AGE_MIN);
+        write("status.json", SWEPT_AGE_MIN);
+        sweep_in(dir.path());
+        assert_eq!(names(&dir), ["net-1.lock", "net-2.lock", "net-4.lock", "net-5.txt", "status.json"]);
     }
 
     /// Each holds it alone for a moment, takes its file away and lets go, again and again.

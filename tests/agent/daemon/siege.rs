@@ -114,8 +114,8 @@ fn the_lack_of_descriptors_has_its_own_name_and_is_no_drift() {
     let log = daemon.log();
     // It is not known who changed what could not be read.
     assert!(host.status()["drift_repairs"] == 0 && !log.contains("another program changed the keys"), "{log}");
-    for line in log.lines().filter(|line| line.contains("open files")) {
-        assert!(line.contains("descriptors"), "{line}");
+    for line in log.lines().filter(|line| line.contains("problem") && line.contains("open files")) {
+        assert!(line.contains("kind=\"descriptors\""), "{line}");
     }
 }
 
