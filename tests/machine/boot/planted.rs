@@ -120,7 +120,7 @@ fn no_local_user_keeps_the_agent_from_starting() {
     // The lock still excludes: by hand and by timer beside the daemon, whatever the configuration says.
     machine.run(&["systemctl", "start", "tfo-agent"]);
     let other =
-        "sed 's,^.source.,[agent]\nruntime_dir = \"/run/other\"\n[source],' /etc/tfo-fleet/agent.toml > /run/b.toml";
+        "sed 's,^.source.,[agent]\\nruntime_dir = \"/run/other\"\\n[source],' /etc/tfo-fleet/agent.toml > /run/b.toml";
     machine.run(&["sh", "-c", other]);
     let second = machine.output(&["tfo-agent", "once", "--config", "/run/b.toml"]);
     assert!(!second.status.success() && told(&second).contains("another agent already manages"), "{}", told(&second));
