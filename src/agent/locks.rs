@@ -58,7 +58,7 @@ pub fn take(
         .collect()
 }
 
-/// Keeps the locks up to date: takes again what was taken away (somebody removed the directory of a running agent: `systemctl
+/// Keeps the locks up to date: takes again what was taken away (an operator removed the directory of a running agent: `systemctl
 /// clean`, or a unit with the same RuntimeDirectory= and without RuntimeDirectoryPreserve=), and follows a namespace that was
 /// made again under its name.  The identity of one that is gone may return as another agent's, so its lock is given back.
 ///

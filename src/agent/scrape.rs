@@ -70,7 +70,7 @@ async fn answer(stream: TcpStream, router: Router) {
     let mut builder = http1::Builder::new();
     builder.keep_alive(false).max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).header_read_timeout(None);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // Whoever is too slow, or sends something else, is cut off; there is nothing to say to it.
+    // A client that is too slow, or sends something else, is cut off; there is nothing to say to it.
     drop(timeout(CONNECTION_TIME_MAX, connection).await);
 }
 

@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(choose(unsynchronised(0), None), KeyChoice::Follow, "keys of another source, or without an end");
         let short = LastInstall { at: T.minus(3_599), next_interval_end: Some(T.minus(3_500)) };
         let follows = |last| choose_keys(&unsynchronised(0), ClockUse::Within(5), Some(last), &none, &none);
-        assert_eq!(follows(short), KeyChoice::Follow, "less than an hour is no jump");
+        assert_eq!(follows(short), KeyChoice::Follow, "less than an hour is not a jump");
         assert_ne!(follows(LastInstall { at: T.minus(3_600), ..short }), KeyChoice::Follow);
     }
 

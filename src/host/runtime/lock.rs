@@ -1,7 +1,7 @@
 //! One agent per network namespace: a lock file in /run/tfo-agent, named after the namespace, held with flock(2).
 //!
 //! In a directory that only root (or the agent's own user) can write: in /run/lock any user could plant a file under a name
-//! that everybody can compute, and an agent without CAP_DAC_OVERRIDE could not even open it.
+//! that any user can compute, and an agent without CAP_DAC_OVERRIDE could not even open it.
 //!
 //! A lock file is removed with its lock.  What a killed agent left, the next one of the namespace takes over, and a daemon that
 //! starts removes, whichever namespace it was for.
