@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod fake_coordinator;
 pub mod fleet;
 pub mod host;
+pub mod kernel_clock;
 mod leftovers;
 pub mod levers;
 pub mod machine;

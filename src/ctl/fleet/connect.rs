@@ -59,7 +59,7 @@ impl ConnectArgs {
         let config = |problems| Failure { problems, outcome: Outcome::Config };
         let file = CtlFile::load(&self.file()?).map_err(config)?;
         let settings = file.choose(self.context().as_deref()).map_err(|problem| config(vec![problem]))?;
-        let files = ClientFiles { ca: settings.ca, cert: settings.cert, key: settings.key };
+        let files = ClientFiles { ca: settings.ca, cert: settings.cert, key: settings.key, crl: None };
         let identity = client_identity(&files, clock::now()).map_err(config)?;
         let client = Client::new(identity.config).map_err(|error| {
             Failure::new(
