@@ -97,6 +97,7 @@ fn detailed_code(outcome: Outcome) -> u8 {
         | Outcome::Config
         | Outcome::Refused
         | Outcome::NotConverged
+        | Outcome::Interrupted
         | Outcome::Warning
         | Outcome::Critical
         | Outcome::Unknown => 1,

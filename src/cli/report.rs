@@ -45,6 +45,8 @@ pub enum Outcome {
     Refused,
     /// Not converged in time.
     NotConverged,
+    /// The user interrupted it (Ctrl-C); what it follows continues.
+    Interrupted,
     /// A check for a monitoring system found something to do today.
     Warning,
     /// A check for a monitoring system found something to do now.
@@ -63,6 +65,8 @@ impl Outcome {
             Self::Config | Self::Critical => 2,
             Self::Refused | Self::Unknown => 3,
             Self::NotConverged => 4,
+            // As a shell has it for a command that SIGINT ended.
+            Self::Interrupted => 130,
         }
     }
 }

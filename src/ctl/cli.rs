@@ -22,15 +22,21 @@ pub struct Arguments {
     command: Command,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused or not allowed, 4 not converged in time.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused or not allowed, 4 not converged in time,\n\
+     130 interrupted.";
 
 const LONG_HELP: &str = include_str!("long_help.txt");
 
 /// The commands by what they are for, as the help lists them.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Look at the fleet", &["check", "pools", "nodes", "watch", "audit", "contexts"]),
-    ("Change it", &["rotate", "pause", "resume", "abort", "advance", "exclude", "deny", "forget", "import", "recover"]),
+    (
+        "Change it",
+        &[
+            "rotate", "pause", "resume", "abort", "advance", "exclude", "include", "deny", "allow", "forget", "expect",
+            "import", "recover",
+        ],
+    ),
     ("This host", HOST),
     ("Certificates", &["pki"]),
     ("This program", &["completions"]),
@@ -98,12 +104,18 @@ enum Command {
     Import(fleet::ImportArgs),
     /// Take over a fleet that is ahead of a restored store
     Recover(fleet::RecoverArgs),
-    /// Exclude a node from barriers for a limited time
+    /// Exclude nodes from barriers for a limited time
     Exclude(fleet::ExcludeArgs),
-    /// Give a node no more keys
+    /// End the exclusion of nodes
+    Include(fleet::NodeArgs),
+    /// Give nodes no more keys
     Deny(fleet::NodeArgs),
-    /// Forget a node; it may come back as a new one
-    Forget(fleet::NodeArgs),
+    /// End the deny of nodes; they come back as new ones
+    Allow(fleet::NodeArgs),
+    /// Forget nodes; they may come back as new ones
+    Forget(fleet::ForgetArgs),
+    /// Set how many nodes a rotation needs
+    Expect(fleet::ExpectedArgs),
     /// Show who did what, and when
     Audit(fleet::AuditArgs),
     /// Show the pools as they change
@@ -158,7 +170,10 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Import(own) => fleet::import(own, format),
         Command::Recover(own) => fleet::recover(own, format),
         Command::Exclude(own) => fleet::exclude(own, format),
+        Command::Include(own) => fleet::include(own, format),
         Command::Deny(own) => fleet::deny(own, format),
+        Command::Allow(own) => fleet::allow(own, format),
+        Command::Expect(own) => fleet::expect(own, format),
         Command::Forget(own) => fleet::forget(own, format),
         Command::Audit(own) => fleet::audit(own, format),
         Command::Watch(own) => fleet::watch(own, format),

@@ -32,6 +32,9 @@ const PRESIZED_BYTES_MAX: usize = 16_384;
 /// Longest `Retry-After` that the client honours, in seconds.
 const RETRY_AFTER_MAX_SECS: u64 = 3_600;
 
+/// Longest part of a peer's text that is shown, in characters.
+const PEER_CHARS_MAX: usize = 1_000;
+
 /// The cause if the answer did not come in time.
 const LATE: &str = "no answer in time";
 
@@ -109,7 +112,7 @@ pub enum ClientError {
         cause: String,
     },
     /// The coordinator answered with a status other than 2xx.
-    #[error("{url} answered {status}{}", refusal_text(.body.as_deref()))]
+    #[error("{}", refusal_text(.url, *.status, .body.as_deref()))]
     Refused {
         /// The coordinator.
         url: String,
@@ -138,10 +141,20 @@ impl ClientError {
     }
 }
 
-fn refusal_text(body: Option<&ErrorBody>) -> String {
-    // Bounded and printable, because the peer's text goes into our log.
-    let shown = |text: &str| -> String { text.chars().filter(|c| !c.is_control()).take(300).collect() };
-    body.map_or_else(String::new, |body| format!(": {} (request {})", shown(&body.message), shown(&body.request_id)))
+/// The reason first, and last how it came.
+fn refusal_text(url: &str, status: u16, body: Option<&ErrorBody>) -> String {
+    let Some(body) = body else { return format!("{url} answered {status}") };
+    format!("{}; {url} answered {status} (request {})", shown(&body.message), shown(&body.request_id))
+}
+
+/// A peer's text, bounded and printable, because it goes into our log.
+fn shown(text: &str) -> String {
+    let mut printable = text.chars().filter(|c| !c.is_control());
+    let mut shown: String = printable.by_ref().take(PEER_CHARS_MAX).collect();
+    if printable.next().is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// The HTTP library refuses this TLS configuration.
@@ -339,6 +352,18 @@ mod tests {
         let hint = |url: &str| url.parse::<BaseUrl>().unwrap().hint();
         assert!(hint("https://c1.example.org").contains("443") && hint("https://c1").contains("9443"));
         assert_eq!(hint("https://c1.example.org:9443"), "");
+    }
+
+    #[test]
+    fn a_refusal_says_its_reason_first_and_the_transport_last() {
+        let refused = |message: &str| {
+            let body = serde_json::json!({"kind": "refused", "message": message, "request_id": "r-1"});
+            let (url, body) = ("https://a".to_owned(), serde_json::from_value(body).unwrap());
+            ClientError::Refused { url, status: 409, body, retry_after: None }.to_string()
+        };
+        assert_eq!(refused("the pool is\u{1b} held"), "the pool is held; https://a answered 409 (request r-1)");
+        let long = refused(&"x".repeat(PEER_CHARS_MAX + 1));
+        assert!(long.starts_with(&format!("{}…; https://a", "x".repeat(PEER_CHARS_MAX))), "{long}");
     }
 
     #[test]

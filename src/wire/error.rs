@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use tfo_model::named::Named;
 use tfo_model::named_enum;
+use tfo_model::time::UnixTime;
 
 named_enum! {
     /// What went wrong; programs may match on it.
@@ -92,6 +93,12 @@ pub struct ErrorBody {
     /// With `session_closed`: the ordinal of the session that is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordinal: Option<u64>,
+    /// With a refused command: when the reason ends by time alone, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixTime>,
+    /// With a refused command: what to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
 }
 
 /// A kind of a later release does not make the rest of the body unreadable.

@@ -3,7 +3,6 @@
 use super::with_first_key;
 use std::fs;
 
-use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -93,12 +92,9 @@ fn a_node_whose_connection_has_gone_is_shown_as_disconnected_at_once() {
 fn the_audit_log_is_filtered_by_the_coordinator() {
     let (world, _nodes) = with_first_key(FAST);
     let exclude = |node: &str| {
-        let body = json!({"action": {"exclude": {"until": "2100-01-01T00:00:00Z"}}, "reason": node});
-        let (status, answer) = world.operator().ask(
-            Method::PUT,
-            &format!("/v1/pools/edge/nodes/{node}"),
-            Some(body.to_string().into_bytes()),
-        );
+        let action = json!({"exclude": {"until": "2100-01-01T00:00:00Z"}});
+        let body = json!({"action": action, "nodes": [node], "reason": node});
+        let (status, answer) = world.operator().post("/v1/pools/edge/nodes", &body);
         assert_eq!(status, 200, "{answer}");
         answer["revision"].as_u64().unwrap()
     };
@@ -211,11 +207,22 @@ fn a_silent_node_is_left_behind_by_advance_and_comes_back() {
     assert_eq!(nodes[2].epochs(), [2, 1]);
     assert_eq!(world.pool()["required"], 3);
     // Excluded by name it is not waited for, until an operator says so.
-    let path = "/v1/pools/edge/nodes/c.cache.example.org";
-    let exclude = json!({"action": {"exclude": {"until": "2100-01-01T00:00:00Z"}}, "reason": "repair"});
-    let (status, done) = operator.ask(Method::PUT, path, Some(exclude.to_string().into_bytes()));
+    let nodes_are =
+        |action: serde_json::Value| json!({"action": action, "nodes": ["c.cache.example.org"], "reason": "repair"});
+    let exclude = nodes_are(json!({"exclude": {"until": "2100-01-01T00:00:00Z"}}));
+    let (status, done) = operator.post("/v1/pools/edge/nodes", &exclude);
     assert_eq!((status, &done["action"]), (200, &json!("exclude")), "{done}");
     assert_eq!(world.pool()["required"], 2);
+    // Such an exclusion outlives the node's syncs, until it is ended; then the next one admits it.
+    nodes[2].new_session();
+    assert_eq!((nodes[2].sync(0).0, &world.pool()["required"]), (204, &json!(2)));
+    assert_eq!(operator.post("/v1/pools/edge/nodes", &nodes_are(json!("include"))).0, 200);
+    assert_eq!(world.pool()["required"], 2, "not by the command");
+    nodes[2].new_session();
+    nodes[2].sync(0);
+    assert_eq!(world.pool()["required"], 3);
+    let (status, answer) = operator.post("/v1/pools/edge/nodes", &nodes_are(json!("include")));
+    assert_eq!((status, &answer["kind"]), (409, &json!("refused")), "{answer}");
 }
 
 #[test]
@@ -348,4 +355,41 @@ fn yesterdays_database_freezes_the_pool_until_it_is_recovered() {
     nodes.iter_mut().for_each(Node::converge);
     assert_eq!(nodes[0].told["primary"]["key"], told["primary"]["key"]);
     first(&operator, "resume", &json!({}));
+}
+
+#[test]
+fn a_resume_of_a_health_stop_gives_the_key_to_exactly_the_nodes_that_the_pool_names() {
+    let waves = "promote_waves = [\"a.*\", \"b.*\", \"100%\"]";
+    let (world, mut nodes) = with_first_key(&FAST.replace("promote_waves = [\"100%\"]", waves));
+    let operator = world.operator();
+    let count = |node: &mut Node, passive: u64, passive_fail: u64| {
+        node.different = json!({"counters": {"passive": passive, "passive_alt_key": 0, "passive_fail": passive_fail}});
+        node.sync(0);
+    };
+    first(&operator, "rotations", &json!({"force": true}));
+    for node in &mut nodes {
+        count(node, 0, 0);
+        node.install();
+        count(node, 999, 1);
+    }
+    assert_eq!(world.pool()["waiver"], json!(null));
+    world.until("promoted", |pool| pool["phase"] == "promoted");
+    // It counts from the moment of its promotion, and has not acknowledged: its wave stays open alone.
+    count(&mut nodes[0], 999, 1);
+    count(&mut nodes[0], 999 + 880, 1 + 120);
+    let stopped = world.until("stopped", |pool| pool["paused"]["by"] == "health");
+    let waiver = &stopped["waiver"];
+    assert_eq!((&waiver["wave"], &waiver["of"]), (&json!(1), &json!(3)), "{waiver}");
+    assert_eq!((&waiver["rejected_ppm"], &waiver["baseline_ppm"]), (&json!(120_000), &json!(1_000)), "{waiver}");
+    assert_eq!((&waiver["nodes"], &waiver["next"]), (&json!(1), &json!(["b.cache.example.org"])), "{waiver}");
+    assert!(stopped["rotate_refused"]["message"].is_string(), "{stopped}");
+    first(&operator, "resume", &json!({"if_revision": stopped["revision"]}));
+    nodes[0].install();
+    nodes[0].sync(0);
+    // The waiver was for that wave alone: the next one is stopped by the same cookies.
+    let again = world.until("stopped again", |pool| pool["waves"]["opened"] == 2 && !pool["waiver"].is_null());
+    assert_eq!((&again["waiver"]["wave"], &again["waiver"]["next"]), (&json!(2), &json!(["c.cache.example.org"])));
+    let (_, log) = operator.get("/v1/pools/edge/audit");
+    let opened = log["entries"].as_array().unwrap().iter().rev().find(|line| line["action"] == "open_wave").unwrap();
+    assert_eq!(opened["nodes"], waiver["next"], "as it was said");
 }

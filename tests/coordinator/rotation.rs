@@ -13,7 +13,7 @@ fn three_nodes_walk_through_a_rotation_and_nothing_moves_before_its_barrier() {
     assert_eq!(nodes.iter().map(|node| node.epochs()).collect::<Vec<_>>(), [[1], [1], [1]]);
 
     let (status, done) = world.operator().post("/v1/pools/edge/rotations", &json!({"reason": "a test"}));
-    assert_eq!((status, done["action"].as_str()), (200, Some("stage")), "{done}");
+    assert_eq!((status, done["action"].as_str()), (200, Some("rotate")), "{done}");
     for expected in [(2, "staged", vec![1, 2]), (3, "promoted", vec![2, 1])] {
         let (generation, phase, epochs) = expected;
         // Two of three have it: the barrier holds.
@@ -40,7 +40,7 @@ fn three_nodes_walk_through_a_rotation_and_nothing_moves_before_its_barrier() {
     assert_eq!(nodes["fingerprints"][0]["nodes"], 3);
     let (_, audit) = world.operator().get("/v1/pools/edge/audit");
     let actions: Vec<_> = audit["entries"].as_array().unwrap().iter().map(|entry| &entry["action"]).collect();
-    assert_eq!(json!(actions), json!(["first_key", "resume", "stage", "promote", "settle"]));
+    assert_eq!(json!(actions), json!(["first_key", "resume", "rotate", "promote", "settle"]));
     assert_eq!(audit["entries"][2]["operator"], tfo_testbed::coordinator::OPERATOR);
     assert_eq!(audit["entries"][3]["operator"], json!(null));
 }

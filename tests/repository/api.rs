@@ -12,11 +12,12 @@ use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 use tfo_wire::error::{ErrorBody, ErrorKind};
 use tfo_wire::v1::fleet::{
-    AdvanceRequest, Audit, AuditLine, Command, Done, FingerprintCount, ImportRequest, NodeAction, NodeRequest,
-    NodeStatus, Nodes, PoolStatus, Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown, Verdict, Waves,
+    AdvanceRequest, Audit, AuditLine, Command, Done, FingerprintCount, ImportRequest, NodeStatus, Nodes, PoolStatus,
+    Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown, Verdict, Waves,
 };
+use tfo_wire::v1::orders::{Closed, ExpectRequest, NodeAction, NodesRequest, Waiver};
 use tfo_wire::v1::secret::SecretText;
-use tfo_wire::v1::sync::{ClockReport, InstalledKeys, KeyMaterial, SyncAnswer, SyncRequest};
+use tfo_wire::v1::sync::{ClockReport, InstalledKeys, KeyMaterial, SelfAnswer, SyncAnswer, SyncRequest};
 
 fn node(name: &str) -> NodeId {
     format!("{name}.cache.example.org").parse().unwrap()
@@ -97,6 +98,14 @@ fn sync() {
         backup: Some(taught(3)),
         absent_after_secs: 600,
     };
+    let itself = SelfAnswer {
+        pool: pool(),
+        pool_id: pool_id(),
+        node: node("a"),
+        phase: Phase::Empty,
+        frozen: false,
+        denied: false,
+    };
     let least = json!({
         "wait_secs": 0, "next_contact_secs": 60, "session": "1-0000000000000001", "seen": 0, "installed": null,
         "kernel": "", "agent": "", "tcp_fastopen": null, "clock": {"unix_ms": 0, "synchronised": null},
@@ -104,7 +113,7 @@ fn sync() {
     });
     let least: SyncRequest = serde_json::from_value(least).unwrap();
     insta::assert_json_snapshot!(json!({
-        "request": reads_back(&request), "least_request": value(&least), "answer": value(&answer),
+        "request": reads_back(&request), "least_request": value(&least), "answer": value(&answer), "self": value(&itself),
     }));
 }
 
@@ -143,6 +152,23 @@ fn status() -> PoolStatus {
         recoverable: vec![SlotPairShown { primary: slot(3), backup: None }],
         drives: false,
         policy_differs: vec!["interval".to_owned()],
+        expected_nodes: 100,
+        expected_in_file: true,
+        unseen: 1,
+        next_exclusion_at: Some(at()),
+        waiver: Some(Waiver {
+            wave: 1,
+            of: 3,
+            rejected_ppm: 120_000,
+            baseline_ppm: 1_000,
+            nodes: 2,
+            next: vec![node("b"), node("c")],
+        }),
+        rotate_refused: Some(Closed {
+            message: "the pool is held (phase promoted)".to_owned(),
+            remedy: "`tfoctl resume` first".to_owned(),
+            until: None,
+        }),
     }
 }
 
@@ -198,13 +224,13 @@ fn commands() {
         force: true,
         if_revision: Some(Revision::new(12)),
     };
-    let node_request = |action| NodeRequest { action, reason: reason() };
+    let order_nodes = |action| NodesRequest { action, nodes: BTreeSet::from([node("a"), node("b")]), reason: reason() };
     let done = Done {
         pool: pool(),
         revision: Revision::new(13),
         generation: Generation::new(7),
         phase: Phase::Staged,
-        action: Action::Stage.into(),
+        action: Action::Rotate.into(),
         nodes: BTreeSet::new(),
     };
     insta::assert_json_snapshot!(json!({
@@ -224,8 +250,12 @@ fn commands() {
             slots: Some(SlotPairShown { primary: slot(3), backup: Some(slot(2)) }),
             keys: Some(keys()),
         }),
-        "exclude": reads_back(&node_request(NodeAction::Exclude { until: at() })),
-        "deny": reads_back(&node_request(NodeAction::Deny)),
+        "exclude": reads_back(&order_nodes(NodeAction::Exclude { until: at() })),
+        "include": reads_back(&order_nodes(NodeAction::Include)),
+        "deny": reads_back(&order_nodes(NodeAction::Deny)),
+        "allow": reads_back(&order_nodes(NodeAction::Allow)),
+        "forget": reads_back(&order_nodes(NodeAction::Forget { lower_expected: true })),
+        "expect": reads_back(&ExpectRequest { number: 900, reason: reason(), if_revision: Some(Revision::new(12)) }),
         "done": value(&done),
     }));
 }
@@ -239,9 +269,18 @@ fn errors() {
         message: "a later session of this node is open".to_owned(),
         request_id: "0123456789abcdef".to_owned(),
         ordinal: Some(7),
+        until: None,
+        remedy: None,
+    };
+    let refused = ErrorBody {
+        kind: ErrorKind::Refused,
+        until: Some(at()),
+        remedy: Some("wait until then".to_owned()),
+        ordinal: None,
+        ..body.clone()
     };
     let later: ErrorBody =
         serde_json::from_value(json!({"kind": "of_a_later_release", "message": "", "request_id": ""})).unwrap();
     assert_eq!(later.kind, ErrorKind::Unknown);
-    insta::assert_json_snapshot!(json!({"kinds": kinds, "body": value(&body)}));
+    insta::assert_json_snapshot!(json!({"kinds": kinds, "body": value(&body), "refused": value(&refused)}));
 }

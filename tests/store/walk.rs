@@ -119,7 +119,7 @@ pub(crate) fn rotate(seed: u64, document: &mut Document) -> Action {
     let (stage, action) = match document.stage.clone() {
         Stage::Empty => (Stage::Steady { current: fresh(document), backup: None }, Action::FirstKey),
         Stage::Steady { current, backup } => {
-            (Stage::Staged { current, next: fresh(document), prior_backup: backup }, Action::Stage)
+            (Stage::Staged { current, next: fresh(document), prior_backup: backup }, Action::Rotate)
         }
         Stage::Staged { current, next, .. } => {
             let wave = Wave {

@@ -106,7 +106,7 @@ pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
             "add this certificate's name to the pool's `nodes` at the coordinators, or correct `pool` in this configuration",
         ),
         ErrorKind::Denied => {
-            ("denied", "an operator denied this node: issue it a new certificate, or `tfoctl forget` it")
+            ("denied", "an operator denied this node: when it may have the keys again, `tfoctl allow` it")
         }
         ErrorKind::UnknownPool => {
             ("unknown_pool", "correct `pool` in this configuration, or add the pool at the coordinators")

@@ -66,10 +66,10 @@ fn waves(policy: &Policy) -> Vec<(&'static str, Problem)> {
     found
 }
 
-/// With the default a rotation starts while most nodes are missing, and those lose cookies when they return.
+/// With this number a rotation starts while most nodes are missing, and those lose cookies when they return.
 fn expected_nodes(policy: &Policy) -> Option<(&'static str, Problem)> {
     let is_one_node = policy.nodes.len() == 1 && policy.nodes.iter().all(NamePattern::is_one_name);
-    (policy.expected_nodes == 1 && !is_one_node).then(|| {
+    (policy.expected_nodes == Some(1) && !is_one_node).then(|| {
         let message = "expected_nodes is 1: a rotation starts also while all nodes but one are missing";
         let remedy = "write how many nodes are deployed: expected_nodes = N";
         ("expected_nodes", Problem::warning("expected_nodes", message, remedy))
@@ -117,7 +117,7 @@ mod tests {
             (waves("[\"cp1.example.com\", \"100%\"]"), edge("promote_waves", "wave_fits_no_node")),
             (waves("[\"20%\", \"5%\", \"100%\"]"), edge("promote_waves", "waves_decrease")),
             (waves("[\"5%\", \"cp1*\", \"5%\", \"100%\"]"), edge("promote_waves", "waves_decrease")),
-            ("[pools.edge]\nnodes = [\"*.example.org\"]\n".to_owned(), edge("expected_nodes", "expected_nodes")),
+            ("[pools.edge]\nnodes = [\"*.example.org\"]\n".to_owned(), Vec::new()),
             (
                 "[pools.edge]\nnodes = [\"a\", \"b\"]\nexpected_nodes = 1\n".to_owned(),
                 edge("expected_nodes", "expected_nodes"),

@@ -7,6 +7,7 @@ use crate::reader::{Findings, Located, Table, bound, ppm_of};
 use tfo_engine::rollout::policy::{
     AbsentPolicy, BadPattern, NamePattern, PERIOD_MAX_SECS_MIN, Policy, Share, WaveRule,
 };
+use tfo_engine::rollout::refusal::EXPECTED_MAX;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
 use tfo_model::time::RotationInterval;
@@ -51,8 +52,8 @@ fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Pol
     let nodes = patterns(&mut table, findings);
     let mut policy = Policy::with_defaults(nodes.unwrap_or_default());
     if let Some(number) = table.count("expected_nodes", findings) {
-        match usize::try_from(number.value).ok().filter(|number| (1..=1_000_000).contains(number)) {
-            Some(number) => policy.expected_nodes = number,
+        match usize::try_from(number.value).ok().filter(|number| (1..=EXPECTED_MAX).contains(number)) {
+            Some(number) => policy.expected_nodes = Some(number),
             None => out_of_range(&number, "write 1 to 1000000", findings),
         }
     }

@@ -3,25 +3,24 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::routing::{MethodRouter, post};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::sync_request::check_reason;
 use super::{Api, FromOperator, FromReader, ReadPool};
 use crate::pool::{Asked, CommandError, GivenKeys, Pool, Wanted};
 use crate::server::{JsonBody, Refusal};
-use tfo_engine::rollout::input::{Command, OperatorRequest, Reason, RevokeKeys};
+use tfo_engine::rollout::input::{Command, Expectation, OperatorRequest, Reason, RevokeKeys};
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::fleet::{
-    AdvanceRequest, COMMAND_BYTES_MAX, Command as CommandBody, Done, ImportRequest, NodeAction, NodeRequest, Nodes,
-    PoolStatus, Pools, REASON_BYTES_MAX, RecoverRequest, RotationMode, RotationRequest,
+    AdvanceRequest, COMMAND_BYTES_MAX, Command as CommandBody, Done, ImportRequest, Nodes, PoolStatus, Pools,
+    RecoverRequest, RotationMode, RotationRequest,
 };
+use tfo_wire::v1::orders::{ExpectRequest, NODES_MAX, NodeAction, NodesRequest};
 use tfo_wire::v1::secret::SecretText;
 
 /// Longest message of a refused command in bytes: it may name ten thousand nodes.
@@ -100,7 +99,8 @@ async fn execute(api: &Api, from: &FromOperator, instruction: Instruction) -> Co
     match &done {
         // The driver has logged the commit itself.
         Ok(_) => metrics.command_ended(pool, "done"),
-        Err((kind, message)) => {
+        Err(refusal) => {
+            let (kind, message) = (refusal.kind(), refusal.message());
             metrics.command_ended(pool, kind.as_str());
             tracing::info!(
                 %pool,
@@ -113,7 +113,7 @@ async fn execute(api: &Api, from: &FromOperator, instruction: Instruction) -> Co
             );
         }
     }
-    done.map(Json).map_err(|(kind, message)| Refusal::new(kind, message))
+    done.map(Json)
 }
 
 pub(super) fn bad_request(why: impl Into<String>) -> Refusal {
@@ -198,69 +198,54 @@ fn take_keys(text: &SecretText, given: &mut GivenKeys) -> Result<PairPrint, Refu
     Ok(PairPrint { primary, backup: pair.backup().map(|backup| given.add(backup.duplicate())) })
 }
 
-fn node_of(path: Result<Path<(String, String)>, PathRejection>) -> Result<NodeId, Refusal> {
-    let name = path.ok().and_then(|Path((_, node))| node.parse().ok());
-    name.ok_or_else(|| Refusal::new(ErrorKind::UnknownNode, "this is not a node's name"))
-}
-
-/// `PUT …/nodes/{node}`.
-pub(super) async fn put_node(
-    State(api): State<Arc<Api>>,
-    from: FromOperator,
-    path: Result<Path<(String, String)>, PathRejection>,
-    JsonBody(body): Body<NodeRequest>,
-) -> Commanded {
-    let node = node_of(path)?;
-    let (name, command) = match body.action {
-        NodeAction::Exclude { until } => ("exclude", Command::Exclude { node, until }),
-        NodeAction::Deny => ("deny", Command::Deny { node }),
+/// `POST …/nodes`.
+pub(super) fn order_nodes(body: NodesRequest, operator: NodeId) -> Result<Instruction, Refusal> {
+    let NodesRequest { action, nodes, reason } = body;
+    if !(1..=NODES_MAX).contains(&nodes.len()) {
+        return Err(bad_request(format!("nodes has 1 to {NODES_MAX} names")));
+    }
+    let (name, command) = match action {
+        NodeAction::Exclude { until } => ("exclude", Command::Exclude { nodes, until }),
+        NodeAction::Include => ("include", Command::Include { nodes }),
+        NodeAction::Deny => ("deny", Command::Deny { nodes }),
+        NodeAction::Allow => ("allow", Command::Allow { nodes }),
+        NodeAction::Forget { lower_expected } => {
+            let expected = if lower_expected { Expectation::Lower } else { Expectation::Keep };
+            ("forget", Command::Forget { nodes, expected })
+        }
     };
-    let asked = asked(from.operator.clone(), body.reason, None)?;
-    execute(&api, &from, Instruction::order(name, asked, command)).await
+    Ok(Instruction::order(name, asked(operator, reason, None)?, command))
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ForgetQuery {
-    #[serde(default)]
-    reason: String,
+/// `POST …/expect`.
+pub(super) fn expect(body: ExpectRequest, operator: NodeId) -> Result<Instruction, Refusal> {
+    let command = Command::Expect { number: body.number };
+    Ok(Instruction::order("expect", asked(operator, body.reason, body.if_revision)?, command))
 }
 
-/// `DELETE …/nodes/{node}?reason=`.
-pub(super) async fn forget_node(
-    State(api): State<Arc<Api>>,
-    from: FromOperator,
-    path: Result<Path<(String, String)>, PathRejection>,
-    query: Result<Query<ForgetQuery>, QueryRejection>,
-) -> Commanded {
-    let node = node_of(path)?;
-    let why = || bad_request(format!("the query is ?reason=TEXT of at most {REASON_BYTES_MAX} bytes, or nothing"));
-    let Query(ForgetQuery { reason }) = query.map_err(|_| why())?;
-    let asked = asked(from.operator.clone(), reason, None)?;
-    execute(&api, &from, Instruction::order("forget", asked, Command::Forget { node })).await
-}
-
-fn why(not_done: CommandError) -> (ErrorKind, String) {
+/// The refusal of a command: the reason first, and what to do about it.
+fn why(not_done: CommandError) -> Refusal {
     let refused = match not_done {
         CommandError::Refused(refused) => refused,
-        CommandError::NotPossible(why) => return (ErrorKind::Refused, why),
+        CommandError::NotPossible(why) => return Refusal::new(ErrorKind::Refused, why),
         CommandError::StoreDown => {
-            return (ErrorKind::StoreUnavailable, "the store cannot be reached; nothing was changed".to_owned());
+            let why = "the store cannot be reached; nothing was changed";
+            return Refusal::new(ErrorKind::StoreUnavailable, why);
         }
         CommandError::OutcomeOpen => {
             let why = "the store failed while it was written: look at the pool to see whether it was done";
-            return (ErrorKind::StoreUnavailable, why.to_owned());
+            return Refusal::new(ErrorKind::StoreUnavailable, why);
         }
         CommandError::Overtaken => {
-            return (ErrorKind::Moved, "others changed the pool at the same time; look, and ask again".to_owned());
+            return Refusal::new(ErrorKind::Moved, "others changed the pool at the same time; look, and ask again");
         }
-        CommandError::Internal => return (ErrorKind::Internal, "the coordinator's log has more".to_owned()),
+        CommandError::Internal => return Refusal::new(ErrorKind::Internal, "the coordinator's log has more"),
     };
     let kind = match &refused.reason {
         Reason::Frozen { .. } => ErrorKind::PoolFrozen,
         Reason::NotHeard(_) => ErrorKind::NotHeard,
         Reason::RevisionMoved(_) | Reason::GenerationMoved(_) | Reason::MoreBehind(_) => ErrorKind::Moved,
-        Reason::UnknownNode(_) => ErrorKind::UnknownNode,
+        Reason::UnknownNodes(_) => ErrorKind::UnknownNode,
         _ => ErrorKind::Refused,
     };
     let mut message = refused.to_string();
@@ -269,5 +254,5 @@ fn why(not_done: CommandError) -> (ErrorKind, String) {
         message.truncate(end);
         message.push_str(", ...");
     }
-    (kind, message)
+    Refusal::new(kind, message).with_remedy(refused.until(), refused.remedy())
 }

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
 
 use super::connections::Connections;
 use super::metrics::counters::Metrics;
@@ -44,7 +44,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/pools/{pool}/self", get(node::itself))
         .route("/v1/pools", get(fleet::pools))
         .route("/v1/pools/{pool}", get(fleet::pool))
-        .route("/v1/pools/{pool}/nodes", get(fleet::nodes))
+        .route("/v1/pools/{pool}/nodes", get(fleet::nodes).merge(fleet::command(fleet::order_nodes)))
+        .route("/v1/pools/{pool}/expect", fleet::command(fleet::expect))
         .route("/v1/pools/{pool}/audit", get(audit::audit))
         .route("/v1/pools/{pool}/rotations", fleet::command(fleet::rotate))
         .route("/v1/pools/{pool}/pause", fleet::command(fleet::pause))
@@ -52,8 +53,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/pools/{pool}/abort", fleet::command(fleet::abort))
         .route("/v1/pools/{pool}/advance", fleet::command(fleet::advance))
         .route("/v1/pools/{pool}/import", fleet::command(fleet::import))
-        .route("/v1/pools/{pool}/recover", fleet::command(fleet::recover))
-        .route("/v1/pools/{pool}/nodes/{node}", put(fleet::put_node).delete(fleet::forget_node));
+        .route("/v1/pools/{pool}/recover", fleet::command(fleet::recover));
     router.with_state(api)
 }
 

@@ -8,6 +8,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use tfo_crypto::random;
+use tfo_model::time::UnixTime;
 use tfo_wire::error::{ErrorBody, ErrorKind};
 
 /// Header of every answer: the request's id, under which the log has more.
@@ -50,6 +51,8 @@ pub struct Refusal {
     kind: ErrorKind,
     message: String,
     ordinal: Option<u64>,
+    until: Option<UnixTime>,
+    remedy: Option<String>,
     retry_after_secs: u32,
 }
 
@@ -57,7 +60,16 @@ impl Refusal {
     /// A refusal; `message` is for people and goes to the peer: no internals, nothing secret.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), ordinal: None, retry_after_secs: RETRY_AFTER_SECS }
+        let message = message.into();
+        Self { kind, message, ordinal: None, until: None, remedy: None, retry_after_secs: RETRY_AFTER_SECS }
+    }
+
+    /// With a refused command: when its reason ends by time alone, if it does, and what to do about it.
+    #[must_use]
+    pub fn with_remedy(mut self, until: Option<UnixTime>, remedy: impl Into<String>) -> Self {
+        self.until = until;
+        self.remedy = Some(remedy.into());
+        self
     }
 
     /// With `session_closed`: the session that is open.
@@ -95,6 +107,8 @@ impl Refusal {
             message: self.message.clone(),
             request_id: id.as_str().to_owned(),
             ordinal: self.ordinal,
+            until: self.until,
+            remedy: self.remedy.clone(),
         };
         let mut response = (status, Json(body)).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {

@@ -49,12 +49,10 @@ pub(super) struct Fleet {
 
 /// A command as a request.
 pub(super) struct Request<B> {
-    /// `POST`, `PUT`, `DELETE`.
-    pub(super) method: Method,
-    /// Path below the pool.
+    /// Path below the pool; the method is `POST`.
     pub(super) path: String,
-    /// None for `DELETE`.
-    pub(super) body: Option<B>,
+    /// Body.
+    pub(super) body: B,
     /// What the audit log calls it.
     pub(super) action: Action,
 }
@@ -68,6 +66,16 @@ pub(super) struct Entry<'a> {
     pub(super) action: Action,
     /// The operator's reason.
     pub(super) reason: &'a str,
+}
+
+impl Entry<'_> {
+    /// Whether the line has this reason.  The coordinator adds to it what it expects from then on.
+    fn is_reason_of(&self, line: &AuditLine) -> bool {
+        match self.action {
+            Action::Expect | Action::Forget => line.reason.starts_with(self.reason),
+            _ => line.reason == self.reason,
+        }
+    }
 }
 
 /// Whether a command without an answer may have been done.
@@ -186,7 +194,7 @@ impl Fleet {
         let start = clock::monotonic();
         let mut doubt = Doubt::None;
         loop {
-            let (errors, retry) = match self.round(&request.method, &path, request.body.as_ref(), Some(pool)).await {
+            let (errors, retry) = match self.round(&Method::POST, &path, Some(&request.body), Some(pool)).await {
                 Round::Answer(done) => return Ok(done),
                 Round::Final { error, doubt: new } => {
                     return match doubt.max(new) {
@@ -222,7 +230,7 @@ impl Fleet {
         let ours = |line: &AuditLine| {
             line.operator.as_ref().is_some_and(|operator| self.names.contains(operator))
                 && line.action == entry.action
-                && line.reason == entry.reason
+                && entry.is_reason_of(line)
         };
         match lines.into_iter().find(ours) {
             Some(AuditLine { revision, generation, phase, action, nodes, .. }) => {

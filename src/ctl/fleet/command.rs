@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::Method;
 use serde::Serialize;
 
 use super::ask::{Entry, Fleet, Request};
 use super::connect::{ConnectArgs, block_on};
 use super::consent::{Agreed, ConsentArgs, Plan};
-use super::follow::{Goal, follow};
+use super::follow::{Goal, Interrupt, follow};
 use super::shown::Shown;
 use tfo_cli::output::while_read;
 use tfo_cli::report::{Failure, Format, Outcome, deliver, deliver_as};
@@ -58,7 +57,7 @@ impl<B> Prepared<B> {
 
     /// `POST` to the path that is named like the action.
     pub(super) fn post(plan: Plan, action: Action, body: B) -> Self {
-        Self::new(plan, Request { method: Method::POST, path: format!("/{action}"), body: Some(body), action })
+        Self::new(plan, Request { path: format!("/{action}"), body, action })
     }
 
     /// The same, followed to its end.
@@ -86,10 +85,14 @@ pub(super) fn run<B: Serialize>(
         if plan.agree(&common.consent, format)? == Agreed::Explained {
             return Ok(Outcome::Done);
         }
+        // From here on Ctrl-C ends the following, not the command before its outcome is known.
+        let interrupt = wait.is_some().then(Interrupt::catch).transpose()?;
         let entry = Entry { after: status.revision, action: request.action, reason: &common.reason };
         let done = fleet.send(&pool, &request, entry).await?;
-        let Some(Wait { goal, timeout }) = wait else { return deliver(&Shown(done), format) };
-        let followed = while_read(follow(fleet, done, goal, timeout)).await?;
+        let (Some(Wait { goal, timeout }), Some(interrupt)) = (wait, interrupt) else {
+            return deliver(&Shown(done), format);
+        };
+        let followed = while_read(follow(fleet, done, goal, timeout, interrupt)).await?;
         deliver_as(&followed, format, followed.outcome())
     })
 }

@@ -1,104 +1,33 @@
-//! Follows a rotation to its end: shows its progress, and judges how it ended.
+//! Follows a rotation to its end, and shows its progress: a bar on a terminal, plain lines elsewhere.
 //!
-//! The rollout is the coordinator's work: nothing changes when nothing follows it.  [`judge`] is pure.
+//! The rollout is the coordinator's work: nothing changes when nothing follows it.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::ask::Fleet;
+use super::failure::until_then;
+pub(super) use super::judge::Goal;
+use super::judge::{End, expected, judge};
 use super::shown::{gate, slot};
-use tfo_cli::plain::{names, plain};
+use tfo_cli::bar::Bar;
+use tfo_cli::plain::{NAMES_MAX, names, plain};
 use tfo_cli::report::{Failure, Outcome, Report};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
-use tfo_model::fleet::{Action, BlockedBy, HoldReason, NodeState};
-use tfo_model::ids::NodeId;
+use tfo_model::fleet::{BlockedBy, HoldReason};
 use tfo_model::node::Expected;
-use tfo_model::state::Phase;
-use tfo_model::time::duration_text;
-use tfo_wire::v1::fleet::{AuditLine, Done, NodeStatus, PoolStatus};
+use tfo_model::problem::Problem;
+use tfo_model::time::{UnixTime, duration_text};
+use tfo_wire::v1::fleet::{AuditLine, Done, PoolStatus};
 
 /// How often the coordinator is asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A line that only counts further is written at most this often.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
-
-/// What a rotation is followed to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Goal {
-    /// The new key is primary everywhere.
-    Settled,
-    /// The keys are in no slot of any required node.
-    DrivenOut,
-    /// These nodes have the first key.
-    Given(Option<Expected>),
-}
-
-/// How it ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum End {
-    /// It has reached its goal.
-    Reached,
-    /// It was aborted.
-    Aborted {
-        /// The operator; none for the coordinator itself.
-        by: Option<NodeId>,
-        /// The operator's reason.
-        reason: String,
-    },
-    /// The pool holds or is frozen: it does not continue by itself.
-    Held(String),
-    /// Time is over.
-    TimeOver,
-}
-
-/// Whether it has ended, by the pool's state, its audit log since the start, and (for [`Goal::Given`] by name) its nodes.
-pub(super) fn judge(goal: &Goal, status: &PoolStatus, since: &[AuditLine], nodes: &[NodeStatus]) -> Option<End> {
-    if status.blocked_by == Some(BlockedBy::Frozen.into()) {
-        return Some(End::Held("frozen: the coordinator's store is older than its fleet".to_owned()));
-    }
-    let did = |action: Action| since.iter().find(|line| line.action == action);
-    let all_acked = status.waiting_for.is_empty() && status.converged == status.required;
-    let reached = match goal {
-        Goal::Settled => did(Action::Settle).is_some(),
-        Goal::DrivenOut => status.phase == Phase::Steady && status.revoking.is_empty() && all_acked,
-        Goal::Given(asked) => {
-            let expect = expected(status, asked.as_ref());
-            status.required > 0 && all_acked && are_here(expect, status, nodes)
-        }
-    };
-    // An abort that comes after the end is of another rotation.
-    if reached && (*goal != Goal::DrivenOut || did(Action::Abort).is_none()) {
-        return Some(End::Reached);
-    }
-    if let Some(line) = did(Action::Abort) {
-        return Some(End::Aborted { by: line.operator.clone(), reason: line.reason.clone() });
-    }
-    match (&status.hold, goal) {
-        (Some(hold), Goal::Settled) if status.phase == Phase::Steady => Some(End::Held(hold.to_string())),
-        _ => None,
-    }
-}
-
-/// The nodes that the pool itself waits for, or those that the operator named.
-fn expected<'a>(status: &'a PoolStatus, asked: Option<&'a Expected>) -> Option<&'a Expected> {
-    status.expect.as_ref().or(asked)
-}
-
-fn are_here(expect: Option<&Expected>, status: &PoolStatus, nodes: &[NodeStatus]) -> bool {
-    match expect {
-        None => true,
-        Some(Expected::Number(number)) => status.required >= *number,
-        Some(Expected::Names(names)) => {
-            // One whose connection has gone has acknowledged all the same.
-            let has_it =
-                |node: &NodeStatus| node.state == NodeState::Converged || node.state == NodeState::Disconnected;
-            names.iter().all(|name| nodes.iter().any(|node| node.node == *name && has_it(node)))
-        }
-    }
-}
 
 /// The state of a pool on one line.
 pub(super) fn progress(status: &PoolStatus) -> String {
@@ -116,9 +45,42 @@ pub(super) fn progress(status: &PoolStatus) -> String {
         line += &format!("  {}", gate(blocked_by));
     }
     if !status.waiting_for.is_empty() {
-        line += &format!("  waits for {}: {}", status.waiting_for.len(), names(&status.waiting_for));
+        line += &format!("  {}", waits_for(status));
     }
     line
+}
+
+/// Whom the pool waits for.  Many names say nothing on one line, and break it.
+fn waits_for(status: &PoolStatus) -> String {
+    match &status.waiting_for[..] {
+        few if few.len() <= NAMES_MAX => format!("waits for {}: {}", few.len(), names(few)),
+        many => format!("waits for {}", many.len()),
+    }
+}
+
+/// When the first node is excluded, in words.
+fn exclusion(status: &PoolStatus, now: UnixTime) -> Option<String> {
+    let at = status.next_exclusion_at.filter(|_| !status.waiting_for.is_empty())?;
+    Some(format!("the first is excluded at {at} ({}) if it stays silent", until_then(at, now)))
+}
+
+/// What stands behind the bar.
+fn beside_bar(status: &PoolStatus, now: UnixTime) -> String {
+    let mut parts = vec![status.phase.as_str().to_owned()];
+    if let Some(waves) = status.waves {
+        parts.push(format!("wave {}/{}", waves.opened, waves.of));
+    }
+    let watched_until = status.next_at.filter(|_| status.blocked_by == Some(BlockedBy::Health.into()));
+    // The names come last: the line is cut at the terminal's width.
+    if let Some(at) = status.next_exclusion_at.filter(|_| !status.waiting_for.is_empty()) {
+        parts.push(format!("next exclusion {}", until_then(at, now)));
+    } else if let Some(at) = watched_until {
+        parts.push(format!("next wave {}", until_then(at, now)));
+    }
+    if !status.waiting_for.is_empty() {
+        parts.push(waits_for(status));
+    }
+    parts.join(", ")
 }
 
 /// The part of a status whose change is shown at once.
@@ -133,7 +95,7 @@ pub(super) struct Followed {
     /// The answer to the command.
     #[serde(flatten)]
     pub(super) done: Done,
-    /// `done`, `aborted`, `held`, `not_converged`.
+    /// `done`, `aborted`, `stopped`, `not_converged`, `interrupted`.
     pub(super) result: &'static str,
     /// Time from the command to the end, in seconds.
     pub(super) elapsed_secs: u64,
@@ -148,34 +110,29 @@ impl Followed {
     pub(super) fn outcome(&self) -> Outcome {
         match self.end {
             End::Reached => Outcome::Done,
-            End::Aborted { .. } | End::Held(_) => Outcome::Refused,
+            End::Aborted { .. } | End::Stopped { .. } => Outcome::Refused,
             End::TimeOver => Outcome::NotConverged,
+            End::Interrupted => Outcome::Interrupted,
         }
     }
 }
 
 impl Report for Followed {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let (pool, elapsed) = (&self.done.pool, duration_text(self.elapsed_secs));
+        let elapsed = duration_text(self.elapsed_secs);
+        write!(out, "{} in pool {}: ", plain(self.done.action.as_str()), self.done.pool)?;
         match &self.end {
-            End::Reached => write!(out, "{} in pool {pool}: done after {elapsed}", plain(self.done.action.as_str()))?,
+            End::Reached => write!(out, "done after {elapsed}")?,
             End::Aborted { by, reason } => {
                 let by = by.as_ref().map_or_else(|| "the coordinator".to_owned(), ToString::to_string);
-                write!(out, "{} in pool {pool}: aborted by {by}", plain(self.done.action.as_str()))?;
+                write!(out, "aborted by {by}")?;
                 if !reason.is_empty() {
                     write!(out, " (\"{}\")", plain(reason))?;
                 }
             }
-            End::Held(why) => {
-                write!(out, "{} in pool {pool}: stopped: {}", plain(self.done.action.as_str()), plain(why))?;
-            }
-            End::TimeOver => {
-                write!(
-                    out,
-                    "{} in pool {pool}: not converged after {elapsed}; the coordinator continues",
-                    plain(self.done.action.as_str())
-                )?;
-            }
+            End::Stopped { cause, .. } => write!(out, "stopped: {cause}")?,
+            End::TimeOver => write!(out, "still running after {elapsed}; the coordinator continues")?,
+            End::Interrupted => write!(out, "followed no longer; the rotation continues")?,
         }
         let Some(status) = &self.status else { return writeln!(out) };
         writeln!(out, "; {}, generation {}", status.phase.as_str(), status.generation)?;
@@ -183,8 +140,15 @@ impl Report for Followed {
         if self.end != End::Reached && !status.waiting_for.is_empty() {
             writeln!(out, "waits for {}: {}", status.waiting_for.len(), names(&status.waiting_for))?;
         }
-        if status.hold == Some(HoldReason::FirstKey.into()) {
-            writeln!(out, "the pool holds: `tfoctl resume` lets rotations begin")?;
+        match &self.end {
+            End::Stopped { next: Some(next), .. } => writeln!(out, "next: {next}")?,
+            End::Interrupted => {
+                writeln!(out, "`tfoctl watch` shows it; `tfoctl pause` stops it, `tfoctl abort` turns it back")?
+            }
+            _ if status.hold == Some(HoldReason::FirstKey.into()) => {
+                writeln!(out, "the pool holds: `tfoctl resume` lets rotations begin")?;
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -200,38 +164,81 @@ struct Follower<'a> {
     status: Option<PoolStatus>,
     written: Option<(PoolStatus, Instant)>,
     failure: Option<String>,
+    bar: Bar,
 }
 
-/// Follows the command that ended in `done`, for at most `patience`.
-pub(super) async fn follow(fleet: &Fleet, done: Done, goal: Goal, patience: Duration) -> Result<Followed, Failure> {
+/// Ctrl-C, caught from the moment at which a command is sent that will be followed.
+pub(super) struct Interrupt(Signal);
+
+impl Interrupt {
+    /// Catches it from now on.
+    ///
+    /// # Errors
+    /// Fails if the system allows no handler.
+    pub(super) fn catch() -> Result<Self, Failure> {
+        signal(SignalKind::interrupt()).map(Self).map_err(|error| {
+            let message = format!("cannot catch Ctrl-C: {error}");
+            let problem = Problem::error("signal", message, "run it without --wait, and follow it with `tfoctl watch`");
+            Failure::new(Outcome::Failed, problem)
+        })
+    }
+}
+
+/// Follows the command that ended in `done`, for at most `patience`, and until Ctrl-C.
+pub(super) async fn follow(
+    fleet: &Fleet,
+    done: Done,
+    goal: Goal,
+    patience: Duration,
+    mut interrupt: Interrupt,
+) -> Result<Followed, Failure> {
     let start = clock::monotonic();
-    let mut follower =
-        Follower { fleet, goal, since: done.revision, lines: Vec::new(), status: None, written: None, failure: None };
-    let end = loop {
-        match follower.look(&done).await {
-            Ok(Some(end)) => break end,
-            Ok(None) => {}
-            // A coordinator may be restarting; the rotation outlives that.
-            Err(failure) if failure.outcome == Outcome::Failed => follower.show_failure(&failure),
-            Err(failure) => return Err(failure),
-        }
-        let left = clock::left_of(patience, start);
-        if left.is_zero() {
-            break End::TimeOver;
-        }
-        tokio::time::sleep(LOOK_EVERY.min(left)).await;
+    let mut follower = Follower {
+        fleet,
+        goal,
+        since: done.revision,
+        lines: Vec::new(),
+        status: None,
+        written: None,
+        failure: None,
+        bar: Bar::on_stderr("nodes"),
     };
+    let end = tokio::select! {
+        ended = follower.until_it_ends(&done, patience) => ended,
+        _ = interrupt.0.recv() => Ok(End::Interrupted),
+    };
+    follower.bar.close();
+    let end = end?;
     let result = match end {
         End::Reached => "done",
         End::Aborted { .. } => "aborted",
-        End::Held(_) => "held",
+        End::Stopped { .. } => "stopped",
         End::TimeOver => "not_converged",
+        End::Interrupted => "interrupted",
     };
     let elapsed_secs = clock::monotonic().duration_since(start).as_secs();
     Ok(Followed { done, result, elapsed_secs, status: follower.status, end })
 }
 
 impl Follower<'_> {
+    async fn until_it_ends(&mut self, done: &Done, patience: Duration) -> Result<End, Failure> {
+        let start = clock::monotonic();
+        loop {
+            match self.look(done).await {
+                Ok(Some(end)) => return Ok(end),
+                Ok(None) => {}
+                // A coordinator may be restarting; the rotation outlives that.
+                Err(failure) if failure.outcome == Outcome::Failed => self.show_failure(&failure),
+                Err(failure) => return Err(failure),
+            }
+            let left = clock::left_of(patience, start);
+            if left.is_zero() {
+                return Ok(End::TimeOver);
+            }
+            tokio::time::sleep(LOOK_EVERY.min(left)).await;
+        }
+    }
+
     async fn look(&mut self, done: &Done) -> Result<Option<End>, Failure> {
         let fleet = self.fleet;
         let mut status = fleet.status(&done.pool).await?;
@@ -266,22 +273,26 @@ impl Follower<'_> {
             }
         };
         if is_due {
-            // If stderr is closed, the result still counts.
-            drop(writeln!(io::stderr(), "{}  {}", clock::now(), progress(status)));
+            // First the bar, so that it is not drawn empty beside the line.
+            self.draw(status);
+            let now = clock::now();
+            let excluded = exclusion(status, now).map_or_else(String::new, |excluded| format!("  {excluded}"));
+            self.bar.line(&format!("{now}  {}{excluded}", progress(status)));
             self.written = Some((status.clone(), clock::monotonic()));
         }
+        self.draw(status);
+    }
+
+    fn draw(&self, status: &PoolStatus) {
+        self.bar.at(status.converged, status.required, &beside_bar(status, clock::now()));
     }
 
     fn show_failure(&mut self, failure: &Failure) {
         let text: Vec<String> = failure.problems.iter().map(|problem| problem.message.clone()).collect();
         let text = text.join("; ");
         if self.failure.as_ref() != Some(&text) {
-            // As above.
-            drop(writeln!(
-                io::stderr(),
-                "{}  {text}; asking again: nodes keep their keys, and the pool moves on with its coordinator",
-                clock::now()
-            ));
+            let waiting = "asking again: nodes keep their keys, and the pool stands still without its coordinator";
+            self.bar.line(&format!("{}  {text}; {waiting}", clock::now()));
             self.failure = Some(text);
         }
     }
@@ -290,85 +301,33 @@ impl Follower<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tfo_model::count::Generation;
 
-    fn status(phase: Phase, converged: usize) -> PoolStatus {
+    #[test]
+    fn beside_the_bar_are_the_wave_and_the_next_exclusion() {
+        let at = |text: &str| text.parse::<UnixTime>().unwrap();
+        let now = at("2026-11-22T22:00:00Z");
         let text = serde_json::json!({
-            "pool": "edge", "pool_id": "0".repeat(32), "revision": 9, "generation": 4, "phase": phase,
-            "primary": {"epoch": 2, "fingerprint": "00000000000000aa"}, "backup": null, "paused": null, "hold": null, "verdict": {"severity": "ok", "kind": "agree", "since": null, "sentence": "", "nodes": [], "more": 0, "numbers": {}, "next": null, "docs": null},
-            "required": 3, "converged": converged, "reporting": 0, "waiting_for": [], "next_at": null,
-            "blocked_by": null, "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": [],
+            "pool": "edge", "pool_id": "0".repeat(32), "revision": 9, "generation": 4, "phase": "promoted",
+            "primary": null, "backup": null, "paused": null, "hold": null, "required": 9, "converged": 7,
+            "verdict": {"severity": "ok", "kind": "agree", "since": null, "sentence": "", "nodes": [], "more": 0,
+                "numbers": {}, "next": null, "docs": null},
+            "reporting": 0, "waiting_for": ["a", "b"], "next_at": null, "blocked_by": "barrier",
+            "since": "2026-11-22T22:00:00Z", "waves": {"opened": 1, "of": 3}, "revoking": [], "recoverable": [],
             "drives": true
         });
-        serde_json::from_value(text).unwrap()
-    }
-
-    fn line(action: Action, operator: Option<&str>) -> AuditLine {
-        AuditLine {
-            at: clock::now(),
-            revision: Revision::new(9),
-            generation: Generation::new(4),
-            phase: Phase::Steady,
-            operator: operator.map(|name| name.parse().unwrap()),
-            action: action.into(),
-            nodes: std::collections::BTreeSet::new(),
-            reason: "why".to_owned(),
-        }
-    }
-
-    #[test]
-    fn a_rotation_ends_settled_aborted_or_held() {
-        let on_the_way = [line(Action::Promote, None), line(Action::OpenWave, None)];
-        assert_eq!(judge(&Goal::Settled, &status(Phase::Promoted, 3), &on_the_way, &[]), None);
-        let settled = [line(Action::Promote, None), line(Action::Settle, None)];
-        assert_eq!(judge(&Goal::Settled, &status(Phase::Steady, 3), &settled, &[]), Some(End::Reached));
-        // Also if the next one has begun meanwhile, and was aborted.
-        let more = [line(Action::Settle, None), line(Action::Stage, None), line(Action::Abort, Some("ops2"))];
-        assert_eq!(judge(&Goal::Settled, &status(Phase::Steady, 3), &more, &[]), Some(End::Reached));
-        let by = Some("ops2".parse().unwrap());
-        let aborted = End::Aborted { by, reason: "why".to_owned() };
-        let lines = [line(Action::Promote, None), line(Action::Abort, Some("ops2"))];
-        assert_eq!(judge(&Goal::Settled, &status(Phase::Steady, 0), &lines, &[]), Some(aborted));
-        let held = PoolStatus { hold: Some(HoldReason::Aborted.into()), ..status(Phase::Steady, 0) };
-        assert_eq!(judge(&Goal::Settled, &held, &[], &[]), Some(End::Held("aborted".to_owned())));
-        let frozen = PoolStatus { blocked_by: Some(BlockedBy::Frozen.into()), ..status(Phase::Staged, 3) };
-        assert!(matches!(judge(&Goal::Settled, &frozen, &[], &[]), Some(End::Held(_))));
-        // An operator may end a pause; it is waited for.
-        let paused = PoolStatus { blocked_by: Some(BlockedBy::Paused.into()), ..status(Phase::Staged, 3) };
-        assert_eq!(judge(&Goal::Settled, &paused, &[], &[]), None);
-    }
-
-    #[test]
-    fn a_revoke_ends_when_no_required_node_holds_the_key() {
-        let goal = Goal::DrivenOut;
-        let revoking =
-            PoolStatus { revoking: vec![status(Phase::Steady, 3).primary.unwrap()], ..status(Phase::Steady, 3) };
-        assert_eq!(judge(&goal, &revoking, &[], &[]), None);
-        assert_eq!(judge(&goal, &status(Phase::Steady, 2), &[], &[]), None, "one still holds it");
-        assert_eq!(judge(&goal, &status(Phase::Promoted, 3), &[], &[]), None);
-        assert_eq!(judge(&goal, &status(Phase::Steady, 3), &[], &[]), Some(End::Reached));
-        let forced = [line(Action::Abort, Some("ops2"))];
-        assert!(matches!(judge(&goal, &status(Phase::Steady, 3), &forced, &[]), Some(End::Aborted { .. })));
-    }
-
-    #[test]
-    fn a_first_key_ends_when_the_expected_have_it() {
-        let steady = status(Phase::Steady, 3);
-        let number = |n| Goal::Given(Some(Expected::Number(n)));
-        assert_eq!(judge(&number(3), &steady, &[], &[]), Some(End::Reached));
-        assert_eq!(judge(&number(4), &steady, &[], &[]), None);
-        assert_eq!(judge(&number(3), &status(Phase::Steady, 2), &[], &[]), None);
-        assert_eq!(judge(&Goal::Given(None), &steady, &[], &[]), Some(End::Reached));
-        // The pool knows which nodes it waits for, also if none was named.
-        let waits = PoolStatus { expect: Some(Expected::Number(4)), ..status(Phase::Steady, 3) };
-        assert_eq!(judge(&Goal::Given(None), &waits, &[], &[]), None);
-        assert_eq!(judge(&number(3), &waits, &[], &[]), None);
-        let names = Expected::Names(["a".parse().unwrap()].into());
-        let waits = PoolStatus { expect: Some(names), ..status(Phase::Steady, 3) };
-        assert_eq!(judge(&Goal::Given(None), &waits, &[], &[]), None);
-        let none = PoolStatus { required: 0, ..status(Phase::Steady, 0) };
-        assert_eq!(judge(&Goal::Given(None), &none, &[], &[]), None);
-        let named = Goal::Given(Some(Expected::Names(["a".parse().unwrap()].into())));
-        assert_eq!(judge(&named, &steady, &[], &[]), None);
+        let mut status: PoolStatus = serde_json::from_value(text).unwrap();
+        assert_eq!(beside_bar(&status, now), "promoted, wave 1/3, waits for 2: a, b");
+        assert_eq!(exclusion(&status, now), None);
+        status.next_exclusion_at = Some(at("2026-11-22T22:02:05Z"));
+        assert_eq!(beside_bar(&status, now), "promoted, wave 1/3, next exclusion in 2m 5s, waits for 2: a, b");
+        let excluded = exclusion(&status, now).unwrap();
+        assert_eq!(excluded, "the first is excluded at 2026-11-22T22:02:05Z (in 2m 5s) if it stays silent");
+        status.waiting_for = Vec::new();
+        status.next_at = Some(at("2026-11-22T22:00:34Z"));
+        assert_eq!(beside_bar(&status, now), "promoted, wave 1/3", "the next rotation is not a part of this one");
+        status.blocked_by = Some(BlockedBy::Health.into());
+        assert_eq!(beside_bar(&status, now), "promoted, wave 1/3, next wave in 34s");
+        status.waiting_for = (0..11).map(|number| format!("n{number}").parse().unwrap()).collect();
+        assert!(progress(&status).ends_with("  waits for 11"), "no line of many names: {}", progress(&status));
     }
 }

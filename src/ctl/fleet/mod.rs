@@ -13,6 +13,7 @@ mod connect;
 mod consent;
 mod failure;
 mod follow;
+mod judge;
 mod keys;
 mod look;
 mod nodes;
@@ -20,6 +21,7 @@ mod roster;
 mod rotate;
 mod shown;
 mod steps;
+mod targets;
 mod verdict;
 mod watch;
 
@@ -28,7 +30,9 @@ pub(crate) use complete::{contexts as context_names, nodes as node_names, pools 
 pub(crate) use connect::ConnectArgs;
 pub(crate) use keys::{ImportArgs, RecoverArgs, import, recover};
 pub(crate) use look::{AuditArgs, NodesArgs, PoolsArgs, audit, contexts, list_nodes, pools};
-pub(crate) use nodes::{ExcludeArgs, NodeArgs, deny, exclude, forget};
+pub(crate) use nodes::{
+    ExcludeArgs, ExpectedArgs, ForgetArgs, NodeArgs, allow, deny, exclude, expect, forget, include,
+};
 pub(crate) use rotate::{RotateArgs, rotate};
 pub(crate) use steps::{AbortArgs, ResumeArgs, abort, advance, pause, resume};
 pub(crate) use verdict::{CheckArgs, check};

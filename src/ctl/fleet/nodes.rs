@@ -1,56 +1,105 @@
-//! `exclude`, `deny`, `forget`: commands about one node.
+//! `exclude`, `include`, `deny`, `allow`, `forget`: commands about named nodes; and `expect`: how many there should be.
+//!
+//! One command is one plan, one request, one commit and one entry in the audit log, for any number of nodes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::Method;
 
 use super::ask::{Fleet, Request};
-use super::command::{CommandArgs, Prepared, run};
+use super::command::{CommandArgs, Prepared, refused, run};
 use super::consent::Plan;
+use super::targets::{TargetArgs, Targets};
+use tfo_cli::plain::{count_of_nodes, names};
 use tfo_cli::report::{Failure, Format, Outcome};
 use tfo_host::runtime::clock;
-use tfo_model::fleet::Action;
-use tfo_model::ids::NodeId;
-use tfo_model::problem::Problem;
+use tfo_model::fleet::{Action, ExclusionReason, NodeState};
+use tfo_model::named::Named;
+use tfo_model::node::KeySource;
 use tfo_model::time::parse_duration;
-use tfo_wire::v1::fleet::{NodeAction, NodeRequest, NodeStatus, PoolStatus};
+use tfo_wire::v1::fleet::{NodeStatus, PoolStatus};
+use tfo_wire::v1::orders::{ExpectRequest, NodeAction, NodesRequest};
 
 /// Shortest exclusion: a shorter one ends before it is of use.
 const EXCLUDE_MIN: Duration = Duration::from_secs(60);
 /// Longest exclusion: a node that is away for longer is forgotten, and comes back as a new one.
 const EXCLUDE_MAX: Duration = Duration::from_secs(30 * 86_400);
 
-/// Options of every command about a node.
+/// Options of every command about nodes.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
     #[command(flatten)]
     common: CommandArgs,
-    /// Name of the node
-    #[arg(value_name = "NODE")]
-    node: NodeId,
+    #[command(flatten)]
+    targets: TargetArgs,
 }
 
-impl NodeArgs {
-    /// The plan of a command about a node that the pool knows.
-    async fn plan(&self, action: Action, fleet: &Fleet, status: &PoolStatus) -> Result<Plan, Failure> {
+/// The nodes that a command is about, in the pool as it is.
+struct Meant<'a> {
+    status: &'a PoolStatus,
+    nodes: Vec<NodeStatus>,
+}
+
+impl<'a> Meant<'a> {
+    async fn of(
+        targets: &Targets<'_>,
+        (fleet, status): (&Fleet, &'a PoolStatus),
+        has_meaning: impl Fn(&NodeStatus) -> bool,
+    ) -> Result<Self, Failure> {
         let nodes = fleet.nodes(&status.pool).await?.nodes;
-        let Some(found) = nodes.iter().find(|found| found.node == self.node) else {
-            let message = format!("pool {} has no node {}", status.pool, self.node);
-            let problem = Problem::error("unknown_node", message, "`tfoctl nodes --all` lists the nodes of the pool");
-            return Err(Failure::new(Outcome::Failed, problem));
-        };
-        let NodeStatus { node, state, generation, .. } = found;
-        let generation = generation.map_or_else(|| "no generation".to_owned(), |g| format!("generation {g}"));
-        let line = format!("1 node of {} required: {node}, now {state} at {generation}", status.required);
-        Ok(Plan::new(action.as_str(), status, 1).line(line))
+        let meant = targets.of(status, &nodes, has_meaning)?.into_iter().cloned().collect();
+        Ok(Self { status, nodes: meant })
     }
 
-    /// `PUT` to the node.
-    fn put(&self, action: Action, what: NodeAction) -> Request<NodeRequest> {
-        let body = Some(NodeRequest { action: what, reason: self.common.reason.clone() });
-        Request { method: Method::PUT, path: format!("/nodes/{}", self.node), body, action }
+    /// `one` if it is a single node.
+    fn word(&self, one: &'static str, many: &'static str) -> &'static str {
+        if self.nodes.len() == 1 { one } else { many }
     }
+
+    /// A plan that begins with which nodes they are, and how they are now.
+    fn plan(&self, action: Action) -> Plan {
+        let of = format!("{} of {} required", count_of_nodes(self.nodes.len()), self.status.required);
+        let plan = Plan::new(action.as_str(), self.status, self.nodes.len());
+        if let [NodeStatus { node, state, generation, .. }] = &self.nodes[..] {
+            let generation = generation.map_or_else(|| "no generation".to_owned(), |g| format!("generation {g}"));
+            return plan.line(format!("{of}: {node}, now {state} at {generation}"));
+        }
+        let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+        for node in &self.nodes {
+            *states.entry(node.state.as_str()).or_default() += 1;
+        }
+        let states: Vec<String> = states.into_iter().map(|(state, count)| format!("{count} {state}")).collect();
+        plan.line(format!("{of}: {}", names(self.nodes.iter().map(|node| &node.node))))
+            .line(format!("now {}", states.join(", ")))
+    }
+
+    /// How many required nodes are left without them.
+    fn left(&self) -> usize {
+        self.status.required.saturating_sub(self.nodes.iter().filter(|node| is_required(node)).count())
+    }
+
+    /// What is left without them, and that no rotation starts with so few.
+    fn too_few(&self) -> Option<String> {
+        let (expected, left) = (self.status.expected_nodes, self.left());
+        let is = if expected == 1 { "node is" } else { "nodes are" };
+        (left < expected)
+            .then(|| format!("{expected} {is} expected and {left} will be left: no rotation starts by itself"))
+    }
+
+    /// The command as it is sent.
+    fn ready(self, plan: Plan, common: &CommandArgs, (action, what): (Action, NodeAction)) -> Prepared<NodesRequest> {
+        let nodes = self.nodes.into_iter().map(|node| node.node).collect();
+        let body = NodesRequest { action: what, nodes, reason: common.reason.clone() };
+        Prepared::new(plan, Request { path: "/nodes".to_owned(), body, action })
+    }
+}
+
+/// Whether barriers wait for it, as far as its state tells.
+fn is_required(node: &NodeStatus) -> bool {
+    use NodeState::{Converged, Drifted, Failed, Silent, Straggler};
+    node.source == KeySource::Coordinator
+        && matches!(node.state, Named::Known(Converged | Drifted | Failed | Silent | Straggler))
 }
 
 /// Arguments of `exclude`.
@@ -68,63 +117,167 @@ fn exclusion(text: &str) -> Result<Duration, String> {
     if (EXCLUDE_MIN..=EXCLUDE_MAX).contains(&span) { Ok(span) } else { Err("an exclusion is 1m to 30d".to_owned()) }
 }
 
-/// Excludes a node from barriers for a limited time.
+/// Excludes nodes from barriers for a limited time.
 pub(crate) fn exclude(arguments: &ExcludeArgs, format: Format) -> Result<Outcome, Failure> {
-    run(&arguments.node.common, format, async |fleet, status| {
+    let NodeArgs { common, targets } = &arguments.node;
+    let targets = targets.read()?;
+    run(common, format, async |fleet, status| {
         let until = clock::now().plus(arguments.span.as_secs());
-        let plan = arguments.node.plan(Action::Exclude, fleet, status).await?;
-        let plan = plan
-            .line(format!("no barrier waits for it until {until}"))
-            .line("while it still serves, its clients may lose TFO when the others rotate")
-            .line("its first contact after that admits it again");
-        Ok(Prepared::new(plan, arguments.node.put(Action::Exclude, NodeAction::Exclude { until })))
-    })
-}
-
-/// Gives a node no more keys.
-pub(crate) fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
-    run(&arguments.common, format, async |fleet, status| {
-        let plan = arguments.plan(Action::Deny, fleet, status).await?;
-        let plan = plan
-            .line("it gets no more keys, and no barrier waits for it, until it is forgotten")
-            .line("it keeps the keys that it has: if you do not trust it, `tfoctl rotate --mode revoke --deny` instead")
-            .line("its certificate stays valid: revoke that too (`tfoctl pki revoke`)");
-        Ok(Prepared::new(plan, arguments.put(Action::Deny, NodeAction::Deny)))
-    })
-}
-
-/// Forgets a node.
-pub(crate) fn forget(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
-    run(&arguments.common, format, async |fleet, status| {
-        let plan = arguments.plan(Action::Forget, fleet, status).await?;
-        let plan = plan
-            .line("no barrier waits for it, and the pool keeps no record of it")
-            .line("if it still runs, its next contact admits it as a new node");
-        let NodeArgs { node, common } = arguments;
-        let path = format!("/nodes/{node}?reason={}", query_value(&common.reason));
-        Ok(Prepared::new(plan, Request::<()> { method: Method::DELETE, path, body: None, action: Action::Forget }))
-    })
-}
-
-/// Escapes a text as the value in a query: everything but the unreserved characters of RFC 3986 section 2.3.
-fn query_value(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut escaped, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(char::from(byte)),
-            _ => escaped += &format!("%{byte:02X}"),
+        let meant = Meant::of(&targets, (fleet, status), |node| node.state != NodeState::Denied).await?;
+        let (it, its) = (meant.word("it", "them"), meant.word("its", "their"));
+        let serves = meant.word("it still serves", "they still serve");
+        let mut plan = meant
+            .plan(Action::Exclude)
+            .line(format!("no barrier waits for {it} until {until}; `tfoctl include` ends that"))
+            .line(format!("while {serves}, {its} clients may lose TFO when the others rotate"))
+            .line(format!("{its} first contact after that admits {it} again"));
+        if let Some(too_few) = meant.too_few() {
+            plan = plan.line(format!("{too_few} until then"));
         }
-        escaped
+        Ok(meant.ready(plan, common, (Action::Exclude, NodeAction::Exclude { until })))
+    })
+}
+
+/// Ends the exclusion of nodes.
+pub(crate) fn include(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
+    let targets = arguments.targets.read()?;
+    run(&arguments.common, format, async |fleet, status| {
+        let is_excluded = |node: &NodeStatus| node.excluded == Some(ExclusionReason::Operator.into());
+        let meant = Meant::of(&targets, (fleet, status), is_excluded).await?;
+        let (its, it) = (meant.word("its", "their"), meant.word("it", "them"));
+        let plan = meant
+            .plan(Action::Include)
+            .harmless()
+            .line(format!("{its} next contact admits {it} again, and barriers wait for {it} from then on"));
+        Ok(meant.ready(plan, &arguments.common, (Action::Include, NodeAction::Include)))
+    })
+}
+
+/// Gives nodes no more keys.
+pub(crate) fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
+    let targets = arguments.targets.read()?;
+    run(&arguments.common, format, async |fleet, status| {
+        let meant = Meant::of(&targets, (fleet, status), |node| node.state != NodeState::Denied).await?;
+        let gets = meant.word("it gets", "they get");
+        let (it, is) = (meant.word("it", "them"), meant.word("it is", "they are"));
+        let keeps = meant.word("it keeps the keys that it has", "they keep the keys that they have");
+        let certificates = meant.word("its certificate stays", "their certificates stay");
+        let mut plan = meant
+            .plan(Action::Deny)
+            .line(format!("{gets} no more keys, and no barrier waits for {it}, until {is} allowed (`tfoctl allow`)"))
+            .line(format!("{keeps}: if you do not trust {it}, `tfoctl rotate --mode revoke --deny` instead"))
+            .line(format!("{certificates} valid: revoke that too (`tfoctl pki revoke`)"));
+        if let Some(too_few) = meant.too_few() {
+            plan = plan.line(too_few);
+        }
+        Ok(meant.ready(plan, &arguments.common, (Action::Deny, NodeAction::Deny)))
+    })
+}
+
+/// Ends the deny of nodes.
+pub(crate) fn allow(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
+    let targets = arguments.targets.read()?;
+    run(&arguments.common, format, async |fleet, status| {
+        let meant = Meant::of(&targets, (fleet, status), |node| node.state == NodeState::Denied).await?;
+        let (its, it) = (meant.word("its", "their"), meant.word("it", "them"));
+        let (new, reported) = (meant.word("a new node", "new nodes"), meant.word("it", "they"));
+        let plan = meant
+            .plan(Action::Allow)
+            .line(format!("{its} next contact admits {it} as {new}, and {reported} may get the pool's keys again"))
+            .line(format!("what {reported} reported before the deny counts for nothing; what comes next is believed"))
+            .line("a revoked certificate stays revoked: issue another one (`tfoctl pki issue --node`)");
+        Ok(meant.ready(plan, &arguments.common, (Action::Allow, NodeAction::Allow)))
+    })
+}
+
+/// Arguments of `forget`.
+#[derive(Debug, Args)]
+pub(crate) struct ForgetArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Lower the number of expected nodes to the required ones that are left, in the same step
+    #[arg(long)]
+    lower_expected: bool,
+}
+
+/// Forgets nodes.
+pub(crate) fn forget(arguments: &ForgetArgs, format: Format) -> Result<Outcome, Failure> {
+    let NodeArgs { common, targets } = &arguments.node;
+    let (targets, lower_expected) = (targets.read()?, arguments.lower_expected);
+    run(common, format, async |fleet, status| {
+        let meant = Meant::of(&targets, (fleet, status), |_| true).await?;
+        let (it, its) = (meant.word("it", "them"), meant.word("its", "their"));
+        let (runs, new) = (meant.word("it still runs", "they still run"), meant.word("a new node", "new nodes"));
+        let mut plan = meant
+            .plan(Action::Forget)
+            .line(format!("no barrier waits for {it}, and the pool keeps no record of {it}"))
+            .line(format!("if {runs}, {its} next contact admits {it} as {new}"));
+        if let Some(too_few) = meant.too_few() {
+            // At least one node is expected, always.
+            let left = meant.left().max(1);
+            let in_file = in_file(status, left);
+            plan = match (status.expected_in_file, lower_expected) {
+                (true, true) => return Err(refused(format!("{too_few}, and the number is in a file"), &in_file)),
+                (true, false) => plan.line(format!("{too_few} until you {in_file}")),
+                (false, true) => {
+                    plan.line(format!("{left} of {} nodes are expected from now on", status.expected_nodes))
+                }
+                (false, false) => plan.line(format!(
+                    "{too_few}; --lower-expected expects {left} in the same step, `tfoctl expect {left}` later"
+                )),
+            };
+        }
+        Ok(meant.ready(plan, common, (Action::Forget, NodeAction::Forget { lower_expected })))
+    })
+}
+
+/// Where the number of expected nodes is, if it is in the coordinator's file.
+fn in_file(status: &PoolStatus, number: usize) -> String {
+    format!(
+        "set `expected_nodes = {number}` in [pools.{}] of coordinator.toml, and `systemctl reload tfo-coordinator`",
+        status.pool
+    )
+}
+
+/// Arguments of `expect`.
+#[derive(Debug, Args)]
+pub(crate) struct ExpectedArgs {
+    #[command(flatten)]
+    common: CommandArgs,
+    /// Fewest required nodes with which a rotation starts
+    #[arg(value_name = "N")]
+    number: usize,
+}
+
+/// Sets the number of nodes that are expected.
+pub(crate) fn expect(arguments: &ExpectedArgs, format: Format) -> Result<Outcome, Failure> {
+    let ExpectedArgs { common, number } = arguments;
+    run(common, format, async |_, status| {
+        if status.expected_in_file {
+            let message = format!(
+                "expected_nodes = {} is set in the coordinator's configuration file, which decides",
+                status.expected_nodes
+            );
+            return Err(refused(message, &in_file(status, *number)));
+        }
+        let PoolStatus { required, expected_nodes: before, .. } = status;
+        let plan = Plan::new(Action::Expect.as_str(), status, *required)
+            .line(format!("a rotation starts with {number} required nodes or more; until now {before}"))
+            .line(format!("required now: {}", count_of_nodes(*required)));
+        let plan = match (number < before, number > required) {
+            // A serving node that is missing, and not missed, rejects cookies of the next key.
+            (true, _) => plan.line("with fewer, a node that serves without an agent is not missed"),
+            (false, true) => plan.harmless().line("no rotation starts by itself before the others are here"),
+            (false, false) => plan.harmless(),
+        };
+        let body = ExpectRequest { number: *number, reason: common.reason.clone(), if_revision: Some(status.revision) };
+        Ok(Prepared::post(plan, Action::Expect, body))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reasons_survive_a_query() {
-        assert_eq!(query_value("a b&c=ä/?#%"), "a%20b%26c%3D%C3%A4%2F%3F%23%25");
-    }
 
     #[test]
     fn exclusions_have_a_range() {

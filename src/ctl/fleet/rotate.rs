@@ -4,25 +4,23 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use reqwest::Method;
 
 use super::ask::Request;
 use super::command::{CommandArgs, Prepared, Wait, run};
 use super::consent::Plan;
 use super::follow::Goal;
 use super::keys::{ExpectArgs, expectation};
-use super::shown::{gate, slot};
+use super::shown::slot;
 use tfo_cli::plain::{count_of_nodes, names};
 use tfo_cli::report::{Failure, Format, Outcome};
 use tfo_model::count::Epoch;
-use tfo_model::fleet::{Action, BlockedBy};
+use tfo_model::fleet::Action;
 use tfo_model::ids::NodeId;
-use tfo_model::named::Named;
 use tfo_model::node::Expected;
 use tfo_model::problem::Problem;
-use tfo_model::state::Phase;
 use tfo_model::time::parse_duration;
 use tfo_wire::v1::fleet::{PoolStatus, RotationMode, RotationRequest};
+use tfo_wire::v1::orders::Closed;
 
 /// Arguments of `rotate`.
 #[derive(Debug, Args)]
@@ -78,7 +76,9 @@ pub(crate) fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, 
                 let goal = Goal::Given(expect.clone());
                 (RotationMode::First, Action::FirstKey, goal, first_plan(status, expect.as_ref()))
             }
-            (false, Mode::Normal) => (RotationMode::Normal, Action::Stage, Goal::Settled, normal_plan(status)),
+            (false, Mode::Normal) => {
+                (RotationMode::Normal, Action::Rotate, Goal::Settled, normal_plan(status, arguments.force))
+            }
             (false, Mode::Revoke) => {
                 (RotationMode::Revoke, Action::Revoke, Goal::DrivenOut, arguments.revoke_plan(status))
             }
@@ -98,7 +98,7 @@ pub(crate) fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, 
             force: arguments.force,
             if_revision: Some(status.revision),
         };
-        let request = Request { method: Method::POST, path: "/rotations".to_owned(), body: Some(body), action };
+        let request = Request { path: "/rotations".to_owned(), body, action };
         let wait = arguments.wait.then_some(Wait { goal, timeout: arguments.timeout });
         Ok(Prepared::new(plan, request).waiting(wait))
     })
@@ -153,14 +153,17 @@ fn first_plan(status: &PoolStatus, expect: Option<&Expected>) -> Plan {
         .line(format!("the pool then holds until the key is on {} and you resume", expectation(expect)))
 }
 
-fn normal_plan(status: &PoolStatus) -> Plan {
+fn normal_plan(status: &PoolStatus, force: bool) -> Plan {
     let required = count_of_nodes(status.required);
     let plan = Plan::new("rotate", status, status.required)
         .line(format!("a new key is staged beside {}, then made primary wave by wave", slot(status.primary)))
         .line(format!("each step waits for {required} to acknowledge it"));
-    match (status.phase, &status.blocked_by) {
-        (Phase::Steady, None | Some(Named::Known(BlockedBy::Schedule))) => plan,
-        (Phase::Steady, Some(closed)) => plan.line(format!("now it would be refused or wait: {}", gate(closed))),
-        (phase, _) => plan.line(format!("now it would be refused: the pool is {}", phase.as_str())),
+    match &status.rotate_refused {
+        // With --force it may not be: some reasons are gates that it skips.
+        Some(Closed { message, .. }) if force => plan.line(format!("without --force it would be refused: {message}")),
+        Some(Closed { message, remedy, .. }) => {
+            plan.line(format!("now it would be refused: {message}")).line(format!("remedy: {remedy}"))
+        }
+        None => plan,
     }
 }

@@ -4,12 +4,17 @@ use clap::Args;
 
 use super::command::{CommandArgs, Prepared, refused, run};
 use super::consent::Plan;
+use super::failure::until_then;
 use super::shown::slot;
-use tfo_cli::plain::{count_of_nodes, names};
+use tfo_cli::plain::{NAMES_MAX, count_of_nodes, names};
 use tfo_cli::report::{Failure, Format, Outcome};
-use tfo_model::fleet::Action;
+use tfo_engine::rollout::policy::Share;
+use tfo_host::runtime::clock;
+use tfo_model::fleet::{Action, NodeState, PausedBy};
+use tfo_model::ids::NodeId;
 use tfo_model::state::Phase;
-use tfo_wire::v1::fleet::{AdvanceRequest, PoolStatus};
+use tfo_wire::v1::fleet::{AdvanceRequest, NodeStatus, PoolStatus};
+use tfo_wire::v1::orders::Waiver;
 
 /// Stops the pool at its current phase.
 pub(crate) fn pause(arguments: &CommandArgs, format: Format) -> Result<Outcome, Failure> {
@@ -36,20 +41,61 @@ pub(crate) struct ResumeArgs {
 /// Resumes a paused or held pool.
 pub(crate) fn resume(arguments: &ResumeArgs, format: Format) -> Result<Outcome, Failure> {
     run(&arguments.common, format, async |_, status| {
-        let what = match (&status.hold, status.paused.is_some()) {
-            (Some(hold), _) => format!("the hold ({hold}) ends, and rotations start by schedule again"),
-            (None, true) => format!("the pool continues from {}", status.phase.as_str()),
-            (None, false) => "the pool is neither paused nor held: the coordinator will refuse this".to_owned(),
-        };
-        let plan = Plan::new("resume", status, status.required)
-            .line(what)
-            .line(format!("required: {}", count_of_nodes(status.required)));
-        let plan = match arguments.force {
-            true => plan.line("--force: it does not wait for expected nodes that have never reported"),
-            false => plan.harmless(),
+        let waives = status.paused.as_ref().is_some_and(|paused| paused.by == PausedBy::Health);
+        let plan = if waives { waiving_plan(status) } else { resume_plan(status) };
+        let plan = match (arguments.force, waives) {
+            (true, _) => plan.line("--force: it does not wait for expected nodes that have never reported"),
+            (false, true) => plan,
+            (false, false) => plan.harmless(),
         };
         Ok(Prepared::post(plan, Action::Resume, arguments.common.body(arguments.force, Some(status.revision))))
     })
+}
+
+fn resume_plan(status: &PoolStatus) -> Plan {
+    let what = match (&status.hold, &status.paused) {
+        (Some(hold), _) => format!("the hold ({hold}) ends, and rotations start by schedule again"),
+        (None, Some(_)) => format!("the pool continues from {}", status.phase.as_str()),
+        (None, None) => match status.phase {
+            Phase::Empty => "the pool has no key, and nothing to resume: the coordinator will refuse this".to_owned(),
+            _ => "the pool is neither paused nor held: the coordinator will refuse this".to_owned(),
+        },
+    };
+    Plan::new("resume", status, status.required)
+        .line(what)
+        .line(format!("required: {}", count_of_nodes(status.required)))
+}
+
+/// The plan of a resume after the health gate has stopped a wave: which evidence it passes over, and for which nodes.
+fn waiving_plan(status: &PoolStatus) -> Plan {
+    let plan = |nodes| Plan::new("resume", status, nodes);
+    let plan = match &status.waiver {
+        Some(Waiver { wave, of, rejected_ppm, baseline_ppm, nodes, next }) => {
+            let (rejected, baseline) = (percent(*rejected_ppm), percent(*baseline_ppm));
+            let more = if *nodes > next.len() { format!(" and {} more", nodes - next.len()) } else { String::new() };
+            let get = if *nodes == 1 { "gets" } else { "get" };
+            plan(*nodes)
+                .line(format!(
+                    "the health gate is waived for wave {wave} of {of}: rejected {rejected} of its cookies now, \
+                     {baseline} before"
+                ))
+                .line(match nodes {
+                    0 => "no further node gets the key in the next wave".to_owned(),
+                    _ => format!("{} {get} the key next: {}{more}", count_of_nodes(*nodes), next_names(next)),
+                })
+        }
+        None => plan(status.required).line("the health gate is waived for the wave that it has stopped"),
+    };
+    let worst = status.paused.as_ref().map(|paused| names(&paused.worst)).filter(|worst| !worst.is_empty());
+    let plan = match worst {
+        Some(worst) => plan.line(format!("most cookies were rejected by {worst}")),
+        None => plan,
+    };
+    plan.line("the other way is `tfoctl abort`: the opened nodes return to the old key, and cookies of both stay valid")
+}
+
+fn next_names(next: &[NodeId]) -> String {
+    next.iter().map(NodeId::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// Arguments of `abort`.
@@ -90,7 +136,7 @@ pub(crate) fn abort(arguments: &AbortArgs, format: Format) -> Result<Outcome, Fa
 
 /// Passes a barrier without the nodes that are behind.
 pub(crate) fn advance(arguments: &CommandArgs, format: Format) -> Result<Outcome, Failure> {
-    run(arguments, format, async |_, status| {
+    run(arguments, format, async |fleet, status| {
         let PoolStatus { pool, required, waiting_for, .. } = status;
         if waiting_for.is_empty() {
             let message = format!("pool {pool} waits for no node: it has no barrier to pass");
@@ -101,6 +147,7 @@ pub(crate) fn advance(arguments: &CommandArgs, format: Format) -> Result<Outcome
             .line(format!("leaves {behind} of {required} required behind: {}", names(waiting_for)))
             .line("they are excluded: while they still serve, their clients may lose TFO")
             .line("each returns with its next contact; refused if more nodes are behind by then");
+        let plan = with_advice(plan, status, &fleet.nodes(pool).await?.nodes);
         let body = AdvanceRequest {
             reason: arguments.reason.clone(),
             generation: status.generation,
@@ -108,4 +155,45 @@ pub(crate) fn advance(arguments: &CommandArgs, format: Format) -> Result<Outcome
         };
         Ok(Prepared::post(plan, Action::Advance, body))
     })
+}
+
+/// What an operator should know before nodes are left behind: those that still report are back at once.
+fn with_advice(plan: Plan, status: &PoolStatus, nodes: &[NodeStatus]) -> Plan {
+    let plan = match (status.unseen, status.next_exclusion_at) {
+        (0, _) => plan,
+        (unseen, at) => {
+            let since = format!("{} not seen since this coordinator started", are(unseen));
+            let until = at.map_or_else(String::new, |at| format!(" ({})", until_then(at, clock::now())));
+            plan.line(format!("{since}: refused until they report, or count as absent{until}"))
+        }
+    };
+    if status.unseen > 0 {
+        return plan;
+    }
+    let still_reports = |node: &&NodeStatus| node.state != NodeState::Silent && status.waiting_for.contains(&node.node);
+    let back: Vec<&NodeStatus> = nodes.iter().filter(still_reports).collect();
+    if back.is_empty() {
+        return plan;
+    }
+    let described = back.iter().map(|node| match &node.error {
+        Some(error) => format!("{} ({}, {error})", node.node, node.state),
+        None => format!("{} ({})", node.node, node.state),
+    });
+    let command = match &back[..] {
+        few if few.len() <= NAMES_MAX => {
+            let few: Vec<&str> = few.iter().map(|node| node.node.as_str()).collect();
+            format!("tfoctl exclude {} --for 1h", few.join(" "))
+        }
+        _ => "tfoctl exclude --file NAMES --for 1h".to_owned(),
+    };
+    plan.line(format!("{} still connected: {}", are(back.len()), names(described)))
+        .line(format!("the pool waits for them again as soon as they report, within 30s; without them: `{command}`"))
+}
+
+fn are(count: usize) -> String {
+    format!("{} {}", count_of_nodes(count), if count == 1 { "is" } else { "are" })
+}
+
+fn percent(ppm: u32) -> String {
+    Share::from_ppm(ppm).unwrap_or(Share::ALL).to_string()
 }

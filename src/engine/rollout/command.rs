@@ -16,14 +16,16 @@
 //! | rotate | Steady, not paused or held | `walk::stage` |
 //! | pause, resume | any | sets or clears `paused`; resume also ends a hold |
 //! | abort, revoke | | `abort` |
-//! | recover, advance, node commands, policy | | `operator` |
+//! | recover, advance, policy | | `operator` |
+//! | exclude, include, deny, allow, forget, expect | any | `members` |
 
 use super::abort::{abort, revoke};
 use super::barrier::{Barrier, may_commit, no_common_foreign_key, not_frozen};
 use super::document::{Actor, Hold, Pause, PauseCause, Snapshot, Stage};
 use super::draft::{Draft, Origin};
-use super::gates::{drained, missing};
+use super::gates::{drained, missing, not_drained};
 use super::input::{Command, Now, OperatorRequest, Reason, Step};
+use super::refusal::EXPECTED_MAX;
 use super::slots::{PoolKey, Slots};
 use super::walk::stage;
 use tfo_model::fleet::Action;
@@ -53,12 +55,15 @@ pub(super) fn carry_out(
         Command::Abort { force } => abort(draft, *force),
         Command::Revoke { keys, deny } => revoke(draft, keys, deny),
         Command::Advance { generation, leave } => draft.advance(*generation, leave),
-        Command::Exclude { node, until } => draft.exclude_until(node, *until),
-        Command::Deny { node } => {
-            draft.deny(node);
+        Command::Exclude { nodes, until } => draft.exclude_until(nodes, *until),
+        Command::Include { nodes } => draft.include(nodes),
+        Command::Deny { nodes } => {
+            nodes.iter().for_each(|node| draft.deny(node));
             draft.commit(Action::Deny)
         }
-        Command::Forget { node } => draft.forget(node),
+        Command::Allow { nodes } => draft.allow(nodes),
+        Command::Forget { nodes, expected } => draft.forget(nodes, *expected),
+        Command::Expect { number } => draft.expect(*number),
         Command::SetPolicy { policy } => draft.set_policy(policy),
     }
 }
@@ -84,6 +89,9 @@ fn permitted(snapshot: &Snapshot, now: Now<'_>, command: &Command) -> Result<(),
         | Command::Rotate { .. }
         | Command::Resume { .. }
         | Command::Abort { .. }
+        | Command::Include { .. }
+        | Command::Allow { .. }
+        | Command::Expect { .. }
         | Command::SetPolicy { .. } => may_commit(snapshot, now),
     }
 }
@@ -138,11 +146,12 @@ fn rotate(draft: Draft<'_>, force: bool, fresh: Option<KeyFingerprint>) -> Resul
         return Err(Reason::Held);
     }
     let required = Barrier::of_all(draft.snapshot).required;
-    if required < document.policy.expected_nodes && !force {
-        return Err(Reason::ExpectedNodes { required, expected: document.policy.expected_nodes });
+    let expected = document.expected_nodes();
+    if required < expected && !force {
+        return Err(Reason::ExpectedNodes { required, expected });
     }
-    if drained(draft.snapshot, draft.now).is_err() && !force {
-        return Err(Reason::NotDrained);
+    if let (Err(wait), false) = (drained(draft.snapshot, draft.now), force) {
+        return Err(not_drained(draft.snapshot, &wait));
     }
     stage(draft, fresh)
 }
@@ -204,6 +213,11 @@ impl Draft<'_> {
         self.document.next_epoch = slots.highest_epoch().next().ok_or(Reason::Exhausted)?;
         self.document.stage = Stage::Steady { current: primary, backup };
         self.document.hold = Some(Hold::FirstKey { expect: expect.clone() });
+        self.document.expected = match expect {
+            Expected::Number(number) => *number,
+            Expected::Names(names) => names.len(),
+        }
+        .clamp(1, EXPECTED_MAX);
         self.document.rotated_at = self.now.wall;
         self.instruct()?;
         self.begin_phase();

@@ -220,6 +220,9 @@ pub struct Document {
     pub rotated_at: UnixTime,
     /// Schedule, waves and gates.  Every coordinator drives by these, not by its own file (rule 11).
     pub policy: Policy,
+    /// Number of nodes that operators expect; counts only if the policy has none.
+    #[serde(default = "Document::expected_by_default")]
+    pub expected: usize,
 }
 
 impl Document {
@@ -239,7 +242,19 @@ impl Document {
             since: now,
             rotated_at: now,
             policy,
+            expected: Self::expected_by_default(),
         }
+    }
+
+    /// Any node at all.
+    const fn expected_by_default() -> usize {
+        1
+    }
+
+    /// Fewest required nodes with which a rotation starts: those of the policy, otherwise those of the operators.
+    #[must_use]
+    pub fn expected_nodes(&self) -> usize {
+        self.policy.expected_nodes.unwrap_or(self.expected)
     }
 
     /// The keys in the four slots, each once: exactly those whose bytes a store keeps.

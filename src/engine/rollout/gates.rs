@@ -6,7 +6,7 @@
 
 use super::barrier::Barrier;
 use super::document::{Document, Snapshot, Stage, WORST_NODES_MAX, Wave};
-use super::input::{Now, Wait};
+use super::input::{Now, Reason, Wait};
 use super::policy::Share;
 use super::record::{NodeRecord, SlotCount};
 use super::wave::{has_acked, instruction_for, is_opened};
@@ -41,11 +41,31 @@ pub(super) fn drained(snapshot: &Snapshot, now: Now<'_>) -> Result<(), Wait> {
     let document = &snapshot.document;
     let Stage::Steady { current, backup: Some(_) } = &document.stage else { return Ok(()) };
     let policy = &document.policy;
-    let sum = sum_of(snapshot, policy.drain_min_samples, |_, record| window_of(record, Phase::Steady, current.epoch));
+    let sum = since_steady(snapshot, current.epoch);
     if sum.passive >= policy.drain_min_samples && Share::of(sum.passive_alt_key, sum.passive) < policy.drain_below {
         return Ok(());
     }
     after(now, document.since, policy.drain_max_secs, BlockedBy::Drain)
+}
+
+/// What the nodes have counted under this key since the pool has been steady with it.
+fn since_steady(snapshot: &Snapshot, epoch: Epoch) -> Counters {
+    let evidence_min = snapshot.document.policy.drain_min_samples;
+    sum_of(snapshot, evidence_min, |_, record| window_of(record, Phase::Steady, epoch))
+}
+
+/// Why the drain gate is closed.
+pub(super) fn not_drained(snapshot: &Snapshot, wait: &Wait) -> Reason {
+    let counted = match &snapshot.document.stage {
+        Stage::Steady { current, .. } => since_steady(snapshot, current.epoch),
+        Stage::Empty | Stage::Staged { .. } | Stage::Promoted { .. } => Counters::default(),
+    };
+    Reason::NotDrained {
+        accepted: counted.passive,
+        by_backup: counted.passive_alt_key,
+        samples_min: snapshot.document.policy.drain_min_samples,
+        until: wait.next_at,
+    }
 }
 
 /// Result of the health gate for the opened waves.
@@ -87,15 +107,7 @@ pub(super) struct Rejections {
 /// A staged window that is too small falls back to the steady window before it.
 pub(super) fn rejections(snapshot: &Snapshot, epoch: Epoch, wave: &Wave) -> Rejections {
     let document = &snapshot.document;
-    let policy = &document.policy;
-    let of_opened = |counted: &dyn Fn(&NodeRecord) -> Option<Counters>| {
-        let of_wave = |node: &NodeId, record: &NodeRecord| {
-            if is_opened(document, epoch, wave, node) { counted(record) } else { None }
-        };
-        sum_of(snapshot, policy.health_min_connections, of_wave)
-    };
-    let since = of_opened(&|record| window_of(record, Phase::Promoted, epoch));
-    let before = of_opened(&|record| baseline_of(record, epoch));
+    let (since, before) = counted_by_opened(snapshot, epoch, wave);
     let mut failures: Vec<(u64, &NodeId)> = (snapshot.nodes.iter())
         .filter(|(node, record)| record.is_required() && is_opened(document, epoch, wave, node))
         .filter_map(|(node, record)| Some((window_of(record, Phase::Promoted, epoch)?.passive_fail, node)))
@@ -103,8 +115,8 @@ pub(super) fn rejections(snapshot: &Snapshot, epoch: Epoch, wave: &Wave) -> Reje
         .collect();
     failures.sort_by_key(|(failures, _)| std::cmp::Reverse(*failures));
     Rejections {
-        rejected: Share::of(since.passive_fail, since.cookies()),
-        baseline: Share::of(before.passive_fail, before.cookies()),
+        rejected: rejected_of(&since),
+        baseline: rejected_of(&before),
         cookies: since.cookies().min(before.cookies()),
         worst: failures.into_iter().take(WORST_NODES_MAX).map(|(_, node)| node.clone()).collect(),
     }
@@ -124,6 +136,20 @@ pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wav
         0 => Health::Good,
         left_secs => Health::Observing { left_secs },
     }
+}
+
+/// What the opened nodes counted since their promotion, and before it.
+fn counted_by_opened(snapshot: &Snapshot, epoch: Epoch, wave: &Wave) -> (Counters, Counters) {
+    let of_opened = |counted: &dyn Fn(&NodeRecord) -> Option<Counters>| {
+        let is_in = |node: &NodeId| is_opened(&snapshot.document, epoch, wave, node);
+        let evidence_min = snapshot.document.policy.health_min_connections;
+        sum_of(snapshot, evidence_min, |node, record| if is_in(node) { counted(record) } else { None })
+    };
+    (of_opened(&|record| window_of(record, Phase::Promoted, epoch)), of_opened(&|record| baseline_of(record, epoch)))
+}
+
+fn rejected_of(counted: &Counters) -> Share {
+    Share::of(counted.passive_fail, counted.cookies())
 }
 
 /// What the node counted in that phase of the rotation of that key.

@@ -1,20 +1,19 @@
-//! What goes into the engine and what comes out: [`Now`], [`Input`], [`Step`], [`Wait`], [`Refused`].
+//! What goes into the engine and what comes out: [`Now`], [`Input`], [`Step`], [`Wait`]; refusals are in `refusal`.
 //!
-//! Commands and refusals are those of docs/protocol.md#rule-3 and rules 10 to 15.
+//! Commands are those of docs/protocol.md#rule-3 and rules 10 to 15.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use super::document::Proposal;
-use super::policy::{BadPolicy, Policy};
+use super::policy::Policy;
 use super::presence::Presence;
+pub use super::refusal::{Reason, Refused};
 use super::slots::Slots;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::BlockedBy;
 use tfo_model::ids::NodeId;
-use tfo_model::key::{KeyFingerprint, PairPrint};
+use tfo_model::key::PairPrint;
 use tfo_model::node::Expected;
-use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 
 /// Everything about the present that the engine may know.
@@ -110,28 +109,54 @@ pub enum Command {
         /// The nodes that the operator saw behind.
         leave: BTreeSet<NodeId>,
     },
-    /// Take a node out of all barriers until a time.
+    /// Take nodes out of all barriers until a time.
     Exclude {
-        /// The node to take out.
-        node: NodeId,
+        /// The nodes to take out.
+        nodes: BTreeSet<NodeId>,
         /// End of the exclusion, by wall clock.
         until: UnixTime,
     },
-    /// Give a node no keys any more.
-    Deny {
-        /// The node to deny.
-        node: NodeId,
+    /// End an operator's exclusion of nodes now.
+    Include {
+        /// The excluded nodes.
+        nodes: BTreeSet<NodeId>,
     },
-    /// Make a node unknown.
+    /// Give nodes no keys any more.
+    Deny {
+        /// The nodes to deny.
+        nodes: BTreeSet<NodeId>,
+    },
+    /// End a deny: the nodes may come again as new ones.
+    Allow {
+        /// The denied nodes.
+        nodes: BTreeSet<NodeId>,
+    },
+    /// Make nodes unknown.
     Forget {
-        /// The node to forget.
-        node: NodeId,
+        /// The nodes to forget.
+        nodes: BTreeSet<NodeId>,
+        /// What becomes of the expected number.
+        expected: Expectation,
+    },
+    /// Expect so many nodes from now on.
+    Expect {
+        /// Fewest required nodes with which a rotation starts.
+        number: usize,
     },
     /// Take another policy into the document.
     SetPolicy {
         /// The whole policy.
         policy: Box<Policy>,
     },
+}
+
+/// What `forget` does to the number of expected nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Expectation {
+    /// It stays.
+    Keep,
+    /// It falls to the number of required nodes that are left, if it is higher.
+    Lower,
 }
 
 /// What to do next.
@@ -170,152 +195,5 @@ impl Wait {
 
     pub(super) fn for_nodes(blocked_by: BlockedBy, waiting_for: Vec<NodeId>) -> Self {
         Self { blocked_by, waiting_for, next_at: None }
-    }
-}
-
-/// A refused input: the state is as it was.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("refused in phase {}: {reason}", .phase.as_str())]
-pub struct Refused {
-    /// The phase that it was refused in.
-    pub phase: Phase,
-    /// Why the input was refused.
-    pub reason: Reason,
-}
-
-impl From<&Refused> for Wait {
-    /// What a policy that may not be taken yet waits for.
-    fn from(refused: &Refused) -> Self {
-        match &refused.reason {
-            Reason::Frozen { .. } => Self::on(BlockedBy::Frozen),
-            Reason::NotHeard(nodes) => Self::for_nodes(BlockedBy::Barrier, nodes.clone()),
-            _ => Self::on(BlockedBy::Held),
-        }
-    }
-}
-
-/// Why an input was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reason {
-    /// The store is behind its own fleet.
-    Frozen {
-        /// The node that reported it.
-        node: NodeId,
-        /// The generation that the node received.
-        generation: Generation,
-    },
-    /// These required nodes were not seen since this coordinator started.
-    NotHeard(Vec<NodeId>),
-    /// The command has no meaning in this phase; the text explains it.
-    WrongPhase(&'static str),
-    /// The document has moved to this revision.
-    RevisionMoved(Revision),
-    /// The pool has moved to this generation.
-    GenerationMoved(Generation),
-    /// These nodes are behind, and the operator did not agree to leave them.
-    MoreBehind(Vec<NodeId>),
-    /// Fewer than `min_present` would be left.
-    TooFew {
-        /// Number of required nodes that would be left.
-        left: usize,
-        /// Number of required nodes that are needed.
-        needed: usize,
-    },
-    /// These required nodes have not acknowledged.
-    Barrier(Vec<NodeId>),
-    /// Fewer nodes than `expected_nodes`.
-    ExpectedNodes {
-        /// Number of required nodes now.
-        required: usize,
-        /// `expected_nodes` of the policy.
-        expected: usize,
-    },
-    /// Clients still come with cookies of the backup key.
-    NotDrained,
-    /// An operator or the health gate paused the pool.
-    Paused,
-    /// The pool holds.
-    Held,
-    /// These nodes are expected after a first key or an import, and are not here or have not acknowledged.
-    Expected(Vec<String>),
-    /// A rotation of a revoked key is aborted only by force.
-    RevokeRuns,
-    /// No such key is in a slot.
-    NoSuchKey,
-    /// The key was revoked, is in a slot, or is in both slots of the command.
-    KeyReused(KeyFingerprint),
-    /// Nodes share a key that is not the pool's: import it.
-    ForeignKey {
-        /// Fingerprint of the shared key.
-        fingerprint: KeyFingerprint,
-        /// Number of nodes that report it.
-        nodes: usize,
-    },
-    /// No node reported these slots under its highest generation.
-    NotReported,
-    /// The node is unknown.
-    UnknownNode(NodeId),
-    /// The policy cannot be driven.
-    Policy(BadPolicy),
-    /// A counter is at its end.
-    Exhausted,
-}
-
-fn names(f: &mut fmt::Formatter<'_>, nodes: &[impl fmt::Display]) -> fmt::Result {
-    for (i, node) in nodes.iter().enumerate() {
-        write!(f, "{}{node}", if i == 0 { "" } else { ", " })?;
-    }
-    Ok(())
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Frozen { node, generation } => {
-                write!(
-                    f,
-                    "frozen: {node} reports generation {generation}, which this store never gave out: the store was \
-                     restored (recover), or {node} lies (deny it)"
-                )
-            }
-            Self::NotHeard(nodes) => {
-                f.write_str("not seen since this coordinator started: ")?;
-                names(f, nodes)
-            }
-            Self::WrongPhase(why) => f.write_str(why),
-            Self::RevisionMoved(now) => write!(f, "the document is at revision {now} now"),
-            Self::GenerationMoved(now) => write!(f, "the pool is at generation {now} now"),
-            Self::MoreBehind(nodes) => {
-                f.write_str("also behind: ")?;
-                names(f, nodes)
-            }
-            Self::TooFew { left, needed } => {
-                write!(f, "{left} required nodes would be left, and min_present is {needed}")
-            }
-            Self::Barrier(nodes) => {
-                f.write_str("not acknowledged by: ")?;
-                names(f, nodes)
-            }
-            Self::ExpectedNodes { required, expected } => {
-                write!(f, "{required} nodes are required, and expected_nodes is {expected} (--force skips this gate)")
-            }
-            Self::NotDrained => f.write_str("clients still use cookies of the backup key (--force skips this gate)"),
-            Self::Paused => f.write_str("paused; resume first"),
-            Self::Held => f.write_str("held; resume first"),
-            Self::Expected(nodes) => {
-                f.write_str("expected, and not here with the pool's keys: ")?;
-                names(f, nodes)
-            }
-            Self::RevokeRuns => f.write_str("a revoked key is being driven out; abort needs force"),
-            Self::NoSuchKey => f.write_str("no such key is in a slot"),
-            Self::KeyReused(key) => write!(f, "key {key} is revoked or in use"),
-            Self::ForeignKey { fingerprint, nodes } => {
-                write!(f, "{nodes} nodes share key {fingerprint} already; import it")
-            }
-            Self::NotReported => f.write_str("no node reports these keys under its highest generation"),
-            Self::UnknownNode(node) => write!(f, "{node} is not known"),
-            Self::Policy(bad) => bad.fmt(f),
-            Self::Exhausted => f.write_str("a counter is at its end"),
-        }
     }
 }

@@ -29,16 +29,19 @@
 //! others before such a node shows that the pool had moved on, those others lose their cookies at `recover`.
 
 mod abort;
+pub mod ahead;
 pub mod barrier;
 mod command;
 pub mod document;
 mod draft;
 mod gates;
 pub mod input;
+mod members;
 mod operator;
 pub mod policy;
 pub mod presence;
 pub mod record;
+pub mod refusal;
 pub mod slots;
 pub mod sync;
 pub mod verdict;

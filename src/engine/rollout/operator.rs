@@ -1,11 +1,10 @@
-//! Commands about nodes and policy, and the two that break the ordinary walk on purpose: recover and advance
-//! (docs/protocol.md#rule-10; rules 6, 11, 15).
+//! Commands that set policy, and the two that break the ordinary walk on purpose: recover and advance
+//! (docs/protocol.md#rule-10; rules 11, 15).
 //!
 //! | command | from | effect |
 //! |---|---|---|
 //! | recover | frozen | Steady with the reported slots, generation + [`RECOVER_JUMP`], hold |
 //! | advance | any | the nodes that are behind become `left_behind` |
-//! | exclude, forget | any | one record changes |
 //! | set policy | Empty, Steady | the policy changes |
 
 use std::collections::BTreeSet;
@@ -15,19 +14,15 @@ use super::document::{Hold, Revoke, Stage};
 use super::draft::Draft;
 use super::input::{Reason, Step};
 use super::policy::Policy;
-use super::record::{Exclusion, Membership, NodeRecord};
+use super::record::Exclusion;
 use super::slots::{PoolKey, Slots};
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::fleet::Action;
 use tfo_model::ids::NodeId;
-use tfo_model::time::UnixTime;
 
 /// How far `recover` jumps above the highest reported generation, so that no instruction of the lost store can be
 /// above or equal to a new one (rule 10).
 pub(super) const RECOVER_JUMP: u64 = 1_000_000;
-
-/// How long the session of a forgotten node is remembered: no request is in flight for a day.
-const FORGOTTEN_KEPT_SECS: u64 = 86_400;
 
 impl Draft<'_> {
     /// Takes over what the fleet reports under its highest generation, and holds.
@@ -119,45 +114,6 @@ impl Draft<'_> {
         let behind: Vec<NodeId> = behind.into_iter().collect();
         self.exclude(&behind, Exclusion::LeftBehind);
         self.commit(Action::Advance)
-    }
-
-    /// Takes a node out of all barriers until a time; its first sync after that admits it again.
-    pub(super) fn exclude_until(mut self, node: &NodeId, until: UnixTime) -> Result<Step, Reason> {
-        if self.known(node)?.is_denied() {
-            return Err(Reason::WrongPhase("the node is denied; forget it first"));
-        }
-        self.exclude(std::slice::from_ref(node), Exclusion::Operator { until });
-        self.commit(Action::Exclude)
-    }
-
-    /// Makes a node unknown: the pool does not wait for it, and it may come again as a new one.
-    ///
-    /// The remains of nodes that were forgotten long ago go with it.
-    pub(super) fn forget(mut self, node: &NodeId) -> Result<Step, Reason> {
-        let known = self.known(node)?;
-        let remains = known.session.map(|_| NodeRecord {
-            membership: Membership::Excluded(Exclusion::Forgotten),
-            report: None,
-            window: None,
-            baseline: None,
-            last_report_at: Some(self.now.wall),
-            ..known.clone()
-        });
-        self.record(node, remains);
-        let (snapshot, wall) = (self.snapshot, self.now.wall);
-        let is_old = |record: &NodeRecord| {
-            let since = record.last_report_at.map_or(u64::MAX, |at| wall.secs_since(at));
-            !record.is_known() && since > FORGOTTEN_KEPT_SECS
-        };
-        for (node, _) in snapshot.nodes.iter().filter(|(_, record)| is_old(record)) {
-            self.record(node, None);
-        }
-        self.commit(Action::Forget)
-    }
-
-    fn known(&self, node: &NodeId) -> Result<&NodeRecord, Reason> {
-        let record = self.snapshot.nodes.get(node).filter(|record| record.is_known());
-        record.ok_or_else(|| Reason::UnknownNode(node.clone()))
     }
 
     /// Takes another policy; not during a rotation, whose gates would change under it.

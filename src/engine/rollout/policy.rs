@@ -45,13 +45,6 @@ impl Share {
         Self(u32::try_from(ppm).unwrap_or(Self::ALL.0))
     }
 
-    /// In percent for people, with one digit after the point, or two below 1%: `4.1%`, `0.03%`.
-    #[must_use]
-    pub fn rounded(self) -> String {
-        let (whole, part) = (self.0 / 10_000, self.0 % 10_000);
-        if whole == 0 { format!("0.{:02}%", part / 100) } else { format!("{whole}.{}%", part / 1_000) }
-    }
-
     /// This share of `count`, rounded up: a rule of "at least half" must not be met by less.
     #[must_use]
     pub fn of_count(self, count: usize) -> usize {
@@ -61,9 +54,16 @@ impl Share {
 }
 
 impl fmt::Display for Share {
+    /// In percent, with as many decimals as tell it from nothing: `12.3%`, `0.004%`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{}.{:0>4}", self.0 / 10_000, self.0 % 10_000);
-        write!(f, "{}%", text.trim_end_matches('0').trim_end_matches('.'))
+        let Self(ppm) = *self;
+        let (whole, decimals) = (ppm / 10_000, ppm % 10_000);
+        let decimals = if ppm >= 1_000 { decimals / 1_000 * 1_000 } else { decimals };
+        let decimals = format!("{decimals:04}");
+        match decimals.trim_end_matches('0') {
+            "" => write!(f, "{whole}%"),
+            decimals => write!(f, "{whole}.{decimals}%"),
+        }
     }
 }
 
@@ -92,8 +92,10 @@ pub enum AbsentPolicy {
 pub struct Policy {
     /// Names of the nodes that may join.
     pub nodes: Vec<NamePattern>,
-    /// No rotation starts with fewer required nodes, unless forced.
-    pub expected_nodes: usize,
+    /// No rotation starts with fewer required nodes, unless forced; none: operators say how many
+    /// ([`super::document::Document::expected`]).
+    #[serde(default)]
+    pub expected_nodes: Option<usize>,
     /// Time for which a key is primary; 10 s to 7 d.
     pub interval_secs: u64,
     /// A node is absent after this, or after three of its own periods.
@@ -148,7 +150,7 @@ impl Policy {
     pub fn with_defaults(nodes: Vec<NamePattern>) -> Self {
         Self {
             nodes,
-            expected_nodes: 1,
+            expected_nodes: None,
             interval_secs: RotationInterval::DEFAULT.secs(),
             absent_after_secs: 600,
             absent_policy: AbsentPolicy::Exclude,
@@ -258,8 +260,19 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_shown_as_it_is_written() {
-        for (ppm, text) in [(50_000, "5%"), (1_000_000, "100%"), (5_000, "0.5%"), (1, "0.0001%")] {
+    fn a_share_is_written_in_percent() {
+        for (ppm, text) in [
+            (0, "0%"),
+            (1, "0.0001%"),
+            (40, "0.004%"),
+            (999, "0.0999%"),
+            (1_000, "0.1%"),
+            (1_999, "0.1%"),
+            (10_000, "1%"),
+            (123_456, "12.3%"),
+            (999_999, "99.9%"),
+            (1_000_000, "100%"),
+        ] {
             assert_eq!(Share::from_ppm(ppm).unwrap().to_string(), text);
         }
     }
@@ -271,7 +284,7 @@ mod tests {
         type Change = fn(&mut Policy);
         let changes: [(&str, Change); 15] = [
             ("nodes", |policy| policy.nodes.clear()),
-            ("expected_nodes", |policy| policy.expected_nodes += 1),
+            ("expected_nodes", |policy| policy.expected_nodes = Some(7)),
             ("interval", |policy| policy.interval_secs += 1),
             ("absent_after", |policy| policy.absent_after_secs += 1),
             ("absent_policy", |policy| policy.absent_policy = AbsentPolicy::Wait),

@@ -201,13 +201,13 @@ impl Life {
             if is_seen {
                 seen.push(node.clone());
             }
-            let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
-            let limit = snapshot.document.policy.absent_after_secs.max(period.saturating_mul(MISSED_PERIODS_MAX));
             let silent_for = last_seen.map_or(Duration::ZERO, |last_seen| self.served.saturating_sub(last_seen.at));
-            if silent_for > Duration::from_secs(limit) {
+            let limit = absence_limit(snapshot, record);
+            let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
+            if silent_for > limit {
                 absent.push(node.clone());
             } else if !is_seen || silent_for > Duration::from_secs(period) {
-                overdue.insert(node.clone(), limit.saturating_sub(silent_for.as_secs()).saturating_add(1));
+                overdue.insert(node.clone(), (limit - silent_for).as_secs().saturating_add(1));
             }
         }
         Presence {
@@ -219,6 +219,21 @@ impl Life {
             wave_secs: self.secs_since(self.wave.as_ref().map(|since| since.at)),
             thawing: self.conflict.as_ref().map(|since| since.value.0.clone()),
         }
+    }
+
+    /// How long until the first of these nodes counts as absent, if it stays silent: of those that have missed their own
+    /// period, or were not seen in this life.  In time that this coordinator serves.
+    #[must_use]
+    pub fn absent_in(&self, snapshot: &Snapshot, nodes: &[NodeId]) -> Option<Duration> {
+        let left = |node: &NodeId| {
+            let (record, known) = (snapshot.nodes.get(node)?, self.nodes.get(node)?);
+            let period = record.report.as_ref().map_or(0, |report| report.next_sync_secs);
+            let silent_for = self.served.saturating_sub(known.at);
+            let is_late = !known.in_this_life || silent_for > Duration::from_secs(period);
+            let limit = absence_limit(snapshot, record);
+            (is_late && silent_for <= limit).then(|| limit - silent_for)
+        };
+        nodes.iter().filter_map(left).min()
     }
 
     /// Whether the store shows less than this life has seen, so that it was restored from a backup.
@@ -239,6 +254,12 @@ impl Life {
     fn secs_since(&self, at: Option<Duration>) -> u64 {
         at.map_or(0, |at| self.served.saturating_sub(at).as_secs())
     }
+}
+
+/// A node is absent after a longer silence (rule 11).
+fn absence_limit(snapshot: &Snapshot, record: &NodeRecord) -> Duration {
+    let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
+    Duration::from_secs(snapshot.document.policy.absent_after_secs.max(period.saturating_mul(MISSED_PERIODS_MAX)))
 }
 
 fn mark<T: PartialEq>(since: &mut Option<Since<T>>, value: T, at: Duration) {

@@ -84,7 +84,7 @@ fn tick_steady(
         return Ok(Step::Wait(wait));
     }
     let barrier = Barrier::of_all(snapshot);
-    if barrier.required < document.policy.expected_nodes {
+    if barrier.required < document.expected_nodes() {
         return Ok(Step::Wait(Wait::on(BlockedBy::ExpectedNodes)));
     }
     if let Err(wait) = drained(snapshot, now) {
@@ -116,7 +116,7 @@ fn tick_wave(snapshot: &Snapshot, now: Now<'_>, next: PoolKey, wave: &Wave) -> R
     let in_revoke = document.revoke.is_some();
     let health = health(snapshot, now, next.epoch, wave);
     if let (Health::Bad { rejected, baseline, worst }, false) = (&health, in_revoke) {
-        let (now_rejected, before) = (rejected.rounded(), baseline.rounded());
+        let (now_rejected, before) = (rejected, baseline);
         let reason = format!("{now_rejected} of the cookies are rejected, {before} before the promotion");
         let mut draft = Draft::of(snapshot, now, Origin::engine(reason));
         draft.taken_in = worst.iter().cloned().collect();
@@ -169,7 +169,7 @@ pub(super) fn stage(mut draft: Draft<'_>, fresh: Option<KeyFingerprint>) -> Resu
     draft.document.stage = Stage::Staged { current: *current, next, prior_backup };
     draft.instruct()?;
     draft.begin_phase();
-    draft.commit(Action::Stage)
+    draft.commit(Action::Rotate)
 }
 
 /// Staged(c→x) -> Promoted(c→x), first wave.  A revoke opens all waves at once.
@@ -203,13 +203,33 @@ fn open_wave(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason> {
         return Err(Reason::WrongPhase("waves are opened only in phase promoted"));
     };
     let before = wave.clone();
-    wave.opened += 1;
-    wave.opened_at = now.wall;
-    wave.health_waived = false;
-    take_in(snapshot, next.epoch, wave, Some(&before), now.presence);
+    *wave = following(snapshot, now, next.epoch, &before);
     let (epoch, wave) = (next.epoch, wave.clone());
     draft.name_members(epoch, &wave, Some(&before));
     draft.commit(Action::OpenWave)
+}
+
+/// The waves with one more open.
+pub(super) fn following(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wave) -> Wave {
+    let mut following = Wave { opened: wave.opened + 1, opened_at: now.wall, health_waived: false, ..wave.clone() };
+    take_in(snapshot, epoch, &mut following, Some(wave), now.presence);
+    following
+}
+
+/// The required nodes that are in the wave and were not in the one before, in name order.
+pub(super) fn new_members<'a>(
+    snapshot: &'a Snapshot,
+    epoch: Epoch,
+    wave: &'a Wave,
+    before: Option<&'a Wave>,
+) -> impl Iterator<Item = &'a NodeId> {
+    let document = &snapshot.document;
+    let is_new = move |(node, record): &(&NodeId, &NodeRecord)| {
+        record.is_required()
+            && is_opened(document, epoch, wave, node)
+            && !before.is_some_and(|before| is_opened(document, epoch, before, node))
+    };
+    snapshot.nodes.iter().filter(is_new).map(|(node, _)| node)
 }
 
 /// The open waves have lost all their nodes: takes the next one in, so that there is evidence.
@@ -333,13 +353,7 @@ impl Draft<'_> {
             self.origin.reason = "all nodes".to_owned();
             return;
         }
-        let document = &self.snapshot.document;
-        let is_new = |(node, record): &(&NodeId, &NodeRecord)| {
-            record.is_required()
-                && is_opened(document, epoch, wave, node)
-                && !before.is_some_and(|before| is_opened(document, epoch, before, node))
-        };
-        let members: Vec<&NodeId> = self.snapshot.nodes.iter().filter(is_new).map(|(node, _)| node).collect();
+        let members: Vec<&NodeId> = new_members(self.snapshot, epoch, wave, before).collect();
         self.taken_in = members.iter().take(AUDIT_MEMBERS_MAX).map(|node| (*node).clone()).collect();
         if members.len() > AUDIT_MEMBERS_MAX {
             self.origin.reason = format!("{AUDIT_MEMBERS_MAX} of {} nodes are named", members.len());

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::orders::{Closed, Waiver};
 use super::secret::SecretText;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState, PausedBy, Severity, VerdictKind};
@@ -83,6 +84,24 @@ pub struct PoolStatus {
     /// The settings in which the file differs.
     #[serde(default)]
     pub policy_differs: Vec<String>,
+    /// Fewest required nodes with which a rotation starts.
+    #[serde(default)]
+    pub expected_nodes: usize,
+    /// Whether that number is in the coordinator's configuration file; otherwise operators set it (`expect`).
+    #[serde(default)]
+    pub expected_in_file: bool,
+    /// Required nodes that this coordinator has not seen since its start; they are not counted as converged.
+    #[serde(default)]
+    pub unseen: usize,
+    /// When the first node that is waited for is excluded, at the earliest, if it stays silent; null if none will be.
+    #[serde(default)]
+    pub next_exclusion_at: Option<UnixTime>,
+    /// What `resume` would waive; null unless the health gate has stopped a wave.
+    #[serde(default)]
+    pub waiver: Option<Waiver>,
+    /// Why `rotate` would be refused now; null if it would not.
+    #[serde(default)]
+    pub rotate_refused: Option<Closed>,
 }
 
 /// The verdict on a pool: computed in one place, and the same on every surface.
@@ -349,30 +368,6 @@ pub struct RecoverRequest {
     /// Kernel text of these slots, from a node's sysctl.d file; needed if the restored store lacks their bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<SecretText>,
-}
-
-/// `PUT …/nodes/{node}`.  `DELETE` with `?reason=` forgets the node and has no body.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NodeRequest {
-    /// What to do with the node.
-    pub action: NodeAction,
-    /// See [`Command::reason`].
-    #[serde(default)]
-    pub reason: String,
-}
-
-/// What an operator does with a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NodeAction {
-    /// Takes it out of all barriers for a time.
-    Exclude {
-        /// The end of the exclusion.
-        until: UnixTime,
-    },
-    /// Gives it no keys until it is forgotten.
-    Deny,
 }
 
 /// The result of a command.

@@ -2,5 +2,6 @@
 //! type of a field that holds key bytes.
 
 pub mod fleet;
+pub mod orders;
 pub mod secret;
 pub mod sync;

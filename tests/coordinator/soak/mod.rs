@@ -203,7 +203,7 @@ fn judge(world: &World, swarm: &Swarm, done: &Done, long: bool) {
     ));
     assert!(lock(&swarm.counts().violations).is_empty(), "{:?}", lock(&swarm.counts().violations));
     assert!(done.rotations > 0 && done.kills > 0, "{done:?}");
-    let staged = entries.iter().filter(|entry| entry["action"] == "stage").count() as u64;
+    let staged = entries.iter().filter(|entry| entry["action"] == "rotate").count() as u64;
     // One whose answer was lost with its coordinator may have been done.
     assert!((done.rotations..=done.rotations + done.kills).contains(&staged), "{staged} staged, {done:?}");
     // Zeros in place of a part would show growth that is none, or hide it.
@@ -232,14 +232,14 @@ fn audit(world: &World) -> Vec<Value> {
     for pair in entries.windows(2) {
         let (before, after) = (&pair[0], &pair[1]);
         assert_eq!(number(after, "revision"), number(before, "revision") + 1, "{before} {after}");
-        let tells = ["first_key", "stage", "promote"].iter().any(|action| after["action"] == **action);
+        let tells = ["first_key", "rotate", "promote"].iter().any(|action| after["action"] == **action);
         let raised = number(after, "generation") - number(before, "generation");
         assert_eq!(raised, u64::from(tells), "{before} {after}");
         assert!(before["at"].as_str() <= after["at"].as_str(), "{before} {after}");
         let text = |entry: &Value| entry["action"].as_str().unwrap().to_owned();
         let may_follow: &[&str] = match text(after).as_str() {
-            "stage" => &["settle", "resume"],
-            "promote" => &["stage"],
+            "rotate" => &["settle", "resume"],
+            "promote" => &["rotate"],
             "open_wave" | "take_in" => &["promote", "open_wave", "take_in"],
             "settle" => &["promote", "open_wave", "take_in"],
             _ => continue,

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::fake::{FakeCoordinator, Operator, done, key, node, pool, print, text, three};
+use super::fake::{FakeCoordinator, Operator, Reply, done, key, node, pool, print, refusal, text, three};
 use tfo_testbed::{need_tool, skip_unless};
 
 /// Kernel text of two keys, and their fingerprints by Python's hashlib: sha256(b"tfo-fleet/v1/fingerprint" + raw)[:8].
@@ -24,6 +24,22 @@ fn promoted() -> Value {
 fn empty() -> Value {
     pool(json!({"phase": "empty", "primary": null, "backup": null, "generation": 0, "required": 0, "converged": 0,
         "blocked_by": "held"}))
+}
+
+/// A pool whose rotation the health gate has stopped.
+fn stopped() -> Value {
+    pool(json!({
+        "phase": "promoted", "generation": 13, "blocked_by": "paused", "waves": {"opened": 1, "of": 3},
+        "paused": {"by": "health", "since": "2026-11-22T22:00:00Z", "operator": null, "reason": "",
+            "rejected_ppm": 110_000, "baseline_ppm": 1_000, "worst": ["cp1.test"]},
+        "waiver": {"wave": 1, "of": 3, "rejected_ppm": 123_456, "baseline_ppm": 1_000, "nodes": 3,
+            "next": ["cp2.test", "cp3.test"]}
+    }))
+}
+
+/// A pool that holds after its first key.
+fn held() -> Value {
+    pool(json!({"hold": "first_key", "blocked_by": "held", "expect": {"number": 4}}))
 }
 
 /// A pool whose store is behind its fleet.
@@ -139,17 +155,31 @@ fn cases() -> Vec<Case> {
             true,
         ),
         case(
-            steady(),
-            &["deny", "cp2.test"],
-            "PUT /v1/pools/edge/nodes/cp2.test",
-            json!({"action": "deny", "reason": ""}),
+            stopped(),
+            &["resume"],
+            "POST /v1/pools/edge/resume",
+            json!({"reason": "", "force": false, "if_revision": 40}),
+            true,
+        ),
+        case(
+            held(),
+            &["resume", "--force"],
+            "POST /v1/pools/edge/resume",
+            json!({"reason": "", "force": true, "if_revision": 40}),
             true,
         ),
         case(
             steady(),
-            &["forget", "cp2.test", "--reason", "gone & away"],
-            "DELETE /v1/pools/edge/nodes/cp2.test?reason=gone%20%26%20away",
-            Value::Null,
+            &["expect", "5", "--reason", "grows"],
+            "POST /v1/pools/edge/expect",
+            json!({"number": 5, "reason": "grows", "if_revision": 40}),
+            false,
+        ),
+        case(
+            steady(),
+            &["expect", "2"],
+            "POST /v1/pools/edge/expect",
+            json!({"number": 2, "reason": "", "if_revision": 40}),
             true,
         ),
     ]
@@ -211,38 +241,18 @@ fn a_dry_run_explains_and_does_nothing() {
 }
 
 #[test]
-fn an_exclusion_ends_and_says_when() {
-    let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
-    coordinator.ok("PUT /v1/pools/edge/nodes/cp1.test", done("exclude", json!({})));
-    let before = tfo_host::runtime::clock::now();
-    operator.ends(&["exclude", "cp1.test", "--for", "2h", "--reason", "disk", "--yes"], 0);
-    operator.ends(&["exclude", "cp1.test", "--yes"], 0);
-    for (order, secs) in coordinator.orders().iter().zip([7_200, 86_400]) {
-        let until = order.body["action"]["exclude"]["until"].as_str().unwrap();
-        let until: tfo_model::time::UnixTime = until.parse().unwrap();
-        assert!((secs..secs + 60).contains(&until.secs_since(before)), "{until}");
-    }
-    assert_eq!(coordinator.orders()[0].body["reason"], "disk");
-    for bad in ["59s", "31d", "soon", "24"] {
-        operator.ends(&["exclude", "cp1.test", "--for", bad, "--yes"], 2);
-    }
-    assert_eq!(coordinator.orders().len(), 2);
-}
-
-#[test]
 fn what_the_pool_cannot_do_now_is_refused_without_asking_for_it() {
     let steady = || pool(json!({}));
+    let in_file = || pool(json!({"expected_nodes": 3, "expected_in_file": true}));
     let other = "--primary=0000000000000000";
-    let cases: [(Value, &[&str], i32, &str); 9] = [
+    let cases: [(Value, &[&str], i32, &str); 7] = [
         (steady(), &["abort", "--yes"], 3, "no rotation to abort"),
         (steady(), &["advance", "--yes"], 3, "waits for no node"),
         (steady(), &["import", "--key-file", "@keys", "--yes"], 3, "already has keys"),
         (steady(), &["recover", "--yes"], 3, "not frozen"),
         (pool(json!({"blocked_by": "frozen"})), &["recover", "--yes"], 3, "no node has reported keys"),
         (frozen(), &["recover", "--yes", other], 3, "--primary"),
-        (steady(), &["deny", "cp9.test", "--yes"], 1, "has no node cp9.test"),
-        (steady(), &["forget", "cp9.test", "--yes"], 1, "has no node cp9.test"),
-        (steady(), &["exclude", "CP1", "--yes"], 2, "lower-case DNS name"),
+        (in_file(), &["expect", "2", "--yes"], 3, "set `expected_nodes = 2` in [pools.edge]"),
     ];
     for (status, arguments, code, says) in cases {
         let (operator, coordinator) = Operator::with(&status, &three());
@@ -270,6 +280,8 @@ fn options_of_another_mode_are_refused_at_once() {
         &["rotate", "--yes", "--dry-run"],
         &["rotate", "--mode", "sideways"],
         &["deny"],
+        &["exclude", "CP1"],
+        &["expect", "many"],
         &["nonsense"],
     ] {
         operator.ends(bad, 2);
@@ -352,7 +364,7 @@ fn keys_are_read_like_secrets_and_shown_to_nobody() {
 }
 
 /// Runs a command on a terminal of its own and types an answer.
-fn on_a_terminal(operator: &Operator, arguments: &str, answer: &str) -> (Option<i32>, String) {
+pub(crate) fn on_a_terminal(operator: &Operator, arguments: &str, answer: &str) -> (Option<i32>, String) {
     let config = operator.path("ctl.toml");
     let command = format!("{} {arguments} --config {}", tfo_testbed::program("tfoctl"), config.display());
     let mut child = Command::new("script")
@@ -381,4 +393,81 @@ fn on_a_terminal_it_is_asked_and_no_is_the_default() {
     assert_eq!(code, Some(0), "{shown}");
     assert!(shown.contains("affects 3 nodes"), "{shown}");
     assert_eq!(coordinator.orders().len(), 1);
+}
+
+#[test]
+fn a_resume_of_a_health_stop_names_the_waiver_and_the_nodes_and_asks() {
+    skip_unless!(need_tool("script"));
+    let (operator, coordinator) = Operator::with(&stopped(), &three());
+    coordinator.ok("POST /v1/pools/edge/resume", done("resume", json!({})));
+    let (code, shown) = on_a_terminal(&operator, "resume", "\n");
+    assert_eq!(code, Some(3), "{shown}");
+    for says in [
+        "the health gate is waived for wave 1 of 3: rejected 12.3% of its cookies now, 0.1% before",
+        "3 nodes get the key next: cp2.test, cp3.test and 1 more",
+        "most cookies were rejected by cp1.test",
+        "the other way is `tfoctl abort`",
+        "Do it? [y/N]",
+    ] {
+        assert!(shown.contains(says), "{says}: {shown}");
+    }
+    assert!(coordinator.orders().is_empty());
+    // A dry run shows the same, and a pause by an operator is ended without a question.
+    assert!(operator.ok(&["resume", "--dry-run"]).contains("the health gate is waived for wave 1 of 3"));
+    assert_eq!(operator.json(&["resume", "--dry-run"], 0)["nodes"], 3);
+    let by_operator = json!({"by": "operator", "since": "2026-11-22T22:00:00Z", "operator": "ops2.test",
+        "reason": "lunch", "rejected_ppm": null, "baseline_ppm": null, "worst": []});
+    let (operator, coordinator) = Operator::with(&pool(json!({"phase": "staged", "paused": by_operator})), &three());
+    coordinator.ok("POST /v1/pools/edge/resume", done("resume", json!({})));
+    operator.ok(&["resume"]);
+}
+
+#[test]
+fn a_rotation_that_would_be_refused_says_why_and_until_when_beforehand() {
+    let closed = json!({"message": "clients still use cookies of the backup key; the gate opens at \
+        2100-01-01T00:00:00Z at the latest (phase steady)", "remedy": "wait until then; --force skips this gate",
+        "until": "2100-01-01T00:00:00Z"});
+    let (operator, coordinator) = Operator::with(&pool(json!({"rotate_refused": closed})), &three());
+    let plan = operator.ok(&["rotate", "--dry-run"]);
+    let message = closed["message"].as_str().unwrap();
+    assert!(plan.contains(&format!("now it would be refused: {message}\n  remedy: wait until then")), "{plan}");
+    let plan = operator.ok(&["rotate", "--force", "--dry-run"]);
+    assert!(plan.contains(&format!("without --force it would be refused: {message}")), "{plan}");
+    // And when it is tried: the reason first, the transport last, then what to do and how long that is.
+    let mut body = refusal("refused", message);
+    (body["remedy"], body["until"]) = (closed["remedy"].clone(), closed["until"].clone());
+    coordinator.on("POST /v1/pools/edge/rotations", [Reply::Json(409, body)]);
+    let (_, stderr) = operator.ends(&["rotate"], 3);
+    let url = coordinator.url();
+    assert!(stderr.starts_with(&format!("error: {message}; {url} answered 409 (request r-1)\n")), "{stderr}");
+    assert!(stderr.contains("remedy: wait until then; --force skips this gate (in "), "{stderr}");
+}
+
+#[test]
+fn advance_says_which_nodes_are_back_at_once_and_how_to_leave_them_out() {
+    let nodes = |second: &str, third: &str| {
+        json!([
+            node("cp1.test", json!({})),
+            node("cp2.test", json!({"state": second, "error": "write_failed"})),
+            node("cp3.test", json!({"state": third}))
+        ])
+    };
+    let (operator, _coordinator) = Operator::with(&promoted(), &nodes("failed", "straggler"));
+    let plan = operator.ok(&["advance", "--dry-run"]);
+    assert!(
+        plan.contains("2 nodes are still connected: cp2.test (failed, write_failed), cp3.test (straggler)"),
+        "{plan}"
+    );
+    assert!(plan.contains("`tfoctl exclude cp2.test cp3.test --for 1h`"), "{plan}");
+    let (operator, _coordinator) = Operator::with(&promoted(), &nodes("silent", "straggler"));
+    assert!(operator.ok(&["advance", "--dry-run"]).contains("`tfoctl exclude cp3.test --for 1h`"));
+    let (operator, _coordinator) = Operator::with(&promoted(), &nodes("silent", "silent"));
+    assert!(!operator.ok(&["advance", "--dry-run"]).contains("tfoctl exclude"), "they are gone, and stay away");
+    // After a restart of the coordinator it would be refused, and says until when.
+    let mut unseen = promoted();
+    (unseen["unseen"], unseen["next_exclusion_at"]) = (json!(1), json!("2100-01-01T00:00:00Z"));
+    let (operator, _coordinator) = Operator::with(&unseen, &nodes("straggler", "straggler"));
+    let plan = operator.ok(&["advance", "--dry-run"]);
+    assert!(plan.contains("1 node is not seen since this coordinator started: refused until"), "{plan}");
+    assert!(plan.contains("count as absent (in ") && !plan.contains("tfoctl exclude"), "{plan}");
 }

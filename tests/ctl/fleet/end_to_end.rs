@@ -26,16 +26,16 @@ fn a_first_key_a_rotation_and_what_is_seen_of_them() {
     assert!(stderr.contains("phase"), "{stderr}");
     fleet.first_key();
     let (stdout, stderr) = operator.ends(&["rotate", "--wait", "--timeout", "20s", "--reason", "weekly"], 0);
-    assert!(stdout.starts_with("stage in pool edge: done after"), "{stdout}");
+    assert!(stdout.starts_with("rotate in pool edge: done after"), "{stdout}");
     assert!(stderr.lines().any(|line| line.contains("  steady  generation 3  ")), "{stderr}");
     let shown = operator.ok(&["nodes"]);
     assert!(shown.contains("3 of 3 required nodes converged") && shown.contains("no node is behind"), "{shown}");
     assert!(shown.contains("ok: 3 nodes accept each other's cookies; the next rotation is due at "), "{shown}");
     let nodes = operator.json(&["nodes"], 0);
     assert_eq!(nodes["fingerprints"][0]["nodes"], 3);
-    assert_eq!(actions(&fleet), ["first_key", "resume", "stage", "promote", "settle"]);
+    assert_eq!(actions(&fleet), ["first_key", "resume", "rotate", "promote", "settle"]);
     let log = operator.ok(&["audit", "--after", "2"]);
-    assert!(log.contains("  staged  ops1.test  stage  \"weekly\""), "{log}");
+    assert!(log.contains("  staged  ops1.test  rotate  \"weekly\""), "{log}");
     // What was shown and logged has no byte of a key.
     let said = format!("{stdout}{stderr}{shown}{nodes}{log}{}", fleet.log());
     for part in fleet.nodes[0].keys().split([',', '-']) {
@@ -50,7 +50,7 @@ fn a_node_that_is_stuck_is_waited_for_named_and_left_behind() {
     fleet.first_key();
     fleet.stick(2, true);
     let (stdout, stderr) = operator.ends(&["rotate", "--wait", "--timeout", "3s"], 4);
-    assert!(stdout.contains("not converged after") && stdout.ends_with("waits for 1: c.test\n"), "{stdout}");
+    assert!(stdout.contains("still running after") && stdout.ends_with("waits for 1: c.test\n"), "{stdout}");
     // The first look names each node without an answer so far; the last word, above, names exactly those left.
     let staged = stderr.lines().find(|line| line.contains("  staged  generation 2  "));
     assert!(staged.is_some_and(|line| line.contains("waits for") && line.contains("c.test")), "{stderr}");
@@ -94,7 +94,7 @@ fn an_abort_turns_back_and_ends_the_waiting() {
     let output = waiting.wait_with_output().unwrap();
     let stdout = text(&output.stdout);
     assert_eq!(output.status.code(), Some(3), "{stdout}");
-    assert!(stdout.starts_with("stage in pool edge: aborted by ops1.test (\"changed my mind\")"), "{stdout}");
+    assert!(stdout.starts_with("rotate in pool edge: aborted by ops1.test (\"changed my mind\")"), "{stdout}");
     fleet.stick(2, false);
     let after = fleet.until("held", |pool| pool["hold"] == "aborted" && pool["converged"] == 3);
     assert_eq!(after["primary"], before["primary"]);
@@ -121,14 +121,27 @@ fn a_leaked_key_is_driven_out_and_its_node_denied() {
     assert_eq!((&pool["backup"], &pool["revoking"]), (&Value::Null, &json!([])));
     let denied = operator.json(&["nodes"], 0)["nodes"][2].clone();
     assert_eq!((&denied["node"], &denied["state"]), (&json!("c.test"), &json!("denied")));
-    // Forgotten, it comes again as a new one.
+    // Allowed, it comes again as a new one.
     operator.ends(&["exclude", "c.test", "--yes"], 3);
-    operator.ends(&["forget", "c.test", "--yes", "--reason", "re-imaged"], 0);
+    operator.ends(&["allow", "c.test", "--yes", "--reason", "re-imaged"], 0);
     fleet.until("three again", |pool| pool["required"] == 3 && pool["converged"] == 3);
-    operator.ends(&["exclude", "b.test", "--for", "1h", "--yes"], 0);
+    // Two of three are taken out at once, and one command brings back those that an operator excluded.
+    operator.ends(&["exclude", "--match", "[bc]*", "--yes"], 2);
+    operator.ends(&["exclude", "b.test", "c.test", "--for", "1h", "--yes"], 0);
     assert_eq!(operator.json(&["nodes"], 0)["nodes"][1]["excluded"], "operator");
-    operator.ends(&["deny", "a.test", "--yes"], 0);
-    operator.ends(&["deny", "z.test", "--yes"], 1);
+    assert_eq!(fleet.pool()["required"], 1);
+    operator.ok(&["include", "--match", "*"]);
+    fleet.until("three once more", |pool| pool["required"] == 3 && pool["converged"] == 3);
+    operator.ends(&["deny", "a.test", "z.test", "y.test", "--yes"], 1);
+    assert_eq!(actions(&fleet).iter().filter(|action| *action == "exclude").count(), 1);
+    // The file of this fleet has the number of expected nodes.
+    let (_, stderr) = operator.ends(&["forget", "a.test", "--lower-expected", "--yes"], 3);
+    assert!(stderr.contains("set `expected_nodes = 2` in [pools.edge]"), "{stderr}");
+    let (_, stderr) = operator.ends(&["rotate", "--mode", "revoke", "--epoch", "99", "--yes"], 3);
+    assert!(
+        stderr.starts_with("rotate --mode revoke in pool edge") && stderr.contains("error: no such key"),
+        "{stderr}"
+    );
 }
 
 #[test]

@@ -50,9 +50,9 @@ fn ends(mut child: Child, what: &[&str]) {
 /// A pool in which nothing changes, in the midst of a rotation.
 fn quiet() -> (Operator, FakeCoordinator) {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
-    coordinator.on("GET /v1/pools/edge/audit?after=0", [page(&[audit(1, "stage", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=0", [page(&[audit(1, "rotate", None, "")])]);
     coordinator.on("GET /v1/pools/edge/audit?after=1", [page(&[])]);
-    coordinator.ok("POST /v1/pools/edge/rotations", done("stage", json!({})));
+    coordinator.ok("POST /v1/pools/edge/rotations", done("rotate", json!({})));
     let staged = pool(json!({"revision": 41, "phase": "staged", "backup": key(8, 'c')}));
     coordinator.on("GET /v1/pools/edge", [Reply::Json(200, pool(json!({}))), Reply::Json(200, staged)]);
     (operator, coordinator)
@@ -62,7 +62,7 @@ fn quiet() -> (Operator, FakeCoordinator) {
 const FOLLOWING: [(&[&str], &str); 4] = [
     (&["watch", "--interval", "1h"], "pool edge"),
     (&["watch", "--interval", "1h", "--format", "json"], "\"pool\":\"edge\""),
-    (&["audit", "--follow"], "stage"),
+    (&["audit", "--follow"], "rotate"),
     (&["rotate", "--wait"], "staged  generation"),
 ];
 

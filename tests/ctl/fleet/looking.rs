@@ -195,12 +195,12 @@ fn the_audit_log_is_read_to_its_end() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let first = json!({"pool": "edge", "entries": [audit(3, "pause", Some("ops1.test"), "maintenance")], "more": true});
     coordinator.ok("GET /v1/pools/edge/audit?after=2", first);
-    coordinator.on("GET /v1/pools/edge/audit?after=3", [page(&[audit(4, "stage", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=3", [page(&[audit(4, "rotate", None, "")])]);
     let shown = operator.ok(&["audit", "--after", "2"]);
     assert_eq!(
         shown,
         "2026-11-22T22:00:00Z  r3 g13  staged  ops1.test  pause  \"maintenance\"\n\
-         2026-11-22T22:00:00Z  r4 g13  staged  coordinator  stage\n"
+         2026-11-22T22:00:00Z  r4 g13  staged  coordinator  rotate\n"
     );
     // The coordinator filters; the operator says what for.
     let query = "GET /v1/pools/edge/audit?after=2&node=cp1.test&operator=ops1.test&since=2026-11-22T21:00:00Z&limit=7";
@@ -222,7 +222,7 @@ fn the_audit_log_is_read_to_its_end() {
 fn a_followed_audit_log_goes_on_until_it_is_told_to_stop() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     coordinator.on("GET /v1/pools/edge/audit?after=0", [page(&[audit(1, "first_key", Some("ops1.test"), "")])]);
-    coordinator.on("GET /v1/pools/edge/audit?after=1", [page(&[]), page(&[audit(2, "stage", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=1", [page(&[]), page(&[audit(2, "rotate", None, "")])]);
     coordinator.on("GET /v1/pools/edge/audit?after=2", [page(&[])]);
     let mut child = operator.spawn(&["audit", "--follow", "--format", "json"]);
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -238,8 +238,8 @@ fn a_followed_audit_log_goes_on_until_it_is_told_to_stop() {
 #[test]
 fn a_closed_pipe_is_no_panic_and_no_success() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
-    coordinator.on("GET /v1/pools/edge/audit?after=0", [page(&[audit(1, "stage", None, "")])]);
-    coordinator.on("GET /v1/pools/edge/audit?after=1", [page(&[audit(1, "stage", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=0", [page(&[audit(1, "rotate", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=1", [page(&[audit(1, "rotate", None, "")])]);
     for arguments in [&["pools"][..], &["nodes", "--format", "json"], &["audit"], &["audit", "--follow"], &["watch"]] {
         let mut child = operator.spawn(arguments);
         drop(child.stdout.take());

@@ -177,7 +177,7 @@ fn each_refusal_has_its_exit_code_and_its_remedy() {
         (404, "unknown_node", 1, "tfoctl nodes"),
         (404, "unknown_path", 1, "release"),
         (409, "pool_frozen", 3, "recover"),
-        (409, "refused", 3, "tfoctl pools"),
+        (409, "refused", 3, "the message has the reason"),
         (409, "moved", 3, "the pool has changed"),
         (413, "too_large", 2, "fewer"),
         (500, "internal", 1, "log"),
@@ -188,7 +188,9 @@ fn each_refusal_has_its_exit_code_and_its_remedy() {
         coordinator.on("POST /v1/pools/edge/rotations", [reply]);
         let (stdout, stderr) = operator.ends(&["rotate"], code);
         assert_eq!(stdout, "", "{kind}");
-        assert!(stderr.contains("the coordinator's own words (request r-1)"), "{kind}: {stderr}");
+        let says =
+            format!("error: the coordinator's own words; {} answered {status} (request r-1)\n", coordinator.url());
+        assert!(stderr.starts_with(&says), "the reason first, the transport last: {kind}: {stderr}");
         assert!(stderr.contains(remedy), "{kind}: {stderr}");
     }
     assert_eq!(coordinator.orders().len(), cases.len(), "each was asked once");
@@ -226,11 +228,11 @@ fn an_unanswered_command_is_looked_up_before_anything_is_said() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     coordinator.on("POST /v1/pools/edge/rotations", [Reply::Drop]);
     // It was done: the audit log has it, by us, with our reason.
-    let others = audit(41, "stage", Some("ops2.test"), "weekly");
-    let ours = audit(42, "stage", Some("ops1.test"), "weekly");
+    let others = audit(41, "rotate", Some("ops2.test"), "weekly");
+    let ours = audit(42, "rotate", Some("ops1.test"), "weekly");
     coordinator.on("GET /v1/pools/edge/audit?after=40", [page(&[others.clone(), ours])]);
     let rotated = operator.json(&["rotate", "--reason", "weekly"], 0);
-    assert_eq!((&rotated["revision"], &rotated["action"]), (&json!(42), &json!("stage")));
+    assert_eq!((&rotated["revision"], &rotated["action"]), (&json!(42), &json!("rotate")));
     assert_eq!(coordinator.orders().len(), 1);
     // It was not.
     coordinator.on("GET /v1/pools/edge/audit?after=40", [page(&[others])]);
@@ -253,7 +255,7 @@ fn a_command_that_was_done_by_the_first_is_not_done_by_the_second() {
     let [first, second] = [(); 2].map(|()| operator.coordinator());
     for coordinator in [&first, &second] {
         with_pool(coordinator, &pool(json!({})), &three());
-        coordinator.on("GET /v1/pools/edge/audit?after=40", [page(&[audit(41, "stage", Some("ops1.test"), "")])]);
+        coordinator.on("GET /v1/pools/edge/audit?after=40", [page(&[audit(41, "rotate", Some("ops1.test"), "")])]);
     }
     operator.configure(&[&first.url(), &second.url()], "pool = \"edge\"");
     first.on("POST /v1/pools/edge/rotations", [Reply::Drop]);

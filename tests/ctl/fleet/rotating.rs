@@ -1,8 +1,13 @@
-//! `rotate --wait`: a line per phase, whom it waits for, and every way in which it ends.
+//! `rotate --wait`: a line per phase, a bar on a terminal, whom it waits for, and every way in which it ends.
 
+use std::io::{BufRead, BufReader};
+
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tfo_testbed::{need_tool, skip_unless};
 
-use super::fake::{FakeCoordinator, Operator, Reply, audit, done, key, node, page, pool, refusal, three};
+use super::commands::on_a_terminal;
+use super::fake::{FakeCoordinator, Operator, Reply, audit, done, key, node, page, pool, refusal, text, three};
 
 const ROTATIONS: &str = "POST /v1/pools/edge/rotations";
 const STATUS: &str = "GET /v1/pools/edge";
@@ -17,7 +22,7 @@ fn at(revision: u64, with: Value) -> Reply {
 /// An operator and a coordinator that takes a rotation and then looks like this, one look after the other.
 fn rotating(moments: impl IntoIterator<Item = Reply>) -> (Operator, FakeCoordinator) {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
-    coordinator.ok(ROTATIONS, done("stage", json!({})));
+    coordinator.ok(ROTATIONS, done("rotate", json!({})));
     coordinator.on(STATUS, [Reply::Json(200, pool(json!({})))].into_iter().chain(moments));
     (operator, coordinator)
 }
@@ -64,7 +69,7 @@ fn a_rotation_is_followed_from_phase_to_phase() {
     ];
     assert_eq!(lines, expected);
     assert!(!stderr.contains(&b));
-    assert!(stdout.starts_with("stage in pool edge: done after "), "{stdout}");
+    assert!(stdout.starts_with("rotate in pool edge: done after "), "{stdout}");
     assert!(stdout.contains(&format!("steady, generation 14\nprimary {c} (8), backup {a} (7)\n")), "{stdout}");
 }
 
@@ -81,7 +86,7 @@ fn its_json_says_how_it_ended_and_where_the_pool_stands() {
 fn when_time_is_over_the_nodes_are_named() {
     let (operator, _coordinator) = rotating([staged(&["cp2.test"])]);
     let (stdout, stderr) = operator.ends(&["rotate", "--wait", "--timeout", "2s"], 4);
-    assert!(stdout.starts_with("stage in pool edge: not converged after 2s"), "{stdout}");
+    assert!(stdout.starts_with("rotate in pool edge: still running after 2s"), "{stdout}");
     assert!(stdout.ends_with("waits for 1: cp2.test\n"), "{stdout}");
     assert_eq!(stderr.lines().count(), 1, "nothing changed: {stderr}");
     let (operator, _coordinator) = rotating([staged(&["cp2.test"])]);
@@ -95,12 +100,12 @@ fn somebody_elses_abort_and_a_hold_end_it_as_refused() {
         rotating([staged(&["cp2.test"]), at(42, json!({"hold": "aborted", "blocked_by": "held"}))]);
     coordinator.on("GET /v1/pools/edge/audit?after=41", [page(&[audit(42, "abort", Some("ops2.test"), "bad timing")])]);
     let (stdout, _) = operator.ends(&["rotate", "--wait"], 3);
-    assert!(stdout.starts_with("stage in pool edge: aborted by ops2.test (\"bad timing\")"), "{stdout}");
+    assert!(stdout.starts_with("rotate in pool edge: aborted by ops2.test (\"bad timing\")"), "{stdout}");
     // A revoke that turned it back.
     let (operator, coordinator) = rotating([at(42, json!({"hold": "aborted", "blocked_by": "held"}))]);
     coordinator.on("GET /v1/pools/edge/audit?after=41", [page(&[audit(42, "revoke", Some("ops2.test"), "")])]);
     let ended = operator.json(&["rotate", "--wait"], 3);
-    assert_eq!(ended["result"], "held");
+    assert_eq!(ended["result"], "stopped");
     // A store that was put back.
     let (operator, _coordinator) = rotating([at(41, json!({"blocked_by": "frozen"}))]);
     assert!(operator.ends(&["rotate", "--wait"], 3).0.contains("frozen"));
@@ -113,6 +118,7 @@ fn a_coordinator_that_is_away_for_a_while_does_not_end_it() {
     coordinator.on("GET /v1/pools/edge/audit?after=41", [page(&[audit(44, "settle", None, "")])]);
     let (_, stderr) = operator.ends(&["rotate", "--wait"], 0);
     assert_eq!(stderr.matches("restarting").count(), 1, "said once: {stderr}");
+    assert!(stderr.contains("the pool stands still without its coordinator"), "{stderr}");
     // But one that does not let us look any more does.
     let (operator, _coordinator) = rotating([staged(&[]), Reply::Json(403, refusal("not_allowed", "no operator"))]);
     operator.ends(&["rotate", "--wait"], 3);
@@ -153,4 +159,80 @@ fn a_first_key_is_waited_for_until_the_expected_have_it() {
     let nodes = json!([node("cp1.test", json!({})), node("cp9.test", json!({}))]);
     coordinator.ok("GET /v1/pools/edge/nodes", json!({"pool": "edge", "nodes": nodes, "fingerprints": []}));
     operator.ends(&wait, 0);
+}
+
+/// A rotation that stopped in its first wave, paused like this.
+fn stopped(paused: Value, verdict: Value) -> Reply {
+    at(
+        43,
+        json!({"phase": "promoted", "generation": 14, "primary": key(8, 'c'), "backup": key(7, 'a'),
+        "waves": {"opened": 1, "of": 2}, "blocked_by": "paused", "paused": paused, "verdict": verdict}),
+    )
+}
+
+#[test]
+fn a_rotation_that_stops_ends_it_at_once_with_the_cause() {
+    let paused = |by: &str, operator: Value, reason: &str| {
+        json!({"by": by, "since": "2026-11-22T22:00:00Z", "operator": operator, "reason": reason, "rejected_ppm": null,
+            "baseline_ppm": null, "worst": []})
+    };
+    let verdict = |kind: &str, sentence: &str, next: Value| {
+        json!({"severity": "critical", "kind": kind, "since": null, "sentence": sentence, "nodes": [], "more": 0,
+            "numbers": {}, "next": next, "docs": null})
+    };
+    let cases = [
+        (
+            paused("health", Value::Null, ""),
+            verdict("stopped_by_health", "12% of the cookies are rejected", json!("tfoctl abort")),
+            "rotate in pool edge: stopped: 12% of the cookies are rejected; promoted, generation 14\n",
+            "next: tfoctl abort\n",
+        ),
+        (
+            paused("operator", json!("ops2.test"), "lunch"),
+            verdict("rotating", "a rotation runs", Value::Null),
+            "rotate in pool edge: stopped: paused by ops2.test (\"lunch\"); promoted, generation 14\n",
+            &format!("primary {} (8), backup {} (7)\n", "c".repeat(16), "a".repeat(16)),
+        ),
+    ];
+    for (paused, verdict, begins, ends) in cases {
+        let (operator, _coordinator) = rotating([staged(&["cp2.test"]), stopped(paused.clone(), verdict.clone())]);
+        let (stdout, _) = operator.ends(&["rotate", "--wait"], 3);
+        assert!(stdout.starts_with(begins) && stdout.ends_with(ends), "{stdout}");
+        let (operator, _coordinator) = rotating([stopped(paused, verdict)]);
+        assert_eq!(operator.json(&["rotate", "--wait"], 3)["result"], "stopped");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_the_following_and_says_that_the_rotation_continues() {
+    let (operator, coordinator) = rotating([staged(&["cp2.test"])]);
+    let mut child = operator.spawn(&["rotate", "--wait"]);
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("staged"));
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(130), "{stdout}");
+    assert!(stdout.starts_with("rotate in pool edge: followed no longer; the rotation continues; staged"), "{stdout}");
+    assert!(stdout.contains("waits for 1: cp2.test\n`tfoctl watch` shows it"), "{stdout}");
+    assert_eq!(coordinator.orders().len(), 1, "and nothing was undone");
+}
+
+#[test]
+fn on_a_terminal_there_is_a_bar_with_nodes_wave_and_the_next_exclusion() {
+    skip_unless!(need_tool("script"));
+    let waiting = at(
+        42,
+        json!({"phase": "promoted", "generation": 14, "primary": key(8, 'c'), "backup": key(7, 'a'), "converged": 2,
+        "waves": {"opened": 1, "of": 2}, "blocked_by": "barrier", "waiting_for": ["cp2.test"],
+        "next_exclusion_at": "2100-01-01T00:00:00Z"}),
+    );
+    let (operator, coordinator) = rotating([staged(&["cp2.test"]), waiting, settled()]);
+    coordinator.on("GET /v1/pools/edge/audit?after=41", [page(&[audit(42, "promote", None, "")])]);
+    coordinator.on("GET /v1/pools/edge/audit?after=42", [page(&[audit(44, "settle", None, "")])]);
+    let (code, shown) = on_a_terminal(&operator, "rotate --wait", "");
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("2/3 nodes  promoted, wave 1/2, next exclusion in "), "{shown:?}");
+    assert!(shown.contains("the first is excluded at 2100-01-01T00:00:00Z"), "a line, too: {shown:?}");
+    assert!(shown.contains("rotate in pool edge: done after "), "{shown:?}");
 }

@@ -91,7 +91,7 @@ fn judge_audit(fleet: &Fleet, rotations: usize) {
         .map(|entry| (entry["action"].as_str().unwrap(), entry["generation"].as_u64().unwrap()))
         .collect();
     let expected: Vec<(&str, u64)> = (0..rotations as u64)
-        .flat_map(|done| [("stage", 2 * done + 2), ("promote", 2 * done + 3), ("settle", 2 * done + 3)])
+        .flat_map(|done| [("rotate", 2 * done + 2), ("promote", 2 * done + 3), ("settle", 2 * done + 3)])
         .collect();
     assert_eq!(walk, expected);
 }

@@ -9,11 +9,11 @@ use std::rc::Rc;
 use super::liar::driven_out;
 use super::search::{Found, search};
 use super::settle::settles;
-use super::step::Event;
+use super::step::{AFTER, Event};
 use super::world::{Budget, Off, Op, SlotCount, World};
 use tfo_engine::rollout::barrier::conflict;
 use tfo_engine::rollout::document::{Hold, Stage};
-use tfo_engine::rollout::record::NodeRecord;
+use tfo_engine::rollout::record::{Exclusion, Membership, NodeRecord};
 use tfo_model::count::Epoch;
 
 /// One in so many worlds is driven on without faults until it converges.
@@ -81,6 +81,8 @@ struct Reached {
     other_policy: bool,
     first_key: bool,
     pending: bool,
+    included: bool,
+    unknown_again: bool,
 }
 
 impl Reached {
@@ -95,6 +97,8 @@ impl Reached {
             other_policy: orders(|op| *op == Op::SetPolicy),
             first_key: world.store.document.stage == Stage::Empty,
             pending: world.budget.failures > 0,
+            included: orders(|op| matches!(op, Op::Include(_))),
+            unknown_again: orders(|op| matches!(op, Op::Allow(_) | Op::Forget(_) | Op::ForgetWhileFrozen(_))),
         }
     }
 
@@ -110,6 +114,9 @@ impl Reached {
         self.first_key |= matches!(&document.stage, Stage::Steady { current, .. } if current.epoch == Epoch::FIRST)
             && document.hold.is_none();
         self.pending |= world.nodes.iter().any(|node| node.link.pending().is_some());
+        let included = Membership::Excluded(Exclusion::Operator { until: AFTER });
+        self.included |= world.store.nodes.values().any(|record| record.membership == included);
+        self.unknown_again |= world.store.nodes.values().any(|record| !record.is_known());
     }
 }
 
@@ -153,7 +160,7 @@ const ALL_OPS: [Op; 12] = [
 ];
 
 /// What `TFO_SIZE=full` orders wherever the short run leaves something out.
-const EVERY_OP: [Op; 19] = [
+const EVERY_OP: [Op; 23] = [
     Op::Pause,
     Op::Resume,
     Op::Abort,
@@ -170,6 +177,10 @@ const EVERY_OP: [Op; 19] = [
     Op::Deny(1),
     Op::RevokeAndDeny(0),
     Op::RevokeAndDeny(1),
+    Op::Include(0),
+    Op::Include(1),
+    Op::Allow(0),
+    Op::Allow(1),
     Op::Advance,
     Op::Rotate,
     Op::SetPolicy,
@@ -277,6 +288,14 @@ fn nodes_are_denied() {
     holds("denials", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(62_000));
 }
 
+/// Commands that end what an exclusion and a deny began: the next sync of the node admits it, not the command.
+#[test]
+fn nodes_are_included_and_allowed_again() {
+    let orders = [Op::Exclude(0), Op::Include(0), Op::Deny(0), Op::Allow(0)];
+    let world = small(Budget { stages: 2, orders: 2, late: 1, ..Budget::default() });
+    holds("included, allowed", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(57_000));
+}
+
 #[test]
 fn policy_changes_and_rotations_on_demand() {
     let orders = [Op::SetPolicy, Op::Rotate, Op::Pause, Op::Resume, Op::Abort];
@@ -300,7 +319,7 @@ fn first_key_of_a_fleet() {
     let mut world = World::foreign(2);
     world.budget = Budget { stages: 2, orders: 3, restarts: 1, late: 1, ..Budget::default() };
     let orders = [Op::FirstKey, Op::Import, Op::Resume, Op::RevokeHeld(0), Op::Deny(0)];
-    holds("first key", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(90_000));
+    holds("first key", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(88_000));
 }
 
 fn empty(budget: Budget) -> World {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tfo_engine::fence::{AnswerRefused, Ask, PoolAnswer, Readiness};
 use tfo_engine::rollout::barrier::{Barrier, conflict, recoverable};
 use tfo_engine::rollout::document::{Actor, Proposal, Snapshot, Stage};
-use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, RevokeKeys, Step};
+use tfo_engine::rollout::input::{Command, Expectation, Input, Now, OperatorRequest, RevokeKeys, Step};
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::record::{Exclusion, Installed, Membership, NodeRecord, SlotCount};
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
@@ -32,7 +32,7 @@ const START_TIMEOUT: Duration = Duration::ZERO;
 /// End of every operator's exclusion, and a clock on either side of it.
 const EXCLUSION_ENDS: UnixTime = UnixTime::from_secs(1);
 const BEFORE: UnixTime = UnixTime::from_secs(0);
-const AFTER: UnixTime = UnixTime::from_secs(1_000_000_000);
+pub(crate) const AFTER: UnixTime = UnixTime::from_secs(1_000_000_000);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Event {
@@ -782,6 +782,8 @@ impl World {
         }
         if self.is_off(Off::ExpectedNodesFirst) && is_held_for_nodes(&view) {
             view.document.hold = None;
+            // What the first key expects is expected of every rotation, too.
+            view.document.expected = 1;
         }
         Rc::new(view)
     }
@@ -818,7 +820,9 @@ impl World {
         let Input::Request(OperatorRequest { command, .. }) = input else { return false };
         let unseen = presence.unseen_required(&self.store);
         match command {
-            Command::Deny { node } | Command::Forget { node } | Command::Exclude { node, .. } => unseen.contains(node),
+            Command::Deny { nodes } | Command::Forget { nodes, .. } | Command::Exclude { nodes, .. } => {
+                unseen.iter().any(|node| nodes.contains(node))
+            }
             Command::Revoke { .. } => conflict(&self.store).is_some() || !unseen.is_empty(),
             _ => false,
         }
@@ -848,6 +852,7 @@ impl World {
     fn order(&mut self, c: usize, op: Op) -> bool {
         let held: Vec<_> = self.store.document.keys_held().into_iter().collect();
         let node = |n: u8| self.ids.get(usize::from(n)).cloned();
+        let forget = |node| Command::Forget { nodes: [node].into(), expected: Expectation::Keep };
         let command = match op {
             Op::Pause => Command::Pause,
             Op::Resume => Command::Resume { force: false },
@@ -861,16 +866,16 @@ impl World {
                 None => return false,
             },
             Op::Exclude(n) => match node(n) {
-                Some(node) => Command::Exclude { node, until: EXCLUSION_ENDS },
+                Some(node) => Command::Exclude { nodes: [node].into(), until: EXCLUSION_ENDS },
                 None => return false,
             },
             Op::Forget(n) => match node(n) {
-                Some(node) => Command::Forget { node },
+                Some(node) => forget(node),
                 None => return false,
             },
             Op::ForgetWhileFrozen(_) if conflict(&self.store).is_none() => return false,
             Op::ForgetWhileFrozen(n) => match node(n) {
-                Some(node) => Command::Forget { node },
+                Some(node) => forget(node),
                 None => return false,
             },
             Op::Advance => {
@@ -889,7 +894,15 @@ impl World {
             Op::FirstKey => Command::FirstKey { expect: Self::expect(), force: true },
             Op::Rotate => Command::Rotate { force: true },
             Op::Deny(n) => match node(n) {
-                Some(node) => Command::Deny { node },
+                Some(node) => Command::Deny { nodes: [node].into() },
+                None => return false,
+            },
+            Op::Include(n) => match node(n) {
+                Some(node) => Command::Include { nodes: [node].into() },
+                None => return false,
+            },
+            Op::Allow(n) => match node(n) {
+                Some(node) => Command::Allow { nodes: [node].into() },
                 None => return false,
             },
             Op::RevokeAndDeny(n) => match node(n) {
@@ -907,7 +920,7 @@ impl World {
         let is_done = self.decide(c, &Input::Request(order), None, served_secs);
         // The known limit of a forget after a restore: the node is wiped first.  If it spoke the truth and came back with
         // its file, there would be two histories.
-        if let (Op::Forget(n) | Op::ForgetWhileFrozen(n), true) = (op, is_done && self.is_restored) {
+        if let (Op::Forget(n) | Op::ForgetWhileFrozen(n) | Op::Allow(n), true) = (op, is_done && self.is_restored) {
             self.reimage(usize::from(n));
         }
         is_done
@@ -982,7 +995,7 @@ impl World {
     fn note_commit(&mut self, before: &Snapshot, action: Audit) {
         let document = self.store.document.clone();
         match action {
-            Audit::Stage => {
+            Audit::Rotate => {
                 if let Stage::Staged { current, .. } = &document.stage {
                     let current = number(current.fingerprint);
                     self.promised.retain(|key| *key == current);

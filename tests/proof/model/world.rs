@@ -253,6 +253,10 @@ pub(crate) enum Op {
     /// Only while the pool is frozen: the way out of a bogus report.
     ForgetWhileFrozen(u8),
     Deny(u8),
+    /// The end of an operator's exclusion, before its time.
+    Include(u8),
+    /// The end of a deny.
+    Allow(u8),
     /// What a stolen node calls for: revoke every instructed key, and deny the node.
     RevokeAndDeny(u8),
     Advance,

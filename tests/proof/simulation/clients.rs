@@ -77,7 +77,7 @@ impl Promises {
         let before = self.kept.len();
         self.kept.retain(|key| !self.revoked.contains(key));
         self.ended_by_revoke += (before - self.kept.len()) as u64;
-        if let (Action::Stage, Stage::Staged { current, .. }) = (action, &document.stage) {
+        if let (Action::Rotate, Stage::Staged { current, .. }) = (action, &document.stage) {
             let before = self.kept.len();
             self.kept.retain(|key| *key == current.fingerprint);
             self.ended += (before - self.kept.len()) as u64;

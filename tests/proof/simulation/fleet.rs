@@ -137,7 +137,7 @@ fn policy(random: &mut Dice) -> Policy {
     policy.health_window_secs = 10 + 30 * random.below(3);
     policy.health_min_connections = 50;
     policy.revoke_barrier_max_secs = 120;
-    policy.expected_nodes = 50;
+    policy.expected_nodes = Some(50);
     let canary = Share::from_ppm(u32::try_from(10_000 + random.below(200_000)).unwrap()).unwrap();
     policy.promote_waves = match random.below(3) {
         0 => vec![WaveRule::Share(Share::ALL)],
@@ -652,7 +652,7 @@ impl Fleet {
         }
         let waited = std::mem::replace(&mut self.coordinators[c].waited, waits);
         let Ok(Step::Commit(mut proposal)) = step else { return };
-        if proposal.audit.action == Action::Stage && proposal.audit.actor == Actor::Engine {
+        if proposal.audit.action == Action::Rotate && proposal.audit.actor == Actor::Engine {
             self.count_drain(&view, wall, waited);
         }
         if !barriers {

@@ -221,7 +221,7 @@ impl Driver {
 
     fn order(&self, wanted: &Wanted) -> Result<OperatorRequest, CommandError> {
         let expected = |expect: &Option<Expected>| {
-            expect.clone().unwrap_or(Expected::Number(self.replica.document().policy.expected_nodes))
+            expect.clone().unwrap_or(Expected::Number(self.replica.document().expected_nodes()))
         };
         let (asked, command) = match wanted {
             Wanted::Order(order) => return Ok(order.clone()),

@@ -125,7 +125,7 @@ impl Driver {
             revision = %audit.revision,
             generation = %audit.generation,
             phase = audit.phase.as_str(),
-            action = ?audit.action,
+            action = audit.action.as_str(),
             actor = actor_name(&audit.actor),
             reason = (!audit.reason.is_empty()).then_some(&audit.reason),
             nodes = audit.nodes.len(),

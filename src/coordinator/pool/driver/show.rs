@@ -1,13 +1,15 @@
 //! A pool and its nodes as operators and viewers see them: fingerprints, never keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Driver;
 use crate::pool::message::Summary;
+use tfo_config::coordinator::CONFIG_OPERATOR;
+use tfo_engine::rollout::ahead::{self, next_exclusion, waiver};
 use tfo_engine::rollout::barrier::{Barrier, node_state, recoverable};
-use tfo_engine::rollout::document::{Hold, Pause, PauseCause, Stage};
+use tfo_engine::rollout::document::{Hold, Pause, PauseCause, Snapshot, Stage};
 use tfo_engine::rollout::handle;
-use tfo_engine::rollout::input::{Input, Now, Step};
+use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Step};
 use tfo_engine::rollout::record::{Exclusion, Membership, NodeRecord};
 use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::wave::is_opened;
@@ -17,6 +19,7 @@ use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
 use tfo_model::node::{Expected, KeySource};
 use tfo_wire::v1::fleet::{FingerprintCount, NodeStatus, Nodes, Paused, PoolStatus, SlotPairShown, Waves};
+use tfo_wire::v1::orders::{Closed, WAIVER_NODES_MAX, Waiver};
 use tfo_wire::v1::sync::SelfAnswer;
 
 impl Driver {
@@ -76,6 +79,9 @@ impl Driver {
         let frozen = self.seen.view.is_frozen();
         let wait = self.wait.as_ref();
         let differs = self.differs();
+        let now = Now { wall: clock::now(), presence: &self.seen.presence };
+        let unseen = now.presence.unseen_required(snapshot);
+        let behind: BTreeSet<&NodeId> = barrier.waiting_for.iter().chain(&unseen).collect();
         PoolStatus {
             pool: self.replica.pool().clone(),
             pool_id: document.pool_id,
@@ -89,7 +95,7 @@ impl Driver {
             hold: document.hold.as_ref().map(|hold| hold.reason().into()),
             expect: document.hold.as_ref().and_then(expected),
             required: barrier.required,
-            converged: barrier.required - barrier.waiting_for.len(),
+            converged: barrier.required - behind.len(),
             reporting: snapshot.nodes.values().filter(|record| record.is_known() && record.only_reports()).count(),
             waiting_for: wait.map(|wait| wait.waiting_for.clone()).unwrap_or_default(),
             next_at: wait.and_then(|wait| wait.next_at),
@@ -103,6 +109,12 @@ impl Driver {
             recoverable: if frozen { recoverable(snapshot).iter().map(shown).collect() } else { Vec::new() },
             drives: differs.is_empty(),
             policy_differs: differs.into_iter().map(str::to_owned).collect(),
+            expected_nodes: document.expected_nodes(),
+            expected_in_file: document.policy.expected_nodes.is_some(),
+            unseen: unseen.len(),
+            next_exclusion_at: if frozen { None } else { next_exclusion(snapshot, now, &self.seen.life) },
+            waiver: waiver(snapshot, now).map(waived),
+            rotate_refused: rotate_refused(snapshot, now),
         }
     }
 
@@ -141,7 +153,7 @@ impl Driver {
             states,
             held: self.waiting.len(),
             fingerprints: self.fingerprints(),
-            expected_nodes: document.policy.expected_nodes,
+            expected_nodes: document.expected_nodes(),
             next_rotation_at: rotates_by_itself.then_some(due),
         }
     }
@@ -241,6 +253,22 @@ fn paused(pause: &Pause) -> Paused {
             ..none
         },
     }
+}
+
+fn waived(waiver: ahead::Waiver) -> Waiver {
+    let ahead::Waiver { wave, of, rejected, baseline, mut next } = waiver;
+    let nodes = next.len();
+    next.truncate(WAIVER_NODES_MAX);
+    Waiver { wave, of, rejected_ppm: rejected.ppm(), baseline_ppm: baseline.ppm(), nodes, next }
+}
+
+/// Asks the engine for a rotation, and takes none of it but the refusal.
+fn rotate_refused(snapshot: &Snapshot, now: Now<'_>) -> Option<Closed> {
+    let command = Command::Rotate { force: false };
+    let operator = CONFIG_OPERATOR.parse().expect("it is a name");
+    let order = OperatorRequest { operator, reason: String::new(), if_revision: None, command };
+    let refused = handle(snapshot, now, &Input::Request(order), None).err()?;
+    Some(Closed { message: refused.to_string(), remedy: refused.remedy().to_owned(), until: refused.until() })
 }
 
 fn shown(slots: &Slots) -> SlotPairShown {

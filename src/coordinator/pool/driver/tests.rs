@@ -319,7 +319,7 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
     }
     world.store.fail(false, false);
     world.hear(&["a", "b", "c"]);
-    assert!(matches!(world.rotate(), Ok(Action::Stage)));
+    assert!(matches!(world.rotate(), Ok(Action::Rotate)));
     assert_eq!(world.driver.replica.keys().epochs().count(), 3, "the keys of the store, and the one that was staged");
 }
 

@@ -100,16 +100,18 @@ fn a_rotation_on_demand_passes_the_schedule_but_no_barrier() {
     let mut snapshot = of(steady());
     snapshot.document.rotated_at = NOW;
     assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Schedule);
-    assert_eq!(committed(order(&snapshot, ROTATE).unwrap()).audit.action, Action::Stage);
+    assert_eq!(committed(order(&snapshot, ROTATE).unwrap()).audit.action, Action::Rotate);
 
     let mut few = snapshot.clone();
-    few.document.policy.expected_nodes = 3;
+    few.document.policy.expected_nodes = Some(3);
     assert_eq!(refused(order(&few, ROTATE)), Reason::ExpectedNodes { required: 2, expected: 3 });
     assert!(order(&few, INSIST).is_ok());
 
     let mut not_drained = snapshot.clone();
     not_drained.document.since = NOW;
-    assert_eq!(refused(order(&not_drained, ROTATE)), Reason::NotDrained);
+    let until = Some(NOW.plus(6 * 3_600));
+    let unknown = Reason::NotDrained { accepted: 0, by_backup: 0, samples_min: 100, until };
+    assert_eq!(refused(order(&not_drained, ROTATE)), unknown);
     assert!(order(&not_drained, INSIST).is_ok());
 
     assert_eq!(refused(order(&with_behind(steady()), INSIST)), Reason::Barrier(vec![node("b")]));
@@ -295,7 +297,7 @@ fn a_command_names_the_revision_that_it_was_meant_for() {
 fn a_policy_changes_only_between_rotations() {
     let set = |policy| Command::SetPolicy { policy: Box::new(policy) };
     let mut other = policy();
-    other.expected_nodes = 7;
+    other.expected_nodes = Some(7);
     for stage in [Stage::Empty, steady()] {
         let snapshot = of(stage);
         let proposal = committed(order(&snapshot, set(other.clone())).unwrap());
@@ -313,13 +315,7 @@ fn a_dead_node_does_not_lock_the_operator_out_after_a_restart() {
     let mut snapshot = pool(document(staged()), &["a", "b", "d"], &["c"]);
     snapshot.document.policy.absent_policy = super::super::policy::AbsentPolicy::Wait;
     let until = NOW.plus(60);
-    let remedies = |name: &str| {
-        [
-            Command::Exclude { node: node(name), until },
-            Command::Deny { node: node(name) },
-            Command::Forget { node: node(name) },
-        ]
-    };
+    let remedies = |name: &str| [exclude(&[name], until), deny(&[name]), forget(&[name])];
     // b has acknowledged by its stored record, c has not: neither was seen in this life.
     let gone = Presence { absent: nodes(&["b", "c"]), ..blind_to(&["b", "c"]) };
     for name in ["b", "c"] {
@@ -348,10 +344,10 @@ fn a_bogus_report_is_denied_or_forgotten_and_leaves_nothing() {
     let bogus = Fence { pool_id: pool_id(), generation: Generation::new(u64::MAX), slots };
     snapshot.nodes.insert(node("b"), admitted(Some(bogus)));
     assert!(order(&snapshot, Command::Pause).is_ok());
-    assert!(order(&snapshot, Command::Forget { node: node("b") }).is_ok());
-    let denied = committed(order(&snapshot, Command::Deny { node: node("b") }).unwrap());
+    assert!(order(&snapshot, forget(&["b"])).is_ok());
+    let denied = committed(order(&snapshot, deny(&["b"])).unwrap());
     snapshot.nodes.insert(node("b"), denied.records[0].next.clone().unwrap());
-    assert_eq!(committed(tick(&snapshot)).audit.action, Action::Stage, "a denied node freezes nothing");
+    assert_eq!(committed(tick(&snapshot)).audit.action, Action::Rotate, "a denied node freezes nothing");
     // A restored store is recovered from the others.
     let real = Fence { pool_id: pool_id(), generation: Generation::new(9), slots };
     snapshot.nodes.insert(node("c"), admitted(Some(real)));
@@ -381,12 +377,12 @@ fn a_generation_that_was_told_and_not_installed_is_evidence_of_a_restore_too() {
     let mut snapshot = of(steady());
     let report = snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap();
     report.seen = Generation::new(5);
-    assert_eq!(committed(tick(&snapshot)).audit.action, Action::Stage);
+    assert_eq!(committed(tick(&snapshot)).audit.action, Action::Rotate);
     let report = snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap();
     report.seen = Generation::new(6);
     assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Frozen);
     let slots = Slots { primary: key(2), backup: Some(key(1)) };
     let proposal = committed(order(&snapshot, Command::Recover { slots }).unwrap());
     assert_eq!(proposal.document.generation.get(), 6 + RECOVER_JUMP);
-    assert!(order(&snapshot, Command::Forget { node: node("b") }).is_ok());
+    assert!(order(&snapshot, forget(&["b"])).is_ok());
 }

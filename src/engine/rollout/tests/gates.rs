@@ -23,7 +23,7 @@ fn drained_is_few_enough_old_cookies_among_enough_of_all() {
         let record = snapshot.nodes.get_mut(&node("a")).unwrap();
         record.window = Some(window(Phase::Steady, 2, counters(passive, alt_key, 0)));
         match tick(&snapshot) {
-            Step::Commit(proposal) => assert_eq!((proposal.audit.action, is_drained), (Action::Stage, true)),
+            Step::Commit(proposal) => assert_eq!((proposal.audit.action, is_drained), (Action::Rotate, true)),
             step => {
                 let wait = waits(step);
                 assert_eq!((wait.blocked_by, is_drained), (BlockedBy::Drain, false));
@@ -84,7 +84,7 @@ fn a_clock_that_stepped_back_is_replaced_by_served_time() {
     snapshot.document.since = UnixTime::from_secs(900_000);
     assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Schedule);
     let served = Presence { phase_secs: 86_400, ..presence() };
-    assert_eq!(committed(tick_with(&snapshot, &served)).audit.action, Action::Stage);
+    assert_eq!(committed(tick_with(&snapshot, &served)).audit.action, Action::Rotate);
 }
 
 #[test]

@@ -4,8 +4,10 @@ mod abort;
 mod barrier;
 mod commands;
 mod gates;
+mod members;
 mod nodes;
 mod presence;
+mod refusals;
 mod reporting;
 mod siege;
 mod verdict;
@@ -15,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::{Document, Pause, PauseCause, Proposal, Snapshot, Stage, Wave};
 use super::handle;
-use super::input::{Command, Input, Now, OperatorRequest, Reason, Refused, Step, Wait};
+use super::input::{Command, Expectation, Input, Now, OperatorRequest, Reason, Refused, Step, Wait};
 use super::policy::{NamePattern, Policy, Share, WaveRule};
 use super::presence::Presence;
 use super::record::{Installed, Membership, NodeRecord, Report, SlotCount, Window};
@@ -203,6 +205,18 @@ fn refused(result: Result<Step, Refused>) -> Reason {
 /// How much the generation rose.
 fn rise(snapshot: &Snapshot, proposal: &Proposal) -> u64 {
     proposal.document.generation.get() - snapshot.document.generation.get()
+}
+
+fn exclude(names: &[&str], until: UnixTime) -> Command {
+    Command::Exclude { nodes: nodes(names), until }
+}
+
+fn deny(names: &[&str]) -> Command {
+    Command::Deny { nodes: nodes(names) }
+}
+
+fn forget(names: &[&str]) -> Command {
+    Command::Forget { nodes: nodes(names), expected: Expectation::Keep }
 }
 
 fn expect_number(number: usize) -> Expected {

@@ -146,16 +146,16 @@ fn counters_are_kept_by_phase_and_a_reset_starts_the_window_again() {
 #[test]
 fn a_forgotten_node_leaves_the_ordinal_of_its_session() {
     let snapshot = of(staged());
-    let proposal = committed(order(&snapshot, Command::Forget { node: node("b") }).unwrap());
+    let proposal = committed(order(&snapshot, forget(&["b"])).unwrap());
     let rest = proposal.records[0].next.clone().unwrap();
     assert!(!rest.is_known() && rest.report.is_none() && !rest.counts_as_member());
     let mut after = Snapshot { document: proposal.document, nodes: snapshot.nodes };
     after.nodes.insert(node("b"), rest);
-    assert_eq!(refused(order(&after, Command::Forget { node: node("b") })), Reason::UnknownNode(node("b")));
+    assert_eq!(refused(order(&after, forget(&["b"]))), Reason::UnknownNodes(vec![node("b")]));
     assert_eq!(recorded(&after, "b", &sync(1, report(None))), Err(SyncRefused::SessionClosed { ordinal: 1 }));
     // Much later it goes with the next one that is forgotten.
     after.nodes.get_mut(&node("b")).unwrap().last_report_at = Some(UnixTime::from_secs(0));
-    let proposal = committed(order(&after, Command::Forget { node: node("a") }).unwrap());
+    let proposal = committed(order(&after, forget(&["a"])).unwrap());
     let gone = proposal.records.iter().find(|change| change.node == node("b")).unwrap();
     assert_eq!(gone.next, None);
 }
@@ -164,16 +164,16 @@ fn a_forgotten_node_leaves_the_ordinal_of_its_session() {
 fn exclude_and_deny_know_their_nodes() {
     let until = NOW.plus(60);
     let snapshot = of(staged());
-    let proposal = committed(order(&snapshot, Command::Exclude { node: node("b"), until }).unwrap());
+    let proposal = committed(order(&snapshot, exclude(&["b"], until)).unwrap());
     let standing = proposal.records[0].next.as_ref().unwrap().membership;
     assert_eq!(standing, Membership::Excluded(Exclusion::Operator { until }));
-    let unknown = Command::Exclude { node: node("c"), until };
-    assert_eq!(refused(order(&snapshot, unknown)), Reason::UnknownNode(node("c")));
+    let unknown = exclude(&["c"], until);
+    assert_eq!(refused(order(&snapshot, unknown)), Reason::UnknownNodes(vec![node("c")]));
     let mut denied = snapshot;
-    let proposal = committed(order(&denied, Command::Deny { node: node("b") }).unwrap());
+    let proposal = committed(order(&denied, deny(&["b"])).unwrap());
     denied.nodes.insert(node("b"), proposal.records[0].next.clone().unwrap());
-    let command = Command::Exclude { node: node("b"), until };
-    assert!(matches!(refused(order(&denied, command)), Reason::WrongPhase(_)));
+    let command = exclude(&["b"], until);
+    assert_eq!(refused(order(&denied, command)), Reason::WrongNodes { why: "denied already", nodes: vec![node("b")] });
 }
 
 #[test]

@@ -34,11 +34,7 @@ fn frozen(lead: u64) -> Snapshot {
 #[test]
 fn no_word_is_needed_from_the_node_that_is_taken_out() {
     let unseen = blind_to(&["evil"]);
-    let out = [
-        Command::Deny { node: node("evil") },
-        Command::Forget { node: node("evil") },
-        Command::Exclude { node: node("evil"), until: NOW.plus(60) },
-    ];
+    let out = [deny(&["evil"]), forget(&["evil"]), exclude(&["evil"], NOW.plus(60))];
     for stage in [steady(), staged(), promoted(0, &["a"])] {
         for snapshot in [robbed(stage), frozen(7)] {
             for command in &out {
@@ -223,5 +219,5 @@ fn no_node_outweighs_all_others() {
     for name in ["a", "b"] {
         snapshot.nodes.get_mut(&node(name)).unwrap().window = window(Phase::Steady, 2, counters(1, 0, 0));
     }
-    assert_eq!(committed(tick(&snapshot)).audit.action, Action::Stage);
+    assert_eq!(committed(tick(&snapshot)).audit.action, Action::Rotate);
 }

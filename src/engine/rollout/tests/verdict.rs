@@ -48,7 +48,7 @@ fn stopped() -> Snapshot {
     let proposal = committed(tick(&snapshot));
     assert_eq!(proposal.audit.action, Action::Unhealthy);
     assert_eq!(proposal.audit.nodes, nodes(&["a"]));
-    assert_eq!(proposal.audit.reason, "4.1% of the cookies are rejected, 0.10% before the promotion");
+    assert_eq!(proposal.audit.reason, "4.1% of the cookies are rejected, 0.1% before the promotion");
     snapshot.nodes.get_mut(&node("a")).unwrap().window = Some(window(Phase::Promoted, 100));
     Snapshot { document: proposal.document, ..snapshot }
 }
@@ -116,8 +116,8 @@ fn what_is_critical_says_who_and_how_much() {
         &stopped(),
         &presence(),
         "critical stopped_by_health [a] tfoctl abort",
-        "the health gate stopped the rotation in wave 1 of 2: 10.0% of the cookies are rejected now (4.1% when it \
-         stopped, 0.10% before the promotion); worst: a",
+        "the health gate stopped the rotation in wave 1 of 2: 10% of the cookies are rejected now (4.1% when it \
+         stopped, 0.1% before the promotion); worst: a",
     );
     let numbers = judged(&stopped(), &presence()).numbers;
     assert_eq!(numbers["rejected_ppm"], 100_000);
@@ -214,7 +214,7 @@ fn what_waits_for_an_operator_says_for_what() {
         &presence(),
         "warning held [] tfoctl resume",
         "no rotation starts: the health gate stopped the last one, which was aborted (4.1% of the cookies were \
-         rejected, 0.10% before; worst: a)",
+         rejected, 0.1% before; worst: a)",
     );
     is(
         &held(Hold::Aborted),
@@ -352,7 +352,7 @@ fn a_rotation_says_where_it_is_and_whom_it_waits_for_until_when() {
 fn what_will_stop_the_next_rotation_is_said_before_it_is_due() {
     let expecting = |number, rotated_at| {
         with(rested(&["a", "b"], &[]), |snapshot| {
-            snapshot.document.policy.expected_nodes = number;
+            snapshot.document.policy.expected_nodes = Some(number);
             snapshot.document.rotated_at = UnixTime::from_secs(rotated_at);
         })
     };
@@ -361,14 +361,14 @@ fn what_will_stop_the_next_rotation_is_said_before_it_is_due() {
         &presence(),
         "warning expected_nodes [] -",
         "the next rotation, at 1970-01-04T06:33:20Z, will not start: 2 of 3 expected nodes are here; deploy the others, \
-         or lower expected_nodes in the configuration",
+         or expect fewer",
     );
     is(
         &expecting(3, 0),
         &presence(),
         "warning expected_nodes [] -",
         "the rotation that was due at 1970-01-02T00:00:00Z does not start: 2 of 3 expected nodes are here; deploy the \
-         others, or lower expected_nodes in the configuration",
+         others, or expect fewer",
     );
     let gone = with(expecting(2, 196_400), |snapshot| exclude(snapshot, "b", Exclusion::Absent));
     is(
@@ -439,7 +439,7 @@ fn the_worst_comes_first() {
     let blind = Presence { seen: nodes(&["a", "b", "c"]), ..presence() };
     let all_seen = presence();
     let mut snapshot = with(split(), |snapshot| {
-        snapshot.document.policy.expected_nodes = 9;
+        snapshot.document.policy.expected_nodes = Some(9);
         snapshot.document.hold = Some(Hold::Aborted);
         snapshot.document.paused = Some(pause());
         report_of(snapshot, "a").seen = Generation::new(9);
@@ -455,7 +455,7 @@ fn the_worst_comes_first() {
     assert_eq!(judged(&snapshot, &all_seen).kind, VerdictKind::Held);
     snapshot.document.hold = None;
     assert_eq!(judged(&snapshot, &all_seen).kind, VerdictKind::ExpectedNodes);
-    snapshot.document.policy.expected_nodes = 1;
+    snapshot.document.policy.expected_nodes = Some(1);
     assert_eq!(judged(&snapshot, &all_seen).kind, VerdictKind::Absent);
     report_of(&mut snapshot, "c").installed = Installed::ReadBack;
     assert_eq!(judged(&snapshot, &all_seen).kind, VerdictKind::Agree);

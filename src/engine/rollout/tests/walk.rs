@@ -12,7 +12,7 @@ fn every_transition_that_a_tick_makes() {
     let steady_x = Stage::Steady { current: key(3), backup: Some(key(2)) };
     let staged_4 = Stage::Staged { current: key(2), next: key(4), prior_backup: Some(key(1)) };
     for (from, to, action, by) in
-        [(steady(), staged_4, Action::Stage, 1), (promoted(0, &[]), steady_x, Action::Settle, 0)]
+        [(steady(), staged_4, Action::Rotate, 1), (promoted(0, &[]), steady_x, Action::Settle, 0)]
     {
         let snapshot = of(from.clone());
         let proposal = committed(tick(&snapshot));
@@ -100,7 +100,7 @@ fn gates_of_a_stage() {
         (BlockedBy::Paused, |document| document.paused = Some(pause())),
         (BlockedBy::Held, |document| document.hold = Some(Hold::Aborted)),
         (BlockedBy::Schedule, |document| document.rotated_at = UnixTime::from_secs(199_999)),
-        (BlockedBy::ExpectedNodes, |document| document.policy.expected_nodes = 3),
+        (BlockedBy::ExpectedNodes, |document| document.policy.expected_nodes = Some(3)),
         (BlockedBy::Drain, |document| document.since = UnixTime::from_secs(199_999)),
     ];
     for (blocked_by, change) in cases {
@@ -153,7 +153,7 @@ fn absent_nodes_in_the_way_are_excluded_down_to_min_present() {
 fn an_empty_pool_of_required_nodes_passes_no_barrier() {
     for stage in [steady(), staged(), promoted(0, &[])] {
         let mut snapshot = pool(document(stage), &[], &[]);
-        snapshot.document.policy.expected_nodes = 0;
+        snapshot.document.policy.expected_nodes = Some(0);
         assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Absent);
     }
     // Given up nodes count for min_present: one that is left of four is too few.
@@ -273,7 +273,7 @@ fn a_revoke_walks_without_gates_and_drops_behind_a_barrier() {
         document.rotated_at = NOW;
         document.since = NOW;
         document.hold = Some(Hold::Aborted);
-        document.policy.expected_nodes = 99;
+        document.policy.expected_nodes = Some(99);
         document.policy.promote_waves = vec![WaveRule::Names("a".parse().unwrap()), WaveRule::Share(Share::ALL)];
         document
     };
@@ -286,7 +286,7 @@ fn a_revoke_walks_without_gates_and_drops_behind_a_barrier() {
     assert_eq!(waits(tick(&pool(document, &["a"], &["b"]))).waiting_for, vec![node("b")]);
     // The current key: staged at once, ...
     let proposal = committed(tick(&pool(revoking(steady(), &[key(2)]), &["a", "b"], &[])));
-    assert_eq!(proposal.audit.action, Action::Stage);
+    assert_eq!(proposal.audit.action, Action::Rotate);
     // ... promoted in one wave, ...
     let proposal = committed(tick(&pool(revoking(staged(), &[key(2)]), &["a", "b"], &[])));
     let Stage::Promoted { wave, .. } = &proposal.document.stage else { panic!("not promoted") };
@@ -332,7 +332,7 @@ fn a_key_that_is_in_use_or_revoked_is_not_staged() {
 fn the_phase_is_named_in_a_refusal() {
     let refused = order(&of(staged()), Command::Rotate { force: true }).unwrap_err();
     assert_eq!(refused.phase, Phase::Staged);
-    assert_eq!(refused.to_string(), "refused in phase staged: a rotation starts only in phase steady");
+    assert_eq!(refused.to_string(), "a rotation starts only in phase steady (phase staged)");
 }
 
 fn revoking(stage: Stage, epoch: u64) -> Document {
@@ -360,7 +360,7 @@ fn a_revoke_under_a_first_key_waits_for_the_expected_nodes_as_long_as_for_any() 
     let wait = waits(tick(&snapshot));
     assert_eq!((wait.blocked_by, wait.waiting_for), (BlockedBy::ExpectedNodes, vec![node("late")]));
     let late = Presence { phase_secs: 300, wave_secs: 300, ..presence() };
-    assert_eq!(committed(tick_with(&snapshot, &late)).audit.action, Action::Stage);
+    assert_eq!(committed(tick_with(&snapshot, &late)).audit.action, Action::Rotate);
     let here = pool(document, &["a", "b", "late"], &[]);
-    assert_eq!(committed(tick(&here)).audit.action, Action::Stage);
+    assert_eq!(committed(tick(&here)).audit.action, Action::Rotate);
 }

@@ -197,9 +197,9 @@ fn stopped_by_health(snapshot: &Snapshot) -> Option<Verdict> {
     let sentence = format!(
         "the health gate stopped the rotation in wave {opened} of {of}: {} of the cookies are rejected now ({} \
          when it stopped, {} before the promotion){}",
-        since.rejected.rounded(),
-        rejected.rounded(),
-        baseline.rounded(),
+        since.rejected,
+        rejected,
+        baseline,
         if worst.is_empty() { String::new() } else { format!("; worst: {}", listed(&worst)) },
     );
     let verdict = Verdict::new(Severity::Critical, VerdictKind::StoppedByHealth, sentence)
@@ -229,8 +229,8 @@ fn paused(document: &Document) -> Option<Verdict> {
         PauseCause::Health { rejected, baseline, worst } => format!(
             "no rotation starts: the health gate stopped the last one, which was aborted ({} of the cookies \
              were rejected, {} before; worst: {})",
-            rejected.rounded(),
-            baseline.rounded(),
+            rejected,
+            baseline,
             listed(worst)
         ),
     };

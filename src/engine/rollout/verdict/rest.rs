@@ -183,27 +183,27 @@ fn next_rotation(snapshot: &Snapshot, now: Now<'_>) -> (UnixTime, bool) {
 
 /// What keeps the next rotation from starting, or will once it is due.
 pub(super) fn coming(snapshot: &Snapshot, now: Now<'_>, barrier: &Barrier) -> Option<Verdict> {
-    let policy = &snapshot.document.policy;
+    let expected_nodes = snapshot.document.expected_nodes();
     let (at, is_due) = next_rotation(snapshot, now);
     let rotation =
         if is_due { format!("the rotation that was due at {at}") } else { format!("the next rotation, at {at},") };
     let since = |verdict: Verdict| if is_due { verdict.since(at) } else { verdict };
     let gone = taken_out(snapshot);
-    if barrier.required < policy.expected_nodes {
+    if barrier.required < expected_nodes {
         let sentence = format!(
             "{rotation} {} start: {} of {} expected nodes are here{}",
             if is_due { "does not" } else { "will not" },
             barrier.required,
-            policy.expected_nodes,
+            expected_nodes,
             if gone.is_empty() {
-                "; deploy the others, or lower expected_nodes in the configuration".to_owned()
+                "; deploy the others, or expect fewer".to_owned()
             } else {
                 format!("; absent or left behind: {}", listed(&gone))
             }
         );
         let verdict = Verdict::new(Severity::Warning, VerdictKind::ExpectedNodes, sentence)
             .counts("required", barrier.required)
-            .counts("expected", policy.expected_nodes)
+            .counts("expected", expected_nodes)
             .number("next_rotation_timestamp_seconds", at.secs());
         let verdict = if gone.is_empty() { verdict } else { verdict.next_with("forget", &gone) };
         return Some(since(verdict.nodes(gone)));

@@ -1,0 +1,78 @@
+//! What comes next, for operators who decide: what a `resume` waives, and when a node that is waited for is excluded
+//! (docs/protocol.md#rule-12; rules 11, 13).
+//!
+//! Commits nothing.  Asks the walk's own functions, so that what an operator reads is what will happen.
+
+use super::barrier::Barrier;
+use super::document::{Pause, Snapshot, Stage};
+use super::gates::{Rejections, rejections};
+use super::input::Now;
+use super::policy::{AbsentPolicy, Share};
+use super::presence::Life;
+use super::walk::{following, new_members};
+use tfo_model::ids::NodeId;
+use tfo_model::time::UnixTime;
+
+/// What a `resume` would waive, and for whom: a rotation that the health gate stopped in a wave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiver {
+    /// The wave that would pass in spite of its rejected cookies, from 1.
+    pub wave: usize,
+    /// Number of all waves.
+    pub of: usize,
+    /// Share of rejected cookies in the opened waves since the promotion, as it is now.
+    pub rejected: Share,
+    /// The same before the promotion.
+    pub baseline: Share,
+    /// Required nodes that would get the new primary next, in name order.
+    pub next: Vec<NodeId>,
+}
+
+/// See [`Waiver`]; none if the health gate has not stopped a wave.
+///
+/// The nodes are those that the walk would take in now.  The wave opens when its barrier is passed.
+#[must_use]
+pub fn waiver(snapshot: &Snapshot, now: Now<'_>) -> Option<Waiver> {
+    let document = &snapshot.document;
+    let Stage::Promoted { next, wave, .. } = &document.stage else { return None };
+    if wave.is_last() || !document.paused.as_ref().is_some_and(Pause::is_health) {
+        return None;
+    }
+    let Rejections { rejected, baseline, .. } = rejections(snapshot, next.epoch, wave);
+    let following = following(snapshot, now, next.epoch, wave);
+    let next = new_members(snapshot, next.epoch, &following, Some(wave)).cloned().collect();
+    Some(Waiver { wave: wave.opened + 1, of: wave.rules.len(), rejected, baseline, next })
+}
+
+/// When the first of the nodes that are waited for is excluded, if it stays silent or behind; none if no node will be.
+///
+/// By this coordinator's wall clock, and at the earliest: only time in which it serves counts.  A node that is behind and
+/// reports in time is never excluded, except by the short barrier of a revoke.
+#[must_use]
+pub fn next_exclusion(snapshot: &Snapshot, now: Now<'_>, life: &Life) -> Option<UnixTime> {
+    let document = &snapshot.document;
+    let all = Barrier::of_all(snapshot);
+    if all.spare() == 0 {
+        return None;
+    }
+    let absent_in = (document.policy.absent_policy == AbsentPolicy::Exclude)
+        .then(|| {
+            let mut waited_for = now.presence.unseen_required(snapshot);
+            waited_for.extend(all.waiting_for);
+            life.absent_in(snapshot, &waited_for).map(|left| left.as_secs())
+        })
+        .flatten();
+    let left_behind_in = (document.revoke.is_some() && document.paused.is_none())
+        .then(|| {
+            let waited = now.presence.phase_secs.min(now.presence.wave_secs);
+            let opened = Barrier::of_opened(snapshot).waiting_for;
+            let limit = |node: &NodeId| {
+                let report = snapshot.nodes.get(node)?.report.as_ref();
+                let period = report.map_or(0, |report| report.period_secs(&document.policy));
+                Some(document.policy.revoke_barrier_max_secs.max(period))
+            };
+            opened.iter().filter_map(limit).min().map(|limit| limit.saturating_sub(waited))
+        })
+        .flatten();
+    absent_in.into_iter().chain(left_behind_in).min().map(|left| now.wall.plus(left))
+}
