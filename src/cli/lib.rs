@@ -4,7 +4,7 @@
 //! * [`report`]: exit codes, output formats, results, failures.
 //! * [`output`]: notices that stdout has no reader any more.
 //! * [`reload`]: how a daemon ends a reload of its configuration.
-//! * [`terminal`], [`screen`], [`scroll`], [`bar`], [`table`], [`plain`]: text for terminals.
+//! * [`terminal`], [`screen`], [`bar`], [`scroll`], [`table`], [`plain`]: text for terminals.
 
 pub mod bar;
 pub mod frame;

@@ -30,7 +30,13 @@ const LONG_HELP: &str = include_str!("long_help.txt");
 /// The commands by what they are for, as the help lists them.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Look at the fleet", &["check", "pools", "nodes", "watch", "audit", "contexts"]),
-    ("Change it", &["rotate", "pause", "resume", "abort", "advance", "exclude", "deny", "forget", "import", "recover"]),
+    (
+        "Change it",
+        &[
+            "rotate", "pause", "resume", "abort", "advance", "exclude", "include", "deny", "allow", "forget", "expect",
+            "import", "recover",
+        ],
+    ),
     ("This host", HOST),
     ("Certificates", &["pki"]),
     ("This program", &["completions"]),

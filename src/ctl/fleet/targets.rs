@@ -8,8 +8,8 @@ use clap::Args;
 
 use tfo_cli::plain::names;
 use tfo_cli::report::{Failure, Outcome};
-use tfo_engine::rollout::policy::NamePattern;
 use tfo_model::ids::NodeId;
+use tfo_model::pattern::NamePattern;
 use tfo_model::problem::Problem;
 use tfo_wire::v1::fleet::{NodeStatus, PoolStatus};
 use tfo_wire::v1::orders::NODES_MAX;

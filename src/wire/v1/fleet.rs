@@ -210,8 +210,8 @@ pub struct NodeStatus {
     /// When an operator's exclusion ends; null without one.
     #[serde(default)]
     pub excluded_until: Option<UnixTime>,
-    /// Whether it has a connection; null for a node that asks by a timer, and until it has synced with this coordinator
-    /// since its start.
+    /// Whether it has a connection; null for a node that has none because it asks by a timer, and until it has synced with
+    /// this coordinator since its start.
     #[serde(default)]
     pub connected: Option<bool>,
     /// Since when it has had a connection, or none; null as above.

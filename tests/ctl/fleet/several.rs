@@ -14,7 +14,7 @@ fn two_fleets() -> (Operator, [FakeCoordinator; 2]) {
     with_pool(&coordinators[0], &pool(json!({})), &three());
     with_pool(&coordinators[1], &pool(json!({"pool": "bulk"})), &json!([node("lab1.test", json!({}))]));
     let file = |name: &str| operator.path("pki").join(name);
-    let files = client_files(&file("ca.crt"), &file("ops1.test.crt"), &file("ops1.test.key"));
+    let files = client_files(&file("ca.crt"), &file("ops1.test/operator.crt"), &file("ops1.test/operator.key"));
     let context = |name: &str, url: &str, pool: &str| {
         format!("[contexts.{name}]\nurls = [\"{url}\"]\npool = \"{pool}\"\n{files}\n")
     };

@@ -221,11 +221,12 @@ impl Driver {
         }
     }
 
-    /// Whether a node that keeps a connection has one; none for a node with a timer, and before its first sync with this
-    /// coordinator.
+    /// Whether a node has a connection; none if it has none and would not keep one: a node with a timer, and before its first
+    /// sync with this coordinator.
     fn is_connected(&self, node: &NodeId) -> Option<bool> {
         let described = self.described.get(node)?;
-        described.waits.then(|| self.connections.of(node).is_some_and(|contact| contact.open > 0))
+        let is_open = self.connections.of(node).is_some_and(|contact| contact.open > 0);
+        (is_open || described.waits).then_some(is_open)
     }
 }
 
