@@ -40,6 +40,9 @@ const FILES_KEPT: usize = 384;
 /// Fewest connections, however low the limit of open files is.
 const CONNECTIONS_MIN: usize = 64;
 
+/// One part in this many of all sockets may be those of peers that have not shown a certificate.
+const STRANGERS_PART: usize = 4;
+
 /// Most connections: about 1.5 GiB of buffers.
 const CONNECTIONS_MAX: usize = 65_536;
 
@@ -142,9 +145,13 @@ impl Daemon {
             warn!(error = chain(&error), "cannot say what is in use: a reload that needs a restart will not fail");
         }
         let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
-        let connections_max = files.saturating_sub(FILES_KEPT).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
-        let limits = Limits { body_bytes_max: COMMAND_BYTES_MAX, connections_max, ..Limits::default() };
-        let server = Arc::new(Server::new(limits));
+        let limits = limits(files);
+        let api = Arc::clone(&daemon.api);
+        let server = Server::new(limits).keeping_places(move |peer| {
+            let access = api.access.load();
+            peer.names.iter().any(|name| access.operators.contains(name))
+        });
+        let server = Arc::new(server);
         if let Some(observer) = observer {
             let seen =
                 Observed { api: Arc::clone(&daemon.api), server: Arc::clone(&server), tls: Arc::clone(&daemon.tls) };
@@ -297,6 +304,16 @@ impl Daemon {
     }
 }
 
+/// Bounds for a process that may have so many open files: what strangers can take leaves most of them to the fleet.
+fn limits(files: usize) -> Limits {
+    let defaults = Limits::default();
+    let free = files.saturating_sub(FILES_KEPT);
+    let handshakes_max = (free / STRANGERS_PART / Limits::SOCKETS_PER_HANDSHAKE).clamp(1, defaults.handshakes_max);
+    let connections_max = free.saturating_sub(handshakes_max * Limits::SOCKETS_PER_HANDSHAKE);
+    let connections_max = connections_max.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
+    Limits { body_bytes_max: COMMAND_BYTES_MAX, connections_max, handshakes_max, ..defaults }
+}
+
 /// Blocking: reads the configuration for a reload; fails if anything is wrong with it or with the certificates.
 fn read_again(config: &Path) -> Result<CoordinatorSettings, Vec<Problem>> {
     let settings = CoordinatorSettings::load(config)?;
@@ -318,4 +335,18 @@ fn start_pools(
         Ok((name.clone(), Arc::new(pool.map_err(|error| error.problem())?)))
     });
     started.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_leave_most_sockets_to_the_fleet() {
+        let expected = [(0, 1, 64), (448, 5, 64), (1_024, 53, 481), (4_096, 309, 2_785), (65_536, 1_000, 62_152)];
+        for (files, handshakes, connections) in expected {
+            let limits = limits(files);
+            assert_eq!((limits.handshakes_max, limits.connections_max), (handshakes, connections), "{files}");
+        }
+    }
 }

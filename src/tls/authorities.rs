@@ -3,6 +3,8 @@
 //! Each CA verifies by itself, with its own revocation lists.  In one common set webpki uses the first list with the
 //! issuer's *name*, and two CAs of one name, usual during a rotation of the CA, would refuse each other's clients.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime as VerificationTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -19,6 +21,34 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use super::pem::{self, unix};
 use tfo_model::problem::Problem;
 use tfo_model::time::UnixTime;
+
+/// Most intermediate certificates of a client.  Everybody learns the CAs' names from the handshake, and can send certificates
+/// that claim to be issued by them: each would cost a signature check before it is found out.
+const INTERMEDIATES_MAX: usize = 3;
+
+/// Why a chain is refused before any of its signatures is checked.
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum BadChain {
+    #[error("the client sent {0} intermediate certificates, at most {INTERMEDIATES_MAX} are taken")]
+    TooLong(usize),
+    #[error("the client sent two intermediate certificates with one name")]
+    NameTwice,
+    #[error("an intermediate certificate of the client cannot be parsed")]
+    Unreadable,
+}
+
+impl fmt::Debug for BadChain {
+    /// The text: rustls shows such an error in the log only with this.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<BadChain> for rustls::Error {
+    fn from(bad: BadChain) -> Self {
+        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(bad))))
+    }
+}
 
 /// The CAs of the clients; at least one.
 #[derive(Debug)]
@@ -125,6 +155,7 @@ impl ClientCertVerifier for Authorities {
         intermediates: &[CertificateDer<'_>],
         now: VerificationTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
+        judge_intermediates(intermediates)?;
         let mut refusal = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
         for authority in &self.verifiers {
             if authority.expires.secs() < now.as_secs() {
@@ -166,10 +197,29 @@ impl ClientCertVerifier for Authorities {
     }
 }
 
+/// Refuses what would cost many signature checks.
+///
+/// webpki tries every order of certificates that name each other as issuers.  With names that differ, each certificate has
+/// one place in one order: a forged chain costs at most the checks of a good one.
+fn judge_intermediates(intermediates: &[CertificateDer<'_>]) -> Result<(), BadChain> {
+    if intermediates.len() > INTERMEDIATES_MAX {
+        return Err(BadChain::TooLong(intermediates.len()));
+    }
+    let parsed = intermediates.iter().map(|der| X509Certificate::from_der(der));
+    let parsed = parsed.collect::<Result<Vec<_>, _>>().map_err(|_| BadChain::Unreadable)?;
+    let names: BTreeSet<&[u8]> = parsed.iter().map(|(_, one)| one.subject().as_raw()).collect();
+    if names.len() < parsed.len() { Err(BadChain::NameTwice) } else { Ok(()) }
+}
+
 /// The one crypto provider.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
-    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::ring::default_provider())))
+    Arc::clone(PROVIDER.get_or_init(|| {
+        let provider = rustls::crypto::ring::default_provider();
+        #[cfg(test)]
+        let provider = super::forged_chains::counting(provider);
+        Arc::new(provider)
+    }))
 }
 
 /// Where problems of both kinds of file belong.

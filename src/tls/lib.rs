@@ -7,6 +7,8 @@ pub mod identity;
 pub mod server;
 
 mod authorities;
+#[cfg(test)]
+mod forged_chains;
 mod live;
 mod pem;
 mod stamp;

@@ -14,6 +14,7 @@ mod refusals;
 mod service;
 mod watch;
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use admission::{ConnectionPlace, Gate, HandshakePlace};
+use admission::{ConnectionPlace, Gate, Standing};
 pub use answer::{Refusal, RequestId};
 pub use body::JsonBody;
 use connection::{Ends, linger};
@@ -37,6 +38,7 @@ use service::ConnectionService;
 pub use service::Draining;
 use watch::ConnectionWatch;
 
+use tfo_tls::identity::Peer;
 use tfo_tls::server::{LiveConnection, ServerTls};
 use tfo_wire::error::ErrorKind;
 
@@ -47,9 +49,6 @@ const BACKLOG: i32 = 4096;
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: usually there are no file descriptors until a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long the next connection waits in the kernel's queue for a place for its handshake.  After a restart all nodes
-/// connect within a second, and a node that is refused returns only after a longer pause.
-const CROWD_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a refused handshake may take to read its alert.
 const ALERT_LINGER: Duration = Duration::from_secs(1);
 /// How long stopped tasks may take after the drain: each needs to run only once more.
@@ -89,12 +88,21 @@ pub struct Drained {
     pub cut: usize,
 }
 
+/// Whether some places are kept for this peer.
+type KeptFor = Arc<dyn Fn(&Peer) -> bool + Send + Sync>;
+
 /// A server with its limits and counters.
-#[derive(Debug)]
 pub struct Server {
     limits: Limits,
     gate: Arc<Gate>,
     refusals: Arc<Refusals>,
+    kept_for: KeptFor,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("limits", &self.limits).finish_non_exhaustive()
+    }
 }
 
 /// What the tasks of one listener share.
@@ -102,7 +110,9 @@ pub struct Server {
 struct Shared {
     router: Router,
     limits: Limits,
+    gate: Arc<Gate>,
     refusals: Arc<Refusals>,
+    kept_for: KeptFor,
     ends: Ends,
 }
 
@@ -110,7 +120,13 @@ impl Server {
     /// A server with these limits.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, gate: Gate::new(limits), refusals: Arc::default() }
+        Self { limits, gate: Gate::new(limits), refusals: Arc::default(), kept_for: Arc::new(|_| false) }
+    }
+
+    /// Keeps [`Limits::operators_kept`] places for these peers.
+    #[must_use]
+    pub fn keeping_places(self, kept_for: impl Fn(&Peer) -> bool + Send + Sync + 'static) -> Self {
+        Self { kept_for: Arc::new(kept_for), ..self }
     }
 
     /// Refusals so far, by reason.  For metrics.
@@ -137,13 +153,10 @@ impl Server {
     ) -> Drained {
         let housekeeping = keep_house(Arc::clone(&self.refusals), Some(Arc::clone(&tls)));
         let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping));
-        self.accept(listener, router, shutdown, |shared, stream, address, place, handshakes| {
-            let handshake = handshakes.begin_handshake(address.ip())?;
+        self.accept(listener, router, shutdown, |shared, stream, address| {
+            shared.gate.could_enter(address.ip())?;
             let tls = Arc::clone(&tls);
-            Ok(async move {
-                shared.connection(stream, address, handshake, tls).await;
-                drop(place);
-            })
+            Ok(shared.connection(stream, address, tls))
         })
         .await
     }
@@ -151,7 +164,8 @@ impl Server {
     /// Serves `router` without TLS, GET only, until `shutdown`: for what holds no secrets.
     pub async fn serve_plain(&self, listener: TcpListener, router: Router, shutdown: CancellationToken) -> Drained {
         let _housekeeping = AbortOnDropHandle::new(tokio::spawn(keep_house(Arc::clone(&self.refusals), None)));
-        self.accept(listener, router, shutdown, |shared, stream, address, place, _| {
+        self.accept(listener, router, shutdown, |shared, stream, address| {
+            let place = shared.gate.enter(address.ip(), Standing::Anybody)?;
             Ok(async move {
                 let service = shared.service(address, None);
                 connection::serve(stream, service, None, shared.ends).await;
@@ -167,22 +181,24 @@ impl Server {
         listener: TcpListener,
         router: Router,
         shutdown: CancellationToken,
-        begin: impl Fn(Shared, TcpStream, SocketAddr, ConnectionPlace, &Arc<Gate>) -> Result<F, Reason>,
+        begin: impl Fn(Shared, TcpStream, SocketAddr) -> Result<F, Reason>,
     ) -> Drained {
         let ends = Ends { drain: shutdown, stop: CancellationToken::new() };
         // If this future is dropped, its connections end with it.
         let _stop = ends.stop.clone().drop_guard();
         let router = router.fallback(unknown_path).method_not_allowed_fallback(unknown_method);
-        let shared = Shared { router, limits: self.limits, refusals: Arc::clone(&self.refusals), ends: ends.clone() };
+        let shared = Shared {
+            router,
+            limits: self.limits,
+            gate: Arc::clone(&self.gate),
+            refusals: Arc::clone(&self.refusals),
+            kept_for: Arc::clone(&self.kept_for),
+            ends: ends.clone(),
+        };
         let tasks = TaskTracker::new();
         loop {
-            let next = async {
-                // After that it is refused: stalling peers have all the places.
-                drop(timeout(CROWD_PATIENCE, self.gate.room_for_handshake()).await);
-                listener.accept().await
-            };
             let accepted = tokio::select! {
-                accepted = next => accepted,
+                accepted = listener.accept() => accepted,
                 () = ends.drain.cancelled() => break,
             };
             let (stream, address) = match accepted {
@@ -195,8 +211,7 @@ impl Server {
             };
             // Answers are written whole; waiting for more would only delay them.
             drop(stream.set_nodelay(true));
-            let begun = self.gate.enter(address.ip());
-            match begun.and_then(|place| begin(shared.clone(), stream, address, place, &self.gate)) {
+            match begin(shared.clone(), stream, address) {
                 Ok(served) => drop(tasks.spawn(served)),
                 Err(reason) => self.refusals.note(reason, &Shown(address, None), &"closed without an answer"),
             }
@@ -227,49 +242,63 @@ impl Shared {
     }
 
     /// From an accepted socket to the end of the connection.
-    async fn connection(self, stream: TcpStream, address: SocketAddr, handshake: HandshakePlace, tls: Arc<ServerTls>) {
+    async fn connection(self, stream: TcpStream, address: SocketAddr, tls: Arc<ServerTls>) {
         // On the heap, each for its own time: together they would take memory for as long as the connection.
-        let shaken = Box::pin(self.handshake(stream, address, handshake, &tls)).await;
+        let shaken = Box::pin(self.handshake(stream, address, &tls)).await;
         drop(tls);
-        if let Some((stream, live)) = shaken {
+        if let Some((stream, live, place)) = shaken {
             let service = self.service(address, Some(&live));
             Box::pin(connection::serve(*stream, service, Some(live), self.ends)).await;
+            drop(place);
         }
     }
 
-    /// The handshake; none if it failed.
+    /// The handshake, and what it earns; none if it failed.
     async fn handshake(
         &self,
         stream: TcpStream,
         address: SocketAddr,
-        place: HandshakePlace,
         tls: &ServerTls,
-    ) -> Option<(Box<TlsStream<TcpStream>>, LiveConnection)> {
+    ) -> Option<(Box<TlsStream<TcpStream>>, LiveConnection, ConnectionPlace)> {
         let shown = Shown(address, None);
+        let refuse = |reason, error: &dyn fmt::Display| self.refusals.note(reason, &shown, error);
+        let place = tokio::select! {
+            place = self.gate.begin_handshake(address.ip()) => place,
+            () = self.ends.drain.cancelled() => return None,
+        };
+        let place = place.map_err(|reason| refuse(reason, &"closed without an answer")).ok()?;
         let in_use = tls.in_use();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&in_use.config));
         let shaken = tokio::select! {
             shaken = timeout(self.limits.handshake_timeout, acceptor.accept(stream).into_fallible()) => shaken,
             () = self.ends.drain.cancelled() => return None,
+            () = place.given_away() => {
+                refuse(Reason::HandshakeGaveWay, &"the handshake gave way to another one");
+                return None;
+            }
         };
         drop(place);
         let stream = match shaken {
             Ok(Ok(stream)) => Box::new(stream),
             Ok(Err((error, mut stream))) => {
-                self.refusals.note(Reason::of_handshake(&error), &shown, &error);
+                refuse(Reason::of_handshake(&error), &error);
                 // Without it a reset could overtake the alert, and the peer would not learn why.
                 drop(timeout(ALERT_LINGER, linger(&mut stream)).await);
                 return None;
             }
             Err(_) => {
-                self.refusals.note(Reason::HandshakeTimeout, &shown, &"the handshake did not end in time");
+                refuse(Reason::HandshakeTimeout, &"the handshake did not end in time");
                 return None;
             }
         };
-        match tls.admit(&in_use, stream.get_ref().1.peer_certificates().unwrap_or_default()) {
-            Ok(live) => Some((stream, live)),
-            Err(error) => {
-                self.refusals.note(Reason::CertificateInvalid, &shown, &error);
+        let admitted = tls.admit(&in_use, stream.get_ref().1.peer_certificates().unwrap_or_default());
+        let live = admitted.map_err(|error| refuse(Reason::CertificateInvalid, &error)).ok()?;
+        let standing = if (self.kept_for)(live.peer()) { Standing::Operator } else { Standing::Anybody };
+        match self.gate.enter(address.ip(), standing) {
+            Ok(place) => Some((stream, live, place)),
+            Err(reason) => {
+                let shown = Shown(address, Some(live.peer()));
+                self.refusals.note(reason, &shown, &"closed without an answer");
                 None
             }
         }

@@ -47,6 +47,8 @@ reasons! {
     TooManyFromAddress = "too_many_from_address",
     /// As many handshakes are under way as the server takes at a time.
     TooManyHandshakes = "too_many_handshakes",
+    /// The handshake gave way to one of another address.
+    HandshakeGaveWay = "handshake_gave_way",
     /// The handshake did not end in time.
     HandshakeTimeout = "handshake_timeout",
     /// The peer showed no certificate.
