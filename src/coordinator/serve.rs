@@ -18,16 +18,17 @@ use super::in_use::InUse;
 use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools};
 use super::preflight::{self, Opened};
-use super::routes::{self, Api};
+use super::routes::{self, Api, SharedBodies};
 use super::server::{Drained, Limits, Server, listen};
 use tfo_cli::reload;
 use tfo_cli::report::Outcome;
 use tfo_config::coordinator::CoordinatorSettings;
 use tfo_engine::rollout::policy::Policy;
-use tfo_host::runtime::{log, notify, process};
+use tfo_host::runtime::{clock, log, notify, process};
 use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, Severity, chain, first_error};
 use tfo_store::{SqliteStore, Store};
+use tfo_tls::identity::Peer;
 use tfo_tls::server::ServerTls;
 use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
 
@@ -118,7 +119,13 @@ impl Daemon {
             pools: ArcSwap::default(),
             access: ArcSwap::from_pointee(settings.access.clone()),
             metrics: Arc::new(Metrics::new()),
+            bodies: SharedBodies::default(),
+            own_names: Box::new({
+                let tls = Arc::clone(&tls);
+                move |name| tls.is_own_name(name)
+            }),
         });
+        tls.give_grace_to(operators(&api));
         let shutdown = CancellationToken::new();
         let mut daemon = Self {
             config: settings.file.clone(),
@@ -146,15 +153,14 @@ impl Daemon {
         }
         let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
         let limits = limits(files);
-        let api = Arc::clone(&daemon.api);
-        let server = Server::new(limits).keeping_places(move |peer| {
-            let access = api.access.load();
-            peer.names.iter().any(|name| access.operators.contains(name))
-        });
-        let server = Arc::new(server);
+        let server = Arc::new(Server::new(limits).keeping_places(operators(&daemon.api)));
         if let Some(observer) = observer {
-            let seen =
-                Observed { api: Arc::clone(&daemon.api), server: Arc::clone(&server), tls: Arc::clone(&daemon.tls) };
+            let seen = Observed {
+                api: Arc::clone(&daemon.api),
+                server: Arc::clone(&server),
+                tls: Arc::clone(&daemon.tls),
+                names: daemon.settings.observe_names.clone(),
+            };
             let (router, shutdown) = (dashboard::router(Arc::new(seen)), daemon.shutdown.clone());
             daemon.servers.push(tokio::spawn(async move {
                 Server::new(Limits::observe()).serve_plain(observer, router, shutdown).await
@@ -256,7 +262,8 @@ impl Daemon {
         let pools = self.api.pools.load();
         let names: Vec<&str> = pools.keys().map(PoolName::as_str).collect();
         let refused = self.refused.as_ref().map(|refused| format!("{refused}; ")).unwrap_or_default();
-        format!("{refused}serving {} on {}", names.join(", "), self.settings.api.listen.value)
+        let list = self.tls.list_notice(clock::now()).map(|notice| format!("{notice}; ")).unwrap_or_default();
+        format!("{refused}{list}serving {} on {}", names.join(", "), self.settings.api.listen.value)
     }
 
     /// Applies the new configuration, or keeps the old one if the new one is invalid.
@@ -302,6 +309,12 @@ impl Daemon {
         self.settings = settings;
         Ok(())
     }
+}
+
+/// Tells operators from other peers, by the access of the moment.
+fn operators(api: &Arc<Api>) -> impl Fn(&Peer) -> bool + Send + Sync + 'static {
+    let api = Arc::clone(api);
+    move |peer| peer.names.iter().any(|name| api.access.load().operators.contains(name))
 }
 
 /// Bounds for a process that may have so many open files: what strangers can take leaves most of them to the fleet.

@@ -3,8 +3,6 @@
 //! Each CA verifies by itself, with its own revocation lists.  In one common set webpki uses the first list with the
 //! issuer's *name*, and two CAs of one name, usual during a rotation of the CA, would refuse each other's clients.
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,43 +10,25 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime as VerificationTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
+use super::chain::judge_intermediates;
+use super::grace::Grace;
 use super::pem::{self, unix};
 use tfo_model::problem::Problem;
 use tfo_model::time::UnixTime;
 
-/// Most intermediate certificates of a client.  Everybody learns the CAs' names from the handshake, and can send certificates
-/// that claim to be issued by them: each would cost a signature check before it is found out.
-const INTERMEDIATES_MAX: usize = 3;
-
-/// Why a chain is refused before any of its signatures is checked.
-#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
-enum BadChain {
-    #[error("the client sent {0} intermediate certificates, at most {INTERMEDIATES_MAX} are taken")]
-    TooLong(usize),
-    #[error("the client sent two intermediate certificates with one name")]
-    NameTwice,
-    #[error("an intermediate certificate of the client cannot be parsed")]
-    Unreadable,
-}
-
-impl fmt::Debug for BadChain {
-    /// The text: rustls shows such an error in the log only with this.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl From<BadChain> for rustls::Error {
-    fn from(bad: BadChain) -> Self {
-        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(bad))))
-    }
-}
+/// The error for a client whose revocation list is out of date.  No other client gets its alert, access_denied: that tells
+/// clients the reason.
+pub(super) const LIST_OVERDUE: CertificateError = CertificateError::ApplicationVerificationFailure;
+/// How long before the end of a revocation list it is told, in seconds: 30 days.
+const NOTICE_SECS: u64 = 30 * 86_400;
+/// But for at most one part in this many of its life: some lists live for a week.
+const NOTICE_PARTS: u64 = 4;
 
 /// The CAs of the clients; at least one.
 #[derive(Debug)]
@@ -59,12 +39,27 @@ pub(super) struct Authorities {
     pub(super) expires: UnixTime,
     /// When the first of the revocation lists is out of date.
     pub(super) crl_expires: Option<UnixTime>,
+    /// Who is let in with a list that is out of date.
+    grace: Grace,
+    /// From when on the end of a revocation list is told.
+    pub(super) crl_notice: Option<UnixTime>,
+}
+
+/// What happens to a certificate whose revocation list is out of date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Overdue {
+    /// It is refused, without grace.
+    Refused,
+    /// The list counts as it is.
+    Counts,
 }
 
 /// One CA.
 #[derive(Debug)]
 struct Authority {
     verifier: Arc<dyn ClientCertVerifier>,
+    /// The same, with lists that are out of date.
+    lenient: Arc<dyn ClientCertVerifier>,
     /// webpki does not check this.
     expires: UnixTime,
 }
@@ -75,9 +70,38 @@ struct List<'a> {
     parsed: CertificateRevocationList<'a>,
 }
 
+impl List<'_> {
+    /// From when on its end is told.
+    fn notice(&self) -> Option<UnixTime> {
+        let until = self.parsed.next_update().map(unix)?;
+        let life = until.secs().saturating_sub(unix(self.parsed.last_update()).secs());
+        Some(until.minus(NOTICE_SECS.min(life / NOTICE_PARTS)))
+    }
+
+    /// The warning for a list that is out of date, or soon will be.
+    fn ending(&self, now: UnixTime) -> Option<Problem> {
+        let (issuer, until) = (self.parsed.issuer(), self.parsed.next_update().map(unix)?);
+        if until < now {
+            let message = format!(
+                "the revocation list of {issuer} expired at {until}, so later revocations are unknown: new nodes are \
+                 refused; operators, and who is connected, are not"
+            );
+            return Some(Problem::warning(LIST_EXPIRED, message, RENEW_LIST));
+        }
+        let message = format!("the revocation list of {issuer} ends at {until}: from then on new nodes are refused");
+        self.notice().filter(|from| *from < now).map(|_| Problem::warning("tls_crl_expiring", message, RENEW_LIST))
+    }
+}
+
 impl Authorities {
     /// Reads the bundle and the lists; adds what is wrong to `problems`.  None if no client could be verified with them.
-    pub(super) fn read(bundle: &Path, crl: Option<&Path>, now: UnixTime, problems: &mut Vec<Problem>) -> Option<Self> {
+    pub(super) fn read(
+        bundle: &Path,
+        crl: Option<&Path>,
+        now: UnixTime,
+        grace: &Grace,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Self> {
         let certificates = pem::certificates(bundle).map_err(|problem| problems.push(problem)).ok();
         let lists = crl.map(|path| pem::revocation_lists(path).map_err(|problem| problems.push(problem)));
         let lists = match lists {
@@ -88,7 +112,8 @@ impl Authorities {
         let certificates = certificates.and_then(|all| usable_authorities(all, bundle, now, problems));
         let lists = lists.as_deref().and_then(|all| current_lists(all, crl.unwrap_or(bundle), now, problems));
         let (certificates, lists) = (certificates?, lists?);
-        Self::join(&certificates, &lists, Places { bundle, crl }, problems)
+        let joined = Self::join(&certificates, &lists, Places { bundle, crl }, problems)?;
+        Some(Self { grace: grace.clone(), ..joined })
     }
 
     fn join(
@@ -115,8 +140,12 @@ impl Authorities {
                 problems.push(no_list(ca, crl));
             }
             own.extend(foreign.iter().cloned());
-            match verifier(der, own) {
-                Ok(verifier) => verifiers.push(Authority { verifier, expires: unix(ca.validity().not_after) }),
+            let both = verifier(der, own.clone(), Overdue::Refused)
+                .and_then(|strict| Ok((strict, verifier(der, own, Overdue::Counts)?)));
+            match both {
+                Ok((verifier, lenient)) => {
+                    verifiers.push(Authority { verifier, lenient, expires: unix(ca.validity().not_after) });
+                }
                 Err(message) => problems.push(
                     Problem::error("tls_bad_ca", format!("{}: {message}", ca.subject()), "issue it again")
                         .in_file(places.crl.unwrap_or(places.bundle)),
@@ -132,15 +161,43 @@ impl Authorities {
             hints: verifiers.iter().flat_map(|one| one.verifier.root_hint_subjects().to_vec()).collect(),
             expires: verifiers.iter().map(|one| one.expires).min().unwrap_or(UnixTime::MAX),
             verifiers,
+            grace: Grace::default(),
+            crl_notice: lists.iter().filter_map(|list| list.notice()).min(),
             crl_expires: lists.iter().filter_map(|list| list.parsed.next_update()).map(unix).min(),
         })
     }
 
-    /// Verifies a chain as the handshake does.
+    /// Verifies the chain of an open connection.  A list that is out of date closes none.
     pub(super) fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), rustls::Error> {
         let (own, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let now = VerificationTime::since_unix_epoch(std::time::Duration::from_secs(now.secs()));
-        self.verify_client_cert(own, intermediates, now).map(|_| ())
+        self.judge(own, intermediates, now, Overdue::Counts).map(|_| ())
+    }
+
+    fn judge(
+        &self,
+        own: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: VerificationTime,
+        overdue: Overdue,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        judge_intermediates(intermediates)?;
+        let mut refusal = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        for authority in self.verifiers.iter().filter(|authority| authority.expires.secs() >= now.as_secs()) {
+            let verifier = match overdue {
+                Overdue::Refused => &authority.verifier,
+                Overdue::Counts => &authority.lenient,
+            };
+            match verifier.verify_client_cert(own, intermediates, now) {
+                Ok(verified) => return Ok(verified),
+                // Not of this CA, or of another one of its name.  The CA that issued it knows more.
+                Err(rustls::Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer | CertificateError::BadSignature,
+                )) => {}
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
     }
 }
 
@@ -155,22 +212,16 @@ impl ClientCertVerifier for Authorities {
         intermediates: &[CertificateDer<'_>],
         now: VerificationTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        judge_intermediates(intermediates)?;
-        let mut refusal = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        for authority in &self.verifiers {
-            if authority.expires.secs() < now.as_secs() {
-                continue;
-            }
-            match authority.verifier.verify_client_cert(end_entity, intermediates, now) {
-                Ok(verified) => return Ok(verified),
-                // Not of this CA, or of another one of its name.  The CA that issued it knows more.
-                Err(rustls::Error::InvalidCertificate(
-                    CertificateError::UnknownIssuer | CertificateError::BadSignature,
-                )) => {}
-                Err(error) => refusal = error,
-            }
+        let refused = match self.judge(end_entity, intermediates, now, Overdue::Refused) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. },
+            )) => rustls::Error::InvalidCertificate(LIST_OVERDUE),
+            other => return other,
+        };
+        match self.grace.is_for(end_entity) {
+            true => self.judge(end_entity, intermediates, now, Overdue::Counts),
+            false => Err(refused),
         }
-        Err(refusal)
     }
 
     fn verify_tls12_signature(
@@ -197,20 +248,6 @@ impl ClientCertVerifier for Authorities {
     }
 }
 
-/// Refuses what would cost many signature checks.
-///
-/// webpki tries every order of certificates that name each other as issuers.  With names that differ, each certificate has
-/// one place in one order: a forged chain costs at most the checks of a good one.
-fn judge_intermediates(intermediates: &[CertificateDer<'_>]) -> Result<(), BadChain> {
-    if intermediates.len() > INTERMEDIATES_MAX {
-        return Err(BadChain::TooLong(intermediates.len()));
-    }
-    let parsed = intermediates.iter().map(|der| X509Certificate::from_der(der));
-    let parsed = parsed.collect::<Result<Vec<_>, _>>().map_err(|_| BadChain::Unreadable)?;
-    let names: BTreeSet<&[u8]> = parsed.iter().map(|(_, one)| one.subject().as_raw()).collect();
-    if names.len() < parsed.len() { Err(BadChain::NameTwice) } else { Ok(()) }
-}
-
 /// The one crypto provider.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
@@ -232,14 +269,16 @@ struct Places<'a> {
 fn verifier(
     authority: &CertificateDer<'static>,
     lists: Vec<CertificateRevocationListDer<'static>>,
+    overdue: Overdue,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone()).map_err(|error| error.to_string())?;
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-        .with_crls(lists)
-        .enforce_revocation_expiration()
-        .build()
-        .map_err(|error| error.to_string())
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).with_crls(lists);
+    let builder = match overdue {
+        Overdue::Refused => builder.enforce_revocation_expiration(),
+        Overdue::Counts => builder,
+    };
+    builder.build().map_err(|error| error.to_string())
 }
 
 fn is_named(authority: &X509Certificate<'_>, list: &List<'_>) -> bool {
@@ -280,33 +319,34 @@ fn usable_authorities(
     (!wrong && !usable.is_empty()).then_some(usable)
 }
 
-/// The lists, newest first, if none is out of date.
+/// Kind of the warning for a list that is out of date.
+pub(super) const LIST_EXPIRED: &str = "tls_crl_expired";
+/// What to do about a list that ends.
+const RENEW_LIST: &str = "`tfoctl pki crl` issues a new one: copy it here; it is read without a restart";
+
+/// The lists, newest first.
 fn current_lists<'a>(
     all: &'a [CertificateRevocationListDer<'static>],
     place: &Path,
     now: UnixTime,
     problems: &mut Vec<Problem>,
 ) -> Option<Vec<List<'a>>> {
-    let before = problems.len();
+    let mut readable = true;
     let mut lists = Vec::new();
     for (der, number) in all.iter().zip(1..) {
         let Ok((_, parsed)) = CertificateRevocationList::from_der(der) else {
             let message = format!("revocation list {number} of the file cannot be parsed");
             problems.push(Problem::error("tls_bad_crl", message, "issue it again").in_file(place));
+            readable = false;
             continue;
         };
-        if let Some(until) = parsed.next_update().map(unix).filter(|until| *until < now) {
-            let issuer = parsed.issuer();
-            let message =
-                format!("the revocation list of {issuer} expired at {until}, so later revocations are unknown");
-            let remedy = "issue a new list, and renew it before its nextUpdate";
-            problems.push(Problem::error("tls_crl_expired", message, remedy).in_file(place));
-        }
-        lists.push(List { der, parsed });
+        let list = List { der, parsed };
+        problems.extend(list.ending(now).map(|problem| problem.in_file(place)));
+        lists.push(list);
     }
     // webpki uses the first list of an issuer.
     lists.sort_by_key(|list| std::cmp::Reverse(list.parsed.last_update().timestamp()));
-    (problems.len() == before).then_some(lists)
+    readable.then_some(lists)
 }
 
 fn no_list(authority: &X509Certificate<'_>, place: &Path) -> Problem {

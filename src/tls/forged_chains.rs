@@ -11,6 +11,7 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls_pki_types::{AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm};
 
 use super::authorities::Authorities;
+use super::grace::Grace;
 use tfo_model::time::UnixTime;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -117,7 +118,8 @@ fn a_forged_chain_costs_at_most_what_a_good_one_costs() {
     std::fs::write(&bundle, ca.certificate.pem()).unwrap();
     std::fs::write(&lists, format!("{}{}", ca.list(), below.list())).unwrap();
     let mut problems = Vec::new();
-    let authorities = Authorities::read(&bundle, Some(&lists), NOW, &mut problems).expect("good files");
+    let authorities =
+        Authorities::read(&bundle, Some(&lists), NOW, &Grace::default(), &mut problems).expect("good files");
     assert_eq!(problems, []);
 
     let (verdict, direct) = judged(&authorities, &[ca.leaf()]);

@@ -132,6 +132,15 @@ impl Handshakes {
         oldest.is_some_and(|(_, oldest)| now.duration_since(oldest.since) >= HANDSHAKE_SLOW)
     }
 
+    /// Makes room for one more of this address, at the cost of the oldest: its own, or the greediest address's.
+    fn force_room(&mut self, address: IpAddr, max: usize, share: usize) {
+        if self.of(address) >= share {
+            self.end_oldest(address);
+        } else if let Some(greediest) = self.greediest().filter(|_| self.total >= max) {
+            self.end_oldest(greediest);
+        }
+    }
+
     /// Makes room for a handshake of this address, if it has a right to one.
     fn make_room(&mut self, address: IpAddr, max: usize, now: Instant) -> bool {
         let short = self.total >= max.div_ceil(2);
@@ -205,6 +214,17 @@ impl Gate {
         self.judge(&open, address, standing)?;
         open.connections.add(address);
         Ok(ConnectionPlace { gate: Arc::clone(self), address })
+    }
+
+    /// A place for a connection that shows no certificate and is soon over: a probe's or a browser's.  None is refused; one
+    /// that was opened earlier gives way.
+    pub(super) fn enter_plain(self: &Arc<Self>, address: IpAddr) -> HandshakePlace {
+        let address = payer(address);
+        let mut open = self.lock();
+        let (max, share) = (self.limits.connections_max, self.limits.connections_per_address_max);
+        open.handshakes.force_room(address, max, share);
+        let (id, gives_way) = open.handshakes.add(address, Instant::now());
+        HandshakePlace { gate: Arc::clone(self), address, id, gives_way }
     }
 
     /// Whether it is worth a handshake to learn who this is: it could be an operator.
@@ -379,6 +399,22 @@ mod tests {
         drop((held, other, rest, let_in, more, last));
         let open = gate.lock();
         assert!(open.handshakes.total == 0 && open.handshakes.by_address.is_empty());
+    }
+
+    #[test]
+    fn a_plain_connection_is_never_refused() {
+        let gate = Gate::new(Limits { connections_max: 5, connections_per_address_max: 3, ..Limits::default() });
+        let [probes, browser, other] = addresses();
+        let silent: Vec<_> = (0..3).map(|_| gate.enter_plain(probes)).collect();
+        let probe = gate.enter_plain(probes);
+        assert_eq!(silent.iter().map(ended).collect::<Vec<_>>(), [true, false, false], "its own address's oldest");
+        let page = gate.enter_plain(browser);
+        let also = gate.enter_plain(browser);
+        assert!(!silent[1..].iter().any(ended));
+        let third = gate.enter_plain(other);
+        assert_eq!(silent.iter().map(ended).collect::<Vec<_>>(), [true, true, false], "all places are taken");
+        assert!(![probe, page, also, third].iter().any(ended));
+        assert_eq!(gate.connections(), 5);
     }
 
     #[test]

@@ -34,8 +34,8 @@ use connection::{Ends, linger};
 pub use limits::Limits;
 use refusals::Shown;
 pub use refusals::{Reason, Refusals};
-use service::ConnectionService;
 pub use service::Draining;
+use service::{ConnectionService, Requests};
 use watch::ConnectionWatch;
 
 use tfo_tls::identity::Peer;
@@ -51,6 +51,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a refused handshake may take to read its alert.
 const ALERT_LINGER: Duration = Duration::from_secs(1);
+/// What a connection keeps of an answer that its peer does not read, in bytes, apart from hyper's buffer and the kernel's.
+const UNREAD_BYTES_MAX: usize = 16 << 10;
 /// How long stopped tasks may take after the drain: each needs to run only once more.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -113,6 +115,7 @@ struct Shared {
     gate: Arc<Gate>,
     refusals: Arc<Refusals>,
     kept_for: KeptFor,
+    requests: Requests,
     ends: Ends,
 }
 
@@ -165,11 +168,16 @@ impl Server {
     pub async fn serve_plain(&self, listener: TcpListener, router: Router, shutdown: CancellationToken) -> Drained {
         let _housekeeping = AbortOnDropHandle::new(tokio::spawn(keep_house(Arc::clone(&self.refusals), None)));
         self.accept(listener, router, shutdown, |shared, stream, address| {
-            let place = shared.gate.enter(address.ip(), Standing::Anybody)?;
+            let place = shared.gate.enter_plain(address.ip());
             Ok(async move {
                 let service = shared.service(address, None);
-                connection::serve(stream, service, None, shared.ends).await;
-                drop(place);
+                tokio::select! {
+                    () = connection::serve(stream, service, None, shared.ends) => {}
+                    () = place.given_away() => {
+                        let why = "the connection gave way to a newer one";
+                        shared.refusals.note(Reason::TooManyFromAddress, &Shown(address, None), &why);
+                    }
+                }
             })
         })
         .await
@@ -193,6 +201,7 @@ impl Server {
             gate: Arc::clone(&self.gate),
             refusals: Arc::clone(&self.refusals),
             kept_for: Arc::clone(&self.kept_for),
+            requests: Requests::default(),
             ends: ends.clone(),
         };
         let tasks = TaskTracker::new();
@@ -237,6 +246,7 @@ impl Shared {
             limits: self.limits,
             watch: ConnectionWatch::new(),
             draining: Draining(self.ends.drain.clone()),
+            requests: self.requests.clone(),
             refusals: Arc::clone(&self.refusals),
         }
     }
@@ -279,7 +289,10 @@ impl Shared {
         };
         drop(place);
         let stream = match shaken {
-            Ok(Ok(stream)) => Box::new(stream),
+            Ok(Ok(mut stream)) => {
+                stream.get_mut().1.set_buffer_limit(Some(UNREAD_BYTES_MAX));
+                Box::new(stream)
+            }
             Ok(Err((error, mut stream))) => {
                 refuse(Reason::of_handshake(&error), &error);
                 // Without it a reset could overtake the alert, and the peer would not learn why.

@@ -275,12 +275,13 @@ async fn strangers_take_the_places_of_handshakes_from_each_other_only() {
     for addresses in [3, 10, 100] {
         let (bench, client) = start(Limits { handshakes_max: 48, ..Limits::default() });
         let attack: Vec<_> = (0..=255).map(|index| stall(bench.address, index % addresses)).collect();
-        until(|| bench.server.connections() >= 48).await;
+        until(|| bench.server.connections() >= 96).await;
         for _ in 0..50 {
             let answer = tokio::time::timeout(AGENT_PATIENCE, client.get("/who")).await;
             assert_eq!(answer.expect("as an agent waits").expect("an answer").status, 200, "{addresses} addresses");
         }
-        assert!(bench.refused(Reason::HandshakeGaveWay) > 0 && bench.refused(Reason::TooManyHandshakes) > 0);
+        // A few addresses are held to their share; many fill all places, and lose them to each other.
+        assert!(addresses < 100 || bench.refused(Reason::HandshakeGaveWay) > 0);
         drop(attack);
     }
 }
@@ -377,7 +378,10 @@ async fn the_plain_listener_serves_get_and_nothing_else() {
         for _ in 0..4 {
             many.push(TcpStream::connect(address).await.unwrap());
         }
-        closed(&mut many[3]).await;
+        // The oldest give way: a probe among silent connections of its own address is answered.
+        closed(&mut stream).await;
+        closed(&mut many[0]).await;
+        assert_eq!(ask(&mut many[3], "/id").await.unwrap().status, 200);
         drop((stream, many));
         shutdown.cancel();
     };

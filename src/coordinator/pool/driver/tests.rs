@@ -212,6 +212,7 @@ impl World {
         self.driver.shared = Arc::new(Shared {
             started: shared.started.checked_sub(time).expect("the machine has been up for longer"),
             good_at_ms: AtomicU64::new(shared.good_at_ms.load(Ordering::Relaxed)),
+            revision: AtomicU64::new(shared.revision.load(Ordering::Relaxed)),
             policy: arc_swap::ArcSwap::new(shared.policy.load_full()),
         });
     }
