@@ -52,6 +52,7 @@ const CONNECTIONS_MAX: usize = 65_536;
 pub fn serve(config: &Path) -> Outcome {
     log::start();
     process::lock_growing_memory();
+    process::keep_large_blocks_apart();
     let opened = match preflight::open_to_serve(config) {
         Ok(opened) => opened,
         Err(problems) => {

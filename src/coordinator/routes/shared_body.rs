@@ -4,7 +4,7 @@
 //! gigabytes.  Must not know: what is in a body.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -23,11 +23,31 @@ use tfo_wire::error::ErrorKind;
 const SHARED_BYTES_MIN: usize = 64 << 10;
 /// How long a body is given to others.  After a commit it is made afresh at once, whatever its age.
 const SHARED_FOR: Duration = Duration::from_secs(1);
+/// The same while [`READ_MAX`] bodies of a path are still being read: the server cuts those who do not read after that time.
+const SHARED_LONG_FOR: Duration = Duration::from_secs(20);
+/// Bodies of a path that may be read at a time before a new one waits for the end of another.
+const READ_MAX: usize = 4;
 
 /// The latest large body of each path.
 #[derive(Debug, Default)]
 pub struct SharedBodies {
-    by_path: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Option<Kept>>>>>,
+    by_path: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Place>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    latest: Option<Kept>,
+    /// All that somebody may still be reading.
+    read: Vec<Weak<Vec<u8>>>,
+}
+
+/// The bytes of a body, which live as long as somebody reads them.
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 #[derive(Debug)]
@@ -38,8 +58,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn is_good(&self, revisions: &[Revision], now: Instant) -> bool {
-        self.revisions == revisions && now.duration_since(self.made_at) < SHARED_FOR
+    fn is_good(&self, revisions: &[Revision], age_max: Duration) -> bool {
+        self.revisions == revisions && clock::monotonic().duration_since(self.made_at) < age_max
     }
 }
 
@@ -56,18 +76,24 @@ impl SharedBodies {
             let mut by_path = self.by_path.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(by_path.entry(path).or_default())
         };
-        let mut kept = place.lock().await;
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.is_good(&revisions, clock::monotonic())) {
-            return Ok(json(kept.body.clone()));
+        let mut place = place.lock().await;
+        place.read.retain(|body| body.strong_count() > 0);
+        let age_max = if place.read.len() < READ_MAX { SHARED_FOR } else { SHARED_LONG_FOR };
+        if let Some(latest) = place.latest.as_ref().filter(|latest| latest.is_good(&revisions, age_max)) {
+            return Ok(json(latest.body.clone()));
         }
-        *kept = None;
-        let body = serde_json::to_vec(&make.await?).map(Bytes::from).map_err(|error| {
+        place.latest = None;
+        let body = serde_json::to_vec(&make.await?).map_err(|error| {
             tracing::error!(%error, "an answer cannot be written as JSON");
             Refusal::new(ErrorKind::Internal, "the coordinator's log has more")
         })?;
-        if body.len() >= SHARED_BYTES_MIN {
-            *kept = Some(Kept { revisions, made_at: clock::monotonic(), body: body.clone() });
+        if body.len() < SHARED_BYTES_MIN {
+            return Ok(json(body.into()));
         }
+        let bytes = Arc::new(body);
+        place.read.push(Arc::downgrade(&bytes));
+        let body = Bytes::from_owner(Shared(bytes));
+        place.latest = Some(Kept { revisions, made_at: clock::monotonic(), body: body.clone() });
         Ok(json(body))
     }
 }
@@ -101,11 +127,30 @@ mod tests {
         let first = ask(&bodies, 1, &large).await;
         assert_eq!(ask(&bodies, 1, &larger).await, first, "the bytes of the first");
         assert_eq!(ask(&bodies, 2, &larger).await.1, larger.len() + 2, "another revision");
-        bodies.by_path.lock().unwrap()["p"].lock().await.as_mut().unwrap().made_at -= SHARED_FOR;
+        bodies.by_path.lock().unwrap()["p"].lock().await.latest.as_mut().unwrap().made_at -= SHARED_FOR;
         assert_eq!(ask(&bodies, 2, &large).await.1, large.len() + 2, "too old");
         // Small ones are always fresh.
         assert_eq!(ask(&bodies, 3, "a").await.1, 3);
         assert_eq!(ask(&bodies, 3, "ab").await.1, 4);
+    }
+
+    #[tokio::test]
+    async fn few_bodies_of_a_path_are_read_at_a_time() {
+        let bodies = SharedBodies::default();
+        let age = async |by| {
+            bodies.by_path.lock().unwrap()["p"].lock().await.latest.as_mut().unwrap().made_at -= by;
+        };
+        let large = "x".repeat(SHARED_BYTES_MIN);
+        let mut different = std::collections::BTreeSet::new();
+        for _ in 0..3 * READ_MAX {
+            // Nobody gives one back.
+            different.insert(ask(&bodies, 1, &large).await);
+            age(SHARED_FOR).await;
+        }
+        assert_eq!(different.len(), READ_MAX);
+        assert!(different.insert(ask(&bodies, 2, &large).await), "what a commit changed is always shown");
+        age(SHARED_LONG_FOR).await;
+        assert!(different.insert(ask(&bodies, 2, &large).await), "nobody reads for longer");
     }
 
     #[tokio::test]

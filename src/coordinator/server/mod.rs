@@ -38,6 +38,7 @@ pub use service::Draining;
 use service::{ConnectionService, Requests};
 use watch::ConnectionWatch;
 
+use tfo_host::runtime::process;
 use tfo_tls::identity::Peer;
 use tfo_tls::server::{LiveConnection, ServerTls};
 use tfo_wire::error::ErrorKind;
@@ -47,10 +48,15 @@ const BACKLOG: i32 = 4096;
 /// How often the server checks the TLS files and the expiry of certificates, and sums up suppressed log lines.  A revoked
 /// certificate is cut off within this time of its list's arrival; `tfoctl pki revoke` promises 5 s.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// From so many connections on, memory is given back when half of them have ended.
+const BURST_MIN: usize = 128;
 /// Pause after a failed accept: usually there are no file descriptors until a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a refused handshake may take to read its alert.
 const ALERT_LINGER: Duration = Duration::from_secs(1);
+/// What the kernel may keep of an answer that its peer does not read, in bytes; it takes twice that, for its own records.
+/// Left to itself it takes megabytes for each connection.
+const SENT_BYTES_MAX: usize = 128 << 10;
 /// What a connection keeps of an answer that its peer does not read, in bytes, apart from hyper's buffer and the kernel's.
 const UNREAD_BYTES_MAX: usize = 16 << 10;
 /// How long stopped tasks may take after the drain: each needs to run only once more.
@@ -73,6 +79,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
+    // Connections inherit it.
+    socket.set_send_buffer_size(SENT_BYTES_MAX)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -154,7 +162,7 @@ impl Server {
         router: Router,
         shutdown: CancellationToken,
     ) -> Drained {
-        let housekeeping = keep_house(Arc::clone(&self.refusals), Some(Arc::clone(&tls)));
+        let housekeeping = keep_house(Arc::clone(&self.refusals), Arc::clone(&self.gate), Some(Arc::clone(&tls)));
         let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping));
         self.accept(listener, router, shutdown, |shared, stream, address| {
             shared.gate.could_enter(address.ip())?;
@@ -166,7 +174,8 @@ impl Server {
 
     /// Serves `router` without TLS, GET only, until `shutdown`: for what holds no secrets.
     pub async fn serve_plain(&self, listener: TcpListener, router: Router, shutdown: CancellationToken) -> Drained {
-        let _housekeeping = AbortOnDropHandle::new(tokio::spawn(keep_house(Arc::clone(&self.refusals), None)));
+        let _housekeeping =
+            AbortOnDropHandle::new(tokio::spawn(keep_house(Arc::clone(&self.refusals), Arc::clone(&self.gate), None)));
         self.accept(listener, router, shutdown, |shared, stream, address| {
             let place = shared.gate.enter_plain(address.ip());
             Ok(async move {
@@ -327,12 +336,19 @@ async fn unknown_method() -> Refusal {
 }
 
 /// Does the periodic work until it is aborted.
-async fn keep_house(refusals: Arc<Refusals>, tls: Option<Arc<ServerTls>>) {
+async fn keep_house(refusals: Arc<Refusals>, gate: Arc<Gate>, tls: Option<Arc<ServerTls>>) {
+    let mut most = 0;
     let mut ticks = interval(HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         refusals.flush();
+        let now = gate.connections();
+        most = most.max(now);
+        if most >= BURST_MIN && now <= most / 2 {
+            most = now;
+            drop(tokio::task::spawn_blocking(process::give_back_free_memory).await);
+        }
         if let Some(tls) = tls.clone() {
             // Files and thousands of signatures: not on the event loop.  It logs what it finds.
             drop(tokio::task::spawn_blocking(move || tls.reload_if_changed()).await);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tfo_coordinator::server::{Limits, Reason, Server, listen};
+use tfo_host::runtime::process::raise_file_limit;
 use tfo_wire::error::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -272,10 +273,11 @@ async fn peers_without_a_certificate_take_only_the_places_of_handshakes() {
 
 #[tokio::test]
 async fn strangers_take_the_places_of_handshakes_from_each_other_only() {
+    raise_file_limit();
     for addresses in [3, 10, 100] {
-        let (bench, client) = start(Limits { handshakes_max: 48, ..Limits::default() });
-        let attack: Vec<_> = (0..=255).map(|index| stall(bench.address, index % addresses)).collect();
-        until(|| bench.server.connections() >= 96).await;
+        let (bench, client) = start(Limits { handshakes_max: 400, ..Limits::default() });
+        let attack: Vec<_> = (0..600).map(|index| stall(bench.address, index % addresses)).collect();
+        until(|| bench.server.connections() >= 400).await;
         for _ in 0..50 {
             let answer = tokio::time::timeout(AGENT_PATIENCE, client.get("/who")).await;
             assert_eq!(answer.expect("as an agent waits").expect("an answer").status, 200, "{addresses} addresses");
@@ -287,8 +289,8 @@ async fn strangers_take_the_places_of_handshakes_from_each_other_only() {
 }
 
 /// A stranger that opens connections from one of its addresses, sends nothing, and comes back when it is thrown out.
-fn stall(server: SocketAddr, address: u8) -> AbortOnDropHandle<()> {
-    let from = SocketAddr::from(([127, 66, 0, address], 0));
+fn stall(server: SocketAddr, address: usize) -> AbortOnDropHandle<()> {
+    let from = SocketAddr::from(([127, 66, 0, u8::try_from(address).unwrap()], 0));
     AbortOnDropHandle::new(tokio::spawn(async move {
         loop {
             let socket = TcpSocket::new_v4().unwrap();
