@@ -134,7 +134,7 @@ impl StoreError {
         match self {
             Self::InUse { .. } => "stop the other process: only one coordinator may serve a store",
             Self::Linked { .. } => {
-                "remove its other names: `find / -xdev -samefile FILE` lists them; a copy is no substitute for a backup"
+                "remove its other names: `find / -xdev -samefile FILE` lists them; make backups with `tfo-coordinator export`"
             }
             Self::Gone { .. } => {
                 "nodes keep their keys, and nothing is written; move the same file back, or copy what the process still has \

@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-/// Most intermediate certificates of a client.  Everybody learns the CAs' names from the handshake, and can send certificates
+/// Most intermediate certificates of a client.  Each client learns the CAs' names from the handshake, and can send certificates
 /// that claim to be issued by them: each would cost a signature check before it is found out.
 const INTERMEDIATES_MAX: usize = 3;
 

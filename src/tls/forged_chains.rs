@@ -154,7 +154,7 @@ fn a_forged_chain_costs_at_most_what_a_good_one_costs() {
     let (_, checks) =
         judged(&authorities, &[authority("x", Some(&liar)).leaf(), authority("x", Some(&liar)).der(), liar.der()]);
     assert!(checks <= direct, "{checks} checks");
-    // With a true certificate of an intermediate CA, which is no secret either.
+    // With a true certificate of an intermediate CA, which is not a secret either.
     let shadow = authority("ca", Some(&authority("below", None)));
     let (verdict, checks) = judged(&authorities, &[shadow.leaf(), shadow.der(), below.der()]);
     assert!(verdict.is_err() && checks <= indirect, "{checks} checks, {verdict:?}");

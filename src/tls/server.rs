@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -143,6 +143,13 @@ impl ServerTls {
     #[must_use]
     pub fn check(files: &ServerFiles) -> Vec<Problem> {
         InUse::read(files, clock::now(), &Grace::default()).1
+    }
+
+    /// The names in a server's certificate, as far as it can be read.
+    #[must_use]
+    pub fn names_in(cert: &Path) -> BTreeSet<NodeId> {
+        let own = pem::certificates(cert).ok().and_then(|chain| Peer::of(chain.first()?).ok());
+        own.map(|own| own.names).unwrap_or_default()
     }
 
     /// Uses new files if there are any, and closes the connections of expired certificates.

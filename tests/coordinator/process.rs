@@ -131,6 +131,21 @@ fn metrics_are_what_prometheus_takes() {
 }
 
 #[test]
+fn a_name_that_is_a_nodes_and_the_coordinators_is_told() {
+    let world = World::new(FAST);
+    let server = world.ca.both(&["localhost", "127.0.0.1", "c1.cache.example.org"]);
+    world.put("server.crt", server.cert_pem.as_bytes(), 0o644);
+    world.put("server.key", server.key_pem.as_bytes(), 0o600);
+    let output = world.run("check", &[]);
+    let found = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{found}");
+    assert!(
+        found.contains("c1.cache.example.org fits a pattern of nodes") && found.contains("coordinator.toml:"),
+        "{found}"
+    );
+}
+
+#[test]
 fn probes_are_answered_whatever_else_is_connected_from_their_address() {
     let world = World::started(FAST);
     let mut silent: Vec<TcpStream> = Vec::new();

@@ -351,7 +351,7 @@ drain_below = 0.01
             let found = CoordinatorSettings::parse(Path::new("c.toml"), &text).unwrap_err();
             let [problem] = &found[..] else { panic!("{found:?}") };
             assert_eq!((problem.kind, problem.key.as_deref()), ("names_overlap", Some("pools.edge.nodes")));
-            let line = text.lines().position(|line| line.starts_with("nodes")).unwrap() + 1;
+            let line = text.lines().position(|line| line.starts_with("[pools.edge]")).unwrap() + 1;
             assert_eq!(problem.line, Some(line));
             assert!(problem.message.contains(role) && !problem.remedy.is_empty(), "{problem:?}");
         }

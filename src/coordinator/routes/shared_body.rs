@@ -19,7 +19,7 @@ use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_wire::error::ErrorKind;
 
-/// Smaller bodies are made for each request: they are fresh, and a few hundred of them are no burden.
+/// Smaller bodies are made for each request: they are fresh, and a few hundred of them cost little.
 const SHARED_BYTES_MIN: usize = 64 << 10;
 /// How long a body is given to others.  After a commit it is made afresh at once, whatever its age.
 const SHARED_FOR: Duration = Duration::from_secs(1);
@@ -37,11 +37,11 @@ pub struct SharedBodies {
 #[derive(Debug, Default)]
 struct Place {
     latest: Option<Kept>,
-    /// All that somebody may still be reading.
+    /// All that a client may still be reading.
     read: Vec<Weak<Vec<u8>>>,
 }
 
-/// The bytes of a body, which live as long as somebody reads them.
+/// The bytes of a body, which live as long as a client reads them.
 struct Shared(Arc<Vec<u8>>);
 
 impl AsRef<[u8]> for Shared {
@@ -143,14 +143,14 @@ mod tests {
         let large = "x".repeat(SHARED_BYTES_MIN);
         let mut different = std::collections::BTreeSet::new();
         for _ in 0..3 * READ_MAX {
-            // Nobody gives one back.
+            // No client gives one back.
             different.insert(ask(&bodies, 1, &large).await);
             age(SHARED_FOR).await;
         }
         assert_eq!(different.len(), READ_MAX);
         assert!(different.insert(ask(&bodies, 2, &large).await), "what a commit changed is always shown");
         age(SHARED_LONG_FOR).await;
-        assert!(different.insert(ask(&bodies, 2, &large).await), "nobody reads for longer");
+        assert!(different.insert(ask(&bodies, 2, &large).await), "no client reads for longer");
     }
 
     #[tokio::test]

@@ -413,7 +413,7 @@ mod tests {
         assert!(!silent[1..].iter().any(ended));
         let third = gate.enter_plain(other);
         assert_eq!(silent.iter().map(ended).collect::<Vec<_>>(), [true, true, false], "all places are taken");
-        assert!(![probe, page, also, third].iter().any(ended));
+        assert!(![&probe, &page, &also, &third].into_iter().any(ended));
         assert_eq!(gate.connections(), 5);
     }
 

@@ -59,7 +59,7 @@ reasons! {
     CertificateRevoked = "certificate_revoked",
     /// The certificate comes from an unknown CA.
     UnknownAuthority = "unknown_authority",
-    /// The revocation list that covers the certificate is out of date, and it is no operator's.
+    /// The revocation list that covers the certificate is out of date, and does not name an operator.
     RevocationOverdue = "revocation_list_overdue",
     /// No revocation list covers the certificate.
     RevocationUnknown = "revocation_unknown",

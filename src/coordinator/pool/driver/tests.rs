@@ -122,6 +122,7 @@ fn driver(store: &Arc<FakeStore>, file_policy: Policy) -> Driver {
     let shared = Shared {
         started: clock::monotonic(),
         good_at_ms: AtomicU64::new(0),
+        revision: AtomicU64::new(0),
         policy: arc_swap::ArcSwap::from_pointee(replica.document().policy.clone()),
     };
     Driver::new(replica, file_policy, Arc::new(Metrics::new()), Arc::new(shared))
