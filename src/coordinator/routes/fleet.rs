@@ -22,8 +22,8 @@ use tfo_model::key::PairPrint;
 use tfo_store::AUDIT_READ_MAX;
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::fleet::{
-    AdvanceRequest, Audit, AuditLine, COMMAND_BYTES_MAX, Command as CommandBody, Done, ImportRequest,
-    PoolStatus, Pools, RecoverRequest, RotationMode, RotationRequest,
+    AdvanceRequest, Audit, AuditLine, COMMAND_BYTES_MAX, Command as CommandBody, Done, ImportRequest, PoolStatus,
+    Pools, RecoverRequest, RotationMode, RotationRequest,
 };
 use tfo_wire::v1::orders::{ExpectRequest, NODES_MAX, NodeAction, NodesRequest};
 use tfo_wire::v1::secret::SecretText;

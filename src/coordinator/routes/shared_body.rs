@@ -120,6 +120,12 @@ mod tests {
         (bytes.as_ptr() as usize, bytes.len())
     }
 
+    /// Lets the latest body get older.
+    async fn age(bodies: &SharedBodies, by: Duration) {
+        let place = Arc::clone(&bodies.by_path.lock().unwrap()["p"]);
+        place.lock().await.latest.as_mut().unwrap().made_at -= by;
+    }
+
     #[tokio::test]
     async fn a_large_body_is_shared_until_the_pool_changes() {
         let bodies = SharedBodies::default();
@@ -127,7 +133,7 @@ mod tests {
         let first = ask(&bodies, 1, &large).await;
         assert_eq!(ask(&bodies, 1, &larger).await, first, "the bytes of the first");
         assert_eq!(ask(&bodies, 2, &larger).await.1, larger.len() + 2, "another revision");
-        bodies.by_path.lock().unwrap()["p"].lock().await.latest.as_mut().unwrap().made_at -= SHARED_FOR;
+        age(&bodies, SHARED_FOR).await;
         assert_eq!(ask(&bodies, 2, &large).await.1, large.len() + 2, "too old");
         // Small ones are always fresh.
         assert_eq!(ask(&bodies, 3, "a").await.1, 3);
@@ -137,19 +143,16 @@ mod tests {
     #[tokio::test]
     async fn few_bodies_of_a_path_are_read_at_a_time() {
         let bodies = SharedBodies::default();
-        let age = async |by| {
-            bodies.by_path.lock().unwrap()["p"].lock().await.latest.as_mut().unwrap().made_at -= by;
-        };
         let large = "x".repeat(SHARED_BYTES_MIN);
         let mut different = std::collections::BTreeSet::new();
         for _ in 0..3 * READ_MAX {
             // No client gives one back.
             different.insert(ask(&bodies, 1, &large).await);
-            age(SHARED_FOR).await;
+            age(&bodies, SHARED_FOR).await;
         }
         assert_eq!(different.len(), READ_MAX);
         assert!(different.insert(ask(&bodies, 2, &large).await), "what a commit changed is always shown");
-        age(SHARED_LONG_FOR).await;
+        age(&bodies, SHARED_LONG_FOR).await;
         assert!(different.insert(ask(&bodies, 2, &large).await), "no client reads for longer");
     }
 
