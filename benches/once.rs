@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     if std::env::var_os(INSIDE).is_none() {
         let own = std::env::current_exe().expect("the path of this program");
         // /run is a tmpfs wherever systemd runs; here it may be on the disk.
-        let inside = "mount -t tmpfs -o mode=755 tmpfs /run && mkdir -m 1777 /run/lock && exec \"$0\"";
+        let inside = "mount -t tmpfs -o mode=755 tmpfs /run && exec \"$0\"";
         let mut unshare = Command::new("unshare");
         let inside = unshare.args(["--net", "--mount", "sh", "-c", inside]).arg(own).env(INSIDE, "1").status();
         return if inside.expect("unshare (util-linux)").success() { ExitCode::SUCCESS } else { ExitCode::FAILURE };

@@ -101,7 +101,7 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
     problems.extend(writable_by_others(config));
     let config_ok = first_error(&problems).is_none();
     if depth != Depth::Config {
-        problems.extend(preflight::host(&settings));
+        problems.extend(preflight::host(&settings, depth));
     }
     if depth == Depth::Host {
         let own = &settings.install.sysctl_file.value;

@@ -21,14 +21,19 @@ use tfo_model::problem::Severity;
 
 /// Installs the fleet's TCP Fast Open keys on this host, verifies them and reports.
 #[derive(Debug, Parser)]
-#[command(name = "tfo-agent", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+#[command(name = "tfo-agent", version, arg_required_else_help = true, after_help = EXIT_CODES, after_long_help = LONG_HELP)]
 pub struct Arguments {
+    /// Output on stdout
+    #[arg(long, global = true, value_enum, default_value_t)]
+    format: Format,
     #[command(subcommand)]
     command: Command,
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused (another agent runs here).
 once --detailed-exit-codes: 0 unchanged, 2 changed (or would, with --dry-run), 1 any error.";
+
+const LONG_HELP: &str = include_str!("long_help.txt");
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -66,9 +71,6 @@ enum Command {
         /// Check what a reload of the daemon would refuse: the configuration, its secrets and the places that it names
         #[arg(long, conflicts_with = "config_only")]
         reload: bool,
-        /// Output on stdout
-        #[arg(long, value_enum, default_value_t = Format::Text)]
-        format: Format,
     },
 }
 
@@ -84,9 +86,6 @@ struct OnceArguments {
     /// Exit with 0 unchanged, 2 changed (or would), 1 any error
     #[arg(long)]
     detailed_exit_codes: bool,
-    /// Output on stdout
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
 }
 
 /// The exit code with `--detailed-exit-codes`.
@@ -115,11 +114,11 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     // Also where the arguments are wrong.
     let detailed = arguments.iter().any(|argument| argument == "--detailed-exit-codes");
-    let outcome = tfo_cli::frame::run(arguments, |arguments: Arguments| match arguments.command {
-        Command::Init { dir } => init_command(&dir),
+    let outcome = tfo_cli::frame::run(arguments, |Arguments { command, format }| match command {
+        Command::Init { dir } => init_command(&dir, format),
         Command::Run { config } => Ok(run::run(&config).map_or_else(|failure| failure.outcome, |()| Outcome::Done)),
-        Command::Once(arguments) => once_command(&arguments).map_err(Failure::undelivered),
-        Command::Check { config, config_only, reload, format } => {
+        Command::Once(arguments) => once_command(&arguments, format).map_err(Failure::undelivered),
+        Command::Check { config, config_only, reload } => {
             let depth = match (config_only, reload) {
                 (true, _) => Depth::Config,
                 (false, true) => Depth::Places,
@@ -131,8 +130,16 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(if detailed { detailed_code(outcome) } else { outcome.code() })
 }
 
-fn init_command(directory: &Path) -> Result<Outcome, Failure> {
+fn init_command(directory: &Path, format: Format) -> Result<Outcome, Failure> {
     let made = init::init(directory).map_err(|problem| Failure::new(Outcome::Failed, problem))?;
+    if format == Format::Json {
+        let files = made.iter().map(|made| match made {
+            Made::New(path) => serde_json::json!({"path": path, "made": true}),
+            Made::Kept(path) => serde_json::json!({"path": path, "made": false}),
+        });
+        print_json(&serde_json::json!({"files": files.collect::<Vec<_>>()})).map_err(Failure::undelivered)?;
+        return Ok(Outcome::Done);
+    }
     let mut text = String::new();
     for made in &made {
         text += &match made {
@@ -150,7 +157,7 @@ fn check_command(config: &Path, depth: Depth, format: Format) -> io::Result<Outc
     match format {
         Format::Json => print_json(&found)?,
         Format::Text => {
-            show_problems(&found.problems)?;
+            show_problems(&found.problems, format)?;
             let mut out = io::stdout().lock();
             for line in found.fact_lines() {
                 writeln!(out, "{line}")?;
@@ -167,7 +174,7 @@ fn check_command(config: &Path, depth: Depth, format: Format) -> io::Result<Outc
     })
 }
 
-fn once_command(arguments: &OnceArguments) -> io::Result<Outcome> {
+fn once_command(arguments: &OnceArguments, format: Format) -> io::Result<Outcome> {
     let mode = if arguments.dry_run { PassMode::DryRun } else { PassMode::Apply };
     let done = once::run(&arguments.config, mode);
     let (outcome, problems, report) = match &done {
@@ -176,11 +183,11 @@ fn once_command(arguments: &OnceArguments) -> io::Result<Outcome> {
         Ok(report) => (Outcome::Done, report.problems.as_slice(), Some(report)),
         Err(failure) => (failure.outcome, failure.problems.as_slice(), None),
     };
-    match (arguments.format, report) {
+    match (format, report) {
         (Format::Json, Some(report)) => print_json(&OnceOutput::of(report, mode))?,
         (Format::Json, None) => print_json(&OnceOutput::refused(problems, mode))?,
         (Format::Text, report) => {
-            show_problems(problems)?;
+            show_problems(problems, format)?;
             if let Some(report) = report {
                 show_report(report, mode)?;
             }

@@ -14,6 +14,7 @@ pub mod preflight;
 pub mod reconcile;
 pub mod report;
 pub mod run;
+mod scrape;
 pub mod server_bit;
 pub mod source;
 pub mod status;

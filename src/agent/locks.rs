@@ -1,11 +1,13 @@
 //! The locks of all namespaces that an agent manages.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::observation;
 use tfo_cli::report::{Failure, Outcome};
 use tfo_config::agent::AgentSettings;
 use tfo_host::kernel::namespace::Namespace;
+use tfo_host::runtime::descriptors;
 use tfo_host::runtime::lock::{LockError, NamespaceLock};
 use tfo_model::problem::{Problem, chain};
 
@@ -13,7 +15,6 @@ use tfo_model::problem::{Problem, chain};
 pub struct HeldLock {
     /// Identity of the namespace.
     pub identity: String,
-    #[expect(dead_code, reason = "held until it is dropped")]
     lock: NamespaceLock,
 }
 
@@ -57,6 +58,31 @@ pub fn take(
         .collect()
 }
 
+/// Keeps the locks up to date: takes again what was taken away (an operator removed the directory of a running agent: `systemctl
+/// clean`, or a unit with the same RuntimeDirectory= and without RuntimeDirectoryPreserve=), and follows a namespace that was
+/// made again under its name.  The identity of one that is gone may return as another agent's, so its lock is given back.
+///
+/// # Errors
+/// Fails if another agent has come meanwhile, or if a lock file cannot be used.
+pub fn keep(settings: &AgentSettings, program: &str, held: &mut Vec<HeldLock>) -> Result<(), Failure> {
+    let all_in_place = held.iter().all(|one| one.lock.is_in_place());
+    if all_in_place && settings.install.namespaces.is_empty() {
+        return Ok(());
+    }
+    let named = settings.install.namespaces.iter().map(|name| Namespace::Named(name.value.clone()));
+    // One that does not exist now is a problem of the pass.
+    let present = std::iter::once(Namespace::Own).chain(named).filter_map(|one| Some(one.identity().ok()?.to_string()));
+    let present: BTreeSet<String> = present.collect();
+    held.retain(|one| present.contains(&one.identity) && one.lock.is_in_place());
+    for identity in present {
+        if !held.iter().any(|one| one.identity == identity) {
+            let lock = NamespaceLock::take(&identity, program, Duration::ZERO).map_err(|error| not_locked(&error))?;
+            held.push(HeldLock { identity, lock });
+        }
+    }
+    Ok(())
+}
+
 fn not_locked(error: &LockError) -> Failure {
     match error {
         LockError::Held { .. } => {
@@ -68,8 +94,10 @@ fn not_locked(error: &LockError) -> Failure {
         }
         LockError::Failed { .. } => {
             let message = format!("{}; nothing was written", chain(error));
-            let remedy = "make /run/lock writable (ReadWritePaths=/run/lock in the unit)";
-            Failure::new(Outcome::Failed, Problem::error("lock", message, remedy))
+            let remedy = "give root (or the agent's own user) /run/tfo-agent, and no other user: RuntimeDirectory=tfo-agent \
+                          and RuntimeDirectoryPreserve=yes in the unit";
+            let problem = descriptors::problem_of(error, Problem::error("lock", message, remedy));
+            Failure::new(Outcome::Failed, problem)
         }
     }
 }

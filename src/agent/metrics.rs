@@ -13,11 +13,13 @@ use tokio::task::JoinHandle;
 
 use super::contact::{Contact, Standing};
 use super::report::{NamespaceReport, PassReport};
+use super::scrape;
 use super::status::Circumstances;
 use tfo_config::agent::MetricsSettings;
 use tfo_config::reader::Located;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
+use tfo_host::runtime::descriptors;
 use tfo_host::runtime::files::{self, Durability};
 use tfo_host::runtime::sheet::{Sheet, flag, float};
 use tfo_model::problem::{Problem, chain};
@@ -79,9 +81,10 @@ impl Metrics {
             Err(error) => return vec![cannot_encode(&error)],
         };
         let written = files::replace(&textfile.value, text.as_bytes(), 0o644, Durability::Volatile);
-        let problem = |error| {
+        let problem = |error: files::ReplaceError| {
             let remedy = "make the directory writable, or set metrics.textfile";
-            textfile.locate(config, Problem::warning("metrics", chain(&error), remedy))
+            let problem = descriptors::problem_of(&error, Problem::warning("metrics", chain(&error), remedy));
+            textfile.locate(config, problem)
         };
         written.err().map(problem).into_iter().collect()
     }
@@ -103,17 +106,14 @@ impl Metrics {
                     std::future::ready(([(CONTENT_TYPE, TEXT_FORMAT)], text))
                 };
                 let router = Router::new().route("/metrics", get(page));
-                self.server = Some(tokio::spawn(async move {
-                    if let Err(error) = axum::serve(listener, router).await {
-                        tracing::warn!(%error, "the metrics server failed");
-                    }
-                }));
+                self.server = Some(tokio::spawn(scrape::serve(listener, router)));
                 None
             }
             Err(error) => {
                 let message = format!("cannot listen on {}: {error}", place.value);
                 let remedy = "free the address, or set metrics.listen; the agent tries again at every pass";
-                Some(place.locate(config, Problem::warning("metrics", message, remedy)))
+                let problem = descriptors::problem_of(&error, Problem::warning("metrics", message, remedy));
+                Some(place.locate(config, problem))
             }
         }
     }

@@ -7,6 +7,7 @@ use tfo_host::kernel::namespace::{Namespace, NamespaceError};
 use tfo_host::kernel::procfs::{KeyFile, SlotsTaken, print_of};
 use tfo_host::kernel::release::KernelRelease;
 use tfo_host::kernel::sysctl_d::{self, Persisted, Record};
+use tfo_host::runtime::descriptors;
 use tfo_model::key::{KeyPair, PairPrint};
 use tfo_model::problem::{Problem, chain};
 use tfo_model::state::BackupSlot;
@@ -61,7 +62,7 @@ pub fn observe(managed: &ManagedNamespace, key_file: &KeyFile) -> Observation {
 #[must_use]
 pub fn not_entered(namespace: &Namespace, error: &NamespaceError) -> Problem {
     let remedy = format!("create it with `ip netns add {namespace}`, or remove it from install.namespaces");
-    Problem::error("namespace", chain(error), remedy)
+    descriptors::problem_of(error, Problem::error("namespace", chain(error), remedy))
 }
 
 /// Writes `keys`, whose fingerprints are `pair`, to one kernel, reads them back, and notes whether it has a backup slot.
@@ -75,9 +76,9 @@ pub fn write_kernel(
     pair: PairPrint,
 ) -> Result<ObservedKernel, Problem> {
     let namespace = &managed.namespace;
-    let written = namespace
-        .within(|| key_file.install(keys))
-        .map_err(|error| Problem::error("namespace", chain(&error), "run `tfo-agent check`"))?;
+    let written = namespace.within(|| key_file.install(keys)).map_err(|error| {
+        descriptors::problem_of(&error, Problem::error("namespace", chain(&error), "run `tfo-agent check`"))
+    })?;
     match written {
         // What a kernel does counts more than its release: distributions backport.
         Ok(SlotsTaken::All) if keys.backup().is_some() => managed.backup_slot = BackupSlot::Present,
@@ -90,16 +91,17 @@ pub fn write_kernel(
     Ok(ObservedKernel { shown: Some(kernel.target(pair)), ..kernel })
 }
 
-/// Reads the sysctl.d file; one that cannot be read is a problem, and treated as foreign.
-pub fn read_file(settings: &AgentSettings, problems: &mut Vec<Problem>) -> Persisted {
+/// Reads the sysctl.d file; none, and a problem, if it cannot be read.
+pub fn read_file(settings: &AgentSettings, problems: &mut Vec<Problem>) -> Option<Persisted> {
     let place = &settings.install.sysctl_file;
-    sysctl_d::read(&place.value).unwrap_or_else(|error| {
-        let message = format!("cannot read {}: {error}", place.value.display());
-        let problem =
-            Problem::error("sysctl_file", message, "make it readable for this user: it records the installed keys");
-        problems.push(place.locate(&settings.file, problem));
-        Persisted::Foreign
-    })
+    sysctl_d::read(&place.value)
+        .map_err(|error| {
+            let message = format!("cannot read {}: {error}", place.value.display());
+            let problem =
+                Problem::error("sysctl_file", message, "make it readable for this user: it records the installed keys");
+            problems.push(place.locate(&settings.file, descriptors::problem_of(&error, problem)));
+        })
+        .ok()
 }
 
 /// Writes the sysctl.d file.
@@ -111,6 +113,7 @@ pub fn write_file(settings: &AgentSettings, record: &Record, keys: &KeyPair) -> 
     let place = &settings.install.sysctl_file;
     sysctl_d::write(&place.value, record, keys).map_err(|error| {
         let remedy = "make the directory writable, and free disk space; the agent tries again at every pass";
-        place.locate(&settings.file, Problem::error("sysctl_file", chain(&error), remedy))
+        let problem = descriptors::problem_of(&error, Problem::error("sysctl_file", chain(&error), remedy));
+        place.locate(&settings.file, problem)
     })
 }

@@ -12,6 +12,7 @@ use tfo_config::reader::Located;
 use tfo_host::kernel::boot_order;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::procfs::KEY_PATH;
+use tfo_host::runtime::descriptors;
 use tfo_model::problem::{Problem, Severity, first_error};
 use tfo_model::time::UnixTime;
 
@@ -36,7 +37,7 @@ pub fn load(config: &Path, depth: Depth) -> Result<AgentSettings, Vec<Problem>> 
     AgentSettings::load_noting(config, &mut named).map_err(|mut problems| {
         problems.extend(named.secrets.iter().filter_map(|secret| source::check_secret(secret, config)));
         if let (Depth::Places | Depth::Host, Some(install)) = (depth, &named.install) {
-            problems.extend(places(config, install, named.textfile.as_ref()));
+            problems.extend(places(config, install, named.textfile.as_ref(), depth));
         }
         problems.sort_by_key(|problem| (problem.line.is_none(), problem.line));
         problems
@@ -51,7 +52,7 @@ pub fn ready(config: &Path, now: UnixTime) -> Result<AgentSettings, Failure> {
     let refused = |problems| Failure { problems, outcome: Outcome::Config };
     let settings = load(config, Depth::Places).map_err(refused)?;
     let mut problems = sources(&settings, now);
-    problems.extend(host(&settings));
+    problems.extend(host(&settings, Depth::Places));
     if first_error(&problems).is_some() { Err(refused(problems)) } else { Ok(settings) }
 }
 
@@ -70,16 +71,19 @@ pub fn sources(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
 
 /// Checks the places that will be written.
 #[must_use]
-pub fn host(settings: &AgentSettings) -> Vec<Problem> {
-    places(&settings.file, &settings.install, settings.metrics.textfile.as_ref())
+pub fn host(settings: &AgentSettings, depth: Depth) -> Vec<Problem> {
+    places(&settings.file, &settings.install, settings.metrics.textfile.as_ref(), depth)
 }
 
-fn places(config: &Path, install: &InstallSettings, textfile: Option<&Located<PathBuf>>) -> Vec<Problem> {
+/// A place for metrics is an error only where an operator asks (`check`): monitoring never keeps a node without keys.
+fn places(config: &Path, install: &InstallSettings, textfile: Option<&Located<PathBuf>>, depth: Depth) -> Vec<Problem> {
+    let severity = if depth == Depth::Host { Severity::Error } else { Severity::Warning };
     let mut problems = Vec::new();
     if install.mode == InstallMode::Install {
         problems.extend(directory_of(&install.sysctl_file, config));
     }
-    problems.extend(textfile.and_then(|textfile| directory_of(textfile, config)));
+    let unwritable = textfile.and_then(|textfile| directory_of(textfile, config));
+    problems.extend(unwritable.map(|problem| Problem { severity, ..problem }));
     problems.extend(key_file(install.mode, &Namespace::Own));
     for name in &install.namespaces {
         let namespace = Namespace::Named(name.value.clone());
@@ -126,7 +130,7 @@ fn key_file(mode: InstallMode, namespace: &Namespace) -> Option<Problem> {
         _ => ("kernel_not_allowed", "run as root, or with AmbientCapabilities=CAP_NET_ADMIN"),
     };
     let message = format!("namespace {namespace}: the kernel's key file cannot be used: {error}");
-    Some(Problem::error(kind, message, remedy).in_file(KEY_PATH))
+    Some(descriptors::problem_of(&error, Problem::error(kind, message, remedy).in_file(KEY_PATH)))
 }
 
 /// Files that would win over the agent's at boot, for a node of a pool: it must not acknowledge what a reboot would undo

@@ -27,7 +27,8 @@ use tfo_cli::report::{Failure, Outcome};
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
 use tfo_config::contact::ServerBit;
 use tfo_host::kernel::sysctl_d::{self, Record};
-use tfo_host::runtime::{clock, log, notify, process, sys};
+use tfo_host::runtime::descriptors::Reserve;
+use tfo_host::runtime::{clock, lock, log, notify, process, sys};
 use tfo_model::problem::{Problem, Severity, chain};
 use tfo_model::time::UnixTime;
 use tfo_wire::status::State;
@@ -50,17 +51,19 @@ pub fn run(config: &Path) -> Result<(), Failure> {
 fn start_and_serve(config: &Path) -> Result<(), Failure> {
     let settings = preflight::ready(config, clock::now())?;
     let locks = locks::take(&settings, "run", LOCK_PATIENCE, &[])?;
+    lock::sweep();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-    let served = runtime.and_then(|runtime| {
-        let served = runtime.block_on(async { Daemon::new(settings, locks)?.serve().await });
-        // A name lookup in flight must not hold up the end.
-        runtime.shutdown_background();
-        served
-    });
-    served.map_err(|error| {
-        let message = format!("the event loop cannot run: {}", chain(&error));
-        Failure::new(Outcome::Failed, Problem::error("event_loop", message, "check the limits of this process"))
-    })
+    let runtime = runtime.map_err(event_loop)?;
+    let served = runtime.block_on(async { Daemon::new(settings, locks).map_err(event_loop)?.serve().await });
+    // A name lookup in flight must not hold up the end.
+    runtime.shutdown_background();
+    served
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn event_loop(error: io::Error) -> Failure {
+    let message = format!("the event loop cannot run: {}", chain(&error));
+    Failure::new(Outcome::Failed, Problem::error("event_loop", message, "check the limits of this process"))
 }
 
 /// Whether an error persists, or a warning repeats.  The message of an error includes where which keys are, which changes
@@ -118,7 +121,7 @@ impl Daemon {
             contact: contact_of(&settings, None),
             hook: Hook::default(),
             metrics: Metrics::new(&settings.metrics),
-            reconciler: Reconciler::new(settings),
+            reconciler: Reconciler::of_daemon(settings),
             locks,
             schedule: ScheduleTimer::new()?,
             hangup: signal(SignalKind::hangup())?,
@@ -132,31 +135,37 @@ impl Daemon {
         })
     }
 
-    async fn serve(mut self) -> io::Result<()> {
+    async fn serve(mut self) -> Result<(), Failure> {
         let mut next_watchdog = self.watchdog.map(|interval| Instant::now() + interval);
+        let mut reserve = Reserve::default();
         loop {
+            reserve.release();
+            // Two agents would undo each other's work for ever: the one without a lock ends.
+            locks::keep(self.reconciler.settings(), "run", &mut self.locks)?;
             let now = clock::now();
             let report = self.pass(now);
-            let wait = self.publish(report, now)?;
+            let wait = self.publish(report, now).map_err(event_loop)?;
+            reserve.refill();
             let next_pass = Instant::now() + wait;
             // Readiness may change by time alone, and servers wait for it.
             let deadline = self.contact.as_ref().and_then(Contact::start_deadline).map(Instant::from);
             let next_pass = deadline.map_or(next_pass, |deadline| next_pass.min(deadline));
             loop {
-                match self.sleep(next_pass, next_watchdog).await? {
+                match self.sleep(next_pass, next_watchdog).await.map_err(event_loop)? {
                     Wake::Nothing => {}
                     Wake::Pass => break,
                     Wake::Watchdog => {
-                        notify::watchdog();
+                        reserve.lend(notify::watchdog);
                         next_watchdog = self.watchdog.map(|interval| Instant::now() + interval);
                     }
                     Wake::Reload => {
+                        reserve.release();
                         self.reload().await;
                         break;
                     }
                     Wake::Stop => {
                         info!("stopping; the installed keys stay");
-                        notify::stopping();
+                        reserve.lend(notify::stopping);
                         return Ok(());
                     }
                 }
@@ -298,7 +307,7 @@ impl Daemon {
         self.locks.extend(new);
         self.metrics.close().await;
         self.metrics = Metrics::new(&settings.metrics);
-        self.reconciler = Reconciler::new(settings).succeeding(&self.reconciler);
+        self.reconciler = Reconciler::of_daemon(settings).succeeding(&self.reconciler);
         let settings = self.reconciler.settings();
         if !self.contact.as_ref().is_some_and(|contact| contact.fits(settings)) {
             let new = contact_of(settings, self.reconciler.record());

@@ -11,6 +11,7 @@ use super::reconcile::PassMode;
 use super::report::{HeldReport, PassReport};
 use tfo_config::agent::InstallMode;
 use tfo_config::reader::Located;
+use tfo_host::runtime::descriptors;
 use tfo_host::runtime::files::{self, Durability};
 use tfo_model::count::Generation;
 use tfo_model::problem::{Problem, chain, first_error};
@@ -90,8 +91,13 @@ pub fn write(status: &Status, runtime_dir: &Located<std::path::PathBuf>, config:
     let written =
         if directory.is_dir() { write() } else { make_directory(directory).map_or_else(|_| write(), |()| write()) };
     written.map_err(|error| {
+        if descriptors::is_exhausted(&error) {
+            // Removing takes no descriptor.  Better none than one that says "ok" for as long as nothing can be looked at.
+            drop(std::fs::remove_file(directory.join(FILE_NAME)));
+        }
         let remedy = "make the directory writable, or set agent.runtime_dir";
-        runtime_dir.locate(config, Problem::warning("runtime_dir", chain(&error), remedy))
+        let problem = descriptors::problem_of(&error, Problem::warning("runtime_dir", chain(&error), remedy));
+        runtime_dir.locate(config, problem)
     })
 }
 

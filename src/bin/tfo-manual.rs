@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser};
-use tfo_manual::{Configuration, Program, write, write_reference};
+use tfo_manual::{Completions, Configuration, Program, write, write_reference};
 
 /// Writes man pages and shell completions for the packages, or the generated pages of docs/reference
 #[derive(Parser)]
@@ -24,17 +24,20 @@ fn main() -> std::io::Result<()> {
         Program {
             command: tfo_agent::cli::Arguments::command(),
             section: 8,
-            see_also: &["agent.toml(5)", "tfoctl(1)", "tfo-coordinator(8)", "sysctl.d(5)", "tcp(7)"],
+            see_also: &["tfo-agent.toml(5)", "tfoctl(1)", "tfo-coordinator(8)", "sysctl.d(5)", "tcp(7)"],
+            completions: Completions::Script,
         },
         Program {
             command: tfo_coordinator::cli::Arguments::command(),
             section: 8,
-            see_also: &["coordinator.toml(5)", "tfoctl(1)", "tfo-agent(8)"],
+            see_also: &["tfo-coordinator.toml(5)", "tfoctl(1)", "tfo-agent(8)"],
+            completions: Completions::Script,
         },
         Program {
             command: tfo_ctl::cli::Arguments::command(),
             section: 1,
-            see_also: &["ctl.toml(5)", "tfo-agent(8)", "tfo-coordinator(8)", "tcp(7)"],
+            see_also: &["tfo-ctl.toml(5)", "tfo-agent(8)", "tfo-coordinator(8)", "tcp(7)"],
+            completions: Completions::Program(tfo_ctl::cli::completions_for),
         },
     ];
     let configurations = [

@@ -4,7 +4,7 @@
 //! * [`report`]: exit codes, output formats, results, failures.
 //! * [`output`]: notices that stdout has no reader any more.
 //! * [`reload`]: how a daemon ends a reload of its configuration.
-//! * [`screen`], [`bar`], [`table`], [`plain`]: text for terminals.
+//! * [`terminal`], [`screen`], [`scroll`], [`bar`], [`table`], [`plain`]: text for terminals.
 
 pub mod bar;
 pub mod frame;
@@ -13,4 +13,6 @@ pub mod plain;
 pub mod reload;
 pub mod report;
 pub mod screen;
+pub mod scroll;
 pub mod table;
+pub mod terminal;

@@ -19,6 +19,24 @@ pub fn names<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
     }
 }
 
+/// The text in lines of at most so many columns, broken between words; a longer word stays whole.
+#[must_use]
+pub fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("there is always a line");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= columns {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
 /// A count with its noun: `1 node`, `2 nodes`.
 #[must_use]
 pub fn counted(count: usize, noun: &str) -> String {
@@ -38,6 +56,13 @@ mod tests {
     #[test]
     fn escape_sequences_lose_their_escape() {
         assert_eq!(plain("a\u{1b}[2Jb\nc\u{9b}"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}");
+    }
+
+    #[test]
+    fn long_lines_are_broken_between_words() {
+        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("one two three", 13), ["one two three"]);
+        assert_eq!(wrapped("incomprehensible", 4), ["incomprehensible"]);
     }
 
     #[test]

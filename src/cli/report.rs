@@ -1,5 +1,6 @@
 //! How a command shows its result, and how it ended: one type for text and JSON, one for problems and the exit code.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -16,6 +17,17 @@ pub enum Format {
     Text,
     /// For programs.
     Json,
+}
+
+impl Format {
+    /// What `--format` says in these arguments, also where they are wrong: their problems have that form too.
+    #[must_use]
+    pub fn of(arguments: &[OsString]) -> Self {
+        let before_values = arguments.iter().take_while(|argument| *argument != "--");
+        let words: Vec<&str> = before_values.map(|argument| argument.to_str().unwrap_or_default()).collect();
+        let json = words.contains(&"--format=json") || words.windows(2).any(|two| two == ["--format", "json"]);
+        if json { Self::Json } else { Self::Text }
+    }
 }
 
 /// How a command ended (docs/reference/exit-codes.md).
@@ -95,22 +107,41 @@ impl Failure {
         Self { problems, outcome: Outcome::Failed }
     }
 
-    /// Writes the problems to stderr.
+    /// Writes the problems in the place of the result: as text to stderr, as JSON to stdout (docs/reference/json.md#problems).
     ///
     /// # Errors
-    /// Fails if stderr cannot be written.
-    pub fn show(&self) -> io::Result<()> {
-        show_problems(&self.problems)
+    /// Fails if they cannot be written.
+    pub fn show(&self, format: Format) -> io::Result<()> {
+        match format {
+            Format::Text => show_problems(&self.problems, format),
+            // The reader of stdout has gone; for anything else there is a problem.
+            Format::Json if self.problems.is_empty() => Ok(()),
+            Format::Json => {
+                let mut stdout = io::stdout().lock();
+                write_json(&mut stdout, &Problems { problems: &self.problems })?;
+                stdout.flush()
+            }
+        }
     }
 }
 
-/// Writes problems to stderr.
+/// The one JSON shape of problems without a result.
+#[derive(Serialize)]
+struct Problems<'a> {
+    problems: &'a [Problem],
+}
+
+/// Writes problems beside a result to stderr: as text, or as one line of JSON.
 ///
 /// # Errors
 /// Fails if stderr cannot be written.
-pub fn show_problems(problems: &[Problem]) -> io::Result<()> {
+pub fn show_problems(problems: &[Problem], format: Format) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
-    problems.iter().try_for_each(|problem| writeln!(stderr, "{problem}"))
+    match format {
+        Format::Text => problems.iter().try_for_each(|problem| writeln!(stderr, "{problem}")),
+        Format::Json if problems.is_empty() => Ok(()),
+        Format::Json => write_json(&mut stderr, &Problems { problems }),
+    }
 }
 
 /// A result that can be shown both ways.
@@ -163,6 +194,15 @@ pub fn deliver_as<R: Report>(report: &R, format: Format, outcome: Outcome) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_format_is_known_before_the_arguments_are_understood() {
+        let of = |words: &[&str]| Format::of(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(of(&["tfoctl", "--format", "json", "--no-such"]), Format::Json);
+        assert_eq!(of(&["tfoctl", "--format=json"]), Format::Json);
+        assert_eq!(of(&["tfoctl", "pools", "--format", "text"]), Format::Text);
+        assert_eq!(of(&["tfoctl", "--", "--format=json"]), Format::Text);
+    }
 
     #[test]
     fn a_closed_pipe_gets_no_message_and_a_full_disk_does() {

@@ -121,6 +121,7 @@ fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Contact
     let ca = table.parsed("ca", findings, absolute);
     let cert = table.parsed("cert", findings, absolute);
     let key: Option<Located<SecretPath>> = table.secret_path("key", findings);
+    let crl = table.parsed("crl", findings, absolute);
     let wait_max = Duration::from_secs(WAIT_SECS_MAX);
     let wait = bounded(table.span("wait", findings), findings, Duration::from_secs(1), wait_max);
     let period_max = Duration::from_secs(NEXT_CONTACT_SECS_MAX);
@@ -130,7 +131,7 @@ fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Contact
         urls: urls?,
         pool: pool?.value,
         place: Located { value: (), key: key_name, line },
-        files: ClientFiles { ca: ca?.value, cert: cert?.value, key },
+        files: ClientFiles { ca: ca?.value, cert: cert?.value, key, crl: crl.map(|crl| crl.value) },
         wait: wait.unwrap_or(DEFAULT_WAIT),
         period: period.unwrap_or(DEFAULT_PERIOD),
     })

@@ -1,5 +1,6 @@
 //! `ctl.toml`: see config/ctl.toml, which has every key.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::contact::base_urls;
@@ -14,12 +15,24 @@ pub const SYSTEM_FILE: &str = "/etc/tfo-fleet/ctl.toml";
 /// Where it is looked for first, below the user's configuration directory.
 const USER_FILE: &str = "tfo-fleet/ctl.toml";
 
-/// Checked settings of the fleet commands.
+/// Longest name of a context in bytes.
+const CONTEXT_BYTES_MAX: usize = 64;
+
+/// The configuration: one fleet, or several by the names of their contexts.
+#[derive(Debug)]
+pub struct CtlFile {
+    file: PathBuf,
+    /// The settings outside all contexts.
+    outside: Option<CtlSettings>,
+    contexts: BTreeMap<String, CtlSettings>,
+    /// `context`: the one that is used unless another is named.
+    default: Option<String>,
+}
+
+/// Checked settings of the fleet commands, for one fleet.
 #[derive(Debug)]
 pub struct CtlSettings {
-    /// The configuration file, for problems that are found later.
-    pub file: PathBuf,
-    /// Coordinators, in the order in which they are asked; at least one.
+    /// Addresses of the coordinator, in the order in which they are asked; at least one.
     pub urls: Vec<BaseUrl>,
     /// Certificates of the authority.
     pub ca: PathBuf,
@@ -31,7 +44,15 @@ pub struct CtlSettings {
     pub pool: Option<PoolName>,
 }
 
-impl CtlSettings {
+/// What one fleet needs, and how to write it.
+const REQUIRED: [(&str, &str); 4] = [
+    ("urls", "write the coordinator's address, for example urls = [\"https://coordinator.example.org:9443\"]"),
+    ("ca", "write the absolute path of the authority's certificate (ca.crt)"),
+    ("cert", "write the absolute path of your certificate; `tfoctl pki issue --operator NAME` makes one"),
+    ("key", "write the absolute path of your private key"),
+];
+
+impl CtlFile {
     /// Reads and checks the file.  Keys and certificates are not opened here.
     ///
     /// # Errors
@@ -43,28 +64,98 @@ impl CtlSettings {
     /// The same for a text; `file` names it in problems.
     ///
     /// # Errors
-    /// As [`CtlSettings::load`].
+    /// As [`CtlFile::load`].
     pub fn parse(file: &Path, text: &str) -> Result<Self, Vec<Problem>> {
         read_str(file, text, |root, findings| Self::convert(file, root, findings))
     }
 
     fn convert(file: &Path, mut root: Table<'_, '_>, findings: &mut Findings) -> Option<Self> {
-        for (key, remedy) in [
-            ("urls", "write the coordinators, for example urls = [\"https://coordinator.example.org:9443\"]"),
-            ("ca", "write the absolute path of the authority's certificate (ca.crt)"),
-            ("cert", "write the absolute path of your certificate; `tfoctl pki issue --operator NAME` makes one"),
-            ("key", "write the absolute path of your private key"),
-        ] {
-            root.require(key, remedy, findings);
+        let sections = root.table("contexts", findings).map(|mut table| table.sections(findings));
+        let default = root.string("context", findings);
+        let mut contexts = BTreeMap::new();
+        let mut names = Vec::new();
+        for (name, mut table) in sections.into_iter().flatten() {
+            names.push(name.clone());
+            if name.is_empty() || name.len() > CONTEXT_BYTES_MAX || name.chars().any(char::is_control) {
+                let message = "this cannot be the name of a context";
+                let remedy = format!("use 1 to {CONTEXT_BYTES_MAX} characters");
+                findings.add_at(&table.place("", findings), Problem::error("bad_value", message, remedy));
+            }
+            let settings = CtlSettings::convert(&mut table, findings);
+            table.finish(findings);
+            contexts.extend(settings.map(|settings| (name, settings)));
         }
-        let urls = root.strings("urls", findings).and_then(|texts| base_urls(texts, findings));
-        let ca = root.parsed("ca", findings, absolute);
-        let cert = root.parsed("cert", findings, absolute);
-        let key = root.secret_path("key", findings);
-        let pool = root.parsed("pool", findings, str::parse::<PoolName>);
+        // Without contexts the settings outside are the only ones.
+        let has_outside = names.is_empty() || REQUIRED.iter().any(|(key, _)| root.has(key));
+        let outside = has_outside.then(|| CtlSettings::convert(&mut root, findings));
+        if let Some(default) = default.as_ref().filter(|default| !names.contains(&default.value)) {
+            let remedy = format!("write a section [contexts.{}], or one of: {}", default.value, names.join(", "));
+            findings.add_at(default, Problem::error("unknown_context", "there is no such context", remedy));
+        }
         root.finish(findings);
+        let outside = match outside {
+            Some(converted) => Some(converted?),
+            None => None,
+        };
+        Some(Self { file: file.to_owned(), outside, contexts, default: default.map(|default| default.value) })
+    }
+
+    /// The settings of the context that is named; without a name those of `context`, those outside all contexts, or of the
+    /// only context.
+    ///
+    /// # Errors
+    /// Fails if there is no such context, or if one has to be named.
+    pub fn choose(mut self, named: Option<&str>) -> Result<CtlSettings, Problem> {
+        let only = || self.contexts.keys().next().filter(|_| self.contexts.len() == 1).cloned();
+        let chosen = named.map(str::to_owned).or_else(|| self.default.clone());
+        let chosen = chosen.or_else(|| if self.outside.is_none() { only() } else { None });
+        let names = self.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
+        let Some(chosen) = chosen else {
+            let problem = || {
+                let message = format!("there are {} contexts: {names}", self.contexts.len());
+                let remedy = "choose one with --context NAME, TFO_CONTEXT, or context = \"NAME\" in the file";
+                Problem::error("no_context", message, remedy).in_file(&self.file)
+            };
+            return self.outside.take().ok_or_else(problem);
+        };
+        let problem = || {
+            let has = if names.is_empty() {
+                "the file has no [contexts.NAME]".to_owned()
+            } else {
+                format!("there are: {names}")
+            };
+            Problem::error("unknown_context", format!("there is no context {chosen:?}"), has).in_file(&self.file)
+        };
+        self.contexts.remove(&chosen).ok_or_else(problem)
+    }
+
+    /// Every context with its name; none for the settings outside all contexts.
+    pub fn contexts(&self) -> impl Iterator<Item = (Option<&str>, &CtlSettings)> {
+        let named = self.contexts.iter().map(|(name, settings)| (Some(name.as_str()), settings));
+        self.outside.iter().map(|settings| (None, settings)).chain(named)
+    }
+
+    /// Whether a context is the one that is used when `asked` is asked for.
+    #[must_use]
+    pub fn is_chosen(&self, context: Option<&str>, asked: Option<&str>) -> bool {
+        match asked.or(self.default.as_deref()) {
+            Some(name) => context == Some(name),
+            None => context.is_none() || (self.outside.is_none() && self.contexts.len() == 1),
+        }
+    }
+}
+
+impl CtlSettings {
+    fn convert(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Self> {
+        for (key, remedy) in REQUIRED {
+            table.require(key, remedy, findings);
+        }
+        let urls = table.strings("urls", findings).and_then(|texts| base_urls(texts, findings));
+        let ca = table.parsed("ca", findings, absolute);
+        let cert = table.parsed("cert", findings, absolute);
+        let key = table.secret_path("key", findings);
+        let pool = table.parsed("pool", findings, str::parse::<PoolName>);
         Some(Self {
-            file: file.to_owned(),
             urls: urls?.value,
             ca: ca?.value,
             cert: cert?.value,
@@ -88,15 +179,43 @@ mod tests {
     use super::*;
 
     fn problems(text: &str) -> Vec<(Option<usize>, String, &'static str)> {
-        let found = CtlSettings::parse(Path::new("ctl.toml"), text).err().unwrap_or_default();
+        let found = CtlFile::parse(Path::new("ctl.toml"), text).err().unwrap_or_default();
         found.into_iter().map(|problem| (problem.line, problem.key.unwrap_or_default(), problem.kind)).collect()
+    }
+
+    fn parse(text: &str) -> CtlFile {
+        CtlFile::parse(Path::new("ctl.toml"), text).unwrap()
     }
 
     #[test]
     fn the_shipped_example_is_valid() {
-        let settings = CtlSettings::parse(Path::new("ctl.toml"), include_str!("../../config/ctl.toml")).unwrap();
-        assert_eq!(settings.urls.len(), 2);
+        let settings = parse(include_str!("../../config/ctl.toml")).choose(None).unwrap();
+        assert_eq!(settings.urls.len(), 1);
         assert_eq!(settings.pool.as_ref().map(PoolName::as_str), Some("edge"));
+    }
+
+    #[test]
+    fn a_context_is_named_by_the_command_the_file_or_by_being_the_only_one() {
+        let one = |name: &str| {
+            format!("urls = [\"https://{name}\"]\nca = \"/a\"\ncert = \"/b\"\nkey = \"/c\"\npool = \"{name}\"\n")
+        };
+        let chosen = |text: &str, named: Option<&str>| match parse(text).choose(named) {
+            Ok(settings) => settings.pool.unwrap().to_string(),
+            Err(problem) => problem.kind.to_owned(),
+        };
+        let (a, b) = (format!("[contexts.a]\n{}", one("a")), format!("[contexts.b]\n{}", one("b")));
+        assert_eq!(chosen(&a, None), "a");
+        assert_eq!(chosen(&a, Some("b")), "unknown_context");
+        assert_eq!(chosen(&format!("{a}{b}"), None), "no_context");
+        assert_eq!(chosen(&format!("{a}{b}"), Some("b")), "b");
+        assert_eq!(chosen(&format!("context = \"b\"\n{a}{b}"), None), "b");
+        assert_eq!(chosen(&format!("context = \"b\"\n{a}{b}"), Some("a")), "a");
+        assert_eq!(chosen(&format!("{}{a}", one("outside")), None), "outside");
+        assert_eq!(chosen(&one("outside"), Some("a")), "unknown_context");
+        let file = parse(&format!("{}{a}{b}", one("outside")));
+        let names: Vec<_> = file.contexts().map(|(name, _)| (name, file.is_chosen(name, Some("b")))).collect();
+        assert_eq!(names, [(None, false), (Some("a"), false), (Some("b"), true)]);
+        assert_eq!(problems("context = \"c\"\n[contexts.a]\nurl = 1\n").len(), 6, "one of each kind, at once");
     }
 
     #[test]

@@ -20,6 +20,9 @@ use zeroize::Zeroizing;
 /// Longest configuration file in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// How alike two names are, from 0 to 1, if one was probably meant by the other: clap's own bound.
+const LIKE_ENOUGH: f64 = 0.7;
+
 /// A value and the place where it was written, for problems that are found later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located<T> {
@@ -343,10 +346,20 @@ impl<'t, 'i> Table<'t, 'i> {
         let known = self.known.join(", ");
         for (key, (span, _)) in &self.left {
             let place = if self.path.is_empty() { "at the top".to_owned() } else { format!("in [{}]", self.path) };
-            let problem = Problem::error("unknown_key", format!("unknown key {place}"), format!("known keys: {known}"));
+            let remedy = match nearest(key, self.known.iter().copied()) {
+                Some(near) => format!("did you mean {near}? known keys: {known}"),
+                None => format!("known keys: {known}"),
+            };
+            let problem = Problem::error("unknown_key", format!("unknown key {place}"), remedy);
             findings.add(span, &self.dotted(key), problem);
         }
     }
+}
+
+/// The name that was probably meant, as clap finds it for arguments.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = known.map(|known| (strsim::jaro(name, known), known));
+    likeness.filter(|(like, _)| *like > LIKE_ENOUGH).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
 }
 
 /// A path from the root.
@@ -440,6 +453,15 @@ mod tests {
         for bad in ["", ".5", "1.000001", "2", "-0.1", "0.0000001", "1e-3", "nan", "99999999"] {
             assert_eq!(ppm_of(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_key_that_was_meant_is_named() {
+        let meant = |name: &str| nearest(name, ["wait", "urls", "schedule", "absent_after"].into_iter());
+        for (name, expected) in [("url", "urls"), ("shedule", "schedule"), ("absent-after", "absent_after")] {
+            assert_eq!(meant(name), Some(expected), "{name}");
+        }
+        assert_eq!(meant("colour"), None);
     }
 
     #[test]

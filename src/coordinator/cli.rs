@@ -13,15 +13,18 @@ use super::backup::{self, Existing, Exported};
 use super::preflight::{self, Found, Opened, Purpose};
 use super::{serve, service_user};
 use tfo_cli::plain::counted;
-use tfo_cli::report::{Failure, Outcome, show_problems};
+use tfo_cli::report::{Failure, Format, Outcome, show_problems, write_json};
 use tfo_config::coordinator::DEFAULT_FILE;
 use tfo_model::problem::{Problem, Severity};
 use tfo_store::SqliteReader;
 
 /// Generates the TCP Fast Open keys of a fleet, and takes it through their rotations.
 #[derive(Debug, Parser)]
-#[command(name = "tfo-coordinator", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+#[command(name = "tfo-coordinator", version, arg_required_else_help = true, after_help = EXIT_CODES, after_long_help = LONG_HELP)]
 pub struct Arguments {
+    /// Output on stdout
+    #[arg(long, global = true, value_enum, default_value_t)]
+    format: Format,
     #[command(subcommand)]
     command: Command,
 }
@@ -30,6 +33,8 @@ pub struct Arguments {
 const BACKUPS_KEPT: NonZeroUsize = NonZeroUsize::new(14).expect("it is not zero");
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused.";
+
+const LONG_HELP: &str = include_str!("long_help.txt");
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -104,41 +109,50 @@ struct ExportPlace {
 /// The whole program: parses the arguments and runs the command.
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    tfo_cli::frame::main_with(arguments, |arguments: Arguments| run(&arguments.command))
+    tfo_cli::frame::main_with(arguments, |arguments: Arguments| run(&arguments.command, arguments.format))
 }
 
-fn run(command: &Command) -> Result<ExitCode, Failure> {
+fn run(command: &Command, format: Format) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve { config } => Ok(serve::serve(config).into()),
-        Command::Check { config, reload } => check(config, if *reload { Purpose::Reload } else { Purpose::Start }),
+        Command::Check { config, reload } => {
+            check(config, if *reload { Purpose::Reload } else { Purpose::Start }, format)
+        }
         Command::Export(arguments) => {
-            with_store(preflight::open_to_export(&arguments.config), |opened| export(arguments, opened))
+            with_store(preflight::open_to_export(&arguments.config), format, |opened| export(arguments, opened))
         }
-        Command::Import { config, from } => {
-            with_store(preflight::open_to_import(config), |opened| backup::import(&opened.store, &opened.key, from))
-        }
+        Command::Import { config, from } => with_store(preflight::open_to_import(config), format, |opened| {
+            backup::import(&opened.store, &opened.key, from)
+        }),
     }
 }
 
-fn check(config: &Path, purpose: Purpose) -> Result<ExitCode, Failure> {
+fn check(config: &Path, purpose: Purpose, format: Format) -> Result<ExitCode, Failure> {
     let user = service_user::find();
     if config == Path::new(DEFAULT_FILE)
         && let Some(user) = user.filter(|_| rustix::process::geteuid().is_root())
     {
-        let arguments: &[&str] = match purpose {
-            Purpose::Start => &["check"],
-            Purpose::Reload => &["check", "--reload"],
-        };
-        return user.run(arguments).map_err(|problem| Failure::new(Outcome::Failed, problem));
+        let mut arguments = vec!["check"];
+        arguments.extend((purpose == Purpose::Reload).then_some("--reload"));
+        if format == Format::Json {
+            arguments.extend(["--format", "json"]);
+        }
+        return user.run(&arguments).map_err(|problem| Failure::new(Outcome::Failed, problem));
     }
     let Found { problems, unseen } = preflight::check(config, purpose);
-    show_problems(&problems).map_err(Failure::undelivered)?;
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    let outcome = if errors == 0 { Outcome::Done } else { Outcome::Config };
+    if format == Format::Json {
+        let checked = serde_json::json!({"ok": errors == 0, "problems": problems});
+        write_json(&mut io::stdout().lock(), &checked).map_err(Failure::undelivered)?;
+        return Ok(outcome.into());
+    }
+    show_problems(&problems, format).map_err(Failure::undelivered)?;
     let as_user = if user.is_some_and(|user| user.is_us()) { ", read as the service's user" } else { "" };
     let counts = format!("{}, {}", counted(errors, "error"), counted(problems.len() - errors, "warning"));
     let unseen = unseen.map(|unseen| format!("; {unseen}")).unwrap_or_default();
     writeln!(io::stdout().lock(), "{}{as_user}: {counts}{unseen}", config.display()).map_err(Failure::undelivered)?;
-    Ok(if errors == 0 { Outcome::Done } else { Outcome::Config }.into())
+    Ok(outcome.into())
 }
 
 fn export(arguments: &ExportArgs, opened: &Opened<SqliteReader>) -> Result<Exported, Problem> {
@@ -153,6 +167,7 @@ fn export(arguments: &ExportArgs, opened: &Opened<SqliteReader>) -> Result<Expor
 
 fn with_store<S, T: Serialize>(
     opened: Result<Opened<S>, Vec<Problem>>,
+    format: Format,
     work: impl FnOnce(&Opened<S>) -> Result<T, Problem>,
 ) -> Result<ExitCode, Failure> {
     let opened = opened.map_err(|problems| {
@@ -160,7 +175,7 @@ fn with_store<S, T: Serialize>(
         let outcome = if has(preflight::NO_STORE) { Outcome::Failed } else { Outcome::Config };
         Failure { outcome: if has("store_in_use") { Outcome::Refused } else { outcome }, problems }
     })?;
-    show_problems(&opened.warnings).map_err(Failure::undelivered)?;
+    show_problems(&opened.warnings, format).map_err(Failure::undelivered)?;
     let done = work(&opened).map_err(|problem| {
         let outcome = if REFUSALS.contains(&problem.kind) { Outcome::Refused } else { Outcome::Failed };
         Failure::new(outcome, problem)

@@ -6,6 +6,7 @@
 
 pub mod backup;
 pub mod cli;
+pub mod connections;
 pub mod credential;
 pub mod dashboard;
 pub mod in_use;

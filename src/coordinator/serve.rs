@@ -13,10 +13,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::connections::Connections;
 use super::dashboard::{self, Observed};
 use super::in_use::InUse;
 use super::metrics::counters::Metrics;
-use super::pool::{Pool, Pools};
+use super::pool::{Pool, Pools, Watched};
 use super::preflight::{self, Opened};
 use super::routes::{self, Api, SharedBodies};
 use super::server::{Drained, Limits, Server, listen};
@@ -125,6 +126,7 @@ impl Daemon {
                 let tls = Arc::clone(&tls);
                 move |name| tls.is_own_name(name)
             }),
+            connections: Arc::default(),
         });
         tls.give_grace_to(operators(&api));
         let shutdown = CancellationToken::new();
@@ -153,8 +155,8 @@ impl Daemon {
             warn!(error = chain(&error), "cannot say what is in use: a reload that needs a restart will not fail");
         }
         let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
-        let limits = limits(files);
-        let server = Arc::new(Server::new(limits).keeping_places(operators(&daemon.api)));
+        let server = Server::new(limits(files)).keeping_places(operators(&daemon.api));
+        let server = Arc::new(server.counting(Arc::clone(&daemon.api.connections)));
         if let Some(observer) = observer {
             let seen = Observed {
                 api: Arc::clone(&daemon.api),
@@ -177,13 +179,14 @@ impl Daemon {
     /// Pools that are gone from the settings are ended.
     async fn apply(&self, settings: &CoordinatorSettings) -> Result<(), Problem> {
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.api.metrics));
+        let connections = Arc::clone(&self.api.connections);
         let (before, file) = (self.api.pools.load_full(), self.config.clone());
         let wanted = settings.pools.iter().map(|(name, policy)| (name.clone(), policy.value.clone()));
         let wanted: BTreeMap<PoolName, Policy> = wanted.collect();
         let (api, access) = (Arc::clone(&self.api), Arc::new(settings.access.clone()));
         let work = move || {
             let stored = store.pools().map_err(|error| error.problem())?;
-            let mut pools = start_pools(&store, &before, &metrics, &wanted)?;
+            let mut pools = start_pools(&store, &before, (&metrics, &connections), &wanted)?;
             for name in stored.iter().filter(|name| !wanted.contains_key(*name)) {
                 log::problem(&preflight::not_configured(name).in_file(&file));
             }
@@ -339,13 +342,14 @@ fn read_again(config: &Path) -> Result<CoordinatorSettings, Vec<Problem>> {
 fn start_pools(
     store: &Arc<dyn Store>,
     before: &Pools,
-    metrics: &Arc<Metrics>,
+    (metrics, connections): (&Arc<Metrics>, &Arc<Connections>),
     wanted: &BTreeMap<PoolName, Policy>,
 ) -> Result<Pools, Problem> {
     preflight::make_pools(&**store, wanted.iter())?;
     let new = wanted.iter().filter(|(name, _)| !before.contains_key(*name));
     let started = new.map(|(name, policy)| {
-        let pool = Pool::start(Arc::clone(store), name.clone(), policy.clone(), Arc::clone(metrics));
+        let seen = Watched { metrics: Arc::clone(metrics), connections: Arc::clone(connections) };
+        let pool = Pool::start(Arc::clone(store), name.clone(), policy.clone(), seen);
         Ok((name.clone(), Arc::new(pool.map_err(|error| error.problem())?)))
     });
     started.collect()

@@ -3,24 +3,78 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Arg, Args, CommandFactory, Parser, Subcommand};
 
 use super::{completions, fleet, host, pki};
 use tfo_cli::report::{Failure, Format, Outcome};
 
 /// Shows and drives the TCP Fast Open keys of a fleet, and looks at one host.
-#[derive(Debug, Parser)]
-#[command(name = "tfoctl", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+#[derive(Debug, Args)]
+#[command(version, arg_required_else_help = true, after_help = EXIT_CODES, after_long_help = LONG_HELP)]
 pub struct Arguments {
     /// Form of the output on stdout
     #[arg(long, global = true, value_enum, default_value_t)]
     format: Format,
+    // Read by each command that needs it, before or after which it may stand.
+    #[command(flatten)]
+    _connect: fleet::ConnectArgs,
     #[command(subcommand)]
     command: Command,
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused or not allowed, 4 not converged in time,\n\
      130 interrupted.";
+
+const LONG_HELP: &str = include_str!("long_help.txt");
+
+/// The commands by what they are for, as the help lists them.
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("Look at the fleet", &["check", "pools", "nodes", "watch", "audit", "contexts"]),
+    ("Change it", &["rotate", "pause", "resume", "abort", "advance", "exclude", "deny", "forget", "import", "recover"]),
+    ("This host", HOST),
+    ("Certificates", &["pki"]),
+    ("This program", &["completions"]),
+];
+
+/// The commands for one host.
+const HOST: &[&str] = &["status", "stats", "probe", "verify", "sniff", "get", "cookie", "derive", "keygen"];
+
+impl CommandFactory for Arguments {
+    fn command() -> clap::Command {
+        let command = Self::augment_args(clap::Command::new("tfoctl"));
+        let command = completions::with_names(without_fleet(command));
+        let template = template(&command);
+        command.help_template(template)
+    }
+
+    fn command_for_update() -> clap::Command {
+        Self::command()
+    }
+}
+
+impl Parser for Arguments {}
+
+/// Hides the options that say which fleet where they say nothing.
+fn without_fleet(command: clap::Command) -> clap::Command {
+    let hidden = |name: &'static str| Arg::new(name).long(name).value_name("TEXT").hide(true);
+    let others = HOST.iter().chain(&["pki", "completions"]);
+    others.fold(command, |command, name| {
+        command.mut_subcommand(name, |own| own.args(["config", "context", "pool"].map(hidden)))
+    })
+}
+
+/// The help of the program: its commands by group, which clap has no way to do.
+fn template(command: &clap::Command) -> String {
+    let mut text = "{before-help}{about-with-newline}\n{usage-heading} {usage}\n".to_owned();
+    for (group, names) in GROUPS {
+        text += &format!("\n{group}:\n");
+        for name in names {
+            let about = command.find_subcommand(name).and_then(clap::Command::get_about);
+            text += &format!("  {name:<11}  {}\n", about.map(ToString::to_string).unwrap_or_default());
+        }
+    }
+    text + "\n`tfoctl help COMMAND` says more.\n\nOptions:\n{options}{after-help}"
+}
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -60,6 +114,8 @@ enum Command {
     Audit(fleet::AuditArgs),
     /// Show the pools as they change
     Watch(fleet::WatchArgs),
+    /// List the contexts of the configuration, one for each fleet
+    Contexts(fleet::ConnectArgs),
     /// Certificates for a fleet that has no PKI of its own
     Pki(pki::PkiArgs),
     /// This host: keys by fingerprint, agent, kernel, drift; exit code 1 if something is wrong
@@ -80,14 +136,18 @@ enum Command {
     Verify(host::verify::Arguments),
     /// Show packets with TCP Fast Open, and which key made their cookies
     Sniff(host::sniff::Arguments),
-    /// Write the completions for a shell to stdout
+    /// Write what a shell runs for completions, names of nodes among them, to stdout
     Completions(completions::CompletionsArgs),
 }
 
 /// The whole program: parses the arguments and runs the command.
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    tfo_cli::frame::main_with(arguments, |arguments| run(&arguments))
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    match completions::answer(&arguments) {
+        Some(outcome) => outcome.into(),
+        None => tfo_cli::frame::main_with(arguments, |arguments| run(&arguments)),
+    }
 }
 
 fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
@@ -111,6 +171,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Forget(own) => fleet::forget(own, format),
         Command::Audit(own) => fleet::audit(own, format),
         Command::Watch(own) => fleet::watch(own, format),
+        Command::Contexts(own) => fleet::contexts(own, format),
         Command::Pki(own) => pki::run(own, format),
         Command::Status(own) => host::status::run(own, format),
         Command::Stats(own) => host::stats::run(own, format),
@@ -121,6 +182,49 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Probe(own) => host::probe::run(own, format),
         Command::Verify(own) => host::verify::run(own, format),
         Command::Sniff(own) => host::sniff::run(own, format),
-        Command::Completions(own) => completions::completions(own, &mut Arguments::command()),
+        Command::Completions(own) => completions::completions(own),
+    }
+}
+
+/// What a shell has to run for completions: for the packages.
+///
+/// # Errors
+/// Fails for a shell that is not known.
+pub fn completions_for(shell: &str) -> std::io::Result<Vec<u8>> {
+    completions::registration(shell)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_is_in_one_group() {
+        let command = Arguments::command();
+        command.clone().debug_assert();
+        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let mut all: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        grouped.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(grouped, all);
+    }
+
+    #[test]
+    fn the_fleet_may_be_named_before_and_after_the_command() {
+        let named = |words: &str| {
+            let parsed = Arguments::try_parse_from(words.split(' ')).map(|arguments| arguments.command);
+            match parsed {
+                Ok(Command::Contexts(own)) => own.pool_and_context(),
+                other => panic!("{words}: {other:?}"),
+            }
+        };
+        let both = ("edge".to_owned(), "lab".to_owned());
+        for words in [
+            "tfoctl --pool edge --context lab contexts",
+            "tfoctl contexts --pool edge --context lab",
+            "tfoctl --context lab contexts --pool edge",
+        ] {
+            assert_eq!(named(words), both, "{words}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use clap::{Parser, ValueEnum};
+use tfo_cli::report::Format;
 
 /// Name of the program, in its help and its messages.
 pub(super) const PROGRAM: &str = "tfo-demo";
@@ -25,6 +26,9 @@ pub(super) struct Args {
     /// Source of the agents' keys.
     #[arg(long, value_enum, default_value_t = Source::Coordinator)]
     pub(super) source: Source,
+    /// Form of the output: as JSON the last line alone, or what went wrong.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) format: Format,
     /// Rotate until Ctrl-C.
     #[arg(long)]
     pub(super) keep: bool,
@@ -53,6 +57,9 @@ impl Args {
     pub(super) fn to_words(&self) -> Vec<OsString> {
         let mut words = vec![format!("--nodes={}", self.nodes), format!("--rotations={}", self.rotations)];
         words.push(format!("--source={}", self.source.to_possible_value().expect("none is skipped").get_name()));
+        if self.format == Format::Json {
+            words.push("--format=json".to_owned());
+        }
         for (given, word) in [(self.keep, "--keep"), (self.naive, "--naive"), (self.replace_only, "--replace-only")] {
             if given {
                 words.push(word.to_owned());
@@ -75,8 +82,8 @@ mod tests {
     fn the_defaults_are_those_of_the_design() {
         let args = parse(&[]).unwrap();
         let (keep, naive, replace_only) = (false, false, false);
-        let source = Source::Coordinator;
-        let expected = Args { nodes: 8, rotations: 3, source, keep, naive, replace_only, compare: None };
+        let (source, format) = (Source::Coordinator, Format::Text);
+        let expected = Args { nodes: 8, rotations: 3, source, format, keep, naive, replace_only, compare: None };
         assert_eq!(args, expected);
     }
 
@@ -85,6 +92,7 @@ mod tests {
         for words in [
             &["--nodes", "5", "--rotations", "7", "--keep"][..],
             &["--source", "derive"],
+            &["--format", "json"],
             &["--naive", "--replace-only"],
             &["--naive", "--compare", "{}"],
         ] {

@@ -34,7 +34,7 @@ const SEAL_BYTES: usize = 32;
 /// The first wave is a quarter of the nodes, with a health window of two seconds.  The old key counts as drained when fewer than 1 % of
 /// the accepted cookies are made with it; every client connects again within a tenth of a second.
 const POLICY: &str = "interval = \"1d\"\npromote_waves = [\"25%\", \"100%\"]\nhealth_window = \"2s\"\n\
-                      drain_max = \"5s\"\nabsent_after = \"10s\"\n";
+                      drain_max = \"5s\"\nabsent_after = \"30s\"\n";
 /// The rest of an agent's `[source]`: it reports at least once a second, because the gates need its counters.
 const CADENCE: &str = "wait = \"1s\"\nstart_timeout = \"20s\"\n";
 

@@ -23,6 +23,7 @@ use super::sandbox;
 use super::screen::{Screen, Title, View};
 use super::server::Server;
 use super::summary::{self, LastLine, Numbers};
+use tfo_cli::report::Format;
 use tfo_host::kernel::namespace::NamespaceError;
 use tfo_host::kernel::netstat::TfoCounters;
 use tfo_host::runtime::clock;
@@ -44,7 +45,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     let stop = sandbox::tie_to_parent()?;
     let rotations_wanted = (!args.keep).then_some(args.rotations);
     let title = Title { nodes: args.nodes.into(), source: Operator::source(args), rotations_wanted };
-    let mut screen = Screen::new(title);
+    let mut screen = Screen::new(title, args.format);
     let fleet = Fleet::start(args, &stop, &mut screen)?;
     let evidence = fleet.run(rotations_wanted, &stop, &mut screen)?;
     screen.close().map_err(tell_failed)?;
@@ -55,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     }
     let numbers = Numbers::of(&evidence);
     if args.replace_only {
-        hand_over(&numbers)?;
+        hand_over(args, &numbers)?;
     } else {
         conclude(args, numbers)?;
     }
@@ -63,9 +64,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
 }
 
 /// Leaves the numbers of the naive run where the outer process finds them.
-fn hand_over(numbers: &Numbers) -> Result<(), DemoError> {
+fn hand_over(args: &Args, numbers: &Numbers) -> Result<(), DemoError> {
     let text = serde_json::to_vec(numbers).map_err(|error| tell_failed(error.into()))?;
     replace(Path::new(NAIVE_NUMBERS), &text, 0o400, Durability::Volatile)?;
+    if args.format == Format::Json {
+        return Ok(());
+    }
     let sentence = summary::sentence(numbers, None);
     writeln!(io::stdout(), "{sentence}; now the same with staged rotations\n").map_err(tell_failed)
 }
@@ -76,11 +80,14 @@ fn conclude(args: &Args, numbers: Numbers) -> Result<(), DemoError> {
         Some(text) => Some(serde_json::from_str(text).map_err(|error| tell_failed(error.into()))?),
         None => None,
     };
-    let mut text = naive.as_ref().map_or_else(String::new, |naive| summary::table(&numbers, naive) + "\n");
-    text += &summary::sentence(&numbers, naive.as_ref());
-    text.push('\n');
+    let mut text = String::new();
+    if args.format == Format::Text {
+        text = naive.as_ref().map_or_else(String::new, |naive| summary::table(&numbers, naive) + "\n");
+        text += &summary::sentence(&numbers, naive.as_ref());
+        text.push('\n');
+    }
     // People have read it by then; what reads a pipe wants numbers.
-    if !io::stdout().is_terminal() {
+    if args.format == Format::Json || !io::stdout().is_terminal() {
         text += &serde_json::to_string(&LastLine::of(numbers, naive)).map_err(|error| tell_failed(error.into()))?;
         text.push('\n');
     }

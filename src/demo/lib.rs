@@ -39,7 +39,8 @@ use std::process::ExitCode;
 
 use args::{Args, PROGRAM};
 use error::DemoError;
-use tfo_model::problem::chain;
+use tfo_cli::report::{Failure, Format, Outcome};
+use tfo_model::problem::{Problem, chain};
 
 /// Name under which the program is the fleet inside the namespaces.
 const FLEET_NAME: &str = "tfo-demo-fleet";
@@ -83,10 +84,18 @@ pub fn main_with(
         Err(outcome) => return outcome.into(),
     };
     let done = if name == Some(FLEET_NAME) { fleet::run(&args) } else { sandbox::run(&args) };
-    done.unwrap_or_else(|error| report(&error))
+    let format = Format::of(&arguments);
+    done.unwrap_or_else(|error| report(&error, format))
 }
 
-fn report(error: &DemoError) -> ExitCode {
+fn report(error: &DemoError, format: Format) -> ExitCode {
+    if format == Format::Json {
+        let remedy = error.remedy().map_or_else(String::new, |remedy| remedy.to_string());
+        let failure = Failure::new(Outcome::Failed, Problem::error("demo", chain(error), remedy));
+        // If nothing reads it, the exit code remains.
+        drop(failure.show(format));
+        return failure.outcome.into();
+    }
     let mut text = format!("{PROGRAM}: {}", chain(error));
     if let Some(remedy) = error.remedy() {
         text += &format!("\n{PROGRAM}: {remedy}");

@@ -10,7 +10,9 @@ use owo_colors::{AnsiColors, OwoColorize};
 use super::judge::{Outcome, Totals, sum};
 use super::network::{CLIENT_NAMESPACES, SOURCES_PER_NAMESPACE, VIP_V4, VIP_V6};
 use tfo_cli::plain::count_of_nodes;
+use tfo_cli::report::Format;
 use tfo_cli::screen::Screen as Terminal;
+use tfo_cli::terminal::Terminal as Stdout;
 use tfo_host::kernel::netstat::TfoCounters;
 use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::time::UnixTime;
@@ -58,7 +60,9 @@ pub(super) struct Screen {
     title: Title,
     /// None: lines.
     picture: Option<Terminal>,
-    /// Whether to use colours (<https://no-color.org>).
+    /// Nothing: a program reads the last line.
+    is_silent: bool,
+    /// Whether to use colours (see [`Stdout`]).
     colours: bool,
     last_line: Option<(String, Duration)>,
     /// The colour of each key that is on the screen, by its place in [`KEY_COLOURS`].
@@ -67,10 +71,11 @@ pub(super) struct Screen {
 
 impl Screen {
     /// A screen if standard output is a terminal.
-    pub(super) fn new(title: Title) -> Self {
-        let picture = Terminal::on_terminal();
-        let colours = picture.is_some() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { title, picture, colours, last_line: None, painted: BTreeMap::new() }
+    pub(super) fn new(title: Title, format: Format) -> Self {
+        let is_silent = format == Format::Json;
+        let picture = if is_silent { None } else { Terminal::on_terminal() };
+        let colours = picture.is_some() && Stdout::of_stdout().colours;
+        Self { title, picture, is_silent, colours, last_line: None, painted: BTreeMap::new() }
     }
 
     /// Shows a step of the start, before there is a fleet to show.
@@ -79,6 +84,7 @@ impl Screen {
     /// Fails if stdout cannot be written.
     pub(super) fn step(&mut self, text: &str) -> io::Result<()> {
         match &self.picture {
+            None if self.is_silent => Ok(()),
             Some(picture) => {
                 picture.draw(format!("{}\n{text} ...", self.headline()));
                 Ok(())
@@ -95,6 +101,9 @@ impl Screen {
         self.paint(view.statuses);
         if let Some(picture) = &self.picture {
             picture.draw(self.text(view));
+            return Ok(());
+        }
+        if self.is_silent {
             return Ok(());
         }
         if self.last_line.is_none() {
@@ -377,7 +386,7 @@ mod tests {
 
     fn screen(colours: bool) -> Screen {
         let title = Title { nodes: 3, source: "derive", rotations_wanted: Some(2) };
-        Screen { title, picture: None, colours, last_line: None, painted: BTreeMap::new() }
+        Screen { title, picture: None, is_silent: false, colours, last_line: None, painted: BTreeMap::new() }
     }
 
     #[test]

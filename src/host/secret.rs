@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use crate::runtime::descriptors;
 use crate::runtime::files::{self, Guard, SecretFileError};
 use tfo_model::problem::Problem;
 
@@ -125,7 +126,7 @@ impl SecretPath {
             }
             SecretFileError::TooLong { .. } => ("secret_too_long", "name the right file".to_owned()),
         };
-        Problem::error(kind, message, remedy)
+        descriptors::problem_of(error, Problem::error(kind, message, remedy))
     }
 }
 

@@ -28,12 +28,33 @@ pub(super) fn render(program: &Program) -> io::Result<Vec<u8>> {
     }
     page.extend_from_slice(b".SH COMMANDS\n");
     subcommands(&command, &mut page)?;
-    if let Some(after) = command.get_after_help() {
-        let text = format!(".SH \"EXIT STATUS\"\n{}\n", escape(&after.to_string()));
-        page.extend_from_slice(text.as_bytes());
+    match (command.get_after_long_help(), command.get_after_help()) {
+        (Some(long), _) => page.extend_from_slice(sections(&long.to_string()).as_bytes()),
+        (None, Some(short)) => page.extend_from_slice(sections(&short.to_string()).as_bytes()),
+        (None, None) => {}
     }
     page.extend_from_slice(see_also(program.see_also).as_bytes());
     Ok(page)
+}
+
+/// The text after the options, which `--help` shows as it is.  Its form: `Title:` begins a section; lines with two spaces
+/// in front are terms, those with more explain them.  The exit codes come first and have a line of their own.
+fn sections(text: &str) -> String {
+    let mut page = String::new();
+    for line in text.lines() {
+        let trimmed = line.trim();
+        let indent = line.len() - line.trim_start().len();
+        let text = escape(trimmed);
+        match (indent, trimmed.strip_prefix("Exit codes:"), trimmed.strip_suffix(':')) {
+            _ if trimmed.is_empty() => continue,
+            (0, Some(codes), _) => page += &format!(".SH \"EXIT STATUS\"\n{}\n", escape(codes.trim())),
+            (0, None, Some(title)) => page += &format!(".SH \"{}\"\n", escape(&title.to_uppercase())),
+            (0, None, None) => page += &format!("{text}\n"),
+            (2, ..) => page += &format!(".TP\n.B {text}\n"),
+            _ => page += &format!("{text}\n"),
+        }
+    }
+    page
 }
 
 /// Every visible command below `command`, each with its own options.
@@ -69,6 +90,7 @@ mod tests {
     use clap::{Arg, Command};
 
     use super::*;
+    use crate::Completions;
 
     #[test]
     fn a_page_has_every_command_with_its_options() {
@@ -77,7 +99,8 @@ mod tests {
         let hidden = Command::new("secret-command").hide(true);
         let command =
             Command::new("tfo-x").about("Does x").after_help("Exit codes: 0 done").subcommand(once).subcommand(hidden);
-        let page = render(&Program { command, section: 8, see_also: &["x.toml(5)"] }).unwrap();
+        let page = render(&Program { command, section: 8, see_also: &["x.toml(5)"], completions: Completions::Script })
+            .unwrap();
         let page = String::from_utf8(page).unwrap();
         for part in [
             ".TH tfo-x 8",
@@ -86,11 +109,19 @@ mod tests {
             "Converge one time",
             "\\-\\-dry\\-run",
             "Write nothing",
-            "Exit codes: 0 done",
+            ".SH \"EXIT STATUS\"\n0 done",
             "x.toml",
         ] {
             assert!(page.contains(part), "{part} is not in\n{page}");
         }
         assert!(!page.contains("secret"), "{page}");
+    }
+
+    #[test]
+    fn the_text_after_the_options_becomes_sections() {
+        let text = "Exit codes: 0 done.\nonce: 2 changed.\n\nFiles:\n  /etc/x.toml\n      The file.\n  .hidden\n      Another.\n";
+        let expected = ".SH \"EXIT STATUS\"\n0 done.\nonce: 2 changed.\n.SH \"FILES\"\n.TP\n.B /etc/x.toml\nThe file.\n\
+                        .TP\n.B \\&.hidden\nAnother.\n";
+        assert_eq!(sections(text), expected);
     }
 }

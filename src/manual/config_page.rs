@@ -7,9 +7,11 @@ use super::{Configuration, escape, see_also};
 
 /// The page.
 pub(super) fn render(configuration: &Configuration) -> String {
-    let Configuration { name, about, example, .. } = configuration;
+    let Configuration { about, example, .. } = configuration;
+    let name = &configuration.page();
     let mut page = format!(
-        ".TH {name} 5 \"\" \"tfo-fleet {}\" \"tfo-fleet\"\n.SH NAME\n{} \\- {}\n.SH DESCRIPTION\n",
+        ".TH {} 5 \"\" \"tfo-fleet {}\" \"tfo-fleet\"\n.SH NAME\n{} \\- {}\n.SH DESCRIPTION\n",
+        escape(name),
         env!("CARGO_PKG_VERSION"),
         escape(name),
         escape(about)

@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 
 use clap::Command;
-use clap_complete::{Shell, generate_to};
+use clap_complete::{Generator, Shell, generate_to};
 
 /// A program and where its page belongs.
 pub struct Program {
@@ -19,13 +19,23 @@ pub struct Program {
     pub command: Command,
     /// Section of the manual: 1 for all users, 8 for root.
     pub section: u8,
-    /// Pages that its own refers to, such as `agent.toml(5)`.
+    /// Pages that its own refers to, such as `tfo-agent.toml(5)`.
     pub see_also: &'static [&'static str],
+    /// Who completes its command line.
+    pub completions: Completions,
+}
+
+/// Who completes a command line.
+pub enum Completions {
+    /// The shell, from a script that is made of the definition.
+    Script,
+    /// The program: this is what a shell has to run so that it asks.
+    Program(fn(shell: &str) -> io::Result<Vec<u8>>),
 }
 
 /// A configuration file.
 pub struct Configuration {
-    /// Name of its page, `agent.toml`.
+    /// Its name, `agent.toml`; its page is `tfo-agent.toml(5)`.
     pub name: &'static str,
     /// One line of what it is.
     pub about: &'static str,
@@ -33,6 +43,13 @@ pub struct Configuration {
     pub example: &'static str,
     /// Pages that its own refers to.
     pub see_also: &'static [&'static str],
+}
+
+impl Configuration {
+    /// The name of its page: pages of all packages share one directory.
+    fn page(&self) -> String {
+        format!("tfo-{}", self.name)
+    }
 }
 
 /// Shells that completions are made for.
@@ -47,15 +64,21 @@ pub fn write(directory: &Path, programs: &[Program], configurations: &[Configura
     std::fs::create_dir_all(&man)?;
     for program in programs {
         let name = program.command.get_name();
-        std::fs::write(man.join(format!("{name}.{}", program.section)), command_page::render(program)?)?;
+        let page = command_page::render(program)?;
+        std::fs::write(man.join(format!("{name}.{}", program.section)), ascii(&String::from_utf8_lossy(&page)))?;
         for shell in SHELLS {
             let completions = directory.join("completions").join(shell.to_string());
             std::fs::create_dir_all(&completions)?;
-            generate_to(shell, &mut program.command.clone(), name, &completions)?;
+            match program.completions {
+                Completions::Program(of) => {
+                    std::fs::write(completions.join(shell.file_name(name)), of(&shell.to_string())?)?;
+                }
+                Completions::Script => drop(generate_to(shell, &mut program.command.clone(), name, &completions)?),
+            }
         }
     }
     for configuration in configurations {
-        std::fs::write(man.join(format!("{}.5", configuration.name)), config_page::render(configuration))?;
+        std::fs::write(man.join(format!("{}.5", configuration.page())), ascii(&config_page::render(configuration)))?;
     }
     Ok(())
 }
@@ -84,6 +107,17 @@ fn see_also(pages: &[&str]) -> String {
     format!(".SH \"SEE ALSO\"\n{}\n", references.join(", "))
 }
 
+/// Roff in ASCII: groff reads bytes as Latin-1, and warns.
+fn ascii(page: &str) -> String {
+    page.chars().fold(String::with_capacity(page.len()), |mut ascii, c| {
+        match c.is_ascii() {
+            true => ascii.push(c),
+            false => ascii += &format!("\\[u{:04X}]", u32::from(c)),
+        }
+        ascii
+    })
+}
+
 /// Text as roff takes it: no line starts a request, and backslashes, hyphens and quotes are themselves.
 fn escape(text: &str) -> String {
     let escaped = text.replace('\\', "\\e").replace('-', "\\-").replace('"', "\\(dq");
@@ -94,6 +128,11 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_are_ascii() {
+        assert_eq!(ascii("a…–\n"), "a\\[u2026]\\[u2013]\n");
+    }
 
     #[test]
     fn text_starts_no_request() {

@@ -52,13 +52,14 @@ fn describe(command: &Command, level: usize, page: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Completions;
 
     #[test]
     fn the_pages_have_every_command_and_every_file() {
         let inner = Command::new("inner").about("Does the inner thing");
         let hidden = Command::new("secret-command").hide(true);
         let command = Command::new("tfo-x").about("Does x").subcommand(inner).subcommand(hidden);
-        let page = commands(&[Program { command, section: 8, see_also: &[] }]);
+        let page = commands(&[Program { command, section: 8, see_also: &[], completions: Completions::Script }]);
         for part in ["# Commands\n", "\n## tfo-x\n\n```text\nDoes x", "\n### tfo-x inner\n\n```text\nDoes the inner"] {
             assert!(page.contains(part), "{part} is not in\n{page}");
         }

@@ -91,6 +91,8 @@ named_enum! {
         Converged = "converged",
         /// Heard, and behind.
         Straggler = "straggler",
+        /// It holds its keys, and its connection has gone; it is not silent yet.
+        Disconnected = "disconnected",
         /// Not heard for longer than its limit.
         Silent = "silent",
         /// A kernel holds other keys than the node was given.

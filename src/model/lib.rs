@@ -11,6 +11,7 @@ pub mod key;
 pub mod key_text;
 pub mod named;
 pub mod node;
+pub mod pattern;
 pub mod problem;
 pub mod state;
 pub mod time;

@@ -1,5 +1,6 @@
 //! One problem, described so that the reader can fix it: where it is, what is wrong, what to do.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -108,6 +109,21 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// A text on one line and without control of a terminal: what came from outside may have line ends, escape sequences, and
+/// marks that turn the direction of writing.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let is_hidden = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !text.contains(is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_hidden(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
+}
+
 impl fmt::Display for Problem {
     /// `error: FILE:LINE: KEY: message` and, on a line of its own, the remedy.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -139,6 +155,16 @@ pub fn refusal(problems: &[Problem]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_printable_has_one_line_and_no_escapes() {
+        for same in ["", "plain", "Zürich → ok", "back\\slash"] {
+            assert!(matches!(printable(same), Cow::Borrowed(text) if text == same));
+        }
+        let forged = "x`\n<2>2026 ERROR \u{1b}[2J\r\t\0\u{85}\u{9b}\u{2028}\u{202e}\u{2066}y";
+        let shown = "x`\\n<2>2026 ERROR \\u{1b}[2J\\r\\t\\u{0}\\u{85}\\u{9b}\\u{2028}\\u{202e}\\u{2066}y";
+        assert_eq!(printable(forged), shown);
+    }
 
     #[test]
     fn a_refusal_is_the_first_error_on_one_line() {

@@ -1,13 +1,17 @@
-//! The client's side of TLS: three PEM files become a configuration that trusts one CA and shows one certificate.
+//! The client's side of TLS: PEM files become a configuration that trusts one CA and shows one certificate.
 //!
 //! Must not know: sockets, URLs, what the connection is for.  Invariants: TLS 1.3 only, ring only, HTTP/1.1 only; no
 //! platform roots, so only the fleet's own CA can certify a coordinator; only its owner may read the key file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::identity::Peer;
 use super::pem;
@@ -27,7 +31,7 @@ const ALPN: &[u8] = b"http/1.1";
 /// Kind of the problem that a certificate has expired.
 pub const EXPIRED: &str = "tls_certificate_expired";
 
-/// Paths of the three files.
+/// Paths of the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientFiles {
     /// Certificates of the CAs that sign the coordinators' certificates.
@@ -36,11 +40,13 @@ pub struct ClientFiles {
     pub cert: PathBuf,
     /// The private key of the first certificate in `cert`.
     pub key: SecretPath,
+    /// Revoked certificates of coordinators; none, and no coordinator's certificate can be revoked.
+    pub crl: Option<PathBuf>,
 }
 
-/// State of the three files, to detect a change.  systemd never changes a credential of a running service.
+/// State of the files, to detect a change.  systemd never changes a credential of a running service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileStamps([Option<Stamp>; 3]);
+pub struct FileStamps([Option<Stamp>; 4]);
 
 impl ClientFiles {
     /// Their current state.
@@ -50,7 +56,7 @@ impl ClientFiles {
             SecretPath::File(path) => Stamp::of(path),
             SecretPath::Credential(_) => None,
         };
-        FileStamps([Stamp::of(&self.ca), Stamp::of(&self.cert), key])
+        FileStamps([Stamp::of(&self.ca), Stamp::of(&self.cert), key, self.crl.as_deref().and_then(Stamp::of)])
     }
 }
 
@@ -83,9 +89,15 @@ struct Described {
 pub fn client_identity(files: &ClientFiles, now: UnixTime) -> Result<ClientIdentity, Vec<Problem>> {
     let mut notes = Vec::new();
     let read = (read_roots(&files.ca, now, &mut notes), pem::certificates(&files.cert), pem::key(&files.key));
-    let (roots, chain, key) = match read {
-        (Ok(roots), Ok(chain), Ok(key)) => (roots, chain, key),
-        (roots, chain, key) => return Err([roots.err(), chain.err(), key.err()].into_iter().flatten().collect()),
+    let lists = match &files.crl {
+        Some(path) => read_lists(path, now, &mut notes),
+        None => Ok(Vec::new()),
+    };
+    let (roots, chain, key, lists) = match (read, lists) {
+        ((Ok(roots), Ok(chain), Ok(key)), Ok(lists)) => (roots, chain, key, lists),
+        ((roots, chain, key), lists) => {
+            return Err([roots.err(), chain.err(), key.err(), lists.err()].into_iter().flatten().collect());
+        }
     };
     let described = describe(&chain[0]).map_err(|problem| vec![problem.in_file(&files.cert)])?;
     notes.extend(validity_note(&described, now).map(|problem| problem.in_file(&files.cert)));
@@ -94,7 +106,7 @@ pub fn client_identity(files: &ClientFiles, now: UnixTime) -> Result<ClientIdent
         let remedy = "issue one with a SAN: `tfoctl pki issue --node NAME`; the common name does not count";
         notes.push(Problem::error("tls_certificate_without_name", message, remedy).in_file(&files.cert));
     }
-    let config = configure(roots, chain, key, files).map_err(|problem| vec![problem])?;
+    let config = configure((roots, lists), chain, key, files).map_err(|problem| vec![problem])?;
     Ok(ClientIdentity { config, names: described.names, not_after: described.not_after, notes })
 }
 
@@ -103,21 +115,22 @@ pub fn client_identity(files: &ClientFiles, now: UnixTime) -> Result<ClientIdent
 /// # Errors
 /// As [`client_identity`].
 pub fn client_config(ca: &Path, cert: &Path, key: &SecretPath, now: UnixTime) -> Result<ClientConfig, Vec<Problem>> {
-    let files = ClientFiles { ca: ca.to_owned(), cert: cert.to_owned(), key: key.clone() };
+    let files = ClientFiles { ca: ca.to_owned(), cert: cert.to_owned(), key: key.clone(), crl: None };
     client_identity(&files, now).map(|identity| identity.config)
 }
 
 fn configure(
-    roots: RootCertStore,
+    (roots, lists): (RootCertStore, Vec<CertificateRevocationListDer<'static>>),
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     files: &ClientFiles,
 ) -> Result<ClientConfig, Problem> {
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = verifier(roots, lists, files, &provider)?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring has cipher suites for TLS 1.3")
-        .with_root_certificates(roots);
+        .with_webpki_verifier(verifier);
     let mut config = builder.with_client_auth_cert(chain, key).map_err(|error| {
         let cert = files.cert.display();
         match error {
@@ -137,6 +150,48 @@ fn configure(
     // Connections last, and a coordinator that restarts has new ticket keys: tickets would only use memory.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
+}
+
+/// Refuses what a list names, whatever its age: an overdue list still knows what was revoked before, and a node that took no
+/// coordinator because of a date would lose the pool.  A CA without a list revokes nothing.
+fn verifier(
+    roots: RootCertStore,
+    lists: Vec<CertificateRevocationListDer<'static>>,
+    files: &ClientFiles,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, Problem> {
+    let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).with_crls(lists);
+    builder.only_check_end_entity_revocation().allow_unknown_revocation_status().build().map_err(|error| {
+        let message = format!("a revocation list cannot be used: {error}");
+        Problem::error("tls_bad_crl", message, "issue it again").in_file(files.crl.as_ref().unwrap_or(&files.ca))
+    })
+}
+
+/// The lists, newest first: webpki uses the first one of an issuer.
+fn read_lists(
+    path: &Path,
+    now: UnixTime,
+    notes: &mut Vec<Problem>,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, Problem> {
+    let mut dated = Vec::new();
+    for der in pem::revocation_lists(path)? {
+        let Ok((_, list)) = CertificateRevocationList::from_der(&der) else {
+            let message = "a revocation list of the file cannot be parsed";
+            return Err(Problem::error("tls_bad_crl", message, "issue it again").in_file(path));
+        };
+        if let Some(until) = list.next_update().map(pem::unix).filter(|until| *until < now) {
+            let message = format!(
+                "the revocation list of {} was to be renewed at {until}: what was revoked since is not known, what it names \
+                 stays refused",
+                list.issuer()
+            );
+            notes.push(Problem::warning("tls_crl_expired", message, "put the CA's new list there").in_file(path));
+        }
+        let at = list.last_update().timestamp();
+        dated.push((at, der));
+    }
+    dated.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    Ok(dated.into_iter().map(|(_, der)| der).collect())
 }
 
 fn read_roots(path: &Path, now: UnixTime, notes: &mut Vec<Problem>) -> Result<RootCertStore, Problem> {
@@ -196,7 +251,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyIdMethod,
+        KeyPair, KeyUsagePurpose, SerialNumber, date_time_ymd,
+    };
 
     use super::*;
 
@@ -219,6 +277,7 @@ mod tests {
         fn new() -> Self {
             let mut params = CertificateParams::new(vec![]).unwrap();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
             valid(&mut params, 3_650);
             let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
             let pki = Self { dir: tempfile::tempdir().unwrap(), ca };
@@ -245,7 +304,12 @@ mod tests {
 
         fn load(&self, now: UnixTime) -> Result<ClientIdentity, Vec<Problem>> {
             let path = |name| self.dir.path().join(name);
-            let files = ClientFiles { ca: path("ca.crt"), cert: path("n.crt"), key: SecretPath::File(path("n.key")) };
+            let files = ClientFiles {
+                ca: path("ca.crt"),
+                cert: path("n.crt"),
+                key: SecretPath::File(path("n.key")),
+                crl: Some(path("crl.pem")).filter(|path| path.exists()),
+            };
             client_identity(&files, now)
         }
 
@@ -282,6 +346,30 @@ mod tests {
         assert_eq!(pki.notes(FROM.plus(2_970 * DAY + 1)), ["tls_certificate_expiring"]);
         pki.issue(&["n1.example.org"], 9_000);
         assert_eq!(pki.notes(FROM.plus(3_651 * DAY)), [EXPIRED], "the CA");
+    }
+
+    #[test]
+    fn an_overdue_list_is_told_and_a_broken_one_is_refused() {
+        let pki = Pki::new();
+        let list = |until: u64| {
+            let epoch = date_time_ymd(1970, 1, 1);
+            let params = CertificateRevocationListParams {
+                this_update: epoch + Duration::from_secs(FROM.secs()),
+                next_update: epoch + Duration::from_secs(FROM.plus(until).secs()),
+                crl_number: SerialNumber::from(1),
+                issuing_distribution_point: None,
+                revoked_certs: Vec::new(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            pki.put("crl.pem", &params.signed_by(&pki.ca).unwrap().pem().unwrap(), 0o644);
+        };
+        list(DAY);
+        assert_eq!(pki.notes(FROM.plus(DAY)), [""; 0]);
+        assert_eq!(pki.notes(FROM.plus(DAY + 1)), ["tls_crl_expired"], "the node is not locked out");
+        pki.put("crl.pem", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", 0o644);
+        assert_eq!(pki.kinds(), ["tls_bad_crl"]);
+        pki.put("crl.pem", "", 0o644);
+        assert_eq!(pki.kinds(), ["tls_not_pem"]);
     }
 
     #[test]

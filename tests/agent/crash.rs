@@ -280,7 +280,7 @@ fn fail_everywhere(due: &Due) {
     done(&output);
     due.reset();
     let here = due.host.text_path("");
-    let ours = |call: &Call| [here.as_str(), KEY_FILE, "/run/lock"].iter().any(|path| call.line.contains(path));
+    let ours = |call: &Call| [here.as_str(), KEY_FILE, "/run/tfo-agent"].iter().any(|path| call.line.contains(path));
     let all: Vec<Call> = calls(&trace).into_iter().filter(ours).collect();
     for needed in ["openat", "write", "fsync", "rename", "ftruncate", "read", "flock"] {
         assert!(all.iter().any(|call| call.name.starts_with(needed)), "no {needed} among {all:?}");

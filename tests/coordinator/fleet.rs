@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use tfo_testbed::config::FAST;
 use tfo_testbed::coordinator::{Node, OPERATOR, VIEWER, World};
+use tfo_testbed::{SOON, poll_until};
 
 fn states(world: &World) -> Vec<(String, String)> {
     let (_, nodes) = world.operator().get("/v1/pools/edge/nodes");
@@ -54,6 +55,73 @@ fn nodes_that_only_report_are_shown_and_drive_nothing() {
     // A node of the pool cannot slip out of its barriers in the midst of a session.
     others[0].different = json!({"source": "derive"});
     assert_eq!(others[0].sync(0).1["kind"], "session_closed");
+}
+
+#[test]
+fn a_node_whose_connection_has_gone_is_shown_as_disconnected_at_once() {
+    let (world, mut nodes) = with_first_key(FAST);
+    let shown = |name: &str| {
+        let (_, shown) = world.operator().get("/v1/pools/edge/nodes");
+        let nodes = shown["nodes"].as_array().unwrap();
+        nodes.iter().find(|node| node["node"] == name).unwrap().clone()
+    };
+    let (a, b) = ("a.cache.example.org", "b.cache.example.org");
+    // `a` waits for news, as a daemon does; `b` only asks, as a timer does.
+    assert_eq!(nodes[0].sync(1).0, 204);
+    nodes[1].sync(0);
+    let before = shown(a);
+    assert_eq!((&before["state"], &before["connected"]), (&json!("converged"), &json!(true)), "{before}");
+    let until = before["certificate_until"].as_str().unwrap();
+    assert!(until.ends_with('Z') && before["connected_since"].is_string(), "{before}");
+    nodes.drain(..2);
+    assert!(poll_until(SOON, || shown(a)["state"] == "disconnected"), "{}", shown(a));
+    let (after, timer) = (shown(a), shown(b));
+    assert_eq!((&after["connected"], after["certificate_until"].as_str()), (&json!(false), Some(until)));
+    assert_eq!(
+        (&timer["state"], &timer["connected"]),
+        (&json!("converged"), &Value::Null),
+        "a timer has none by design"
+    );
+    // Barriers do not know of it.
+    assert_eq!(world.pool()["converged"], 3);
+    let (_, metrics) = world.observed("/metrics").unwrap();
+    assert!(metrics.contains("state=\"disconnected\"} 1"), "{metrics}");
+}
+
+#[test]
+fn the_audit_log_is_filtered_by_the_coordinator() {
+    let (world, _nodes) = with_first_key(FAST);
+    let exclude = |node: &str| {
+        let action = json!({"exclude": {"until": "2100-01-01T00:00:00Z"}});
+        let body = json!({"action": action, "nodes": [node], "reason": node});
+        let (status, answer) = world.operator().post("/v1/pools/edge/nodes", &body);
+        assert_eq!(status, 200, "{answer}");
+        answer["revision"].as_u64().unwrap()
+    };
+    let last = ["a.cache.example.org", "b.cache.example.org"].map(exclude)[1];
+    let asked = |query: &str| world.operator().get(&format!("/v1/pools/edge/audit?{query}"));
+    let reasons = |query: &str| -> Vec<String> {
+        let (status, answer) = asked(query);
+        assert_eq!(
+            (status, &answer["more"], &answer["read_to"]),
+            (200, &json!(false), &json!(last)),
+            "{query}: {answer}"
+        );
+        let entries = answer["entries"].as_array().unwrap();
+        entries.iter().map(|entry| entry["reason"].as_str().unwrap().to_owned()).collect()
+    };
+    let (a, b) = ("a.cache.example.org", "b.cache.example.org");
+    assert_eq!(reasons("node=b.cache.example.org&after=1").last().unwrap(), b);
+    assert!(!reasons("node=b.cache.example.org&after=1").contains(&a.to_owned()));
+    assert_eq!(reasons("limit=2"), [a, b], "the latest, oldest first");
+    assert_eq!(reasons(&format!("limit=1&operator={OPERATOR}")), [b]);
+    assert_eq!(reasons("operator=nobody.example.org"), [""; 0]);
+    assert_eq!(reasons("since=2100-01-01T00:00:00Z"), [""; 0]);
+    assert!(reasons("since=2020-01-01T00:00:00Z").len() >= 3);
+    assert_eq!(reasons(&format!("after={last}")), [""; 0]);
+    for bad in ["limit=0", "limit=1001", "since=yesterday", "node=a/b", "colour=red"] {
+        assert_eq!(asked(bad).0, 400, "{bad}");
+    }
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn an_installation_starts_nothing_and_says_what_comes_next() {
     machine.run(&["systemctl", "enable", "--now", "tfo-agent"]);
     assert_ne!(key(&machine), UNSET);
     let page =
-        machine.run(&["sh", "-c", "zcat /usr/share/man/man8/tfo-agent.8.gz /usr/share/man/man5/agent.toml.5.gz"]);
+        machine.run(&["sh", "-c", "zcat /usr/share/man/man8/tfo-agent.8.gz /usr/share/man/man5/tfo-agent.toml.5.gz"]);
     assert!(page.contains("detailed") && page.contains("stage_lead"), "{page}");
     machine.run(&["bash", "-c", ". /usr/share/bash-completion/completions/tfo-agent && complete -p tfo-agent"]);
 }

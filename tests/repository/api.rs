@@ -188,6 +188,10 @@ fn pools_nodes_and_audit() {
         agent: Some("0.1.0".to_owned()),
         tcp_fastopen: Some(3),
         excluded: Some(ExclusionReason::Absent.into()),
+        excluded_until: Some(at()),
+        connected: Some(false),
+        connected_since: Some(at()),
+        certificate_until: Some(at()),
     };
     let fingerprints = vec![FingerprintCount { primary: print(2), backup: Some(print(1)), nodes: 99 }];
     let line = AuditLine {
@@ -203,7 +207,7 @@ fn pools_nodes_and_audit() {
     insta::assert_json_snapshot!(json!({
         "pools": value(&Pools { pools: vec![status()] }),
         "nodes": value(&Nodes { pool: pool(), nodes: vec![status_of(NodeState::Drifted)], fingerprints }),
-        "audit": value(&Audit { pool: pool(), entries: vec![line], more: true }),
+        "audit": value(&Audit { pool: pool(), entries: vec![line], more: true, read_to: Revision::new(12) }),
     }));
 }
 

@@ -212,7 +212,7 @@ fn block(first: &str) -> String {
 #[test]
 fn the_coordinator_and_the_report_can_be_enabled() {
     let source = settings(&block("[source]")).unwrap();
-    for part in ["coordinator2.example.org", "start_timeout: 10s", "wait: 30s", "period: 3600s", "LeftAlone"] {
+    for part in ["coordinator.example.org", "start_timeout: 10s", "wait: 30s", "period: 3600s", "LeftAlone"] {
         assert!(source.contains(part), "{part}: {source}");
     }
     // Everything that is neither needed nor an example shows its default.
@@ -230,7 +230,7 @@ fn the_coordinator_and_the_report_can_be_enabled() {
     };
     assert_eq!(places(&only), places(&block("[source]")));
     let reported = settings(&format!("{AGENT}{}", block("[report]"))).unwrap();
-    assert!(reported.contains("coordinator1.example.org"), "{reported}");
+    assert!(reported.contains("coordinator.example.org"), "{reported}");
     let both = format!("{}{}", block("[source]"), block("[report]"));
     assert!(settings(&both).unwrap_err().contains("[report] is for the other sources"));
 }

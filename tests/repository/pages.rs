@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tfo_engine::rollout::verdict::page;
-use tfo_model::fleet::VerdictKind;
+use tfo_model::fleet::{BlockedBy, NodeState, VerdictKind};
+use tfo_testbed::{need_tool, skip_unless};
 
 use super::root;
 
@@ -45,6 +46,41 @@ fn help_prints_usage_and_makes_no_directory() {
     assert!(output.status.success() && printed.contains("Usage: tfo-manual"), "{printed}");
     assert!(manual(here.path(), &["--no-such-option"]).status.code() == Some(2));
     assert_eq!(std::fs::read_dir(here.path()).expect("it is there").count(), 0, "something was written");
+}
+
+#[test]
+fn man_pages_have_their_sections_and_no_warning() {
+    let made = tempfile::tempdir().expect("a directory for the pages");
+    assert!(manual(made.path(), &["."]).status.success());
+    let man = made.path().join("man");
+    let read = |name: &str| std::fs::read_to_string(man.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    for name in ["tfo-agent.8", "tfo-coordinator.8", "tfoctl.1"] {
+        let page = read(name);
+        for section in ["EXIT STATUS", "EXAMPLES", "FILES", "ENVIRONMENT", "SEE ALSO"] {
+            assert!(page.contains(&format!(".SH \"{section}\"")), "{section} is not in {name}");
+        }
+    }
+    let page = read("tfoctl.1");
+    for state in NodeState::ALL {
+        assert!(page.contains(&format!(".B {}\n", state.as_str())), "state {state} is not explained");
+    }
+    for gate in BlockedBy::ALL {
+        let name = gate.as_str();
+        assert!(
+            page.lines().any(|line| line.starts_with(".B ") && line.contains(name)),
+            "gate {name} is not explained"
+        );
+    }
+    // Pages of all packages share one directory.
+    let pages: Vec<PathBuf> =
+        std::fs::read_dir(&man).expect("it is there").map(|entry| entry.expect("it can be read").path()).collect();
+    assert!(pages.iter().all(|page| page.file_name().is_some_and(|name| name.to_string_lossy().starts_with("tfo"))));
+    skip_unless!(need_tool("groff"));
+    for page in pages {
+        let output = Command::new("groff").args(["-ww", "-man", "-Tutf8", "-z"]).arg(&page).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && said.is_empty(), "{}: {said}", page.display());
+    }
 }
 
 /// README.md, CONTRIBUTING.md and everything below docs.

@@ -11,6 +11,7 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::host::{Host, read_keys};
+use crate::kernel_clock::KernelClock;
 use crate::{NetNs, SOON, agent_path, now, poll_some, poll_until};
 
 /// Python by its path: a version manager's shim takes longer than a whole test.
@@ -97,6 +98,12 @@ impl DaemonHost {
     /// Starts `tfo-agent run` as systemd would.
     pub fn start(&self) -> Daemon {
         self.start_with("exec \"$@\"")
+    }
+
+    /// Starts it beside a kernel whose clock the test synchronises.
+    pub fn start_beside(&self, clock: &KernelClock) -> Daemon {
+        let set = clock.environment().map(|(name, value)| format!("export {name}={}", value.display()));
+        self.start_with(&format!("{}; exec \"$@\"", set.join("; ")))
     }
 
     /// Starts the agent through a shell script, which gets the agent and its arguments as `"$@"`.

@@ -96,8 +96,13 @@ impl FakeCoordinator {
 
     /// The same at this address.
     pub fn start_on(netns: &NetNs, ca: &Ca, address: &str) -> Self {
+        Self::start_as(netns, ca, address, &ca.both(&["localhost", "127.0.0.1"]))
+    }
+
+    /// The same with this certificate.
+    pub fn start_as(netns: &NetNs, ca: &Ca, address: &str, identity: &Identity) -> Self {
         let listener = netns.run(|| std::net::TcpListener::bind(address)).unwrap();
-        Self::serve(listener, server_config(&ca.pem, None, &ca.both(&["localhost", "127.0.0.1"])))
+        Self::serve(listener, server_config(&ca.pem, None, identity))
     }
 
     /// With the certificate of `name` in a directory of `tfoctl pki`, on 127.0.0.1.

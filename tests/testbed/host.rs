@@ -49,9 +49,11 @@ impl Host {
         }
         let netns = NetNs::new();
         let inode = std::fs::metadata(netns.path()).expect("the namespace is there").ino();
-        let lock_file = PathBuf::from(format!("/run/lock/tfo-agent.net-{inode}.lock"));
+        let lock_file = PathBuf::from(format!("/run/tfo-agent/net-{inode}.lock"));
         // The lock is named after the namespace's inode, which may be reused: a killed test may have left one.
-        std::fs::remove_file(&lock_file).ok();
+        if std::fs::File::open(&lock_file).is_ok_and(|left| left.try_lock().is_ok()) {
+            std::fs::remove_file(&lock_file).ok();
+        }
         Self { netns, dir, lock_file }
     }
 

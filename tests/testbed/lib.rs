@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod fake_coordinator;
 pub mod fleet;
 pub mod host;
+pub mod kernel_clock;
 mod leftovers;
 pub mod levers;
 pub mod machine;
@@ -243,4 +244,10 @@ pub fn poll_until(deadline: Duration, mut look: impl FnMut() -> bool) -> bool {
 )]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// The wall clock, for times in what a scripted server says.
+#[expect(clippy::disallowed_methods, reason = "as above")]
+pub fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
 }

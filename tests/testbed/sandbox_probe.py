@@ -88,7 +88,7 @@ service = sys.argv[1]
 if service == "agent":
     attempt("the key", lambda: write("/proc/sys/net/ipv4/tcp_fastopen_key"))
     attempt("a file in /etc/sysctl.d", lambda: make("/etc/sysctl.d/probe.tmp"))
-    attempt("a lock", lambda: make("/run/lock/probe"))
+    attempt("a file in /run/lock", lambda: make("/run/lock/probe"))
     attempt("own directory", lambda: make("/run/tfo-agent/probe"))
     own = "/run/tfo-agent"
 else:
@@ -110,7 +110,7 @@ attempt("read /root", lambda: os.listdir("/root"))
 attempt("read /home", lambda: os.listdir("/home"))
 attempt("execute", lambda: execute("/bin/true"))
 attempt("execute what it wrote", lambda: execute_own(own + "/true"))
-for directory in ["/tmp", "/run/lock", "/etc/sysctl.d"]:
+for directory in ["/tmp", "/run/tfo-agent", "/etc/sysctl.d"]:
     attempt(f"execute in {directory}", lambda: execute_own(directory + "/true"))
 attempt("execute systemctl", lambda: execute("/bin/systemctl"))
 attempt("execute beside the libraries", lambda: execute("/usr/lib/tfo-test/true"))

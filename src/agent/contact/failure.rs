@@ -87,6 +87,10 @@ impl Failure {
                 "answer_lower_generation",
                 "if the coordinator's store was restored, run `tfoctl recover`; the installed keys stay",
             ),
+            AnswerRefused::TooFarAhead { .. } => (
+                "answer_too_far_ahead",
+                "find out what that coordinator is, and who took it over; the installed keys stay",
+            ),
             AnswerRefused::OtherKeys { .. } => (
                 "answer_other_keys",
                 "if the coordinator's store was restored, run `tfoctl recover`; the installed keys stay",

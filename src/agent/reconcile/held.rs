@@ -45,7 +45,10 @@ impl Held {
 
 /// What a pass sees before it writes.
 pub(super) struct Seen {
+    /// What cannot be read counts as foreign, and is written again.
     pub(super) persisted: Persisted,
+    /// Whether the file could be read: otherwise it is not known to have changed.
+    pub(super) file_is_read: bool,
     /// In the order of the namespaces.
     pub(super) kernels: Vec<Observation>,
 }

@@ -2,18 +2,20 @@
 //!
 //! No failure of a pass makes it drop or forget installed keys.
 
+mod clock_trust;
 mod held;
 mod problems;
 
 use std::collections::BTreeMap;
 
+use self::clock_trust::{ClockTrust, Memory};
 use self::held::{Held, Seen};
 use super::observation::{self, ManagedNamespace, Observation};
 use super::placement::{self, Intended, Placement};
 use super::report::{NamespaceReport, PassReport};
 use super::source::{self, Installed, Offer};
 use tfo_config::agent::{AgentSettings, InstallMode, SourceSettings};
-use tfo_engine::reconcile::{KeyChoice, ObservedFile, Plan, choose_keys};
+use tfo_engine::reconcile::{KeyChoice, ObservedFile, Plan};
 use tfo_host::kernel::procfs::KeyFile;
 use tfo_host::kernel::sysctl_d::{self, Persisted, Record};
 use tfo_model::key::{KeyFingerprint, PairPrint};
@@ -44,6 +46,7 @@ pub struct Reconciler {
     file_may_be_lost: bool,
     joints_checked: bool,
     drift_repairs: u64,
+    trust: ClockTrust,
 }
 
 /// The keys to hold.
@@ -71,7 +74,14 @@ impl Reconciler {
             file_may_be_lost: false,
             joints_checked: false,
             drift_repairs: 0,
+            trust: ClockTrust::SinceBoot,
         }
+    }
+
+    /// For a process that makes many passes: it waits for a synchronised clock from when it first doubts it.
+    #[must_use]
+    pub fn of_daemon(settings: AgentSettings) -> Self {
+        Self { trust: ClockTrust::SinceDoubt(None), ..Self::new(settings) }
     }
 
     /// The settings.
@@ -96,6 +106,7 @@ impl Reconciler {
     #[must_use]
     pub fn succeeding(mut self, before: &Self) -> Self {
         self.drift_repairs = before.drift_repairs;
+        self.trust = before.trust;
         self.known.clone_from(&before.known);
         // Keys of a pool are kept even if their file is gone: nothing here could make them again.
         if let (SourceSettings::Coordinator(_), SourceSettings::Coordinator(_)) =
@@ -111,7 +122,9 @@ impl Reconciler {
     pub fn pass(&mut self, now: UnixTime, mode: PassMode, instructed: Option<Offer>) -> PassReport {
         let mut problems = Vec::new();
         let persisted = observation::read_file(&self.settings, &mut problems);
-        let seen = Seen { persisted, kernels: self.observe() };
+        let file_is_read = persisted.is_some();
+        let persisted = persisted.unwrap_or(Persisted::Foreign);
+        let seen = Seen { persisted, file_is_read, kernels: self.observe() };
         problems.extend(seen.kernels.iter().filter_map(|seen| seen.kernel.as_ref().err().cloned()));
         self.check_joints(now, &seen.persisted, &mut problems);
         self.notice_drift(&seen, &mut problems);
@@ -250,8 +263,8 @@ impl Reconciler {
                 return Chosen::Kept(kept);
             }
         };
-        let installed_at = seen.persisted.record().map(|record| record.installed_at);
-        match choose_keys(now, offer.clock, installed_at, &offer.generators, &self.known) {
+        let memory = Memory { record: seen.persisted.record(), generators: &self.known };
+        match self.trust.choose(&self.settings, now, &offer, memory) {
             KeyChoice::Follow => {
                 self.known.extend(offer.generators.clone());
                 Chosen::Offered(self.follow(now, offer, kept.as_ref()))
@@ -296,7 +309,8 @@ impl Reconciler {
             phase: desired.phase,
             prints: desired.prints,
             joints,
-            installed_at: installed_before.map_or(now, |kept| kept.record.installed_at),
+            // Never later than now: a time that a wrong clock wrote must not be kept with the same keys.
+            installed_at: installed_before.map_or(now, |kept| kept.record.installed_at.min(now)),
         };
         Held { keys: desired.keys, record, next_change_at: desired.next_change_at }
     }
@@ -324,7 +338,8 @@ impl Reconciler {
                 drifted.push(format!("namespace {}", managed.namespace));
             }
         }
-        if self.file_was_current && self.file_state(&seen.persisted, &held.record) == ObservedFile::Other {
+        let is_other = || self.file_state(&seen.persisted, &held.record) == ObservedFile::Other;
+        if self.file_was_current && seen.file_is_read && is_other() {
             drifted.push(self.settings.install.sysctl_file.value.display().to_string());
         }
         if drifted.is_empty() {

@@ -8,7 +8,7 @@ use tfo_host::kernel::boot_order;
 use tfo_host::kernel::key_writers;
 use tfo_model::problem::Problem;
 use tfo_model::state::BackupSlot;
-use tfo_model::time::UnixTime;
+use tfo_model::time::{UnixTime, duration_text};
 
 /// Why the installed keys are kept although the source offers others; `file` is the sysctl.d file.
 pub(super) fn kept(now: UnixTime, clock: ClockUse, reason: KeepReason, file: &Path) -> Problem {
@@ -23,9 +23,20 @@ pub(super) fn kept(now: UnixTime, clock: ClockUse, reason: KeepReason, file: &Pa
                 "the clock is behind: it shows {now}, and the keys were installed at {installed_at} (tolerance \
                  {tolerance} s); the installed keys stay"
             );
-            let remedy =
-                format!("set the clock (chrony, timesyncd); if it is right now and was wrong then, remove {file}");
+            let remedy = format!(
+                "let chrony, timesyncd or another NTP client set the clock: once it is synchronised the schedule is followed \
+                 again; where none can run and it is right now, remove {file}"
+            );
             Problem::error("clock_behind", message, remedy)
+        }
+        KeepReason::ClockAhead { installed_at, left } => {
+            let message = format!(
+                "the clock is not synchronised and may be ahead: it shows {now}, more than an interval after the keys were \
+                 installed at {installed_at}; the installed keys stay until it is synchronised, for {} at most",
+                duration_text(left.as_secs().max(1))
+            );
+            let remedy = "let chrony, timesyncd or another NTP client synchronise it; nothing else is needed";
+            Problem::error("clock_ahead", message, remedy)
         }
         KeepReason::OtherSecret { generator } => {
             let message = format!("the secret of {generator} was replaced in place; the installed keys stay");

@@ -65,7 +65,7 @@ mod tests {
     fn a_unit_that_executes_nothing_is_reported() {
         let closed = |shown: &str| closed(&Properties(shown.to_owned()));
         assert_eq!(closed("NoExecPaths=\n"), None, "not loaded, or open");
-        assert_eq!(closed("NoExecPaths=-/tmp -/run/lock\n"), None);
+        assert_eq!(closed("NoExecPaths=-/tmp -/run/tfo-agent\n"), None);
         assert_eq!(closed("NoExecPaths=/ -/tmp\n").unwrap().kind, "hook_not_allowed");
     }
 }

@@ -358,6 +358,15 @@ drain_below = 0.01
     }
 
     #[test]
+    fn a_pool_waits_for_its_nodes_for_longer_than_they_are_silent() {
+        let with = |value: &str| problems(&format!("{GOOD}\nabsent_after = \"{value}\"\n"));
+        assert_eq!(with("30s"), []);
+        for short in ["1s", "29s"] {
+            assert_eq!(with(short), [("pools.edge.absent_after".to_owned(), "out_of_range")], "{short}");
+        }
+    }
+
+    #[test]
     fn the_last_wave_is_everybody() {
         let text = GOOD.replace("\"0.5%\", \"100%\"", "\"5%\"");
         assert_eq!(problems(&text), [("pools.edge.promote_waves".to_owned(), "policy")]);

@@ -12,6 +12,9 @@ use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
 use tfo_model::time::RotationInterval;
 
+/// The shortest `absent_after`.  A daemon reports within 30 s (`wait`) or a third of `absent_after`, and a failed request is
+/// repeated after up to 8 s: a pool that gives up sooner makes healthy nodes withdraw themselves.
+const ABSENT_AFTER_SECS_MIN: u64 = 30;
 /// Most pools of one coordinator: each has a thread.
 const POOLS_MAX: usize = 64;
 /// Most names or patterns in one list.
@@ -59,7 +62,7 @@ fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Pol
     }
     let minutes = RotationInterval::MIN_SECS..=RotationInterval::MAX_SECS;
     span(&mut table, "interval", minutes, &mut policy.interval_secs, findings);
-    span(&mut table, "absent_after", 1..=WEEK, &mut policy.absent_after_secs, findings);
+    span(&mut table, "absent_after", ABSENT_AFTER_SECS_MIN..=WEEK, &mut policy.absent_after_secs, findings);
     let absent = table.parsed("absent_policy", findings, |text| match text {
         "exclude" => Ok(AbsentPolicy::Exclude),
         "wait" => Ok(AbsentPolicy::Wait),

@@ -33,6 +33,8 @@ pub struct Described {
     pub tcp_fastopen: Option<i32>,
     /// Kind of the problem that it reports.
     pub error: Option<String>,
+    /// Whether its request waits for news: an agent that runs all the time, and so has a connection.
+    pub waits: bool,
 }
 
 /// What an operator wants, where the driver adds the pool's state or key bytes before it asks the engine.

@@ -26,6 +26,7 @@ use self::replica::Replica;
 #[cfg(test)]
 pub(crate) use self::waiting::Reply;
 pub use self::waiting::{Held, SyncError, Until};
+use super::connections::Connections;
 use super::metrics::counters::Metrics;
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
@@ -38,6 +39,14 @@ use tfo_wire::v1::sync::SelfAnswer;
 
 /// Requests that may wait for the driver: one for each connection, and more.
 const QUEUE_MAX: usize = 32_768;
+
+/// What a pool shares with the rest of the program.
+pub struct Watched {
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The connections of each name.
+    pub connections: Arc<Connections>,
+}
 
 /// A pool's driver, from outside.
 pub struct Pool {
@@ -53,12 +62,7 @@ impl Pool {
     ///
     /// # Errors
     /// Fails if the store cannot be read or has no such pool, or if no thread can be started.
-    pub fn start(
-        store: Arc<dyn Store>,
-        name: PoolName,
-        policy: Policy,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, StoreError> {
+    pub fn start(store: Arc<dyn Store>, name: PoolName, policy: Policy, seen: Watched) -> Result<Self, StoreError> {
         let replica = Replica::open(Arc::clone(&store), name.clone())?;
         let (sender, receiver) = sync_channel(QUEUE_MAX);
         let shared = Arc::new(Shared {
@@ -67,7 +71,7 @@ impl Pool {
             revision: AtomicU64::new(replica.document().revision.get()),
             policy: ArcSwap::from_pointee(replica.document().policy.clone()),
         });
-        let driver = driver::Driver::new(replica, policy, metrics, Arc::clone(&shared));
+        let driver = driver::Driver::new(replica, policy, seen, Arc::clone(&shared));
         let thread = std::thread::Builder::new().name(format!("pool-{name}")).spawn(move || driver.run(&receiver));
         let thread = thread.map_err(|source| StoreError::Failed {
             step: "start a thread for",

@@ -1,29 +1,25 @@
-//! The operators' side of the API: reading pools, nodes and the audit log, and commands.
+//! The operators' side of the API: reading pools and nodes, and commands.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{MethodRouter, post};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::sync_request::check_reason;
 use super::{Api, FromOperator, FromReader, ReadPool};
 use crate::pool::{Asked, CommandError, GivenKeys, Pool, Wanted};
 use crate::server::{JsonBody, Refusal};
-use tfo_engine::rollout::document::{Actor, AuditEntry};
 use tfo_engine::rollout::input::{Command, Expectation, OperatorRequest, Reason, RevokeKeys};
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
-use tfo_store::AUDIT_READ_MAX;
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::fleet::{
-    AdvanceRequest, Audit, AuditLine, COMMAND_BYTES_MAX, Command as CommandBody, Done, ImportRequest, PoolStatus,
-    Pools, RecoverRequest, RotationMode, RotationRequest,
+    AdvanceRequest, COMMAND_BYTES_MAX, Command as CommandBody, Done, ImportRequest, PoolStatus, Pools, RecoverRequest,
+    RotationMode, RotationRequest,
 };
 use tfo_wire::v1::orders::{ExpectRequest, NODES_MAX, NodeAction, NodesRequest};
 use tfo_wire::v1::secret::SecretText;
@@ -34,11 +30,11 @@ const MESSAGE_BYTES_MAX: usize = 8 << 10;
 type Body<T> = JsonBody<T, COMMAND_BYTES_MAX>;
 type Commanded = Result<Json<Done>, Refusal>;
 
-fn busy() -> Refusal {
+pub(super) fn busy() -> Refusal {
     Refusal::new(ErrorKind::Unavailable, "this coordinator is busy or stopping; ask again")
 }
 
-fn store_down() -> Refusal {
+pub(super) fn store_down() -> Refusal {
     Refusal::new(ErrorKind::StoreUnavailable, "the store cannot be reached; ask again")
 }
 
@@ -69,46 +65,6 @@ pub(super) async fn pool(State(api): State<Arc<Api>>, ReadPool(pool): ReadPool) 
 pub(super) async fn nodes(State(api): State<Arc<Api>>, ReadPool(pool): ReadPool) -> Result<Response, Refusal> {
     let make = async { pool.nodes().await.map_err(|_| busy())?.map_err(|_| store_down()) };
     api.bodies.answer(format!("pools/{}/nodes", pool.name()), vec![pool.revision()], make).await
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AuditQuery {
-    #[serde(default)]
-    after: u64,
-}
-
-/// `GET /v1/pools/{pool}/audit?after=REVISION`.
-pub(super) async fn audit(
-    ReadPool(pool): ReadPool,
-    query: Result<Query<AuditQuery>, QueryRejection>,
-) -> Result<Json<Audit>, Refusal> {
-    let query = query.map_err(|_| bad_request("the query is ?after=REVISION, or nothing"))?;
-    let (store, name) = (pool.store(), pool.name().clone());
-    let after = Revision::new(query.after);
-    let read = tokio::task::spawn_blocking(move || store.audit(&name, after)).await;
-    let entries = read.map_err(|_| busy())?.map_err(|error| {
-        tracing::warn!(pool = %pool.name(), %error, "the audit log cannot be read");
-        store_down()
-    })?;
-    let more = entries.len() == AUDIT_READ_MAX;
-    Ok(Json(Audit { pool: pool.name().clone(), entries: entries.into_iter().map(line).collect(), more }))
-}
-
-fn line(entry: AuditEntry) -> AuditLine {
-    AuditLine {
-        at: entry.at,
-        revision: entry.revision,
-        generation: entry.generation,
-        phase: entry.phase,
-        operator: match entry.actor {
-            Actor::Engine => None,
-            Actor::Operator(name) => Some(name),
-        },
-        action: entry.action.into(),
-        nodes: entry.nodes,
-        reason: entry.reason,
-    }
 }
 
 /// A command for the driver.
@@ -166,7 +122,7 @@ async fn execute(api: &Api, from: &FromOperator, instruction: Instruction) -> Co
     done.map(Json)
 }
 
-fn bad_request(why: impl Into<String>) -> Refusal {
+pub(super) fn bad_request(why: impl Into<String>) -> Refusal {
     Refusal::new(ErrorKind::BadRequest, why)
 }
 

@@ -3,6 +3,7 @@
 //! A peer is identified by its certificate's subjectAltName, never by a body.  Its rights are checked before the body is
 //! read.  Must not know: TLS, stores, the decisions of the rules.
 
+mod audit;
 mod fleet;
 mod node;
 mod shared_body;
@@ -17,6 +18,7 @@ use axum::http::request::Parts;
 use axum::routing::{get, post};
 
 pub use self::shared_body::SharedBodies;
+use super::connections::Connections;
 use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools};
 use super::server::{Refusal, RequestId};
@@ -37,6 +39,8 @@ pub struct Api {
     pub bodies: SharedBodies,
     /// Names of the coordinator's own certificate.
     pub own_names: Box<dyn Fn(&NodeId) -> bool + Send + Sync>,
+    /// The connections of each name.
+    pub connections: Arc<Connections>,
 }
 
 /// All routes of API v1.  The fallbacks are the server's.
@@ -48,7 +52,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/pools/{pool}", get(fleet::pool))
         .route("/v1/pools/{pool}/nodes", get(fleet::nodes).merge(fleet::command(fleet::order_nodes)))
         .route("/v1/pools/{pool}/expect", fleet::command(fleet::expect))
-        .route("/v1/pools/{pool}/audit", get(fleet::audit))
+        .route("/v1/pools/{pool}/audit", get(audit::audit))
         .route("/v1/pools/{pool}/rotations", fleet::command(fleet::rotate))
         .route("/v1/pools/{pool}/pause", fleet::command(fleet::pause))
         .route("/v1/pools/{pool}/resume", fleet::command(fleet::resume))

@@ -37,6 +37,7 @@ pub(super) fn sync_of(request: SyncRequest) -> Result<(Sync, Described), String>
         agent: request.agent,
         tcp_fastopen: request.tcp_fastopen,
         error: request.error,
+        waits: request.wait_secs > 0,
     };
     Ok((Sync { session: request.session, seen: request.seen, report }, described))
 }

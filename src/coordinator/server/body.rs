@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::answer::Refusal;
+use tfo_model::problem::printable;
 use tfo_wire::error::ErrorKind;
 
 /// Longest part of serde's message that is passed on, in characters.
@@ -69,7 +70,8 @@ fn misfit(error: &serde_json::Error) -> String {
     let message = error.to_string();
     // These name a field; all other messages quote a value.
     if ["unknown field ", "missing field ", "duplicate field "].iter().any(|prefix| message.starts_with(prefix)) {
-        return format!("the body does not fit: {}", message.chars().take(MESSAGE_CHARS_MAX).collect::<String>());
+        let message: String = printable(&message).chars().take(MESSAGE_CHARS_MAX).collect();
+        return format!("the body does not fit: {message}");
     }
     format!("the body does not fit: a value is of the wrong type or out of its range ({place})")
 }
@@ -101,6 +103,8 @@ mod tests {
         let misfit = |text: &str| misfit(&serde_json::from_str::<Import>(text).unwrap_err());
         assert!(misfit(r#"{"key": 1, "other": 2}"#).contains("unknown field `other`"));
         assert!(misfit("{}").contains("missing field `key`"));
+        let forged = misfit(r#"{"x\n<2>ERROR \u001b[2J": 1}"#);
+        assert!(!forged.contains(char::is_control) && forged.contains(r"x\n<2>ERROR \u{1b}[2J"), "{forged}");
         assert!(misfit("{").contains("not JSON (line 1"));
         let secret = misfit(r#"{"key": "c0ffee00-c0ffee00"}"#);
         assert!(!secret.contains("c0ffee") && secret.contains("line 1, column "), "{secret}");

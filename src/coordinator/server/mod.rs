@@ -38,6 +38,7 @@ pub use service::Draining;
 use service::{ConnectionService, Requests};
 use watch::ConnectionWatch;
 
+use crate::connections::Connections;
 use tfo_host::runtime::process;
 use tfo_tls::identity::Peer;
 use tfo_tls::server::{LiveConnection, ServerTls};
@@ -106,6 +107,7 @@ pub struct Server {
     limits: Limits,
     gate: Arc<Gate>,
     refusals: Arc<Refusals>,
+    connections: Arc<Connections>,
     kept_for: KeptFor,
 }
 
@@ -122,6 +124,7 @@ struct Shared {
     limits: Limits,
     gate: Arc<Gate>,
     refusals: Arc<Refusals>,
+    connections: Arc<Connections>,
     kept_for: KeptFor,
     requests: Requests,
     ends: Ends,
@@ -131,13 +134,25 @@ impl Server {
     /// A server with these limits.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, gate: Gate::new(limits), refusals: Arc::default(), kept_for: Arc::new(|_| false) }
+        Self {
+            limits,
+            gate: Gate::new(limits),
+            refusals: Arc::default(),
+            connections: Arc::default(),
+            kept_for: Arc::new(|_| false),
+        }
     }
 
     /// Keeps [`Limits::operators_kept`] places for these peers.
     #[must_use]
     pub fn keeping_places(self, kept_for: impl Fn(&Peer) -> bool + Send + Sync + 'static) -> Self {
         Self { kept_for: Arc::new(kept_for), ..self }
+    }
+
+    /// Counts the connections of each name here.
+    #[must_use]
+    pub fn counting(self, connections: Arc<Connections>) -> Self {
+        Self { connections, ..self }
     }
 
     /// Refusals so far, by reason.  For metrics.
@@ -209,6 +224,7 @@ impl Server {
             limits: self.limits,
             gate: Arc::clone(&self.gate),
             refusals: Arc::clone(&self.refusals),
+            connections: Arc::clone(&self.connections),
             kept_for: Arc::clone(&self.kept_for),
             requests: Requests::default(),
             ends: ends.clone(),
@@ -266,6 +282,7 @@ impl Shared {
         let shaken = Box::pin(self.handshake(stream, address, &tls)).await;
         drop(tls);
         if let Some((stream, live, place)) = shaken {
+            let _open = self.connections.opened(live.peer());
             let service = self.service(address, Some(&live));
             Box::pin(connection::serve(*stream, service, Some(live), self.ends)).await;
             drop(place);

@@ -4,7 +4,8 @@
 //! is read before anything is reported, and the revision or generation in a command keeps a repeated one from being done
 //! again.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -12,11 +13,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::failure::{failed, not_answered, unknown_outcome};
-use tfo_cli::report::Failure;
+use tfo_cli::report::{Failure, Format, Outcome, show_problems};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::fleet::Action;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::{NodeId, PoolId, PoolName};
+use tfo_model::problem::Problem;
 use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
 use tfo_wire::v1::fleet::{Audit, AuditLine, Done, Nodes, PoolStatus, Pools};
 
@@ -37,8 +39,12 @@ pub(super) struct Fleet {
     urls: Vec<BaseUrl>,
     /// Our names, by our certificate.
     names: Vec<NodeId>,
-    /// Index of the coordinator that answered last: it is asked first.
+    /// Index of the address that answered last: it is asked first.
     preferred: Cell<usize>,
+    /// The form of notes on stderr; none for silence.
+    notes: Option<Format>,
+    /// The pools that were seen: a pool of the same name with another identity is another coordinator's.
+    seen: RefCell<BTreeMap<PoolName, PoolId>>,
 }
 
 /// A command as a request.
@@ -91,6 +97,8 @@ enum Round<A> {
         error: ClientError,
         doubt: Doubt,
     },
+    /// The next address is another coordinator's.
+    Foreign(Failure),
     /// No coordinator answered; `retry` if at least one asked to come back, `doubt` if one may have done it.
     NoAnswer {
         errors: Vec<ClientError>,
@@ -100,18 +108,48 @@ enum Round<A> {
 }
 
 impl Fleet {
-    pub(super) fn new(client: Client, urls: Vec<BaseUrl>, names: Vec<NodeId>) -> Self {
-        Self { client, urls, names, preferred: Cell::new(0) }
+    pub(super) fn new(client: Client, urls: Vec<BaseUrl>, names: Vec<NodeId>, notes: Option<Format>) -> Self {
+        Self { client, urls, names, preferred: Cell::new(0), notes, seen: RefCell::default() }
     }
 
     /// All pools.
     pub(super) async fn pools(&self) -> Result<Pools, Failure> {
-        self.read("/v1/pools").await
+        let pools: Pools = self.read("/v1/pools").await?;
+        pools.pools.iter().try_for_each(|status| self.recognise(status, self.preferred.get()))?;
+        Ok(pools)
     }
 
     /// One pool.
     pub(super) async fn status(&self, pool: &PoolName) -> Result<PoolStatus, Failure> {
-        self.read(&format!("/v1/pools/{pool}")).await
+        let status = self.read(&format!("/v1/pools/{pool}")).await?;
+        self.recognise(&status, self.preferred.get())?;
+        Ok(status)
+    }
+
+    /// Fails if the pool of this name had another identity before: `urls` names two coordinators with stores of their own.
+    fn recognise(&self, status: &PoolStatus, at: usize) -> Result<(), Failure> {
+        let before = *self.seen.borrow_mut().entry(status.pool.clone()).or_insert(status.pool_id);
+        if before == status.pool_id {
+            return Ok(());
+        }
+        let url = &self.urls[at];
+        let message = format!(
+            "pool {} at {url} is another pool: its identity is {}, and was {before}",
+            status.pool, status.pool_id
+        );
+        let remedy = "`urls` must be addresses of one coordinator; write a [contexts.NAME] for each fleet";
+        Err(Failure::new(Outcome::Refused, Problem::error("other_pool", message, remedy)))
+    }
+
+    /// Remembers which address answered, and says so if one before it did not.
+    fn answered(&self, at: usize, errors: &[ClientError]) {
+        let before = self.preferred.replace(at);
+        if let (Some(format), Some(error), true) = (self.notes, errors.first(), before != at) {
+            let message = format!("{} answered instead: {error}", self.urls[at]);
+            let remedy = "check the address that did not answer; `urls` must be addresses of one coordinator";
+            // If stderr is closed, a note is not worth failing for.
+            drop(show_problems(&[Problem::warning("other_address", message, remedy)], format));
+        }
     }
 
     /// Its nodes.
@@ -119,24 +157,30 @@ impl Fleet {
         self.read(&format!("/v1/pools/{pool}/nodes")).await
     }
 
-    /// A page of its audit log.
-    pub(super) async fn audit(&self, pool: &PoolName, after: Revision) -> Result<Audit, Failure> {
-        self.read(&format!("/v1/pools/{pool}/audit?after={after}")).await
-    }
-
     /// All of its audit log after a revision.
     pub(super) async fn audit_after(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditLine>, Failure> {
-        let mut lines: Vec<AuditLine> = Vec::new();
+        Ok(self.audit(pool, after, "").await?.0)
+    }
+
+    /// All of its audit log after a revision that fits the rest of the query, and the revision up to which it was read.
+    pub(super) async fn audit(
+        &self,
+        pool: &PoolName,
+        after: Revision,
+        rest: &str,
+    ) -> Result<(Vec<AuditLine>, Revision), Failure> {
+        let (mut lines, mut read_to) = (Vec::new(), after);
         for _ in 0..PAGES_MAX {
-            let after = lines.last().map_or(after, |line| line.revision);
-            let page = self.audit(pool, after).await?;
-            let got_any = !page.entries.is_empty();
-            lines.extend(page.entries);
-            if !page.more || !got_any {
+            let Audit { entries, more, read_to: page_to, .. } =
+                self.read(&format!("/v1/pools/{pool}/audit?after={read_to}{rest}")).await?;
+            let before = read_to;
+            read_to = entries.last().map_or(read_to, |line| line.revision).max(page_to);
+            lines.extend(entries);
+            if !more || read_to == before {
                 break;
             }
         }
-        Ok(lines)
+        Ok((lines, read_to))
     }
 
     /// Sends a command.
@@ -150,7 +194,7 @@ impl Fleet {
         let start = clock::monotonic();
         let mut doubt = Doubt::None;
         loop {
-            let (errors, retry) = match self.round(&Method::POST, &path, Some(&request.body)).await {
+            let (errors, retry) = match self.round(&Method::POST, &path, Some(&request.body), Some(pool)).await {
                 Round::Answer(done) => return Ok(done),
                 Round::Final { error, doubt: new } => {
                     return match doubt.max(new) {
@@ -158,6 +202,7 @@ impl Fleet {
                         doubt => self.settle(pool, entry, vec![error], doubt).await,
                     };
                 }
+                Round::Foreign(failure) => return Err(failure),
                 Round::NoAnswer { errors, retry, doubt: new } => {
                     doubt = doubt.max(new);
                     (errors, retry)
@@ -200,9 +245,10 @@ impl Fleet {
     async fn read<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
         let start = clock::monotonic();
         loop {
-            let (errors, retry) = match self.round::<(), A>(&Method::GET, path, None).await {
+            let (errors, retry) = match self.round::<(), A>(&Method::GET, path, None, None).await {
                 Round::Answer(answer) => return Ok(answer),
                 Round::Final { error, .. } => return Err(failed(&error)),
+                Round::Foreign(failure) => return Err(failure),
                 Round::NoAnswer { errors, retry, .. } => (errors, retry),
             };
             let left = clock::left_of(PATIENCE, start);
@@ -213,20 +259,37 @@ impl Fleet {
         }
     }
 
-    /// Asks each coordinator once, until one answers.
+    /// Fails if the pool at this address is not the one that was seen; an address that does not answer fails in its turn.
+    async fn recognise_at(&self, at: usize, pool: &PoolName) -> Result<(), Failure> {
+        let path = format!("/v1/pools/{pool}");
+        let call =
+            Call { method: &Method::GET, path: &path, timeout: CALL_TIMEOUT, answer_bytes_max: ANSWER_BYTES_MAX };
+        match self.client.call::<(), PoolStatus>(&self.urls[at], call, None).await {
+            Ok(Some(status)) => self.recognise(&status, at),
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Asks each coordinator once, until one answers; a change to `pool` only where the pool is the one that was seen.
     async fn round<B: Serialize, A: DeserializeOwned>(
         &self,
         method: &Method,
         path: &str,
         body: Option<&B>,
+        change: Option<&PoolName>,
     ) -> Round<A> {
         let (mut errors, mut retry, mut doubt) = (Vec::new(), None, Doubt::None);
         let call = Call { method, path, timeout: CALL_TIMEOUT, answer_bytes_max: ANSWER_BYTES_MAX };
         for step in 0..self.urls.len() {
             let at = (self.preferred.get() + step) % self.urls.len();
+            if let Some(pool) = change.filter(|_| step > 0)
+                && let Err(failure) = self.recognise_at(at, pool).await
+            {
+                return Round::Foreign(failure);
+            }
             let error = match self.client.call(&self.urls[at], call, body).await {
                 Ok(Some(answer)) => {
-                    self.preferred.set(at);
+                    self.answered(at, &errors);
                     return Round::Answer(answer);
                 }
                 Ok(None) => {
@@ -242,7 +305,7 @@ impl Fleet {
                 }
                 // About the request itself: another coordinator would answer the same.
                 ClientError::Refused { body: Some(_), .. } => {
-                    self.preferred.set(at);
+                    self.answered(at, &errors);
                     return Round::Final { error, doubt };
                 }
                 // A proxy's page.

@@ -76,7 +76,7 @@ pub(super) fn run<B: Serialize>(
     format: Format,
     prepare: impl AsyncFnOnce(&Fleet, &PoolStatus) -> Result<Prepared<B>, Failure>,
 ) -> Result<Outcome, Failure> {
-    let connection = common.connect.open()?;
+    let connection = common.connect.open(format)?;
     block_on(async {
         let pool = connection.pool().await?;
         let fleet = &connection.fleet;

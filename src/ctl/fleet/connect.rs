@@ -1,14 +1,13 @@
-//! From the configuration to the coordinators: files, identity, client, and the pool that a command is for.
+//! From the configuration to the coordinator: files, identity, client, and the pool that a command is for.
 
 use std::future::Future;
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::ask::Fleet;
-use tfo_cli::report::{Failure, Outcome};
-use tfo_config::ctl::{CtlSettings, SYSTEM_FILE, default_files};
+use tfo_cli::report::{Failure, Format, Outcome, show_problems};
+use tfo_config::ctl::{CtlFile, SYSTEM_FILE, default_files};
 use tfo_host::runtime::clock;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, chain};
@@ -16,20 +15,29 @@ use tfo_tls::client::{ClientFiles, client_identity};
 use tfo_wire::client::Client;
 use tfo_wire::v1::fleet::PoolStatus;
 
-/// Options of every fleet command.
-#[derive(Debug, Clone, Args)]
+/// The environment variable that names a context.
+pub(super) const CONTEXT_VARIABLE: &str = "TFO_CONTEXT";
+
+/// Options of every fleet command, before or after it.
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ConnectArgs {
     /// Configuration file; default ~/.config/tfo-fleet/ctl.toml, then /etc/tfo-fleet/ctl.toml
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[arg(long, global = true, value_name = "FILE", help_heading = HEADING)]
+    pub(super) config: Option<PathBuf>,
+    /// Context of the configuration, if not its own choice or TFO_CONTEXT
+    #[arg(long, global = true, value_name = "CONTEXT", help_heading = HEADING)]
+    pub(super) context: Option<String>,
     /// Pool, if not the one in the configuration
-    #[arg(long, value_name = "NAME")]
-    pool: Option<PoolName>,
+    #[arg(long, global = true, value_name = "POOL", help_heading = HEADING)]
+    pub(super) pool: Option<PoolName>,
 }
 
-/// The coordinators, and the pool that was named.
+/// Heading of these options in the help.
+const HEADING: &str = "Which fleet";
+
+/// The coordinator, and the pool that was named.
 pub(super) struct Connection {
-    /// The coordinators.
+    /// The coordinator.
     pub(super) fleet: Fleet,
     /// `--pool`, or `pool` of the configuration.
     named: Option<PoolName>,
@@ -38,16 +46,21 @@ pub(super) struct Connection {
 }
 
 impl ConnectArgs {
-    /// Reads configuration, certificate and key; does not connect yet.
-    pub(super) fn open(&self) -> Result<Connection, Failure> {
+    /// Reads configuration, certificate and key, and shows warnings; does not connect yet.
+    pub(super) fn open(&self, format: Format) -> Result<Connection, Failure> {
+        let (connection, notes) = self.prepare(Some(format))?;
+        // If stderr is closed, a warning is not worth failing for.
+        drop(show_problems(&notes, format));
+        Ok(connection)
+    }
+
+    /// The same; `notes`: the form of what the connection says on stderr later, none for silence.
+    pub(super) fn prepare(&self, notes: Option<Format>) -> Result<(Connection, Vec<Problem>), Failure> {
         let config = |problems| Failure { problems, outcome: Outcome::Config };
-        let settings = CtlSettings::load(&self.file()?).map_err(config)?;
-        let files = ClientFiles { ca: settings.ca, cert: settings.cert, key: settings.key };
+        let file = CtlFile::load(&self.file()?).map_err(config)?;
+        let settings = file.choose(self.context().as_deref()).map_err(|problem| config(vec![problem]))?;
+        let files = ClientFiles { ca: settings.ca, cert: settings.cert, key: settings.key, crl: None };
         let identity = client_identity(&files, clock::now()).map_err(config)?;
-        for note in &identity.notes {
-            // If stderr is closed, a warning is not worth failing for.
-            drop(writeln!(io::stderr(), "{note}"));
-        }
         let client = Client::new(identity.config).map_err(|error| {
             Failure::new(
                 Outcome::Failed,
@@ -55,11 +68,24 @@ impl ConnectArgs {
             )
         })?;
         let named = self.pool.clone().or(settings.pool);
-        let fleet = Fleet::new(client, settings.urls, identity.names);
-        Ok(Connection { fleet, named, argument: self.pool.clone() })
+        let fleet = Fleet::new(client, settings.urls, identity.names, notes);
+        Ok((Connection { fleet, named, argument: self.pool.clone() }, identity.notes))
     }
 
-    fn file(&self) -> Result<PathBuf, Failure> {
+    /// `--context`, or TFO_CONTEXT.
+    pub(super) fn context(&self) -> Option<String> {
+        let variable = || std::env::var(CONTEXT_VARIABLE).ok().filter(|name| !name.is_empty());
+        self.context.clone().or_else(variable)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pool_and_context(&self) -> (String, String) {
+        let pool = self.pool.as_ref().map(ToString::to_string);
+        (pool.unwrap_or_default(), self.context.clone().unwrap_or_default())
+    }
+
+    /// The configuration file that is there.
+    pub(super) fn file(&self) -> Result<PathBuf, Failure> {
         let tried = match &self.config {
             Some(file) => vec![file.clone()],
             None => default_files(),

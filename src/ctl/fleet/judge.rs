@@ -105,7 +105,10 @@ fn are_here(expect: Option<&Expected>, status: &PoolStatus, nodes: &[NodeStatus]
         None => true,
         Some(Expected::Number(number)) => status.required >= *number,
         Some(Expected::Names(names)) => {
-            names.iter().all(|name| nodes.iter().any(|node| node.node == *name && node.state == NodeState::Converged))
+            // One whose connection has gone has acknowledged all the same.
+            let has_it =
+                |node: &NodeStatus| node.state == NodeState::Converged || node.state == NodeState::Disconnected;
+            names.iter().all(|name| nodes.iter().any(|node| node.node == *name && has_it(node)))
         }
     }
 }

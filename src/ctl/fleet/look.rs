@@ -1,20 +1,32 @@
-//! `pools`, `nodes`, `audit`: the commands that only look; viewers may use them too.
+//! `pools`, `nodes`, `audit`: the commands that only look, which viewers may use too; and `contexts`.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
-use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, value_parser};
 use serde::Serialize;
 
 use super::connect::{ConnectArgs, Connection, block_on};
-use super::shown::{Listed, Shown, audit_line, write_nodes};
+use super::roster::{self, Roster, Selection, Sort};
+use super::shown::{Shown, audit_line};
 use super::verdict::{VerdictCodeArgs, outcome};
 use tfo_cli::output::while_read;
 use tfo_cli::report::{Failure, Format, Outcome, Report, deliver, deliver_as, write_json};
+use tfo_cli::table::Table;
+use tfo_cli::terminal::Terminal;
+use tfo_config::ctl::CtlFile;
+use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
-use tfo_model::ids::PoolName;
-use tfo_wire::v1::fleet::{Audit, Nodes, PoolStatus, Pools};
+use tfo_model::fleet::NodeState;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::pattern::NamePattern;
+use tfo_model::problem::Problem;
+use tfo_model::time::{UnixTime, parse_duration};
+use tfo_wire::v1::fleet::{Audit, NodeStatus, Nodes, PoolStatus, Pools};
 
+/// Most nodes that text lists without `--limit` and `--all`.
+const SHOWN_MAX: usize = 20;
 /// How often `audit --follow` looks again.
 const FOLLOW_EVERY: Duration = Duration::from_secs(2);
 
@@ -34,9 +46,28 @@ pub(crate) struct NodesArgs {
     connect: ConnectArgs,
     #[command(flatten)]
     codes: VerdictCodeArgs,
-    /// List every node, also those that need no attention
+    /// One node: everything that is known of it
+    #[arg(value_name = "NODE", conflicts_with_all = ["states", "patterns", "sort", "limit", "all"])]
+    node: Option<NodeId>,
+    /// Only nodes in these states, separated by commas
+    #[arg(long = "state", value_name = "STATE", value_delimiter = ',', value_parser = states())]
+    states: Vec<NodeState>,
+    /// Only nodes whose names fit, such as 'edge-*.example.org'; may be repeated
+    #[arg(long = "match", value_name = "PATTERN")]
+    patterns: Vec<NamePattern>,
+    /// Order: the worst state first, by name, the longest without a report, or the longest behind first
+    #[arg(long, value_name = "ORDER", value_enum)]
+    sort: Option<Sort>,
+    /// At most so many nodes; as text 20
+    #[arg(long, value_name = "N", conflicts_with = "all")]
+    limit: Option<usize>,
+    /// All nodes, also those that need no attention
     #[arg(long)]
     all: bool,
+}
+
+fn states() -> impl TypedValueParser<Value = NodeState> {
+    PossibleValuesParser::new(NodeState::ALL.map(NodeState::as_str)).try_map(|name| name.parse::<NodeState>())
 }
 
 /// Arguments of `audit`.
@@ -47,9 +78,46 @@ pub(crate) struct AuditArgs {
     /// Only entries after this revision
     #[arg(long, value_name = "REVISION", default_value_t = Revision::ZERO)]
     after: Revision,
+    /// Only entries since a time (2026-11-29T20:00:00Z), or of the last so long (24h)
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<UnixTime>,
+    /// Only entries that changed what the pool keeps of this node
+    #[arg(long, value_name = "NODE")]
+    node: Option<NodeId>,
+    /// Only commands of this operator
+    #[arg(long, value_name = "NAME")]
+    operator: Option<NodeId>,
+    /// Only the latest so many, 1 to 1000
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1_000))]
+    limit: Option<u16>,
     /// Show new entries until interrupted; as JSON: one entry a line
     #[arg(long)]
     follow: bool,
+}
+
+/// A time, or a duration before now.
+fn since(text: &str) -> Result<UnixTime, String> {
+    match (text.parse(), parse_duration(text)) {
+        (Ok(at), _) => Ok(at),
+        (Err(_), Ok(span)) => Ok(clock::now().minus(span.as_secs())),
+        (Err(time), Err(span)) => Err(format!("{time}; {span}")),
+    }
+}
+
+impl AuditArgs {
+    /// What the coordinator is to look for, after `after=`.
+    fn filter(&self) -> String {
+        let node = self.node.as_ref().map(|node| format!("&node={node}")).unwrap_or_default();
+        let operator = self.operator.as_ref().map(|operator| format!("&operator={operator}")).unwrap_or_default();
+        node + &operator
+    }
+
+    /// The same, and what only the first look is bounded by.
+    fn first_filter(&self) -> String {
+        let since = self.since.map(|since| format!("&since={since}")).unwrap_or_default();
+        let limit = self.limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
+        self.filter() + &since + &limit
+    }
 }
 
 /// Shows all pools, or the one of `--pool`.
@@ -58,7 +126,7 @@ pub(crate) struct AuditArgs {
 /// Fails with its problems and the exit code.
 pub(crate) fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Failure> {
     let shown = || {
-        let connection = arguments.connect.open()?;
+        let connection = arguments.connect.open(format)?;
         let pools = block_on(connection.looked_at())?;
         let outcome = outcome(pools.iter().map(|status| &status.verdict));
         deliver_as(&Shown(Pools { pools }), format, outcome)
@@ -66,43 +134,116 @@ pub(crate) fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Fa
     arguments.codes.apply(shown())
 }
 
-/// Nodes, and as text the pool above them.
+/// The nodes that were asked for, and as text the pool above them.
 struct NodesShown {
     status: PoolStatus,
-    nodes: Nodes,
-    listed: Listed,
+    /// As the API has them, for what is counted over all.
+    all: Nodes,
+    /// As JSON.
+    selected: Nodes,
+    /// Lines below the table.
+    below: Option<String>,
 }
 
 impl Serialize for NodesShown {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.nodes.serialize(serializer)
+        self.selected.serialize(serializer)
     }
 }
 
 impl Report for NodesShown {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        write_nodes(out, &self.status, (&self.nodes.nodes, &self.nodes.fingerprints), self.listed)
+        let shown: Vec<&NodeStatus> = self.selected.nodes.iter().collect();
+        let Roster { head, heading, rows } =
+            Roster::of(&self.status, &self.all, &shown, (Terminal::of_stdout(), clock::now()));
+        let lines = head.iter().chain(&heading).chain(&rows).chain(&self.below);
+        lines.into_iter().try_for_each(|line| writeln!(out, "{line}"))
     }
 }
 
-/// Shows the nodes of a pool.
+/// One node.
+struct NodeShown {
+    status: PoolStatus,
+    found: Nodes,
+}
+
+impl Serialize for NodeShown {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.found.serialize(serializer)
+    }
+}
+
+impl Report for NodeShown {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let pages = self.found.nodes.iter().flat_map(|node| roster::page(&self.status, node, clock::now()));
+        pages.into_iter().try_for_each(|line| writeln!(out, "{line}"))
+    }
+}
+
+/// Shows the nodes of a pool, or one of them.
 ///
 /// # Errors
 /// Fails with its problems and the exit code.
 pub(crate) fn list_nodes(arguments: &NodesArgs, format: Format) -> Result<Outcome, Failure> {
-    let listed = if arguments.all { Listed::All } else { Listed::Behind };
     let shown = || {
-        let connection = arguments.connect.open()?;
-        let shown = block_on(async {
+        let connection = arguments.connect.open(format)?;
+        let (status, nodes) = block_on(async {
             let pool = connection.pool().await?;
-            let status = connection.fleet.status(&pool).await?;
-            let nodes = connection.fleet.nodes(&pool).await?;
-            Ok(NodesShown { status, nodes, listed })
+            Ok((connection.fleet.status(&pool).await?, connection.fleet.nodes(&pool).await?))
         })?;
-        let outcome = outcome(std::iter::once(&shown.status.verdict));
-        deliver_as(&shown, format, outcome)
+        let outcome = outcome(std::iter::once(&status.verdict));
+        match &arguments.node {
+            Some(name) => deliver_as(&one(name, status, nodes)?, format, outcome),
+            None => deliver_as(&arguments.select(status, nodes, format), format, outcome),
+        }
     };
     arguments.codes.apply(shown())
+}
+
+fn one(name: &NodeId, status: PoolStatus, nodes: Nodes) -> Result<NodeShown, Failure> {
+    let Nodes { pool, nodes, fingerprints } = nodes;
+    if let Some(node) = nodes.iter().find(|node| node.node == *name) {
+        return Ok(NodeShown { found: Nodes { nodes: vec![node.clone()], pool, fingerprints }, status });
+    }
+    let remedy = match roster::near(name, &nodes) {
+        Some(near) => format!("did you mean {near}? `tfoctl nodes --all` lists the nodes of the pool"),
+        None => "`tfoctl nodes --all` lists the nodes of the pool".to_owned(),
+    };
+    let problem = Problem::error("unknown_node", format!("pool {pool} has no node {name}"), remedy);
+    Err(Failure::new(Outcome::Failed, problem))
+}
+
+impl NodesArgs {
+    fn select(&self, status: PoolStatus, all: Nodes, format: Format) -> NodesShown {
+        let filtered =
+            !self.states.is_empty() || !self.patterns.is_empty() || self.sort.is_some() || self.limit.is_some();
+        // Programs get everything, in the order of the API, unless they ask for less.
+        let text = format == Format::Text;
+        let selection = Selection {
+            states: self.states.clone(),
+            patterns: self.patterns.clone(),
+            only_bad: text && !filtered && !self.all,
+            sort: self.sort.unwrap_or(if text { Sort::State } else { Sort::Name }),
+        };
+        let mut nodes: Vec<NodeStatus> = selection.of(&all.nodes).into_iter().cloned().collect();
+        let found = nodes.len();
+        nodes.truncate(match self.limit {
+            Some(limit) => limit,
+            None if text && !self.all => SHOWN_MAX,
+            None => usize::MAX,
+        });
+        let below = match (nodes.len(), found) {
+            _ if all.nodes.is_empty() => None,
+            (0, 0) if filtered => Some("no node fits".to_owned()),
+            (0, 0) => Some("no node is behind; --all lists every node".to_owned()),
+            (shown, found) if shown < found => Some(format!(
+                "{shown} of {found} nodes; --all lists every node, --limit N more, --state and --match fewer"
+            )),
+            _ => None,
+        };
+        let selected = Nodes { pool: all.pool.clone(), nodes, fingerprints: all.fingerprints.clone() };
+        NodesShown { status, all, selected, below }
+    }
 }
 
 impl Report for Shown<Audit> {
@@ -116,23 +257,29 @@ impl Report for Shown<Audit> {
 /// # Errors
 /// Fails with its problems and the exit code.
 pub(crate) fn audit(arguments: &AuditArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.connect.open()?;
+    let connection = arguments.connect.open(format)?;
     block_on(async {
         let pool = connection.pool().await?;
         if arguments.follow {
-            return while_read(follow(&connection, &pool, arguments.after, format)).await;
+            return while_read(follow(&connection, &pool, arguments, format)).await;
         }
-        let entries = connection.fleet.audit_after(&pool, arguments.after).await?;
-        deliver(&Shown(Audit { pool, entries, more: false }), format)
+        let (entries, read_to) = connection.fleet.audit(&pool, arguments.after, &arguments.first_filter()).await?;
+        deliver(&Shown(Audit { pool, entries, more: false, read_to }), format)
     })
 }
 
-async fn follow(connection: &Connection, pool: &PoolName, after: Revision, format: Format) -> Result<Outcome, Failure> {
-    let mut after = after;
+async fn follow(
+    connection: &Connection,
+    pool: &PoolName,
+    arguments: &AuditArgs,
+    format: Format,
+) -> Result<Outcome, Failure> {
+    let (mut after, mut filter) = (arguments.after, arguments.first_filter());
     loop {
         // The whole log first, so that a wrong pool or certificate ends it at once.
-        let entries = connection.fleet.audit_after(pool, after).await?;
-        after = entries.last().map_or(after, |line| line.revision);
+        let (entries, read_to) = connection.fleet.audit(pool, after, &filter).await?;
+        after = read_to;
+        filter = arguments.filter();
         show_lines(&entries, format).map_err(Failure::undelivered)?;
         tokio::select! {
             _ = tokio::signal::ctrl_c() => return Ok(Outcome::Done),
@@ -150,4 +297,52 @@ fn show_lines(entries: &[tfo_wire::v1::fleet::AuditLine], format: Format) -> io:
         }
     }
     out.flush()
+}
+
+/// One context of the configuration.
+#[derive(Serialize)]
+struct ContextShown {
+    /// Null for the settings outside all contexts.
+    name: Option<String>,
+    /// Whether commands use it now.
+    current: bool,
+    pool: Option<PoolName>,
+    urls: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Contexts {
+    contexts: Vec<ContextShown>,
+}
+
+impl Report for Contexts {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut table = Table::new(&["CURRENT", "CONTEXT", "POOL", "URLS"]);
+        for ContextShown { name, current, pool, urls } in &self.contexts {
+            table.row([
+                if *current { "*" } else { "" }.to_owned(),
+                name.clone().unwrap_or_else(|| "-".to_owned()),
+                pool.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+                urls.join(" "),
+            ]);
+        }
+        table.write(out)
+    }
+}
+
+/// Shows the contexts of the configuration.
+///
+/// # Errors
+/// Fails with its problems and the exit code.
+pub(crate) fn contexts(arguments: &ConnectArgs, format: Format) -> Result<Outcome, Failure> {
+    let config = |problems| Failure { problems, outcome: Outcome::Config };
+    let file = CtlFile::load(&arguments.file()?).map_err(config)?;
+    let asked = arguments.context();
+    let shown = file.contexts().map(|(name, settings)| ContextShown {
+        name: name.map(str::to_owned),
+        current: file.is_chosen(name, asked.as_deref()),
+        pool: settings.pool.clone(),
+        urls: settings.urls.iter().map(ToString::to_string).collect(),
+    });
+    deliver(&Contexts { contexts: shown.collect() }, format)
 }

@@ -2,11 +2,13 @@
 //!
 //! The coordinator decides; these modules ask it.  `ask` sends requests, `command` is the shape of every command to a pool,
 //! `consent` explains a command to how many nodes before it is sent, `follow` follows a rotation, `shown` shows the
-//! results, `verdict` says how a pool is.  A command that can do harm carries the revision or generation that the operator saw, so that it is refused
+//! results, `roster` the nodes, `verdict` says how a pool is, `complete` tells the shell names.  A command that can do harm
+//! carries the revision or generation that the operator saw, so that it is refused
 //! if the pool has changed since.
 
 mod ask;
 mod command;
+mod complete;
 mod connect;
 mod consent;
 mod failure;
@@ -15,6 +17,7 @@ mod judge;
 mod keys;
 mod look;
 mod nodes;
+mod roster;
 mod rotate;
 mod shown;
 mod steps;
@@ -23,8 +26,10 @@ mod verdict;
 mod watch;
 
 pub(crate) use command::CommandArgs;
+pub(crate) use complete::{contexts as context_names, nodes as node_names, pools as pool_names};
+pub(crate) use connect::ConnectArgs;
 pub(crate) use keys::{ImportArgs, RecoverArgs, import, recover};
-pub(crate) use look::{AuditArgs, NodesArgs, PoolsArgs, audit, list_nodes, pools};
+pub(crate) use look::{AuditArgs, NodesArgs, PoolsArgs, audit, contexts, list_nodes, pools};
 pub(crate) use nodes::{
     ExcludeArgs, ExpectedArgs, ForgetArgs, NodeArgs, allow, deny, exclude, expect, forget, include,
 };

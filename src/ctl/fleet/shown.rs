@@ -1,6 +1,5 @@
-//! Pools, nodes, the audit log and results of commands as text.  As JSON they are the types of the API.
+//! Pools, the audit log and results of commands as text.  As JSON they are the types of the API.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -10,15 +9,11 @@ use tfo_cli::plain::{count_of_nodes, names, plain};
 use tfo_cli::report::Report;
 use tfo_cli::table::Table;
 use tfo_host::runtime::clock;
-use tfo_model::fleet::{BlockedBy, NodeState};
+use tfo_model::fleet::BlockedBy;
 use tfo_model::named::Named;
-use tfo_model::node::KeySource;
 use tfo_model::state::SlotPrint;
 use tfo_model::time::{UnixTime, duration_text};
-use tfo_wire::v1::fleet::{AuditLine, Done, FingerprintCount, NodeStatus, PoolStatus, Pools};
-
-/// Most nodes of one state that are listed without `--all`.
-const BEHIND_SHOWN_MAX: usize = 20;
+use tfo_wire::v1::fleet::{AuditLine, Done, PoolStatus, Pools};
 
 /// A slot: its fingerprint, and the epoch where it has one.
 pub(super) fn slot(slot: Option<SlotPrint>) -> String {
@@ -122,103 +117,6 @@ pub(super) fn remarks(pool: &PoolStatus) -> Vec<String> {
         ));
     }
     remarks.into_iter().map(|text| format!("{}: {text}", pool.pool)).collect()
-}
-
-/// Whether a node needs no attention.
-fn is_fine(node: &NodeStatus) -> bool {
-    let is_good = match &node.state {
-        Named::Known(NodeState::Converged | NodeState::Reporting | NodeState::OneSlot) => true,
-        Named::Known(
-            NodeState::Straggler
-            | NodeState::Silent
-            | NodeState::Drifted
-            | NodeState::Excluded
-            | NodeState::Denied
-            | NodeState::Failed,
-        )
-        | Named::Unknown(_) => false,
-    };
-    is_good && node.error.is_none()
-}
-
-/// The nodes that are listed one by one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listed {
-    /// Those that need attention, up to a bound.
-    Behind,
-    /// All.
-    All,
-}
-
-/// Nodes at a glance: how many hold which keys, whether they accept each other's cookies, which are behind.
-pub(super) fn write_nodes(
-    out: &mut dyn Write,
-    status: &PoolStatus,
-    (nodes, fingerprints): (&[NodeStatus], &[FingerprintCount]),
-    listed: Listed,
-) -> io::Result<()> {
-    let (phase, generation) = (status.phase.as_str(), status.generation);
-    writeln!(
-        out,
-        "pool {}: {phase}, generation {generation}, {} of {} required nodes converged",
-        status.pool, status.converged, status.required
-    )?;
-    writeln!(out, "{}", line(&status.verdict))?;
-    let mut table = Table::new(&["NODES", "PRIMARY", "BACKUP"]);
-    for group in fingerprints {
-        let backup = group.backup.map_or_else(|| "-".to_owned(), |backup| backup.to_string());
-        table.row([group.nodes.to_string(), group.primary.to_string(), backup]);
-    }
-    if !fingerprints.is_empty() {
-        table.write(out)?;
-    }
-    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
-    for node in nodes {
-        *states.entry(node.state.as_str()).or_default() += 1;
-    }
-    let states: Vec<String> = states.iter().map(|(state, count)| format!("{count} {}", plain(state))).collect();
-    writeln!(out, "states: {}", if states.is_empty() { "no nodes".to_owned() } else { states.join(", ") })?;
-    let elsewhere = nodes.iter().filter(|node| node.source != KeySource::Coordinator).count();
-    if elsewhere > 0 {
-        let count = count_of_nodes(elsewhere);
-        writeln!(out, "{count} only reporting: keys come from another source, not from this pool")?;
-    }
-    let shown: Vec<&NodeStatus> = nodes.iter().filter(|node| listed == Listed::All || !is_fine(node)).collect();
-    if shown.is_empty() {
-        return if nodes.is_empty() { Ok(()) } else { writeln!(out, "no node is behind") };
-    }
-    let most = if listed == Listed::All { usize::MAX } else { BEHIND_SHOWN_MAX };
-    write_table(out, &shown[..shown.len().min(most)])?;
-    match shown.len().saturating_sub(most) {
-        0 => Ok(()),
-        more => writeln!(out, "and {more} more; --all lists every node"),
-    }
-}
-
-fn write_table(out: &mut dyn Write, nodes: &[&NodeStatus]) -> io::Result<()> {
-    let now = clock::now();
-    let mut table =
-        Table::new(&["NODE", "STATE", "GENERATION", "PRIMARY", "BACKUP", "BEHIND SINCE", "LAST REPORT", "REMARK"]);
-    for node in nodes {
-        let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        let why = [node.excluded.as_ref().map(|why| format!("excluded: {why}")), node.error.clone()];
-        table.row([
-            node.node.to_string(),
-            node.state.to_string(),
-            dash(node.generation.map(|generation| generation.to_string())),
-            slot(node.primary),
-            slot(node.backup),
-            dash(node.behind_since.map(|since| ago(since, now))),
-            dash(node.last_report_at.map(|at| ago(at, now))),
-            why.into_iter().flatten().collect::<Vec<_>>().join("; "),
-        ]);
-    }
-    table.write(out)
-}
-
-/// An instant and how long ago it was.
-fn ago(at: UnixTime, now: UnixTime) -> String {
-    format!("{at} ({} ago)", duration_text(now.secs_since(at)))
 }
 
 impl Report for Shown<Done> {

@@ -94,7 +94,7 @@ impl Report for Checked {
 /// Fails with its problems, and 3 as the exit code: the verdict cannot be known.
 pub(crate) fn check(arguments: &CheckArgs, format: Format) -> Result<Outcome, Failure> {
     let checked = || {
-        let connection = arguments.connect.open()?;
+        let connection = arguments.connect.open(format)?;
         let pools: Vec<PoolStatus> = block_on(connection.looked_at())?;
         let outcome = outcome(pools.iter().map(|status| &status.verdict));
         let pools = pools.into_iter().map(|PoolStatus { pool, verdict, .. }| CheckedPool { pool, verdict }).collect();

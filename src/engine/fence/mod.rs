@@ -11,6 +11,7 @@
 //! | same generation, same fingerprints | same: look at the kernel only |
 //! | same generation and primary, a backup added | install |
 //! | another pool, a lower generation, or other fingerprints under the same one | refused |
+//! | a generation that no rotation can have reached since | refused |
 //!
 //! Must not know: sockets, files, clocks (monotonic time is passed in), key bytes.  Invariants: at most one request is
 //! outstanding; the generation of the fence never falls; every session's ordinal is above the one before it.
@@ -18,6 +19,7 @@
 use std::time::Duration;
 
 use crate::rollout::slots::{Fence, Instruction};
+use crate::rollout::sync::REPORT_LEAD_MAX;
 use tfo_model::count::Generation;
 use tfo_model::ids::PoolId;
 use tfo_model::node::Session;
@@ -79,6 +81,14 @@ pub enum AnswerRefused {
         /// Generation of the answer.
         answered: Generation,
     },
+    /// The coordinator gives generations that no pool reaches: after it no other answer would ever be accepted.
+    #[error("the answer has generation {answered}, too far above generation {held} of this node")]
+    TooFarAhead {
+        /// Generation of the file.
+        held: Generation,
+        /// Generation of the answer.
+        answered: Generation,
+    },
     /// The coordinator's store was restored and went another way.
     #[error("the answer has other keys under generation {generation} than this node received under it")]
     OtherKeys {
@@ -93,7 +103,8 @@ pub enum AnswerRefused {
 /// was written, and has two now (rule 9).
 ///
 /// # Errors
-/// Fails for another pool, a lower generation, and the same generation with other fingerprints.
+/// Fails for another pool, a lower generation, one that is further ahead than a coordinator takes from a node
+/// ([`REPORT_LEAD_MAX`]), and the same generation with other fingerprints.
 pub fn check_answer(
     fence: Option<&Fence>,
     pool_id: &PoolId,
@@ -106,6 +117,9 @@ pub fn check_answer(
     let generation = instruction.generation;
     if generation < fence.generation {
         return Err(AnswerRefused::LowerGeneration { held: fence.generation, answered: generation });
+    }
+    if generation.get() > fence.generation.get().saturating_add(REPORT_LEAD_MAX) {
+        return Err(AnswerRefused::TooFarAhead { held: fence.generation, answered: generation });
     }
     let (held, answered) = (fence.slots.pair(), instruction.slots.pair());
     if generation > fence.generation {
@@ -223,7 +237,7 @@ impl Link {
     /// A refused answer of its own pool was received all the same: `seen` rises, so that the long poll does not deliver
     /// it again at once (rule 8).  `seen` stays as good as evidence of a restored store: what is refused is not above
     /// the fence's own generation, which is in every report.  The generation of another pool says nothing about this
-    /// one, and does not count.
+    /// one, and does not count, and neither does one that no pool reaches.
     ///
     /// # Errors
     /// Fails if it is not the answer to the outstanding request, or the fence refuses it.
@@ -238,10 +252,10 @@ impl Link {
         self.empty = false;
         let checked = check_answer(self.fence.as_ref(), pool_id, instruction);
         self.refused = checked.is_err();
-        if matches!(checked, Err(AnswerRefused::OtherPool { .. })) {
-            self.foreign = true;
-        } else {
-            self.seen = self.seen.max(instruction.generation);
+        match checked {
+            Err(AnswerRefused::OtherPool { .. }) => self.foreign = true,
+            Err(AnswerRefused::TooFarAhead { .. }) => {}
+            _ => self.seen = self.seen.max(instruction.generation),
         }
         let accepted = checked?;
         self.absent_after = Some(*absent_after);

@@ -58,6 +58,18 @@ fn the_fence_judges_pool_generation_and_keys() {
     let refused = check_answer(Some(&held), &other, &instruction(6, 3, Some(2)));
     assert_eq!(refused, Err(AnswerRefused::OtherPool { held: pool_id(), answered: other }));
     assert_eq!(check_answer(None, &other, &instruction(1, 1, None)), Ok(AnswerAccepted::Install));
+    // As far ahead as coordinators believe a node, and no further: 2^64-1 would refuse every answer after it.
+    let last = 5 + REPORT_LEAD_MAX;
+    assert_eq!(judged(&instruction(last, 3, Some(2))), Ok(AnswerAccepted::Install));
+    for far in [last + 1, u64::MAX] {
+        let answered = Generation::new(far);
+        let refused = Err(AnswerRefused::TooFarAhead { held: high, answered });
+        assert_eq!(judged(&instruction(far, 3, Some(2))), refused);
+    }
+    let mut told = link(Some(instruction(5, 2, Some(3))));
+    let ask = told.ask();
+    assert!(answer(&mut told, ask.request, &instruction(u64::MAX, 3, Some(2))).is_err());
+    assert_eq!(told.seen(), Generation::ZERO, "and is not reported to an honest coordinator");
     // A kernel that had one slot when the file was written.
     assert_eq!(
         check_answer(Some(&fence(instruction(5, 2, None))), &pool_id(), &instruction(5, 2, Some(3))),

@@ -227,7 +227,7 @@ impl Life {
     pub fn absent_in(&self, snapshot: &Snapshot, nodes: &[NodeId]) -> Option<Duration> {
         let left = |node: &NodeId| {
             let (record, known) = (snapshot.nodes.get(node)?, self.nodes.get(node)?);
-            let period = record.report.as_ref().map_or(0, |report| report.next_sync_secs);
+            let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
             let silent_for = self.served.saturating_sub(known.at);
             let is_late = !known.in_this_life || silent_for > Duration::from_secs(period);
             let limit = absence_limit(snapshot, record);

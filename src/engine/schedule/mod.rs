@@ -202,6 +202,15 @@ impl Schedule {
         }
     }
 
+    /// The end of the interval after the one that `at` is in; none if one of the two has no end.
+    ///
+    /// A node that installed at `at` and runs has installed again long before: every change is nearer.
+    #[must_use]
+    pub fn next_interval_end(&self, at: UnixTime) -> Option<UnixTime> {
+        let next = self.segment_at(self.segment_at(at.secs()).end?);
+        next.end.map(UnixTime::from_secs)
+    }
+
     /// How far the clocks of two hosts may differ before one of them refuses the other's cookies, in seconds, inclusive
     /// and tight; none if any two clocks are compatible.
     ///

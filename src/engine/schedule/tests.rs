@@ -98,6 +98,28 @@ fn a_joint_off_the_boundaries_stretches_the_segments_beside_it() {
     assert_eq!(list.entries_above_removable_at(1), Some(UnixTime::from_secs(1_120 + 20)));
 }
 
+/// By brute force over all small intervals, leads and phases: a clock that runs is never held, and what is followed without
+/// more questions is at most one key further.
+#[test]
+fn the_end_of_the_next_interval_is_past_every_change_and_one_key_away() {
+    for interval in 10..22_u64 {
+        for lead in 1..interval {
+            let schedule = Schedule::new(vec![periodic(interval, lead, None)]).unwrap();
+            for installed in 1_000..1_000 + interval {
+                let end = schedule.next_interval_end(UnixTime::from_secs(installed)).unwrap().secs();
+                assert!(end - installed > interval && end - installed <= 2 * interval);
+                let slots = at(&schedule, installed);
+                assert!(slots.next_change_at.unwrap().secs() < end, "{interval} {lead} {installed}");
+                let counter = |t| at(&schedule, t).primary.counter.unwrap();
+                assert!((installed..end).all(|t| counter(t) <= counter(installed) + 1));
+                assert_eq!(counter(end), counter(installed) + 2, "the first that is not followed");
+            }
+        }
+    }
+    let alone = Schedule::new(vec![fixed(60, None)]).unwrap();
+    assert_eq!(alone.next_interval_end(UnixTime::from_secs(5)), None, "a key for ever");
+}
+
 #[test]
 fn what_is_no_schedule_is_refused() {
     assert_eq!(Schedule::new(vec![]), Err(ScheduleError::Empty));
@@ -221,6 +243,19 @@ proptest! {
             prop_assert!((after.primary, after.backup) != (slots.primary, slots.backup));
         }
         prop_assert!(slots.backup != Some(slots.primary));
+    }
+
+    /// The same over joints: a node that installs at each change has its next change before the end of the next interval.
+    #[test]
+    fn a_clock_that_runs_is_never_held(schedule in any_schedule(), t in 850u64..1_600) {
+        let slots = at(&schedule, t);
+        let end = schedule.next_interval_end(UnixTime::from_secs(t));
+        if let (Some(change), Some(end)) = (slots.next_change_at, end) {
+            prop_assert!(change < end, "{change} {end}");
+            let mut primaries: Vec<KeyRef> = (t..end.secs()).map(|t| at(&schedule, t).primary).collect();
+            primaries.dedup();
+            prop_assert_eq!(primaries.len(), 2);
+        }
     }
 
     /// Nodes without the new entry are compatible with nodes that have it until the tolerance after `deploy_before`,

@@ -16,6 +16,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::sysctl_d::SYSCTL_NAME;
+use crate::runtime::files;
 use tfo_model::problem::Problem;
 
 /// Directories in the order in which they mask each other.
@@ -127,10 +128,8 @@ impl LastLines {
 /// A masked (`/dev/null`), broken or unreadable file sets nothing.
 fn last_lines(file: &Path) -> LastLines {
     let mut last = LastLines::default();
-    let Ok(opened) = std::fs::File::open(file) else { return last };
-    if !opened.metadata().is_ok_and(|found| found.is_file()) {
-        return last;
-    }
+    // Not a pipe in the place of a file, which would wait for its writer.
+    let Ok(opened) = files::open_regular(file) else { return last };
     let lines = BufReader::new(std::io::Read::take(opened, FILE_BYTES_MAX)).split(b'\n');
     for (line, number) in lines.map_while(Result::ok).zip(1..) {
         match effect(&line) {

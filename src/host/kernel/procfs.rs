@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::namespace::Namespace;
+use crate::runtime::descriptors;
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_model::key::{KeyPair, PairPrint, TfoKey};
 use tfo_model::key_text::{self, KeyText, TEXT_CHARS_MAX, TextError};
@@ -100,7 +101,8 @@ impl KernelError {
                 "find the other program that writes the key (timers, cron, tofurkey) and stop it",
             ),
         };
-        Problem::error(kind, format!("namespace {namespace}: {}", chain(self)), remedy).in_file(path)
+        let problem = Problem::error(kind, format!("namespace {namespace}: {}", chain(self)), remedy).in_file(path);
+        descriptors::problem_of(self, problem)
     }
 }
 

@@ -89,8 +89,10 @@ impl Persisted {
 /// # Errors
 /// Fails if it is there but cannot be read.
 pub fn read(path: &Path) -> io::Result<Persisted> {
-    let text = match std::fs::File::open(path) {
+    let text = match files::open_regular(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Persisted::Absent),
+        // A pipe, a device, a directory, or a socket, which cannot be opened at all.
+        Err(error) if is_no_regular_file(&error) => return Ok(Persisted::Foreign),
         Err(error) => return Err(error),
         Ok(file) => {
             let size = file.metadata()?.len();
@@ -108,6 +110,11 @@ pub fn read(path: &Path) -> io::Result<Persisted> {
         }
     };
     Ok(parse(&text).map_or(Persisted::Foreign, |(record, keys)| Persisted::Ours { record, keys }))
+}
+
+fn is_no_regular_file(error: &io::Error) -> bool {
+    let found = error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none();
+    found || rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::NXIO)
 }
 
 /// Whether only the owner may read or write the file.  False if it is missing.
@@ -263,6 +270,29 @@ mod tests {
         assert!(parse(&whole.replace("1f1e1d1c", "1f1e1d1d")).is_none(), "the key was edited");
         assert!(parse(&whole.replace("format 1", "format 2")).is_none());
         assert!(parse("net.ipv4.tcp_fastopen_key=1-2-3-4\n").is_none());
+    }
+
+    #[test]
+    fn what_is_no_file_is_foreign_and_keeps_no_reader_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("50-tcp_fastopen_key.conf");
+        let foreign = |what: &str| assert!(matches!(read(&path).unwrap(), Persisted::Foreign), "{what}");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        foreign("a pipe without a writer");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(read(&link).unwrap(), Persisted::Foreign), "a link to it");
+        // It is replaced as any other file is.
+        let keys = key_text::parse(KEYS).unwrap();
+        write(&path, &record(&keys), &keys).unwrap();
+        assert!(matches!(read(&path).unwrap(), Persisted::Ours { .. }));
+        std::fs::remove_file(&path).unwrap();
+        let _socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        foreign("a socket");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        foreign("a directory");
+        assert!(matches!(read(Path::new("/dev/zero")).unwrap(), Persisted::Foreign), "a device without an end");
     }
 
     #[test]

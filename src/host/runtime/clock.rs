@@ -31,6 +31,13 @@ pub fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// How long this host has been up, its sleep included.
+#[must_use]
+pub fn uptime() -> Duration {
+    let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(since_boot.tv_sec).unwrap_or(0), u32::try_from(since_boot.tv_nsec).unwrap_or(0))
+}
+
 /// How much of `budget` is left since `start`.
 #[must_use]
 pub fn left_of(budget: Duration, start: Instant) -> Duration {

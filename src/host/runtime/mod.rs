@@ -1,6 +1,7 @@
 //! The process and its host: clocks, files, notifications, logs, and the only `unsafe`.
 
 pub mod clock;
+pub mod descriptors;
 pub mod files;
 pub mod lock;
 pub mod log;

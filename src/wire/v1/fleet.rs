@@ -207,6 +207,19 @@ pub struct NodeStatus {
     pub tcp_fastopen: Option<i32>,
     /// Why it is excluded; null if it is not.
     pub excluded: Option<Named<ExclusionReason>>,
+    /// When an operator's exclusion ends; null without one.
+    #[serde(default)]
+    pub excluded_until: Option<UnixTime>,
+    /// Whether it has a connection; null for a node that asks by a timer, and until it has synced with this coordinator
+    /// since its start.
+    #[serde(default)]
+    pub connected: Option<bool>,
+    /// Since when it has had a connection, or none; null as above.
+    #[serde(default)]
+    pub connected_since: Option<UnixTime>,
+    /// The end of the certificate that it showed last; null until it has connected to this coordinator since its start.
+    #[serde(default)]
+    pub certificate_until: Option<UnixTime>,
 }
 
 /// How many nodes hold these keys.
@@ -220,15 +233,23 @@ pub struct FingerprintCount {
     pub nodes: usize,
 }
 
-/// `GET /v1/pools/{pool}/audit?after=REVISION`: one page.
+/// `GET /v1/pools/{pool}/audit?after=REVISION&since=TIME&node=NAME&operator=NAME&limit=N`: one page.  Every part of the
+/// query may be missing; `limit` gives the latest entries alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audit {
     /// The pool.
     pub pool: PoolName,
     /// The entries after that revision, oldest first.
     pub entries: Vec<AuditLine>,
-    /// Whether the log has more after the last one.
+    /// Whether the log has more after `read_to`.
     pub more: bool,
+    /// The last revision that was looked at, also where no entry of it fits: the `after` of the next page.
+    #[serde(default = "unread")]
+    pub read_to: Revision,
+}
+
+fn unread() -> Revision {
+    Revision::ZERO
 }
 
 /// One commit.

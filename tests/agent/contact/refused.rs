@@ -46,11 +46,39 @@ fn answers_that_the_fence_refuses_are_reported() {
         (told(4, "steady", 3, Some(1)), "answer_lower_generation"),
         (told(5, "steady", 1, Some(3)), "answer_other_keys"),
         (other_pool, "answer_other_pool"),
+        (told(u64::MAX, "steady", 3, Some(1)), "answer_too_far_ahead"),
     ] {
         let seen = site.coordinator.asked().len();
         refuses(&site, &mut daemon, ok(&answer), kind);
         let said = site.coordinator.expect(seen, |body| body["error"] == kind);
         assert_eq!(said.body["installed"]["generation"], 5, "{kind}: a restored store must see this");
+        assert!(said.body["seen"].as_u64() <= Some(5), "{kind}: {}", said.body);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_revoked_coordinator_is_refused() {
+    skip_unless!(need_netns());
+    let mut site = Site::new();
+    let certified = site.pki.both(&["localhost", "127.0.0.1"]);
+    site.coordinator = FakeCoordinator::start_as(site.host.netns(), &site.pki, "127.0.0.1:0", &certified);
+    let list = |content: String| site.host.write("crl.pem", content, 0o644);
+    // Overdue, too: a date does not take the pool from a node.
+    let path = list(site.pki.crl_until(&[], -3_600));
+    site.configure(&format!("crl = {path:?}"));
+    let mut daemon = site.started(5);
+    site.status("connected", |status| status["contact"] == "connected" && status["state"] == "ok");
+    daemon.logs("tls_crl_expired");
+    for revoked in [site.pki.crl(&[&certified]), site.pki.crl_until(&[&certified], -3_600)] {
+        list(revoked);
+        // Ends the long poll.
+        site.host.set_kernel(&key_text(9));
+        let status = site.status("refused", |status| status["error"]["kind"] == "coordinator_tls");
+        assert_eq!(status["contact"], "disconnected");
+        assert!(poll_until(SOON, || site.host.kernel() == pair(1, 2)), "{}", site.host.kernel());
+        list(site.pki.crl(&[]));
+        site.status("connected again", |status| status["contact"] == "connected" && status["state"] == "ok");
     }
     daemon.stop();
 }

@@ -11,6 +11,7 @@ use tfo_model::key_text;
 use tfo_model::time::UnixTime;
 
 use tfo_testbed::daemon::{DaemonHost, kernel_of, key_text, lasting};
+use tfo_testbed::kernel_clock::KernelClock;
 use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, skip_unless};
 
 #[test]
@@ -94,7 +95,7 @@ fn an_unchanged_host_is_not_written() {
 
 #[test]
 fn a_clock_behind_the_last_install_keeps_the_files_keys() {
-    skip_unless!(need_netns());
+    skip_unless!(need_netns() && need_tool("cc"));
     let host = DaemonHost::new();
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     host.once_ok();
@@ -109,13 +110,24 @@ fn a_clock_behind_the_last_install_keeps_the_files_keys() {
     sysctl_d::write(&host.sysctl_file(), &record, &later).unwrap();
     let installed_at = record.installed_at;
 
-    let mut daemon = start_ready(&host);
+    let clock = KernelClock::new(&host.path(""));
+    let mut daemon = host.start_beside(&clock);
+    daemon.ready();
     assert_eq!(host.kernel(), format!("{},{}", key_text(1), key_text(2)), "the kernel gets what the file remembers");
     let status = host.status();
     assert_eq!((&status["state"], &status["error"]["kind"]), (&"degraded".into(), &"clock_behind".into()));
     assert_eq!(status["installed_at"], installed_at.to_string());
     assert!(status["error"]["message"].as_str().unwrap().contains(&installed_at.to_string()));
-    // The remedy, where the clock is right and was wrong then.
+    // Where the clock is right and was wrong then: the kernel says so, or an operator does.
+    clock.set_synchronised(true);
+    assert!(poll_until(SOON, || host.kernel() == scheduled), "{}", daemon.log());
+    assert!(poll_until(SOON, || host.status()["state"] == "ok"), "{}", host.status());
+    clock.set_synchronised(false);
+    daemon.stop();
+    sysctl_d::write(&host.sysctl_file(), &record, &later).unwrap();
+    let mut daemon = host.start_beside(&clock);
+    daemon.ready();
+    assert_ne!(host.kernel(), scheduled);
     fs::remove_file(host.sysctl_file()).unwrap();
     assert!(poll_until(SOON, || host.kernel() == scheduled), "{}", daemon.log());
     assert!(poll_until(SOON, || host.status()["state"] == "ok"), "{}", host.status());
@@ -123,15 +135,48 @@ fn a_clock_behind_the_last_install_keeps_the_files_keys() {
     sysctl_d::write(&host.sysctl_file(), &record, &later).unwrap();
 
     // `once` and `check` see the same; within the tolerance the schedule is followed.
-    let output = host.once(&["--detailed-exit-codes"]);
+    let output = host.agent("once").arg("--detailed-exit-codes").envs(clock.environment()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(host.kernel(), format!("{},{}", key_text(1), key_text(2)));
-    let check = host.agent("check").output().unwrap();
+    let check = host.agent("check").envs(clock.environment()).output().unwrap();
     assert!(String::from_utf8_lossy(&check.stderr).contains("the installed keys stay") && !check.status.success());
     record.installed_at = UnixTime::from_secs(installed_at.secs() - 30 * 86_400 + 1_800);
     sysctl_d::write(&host.sysctl_file(), &record, &later).unwrap();
     host.once_ok();
     assert_eq!(host.kernel(), scheduled);
+}
+
+/// A battery that is years ahead at boot, before NTP: the keys of the last install stay, and nothing has to be repaired by hand.
+#[test]
+fn an_unsynchronised_clock_is_not_followed_far() {
+    skip_unless!(need_netns() && need_tool("cc"));
+    let host = DaemonHost::new();
+    host.configure(&lasting(&host), "verify_interval = \"1s\"");
+    host.once_ok();
+    let scheduled = host.kernel();
+    let Persisted::Ours { mut record, .. } = sysctl_d::read(&host.sysctl_file()).unwrap() else { panic!("not ours") };
+    // As if today were ten years ahead of the last install, which had other keys.
+    let earlier = key_text::parse(format!("{},{}", key_text(1), key_text(2)).as_bytes()).unwrap();
+    let print = pair_print(&earlier);
+    record.prints.primary.fingerprint = print.primary;
+    record.prints.backup.as_mut().unwrap().fingerprint = print.backup.unwrap();
+    record.installed_at = record.installed_at.minus(3_650 * 86_400);
+    sysctl_d::write(&host.sysctl_file(), &record, &earlier).unwrap();
+
+    let clock = KernelClock::new(&host.path(""));
+    let mut daemon = host.start_beside(&clock);
+    daemon.ready();
+    let kept = format!("{},{}", key_text(1), key_text(2));
+    let seen = daemon.messages().len();
+    assert!(poll_until(SOON, || daemon.messages().len() >= seen + 2), "it looks again");
+    assert_eq!(host.kernel(), kept, "{}", daemon.log());
+    let status = host.status();
+    assert_eq!((&status["state"], &status["error"]["kind"]), (&"degraded".into(), &"clock_ahead".into()));
+    assert_eq!(status["installed_at"], record.installed_at.to_string());
+    clock.set_synchronised(true);
+    assert!(poll_until(SOON, || host.kernel() == scheduled), "{}", daemon.log());
+    assert!(poll_until(SOON, || host.status()["state"] == "ok"), "{}", host.status());
+    daemon.stop();
 }
 
 #[test]

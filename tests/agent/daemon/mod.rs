@@ -2,5 +2,6 @@
 
 mod drift;
 mod notify;
+mod siege;
 mod sources;
 mod status;

@@ -196,7 +196,7 @@ fn a_reload_does_not_close_the_scrape() {
     assert!(poll_until(SOON, || !open("127.0.0.1:9441")), "{}", daemon.log());
 }
 
-fn scrape(host: &DaemonHost, address: &str) -> String {
+pub(super) fn scrape(host: &DaemonHost, address: &str) -> String {
     host.netns().run(|| {
         let address: SocketAddr = address.parse().unwrap();
         let mut connection = TcpStream::connect_timeout(&address, SOON).expect("it listens");

@@ -16,7 +16,7 @@ pub(crate) fn with_pool<'a>(coordinator: &'a FakeCoordinator, status: &Value, no
         .ok("GET /v1/pools", json!({"pools": [status]}))
         .ok(&format!("GET /v1/pools/{name}"), status.clone())
         .ok(&format!("GET /v1/pools/{name}/nodes"), nodes)
-        .ok(&format!("GET /v1/pools/{name}/audit"), json!({"pool": name, "entries": [], "more": false}))
+        .ok(&format!("GET /v1/pools/{name}/audit"), json!({"pool": name, "entries": [], "more": false, "read_to": 0}))
 }
 
 /// What the API counts: how many nodes hold which keys, most first.
@@ -174,6 +174,11 @@ pub(crate) fn pool(with: Value) -> Value {
     status
 }
 
+/// So many seconds ago.
+pub(crate) fn ago(secs: u64) -> Value {
+    json!(tfo_model::time::UnixTime::from_secs(tfo_testbed::unix_now() - secs))
+}
+
 /// A verdict of the coordinator.
 pub(crate) fn verdict(severity: &str, kind: &str, sentence: &str, next: Value) -> Value {
     json!({
@@ -187,7 +192,8 @@ pub(crate) fn node(name: &str, with: Value) -> Value {
     let mut node = json!({
         "node": name, "state": "converged", "generation": 12, "primary": key(7, 'a'), "backup": key(6, 'b'),
         "last_report_at": "2026-11-22T22:00:00Z", "behind_since": null, "source": "coordinator", "error": null,
-        "kernel": "6.1.0", "agent": "0.1.0", "tcp_fastopen": 3, "excluded": null
+        "kernel": "6.1.0", "agent": "0.1.0", "tcp_fastopen": 3, "excluded": null, "excluded_until": null,
+        "connected": null, "connected_since": null, "certificate_until": null
     });
     merge(&mut node, with);
     node
@@ -217,7 +223,7 @@ pub(crate) fn audit(revision: u64, action: &str, operator: Option<&str>, reason:
 
 /// A page of it.
 pub(crate) fn page(entries: &[Value]) -> Reply {
-    Reply::Json(200, json!({"pool": "edge", "entries": entries, "more": false}))
+    Reply::Json(200, json!({"pool": "edge", "entries": entries, "more": false, "read_to": 0}))
 }
 
 fn merge(into: &mut Value, with: Value) {

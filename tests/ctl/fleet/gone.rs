@@ -13,7 +13,7 @@ use super::fake::{FakeCoordinator, Operator, Reply, audit, done, key, page, pool
 use tfo_testbed::{SOON, poll_until};
 
 /// A terminal: our end, and the end of a program.  It controls no session, so its end sends no SIGHUP.
-fn terminal() -> (File, File) {
+pub(super) fn terminal() -> (File, File) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&ours).unwrap();
     unlockpt(&ours).unwrap();

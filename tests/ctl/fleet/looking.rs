@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::fake::{Operator, Reply, audit, key, node, page, pool, refusal, three, verdict, with_pool};
+use super::fake::{Operator, Reply, ago, audit, key, node, page, pool, refusal, three, verdict, with_pool};
 use tfo_testbed::{SOON, need_tool, poll_until, skip_unless};
 
 #[test]
@@ -89,7 +89,7 @@ fn nodes_tell_at_a_glance_who_holds_what_and_who_is_behind() {
             "cp3.test",
             json!({
                 "state": "straggler", "generation": 11, "primary": key(6, 'b'), "backup": key(5, 'c'),
-                "behind_since": "2026-11-22T21:00:00Z", "error": "boot_order"
+                "behind_since": ago(2 * 3_600 + 60), "error": "boot_order"
             })
         ),
         node(
@@ -115,11 +115,12 @@ fn nodes_tell_at_a_glance_who_holds_what_and_who_is_behind() {
     assert_eq!(lines[6], "states: 2 converged, 1 excluded, 1 reporting, 1 straggler");
     assert_eq!(lines[7], "1 node only reporting: keys come from another source, not from this pool");
     assert!(lines[9].starts_with("cp3.test  straggler  11          bbbbbbbbbbbbbbbb (6)"), "{shown}");
-    assert!(lines[9].contains("2026-11-22T21:00:00Z (") && lines[9].ends_with("boot_order"), "{shown}");
+    assert!(lines[9].contains("  2h  ") && lines[9].ends_with("boot_order"), "{shown}");
     assert!(lines[10].starts_with("cp4.test  excluded   -") && lines[10].ends_with("excluded: operator"), "{shown}");
     assert_eq!(lines.len(), 11, "{shown}");
     // All of them.
     assert_eq!(operator.ok(&["nodes", "--all"]).lines().count(), 14);
+    assert!(!operator.ok(&["nodes"]).contains('\u{1b}'), "no colours off a terminal");
     assert_eq!(operator.json(&["nodes"], 0)["nodes"], nodes);
 }
 
@@ -138,7 +139,10 @@ fn a_long_list_of_stragglers_is_cut_and_counted() {
     let status = pool(json!({"required": 25, "converged": 0, "waiting_for": waiting, "blocked_by": "barrier"}));
     let (operator, _coordinator) = Operator::with(&status, &nodes);
     let shown = operator.ok(&["nodes"]);
-    assert!(shown.ends_with("and 5 more; --all lists every node\n"), "{shown}");
+    assert!(
+        shown.ends_with("20 of 25 nodes; --all lists every node, --limit N more, --state and --match fewer\n"),
+        "{shown}"
+    );
     assert_eq!(operator.ok(&["nodes", "--all"]).matches("silent").count(), 26);
     assert!(operator.ok(&["pools"]).contains("cp09.test and 15 more"));
 }
@@ -198,6 +202,17 @@ fn the_audit_log_is_read_to_its_end() {
         "2026-11-22T22:00:00Z  r3 g13  staged  ops1.test  pause  \"maintenance\"\n\
          2026-11-22T22:00:00Z  r4 g13  staged  coordinator  rotate\n"
     );
+    // The coordinator filters; the operator says what for.
+    let query = "GET /v1/pools/edge/audit?after=2&node=cp1.test&operator=ops1.test&since=2026-11-22T21:00:00Z&limit=7";
+    coordinator.on(query, [page(&[audit(9, "exclude", Some("ops1.test"), "rack 3")])]);
+    let since = ["--since", "2026-11-22T21:00:00Z"];
+    let filtered =
+        [&["audit", "--after", "2", "--node", "cp1.test", "--operator", "ops1.test", "--limit", "7"][..], &since]
+            .concat();
+    assert!(operator.ok(&filtered).ends_with("exclude  \"rack 3\"\n"));
+    for bad in [["--since", "yesterday"], ["--limit", "0"], ["--node", "a/b"]] {
+        operator.ends(&[&["audit"][..], &bad].concat(), 2);
+    }
     let json = operator.json(&["audit", "--after", "2"], 0);
     assert_eq!((json["entries"].as_array().unwrap().len(), &json["more"]), (2, &Value::from(false)));
     operator.ends(&["audit", "--after", "-1"], 2);

@@ -11,3 +11,5 @@ mod nodes;
 mod reaching;
 mod real;
 mod rotating;
+mod screens;
+mod several;

@@ -45,6 +45,9 @@ fn everything_wrong_with_the_configuration_comes_at_once() {
     let operator = Operator::new();
     operator.write("ctl.toml", "urls = [\"http://c\"]\nca = \"ca.crt\"\npassword = \"x\"\n", 0o644);
     let (stdout, stderr) = operator.ends(&["pools", "--format", "json"], 2);
+    // As JSON in the place of the result, as text on stderr.
+    assert_eq!((stderr.as_str(), stdout.matches("\"kind\"").count()), ("", 5), "{stdout}");
+    let (stdout, stderr) = operator.ends(&["pools"], 2);
     assert_eq!(stdout, "");
     for part in ["ctl.toml:1: urls", "ctl.toml:2: ca", "cert", "key: ", "password"] {
         assert!(stderr.contains(part), "{part}: {stderr}");
@@ -68,16 +71,40 @@ fn the_next_coordinator_is_asked_where_one_is_not_there() {
     let (operator, coordinator) = Operator::with(&pool(json!({})), &three());
     let dead = dead_url();
     operator.configure(&[&dead, &coordinator.url()], "pool = \"edge\"");
-    assert!(operator.ok(&["nodes"]).starts_with("pool edge:"));
+    let (shown, note) = operator.ends(&["nodes"], 0);
+    assert!(shown.starts_with("pool edge:"), "{shown}");
+    let said = format!("warning: {} answered instead: cannot reach {dead}", coordinator.url());
+    assert!(note.starts_with(&said) && note.matches("warning").count() == 1, "once: {note}");
+    let (_, note) = operator.ends(&["nodes", "--format", "json"], 0);
+    assert!(note.starts_with("{\"problems\":[{\"kind\":\"other_address\""), "{note}");
     // Commands as well, once.
     coordinator.ok("POST /v1/pools/edge/pause", done("pause", json!({})));
-    operator.ok(&["pause"]);
+    operator.ends(&["pause"], 0);
     assert_eq!(coordinator.orders().len(), 1);
     // No coordinator answers: the error names each.
     let other = dead_url();
     operator.configure(&[&dead, &other], "pool = \"edge\"");
     let (_, stderr) = operator.ends(&["pools"], 1);
     assert!(stderr.contains(&dead) && stderr.contains(&other) && stderr.contains("remedy"), "{stderr}");
+}
+
+#[test]
+fn addresses_of_two_coordinators_are_told_apart() {
+    let operator = Operator::new();
+    let [first, second] = [(); 2].map(|()| operator.coordinator());
+    with_pool(&first, &pool(json!({})), &three());
+    with_pool(&second, &pool(json!({"pool_id": "f".repeat(32)})), &three());
+    operator.configure(&[&first.url(), &second.url()], "pool = \"edge\"");
+    // The first one goes between the look and the command.
+    first.on("POST /v1/pools/edge/pause", [Reply::Drop]);
+    second.ok("POST /v1/pools/edge/pause", done("pause", json!({})));
+    let (_, stderr) = operator.ends(&["pause"], 3);
+    assert!(stderr.contains("is another pool") && stderr.contains("[contexts.NAME]"), "{stderr}");
+    assert!(second.orders().is_empty(), "nothing was sent to another fleet");
+    // Or between two looks.
+    first.on("GET /v1/pools/edge/nodes", [Reply::RetryAfter(503, refusal("store_unavailable", "away"), 1)]);
+    second.on("GET /v1/pools/edge/nodes", [Reply::Json(503, refusal("store_unavailable", "away"))]);
+    operator.ends(&["nodes"], 1);
 }
 
 #[test]
@@ -90,11 +117,11 @@ fn one_that_cannot_answer_now_is_passed_over_and_asked_again() {
     operator.configure(&[&first.url(), &second.url()], "pool = \"edge\"");
     let away = || Reply::RetryAfter(503, refusal("store_unavailable", "the store is away"), 1);
     first.on("GET /v1/pools", [away()]);
-    operator.ok(&["pools"]);
+    assert!(operator.ends(&["pools"], 0).1.contains("answered instead"));
     // Both, for a while: Retry-After is kept.
     second.on("GET /v1/pools", [away(), Reply::Json(200, json!({"pools": []}))]);
     let start = now();
-    operator.ok(&["pools"]);
+    operator.ends(&["pools"], 0);
     assert!(now().duration_since(start) >= Duration::from_secs(1), "it came back too early");
     // Both, for good.
     second.on("GET /v1/pools", [away()]);
@@ -117,7 +144,7 @@ fn one_that_says_nothing_is_given_up_after_a_while() {
     first.on("GET /v1/pools", [Reply::Hang]);
     with_pool(&second, &pool(json!({})), &three());
     operator.configure(&[&first.url(), &second.url()], "");
-    operator.ok(&["pools"]);
+    operator.ends(&["pools"], 0);
     operator.configure(&[&first.url()], "");
     let (_, stderr) = operator.ends(&["pools"], 1);
     assert!(stderr.contains("no answer in time"), "{stderr}");

@@ -29,9 +29,11 @@ use self::pace::Pace;
 use self::seen::Seen;
 use self::verdict::Told;
 use self::writes::Writes;
+use super::Watched;
 use super::message::{Described, Message, Shared};
 use super::replica::Replica;
 use super::waiting::WaitingNodes;
+use crate::connections::Connections;
 use crate::metrics::counters::Metrics;
 use tfo_engine::rollout::input::Wait;
 use tfo_engine::rollout::policy::Policy;
@@ -64,6 +66,7 @@ pub(super) struct Driver {
     told: Option<Told>,
     file_policy: Policy,
     metrics: Arc<Metrics>,
+    connections: Arc<Connections>,
     shared: Arc<Shared>,
     logged: Logged,
 }
@@ -77,7 +80,8 @@ struct Logged {
 }
 
 impl Driver {
-    pub(super) fn new(replica: Replica, file_policy: Policy, metrics: Arc<Metrics>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(replica: Replica, file_policy: Policy, watched: Watched, shared: Arc<Shared>) -> Self {
+        let Watched { metrics, connections } = watched;
         Self {
             seen: Seen::new(&replica),
             replica,
@@ -91,6 +95,7 @@ impl Driver {
             told: None,
             file_policy,
             metrics,
+            connections,
             shared,
             logged: Logged::default(),
         }

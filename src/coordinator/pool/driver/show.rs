@@ -10,7 +10,7 @@ use tfo_engine::rollout::barrier::{Barrier, node_state, recoverable};
 use tfo_engine::rollout::document::{Hold, Pause, PauseCause, Snapshot, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Step};
-use tfo_engine::rollout::record::{Membership, NodeRecord};
+use tfo_engine::rollout::record::{Exclusion, Membership, NodeRecord};
 use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::wave::is_opened;
 use tfo_host::runtime::clock;
@@ -185,6 +185,8 @@ impl Driver {
         let report = record.report.as_ref();
         let holds = record.holds();
         let described = self.described.get(node);
+        let contact = self.connections.of(node);
+        let connected = self.is_connected(node);
         NodeStatus {
             node: node.clone(),
             state: self.state_of(node, record).into(),
@@ -202,11 +204,28 @@ impl Driver {
                 Membership::Excluded(exclusion) => exclusion.reason().map(Into::into),
                 Membership::Admitted => None,
             },
+            excluded_until: match record.membership {
+                Membership::Excluded(Exclusion::Operator { until }) => Some(until),
+                Membership::Excluded(_) | Membership::Admitted => None,
+            },
+            connected,
+            connected_since: contact.filter(|_| connected.is_some()).map(|contact| contact.since),
+            certificate_until: contact.map(|contact| contact.certificate_until),
         }
     }
 
     pub(super) fn state_of(&self, node: &NodeId, record: &NodeRecord) -> NodeState {
-        node_state(self.replica.document(), node, record, &self.seen.presence)
+        match node_state(self.replica.document(), node, record, &self.seen.presence) {
+            NodeState::Converged if self.is_connected(node) == Some(false) => NodeState::Disconnected,
+            state => state,
+        }
+    }
+
+    /// Whether a node that keeps a connection has one; none for a node with a timer, and before its first sync with this
+    /// coordinator.
+    fn is_connected(&self, node: &NodeId) -> Option<bool> {
+        let described = self.described.get(node)?;
+        described.waits.then(|| self.connections.of(node).is_some_and(|contact| contact.open > 0))
     }
 }
 

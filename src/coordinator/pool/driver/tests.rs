@@ -125,7 +125,8 @@ fn driver(store: &Arc<FakeStore>, file_policy: Policy) -> Driver {
         revision: AtomicU64::new(0),
         policy: arc_swap::ArcSwap::from_pointee(replica.document().policy.clone()),
     };
-    Driver::new(replica, file_policy, Arc::new(Metrics::new()), Arc::new(shared))
+    let watched = Watched { metrics: Arc::new(Metrics::new()), connections: Arc::default() };
+    Driver::new(replica, file_policy, watched, Arc::new(shared))
 }
 
 impl World {
@@ -187,7 +188,8 @@ impl World {
             holds: None,
         };
         let sync = Sync { session: Session { ordinal: 1, nonce: 1 }, seen: generation, report };
-        let described = Described { kernel: String::new(), agent: String::new(), tcp_fastopen: None, error: None };
+        let described =
+            Described { kernel: String::new(), agent: String::new(), tcp_fastopen: None, error: None, waits: true };
         let (node, sync, described) = (node.parse().unwrap(), Box::new(sync), Box::new(described));
         assert!(self.driver.serve(vec![Message::Sync { node, sync, described, reply }]).is_continue());
         held

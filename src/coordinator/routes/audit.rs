@@ -1,0 +1,104 @@
+//! `GET /v1/pools/{pool}/audit`: the audit log, by what a reader looks for.
+
+use std::collections::VecDeque;
+
+use axum::Json;
+use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
+use serde::Deserialize;
+
+use super::ReadPool;
+use super::fleet::{bad_request, busy, store_down};
+use crate::server::Refusal;
+use tfo_engine::rollout::document::{Actor, AuditEntry};
+use tfo_model::count::Revision;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::time::UnixTime;
+use tfo_store::{AUDIT_READ_MAX, Store, StoreError};
+use tfo_wire::v1::fleet::{Audit, AuditLine};
+
+/// What a reader looks for; every part may be missing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AuditQuery {
+    /// Entries of later revisions.
+    #[serde(default)]
+    after: u64,
+    /// Entries from this time on.
+    since: Option<UnixTime>,
+    /// Entries that changed the record of this node.
+    node: Option<NodeId>,
+    /// Entries of this operator.
+    operator: Option<NodeId>,
+    /// The latest ones alone, at most so many.
+    limit: Option<usize>,
+}
+
+impl AuditQuery {
+    fn fits(&self, entry: &AuditEntry) -> bool {
+        let by = |name: &NodeId| matches!(&entry.actor, Actor::Operator(operator) if operator == name);
+        self.since.is_none_or(|since| entry.at >= since)
+            && self.node.as_ref().is_none_or(|node| entry.nodes.contains(node))
+            && self.operator.as_ref().is_none_or(by)
+    }
+}
+
+/// `GET /v1/pools/{pool}/audit`.
+pub(super) async fn audit(
+    ReadPool(pool): ReadPool,
+    query: Result<Query<AuditQuery>, QueryRejection>,
+) -> Result<Json<Audit>, Refusal> {
+    let usage = "the query is after=REVISION, since=TIME, node=NAME, operator=NAME and limit=N, or some of these";
+    let Query(query) = query.map_err(|_| bad_request(usage))?;
+    if query.limit.is_some_and(|limit| !(1..=AUDIT_READ_MAX).contains(&limit)) {
+        return Err(bad_request(format!("limit is 1 to {AUDIT_READ_MAX}")));
+    }
+    let (store, name) = (pool.store(), pool.name().clone());
+    let read = tokio::task::spawn_blocking(move || read(&*store, name, &query)).await;
+    read.map_err(|_| busy())?.map(Json).map_err(|error| {
+        tracing::warn!(pool = %pool.name(), %error, "the audit log cannot be read");
+        store_down()
+    })
+}
+
+/// Blocking: reads pages of the log, of which the store keeps a bounded number, until the answer is full.
+fn read(store: &dyn Store, pool: PoolName, query: &AuditQuery) -> Result<Audit, StoreError> {
+    let mut read_to = Revision::new(query.after);
+    let mut found: VecDeque<AuditEntry> = VecDeque::new();
+    let more = 'pages: loop {
+        let page = store.audit(&pool, read_to)?;
+        let is_last = page.len() < AUDIT_READ_MAX;
+        for entry in page {
+            read_to = entry.revision;
+            if !query.fits(&entry) {
+                continue;
+            }
+            found.push_back(entry);
+            match query.limit {
+                Some(limit) if found.len() > limit => drop(found.pop_front()),
+                None if found.len() == AUDIT_READ_MAX => break 'pages true,
+                Some(_) | None => {}
+            }
+        }
+        if is_last {
+            break false;
+        }
+    };
+    Ok(Audit { pool, entries: found.into_iter().map(line).collect(), more, read_to })
+}
+
+fn line(entry: AuditEntry) -> AuditLine {
+    AuditLine {
+        at: entry.at,
+        revision: entry.revision,
+        generation: entry.generation,
+        phase: entry.phase,
+        operator: match entry.actor {
+            Actor::Engine => None,
+            Actor::Operator(name) => Some(name),
+        },
+        action: entry.action.into(),
+        nodes: entry.nodes,
+        reason: entry.reason,
+    }
+}
