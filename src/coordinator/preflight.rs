@@ -49,7 +49,7 @@ pub fn server_files(api: &ApiSettings) -> ServerFiles {
 /// # Errors
 /// Fails with all problems that keep a coordinator from serving.
 pub fn open_to_serve(config: &Path) -> Result<Opened<SqliteStore>, Vec<Problem>> {
-    open(config, |settings| check_certificates(&settings.api, config), open_alone)
+    open(config, |settings| check_certificates(settings, config), open_alone)
 }
 
 /// Opens the store to `import` a backup, which works without certificates: there may be none yet.
@@ -129,7 +129,7 @@ pub struct Found {
 #[must_use]
 pub fn check(config: &Path, purpose: Purpose) -> Found {
     let mut found = Found { problems: Vec::new(), unseen: None };
-    let opened = open(config, |settings| check_certificates(&settings.api, config), open_beside);
+    let opened = open(config, |settings| check_certificates(settings, config), open_beside);
     match opened {
         Ok(Opened { settings, store, warnings, .. }) => {
             found.problems = warnings;
@@ -172,8 +172,18 @@ impl Found {
 }
 
 /// The certificates, and whether one of them can be revoked.
-fn check_certificates(api: &ApiSettings, config: &Path) -> Vec<Problem> {
+fn check_certificates(settings: &CoordinatorSettings, config: &Path) -> Vec<Problem> {
+    let api = &settings.api;
     let mut problems = ServerTls::check(&server_files(api));
+    for name in ServerTls::names_in(&api.cert.value) {
+        for pool in settings.pools.values().filter(|pool| pool.value.nodes.iter().any(|one| one.matches(&name))) {
+            let message = format!("{name} fits a pattern of nodes, and is the coordinator's own name");
+            let remedy = "nothing, if no node has that name: the coordinator's certificate never gets keys; otherwise narrow \
+                          the pattern";
+            let problem = Problem::warning("names_overlap", message, remedy).at_key(format!("{}.nodes", pool.key));
+            problems.push(pool.locate(config, problem));
+        }
+    }
     if api.crl.is_none() {
         let message = "there is no revocation list: a certificate whose key was stolen stays valid until it expires";
         let remedy = "add crl = \"/etc/tfo-fleet/crl.pem\" to [api], and copy crl.pem there (`tfoctl pki init` has made \

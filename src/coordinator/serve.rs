@@ -19,16 +19,17 @@ use super::in_use::InUse;
 use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools, Watched};
 use super::preflight::{self, Opened};
-use super::routes::{self, Api};
+use super::routes::{self, Api, SharedBodies};
 use super::server::{Drained, Limits, Server, listen};
 use tfo_cli::reload;
 use tfo_cli::report::Outcome;
 use tfo_config::coordinator::CoordinatorSettings;
 use tfo_engine::rollout::policy::Policy;
-use tfo_host::runtime::{log, notify, process};
+use tfo_host::runtime::{clock, log, notify, process};
 use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, Severity, chain, first_error};
 use tfo_store::{SqliteStore, Store};
+use tfo_tls::identity::Peer;
 use tfo_tls::server::ServerTls;
 use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
 
@@ -41,6 +42,9 @@ const FILES_KEPT: usize = 384;
 /// Fewest connections, however low the limit of open files is.
 const CONNECTIONS_MIN: usize = 64;
 
+/// One part in this many of all sockets may be those of peers that have not shown a certificate.
+const STRANGERS_PART: usize = 4;
+
 /// Most connections: about 1.5 GiB of buffers.
 const CONNECTIONS_MAX: usize = 65_536;
 
@@ -49,6 +53,7 @@ const CONNECTIONS_MAX: usize = 65_536;
 pub fn serve(config: &Path) -> Outcome {
     log::start();
     process::lock_growing_memory();
+    process::keep_large_blocks_apart();
     let opened = match preflight::open_to_serve(config) {
         Ok(opened) => opened,
         Err(problems) => {
@@ -116,8 +121,14 @@ impl Daemon {
             pools: ArcSwap::default(),
             access: ArcSwap::from_pointee(settings.access.clone()),
             metrics: Arc::new(Metrics::new()),
+            bodies: SharedBodies::default(),
+            own_names: Box::new({
+                let tls = Arc::clone(&tls);
+                move |name| tls.is_own_name(name)
+            }),
             connections: Arc::default(),
         });
+        tls.give_grace_to(operators(&api));
         let shutdown = CancellationToken::new();
         let mut daemon = Self {
             config: settings.file.clone(),
@@ -144,12 +155,15 @@ impl Daemon {
             warn!(error = chain(&error), "cannot say what is in use: a reload that needs a restart will not fail");
         }
         let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
-        let connections_max = files.saturating_sub(FILES_KEPT).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
-        let limits = Limits { body_bytes_max: COMMAND_BYTES_MAX, connections_max, ..Limits::default() };
-        let server = Arc::new(Server::new(limits).counting(Arc::clone(&daemon.api.connections)));
+        let server = Server::new(limits(files)).keeping_places(operators(&daemon.api));
+        let server = Arc::new(server.counting(Arc::clone(&daemon.api.connections)));
         if let Some(observer) = observer {
-            let seen =
-                Observed { api: Arc::clone(&daemon.api), server: Arc::clone(&server), tls: Arc::clone(&daemon.tls) };
+            let seen = Observed {
+                api: Arc::clone(&daemon.api),
+                server: Arc::clone(&server),
+                tls: Arc::clone(&daemon.tls),
+                names: daemon.settings.observe_names.clone(),
+            };
             let (router, shutdown) = (dashboard::router(Arc::new(seen)), daemon.shutdown.clone());
             daemon.servers.push(tokio::spawn(async move {
                 Server::new(Limits::observe()).serve_plain(observer, router, shutdown).await
@@ -252,7 +266,8 @@ impl Daemon {
         let pools = self.api.pools.load();
         let names: Vec<&str> = pools.keys().map(PoolName::as_str).collect();
         let refused = self.refused.as_ref().map(|refused| format!("{refused}; ")).unwrap_or_default();
-        format!("{refused}serving {} on {}", names.join(", "), self.settings.api.listen.value)
+        let list = self.tls.list_notice(clock::now()).map(|notice| format!("{notice}; ")).unwrap_or_default();
+        format!("{refused}{list}serving {} on {}", names.join(", "), self.settings.api.listen.value)
     }
 
     /// Applies the new configuration, or keeps the old one if the new one is invalid.
@@ -300,6 +315,22 @@ impl Daemon {
     }
 }
 
+/// Tells operators from other peers, by the access of the moment.
+fn operators(api: &Arc<Api>) -> impl Fn(&Peer) -> bool + Send + Sync + 'static {
+    let api = Arc::clone(api);
+    move |peer| peer.names.iter().any(|name| api.access.load().operators.contains(name))
+}
+
+/// Bounds for a process that may have so many open files: what strangers can take leaves most of them to the fleet.
+fn limits(files: usize) -> Limits {
+    let defaults = Limits::default();
+    let free = files.saturating_sub(FILES_KEPT);
+    let handshakes_max = (free / STRANGERS_PART / Limits::SOCKETS_PER_HANDSHAKE).clamp(1, defaults.handshakes_max);
+    let connections_max = free.saturating_sub(handshakes_max * Limits::SOCKETS_PER_HANDSHAKE);
+    let connections_max = connections_max.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
+    Limits { body_bytes_max: COMMAND_BYTES_MAX, connections_max, handshakes_max, ..defaults }
+}
+
 /// Blocking: reads the configuration for a reload; fails if anything is wrong with it or with the certificates.
 fn read_again(config: &Path) -> Result<CoordinatorSettings, Vec<Problem>> {
     let settings = CoordinatorSettings::load(config)?;
@@ -322,4 +353,18 @@ fn start_pools(
         Ok((name.clone(), Arc::new(pool.map_err(|error| error.problem())?)))
     });
     started.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_leave_most_sockets_to_the_fleet() {
+        let expected = [(0, 1, 64), (448, 5, 64), (1_024, 53, 481), (4_096, 309, 2_785), (65_536, 1_000, 62_152)];
+        for (files, handshakes, connections) in expected {
+            let limits = limits(files);
+            assert_eq!((limits.handshakes_max, limits.connections_max), (handshakes, connections), "{files}");
+        }
+    }
 }

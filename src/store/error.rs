@@ -19,6 +19,20 @@ pub enum StoreError {
         /// The holder's note about itself.
         holder: String,
     },
+    /// The file has several names, each of which would have a lock of its own.
+    #[error("{place} has {links} names (hard links)")]
+    Linked {
+        /// File of the store.
+        place: String,
+        /// Number of its names.
+        links: u64,
+    },
+    /// A file of the store was removed or replaced while it was in use.
+    #[error("{place} was removed or replaced while this coordinator had it open")]
+    Gone {
+        /// The file.
+        place: String,
+    },
     /// The schema is of a later release.
     #[error("{place} was written by a newer release: it has schema {found}, and this release supports up to {known}")]
     Newer {
@@ -101,6 +115,8 @@ impl StoreError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::InUse { .. } => "store_in_use",
+            Self::Linked { .. } => "store_linked",
+            Self::Gone { .. } => "store_gone",
             Self::Newer { .. } => "store_newer",
             Self::WrongKey { .. } => "store_wrong_key",
             Self::Foreign { .. } => "store_foreign",
@@ -117,6 +133,13 @@ impl StoreError {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::InUse { .. } => "stop the other process: only one coordinator may serve a store",
+            Self::Linked { .. } => {
+                "remove its other names: `find / -xdev -samefile FILE` lists them; make backups with `tfo-coordinator export`"
+            }
+            Self::Gone { .. } => {
+                "nodes keep their keys, and nothing is written; move the same file back, or copy what the process still has \
+                 open (/proc/PID/fd) and restart the coordinator; without it `tfo-coordinator import` the latest backup"
+            }
             Self::Newer { .. } => "install the newer release again, or restore a backup that this release made",
             Self::WrongKey { .. } => {
                 "set store.key_encryption_key to the key that this store was made with; nothing was changed"

@@ -16,9 +16,19 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
+use super::chain::judge_intermediates;
+use super::grace::Grace;
 use super::pem::{self, unix};
 use tfo_model::problem::Problem;
 use tfo_model::time::UnixTime;
+
+/// The error for a client whose revocation list is out of date.  No other client gets its alert, access_denied: that tells
+/// clients the reason.
+pub(super) const LIST_OVERDUE: CertificateError = CertificateError::ApplicationVerificationFailure;
+/// How long before the end of a revocation list it is told, in seconds: 30 days.
+const NOTICE_SECS: u64 = 30 * 86_400;
+/// But for at most one part in this many of its life: some lists live for a week.
+const NOTICE_PARTS: u64 = 4;
 
 /// The CAs of the clients; at least one.
 #[derive(Debug)]
@@ -29,12 +39,27 @@ pub(super) struct Authorities {
     pub(super) expires: UnixTime,
     /// When the first of the revocation lists is out of date.
     pub(super) crl_expires: Option<UnixTime>,
+    /// Who is let in with a list that is out of date.
+    grace: Grace,
+    /// From when on the end of a revocation list is told.
+    pub(super) crl_notice: Option<UnixTime>,
+}
+
+/// What happens to a certificate whose revocation list is out of date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Overdue {
+    /// It is refused, without grace.
+    Refused,
+    /// The list counts as it is.
+    Counts,
 }
 
 /// One CA.
 #[derive(Debug)]
 struct Authority {
     verifier: Arc<dyn ClientCertVerifier>,
+    /// The same, with lists that are out of date.
+    lenient: Arc<dyn ClientCertVerifier>,
     /// webpki does not check this.
     expires: UnixTime,
 }
@@ -45,9 +70,38 @@ struct List<'a> {
     parsed: CertificateRevocationList<'a>,
 }
 
+impl List<'_> {
+    /// From when on its end is told.
+    fn notice(&self) -> Option<UnixTime> {
+        let until = self.parsed.next_update().map(unix)?;
+        let life = until.secs().saturating_sub(unix(self.parsed.last_update()).secs());
+        Some(until.minus(NOTICE_SECS.min(life / NOTICE_PARTS)))
+    }
+
+    /// The warning for a list that is out of date, or soon will be.
+    fn ending(&self, now: UnixTime) -> Option<Problem> {
+        let (issuer, until) = (self.parsed.issuer(), self.parsed.next_update().map(unix)?);
+        if until < now {
+            let message = format!(
+                "the revocation list of {issuer} expired at {until}, so later revocations are unknown: new nodes are \
+                 refused; operators, and who is connected, are not"
+            );
+            return Some(Problem::warning(LIST_EXPIRED, message, RENEW_LIST));
+        }
+        let message = format!("the revocation list of {issuer} ends at {until}: from then on new nodes are refused");
+        self.notice().filter(|from| *from < now).map(|_| Problem::warning("tls_crl_expiring", message, RENEW_LIST))
+    }
+}
+
 impl Authorities {
     /// Reads the bundle and the lists; adds what is wrong to `problems`.  None if no client could be verified with them.
-    pub(super) fn read(bundle: &Path, crl: Option<&Path>, now: UnixTime, problems: &mut Vec<Problem>) -> Option<Self> {
+    pub(super) fn read(
+        bundle: &Path,
+        crl: Option<&Path>,
+        now: UnixTime,
+        grace: &Grace,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Self> {
         let certificates = pem::certificates(bundle).map_err(|problem| problems.push(problem)).ok();
         let lists = crl.map(|path| pem::revocation_lists(path).map_err(|problem| problems.push(problem)));
         let lists = match lists {
@@ -58,7 +112,8 @@ impl Authorities {
         let certificates = certificates.and_then(|all| usable_authorities(all, bundle, now, problems));
         let lists = lists.as_deref().and_then(|all| current_lists(all, crl.unwrap_or(bundle), now, problems));
         let (certificates, lists) = (certificates?, lists?);
-        Self::join(&certificates, &lists, Places { bundle, crl }, problems)
+        let joined = Self::join(&certificates, &lists, Places { bundle, crl }, problems)?;
+        Some(Self { grace: grace.clone(), ..joined })
     }
 
     fn join(
@@ -85,8 +140,12 @@ impl Authorities {
                 problems.push(no_list(ca, crl));
             }
             own.extend(foreign.iter().cloned());
-            match verifier(der, own) {
-                Ok(verifier) => verifiers.push(Authority { verifier, expires: unix(ca.validity().not_after) }),
+            let both = verifier(der, own.clone(), Overdue::Refused)
+                .and_then(|strict| Ok((strict, verifier(der, own, Overdue::Counts)?)));
+            match both {
+                Ok((verifier, lenient)) => {
+                    verifiers.push(Authority { verifier, lenient, expires: unix(ca.validity().not_after) });
+                }
                 Err(message) => problems.push(
                     Problem::error("tls_bad_ca", format!("{}: {message}", ca.subject()), "issue it again")
                         .in_file(places.crl.unwrap_or(places.bundle)),
@@ -102,15 +161,43 @@ impl Authorities {
             hints: verifiers.iter().flat_map(|one| one.verifier.root_hint_subjects().to_vec()).collect(),
             expires: verifiers.iter().map(|one| one.expires).min().unwrap_or(UnixTime::MAX),
             verifiers,
+            grace: Grace::default(),
+            crl_notice: lists.iter().filter_map(|list| list.notice()).min(),
             crl_expires: lists.iter().filter_map(|list| list.parsed.next_update()).map(unix).min(),
         })
     }
 
-    /// Verifies a chain as the handshake does.
+    /// Verifies the chain of an open connection.  A list that is out of date closes none.
     pub(super) fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), rustls::Error> {
         let (own, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let now = VerificationTime::since_unix_epoch(std::time::Duration::from_secs(now.secs()));
-        self.verify_client_cert(own, intermediates, now).map(|_| ())
+        self.judge(own, intermediates, now, Overdue::Counts).map(|_| ())
+    }
+
+    fn judge(
+        &self,
+        own: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: VerificationTime,
+        overdue: Overdue,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        judge_intermediates(intermediates)?;
+        let mut refusal = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        for authority in self.verifiers.iter().filter(|authority| authority.expires.secs() >= now.as_secs()) {
+            let verifier = match overdue {
+                Overdue::Refused => &authority.verifier,
+                Overdue::Counts => &authority.lenient,
+            };
+            match verifier.verify_client_cert(own, intermediates, now) {
+                Ok(verified) => return Ok(verified),
+                // Not of this CA, or of another one of its name.  The CA that issued it knows more.
+                Err(rustls::Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer | CertificateError::BadSignature,
+                )) => {}
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
     }
 }
 
@@ -125,21 +212,16 @@ impl ClientCertVerifier for Authorities {
         intermediates: &[CertificateDer<'_>],
         now: VerificationTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let mut refusal = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        for authority in &self.verifiers {
-            if authority.expires.secs() < now.as_secs() {
-                continue;
-            }
-            match authority.verifier.verify_client_cert(end_entity, intermediates, now) {
-                Ok(verified) => return Ok(verified),
-                // Not of this CA, or of another one of its name.  The CA that issued it knows more.
-                Err(rustls::Error::InvalidCertificate(
-                    CertificateError::UnknownIssuer | CertificateError::BadSignature,
-                )) => {}
-                Err(error) => refusal = error,
-            }
+        let refused = match self.judge(end_entity, intermediates, now, Overdue::Refused) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. },
+            )) => rustls::Error::InvalidCertificate(LIST_OVERDUE),
+            other => return other,
+        };
+        match self.grace.is_for(end_entity) {
+            true => self.judge(end_entity, intermediates, now, Overdue::Counts),
+            false => Err(refused),
         }
-        Err(refusal)
     }
 
     fn verify_tls12_signature(
@@ -169,7 +251,12 @@ impl ClientCertVerifier for Authorities {
 /// The one crypto provider.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
-    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::ring::default_provider())))
+    Arc::clone(PROVIDER.get_or_init(|| {
+        let provider = rustls::crypto::ring::default_provider();
+        #[cfg(test)]
+        let provider = super::forged_chains::counting(provider);
+        Arc::new(provider)
+    }))
 }
 
 /// Where problems of both kinds of file belong.
@@ -182,14 +269,16 @@ struct Places<'a> {
 fn verifier(
     authority: &CertificateDer<'static>,
     lists: Vec<CertificateRevocationListDer<'static>>,
+    overdue: Overdue,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone()).map_err(|error| error.to_string())?;
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-        .with_crls(lists)
-        .enforce_revocation_expiration()
-        .build()
-        .map_err(|error| error.to_string())
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).with_crls(lists);
+    let builder = match overdue {
+        Overdue::Refused => builder.enforce_revocation_expiration(),
+        Overdue::Counts => builder,
+    };
+    builder.build().map_err(|error| error.to_string())
 }
 
 fn is_named(authority: &X509Certificate<'_>, list: &List<'_>) -> bool {
@@ -230,33 +319,34 @@ fn usable_authorities(
     (!wrong && !usable.is_empty()).then_some(usable)
 }
 
-/// The lists, newest first, if none is out of date.
+/// Kind of the warning for a list that is out of date.
+pub(super) const LIST_EXPIRED: &str = "tls_crl_expired";
+/// What to do about a list that ends.
+const RENEW_LIST: &str = "`tfoctl pki crl` issues a new one: copy it here; it is read without a restart";
+
+/// The lists, newest first.
 fn current_lists<'a>(
     all: &'a [CertificateRevocationListDer<'static>],
     place: &Path,
     now: UnixTime,
     problems: &mut Vec<Problem>,
 ) -> Option<Vec<List<'a>>> {
-    let before = problems.len();
+    let mut readable = true;
     let mut lists = Vec::new();
     for (der, number) in all.iter().zip(1..) {
         let Ok((_, parsed)) = CertificateRevocationList::from_der(der) else {
             let message = format!("revocation list {number} of the file cannot be parsed");
             problems.push(Problem::error("tls_bad_crl", message, "issue it again").in_file(place));
+            readable = false;
             continue;
         };
-        if let Some(until) = parsed.next_update().map(unix).filter(|until| *until < now) {
-            let issuer = parsed.issuer();
-            let message =
-                format!("the revocation list of {issuer} expired at {until}, so later revocations are unknown");
-            let remedy = "issue a new list, and renew it before its nextUpdate";
-            problems.push(Problem::error("tls_crl_expired", message, remedy).in_file(place));
-        }
-        lists.push(List { der, parsed });
+        let list = List { der, parsed };
+        problems.extend(list.ending(now).map(|problem| problem.in_file(place)));
+        lists.push(list);
     }
     // webpki uses the first list of an issuer.
     lists.sort_by_key(|list| std::cmp::Reverse(list.parsed.last_update().timestamp()));
-    (problems.len() == before).then_some(lists)
+    readable.then_some(lists)
 }
 
 fn no_list(authority: &X509Certificate<'_>, place: &Path) -> Problem {

@@ -7,6 +7,10 @@ pub mod identity;
 pub mod server;
 
 mod authorities;
+mod chain;
+#[cfg(test)]
+mod forged_chains;
+mod grace;
 mod live;
 mod pem;
 mod stamp;

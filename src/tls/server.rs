@@ -4,10 +4,11 @@
 //!   revoked client could return with its ticket (docs/decisions/008-rustls-and-ring-only.md).
 //! * Broken new files leave the old ones in use; the problem is reported until they are fixed.
 //! * A connection is closed when its certificate expires or the new files do not allow it.  An out-of-date revocation
-//!   list closes none: it only keeps new clients out, and the connected fleet continues.
+//!   list closes none: it only keeps new clients out, apart from those who have grace, and the connected fleet continues.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -18,7 +19,8 @@ use tracing::{error, info, warn};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::authorities::{Authorities, provider};
+use super::authorities::{Authorities, LIST_EXPIRED, provider};
+use super::grace::Grace;
 use super::identity::Peer;
 pub use super::live::LiveConnection;
 use super::live::{Chain, Closed, Registry, Sweep};
@@ -26,11 +28,14 @@ use super::pem::{self, unix};
 use super::stamp::Stamp;
 use tfo_host::runtime::{clock, log};
 use tfo_host::secret::SecretPath;
+use tfo_model::ids::NodeId;
 use tfo_model::problem::{Problem, first_error};
 use tfo_model::time::UnixTime;
 
 /// The only protocol that is offered.
 const ALPN: &[u8] = b"http/1.1";
+/// How often the end of a revocation list is logged, in seconds.
+const NOTICE_EVERY_SECS: u64 = 86_400;
 /// Closed connections that are logged one by one after a reload; the others are counted.
 const CLOSED_LOGGED_MAX: usize = 20;
 
@@ -70,7 +75,7 @@ pub struct Expiries {
     pub certificate: UnixTime,
     /// The first of the CAs.
     pub client_ca: UnixTime,
-    /// The first of the revocation lists (`nextUpdate`).  After it no new client is accepted.
+    /// The first of the revocation lists (`nextUpdate`).  After it new clients need grace.
     pub crl: Option<UnixTime>,
 }
 
@@ -79,6 +84,7 @@ pub struct ServerTls {
     in_use: ArcSwap<InUse>,
     live: Arc<Registry>,
     watched: Mutex<Watched>,
+    grace: Grace,
 }
 
 /// One reading of the files.  Read at each accept.
@@ -87,6 +93,8 @@ pub struct InUse {
     pub config: Arc<ServerConfig>,
     authorities: Arc<Authorities>,
     expiries: Expiries,
+    /// Names in the server's own certificate.
+    names: BTreeSet<NodeId>,
 }
 
 /// The files, and what the last look at them saw.
@@ -95,6 +103,8 @@ struct Watched {
     stamps: [Option<Stamp>; 4],
     /// Why they could not be used, if they could not.
     broken: Vec<Problem>,
+    /// When the end of a revocation list was last logged.
+    told_at: UnixTime,
 }
 
 /// A peer that is refused after its handshake.
@@ -116,21 +126,30 @@ impl ServerTls {
     pub fn load(files: ServerFiles) -> Result<Arc<Self>, Vec<Problem>> {
         let now = clock::now();
         let stamps = stamps(&files);
-        let (in_use, problems) = InUse::read(&files, now);
+        let grace = Grace::default();
+        let (in_use, problems) = InUse::read(&files, now, &grace);
         let in_use = in_use.filter(|_| first_error(&problems).is_none());
         let Some(in_use) = in_use else { return Err(problems) };
         problems.iter().for_each(log::problem);
         Ok(Arc::new(Self {
             in_use: ArcSwap::from_pointee(in_use),
             live: Arc::default(),
-            watched: Mutex::new(Watched { files, stamps, broken: Vec::new() }),
+            watched: Mutex::new(Watched { files, stamps, broken: overdue(&problems), told_at: now }),
+            grace,
         }))
     }
 
     /// Everything that is wrong with the files, warnings included.
     #[must_use]
     pub fn check(files: &ServerFiles) -> Vec<Problem> {
-        InUse::read(files, clock::now()).1
+        InUse::read(files, clock::now(), &Grace::default()).1
+    }
+
+    /// The names in a server's certificate, as far as it can be read.
+    #[must_use]
+    pub fn names_in(cert: &Path) -> BTreeSet<NodeId> {
+        let own = pem::certificates(cert).ok().and_then(|chain| Peer::of(chain.first()?).ok());
+        own.map(|own| own.names).unwrap_or_default()
     }
 
     /// Uses new files if there are any, and closes the connections of expired certificates.
@@ -151,6 +170,29 @@ impl ServerTls {
         let mut watched = self.watched();
         watched.files = files;
         self.look(&mut watched, Trigger::Order)
+    }
+
+    /// Lets these clients in although their revocation list is out of date.  To be called once.
+    pub fn give_grace_to(&self, who: impl Fn(&Peer) -> bool + Send + Sync + 'static) {
+        self.grace.give_to(who);
+    }
+
+    /// Whether a name is in the server's own certificate.
+    #[must_use]
+    pub fn is_own_name(&self, name: &NodeId) -> bool {
+        self.in_use.load().names.contains(name)
+    }
+
+    /// What an operator should know of the end of the revocation lists, in a few words; none if it is far away.
+    #[must_use]
+    pub fn list_notice(&self, now: UnixTime) -> Option<String> {
+        let in_use = self.in_use.load();
+        let until = in_use.expiries.crl?;
+        if until < now {
+            return Some(format!("the revocation list ended at {until}, new nodes are refused: renew it"));
+        }
+        let near = in_use.authorities.crl_notice.is_some_and(|from| from < now);
+        near.then(|| format!("the revocation list ends at {until}: renew it"))
     }
 
     /// When what is in use expires.
@@ -200,20 +242,30 @@ impl ServerTls {
         let in_use = self.in_use.load();
         let outdated = in_use.expiries.crl.is_some_and(|at| at < now) || in_use.expiries.client_ca < now;
         let changed = stamps != watched.stamps || trigger == Trigger::Order;
+        if let Some(notice) = self.list_notice(now).filter(|_| now.secs_since(watched.told_at) >= NOTICE_EVERY_SECS) {
+            warn!("{notice}");
+            watched.told_at = now;
+        }
         if !changed && !outdated && watched.broken.is_empty() {
             return Reload::Unchanged;
         }
+        let in_use_ended = in_use.expiries.crl.is_some_and(|at| at < now);
         watched.stamps = stamps;
-        let (read, problems) = InUse::read(&watched.files, now);
-        let Some(read) = read else {
+        let (read, problems) = InUse::read(&watched.files, now, &self.grace);
+        // A list that has ended is taken only in the place of another one: it may revoke more.
+        let ended = |read: &InUse| read.expiries.crl.is_some_and(|at| at < now) && !(changed && in_use_ended);
+        let Some(read) = read.filter(|read| !ended(read)) else {
             if problems != watched.broken {
                 problems.iter().for_each(log::problem);
-                error!("the TLS files cannot be used; keeping the previous ones");
+                if first_error(&problems).is_some() || !in_use_ended {
+                    error!("the TLS files cannot be used; keeping the previous ones");
+                }
                 watched.broken.clone_from(&problems);
             }
             return Reload::Kept(problems);
         };
-        watched.broken.clear();
+        watched.broken = overdue(&problems);
+        watched.told_at = now;
         let expiries = read.expiries;
         self.in_use.store(Arc::new(read));
         let closed = self.sweep(Sweep::All, now);
@@ -254,13 +306,15 @@ impl fmt::Debug for ServerTls {
 
 impl InUse {
     /// Reads the files.  None if no client could be served with them; there may be problems in either case.
-    fn read(files: &ServerFiles, now: UnixTime) -> (Option<Self>, Vec<Problem>) {
+    fn read(files: &ServerFiles, now: UnixTime, grace: &Grace) -> (Option<Self>, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut keep = |problem| problems.push(problem);
         let chain = pem::certificates(&files.cert).map_err(&mut keep).ok();
         let key = pem::key(&files.key).map_err(|problem| keep(in_key_file(problem, files))).ok();
         let certificate_until = chain.as_deref().and_then(|chain| judge_own(chain, files, now, &mut problems));
-        let authorities = Authorities::read(&files.client_ca, files.crl.as_deref(), now, &mut problems).map(Arc::new);
+        let names = chain.as_deref().and_then(<[_]>::first).and_then(|own| Peer::of(own).ok()).map(|own| own.names);
+        let authorities = Authorities::read(&files.client_ca, files.crl.as_deref(), now, grace, &mut problems);
+        let authorities = authorities.map(Arc::new);
         // Even without the CAs, so that a key mismatch is reported with the other problems.
         let own = chain.zip(key).and_then(|(chain, key)| own_key(chain, key, files, &mut problems));
         let read = authorities.zip(own).zip(certificate_until).and_then(|((authorities, own), certificate)| {
@@ -278,10 +332,16 @@ impl InUse {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
             let (client_ca, crl) = (authorities.expires, authorities.crl_expires);
-            Some(Self { config: Arc::new(config), authorities, expiries: Expiries { certificate, client_ca, crl } })
+            let (config, names) = (Arc::new(config), names.unwrap_or_default());
+            Some(Self { config, authorities, expiries: Expiries { certificate, client_ca, crl }, names })
         });
         (read, problems)
     }
+}
+
+/// The warnings of lists that are out of date.
+fn overdue(problems: &[Problem]) -> Vec<Problem> {
+    problems.iter().filter(|problem| problem.kind == LIST_EXPIRED).cloned().collect()
 }
 
 /// The server's certificate with its key, if they belong together.

@@ -15,6 +15,8 @@ named_enum! {
         NotAllowed = "not_allowed",
         /// 403: the certificate does not name a node of the pool.
         NotInPool = "not_in_pool",
+        /// 403: the certificate names an operator, a viewer or the coordinator: it is never a node's.
+        NotANode = "not_a_node",
         /// 403: the node is denied.
         Denied = "denied",
         /// 404: the coordinator has no such pool.
@@ -62,7 +64,7 @@ impl ErrorKind {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadRequest => 400,
-            Self::NotAllowed | Self::NotInPool | Self::Denied => 403,
+            Self::NotAllowed | Self::NotInPool | Self::NotANode | Self::Denied => 403,
             Self::UnknownPool | Self::UnknownNode | Self::UnknownPath => 404,
             Self::UnknownMethod => 405,
             Self::Timeout => 408,

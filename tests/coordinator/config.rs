@@ -56,7 +56,7 @@ fn each_commented_out_default_can_be_enabled_and_changes_nothing() {
         }
         count += 1;
     }
-    assert_eq!(count, 19, "a new commented-out line: is it a default?");
+    assert_eq!(count, 20, "a new commented-out line: is it a default?");
 }
 
 #[test]

@@ -16,6 +16,8 @@ mod refusals;
 #[cfg(test)]
 mod rotation;
 #[cfg(test)]
+mod siege;
+#[cfg(test)]
 mod soak;
 #[cfg(test)]
 mod tls;

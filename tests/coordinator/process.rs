@@ -2,6 +2,8 @@
 
 use super::with_first_key;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -126,6 +128,104 @@ fn metrics_are_what_prometheus_takes() {
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), metrics.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn a_name_that_is_a_nodes_and_the_coordinators_is_told() {
+    let world = World::new(FAST);
+    let server = world.ca.both(&["localhost", "127.0.0.1", "c1.cache.example.org"]);
+    world.put("server.crt", server.cert_pem.as_bytes(), 0o644);
+    world.put("server.key", server.key_pem.as_bytes(), 0o600);
+    let output = world.run("check", &[]);
+    let found = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{found}");
+    assert!(
+        found.contains("c1.cache.example.org fits a pattern of nodes") && found.contains("coordinator.toml:"),
+        "{found}"
+    );
+}
+
+#[test]
+fn probes_are_answered_whatever_else_is_connected_from_their_address() {
+    let world = World::started(FAST);
+    let mut silent: Vec<TcpStream> = Vec::new();
+    for _ in 0..20 {
+        silent.extend((0..6).map(|_| TcpStream::connect(world.observe).unwrap()));
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            assert_eq!(world.observed(path).map(|(status, _)| status), Some(200), "{} silent", silent.len());
+        }
+    }
+}
+
+#[test]
+fn the_plain_listener_answers_under_its_own_names() {
+    let world = World::new(FAST);
+    let config = fs::read_to_string(world.path("coordinator.toml")).unwrap();
+    let with_name = config.replace("[observe]\n", "[observe]\nnames = [\"tfo.example.org\"]\n");
+    let mut world = world;
+    world.put("coordinator.toml", with_name.as_bytes(), 0o644);
+    world.start();
+    let this_host = rustix::system::uname().nodename().to_str().unwrap().to_owned();
+    let port = world.observe.port();
+    let ask = |path: &str, host: &str| {
+        let mut stream = TcpStream::connect(world.observe).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\n{host}connection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for path in ["/", "/metrics", "/healthz", "/readyz"] {
+        let ours = ["127.0.0.1", "[::1]", "192.0.2.7", "localhost", "tfo.example.org", "TFO.example.org.", &this_host];
+        for host in ours.map(|host| format!("host: {host}:{port}\r\n")).iter().chain([&String::new()]) {
+            let answer = ask(path, host);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{path} {host}: {answer}");
+        }
+        for host in
+            ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "tfo.example.org.evil.example", ""]
+        {
+            let answer = ask(path, &format!("host: {host}\r\n"));
+            assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("not_allowed"), "{path} {host}: {answer}");
+        }
+    }
+    let page = ask("/", "host: localhost\r\n").to_lowercase();
+    assert!(page.contains("frame-ancestors 'none'") && page.contains("form-action 'none'"), "{page}");
+}
+
+#[test]
+fn a_store_that_is_taken_away_is_noticed_and_nothing_is_written_into_the_void() {
+    let (world, mut nodes) = with_first_key(FAST);
+    let names = ["state.db", "state.db-wal", "state.db-shm", "state.db.lock"];
+    let kept = world.path("kept");
+    fs::create_dir(&kept).unwrap();
+    names.iter().for_each(|name| fs::rename(world.path(name), kept.join(name)).unwrap());
+    let noticed = || world.log().contains("was removed or replaced while this coordinator had it open");
+    assert!(poll_until(SOON, noticed), "{}", world.log());
+    let (status, body) = world.operator().post("/v1/pools/edge/rotations", &json!({}));
+    assert_eq!((status, &body["kind"]), (503, &json!("store_unavailable")));
+    assert_eq!(nodes[0].sync(0).0, 503);
+    let not_ready = || world.observed("/readyz").is_some_and(|(status, _)| status == 503);
+    assert!(poll_until(SOON, not_ready));
+    // Back where they were: the coordinator continues by itself.
+    names.iter().for_each(|name| fs::rename(kept.join(name), world.path(name)).unwrap());
+    assert!(poll_until(SOON, || nodes[0].sync(0).0 == 204));
+    assert_eq!(world.operator().post("/v1/pools/edge/rotations", &json!({})).0, 200);
+}
+
+#[test]
+fn a_coordinator_starts_with_a_revocation_list_that_is_out_of_date_and_operators_come_in() {
+    let mut world = World::new(FAST);
+    world.put("crl.pem", world.ca.crl_until(&[], -60).as_bytes(), 0o644);
+    let config = fs::read_to_string(world.path("coordinator.toml")).unwrap();
+    let list = format!("crl = {:?}\n[store]\n", world.path("crl.pem"));
+    world.put("coordinator.toml", config.replace("[store]\n", &list).as_bytes(), 0o644);
+    let output = world.run("check", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("tfoctl pki crl"), "{}", stderr(&output));
+    world.start();
+    assert_eq!(world.operator().get("/v1/pools").0, 200);
+    assert!(world.log().contains("new nodes are refused"));
+    assert_eq!(world.nodes()[0].sync(0).0, 0, "not let in");
+    assert!(poll_until(SOON, || world.log().contains("revocation_list_overdue")), "{}", world.log());
 }
 
 #[test]

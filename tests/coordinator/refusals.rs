@@ -29,7 +29,11 @@ fn nobody_takes_the_place_of_another() {
     };
     // Right authority, not in the pool; an operator is not a node; two names count as none.
     refused(&["db1.example.org"], 403, "not_in_pool");
-    refused(&[OPERATOR], 403, "not_in_pool");
+    refused(&[OPERATOR], 403, "not_a_node");
+    // Nor with a node's name beside it; nor is the coordinator, whose certificate is a client's too.
+    for other in [OPERATOR, VIEWER, "localhost"] {
+        refused(&["a.cache.example.org", other], 403, "not_a_node");
+    }
     refused(&["x.cache.example.org", "y.cache.example.org"], 403, "not_in_pool");
     // The body does not say who it is.
     let mut body = request.clone();

@@ -17,6 +17,8 @@ mod reader;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod taken_away;
+#[cfg(test)]
 mod walk;
 
 use std::path::Path;

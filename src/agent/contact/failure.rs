@@ -48,6 +48,12 @@ impl Failure {
                 "this node's certificate was revoked: if the node is to stay in the fleet, issue a new one (`tfoctl pki issue \
                  --node NAME`) and put it in place; the installed keys stay",
             ),
+            // The alert that a coordinator sends for this alone (`tfo_tls::authorities`).
+            ClientError::Tls { cause, .. } if cause.contains("AccessDenied") => Self::new(
+                "coordinator_tls",
+                message,
+                "the coordinator's revocation list is out of date: its operator must renew it; the installed keys stay",
+            ),
             ClientError::Tls { .. } => Self::new(
                 "coordinator_tls",
                 message,
@@ -108,6 +114,10 @@ pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
         ErrorKind::NotInPool => (
             "not_in_pool",
             "add this certificate's name to the pool's `nodes` at the coordinators, or correct `pool` in this configuration",
+        ),
+        ErrorKind::NotANode => (
+            "not_a_node",
+            "this certificate is an operator's, a viewer's or a coordinator's: issue this host one of its own",
         ),
         ErrorKind::Denied => {
             ("denied", "an operator denied this node: when it may have the keys again, `tfoctl allow` it")

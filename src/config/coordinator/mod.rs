@@ -42,6 +42,8 @@ pub struct CoordinatorSettings {
     pub access: AccessSettings,
     /// Address of metrics and page; none if switched off.
     pub observe: Option<Located<SocketAddr>>,
+    /// Names under which browsers and monitoring may ask there.
+    pub observe_names: BTreeSet<NodeId>,
     /// The pools and their policies.
     pub pools: BTreeMap<PoolName, Located<Policy>>,
 }
@@ -119,12 +121,15 @@ impl CoordinatorSettings {
             .and_then(|table| store_section(table, findings, named));
         let access = section(&mut root, "access", "with operators = [\"NAME\"]", findings)
             .map(|table| access_section(table, findings));
-        let observe = observe_section(root.table("observe", findings), findings);
+        let (observe, observe_names) = observe_section(root.table("observe", findings), findings);
         let pools = section(&mut root, "pools", "such as [pools.edge] with nodes = [\"*.example.org\"]", findings)
             .map(|table| pools_section(table, findings));
         root.finish(findings);
+        if let (Some(access), Some(pools)) = (&access, &pools) {
+            pools.values().for_each(|pool| keep_apart(access, pool, findings));
+        }
         let (api, store, access, pools) = (api?, store?, access?, pools?);
-        Some(Self { file: file.to_owned(), api, store, access, observe, pools })
+        Some(Self { file: file.to_owned(), api, store, access, observe, observe_names, pools })
     }
 }
 
@@ -228,9 +233,35 @@ fn names(table: &mut Table<'_, '_>, key: &'static str, findings: &mut Findings) 
     found
 }
 
-fn observe_section(table: Option<Table<'_, '_>>, findings: &mut Findings) -> Option<Located<SocketAddr>> {
-    let default = || Some(default_address("observe.listen", DEFAULT_OBSERVE));
-    let Some(mut table) = table else { return default() };
+/// Finds an operator or a viewer whom a pool's patterns take for a node.  The coordinator never gives such a certificate keys,
+/// but who writes a pattern that is too wide means other names than he thinks.
+fn keep_apart(access: &AccessSettings, pool: &Located<Policy>, findings: &mut Findings) {
+    let Located { value: policy, key, line } = pool;
+    for (names, role) in [(&access.operators, "operators"), (&access.viewers, "viewers")] {
+        let overlap = names.iter().find(|name| policy.nodes.iter().any(|one| one.matches(name)));
+        let Some(name) = overlap else { continue };
+        let message = format!("{name} fits a pattern of nodes, and is in access.{role}");
+        let remedy = format!("narrow the pattern to names of nodes, such as \"*.cache.example.org\", or rename {name}");
+        let place = Located { value: (), key: format!("{key}.nodes"), line: *line };
+        findings.add_at(&place, Problem::error("names_overlap", message, remedy));
+    }
+}
+
+/// The address, and the names under which it is asked.
+fn observe_section(
+    table: Option<Table<'_, '_>>,
+    findings: &mut Findings,
+) -> (Option<Located<SocketAddr>>, BTreeSet<NodeId>) {
+    let Some(mut table) = table else { return (observe_default(), BTreeSet::new()) };
+    let names = names(&mut table, "names", findings);
+    (observe_listen(table, findings), names)
+}
+
+fn observe_default() -> Option<Located<SocketAddr>> {
+    Some(default_address("observe.listen", DEFAULT_OBSERVE))
+}
+
+fn observe_listen(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Located<SocketAddr>> {
     let given = table.has("listen");
     let listen = table.parsed("listen", findings, |text| match text {
         "" => Ok(None),
@@ -238,7 +269,7 @@ fn observe_section(table: Option<Table<'_, '_>>, findings: &mut Findings) -> Opt
     });
     table.finish(findings);
     if !given {
-        return default();
+        return observe_default();
     }
     let Located { value, key, line } = listen?;
     value.map(|value| Located { value, key, line })
@@ -259,7 +290,7 @@ key_encryption_key = "credential:kek"
 [access]
 operators = ["ops1.example.org"]
 [pools.edge]
-nodes = ["*.example.org"]
+nodes = ["*.cache.example.org"]
 promote_waves = ["cp1*", "0.5%", "100%"]
 drain_below = 0.01
 "#;
@@ -281,7 +312,7 @@ drain_below = 0.01
             WaveRule::Share(Share::from_ppm(5_000).unwrap()),
             WaveRule::Share(Share::ALL),
         ];
-        let expected = Policy::with_defaults(vec!["*.example.org".parse().unwrap()]);
+        let expected = Policy::with_defaults(vec!["*.cache.example.org".parse().unwrap()]);
         assert_eq!(*policy, Policy { promote_waves: waves, ..expected });
     }
 
@@ -309,6 +340,21 @@ drain_below = 0.01
             ("pools.Text.x", "unknown_key"),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn who_commands_or_looks_is_never_a_node() {
+        for (text, role) in [
+            (GOOD.replace("\"*.cache.example.org\"", "\"cp1.example.org\", \"*.example.org\""), "operators"),
+            (GOOD.replace("operators =", "viewers = [\"v.cache.example.org\"]\noperators ="), "viewers"),
+        ] {
+            let found = CoordinatorSettings::parse(Path::new("c.toml"), &text).unwrap_err();
+            let [problem] = &found[..] else { panic!("{found:?}") };
+            assert_eq!((problem.kind, problem.key.as_deref()), ("names_overlap", Some("pools.edge.nodes")));
+            let line = text.lines().position(|line| line.starts_with("[pools.edge]")).unwrap() + 1;
+            assert_eq!(problem.line, Some(line));
+            assert!(problem.message.contains(role) && !problem.remedy.is_empty(), "{problem:?}");
+        }
     }
 
     #[test]

@@ -2,13 +2,16 @@
 
 mod page;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
 use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use prometheus::TEXT_FORMAT;
@@ -16,9 +19,10 @@ use prometheus::TEXT_FORMAT;
 use super::metrics::gauges::{self, Scraped};
 use super::pool::Summary;
 use super::routes::Api;
-use super::server::Server;
-use tfo_model::ids::PoolName;
+use super::server::{Refusal, Server};
+use tfo_model::ids::{NodeId, PoolName};
 use tfo_tls::server::ServerTls;
+use tfo_wire::error::ErrorKind;
 
 /// A driver whose store has not worked for this long is not ready, in milliseconds: ten ticks.
 const GOOD_MS_MAX: u64 = 10_000;
@@ -27,7 +31,9 @@ const GOOD_MS_MAX: u64 = 10_000;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The page loads nothing and runs nothing.
-const PAGE_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
 
 /// Sources of the page and the metrics.
 pub struct Observed {
@@ -37,6 +43,8 @@ pub struct Observed {
     pub server: Arc<Server>,
     /// Certificates.
     pub tls: Arc<ServerTls>,
+    /// Names under which it may be asked, besides those that it has by itself.
+    pub names: BTreeSet<NodeId>,
 }
 
 /// All routes of the plain listener.
@@ -46,10 +54,42 @@ pub fn router(observed: Arc<Observed>) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .layer(middleware::from_fn_with_state(Arc::clone(&observed), only_under_our_names))
         .with_state(observed)
 }
 
+/// Refuses requests for other hosts: a web page could give its own name this listener's address, and a browser beside it
+/// would show the page what it reads here (DNS rebinding).  That needs a name; an address in its place is harmless.
+async fn only_under_our_names(State(observed): State<Arc<Observed>>, request: Request, next: Next) -> Response {
+    // Probes may send none; a browser always does.
+    let host = request.headers().get(HOST).map(|host| host.to_str().map(name_of).unwrap_or_default());
+    if host.is_none_or(|host| observed.is_ours(&host)) {
+        return next.run(request).await;
+    }
+    let message = "this listener does not answer to that Host: use its address, or add the name to [observe] names";
+    Refusal::new(ErrorKind::NotAllowed, message).into_response()
+}
+
+/// The name in a Host header, without its port, in lower case.
+fn name_of(host: &str) -> String {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
+        _ => host,
+    };
+    name.trim_end_matches('.').to_ascii_lowercase()
+}
+
 impl Observed {
+    fn is_ours(&self, host: &str) -> bool {
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if host == "localhost" || address.parse::<IpAddr>().is_ok() {
+            return true;
+        }
+        let this_host = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
+        let listed = |name: NodeId| self.names.contains(&name) || self.tls.is_own_name(&name);
+        host == this_host || host.parse().is_ok_and(listed)
+    }
+
     /// Every pool at a glance; none where the driver or its store does not answer.
     async fn summaries(&self) -> Vec<(PoolName, Option<Summary>)> {
         let mut summaries = Vec::new();
@@ -92,4 +132,24 @@ async fn metrics(State(observed): State<Arc<Observed>>) -> Response {
 async fn shown(State(observed): State<Arc<Observed>>) -> Response {
     let page = page::page(&observed.summaries().await);
     ([(CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(page.into_string())).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name_of;
+
+    #[test]
+    fn a_host_is_a_name_without_its_port() {
+        for (host, name) in [
+            ("coord1.Example.org:9441", "coord1.example.org"),
+            ("coord1.example.org.", "coord1.example.org"),
+            ("127.0.0.1:9441", "127.0.0.1"),
+            ("[::1]:9441", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("evil.example:80:80", "evil.example:80"),
+            ("", ""),
+        ] {
+            assert_eq!(name_of(host), name, "{host}");
+        }
+    }
 }

@@ -117,7 +117,7 @@ fn server(sheet: &mut Sheet, scraped: &Scraped<'_>) {
     sheet.gauge("tfo_coordinator_certificate_expiry_timestamp_seconds", help, expiry);
     let help = "Last second of the first CA to expire.";
     sheet.gauge("tfo_coordinator_client_ca_expiry_timestamp_seconds", help, float(expiries.client_ca.secs()));
-    let help = "When the revocation list expires; then no client is let in.";
+    let help = "When the revocation list expires; then no new node is let in.";
     let crl = expiries.crl.map(|crl| float(crl.secs()));
     sheet.gauge("tfo_coordinator_crl_expiry_timestamp_seconds", help, crl);
     let help = "Problems of certificate files that are not in use because of them.";

@@ -118,6 +118,8 @@ pub(super) struct Shared {
     pub(super) started: Instant,
     /// When the store last worked, in milliseconds after `started`; 0 = never.
     pub(super) good_at_ms: AtomicU64,
+    /// The document's revision.
+    pub(super) revision: AtomicU64,
     /// The document's policy: which nodes may join, and how long a request is held.
     pub(super) policy: ArcSwap<Policy>,
 }

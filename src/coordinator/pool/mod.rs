@@ -31,6 +31,7 @@ use super::metrics::counters::Metrics;
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
+use tfo_model::count::Revision;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_store::{Store, StoreError};
 use tfo_wire::v1::fleet::{Done, Nodes, PoolStatus};
@@ -67,6 +68,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             started: clock::monotonic(),
             good_at_ms: AtomicU64::new(0),
+            revision: AtomicU64::new(replica.document().revision.get()),
             policy: ArcSwap::from_pointee(replica.document().policy.clone()),
         });
         let driver = driver::Driver::new(replica, policy, seen, Arc::clone(&shared));
@@ -89,6 +91,12 @@ impl Pool {
     #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
         self.shared.policy.load_full()
+    }
+
+    /// The revision of its document, as the driver last saw it: before the answer to the command that made it.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        Revision::new(self.shared.revision.load(Ordering::Acquire))
     }
 
     /// Its store, for the audit log.

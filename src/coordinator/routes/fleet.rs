@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use axum::routing::{MethodRouter, post};
 use serde::de::DeserializeOwned;
 
@@ -17,8 +18,8 @@ use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::fleet::{
-    AdvanceRequest, COMMAND_BYTES_MAX, Command as CommandBody, Done, ImportRequest, Nodes, PoolStatus, Pools,
-    RecoverRequest, RotationMode, RotationRequest,
+    AdvanceRequest, COMMAND_BYTES_MAX, Command as CommandBody, Done, ImportRequest, PoolStatus, Pools, RecoverRequest,
+    RotationMode, RotationRequest,
 };
 use tfo_wire::v1::orders::{ExpectRequest, NODES_MAX, NodeAction, NodesRequest};
 use tfo_wire::v1::secret::SecretText;
@@ -42,23 +43,28 @@ async fn status(pool: &Pool) -> Result<PoolStatus, Refusal> {
 }
 
 /// `GET /v1/pools`.
-pub(super) async fn pools(State(api): State<Arc<Api>>, _: FromReader) -> Result<Json<Pools>, Refusal> {
-    let mut pools = Vec::new();
-    for pool in api.pools.load_full().values() {
-        pools.push(status(pool).await?);
-    }
-    Ok(Json(Pools { pools }))
+pub(super) async fn pools(State(api): State<Arc<Api>>, _: FromReader) -> Result<Response, Refusal> {
+    let all = api.pools.load_full();
+    let revisions = all.values().map(|pool| pool.revision()).collect();
+    let make = async {
+        let mut pools = Vec::new();
+        for pool in all.values() {
+            pools.push(status(pool).await?);
+        }
+        Ok(Pools { pools })
+    };
+    api.bodies.answer("pools".to_owned(), revisions, make).await
 }
 
 /// `GET /v1/pools/{pool}`.
-pub(super) async fn pool(ReadPool(pool): ReadPool) -> Result<Json<PoolStatus>, Refusal> {
-    status(&pool).await.map(Json)
+pub(super) async fn pool(State(api): State<Arc<Api>>, ReadPool(pool): ReadPool) -> Result<Response, Refusal> {
+    api.bodies.answer(format!("pools/{}", pool.name()), vec![pool.revision()], status(&pool)).await
 }
 
 /// `GET /v1/pools/{pool}/nodes`.
-pub(super) async fn nodes(ReadPool(pool): ReadPool) -> Result<Json<Nodes>, Refusal> {
-    let nodes = pool.nodes().await.map_err(|_| busy())?;
-    nodes.map(Json).map_err(|_| store_down())
+pub(super) async fn nodes(State(api): State<Arc<Api>>, ReadPool(pool): ReadPool) -> Result<Response, Refusal> {
+    let make = async { pool.nodes().await.map_err(|_| busy())?.map_err(|_| store_down()) };
+    api.bodies.answer(format!("pools/{}/nodes", pool.name()), vec![pool.revision()], make).await
 }
 
 /// A command for the driver.

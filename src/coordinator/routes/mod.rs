@@ -6,6 +6,7 @@
 mod audit;
 mod fleet;
 mod node;
+mod shared_body;
 mod sync_request;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::{get, post};
 
+pub use self::shared_body::SharedBodies;
 use super::connections::Connections;
 use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools};
@@ -33,6 +35,10 @@ pub struct Api {
     pub access: ArcSwap<AccessSettings>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Answers that readers share.
+    pub bodies: SharedBodies,
+    /// Names of the coordinator's own certificate.
+    pub own_names: Box<dyn Fn(&NodeId) -> bool + Send + Sync>,
     /// The connections of each name.
     pub connections: Arc<Connections>,
 }
@@ -55,6 +61,21 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/pools/{pool}/import", fleet::command(fleet::import))
         .route("/v1/pools/{pool}/recover", fleet::command(fleet::recover));
     router.with_state(api)
+}
+
+impl Api {
+    /// What a certificate is for, if it is not for a node, whatever the pools' patterns say.
+    fn role_of(&self, peer: &Peer) -> Option<&'static str> {
+        let access = self.access.load();
+        peer.names.iter().find_map(|name| {
+            let roles = [
+                (access.operators.contains(name), "your certificate names an operator"),
+                (access.viewers.contains(name), "your certificate names a viewer"),
+                ((self.own_names)(name), "your certificate names the coordinator"),
+            ];
+            roles.into_iter().find_map(|(is, role)| is.then_some(role))
+        })
+    }
 }
 
 /// A request of an identified peer.
@@ -102,6 +123,11 @@ impl FromRequestParts<Arc<Api>> for FromNode {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let asking = Asking::of(parts)?;
         let pool = pool_of(parts, api).await?;
+        if let Some(role) = api.role_of(&asking.peer) {
+            api.metrics.sync_answered(pool.name(), "not_a_node");
+            let message = format!("{role}: such a certificate is never a node's, and gets no keys");
+            return Err(asking.refuse(ErrorKind::NotANode, &message, parts.uri.path()));
+        }
         let policy = pool.policy();
         let mut fitting = asking.peer.names.iter().filter(|name| policy.nodes.iter().any(|one| one.matches(name)));
         let (first, second) = (fitting.next().cloned(), fitting.next());

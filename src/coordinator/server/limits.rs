@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::admission::CROWD_PARTS;
+
 /// Bounds of a [`Server`](super::Server).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -9,6 +11,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Connections of one address; of one /64 with IPv6.
     pub connections_per_address_max: usize,
+    /// Connections beyond these bounds for peers that [`Server::keeping_places`](super::Server::keeping_places) names.
+    pub operators_kept: usize,
     /// Handshakes in flight: peers that have not shown a certificate can take no more than this.
     pub handshakes_max: usize,
     /// From the accept to the end of the handshake.
@@ -30,6 +34,9 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Sockets of peers without a certificate, for each of [`Self::handshakes_max`]: one shakes hands, the others wait.
+    pub const SOCKETS_PER_HANDSHAKE: usize = 1 + CROWD_PARTS;
+
     /// For the plain listener: monitoring and a page, for few clients.
     #[must_use]
     pub fn observe() -> Self {
@@ -50,6 +57,7 @@ impl Default for Limits {
         Self {
             connections_max: 12_000,
             connections_per_address_max: 2_000,
+            operators_kept: 16,
             handshakes_max: 1_000,
             handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),

@@ -14,6 +14,7 @@ mod refusals;
 mod service;
 mod watch;
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -26,18 +27,20 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use admission::{ConnectionPlace, Gate, HandshakePlace};
+use admission::{ConnectionPlace, Gate, Standing};
 pub use answer::{Refusal, RequestId};
 pub use body::JsonBody;
 use connection::{Ends, linger};
 pub use limits::Limits;
 use refusals::Shown;
 pub use refusals::{Reason, Refusals};
-use service::ConnectionService;
 pub use service::Draining;
+use service::{ConnectionService, Requests};
 use watch::ConnectionWatch;
 
 use crate::connections::Connections;
+use tfo_host::runtime::process;
+use tfo_tls::identity::Peer;
 use tfo_tls::server::{LiveConnection, ServerTls};
 use tfo_wire::error::ErrorKind;
 
@@ -46,13 +49,17 @@ const BACKLOG: i32 = 4096;
 /// How often the server checks the TLS files and the expiry of certificates, and sums up suppressed log lines.  A revoked
 /// certificate is cut off within this time of its list's arrival; `tfoctl pki revoke` promises 5 s.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// From so many connections on, memory is given back when half of them have ended.
+const BURST_MIN: usize = 128;
 /// Pause after a failed accept: usually there are no file descriptors until a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long the next connection waits in the kernel's queue for a place for its handshake.  After a restart all nodes
-/// connect within a second, and a node that is refused returns only after a longer pause.
-const CROWD_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a refused handshake may take to read its alert.
 const ALERT_LINGER: Duration = Duration::from_secs(1);
+/// What the kernel may keep of an answer that its peer does not read, in bytes; it takes twice that, for its own records.
+/// Left to itself it takes megabytes for each connection.
+const SENT_BYTES_MAX: usize = 128 << 10;
+/// What a connection keeps of an answer that its peer does not read, in bytes, apart from hyper's buffer and the kernel's.
+const UNREAD_BYTES_MAX: usize = 16 << 10;
 /// How long stopped tasks may take after the drain: each needs to run only once more.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -73,6 +80,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
+    // Connections inherit it.
+    socket.set_send_buffer_size(SENT_BYTES_MAX)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -90,13 +99,22 @@ pub struct Drained {
     pub cut: usize,
 }
 
+/// Whether some places are kept for this peer.
+type KeptFor = Arc<dyn Fn(&Peer) -> bool + Send + Sync>;
+
 /// A server with its limits and counters.
-#[derive(Debug)]
 pub struct Server {
     limits: Limits,
     gate: Arc<Gate>,
     refusals: Arc<Refusals>,
     connections: Arc<Connections>,
+    kept_for: KeptFor,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("limits", &self.limits).finish_non_exhaustive()
+    }
 }
 
 /// What the tasks of one listener share.
@@ -104,8 +122,11 @@ pub struct Server {
 struct Shared {
     router: Router,
     limits: Limits,
+    gate: Arc<Gate>,
     refusals: Arc<Refusals>,
     connections: Arc<Connections>,
+    kept_for: KeptFor,
+    requests: Requests,
     ends: Ends,
 }
 
@@ -113,10 +134,22 @@ impl Server {
     /// A server with these limits.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, gate: Gate::new(limits), refusals: Arc::default(), connections: Arc::default() }
+        Self {
+            limits,
+            gate: Gate::new(limits),
+            refusals: Arc::default(),
+            connections: Arc::default(),
+            kept_for: Arc::new(|_| false),
+        }
     }
 
-    /// The same, which counts the connections of each name here.
+    /// Keeps [`Limits::operators_kept`] places for these peers.
+    #[must_use]
+    pub fn keeping_places(self, kept_for: impl Fn(&Peer) -> bool + Send + Sync + 'static) -> Self {
+        Self { kept_for: Arc::new(kept_for), ..self }
+    }
+
+    /// Counts the connections of each name here.
     #[must_use]
     pub fn counting(self, connections: Arc<Connections>) -> Self {
         Self { connections, ..self }
@@ -144,27 +177,31 @@ impl Server {
         router: Router,
         shutdown: CancellationToken,
     ) -> Drained {
-        let housekeeping = keep_house(Arc::clone(&self.refusals), Some(Arc::clone(&tls)));
+        let housekeeping = keep_house(Arc::clone(&self.refusals), Arc::clone(&self.gate), Some(Arc::clone(&tls)));
         let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping));
-        self.accept(listener, router, shutdown, |shared, stream, address, place, handshakes| {
-            let handshake = handshakes.begin_handshake(address.ip())?;
+        self.accept(listener, router, shutdown, |shared, stream, address| {
+            shared.gate.could_enter(address.ip())?;
             let tls = Arc::clone(&tls);
-            Ok(async move {
-                shared.connection(stream, address, handshake, tls).await;
-                drop(place);
-            })
+            Ok(shared.connection(stream, address, tls))
         })
         .await
     }
 
     /// Serves `router` without TLS, GET only, until `shutdown`: for what holds no secrets.
     pub async fn serve_plain(&self, listener: TcpListener, router: Router, shutdown: CancellationToken) -> Drained {
-        let _housekeeping = AbortOnDropHandle::new(tokio::spawn(keep_house(Arc::clone(&self.refusals), None)));
-        self.accept(listener, router, shutdown, |shared, stream, address, place, _| {
+        let _housekeeping =
+            AbortOnDropHandle::new(tokio::spawn(keep_house(Arc::clone(&self.refusals), Arc::clone(&self.gate), None)));
+        self.accept(listener, router, shutdown, |shared, stream, address| {
+            let place = shared.gate.enter_plain(address.ip());
             Ok(async move {
                 let service = shared.service(address, None);
-                connection::serve(stream, service, None, shared.ends).await;
-                drop(place);
+                tokio::select! {
+                    () = connection::serve(stream, service, None, shared.ends) => {}
+                    () = place.given_away() => {
+                        let why = "the connection gave way to a newer one";
+                        shared.refusals.note(Reason::TooManyFromAddress, &Shown(address, None), &why);
+                    }
+                }
             })
         })
         .await
@@ -176,7 +213,7 @@ impl Server {
         listener: TcpListener,
         router: Router,
         shutdown: CancellationToken,
-        begin: impl Fn(Shared, TcpStream, SocketAddr, ConnectionPlace, &Arc<Gate>) -> Result<F, Reason>,
+        begin: impl Fn(Shared, TcpStream, SocketAddr) -> Result<F, Reason>,
     ) -> Drained {
         let ends = Ends { drain: shutdown, stop: CancellationToken::new() };
         // If this future is dropped, its connections end with it.
@@ -185,19 +222,17 @@ impl Server {
         let shared = Shared {
             router,
             limits: self.limits,
+            gate: Arc::clone(&self.gate),
             refusals: Arc::clone(&self.refusals),
             connections: Arc::clone(&self.connections),
+            kept_for: Arc::clone(&self.kept_for),
+            requests: Requests::default(),
             ends: ends.clone(),
         };
         let tasks = TaskTracker::new();
         loop {
-            let next = async {
-                // After that it is refused: stalling peers have all the places.
-                drop(timeout(CROWD_PATIENCE, self.gate.room_for_handshake()).await);
-                listener.accept().await
-            };
             let accepted = tokio::select! {
-                accepted = next => accepted,
+                accepted = listener.accept() => accepted,
                 () = ends.drain.cancelled() => break,
             };
             let (stream, address) = match accepted {
@@ -210,8 +245,7 @@ impl Server {
             };
             // Answers are written whole; waiting for more would only delay them.
             drop(stream.set_nodelay(true));
-            let begun = self.gate.enter(address.ip());
-            match begun.and_then(|place| begin(shared.clone(), stream, address, place, &self.gate)) {
+            match begin(shared.clone(), stream, address) {
                 Ok(served) => drop(tasks.spawn(served)),
                 Err(reason) => self.refusals.note(reason, &Shown(address, None), &"closed without an answer"),
             }
@@ -237,55 +271,73 @@ impl Shared {
             limits: self.limits,
             watch: ConnectionWatch::new(),
             draining: Draining(self.ends.drain.clone()),
+            requests: self.requests.clone(),
             refusals: Arc::clone(&self.refusals),
         }
     }
 
     /// From an accepted socket to the end of the connection.
-    async fn connection(self, stream: TcpStream, address: SocketAddr, handshake: HandshakePlace, tls: Arc<ServerTls>) {
+    async fn connection(self, stream: TcpStream, address: SocketAddr, tls: Arc<ServerTls>) {
         // On the heap, each for its own time: together they would take memory for as long as the connection.
-        let shaken = Box::pin(self.handshake(stream, address, handshake, &tls)).await;
+        let shaken = Box::pin(self.handshake(stream, address, &tls)).await;
         drop(tls);
-        if let Some((stream, live)) = shaken {
+        if let Some((stream, live, place)) = shaken {
             let _open = self.connections.opened(live.peer());
             let service = self.service(address, Some(&live));
             Box::pin(connection::serve(*stream, service, Some(live), self.ends)).await;
+            drop(place);
         }
     }
 
-    /// The handshake; none if it failed.
+    /// The handshake, and what it earns; none if it failed.
     async fn handshake(
         &self,
         stream: TcpStream,
         address: SocketAddr,
-        place: HandshakePlace,
         tls: &ServerTls,
-    ) -> Option<(Box<TlsStream<TcpStream>>, LiveConnection)> {
+    ) -> Option<(Box<TlsStream<TcpStream>>, LiveConnection, ConnectionPlace)> {
         let shown = Shown(address, None);
+        let refuse = |reason, error: &dyn fmt::Display| self.refusals.note(reason, &shown, error);
+        let place = tokio::select! {
+            place = self.gate.begin_handshake(address.ip()) => place,
+            () = self.ends.drain.cancelled() => return None,
+        };
+        let place = place.map_err(|reason| refuse(reason, &"closed without an answer")).ok()?;
         let in_use = tls.in_use();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&in_use.config));
         let shaken = tokio::select! {
             shaken = timeout(self.limits.handshake_timeout, acceptor.accept(stream).into_fallible()) => shaken,
             () = self.ends.drain.cancelled() => return None,
+            () = place.given_away() => {
+                refuse(Reason::HandshakeGaveWay, &"the handshake gave way to another one");
+                return None;
+            }
         };
         drop(place);
         let stream = match shaken {
-            Ok(Ok(stream)) => Box::new(stream),
+            Ok(Ok(mut stream)) => {
+                stream.get_mut().1.set_buffer_limit(Some(UNREAD_BYTES_MAX));
+                Box::new(stream)
+            }
             Ok(Err((error, mut stream))) => {
-                self.refusals.note(Reason::of_handshake(&error), &shown, &error);
+                refuse(Reason::of_handshake(&error), &error);
                 // Without it a reset could overtake the alert, and the peer would not learn why.
                 drop(timeout(ALERT_LINGER, linger(&mut stream)).await);
                 return None;
             }
             Err(_) => {
-                self.refusals.note(Reason::HandshakeTimeout, &shown, &"the handshake did not end in time");
+                refuse(Reason::HandshakeTimeout, &"the handshake did not end in time");
                 return None;
             }
         };
-        match tls.admit(&in_use, stream.get_ref().1.peer_certificates().unwrap_or_default()) {
-            Ok(live) => Some((stream, live)),
-            Err(error) => {
-                self.refusals.note(Reason::CertificateInvalid, &shown, &error);
+        let admitted = tls.admit(&in_use, stream.get_ref().1.peer_certificates().unwrap_or_default());
+        let live = admitted.map_err(|error| refuse(Reason::CertificateInvalid, &error)).ok()?;
+        let standing = if (self.kept_for)(live.peer()) { Standing::Operator } else { Standing::Anybody };
+        match self.gate.enter(address.ip(), standing) {
+            Ok(place) => Some((stream, live, place)),
+            Err(reason) => {
+                let shown = Shown(address, Some(live.peer()));
+                self.refusals.note(reason, &shown, &"closed without an answer");
                 None
             }
         }
@@ -301,12 +353,19 @@ async fn unknown_method() -> Refusal {
 }
 
 /// Does the periodic work until it is aborted.
-async fn keep_house(refusals: Arc<Refusals>, tls: Option<Arc<ServerTls>>) {
+async fn keep_house(refusals: Arc<Refusals>, gate: Arc<Gate>, tls: Option<Arc<ServerTls>>) {
+    let mut most = 0;
     let mut ticks = interval(HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         refusals.flush();
+        let now = gate.connections();
+        most = most.max(now);
+        if most >= BURST_MIN && now <= most / 2 {
+            most = now;
+            drop(tokio::task::spawn_blocking(process::give_back_free_memory).await);
+        }
         if let Some(tls) = tls.clone() {
             // Files and thousands of signatures: not on the event loop.  It logs what it finds.
             drop(tokio::task::spawn_blocking(move || tls.reload_if_changed()).await);

@@ -47,6 +47,8 @@ reasons! {
     TooManyFromAddress = "too_many_from_address",
     /// As many handshakes are under way as the server takes at a time.
     TooManyHandshakes = "too_many_handshakes",
+    /// The handshake gave way to one of another address.
+    HandshakeGaveWay = "handshake_gave_way",
     /// The handshake did not end in time.
     HandshakeTimeout = "handshake_timeout",
     /// The peer showed no certificate.
@@ -57,7 +59,9 @@ reasons! {
     CertificateRevoked = "certificate_revoked",
     /// The certificate comes from an unknown CA.
     UnknownAuthority = "unknown_authority",
-    /// No revocation list covers the certificate, or it is out of date.
+    /// The revocation list that covers the certificate is out of date, and does not name an operator.
+    RevocationOverdue = "revocation_list_overdue",
+    /// No revocation list covers the certificate.
     RevocationUnknown = "revocation_unknown",
     /// The certificate is invalid for another reason.
     CertificateInvalid = "certificate_invalid",
@@ -79,6 +83,8 @@ reasons! {
     BodyTimeout = "body_timeout",
     /// The body is too large.
     BodyTooLarge = "body_too_large",
+    /// The peer is reading as many answers as it may at a time.
+    TooManyRequests = "too_many_requests",
     /// A method or an origin that this server does not serve.
     NotServed = "not_served",
     /// The answer was not read in time.
@@ -115,9 +121,8 @@ impl Reason {
             | CertificateError::NotValidYetContext { .. } => Self::CertificateExpired,
             CertificateError::Revoked => Self::CertificateRevoked,
             CertificateError::UnknownIssuer => Self::UnknownAuthority,
-            CertificateError::UnknownRevocationStatus
-            | CertificateError::ExpiredRevocationList
-            | CertificateError::ExpiredRevocationListContext { .. } => Self::RevocationUnknown,
+            CertificateError::UnknownRevocationStatus => Self::RevocationUnknown,
+            CertificateError::ApplicationVerificationFailure => Self::RevocationOverdue,
             _ => Self::CertificateInvalid,
         }
     }

@@ -2,12 +2,14 @@
 //! should see.
 
 use std::any::Any;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use axum::Router;
@@ -50,6 +52,7 @@ pub(super) struct ConnectionService {
     pub(super) limits: Limits,
     pub(super) watch: ConnectionWatch,
     pub(super) draining: Draining,
+    pub(super) requests: Requests,
     pub(super) refusals: Arc<Refusals>,
 }
 
@@ -64,13 +67,17 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         self.watch.request_came(body);
         let id = RequestId::fresh();
         let watch = self.watch.clone();
+        let (judged, under_way) = match self.judge(&request).and_then(|()| self.count(&request)) {
+            Ok(under_way) => (Ok(()), under_way),
+            Err(refused) => (Err(refused), None),
+        };
         let wrap = move |mut response: Response<Body>| {
             // Answers contain keys; no proxy may keep one.
             response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
             watch.answered();
-            Ok(response.map(|inner| AnswerBody { inner, watch }))
+            Ok(response.map(|inner| AnswerBody { inner, rest: Bytes::new(), watch, _under_way: under_way }))
         };
-        if let Err((reason, refusal)) = self.judge(&request) {
+        if let Err((reason, refusal)) = judged {
             self.refusals.note(reason, &Shown(self.address, self.peer.as_deref()), &refusal.message());
             if body == BodyState::Open {
                 self.watch.body_abandoned();
@@ -114,6 +121,17 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
 }
 
 impl ConnectionService {
+    /// Counts a request that reads, until its answer has been taken.  A sync is not counted: each holds a connection, and
+    /// these are bounded by name.
+    fn count(&self, request: &Request<Incoming>) -> Result<Option<UnderWay>, (Reason, Refusal)> {
+        let Some(peer) = self.peer.as_ref().filter(|_| request.method() == Method::GET) else { return Ok(None) };
+        self.requests.begin(&peer.to_string()).map(Some).ok_or_else(|| {
+            let message =
+                format!("{REQUESTS_MAX} requests of this certificate are under way: read their answers first");
+            (Reason::TooManyRequests, Refusal::new(ErrorKind::Unavailable, message))
+        })
+    }
+
     /// Refuses what no handler needs to see.
     fn judge(&self, request: &Request<Incoming>) -> Result<(), (Reason, Refusal)> {
         let refuse = |reason, kind, message: &str| Err((reason, Refusal::new(kind, message)));
@@ -146,6 +164,7 @@ fn is_noted(refusal: &Refusal) -> bool {
         ErrorKind::BadRequest
         | ErrorKind::NotAllowed
         | ErrorKind::NotInPool
+        | ErrorKind::NotANode
         | ErrorKind::Denied
         | ErrorKind::UnknownPool
         | ErrorKind::UnknownNode
@@ -226,11 +245,58 @@ impl Drop for RequestBody {
     }
 }
 
-/// The body of an answer: the watch notes when hyper has all of it.
+/// Answers that one peer may be reading at a time.
+const REQUESTS_MAX: usize = 4;
+
+/// Requests that read, by peer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Requests(Arc<Mutex<HashMap<String, usize>>>);
+
+impl Requests {
+    fn begin(&self, peer: &str) -> Option<UnderWay> {
+        let mut counts = self.lock();
+        let count = counts.entry(peer.to_owned()).or_default();
+        (*count < REQUESTS_MAX).then(|| {
+            *count += 1;
+            UnderWay { requests: self.clone(), peer: peer.to_owned() }
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        // Every change of a count is one assignment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that is counted while this value lives.
+#[derive(Debug)]
+struct UnderWay {
+    requests: Requests,
+    peer: String,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut count) = self.requests.lock().entry(std::mem::take(&mut self.peer)) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+/// The largest part of an answer that hyper gets at a time, in bytes: it copies each part into a buffer of the connection.
+const PART_BYTES_MAX: usize = 16 << 10;
+
+/// The body of an answer, in parts; the watch notes when hyper has all of it.
 #[derive(Debug)]
 pub(super) struct AnswerBody {
     inner: Body,
+    /// What is left of a frame of `inner`.
+    rest: Bytes,
     watch: ConnectionWatch,
+    _under_way: Option<UnderWay>,
 }
 
 impl hyper::body::Body for AnswerBody {
@@ -238,15 +304,31 @@ impl hyper::body::Body for AnswerBody {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                other => return Poll::Ready(other),
+            }
+        }
+        let part = self.rest.len().min(PART_BYTES_MAX);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(part)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let (inner, rest) = (self.inner.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower() + rest);
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }
 

@@ -76,7 +76,11 @@ pub(super) fn until_then(until: UnixTime, now: UnixTime) -> String {
 fn explain_tls(error: &ClientError, cause: &str) -> (Outcome, Problem) {
     let has = |text: &str| cause.contains(text);
     let now = clock::now();
-    let (outcome, kind, remedy) = if has("fatal alert") {
+    let (outcome, kind, remedy) = if has("AccessDenied") {
+        let remedy = "the coordinator's revocation list (`crl`) is out of date, so it lets in operators alone, and your \
+                      certificate does not name one: renew the list with `tfoctl pki crl` and copy it to the coordinator";
+        (Outcome::Refused, "revocation_list_overdue", remedy.to_owned())
+    } else if has("fatal alert") {
         let remedy = format!(
             "the coordinator does not accept your certificate (`cert` in ctl.toml): it is expired, revoked, or not from its \
              `client_ca`; issue a new one with `tfoctl pki issue --operator NAME`; this host's clock is at {now}"
@@ -115,7 +119,7 @@ fn explain_kind(kind: ErrorKind) -> (Outcome, &'static str, &'static str) {
             "not_allowed",
             "add your certificate's DNS name to `operators` (or `viewers`, to look) in the coordinator's [access]",
         ),
-        ErrorKind::NotInPool | ErrorKind::Denied => (
+        ErrorKind::NotInPool | ErrorKind::NotANode | ErrorKind::Denied => (
             Refused,
             "not_allowed",
             "this certificate is a node's, or denied: use an operator's (`cert` and `key` in ctl.toml)",
@@ -175,6 +179,7 @@ mod tests {
     fn tls_errors_name_the_side_at_fault() {
         // As rustls 0.23 writes them.
         assert_eq!(tls("received fatal alert: CertificateRevoked"), (Outcome::Refused, "certificate_refused"));
+        assert_eq!(tls("received fatal alert: AccessDenied"), (Outcome::Refused, "revocation_list_overdue"));
         assert_eq!(tls("invalid peer certificate: UnknownIssuer"), (Outcome::Config, "wrong_ca"));
         let expired = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired).to_string();
         assert_eq!(tls(&expired), (Outcome::Failed, "coordinator_certificate"));

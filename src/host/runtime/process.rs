@@ -1,9 +1,13 @@
 //! Hardening of a process that holds keys: no core dump, no ptrace by its own user, no key in the swap.
 
-use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::mm::{MlockAllFlags, mlockall, munlockall};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
+use super::sys;
+
+/// From this size on a block of memory is the kernel's again as soon as it is freed, in bytes: glibc's own first value.
+const LARGE_BLOCK_BYTES: i32 = 128 << 10;
 /// Below this limit a locked process would soon be refused memory (EAGAIN from mmap), in bytes.
 const LOCK_LIMIT_MIN: u64 = 64 << 20;
 
@@ -34,6 +38,25 @@ pub fn lock_memory() {
 /// The same for a server, which grows with its connections: only if no limit would refuse it memory later.
 pub fn lock_growing_memory() {
     lock_memory_within(u64::MAX);
+}
+
+/// Gives memory back that a burst of connections has left free.
+///
+/// The kernel takes no locked page (madvise(2)), so all are unlocked for the milliseconds that this takes.
+pub fn give_back_free_memory() {
+    let locked = memory_may_be_locked(u64::MAX);
+    if locked {
+        log_refusal("munlockall", munlockall().err());
+    }
+    sys::give_back_free_pages();
+    if locked {
+        lock_growing_memory();
+    }
+}
+
+/// Prepares the allocator of a server: large answers must leave nothing behind.
+pub fn keep_large_blocks_apart() {
+    sys::keep_large_blocks_apart(LARGE_BLOCK_BYTES);
 }
 
 fn lock_memory_within(limit_min: u64) {

@@ -40,6 +40,23 @@ pub fn release_code() {
 }
 
 /// Read-only pages from the program's file: where they start, and how long they are.
+/// Makes the allocator take large blocks from the kernel one by one, and so give each back when it is freed.
+///
+/// By itself glibc stops doing that for sizes that were freed once (mallopt(3), `M_MMAP_THRESHOLD`).
+pub fn keep_large_blocks_apart(bytes_min: i32) {
+    // SAFETY: sets one number of the allocator, under its own lock.
+    let set = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, bytes_min) };
+    if set != 1 {
+        tracing::debug!("the allocator keeps its own threshold for large blocks");
+    }
+}
+
+/// Gives the allocator's free pages back to the kernel, as far as they are not locked.
+pub fn give_back_free_pages() {
+    // SAFETY: touches only memory that is free, under the allocator's own locks.
+    unsafe { libc::malloc_trim(0) };
+}
+
 fn code() -> (*mut libc::c_void, usize) {
     let page = rustix::param::page_size();
     let start = (&raw const __executable_start).addr() & !(page - 1);

@@ -3,12 +3,14 @@
 //! The file names its holder and the position of the database ([`Mark`]), which the database itself cannot: SQLite takes
 //! a WAL that was removed or cut for one that a crash cut, and silently starts from an older state.
 //!
-//! Not a lock on the database itself: closing any descriptor of that would drop SQLite's own locks (fcntl(2), POSIX
-//! locks), and SQLite's locks last for one transaction only.
+//! The database itself is held too, by flock(2): it can get a second name, and its lock file can be removed.  That
+//! descriptor is opened before SQLite opens the database and closed after it has closed it, because closing any descriptor
+//! of a file drops SQLite's own locks (fcntl(2), POSIX locks), which last for one transaction only.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
@@ -47,10 +49,36 @@ impl Mark {
     }
 }
 
+/// A file that must stay where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Placed {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Placed {
+    fn of(file: &File, path: PathBuf) -> Result<Self, StoreError> {
+        let found = file.metadata().map_err(file_error("look at", &path))?;
+        Ok(Self { path, device: found.dev(), inode: found.ino() })
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        match std::fs::symlink_metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) == (self.device, self.inode) => Ok(()),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(file_error("look at", &self.path)(error)),
+            Ok(_) | Err(_) => Err(StoreError::Gone { place: self.path.display().to_string() }),
+        }
+    }
+}
+
 /// Held until dropped, or until the process ends however it ends.
 #[derive(Debug)]
 pub(super) struct FileLock {
     file: File,
+    /// The database, once it is there.
+    database: Option<File>,
+    placed: Vec<Placed>,
     /// The mark of the run before.
     pub(super) found: Option<Mark>,
     /// Offset of the mark in the file.
@@ -87,7 +115,42 @@ impl FileLock {
         if let Err(error) = file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0)) {
             tracing::warn!(path = %path.display(), %error, "cannot note the holder in the lock file");
         }
-        Ok(Self { file, found, offset: holder.len() as u64 })
+        let placed = vec![Placed::of(&file, path.clone())?];
+        Ok(Self { file, database: None, placed, found, offset: holder.len() as u64 })
+    }
+
+    /// Holds the database itself, before SQLite opens it.
+    pub(super) fn hold(&mut self, place: &DatabaseFile) -> Result<(), StoreError> {
+        let failed = file_error("lock", &place.0);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&place.0, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let database = File::from(opened);
+        let links = database.metadata().map_err(&failed)?.nlink();
+        if links > 1 {
+            return Err(StoreError::Linked { place: place.text(), links });
+        }
+        flock(&database, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+            rustix::io::Errno::WOULDBLOCK => {
+                let holder = "a coordinator whose lock file was removed".to_owned();
+                StoreError::InUse { place: place.text(), holder }
+            }
+            error => failed(error.into()),
+        })?;
+        self.placed.push(Placed::of(&database, place.0.clone())?);
+        self.database = Some(database);
+        Ok(())
+    }
+
+    /// Adds a file that must stay where it is, if it is there.
+    pub(super) fn watch(&mut self, path: PathBuf) {
+        if let Ok(found) = std::fs::symlink_metadata(&path) {
+            self.placed.push(Placed { path, device: found.dev(), inode: found.ino() });
+        }
+    }
+
+    /// Fails if a file of the store is no longer at its place: what is written then is lost.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        self.placed.iter().try_for_each(Placed::check)
     }
 
     /// Notes the position of the database after a commit.
@@ -102,8 +165,10 @@ impl Drop for FileLock {
     fn drop(&mut self) {
         // Closing would not be enough while another thread is between fork and exec: its child has a copy of the
         // descriptor until then, and the lock would outlive us by that moment (flock(2)).
-        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
-            tracing::warn!(%error, "cannot unlock the database; the end of the process will");
+        for file in std::iter::once(&self.file).chain(&self.database) {
+            if let Err(error) = flock(file, FlockOperation::Unlock) {
+                tracing::warn!(%error, "cannot unlock the database; the end of the process will");
+            }
         }
     }
 }

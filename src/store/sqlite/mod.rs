@@ -1,9 +1,9 @@
 //! The embedded store: one SQLite file in WAL mode for one coordinator process.
 //!
-//! Invariants: a lock file keeps a second coordinator away for the life of this value; one connection writes, and syncs
-//! each commit before it returns; another reads from snapshots, so that reads do not wait for a sync.  Keys lie sealed in
-//! rows of constant length (`schema.rs`); a commit that drops one overwrites it, and then empties the WAL, which holds
-//! older pages.
+//! Invariants: locks keep a second coordinator away for the life of this value, under any name of the file; files that
+//! were removed or replaced are neither read nor written; one connection writes, and syncs each commit before it returns;
+//! another reads from snapshots, so that reads do not wait for a sync.  Keys lie sealed in rows of constant length
+//! (`schema.rs`); a commit that drops one overwrites it, and then empties the WAL, which holds older pages.
 //!
 //! The mark in the lock file reveals a WAL that was removed or cut, and an older copy of the file; both are opened with a
 //! warning ([`SqliteStore::set_back`]): the fleet is safe by rule 10, but the operators' later commands are lost.
@@ -67,13 +67,15 @@ impl SqliteStore {
     /// damaged: all of it is read and checked here.
     pub fn open(path: &Path, key: KeyEncryptionKey) -> Result<Self, StoreError> {
         let place = open::resolve(path)?;
-        let lock = FileLock::take(&place)?;
+        let mut lock = FileLock::take(&place)?;
         if !open::is_there(&place)? {
             open::make(&place, &key)?;
         }
+        lock.hold(&place)?;
         let writer = open::writer(&place, &key)?;
         let reader = SqliteReader::of(open::reader(&place)?, place, key)?;
         let mark = reader.reading(|rows| rows.mark())?;
+        lock.watch(reader.place.beside("-wal"));
         let set_back = lock.found.and_then(|found| set_back(&reader.place, found, mark));
         lock.note(mark);
         let store = Self { reader, writer: Mutex::new(writer), leftovers: AtomicBool::new(true), set_back, lock };
@@ -97,6 +99,7 @@ impl SqliteStore {
         connection: &mut Connection,
         write: impl FnOnce(Rows<'_>) -> Result<T, CommitError>,
     ) -> Result<T, CommitError> {
+        self.lock.check()?;
         let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction: Transaction<'_> = begun.map_err(self.reader.place.sql("write"))?;
         let written = write(Rows { connection: &transaction, place: &self.reader.place })?;
@@ -169,6 +172,8 @@ impl ReadStore for SqliteStore {
     }
 
     fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
+        // Every decision begins with this look.
+        self.lock.check()?;
         self.reader.head(pool)
     }
 

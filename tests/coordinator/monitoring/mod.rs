@@ -137,7 +137,7 @@ fn exported() -> Exported {
 fn scrape(fleet: &Fleet) -> String {
     fleet.center.netns().run(|| {
         let mut connection = TcpStream::connect(OBSERVED).unwrap();
-        connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         connection.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -1,25 +1,36 @@
 //! What one peer may take, and how it is told that it was too much.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tfo_coordinator::server::{Limits, Reason, Server, listen};
+use tfo_host::runtime::process::raise_file_limit;
 use tfo_wire::error::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::harness::{Bench, Client, LARGE_BYTES, ask, closed, echo, read_answer, send, until, within};
 use tfo_testbed::pki::Ca;
 
+/// How long an agent waits for a connection (`tfo_wire::client`).
+const AGENT_PATIENCE: Duration = Duration::from_secs(5);
 /// Short enough to wait for, long enough for an honest exchange on a busy machine.
 const SHORT: Duration = Duration::from_secs(1);
 
 fn start(limits: Limits) -> (Bench, Client) {
+    let (bench, [client, _]) = start_for(limits, ["cp1.example.org", "other.example.org"]);
+    (bench, client)
+}
+
+/// Clients with these names.
+fn start_for(limits: Limits, names: [&str; 2]) -> (Bench, [Client; 2]) {
     let ca = Ca::new("ca");
     let bench = Bench::start(&ca, limits);
-    let client = bench.client(&ca.client(&["cp1.example.org"]));
-    (bench, client)
+    let clients = names.map(|name| bench.client(&ca.client(&[name])));
+    (bench, clients)
 }
 
 async fn works(client: &Client) {
@@ -228,13 +239,14 @@ async fn connections_are_bounded_in_all_and_of_one_address() {
         (Limits { connections_max: 2, ..Limits::default() }, Reason::TooManyConnections),
         (Limits { connections_per_address_max: 2, ..Limits::default() }, Reason::TooManyFromAddress),
     ] {
-        let (bench, client) = start(limits);
+        let (bench, [client, operator]) = start_for(limits, ["cp1.example.org", "ops1.example.org"]);
         let mut first = client.connect().await.unwrap();
         assert_eq!(ask(&mut first, "/who").await.unwrap().status, 200);
         let mut second = client.connect().await.unwrap();
         assert_eq!(ask(&mut second, "/who").await.unwrap().status, 200);
-        assert!(client.connect().await.is_err(), "{reason}");
+        assert!(client.get("/who").await.is_err(), "{reason}");
         assert_eq!(bench.refused(reason), 1);
+        works(&operator).await;
         assert_eq!(ask(&mut first, "/who").await.unwrap().status, 200, "the others are served");
         drop(second);
         until(|| bench.server.connections() == 1).await;
@@ -251,12 +263,62 @@ async fn peers_without_a_certificate_take_only_the_places_of_handshakes() {
     for _ in 0..5 {
         silent.push(TcpStream::connect(bench.address).await.unwrap());
     }
-    until(|| bench.refused(Reason::TooManyHandshakes) == 3).await;
+    // One shakes hands, as its address may have half of the places; two wait, and in vain.
+    until(|| bench.refused(Reason::TooManyHandshakes) == 4).await;
     assert_eq!(ask(&mut served, "/who").await.unwrap().status, 200, "who was let in is served");
-    assert!(client.connect().await.is_err());
     drop(silent);
     until(|| bench.server.connections() == 1).await;
     works(&client).await;
+}
+
+#[tokio::test]
+async fn strangers_take_the_places_of_handshakes_from_each_other_only() {
+    raise_file_limit();
+    for addresses in [3, 10, 100] {
+        let (bench, client) = start(Limits { handshakes_max: 400, ..Limits::default() });
+        let attack: Vec<_> = (0..600).map(|index| stall(bench.address, index % addresses)).collect();
+        until(|| bench.server.connections() >= 400).await;
+        for _ in 0..50 {
+            let answer = tokio::time::timeout(AGENT_PATIENCE, client.get("/who")).await;
+            assert_eq!(answer.expect("as an agent waits").expect("an answer").status, 200, "{addresses} addresses");
+        }
+        // A few addresses are held to their share; many fill all places, and lose them to each other.
+        assert!(addresses < 100 || bench.refused(Reason::HandshakeGaveWay) > 0);
+        drop(attack);
+    }
+}
+
+/// A stranger that opens connections from one of its addresses, sends nothing, and comes back when it is thrown out.
+fn stall(server: SocketAddr, address: usize) -> AbortOnDropHandle<()> {
+    let from = SocketAddr::from(([127, 66, 0, u8::try_from(address).unwrap()], 0));
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(from).unwrap();
+            if let Ok(mut stream) = socket.connect(server).await {
+                drop(stream.read(&mut [0]).await);
+            }
+            tokio::time::sleep(SHORT / 4).await;
+        }
+    }))
+}
+
+#[tokio::test]
+async fn a_certificate_has_few_connections_and_the_newest() {
+    let (bench, [client, other]) = start_for(Limits::default(), ["cp1.example.org", "cp2.example.org"]);
+    let mut other = other.connect().await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..9 {
+        let mut stream = client.connect().await.unwrap();
+        assert_eq!(ask(&mut stream, "/who").await.unwrap().status, 200);
+        held.push(stream);
+    }
+    closed(&mut held[0]).await;
+    until(|| bench.server.connections() == 9).await;
+    for stream in &mut held[1..] {
+        assert_eq!(ask(stream, "/who").await.unwrap().status, 200);
+    }
+    assert_eq!(ask(&mut other, "/who").await.unwrap().status, 200);
 }
 
 #[tokio::test]
@@ -318,7 +380,10 @@ async fn the_plain_listener_serves_get_and_nothing_else() {
         for _ in 0..4 {
             many.push(TcpStream::connect(address).await.unwrap());
         }
-        closed(&mut many[3]).await;
+        // The oldest give way: a probe among silent connections of its own address is answered.
+        closed(&mut stream).await;
+        closed(&mut many[0]).await;
+        assert_eq!(ask(&mut many[3], "/id").await.unwrap().status, 200);
         drop((stream, many));
         shutdown.cancel();
     };

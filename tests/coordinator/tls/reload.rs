@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::harness::{Bench, Files, alert, ask, closed, send, until, within};
+use tfo_model::problem::{Problem, Severity};
 use tfo_testbed::pki::{Ca, DAY, Identity, Leaf, put};
 
 /// Kinds of problems.
@@ -34,6 +35,11 @@ async fn open(bench: &Bench, identity: &Identity) -> TlsStream<TcpStream> {
     let mut stream = bench.client(identity).connect().await.expect("let in");
     assert!(answers(&mut stream).await);
     stream
+}
+
+/// The alert that a client gets instead of an answer.
+async fn alert_for(bench: &Bench, identity: &Identity) -> Option<Alert> {
+    alert(&bench.client(identity).get("/who").await.expect_err("refused"))
 }
 
 #[tokio::test]
@@ -244,11 +250,66 @@ async fn an_outdated_revocation_list_lets_nobody_in_and_closes_nothing() {
     until(|| matches!(bench.tls.reload_if_changed(), Reload::Kept(_))).await;
     assert_eq!(bench.tls.broken()[0].kind, "tls_crl_expired");
     assert!(answers(&mut stream).await);
-    assert!(bench.client(&node).get("/who").await.is_err());
-    assert_eq!(bench.refused(Reason::RevocationUnknown), 1);
+    let error = bench.client(&node).get("/who").await.expect_err("refused");
+    assert_eq!(alert(&error), Some(Alert::AccessDenied), "an alert of its own");
+    assert_eq!(bench.refused(Reason::RevocationOverdue), 1);
     bench.files.put("crl.pem", &ca.crl(&[]));
     assert_eq!(bench.tls.reload_if_changed(), done(0));
     drop(open(&bench, &node).await);
+}
+
+#[tokio::test]
+async fn an_outdated_revocation_list_never_keeps_operators_out() {
+    let ca = Ca::new("ca");
+    let [operator, fired, node] =
+        ["ops1.example.org", "ops2.example.org", "cp1.example.org"].map(|name| ca.client(&[name]));
+    let files = Files::of(&ca);
+    files.put("crl.pem", &ca.crl_until(&[&fired], -DAY));
+    let kinds_of = |problems: &[Problem]| problems.iter().map(|one| (one.kind, one.severity)).collect::<Vec<_>>();
+    assert_eq!(kinds_of(&ServerTls::check(&files.server())), [("tls_crl_expired", Severity::Warning)]);
+    // It starts with such a list.
+    let bench = Bench::with(files, &ca, Limits::default());
+    let mut stream = open(&bench, &operator).await;
+    assert_eq!(alert_for(&bench, &node).await, Some(Alert::AccessDenied));
+    assert_eq!(alert_for(&bench, &fired).await, Some(Alert::CertificateRevoked), "what it revokes stays revoked");
+    assert_eq!(kinds_of(&bench.tls.broken()), [("tls_crl_expired", Severity::Warning)]);
+    // Another one that is out of date too may revoke more.
+    assert!(answers(&mut stream).await);
+    bench.files.put("crl.pem", &ca.crl_until(&[&fired, &operator], -DAY / 2));
+    assert!(matches!(bench.tls.reload_if_changed(), Reload::Done { closed: 1, .. }));
+    closed(&mut stream).await;
+    assert_eq!(alert_for(&bench, &operator).await, Some(Alert::CertificateRevoked));
+    bench.files.put("crl.pem", &ca.crl(&[&fired]));
+    assert_eq!(bench.tls.reload_if_changed(), done(0));
+    drop(open(&bench, &node).await);
+    // And no list that is out of date takes the place of a good one.
+    bench.files.put("crl.pem", &ca.crl_until(&[], -DAY));
+    assert_eq!(kinds(&bench.tls.reload_if_changed()), ["tls_crl_expired"]);
+    assert_eq!(alert_for(&bench, &fired).await, Some(Alert::CertificateRevoked));
+}
+
+#[test]
+fn the_end_of_a_revocation_list_is_told_in_time() {
+    let ca = Ca::new("ca");
+    let files = Files::of(&ca);
+    let now = tfo_host::runtime::clock::now();
+    let year = |until_days: i64| ca.crl_long((until_days - 365) * DAY, until_days * DAY);
+    for (list, kinds, notice) in [
+        (year(31), vec![], None),
+        (year(29), vec!["tls_crl_expiring"], Some("ends at")),
+        (year(-1), vec!["tls_crl_expired"], Some("ended at")),
+        // A list that lives for nine days ends in two.
+        (ca.crl_until(&[], 3 * DAY), vec![], None),
+        (ca.crl_until(&[], DAY / 2), vec!["tls_crl_expiring"], Some("ends at")),
+    ] {
+        files.put("crl.pem", &list);
+        let problems = ServerTls::check(&files.server());
+        assert_eq!(problems.iter().map(|problem| problem.kind).collect::<Vec<_>>(), kinds);
+        let tls = ServerTls::load(files.server()).unwrap();
+        let told = tls.list_notice(now);
+        assert_eq!(told.is_some(), notice.is_some(), "{told:?}");
+        assert!(notice.is_none_or(|part| told.as_ref().is_some_and(|told| told.contains(part))), "{told:?}");
+    }
 }
 
 #[tokio::test]

@@ -172,6 +172,7 @@ fn each_refusal_has_its_exit_code_and_its_remedy() {
         (400, "bad_request", 2, "arguments"),
         (403, "not_allowed", 3, "operators"),
         (403, "not_in_pool", 3, "operator's"),
+        (403, "not_a_node", 3, "operator's"),
         (403, "denied", 3, "operator's"),
         (404, "unknown_pool", 2, "tfoctl pools"),
         (404, "unknown_node", 1, "tfoctl nodes"),

@@ -48,7 +48,7 @@ impl Fleet {
             viewers: &["view1.test"],
             ..CoordinatorToml::of(&dir, api, free_port())
         };
-        let pool = format!("nodes = [\"*.test\"]\n{FAST}");
+        let pool = format!("nodes = {NODES:?}\n{FAST}");
         operator.write(
             "coordinator.toml",
             &config.with_pools(&format!("[pools.edge]\n{pool}[pools.bulk]\n{pool}")),

@@ -72,6 +72,7 @@ impl Driver {
                 Message::Wanted { reply, .. } if reply.is_closed() => {}
                 Message::Wanted { wanted, given, reply } => {
                     let done = self.command(&wanted, given);
+                    self.show_revision();
                     drop(reply.send(done));
                     self.publish();
                     self.pace.tick_soon();
@@ -166,6 +167,12 @@ impl Driver {
     fn show_node(&mut self, reply: oneshot::Sender<Result<SelfAnswer, StoreDown>>, node: NodeId) {
         let shown = if self.look() { Ok(self.itself(node)) } else { Err(StoreDown) };
         drop(reply.send(shown));
+    }
+
+    /// Shows the handle at which revision the document is.
+    pub(super) fn show_revision(&self) {
+        let revision = self.replica.document().revision.get();
+        self.shared.revision.store(revision, std::sync::atomic::Ordering::Release);
     }
 
     fn show<T>(&mut self, reply: oneshot::Sender<Result<T, StoreDown>>, show: impl FnOnce(&Self) -> T) {

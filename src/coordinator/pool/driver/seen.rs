@@ -58,6 +58,7 @@ impl Driver {
 
     /// Looks at which nodes are present.
     pub(super) fn observe(&mut self) {
+        self.show_revision();
         let monotonic = self.monotonic();
         if self.writes.fail {
             self.seen.life.skip_to(monotonic);

@@ -122,6 +122,7 @@ fn driver(store: &Arc<FakeStore>, file_policy: Policy) -> Driver {
     let shared = Shared {
         started: clock::monotonic(),
         good_at_ms: AtomicU64::new(0),
+        revision: AtomicU64::new(0),
         policy: arc_swap::ArcSwap::from_pointee(replica.document().policy.clone()),
     };
     let watched = Watched { metrics: Arc::new(Metrics::new()), connections: Arc::default() };
@@ -214,6 +215,7 @@ impl World {
         self.driver.shared = Arc::new(Shared {
             started: shared.started.checked_sub(time).expect("the machine has been up for longer"),
             good_at_ms: AtomicU64::new(shared.good_at_ms.load(Ordering::Relaxed)),
+            revision: AtomicU64::new(shared.revision.load(Ordering::Relaxed)),
             policy: arc_swap::ArcSwap::new(shared.policy.load_full()),
         });
     }
