@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 
-use reqwest::Method;
 use serde_json::{Value, json};
 use tfo_testbed::config::{FAST, client_files, fast};
 use tfo_testbed::coordinator::{Node, OPERATOR, World};
