@@ -64,9 +64,9 @@ fn prepare(site: &Site, node: &str) {
         let text = std::fs::read_to_string(root.join(file)).expect("the role has it");
         machine.write_new(&format!("/root/roles/tfo_agent/{file}"), &text);
     }
-    site.bring("pki/ca.crt", node, "/etc/tfo-fleet/ca.crt");
-    site.bring(&format!("pki/{node}.cache.example.org.crt"), node, "/etc/tfo-fleet/node.crt");
-    site.bring(&format!("pki/{node}.cache.example.org.key"), node, "/etc/tfo-fleet/node.key");
+    for file in ["ca.crt", "node.crt", "node.key"] {
+        site.bring(&format!("pki/{node}.cache.example.org/{file}"), node, &format!("/etc/tfo-fleet/{file}"));
+    }
     machine.run(&["sh", "-c", "dpkg --force-unsafe-io --install /root/tfo-agent_*.deb"]);
     machine.write_new("/etc/systemd/system/nginx.service", SERVER);
     machine.run(&["systemctl", "daemon-reload"]);

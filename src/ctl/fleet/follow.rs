@@ -12,13 +12,14 @@ use super::ask::Fleet;
 use super::failure::until_then;
 pub(super) use super::judge::Goal;
 use super::judge::{End, expected, judge};
-use super::shown::{gate, slot};
+use super::shown::slot;
+use super::verdict::line;
 use tfo_cli::bar::Bar;
 use tfo_cli::plain::{NAMES_MAX, names, plain};
 use tfo_cli::report::{Failure, Outcome, Report};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
-use tfo_model::fleet::{BlockedBy, HoldReason};
+use tfo_model::fleet::{BlockedBy, HoldReason, VerdictKind};
 use tfo_model::node::Expected;
 use tfo_model::problem::Problem;
 use tfo_model::time::{UnixTime, duration_text};
@@ -41,9 +42,6 @@ pub(super) fn progress(status: &PoolStatus) -> String {
         status.converged,
         status.required
     );
-    if let Some(blocked_by) = &status.blocked_by {
-        line += &format!("  {}", gate(blocked_by));
-    }
     if !status.waiting_for.is_empty() {
         line += &format!("  {}", waits_for(status));
     }
@@ -277,7 +275,10 @@ impl Follower<'_> {
             self.draw(status);
             let now = clock::now();
             let excluded = exclusion(status, now).map_or_else(String::new, |excluded| format!("  {excluded}"));
-            self.bar.line(&format!("{now}  {}{excluded}", progress(status)));
+            // Of a rotation that runs, the line says all already.
+            let is_rotating = status.verdict.kind == VerdictKind::Rotating;
+            let verdict = if is_rotating { String::new() } else { format!("  {}", line(&status.verdict)) };
+            self.bar.line(&format!("{now}  {}{verdict}{excluded}", progress(status)));
             self.written = Some((status.clone(), clock::monotonic()));
         }
         self.draw(status);

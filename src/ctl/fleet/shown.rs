@@ -9,8 +9,6 @@ use tfo_cli::plain::{count_of_nodes, names, plain};
 use tfo_cli::report::Report;
 use tfo_cli::table::Table;
 use tfo_host::runtime::clock;
-use tfo_model::fleet::BlockedBy;
-use tfo_model::named::Named;
 use tfo_model::state::SlotPrint;
 use tfo_model::time::{UnixTime, duration_text};
 use tfo_wire::v1::fleet::{AuditLine, Done, PoolStatus, Pools};
@@ -22,26 +20,6 @@ pub(super) fn slot(slot: Option<SlotPrint>) -> String {
         Some(SlotPrint { epoch: None, fingerprint }) => fingerprint.to_string(),
         Some(SlotPrint { epoch: Some(epoch), fingerprint }) => format!("{fingerprint} ({epoch})"),
     }
-}
-
-/// A closed gate in words.
-pub(super) fn gate(blocked_by: &Named<BlockedBy>) -> String {
-    let words = match blocked_by {
-        Named::Known(BlockedBy::Schedule) => "the next rotation is not due",
-        Named::Known(BlockedBy::Barrier) => "nodes have not acknowledged",
-        Named::Known(BlockedBy::Drain) => "clients still present cookies of the old key",
-        Named::Known(BlockedBy::Health) => "the wave is being watched",
-        Named::Known(BlockedBy::Absent) => "nodes are absent",
-        Named::Known(BlockedBy::ExpectedNodes) => "fewer nodes than expected",
-        Named::Known(BlockedBy::Paused) => "paused: resume it",
-        Named::Known(BlockedBy::Held) => "held: resume it",
-        Named::Known(BlockedBy::NoKey) => {
-            "no key yet: `tfoctl rotate --first`, or `tfoctl import` if the nodes share one"
-        }
-        Named::Known(BlockedBy::Frozen) => "frozen: the store is older than the fleet; recover it",
-        Named::Unknown(later) => return plain(later.as_str()),
-    };
-    words.to_owned()
 }
 
 /// A type of the API, which is shown as JSON unchanged.
