@@ -20,6 +20,8 @@ mod siege;
 #[cfg(test)]
 mod soak;
 #[cfg(test)]
+mod stolen;
+#[cfg(test)]
 mod tls;
 #[cfg(test)]
 mod verdict;

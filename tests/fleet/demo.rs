@@ -204,7 +204,7 @@ fn root_sees_every_connection_accepted_through_two_rotations() {
     let ended = demo.end();
     ended.assert_all_accepted(2);
     let all = ended.lines.join("\n");
-    for part in ["first_key -> steady g1", "stage -> staged g2", "promote -> promoted g3", "settle -> steady g3"] {
+    for part in ["first_key -> steady g1", "rotate -> staged g2", "promote -> promoted g3", "settle -> steady g3"] {
         assert!(all.contains(&format!("coordinator: {part}")), "{part}: {all}");
     }
     assert!(all.contains(" steady g1: 4 nodes ["), "{all}");
