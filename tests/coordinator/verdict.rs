@@ -229,7 +229,7 @@ fn a_stop_by_the_health_gate_names_shares_and_nodes_everywhere() {
 #[test]
 fn fewer_nodes_than_expected_are_told_before_it_bites_and_when_it_does() {
     let scene = Scene::steady(&FAST.replace("interval = \"1d\"", "interval = \"20s\""));
-    scene.order("nodes", &json!({"action": "forget", "nodes": ["c.cache.example.org"]}));
+    scene.order("nodes", &json!({"action": {"forget": {}}, "nodes": ["c.cache.example.org"]}));
     let verdict = scene.surfaces("warning", "expected_nodes", "will not start: 2 of 3 expected nodes are here");
     assert!(verdict["sentence"].as_str().unwrap().starts_with("the next rotation, at "), "{verdict}");
     let metrics = scene.world.observed("/metrics").unwrap().1;
