@@ -179,7 +179,7 @@ fn a_thousand_nodes_are_filtered_sorted_and_counted() {
 
 #[test]
 fn one_node_has_a_page() {
-    let until = tfo_model::time::UnixTime::from_secs(tfo_testbed::unix_now() + 40 * 86_400);
+    let until = tfo_model::time::UnixTime::from_secs(tfo_testbed::unix_now() + 40 * 86_400 - 3_600);
     let with = json!({
         "state": "excluded", "excluded": "operator", "excluded_until": until, "connected": true,
         "connected_since": ago(2 * 3_600 + 600), "certificate_until": until, "error": "boot_order", "behind_since": ago(300),
