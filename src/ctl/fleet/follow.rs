@@ -19,7 +19,8 @@ use tfo_cli::plain::{NAMES_MAX, names, plain};
 use tfo_cli::report::{Failure, Outcome, Report};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
-use tfo_model::fleet::{BlockedBy, HoldReason, VerdictKind};
+use tfo_model::fleet::{BlockedBy, HoldReason, Severity};
+use tfo_model::named::Named;
 use tfo_model::node::Expected;
 use tfo_model::problem::Problem;
 use tfo_model::time::{UnixTime, duration_text};
@@ -275,9 +276,9 @@ impl Follower<'_> {
             self.draw(status);
             let now = clock::now();
             let excluded = exclusion(status, now).map_or_else(String::new, |excluded| format!("  {excluded}"));
-            // Of a rotation that runs, the line says all already.
-            let is_rotating = status.verdict.kind == VerdictKind::Rotating;
-            let verdict = if is_rotating { String::new() } else { format!("  {}", line(&status.verdict)) };
+            // Of a rotation that runs well, the line says all already.
+            let is_well = matches!(status.verdict.severity, Named::Known(Severity::Ok | Severity::Notice));
+            let verdict = if is_well { String::new() } else { format!("  {}", line(&status.verdict)) };
             self.bar.line(&format!("{now}  {}{verdict}{excluded}", progress(status)));
             self.written = Some((status.clone(), clock::monotonic()));
         }
