@@ -133,7 +133,7 @@ fn explain_kind(kind: ErrorKind) -> (Outcome, &'static str, &'static str) {
         ErrorKind::PoolFrozen => (
             Refused,
             "pool_frozen",
-            "the coordinator's store is older than its fleet: see `tfoctl pools`, then `tfoctl recover`",
+            "see `tfoctl check`: the coordinator's store was restored (`tfoctl recover`), or the node that it names lies (`tfoctl deny`)",
         ),
         ErrorKind::Refused => (Refused, "refused", "the message has the reason"),
         ErrorKind::Moved => {

@@ -47,7 +47,7 @@ pub(super) enum End {
 /// Whether it has ended, by the pool's state, its audit log since the start, and (for [`Goal::Given`] by name) its nodes.
 pub(super) fn judge(goal: &Goal, status: &PoolStatus, since: &[AuditLine], nodes: &[NodeStatus]) -> Option<End> {
     if status.blocked_by == Some(BlockedBy::Frozen.into()) {
-        return Some(stopped(status, "frozen: the coordinator's store is older than its fleet"));
+        return Some(stopped(status, "frozen"));
     }
     let did = |action: Action| since.iter().find(|line| line.action == action);
     let all_acked = status.waiting_for.is_empty() && status.converged == status.required;

@@ -133,6 +133,8 @@ pub(crate) fn recover(arguments: &RecoverArgs, format: Format) -> Result<Outcome
         let (primary, backup) = (slot(Some(slots.primary)), slot(slots.backup));
         let plan = Plan::new("recover", status, status.required)
             .line(format!("the pool takes over the keys that its fleet holds: {primary}, {backup}"))
+            .line(believed(status))
+            .line("if no store was restored, these reports are false: `tfoctl rotate --mode revoke --deny` these nodes instead")
             .line("its generation jumps above every generation that a node has seen")
             .line(format!("required: {}; those that stay absent are excluded", count_of_nodes(status.required)))
             .line("the pool then holds until `tfoctl resume`");
@@ -140,6 +142,14 @@ pub(crate) fn recover(arguments: &RecoverArgs, format: Format) -> Result<Outcome
         let keys = keys.as_ref().map(SecretText::of_pair);
         Ok(Prepared::post(plan, Action::Recover, RecoverRequest { reason, slots: Some(slots), keys }))
     })
+}
+
+/// Whose word it takes: the nodes that report what this store never gave out.
+fn believed(status: &PoolStatus) -> String {
+    let (nodes, more) = (&status.verdict.nodes, status.verdict.more);
+    let of = format!("{} of {}", nodes.len() + more, count_of_nodes(status.required));
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!("it believes {of}: {}{more}", names(nodes))
 }
 
 /// The pair to take over: the only one, or the one that was chosen.

@@ -15,6 +15,7 @@ use tfo_cli::plain::{count_of_nodes, names};
 use tfo_cli::report::{Failure, Format, Outcome};
 use tfo_host::runtime::clock;
 use tfo_model::fleet::{Action, ExclusionReason, NodeState};
+use tfo_model::ids::NodeId;
 use tfo_model::named::Named;
 use tfo_model::node::KeySource;
 use tfo_model::time::parse_duration;
@@ -57,8 +58,20 @@ impl<'a> Meant<'a> {
         if self.nodes.len() == 1 { one } else { many }
     }
 
-    /// A plan that begins with which nodes they are, and how they are now.
+    /// A plan that begins with which nodes they are, how they are now, and what is not known of them.
     fn plan(&self, action: Action) -> Plan {
+        let plan = self.named_in_plan(action);
+        // The coordinator knows a node's kernel from its first report since it started.
+        let unheard: Vec<&NodeId> =
+            self.nodes.iter().filter(|node| node.kernel.is_none()).map(|node| &node.node).collect();
+        if unheard.is_empty() {
+            return plan;
+        }
+        let unheard = names(unheard);
+        plan.line(format!("not heard since this coordinator started, so what it holds now is not known: {unheard}"))
+    }
+
+    fn named_in_plan(&self, action: Action) -> Plan {
         let of = format!("{} of {} required", count_of_nodes(self.nodes.len()), self.status.required);
         let plan = Plan::new(action.as_str(), self.status, self.nodes.len());
         if let [NodeStatus { node, state, generation, .. }] = &self.nodes[..] {

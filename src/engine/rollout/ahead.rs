@@ -8,7 +8,6 @@ use super::document::{Pause, Snapshot, Stage};
 use super::gates::{Rejections, rejections};
 use super::input::Now;
 use super::policy::{AbsentPolicy, Share};
-use super::presence::Life;
 use super::walk::{following, new_members};
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
@@ -49,7 +48,7 @@ pub fn waiver(snapshot: &Snapshot, now: Now<'_>) -> Option<Waiver> {
 /// By this coordinator's wall clock, and at the earliest: only time in which it serves counts.  A node that is behind and
 /// reports in time is never excluded, except by the short barrier of a revoke.
 #[must_use]
-pub fn next_exclusion(snapshot: &Snapshot, now: Now<'_>, life: &Life) -> Option<UnixTime> {
+pub fn next_exclusion(snapshot: &Snapshot, now: Now<'_>) -> Option<UnixTime> {
     let document = &snapshot.document;
     let all = Barrier::of_all(snapshot);
     if all.spare() == 0 {
@@ -59,7 +58,7 @@ pub fn next_exclusion(snapshot: &Snapshot, now: Now<'_>, life: &Life) -> Option<
         .then(|| {
             let mut waited_for = now.presence.unseen_required(snapshot);
             waited_for.extend(all.waiting_for);
-            life.absent_in(snapshot, &waited_for).map(|left| left.as_secs())
+            waited_for.iter().filter_map(|node| now.presence.overdue.get(node)).min().copied()
         })
         .flatten();
     let left_behind_in = (document.revoke.is_some() && document.paused.is_none())

@@ -221,21 +221,6 @@ impl Life {
         }
     }
 
-    /// How long until the first of these nodes counts as absent, if it stays silent: of those that have missed their own
-    /// period, or were not seen in this life.  In time that this coordinator serves.
-    #[must_use]
-    pub fn absent_in(&self, snapshot: &Snapshot, nodes: &[NodeId]) -> Option<Duration> {
-        let left = |node: &NodeId| {
-            let (record, known) = (snapshot.nodes.get(node)?, self.nodes.get(node)?);
-            let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
-            let silent_for = self.served.saturating_sub(known.at);
-            let is_late = !known.in_this_life || silent_for > Duration::from_secs(period);
-            let limit = absence_limit(snapshot, record);
-            (is_late && silent_for <= limit).then(|| limit - silent_for)
-        };
-        nodes.iter().filter_map(left).min()
-    }
-
     /// Whether the store shows less than this life has seen, so that it was restored from a backup.
     ///
     /// Also true for a restored store that was driven on past the revision that this life saw last: the nodes' own

@@ -73,7 +73,7 @@ fn exit_codes_say_how_the_pools_are() {
 fn a_frozen_pool_says_what_can_be_recovered() {
     let frozen = pool(json!({
         "blocked_by": "frozen", "revoking": [key(5, 'c')],
-        "verdict": verdict("critical", "frozen", "frozen, because the store is older than its fleet", json!("tfoctl recover --pool edge")),
+        "verdict": verdict("critical", "frozen", "frozen: cp3.test reports generation 20", json!("tfoctl recover --pool edge")),
         "recoverable": [{"primary": key(9, 'd'), "backup": key(8, 'e')}]
     }));
     let (operator, _coordinator) = Operator::with(&frozen, &three());

@@ -112,7 +112,7 @@ impl Driver {
             expected_nodes: document.expected_nodes(),
             expected_in_file: document.policy.expected_nodes.is_some(),
             unseen: unseen.len(),
-            next_exclusion_at: if frozen { None } else { next_exclusion(snapshot, now, &self.seen.life) },
+            next_exclusion_at: if frozen { None } else { next_exclusion(snapshot, now) },
             waiver: waiver(snapshot, now).map(waived),
             rotate_refused: rotate_refused(snapshot, now),
         }

@@ -94,8 +94,8 @@ fn what_is_critical_says_who_and_how_much() {
         &ahead(rested(&["a", "b"], &[])),
         &presence(),
         "critical frozen [b] tfoctl recover",
-        "frozen, because the store is older than its fleet: b reports generation 7, and this store has given out only 5; \
-         no node gets keys until `recover`",
+        "frozen: b reports generation 7, and this store has given out only 5: the store was restored (then `recover`), \
+         or b lies (then `deny` it); no node gets keys until then",
     );
     let far = with(ahead(rested(&["a", "b"], &[])), |snapshot| report_of(snapshot, "b").seen = Generation::new(9_999));
     is(

@@ -162,8 +162,10 @@ fn frozen(snapshot: &Snapshot, now: Now<'_>) -> Option<Verdict> {
         format!("{node} reports other keys under generation {reported} than this store gave out")
     };
     let (sentence, next) = if conflict.is_credible(document) {
-        let sentence =
-            format!("frozen, because the store is older than its fleet: {report}; no node gets keys until `recover`");
+        let sentence = format!(
+            "frozen: {report}: the store was restored (then `recover`), or {node} lies (then `deny` it); no node gets \
+             keys until then"
+        );
         (sentence, "tfoctl recover".to_owned())
     } else {
         // No restored store has missed so much, and no other node agrees.
