@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::fake::{FakeCoordinator, Operator, Reply, done, key, node, pool, print, refusal, text, three};
+use super::fake::{FakeCoordinator, Operator, Reply, done, key, node, pool, print, refusal, text, three, verdict};
 use tfo_testbed::{need_tool, skip_unless};
 
 /// Kernel text of two keys, and their fingerprints by Python's hashlib: sha256(b"tfo-fleet/v1/fingerprint" + raw)[:8].
@@ -46,7 +46,9 @@ fn held() -> Value {
 fn frozen() -> Value {
     let slots =
         json!({"primary": {"epoch": 9, "fingerprint": PRINTS.0}, "backup": {"epoch": 8, "fingerprint": PRINTS.1}});
-    pool(json!({"blocked_by": "frozen", "recoverable": [slots]}))
+    let mut verdict = verdict("critical", "frozen", "frozen: cp3.test reports generation 20", json!("tfoctl recover"));
+    verdict["nodes"] = json!(["cp3.test"]);
+    pool(json!({"blocked_by": "frozen", "recoverable": [slots], "verdict": verdict}))
 }
 
 /// One command: the pool it needs, its arguments, what the API calls it, and whether it is asked about.
