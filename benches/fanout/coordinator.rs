@@ -146,7 +146,7 @@ impl Coordinator {
         loop {
             let log = fs::read(self.log()).expect("it logs");
             let lines = lines(&String::from_utf8_lossy(&log[usize::try_from(from).expect("a small file")..]));
-            let settled = |(_, line): &(Timestamp, Line)| matches!(line, Line::Committed(action) if action == "Settle");
+            let settled = |(_, line): &(Timestamp, Line)| matches!(line, Line::Committed(action) if action == "settle");
             if lines.iter().any(settled) {
                 return phases(&lines, size);
             }
@@ -172,7 +172,7 @@ fn lines(log: &str) -> Vec<(Timestamp, Line)> {
         let at: Timestamp = line.split_once(' ')?.0.parse().ok()?;
         let value = |name: &str| Some(line.split_once(name)?.1.split(' ').next()?.to_owned());
         if line.contains(" committed ") {
-            return Some((at, Line::Committed(value(" action=")?)));
+            return Some((at, Line::Committed(value(" action=")?.trim_matches('"').to_owned())));
         }
         let written = line.contains("records written");
         written.then(|| Some((at, Line::Written(value(" records=")?.parse().ok()?))))?
@@ -200,7 +200,7 @@ fn phases(lines: &[(Timestamp, Line)], size: usize) -> Vec<Percentiles> {
                     let own = times.len() - size;
                     phases.push(Percentiles::of(&mut times[own..]));
                 }
-                if action != "Settle" {
+                if action != "settle" {
                     told = Some((*at, Vec::new()));
                 }
             }
