@@ -8,7 +8,7 @@ use tfo_testbed::{SOON, poll_until};
 
 const STOLEN: &str = "c.cache.example.org";
 
-/// The worst: it reports a generation that nobody was given, promises to come back in two hours, falls silent, and the
+/// The worst: it reports a generation that no node was given, promises to come back in two hours, falls silent, and the
 /// coordinator starts again.
 #[test]
 fn its_key_is_driven_out_whatever_it_said_last() {

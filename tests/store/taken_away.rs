@@ -69,7 +69,7 @@ fn no_second_coordinator_gets_the_file_by_another_name_or_without_the_lock_file(
     assert!(is_gone(&store.head(&pool_name("edge")).unwrap_err(), "state.db.lock"), "and the first one knows");
     drop(store);
     write(&open(dir.path()), 10).unwrap();
-    // At rest too: whoever opens the second name later would have a log of its own.
+    // At rest too: a program that opens the second name later would have a log of its own.
     std::fs::hard_link(path("state.db"), path("other.db")).unwrap();
     assert!(matches!(refused(&path("state.db")), StoreError::Linked { links: 2, .. }));
 }

@@ -80,10 +80,10 @@ fn a_node_is_installed_anew_under_its_name() {
     let (_, refused) = fleet.ends(&["pki", "issue", "--dir", "pki", "--node", &node(2)], 3);
     assert!(refused.contains("--out"), "{refused}");
     fleet.pki(&["revoke", "--dir", "pki", &node(2)]);
-    fleet.pki(&["issue", "--dir", "pki", "--node", &node(2), "--out", "anew"]);
+    fleet.pki(&["issue", "--dir", "pki", "--node", &node(2), "--out", "renewed"]);
     fleet.believe(&fleet.issued("pki", "ca.crt"), &fleet.issued("pki", "crl.pem"));
-    fleet.hosts[2].put("ca.crt", &fleet.issued("anew", "ca.crt"), 0o644);
-    fleet.identify_from("anew", 2);
+    fleet.hosts[2].put("ca.crt", &fleet.issued("renewed", "ca.crt"), 0o644);
+    fleet.identify_from("renewed", 2);
     fleet.start_agent(2);
     fleet.daemons[2].as_ref().unwrap().ready();
     fleet.until("ended", |pool| pool["phase"] == "steady" && pool["converged"] == 3);
@@ -119,9 +119,9 @@ fn a_leaked_key_is_driven_out_with_its_node() {
     assert_eq!(denied["state"], "denied");
     // It got nothing: neither with its old certificate nor with a new one, until it is forgotten.
     assert_eq!(fleet.hosts[2].kernel(), leaked);
-    fleet.pki(&["issue", "--dir", "pki", "--node", &name, "--out", "anew"]);
-    fleet.hosts[2].put("ca.crt", &fleet.issued("anew", "ca.crt"), 0o644);
-    fleet.identify_from("anew", 2);
+    fleet.pki(&["issue", "--dir", "pki", "--node", &name, "--out", "renewed"]);
+    fleet.hosts[2].put("ca.crt", &fleet.issued("renewed", "ca.crt"), 0o644);
+    fleet.identify_from("renewed", 2);
     let refused = || fleet.hosts[2].status()["error"]["kind"] == "denied";
     assert!(poll_until(PATIENCE, refused), "{}", fleet.hosts[2].status());
     assert_eq!(fleet.hosts[2].kernel(), leaked);

@@ -102,7 +102,7 @@ fn no_local_user_keeps_the_agent_from_starting() {
     machine.run(&["systemctl", "start", "tfo-agent-once"]);
     drop(machine);
 
-    // Each kind in peace: where nobody may plant it the agent never looks.
+    // Each kind without a race: the agent never looks where `nobody` may plant it.
     let machine = image().boot();
     for kind in ["readable", "closed", "locked", "pipe", "directory", "link", "socket"] {
         let command = format!("timeout 20 {} {kind} > /run/planted-{kind} & sleep 0.01", AS_NOBODY.join(" "));
