@@ -7,6 +7,7 @@ use std::process::Command;
 
 use tfo_crypto::fingerprint::pair_print;
 use tfo_host::kernel::sysctl_d::{self, Persisted};
+use tfo_model::key::KeyPair;
 use tfo_model::key_text;
 use tfo_model::time::UnixTime;
 
@@ -93,6 +94,18 @@ fn an_unchanged_host_is_not_written() {
     assert!(!daemon.log().contains("installed"), "{}", daemon.log());
 }
 
+/// Puts other keys into the file, installed at another time; gives the header and the keys.
+fn other_install(host: &DaemonHost, shift: impl Fn(UnixTime) -> UnixTime) -> (sysctl_d::Record, KeyPair) {
+    let Persisted::Ours { mut record, .. } = sysctl_d::read(&host.sysctl_file()).unwrap() else { panic!("not ours") };
+    let keys = key_text::parse(format!("{},{}", key_text(1), key_text(2)).as_bytes()).unwrap();
+    let print = pair_print(&keys);
+    record.prints.primary.fingerprint = print.primary;
+    record.prints.backup.as_mut().unwrap().fingerprint = print.backup.unwrap();
+    record.installed_at = shift(record.installed_at);
+    sysctl_d::write(&host.sysctl_file(), &record, &keys).unwrap();
+    (record, keys)
+}
+
 #[test]
 fn a_clock_behind_the_last_install_keeps_the_files_keys() {
     skip_unless!(need_netns() && need_tool("cc"));
@@ -100,14 +113,8 @@ fn a_clock_behind_the_last_install_keeps_the_files_keys() {
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     host.once_ok();
     let scheduled = host.kernel();
-    let Persisted::Ours { mut record, .. } = sysctl_d::read(&host.sysctl_file()).unwrap() else { panic!("not ours") };
     // Keys of a day that this host's clock has not reached.
-    let later = key_text::parse(format!("{},{}", key_text(1), key_text(2)).as_bytes()).unwrap();
-    let print = pair_print(&later);
-    record.prints.primary.fingerprint = print.primary;
-    record.prints.backup.as_mut().unwrap().fingerprint = print.backup.unwrap();
-    record.installed_at = record.installed_at.plus(30 * 86_400);
-    sysctl_d::write(&host.sysctl_file(), &record, &later).unwrap();
+    let (mut record, later) = other_install(&host, |at| at.plus(30 * 86_400));
     let installed_at = record.installed_at;
 
     let clock = KernelClock::new(&host.path(""));
@@ -154,14 +161,8 @@ fn an_unsynchronised_clock_is_not_followed_far() {
     host.configure(&lasting(&host), "verify_interval = \"1s\"");
     host.once_ok();
     let scheduled = host.kernel();
-    let Persisted::Ours { mut record, .. } = sysctl_d::read(&host.sysctl_file()).unwrap() else { panic!("not ours") };
     // As if today were ten years ahead of the last install, which had other keys.
-    let earlier = key_text::parse(format!("{},{}", key_text(1), key_text(2)).as_bytes()).unwrap();
-    let print = pair_print(&earlier);
-    record.prints.primary.fingerprint = print.primary;
-    record.prints.backup.as_mut().unwrap().fingerprint = print.backup.unwrap();
-    record.installed_at = record.installed_at.minus(3_650 * 86_400);
-    sysctl_d::write(&host.sysctl_file(), &record, &earlier).unwrap();
+    let (record, _) = other_install(&host, |at| at.minus(3_650 * 86_400));
 
     let clock = KernelClock::new(&host.path(""));
     let mut daemon = host.start_beside(&clock);
