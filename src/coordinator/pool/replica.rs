@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::parts::{PoolContent, Writes};
+use tfo_engine::rollout::record::NodeRecord;
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::Epoch;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_store::error::Cause;
-use tfo_store::{CommitError, Erasure, Head, PoolState, RecordOutcome, Store, StoreError};
+use tfo_store::{CommitError, Erasure, Head, PoolState, Store, StoreError};
 
 /// Keys that a command brought, or that were made for it, by fingerprint.
 #[derive(Default)]
@@ -40,6 +41,8 @@ impl GivenKeys {
 pub(super) struct Replica {
     store: Arc<dyn Store>,
     pool: PoolName,
+    /// The name under which this coordinator writes.
+    by: CoordinatorName,
     state: PoolState,
     /// A write failed: only the store knows whether it took effect.
     doubtful: bool,
@@ -59,13 +62,18 @@ impl Replica {
     ///
     /// # Errors
     /// Fails if the store cannot be read, or has no such pool.
-    pub(super) fn open(store: Arc<dyn Store>, pool: PoolName) -> Result<Self, StoreError> {
+    pub(super) fn open(store: Arc<dyn Store>, pool: PoolName, by: CoordinatorName) -> Result<Self, StoreError> {
         let state = load(&*store, &pool)?;
-        Ok(Self { store, pool, state, doubtful: false })
+        Ok(Self { store, pool, by, state, doubtful: false })
     }
 
     pub(super) fn pool(&self) -> &PoolName {
         &self.pool
+    }
+
+    /// The name under which this coordinator writes.
+    pub(super) fn by(&self) -> &CoordinatorName {
+        &self.by
     }
 
     pub(super) fn head(&self) -> Head {
@@ -73,11 +81,20 @@ impl Replica {
     }
 
     pub(super) fn snapshot(&self) -> &Snapshot {
-        &self.state.snapshot
+        self.state.content.snapshot()
+    }
+
+    pub(super) fn content(&self) -> &PoolContent {
+        &self.state.content
+    }
+
+    /// The record of a node as it will be once `writes` are written.
+    pub(super) fn record_after(&self, node: &NodeId, writes: &Writes) -> Option<NodeRecord> {
+        self.state.content.parts().record_after(node, Some((&self.by, writes)))
     }
 
     pub(super) fn document(&self) -> &Document {
-        &self.state.snapshot.document
+        &self.snapshot().document
     }
 
     pub(super) fn keys(&self) -> &KeyRing {
@@ -97,24 +114,15 @@ impl Replica {
         Ok(Verified::ReadAgain)
     }
 
-    /// Writes records, durable when it returns; gives the nodes whose record another writer had changed.
+    /// Writes into this coordinator's roster, durable when it returns.
     ///
     /// # Errors
     /// Fails if the store cannot be written; the copy is in doubt until it is verified.
-    pub(super) fn write(&mut self, changes: Vec<RecordChange>) -> Result<Vec<NodeId>, CommitError> {
-        let outcomes = self.store.write_records(&self.pool, &changes).inspect_err(|_| self.doubtful = true)?;
-        let (mut conflicts, mut stored) = (Vec::new(), false);
-        for (change, outcome) in changes.into_iter().zip(outcomes) {
-            if outcome == RecordOutcome::Stored {
-                stored = true;
-                self.apply(change);
-            } else {
-                conflicts.push(change.node);
-            }
-        }
-        self.state.head.record_writes += u64::from(stored);
-        self.doubtful |= !conflicts.is_empty();
-        Ok(conflicts)
+    pub(super) fn write(&mut self, writes: &Writes) -> Result<(), CommitError> {
+        self.store.write(&self.pool, &self.by, writes).inspect_err(|_| self.doubtful = true)?;
+        self.state.content.write(&self.by, writes);
+        self.state.head.part_writes += 1;
+        Ok(())
     }
 
     /// Commits a proposal that was made from the copy, and follows it.
@@ -129,15 +137,14 @@ impl Replica {
         }
         let result = self.store.commit(&self.pool, &proposal, &self.state.keys);
         let Ok(erasure) = result else {
-            self.state.keys.retain_held_by(&self.state.snapshot.document);
+            self.state.keys.retain_held_by(&self.state.content.snapshot().document);
             self.doubtful = true;
             return result;
         };
         self.state.head.revision = proposal.document.revision;
-        self.state.head.record_writes += u64::from(!proposal.records.is_empty());
-        self.state.snapshot.document = proposal.document;
-        proposal.records.into_iter().for_each(|change| self.apply(change));
-        self.state.keys.retain_held_by(&self.state.snapshot.document);
+        self.state.head.part_writes += u64::from(proposal.changes_parts());
+        self.state.content.commit(&proposal);
+        self.state.keys.retain_held_by(&proposal.document);
         Ok(erasure)
     }
 
@@ -160,14 +167,6 @@ impl Replica {
         let stored = |epoch: Epoch| self.state.keys.key(epoch).filter(|key| fingerprint(key) == wanted.fingerprint);
         let found = given.find(wanted.fingerprint).or_else(|| self.state.keys.epochs().find_map(stored));
         found.map(TfoKey::duplicate)
-    }
-
-    fn apply(&mut self, change: RecordChange) {
-        let nodes = &mut self.state.snapshot.nodes;
-        match change.next {
-            Some(next) => drop(nodes.insert(change.node, next)),
-            None => drop(nodes.remove(&change.node)),
-        }
     }
 }
 

@@ -30,16 +30,16 @@ use self::file::DatabaseFile;
 use self::lock::{FileLock, Mark};
 pub use self::reader::SqliteReader;
 use self::reader::locked;
-use self::rows::{PoolRow, Rows};
+use self::rows::{Part, PoolRow, Rows};
 use crate::check::{self, KeyPlan};
-use crate::contract::{Erasure, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
+use crate::contract::{Erasure, Head, PoolImage, PoolState, ReadStore, Store};
 use crate::error::{CommitError, Refusal, StoreError};
-use crate::limits::RECORDS_MAX;
+use crate::limits::PARTS_MAX;
 use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::parts::Writes;
 use tfo_model::count::Revision;
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::problem::Problem;
 
 /// How long emptying the WAL waits for a reader: enough for our own, which take milliseconds, but not for a backup.
@@ -140,13 +140,12 @@ impl SqliteStore {
         }
         let stored = rows.document(&row)?;
         let plan = check::plan(&stored, proposal, keys)?;
-        for change in &proposal.records {
-            if rows.put_record(&mut row, change)?.is_err() {
-                return Err(CommitError::RecordConflict { node: change.node.clone() });
-            }
+        for (node, excluded) in &proposal.exclusions {
+            rows.put(&mut row, Part::Exclusion, node, excluded)?;
         }
+        proposal.dropped.iter().try_for_each(|node| rows.remove(&mut row, Part::Exclusion, node))?;
         row.head.revision = proposal.document.revision;
-        row.head.record_writes += u64::from(!proposal.records.is_empty());
+        row.head.part_writes += u64::from(proposal.changes_parts());
         rows.put_pool(&row)?;
         rows.put_document(&row, &proposal.document)?;
         rows.put_audit(&row, &proposal.audit)?;
@@ -192,19 +191,24 @@ impl ReadStore for SqliteStore {
 
 impl Store for SqliteStore {
     fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
-        let document = &image.snapshot.document;
+        let document = &image.content.snapshot().document;
         let plan = check::plan_first(document, image.keys, image.audit)?;
         self.writing(&mut locked(&self.writer), |rows| {
             if rows.pool(pool)?.is_some() {
                 return Err(CommitError::PoolExists { pool: pool.clone() });
             }
             let mut row = rows.add_pool(pool, document.revision)?;
-            for (node, record) in &image.snapshot.nodes {
-                let change = RecordChange { node: node.clone(), expected: None, next: Some(record.clone()) };
-                if rows.put_record(&mut row, &change)?.is_err() {
-                    let what = format!("pool {pool} was missing, but has node records");
-                    return Err(self.reader.place.damaged(what).into());
+            let parts = image.content.parts();
+            for (by, roster) in &parts.rosters {
+                for (node, entry) in &roster.entries {
+                    rows.put(&mut row, Part::Entry(by), node, entry)?;
                 }
+                for (node, later) in &roster.acks {
+                    rows.put(&mut row, Part::Ack(by), node, later)?;
+                }
+            }
+            for (node, excluded) in &parts.exclusions {
+                rows.put(&mut row, Part::Exclusion, node, excluded)?;
             }
             rows.put_pool(&row)?;
             rows.put_document(&row, document)?;
@@ -227,25 +231,27 @@ impl Store for SqliteStore {
         }))
     }
 
-    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
-        if changes.len() > RECORDS_MAX {
-            return Err(Refusal::TooManyRecords.into());
+    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError> {
+        if writes.len() > PARTS_MAX {
+            return Err(Refusal::TooManyParts.into());
         }
-        changes.iter().try_for_each(check::check_record)?;
         self.writing(&mut locked(&self.writer), |rows| {
             let mut row = rows.pool(pool)?.ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
-            let mut outcomes = Vec::with_capacity(changes.len());
-            for change in changes {
-                outcomes.push(match rows.put_record(&mut row, change)? {
-                    Ok(()) => RecordOutcome::Stored,
-                    Err(stored) => RecordOutcome::Conflict { stored },
-                });
+            if writes.is_empty() {
+                return Ok(());
             }
-            if outcomes.contains(&RecordOutcome::Stored) {
-                row.head.record_writes += 1;
-                rows.put_pool(&row)?;
+            for node in &writes.removed {
+                rows.remove(&mut row, Part::Entry(by), node)?;
+                rows.remove(&mut row, Part::Ack(by), node)?;
             }
-            Ok(outcomes)
+            for (node, entry) in &writes.entries {
+                rows.put(&mut row, Part::Entry(by), node, entry)?;
+            }
+            for (node, later) in &writes.acks {
+                rows.put(&mut row, Part::Ack(by), node, later)?;
+            }
+            row.head.part_writes += 1;
+            rows.put_pool(&row)
         })
     }
 

@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
-use std::rc::Rc;
 use std::time::Duration;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -99,7 +98,7 @@ impl Encoder<'_> {
     fn session(&mut self, n: usize, ordinal: u64) {
         let world = self.world;
         let id = &world.ids[n];
-        let stored = |snapshot: &Rc<Snapshot>| {
+        let stored = |snapshot: &Snapshot| {
             snapshot.nodes.get(id).and_then(|record| record.session).map_or(0, |session| session.ordinal)
         };
         let mut lower: Vec<u64> = Vec::with_capacity(8);
@@ -125,7 +124,8 @@ impl Encoder<'_> {
     fn counts(&mut self, snapshot: &Snapshot) {
         let (world, order) = (self.world, self.order);
         let looked = world.coordinators.iter().filter_map(|coordinator| coordinator.looked.as_ref());
-        let all: Vec<&Rc<Snapshot>> = [&world.store].into_iter().chain(&world.backup).chain(looked).collect();
+        let all: Vec<&Snapshot> =
+            [&world.store].into_iter().chain(&world.backup).chain(looked).map(|stored| &***stored).collect();
         let mut rank = |count: &dyn Fn(&Snapshot) -> u64| {
             let mut lower: Vec<u64> = all.iter().map(|other| count(other)).filter(|n| *n < count(snapshot)).collect();
             lower.sort_unstable();
@@ -177,6 +177,7 @@ impl Encoder<'_> {
                 None => self.put(u64::MAX),
                 Some(record) => {
                     record.membership.hash(&mut self.hasher);
+                    record.coordinator.hash(&mut self.hasher);
                     self.put(record.session.map_or(0, |session| session.nonce));
                     self.session(*n, record.session.map_or(0, |session| session.ordinal));
                     if let Some(report) = &record.report {
@@ -252,15 +253,10 @@ impl Encoder<'_> {
             match &coordinator.pending {
                 None => self.put(u64::MAX),
                 Some(proposal) => {
-                    let mut nodes = world.store.nodes.clone();
-                    for change in &proposal.records {
-                        match &change.next {
-                            Some(next) => nodes.insert(change.node.clone(), next.clone()),
-                            None => nodes.remove(&change.node),
-                        };
-                    }
+                    let mut after = world.store.content.clone();
+                    after.commit(proposal);
                     proposal.audit.action.hash(&mut self.hasher);
-                    self.snapshot(&Snapshot { document: proposal.document.clone(), nodes });
+                    self.snapshot(after.snapshot());
                 }
             }
             match &coordinator.cache {

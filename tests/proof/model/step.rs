@@ -9,6 +9,7 @@ use tfo_engine::rollout::barrier::{Barrier, conflict, recoverable};
 use tfo_engine::rollout::document::{Actor, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::input::{Command, Expectation, Input, Now, OperatorRequest, RevokeKeys, Step};
 use tfo_engine::rollout::presence::{Life, Presence};
+use tfo_engine::rollout::parts::{Ack, Entry, PoolContent, Writes};
 use tfo_engine::rollout::record::{Exclusion, Installed, Membership, NodeRecord, SlotCount};
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer as Reply_, PoolView, Recording, SyncRefused, record};
@@ -20,8 +21,8 @@ use tfo_model::time::UnixTime;
 
 use super::liar::Lie;
 use super::world::{
-    Answer, Off, Op, Reply, Request, Serving, World, fingerprint, is_held_for_nodes, link, number, plain, policy,
-    pool_id,
+    Answer, Off, Op, Reply, Request, Serving, World, coordinator_name, fingerprint, is_held_for_nodes, link, number,
+    plain, policy, pool_id,
 };
 
 /// `absent_after` of every answer, and how long agents ask before they serve by their file.  Time stands still
@@ -585,9 +586,10 @@ impl World {
             }
             return true;
         }
-        match record(&self.store.document, before.as_ref(), &id, &request.sync, wall) {
-            Ok(Recording::First(change) | Recording::Later(change)) => {
-                self.store_record(n, change.next);
+        let by = coordinator_name(request.to);
+        match record(&self.store.document, before.as_ref(), &id, &request.sync, wall, &by) {
+            Ok(recording @ (Recording::First(_) | Recording::Later(_))) => {
+                self.store_sync(request.to, n, recording);
                 self.note_joined(request);
                 self.coordinators.iter_mut().for_each(|c| c.heard |= 1 << n);
             }
@@ -660,39 +662,40 @@ impl World {
         }
     }
 
-    pub(crate) fn store_record(&mut self, n: usize, next: Option<NodeRecord>) {
-        let id = self.ids[n].clone();
-        let mut store = (*self.store).clone();
-        match next {
-            Some(next) => store.nodes.insert(id.clone(), next),
-            None => store.nodes.remove(&id),
-        };
-        self.store = plain(store, self.is_counted);
-        // A proposal that changes this record was computed against an older version of it.
-        for coordinator in &mut self.coordinators {
-            let is_against = |proposal: &Rc<Proposal>| proposal.records.iter().any(|change| change.node == id);
-            if coordinator.pending.as_ref().is_some_and(is_against) {
-                coordinator.pending = None;
-            }
+    /// A coordinator writes into its roster.
+    pub(crate) fn store_sync(&mut self, c: usize, n: usize, recording: Recording) {
+        let (id, mut writes) = (self.ids[n].clone(), Writes::default());
+        match recording {
+            Recording::First(entry) => drop(writes.entries.insert(id, entry)),
+            Recording::Later(later) => drop(writes.acks.insert(id, later)),
+            Recording::Stale => return,
         }
+        let mut content = self.store.content.clone();
+        content.write(&coordinator_name(c), &writes);
+        self.store = plain(content, self.is_counted);
     }
 
     fn write_late(&mut self, index: usize) -> bool {
         let (n, sync) = self.late_writes.remove(index);
         let id = self.ids[n].clone();
+        let c = self.nodes[n].coordinator;
         let before = self.store.nodes.get(&id).cloned();
-        let recorded = record(&self.store.document, before.as_ref(), &id, &sync, AFTER);
-        let next = match (recorded, before) {
-            (Ok(Recording::First(change) | Recording::Later(change)), _) => change.next,
-            (_, Some(before)) => Some(NodeRecord {
-                membership: Membership::Admitted,
-                session: Some(sync.session),
-                report: Some(sync.report.clone()),
-                ..before
-            }),
-            (_, None) => None,
+        let recorded = record(&self.store.document, before.as_ref(), &id, &sync, AFTER, &coordinator_name(c));
+        let recording = match (recorded, before) {
+            (Ok(recording), _) => recording,
+            (_, Some(before)) => {
+                let first = Ack {
+                    report: sync.report.clone(),
+                    syncs: before.syncs + 1,
+                    window: None,
+                    baseline: None,
+                    at: AFTER,
+                };
+                Recording::First(Entry { session: sync.session, answers: before.exclusion, first })
+            }
+            (_, None) => return false,
         };
-        self.store_record(n, next);
+        self.store_sync(c, n, recording);
         self.coordinators.iter_mut().for_each(|c| c.heard |= 1 << n);
         true
     }
@@ -737,11 +740,11 @@ impl World {
     }
 
     /// The snapshot as a coordinator sees it: as it is, unless a rule is off.
-    fn view(&self, c: Option<usize>, is_import: bool) -> Rc<Snapshot> {
+    fn view(&self, c: Option<usize>, is_import: bool) -> Snapshot {
+        let mut view: Snapshot = (**self.store).clone();
         if self.off.is_none() {
-            return self.store.clone();
+            return view;
         }
-        let mut view = (*self.store).clone();
         if self.is_off(Off::MembersFromOneSnapshot)
             && let Some(cache) = c.and_then(|c| self.coordinators[c].cache.as_ref())
         {
@@ -785,7 +788,7 @@ impl World {
             // What the first key expects is expected of every rotation, too.
             view.document.expected = 1;
         }
-        Rc::new(view)
+        view
     }
 
     fn decide(&mut self, c: usize, input: &Input, absent: Option<usize>, served_secs: u64) -> bool {
@@ -828,14 +831,8 @@ impl World {
         }
     }
 
-    /// What the view hid is put back, and what a rule that is off does to the proposal is done.
+    /// What a rule that is off does to the proposal is done.
     fn undo_view(&self, proposal: &mut Proposal) {
-        for change in &mut proposal.records {
-            if let (Some(next), Some(stored)) = (&mut change.next, self.store.nodes.get(&change.node)) {
-                // Where there is one still: forget takes it away.
-                next.report = next.report.as_ref().and(stored.report.clone());
-            }
-        }
         if proposal.audit.action != Audit::Abort {
             return;
         }
@@ -939,15 +936,9 @@ impl World {
         self.coordinators[c].hesitates = false;
         let tells = proposal.document.generation != self.store.document.generation;
         let before = self.store.clone();
-        let mut store = (*self.store).clone();
-        store.document = proposal.document.clone();
-        for change in &proposal.records {
-            match &change.next {
-                Some(next) => store.nodes.insert(change.node.clone(), next.clone()),
-                None => store.nodes.remove(&change.node),
-            };
-        }
-        self.store = plain(store, self.is_counted);
+        let mut content = self.store.content.clone();
+        content.commit(&proposal);
+        self.store = plain(content, self.is_counted);
         self.note_order(&before, &proposal);
         for coordinator in &mut self.coordinators {
             // The compare-and-swap: what was computed against the old revision cannot be committed any more.
@@ -1089,8 +1080,11 @@ impl World {
 
     fn end_exclusion(&mut self, n: usize) -> bool {
         let id = self.ids[n].clone();
-        let Some(before) = self.store.nodes.get(&id).cloned() else { return false };
-        self.store_record(n, Some(NodeRecord { membership: Membership::Admitted, ..before }));
+        let mut parts = self.store.content.parts().clone();
+        if parts.exclusions.remove(&id).is_none() {
+            return false;
+        }
+        self.store = plain(PoolContent::new(self.store.document.clone(), parts), self.is_counted);
         self.nodes[n].is_covered = self.nodes[n].kernel.is_some();
         true
     }

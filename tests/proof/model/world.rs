@@ -1,7 +1,7 @@
 //! The world of the model check: one store, two coordinators, a few nodes with file and kernel memory as what they
 //! are, and the messages between them.  Time is left out: whatever depends on it may happen at any moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use tfo_engine::rollout::document::{Document, Hold, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
 use tfo_engine::rollout::presence::Life;
 pub(crate) use tfo_engine::rollout::record::SlotCount;
-use tfo_engine::rollout::record::{Installed, Membership, NodeRecord, Report};
+use tfo_engine::rollout::parts::{Ack, Entry, Excluded, Parts, PoolContent, Writes};
+use tfo_engine::rollout::record::{Installed, Report};
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::Sync;
 use tfo_model::count::{Epoch, Generation, Revision};
-use tfo_model::ids::{NodeId, PoolId};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolId};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::{Expected, KeySource, Session};
 use tfo_model::time::UnixTime;
@@ -101,13 +102,13 @@ pub(crate) struct Coordinator {
     /// The engine's own memory, where the store goes back under running coordinators, ...
     pub life: Life,
     /// ... and the snapshot that it looked at last: all that it remembers is of this one.
-    pub looked: Option<Rc<Snapshot>>,
+    pub looked: Option<Rc<Stored>>,
     /// Computed from a snapshot, not yet committed.
     pub pending: Option<Rc<Proposal>>,
     /// Its next decision is not committed at once.
     pub hesitates: bool,
     /// What it read once: only switches look at it.
-    pub cache: Option<Rc<Snapshot>>,
+    pub cache: Option<Rc<Stored>>,
 }
 
 /// READY without keys of the pool: the node mints under a key that the kernel made.
@@ -202,8 +203,8 @@ pub(crate) struct Budget {
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub off: Option<Off>,
-    pub store: Rc<Snapshot>,
-    pub backup: Option<Rc<Snapshot>>,
+    pub store: Rc<Stored>,
+    pub backup: Option<Rc<Stored>>,
     pub coordinators: Vec<Coordinator>,
     pub nodes: Vec<Node>,
     pub requests: Vec<Request>,
@@ -311,17 +312,19 @@ impl World {
         document.next_epoch = Epoch::new(3).unwrap();
         let mut world = Self::with(document, members + joiners);
         let fence = Fence { pool_id: pool_id(), generation: Generation::new(1), slots };
-        let mut records = BTreeMap::new();
+        let mut writes = Writes::default();
         let ids = world.ids.clone();
         for (id, node) in ids.iter().zip(&mut world.nodes).take(members) {
             node.file = Some(Rc::new(fence.clone()));
             node.link = link(Some(fence.clone()), 1, 0);
             node.kernel = Some(slots);
             node.is_covered = true;
-            records.insert(id.clone(), admitted(node));
+            writes.entries.insert(id.clone(), entered(node));
         }
         world.promised = [2].into();
-        world.store = Rc::new(Snapshot { document: world.store.document.clone(), nodes: records });
+        let mut content = world.store.content.clone();
+        content.write(&coordinator_name(0), &writes);
+        world.store = plain(content, false);
         for coordinator in &mut world.coordinators {
             coordinator.heard = 0xff;
         }
@@ -332,16 +335,15 @@ impl World {
     pub(crate) fn counted(mut self) -> Self {
         self.is_counted = true;
         let heard = self.store.clone();
-        let mut before = (*heard).clone();
-        let mut after = before.clone();
-        before.document.revision = Revision::ZERO;
-        after.document.revision = Revision::new(1);
-        for record in after.nodes.values_mut() {
-            record.syncs = 1;
+        let before: &Snapshot = &heard;
+        let (mut document, mut parts) = (before.document.clone(), heard.content.parts().clone());
+        document.revision = Revision::new(1);
+        for entry in parts.rosters.values_mut().flat_map(|roster| roster.entries.values_mut()) {
+            entry.first.syncs = 1;
         }
-        let after = Rc::new(after);
+        let after = Rc::new(Stored { content: PoolContent::new(document, parts) });
         for coordinator in &mut self.coordinators {
-            coordinator.life.observe(Duration::ZERO, &before);
+            coordinator.life.observe(Duration::ZERO, before);
             coordinator.life.observe(Duration::ZERO, &after);
             coordinator.looked = Some(after.clone());
         }
@@ -367,7 +369,7 @@ impl World {
     fn with(document: Document, nodes: usize) -> Self {
         Self {
             off: None,
-            store: Rc::new(Snapshot { document, nodes: BTreeMap::new() }),
+            store: Rc::new(Stored { content: PoolContent::new(document, Parts::default()) }),
             backup: None,
             coordinators: vec![Coordinator::default(); 2],
             nodes: vec![node(); nodes],
@@ -505,43 +507,69 @@ fn reported(node: &Node, fence: Option<Fence>) -> Report {
     }
 }
 
-fn admitted(node: &Node) -> NodeRecord {
-    NodeRecord {
-        version: 0,
-        syncs: 0,
-        membership: Membership::Admitted,
-        session: Some(node.link.session()),
-        report: Some(reported(node, node.file.as_deref().cloned())),
-        window: None,
-        baseline: None,
-        last_report_at: None,
+fn entered(node: &Node) -> Entry {
+    let report = reported(node, node.file.as_deref().cloned());
+    let first = Ack { report, syncs: 0, window: None, baseline: None, at: UnixTime::from_secs(0) };
+    Entry { session: node.link.session(), answers: None, first }
+}
+
+pub(crate) fn coordinator_name(c: usize) -> CoordinatorName {
+    format!("coordinator{c}").parse().unwrap()
+}
+
+/// What is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) content: PoolContent,
+}
+
+impl std::ops::Deref for Stored {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        self.content.snapshot()
     }
 }
 
-/// A store is a pure value here: revision, versions, counts of syncs and times mean nothing in a model without races on
-/// them (a commit drops every other pending proposal, which is what the compare-and-swap does to it).  Only a store
-/// that goes back under running coordinators `is_counted`.
-pub(crate) fn plain(mut snapshot: Snapshot, is_counted: bool) -> Rc<Snapshot> {
+/// A store is a pure value here: revision, counts of syncs and times mean nothing in a model without races on them (a
+/// commit drops every other pending proposal, which is what the compare-and-swap does to it).  Only a store that goes back
+/// under running coordinators `is_counted`.  Of exclusions only the latest of a node counts, and of entries that of the
+/// highest session, and whether it answers that exclusion.
+pub(crate) fn plain(content: PoolContent, is_counted: bool) -> Rc<Stored> {
+    let zero = UnixTime::from_secs(0);
+    let (mut document, stored) = (content.snapshot().document.clone(), content.parts());
     if !is_counted {
-        snapshot.document.revision = Revision::ZERO;
+        document.revision = Revision::ZERO;
     }
-    snapshot.document.since = UnixTime::from_secs(0);
-    snapshot.document.rotated_at = UnixTime::from_secs(0);
-    if let Stage::Promoted { wave, .. } = &mut snapshot.document.stage {
-        wave.opened_at = UnixTime::from_secs(0);
+    document.since = zero;
+    document.rotated_at = zero;
+    if let Stage::Promoted { wave, .. } = &mut document.stage {
+        wave.opened_at = zero;
     }
-    if let Some(revoke) = &mut snapshot.document.revoke {
-        revoke.since = UnixTime::from_secs(0);
+    if let Some(revoke) = &mut document.revoke {
+        revoke.since = zero;
         revoke.left_behind.clear();
     }
-    for record in snapshot.nodes.values_mut() {
-        record.version = 0;
-        if !is_counted {
-            record.syncs = 0;
+    let mut parts = Parts::default();
+    for (node, record) in &content.snapshot().nodes {
+        let excluded = stored.exclusions.get(node);
+        let found = record.coordinator.as_ref().and_then(|by| Some((by, stored.rosters.get(by)?)));
+        if let Some((by, roster)) = found {
+            let entry = &roster.entries[node];
+            let later = roster.acks.get(node).filter(|later| later.session == entry.session);
+            let latest = later.map_or(&entry.first, |later| &later.ack);
+            let answers = entry.answers.filter(|answered| excluded.is_some_and(|latest| latest.revision == *answered));
+            let syncs = if is_counted { latest.syncs } else { 0 };
+            let first = Ack { syncs, at: zero, ..latest.clone() };
+            let entry = Entry { session: entry.session, answers: answers.map(|_| Revision::ZERO), first };
+            parts.rosters.entry(by.clone()).or_default().entries.insert(node.clone(), entry);
         }
-        record.last_report_at = None;
+        if let Some(excluded) = excluded {
+            let excluded = Excluded { revision: Revision::ZERO, at: zero, ..excluded.clone() };
+            parts.exclusions.insert(node.clone(), excluded);
+        }
     }
-    Rc::new(snapshot)
+    Rc::new(Stored { content: PoolContent::new(document, parts) })
 }
 
 /// Whether the pool waits for an operator after its first key.

@@ -157,6 +157,7 @@ impl Driver {
         }
         self.publish();
         self.note_behind();
+        self.sweep();
         self.erase();
         self.pace.ticked(start);
         self.judge_now_and_then();

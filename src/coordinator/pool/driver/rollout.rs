@@ -31,7 +31,7 @@ impl Driver {
         match decided {
             Ok(Ok(Step::Commit(proposal))) => match self.commit(*proposal, &given) {
                 // After a conflict another writer was faster: decide again from what is stored now.
-                Ok(()) | Err(CommitError::Conflict { .. } | CommitError::RecordConflict { .. }) => true,
+                Ok(()) | Err(CommitError::Conflict { .. }) => true,
                 Err(_) => false,
             },
             Ok(Ok(Step::Wait(wait))) => {

@@ -12,17 +12,18 @@ use crate::pool::message::{CommandError, Wanted};
 use crate::pool::replica::GivenKeys;
 use crate::pool::waiting::{Held, Reply, SyncError, Until};
 use tfo_crypto::random;
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Stage};
 use tfo_engine::rollout::input::{Command, OperatorRequest};
-use tfo_engine::rollout::record::{Exclusion, Installed, Membership, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::parts::{Parts, PoolContent, Writes as Queue};
+use tfo_engine::rollout::record::{Exclusion, Installed, Membership, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Sync, SyncRefused};
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::fleet::Action;
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::node::{KeySource, Session};
 use tfo_store::{
-    CommitError, Erasure, Head, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, Store, StoreError,
+    CommitError, Erasure, Head, MemoryStore, PoolImage, PoolState, ReadStore, Store, StoreError,
 };
 
 /// Longer than any node may be silent here.
@@ -50,7 +51,7 @@ impl FakeStore {
         if self.no_reads.load(Ordering::Relaxed) { Err(failed()) } else { Ok(()) }
     }
 
-    fn write(&self) -> Result<(), StoreError> {
+    fn may_write(&self) -> Result<(), StoreError> {
         let place = "the fake store".to_owned();
         let failed = || StoreError::Full { place, source: "on demand".into() };
         if self.no_writes.load(Ordering::Relaxed) { Err(failed()) } else { Ok(()) }
@@ -81,22 +82,22 @@ impl ReadStore for FakeStore {
 
 impl Store for FakeStore {
     fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
-        self.write()?;
+        self.may_write()?;
         self.inner.create(pool, image)
     }
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
-        self.write()?;
+        self.may_write()?;
         self.inner.commit(pool, proposal, keys)
     }
 
-    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
-        self.write()?;
-        self.inner.write_records(pool, changes)
+    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Queue) -> Result<(), CommitError> {
+        self.may_write()?;
+        self.inner.write(pool, by, writes)
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
-        self.write().and_then(|()| self.inner.erase_leftovers())
+        self.may_write().and_then(|()| self.inner.erase_leftovers())
     }
 }
 
@@ -118,7 +119,7 @@ fn policy() -> Policy {
 }
 
 fn driver(store: &Arc<FakeStore>, file_policy: Policy) -> Driver {
-    let replica = Replica::open(Arc::<FakeStore>::clone(store), pool_name()).unwrap();
+    let replica = Replica::open(Arc::<FakeStore>::clone(store), pool_name(), "coordinator".parse().unwrap()).unwrap();
     let shared = Shared {
         started: clock::monotonic(),
         good_at_ms: AtomicU64::new(0),
@@ -147,8 +148,8 @@ impl World {
         document.next_epoch = Epoch::new(3).unwrap();
         document.stage = Stage::Steady { current, backup: Some(backup) };
         let store = Arc::new(FakeStore::default());
-        let snapshot = Snapshot { document, nodes: BTreeMap::new() };
-        store.create(&pool_name(), &PoolImage { snapshot: &snapshot, keys: &keys, audit: &[] }).unwrap();
+        let content = PoolContent::new(document, Parts::default());
+        store.create(&pool_name(), &PoolImage { content: &content, keys: &keys, audit: &[] }).unwrap();
         let driver = driver(&store, policy());
         let mut world = Self { store, driver, slots: Slots { primary: current, backup: Some(backup) } };
         world.driver.tick();
