@@ -37,6 +37,17 @@ pub struct PoolImage<'a> {
     pub audit: &'a [AuditEntry],
 }
 
+/// What [`Store::follow`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// The copy is what is stored.
+    Same,
+    /// The copy was behind, and has followed what was written since.
+    Followed,
+    /// The copy was behind, and was read again.
+    ReadAgain,
+}
+
 /// Whether the bytes of erased keys are gone from the medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "keys that are still on the medium are to be erased by a later call of `erase_leftovers`"]
@@ -108,6 +119,20 @@ pub trait Store: ReadStore {
     /// Fails if the pool is unknown, there are more than [`PARTS_MAX`](crate::PARTS_MAX) parts, or the store cannot be
     /// written.
     fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError>;
+
+    /// Brings a copy of a pool up to what is stored now: by what was written since, if that is known, otherwise by reading
+    /// all of it.  A coordinator's own writes come into its copy in this way and in no other.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read, or has no such pool; the copy is as it was.
+    fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError>;
+
+    /// After a commit or a write whose outcome is open ([`StoreError::outcome_is_open`]): once this returns it has taken
+    /// effect, or never will, and the next [`Self::follow`] tells which.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be written; the outcome is still open.
+    fn settle(&self) -> Result<(), StoreError>;
 
     /// Tries again to erase what an earlier commit could not.  Cheap if nothing is left.
     ///

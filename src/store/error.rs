@@ -182,6 +182,12 @@ impl StoreError {
     }
 }
 
+/// The pool vanished from the store while a coordinator served it.
+pub(crate) fn gone(pool: &PoolName) -> StoreError {
+    let source = Cause::from("it was removed while the coordinator ran");
+    StoreError::Failed { step: "find", place: format!("pool {pool}"), source }
+}
+
 /// A proposal or an image breaks a rule of every store: a bug, or a damaged backup.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

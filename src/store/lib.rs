@@ -14,11 +14,12 @@
 mod check;
 mod contract;
 pub mod error;
+mod journal;
 mod limits;
 pub mod memory;
 pub mod sqlite;
 
-pub use contract::{Erasure, Head, PoolImage, PoolState, ReadStore, Store};
+pub use contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store};
 pub use error::{CommitError, Refusal, StoreError};
 pub use limits::{AUDIT_KEPT, AUDIT_READ_MAX, PARTS_MAX};
 pub use memory::MemoryStore;

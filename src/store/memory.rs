@@ -1,11 +1,12 @@
 //! The store without a medium: for simulations and tests, and the simplest statement of what a store does.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::check::{self, KeyPlan};
-use super::contract::{Erasure, Head, PoolImage, PoolState, ReadStore, Store};
-use super::error::{CommitError, Refusal, StoreError};
+use super::contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store};
+use super::error::{CommitError, Refusal, StoreError, gone};
+use super::journal::{Change, Journal};
 use super::limits::{AUDIT_KEPT, AUDIT_READ_MAX, PARTS_MAX};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use tfo_engine::rollout::parts::{PoolContent, Writes};
@@ -24,6 +25,7 @@ struct Pool {
     content: PoolContent,
     keys: KeyRing,
     audit: BTreeMap<Revision, AuditEntry>,
+    journal: Journal,
 }
 
 impl MemoryStore {
@@ -115,6 +117,7 @@ impl Store for MemoryStore {
             content: image.content.clone(),
             keys: KeyRing::default(),
             audit: BTreeMap::new(),
+            journal: Journal::default(),
         };
         made.apply_keys(&plan);
         image.audit.iter().for_each(|entry| made.log(entry));
@@ -130,10 +133,13 @@ impl Store for MemoryStore {
             return Err(CommitError::Conflict { expected: proposal.expected, stored: document.revision });
         }
         let plan = check::plan(document, proposal, keys)?;
+        let before = stored.head();
         stored.content.commit(proposal);
         stored.apply_keys(&plan);
         stored.part_writes += u64::from(proposal.changes_parts());
         stored.log(&proposal.audit);
+        let after = stored.head();
+        stored.journal.push(before, Change::Committed(Arc::new(proposal.clone())), after);
         Ok(Erasure::Done)
     }
 
@@ -144,9 +150,33 @@ impl Store for MemoryStore {
         let mut pools = self.lock();
         let stored = pools.get_mut(pool).ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
         if !writes.is_empty() {
+            let before = stored.head();
             stored.content.write(by, writes);
             stored.part_writes += 1;
+            let (change, after) = (Change::Written(Arc::new((by.clone(), writes.clone()))), stored.head());
+            stored.journal.push(before, change, after);
         }
+        Ok(())
+    }
+
+    fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
+        let pools = self.lock();
+        let stored = pools.get(pool).ok_or_else(|| gone(pool))?;
+        let head = stored.head();
+        if copy.head == head {
+            return Ok(News::Same);
+        }
+        let changes = stored.journal.between(copy.head, head);
+        match &changes {
+            Some(changes) => changes.iter().for_each(|change| change.apply(&mut copy.content)),
+            None => copy.content = stored.content.clone(),
+        }
+        (copy.head, copy.keys) = (head, stored.duplicate_keys());
+        Ok(if changes.is_some() { News::Followed } else { News::ReadAgain })
+    }
+
+    fn settle(&self) -> Result<(), StoreError> {
+        // No call of it has an open outcome.
         Ok(())
     }
 

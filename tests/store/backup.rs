@@ -23,7 +23,7 @@ use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 use tfo_store::{
-    CommitError, Erasure, Head, MemoryStore, PoolImage, PoolState, ReadStore, SqliteReader, Store,
+    CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, SqliteReader, Store,
     StoreError,
 };
 
@@ -337,6 +337,12 @@ impl Store for FullStore<'_> {
     }
     fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError> {
         self.inner.write(pool, by, writes)
+    }
+    fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
+        self.inner.follow(pool, copy)
+    }
+    fn settle(&self) -> Result<(), StoreError> {
+        self.inner.settle()
     }
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
         self.inner.erase_leftovers()

@@ -11,7 +11,7 @@ use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::Action;
 use tfo_model::key::KeyFingerprint;
 use tfo_store::{
-    AUDIT_READ_MAX, CommitError, MemoryStore, PARTS_MAX, PoolImage, ReadStore, Refusal, Store,
+    AUDIT_READ_MAX, CommitError, MemoryStore, News, PARTS_MAX, PoolImage, PoolState, ReadStore, Refusal, Store,
 };
 
 use super::walk::{self, coordinator, exclude, make, node, pool_name, proposal, ring, rotate, see, step, touch};
@@ -340,6 +340,38 @@ pub(crate) fn two_writers_lose_nothing(store: &dyn Store) {
     let syncs: u64 = seen.content.snapshot().nodes.values().map(|record| record.syncs).sum();
     assert_eq!((syncs, syncs), (seen.head.part_writes, written.load(Ordering::Relaxed) as u64));
     eprintln!("{} conflicts", conflicts.load(Ordering::Relaxed));
+}
+
+/// A copy that follows is what a read of everything gives, however far it was behind.
+pub(crate) fn a_copy_follows(store: &dyn Store) {
+    make(store, &pool(), SEED).unwrap();
+    let copy_of = |store: &dyn Store| store.load(&pool()).unwrap().unwrap();
+    let (mut copy, mut lagging) = (copy_of(store), copy_of(store));
+    for index in 0..200 {
+        step(store, &pool(), SEED, index).unwrap();
+        let news = store.follow(&pool(), &mut copy).unwrap();
+        assert_ne!(news, News::ReadAgain, "step {index}: it was one step behind");
+        assert_eq!(store.follow(&pool(), &mut copy).unwrap(), News::Same);
+        let followed: &mut [&mut PoolState] =
+            if index % 17 == 0 { &mut [&mut copy, &mut lagging] } else { &mut [&mut copy] };
+        for copy in followed {
+            store.follow(&pool(), copy).unwrap();
+            let read = copy_of(store);
+            assert_eq!((copy.head, &copy.content), (read.head, &read.content), "step {index}");
+            let fingerprints = |state: &PoolState| {
+                let key = |epoch| (epoch, tfo_crypto::fingerprint::fingerprint(state.keys.key(epoch).unwrap()));
+                state.keys.epochs().map(key).collect::<Vec<_>>()
+            };
+            assert_eq!(fingerprints(copy), fingerprints(&read), "step {index}");
+        }
+    }
+    store.settle().unwrap();
+    assert_eq!(store.follow(&pool(), &mut copy).unwrap(), News::Same, "settling writes nothing");
+    // A copy of another history is read again.
+    copy.head.part_writes += 1_000;
+    assert_eq!(store.follow(&pool(), &mut copy).unwrap(), News::ReadAgain);
+    assert_eq!(copy.content, copy_of(store).content);
+    assert!(store.follow(&pool_name("nowhere"), &mut copy).is_err());
 }
 
 pub(crate) fn the_audit_log_is_read_in_pages(store: &dyn Store) {

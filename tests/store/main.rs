@@ -67,6 +67,7 @@ suite! {
     an_exclusion_holds_until_a_session_answers_it,
     a_read_is_one_snapshot,
     two_writers_lose_nothing,
+    a_copy_follows,
     the_audit_log_is_read_in_pages,
     a_random_walk_is_what_it_says,
 }

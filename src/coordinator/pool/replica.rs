@@ -1,9 +1,9 @@
-//! One pool as the store has it: a copy in memory that follows our own writes, and is used only after the store has
-//! confirmed that no other writer has changed the pool since.
+//! One pool as the store has it: a copy in memory that follows what is written, by whatever coordinator, and is used only
+//! after the store has confirmed that it lacks nothing.
 //!
-//! Why a copy: reading ten thousand records for every answer would take all of a coordinator's time.  Why the copy never
-//! goes stale unnoticed: [`Replica::verify`] asks the store for the pool's head, which differs if and only if something
-//! was written, and reads everything again then.  Decisions made from it are still committed by compare-and-swap.
+//! Why a copy: reading ten thousand records for every answer would take all of a coordinator's time.  Why our own writes
+//! come back through the store: put into the copy by hand, they would stand in it without those that others wrote before
+//! them (docs/protocol.md#rule-7).  Decisions made from it are still committed by compare-and-swap.
 //!
 //! Must not know: nodes' requests, decisions.
 
@@ -18,7 +18,7 @@ use tfo_model::count::Epoch;
 use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_store::error::Cause;
-use tfo_store::{CommitError, Erasure, Head, PoolState, Store, StoreError};
+use tfo_store::{CommitError, Erasure, Head, News, PoolState, Store, StoreError};
 
 /// Keys that a command brought, or that were made for it, by fingerprint.
 #[derive(Default)]
@@ -44,17 +44,6 @@ pub(super) struct Replica {
     /// The name under which this coordinator writes.
     by: CoordinatorName,
     state: PoolState,
-    /// A write failed: only the store knows whether it took effect.
-    doubtful: bool,
-}
-
-/// What [`Replica::verify`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verified {
-    /// The copy is current.
-    Same,
-    /// Another writer had changed the pool: everything was read again.
-    ReadAgain,
 }
 
 impl Replica {
@@ -64,7 +53,7 @@ impl Replica {
     /// Fails if the store cannot be read, or has no such pool.
     pub(super) fn open(store: Arc<dyn Store>, pool: PoolName, by: CoordinatorName) -> Result<Self, StoreError> {
         let state = load(&*store, &pool)?;
-        Ok(Self { store, pool, by, state, doubtful: false })
+        Ok(Self { store, pool, by, state })
     }
 
     pub(super) fn pool(&self) -> &PoolName {
@@ -101,51 +90,46 @@ impl Replica {
         &self.state.keys
     }
 
-    /// Confirms that the copy equals the store, or reads the pool again.
+    /// Brings the copy up to what is stored.
     ///
     /// # Errors
     /// Fails if the store cannot be read; no answer and no decision may be made from the copy then.
-    pub(super) fn verify(&mut self) -> Result<Verified, StoreError> {
-        if !self.doubtful && self.store.head(&self.pool)? == Some(self.state.head) {
-            return Ok(Verified::Same);
-        }
-        self.state = load(&*self.store, &self.pool)?;
-        self.doubtful = false;
-        Ok(Verified::ReadAgain)
+    pub(super) fn follow(&mut self) -> Result<News, StoreError> {
+        self.store.follow(&self.pool, &mut self.state)
     }
 
-    /// Writes into this coordinator's roster, durable when it returns.
+    /// Writes into this coordinator's roster, durable when it returns; the copy follows later.
     ///
     /// # Errors
-    /// Fails if the store cannot be written; the copy is in doubt until it is verified.
+    /// Fails if the store cannot be written.
     pub(super) fn write(&mut self, writes: &Writes) -> Result<(), CommitError> {
-        self.store.write(&self.pool, &self.by, writes).inspect_err(|_| self.doubtful = true)?;
-        self.state.content.write(&self.by, writes);
-        self.state.head.part_writes += 1;
-        Ok(())
+        self.store.write(&self.pool, &self.by, writes)
     }
 
-    /// Commits a proposal that was made from the copy, and follows it.
+    /// Commits a proposal that was made from the copy, which follows later.
     ///
     /// # Errors
-    /// Fails as [`Store::commit`]; the copy is in doubt until it is verified.
-    pub(super) fn commit(&mut self, proposal: Proposal, given: &GivenKeys) -> Result<Erasure, CommitError> {
+    /// Fails as [`Store::commit`].
+    pub(super) fn commit(&mut self, proposal: &Proposal, given: &GivenKeys) -> Result<Erasure, CommitError> {
         for missing in self.missing(&proposal.document) {
             if let Some(key) = self.find(missing, given) {
                 self.state.keys.insert(missing.epoch, key);
             }
         }
-        let result = self.store.commit(&self.pool, &proposal, &self.state.keys);
-        let Ok(erasure) = result else {
-            self.state.keys.retain_held_by(&self.state.content.snapshot().document);
-            self.doubtful = true;
-            return result;
-        };
-        self.state.head.revision = proposal.document.revision;
-        self.state.head.part_writes += u64::from(proposal.changes_parts());
-        self.state.content.commit(&proposal);
-        self.state.keys.retain_held_by(&proposal.document);
-        Ok(erasure)
+        let result = self.store.commit(&self.pool, proposal, &self.state.keys);
+        // The keys that it adds come back with the document.
+        self.state.keys.retain_held_by(&self.state.content.snapshot().document);
+        result
+    }
+
+    /// Makes sure that a commit whose outcome is open has taken effect or never will; whether it has.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be used; the outcome is still open.
+    pub(super) fn settle(&mut self, document: &Document) -> Result<bool, StoreError> {
+        self.store.settle()?;
+        self.follow()?;
+        Ok(self.document() == document)
     }
 
     /// A key of the document whose bytes are missing, if there is one.

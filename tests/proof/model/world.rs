@@ -12,7 +12,7 @@ use tfo_engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
 use tfo_engine::rollout::presence::Life;
 pub(crate) use tfo_engine::rollout::record::SlotCount;
 use tfo_engine::rollout::parts::{Ack, Entry, Excluded, Parts, PoolContent, Writes};
-use tfo_engine::rollout::record::{Installed, Report};
+use tfo_engine::rollout::record::{Installed, NodeRecord, Report};
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::Sync;
 use tfo_model::count::{Epoch, Generation, Revision};
@@ -50,10 +50,15 @@ pub(crate) enum Off {
     PresenceKnowsItsRevision,
     EmptyIsOfThisRun,
     NoWordNeeded,
+    AnswerNotBeforeAdmission,
+    AdmissionSeesExclusion,
+    CommitComparesDocument,
+    OwnWritesComeBackByWatch,
+    SettleBeforeRead,
 }
 
 impl Off {
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::BarrierBeforePromote,
         Self::BarrierBeforeStage,
         Self::SwapOnRevision,
@@ -80,6 +85,11 @@ impl Off {
         Self::PresenceKnowsItsRevision,
         Self::EmptyIsOfThisRun,
         Self::NoWordNeeded,
+        Self::AnswerNotBeforeAdmission,
+        Self::AdmissionSeesExclusion,
+        Self::CommitComparesDocument,
+        Self::OwnWritesComeBackByWatch,
+        Self::SettleBeforeRead,
     ];
 }
 
@@ -107,6 +117,14 @@ pub(crate) struct Coordinator {
     pub pending: Option<Rc<Proposal>>,
     /// Its next decision is not committed at once.
     pub hesitates: bool,
+    /// Its copy of the store, if that lags behind, ...
+    pub copy: Option<Rc<Stored>>,
+    /// ... and the one that it sees next, if it does not catch up with everything at once.
+    pub next: Option<Rc<Stored>>,
+    /// A commit whose outcome is open: it may still take effect.
+    pub open: Option<Rc<Proposal>>,
+    /// Its operator was told that the open commit was not done: only with the rule off.
+    pub was_told_undone: bool,
     /// What it read once: only switches look at it.
     pub cache: Option<Rc<Stored>>,
 }
@@ -198,6 +216,10 @@ pub(crate) struct Budget {
     pub stages: u8,
     /// Reports of the stolen node.
     pub lies: u8,
+    /// Copies that fall behind.
+    pub lags: u8,
+    /// Commits that the store does not answer.
+    pub open_outcomes: u8,
 }
 
 #[derive(Debug, Clone)]
@@ -227,6 +249,12 @@ pub(crate) struct World {
     pub(crate) ordered_on: u8,
     /// Revision and counts of syncs are kept, for a store that goes back under running coordinators.
     pub(crate) is_counted: bool,
+    /// Copies of coordinators lag: revisions, and all rosters, are kept.
+    pub(crate) is_lagging: bool,
+    /// Ghost: bit per node whose deny was confirmed, and no allow or forget since.
+    pub(crate) denied: u8,
+    /// Ghost: an order that its operator was told was not done was done.
+    pub(crate) is_undone_done: bool,
     /// What a restore brings back counts as an admission, also of a node that was forgotten since: the known limit.
     pub(crate) restore_admits: bool,
     /// The backup that the last promotion dropped: a switch puts it back.
@@ -324,11 +352,27 @@ impl World {
         world.promised = [2].into();
         let mut content = world.store.content.clone();
         content.write(&coordinator_name(0), &writes);
-        world.store = plain(content, false);
+        world.store = plain(content, Counts::default());
         for coordinator in &mut world.coordinators {
             coordinator.heard = 0xff;
         }
         world
+    }
+
+    /// The same world with copies that may lag.
+    pub(crate) fn lagging(mut self) -> Self {
+        self.is_lagging = true;
+        self
+    }
+
+    /// What of the store's numbers counts.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts { revisions: self.is_counted || self.is_lagging, syncs: self.is_counted, rosters: self.is_lagging }
+    }
+
+    /// What a coordinator has of the store.
+    pub(crate) fn seen_by(&self, c: usize) -> &Rc<Stored> {
+        self.coordinators[c].copy.as_ref().unwrap_or(&self.store)
     }
 
     /// The same world with a store that counts, and coordinators that have seen all nodes.
@@ -385,6 +429,9 @@ impl World {
             is_restored: false,
             ordered_on: 0,
             is_counted: false,
+            is_lagging: false,
+            denied: 0,
+            is_undone_done: false,
             restore_admits: false,
             dropped_backup: None,
             orders: Rc::new(Vec::new()),
@@ -407,6 +454,15 @@ impl World {
             if self.is_paused && self.store.document.paused.is_none() {
                 return Some("a confirmed pause was lost".to_owned());
             }
+            let is_lost = |(index, id): (usize, &NodeId)| {
+                self.denied & (1 << index) != 0 && !self.store.nodes.get(id).is_some_and(NodeRecord::is_denied)
+            };
+            if self.ids.iter().enumerate().any(is_lost) {
+                return Some("a confirmed deny was lost".to_owned());
+            }
+            if self.is_undone_done {
+                return Some("an order took effect whose operator was told that it had not".to_owned());
+            }
             if let Some(witness) = self.broken_order() {
                 return Some(format!("an order was confirmed on a store that {witness} then showed to be behind"));
             }
@@ -421,7 +477,7 @@ impl World {
     fn covered_slots(&self, index: usize) -> Option<(u64, Option<u64>)> {
         let node = &self.nodes[index];
         let is_required =
-            || self.store.nodes.get(&self.ids[index]).is_some_and(tfo_engine::rollout::record::NodeRecord::is_required);
+            || self.store.nodes.get(&self.ids[index]).is_some_and(NodeRecord::is_required);
         let counts = match node.serving {
             Serving::No | Serving::TakenOut => false,
             Serving::Keyless => true,
@@ -531,14 +587,23 @@ impl std::ops::Deref for Stored {
     }
 }
 
+/// What of a store's numbers and parts means something in a world.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) revisions: bool,
+    pub(crate) syncs: bool,
+    /// Every coordinator's entries, not only that of the highest session.
+    pub(crate) rosters: bool,
+}
+
 /// A store is a pure value here: revision, counts of syncs and times mean nothing in a model without races on them (a
-/// commit drops every other pending proposal, which is what the compare-and-swap does to it).  Only a store that goes back
-/// under running coordinators `is_counted`.  Of exclusions only the latest of a node counts, and of entries that of the
-/// highest session, and whether it answers that exclusion.
-pub(crate) fn plain(content: PoolContent, is_counted: bool) -> Rc<Stored> {
+/// commit drops every other pending proposal, which is what the compare-and-swap does to it).  They do where a store goes
+/// back under running coordinators, and where copies lag.  Where they do not, of exclusions only the latest of a node
+/// counts, and of entries that of the highest session, and whether it answers that exclusion.
+pub(crate) fn plain(content: PoolContent, counts: Counts) -> Rc<Stored> {
     let zero = UnixTime::from_secs(0);
     let (mut document, stored) = (content.snapshot().document.clone(), content.parts());
-    if !is_counted {
+    if !counts.revisions {
         document.revision = Revision::ZERO;
     }
     document.since = zero;
@@ -551,23 +616,28 @@ pub(crate) fn plain(content: PoolContent, is_counted: bool) -> Rc<Stored> {
         revoke.left_behind.clear();
     }
     let mut parts = Parts::default();
-    for (node, record) in &content.snapshot().nodes {
-        let excluded = stored.exclusions.get(node);
-        let found = record.coordinator.as_ref().and_then(|by| Some((by, stored.rosters.get(by)?)));
-        if let Some((by, roster)) = found {
-            let entry = &roster.entries[node];
+    for (by, roster) in &stored.rosters {
+        let kept = parts.rosters.entry(by.clone()).or_default();
+        for (node, entry) in &roster.entries {
+            let record = content.snapshot().nodes.get(node);
+            if !counts.rosters && record.and_then(|record| record.coordinator.as_ref()) != Some(by) {
+                continue;
+            }
             let later = roster.acks.get(node).filter(|later| later.session == entry.session);
             let latest = later.map_or(&entry.first, |later| &later.ack);
-            let answers = entry.answers.filter(|answered| excluded.is_some_and(|latest| latest.revision == *answered));
-            let syncs = if is_counted { latest.syncs } else { 0 };
+            let syncs = if counts.syncs { latest.syncs } else { 0 };
             let first = Ack { syncs, at: zero, ..latest.clone() };
-            let entry = Entry { session: entry.session, answers: answers.map(|_| Revision::ZERO), first };
-            parts.rosters.entry(by.clone()).or_default().entries.insert(node.clone(), entry);
+            let excluded = stored.exclusions.get(node).map(|excluded| excluded.revision);
+            let answers = match entry.answers {
+                answers if counts.rosters => answers,
+                answers => answers.filter(|answered| excluded == Some(*answered)).map(|_| Revision::ZERO),
+            };
+            kept.entries.insert(node.clone(), Entry { session: entry.session, answers, first });
         }
-        if let Some(excluded) = excluded {
-            let excluded = Excluded { revision: Revision::ZERO, at: zero, ..excluded.clone() };
-            parts.exclusions.insert(node.clone(), excluded);
-        }
+    }
+    for (node, excluded) in &stored.exclusions {
+        let revision = if counts.rosters { excluded.revision } else { Revision::ZERO };
+        parts.exclusions.insert(node.clone(), Excluded { revision, at: zero, ..excluded.clone() });
     }
     Rc::new(Stored { content: PoolContent::new(document, parts) })
 }

@@ -7,7 +7,7 @@ use tfo_engine::rollout::parts::Writes;
 use tfo_model::count::Revision;
 use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_store::{
-    CommitError, Erasure, Head, MemoryStore, PoolImage, PoolState, ReadStore, Store, StoreError,
+    CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError,
 };
 use tfo_testbed::random::Dice;
 
@@ -98,6 +98,14 @@ impl Store for FakeTrouble {
 
     fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError> {
         self.try_write(|inner| inner.write(pool, by, writes))
+    }
+
+    fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
+        self.read()?.follow(pool, copy)
+    }
+
+    fn settle(&self) -> Result<(), StoreError> {
+        self.read()?.settle()
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {

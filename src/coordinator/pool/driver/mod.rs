@@ -145,7 +145,7 @@ impl Driver {
         self.pace.news = 0;
         self.flush();
         for _ in 0..COMMITS_MAX {
-            match self.verify() {
+            match self.follow() {
                 Some(_) => self.observe(),
                 None => break,
             }

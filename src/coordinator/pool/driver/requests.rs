@@ -220,11 +220,10 @@ impl Driver {
                     key.fingerprint
                 )));
             }
-            let audit = proposal.audit.clone();
-            match self.commit(proposal, &given) {
+            match self.commit(&proposal, &given) {
                 Ok(()) => {
                     let pool = self.replica.pool().clone();
-                    let AuditEntry { revision, generation, phase, action, nodes, .. } = audit;
+                    let AuditEntry { revision, generation, phase, action, nodes, .. } = proposal.audit;
                     return Ok(Done { pool, revision, generation, phase, action: action.into(), nodes });
                 }
                 Err(CommitError::Conflict { .. }) => {}

@@ -1,6 +1,7 @@
 //! The driver with a store that fails, and with a node that never returns; the tests control the time.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::FutureExt as _;
@@ -23,7 +24,7 @@ use tfo_model::fleet::Action;
 use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::node::{KeySource, Session};
 use tfo_store::{
-    CommitError, Erasure, Head, MemoryStore, PoolImage, PoolState, ReadStore, Store, StoreError,
+    CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError,
 };
 
 /// Longer than any node may be silent here.
@@ -37,6 +38,8 @@ struct FakeStore {
     inner: MemoryStore,
     no_reads: AtomicBool,
     no_writes: AtomicBool,
+    /// The next commit is not answered; whether it is done all the same.
+    lost: Mutex<Option<bool>>,
 }
 
 impl FakeStore {
@@ -88,12 +91,25 @@ impl Store for FakeStore {
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
         self.may_write()?;
-        self.inner.commit(pool, proposal, keys)
+        let failed = || StoreError::Failed { step: "commit to", place: "the fake store".to_owned(), source: "lost".into() };
+        match self.lost.lock().unwrap().take() {
+            None => self.inner.commit(pool, proposal, keys),
+            Some(false) => Err(failed().into()),
+            Some(true) => self.inner.commit(pool, proposal, keys).and_then(|_erasure| Err(failed().into())),
+        }
     }
 
     fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Queue) -> Result<(), CommitError> {
         self.may_write()?;
         self.inner.write(pool, by, writes)
+    }
+
+    fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
+        self.read().and_then(|()| self.inner.follow(pool, copy))
+    }
+
+    fn settle(&self) -> Result<(), StoreError> {
+        self.may_write()
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
@@ -324,6 +340,18 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
     world.hear(&["a", "b", "c"]);
     assert!(matches!(world.rotate(), Ok(Action::Rotate)));
     assert_eq!(world.driver.replica.keys().epochs().count(), 3, "the keys of the store, and the one that was staged");
+}
+
+#[test]
+fn a_commit_that_is_not_answered_is_settled_before_the_operator_is_told() {
+    for is_done in [true, false] {
+        let mut world = World::new();
+        *world.store.lost.lock().unwrap() = Some(is_done);
+        assert!(matches!(world.rotate(), Ok(Action::Rotate)), "{is_done}");
+        let rotated = |(action, _): &(Action, BTreeSet<NodeId>)| *action == Action::Rotate;
+        assert_eq!(world.actions().iter().filter(|entry| rotated(entry)).count(), 1, "{is_done}");
+        assert_eq!(world.driver.replica.keys().epochs().count(), 3, "{is_done}");
+    }
 }
 
 #[test]

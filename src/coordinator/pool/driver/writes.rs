@@ -8,7 +8,7 @@ use super::Driver;
 use tfo_host::runtime::clock;
 use tfo_engine::rollout::parts::Writes as Queue;
 use tfo_model::ids::NodeId;
-use tfo_store::PARTS_MAX;
+use tfo_store::{Head, PARTS_MAX};
 
 /// Shortest and longest time that an ack with news waits for others to be written with; in between, as long as the last
 /// write took.
@@ -74,7 +74,8 @@ impl Driver {
         let queue = std::mem::take(&mut self.writes.queue);
         assert!(queue.len() <= PARTS_MAX, "the queue is bounded");
         let start = clock::monotonic();
-        let is_seen = self.seen.looked_at == Some(self.replica.head());
+        let before = self.replica.head();
+        let is_seen = self.seen.looked_at == Some(before);
         let nodes: Vec<NodeId> = queue.nodes().cloned().collect();
         let result = self.replica.write(&queue);
         self.metrics.records_written(self.replica.pool(), nodes.len(), start);
@@ -85,7 +86,9 @@ impl Driver {
                 if self.writes.fail {
                     self.store_is_good();
                 }
-                if is_seen {
+                // If nothing else was written, these nodes alone have changed.
+                let is_ours = Head { part_writes: before.part_writes + 1, ..before };
+                if self.follow().is_some() && is_seen && self.replica.head() == is_ours {
                     self.take_in(&nodes);
                 }
                 true
