@@ -9,7 +9,8 @@ use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSett
 use tfo_config::reader::Located;
 use tfo_crypto::random;
 use tfo_crypto::seal::KeyEncryptionKey;
-use tfo_engine::rollout::document::{Document, KeyRing, Snapshot};
+use tfo_engine::rollout::document::{Document, KeyRing};
+use tfo_engine::rollout::parts::{Parts, PoolContent};
 use tfo_engine::rollout::policy::Policy;
 use tfo_host::runtime::clock;
 use tfo_host::secret::{CREDENTIAL_UNSEEN, SecretPath};
@@ -287,11 +288,11 @@ pub fn make_pools<'a>(
         })?;
         let pool_id = format!("{:032x}", u128::from_be_bytes(bytes)).parse().expect("32 hex digits");
         let document = Document::new(pool_id, policy.clone(), clock::now());
-        let snapshot = Snapshot { document, nodes: std::collections::BTreeMap::new() };
-        let image = PoolImage { snapshot: &snapshot, keys: &KeyRing::default(), audit: &[] };
+        let content = PoolContent::new(document, Parts::default());
+        let image = PoolImage { content: &content, keys: &KeyRing::default(), audit: &[] };
         match store.create(name, &image) {
             Ok(()) => {
-                tracing::info!(pool = %name, pool_id = %snapshot.document.pool_id, "pool created; it has no key yet")
+                tracing::info!(pool = %name, %pool_id, "pool created; it has no key yet")
             }
             Err(CommitError::PoolExists { .. }) => {}
             Err(CommitError::Store(error)) => return Err(error.problem()),

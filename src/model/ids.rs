@@ -108,6 +108,12 @@ name! {
 }
 
 name! {
+    /// A coordinator: a DNS name like that of a node.
+    CoordinatorName, is_dns_name,
+    "a coordinator's name is a lower-case DNS name: labels of a-z, 0-9 and \"-\", at most 63 characters each and 253 in all"
+}
+
+name! {
     /// The operator's name of a pool.
     PoolName, is_pool_name,
     "a pool's name is 1 to 63 characters of a-z, 0-9, \".\", \"_\", \"-\", starting with a letter or digit"

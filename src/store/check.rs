@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use super::error::Refusal;
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use tfo_engine::rollout::record::RecordChange;
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::Epoch;
 use tfo_model::key::TfoKey;
@@ -44,12 +43,8 @@ pub(super) fn plan<'a>(stored: &Document, proposal: &Proposal, keys: &'a KeyRing
     if next.next_epoch < stored.next_epoch {
         return Err(Refusal::NextEpoch);
     }
-    let mut nodes = BTreeSet::new();
-    for change in &proposal.records {
-        check_record(change)?;
-        if !nodes.insert(&change.node) {
-            return Err(Refusal::RecordTwice { node: change.node.clone() });
-        }
+    if proposal.exclusions.values().any(|excluded| excluded.revision != next.revision) {
+        return Err(Refusal::Exclusion);
     }
     plan_keys(&stored.keys_held(), next, keys)
 }
@@ -86,14 +81,4 @@ fn plan_keys<'a>(held: &BTreeSet<PoolKey>, next: &Document, keys: &'a KeyRing) -
     }
     let keep = holds.intersection(held).map(|key| key.epoch).collect();
     Ok(KeyPlan { keep, add, erases: held.difference(&holds).next().is_some() })
-}
-
-/// Judges a change of a record.
-pub(super) fn check_record(change: &RecordChange) -> Result<(), Refusal> {
-    match &change.next {
-        Some(next) if next.version <= change.expected.unwrap_or(0) => {
-            Err(Refusal::RecordVersion { node: change.node.clone() })
-        }
-        _ => Ok(()),
-    }
 }

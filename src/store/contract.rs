@@ -1,18 +1,18 @@
 //! What every store does: the traits, and the values that go in and out of them.
 
 use super::error::{CommitError, StoreError};
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
+use tfo_engine::rollout::parts::{PoolContent, Writes};
 use tfo_model::count::Revision;
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{CoordinatorName, PoolName};
 
 /// Position of a pool's stored state: differs from an earlier one if and only if something was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Head {
     /// Revision of the document.
     pub revision: Revision,
-    /// Rises with every transaction that wrote or removed a node record.
-    pub record_writes: u64,
+    /// Rises with every transaction that wrote or removed a part of a node's record.
+    pub part_writes: u64,
 }
 
 /// Everything of a pool but its audit log, from **one** consistent read.
@@ -20,8 +20,8 @@ pub struct Head {
 pub struct PoolState {
     /// Its position.
     pub head: Head,
-    /// Document and node records.
-    pub snapshot: Snapshot,
+    /// Document and nodes.
+    pub content: PoolContent,
     /// The bytes of exactly the keys that the document holds.
     pub keys: KeyRing,
 }
@@ -29,24 +29,23 @@ pub struct PoolState {
 /// The first content of a pool: a new document alone, or all of an exported pool.
 #[derive(Debug)]
 pub struct PoolImage<'a> {
-    /// Document and node records.
-    pub snapshot: &'a Snapshot,
+    /// Document and nodes.
+    pub content: &'a PoolContent,
     /// The bytes of the keys that the document holds; others are not stored.
     pub keys: &'a KeyRing,
     /// The audit log, oldest first; at most the latest [`AUDIT_KEPT`](crate::AUDIT_KEPT) are stored.
     pub audit: &'a [AuditEntry],
 }
 
-/// Outcome of one record of [`Store::write_records`].
+/// What [`Store::follow`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RecordOutcome {
-    /// It is durable.
-    Stored,
-    /// Another version is stored; nothing was written for this node.
-    Conflict {
-        /// The stored version; none if the node has no record.
-        stored: Option<u64>,
-    },
+pub enum News {
+    /// The copy is what is stored.
+    Same,
+    /// The copy was behind, and has followed what was written since.
+    Followed,
+    /// The copy was behind, and was read again.
+    ReadAgain,
 }
 
 /// Whether the bytes of erased keys are gone from the medium.
@@ -75,13 +74,13 @@ pub trait ReadStore: Send + Sync {
     /// Fails if the store cannot be read.
     fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError>;
 
-    /// Document, records and keys of one consistent read: what a barrier is judged by (rule 5).
+    /// Document, nodes and keys of one consistent read: what a barrier is judged by (rule 5).
     ///
     /// # Errors
     /// Fails if the store cannot be read, or if its content is damaged.
     fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError>;
 
-    /// Document and keys of one consistent read, without the records: what a node is answered from (rule 7).
+    /// Document and keys of one consistent read, without the nodes.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -104,23 +103,36 @@ pub trait Store: ReadStore {
     fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError>;
 
     /// Commits a proposal in one transaction, durable when it returns: the document if the stored revision is the
-    /// expected one, each record if its version is, the audit entry, the new keys of the document (taken from `keys`),
-    /// and the erasure of the keys that it no longer holds.
+    /// expected one, the exclusions, the audit entry, the new keys of the document (taken from `keys`), and the erasure of the keys that it no longer holds.
     ///
     /// # Errors
-    /// [`CommitError::Conflict`] and [`CommitError::RecordConflict`]: another writer was faster; load and decide again.
+    /// [`CommitError::Conflict`]: another writer was faster; load and decide again.
     /// [`CommitError::Refused`]: the proposal breaks a rule of the store, which is a bug.  Each of them changes nothing.
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError>;
 
-    /// Writes node records in one transaction, durable when it returns; each is judged alone, in order.
+    /// Writes into the roster of the coordinator `by` in one transaction, durable when it returns.  No other writer may
+    /// write there, so there is nothing to compare.
     ///
-    /// An admission is a call of its own, or shares one with others that wait for it (rule 7); later acks are collected
-    /// in a [`RecordQueue`](crate::RecordQueue).
+    /// An admission is a call of its own, or shares one with others that wait for it (rule 7); later syncs are collected.
     ///
     /// # Errors
-    /// Fails for all of them if the pool is unknown, there are more than [`RECORDS_MAX`](crate::RECORDS_MAX), or the store cannot be
-    /// written; is refused if a new version does not rise.
-    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError>;
+    /// Fails if the pool is unknown, there are more than [`PARTS_MAX`](crate::PARTS_MAX) parts, or the store cannot be
+    /// written.
+    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError>;
+
+    /// Brings a copy of a pool up to what is stored now: by what was written since, if that is known, otherwise by reading
+    /// all of it.  A coordinator's own writes come into its copy in this way and in no other.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read, or has no such pool; the copy is as it was.
+    fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError>;
+
+    /// After a commit or a write whose outcome is open ([`StoreError::outcome_is_open`]): once this returns it has taken
+    /// effect, or never will, and the next [`Self::follow`] tells which.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be written; the outcome is still open.
+    fn settle(&self) -> Result<(), StoreError>;
 
     /// Tries again to erase what an earlier commit could not.  Cheap if nothing is left.
     ///

@@ -1,8 +1,8 @@
 //! The errors of a store, with the place and a remedy for the operator.
 
-use super::limits::RECORDS_MAX;
+use super::limits::PARTS_MAX;
 use tfo_model::count::{Epoch, Revision};
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, chain};
 
 /// The cause below an error.
@@ -42,6 +42,12 @@ pub enum StoreError {
         found: i64,
         /// The latest schema that this release supports.
         known: i64,
+    },
+    /// The file is of a build before the first release.
+    #[error("{place} was written by a build before the first release; this one cannot read it")]
+    Older {
+        /// File of the store.
+        place: String,
     },
     /// The keys were sealed with another key-encryption key.
     #[error("the keys in {place} are sealed with another key-encryption key")]
@@ -118,6 +124,7 @@ impl StoreError {
             Self::Linked { .. } => "store_linked",
             Self::Gone { .. } => "store_gone",
             Self::Newer { .. } => "store_newer",
+            Self::Older { .. } => "store_older",
             Self::WrongKey { .. } => "store_wrong_key",
             Self::Foreign { .. } => "store_foreign",
             Self::Damaged { .. } => "store_damaged",
@@ -141,6 +148,10 @@ impl StoreError {
                  open (/proc/PID/fd) and restart the coordinator; without it `tfo-coordinator import` the latest backup"
             }
             Self::Newer { .. } => "install the newer release again, or restore a backup that this release made",
+            Self::Older { .. } => {
+                "move the file and those beside it away, start with a new one, and `tfoctl import-keys` what the nodes hold: no \
+                 client notices"
+            }
             Self::WrongKey { .. } => {
                 "set store.key_encryption_key to the key that this store was made with; nothing was changed"
             }
@@ -169,6 +180,12 @@ impl StoreError {
     pub fn problem(&self) -> Problem {
         Problem::error(self.kind(), chain(self), self.remedy()).at_key("store")
     }
+}
+
+/// The pool vanished from the store while a coordinator served it.
+pub(crate) fn gone(pool: &PoolName) -> StoreError {
+    let source = Cause::from("it was removed while the coordinator ran");
+    StoreError::Failed { step: "find", place: format!("pool {pool}"), source }
 }
 
 /// A proposal or an image breaks a rule of every store: a bug, or a damaged backup.
@@ -204,21 +221,12 @@ pub enum Refusal {
         /// Epoch of the key.
         epoch: Epoch,
     },
-    /// The version of a record must rise.
-    #[error("the new version of the record of {node} is not above the stored one")]
-    RecordVersion {
-        /// Node of the record.
-        node: NodeId,
-    },
-    /// A commit changes a record once.
-    #[error("the record of {node} is changed twice in one commit")]
-    RecordTwice {
-        /// Node of the record.
-        node: NodeId,
-    },
-    /// See [`RECORDS_MAX`].
-    #[error("more than {} records in one call", RECORDS_MAX)]
-    TooManyRecords,
+    /// An exclusion is made by the revision that it is committed with.
+    #[error("an exclusion names another revision")]
+    Exclusion,
+    /// See [`PARTS_MAX`].
+    #[error("more than {} parts in one call", PARTS_MAX)]
+    TooManyParts,
     /// A number is too large to be stored.
     #[error("a number is above 2^63 - 1")]
     TooLarge,
@@ -234,12 +242,6 @@ pub enum CommitError {
         expected: Revision,
         /// The stored revision.
         stored: Revision,
-    },
-    /// Another writer changed this record first.
-    #[error("another writer changed the record of {node}")]
-    RecordConflict {
-        /// Node of the record.
-        node: NodeId,
     },
     /// The pool does not exist.
     #[error("pool {pool} does not exist")]

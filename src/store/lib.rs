@@ -3,24 +3,24 @@
 //! Invariants that the conformance suite (`tests/store`) holds against every kind:
 //! * An acknowledged change survives the process; a failed call changed nothing, or the next read shows its outcome
 //!   ([`StoreError::outcome_is_open`]).
-//! * A commit is one transaction: document, records, audit entry, fresh keys and erased keys, or nothing of it.
+//! * A commit is one transaction: document, exclusions, audit entry, fresh keys and erased keys, or nothing of it.
+//! * Each coordinator writes its own roster, and nothing else of a node but exclusions.
 //! * A read is one consistent snapshot, and no older than the last acknowledged write (rules 5 and 7).
 //! * Keys of epochs that are in no slot are gone from the store.
 //!
 //! Every call blocks (a commit for an fsync or two): call it from a blocking thread.  Must not know: the engine's
 //! decisions, the network, its callers.
 
-pub mod batch;
 mod check;
 mod contract;
 pub mod error;
+mod journal;
 mod limits;
 pub mod memory;
 pub mod sqlite;
 
-pub use batch::RecordQueue;
-pub use contract::{Erasure, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
+pub use contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store};
 pub use error::{CommitError, Refusal, StoreError};
-pub use limits::{AUDIT_KEPT, AUDIT_READ_MAX, RECORDS_MAX};
+pub use limits::{AUDIT_KEPT, AUDIT_READ_MAX, PARTS_MAX};
 pub use memory::MemoryStore;
 pub use sqlite::{SqliteReader, SqliteStore};

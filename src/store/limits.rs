@@ -3,8 +3,8 @@
 /// Audit entries that are kept for each pool: years of daily rotations.  The oldest go first.
 pub const AUDIT_KEPT: u64 = 100_000;
 
-/// Most records in one call of [`Store::write_records`](crate::Store::write_records): bounds the transaction, about 1 MB.
-pub const RECORDS_MAX: usize = 1_024;
+/// Most parts in one call of [`Store::write`](crate::Store::write): bounds the transaction, about 1 MB.
+pub const PARTS_MAX: usize = 1_024;
 
 /// Most audit entries that one read returns.
 pub const AUDIT_READ_MAX: usize = 1_000;

@@ -1,16 +1,17 @@
 //! The store without a medium: for simulations and tests, and the simplest statement of what a store does.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::check::{self, KeyPlan};
-use super::contract::{Erasure, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
-use super::error::{CommitError, Refusal, StoreError};
-use super::limits::{AUDIT_KEPT, AUDIT_READ_MAX, RECORDS_MAX};
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::record::RecordChange;
+use super::contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store};
+use super::error::{CommitError, Refusal, StoreError, gone};
+use super::journal::{Change, Journal};
+use super::limits::{AUDIT_KEPT, AUDIT_READ_MAX, PARTS_MAX};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
+use tfo_engine::rollout::parts::{PoolContent, Writes};
 use tfo_model::count::Revision;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::{CoordinatorName, PoolName};
 
 /// Pools in memory.
 #[derive(Debug, Default)]
@@ -20,10 +21,11 @@ pub struct MemoryStore {
 
 #[derive(Debug)]
 struct Pool {
-    record_writes: u64,
-    snapshot: Snapshot,
+    part_writes: u64,
+    content: PoolContent,
     keys: KeyRing,
     audit: BTreeMap<Revision, AuditEntry>,
+    journal: Journal,
 }
 
 impl MemoryStore {
@@ -41,7 +43,11 @@ impl MemoryStore {
 
 impl Pool {
     fn head(&self) -> Head {
-        Head { revision: self.snapshot.document.revision, record_writes: self.record_writes }
+        Head { revision: self.document().revision, part_writes: self.part_writes }
+    }
+
+    fn document(&self) -> &Document {
+        &self.content.snapshot().document
     }
 
     fn duplicate_keys(&self) -> KeyRing {
@@ -54,22 +60,11 @@ impl Pool {
         copy
     }
 
-    fn version(&self, node: &NodeId) -> Option<u64> {
-        self.snapshot.nodes.get(node).map(|record| record.version)
-    }
-
-    fn write(&mut self, change: &RecordChange) {
-        match &change.next {
-            Some(next) => drop(self.snapshot.nodes.insert(change.node.clone(), next.clone())),
-            None => drop(self.snapshot.nodes.remove(&change.node)),
-        }
-    }
-
     fn apply_keys(&mut self, plan: &KeyPlan<'_>) {
         for (epoch, key) in &plan.add {
             self.keys.insert(*epoch, key.duplicate());
         }
-        self.keys.retain_held_by(&self.snapshot.document);
+        self.keys.retain_held_by(&self.content.snapshot().document);
     }
 
     fn log(&mut self, entry: &AuditEntry) {
@@ -93,14 +88,14 @@ impl ReadStore for MemoryStore {
         let pools = self.lock();
         Ok(pools.get(pool).map(|stored| PoolState {
             head: stored.head(),
-            snapshot: stored.snapshot.clone(),
+            content: stored.content.clone(),
             keys: stored.duplicate_keys(),
         }))
     }
 
     fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
         let pools = self.lock();
-        Ok(pools.get(pool).map(|stored| (stored.snapshot.document.clone(), stored.duplicate_keys())))
+        Ok(pools.get(pool).map(|stored| (stored.document().clone(), stored.duplicate_keys())))
     }
 
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
@@ -116,12 +111,13 @@ impl Store for MemoryStore {
         if pools.contains_key(pool) {
             return Err(CommitError::PoolExists { pool: pool.clone() });
         }
-        let plan = check::plan_first(&image.snapshot.document, image.keys, image.audit)?;
+        let plan = check::plan_first(&image.content.snapshot().document, image.keys, image.audit)?;
         let mut made = Pool {
-            record_writes: 0,
-            snapshot: image.snapshot.clone(),
+            part_writes: 0,
+            content: image.content.clone(),
             keys: KeyRing::default(),
             audit: BTreeMap::new(),
+            journal: Journal::default(),
         };
         made.apply_keys(&plan);
         image.audit.iter().for_each(|entry| made.log(entry));
@@ -132,43 +128,56 @@ impl Store for MemoryStore {
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
         let mut pools = self.lock();
         let stored = pools.get_mut(pool).ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
-        let document = &stored.snapshot.document;
+        let document = stored.document();
         if document.revision != proposal.expected {
             return Err(CommitError::Conflict { expected: proposal.expected, stored: document.revision });
         }
         let plan = check::plan(document, proposal, keys)?;
-        for change in &proposal.records {
-            if stored.version(&change.node) != change.expected {
-                return Err(CommitError::RecordConflict { node: change.node.clone() });
-            }
-        }
-        stored.snapshot.document = proposal.document.clone();
+        let before = stored.head();
+        stored.content.commit(proposal);
         stored.apply_keys(&plan);
-        proposal.records.iter().for_each(|change| stored.write(change));
-        stored.record_writes += u64::from(!proposal.records.is_empty());
+        stored.part_writes += u64::from(proposal.changes_parts());
         stored.log(&proposal.audit);
+        let after = stored.head();
+        stored.journal.push(before, Change::Committed(Arc::new(proposal.clone())), after);
         Ok(Erasure::Done)
     }
 
-    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
-        if changes.len() > RECORDS_MAX {
-            return Err(Refusal::TooManyRecords.into());
+    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError> {
+        if writes.len() > PARTS_MAX {
+            return Err(Refusal::TooManyParts.into());
         }
-        changes.iter().try_for_each(check::check_record)?;
         let mut pools = self.lock();
         let stored = pools.get_mut(pool).ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
-        let mut outcomes = Vec::with_capacity(changes.len());
-        for change in changes {
-            let version = stored.version(&change.node);
-            if version == change.expected {
-                stored.write(change);
-                outcomes.push(RecordOutcome::Stored);
-            } else {
-                outcomes.push(RecordOutcome::Conflict { stored: version });
-            }
+        if !writes.is_empty() {
+            let before = stored.head();
+            stored.content.write(by, writes);
+            stored.part_writes += 1;
+            let (change, after) = (Change::Written(Arc::new((by.clone(), writes.clone()))), stored.head());
+            stored.journal.push(before, change, after);
         }
-        stored.record_writes += u64::from(outcomes.contains(&RecordOutcome::Stored));
-        Ok(outcomes)
+        Ok(())
+    }
+
+    fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
+        let pools = self.lock();
+        let stored = pools.get(pool).ok_or_else(|| gone(pool))?;
+        let head = stored.head();
+        if copy.head == head {
+            return Ok(News::Same);
+        }
+        let changes = stored.journal.between(copy.head, head);
+        match &changes {
+            Some(changes) => changes.iter().for_each(|change| change.apply(&mut copy.content)),
+            None => copy.content = stored.content.clone(),
+        }
+        (copy.head, copy.keys) = (head, stored.duplicate_keys());
+        Ok(if changes.is_some() { News::Followed } else { News::ReadAgain })
+    }
+
+    fn settle(&self) -> Result<(), StoreError> {
+        // No call of it has an open outcome.
+        Ok(())
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {

@@ -1,6 +1,5 @@
 //! Readers that ask for much and read nothing.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +10,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use tfo_crypto::seal::KeyEncryptionKey;
-use tfo_engine::rollout::document::{Document, KeyRing, Snapshot};
+use tfo_engine::rollout::document::{Document, KeyRing};
+use tfo_engine::rollout::parts::{Excluded, Parts, PoolContent};
 use tfo_engine::rollout::policy::Policy;
-use tfo_engine::rollout::record::{Membership, NodeRecord};
+use tfo_engine::rollout::record::Exclusion;
 use tfo_host::runtime::clock;
 use tfo_host::runtime::process::raise_file_limit;
-use tfo_model::node::Session;
 use tfo_store::{PoolImage, SqliteStore, Store};
 use tfo_testbed::config::{FAST, kek};
 use tfo_testbed::coordinator::{World, runtime};
@@ -42,20 +41,13 @@ fn large_world(viewers: &[String]) -> World {
     let store = SqliteStore::open(&world.path("state.db"), KeyEncryptionKey::from_bytes(&kek()).unwrap()).unwrap();
     let policy = Policy::with_defaults(vec!["*.cache.example.org".parse().unwrap()]);
     let document = Document::new(format!("{:032x}", 7).parse().unwrap(), policy, clock::now());
-    let record = NodeRecord {
-        version: 1,
-        syncs: 1,
-        membership: Membership::Admitted,
-        session: Some(Session { ordinal: 1, nonce: 1 }),
-        report: None,
-        window: None,
-        baseline: None,
-        last_report_at: Some(clock::now()),
-    };
+    // They are denied and never came, so there is nothing to say of them but their long names.
+    let denied = Excluded { cause: Exclusion::Denied, closes: None, revision: document.revision, at: clock::now() };
     let long = ["n".repeat(60), "m".repeat(60), "k".repeat(60)].join(".");
     let name = |index| format!("n{index}.{long}.cache.example.org").parse().unwrap();
-    let nodes: BTreeMap<_, _> = (0..NODES).map(|index| (name(index), record.clone())).collect();
-    let image = PoolImage { snapshot: &Snapshot { document, nodes }, keys: &KeyRing::default(), audit: &[] };
+    let exclusions = (0..NODES).map(|index| (name(index), denied.clone())).collect();
+    let content = PoolContent::new(document, Parts { exclusions, ..Parts::default() });
+    let image = PoolImage { content: &content, keys: &KeyRing::default(), audit: &[] };
     store.create(&"edge".parse().unwrap(), &image).unwrap();
     world
 }

@@ -11,22 +11,23 @@ use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Sta
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Input, Now, Step};
 use tfo_engine::rollout::presence::Life;
-use tfo_engine::rollout::record::{Installed, NodeRecord, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::parts::Writes;
+use tfo_engine::rollout::record::{Installed, NodeRecord, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, Slots};
 use tfo_engine::rollout::sync::{PoolView, Recording, Sync, SyncRefused, record};
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::{Action, BlockedBy};
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::node::{KeySource, Session};
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 use tfo_store::{
-    CommitError, Erasure, Head, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, SqliteReader, Store,
+    CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, SqliteReader, Store,
     StoreError,
 };
 
-use super::walk::{self, Seen, dice, make, node, pool_name, proposal, ring, rotate, see, step, touch};
+use super::walk::{self, Seen, coordinator, dice, exclude, make, node, pool_name, proposal, ring, rotate, see, step};
 use super::{kek, open};
 
 const SEED: u64 = 17;
@@ -36,7 +37,7 @@ fn fill(store: &dyn Store) {
     for index in 0..150 {
         step(store, &pool_name("edge"), SEED, index).unwrap();
     }
-    while store.load(&pool_name("edge")).unwrap().unwrap().snapshot.document.stage.phase() != Phase::Steady {
+    while store.load(&pool_name("edge")).unwrap().unwrap().content.snapshot().document.clone().stage.phase() != Phase::Steady {
         turn(store, &pool_name("edge"));
     }
     make(store, &pool_name("upload"), SEED + 1).unwrap();
@@ -44,7 +45,7 @@ fn fill(store: &dyn Store) {
 
 /// One move of the rotation.
 fn turn(store: &dyn Store, pool: &PoolName) {
-    let document = store.load(pool).unwrap().unwrap().snapshot.document;
+    let document = store.load(pool).unwrap().unwrap().content.snapshot().document.clone();
     let next = proposal(&document, |document| rotate(SEED, document));
     let _erasure = store.commit(pool, &next, &ring(SEED, document.next_epoch)).unwrap();
 }
@@ -53,7 +54,7 @@ fn turn(store: &dyn Store, pool: &PoolName) {
 fn all(store: &dyn ReadStore) -> BTreeMap<PoolName, Seen> {
     let seen = store.pools().unwrap().into_iter().map(|pool| {
         let mut seen = see(store, &pool).unwrap();
-        seen.head.record_writes = 0;
+        seen.head.part_writes = 0;
         (pool, seen)
     });
     seen.collect()
@@ -91,9 +92,9 @@ fn everything_goes_round_from_sqlite_to_memory_and_back() {
     let made = export(&source, &kek(1), &files.path().join("one"), Existing::Keep).unwrap();
     assert_eq!(made.pools.iter().map(|pool| pool.pool.as_str()).collect::<Vec<_>>(), ["edge", "upload"]);
     let (text, seen) = (&made.pools[0], &before[&pool_name("edge")]);
-    assert_eq!((text.phase, text.revision, text.nodes), (Phase::Steady, seen.head.revision, seen.snapshot.nodes.len()));
+    assert_eq!((text.phase, text.revision, text.nodes), (Phase::Steady, seen.head.revision, seen.content.snapshot().nodes.len()));
     assert_eq!((text.audit_entries, made.pools[1].phase), (seen.audit.len(), Phase::Empty));
-    assert_eq!(text.primary.unwrap().epoch, seen.snapshot.document.keys_held().last().map(|key| key.epoch));
+    assert_eq!(text.primary.unwrap().epoch, seen.content.snapshot().document.keys_held().last().map(|key| key.epoch));
     assert_eq!(std::fs::metadata(&made.file).unwrap().len(), made.bytes);
 
     let memory = MemoryStore::new();
@@ -334,8 +335,14 @@ impl Store for FullStore<'_> {
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
         self.inner.commit(pool, proposal, keys)
     }
-    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
-        self.inner.write_records(pool, changes)
+    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError> {
+        self.inner.write(pool, by, writes)
+    }
+    fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
+        self.inner.follow(pool, copy)
+    }
+    fn settle(&self) -> Result<(), StoreError> {
+        self.inner.settle()
     }
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
         self.inner.erase_leftovers()
@@ -378,16 +385,14 @@ fn a_backup_beside_a_serving_coordinator_is_one_state() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
-                // Commits without a rotation, each with one record whose ordinal is the revision.
-                let stored = store.load(&pool).unwrap().unwrap().snapshot;
+                // Commits without a rotation, each with an exclusion that names the revision.
+                let stored = store.load(&pool).unwrap().unwrap().content.snapshot().clone();
                 let mut next = proposal(&stored.document, |document| {
                     let pausing = document.paused.is_none();
                     document.paused = pausing.then(walk::pause);
                     if pausing { Action::Pause } else { Action::Resume }
                 });
-                let mut change = touch(&stored, &node(1));
-                change.next.as_mut().unwrap().syncs = next.document.revision.get();
-                next.records = vec![change];
+                exclude(&mut next, &stored, &node(1));
                 let _erasure = store.commit(&pool, &next, &KeyRing::default()).unwrap();
             }
         });
@@ -403,7 +408,7 @@ fn a_backup_beside_a_serving_coordinator_is_one_state() {
             let revision = seen.head.revision;
             assert_eq!(seen.audit.last().map(|entry| entry.revision), Some(revision));
             if revision > first {
-                assert_eq!(seen.snapshot.nodes[&node(1)].syncs, revision.get());
+                assert_eq!(seen.content.snapshot().nodes[&node(1)].exclusion, Some(revision));
             }
             revisions.push(revision.get());
         }
@@ -436,7 +441,7 @@ fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
     let (dir, source, pool) = (tfo_testbed::scratch(), filled(), pool_name("edge"));
     let file = dir.path().join("backup");
     let store = MemoryStore::new();
-    // The walk's records have no reports, so no node is required: give one node a report.
+    // The walk's nodes only report, so none is required: give the pool one that takes keys.
     let told = |store: &MemoryStore| {
         let document = store.document(&pool).unwrap().unwrap().0;
         let Stage::Steady { current, backup } = document.stage else { panic!("it is steady") };
@@ -444,14 +449,15 @@ fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
     };
     let wall = UnixTime::from_secs(1_700_000_000);
     let report = |store: &MemoryStore, sync: &Sync| {
-        let snapshot = store.load(&pool).unwrap().unwrap().snapshot;
+        let snapshot = store.load(&pool).unwrap().unwrap().content.snapshot().clone();
         let before: Option<&NodeRecord> = snapshot.nodes.get(&node(77));
-        match record(&snapshot.document, before, &node(77), sync, wall).unwrap() {
-            Recording::First(change) | Recording::Later(change) => {
-                assert_eq!(store.write_records(&pool, &[change]).unwrap(), [RecordOutcome::Stored]);
-            }
+        let (by, mut writes) = (coordinator(1), Writes::default());
+        match record(&snapshot.document, before, &node(77), sync, wall, &by).unwrap() {
+            Recording::First(entry) => drop(writes.entries.insert(node(77), entry)),
+            Recording::Later(later) => drop(writes.acks.insert(node(77), later)),
             Recording::Stale => panic!("it says more"),
         }
+        store.write(&pool, &by, &writes).unwrap();
     };
     let (document, slots) = told(&source);
     report(&source, &sync_of(&document, document.generation, slots));
@@ -465,7 +471,7 @@ fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
 
     let mut life = Life::default();
     let mut look = |store: &MemoryStore, at: u64| {
-        let snapshot = store.load(&pool).unwrap().unwrap().snapshot;
+        let snapshot = store.load(&pool).unwrap().unwrap().content.snapshot().clone();
         life.observe(Duration::from_secs(at), &snapshot);
         let presence = life.presence(&snapshot);
         let fresh = Some(walk::named(SEED, Epoch::new(99).unwrap()).fingerprint);

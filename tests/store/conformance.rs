@@ -1,21 +1,20 @@
 //! What every kind of store does: each function is a test of the suite.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tfo_engine::rollout::document::{KeyRing, Snapshot, Stage};
-use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::parts::{Parts, PoolContent, Writes};
+use tfo_engine::rollout::record::{Exclusion, Membership};
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::Action;
 use tfo_model::key::KeyFingerprint;
-use tfo_store::batch::NotQueued;
 use tfo_store::{
-    AUDIT_READ_MAX, CommitError, MemoryStore, PoolImage, RECORDS_MAX, ReadStore, RecordOutcome, RecordQueue, Refusal,
-    Store,
+    AUDIT_READ_MAX, CommitError, MemoryStore, News, PARTS_MAX, PoolImage, PoolState, ReadStore, Refusal, Store,
 };
 
-use super::walk::{self, make, node, pool_name, proposal, ring, rotate, see, step, touch};
+use super::walk::{self, coordinator, exclude, make, node, pool_name, proposal, ring, rotate, see, step, touch};
 
 const SEED: u64 = 7;
 fn pool() -> tfo_model::ids::PoolName {
@@ -27,7 +26,7 @@ fn epoch(ordinal: u64) -> Epoch {
 }
 
 fn snapshot(store: &dyn Store) -> Snapshot {
-    store.load(&pool()).unwrap().unwrap().snapshot
+    store.load(&pool()).unwrap().unwrap().content.snapshot().clone()
 }
 
 /// One move of the rotation.
@@ -57,14 +56,14 @@ pub(crate) fn a_pool_is_made_from_a_backup(store: &dyn Store) {
         step(&source, &pool(), SEED, index).unwrap();
     }
     let (state, mut saved) = (source.load(&pool()).unwrap().unwrap(), see(&source, &pool()).unwrap());
-    let image = |keys, audit| store.create(&pool(), &PoolImage { snapshot: &state.snapshot, keys, audit });
+    let image = |keys, audit| store.create(&pool(), &PoolImage { content: &state.content, keys, audit });
     let nothing = KeyRing::default();
     assert!(matches!(image(&nothing, &saved.audit), Err(CommitError::Refused(Refusal::KeyMissing { .. }))));
     let twice = [saved.audit[0].clone(), saved.audit[0].clone()];
     assert!(matches!(image(&state.keys, &twice), Err(CommitError::Refused(Refusal::Audit))));
     assert!(store.load(&pool()).unwrap().is_none());
     image(&state.keys, &saved.audit).unwrap();
-    saved.head.record_writes = 0;
+    saved.head.part_writes = 0;
     assert_eq!(see(store, &pool()), Some(saved));
 }
 
@@ -104,23 +103,29 @@ pub(crate) fn a_commit_counts_once(store: &dyn Store) {
 pub(crate) fn a_commit_is_all_or_nothing(store: &dyn Store) {
     make(store, &pool(), SEED).unwrap();
     advance(store);
-    store.write_records(&pool(), &[touch(&snapshot(store), &node(1))]).unwrap();
+    let by = coordinator(1);
+    store.write(&pool(), &by, &touch(&snapshot(store), &by, [node(1)])).unwrap();
     let before = see(store, &pool()).unwrap();
-    let mut next = proposal(&before.snapshot.document, |document| rotate(SEED, document));
-    // The first record would be fine; another writer changed the second.
-    next.records = vec![touch(&before.snapshot, &node(2)), touch(&before.snapshot, &node(1))];
-    next.records[1].expected = Some(7);
-    next.records[1].next = Some(walk::record(8, 8));
+    let stored = before.content.snapshot().clone();
+    let mut next = proposal(&stored.document, |document| rotate(SEED, document));
+    exclude(&mut next, &stored, &node(1));
+    exclude(&mut next, &stored, &node(2));
+    next.expected = Revision::new(7);
+    next.document.revision = Revision::new(8);
     match store.commit(&pool(), &next, &ring(SEED, epoch(2))) {
-        Err(CommitError::RecordConflict { node: conflicting }) => assert_eq!(conflicting, node(1)),
+        Err(CommitError::Conflict { stored, .. }) => assert_eq!(stored, before.head.revision),
         other => panic!("{other:?}"),
     }
-    assert_eq!(see(store, &pool()), Some(before), "neither document, record, key nor audit entry");
-    next.records.pop();
+    assert_eq!(see(store, &pool()), Some(before), "neither document, exclusion, key nor audit entry");
+    (next.expected, next.document.revision) = (stored.document.revision, next.audit.revision);
     let _erasure = store.commit(&pool(), &next, &ring(SEED, epoch(2))).unwrap();
     let after = see(store, &pool()).unwrap();
-    assert_eq!((after.snapshot.document, after.audit.last()), (next.document, Some(&next.audit)));
-    assert!(after.snapshot.nodes.contains_key(&node(2)) && after.keys.len() == 2);
+    let snapshot = after.content.snapshot();
+    assert_eq!((&snapshot.document, after.audit.last()), (&next.document, Some(&next.audit)));
+    for number in [1, 2] {
+        assert_eq!(snapshot.nodes[&node(number)].membership, Membership::Excluded(Exclusion::Absent));
+    }
+    assert_eq!(after.keys.len(), 2);
 }
 
 pub(crate) fn what_breaks_the_rules_is_refused(store: &dyn Store) {
@@ -128,7 +133,7 @@ pub(crate) fn what_breaks_the_rules_is_refused(store: &dyn Store) {
     advance(store);
     advance(store);
     let before = see(store, &pool()).unwrap();
-    let stored = &before.snapshot.document;
+    let stored = &before.content.snapshot().document;
     let good = || proposal(stored, |document| rotate(SEED, document));
     let refused = |change: &dyn Fn(&mut tfo_engine::rollout::document::Proposal)| {
         let mut bad = good();
@@ -158,11 +163,11 @@ pub(crate) fn what_breaks_the_rules_is_refused(store: &dyn Store) {
         bad.document.next_epoch = epoch(13);
     });
     assert_eq!(missing, Refusal::KeyMissing { epoch: epoch(12) });
-    let change = |version| RecordChange { node: node(1), expected: None, next: Some(walk::record(version, 1)) };
-    assert_eq!(refused(&|bad| bad.records = vec![change(0)]), Refusal::RecordVersion { node: node(1) });
-    assert_eq!(refused(&|bad| bad.records = vec![change(1), change(1)]), Refusal::RecordTwice { node: node(1) });
-    let batch = store.write_records(&pool(), &[change(1), change(0)]);
-    assert!(matches!(batch, Err(CommitError::Refused(Refusal::RecordVersion { .. }))));
+    let of_another_revision = refused(&|bad| {
+        exclude(bad, before.content.snapshot(), &node(1));
+        bad.exclusions.values_mut().for_each(|excluded| excluded.revision = Revision::new(2));
+    });
+    assert_eq!(of_another_revision, Refusal::Exclusion);
     assert_eq!(see(store, &pool()).as_ref(), Some(&before));
     let _erasure = store.commit(&pool(), &good(), &KeyRing::default()).unwrap();
 }
@@ -202,68 +207,74 @@ pub(crate) fn keys_come_back_and_go(store: &dyn Store) {
     assert!(keys.key(epoch(4)).unwrap().same_as(&walk::key(other, epoch(4))));
 }
 
-pub(crate) fn records_are_judged_one_by_one(store: &dyn Store) {
-    let change = |number, expected, next: Option<u64>| RecordChange {
-        node: node(number),
-        expected,
-        next: next.map(|version| walk::record(version, version)),
-    };
-    let unknown = store.write_records(&pool(), &[change(1, None, Some(1))]);
-    assert!(matches!(unknown, Err(CommitError::NoPool { .. })));
-    make(store, &pool(), SEED).unwrap();
-    let write = |changes: &[RecordChange]| store.write_records(&pool(), changes).unwrap();
-    assert_eq!(write(&[change(1, None, Some(1)), change(2, None, Some(1))]), [RecordOutcome::Stored; 2]);
-    let outcomes = write(&[
-        change(1, Some(1), Some(2)),
-        change(1, Some(2), Some(3)),
-        change(1, Some(2), Some(3)),
-        change(2, None, Some(1)),
-        change(3, Some(1), Some(2)),
-        change(2, Some(1), None),
-        change(3, None, None),
-    ]);
-    let conflict = |stored| RecordOutcome::Conflict { stored };
-    let stored = RecordOutcome::Stored;
-    assert_eq!(outcomes, [stored, stored, conflict(Some(3)), conflict(Some(1)), conflict(None), stored, stored]);
-    assert_eq!(snapshot(store).nodes, BTreeMap::from([(node(1), walk::record(3, 3))]));
-    let head = store.head(&pool()).unwrap();
-    assert_eq!(write(&[change(1, Some(1), Some(2))]), [conflict(Some(3))]);
-    assert_eq!((write(&[]), store.head(&pool()).unwrap()), (vec![], head), "nothing written, nothing told");
-    let nowhere = store.write_records(&pool_name("nowhere"), &[]);
+pub(crate) fn each_coordinator_writes_its_own_roster(store: &dyn Store) {
+    let [one, two] = [1, 2].map(coordinator);
+    let nowhere = store.write(&pool(), &one, &Writes::default());
     assert!(matches!(nowhere, Err(CommitError::NoPool { .. })));
-    let many: Vec<_> = (0..=RECORDS_MAX as u64).map(|number| change(number, None, Some(1))).collect();
-    let refused = store.write_records(&pool(), &many);
-    assert!(matches!(refused, Err(CommitError::Refused(Refusal::TooManyRecords))));
-}
-
-pub(crate) fn acks_are_batched(store: &dyn Store) {
     make(store, &pool(), SEED).unwrap();
-    let empty = snapshot(store);
-    let admit: Vec<_> = (0..3).map(|number| touch(&empty, &node(number))).collect();
-    store.write_records(&pool(), &admit).unwrap();
-    let (head, stored) = (store.head(&pool()).unwrap().unwrap(), snapshot(store));
-    let mut queue = RecordQueue::default();
-    for number in 0..3 {
-        queue.push(touch(&stored, &node(number))).unwrap();
+    let head = store.head(&pool()).unwrap();
+    store.write(&pool(), &one, &Writes::default()).unwrap();
+    assert_eq!(store.head(&pool()).unwrap(), head, "nothing written, nothing told");
+    let write = |by, nodes: &[u64]| {
+        let writes = touch(&snapshot(store), by, nodes.iter().copied().map(node));
+        store.write(&pool(), by, &writes).unwrap();
+        writes
+    };
+    write(&one, &[1, 2, 3]);
+    let later = write(&one, &[1, 2, 3]);
+    assert_eq!((later.entries.len(), later.acks.len()), (0, 3));
+    // Node 2 opens a session at the other coordinator: what the first one writes of it counts for nothing any more.
+    write(&two, &[2]);
+    store.write(&pool(), &one, &later).unwrap();
+    let merged = snapshot(store).nodes;
+    let seen = |number| (merged[&node(number)].coordinator.clone(), merged[&node(number)].syncs);
+    assert_eq!([1, 2, 3].map(seen), [(Some(one.clone()), 2), (Some(two.clone()), 3), (Some(one.clone()), 2)]);
+    // What is removed from one roster stays in the other.
+    for (by, left) in [(&one, Some(3)), (&two, None)] {
+        let removed = Writes { removed: [node(2), node(77)].into(), ..Writes::default() };
+        store.write(&pool(), by, &removed).unwrap();
+        assert_eq!(snapshot(store).nodes.get(&node(2)).map(|record| record.syncs), left);
     }
-    // A second ack of a node follows on the queued one; one that was decided on the stored record does not.
-    let second = RecordChange { node: node(0), expected: Some(2), next: Some(walk::record(3, 3)) };
-    queue.push(second).unwrap();
-    assert_eq!(queue.push(touch(&stored, &node(0))), Err(NotQueued::Conflict));
-    assert_eq!((queue.len(), queue.queued(&node(0)).and_then(|queued| queued.expected)), (3, Some(1)));
-    assert_eq!(snapshot(store), stored, "queued is not stored");
-    // Node 2 opened a new session meanwhile: its queued ack is dropped, the others count.
-    store.write_records(&pool(), &[touch(&stored, &node(2))]).unwrap();
-    let outcomes = store.write_records(&pool(), &queue.take()).unwrap();
-    let (stored, conflict) = (RecordOutcome::Stored, RecordOutcome::Conflict { stored: Some(2) });
-    assert_eq!(outcomes, [stored, stored, conflict]);
-    assert!(queue.is_empty());
-    let versions: Vec<u64> = snapshot(store).nodes.values().map(|record| record.version).collect();
-    assert_eq!(versions, [3, 2, 2]);
-    assert_eq!(store.head(&pool()).unwrap().unwrap().record_writes, head.record_writes + 2, "one write for all");
+    let many = touch(&snapshot(store), &one, (0..=PARTS_MAX as u64).map(node));
+    let refused = store.write(&pool(), &one, &many);
+    assert!(matches!(refused, Err(CommitError::Refused(Refusal::TooManyParts))));
 }
 
-/// A writer keeps the record's version equal to the document's revision; a reader must never see anything else.
+pub(crate) fn an_exclusion_holds_until_a_session_answers_it(store: &dyn Store) {
+    make(store, &pool(), SEED).unwrap();
+    let (by, cp) = (coordinator(1), node(1));
+    let membership = || snapshot(store).nodes[&node(1)].membership;
+    let commit = |change: &dyn Fn(&mut tfo_engine::rollout::document::Proposal, &Snapshot)| {
+        let stored = snapshot(store);
+        let mut next = proposal(&stored.document, |document| rotate(SEED, document));
+        change(&mut next, &stored);
+        let _erasure = store.commit(&pool(), &next, &ring(SEED, stored.document.next_epoch)).unwrap();
+        stored
+    };
+    store.write(&pool(), &by, &touch(&snapshot(store), &by, [cp.clone()])).unwrap();
+    let before = commit(&|next, stored| exclude(next, stored, &node(1)));
+    assert_eq!(membership(), Membership::Excluded(Exclusion::Absent));
+    // A session that was opened without knowledge of it does not end it, however high.
+    let mut unaware = touch(&before, &by, [cp.clone()]);
+    unaware.acks.clear();
+    let mut entry = touch(&snapshot(store), &coordinator(2), [cp.clone()]).entries.remove(&cp).unwrap();
+    let answers = entry.answers.take();
+    unaware.entries.insert(cp.clone(), entry.clone());
+    store.write(&pool(), &by, &unaware).unwrap();
+    assert_eq!(membership(), Membership::Excluded(Exclusion::Absent));
+    entry.answers = answers;
+    store.write(&pool(), &by, &Writes { entries: [(cp.clone(), entry)].into(), ..Writes::default() }).unwrap();
+    assert_eq!(membership(), Membership::Admitted);
+    // The next exclusion takes the place of the first; it goes with its node.
+    commit(&|next, stored| exclude(next, stored, &node(1)));
+    assert_eq!(membership(), Membership::Excluded(Exclusion::Absent));
+    store.write(&pool(), &by, &Writes { removed: [cp.clone()].into(), ..Writes::default() }).unwrap();
+    assert!(snapshot(store).nodes[&cp].coordinator.is_none());
+    commit(&|next, _| next.dropped = [node(1)].into());
+    assert!(snapshot(store).nodes.is_empty());
+}
+
+/// Each commit excludes the node again; a reader must never see another exclusion than that of the document's revision.
 pub(crate) fn a_read_is_one_snapshot(store: &dyn Store) {
     const COMMITS: u64 = 200;
     make(store, &pool(), SEED).unwrap();
@@ -273,7 +284,7 @@ pub(crate) fn a_read_is_one_snapshot(store: &dyn Store) {
             for _ in 0..COMMITS {
                 let stored = snapshot(store);
                 let mut next = proposal(&stored.document, |document| rotate(SEED, document));
-                next.records = vec![touch(&stored, &node(1))];
+                exclude(&mut next, &stored, &node(1));
                 let _erasure = store.commit(&pool(), &next, &ring(SEED, stored.document.next_epoch)).unwrap();
             }
             done.store(true, Ordering::Release);
@@ -281,10 +292,12 @@ pub(crate) fn a_read_is_one_snapshot(store: &dyn Store) {
         let mut last = 0;
         while !done.load(Ordering::Acquire) {
             let state = store.load(&pool()).unwrap().unwrap();
-            let (revision, nodes) = (state.snapshot.document.revision, &state.snapshot.nodes);
-            assert_eq!(revision.get(), nodes.get(&node(1)).map_or(0, |record| record.version));
-            assert_eq!((state.head.revision, state.head.record_writes), (revision, revision.get()));
-            assert_eq!(state.keys.epochs().count(), state.snapshot.document.keys_held().len());
+            let Snapshot { document, nodes } = state.content.snapshot();
+            let revision = document.revision;
+            let excluded = nodes.get(&node(1)).and_then(|record| record.exclusion);
+            assert_eq!(revision, excluded.unwrap_or(Revision::ZERO));
+            assert_eq!((state.head.revision, state.head.part_writes), (revision, revision.get()));
+            assert_eq!(state.keys.epochs().count(), document.keys_held().len());
             assert!(last <= revision.get(), "a later read is not older");
             last = revision.get();
         }
@@ -292,26 +305,26 @@ pub(crate) fn a_read_is_one_snapshot(store: &dyn Store) {
     assert_eq!(snapshot(store).document.revision.get(), COMMITS);
 }
 
-/// Each coordinator adds its own commits and records by compare-and-swap; all of both must be there, and none twice.
+/// Each coordinator adds its own commits by compare-and-swap, and writes its roster; all of both must be there.
 pub(crate) fn two_writers_lose_nothing(store: &dyn Store) {
     const EACH: u64 = 100;
     make(store, &pool(), SEED).unwrap();
-    let conflicts = AtomicUsize::new(0);
+    let (conflicts, written) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let coordinator = |me: u64| {
-        let mut done = 0;
+        let (by, mut done) = (coordinator(me), 0);
         while done < EACH {
             let stored = snapshot(store);
             let mut next = proposal(&stored.document, |document| rotate(SEED, document));
             next.audit.reason = format!("{me} {done}");
-            next.records = vec![touch(&stored, &node(0))];
             match store.commit(&pool(), &next, &ring(SEED, stored.document.next_epoch)) {
                 Ok(_erasure) => done += 1,
-                Err(CommitError::Conflict { .. } | CommitError::RecordConflict { .. }) => {
+                Err(CommitError::Conflict { .. }) => {
                     conflicts.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(other) => panic!("{other:?}"),
             }
-            store.write_records(&pool(), &[touch(&snapshot(store), &node(0))]).unwrap();
+            store.write(&pool(), &by, &touch(&snapshot(store), &by, [node(me)])).unwrap();
+            written.fetch_add(1, Ordering::Relaxed);
         }
     };
     std::thread::scope(|scope| {
@@ -323,9 +336,42 @@ pub(crate) fn two_writers_lose_nothing(store: &dyn Store) {
     let reasons: BTreeSet<&str> = seen.audit.iter().map(|entry| entry.reason.as_str()).collect();
     assert_eq!((seen.audit.len() as u64, reasons.len() as u64), (2 * EACH, 2 * EACH));
     assert!(seen.audit.iter().zip(1..).all(|(entry, revision)| entry.revision.get() == revision));
-    // Every stored write of the record raised its version by one: nothing was overwritten unseen.
-    assert_eq!(seen.snapshot.nodes[&node(0)].version, seen.head.record_writes);
+    // No write of a roster is lost: each is one sync more.
+    let syncs: u64 = seen.content.snapshot().nodes.values().map(|record| record.syncs).sum();
+    assert_eq!((syncs, syncs), (seen.head.part_writes, written.load(Ordering::Relaxed) as u64));
     eprintln!("{} conflicts", conflicts.load(Ordering::Relaxed));
+}
+
+/// A copy that follows is what a read of everything gives, however far it was behind.
+pub(crate) fn a_copy_follows(store: &dyn Store) {
+    make(store, &pool(), SEED).unwrap();
+    let copy_of = |store: &dyn Store| store.load(&pool()).unwrap().unwrap();
+    let (mut copy, mut lagging) = (copy_of(store), copy_of(store));
+    for index in 0..200 {
+        step(store, &pool(), SEED, index).unwrap();
+        let news = store.follow(&pool(), &mut copy).unwrap();
+        assert_ne!(news, News::ReadAgain, "step {index}: it was one step behind");
+        assert_eq!(store.follow(&pool(), &mut copy).unwrap(), News::Same);
+        let followed: &mut [&mut PoolState] =
+            if index % 17 == 0 { &mut [&mut copy, &mut lagging] } else { &mut [&mut copy] };
+        for copy in followed {
+            store.follow(&pool(), copy).unwrap();
+            let read = copy_of(store);
+            assert_eq!((copy.head, &copy.content), (read.head, &read.content), "step {index}");
+            let fingerprints = |state: &PoolState| {
+                let key = |epoch| (epoch, tfo_crypto::fingerprint::fingerprint(state.keys.key(epoch).unwrap()));
+                state.keys.epochs().map(key).collect::<Vec<_>>()
+            };
+            assert_eq!(fingerprints(copy), fingerprints(&read), "step {index}");
+        }
+    }
+    store.settle().unwrap();
+    assert_eq!(store.follow(&pool(), &mut copy).unwrap(), News::Same, "settling writes nothing");
+    // A copy of another history is read again.
+    copy.head.part_writes += 1_000;
+    assert_eq!(store.follow(&pool(), &mut copy).unwrap(), News::ReadAgain);
+    assert_eq!(copy.content, copy_of(store).content);
+    assert!(store.follow(&pool_name("nowhere"), &mut copy).is_err());
 }
 
 pub(crate) fn the_audit_log_is_read_in_pages(store: &dyn Store) {
@@ -338,8 +384,8 @@ pub(crate) fn the_audit_log_is_read_in_pages(store: &dyn Store) {
         .collect();
     let mut document = walk::new_document(SEED);
     document.revision = Revision::new(AUDIT_READ_MAX as u64 + 5);
-    let snapshot = Snapshot { document, nodes: BTreeMap::new() };
-    store.create(&pool(), &PoolImage { snapshot: &snapshot, keys: &KeyRing::default(), audit: &entries }).unwrap();
+    let content = PoolContent::new(document, Parts::default());
+    store.create(&pool(), &PoolImage { content: &content, keys: &KeyRing::default(), audit: &entries }).unwrap();
     assert_eq!(store.audit(&pool(), Revision::ZERO).unwrap(), entries[..AUDIT_READ_MAX]);
     assert_eq!(store.audit(&pool(), Revision::new(AUDIT_READ_MAX as u64)).unwrap(), entries[AUDIT_READ_MAX..]);
     assert_eq!(store.audit(&pool(), Revision::new(u64::MAX)).unwrap(), []);
@@ -352,7 +398,8 @@ pub(crate) fn a_random_walk_is_what_it_says(store: &dyn Store) {
         step(store, &pool(), SEED, index).unwrap();
         step(&model, &pool(), SEED, index).unwrap();
         let (head, state) = (store.head(&pool()).unwrap(), store.load(&pool()).unwrap().unwrap());
-        assert_eq!((head, &state.snapshot), (Some(state.head), &snapshot(&model)), "step {index}");
+        let stored = model.load(&pool()).unwrap().unwrap();
+        assert_eq!((head, &state.content), (Some(state.head), &stored.content), "step {index}");
     }
     assert_eq!(see(store, &pool()), see(&model, &pool()));
 }

@@ -8,7 +8,7 @@ use tfo_model::count::Epoch;
 use tfo_model::ids::PoolName;
 use tfo_store::{Erasure, ReadStore, SqliteStore, Store};
 
-use super::walk::{self, key, make, node, pool_name, proposal, ring, rotate, touch};
+use super::walk::{self, exclude, key, make, node, pool_name, proposal, ring, rotate};
 use super::{kek, open};
 
 /// Bytes of a slot in `sealed.slots`: epoch, then nonce, ciphertext and tag.
@@ -93,9 +93,9 @@ fn assert_no_key(files: &Files, seed: u64, last: Epoch) {
 
 /// One move, with a record beside it so that pages of all tables are in the WAL.
 fn advance(store: &SqliteStore, pool: &PoolName, seed: u64) -> (Erasure, Epoch) {
-    let snapshot = store.load(pool).unwrap().unwrap().snapshot;
+    let snapshot = store.load(pool).unwrap().unwrap().content.snapshot().clone();
     let mut next = proposal(&snapshot.document, |document| rotate(seed, document));
-    next.records = vec![touch(&snapshot, &node(snapshot.document.revision.get() % 30))];
+    exclude(&mut next, &snapshot, &node(snapshot.document.revision.get() % 30));
     let erasure = store.commit(pool, &next, &ring(seed, snapshot.document.next_epoch)).unwrap();
     (erasure, next.document.next_epoch)
 }

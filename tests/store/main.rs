@@ -63,10 +63,11 @@ suite! {
     a_commit_is_all_or_nothing,
     what_breaks_the_rules_is_refused,
     keys_come_back_and_go,
-    records_are_judged_one_by_one,
-    acks_are_batched,
+    each_coordinator_writes_its_own_roster,
+    an_exclusion_holds_until_a_session_answers_it,
     a_read_is_one_snapshot,
     two_writers_lose_nothing,
+    a_copy_follows,
     the_audit_log_is_read_in_pages,
     a_random_walk_is_what_it_says,
 }

@@ -90,7 +90,7 @@ fn a_database_that_was_edited_by_hand_is_refused() {
         "DROP TRIGGER guard_node_DELETE",
         "CREATE INDEX mine ON node (version)",
         // With the guard put back as it was: a record is missing, a pool is behind its document, a key is gone.
-        "DELETE FROM node WHERE node = (SELECT min(node) FROM node)",
+        "DELETE FROM entry WHERE node = (SELECT min(node) FROM entry)",
         "UPDATE pool SET revision = revision - 1",
         "UPDATE sealed SET slots = zeroblob(208)",
     ];
@@ -118,14 +118,16 @@ fn a_database_that_was_edited_by_hand_is_refused() {
 }
 
 #[test]
-fn a_newer_schema_is_refused() {
+fn a_newer_schema_and_one_before_the_first_release_are_refused() {
     let dir = tfo_testbed::scratch();
     let before = filled(dir.path());
     let set = |version: i64| foreign(dir.path()).pragma_update(None, "user_version", version).unwrap();
-    set(2);
+    set(3);
     let error = refused(dir.path(), 1);
-    assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 3, known: 2, .. }), "{error}");
     set(1);
+    assert!(matches!(refused(dir.path(), 1), StoreError::Older { .. }));
+    set(2);
     assert_eq!(see(&open(dir.path()), &pool_name("edge")), Some(before));
 }
 
@@ -182,7 +184,7 @@ fn another_program_reads_and_cannot_write() {
     for sql in [
         "UPDATE pool SET revision = revision + 1",
         "UPDATE document SET text = '{}'",
-        "DELETE FROM node",
+        "DELETE FROM entry",
         "DELETE FROM audit WHERE revision = 1",
         "INSERT INTO sealed (pool, slots) VALUES (9, zeroblob(208))",
         "UPDATE meta SET key_check = zeroblob(44)",

@@ -8,15 +8,16 @@ use tfo_engine::rollout::document::{
     Actor, AuditEntry, Document, KeyRing, Pause, PauseCause, Proposal, Snapshot, Stage, Wave,
 };
 use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
-use tfo_engine::rollout::record::{Membership, NodeRecord, RecordChange};
+use tfo_engine::rollout::parts::{Ack, Entry, Excluded, Later, Parts, PoolContent, Writes};
+use tfo_engine::rollout::record::{Exclusion, Installed, Report, SlotCount};
 use tfo_engine::rollout::slots::PoolKey;
-use tfo_model::count::{Epoch, Revision};
+use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::Action;
-use tfo_model::ids::{NodeId, PoolId, PoolName};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
-use tfo_model::node::Session;
+use tfo_model::node::{KeySource, Session};
 use tfo_model::time::UnixTime;
-use tfo_store::{CommitError, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
+use tfo_store::{CommitError, Head, PoolImage, PoolState, ReadStore, Store};
 use tfo_testbed::random::Dice;
 
 /// Dice for one test, or one part of it.
@@ -66,28 +67,56 @@ pub(crate) fn new_document(seed: u64) -> Document {
 
 /// Makes an empty pool.
 pub(crate) fn make(store: &dyn Store, pool: &PoolName, seed: u64) -> Result<(), CommitError> {
-    let snapshot = Snapshot { document: new_document(seed), nodes: BTreeMap::new() };
-    store.create(pool, &PoolImage { snapshot: &snapshot, keys: &KeyRing::default(), audit: &[] })
+    let content = PoolContent::new(new_document(seed), Parts::default());
+    store.create(pool, &PoolImage { content: &content, keys: &KeyRing::default(), audit: &[] })
 }
 
-pub(crate) fn record(version: u64, syncs: u64) -> NodeRecord {
-    NodeRecord {
-        version,
-        syncs,
-        membership: Membership::Admitted,
-        session: Some(Session { ordinal: syncs, nonce: u64::MAX - version }),
-        report: None,
-        window: None,
-        baseline: None,
-        last_report_at: Some(UnixTime::from_secs(1_700_000_000 + syncs)),
+pub(crate) fn coordinator(number: u64) -> CoordinatorName {
+    format!("coordinator{number}.example.org").parse().unwrap()
+}
+
+/// What is stored of a node's sync: it only reports, so no barrier waits for it.
+pub(crate) fn ack(syncs: u64) -> Ack {
+    let report = Report {
+        fence: None,
+        installed: Installed::ReadBack,
+        foreign: None,
+        slot_count: SlotCount::Two,
+        next_sync_secs: 30,
+        counters: None,
+        seen: Generation::ZERO,
+        source: KeySource::Derive,
+        holds: None,
+    };
+    Ack { report, syncs, window: None, baseline: None, at: UnixTime::from_secs(1_700_000_000 + syncs) }
+}
+
+/// The next sync of each node at this coordinator: the first of a session, or a later one in its own.
+pub(crate) fn touch(snapshot: &Snapshot, by: &CoordinatorName, nodes: impl IntoIterator<Item = NodeId>) -> Writes {
+    let mut writes = Writes::default();
+    for node in nodes {
+        let record = snapshot.nodes.get(&node);
+        let (syncs, session) = record.map_or((0, None), |record| (record.syncs, record.session));
+        let ack = ack(syncs + 1);
+        match (record, session) {
+            (Some(record), Some(session)) if record.coordinator.as_ref() == Some(by) && syncs % 3 != 0 => {
+                writes.acks.insert(node, Later { session, ack });
+            }
+            _ => {
+                let session = Session { ordinal: session.map_or(1, |before| before.ordinal + 1), nonce: syncs };
+                let answers = record.and_then(|record| record.exclusion);
+                writes.entries.insert(node, Entry { session, answers, first: ack });
+            }
+        }
     }
+    writes
 }
 
-/// The next version of a record, whatever is stored.
-pub(crate) fn touch(snapshot: &Snapshot, node: &NodeId) -> RecordChange {
-    let stored = snapshot.nodes.get(node);
-    let next = stored.map_or_else(|| record(1, 1), |old| record(old.version + 1, old.syncs + 1));
-    RecordChange { node: node.clone(), expected: stored.map(|old| old.version), next: Some(next) }
+/// Adds an exclusion to a proposal.
+pub(crate) fn exclude(proposal: &mut Proposal, snapshot: &Snapshot, node: &NodeId) {
+    let closes = snapshot.nodes.get(node).and_then(|record| record.session);
+    let (revision, at) = (proposal.document.revision, proposal.audit.at);
+    proposal.exclusions.insert(node.clone(), Excluded { cause: Exclusion::Absent, closes, revision, at });
 }
 
 /// The document with the next revision, and an audit entry about it.
@@ -105,7 +134,7 @@ pub(crate) fn proposal(stored: &Document, change: impl FnOnce(&mut Document) -> 
         nodes: BTreeSet::new(),
         reason: String::new(),
     };
-    Proposal { expected: stored.revision, document, records: Vec::new(), audit }
+    Proposal { expected: stored.revision, document, exclusions: BTreeMap::new(), dropped: BTreeSet::new(), audit }
 }
 
 /// The next move of a rotation: Empty, Steady, Staged, Promoted, Steady; each full round erases a key.
@@ -142,16 +171,14 @@ pub(crate) fn rotate(seed: u64, document: &mut Document) -> Action {
 /// Step `index` of the walk, on whatever the store holds.  Commits, admissions and batches of acks; never a conflict.
 pub(crate) fn step(store: &dyn Store, pool: &PoolName, seed: u64, index: u64) -> Result<(), CommitError> {
     let Some(state) = store.load(pool)? else { return make(store, pool, seed) };
-    let (mut rng, snapshot) = (dice(seed, index), &state.snapshot);
+    let (mut rng, snapshot) = (dice(seed, index), state.content.snapshot());
     let keys = ring(seed, snapshot.document.next_epoch);
-    let outcomes = match rng.below(10) {
+    let by = coordinator(rng.below(2));
+    let writes = match rng.below(10) {
         0..5 => {
             let mut proposal = proposal(&snapshot.document, |document| rotate(seed, document));
             for _ in 0..rng.below(3) {
-                let change = touch(snapshot, &node(rng.below(20)));
-                if proposal.records.iter().all(|other| other.node != change.node) {
-                    proposal.records.push(change);
-                }
+                exclude(&mut proposal, snapshot, &node(rng.below(20)));
             }
             let _erasure = store.commit(pool, &proposal, &keys)?;
             return Ok(());
@@ -164,40 +191,34 @@ pub(crate) fn step(store: &dyn Store, pool: &PoolName, seed: u64, index: u64) ->
             let _erasure = store.commit(pool, &proposal, &keys)?;
             return Ok(());
         }
-        6 => {
-            let mut change = touch(snapshot, &node(rng.below(20)));
-            change.next = None;
-            store.write_records(pool, &[change])?
-        }
-        7 => store.write_records(pool, &[touch(snapshot, &node(rng.below(20)))])?,
+        6 => Writes { removed: [node(rng.below(20))].into(), ..Writes::default() },
+        7 => touch(snapshot, &by, [node(rng.below(20))]),
         _ => {
             let first = rng.below(10);
-            let batch: Vec<_> = (first..first + 10).map(|number| touch(snapshot, &node(number))).collect();
-            store.write_records(pool, &batch)?
+            touch(snapshot, &by, (first..first + 10).map(node))
         }
     };
-    assert!(outcomes.iter().all(|outcome| *outcome == RecordOutcome::Stored), "nobody else writes");
-    Ok(())
+    store.write(pool, &by, &writes)
 }
 
 /// Everything that a store says about a pool, to be compared.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Seen {
     pub(crate) head: Head,
-    pub(crate) snapshot: Snapshot,
+    pub(crate) content: PoolContent,
     pub(crate) keys: BTreeMap<Epoch, KeyFingerprint>,
     pub(crate) audit: Vec<AuditEntry>,
 }
 
 pub(crate) fn see(store: &dyn ReadStore, pool: &PoolName) -> Option<Seen> {
-    let PoolState { head, snapshot, keys } = store.load(pool).unwrap()?;
+    let PoolState { head, content, keys } = store.load(pool).unwrap()?;
     let keys = keys.epochs().map(|epoch| (epoch, fingerprint(keys.key(epoch).unwrap()))).collect();
     let mut audit: Vec<AuditEntry> = Vec::new();
     loop {
         let after = audit.last().map_or(Revision::ZERO, |last| last.revision);
         let page = store.audit(pool, after).unwrap();
         if page.is_empty() {
-            return Some(Seen { head, snapshot, keys, audit });
+            return Some(Seen { head, content, keys, audit });
         }
         audit.extend(page);
     }

@@ -22,8 +22,9 @@ use tfo_model::problem::Problem;
 
 /// First bytes of every backup.
 pub(super) const MAGIC: &[u8; 16] = b"tfo-fleet backup";
-/// The format of this release.  Raised when an older release would misread a newer file.
-const FORMAT: u32 = 1;
+/// The format of this release.  Raised when an older release would misread a newer file; 1 was that of builds before the
+/// first release, which nothing reads.
+const FORMAT: u32 = 2;
 /// Largest body in bytes, sealed.  A pool of 1000 nodes with a full audit log is about 30 MiB.
 pub(super) const BODY_BYTES_MAX: usize = 512 << 20;
 
@@ -66,11 +67,14 @@ pub(super) fn open(kek: &KeyEncryptionKey, file: &[u8], path: &Path) -> Result<V
     if format > FORMAT {
         return Err(newer(path, format));
     }
+    if format < FORMAT {
+        return Err(older(path));
+    }
     let id: [u8; ID_BYTES] = take(ID_BYTES).ok_or_else(cut)?.try_into().expect("as many as were taken");
     let check = SealedKey::from_bytes(take(SealedKey::BYTES).ok_or_else(cut)?.try_into().expect("as many"));
     let length = u64::from_be_bytes(take(8).ok_or_else(cut)?.try_into().expect("eight bytes"));
     let sum = take(CHECKSUM_BYTES).ok_or_else(cut)?;
-    if format < FORMAT || checksum(&[&file[..HEADER_BYTES - sum.len()]]) != *sum {
+    if checksum(&[&file[..HEADER_BYTES - sum.len()]]) != *sum {
         return Err(damaged(path, "the checksum of its header is wrong"));
     }
     if rest.len() as u64 != length {
@@ -91,6 +95,12 @@ pub(super) fn foreign(path: &Path) -> Problem {
 fn newer(path: &Path, format: u32) -> Problem {
     let message = format!("it has format {format}, and this release supports up to {FORMAT}; nothing was changed");
     Problem::error("backup_newer", message, "import it with the release that made it, or a later one").in_file(path)
+}
+
+fn older(path: &Path) -> Problem {
+    let message = "it was made by a build before the first release; nothing was changed";
+    let remedy = "create the pool again and `tfoctl import` what the nodes hold: no client notices";
+    Problem::error("backup_older", message, remedy).in_file(path)
 }
 
 fn wrong_key(path: &Path) -> Problem {

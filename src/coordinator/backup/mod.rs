@@ -17,7 +17,7 @@ mod envelope;
 
 pub use dated::export_dated;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -27,12 +27,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use tfo_crypto::seal::{KeyEncryptionKey, SealedKey};
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Snapshot, Stage};
-use tfo_engine::rollout::record::NodeRecord;
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Stage};
+use tfo_engine::rollout::parts::{Parts, PoolContent};
 use tfo_host::runtime::clock;
 use tfo_host::runtime::files::{self, Durability};
 use tfo_model::count::{Epoch, Generation, Revision};
-use tfo_model::ids::{NodeId, PoolId, PoolName};
+use tfo_model::ids::{PoolId, PoolName};
 use tfo_model::problem::{Problem, chain};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
@@ -52,7 +52,7 @@ struct Content {
 struct SavedPool {
     name: PoolName,
     document: Document,
-    nodes: BTreeMap<NodeId, NodeRecord>,
+    parts: Parts,
     keys: Vec<SavedKey>,
     /// Oldest first, up to the revision of the document.
     audit: Vec<AuditEntry>,
@@ -210,7 +210,7 @@ pub fn import(store: &dyn Store, kek: &KeyEncryptionKey, from: &Path) -> Result<
 /// A pool of a backup whose keys are open.
 struct OpenPool {
     name: PoolName,
-    snapshot: Snapshot,
+    content: PoolContent,
     keys: KeyRing,
     audit: Vec<AuditEntry>,
     summary: PoolSummary,
@@ -232,7 +232,7 @@ impl SavedPool {
             phase: self.document.stage.phase(),
             primary,
             backup,
-            nodes: self.nodes.values().filter(|record| record.is_known()).count(),
+            nodes: self.parts.merge().values().filter(|record| record.is_known()).count(),
             audit_entries: self.audit.len(),
         }
     }
@@ -246,25 +246,26 @@ impl SavedPool {
             let key = kek.open(&self.document.pool_id, *epoch, &SealedKey::from_bytes(bytes)).map_err(|_| damaged())?;
             keys.insert(*epoch, key);
         }
-        let snapshot = Snapshot { document: self.document, nodes: self.nodes };
-        Ok(OpenPool { name: self.name, snapshot, keys, audit: self.audit, summary })
+        let content = PoolContent::new(self.document, self.parts);
+        Ok(OpenPool { name: self.name, content, keys, audit: self.audit, summary })
     }
 }
 
 impl OpenPool {
     fn make(&self, store: &dyn Store) -> Result<(), CommitError> {
-        store.create(&self.name, &PoolImage { snapshot: &self.snapshot, keys: &self.keys, audit: &self.audit })
+        store.create(&self.name, &PoolImage { content: &self.content, keys: &self.keys, audit: &self.audit })
     }
 
     /// Whether the store has exactly this pool.
     fn is_in(&self, store: &dyn ReadStore) -> Result<bool, Problem> {
         let Some(state) = store.load(&self.name).map_err(|error| error.problem())? else { return Ok(false) };
-        if state.snapshot == self.snapshot {
+        if state.content == self.content {
             return Ok(true);
         }
         let message = format!(
             "pool {} already exists in the store, at revision {}; nothing was changed",
-            self.name, state.snapshot.document.revision
+            self.name,
+            state.content.snapshot().document.revision
         );
         let remedy = "import into a store without that pool: move the database away, or set store.path to another one";
         Err(Problem::error("pool_exists", message, remedy))
@@ -275,7 +276,7 @@ impl OpenPool {
 fn save(store: &dyn ReadStore, kek: &KeyEncryptionKey, name: PoolName) -> Result<SavedPool, Problem> {
     let gone = || Problem::error("store_changed", format!("pool {name} was removed while it was read"), "export again");
     let state = store.load(&name).map_err(|error| error.problem())?.ok_or_else(gone)?;
-    let Snapshot { document, nodes } = state.snapshot;
+    let (document, parts) = (state.content.snapshot().document.clone(), state.content.parts().clone());
     let mut keys = Vec::new();
     for epoch in state.keys.epochs().collect::<BTreeSet<_>>() {
         let key = state.keys.key(epoch).expect("the ring has the epochs that it lists");
@@ -291,7 +292,7 @@ fn save(store: &dyn ReadStore, kek: &KeyEncryptionKey, name: PoolName) -> Result
         let is_last = page.last().is_none_or(|last| last.revision >= document.revision);
         audit.extend(page.into_iter().filter(|entry| entry.revision <= document.revision));
         if is_last {
-            return Ok(SavedPool { name, document, nodes, keys, audit });
+            return Ok(SavedPool { name, document, parts, keys, audit });
         }
     }
 }

@@ -32,10 +32,16 @@ use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
 use tfo_store::{Store, StoreError};
 use tfo_wire::v1::fleet::{Done, Nodes, PoolStatus};
 use tfo_wire::v1::sync::SelfAnswer;
+
+/// The name under which a coordinator writes into a store that has one coordinator at a time: the same in all its lives,
+/// so that nodes keep their sessions.
+fn own_name() -> CoordinatorName {
+    "coordinator".parse().expect("it is a DNS name")
+}
 
 /// Requests that may wait for the driver: one for each connection, and more.
 const QUEUE_MAX: usize = 32_768;
@@ -63,7 +69,7 @@ impl Pool {
     /// # Errors
     /// Fails if the store cannot be read or has no such pool, or if no thread can be started.
     pub fn start(store: Arc<dyn Store>, name: PoolName, policy: Policy, seen: Watched) -> Result<Self, StoreError> {
-        let replica = Replica::open(Arc::clone(&store), name.clone())?;
+        let replica = Replica::open(Arc::clone(&store), name.clone(), own_name())?;
         let (sender, receiver) = sync_channel(QUEUE_MAX);
         let shared = Arc::new(Shared {
             started: clock::monotonic(),

@@ -1,9 +1,9 @@
-//! One pool as the store has it: a copy in memory that follows our own writes, and is used only after the store has
-//! confirmed that no other writer has changed the pool since.
+//! One pool as the store has it: a copy in memory that follows what is written, by whatever coordinator, and is used only
+//! after the store has confirmed that it lacks nothing.
 //!
-//! Why a copy: reading ten thousand records for every answer would take all of a coordinator's time.  Why the copy never
-//! goes stale unnoticed: [`Replica::verify`] asks the store for the pool's head, which differs if and only if something
-//! was written, and reads everything again then.  Decisions made from it are still committed by compare-and-swap.
+//! Why a copy: reading ten thousand records for every answer would take all of a coordinator's time.  Why our own writes
+//! come back through the store: put into the copy by hand, they would stand in it without those that others wrote before
+//! them (docs/protocol.md#rule-7).  Decisions made from it are still committed by compare-and-swap.
 //!
 //! Must not know: nodes' requests, decisions.
 
@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::parts::{PoolContent, Writes};
+use tfo_engine::rollout::record::NodeRecord;
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::Epoch;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_store::error::Cause;
-use tfo_store::{CommitError, Erasure, Head, PoolState, RecordOutcome, Store, StoreError};
+use tfo_store::{CommitError, Erasure, Head, News, PoolState, Store, StoreError};
 
 /// Keys that a command brought, or that were made for it, by fingerprint.
 #[derive(Default)]
@@ -40,18 +41,9 @@ impl GivenKeys {
 pub(super) struct Replica {
     store: Arc<dyn Store>,
     pool: PoolName,
+    /// The name under which this coordinator writes.
+    by: CoordinatorName,
     state: PoolState,
-    /// A write failed: only the store knows whether it took effect.
-    doubtful: bool,
-}
-
-/// What [`Replica::verify`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verified {
-    /// The copy is current.
-    Same,
-    /// Another writer had changed the pool: everything was read again.
-    ReadAgain,
 }
 
 impl Replica {
@@ -59,13 +51,18 @@ impl Replica {
     ///
     /// # Errors
     /// Fails if the store cannot be read, or has no such pool.
-    pub(super) fn open(store: Arc<dyn Store>, pool: PoolName) -> Result<Self, StoreError> {
+    pub(super) fn open(store: Arc<dyn Store>, pool: PoolName, by: CoordinatorName) -> Result<Self, StoreError> {
         let state = load(&*store, &pool)?;
-        Ok(Self { store, pool, state, doubtful: false })
+        Ok(Self { store, pool, by, state })
     }
 
     pub(super) fn pool(&self) -> &PoolName {
         &self.pool
+    }
+
+    /// The name under which this coordinator writes.
+    pub(super) fn by(&self) -> &CoordinatorName {
+        &self.by
     }
 
     pub(super) fn head(&self) -> Head {
@@ -73,72 +70,66 @@ impl Replica {
     }
 
     pub(super) fn snapshot(&self) -> &Snapshot {
-        &self.state.snapshot
+        self.state.content.snapshot()
+    }
+
+    pub(super) fn content(&self) -> &PoolContent {
+        &self.state.content
+    }
+
+    /// The record of a node as it will be once `writes` are written.
+    pub(super) fn record_after(&self, node: &NodeId, writes: &Writes) -> Option<NodeRecord> {
+        self.state.content.parts().record_after(node, Some((&self.by, writes)))
     }
 
     pub(super) fn document(&self) -> &Document {
-        &self.state.snapshot.document
+        &self.snapshot().document
     }
 
     pub(super) fn keys(&self) -> &KeyRing {
         &self.state.keys
     }
 
-    /// Confirms that the copy equals the store, or reads the pool again.
+    /// Brings the copy up to what is stored.
     ///
     /// # Errors
     /// Fails if the store cannot be read; no answer and no decision may be made from the copy then.
-    pub(super) fn verify(&mut self) -> Result<Verified, StoreError> {
-        if !self.doubtful && self.store.head(&self.pool)? == Some(self.state.head) {
-            return Ok(Verified::Same);
-        }
-        self.state = load(&*self.store, &self.pool)?;
-        self.doubtful = false;
-        Ok(Verified::ReadAgain)
+    pub(super) fn follow(&mut self) -> Result<News, StoreError> {
+        self.store.follow(&self.pool, &mut self.state)
     }
 
-    /// Writes records, durable when it returns; gives the nodes whose record another writer had changed.
+    /// Writes into this coordinator's roster, durable when it returns; the copy follows later.
     ///
     /// # Errors
-    /// Fails if the store cannot be written; the copy is in doubt until it is verified.
-    pub(super) fn write(&mut self, changes: Vec<RecordChange>) -> Result<Vec<NodeId>, CommitError> {
-        let outcomes = self.store.write_records(&self.pool, &changes).inspect_err(|_| self.doubtful = true)?;
-        let (mut conflicts, mut stored) = (Vec::new(), false);
-        for (change, outcome) in changes.into_iter().zip(outcomes) {
-            if outcome == RecordOutcome::Stored {
-                stored = true;
-                self.apply(change);
-            } else {
-                conflicts.push(change.node);
-            }
-        }
-        self.state.head.record_writes += u64::from(stored);
-        self.doubtful |= !conflicts.is_empty();
-        Ok(conflicts)
+    /// Fails if the store cannot be written.
+    pub(super) fn write(&mut self, writes: &Writes) -> Result<(), CommitError> {
+        self.store.write(&self.pool, &self.by, writes)
     }
 
-    /// Commits a proposal that was made from the copy, and follows it.
+    /// Commits a proposal that was made from the copy, which follows later.
     ///
     /// # Errors
-    /// Fails as [`Store::commit`]; the copy is in doubt until it is verified.
-    pub(super) fn commit(&mut self, proposal: Proposal, given: &GivenKeys) -> Result<Erasure, CommitError> {
+    /// Fails as [`Store::commit`].
+    pub(super) fn commit(&mut self, proposal: &Proposal, given: &GivenKeys) -> Result<Erasure, CommitError> {
         for missing in self.missing(&proposal.document) {
             if let Some(key) = self.find(missing, given) {
                 self.state.keys.insert(missing.epoch, key);
             }
         }
-        let result = self.store.commit(&self.pool, &proposal, &self.state.keys);
-        let Ok(erasure) = result else {
-            self.state.keys.retain_held_by(&self.state.snapshot.document);
-            self.doubtful = true;
-            return result;
-        };
-        self.state.head.revision = proposal.document.revision;
-        self.state.head.record_writes += u64::from(!proposal.records.is_empty());
-        self.state.snapshot.document = proposal.document;
-        proposal.records.into_iter().for_each(|change| self.apply(change));
-        self.state.keys.retain_held_by(&self.state.snapshot.document);
-        Ok(erasure)
+        let result = self.store.commit(&self.pool, proposal, &self.state.keys);
+        // The keys that it adds come back with the document.
+        self.state.keys.retain_held_by(&self.state.content.snapshot().document);
+        result
+    }
+
+    /// Makes sure that a commit whose outcome is open has taken effect or never will; whether it has.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be used; the outcome is still open.
+    pub(super) fn settle(&mut self, document: &Document) -> Result<bool, StoreError> {
+        self.store.settle()?;
+        self.follow()?;
+        Ok(self.document() == document)
     }
 
     /// A key of the document whose bytes are missing, if there is one.
@@ -160,14 +151,6 @@ impl Replica {
         let stored = |epoch: Epoch| self.state.keys.key(epoch).filter(|key| fingerprint(key) == wanted.fingerprint);
         let found = given.find(wanted.fingerprint).or_else(|| self.state.keys.epochs().find_map(stored));
         found.map(TfoKey::duplicate)
-    }
-
-    fn apply(&mut self, change: RecordChange) {
-        let nodes = &mut self.state.snapshot.nodes;
-        match change.next {
-            Some(next) => drop(nodes.insert(change.node, next)),
-            None => drop(nodes.remove(&change.node)),
-        }
     }
 }
 

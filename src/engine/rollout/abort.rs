@@ -14,6 +14,7 @@ use super::barrier::{Barrier, Conflict, conflict};
 use super::document::{Document, Hold, REVOKED_MAX, Revoke, Snapshot, Stage};
 use super::draft::Draft;
 use super::input::{Now, Reason, RevokeKeys, Step};
+use super::record::Exclusion;
 use super::slots::PoolKey;
 use super::walk::short_barrier_is_over_for;
 use super::wave::instructions;
@@ -107,9 +108,7 @@ pub(super) fn revoke(mut draft: Draft<'_>, keys: &RevokeKeys, deny: &BTreeSet<No
             hold_aborted(&mut draft.document);
         }
     }
-    for node in deny {
-        draft.deny(node);
-    }
+    draft.exclude(deny, Exclusion::Denied);
     draft.leave_behind(unseen);
     draft.commit(Action::Revoke)
 }

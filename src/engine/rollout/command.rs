@@ -26,6 +26,7 @@ use super::draft::{Draft, Origin};
 use super::gates::{drained, missing, not_drained};
 use super::input::{Command, Now, OperatorRequest, Reason, Step};
 use super::refusal::EXPECTED_MAX;
+use super::record::Exclusion;
 use super::slots::{PoolKey, Slots};
 use super::walk::stage;
 use tfo_model::fleet::Action;
@@ -58,7 +59,7 @@ pub(super) fn carry_out(
         Command::Exclude { nodes, until } => draft.exclude_until(nodes, *until),
         Command::Include { nodes } => draft.include(nodes),
         Command::Deny { nodes } => {
-            nodes.iter().for_each(|node| draft.deny(node));
+            draft.exclude(nodes, Exclusion::Denied);
             draft.commit(Action::Deny)
         }
         Command::Allow { nodes } => draft.allow(nodes),

@@ -8,8 +8,7 @@
 //!   through [`KeyRing::key`] and given back by [`KeyRing::insert`].
 //!
 //! A commit ([`Proposal`] and the ring with its fresh keys) is one transaction: the document if the stored revision is
-//! [`Proposal::expected`], each record if its version is the expected one, the audit entries, rows for fresh epochs
-//! that the new document holds, and the **erasure of every row whose epoch it does not hold**.  If an epoch is held but
+//! [`Proposal::expected`], the exclusions, the audit entry, rows for fresh epochs that the new document holds, and the **erasure of every row whose epoch it does not hold**.  If an epoch is held but
 //! has neither a row nor fresh bytes, the commit is refused.
 //!
 //! Must not know: clocks, stores, sockets.  Persisted: every type here; a field may be added with a serde default, and
@@ -20,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::policy::{Policy, Share, WaveRule};
-use super::record::{NodeRecord, RecordChange, Report};
+use super::parts::Excluded;
+use super::record::{NodeRecord, Report};
 use super::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::Action;
@@ -318,7 +318,7 @@ pub struct AuditEntry {
     pub actor: Actor,
     /// A transition of rule 3 or a command.
     pub action: Action,
-    /// The nodes whose records changed with it: excluded, denied, left behind, forgotten.  For a promotion, an opened
+    /// The nodes that it took out: excluded, denied, left behind, forgotten.  For a promotion, an opened
     /// wave and a node that is taken in: the required nodes that are newly in the wave, at most [`AUDIT_MEMBERS_MAX`].
     /// For a stop by the health gate: the nodes that rejected most.
     pub nodes: BTreeSet<NodeId>,
@@ -333,10 +333,20 @@ pub struct Proposal {
     pub expected: Revision,
     /// The document to put in its place; its revision is the one after `expected`.
     pub document: Document,
-    /// Records that change with it, each against its own version.
-    pub records: Vec<RecordChange>,
+    /// The nodes that it excludes: each exclusion takes the place of an earlier one.
+    pub exclusions: BTreeMap<NodeId, Excluded>,
+    /// Nodes whose exclusion is removed: forgotten long ago, and in no roster.
+    pub dropped: BTreeSet<NodeId>,
     /// Its entry in the audit log.
     pub audit: AuditEntry,
+}
+
+impl Proposal {
+    /// Whether it changes a part of some node's record.
+    #[must_use]
+    pub fn changes_parts(&self) -> bool {
+        !self.exclusions.is_empty() || !self.dropped.is_empty()
+    }
 }
 
 /// The bytes beside a document, by epoch.  No `Clone`, no `Serialize`; `Debug` shows epochs only.

@@ -2,11 +2,12 @@
 //!
 //! Invariants (docs/protocol.md#rule-2): a commit raises the revision by one, and the generation by at most one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::{Actor, AuditEntry, Document, Proposal, Snapshot};
 use super::input::{Now, Reason, Step};
-use super::record::{Exclusion, Membership, NodeRecord, RecordChange};
+use super::parts::Excluded;
+use super::record::Exclusion;
 use tfo_model::fleet::Action;
 use tfo_model::ids::NodeId;
 
@@ -28,15 +29,18 @@ pub(super) struct Draft<'a> {
     pub(super) now: Now<'a>,
     pub(super) origin: Origin,
     pub(super) document: Document,
-    /// Nodes that the audit entry names besides those whose records change.
+    /// Nodes that the audit entry names besides those that are excluded.
     pub(super) taken_in: BTreeSet<NodeId>,
-    records: Vec<RecordChange>,
+    exclusions: BTreeMap<NodeId, Exclusion>,
+    /// Nodes whose exclusion is not remembered any more.
+    pub(super) dropped: BTreeSet<NodeId>,
 }
 
 impl<'a> Draft<'a> {
     pub(super) fn of(snapshot: &'a Snapshot, now: Now<'a>, origin: Origin) -> Self {
         let document = snapshot.document.clone();
-        Self { snapshot, now, origin, document, taken_in: BTreeSet::new(), records: Vec::new() }
+        let (taken_in, dropped) = (BTreeSet::new(), BTreeSet::new());
+        Self { snapshot, now, origin, document, taken_in, exclusions: BTreeMap::new(), dropped }
     }
 
     /// From this commit on, some node is instructed to hold other slots.
@@ -50,47 +54,21 @@ impl<'a> Draft<'a> {
         self.document.since = self.now.wall;
     }
 
-    /// Changes one record against the version in the snapshot; none forgets the node.
-    pub(super) fn record(&mut self, node: &NodeId, next: Option<NodeRecord>) {
-        let expected = self.snapshot.nodes.get(node).map(|record| record.version);
-        let next = next.map(|record| NodeRecord { version: expected.unwrap_or(0) + 1, ..record });
-        self.records.push(RecordChange { node: node.clone(), expected, next });
-    }
-
-    /// Takes nodes out of the required set; passes over those without a record.
-    pub(super) fn exclude(&mut self, nodes: &[NodeId], exclusion: Exclusion) {
-        for node in nodes {
-            if let Some(record) = self.snapshot.nodes.get(node) {
-                let membership = Membership::Excluded(exclusion);
-                self.record(node, Some(NodeRecord { membership, ..record.clone() }));
-            }
-        }
-    }
-
-    /// Takes a node out for good, also one that never came.
-    pub(super) fn deny(&mut self, node: &NodeId) {
-        let membership = Membership::Excluded(Exclusion::Denied);
-        let record = match self.snapshot.nodes.get(node) {
-            Some(record) => NodeRecord { membership, ..record.clone() },
-            None => NodeRecord {
-                version: 0,
-                syncs: 0,
-                membership,
-                session: None,
-                report: None,
-                window: None,
-                baseline: None,
-                last_report_at: None,
-            },
-        };
-        self.record(node, Some(record));
+    /// Takes nodes out, also those that never came.  Of several exclusions of a node the last one counts.
+    pub(super) fn exclude<'n>(&mut self, nodes: impl IntoIterator<Item = &'n NodeId>, cause: Exclusion) {
+        self.exclusions.extend(nodes.into_iter().map(|node| (node.clone(), cause)));
     }
 
     pub(super) fn commit(mut self, action: Action) -> Result<Step, Reason> {
         let expected = self.snapshot.document.revision;
         self.document.revision = expected.next().ok_or(Reason::Exhausted)?;
         self.forget_finished_revoke();
-        let changed = self.records.iter().map(|change| change.node.clone());
+        let (revision, at) = (self.document.revision, self.now.wall);
+        let exclusions: BTreeMap<NodeId, Excluded> = self.exclusions.into_iter().map(|(node, cause)| {
+            let closes = self.snapshot.nodes.get(&node).and_then(|record| record.session);
+            (node, Excluded { cause, closes, revision, at })
+        }).collect();
+        let named = exclusions.keys().cloned();
         let audit = AuditEntry {
             at: self.now.wall,
             revision: self.document.revision,
@@ -98,10 +76,11 @@ impl<'a> Draft<'a> {
             phase: self.document.stage.phase(),
             actor: self.origin.actor,
             action,
-            nodes: changed.chain(self.taken_in).collect(),
+            nodes: named.chain(self.taken_in).collect(),
             reason: self.origin.reason,
         };
-        Ok(Step::Commit(Box::new(Proposal { expected, document: self.document, records: self.records, audit })))
+        let (document, dropped) = (self.document, self.dropped);
+        Ok(Step::Commit(Box::new(Proposal { expected, document, exclusions, dropped, audit })))
     }
 
     /// A revoke ends when none of its keys is in a slot any more.

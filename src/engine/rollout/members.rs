@@ -21,15 +21,11 @@ use tfo_model::fleet::Action;
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
 
-/// How long the session of a forgotten node is remembered: no request is in flight for a day.
-const FORGOTTEN_KEPT_SECS: u64 = 86_400;
-
 impl Draft<'_> {
     /// Takes nodes out of all barriers until a time; their first sync after that admits them again.
     pub(super) fn exclude_until(mut self, nodes: &BTreeSet<NodeId>, until: UnixTime) -> Result<Step, Reason> {
         self.all(nodes, "denied already", |record| !record.is_denied())?;
-        let nodes: Vec<NodeId> = nodes.iter().cloned().collect();
-        self.exclude(&nodes, Exclusion::Operator { until });
+        self.exclude(nodes, Exclusion::Operator { until });
         self.commit(Action::Exclude)
     }
 
@@ -42,9 +38,8 @@ impl Draft<'_> {
             "not excluded by an operator; an exclusion as absent or left behind ends by itself",
             is_excluded,
         )?;
-        let nodes: Vec<NodeId> = nodes.iter().cloned().collect();
         let until = self.now.wall;
-        self.exclude(&nodes, Exclusion::Operator { until });
+        self.exclude(nodes, Exclusion::Operator { until });
         self.commit(Action::Include)
     }
 
@@ -93,29 +88,14 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Forgets nodes, but for the ordinals of their sessions.  The remains of nodes that were forgotten long ago go with
-    /// them.
+    /// Forgets nodes, but for the ordinals of their sessions; what is left of nodes that were forgotten long ago goes.
     fn make_unknown(&mut self, nodes: &BTreeSet<NodeId>) {
-        let (snapshot, wall) = (self.snapshot, self.now.wall);
-        for node in nodes {
-            let known = snapshot.nodes.get(node);
-            let remains = known.filter(|known| known.session.is_some()).map(|known| NodeRecord {
-                membership: Membership::Excluded(Exclusion::Forgotten),
-                report: None,
-                window: None,
-                baseline: None,
-                last_report_at: Some(wall),
-                ..known.clone()
-            });
-            self.record(node, remains);
-        }
-        let is_old = |record: &NodeRecord| {
-            let since = record.last_report_at.map_or(u64::MAX, |at| wall.secs_since(at));
-            !record.is_known() && since > FORGOTTEN_KEPT_SECS
-        };
-        for (node, _) in snapshot.nodes.iter().filter(|(_, record)| is_old(record)) {
-            self.record(node, None);
-        }
+        self.exclude(nodes, Exclusion::Forgotten);
+        let wall = self.now.wall;
+        // A node that is still in a roster would be admitted again without its exclusion.
+        let is_over = |record: &NodeRecord| record.is_long_forgotten(wall) && record.coordinator.is_none();
+        let over = self.snapshot.nodes.iter().filter(|(node, record)| is_over(record) && !nodes.contains(*node));
+        self.dropped.extend(over.map(|(node, _)| node.clone()));
     }
 
     /// Refuses the command for all if one of the nodes is unknown, or is not as the command needs it.

@@ -38,6 +38,7 @@ mod gates;
 pub mod input;
 mod members;
 mod operator;
+pub mod parts;
 pub mod policy;
 pub mod presence;
 pub mod record;

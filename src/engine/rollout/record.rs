@@ -1,22 +1,25 @@
 //! What a pool knows of one node: its record, session and report (docs/protocol.md#rule-6; rules 7, 8).
 //!
-//! A node without a record is *unknown*.  Invariants: a record changes only against its own `version` (compare and
-//! swap), `syncs` rises only with a sync of the node itself, and the session's ordinal never falls, so that a delayed
+//! A node without a record is *unknown*.  A record is never stored: it is merged from the parts that are (`parts`).
+//! Invariants: `syncs` rises only with a sync of the node itself, and the session's ordinal never falls, so that a delayed
 //! request of a closed session cannot bring an old ack back.
 //!
-//! Persisted: every type here; no secrets.
+//! Persisted: the parts of it, but not the record; no secrets.
 
 use serde::{Deserialize, Serialize};
 
 use super::policy::Policy;
 use super::slots::{Fence, Instruction};
-use tfo_model::count::{Epoch, Generation};
+use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::ExclusionReason;
-use tfo_model::ids::{NodeId, PoolId};
+use tfo_model::ids::{CoordinatorName, PoolId};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::{Counters, KeySource, Session};
 use tfo_model::state::{Phase, SlotPrints};
 use tfo_model::time::UnixTime;
+
+/// How long the session of a forgotten node is remembered: no request is in flight for a day.
+const FORGOTTEN_KEPT_SECS: u64 = 86_400;
 
 /// Whether the kernel holds the slots of the fence in every namespace.  Persisted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -154,9 +157,8 @@ impl Exclusion {
     }
 }
 
-/// Whether the pool counts on the node; unknown nodes have no record (rule 6).  Persisted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// Whether the pool counts on the node; unknown nodes have no record (rule 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Membership {
     /// Barriers wait for it, if it has two slots and keys from the pool.
     Admitted,
@@ -164,18 +166,19 @@ pub enum Membership {
     Excluded(Exclusion),
 }
 
-/// The record of a node.  Persisted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// The record of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NodeRecord {
-    /// Rises with every write of the record: the token of its compare-and-swap.
-    pub version: u64,
     /// Rises with every stored sync: by this other coordinators see that the node is alive.
     pub syncs: u64,
     /// Admitted or excluded.
-    #[serde(rename = "standing")]
     pub membership: Membership,
+    /// The document revision that made its latest exclusion; none if it never was excluded.  Its next admission names it.
+    pub exclusion: Option<Revision>,
     /// The open session; none for a node that an operator excluded before it ever came.
     pub session: Option<Session>,
+    /// The coordinator that the session was opened at; none if no roster has the node.
+    pub coordinator: Option<CoordinatorName>,
     /// Its latest report; none as above.
     pub report: Option<Report>,
     /// Counters over the present phase; none if not known.
@@ -205,6 +208,13 @@ impl NodeRecord {
         counts && self.can_share()
     }
 
+    /// Whether the node was forgotten so long ago that none of its requests is in flight.
+    #[must_use]
+    pub fn is_long_forgotten(&self, wall: UnixTime) -> bool {
+        let since = self.last_report_at.map_or(u64::MAX, |at| wall.secs_since(at));
+        !self.is_known() && since > FORGOTTEN_KEPT_SECS
+    }
+
     /// Whether the node is known, so that lists of nodes show it.
     #[must_use]
     pub fn is_known(&self) -> bool {
@@ -227,22 +237,11 @@ impl NodeRecord {
     #[must_use]
     pub fn holds(&self) -> Option<SlotPrints> {
         let report = self.report.as_ref()?;
-        // A record of an earlier release has no `holds`.
+        // An agent of an earlier release reports no `holds`.
         report.holds.or_else(|| report.fence.as_ref().map(|fence| fence.slots.prints()))
     }
 
     fn can_share(&self) -> bool {
         self.report.as_ref().is_some_and(Report::can_share)
     }
-}
-
-/// One record to write, or to forget, against the version that was read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RecordChange {
-    /// The node of the record.
-    pub node: NodeId,
-    /// The version that must still be stored; none = no record.
-    pub expected: Option<u64>,
-    /// What to store; none = forget the node.
-    pub next: Option<NodeRecord>,
 }

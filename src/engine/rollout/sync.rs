@@ -31,11 +31,12 @@ use super::document::{Document, Snapshot};
 use super::gates::counted_under;
 use super::operator::RECOVER_JUMP;
 use super::presence::Presence;
-use super::record::{Exclusion, Membership, NodeRecord, RecordChange, Report, Window};
+use super::parts::{Ack, Entry, Later};
+use super::record::{Exclusion, Membership, NodeRecord, Report, Window};
 use super::slots::Instruction;
 use super::wave::instruction_for;
 use tfo_model::count::Generation;
-use tfo_model::ids::NodeId;
+use tfo_model::ids::{CoordinatorName, NodeId};
 use tfo_model::node::{Counters, Session};
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
@@ -64,9 +65,9 @@ pub struct Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recording {
     /// First of a session: durable before the document is read for the answer.
-    First(RecordChange),
+    First(Entry),
     /// Later in a session: may be batched with others.
-    Later(RecordChange),
+    Later(Later),
     /// Below what this session reported already: a late repetition.
     Stale,
 }
@@ -120,7 +121,9 @@ pub enum Answer {
     Nothing,
 }
 
-/// Decides what to store for a sync.
+/// Decides what the coordinator `by` stores for a sync, in its own roster.
+///
+/// A session lives at one coordinator: the same one at another, behind a balancer, closes it.
 ///
 /// # Errors
 /// Fails if the node is denied, belongs to another pool, has a later session, reports impossible numbers, or declares
@@ -131,6 +134,7 @@ pub fn record(
     node: &NodeId,
     sync: &Sync,
     wall: UnixTime,
+    by: &CoordinatorName,
 ) -> Result<Recording, SyncRefused> {
     let of_other_pool = sync.report.fence.as_ref().is_some_and(|fence| fence.pool_id != document.pool_id);
     if of_other_pool && sync.report.takes_keys() {
@@ -143,16 +147,16 @@ pub fn record(
     if declared_secs > max_secs && sync.report.takes_keys() {
         return Err(SyncRefused::PeriodTooLong { declared_secs, max_secs });
     }
-    let admitted = admitted(document, before, node, sync, wall);
+    let ack = ack(document, before, node, sync, wall);
     let Some(before) = before else {
-        return Ok(Recording::First(RecordChange { node: node.clone(), expected: None, next: Some(admitted) }));
+        return Ok(Recording::First(Entry { session: sync.session, answers: None, first: ack }));
     };
     if before.is_denied() {
         return Err(SyncRefused::Denied);
     }
     let is_later = match before.session {
         None => true,
-        Some(open) if open == sync.session && changes_kind(before, sync) => {
+        Some(open) if open == sync.session && (changes_kind(before, sync) || is_of_another(before, by)) => {
             return Err(SyncRefused::SessionClosed { ordinal: open.ordinal });
         }
         Some(open) if open == sync.session => false,
@@ -161,22 +165,30 @@ pub fn record(
         }
         Some(_) => true,
     };
-    let (membership, is_admission) = match before.membership {
-        Membership::Admitted => (Membership::Admitted, is_later),
+    let (is_admitted, is_admission) = match before.membership {
+        Membership::Admitted => (true, is_later),
         // An exclusion closes the session: an answer that was read before the node was admitted again, and is still in
         // flight, must not be the answer to the request that admits it.
         Membership::Excluded(exclusion) if ends_with_sync(exclusion, wall) => match before.session {
             Some(open) if !is_later => return Err(SyncRefused::SessionClosed { ordinal: open.ordinal }),
-            Some(_) | None => (Membership::Admitted, true),
+            Some(_) | None => (true, true),
         },
-        Membership::Excluded(exclusion) => (Membership::Excluded(exclusion), is_later),
+        Membership::Excluded(_) => (false, is_later),
     };
     if !is_admission && is_stale(before, sync) {
         return Ok(Recording::Stale);
     }
-    let next = Some(NodeRecord { membership, ..admitted });
-    let change = RecordChange { node: node.clone(), expected: Some(before.version), next };
-    Ok(if is_admission { Recording::First(change) } else { Recording::Later(change) })
+    Ok(if is_admission {
+        let answers = before.exclusion.filter(|_| is_admitted);
+        Recording::First(Entry { session: sync.session, answers, first: ack })
+    } else {
+        Recording::Later(Later { session: sync.session, ack })
+    })
+}
+
+/// Whether another coordinator opened the session: its acks are not ours to write (rule 8).
+fn is_of_another(before: &NodeRecord, by: &CoordinatorName) -> bool {
+    before.coordinator.as_ref() != Some(by)
 }
 
 /// Whether a sync ends this exclusion by admitting the node again (rule 6).
@@ -218,29 +230,20 @@ fn is_stale(before: &NodeRecord, sync: &Sync) -> bool {
     before.report.as_ref().is_some_and(|stored| generation(&sync.report) < generation(stored))
 }
 
-/// The record of the node with this sync in it, as that of an admitted node.
-fn admitted(
-    document: &Document,
-    before: Option<&NodeRecord>,
-    node: &NodeId,
-    sync: &Sync,
-    wall: UnixTime,
-) -> NodeRecord {
+/// What is stored of this sync.
+fn ack(document: &Document, before: Option<&NodeRecord>, node: &NodeId, sync: &Sync, wall: UnixTime) -> Ack {
     // If the clock stepped back, the least time counts, and the window may start again.
     let last_report_at = before.and_then(|record| record.last_report_at);
     let elapsed_secs = last_report_at.map_or(0, |at| wall.secs_since(at));
     let (window, baseline) = windows(document, before, node, &sync.report, elapsed_secs);
     let same_session = before.filter(|record| record.session == Some(sync.session));
     let seen_before = same_session.and_then(|record| record.report.as_ref()).map_or(Generation::ZERO, |r| r.seen);
-    NodeRecord {
-        version: before.map_or(0, |record| record.version) + 1,
+    Ack {
+        report: Report { seen: sync.seen.max(seen_before), ..sync.report.clone() }.bounded(),
         syncs: before.map_or(0, |record| record.syncs) + 1,
-        membership: Membership::Admitted,
-        session: Some(sync.session),
-        report: Some(Report { seen: sync.seen.max(seen_before), ..sync.report.clone() }.bounded()),
         window,
         baseline,
-        last_report_at: Some(wall),
+        at: wall,
     }
 }
 

@@ -20,7 +20,8 @@ mod schema;
 mod slots;
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -30,16 +31,17 @@ use self::file::DatabaseFile;
 use self::lock::{FileLock, Mark};
 pub use self::reader::SqliteReader;
 use self::reader::locked;
-use self::rows::{PoolRow, Rows};
+use self::rows::{Part, PoolRow, Rows};
 use crate::check::{self, KeyPlan};
-use crate::contract::{Erasure, Head, PoolImage, PoolState, ReadStore, RecordOutcome, Store};
-use crate::error::{CommitError, Refusal, StoreError};
-use crate::limits::RECORDS_MAX;
+use crate::contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store};
+use crate::error::{CommitError, Refusal, StoreError, gone};
+use crate::journal::{Change, Journal};
+use crate::limits::PARTS_MAX;
 use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::parts::Writes;
 use tfo_model::count::Revision;
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::problem::Problem;
 
 /// How long emptying the WAL waits for a reader: enough for our own, which take milliseconds, but not for a backup.
@@ -51,6 +53,8 @@ pub struct SqliteStore {
     // Dropped before the writer: the last connection to close empties the WAL, and a reader cannot.
     reader: SqliteReader,
     writer: Mutex<Connection>,
+    /// What was written lately, for each pool; changed under the writer's lock.
+    journals: Mutex<BTreeMap<PoolName, Journal>>,
     /// Whether erased keys may still lie in the WAL.
     leftovers: AtomicBool,
     set_back: Option<Problem>,
@@ -78,7 +82,8 @@ impl SqliteStore {
         lock.watch(reader.place.beside("-wal"));
         let set_back = lock.found.and_then(|found| set_back(&reader.place, found, mark));
         lock.note(mark);
-        let store = Self { reader, writer: Mutex::new(writer), leftovers: AtomicBool::new(true), set_back, lock };
+        let (writer, journals) = (Mutex::new(writer), Mutex::default());
+        let store = Self { reader, writer, journals, leftovers: AtomicBool::new(true), set_back, lock };
         // An earlier run may have been killed between a commit and its erasure.
         if store.erase_leftovers()? == Erasure::Waiting {
             let path = store.reader.place.text();
@@ -91,6 +96,16 @@ impl SqliteStore {
     #[must_use]
     pub fn set_back(&self) -> Option<&Problem> {
         self.set_back.as_ref()
+    }
+
+    fn journals(&self) -> MutexGuard<'_, BTreeMap<PoolName, Journal>> {
+        // A change is added in one step, so a panic leaves no half of one.
+        self.journals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a transaction that took effect; the caller still has the writer's lock.
+    fn note(&self, pool: &PoolName, before: Head, change: Change, after: Head) {
+        self.journals().entry(pool.clone()).or_default().push(before, change, after);
     }
 
     /// Runs `write` in one write transaction; nothing is left of it unless it returns `Ok`.
@@ -133,25 +148,31 @@ impl SqliteStore {
         rows.put_slots(pool, &slots)
     }
 
-    fn apply(&self, rows: Rows<'_>, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<bool, CommitError> {
+    /// Whether keys are erased, and the positions before and after.
+    fn apply(
+        &self,
+        rows: Rows<'_>,
+        pool: &PoolName,
+        proposal: &Proposal,
+        keys: &KeyRing,
+    ) -> Result<(bool, Head, Head), CommitError> {
         let mut row = rows.pool(pool)?.ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
         if row.head.revision != proposal.expected {
             return Err(CommitError::Conflict { expected: proposal.expected, stored: row.head.revision });
         }
-        let stored = rows.document(&row)?;
+        let (before, stored) = (row.head, rows.document(&row)?);
         let plan = check::plan(&stored, proposal, keys)?;
-        for change in &proposal.records {
-            if rows.put_record(&mut row, change)?.is_err() {
-                return Err(CommitError::RecordConflict { node: change.node.clone() });
-            }
+        for (node, excluded) in &proposal.exclusions {
+            rows.put(&mut row, Part::Exclusion, node, excluded)?;
         }
+        proposal.dropped.iter().try_for_each(|node| rows.remove(&mut row, Part::Exclusion, node))?;
         row.head.revision = proposal.document.revision;
-        row.head.record_writes += u64::from(!proposal.records.is_empty());
+        row.head.part_writes += u64::from(proposal.changes_parts());
         rows.put_pool(&row)?;
         rows.put_document(&row, &proposal.document)?;
         rows.put_audit(&row, &proposal.audit)?;
         self.apply_keys(rows, &row, &proposal.document, &plan)?;
-        Ok(plan.erases)
+        Ok((plan.erases, before, row.head))
     }
 
     /// Copies the WAL into the database, where keys are overwritten in place, and cuts it to nothing.
@@ -192,19 +213,24 @@ impl ReadStore for SqliteStore {
 
 impl Store for SqliteStore {
     fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
-        let document = &image.snapshot.document;
+        let document = &image.content.snapshot().document;
         let plan = check::plan_first(document, image.keys, image.audit)?;
         self.writing(&mut locked(&self.writer), |rows| {
             if rows.pool(pool)?.is_some() {
                 return Err(CommitError::PoolExists { pool: pool.clone() });
             }
             let mut row = rows.add_pool(pool, document.revision)?;
-            for (node, record) in &image.snapshot.nodes {
-                let change = RecordChange { node: node.clone(), expected: None, next: Some(record.clone()) };
-                if rows.put_record(&mut row, &change)?.is_err() {
-                    let what = format!("pool {pool} was missing, but has node records");
-                    return Err(self.reader.place.damaged(what).into());
+            let parts = image.content.parts();
+            for (by, roster) in &parts.rosters {
+                for (node, entry) in &roster.entries {
+                    rows.put(&mut row, Part::Entry(by), node, entry)?;
                 }
+                for (node, later) in &roster.acks {
+                    rows.put(&mut row, Part::Ack(by), node, later)?;
+                }
+            }
+            for (node, excluded) in &parts.exclusions {
+                rows.put(&mut row, Part::Exclusion, node, excluded)?;
             }
             rows.put_pool(&row)?;
             rows.put_document(&row, document)?;
@@ -215,7 +241,8 @@ impl Store for SqliteStore {
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
         let mut writer = locked(&self.writer);
-        let erases = self.writing(&mut writer, |rows| self.apply(rows, pool, proposal, keys))?;
+        let (erases, before, after) = self.writing(&mut writer, |rows| self.apply(rows, pool, proposal, keys))?;
+        self.note(pool, before, Change::Committed(Arc::new(proposal.clone())), after);
         if !erases {
             return Ok(Erasure::Done);
         }
@@ -227,26 +254,68 @@ impl Store for SqliteStore {
         }))
     }
 
-    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
-        if changes.len() > RECORDS_MAX {
-            return Err(Refusal::TooManyRecords.into());
+    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError> {
+        if writes.len() > PARTS_MAX {
+            return Err(Refusal::TooManyParts.into());
         }
-        changes.iter().try_for_each(check::check_record)?;
-        self.writing(&mut locked(&self.writer), |rows| {
+        let mut writer = locked(&self.writer);
+        let written = self.writing(&mut writer, |rows| {
             let mut row = rows.pool(pool)?.ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
-            let mut outcomes = Vec::with_capacity(changes.len());
-            for change in changes {
-                outcomes.push(match rows.put_record(&mut row, change)? {
-                    Ok(()) => RecordOutcome::Stored,
-                    Err(stored) => RecordOutcome::Conflict { stored },
-                });
+            let before = row.head;
+            if writes.is_empty() {
+                return Ok(None);
             }
-            if outcomes.contains(&RecordOutcome::Stored) {
-                row.head.record_writes += 1;
-                rows.put_pool(&row)?;
+            for node in &writes.removed {
+                rows.remove(&mut row, Part::Entry(by), node)?;
+                rows.remove(&mut row, Part::Ack(by), node)?;
             }
-            Ok(outcomes)
-        })
+            for (node, entry) in &writes.entries {
+                rows.put(&mut row, Part::Entry(by), node, entry)?;
+            }
+            for (node, later) in &writes.acks {
+                rows.put(&mut row, Part::Ack(by), node, later)?;
+            }
+            row.head.part_writes += 1;
+            rows.put_pool(&row)?;
+            Ok(Some((before, row.head)))
+        })?;
+        if let Some((before, after)) = written {
+            self.note(pool, before, Change::Written(Arc::new((by.clone(), writes.clone()))), after);
+        }
+        Ok(())
+    }
+
+    fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
+        let head = self.head(pool)?.ok_or_else(|| gone(pool))?;
+        if copy.head == head {
+            return Ok(News::Same);
+        }
+        let changes = self.journals().get(pool).and_then(|journal| journal.between(copy.head, head));
+        if let Some(changes) = changes {
+            // Keys change with documents only.  A commit that came meanwhile is followed next time, with its keys.
+            let keys = match copy.head.revision == head.revision {
+                true => None,
+                false => self.document(pool)?.filter(|(document, _)| document.revision == head.revision),
+            };
+            if keys.is_some() || copy.head.revision == head.revision {
+                changes.iter().for_each(|change| change.apply(&mut copy.content));
+                copy.head = head;
+                if let Some((_, keys)) = keys {
+                    copy.keys = keys;
+                }
+                return Ok(News::Followed);
+            }
+        }
+        *copy = self.load(pool)?.ok_or_else(|| gone(pool))?;
+        Ok(News::ReadAgain)
+    }
+
+    /// An earlier transaction is over once another one begins.
+    fn settle(&self) -> Result<(), StoreError> {
+        self.lock.check()?;
+        let mut writer = locked(&self.writer);
+        let begun = writer.transaction_with_behavior(TransactionBehavior::Immediate);
+        begun.and_then(Transaction::rollback).map_err(self.reader.place.sql("write"))
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {

@@ -183,6 +183,9 @@ fn check_schema(place: &DatabaseFile, connection: &Connection) -> Result<i64, St
         let what = format!("it is an SQLite database with application_id {id} and user_version {found}");
         return Err(StoreError::Foreign { place: place.text(), what });
     }
+    if found < schema::FIRST {
+        return Err(StoreError::Older { place: place.text() });
+    }
     if found > known { Err(StoreError::Newer { place: place.text(), found, known }) } else { Ok(found) }
 }
 

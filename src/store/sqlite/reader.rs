@@ -17,7 +17,8 @@ use crate::contract::{Head, PoolState, ReadStore};
 use crate::error::StoreError;
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_crypto::seal::KeyEncryptionKey;
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Snapshot};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing};
+use tfo_engine::rollout::parts::PoolContent;
 use tfo_model::count::Revision;
 use tfo_model::ids::PoolName;
 
@@ -109,8 +110,8 @@ impl ReadStore for SqliteReader {
             let Some(row) = rows.pool(pool)? else { return Ok(None) };
             let document = rows.document(&row)?;
             let keys = self.open_keys(rows, &row, &document)?;
-            let nodes = rows.nodes(&row)?;
-            Ok(Some(PoolState { head: row.head, snapshot: Snapshot { document, nodes }, keys }))
+            let content = PoolContent::new(document, rows.parts(&row)?);
+            Ok(Some(PoolState { head: row.head, content, keys }))
         })
     }
 

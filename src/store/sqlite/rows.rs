@@ -1,6 +1,6 @@
 //! Rows and values: every read is checked, every written value carries its checksum.
 
-use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
@@ -14,9 +14,9 @@ use crate::error::{CommitError, Refusal, StoreError};
 use crate::limits::{AUDIT_KEPT, AUDIT_READ_MAX};
 use tfo_crypto::checksum::{CHECKSUM_BYTES, checksum};
 use tfo_engine::rollout::document::{AuditEntry, Document};
-use tfo_engine::rollout::record::{NodeRecord, RecordChange};
+use tfo_engine::rollout::parts::Parts;
 use tfo_model::count::Revision;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
 
 /// A connection, inside a transaction unless one statement is all, and how errors name its file.
 #[derive(Clone, Copy)]
@@ -31,8 +31,42 @@ pub(super) struct PoolRow<'a> {
     pub(super) number: i64,
     pub(super) name: &'a PoolName,
     pub(super) head: Head,
-    /// Number of records, so that a lost one is noticed.
-    pub(super) nodes: u64,
+    /// Number of parts of records, so that a lost one is noticed.
+    pub(super) parts: u64,
+}
+
+/// A part of a node's record, and whose it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part<'a> {
+    /// The entry in this coordinator's roster.
+    Entry(&'a CoordinatorName),
+    /// The later sync in this coordinator's roster.
+    Ack(&'a CoordinatorName),
+    /// The latest exclusion.
+    Exclusion,
+}
+
+impl<'a> Part<'a> {
+    /// The writer; empty for an exclusion, which any coordinator may commit.
+    fn coordinator(self) -> &'a str {
+        match self {
+            Self::Entry(by) | Self::Ack(by) => by.as_str(),
+            Self::Exclusion => "",
+        }
+    }
+
+    /// Its place, which its checksum covers.
+    fn at<'t>(self, pool: &'t PoolRow<'_>, node: &'t NodeId) -> [&'t str; 4]
+    where
+        'a: 't,
+    {
+        let table = match self {
+            Self::Entry(_) => "entry",
+            Self::Ack(_) => "ack",
+            Self::Exclusion => "exclusion",
+        };
+        [table, pool.name.as_str(), self.coordinator(), node.as_str()]
+    }
 }
 
 type TextRow = (String, [u8; CHECKSUM_BYTES]);
@@ -51,14 +85,14 @@ impl<'a> Rows<'a> {
     pub(super) fn mark(self) -> Result<Mark, StoreError> {
         let store_id = self.one("SELECT store_id FROM meta", [], |row| row.get(0))?;
         let store_id = store_id.ok_or_else(|| self.place.damaged("its identity is missing"))?;
-        let sql = "SELECT revision, record_writes FROM pool";
+        let sql = "SELECT revision, part_writes FROM pool";
         let counts: Vec<[i64; 2]> = self.all(sql, [], |row| Ok([row.get(0)?, row.get(1)?]))?;
         let writes = counts.into_iter().flatten().fold(0, |sum: u64, one| sum.saturating_add(one.cast_unsigned()));
         Ok(Mark { store_id, writes })
     }
 
     pub(super) fn pool(self, name: &'a PoolName) -> Result<Option<PoolRow<'a>>, StoreError> {
-        let sql = "SELECT number, revision, record_writes, nodes, sum FROM pool WHERE name = ?1";
+        let sql = "SELECT number, revision, part_writes, parts, sum FROM pool WHERE name = ?1";
         let row = self
             .one(sql, [name.as_str()], |row| Ok((row.get(0)?, [row.get(1)?, row.get(2)?, row.get(3)?], row.get(4)?)))?;
         let Some((number, counts, sum)) = row else { return Ok(None) };
@@ -66,9 +100,9 @@ impl<'a> Rows<'a> {
         if sum != pool_sum(name, counts) {
             return Err(self.place.damaged(format!("the checksum of \"pool {name}\" is wrong")));
         }
-        let [revision, record_writes, nodes] = counts.map(i64::cast_unsigned);
-        let head = Head { revision: Revision::new(revision), record_writes };
-        Ok(Some(PoolRow { number, name, head, nodes }))
+        let [revision, part_writes, parts] = counts.map(i64::cast_unsigned);
+        let head = Head { revision: Revision::new(revision), part_writes };
+        Ok(Some(PoolRow { number, name, head, parts }))
     }
 
     pub(super) fn document(self, pool: &PoolRow<'_>) -> Result<Document, StoreError> {
@@ -90,20 +124,43 @@ impl<'a> Rows<'a> {
             .ok_or_else(|| self.place.damaged(format!("the sealed keys of pool {} are missing", pool.name)))
     }
 
-    pub(super) fn nodes(self, pool: &PoolRow<'_>) -> Result<BTreeMap<NodeId, NodeRecord>, StoreError> {
-        let sql = "SELECT node, version, text, sum FROM node WHERE pool = ?1 ORDER BY node";
-        let rows = self
-            .all(sql, [pool.number], |row| Ok((row.get::<_, String>(0)?, row.get(1)?, (row.get(2)?, row.get(3)?))))?;
-        let mut nodes = BTreeMap::new();
-        for (node, version, text) in rows {
-            let node: NodeId = node.parse().map_err(|_| self.place.damaged("a node has an invalid name"))?;
-            let record = self.checked_record(pool.name, &node, version, &text)?;
-            nodes.insert(node, record);
+    pub(super) fn parts(self, pool: &PoolRow<'_>) -> Result<Parts, StoreError> {
+        let (mut parts, mut found) = (Parts::default(), 0);
+        for (by, node, text) in self.part_rows(pool, "SELECT coordinator, node, text, sum FROM entry WHERE pool = ?1")? {
+            let entry = self.parse(&text, &Part::Entry(&by).at(pool, &node))?;
+            parts.rosters.entry(by).or_default().entries.insert(node, entry);
+            found += 1;
         }
-        if nodes.len() as u64 != pool.nodes {
-            return Err(self.place.damaged(format!("node records of pool {} are missing", pool.name)));
+        for (by, node, text) in self.part_rows(pool, "SELECT coordinator, node, text, sum FROM ack WHERE pool = ?1")? {
+            let later = self.parse(&text, &Part::Ack(&by).at(pool, &node))?;
+            parts.rosters.entry(by).or_default().acks.insert(node, later);
+            found += 1;
         }
-        Ok(nodes)
+        let sql = "SELECT node, text, sum FROM exclusion WHERE pool = ?1";
+        for (node, text) in self.all(sql, [pool.number], |row| Ok((row.get::<_, String>(0)?, (row.get(1)?, row.get(2)?))))? {
+            let node = self.name(&node, "a node")?;
+            let excluded = self.parse(&text, &Part::Exclusion.at(pool, &node))?;
+            parts.exclusions.insert(node, excluded);
+            found += 1;
+        }
+        if found == pool.parts {
+            Ok(parts)
+        } else {
+            Err(self.place.damaged(format!("parts of the node records of pool {} are missing", pool.name)))
+        }
+    }
+
+    fn part_rows(self, pool: &PoolRow<'_>, sql: &str) -> Result<Vec<(CoordinatorName, NodeId, TextRow)>, StoreError> {
+        let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, (row.get(2)?, row.get(3)?)));
+        let rows = self.all(sql, [pool.number], read)?;
+        let named = |(by, node, text): (String, String, TextRow)| {
+            Ok((self.name(&by, "a coordinator")?, self.name(&node, "a node")?, text))
+        };
+        rows.into_iter().map(named).collect()
+    }
+
+    fn name<T: FromStr>(self, text: &str, of: &str) -> Result<T, StoreError> {
+        text.parse().map_err(|_| self.place.damaged(format!("{of} has an invalid name")))
     }
 
     pub(super) fn audit(self, pool: &PoolRow<'_>, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
@@ -120,20 +177,20 @@ impl<'a> Rows<'a> {
 
     pub(super) fn add_pool(self, name: &'a PoolName, revision: Revision) -> Result<PoolRow<'a>, CommitError> {
         let counts = [int(revision.get())?, 0, 0];
-        let sql = "INSERT INTO pool (name, revision, record_writes, nodes, sum) VALUES (?1, ?2, 0, 0, ?3)";
+        let sql = "INSERT INTO pool (name, revision, part_writes, parts, sum) VALUES (?1, ?2, 0, 0, ?3)";
         self.write(sql, params![name.as_str(), counts[0], pool_sum(name, counts)])?;
         let number = self.connection.last_insert_rowid();
         self.write("INSERT INTO sealed (pool, slots) VALUES (?1, ?2)", params![number, Slots::default().as_bytes()])?;
         self.write("INSERT INTO document (pool, text, sum) VALUES (?1, '', x'')", params![number])?;
-        Ok(PoolRow { number, name, head: Head { revision, record_writes: 0 }, nodes: 0 })
+        Ok(PoolRow { number, name, head: Head { revision, part_writes: 0 }, parts: 0 })
     }
 
-    /// Writes head and node count.
+    /// Writes head and number of parts.
     pub(super) fn put_pool(self, pool: &PoolRow<'_>) -> Result<(), CommitError> {
-        let counts = [int(pool.head.revision.get())?, int(pool.head.record_writes)?, int(pool.nodes)?];
-        let [revision, record_writes, nodes] = counts;
-        let sql = "UPDATE pool SET revision = ?2, record_writes = ?3, nodes = ?4, sum = ?5 WHERE number = ?1";
-        self.write(sql, params![pool.number, revision, record_writes, nodes, pool_sum(pool.name, counts)]).map(drop)
+        let counts = [int(pool.head.revision.get())?, int(pool.head.part_writes)?, int(pool.parts)?];
+        let [revision, part_writes, parts] = counts;
+        let sql = "UPDATE pool SET revision = ?2, part_writes = ?3, parts = ?4, sum = ?5 WHERE number = ?1";
+        self.write(sql, params![pool.number, revision, part_writes, parts, pool_sum(pool.name, counts)]).map(drop)
     }
 
     pub(super) fn put_document(self, pool: &PoolRow<'_>, document: &Document) -> Result<(), CommitError> {
@@ -154,62 +211,49 @@ impl<'a> Rows<'a> {
         self.write("DELETE FROM audit WHERE pool = ?1 AND revision <= ?2", params![pool.number, oldest]).map(drop)
     }
 
-    /// Writes or removes a record if its stored version is the expected one; otherwise returns the stored version.
-    pub(super) fn put_record(
+    /// Writes a part in the place of an earlier one.
+    pub(super) fn put(
         self,
         pool: &mut PoolRow<'_>,
-        change: &RecordChange,
-    ) -> Result<Result<(), Option<u64>>, CommitError> {
-        let (number, node) = (pool.number, change.node.as_str());
-        let text = |next: &NodeRecord| self.print(next, &["node", pool.name.as_str(), node]);
-        // One statement each, which does nothing if another version is stored.
-        let changed = match (change.expected, &change.next) {
-            (None, None) => usize::from(self.version(pool, &change.node)?.is_none()),
-            (None, Some(next)) => {
-                let (text, sum) = text(next)?;
-                let sql = "INSERT INTO node (pool, node, version, text, sum) VALUES (?1, ?2, ?3, ?4, ?5)
-                           ON CONFLICT DO NOTHING";
-                let added = self.write(sql, params![number, node, int(next.version)?, text, sum])?;
-                pool.nodes += u64::from(added > 0);
-                added
-            }
-            (Some(expected), Some(next)) => {
-                let (text, sum) = text(next)?;
-                // OR FAIL: one row is changed or none, and each failure ends the transaction; ABORT, the default, would
-                // copy each page first, to undo a part of the statement.
-                let sql = "UPDATE OR FAIL node SET version = ?3, text = ?4, sum = ?5
-                           WHERE pool = ?1 AND node = ?2 AND version = ?6";
-                self.write(sql, params![number, node, int(next.version)?, text, sum, int(expected)?])?
-            }
-            (Some(expected), None) => {
-                let sql = "DELETE FROM node WHERE pool = ?1 AND node = ?2 AND version = ?3";
-                let removed = self.write(sql, params![number, node, int(expected)?])?;
-                pool.nodes -= u64::from(removed > 0);
-                removed
-            }
-        };
-        if changed > 0 { Ok(Ok(())) } else { Ok(Err(self.version(pool, &change.node)?)) }
-    }
-
-    /// The stored version of a record; none if the node has none.
-    fn version(self, pool: &PoolRow<'_>, node: &NodeId) -> Result<Option<u64>, StoreError> {
-        let sql = "SELECT version FROM node WHERE pool = ?1 AND node = ?2";
-        let found = self.one(sql, params![pool.number, node.as_str()], |row| row.get(0))?;
-        Ok(found.map(i64::cast_unsigned))
-    }
-
-    fn checked_record(
-        self,
-        pool: &PoolName,
+        part: Part<'_>,
         node: &NodeId,
-        version: i64,
-        text: &TextRow,
-    ) -> Result<NodeRecord, StoreError> {
-        let record: NodeRecord = self.parse(text, &["node", pool.as_str(), node.as_str()])?;
-        if i64::try_from(record.version) != Ok(version) {
-            return Err(self.place.damaged(format!("the record of {node} has two versions")));
+        value: &impl Serialize,
+    ) -> Result<(), CommitError> {
+        let (text, sum) = self.print(value, &part.at(pool, node))?;
+        let (number, by, node) = (pool.number, part.coordinator(), node.as_str());
+        // OR FAIL: one row is changed or none, and each failure ends the transaction; ABORT, the default, would copy each
+        // page first, to undo a part of the statement.
+        let (update, insert) = match part {
+            Part::Entry(_) => (
+                "UPDATE OR FAIL entry SET text = ?4, sum = ?5 WHERE pool = ?1 AND coordinator = ?2 AND node = ?3",
+                "INSERT OR FAIL INTO entry (pool, coordinator, node, text, sum) VALUES (?1, ?2, ?3, ?4, ?5)",
+            ),
+            Part::Ack(_) => (
+                "UPDATE OR FAIL ack SET text = ?4, sum = ?5 WHERE pool = ?1 AND coordinator = ?2 AND node = ?3",
+                "INSERT OR FAIL INTO ack (pool, coordinator, node, text, sum) VALUES (?1, ?2, ?3, ?4, ?5)",
+            ),
+            Part::Exclusion => (
+                "UPDATE OR FAIL exclusion SET text = ?4, sum = ?5 WHERE pool = ?1 AND node = ?3 AND ?2 = ''",
+                "INSERT OR FAIL INTO exclusion (pool, node, text, sum) SELECT ?1, ?3, ?4, ?5 WHERE ?2 = ''",
+            ),
+        };
+        if self.write(update, params![number, by, node, text, sum])? == 0 {
+            self.write(insert, params![number, by, node, text, sum])?;
+            pool.parts += 1;
         }
-        Ok(record)
+        Ok(())
+    }
+
+    /// Removes a part, if it is there.
+    pub(super) fn remove(self, pool: &mut PoolRow<'_>, part: Part<'_>, node: &NodeId) -> Result<(), CommitError> {
+        let sql = match part {
+            Part::Entry(_) => "DELETE FROM entry WHERE pool = ?1 AND coordinator = ?2 AND node = ?3",
+            Part::Ack(_) => "DELETE FROM ack WHERE pool = ?1 AND coordinator = ?2 AND node = ?3",
+            Part::Exclusion => "DELETE FROM exclusion WHERE pool = ?1 AND node = ?3 AND ?2 = ''",
+        };
+        let removed = self.write(sql, params![pool.number, part.coordinator(), node.as_str()])?;
+        pool.parts -= u64::from(removed > 0);
+        Ok(())
     }
 
     /// The row that a query finds, if it finds one.
@@ -267,10 +311,10 @@ fn sum(text: &str, at: &[&str]) -> [u8; CHECKSUM_BYTES] {
     checksum(&parts)
 }
 
-/// Checksum of the row of a pool: revision, record writes, nodes.
+/// Checksum of the row of a pool: revision, writes of parts, number of parts.
 fn pool_sum(name: &PoolName, counts: [i64; 3]) -> [u8; CHECKSUM_BYTES] {
-    let [revision, record_writes, nodes] = counts.map(i64::to_be_bytes);
-    checksum(&[b"pool", name.as_str().as_bytes(), &revision, &record_writes, &nodes])
+    let [revision, part_writes, parts] = counts.map(i64::to_be_bytes);
+    checksum(&[b"pool", name.as_str().as_bytes(), &revision, &part_writes, &parts])
 }
 
 fn int(value: u64) -> Result<i64, Refusal> {

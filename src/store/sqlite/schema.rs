@@ -5,8 +5,8 @@
 //! * `sealed` holds one row of constant length for each pool, so that a key is always overwritten where it lies.  With
 //!   a row for each key SQLite would move rows when pages are balanced, and leaves their old bytes in the gap of a
 //!   rebuilt page even with `secure_delete` (SQLite 3.54.1, `rebuildPage` in btree.c).
-//! * `node` has row ids: a record is about a kilobyte, and without them all that is over a quarter of a page lies in a page
-//!   of its own (sqlite.org/fileformat2.html, section 1.6), which doubled what an acknowledgement costs.
+//! * `entry` and `ack` have row ids: a text is about a kilobyte, and without them all that is over a quarter of a page lies in
+//!   a page of its own (sqlite.org/fileformat2.html, section 1.6), which doubled what an acknowledgement costs.
 //! * The triggers call a function that only the coordinator defines: every other program, such as the sqlite3 shell,
 //!   can read the file, and is refused when it writes ("no such function").  An expert who must write can drop them.
 
@@ -19,7 +19,10 @@ pub(super) const APPLICATION_ID: i32 = 0x5446_4F43;
 /// Name of the missing function in a foreign writer's error.
 const GUARD: &str = "only_tfo_coordinator_writes_here";
 
-/// Step n makes schema n + 1 out of schema n.  Steps that a release shipped never change.
+/// The schema that the first step makes.  Schema 1 was that of builds before the first release; nothing reads it.
+pub(super) const FIRST: i64 = 2;
+
+/// Each step makes the next schema; the first one makes [`FIRST`].  Steps that a release shipped never change.
 const STEPS: &[&str] = &["
     CREATE TABLE meta (
         id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -30,8 +33,8 @@ const STEPS: &[&str] = &["
         number INTEGER PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,
         revision INTEGER NOT NULL,
-        record_writes INTEGER NOT NULL,
-        nodes INTEGER NOT NULL,
+        part_writes INTEGER NOT NULL,
+        parts INTEGER NOT NULL,
         sum BLOB NOT NULL
     ) STRICT;
     CREATE TABLE document (
@@ -43,10 +46,25 @@ const STEPS: &[&str] = &["
         pool INTEGER PRIMARY KEY REFERENCES pool,
         slots BLOB NOT NULL
     ) STRICT;
-    CREATE TABLE node (
+    CREATE TABLE entry (
+        pool INTEGER NOT NULL REFERENCES pool,
+        coordinator TEXT NOT NULL,
+        node TEXT NOT NULL,
+        text TEXT NOT NULL,
+        sum BLOB NOT NULL,
+        UNIQUE (pool, coordinator, node)
+    ) STRICT;
+    CREATE TABLE ack (
+        pool INTEGER NOT NULL REFERENCES pool,
+        coordinator TEXT NOT NULL,
+        node TEXT NOT NULL,
+        text TEXT NOT NULL,
+        sum BLOB NOT NULL,
+        UNIQUE (pool, coordinator, node)
+    ) STRICT;
+    CREATE TABLE exclusion (
         pool INTEGER NOT NULL REFERENCES pool,
         node TEXT NOT NULL,
-        version INTEGER NOT NULL,
         text TEXT NOT NULL,
         sum BLOB NOT NULL,
         UNIQUE (pool, node)
@@ -62,7 +80,12 @@ const STEPS: &[&str] = &["
 
 /// The schema of this release.
 pub(super) fn latest() -> i64 {
-    i64::try_from(STEPS.len()).expect("a handful of steps")
+    after(STEPS.len())
+}
+
+/// The schema after so many steps.
+fn after(steps: usize) -> i64 {
+    FIRST - 1 + i64::try_from(steps).expect("a handful of steps")
 }
 
 /// Lets this connection write.
@@ -81,13 +104,13 @@ pub(super) fn upgrade(transaction: &Transaction<'_>, from: i64) -> rusqlite::Res
 }
 
 fn upgrade_by(transaction: &Transaction<'_>, from: i64, steps: &[&str]) -> rusqlite::Result<()> {
-    let done = usize::try_from(from).unwrap_or(usize::MAX);
+    let done = usize::try_from(from - (FIRST - 1)).unwrap_or(0);
     for step in steps.iter().skip(done) {
         transaction.execute_batch(step)?;
     }
     guard_tables(transaction)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", i64::try_from(steps.len()).unwrap_or(i64::MAX))
+    transaction.pragma_update(None, "user_version", after(steps.len()))
 }
 
 /// Puts the guard on every table that has none.
@@ -146,9 +169,9 @@ mod tests {
         let bad = "UPDATE a SET x = 2; ALTER TABLE nowhere ADD COLUMN y INTEGER;";
         assert!(run(&mut connection, &[one, bad]).is_err());
         let x = |connection: &Connection| connection.query_row("SELECT x FROM a", [], |row| row.get::<_, i64>(0));
-        assert_eq!((found(&connection).unwrap(), x(&connection).unwrap()), (1, 1), "nothing of a failed step is left");
+        assert_eq!((found(&connection).unwrap(), x(&connection).unwrap()), (FIRST, 1), "nothing of a failed step is left");
         run(&mut connection, &[one, "UPDATE a SET x = 3; CREATE TABLE b (y INTEGER) STRICT;"]).unwrap();
-        assert_eq!((found(&connection).unwrap(), x(&connection).unwrap()), (2, 3));
+        assert_eq!((found(&connection).unwrap(), x(&connection).unwrap()), (FIRST + 1, 3));
         connection.execute("INSERT INTO b VALUES (1)", []).unwrap();
         connection.remove_function(GUARD, 0).unwrap();
         let refused = connection.execute("INSERT INTO b VALUES (2)", []).err().unwrap().to_string();

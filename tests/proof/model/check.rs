@@ -285,7 +285,7 @@ fn nodes_are_denied() {
     let orders =
         [Op::Deny(0), Op::Deny(1), Op::RevokeAndDeny(0), Op::RevokeAndDeny(1), Op::Forget(0), Op::Resume, Op::Abort];
     let world = small(Budget { stages: 2, orders: 3, ..Budget::default() });
-    holds("denials", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(62_000));
+    holds("denials", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Complete(59_000));
 }
 
 /// Commands that end what an exclusion and a deny began: the next sync of the node admits it, not the command.
@@ -489,6 +489,38 @@ fn a_stolen_node_says_what_it_likes() {
     assert!(frozen_and_unheard && found.states > 23_000, "the worst moment is reached");
 }
 
+/// Two coordinators whose copies of the store fall behind at any moment, and catch up in steps.
+fn behind(members: usize, joiners: usize, budget: Budget) -> World {
+    let mut world = World::steady(members, joiners, &[]);
+    world.budget = Budget { stages: 2, lags: 1, ..budget };
+    // One node at each coordinator.
+    world.nodes[1].coordinator = 1;
+    world.lagging()
+}
+
+#[test]
+fn copies_of_the_store_lag() {
+    let moves = Budget { moves: 1, ..Budget::default() };
+    holds("lag", behind(2, 0, Budget::default()), &alike(2), Pinned::Complete(1));
+    holds("lag, moves", behind(2, 0, moves), &alike(2), Pinned::Complete(1));
+    let late = Budget { slow_commits: 1, late: 1, ..Budget::default() };
+    holds("lag, late", behind(2, 0, late), &alike(2), Pinned::Bounded(SHORT));
+    holds("lag, joiner, moves", behind(1, 1, moves), &alike(2), Pinned::Complete(1));
+    let images = Budget { images: 1, ..moves };
+    holds("lag, new image, moves", behind(2, 0, images), &alike(2), Pinned::Bounded(SHORT));
+    let absences = Budget { absences: 1, ..moves };
+    holds("lag, absence, moves", behind(2, 0, absences), &alike(2), Pinned::Bounded(SHORT));
+}
+
+#[test]
+fn operators_meet_copies_that_lag() {
+    let orders = [Op::Pause, Op::Resume, Op::Abort, Op::RevokeAll, Op::RevokeHeld(0), Op::Advance, Op::Deny(0), Op::Forget(0)];
+    let world = behind(2, 0, Budget { orders: 2, ..Budget::default() });
+    holds("lag, orders", ordering(world, &orders), &told_apart(2), Pinned::Bounded(SHORT));
+    let world = behind(2, 0, Budget { orders: 2, slow_commits: 2, open_outcomes: 1, ..Budget::default() });
+    holds("open outcomes", ordering(world, &[Op::Pause, Op::Resume, Op::Deny(0)]), &told_apart(2), Pinned::Bounded(SHORT));
+}
+
 /// Each rule of docs/protocol.md#what-goes-wrong-without-a-rule that a model without time can lack, and the world in which it is missed.
 fn without(off: Off) -> World {
     let one = match off {
@@ -525,6 +557,21 @@ fn without(off: Off) -> World {
             world.budget = Budget { stages: 2, ..Budget::default() };
             world.nodes[1].coordinator = 1;
             return World { off: Some(off), ..world };
+        }
+        Off::AnswerNotBeforeAdmission | Off::OwnWritesComeBackByWatch => {
+            return World { off: Some(off), ..behind(1, 1, Budget::default()) };
+        }
+        Off::AdmissionSeesExclusion => {
+            let world = behind(2, 0, Budget { orders: 1, restarts: 1, ..Budget::default() });
+            return World { off: Some(off), ..ordering(world, &[Op::Deny(0)]) };
+        }
+        Off::CommitComparesDocument => {
+            let world = behind(2, 0, Budget { orders: 1, ..Budget::default() });
+            return World { off: Some(off), ..ordering(world, &[Op::Pause]) };
+        }
+        Off::SettleBeforeRead => {
+            let world = behind(2, 0, Budget { orders: 1, slow_commits: 1, open_outcomes: 1, ..Budget::default() });
+            return World { off: Some(off), ..ordering(world, &[Op::Pause]) };
         }
         Off::SwapOnRevision => {
             let world = ordering(small(Budget { orders: 1, slow_commits: 1, ..Budget::default() }), &[Op::Pause]);

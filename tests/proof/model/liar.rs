@@ -16,7 +16,7 @@ use tfo_model::time::UnixTime;
 
 use super::settle::{apply, round_of_node};
 use super::step::Event;
-use super::world::{Op, World, number, pool_id, pool_key};
+use super::world::{Op, World, coordinator_name, number, pool_id, pool_key};
 
 /// What a stolen node reports.  It always declares the longest period that the pool allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,9 +74,9 @@ impl World {
             holds: None,
         };
         let sync = Sync { session: Session { ordinal, nonce: 0 }, seen: Generation::new(seen), report };
-        match record(document, before.as_ref(), &id, &sync, UnixTime::from_secs(0)) {
-            Ok(Recording::First(change) | Recording::Later(change)) => {
-                self.store_record(n, change.next);
+        match record(document, before.as_ref(), &id, &sync, UnixTime::from_secs(0), &coordinator_name(0)) {
+            Ok(recording @ (Recording::First(_) | Recording::Later(_))) => {
+                self.store_sync(0, n, recording);
                 self.coordinators.iter_mut().for_each(|c| c.heard |= 1 << n);
                 true
             }

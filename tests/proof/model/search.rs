@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
-use std::rc::Rc;
 use std::time::Duration;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -13,10 +12,10 @@ use tfo_engine::fence::Readiness;
 use tfo_engine::rollout::document::{Snapshot, Stage};
 use tfo_engine::rollout::record::Report;
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
-use tfo_model::count::Generation;
+use tfo_model::count::{Generation, Revision};
 
 use super::step::Event;
-use super::world::{Reply, World, number};
+use super::world::{Coordinator, Reply, Stored, World, coordinator_name, number};
 
 /// What a search found.
 pub(crate) struct Found {
@@ -99,7 +98,7 @@ impl Encoder<'_> {
     fn session(&mut self, n: usize, ordinal: u64) {
         let world = self.world;
         let id = &world.ids[n];
-        let stored = |snapshot: &Rc<Snapshot>| {
+        let stored = |snapshot: &Snapshot| {
             snapshot.nodes.get(id).and_then(|record| record.session).map_or(0, |session| session.ordinal)
         };
         let mut lower: Vec<u64> = Vec::with_capacity(8);
@@ -111,6 +110,14 @@ impl Encoder<'_> {
         see(world.nodes[n].link.session().ordinal);
         see(stored(&world.store));
         world.backup.iter().for_each(|backup| see(stored(backup)));
+        if world.is_lagging {
+            for copy in copies(world) {
+                let entries = copy.content.parts().rosters.values().filter_map(|roster| roster.entries.get(id));
+                entries.for_each(|entry| see(entry.session.ordinal));
+                let closes = copy.content.parts().exclusions.get(id).and_then(|excluded| excluded.closes);
+                closes.iter().for_each(|closed| see(closed.ordinal));
+            }
+        }
         world.requests.iter().filter(|r| r.node == n).for_each(|r| see(r.sync.session.ordinal));
         world.late_writes.iter().filter(|w| w.0 == n).for_each(|w| see(w.1.session.ordinal));
         for answer in world.answers.iter().filter(|answer| answer.node == n) {
@@ -125,7 +132,8 @@ impl Encoder<'_> {
     fn counts(&mut self, snapshot: &Snapshot) {
         let (world, order) = (self.world, self.order);
         let looked = world.coordinators.iter().filter_map(|coordinator| coordinator.looked.as_ref());
-        let all: Vec<&Rc<Snapshot>> = [&world.store].into_iter().chain(&world.backup).chain(looked).collect();
+        let all: Vec<&Snapshot> =
+            [&world.store].into_iter().chain(&world.backup).chain(looked).map(|stored| &***stored).collect();
         let mut rank = |count: &dyn Fn(&Snapshot) -> u64| {
             let mut lower: Vec<u64> = all.iter().map(|other| count(other)).filter(|n| *n < count(snapshot)).collect();
             lower.sort_unstable();
@@ -135,6 +143,75 @@ impl Encoder<'_> {
         rank(&|snapshot| snapshot.document.revision.get());
         for n in order {
             rank(&|snapshot| snapshot.nodes.get(&world.ids[*n]).map_or(0, |record| record.syncs));
+        }
+    }
+
+    /// Where copies lag: every coordinator's copies, all rosters, and the order of all revisions.
+    fn copies(&mut self) {
+        let world = self.world;
+        let undecided = |coordinator: &'_ Coordinator| {
+            [&coordinator.pending, &coordinator.open].map(|proposal| proposal.as_ref().map(|proposal| proposal.expected))
+        };
+        let mut revisions: Vec<Revision> = world.coordinators.iter().flat_map(undecided).flatten().collect();
+        for stored in copies(world) {
+            let parts = stored.content.parts();
+            revisions.push(stored.document.revision);
+            revisions.extend(parts.exclusions.values().map(|excluded| excluded.revision));
+            let entries = parts.rosters.values().flat_map(|roster| roster.entries.values());
+            revisions.extend(entries.filter_map(|entry| entry.answers));
+        }
+        revisions.sort_unstable();
+        revisions.dedup();
+        let rank = |revision: Revision| revisions.binary_search(&revision).unwrap_or_default() as u64;
+        self.parts(&world.store, &rank);
+        for coordinator in &world.coordinators {
+            for copy in [&coordinator.copy, &coordinator.next] {
+                match copy {
+                    None => self.put(u64::MAX),
+                    Some(copy) => {
+                        self.snapshot(copy);
+                        self.parts(copy, &rank);
+                    }
+                }
+            }
+            for expected in undecided(coordinator) {
+                self.put(expected.map_or(u64::MAX, rank));
+            }
+            if let Some(open) = &coordinator.open {
+                open.audit.action.hash(&mut self.hasher);
+                let mut after = world.store.content.clone();
+                after.commit(open);
+                self.snapshot(after.snapshot());
+            }
+            self.put(u64::from(coordinator.was_told_undone));
+        }
+    }
+
+    fn parts(&mut self, stored: &Stored, rank: &impl Fn(Revision) -> u64) {
+        let world = self.world;
+        self.put(rank(stored.document.revision));
+        let parts = stored.content.parts();
+        for n in self.order {
+            let id = &world.ids[*n];
+            for c in 0..world.coordinators.len() {
+                match parts.rosters.get(&coordinator_name(c)).and_then(|roster| roster.entries.get(id)) {
+                    None => self.put(u64::MAX),
+                    Some(entry) => {
+                        self.put(entry.session.nonce);
+                        self.session(*n, entry.session.ordinal);
+                        self.put(entry.answers.map_or(u64::MAX, rank));
+                        self.report(&entry.first.report);
+                    }
+                }
+            }
+            match parts.exclusions.get(id) {
+                None => self.put(u64::MAX),
+                Some(excluded) => {
+                    excluded.cause.hash(&mut self.hasher);
+                    self.put(rank(excluded.revision));
+                    self.session(*n, excluded.closes.map_or(0, |closed| closed.ordinal));
+                }
+            }
         }
     }
 
@@ -177,6 +254,7 @@ impl Encoder<'_> {
                 None => self.put(u64::MAX),
                 Some(record) => {
                     record.membership.hash(&mut self.hasher);
+                    record.coordinator.hash(&mut self.hasher);
                     self.put(record.session.map_or(0, |session| session.nonce));
                     self.session(*n, record.session.map_or(0, |session| session.ordinal));
                     if let Some(report) = &record.report {
@@ -236,6 +314,9 @@ impl Encoder<'_> {
             self.counts(&world.store);
             world.backup.iter().for_each(|backup| self.counts(backup));
         }
+        if world.is_lagging {
+            self.copies();
+        }
         for coordinator in &world.coordinators {
             for n in self.order {
                 self.put(u64::from(coordinator.heard & (1 << n) != 0));
@@ -252,15 +333,10 @@ impl Encoder<'_> {
             match &coordinator.pending {
                 None => self.put(u64::MAX),
                 Some(proposal) => {
-                    let mut nodes = world.store.nodes.clone();
-                    for change in &proposal.records {
-                        match &change.next {
-                            Some(next) => nodes.insert(change.node.clone(), next.clone()),
-                            None => nodes.remove(&change.node),
-                        };
-                    }
+                    let mut after = world.store.content.clone();
+                    after.commit(proposal);
                     proposal.audit.action.hash(&mut self.hasher);
-                    self.snapshot(&Snapshot { document: proposal.document.clone(), nodes });
+                    self.snapshot(after.snapshot());
                 }
             }
             match &coordinator.cache {
@@ -277,12 +353,18 @@ impl Encoder<'_> {
             self.name(*key);
         }
         self.maybe_key(world.dropped_backup);
-        (world.is_paused, world.is_aborted, world.is_restored).hash(&mut self.hasher);
+        (world.is_paused, world.is_aborted, world.is_restored, world.is_undone_done).hash(&mut self.hasher);
         for n in self.order {
-            self.put(u64::from(world.ordered_on & (1 << n) != 0));
+            self.put(u64::from(world.ordered_on & (1 << n) != 0) + 2 * u64::from(world.denied & (1 << n) != 0));
         }
         self.hasher.finish128().as_u128()
     }
+}
+
+/// What is stored, and what coordinators have of it.
+fn copies(world: &World) -> impl Iterator<Item = &Stored> {
+    let held = world.coordinators.iter().flat_map(|coordinator| [&coordinator.copy, &coordinator.next]);
+    [&world.store].into_iter().chain(held.flatten()).map(|stored| &**stored)
 }
 
 /// Lowest generation and epoch anywhere in the world.
@@ -300,7 +382,9 @@ fn bases(world: &World) -> (u64, u64) {
     };
     let mut snapshots = vec![world.store.clone()];
     snapshots.extend(world.backup.clone());
-    snapshots.extend(world.coordinators.iter().filter_map(|coordinator| coordinator.cache.clone()));
+    for coordinator in &world.coordinators {
+        snapshots.extend([&coordinator.cache, &coordinator.copy, &coordinator.next].into_iter().flatten().cloned());
+    }
     for snapshot in &snapshots {
         see(snapshot.document.generation, None);
         if let Stage::Promoted { staged_generation, .. } = &snapshot.document.stage {
@@ -314,7 +398,8 @@ fn bases(world: &World) -> (u64, u64) {
         let reports = snapshot.nodes.values().filter_map(|record| record.report.as_ref());
         reports.for_each(|report| see(report.seen, None));
     }
-    for proposal in world.coordinators.iter().filter_map(|coordinator| coordinator.pending.as_ref()) {
+    let undecided = |coordinator: &Coordinator| coordinator.pending.clone().or_else(|| coordinator.open.clone());
+    for proposal in world.coordinators.iter().filter_map(undecided) {
         see(proposal.document.generation, None);
         for held in proposal.document.keys_held() {
             see(Generation::ZERO, Some(&Slots { primary: held, backup: None }));

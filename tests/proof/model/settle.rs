@@ -21,6 +21,7 @@ pub(crate) fn settles(reached: &World) -> Result<(), String> {
     for coordinator in &mut world.coordinators {
         coordinator.pending = None;
         coordinator.hesitates = false;
+        (coordinator.copy, coordinator.next, coordinator.open) = (None, None, None);
     }
     let mut settled = 0;
     for _ in 0..ROUNDS_MAX {

@@ -9,6 +9,7 @@ use tfo_engine::rollout::barrier::{Barrier, conflict, recoverable};
 use tfo_engine::rollout::document::{Actor, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::input::{Command, Expectation, Input, Now, OperatorRequest, RevokeKeys, Step};
 use tfo_engine::rollout::presence::{Life, Presence};
+use tfo_engine::rollout::parts::{Ack, Entry, PoolContent, Writes};
 use tfo_engine::rollout::record::{Exclusion, Installed, Membership, NodeRecord, SlotCount};
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer as Reply_, PoolView, Recording, SyncRefused, record};
@@ -20,8 +21,8 @@ use tfo_model::time::UnixTime;
 
 use super::liar::Lie;
 use super::world::{
-    Answer, Off, Op, Reply, Request, Serving, World, fingerprint, is_held_for_nodes, link, number, plain, policy,
-    pool_id,
+    Answer, Off, Op, Reply, Request, Serving, Stored, World, coordinator_name, fingerprint, is_held_for_nodes, link, number,
+    plain, policy, pool_id,
 };
 
 /// `absent_after` of every answer, and how long agents ask before they serve by their file.  Time stands still
@@ -90,6 +91,18 @@ pub(crate) enum Event {
     RestoreLive,
     /// A coordinator reads its store, and decides nothing.
     Look(u8),
+    /// A coordinator's copy falls behind ...
+    Stall(u8),
+    /// ... will next be what is stored now ...
+    Mark(u8),
+    /// ... and is that, or all that is stored.
+    CatchUp(u8),
+    /// The store does not answer a commit ...
+    LoseAnswer(u8),
+    /// ... which takes effect all the same ...
+    Land(u8),
+    /// ... or the coordinator makes sure that it has not, and says so.
+    Settle(u8),
     /// A late admission is stored: only with the rule off.
     WriteLate(u8),
     /// A coordinator remembers the store: only with a rule off.
@@ -243,6 +256,22 @@ impl World {
         if self.is_counted {
             events.push(Event::Look(c));
         }
+        let coordinator = &self.coordinators[usize::from(c)];
+        match (&coordinator.copy, &coordinator.next) {
+            (None, _) if self.budget.lags > 0 => events.push(Event::Stall(c)),
+            (None, _) => {}
+            (Some(copy), None) if *copy != self.store => events.extend([Event::Mark(c), Event::CatchUp(c)]),
+            (Some(_), _) => events.push(Event::CatchUp(c)),
+        }
+        if has_pending && self.budget.open_outcomes > 0 {
+            events.push(Event::LoseAnswer(c));
+        }
+        if coordinator.open.is_some() {
+            events.push(Event::Land(c));
+            if !coordinator.was_told_undone {
+                events.push(Event::Settle(c));
+            }
+        }
     }
 
     /// The world after an event; none if it changes nothing.
@@ -324,6 +353,29 @@ impl World {
             Event::Restore => next.restore(),
             Event::RestoreLive => next.restore_live(),
             Event::Look(c) => next.look(usize::from(c)),
+            Event::Stall(c) => {
+                next.budget.lags -= 1;
+                next.coordinators[usize::from(c)].copy = Some(self.store.clone());
+                true
+            }
+            Event::Mark(c) => {
+                next.coordinators[usize::from(c)].next = Some(self.store.clone());
+                true
+            }
+            Event::CatchUp(c) => {
+                let coordinator = &mut next.coordinators[usize::from(c)];
+                coordinator.copy = coordinator.next.take();
+                true
+            }
+            Event::LoseAnswer(c) => {
+                next.budget.open_outcomes -= 1;
+                let coordinator = &mut next.coordinators[usize::from(c)];
+                coordinator.open = coordinator.pending.take();
+                coordinator.hesitates = false;
+                true
+            }
+            Event::Land(c) => next.land(usize::from(c)),
+            Event::Settle(c) => next.settle(usize::from(c)),
             Event::WriteLate(index) => next.write_late(usize::from(index)),
             Event::Remember(c) => {
                 next.coordinators[usize::from(c)].cache = Some(self.store.clone());
@@ -563,7 +615,7 @@ impl World {
     fn deliver(&mut self, request: &Request, wall: UnixTime) -> bool {
         let n = request.node;
         let id = self.ids[n].clone();
-        let before = self.store.nodes.get(&id).cloned();
+        let before = self.known_to(request.to, n);
         let was_excluded = before.as_ref().is_some_and(|record| record.membership != Membership::Admitted);
         let answered_first = self.is_off(Off::AdmissionBeforeAnswer) && before.is_none()
             || self.is_off(Off::ReturnerAdmittedFirst) && was_excluded;
@@ -585,9 +637,23 @@ impl World {
             }
             return true;
         }
-        match record(&self.store.document, before.as_ref(), &id, &request.sync, wall) {
-            Ok(Recording::First(change) | Recording::Later(change)) => {
-                self.store_record(n, change.next);
+        let by = coordinator_name(request.to);
+        let copy = self.seen_by(request.to).clone();
+        match record(&copy.document, before.as_ref(), &id, &request.sync, wall, &by) {
+            Ok(recording @ (Recording::First(_) | Recording::Later(_))) => {
+                let opens = matches!(recording, Recording::First(_));
+                self.store_sync(request.to, n, recording);
+                let own_writes = self.is_off(Off::OwnWritesComeBackByWatch);
+                if opens && !self.is_off(Off::AnswerNotBeforeAdmission) && !own_writes {
+                    // The answer is made from a copy that has the admission.
+                    (self.coordinators[request.to].copy, self.coordinators[request.to].next) = (None, None);
+                } else if opens && !own_writes && self.coordinators[request.to].copy.is_some() {
+                    if let Some(told) = wave::instruction_for(&copy.document, &id, self.nodes[n].slot_count) {
+                        self.reply(request, Reply::Tell(told));
+                    }
+                    self.coordinators.iter_mut().for_each(|c| c.heard |= 1 << n);
+                    return true;
+                }
                 self.note_joined(request);
                 self.coordinators.iter_mut().for_each(|c| c.heard |= 1 << n);
             }
@@ -614,7 +680,7 @@ impl World {
         let id = self.ids[request.node].clone();
         let presence = self.presence(c, None, 0);
         // If the store counts, a coordinator answers by what it had seen when it looked last.
-        let view = self.view(None, false);
+        let view = self.view(self.seen_by(c), None, false);
         if let (Some(cache), true) = (&self.coordinators[c].cache, self.is_off(Off::AnswerFromStore)) {
             if let Some(told) = wave::instruction_for(&cache.document, &id, SlotCount::Two) {
                 self.reply(request, Reply::Tell(told));
@@ -637,7 +703,7 @@ impl World {
     /// Ghost: a node that holds its instruction is covered when the coordinator has confirmed it.
     fn confirm(&mut self, request: &Request, presence: &Presence) {
         let n = request.node;
-        let told = wave::instruction_for(&self.store.document, &self.ids[n], request.sync.report.slot_count);
+        let told = wave::instruction_for(&self.seen_by(request.to).document, &self.ids[n], request.sync.report.slot_count);
         let Some(told) = told else { return };
         let holds = self.nodes[n].kernel == Some(told.slots) && self.nodes[n].slot_count == SlotCount::Two;
         let is_heard = presence.unseen_required(&self.store).is_empty();
@@ -660,39 +726,64 @@ impl World {
         }
     }
 
-    pub(crate) fn store_record(&mut self, n: usize, next: Option<NodeRecord>) {
-        let id = self.ids[n].clone();
-        let mut store = (*self.store).clone();
-        match next {
-            Some(next) => store.nodes.insert(id.clone(), next),
-            None => store.nodes.remove(&id),
-        };
-        self.store = plain(store, self.is_counted);
-        // A proposal that changes this record was computed against an older version of it.
-        for coordinator in &mut self.coordinators {
-            let is_against = |proposal: &Rc<Proposal>| proposal.records.iter().any(|change| change.node == id);
-            if coordinator.pending.as_ref().is_some_and(is_against) {
-                coordinator.pending = None;
-            }
+    /// A coordinator writes into its roster.
+    pub(crate) fn store_sync(&mut self, c: usize, n: usize, recording: Recording) {
+        let (id, mut writes) = (self.ids[n].clone(), Writes::default());
+        match recording {
+            Recording::First(entry) => drop(writes.entries.insert(id, entry)),
+            Recording::Later(later) => drop(writes.acks.insert(id, later)),
+            Recording::Stale => return,
         }
+        let (by, counts) = (coordinator_name(c), self.counts());
+        if self.is_off(Off::AdmissionSeesExclusion) && !writes.entries.is_empty() {
+            // An admission takes the place of whatever else is known of the node.
+            let mut parts = self.store.content.parts().clone();
+            parts.exclusions.remove(&self.ids[n]);
+            let entries = writes.entries.values_mut();
+            entries.for_each(|entry| entry.answers = None);
+            self.store = plain(PoolContent::new(self.store.document.clone(), parts), counts);
+        }
+        let mut content = self.store.content.clone();
+        content.write(&by, &writes);
+        self.store = plain(content, counts);
+        if let (true, Some(copy)) = (self.is_off(Off::OwnWritesComeBackByWatch), &self.coordinators[c].copy) {
+            let mut content = copy.content.clone();
+            content.write(&by, &writes);
+            self.coordinators[c].copy = Some(plain(content, counts));
+        }
+    }
+
+    /// A node's record as a coordinator knows it: from its copy, and from its own roster, which it has always before it.
+    fn known_to(&self, c: usize, n: usize) -> Option<NodeRecord> {
+        let by = coordinator_name(c);
+        let mut parts = self.seen_by(c).content.parts().clone();
+        if let Some(own) = self.store.content.parts().rosters.get(&by) {
+            parts.rosters.insert(by, own.clone());
+        }
+        parts.record(&self.ids[n])
     }
 
     fn write_late(&mut self, index: usize) -> bool {
         let (n, sync) = self.late_writes.remove(index);
         let id = self.ids[n].clone();
+        let c = self.nodes[n].coordinator;
         let before = self.store.nodes.get(&id).cloned();
-        let recorded = record(&self.store.document, before.as_ref(), &id, &sync, AFTER);
-        let next = match (recorded, before) {
-            (Ok(Recording::First(change) | Recording::Later(change)), _) => change.next,
-            (_, Some(before)) => Some(NodeRecord {
-                membership: Membership::Admitted,
-                session: Some(sync.session),
-                report: Some(sync.report.clone()),
-                ..before
-            }),
-            (_, None) => None,
+        let recorded = record(&self.store.document, before.as_ref(), &id, &sync, AFTER, &coordinator_name(c));
+        let recording = match (recorded, before) {
+            (Ok(recording), _) => recording,
+            (_, Some(before)) => {
+                let first = Ack {
+                    report: sync.report.clone(),
+                    syncs: before.syncs + 1,
+                    window: None,
+                    baseline: None,
+                    at: AFTER,
+                };
+                Recording::First(Entry { session: sync.session, answers: before.exclusion, first })
+            }
+            (_, None) => return false,
         };
-        self.store_record(n, next);
+        self.store_sync(c, n, recording);
         self.coordinators.iter_mut().for_each(|c| c.heard |= 1 << n);
         true
     }
@@ -737,11 +828,11 @@ impl World {
     }
 
     /// The snapshot as a coordinator sees it: as it is, unless a rule is off.
-    fn view(&self, c: Option<usize>, is_import: bool) -> Rc<Snapshot> {
+    fn view(&self, stored: &Stored, c: Option<usize>, is_import: bool) -> Snapshot {
+        let mut view: Snapshot = (**stored).clone();
         if self.off.is_none() {
-            return self.store.clone();
+            return view;
         }
-        let mut view = (*self.store).clone();
         if self.is_off(Off::MembersFromOneSnapshot)
             && let Some(cache) = c.and_then(|c| self.coordinators[c].cache.as_ref())
         {
@@ -785,13 +876,13 @@ impl World {
             // What the first key expects is expected of every rotation, too.
             view.document.expected = 1;
         }
-        Rc::new(view)
+        view
     }
 
     fn decide(&mut self, c: usize, input: &Input, absent: Option<usize>, served_secs: u64) -> bool {
         self.look(c);
         let is_import = matches!(input, Input::Request(OperatorRequest { command: Command::Import { .. }, .. }));
-        let view = self.view(Some(c), is_import);
+        let view = self.view(self.seen_by(c), Some(c), is_import);
         let mut presence = self.presence(c, absent, served_secs);
         if self.is_off(Off::CommandsWaitForNodes) && *input != Input::Tick {
             presence = self.everybody();
@@ -828,14 +919,8 @@ impl World {
         }
     }
 
-    /// What the view hid is put back, and what a rule that is off does to the proposal is done.
+    /// What a rule that is off does to the proposal is done.
     fn undo_view(&self, proposal: &mut Proposal) {
-        for change in &mut proposal.records {
-            if let (Some(next), Some(stored)) = (&mut change.next, self.store.nodes.get(&change.node)) {
-                // Where there is one still: forget takes it away.
-                next.report = next.report.as_ref().and(stored.report.clone());
-            }
-        }
         if proposal.audit.action != Audit::Abort {
             return;
         }
@@ -850,7 +935,8 @@ impl World {
     }
 
     fn order(&mut self, c: usize, op: Op) -> bool {
-        let held: Vec<_> = self.store.document.keys_held().into_iter().collect();
+        let seen = self.seen_by(c).clone();
+        let held: Vec<_> = seen.document.keys_held().into_iter().collect();
         let node = |n: u8| self.ids.get(usize::from(n)).cloned();
         let forget = |node| Command::Forget { nodes: [node].into(), expected: Expectation::Keep };
         let command = match op {
@@ -879,8 +965,8 @@ impl World {
                 None => return false,
             },
             Op::Advance => {
-                let leave = Barrier::of_opened(&self.store).waiting_for.into_iter().collect();
-                Command::Advance { generation: self.store.document.generation, leave }
+                let leave = Barrier::of_opened(&seen).waiting_for.into_iter().collect();
+                Command::Advance { generation: seen.document.generation, leave }
             }
             Op::Recover => match self.highest_reported() {
                 Some(slots) => Command::Recover { slots },
@@ -910,7 +996,7 @@ impl World {
                 None => return false,
             },
             Op::SetPolicy => {
-                let has_waves = self.store.document.policy.promote_waves.len() > 1;
+                let has_waves = seen.document.policy.promote_waves.len() > 1;
                 Command::SetPolicy { policy: Box::new(policy(if has_waves { &[] } else { &["a"] })) }
             }
         };
@@ -937,22 +1023,55 @@ impl World {
     fn commit(&mut self, c: usize) -> bool {
         let Some(proposal) = self.coordinators[c].pending.take() else { return false };
         self.coordinators[c].hesitates = false;
+        self.apply(c, &proposal)
+    }
+
+    /// An open commit takes effect after all.
+    fn land(&mut self, c: usize) -> bool {
+        let was_told = std::mem::take(&mut self.coordinators[c].was_told_undone);
+        let Some(proposal) = self.coordinators[c].open.take() else { return false };
+        if !self.apply(c, &proposal) {
+            return false;
+        }
+        self.is_undone_done |= was_told && matches!(proposal.audit.actor, Actor::Operator(_));
+        true
+    }
+
+    /// The operator is told that an open commit was not done.  By the rule it cannot take effect any more: the
+    /// coordinator's attempt was raised first, and the commit compares it.
+    fn settle(&mut self, c: usize) -> bool {
+        let is_off = self.is_off(Off::SettleBeforeRead);
+        let coordinator = &mut self.coordinators[c];
+        if is_off {
+            coordinator.was_told_undone = true;
+        } else {
+            coordinator.open = None;
+        }
+        true
+    }
+
+    fn apply(&mut self, c: usize, proposal: &Proposal) -> bool {
+        let compares = self.is_lagging && !self.is_off(Off::CommitComparesDocument);
+        if compares && proposal.expected != self.store.document.revision {
+            return false;
+        }
         let tells = proposal.document.generation != self.store.document.generation;
         let before = self.store.clone();
-        let mut store = (*self.store).clone();
-        store.document = proposal.document.clone();
-        for change in &proposal.records {
-            match &change.next {
-                Some(next) => store.nodes.insert(change.node.clone(), next.clone()),
-                None => store.nodes.remove(&change.node),
-            };
+        let mut content = self.store.content.clone();
+        content.commit(proposal);
+        self.store = plain(content, self.counts());
+        if let (true, Some(copy)) = (self.is_off(Off::OwnWritesComeBackByWatch), &self.coordinators[c].copy) {
+            let mut content = copy.content.clone();
+            content.commit(proposal);
+            self.coordinators[c].copy = Some(plain(content, self.counts()));
         }
-        self.store = plain(store, self.is_counted);
-        self.note_order(&before, &proposal);
+        self.note_order(&before, proposal);
         for coordinator in &mut self.coordinators {
             // The compare-and-swap: what was computed against the old revision cannot be committed any more.
             if tells || !self.off.is_some_and(|off| off == Off::SwapOnRevision) {
                 coordinator.pending = None;
+                coordinator.open = None;
+                coordinator.was_told_undone = false;
             }
         }
         for index in 0..self.nodes.len() {
@@ -967,9 +1086,21 @@ impl World {
                 self.ordered_on &= !(1 << index);
             }
         }
+        self.note_denied(proposal);
         self.note_commit(&before, proposal.audit.action);
         self.look(c);
         true
+    }
+
+    /// Ghost: a confirmed deny holds until an operator ends it.
+    fn note_denied(&mut self, proposal: &Proposal) {
+        for (index, id) in self.ids.iter().enumerate() {
+            match proposal.exclusions.get(id).map(|excluded| excluded.cause) {
+                Some(Exclusion::Denied) => self.denied |= 1 << index,
+                Some(Exclusion::Forgotten) => self.denied &= !(1 << index),
+                Some(Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Operator { .. }) | None => {}
+            }
+        }
     }
 
     /// Ghost: the nodes that a command on keys, confirmed after the store went back, covers.  Commands that take nodes out,
@@ -1072,6 +1203,8 @@ impl World {
         self.store = backup;
         self.is_paused = self.store.document.paused.is_some();
         self.is_aborted = false;
+        let is_denied = |id| self.store.nodes.get(id).is_some_and(NodeRecord::is_denied);
+        self.denied = self.ids.iter().enumerate().filter(|(_, id)| is_denied(id)).map(|(index, _)| 1 << index).sum();
         self.ordered_on = 0;
         for answer in &mut self.answers {
             answer.is_of_lost_store = true;
@@ -1089,8 +1222,11 @@ impl World {
 
     fn end_exclusion(&mut self, n: usize) -> bool {
         let id = self.ids[n].clone();
-        let Some(before) = self.store.nodes.get(&id).cloned() else { return false };
-        self.store_record(n, Some(NodeRecord { membership: Membership::Admitted, ..before }));
+        let mut parts = self.store.content.parts().clone();
+        if parts.exclusions.remove(&id).is_none() {
+            return false;
+        }
+        self.store = plain(PoolContent::new(self.store.document.clone(), parts), self.counts());
         self.nodes[n].is_covered = self.nodes[n].kernel.is_some();
         true
     }

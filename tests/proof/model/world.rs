@@ -1,7 +1,7 @@
 //! The world of the model check: one store, two coordinators, a few nodes with file and kernel memory as what they
 //! are, and the messages between them.  Time is left out: whatever depends on it may happen at any moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use tfo_engine::rollout::document::{Document, Hold, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
 use tfo_engine::rollout::presence::Life;
 pub(crate) use tfo_engine::rollout::record::SlotCount;
-use tfo_engine::rollout::record::{Installed, Membership, NodeRecord, Report};
+use tfo_engine::rollout::parts::{Ack, Entry, Excluded, Parts, PoolContent, Writes};
+use tfo_engine::rollout::record::{Installed, NodeRecord, Report};
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::Sync;
 use tfo_model::count::{Epoch, Generation, Revision};
-use tfo_model::ids::{NodeId, PoolId};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolId};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::{Expected, KeySource, Session};
 use tfo_model::time::UnixTime;
@@ -49,10 +50,15 @@ pub(crate) enum Off {
     PresenceKnowsItsRevision,
     EmptyIsOfThisRun,
     NoWordNeeded,
+    AnswerNotBeforeAdmission,
+    AdmissionSeesExclusion,
+    CommitComparesDocument,
+    OwnWritesComeBackByWatch,
+    SettleBeforeRead,
 }
 
 impl Off {
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::BarrierBeforePromote,
         Self::BarrierBeforeStage,
         Self::SwapOnRevision,
@@ -79,6 +85,11 @@ impl Off {
         Self::PresenceKnowsItsRevision,
         Self::EmptyIsOfThisRun,
         Self::NoWordNeeded,
+        Self::AnswerNotBeforeAdmission,
+        Self::AdmissionSeesExclusion,
+        Self::CommitComparesDocument,
+        Self::OwnWritesComeBackByWatch,
+        Self::SettleBeforeRead,
     ];
 }
 
@@ -101,13 +112,21 @@ pub(crate) struct Coordinator {
     /// The engine's own memory, where the store goes back under running coordinators, ...
     pub life: Life,
     /// ... and the snapshot that it looked at last: all that it remembers is of this one.
-    pub looked: Option<Rc<Snapshot>>,
+    pub looked: Option<Rc<Stored>>,
     /// Computed from a snapshot, not yet committed.
     pub pending: Option<Rc<Proposal>>,
     /// Its next decision is not committed at once.
     pub hesitates: bool,
+    /// Its copy of the store, if that lags behind, ...
+    pub copy: Option<Rc<Stored>>,
+    /// ... and the one that it sees next, if it does not catch up with everything at once.
+    pub next: Option<Rc<Stored>>,
+    /// A commit whose outcome is open: it may still take effect.
+    pub open: Option<Rc<Proposal>>,
+    /// Its operator was told that the open commit was not done: only with the rule off.
+    pub was_told_undone: bool,
     /// What it read once: only switches look at it.
-    pub cache: Option<Rc<Snapshot>>,
+    pub cache: Option<Rc<Stored>>,
 }
 
 /// READY without keys of the pool: the node mints under a key that the kernel made.
@@ -197,13 +216,17 @@ pub(crate) struct Budget {
     pub stages: u8,
     /// Reports of the stolen node.
     pub lies: u8,
+    /// Copies that fall behind.
+    pub lags: u8,
+    /// Commits that the store does not answer.
+    pub open_outcomes: u8,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub off: Option<Off>,
-    pub store: Rc<Snapshot>,
-    pub backup: Option<Rc<Snapshot>>,
+    pub store: Rc<Stored>,
+    pub backup: Option<Rc<Stored>>,
     pub coordinators: Vec<Coordinator>,
     pub nodes: Vec<Node>,
     pub requests: Vec<Request>,
@@ -226,6 +249,12 @@ pub(crate) struct World {
     pub(crate) ordered_on: u8,
     /// Revision and counts of syncs are kept, for a store that goes back under running coordinators.
     pub(crate) is_counted: bool,
+    /// Copies of coordinators lag: revisions, and all rosters, are kept.
+    pub(crate) is_lagging: bool,
+    /// Ghost: bit per node whose deny was confirmed, and no allow or forget since.
+    pub(crate) denied: u8,
+    /// Ghost: an order that its operator was told was not done was done.
+    pub(crate) is_undone_done: bool,
     /// What a restore brings back counts as an admission, also of a node that was forgotten since: the known limit.
     pub(crate) restore_admits: bool,
     /// The backup that the last promotion dropped: a switch puts it back.
@@ -311,37 +340,54 @@ impl World {
         document.next_epoch = Epoch::new(3).unwrap();
         let mut world = Self::with(document, members + joiners);
         let fence = Fence { pool_id: pool_id(), generation: Generation::new(1), slots };
-        let mut records = BTreeMap::new();
+        let mut writes = Writes::default();
         let ids = world.ids.clone();
         for (id, node) in ids.iter().zip(&mut world.nodes).take(members) {
             node.file = Some(Rc::new(fence.clone()));
             node.link = link(Some(fence.clone()), 1, 0);
             node.kernel = Some(slots);
             node.is_covered = true;
-            records.insert(id.clone(), admitted(node));
+            writes.entries.insert(id.clone(), entered(node));
         }
         world.promised = [2].into();
-        world.store = Rc::new(Snapshot { document: world.store.document.clone(), nodes: records });
+        let mut content = world.store.content.clone();
+        content.write(&coordinator_name(0), &writes);
+        world.store = plain(content, Counts::default());
         for coordinator in &mut world.coordinators {
             coordinator.heard = 0xff;
         }
         world
     }
 
+    /// The same world with copies that may lag.
+    pub(crate) fn lagging(mut self) -> Self {
+        self.is_lagging = true;
+        self
+    }
+
+    /// What of the store's numbers counts.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts { revisions: self.is_counted || self.is_lagging, syncs: self.is_counted, rosters: self.is_lagging }
+    }
+
+    /// What a coordinator has of the store.
+    pub(crate) fn seen_by(&self, c: usize) -> &Rc<Stored> {
+        self.coordinators[c].copy.as_ref().unwrap_or(&self.store)
+    }
+
     /// The same world with a store that counts, and coordinators that have seen all nodes.
     pub(crate) fn counted(mut self) -> Self {
         self.is_counted = true;
         let heard = self.store.clone();
-        let mut before = (*heard).clone();
-        let mut after = before.clone();
-        before.document.revision = Revision::ZERO;
-        after.document.revision = Revision::new(1);
-        for record in after.nodes.values_mut() {
-            record.syncs = 1;
+        let before: &Snapshot = &heard;
+        let (mut document, mut parts) = (before.document.clone(), heard.content.parts().clone());
+        document.revision = Revision::new(1);
+        for entry in parts.rosters.values_mut().flat_map(|roster| roster.entries.values_mut()) {
+            entry.first.syncs = 1;
         }
-        let after = Rc::new(after);
+        let after = Rc::new(Stored { content: PoolContent::new(document, parts) });
         for coordinator in &mut self.coordinators {
-            coordinator.life.observe(Duration::ZERO, &before);
+            coordinator.life.observe(Duration::ZERO, before);
             coordinator.life.observe(Duration::ZERO, &after);
             coordinator.looked = Some(after.clone());
         }
@@ -367,7 +413,7 @@ impl World {
     fn with(document: Document, nodes: usize) -> Self {
         Self {
             off: None,
-            store: Rc::new(Snapshot { document, nodes: BTreeMap::new() }),
+            store: Rc::new(Stored { content: PoolContent::new(document, Parts::default()) }),
             backup: None,
             coordinators: vec![Coordinator::default(); 2],
             nodes: vec![node(); nodes],
@@ -383,6 +429,9 @@ impl World {
             is_restored: false,
             ordered_on: 0,
             is_counted: false,
+            is_lagging: false,
+            denied: 0,
+            is_undone_done: false,
             restore_admits: false,
             dropped_backup: None,
             orders: Rc::new(Vec::new()),
@@ -405,6 +454,15 @@ impl World {
             if self.is_paused && self.store.document.paused.is_none() {
                 return Some("a confirmed pause was lost".to_owned());
             }
+            let is_lost = |(index, id): (usize, &NodeId)| {
+                self.denied & (1 << index) != 0 && !self.store.nodes.get(id).is_some_and(NodeRecord::is_denied)
+            };
+            if self.ids.iter().enumerate().any(is_lost) {
+                return Some("a confirmed deny was lost".to_owned());
+            }
+            if self.is_undone_done {
+                return Some("an order took effect whose operator was told that it had not".to_owned());
+            }
             if let Some(witness) = self.broken_order() {
                 return Some(format!("an order was confirmed on a store that {witness} then showed to be behind"));
             }
@@ -419,7 +477,7 @@ impl World {
     fn covered_slots(&self, index: usize) -> Option<(u64, Option<u64>)> {
         let node = &self.nodes[index];
         let is_required =
-            || self.store.nodes.get(&self.ids[index]).is_some_and(tfo_engine::rollout::record::NodeRecord::is_required);
+            || self.store.nodes.get(&self.ids[index]).is_some_and(NodeRecord::is_required);
         let counts = match node.serving {
             Serving::No | Serving::TakenOut => false,
             Serving::Keyless => true,
@@ -505,43 +563,83 @@ fn reported(node: &Node, fence: Option<Fence>) -> Report {
     }
 }
 
-fn admitted(node: &Node) -> NodeRecord {
-    NodeRecord {
-        version: 0,
-        syncs: 0,
-        membership: Membership::Admitted,
-        session: Some(node.link.session()),
-        report: Some(reported(node, node.file.as_deref().cloned())),
-        window: None,
-        baseline: None,
-        last_report_at: None,
+fn entered(node: &Node) -> Entry {
+    let report = reported(node, node.file.as_deref().cloned());
+    let first = Ack { report, syncs: 0, window: None, baseline: None, at: UnixTime::from_secs(0) };
+    Entry { session: node.link.session(), answers: None, first }
+}
+
+pub(crate) fn coordinator_name(c: usize) -> CoordinatorName {
+    format!("coordinator{c}").parse().unwrap()
+}
+
+/// What is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) content: PoolContent,
+}
+
+impl std::ops::Deref for Stored {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        self.content.snapshot()
     }
 }
 
-/// A store is a pure value here: revision, versions, counts of syncs and times mean nothing in a model without races on
-/// them (a commit drops every other pending proposal, which is what the compare-and-swap does to it).  Only a store
-/// that goes back under running coordinators `is_counted`.
-pub(crate) fn plain(mut snapshot: Snapshot, is_counted: bool) -> Rc<Snapshot> {
-    if !is_counted {
-        snapshot.document.revision = Revision::ZERO;
+/// What of a store's numbers and parts means something in a world.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) revisions: bool,
+    pub(crate) syncs: bool,
+    /// Every coordinator's entries, not only that of the highest session.
+    pub(crate) rosters: bool,
+}
+
+/// A store is a pure value here: revision, counts of syncs and times mean nothing in a model without races on them (a
+/// commit drops every other pending proposal, which is what the compare-and-swap does to it).  They do where a store goes
+/// back under running coordinators, and where copies lag.  Where they do not, of exclusions only the latest of a node
+/// counts, and of entries that of the highest session, and whether it answers that exclusion.
+pub(crate) fn plain(content: PoolContent, counts: Counts) -> Rc<Stored> {
+    let zero = UnixTime::from_secs(0);
+    let (mut document, stored) = (content.snapshot().document.clone(), content.parts());
+    if !counts.revisions {
+        document.revision = Revision::ZERO;
     }
-    snapshot.document.since = UnixTime::from_secs(0);
-    snapshot.document.rotated_at = UnixTime::from_secs(0);
-    if let Stage::Promoted { wave, .. } = &mut snapshot.document.stage {
-        wave.opened_at = UnixTime::from_secs(0);
+    document.since = zero;
+    document.rotated_at = zero;
+    if let Stage::Promoted { wave, .. } = &mut document.stage {
+        wave.opened_at = zero;
     }
-    if let Some(revoke) = &mut snapshot.document.revoke {
-        revoke.since = UnixTime::from_secs(0);
+    if let Some(revoke) = &mut document.revoke {
+        revoke.since = zero;
         revoke.left_behind.clear();
     }
-    for record in snapshot.nodes.values_mut() {
-        record.version = 0;
-        if !is_counted {
-            record.syncs = 0;
+    let mut parts = Parts::default();
+    for (by, roster) in &stored.rosters {
+        let kept = parts.rosters.entry(by.clone()).or_default();
+        for (node, entry) in &roster.entries {
+            let record = content.snapshot().nodes.get(node);
+            if !counts.rosters && record.and_then(|record| record.coordinator.as_ref()) != Some(by) {
+                continue;
+            }
+            let later = roster.acks.get(node).filter(|later| later.session == entry.session);
+            let latest = later.map_or(&entry.first, |later| &later.ack);
+            let syncs = if counts.syncs { latest.syncs } else { 0 };
+            let first = Ack { syncs, at: zero, ..latest.clone() };
+            let excluded = stored.exclusions.get(node).map(|excluded| excluded.revision);
+            let answers = match entry.answers {
+                answers if counts.rosters => answers,
+                answers => answers.filter(|answered| excluded == Some(*answered)).map(|_| Revision::ZERO),
+            };
+            kept.entries.insert(node.clone(), Entry { session: entry.session, answers, first });
         }
-        record.last_report_at = None;
     }
-    Rc::new(snapshot)
+    for (node, excluded) in &stored.exclusions {
+        let revision = if counts.rosters { excluded.revision } else { Revision::ZERO };
+        parts.exclusions.insert(node.clone(), Excluded { revision, at: zero, ..excluded.clone() });
+    }
+    Rc::new(Stored { content: PoolContent::new(document, parts) })
 }
 
 /// Whether the pool waits for an operator after its first key.

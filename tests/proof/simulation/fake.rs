@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::parts::Writes;
 use tfo_model::count::Revision;
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_store::{
-    CommitError, Erasure, Head, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, Store, StoreError,
+    CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError,
 };
 use tfo_testbed::random::Dice;
 
@@ -53,7 +53,7 @@ impl FakeTrouble {
         if self.is_down() { Err(busy()) } else { Ok(&self.inner) }
     }
 
-    fn write<T>(&self, write: impl FnOnce(&MemoryStore) -> Result<T, CommitError>) -> Result<T, CommitError> {
+    fn try_write<T>(&self, write: impl FnOnce(&MemoryStore) -> Result<T, CommitError>) -> Result<T, CommitError> {
         let inner = self.read()?;
         let open = || StoreError::Failed { step: "write", place: "the fake".to_owned(), source: "I/O error".into() };
         let trouble = self.trouble.swap(Trouble::None as u8, Ordering::Relaxed);
@@ -89,15 +89,23 @@ impl ReadStore for FakeTrouble {
 
 impl Store for FakeTrouble {
     fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
-        self.write(|inner| inner.create(pool, image))
+        self.try_write(|inner| inner.create(pool, image))
     }
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
-        self.write(|inner| inner.commit(pool, proposal, keys))
+        self.try_write(|inner| inner.commit(pool, proposal, keys))
     }
 
-    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
-        self.write(|inner| inner.write_records(pool, changes))
+    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError> {
+        self.try_write(|inner| inner.write(pool, by, writes))
+    }
+
+    fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
+        self.read()?.follow(pool, copy)
+    }
+
+    fn settle(&self) -> Result<(), StoreError> {
+        self.read()?.settle()
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {

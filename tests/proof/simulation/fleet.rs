@@ -9,6 +9,7 @@ use tfo_engine::fence::{AnswerAccepted, Link, PoolAnswer, RequestId};
 use tfo_engine::rollout::barrier::{Barrier, conflict};
 use tfo_engine::rollout::document::{Actor, Document, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Step};
+use tfo_engine::rollout::parts::Writes;
 use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::record::{Installed, Membership, Report, SlotCount};
@@ -17,7 +18,7 @@ use tfo_engine::rollout::sync::{Answer, PoolView, Recording, Sync, SyncRefused, 
 use tfo_engine::rollout::{handle, wave};
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::{Action, BlockedBy};
-use tfo_model::ids::{NodeId, PoolId};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolId};
 use tfo_model::key::{KeyFingerprint, PairPrint};
 use tfo_model::node::{Counters, Expected, KeySource, Session};
 use tfo_model::time::UnixTime;
@@ -91,6 +92,11 @@ struct Coordinator {
     waited: Option<BlockedBy>,
     is_up: bool,
     wall_error: i64,
+}
+
+/// The name under which a coordinator writes, in all its lives.
+fn coordinator(c: usize) -> CoordinatorName {
+    format!("coordinator{c}").parse().unwrap()
 }
 
 /// A rule that is switched off, to see that its check notices.
@@ -507,13 +513,13 @@ impl Fleet {
                 self.summary.count("calls to a store that is down", 1);
                 return Err(unreachable);
             };
-            let queued = off.queue.queued(id).map(|queued| queued.next.clone());
-            let before = queued.unwrap_or_else(|| stored.nodes.get(id).cloned());
-            match record(&stored.document, before.as_ref(), id, sync, self.wall(c))? {
+            let before = self.shelf.record_after(&coordinator(c), off, id);
+            let recording = record(&stored.document, before.as_ref(), id, sync, self.wall(c), &coordinator(c))?;
+            match recording {
                 Recording::Stale => return Ok(()),
-                Recording::Later(change) => {
+                Recording::Later(_) => {
                     let is_first = off.queue.is_empty();
-                    if self.shelf.put_off(off, &change) {
+                    if self.shelf.put_off(&coordinator(c), off, id, recording) {
                         if is_first {
                             let delay = self.random.below(3);
                             self.at(delay, Event::Flush(c));
@@ -521,34 +527,21 @@ impl Fleet {
                         return Ok(());
                     }
                 }
-                Recording::First(change) => {
-                    if off.queue.queued(id).is_some() {
-                        // What was put off comes first; if it cannot be written now, nothing follows on it.
-                        self.drop_acks(off);
-                        continue;
-                    }
-                    let written = self.shelf.write(&change);
+                Recording::First(entry) => {
+                    let writes = Writes { entries: [(id.clone(), entry)].into(), ..Writes::default() };
+                    let written = self.shelf.write(&coordinator(c), &writes);
                     self.count_write(written);
-                    match written {
-                        Written::Yes => return Ok(()),
-                        Written::Conflict => {}
-                        Written::No | Written::Open { .. } => return Err(unreachable),
-                    }
+                    return if written == Written::Yes { Ok(()) } else { Err(unreachable) };
                 }
             }
         }
         Err(unreachable)
     }
 
-    fn drop_acks(&mut self, off: &mut PutOff) {
-        let dropped = self.shelf.flush(off);
-        self.summary.count("acks dropped from a queue", dropped as u64);
-    }
-
     fn flush(&mut self, c: usize) {
         let mut off = std::mem::take(&mut self.coordinators[c].put_off);
         if self.coordinators[c].is_up {
-            self.drop_acks(&mut off);
+            self.shelf.flush(&coordinator(c), &mut off);
         }
         self.coordinators[c].put_off = off;
     }
@@ -656,7 +649,7 @@ impl Fleet {
             self.count_drain(&view, wall, waited);
         }
         if !barriers {
-            proposal.records.clear();
+            proposal.exclusions.clear();
         }
         if self.rule_off == Some(RuleOff::Promise) && proposal.audit.action == Action::Settle {
             let document = &mut proposal.document;
@@ -729,9 +722,8 @@ impl Fleet {
         if proposal.audit.action == Action::DropRevoked {
             self.summary.count("rotations", 1);
         }
-        for change in &proposal.records {
-            let is_admitted = change.next.as_ref().is_some_and(|record| record.membership == Membership::Admitted);
-            if let (Some(n), false) = (self.index.get(&change.node), is_admitted) {
+        for node in proposal.exclusions.keys() {
+            if let Some(n) = self.index.get(node) {
                 self.nodes[*n].is_covered = false;
                 self.summary.count("exclusions", 1);
             }

@@ -8,11 +8,13 @@ use std::sync::LazyLock;
 
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::record::RecordChange;
+use tfo_engine::rollout::parts::{Parts, PoolContent, Writes};
+use tfo_engine::rollout::record::NodeRecord;
+use tfo_engine::rollout::sync::Recording;
 use tfo_model::count::Revision;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
-use tfo_store::{CommitError, Head, MemoryStore, PoolImage, ReadStore, RecordOutcome, RecordQueue, Store};
+use tfo_store::{CommitError, Head, MemoryStore, PARTS_MAX, PoolImage, ReadStore, Store};
 
 use super::fake::{FakeTrouble, Trouble};
 
@@ -29,16 +31,15 @@ pub(crate) enum Written {
     },
 }
 
-/// Acks that a coordinator has put off, and whose.
+/// Acks that a coordinator has put off.
 #[derive(Default)]
 pub(crate) struct PutOff {
-    pub(crate) queue: RecordQueue,
-    nodes: Vec<NodeId>,
+    pub(crate) queue: Writes,
 }
 
 /// An older copy of everything.
 pub(crate) struct Copy {
-    snapshot: Snapshot,
+    content: PoolContent,
     keys: KeyRing,
     audit: Vec<AuditEntry>,
 }
@@ -47,6 +48,7 @@ pub(crate) struct Shelf {
     pub(crate) store: FakeTrouble,
     /// What is stored.
     pub(crate) now: Rc<Snapshot>,
+    content: PoolContent,
     head: Head,
     /// Every key that was ever made, by its number.
     made: BTreeMap<KeyFingerprint, u64>,
@@ -74,11 +76,12 @@ fn duplicate(keys: &KeyRing) -> KeyRing {
 
 impl Shelf {
     pub(crate) fn new(document: Document) -> Self {
-        let snapshot = Snapshot { document, nodes: BTreeMap::new() };
+        let content = PoolContent::new(document, Parts::default());
         let inner = MemoryStore::new();
-        inner.create(&pool(), &PoolImage { snapshot: &snapshot, keys: &KeyRing::default(), audit: &[] }).unwrap();
+        inner.create(&pool(), &PoolImage { content: &content, keys: &KeyRing::default(), audit: &[] }).unwrap();
         let head = inner.head(&pool()).unwrap().unwrap();
-        Self { store: FakeTrouble::around(inner), now: Rc::new(snapshot), head, made: BTreeMap::new() }
+        let now = Rc::new(content.snapshot().clone());
+        Self { store: FakeTrouble::around(inner), now, content, head, made: BTreeMap::new() }
     }
 
     /// Makes key number `number`.
@@ -106,8 +109,8 @@ impl Shelf {
     /// The same by a whole read, with the keys.
     pub(crate) fn load(&self) -> Option<Rc<Snapshot>> {
         let state = self.store.load(&pool()).ok()??;
-        assert_eq!((state.head, &state.snapshot), (self.head, &*self.now), "the copy is what is stored");
-        let held = state.snapshot.document.keys_held();
+        assert_eq!((state.head, &state.content), (self.head, &self.content), "the copy is what is stored");
+        let held = self.now.document.keys_held();
         assert!(state.keys.epochs().eq(held.iter().map(|key| key.epoch)), "the keys of the slots and no others");
         Some(self.now.clone())
     }
@@ -119,77 +122,76 @@ impl Shelf {
         let done = self.reload();
         match result {
             Ok(()) => Written::Yes,
-            Err(CommitError::Conflict { .. } | CommitError::RecordConflict { .. }) => Written::Conflict,
+            Err(CommitError::Conflict { .. }) => Written::Conflict,
             Err(CommitError::Store(error)) if error.outcome_is_open() => Written::Open { done },
             Err(CommitError::Store(_)) => Written::No,
             Err(other) => panic!("the store refuses what the engine decides: {other:?}"),
         }
     }
 
-    /// One record, durable at once.
-    pub(crate) fn write(&mut self, change: &RecordChange) -> Written {
-        match self.store.write_records(&pool(), std::slice::from_ref(change)) {
-            Ok(outcomes) if outcomes == [RecordOutcome::Stored] => {
-                self.follow(std::slice::from_ref(change));
+    /// The record of a node as it will be once these acks are written.
+    pub(crate) fn record_after(&self, by: &CoordinatorName, off: &PutOff, node: &NodeId) -> Option<NodeRecord> {
+        if !off.queue.names(node) {
+            return self.now.nodes.get(node).cloned();
+        }
+        self.content.parts().record_after(node, Some((by, &off.queue)))
+    }
+
+    /// Writes into a coordinator's roster, durable at once.
+    pub(crate) fn write(&mut self, by: &CoordinatorName, writes: &Writes) -> Written {
+        match self.store.write(&pool(), by, writes) {
+            Ok(()) => {
+                self.follow(by, writes);
                 Written::Yes
             }
-            Ok(_) => Written::Conflict,
             Err(CommitError::Store(error)) if error.outcome_is_open() => Written::Open { done: self.reload() },
             Err(CommitError::Store(_)) => Written::No,
-            Err(other) => panic!("the store refuses a record: {other:?}"),
+            Err(other) => panic!("the store refuses a write: {other:?}"),
         }
     }
 
-    /// Puts an ack off; what is put off already is written if it is in the way.  False if it could not be put off.
-    pub(crate) fn put_off(&mut self, off: &mut PutOff, change: &RecordChange) -> bool {
-        if off.queue.push(change.clone()).is_err() {
-            self.flush(off);
-            if off.queue.push(change.clone()).is_err() {
+    /// Puts a sync off; what is put off already is written first if there is too much.  False if it could not be put off.
+    pub(crate) fn put_off(&mut self, by: &CoordinatorName, off: &mut PutOff, node: &NodeId, sync: Recording) -> bool {
+        if off.queue.len() >= PARTS_MAX {
+            self.flush(by, off);
+            if off.queue.len() >= PARTS_MAX {
                 return false;
             }
         }
-        if !off.nodes.contains(&change.node) {
-            off.nodes.push(change.node.clone());
+        match sync {
+            Recording::First(entry) => drop(off.queue.entries.insert(node.clone(), entry)),
+            Recording::Later(later) => drop(off.queue.acks.insert(node.clone(), later)),
+            Recording::Stale => {}
         }
         true
     }
 
-    /// Writes what was put off; returns how many acks were dropped because another writer had written the record.
-    pub(crate) fn flush(&mut self, off: &mut PutOff) -> usize {
-        let mut changes: Vec<RecordChange> =
-            off.nodes.iter().map(|node| off.queue.queued(node).unwrap().clone()).collect();
-        if changes.is_empty() {
-            return 0;
+    /// Writes what was put off.
+    pub(crate) fn flush(&mut self, by: &CoordinatorName, off: &mut PutOff) {
+        if off.queue.is_empty() {
+            return;
         }
-        match self.store.write_records(&pool(), &changes) {
-            Ok(outcomes) => {
-                *off = PutOff::default();
-                let dropped = outcomes.iter().filter(|outcome| **outcome != RecordOutcome::Stored).count();
-                let mut outcomes = outcomes.iter();
-                changes.retain(|_| outcomes.next() == Some(&RecordOutcome::Stored));
-                if !changes.is_empty() {
-                    self.follow(&changes);
-                }
-                dropped
-            }
-            Err(_) => {
-                // It may have been done all the same; then the next flush drops them.
-                self.reload();
-                0
-            }
+        match self.store.write(&pool(), by, &off.queue) {
+            Ok(()) => self.follow(by, &std::mem::take(&mut off.queue)),
+            // It may have been done all the same; the next flush does it again.
+            Err(_) => drop(self.reload()),
         }
     }
 
-    /// Follows one write of these records without any other writer.
-    fn follow(&mut self, changes: &[RecordChange]) {
+    /// Follows one write without any other writer.
+    fn follow(&mut self, by: &CoordinatorName, writes: &Writes) {
+        if writes.is_empty() {
+            return;
+        }
+        self.content.write(by, writes);
         let now = Rc::make_mut(&mut self.now);
-        for change in changes {
-            match &change.next {
-                Some(next) => drop(now.nodes.insert(change.node.clone(), next.clone())),
-                None => drop(now.nodes.remove(&change.node)),
+        for node in writes.nodes() {
+            match self.content.snapshot().nodes.get(node) {
+                Some(record) => drop(now.nodes.insert(node.clone(), record.clone())),
+                None => drop(now.nodes.remove(node)),
             }
         }
-        self.head.record_writes += 1;
+        self.head.part_writes += 1;
     }
 
     /// Reads everything again; whether anything has changed.
@@ -199,7 +201,8 @@ impl Shelf {
             return false;
         }
         self.head = head;
-        self.now = Rc::new(self.store.inner.load(&pool()).unwrap().unwrap().snapshot);
+        self.content = self.store.inner.load(&pool()).unwrap().unwrap().content;
+        self.now = Rc::new(self.content.snapshot().clone());
         true
     }
 
@@ -210,7 +213,7 @@ impl Shelf {
             let after = audit.last().map_or(Revision::ZERO, |last| last.revision);
             let page = self.store.inner.audit(&pool(), after).unwrap();
             if page.is_empty() {
-                return Copy { snapshot: state.snapshot, keys: duplicate(&state.keys), audit };
+                return Copy { content: state.content, keys: duplicate(&state.keys), audit };
             }
             audit.extend(page);
         }
@@ -219,8 +222,8 @@ impl Shelf {
     /// Puts an older copy in the place of the store.
     pub(crate) fn put_back(&mut self, copy: &Copy) {
         let inner = MemoryStore::new();
-        let Copy { snapshot, keys, audit } = copy;
-        inner.create(&pool(), &PoolImage { snapshot, keys, audit }).unwrap();
+        let Copy { content, keys, audit } = copy;
+        inner.create(&pool(), &PoolImage { content, keys, audit }).unwrap();
         let is_down = self.store.is_down();
         self.store = FakeTrouble::around(inner);
         self.store.set(if is_down { Trouble::Down } else { Trouble::None });

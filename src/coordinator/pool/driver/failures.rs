@@ -13,7 +13,7 @@ impl Driver {
                 self.writes.fail = true;
                 self.store_failed(error);
             }
-            CommitError::Conflict { .. } | CommitError::RecordConflict { .. } => {
+            CommitError::Conflict { .. } => {
                 debug!(pool = %self.replica.pool(), %error, "another writer was faster");
             }
             CommitError::Refused(refusal) => {

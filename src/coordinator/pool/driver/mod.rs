@@ -145,7 +145,7 @@ impl Driver {
         self.pace.news = 0;
         self.flush();
         for _ in 0..COMMITS_MAX {
-            match self.verify() {
+            match self.follow() {
                 Some(_) => self.observe(),
                 None => break,
             }
@@ -157,6 +157,7 @@ impl Driver {
         }
         self.publish();
         self.note_behind();
+        self.sweep();
         self.erase();
         self.pace.ticked(start);
         self.judge_now_and_then();

@@ -16,6 +16,8 @@ pub(super) const TICK_MIN: Duration = Duration::from_millis(25);
 const TICK_REST: u32 = 3;
 /// Longest time from news to a tick while other nodes are still missing.
 pub(super) const TICK_NEWS_MAX: Duration = Duration::from_millis(250);
+/// How often the driver looks for entries of nodes that were forgotten long ago.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 /// How often the driver looks for erased keys that are still on the medium.
 const ERASE_EVERY: Duration = Duration::from_secs(10);
 
@@ -29,12 +31,13 @@ pub(super) struct Pace {
     pub(super) tick_took: Duration,
     pub(super) next_tick: Instant,
     next_erase: Instant,
+    next_sweep: Instant,
 }
 
 impl Pace {
     pub(super) fn new() -> Self {
         let now = clock::monotonic();
-        Self { news: 0, last_tick: None, tick_took: Duration::ZERO, next_tick: now, next_erase: now }
+        Self { news: 0, last_tick: None, tick_took: Duration::ZERO, next_tick: now, next_erase: now, next_sweep: now }
     }
 
     /// The next tick comes as soon as it may.
@@ -59,6 +62,16 @@ impl Pace {
         self.tick_took = now.duration_since(start);
         self.last_tick = Some(now);
         self.next_tick = now + (self.tick_took * TICK_PARTS).clamp(TICK_MAX, TICK_MAX_LARGE);
+    }
+
+    /// Whether to look now for entries to remove; if so, the next look comes after [`SWEEP_EVERY`].
+    pub(super) fn takes_sweep(&mut self) -> bool {
+        let now = clock::monotonic();
+        let is_due = now >= self.next_sweep;
+        if is_due {
+            self.next_sweep = now + SWEEP_EVERY;
+        }
+        is_due
     }
 
     /// Keys were left on the medium: the next tick tries again to erase them.

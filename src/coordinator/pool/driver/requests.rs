@@ -16,7 +16,7 @@ use crate::pool::waiting::{Pending, SyncError, Until};
 use tfo_engine::rollout::barrier::recoverable;
 use tfo_engine::rollout::document::AuditEntry;
 use tfo_engine::rollout::input::{Command, Input, OperatorRequest, Step};
-use tfo_engine::rollout::record::{NodeRecord, RecordChange, Report};
+use tfo_engine::rollout::record::Report;
 use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer, Recording, record};
 use tfo_host::runtime::clock;
@@ -24,7 +24,7 @@ use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
 use tfo_model::node::Expected;
 use tfo_model::state::SlotPrint;
-use tfo_store::CommitError;
+use tfo_store::{CommitError, PARTS_MAX};
 use tfo_wire::v1::fleet::{Done, SlotPairShown};
 use tfo_wire::v1::sync::SelfAnswer;
 
@@ -94,36 +94,47 @@ impl Driver {
     /// Step 1: queues the record.  None: the sync is answered already.
     fn record(&mut self, pending: Pending) -> Option<Recorded> {
         let Pending { node, sync, reply } = pending;
-        let queued = self.writes.queue.queued(&node).map(|change| change.next.as_ref());
-        let before = queued.unwrap_or_else(|| self.replica.snapshot().nodes.get(&node));
-        let recording = match record(self.replica.document(), before, &node, &sync, clock::now()) {
+        let queued = self.writes.queue.names(&node).then(|| self.replica.record_after(&node, &self.writes.queue));
+        let before = match &queued {
+            Some(queued) => queued.as_ref(),
+            None => self.replica.snapshot().nodes.get(&node),
+        };
+        let by = self.replica.by();
+        let recording = match record(self.replica.document(), before, &node, &sync, clock::now(), by) {
             Ok(recording) => recording,
             Err(refused) => {
                 reply.give(Err(SyncError::Refused(refused)));
                 return None;
             }
         };
+        let reported = before.and_then(|before| before.report.as_ref());
         let ack = match &recording {
-            Recording::Later(change) if !says_something_new(before, change.next.as_ref()) => Ack::Quiet,
+            Recording::Later(later) if !says_something_new(reported, &later.ack.report) => Ack::Quiet,
             Recording::First(_) | Recording::Later(_) | Recording::Stale => Ack::News,
         };
         let opens = matches!(recording, Recording::First(_));
-        match recording {
-            Recording::First(change) | Recording::Later(change) => {
-                if !self.enqueue(change) {
-                    reply.give(Err(SyncError::StoreDown));
-                    return None;
-                }
-                self.flush_after(ack);
+        if recording != Recording::Stale {
+            if !self.enqueue(&node, recording) {
+                reply.give(Err(SyncError::StoreDown));
+                return None;
             }
-            Recording::Stale => {}
+            self.flush_after(ack);
         }
         Some(Recorded { sync: Pending { node, sync, reply }, opens })
     }
 
-    /// False: the queue is full and cannot be written.
-    fn enqueue(&mut self, change: RecordChange) -> bool {
-        self.writes.queue.push(change.clone()).is_ok() || (self.flush() && self.writes.queue.push(change).is_ok())
+    /// Queues what is to be stored of a sync.  False: the queue is full and cannot be written.
+    fn enqueue(&mut self, node: &NodeId, recording: Recording) -> bool {
+        if self.writes.queue.len() >= PARTS_MAX && !self.flush() {
+            return false;
+        }
+        let queue = &mut self.writes.queue;
+        match recording {
+            Recording::First(entry) => drop(queue.entries.insert(node.clone(), entry)),
+            Recording::Later(later) => drop(queue.acks.insert(node.clone(), later)),
+            Recording::Stale => {}
+        }
+        true
     }
 
     /// Steps 2 and 3: the store confirms what is answered from.
@@ -209,14 +220,13 @@ impl Driver {
                     key.fingerprint
                 )));
             }
-            let audit = proposal.audit.clone();
-            match self.commit(proposal, &given) {
+            match self.commit(&proposal, &given) {
                 Ok(()) => {
                     let pool = self.replica.pool().clone();
-                    let AuditEntry { revision, generation, phase, action, nodes, .. } = audit;
+                    let AuditEntry { revision, generation, phase, action, nodes, .. } = proposal.audit;
                     return Ok(Done { pool, revision, generation, phase, action: action.into(), nodes });
                 }
-                Err(CommitError::Conflict { .. } | CommitError::RecordConflict { .. }) => {}
+                Err(CommitError::Conflict { .. }) => {}
                 Err(CommitError::Store(error)) if error.outcome_is_open() => return Err(CommandError::OutcomeOpen),
                 Err(CommitError::Store(_)) => return Err(CommandError::StoreDown),
                 Err(_) => return Err(CommandError::Internal),
@@ -270,10 +280,9 @@ impl Driver {
 }
 
 /// Whether a barrier could see a difference: an ack that only says "still here" may wait for others.
-fn says_something_new(before: Option<&NodeRecord>, next: Option<&NodeRecord>) -> bool {
+fn says_something_new(before: Option<&Report>, next: &Report) -> bool {
     fn judged(report: &Report) -> impl PartialEq + '_ {
         (&report.fence, report.installed, report.foreign, report.seen, report.holds)
     }
-    let (Some(before), Some(next)) = (before, next) else { return true };
-    before.membership != next.membership || before.report.as_ref().map(judged) != next.report.as_ref().map(judged)
+    before.is_none_or(|before| judged(before) != judged(next))
 }

@@ -29,9 +29,9 @@ impl Driver {
             decided = self.decide(&input, &mut given);
         }
         match decided {
-            Ok(Ok(Step::Commit(proposal))) => match self.commit(*proposal, &given) {
+            Ok(Ok(Step::Commit(proposal))) => match self.commit(&proposal, &given) {
                 // After a conflict another writer was faster: decide again from what is stored now.
-                Ok(()) | Err(CommitError::Conflict { .. } | CommitError::RecordConflict { .. }) => true,
+                Ok(()) | Err(CommitError::Conflict { .. }) => true,
                 Err(_) => false,
             },
             Ok(Ok(Step::Wait(wait))) => {
@@ -90,10 +90,24 @@ impl Driver {
         }
     }
 
-    /// Commits a proposal, follows it in the copy, and logs it.
-    pub(super) fn commit(&mut self, proposal: Proposal, given: &GivenKeys) -> Result<(), CommitError> {
-        let (audit, start) = (proposal.audit.clone(), clock::monotonic());
-        let result = self.replica.commit(proposal, given);
+    /// Commits a proposal, follows it in the copy, and logs it.  A commit whose outcome is open is settled, not guessed: one
+    /// that is still under way would take effect after the operator was told that it had not.
+    pub(super) fn commit(&mut self, proposal: &Proposal, given: &GivenKeys) -> Result<(), CommitError> {
+        let (audit, start) = (&proposal.audit, clock::monotonic());
+        let mut result = self.replica.commit(proposal, given);
+        if let Err(CommitError::Store(error)) = &result
+            && error.outcome_is_open()
+        {
+            self.store_failed(error);
+            match self.replica.settle(&proposal.document) {
+                Ok(true) => result = Ok(Erasure::Waiting),
+                Ok(false) => {
+                    let stored = self.replica.document().revision;
+                    result = Err(CommitError::Conflict { expected: proposal.expected, stored });
+                }
+                Err(_) => {}
+            }
+        }
         self.metrics.commit_took(self.replica.pool(), start);
         match result {
             Ok(erasure) => {
@@ -102,7 +116,9 @@ impl Driver {
                 if erasure == Erasure::Waiting {
                     self.pace.erase_soon();
                 }
-                self.log_commit(&audit);
+                self.log_commit(audit);
+                // It is published from the copy.
+                self.follow();
                 Ok(())
             }
             Err(error) => {

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use super::Driver;
-use crate::pool::replica::{Replica, Verified};
+use crate::pool::replica::Replica;
 use tfo_engine::rollout::barrier::conflict;
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::sync::PoolView;
 use tfo_host::runtime::clock;
-use tfo_store::Head;
+use tfo_store::{Head, News};
 
 /// Which nodes are present, and what follows from that for answers.
 pub(super) struct Seen {
@@ -33,21 +33,23 @@ impl Seen {
 impl Driver {
     /// Confirms the copy, and looks at what has changed in it.  False: the store cannot be reached.
     pub(super) fn look(&mut self) -> bool {
-        let Some(verified) = self.verify() else { return false };
-        if verified == Verified::ReadAgain || self.seen.looked_at != Some(self.replica.head()) {
+        if self.follow().is_none() {
+            return false;
+        }
+        if self.seen.looked_at != Some(self.replica.head()) {
             self.observe();
         }
         true
     }
 
-    /// Confirms the copy.  None: the store cannot be reached.
-    pub(super) fn verify(&mut self) -> Option<Verified> {
-        match self.replica.verify() {
-            Ok(verified) => {
+    /// Brings the copy up to the store.  None: the store cannot be reached.
+    pub(super) fn follow(&mut self) -> Option<News> {
+        match self.replica.follow() {
+            Ok(news) => {
                 if !self.writes.fail {
                     self.store_is_good();
                 }
-                Some(verified)
+                Some(news)
             }
             Err(error) => {
                 self.store_failed(&error);

@@ -1,6 +1,7 @@
 //! The driver with a store that fails, and with a node that never returns; the tests control the time.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::FutureExt as _;
@@ -12,17 +13,18 @@ use crate::pool::message::{CommandError, Wanted};
 use crate::pool::replica::GivenKeys;
 use crate::pool::waiting::{Held, Reply, SyncError, Until};
 use tfo_crypto::random;
-use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Stage};
 use tfo_engine::rollout::input::{Command, OperatorRequest};
-use tfo_engine::rollout::record::{Exclusion, Installed, Membership, RecordChange, Report, SlotCount};
+use tfo_engine::rollout::parts::{Parts, PoolContent, Writes as Queue};
+use tfo_engine::rollout::record::{Exclusion, Installed, Membership, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Sync, SyncRefused};
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::fleet::Action;
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::node::{KeySource, Session};
 use tfo_store::{
-    CommitError, Erasure, Head, MemoryStore, PoolImage, PoolState, ReadStore, RecordOutcome, Store, StoreError,
+    CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError,
 };
 
 /// Longer than any node may be silent here.
@@ -36,6 +38,8 @@ struct FakeStore {
     inner: MemoryStore,
     no_reads: AtomicBool,
     no_writes: AtomicBool,
+    /// The next commit is not answered; whether it is done all the same.
+    lost: Mutex<Option<bool>>,
 }
 
 impl FakeStore {
@@ -50,7 +54,7 @@ impl FakeStore {
         if self.no_reads.load(Ordering::Relaxed) { Err(failed()) } else { Ok(()) }
     }
 
-    fn write(&self) -> Result<(), StoreError> {
+    fn may_write(&self) -> Result<(), StoreError> {
         let place = "the fake store".to_owned();
         let failed = || StoreError::Full { place, source: "on demand".into() };
         if self.no_writes.load(Ordering::Relaxed) { Err(failed()) } else { Ok(()) }
@@ -81,22 +85,35 @@ impl ReadStore for FakeStore {
 
 impl Store for FakeStore {
     fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
-        self.write()?;
+        self.may_write()?;
         self.inner.create(pool, image)
     }
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
-        self.write()?;
-        self.inner.commit(pool, proposal, keys)
+        self.may_write()?;
+        let failed = || StoreError::Failed { step: "commit to", place: "the fake store".to_owned(), source: "lost".into() };
+        match self.lost.lock().unwrap().take() {
+            None => self.inner.commit(pool, proposal, keys),
+            Some(false) => Err(failed().into()),
+            Some(true) => self.inner.commit(pool, proposal, keys).and_then(|_erasure| Err(failed().into())),
+        }
     }
 
-    fn write_records(&self, pool: &PoolName, changes: &[RecordChange]) -> Result<Vec<RecordOutcome>, CommitError> {
-        self.write()?;
-        self.inner.write_records(pool, changes)
+    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Queue) -> Result<(), CommitError> {
+        self.may_write()?;
+        self.inner.write(pool, by, writes)
+    }
+
+    fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
+        self.read().and_then(|()| self.inner.follow(pool, copy))
+    }
+
+    fn settle(&self) -> Result<(), StoreError> {
+        self.may_write()
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
-        self.write().and_then(|()| self.inner.erase_leftovers())
+        self.may_write().and_then(|()| self.inner.erase_leftovers())
     }
 }
 
@@ -118,7 +135,7 @@ fn policy() -> Policy {
 }
 
 fn driver(store: &Arc<FakeStore>, file_policy: Policy) -> Driver {
-    let replica = Replica::open(Arc::<FakeStore>::clone(store), pool_name()).unwrap();
+    let replica = Replica::open(Arc::<FakeStore>::clone(store), pool_name(), "coordinator".parse().unwrap()).unwrap();
     let shared = Shared {
         started: clock::monotonic(),
         good_at_ms: AtomicU64::new(0),
@@ -147,8 +164,8 @@ impl World {
         document.next_epoch = Epoch::new(3).unwrap();
         document.stage = Stage::Steady { current, backup: Some(backup) };
         let store = Arc::new(FakeStore::default());
-        let snapshot = Snapshot { document, nodes: BTreeMap::new() };
-        store.create(&pool_name(), &PoolImage { snapshot: &snapshot, keys: &keys, audit: &[] }).unwrap();
+        let content = PoolContent::new(document, Parts::default());
+        store.create(&pool_name(), &PoolImage { content: &content, keys: &keys, audit: &[] }).unwrap();
         let driver = driver(&store, policy());
         let mut world = Self { store, driver, slots: Slots { primary: current, backup: Some(backup) } };
         world.driver.tick();
@@ -323,6 +340,18 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
     world.hear(&["a", "b", "c"]);
     assert!(matches!(world.rotate(), Ok(Action::Rotate)));
     assert_eq!(world.driver.replica.keys().epochs().count(), 3, "the keys of the store, and the one that was staged");
+}
+
+#[test]
+fn a_commit_that_is_not_answered_is_settled_before_the_operator_is_told() {
+    for is_done in [true, false] {
+        let mut world = World::new();
+        *world.store.lost.lock().unwrap() = Some(is_done);
+        assert!(matches!(world.rotate(), Ok(Action::Rotate)), "{is_done}");
+        let rotated = |(action, _): &(Action, BTreeSet<NodeId>)| *action == Action::Rotate;
+        assert_eq!(world.actions().iter().filter(|entry| rotated(entry)).count(), 1, "{is_done}");
+        assert_eq!(world.driver.replica.keys().epochs().count(), 3, "{is_done}");
+    }
 }
 
 #[test]

@@ -6,8 +6,9 @@ use tracing::debug;
 
 use super::Driver;
 use tfo_host::runtime::clock;
+use tfo_engine::rollout::parts::Writes as Queue;
 use tfo_model::ids::NodeId;
-use tfo_store::{RECORDS_MAX, RecordQueue};
+use tfo_store::{Head, PARTS_MAX};
 
 /// Shortest and longest time that an ack with news waits for others to be written with; in between, as long as the last
 /// write took.
@@ -28,7 +29,7 @@ pub(super) enum Ack {
 /// The queue of records, and how writing goes.
 #[derive(Default)]
 pub(super) struct Writes {
-    pub(super) queue: RecordQueue,
+    pub(super) queue: Queue,
     pub(super) flush_at: Option<Instant>,
     /// Duration of the last write of records.
     took: Duration,
@@ -48,30 +49,46 @@ impl Driver {
         self.writes.flush_at = Some(self.writes.flush_at.map_or(at, |before| before.min(at)));
     }
 
+    /// Queues the removal of this coordinator's entries of nodes that were forgotten long ago (rule 6).
+    pub(super) fn sweep(&mut self) {
+        if !self.pace.takes_sweep() {
+            return;
+        }
+        let room = PARTS_MAX.saturating_sub(self.writes.queue.len());
+        let over = self.replica.content().parts().long_forgotten(self.replica.by(), clock::now());
+        let queue = &mut self.writes.queue;
+        // A node that comes again just now has opened a session; its entry takes the place of the old one.
+        let over: Vec<NodeId> = over.into_iter().filter(|node| !queue.names(node)).take(room).collect();
+        if !over.is_empty() {
+            queue.removed.extend(over);
+            self.flush_after(Ack::Quiet);
+        }
+    }
+
     /// Writes the queue in one transaction.  False: nothing of it may be taken for written.
     pub(super) fn flush(&mut self) -> bool {
         self.writes.flush_at = None;
         if self.writes.queue.is_empty() {
             return true;
         }
-        let changes = self.writes.queue.take();
-        assert!(changes.len() <= RECORDS_MAX, "the queue is bounded");
-        let (count, start) = (changes.len(), clock::monotonic());
-        let is_seen = self.seen.looked_at == Some(self.replica.head());
-        let nodes: Vec<NodeId> = changes.iter().map(|change| change.node.clone()).collect();
-        let result = self.replica.write(changes);
-        self.metrics.records_written(self.replica.pool(), count, start);
+        let queue = std::mem::take(&mut self.writes.queue);
+        assert!(queue.len() <= PARTS_MAX, "the queue is bounded");
+        let start = clock::monotonic();
+        let before = self.replica.head();
+        let is_seen = self.seen.looked_at == Some(before);
+        let nodes: Vec<NodeId> = queue.nodes().cloned().collect();
+        let result = self.replica.write(&queue);
+        self.metrics.records_written(self.replica.pool(), nodes.len(), start);
         match result {
-            Ok(conflicts) => {
+            Ok(()) => {
                 self.writes.took = clock::monotonic().duration_since(start);
-                debug!(pool = %self.replica.pool(), records = count, "records written");
+                debug!(pool = %self.replica.pool(), records = nodes.len(), "records written");
                 if self.writes.fail {
                     self.store_is_good();
                 }
-                if !conflicts.is_empty() {
-                    self.waiting.not_stored(&conflicts);
-                    debug!(pool = %self.replica.pool(), nodes = conflicts.len(), "another writer changed records");
-                } else if is_seen {
+                // If nothing else was written, these nodes alone have changed.
+                let is_ours = Head { part_writes: before.part_writes + 1, ..before };
+                if self.follow().is_some() && is_seen && self.replica.head() == is_ours {
                     self.take_in(&nodes);
                 }
                 true

@@ -89,10 +89,11 @@ fn a_revoke_of_everything_told_leaves_the_prior_backup_out() {
     let all = Command::Revoke { keys: RevokeKeys::AllInstructed, deny: nodes(&["b", "never-seen"]) };
     let proposal = committed(order(&of(staged()), all).unwrap());
     assert_eq!(proposal.document.revoked, vec![key(2), key(3)]);
-    let denied = Membership::Excluded(Exclusion::Denied);
     assert_eq!(proposal.audit.nodes, nodes(&["b", "never-seen"]));
-    assert!(proposal.records.iter().all(|change| change.next.as_ref().unwrap().membership == denied));
-    assert_eq!(proposal.records.iter().map(|change| change.expected).collect::<Vec<_>>(), [Some(7), None]);
+    let excluded: Vec<_> = proposal.exclusions.values().map(|excluded| (excluded.cause, excluded.closes)).collect();
+    assert_eq!(excluded, [(Exclusion::Denied, Some(Session { ordinal: 1, nonce: 1 })), (Exclusion::Denied, None)]);
+    let after = after_commit(&of(staged()), &proposal);
+    assert!(["b", "never-seen"].iter().all(|name| after.nodes[&node(name)].is_denied()));
 }
 
 #[test]

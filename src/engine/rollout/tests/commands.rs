@@ -346,7 +346,7 @@ fn a_bogus_report_is_denied_or_forgotten_and_leaves_nothing() {
     assert!(order(&snapshot, Command::Pause).is_ok());
     assert!(order(&snapshot, forget(&["b"])).is_ok());
     let denied = committed(order(&snapshot, deny(&["b"])).unwrap());
-    snapshot.nodes.insert(node("b"), denied.records[0].next.clone().unwrap());
+    snapshot = Snapshot { document: snapshot.document.clone(), ..after_commit(&snapshot, &denied) };
     assert_eq!(committed(tick(&snapshot)).audit.action, Action::Rotate, "a denied node freezes nothing");
     // A restored store is recovered from the others.
     let real = Fence { pool_id: pool_id(), generation: Generation::new(9), slots };

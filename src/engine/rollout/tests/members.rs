@@ -8,7 +8,7 @@ use super::*;
 fn mixed() -> Snapshot {
     let mut snapshot = pool(document(steady()), &["a", "b", "c", "d", "e"], &[]);
     let mut set = |name: &str, exclusion| {
-        snapshot.nodes.get_mut(&node(name)).unwrap().membership = Membership::Excluded(exclusion);
+        take_out(&mut snapshot, name, exclusion);
     };
     set("c", Exclusion::Denied);
     set("d", Exclusion::Operator { until: NOW.plus(3_600) });
@@ -37,7 +37,7 @@ fn many_nodes_are_one_commit_and_one_audit_entry() {
     for (command, action, names) in cases {
         let proposal = committed(order(&snapshot, command).unwrap());
         assert_eq!((proposal.audit.action, &proposal.audit.nodes), (action, &nodes(names)));
-        assert_eq!(proposal.records.len(), names.len());
+        assert_eq!(proposal.exclusions.len(), names.len());
         assert_eq!((rise(&snapshot, &proposal), proposal.document.stage), (0, steady()), "no node gets other slots");
     }
 }
@@ -77,19 +77,21 @@ fn before_all_were_seen_and_while_frozen_no_exclusion_and_no_deny_ends() {
 /// A node's record after the command, and after its next sync in a later session.
 fn after(snapshot: &Snapshot, command: Command, name: &str) -> (Option<NodeRecord>, Recording) {
     let proposal = committed(order(snapshot, command).unwrap());
-    let record = proposal.records.iter().find(|change| change.node == node(name)).unwrap().next.clone();
+    let record = after_commit(snapshot, &proposal).nodes.remove(&node(name));
     let next = sync(2, report(None));
-    let recorded = super::super::sync::record(&proposal.document, record.as_ref(), &node(name), &next, NOW).unwrap();
+    let recorded = super::super::sync::record(&proposal.document, record.as_ref(), &node(name), &next, NOW, &by()).unwrap();
     (record, recorded)
 }
 
 #[test]
 fn the_next_sync_admits_and_not_the_command() {
     for (command, name) in [(include(&["d"]), "d"), (allow(&["c"]), "c")] {
+        let snapshot = after_commit(&mixed(), &committed(order(&mixed(), command.clone()).unwrap()));
         let (record, recorded) = after(&mixed(), command, name);
         assert!(!record.unwrap().is_required(), "{name} is not required by the command");
-        let Recording::First(change) = recorded else { panic!("{name}: not durable before the answer: {recorded:?}") };
-        assert_eq!(change.next.unwrap().membership, Membership::Admitted);
+        assert!(matches!(recorded, Recording::First(_)), "{name}: not durable before the answer: {recorded:?}");
+        let admitted = after_sync(&snapshot, name, recorded);
+        assert_eq!(admitted.nodes[&node(name)].membership, Membership::Admitted);
     }
 }
 
@@ -103,7 +105,7 @@ fn what_a_denied_node_reported_before_counts_for_nothing_once_it_is_allowed() {
     let record = record.unwrap();
     assert_eq!((record.is_known(), record.report.clone()), (false, None));
     // A request of the denied session, repeated late, admits nothing.
-    let late = super::super::sync::record(&snapshot.document, Some(&record), &node("c"), &sync(1, report(None)), NOW);
+    let late = super::super::sync::record(&snapshot.document, Some(&record), &node("c"), &sync(1, report(None)), NOW, &by());
     assert_eq!(late, Err(SyncRefused::SessionClosed { ordinal: 1 }));
 }
 

@@ -18,15 +18,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::document::{Document, Pause, PauseCause, Proposal, Snapshot, Stage, Wave};
 use super::handle;
 use super::input::{Command, Expectation, Input, Now, OperatorRequest, Reason, Refused, Step, Wait};
+use super::parts::{Ack, PoolContent, Entry, Excluded, Parts, Writes};
 use super::policy::{NamePattern, Policy, Share, WaveRule};
 use super::presence::Presence;
-use super::record::{Installed, Membership, NodeRecord, Report, SlotCount, Window};
+use super::record::{Exclusion, Installed, Membership, NodeRecord, Report, SlotCount, Window};
 use super::slots::{Fence, PoolKey, Slots};
-use super::sync::{Answer, PoolView, Sync, SyncRefused};
+use super::sync::{Answer, PoolView, Recording, Sync, SyncRefused};
 use super::wave::instruction_for;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::Action;
-use tfo_model::ids::{NodeId, PoolId};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolId};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::{Counters, Expected, KeySource, Session};
 use tfo_model::state::Phase;
@@ -110,14 +111,80 @@ fn answer(snapshot: &Snapshot, presence: &Presence, node: &NodeId, sync: &Sync) 
 
 fn admitted(fence: Option<Fence>) -> NodeRecord {
     NodeRecord {
-        version: 7,
         syncs: 3,
         membership: Membership::Admitted,
+        exclusion: None,
+        coordinator: Some(by()),
         session: Some(Session { ordinal: 1, nonce: 1 }),
         report: Some(report(fence)),
         window: None,
         baseline: None,
-        last_report_at: None,
+        last_report_at: Some(UnixTime::from_secs(0)),
+    }
+}
+
+/// The coordinator of all nodes.
+fn by() -> CoordinatorName {
+    "coordinator.example.org".parse().unwrap()
+}
+
+/// The parts of which these records are made.
+fn content(snapshot: &Snapshot) -> PoolContent {
+    let mut parts = Parts::default();
+    let mut writes = Writes::default();
+    for (node, record) in &snapshot.nodes {
+        let excluded = |cause| Excluded {
+            cause,
+            closes: record.session,
+            revision: record.exclusion.expect("a commit excluded it"),
+            at: record.last_report_at.unwrap_or(UnixTime::from_secs(0)),
+        };
+        if let Membership::Excluded(cause) = record.membership {
+            parts.exclusions.insert(node.clone(), excluded(cause));
+        }
+        if let (Some(session), Some(report), Some(at)) = (record.session, record.report.clone(), record.last_report_at) {
+            let NodeRecord { syncs, window, baseline, exclusion, .. } = *record;
+            let answers = exclusion.filter(|_| record.membership == Membership::Admitted);
+            let first = Ack { report, syncs, window, baseline, at };
+            writes.entries.insert(node.clone(), Entry { session, answers, first });
+        }
+    }
+    parts.write(&by(), &writes);
+    PoolContent::new(snapshot.document.clone(), parts)
+}
+
+/// An earlier commit excluded the node.
+fn take_out(snapshot: &mut Snapshot, name: &str, cause: Exclusion) {
+    let record = snapshot.nodes.get_mut(&node(name)).unwrap();
+    record.membership = Membership::Excluded(cause);
+    record.exclusion = Some(Revision::new(9));
+}
+
+/// The pool once this is committed.
+fn after_commit(snapshot: &Snapshot, proposal: &Proposal) -> Snapshot {
+    let mut content = content(snapshot);
+    content.commit(proposal);
+    content.snapshot().clone()
+}
+
+/// The pool once this is stored.
+fn after_sync(snapshot: &Snapshot, name: &str, recording: Recording) -> Snapshot {
+    let (mut content, mut writes) = (content(snapshot), Writes::default());
+    match recording {
+        Recording::First(entry) => drop(writes.entries.insert(node(name), entry)),
+        Recording::Later(later) => drop(writes.acks.insert(node(name), later)),
+        Recording::Stale => panic!("stale"),
+    }
+    content.write(&by(), &writes);
+    content.snapshot().clone()
+}
+
+/// What is stored of a sync.
+fn ack_of(recording: Recording) -> Ack {
+    match recording {
+        Recording::First(entry) => entry.first,
+        Recording::Later(later) => later.ack,
+        Recording::Stale => panic!("stale"),
     }
 }
 

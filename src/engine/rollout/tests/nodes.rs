@@ -1,26 +1,11 @@
 //! Node commands, and the nodes' side: admission, sessions, answers.
 
-use super::super::record::{Exclusion, RecordChange};
+use super::super::record::Exclusion;
 use super::super::sync::{Answer, Recording, SyncRefused, record};
 use super::*;
 
 fn recorded(snapshot: &Snapshot, name: &str, sync: &Sync) -> Result<Recording, SyncRefused> {
-    record(&snapshot.document, snapshot.nodes.get(&node(name)), &node(name), sync, NOW)
-}
-
-fn change(recording: Result<Recording, SyncRefused>) -> RecordChange {
-    match recording.unwrap() {
-        Recording::First(change) | Recording::Later(change) => change,
-        Recording::Stale => panic!("stale"),
-    }
-}
-
-fn apply(snapshot: &mut Snapshot, change: RecordChange) {
-    assert_eq!(change.expected, snapshot.nodes.get(&change.node).map(|record| record.version));
-    match change.next {
-        Some(next) => snapshot.nodes.insert(change.node, next),
-        None => snapshot.nodes.remove(&change.node),
-    };
+    record(&snapshot.document, snapshot.nodes.get(&node(name)), &node(name), sync, NOW, &by())
 }
 
 #[test]
@@ -30,7 +15,7 @@ fn an_unknown_node_is_admitted_durably_before_it_is_answered() {
     assert_eq!(answer(&snapshot, &presence(), &node("new"), &sync), Err(SyncRefused::NotAdmitted));
     let recording = recorded(&snapshot, "new", &sync);
     assert!(matches!(recording, Ok(Recording::First(_))));
-    apply(&mut snapshot, change(recording));
+    snapshot = after_sync(&snapshot, "new", recording.unwrap());
     assert_eq!(snapshot.nodes[&node("new")].membership, Membership::Admitted);
     let instruction = instruction_for(&snapshot.document, &node("new"), SlotCount::Two).unwrap();
     assert_eq!(answer(&snapshot, &presence(), &node("new"), &sync), Ok(Answer::Instruct(instruction)));
@@ -65,7 +50,7 @@ fn the_end_of_an_exclusion_is_a_new_session_not_a_date() {
         (until_later, false),
     ] {
         let mut snapshot = of(staged());
-        snapshot.nodes.get_mut(&node("a")).unwrap().membership = Membership::Excluded(exclusion);
+        take_out(&mut snapshot, "a", exclusion);
         assert_eq!(
             committed(tick(&{
                 let mut other = snapshot.clone();
@@ -82,7 +67,8 @@ fn the_end_of_an_exclusion_is_a_new_session_not_a_date() {
         if admits {
             assert_eq!(old, Err(SyncRefused::SessionClosed { ordinal: 1 }), "{exclusion:?}");
         }
-        let record = change(recorded(&snapshot, "a", &sync(2, report(None)))).next.unwrap();
+        let recording = recorded(&snapshot, "a", &sync(2, report(None))).unwrap();
+        let record = after_sync(&snapshot, "a", recording).nodes.remove(&node("a")).unwrap();
         assert_eq!(record.membership == Membership::Admitted, admits, "{exclusion:?}");
     }
 }
@@ -132,13 +118,12 @@ fn counters_are_kept_by_phase_and_a_reset_starts_the_window_again() {
         sync(1, Report { counters, ..report(fence.clone()) })
     };
     for (passive, first) in [(100, 100), (150, 100), (20, 20), (30, 20)] {
-        let change = change(recorded(&snapshot, "a", &counted(passive)));
-        let window = change.next.as_ref().unwrap().window.unwrap();
+        snapshot = after_sync(&snapshot, "a", recorded(&snapshot, "a", &counted(passive)).unwrap());
+        let window = snapshot.nodes[&node("a")].window.unwrap();
         assert_eq!((window.phase, window.first.passive, window.last.passive), (Phase::Staged, first, passive));
-        apply(&mut snapshot, change);
     }
     snapshot.document.stage = promoted(0, &["a"]);
-    let next = change(recorded(&snapshot, "a", &counted(40))).next.unwrap();
+    let next = ack_of(recorded(&snapshot, "a", &counted(40)).unwrap());
     assert_eq!(next.window.unwrap().phase, Phase::Promoted);
     assert_eq!(next.baseline.unwrap().last.passive, 30);
 }
@@ -147,17 +132,30 @@ fn counters_are_kept_by_phase_and_a_reset_starts_the_window_again() {
 fn a_forgotten_node_leaves_the_ordinal_of_its_session() {
     let snapshot = of(staged());
     let proposal = committed(order(&snapshot, forget(&["b"])).unwrap());
-    let rest = proposal.records[0].next.clone().unwrap();
+    let after = after_commit(&snapshot, &proposal);
+    let rest = &after.nodes[&node("b")];
     assert!(!rest.is_known() && rest.report.is_none() && !rest.counts_as_member());
-    let mut after = Snapshot { document: proposal.document, nodes: snapshot.nodes };
-    after.nodes.insert(node("b"), rest);
     assert_eq!(refused(order(&after, forget(&["b"]))), Reason::UnknownNodes(vec![node("b")]));
     assert_eq!(recorded(&after, "b", &sync(1, report(None))), Err(SyncRefused::SessionClosed { ordinal: 1 }));
-    // Much later it goes with the next one that is forgotten.
-    after.nodes.get_mut(&node("b")).unwrap().last_report_at = Some(UnixTime::from_secs(0));
-    let proposal = committed(order(&after, forget(&["a"])).unwrap());
-    let gone = proposal.records.iter().find(|change| change.node == node("b")).unwrap();
-    assert_eq!(gone.next, None);
+    // Much later it goes with the next one that is forgotten, once its coordinator has removed it from its roster.
+    let mut content = content(&snapshot);
+    content.commit(&proposal);
+    let later = NOW.plus(86_401);
+    assert!(content.parts().long_forgotten(&by(), NOW.plus(86_400)).is_empty());
+    let removed = content.parts().long_forgotten(&by(), later);
+    assert_eq!(removed, nodes(&["b"]));
+    let dropped = |content: &PoolContent| {
+        let command = forget(&["a"]);
+        let request =
+            OperatorRequest { operator: node("ops"), reason: String::new(), if_revision: None, command };
+        let now = Now { wall: later, presence: &presence() };
+        committed(handle(content.snapshot(), now, &Input::Request(request), None).unwrap()).dropped
+    };
+    assert!(dropped(&content).is_empty(), "its entry would admit it again");
+    content.write(&by(), &Writes { removed, ..Writes::default() });
+    let rest = &content.snapshot().nodes[&node("b")];
+    assert_eq!((rest.session, &rest.coordinator), (Some(Session { ordinal: 1, nonce: 1 }), &None));
+    assert_eq!(dropped(&content), nodes(&["b"]));
 }
 
 #[test]
@@ -165,13 +163,11 @@ fn exclude_and_deny_know_their_nodes() {
     let until = NOW.plus(60);
     let snapshot = of(staged());
     let proposal = committed(order(&snapshot, exclude(&["b"], until)).unwrap());
-    let standing = proposal.records[0].next.as_ref().unwrap().membership;
+    let standing = after_commit(&snapshot, &proposal).nodes[&node("b")].membership;
     assert_eq!(standing, Membership::Excluded(Exclusion::Operator { until }));
     let unknown = exclude(&["c"], until);
     assert_eq!(refused(order(&snapshot, unknown)), Reason::UnknownNodes(vec![node("c")]));
-    let mut denied = snapshot;
-    let proposal = committed(order(&denied, deny(&["b"])).unwrap());
-    denied.nodes.insert(node("b"), proposal.records[0].next.clone().unwrap());
+    let denied = after_commit(&snapshot, &committed(order(&snapshot, deny(&["b"])).unwrap()));
     let command = exclude(&["b"], until);
     assert_eq!(refused(order(&denied, command)), Reason::WrongNodes { why: "denied already", nodes: vec![node("b")] });
 }
@@ -190,12 +186,11 @@ fn a_stage_too_short_to_count_keeps_the_window_before_it_as_the_baseline() {
         for (stage, from, to) in [(steady(), 0, 1_000), (staged(), 1_000, 1_000 + in_stage)] {
             snapshot.document.stage = stage;
             for passive in [from, to] {
-                let change = change(recorded(&snapshot, "a", &counted(passive)));
-                apply(&mut snapshot, change);
+                snapshot = after_sync(&snapshot, "a", recorded(&snapshot, "a", &counted(passive)).unwrap());
             }
         }
         snapshot.document.stage = promoted(0, &["a"]);
-        let next = change(recorded(&snapshot, "a", &counted(2_000))).next.unwrap();
+        let next = ack_of(recorded(&snapshot, "a", &counted(2_000)).unwrap());
         assert_eq!(next.window.unwrap().phase, Phase::Promoted);
         assert_eq!(next.baseline.unwrap().phase, kept);
     }
@@ -231,8 +226,7 @@ fn what_was_told_in_a_session_is_stored_and_falls_only_with_a_new_one() {
     let fence = snapshot.nodes[&node("a")].report.clone().unwrap().fence;
     for (ordinal, seen, stored) in [(2, 4, 4), (2, 5, 5), (2, 3, 5), (3, 0, 0)] {
         let sync = Sync { seen: Generation::new(seen), ..sync(ordinal, report(fence.clone())) };
-        let change = change(recorded(&snapshot, "a", &sync));
-        assert_eq!(change.next.as_ref().unwrap().report.as_ref().unwrap().seen.get(), stored);
-        apply(&mut snapshot, change);
+        snapshot = after_sync(&snapshot, "a", recorded(&snapshot, "a", &sync).unwrap());
+        assert_eq!(snapshot.nodes[&node("a")].report.as_ref().unwrap().seen.get(), stored);
     }
 }

@@ -18,12 +18,8 @@ fn of_fence(generation: u64, primary: u64) -> Report {
 
 fn stored(snapshot: &mut Snapshot, name: &str, sync: &Sync) {
     let before = snapshot.nodes.get(&node(name));
-    match record(&snapshot.document, before, &node(name), sync, NOW) {
-        Ok(Recording::First(change) | Recording::Later(change)) => {
-            snapshot.nodes.insert(change.node, change.next.unwrap());
-        }
-        other => panic!("{other:?}"),
-    }
+    let recording = record(&snapshot.document, before, &node(name), sync, NOW, &by()).unwrap();
+    *snapshot = after_sync(snapshot, name, recording);
 }
 
 #[test]
@@ -79,14 +75,14 @@ fn a_node_becomes_required_only_by_a_session_of_its_own() {
     for name in ["r1", "o1"] {
         let take = |ordinal| {
             let sync = sync(ordinal, report(None));
-            record(&snapshot.document, snapshot.nodes.get(&node(name)), &node(name), &sync, NOW)
+            record(&snapshot.document, snapshot.nodes.get(&node(name)), &node(name), &sync, NOW, &by())
         };
         assert_eq!(take(1), Err(SyncRefused::SessionClosed { ordinal: 1 }), "{name}");
         assert!(matches!(take(2), Ok(Recording::First(_))), "{name}");
     }
     // And the other way: no node slips out of a barrier inside a session.
     let out = sync(1, derives(report(None)));
-    let result = record(&snapshot.document, snapshot.nodes.get(&node("a")), &node("a"), &out, NOW);
+    let result = record(&snapshot.document, snapshot.nodes.get(&node("a")), &node("a"), &out, NOW, &by());
     assert_eq!(result, Err(SyncRefused::SessionClosed { ordinal: 1 }));
 }
 
@@ -96,7 +92,7 @@ fn one_view_answers_as_each_look_would() {
     let mut frozen = of(staged());
     stored(&mut frozen, "a", &sync(5, of_fence(50, 7)));
     let mut excluded = of(staged());
-    excluded.nodes.get_mut(&node("b")).unwrap().membership = Membership::Excluded(Exclusion::Absent);
+    take_out(&mut excluded, "b", Exclusion::Absent);
     let snapshots = [of(Stage::Empty), of(steady()), of(staged()), with_behind(promoted(0, &["a"])), frozen, excluded];
     let mut kinds = BTreeSet::new();
     for snapshot in &snapshots {

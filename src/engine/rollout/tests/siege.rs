@@ -56,11 +56,7 @@ fn a_revoke_that_denies_the_liar_thaws_the_pool_and_another_liar_keeps_it_frozen
     let reason = refused(order(&snapshot, revoke(&["evil"])));
     assert_eq!(reason, Reason::Frozen { node: node("b"), generation: Generation::new(6) });
     let revoked = committed(order(&snapshot, revoke(&["b", "evil"])).unwrap());
-    let mut after = Snapshot { document: revoked.document, ..snapshot };
-    for change in revoked.records {
-        after.nodes.insert(change.node, change.next.unwrap());
-    }
-    assert_ne!(waits_or_none(&after), Some(BlockedBy::Frozen));
+    assert_ne!(waits_or_none(&after_commit(&snapshot, &revoked)), Some(BlockedBy::Frozen));
 }
 
 fn waits_or_none(snapshot: &Snapshot) -> Option<BlockedBy> {
@@ -104,7 +100,7 @@ fn a_period_is_refused_above_the_policys_and_believed_up_to_it() {
     let document = document(steady());
     let declares = |next_sync_secs| {
         let report = Report { next_sync_secs, ..report(None) };
-        record(&document, None, &node("new"), &sync(1, report), NOW)
+        record(&document, None, &node("new"), &sync(1, report), NOW, &by())
     };
     assert!(matches!(declares(7_200), Ok(Recording::First(_))));
     let refused = SyncRefused::PeriodTooLong { declared_secs: 7_201, max_secs: 7_200 };
@@ -181,12 +177,12 @@ fn counters_that_jump_restart_their_window() {
     let document = document(steady());
     let start = Counters { passive: 1_000, passive_alt_key: 500, passive_fail: 0 };
     let counts = |counters| Report { counters: Some(counters), ..report(None) };
-    let record_of = |before: Option<&NodeRecord>, ordinal, counters, at| {
-        let recorded = record(&document, before, &node("evil"), &sync(ordinal, counts(counters)), at);
-        let Ok(Recording::First(change) | Recording::Later(change)) = recorded else { panic!("{recorded:?}") };
-        change.next.unwrap()
+    let empty = Snapshot { document, nodes: BTreeMap::new() };
+    let recorded = |before: &Snapshot, counters, at| {
+        let (evil, sync) = (node("evil"), sync(1, counts(counters)));
+        record(&before.document, before.nodes.get(&evil), &evil, &sync, at, &by()).unwrap()
     };
-    let before = record_of(None, 1, start, NOW);
+    let before = after_sync(&empty, "evil", recorded(&empty, start, NOW));
     let plus = |passive, passive_fail| start.plus(&Counters { passive, passive_alt_key: 0, passive_fail });
     for (counters, secs, is_believed) in [
         (plus(60_000_000, 0), 60, true),
@@ -195,7 +191,7 @@ fn counters_that_jump_restart_their_window() {
         (plus(0, 1_000_000_000_000), 3_600, false),
         (plus(1_000_000, 0), 0, true),
     ] {
-        let window = record_of(Some(&before), 1, counters, NOW.plus(secs)).window.unwrap();
+        let window = ack_of(recorded(&before, counters, NOW.plus(secs))).window.unwrap();
         assert_eq!(window.last, counters);
         assert_eq!(window.first, if is_believed { start } else { counters }, "{counters:?} in {secs} s");
     }

@@ -29,7 +29,7 @@ fn stick(snapshot: &mut Snapshot, name: &str) {
 }
 
 fn exclude(snapshot: &mut Snapshot, name: &str, exclusion: Exclusion) {
-    snapshot.nodes.get_mut(&node(name)).unwrap().membership = Membership::Excluded(exclusion);
+    take_out(snapshot, name, exclusion);
 }
 
 /// A promotion that the health gate stopped: 41 of 1000 rejected then, 10% now, and 1 of 1000 before.

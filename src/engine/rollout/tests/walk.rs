@@ -130,7 +130,8 @@ fn absent_nodes_in_the_way_are_excluded_down_to_min_present() {
     let proposal = committed(tick_with(&snapshot, &absent));
     assert_eq!((proposal.audit.action, rise(&snapshot, &proposal)), (Action::Exclude, 0));
     assert_eq!(proposal.audit.nodes, nodes(&["b", "c"]));
-    assert!(proposal.records.iter().all(|change| change.expected == Some(7)));
+    let closed = Some(Session { ordinal: 1, nonce: 1 });
+    assert!(proposal.exclusions.values().all(|excluded| excluded.closes == closed));
 
     // One of three may go, for half of three is two.
     let snapshot = pool(document(staged()), &["a"], &["b", "c"]);
@@ -159,7 +160,7 @@ fn an_empty_pool_of_required_nodes_passes_no_barrier() {
     // Given up nodes count for min_present: one that is left of four is too few.
     let mut snapshot = pool(document(staged()), &["a", "b", "c", "d"], &[]);
     for name in ["b", "c", "d"] {
-        snapshot.nodes.get_mut(&node(name)).unwrap().membership = Membership::Excluded(Exclusion::Absent);
+        take_out(&mut snapshot, name, Exclusion::Absent);
     }
     assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Absent);
 }
@@ -202,7 +203,7 @@ fn five_per_cent_of_eight_nodes_is_a_canary_and_stays_in_its_wave() {
 #[test]
 fn a_promotion_that_lost_its_canary_takes_in_another() {
     let mut snapshot = pool(document(promoted(0, &["a"])), &["a", "b", "c"], &[]);
-    snapshot.nodes.get_mut(&node("a")).unwrap().membership = Membership::Excluded(Exclusion::Absent);
+    take_out(&mut snapshot, "a", Exclusion::Absent);
     let proposal = committed(tick(&snapshot));
     assert_eq!((proposal.audit.action, rise(&snapshot, &proposal)), (Action::TakeIn, 0));
 }
@@ -221,7 +222,7 @@ fn the_audit_names_whom_a_wave_takes_in() {
     };
     // "new" is in no barrier: it is not promoted.
     let mut snapshot = pool(staged_with(&["a", "b"]), &["a", "b", "c", "new"], &[]);
-    snapshot.nodes.get_mut(&node("new")).unwrap().membership = Membership::Excluded(Exclusion::Absent);
+    take_out(&mut snapshot, "new", Exclusion::Absent);
     assert_eq!(audit(&snapshot), (Action::Promote, nodes(&["a"]), String::new()));
     snapshot.document.policy.promote_waves[0] = WaveRule::Names("n*".parse().unwrap());
     let (_, taken_in, _) = audit(&snapshot);
@@ -232,7 +233,7 @@ fn the_audit_names_whom_a_wave_takes_in() {
     assert_eq!(audit(&last), (Action::OpenWave, nodes(&[]), "all nodes".to_owned()));
     assert_eq!(audit(&of(staged())), (Action::Promote, nodes(&[]), "all nodes".to_owned()));
     let mut empty = pool(document(promoted(0, &["a"])), &["a", "b", "c"], &[]);
-    empty.nodes.get_mut(&node("a")).unwrap().membership = Membership::Excluded(Exclusion::Absent);
+    take_out(&mut empty, "a", Exclusion::Absent);
     let (action, refilled, _) = audit(&empty);
     assert_eq!((action, refilled.len()), (Action::TakeIn, 1));
     // A wave of many.

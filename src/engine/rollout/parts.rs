@@ -1,0 +1,301 @@
+//! The parts that a node's record is made of, and how they merge (docs/protocol.md#rule-6; rules 7, 8).
+//!
+//! | part | written by | bound to |
+//! |---|---|---|
+//! | [`Entry`] | the coordinator that the node's session was opened at, before its answer | one session |
+//! | [`Later`] | the same coordinator, batched | the session of the entry |
+//! | [`Excluded`] | a commit, with its document | the latest one counts |
+//!
+//! Each part has one writer, so no write can conflict with another one; only documents are compared and swapped.  A
+//! [`NodeRecord`] is a function of the parts.  Invariants: the entry with the highest session counts; what a node reported
+//! in another session counts for nothing; a node is admitted only if its entry names the latest exclusion as the one that
+//! it answers.  So an exclusion that was decided without knowledge of a newer session is not undone by it, and a node that
+//! was admitted without knowledge of an exclusion is not: both ask for another session.
+//!
+//! Must not know: stores, clocks, decisions.  Persisted: every type here; no secrets.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::document::{Document, Proposal, Snapshot};
+use super::record::{Exclusion, Membership, NodeRecord, Report, Window};
+use tfo_model::count::{Generation, Revision};
+use tfo_model::ids::{CoordinatorName, NodeId};
+use tfo_model::node::Session;
+use tfo_model::time::UnixTime;
+
+/// What is stored of a sync.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Ack {
+    /// The node's report.
+    pub report: Report,
+    /// Rises with every stored sync of the node: by this other coordinators see that it is alive.
+    pub syncs: u64,
+    /// Counters over the present phase; none if not known.
+    pub window: Option<Window>,
+    /// Counters over the phase before.
+    pub baseline: Option<Window>,
+    /// Wall clock of the coordinator; shown, never measured with (rule 11).
+    pub at: UnixTime,
+}
+
+/// The first sync of a session: durable before its answer (rule 7).  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Entry {
+    /// The session that it opens.
+    pub session: Session,
+    /// The document revision that made the exclusion which this session ends; none if there was no exclusion to end, or
+    /// if the node stays excluded.
+    pub answers: Option<Revision>,
+    /// What the node reported with it.
+    pub first: Ack,
+}
+
+/// The latest sync of a session after its first.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Later {
+    /// The session; that of another one counts for nothing (rule 8).
+    pub session: Session,
+    /// What the node reported.
+    pub ack: Ack,
+}
+
+/// An exclusion, written by a commit.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Excluded {
+    /// Why.
+    pub cause: Exclusion,
+    /// The session that it closes; none if the node never had one.
+    pub closes: Option<Session>,
+    /// The document revision that made it.
+    pub revision: Revision,
+    /// Wall clock of the coordinator that committed it.
+    pub at: UnixTime,
+}
+
+/// The parts that one coordinator has written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Roster {
+    /// The nodes whose sessions were opened at it.
+    pub entries: BTreeMap<NodeId, Entry>,
+    /// Their later syncs.
+    pub acks: BTreeMap<NodeId, Later>,
+}
+
+/// Changes of one coordinator's own roster, to be written in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Writes {
+    /// Sessions that were opened.
+    pub entries: BTreeMap<NodeId, Entry>,
+    /// Later syncs.
+    pub acks: BTreeMap<NodeId, Later>,
+    /// Nodes whose entry and later sync are removed: see [`Parts::long_forgotten`].
+    pub removed: BTreeSet<NodeId>,
+}
+
+impl Writes {
+    /// Number of nodes that it names, each part counted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len() + self.acks.len() + self.removed.len()
+    }
+
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether it says something of this node.
+    #[must_use]
+    pub fn names(&self, node: &NodeId) -> bool {
+        self.entries.contains_key(node) || self.acks.contains_key(node) || self.removed.contains(node)
+    }
+
+    /// The nodes that it names, each once.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        let acks = self.acks.keys().filter(|node| !self.entries.contains_key(*node));
+        self.entries.keys().chain(acks).chain(&self.removed)
+    }
+}
+
+/// Everything that a store keeps of a pool's nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Parts {
+    /// What each coordinator has written.
+    pub rosters: BTreeMap<CoordinatorName, Roster>,
+    /// The latest exclusion of each node that ever had one.
+    pub exclusions: BTreeMap<NodeId, Excluded>,
+}
+
+impl Parts {
+    /// The records of all nodes.
+    #[must_use]
+    pub fn merge(&self) -> BTreeMap<NodeId, NodeRecord> {
+        let entered = self.rosters.values().flat_map(|roster| roster.entries.keys());
+        let nodes: BTreeSet<&NodeId> = entered.chain(self.exclusions.keys()).collect();
+        nodes.into_iter().filter_map(|node| Some((node.clone(), self.record(node)?))).collect()
+    }
+
+    /// The record of one node.
+    #[must_use]
+    pub fn record(&self, node: &NodeId) -> Option<NodeRecord> {
+        self.record_after(node, None)
+    }
+
+    /// The record of one node as it will be once `writes` of this coordinator are written.
+    #[must_use]
+    pub fn record_after(&self, node: &NodeId, writes: Option<(&CoordinatorName, &Writes)>) -> Option<NodeRecord> {
+        let none = Roster::default();
+        let new = writes.filter(|(by, _)| !self.rosters.contains_key(*by)).map(|(by, _)| (by, &none));
+        let words = self.rosters.iter().chain(new).filter_map(|(by, roster)| {
+            let queued = writes.filter(|(writer, _)| *writer == by).map(|(_, writes)| writes);
+            let entry = queued.and_then(|queued| queued.entries.get(node)).or_else(|| roster.entries.get(node))?;
+            let later = queued.and_then(|queued| queued.acks.get(node)).or_else(|| roster.acks.get(node));
+            let later = later.filter(|later| later.session == entry.session);
+            Some(Word { by, entry, latest: later.map_or(&entry.first, |later| &later.ack) })
+        });
+        merge_node(words, self.exclusions.get(node))
+    }
+
+    /// Writes into one coordinator's roster.
+    pub fn write(&mut self, by: &CoordinatorName, writes: &Writes) {
+        let roster = self.rosters.entry(by.clone()).or_default();
+        for node in &writes.removed {
+            roster.entries.remove(node);
+            roster.acks.remove(node);
+        }
+        roster.entries.extend(writes.entries.iter().map(|(node, entry)| (node.clone(), entry.clone())));
+        roster.acks.extend(writes.acks.iter().map(|(node, later)| (node.clone(), later.clone())));
+    }
+
+    /// The nodes of one coordinator that were forgotten so long ago that no request of theirs is in flight.  Each
+    /// coordinator removes its own entries of them; the exclusions go with a later commit.
+    #[must_use]
+    pub fn long_forgotten(&self, by: &CoordinatorName, wall: UnixTime) -> BTreeSet<NodeId> {
+        let Some(roster) = self.rosters.get(by) else { return BTreeSet::new() };
+        let is_over = |node: &&NodeId| self.record(node).is_some_and(|record| record.is_long_forgotten(wall));
+        roster.entries.keys().filter(is_over).cloned().collect()
+    }
+}
+
+/// A pool's document and parts of one moment, with the records that the parts merge to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolContent {
+    parts: Parts,
+    snapshot: Snapshot,
+}
+
+impl PoolContent {
+    /// Merges the parts.
+    #[must_use]
+    pub fn new(document: Document, parts: Parts) -> Self {
+        Self { snapshot: Snapshot { document, nodes: parts.merge() }, parts }
+    }
+
+    /// What is stored of the nodes.
+    #[must_use]
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// The document, and the records that the parts merge to.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Writes into one coordinator's roster.
+    pub fn write(&mut self, by: &CoordinatorName, writes: &Writes) {
+        self.parts.write(by, writes);
+        for node in writes.nodes() {
+            self.merge_again(node);
+        }
+    }
+
+    /// Takes a commit over: the document and the exclusions.
+    pub fn commit(&mut self, proposal: &Proposal) {
+        self.snapshot.document = proposal.document.clone();
+        let exclusions = &mut self.parts.exclusions;
+        exclusions.extend(proposal.exclusions.iter().map(|(node, excluded)| (node.clone(), excluded.clone())));
+        proposal.dropped.iter().for_each(|node| drop(exclusions.remove(node)));
+        for node in proposal.exclusions.keys().chain(&proposal.dropped) {
+            self.merge_again(node);
+        }
+    }
+
+    fn merge_again(&mut self, node: &NodeId) {
+        match self.parts.record(node) {
+            Some(record) => drop(self.snapshot.nodes.insert(node.clone(), record)),
+            None => drop(self.snapshot.nodes.remove(node)),
+        }
+    }
+}
+
+/// What one coordinator says of a node.
+#[derive(Debug, Clone, Copy)]
+struct Word<'a> {
+    by: &'a CoordinatorName,
+    entry: &'a Entry,
+    latest: &'a Ack,
+}
+
+/// The record of a node: the highest session, its latest report, and whether that session answers the latest exclusion.
+///
+/// Two coordinators may have one session only if one of them took the other's roster over: the higher report counts.
+fn merge_node<'a>(words: impl Iterator<Item = Word<'a>>, excluded: Option<&Excluded>) -> Option<NodeRecord> {
+    let generation = |ack: &Ack| ack.report.fence.as_ref().map_or(Generation::ZERO, |fence| fence.generation);
+    let latest = words.max_by_key(|word| (word.entry.session, generation(word.latest), word.latest.syncs));
+    let membership = match excluded {
+        None => Membership::Admitted,
+        Some(excluded) => match latest {
+            Some(word) if word.entry.answers == Some(excluded.revision) && excluded.cause != Exclusion::Denied => {
+                Membership::Admitted
+            }
+            Some(_) | None => Membership::Excluded(excluded.cause),
+        },
+    };
+    let exclusion = excluded.map(|excluded| excluded.revision);
+    let closed = excluded.and_then(|excluded| excluded.closes);
+    let Some(Word { by, entry, latest }) = latest else {
+        let excluded = excluded?;
+        return Some(NodeRecord {
+            membership,
+            exclusion,
+            session: closed,
+            coordinator: None,
+            report: None,
+            syncs: 0,
+            window: None,
+            baseline: None,
+            last_report_at: Some(excluded.at).filter(|_| excluded.cause == Exclusion::Forgotten),
+        });
+    };
+    let (session, coordinator) = (Some(entry.session).max(closed), Some(by.clone()));
+    if let (Membership::Excluded(Exclusion::Forgotten), Some(excluded)) = (membership, excluded) {
+        // Nothing of a forgotten node counts but the ordinal of its session.
+        return Some(NodeRecord {
+            membership,
+            exclusion,
+            session,
+            coordinator,
+            report: None,
+            syncs: latest.syncs,
+            window: None,
+            baseline: None,
+            last_report_at: Some(excluded.at),
+        });
+    }
+    Some(NodeRecord {
+        membership,
+        exclusion,
+        session,
+        coordinator,
+        report: Some(latest.report.clone()),
+        syncs: latest.syncs,
+        window: latest.window,
+        baseline: latest.baseline,
+        last_report_at: Some(latest.at),
+    })
+}
