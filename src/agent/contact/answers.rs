@@ -34,7 +34,7 @@ impl Contact {
     }
 
     fn instruct(&mut self, flight: &Flight, answer: &SyncAnswer, now: Duration) -> News {
-        let instructed = match Instructed::of(answer, &self.purpose.settings.pool) {
+        let instructed = match Instructed::of(answer, &self.pool) {
             Ok(instructed) => instructed,
             Err(invalid) => return self.discard(invalid),
         };
@@ -72,6 +72,7 @@ impl Contact {
         let had_failed = self.failure.take().is_some();
         self.counts.answers += 1;
         self.counts.last_contact_at = Some(clock::now());
+        self.led = 0;
         self.route.succeeded();
         self.report.answered(flight.drift);
         let took = now.saturating_sub(flight.began);
@@ -83,7 +84,7 @@ impl Contact {
         debug!(coordinator = %self.url(), generation = %self.link.seen(), "answered");
         if first || had_failed {
             // Only now: in TLS 1.3 a client believes that it is connected before the server has refused it.
-            info!(coordinator = %self.url(), pool = %self.purpose.settings.pool, "connected");
+            info!(coordinator = %self.url(), pool = %self.pool, "connected");
             return News::Pass;
         }
         news
@@ -95,6 +96,11 @@ impl Contact {
             ClientError::Refused { body, .. } => body.as_deref(),
             _ => None,
         };
+        if let Some(moved) = body.and_then(|body| body.moved.as_ref().filter(|_| body.kind == ErrorKind::NodeMoved))
+            && let Some(news) = self.lead(request, moved, now)
+        {
+            return news;
+        }
         match body.map(|body| (body.kind, body.ordinal)) {
             Some((ErrorKind::SessionClosed, Some(ordinal)))
                 if self.link.session_closed(request, ordinal, nonce(), now).is_ok() =>
@@ -112,6 +118,7 @@ impl Contact {
             Some((ErrorKind::OtherPool, _)) => drop(self.link.other_pool(request, now)),
             _ => {}
         }
+        self.turn_back(body.map(|body| body.kind));
         self.link.give_up();
         self.failed(Failure::of_error(error))
     }

@@ -93,7 +93,8 @@ fn rank(node: &NodeStatus) -> u8 {
         Named::Known(NodeState::Denied) => 7,
         Named::Known(NodeState::OneSlot) => 8,
         Named::Known(NodeState::Reporting) => 9,
-        Named::Known(NodeState::Converged) => 10,
+        Named::Known(NodeState::Moved) => 10,
+        Named::Known(NodeState::Converged) => 11,
     }
 }
 
@@ -107,7 +108,7 @@ fn colour(node: &NodeStatus) -> AnsiColors {
         0..=2 => AnsiColors::Red,
         3..=5 => AnsiColors::Yellow,
         6 | 7 => AnsiColors::Magenta,
-        8 | 9 => AnsiColors::Cyan,
+        8..=10 => AnsiColors::Cyan,
         _ => AnsiColors::Green,
     }
 }
