@@ -18,6 +18,9 @@ use tfo_wire::v1::sync::SyncAnswer;
 /// Sessions that may be closed from outside before another agent with this certificate is suspected.
 const CLOSED_SUSPICIOUS: u32 = 2;
 
+/// What a pool answers that does not take this node.
+const IS_NO_HOME: [ErrorKind; 3] = [ErrorKind::UnknownPool, ErrorKind::NotInPool, ErrorKind::OtherPool];
+
 impl Contact {
     /// Takes the reply to `flight`.
     pub(super) fn take(&mut self, flight: &Flight, reply: Result<Reply, ClientError>) -> News {
@@ -58,6 +61,9 @@ impl Contact {
 
     /// The fence refuses the answer.
     fn refuse(&mut self, refused: &AnswerRefused) -> News {
+        if matches!(refused, AnswerRefused::OtherPool { .. }) {
+            self.turn_back();
+        }
         self.failed(Failure::of_refused(&self.url(), refused, &self.purpose.sysctl_file))
     }
 
@@ -118,7 +124,9 @@ impl Contact {
             Some((ErrorKind::OtherPool, _)) => drop(self.link.other_pool(request, now)),
             _ => {}
         }
-        self.turn_back(body.map(|body| body.kind));
+        if matches!(body, Some(body) if IS_NO_HOME.contains(&body.kind)) {
+            self.turn_back();
+        }
         self.link.give_up();
         self.failed(Failure::of_error(error))
     }

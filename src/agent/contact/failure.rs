@@ -133,7 +133,7 @@ pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
             "the pool was created again: if that was on purpose, remove this node's sysctl.d file and restart the agent",
         ),
         ErrorKind::NodeMoved => (
-            "node_moved",
+            "moved_in_circles",
             "pools send this node to each other: move it once more to the right one (`tfoctl move`); the installed keys stay",
         ),
         ErrorKind::SessionClosed => {

@@ -10,12 +10,13 @@ use tracing::info;
 use super::{Contact, News, nonce};
 use tfo_engine::fence::{MoveOrder, RequestId};
 use tfo_host::runtime::clock;
+use tfo_model::ids::PoolName;
 use tfo_model::node::Session;
 use tfo_model::problem::Problem;
-use tfo_wire::error::{ErrorKind, MovedTo};
+use tfo_wire::error::MovedTo;
 
 /// Kind of the problem that the configuration names the pool that this node has left.
-pub const MOVED: &str = "moved";
+pub const MOVED: &str = "node_moved";
 
 /// Pools that are asked one after the other without a pause: that of the configuration, and those that the node was led
 /// through while it was away.
@@ -42,22 +43,20 @@ impl Contact {
     }
 
     /// The pool that this node was led to does not take it: the configured one is asked next, and may lead it again.
-    pub(super) fn turn_back(&mut self, refused: Option<ErrorKind>) {
-        let is_no_home = matches!(refused, Some(ErrorKind::UnknownPool | ErrorKind::NotInPool | ErrorKind::OtherPool));
-        if is_no_home && self.pool != self.purpose.settings.pool {
-            self.pool = self.purpose.settings.pool.clone();
-            self.link.stay();
-        }
+    pub(super) fn turn_back(&mut self) {
+        self.pool = self.purpose.settings.pool.clone();
+        self.link.stay();
     }
 
     /// The configuration names a pool that this node has left.
     pub(super) fn moved(&self) -> Option<Problem> {
         let configured = &self.purpose.settings.pool;
-        (self.pool != *configured).then(|| {
-            let message = format!("an operator moved this node from pool {configured} to pool {}", self.pool);
-            let remedy =
-                format!("set `pool = \"{}\"` in {}, and reload the agent", self.pool, self.purpose.config.display());
-            Problem::warning(MOVED, message, remedy)
-        })
+        (self.pool != *configured).then(|| left(configured, &self.pool, &self.purpose.config.display().to_string()))
     }
+}
+
+/// This node belongs to another pool than `config` says.
+pub(super) fn left(configured: &PoolName, pool: &PoolName, config: &str) -> Problem {
+    let message = format!("an operator moved this node from pool {configured} to pool {pool}");
+    Problem::warning(MOVED, message, format!("set `pool = \"{pool}\"` in {config}, and reload the agent"))
 }

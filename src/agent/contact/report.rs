@@ -47,7 +47,7 @@ pub(super) struct RequestTerms {
     pub(super) source: KeySource,
     /// Kind of the failure, where this node refused the last answer.
     pub(super) refused: Option<&'static str>,
-    /// Whether what it holds is no pool's, as far as the pool that it asks is concerned.
+    /// Whether this node is a joiner of the pool that it asks, whatever it holds.
     pub(super) is_joiner: bool,
 }
 

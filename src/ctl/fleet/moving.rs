@@ -48,6 +48,7 @@ pub(crate) fn move_nodes(arguments: &MoveArgs, format: Format) -> Result<Outcome
         }
         let (it, its) = (meant.word("it", "them"), meant.word("its", "their"));
         let (leaves, has) = (meant.word("it leaves", "they leave"), meant.word("it has", "they have"));
+        let certificates = meant.word("its certificate stays", "their certificates stay");
         let (is, new) = (meant.word("it is", "they are"), meant.word("a new node", "new nodes"));
         let PoolStatus { pool: from, .. } = status;
         let plan = meant
@@ -57,7 +58,7 @@ pub(crate) fn move_nodes(arguments: &MoveArgs, format: Format) -> Result<Outcome
                 target.phase.as_str(),
                 target.generation
             ))
-            .line(format!("{leaves} pool {from} at once: none of its barriers waits for {it}; {its} certificate stays valid"))
+            .line(format!("{leaves} pool {from} at once: none of its barriers waits for {it}; {certificates} valid"))
             .line(format!(
                 "take {it} out of the addresses of pool {from} first: as soon as {has} the other keys, {its} clients of pool \
                  {from} lose TFO"

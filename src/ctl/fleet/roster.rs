@@ -221,7 +221,8 @@ fn remark(node: &NodeStatus, now: UnixTime) -> String {
         let left = node.excluded_until.map(until).unwrap_or_default();
         format!("excluded: {}{left}", plain(why.as_str()))
     });
-    [node.error.as_deref().map(plain), excluded].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    let moved = node.moved_to.as_ref().map(|pool| format!("moved to {pool}"));
+    [node.error.as_deref().map(plain), excluded, moved].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// All that is known of one node.
@@ -247,6 +248,10 @@ pub(super) fn page(status: &PoolStatus, node: &NodeStatus, now: UnixTime) -> Vec
         let ends =
             node.excluded_until.map_or_else(|| "until its next sync".to_owned(), |at| format!("until {}", until(at)));
         fields.push(("excluded", format!("{}, {ends}", plain(why.as_str()))));
+    }
+    if let Some(pool) = &node.moved_to {
+        let text = format!("to pool {pool}: set `pool = \"{pool}\"` in its agent.toml; `tfoctl forget` ends the order");
+        fields.push(("moved", text));
     }
     let connected = match node.connected {
         None => "unknown: it asks by a timer, or has not asked this coordinator since its start".to_owned(),

@@ -318,8 +318,8 @@ impl Link {
     ///
     /// The order of the pool of the fence, or of the pool that it was led to before, changes what the fence takes: from
     /// then on the answers of the new pool alone, as those for a joiner.  The keys of the old pool stay installed until
-    /// then, and are no keys of the new one for a node that was not confirmed in this run.  The order of any other pool
-    /// says where to ask, and the fence judges that pool's answers as before.  The session ends with it.
+    /// then; for a node that was not confirmed in this run they do not count as keys of the new one.  The order of any
+    /// other pool says where to ask, and the fence judges that pool's answers as before.  The session ends with it.
     ///
     /// # Errors
     /// Fails if it is not the answer to the outstanding request.
