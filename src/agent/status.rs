@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::contact::{Contact, NO_KEY};
+use super::contact::{Contact, MOVED, NO_KEY};
 use super::reconcile::PassMode;
 use super::report::{HeldReport, PassReport};
 use tfo_config::agent::InstallMode;
@@ -62,7 +62,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
         version: VERSION,
         state: report.state(),
         source: report.source.into(),
-        pool: circumstances.contact.map(|contact| contact.settings().pool.clone()),
+        pool: circumstances.contact.map(|contact| contact.pool().clone()),
         generation: held.and_then(|held| held.generation),
         phase: held.map_or(Phase::Empty, |held| held.phase),
         primary: held.map(|held| held.prints.primary),
@@ -74,7 +74,7 @@ pub fn status_of(report: &PassReport, circumstances: Circumstances<'_>) -> Statu
         last_contact_at: circumstances.contact.and_then(|contact| contact.counts().last_contact_at),
         contact: circumstances.contact.map(|contact| contact.standing().into()),
         error: first_error(&report.problems)
-            .or_else(|| no_key(report))
+            .or_else(|| note(report))
             .map(|problem| StatusError { kind: problem.kind.to_owned(), message: problem.message.clone() }),
         namespaces: namespaces.collect(),
     }
@@ -105,16 +105,21 @@ pub(super) fn make_directory(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().create(path)
 }
 
-/// The warning of a node that waits for its pool's first key: why it is degraded without an error.
-fn no_key(report: &PassReport) -> Option<&Problem> {
-    report.problems.iter().find(|problem| report.awaits_first_key && problem.kind == NO_KEY)
+/// A warning that an operator has to act on although nothing is wrong: the pool has no key yet, or this node was moved.
+fn note(report: &PassReport) -> Option<&Problem> {
+    let is_note = |problem: &&Problem| match problem.kind {
+        NO_KEY => report.awaits_first_key,
+        MOVED => true,
+        _ => false,
+    };
+    report.problems.iter().find(is_note)
 }
 
 /// The line that `systemctl status` shows.
 #[must_use]
 pub fn line(report: &PassReport) -> String {
     let state = report.state();
-    if let (None, Some(problem)) = (first_error(&report.problems), no_key(report)) {
+    if let (None, Some(problem)) = (first_error(&report.problems), note(report)) {
         return format!("{}: {}; {}", state.as_str(), problem.message, problem.remedy);
     }
     let mut line = match (&report.held, report.mode) {

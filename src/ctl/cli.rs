@@ -33,8 +33,8 @@ const GROUPS: [(&str, &[&str]); 5] = [
     (
         "Change it",
         &[
-            "rotate", "pause", "resume", "abort", "advance", "exclude", "include", "deny", "allow", "forget", "expect",
-            "import", "recover",
+            "rotate", "pause", "resume", "abort", "advance", "exclude", "include", "deny", "allow", "forget", "move",
+            "expect", "import", "recover",
         ],
     ),
     ("This host", HOST),
@@ -114,6 +114,8 @@ enum Command {
     Allow(fleet::NodeArgs),
     /// Forget nodes; they may come back as new ones
     Forget(fleet::ForgetArgs),
+    /// Move nodes to another pool of the same coordinators
+    Move(fleet::MoveArgs),
     /// Set how many nodes a rotation needs
     Expect(fleet::ExpectedArgs),
     /// Show who did what, and when
@@ -175,6 +177,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Allow(own) => fleet::allow(own, format),
         Command::Expect(own) => fleet::expect(own, format),
         Command::Forget(own) => fleet::forget(own, format),
+        Command::Move(own) => fleet::move_nodes(own, format),
         Command::Audit(own) => fleet::audit(own, format),
         Command::Watch(own) => fleet::watch(own, format),
         Command::Contexts(own) => fleet::contexts(own, format),

@@ -103,6 +103,8 @@ named_enum! {
         Denied = "denied",
         /// It could not write, read back or persist.
         Failed = "failed",
+        /// An operator moved it to another pool.
+        Moved = "moved",
         /// Its kernel cannot share two keys.
         OneSlot = "one_slot",
         /// Its keys come from elsewhere; it only reports.
@@ -156,6 +158,7 @@ named_enum! {
         Deny = "deny",
         Allow = "allow",
         Forget = "forget",
+        Move = "move",
         Expect = "expect",
         SetPolicy = "set_policy",
         Unhealthy = "unhealthy",

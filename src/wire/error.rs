@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use tfo_model::ids::{PoolId, PoolName};
 use tfo_model::named::Named;
 use tfo_model::named_enum;
 use tfo_model::time::UnixTime;
@@ -33,6 +34,8 @@ named_enum! {
         PoolFrozen = "pool_frozen",
         /// 409: the node's keys belong to another pool.
         OtherPool = "other_pool",
+        /// 409: an operator moved the node to another pool, see [`ErrorBody::moved`].
+        NodeMoved = "node_moved",
         /// 409: a later session of this node is open, see [`ErrorBody::ordinal`].
         SessionClosed = "session_closed",
         /// 409: the report is further ahead than a restored store can be behind.
@@ -70,6 +73,7 @@ impl ErrorKind {
             Self::Timeout => 408,
             Self::PoolFrozen
             | Self::OtherPool
+            | Self::NodeMoved
             | Self::SessionClosed
             | Self::TooFarAhead
             | Self::PeriodTooLong
@@ -95,12 +99,26 @@ pub struct ErrorBody {
     /// With `session_closed`: the ordinal of the session that is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordinal: Option<u64>,
+    /// With `node_moved`: which pool the node asks from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<MovedTo>,
     /// With a refused command: when the reason ends by time alone, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<UnixTime>,
     /// With a refused command: what to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+}
+
+/// An operator's order to a node: it belongs to another pool of these coordinators now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedTo {
+    /// The pool that it left.
+    pub from: PoolId,
+    /// The pool that it is to ask.
+    pub pool: PoolName,
+    /// The identity of that pool.
+    pub pool_id: PoolId,
 }
 
 /// A kind of a later release does not make the rest of the body unreadable.

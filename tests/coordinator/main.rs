@@ -10,6 +10,8 @@ mod fleet;
 #[cfg(test)]
 mod monitoring;
 #[cfg(test)]
+mod moves;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod refusals;

@@ -10,7 +10,7 @@ use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::node::{Expected, KeySource};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
-use tfo_wire::error::{ErrorBody, ErrorKind};
+use tfo_wire::error::{ErrorBody, ErrorKind, MovedTo};
 use tfo_wire::v1::fleet::{
     AdvanceRequest, Audit, AuditLine, Command, Done, FingerprintCount, ImportRequest, NodeStatus, Nodes, PoolStatus,
     Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown, Verdict, Waves,
@@ -105,6 +105,7 @@ fn sync() {
         phase: Phase::Empty,
         frozen: false,
         denied: false,
+        moved_to: Some("dns".parse().unwrap()),
     };
     let least = json!({
         "wait_secs": 0, "next_contact_secs": 60, "session": "1-0000000000000001", "seen": 0, "installed": null,
@@ -189,6 +190,7 @@ fn pools_nodes_and_audit() {
         tcp_fastopen: Some(3),
         excluded: Some(ExclusionReason::Absent.into()),
         excluded_until: Some(at()),
+        moved_to: Some("dns".parse().unwrap()),
         connected: Some(false),
         connected_since: Some(at()),
         certificate_until: Some(at()),
@@ -255,6 +257,7 @@ fn commands() {
         "deny": reads_back(&order_nodes(NodeAction::Deny)),
         "allow": reads_back(&order_nodes(NodeAction::Allow)),
         "forget": reads_back(&order_nodes(NodeAction::Forget { lower_expected: true })),
+        "move": reads_back(&order_nodes(NodeAction::Move { to: "dns".parse().unwrap(), lower_expected: true })),
         "expect": reads_back(&ExpectRequest { number: 900, reason: reason(), if_revision: Some(Revision::new(12)) }),
         "done": value(&done),
     }));
@@ -269,6 +272,7 @@ fn errors() {
         message: "a later session of this node is open".to_owned(),
         request_id: "0123456789abcdef".to_owned(),
         ordinal: Some(7),
+        moved: None,
         until: None,
         remedy: None,
     };
@@ -279,8 +283,12 @@ fn errors() {
         ordinal: None,
         ..body.clone()
     };
+    let order = MovedTo { from: pool_id(), pool: "dns".parse().unwrap(), pool_id: "d".repeat(32).parse().unwrap() };
+    let moved = ErrorBody { kind: ErrorKind::NodeMoved, ordinal: None, moved: Some(order), ..body.clone() };
     let later: ErrorBody =
         serde_json::from_value(json!({"kind": "of_a_later_release", "message": "", "request_id": ""})).unwrap();
     assert_eq!(later.kind, ErrorKind::Unknown);
-    insta::assert_json_snapshot!(json!({"kinds": kinds, "body": value(&body), "refused": value(&refused)}));
+    insta::assert_json_snapshot!(
+        json!({"kinds": kinds, "body": value(&body), "refused": value(&refused), "moved": value(&moved)})
+    );
 }

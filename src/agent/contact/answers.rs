@@ -18,6 +18,9 @@ use tfo_wire::v1::sync::SyncAnswer;
 /// Sessions that may be closed from outside before another agent with this certificate is suspected.
 const CLOSED_SUSPICIOUS: u32 = 2;
 
+/// What a pool answers that does not take this node.
+const IS_NO_HOME: [ErrorKind; 3] = [ErrorKind::UnknownPool, ErrorKind::NotInPool, ErrorKind::OtherPool];
+
 impl Contact {
     /// Takes the reply to `flight`.
     pub(super) fn take(&mut self, flight: &Flight, reply: Result<Reply, ClientError>) -> News {
@@ -34,7 +37,7 @@ impl Contact {
     }
 
     fn instruct(&mut self, flight: &Flight, answer: &SyncAnswer, now: Duration) -> News {
-        let instructed = match Instructed::of(answer, &self.purpose.settings.pool) {
+        let instructed = match Instructed::of(answer, &self.pool) {
             Ok(instructed) => instructed,
             Err(invalid) => return self.discard(invalid),
         };
@@ -58,6 +61,9 @@ impl Contact {
 
     /// The fence refuses the answer.
     fn refuse(&mut self, refused: &AnswerRefused) -> News {
+        if matches!(refused, AnswerRefused::OtherPool { .. }) {
+            self.turn_back();
+        }
         self.failed(Failure::of_refused(&self.url(), refused, &self.purpose.sysctl_file))
     }
 
@@ -72,6 +78,7 @@ impl Contact {
         let had_failed = self.failure.take().is_some();
         self.counts.answers += 1;
         self.counts.last_contact_at = Some(clock::now());
+        self.led = 0;
         self.route.succeeded();
         self.report.answered(flight.drift);
         let took = now.saturating_sub(flight.began);
@@ -83,7 +90,7 @@ impl Contact {
         debug!(coordinator = %self.url(), generation = %self.link.seen(), "answered");
         if first || had_failed {
             // Only now: in TLS 1.3 a client believes that it is connected before the server has refused it.
-            info!(coordinator = %self.url(), pool = %self.purpose.settings.pool, "connected");
+            info!(coordinator = %self.url(), pool = %self.pool, "connected");
             return News::Pass;
         }
         news
@@ -95,6 +102,11 @@ impl Contact {
             ClientError::Refused { body, .. } => body.as_deref(),
             _ => None,
         };
+        if let Some(moved) = body.and_then(|body| body.moved.as_ref().filter(|_| body.kind == ErrorKind::NodeMoved))
+            && let Some(news) = self.lead(request, moved, now)
+        {
+            return news;
+        }
         match body.map(|body| (body.kind, body.ordinal)) {
             Some((ErrorKind::SessionClosed, Some(ordinal)))
                 if self.link.session_closed(request, ordinal, nonce(), now).is_ok() =>
@@ -111,6 +123,9 @@ impl Contact {
             // A late answer is ignored.
             Some((ErrorKind::OtherPool, _)) => drop(self.link.other_pool(request, now)),
             _ => {}
+        }
+        if matches!(body, Some(body) if IS_NO_HOME.contains(&body.kind)) {
+            self.turn_back();
         }
         self.link.give_up();
         self.failed(Failure::of_error(error))

@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::Method;
 use serde::de::IgnoredAny;
 
-use tfo_config::contact::ContactSettings;
 use tfo_engine::fence::Ask;
+use tfo_model::ids::PoolName;
 use tfo_model::node::KeySource;
 use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
 use tfo_wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, SyncRequest};
@@ -44,12 +44,12 @@ pub(super) struct Flight {
 pub(super) fn send(
     client: &Client,
     base: &BaseUrl,
-    settings: &ContactSettings,
+    pool: &PoolName,
     request: SyncRequest,
     patience: Duration,
 ) -> Pin<Box<dyn Future<Output = Result<Reply, ClientError>>>> {
     let (client, base) = (client.clone(), base.clone());
-    let path = format!("/v1/pools/{}/sync", settings.pool);
+    let path = format!("/v1/pools/{pool}/sync");
     let timeout = Duration::from_secs(request.wait_secs) + patience;
     Box::pin(async move {
         let call = Call { method: &Method::POST, path: &path, timeout, answer_bytes_max: ANSWER_BYTES_MAX };

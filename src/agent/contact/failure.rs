@@ -132,6 +132,10 @@ pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
             "other_pool",
             "the pool was created again: if that was on purpose, remove this node's sysctl.d file and restart the agent",
         ),
+        ErrorKind::NodeMoved => (
+            "moved_in_circles",
+            "pools send this node to each other: move it once more to the right one (`tfoctl move`); the installed keys stay",
+        ),
         ErrorKind::SessionClosed => {
             ("session_closed", "another agent uses this node's certificate: issue one for each host")
         }

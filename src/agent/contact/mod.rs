@@ -9,6 +9,7 @@ mod exchange;
 mod failure;
 mod identity;
 mod instruction;
+mod moved;
 mod probe;
 mod purpose;
 mod report;
@@ -36,6 +37,7 @@ use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_host::kernel::sysctl_d::Record;
 use tfo_host::runtime::clock;
 use tfo_model::count::Generation;
+use tfo_model::ids::PoolName;
 use tfo_model::node::Session;
 use tfo_model::problem::Problem;
 use tfo_model::state::SlotPrint;
@@ -43,6 +45,7 @@ use tfo_model::time::UnixTime;
 
 pub use identity::load as load_identity;
 pub use instruction::{Instructed, InvalidInstruction};
+pub use moved::MOVED;
 pub use probe::probe;
 pub use purpose::Cadence;
 pub use standing::NO_KEY;
@@ -90,6 +93,10 @@ pub struct Contact {
     failure: Option<Failure>,
     /// Sessions that were closed from outside, one after the other.
     closed: u32,
+    /// The pool that it asks: the configured one, or the one that an operator moved this node to.
+    pool: PoolName,
+    /// Orders to ask another pool, one after the other, without an answer in between.
+    led: u32,
     counts: ContactCounts,
 }
 
@@ -101,6 +108,7 @@ impl Contact {
         let purpose = Purpose::of(settings, cadence)?;
         let fence = record.filter(|_| purpose.gives_keys()).and_then(fence_of);
         let session = Session { ordinal: clock::now_ms(), nonce: nonce() };
+        let purpose_pool = purpose.settings.pool.clone();
         Some(Self {
             started: clock::monotonic(),
             link: Link::start(fence, session, Duration::ZERO),
@@ -113,6 +121,8 @@ impl Contact {
             report: NodeReport::default(),
             failure: None,
             closed: 0,
+            pool: purpose_pool,
+            led: 0,
             counts: ContactCounts::default(),
         })
     }
@@ -230,6 +240,12 @@ impl Contact {
         &self.purpose.settings
     }
 
+    /// The pool of this node: the configured one, unless an operator moved it.
+    #[must_use]
+    pub fn pool(&self) -> &PoolName {
+        &self.pool
+    }
+
     /// Monotonic time since the start.
     fn now(&self) -> Duration {
         clock::monotonic().duration_since(self.started)
@@ -257,11 +273,13 @@ impl Contact {
             Cadence::Once => (Duration::ZERO, settings.period),
         };
         let refused = self.failure.as_ref().filter(|failure| failure.reported).map(|failure| failure.kind);
-        let terms = RequestTerms { wait, next_contact, source: *source, refused };
+        // The keys of the pool that it was led from are another pool's where it is led to.
+        let is_joiner = self.link.reported().is_none();
+        let terms = RequestTerms { wait, next_contact, source: *source, refused, is_joiner };
         let ask = self.link.ask();
         let base = &settings.urls.value[self.route.current()];
         let request = self.report.request(ask, &terms);
-        let reply = exchange::send(identity.client(), base, settings, request, self.patience());
+        let reply = exchange::send(identity.client(), base, &self.pool, request, self.patience());
         debug!(coordinator = %base, session = %ask.session, seen = %ask.seen, "asking");
         self.flight = Some(Flight { ask, began: now, drift: self.report.drift, waits: !wait.is_zero(), reply });
         if identity.notes().count() == old_notes { News::None } else { News::Pass }

@@ -7,6 +7,7 @@ use reqwest::Method;
 
 use super::failure::{Failure, UNREACHABLE, refusal};
 use super::identity;
+use super::moved::left;
 use super::standing::no_key;
 use tfo_config::contact::ContactSettings;
 use tfo_model::problem::{Problem, Severity};
@@ -65,6 +66,7 @@ fn answered(base: &BaseUrl, answer: Result<Option<SelfAnswer>, ClientError>) -> 
     match answer {
         Ok(Some(known)) if known.denied => refused(ErrorKind::Denied, format!("{} is denied", known.node)),
         Ok(Some(known)) if known.frozen => refused(ErrorKind::PoolFrozen, format!("pool {} is frozen", known.pool)),
+        Ok(Some(SelfAnswer { pool, moved_to: Some(to), .. })) => Some(left(&pool, &to, "the agent's configuration")),
         Ok(Some(known)) if known.phase == Phase::Empty => Some(no_key(&known.pool)),
         Ok(Some(_)) => None,
         Ok(None) => {

@@ -47,6 +47,8 @@ pub(super) struct RequestTerms {
     pub(super) source: KeySource,
     /// Kind of the failure, where this node refused the last answer.
     pub(super) refused: Option<&'static str>,
+    /// Whether this node is a joiner of the pool that it asks, whatever it holds.
+    pub(super) is_joiner: bool,
 }
 
 impl NodeReport {
@@ -91,7 +93,7 @@ impl NodeReport {
             next_contact_secs: terms.next_contact.as_secs(),
             session: ask.session,
             seen: ask.seen,
-            installed: installed.clone(),
+            installed: installed.clone().map(|held| if terms.is_joiner { from_elsewhere(held) } else { held }),
             kernel: truncated(release::running_text()),
             agent: truncated(env!("CARGO_PKG_VERSION").to_owned()),
             tcp_fastopen: *bits,
@@ -118,6 +120,12 @@ impl Found {
             namespaces: pass.namespaces.iter().map(|namespace| namespace.namespace.clone()).collect(),
         }
     }
+}
+
+/// The same keys without the name of a pool.
+fn from_elsewhere(held: InstalledKeys) -> InstalledKeys {
+    let unnamed = |slot: SlotPrint| SlotPrint { epoch: None, ..slot };
+    InstalledKeys { pool_id: None, generation: None, primary: unnamed(held.primary), backup: held.backup.map(unnamed) }
 }
 
 /// Cut to what a coordinator accepts.

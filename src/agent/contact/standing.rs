@@ -21,12 +21,17 @@ impl Contact {
             return self;
         }
         self.link = self.link.succeeding(&before.link);
-        if self.purpose.settings.pool == before.purpose.settings.pool {
+        // Also if the file names the pool by now that an operator moved this node to.
+        let is_same = self.pool == before.purpose.settings.pool || self.pool == before.pool;
+        if is_same {
+            self.pool = before.pool.clone();
             self.started = before.started;
             self.next_at = self.now();
             self.link = self.link.in_contact_since(&before.link);
             self.failure.clone_from(&before.failure);
             self.counts.clone_from(&before.counts);
+        } else {
+            self.link.stay();
         }
         self
     }
@@ -95,20 +100,21 @@ impl Contact {
                 problems.push(Problem::error("unconfirmed", message, remedy));
             }
             Standing::NoKeys => {
-                let message = format!("this node has no keys of pool {}: {since}{cause}", self.purpose.settings.pool);
+                let message = format!("this node has no keys of pool {}: {since}{cause}", self.pool);
                 let remedy = "servers must not start without them; `tfoctl pools` shows whether the pool has keys";
                 problems.push(Problem::error("no_pool_keys", message, remedy));
             }
             Standing::Asking | Standing::Connected | Standing::Disconnected | Standing::EmptyPool => {}
         }
         if self.readiness() == Some(Readiness::EmptyPool) {
-            let mut problem = no_key(&self.purpose.settings.pool);
+            let mut problem = no_key(&self.pool);
             if self.purpose.empty_pool == EmptyPool::Held {
                 problem.message += ", and hold_until_first_key holds this node back until it has one";
                 problem.severity = Severity::Error;
             }
             problems.push(problem);
         }
+        problems.extend(self.moved());
         if let Some(failure) = &self.failure {
             let mut problem = failure.problem();
             problem.message = format!("{}; {since}", problem.message);

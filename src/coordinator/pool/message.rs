@@ -1,6 +1,6 @@
 //! What goes in and out of a pool's driver.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -9,15 +9,17 @@ use tokio::sync::oneshot;
 
 use super::replica::GivenKeys;
 use super::waiting::Reply;
+use tfo_engine::fence::MoveOrder;
 use tfo_engine::rollout::input::{OperatorRequest, Refused};
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::fleet::NodeState;
-use tfo_model::ids::NodeId;
+use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::Expected;
+use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 use tfo_wire::v1::fleet::{Done, FingerprintCount, Nodes, PoolStatus, SlotPairShown};
 use tfo_wire::v1::sync::SelfAnswer;
@@ -85,11 +87,27 @@ pub(super) enum Message {
     Sync { node: NodeId, sync: Box<Sync>, described: Box<Described>, reply: Reply },
     Wanted { wanted: Box<Wanted>, given: GivenKeys, reply: oneshot::Sender<Result<Done, CommandError>> },
     Status(oneshot::Sender<Result<PoolStatus, StoreDown>>),
-    Nodes(oneshot::Sender<Result<Nodes, StoreDown>>),
-    Itself { node: NodeId, reply: oneshot::Sender<Result<SelfAnswer, StoreDown>> },
+    Nodes { names: PoolNames, reply: oneshot::Sender<Result<Nodes, StoreDown>> },
+    OrderFor { node: NodeId, reply: oneshot::Sender<Result<Option<MoveOrder>, StoreDown>> },
+    Welcome { nodes: BTreeSet<NodeId>, reply: oneshot::Sender<Result<Welcome, StoreDown>> },
+    Itself { node: NodeId, names: PoolNames, reply: oneshot::Sender<Result<SelfAnswer, StoreDown>> },
     Summary(oneshot::Sender<Result<Summary, StoreDown>>),
     Policy(Box<Policy>),
     Stop,
+}
+
+/// The names of the pools of this coordinator, by their identities.
+pub type PoolNames = BTreeMap<PoolId, PoolName>;
+
+/// What a pool is to nodes that are to be moved to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// Where it stands; an empty pool has no keys for them.
+    pub phase: Phase,
+    /// Those of them that it denies.
+    pub denied: BTreeSet<NodeId>,
+    /// Those that were moved away from it before: its order to them must end.
+    pub moved_away: BTreeSet<NodeId>,
 }
 
 /// A pool at a glance: for metrics and the page.

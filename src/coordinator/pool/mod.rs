@@ -9,7 +9,7 @@ mod message;
 mod replica;
 mod waiting;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 pub use self::driver::verdict::without_store;
-pub use self::message::{Asked, Busy, CommandError, Described, StoreDown, Summary, Wanted};
+pub use self::message::{Asked, Busy, CommandError, Described, PoolNames, StoreDown, Summary, Wanted, Welcome};
 use self::message::{Message, Shared};
 pub use self::replica::GivenKeys;
 use self::replica::Replica;
@@ -28,11 +28,12 @@ pub(crate) use self::waiting::Reply;
 pub use self::waiting::{Held, SyncError, Until};
 use super::connections::Connections;
 use super::metrics::counters::Metrics;
+use tfo_engine::fence::MoveOrder;
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
-use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolId, PoolName};
 use tfo_store::{Store, StoreError};
 use tfo_wire::v1::fleet::{Done, Nodes, PoolStatus};
 use tfo_wire::v1::sync::SelfAnswer;
@@ -57,6 +58,7 @@ pub struct Watched {
 /// A pool's driver, from outside.
 pub struct Pool {
     name: PoolName,
+    pool_id: PoolId,
     store: Arc<dyn Store>,
     sender: SyncSender<Message>,
     shared: Arc<Shared>,
@@ -70,6 +72,7 @@ impl Pool {
     /// Fails if the store cannot be read or has no such pool, or if no thread can be started.
     pub fn start(store: Arc<dyn Store>, name: PoolName, policy: Policy, seen: Watched) -> Result<Self, StoreError> {
         let replica = Replica::open(Arc::clone(&store), name.clone(), own_name())?;
+        let pool_id = replica.document().pool_id;
         let (sender, receiver) = sync_channel(QUEUE_MAX);
         let shared = Arc::new(Shared {
             started: clock::monotonic(),
@@ -84,13 +87,19 @@ impl Pool {
             place: format!("pool {name}"),
             source: source.into(),
         })?;
-        Ok(Self { name, store, sender, shared, thread: Some(thread) })
+        Ok(Self { name, pool_id, store, sender, shared, thread: Some(thread) })
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &PoolName {
         &self.name
+    }
+
+    /// Its identity, as it was at the start.
+    #[must_use]
+    pub fn pool_id(&self) -> PoolId {
+        self.pool_id
     }
 
     /// The policy of its document, as the driver last saw it.
@@ -137,20 +146,36 @@ impl Pool {
         self.ask(Message::Status).await
     }
 
-    /// The state of its nodes.
+    /// The state of its nodes; `names` are those of all pools, for nodes that were moved to one.
     ///
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
-    pub async fn nodes(&self) -> Result<Result<Nodes, StoreDown>, Busy> {
-        self.ask(Message::Nodes).await
+    pub async fn nodes(&self, names: PoolNames) -> Result<Result<Nodes, StoreDown>, Busy> {
+        self.ask(|reply| Message::Nodes { names, reply }).await
+    }
+
+    /// Where an operator moved the node to, if one did.
+    ///
+    /// # Errors
+    /// Fails if the driver's queue is full, or if the driver ends meanwhile.
+    pub async fn order_for(&self, node: NodeId) -> Result<Result<Option<MoveOrder>, StoreDown>, Busy> {
+        self.ask(|reply| Message::OrderFor { node, reply }).await
+    }
+
+    /// What the pool is to nodes that are to be moved to it.
+    ///
+    /// # Errors
+    /// Fails if the driver's queue is full, or if the driver ends meanwhile.
+    pub async fn welcome(&self, nodes: BTreeSet<NodeId>) -> Result<Result<Welcome, StoreDown>, Busy> {
+        self.ask(|reply| Message::Welcome { nodes, reply }).await
     }
 
     /// What the pool knows of one node; records nothing.
     ///
     /// # Errors
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
-    pub async fn itself(&self, node: NodeId) -> Result<Result<SelfAnswer, StoreDown>, Busy> {
-        self.ask(|reply| Message::Itself { node, reply }).await
+    pub async fn itself(&self, node: NodeId, names: PoolNames) -> Result<Result<SelfAnswer, StoreDown>, Busy> {
+        self.ask(|reply| Message::Itself { node, names, reply }).await
     }
 
     /// The pool at a glance.

@@ -9,7 +9,7 @@ use axum::routing::{MethodRouter, post};
 use serde::de::DeserializeOwned;
 
 use super::sync_request::check_reason;
-use super::{Api, FromOperator, FromReader, ReadPool};
+use super::{Api, FromOperator, FromReader, ReadPool, moving};
 use crate::pool::{Asked, CommandError, GivenKeys, Pool, Wanted};
 use crate::server::{JsonBody, Refusal};
 use tfo_engine::rollout::input::{Command, Expectation, OperatorRequest, Reason, RevokeKeys};
@@ -28,7 +28,7 @@ use tfo_wire::v1::secret::SecretText;
 const MESSAGE_BYTES_MAX: usize = 8 << 10;
 
 type Body<T> = JsonBody<T, COMMAND_BYTES_MAX>;
-type Commanded = Result<Json<Done>, Refusal>;
+pub(super) type Commanded = Result<Json<Done>, Refusal>;
 
 pub(super) fn busy() -> Refusal {
     Refusal::new(ErrorKind::Unavailable, "this coordinator is busy or stopping; ask again")
@@ -63,7 +63,8 @@ pub(super) async fn pool(State(api): State<Arc<Api>>, ReadPool(pool): ReadPool) 
 
 /// `GET /v1/pools/{pool}/nodes`.
 pub(super) async fn nodes(State(api): State<Arc<Api>>, ReadPool(pool): ReadPool) -> Result<Response, Refusal> {
-    let make = async { pool.nodes().await.map_err(|_| busy())?.map_err(|_| store_down()) };
+    let names = moving::names(&api);
+    let make = async { pool.nodes(names).await.map_err(|_| busy())?.map_err(|_| store_down()) };
     api.bodies.answer(format!("pools/{}/nodes", pool.name()), vec![pool.revision()], make).await
 }
 
@@ -82,9 +83,14 @@ impl Instruction {
     }
 
     /// One that the engine takes as it is.
-    fn order(name: &'static str, asked: Asked, command: Command) -> Self {
+    pub(super) fn order(name: &'static str, asked: Asked, command: Command) -> Self {
         let Asked { operator, reason, if_revision } = asked;
         Self::new(name, Wanted::Order(OperatorRequest { operator, reason, if_revision, command }))
+    }
+
+    /// What the driver gets.
+    pub(super) fn wanted(self) -> Wanted {
+        self.wanted
     }
 }
 
@@ -98,7 +104,7 @@ pub(super) fn command<B: DeserializeOwned + Send + 'static>(
     })
 }
 
-async fn execute(api: &Api, from: &FromOperator, instruction: Instruction) -> Commanded {
+pub(super) async fn execute(api: &Api, from: &FromOperator, instruction: Instruction) -> Commanded {
     let Instruction { name, wanted, given } = instruction;
     let done = from.pool.command(wanted, given).await.map_err(|_| busy())?.map_err(why);
     let (pool, metrics) = (from.pool.name(), &api.metrics);
@@ -126,7 +132,7 @@ pub(super) fn bad_request(why: impl Into<String>) -> Refusal {
     Refusal::new(ErrorKind::BadRequest, why)
 }
 
-fn asked(operator: NodeId, reason: String, if_revision: Option<Revision>) -> Result<Asked, Refusal> {
+pub(super) fn asked(operator: NodeId, reason: String, if_revision: Option<Revision>) -> Result<Asked, Refusal> {
     check_reason(&reason).map_err(bad_request)?;
     Ok(Asked { operator, reason, if_revision })
 }
@@ -205,22 +211,36 @@ fn take_keys(text: &SecretText, given: &mut GivenKeys) -> Result<PairPrint, Refu
 }
 
 /// `POST …/nodes`.
-pub(super) fn order_nodes(body: NodesRequest, operator: NodeId) -> Result<Instruction, Refusal> {
+pub(super) async fn order_nodes(
+    State(api): State<Arc<Api>>,
+    from: FromOperator,
+    JsonBody(body): Body<NodesRequest>,
+) -> Commanded {
     let NodesRequest { action, nodes, reason } = body;
     if !(1..=NODES_MAX).contains(&nodes.len()) {
         return Err(bad_request(format!("nodes has 1 to {NODES_MAX} names")));
     }
+    let asked = asked(from.operator.clone(), reason, None)?;
+    let expectation = |lower| if lower { Expectation::Lower } else { Expectation::Keep };
     let (name, command) = match action {
         NodeAction::Exclude { until } => ("exclude", Command::Exclude { nodes, until }),
         NodeAction::Include => ("include", Command::Include { nodes }),
         NodeAction::Deny => ("deny", Command::Deny { nodes }),
         NodeAction::Allow => ("allow", Command::Allow { nodes }),
         NodeAction::Forget { lower_expected } => {
-            let expected = if lower_expected { Expectation::Lower } else { Expectation::Keep };
-            ("forget", Command::Forget { nodes, expected })
+            ("forget", Command::Forget { nodes, expected: expectation(lower_expected) })
+        }
+        NodeAction::Move { to, lower_expected } => {
+            return moving::order(
+                &api,
+                &from,
+                asked,
+                moving::Move { nodes, to, expected: expectation(lower_expected) },
+            )
+            .await;
         }
     };
-    Ok(Instruction::order(name, asked(operator, reason, None)?, command))
+    execute(&api, &from, Instruction::order(name, asked, command)).await
 }
 
 /// `POST …/expect`.

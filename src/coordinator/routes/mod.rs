@@ -5,6 +5,7 @@
 
 mod audit;
 mod fleet;
+mod moving;
 mod node;
 mod shared_body;
 mod sync_request;
@@ -50,7 +51,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/pools/{pool}/self", get(node::itself))
         .route("/v1/pools", get(fleet::pools))
         .route("/v1/pools/{pool}", get(fleet::pool))
-        .route("/v1/pools/{pool}/nodes", get(fleet::nodes).merge(fleet::command(fleet::order_nodes)))
+        .route("/v1/pools/{pool}/nodes", get(fleet::nodes).post(fleet::order_nodes))
         .route("/v1/pools/{pool}/expect", fleet::command(fleet::expect))
         .route("/v1/pools/{pool}/audit", get(audit::audit))
         .route("/v1/pools/{pool}/rotations", fleet::command(fleet::rotate))

@@ -13,11 +13,11 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 
 use super::sync_request::sync_of;
-use super::{Api, FromNode};
+use super::{Api, FromNode, moving};
 use crate::pool::{Held, Pool, SyncError, Until};
 use crate::server::{Draining, JsonBody, Refusal};
 use tfo_engine::rollout::sync::SyncRefused;
-use tfo_wire::error::ErrorKind;
+use tfo_wire::error::{ErrorKind, MovedTo};
 use tfo_wire::v1::sync::{REQUEST_BYTES_MAX, SelfAnswer, SyncRequest, WAIT_SECS_MAX};
 
 /// Longest wait for the driver to record a sync.  Shorter than an agent's patience (10 s, `agent::contact::exchange`): the
@@ -40,7 +40,7 @@ pub(super) async fn sync(
     Extension(draining): Extension<Draining>,
     JsonBody(request): JsonBody<SyncRequest, REQUEST_BYTES_MAX>,
 ) -> Result<Response, Refusal> {
-    let result = answer(&from, &draining, request).await;
+    let result = answer(&api, &from, &draining, request).await;
     let pool = from.pool.name();
     match &result {
         Ok(Some(_)) => api.metrics.sync_answered(pool, "told"),
@@ -54,15 +54,21 @@ pub(super) async fn sync(
 }
 
 /// `GET /v1/pools/{pool}/self`: what `tfo-agent check` asks; joins nothing, acknowledges nothing.
-pub(super) async fn itself(from: FromNode) -> Result<Json<SelfAnswer>, Refusal> {
+pub(super) async fn itself(State(api): State<Arc<Api>>, from: FromNode) -> Result<Json<SelfAnswer>, Refusal> {
     let busy = |_| Refusal::new(ErrorKind::Unavailable, "this coordinator is busy or stopping; ask again");
     let down = |_| Refusal::new(ErrorKind::StoreUnavailable, "the store cannot be reached; ask again");
-    from.pool.itself(from.node.clone()).await.map_err(busy)?.map(Json).map_err(down)
+    from.pool.itself(from.node.clone(), moving::names(&api)).await.map_err(busy)?.map(Json).map_err(down)
 }
 
-async fn answer(from: &FromNode, draining: &Draining, request: SyncRequest) -> Result<Option<Bytes>, Refusal> {
+async fn answer(
+    api: &Api,
+    from: &FromNode,
+    draining: &Draining,
+    request: SyncRequest,
+) -> Result<Option<Bytes>, Refusal> {
     let wait_secs = request.wait_secs.min(WAIT_SECS_MAX);
     let (sync, described) = sync_of(request).map_err(|why| Refusal::new(ErrorKind::BadRequest, why))?;
+    let held_pool = sync.report.fence.as_ref().map(|fence| fence.pool_id);
     let busy = || {
         Refusal::new(ErrorKind::Unavailable, "the coordinator is busy or stopping; try again")
             .with_retry_after(RETRY_SECS)
@@ -74,7 +80,10 @@ async fn answer(from: &FromNode, draining: &Draining, request: SyncRequest) -> R
     let answer = if let Waited::For(answer) = waited { answer } else { taken_in(&mut held).await };
     match answer {
         Some(Ok(body)) => Ok(body),
-        Some(Err(error)) => Err(refusal(error)),
+        Some(Err(error)) => Err(match moving::order_to(api, from, held_pool, &error).await {
+            Some(moved) => told_to_move(moved),
+            None => refusal(error),
+        }),
         None if held.is_held() => Ok(None),
         // It may be recorded or not: the node tries again.
         None => Err(busy()),
@@ -136,6 +145,11 @@ fn instruction(body: Bytes) -> Response {
     response
 }
 
+fn told_to_move(moved: MovedTo) -> Refusal {
+    let message = format!("an operator moved this node to pool {}", moved.pool);
+    Refusal::new(ErrorKind::NodeMoved, message).with_moved(moved)
+}
+
 fn refusal(error: SyncError) -> Refusal {
     let SyncError::Refused(refused) = error else {
         let (kind, message) = match error {
@@ -146,7 +160,8 @@ fn refusal(error: SyncError) -> Refusal {
     };
     let kind = match refused {
         SyncRefused::Denied => ErrorKind::Denied,
-        SyncRefused::OtherPool => ErrorKind::OtherPool,
+        // Without a pool to name, or with the keys of a pool that has no order for it.
+        SyncRefused::OtherPool | SyncRefused::Moved { .. } => ErrorKind::OtherPool,
         SyncRefused::TooFarAhead => ErrorKind::TooFarAhead,
         SyncRefused::PeriodTooLong { .. } => ErrorKind::PeriodTooLong,
         SyncRefused::SessionClosed { .. } => ErrorKind::SessionClosed,

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use tfo_crypto::random;
 use tfo_model::time::UnixTime;
-use tfo_wire::error::{ErrorBody, ErrorKind};
+use tfo_wire::error::{ErrorBody, ErrorKind, MovedTo};
 
 /// Header of every answer: the request's id, under which the log has more.
 pub(super) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -51,6 +51,7 @@ pub struct Refusal {
     kind: ErrorKind,
     message: String,
     ordinal: Option<u64>,
+    moved: Option<Box<MovedTo>>,
     until: Option<UnixTime>,
     remedy: Option<String>,
     retry_after_secs: u32,
@@ -61,7 +62,8 @@ impl Refusal {
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { kind, message, ordinal: None, until: None, remedy: None, retry_after_secs: RETRY_AFTER_SECS }
+        let retry_after_secs = RETRY_AFTER_SECS;
+        Self { kind, message, ordinal: None, moved: None, until: None, remedy: None, retry_after_secs }
     }
 
     /// With a refused command: when its reason ends by time alone, if it does, and what to do about it.
@@ -76,6 +78,13 @@ impl Refusal {
     #[must_use]
     pub fn with_ordinal(mut self, ordinal: u64) -> Self {
         self.ordinal = Some(ordinal);
+        self
+    }
+
+    /// With `node_moved`: which pool the node asks from now on.
+    #[must_use]
+    pub fn with_moved(mut self, moved: MovedTo) -> Self {
+        self.moved = Some(Box::new(moved));
         self
     }
 
@@ -107,6 +116,7 @@ impl Refusal {
             message: self.message.clone(),
             request_id: id.as_str().to_owned(),
             ordinal: self.ordinal,
+            moved: self.moved.as_deref().cloned(),
             until: self.until,
             remedy: self.remedy.clone(),
         };

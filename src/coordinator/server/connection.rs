@@ -221,7 +221,7 @@ async fn send<S: AsyncWrite + Unpin>(stream: &mut S, word: Option<LastWord>) -> 
         let id = RequestId::fresh();
         let (status, kind) = (word.status, word.kind);
         let (message, request_id) = (word.message, id.as_str().to_owned());
-        let body = ErrorBody { kind, message, request_id, ordinal: None, until: None, remedy: None };
+        let body = ErrorBody { kind, message, request_id, ordinal: None, moved: None, until: None, remedy: None };
         let body = serde_json::to_string(&body).map_err(std::io::Error::other)?;
         let retry = if status == 503 { "retry-after: 5\r\n" } else { "" };
         let head = format!(

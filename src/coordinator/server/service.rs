@@ -176,6 +176,7 @@ fn is_noted(refusal: &Refusal) -> bool {
         | ErrorKind::TooLarge => true,
         ErrorKind::Timeout
         | ErrorKind::PoolFrozen
+        | ErrorKind::NodeMoved
         | ErrorKind::SessionClosed
         | ErrorKind::Refused
         | ErrorKind::Moved

@@ -69,10 +69,11 @@ pub(super) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Whether the line has this reason.  The coordinator adds to it what it expects from then on.
+    /// Whether the line has this reason.  The coordinator adds to it what it expects from then on, and
+    /// where nodes were moved.
     fn is_reason_of(&self, line: &AuditLine) -> bool {
         match self.action {
-            Action::Expect | Action::Forget => line.reason.starts_with(self.reason),
+            Action::Expect | Action::Forget | Action::Move => line.reason.starts_with(self.reason),
             _ => line.reason == self.reason,
         }
     }

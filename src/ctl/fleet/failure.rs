@@ -151,7 +151,11 @@ fn explain_kind(kind: ErrorKind) -> (Outcome, &'static str, &'static str) {
         ErrorKind::Unavailable => {
             (Failed, "unavailable", "it is stopping, or its configuration file differs: ask another coordinator")
         }
-        ErrorKind::OtherPool | ErrorKind::SessionClosed | ErrorKind::TooFarAhead | ErrorKind::PeriodTooLong => (
+        ErrorKind::OtherPool
+        | ErrorKind::NodeMoved
+        | ErrorKind::SessionClosed
+        | ErrorKind::TooFarAhead
+        | ErrorKind::PeriodTooLong => (
             Failed,
             "refused",
             "this is an answer to a node: the releases of tfoctl and the coordinator are incompatible",

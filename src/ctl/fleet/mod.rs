@@ -16,6 +16,7 @@ mod follow;
 mod judge;
 mod keys;
 mod look;
+mod moving;
 mod nodes;
 mod roster;
 mod rotate;
@@ -30,6 +31,7 @@ pub(crate) use complete::{contexts as context_names, nodes as node_names, pools 
 pub(crate) use connect::ConnectArgs;
 pub(crate) use keys::{ImportArgs, RecoverArgs, import, recover};
 pub(crate) use look::{AuditArgs, NodesArgs, PoolsArgs, audit, contexts, list_nodes, pools};
+pub(crate) use moving::{MoveArgs, move_nodes};
 pub(crate) use nodes::{
     ExcludeArgs, ExpectedArgs, ForgetArgs, NodeArgs, allow, deny, exclude, expect, forget, include,
 };

@@ -31,19 +31,19 @@ const EXCLUDE_MAX: Duration = Duration::from_secs(30 * 86_400);
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
     #[command(flatten)]
-    common: CommandArgs,
+    pub(super) common: CommandArgs,
     #[command(flatten)]
-    targets: TargetArgs,
+    pub(super) targets: TargetArgs,
 }
 
 /// The nodes that a command is about, in the pool as it is.
-struct Meant<'a> {
+pub(super) struct Meant<'a> {
     status: &'a PoolStatus,
-    nodes: Vec<NodeStatus>,
+    pub(super) nodes: Vec<NodeStatus>,
 }
 
 impl<'a> Meant<'a> {
-    async fn of(
+    pub(super) async fn of(
         targets: &Targets<'_>,
         (fleet, status): (&Fleet, &'a PoolStatus),
         has_meaning: impl Fn(&NodeStatus) -> bool,
@@ -54,12 +54,12 @@ impl<'a> Meant<'a> {
     }
 
     /// `one` if it is a single node.
-    fn word(&self, one: &'static str, many: &'static str) -> &'static str {
+    pub(super) fn word(&self, one: &'static str, many: &'static str) -> &'static str {
         if self.nodes.len() == 1 { one } else { many }
     }
 
     /// A plan that begins with which nodes they are, how they are now, and what is not known of them.
-    fn plan(&self, action: Action) -> Plan {
+    pub(super) fn plan(&self, action: Action) -> Plan {
         let plan = self.named_in_plan(action);
         // The coordinator knows a node's kernel from its first report since it started.
         let unheard: Vec<&NodeId> =
@@ -100,8 +100,31 @@ impl<'a> Meant<'a> {
             .then(|| format!("{expected} {is} expected and {left} will be left: no rotation starts by itself"))
     }
 
+    /// Adds what becomes of the expected number, if too few nodes are left.
+    pub(super) fn what_is_left(&self, plan: Plan, lower_expected: bool) -> Result<Plan, Failure> {
+        let Some(too_few) = self.too_few() else { return Ok(plan) };
+        // At least one node is expected, always.
+        let left = self.left().max(1);
+        let in_file = in_file(self.status, left);
+        Ok(match (self.status.expected_in_file, lower_expected) {
+            (true, true) => return Err(refused(format!("{too_few}, and the number is in a file"), &in_file)),
+            (true, false) => plan.line(format!("{too_few} until you {in_file}")),
+            (false, true) => {
+                plan.line(format!("{left} of {} nodes are expected from now on", self.status.expected_nodes))
+            }
+            (false, false) => plan.line(format!(
+                "{too_few}; --lower-expected expects {left} in the same step, `tfoctl expect {left}` later"
+            )),
+        })
+    }
+
     /// The command as it is sent.
-    fn ready(self, plan: Plan, common: &CommandArgs, (action, what): (Action, NodeAction)) -> Prepared<NodesRequest> {
+    pub(super) fn ready(
+        self,
+        plan: Plan,
+        common: &CommandArgs,
+        (action, what): (Action, NodeAction),
+    ) -> Prepared<NodesRequest> {
         let nodes = self.nodes.into_iter().map(|node| node.node).collect();
         let body = NodesRequest { action: what, nodes, reason: common.reason.clone() };
         Prepared::new(plan, Request { path: "/nodes".to_owned(), body, action })
@@ -113,6 +136,11 @@ fn is_required(node: &NodeStatus) -> bool {
     use NodeState::{Converged, Drifted, Failed, Silent, Straggler};
     node.source == KeySource::Coordinator
         && matches!(node.state, Named::Known(Converged | Drifted | Failed | Silent | Straggler))
+}
+
+/// Whether it is in the pool: neither denied nor moved away.
+pub(super) fn is_here(node: &NodeStatus) -> bool {
+    node.state != NodeState::Denied && node.state != NodeState::Moved
 }
 
 /// Arguments of `exclude`.
@@ -136,7 +164,7 @@ pub(crate) fn exclude(arguments: &ExcludeArgs, format: Format) -> Result<Outcome
     let targets = targets.read()?;
     run(common, format, async |fleet, status| {
         let until = clock::now().plus(arguments.span.as_secs());
-        let meant = Meant::of(&targets, (fleet, status), |node| node.state != NodeState::Denied).await?;
+        let meant = Meant::of(&targets, (fleet, status), is_here).await?;
         let (it, its) = (meant.word("it", "them"), meant.word("its", "their"));
         let serves = meant.word("it still serves", "they still serve");
         let mut plan = meant
@@ -170,7 +198,7 @@ pub(crate) fn include(arguments: &NodeArgs, format: Format) -> Result<Outcome, F
 pub(crate) fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
     let targets = arguments.targets.read()?;
     run(&arguments.common, format, async |fleet, status| {
-        let meant = Meant::of(&targets, (fleet, status), |node| node.state != NodeState::Denied).await?;
+        let meant = Meant::of(&targets, (fleet, status), is_here).await?;
         let gets = meant.word("it gets", "they get");
         let (it, is) = (meant.word("it", "them"), meant.word("it is", "they are"));
         let keeps = meant.word("it keeps the keys that it has", "they keep the keys that they have");
@@ -225,21 +253,7 @@ pub(crate) fn forget(arguments: &ForgetArgs, format: Format) -> Result<Outcome, 
             .plan(Action::Forget)
             .line(format!("no barrier waits for {it}, and the pool keeps no record of {it}"))
             .line(format!("if {runs}, {its} next contact admits {it} as {new}"));
-        if let Some(too_few) = meant.too_few() {
-            // At least one node is expected, always.
-            let left = meant.left().max(1);
-            let in_file = in_file(status, left);
-            plan = match (status.expected_in_file, lower_expected) {
-                (true, true) => return Err(refused(format!("{too_few}, and the number is in a file"), &in_file)),
-                (true, false) => plan.line(format!("{too_few} until you {in_file}")),
-                (false, true) => {
-                    plan.line(format!("{left} of {} nodes are expected from now on", status.expected_nodes))
-                }
-                (false, false) => plan.line(format!(
-                    "{too_few}; --lower-expected expects {left} in the same step, `tfoctl expect {left}` later"
-                )),
-            };
-        }
+        plan = meant.what_is_left(plan, lower_expected)?;
         Ok(meant.ready(plan, common, (Action::Forget, NodeAction::Forget { lower_expected })))
     })
 }

@@ -93,7 +93,8 @@ fn rank(node: &NodeStatus) -> u8 {
         Named::Known(NodeState::Denied) => 7,
         Named::Known(NodeState::OneSlot) => 8,
         Named::Known(NodeState::Reporting) => 9,
-        Named::Known(NodeState::Converged) => 10,
+        Named::Known(NodeState::Moved) => 10,
+        Named::Known(NodeState::Converged) => 11,
     }
 }
 
@@ -107,7 +108,7 @@ fn colour(node: &NodeStatus) -> AnsiColors {
         0..=2 => AnsiColors::Red,
         3..=5 => AnsiColors::Yellow,
         6 | 7 => AnsiColors::Magenta,
-        8 | 9 => AnsiColors::Cyan,
+        8..=10 => AnsiColors::Cyan,
         _ => AnsiColors::Green,
     }
 }
@@ -220,7 +221,8 @@ fn remark(node: &NodeStatus, now: UnixTime) -> String {
         let left = node.excluded_until.map(until).unwrap_or_default();
         format!("excluded: {}{left}", plain(why.as_str()))
     });
-    [node.error.as_deref().map(plain), excluded].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    let moved = node.moved_to.as_ref().map(|pool| format!("moved to {pool}"));
+    [node.error.as_deref().map(plain), excluded, moved].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// All that is known of one node.
@@ -246,6 +248,10 @@ pub(super) fn page(status: &PoolStatus, node: &NodeStatus, now: UnixTime) -> Vec
         let ends =
             node.excluded_until.map_or_else(|| "until its next sync".to_owned(), |at| format!("until {}", until(at)));
         fields.push(("excluded", format!("{}, {ends}", plain(why.as_str()))));
+    }
+    if let Some(pool) = &node.moved_to {
+        let text = format!("to pool {pool}: set `pool = \"{pool}\"` in its agent.toml; `tfoctl forget` ends the order");
+        fields.push(("moved", text));
     }
     let connected = match node.connected {
         None => "unknown: it asks by a timer, or has not asked this coordinator since its start".to_owned(),

@@ -11,6 +11,7 @@
 //! | same generation, same fingerprints | same: look at the kernel only |
 //! | same generation and primary, a backup added | install |
 //! | another pool, a lower generation, or other fingerprints under the same one | refused |
+//! | the pool that an operator moved the node to, by an order of its own pool | install |
 //! | a generation that no rotation can have reached since | refused |
 //!
 //! Must not know: sockets, files, clocks (monotonic time is passed in), key bytes.  Invariants: at most one request is
@@ -133,6 +134,15 @@ pub fn check_answer(
     }
 }
 
+/// An operator's order to this node, which a coordinator gives instead of an answer: ask another pool (rule 9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MoveOrder {
+    /// The pool that it left.
+    pub from: PoolId,
+    /// The pool that it belongs to now.
+    pub to: PoolId,
+}
+
 /// Whether the node may serve (READY=1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Readiness {
@@ -167,6 +177,8 @@ pub struct Link {
     refused: bool,
     /// A coordinator has answered in this run that the fence belongs to another pool.
     foreign: bool,
+    /// The pool that this node was led to from the fence's; until its keys are in the file.
+    led_to: Option<PoolId>,
     started_at: Duration,
     contact_at: Duration,
     absent_after: Option<Duration>,
@@ -190,6 +202,7 @@ impl Link {
             empty: false,
             refused: false,
             foreign: false,
+            led_to: None,
             started_at: monotonic,
             contact_at: monotonic,
             absent_after: None,
@@ -201,6 +214,7 @@ impl Link {
     #[must_use]
     pub fn succeeding(mut self, before: &Self) -> Self {
         self.fence = before.fence.clone().or(self.fence);
+        self.led_to = before.led_to;
         self.session.ordinal = self.session.ordinal.max(before.session.ordinal.saturating_add(1));
         self
     }
@@ -223,7 +237,7 @@ impl Link {
         self.last_request += 1;
         let request = RequestId(self.last_request);
         self.outstanding = Some(request);
-        self.asked = self.fence.as_ref().map(|fence| fence.generation);
+        self.asked = self.reported().map(|fence| fence.generation);
         Ask { request, session: self.session, seen: self.seen }
     }
 
@@ -250,7 +264,12 @@ impl Link {
         self.take(request, monotonic)?;
         let PoolAnswer { pool_id, instruction, absent_after } = answer;
         self.empty = false;
-        let checked = check_answer(self.fence.as_ref(), pool_id, instruction);
+        let checked = match self.led_to {
+            // A joiner there, whatever it holds.
+            Some(to) if to == *pool_id => check_answer(None, pool_id, instruction),
+            Some(held) => Err(AnswerRefused::OtherPool { held, answered: *pool_id }),
+            None => check_answer(self.fence.as_ref(), pool_id, instruction),
+        };
         self.refused = checked.is_err();
         match checked {
             Err(AnswerRefused::OtherPool { .. }) => self.foreign = true,
@@ -295,6 +314,40 @@ impl Link {
         Ok(())
     }
 
+    /// The coordinator answers that an operator moved this node to another pool.
+    ///
+    /// The order of the pool of the fence, or of the pool that it was led to before, changes what the fence takes: from
+    /// then on the answers of the new pool alone, as those for a joiner.  The keys of the old pool stay installed until
+    /// then; for a node that was not confirmed in this run they do not count as keys of the new one.  The order of any
+    /// other pool says where to ask, and the fence judges that pool's answers as before.  The session ends with it.
+    ///
+    /// # Errors
+    /// Fails if it is not the answer to the outstanding request.
+    pub fn moved(
+        &mut self,
+        request: RequestId,
+        order: &MoveOrder,
+        session: Session,
+        monotonic: Duration,
+    ) -> Result<(), AnswerRefused> {
+        self.take(request, monotonic)?;
+        if let Some(fence) = &self.fence
+            && self.led_to.unwrap_or(fence.pool_id) == order.from
+        {
+            // Back where the file is from: it is the fence again.
+            self.led_to = Some(order.to).filter(|to| *to != fence.pool_id);
+            self.foreign = true;
+        }
+        let ordinal = session.ordinal.max(self.session.ordinal.saturating_add(1));
+        self.open(Session { ordinal, ..session });
+        Ok(())
+    }
+
+    /// The order is no longer followed: the pool that it names does not take this node.
+    pub fn stay(&mut self) {
+        self.led_to = None;
+    }
+
     /// The coordinator knows a later session of this node; opens one above it.
     ///
     /// # Errors
@@ -325,6 +378,7 @@ impl Link {
         self.fence = Some(Fence::of(*pool_id, instruction));
         self.pending = None;
         self.foreign = false;
+        self.led_to = None;
     }
 
     /// The instruction of this session that is not durable yet: try it again before the next request, after a pause.
@@ -340,6 +394,12 @@ impl Link {
     #[must_use]
     pub fn fence(&self) -> Option<&Fence> {
         self.fence.as_ref()
+    }
+
+    /// The fence as the next request reports it: none while the node is led to another pool, where it is a joiner.
+    #[must_use]
+    pub fn reported(&self) -> Option<&Fence> {
+        self.fence.as_ref().filter(|_| self.led_to.is_none())
     }
 
     /// The open session.

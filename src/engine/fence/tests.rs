@@ -292,3 +292,67 @@ fn detached_is_out_of_contact_for_longer_than_told() {
     assert_eq!(link.nothing_new(ask.request, NOW * 2), Ok(()));
     assert!(!link.is_detached(NOW * 2));
 }
+
+#[test]
+fn a_node_that_was_moved_takes_the_keys_of_the_other_pool_and_no_longer_those_of_its_own() {
+    let pool = |digit: &str| digit.repeat(32).parse::<PoolId>().unwrap();
+    let (dns, web) = (pool("d"), pool("e"));
+    let order = |from, to| MoveOrder { from, to };
+    let session = Session { ordinal: 2, nonce: 7 };
+    let timeout = Duration::from_secs(10);
+    let held = instruction(5, 2, Some(3));
+    let led = |link: &mut Link, order: &MoveOrder| {
+        let ask = link.ask();
+        let moved = link.moved(ask.request, order, session, NOW);
+        assert_eq!(moved, Ok(()));
+        assert_eq!(link.moved(ask.request, order, session, NOW), Err(AnswerRefused::NotOutstanding));
+    };
+    // A run that was confirmed serves on; one that was not has no keys of its pool.
+    let mut confirmed = link(Some(held));
+    let ask = confirmed.ask();
+    assert_eq!(answer(&mut confirmed, ask.request, &held), Ok(AnswerAccepted::Same));
+    for (mut link, readiness) in [(confirmed, Readiness::Confirmed), (link(Some(held)), Readiness::NoKeys)] {
+        led(&mut link, &order(pool_id(), dns));
+        assert_eq!(link.session(), Session { ordinal: 6, nonce: 7 }, "another session, above the one before");
+        assert_eq!((link.reported(), link.fence()), (None, Some(&fence(held))), "a joiner there; the file stays");
+        let ask = link.ask();
+        let refused = answer(&mut link, ask.request, &instruction(6, 3, Some(2)));
+        assert_eq!(refused, Err(AnswerRefused::OtherPool { held: dns, answered: pool_id() }));
+        let ask = link.ask();
+        assert_eq!(link.nothing_new(ask.request, NOW), Ok(()));
+        assert_eq!(link.readiness(NOW + timeout, timeout), readiness, "nothing new confirms nothing");
+        // Lower than its own generation, and further than any pool is ahead of it: it is another pool's.
+        for generation in [1, u64::MAX] {
+            let mut link = link.clone();
+            let new = instruction(generation, 9, None);
+            let ask = link.ask();
+            assert_eq!(link.answered(ask.request, &of(dns, &new), NOW), Ok(AnswerAccepted::Install));
+            link.persisted(&dns, &new);
+            assert_eq!(link.readiness(NOW, timeout), Readiness::Confirmed);
+            assert_eq!(link.reported(), Some(&Fence::of(dns, &new)), "the order is used up");
+            // It starts again with the old name in its configuration: the order says where to ask, and no more.
+            led(&mut link, &order(pool_id(), dns));
+            assert_eq!(link.reported(), Some(&Fence::of(dns, &new)));
+        }
+        // Led on before it has arrived, and back again.
+        led(&mut link, &order(dns, web));
+        let ask = link.ask();
+        let mut there = link.clone();
+        let taken = there.answered(ask.request, &of(web, &instruction(1, 9, None)), NOW);
+        assert_eq!(taken, Ok(AnswerAccepted::Install));
+        led(&mut link, &order(web, pool_id()));
+        assert_eq!(link.reported(), Some(&fence(held)));
+    }
+    // The order of a pool that this node is not in changes nothing, and neither does one that was given up.
+    let mut stranger = link(Some(held));
+    led(&mut stranger, &order(web, dns));
+    let mut stayed = link(Some(held));
+    led(&mut stayed, &order(pool_id(), dns));
+    stayed.stay();
+    for mut link in [stranger, stayed] {
+        assert_eq!(link.reported(), Some(&fence(held)));
+        let ask = link.ask();
+        let refused = link.answered(ask.request, &of(dns, &instruction(6, 3, Some(2))), NOW);
+        assert_eq!(refused, Err(AnswerRefused::OtherPool { held: pool_id(), answered: dns }));
+    }
+}

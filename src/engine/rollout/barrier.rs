@@ -206,6 +206,7 @@ pub fn recoverable(snapshot: &Snapshot) -> BTreeSet<Slots> {
 pub fn node_state(document: &Document, node: &NodeId, record: &NodeRecord, presence: &Presence) -> NodeState {
     match (record.membership, record.report.as_ref()) {
         (Membership::Excluded(Exclusion::Denied), _) => NodeState::Denied,
+        (Membership::Excluded(Exclusion::Moved { .. }), _) => NodeState::Moved,
         (Membership::Excluded(_), _) => NodeState::Excluded,
         (Membership::Admitted, _) if presence.absent.contains(node) => NodeState::Silent,
         (Membership::Admitted, Some(report)) if !report.takes_keys() => NodeState::Reporting,

@@ -64,6 +64,7 @@ pub(super) fn carry_out(
         }
         Command::Allow { nodes } => draft.allow(nodes),
         Command::Forget { nodes, expected } => draft.forget(nodes, *expected),
+        Command::Move { nodes, to, expected } => draft.move_to(nodes, to, *expected),
         Command::Expect { number } => draft.expect(*number),
         Command::SetPolicy { policy } => draft.set_policy(policy),
     }
@@ -92,6 +93,7 @@ fn permitted(snapshot: &Snapshot, now: Now<'_>, command: &Command) -> Result<(),
         | Command::Abort { .. }
         | Command::Include { .. }
         | Command::Allow { .. }
+        | Command::Move { .. }
         | Command::Expect { .. }
         | Command::SetPolicy { .. } => may_commit(snapshot, now),
     }

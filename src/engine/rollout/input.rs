@@ -11,7 +11,7 @@ pub use super::refusal::{Reason, Refused};
 use super::slots::Slots;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::BlockedBy;
-use tfo_model::ids::NodeId;
+use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::PairPrint;
 use tfo_model::node::Expected;
 use tfo_model::time::UnixTime;
@@ -138,6 +138,15 @@ pub enum Command {
         /// What becomes of the expected number.
         expected: Expectation,
     },
+    /// Lead nodes over to another pool of the same coordinators.
+    Move {
+        /// The nodes to lead over.
+        nodes: BTreeSet<NodeId>,
+        /// Where to.
+        to: Target,
+        /// What becomes of the expected number.
+        expected: Expectation,
+    },
     /// Expect so many nodes from now on.
     Expect {
         /// Fewest required nodes with which a rotation starts.
@@ -150,7 +159,16 @@ pub enum Command {
     },
 }
 
-/// What `forget` does to the number of expected nodes.
+/// The pool that nodes are moved to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Its identity, which the order is about: a pool that is made again under the name is not meant.
+    pub pool_id: PoolId,
+    /// Its name, for the audit log.
+    pub name: PoolName,
+}
+
+/// What `forget` and `move` do to the number of expected nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Expectation {
     /// It stays.

@@ -8,13 +8,14 @@
 //! | include | nodes that an operator excluded | that time is now: the next sync admits them |
 //! | allow | denied nodes | unknown: the next sync admits them, and nothing of their old report counts |
 //! | forget | known nodes | unknown |
+//! | move | known nodes that take keys, none denied or moved elsewhere | told to ask the other pool, until they are forgotten |
 //! | expect | | another number, unless the policy has one |
 
 use std::collections::BTreeSet;
 
 use super::barrier::Barrier;
 use super::draft::Draft;
-use super::input::{Expectation, Reason, Step};
+use super::input::{Expectation, Reason, Step, Target};
 use super::record::{Exclusion, Membership, NodeRecord};
 use super::refusal::EXPECTED_MAX;
 use tfo_model::fleet::Action;
@@ -25,6 +26,7 @@ impl Draft<'_> {
     /// Takes nodes out of all barriers until a time; their first sync after that admits them again.
     pub(super) fn exclude_until(mut self, nodes: &BTreeSet<NodeId>, until: UnixTime) -> Result<Step, Reason> {
         self.all(nodes, "denied already", |record| !record.is_denied())?;
+        self.all(nodes, "moved to another pool", |record| record.moved_to().is_none())?;
         self.exclude(nodes, Exclusion::Operator { until });
         self.commit(Action::Exclude)
     }
@@ -56,15 +58,40 @@ impl Draft<'_> {
     /// Makes nodes unknown: the pool does not wait for them, and they may come again as new ones.
     pub(super) fn forget(mut self, nodes: &BTreeSet<NodeId>, expected: Expectation) -> Result<Step, Reason> {
         self.all(nodes, "", |_| true)?;
-        if expected == Expectation::Lower {
-            let gone = nodes.iter().filter(|node| self.snapshot.nodes.get(*node).is_some_and(NodeRecord::is_required));
-            let left = Barrier::of_all(self.snapshot).required - gone.count();
-            if left < self.document.expected_nodes() {
-                self.set_expected(left.max(1))?;
-            }
-        }
+        self.expect_without(nodes, expected)?;
         self.make_unknown(nodes);
         self.commit(Action::Forget)
+    }
+
+    /// Leads nodes over to another pool.  From this commit on they are out of this one, and every sync of theirs is
+    /// answered with the order (rules 6 and 9).  Once more to the same pool changes nothing.
+    pub(super) fn move_to(
+        mut self,
+        nodes: &BTreeSet<NodeId>,
+        to: &Target,
+        expected: Expectation,
+    ) -> Result<Step, Reason> {
+        if to.pool_id == self.document.pool_id {
+            return Err(Reason::SamePool);
+        }
+        self.all(nodes, "denied: `tfoctl allow` ends that", |record| !record.is_denied())?;
+        self.all(nodes, "takes no keys from this pool, it only reports", |record| !record.only_reports())?;
+        let elsewhere = "moved to another pool already; `tfoctl forget` ends that order";
+        self.all(nodes, elsewhere, |record| record.moved_to().is_none_or(|before| before == to.pool_id))?;
+        self.add_reason(&format!("to {}", to.name));
+        self.expect_without(nodes, expected)?;
+        self.exclude(nodes, Exclusion::Moved { to: to.pool_id });
+        self.commit(Action::Move)
+    }
+
+    /// What becomes of the expected number when these nodes leave.
+    fn expect_without(&mut self, nodes: &BTreeSet<NodeId>, expected: Expectation) -> Result<(), Reason> {
+        if expected == Expectation::Keep {
+            return Ok(());
+        }
+        let gone = nodes.iter().filter(|node| self.snapshot.nodes.get(*node).is_some_and(NodeRecord::is_required));
+        let left = Barrier::of_all(self.snapshot).required - gone.count();
+        if left < self.document.expected_nodes() { self.set_expected(left.max(1)) } else { Ok(()) }
     }
 
     /// Expects so many nodes from now on.
@@ -81,11 +108,15 @@ impl Draft<'_> {
             return Err(Reason::ExpectedOutOfRange);
         }
         self.document.expected = number;
-        // The audit log has no column for a number.
+        self.add_reason(&format!("expects {number}"));
+        Ok(())
+    }
+
+    /// The audit log has no column for a number, or for another pool.
+    fn add_reason(&mut self, more: &str) {
         let reason = &mut self.origin.reason;
         let gap = if reason.is_empty() { "" } else { "; " };
-        *reason = format!("{reason}{gap}expects {number}");
-        Ok(())
+        *reason = format!("{reason}{gap}{more}");
     }
 
     /// Forgets nodes, but for the ordinals of their sessions; what is left of nodes that were forgotten long ago goes.

@@ -273,8 +273,13 @@ fn merge_node<'a>(words: impl Iterator<Item = Word<'a>>, excluded: Option<&Exclu
         });
     };
     let (session, coordinator) = (Some(entry.session).max(closed), Some(by.clone()));
-    if let (Membership::Excluded(Exclusion::Forgotten), Some(excluded)) = (membership, excluded) {
-        // Nothing of a forgotten node counts but the ordinal of its session.
+    let left_at = match (membership, excluded) {
+        (Membership::Excluded(Exclusion::Forgotten), Some(excluded)) => Some(excluded.at),
+        (Membership::Excluded(Exclusion::Moved { .. }), _) => Some(latest.at),
+        _ => None,
+    };
+    if left_at.is_some() {
+        // Nothing of a node that is gone counts but the ordinal of its session.
         return Some(NodeRecord {
             membership,
             exclusion,
@@ -284,7 +289,7 @@ fn merge_node<'a>(words: impl Iterator<Item = Word<'a>>, excluded: Option<&Exclu
             syncs: latest.syncs,
             window: None,
             baseline: None,
-            last_report_at: Some(excluded.at),
+            last_report_at: left_at,
         });
     }
     Some(NodeRecord {

@@ -140,19 +140,25 @@ pub enum Exclusion {
     /// An operator made it unknown.  Its record keeps the ordinal of its last session, so that a repeated old request
     /// does not admit it while an old answer is in flight.  It is shown nowhere and counts for nothing.
     Forgotten,
+    /// An operator moved it to another pool.  The record stays, so that the node is told whenever it asks here, until it is
+    /// forgotten; it counts for nothing.
+    Moved {
+        /// The pool that it belongs to now.
+        to: PoolId,
+    },
     /// An operator denied it: its syncs are answered with 403 until the record is forgotten.
     Denied,
 }
 
 impl Exclusion {
-    /// Its name; none for a node that is denied, which is a state of its own, or forgotten, which is not shown.
+    /// Its name; none for a node that is denied or moved, which are states of their own, or forgotten, which is not shown.
     #[must_use]
     pub const fn reason(self) -> Option<ExclusionReason> {
         match self {
             Self::Absent => Some(ExclusionReason::Absent),
             Self::LeftBehind => Some(ExclusionReason::LeftBehind),
             Self::Operator { .. } => Some(ExclusionReason::Operator),
-            Self::Forgotten | Self::Denied => None,
+            Self::Forgotten | Self::Moved { .. } | Self::Denied => None,
         }
     }
 }
@@ -203,7 +209,9 @@ impl NodeRecord {
     pub fn counts_as_member(&self) -> bool {
         let counts = match self.membership {
             Membership::Admitted | Membership::Excluded(Exclusion::Absent | Exclusion::LeftBehind) => true,
-            Membership::Excluded(Exclusion::Operator { .. } | Exclusion::Forgotten | Exclusion::Denied) => false,
+            Membership::Excluded(
+                Exclusion::Operator { .. } | Exclusion::Forgotten | Exclusion::Moved { .. } | Exclusion::Denied,
+            ) => false,
         };
         counts && self.can_share()
     }
@@ -225,6 +233,15 @@ impl NodeRecord {
     #[must_use]
     pub fn is_denied(&self) -> bool {
         self.membership == Membership::Excluded(Exclusion::Denied)
+    }
+
+    /// The pool that an operator moved the node to.
+    #[must_use]
+    pub fn moved_to(&self) -> Option<PoolId> {
+        match self.membership {
+            Membership::Excluded(Exclusion::Moved { to }) => Some(to),
+            Membership::Excluded(_) | Membership::Admitted => None,
+        }
     }
 
     /// Whether it only reports (`[report]`).

@@ -79,6 +79,7 @@ impl Refused {
             Reason::NotReported => "`tfoctl pools` lists the keys that can be taken over",
             Reason::UnknownNodes(_) => "`tfoctl nodes --all` lists the nodes; nothing was done",
             Reason::WrongNodes { .. } => "leave these names out; nothing was done",
+            Reason::SamePool => "name another pool; `tfoctl pools` lists them",
             Reason::ExpectedInFile(_) => "change it there, and `systemctl reload tfo-coordinator`",
             Reason::ExpectedOutOfRange => "write another number",
             Reason::Policy(_) => "correct the configuration file",
@@ -175,6 +176,8 @@ pub enum Reason {
         /// The nodes.
         nodes: Vec<NodeId>,
     },
+    /// Nodes are moved to another pool, not to their own.
+    SamePool,
     /// The number of expected nodes is in the configuration file.
     ExpectedInFile(usize),
     /// No pool expects so many nodes, or none.
@@ -259,6 +262,7 @@ impl fmt::Display for Reason {
                 write!(f, "{why}: ")?;
                 names(f, nodes)
             }
+            Self::SamePool => f.write_str("the nodes are in this pool already"),
             Self::ExpectedInFile(number) => {
                 write!(f, "expected_nodes = {number} is set in the coordinator's configuration file, which decides")
             }

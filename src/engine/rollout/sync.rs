@@ -24,6 +24,7 @@
 //! | of an unknown node, a new session, or after an exclusion | first: durable before the answer |
 //! | later in its session | later: may be batched |
 //! | below what its session reported | stale: not stored |
+//! | moved to another pool | not stored, answered with the order |
 //! | denied, other pool, closed session, too far ahead, too long a period | refused |
 
 use super::barrier::{conflict, conflict_of};
@@ -35,8 +36,9 @@ use super::parts::{Ack, Entry, Later};
 use super::record::{Exclusion, Membership, NodeRecord, Report, Window};
 use super::slots::Instruction;
 use super::wave::instruction_for;
+use crate::fence::MoveOrder;
 use tfo_model::count::Generation;
-use tfo_model::ids::{CoordinatorName, NodeId};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolId};
 use tfo_model::node::{Counters, Session};
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
@@ -81,6 +83,12 @@ pub enum SyncRefused {
     /// 409: the node's file belongs to another pool.
     #[error("the node's keys belong to another pool")]
     OtherPool,
+    /// 409 with the order: an operator moved the node to another pool (rule 9).
+    #[error("this node was moved to another pool")]
+    Moved {
+        /// The pool that it belongs to now.
+        to: PoolId,
+    },
     /// 409: no pool is so far ahead of its store ([`REPORT_LEAD_MAX`]); the node's file is damaged, or its report is
     /// false.
     #[error("the report is further ahead of this pool than a restored store can be behind")]
@@ -126,7 +134,7 @@ pub enum Answer {
 /// A session lives at one coordinator: the same one at another, behind a balancer, closes it.
 ///
 /// # Errors
-/// Fails if the node is denied, belongs to another pool, has a later session, reports impossible numbers, or declares
+/// Fails if the node is denied, was moved or belongs to another pool, has a later session, reports impossible numbers, or declares
 /// too long a period.
 pub fn record(
     document: &Document,
@@ -136,6 +144,10 @@ pub fn record(
     wall: UnixTime,
     by: &CoordinatorName,
 ) -> Result<Recording, SyncRefused> {
+    // First: a node that has arrived there, and still asks here after its start, reports that pool's fence.
+    if let Some(to) = before.and_then(NodeRecord::moved_to) {
+        return Err(SyncRefused::Moved { to });
+    }
     let of_other_pool = sync.report.fence.as_ref().is_some_and(|fence| fence.pool_id != document.pool_id);
     if of_other_pool && sync.report.takes_keys() {
         return Err(SyncRefused::OtherPool);
@@ -196,7 +208,7 @@ fn ends_with_sync(exclusion: Exclusion, wall: UnixTime) -> bool {
     match exclusion {
         Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Forgotten => true,
         Exclusion::Operator { until } => wall >= until,
-        Exclusion::Denied => false,
+        Exclusion::Moved { .. } | Exclusion::Denied => false,
     }
 }
 
@@ -289,6 +301,14 @@ fn finished(document: &Document, window: Window, before: Option<Window>) -> Wind
     before.filter(|before| is_small && before.phase == Phase::Steady).unwrap_or(window)
 }
 
+/// The order that this pool has for a node that an operator moved.  A coordinator gives it to the node in this pool, and in
+/// any other pool that the node asks with this one's fence (rule 9).
+#[must_use]
+pub fn order_for(snapshot: &Snapshot, node: &NodeId) -> Option<MoveOrder> {
+    let to = snapshot.nodes.get(node)?.moved_to()?;
+    Some(MoveOrder { from: snapshot.document.pool_id, to })
+}
+
 /// What every answer from one snapshot depends on besides the node's own record; made once for all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolView {
@@ -349,6 +369,7 @@ impl PoolView {
             Membership::Excluded(Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Forgotten) => {
                 return Err(SyncRefused::NotAdmitted);
             }
+            Membership::Excluded(Exclusion::Moved { to }) => return Err(SyncRefused::Moved { to }),
             Membership::Excluded(Exclusion::Denied) => return Err(SyncRefused::Denied),
         }
         match record.session {

@@ -210,6 +210,9 @@ pub struct NodeStatus {
     /// When an operator's exclusion ends; null without one.
     #[serde(default)]
     pub excluded_until: Option<UnixTime>,
+    /// The pool that an operator moved it to; null if none did, or if this coordinator has no such pool any more.
+    #[serde(default)]
+    pub moved_to: Option<PoolName>,
     /// Whether it has a connection; null for a node that has none because it asks by a timer, and until it has synced with
     /// this coordinator since its start.
     #[serde(default)]

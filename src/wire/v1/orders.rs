@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use tfo_model::count::Revision;
-use tfo_model::ids::NodeId;
+use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::time::UnixTime;
 
 /// Most nodes that one request names.
@@ -27,7 +27,7 @@ pub struct NodesRequest {
 }
 
 /// What an operator does with nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeAction {
     /// Takes them out of all barriers for a time.
@@ -44,6 +44,14 @@ pub enum NodeAction {
     /// Makes them unknown.
     Forget {
         /// Lowers the number of expected nodes to that of the required nodes that are left, if it is higher.
+        #[serde(default)]
+        lower_expected: bool,
+    },
+    /// Leads them over to another pool of the same coordinators: they leave this one at once.
+    Move {
+        /// The other pool.
+        to: PoolName,
+        /// As with `forget`.
         #[serde(default)]
         lower_expected: bool,
     },

@@ -121,6 +121,9 @@ pub struct SelfAnswer {
     pub frozen: bool,
     /// Whether an operator denied the node.
     pub denied: bool,
+    /// The pool that an operator moved the node to; null if none did.
+    #[serde(default)]
+    pub moved_to: Option<PoolName>,
 }
 
 /// A key with its bytes.

@@ -2,6 +2,7 @@
 //! scripts.
 
 mod install;
+mod moved;
 mod once;
 mod real;
 mod refused;

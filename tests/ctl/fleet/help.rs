@@ -10,9 +10,9 @@ fn ctl(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 /// The fleet commands of docs/reference/commands.md.
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "pools", "nodes", "rotate", "pause", "resume", "abort", "advance", "import", "recover", "exclude", "include",
-    "deny", "allow", "forget", "expect", "audit", "watch", "contexts",
+    "deny", "allow", "forget", "move", "expect", "audit", "watch", "contexts",
 ];
 
 #[test]

@@ -7,6 +7,7 @@ mod fake;
 mod gone;
 mod help;
 mod looking;
+mod moving;
 mod nodes;
 mod reaching;
 mod real;

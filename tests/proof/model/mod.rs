@@ -2,6 +2,7 @@
 
 mod check;
 mod liar;
+mod pools;
 mod search;
 mod settle;
 mod step;

@@ -18,15 +18,13 @@ use tfo_engine::rollout::document::AuditEntry;
 use tfo_engine::rollout::input::{Command, Input, OperatorRequest, Step};
 use tfo_engine::rollout::record::Report;
 use tfo_engine::rollout::slots::{PoolKey, Slots};
-use tfo_engine::rollout::sync::{Answer, Recording, record};
+use tfo_engine::rollout::sync::{Answer, Recording, order_for, record};
 use tfo_host::runtime::clock;
-use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
 use tfo_model::node::Expected;
 use tfo_model::state::SlotPrint;
 use tfo_store::{CommitError, PARTS_MAX};
 use tfo_wire::v1::fleet::{Done, SlotPairShown};
-use tfo_wire::v1::sync::SelfAnswer;
 
 /// How often a command is decided because another writer committed in between.
 const TRIES: usize = 4;
@@ -78,8 +76,12 @@ impl Driver {
                     self.pace.tick_soon();
                 }
                 Message::Status(reply) => self.show(reply, Self::status),
-                Message::Nodes(reply) => self.show(reply, Self::nodes),
-                Message::Itself { node, reply } => self.show_node(reply, node),
+                Message::Nodes { names, reply } => self.show(reply, |driver| driver.nodes(&names)),
+                Message::OrderFor { node, reply } => {
+                    self.show_node(reply, |driver| order_for(driver.replica.snapshot(), &node));
+                }
+                Message::Welcome { nodes, reply } => self.show_node(reply, |driver| driver.welcome(&nodes)),
+                Message::Itself { node, names, reply } => self.show_node(reply, |driver| driver.itself(node, &names)),
                 Message::Summary(reply) => self.show(reply, Self::summary),
                 Message::Policy(policy) => {
                     self.file_policy = *policy;
@@ -174,9 +176,9 @@ impl Driver {
         }
     }
 
-    /// Looks at one node alone: any node may ask, as often as it likes.
-    fn show_node(&mut self, reply: oneshot::Sender<Result<SelfAnswer, StoreDown>>, node: NodeId) {
-        let shown = if self.look() { Ok(self.itself(node)) } else { Err(StoreDown) };
+    /// Looks at the nodes that are asked about alone: any node may ask for itself, as often as it likes.
+    fn show_node<T>(&mut self, reply: oneshot::Sender<Result<T, StoreDown>>, show: impl FnOnce(&Self) -> T) {
+        let shown = if self.look() { Ok(show(self)) } else { Err(StoreDown) };
         drop(reply.send(shown));
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Driver;
-use crate::pool::message::Summary;
+use crate::pool::message::{PoolNames, Summary, Welcome};
 use tfo_config::coordinator::CONFIG_OPERATOR;
 use tfo_engine::rollout::ahead::{self, next_exclusion, waiver};
 use tfo_engine::rollout::barrier::{Barrier, node_state, recoverable};
@@ -58,15 +58,30 @@ impl Driver {
     }
 
     /// What the pool knows of one node.
-    pub(super) fn itself(&self, node: NodeId) -> SelfAnswer {
+    pub(super) fn itself(&self, node: NodeId, names: &PoolNames) -> SelfAnswer {
         let snapshot = self.replica.snapshot();
+        let known = snapshot.nodes.get(&node);
         SelfAnswer {
             pool: self.replica.pool().clone(),
             pool_id: snapshot.document.pool_id,
             phase: snapshot.document.stage.phase(),
             frozen: self.seen.view.is_frozen(),
-            denied: snapshot.nodes.get(&node).is_some_and(NodeRecord::is_denied),
+            denied: known.is_some_and(NodeRecord::is_denied),
+            moved_to: known.and_then(NodeRecord::moved_to).and_then(|to| names.get(&to).cloned()),
             node,
+        }
+    }
+
+    /// What the pool is to nodes that are to be moved to it.
+    pub(super) fn welcome(&self, nodes: &BTreeSet<NodeId>) -> Welcome {
+        let snapshot = self.replica.snapshot();
+        let are = |fits: fn(&NodeRecord) -> bool| {
+            nodes.iter().filter(|node| snapshot.nodes.get(*node).is_some_and(fits)).cloned().collect()
+        };
+        Welcome {
+            phase: snapshot.document.stage.phase(),
+            denied: are(NodeRecord::is_denied),
+            moved_away: are(|record| record.moved_to().is_some()),
         }
     }
 
@@ -159,8 +174,8 @@ impl Driver {
     }
 
     /// The state of its nodes.
-    pub(super) fn nodes(&self) -> Nodes {
-        let nodes = self.known().map(|(node, record)| self.node(node, record)).collect();
+    pub(super) fn nodes(&self, names: &PoolNames) -> Nodes {
+        let nodes = self.known().map(|(node, record)| self.node(node, record, names)).collect();
         Nodes { pool: self.replica.pool().clone(), nodes, fingerprints: self.fingerprints() }
     }
 
@@ -181,12 +196,14 @@ impl Driver {
         fingerprints
     }
 
-    fn node(&self, node: &NodeId, record: &NodeRecord) -> NodeStatus {
+    fn node(&self, node: &NodeId, record: &NodeRecord, names: &PoolNames) -> NodeStatus {
+        let moved_to = record.moved_to();
         let report = record.report.as_ref();
         let holds = record.holds();
-        let described = self.described.get(node);
+        // What a node that belongs to another pool says of itself is not about this one.
+        let described = self.described.get(node).filter(|_| moved_to.is_none());
         let contact = self.connections.of(node);
-        let connected = self.is_connected(node);
+        let connected = self.is_connected(node).filter(|_| moved_to.is_none());
         NodeStatus {
             node: node.clone(),
             state: self.state_of(node, record).into(),
@@ -208,6 +225,7 @@ impl Driver {
                 Membership::Excluded(Exclusion::Operator { until }) => Some(until),
                 Membership::Excluded(_) | Membership::Admitted => None,
             },
+            moved_to: moved_to.and_then(|to| names.get(&to).cloned()),
             connected,
             connected_since: contact.filter(|_| connected.is_some()).map(|contact| contact.since),
             certificate_until: contact.map(|contact| contact.certificate_until),

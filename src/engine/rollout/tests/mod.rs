@@ -5,6 +5,7 @@ mod barrier;
 mod commands;
 mod gates;
 mod members;
+mod moves;
 mod nodes;
 mod presence;
 mod refusals;
