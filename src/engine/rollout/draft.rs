@@ -1,10 +1,13 @@
 //! A change of the document in the making: [`Draft`] collects it, [`Draft::commit`] makes the proposal.
 //!
-//! Invariants (docs/protocol.md#rule-2): a commit raises the revision by one, and the generation by at most one.
+//! Invariants (docs/protocol.md#rule-2): a commit raises the revision by one, and the generation by at most one; the
+//! document and the names in its audit entry are bounded, however many nodes it is about.
 
 use std::collections::BTreeSet;
 
-use super::document::{Actor, AuditEntry, Document, Proposal, Snapshot};
+use super::document::{
+    Actor, AuditEntry, DOCUMENT_BYTES_KEPT, DOCUMENT_BYTES_MAX, Document, NAMED_MAX, Proposal, Snapshot,
+};
 use super::input::{Now, Reason, Step};
 use super::record::{Exclusion, Membership, NodeRecord, RecordChange};
 use tfo_model::fleet::Action;
@@ -30,13 +33,15 @@ pub(super) struct Draft<'a> {
     pub(super) document: Document,
     /// Nodes that the audit entry names besides those whose records change.
     pub(super) taken_in: BTreeSet<NodeId>,
+    /// How many more nodes the audit entry is about.
+    pub(super) more: usize,
     records: Vec<RecordChange>,
 }
 
 impl<'a> Draft<'a> {
     pub(super) fn of(snapshot: &'a Snapshot, now: Now<'a>, origin: Origin) -> Self {
         let document = snapshot.document.clone();
-        Self { snapshot, now, origin, document, taken_in: BTreeSet::new(), records: Vec::new() }
+        Self { snapshot, now, origin, document, taken_in: BTreeSet::new(), more: 0, records: Vec::new() }
     }
 
     /// From this commit on, some node is instructed to hold other slots.
@@ -90,7 +95,10 @@ impl<'a> Draft<'a> {
         let expected = self.snapshot.document.revision;
         self.document.revision = expected.next().ok_or(Reason::Exhausted)?;
         self.forget_finished_revoke();
-        let changed = self.records.iter().map(|change| change.node.clone());
+        self.fits(DOCUMENT_BYTES_MAX)?;
+        let about: BTreeSet<&NodeId> = self.records.iter().map(|change| &change.node).chain(&self.taken_in).collect();
+        let more = self.more + about.len().saturating_sub(NAMED_MAX);
+        let nodes = about.into_iter().take(NAMED_MAX).cloned().collect();
         let audit = AuditEntry {
             at: self.now.wall,
             revision: self.document.revision,
@@ -98,10 +106,29 @@ impl<'a> Draft<'a> {
             phase: self.document.stage.phase(),
             actor: self.origin.actor,
             action,
-            nodes: changed.chain(self.taken_in).collect(),
+            nodes,
+            more,
             reason: self.origin.reason,
         };
         Ok(Step::Commit(Box::new(Proposal { expected, document: self.document, records: self.records, audit })))
+    }
+
+    /// Commits a part of a command that changes more records than one commit takes; the command is then asked again.
+    pub(super) fn commit_part(self) -> Result<Step, Reason> {
+        match self.commit(Action::Exclude)? {
+            Step::Commit(proposal) => Ok(Step::Part(proposal)),
+            other => Ok(other),
+        }
+    }
+
+    /// Refuses lists of operators that leave a rotation no room in the document.
+    pub(super) fn leaves_room(&self) -> Result<(), Reason> {
+        self.fits(DOCUMENT_BYTES_MAX - DOCUMENT_BYTES_KEPT)
+    }
+
+    fn fits(&self, bytes_max: usize) -> Result<(), Reason> {
+        let bytes = self.document.json_bytes();
+        if bytes > bytes_max { Err(Reason::DocumentTooLarge { bytes, bytes_max }) } else { Ok(()) }
     }
 
     /// A revoke ends when none of its keys is in a slot any more.

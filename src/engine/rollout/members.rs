@@ -1,6 +1,6 @@
 //! Commands about named nodes, and how many are expected (docs/protocol.md#rule-6; rule 3).
 //!
-//! One command names any number of nodes: it changes all their records in one commit, or none.
+//! One command names at most [`CHANGED_MAX`] nodes: it changes all their records in one commit, or none.
 //!
 //! | command | of | then |
 //! |---|---|---|
@@ -13,6 +13,7 @@
 use std::collections::BTreeSet;
 
 use super::barrier::Barrier;
+use super::document::CHANGED_MAX;
 use super::draft::Draft;
 use super::input::{Expectation, Reason, Step};
 use super::record::{Exclusion, Membership, NodeRecord};
@@ -113,7 +114,8 @@ impl Draft<'_> {
             let since = record.last_report_at.map_or(u64::MAX, |at| wall.secs_since(at));
             !record.is_known() && since > FORGOTTEN_KEPT_SECS
         };
-        for (node, _) in snapshot.nodes.iter().filter(|(_, record)| is_old(record)) {
+        let old = snapshot.nodes.iter().filter(|(_, record)| is_old(record));
+        for (node, _) in old.take(CHANGED_MAX.saturating_sub(nodes.len())) {
             self.record(node, None);
         }
     }
@@ -125,6 +127,9 @@ impl Draft<'_> {
         why: &'static str,
         fits: impl Fn(&NodeRecord) -> bool,
     ) -> Result<(), Reason> {
+        if nodes.len() > CHANGED_MAX {
+            return Err(Reason::TooManyNodes(nodes.len()));
+        }
         let known = |node: &NodeId| self.snapshot.nodes.get(node).filter(|record| record.is_known());
         let unknown: Vec<NodeId> = nodes.iter().filter(|node| known(node).is_none()).cloned().collect();
         if !unknown.is_empty() {

@@ -40,6 +40,7 @@ mod members;
 mod operator;
 pub mod policy;
 pub mod presence;
+pub mod proposed;
 pub mod record;
 pub mod refusal;
 pub mod slots;

@@ -2,11 +2,13 @@
 
 mod abort;
 mod barrier;
+mod bounds;
 mod commands;
 mod gates;
 mod members;
 mod nodes;
 mod presence;
+mod proposed;
 mod refusals;
 mod reporting;
 mod siege;
