@@ -525,6 +525,8 @@ pub(crate) fn plain(mut snapshot: Snapshot, is_counted: bool) -> Rc<Snapshot> {
     if !is_counted {
         snapshot.document.revision = Revision::ZERO;
     }
+    // Only a coordinator's file looks at it, and there are none here.
+    snapshot.document.replaced.clear();
     snapshot.document.since = UnixTime::from_secs(0);
     snapshot.document.rotated_at = UnixTime::from_secs(0);
     if let Stage::Promoted { wave, .. } = &mut snapshot.document.stage {
@@ -533,6 +535,7 @@ pub(crate) fn plain(mut snapshot: Snapshot, is_counted: bool) -> Rc<Snapshot> {
     if let Some(revoke) = &mut snapshot.document.revoke {
         revoke.since = UnixTime::from_secs(0);
         revoke.left_behind.clear();
+        revoke.left_behind_more = 0;
     }
     for record in snapshot.nodes.values_mut() {
         record.version = 0;

@@ -189,7 +189,10 @@ fn refusals_name_a_hundred_and_count_the_rest() {
     let presence = Presence { absent: BTreeSet::new(), ..presence };
     let not_heard = order_with(&snapshot, &presence, Command::Abort { force: false }).unwrap_err();
     let text = not_heard.to_string();
-    assert!(text.starts_with("not seen since this coordinator started: cp00000.site0.cdn.example.org, cp00001"), "{text}");
+    assert!(
+        text.starts_with("not seen since this coordinator started: cp00000.site0.cdn.example.org, cp00001"),
+        "{text}"
+    );
     assert!(text.ends_with("cp00099.site1.cdn.example.org and 29900 more (phase staged)"), "{text}");
     let missing: Vec<String> = (0..101).map(|number| format!("n{number}")).collect();
     assert!(Reason::Expected(missing[..100].to_vec()).to_string().ends_with(", n99"));
@@ -210,9 +213,8 @@ fn a_document_has_a_greatest_length() {
     assert_eq!(refused(with(most + 1)), Reason::Policy(BadPolicy::TooLong));
 
     let names = |count: usize| Expected::Names((0..count).map(|number| node(&long(number))).collect());
-    let first = |snapshot: &Snapshot, count: usize| {
-        order(snapshot, Command::FirstKey { expect: names(count), force: true })
-    };
+    let first =
+        |snapshot: &Snapshot, count: usize| order(snapshot, Command::FirstKey { expect: names(count), force: true });
     let mut empty = of(Stage::Empty);
     assert_eq!(refused(first(&empty, EXPECTED_NAMES_MAX + 1)), Reason::ExpectedNames(EXPECTED_NAMES_MAX + 1));
     assert!(first(&empty, EXPECTED_NAMES_MAX).is_ok());
@@ -222,7 +224,10 @@ fn a_document_has_a_greatest_length() {
     let Reason::DocumentTooLarge { bytes, bytes_max: told } = refusal.reason else { panic!("{refusal}") };
     assert!(bytes > bytes_max && told == bytes_max, "{bytes}");
     let text = refusal.to_string();
-    assert_eq!(text, format!("the pool's document would have {bytes} bytes, and {bytes_max} is the most (phase empty)"));
+    assert_eq!(
+        text,
+        format!("the pool's document would have {bytes} bytes, and {bytes_max} is the most (phase empty)")
+    );
 
     // Whatever a rotation adds by itself has room beside the longest lists; beyond the end nothing is committed.
     let mut document = document(staged());

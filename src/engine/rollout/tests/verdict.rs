@@ -325,8 +325,7 @@ fn a_rotation_says_where_it_is_and_whom_it_waits_for_until_when() {
     );
     let revoke = with(with_behind(steady()), |snapshot| {
         let keys = BTreeSet::from([key(1)]);
-        snapshot.document.revoke =
-            Some(super::super::document::Revoke::of(keys, NOW));
+        snapshot.document.revoke = Some(super::super::document::Revoke::of(keys, NOW));
     });
     is(
         &revoke,

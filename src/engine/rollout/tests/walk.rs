@@ -300,8 +300,7 @@ fn a_revoke_walks_without_gates_and_drops_behind_a_barrier() {
 fn a_revokes_short_barrier_leaves_stragglers_behind_and_lists_them() {
     let mut document = document(staged());
     document.revoked = vec![key(2)];
-    document.revoke =
-        Some(Revoke::of([key(2)].into(), UnixTime::from_secs(0)));
+    document.revoke = Some(Revoke::of([key(2)].into(), UnixTime::from_secs(0)));
     let snapshot = pool(document, &["a", "b"], &["c"]);
     assert_eq!(waits(tick(&snapshot)).waiting_for, vec![node("c")]);
     let late = Presence { phase_secs: 300, wave_secs: 300, ..presence() };
