@@ -284,11 +284,14 @@ fn waits_line(pool: &PoolStatus) -> String {
 
 /// A commit of the coordinator.
 fn news_line(entry: &AuditLine) -> String {
-    let AuditLine { action, generation, phase, nodes, reason, .. } = entry;
+    let AuditLine { action, generation, phase, nodes, more, reason, .. } = entry;
     let mut text = format!("coordinator: {action} -> {} g{generation}", phase.as_str());
     if !nodes.is_empty() {
         text += ": ";
         text += &nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if *more > 0 {
+            text += &format!(" and {more} more");
+        }
     }
     if !reason.is_empty() {
         text += &format!(" ({reason})");

@@ -169,7 +169,8 @@ impl FilePolicy {
         let since = match self.standing {
             Standing::Settled => return None,
             Standing::Reloaded => document.revision,
-            Standing::Since(since) => since,
+            // A store that went back has made later revisions in vain.
+            Standing::Since(since) => since.min(document.revision),
         };
         let was_used = |replaced: &Replaced| replaced.digest == self.digest && replaced.at > since;
         if self.policy == document.policy || document.replaced.iter().any(was_used) {

@@ -18,7 +18,7 @@ use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 
-/// Longest body of a command in bytes: an `expect` or `leave` of ten thousand names fits.
+/// Longest body of a command in bytes: a `leave` of a lost site of thirty thousand names fits.
 pub const COMMAND_BYTES_MAX: usize = 3 << 20;
 
 /// Longest reason in bytes.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Whatever must have happened over a thousand seeds; each of these is counted somewhere.
-pub(crate) const EVERYTHING: [&str; 32] = [
+pub(crate) const EVERYTHING: [&str; 35] = [
     "rotations",
     "waves",
     "aborts",
@@ -23,6 +23,9 @@ pub(crate) const EVERYTHING: [&str; 32] = [
     "a store that went back was noticed in an answer",
     "frozen answers",
     "coordinator stops",
+    "policies taken at a start",
+    "policies taken at a reload",
+    "starts with an old file",
     "agent restarts",
     "reboots: counters start again",
     "new images",

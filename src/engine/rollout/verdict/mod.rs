@@ -149,7 +149,7 @@ pub fn verdict(snapshot: &Snapshot, now: Now<'_>, differs: &[&str]) -> Verdict {
         found.sentence,
         differs.join(", ")
     );
-    Verdict { severity: Severity::Warning, sentence, ..found }
+    Verdict { severity: Severity::Warning, sentence, docs: Some("how-to/change-the-policy.md"), ..found }
 }
 
 fn frozen(snapshot: &Snapshot, now: Now<'_>) -> Option<Verdict> {
