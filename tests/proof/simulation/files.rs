@@ -24,6 +24,8 @@ struct File {
     on_disk: usize,
     /// The one that it was when it was read.
     in_use: usize,
+    /// Why it was read.
+    because: fn(usize) -> Leave,
     read: FilePolicy,
     leaves: Vec<Leave>,
 }
@@ -47,6 +49,7 @@ impl Files {
         let file = |on_disk: usize| File {
             on_disk,
             in_use: on_disk,
+            because: Leave::Start,
             read: FilePolicy::at_start(policies[on_disk].clone()),
             leaves: vec![Leave::Start(on_disk)],
         };
@@ -66,7 +69,7 @@ impl Files {
     /// The coordinator starts; whether with a policy that the pool has replaced.
     pub(crate) fn start(&mut self, c: usize) -> bool {
         let file = &mut self.files[c];
-        file.in_use = file.on_disk;
+        (file.in_use, file.because) = (file.on_disk, Leave::Start);
         file.read = FilePolicy::at_start(self.policies[file.on_disk].clone());
         file.leaves = vec![Leave::Start(file.on_disk)];
         self.had.contains(&file.on_disk) && self.had.last() != Some(&file.on_disk)
@@ -74,7 +77,7 @@ impl Files {
 
     pub(crate) fn reload(&mut self, c: usize) {
         let file = &mut self.files[c];
-        file.in_use = file.on_disk;
+        (file.in_use, file.because) = (file.on_disk, Leave::Reload);
         file.read.reload(self.policies[file.on_disk].clone());
         file.leaves.push(Leave::Reload(file.on_disk));
     }
@@ -117,6 +120,13 @@ impl Files {
 
     pub(crate) fn put_back(&mut self) {
         self.had.clone_from(&self.had_in_backup);
+        for file in &mut self.files {
+            // It may have been taken, and lost before the coordinator has seen that.
+            let leave = (file.because)(file.in_use);
+            if file.read.is_pending() && !file.leaves.contains(&leave) {
+                file.leaves.push(leave);
+            }
+        }
     }
 
     /// Coordinators whose file is still proposed.

@@ -855,11 +855,11 @@ impl Fleet {
         let delay = 10 + self.files.dice().below(60);
         self.at(delay, Event::File);
         let c = self.files.dice().index(COORDINATORS);
-        match self.files.dice().below(4) {
-            0 | 1 => self.files.write(c),
-            2 if self.coordinators[c].is_up => self.files.reload(c),
-            2 => {}
-            _ => self.stop_coordinator(c),
+        match self.files.dice().below(8) {
+            0..4 => self.files.write(c),
+            4 => self.stop_coordinator(c),
+            _ if self.coordinators[c].is_up => self.files.reload(c),
+            _ => {}
         }
     }
 

@@ -76,7 +76,8 @@ pub(super) struct Driver {
 struct Logged {
     store_down: bool,
     frozen: bool,
-    differs: Vec<&'static str>,
+    /// In what, and whether the file is still proposed.
+    differs: (Vec<&'static str>, bool),
     refused: Option<String>,
 }
 

@@ -101,7 +101,7 @@ impl Driver {
                 Message::Policy(policy) => {
                     self.file.reload(*policy);
                     // Once more for an operator who has asked for it.
-                    self.logged.differs.clear();
+                    self.logged.differs = Default::default();
                     self.logged.refused = None;
                     self.pace.tick_soon();
                 }

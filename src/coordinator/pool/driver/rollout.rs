@@ -76,19 +76,25 @@ impl Driver {
 
     /// The settings in which the file differs from the document; a change of them is logged once.
     fn note_differs(&mut self) -> Vec<&'static str> {
-        let differs = self.differs();
-        if differs != self.logged.differs {
-            let (pool, fields) = (self.replica.pool(), differs.join(", "));
-            if differs.is_empty() {
-                info!(%pool, "the policy in the configuration file is the pool's");
-            } else if self.file.is_pending() {
-                info!(%pool, fields, "the policy in the configuration file differs from the pool's; it takes effect between rotations");
-            } else {
-                warn!(%pool, fields, "the policy in the configuration file differs from the pool's, which counts; a reload of this coordinator makes the file's the pool's");
+        let now = (self.differs(), self.file.is_pending());
+        if now != self.logged.differs {
+            let (pool, fields) = (self.replica.pool(), now.0.join(", "));
+            match &now {
+                (differs, _) if differs.is_empty() => {
+                    if !self.logged.differs.0.is_empty() {
+                        info!(%pool, "the policy in the configuration file is the pool's now");
+                    }
+                }
+                (_, true) => {
+                    info!(%pool, fields, "the policy in the configuration file differs from the pool's; it takes effect between rotations");
+                }
+                (_, false) => {
+                    warn!(%pool, fields, "the policy in the configuration file differs from the pool's, which counts; a reload of this coordinator makes the file's the pool's");
+                }
             }
-            self.logged.differs.clone_from(&differs);
+            self.logged.differs.clone_from(&now);
         }
-        differs
+        now.0
     }
 
     /// The settings in which the file differs from the document.
