@@ -4,7 +4,7 @@
 //! start if the document has neither its policy nor remembers that it replaced it.  So the restart of a coordinator whose
 //! file is old takes nothing back, and two coordinators with different files do not take turns.
 //!
-//! Invariants: a proposal that was the pool's policy since it was made is not made again, whoever committed it; this is
+//! Invariants: a proposal that was the pool's policy since it was made, by any coordinator's commit, is not made again; this is
 //! seen in the document alone, so a commit whose outcome is open is not repeated either.  Must not know: files, clocks.
 
 use std::hash::Hasher;
@@ -24,7 +24,7 @@ const DIGEST_KEY: [u8; 16] = *b"tfo-fleet/v1/pol";
 
 /// The short name of a policy.  Persisted.
 ///
-/// It tells the policies of one pool's own files apart, which nobody forges: who can write such a file decides anyway.
+/// It tells the policies of one pool's own files apart.  There is no reason to forge one: who can write a file decides anyway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PolicyDigest(u64);
@@ -169,7 +169,7 @@ impl FilePolicy {
         let since = match self.standing {
             Standing::Settled => return None,
             Standing::Reloaded => document.revision,
-            // A store that went back has made later revisions in vain.
+            // Later revisions are those of a store that went back.
             Standing::Since(since) => since.min(document.revision),
         };
         let was_used = |replaced: &Replaced| replaced.digest == self.digest && replaced.at > since;

@@ -207,7 +207,7 @@ pub(crate) fn three() -> Value {
 /// What a command did.
 pub(crate) fn done(action: &str, with: Value) -> Value {
     let mut done = json!({
-        "pool": "edge", "revision": 41, "generation": 13, "phase": "staged", "action": action, "nodes": []
+        "pool": "edge", "revision": 41, "generation": 13, "phase": "staged", "action": action, "nodes": [], "more": 0
     });
     merge(&mut done, with);
     done
@@ -217,7 +217,7 @@ pub(crate) fn done(action: &str, with: Value) -> Value {
 pub(crate) fn audit(revision: u64, action: &str, operator: Option<&str>, reason: &str) -> Value {
     json!({
         "at": "2026-11-22T22:00:00Z", "revision": revision, "generation": 13, "phase": "staged",
-        "operator": operator, "action": action, "nodes": [], "reason": reason
+        "operator": operator, "action": action, "nodes": [], "more": 0, "reason": reason
     })
 }
 

@@ -60,7 +60,7 @@ fn different_files_make_no_war() {
     assert_eq!(drive(&mut pool, &mut [&mut a, &mut b]), [200, 300]);
     b.reload(every(300));
     assert_eq!(drive(&mut pool, &mut [&mut a, &mut b]), [0; 0], "it is the pool's");
-    // Equal files are one proposal, whoever commits it.
+    // Equal files are one proposal, and either coordinator commits it.
     a.reload(every(400));
     b.reload(every(400));
     assert_eq!(drive(&mut pool, &mut [&mut a, &mut b]), [400]);
@@ -122,7 +122,7 @@ fn the_document_remembers_the_policies_before() {
     assert_eq!((digests.len(), digests), (REPLACED_MAX, last));
     assert!(pool.document.replaced.is_sorted_by_key(|replaced| replaced.at));
     assert_eq!(pool.document.replaced.last().unwrap().at, pool.document.revision);
-    // One that comes back is no replaced one any more, and is the newest when it goes again.
+    // One that comes back does not count as replaced any more, and is the newest when it goes again.
     let mut file = FilePolicy::at_start(policy());
     file.reload(every(1_020));
     drive(&mut pool, &mut [&mut file, &mut FilePolicy::at_start(every(2_000))]);
