@@ -217,7 +217,7 @@ fn each_command_asks_for_what_it_says_and_shows_what_was_done() {
             "what_was_done: done in pool edge; generation 13, staged, revision 41; cp2.test and 29999 more\n"
         );
         assert_eq!(!stderr.is_empty(), case.heavy, "what can harm says so: {arguments:?}: {stderr}");
-        assert_eq!(operator.json(&arguments, 0), done("what_was_done", json!({"nodes": ["cp2.test"]})));
+        assert_eq!(operator.json(&arguments, 0), done("what_was_done", json!({"nodes": ["cp2.test"], "more": 29_999})));
     }
 }
 
