@@ -11,9 +11,14 @@ pub fn plain(text: &str) -> String {
 
 /// The first names, and how many more there are: `a, b and 7 more`.
 pub fn names<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
-    let mut all = all.into_iter();
+    names_of(all, 0)
+}
+
+/// The same for a list that omits `unnamed` names.
+pub fn names_of<T: ToString>(named: impl IntoIterator<Item = T>, unnamed: usize) -> String {
+    let mut all = named.into_iter();
     let first: Vec<String> = all.by_ref().take(NAMES_MAX).map(|name| plain(&name.to_string())).collect();
-    match all.count() {
+    match all.count() + unnamed {
         0 => first.join(", "),
         more => format!("{} and {more} more", first.join(", ")),
     }
@@ -71,5 +76,7 @@ mod tests {
         assert_eq!(names(0..10), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9");
         assert_eq!(names(0..12), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more");
         assert_eq!(names([""; 0]), "");
+        assert_eq!((names_of(["a"], 0), names_of(["a"], 29_999)), ("a".to_owned(), "a and 29999 more".to_owned()));
+        assert_eq!(names_of(0..12, 100), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 102 more");
     }
 }

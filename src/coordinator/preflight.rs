@@ -12,6 +12,7 @@ use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_engine::rollout::document::{Document, KeyRing};
 use tfo_engine::rollout::parts::{Parts, PoolContent};
 use tfo_engine::rollout::policy::Policy;
+use tfo_engine::rollout::proposed::FilePolicy;
 use tfo_host::runtime::clock;
 use tfo_host::secret::{CREDENTIAL_UNSEEN, SecretPath};
 use tfo_model::ids::PoolName;
@@ -134,7 +135,7 @@ pub fn check(config: &Path, purpose: Purpose) -> Found {
     match opened {
         Ok(Opened { settings, store, warnings, .. }) => {
             found.problems = warnings;
-            found.problems.extend(store.map(|store| policies(&settings, &store)).unwrap_or_default());
+            found.problems.extend(store.map(|store| policies(&settings, &store, purpose)).unwrap_or_default());
         }
         Err(problems) => found.take(problems, config),
     }
@@ -194,7 +195,7 @@ fn check_certificates(settings: &CoordinatorSettings, config: &Path) -> Vec<Prob
     problems
 }
 
-fn policies(settings: &CoordinatorSettings, store: &dyn ReadStore) -> Vec<Problem> {
+fn policies(settings: &CoordinatorSettings, store: &dyn ReadStore, purpose: Purpose) -> Vec<Problem> {
     let mut problems = Vec::new();
     let stored = match store.pools() {
         Ok(stored) => stored,
@@ -205,17 +206,35 @@ fn policies(settings: &CoordinatorSettings, store: &dyn ReadStore) -> Vec<Proble
             Ok(found) => found,
             Err(error) => return vec![error.problem()],
         };
-        let differs = found.map(|(document, _)| policy.value.differs_from(&document.policy)).unwrap_or_default();
-        if !differs.is_empty() {
-            let message = format!("differs from the pool's policy in {}", differs.join(", "));
-            let remedy = "nothing to do: the coordinator applies it after a start or reload, before the next rotation";
-            problems.push(policy.locate(&settings.file, Problem::warning("policy_differs", message, remedy)));
-        }
+        let problem = found.and_then(|(document, _)| policy_differs(&policy.value, &document, purpose));
+        problems.extend(problem.map(|problem| policy.locate(&settings.file, problem)));
     }
     for name in stored.iter().filter(|name| !settings.pools.contains_key(*name)) {
         problems.push(not_configured(name).in_file(&settings.file));
     }
     problems
+}
+
+/// The warning for a file that is not the pool's policy, and what becomes of it.
+fn policy_differs(policy: &Policy, document: &Document, purpose: Purpose) -> Option<Problem> {
+    let mut file = FilePolicy::at_start(policy.clone());
+    let differs = file.differs(document).join(", ");
+    // It settles if a start would not propose it.
+    file.proposal(document);
+    let (then, remedy) = match purpose {
+        Purpose::Start if file.is_pending() => {
+            ("a start makes it the pool's, between rotations", "nothing to do, if the change is meant")
+        }
+        Purpose::Start => {
+            let then = "it was the pool's before, so a start leaves the pool's policy as it is";
+            (then, "write the present policy, or reload the running coordinator: that makes this one the pool's again")
+        }
+        Purpose::Reload => {
+            ("the reload makes it the pool's, between rotations", "nothing to do, if the change is meant")
+        }
+    };
+    let message = format!("differs from the pool's policy in {differs}: {then}");
+    (!differs.is_empty()).then(|| Problem::warning("policy_differs", message, remedy))
 }
 
 /// The warning for a stored pool that the configuration file does not have.

@@ -191,10 +191,14 @@ impl Daemon {
                 log::problem(&preflight::not_configured(name).in_file(&file));
             }
             api.access.store(access);
+            // Only at the start no pool runs yet.
+            let is_reload = !before.is_empty();
             for (name, policy) in wanted {
                 if let Some(running) = before.get(&name) {
-                    running.take_policy(policy);
-                    pools.insert(name, Arc::clone(running));
+                    pools.insert(name.clone(), Arc::clone(running));
+                }
+                if let (Some(pool), true) = (pools.get(&name), is_reload) {
+                    pool.propose_policy(policy);
                 }
             }
             // No request reaches a pool that has ended.  Dropping a pool here ends its driver, and waits for that.

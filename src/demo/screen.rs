@@ -284,11 +284,14 @@ fn waits_line(pool: &PoolStatus) -> String {
 
 /// A commit of the coordinator.
 fn news_line(entry: &AuditLine) -> String {
-    let AuditLine { action, generation, phase, nodes, reason, .. } = entry;
+    let AuditLine { action, generation, phase, nodes, more, reason, .. } = entry;
     let mut text = format!("coordinator: {action} -> {} g{generation}", phase.as_str());
     if !nodes.is_empty() {
         text += ": ";
         text += &nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if *more > 0 {
+            text += &format!(" and {more} more");
+        }
     }
     if !reason.is_empty() {
         text += &format!(" ({reason})");
@@ -370,7 +373,7 @@ mod tests {
         let text = r#"{"pool":"demo","pool_id":"0123456789abcdef0123456789abcdef","revision":7,"generation":3,
             "phase":"promoted","primary":null,"backup":null,"verdict":{"severity":"ok","kind":"agree","since":null,"sentence":"","nodes":[],"more":0,"numbers":{},"next":null,"docs":null},"paused":null,"hold":null,"required":3,"converged":2,
             "reporting":0,"waiting_for":["node2"],"next_at":null,"blocked_by":"barrier","since":"2026-12-01T00:00:00Z",
-            "waves":{"opened":1,"of":2},"revoking":[],"recoverable":[],"drives":true}"#;
+            "waves":{"opened":1,"of":2},"revoking":[],"recoverable":[]}"#;
         serde_json::from_str(text).unwrap()
     }
 

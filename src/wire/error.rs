@@ -52,7 +52,7 @@ named_enum! {
         NotHeard = "not_heard",
         /// 503: the coordinator cannot reach its store; ask again.
         StoreUnavailable = "store_unavailable",
-        /// 503: the coordinator is busy or stopping, or its file differs from the pool's policy; ask another one.
+        /// 503: the coordinator is busy or stopping; ask another one.
         Unavailable = "unavailable",
         /// 500: a bug; the coordinator's log has more under the `request_id`.
         Internal = "internal",

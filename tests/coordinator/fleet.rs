@@ -251,12 +251,12 @@ fn a_changed_policy_is_taken_over_before_the_next_rotation_and_audited() {
     first(&world.operator(), "rotations", &json!({}));
     world.configure(&FAST.replace("interval = \"1d\"", "interval = \"2d\""));
     world.signal(Signal::HUP);
-    let pool = world.until("seen", |pool| pool["drives"] == false);
+    let pool = world.until("seen", |pool| pool["policy_waits"] == true);
     assert_eq!((&pool["policy_differs"], &pool["phase"]), (&json!(["interval"]), &json!("staged")));
     nodes.iter_mut().for_each(Node::converge);
     world.until("promoted", |pool| pool["phase"] == "promoted");
     nodes.iter_mut().for_each(Node::converge);
-    world.until("taken over", |pool| pool["phase"] == "steady" && pool["drives"] == true);
+    world.until("taken over", |pool| pool["phase"] == "steady" && pool["policy_differs"] == json!([]));
     let (_, audit) = world.operator().get("/v1/pools/edge/audit");
     let last = audit["entries"].as_array().unwrap().last().unwrap().clone();
     assert_eq!((&last["action"], &last["operator"]), (&json!("set_policy"), &json!("coordinator-config")));
@@ -266,14 +266,31 @@ fn a_changed_policy_is_taken_over_before_the_next_rotation_and_audited() {
     world.signal(Signal::HUP);
     let told = tfo_testbed::poll_until(tfo_testbed::SOON, || world.log().contains("keeping the old one"));
     assert!(told, "{}", world.log());
-    assert_eq!(world.pool()["drives"], true);
+    assert_eq!(world.pool()["policy_differs"], json!([]));
     assert!(world.stop().success());
     world.configure(&FAST.replace("interval = \"1d\"", "interval = \"3d\""));
     world.start();
     let pool = world.until("waits for the nodes", |pool| pool["blocked_by"] == "barrier");
-    assert_eq!((&pool["drives"], pool["waiting_for"].as_array().map(Vec::len)), (&json!(false), Some(3)));
+    assert_eq!((&pool["policy_waits"], pool["waiting_for"].as_array().map(Vec::len)), (&json!(true), Some(3)));
     nodes.iter_mut().for_each(|node| drop(node.sync(0)));
-    world.until("taken over", |pool| pool["drives"] == true);
+    world.until("taken over", |pool| pool["policy_differs"] == json!([]));
+    // A start with an old file takes nothing back, and says so; the pool is driven by its own policy.
+    assert!(world.stop().success());
+    world.configure(&FAST.replace("interval = \"1d\"", "interval = \"2d\""));
+    world.start();
+    nodes.iter_mut().for_each(|node| drop(node.sync(0)));
+    let check = String::from_utf8(world.run("check", &[]).stderr).unwrap();
+    assert!(check.contains("differs from the pool's policy in interval: it was the pool's before"), "{check}");
+    world.until("heard", |pool| pool["blocked_by"] == "schedule");
+    let pool = world.pool();
+    assert_eq!((&pool["policy_differs"], &pool["policy_waits"]), (&json!(["interval"]), &json!(false)));
+    let log = world.log();
+    assert_eq!(log.matches("differs from the pool's, which counts").count(), 1, "{log}");
+    first(&world.operator(), "rotations", &json!({}));
+    first(&world.operator(), "abort", &json!({}));
+    // A reload takes it.
+    world.signal(Signal::HUP);
+    world.until("taken by a reload", |pool| pool["policy_differs"] == json!([]));
 }
 
 #[test]
@@ -299,7 +316,7 @@ fn a_reload_that_fails_at_a_pool_leaves_access_and_policies_as_they_are() {
     let refused = tfo_testbed::poll_until(tfo_testbed::SOON, || world.log().contains("keeping the old one"));
     assert!(refused, "{}", world.log());
     let pool = world.pool();
-    assert_eq!((&pool["drives"], &pool["policy_differs"]), (&json!(true), &json!([])), "{pool:#}");
+    assert_eq!((&pool["policy_waits"], &pool["policy_differs"]), (&json!(false), &json!([])), "{pool:#}");
     let new_operator = world.client(&["ops2.example.org"]);
     assert_eq!(new_operator.get("/v1/pools/edge").0, 403);
 

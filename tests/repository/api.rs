@@ -151,8 +151,8 @@ fn status() -> PoolStatus {
         waves: Some(Waves { opened: 1, of: 3 }),
         revoking: vec![slot(2)],
         recoverable: vec![SlotPairShown { primary: slot(3), backup: None }],
-        drives: false,
         policy_differs: vec!["interval".to_owned()],
+        policy_waits: true,
         expected_nodes: 100,
         expected_in_file: true,
         unseen: 1,
@@ -204,6 +204,7 @@ fn pools_nodes_and_audit() {
         operator: Some("ops1.example.org".parse().unwrap()),
         action: Action::Promote.into(),
         nodes: BTreeSet::from([node("a")]),
+        more: 29_999,
         reason: "because".to_owned(),
     };
     insta::assert_json_snapshot!(json!({
@@ -234,6 +235,7 @@ fn commands() {
         phase: Phase::Staged,
         action: Action::Rotate.into(),
         nodes: BTreeSet::new(),
+        more: 0,
     };
     insta::assert_json_snapshot!(json!({
         "command": reads_back(&Command { reason: reason(), force: false, if_revision: Some(Revision::new(12)) }),

@@ -132,6 +132,7 @@ pub(crate) fn proposal(stored: &Document, change: impl FnOnce(&mut Document) -> 
         actor: Actor::Engine,
         action,
         nodes: BTreeSet::new(),
+        more: 0,
         reason: String::new(),
     };
     Proposal { expected: stored.revision, document, exclusions: BTreeMap::new(), dropped: BTreeSet::new(), audit }

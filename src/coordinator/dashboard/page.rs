@@ -87,8 +87,8 @@ fn pool(summary: &Summary) -> Markup {
     let status = &summary.status;
     html! {
         @if !status.policy_differs.is_empty() {
-            p.alert { "The configuration file differs in " (status.policy_differs.join(", "))
-                ": applied before the next rotation." }
+            p.alert { "The configuration file of this coordinator differs in " (status.policy_differs.join(", "))
+                @if status.policy_waits { ": applied between rotations." } @else { ": the pool's policy counts." } }
         }
         table {
             tr { th { "Phase" } td { (status.phase.as_str()) @if let Some(waves) = status.waves {

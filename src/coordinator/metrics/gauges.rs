@@ -49,7 +49,9 @@ const NUMBERS: [(&str, &str, Read); 10] = [
     ("pool_key_pairs", "Different pairs of keys that nodes have installed.", |pool| count(pool.fingerprints.len())),
     ("pool_since_timestamp_seconds", "When this phase began.", |pool| float(pool.status.since.secs())),
     ("pool_expected_nodes", "Fewest nodes with which a rotation starts by itself.", |pool| count(pool.expected_nodes)),
-    ("pool_drives", "0 if the configuration file differs from the pool's policy.", |pool| flag(pool.status.drives)),
+    ("pool_policy_differs", "Settings in which the configuration file differs from the pool's policy.", |pool| {
+        count(pool.status.policy_differs.len())
+    }),
 ];
 
 fn pools(sheet: &mut Sheet, pools: &[(PoolName, Option<Summary>)]) {

@@ -66,7 +66,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Reads the pool and starts its driver.  `policy` is that of the configuration file.
+    /// Reads the pool and starts its driver.  `policy` is that of the configuration file: a proposal.
     ///
     /// # Errors
     /// Fails if the store cannot be read or has no such pool, or if no thread can be started.
@@ -186,8 +186,8 @@ impl Pool {
         self.ask(Message::Summary).await
     }
 
-    /// Takes the policy of a reloaded configuration file.
-    pub fn take_policy(&self, policy: Policy) {
+    /// Proposes the policy of a reloaded configuration file.
+    pub fn propose_policy(&self, policy: Policy) {
         // `send` logs a full queue.
         self.send(Message::Policy(Box::new(policy))).ok();
     }

@@ -26,7 +26,7 @@ pub(super) struct AuditQuery {
     after: u64,
     /// Entries from this time on.
     since: Option<UnixTime>,
-    /// Entries that changed the record of this node.
+    /// Entries that changed the record of this node; those that omit names, too, because they may be about it.
     node: Option<NodeId>,
     /// Entries of this operator.
     operator: Option<NodeId>,
@@ -38,7 +38,7 @@ impl AuditQuery {
     fn fits(&self, entry: &AuditEntry) -> bool {
         let by = |name: &NodeId| matches!(&entry.actor, Actor::Operator(operator) if operator == name);
         self.since.is_none_or(|since| entry.at >= since)
-            && self.node.as_ref().is_none_or(|node| entry.nodes.contains(node))
+            && self.node.as_ref().is_none_or(|node| entry.more > 0 || entry.nodes.contains(node))
             && self.operator.as_ref().is_none_or(by)
     }
 }
@@ -99,6 +99,7 @@ fn line(entry: AuditEntry) -> AuditLine {
         },
         action: entry.action.into(),
         nodes: entry.nodes,
+        more: entry.more,
         reason: entry.reason,
     }
 }

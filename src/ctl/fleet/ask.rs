@@ -234,8 +234,8 @@ impl Fleet {
                 && entry.is_reason_of(line)
         };
         match lines.into_iter().find(ours) {
-            Some(AuditLine { revision, generation, phase, action, nodes, .. }) => {
-                Ok(Done { pool: pool.clone(), revision, generation, phase, action, nodes })
+            Some(AuditLine { revision, generation, phase, action, nodes, more, .. }) => {
+                Ok(Done { pool: pool.clone(), revision, generation, phase, action, nodes, more })
             }
             // Not done yet: a slow coordinator may still be working on it.
             None if doubt == Doubt::Late => Err(unknown()),

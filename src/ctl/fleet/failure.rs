@@ -148,9 +148,7 @@ fn explain_kind(kind: ErrorKind) -> (Outcome, &'static str, &'static str) {
         ErrorKind::StoreUnavailable => {
             (Failed, "store_unavailable", "repair the coordinator's store; nothing was done")
         }
-        ErrorKind::Unavailable => {
-            (Failed, "unavailable", "it is stopping, or its configuration file differs: ask another coordinator")
-        }
+        ErrorKind::Unavailable => (Failed, "unavailable", "it is busy or stopping: ask another coordinator"),
         ErrorKind::OtherPool
         | ErrorKind::NodeMoved
         | ErrorKind::SessionClosed

@@ -314,8 +314,7 @@ mod tests {
             "verdict": {"severity": "ok", "kind": "agree", "since": null, "sentence": "", "nodes": [], "more": 0,
                 "numbers": {}, "next": null, "docs": null},
             "reporting": 0, "waiting_for": ["a", "b"], "next_at": null, "blocked_by": "barrier",
-            "since": "2026-11-22T22:00:00Z", "waves": {"opened": 1, "of": 3}, "revoking": [], "recoverable": [],
-            "drives": true
+            "since": "2026-11-22T22:00:00Z", "waves": {"opened": 1, "of": 3}, "revoking": [], "recoverable": []
         });
         let mut status: PoolStatus = serde_json::from_value(text).unwrap();
         assert_eq!(beside_bar(&status, now), "promoted, wave 1/3, waits for 2: a, b");

@@ -125,8 +125,7 @@ mod tests {
             "pool": "edge", "pool_id": "0".repeat(32), "revision": 9, "generation": 4, "phase": phase,
             "primary": {"epoch": 2, "fingerprint": "00000000000000aa"}, "backup": null, "paused": null, "hold": null, "verdict": {"severity": "ok", "kind": "agree", "since": null, "sentence": "", "nodes": [], "more": 0, "numbers": {}, "next": null, "docs": null},
             "required": 3, "converged": converged, "reporting": 0, "waiting_for": [], "next_at": null,
-            "blocked_by": null, "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": [],
-            "drives": true
+            "blocked_by": null, "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": []
         });
         serde_json::from_value(text).unwrap()
     }
@@ -140,6 +139,7 @@ mod tests {
             operator: operator.map(|name| name.parse().unwrap()),
             action: action.into(),
             nodes: std::collections::BTreeSet::new(),
+            more: 0,
             reason: "why".to_owned(),
         }
     }

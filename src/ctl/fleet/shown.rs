@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::verdict::line;
-use tfo_cli::plain::{count_of_nodes, names, plain};
+use tfo_cli::plain::{count_of_nodes, names, names_of, plain};
 use tfo_cli::report::Report;
 use tfo_cli::table::Table;
 use tfo_host::runtime::clock;
@@ -85,28 +85,28 @@ pub(super) fn remarks(pool: &PoolStatus) -> Vec<String> {
             count_of_nodes(pool.reporting)
         ));
     }
-    if !pool.drives {
-        let what = match &pool.policy_differs[..] {
-            [] => String::new(),
-            differs => format!(" in {}", names(differs)),
+    if !pool.policy_differs.is_empty() {
+        let then = if pool.policy_waits {
+            "it takes effect between rotations"
+        } else {
+            "the pool's counts, and a reload of that coordinator would take the file's"
         };
-        remarks.push(format!(
-            "this coordinator does not drive the pool: its configuration differs from the pool's policy{what}"
-        ));
+        let differs = names(&pool.policy_differs);
+        remarks.push(format!("this coordinator's file differs from the pool's policy in {differs}: {then}"));
     }
     remarks.into_iter().map(|text| format!("{}: {text}", pool.pool)).collect()
 }
 
 impl Report for Shown<Done> {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Done { pool, revision, generation, phase, action, nodes } = &self.0;
+        let Done { pool, revision, generation, phase, action, nodes, more } = &self.0;
         write!(
             out,
             "{}: done in pool {pool}; generation {generation}, {}, revision {revision}",
             plain(action.as_str()),
             phase.as_str()
         )?;
-        if nodes.is_empty() { writeln!(out) } else { writeln!(out, "; {}", names(nodes)) }
+        if nodes.is_empty() { writeln!(out) } else { writeln!(out, "; {}", names_of(nodes, *more)) }
     }
 }
 
@@ -122,7 +122,7 @@ pub(super) fn audit_line(line: &AuditLine) -> String {
         plain(line.action.as_str())
     );
     if !line.nodes.is_empty() {
-        text += &format!("  [{}]", names(&line.nodes));
+        text += &format!("  [{}]", names_of(&line.nodes, line.more));
     }
     if !line.reason.is_empty() {
         text += &format!("  \"{}\"", plain(&line.reason));

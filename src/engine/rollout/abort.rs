@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use super::barrier::{Barrier, Conflict, conflict};
-use super::document::{Document, Hold, REVOKED_MAX, Revoke, Snapshot, Stage};
+use super::document::{CHANGED_MAX, Document, Hold, REVOKED_MAX, Revoke, Snapshot, Stage};
 use super::draft::Draft;
 use super::input::{Now, Reason, RevokeKeys, Step};
 use super::record::Exclusion;
@@ -77,12 +77,15 @@ fn turn_back(draft: &mut Draft<'_>) -> Result<(), Reason> {
 /// the revoke is refused until `resume`, so it cannot stand still behind a pause unnoticed (rule 13).
 ///
 /// The nodes that it denies block nothing, whatever they report or promised.  Required nodes that were not seen in this
-/// life are waited for until the short barrier is over for them; then they are left behind in the same commit.
+/// life are waited for until the short barrier is over for them; then they are left behind in the same commit, or in parts
+/// before it if they are many (the audit log has those, not the revoke's list).
 pub(super) fn revoke(mut draft: Draft<'_>, keys: &RevokeKeys, deny: &BTreeSet<NodeId>) -> Result<Step, Reason> {
+    if deny.len() > CHANGED_MAX {
+        return Err(Reason::TooManyNodes(deny.len()));
+    }
     let unseen = unseen_without(draft.snapshot, draft.now, deny)?;
-    match draft.document.paused {
-        Some(ref pause) if !pause.is_health() => return Err(Reason::Paused),
-        Some(_) | None => draft.document.paused = None,
+    if draft.document.paused.as_ref().is_some_and(|pause| !pause.is_health()) {
+        return Err(Reason::Paused);
     }
     let held = draft.document.keys_held();
     let keys: BTreeSet<PoolKey> = match keys {
@@ -94,6 +97,12 @@ pub(super) fn revoke(mut draft: Draft<'_>, keys: &RevokeKeys, deny: &BTreeSet<No
     if keys.is_empty() {
         return Err(Reason::NoSuchKey);
     }
+    if unseen.len() + deny.len() > CHANGED_MAX {
+        let first = &unseen[..unseen.len().min(CHANGED_MAX)];
+        draft.exclude(first, Exclusion::LeftBehind);
+        return draft.commit_part();
+    }
+    draft.document.paused = None;
     mark(&mut draft, &keys);
     if let Stage::Staged { prior_backup, .. } = &mut draft.document.stage
         && prior_backup.is_some_and(|key| keys.contains(&key))
@@ -147,7 +156,6 @@ fn mark(draft: &mut Draft<'_>, keys: &BTreeSet<PoolKey>) {
     let surplus = document.revoked.len().saturating_sub(REVOKED_MAX);
     document.revoked.drain(..surplus);
     let since = draft.now.wall;
-    let revoke =
-        document.revoke.get_or_insert_with(|| Revoke { keys: BTreeSet::new(), left_behind: BTreeSet::new(), since });
+    let revoke = document.revoke.get_or_insert_with(|| Revoke::of(BTreeSet::new(), since));
     revoke.keys.extend(keys.iter().copied());
 }

@@ -21,12 +21,12 @@
 
 use super::abort::{abort, revoke};
 use super::barrier::{Barrier, may_commit, no_common_foreign_key, not_frozen};
-use super::document::{Actor, Hold, Pause, PauseCause, Snapshot, Stage};
+use super::document::{Actor, CHANGED_MAX, Hold, Pause, PauseCause, Snapshot, Stage};
 use super::draft::{Draft, Origin};
 use super::gates::{drained, missing, not_drained};
 use super::input::{Command, Now, OperatorRequest, Reason, Step};
-use super::refusal::EXPECTED_MAX;
 use super::record::Exclusion;
+use super::refusal::{EXPECTED_MAX, EXPECTED_NAMES_MAX};
 use super::slots::{PoolKey, Slots};
 use super::walk::stage;
 use tfo_model::fleet::Action;
@@ -59,6 +59,9 @@ pub(super) fn carry_out(
         Command::Exclude { nodes, until } => draft.exclude_until(nodes, *until),
         Command::Include { nodes } => draft.include(nodes),
         Command::Deny { nodes } => {
+            if nodes.len() > CHANGED_MAX {
+                return Err(Reason::TooManyNodes(nodes.len()));
+            }
             draft.exclude(nodes, Exclusion::Denied);
             draft.commit(Action::Deny)
         }
@@ -206,6 +209,11 @@ fn resume(mut draft: Draft<'_>, force: bool) -> Result<Step, Reason> {
 impl Draft<'_> {
     /// Gives an empty pool its keys; it holds until the expected nodes have them.
     fn fill(&mut self, slots: Slots, expect: &Expected) -> Result<(), Reason> {
+        if let Expected::Names(names) = expect
+            && names.len() > EXPECTED_NAMES_MAX
+        {
+            return Err(Reason::ExpectedNames(names.len()));
+        }
         let Slots { primary, backup } = slots;
         if backup.is_some_and(|backup| backup.fingerprint == primary.fingerprint) {
             return Err(Reason::KeyReused(primary.fingerprint));
@@ -224,6 +232,6 @@ impl Draft<'_> {
         self.document.rotated_at = self.now.wall;
         self.instruct()?;
         self.begin_phase();
-        Ok(())
+        self.leaves_room()
     }
 }

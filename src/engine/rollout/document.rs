@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{Policy, Share, WaveRule};
 use super::parts::Excluded;
+use super::proposed::Replaced;
 use super::record::{NodeRecord, Report};
 use super::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};
@@ -36,10 +37,22 @@ use tfo_model::time::UnixTime;
 /// Their bytes are erased anyway, so the list only keeps the same key from coming back by `recover`.
 pub const REVOKED_MAX: usize = 256;
 
-/// Longest list of a wave's members in its audit entry; a wave of all nodes lists none.
+/// Most nodes that a document, an audit entry or a refusal names; the rest is counted.
 ///
-/// Enough for the canaries of any fleet.  Beyond that names add nothing to the share, and the log stays small.
-pub const AUDIT_MEMBERS_MAX: usize = 100;
+/// Enough for the canaries of any fleet, and for what a person reads.
+pub const NAMED_MAX: usize = 100;
+
+/// Most nodes whose records one commit changes; the next commit takes the next ones.
+///
+/// A site of thirty thousand nodes may be lost at once, and a transaction stays within what every store takes.
+pub const CHANGED_MAX: usize = 10_000;
+
+/// Most bytes of a document's JSON; a commit that would exceed them is refused.
+pub const DOCUMENT_BYTES_MAX: usize = 256 << 10;
+
+/// What commands that write lists into a document leave of that: more than a rotation adds by itself (copied waves, nodes
+/// taken in, revoked keys, nodes left behind), so that no rotation stops for want of room.
+pub const DOCUMENT_BYTES_KEPT: usize = 64 << 10;
 
 /// Most nodes that a stop by the health gate names.
 pub const WORST_NODES_MAX: usize = 5;
@@ -187,10 +200,21 @@ impl Pause {
 pub struct Revoke {
     /// The keys that must leave the slots, as long as they are in one.
     pub keys: BTreeSet<PoolKey>,
-    /// Nodes that the short barrier has left behind, for the operator.
+    /// Nodes that the short barrier has left behind, for the operator; at most [`NAMED_MAX`].
     pub left_behind: BTreeSet<NodeId>,
+    /// How often it left a node behind that `left_behind` does not name.
+    #[serde(default)]
+    pub left_behind_more: usize,
     /// When it began.
     pub since: UnixTime,
+}
+
+impl Revoke {
+    /// A revoke that begins now, and has left no node behind.
+    #[must_use]
+    pub fn of(keys: BTreeSet<PoolKey>, since: UnixTime) -> Self {
+        Self { keys, left_behind: BTreeSet::new(), left_behind_more: 0, since }
+    }
 }
 
 /// The document of a pool (rule 1).  Persisted.
@@ -220,6 +244,9 @@ pub struct Document {
     pub rotated_at: UnixTime,
     /// Schedule, waves and gates.  Every coordinator drives by these, not by its own file (rule 11).
     pub policy: Policy,
+    /// The policies before it, the oldest first: no start of a coordinator takes one of them back.
+    #[serde(default)]
+    pub replaced: Vec<Replaced>,
     /// Number of nodes that operators expect; counts only if the policy has none.
     #[serde(default = "Document::expected_by_default")]
     pub expected: usize,
@@ -242,6 +269,7 @@ impl Document {
             since: now,
             rotated_at: now,
             policy,
+            replaced: Vec::new(),
             expected: Self::expected_by_default(),
         }
     }
@@ -268,6 +296,11 @@ impl Document {
             }
             Stage::Promoted { current, next, .. } => [*current, *next].into(),
         }
+    }
+
+    /// Length of its JSON.
+    pub(super) fn json_bytes(&self) -> usize {
+        serde_json::to_vec(self).map_or(usize::MAX, |json| json.len())
     }
 
     /// Whether this key was revoked, by epoch or by bytes.
@@ -319,10 +352,13 @@ pub struct AuditEntry {
     /// A transition of rule 3 or a command.
     pub action: Action,
     /// The nodes that it took out: excluded, denied, left behind, forgotten.  For a promotion, an opened
-    /// wave and a node that is taken in: the required nodes that are newly in the wave, at most [`AUDIT_MEMBERS_MAX`].
-    /// For a stop by the health gate: the nodes that rejected most.
+    /// wave and a node that is taken in: the required nodes that are newly in the wave; a wave of all nodes lists none.
+    /// For a stop by the health gate: the nodes that rejected most.  At most [`NAMED_MAX`], the first in name order.
     pub nodes: BTreeSet<NodeId>,
-    /// The operator's reason.  For the engine: its reason, or how many nodes `nodes` omits; may be empty.
+    /// How many more nodes it is about.
+    #[serde(default)]
+    pub more: usize,
+    /// The operator's reason, or the engine's; may be empty.
     pub reason: String,
 }
 

@@ -1,10 +1,13 @@
 //! A change of the document in the making: [`Draft`] collects it, [`Draft::commit`] makes the proposal.
 //!
-//! Invariants (docs/protocol.md#rule-2): a commit raises the revision by one, and the generation by at most one.
+//! Invariants (docs/protocol.md#rule-2): a commit raises the revision by one, and the generation by at most one; the
+//! document and the names in its audit entry are bounded, however many nodes it is about.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::document::{Actor, AuditEntry, Document, Proposal, Snapshot};
+use super::document::{
+    Actor, AuditEntry, DOCUMENT_BYTES_KEPT, DOCUMENT_BYTES_MAX, Document, NAMED_MAX, Proposal, Snapshot,
+};
 use super::input::{Now, Reason, Step};
 use super::parts::Excluded;
 use super::record::Exclusion;
@@ -31,6 +34,8 @@ pub(super) struct Draft<'a> {
     pub(super) document: Document,
     /// Nodes that the audit entry names besides those that are excluded.
     pub(super) taken_in: BTreeSet<NodeId>,
+    /// How many more nodes the audit entry is about.
+    pub(super) more: usize,
     exclusions: BTreeMap<NodeId, Exclusion>,
     /// Nodes whose exclusion is not remembered any more.
     pub(super) dropped: BTreeSet<NodeId>,
@@ -40,7 +45,7 @@ impl<'a> Draft<'a> {
     pub(super) fn of(snapshot: &'a Snapshot, now: Now<'a>, origin: Origin) -> Self {
         let document = snapshot.document.clone();
         let (taken_in, dropped) = (BTreeSet::new(), BTreeSet::new());
-        Self { snapshot, now, origin, document, taken_in, exclusions: BTreeMap::new(), dropped }
+        Self { snapshot, now, origin, document, taken_in, more: 0, exclusions: BTreeMap::new(), dropped }
     }
 
     /// From this commit on, some node is instructed to hold other slots.
@@ -63,12 +68,16 @@ impl<'a> Draft<'a> {
         let expected = self.snapshot.document.revision;
         self.document.revision = expected.next().ok_or(Reason::Exhausted)?;
         self.forget_finished_revoke();
+        self.fits(DOCUMENT_BYTES_MAX)?;
+        let about: BTreeSet<&NodeId> = self.exclusions.keys().chain(&self.taken_in).collect();
+        let more = self.more + about.len().saturating_sub(NAMED_MAX);
+        let nodes = about.into_iter().take(NAMED_MAX).cloned().collect();
         let (revision, at) = (self.document.revision, self.now.wall);
-        let exclusions: BTreeMap<NodeId, Excluded> = self.exclusions.into_iter().map(|(node, cause)| {
+        let excluded = |(node, cause): (NodeId, Exclusion)| {
             let closes = self.snapshot.nodes.get(&node).and_then(|record| record.session);
             (node, Excluded { cause, closes, revision, at })
-        }).collect();
-        let named = exclusions.keys().cloned();
+        };
+        let exclusions = self.exclusions.clone().into_iter().map(excluded).collect();
         let audit = AuditEntry {
             at: self.now.wall,
             revision: self.document.revision,
@@ -76,11 +85,30 @@ impl<'a> Draft<'a> {
             phase: self.document.stage.phase(),
             actor: self.origin.actor,
             action,
-            nodes: named.chain(self.taken_in).collect(),
+            nodes,
+            more,
             reason: self.origin.reason,
         };
         let (document, dropped) = (self.document, self.dropped);
         Ok(Step::Commit(Box::new(Proposal { expected, document, exclusions, dropped, audit })))
+    }
+
+    /// Commits a part of a command that changes more records than one commit takes; the command is then asked again.
+    pub(super) fn commit_part(self) -> Result<Step, Reason> {
+        match self.commit(Action::Exclude)? {
+            Step::Commit(proposal) => Ok(Step::Part(proposal)),
+            other => Ok(other),
+        }
+    }
+
+    /// Refuses lists of operators that leave a rotation no room in the document.
+    pub(super) fn leaves_room(&self) -> Result<(), Reason> {
+        self.fits(DOCUMENT_BYTES_MAX - DOCUMENT_BYTES_KEPT)
+    }
+
+    fn fits(&self, bytes_max: usize) -> Result<(), Reason> {
+        let bytes = self.document.json_bytes();
+        if bytes > bytes_max { Err(Reason::DocumentTooLarge { bytes, bytes_max }) } else { Ok(()) }
     }
 
     /// A revoke ends when none of its keys is in a slot any more.

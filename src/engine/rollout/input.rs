@@ -189,6 +189,9 @@ pub enum Step {
     },
     /// Commit this, then adopt and publish it; on a conflict drop it, reload and ask again.
     Commit(Box<Proposal>),
+    /// The same for the first nodes of a command that changes more records than one commit takes: then ask again, with
+    /// the same command.  Nothing passes a barrier in between, because the other nodes are still waited for.
+    Part(Box<Proposal>),
 }
 
 /// Why nothing moves (docs/reference/json.md, `pools`).

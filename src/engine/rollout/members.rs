@@ -1,6 +1,6 @@
 //! Commands about named nodes, and how many are expected (docs/protocol.md#rule-6; rule 3).
 //!
-//! One command names any number of nodes: it changes all their records in one commit, or none.
+//! One command names at most [`CHANGED_MAX`] nodes: it changes all their records in one commit, or none.
 //!
 //! | command | of | then |
 //! |---|---|---|
@@ -14,6 +14,7 @@
 use std::collections::BTreeSet;
 
 use super::barrier::Barrier;
+use super::document::CHANGED_MAX;
 use super::draft::Draft;
 use super::input::{Expectation, Reason, Step, Target};
 use super::record::{Exclusion, Membership, NodeRecord};
@@ -126,7 +127,8 @@ impl Draft<'_> {
         // A node that is still in a roster would be admitted again without its exclusion.
         let is_over = |record: &NodeRecord| record.is_long_forgotten(wall) && record.coordinator.is_none();
         let over = self.snapshot.nodes.iter().filter(|(node, record)| is_over(record) && !nodes.contains(*node));
-        self.dropped.extend(over.map(|(node, _)| node.clone()));
+        let room = CHANGED_MAX.saturating_sub(nodes.len());
+        self.dropped.extend(over.take(room).map(|(node, _)| node.clone()));
     }
 
     /// Refuses the command for all if one of the nodes is unknown, or is not as the command needs it.
@@ -136,6 +138,9 @@ impl Draft<'_> {
         why: &'static str,
         fits: impl Fn(&NodeRecord) -> bool,
     ) -> Result<(), Reason> {
+        if nodes.len() > CHANGED_MAX {
+            return Err(Reason::TooManyNodes(nodes.len()));
+        }
         let known = |node: &NodeId| self.snapshot.nodes.get(node).filter(|record| record.is_known());
         let unknown: Vec<NodeId> = nodes.iter().filter(|node| known(node).is_none()).cloned().collect();
         if !unknown.is_empty() {

@@ -41,6 +41,7 @@ mod operator;
 pub mod parts;
 pub mod policy;
 pub mod presence;
+pub mod proposed;
 pub mod record;
 pub mod refusal;
 pub mod slots;

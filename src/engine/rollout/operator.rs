@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use super::barrier::{Barrier, not_frozen, recoverable};
-use super::document::{Hold, Revoke, Stage};
+use super::document::{CHANGED_MAX, Hold, Revoke, Stage};
 use super::draft::Draft;
 use super::input::{Reason, Step};
 use super::policy::Policy;
@@ -28,7 +28,7 @@ impl Draft<'_> {
     /// Takes over what the fleet reports under its highest generation, and holds.
     ///
     /// Only when frozen.  Waits until each required node was seen or is absent.  Absent ones are excluded in the same
-    /// commit, because what they hold is unknown.
+    /// commit, or in parts before it if they are many, because what they hold is unknown.
     pub(super) fn recover(mut self, slots: &Slots) -> Result<Step, Reason> {
         if not_frozen(self.snapshot, self.now.presence).is_ok() {
             return Err(Reason::WrongPhase("the pool is not frozen; there is nothing to recover"));
@@ -43,6 +43,10 @@ impl Draft<'_> {
         let highest = self.highest_reported()?;
         if !recoverable(self.snapshot).contains(slots) {
             return Err(Reason::NotReported);
+        }
+        if let Some((first, _)) = absent.split_at_checked(CHANGED_MAX).filter(|(_, rest)| !rest.is_empty()) {
+            self.exclude(first, Exclusion::Absent);
+            return self.commit_part();
         }
         self.exclude(&absent, Exclusion::Absent);
         let generation = highest.get().checked_add(RECOVER_JUMP).ok_or(Reason::Exhausted)?;
@@ -66,7 +70,7 @@ impl Draft<'_> {
         let keys: BTreeSet<PoolKey> =
             document.keys_held().into_iter().filter(|key| document.is_revoked(*key)).collect();
         if !keys.is_empty() {
-            self.document.revoke = Some(Revoke { keys, left_behind: BTreeSet::new(), since: self.now.wall });
+            self.document.revoke = Some(Revoke::of(keys, self.now.wall));
         }
     }
 
@@ -111,8 +115,12 @@ impl Draft<'_> {
             let left = barrier.required - behind.len();
             return Err(Reason::TooFew { left, needed: barrier.needed });
         }
-        let behind: Vec<NodeId> = behind.into_iter().collect();
+        let is_part = behind.len() > CHANGED_MAX;
+        let behind: Vec<NodeId> = behind.into_iter().take(CHANGED_MAX).collect();
         self.exclude(&behind, Exclusion::LeftBehind);
+        if is_part {
+            return self.commit_part();
+        }
         self.commit(Action::Advance)
     }
 
@@ -122,7 +130,9 @@ impl Draft<'_> {
             return Err(Reason::WrongPhase("the policy changes only between rotations"));
         }
         policy.check().map_err(Reason::Policy)?;
-        self.document.policy = policy.clone();
+        let at = self.document.revision.next().ok_or(Reason::Exhausted)?;
+        self.document.replace_policy(policy, at);
+        self.leaves_room()?;
         self.commit(Action::SetPolicy)
     }
 }

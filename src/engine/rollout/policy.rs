@@ -127,6 +127,9 @@ pub struct Policy {
 /// Shortest `period_max` in seconds: a daemon declares this period.
 pub const PERIOD_MAX_SECS_MIN: u64 = 60;
 
+/// Most bytes of the names and patterns of a policy: half of the document that holds it.
+pub const POLICY_NAMES_BYTES_MAX: usize = 128 << 10;
+
 /// What is wrong with a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadPolicy {
@@ -142,6 +145,11 @@ pub enum BadPolicy {
     /// Daemons would be refused.
     #[error("period_max must be at least {PERIOD_MAX_SECS_MIN} seconds")]
     PeriodMax,
+    /// The document would have no room for them.
+    #[error(
+        "nodes and promote_waves together may have {POLICY_NAMES_BYTES_MAX} bytes; write patterns in place of names"
+    )]
+    TooLong,
 }
 
 impl Policy {
@@ -170,8 +178,8 @@ impl Policy {
     /// Refuses what could not be driven to the end of a rotation.
     ///
     /// # Errors
-    /// Fails if the interval is out of range, the last wave is not all nodes, `absent_after` is zero, or
-    /// `period_max` is shorter than a daemon's period.
+    /// Fails if the interval is out of range, the last wave is not all nodes, `absent_after` is zero, `period_max` is
+    /// shorter than a daemon's period, or the names are too long for a document.
     pub fn check(&self) -> Result<(), BadPolicy> {
         if RotationInterval::from_secs(self.interval_secs).is_err() {
             return Err(BadPolicy::Interval);
@@ -185,14 +193,20 @@ impl Policy {
         if self.period_max_secs < PERIOD_MAX_SECS_MIN {
             return Err(BadPolicy::PeriodMax);
         }
+        let waves = self.promote_waves.iter().filter_map(|rule| match rule {
+            WaveRule::Names(pattern) => Some(pattern),
+            WaveRule::Share(_) => None,
+        });
+        // With the quotes and the comma.
+        let bytes: usize = self.nodes.iter().chain(waves).map(|pattern| pattern.to_string().len() + 3).sum();
+        if bytes > POLICY_NAMES_BYTES_MAX {
+            return Err(BadPolicy::TooLong);
+        }
         Ok(())
     }
 
     /// The settings in which the two differ, in the order of the fields; empty if they are the same.  Names as in the
     /// coordinator's file (docs/reference/configuration.md).
-    ///
-    /// A coordinator whose file differs from the document's policy starts no rotation.  It finishes a running one under
-    /// the document's policy, and commits its own between rotations (rule 11).
     #[must_use]
     pub fn differs_from(&self, other: &Self) -> Vec<&'static str> {
         // Without `..`: a field that is added here does not compile until it is compared.

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::document::{CHANGED_MAX, NAMED_MAX};
 use super::input::Wait;
 use super::policy::{BadPolicy, Share};
 use tfo_model::count::{Generation, Revision};
@@ -15,6 +16,9 @@ use tfo_model::time::UnixTime;
 
 /// Most nodes that a pool can expect, as in the configuration file.
 pub const EXPECTED_MAX: usize = 1_000_000;
+
+/// Most names that a first key or an import can wait for: they are in the document.
+pub const EXPECTED_NAMES_MAX: usize = 512;
 
 /// A refused input: the state is as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,20 +86,22 @@ impl Refused {
             Reason::SamePool => "name another pool; `tfoctl pools` lists them",
             Reason::ExpectedInFile(_) => "change it there, and `systemctl reload tfo-coordinator`",
             Reason::ExpectedOutOfRange => "write another number",
+            Reason::ExpectedNames(_) => "expect a number",
+            Reason::TooManyNodes(_) => "name fewer at once; nothing was done",
             Reason::Policy(_) => "correct the configuration file",
+            Reason::DocumentTooLarge { .. } => {
+                "shorten `nodes` and `promote_waves` in the coordinator's file (patterns in place of names), or expect a \
+                 number"
+            }
             Reason::Exhausted => "this is a bug, please report it",
         }
     }
 }
 
 impl From<&Refused> for Wait {
-    /// What a policy that may not be taken yet waits for.
-    fn from(refused: &Refused) -> Self {
-        match &refused.reason {
-            Reason::Frozen { .. } => Self::on(BlockedBy::Frozen),
-            Reason::NotHeard(nodes) => Self::for_nodes(BlockedBy::Barrier, nodes.clone()),
-            _ => Self::on(BlockedBy::Held),
-        }
+    /// What a tick waits for that a number at its end, or a key that was there before, keeps from its step.
+    fn from(_: &Refused) -> Self {
+        Self::on(BlockedBy::Held)
     }
 }
 
@@ -182,8 +188,19 @@ pub enum Reason {
     ExpectedInFile(usize),
     /// No pool expects so many nodes, or none.
     ExpectedOutOfRange,
+    /// So many names are expected.
+    ExpectedNames(usize),
+    /// The command names so many nodes.
+    TooManyNodes(usize),
     /// The policy cannot be driven.
     Policy(BadPolicy),
+    /// The document would be longer than any may be.
+    DocumentTooLarge {
+        /// Bytes that it would have.
+        bytes: usize,
+        /// Most bytes that it may have after this command.
+        bytes_max: usize,
+    },
     /// A counter is at its end.
     Exhausted,
 }
@@ -200,11 +217,15 @@ fn not_drained(f: &mut fmt::Formatter<'_>, accepted: u64, by_backup: u64, sample
     }
 }
 
+/// The first names, and how many more there are.
 fn names(f: &mut fmt::Formatter<'_>, nodes: &[impl fmt::Display]) -> fmt::Result {
-    for (i, node) in nodes.iter().enumerate() {
+    for (i, node) in nodes.iter().take(NAMED_MAX).enumerate() {
         write!(f, "{}{node}", if i == 0 { "" } else { ", " })?;
     }
-    Ok(())
+    match nodes.len().saturating_sub(NAMED_MAX) {
+        0 => Ok(()),
+        more => write!(f, " and {more} more"),
+    }
 }
 
 impl fmt::Display for Reason {
@@ -267,7 +288,16 @@ impl fmt::Display for Reason {
                 write!(f, "expected_nodes = {number} is set in the coordinator's configuration file, which decides")
             }
             Self::ExpectedOutOfRange => write!(f, "a pool expects 1 to {EXPECTED_MAX} nodes"),
+            Self::ExpectedNames(names) => {
+                write!(f, "{names} names are expected, and {EXPECTED_NAMES_MAX} is the most")
+            }
+            Self::TooManyNodes(nodes) => {
+                write!(f, "{nodes} nodes are named, and one command takes at most {CHANGED_MAX}")
+            }
             Self::Policy(bad) => bad.fmt(f),
+            Self::DocumentTooLarge { bytes, bytes_max } => {
+                write!(f, "the pool's document would have {bytes} bytes, and {bytes_max} is the most")
+            }
             Self::Exhausted => f.write_str("a counter is at its end"),
         }
     }

@@ -18,7 +18,7 @@
 use std::collections::BTreeSet;
 
 use super::barrier::{Barrier, not_frozen};
-use super::document::{AUDIT_MEMBERS_MAX, Hold, Pause, PauseCause, Snapshot, Stage, Wave};
+use super::document::{CHANGED_MAX, Hold, NAMED_MAX, Pause, PauseCause, Snapshot, Stage, Wave};
 use super::draft::{Draft, Origin};
 use super::gates::{Health, drained, due, health, missing};
 use super::input::{Now, Reason, Step, Wait};
@@ -279,7 +279,8 @@ fn drop_backup(snapshot: &Snapshot, now: Now<'_>) -> Result<Step, Reason> {
     draft.commit(Action::DropRevoked)
 }
 
-/// Excludes absent nodes that are in the way, if the policy allows it and enough are left (rule 11).
+/// Excludes absent nodes that are in the way, if the policy allows it and enough are left (rule 11); a lost site in more
+/// than one commit.
 ///
 /// In the way: nodes that have not acknowledged, or were not seen in this life.  A silent node that has acknowledged
 /// holds the right keys, so nothing waits for it.
@@ -293,7 +294,7 @@ fn exclude_absent(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Rea
         |node: &&NodeId| barrier.waiting_for.binary_search(node).is_ok() || !now.presence.has_seen(snapshot, node);
     let absent = now.presence.absent.iter().filter(in_the_way);
     let required = absent.filter(|node| snapshot.nodes.get(*node).is_some_and(NodeRecord::is_required));
-    let nodes: Vec<NodeId> = required.take(barrier.spare()).cloned().collect();
+    let nodes: Vec<NodeId> = required.take(barrier.spare().min(CHANGED_MAX)).cloned().collect();
     if nodes.is_empty() {
         return Ok(None);
     }
@@ -313,7 +314,7 @@ fn leave_behind(snapshot: &Snapshot, now: Now<'_>) -> Result<Option<Step>, Reaso
     let mut behind: BTreeSet<NodeId> = now.presence.unseen_required(snapshot).into_iter().collect();
     behind.extend(barrier.waiting_for.iter().cloned());
     let late = behind.into_iter().filter(|node| short_barrier_is_over_for(snapshot, now, node));
-    let nodes: Vec<NodeId> = late.take(barrier.spare()).collect();
+    let nodes: Vec<NodeId> = late.take(barrier.spare().min(CHANGED_MAX)).collect();
     if nodes.is_empty() {
         return Ok(None);
     }
@@ -343,20 +344,24 @@ impl Draft<'_> {
     pub(super) fn leave_behind(&mut self, nodes: Vec<NodeId>) {
         self.exclude(&nodes, Exclusion::LeftBehind);
         if let Some(revoke) = &mut self.document.revoke {
-            revoke.left_behind.extend(nodes);
+            for node in nodes {
+                if revoke.left_behind.len() < NAMED_MAX {
+                    revoke.left_behind.insert(node);
+                } else {
+                    revoke.left_behind_more += usize::from(!revoke.left_behind.contains(&node));
+                }
+            }
         }
     }
 
-    /// Names the required nodes that are newly in the wave, for the audit log; the reason says how many names it omits.
+    /// Names the required nodes that are newly in the wave, for the audit log.
     fn name_members(&mut self, epoch: Epoch, wave: &Wave, before: Option<&Wave>) {
         if wave.is_last() {
             self.origin.reason = "all nodes".to_owned();
             return;
         }
         let members: Vec<&NodeId> = new_members(self.snapshot, epoch, wave, before).collect();
-        self.taken_in = members.iter().take(AUDIT_MEMBERS_MAX).map(|node| (*node).clone()).collect();
-        if members.len() > AUDIT_MEMBERS_MAX {
-            self.origin.reason = format!("{AUDIT_MEMBERS_MAX} of {} nodes are named", members.len());
-        }
+        self.taken_in = members.iter().take(NAMED_MAX).map(|node| (*node).clone()).collect();
+        self.more = members.len() - self.taken_in.len();
     }
 }

@@ -18,7 +18,7 @@ use tfo_model::node::KeySource;
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 
-/// Longest body of a command in bytes: an `expect` or `leave` of ten thousand names fits.
+/// Longest body of a command in bytes: a `leave` of a lost site of thirty thousand names fits.
 pub const COMMAND_BYTES_MAX: usize = 3 << 20;
 
 /// Longest reason in bytes.
@@ -78,12 +78,13 @@ pub struct PoolStatus {
     pub revoking: Vec<SlotPrint>,
     /// What `recover` can take over; empty unless the pool is frozen.
     pub recoverable: Vec<SlotPairShown>,
-    /// Whether this coordinator drives the pool.  It does not while its configuration file differs from the pool's
-    /// policy; it takes the file over as soon as the pool allows it, and no rotation starts before that.
-    pub drives: bool,
-    /// The settings in which the file differs.
+    /// The settings in which this coordinator's configuration file differs from the pool's policy, by which it drives all
+    /// the same.
     #[serde(default)]
     pub policy_differs: Vec<String>,
+    /// Whether the file becomes the pool's policy between rotations; false if it differs and only a reload would do that.
+    #[serde(default)]
+    pub policy_waits: bool,
     /// Fewest required nodes with which a rotation starts.
     #[serde(default)]
     pub expected_nodes: usize,
@@ -270,8 +271,11 @@ pub struct AuditLine {
     pub operator: Option<NodeId>,
     /// What was done.
     pub action: Named<Action>,
-    /// Nodes whose records it changed.
+    /// Nodes whose records it changed, at most 100.
     pub nodes: BTreeSet<NodeId>,
+    /// How many more nodes it is about.
+    #[serde(default)]
+    pub more: usize,
     /// The operator's reason, or a remark of the coordinator; may be empty.
     pub reason: String,
 }
@@ -386,8 +390,11 @@ pub struct Done {
     pub phase: Phase,
     /// What was done, as the audit log has it.
     pub action: Named<Action>,
-    /// Nodes whose records it changed.
+    /// Nodes whose records it changed, at most 100.
     pub nodes: BTreeSet<NodeId>,
+    /// How many more nodes it is about.
+    #[serde(default)]
+    pub more: usize,
 }
 
 #[cfg(test)]

@@ -193,7 +193,10 @@ fn prepare(case: &Case) -> (Operator, FakeCoordinator, Vec<String>) {
     let keys = operator.write("keys", &format!("{KEYS}\n"), 0o400);
     let keys = keys.to_str().unwrap();
     let arguments = case.arguments.iter().map(|argument| argument.replace("@keys", keys)).collect();
-    coordinator.ok(case.order.split('?').next().unwrap(), done("what_was_done", json!({"nodes": ["cp2.test"]})));
+    coordinator.ok(
+        case.order.split('?').next().unwrap(),
+        done("what_was_done", json!({"nodes": ["cp2.test"], "more": 29_999})),
+    );
     (operator, coordinator, arguments)
 }
 
@@ -209,9 +212,12 @@ fn each_command_asks_for_what_it_says_and_shows_what_was_done() {
         let orders = coordinator.orders();
         assert_eq!(orders.len(), 1, "{arguments:?}");
         assert_eq!((orders[0].what.as_str(), &orders[0].body), (case.order, &case.body), "{arguments:?}");
-        assert_eq!(stdout, "what_was_done: done in pool edge; generation 13, staged, revision 41; cp2.test\n");
+        assert_eq!(
+            stdout,
+            "what_was_done: done in pool edge; generation 13, staged, revision 41; cp2.test and 29999 more\n"
+        );
         assert_eq!(!stderr.is_empty(), case.heavy, "what can harm says so: {arguments:?}: {stderr}");
-        assert_eq!(operator.json(&arguments, 0), done("what_was_done", json!({"nodes": ["cp2.test"]})));
+        assert_eq!(operator.json(&arguments, 0), done("what_was_done", json!({"nodes": ["cp2.test"], "more": 29_999})));
     }
 }
 

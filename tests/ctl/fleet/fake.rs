@@ -167,7 +167,7 @@ pub(crate) fn pool(with: Value) -> Value {
         "phase": "steady", "primary": key(7, 'a'), "backup": key(6, 'b'), "verdict": verdict("ok", "agree", "3 nodes accept each other's cookies", Value::Null), "paused": null, "hold": null, "expect": null,
         "required": 3, "converged": 3, "reporting": 0, "waiting_for": [], "next_at": "2020-11-23T22:00:00Z",
         "blocked_by": "schedule", "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": [],
-        "drives": true, "policy_differs": [], "expected_nodes": 3, "expected_in_file": false, "unseen": 0,
+        "policy_differs": [], "policy_waits": false, "expected_nodes": 3, "expected_in_file": false, "unseen": 0,
         "next_exclusion_at": null, "waiver": null, "rotate_refused": null
     });
     merge(&mut status, with);
@@ -207,7 +207,7 @@ pub(crate) fn three() -> Value {
 /// What a command did.
 pub(crate) fn done(action: &str, with: Value) -> Value {
     let mut done = json!({
-        "pool": "edge", "revision": 41, "generation": 13, "phase": "staged", "action": action, "nodes": []
+        "pool": "edge", "revision": 41, "generation": 13, "phase": "staged", "action": action, "nodes": [], "more": 0
     });
     merge(&mut done, with);
     done
@@ -217,7 +217,7 @@ pub(crate) fn done(action: &str, with: Value) -> Value {
 pub(crate) fn audit(revision: u64, action: &str, operator: Option<&str>, reason: &str) -> Value {
     json!({
         "at": "2026-11-22T22:00:00Z", "revision": revision, "generation": 13, "phase": "staged",
-        "operator": operator, "action": action, "nodes": [], "reason": reason
+        "operator": operator, "action": action, "nodes": [], "more": 0, "reason": reason
     })
 }
 

@@ -15,7 +15,7 @@ fn pools_are_shown_as_text_and_as_json() {
     let held = pool(json!({
         "pool": "bulk", "phase": "promoted", "waves": {"opened": 1, "of": 3}, "converged": 1, "paused": {"by": "operator", "since": "2026-11-24T00:00:00Z", "operator": "alice", "reason": "", "rejected_ppm": null, "baseline_ppm": null, "worst": []},
         "verdict": verdict("warning", "paused", "paused by alice, without a reason; no rotation starts", json!("tfoctl resume --pool bulk")),
-        "blocked_by": "paused", "next_at": null, "waiting_for": ["cp2.test", "cp3.test"], "drives": false,
+        "blocked_by": "paused", "next_at": null, "waiting_for": ["cp2.test", "cp3.test"], "policy_waits": true,
         "policy_differs": ["interval", "absent_after"]
     }));
     let empty = pool(json!({

@@ -606,6 +606,8 @@ pub(crate) fn plain(content: PoolContent, counts: Counts) -> Rc<Stored> {
     if !counts.revisions {
         document.revision = Revision::ZERO;
     }
+    // Only a coordinator's file looks at it, and there are none here.
+    document.replaced.clear();
     document.since = zero;
     document.rotated_at = zero;
     if let Stage::Promoted { wave, .. } = &mut document.stage {
@@ -614,6 +616,7 @@ pub(crate) fn plain(content: PoolContent, counts: Counts) -> Rc<Stored> {
     if let Some(revoke) = &mut document.revoke {
         revoke.since = zero;
         revoke.left_behind.clear();
+        revoke.left_behind_more = 0;
     }
     let mut parts = Parts::default();
     for (by, roster) in &stored.rosters {

@@ -28,6 +28,7 @@ use tfo_testbed::random::Dice;
 
 use super::clients::{Clients, Promises};
 use super::fake::{Trouble, dice};
+use super::files::Files;
 use super::shelf::{Copy, PutOff, Shelf, Written, pool};
 use super::summary::Summary;
 
@@ -62,6 +63,8 @@ enum Event {
         answer: Result<Answer, SyncRefused>,
     },
     Fault,
+    /// Somebody writes, reloads or restarts with a coordinator's file.
+    File,
 }
 
 struct Node {
@@ -106,6 +109,8 @@ pub(crate) enum RuleOff {
     Barriers,
     /// The key that was replaced is dropped at once: no pair of nodes is ever incompatible, but clients are.
     Promise,
+    /// A coordinator sets the policy of its file whenever the pool has another one.
+    FileProposes,
 }
 
 pub(crate) struct Fleet {
@@ -116,6 +121,7 @@ pub(crate) struct Fleet {
     nodes: Vec<Node>,
     index: BTreeMap<NodeId, usize>,
     coordinators: Vec<Coordinator>,
+    files: Files,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     events: BTreeMap<u64, Event>,
     sequence: u64,
@@ -156,7 +162,8 @@ fn policy(random: &mut Dice) -> Policy {
 impl Fleet {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = dice(seed);
-        let document = Document::new(pool_id(), policy(&mut random), UnixTime::from_secs(EPOCH));
+        let files = Files::new(dice(!seed), COORDINATORS, policy);
+        let document = Document::new(pool_id(), files.first().clone(), UnixTime::from_secs(EPOCH));
         let mut shelf = Shelf::new(document);
         let count = usize::try_from(100 + random.below(30)).unwrap();
         let shared = PoolKey { epoch: Epoch::FIRST, fingerprint: shelf.make_key(FIRST_KEY) };
@@ -200,6 +207,7 @@ impl Fleet {
             nodes,
             index,
             coordinators,
+            files,
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
             sequence: 0,
@@ -221,6 +229,7 @@ impl Fleet {
             fleet.wake(n, after);
         }
         fleet.at(60, Event::Fault);
+        fleet.at(30, Event::File);
         fleet
     }
 
@@ -264,6 +273,8 @@ impl Fleet {
         let two_slot = self.nodes.iter().filter(|node| node.slot_count == SlotCount::Two).count();
         assert_eq!(required, two_slot, "not all nodes are back");
         self.shelf.check_audit();
+        assert_eq!(self.files.pending(), 0, "a file is still proposed");
+        self.summary.count("files that differ at the end", self.files.differing(&self.shelf.now.document) as u64);
         self.summary.count("steps", steps);
         self.summary.count("promises that a stage has ended", self.promises.ended);
         self.summary.count("promises that a revoke has ended", self.promises.ended_by_revoke);
@@ -293,7 +304,7 @@ impl Fleet {
                 // A call that was under way when the files were swapped has reached the old ones.
                 let is_there = self.coordinators[c].lives == life && self.coordinators[c].is_up;
                 if is_there && self.put_backs == put_backs {
-                    self.commit(&proposal);
+                    self.commit(c, &proposal);
                 }
             }
             Event::Flush(c) => self.flush(c),
@@ -305,6 +316,7 @@ impl Fleet {
             Event::Request { node, to, life, request, sync } => self.serve((node, request), (to, life), &sync),
             Event::Answer { node, request, answer } => self.answered(node, request, answer),
             Event::Fault => self.fault(),
+            Event::File => self.file(),
         }
     }
 
@@ -600,10 +612,26 @@ impl Fleet {
                 if_revision: None,
                 command,
             }),
-            None => Input::Tick,
+            None => self.proposed(c, &snapshot).unwrap_or(Input::Tick),
         };
         drop(snapshot);
         self.decide(c, &input);
+    }
+
+    /// The commit of the coordinator's file, if it is accepted now.
+    fn proposed(&mut self, c: usize, snapshot: &Snapshot) -> Option<Input> {
+        let policy = match self.rule_off {
+            Some(RuleOff::FileProposes) => self.files.own(c, &snapshot.document),
+            _ => self.files.proposal(c, &snapshot.document),
+        };
+        let input = Input::Request(OperatorRequest {
+            operator: "coordinator-config".parse().unwrap(),
+            reason: String::new(),
+            if_revision: None,
+            command: Command::SetPolicy { policy: Box::new(policy?) },
+        });
+        let now = Now { wall: self.wall(c), presence: &self.coordinators[c].presence };
+        handle(snapshot, now, &input, None).is_ok().then_some(input)
     }
 
     /// What the operator wants: the first key, then now and then anything; after the faults, resume.
@@ -692,7 +720,7 @@ impl Fleet {
         snapshot
     }
 
-    fn commit(&mut self, proposal: &Proposal) {
+    fn commit(&mut self, c: usize, proposal: &Proposal) {
         let told_before = self.shelf.now.document.generation;
         let written = self.shelf.commit(proposal);
         self.count_write(written);
@@ -705,6 +733,10 @@ impl Fleet {
                 proposal.audit.action, proposal.document.generation, proposal.document.stage, proposal.audit.nodes
             )
         });
+        if proposal.audit.action == Action::SetPolicy {
+            let what = self.files.set(c, &proposal.document.policy);
+            self.summary.count(what, 1);
+        }
         self.promises.committed(proposal.audit.action, &proposal.document);
         let what = match proposal.audit.action {
             Action::Settle => "rotations",
@@ -770,7 +802,7 @@ impl Fleet {
                 self.nodes[n].link.open_session(1_000 + self.now, nonce);
             }
             6 => self.stop_coordinator(c),
-            7 => self.coordinators[c].is_up = true,
+            7 => self.start_coordinator(c),
             8 => self.shelf.store.set(if self.shelf.store.is_down() { Trouble::None } else { Trouble::Down }),
             9 => self.coordinators[c].wall_error = i64::try_from(self.random.below(4_000)).unwrap() - 2_000,
             10 => self.shelf.store.set(Trouble::None),
@@ -789,13 +821,47 @@ impl Fleet {
         coordinator.put_off = PutOff::default();
         coordinator.presence = Presence::default();
         coordinator.lives += 1;
-        coordinator.is_up = self.random.once_in(2);
+        coordinator.is_up = false;
+        if self.random.once_in(2) {
+            self.start_coordinator(c);
+        }
+    }
+
+    fn start_coordinator(&mut self, c: usize) {
+        if std::mem::replace(&mut self.coordinators[c].is_up, true) {
+            return;
+        }
+        if self.files.start(c) {
+            self.summary.count("starts with an old file", 1);
+        }
+    }
+
+    /// Files differ, and change, to the end of the faults; then each is read once more, and they still differ.
+    fn file(&mut self) {
+        if !self.has_faults() {
+            for c in 0..COORDINATORS {
+                self.files.reload(c);
+            }
+            return;
+        }
+        let delay = 10 + self.files.dice().below(60);
+        self.at(delay, Event::File);
+        let c = self.files.dice().index(COORDINATORS);
+        match self.files.dice().below(8) {
+            0..4 => self.files.write(c),
+            4 => self.stop_coordinator(c),
+            _ if self.coordinators[c].is_up => self.files.reload(c),
+            _ => {}
+        }
     }
 
     /// Coordinators are stopped for a restore, as the manual asks; or they are not.
     fn backup_or_restore(&mut self) {
         match self.backup.take() {
-            None => self.backup = Some(self.shelf.copy()),
+            None => {
+                self.files.back_up();
+                self.backup = Some(self.shelf.copy());
+            }
             Some(backup) if self.random.once_in(3) => self.restore(&backup),
             Some(backup) => self.backup = Some(backup),
         }
@@ -803,6 +869,7 @@ impl Fleet {
 
     fn restore(&mut self, backup: &Copy) {
         self.shelf.put_back(backup);
+        self.files.put_back();
         self.put_backs += 1;
         let with_restart = self.random.once_in(2);
         self.note(|| format!("restored, with a restart: {with_restart}"));
@@ -824,9 +891,9 @@ impl Fleet {
     fn mend(&mut self) {
         self.shelf.store.set(Trouble::None);
         self.broken_until = 0;
-        for coordinator in &mut self.coordinators {
-            coordinator.is_up = true;
-            coordinator.wall_error = 0;
+        for c in 0..COORDINATORS {
+            self.start_coordinator(c);
+            self.coordinators[c].wall_error = 0;
         }
         for node in &mut self.nodes {
             node.away_until = 0;

@@ -2,6 +2,7 @@
 
 mod clients;
 mod fake;
+mod files;
 mod fleet;
 mod operators;
 mod seeds;

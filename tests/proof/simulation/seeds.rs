@@ -1,7 +1,7 @@
 //! Seeded simulation of a whole fleet over the engine's own code, in virtual time: 100 nodes and more, daemons and
 //! timers, three coordinators over one real `MemoryStore` that is slow, fails, loses answers and is put back to an older
 //! copy, waves and gates that clients with cookies open and close, lost and late messages, clocks that step, crashes, new
-//! images, operators.  After every step the invariant is checked over distinct pairs of slots, and the promise to clients
+//! images, operators, coordinators whose files differ and change.  After every step the invariant is checked over distinct pairs of slots, and the promise to clients
 //! (docs/protocol.md#rule-4) over every key with cookies; when the faults stop, the fleet must converge and go on rotating.
 //!
 //! A failing seed is printed.  Replay it: `TFO_SEED=7 cargo test -p tfo-proof simulation -- --nocapture`.
@@ -78,6 +78,12 @@ fn caught_of_20(rule: RuleOff) -> usize {
 #[test]
 fn a_fleet_without_barriers_is_caught() {
     assert_eq!(caught_of_20(RuleOff::Barriers), 20);
+}
+
+/// A coordinator that drives by its own file, as if it were the only one, takes the policy from the others.
+#[test]
+fn a_war_of_files_is_caught() {
+    assert_eq!(caught_of_20(RuleOff::FileProposes), 20);
 }
 
 /// Nor is the promise: a coordinator that drops the old key too early leaves every pair of nodes compatible.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Whatever must have happened over a thousand seeds; each of these is counted somewhere.
-pub(crate) const EVERYTHING: [&str; 31] = [
+pub(crate) const EVERYTHING: [&str; 34] = [
     "rotations",
     "waves",
     "aborts",
@@ -22,6 +22,9 @@ pub(crate) const EVERYTHING: [&str; 31] = [
     "a store that went back was noticed in an answer",
     "frozen answers",
     "coordinator stops",
+    "policies taken at a start",
+    "policies taken at a reload",
+    "starts with an old file",
     "agent restarts",
     "reboots: counters start again",
     "new images",

@@ -4,10 +4,9 @@
 //! every second or few without.  Invariants: a record that is only queued counts for no decision; every decision and
 //! every answer is made from a copy that the store has just confirmed ([`seen`]).
 //!
-//! A policy in the configuration file that differs from the document's is committed under the name of
-//! [`CONFIG_OPERATOR`](tfo_config::coordinator::CONFIG_OPERATOR) as soon as the engine accepts it.  Until then no rotation
-//! starts; a running one finishes under the document's policy, because the engine accepts no change of policy
-//! mid-rotation.
+//! The driver drives by the policy of the document, whatever its own configuration file says.  The file is a proposal
+//! ([`FilePolicy`]): while it stands, it is committed between rotations under the name of
+//! [`CONFIG_OPERATOR`](tfo_config::coordinator::CONFIG_OPERATOR), as soon as the engine accepts it.
 
 mod failures;
 mod pace;
@@ -37,6 +36,7 @@ use crate::connections::Connections;
 use crate::metrics::counters::Metrics;
 use tfo_engine::rollout::input::Wait;
 use tfo_engine::rollout::policy::Policy;
+use tfo_engine::rollout::proposed::FilePolicy;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
@@ -64,19 +64,21 @@ pub(super) struct Driver {
     wait: Option<Wait>,
     /// The verdict that was found last.
     told: Option<Told>,
-    file_policy: Policy,
+    file: FilePolicy,
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
     shared: Arc<Shared>,
     logged: Logged,
 }
 
-/// What was logged, once each: the store cannot be reached, the pool is frozen, the file's policy waits.
+/// What was logged, once each: the store cannot be reached, the pool is frozen, the file differs, its policy is refused.
 #[derive(Default)]
 struct Logged {
     store_down: bool,
     frozen: bool,
-    differs: Vec<&'static str>,
+    /// In what, and whether the file is still proposed.
+    differs: (Vec<&'static str>, bool),
+    refused: Option<String>,
 }
 
 impl Driver {
@@ -93,7 +95,7 @@ impl Driver {
             behind: BTreeMap::new(),
             wait: None,
             told: None,
-            file_policy,
+            file: FilePolicy::at_start(file_policy),
             metrics,
             connections,
             shared,

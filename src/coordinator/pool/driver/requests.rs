@@ -20,6 +20,8 @@ use tfo_engine::rollout::record::Report;
 use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer, Recording, order_for, record};
 use tfo_host::runtime::clock;
+use tfo_model::count::Revision;
+use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
 use tfo_model::node::Expected;
 use tfo_model::state::SlotPrint;
@@ -28,6 +30,22 @@ use tfo_wire::v1::fleet::{Done, SlotPairShown};
 
 /// How often a command is decided because another writer committed in between.
 const TRIES: usize = 4;
+
+/// The parts of a command that were committed before.
+#[derive(Default)]
+struct Before {
+    /// What the last one made: the operator's own revision moves with it.
+    revision: Option<Revision>,
+    /// Nodes that they are about.
+    nodes: usize,
+}
+
+impl Before {
+    /// The command has ended, because the store cannot be reached any more.
+    fn without_store(&self) -> CommandError {
+        if self.revision.is_some() { CommandError::OutcomeOpen } else { CommandError::StoreDown }
+    }
+}
 
 /// A recorded sync that waits for its answer.
 struct Recorded {
@@ -84,7 +102,10 @@ impl Driver {
                 Message::Itself { node, names, reply } => self.show_node(reply, |driver| driver.itself(node, &names)),
                 Message::Summary(reply) => self.show(reply, Self::summary),
                 Message::Policy(policy) => {
-                    self.file_policy = *policy;
+                    self.file.reload(*policy);
+                    // Once more for an operator who has asked for it.
+                    self.logged.differs = Default::default();
+                    self.logged.refused = None;
                     self.pace.tick_soon();
                 }
                 Message::Stop => next = ControlFlow::Break(()),
@@ -205,13 +226,16 @@ impl Driver {
 
     /// Executes a command.  Syncs that came before it count.
     fn command(&mut self, wanted: &Wanted, mut given: GivenKeys) -> Result<Done, CommandError> {
-        for _ in 0..TRIES {
+        let (mut tries, mut before) = (0, Before::default());
+        while tries < TRIES {
             if !self.flush() || !self.look() {
-                return Err(CommandError::StoreDown);
+                return Err(before.without_store());
             }
-            let input = Input::Request(self.order(wanted)?);
-            let proposal = match self.decide(&input, &mut given) {
-                Ok(Ok(Step::Commit(proposal))) => *proposal,
+            let mut order = self.order(wanted)?;
+            order.if_revision = order.if_revision.map(|seen| before.revision.unwrap_or(seen));
+            let (proposal, is_part) = match self.decide(&Input::Request(order), &mut given) {
+                Ok(Ok(Step::Commit(proposal))) => (*proposal, false),
+                Ok(Ok(Step::Part(proposal))) => (*proposal, true),
                 Ok(Ok(Step::Wait(_) | Step::MakeKey { .. })) => unreachable!("an order is committed or refused"),
                 Ok(Err(refused)) => return Err(CommandError::Refused(refused)),
                 Err(no_randomness) => return Err(CommandError::NotPossible(no_randomness.to_string())),
@@ -223,14 +247,19 @@ impl Driver {
                 )));
             }
             match self.commit(&proposal, &given) {
+                Ok(()) if is_part => {
+                    before.revision = Some(proposal.audit.revision);
+                    before.nodes += proposal.audit.nodes.len() + proposal.audit.more;
+                }
                 Ok(()) => {
                     let pool = self.replica.pool().clone();
-                    let AuditEntry { revision, generation, phase, action, nodes, .. } = proposal.audit;
-                    return Ok(Done { pool, revision, generation, phase, action: action.into(), nodes });
+                    let AuditEntry { revision, generation, phase, action, nodes, more, .. } = proposal.audit;
+                    let more = more + before.nodes;
+                    return Ok(Done { pool, revision, generation, phase, action: action.into(), nodes, more });
                 }
-                Err(CommitError::Conflict { .. }) => {}
+                Err(CommitError::Conflict { .. }) => tries += 1,
                 Err(CommitError::Store(error)) if error.outcome_is_open() => return Err(CommandError::OutcomeOpen),
-                Err(CommitError::Store(_)) => return Err(CommandError::StoreDown),
+                Err(CommitError::Store(_)) => return Err(before.without_store()),
                 Err(_) => return Err(CommandError::Internal),
             }
         }

@@ -6,7 +6,7 @@ use super::Driver;
 use crate::pool::replica::GivenKeys;
 use tfo_config::coordinator::CONFIG_OPERATOR;
 use tfo_crypto::random::{self, NoRandomness};
-use tfo_engine::rollout::document::{Actor, AuditEntry, Proposal, Stage};
+use tfo_engine::rollout::document::{Actor, AuditEntry, Proposal};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Reason, Refused, Step, Wait};
 use tfo_host::runtime::clock;
@@ -17,19 +17,13 @@ use tfo_store::{CommitError, Erasure};
 impl Driver {
     /// Takes one step of the rollout.  False: there is nothing more to do now.
     pub(super) fn step(&mut self) -> bool {
-        let mut input = self.next_input();
         let mut given = GivenKeys::default();
-        let mut decided = self.decide(&input, &mut given);
-        // The file's policy has to wait for nodes that were not heard from.  A tick may exclude them; without it the
-        // pool would wait for them forever.
-        if let Ok(Err(Refused { reason: Reason::NotHeard(_), .. })) = decided
-            && input != Input::Tick
-        {
-            input = Input::Tick;
-            decided = self.decide(&input, &mut given);
-        }
+        let decided = match self.propose(&mut given) {
+            Some(proposal) => Ok(Ok(Step::Commit(proposal))),
+            None => self.decide(&Input::Tick, &mut given),
+        };
         match decided {
-            Ok(Ok(Step::Commit(proposal))) => match self.commit(&proposal, &given) {
+            Ok(Ok(Step::Commit(proposal) | Step::Part(proposal))) => match self.commit(&proposal, &given) {
                 // After a conflict another writer was faster: decide again from what is stored now.
                 Ok(()) | Err(CommitError::Conflict { .. }) => true,
                 Err(_) => false,
@@ -50,31 +44,62 @@ impl Driver {
         }
     }
 
-    /// A tick, or the policy of the file if the engine accepts it now.
-    fn next_input(&mut self) -> Input {
-        let differs = self.differs();
-        let is_between = matches!(self.replica.document().stage, Stage::Empty | Stage::Steady { .. });
-        if differs != self.logged.differs {
-            if !differs.is_empty() {
-                let fields = differs.join(", ");
-                warn!(pool = %self.replica.pool(), fields, "the policy in the configuration file differs from the pool's; it takes effect before the next rotation");
-            }
-            self.logged.differs.clone_from(&differs);
-        }
-        if differs.is_empty() || !is_between {
-            return Input::Tick;
-        }
-        Input::Request(OperatorRequest {
+    /// The commit of the file's policy, if that is still proposed and the engine accepts it now.  It has to wait for nodes
+    /// that were not heard from; ticks continue meanwhile, because one may exclude them.
+    fn propose(&mut self, given: &mut GivenKeys) -> Option<Box<Proposal>> {
+        let proposed = self.file.proposal(self.replica.document()).cloned();
+        let differs = self.note_differs();
+        let order = OperatorRequest {
             operator: CONFIG_OPERATOR.parse().expect("it is a name"),
             reason: format!("changed in the configuration file: {}", differs.join(", ")),
             if_revision: None,
-            command: Command::SetPolicy { policy: Box::new(self.file_policy.clone()) },
-        })
+            command: Command::SetPolicy { policy: Box::new(proposed?) },
+        };
+        match self.decide(&Input::Request(order), given) {
+            Ok(Ok(Step::Commit(proposal))) => Some(proposal),
+            Ok(Err(Refused { reason: Reason::NotHeard(_) | Reason::Frozen { .. }, .. })) => None,
+            Ok(Err(refused)) => {
+                let (error, remedy) = (refused.to_string(), refused.remedy());
+                if self.logged.refused.as_ref() != Some(&error) {
+                    error!(pool = %self.replica.pool(), error, remedy, "the policy in the configuration file is refused; the pool keeps its own");
+                    self.logged.refused = Some(error);
+                }
+                None
+            }
+            Ok(Ok(Step::Part(_) | Step::Wait(_) | Step::MakeKey { .. })) => {
+                unreachable!("an order is committed or refused")
+            }
+            // The tick meets the same, and logs it.
+            Err(NoRandomness) => None,
+        }
+    }
+
+    /// The settings in which the file differs from the document; a change of them is logged once.
+    fn note_differs(&mut self) -> Vec<&'static str> {
+        let now = (self.differs(), self.file.is_pending());
+        if now != self.logged.differs {
+            let (pool, fields) = (self.replica.pool(), now.0.join(", "));
+            match &now {
+                (differs, _) if differs.is_empty() => {
+                    if !self.logged.differs.0.is_empty() {
+                        info!(%pool, "the policy in the configuration file is the pool's now");
+                    }
+                }
+                (_, true) => {
+                    info!(%pool, fields, "the policy in the configuration file differs from the pool's; it takes effect between rotations");
+                }
+                (_, false) => {
+                    warn!(%pool, fields, "the policy in the configuration file differs from the pool's, which counts; a reload of this coordinator makes the file's the pool's");
+                }
+            }
+            self.logged.differs.clone_from(&now);
+        }
+        now.0
     }
 
     /// The settings in which the file differs from the document.
     pub(super) fn differs(&self) -> Vec<&'static str> {
-        self.file_policy.differs_from(&self.replica.document().policy)
+        self.file.differs(self.replica.document())
     }
 
     /// Asks the engine, with a fresh key where it wants one.
@@ -144,7 +169,7 @@ impl Driver {
             action = audit.action.as_str(),
             actor = actor_name(&audit.actor),
             reason = (!audit.reason.is_empty()).then_some(&audit.reason),
-            nodes = audit.nodes.len(),
+            nodes = audit.nodes.len() + audit.more,
             primary_fp = slots.map(|slots| tracing::field::display(slots.primary.fingerprint)),
             backup_fp = slots.and_then(|slots| slots.backup).map(|key| tracing::field::display(key.fingerprint)),
             "committed"

@@ -26,9 +26,7 @@ impl Driver {
     /// Computes what the next tick would wait for, so that the status includes the reports since the last one.
     pub(super) fn look_ahead(&mut self) {
         let now = Now { wall: clock::now(), presence: &self.seen.presence };
-        if let (true, Ok(Step::Wait(wait))) =
-            (self.differs().is_empty(), handle(self.replica.snapshot(), now, &Input::Tick, None))
-        {
+        if let Ok(Step::Wait(wait)) = handle(self.replica.snapshot(), now, &Input::Tick, None) {
             self.wait = Some(wait);
         }
         self.note_behind();
@@ -122,7 +120,7 @@ impl Driver {
             },
             revoking: document.revoke.iter().flat_map(|revoke| &revoke.keys).map(|key| key.shown()).collect(),
             recoverable: if frozen { recoverable(snapshot).iter().map(shown).collect() } else { Vec::new() },
-            drives: differs.is_empty(),
+            policy_waits: !differs.is_empty() && self.file.is_pending(),
             policy_differs: differs.into_iter().map(str::to_owned).collect(),
             expected_nodes: document.expected_nodes(),
             expected_in_file: document.policy.expected_nodes.is_some(),

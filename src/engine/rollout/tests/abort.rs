@@ -45,8 +45,7 @@ fn an_abort_does_not_bring_a_revoked_backup_back() {
 fn an_abort_of_a_revoke_needs_force_and_withdraws_it() {
     let mut snapshot = of(promoted(0, &[]));
     snapshot.document.revoked = vec![key(9), key(2)];
-    snapshot.document.revoke =
-        Some(Revoke { keys: [key(2)].into(), left_behind: BTreeSet::new(), since: UnixTime::from_secs(0) });
+    snapshot.document.revoke = Some(Revoke::of([key(2)].into(), UnixTime::from_secs(0)));
     assert_eq!(refused(order(&snapshot, ABORT)), Reason::RevokeRuns);
     let proposal = committed(order(&snapshot, Command::Abort { force: true }).unwrap());
     assert_eq!(proposal.document.stage, Stage::Steady { current: key(2), backup: Some(key(3)) });

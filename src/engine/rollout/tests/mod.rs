@@ -2,12 +2,14 @@
 
 mod abort;
 mod barrier;
+mod bounds;
 mod commands;
 mod gates;
 mod members;
 mod moves;
 mod nodes;
 mod presence;
+mod proposed;
 mod refusals;
 mod reporting;
 mod siege;

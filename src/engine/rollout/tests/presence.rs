@@ -155,7 +155,7 @@ fn a_revoke_in_an_old_phase_begins_its_own_time() {
     assert_eq!(serve(&mut life, 0, 1_000, &snapshot).phase_secs, 1_000);
     let key = |epoch| PoolKey { epoch: Epoch::new(epoch).unwrap(), fingerprint: KeyFingerprint::from_bytes([1; 8]) };
     let since = UnixTime::from_secs(1);
-    let mut revoke = Revoke { keys: [key(1)].into(), left_behind: BTreeSet::new(), since };
+    let mut revoke = Revoke::of([key(1)].into(), since);
     snapshot.document.revoke = Some(revoke.clone());
     assert_eq!(serve(&mut life, 1_010, 1_010, &snapshot).phase_secs, 0);
     assert_eq!(serve(&mut life, 1_020, 1_100, &snapshot).phase_secs, 90);

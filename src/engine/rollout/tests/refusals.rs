@@ -156,7 +156,7 @@ fn the_next_exclusion_is_that_of_the_first_silent_node_in_the_way() {
     let mut revoking = synced.clone();
     revoking.document.revoked = vec![key(2)];
     let keys = [key(2)].into();
-    let revoke = super::super::document::Revoke { keys, left_behind: BTreeSet::new(), since: NOW };
+    let revoke = super::super::document::Revoke::of(keys, NOW);
     revoking.document.revoke = Some(revoke);
     later(&mut life, &revoking, 61);
     assert_eq!(next(&life, &revoking), Some(300), "revoke_barrier_max");

@@ -62,7 +62,7 @@ fn a_revoke_that_denies_the_liar_thaws_the_pool_and_another_liar_keeps_it_frozen
 fn waits_or_none(snapshot: &Snapshot) -> Option<BlockedBy> {
     match tick(snapshot) {
         Step::Wait(wait) => Some(wait.blocked_by),
-        Step::MakeKey { .. } | Step::Commit(_) => None,
+        Step::MakeKey { .. } | Step::Commit(_) | Step::Part(_) => None,
     }
 }
 

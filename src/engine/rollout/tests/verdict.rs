@@ -325,8 +325,7 @@ fn a_rotation_says_where_it_is_and_whom_it_waits_for_until_when() {
     );
     let revoke = with(with_behind(steady()), |snapshot| {
         let keys = BTreeSet::from([key(1)]);
-        snapshot.document.revoke =
-            Some(super::super::document::Revoke { keys, left_behind: BTreeSet::new(), since: NOW });
+        snapshot.document.revoke = Some(super::super::document::Revoke::of(keys, NOW));
     });
     is(
         &revoke,
@@ -429,7 +428,7 @@ fn what_will_stop_the_next_rotation_is_said_before_it_is_due() {
     let (snapshot, presence) = (rested(&["a", "b"], &[]), presence());
     let differs = verdict(&snapshot, Now { wall: NOW, presence: &presence }, &["interval"]);
     assert_eq!((differs.severity, differs.kind), (Severity::Warning, VerdictKind::Agree));
-    assert!(differs.sentence.ends_with("its configuration differs from the pool's policy in interval"));
+    assert!(differs.sentence.ends_with("differs from the pool's policy in interval, and the pool's counts"));
 }
 
 /// Each line has everything that the lines after it have, and more.

@@ -145,11 +145,11 @@ pub fn verdict(snapshot: &Snapshot, now: Now<'_>, differs: &[&str]) -> Verdict {
         return found;
     }
     let sentence = format!(
-        "{}; this coordinator does not drive the pool: its configuration differs from the pool's policy in {}",
+        "{}; the configuration file of this coordinator differs from the pool's policy in {}, and the pool's counts",
         found.sentence,
         differs.join(", ")
     );
-    Verdict { severity: Severity::Warning, sentence, ..found }
+    Verdict { severity: Severity::Warning, sentence, docs: Some("how-to/change-the-policy.md"), ..found }
 }
 
 fn frozen(snapshot: &Snapshot, now: Now<'_>) -> Option<Verdict> {
