@@ -258,6 +258,9 @@ impl Contact {
         };
         let refused = self.failure.as_ref().filter(|failure| failure.reported).map(|failure| failure.kind);
         let terms = RequestTerms { wait, next_contact, source: *source, refused };
+        if self.link.returns(clock::now_ms(), nonce(), now) {
+            self.instructed = None;
+        }
         let ask = self.link.ask();
         let base = &settings.urls.value[self.route.current()];
         let request = self.report.request(ask, &terms);
