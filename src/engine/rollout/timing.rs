@@ -24,10 +24,8 @@ const HOLD_PARTS: u32 = 3;
 const BEAT_MAX: Duration = Duration::from_secs(10);
 /// Beats in an `absent_after`.
 const BEAT_PARTS: u32 = 12;
-/// Longest time for which a coordinator answers nodes without its store.
+/// Longest time for which a coordinator answers nodes without its store, and not longer than two beats.
 const BLIND_ANSWERS_MAX: Duration = Duration::from_secs(10);
-/// The same as a part of `absent_after`: not longer than two beats.
-const BLIND_PARTS: u32 = 6;
 /// A coordinator that has heard no node at all for less than this is not deaf.
 const DEAF_MIN: Duration = Duration::from_secs(60);
 
@@ -48,7 +46,7 @@ impl Policy {
     /// every node (rule 7): another coordinator may be about to exclude it.
     #[must_use]
     pub fn blind_max(&self) -> Duration {
-        BLIND_ANSWERS_MAX.min(Duration::from_secs(self.absent_after_secs) / BLIND_PARTS)
+        BLIND_ANSWERS_MAX.min(self.beat() * 2)
     }
 
     /// A node with this period is absent after a longer silence.

@@ -71,8 +71,39 @@ impl Fleet {
         self.coordinators[c].troubles.paused_until = (self.now + self.random.below(600)).min(FAULTS_UNTIL);
     }
 
+    pub(super) fn mute(&mut self, n: usize) {
+        self.summary.count("nodes that receive and cannot send", 1);
+        self.nodes[n].mute_until = self.now + self.random.below(600);
+    }
+
+    /// Puts the fleet to the test that a rule is for, again and again while it is off.
+    pub(super) fn plan(&mut self) {
+        if !self.has_faults() {
+            return;
+        }
+        let again = match self.rule_off {
+            None | Some(RuleOff::Barriers | RuleOff::Promise) => return self.black_out(),
+            Some(RuleOff::Deafness) => {
+                self.black_out();
+                550
+            }
+            Some(RuleOff::Blindness) => {
+                let nodes_at = |c: &usize| self.nodes.iter().filter(|node| node.coordinator == *c).count();
+                let busiest = (0..COORDINATORS).max_by_key(nodes_at).expect("there are some");
+                self.coordinators[busiest].troubles.cut_until = self.now + 280;
+                300
+            }
+            Some(RuleOff::DetachedFirst) => {
+                let n = self.random.index(self.nodes.len());
+                self.mute(n);
+                30
+            }
+        };
+        self.at(again, Event::Plan);
+    }
+
     /// No node reaches any coordinator.
-    pub(super) fn black_out(&mut self) {
+    fn black_out(&mut self) {
         self.summary.count("times in which no coordinator heard a node", 1);
         let until = self.now + 400 + self.random.below(100);
         for coordinator in &mut self.coordinators {
@@ -86,7 +117,7 @@ impl Fleet {
         let c = match event {
             Event::Tick(c) | Event::Commit(c, ..) | Event::Flush(c) => *c,
             Event::Request { to, .. } | Event::Release { to, .. } => *to,
-            Event::Wake(..) | Event::Answer { .. } | Event::Fault | Event::Blackout => return None,
+            Event::Wake(..) | Event::Answer { .. } | Event::Fault | Event::Plan => return None,
         };
         Some(self.coordinators[c].troubles.paused_until).filter(|until| *until > self.now)
     }

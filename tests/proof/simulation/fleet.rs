@@ -70,7 +70,8 @@ pub(super) enum Event {
         request: RequestId,
     },
     Fault,
-    Blackout,
+    /// What a switch needs to be noticed, or a time in which no coordinator hears a node.
+    Plan,
 }
 
 pub(super) struct Node {
@@ -91,7 +92,7 @@ pub(super) struct Node {
     /// Stopped or cut off until then.
     away_until: u64,
     /// Until then its requests are lost, and answers arrive.
-    mute_until: u64,
+    pub(super) mute_until: u64,
     /// Wakes of an earlier schedule are void.
     wake: u64,
     counters: Counters,
@@ -251,21 +252,15 @@ impl Fleet {
         }
         fleet.at(60, Event::Fault);
         if fleet.random.once_in(3) {
-            fleet.plan_blackout();
+            let after = 200 + fleet.random.below(400);
+            fleet.at(after, Event::Plan);
         }
         fleet
     }
 
-    fn plan_blackout(&mut self) {
-        let after = 200 + self.random.below(400);
-        self.at(after, Event::Blackout);
-    }
-
     pub(crate) fn without(mut self, rule: RuleOff) -> Self {
         self.rule_off = Some(rule);
-        if rule == RuleOff::Deafness {
-            self.plan_blackout();
-        }
+        self.at(100, Event::Plan);
         self
     }
 
@@ -350,7 +345,7 @@ impl Fleet {
             Event::Answer { node, request, answer } => self.answered(node, request, answer),
             Event::Release { node, request, .. } => self.release(node, request),
             Event::Fault => self.fault(),
-            Event::Blackout => self.black_out(),
+            Event::Plan => self.plan(),
         }
     }
 
@@ -863,10 +858,7 @@ impl Fleet {
             1 => self.reboot(n),
             2 => self.reimage(n),
             3 => self.nodes[n].away_until = self.now + self.random.below(600),
-            4 | 15 => {
-                self.summary.count("nodes that receive and cannot send", 1);
-                self.nodes[n].mute_until = self.now + self.random.below(600);
-            }
+            4 | 15 => self.mute(n),
             5 => {
                 let other = (self.nodes[n].coordinator + 1) % COORDINATORS;
                 self.nodes[n].coordinator = other;
