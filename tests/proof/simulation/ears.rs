@@ -76,6 +76,11 @@ impl Fleet {
         self.nodes[n].mute_until = self.now + self.random.below(600);
     }
 
+    /// A rule of this module is off: then nothing else stops the fleet, so that every seed comes to the exclusion.
+    pub(super) fn is_about_ears(&self) -> bool {
+        matches!(self.rule_off, Some(RuleOff::Blindness | RuleOff::DetachedFirst | RuleOff::Deafness))
+    }
+
     /// Puts the fleet to the test that a rule is for, again and again while it is off.
     pub(super) fn plan(&mut self) {
         if !self.has_faults() {

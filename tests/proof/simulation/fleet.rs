@@ -724,7 +724,8 @@ impl Fleet {
         if let (Some(command), false) = (Self::amnesty(snapshot), self.has_faults()) {
             return Some(command);
         }
-        if self.has_faults() && self.random.once_in(40) { Some(self.whim(snapshot)) } else { None }
+        let has_whims = self.has_faults() && !self.is_about_ears();
+        if has_whims && self.random.once_in(40) { Some(self.whim(snapshot)) } else { None }
     }
 
     fn decide(&mut self, c: usize, input: &Input) {
@@ -853,7 +854,9 @@ impl Fleet {
         self.at(delay, Event::Fault);
         let n = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap();
         let c = usize::try_from(self.random.below(COORDINATORS as u64)).unwrap();
-        match self.random.below(20) {
+        // Of nodes alone, or also of stores and coordinators.
+        let kinds = if self.is_about_ears() { 6 } else { 20 };
+        match self.random.below(kinds) {
             0 => self.restart(n),
             1 => self.reboot(n),
             2 => self.reimage(n),

@@ -332,6 +332,7 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
 fn a_coordinator_that_is_blind_holds_no_node() {
     let mut world = World::new();
     let mut held = world.sync("a");
+    world.driver.flush();
     world.store.fail(true, true);
     world.driver.tick();
     assert!(held.is_held() && held.answer().now_or_never().is_none(), "not blind yet");
