@@ -214,8 +214,11 @@ impl Life {
 
     /// Takes in one record that this coordinator has just written for a sync: what [`Self::observe`] would do for this
     /// node alone.  Without it, thousands of nodes that acknowledge at once would all be looked at for each write.
-    pub fn see(&mut self, node: &NodeId, record: &NodeRecord, presence: &mut Presence) {
-        let (syncs, at, told_secs) = (record.syncs, self.served, self.told_secs);
+    pub fn see(&mut self, monotonic: Duration, (node, record): (&NodeId, &NodeRecord), presence: &mut Presence) {
+        // The time since the last look will count as served, or less of it does.
+        let since_look = self.last_look.map_or(Duration::ZERO, |look| monotonic.saturating_sub(look));
+        let at = self.served + since_look.min(SERVED_GAP_MAX);
+        let (syncs, told_secs) = (record.syncs, self.told_secs);
         let seen = LastSeen { syncs, in_this_life: true, at, told_secs };
         match self.nodes.get_mut(node) {
             Some(known) if record.syncs > known.syncs => *known = seen,
@@ -223,7 +226,7 @@ impl Life {
             // As in `observe`: a new node was seen if this life had begun before it came.
             None => drop(self.nodes.insert(node.clone(), LastSeen { in_this_life: self.begun, ..seen })),
         }
-        self.heard = Heard { at: self.served, monotonic: self.last_look.unwrap_or(self.heard.monotonic) };
+        self.heard = Heard { at, monotonic };
         presence.deaf_secs = None;
         if self.begun {
             presence.absent.remove(node);

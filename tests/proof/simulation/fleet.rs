@@ -582,7 +582,13 @@ impl Fleet {
                 self.heard_at = self.now;
                 self.answer(c, (&id, sync))
             }
-            Err(SyncRefused::NotAdmitted) => self.without_store(c, n, sync),
+            Err(SyncRefused::NotAdmitted) => {
+                // The write may have been done.
+                if !self.is_cut(c) && !self.shelf.store.is_down() {
+                    self.heard_at = self.now;
+                }
+                self.without_store(c, n, sync)
+            }
             refused => refused.map(|()| Answer::Nothing),
         };
         if answer == Err(SyncRefused::Frozen) {
@@ -637,6 +643,10 @@ impl Fleet {
     fn flush(&mut self, c: usize) {
         let mut off = std::mem::take(&mut self.coordinators[c].put_off);
         if self.coordinators[c].is_up && !self.is_cut(c) {
+            if !off.queue.is_empty() {
+                // Also what one that stood still heard long ago: the others see it now.
+                self.heard_at = self.now;
+            }
             self.drop_acks(&mut off);
         }
         self.coordinators[c].put_off = off;
