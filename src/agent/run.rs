@@ -151,6 +151,9 @@ impl Daemon {
             let deadline = self.contact.as_ref().and_then(Contact::start_deadline).map(Instant::from);
             let next_pass = deadline.map_or(next_pass, |deadline| next_pass.min(deadline));
             loop {
+                // A node withdraws itself before its pool excludes it: that second is not for the next look at the kernel.
+                let detaches_at = self.contact.as_ref().and_then(Contact::detaches_at).map(Instant::from);
+                let next_pass = detaches_at.map_or(next_pass, |at| next_pass.min(at));
                 match self.sleep(next_pass, next_watchdog).await.map_err(event_loop)? {
                     Wake::Nothing => {}
                     Wake::Pass => break,

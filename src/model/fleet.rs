@@ -69,6 +69,8 @@ named_enum! {
         Frozen = "frozen",
         /// The coordinator cannot tell: its store or most nodes were not heard.
         Blind = "blind",
+        /// No node reaches the coordinator.
+        Deaf = "deaf",
         /// All nodes have their keys from elsewhere.
         OnlyReports = "only_reports",
     }

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::error::ErrorBody;
+use super::v1::sync::ABSENT_AFTER_HEADER;
 
 /// Longest time for name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -201,6 +202,22 @@ impl Client {
         call: Call<'_>,
         body: Option<&B>,
     ) -> Result<Option<A>, ClientError> {
+        Ok(match self.answer(base, call, body).await? {
+            Answer::Content(content) => Some(content),
+            Answer::NoContent { .. } => None,
+        })
+    }
+
+    /// The same, with what an answer without content says in its head.
+    ///
+    /// # Errors
+    /// Fails as [`Client::call`].
+    pub async fn answer<B: Serialize, A: DeserializeOwned>(
+        &self,
+        base: &BaseUrl,
+        call: Call<'_>,
+        body: Option<&B>,
+    ) -> Result<Answer<A>, ClientError> {
         let url = base.to_string();
         let bad = |what: String| ClientError::BadAnswer { url: url.clone(), what };
         let target = base.0.join(call.path).map_err(|error| bad(format!("{} is not a path: {error}", call.path)))?;
@@ -212,7 +229,7 @@ impl Client {
         let mut response = request.send().await.map_err(|error| no_answer(base, &error))?;
         let status = response.status();
         if status == StatusCode::NO_CONTENT {
-            return Ok(None);
+            return Ok(Answer::NoContent { absent_after: seconds(&response, ABSENT_AFTER_HEADER) });
         }
         let limit = if status.is_success() { call.answer_bytes_max } else { ERROR_BYTES_MAX };
         let bytes = match read_bounded(&mut response, limit).await {
@@ -225,12 +242,24 @@ impl Client {
             return Err(ClientError::Refused { url, status: status.as_u16(), body, retry_after });
         }
         let Some(bytes) = bytes else { return Err(bad(format!("it is longer than {limit} bytes"))) };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        serde_json::from_slice(&bytes).map(Answer::Content).map_err(|error| {
             // The message of serde_json may quote the input, which may be a key.
             let (line, column) = (error.line(), error.column());
             bad(format!("it is not JSON of this API ({:?} error at line {line}, column {column})", error.classify()))
         })
     }
+}
+
+/// What a coordinator answers.
+#[derive(Debug)]
+pub enum Answer<A> {
+    /// A body.
+    Content(A),
+    /// 204.
+    NoContent {
+        /// How long the pool waits for the node that asked; none if the answer is not about a node.
+        absent_after: Option<Duration>,
+    },
 }
 
 /// Encodes a body into a buffer that is wiped after use: commands may hold keys.
@@ -285,8 +314,13 @@ async fn read_bounded(
 
 /// The `Retry-After` in seconds; our servers do not send the form with a date.
 fn retry_after(response: &reqwest::Response) -> Option<Duration> {
-    let secs: u64 = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(secs.min(RETRY_AFTER_MAX_SECS)))
+    seconds(response, RETRY_AFTER.as_str()).map(|asked| asked.min(Duration::from_secs(RETRY_AFTER_MAX_SECS)))
+}
+
+/// A header that is a number of seconds.
+fn seconds(response: &reqwest::Response, header: &str) -> Option<Duration> {
+    let secs: u64 = response.headers().get(header)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(secs))
 }
 
 fn no_answer(base: &BaseUrl, error: &reqwest::Error) -> ClientError {

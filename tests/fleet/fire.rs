@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tfo_testbed::full;
 use tfo_testbed::levers::{CLIENTS, Fleet, inside};
 
-/// Longest wait until a node is absent: three minutes for a daemon, and a rotation.
+/// Longest wait until a node is absent: three minutes and a quarter for a daemon, and a rotation.
 const ABSENT_MAX: Duration = Duration::from_secs(240);
 
 #[test]

@@ -157,6 +157,7 @@ fn status() -> PoolStatus {
         expected_in_file: true,
         unseen: 1,
         next_exclusion_at: Some(at()),
+        deaf_since: Some(at()),
         waiver: Some(Waiver {
             wave: 1,
             of: 3,

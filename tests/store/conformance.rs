@@ -240,7 +240,8 @@ pub(crate) fn each_coordinator_writes_its_own_roster(store: &dyn Store) {
     assert!(matches!(refused, Err(CommitError::Refused(Refusal::TooManyParts))));
 }
 
-pub(crate) fn an_exclusion_holds_until_a_session_answers_it(store: &dyn Store) {
+/// One that any sync ends holds for the session that it closes; an operator's for each session that does not name it.
+pub(crate) fn an_exclusion_meets_the_sessions_that_it_knows(store: &dyn Store) {
     make(store, &pool(), SEED).unwrap();
     let (by, cp) = (coordinator(1), node(1));
     let membership = || snapshot(store).nodes[&node(1)].membership;
@@ -249,25 +250,43 @@ pub(crate) fn an_exclusion_holds_until_a_session_answers_it(store: &dyn Store) {
         let mut next = proposal(&stored.document, |document| rotate(SEED, document));
         change(&mut next, &stored);
         let _erasure = store.commit(&pool(), &next, &ring(SEED, stored.document.next_epoch)).unwrap();
-        stored
     };
-    store.write(&pool(), &by, &touch(&snapshot(store), &by, [cp.clone()])).unwrap();
-    let before = commit(&|next, stored| exclude(next, stored, &node(1)));
-    assert_eq!(membership(), Membership::Excluded(Exclusion::Absent));
-    // A session that was opened without knowledge of it does not end it, however high.
-    let mut unaware = touch(&before, &by, [cp.clone()]);
-    unaware.acks.clear();
-    let mut entry = touch(&snapshot(store), &coordinator(2), [cp.clone()]).entries.remove(&cp).unwrap();
-    let answers = entry.answers.take();
-    unaware.entries.insert(cp.clone(), entry.clone());
-    store.write(&pool(), &by, &unaware).unwrap();
-    assert_eq!(membership(), Membership::Excluded(Exclusion::Absent));
-    entry.answers = answers;
-    store.write(&pool(), &by, &Writes { entries: [(cp.clone(), entry)].into(), ..Writes::default() }).unwrap();
+    let excluded = |cause| {
+        move |next: &mut tfo_engine::rollout::document::Proposal, stored: &Snapshot| {
+            exclude(next, stored, &node(1));
+            next.exclusions.values_mut().for_each(|excluded| excluded.cause = cause);
+        }
+    };
+    let open = |answers: fn(Option<Revision>) -> Option<Revision>| {
+        let stored = snapshot(store);
+        let mut entry = touch(&stored, &coordinator(2), [node(1)]).entries.remove(&node(1)).unwrap();
+        entry.answers = answers(entry.answers);
+        store.write(&pool(), &by, &Writes { entries: [(node(1), entry)].into(), ..Writes::default() }).unwrap();
+    };
+    open(|_| None);
+    for cause in [Exclusion::Absent, Exclusion::LeftBehind, Exclusion::Forgotten] {
+        commit(&excluded(cause));
+        assert_eq!(membership(), Membership::Excluded(cause));
+        open(|_| None);
+        assert_eq!(membership(), Membership::Admitted, "{cause:?}");
+        // Decided before that session was known: it does not hit it.
+        commit(&|next, stored| {
+            excluded(cause)(next, stored);
+            let before = |closed: tfo_model::node::Session| tfo_model::node::Session { ordinal: closed.ordinal - 1, ..closed };
+            next.exclusions.values_mut().for_each(|excluded| excluded.closes = excluded.closes.map(before));
+        });
+        assert_eq!(membership(), Membership::Admitted, "{cause:?}");
+    }
+    let until = Exclusion::Operator { until: tfo_model::time::UnixTime::from_secs(0) };
+    commit(&excluded(until));
+    open(|_| None);
+    assert_eq!(membership(), Membership::Excluded(until), "a session without knowledge of it does not end it");
+    open(|answers| answers);
     assert_eq!(membership(), Membership::Admitted);
-    // The next exclusion takes the place of the first; it goes with its node.
-    commit(&|next, stored| exclude(next, stored, &node(1)));
-    assert_eq!(membership(), Membership::Excluded(Exclusion::Absent));
+    commit(&excluded(Exclusion::Denied));
+    open(|answers| answers);
+    assert_eq!(membership(), Membership::Excluded(Exclusion::Denied), "whatever the session");
+    // The last one goes with its node.
     store.write(&pool(), &by, &Writes { removed: [cp.clone()].into(), ..Writes::default() }).unwrap();
     assert!(snapshot(store).nodes[&cp].coordinator.is_none());
     commit(&|next, _| next.dropped = [node(1)].into());

@@ -64,7 +64,7 @@ suite! {
     what_breaks_the_rules_is_refused,
     keys_come_back_and_go,
     each_coordinator_writes_its_own_roster,
-    an_exclusion_holds_until_a_session_answers_it,
+    an_exclusion_meets_the_sessions_that_it_knows,
     a_read_is_one_snapshot,
     two_writers_lose_nothing,
     a_copy_follows,

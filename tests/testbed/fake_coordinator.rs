@@ -61,6 +61,9 @@ pub struct Asked {
     pub body: Value,
 }
 
+/// Answers requests by their bodies; may block.
+type Relay = Arc<dyn Fn(&Value) -> Reply + Send + Sync>;
+
 #[derive(Default)]
 struct Script {
     /// By method and path, with its query or without; the last reply stays.
@@ -71,6 +74,8 @@ struct Script {
     always: Option<Reply>,
     /// What is served to nodes as a coordinator would, where there is no reply for them.
     desired: Option<Value>,
+    /// Answers in place of that.
+    relay: Option<Relay>,
     asked: Vec<Asked>,
 }
 
@@ -155,6 +160,11 @@ impl FakeCoordinator {
     /// Sets the pool's instruction for nodes.
     pub fn tell(&self, desired: Value) {
         self.script().desired = Some(desired);
+    }
+
+    /// Lets `relay` answer what no reply is set for, such as a real coordinator behind it; it may block.
+    pub fn relay(&self, relay: impl Fn(&Value) -> Reply + Send + Sync + 'static) {
+        self.script().relay = Some(Arc::new(relay));
     }
 
     /// The next requests get these, in their order.
@@ -250,10 +260,17 @@ async fn answer(shared: Arc<Shared>, connection: u64, request: Request<Incoming>
     let what = format!("{} {}", request.method(), request.uri());
     let body = to_bytes(Body::new(request.into_body()), BODY_BYTES_MAX).await.map_err(io::Error::other)?;
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    let reply = {
+    let (reply, relay) = {
         let mut script = shared.script.lock().unwrap();
         script.asked.push(Asked { connection, what: what.clone(), body: body.clone() });
-        script.next(&what)
+        (script.next(&what), script.relay.clone())
+    };
+    let reply = match (reply, relay) {
+        (None, Some(relay)) => {
+            let body = body.clone();
+            Some(tokio::task::spawn_blocking(move || relay(&body)).await.map_err(io::Error::other)?)
+        }
+        (reply, _) => reply,
     };
     match reply {
         Some(Reply::Json(status, value)) => response(status, None, value.to_string()),

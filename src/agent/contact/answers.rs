@@ -25,9 +25,21 @@ impl Contact {
     /// Takes the reply to `flight`.
     pub(super) fn take(&mut self, flight: &Flight, reply: Result<Reply, ClientError>) -> News {
         let (now, request) = (self.now(), flight.ask.request);
+        if reply.is_ok() && self.link.has_lapsed(now) {
+            // The pool may have excluded this node meanwhile: the next request opens a session.
+            debug!(coordinator = %self.url(), "the answer came when the node was detached; asking again");
+            self.link.give_up();
+            self.next_at = now;
+            return News::Pass;
+        }
         match reply {
-            Ok(Reply::NoNews) => match self.link.nothing_new(request, now) {
-                Ok(()) => self.answered(flight, now, News::None),
+            Ok(Reply::NoNews { absent_after }) => match self.link.nothing_new(request, now) {
+                Ok(()) => {
+                    if let Some(absent_after) = absent_after {
+                        self.link.pool_waits(absent_after);
+                    }
+                    self.answered(flight, now, News::None)
+                }
                 Err(refused) => self.refuse(&refused),
             },
             Ok(Reply::Instruction(answer)) => self.instruct(flight, &answer, now),

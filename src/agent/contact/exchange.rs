@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use tfo_engine::fence::Ask;
 use tfo_model::ids::PoolName;
 use tfo_model::node::KeySource;
-use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
+use tfo_wire::client::{Answer, BaseUrl, Call, Client, ClientError};
 use tfo_wire::v1::sync::{ANSWER_BYTES_MAX, SyncAnswer, SyncRequest};
 
 /// How long a coordinator may take beyond the wait that it was asked for: connecting, a slow store, the way back.  Longer
@@ -20,7 +20,10 @@ pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) enum Reply {
     /// 204.
-    NoNews,
+    NoNews {
+        /// How long the pool waits for this node, if the answer says so.
+        absent_after: Option<Duration>,
+    },
     /// 200.
     Instruction(Box<SyncAnswer>),
     /// 200 to a node that only reports; its keys are not even parsed.
@@ -54,11 +57,15 @@ pub(super) fn send(
     Box::pin(async move {
         let call = Call { method: &Method::POST, path: &path, timeout, answer_bytes_max: ANSWER_BYTES_MAX };
         if request.source == KeySource::Coordinator {
-            let answer: Option<SyncAnswer> = client.call(&base, call, Some(&request)).await?;
-            Ok(answer.map_or(Reply::NoNews, |answer| Reply::Instruction(Box::new(answer))))
+            Ok(match client.answer::<_, SyncAnswer>(&base, call, Some(&request)).await? {
+                Answer::Content(answer) => Reply::Instruction(Box::new(answer)),
+                Answer::NoContent { absent_after } => Reply::NoNews { absent_after },
+            })
         } else {
-            let answer: Option<IgnoredAny> = client.call(&base, call, Some(&request)).await?;
-            Ok(answer.map_or(Reply::NoNews, |_| Reply::Unwanted))
+            Ok(match client.answer::<_, IgnoredAny>(&base, call, Some(&request)).await? {
+                Answer::Content(IgnoredAny) => Reply::Unwanted,
+                Answer::NoContent { absent_after } => Reply::NoNews { absent_after },
+            })
         }
     })
 }

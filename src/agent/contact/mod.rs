@@ -276,6 +276,9 @@ impl Contact {
         // The keys of the pool that it was led from are another pool's where it is led to.
         let is_joiner = self.link.reported().is_none();
         let terms = RequestTerms { wait, next_contact, source: *source, refused, is_joiner };
+        if self.link.returns(clock::now_ms(), nonce(), now) {
+            self.instructed = None;
+        }
         let ask = self.link.ask();
         let base = &settings.urls.value[self.route.current()];
         let request = self.report.request(ask, &terms);

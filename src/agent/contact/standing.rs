@@ -1,6 +1,6 @@
 //! The state of a contact: whether the node may serve, its problems for an operator, what a reload keeps.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Contact;
 use tfo_config::contact::EmptyPool;
@@ -56,6 +56,13 @@ impl Contact {
     #[must_use]
     pub fn start_deadline(&self) -> Option<Instant> {
         (self.readiness() == Some(Readiness::Asking)).then(|| self.started + self.purpose.start_timeout)
+    }
+
+    /// When the node becomes detached if no answer comes: a coordinator counts on it.
+    #[must_use]
+    pub fn detaches_at(&self) -> Option<Instant> {
+        // At the instant itself it is not detached yet.
+        self.link.detaches_after(self.now()).and_then(|at| self.started.checked_add(at + Duration::from_millis(1)))
     }
 
     /// None for an agent that only reports.

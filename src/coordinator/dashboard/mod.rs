@@ -17,7 +17,7 @@ use axum::routing::get;
 use prometheus::TEXT_FORMAT;
 
 use super::metrics::gauges::{self, Scraped};
-use super::pool::Summary;
+use super::pool::{StoreDown, Summary};
 use super::routes::Api;
 use super::server::{Refusal, Server};
 use tfo_model::ids::{NodeId, PoolName};
@@ -90,13 +90,13 @@ impl Observed {
         host == this_host || host.parse().is_ok_and(listed)
     }
 
-    /// Every pool at a glance; none where the driver or its store does not answer.
-    async fn summaries(&self) -> Vec<(PoolName, Option<Summary>)> {
+    /// Every pool at a glance, where the driver and its store answer.
+    async fn summaries(&self) -> Vec<(PoolName, Result<Summary, StoreDown>)> {
         let mut summaries = Vec::new();
         for pool in self.api.pools.load_full().values() {
             let summary = tokio::time::timeout(PATIENCE, pool.summary()).await;
             let summary = summary.ok().and_then(Result::ok).and_then(Result::ok);
-            summaries.push((pool.name().clone(), summary));
+            summaries.push((pool.name().clone(), summary.ok_or_else(|| pool.store_down())));
         }
         summaries
     }

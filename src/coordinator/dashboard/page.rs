@@ -2,7 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::pool::{Summary, without_store};
+use crate::pool::{StoreDown, Summary, without_store};
 use tfo_model::fleet::Severity;
 use tfo_model::ids::PoolName;
 use tfo_model::state::SlotPrint;
@@ -25,11 +25,16 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;mar
     .verdict.critical{border-color:#b00020;color:#b00020}";
 
 /// The whole page.
-pub(super) fn page(pools: &[(PoolName, Option<Summary>)]) -> Markup {
+pub(super) fn page(pools: &[(PoolName, Result<Summary, StoreDown>)]) -> Markup {
     let verdicts: Vec<(&PoolName, Verdict)> = pools
         .iter()
         .map(|(name, summary)| {
-            (name, summary.as_ref().map_or_else(|| without_store(name), |summary| summary.status.verdict.clone()))
+            (
+                name,
+                summary
+                    .as_ref()
+                    .map_or_else(|down| without_store(name, *down), |summary| summary.status.verdict.clone()),
+            )
         })
         .collect();
     html! {
@@ -47,7 +52,7 @@ pub(super) fn page(pools: &[(PoolName, Option<Summary>)]) -> Markup {
                 @for ((name, verdict), (_, summary)) in verdicts.iter().zip(pools) {
                     h2 { (name) }
                     (shown(verdict))
-                    @if let Some(summary) = summary { (pool(summary)) }
+                    @if let Ok(summary) = summary { (pool(summary)) }
                 }
                 p { "tfo-coordinator " (env!("CARGO_PKG_VERSION")) }
             }

@@ -1,7 +1,7 @@
 //! Gauges of pools and of the server, made at each scrape.  Names and help are the documentation.
 
 use super::counters::Metrics;
-use crate::pool::{Summary, without_store};
+use crate::pool::{StoreDown, Summary, without_store};
 use crate::server::Server;
 use tfo_host::runtime::sheet::{Sheet, flag, float};
 use tfo_model::fleet::{BlockedBy, PausedBy, Severity, VerdictKind};
@@ -16,8 +16,8 @@ pub struct Scraped<'a> {
     pub server: &'a Server,
     /// Certificates.
     pub tls: &'a ServerTls,
-    /// Every pool; none where the driver or its store does not answer.
-    pub pools: &'a [(PoolName, Option<Summary>)],
+    /// Every pool, where the driver and its store answer.
+    pub pools: &'a [(PoolName, Result<Summary, StoreDown>)],
 }
 
 /// All metrics in the text format 0.0.4.
@@ -54,11 +54,11 @@ const NUMBERS: [(&str, &str, Read); 10] = [
     }),
 ];
 
-fn pools(sheet: &mut Sheet, pools: &[(PoolName, Option<Summary>)]) {
-    let reached = pools.iter().map(|(name, summary)| ([name.as_str()], flag(summary.is_some())));
+fn pools(sheet: &mut Sheet, pools: &[(PoolName, Result<Summary, StoreDown>)]) {
+    let reached = pools.iter().map(|(name, summary)| ([name.as_str()], flag(summary.is_ok())));
     let help = "1 if the pool's driver reaches its store.";
     sheet.gauges("tfo_coordinator_pool_store_reached", help, ["pool"], reached);
-    let known = || pools.iter().filter_map(|(name, summary)| Some((name.as_str(), summary.as_ref()?)));
+    let known = || pools.iter().filter_map(|(name, summary)| Some((name.as_str(), summary.as_ref().ok()?)));
     for (name, help, read) in NUMBERS {
         let values = known().map(|(pool, summary)| ([pool], read(summary)));
         sheet.gauges(&format!("tfo_coordinator_{name}"), help, ["pool"], values);
@@ -89,11 +89,16 @@ fn pools(sheet: &mut Sheet, pools: &[(PoolName, Option<Summary>)]) {
 }
 
 /// The verdict on every pool, also on one whose store is not reached.
-fn verdicts(sheet: &mut Sheet, pools: &[(PoolName, Option<Summary>)]) {
+fn verdicts(sheet: &mut Sheet, pools: &[(PoolName, Result<Summary, StoreDown>)]) {
     let verdicts: Vec<(&PoolName, Verdict)> = pools
         .iter()
         .map(|(name, summary)| {
-            (name, summary.as_ref().map_or_else(|| without_store(name), |summary| summary.status.verdict.clone()))
+            (
+                name,
+                summary
+                    .as_ref()
+                    .map_or_else(|down| without_store(name, *down), |summary| summary.status.verdict.clone()),
+            )
         })
         .collect();
     let kinds = verdicts.iter().flat_map(|(pool, verdict)| {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
@@ -129,13 +129,18 @@ pub struct Summary {
 
 /// The store cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoreDown;
+pub struct StoreDown {
+    /// Since when no node gets an answer for that (docs/protocol.md#rule-7); none if nodes are still held.
+    pub blind_since: Option<UnixTime>,
+}
 
 /// State that the handle and the driver share.
 pub(super) struct Shared {
     pub(super) started: Instant,
     /// When the store last worked, in milliseconds after `started`; 0 = never.
     pub(super) good_at_ms: AtomicU64,
+    /// When the store last confirmed the driver's copy, in the same way.
+    pub(super) confirmed_at_ms: AtomicU64,
     /// The document's revision.
     pub(super) revision: AtomicU64,
     /// The document's policy: which nodes may join, and how long a request is held.
@@ -146,6 +151,26 @@ impl Shared {
     pub(super) fn now_ms(&self) -> u64 {
         let since = clock::monotonic().duration_since(self.started);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    pub(super) fn store_confirms(&self) {
+        self.confirmed_at_ms.store(self.now_ms(), Ordering::Release);
+    }
+
+    /// Time since the store last confirmed the driver's copy; since the start if it never did.
+    pub(super) fn unconfirmed_for(&self) -> Duration {
+        let at = self.confirmed_at_ms.load(Ordering::Acquire);
+        Duration::from_millis(self.now_ms().saturating_sub(at))
+    }
+
+    /// Whether the copy is too old for answers: see [`Policy::blind_max`].
+    pub(super) fn is_blind(&self) -> bool {
+        self.unconfirmed_for() >= self.policy.load().blind_max()
+    }
+
+    pub(super) fn store_down(&self) -> StoreDown {
+        let blind_for = self.unconfirmed_for();
+        StoreDown { blind_since: self.is_blind().then(|| clock::now().minus(blind_for.as_secs())) }
     }
 
     pub(super) fn store_is_good(&self) {

@@ -77,6 +77,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             started: clock::monotonic(),
             good_at_ms: AtomicU64::new(0),
+            confirmed_at_ms: AtomicU64::new(1),
             revision: AtomicU64::new(replica.document().revision.get()),
             policy: ArcSwap::from_pointee(replica.document().policy.clone()),
         });
@@ -197,6 +198,19 @@ impl Pool {
     pub fn good_ms_ago(&self) -> Option<u64> {
         let at = self.shared.good_at_ms.load(Ordering::Acquire);
         (at > 0).then(|| self.shared.now_ms().saturating_sub(at))
+    }
+
+    /// Whether the store has not confirmed the driver's copy for so long that no node may get an answer from it
+    /// (docs/protocol.md#rule-7).  Asks no driver, which may be stuck in a call to its store.
+    #[must_use]
+    pub fn is_blind(&self) -> bool {
+        self.shared.is_blind()
+    }
+
+    /// That the store, or the driver, does not answer.
+    #[must_use]
+    pub fn store_down(&self) -> StoreDown {
+        self.shared.store_down()
     }
 
     /// Whether the driver has ended, which it does only when stopped.

@@ -135,6 +135,13 @@ impl WaitingNodes {
         }
     }
 
+    /// The store has not confirmed the copy for too long: all that are held must ask elsewhere, or again.
+    pub(super) fn without_store(&mut self) {
+        for waiting in std::mem::take(&mut self.nodes).into_values() {
+            waiting.reply.give(Err(SyncError::StoreDown));
+        }
+    }
+
     /// Answers now or holds.  The copy was verified after the sync was recorded, and `view` is of it.
     pub(super) fn answer(&mut self, replica: &Replica, view: PoolView, pending: Pending) {
         match view.answer(replica.snapshot(), &pending.node, &pending.sync) {

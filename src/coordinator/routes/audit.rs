@@ -57,7 +57,7 @@ pub(super) async fn audit(
     let read = tokio::task::spawn_blocking(move || read(&*store, name, &query)).await;
     read.map_err(|_| busy())?.map(Json).map_err(|error| {
         tracing::warn!(pool = %pool.name(), %error, "the audit log cannot be read");
-        store_down()
+        store_down(pool.store_down())
     })
 }
 

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::sync_request::check_reason;
 use super::{Api, FromOperator, FromReader, ReadPool, moving};
-use crate::pool::{Asked, CommandError, GivenKeys, Pool, Wanted};
+use crate::pool::{Asked, CommandError, GivenKeys, Pool, StoreDown, Wanted};
 use crate::server::{JsonBody, Refusal};
 use tfo_engine::rollout::input::{Command, Expectation, OperatorRequest, Reason, RevokeKeys};
 use tfo_model::count::Revision;
@@ -34,12 +34,16 @@ pub(super) fn busy() -> Refusal {
     Refusal::new(ErrorKind::Unavailable, "this coordinator is busy or stopping; ask again")
 }
 
-pub(super) fn store_down() -> Refusal {
-    Refusal::new(ErrorKind::StoreUnavailable, "the store cannot be reached; ask again")
+pub(super) fn store_down(down: StoreDown) -> Refusal {
+    let message = down.blind_since.map_or_else(
+        || "the store cannot be reached; ask again".to_owned(),
+        |since| format!("the store cannot be reached since {since}: until it is back, no node gets an answer here"),
+    );
+    Refusal::new(ErrorKind::StoreUnavailable, message)
 }
 
 async fn status(pool: &Pool) -> Result<PoolStatus, Refusal> {
-    pool.status().await.map_err(|_| busy())?.map_err(|_| store_down())
+    pool.status().await.map_err(|_| busy())?.map_err(store_down)
 }
 
 /// `GET /v1/pools`.
@@ -64,7 +68,7 @@ pub(super) async fn pool(State(api): State<Arc<Api>>, ReadPool(pool): ReadPool) 
 /// `GET /v1/pools/{pool}/nodes`.
 pub(super) async fn nodes(State(api): State<Arc<Api>>, ReadPool(pool): ReadPool) -> Result<Response, Refusal> {
     let names = moving::names(&api);
-    let make = async { pool.nodes(names).await.map_err(|_| busy())?.map_err(|_| store_down()) };
+    let make = async { pool.nodes(names).await.map_err(|_| busy())?.map_err(store_down) };
     api.bodies.answer(format!("pools/{}/nodes", pool.name()), vec![pool.revision()], make).await
 }
 

@@ -6,29 +6,26 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 
+use super::fleet::store_down;
 use super::sync_request::sync_of;
 use super::{Api, FromNode, moving};
 use crate::pool::{Held, Pool, SyncError, Until};
 use crate::server::{Draining, JsonBody, Refusal};
 use tfo_engine::rollout::sync::SyncRefused;
 use tfo_wire::error::{ErrorKind, MovedTo};
-use tfo_wire::v1::sync::{REQUEST_BYTES_MAX, SelfAnswer, SyncRequest, WAIT_SECS_MAX};
+use tfo_wire::v1::sync::{ABSENT_AFTER_HEADER, REQUEST_BYTES_MAX, SelfAnswer, SyncRequest, WAIT_SECS_MAX};
 
 /// Longest wait for the driver to record a sync.  Shorter than an agent's patience (10 s, `agent::contact::exchange`): the
 /// node gets an answer to try again, and does not give up a request that is recorded after that.
 const RECORD_PATIENCE: Duration = Duration::from_secs(8);
 /// How often the handler checks meanwhile.
 const RECORD_LOOKS: u32 = 80;
-
-/// A request is held for at most one part in this many of `absent_after`, so that its node is heard from often enough to
-/// count as present.
-const HELD_PARTS: u64 = 3;
 
 /// Retry-After of a 503, in seconds: agents add jitter of their own.
 const RETRY_SECS: u32 = 2;
@@ -50,14 +47,13 @@ pub(super) async fn sync(
             log(&from, refusal);
         }
     }
-    result.map(|body| body.map_or_else(|| StatusCode::NO_CONTENT.into_response(), instruction))
+    result.map(|body| body.map_or_else(|| nothing(&from.pool), instruction))
 }
 
 /// `GET /v1/pools/{pool}/self`: what `tfo-agent check` asks; joins nothing, acknowledges nothing.
 pub(super) async fn itself(State(api): State<Arc<Api>>, from: FromNode) -> Result<Json<SelfAnswer>, Refusal> {
     let busy = |_| Refusal::new(ErrorKind::Unavailable, "this coordinator is busy or stopping; ask again");
-    let down = |_| Refusal::new(ErrorKind::StoreUnavailable, "the store cannot be reached; ask again");
-    from.pool.itself(from.node.clone(), moving::names(&api)).await.map_err(busy)?.map(Json).map_err(down)
+    from.pool.itself(from.node.clone(), moving::names(&api)).await.map_err(busy)?.map(Json).map_err(store_down)
 }
 
 async fn answer(
@@ -84,6 +80,8 @@ async fn answer(
             Some(moved) => told_to_move(moved),
             None => refusal(error),
         }),
+        // The driver may be stuck in a call to its store, and another coordinator be about to exclude this node.
+        None if held.is_held() && from.pool.is_blind() => Err(refusal(SyncError::StoreDown)),
         None if held.is_held() => Ok(None),
         // It may be recorded or not: the node tries again.
         None => Err(busy()),
@@ -91,7 +89,7 @@ async fn answer(
 }
 
 fn hold(pool: &Pool, wait_secs: u64) -> Duration {
-    Duration::from_secs(wait_secs.min((pool.policy().absent_after_secs / HELD_PARTS).max(1)))
+    Duration::from_secs(wait_secs).min(pool.policy().hold_max())
 }
 
 /// How the wait of a request ended.
@@ -134,6 +132,12 @@ async fn taken_in(held: &mut Held) -> Option<Result<Option<Bytes>, SyncError>> {
         }
     }
     None
+}
+
+/// 204, with what the node has to know all the same.
+fn nothing(pool: &Pool) -> Response {
+    let absent_after = HeaderValue::from(pool.policy().absent_after_secs);
+    (StatusCode::NO_CONTENT, [(HeaderName::from_static(ABSENT_AFTER_HEADER), absent_after)]).into_response()
 }
 
 /// 200 with key bytes: for this node alone.

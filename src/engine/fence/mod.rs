@@ -15,7 +15,8 @@
 //! | a generation that no rotation can have reached since | refused |
 //!
 //! Must not know: sockets, files, clocks (monotonic time is passed in), key bytes.  Invariants: at most one request is
-//! outstanding; the generation of the fence never falls; every session's ordinal is above the one before it.
+//! outstanding; the generation of the fence never falls; every session's ordinal is above the one before it; a session
+//! that was open when the node became detached is not continued.
 
 use std::time::Duration;
 
@@ -182,6 +183,8 @@ pub struct Link {
     started_at: Duration,
     contact_at: Duration,
     absent_after: Option<Duration>,
+    /// The session was opened while the node was detached.
+    returns: bool,
 }
 
 impl Link {
@@ -206,6 +209,7 @@ impl Link {
             started_at: monotonic,
             contact_at: monotonic,
             absent_after: None,
+            returns: false,
         }
     }
 
@@ -365,6 +369,28 @@ impl Link {
         Ok(())
     }
 
+    /// The answer without an instruction says how long the pool waits for this node.
+    pub fn pool_waits(&mut self, absent_after: Duration) {
+        self.absent_after = Some(absent_after);
+    }
+
+    /// Opens a session if the node is detached: the pool may have excluded it, and does so with the session that it knows.
+    /// Call it before [`Link::ask`].  True: whatever belonged to the session before is void.
+    pub fn returns(&mut self, clock_ms: u64, nonce: u64, monotonic: Duration) -> bool {
+        let is_detached = self.is_detached(monotonic);
+        if is_detached {
+            self.open_session(clock_ms, nonce);
+            self.returns = true;
+        }
+        is_detached
+    }
+
+    /// Whether the node became detached while its request was under way: an answer to it does not count.
+    #[must_use]
+    pub fn has_lapsed(&self, monotonic: Duration) -> bool {
+        self.is_detached(monotonic) && !self.returns
+    }
+
     /// Opens a session at another coordinator.
     ///
     /// Its ordinal is the clock in milliseconds, or one above the present session's if the clock is not above that.
@@ -455,8 +481,15 @@ impl Link {
         self.absent_after.is_some_and(|limit| monotonic.saturating_sub(self.contact_at) > limit)
     }
 
+    /// When [`Link::is_detached`] changes by time alone; none if it has, or cannot.
+    #[must_use]
+    pub fn detaches_after(&self, monotonic: Duration) -> Option<Duration> {
+        self.absent_after.map(|limit| self.contact_at.saturating_add(limit)).filter(|at| *at >= monotonic)
+    }
+
     fn open(&mut self, session: Session) {
         self.session = session;
+        self.returns = false;
         self.outstanding = None;
         self.pending = None;
         self.refused = false;
@@ -468,6 +501,10 @@ impl Link {
             return Err(AnswerRefused::NotOutstanding);
         }
         self.outstanding = None;
+        if self.has_lapsed(monotonic) {
+            return Err(AnswerRefused::NotOutstanding);
+        }
+        self.returns = false;
         self.contact_at = monotonic;
         Ok(())
     }

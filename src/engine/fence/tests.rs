@@ -288,9 +288,43 @@ fn detached_is_out_of_contact_for_longer_than_told() {
     assert_eq!(answer(&mut link, ask.request, &instruction(1, 1, None)), Ok(AnswerAccepted::Install));
     assert!(!link.is_detached(NOW + ABSENT_AFTER));
     assert!(link.is_detached(NOW + ABSENT_AFTER + Duration::from_secs(1)));
+    assert_eq!(link.detaches_after(NOW + ABSENT_AFTER), Some(NOW + ABSENT_AFTER));
+    // An answer without an instruction counts, too, and says how long the pool waits.
     let ask = link.ask();
-    assert_eq!(link.nothing_new(ask.request, NOW * 2), Ok(()));
-    assert!(!link.is_detached(NOW * 2));
+    assert_eq!(link.nothing_new(ask.request, NOW + ABSENT_AFTER), Ok(()));
+    assert!(!link.is_detached(NOW + ABSENT_AFTER * 2));
+    link.pool_waits(ABSENT_AFTER * 2);
+    assert!(!link.is_detached(NOW + ABSENT_AFTER * 3));
+    assert!(link.is_detached(NOW + ABSENT_AFTER * 3 + Duration::from_secs(1)));
+    assert_eq!(link.detaches_after(NOW + ABSENT_AFTER * 4), None, "it is");
+}
+
+#[test]
+fn a_restarted_node_that_gets_no_instruction_is_detached_all_the_same() {
+    let mut link = link(Some(instruction(1, 1, None)));
+    let ask = link.ask();
+    assert_eq!(link.nothing_new(ask.request, NOW), Ok(()));
+    link.pool_waits(ABSENT_AFTER);
+    assert!(link.is_detached(NOW + ABSENT_AFTER + Duration::from_secs(1)));
+}
+
+#[test]
+fn a_detached_node_comes_back_with_a_new_session() {
+    let late = NOW + ABSENT_AFTER + Duration::from_secs(1);
+    let mut link = link(None);
+    let ask = link.ask();
+    assert_eq!(answer(&mut link, ask.request, &instruction(1, 1, None)), Ok(AnswerAccepted::Install));
+    assert!(!link.returns(7, 7, NOW + ABSENT_AFTER), "it is not detached");
+    // An answer to what it asked before may be of a session that the pool has closed with an exclusion.
+    let before = link.ask();
+    assert!(!link.has_lapsed(NOW + ABSENT_AFTER) && link.has_lapsed(late));
+    assert_eq!(link.nothing_new(before.request, late), Err(AnswerRefused::NotOutstanding));
+    assert!(link.is_detached(late), "it is no contact");
+    assert!(link.returns(7, 7, late));
+    let ask = link.ask();
+    assert!(ask.session.ordinal > before.session.ordinal && !link.has_lapsed(late));
+    assert_eq!(link.nothing_new(ask.request, late), Ok(()));
+    assert!(!link.is_detached(late));
 }
 
 #[test]

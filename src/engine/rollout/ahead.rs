@@ -45,13 +45,14 @@ pub fn waiver(snapshot: &Snapshot, now: Now<'_>) -> Option<Waiver> {
 
 /// When the first of the nodes that are waited for is excluded, if it stays silent or behind; none if no node will be.
 ///
-/// By this coordinator's wall clock, and at the earliest: only time in which it serves counts.  A node that is behind and
+/// By this coordinator's wall clock, and at the earliest: only time in which it serves counts, and a deaf one excludes no
+/// node.  A node that is behind and
 /// reports in time is never excluded, except by the short barrier of a revoke.
 #[must_use]
 pub fn next_exclusion(snapshot: &Snapshot, now: Now<'_>) -> Option<UnixTime> {
     let document = &snapshot.document;
     let all = Barrier::of_all(snapshot);
-    if all.spare() == 0 {
+    if all.spare() == 0 || now.presence.deaf_secs.is_some() {
         return None;
     }
     let absent_in = (document.policy.absent_policy == AbsentPolicy::Exclude)

@@ -8,9 +8,10 @@
 //!
 //! Each part has one writer, so no write can conflict with another one; only documents are compared and swapped.  A
 //! [`NodeRecord`] is a function of the parts.  Invariants: the entry with the highest session counts; what a node reported
-//! in another session counts for nothing; a node is admitted only if its entry names the latest exclusion as the one that
-//! it answers.  So an exclusion that was decided without knowledge of a newer session is not undone by it, and a node that
-//! was admitted without knowledge of an exclusion is not: both ask for another session.
+//! in another session counts for nothing; an exclusion that any sync ends holds for the session that it closes and those
+//! before it, so that one that was decided without knowledge of a newer session does not hit that; one that lasts until a
+//! time, or for good, holds for every session that does not name it, so that an admission without knowledge of it does not
+//! undo it.
 //!
 //! Must not know: stores, clocks, decisions.  Persisted: every type here; no secrets.
 
@@ -45,8 +46,8 @@ pub struct Ack {
 pub struct Entry {
     /// The session that it opens.
     pub session: Session,
-    /// The document revision that made the exclusion which this session ends; none if there was no exclusion to end, or
-    /// if the node stays excluded.
+    /// The document revision that made the exclusion which this session ends (an operator's, whose time is over); none if
+    /// there was no exclusion to end, or if the node stays excluded.
     pub answers: Option<Revision>,
     /// What the node reported with it.
     pub first: Ack,
@@ -72,6 +73,17 @@ pub struct Excluded {
     pub revision: Revision,
     /// Wall clock of the coordinator that committed it.
     pub at: UnixTime,
+}
+
+impl Excluded {
+    /// Whether this session is not excluded by it.
+    fn ends_with(&self, entry: &Entry) -> bool {
+        match self.cause {
+            Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Forgotten => Some(entry.session) > self.closes,
+            Exclusion::Operator { .. } => entry.answers == Some(self.revision),
+            Exclusion::Moved { .. } | Exclusion::Denied => false,
+        }
+    }
 }
 
 /// The parts that one coordinator has written.
@@ -241,7 +253,7 @@ struct Word<'a> {
     latest: &'a Ack,
 }
 
-/// The record of a node: the highest session, its latest report, and whether that session answers the latest exclusion.
+/// The record of a node: the highest session, its latest report, and whether the latest exclusion holds for that session.
 ///
 /// Two coordinators may have one session only if one of them took the other's roster over: the higher report counts.
 fn merge_node<'a>(words: impl Iterator<Item = Word<'a>>, excluded: Option<&Excluded>) -> Option<NodeRecord> {
@@ -250,9 +262,7 @@ fn merge_node<'a>(words: impl Iterator<Item = Word<'a>>, excluded: Option<&Exclu
     let membership = match excluded {
         None => Membership::Admitted,
         Some(excluded) => match latest {
-            Some(word) if word.entry.answers == Some(excluded.revision) && excluded.cause != Exclusion::Denied => {
-                Membership::Admitted
-            }
+            Some(word) if excluded.ends_with(word.entry) => Membership::Admitted,
             Some(_) | None => Membership::Excluded(excluded.cause),
         },
     };

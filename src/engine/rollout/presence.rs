@@ -3,8 +3,9 @@
 //! [`Life`] is the only memory that a coordinator has besides the store: the nodes that it has seen since it started,
 //! on its own monotonic clock.  [`Presence`] is what it gives to one decision.  Must not know: wall clocks.
 //!
-//! Invariants: a coordinator that starts has seen no node, whatever the store holds; time in which it does not serve
-//! makes no node absent; a store that went back begins a new life; a node counts as seen only if that is known.
+//! Invariants: a coordinator that starts has seen no node, whatever the store holds; time in which it does not serve, or
+//! hears no node at all, makes no node absent; a store that went back begins a new life; a node counts as seen only if
+//! that is known.
 //!
 //! Known limit: a coordinator notices that its store went back by what it has seen of the lost history, so one that saw
 //! nothing of it notices nothing.  [`BLIND_MAX`] bounds that: what is lost must be younger than a minute, and this
@@ -17,13 +18,11 @@ use super::barrier::{Conflict, conflict};
 use super::document::{Snapshot, Stage};
 use super::record::NodeRecord;
 use super::slots::PoolKey;
+use super::timing::deaf_after;
 use tfo_model::count::{Generation, Revision};
 use tfo_model::ids::NodeId;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
-
-/// Periods that a node may miss before it is absent (rule 11; rule 17: a timer node never before three).
-const MISSED_PERIODS_MAX: u64 = 3;
 
 /// Longest time between two looks that counts as served.
 ///
@@ -61,6 +60,9 @@ pub struct Presence {
     pub wave_secs: u64,
     /// A conflict that vanished by itself less than [`THAW`] ago: the pool is still frozen.
     pub thawing: Option<Conflict>,
+    /// Seconds since this coordinator has heard of any node, once it is deaf: its time stands still, and it takes no
+    /// node for absent (rule 11).
+    pub deaf_secs: Option<u64>,
 }
 
 impl Presence {
@@ -89,6 +91,17 @@ struct LastSeen {
     in_this_life: bool,
     /// On the clock of served time.
     at: Duration,
+    /// `absent_after` when it was last seen: the node detaches itself by it.
+    told_secs: u64,
+}
+
+/// When this coordinator last heard of any node, from it or through the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Heard {
+    /// On the clock of served time.
+    at: Duration,
+    /// Of the look.
+    monotonic: Duration,
 }
 
 /// A value, and when it was first observed on the clock of served time.
@@ -109,7 +122,13 @@ struct RevokeIdentity {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Life {
     served: Duration,
+    /// When it looked last; none if the store did not confirm that look.
     last_look: Option<Duration>,
+    /// `absent_after` at the last look.
+    told_secs: u64,
+    heard: Heard,
+    /// It is deaf when it has heard of no node for so long.
+    deaf_after: Duration,
     /// When it last read the store.
     last_read: Option<Duration>,
     begun: bool,
@@ -123,13 +142,13 @@ pub struct Life {
 }
 
 impl Life {
-    /// Advances the clock of served time to `monotonic`, and looks at a snapshot.
+    /// Advances the clock of served time to `monotonic`, and looks at a snapshot that the store has confirmed.
     ///
     /// Must be called at least every [`SERVED_GAP_MAX`]: a longer gap counts as that much, and one of more than
     /// [`BLIND_MAX`] ends the life.  Call it with a snapshot before deciding on it: a node that came since the last
     /// look is not known to have been seen.
     pub fn observe(&mut self, monotonic: Duration, snapshot: &Snapshot) {
-        self.served += monotonic.saturating_sub(self.last_look.unwrap_or(monotonic)).min(SERVED_GAP_MAX);
+        let gap = monotonic.saturating_sub(self.last_look.unwrap_or(monotonic)).min(SERVED_GAP_MAX);
         self.last_look = Some(monotonic);
         let blind_for = monotonic.saturating_sub(self.last_read.unwrap_or(monotonic));
         if self.begun && (blind_for > BLIND_MAX || self.went_back(snapshot)) {
@@ -137,18 +156,16 @@ impl Life {
         }
         self.last_read = Some(monotonic);
         self.highest = snapshot.document.revision;
-        let (begun, served) = (self.begun, self.served);
-        let mut before = std::mem::take(&mut self.nodes).into_iter().peekable();
-        let now = snapshot.nodes.iter().map(|(node, record)| {
-            while before.next_if(|(known, _)| known < node).is_some() {}
-            let seen = LastSeen { syncs: record.syncs, in_this_life: true, at: served };
-            match before.next_if(|(known, _)| known == node) {
-                Some((node, known)) if record.syncs > known.syncs => (node, seen),
-                Some(known) => known,
-                None => (node.clone(), LastSeen { in_this_life: begun, ..seen }),
-            }
-        });
-        self.nodes = now.collect();
+        let served = self.served + gap;
+        if self.take_in(snapshot, served) || !self.begun {
+            self.served = served;
+            self.heard = Heard { at: served, monotonic };
+        } else {
+            // Deaf: not all of the gap counts, or nothing of it.
+            self.served = served.min(self.heard.at + self.deaf_after).max(self.served);
+        }
+        self.deaf_after = self.deaf_after(snapshot);
+        let served = self.served;
         let document = &snapshot.document;
         let revoke = document.revoke.as_ref();
         let revoke = revoke.map(|revoke| RevokeIdentity { since: revoke.since, keys: revoke.keys.clone() });
@@ -168,16 +185,49 @@ impl Life {
         self.begun = true;
     }
 
+    /// Takes the nodes of a snapshot in, those that were heard since the last look at `served`; whether one was.
+    fn take_in(&mut self, snapshot: &Snapshot, served: Duration) -> bool {
+        // The answer to what was heard since the last look may have been made before the policy was changed.
+        let now_secs = snapshot.document.policy.absent_after_secs;
+        let (begun, told_secs) = (self.begun, now_secs.max(self.told_secs));
+        self.told_secs = now_secs;
+        let mut is_heard = false;
+        let mut before = std::mem::take(&mut self.nodes).into_iter().peekable();
+        let now = snapshot.nodes.iter().map(|(node, record)| {
+            while before.next_if(|(known, _)| known < node).is_some() {}
+            let seen = LastSeen { syncs: record.syncs, in_this_life: true, at: served, told_secs };
+            match before.next_if(|(known, _)| known == node) {
+                Some((node, known)) if record.syncs > known.syncs => {
+                    is_heard = true;
+                    (node, seen)
+                }
+                Some(known) => known,
+                None => {
+                    is_heard |= begun;
+                    (node.clone(), LastSeen { in_this_life: begun, ..seen })
+                }
+            }
+        });
+        self.nodes = now.collect();
+        is_heard
+    }
+
     /// Takes in one record that this coordinator has just written for a sync: what [`Self::observe`] would do for this
     /// node alone.  Without it, thousands of nodes that acknowledge at once would all be looked at for each write.
-    pub fn see(&mut self, node: &NodeId, record: &NodeRecord, presence: &mut Presence) {
-        let seen = LastSeen { syncs: record.syncs, in_this_life: true, at: self.served };
+    pub fn see(&mut self, monotonic: Duration, (node, record): (&NodeId, &NodeRecord), presence: &mut Presence) {
+        // The time since the last look will count as served, or less of it does.
+        let since_look = self.last_look.map_or(Duration::ZERO, |look| monotonic.saturating_sub(look));
+        let at = self.served + since_look.min(SERVED_GAP_MAX);
+        let (syncs, told_secs) = (record.syncs, self.told_secs);
+        let seen = LastSeen { syncs, in_this_life: true, at, told_secs };
         match self.nodes.get_mut(node) {
             Some(known) if record.syncs > known.syncs => *known = seen,
             Some(_) => return,
             // As in `observe`: a new node was seen if this life had begun before it came.
             None => drop(self.nodes.insert(node.clone(), LastSeen { in_this_life: self.begun, ..seen })),
         }
+        self.heard = Heard { at, monotonic };
+        presence.deaf_secs = None;
         if self.begun {
             presence.absent.remove(node);
             presence.overdue.remove(node);
@@ -187,9 +237,10 @@ impl Life {
         }
     }
 
-    /// Advances to `monotonic` without counting the time as served: the store could not be read or written.
-    pub fn skip_to(&mut self, monotonic: Duration) {
-        self.last_look = Some(monotonic);
+    /// The store could not be read or written: the time since the look before, and until the next one, does not count as
+    /// served.
+    pub fn interrupt(&mut self) {
+        self.last_look = None;
     }
 
     /// The presence of the nodes of the snapshot that was observed last.
@@ -202,11 +253,11 @@ impl Life {
                 seen.push(node.clone());
             }
             let silent_for = last_seen.map_or(Duration::ZERO, |last_seen| self.served.saturating_sub(last_seen.at));
-            let limit = absence_limit(snapshot, record);
-            let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
+            let period_secs = period_secs(snapshot, record);
+            let limit = absence_limit(snapshot, record, last_seen);
             if silent_for > limit {
                 absent.push(node.clone());
-            } else if !is_seen || silent_for > Duration::from_secs(period) {
+            } else if !is_seen || silent_for > Duration::from_secs(period_secs) {
                 overdue.insert(node.clone(), (limit - silent_for).as_secs().saturating_add(1));
             }
         }
@@ -218,7 +269,27 @@ impl Life {
             phase_secs: self.secs_since(self.instruction.as_ref().map(|since| since.at)),
             wave_secs: self.secs_since(self.wave.as_ref().map(|since| since.at)),
             thawing: self.conflict.as_ref().map(|since| since.value.0.clone()),
+            deaf_secs: self.deaf_secs(snapshot),
         }
+    }
+
+    /// See [`Presence::deaf_secs`]; a pool without nodes is not listened to.
+    fn deaf_secs(&self, snapshot: &Snapshot) -> Option<u64> {
+        let is_deaf = !snapshot.nodes.is_empty() && self.served.saturating_sub(self.heard.at) >= self.deaf_after;
+        is_deaf.then(|| self.last_read.unwrap_or_default().saturating_sub(self.heard.monotonic).as_secs())
+    }
+
+    /// Of the nodes that are not absent: one that died does not decide how often the others are heard.
+    fn deaf_after(&self, snapshot: &Snapshot) -> Duration {
+        let (mut period, mut shortest_limit) = (u64::MAX, Duration::MAX);
+        for (_, record, last_seen) in merge_join(snapshot.nodes.iter(), self.nodes.iter()) {
+            let limit = absence_limit(snapshot, record, last_seen);
+            if last_seen.is_some_and(|last_seen| self.served.saturating_sub(last_seen.at) <= limit) {
+                period = period.min(period_secs(snapshot, record));
+                shortest_limit = shortest_limit.min(limit);
+            }
+        }
+        deaf_after(if period == u64::MAX { 0 } else { period }, shortest_limit)
     }
 
     /// Whether the store shows less than this life has seen, so that it was restored from a backup.
@@ -241,10 +312,14 @@ impl Life {
     }
 }
 
-/// A node is absent after a longer silence (rule 11).
-fn absence_limit(snapshot: &Snapshot, record: &NodeRecord) -> Duration {
-    let period = record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy));
-    Duration::from_secs(snapshot.document.policy.absent_after_secs.max(period.saturating_mul(MISSED_PERIODS_MAX)))
+/// The period that the node declares; 0 for one that never reported.
+fn period_secs(snapshot: &Snapshot, record: &NodeRecord) -> u64 {
+    record.report.as_ref().map_or(0, |report| report.period_secs(&snapshot.document.policy))
+}
+
+fn absence_limit(snapshot: &Snapshot, record: &NodeRecord, last_seen: Option<&LastSeen>) -> Duration {
+    let told_secs = last_seen.map_or(0, |last_seen| last_seen.told_secs);
+    snapshot.document.policy.absence_limit(period_secs(snapshot, record), told_secs)
 }
 
 fn mark<T: PartialEq>(since: &mut Option<Since<T>>, value: T, at: Duration) {

@@ -16,8 +16,8 @@
 //! Nodes that only report (`[report]`) are recorded like all others, so that they are shown, and receive no
 //! instruction.
 //!
-//! No answer ever comes from a cache.  If the store cannot be reached, the answer is 503, or 204 for a session that is
-//! held.
+//! No answer ever comes from a cache.  If the store cannot be reached, the answer is 503; a session that is open is held
+//! until the coordinator is blind ([`super::policy::Policy::blind_max`]), and gets 503 then, too.
 //!
 //! | sync | recorded as |
 //! |---|---|

@@ -5,8 +5,8 @@
 //! | state | step |
 //! |---|---|
 //! | frozen | wait |
-//! | absent nodes in the way | exclude them |
-//! | a revoke runs, not paused, and stragglers are past its short barrier | leave them behind |
+//! | absent nodes in the way, and this coordinator is not deaf | exclude them |
+//! | a revoke runs, not paused, this coordinator is not deaf, and stragglers are past its short barrier | leave them behind |
 //! | required nodes not seen in this life, or paused | wait |
 //! | Steady, current revoked | `stage` at the barrier |
 //! | Steady, backup revoked | `drop_backup` at the barrier |
@@ -36,11 +36,14 @@ pub(super) fn tick(snapshot: &Snapshot, now: Now<'_>, fresh: Option<KeyFingerpri
     if not_frozen(snapshot, now.presence).is_err() {
         return Ok(Step::Wait(Wait::on(BlockedBy::Frozen)));
     }
-    if let Some(step) = exclude_absent(snapshot, now)? {
-        return Ok(step);
-    }
-    if let Some(step) = leave_behind(snapshot, now)? {
-        return Ok(step);
+    // A coordinator that hears no node at all judges none.
+    if now.presence.deaf_secs.is_none() {
+        if let Some(step) = exclude_absent(snapshot, now)? {
+            return Ok(step);
+        }
+        if let Some(step) = leave_behind(snapshot, now)? {
+            return Ok(step);
+        }
     }
     let unseen = now.presence.unseen_required(snapshot);
     if !unseen.is_empty() {

@@ -97,6 +97,10 @@ pub struct PoolStatus {
     /// When the first node that is waited for is excluded, at the earliest, if it stays silent; null if none will be.
     #[serde(default)]
     pub next_exclusion_at: Option<UnixTime>,
+    /// When this coordinator heard of a node last, once that is so long ago that it counts as deaf: it excludes no node;
+    /// null while it hears some.
+    #[serde(default)]
+    pub deaf_since: Option<UnixTime>,
     /// What `resume` would waive; null unless the health gate has stopped a wave.
     #[serde(default)]
     pub waiver: Option<Waiver>,

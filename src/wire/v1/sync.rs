@@ -18,6 +18,9 @@ pub const ANSWER_BYTES_MAX: usize = 4_096;
 /// Longest long poll in seconds; a coordinator cuts more to this.
 pub const WAIT_SECS_MAX: u64 = 60;
 
+/// Header of an answer without content (204): its `absent_after_secs`, so that a node that gets no new keys knows it, too.
+pub const ABSENT_AFTER_HEADER: &str = "tfo-absent-after";
+
 /// Largest `next_contact_secs`: a timer that fires once a week.
 pub const NEXT_CONTACT_SECS_MAX: u64 = 7 * 86_400;
 

@@ -29,6 +29,16 @@ impl Site {
         self.host.configure(&source, "verify_interval = \"1s\"");
     }
 
+    /// Another coordinator beside the agent, for one of another CA behind it.
+    pub(crate) fn relay_to(&self, ca: &Ca) -> FakeCoordinator {
+        FakeCoordinator::start(self.host.netns(), ca)
+    }
+
+    /// The same for that one.
+    pub(crate) fn configure_for(&self, coordinator: &FakeCoordinator, more: &str) {
+        self.host.configure(&source(&self.host, &[coordinator.url()], more), "verify_interval = \"60s\"");
+    }
+
     /// A daemon that has installed this generation, [1, 2], and acknowledged it.
     pub(crate) fn started(&self, generation: u64) -> Daemon {
         self.coordinator.tell(told(generation, "steady", 1, Some(2)));

@@ -504,7 +504,7 @@ fn copies_of_the_store_lag() {
     holds("lag", behind(2, 0, Budget::default()), &alike(2), Pinned::Complete(1));
     holds("lag, moves", behind(2, 0, moves), &alike(2), Pinned::Complete(1));
     let late = Budget { slow_commits: 1, late: 1, ..Budget::default() };
-    holds("lag, late", behind(2, 0, late), &alike(2), Pinned::Bounded(SHORT));
+    holds("lag, late", behind(2, 0, late), &alike(2), Pinned::Complete(50_000));
     holds("lag, joiner, moves", behind(1, 1, moves), &alike(2), Pinned::Complete(1));
     let images = Budget { images: 1, ..moves };
     holds("lag, new image, moves", behind(2, 0, images), &alike(2), Pinned::Bounded(SHORT));

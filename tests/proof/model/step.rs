@@ -1098,7 +1098,8 @@ impl World {
             match proposal.exclusions.get(id).map(|excluded| excluded.cause) {
                 Some(Exclusion::Denied) => self.denied |= 1 << index,
                 Some(Exclusion::Forgotten) => self.denied &= !(1 << index),
-                Some(Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Operator { .. }) | None => {}
+                Some(Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Operator { .. } | Exclusion::Moved { .. })
+                | None => {}
             }
         }
     }

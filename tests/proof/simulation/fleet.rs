@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tfo_engine::fence::{AnswerAccepted, Link, PoolAnswer, RequestId};
+use tfo_engine::fence::{AnswerAccepted, AnswerRefused, Link, PoolAnswer, RequestId};
 use tfo_engine::rollout::barrier::{Barrier, conflict};
 use tfo_engine::rollout::document::{Actor, Document, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Step};
@@ -27,22 +27,25 @@ use tfo_store::ReadStore;
 use tfo_testbed::random::Dice;
 
 use super::clients::{Clients, Promises};
+use super::ears::{Copied, Held, PATIENCE_SECS, Troubles};
 use super::fake::{Trouble, dice};
 use super::files::Files;
 use super::shelf::{Copy, PutOff, Shelf, Written, pool};
 use super::summary::Summary;
 
 /// Faults end here; from then on the fleet converges, and rotates on.
-const FAULTS_UNTIL: u64 = 1_200;
+pub(super) const FAULTS_UNTIL: u64 = 1_200;
 const END: u64 = 2_700;
 const TICK_SECS: u64 = 7;
-const COORDINATORS: usize = 3;
+pub(super) const COORDINATORS: usize = 5;
 const EPOCH: u64 = 1_700_000_000;
+/// A daemon declares this period; like all times here it is shorter than in a fleet.
+const DAEMON_SECS: u64 = 30;
 /// Number of the key that all nodes share at the beginning.
 const FIRST_KEY: u64 = 1;
 
 #[derive(Clone)]
-enum Event {
+pub(super) enum Event {
     Tick(usize),
     /// A coordinator, its life, how often the store was put back before, and the commit that it began then.
     Commit(usize, u64, u64, Rc<Proposal>),
@@ -62,38 +65,56 @@ enum Event {
         request: RequestId,
         answer: Result<Answer, SyncRefused>,
     },
+    /// A held request is looked at.
+    Release {
+        to: usize,
+        node: usize,
+        request: RequestId,
+    },
     Fault,
     /// Somebody writes, reloads or restarts with a coordinator's file.
     File,
+    /// What a switch needs to be noticed, or a time in which no coordinator hears a node.
+    Plan,
 }
 
-struct Node {
-    id: NodeId,
+pub(super) struct Node {
+    pub(super) id: NodeId,
     slot_count: SlotCount,
-    link: Link,
+    pub(super) link: Link,
     file: Option<Fence>,
     kernel: Option<Slots>,
     /// A `once` agent comes back after so long; a daemon has its long poll.
-    timer_secs: Option<u64>,
-    coordinator: usize,
+    pub(super) timer_secs: Option<u64>,
+    pub(super) coordinator: usize,
+    /// Its request that a coordinator holds.
+    pub(super) held: Option<Held>,
+    /// Requests that failed, one after the other.
+    pub(super) failures: usize,
+    /// When it last took an answer, in whatever run of its agent.
+    pub(super) answered_at: Option<u64>,
     /// Stopped or cut off until then.
     away_until: u64,
+    /// Until then its requests are lost, and answers arrive.
+    pub(super) mute_until: u64,
     /// Wakes of an earlier schedule are void.
     wake: u64,
     counters: Counters,
     is_covered: bool,
 }
 
-struct Coordinator {
+pub(super) struct Coordinator {
     life: Life,
-    lives: u64,
-    presence: Presence,
+    pub(super) lives: u64,
+    pub(super) presence: Presence,
+    pub(super) troubles: Troubles,
+    pub(super) copied: Copied,
     /// The highest revision that this life has seen.
     seen: Revision,
     put_off: PutOff,
     /// What the last tick waited for.
     waited: Option<BlockedBy>,
-    is_up: bool,
+    pub(super) is_up: bool,
     wall_error: i64,
 }
 
@@ -111,6 +132,12 @@ pub(crate) enum RuleOff {
     Promise,
     /// A coordinator sets the policy of its file whenever the pool has another one.
     FileProposes,
+    /// A coordinator holds requests without its store for as long as it likes.
+    Blindness,
+    /// Nodes are excluded when `absent_after` is over since the record of their last sync.
+    DetachedFirst,
+    /// Time in which no node is heard makes nodes absent.
+    Deafness,
 }
 
 pub(crate) struct Fleet {
@@ -118,9 +145,9 @@ pub(crate) struct Fleet {
     pub(crate) shelf: Shelf,
     clients: Clients,
     promises: Promises,
-    nodes: Vec<Node>,
-    index: BTreeMap<NodeId, usize>,
-    coordinators: Vec<Coordinator>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) index: BTreeMap<NodeId, usize>,
+    pub(super) coordinators: Vec<Coordinator>,
     files: Files,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     events: BTreeMap<u64, Event>,
@@ -131,7 +158,9 @@ pub(crate) struct Fleet {
     put_backs: u64,
     /// Until then, a node with a new key rejects cookies that it should accept.
     broken_until: u64,
-    rule_off: Option<RuleOff>,
+    /// When a sync was recorded last.
+    pub(super) heard_at: u64,
+    pub(super) rule_off: Option<RuleOff>,
     is_told: bool,
     pub(crate) summary: Summary,
 }
@@ -143,7 +172,7 @@ fn pool_id() -> PoolId {
 fn policy(random: &mut Dice) -> Policy {
     let mut policy = Policy::with_defaults(vec!["*".parse().unwrap()]);
     policy.interval_secs = 60 + random.below(120);
-    policy.absent_after_secs = 60 + random.below(120);
+    policy.absent_after_secs = 90 + random.below(60);
     policy.drain_max_secs = if random.once_in(3) { 60 } else { 300 };
     policy.drain_min_samples = 100;
     policy.health_window_secs = 10 + 30 * random.below(3);
@@ -179,7 +208,11 @@ impl Fleet {
                 kernel: Some(foreign),
                 timer_secs: random.once_in(5).then(|| 40 + random.below(40)),
                 coordinator: usize::try_from(random.below(COORDINATORS as u64)).unwrap(),
+                held: None,
+                failures: 0,
+                answered_at: None,
                 away_until: 0,
+                mute_until: 0,
                 wake: 0,
                 counters: Counters::default(),
                 is_covered: false,
@@ -191,6 +224,8 @@ impl Fleet {
                 life: Life::default(),
                 lives: 0,
                 presence: Presence::default(),
+                troubles: Troubles::default(),
+                copied: Copied::default(),
                 seen: Revision::ZERO,
                 put_off: PutOff::default(),
                 waited: None,
@@ -216,6 +251,7 @@ impl Fleet {
             backup: None,
             put_backs: 0,
             broken_until: 0,
+            heard_at: 0,
             rule_off: None,
             is_told: std::env::var_os("TFO_SEED").is_some(),
             summary: Summary::default(),
@@ -230,11 +266,16 @@ impl Fleet {
         }
         fleet.at(60, Event::Fault);
         fleet.at(30, Event::File);
+        if fleet.random.once_in(3) {
+            let after = 200 + fleet.random.below(400);
+            fleet.at(after, Event::Plan);
+        }
         fleet
     }
 
     pub(crate) fn without(mut self, rule: RuleOff) -> Self {
         self.rule_off = Some(rule);
+        self.at(100, Event::Plan);
         self
     }
 
@@ -248,7 +289,7 @@ impl Fleet {
             steps += 1;
             let Some(event) = self.events.remove(&sequence) else { continue };
             // These two change neither a kernel nor the covered nodes.
-            let is_about_records = matches!(event, Event::Request { .. } | Event::Flush(_));
+            let is_about_records = matches!(event, Event::Request { .. } | Event::Release { .. } | Event::Flush(_));
             self.happen(event);
             if !is_about_records {
                 self.check();
@@ -281,13 +322,13 @@ impl Fleet {
         self.summary
     }
 
-    fn at(&mut self, delay: u64, event: Event) {
+    pub(super) fn at(&mut self, delay: u64, event: Event) {
         self.sequence += 1;
         self.queue.push(Reverse((self.now + delay, self.sequence)));
         self.events.insert(self.sequence, event);
     }
 
-    fn wake(&mut self, n: usize, delay: u64) {
+    pub(super) fn wake(&mut self, n: usize, delay: u64) {
         self.nodes[n].wake += 1;
         let wake = self.nodes[n].wake;
         self.at(delay, Event::Wake(n, wake));
@@ -298,11 +339,15 @@ impl Fleet {
     }
 
     fn happen(&mut self, event: Event) {
+        if let Some(until) = self.put_off_until(&event) {
+            self.at(until - self.now, event);
+            return;
+        }
         match event {
             Event::Tick(c) => self.tick(c),
             Event::Commit(c, life, put_backs, proposal) => {
                 // A call that was under way when the files were swapped has reached the old ones.
-                let is_there = self.coordinators[c].lives == life && self.coordinators[c].is_up;
+                let is_there = self.coordinators[c].lives == life && self.coordinators[c].is_up && !self.is_cut(c);
                 if is_there && self.put_backs == put_backs {
                     self.commit(c, &proposal);
                 }
@@ -315,18 +360,29 @@ impl Fleet {
             }
             Event::Request { node, to, life, request, sync } => self.serve((node, request), (to, life), &sync),
             Event::Answer { node, request, answer } => self.answered(node, request, answer),
+            Event::Release { node, request, .. } => self.release(node, request),
             Event::Fault => self.fault(),
             Event::File => self.file(),
+            Event::Plan => self.plan(),
         }
     }
 
     // ---- nodes ----
 
     fn sync(&mut self, n: usize) {
-        let again = self.nodes[n].timer_secs.unwrap_or(45) + self.random.below(15);
+        let hold_secs = self.shelf.now.document.policy.hold_max().as_secs();
+        let again = self.nodes[n].timer_secs.unwrap_or(hold_secs + PATIENCE_SECS) + self.random.below(15);
         self.wake(n, again);
         if self.nodes[n].away_until > self.now {
             return;
+        }
+        if self.nodes[n].link.outstanding().is_some() {
+            self.hop(n);
+            return;
+        }
+        let (nonce, monotonic) = (self.random.roll(), Duration::from_secs(self.now));
+        if self.nodes[n].link.returns(1_000 + self.now, nonce, monotonic) {
+            self.summary.count("nodes that ask while they are detached", 1);
         }
         if let Some(told) = self.nodes[n].link.pending().copied() {
             self.install(n, told);
@@ -350,16 +406,18 @@ impl Fleet {
                 installed,
                 foreign,
                 slot_count: node.slot_count,
-                next_sync_secs: node.timer_secs.unwrap_or(60),
+                next_sync_secs: node.timer_secs.unwrap_or(DAEMON_SECS),
                 counters: Some(node.counters),
                 seen: Generation::ZERO,
                 source: KeySource::Coordinator,
                 holds: None,
             },
         });
-        let to = node.coordinator;
+        let (to, is_mute) = (node.coordinator, node.mute_until > self.now);
         let life = self.coordinators[to].lives;
-        let copies = if !self.has_faults() {
+        let copies = if is_mute {
+            0
+        } else if !self.has_faults() {
             1
         } else if self.random.once_in(20) {
             self.random.below(3)
@@ -390,7 +448,7 @@ impl Fleet {
         self.summary.count("connections rejected", counted.passive_fail);
     }
 
-    fn delay(&mut self) -> u64 {
+    pub(super) fn delay(&mut self) -> u64 {
         if self.has_faults() && self.random.once_in(30) { self.random.below(60) } else { self.random.below(3) }
     }
 
@@ -401,27 +459,55 @@ impl Fleet {
         if node.away_until > self.now {
             return;
         }
+        let absent_after = Duration::from_secs(self.shelf.now.document.policy.absent_after_secs);
+        let is_outstanding = node.link.outstanding() == Some(request);
+        if is_outstanding && answer.is_ok() && node.link.has_lapsed(monotonic) {
+            // It asks again in a new session.
+            self.summary.count("answers that came when the node was detached", 1);
+            node.link.give_up();
+            return self.wake(n, 0);
+        }
         match answer {
             Ok(Answer::Instruct(told)) => {
-                let absent_after = Duration::from_secs(60);
                 let answer = PoolAnswer { pool_id: pool_id(), instruction: told, absent_after };
-                let taken = node.link.answered(request, &answer, monotonic);
-                if matches!(taken, Ok(AnswerAccepted::Install | AnswerAccepted::Same)) {
-                    self.install(n, told);
+                match node.link.answered(request, &answer, monotonic) {
+                    Ok(AnswerAccepted::Install | AnswerAccepted::Same) => {
+                        self.contacted(n);
+                        self.install(n, told);
+                    }
+                    Err(AnswerRefused::NotOutstanding) => {}
+                    // What it holds is another history's: it backs off.
+                    Err(_) => {
+                        self.contacted(n);
+                        self.hop(n);
+                    }
                 }
             }
             Ok(Answer::Nothing) => {
                 if node.link.nothing_new(request, monotonic).is_ok() {
+                    node.link.pool_waits(absent_after);
+                    let is_daemon = node.timer_secs.is_none();
+                    self.contacted(n);
+                    if is_daemon {
+                        self.wake(n, 1);
+                    }
                     self.repair(n);
                 }
             }
             Err(SyncRefused::SessionClosed { ordinal }) => {
                 if node.link.session_closed(request, ordinal, nonce, monotonic).is_ok() {
+                    self.contacted(n);
                     self.wake(n, 1);
                 }
             }
-            Err(_) => node.link.give_up(),
+            Err(_) if is_outstanding => self.hop(n),
+            Err(_) => {}
         }
+    }
+
+    fn contacted(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        (node.answered_at, node.failures) = (Some(self.now), 0);
     }
 
     /// File, then kernel; a fault may come in between.
@@ -464,6 +550,8 @@ impl Fleet {
         self.summary.count("agent restarts", 1);
         let nonce = self.random.roll();
         let node = &mut self.nodes[n];
+        // Its connection ends with it.
+        node.held = None;
         // A clock that stepped: the ordinal may be below that of the session before.
         let ordinal = 1_000 + if nonce.is_multiple_of(5) { 0 } else { self.now };
         node.link = Link::start(node.file.clone(), Session { ordinal, nonce }, Duration::from_secs(self.now));
@@ -500,31 +588,38 @@ impl Fleet {
 
     fn serve(&mut self, (n, request): (usize, RequestId), (c, life): (usize, u64), sync: &Rc<Sync>) {
         let coordinator = &self.coordinators[c];
-        if !coordinator.is_up || coordinator.lives != life {
+        if !coordinator.is_up || coordinator.lives != life || coordinator.troubles.deaf_until > self.now {
             return;
         }
         let id = self.nodes[n].id.clone();
         let mut off = std::mem::take(&mut self.coordinators[c].put_off);
         let result = self.record(c, &mut off, (&id, sync));
         self.coordinators[c].put_off = off;
-        let answer = result.and_then(|()| self.answer(c, (&id, sync)));
+        let answer = match result {
+            Ok(()) => {
+                self.heard_at = self.now;
+                self.answer(c, (&id, sync))
+            }
+            Err(SyncRefused::NotAdmitted) => {
+                // The write may have been done.
+                if !self.is_cut(c) && !self.shelf.store.is_down() {
+                    self.heard_at = self.now;
+                }
+                self.without_store(c, n, sync)
+            }
+            refused => refused.map(|()| Answer::Nothing),
+        };
         if answer == Err(SyncRefused::Frozen) {
             self.summary.count("frozen answers", 1);
         }
-        if !(self.has_faults() && self.random.once_in(40)) {
-            let delay = self.delay();
-            self.at(delay, Event::Answer { node: n, request, answer });
-        }
+        self.hold_or_send((n, request), (c, life), sync, answer);
     }
 
     /// The first sync of a session is durable before it is answered; later ones are put off.
     fn record(&mut self, c: usize, off: &mut PutOff, (id, sync): (&NodeId, &Sync)) -> Result<(), SyncRefused> {
         let unreachable = SyncRefused::NotAdmitted;
         for _ in 0..3 {
-            let Some(stored) = self.shelf.read() else {
-                self.summary.count("calls to a store that is down", 1);
-                return Err(unreachable);
-            };
+            let stored = self.read(c, false).ok_or(SyncRefused::NotAdmitted)?;
             let before = self.shelf.record_after(&coordinator(c), off, id);
             let recording = record(&stored.document, before.as_ref(), id, sync, self.wall(c), &coordinator(c))?;
             match recording {
@@ -552,7 +647,11 @@ impl Fleet {
 
     fn flush(&mut self, c: usize) {
         let mut off = std::mem::take(&mut self.coordinators[c].put_off);
-        if self.coordinators[c].is_up {
+        if self.coordinators[c].is_up && !self.is_cut(c) {
+            if !off.queue.is_empty() {
+                // Also what one that stood still heard long ago: the others see it now.
+                self.heard_at = self.now;
+            }
             self.shelf.flush(&coordinator(c), &mut off);
         }
         self.coordinators[c].put_off = off;
@@ -568,8 +667,8 @@ impl Fleet {
         }
     }
 
-    fn answer(&mut self, c: usize, (id, sync): (&NodeId, &Sync)) -> Result<Answer, SyncRefused> {
-        let snapshot = self.shelf.read().ok_or(SyncRefused::NotAdmitted)?;
+    pub(super) fn answer(&mut self, c: usize, (id, sync): (&NodeId, &Sync)) -> Result<Answer, SyncRefused> {
+        let snapshot = self.read(c, false).ok_or(SyncRefused::NotAdmitted)?;
         if snapshot.document.revision < self.coordinators[c].seen {
             // A coordinator that answers from a store that went back begins a new life first.
             self.summary.count("a store that went back was noticed in an answer", 1);
@@ -585,10 +684,12 @@ impl Fleet {
     }
 
     fn observe(&mut self, c: usize, snapshot: &Snapshot) {
-        let monotonic = Duration::from_secs(self.now);
+        let (monotonic, instead) = (Duration::from_secs(self.now), self.looked_at(snapshot));
         let coordinator = &mut self.coordinators[c];
-        coordinator.life.observe(monotonic, snapshot);
-        coordinator.presence = coordinator.life.presence(snapshot);
+        coordinator.life.observe(monotonic, instead.as_ref().unwrap_or(snapshot));
+        let presence = self.judged(snapshot, self.coordinators[c].life.presence(snapshot));
+        let coordinator = &mut self.coordinators[c];
+        coordinator.presence = presence;
         coordinator.seen = snapshot.document.revision;
     }
 
@@ -600,8 +701,9 @@ impl Fleet {
         }
         self.flush(c);
         let whole = self.random.once_in(4);
-        let Some(snapshot) = (if whole { self.shelf.load() } else { self.shelf.read() }) else {
-            self.coordinators[c].life.skip_to(Duration::from_secs(self.now));
+        let Some(snapshot) = self.read(c, whole) else {
+            self.coordinators[c].life.interrupt();
+            self.let_go_if_blind(c);
             return;
         };
         self.observe(c, &snapshot);
@@ -653,7 +755,8 @@ impl Fleet {
         if let (Some(command), false) = (Self::amnesty(snapshot), self.has_faults()) {
             return Some(command);
         }
-        if self.has_faults() && self.random.once_in(40) { Some(self.whim(snapshot)) } else { None }
+        let has_whims = self.has_faults() && !self.is_about_ears();
+        if has_whims && self.random.once_in(40) { Some(self.whim(snapshot)) } else { None }
     }
 
     fn decide(&mut self, c: usize, input: &Input) {
@@ -737,6 +840,7 @@ impl Fleet {
             let what = self.files.set(c, &proposal.document.policy);
             self.summary.count(what, 1);
         }
+        self.check_absences(proposal);
         self.promises.committed(proposal.audit.action, &proposal.document);
         let what = match proposal.audit.action {
             Action::Settle => "rotations",
@@ -755,20 +859,16 @@ impl Fleet {
             self.summary.count("rotations", 1);
         }
         for node in proposal.exclusions.keys() {
-            if let Some(n) = self.index.get(node) {
+            // A session that was opened since it was decided is not hit.
+            let is_hit = !self.shelf.now.nodes.get(node).is_some_and(|record| record.membership == Membership::Admitted);
+            if let (Some(n), true) = (self.index.get(node), is_hit) {
                 self.nodes[*n].is_covered = false;
                 self.summary.count("exclusions", 1);
             }
         }
         let is_news = proposal.document.generation != told_before || proposal.audit.action == Action::OpenWave;
         if is_news {
-            // The long polls end.
-            for n in 0..self.nodes.len() {
-                if self.nodes[n].timer_secs.is_none() {
-                    let delay = 1 + self.random.below(3);
-                    self.wake(n, delay);
-                }
-            }
+            self.publish();
         }
     }
 
@@ -790,11 +890,14 @@ impl Fleet {
         self.at(delay, Event::Fault);
         let n = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap();
         let c = usize::try_from(self.random.below(COORDINATORS as u64)).unwrap();
-        match self.random.below(15) {
+        // Of nodes alone, or also of stores and coordinators.
+        let kinds = if self.is_about_ears() { 6 } else { 20 };
+        match self.random.below(kinds) {
             0 => self.restart(n),
             1 => self.reboot(n),
             2 => self.reimage(n),
-            3 | 4 => self.nodes[n].away_until = self.now + self.random.below(600),
+            3 => self.nodes[n].away_until = self.now + self.random.below(600),
+            4 | 15 => self.mute(n),
             5 => {
                 let other = (self.nodes[n].coordinator + 1) % COORDINATORS;
                 self.nodes[n].coordinator = other;
@@ -803,6 +906,9 @@ impl Fleet {
             }
             6 => self.stop_coordinator(c),
             7 => self.start_coordinator(c),
+            16 => self.cut_off(c),
+            17 => self.deafen(c),
+            18 => self.pause(c),
             8 => self.shelf.store.set(if self.shelf.store.is_down() { Trouble::None } else { Trouble::Down }),
             9 => self.coordinators[c].wall_error = i64::try_from(self.random.below(4_000)).unwrap() - 2_000,
             10 => self.shelf.store.set(Trouble::None),
@@ -815,7 +921,14 @@ impl Fleet {
 
     fn stop_coordinator(&mut self, c: usize) {
         self.summary.count("coordinator stops", 1);
+        // Their connections break.
+        for n in 0..self.nodes.len() {
+            if let Some(Held { to, request, .. }) = self.nodes[n].held.clone().filter(|held| held.to == c) {
+                self.at(1, Event::Release { to, node: n, request });
+            }
+        }
         let coordinator = &mut self.coordinators[c];
+        coordinator.copied = Copied::default();
         coordinator.life = Life::default();
         coordinator.seen = Revision::ZERO;
         coordinator.put_off = PutOff::default();
@@ -894,9 +1007,10 @@ impl Fleet {
         for c in 0..COORDINATORS {
             self.start_coordinator(c);
             self.coordinators[c].wall_error = 0;
+            self.coordinators[c].troubles = Troubles::default();
         }
         for node in &mut self.nodes {
-            node.away_until = 0;
+            (node.away_until, node.mute_until) = (0, 0);
         }
     }
 

@@ -1,8 +1,9 @@
 //! Seeded simulation of a whole fleet over the engine's own code, in virtual time: 100 nodes and more, daemons and
-//! timers, three coordinators over one real `MemoryStore` that is slow, fails, loses answers and is put back to an older
-//! copy, waves and gates that clients with cookies open and close, lost and late messages, clocks that step, crashes, new
-//! images, operators, coordinators whose files differ and change.  After every step the invariant is checked over distinct pairs of slots, and the promise to clients
-//! (docs/protocol.md#rule-4) over every key with cookies; when the faults stop, the fleet must converge and go on rotating.
+//! timers, five coordinators over one real `MemoryStore` that is slow, fails, loses answers and is put back to an older
+//! copy, of which single ones are cut off from it, reached by no node, or stand still, waves and gates that clients with
+//! cookies open and close, lost and late messages, clocks that step, crashes, new images, operators, coordinators whose
+//! files differ and change.  After every step the invariant is checked over distinct pairs of slots, and the promise to
+//! clients (docs/protocol.md#rule-4) over every key with cookies; when the faults stop, the fleet must converge and go on rotating.
 //!
 //! A failing seed is printed.  Replay it: `TFO_SEED=7 cargo test -p tfo-proof simulation -- --nocapture`.
 //! More of them: `TFO_SEEDS=20000 cargo test -p tfo-proof simulation`.
@@ -90,4 +91,23 @@ fn a_war_of_files_is_caught() {
 #[test]
 fn a_fleet_that_breaks_its_promise_is_caught() {
     assert_eq!(caught_of_20(RuleOff::Promise), 20);
+}
+
+/// Nor are those of rule 11 and rule 7: a coordinator without its store that goes on holding its nodes' requests, while the
+/// others exclude them.
+#[test]
+fn a_blind_coordinator_that_holds_its_nodes_is_caught() {
+    assert_eq!(caught_of_20(RuleOff::Blindness), 20);
+}
+
+/// A fleet that excludes nodes before they are detached.
+#[test]
+fn a_fleet_that_excludes_before_the_nodes_detach_is_caught() {
+    assert_eq!(caught_of_20(RuleOff::DetachedFirst), 20);
+}
+
+/// Coordinators that no node reaches, and that exclude nodes for it.
+#[test]
+fn a_deaf_fleet_that_excludes_nodes_is_caught() {
+    assert_eq!(caught_of_20(RuleOff::Deafness), 20);
 }

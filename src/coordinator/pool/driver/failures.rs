@@ -36,13 +36,16 @@ impl Driver {
 
     /// Notes that the store could not be read or written: in this time no node counts as silent (rule 11).
     pub(super) fn store_failed(&mut self, failed: &StoreError) {
-        let monotonic = self.monotonic();
-        self.seen.life.skip_to(monotonic);
+        self.seen.life.interrupt();
         self.metrics.store_failed(self.replica.pool(), failed.kind());
         if !std::mem::replace(&mut self.logged.store_down, true) {
             let problem = failed.problem();
             let (pool, kind, remedy) = (self.replica.pool(), problem.kind, &problem.remedy);
             error!(%pool, kind, error = problem.message, remedy, "cannot use the store; nodes keep their installed keys and get no instructions until it is back");
+        }
+        if self.shared.is_blind() {
+            // Another coordinator may be about to exclude them: they must not take this one's silence for "nothing new".
+            self.waiting.without_store();
         }
     }
 }

@@ -65,6 +65,8 @@ pub(super) struct Driver {
     /// The verdict that was found last.
     told: Option<Told>,
     file: FilePolicy,
+    /// When a node was heard last, if that is too long ago.
+    deaf_since: Option<UnixTime>,
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
     shared: Arc<Shared>,
@@ -96,6 +98,7 @@ impl Driver {
             wait: None,
             told: None,
             file: FilePolicy::at_start(file_policy),
+            deaf_since: None,
             metrics,
             connections,
             shared,
@@ -162,7 +165,16 @@ impl Driver {
         self.sweep();
         self.erase();
         self.pace.ticked(start);
+        if self.logged.store_down {
+            self.pace.tick_within(self.left_of_blindness());
+        }
         self.judge_now_and_then();
+    }
+
+    /// Time until nodes that are held without the store are let go; none if they are.
+    fn left_of_blindness(&self) -> Option<Duration> {
+        let blind_max = self.replica.document().policy.blind_max();
+        blind_max.checked_sub(self.shared.unconfirmed_for()).filter(|left| !left.is_zero())
     }
 
     /// Answers the waiting nodes if the document has changed.

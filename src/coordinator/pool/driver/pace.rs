@@ -74,6 +74,13 @@ impl Pace {
         is_due
     }
 
+    /// The next tick comes within this time, if it is given.
+    pub(super) fn tick_within(&mut self, left: Option<Duration>) {
+        if let Some(left) = left {
+            self.next_tick = self.next_tick.min(clock::monotonic() + left);
+        }
+    }
+
     /// Keys were left on the medium: the next tick tries again to erase them.
     pub(super) fn erase_soon(&mut self) {
         self.next_erase = clock::monotonic();

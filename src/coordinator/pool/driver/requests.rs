@@ -181,13 +181,14 @@ impl Driver {
         }
     }
 
-    /// Holds a sync without the store if its session is open and has the copy's instruction; anything else needs the
-    /// store (rule 7).
+    /// Holds a sync without the store, for as long as [`Policy::blind_max`](tfo_engine::rollout::policy::Policy::blind_max), if
+    /// its session is open and has the copy's instruction; anything else needs the store (rule 7).
     fn without_store(&mut self, pending: Pending) {
         let Pending { node, sync, reply } = &pending;
         let snapshot = self.replica.snapshot();
         let open = snapshot.nodes.get(node).and_then(|record| record.session);
         let may_wait = reply.until() == Until::News
+            && !self.shared.is_blind()
             && open == Some(sync.session)
             && self.seen.view.answer(snapshot, node, sync) == Ok(Answer::Nothing);
         if may_wait {
@@ -199,7 +200,7 @@ impl Driver {
 
     /// Looks at the nodes that are asked about alone: any node may ask for itself, as often as it likes.
     fn show_node<T>(&mut self, reply: oneshot::Sender<Result<T, StoreDown>>, show: impl FnOnce(&Self) -> T) {
-        let shown = if self.look() { Ok(show(self)) } else { Err(StoreDown) };
+        let shown = if self.look() { Ok(show(self)) } else { Err(self.shared.store_down()) };
         drop(reply.send(shown));
     }
 
@@ -218,7 +219,7 @@ impl Driver {
             self.look_ahead();
             Ok(show(self))
         } else {
-            Err(StoreDown)
+            Err(self.shared.store_down())
         };
         // The client may have left meanwhile.
         drop(reply.send(shown));

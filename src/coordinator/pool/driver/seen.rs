@@ -46,6 +46,7 @@ impl Driver {
     pub(super) fn follow(&mut self) -> Option<News> {
         match self.replica.follow() {
             Ok(news) => {
+                self.shared.store_confirms();
                 if !self.writes.fail {
                     self.store_is_good();
                 }
@@ -62,14 +63,20 @@ impl Driver {
     pub(super) fn observe(&mut self) {
         self.show_revision();
         let monotonic = self.monotonic();
-        if self.writes.fail {
-            self.seen.life.skip_to(monotonic);
-        }
         let (seen, snapshot) = (&mut self.seen, self.replica.snapshot());
+        // Without writes no node can be recorded: neither the time before this look counts nor that after it.
+        if self.writes.fail {
+            seen.life.interrupt();
+        }
         seen.life.observe(monotonic, snapshot);
+        if self.writes.fail {
+            seen.life.interrupt();
+        }
         seen.presence = seen.life.presence(snapshot);
         seen.view = PoolView::of(snapshot, &seen.presence);
         seen.looked_at = Some(self.replica.head());
+        self.deaf_since =
+            seen.presence.deaf_secs.map(|secs| self.deaf_since.unwrap_or_else(|| clock::now().minus(secs)));
         if **self.shared.policy.load() != snapshot.document.policy {
             self.shared.policy.store(Arc::new(snapshot.document.policy.clone()));
         }

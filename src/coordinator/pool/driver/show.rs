@@ -126,6 +126,7 @@ impl Driver {
             expected_in_file: document.policy.expected_nodes.is_some(),
             unseen: unseen.len(),
             next_exclusion_at: if frozen { None } else { next_exclusion(snapshot, now) },
+            deaf_since: self.deaf_since,
             waiver: waiver(snapshot, now).map(waived),
             rotate_refused: rotate_refused(snapshot, now),
         }

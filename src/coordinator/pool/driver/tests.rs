@@ -29,8 +29,9 @@ use tfo_store::{
 };
 use tfo_wire::v1::fleet::Done;
 
-/// Longer than any node may be silent here.
 const ABSENT_AFTER_SECS: u64 = 30;
+/// Longer than any node may be silent here: with the longest poll and two beats.
+const LIMIT_SECS: u64 = 45;
 /// Between two looks: less than counts as served at once.
 const STEP: Duration = Duration::from_secs(5);
 
@@ -141,6 +142,7 @@ fn driver(store: &Arc<FakeStore>, file_policy: Policy) -> Driver {
     let shared = Shared {
         started: clock::monotonic(),
         good_at_ms: AtomicU64::new(0),
+        confirmed_at_ms: AtomicU64::new(1),
         revision: AtomicU64::new(0),
         policy: arc_swap::ArcSwap::from_pointee(replica.document().policy.clone()),
     };
@@ -234,6 +236,7 @@ impl World {
         self.driver.shared = Arc::new(Shared {
             started: shared.started.checked_sub(time).expect("the machine has been up for longer"),
             good_at_ms: AtomicU64::new(shared.good_at_ms.load(Ordering::Relaxed)),
+            confirmed_at_ms: AtomicU64::new(shared.confirmed_at_ms.load(Ordering::Relaxed)),
             revision: AtomicU64::new(shared.revision.load(Ordering::Relaxed)),
             policy: arc_swap::ArcSwap::new(shared.policy.load_full()),
         });
@@ -241,7 +244,7 @@ impl World {
 
     /// More time than a node may be silent passes; these nodes keep syncing.
     fn pass_long(&mut self, heard: &[&str]) {
-        for _ in 0..=ABSENT_AFTER_SECS / STEP.as_secs() {
+        for _ in 0..=LIMIT_SECS / STEP.as_secs() {
             self.pass(STEP);
             self.hear(heard);
         }
@@ -460,6 +463,48 @@ fn a_commit_that_is_not_answered_is_settled_before_the_operator_is_told() {
         assert_eq!(world.actions().iter().filter(|entry| rotated(entry)).count(), 1, "{is_done}");
         assert_eq!(world.driver.replica.keys().epochs().count(), 3, "{is_done}");
     }
+}
+
+#[test]
+fn a_coordinator_that_is_blind_holds_no_node() {
+    let mut world = World::new();
+    let mut held = world.sync("a");
+    world.driver.flush();
+    world.store.fail(true, true);
+    world.driver.tick();
+    assert!(held.is_held() && held.answer().now_or_never().is_none(), "not blind yet");
+    assert_eq!(world.driver.shared.store_down().blind_since, None);
+    let left = world.driver.pace.next_tick.saturating_duration_since(clock::monotonic());
+    assert!(left <= policy().blind_max(), "it looks when it becomes blind: {left:?}");
+    world.pass(policy().blind_max());
+    assert!(world.driver.shared.is_blind(), "a handler knows it without the driver");
+    world.driver.tick();
+    assert_eq!(held.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
+    let mut open = world.sync("b");
+    assert_eq!(open.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
+    assert!(!open.is_held());
+    assert!(world.driver.shared.store_down().blind_since.is_some());
+    assert!(matches!(world.rotate(), Err(CommandError::StoreDown)));
+    // The store is back, and it holds again.
+    world.store.fail(false, false);
+    let mut open = world.sync("b");
+    assert!(open.is_held() && open.answer().now_or_never().is_none());
+    assert_eq!(world.driver.shared.store_down().blind_since, None);
+}
+
+#[test]
+fn a_coordinator_that_no_node_reaches_takes_none_for_absent() {
+    let mut world = World::new();
+    world.pass_long(&[]);
+    world.pass_long(&[]);
+    let since = world.driver.deaf_since;
+    assert!(world.driver.seen.presence.absent.is_empty(), "{:?}", world.driver.seen.presence);
+    assert_eq!(world.driver.status().deaf_since, since);
+    assert!(since.is_some_and(|since| clock::now() >= since));
+    world.hear(&["a", "c"]);
+    assert_eq!((world.driver.deaf_since, world.actions()), (None, vec![]));
+    world.pass_long(&["a", "c"]);
+    assert_eq!(world.driver.seen.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
 }
 
 #[test]

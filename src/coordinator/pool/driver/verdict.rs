@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::Driver;
+use crate::pool::message::StoreDown;
 use tfo_engine::rollout::input::Now;
 use tfo_engine::rollout::verdict::{self, verdict};
 use tfo_host::runtime::clock;
@@ -82,8 +83,8 @@ impl Driver {
 
 /// The verdict on a pool whose driver or store does not answer.
 #[must_use]
-pub fn without_store(pool: &PoolName) -> Verdict {
-    shown(pool, verdict::Verdict::without_store())
+pub fn without_store(pool: &PoolName, down: StoreDown) -> Verdict {
+    shown(pool, verdict::Verdict { since: down.blind_since, ..verdict::Verdict::without_store() })
 }
 
 fn shown(pool: &PoolName, found: verdict::Verdict) -> Verdict {

@@ -104,12 +104,13 @@ impl Driver {
     /// Takes the records in that were just written for these nodes, without a look at all the others: the copy was the
     /// store's state, and no other writer has changed it since.  The next tick looks at all.
     fn take_in(&mut self, nodes: &[NodeId]) {
+        let monotonic = self.monotonic();
         let seen = &mut self.seen;
         let mut view = seen.view;
         for node in nodes {
             let snapshot = self.replica.snapshot();
             if let Some(record) = snapshot.nodes.get(node) {
-                seen.life.see(node, record, &mut seen.presence);
+                seen.life.see(monotonic, (node, record), &mut seen.presence);
                 view = view.after(snapshot, &seen.presence, node, record);
             }
         }

@@ -13,7 +13,7 @@ const fn secs(secs: u64) -> Duration {
 /// Steady at generation 1; each node has acknowledged, and syncs every `period` seconds.
 fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
     let mut policy = Policy::with_defaults(Vec::new());
-    policy.absent_after_secs = 100;
+    policy.absent_after_secs = 120;
     let mut document = Document::new(pool_id(), policy, UnixTime::from_secs(0));
     document.revision = Revision::new(revision);
     document.generation = Generation::new(1);
@@ -30,11 +30,19 @@ fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
     Snapshot { document, nodes }
 }
 
-/// Looks every ten seconds until `until`.
+/// Looks every ten seconds until `until`, and hears a further node each time.
 fn serve(life: &mut Life, from: u64, until: u64, snapshot: &Snapshot) -> Presence {
     for at in (from..=until).step_by(10) {
-        life.observe(secs(at), snapshot);
+        let mut heard = snapshot.clone();
+        heard.nodes.extend(pool(0, &[("talks", 1 + at, 30)]).nodes);
+        life.observe(secs(at), &heard);
     }
+    life.presence(snapshot)
+}
+
+/// The same without a node that is heard.
+fn listen(life: &mut Life, from: u64, until: u64, snapshot: &Snapshot) -> Presence {
+    (from..=until).step_by(10).for_each(|at| life.observe(secs(at), snapshot));
     life.presence(snapshot)
 }
 
@@ -48,12 +56,12 @@ fn a_coordinator_that_starts_has_seen_no_node_and_none_is_absent() {
     // a is seen, by any coordinator; b is not, and is absent in the end.
     let seen = pool(5, &[("a", 8, 30), ("b", 9, 30)]);
     assert_eq!(serve(&mut life, 1_010, 1_010, &seen).seen, [node("a")].into());
-    let presence = serve(&mut life, 1_020, 1_100, &seen);
-    assert!(presence.absent.is_empty());
-    assert_eq!(serve(&mut life, 1_110, 1_110, &seen).absent, [node("b")].into());
+    let presence = serve(&mut life, 1_020, 1_180, &seen);
+    assert!(presence.absent.is_empty(), "absent_after 120 s, a poll of 40 s, two beats of 10 s");
+    assert_eq!(serve(&mut life, 1_190, 1_190, &seen).absent, [node("b")].into());
     // A node that registers in this life was seen in it.
     let joined = pool(5, &[("a", 8, 30), ("b", 9, 30), ("c", 1, 30)]);
-    assert!(serve(&mut life, 1_120, 1_120, &joined).seen.contains(&node("c")));
+    assert!(serve(&mut life, 1_200, 1_200, &joined).seen.contains(&node("c")));
 }
 
 #[test]
@@ -62,16 +70,75 @@ fn time_in_which_it_did_not_serve_makes_no_node_absent() {
     // Stopped for an hour: docs/protocol.md#what-goes-wrong-without-a-rule, "coordinator down an hour".
     let mut life = Life::default();
     serve(&mut life, 0, 0, &snapshot);
-    life.observe(secs(3_600), &snapshot);
-    assert!(life.presence(&snapshot).absent.is_empty());
-    // Without its store for an hour.
+    assert!(serve(&mut life, 3_600, 3_600, &snapshot).absent.is_empty());
+    // Every other look at its store fails, for an hour: no time lies between two that were confirmed.
     let mut life = Life::default();
-    serve(&mut life, 0, 0, &snapshot);
     for at in (0..3_600).step_by(5) {
-        life.skip_to(secs(at));
+        serve(&mut life, at, at, &snapshot);
+        life.interrupt();
     }
-    life.observe(secs(3_600), &snapshot);
     assert!(life.presence(&snapshot).absent.is_empty());
+    assert_eq!(serve(&mut life, 3_600, 3_610, &snapshot).phase_secs, 10);
+}
+
+#[test]
+fn a_coordinator_that_hears_no_node_takes_none_for_absent() {
+    let snapshot = |syncs| pool(5, &[("a", syncs, 30), ("b", 9, 30), ("timer", 4, 600)]);
+    let mut life = Life::default();
+    listen(&mut life, 0, 0, &snapshot(7));
+    assert_eq!(listen(&mut life, 10, 60, &snapshot(8)).deaf_secs, None);
+    // An hour in which all are silent counts for one minute.
+    let deaf = listen(&mut life, 70, 3_600, &snapshot(8));
+    assert_eq!((deaf.deaf_secs, deaf.phase_secs), (Some(3_590), 70));
+    assert!(deaf.absent.is_empty(), "{deaf:?}");
+    // The first that is heard, and time counts again; b is absent in the end.
+    let heard = listen(&mut life, 3_610, 3_610, &snapshot(9));
+    assert_eq!((heard.deaf_secs, heard.phase_secs, heard.absent), (None, 80, [].into()));
+    let mut later = Presence::default();
+    for (at, syncs) in (3_620..=3_720).step_by(10).zip(10..) {
+        later = listen(&mut life, at, at, &snapshot(syncs));
+    }
+    assert_eq!(later.absent, [node("b")].into(), "190 s that count");
+    // b does not decide any more how often a node has to be heard, and without it there is a minute, too.
+    assert_eq!(listen(&mut life, 3_730, 3_770, &snapshot(20)).deaf_secs, None);
+}
+
+#[test]
+fn a_deaf_coordinator_excludes_none_and_says_no_time() {
+    use super::super::ahead::next_exclusion;
+    // b is behind, and was silent for too long before no other was heard either.
+    let snapshot = super::pool(document(staged()), &["a", "c", "d"], &["b"]);
+    let absent = Presence { absent: nodes(&["b"]), overdue: [(node("b"), 5)].into(), ..presence() };
+    let deaf = Presence { deaf_secs: Some(90), ..absent.clone() };
+    assert_eq!(committed(tick_with(&snapshot, &absent)).audit.nodes, nodes(&["b"]));
+    assert_eq!(waits(tick_with(&snapshot, &deaf)).waiting_for, [node("b")]);
+    let next = |presence| next_exclusion(&snapshot, Now { wall: NOW, presence });
+    assert_eq!((next(&absent), next(&deaf)), (Some(NOW.plus(5)), None));
+    let verdict = super::super::verdict::verdict(&snapshot, Now { wall: NOW, presence: &deaf }, &[]);
+    assert_eq!(verdict.kind, tfo_model::fleet::VerdictKind::Deaf);
+    assert!(verdict.sentence.starts_with("this coordinator hears no node of 4: "), "{}", verdict.sentence);
+    let empty = super::pool(document(staged()), &[], &[]);
+    let verdict = super::super::verdict::verdict(&empty, Now { wall: NOW, presence: &deaf }, &[]);
+    assert_ne!(verdict.kind, tfo_model::fleet::VerdictKind::Deaf, "there is no node to hear");
+}
+
+#[test]
+fn a_node_that_was_told_a_longer_absent_after_has_it() {
+    let told = |syncs, absent_after_secs| {
+        let mut snapshot = pool(5, &[("a", syncs, 30)]);
+        snapshot.document.policy.absent_after_secs = absent_after_secs;
+        snapshot
+    };
+    let mut life = Life::default();
+    serve(&mut life, 0, 0, &told(7, 600));
+    serve(&mut life, 10, 10, &told(8, 600));
+    // The policy is changed, and the node is not heard any more: it detaches itself 600 s after its last answer.
+    assert_eq!(serve(&mut life, 20, 690, &told(8, 120)).absent, [].into());
+    assert_eq!(serve(&mut life, 700, 700, &told(8, 120)).absent, [node("a")].into());
+    // One that was heard since then has had the new one.
+    serve(&mut life, 710, 710, &told(9, 120));
+    assert_eq!(serve(&mut life, 720, 890, &told(9, 120)).absent, [].into());
+    assert_eq!(serve(&mut life, 900, 900, &told(9, 120)).absent, [node("a")].into());
 }
 
 #[test]
@@ -79,7 +146,8 @@ fn a_timer_node_is_not_absent_before_three_of_its_periods() {
     let mut life = Life::default();
     let snapshot = pool(5, &[("daemon", 1, 30), ("timer", 1, 600)]);
     assert_eq!(serve(&mut life, 0, 1_800, &snapshot).absent, [node("daemon")].into());
-    assert_eq!(serve(&mut life, 1_810, 1_810, &snapshot).absent.len(), 2);
+    assert_eq!(serve(&mut life, 1_810, 1_860, &snapshot).absent.len(), 1);
+    assert_eq!(serve(&mut life, 1_870, 1_870, &snapshot).absent.len(), 2);
 }
 
 #[test]
@@ -114,11 +182,12 @@ fn a_coordinator_that_was_cut_off_from_its_store_begins_a_new_life() {
         serve(&mut life, 0, 0, &snapshots[0]);
         assert_eq!(serve(&mut life, 10, 10, &snapshots[1]).seen.len(), 1);
         // It looks at its clock, not at the store.
-        (10..10 + blind_secs).for_each(|at| life.skip_to(secs(at)));
-        life.observe(secs(10 + blind_secs), &snapshots[1]);
-        assert_eq!(life.presence(&snapshots[1]).seen.contains(&node("a")), is_seen, "{blind_secs} s");
-        life.observe(secs(20 + blind_secs), &snapshots[2]);
-        assert!(life.presence(&snapshots[2]).seen.contains(&node("a")), "{blind_secs} s");
+        life.interrupt();
+        let (back, later) = (10 + blind_secs, 20 + blind_secs);
+        let presence = serve(&mut life, back, back, &snapshots[1]);
+        assert_eq!(presence.seen.contains(&node("a")), is_seen, "{blind_secs} s");
+        let presence = serve(&mut life, later, later, &snapshots[2]);
+        assert!(presence.seen.contains(&node("a")), "{blind_secs} s");
     }
 }
 

@@ -8,6 +8,7 @@
 //! | frozen | critical | some report contradicts the document (docs/protocol.md#rule-10) |
 //! | split | critical | present nodes refuse cookies that other present nodes make |
 //! | `stopped_by_health` | critical | the health gate paused a promotion (docs/protocol.md#rule-12) |
+//! | deaf | critical | this coordinator has heard of no node for too long (docs/protocol.md#rule-11) |
 //! | paused | warning | an operator paused it |
 //! | blind | notice, warning | required nodes were not seen in this life; warning if some are absent |
 //! | `only_reports` | ok | no node takes keys from the pool |
@@ -75,7 +76,8 @@ impl Verdict {
     /// The verdict on a pool whose store cannot be reached: no snapshot is current.
     #[must_use]
     pub fn without_store() -> Self {
-        let sentence = "the store cannot be reached: nodes keep their keys, and nothing moves until it is back";
+        let sentence = "the store cannot be reached: nodes keep their keys, and nothing moves until it is back; nodes that \
+                        ask get 503, and go to another coordinator if they know one";
         Self::new(Severity::Critical, VerdictKind::Blind, sentence)
     }
 
@@ -121,6 +123,7 @@ pub const fn page(kind: VerdictKind) -> Option<&'static str> {
         VerdictKind::Split => Some("how-to/split.md"),
         VerdictKind::Frozen => Some("how-to/pool_frozen.md"),
         VerdictKind::Blind => Some("how-to/coordinator_unreachable.md"),
+        VerdictKind::Deaf => Some("how-to/coordinator_unreachable.md#deaf"),
         VerdictKind::OnlyReports => Some("explanation/three-ways.md"),
     }
 }
@@ -133,6 +136,7 @@ pub fn verdict(snapshot: &Snapshot, now: Now<'_>, differs: &[&str]) -> Verdict {
     let found = frozen(snapshot, now)
         .or_else(|| split::split(snapshot, now))
         .or_else(|| stopped_by_health(snapshot))
+        .or_else(|| deaf(now, &barrier))
         .or_else(|| paused(&snapshot.document))
         .or_else(|| blind(snapshot, now, &barrier))
         .or_else(|| only_reports(snapshot, &barrier))
@@ -238,6 +242,19 @@ fn paused(document: &Document) -> Option<Verdict> {
     };
     let kind = if pause.is_health() { VerdictKind::Held } else { VerdictKind::Paused };
     Some(Verdict::new(Severity::Warning, kind, sentence).since(pause.since).next("tfoctl resume"))
+}
+
+/// No node is heard: its own network is the likelier cause, so this coordinator judges none of them.
+fn deaf(now: Now<'_>, barrier: &Barrier) -> Option<Verdict> {
+    let (_, required) = (now.presence.deaf_secs?, barrier.required);
+    if required == 0 {
+        return None;
+    }
+    let sentence = format!(
+        "this coordinator hears no node of {required}: nothing moves, and it excludes none, until one reaches it; look at \
+         its address, certificate and network first"
+    );
+    Some(Verdict::new(Severity::Critical, VerdictKind::Deaf, sentence).counts("required", required))
 }
 
 /// Required nodes that were not seen in this life: nothing is committed before all of them were, or are excluded.

@@ -96,7 +96,7 @@ pub(super) fn may_exclude(snapshot: &Snapshot, barrier: &Barrier, count: usize) 
 
 /// When the last of these nodes is excluded if none of them reports; none if that is unknown or does not happen.
 pub(super) fn excluded_by(snapshot: &Snapshot, now: Now<'_>, barrier: &Barrier, nodes: &[NodeId]) -> Option<UnixTime> {
-    if !may_exclude(snapshot, barrier, nodes.len()) {
+    if !may_exclude(snapshot, barrier, nodes.len()) || now.presence.deaf_secs.is_some() {
         return None;
     }
     let left = nodes.iter().filter_map(|node| now.presence.overdue.get(node)).max()?;
