@@ -76,6 +76,7 @@ async fn answer(from: &FromNode, draining: &Draining, request: SyncRequest) -> R
         Some(Ok(body)) => Ok(body),
         Some(Err(error)) => Err(refusal(error)),
         None if held.is_held() => Ok(None),
+        None if held.awaits_others() => Err(refusal(SyncError::Refused(SyncRefused::NotHeard))),
         // It may be recorded or not: the node tries again.
         None => Err(busy()),
     }
@@ -102,6 +103,7 @@ async fn wait(held: &mut Held, draining: &Draining, patience: Duration) -> Waite
             () = draining.begun() => return Waited::InVain,
             () = tokio::time::sleep(time) => {}
         }
+        // One that waits for the other nodes ends here, too: another coordinator may have heard them.
         if !held.is_held() && time == RECORD_PATIENCE {
             return Waited::For(None);
         }
@@ -109,11 +111,11 @@ async fn wait(held: &mut Held, draining: &Draining, patience: Duration) -> Waite
     Waited::InVain
 }
 
-/// Waits until the driver holds the request, as it usually has for long; gives the answer if one comes meanwhile.
+/// Waits until the driver holds or keeps the request, as it usually has for long; gives the answer if one comes meanwhile.
 async fn taken_in(held: &mut Held) -> Option<Result<Option<Bytes>, SyncError>> {
     for _ in 0..RECORD_LOOKS {
         // In this order: an answer that came after the request was held counts.
-        let is_held = held.is_held();
+        let is_held = held.is_held() || held.awaits_others();
         if let Some(answer) = held.answer().now_or_never() {
             return answer;
         }

@@ -104,7 +104,11 @@ impl Driver {
             }
         };
         let ack = match &recording {
-            Recording::Later(change) if !says_something_new(before, change.next.as_ref()) => Ack::Quiet,
+            Recording::Later(change)
+                if self.seen.knows(&self.replica, &node) && !says_something_new(before, change.next.as_ref()) =>
+            {
+                Ack::Quiet
+            }
             Recording::First(_) | Recording::Later(_) | Recording::Stale => Ack::News,
         };
         let opens = matches!(recording, Recording::First(_));

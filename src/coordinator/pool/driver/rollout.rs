@@ -93,10 +93,12 @@ impl Driver {
     /// Commits a proposal, follows it in the copy, and logs it.
     pub(super) fn commit(&mut self, proposal: Proposal, given: &GivenKeys) -> Result<(), CommitError> {
         let (audit, start) = (proposal.audit.clone(), clock::monotonic());
+        let touched: Vec<NodeId> = proposal.records.iter().map(|change| change.node.clone()).collect();
         let result = self.replica.commit(proposal, given);
         self.metrics.commit_took(self.replica.pool(), start);
         match result {
             Ok(erasure) => {
+                self.touched.extend(touched);
                 self.store_is_good();
                 self.metrics.committed(self.replica.pool(), audit.action);
                 if erasure == Erasure::Waiting {

@@ -11,6 +11,7 @@ use tfo_engine::rollout::barrier::conflict;
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::sync::PoolView;
 use tfo_host::runtime::clock;
+use tfo_model::ids::NodeId;
 use tfo_store::Head;
 
 /// Which nodes are present, and what follows from that for answers.
@@ -30,6 +31,13 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// Whether a sync that repeats what is known of this node is no news: not while barriers wait to hear it in this life.
+    pub(super) fn knows(&self, replica: &Replica, node: &NodeId) -> bool {
+        self.presence.has_seen(replica.snapshot(), node)
+    }
+}
+
 impl Driver {
     /// Confirms the copy, and looks at what has changed in it.  False: the store cannot be reached.
     pub(super) fn look(&mut self) -> bool {
@@ -42,8 +50,13 @@ impl Driver {
 
     /// Confirms the copy.  None: the store cannot be reached.
     pub(super) fn verify(&mut self) -> Option<Verified> {
+        let revision = self.replica.document().revision;
         match self.replica.verify() {
             Ok(verified) => {
+                if self.replica.document().revision != revision {
+                    // Another writer's commit: it does not say which nodes it concerns.
+                    self.published = None;
+                }
                 if !self.writes.fail {
                     self.store_is_good();
                 }
@@ -73,8 +86,6 @@ impl Driver {
         }
         if seen.view.is_frozen() != self.logged.frozen {
             self.logged.frozen = seen.view.is_frozen();
-            // Every waiting node gets an answer.
-            self.published = None;
             let pool = self.replica.pool();
             match conflict(snapshot) {
                 Some(found) => error!(
