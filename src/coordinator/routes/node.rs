@@ -188,6 +188,13 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_the_others_is_not_waited_for_longer_than_it_wants() {
+        let (reply, mut held) = Reply::new(Until::News);
+        reply.keep();
+        assert!(run(taken_in(&mut held)).is_none() && held.awaits_others() && !held.is_held());
+    }
+
+    #[test]
     fn a_driver_that_takes_its_time_is_waited_for() {
         let (reply, mut held) = Reply::new(Until::Recorded);
         let late = std::thread::spawn(move || {
