@@ -87,7 +87,7 @@ mod tests {
         let mut route = Route::new(1);
         let mut pause = |trouble, random| route.failed(NOW, trouble, None, random).at - NOW;
         assert_eq!([pause(Strained, u32::MAX), pause(Strained, u32::MAX), pause(Strained, 0)], [2, 4, 4].map(secs));
-        assert_eq!(pause(Away, u32::MAX), secs(1), "it starts again, or will soon");
+        assert!(pause(Away, u32::MAX) < secs(2), "it starts again, or will soon");
         route.succeeded();
         assert_eq!(route.failed(NOW, Strained, None, u32::MAX), Next { at: NOW + secs(2), other: false });
         assert_eq!(route.failed(NOW, Strained, Some(secs(30)), 0).at, NOW + secs(30), "it asked for that");

@@ -106,10 +106,10 @@ fn come_back(nodes: usize, up_at: Duration) -> Return {
 #[test]
 fn a_fleet_comes_back_as_fast_as_its_coordinator_can_take_it() {
     let (ms, secs) = (Duration::from_millis, Duration::from_secs);
-    // A few nodes: within one quick try, whether systemd takes its 2 s or not.
+    // A few nodes: after one quick try, whether systemd takes its 2 s or not.
     for up_at in [ms(100), ms(2_100), ms(3_000)] {
         let went = come_back(8, up_at);
-        assert!(went.all <= ms(1_010) && went.refused == 0, "{up_at:?}: {went:?}");
+        assert!(went.all <= ms(1_260) && went.refused == 0, "{up_at:?}: {went:?}");
     }
     // Many: no faster than the work for all, and not much slower; each is refused once or twice at most.
     for (nodes, up_at) in [(5_000, ms(300)), (5_000, ms(2_100)), (10_000, ms(300)), (10_000, ms(2_100))] {

@@ -41,9 +41,11 @@ impl Backoff {
     }
 }
 
-/// Tries of a coordinator that is away.  systemd starts ours again after 2 s, and all nodes are back within one more.
-const QUICK: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(1));
-/// Quick tries in a row: for 3 to 6 s.  Longer outages end with longer pauses.
+/// Shortest pause before a coordinator that is away is tried again, and what of a spread comes on top.  systemd starts ours
+/// again after 2 s, and all nodes are back a moment later; but those of a large fleet do not come in the same moment.
+const QUICK_MIN: Duration = Duration::from_millis(250);
+const QUICK_SPREAD: Duration = Duration::from_secs(1);
+/// Quick tries in a row: for 4 to 5 s on average.  Longer outages end with longer pauses.
 const QUICK_MAX: u32 = 6;
 /// Pauses for one that is there and does not answer, or that stays away: nodes that come back all together spread over
 /// ever longer times, until each finds a place.
@@ -74,7 +76,7 @@ impl Pauses {
     pub fn after(&mut self, trouble: Trouble, asked: Option<Duration>, random: u32) -> Duration {
         if trouble == Trouble::Away && self.quick < QUICK_MAX {
             self.quick += 1;
-            return QUICK.delay(1, asked, random);
+            return asked.unwrap_or_default().max(QUICK_MIN) + part(QUICK_SPREAD, random);
         }
         self.failures = self.failures.saturating_add(1);
         SLOW.delay(self.failures, asked, random)
@@ -111,12 +113,13 @@ mod tests {
     #[test]
     fn one_that_is_away_is_tried_quickly_for_a_while_and_one_that_is_strained_never() {
         let mut pauses = Pauses::default();
-        let mut longest = |trouble| pauses.after(trouble, None, u32::MAX).as_secs();
-        assert_eq!([(); 3].map(|()| longest(Trouble::Away)), [1, 1, 1]);
-        assert_eq!([(); 2].map(|()| longest(Trouble::Strained)), [2, 4]);
+        let mut longest = |trouble| pauses.after(trouble, None, u32::MAX).as_secs_f64();
+        assert_eq!([(); 3].map(|()| longest(Trouble::Away)), [1.25; 3]);
+        assert_eq!([(); 2].map(|()| longest(Trouble::Strained)), [2.0, 4.0]);
         // Ending and starting again all the time does not make it more quick tries.
-        assert_eq!([(); 6].map(|()| longest(Trouble::Away)), [1, 1, 1, 8, 16, 32]);
-        assert_eq!(Pauses::default().after(Trouble::Away, Some(Duration::from_secs(9)), 0), Duration::from_secs(9));
+        assert_eq!([(); 6].map(|()| longest(Trouble::Away)), [1.25, 1.25, 1.25, 8.0, 16.0, 32.0]);
+        let first = |asked| Pauses::default().after(Trouble::Away, asked, 0);
+        assert_eq!((first(None), first(Some(Duration::from_secs(9)))), (QUICK_MIN, Duration::from_secs(9)));
     }
 
     proptest! {
