@@ -7,6 +7,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -35,9 +36,6 @@ const RETRY_AFTER_MAX_SECS: u64 = 3_600;
 
 /// Longest part of a peer's text that is shown, in characters.
 const PEER_CHARS_MAX: usize = 1_000;
-
-/// The cause if the answer did not come in time.
-const LATE: &str = "no answer in time";
 
 /// Where a coordinator is: `https://HOST[:PORT]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +91,17 @@ pub struct Call<'a> {
     pub answer_bytes_max: usize,
 }
 
+/// How a coordinator is out of reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// Nothing listens there, or the connection broke after the request was sent: what its restart looks like.
+    Away,
+    /// The request was sent, and the answer did not come in time.
+    Late,
+    /// There was no connection in time, or it ended before the TLS handshake did.
+    NoConnection,
+}
+
 /// Why there is no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -103,6 +112,8 @@ pub enum ClientError {
         url: String,
         /// One line.
         cause: String,
+        /// In which way.
+        lost: Lost,
     },
     /// One side refuses the other's certificate, or they have no version of TLS in common.
     #[error("the TLS handshake with {url} failed: {cause}")]
@@ -138,7 +149,7 @@ impl ClientError {
     /// Whether the request was sent and the answer did not come in time: the coordinator may still do it.
     #[must_use]
     pub fn is_late(&self) -> bool {
-        matches!(self, Self::Unreachable { cause, .. } if cause == LATE)
+        matches!(self, Self::Unreachable { lost: Lost::Late, .. })
     }
 }
 
@@ -276,13 +287,13 @@ fn json<B: Serialize>(body: &B) -> Result<Zeroizing<Vec<u8>>, serde_json::Error>
 /// Counts the bytes written to it.
 struct Count(usize);
 
-impl std::io::Write for Count {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+impl io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0 += bytes.len();
         Ok(bytes.len())
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -328,13 +339,21 @@ fn no_answer(base: &BaseUrl, error: &reqwest::Error) -> ClientError {
     if let Some(tls) = tls_cause(error) {
         return ClientError::Tls { url, cause: format!("{tls}{hint}") };
     }
-    let cause = match (error.is_timeout(), error.is_connect()) {
-        (true, true) => format!("no connection in time{hint}"),
-        (true, false) => LATE.to_owned(),
-        (false, true) => format!("{}{hint}", last_cause(error)),
-        (false, false) => last_cause(error),
+    let (lost, cause) = match (error.is_timeout(), error.is_connect()) {
+        (true, true) => (Lost::NoConnection, format!("no connection in time{hint}")),
+        (true, false) => (Lost::Late, "no answer in time".to_owned()),
+        (false, true) if nothing_listens(error) => (Lost::Away, format!("{}{hint}", last_cause(error))),
+        (false, true) => (Lost::NoConnection, format!("{}{hint}", last_cause(error))),
+        (false, false) => (Lost::Away, last_cause(error)),
     };
-    ClientError::Unreachable { url, cause }
+    ClientError::Unreachable { url, cause, lost }
+}
+
+/// Whether the host refused the connection.
+fn nothing_listens(error: &(dyn StdError + 'static)) -> bool {
+    let is_refusal =
+        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    is_refusal || error.source().is_some_and(nothing_listens)
 }
 
 /// The TLS error among the causes.
@@ -345,7 +364,7 @@ fn tls_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
             return Some(tls);
         }
         // `source` of an io::Error skips the error that it wraps.
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         if let Some(tls) = wrapped.and_then(|wrapped| tls_cause(wrapped)) {
             return Some(tls);
         }
@@ -360,9 +379,9 @@ fn last_cause(error: &(dyn StdError + 'static)) -> String {
     while let Some(cause) = last.source() {
         last = cause;
     }
-    match last.downcast_ref::<std::io::Error>() {
+    match last.downcast_ref::<io::Error>() {
         // The text of rustls is about close_notify, which does not help an operator.
-        Some(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
+        Some(error) if error.kind() == io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
         _ => last.to_string(),
     }
 }
@@ -372,13 +391,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_fits_its_buffer_and_only_late_answers_are_late() {
+    fn a_body_fits_its_buffer() {
         let body = serde_json::json!({"keys": "x".repeat(5_000), "reason": null});
         let bytes = json(&body).unwrap();
         assert_eq!(*bytes, serde_json::to_vec(&body).unwrap());
         assert_eq!(bytes.capacity(), bytes.len(), "it did not grow");
-        let error = |cause: &str| ClientError::Unreachable { url: "https://a".to_owned(), cause: cause.to_owned() };
-        assert!(error(LATE).is_late() && !error("connection refused").is_late());
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn stored_acks_do_not_count_after_a_start() {
     let (status, answer) = joiner.sync(0);
     assert_eq!((status, &answer["kind"]), (503, &json!("not_heard")), "a restored store would tell lost history");
     // The pool requires the joiner now; once the coordinator has heard all nodes, the rotation continues.
-    for node in nodes.iter_mut().chain([&mut joiner]) {
+    for node in &mut nodes {
         drop(node.sync(0));
     }
     joiner.converge();
@@ -42,6 +42,30 @@ fn stored_acks_do_not_count_after_a_start() {
         node.converge();
     }
     world.until("steady", |pool| pool["phase"] == "steady");
+}
+
+#[test]
+fn nodes_that_come_back_early_wait_for_the_last_and_ask_once() {
+    let (mut world, mut nodes) = with_first_key(FAST);
+    assert_eq!(world.operator().post("/v1/pools/edge/rotations", &json!({})).0, 200);
+    world.until("staged", |pool| pool["phase"] == "staged");
+    world.kill();
+    world.start();
+    // None has heard of the rotation, so each has something to hear, and none may hear it before the last is back.
+    let last = nodes.pop().unwrap();
+    std::thread::scope(|scope| {
+        let early = nodes.iter_mut().map(|node| scope.spawn(|| (node.sync(30), node.seen)));
+        let early: Vec<_> = early.collect();
+        world.until("two are back", |pool| pool["waiting_for"] == json!([last.name]));
+        assert!(early.iter().all(|node| !node.is_finished()), "neither refused nor told");
+        let mut last = last;
+        assert_eq!(last.sync(0).0, 503, "it asked for an answer at once, and the others count only from now on");
+        for node in early {
+            let ((status, _), seen) = node.join().unwrap();
+            assert_eq!((status, seen), (200, 2));
+        }
+        assert_eq!(last.step(), 2);
+    });
 }
 
 /// Slots of every node, checked at each install.

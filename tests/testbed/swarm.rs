@@ -2,7 +2,7 @@
 //! one certificate each.  They install new keys at once.
 //!
 //! The HTTP client is written by hand, because in a benchmark on two cores a real one would take more of them than the
-//! coordinator.  Pauses after a failure are the agent's own (`src/agent/contact/route.rs`).
+//! coordinator.  Pauses after a failure are the agent's own (`tfo_engine::backoff`), and so is what it makes of "not heard".
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -15,7 +15,7 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
-use tfo_engine::backoff::Backoff;
+use tfo_engine::backoff::{Pauses, Trouble};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -25,8 +25,6 @@ use tokio_rustls::client::TlsStream;
 
 use crate::pki::{Ca, roots};
 
-/// Pauses of an agent after a failure.
-const PAUSES: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
 /// Longest wait for a handshake, and for an answer beyond its long poll.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Agents that share a source address: below the coordinator's limit for each address.
@@ -204,13 +202,13 @@ struct Agent {
 
 /// Why a connection ended.
 enum End {
-    Trouble(String),
+    Trouble(Trouble, String),
     Fault(Fault),
 }
 
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        Self::Trouble(format!("connection: {:?}", error.kind()))
+impl End {
+    fn of(trouble: Trouble, error: &io::Error) -> Self {
+        Self::Trouble(trouble, format!("connection: {:?}", error.kind()))
     }
 }
 
@@ -223,12 +221,12 @@ impl Agent {
     }
 
     async fn live(mut self) {
-        let (mut failures, mut first) = (0, true);
+        let (mut pauses, mut first) = (Pauses::default(), true);
         loop {
             let before = self.standing().answers.load(Ordering::Relaxed);
             let end = self.connection(std::mem::take(&mut first)).await;
             if self.standing().answers.swap(0, Ordering::Relaxed) > before {
-                failures = 0;
+                pauses = Pauses::default();
             }
             match end {
                 End::Fault(Fault::Vanish(time)) => {
@@ -236,11 +234,12 @@ impl Agent {
                     self.ordinal = (self.ordinal + 1).max(tfo_host::runtime::clock::now_ms());
                     self.seen = 0;
                 }
-                End::Fault(Fault::Cut | Fault::Slow(_)) => sleep(PAUSES.delay(1, None, random())).await,
-                End::Trouble(why) => {
+                End::Fault(Fault::Cut | Fault::Slow(_)) => {
+                    sleep(pauses.after(Trouble::Away, None, random())).await;
+                }
+                End::Trouble(trouble, why) => {
                     *lock(&self.shared.counts.troubles).entry(why).or_default() += 1;
-                    failures += 1;
-                    sleep(PAUSES.delay(failures, None, random())).await;
+                    sleep(pauses.after(trouble, None, random())).await;
                 }
             }
         }
@@ -256,8 +255,11 @@ impl Agent {
         let place = if first { shared.starting.acquire().await.ok() } else { None };
         let mut line = match timeout(PATIENCE, self.connect()).await {
             Ok(Ok(line)) => line,
-            Ok(Err(error)) => return error.into(),
-            Err(_) => return End::Trouble("connection: no handshake in time".to_owned()),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return End::of(Trouble::Away, &error);
+            }
+            Ok(Err(error)) => return End::of(Trouble::Strained, &error),
+            Err(_) => return End::Trouble(Trouble::Strained, "connection: no handshake in time".to_owned()),
         };
         // Like the agent: the first request of a connection asks for the current state.
         let mut wait_secs = 0;
@@ -279,9 +281,13 @@ impl Agent {
             };
             let (status, body) = match answered {
                 Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => return error.into(),
-                Err(_) => return End::Trouble("no answer in time".to_owned()),
+                Ok(Err(error)) => return End::of(Trouble::Away, &error),
+                Err(_) => return End::Trouble(Trouble::Strained, "no answer in time".to_owned()),
             };
+            if is_not_heard(status, &body) && wait_secs == 0 {
+                wait_secs = self.shared.plan.poll_secs;
+                continue;
+            }
             drop(place.take());
             if let Err(end) = self.take(status, body).await {
                 return end;
@@ -342,7 +348,7 @@ impl Agent {
                     self.ordinal = open + 1;
                     self.seen = 0;
                 }
-                Err(End::Trouble(format!("{status} {}", body["kind"].as_str().unwrap_or("?"))))
+                Err(End::Trouble(Trouble::Strained, format!("{status} {}", body["kind"].as_str().unwrap_or("?"))))
             }
         }
     }
@@ -446,6 +452,11 @@ pub fn parse(bytes: &[u8]) -> io::Result<Option<(u16, Vec<u8>)>> {
     let body = &bytes[end + 4..];
     let length = length.unwrap_or(0);
     Ok((body.len() >= length).then(|| (status, body[..length].to_vec())))
+}
+
+/// Whether the coordinator knows this agent and not all others yet: it is asked again at once, and waits for them.
+fn is_not_heard(status: u16, body: &[u8]) -> bool {
+    status == 503 && serde_json::from_slice(body).is_ok_and(|body: Value| body["kind"] == "not_heard")
 }
 
 fn random() -> u32 {

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::instruction::{Instructed, InvalidInstruction};
 use super::{Contact, NEXT_CONTACT, News, ROUND_MIN, jitter, nonce};
 use tfo_engine::backoff::part;
-use tfo_engine::fence::{AnswerAccepted, AnswerRefused, PoolAnswer, RequestId};
+use tfo_engine::fence::{AnswerAccepted, AnswerRefused, PoolAnswer};
 use tfo_host::runtime::clock;
 use tfo_wire::client::ClientError;
 use tfo_wire::error::ErrorKind;
@@ -44,7 +44,7 @@ impl Contact {
             },
             Ok(Reply::Instruction(answer)) => self.instruct(flight, &answer, now),
             Ok(Reply::Unwanted) => self.discard(InvalidInstruction::Unwanted),
-            Err(error) => self.rejected(request, &error, now),
+            Err(error) => self.rejected(flight, &error, now),
         }
     }
 
@@ -88,6 +88,7 @@ impl Contact {
     fn answered(&mut self, flight: &Flight, now: Duration, news: News) -> News {
         let first = self.counts.answers == 0;
         let had_failed = self.failure.take().is_some();
+        self.awaits_others = false;
         self.counts.answers += 1;
         self.counts.last_contact_at = Some(clock::now());
         self.led = 0;
@@ -109,7 +110,8 @@ impl Contact {
     }
 
     /// The coordinator answered with an error, or could not be reached.
-    fn rejected(&mut self, request: RequestId, error: &ClientError, now: Duration) -> News {
+    fn rejected(&mut self, flight: &Flight, error: &ClientError, now: Duration) -> News {
+        let request = flight.ask.request;
         let body = match error {
             ClientError::Refused { body, .. } => body.as_deref(),
             _ => None,
@@ -132,6 +134,14 @@ impl Contact {
                     return News::None;
                 }
             }
+            // It knows this node, and answers once it knows the others: with the one coordinator, and at most once in a row.
+            Some((ErrorKind::NotHeard, _)) if !flight.waits && self.waits_for_others() => {
+                self.link.give_up();
+                self.awaits_others = true;
+                let news = self.note(Failure::of_error(error));
+                self.next_at = now;
+                return news;
+            }
             // A late answer is ignored.
             Some((ErrorKind::OtherPool, _)) => drop(self.link.other_pool(request, now)),
             _ => {}
@@ -144,15 +154,23 @@ impl Contact {
     }
 
     fn failed(&mut self, failure: Failure) -> News {
-        let same = self.failure.as_ref().is_some_and(|known| known.kind == failure.kind);
-        debug!(coordinator = %self.url(), error = %failure.message, "the exchange failed");
-        *self.counts.errors.entry(failure.kind).or_default() += 1;
-        let next = self.route.failed(self.now(), bounded(failure.asked), jitter());
+        self.awaits_others = false;
+        let (trouble, asked) = (failure.trouble, bounded(failure.asked));
+        let news = self.note(failure);
+        let next = self.route.failed(self.now(), trouble, asked, jitter());
         self.next_at = next.at;
         if next.other {
             self.link.open_session(clock::now_ms(), nonce());
             self.instructed = None;
         }
+        news
+    }
+
+    /// Counts and shows a failure.
+    fn note(&mut self, failure: Failure) -> News {
+        let same = self.failure.as_ref().is_some_and(|known| known.kind == failure.kind);
+        debug!(coordinator = %self.url(), error = %failure.message, "the exchange failed");
+        *self.counts.errors.entry(failure.kind).or_default() += 1;
         self.failure = Some(failure);
         if same { News::None } else { News::Pass }
     }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::instruction::InvalidInstruction;
+use tfo_engine::backoff::Trouble;
 use tfo_engine::fence::AnswerRefused;
 use tfo_model::problem::Problem;
-use tfo_wire::client::ClientError;
+use tfo_wire::client::{ClientError, Lost};
 use tfo_wire::error::ErrorKind;
 
 /// Kind of the problem that a coordinator cannot be reached.
@@ -21,13 +22,15 @@ pub(super) struct Failure {
     pub(super) remedy: &'static str,
     /// Pause that the coordinator asked for.
     pub(super) asked: Option<Duration>,
+    /// What it says about the coordinator.
+    pub(super) trouble: Trouble,
     /// Whether the next sync reports it: this node refused an answer.
     pub(super) reported: bool,
 }
 
 impl Failure {
     pub(super) fn new(kind: &'static str, message: String, remedy: &'static str) -> Self {
-        Self { kind, message, remedy, asked: None, reported: false }
+        Self { kind, message, remedy, asked: None, trouble: Trouble::Strained, reported: false }
     }
 
     pub(super) fn problem(&self) -> Problem {
@@ -38,8 +41,10 @@ impl Failure {
     pub(super) fn of_error(error: &ClientError) -> Self {
         let message = error.to_string();
         match error {
-            ClientError::Unreachable { .. } => {
-                Self::new(UNREACHABLE, message, "check that host and the network to it; the installed keys stay")
+            ClientError::Unreachable { lost, .. } => {
+                let trouble = if *lost == Lost::Away { Trouble::Away } else { Trouble::Strained };
+                let remedy = "check that host and the network to it; the installed keys stay";
+                Self { trouble, ..Self::new(UNREACHABLE, message, remedy) }
             }
             // The alert of the coordinator's TLS, as rustls names it.
             ClientError::Tls { cause, .. } if cause.contains("CertificateRevoked") => Self::new(

@@ -91,6 +91,8 @@ pub struct Contact {
     instructed: Option<Instructed>,
     report: NodeReport,
     failure: Option<Failure>,
+    /// The coordinator has restarted and knows this node, but not all others yet: the next request waits for them there.
+    awaits_others: bool,
     /// Sessions that were closed from outside, one after the other.
     closed: u32,
     /// The pool that it asks: the configured one, or the one that an operator moved this node to.
@@ -120,6 +122,7 @@ impl Contact {
             instructed: None,
             report: NodeReport::default(),
             failure: None,
+            awaits_others: false,
             closed: 0,
             pool: purpose_pool,
             led: 0,
@@ -251,6 +254,11 @@ impl Contact {
         clock::monotonic().duration_since(self.started)
     }
 
+    /// Whether a coordinator that has not heard all nodes yet is worth a wait: no other one has heard more of them.
+    fn waits_for_others(&self) -> bool {
+        self.purpose.cadence == Cadence::Daemon && self.route.has_one()
+    }
+
     fn url(&self) -> String {
         self.purpose.settings.urls.value[self.route.current()].to_string()
     }
@@ -267,6 +275,7 @@ impl Contact {
         let Purpose { settings, source, cadence, .. } = &self.purpose;
         // Report momentary problems promptly, and ask again promptly while our own state is unknown.
         let prompt = self.report.is_momentary() || !self.report.is_known() || self.failure.is_some();
+        let prompt = prompt && !self.awaits_others;
         let (wait, next_contact) = match cadence {
             Cadence::Daemon if prompt => (Duration::ZERO, NEXT_CONTACT),
             Cadence::Daemon => (settings.wait, NEXT_CONTACT),

@@ -5,10 +5,8 @@
 
 use std::time::Duration;
 
-use tfo_engine::backoff::{Backoff, part};
+use tfo_engine::backoff::{Pauses, Trouble, part};
 
-/// Pauses of one coordinator.  The first is for a restart that all nodes see at once: they come back over a second.
-const PAUSES: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
 /// Longest pause before another coordinator is asked: the nodes of one that died spread over the others.
 const HOP_MAX: Duration = Duration::from_secs(1);
 
@@ -21,7 +19,7 @@ pub(super) struct Route {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Leg {
-    failures: u32,
+    pauses: Pauses,
     resume_at: Duration,
 }
 
@@ -50,11 +48,15 @@ impl Route {
         self.legs[self.current] = Leg::default();
     }
 
+    /// Whether there is no other coordinator to ask.
+    pub(super) fn has_one(&self) -> bool {
+        self.legs.len() == 1
+    }
+
     /// The current one failed at `now`, and may have asked for a pause: turns to the one that may be asked first.
-    pub(super) fn failed(&mut self, now: Duration, asked: Option<Duration>, random: u32) -> Next {
+    pub(super) fn failed(&mut self, now: Duration, trouble: Trouble, asked: Option<Duration>, random: u32) -> Next {
         let leg = &mut self.legs[self.current];
-        leg.failures = leg.failures.saturating_add(1);
-        leg.resume_at = now + PAUSES.delay(leg.failures, asked, random);
+        leg.resume_at = now + leg.pauses.after(trouble, asked, random);
         let count = self.legs.len();
         let hop = now + part(HOP_MAX, random);
         // The next in turn among those that may be asked soonest.
@@ -72,6 +74,7 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tfo_engine::backoff::Trouble::{Away, Strained};
 
     const NOW: Duration = Duration::from_secs(100);
 
@@ -82,24 +85,25 @@ mod tests {
     #[test]
     fn one_coordinator_is_asked_again_after_ever_longer_pauses() {
         let mut route = Route::new(1);
-        let mut pause = |random| route.failed(NOW, None, random).at - NOW;
-        assert_eq!([pause(u32::MAX), pause(u32::MAX), pause(0)], [secs(2), secs(4), secs(4)]);
+        let mut pause = |trouble, random| route.failed(NOW, trouble, None, random).at - NOW;
+        assert_eq!([pause(Strained, u32::MAX), pause(Strained, u32::MAX), pause(Strained, 0)], [2, 4, 4].map(secs));
+        assert!(pause(Away, u32::MAX) < secs(2), "it starts again, or will soon");
         route.succeeded();
-        assert_eq!(route.failed(NOW, None, u32::MAX), Next { at: NOW + secs(2), other: false });
-        assert_eq!(route.failed(NOW, Some(secs(30)), 0).at, NOW + secs(30), "it asked for that");
+        assert_eq!(route.failed(NOW, Strained, None, u32::MAX), Next { at: NOW + secs(2), other: false });
+        assert_eq!(route.failed(NOW, Strained, Some(secs(30)), 0).at, NOW + secs(30), "it asked for that");
     }
 
     #[test]
     fn the_others_are_asked_at_once_and_those_that_failed_after_their_pause() {
         let mut route = Route::new(3);
-        assert_eq!(route.failed(NOW, Some(secs(40)), 0), Next { at: NOW, other: true });
+        assert_eq!(route.failed(NOW, Strained, Some(secs(40)), 0), Next { at: NOW, other: true });
         assert_eq!(route.current(), 1);
-        assert_eq!(route.failed(NOW, None, u32::MAX), Next { at: NOW + secs(1), other: true });
+        assert_eq!(route.failed(NOW, Strained, None, u32::MAX), Next { at: NOW + secs(1), other: true });
         assert_eq!(route.current(), 2);
         // All have failed: the one that may be asked first.
-        assert_eq!(route.failed(NOW, None, 0), Next { at: NOW + secs(1), other: false });
+        assert_eq!(route.failed(NOW, Strained, None, 0), Next { at: NOW + secs(1), other: false });
         assert_eq!(route.current(), 2);
-        assert_eq!(route.failed(NOW + secs(1), None, 0), Next { at: NOW + secs(2), other: true });
+        assert_eq!(route.failed(NOW + secs(1), Strained, None, 0), Next { at: NOW + secs(2), other: true });
         assert_eq!(route.current(), 1);
         route.succeeded();
         assert_eq!(route.current(), 1, "it does not change back without need");

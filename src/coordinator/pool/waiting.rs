@@ -1,8 +1,8 @@
 //! The nodes that wait for an answer, and the answers: serialised once for all nodes with the same instruction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -27,9 +27,19 @@ pub enum Until {
     Recorded,
 }
 
+/// What the driver has done with a request so far.
+mod taken {
+    /// Nothing.
+    pub(super) const NOT: u8 = 0;
+    /// It holds it, because there is nothing new.
+    pub(super) const HELD: u8 = 1;
+    /// It keeps it until it has heard the other nodes, and will know then whether there is something new.
+    pub(super) const KEPT: u8 = 2;
+}
+
 /// The handler's end of a request at the driver.
 pub struct Held {
-    held: Arc<AtomicBool>,
+    taken: Arc<AtomicU8>,
     answer: oneshot::Receiver<Result<Option<Bytes>, SyncError>>,
 }
 
@@ -44,7 +54,14 @@ impl Held {
     /// answer "nothing new".
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.held.load(Ordering::Acquire)
+        self.taken.load(Ordering::Acquire) == taken::HELD
+    }
+
+    /// Whether the driver keeps the request until it has heard the other nodes: what the answer of a handler that stops
+    /// waiting says.
+    #[must_use]
+    pub fn awaits_others(&self) -> bool {
+        self.taken.load(Ordering::Acquire) == taken::KEPT
     }
 }
 
@@ -62,7 +79,7 @@ pub enum SyncError {
 /// The driver's end of a request.
 pub(crate) struct Reply {
     until: Until,
-    held: Arc<AtomicBool>,
+    taken: Arc<AtomicU8>,
     answer: oneshot::Sender<Result<Option<Bytes>, SyncError>>,
 }
 
@@ -70,13 +87,18 @@ impl Reply {
     /// Both ends.
     pub(crate) fn new(until: Until) -> (Self, Held) {
         let (sender, receiver) = oneshot::channel();
-        let held = Arc::new(AtomicBool::new(false));
-        (Self { until, held: Arc::clone(&held), answer: sender }, Held { held, answer: receiver })
+        let taken = Arc::new(AtomicU8::new(taken::NOT));
+        (Self { until, taken: Arc::clone(&taken), answer: sender }, Held { taken, answer: receiver })
     }
 
     /// Marks the request as held: from now on its handler may answer "nothing new".
     pub(crate) fn hold(&self) {
-        self.held.store(true, Ordering::Release);
+        self.taken.store(taken::HELD, Ordering::Release);
+    }
+
+    /// Marks the request as kept: its handler may say that the others are missing, and nothing else.
+    pub(crate) fn keep(&self) {
+        self.taken.store(taken::KEPT, Ordering::Release);
     }
 
     /// Answers; a node that has left needs no answer.
@@ -102,11 +124,14 @@ pub(super) struct Pending {
     pub(super) reply: Reply,
 }
 
-/// The requests that are held, at most one for each node.
+/// The requests that are held or kept, at most one for each node.
 #[derive(Default)]
 pub(super) struct WaitingNodes {
     nodes: BTreeMap<NodeId, Pending>,
     answers: Answers,
+    /// Requests that were looked at because something had changed.
+    #[cfg(test)]
+    pub(super) looks: usize,
 }
 
 impl WaitingNodes {
@@ -144,28 +169,56 @@ impl WaitingNodes {
 
     /// Answers now or holds.  The copy was verified after the sync was recorded, and `view` is of it.
     pub(super) fn answer(&mut self, replica: &Replica, view: PoolView, pending: Pending) {
-        match view.answer(replica.snapshot(), &pending.node, &pending.sync) {
-            Ok(Answer::Nothing) => self.hold(pending),
-            Ok(Answer::Instruct(instruction)) => pending.reply.give(self.answers.body(replica, &instruction)),
-            Err(refused) => pending.reply.give(Err(SyncError::Refused(refused))),
+        if let Some(waiting) = self.judge(replica, view, pending) {
+            self.nodes.insert(waiting.node.clone(), waiting);
         }
     }
 
-    /// The document has changed: answers the nodes for which there is something new.
+    /// Answers a request, or gives it back if it is to wait.
+    fn judge(&mut self, replica: &Replica, view: PoolView, pending: Pending) -> Option<Pending> {
+        let answer = match view.answer(replica.snapshot(), &pending.node, &pending.sync) {
+            Ok(Answer::Nothing) if pending.reply.until == Until::News => {
+                pending.reply.hold();
+                return Some(pending);
+            }
+            // Once all are heard it gets what is new, if something is.  Until then no node is told anything.
+            Err(SyncRefused::NotHeard) if pending.reply.until == Until::News => {
+                pending.reply.keep();
+                return Some(pending);
+            }
+            Ok(Answer::Nothing) => Ok(None),
+            Ok(Answer::Instruct(instruction)) => self.answers.body(replica, &instruction),
+            Err(refused) => Err(SyncError::Refused(refused)),
+        };
+        pending.reply.give(answer);
+        None
+    }
+
+    /// Something has changed that concerns all nodes: answers those for which there is something new.
     pub(super) fn publish(&mut self, replica: &Replica, view: PoolView) {
         self.answers.forget_older(replica);
         let mut still = Vec::new();
         for (node, waiting) in std::mem::take(&mut self.nodes) {
-            if waiting.reply.is_closed() {
-                continue;
-            }
-            match view.answer(replica.snapshot(), &node, &waiting.sync) {
-                Ok(Answer::Nothing) => still.push((node, waiting)),
-                Ok(Answer::Instruct(instruction)) => waiting.reply.give(self.answers.body(replica, &instruction)),
-                Err(refused) => waiting.reply.give(Err(SyncError::Refused(refused))),
-            }
+            still.extend(self.look_again(replica, view, waiting).map(|waiting| (node, waiting)));
         }
         self.nodes = still.into_iter().collect();
+    }
+
+    /// The same for a change that concerns these nodes alone.
+    pub(super) fn publish_to(&mut self, nodes: &BTreeSet<NodeId>, replica: &Replica, view: PoolView) {
+        self.answers.forget_older(replica);
+        for node in nodes {
+            let again = self.nodes.remove(node).and_then(|waiting| self.look_again(replica, view, waiting));
+            self.nodes.extend(again.map(|waiting| (node.clone(), waiting)));
+        }
+    }
+
+    fn look_again(&mut self, replica: &Replica, view: PoolView, waiting: Pending) -> Option<Pending> {
+        #[cfg(test)]
+        {
+            self.looks += 1;
+        }
+        if waiting.reply.is_closed() { None } else { self.judge(replica, view, waiting) }
     }
 
     /// Ends all requests with "nothing new".

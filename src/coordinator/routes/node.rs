@@ -83,6 +83,7 @@ async fn answer(
         // The driver may be stuck in a call to its store, and another coordinator be about to exclude this node.
         None if held.is_held() && from.pool.is_blind() => Err(refusal(SyncError::StoreDown)),
         None if held.is_held() => Ok(None),
+        None if held.awaits_others() => Err(refusal(SyncError::Refused(SyncRefused::NotHeard))),
         // It may be recorded or not: the node tries again.
         None => Err(busy()),
     }
@@ -109,6 +110,7 @@ async fn wait(held: &mut Held, draining: &Draining, patience: Duration) -> Waite
             () = draining.begun() => return Waited::InVain,
             () = tokio::time::sleep(time) => {}
         }
+        // One that waits for the other nodes ends here, too: another coordinator may have heard them.
         if !held.is_held() && time == RECORD_PATIENCE {
             return Waited::For(None);
         }
@@ -116,11 +118,11 @@ async fn wait(held: &mut Held, draining: &Draining, patience: Duration) -> Waite
     Waited::InVain
 }
 
-/// Waits until the driver holds the request, as it usually has for long; gives the answer if one comes meanwhile.
+/// Waits until the driver holds or keeps the request, as it usually has for long; gives the answer if one comes meanwhile.
 async fn taken_in(held: &mut Held) -> Option<Result<Option<Bytes>, SyncError>> {
     for _ in 0..RECORD_LOOKS {
         // In this order: an answer that came after the request was held counts.
-        let is_held = held.is_held();
+        let is_held = held.is_held() || held.awaits_others();
         if let Some(answer) = held.answer().now_or_never() {
             return answer;
         }
@@ -202,6 +204,14 @@ mod tests {
         assert!(run(taken_in(&mut held)).is_none() && held.is_held(), "nothing new");
         reply.give(Err(SyncError::Internal));
         assert_eq!(run(taken_in(&mut held)), Some(Err(SyncError::Internal)));
+    }
+
+    #[test]
+    fn who_waits_for_the_others_is_not_waited_for_longer_than_it_wants() {
+        let (reply, mut held) = Reply::new(Until::News);
+        reply.keep();
+        let waited = run(async { tokio::time::timeout(RECORD_PATIENCE / 2, taken_in(&mut held)).await });
+        assert!(matches!(waited, Ok(None)) && held.awaits_others() && !held.is_held());
     }
 
     #[test]

@@ -170,6 +170,7 @@ fn explain_kind(kind: ErrorKind) -> (Outcome, &'static str, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tfo_wire::client::Lost;
 
     fn tls(cause: &str) -> (Outcome, &'static str) {
         let error = ClientError::Tls { url: "https://c".to_owned(), cause: cause.to_owned() };
@@ -202,7 +203,10 @@ mod tests {
 
     #[test]
     fn a_refusal_outweighs_a_silence() {
-        let silent = || ClientError::Unreachable { url: "https://a".to_owned(), cause: "refused".to_owned() };
+        let silent = || {
+            let (url, cause) = ("https://a".to_owned(), "refused".to_owned());
+            ClientError::Unreachable { url, cause, lost: Lost::Away }
+        };
         let alert = ClientError::Tls { url: "https://b".to_owned(), cause: "received fatal alert: X".to_owned() };
         let failure = not_answered(&[silent(), alert]);
         assert_eq!((failure.outcome, failure.problems.len()), (Outcome::Refused, 2));

@@ -9,6 +9,8 @@
 //!    [`answer`](PoolView::answer).  The presence of an earlier look has not seen nodes that came since, and gives
 //!    [`SyncRefused::NotHeard`];
 //! 3. on [`Answer::Nothing`] hold the request until the document changes or `wait_secs` are over, then do step 2 again.
+//!    On [`SyncRefused::NotHeard`] it may be kept for some seconds, until all are heard: what ends that is never "nothing
+//!    new".
 //!
 //! Reports have a limit ([`REPORT_LEAD_MAX`]): one that is further ahead than any restored store can be behind is
 //! refused before it is stored, so one false report can neither freeze the pool nor exhaust its numbers.

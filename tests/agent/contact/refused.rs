@@ -2,6 +2,7 @@
 //! continues by itself.
 
 use crate::start_ready;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::install::{Site, pair};
@@ -145,7 +146,7 @@ fn retry_after_is_waited_for() {
     let site = Site::new();
     let mut daemon = site.started(5);
     let seen = site.coordinator.asked().len();
-    let Reply::Json(status, body) = refusal(503, "not_heard") else { unreachable!() };
+    let Reply::Json(status, body) = refusal(503, "unavailable") else { unreachable!() };
     site.coordinator.reply([Reply::RetryAfter(status, body, 6)]);
     site.host.set_kernel(&key_text(9));
     site.coordinator.expect(seen, |_| true);
@@ -153,6 +154,34 @@ fn retry_after_is_waited_for() {
     site.coordinator.expect(seen + 1, |_| true);
     // Not sooner than it asked for; its own pause would have been 2 s at most.
     assert!(from.elapsed().as_millis() > 5_500, "{:?}", from.elapsed());
+    daemon.stop();
+}
+
+#[test]
+fn one_coordinator_that_has_not_heard_the_others_is_asked_again_at_once_and_with_patience() {
+    skip_unless!(need_netns());
+    let site = Site::new();
+    let mut daemon = site.started(5);
+    let Reply::Json(status, body) = refusal(503, "not_heard") else { unreachable!() };
+    let (seen, far) = (site.coordinator.asked().len(), 3_600);
+    // Once only: what is refused although it waits ends with a pause.
+    let replies = [(far, &body), (1, &body)].map(|(secs, body)| Reply::RetryAfter(status, body.clone(), secs));
+    site.coordinator.reply(replies);
+    site.host.set_kernel(&key_text(9));
+    site.coordinator.expect(seen + 2, |_| true);
+    let asked = site.coordinator.asked();
+    let waits: Vec<&Value> = asked[seen..].iter().map(|asked| &asked.body["wait_secs"]).collect();
+    assert_eq!(waits[..3], [&json!(0), &json!(30), &json!(0)], "{waits:?}");
+    // Where there are others, one of them has heard more.
+    let second = FakeCoordinator::start(site.host.netns(), &site.pki);
+    second.tell(told(5, "steady", 1, Some(2)));
+    let urls = [site.coordinator.url(), second.url()];
+    site.host.configure(&source(&site.host, &urls, ""), "verify_interval = \"1s\"");
+    site.coordinator.always(Some(Reply::RetryAfter(503, body, far)));
+    let seen = site.coordinator.asked().len();
+    daemon.signal(Signal::HUP);
+    second.expect(0, |_| true);
+    assert_eq!(site.coordinator.asked().len() - seen, 1, "{:#?}", site.coordinator.asked());
     daemon.stop();
 }
 

@@ -23,7 +23,7 @@ const WINDOW: usize = 8;
 const PLACES: [&str; 3] = ["staged", "promoted", "steady"];
 
 /// The commits in the log that are of this phase.
-fn commits(fleet: &Fleet, phase: &str) -> usize {
+pub(super) fn commits(fleet: &Fleet, phase: &str) -> usize {
     let wanted = format!("phase=\"{phase}\"");
     fleet.log().lines().filter(|line| line.contains("committed") && line.contains(&wanted)).count()
 }

@@ -2,6 +2,7 @@
 //!
 //! Each scenario is a page of docs/how-to; what is typed there is what is run here.
 
+mod back;
 mod beginning;
 mod certificates;
 mod killed;

@@ -17,7 +17,7 @@ mod show;
 pub(super) mod verdict;
 mod writes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -34,11 +34,13 @@ use super::replica::Replica;
 use super::waiting::WaitingNodes;
 use crate::connections::Connections;
 use crate::metrics::counters::Metrics;
+use tfo_engine::rollout::document::Stage;
 use tfo_engine::rollout::input::Wait;
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::proposed::FilePolicy;
+use tfo_engine::rollout::sync::PoolView;
 use tfo_host::runtime::clock;
-use tfo_model::count::Revision;
+use tfo_model::count::{Generation, Revision};
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
 
@@ -55,8 +57,12 @@ pub(super) struct Driver {
     seen: Seen,
     pace: Pace,
     waiting: WaitingNodes,
-    /// The revision that waiting nodes were answered from.
-    published: Option<Revision>,
+    /// What waiting nodes were answered from.
+    published: Option<Published>,
+    /// Nodes whose records a commit has changed, which may wait for an answer.
+    touched: BTreeSet<NodeId>,
+    /// The revision that this coordinator committed last.
+    committed: Option<Revision>,
     described: BTreeMap<NodeId, Described>,
     /// Since when nodes have been behind their instruction.
     behind: BTreeMap<NodeId, UnixTime>,
@@ -93,6 +99,8 @@ impl Driver {
             pace: Pace::new(),
             waiting: WaitingNodes::default(),
             published: None,
+            touched: BTreeSet::new(),
+            committed: None,
             described: BTreeMap::new(),
             behind: BTreeMap::new(),
             wait: None,
@@ -177,13 +185,48 @@ impl Driver {
         blind_max.checked_sub(self.shared.unconfirmed_for()).filter(|left| !left.is_zero())
     }
 
-    /// Answers the waiting nodes if the document has changed.
+    /// Answers the waiting nodes if the document has changed: all of them if that can be news for all, otherwise those
+    /// whose records have changed.  A pause, a policy or an exclusion wakes no other node.
     fn publish(&mut self) {
-        if self.published != Some(self.replica.document().revision) && self.look() {
-            self.waiting.publish(&self.replica, self.seen.view);
-            self.published = Some(self.replica.document().revision);
+        if self.published.as_ref() == Some(&self.publishable()) || !self.look() {
+            return;
         }
+        let (now, touched) = (self.publishable(), std::mem::take(&mut self.touched));
+        if self.published.as_ref().is_some_and(|before| before.news == now.news) {
+            self.waiting.publish_to(&touched, &self.replica, self.seen.view);
+        } else {
+            self.waiting.publish(&self.replica, self.seen.view);
+        }
+        self.published = Some(now);
     }
+
+    fn publishable(&self) -> Published {
+        let document = self.replica.document();
+        let opened = match &document.stage {
+            Stage::Promoted { wave, .. } => (wave.opened, wave.taken_in.len()),
+            Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } => (0, 0),
+        };
+        let news = News { generation: document.generation, opened, view: self.seen.view };
+        Published { revision: document.revision, news }
+    }
+}
+
+/// What waiting nodes were answered from.
+#[derive(Debug, PartialEq, Eq)]
+struct Published {
+    revision: Revision,
+    news: News,
+}
+
+/// What an answer follows from besides the node's own record: as long as it stays the same, there is nothing new for a
+/// node that was held.
+#[derive(Debug, PartialEq, Eq)]
+struct News {
+    generation: Generation,
+    /// Waves, and nodes that were taken into one.
+    opened: (usize, usize),
+    /// Whether the pool is frozen, and whether all nodes are heard.
+    view: PoolView,
 }
 
 #[cfg(test)]

@@ -132,7 +132,11 @@ impl Driver {
         };
         let reported = before.and_then(|before| before.report.as_ref());
         let ack = match &recording {
-            Recording::Later(later) if !says_something_new(reported, &later.ack.report) => Ack::Quiet,
+            Recording::Later(later)
+                if self.seen.knows(&self.replica, &node) && !says_something_new(reported, &later.ack.report) =>
+            {
+                Ack::Quiet
+            }
             Recording::First(_) | Recording::Later(_) | Recording::Stale => Ack::News,
         };
         let opens = matches!(recording, Recording::First(_));

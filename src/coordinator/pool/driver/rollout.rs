@@ -136,6 +136,8 @@ impl Driver {
         self.metrics.commit_took(self.replica.pool(), start);
         match result {
             Ok(erasure) => {
+                self.touched.extend(proposal.exclusions.keys().chain(&proposal.dropped).cloned());
+                self.committed = Some(proposal.document.revision);
                 self.store_is_good();
                 self.metrics.committed(self.replica.pool(), audit.action);
                 if erasure == Erasure::Waiting {

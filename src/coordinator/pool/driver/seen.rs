@@ -11,6 +11,7 @@ use tfo_engine::rollout::barrier::conflict;
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::sync::PoolView;
 use tfo_host::runtime::clock;
+use tfo_model::ids::NodeId;
 use tfo_store::{Head, News};
 
 /// Which nodes are present, and what follows from that for answers.
@@ -30,6 +31,13 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// Whether a sync that repeats what is known of this node is no news: not while barriers wait to hear it in this life.
+    pub(super) fn knows(&self, replica: &Replica, node: &NodeId) -> bool {
+        self.presence.has_seen(replica.snapshot(), node)
+    }
+}
+
 impl Driver {
     /// Confirms the copy, and looks at what has changed in it.  False: the store cannot be reached.
     pub(super) fn look(&mut self) -> bool {
@@ -44,8 +52,14 @@ impl Driver {
 
     /// Brings the copy up to the store.  None: the store cannot be reached.
     pub(super) fn follow(&mut self) -> Option<News> {
+        let before = self.replica.document().revision;
         match self.replica.follow() {
             Ok(news) => {
+                let revision = self.replica.document().revision;
+                if revision != before && Some(revision) != self.committed {
+                    // Another writer's commit: it does not say which nodes it concerns.
+                    self.published = None;
+                }
                 self.shared.store_confirms();
                 if !self.writes.fail {
                     self.store_is_good();
@@ -82,8 +96,6 @@ impl Driver {
         }
         if seen.view.is_frozen() != self.logged.frozen {
             self.logged.frozen = seen.view.is_frozen();
-            // Every waiting node gets an answer.
-            self.published = None;
             let pool = self.replica.pool();
             match conflict(snapshot) {
                 Some(found) => error!(
