@@ -15,7 +15,7 @@ use tfo_testbed::{PATIENCE, SOON, need_netns, poll_until, skip_unless};
 /// Two pools, each with a key; both nodes are in pool `edge`.
 fn fleet() -> Fleet {
     let upload = format!("[pools.upload]\nnodes = [\"cp*.example.org\"]\n{}", fast(1));
-    let mut fleet = Fleet::running(2, &format!("{}{upload}", fast(2)));
+    let fleet = Fleet::running(2, &format!("{}{upload}", fast(2)));
     fleet.first_key();
     fleet.ends(&["--pool", "upload", "rotate", "--first", "--yes"], 0);
     fleet
