@@ -161,7 +161,7 @@ fn a_node_may_ask_what_the_pool_knows_of_it_and_leaves_no_trace() {
     let (ask, empty) = ("/v1/pools/edge/self", World::started(FAST));
     let (status, answer) = empty.node("a.cache.example.org").client.get(ask);
     let expected = json!({"pool": "edge", "pool_id": answer["pool_id"], "node": "a.cache.example.org", "phase": "empty",
-        "frozen": false, "denied": false});
+        "frozen": false, "denied": false, "moved_to": null});
     assert_eq!((status, &answer), (200, &expected));
     let (_, nodes) = empty.operator().get("/v1/pools/edge/nodes");
     assert_eq!(nodes["nodes"], json!([]), "it joins nothing");

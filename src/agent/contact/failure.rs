@@ -12,6 +12,10 @@ use tfo_wire::error::ErrorKind;
 /// Kind of the problem that a coordinator cannot be reached.
 pub(super) const UNREACHABLE: &str = "coordinator_unreachable";
 
+/// A name that is wrong or that came before the order, or a pool that was made again under its name.
+const OTHER_POOL_REMEDY: &str = "if this node is to change its pool, order it (`tfoctl move`); if `pool` is wrong here, correct it; if the \
+     pool was created again on purpose, remove this node's sysctl.d file and restart the agent";
+
 /// Why an exchange failed.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
@@ -84,10 +88,7 @@ impl Failure {
     pub(super) fn of_refused(url: &str, refused: &AnswerRefused, sysctl_file: &str) -> Self {
         let (kind, remedy) = match refused {
             AnswerRefused::NotOutstanding => ("answer_late", "nothing to do: the agent has asked again"),
-            AnswerRefused::OtherPool { .. } => (
-                "answer_other_pool",
-                "if the pool was created again on purpose, remove this node's sysctl.d file and restart the agent",
-            ),
+            AnswerRefused::OtherPool { .. } => ("answer_other_pool", OTHER_POOL_REMEDY),
             AnswerRefused::LowerGeneration { .. } => (
                 "answer_lower_generation",
                 "if the coordinator's store was restored, run `tfoctl recover`; the installed keys stay",
@@ -133,10 +134,7 @@ pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
         ErrorKind::PoolFrozen => {
             ("pool_frozen", "an operator must run `tfoctl recover` for the pool; the installed keys stay")
         }
-        ErrorKind::OtherPool => (
-            "other_pool",
-            "the pool was created again: if that was on purpose, remove this node's sysctl.d file and restart the agent",
-        ),
+        ErrorKind::OtherPool => ("other_pool", OTHER_POOL_REMEDY),
         ErrorKind::NodeMoved => (
             "moved_in_circles",
             "pools send this node to each other: move it once more to the right one (`tfoctl move`); the installed keys stay",
