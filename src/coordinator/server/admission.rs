@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::contest::Contest;
 use super::limits::Limits;
 use super::refusals::Reason;
 
@@ -19,29 +20,34 @@ const IPV6_PREFIX_BITS: u32 = 64;
 const SHORT_PARTS: usize = 16;
 /// From this age on a handshake gives way to another one of its own address.  An honest one takes two round trips.
 const HANDSHAKE_SLOW: Duration = Duration::from_secs(3);
-/// How many connections wait for a place, for each place.  They cost a socket, and no TLS.
+/// From this age on a handshake gives way to one of an address that has as many.  When a whole fleet returns, a handshake
+/// waits for the processor nearly as long, and work that is begun is better ended than begun again.
+const HANDSHAKE_YOUNG: Duration = Duration::from_secs(1);
+/// How many connections wait before a handshake, for each place.  They cost a socket, and no TLS.
 pub(super) const CROWD_PARTS: usize = 2;
 /// How long a connection waits for a place.  After a restart all nodes connect within a second, and a node that is refused
-/// returns only after a longer pause; an agent gives up after 5 s.
-const CROWD_PATIENCE: Duration = Duration::from_secs(2);
+/// returns only after a longer pause; an agent gives up after 5 s, its own handshake included.
+const CROWD_PATIENCE: Duration = Duration::from_secs(4);
+/// How often a connection that waits looks whether a handshake has become too old to stay.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Counts open connections and handshakes.
 ///
 /// A handshake needs no certificate, so its places are contested.  Who comes from an address with few of them takes one
-/// from the address with most: strangers can take places only from each other.
+/// from the address with most: strangers can take places only from each other.  And who says nothing takes none at all.
 #[derive(Debug)]
 pub(super) struct Gate {
     limits: Limits,
     open: Mutex<Open>,
-    /// A handshake is over.  Connections of the crowd wait for it.
-    shaken: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     connections: Count,
-    crowd: Count,
-    handshakes: Handshakes,
+    /// Peers that have said nothing yet.
+    silent: Contest,
+    crowd: Crowd,
+    handshakes: Contest,
 }
 
 #[derive(Debug, Default)]
@@ -72,94 +78,100 @@ impl Count {
     }
 }
 
-/// Handshakes under way, by address and in the order of their beginnings.
+/// Connections that have spoken and wait for a handshake, in the order in which they came.
 #[derive(Debug, Default)]
-struct Handshakes {
+struct Crowd {
     next: u64,
-    total: usize,
-    by_address: HashMap<IpAddr, BTreeMap<u64, Shaking>>,
+    waiting: BTreeMap<u64, Waiter>,
+    count: Count,
 }
 
 #[derive(Debug)]
-struct Shaking {
-    since: Instant,
-    gives_way: CancellationToken,
+struct Waiter {
+    address: IpAddr,
+    turn: oneshot::Sender<HandshakePlace>,
 }
 
-impl Handshakes {
-    fn of(&self, address: IpAddr) -> usize {
-        self.by_address.get(&address).map_or(0, BTreeMap::len)
-    }
-
-    fn add(&mut self, address: IpAddr, now: Instant) -> (u64, CancellationToken) {
-        let (id, gives_way) = (self.next, CancellationToken::new());
+impl Crowd {
+    fn add(&mut self, address: IpAddr) -> (u64, oneshot::Receiver<HandshakePlace>) {
+        let (turn, comes) = oneshot::channel();
+        let id = self.next;
         self.next += 1;
-        self.total += 1;
-        let shaking = Shaking { since: now, gives_way: gives_way.clone() };
-        self.by_address.entry(address).or_default().insert(id, shaking);
-        (id, gives_way)
+        self.waiting.insert(id, Waiter { address, turn });
+        self.count.add(address);
+        (id, comes)
     }
 
-    /// One that has given way already is not there.
-    fn remove(&mut self, address: IpAddr, id: u64) {
-        if let Entry::Occupied(mut own) = self.by_address.entry(address) {
-            self.total -= usize::from(own.get_mut().remove(&id).is_some());
-            if own.get().is_empty() {
-                own.remove();
+    fn remove(&mut self, id: u64) -> Option<Waiter> {
+        let waiter = self.waiting.remove(&id)?;
+        self.count.remove(waiter.address);
+        Some(waiter)
+    }
+
+    /// Who is next: of the address with fewest handshakes, and of those who came first.
+    fn first(&self, handshakes: &Contest) -> Option<(u64, IpAddr)> {
+        let mut first: Option<(usize, u64, IpAddr)> = None;
+        for (id, waiter) in &self.waiting {
+            let own = handshakes.of(waiter.address);
+            if first.is_none_or(|(fewest, ..)| own < fewest) {
+                first = Some((own, *id, waiter.address));
+            }
+            if own == 0 {
+                break;
             }
         }
+        first.map(|(_, id, address)| (id, address))
     }
 
-    /// Ends the oldest handshake of an address.
-    fn end_oldest(&mut self, address: IpAddr) {
-        let oldest = self.by_address.get(&address).and_then(BTreeMap::first_key_value);
-        if let Some((id, shaking)) = oldest.map(|(id, shaking)| (*id, shaking)) {
-            shaking.gives_way.cancel();
-            self.remove(address, id);
-        }
+    /// Ends the wait of one of the address with most, if that has clearly more than this one.
+    fn displace_for(&mut self, address: IpAddr) -> bool {
+        let greediest = self.count.by_address.iter().max_by_key(|(_, count)| **count);
+        let greediest =
+            greediest.filter(|(_, count)| **count > self.count.of(address) + 1).map(|(greediest, _)| *greediest);
+        let of_greediest = |(_, waiter): &(&u64, &Waiter)| Some(waiter.address) == greediest;
+        let displaced = self.waiting.iter().find(of_greediest).map(|(id, _)| *id);
+        displaced.and_then(|id| self.remove(id)).is_some()
     }
+}
 
-    /// The address with most handshakes; among equals the one that has the oldest.
-    fn greediest(&self) -> Option<IpAddr> {
-        let order = |own: &BTreeMap<u64, Shaking>| {
-            (own.len(), std::cmp::Reverse(own.first_key_value().map_or(u64::MAX, |(id, _)| *id)))
+impl Open {
+    /// Makes room for a connection that has said nothing.  Nothing was spent on those, so the oldest of the address with
+    /// most gives way at once.
+    fn make_room_for_silent(&mut self, address: IpAddr, max: usize) -> Result<(), Reason> {
+        let waiting = self.crowd.count.total;
+        let is_there = if self.silent.of(address) + self.crowd.count.of(address) >= max.div_ceil(2) {
+            self.silent.end_oldest(address)
+        } else if self.silent.total() + waiting < max {
+            true
+        } else if let Some(greediest) = self.silent.greediest() {
+            self.silent.end_oldest(greediest)
+        } else {
+            self.crowd.displace_for(address)
         };
-        self.by_address.iter().max_by_key(|(_, own)| order(own)).map(|(address, _)| *address)
-    }
-
-    fn is_slow(&self, address: IpAddr, now: Instant) -> bool {
-        let oldest = self.by_address.get(&address).and_then(BTreeMap::first_key_value);
-        oldest.is_some_and(|(_, oldest)| now.duration_since(oldest.since) >= HANDSHAKE_SLOW)
-    }
-
-    /// Makes room for one more of this address, at the cost of the oldest: its own, or the greediest address's.
-    fn force_room(&mut self, address: IpAddr, max: usize, share: usize) {
-        if self.of(address) >= share {
-            self.end_oldest(address);
-        } else if let Some(greediest) = self.greediest().filter(|_| self.total >= max) {
-            self.end_oldest(greediest);
-        }
+        if is_there { Ok(()) } else { Err(Reason::TooManyHandshakes) }
     }
 
     /// Makes room for a handshake of this address, if it has a right to one.
     fn make_room(&mut self, address: IpAddr, max: usize, now: Instant) -> bool {
-        let short = self.total >= max.div_ceil(2);
+        let handshakes = &mut self.handshakes;
+        let own = handshakes.of(address);
+        let is_older = |since: Option<Instant>, age| since.is_some_and(|since| now.duration_since(since) >= age);
+        let short = handshakes.total() >= max.div_ceil(2);
         let share = if short { (max / SHORT_PARTS).max(1) } else { max.div_ceil(2) };
-        if self.of(address) >= share {
-            let slow = self.is_slow(address, now);
-            if slow {
-                self.end_oldest(address);
-            }
-            return slow;
+        if own >= share {
+            return is_older(handshakes.oldest_since(address), HANDSHAKE_SLOW) && handshakes.end_oldest(address);
         }
-        if self.total < max {
+        if handshakes.total() < max {
             return true;
         }
-        let greediest = self.greediest().filter(|greediest| self.of(*greediest) > self.of(address));
-        if let Some(greediest) = greediest {
-            self.end_oldest(greediest);
-        }
-        greediest.is_some()
+        let Some(greediest) = handshakes.greediest() else { return false };
+        // As many, once the newcomer has its place.
+        let like_others = handshakes.of(greediest) == own + 1;
+        let gives_way = match like_others {
+            true => is_older(handshakes.oldest_since(greediest), HANDSHAKE_YOUNG),
+            false => handshakes.of(greediest) > own,
+        };
+        gives_way && handshakes.end_oldest(greediest)
     }
 }
 
@@ -170,11 +182,21 @@ pub(super) struct ConnectionPlace {
     address: IpAddr,
 }
 
+/// The place of a connection that has said nothing; given back with the value.
+#[derive(Debug)]
+struct SilentPlace {
+    gate: Arc<Gate>,
+    address: IpAddr,
+    id: u64,
+    gives_way: CancellationToken,
+}
+
 /// A place in the crowd that waits for handshakes; given back with the value.
 #[derive(Debug)]
 struct CrowdPlace {
     gate: Arc<Gate>,
-    address: IpAddr,
+    id: u64,
+    turn: oneshot::Receiver<HandshakePlace>,
 }
 
 /// A handshake's place; given back with the value.
@@ -204,7 +226,7 @@ pub(super) enum Standing {
 
 impl Gate {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, open: Mutex::default(), shaken: Notify::new() })
+        Arc::new(Self { limits, open: Mutex::default() })
     }
 
     /// A place for a connection of this address.
@@ -222,9 +244,12 @@ impl Gate {
         let address = payer(address);
         let mut open = self.lock();
         let (max, share) = (self.limits.connections_max, self.limits.connections_per_address_max);
-        open.handshakes.force_room(address, max, share);
-        let (id, gives_way) = open.handshakes.add(address, Instant::now());
-        HandshakePlace { gate: Arc::clone(self), address, id, gives_way }
+        if open.handshakes.of(address) >= share {
+            open.handshakes.end_oldest(address);
+        } else if let Some(greediest) = open.handshakes.greediest().filter(|_| open.handshakes.total() >= max) {
+            open.handshakes.end_oldest(greediest);
+        }
+        self.shaking(&mut open, address, Instant::now())
     }
 
     /// Whether it is worth a handshake to learn who this is: it could be an operator.
@@ -243,53 +268,85 @@ impl Gate {
         Ok(())
     }
 
-    /// A place for a handshake of this address, at once or after a wait in the crowd.
-    pub(super) async fn begin_handshake(self: &Arc<Self>, address: IpAddr) -> Result<HandshakePlace, Reason> {
-        let address = payer(address);
-        if let Some(place) = self.place_for_handshake(address, Instant::now()) {
-            return Ok(place);
+    /// A place for a handshake of this address, once it has spoken: at once or after a wait in the crowd.
+    pub(super) async fn begin_handshake(
+        self: &Arc<Self>,
+        address: IpAddr,
+        speaks: impl Future<Output = Result<(), Reason>>,
+    ) -> Result<HandshakePlace, Reason> {
+        let silent = self.admit_silent(payer(address))?;
+        tokio::select! {
+            spoken = speaks => spoken?,
+            () = silent.gives_way.cancelled() => return Err(Reason::HandshakeGaveWay),
         }
-        let _waits = self.join_crowd(address)?;
-        let place = async {
-            loop {
-                // A permit is kept for who asks late, so no end of a handshake is missed.
-                self.shaken.notified().await;
-                if let Some(place) = self.place_for_handshake(address, Instant::now()) {
-                    return place;
-                }
-            }
+        let waits = match self.step_up(silent, Instant::now()) {
+            Ok(place) => return Ok(place),
+            Err(waits) => waits,
         };
-        timeout(CROWD_PATIENCE, place).await.map_err(|_| Reason::TooManyHandshakes)
+        timeout(CROWD_PATIENCE, waits.turn()).await.unwrap_or(Err(Reason::TooManyHandshakes))
     }
 
-    fn place_for_handshake(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<HandshakePlace> {
+    fn admit_silent(self: &Arc<Self>, address: IpAddr) -> Result<SilentPlace, Reason> {
         let mut open = self.lock();
-        open.handshakes.make_room(address, self.limits.handshakes_max, now).then(|| {
-            let (id, gives_way) = open.handshakes.add(address, now);
-            HandshakePlace { gate: Arc::clone(self), address, id, gives_way }
-        })
+        open.make_room_for_silent(address, CROWD_PARTS * self.limits.handshakes_max)?;
+        let (id, gives_way) = open.silent.add(address, Instant::now());
+        Ok(SilentPlace { gate: Arc::clone(self), address, id, gives_way })
     }
 
-    /// One address gets at most half of the crowd.
-    fn join_crowd(self: &Arc<Self>, address: IpAddr) -> Result<CrowdPlace, Reason> {
+    /// A handshake's place for one that has spoken, or else a place in the crowd.
+    fn step_up(self: &Arc<Self>, silent: SilentPlace, now: Instant) -> Result<HandshakePlace, CrowdPlace> {
+        let address = silent.address;
+        drop(silent);
         let mut open = self.lock();
-        let max = CROWD_PARTS * self.limits.handshakes_max;
-        if open.crowd.total >= max || open.crowd.of(address) >= max / 2 {
-            return Err(Reason::TooManyHandshakes);
+        if open.make_room(address, self.limits.handshakes_max, now) {
+            return Ok(self.shaking(&mut open, address, now));
         }
-        open.crowd.add(address);
-        Ok(CrowdPlace { gate: Arc::clone(self), address })
+        let (id, turn) = open.crowd.add(address);
+        Err(CrowdPlace { gate: Arc::clone(self), id, turn })
+    }
+
+    /// Gives free places, and those of handshakes that became too old, to the crowd.
+    fn hand_over(self: &Arc<Self>, now: Instant) {
+        loop {
+            let mut open = self.lock();
+            let Some((id, address)) = open.crowd.first(&open.handshakes) else { return };
+            if !open.make_room(address, self.limits.handshakes_max, now) {
+                return;
+            }
+            let Some(waiter) = open.crowd.remove(id) else { return };
+            let place = self.shaking(&mut open, address, now);
+            drop(open);
+            // Who has just given up gives it back.
+            drop(waiter.turn.send(place));
+        }
+    }
+
+    fn shaking(self: &Arc<Self>, open: &mut Open, address: IpAddr, now: Instant) -> HandshakePlace {
+        let (id, gives_way) = open.handshakes.add(address, now);
+        HandshakePlace { gate: Arc::clone(self), address, id, gives_way }
     }
 
     /// Connections now, those in a handshake or before it included.
     pub(super) fn connections(&self) -> usize {
         let open = self.lock();
-        open.connections.total + open.handshakes.total + open.crowd.total
+        open.connections.total + open.handshakes.total() + open.crowd.count.total + open.silent.total()
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         // Nothing between two changes of the counts can panic.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CrowdPlace {
+    async fn turn(mut self) -> Result<HandshakePlace, Reason> {
+        let mut looks = interval(LOOK_AGAIN);
+        loop {
+            tokio::select! {
+                turn = &mut self.turn => return turn.map_err(|_| Reason::TooManyHandshakes),
+                _ = looks.tick() => self.gate.hand_over(Instant::now()),
+            }
+        }
     }
 }
 
@@ -299,16 +356,22 @@ impl Drop for ConnectionPlace {
     }
 }
 
+impl Drop for SilentPlace {
+    fn drop(&mut self) {
+        self.gate.lock().silent.remove(self.address, self.id);
+    }
+}
+
 impl Drop for CrowdPlace {
     fn drop(&mut self) {
-        self.gate.lock().crowd.remove(self.address);
+        self.gate.lock().crowd.remove(self.id);
     }
 }
 
 impl Drop for HandshakePlace {
     fn drop(&mut self) {
         self.gate.lock().handshakes.remove(self.address, self.id);
-        self.gate.shaken.notify_one();
+        self.gate.hand_over(Instant::now());
     }
 }
 
@@ -339,6 +402,15 @@ mod tests {
         place.gives_way.is_cancelled()
     }
 
+    /// A place for one that has spoken, if it gets one at once.
+    fn begin(gate: &Arc<Gate>, address: IpAddr, now: Instant) -> Option<HandshakePlace> {
+        gate.step_up(gate.admit_silent(payer(address)).unwrap(), now).ok()
+    }
+
+    async fn spoken() -> Result<(), Reason> {
+        Ok(())
+    }
+
     #[test]
     fn places_are_bounded_and_come_back() {
         let limits =
@@ -367,7 +439,7 @@ mod tests {
     fn one_address_gets_half_of_the_handshakes_and_less_when_they_are_short() {
         let gate = shaking(64);
         let [stalls, node, other] = addresses();
-        let begin = |address| gate.place_for_handshake(address, Instant::now());
+        let begin = |address| begin(&gate, address, Instant::now());
         let mut held: Vec<_> = std::iter::from_fn(|| begin(stalls)).take(100).collect();
         assert_eq!(held.len(), 32);
         held.extend(std::iter::from_fn(|| begin(node)).take(100));
@@ -380,9 +452,9 @@ mod tests {
 
     #[test]
     fn the_oldest_handshake_of_the_greediest_address_gives_way() {
-        let gate = shaking(8);
+        let (gate, now) = (shaking(8), Instant::now());
         let [greedy, modest, newcomer] = addresses();
-        let begin = |address| gate.place_for_handshake(address, Instant::now());
+        let begin = |address| begin(&gate, address, now);
         let held: Vec<_> = std::iter::from_fn(|| begin(greedy)).take(4).collect();
         let other = begin(modest).unwrap();
         let rest: Vec<_> = (10..13).map(|last| begin(IpAddr::from([198, 51, 100, last])).unwrap()).collect();
@@ -393,12 +465,40 @@ mod tests {
         // Down to what the others have.
         let more: Vec<_> = (20..22).map(|last| begin(IpAddr::from([203, 0, 113, last])).unwrap()).collect();
         assert_eq!(held.iter().map(ended).collect::<Vec<_>>(), [true, true, true, false]);
-        // Among equals the oldest of all; a newcomer is never refused for lack of places.
-        let last = begin(IpAddr::from([203, 0, 113, 99])).unwrap();
-        assert!(ended(&held[3]) && ![&other, &let_in, &last].into_iter().any(ended));
-        drop((held, other, rest, let_in, more, last));
+        drop((held, other, rest, let_in, more));
         let open = gate.lock();
-        assert!(open.handshakes.total == 0 && open.handshakes.by_address.is_empty());
+        assert!(open.handshakes.total() == 0 && open.handshakes.of(modest) == 0);
+    }
+
+    #[test]
+    fn among_equals_a_handshake_gives_way_only_when_it_is_not_young() {
+        let (gate, start) = (shaking(4), Instant::now());
+        let [first, second, third, fourth] = addresses();
+        let held: Vec<_> = [first, second, third, fourth].map(|address| begin(&gate, address, start).unwrap()).into();
+        let newcomer = IpAddr::from([198, 51, 100, 1]);
+        assert!(begin(&gate, newcomer, start + HANDSHAKE_YOUNG / 2).is_none(), "a whole fleet returns: it waits");
+        let later = begin(&gate, newcomer, start + HANDSHAKE_YOUNG).unwrap();
+        assert_eq!(held.iter().map(ended).collect::<Vec<_>>(), [true, false, false, false], "the oldest of all");
+        assert!(!ended(&later));
+    }
+
+    #[test]
+    fn who_says_nothing_takes_no_handshake_and_gives_way_at_once() {
+        let gate = shaking(2);
+        let [silent, other, honest] = addresses();
+        let admit = |address| gate.admit_silent(address).unwrap();
+        let held: Vec<_> = [silent, silent, silent, other, other].map(admit).into();
+        let ended = |place: &SilentPlace| place.gives_way.is_cancelled();
+        assert_eq!(
+            held.iter().map(ended).collect::<Vec<_>>(),
+            [true, false, false, false, false],
+            "its address's half"
+        );
+        let place = begin(&gate, honest, Instant::now()).expect("nobody shakes hands");
+        assert_eq!(held.iter().map(ended).collect::<Vec<_>>(), [true, true, false, false, false], "all are taken");
+        drop(held);
+        assert_eq!(gate.connections(), 1);
+        drop(place);
     }
 
     #[test]
@@ -421,10 +521,10 @@ mod tests {
     fn a_handshake_that_takes_long_gives_way_to_its_own_address() {
         let gate = shaking(4);
         let ([shared], now) = (addresses(), Instant::now());
-        let slow: Vec<_> = std::iter::from_fn(|| gate.place_for_handshake(shared, now)).take(9).collect();
+        let slow: Vec<_> = std::iter::from_fn(|| begin(&gate, shared, now)).take(9).collect();
         assert_eq!(slow.len(), 2);
-        assert!(gate.place_for_handshake(shared, now + HANDSHAKE_SLOW / 2).is_none());
-        let honest = gate.place_for_handshake(shared, now + HANDSHAKE_SLOW).unwrap();
+        assert!(begin(&gate, shared, now + HANDSHAKE_SLOW / 2).is_none());
+        let honest = begin(&gate, shared, now + HANDSHAKE_SLOW).unwrap();
         assert!(ended(&slow[0]) && !ended(&slow[1]) && !ended(&honest));
     }
 
@@ -432,11 +532,11 @@ mod tests {
     async fn a_crowd_waits_for_its_places_and_is_bounded() {
         let gate = shaking(2);
         let [crowd] = addresses();
-        let first = gate.begin_handshake(crowd).await.unwrap();
+        let first = gate.begin_handshake(crowd, spoken()).await.unwrap();
         let waiting: Vec<_> = (0..3)
             .map(|_| {
                 let gate = Arc::clone(&gate);
-                tokio::spawn(async move { gate.begin_handshake(crowd).await })
+                tokio::spawn(async move { gate.begin_handshake(crowd, spoken()).await })
             })
             .collect();
         tokio::task::yield_now().await;
@@ -448,7 +548,35 @@ mod tests {
             ends.push(one.await.unwrap().map(drop));
         }
         assert_eq!(ends, [Ok(()), Ok(()), Err(Reason::TooManyHandshakes)]);
-        assert!(gate.lock().crowd.by_address.is_empty());
+        let open = gate.lock();
+        assert!(open.crowd.count.by_address.is_empty() && open.crowd.waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_crowd_is_served_by_turns_and_a_place_goes_to_who_has_fewest() {
+        let gate = shaking(4);
+        let [many, few, newcomer] = addresses();
+        let held = [many, many, few].map(|address| begin(&gate, address, Instant::now()).unwrap());
+        let served = Arc::new(Mutex::new(Vec::new()));
+        let wait = |address, name| {
+            let (gate, served) = (Arc::clone(&gate), Arc::clone(&served));
+            tokio::spawn(async move {
+                let place = gate.begin_handshake(address, spoken()).await.unwrap();
+                served.lock().unwrap().push(name);
+                tokio::task::yield_now().await;
+                drop(place);
+            })
+        };
+        let waiting = [wait(many, "many 1"), wait(many, "many 2"), wait(few, "few 1")];
+        tokio::task::yield_now().await;
+        assert_eq!(gate.connections(), 6, "they are at their share: one part of 16, but at least one");
+        let honest = begin(&gate, newcomer, Instant::now()).expect("there is one place, and it has no other");
+        drop((honest, held));
+        for one in waiting {
+            one.await.unwrap();
+        }
+        assert_eq!(*served.lock().unwrap(), ["few 1", "many 1", "many 2"]);
+        assert_eq!(gate.connections(), 0);
     }
 
     #[test]
