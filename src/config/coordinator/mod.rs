@@ -301,6 +301,22 @@ drain_below = 0.01
     }
 
     #[test]
+    fn a_file_has_some_pools_and_not_too_many() {
+        let (rest, pool) = GOOD.split_at(GOOD.find("[pools.edge]").unwrap());
+        let with = |count: usize| {
+            let pools = (0..count).map(|index| {
+                pool.replace("pools.edge", &format!("pools.p{index}")).replace("cache", &format!("cache{index}"))
+            });
+            problems(&format!("{rest}{}", pools.collect::<String>()))
+        };
+        assert_eq!(with(64), []);
+        for count in [0, 65, 1_000] {
+            let found = with(count);
+            assert_eq!(found.iter().map(|(_, kind)| *kind).collect::<Vec<_>>(), ["out_of_range"], "{count}: {found:?}");
+        }
+    }
+
+    #[test]
     fn defaults_are_those_of_the_contract() {
         let settings = CoordinatorSettings::parse(Path::new("c.toml"), GOOD).unwrap();
         assert_eq!(settings.api.listen.value.to_string(), DEFAULT_LISTEN);
