@@ -10,6 +10,39 @@ use std::net::IpAddr;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// How many each address has.
+#[derive(Debug, Default)]
+pub(super) struct Count {
+    total: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl Count {
+    pub(super) fn of(&self, address: IpAddr) -> usize {
+        self.by_address.get(&address).copied().unwrap_or(0)
+    }
+
+    pub(super) fn add(&mut self, address: IpAddr) {
+        self.total += 1;
+        *self.by_address.entry(address).or_default() += 1;
+    }
+
+    /// Addresses without a place are forgotten.
+    pub(super) fn remove(&mut self, address: IpAddr) {
+        self.total -= 1;
+        if let Entry::Occupied(mut own) = self.by_address.entry(address) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.total
+    }
+}
+
 /// Places that are taken, by address and in the order in which they were taken.
 #[derive(Debug, Default)]
 pub(super) struct Contest {
@@ -63,6 +96,11 @@ impl Contest {
 
     pub(super) fn of(&self, address: IpAddr) -> usize {
         self.by_address.get(&address).map_or(0, BTreeMap::len)
+    }
+
+    /// Addresses that have one.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.by_address.keys().copied()
     }
 
     /// Since when an address has its oldest.

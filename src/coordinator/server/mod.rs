@@ -10,6 +10,7 @@ mod answer;
 mod body;
 mod connection;
 mod contest;
+mod crowd;
 mod limits;
 mod refusals;
 mod service;

@@ -62,6 +62,7 @@ async fn answer(mut stream: TlsStream<TcpStream>, start: &str, then: Then) -> us
         Then::Close => drop(stream.shutdown().await),
         Then::Silence => drop(stream.read(&mut head).await),
         Then::Endless(more) => {
+            let more = more.repeat(200);
             while sent < 2 * TAKEN_BYTES_MAX && stream.write_all(more.as_bytes()).await.is_ok() {
                 sent += more.len();
             }
@@ -93,7 +94,12 @@ const CASES: &[(&str, &str, Then, Ended)] = &[
         Ended::Refused(500, None),
     ),
     ("a head without end", "HTTP/1.1 200 OK\r\n", Then::Endless(LINE), Ended::Unreachable),
-    ("one line without end", "HTTP/1.1 200 OK\r\nx: ", Then::Endless("xxxxxxxxxxxxxxxx"), Ended::Unreachable),
+    (
+        "one line without end",
+        "HTTP/1.1 200 OK\r\nx: ",
+        Then::Endless("xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
+        Ended::Unreachable,
+    ),
     (
         "to a place without TLS",
         "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",

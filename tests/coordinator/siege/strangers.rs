@@ -19,7 +19,7 @@ use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, skip_unless};
 
 /// Where the coordinator is: the middle of the network.
 const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1)), 8443);
-/// Its limit of open files: 138 handshakes, and twice as many that wait.
+/// Its limit of open files: 83 handshakes, and four times as many that wait.
 const FILES: &str = "--nofile=2048:2048";
 /// Networks of the strangers; each has a /24.
 const NETWORKS: usize = 3;

@@ -39,7 +39,7 @@ const FORMS: &[Form] = &[
     ("HTTP/2.0", "GET /who HTTP/2.0\r\nhost: x\r\n\r\n", &[400]),
     // Other protocols, and other places.
     ("h2c", "GET /who HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n", &[200]),
-    ("CONNECT", "CONNECT evil:443 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", &[405]),
+    ("CONNECT", "CONNECT evil:443 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", &[404]),
     ("an absolute address", "GET http://evil/who HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", &[200]),
     ("up and away", "GET /../../etc/passwd HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", &[404]),
     ("the same, written otherwise", "GET /%2e%2e/who HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", &[404]),
