@@ -399,64 +399,78 @@ mod tests {
         assert!(open.handshakes.total() == 0 && open.handshakes.of(modest) == 0);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn among_equals_a_handshake_gives_way_only_to_one_that_has_waited() {
+    #[test]
+    fn among_equals_a_handshake_gives_way_only_to_one_that_has_waited() {
         let (gate, start) = (shaking(4), Instant::now());
         let held: Vec<_> = addresses::<4>().map(|address| begin(&gate, address, start).unwrap()).into();
         let newcomer = IpAddr::from([198, 51, 100, 1]);
-        // Silent for long or not: a fleet that returns looks the same, and soon ends by itself.
-        assert!(begin(&gate, newcomer, start + 2 * HANDSHAKE_YOUNG).is_none());
-        let later = gate.begin_handshake(newcomer, spoken()).await.unwrap();
-        assert!(start.elapsed() >= CROWD_DUE && start.elapsed() < CROWD_PATIENCE);
+        // However old the others are: a fleet that returns looks the same, and soon ends by itself.
+        let came = start + 2 * HANDSHAKE_YOUNG;
+        let mut waits = gate.step_up(gate.admit_silent(newcomer).unwrap(), came).unwrap_err();
+        gate.hand_over(came + CROWD_DUE / 2);
+        assert!(waits.turn.try_recv().is_err() && !held.iter().any(ended));
+        gate.hand_over(came + CROWD_DUE);
+        let place = waits.turn.try_recv().expect("it has waited long enough");
         assert_eq!(held.iter().map(ended).collect::<Vec<_>>(), [true, false, false, false], "the oldest of all");
-        assert!(!ended(&later));
+        assert!(!ended(&place));
+        // One that has just begun is left alone.
+        let (late, all) = (came + CROWD_DUE, IpAddr::from([198, 51, 100, 2]));
+        drop((held, place));
+        let young: Vec<_> = addresses::<4>().map(|address| begin(&gate, address, late).unwrap()).into();
+        let mut waits = gate.step_up(gate.admit_silent(all).unwrap(), start).unwrap_err();
+        gate.hand_over(late);
+        assert!(waits.turn.try_recv().is_err() && !young.iter().any(ended));
     }
 
-    /// A fleet that returns within a second after a restart, each node with an address of its own, or behind a few: a
-    /// server that ends so many handshakes a second, in the order in which they began.
-    #[tokio::test(start_paused = true)]
-    async fn a_fleet_returns_and_no_node_is_refused() {
-        const NODES: usize = 5_000;
-        const EACH: Duration = Duration::from_micros(800);
-        for behind_one_address in [1, 1_000] {
-            let (gate, start) = (Gate::new(Limits::default()), Instant::now());
-            let (work, mut begun) = tokio::sync::mpsc::unbounded_channel::<(HandshakePlace, _)>();
-            let server = tokio::spawn(async move {
-                let mut some = Vec::new();
-                // Some at a time: a timer is as exact as a millisecond.
-                while begun.recv_many(&mut some, 10).await > 0 {
-                    tokio::time::sleep(EACH * u32::try_from(some.len()).unwrap()).await;
-                    for (place, done) in some.drain(..) {
-                        let gave_way = ended(&place);
-                        drop(place);
-                        drop(oneshot::Sender::<bool>::send(done, gave_way));
-                    }
+    /// A fleet returns within a second, to a server that ends so many handshakes a second, in the order in which they began.
+    /// Counts those that are refused or lose their handshake, and says when the last one is in.
+    fn returns(nodes: usize, behind_one_address: usize, per_10_ms: usize) -> (usize, Duration) {
+        let (gate, start) = (Gate::new(Limits::default()), Instant::now());
+        let (mut shaking, mut waiting) = (std::collections::VecDeque::new(), Vec::new());
+        let (mut come, mut lost, mut now) = (0, 0, start);
+        while come < nodes || !shaking.is_empty() || !waiting.is_empty() {
+            let due = nodes.min(nodes * usize::try_from((now - start).as_millis() + 10).unwrap() / 1_000);
+            for node in come..due {
+                let address = u32::try_from(node % nodes.div_ceil(behind_one_address)).unwrap() + (10 << 24);
+                match gate.admit_silent(IpAddr::from(address.to_be_bytes())).map(|silent| gate.step_up(silent, now)) {
+                    Ok(Ok(place)) => shaking.push_back(place),
+                    Ok(Err(waits)) => waiting.push((now, waits)),
+                    Err(_) => lost += 1,
                 }
-            });
-            let nodes: Vec<_> = (0..NODES)
-                .map(|node| {
-                    let address = u32::try_from(node / behind_one_address).unwrap() + (10 << 24);
-                    let (gate, work) = (Arc::clone(&gate), work.clone());
-                    tokio::spawn(async move {
-                        tokio::time::sleep(Duration::from_millis((node % 1_000) as u64)).await;
-                        let place = gate.begin_handshake(IpAddr::from(address.to_be_bytes()), spoken()).await?;
-                        let (done, ends) = oneshot::channel();
-                        work.send((place, done)).unwrap();
-                        if ends.await.unwrap() { Err(Reason::HandshakeGaveWay) } else { Ok(()) }
-                    })
-                })
-                .collect();
-            drop(work);
-            let mut refused = Vec::new();
-            for node in nodes {
-                refused.extend(node.await.unwrap().err());
             }
-            assert_eq!(refused, [], "{behind_one_address} behind each address");
-            let ideal = EACH * u32::try_from(NODES).unwrap();
-            assert!(start.elapsed() < ideal * 2, "the places are used: {:?}", start.elapsed());
-            server.await.unwrap();
-            assert_eq!(gate.connections(), 0);
+            come = due;
+            for place in shaking.drain(..per_10_ms.min(shaking.len())) {
+                lost += usize::from(ended(&place));
+            }
+            gate.hand_over(now);
+            waiting.retain_mut(|(since, waits)| match waits.turn.try_recv() {
+                Ok(place) => {
+                    shaking.push_back(place);
+                    false
+                }
+                Err(_) if now - *since >= CROWD_PATIENCE => {
+                    lost += 1;
+                    false
+                }
+                Err(_) => true,
+            });
+            now += Duration::from_millis(10);
         }
+        assert_eq!(gate.connections(), 0);
+        (lost, now - start)
+    }
+
+    #[test]
+    fn a_fleet_returns_and_no_node_is_refused() {
+        // Each node with an address of its own, or a thousand behind one, as in benches/fanout.
+        for behind_one_address in [1, 1_000] {
+            let (lost, took) = returns(5_000, behind_one_address, 12);
+            assert_eq!(lost, 0, "{behind_one_address} behind each address");
+            assert!(took < Duration::from_millis(4_500), "no place stays empty while others wait: {took:?}");
+        }
+        // More than an agent waits for: some come again, and none for nothing.
+        let (lost, took) = returns(12_000, 1, 12);
+        assert!(lost > 0 && took < Duration::from_secs(7), "{lost} lost, {took:?}");
     }
 
     #[test]
