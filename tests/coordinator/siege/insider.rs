@@ -41,7 +41,7 @@ fn flood(evil: &mut Node, turn: u64) -> u16 {
 
 #[test]
 fn one_node_that_floods_and_flaps_disturbs_no_other() {
-    let (world, mut nodes) = with_first_key(FAST);
+    let (mut world, mut nodes) = with_first_key(FAST);
     let evil = nodes.pop().unwrap();
     let generation = world.pool()["generation"].clone();
     let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -56,7 +56,8 @@ fn one_node_that_floods_and_flaps_disturbs_no_other() {
                         break;
                     }
                     let status = flood(&mut own, turn);
-                    assert!(matches!(status, 200 | 204 | 400 | 409 | 503), "turn {turn}: {status}");
+                    // 0: its connection gave way to a ninth.
+                    assert!(matches!(status, 0 | 200 | 204 | 400 | 409 | 503), "turn {turn}: {status}");
                     asked.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -83,6 +84,7 @@ fn one_node_that_floods_and_flaps_disturbs_no_other() {
     for node in &mut nodes {
         assert!(node.step() > generation.as_u64().unwrap());
     }
+    world.must_run();
     let log = world.log();
     assert!(!log.contains("panicked"), "{log}");
 }
