@@ -2,6 +2,7 @@
 //! scripts.
 
 mod detached;
+mod hostile;
 mod install;
 mod moved;
 mod once;

@@ -2,6 +2,7 @@
 //! new files without a restart, and the end.
 
 mod client;
+mod forms;
 mod handshake;
 mod harness;
 mod lifecycle;
