@@ -16,6 +16,7 @@ use tfo_cli::report::{Failure, Format, Outcome, Report, deliver, deliver_as, wri
 use tfo_cli::table::Table;
 use tfo_cli::terminal::Terminal;
 use tfo_config::ctl::CtlFile;
+use tfo_config::reader::ConfigFile;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::fleet::NodeState;

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use tfo_config::agent::{AgentSettings, DEFAULT_RUNTIME_DIR, DEFAULT_SYSCTL_FILE, InstallMode, Named, SourceSettings};
+use tfo_config::reader::ConfigFile;
 use tfo_host::examine::{FileState, HostFacts, examine};
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::release;
