@@ -328,9 +328,18 @@ fn check_tells_facts_as_text_and_json_and_writes_nothing() {
     let output = host.run("check", &["--config-only", "--format", "json"]);
     code(&output, 0);
     let found = json_of(&output);
-    assert_eq!(fields(&found), ["joints", "ok", "problems", "retention_secs", "skew_tolerance_secs"]);
+    let always = ["at", "joints", "ok", "problems", "retention_secs", "skew_tolerance_secs"];
+    assert_eq!(fields(&found), always);
     assert_eq!((&found["ok"], &found["skew_tolerance_secs"]), (&json!(true), &json!(3600)));
     let found = json_of(&host.run("check", &["--format", "json"]));
+    // The look at the host is the one that `tfoctl status` shows (tests/ctl/local/status.rs).
+    let seen = ["boot", "clock_synchronised", "host", "kernel", "namespaces", "sysctl_file"];
+    let mut all = [&always[..], &seen].concat();
+    all.sort_unstable();
+    assert_eq!(fields(&found), all);
+    assert_eq!((&found["sysctl_file"]["state"], &found["namespaces"][0]["tcp_fastopen"]), (&json!("absent"), &json!(3)));
+    let text = stdout(&host.run("check", &[]));
+    assert!(text.contains("\n  kernel       no key set\n  tcp_fastopen 0x3: client, server\n"), "{text}");
     // Two warnings are correct: the clock may be unsynchronised, and the boot does not read the scratch directory.
     let expected = ["clock_unsynchronised", "not_read_at_boot"];
     assert!(places(&found).iter().any(|(_, _, kind)| *kind == "not_read_at_boot"), "{found}");
