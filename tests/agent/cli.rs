@@ -337,7 +337,10 @@ fn check_tells_facts_as_text_and_json_and_writes_nothing() {
     let mut all = [&always[..], &seen].concat();
     all.sort_unstable();
     assert_eq!(fields(&found), all);
-    assert_eq!((&found["sysctl_file"]["state"], &found["namespaces"][0]["tcp_fastopen"]), (&json!("absent"), &json!(3)));
+    assert_eq!(
+        (&found["sysctl_file"]["state"], &found["namespaces"][0]["tcp_fastopen"]),
+        (&json!("absent"), &json!(3))
+    );
     let text = stdout(&host.run("check", &[]));
     assert!(text.contains("\n  kernel       no key set\n  tcp_fastopen 0x3: client, server\n"), "{text}");
     // Two warnings are correct: the clock may be unsynchronised, and the boot does not read the scratch directory.

@@ -156,6 +156,20 @@ fn links_between_pages_lead_somewhere() {
     assert_eq!(links("[a](b.md#c) [d](https://e)\n```\n[f](g)\n```\n"), ["b.md#c"]);
 }
 
+/// A page that the summary leaves out is in no book of mdBook.
+#[test]
+fn the_summary_has_every_page_once() {
+    let docs = root().join("docs");
+    let summary = docs.join("SUMMARY.md");
+    let mut listed = links(&std::fs::read_to_string(&summary).expect("it is there"));
+    listed.sort_unstable();
+    let below = pages().into_iter().filter(|page| *page != summary);
+    let below = below.filter_map(|page| Some(page.strip_prefix(&docs).ok()?.display().to_string()));
+    let mut below: Vec<String> = below.collect();
+    below.sort_unstable();
+    assert_eq!(listed, below, "remedy: name each page below docs once in docs/SUMMARY.md");
+}
+
 #[test]
 fn every_verdict_names_a_page_that_there_is() {
     let docs = root().join("docs");

@@ -19,7 +19,7 @@ fn can_run() -> bool {
     need_root() && need_tool("ip") && need_tool("unshare") && need_tool("setpriv")
 }
 
-/// Runs a test inside, alone: two cores would be too busy for a fair judgement beside another fleet.
+/// Runs a test inside, without another one of these: two cores would be too busy for a fair judgement beside another fleet.
 ///
 /// To be called as `inside(|| ...)` in the test's own function, for the closure's type says which test it is.
 #[track_caller]
@@ -28,7 +28,7 @@ pub fn inside<F: FnOnce()>(test: F) {
         return test();
     }
     if can_run() {
-        let _alone = alone();
+        let _alone = alone("fleet");
         start_again::<F>();
     }
 }
