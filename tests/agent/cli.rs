@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use tfo_testbed::host::{Host, UNSET, in_own_mounts, stderr, stdout};
+use tfo_testbed::host::{Host, UNSET, in_own_mounts};
+use tfo_testbed::output::{code, json_of, stderr, stdout};
 use tfo_testbed::skip_unless;
 
 const OLD: &str = "7a0c91e3-55d1f0b8-19c64e2f-8d3ba670,e1f25d06-3b98c7a4-60d2194e-f58b037c";
@@ -33,18 +34,6 @@ fn installed_host() -> Host {
     code(&host.run("once", &[]), 0);
     assert_eq!(host.kernel(), OLD);
     host
-}
-
-#[track_caller]
-fn code(output: &Output, expected: i32) {
-    assert_eq!(output.status.code(), Some(expected), "{}{}", stdout(output), stderr(output));
-}
-
-#[track_caller]
-fn json_of(output: &Output) -> Value {
-    let text = stdout(output);
-    assert!(text.ends_with('\n') && text.lines().count() == 1, "one line of JSON: {text}");
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// Names of an object's fields, sorted.

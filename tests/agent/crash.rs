@@ -9,7 +9,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Output;
 
 use tfo_host::kernel::sysctl_d::{self, Persisted};
-use tfo_testbed::host::{Host, KEY_FILE, UNSET, in_own_mounts, stderr, stdout};
+use tfo_testbed::host::{Host, KEY_FILE, UNSET, in_own_mounts};
+use tfo_testbed::output::{code, stderr, stdout};
 use tfo_testbed::{by_size, skip_unless};
 
 /// The pair that is installed at first, and the one that is due.
@@ -41,7 +42,7 @@ impl Due {
         let host = Host::new();
         prepare(&host);
         let old = if host.config_file().exists() {
-            done(&host.run("once", &[]));
+            code(&host.run("once", &[]), 0);
             State { kernel: host.kernel(), file: host.persisted() }
         } else {
             State { kernel: UNSET.to_owned(), file: None }
@@ -49,7 +50,7 @@ impl Due {
         change(&host);
         let mut due = Self { host, old, new: None };
         let mut news = [(); 2].map(|()| {
-            done(&due.once_here());
+            code(&due.once_here(), 0);
             let new = due.host.kernel();
             assert_ne!(new, due.old.kernel, "a new pair was due");
             due.reset();
@@ -138,10 +139,6 @@ impl Due {
     }
 }
 
-fn done(output: &Output) {
-    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(output), stderr(output));
-}
-
 /// A new pair in a file that another program distributes.
 fn by_file() -> Due {
     Due::new(|host| host.use_keys(OLD), |host| host.use_keys(NEW))
@@ -204,7 +201,7 @@ fn calls(trace: &str) -> Vec<Call> {
 /// `from` names what the first call of interest is about: the calls of the dynamic loader need no four rounds.
 fn kill_everywhere(due: &Due, from: &str) {
     let (output, trace) = due.traced(&[]);
-    done(&output);
+    code(&output, 0);
     due.reset();
     for needed in ["fsync(", "rename", KEY_FILE, "50-tcp_fastopen_key.conf.tmp"] {
         assert!(trace.contains(needed), "the install has no {needed}:\n{trace}");
@@ -286,7 +283,7 @@ fn says_which(text: &str, (file_is_new, kernel_is_new): (bool, bool), first: boo
 /// Lets each call on one of our paths fail with each error, one call at a time.
 fn fail_everywhere(due: &Due) {
     let (output, trace) = due.traced(&[]);
-    done(&output);
+    code(&output, 0);
     due.reset();
     let here = due.host.text_path("");
     let ours = |call: &Call| [here.as_str(), KEY_FILE, "/run/tfo-agent"].iter().any(|path| call.line.contains(path));
@@ -435,7 +432,7 @@ fn a_daemon_writes_again_what_could_not_be_made_durable() {
     skip_unless!(ready());
     let host = Host::new();
     host.use_keys(OLD);
-    done(&host.run("once", &[]));
+    code(&host.run("once", &[]), 0);
     host.use_keys(NEW);
     host.configure("verify_interval = \"1s\"\n[source]\nkind = \"file\"\npath = \"@/etc/keys\"\n");
     let trace = host.path("trace");

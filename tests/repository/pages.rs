@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 
 use tfo_engine::rollout::verdict::page;
 use tfo_model::fleet::{BlockedBy, NodeState, VerdictKind};
+use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::{need_tool, skip_unless};
 
 use super::root;
@@ -22,7 +23,7 @@ fn manual(directory: &Path, arguments: &[&str]) -> Output {
 fn the_generated_pages_are_up_to_date() {
     let made = tempfile::tempdir().expect("a directory for the pages");
     let output = manual(made.path(), &["--docs", "."]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", stderr(&output));
     let read = |path: &Path| {
         std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}; remedy: {MAKE}", path.display()))
     };
@@ -42,7 +43,7 @@ fn the_generated_pages_are_up_to_date() {
 fn help_prints_usage_and_makes_no_directory() {
     let here = tempfile::tempdir().expect("a directory for the pages");
     let output = manual(here.path(), &["--help"]);
-    let printed = String::from_utf8_lossy(&output.stdout);
+    let printed = stdout(&output);
     assert!(output.status.success() && printed.contains("Usage: tfo-manual"), "{printed}");
     assert!(manual(here.path(), &["--no-such-option"]).status.code() == Some(2));
     assert_eq!(std::fs::read_dir(here.path()).expect("it is there").count(), 0, "something was written");
@@ -78,7 +79,7 @@ fn man_pages_have_their_sections_and_no_warning() {
     skip_unless!(need_tool("groff"));
     for page in pages {
         let output = Command::new("groff").args(["-ww", "-man", "-Tutf8", "-z"]).arg(&page).output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = stderr(&output);
         assert!(output.status.success() && said.is_empty(), "{}: {said}", page.display());
     }
 }

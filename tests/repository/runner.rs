@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use tfo_testbed::output::stdout;
 use tfo_testbed::skip_unless;
 
 /// Exit status and last line of one of our scripts; `nextest` is what `cargo nextest` does, `build` what a build does.
@@ -36,7 +37,7 @@ fn run(script: &str, args: &[&str], nextest: &str, build: &str) -> (Option<i32>,
         .env("TFO_RUN_ROOT", dir.path())
         .env("CARGO_TARGET_DIR", dir.path().join("target"));
     let output = command.output().expect("the script starts");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = stdout(&output);
     (output.status.code(), text.lines().last().unwrap_or_default().to_owned())
 }
 

@@ -18,6 +18,7 @@ mod leftovers;
 pub mod levers;
 pub mod machine;
 mod netns;
+pub mod output;
 pub mod package;
 pub mod pki;
 pub mod random;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::role::Role;
 use tfo_crypto::random::{self, NoRandomness};
 use tfo_model::ids::NodeId;
+use tfo_model::named_enum;
 use tfo_model::time::UnixTime;
 
 /// Format version of index.json that this release writes and reads.
@@ -107,29 +108,17 @@ pub(super) struct Entry {
     pub(super) revoked_at: Option<UnixTime>,
 }
 
-/// State of a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum State {
-    /// Valid for more than a month.
-    Valid,
-    /// Valid, and about to expire.
-    Expiring,
-    /// Its validity has ended.
-    Expired,
-    /// Revoked.
-    Revoked,
-}
-
-impl State {
-    /// The name used in every output.
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Valid => "valid",
-            Self::Expiring => "expiring",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-        }
+named_enum! {
+    /// State of a certificate.
+    pub(super) enum State {
+        /// Valid for more than a month.
+        Valid = "valid",
+        /// Valid, and about to expire.
+        Expiring = "expiring",
+        /// Its validity has ended.
+        Expired = "expired",
+        /// Revoked.
+        Revoked = "revoked",
     }
 }
 

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::bench::{KEYS, bits, code, json_of, pinned, program, shape};
 use tfo_testbed::daemon::{DaemonHost, derive, lasting};
-use tfo_testbed::host::{Host, stdout};
+use tfo_testbed::host::Host;
+use tfo_testbed::output::stdout;
 use tfo_testbed::{NetNs, need_netns, need_tool, skip_unless};
 
 /// `tfoctl` run by `setpriv` as the user `nobody`, as a copy that this user can read.

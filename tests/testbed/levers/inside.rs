@@ -5,6 +5,7 @@
 
 use std::process::{Command, Stdio};
 
+use crate::output::{stderr, stdout};
 use crate::{alone, need_root, need_tool, test_executable};
 
 /// Says that this process is the one inside.
@@ -58,7 +59,7 @@ fn start_again<F>() {
         .stdin(Stdio::null())
         .output()
         .expect("setpriv starts");
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (stdout, stderr) = (stdout(&output), stderr(&output));
     print!("{stdout}");
     eprint!("{stderr}");
     assert!(output.status.success() && stdout.contains("1 passed"), "{name} failed inside ({})", output.status);
