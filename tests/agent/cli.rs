@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tfo_testbed::host::{Host, UNSET, in_own_mounts};
-use tfo_testbed::output::{code, json_of, stderr, stdout};
+use tfo_testbed::output::{code, json_ending, json_of, stderr, stdout};
 use tfo_testbed::skip_unless;
 
 const OLD: &str = "7a0c91e3-55d1f0b8-19c64e2f-8d3ba670,e1f25d06-3b98c7a4-60d2194e-f58b037c";
@@ -236,9 +236,7 @@ fn once_as_json_has_the_shape_of_the_design() {
 
     // The same fields where the configuration is refused.
     host.configure("[source]\nkind = \"nonsense\"\n");
-    let output = host.run("once", &["--format", "json"]);
-    code(&output, 2);
-    let found = json_of(&output);
+    let found = json_ending(&host.run("once", &["--format", "json"]), 2);
     assert_eq!(fields(&found), fields(&expected(true, false)));
     let problem = ["file", "key", "kind", "line", "message", "remedy", "severity"];
     assert_eq!(fields(&found["problems"][0]), problem);
@@ -314,9 +312,7 @@ fn check_tells_facts_as_text_and_json_and_writes_nothing() {
     code(&output, 0);
     let text = stdout(&output);
     assert!(text.contains("clocks of two nodes may differ by 1h") && text.contains("0 errors, 0 warnings"), "{text}");
-    let output = host.run("check", &["--config-only", "--format", "json"]);
-    code(&output, 0);
-    let found = json_of(&output);
+    let found = json_ending(&host.run("check", &["--config-only", "--format", "json"]), 0);
     let always = ["at", "joints", "ok", "problems", "retention_secs", "skew_tolerance_secs"];
     assert_eq!(fields(&found), always);
     assert_eq!((&found["ok"], &found["skew_tolerance_secs"]), (&json!(true), &json!(3600)));
@@ -347,9 +343,7 @@ fn check_warns_of_what_is_unsafe_but_works() {
     let host = derive_host();
     host.netns().run(|| std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "1")).unwrap();
     std::fs::set_permissions(host.config_file(), PermissionsExt::from_mode(0o664)).unwrap();
-    let output = host.run("check", &["--format", "json"]);
-    code(&output, 0);
-    let found = json_of(&output);
+    let found = json_ending(&host.run("check", &["--format", "json"]), 0);
     let kinds: Vec<_> = places(&found).into_iter().map(|(_, _, kind)| kind).collect();
     assert!(kinds.contains(&"config_exposed") && kinds.contains(&"tfo_off"), "{kinds:?}");
     let config_only = json_of(&host.run("check", &["--config-only", "--format", "json"]));
@@ -370,8 +364,7 @@ fn check_finds_the_file_that_wins_at_boot() {
          exec \"$1\" check --format json --config \"$2\"",
     );
     let output = unshare.arg(tfo_testbed::agent_path()).arg(host.config_file()).output().unwrap();
-    code(&output, 1);
-    let found = json_of(&output);
+    let found = json_ending(&output, 1);
     let winner = found["problems"].as_array().unwrap().iter().find(|problem| problem["kind"] == "boot_order");
     let winner = winner.unwrap_or_else(|| panic!("{found}"));
     assert_eq!((&winner["file"], &winner["line"]), (&json!("/etc/sysctl.d/99-other.conf"), &json!(2)));
@@ -800,9 +793,10 @@ fn a_user_without_permission_hears_of_everything_at_once() {
     nobody
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"])
         .arg(host.path("tfo-agent"));
-    let output = nobody.args(["once", "--format", "json", "--config"]).arg(host.config_file()).output().unwrap();
-    code(&output, 2);
-    let found = json_of(&output);
+    let found = json_ending(
+        &nobody.args(["once", "--format", "json", "--config"]).arg(host.config_file()).output().unwrap(),
+        2,
+    );
     let mut found_places = places(&found);
     found_places.sort_unstable();
     let expected = [

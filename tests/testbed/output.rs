@@ -37,3 +37,10 @@ pub fn json_of(output: &Output) -> Value {
     assert!(text.ends_with('\n') && text.lines().count() == 1, "one line of JSON: {}", said(output));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
+
+/// The same of a program that ended with this exit code.
+#[track_caller]
+pub fn json_ending(output: &Output, expected: i32) -> Value {
+    code(output, expected);
+    json_of(output)
+}

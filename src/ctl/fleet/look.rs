@@ -136,20 +136,18 @@ pub(crate) fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Fa
 }
 
 /// The nodes that were asked for, and as text the pool above them.
+#[derive(Serialize)]
+#[serde(transparent)]
 struct NodesShown {
+    #[serde(skip)]
     status: PoolStatus,
     /// As the API has them, for what is counted over all.
+    #[serde(skip)]
     all: Nodes,
-    /// As JSON.
     selected: Nodes,
     /// Lines below the table.
+    #[serde(skip)]
     below: Option<String>,
-}
-
-impl Serialize for NodesShown {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.selected.serialize(serializer)
-    }
 }
 
 impl Report for NodesShown {
@@ -163,15 +161,12 @@ impl Report for NodesShown {
 }
 
 /// One node.
+#[derive(Serialize)]
+#[serde(transparent)]
 struct NodeShown {
+    #[serde(skip)]
     status: PoolStatus,
     found: Nodes,
-}
-
-impl Serialize for NodeShown {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.found.serialize(serializer)
-    }
 }
 
 impl Report for NodeShown {

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::role::Role;
 use tfo_crypto::random::{self, NoRandomness};
 use tfo_model::ids::NodeId;
-use tfo_model::named_enum;
 use tfo_model::time::UnixTime;
+use tfo_model::{named_enum, serde_as_text};
 
 /// Format version of index.json that this release writes and reads.
 const VERSION: u32 = 1;
@@ -62,17 +62,7 @@ impl FromStr for Serial {
     }
 }
 
-impl Serialize for Serial {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Serial {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+serde_as_text!(Serial);
 
 /// Everything issued, oldest first.  Persisted: index.json; a new field needs a serde default, anything else a new
 /// version.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tfo_testbed::cable::{self, CLIENT, SERVER};
 pub(crate) use tfo_testbed::cable::{KEYS, Running};
 use tfo_testbed::host::Host;
-pub(crate) use tfo_testbed::output::{code, json_of};
+pub(crate) use tfo_testbed::output::{code, json_ending, json_of};
 use tfo_testbed::{NetNs, SOON, poll_until};
 
 /// The program under test.
