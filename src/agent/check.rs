@@ -1,5 +1,6 @@
 //! `tfo-agent check`: everything that would make `run` fail or be unsafe, all at once.  Writes nothing.
 
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -9,88 +10,105 @@ use super::preflight::Depth;
 use super::reconcile::{PassMode, Reconciler};
 use super::systemd::{order, service, timer};
 use super::{contact, preflight, source};
+use tfo_cli::host_report::{HostReport, HostView, Section};
 use tfo_config::agent::{AgentSettings, InstallMode, InstallSettings, SourceSettings};
-use tfo_host::examine::{clock_unsynchronised, server_off};
+use tfo_config::reader::Located;
+use tfo_host::examine::{FileState, examine};
 use tfo_host::kernel::boot_order;
 use tfo_host::kernel::key_writers;
-use tfo_host::kernel::release;
-use tfo_host::kernel::sysctl_d::{self, Persisted};
-use tfo_host::runtime::sys;
+use tfo_host::kernel::namespace::Namespace;
 use tfo_host::secret::CREDENTIAL_UNSEEN;
 use tfo_model::problem::{Problem, Severity, first_error};
 use tfo_model::time::{UnixTime, duration_text};
 
-/// What was found.  Wire v1: `check --format json`.
-#[derive(Debug, Serialize)]
+/// What was found.
+#[derive(Debug)]
 pub struct Found {
-    /// Whether `run` would work and be safe.
-    pub ok: bool,
-    /// How far the clocks of two nodes may differ, in seconds; null without a schedule that depends on the clock.
-    pub skew_tolerance_secs: Option<u64>,
-    /// Shortest time for which a cookie is accepted after its key was primary, in seconds.
-    pub retention_secs: Option<u64>,
-    /// The schedule's joints.
-    pub joints: Vec<Joint>,
-    /// What is wrong.
-    pub problems: Vec<Problem>,
+    /// What is shown.
+    pub report: HostReport<ScheduleSection>,
     /// Whether the configuration and its secrets are right, whatever the host is like.
-    #[serde(skip)]
     pub config_ok: bool,
+}
+
+/// What `tfo-agent check` alone says of a host.  Wire v1.
+#[derive(Debug, Default, Serialize)]
+pub struct ScheduleSection {
+    /// How far the clocks of two nodes may differ, in seconds; null without a schedule that depends on the clock.
+    skew_tolerance_secs: Option<u64>,
+    /// Shortest time for which a cookie is accepted after its key was primary, in seconds.
+    retention_secs: Option<u64>,
+    /// The schedule's joints.
+    joints: Vec<Joint>,
 }
 
 /// When a schedule entry takes over, and when it must be deployed.
 #[derive(Debug, Serialize)]
-pub struct Joint {
+struct Joint {
     /// When it takes over.
-    pub not_before: UnixTime,
+    not_before: UnixTime,
     /// The instant before which every node must have it.
-    pub deploy_before: Option<UnixTime>,
+    deploy_before: Option<UnixTime>,
     /// From when on the entries above it may be removed.
-    pub entries_above_removable_at: Option<UnixTime>,
+    entries_above_removable_at: Option<UnixTime>,
 }
 
-impl Found {
-    /// Facts about the schedule, one a line.
-    #[must_use]
-    pub fn fact_lines(&self) -> Vec<String> {
-        let mut lines = Vec::new();
+impl ScheduleSection {
+    fn of(settings: &AgentSettings) -> Self {
+        let SourceSettings::Derive(derive) = &settings.source else { return Self::default() };
+        let schedule = &derive.schedule;
+        let joints = schedule.entries().iter().zip(0..).filter_map(|(entry, index)| {
+            Some(Joint {
+                not_before: entry.not_before?,
+                deploy_before: schedule.deploy_before(index),
+                entries_above_removable_at: schedule.entries_above_removable_at(index),
+            })
+        });
+        Self {
+            skew_tolerance_secs: schedule.skew_tolerance_secs(),
+            retention_secs: schedule.retention_secs(),
+            joints: joints.collect(),
+        }
+    }
+}
+
+impl Section for ScheduleSection {
+    fn write_text(&self, _at: UnixTime, out: &mut dyn Write) -> io::Result<()> {
         if let Some(tolerance) = self.skew_tolerance_secs {
-            lines.push(format!(
+            writeln!(
+                out,
                 "clocks of two nodes may differ by {}; with a timer: clock error, period, RandomizedDelaySec, AccuracySec \
                  and run time together",
                 duration_text(tolerance)
-            ));
+            )?;
         }
         if let Some(retention) = self.retention_secs {
-            lines.push(format!(
-                "a cookie is accepted for at least {} after its key was primary",
-                duration_text(retention)
-            ));
+            let shown = duration_text(retention);
+            writeln!(out, "a cookie is accepted for at least {shown} after its key was primary")?;
         }
-        for joint in &self.joints {
+        self.joints.iter().try_for_each(|joint| {
             let at = |at: Option<UnixTime>| at.map_or_else(|| "never".to_owned(), |at| at.to_string());
-            lines.push(format!(
+            writeln!(
+                out,
                 "entry not_before {}: deploy to every node before {}; the entries above it may be removed after {}",
                 joint.not_before,
                 at(joint.deploy_before),
                 at(joint.entries_above_removable_at)
-            ));
-        }
-        lines
+            )
+        })
     }
 }
 
 /// Checks as far as `depth`.
 #[must_use]
-pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
+pub fn check(config: &Path, now: UnixTime, depth: Depth) -> Found {
     let settings = match preflight::load(config, depth) {
         Ok(settings) => settings,
         Err(problems) => {
-            let (skew_tolerance_secs, retention_secs, joints) = (None, None, Vec::new());
-            return Found { ok: false, skew_tolerance_secs, retention_secs, joints, problems, config_ok: false };
+            let report = HostReport::new(now, ScheduleSection::default(), None, problems);
+            return Found { report, config_ok: false };
         }
     };
-    let (skew_tolerance_secs, retention_secs, joints) = facts(&settings);
+    let section = ScheduleSection::of(&settings);
     let mut problems = preflight::sources(&settings, now);
     if depth != Depth::Host {
         // ExecReload= cannot see the service's credentials (systemd issue 35227); the service itself can, and checks them.
@@ -103,37 +121,27 @@ pub fn examine(config: &Path, now: UnixTime, depth: Depth) -> Found {
     if depth != Depth::Config {
         problems.extend(preflight::host(&settings, depth));
     }
+    let mut host = None;
     if depth == Depth::Host {
-        let own = &settings.install.sysctl_file.value;
+        let InstallSettings { sysctl_file: Located { value: own, .. }, namespaces, .. } = &settings.install;
+        let named = namespaces.iter().map(|name| Namespace::Named(name.value.clone()));
+        let facts = examine(own, std::iter::once(Namespace::Own).chain(named));
         problems.extend(boot_order::scan(Path::new("/"), own).problems(own));
-        problems.extend(foreign_file(&settings.install));
+        problems.extend(foreign_file(&settings.install, &facts.file));
         problems.extend(key_writers::scan(Path::new("/")).iter().map(key_writers::Writer::problem));
-        problems.extend(release::problem());
-        problems.extend(clock_problem(&settings));
+        problems.extend(facts.problems(Some(source::kind(&settings.source))));
         problems.extend(coordinators(&settings, now));
-        problems.extend(skew_tolerance_secs.and_then(timer::too_slow));
+        problems.extend(section.skew_tolerance_secs.and_then(timer::too_slow));
         problems.extend(order::problems());
         problems.extend(service::failed());
         problems.extend(hook_problem(&settings));
+        let held = if let FileState::Ours(record) = &facts.file { Some(record.prints.pair()) } else { None };
+        host = Some(HostView::of(&facts, own, held));
         if first_error(&problems).is_none() {
             problems.extend(pass_problems(settings, now));
         }
     }
-    let ok = first_error(&problems).is_none();
-    Found { ok, skew_tolerance_secs, retention_secs, joints, problems, config_ok }
-}
-
-fn facts(settings: &AgentSettings) -> (Option<u64>, Option<u64>, Vec<Joint>) {
-    let SourceSettings::Derive(derive) = &settings.source else { return (None, None, Vec::new()) };
-    let schedule = &derive.schedule;
-    let joints = schedule.entries().iter().zip(0..).filter_map(|(entry, index)| {
-        Some(Joint {
-            not_before: entry.not_before?,
-            deploy_before: schedule.deploy_before(index),
-            entries_above_removable_at: schedule.entries_above_removable_at(index),
-        })
-    });
-    (schedule.skew_tolerance_secs(), schedule.retention_secs(), joints.collect())
+    Found { report: HostReport::new(now, section, host, problems), config_ok }
 }
 
 /// A user who can change the configuration can choose the keys.
@@ -146,9 +154,9 @@ fn writable_by_others(config: &Path) -> Option<Problem> {
 }
 
 /// Another program's file in the place of the agent's: the agent will replace it, and that program may write it again.
-fn foreign_file(install: &InstallSettings) -> Option<Problem> {
+fn foreign_file(install: &InstallSettings, file: &FileState) -> Option<Problem> {
     let own = &install.sysctl_file.value;
-    let replaced = install.mode == InstallMode::Install && matches!(sysctl_d::read(own), Ok(Persisted::Foreign));
+    let replaced = install.mode == InstallMode::Install && matches!(file, FileState::Foreign);
     replaced.then(|| {
         let message = "this file was not written by tfo-agent, which will replace it";
         let remedy = "stop what writes it (a timer, cron, config management) on every node first; its key is lost unless the source \
@@ -203,13 +211,7 @@ fn hook_problem(settings: &AgentSettings) -> Option<Problem> {
         .map(|problem| problem.in_file(&settings.file))
 }
 
-fn clock_problem(settings: &AgentSettings) -> Option<Problem> {
-    source::kind(&settings.source).uses_clock().then(|| clock_unsynchronised(sys::clock_synchronised())).flatten()
-}
-
-/// A dry run finds the rest: a clock that is behind, an entry that came too late, TFO that is off.
+/// A dry run finds the rest: a clock that is behind, an entry that came too late.
 fn pass_problems(settings: AgentSettings, now: UnixTime) -> Vec<Problem> {
-    let report = Reconciler::new(settings).pass(now, PassMode::DryRun, None);
-    let off = report.namespaces.iter().filter_map(|namespace| server_off(&namespace.namespace, namespace.bits));
-    report.problems.iter().cloned().chain(off).collect()
+    Reconciler::new(settings).pass(now, PassMode::DryRun, None).problems
 }

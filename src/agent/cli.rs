@@ -7,12 +7,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use super::check::{self, Found};
 use super::init::{self, Made};
 use super::preflight::Depth;
 use super::reconcile::PassMode;
 use super::report::PassReport;
 use super::status::{self, OnceOutput};
-use super::{check, once, run};
+use super::{once, run};
 use tfo_cli::plain::counted;
 use tfo_cli::report::{Failure, Format, Outcome, show_problems, write_json};
 use tfo_config::agent::DEFAULT_FILE;
@@ -153,21 +154,19 @@ fn init_command(directory: &Path, format: Format) -> Result<Outcome, Failure> {
 }
 
 fn check_command(config: &Path, depth: Depth, format: Format) -> io::Result<Outcome> {
-    let found = check::examine(config, clock::now(), depth);
+    let Found { report, config_ok } = check::check(config, clock::now(), depth);
     match format {
-        Format::Json => print_json(&found)?,
+        Format::Json => print_json(&report)?,
         Format::Text => {
-            show_problems(&found.problems, format)?;
+            show_problems(&report.problems, format)?;
             let mut out = io::stdout().lock();
-            for line in found.fact_lines() {
-                writeln!(out, "{line}")?;
-            }
-            let errors = found.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-            let warnings = counted(found.problems.len() - errors, "warning");
+            report.write_facts(&mut out)?;
+            let errors = report.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+            let warnings = counted(report.problems.len() - errors, "warning");
             writeln!(out, "{}: {}, {warnings}", config.display(), counted(errors, "error"))?;
         }
     }
-    Ok(match (found.ok, found.config_ok) {
+    Ok(match (report.ok, config_ok) {
         (true, _) => Outcome::Done,
         (false, true) => Outcome::Failed,
         (false, false) => Outcome::Config,

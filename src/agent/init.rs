@@ -71,6 +71,7 @@ mod tests {
 
     use super::*;
     use tfo_config::agent::{AgentSettings, SourceSettings};
+    use tfo_config::reader::ConfigFile;
 
     #[test]
     fn what_init_makes_can_be_used_and_is_never_overwritten() {

@@ -8,7 +8,7 @@ use rustix::fs::Access;
 use super::{contact, observation, source};
 use tfo_cli::report::{Failure, Outcome};
 use tfo_config::agent::{AgentSettings, InstallMode, InstallSettings, Named, SourceSettings};
-use tfo_config::reader::Located;
+use tfo_config::reader::{ConfigFile, Located};
 use tfo_host::kernel::boot_order;
 use tfo_host::kernel::namespace::Namespace;
 use tfo_host::kernel::procfs::KEY_PATH;

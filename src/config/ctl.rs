@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::contact::base_urls;
-use super::reader::{Findings, Table, absolute, read_file, read_str};
+use super::reader::{ConfigFile, Findings, Table, absolute};
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
@@ -52,24 +52,10 @@ const REQUIRED: [(&str, &str); 4] = [
     ("key", "write the absolute path of your private key"),
 ];
 
-impl CtlFile {
-    /// Reads and checks the file.  Keys and certificates are not opened here.
-    ///
-    /// # Errors
-    /// Fails with all problems at once.
-    pub fn load(file: &Path) -> Result<Self, Vec<Problem>> {
-        read_file(file, |root, findings| Self::convert(file, root, findings))
-    }
+impl ConfigFile for CtlFile {
+    type Named = ();
 
-    /// The same for a text; `file` names it in problems.
-    ///
-    /// # Errors
-    /// As [`CtlFile::load`].
-    pub fn parse(file: &Path, text: &str) -> Result<Self, Vec<Problem>> {
-        read_str(file, text, |root, findings| Self::convert(file, root, findings))
-    }
-
-    fn convert(file: &Path, mut root: Table<'_, '_>, findings: &mut Findings) -> Option<Self> {
+    fn convert(file: &Path, mut root: Table<'_, '_>, findings: &mut Findings, (): &mut ()) -> Option<Self> {
         let sections = root.table("contexts", findings).map(|mut table| table.sections(findings));
         let default = root.string("context", findings);
         let mut contexts = BTreeMap::new();
@@ -99,7 +85,9 @@ impl CtlFile {
         };
         Some(Self { file: file.to_owned(), outside, contexts, default: default.map(|default| default.value) })
     }
+}
 
+impl CtlFile {
     /// The settings of the context that is named; without a name those of `context`, those outside all contexts, or of the
     /// only context.
     ///

@@ -81,27 +81,42 @@ impl Findings {
     }
 }
 
-/// Reads and parses a file and hands its root table to `convert`; `convert` gives none where it has added a problem.
-///
-/// # Errors
-/// Fails with all problems of the file: it cannot be read, its syntax is wrong, or `convert` added at least one.
-pub fn read_file<T>(
-    file: &Path,
-    convert: impl FnOnce(Table<'_, '_>, &mut Findings) -> Option<T>,
-) -> Result<T, Vec<Problem>> {
-    let text = read_text(file).map_err(|problem| vec![problem.in_file(file)])?;
-    read_str(file, &text, convert)
+/// A kind of configuration file.  What it names, such as secrets, certificates and a store, is not opened here.
+pub trait ConfigFile: Sized {
+    /// What a file names on this host, as far as it could be read, so that all of it can be checked although something is
+    /// wrong.
+    type Named: Default;
+
+    /// Takes the keys of the file.  None where a problem was added.
+    fn convert(file: &Path, root: Table<'_, '_>, findings: &mut Findings, named: &mut Self::Named) -> Option<Self>;
+
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// Fails with all problems at once: it cannot be read, its syntax is wrong, or what it says.
+    fn load(file: &Path) -> Result<Self, Vec<Problem>> {
+        Self::load_noting(file, &mut Self::Named::default())
+    }
+
+    /// The same, and records what the file names, even if it is refused.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    fn load_noting(file: &Path, named: &mut Self::Named) -> Result<Self, Vec<Problem>> {
+        let text = read_text(file).map_err(|problem| vec![problem.in_file(file)])?;
+        read(file, &text, named)
+    }
+
+    /// The same for a text; `file` names it in problems.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    fn parse(file: &Path, text: &str) -> Result<Self, Vec<Problem>> {
+        read(file, text, &mut Self::Named::default())
+    }
 }
 
-/// The same for a text; `file` names it in problems.
-///
-/// # Errors
-/// As [`read_file`].
-pub fn read_str<T>(
-    file: &Path,
-    text: &str,
-    convert: impl FnOnce(Table<'_, '_>, &mut Findings) -> Option<T>,
-) -> Result<T, Vec<Problem>> {
+fn read<F: ConfigFile>(file: &Path, text: &str, named: &mut F::Named) -> Result<F, Vec<Problem>> {
     let mut findings = Findings { file: file.to_owned(), text: text.to_owned(), problems: Vec::new() };
     let (root, errors) = DeTable::parse_recoverable(text);
     // After a syntax error the tables are guesses, and so are all further problems, of syntax too: one missing bracket
@@ -113,7 +128,7 @@ pub fn read_str<T>(
         findings.problems.push(Problem::error("syntax", error.message(), remedy).in_file(file).on_line(line));
         return Err(findings.into_problems());
     }
-    let converted = convert(Table::new(String::new(), root.span(), root.get_ref()), &mut findings);
+    let converted = F::convert(file, Table::new(String::new(), root.span(), root.get_ref()), &mut findings, named);
     match converted {
         Some(settings) if findings.problems.is_empty() => Ok(settings),
         _ => {
@@ -401,20 +416,28 @@ impl Located<SecretPath> {
 mod tests {
     use super::*;
 
-    fn problems(text: &str) -> Vec<(usize, String, &'static str)> {
-        let found = read_str(Path::new("x.toml"), text, |mut root, findings| {
+    struct Example;
+
+    impl ConfigFile for Example {
+        type Named = ();
+
+        fn convert(_: &Path, mut root: Table<'_, '_>, findings: &mut Findings, (): &mut ()) -> Option<Self> {
             let mut inner = root.table("inner", findings)?;
-            let span = inner.span("span", findings);
-            let flag = inner.boolean("flag", findings);
-            let names = inner.strings("names", findings);
+            inner.span("span", findings);
+            inner.boolean("flag", findings);
+            inner.strings("names", findings);
             for mut item in root.tables("item", findings) {
                 item.string("name", findings);
                 item.finish(findings);
             }
             inner.finish(findings);
             root.finish(findings);
-            Some((span?, flag?, names?))
-        });
+            Some(Self)
+        }
+    }
+
+    fn problems(text: &str) -> Vec<(usize, String, &'static str)> {
+        let found = Example::parse(Path::new("x.toml"), text);
         let problems = found.err().unwrap_or_default();
         problems.into_iter().map(|p| (p.line.unwrap(), p.key.unwrap_or_default(), p.kind)).collect()
     }

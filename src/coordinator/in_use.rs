@@ -99,6 +99,7 @@ fn place(key: &str, line: Option<usize>) -> Located<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tfo_config::reader::ConfigFile;
 
     fn settings(more: &str) -> CoordinatorSettings {
         let text = format!(

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::credential;
 use super::in_use::InUse;
 use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings, advice};
-use tfo_config::reader::Located;
+use tfo_config::reader::{ConfigFile, Located};
 use tfo_crypto::random;
 use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_engine::rollout::document::{Document, KeyRing};

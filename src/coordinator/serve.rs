@@ -24,6 +24,7 @@ use super::server::{Drained, Limits, Server, listen};
 use tfo_cli::reload;
 use tfo_cli::report::Outcome;
 use tfo_config::coordinator::CoordinatorSettings;
+use tfo_config::reader::ConfigFile;
 use tfo_engine::rollout::policy::Policy;
 use tfo_host::runtime::{clock, log, notify, process};
 use tfo_model::ids::PoolName;

@@ -9,6 +9,8 @@ use std::str::FromStr;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::serde_as_text;
+
 /// One TCP Fast Open key: 128 secret bits, in the kernel's own byte order (docs/kernel.md#byte-order).
 ///
 /// It has no `Clone`, `Eq`, `Hash`, `Display` or `Serialize`, and its `Debug` prints no byte, so that a key can
@@ -112,17 +114,7 @@ impl FromStr for KeyFingerprint {
     }
 }
 
-impl serde::Serialize for KeyFingerprint {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for KeyFingerprint {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        super::from_text(deserializer)
-    }
-}
+serde_as_text!(KeyFingerprint);
 
 /// The slots of one network namespace: the primary makes and validates cookies, the backup only validates.
 #[derive(Debug)]

@@ -33,3 +33,21 @@ where
 {
     Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
+
+/// serde for what is text outside: written by its `Display`, read by its `FromStr`.
+#[macro_export]
+macro_rules! serde_as_text {
+    ($type:ty) => {
+        impl ::serde::Serialize for $type {
+            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> ::serde::Deserialize<'de> for $type {
+            fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $crate::from_text(deserializer)
+            }
+        }
+    };
+}

@@ -70,17 +70,7 @@ macro_rules! named_enum {
             }
         }
 
-        impl ::serde::Serialize for $enum {
-            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.as_str())
-            }
-        }
-
-        impl<'de> ::serde::Deserialize<'de> for $enum {
-            fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                $crate::from_text(deserializer)
-            }
-        }
+        $crate::serde_as_text!($enum);
     };
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::serde_as_text;
+
 /// A wall-clock instant in whole seconds since 1970-01-01T00:00:00Z, leap seconds not counted.
 ///
 /// Written as RFC 3339 in Z everywhere.
@@ -71,17 +73,7 @@ impl FromStr for UnixTime {
     }
 }
 
-impl serde::Serialize for UnixTime {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for UnixTime {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        super::from_text(deserializer)
-    }
-}
+serde_as_text!(UnixTime);
 
 /// The text is not a duration of whole seconds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use tfo_testbed::host::{Host, UNSET, in_own_mounts, stderr, stdout};
+use tfo_testbed::host::{Host, UNSET, in_own_mounts};
+use tfo_testbed::output::{code, json_ending, json_of, stderr, stdout};
 use tfo_testbed::skip_unless;
 
 const OLD: &str = "7a0c91e3-55d1f0b8-19c64e2f-8d3ba670,e1f25d06-3b98c7a4-60d2194e-f58b037c";
@@ -33,18 +34,6 @@ fn installed_host() -> Host {
     code(&host.run("once", &[]), 0);
     assert_eq!(host.kernel(), OLD);
     host
-}
-
-#[track_caller]
-fn code(output: &Output, expected: i32) {
-    assert_eq!(output.status.code(), Some(expected), "{}{}", stdout(output), stderr(output));
-}
-
-#[track_caller]
-fn json_of(output: &Output) -> Value {
-    let text = stdout(output);
-    assert!(text.ends_with('\n') && text.lines().count() == 1, "one line of JSON: {text}");
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// Names of an object's fields, sorted.
@@ -247,9 +236,7 @@ fn once_as_json_has_the_shape_of_the_design() {
 
     // The same fields where the configuration is refused.
     host.configure("[source]\nkind = \"nonsense\"\n");
-    let output = host.run("once", &["--format", "json"]);
-    code(&output, 2);
-    let found = json_of(&output);
+    let found = json_ending(&host.run("once", &["--format", "json"]), 2);
     assert_eq!(fields(&found), fields(&expected(true, false)));
     let problem = ["file", "key", "kind", "line", "message", "remedy", "severity"];
     assert_eq!(fields(&found["problems"][0]), problem);
@@ -325,12 +312,22 @@ fn check_tells_facts_as_text_and_json_and_writes_nothing() {
     code(&output, 0);
     let text = stdout(&output);
     assert!(text.contains("clocks of two nodes may differ by 1h") && text.contains("0 errors, 0 warnings"), "{text}");
-    let output = host.run("check", &["--config-only", "--format", "json"]);
-    code(&output, 0);
-    let found = json_of(&output);
-    assert_eq!(fields(&found), ["joints", "ok", "problems", "retention_secs", "skew_tolerance_secs"]);
+    let found = json_ending(&host.run("check", &["--config-only", "--format", "json"]), 0);
+    let always = ["at", "joints", "ok", "problems", "retention_secs", "skew_tolerance_secs"];
+    assert_eq!(fields(&found), always);
     assert_eq!((&found["ok"], &found["skew_tolerance_secs"]), (&json!(true), &json!(3600)));
     let found = json_of(&host.run("check", &["--format", "json"]));
+    // The look at the host is the one that `tfoctl status` shows (tests/ctl/local/status.rs).
+    let seen = ["boot", "clock_synchronised", "host", "kernel", "namespaces", "sysctl_file"];
+    let mut all = [&always[..], &seen].concat();
+    all.sort_unstable();
+    assert_eq!(fields(&found), all);
+    assert_eq!(
+        (&found["sysctl_file"]["state"], &found["namespaces"][0]["tcp_fastopen"]),
+        (&json!("absent"), &json!(3))
+    );
+    let text = stdout(&host.run("check", &[]));
+    assert!(text.contains("\n  kernel       no key set\n  tcp_fastopen 0x3: client, server\n"), "{text}");
     // Two warnings are correct: the clock may be unsynchronised, and the boot does not read the scratch directory.
     let expected = ["clock_unsynchronised", "not_read_at_boot"];
     assert!(places(&found).iter().any(|(_, _, kind)| *kind == "not_read_at_boot"), "{found}");
@@ -346,9 +343,7 @@ fn check_warns_of_what_is_unsafe_but_works() {
     let host = derive_host();
     host.netns().run(|| std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "1")).unwrap();
     std::fs::set_permissions(host.config_file(), PermissionsExt::from_mode(0o664)).unwrap();
-    let output = host.run("check", &["--format", "json"]);
-    code(&output, 0);
-    let found = json_of(&output);
+    let found = json_ending(&host.run("check", &["--format", "json"]), 0);
     let kinds: Vec<_> = places(&found).into_iter().map(|(_, _, kind)| kind).collect();
     assert!(kinds.contains(&"config_exposed") && kinds.contains(&"tfo_off"), "{kinds:?}");
     let config_only = json_of(&host.run("check", &["--config-only", "--format", "json"]));
@@ -369,8 +364,7 @@ fn check_finds_the_file_that_wins_at_boot() {
          exec \"$1\" check --format json --config \"$2\"",
     );
     let output = unshare.arg(tfo_testbed::agent_path()).arg(host.config_file()).output().unwrap();
-    code(&output, 1);
-    let found = json_of(&output);
+    let found = json_ending(&output, 1);
     let winner = found["problems"].as_array().unwrap().iter().find(|problem| problem["kind"] == "boot_order");
     let winner = winner.unwrap_or_else(|| panic!("{found}"));
     assert_eq!((&winner["file"], &winner["line"]), (&json!("/etc/sysctl.d/99-other.conf"), &json!(2)));
@@ -799,9 +793,10 @@ fn a_user_without_permission_hears_of_everything_at_once() {
     nobody
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"])
         .arg(host.path("tfo-agent"));
-    let output = nobody.args(["once", "--format", "json", "--config"]).arg(host.config_file()).output().unwrap();
-    code(&output, 2);
-    let found = json_of(&output);
+    let found = json_ending(
+        &nobody.args(["once", "--format", "json", "--config"]).arg(host.config_file()).output().unwrap(),
+        2,
+    );
     let mut found_places = places(&found);
     found_places.sort_unstable();
     let expected = [

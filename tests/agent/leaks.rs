@@ -10,7 +10,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 use tfo_testbed::{SOON, skip_unless};
 
-use tfo_testbed::host::{Host, KEY_FILE, stderr, stdout};
+use tfo_testbed::host::{Host, KEY_FILE};
+use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::secrets::{base64_value, decode, hex_value};
 
 /// Bytes of a secret that may appear in a row: fewer than this.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use tfo_config::coordinator::CoordinatorSettings;
+use tfo_config::reader::ConfigFile;
 
 const SHIPPED: &str = include_str!("../../config/coordinator.toml");
 

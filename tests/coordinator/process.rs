@@ -10,7 +10,7 @@ use serde_json::json;
 
 use tfo_testbed::config::FAST;
 use tfo_testbed::coordinator::{Node, World, holds};
-use tfo_testbed::host::stderr;
+use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::{SOON, poll_until, skip_unless};
 
 #[test]
@@ -140,7 +140,7 @@ fn metrics_are_what_prometheus_takes() {
         .unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), metrics.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", stdout(&output));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 use tfo_testbed::config::{FAST, client_files, fast};
 use tfo_testbed::coordinator::{Node, OPERATOR, World};
+use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::{PATIENCE, SOON, poll_some, poll_until, program};
 
 use super::with_first_key;
@@ -94,7 +95,7 @@ impl Scene {
         };
         for arguments in [&["pools"][..], &["nodes"], &["check"]] {
             let output = self.tfoctl(arguments);
-            let said = String::from_utf8_lossy(&output.stdout);
+            let said = stdout(&output);
             let own = if arguments == ["nodes"] { line.clone() } else { format!("edge: {line}") };
             expect(arguments[0], said.lines().any(|said| said == own), &said);
         }
@@ -335,7 +336,7 @@ fn a_store_that_cannot_be_read_is_blind_where_it_can_be_said_and_unknown_elsewhe
     };
     assert!(poll_until(SOON, is_blind), "{}", scene.world.observed("/").unwrap().1);
     let output = scene.tfoctl(&["check"]);
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = stderr(&output);
     assert!(output.status.code() == Some(3) && said.contains("remedy"), "{output:?}");
     store.execute("UPDATE pool SET sum = ?1", [sum]).unwrap();
     scene.surfaces("ok", "agree", "3 nodes accept each other's cookies");

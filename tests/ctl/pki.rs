@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tfo_testbed::output::{code, json_of, stderr, stdout, text};
 use tfo_testbed::skip_unless;
 
 /// Seconds of a day.
@@ -46,16 +47,16 @@ impl Pki {
     #[track_caller]
     fn ok(&self, command: &str, more: &[&str]) -> String {
         let output = self.run(command, more);
-        assert_eq!(output.status.code(), Some(0), "{command} {more:?}: {}", text(&output.stderr));
-        assert_eq!(text(&output.stderr), "");
-        text(&output.stdout)
+        assert_eq!(output.status.code(), Some(0), "{command} {more:?}: {}", stderr(&output));
+        assert_eq!(stderr(&output), "");
+        stdout(&output)
     }
 
     #[track_caller]
     fn json(&self, command: &str, more: &[&str]) -> Value {
-        let out = self.ok(command, &[more, &["--format", "json"]].concat());
-        assert!(out.ends_with('\n') && out.lines().count() == 1, "one line: {out}");
-        serde_json::from_str(&out).expect("JSON")
+        let output = self.run(command, &[more, &["--format", "json"]].concat());
+        code(&output, 0);
+        json_of(&output)
     }
 
     /// Runs it, sees it refused with this code, and nothing in the directory changed.
@@ -63,10 +64,10 @@ impl Pki {
     fn refused(&self, command: &str, more: &[&str], code: i32, says: &str) {
         let before = self.content();
         let output = self.run(command, more);
-        let stderr = text(&output.stderr);
+        let stderr = stderr(&output);
         assert_eq!(output.status.code(), Some(code), "{command} {more:?}: {stderr}");
         assert!(stderr.contains(says), "{command} {more:?}: no {says:?} in {stderr}");
-        assert_eq!(text(&output.stdout), "");
+        assert_eq!(stdout(&output), "");
         assert_eq!(self.content(), before, "{command} {more:?} changed something");
     }
 
@@ -95,7 +96,7 @@ impl Pki {
     fn verify(&self, name: &str, more: &[&str]) -> Result<(), String> {
         let (ca, certificate) = (self.path("ca.crt"), self.path(name));
         let output = openssl(&[&["verify", "-x509_strict", "-CAfile", &ca], more, &[&certificate]].concat());
-        if output.status.success() { Ok(()) } else { Err(text(&output.stderr)) }
+        if output.status.success() { Ok(()) } else { Err(stderr(&output)) }
     }
 
     /// The same with the revocation list.
@@ -113,10 +114,6 @@ impl Pki {
 
 fn openssl(arguments: &[&str]) -> Output {
     Command::new("openssl").args(arguments).stdin(Stdio::null()).output().expect("openssl starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn mode(path: &Path) -> u32 {
@@ -164,7 +161,7 @@ fn an_authority_and_its_certificates_pass_openssl() {
     // Each key is the one of its certificate.
     for name in ["cp1.example.org/node", "ca"] {
         let of_key = openssl(&["pkey", "-pubout", "-in", &pki.path(&format!("{name}.key"))]);
-        assert_eq!(pki.shown(&format!("{name}.crt"), &["-pubkey"]), text(&of_key.stdout));
+        assert_eq!(pki.shown(&format!("{name}.crt"), &["-pubkey"]), stdout(&of_key));
     }
 }
 
@@ -270,7 +267,7 @@ fn a_revocation_list_has_an_end_and_can_be_renewed() {
     let old = pki.verify_with_list("cp1/node.crt", &["-attime", &at(11)]);
     assert!(old.is_err_and(|why| why.contains("CRL has expired")));
     let shown = openssl(&["crl", "-noout", "-text", "-in", &pki.path("crl.pem")]);
-    let shown = text(&shown.stdout);
+    let shown = stdout(&shown);
     assert!(shown.contains("X509v3 CRL Number") && shown.contains("X509v3 Authority Key Identifier"), "{shown}");
     let listed = pki.json("list", &[]);
     assert_eq!(listed["crl_next_update"], list["next_update"]);
@@ -306,7 +303,7 @@ fn nothing_is_overwritten_and_what_is_no_name_is_refused() {
     let nowhere = Pki { dir: tfo_testbed::scratch() };
     let output = nowhere.run("issue", &["--node", "cp1"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("pki init"), "{}", text(&output.stderr));
+    assert!(stderr(&output).contains("pki init"), "{}", stderr(&output));
     assert!(!Path::new(&nowhere.path("")).exists(), "a wrong --dir makes nothing");
 }
 
@@ -365,7 +362,7 @@ fn an_authority_held_to_a_domain_vouches_for_nothing_else() {
         "-addext",
         "subjectAltName=DNS:cp1.example.com",
     ]);
-    assert!(made.status.success(), "{}", text(&made.stderr));
+    assert!(made.status.success(), "{}", stderr(&made));
     let (ca, ca_key) = (pki.path("ca.crt"), pki.path("ca.key"));
     let signed = openssl(&[
         "x509",
@@ -383,9 +380,9 @@ fn an_authority_held_to_a_domain_vouches_for_nothing_else() {
         "-days",
         "5",
     ]);
-    assert!(signed.status.success(), "{}", text(&signed.stderr));
+    assert!(signed.status.success(), "{}", stderr(&signed));
     let verdict = openssl(&["verify", "-CAfile", &ca, &forged]);
-    assert!(text(&verdict.stderr).contains("permitted subtree violation"), "{}", text(&verdict.stderr));
+    assert!(stderr(&verdict).contains("permitted subtree violation"), "{}", stderr(&verdict));
 }
 
 #[test]

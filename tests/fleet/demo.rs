@@ -1,6 +1,7 @@
 //! `tfo-demo` as its user runs it: the real binary, real namespaces, real agents.
 //!
-//! Each test also looks at the host before and after: nothing may be left, and nothing may have changed.
+//! Each test also looks at the host before and after: nothing may be left, and nothing may have changed.  So there is one demo
+//! at a time.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,10 +14,10 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use tfo_testbed::skip_unless;
 
-/// Longest time for two rotations, the way to the first one, and the set-up.
-const RUN_MAX: Duration = Duration::from_secs(60);
+/// Longest time for two rotations, the way to the first one, and the set-up, beside other tests.
+const RUN_MAX: Duration = Duration::from_secs(120);
 /// Longest time for everything to be gone after the end.
-const GONE_MAX: Duration = Duration::from_secs(5);
+const GONE_MAX: Duration = Duration::from_secs(20);
 
 /// An ordinary user.
 const NOBODY: &str = "65534";
@@ -199,7 +200,7 @@ fn need_user_namespaces() -> bool {
 #[test]
 fn root_sees_every_connection_accepted_through_two_rotations() {
     skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("ip"));
-    let (_alone, host) = (tfo_testbed::alone(), Host::look());
+    let (_alone, host) = (tfo_testbed::alone("demo"), Host::look());
     let demo = Demo::start(Command::new(demo_path()).args(["--nodes", "4", "--rotations", "2"]));
     let ended = demo.end();
     ended.assert_all_accepted(2);
@@ -214,7 +215,7 @@ fn root_sees_every_connection_accepted_through_two_rotations() {
 #[test]
 fn an_ordinary_user_sees_the_same_on_a_screen() {
     skip_unless!(need_user_namespaces() && tfo_testbed::need_tool("script"));
-    let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
+    let (_alone, host, (_directory, copy)) = (tfo_testbed::alone("demo"), Host::look(), open_copy());
     let shell = format!("stty cols 110 rows 40; exec {} --nodes 4 --rotations 2", copy.display());
     let mut terminal = as_nobody(Path::new("script"));
     terminal.args(["--quiet", "--flush", "--return", "--command", &shell, "/dev/null"]);
@@ -258,7 +259,7 @@ fn without_escapes(sent: &str) -> String {
 #[test]
 fn derived_keys_rotate_without_a_coordinator() {
     skip_unless!(need_user_namespaces());
-    let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
+    let (_alone, host, (_directory, copy)) = (tfo_testbed::alone("demo"), Host::look(), open_copy());
     let words = ["--source", "derive", "--nodes", "4", "--rotations", "2"];
     let ended = Demo::start(as_nobody(&copy).args(words)).end();
     ended.assert_all_accepted(2);
@@ -270,7 +271,7 @@ fn derived_keys_rotate_without_a_coordinator() {
 #[test]
 fn naive_rotations_lose_cookies_and_staged_ones_beside_them_none() {
     skip_unless!(need_user_namespaces());
-    let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
+    let (_alone, host, (_directory, copy)) = (tfo_testbed::alone("demo"), Host::look(), open_copy());
     let ended = Demo::start(as_nobody(&copy).args(["--naive", "--nodes", "4", "--rotations", "2"])).end();
     ended.assert_all_accepted(2);
     let (all, line) = (ended.lines.join("\n"), ended.last_line());
@@ -311,7 +312,7 @@ fn naive_rotations_lose_cookies_and_staged_ones_beside_them_none() {
 #[test]
 fn ctrl_c_ends_a_kept_demo_in_order() {
     skip_unless!(need_user_namespaces());
-    let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
+    let (_alone, host, (_directory, copy)) = (tfo_testbed::alone("demo"), Host::look(), open_copy());
     let demo = Demo::start(as_nobody(&copy).args(["--nodes", "2", "--keep"]));
     demo.wait_for_clients();
     demo.signal(Signal::INT);
@@ -324,7 +325,7 @@ fn ctrl_c_ends_a_kept_demo_in_order() {
 #[test]
 fn a_killed_demo_leaves_nothing_behind() {
     skip_unless!(need_user_namespaces());
-    let (_alone, host, (_directory, copy)) = (tfo_testbed::alone(), Host::look(), open_copy());
+    let (_alone, host, (_directory, copy)) = (tfo_testbed::alone("demo"), Host::look(), open_copy());
     let mut commands = vec![as_nobody(&copy)];
     if rustix::process::geteuid().is_root() {
         commands.push(Command::new(demo_path()));
@@ -341,7 +342,7 @@ fn a_killed_demo_leaves_nothing_behind() {
 #[test]
 fn a_machine_without_ip_or_without_user_namespaces_is_told_what_to_do() {
     skip_unless!(tfo_testbed::need_root() && tfo_testbed::need_tool("unshare") && tfo_testbed::need_tool("setpriv"));
-    let (_alone, host, demo) = (tfo_testbed::alone(), Host::look(), demo_path().display());
+    let (_alone, host, demo) = (tfo_testbed::alone("demo"), Host::look(), demo_path().display());
     let without_ip = format!(
         "for ip in /usr/sbin/ip /sbin/ip /usr/bin/ip /bin/ip; do [ ! -e $ip ] || mount --bind /dev/null $ip; done; exec {demo}"
     );

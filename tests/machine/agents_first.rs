@@ -5,8 +5,9 @@ use std::path::Path;
 
 use super::boot::site::Site;
 use super::boot::transcript::{SECTION, TUTORIAL};
-use tfo_testbed::host::{UNSET, said as told};
+use tfo_testbed::host::UNSET;
 use tfo_testbed::machine::{Machine, need_machine};
+use tfo_testbed::output::said as told;
 use tfo_testbed::package::need_packages;
 use tfo_testbed::{SOON, poll_until, transcript};
 
@@ -27,6 +28,8 @@ fn play(machine: &Machine, mode: &str) -> u32 {
     machine.write_new("/root/variables.json", &variables.to_string());
     machine.write_new("/root/play.yml", "- hosts: all\n  gather_facts: false\n  roles: [tfo_agent]\n");
     let output = machine.output(&[
+        "env",
+        "ANSIBLE_PIPELINING=1",
         "ansible-playbook",
         "-c",
         "local",

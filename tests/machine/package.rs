@@ -4,6 +4,7 @@ use std::process::Command;
 
 use tfo_testbed::host::{KEY_FILE, UNSET};
 use tfo_testbed::machine::{Image, Machine, need_machine};
+use tfo_testbed::output::stdout;
 use tfo_testbed::package::{Packages, inside, install, need_packages};
 use tfo_testbed::{SOON, poll_until, skip_unless};
 
@@ -196,7 +197,7 @@ fn lintian_finds_nothing_and_descriptions_and_examples_are_there() {
     skip_unless!(tfo_testbed::need_tool("lintian"));
     for package in ["tfo-agent", "tfo-coordinator"] {
         let listed = Command::new("dpkg-deb").arg("--contents").arg(packages.file(package)).output().unwrap();
-        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let listed = stdout(&listed);
         for example in ["tfo-fleet.rules.yml", "tfo-fleet.json"] {
             assert!(listed.contains(&format!("/usr/share/doc/{package}/examples/{example}")), "{listed}");
         }
@@ -205,7 +206,7 @@ fn lintian_finds_nothing_and_descriptions_and_examples_are_there() {
     let files = CONFIGURED.map(|(package, _)| packages.file(package));
     for (file, (package, _)) in files.iter().zip(CONFIGURED) {
         let output = Command::new("dpkg-deb").arg("--field").arg(file).arg("Description").output().unwrap();
-        let description = String::from_utf8_lossy(&output.stdout).into_owned();
+        let description = stdout(&output);
         let lines: Vec<&str> = description.lines().collect();
         assert!(lines[0].len() <= 60, "{package}: a synopsis is short: {description}");
         assert!(lines[1].starts_with(&format!(" {package} ")), "{package}: {description}");
@@ -215,6 +216,6 @@ fn lintian_finds_nothing_and_descriptions_and_examples_are_there() {
     let mut lintian = Command::new("lintian");
     lintian.args(["--allow-root", "--fail-on", "error,warning", "--suppress-tags", "initial-upload-closes-no-bugs"]);
     let output = lintian.args(files).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
+    let told = stdout(&output);
     assert!(output.status.success(), "{told}");
 }

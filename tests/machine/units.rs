@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::skip_unless;
 
 /// Bounds of `systemd-analyze security`: the agent reads the clock's state and keeps timers, all others need neither.
@@ -31,7 +32,7 @@ fn exposure(unit: &Path) -> f64 {
         .arg(unit)
         .output()
         .expect("systemd-analyze starts");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = stdout(&output);
     let (_, level) = text.rsplit_once("Overall exposure level for ").unwrap_or_else(|| panic!("{output:?}"));
     let level = level.split(' ').nth(1).unwrap_or_else(|| panic!("{output:?}"));
     level.parse().expect("a level is a number")
@@ -89,7 +90,7 @@ fn systemd_accepts_every_unit_and_the_example_drop_ins() {
     }
     let verify = || Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&copies).output().unwrap();
     let output = verify();
-    let complaints = String::from_utf8_lossy(&output.stderr);
+    let complaints = stderr(&output);
     // Units of the host that mention others are not ours to judge.
     let ours: Vec<_> = complaints.lines().filter(|line| line.contains("tfo-")).collect();
     assert!(ours.is_empty(), "{ours:#?}");

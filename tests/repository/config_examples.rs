@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tfo_config::agent::{AgentSettings, SourceSettings};
 use tfo_config::coordinator::CoordinatorSettings;
+use tfo_config::reader::ConfigFile;
 
 const AGENT: &str = include_str!("../../config/agent.toml");
 

@@ -19,6 +19,7 @@ mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tfo_testbed::output::{stderr, stdout};
 
 /// The top level of the repository.
 fn root() -> &'static Path {
@@ -28,9 +29,9 @@ fn root() -> &'static Path {
 /// The files that git tracks, as paths from the top level.
 fn tracked() -> Vec<String> {
     let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().expect("git is installed");
-    let names = String::from_utf8(listed.stdout).expect("file names are UTF-8");
+    let names = stdout(&listed);
     let names: Vec<String> = names.split('\0').filter(|name| root().join(name).is_file()).map(str::to_owned).collect();
-    assert!(names.len() > 100, "git lists {} files: {}", names.len(), String::from_utf8_lossy(&listed.stderr));
+    assert!(names.len() > 100, "git lists {} files: {}", names.len(), stderr(&listed));
     names
 }
 

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 
 use tfo_engine::rollout::verdict::page;
 use tfo_model::fleet::{BlockedBy, NodeState, VerdictKind};
+use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::{need_tool, skip_unless};
 
 use super::root;
@@ -22,7 +23,7 @@ fn manual(directory: &Path, arguments: &[&str]) -> Output {
 fn the_generated_pages_are_up_to_date() {
     let made = tempfile::tempdir().expect("a directory for the pages");
     let output = manual(made.path(), &["--docs", "."]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", stderr(&output));
     let read = |path: &Path| {
         std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}; remedy: {MAKE}", path.display()))
     };
@@ -42,7 +43,7 @@ fn the_generated_pages_are_up_to_date() {
 fn help_prints_usage_and_makes_no_directory() {
     let here = tempfile::tempdir().expect("a directory for the pages");
     let output = manual(here.path(), &["--help"]);
-    let printed = String::from_utf8_lossy(&output.stdout);
+    let printed = stdout(&output);
     assert!(output.status.success() && printed.contains("Usage: tfo-manual"), "{printed}");
     assert!(manual(here.path(), &["--no-such-option"]).status.code() == Some(2));
     assert_eq!(std::fs::read_dir(here.path()).expect("it is there").count(), 0, "something was written");
@@ -78,7 +79,7 @@ fn man_pages_have_their_sections_and_no_warning() {
     skip_unless!(need_tool("groff"));
     for page in pages {
         let output = Command::new("groff").args(["-ww", "-man", "-Tutf8", "-z"]).arg(&page).output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = stderr(&output);
         assert!(output.status.success() && said.is_empty(), "{}: {said}", page.display());
     }
 }
@@ -154,6 +155,20 @@ fn links_between_pages_lead_somewhere() {
     );
     assert_eq!(anchors("# A b: `c_d`\n```\n# x\n```\n<a id=\"rule-1\"></a>\n"), ["a-b-c_d", "rule-1"]);
     assert_eq!(links("[a](b.md#c) [d](https://e)\n```\n[f](g)\n```\n"), ["b.md#c"]);
+}
+
+/// A page that the summary leaves out is in no book of mdBook.
+#[test]
+fn the_summary_has_every_page_once() {
+    let docs = root().join("docs");
+    let summary = docs.join("SUMMARY.md");
+    let mut listed = links(&std::fs::read_to_string(&summary).expect("it is there"));
+    listed.sort_unstable();
+    let below = pages().into_iter().filter(|page| *page != summary);
+    let below = below.filter_map(|page| Some(page.strip_prefix(&docs).ok()?.display().to_string()));
+    let mut below: Vec<String> = below.collect();
+    below.sort_unstable();
+    assert_eq!(listed, below, "remedy: name each page below docs once in docs/SUMMARY.md");
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use tfo_testbed::output::stdout;
 use tfo_testbed::skip_unless;
 
-/// Exit status and last line of one of our scripts; `nextest` is what `cargo nextest` does, `build` what a build does.
+/// Exit status and last line of one of our scripts; `nextest` is what `cargo nextest` does, `build` what a build and `cargo doc` do.
 fn run(script: &str, args: &[&str], nextest: &str, build: &str) -> (Option<i32>, String) {
     let dir = tfo_testbed::scratch();
     let program = |name: &str, body: &str| {
@@ -19,7 +20,7 @@ fn run(script: &str, args: &[&str], nextest: &str, build: &str) -> (Option<i32>,
     // `summary TEXT` prints what nextest prints at its end.
     let cargo = format!(
         "summary() {{ echo \"     Summary [   1.2s] 9 tests run: $1\"; }}\n\
-         case $1 in\nmetadata) echo '{metadata}' ;;\ntest) {build} ;;\nnextest) {nextest} ;;\nbench) [ \"$TFO_SMOKE\" = 1 ] ;;\nesac\n"
+         case $1 in\nmetadata) echo '{metadata}' ;;\ntest|doc) {build} ;;\nnextest) {nextest} ;;\nbench) [ \"$TFO_SMOKE\" = 1 ] ;;\nesac\n"
     );
     program("cargo", &cargo);
     program("rustup", "echo clippy-driver\n");
@@ -36,7 +37,7 @@ fn run(script: &str, args: &[&str], nextest: &str, build: &str) -> (Option<i32>,
         .env("TFO_RUN_ROOT", dir.path())
         .env("CARGO_TARGET_DIR", dir.path().join("target"));
     let output = command.output().expect("the script starts");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = stdout(&output);
     (output.status.code(), text.lines().last().unwrap_or_default().to_owned())
 }
 
@@ -79,13 +80,15 @@ const STILL_RUNS: &str = "mkdir -p $CARGO_TARGET_DIR; cp /bin/sleep $CARGO_TARGE
                           $CARGO_TARGET_DIR/tfo-agent 9 > /dev/null 2>&1 &";
 
 #[test]
-fn a_warning_a_broken_build_and_what_is_left_behind_each_count_as_one_failed() {
+fn a_warning_a_broken_build_wrong_documentation_and_what_is_left_behind_each_count_as_one_failed() {
     skip_unless!(tfo_testbed::need_tool("awk"));
     let ran = "summary '3 passed, 0 skipped'";
     let one_failed =
         |ended: (Option<i32>, String)| assert_eq!(ended, (Some(1), "3 passed, 1 failed, 0 skipped".to_owned()));
     one_failed(run("tests/run", &[], ran, "echo 'warning: unused variable'"));
     one_failed(run("tests/run", &[], ran, "exit 101"));
+    // Documentation that is wrong, beside a build that is right.
+    one_failed(run("tests/run", &["--long"], ran, "[ $1 != doc ]"));
     for left in ["mkdir -p $TFO_RUN_ROOT/tmp/tfo-test-1", "mkdir -p $TFO_RUN_ROOT/run/netns/tfo-test-1", STILL_RUNS] {
         one_failed(run("tests/run", &[], &format!("{left}\n{ran}"), ":"));
     }

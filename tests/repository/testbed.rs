@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tfo_testbed::host::KEY_FILE;
+use tfo_testbed::output::stdout;
 use tfo_testbed::transcript::{below, plain, typed, varies};
 use tfo_testbed::{NetNs, skip_unless};
 
@@ -13,7 +14,7 @@ fn a_namespace_has_its_own_key_and_is_gone_afterwards() {
     let netns = NetNs::new();
     netns.run(|| std::fs::write(KEY_FILE, text)).unwrap();
     let inside = netns.command("cat").arg(KEY_FILE).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&inside.stdout).trim(), text);
+    assert_eq!(stdout(&inside).trim(), text);
     assert_ne!(std::fs::read_to_string(KEY_FILE).unwrap().trim(), text, "the host's own key is another one");
 
     let mut left_behind = netns.command("sleep").arg("600").spawn().unwrap();

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::host::{Host, read_keys};
 use crate::kernel_clock::KernelClock;
+use crate::output::stderr;
 use crate::{NetNs, SOON, agent_path, now, poll_some, poll_until};
 
 /// Python by its path: a version manager's shim takes longer than a whole test.
@@ -86,7 +87,7 @@ impl DaemonHost {
     /// Runs `tfo-agent once`, which must succeed.
     pub fn once_ok(&self) {
         let output = self.once(&[]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{}", stderr(&output));
     }
 
     /// status.json.

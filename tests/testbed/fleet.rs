@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -15,6 +15,7 @@ use crate::config::{CoordinatorToml, client_files, fast, kek};
 use crate::coordinator::Coordinator;
 use crate::daemon::{Daemon, DaemonHost};
 use crate::fake_coordinator::source;
+use crate::output::{said, stderr, stdout};
 use crate::{PATIENCE, poll_some, poll_until};
 
 /// Where the coordinator listens.
@@ -157,15 +158,14 @@ impl Fleet {
     #[track_caller]
     pub fn coordinator(&self, command: &str, more: &[&str], code: i32) -> String {
         let output = self.coordinator_command(command, more).output().unwrap();
-        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
-        assert_eq!(output.status.code(), Some(code), "{command} {more:?}: {said}");
-        said
+        assert_eq!(output.status.code(), Some(code), "{command} {more:?}: {}", said(&output));
+        said(&output)
     }
 
     /// The phase of the pool in the coordinator's store, whether it is served or not: as a backup shows it.
     pub fn stored_phase(&self) -> String {
         let output = self.coordinator_command("export", &["--to", "looked-at", "--force"]).output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         let exported: Value = serde_json::from_slice(&output.stdout).unwrap();
         exported["pools"][0]["phase"].as_str().unwrap().to_owned()
     }
@@ -258,16 +258,11 @@ impl Fleet {
         self.ctl_command(arguments).output().unwrap()
     }
 
-    /// Starts `tfoctl`.
-    pub fn ctl_spawn(&self, arguments: &[&str]) -> Child {
-        self.ctl_command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    }
-
     /// Runs `tfoctl` to its end, with this exit code; gives stdout and stderr.
     #[track_caller]
     pub fn ends(&self, arguments: &[&str], code: i32) -> (String, String) {
         let output = self.ctl(arguments);
-        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        let (stdout, stderr) = (stdout(&output), stderr(&output));
         assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{stdout}\n{stderr}\n{}", self.log());
         (stdout, stderr)
     }
@@ -341,9 +336,4 @@ impl Fleet {
         self.center.put("keys", keys.as_bytes(), 0o400);
         self.center.path("keys")
     }
-}
-
-/// Output as text.
-pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -169,18 +169,3 @@ impl Drop for Host {
 pub fn in_own_mounts(command: &mut Command, script: &str) {
     command.args(["--mount", "--propagation=private", "sh", "-ec", script, "sh"]);
 }
-
-/// Standard output as text.
-pub fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("output is UTF-8")
-}
-
-/// Standard error as text.
-pub fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).expect("output is UTF-8")
-}
-
-/// Both, for an assertion's message.
-pub fn said(output: &Output) -> String {
-    format!("{}{}", stdout(output), stderr(output))
-}

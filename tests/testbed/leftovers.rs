@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Once;
 use std::time::Duration;
 
+use crate::output::stdout;
 use crate::poll_until;
 
 /// Where `ip netns` keeps its names.
@@ -49,7 +50,7 @@ fn reap() {
 /// Kills every process in a test namespace and removes its name.  Errors show in the next test's `ip netns list`.
 pub(crate) fn remove_netns(name: &str) {
     if let Ok(pids) = Command::new("ip").args(["netns", "pids", name]).stdin(Stdio::null()).output() {
-        for pid in String::from_utf8_lossy(&pids.stdout).lines() {
+        for pid in stdout(&pids).lines() {
             let pid = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw);
             if let Some(pid) = pid.filter(|pid| *pid != rustix::process::getpid()) {
                 rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();

@@ -18,6 +18,7 @@ mod leftovers;
 pub mod levers;
 pub mod machine;
 mod netns;
+pub mod output;
 pub mod package;
 pub mod pki;
 pub mod random;
@@ -200,9 +201,9 @@ fn scratch_below(dir: &Path) -> std::io::Result<TempDir> {
     tempfile::Builder::new().prefix(&leftovers::name("")).tempdir_in(dir)
 }
 
-/// A lock over all processes for tests that need the machine to themselves, released on drop.
-pub fn alone() -> File {
-    let file = File::create(shared("alone.lock")).expect("target/tmp takes it");
+/// A lock over all processes for tests of one kind that cannot run beside each other, released on drop.
+pub fn alone(kind: &str) -> File {
+    let file = File::create(shared(&format!("{kind}.lock"))).expect("target/tmp takes it");
     file.lock().expect("a lock can be waited for");
     file
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::leftovers::{cgroup_root, name, remove_cgroup};
+use crate::output::{stderr, stdout};
 use crate::{poll_some, scratch};
 
 /// The script that makes a process into PID 1 of the machine.
@@ -157,8 +158,8 @@ impl Machine {
     #[track_caller]
     pub fn run(&self, command: &[&str]) -> String {
         let output = self.output(command);
-        let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
-        let errors = String::from_utf8_lossy(&output.stderr);
+        let text = stdout(&output).trim_end().to_owned();
+        let errors = stderr(&output);
         assert!(output.status.success(), "{}: {}\n{text}\n{errors}", command.join(" "), output.status);
         text
     }
@@ -173,7 +174,7 @@ impl Machine {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.pid)).arg("ip").args(line.split(' '));
         let output = command.output().expect("nsenter starts");
-        assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "ip {line}: {}", stderr(&output));
     }
 
     /// PID 1 of the machine as the host counts: for `ip link ... netns PID`.
@@ -237,7 +238,7 @@ impl Machine {
         let log = || fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
         self.pid = found.unwrap_or_else(|| panic!("PID 1 did not come up: {}", log()));
         let state = self.output(&["systemctl", "is-system-running", "--wait"]);
-        let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
+        let state = stdout(&state).trim().to_owned();
         assert!(matches!(&*state, "running" | "degraded"), "the boot ended as {state:?}: {}", log());
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::leftovers::{NETNS_DIR, name, remove_netns};
+use crate::output::stderr;
 
 /// A named network namespace with its loopback up, in which nothing but this test lives.
 pub struct NetNs {
@@ -98,5 +99,5 @@ impl Drop for NetNs {
 #[track_caller]
 pub fn ip(words: &str) {
     let output = Command::new("ip").args(words.split_whitespace()).stdin(Stdio::null()).output().expect("ip starts");
-    assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "ip {words}: {}", stderr(&output));
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::machine::{Image, Machine};
+use crate::output::stderr;
 
 /// Puts what a package installs on the image's disk, without its maintainer scripts: quick, for tests of what is in it.
 /// Tests of installations use [`install`].
@@ -49,7 +50,7 @@ impl Packages {
         std::fs::create_dir_all(&dir).expect("target/tmp takes it");
         let mut command = Command::new(crate::repository("config/debian/build"));
         let output = command.arg("--built").arg("dev").arg(&dir).output().expect("the script starts");
-        let told = String::from_utf8_lossy(&output.stderr);
+        let told = stderr(&output);
         assert!(output.status.success(), "config/debian/build: {told}");
         std::fs::write(made_by, this_run()).expect("target/tmp takes it");
         packed

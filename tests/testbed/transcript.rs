@@ -7,8 +7,8 @@
 const PROMPTS: [&str; 4] = ["$ ", "tfo1# ", "cp1# ", "cp2# "];
 /// What a shell prints in front of the further lines of a command.
 const CONTINUED: &str = "> ";
-/// What systemd says of a service only on some hosts.
-const SOMETIMES: [&str; 4] = ["Invocation:", "Tasks:", "Memory:", "CPU:"];
+/// What systemd says of a service only on some hosts, and whether a host's clock is synchronised.
+const SOMETIMES: [&str; 5] = ["Invocation:", "Tasks:", "Memory:", "CPU:", "clock  "];
 
 /// The transcript below this heading: the first fenced block that has a prompt.
 #[track_caller]

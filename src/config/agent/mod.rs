@@ -15,34 +15,12 @@ use self::install::install_section;
 use self::settings::default;
 use self::source::source_section;
 use super::contact::report_section;
-use super::reader::{Findings, Located, Table, absolute, read_file, read_str};
+use super::reader::{ConfigFile, Findings, Located, Table, absolute};
 use tfo_model::ids::NodeId;
 use tfo_model::problem::Problem;
 
-impl AgentSettings {
-    /// Reads and checks the file.  Secrets are not opened here.
-    ///
-    /// # Errors
-    /// Fails with all problems at once.
-    pub fn load(file: &Path) -> Result<Self, Vec<Problem>> {
-        Self::load_noting(file, &mut Named::default())
-    }
-
-    /// The same, and records what the file names, even if it is refused.
-    ///
-    /// # Errors
-    /// As [`AgentSettings::load`].
-    pub fn load_noting(file: &Path, named: &mut Named) -> Result<Self, Vec<Problem>> {
-        read_file(file, |root, findings| Self::convert(file, root, findings, named))
-    }
-
-    /// The same for a text; `file` names it in problems.
-    ///
-    /// # Errors
-    /// As [`AgentSettings::load`].
-    pub fn parse(file: &Path, text: &str) -> Result<Self, Vec<Problem>> {
-        read_str(file, text, |root, findings| Self::convert(file, root, findings, &mut Named::default()))
-    }
+impl ConfigFile for AgentSettings {
+    type Named = Named;
 
     fn convert(file: &Path, mut root: Table<'_, '_>, findings: &mut Findings, named: &mut Named) -> Option<Self> {
         let agent = root.table("agent", findings).map(|table| agent_section(table, findings));

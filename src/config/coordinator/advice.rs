@@ -90,6 +90,7 @@ fn overlap(other: &PoolName, earlier: &Policy, policy: &Policy) -> Option<(&'sta
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reader::ConfigFile;
     use std::path::Path;
 
     /// Kinds and keys of what is found in a file with this pool, and whatever follows.

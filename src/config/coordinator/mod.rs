@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use self::pool::{NAMES_MAX, pools_section};
-use super::reader::{Findings, Located, Table, absolute, bound, read_file, read_str};
+use super::reader::{ConfigFile, Findings, Located, Table, absolute, bound};
 use tfo_engine::rollout::policy::Policy;
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::{NodeId, PoolName};
@@ -89,30 +89,8 @@ pub struct Named {
     pub key_encryption_key: Option<Located<SecretPath>>,
 }
 
-impl CoordinatorSettings {
-    /// Reads and checks the file.  Secrets, certificates and the store are not opened here.
-    ///
-    /// # Errors
-    /// Fails with all problems at once.
-    pub fn load(file: &Path) -> Result<Self, Vec<Problem>> {
-        Self::load_noting(file, &mut Named::default())
-    }
-
-    /// The same, and records what the file names, even if it is refused.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
-    pub fn load_noting(file: &Path, named: &mut Named) -> Result<Self, Vec<Problem>> {
-        read_file(file, |root, findings| Self::convert(file, root, findings, named))
-    }
-
-    /// The same for a text; `file` names it in problems.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
-    pub fn parse(file: &Path, text: &str) -> Result<Self, Vec<Problem>> {
-        read_str(file, text, |root, findings| Self::convert(file, root, findings, &mut Named::default()))
-    }
+impl ConfigFile for CoordinatorSettings {
+    type Named = Named;
 
     fn convert(file: &Path, mut root: Table<'_, '_>, findings: &mut Findings, named: &mut Named) -> Option<Self> {
         let api = section(&mut root, "api", "with cert, key and client_ca", findings)

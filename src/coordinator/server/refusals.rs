@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::CertificateError;
+use tfo_model::named_enum;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -15,88 +16,67 @@ const LINES_MAX: u32 = 10;
 /// Length of a window.
 const WINDOW: Duration = Duration::from_secs(300);
 
-/// Declares [`Reason`] with the stable name of each variant, for logs and metrics.
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why a connection or a request is refused.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[repr(usize)]
-        pub enum Reason {
-            $($(#[$doc])* $variant,)*
-        }
-
-        impl Reason {
-            /// All of them, in the order of their numbers.
-            const ALL: [Self; [$($name),*].len()] = [$(Self::$variant),*];
-
-            /// Stable name, for logs and metrics.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)*
-                }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// The server has as many connections as it takes in all.
-    TooManyConnections = "too_many_connections",
-    /// The address has as many connections as the server takes from one.
-    TooManyFromAddress = "too_many_from_address",
-    /// As many handshakes are under way as the server takes at a time.
-    TooManyHandshakes = "too_many_handshakes",
-    /// The handshake gave way to one of another address.
-    HandshakeGaveWay = "handshake_gave_way",
-    /// The handshake did not end in time.
-    HandshakeTimeout = "handshake_timeout",
-    /// The peer showed no certificate.
-    NoCertificate = "no_certificate",
-    /// The certificate has expired, or is not valid yet.
-    CertificateExpired = "certificate_expired",
-    /// The certificate is revoked.
-    CertificateRevoked = "certificate_revoked",
-    /// The certificate comes from an unknown CA.
-    UnknownAuthority = "unknown_authority",
-    /// The revocation list that covers the certificate is out of date, and does not name an operator.
-    RevocationOverdue = "revocation_list_overdue",
-    /// No revocation list covers the certificate.
-    RevocationUnknown = "revocation_unknown",
-    /// The certificate is invalid for another reason.
-    CertificateInvalid = "certificate_invalid",
-    /// Not TLS 1.3, no common algorithm, or no TLS at all.
-    Protocol = "protocol",
-    /// The peer left during the handshake, as a port check does.
-    HandshakeAborted = "handshake_aborted",
-    /// The peer refused our certificate: most often it does not know its CA.
-    RefusedByPeer = "refused_by_peer",
-    /// The certificate has no name that could be a node's or an operator's.
-    Nameless = "nameless",
-    /// The head of the request did not arrive in time.
-    HeadTimeout = "head_timeout",
-    /// The head of the request is too large.
-    HeadTooLarge = "head_too_large",
-    /// The bytes are not an HTTP request.
-    BadRequest = "bad_request",
-    /// The body did not arrive in time.
-    BodyTimeout = "body_timeout",
-    /// The body is too large.
-    BodyTooLarge = "body_too_large",
-    /// The peer is reading as many answers as it may at a time.
-    TooManyRequests = "too_many_requests",
-    /// A method or an origin that this server does not serve.
-    NotServed = "not_served",
-    /// The answer was not read in time.
-    SlowReader = "slow_reader",
-    /// A handler refused the request: not allowed, unknown, or not a request of this API.
-    RequestRefused = "request_refused",
-    /// A handler took too long: a bug here.
-    HandlerTimeout = "handler_timeout",
-    /// A handler panicked: a bug here.
-    HandlerPanic = "handler_panic",
-    /// The system gave no connection, for example for lack of file descriptors.
-    AcceptFailed = "accept_failed",
+named_enum! {
+    /// Why a connection or a request is refused.
+    #[repr(usize)]
+    pub enum Reason {
+        /// The server has as many connections as it takes in all.
+        TooManyConnections = "too_many_connections",
+        /// The address has as many connections as the server takes from one.
+        TooManyFromAddress = "too_many_from_address",
+        /// As many handshakes are under way as the server takes at a time.
+        TooManyHandshakes = "too_many_handshakes",
+        /// The handshake gave way to one of another address.
+        HandshakeGaveWay = "handshake_gave_way",
+        /// The handshake did not end in time.
+        HandshakeTimeout = "handshake_timeout",
+        /// The peer showed no certificate.
+        NoCertificate = "no_certificate",
+        /// The certificate has expired, or is not valid yet.
+        CertificateExpired = "certificate_expired",
+        /// The certificate is revoked.
+        CertificateRevoked = "certificate_revoked",
+        /// The certificate comes from an unknown CA.
+        UnknownAuthority = "unknown_authority",
+        /// The revocation list that covers the certificate is out of date, and does not name an operator.
+        RevocationOverdue = "revocation_list_overdue",
+        /// No revocation list covers the certificate.
+        RevocationUnknown = "revocation_unknown",
+        /// The certificate is invalid for another reason.
+        CertificateInvalid = "certificate_invalid",
+        /// Not TLS 1.3, no common algorithm, or no TLS at all.
+        Protocol = "protocol",
+        /// The peer left during the handshake, as a port check does.
+        HandshakeAborted = "handshake_aborted",
+        /// The peer refused our certificate: most often it does not know its CA.
+        RefusedByPeer = "refused_by_peer",
+        /// The certificate has no name that could be a node's or an operator's.
+        Nameless = "nameless",
+        /// The head of the request did not arrive in time.
+        HeadTimeout = "head_timeout",
+        /// The head of the request is too large.
+        HeadTooLarge = "head_too_large",
+        /// The bytes are not an HTTP request.
+        BadRequest = "bad_request",
+        /// The body did not arrive in time.
+        BodyTimeout = "body_timeout",
+        /// The body is too large.
+        BodyTooLarge = "body_too_large",
+        /// The peer is reading as many answers as it may at a time.
+        TooManyRequests = "too_many_requests",
+        /// A method or an origin that this server does not serve.
+        NotServed = "not_served",
+        /// The answer was not read in time.
+        SlowReader = "slow_reader",
+        /// A handler refused the request: not allowed, unknown, or not a request of this API.
+        RequestRefused = "request_refused",
+        /// A handler took too long: a bug here.
+        HandlerTimeout = "handler_timeout",
+        /// A handler panicked: a bug here.
+        HandlerPanic = "handler_panic",
+        /// The system gave no connection, for example for lack of file descriptors.
+        AcceptFailed = "accept_failed",
+    }
 }
 
 impl Reason {
@@ -125,12 +105,6 @@ impl Reason {
             CertificateError::ApplicationVerificationFailure => Self::RevocationOverdue,
             _ => Self::CertificateInvalid,
         }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

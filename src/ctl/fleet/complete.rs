@@ -10,6 +10,7 @@ use clap_complete::CompletionCandidate;
 use super::connect::{ConnectArgs, Connection, block_on};
 use tfo_cli::report::Failure;
 use tfo_config::ctl::CtlFile;
+use tfo_config::reader::ConfigFile;
 use tfo_model::problem::Problem;
 
 /// How long a Tab may take.

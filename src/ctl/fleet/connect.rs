@@ -8,6 +8,7 @@ use clap::Args;
 use super::ask::Fleet;
 use tfo_cli::report::{Failure, Format, Outcome, show_problems};
 use tfo_config::ctl::{CtlFile, SYSTEM_FILE, default_files};
+use tfo_config::reader::ConfigFile;
 use tfo_host::runtime::clock;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, chain};

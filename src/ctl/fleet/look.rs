@@ -16,6 +16,7 @@ use tfo_cli::report::{Failure, Format, Outcome, Report, deliver, deliver_as, wri
 use tfo_cli::table::Table;
 use tfo_cli::terminal::Terminal;
 use tfo_config::ctl::CtlFile;
+use tfo_config::reader::ConfigFile;
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::fleet::NodeState;
@@ -135,20 +136,18 @@ pub(crate) fn pools(arguments: &PoolsArgs, format: Format) -> Result<Outcome, Fa
 }
 
 /// The nodes that were asked for, and as text the pool above them.
+#[derive(Serialize)]
+#[serde(transparent)]
 struct NodesShown {
+    #[serde(skip)]
     status: PoolStatus,
     /// As the API has them, for what is counted over all.
+    #[serde(skip)]
     all: Nodes,
-    /// As JSON.
     selected: Nodes,
     /// Lines below the table.
+    #[serde(skip)]
     below: Option<String>,
-}
-
-impl Serialize for NodesShown {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.selected.serialize(serializer)
-    }
 }
 
 impl Report for NodesShown {
@@ -162,15 +161,12 @@ impl Report for NodesShown {
 }
 
 /// One node.
+#[derive(Serialize)]
+#[serde(transparent)]
 struct NodeShown {
+    #[serde(skip)]
     status: PoolStatus,
     found: Nodes,
-}
-
-impl Serialize for NodeShown {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.found.serialize(serializer)
-    }
 }
 
 impl Report for NodeShown {

@@ -5,8 +5,6 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 use super::key_file::{self, STDIN};
 use super::tcp_option::WireCookie;
 use tfo_crypto::fingerprint::fingerprint;
@@ -15,25 +13,16 @@ use tfo_host::secret::SecretPath;
 use tfo_model::cookie::Cookie;
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::key_text::{self, TEXT_CHARS_MAX};
+use tfo_model::named_enum;
 use tfo_model::problem::Problem;
 
-/// The slot of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Slot {
-    /// The key makes and validates cookies.
-    Primary,
-    /// The key only validates cookies.
-    Backup,
-}
-
-impl Slot {
-    /// The slot's name in all output.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Primary => "primary",
-            Self::Backup => "backup",
-        }
+named_enum! {
+    /// The slot of a key.
+    pub(super) enum Slot {
+        /// The key makes and validates cookies.
+        Primary = "primary",
+        /// The key only validates cookies.
+        Backup = "backup",
     }
 }
 

@@ -12,6 +12,7 @@ use super::role::Role;
 use tfo_crypto::random::{self, NoRandomness};
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
+use tfo_model::{named_enum, serde_as_text};
 
 /// Format version of index.json that this release writes and reads.
 const VERSION: u32 = 1;
@@ -61,17 +62,7 @@ impl FromStr for Serial {
     }
 }
 
-impl Serialize for Serial {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Serial {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+serde_as_text!(Serial);
 
 /// Everything issued, oldest first.  Persisted: index.json; a new field needs a serde default, anything else a new
 /// version.
@@ -107,29 +98,17 @@ pub(super) struct Entry {
     pub(super) revoked_at: Option<UnixTime>,
 }
 
-/// State of a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum State {
-    /// Valid for more than a month.
-    Valid,
-    /// Valid, and about to expire.
-    Expiring,
-    /// Its validity has ended.
-    Expired,
-    /// Revoked.
-    Revoked,
-}
-
-impl State {
-    /// The name used in every output.
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Valid => "valid",
-            Self::Expiring => "expiring",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-        }
+named_enum! {
+    /// State of a certificate.
+    pub(super) enum State {
+        /// Valid for more than a month.
+        Valid = "valid",
+        /// Valid, and about to expire.
+        Expiring = "expiring",
+        /// Its validity has ended.
+        Expired = "expired",
+        /// Revoked.
+        Revoked = "revoked",
     }
 }
 

@@ -1,36 +1,25 @@
 //! Roles of certificates: the rights of the holder, and the default lifetime.
 
-use serde::{Deserialize, Serialize};
+use tfo_model::named_enum;
 
-/// What a certificate is for.  Persisted: the snake-case names, in index.json.
-///
-/// The coordinator decides by the name alone (its pools' `nodes`, its `operators` and `viewers`); the role determines the
-/// extended key usage and the lifetime of the certificate, and keeps a node from getting an operator's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Role {
-    /// An agent.
-    Node,
-    /// May change pools.
-    Operator,
-    /// May only look.
-    Viewer,
-    /// The server.
-    Coordinator,
+named_enum! {
+    /// What a certificate is for.  Persisted: the snake-case names, in index.json.
+    ///
+    /// The coordinator decides by the name alone (its pools' `nodes`, its `operators` and `viewers`); the role determines the
+    /// extended key usage and the lifetime of the certificate, and keeps a node from getting an operator's name.
+    pub(super) enum Role {
+        /// An agent.
+        Node = "node",
+        /// May change pools.
+        Operator = "operator",
+        /// May only look.
+        Viewer = "viewer",
+        /// The server.
+        Coordinator = "coordinator",
+    }
 }
 
 impl Role {
-    /// The name used in every output.
-    #[must_use]
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Node => "node",
-            Self::Operator => "operator",
-            Self::Viewer => "viewer",
-            Self::Coordinator => "coordinator",
-        }
-    }
-
     /// Default lifetime in days.
     ///
     /// Hosts: a year and a month of slack, so that certificates can be renewed in a yearly round; a shorter

@@ -109,25 +109,16 @@ impl Report for List {
 }
 
 /// A revocation.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(super) struct Revoked {
     /// The certificates that were selected.
+    #[serde(skip)]
     pub(super) which: Which,
     /// The certificates that this command revoked.
     pub(super) revoked: Vec<Entry>,
     /// The new list.
+    #[serde(rename = "crl")]
     pub(super) list: List,
-}
-
-impl Serialize for Revoked {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Fields<'a> {
-            revoked: &'a [Entry],
-            crl: &'a List,
-        }
-        Fields { revoked: &self.revoked, crl: &self.list }.serialize(serializer)
-    }
 }
 
 impl Report for Revoked {

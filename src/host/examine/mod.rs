@@ -8,11 +8,12 @@ use std::path::Path;
 
 use crate::kernel::boot_order::{self, BootOrder};
 use crate::kernel::namespace::{Namespace, NamespaceError};
-use crate::kernel::procfs::{self, KernelError, KeyFile, SERVER_BIT, ShownKeys, print_of};
-use crate::kernel::release::KernelRelease;
+use crate::kernel::procfs::{self, KernelError, KeyFile, SERVER_BIT, SERVER_WITHOUT_COOKIE_BIT, ShownKeys, print_of};
+use crate::kernel::release::{self, KernelRelease};
 use crate::kernel::sysctl_d::{self, Persisted, Record};
 use crate::runtime::sys;
 use tfo_model::key::{PairPrint, TfoKey};
+use tfo_model::node::KeySource;
 use tfo_model::problem::Problem;
 use tfo_model::state::BackupSlot;
 
@@ -105,6 +106,23 @@ impl NamespaceFacts {
         };
         Self { kernel: shown.map(keys), namespace, bits }
     }
+
+    /// A warning if the server side of TFO is off, or takes data without a cookie.
+    fn switch_problem(&self) -> Option<Problem> {
+        let (bits, name) = (self.bits?, &self.namespace);
+        if bits & SERVER_BIT == 0 {
+            let message = format!("namespace {name}: the server side of TFO is off (net.ipv4.tcp_fastopen has no 0x2)");
+            let remedy = "set net.ipv4.tcp_fastopen = 3, unless it is off on purpose";
+            return Some(Problem::warning("tfo_off", message, remedy));
+        }
+        (bits & SERVER_WITHOUT_COOKIE_BIT != 0).then(|| {
+            let message = format!(
+                "namespace {name}: the server accepts data with any cookie or none (bit 0x200), so keys have no effect"
+            );
+            let remedy = "remove 0x200 from net.ipv4.tcp_fastopen, unless it is set on purpose";
+            Problem::warning("no_cookie_needed", message, remedy)
+        })
+    }
 }
 
 /// Reads `net.ipv4.tcp_fastopen` and the keys of one namespace.
@@ -115,21 +133,16 @@ pub fn read_kernel(namespace: &Namespace, key_file: &KeyFile) -> (Option<i32>, R
     }
 }
 
-/// A warning if the server side of TFO is off.
-#[must_use]
-pub fn server_off(namespace: &Namespace, bits: Option<i32>) -> Option<Problem> {
-    (bits? & SERVER_BIT == 0).then(|| {
-        let message =
-            format!("namespace {namespace}: the server side of TFO is off (net.ipv4.tcp_fastopen has no 0x2)");
-        Problem::warning("tfo_off", message, "set net.ipv4.tcp_fastopen = 3, unless it is off on purpose")
-    })
-}
-
-/// A warning for a host whose keys depend on the time, if its clock is not synchronised.
-#[must_use]
-pub fn clock_unsynchronised(synchronised: Option<bool>) -> Option<Problem> {
-    (synchronised == Some(false)).then(|| {
-        let message = "the kernel's clock is not synchronised, and the keys depend on the time";
-        Problem::warning("clock_unsynchronised", message, "run chrony, timesyncd or another NTP client")
-    })
+impl HostFacts {
+    /// What is wrong with the host, whatever its keys are: its kernel, the switch in each namespace, and the clock if the
+    /// keys of `source` depend on it.
+    pub fn problems(&self, source: Option<KeySource>) -> impl Iterator<Item = Problem> {
+        let unsynchronised = source.is_some_and(KeySource::uses_clock) && self.clock_synchronised == Some(false);
+        let clock = unsynchronised.then(|| {
+            let message = "the kernel's clock is not synchronised, and the keys depend on the time";
+            Problem::warning("clock_unsynchronised", message, "run chrony, timesyncd or another NTP client")
+        });
+        let switches = self.namespaces.iter().filter_map(NamespaceFacts::switch_problem);
+        switches.chain(release::problem()).chain(clock)
+    }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::install::{Site, pair};
 use tfo_testbed::daemon::key_text;
 use tfo_testbed::fake_coordinator::{FakeCoordinator, POOL_ID, Reply, refusal, source, told};
-use tfo_testbed::host::{stderr, stdout};
+use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::pki::Ca;
 use tfo_testbed::{need_netns, skip_unless};
 

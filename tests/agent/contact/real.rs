@@ -5,6 +5,7 @@ use serde_json::Value;
 use tfo_testbed::config::{client_files, fast};
 use tfo_testbed::daemon::{Daemon, DaemonHost, lasting};
 use tfo_testbed::fleet::{Fleet, URL};
+use tfo_testbed::output::stderr;
 use tfo_testbed::{PATIENCE, SOON, need_netns, poll_until, skip_unless};
 
 /// Agents that do not run, around a coordinator that does.
@@ -78,13 +79,13 @@ fn timers_walk_through_a_rotation_too() {
         for host in &fleet.hosts {
             let output = host.once(&["--detailed-exit-codes"]);
             let good = expected.is_none_or(|code| output.status.code() == Some(code));
-            assert!(good, "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(good, "{}", stderr(&output));
         }
     };
     // An empty pool has no key that this host could lack: nothing has failed, and `check` says what is to do.
     all(Some(0));
     let check = fleet.hosts[0].run("check", &[]);
-    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    let said = stderr(&check);
     assert!(said.contains("warning: pool edge has no key yet\n  remedy: `tfoctl rotate --first`"), "{said}");
     assert_eq!(check.status.code(), Some(0), "{said}");
     rotate(&fleet, &["--first", "--yes"]);

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tfo_testbed::config::client_files;
 use tfo_testbed::daemon::{DaemonHost, key_text, lasting};
 use tfo_testbed::fake_coordinator::{FakeCoordinator, told};
+use tfo_testbed::output::stderr;
 use tfo_testbed::pki::Ca;
 use tfo_testbed::{SOON, need_netns, poll_until, skip_unless};
 
@@ -64,7 +65,7 @@ fn a_coordinator_that_is_away_is_a_warning() {
     daemon.stop();
     let once = host.once(&["--detailed-exit-codes"]);
     assert_eq!(once.status.code(), Some(0), "{once:?}");
-    assert!(String::from_utf8_lossy(&once.stderr).starts_with("warning: "), "{once:?}");
+    assert!(stderr(&once).starts_with("warning: "), "{once:?}");
     // Nor do certificates that cannot be used.
     host.put("node.key", b"rubbish", 0o400);
     let mut daemon = start_ready(&host);

@@ -13,6 +13,7 @@ use tfo_model::time::UnixTime;
 
 use tfo_testbed::daemon::{DaemonHost, kernel_of, key_text, lasting};
 use tfo_testbed::kernel_clock::KernelClock;
+use tfo_testbed::output::stderr;
 use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, skip_unless};
 
 #[test]
@@ -146,7 +147,7 @@ fn a_clock_behind_the_last_install_keeps_the_files_keys() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(host.kernel(), format!("{},{}", key_text(1), key_text(2)));
     let check = host.agent("check").envs(clock.environment()).output().unwrap();
-    assert!(String::from_utf8_lossy(&check.stderr).contains("the installed keys stay") && !check.status.success());
+    assert!(stderr(&check).contains("the installed keys stay") && !check.status.success());
     record.installed_at = UnixTime::from_secs(installed_at.secs() - 30 * 86_400 + 1_800);
     sysctl_d::write(&host.sysctl_file(), &record, &later).unwrap();
     host.once_ok();

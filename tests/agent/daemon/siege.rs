@@ -10,6 +10,7 @@ use std::process::Command;
 use super::status::scrape;
 use tfo_testbed::daemon::{Daemon, DaemonHost, derive, key_text, lasting};
 use tfo_testbed::host::KEY_FILE;
+use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::{SOON, need_netns, need_tool, poll_until, skip_unless};
 
 const ADDRESS: &str = "127.0.0.1:9440";
@@ -184,10 +185,7 @@ fn monitoring_does_not_decide_about_keys() {
     // The same in the look that a reload takes, and in a single run; only `check` calls it an error.
     let told = |command: &str, more: &[&str]| {
         let output = host.run(command, more);
-        (
-            output.status.code(),
-            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout),
-        )
+        (output.status.code(), stderr(&output) + &stdout(&output))
     };
     let (code, text) = told("check", &["--reload"]);
     assert!(code == Some(0) && text.contains("metrics.textfile"), "{code:?} {text}");
@@ -210,7 +208,7 @@ fn one_lock_for_a_namespace_also_when_its_directory_was_removed() {
     fs::remove_file(&lock).unwrap();
     assert!(poll_until(SOON, || lock.exists()), "it takes its lock again: {}", daemon.log());
     let second = host.once(&[]);
-    assert!(String::from_utf8_lossy(&second.stderr).contains("another agent already manages"), "{second:?}");
+    assert!(stderr(&second).contains("another agent already manages"), "{second:?}");
     daemon.stop();
     assert!(!lock.exists(), "it goes with the agent");
     let mut answer = String::new();

@@ -8,6 +8,7 @@ use std::process::Command;
 use tfo_host::kernel::boot_order::{self, Setter};
 
 use tfo_testbed::daemon::key_text;
+use tfo_testbed::output::stderr;
 use tfo_testbed::{need_netns, need_tool, scratch, skip, skip_unless};
 
 const SYSTEMD: &str = "/lib/systemd/systemd-sysctl";
@@ -74,7 +75,7 @@ impl Tree {
             tree = self.0.path().display()
         );
         let output = Command::new("unshare").args(["--mount", "/bin/sh", "-c", &script]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{}", stderr(&output));
         let shown = String::from_utf8(output.stdout).unwrap();
         let number =
             |shown| (0..=9).find(|n| key_text(*n) == shown).unwrap_or_else(|| panic!("the kernel holds {shown}"));

@@ -11,6 +11,7 @@ use tfo_model::key_text;
 
 use tfo_testbed::cable::{self, CLIENT, KEYS, OTHER_CLIENT, Running, SERVER};
 use tfo_testbed::daemon::{DaemonHost, PYTHON};
+use tfo_testbed::output::stderr;
 use tfo_testbed::{NetNs, need_netns, skip_unless};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/tfo.py");
@@ -71,7 +72,7 @@ impl Wire {
         let mut command = self.client.command(PYTHON);
         command.args([SCRIPT, "connect", family.clients[client], family.server, PORT]);
         let output = command.output().expect("the client starts");
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = stderr(&output);
         let came: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
         assert_eq!(came["echoed"], true);
         match (came["accepted"].as_bool().unwrap(), came["fail"].as_u64().unwrap()) {

@@ -3,6 +3,7 @@
 use crate::running;
 use tfo_testbed::daemon::{DaemonHost, kernel_of, lasting};
 use tfo_testbed::host::UNSET;
+use tfo_testbed::output::stderr;
 use tfo_testbed::{NetNs, need_netns, skip_unless};
 
 #[test]
@@ -66,7 +67,7 @@ fn one_agent_per_namespace() {
         jobs.map(|job| job.join().unwrap())
     });
     for output in refused {
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = stderr(&output);
         assert_eq!(output.status.code(), Some(3), "{said}");
         assert!(said.contains(&format!("pid {} (run)", daemon.pid())), "it names the other: {said}");
     }
@@ -87,7 +88,7 @@ fn one_namespace_under_two_names_is_refused() {
     let host = DaemonHost::new();
     host.configure(&lasting(&host), &format!("namespaces = [{:?}]", host.netns().name()));
     let output = host.once(&[]);
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = stderr(&output);
     assert!(!output.status.success() && said.contains(host.netns().name()), "{said}");
     assert_eq!(host.kernel(), UNSET);
 }

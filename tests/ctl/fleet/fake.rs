@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tfo_testbed::config::client_files;
 pub(crate) use tfo_testbed::fake_coordinator::{FakeCoordinator, Reply};
+pub(crate) use tfo_testbed::output::text;
+use tfo_testbed::output::{json_of, stderr, stdout};
 
 /// Gives a coordinator one pool, some nodes and no audit log.
 pub(crate) fn with_pool<'a>(coordinator: &'a FakeCoordinator, status: &Value, nodes: &Value) -> &'a FakeCoordinator {
@@ -113,7 +115,7 @@ impl Operator {
     #[track_caller]
     pub(crate) fn ends(&self, arguments: &[&str], code: i32) -> (String, String) {
         let output = self.run(arguments);
-        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        let (stdout, stderr) = (stdout(&output), stderr(&output));
         assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{stdout}\n{stderr}");
         (stdout, stderr)
     }
@@ -129,9 +131,9 @@ impl Operator {
     /// Runs it with `--format json`: one line of JSON.
     #[track_caller]
     pub(crate) fn json(&self, arguments: &[&str], code: i32) -> Value {
-        let (stdout, _) = self.ends(&[arguments, &["--format", "json"]].concat(), code);
-        assert!(stdout.ends_with('\n') && stdout.lines().count() == 1, "one line: {stdout}");
-        serde_json::from_str(&stdout).unwrap()
+        let output = self.run(&[arguments, &["--format", "json"]].concat());
+        tfo_testbed::output::code(&output, code);
+        json_of(&output)
     }
 
     /// Starts it with pipes.
@@ -144,10 +146,6 @@ impl Operator {
         let output = self.bare().args(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
     }
-}
-
-pub(crate) fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// A fingerprint that is this digit all over.

@@ -241,8 +241,10 @@ fn a_closed_pipe_is_no_panic_and_no_success() {
     coordinator.on("GET /v1/pools/edge/audit?after=0", [page(&[audit(1, "rotate", None, "")])]);
     coordinator.on("GET /v1/pools/edge/audit?after=1", [page(&[audit(1, "rotate", None, "")])]);
     for arguments in [&["pools"][..], &["nodes", "--format", "json"], &["audit"], &["audit", "--follow"], &["watch"]] {
-        let mut child = operator.spawn(arguments);
-        drop(child.stdout.take());
+        // The reading end is closed before the program starts: it cannot be quicker.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut child = operator.command(arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = String::new();
         child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(1), ""), "{arguments:?}");

@@ -7,25 +7,13 @@ use serde_json::{Value, json};
 
 use tfo_testbed::cable::{self, CLIENT, SERVER};
 pub(crate) use tfo_testbed::cable::{KEYS, Running};
-use tfo_testbed::host::{Host, stderr, stdout};
+use tfo_testbed::host::Host;
+pub(crate) use tfo_testbed::output::{code, json_ending, json_of};
 use tfo_testbed::{NetNs, SOON, poll_until};
 
 /// The program under test.
 pub(crate) fn program() -> &'static str {
     tfo_testbed::program("tfoctl")
-}
-
-#[track_caller]
-pub(crate) fn code(output: &Output, expected: i32) {
-    assert_eq!(output.status.code(), Some(expected), "{}{}", stdout(output), stderr(output));
-}
-
-/// One line of JSON on stdout.
-#[track_caller]
-pub(crate) fn json_of(output: &Output) -> Value {
-    let text = stdout(output);
-    assert!(text.ends_with('\n') && text.lines().count() == 1, "one line of JSON: {text}{}", stderr(output));
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// The JSON with each value replaced by its type, and each list by its first element: what a release must not change.

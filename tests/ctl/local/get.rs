@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::bench::{Cable, FAMILIES, KEYS, Running, bits, code, ctl, pinned, shape};
 use tfo_testbed::daemon::PYTHON;
-use tfo_testbed::host::{stderr, stdout};
+use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::{need_netns, need_tool, skip_unless};
 
 /// Walks one server through everything that keys and bits can do to a request in a SYN.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::bench::{Cable, FAMILIES, KEYS, code, ctl, json_of, pinned, program};
 use tfo_testbed::daemon::{PYTHON, secret_bytes};
-use tfo_testbed::host::{stderr, stdout};
+use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::{need_netns, need_tool, scratch, skip_unless};
 
 const ORACLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testbed/oracle.py");

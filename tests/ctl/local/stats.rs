@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::bench::{Cable, FAMILIES, KEYS, Running, code, ctl, json_of, pinned, program, shape};
-use tfo_testbed::host::{stderr, stdout};
+use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_some, skip_unless};
 
 #[test]

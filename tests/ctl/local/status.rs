@@ -4,9 +4,10 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use super::bench::{KEYS, bits, code, json_of, pinned, program, shape};
+use super::bench::{KEYS, bits, code, json_ending, json_of, pinned, program, shape};
 use tfo_testbed::daemon::{DaemonHost, derive, lasting};
-use tfo_testbed::host::{Host, stdout};
+use tfo_testbed::host::Host;
+use tfo_testbed::output::stdout;
 use tfo_testbed::{NetNs, need_netns, need_tool, skip_unless};
 
 /// `tfoctl` run by `setpriv` as the user `nobody`, as a copy that this user can read.
@@ -21,18 +22,18 @@ fn status(host: &Host, more: &[&str]) -> Output {
     command.args(["status", "--format", "json", "--agent-config"]).arg(host.config_file()).args(more).output().unwrap()
 }
 
-/// Kinds of the problems that are errors.
+/// Kinds of the problems of this severity.
+fn kinds<'a>(found: &'a Value, severity: &str) -> Vec<&'a str> {
+    let problems = found["problems"].as_array().unwrap().iter().filter(|problem| problem["severity"] == severity);
+    problems.map(|problem| problem["kind"].as_str().unwrap()).collect()
+}
+
 fn errors(found: &Value) -> Vec<&str> {
-    let problems = found["problems"].as_array().unwrap().iter();
-    problems.filter(|problem| problem["severity"] == "error").map(|problem| problem["kind"].as_str().unwrap()).collect()
+    kinds(found, "error")
 }
 
 fn warnings(found: &Value) -> Vec<&str> {
-    let problems = found["problems"].as_array().unwrap().iter();
-    problems
-        .filter(|problem| problem["severity"] == "warning")
-        .map(|problem| problem["kind"].as_str().unwrap())
-        .collect()
+    kinds(found, "warning")
 }
 
 /// A host whose agent has installed derived keys that last, with TFO on.
@@ -49,8 +50,7 @@ fn a_good_host_is_good() {
     skip_unless!(need_netns());
     let host = installed();
     let output = status(&host, &[]);
-    code(&output, 0);
-    let found = json_of(&output);
+    let found = json_ending(&output, 0);
     let told = host.status();
     assert_eq!((errors(&found), &found["ok"]), (vec![], &json!(true)));
     let agent = &found["agent"];
@@ -99,10 +99,9 @@ fn drift_is_found_and_named() {
     let host = installed();
     let keys = host.kernel();
     let kinds = |wanted: &[&str]| {
-        let output = status(&host, &[]);
-        code(&output, 1);
-        assert_eq!(errors(&json_of(&output)), wanted);
-        json_of(&output)
+        let found = json_ending(&status(&host, &[]), 1);
+        assert_eq!(errors(&found), wanted);
+        found
     };
     host.set_kernel(KEYS[0]);
     assert_eq!(kinds(&["drift"])["namespaces"][0]["as_installed"], false);
@@ -131,9 +130,8 @@ fn an_agent_that_is_late_or_failed_or_gone() {
         host.put("run/status.json", told.to_string().as_bytes(), 0o644);
     };
     let kinds = || {
-        let output = status(&host, &[]);
-        code(&output, 1);
-        errors(&json_of(&output)).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        let found = json_ending(&status(&host, &[]), 1);
+        errors(&found).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     edit(&|told| told["next_change_at"] = json!("2026-01-01T00:00:00Z"));
     assert_eq!(kinds(), ["overdue"]);
@@ -153,9 +151,7 @@ fn an_agent_that_is_late_or_failed_or_gone() {
 
     // After a boot, before the agent: the header of the sysctl.d file is what is known.
     std::fs::remove_file(host.path("run/status.json")).unwrap();
-    let output = status(&host, &[]);
-    code(&output, 1);
-    let found = json_of(&output);
+    let found = json_ending(&status(&host, &[]), 1);
     assert_eq!((errors(&found), &found["agent"]["state"]), (vec!["no_agent"], &Value::Null));
     assert_eq!(found["agent"]["primary"]["fingerprint"], found["namespaces"][0]["primary"]);
     assert_eq!(found["namespaces"][0]["as_installed"], true);
@@ -168,8 +164,7 @@ fn a_host_without_an_agent_shows_its_kernel() {
     host.set_kernel(&[KEYS[0], KEYS[1]].join(","));
     bits(host.netns(), "0x602");
     let output = status(&host, &[]);
-    code(&output, 1);
-    let found = json_of(&output);
+    let found = json_ending(&output, 1);
     assert_eq!((errors(&found), warnings(&found)), (vec!["no_agent"], vec!["no_cookie_needed"]));
     let own = &found["namespaces"][0];
     let keys = tfo_model::key_text::parse(KEYS[0].as_bytes()).unwrap();
@@ -199,9 +194,7 @@ fn all_namespaces_of_the_agent_are_shown() {
     assert_eq!(names(&one), [other.name()]);
     let path = std::path::PathBuf::from("/proc/sys/net/ipv4/tcp_fastopen_key");
     other.run(|| std::fs::write(&path, KEYS[0])).unwrap();
-    let drifted = status(&host, &[]);
-    code(&drifted, 1);
-    let found = json_of(&drifted);
+    let found = json_ending(&status(&host, &[]), 1);
     assert_eq!(errors(&found), ["drift"]);
     assert!(found["problems"].to_string().contains(other.name()));
     let gone = status(&host, &["--namespace", "no-such-namespace"]);
@@ -215,9 +208,7 @@ fn without_root_it_says_what_is_missing() {
     let host = installed();
     let config = host.config_file();
     let arguments = ["status", "--format", "json", "--agent-config", config.to_str().unwrap()];
-    let output = as_nobody(host.command("setpriv"), &arguments).output().unwrap();
-    code(&output, 0);
-    let found = json_of(&output);
+    let found = json_ending(&as_nobody(host.command("setpriv"), &arguments).output().unwrap(), 0);
     assert_eq!(found["agent"]["primary"]["fingerprint"], host.status()["primary"]["fingerprint"]);
     assert_eq!(found["sysctl_file"]["state"], "unreadable");
     let own = &found["namespaces"][0];
@@ -236,9 +227,7 @@ fn a_configuration_that_is_broken_is_said_and_what_it_names_is_used() {
     let host = installed();
     let good = std::fs::read_to_string(host.config_file()).unwrap();
     host.put("etc/agent.toml", format!("{good}\nnonsense = 1\n").as_bytes(), 0o644);
-    let output = status(&host, &[]);
-    code(&output, 1);
-    let found = json_of(&output);
+    let found = json_ending(&status(&host, &[]), 1);
     assert_eq!(errors(&found), ["unknown_key"]);
     assert_eq!(found["agent"]["state"], "ok", "it found the runtime directory all the same");
 }

@@ -9,6 +9,7 @@ use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use super::world::{A, B, Cable, at, filter_input, half_open, listen, modelled, serving};
 use tfo_testbed::cable::{CLIENT, OTHER_CLIENT, SERVER};
 use tfo_testbed::daemon::PYTHON;
+use tfo_testbed::output::stderr;
 use tfo_testbed::{NetNs, need_netns, need_tool, scratch, skip_unless};
 
 const ON: u16 = 80;
@@ -161,10 +162,7 @@ fn an_ordinary_user_probes_through_the_kernel() {
     cable.client.set("ipv4/tcp_fastopen", "2");
     let output = cable.tfoctl(&["probe", "--unprivileged", &at(SERVER[0], ON)]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        String::from_utf8_lossy(&output.stderr).contains("the client side of TFO is off on this host"),
-        "{output:?}"
-    );
+    assert!(stderr(&output).contains("the client side of TFO is off on this host"), "{output:?}");
 }
 
 #[test]

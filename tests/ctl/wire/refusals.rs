@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use super::world::{Cable, at, key_file, listen, tfoctl};
 use tfo_testbed::cable::{CLIENT, SERVER};
-use tfo_testbed::host::stderr;
+use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::{need_netns, need_root, need_tool, scratch, skip_unless};
 
 fn plain(arguments: &[&str]) -> Output {
@@ -89,7 +89,7 @@ fn names_routes_and_sources_that_are_not_there_are_told() {
         let output = cable.tfoctl(&[&["probe", &at(SERVER[1], 80), &target], more].concat());
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(stderr(&output).contains(&format!("no route to {}", SERVER[1])), "{output:?}");
-        assert!(String::from_utf8_lossy(&output.stdout).contains("10.77.1.2:80  tfo-on"), "{output:?}");
+        assert!(stdout(&output).contains("10.77.1.2:80  tfo-on"), "{output:?}");
     }
 }
 

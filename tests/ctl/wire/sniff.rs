@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::world::{A, B, C, Cable, at, connect, echo, fingerprint, key_file, tfoctl};
 use tfo_testbed::cable::{CLIENT, OTHER_CLIENT, Running, SERVER};
+use tfo_testbed::output::stderr;
 use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, scratch, skip_unless};
 
 const PORT: u16 = 80;
@@ -27,7 +28,7 @@ fn judge(file: &Path, filter: &str, option: u64) -> Packets {
     command.args(["-n", "-r", file.to_str().unwrap(), "-Y", filter, "-T", "fields"]);
     command.args(fields.iter().flat_map(|field| ["-e", field]));
     let output = command.stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", stderr(&output));
     let mut packets = Packets::new();
     for line in String::from_utf8(output.stdout).unwrap().lines() {
         let values: Vec<&str> = line.split('\t').collect();

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::watch::Watch;
 use tfo_testbed::PATIENCE;
-use tfo_testbed::fleet::{Fleet, text};
+use tfo_testbed::fleet::Fleet;
+use tfo_testbed::output::text;
 use tfo_testbed::secrets::Secrets;
 use tfo_testbed::{by_size, need_netns, need_tool, poll_until, skip_unless};
 

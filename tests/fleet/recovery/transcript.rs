@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use tfo_testbed::PATIENCE;
 use tfo_testbed::config::fast;
 use tfo_testbed::fleet::Fleet;
+use tfo_testbed::output::stdout;
 use tfo_testbed::{need_netns, poll_until, skip_unless, transcript};
 
 /// The page.
@@ -27,8 +28,8 @@ fn run_all(shown: &str) -> String {
             started = true;
         }
         let output = fleet.shell(&format!("{command} 2>&1"));
-        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stdout));
-        write!(said, "{prompt}{command}\n{}", String::from_utf8_lossy(&output.stdout)).unwrap();
+        assert!(output.status.success(), "{command}: {}", stdout(&output));
+        write!(said, "{prompt}{command}\n{}", stdout(&output)).unwrap();
     }
     let well = || fleet.hosts.iter().all(|host| host.status()["state"] == "ok");
     assert!(poll_until(PATIENCE, well));

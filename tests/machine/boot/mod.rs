@@ -9,8 +9,9 @@ pub(crate) mod transcript;
 
 use std::path::Path;
 
-use tfo_testbed::host::{KEY_FILE, UNSET, said as told};
+use tfo_testbed::host::{KEY_FILE, UNSET};
 use tfo_testbed::machine::{Image, Machine, need_machine};
+use tfo_testbed::output::said as told;
 use tfo_testbed::package::{Packages, need_packages, unpacked};
 use tfo_testbed::{SOON, poll_until, skip_unless};
 

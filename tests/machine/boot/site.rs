@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use tfo_testbed::machine::{Image, Machine};
+use tfo_testbed::output::stdout;
 use tfo_testbed::package::Packages;
 
 /// Who is who, in place of a DNS.
@@ -54,7 +55,7 @@ impl Site {
     pub(crate) fn type_on(&mut self, name: &str, command: &str) {
         let script = format!("cd /root && {{ {command}\n}} 2>&1");
         let output = self.on(name).output(&["sh", "-c", &script]);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let said = stdout(&output);
         assert!(output.status.success(), "{name}# {command}\n{said}\n--- so far:\n{}", self.transcript);
         write!(self.transcript, "{name}# {}\n{said}", command.replace('\n', "\n> ")).unwrap();
     }

@@ -5,6 +5,7 @@
 
 use std::process::{Command, Stdio};
 
+use crate::output::{stderr, stdout};
 use crate::{alone, need_root, need_tool, test_executable};
 
 /// Says that this process is the one inside.
@@ -19,7 +20,7 @@ fn can_run() -> bool {
     need_root() && need_tool("ip") && need_tool("unshare") && need_tool("setpriv")
 }
 
-/// Runs a test inside, alone: two cores would be too busy for a fair judgement beside another fleet.
+/// Runs a test inside, without another one of these: two cores would be too busy for a fair judgement beside another fleet.
 ///
 /// To be called as `inside(|| ...)` in the test's own function, for the closure's type says which test it is.
 #[track_caller]
@@ -28,7 +29,7 @@ pub fn inside<F: FnOnce()>(test: F) {
         return test();
     }
     if can_run() {
-        let _alone = alone();
+        let _alone = alone("fleet");
         start_again::<F>();
     }
 }
@@ -58,7 +59,7 @@ fn start_again<F>() {
         .stdin(Stdio::null())
         .output()
         .expect("setpriv starts");
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (stdout, stderr) = (stdout(&output), stderr(&output));
     print!("{stdout}");
     eprint!("{stderr}");
     assert!(output.status.success() && stdout.contains("1 passed"), "{name} failed inside ({})", output.status);

@@ -12,6 +12,7 @@ use super::raw::{Answer, Asker, Plan};
 use super::target::{Families, Target};
 use super::tcp_option::Form;
 use tfo_cli::report::{Failure, Format, Outcome, Report, show};
+use tfo_model::named_enum;
 
 mod unprivileged;
 
@@ -45,28 +46,17 @@ pub struct Arguments {
     timeout: u64,
 }
 
-/// What the probe found out about a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Verdict {
-    /// The server gave a cookie.
-    TfoOn,
-    /// The server answers without a cookie.
-    TfoOff,
-    /// The server refuses connections to this port.
-    Closed,
-    /// No answer: the server, or a firewall on the way, drops the packets.
-    Filtered,
-}
-
-impl Verdict {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::TfoOn => "tfo-on",
-            Self::TfoOff => "tfo-off",
-            Self::Closed => "closed",
-            Self::Filtered => "filtered",
-        }
+named_enum! {
+    /// What the probe found out about a server.
+    enum Verdict {
+        /// The server gave a cookie.
+        TfoOn = "tfo-on",
+        /// The server answers without a cookie.
+        TfoOff = "tfo-off",
+        /// The server refuses connections to this port.
+        Closed = "closed",
+        /// No answer: the server, or a firewall on the way, drops the packets.
+        Filtered = "filtered",
     }
 }
 
@@ -103,7 +93,7 @@ impl Report for ProbeReport {
         let address = |result: &ProbeResult| SocketAddr::from((result.address, result.port)).to_string();
         let width = self.results.iter().map(|result| address(result).len()).max().unwrap_or(0);
         for result in &self.results {
-            write!(out, "{:width$}  {:8}", address(result), result.result.name())?;
+            write!(out, "{:width$}  {:8}", address(result), result.result)?;
             if let Some(cookie) = &result.cookie {
                 write!(out, "  cookie {cookie}")?;
             }

@@ -11,29 +11,19 @@ use crate::host::packet::{Packet, Segment};
 use crate::host::pcap::CapturedAt;
 use crate::host::tcp_option::FastOpen;
 use tfo_model::key::KeyFingerprint;
+use tfo_model::named_enum;
 
-/// Role of the packet in Fast Open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Kind {
-    /// A SYN that asks for a cookie.
-    Request,
-    /// A SYN with a cookie.
-    Cookie,
-    /// A SYN/ACK with a cookie.
-    Grant,
-    /// A cookie of a length that RFC 7413 forbids, or a SYN/ACK with the option and no cookie.
-    Invalid,
-}
-
-impl Kind {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Cookie => "cookie",
-            Self::Grant => "grant",
-            Self::Invalid => "invalid",
-        }
+named_enum! {
+    /// Role of the packet in Fast Open.
+    enum Kind {
+        /// A SYN that asks for a cookie.
+        Request = "request",
+        /// A SYN with a cookie.
+        Cookie = "cookie",
+        /// A SYN/ACK with a cookie.
+        Grant = "grant",
+        /// A cookie of a length that RFC 7413 forbids, or a SYN/ACK with the option and no cookie.
+        Invalid = "invalid",
     }
 }
 
@@ -85,7 +75,7 @@ impl Event {
         let (client, server) =
             if syn { (packet.source, packet.destination) } else { (packet.destination, packet.source) };
         let maker = cookie.filter(|_| !keys.is_empty()).map(|cookie| keys.maker(&cookie, client, server));
-        let key = maker.map(|maker| maker.map_or("neither", |name| name.slot.name()));
+        let key = maker.map(|maker| maker.map_or("neither", |name| name.slot.as_str()));
         let fingerprint = maker.flatten().map(|name| name.fingerprint);
         Some(Self {
             at,
@@ -107,7 +97,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let source = SocketAddr::from((self.source, self.source_port));
         let destination = SocketAddr::from((self.destination, self.destination_port));
-        write!(f, "{}  {source} > {destination}  {:7}", time(self.at), self.kind.name())?;
+        write!(f, "{}  {source} > {destination}  {:7}", time(self.at), self.kind)?;
         if let Some(cookie) = &self.cookie {
             write!(f, "  {cookie}")?;
         }
@@ -151,8 +141,8 @@ impl Summary {
             Kind::Invalid => &mut self.invalid,
         } += 1;
         match event.key {
-            Some(key) if key == Slot::Primary.name() => self.primary += 1,
-            Some(key) if key == Slot::Backup.name() => self.backup += 1,
+            Some(key) if key == Slot::Primary.as_str() => self.primary += 1,
+            Some(key) if key == Slot::Backup.as_str() => self.backup += 1,
             Some(_) => self.neither += 1,
             None => {}
         }

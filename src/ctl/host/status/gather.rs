@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use tfo_config::agent::{AgentSettings, DEFAULT_RUNTIME_DIR, DEFAULT_SYSCTL_FILE, InstallMode, Named, SourceSettings};
+use tfo_config::reader::ConfigFile;
 use tfo_host::examine::{FileState, HostFacts, examine};
 use tfo_host::kernel::namespace::Namespace;
-use tfo_host::kernel::release;
 use tfo_host::kernel::sysctl_d::Record;
 use tfo_host::runtime::files;
 use tfo_model::ids::NamespaceName;
@@ -23,10 +23,6 @@ const STATUS_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Facts {
     pub(super) now: UnixTime,
-    /// Name of the host.
-    pub(super) name: String,
-    /// Release of its kernel.
-    pub(super) release: String,
     pub(super) config: Config,
     pub(super) status_path: PathBuf,
     /// None: the file does not exist.
@@ -90,16 +86,7 @@ pub(super) fn gather(config_path: &Path, names: &[NamespaceName], now: UnixTime)
     } else {
         crate::host::namespaces::chosen(names)
     };
-    Facts {
-        now,
-        name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        release: release::running_text(),
-        config,
-        status_path,
-        status,
-        host: examine(&file_path, namespaces),
-        file_path,
-    }
+    Facts { now, config, status_path, status, host: examine(&file_path, namespaces), file_path }
 }
 
 fn read_config(path: &Path, named: &mut Named) -> Config {

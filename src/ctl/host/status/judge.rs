@@ -5,10 +5,10 @@ use std::io;
 use super::gather::Facts;
 use crate::host::namespaces;
 use tfo_config::agent::InstallMode;
-use tfo_host::examine::{FileState, NamespaceFacts, Unseen, clock_unsynchronised, server_off};
+use tfo_host::examine::{FileState, NamespaceFacts, Unseen};
 use tfo_host::kernel::namespace::NamespaceError;
-use tfo_host::kernel::procfs::{KernelError, SERVER_WITHOUT_COOKIE_BIT};
-use tfo_host::kernel::release;
+use tfo_host::kernel::procfs::KernelError;
+use tfo_model::named::Named;
 use tfo_model::problem::Problem;
 use tfo_model::state::BackupSlot;
 use tfo_model::time::duration_text;
@@ -29,9 +29,9 @@ pub(super) fn judge(facts: &Facts) -> Vec<Problem> {
     problems.extend(overdue(facts));
     problems.extend(file(facts));
     problems.extend(facts.host.namespaces.iter().flat_map(|seen| kernel(facts, seen)));
-    problems.extend(facts.host.namespaces.iter().filter_map(bits));
-    problems.extend(release::problem());
-    problems.extend(clock(facts));
+    let reported = facts.reported().map(|status| &status.source);
+    let source = reported.or(facts.record().map(|record| &record.source)).and_then(Named::known);
+    problems.extend(facts.host.problems(source));
     problems
 }
 
@@ -159,23 +159,4 @@ fn kernel(facts: &Facts, seen: &NamespaceFacts) -> Vec<Problem> {
         (None, _) | (Some(_), Some(_)) => {}
     }
     problems
-}
-
-fn bits(seen: &NamespaceFacts) -> Option<Problem> {
-    let (bits, name) = (seen.bits?, &seen.namespace);
-    server_off(name, seen.bits).or_else(|| {
-        (bits & SERVER_WITHOUT_COOKIE_BIT != 0).then(|| {
-            let message = format!(
-                "namespace {name}: the server accepts data with any cookie or none (bit 0x200), so keys have no effect"
-            );
-            let remedy = "remove 0x200 from net.ipv4.tcp_fastopen, unless it is set on purpose";
-            Problem::warning("no_cookie_needed", message, remedy)
-        })
-    })
-}
-
-fn clock(facts: &Facts) -> Option<Problem> {
-    let reported = facts.reported().map(|status| &status.source);
-    let source = reported.or(facts.record().map(|record| &record.source))?.known()?;
-    source.uses_clock().then(|| clock_unsynchronised(facts.host.clock_synchronised)).flatten()
 }

@@ -7,7 +7,6 @@ mod report;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use report::StatusReport;
 use tfo_cli::report::{Failure, Format, Outcome, deliver_as};
 use tfo_config::agent::DEFAULT_FILE;
 use tfo_host::runtime::clock;
@@ -44,5 +43,5 @@ pub fn run(arguments: &StatusArgs, format: Format) -> Result<Outcome, Failure> {
         (facts, problems) = look();
     }
     let outcome = if first_error(&problems).is_some() { Outcome::Failed } else { Outcome::Done };
-    deliver_as(&StatusReport::of(facts, problems), format, outcome)
+    deliver_as(&report::of(&facts, problems), format, outcome)
 }

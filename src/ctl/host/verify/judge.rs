@@ -13,22 +13,23 @@ use crate::host::key_ring::{KeyName, Slot};
 use crate::host::tcp_option::WireCookie;
 use tfo_cli::report::Report;
 use tfo_model::key::KeyFingerprint;
+use tfo_model::named_enum;
 
 /// Probability that a share of `min_share` was missed.
 const MISS_PROBABILITY: f64 = 0.05;
 
-/// The conclusion about an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Verdict {
-    /// All answers are consistent with one key.
-    Agree,
-    /// There are several keys, or only some nodes do TFO.
-    Split,
-    /// Answers, never with a cookie.
-    TfoOff,
-    /// No answer.
-    Unreachable,
+named_enum! {
+    /// The conclusion about an address.
+    pub(super) enum Verdict {
+        /// All answers are consistent with one key.
+        Agree = "agree",
+        /// There are several keys, or only some nodes do TFO.
+        Split = "split",
+        /// Answers, never with a cookie.
+        TfoOff = "tfo-off",
+        /// No answer.
+        Unreachable = "unreachable",
+    }
 }
 
 /// The equal answers to one source.
@@ -146,7 +147,7 @@ fn write_result(result: &AddressResult, out: &mut dyn Write) -> io::Result<()> {
         let cookie = group.cookie.as_deref().unwrap_or("no cookie");
         write!(out, "  {cookie:16}  {:6}  {share:5.1} %  from {}", group.samples, group.source)?;
         match (&group.cookie, group.fingerprint, group.slot) {
-            (Some(_), Some(fingerprint), Some(slot)) => writeln!(out, "  {} {fingerprint}", slot.name())?,
+            (Some(_), Some(fingerprint), Some(slot)) => writeln!(out, "  {} {fingerprint}", slot)?,
             (Some(_), ..) if result.keys_known => writeln!(out, "  unknown key")?,
             _ => writeln!(out)?,
         }
