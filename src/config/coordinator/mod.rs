@@ -298,6 +298,16 @@ drain_below = 0.01
     }
 
     #[test]
+    fn a_policy_that_no_document_has_room_for_is_refused_at_its_place() {
+        let with = |names: usize| {
+            let names: Vec<String> = (0..names).map(|n| format!("\"cp{n:04}{}\"", ".abcdefghi".repeat(20))).collect();
+            GOOD.replace("\"*.cache.example.org\"", &names.join(", "))
+        };
+        assert_eq!(problems(&with(600)), []);
+        assert_eq!(problems(&with(700)), [("pools.edge.nodes".to_owned(), "policy")]);
+    }
+
+    #[test]
     fn defaults_are_those_of_the_contract() {
         let settings = CoordinatorSettings::parse(Path::new("c.toml"), GOOD).unwrap();
         assert_eq!(settings.api.listen.value.to_string(), DEFAULT_LISTEN);
