@@ -319,7 +319,7 @@ fn a_detached_node_comes_back_with_a_new_session() {
     let before = link.ask();
     assert!(!link.has_lapsed(NOW + ABSENT_AFTER) && link.has_lapsed(late));
     assert_eq!(link.nothing_new(before.request, late), Err(AnswerRefused::NotOutstanding));
-    assert!(link.is_detached(late), "it is no contact");
+    assert!(link.is_detached(late), "that was not a contact");
     assert!(link.returns(7, 7, late));
     let ask = link.ask();
     assert!(ask.session.ordinal > before.session.ordinal && !link.has_lapsed(late));
