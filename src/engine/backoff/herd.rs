@@ -27,10 +27,10 @@ enum Event {
 struct Return {
     /// Time from the coordinator's start to the last node.
     all: Duration,
-    /// Connections that the coordinator accepted and then refused: work in vain, for both.
+    /// Connections that the coordinator accepted and then refused: work for nothing, for both.
     refused: usize,
     /// Attempts while nothing listened.
-    in_vain: usize,
+    unheard: usize,
 }
 
 /// A coordinator with its places.
@@ -72,7 +72,7 @@ fn come_back(nodes: usize, up_at: Duration) -> Return {
         };
         match event {
             Event::Asks(node) if now < coordinator.up_at => {
-                went.in_vain += 1;
+                went.unheard += 1;
                 again(node, Trouble::Away);
             }
             Event::Asks(node) if coordinator.shaking < PLACES => {
@@ -117,9 +117,9 @@ fn a_fleet_comes_back_as_fast_as_its_coordinator_can_take_it() {
         println!("{nodes} nodes, away for {up_at:?}: {went:?}, work for {work:?}");
         assert!(went.all >= work && went.all <= work + secs(3), "{nodes} {up_at:?}: {went:?}, work for {work:?}");
         assert!(went.refused <= nodes + nodes / 2, "{nodes} {up_at:?}: {went:?}");
-        assert!(went.in_vain <= 4 * nodes, "{nodes} {up_at:?}: {went:?}");
+        assert!(went.unheard <= 4 * nodes, "{nodes} {up_at:?}: {went:?}");
     }
     // A coordinator that stays away is asked ever more seldom.
     let went = come_back(1_000, secs(600));
-    assert!(went.in_vain <= 25 * 1_000 && went.all <= secs(60) && went.refused == 0, "{went:?}");
+    assert!(went.unheard <= 25 * 1_000 && went.all <= secs(60) && went.refused == 0, "{went:?}");
 }

@@ -54,7 +54,7 @@ const SLOW: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(6
 /// What a failed request says about a coordinator, as far as it matters for the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// Nothing listens there, or a connection that was in use has ended: what a restart looks like.  A try in vain costs
+    /// Nothing listens there, or a connection that was in use has ended: what a restart looks like.  A try costs
     /// that host one packet.
     Away,
     /// Anything else.  It may be too much that it is asked for.

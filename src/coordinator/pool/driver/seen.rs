@@ -32,7 +32,7 @@ impl Seen {
 }
 
 impl Seen {
-    /// Whether a sync that repeats what is known of this node is no news: not while barriers wait to hear it in this life.
+    /// Whether a sync that repeats what is known of this node adds nothing: not while barriers wait to hear it in this life.
     pub(super) fn knows(&self, replica: &Replica, node: &NodeId) -> bool {
         self.presence.has_seen(replica.snapshot(), node)
     }

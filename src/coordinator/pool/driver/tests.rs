@@ -570,9 +570,9 @@ fn who_asks_before_all_are_heard_is_answered_with_the_last_of_them() {
     assert!(kept.awaits_others() && !kept.is_held(), "its handler must not say that there is nothing new");
     let mut at_once = world.ask("c", before, Until::Recorded);
     assert_eq!(at_once.answer().now_or_never(), Some(Some(Err(SyncError::Refused(SyncRefused::NotHeard)))));
-    // Who has what is instructed is told so: "nothing new" is no news.
     world.driver.tick();
     assert!(kept.awaits_others() && kept.answer().now_or_never().is_none(), "b is missing");
+    // Who has what it is instructed to hold may hear that there is nothing new.
     let held = world.acknowledge("b");
     assert!(held.is_held());
     world.driver.tick();
