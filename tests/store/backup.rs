@@ -10,8 +10,8 @@ use tfo_coordinator::backup::{Existing, Exported, export, export_dated, import};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Input, Now, Step};
-use tfo_engine::rollout::presence::Life;
 use tfo_engine::rollout::parts::Writes;
+use tfo_engine::rollout::presence::Life;
 use tfo_engine::rollout::record::{Installed, NodeRecord, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, Slots};
 use tfo_engine::rollout::sync::{PoolView, Recording, Sync, SyncRefused, record};
@@ -23,8 +23,7 @@ use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 use tfo_store::{
-    CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, SqliteReader, Store,
-    StoreError,
+    CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, SqliteReader, Store, StoreError,
 };
 
 use super::walk::{self, Seen, coordinator, dice, exclude, make, node, pool_name, proposal, ring, rotate, see, step};
@@ -37,7 +36,9 @@ fn fill(store: &dyn Store) {
     for index in 0..150 {
         step(store, &pool_name("edge"), SEED, index).unwrap();
     }
-    while store.load(&pool_name("edge")).unwrap().unwrap().content.snapshot().document.clone().stage.phase() != Phase::Steady {
+    while store.load(&pool_name("edge")).unwrap().unwrap().content.snapshot().document.clone().stage.phase()
+        != Phase::Steady
+    {
         turn(store, &pool_name("edge"));
     }
     make(store, &pool_name("upload"), SEED + 1).unwrap();
@@ -92,7 +93,10 @@ fn everything_goes_round_from_sqlite_to_memory_and_back() {
     let made = export(&source, &kek(1), &files.path().join("one"), Existing::Keep).unwrap();
     assert_eq!(made.pools.iter().map(|pool| pool.pool.as_str()).collect::<Vec<_>>(), ["edge", "upload"]);
     let (text, seen) = (&made.pools[0], &before[&pool_name("edge")]);
-    assert_eq!((text.phase, text.revision, text.nodes), (Phase::Steady, seen.head.revision, seen.content.snapshot().nodes.len()));
+    assert_eq!(
+        (text.phase, text.revision, text.nodes),
+        (Phase::Steady, seen.head.revision, seen.content.snapshot().nodes.len())
+    );
     assert_eq!((text.audit_entries, made.pools[1].phase), (seen.audit.len(), Phase::Empty));
     assert_eq!(text.primary.unwrap().epoch, seen.content.snapshot().document.keys_held().last().map(|key| key.epoch));
     assert_eq!(std::fs::metadata(&made.file).unwrap().len(), made.bytes);

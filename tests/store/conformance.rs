@@ -272,7 +272,8 @@ pub(crate) fn an_exclusion_meets_the_sessions_that_it_knows(store: &dyn Store) {
         // Decided before that session was known: it does not hit it.
         commit(&|next, stored| {
             excluded(cause)(next, stored);
-            let before = |closed: tfo_model::node::Session| tfo_model::node::Session { ordinal: closed.ordinal - 1, ..closed };
+            let before =
+                |closed: tfo_model::node::Session| tfo_model::node::Session { ordinal: closed.ordinal - 1, ..closed };
             next.exclusions.values_mut().for_each(|excluded| excluded.closes = excluded.closes.map(before));
         });
         assert_eq!(membership(), Membership::Admitted, "{cause:?}");

@@ -7,8 +7,8 @@ use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{
     Actor, AuditEntry, Document, KeyRing, Pause, PauseCause, Proposal, Snapshot, Stage, Wave,
 };
-use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
 use tfo_engine::rollout::parts::{Ack, Entry, Excluded, Later, Parts, PoolContent, Writes};
+use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
 use tfo_engine::rollout::record::{Exclusion, Installed, Report, SlotCount};
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};

@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::{Policy, Share, WaveRule};
 use super::parts::Excluded;
+use super::policy::{Policy, Share, WaveRule};
 use super::proposed::Replaced;
 use super::record::{NodeRecord, Report};
 use super::slots::PoolKey;

@@ -126,7 +126,9 @@ impl<'a> Rows<'a> {
 
     pub(super) fn parts(self, pool: &PoolRow<'_>) -> Result<Parts, StoreError> {
         let (mut parts, mut found) = (Parts::default(), 0);
-        for (by, node, text) in self.part_rows(pool, "SELECT coordinator, node, text, sum FROM entry WHERE pool = ?1")? {
+        for (by, node, text) in
+            self.part_rows(pool, "SELECT coordinator, node, text, sum FROM entry WHERE pool = ?1")?
+        {
             let entry = self.parse(&text, &Part::Entry(&by).at(pool, &node))?;
             parts.rosters.entry(by).or_default().entries.insert(node, entry);
             found += 1;
@@ -137,7 +139,9 @@ impl<'a> Rows<'a> {
             found += 1;
         }
         let sql = "SELECT node, text, sum FROM exclusion WHERE pool = ?1";
-        for (node, text) in self.all(sql, [pool.number], |row| Ok((row.get::<_, String>(0)?, (row.get(1)?, row.get(2)?))))? {
+        for (node, text) in
+            self.all(sql, [pool.number], |row| Ok((row.get::<_, String>(0)?, (row.get(1)?, row.get(2)?))))?
+        {
             let node = self.name(&node, "a node")?;
             let excluded = self.parse(&text, &Part::Exclusion.at(pool, &node))?;
             parts.exclusions.insert(node, excluded);

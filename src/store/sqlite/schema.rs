@@ -169,7 +169,11 @@ mod tests {
         let bad = "UPDATE a SET x = 2; ALTER TABLE nowhere ADD COLUMN y INTEGER;";
         assert!(run(&mut connection, &[one, bad]).is_err());
         let x = |connection: &Connection| connection.query_row("SELECT x FROM a", [], |row| row.get::<_, i64>(0));
-        assert_eq!((found(&connection).unwrap(), x(&connection).unwrap()), (FIRST, 1), "nothing of a failed step is left");
+        assert_eq!(
+            (found(&connection).unwrap(), x(&connection).unwrap()),
+            (FIRST, 1),
+            "nothing of a failed step is left"
+        );
         run(&mut connection, &[one, "UPDATE a SET x = 3; CREATE TABLE b (y INTEGER) STRICT;"]).unwrap();
         assert_eq!((found(&connection).unwrap(), x(&connection).unwrap()), (FIRST + 1, 3));
         connection.execute("INSERT INTO b VALUES (1)", []).unwrap();

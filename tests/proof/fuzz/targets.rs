@@ -8,6 +8,7 @@ use tfo_agent::contact::Instructed;
 use tfo_config::agent::AgentSettings;
 use tfo_config::coordinator::CoordinatorSettings;
 use tfo_config::ctl::CtlFile;
+use tfo_config::reader::ConfigFile;
 use tfo_crypto::fingerprint::pair_print;
 use tfo_ctl::host::link::Link;
 use tfo_ctl::host::packet::Packet;

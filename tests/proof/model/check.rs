@@ -514,11 +514,17 @@ fn copies_of_the_store_lag() {
 
 #[test]
 fn operators_meet_copies_that_lag() {
-    let orders = [Op::Pause, Op::Resume, Op::Abort, Op::RevokeAll, Op::RevokeHeld(0), Op::Advance, Op::Deny(0), Op::Forget(0)];
+    let orders =
+        [Op::Pause, Op::Resume, Op::Abort, Op::RevokeAll, Op::RevokeHeld(0), Op::Advance, Op::Deny(0), Op::Forget(0)];
     let world = behind(2, 0, Budget { orders: 2, ..Budget::default() });
     holds("lag, orders", ordering(world, &orders), &told_apart(2), Pinned::Bounded(SHORT));
     let world = behind(2, 0, Budget { orders: 2, slow_commits: 2, open_outcomes: 1, ..Budget::default() });
-    holds("open outcomes", ordering(world, &[Op::Pause, Op::Resume, Op::Deny(0)]), &told_apart(2), Pinned::Bounded(SHORT));
+    holds(
+        "open outcomes",
+        ordering(world, &[Op::Pause, Op::Resume, Op::Deny(0)]),
+        &told_apart(2),
+        Pinned::Bounded(SHORT),
+    );
 }
 
 /// Each rule of docs/protocol.md#what-goes-wrong-without-a-rule that a model without time can lack, and the world in which it is missed.

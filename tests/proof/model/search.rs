@@ -150,7 +150,8 @@ impl Encoder<'_> {
     fn copies(&mut self) {
         let world = self.world;
         let undecided = |coordinator: &'_ Coordinator| {
-            [&coordinator.pending, &coordinator.open].map(|proposal| proposal.as_ref().map(|proposal| proposal.expected))
+            [&coordinator.pending, &coordinator.open]
+                .map(|proposal| proposal.as_ref().map(|proposal| proposal.expected))
         };
         let mut revisions: Vec<Revision> = world.coordinators.iter().flat_map(undecided).flatten().collect();
         for stored in copies(world) {

@@ -8,8 +8,8 @@ use tfo_engine::fence::{AnswerRefused, Ask, PoolAnswer, Readiness};
 use tfo_engine::rollout::barrier::{Barrier, conflict, recoverable};
 use tfo_engine::rollout::document::{Actor, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::input::{Command, Expectation, Input, Now, OperatorRequest, RevokeKeys, Step};
-use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::parts::{Ack, Entry, PoolContent, Writes};
+use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::record::{Exclusion, Installed, Membership, NodeRecord, SlotCount};
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer as Reply_, PoolView, Recording, SyncRefused, record};
@@ -21,8 +21,8 @@ use tfo_model::time::UnixTime;
 
 use super::liar::Lie;
 use super::world::{
-    Answer, Off, Op, Reply, Request, Serving, Stored, World, coordinator_name, fingerprint, is_held_for_nodes, link, number,
-    plain, policy, pool_id,
+    Answer, Off, Op, Reply, Request, Serving, Stored, World, coordinator_name, fingerprint, is_held_for_nodes, link,
+    number, plain, policy, pool_id,
 };
 
 /// `absent_after` of every answer, and how long agents ask before they serve by their file.  Time stands still
@@ -703,7 +703,8 @@ impl World {
     /// Ghost: a node that holds its instruction is covered when the coordinator has confirmed it.
     fn confirm(&mut self, request: &Request, presence: &Presence) {
         let n = request.node;
-        let told = wave::instruction_for(&self.seen_by(request.to).document, &self.ids[n], request.sync.report.slot_count);
+        let told =
+            wave::instruction_for(&self.seen_by(request.to).document, &self.ids[n], request.sync.report.slot_count);
         let Some(told) = told else { return };
         let holds = self.nodes[n].kernel == Some(told.slots) && self.nodes[n].slot_count == SlotCount::Two;
         let is_heard = presence.unseen_required(&self.store).is_empty();
@@ -1098,7 +1099,9 @@ impl World {
             match proposal.exclusions.get(id).map(|excluded| excluded.cause) {
                 Some(Exclusion::Denied) => self.denied |= 1 << index,
                 Some(Exclusion::Forgotten) => self.denied &= !(1 << index),
-                Some(Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Operator { .. } | Exclusion::Moved { .. })
+                Some(
+                    Exclusion::Absent | Exclusion::LeftBehind | Exclusion::Operator { .. } | Exclusion::Moved { .. },
+                )
                 | None => {}
             }
         }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use tfo_engine::fence::{Ask, Link};
 use tfo_engine::rollout::barrier::conflict;
 use tfo_engine::rollout::document::{Document, Hold, Proposal, Snapshot, Stage};
+use tfo_engine::rollout::parts::{Ack, Entry, Excluded, Parts, PoolContent, Writes};
 use tfo_engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
 use tfo_engine::rollout::presence::Life;
 pub(crate) use tfo_engine::rollout::record::SlotCount;
-use tfo_engine::rollout::parts::{Ack, Entry, Excluded, Parts, PoolContent, Writes};
 use tfo_engine::rollout::record::{Installed, NodeRecord, Report};
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_engine::rollout::sync::Sync;
@@ -476,8 +476,7 @@ impl World {
     /// it serves as a required node without one.
     fn covered_slots(&self, index: usize) -> Option<(u64, Option<u64>)> {
         let node = &self.nodes[index];
-        let is_required =
-            || self.store.nodes.get(&self.ids[index]).is_some_and(NodeRecord::is_required);
+        let is_required = || self.store.nodes.get(&self.ids[index]).is_some_and(NodeRecord::is_required);
         let counts = match node.serving {
             Serving::No | Serving::TakenOut => false,
             Serving::Keyless => true,

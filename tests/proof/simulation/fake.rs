@@ -6,9 +6,7 @@ use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use tfo_engine::rollout::parts::Writes;
 use tfo_model::count::Revision;
 use tfo_model::ids::{CoordinatorName, PoolName};
-use tfo_store::{
-    CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError,
-};
+use tfo_store::{CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError};
 use tfo_testbed::random::Dice;
 
 /// Dice of one seed: neighbouring seeds have nothing in common.

@@ -860,7 +860,8 @@ impl Fleet {
         }
         for node in proposal.exclusions.keys() {
             // A session that was opened since it was decided is not hit.
-            let is_hit = !self.shelf.now.nodes.get(node).is_some_and(|record| record.membership == Membership::Admitted);
+            let is_hit =
+                !self.shelf.now.nodes.get(node).is_some_and(|record| record.membership == Membership::Admitted);
             if let (Some(n), true) = (self.index.get(node), is_hit) {
                 self.nodes[*n].is_covered = false;
                 self.summary.count("exclusions", 1);

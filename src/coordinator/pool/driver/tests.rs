@@ -24,9 +24,7 @@ use tfo_model::count::{Epoch, Generation};
 use tfo_model::fleet::Action;
 use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::node::{KeySource, Session};
-use tfo_store::{
-    CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError,
-};
+use tfo_store::{CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError};
 use tfo_wire::v1::fleet::Done;
 
 const ABSENT_AFTER_SECS: u64 = 30;
@@ -94,7 +92,8 @@ impl Store for FakeStore {
 
     fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
         self.may_write()?;
-        let failed = || StoreError::Failed { step: "commit to", place: "the fake store".to_owned(), source: "lost".into() };
+        let failed =
+            || StoreError::Failed { step: "commit to", place: "the fake store".to_owned(), source: "lost".into() };
         match self.lost.lock().unwrap().take() {
             None => self.inner.commit(pool, proposal, keys),
             Some(false) => Err(failed().into()),
@@ -388,7 +387,13 @@ fn an_advance_without_a_lost_site_is_one_command_in_several_commits() {
         revision: document.revision,
         ..world.store.inner.audit(&pool_name(), Revision::new(10)).unwrap().pop().unwrap()
     };
-    let proposal = Proposal { expected: world.driver.replica.document().revision, document, exclusions: BTreeMap::new(), dropped: BTreeSet::new(), audit };
+    let proposal = Proposal {
+        expected: world.driver.replica.document().revision,
+        document,
+        exclusions: BTreeMap::new(),
+        dropped: BTreeSet::new(),
+        audit,
+    };
     assert_eq!(world.store.inner.commit(&pool_name(), &proposal, &KeyRing::default()).unwrap(), Erasure::Done);
     world.driver.tick();
     let generation = world.generation();

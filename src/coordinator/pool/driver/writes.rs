@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use super::Driver;
-use tfo_host::runtime::clock;
 use tfo_engine::rollout::parts::Writes as Queue;
+use tfo_host::runtime::clock;
 use tfo_model::ids::NodeId;
 use tfo_store::{Head, PARTS_MAX};
 

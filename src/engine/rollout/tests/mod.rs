@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::document::{Document, Pause, PauseCause, Proposal, Snapshot, Stage, Wave};
 use super::handle;
 use super::input::{Command, Expectation, Input, Now, OperatorRequest, Reason, Refused, Step, Wait};
-use super::parts::{Ack, PoolContent, Entry, Excluded, Parts, Writes};
+use super::parts::{Ack, Entry, Excluded, Parts, PoolContent, Writes};
 use super::policy::{NamePattern, Policy, Share, WaveRule};
 use super::presence::Presence;
 use super::record::{Exclusion, Installed, Membership, NodeRecord, Report, SlotCount, Window};
@@ -145,7 +145,8 @@ fn content(snapshot: &Snapshot) -> PoolContent {
         if let Membership::Excluded(cause) = record.membership {
             parts.exclusions.insert(node.clone(), excluded(cause));
         }
-        if let (Some(session), Some(report), Some(at)) = (record.session, record.report.clone(), record.last_report_at) {
+        if let (Some(session), Some(report), Some(at)) = (record.session, record.report.clone(), record.last_report_at)
+        {
             let NodeRecord { syncs, window, baseline, exclusion, .. } = *record;
             let answers = exclusion.filter(|_| record.membership == Membership::Admitted);
             let first = Ack { report, syncs, window, baseline, at };

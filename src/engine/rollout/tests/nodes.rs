@@ -146,8 +146,7 @@ fn a_forgotten_node_leaves_the_ordinal_of_its_session() {
     assert_eq!(removed, nodes(&["b"]));
     let dropped = |content: &PoolContent| {
         let command = forget(&["a"]);
-        let request =
-            OperatorRequest { operator: node("ops"), reason: String::new(), if_revision: None, command };
+        let request = OperatorRequest { operator: node("ops"), reason: String::new(), if_revision: None, command };
         let now = Now { wall: later, presence: &presence() };
         committed(handle(content.snapshot(), now, &Input::Request(request), None).unwrap()).dropped
     };
