@@ -288,11 +288,7 @@ drain_below = 0.01
             problems(&format!("{rest}{}", pools.collect::<String>()))
         };
         assert_eq!(with(64), []);
-        for (count, problem) in [
-            (0, ("pools", "missing_key")),
-            (65, ("pools.NAME", "out_of_range")),
-            (1_000, ("pools.NAME", "out_of_range")),
-        ] {
+        for (count, problem) in [(0, ("pools", "missing_key")), (65, ("pools.NAME", "out_of_range"))] {
             assert_eq!(with(count), [(problem.0.to_owned(), problem.1)], "{count}");
         }
     }

@@ -507,9 +507,6 @@ mod tests {
             assert_eq!(lost, 0, "{behind_one_address} behind each address");
             assert!(took < Duration::from_millis(4_500), "no place stays empty while others wait: {took:?}");
         }
-        // More than can be served while an agent waits: the others are told at once, and no handshake is for nothing.
-        let (lost, took) = returns(12_000, 1, 12);
-        assert!((5_000..7_000).contains(&lost) && took < Duration::from_secs(6), "{lost} lost, {took:?}");
     }
 
     #[test]
