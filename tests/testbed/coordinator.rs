@@ -343,7 +343,8 @@ impl Node {
     pub fn request(&self, wait_secs: u64) -> Value {
         let mut body = json!({
             "wait_secs": wait_secs,
-            "next_contact_secs": 5,
+            // Longer than a test is silent: a coordinator that hears no node for that long and a half says so.
+            "next_contact_secs": 120,
             "session": format!("{}-{:016x}", self.session, 1),
             "seen": self.seen,
             "installed": self.installed,

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use crate::rollout::slots::{Fence, Instruction};
 use crate::rollout::sync::REPORT_LEAD_MAX;
+use crate::rollout::timing::hold_max;
 use tfo_model::count::Generation;
 use tfo_model::ids::PoolId;
 use tfo_model::node::Session;
@@ -185,6 +186,8 @@ pub struct Link {
     absent_after: Option<Duration>,
     /// The session was opened while the node was detached.
     returns: bool,
+    /// When the outstanding request was sent.
+    asked_at: Option<Duration>,
 }
 
 impl Link {
@@ -210,6 +213,7 @@ impl Link {
             contact_at: monotonic,
             absent_after: None,
             returns: false,
+            asked_at: None,
         }
     }
 
@@ -375,8 +379,9 @@ impl Link {
     }
 
     /// Opens a session if the node is detached: the pool may have excluded it, and does so with the session that it knows.
-    /// Call it before [`Link::ask`].  True: whatever belonged to the session before is void.
+    /// Call it when a request is sent, before [`Link::ask`].  True: whatever belonged to the session before is void.
     pub fn returns(&mut self, clock_ms: u64, nonce: u64, monotonic: Duration) -> bool {
+        self.asked_at = Some(monotonic);
         let is_detached = self.is_detached(monotonic);
         if is_detached {
             self.open_session(clock_ms, nonce);
@@ -505,7 +510,10 @@ impl Link {
             return Err(AnswerRefused::NotOutstanding);
         }
         self.returns = false;
-        self.contact_at = monotonic;
+        // An answer that was under way for longer than a request is held is no younger contact: the pool counts from its
+        // record of the request.
+        let held_until = self.asked_at.zip(self.absent_after).map(|(at, limit)| at.saturating_add(hold_max(limit)));
+        self.contact_at = held_until.map_or(monotonic, |until| until.min(monotonic));
         Ok(())
     }
 }

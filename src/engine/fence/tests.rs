@@ -309,6 +309,18 @@ fn a_restarted_node_that_gets_no_instruction_is_detached_all_the_same() {
 }
 
 #[test]
+fn an_answer_that_was_long_under_way_is_no_younger_contact() {
+    let mut link = link(None);
+    let ask = link.ask();
+    assert_eq!(answer(&mut link, ask.request, &instruction(1, 1, None)), Ok(AnswerAccepted::Install));
+    // A request is held for a third of `absent_after`; the answer comes a sixth later.
+    link.returns(7, 7, NOW);
+    let ask = link.ask();
+    assert_eq!(link.nothing_new(ask.request, NOW + ABSENT_AFTER / 2), Ok(()));
+    assert_eq!(link.detaches_after(NOW), Some(NOW + ABSENT_AFTER / 3 + ABSENT_AFTER));
+}
+
+#[test]
 fn a_detached_node_comes_back_with_a_new_session() {
     let late = NOW + ABSENT_AFTER + Duration::from_secs(1);
     let mut link = link(None);

@@ -33,7 +33,7 @@ impl Policy {
     /// Longest time for which a request is held while there is nothing new.
     #[must_use]
     pub fn hold_max(&self) -> Duration {
-        hold_max(self.absent_after_secs)
+        hold_max(Duration::from_secs(self.absent_after_secs))
     }
 
     /// How old the knowledge of one coordinator about what another one has heard may be.
@@ -57,7 +57,7 @@ impl Policy {
     pub fn absence_limit(&self, period_secs: u64, told_secs: u64) -> Duration {
         let absent_after = self.absent_after_secs.max(told_secs);
         let silence = Duration::from_secs(absent_after.max(period_secs.saturating_mul(MISSED_PERIODS_MAX)));
-        silence.saturating_add(hold_max(absent_after) + beat(absent_after) * 2)
+        silence.saturating_add(hold_max(Duration::from_secs(absent_after)) + beat(absent_after) * 2)
     }
 }
 
@@ -71,8 +71,10 @@ pub fn deaf_after(shortest_period_secs: u64, shortest_limit: Duration) -> Durati
     DEAF_MIN.max(period.saturating_add(period / 2)).min(shortest_limit / 2)
 }
 
-fn hold_max(absent_after_secs: u64) -> Duration {
-    HOLD_MAX.min((Duration::from_secs(absent_after_secs) / HOLD_PARTS).max(Duration::from_secs(1)))
+/// The longest poll of a pool that waits for its nodes for so long.
+#[must_use]
+pub fn hold_max(absent_after: Duration) -> Duration {
+    HOLD_MAX.min((absent_after / HOLD_PARTS).max(Duration::from_secs(1)))
 }
 
 fn beat(absent_after_secs: u64) -> Duration {

@@ -15,7 +15,6 @@ use tfo_testbed::fake_coordinator::Reply;
 use tfo_testbed::{PATIENCE, SOON, need_netns, now, poll_until, skip_unless};
 
 const NAME: &str = "n1.cache.example.org";
-/// The period of the other node, too.
 const PERIOD_SECS: u64 = 5;
 /// How long the agent lets a request be held: no longer than a third of `absent_after`.
 const WAIT_SECS: u64 = 10;

@@ -371,7 +371,8 @@ impl Fleet {
 
     fn sync(&mut self, n: usize) {
         let hold_secs = self.shelf.now.document.policy.hold_max().as_secs();
-        let again = self.nodes[n].timer_secs.unwrap_or(hold_secs + PATIENCE_SECS) + self.random.below(15);
+        let jitter = self.random.below(15);
+        let again = self.nodes[n].timer_secs.map_or(hold_secs + PATIENCE_SECS, |secs| secs + jitter);
         self.wake(n, again);
         if self.nodes[n].away_until > self.now {
             return;
