@@ -398,9 +398,17 @@ fn bases(world: &World) -> (u64, u64) {
         fences.for_each(|fence| see(fence.generation, Some(&fence.slots)));
         let reports = snapshot.nodes.values().filter_map(|record| record.report.as_ref());
         reports.for_each(|report| see(report.seen, None));
+        // Where copies lag, older entries of other rosters are in sight, too.
+        let entries = snapshot.content.parts().rosters.values().flat_map(|roster| roster.entries.values());
+        for report in entries.map(|entry| &entry.first.report) {
+            see(report.seen, None);
+            if let Some(fence) = &report.fence {
+                see(fence.generation, Some(&fence.slots));
+            }
+        }
     }
-    let undecided = |coordinator: &Coordinator| coordinator.pending.clone().or_else(|| coordinator.open.clone());
-    for proposal in world.coordinators.iter().filter_map(undecided) {
+    let undecided = |coordinator: &Coordinator| [coordinator.pending.clone(), coordinator.open.clone()];
+    for proposal in world.coordinators.iter().flat_map(undecided).flatten() {
         see(proposal.document.generation, None);
         for held in proposal.document.keys_held() {
             see(Generation::ZERO, Some(&Slots { primary: held, backup: None }));

@@ -773,6 +773,10 @@ impl World {
         let recording = match (recorded, before) {
             (Ok(recording), _) => recording,
             (_, Some(before)) => {
+                // Admitted as if by an ordinary sync, whatever was decided meanwhile.
+                let mut parts = self.store.content.parts().clone();
+                parts.exclusions.remove(&id);
+                self.store = plain(PoolContent::new(self.store.document.clone(), parts), self.counts());
                 let first = Ack {
                     report: sync.report.clone(),
                     syncs: before.syncs + 1,
@@ -780,7 +784,7 @@ impl World {
                     baseline: None,
                     at: AFTER,
                 };
-                Recording::First(Entry { session: sync.session, answers: before.exclusion, first })
+                Recording::First(Entry { session: sync.session, answers: None, first })
             }
             (_, None) => return false,
         };

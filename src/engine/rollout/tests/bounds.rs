@@ -32,11 +32,6 @@ fn half_lost(stage: Stage) -> (Snapshot, Presence) {
     (snapshot, presence)
 }
 
-/// The proposal's effect on the pool.
-fn apply(snapshot: &mut Snapshot, proposal: &Proposal) {
-    *snapshot = after_commit(snapshot, proposal);
-}
-
 /// Bytes of a commit as JSON: the document, the audit entry, and what becomes of the nodes.
 fn bytes(proposal: &Proposal) -> usize {
     let becomes = proposal.exclusions.values().next().map(|excluded| excluded.cause);
@@ -57,16 +52,16 @@ fn taken_out(proposal: &Proposal) -> usize {
 
 #[test]
 fn a_lost_site_is_excluded_in_bounded_commits_and_the_pool_moves_on() {
-    let (mut snapshot, presence) = half_lost(staged());
-    let mut commits = Vec::new();
+    let (snapshot, presence) = half_lost(staged());
+    let (mut pool, mut commits) = (content(&snapshot), Vec::new());
     loop {
-        let proposal = committed(tick_with(&snapshot, &presence));
+        let proposal = committed(tick_with(pool.snapshot(), &presence));
         if proposal.audit.action != Action::Exclude {
             assert_eq!(proposal.audit.action, Action::Promote, "nothing else was in its way");
             break;
         }
         commits.push(taken_out(&proposal));
-        apply(&mut snapshot, &proposal);
+        pool.commit(&proposal);
     }
     assert_eq!(commits, [CHANGED_MAX; 3]);
 }
@@ -77,14 +72,15 @@ fn a_revoke_leaves_a_lost_site_behind_in_bounded_commits() {
     let presence = Presence { absent: BTreeSet::new(), seen: numbered(0..FLEET), ..presence };
     snapshot.document.revoked = vec![key(2)];
     snapshot.document.revoke = Some(Revoke::of([key(2)].into(), NOW));
+    let mut pool = content(&snapshot);
     for commit in 1..=3 {
-        let proposal = committed(tick_with(&snapshot, &presence));
+        let proposal = committed(tick_with(pool.snapshot(), &presence));
         assert_eq!(taken_out(&proposal), CHANGED_MAX);
-        apply(&mut snapshot, &proposal);
-        let revoke = snapshot.document.revoke.as_ref().unwrap();
+        pool.commit(&proposal);
+        let revoke = pool.snapshot().document.revoke.as_ref().unwrap();
         assert_eq!((revoke.left_behind.len(), revoke.left_behind_more), (100, commit * CHANGED_MAX - 100));
     }
-    assert_eq!(committed(tick_with(&snapshot, &presence)).audit.action, Action::Promote);
+    assert_eq!(committed(tick_with(pool.snapshot(), &presence)).audit.action, Action::Promote);
 }
 
 /// Commands that take out whom they do not name go on until they are done, each part as bounded as the rest.
@@ -109,28 +105,27 @@ fn a_command_about_a_lost_site_is_done_in_parts() {
         (&steady, revoke(denied), Action::Revoke, [CHANGED_MAX, CHANGED_MAX, CHANGED_MAX]),
     ];
     for (snapshot, command, action, expected) in cases {
-        let mut snapshot = snapshot.clone();
-        let mut parts = Vec::new();
+        let (mut pool, mut parts) = (content(snapshot), Vec::new());
         loop {
-            match order_with(&snapshot, &absent, command.clone()).unwrap() {
+            match order_with(pool.snapshot(), &absent, command.clone()).unwrap() {
                 Step::Part(proposal) => {
-                    assert_eq!((proposal.audit.action, rise(&snapshot, &proposal)), (Action::Exclude, 0));
+                    assert_eq!((proposal.audit.action, rise(pool.snapshot(), &proposal)), (Action::Exclude, 0));
                     parts.push(taken_out(&proposal));
-                    apply(&mut snapshot, &proposal);
+                    pool.commit(&proposal);
                 }
                 step => {
                     let proposal = committed(step);
                     assert_eq!(proposal.audit.action, action);
                     parts.push(taken_out(&proposal));
-                    apply(&mut snapshot, &proposal);
+                    pool.commit(&proposal);
                     break;
                 }
             }
         }
         assert_eq!(parts, expected, "{action:?}");
-        let out = snapshot.nodes.values().filter(|record| matches!(record.membership, Membership::Excluded(_)));
+        let out = pool.snapshot().nodes.values().filter(|record| matches!(record.membership, Membership::Excluded(_)));
         assert_eq!(out.count(), FLEET / 2);
-        let left = snapshot.document.revoke.map(|revoke| revoke.left_behind.len() + revoke.left_behind_more);
+        let left = pool.snapshot().document.revoke.as_ref().map(|revoke| revoke.left_behind.len() + revoke.left_behind_more);
         assert!(left.is_none_or(|left| left > 0));
     }
 }
