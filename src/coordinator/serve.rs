@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn strangers_leave_most_sockets_to_the_fleet() {
-        let expected = [(0, 1, 64), (448, 5, 64), (1_024, 53, 481), (4_096, 309, 2_785), (65_536, 1_000, 62_152)];
+        let expected = [(0, 1, 64), (448, 3, 64), (1_024, 32, 480), (4_096, 185, 2_787), (65_536, 1_000, 60_152)];
         for (files, handshakes, connections) in expected {
             let limits = limits(files);
             assert_eq!((limits.handshakes_max, limits.connections_max), (handshakes, connections), "{files}");

@@ -9,6 +9,8 @@ mod admission;
 mod answer;
 mod body;
 mod connection;
+mod contest;
+mod crowd;
 mod limits;
 mod refusals;
 mod service;
@@ -22,7 +24,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -298,15 +300,20 @@ impl Shared {
     ) -> Option<(Box<TlsStream<TcpStream>>, LiveConnection, ConnectionPlace)> {
         let shown = Shown(address, None);
         let refuse = |reason, error: &dyn fmt::Display| self.refusals.note(reason, &shown, error);
+        let until = Instant::now() + self.limits.handshake_timeout;
+        // A peer that says nothing costs no place; what it says is read in the handshake.  Not `readable()`: of a new socket
+        // tokio believes that it is.
+        let speaks =
+            async { timeout_at(until, stream.peek(&mut [0])).await.map(drop).map_err(|_| Reason::HandshakeTimeout) };
         let place = tokio::select! {
-            place = self.gate.begin_handshake(address.ip()) => place,
+            place = self.gate.begin_handshake(address.ip(), speaks) => place,
             () = self.ends.drain.cancelled() => return None,
         };
         let place = place.map_err(|reason| refuse(reason, &"closed without an answer")).ok()?;
         let in_use = tls.in_use();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&in_use.config));
         let shaken = tokio::select! {
-            shaken = timeout(self.limits.handshake_timeout, acceptor.accept(stream).into_fallible()) => shaken,
+            shaken = timeout_at(until, acceptor.accept(stream).into_fallible()) => shaken,
             () = self.ends.drain.cancelled() => return None,
             () = place.given_away() => {
                 refuse(Reason::HandshakeGaveWay, &"the handshake gave way to another one");
