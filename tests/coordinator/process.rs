@@ -19,6 +19,19 @@ fn check_finds_everything_at_once_and_changes_nothing() {
     let output = world.run("check", &[]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(!world.path("state.db").exists(), "check makes no store");
+    // The one thing that is to be said of it: nothing can be revoked.
+    let warned = |is_warned: bool| {
+        let output = world.run("check", &["--format", "json"]);
+        let found = String::from_utf8(output.stdout).unwrap();
+        assert_eq!((output.status.code(), found.contains("\"no_crl\"")), (Some(0), is_warned), "{found}");
+    };
+    warned(true);
+    let text = fs::read_to_string(world.path("coordinator.toml")).unwrap();
+    let (before, list) = (text.clone(), format!("[api]\ncrl = {:?}\n", world.path("crl.pem")));
+    world.put("crl.pem", world.ca.crl(&[]).as_bytes(), 0o644);
+    world.put("coordinator.toml", text.replace("[api]\n", &list).as_bytes(), 0o644);
+    warned(false);
+    world.put("coordinator.toml", before.as_bytes(), 0o644);
     world.put("server.crt", b"no certificate", 0o644);
     world.put("kek", &[7; 32], 0o400);
     let output = world.run("check", &[]);

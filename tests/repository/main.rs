@@ -3,6 +3,8 @@
 
 #[cfg(test)]
 mod api;
+#[cfg(test)]
+mod attacks;
 mod citations;
 #[cfg(test)]
 mod config_examples;

@@ -301,6 +301,21 @@ drain_below = 0.01
     }
 
     #[test]
+    fn a_file_has_some_pools_and_not_too_many() {
+        let (rest, pool) = GOOD.split_at(GOOD.find("[pools.edge]").unwrap());
+        let with = |count: usize| {
+            let pools = (0..count).map(|index| {
+                pool.replace("pools.edge", &format!("pools.p{index}")).replace("cache", &format!("cache{index}"))
+            });
+            problems(&format!("{rest}{}", pools.collect::<String>()))
+        };
+        assert_eq!(with(64), []);
+        for (count, problem) in [(0, ("pools", "missing_key")), (65, ("pools.NAME", "out_of_range"))] {
+            assert_eq!(with(count), [(problem.0.to_owned(), problem.1)], "{count}");
+        }
+    }
+
+    #[test]
     fn defaults_are_those_of_the_contract() {
         let settings = CoordinatorSettings::parse(Path::new("c.toml"), GOOD).unwrap();
         assert_eq!(settings.api.listen.value.to_string(), DEFAULT_LISTEN);

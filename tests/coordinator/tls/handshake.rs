@@ -26,6 +26,45 @@ async fn a_peer_is_the_dns_names_of_its_certificate() {
 }
 
 #[tokio::test]
+async fn only_whole_names_of_a_certificate_are_names() {
+    let ca = Ca::new("ca");
+    let bench = Bench::start(&ca, Limits::default());
+    let (label, host) = ("x".repeat(64), format!("{}.example.org", "x".repeat(63)));
+    let long = vec!["y".repeat(63); 4].join(".");
+    // What is left of an odd name would be another host's.
+    let cases = [
+        ("CP1.EXAMPLE.ORG", "cp1.example.org"),
+        ("cp1.example.org.", ""),
+        (".example.org", ""),
+        ("cp1..example.org", ""),
+        ("cp1.example.org\0.evil.org", ""),
+        (" cp1.example.org", ""),
+        ("cp1.example.org\n", ""),
+        ("cp1 example org", ""),
+        ("*", ""),
+        ("*.example.org", ""),
+        ("cp*.example.org", ""),
+        ("-cp1.example.org", ""),
+        ("cp1.example.org,ops1.example.org", ""),
+        ("ops1@example.org", ""),
+        ("https://cp1.example.org", ""),
+        (&format!("{label}.example.org"), ""),
+        (&long, ""),
+        (&host, &host),
+        ("xn--cp1-8ka.example.org", "xn--cp1-8ka.example.org"),
+    ];
+    for (name, who) in cases {
+        // One more, so that the certificate names somebody.
+        let client = bench.client(&ca.client(&[name, "zz.example.org"]));
+        let expected = if who.is_empty() { "zz.example.org".to_owned() } else { format!("{who},zz.example.org") };
+        assert_eq!(client.get("/who").await.unwrap().body, expected, "{name:?}");
+    }
+    let many: Vec<String> = (0..300).map(|index| format!("n{index:03}.example.org")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(bench.client(&ca.client(&many)).get("/who").await.unwrap().body, many.join(","));
+}
+
+#[tokio::test]
 async fn a_certificate_that_names_nobody_is_told_so_and_reaches_no_handler() {
     let ca = Ca::new("ca");
     let bench = Bench::start(&ca, Limits::default());

@@ -1,6 +1,7 @@
 //! The coordinator's transport over real TLS on loopback, under an echo router: who is let in, what is refused and how,
 //! new files without a restart, and the end.
 
+mod forms;
 mod handshake;
 mod harness;
 mod lifecycle;

@@ -168,6 +168,16 @@ fn our_file_in_sysctl_d() {
     fuzz("sysctl_file", files.to_vec(), |bytes| targets::sysctl_file(bytes, &place));
 }
 
+#[test]
+fn the_configurations() {
+    // As they are shipped, with every example switched on in turn by what is cut and joined.
+    for name in ["agent", "coordinator", "ctl"] {
+        let shipped = std::fs::read(tfo_testbed::repository(&format!("config/{name}.toml"))).unwrap();
+        let text = String::from_utf8(shipped.clone()).unwrap().replace("\n#", "\n");
+        fuzz(&format!("{name}_toml"), vec![shipped, text.into_bytes()], |bytes| targets::configuration(name, bytes));
+    }
+}
+
 fn sysctl_record(prints: PairPrint) -> Record {
     let slot = |fingerprint| SlotPrint { fingerprint, epoch: Epoch::new(1_763_769_600) };
     let generation = prints.backup.map(|_| Generation::new(7));

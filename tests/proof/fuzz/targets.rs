@@ -5,6 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use tfo_agent::contact::Instructed;
+use tfo_config::agent::AgentSettings;
+use tfo_config::coordinator::CoordinatorSettings;
+use tfo_config::ctl::CtlFile;
 use tfo_crypto::fingerprint::pair_print;
 use tfo_ctl::host::link::Link;
 use tfo_ctl::host::packet::Packet;
@@ -13,6 +16,7 @@ use tfo_ctl::host::tcp_option::{FastOpen, options};
 use tfo_host::kernel::netstat::TfoCounters;
 use tfo_host::kernel::sysctl_d::{self, Persisted};
 use tfo_model::key_text::{self, KeyText};
+use tfo_model::problem::Problem;
 use tfo_wire::error::ErrorBody;
 use tfo_wire::v1::sync::{SyncAnswer, SyncRequest};
 
@@ -151,4 +155,22 @@ pub(crate) fn sysctl_file(bytes: &[u8], place: &Path) -> u64 {
         Persisted::Foreign => class("foreign"),
         Persisted::Absent => panic!("it was written"),
     }
+}
+
+/// The configuration of a program.  Whatever is wrong with it, each problem is one line, bounded, and without control characters.
+pub(crate) fn configuration(program: &str, bytes: &[u8]) -> u64 {
+    let file = Path::new("x.toml");
+    let text = String::from_utf8_lossy(bytes);
+    let problems: Vec<Problem> = match program {
+        "agent" => AgentSettings::parse(file, &text).err(),
+        "coordinator" => CoordinatorSettings::parse(file, &text).err(),
+        _ => CtlFile::parse(file, &text).err(),
+    }
+    .unwrap_or_default();
+    for problem in &problems {
+        let shown = problem.to_string();
+        assert!(!shown.contains('\u{1b}') && shown.len() < super::INPUT_BYTES_MAX, "{shown:?}");
+    }
+    let kinds: Vec<&str> = problems.iter().map(|problem| problem.kind).take(3).collect();
+    class((problems.len().min(4), kinds))
 }
