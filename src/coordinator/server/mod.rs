@@ -301,9 +301,10 @@ impl Shared {
         let shown = Shown(address, None);
         let refuse = |reason, error: &dyn fmt::Display| self.refusals.note(reason, &shown, error);
         let until = Instant::now() + self.limits.handshake_timeout;
-        // A peer that says nothing costs no place; what it says is read in the handshake.
+        // A peer that says nothing costs no place; what it says is read in the handshake.  Not `readable()`: of a new socket
+        // tokio believes that it is.
         let speaks =
-            async { timeout_at(until, stream.readable()).await.map(drop).map_err(|_| Reason::HandshakeTimeout) };
+            async { timeout_at(until, stream.peek(&mut [0])).await.map(drop).map_err(|_| Reason::HandshakeTimeout) };
         let place = tokio::select! {
             place = self.gate.begin_handshake(address.ip(), speaks) => place,
             () = self.ends.drain.cancelled() => return None,

@@ -19,12 +19,12 @@ use tfo_testbed::{NetNs, SOON, need_netns, need_tool, poll_until, skip_unless};
 
 /// Where the coordinator is: the middle of the network.
 const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1)), 8443);
-/// Its limit of open files: 83 handshakes, and four times as many that wait.
-const FILES: &str = "--nofile=2048:2048";
+/// Its limit of open files: 150 handshakes, more than there are addresses, and four times as many that wait.
+const FILES: &str = "--nofile=3400:3400";
 /// Networks of the strangers; each has a /24.
 const NETWORKS: usize = 3;
 /// Connections of all strangers: more than handshakes and those that wait together.
-const STALLED: usize = 600;
+const STALLED: usize = 900;
 /// Connections of the honest node, one after the other.
 const HONEST: usize = 50;
 /// How long an agent waits for a connection (`tfo_wire::client`).

@@ -289,9 +289,9 @@ async fn peers_without_a_certificate_take_only_the_places_of_handshakes() {
 async fn strangers_take_the_places_of_handshakes_from_each_other_only() {
     raise_file_limit();
     for addresses in [3, 10, 100] {
-        let (bench, client) = start(Limits { handshakes_max: 100, ..Limits::default() });
-        let attack: Vec<_> = (0..600).map(|index| stall(bench.address, index % addresses, index % 2 == 0)).collect();
-        until(|| bench.server.connections() >= 200 && bench.refused(Reason::HandshakeGaveWay) > 0).await;
+        let (bench, client) = start(Limits { handshakes_max: 150, ..Limits::default() });
+        let attack: Vec<_> = (0..900).map(|index| stall(bench.address, index % addresses, index % 2 == 0)).collect();
+        until(|| bench.server.connections() >= 600 && bench.refused(Reason::HandshakeGaveWay) > 0).await;
         for _ in 0..50 {
             let answer = tokio::time::timeout(AGENT_PATIENCE, client.get("/who")).await;
             assert_eq!(answer.expect("as an agent waits").expect("an answer").status, 200, "{addresses} addresses");
