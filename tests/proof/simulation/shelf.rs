@@ -154,17 +154,19 @@ impl Shelf {
         true
     }
 
-    /// Writes what was put off; returns how many acks were dropped because another writer had written the record.
-    pub(crate) fn flush(&mut self, off: &mut PutOff) -> usize {
+    /// Writes what was put off; returns the nodes whose acks were dropped because another writer had written the record.
+    pub(crate) fn flush(&mut self, off: &mut PutOff) -> Vec<NodeId> {
         let mut changes: Vec<RecordChange> =
             off.nodes.iter().map(|node| off.queue.queued(node).unwrap().clone()).collect();
         if changes.is_empty() {
-            return 0;
+            return Vec::new();
         }
         match self.store.write_records(&pool(), &changes) {
             Ok(outcomes) => {
                 *off = PutOff::default();
-                let dropped = outcomes.iter().filter(|outcome| **outcome != RecordOutcome::Stored).count();
+                let all = changes.iter().zip(&outcomes);
+                let dropped = all.filter(|(_, outcome)| **outcome != RecordOutcome::Stored);
+                let dropped = dropped.map(|(change, _)| change.node.clone()).collect();
                 let mut outcomes = outcomes.iter();
                 changes.retain(|_| outcomes.next() == Some(&RecordOutcome::Stored));
                 if !changes.is_empty() {
@@ -175,7 +177,7 @@ impl Shelf {
             Err(_) => {
                 // It may have been done all the same; then the next flush drops them.
                 self.reload();
-                0
+                Vec::new()
             }
         }
     }
