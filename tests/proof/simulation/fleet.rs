@@ -610,6 +610,11 @@ impl Fleet {
                 Recording::Later(change) => {
                     let is_first = off.queue.is_empty();
                     if self.shelf.put_off(off, &change) {
+                        // What is answered at once is durable before.
+                        if self.nodes[self.index[id]].timer_secs.is_some() {
+                            self.drop_acks(off);
+                            return if off.queue.is_empty() { Ok(()) } else { Err(unreachable) };
+                        }
                         if is_first {
                             let delay = self.random.below(3);
                             self.at(delay, Event::Flush(c));

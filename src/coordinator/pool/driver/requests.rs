@@ -34,7 +34,7 @@ const TRIES: usize = 4;
 /// A recorded sync that waits for its answer.
 struct Recorded {
     sync: Pending,
-    /// It opens a session: its record must be durable before the answer.
+    /// It opens a session, or is answered at once: its record must be durable before the answer.
     opens: bool,
 }
 
@@ -107,7 +107,12 @@ impl Driver {
             Recording::Later(change) if !says_something_new(before, change.next.as_ref()) => Ack::Quiet,
             Recording::First(_) | Recording::Later(_) | Recording::Stale => Ack::News,
         };
-        let opens = matches!(recording, Recording::First(_));
+        // An answer that outlives its record would be a contact of which another coordinator never hears (rule 11).
+        let opens = match &recording {
+            Recording::First(_) => true,
+            Recording::Later(_) => reply.until() == Until::Recorded,
+            Recording::Stale => false,
+        };
         match recording {
             Recording::First(change) | Recording::Later(change) => {
                 if !self.enqueue(change) {
