@@ -54,6 +54,7 @@ impl Journal {
         self.parts += change.parts();
         self.changes.push_back((before, change, after));
         while self.parts > PARTS_KEPT
+            && self.changes.len() > 1
             && let Some((_, oldest, _)) = self.changes.pop_front()
         {
             self.parts -= oldest.parts();

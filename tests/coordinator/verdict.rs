@@ -119,7 +119,7 @@ impl Scene {
         let kinds = format!("tfo_coordinator_pool_verdict{{kind=\"{kind}\",pool=\"edge\"}} 1");
         let numbers = format!("tfo_coordinator_pool_verdict_severity{{pool=\"edge\"}} {number}");
         let all = metrics.matches("tfo_coordinator_pool_verdict{").count();
-        expect("metrics", metrics.contains(&kinds) && metrics.contains(&numbers) && all == 12, &metrics);
+        expect("metrics", metrics.contains(&kinds) && metrics.contains(&numbers) && all == 13, &metrics);
         let log = self.world.log();
         let level = ["INFO", "INFO", "WARN", "ERROR"][number];
         let is_logged =

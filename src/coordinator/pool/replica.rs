@@ -10,11 +10,11 @@
 use std::sync::Arc;
 
 use tfo_crypto::fingerprint::fingerprint;
-use tfo_engine::rollout::document::{Document, KeyRing, Proposal, Snapshot};
+use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
 use tfo_engine::rollout::parts::{PoolContent, Writes};
 use tfo_engine::rollout::record::NodeRecord;
 use tfo_engine::rollout::slots::PoolKey;
-use tfo_model::count::Epoch;
+use tfo_model::count::{Epoch, Revision};
 use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_store::error::Cause;
@@ -110,26 +110,31 @@ impl Replica {
     ///
     /// # Errors
     /// Fails as [`Store::commit`].
-    pub(super) fn commit(&mut self, proposal: &Proposal, given: &GivenKeys) -> Result<Erasure, CommitError> {
+    pub(super) fn commit(&self, proposal: &Proposal, given: &GivenKeys) -> Result<Erasure, CommitError> {
+        // Not in the copy's ring: a key of another history may have the epoch of one that is there.
+        let mut fresh = KeyRing::default();
         for missing in self.missing(&proposal.document) {
             if let Some(key) = self.find(missing, given) {
-                self.state.keys.insert(missing.epoch, key);
+                fresh.insert(missing.epoch, key);
             }
         }
-        let result = self.store.commit(&self.pool, proposal, &self.state.keys);
-        // The keys that it adds come back with the document.
-        self.state.keys.retain_held_by(&self.state.content.snapshot().document);
-        result
+        self.store.commit(&self.pool, proposal, &fresh)
     }
 
-    /// Makes sure that a commit whose outcome is open has taken effect or never will; whether it has.
+    /// Makes sure that a commit whose outcome is open has taken effect or never will.
     ///
     /// # Errors
-    /// Fails if the store cannot be used; the outcome is still open.
-    pub(super) fn settle(&mut self, document: &Document) -> Result<bool, StoreError> {
-        self.store.settle()?;
-        self.follow()?;
-        Ok(self.document() == document)
+    /// Fails if the store cannot be written; the outcome is still open.
+    pub(super) fn settle(&self) -> Result<(), StoreError> {
+        self.store.settle()
+    }
+
+    /// Whether this entry is in the audit log, so that its commit has taken effect.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read.
+    pub(super) fn has(&self, entry: &AuditEntry, before: Revision) -> Result<bool, StoreError> {
+        Ok(self.store.audit(&self.pool, before)?.first() == Some(entry))
     }
 
     /// A key of the document whose bytes are missing, if there is one.

@@ -100,6 +100,9 @@ pub enum AnswerRefused {
     },
 }
 
+/// The highest generation that a node without keys takes from a pool: none that is driven comes near it.
+const JOINER_GENERATION_MAX: u64 = u64::MAX / 2;
+
 /// Compares an answer with the fence alone.
 ///
 /// Under one generation the same primary with a backup added is accepted: the node's kernel had one slot when the file
@@ -107,13 +110,23 @@ pub enum AnswerRefused {
 ///
 /// # Errors
 /// Fails for another pool, a lower generation, one that is further ahead than a coordinator takes from a node
-/// ([`REPORT_LEAD_MAX`]), and the same generation with other fingerprints.
+/// ([`REPORT_LEAD_MAX`]; a node without keys takes up to [`JOINER_GENERATION_MAX`]), and the same generation with other
+/// fingerprints.
 pub fn check_answer(
     fence: Option<&Fence>,
     pool_id: &PoolId,
     instruction: &Instruction,
 ) -> Result<AnswerAccepted, AnswerRefused> {
-    let Some(fence) = fence else { return Ok(AnswerAccepted::Install) };
+    let Some(fence) = fence else {
+        // Of a pool that it does not know; what is above could never be followed by another answer.
+        let (held, answered) = (Generation::ZERO, instruction.generation);
+        let is_possible = answered.get() <= JOINER_GENERATION_MAX;
+        return if is_possible {
+            Ok(AnswerAccepted::Install)
+        } else {
+            Err(AnswerRefused::TooFarAhead { held, answered })
+        };
+    };
     if fence.pool_id != *pool_id {
         return Err(AnswerRefused::OtherPool { held: fence.pool_id, answered: *pool_id });
     }
@@ -338,7 +351,8 @@ impl Link {
         session: Session,
         monotonic: Duration,
     ) -> Result<(), AnswerRefused> {
-        self.take(request, monotonic)?;
+        // No contact: the pool that it left does not cover it any more, and the new one does not yet.
+        self.end(request, monotonic)?;
         if let Some(fence) = &self.fence
             && self.led_to.unwrap_or(fence.pool_id) == order.from
         {
@@ -501,7 +515,8 @@ impl Link {
         self.seen = Generation::ZERO;
     }
 
-    fn take(&mut self, request: RequestId, monotonic: Duration) -> Result<(), AnswerRefused> {
+    /// The request is over; whether it was the outstanding one, and its answer counts.
+    fn end(&mut self, request: RequestId, monotonic: Duration) -> Result<(), AnswerRefused> {
         if self.outstanding != Some(request) {
             return Err(AnswerRefused::NotOutstanding);
         }
@@ -510,6 +525,12 @@ impl Link {
             return Err(AnswerRefused::NotOutstanding);
         }
         self.returns = false;
+        Ok(())
+    }
+
+    /// The request is over, and the node is in contact.
+    fn take(&mut self, request: RequestId, monotonic: Duration) -> Result<(), AnswerRefused> {
+        self.end(request, monotonic)?;
         // An answer that was under way for longer than a request is held is no younger contact: the pool counts from its
         // record of the request.
         let held_until = self.asked_at.zip(self.absent_after).map(|(at, limit)| at.saturating_add(hold_max(limit)));

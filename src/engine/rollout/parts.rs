@@ -128,7 +128,8 @@ impl Writes {
     /// The nodes that it names, each once.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeId> {
         let acks = self.acks.keys().filter(|node| !self.entries.contains_key(*node));
-        self.entries.keys().chain(acks).chain(&self.removed)
+        let is_other = |node: &&NodeId| !self.entries.contains_key(*node) && !self.acks.contains_key(*node);
+        self.entries.keys().chain(acks).chain(self.removed.iter().filter(is_other))
     }
 }
 

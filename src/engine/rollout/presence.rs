@@ -21,6 +21,7 @@ use super::slots::PoolKey;
 use super::timing::deaf_after;
 use tfo_model::count::{Generation, Revision};
 use tfo_model::ids::NodeId;
+use tfo_model::node::Session;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 
@@ -87,12 +88,35 @@ impl Presence {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct LastSeen {
+    session: Option<Session>,
+    /// Within the session: another coordinator may have counted further before it knew of it.
     syncs: u64,
     in_this_life: bool,
     /// On the clock of served time.
     at: Duration,
     /// `absent_after` when it was last seen: the node detaches itself by it.
     told_secs: u64,
+}
+
+impl LastSeen {
+    fn of(record: &NodeRecord) -> Self {
+        let (at, told_secs) = (Duration::ZERO, 0);
+        Self { session: record.session, syncs: record.syncs, in_this_life: false, at, told_secs }
+    }
+
+    /// Whether the node has synced since.
+    fn is_before(&self, record: &NodeRecord) -> bool {
+        (self.session, self.syncs) < (record.session, record.syncs)
+    }
+
+    /// Whether the record lacks what was seen.
+    fn is_after(&self, record: &NodeRecord) -> bool {
+        (self.session, self.syncs) > (record.session, record.syncs)
+    }
+
+    fn counted_as(self, record: &NodeRecord) -> Self {
+        Self { session: record.session, syncs: record.syncs, ..self }
+    }
 }
 
 /// When this coordinator last heard of any node, from it or through the store.
@@ -195,12 +219,14 @@ impl Life {
         let mut before = std::mem::take(&mut self.nodes).into_iter().peekable();
         let now = snapshot.nodes.iter().map(|(node, record)| {
             while before.next_if(|(known, _)| known < node).is_some() {}
-            let seen = LastSeen { syncs: record.syncs, in_this_life: true, at: served, told_secs };
+            let seen = LastSeen { in_this_life: true, at: served, told_secs, ..LastSeen::of(record) };
             match before.next_if(|(known, _)| known == node) {
-                Some((node, known)) if record.syncs > known.syncs => {
+                Some((node, known)) if known.is_before(record) => {
                     is_heard = true;
                     (node, seen)
                 }
+                // What is left of a forgotten node becomes less, and says nothing of it.
+                Some((node, known)) if !record.is_known() => (node, known.counted_as(record)),
                 Some(known) => known,
                 None => {
                     is_heard |= begun;
@@ -218,11 +244,15 @@ impl Life {
         // The time since the last look will count as served, or less of it does.
         let since_look = self.last_look.map_or(Duration::ZERO, |look| monotonic.saturating_sub(look));
         let at = self.served + since_look.min(SERVED_GAP_MAX);
-        let (syncs, told_secs) = (record.syncs, self.told_secs);
-        let seen = LastSeen { syncs, in_this_life: true, at, told_secs };
+        let seen = LastSeen { in_this_life: true, at, told_secs: self.told_secs, ..LastSeen::of(record) };
         match self.nodes.get_mut(node) {
-            Some(known) if record.syncs > known.syncs => *known = seen,
-            Some(_) => return,
+            Some(known) if known.is_before(record) => *known = seen,
+            Some(known) => {
+                if !record.is_known() {
+                    *known = known.counted_as(record);
+                }
+                return;
+            }
             // As in `observe`: a new node was seen if this life had begun before it came.
             None => drop(self.nodes.insert(node.clone(), LastSeen { in_this_life: self.begun, ..seen })),
         }
@@ -283,6 +313,10 @@ impl Life {
     fn deaf_after(&self, snapshot: &Snapshot) -> Duration {
         let (mut period, mut shortest_limit) = (u64::MAX, Duration::MAX);
         for (_, record, last_seen) in merge_join(snapshot.nodes.iter(), self.nodes.iter()) {
+            // A node that never reported, or is gone, declares no period.
+            if record.report.is_none() {
+                continue;
+            }
             let limit = absence_limit(snapshot, record, last_seen);
             if last_seen.is_some_and(|last_seen| self.served.saturating_sub(last_seen.at) <= limit) {
                 period = period.min(period_secs(snapshot, record));
@@ -300,7 +334,7 @@ impl Life {
     fn went_back(&self, snapshot: &Snapshot) -> bool {
         let revision = snapshot.document.revision;
         let is_older = |(_, known, record): (&NodeId, &LastSeen, Option<&NodeRecord>)| match record {
-            Some(record) => record.syncs < known.syncs,
+            Some(record) => record.is_known() && known.is_after(record),
             // A node is forgotten by a commit, so at one revision none may vanish.
             None => revision == self.highest,
         };

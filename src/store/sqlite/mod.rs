@@ -310,12 +310,14 @@ impl Store for SqliteStore {
         Ok(News::ReadAgain)
     }
 
-    /// An earlier transaction is over once another one begins.
+    /// A write of its own: after it, nothing that an earlier transaction left in the WAL can take effect.
     fn settle(&self) -> Result<(), StoreError> {
         self.lock.check()?;
         let mut writer = locked(&self.writer);
-        let begun = writer.transaction_with_behavior(TransactionBehavior::Immediate);
-        begun.and_then(Transaction::rollback).map_err(self.reader.place.sql("write"))
+        let failed = self.reader.place.sql("write");
+        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
+        transaction.execute("UPDATE meta SET store_id = store_id", []).map_err(&failed)?;
+        transaction.commit().map_err(failed)
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {

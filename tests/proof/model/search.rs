@@ -110,6 +110,7 @@ impl Encoder<'_> {
         see(world.nodes[n].link.session().ordinal);
         see(stored(&world.store));
         world.backup.iter().for_each(|backup| see(stored(backup)));
+        world.coordinators.iter().filter_map(|c| c.looked.as_ref()).for_each(|looked| see(stored(looked)));
         if world.is_lagging {
             for copy in copies(world) {
                 let entries = copy.content.parts().rosters.values().filter_map(|roster| roster.entries.get(id));
@@ -143,6 +144,10 @@ impl Encoder<'_> {
         rank(&|snapshot| snapshot.document.revision.get());
         for n in order {
             rank(&|snapshot| snapshot.nodes.get(&world.ids[*n]).map_or(0, |record| record.syncs));
+        }
+        for n in order {
+            let session = snapshot.nodes.get(&world.ids[*n]).and_then(|record| record.session);
+            self.session(*n, session.map_or(0, |session| session.ordinal));
         }
     }
 

@@ -22,6 +22,8 @@ pub(super) const PATIENCE_SECS: u64 = 10;
 /// Longest time for which the fleet's coordinators may hear no node and still exclude one: one and a half of the longest
 /// period of a node here, a look, and the slowest commit.
 const DEAF_SECS_MAX: u64 = 120 + 30;
+/// What a coordinator that looks late adds: a minute counts for ten seconds.
+const LATE_LOOKS_SECS_MAX: u64 = 180;
 /// Longest pause between two requests of a node that fails.
 const BACKOFF_SECS_MAX: u64 = 60;
 
@@ -293,6 +295,7 @@ impl Fleet {
         };
         let absent: Vec<NodeId> = proposal.exclusions.keys().filter(is_absent).cloned().collect();
         let absent_after = proposal.document.policy.absent_after_secs;
+        let deaf_max = DEAF_SECS_MAX + if self.is_about_ears() { 0 } else { LATE_LOOKS_SECS_MAX };
         for id in &absent {
             let Some(node) = self.index.get(id).map(|n| &self.nodes[*n]) else { continue };
             let silent_secs = node.answered_at.map_or(u64::MAX, |at| self.now - at);
@@ -302,7 +305,7 @@ impl Fleet {
             assert_eq!(detaches, None, "at {now} s: {id} is excluded before it is detached");
             let unheard_secs = now - self.heard_at;
             assert!(
-                unheard_secs <= DEAF_SECS_MAX,
+                unheard_secs <= deaf_max,
                 "at {now} s: {id} is excluded, and no node was heard for {unheard_secs} s"
             );
         }

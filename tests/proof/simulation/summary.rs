@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Whatever must have happened over a thousand seeds; each of these is counted somewhere.
-pub(crate) const EVERYTHING: [&str; 34] = [
+pub(crate) const EVERYTHING: [&str; 42] = [
     "rotations",
     "waves",
     "aborts",
@@ -38,6 +38,14 @@ pub(crate) const EVERYTHING: [&str; 34] = [
     "waves that the health gate has stopped",
     "promises that a stage has ended",
     "promises that a revoke has ended",
+    "coordinators cut off from the store",
+    "coordinators that no node reaches",
+    "coordinators that stand still",
+    "times in which no coordinator heard a node",
+    "nodes that receive and cannot send",
+    "held requests that a blind coordinator let go",
+    "answers that came when the node was detached",
+    "exclusions for absence",
 ];
 
 /// Counts by name.

@@ -61,6 +61,8 @@ pub(super) struct Driver {
     published: Option<Published>,
     /// Nodes whose records a commit has changed, which may wait for an answer.
     touched: BTreeSet<NodeId>,
+    /// Nodes whose latest sync is not stored.
+    unrecorded: BTreeSet<NodeId>,
     /// The revision that this coordinator committed last.
     committed: Option<Revision>,
     described: BTreeMap<NodeId, Described>,
@@ -100,6 +102,7 @@ impl Driver {
             waiting: WaitingNodes::default(),
             published: None,
             touched: BTreeSet::new(),
+            unrecorded: BTreeSet::new(),
             committed: None,
             described: BTreeMap::new(),
             behind: BTreeMap::new(),

@@ -15,7 +15,7 @@ use crate::pool::replica::GivenKeys;
 use crate::pool::waiting::{Pending, SyncError, Until};
 use tfo_engine::rollout::barrier::recoverable;
 use tfo_engine::rollout::document::AuditEntry;
-use tfo_engine::rollout::input::{Command, Input, OperatorRequest, Step};
+use tfo_engine::rollout::input::{Command, Input, OperatorRequest, Refused, Step};
 use tfo_engine::rollout::record::Report;
 use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer, Recording, order_for, record};
@@ -41,6 +41,18 @@ struct Before {
 }
 
 impl Before {
+    /// The command is refused, if not all of it.
+    fn stopped_by(&self, refused: Refused) -> CommandError {
+        match self.nodes {
+            0 => CommandError::Refused(refused),
+            _ => CommandError::NotPossible(self.told(&refused.to_string())),
+        }
+    }
+
+    fn told(&self, why: &str) -> String {
+        format!("{} nodes were taken out, and then it stopped: {why}; look at the pool, and ask again", self.nodes)
+    }
+
     /// The command has ended, because the store cannot be reached any more.
     fn without_store(&self) -> CommandError {
         if self.revision.is_some() { CommandError::OutcomeOpen } else { CommandError::StoreDown }
@@ -50,7 +62,7 @@ impl Before {
 /// A recorded sync that waits for its answer.
 struct Recorded {
     sync: Pending,
-    /// It opens a session: its record must be durable before the answer.
+    /// It opens a session, or is answered at once: its record must be durable before the answer.
     opens: bool,
 }
 
@@ -58,6 +70,7 @@ impl Driver {
     /// Serves a batch; breaks if the driver is to stop.
     pub(super) fn serve(&mut self, batch: Vec<Message>) -> ControlFlow<()> {
         let good = self.look();
+        self.writes.lost.clear();
         let mut recorded: Vec<Recorded> = Vec::new();
         let (mut others, mut next) = (Vec::new(), ControlFlow::Continue(()));
         for message in batch {
@@ -139,7 +152,12 @@ impl Driver {
             }
             Recording::First(_) | Recording::Later(_) | Recording::Stale => Ack::News,
         };
-        let opens = matches!(recording, Recording::First(_));
+        // An answer that outlives its record would be a contact of which another coordinator never hears (rule 11).
+        let opens = match &recording {
+            Recording::First(_) => true,
+            Recording::Later(_) => reply.until() == Until::Recorded,
+            Recording::Stale => false,
+        };
         if recording != Recording::Stale {
             if !self.enqueue(&node, recording) {
                 reply.give(Err(SyncError::StoreDown));
@@ -171,7 +189,10 @@ impl Driver {
         }
         let good = good && self.look();
         for Recorded { sync, opens } in recorded {
-            if good {
+            if self.writes.lost.contains(&sync.node) {
+                // A write in the middle of the batch failed.
+                sync.reply.give(Err(SyncError::StoreDown));
+            } else if good {
                 self.waiting.answer(&self.replica, self.seen.view, sync);
             } else if opens {
                 sync.reply.give(Err(SyncError::StoreDown));
@@ -196,6 +217,9 @@ impl Driver {
             && open == Some(sync.session)
             && self.seen.view.answer(snapshot, node, sync) == Ok(Answer::Nothing);
         if may_wait {
+            // Its record is not stored: once the store is back it asks again, so that what it is told is never younger
+            // than what is known of it (rule 11).
+            self.unrecorded.insert(node.clone());
             self.waiting.hold(pending);
         } else {
             pending.reply.give(Err(SyncError::StoreDown));
@@ -242,7 +266,7 @@ impl Driver {
                 Ok(Ok(Step::Commit(proposal))) => (*proposal, false),
                 Ok(Ok(Step::Part(proposal))) => (*proposal, true),
                 Ok(Ok(Step::Wait(_) | Step::MakeKey { .. })) => unreachable!("an order is committed or refused"),
-                Ok(Err(refused)) => return Err(CommandError::Refused(refused)),
+                Ok(Err(refused)) => return Err(before.stopped_by(refused)),
                 Err(no_randomness) => return Err(CommandError::NotPossible(no_randomness.to_string())),
             };
             if let Some(key) = self.replica.lacking(&proposal.document, &given) {
@@ -268,8 +292,12 @@ impl Driver {
                 Err(_) => return Err(CommandError::Internal),
             }
         }
-        warn!(pool = %self.replica.pool(), "a command lost against other writers every time; nothing was changed");
-        Err(CommandError::Overtaken)
+        warn!(pool = %self.replica.pool(), nodes = before.nodes, "a command lost against other writers every time, after it took out these nodes");
+        if before.nodes > 0 {
+            Err(CommandError::NotPossible(before.told("others changed the pool at the same time")))
+        } else {
+            Err(CommandError::Overtaken)
+        }
     }
 
     fn order(&self, wanted: &Wanted) -> Result<OperatorRequest, CommandError> {

@@ -124,13 +124,14 @@ impl Driver {
             && error.outcome_is_open()
         {
             self.store_failed(error);
-            match self.replica.settle(&proposal.document) {
+            match self.replica.settle().and_then(|()| self.replica.has(audit, proposal.expected)) {
                 Ok(true) => result = Ok(Erasure::Waiting),
-                Ok(false) => {
+                // Not done: decided again, from what is stored now.
+                Ok(false) if self.follow().is_some() => {
                     let stored = self.replica.document().revision;
                     result = Err(CommitError::Conflict { expected: proposal.expected, stored });
                 }
-                Err(_) => {}
+                Ok(false) | Err(_) => {}
             }
         }
         self.metrics.commit_took(self.replica.pool(), start);

@@ -62,6 +62,9 @@ impl Driver {
                 }
                 self.shared.store_confirms();
                 if !self.writes.fail {
+                    self.waiting.not_stored(&std::mem::take(&mut self.unrecorded));
+                }
+                if !self.writes.fail {
                     self.store_is_good();
                 }
                 Some(news)

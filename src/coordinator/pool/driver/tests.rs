@@ -470,6 +470,21 @@ fn a_commit_that_is_not_answered_is_settled_before_the_operator_is_told() {
     }
 }
 
+/// What it is told would be younger than what is known of it.
+#[test]
+fn a_request_that_is_held_without_its_record_asks_again_once_the_store_is_back() {
+    let mut world = World::new();
+    world.store.fail(true, true);
+    let mut held = world.sync("a");
+    assert!(held.is_held() && held.answer().now_or_never().is_none());
+    world.store.fail(false, false);
+    world.driver.tick();
+    assert_eq!(held.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
+    let mut again = world.sync("a");
+    world.driver.tick();
+    assert!(again.is_held() && again.answer().now_or_never().is_none());
+}
+
 #[test]
 fn a_coordinator_that_is_blind_holds_no_node() {
     let mut world = World::new();

@@ -1,5 +1,6 @@
 //! Records of nodes on their way to the store: queued, written together, and taken into the copy.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -31,6 +32,8 @@ pub(super) enum Ack {
 pub(super) struct Writes {
     pub(super) queue: Queue,
     pub(super) flush_at: Option<Instant>,
+    /// Nodes of the present batch of requests whose records could not be written.
+    pub(super) lost: BTreeSet<NodeId>,
     /// Duration of the last write of records.
     took: Duration,
     /// The last write failed: no node can be recorded, so in this time no node counts as silent (rule 11).
@@ -95,6 +98,7 @@ impl Driver {
             }
             Err(error) => {
                 self.waiting.not_stored(&nodes);
+                self.writes.lost.extend(nodes);
                 self.commit_failed(&error);
                 false
             }

@@ -125,7 +125,8 @@ fn a_command_about_a_lost_site_is_done_in_parts() {
         assert_eq!(parts, expected, "{action:?}");
         let out = pool.snapshot().nodes.values().filter(|record| matches!(record.membership, Membership::Excluded(_)));
         assert_eq!(out.count(), FLEET / 2);
-        let left = pool.snapshot().document.revoke.as_ref().map(|revoke| revoke.left_behind.len() + revoke.left_behind_more);
+        let left =
+            pool.snapshot().document.revoke.as_ref().map(|revoke| revoke.left_behind.len() + revoke.left_behind_more);
         assert!(left.is_none_or(|left| left > 0));
     }
 }

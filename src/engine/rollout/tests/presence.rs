@@ -239,3 +239,52 @@ fn a_revoke_in_an_old_phase_begins_its_own_time() {
     snapshot.document.revoke = Some(revoke);
     assert_eq!(serve(&mut life, 1_120, 1_120, &snapshot).phase_secs, 0, "a second one");
 }
+
+#[test]
+fn what_is_left_of_a_forgotten_node_ends_no_life() {
+    let (a, b) = (node("a"), node("b"));
+    let mut snapshot = pool(5, &[("a", 4, 30), ("b", 7, 30)]);
+    let mut life = Life::default();
+    life.observe(secs(0), &snapshot);
+    for (name, syncs) in [(&a, 5), (&b, 8)] {
+        snapshot.nodes.get_mut(name).unwrap().syncs = syncs;
+    }
+    life.observe(secs(1), &snapshot);
+    assert_eq!(life.presence(&snapshot).seen, [a.clone(), b.clone()].into());
+    // Forgotten, then taken out of the roster a day later, then back with a session of its own.
+    let record = snapshot.nodes.get_mut(&b).unwrap();
+    (record.membership, record.report) = (Membership::Excluded(Exclusion::Forgotten), None);
+    snapshot.document.revision = Revision::new(6);
+    life.observe(secs(2), &snapshot);
+    let record = snapshot.nodes.get_mut(&b).unwrap();
+    (record.syncs, record.coordinator) = (0, None);
+    life.observe(secs(3), &snapshot);
+    assert!(life.presence(&snapshot).seen.contains(&a), "nothing went back");
+    let back = NodeRecord { syncs: 1, session: Some(Session { ordinal: 2, nonce: 1 }), ..admitted(None) };
+    snapshot.nodes.insert(b.clone(), back);
+    life.observe(secs(4), &snapshot);
+    assert_eq!(life.presence(&snapshot).seen, [a, b].into());
+}
+
+/// Another coordinator counts on from what it knew when the node came to it.
+#[test]
+fn syncs_are_counted_within_a_session() {
+    let a = node("a");
+    let mut snapshot = pool(5, &[("a", 90, 30), ("b", 1, 30)]);
+    let mut life = Life::default();
+    life.observe(secs(0), &snapshot);
+    snapshot.nodes.get_mut(&a).unwrap().syncs = 100;
+    life.observe(secs(1), &snapshot);
+    let moved = snapshot.nodes.get_mut(&a).unwrap();
+    (moved.session, moved.syncs) = (Some(Session { ordinal: 2, nonce: 1 }), 91);
+    life.observe(secs(2), &snapshot);
+    assert!(life.presence(&snapshot).seen.contains(&a));
+    // The same session with fewer syncs, or an older session, is an older store.
+    for (ordinal, syncs) in [(2, 90), (1, 100)] {
+        let (mut life, mut older) = (life.clone(), snapshot.clone());
+        let record = older.nodes.get_mut(&a).unwrap();
+        (record.session, record.syncs) = (Some(Session { ordinal, nonce: 1 }), syncs);
+        life.observe(secs(3), &older);
+        assert!(life.presence(&older).seen.is_empty(), "{ordinal} {syncs}");
+    }
+}
