@@ -450,8 +450,8 @@ impl Link {
             return Err(AnswerRefused::NotOutstanding);
         }
         self.returns = false;
-        // An answer that was under way for longer than a request is held is no younger contact: the pool counts from its
-        // record of the request.
+        // An answer that was under way for longer than a request is held makes the contact no younger: the pool counts from
+        // its record of the request.
         let held_until = self.asked_at.zip(self.absent_after).map(|(at, limit)| at.saturating_add(hold_max(limit)));
         self.contact_at = held_until.map_or(monotonic, |until| until.min(monotonic));
         Ok(())
