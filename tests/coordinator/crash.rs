@@ -33,9 +33,7 @@ fn stored_acks_do_not_count_after_a_start() {
     let (status, answer) = joiner.sync(0);
     assert_eq!((status, &answer["kind"]), (503, &json!("not_heard")), "a restored store would tell lost history");
     // The pool requires the joiner now; once the coordinator has heard all nodes, the rotation continues.
-    for node in &mut nodes {
-        drop(node.sync(0));
-    }
+    nodes.iter_mut().for_each(|node| drop(node.sync(0)));
     joiner.converge();
     world.until("promoted", |pool| pool["phase"] == "promoted");
     for node in nodes.iter_mut().chain([&mut joiner]) {

@@ -531,8 +531,8 @@ impl Link {
     /// The request is over, and the node is in contact.
     fn take(&mut self, request: RequestId, monotonic: Duration) -> Result<(), AnswerRefused> {
         self.end(request, monotonic)?;
-        // An answer that was under way for longer than a request is held is no younger contact: the pool counts from its
-        // record of the request.
+        // An answer that was under way for longer than a request is held makes the contact no younger: the pool counts from
+        // its record of the request.
         let held_until = self.asked_at.zip(self.absent_after).map(|(at, limit)| at.saturating_add(hold_max(limit)));
         self.contact_at = held_until.map_or(monotonic, |until| until.min(monotonic));
         Ok(())

@@ -367,11 +367,17 @@ fn a_node_that_was_moved_takes_the_keys_of_the_other_pool_and_no_longer_those_of
         let ask = link.ask();
         assert_eq!(link.nothing_new(ask.request, NOW), Ok(()));
         assert_eq!(link.readiness(NOW + timeout, timeout), readiness, "nothing new confirms nothing");
-        // Lower than its own generation, and further than any pool is ahead of it: it is another pool's.
-        for generation in [1, u64::MAX] {
+        // Lower than its own generation, and further than any pool is ahead of it: it is another pool's.  But not one after
+        // which it could take no other.
+        for generation in [1, u64::MAX / 2, u64::MAX] {
             let mut link = link.clone();
             let new = instruction(generation, 9, None);
             let ask = link.ask();
+            if generation == u64::MAX {
+                let refused = link.answered(ask.request, &of(dns, &new), NOW);
+                assert!(matches!(refused, Err(AnswerRefused::TooFarAhead { .. })), "{refused:?}");
+                continue;
+            }
             assert_eq!(link.answered(ask.request, &of(dns, &new), NOW), Ok(AnswerAccepted::Install));
             link.persisted(&dns, &new);
             assert_eq!(link.readiness(NOW, timeout), Readiness::Confirmed);
