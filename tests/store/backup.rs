@@ -243,13 +243,17 @@ fn what_is_no_backup_of_ours_is_refused() {
         std::fs::write(&other, text).unwrap();
         assert_eq!(refused(&other, 1).kind, "backup_foreign");
     }
+    let mut older = bytes[..20].to_vec();
+    older[19] = 1;
+    std::fs::write(&other, &older).unwrap();
+    assert_eq!(refused(&other, 1).kind, "backup_older");
     // A later format says so, whatever comes after it.
     let mut newer = bytes[..20].to_vec();
-    newer[19] = 2;
+    newer[19] = 3;
     std::fs::write(&other, &newer).unwrap();
     let problem = refused(&other, 1);
     assert_eq!(problem.kind, "backup_newer");
-    assert!(problem.message.contains("format 2"), "{problem}");
+    assert!(problem.message.contains("format 3"), "{problem}");
 }
 
 #[test]

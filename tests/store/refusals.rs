@@ -87,8 +87,8 @@ fn a_database_that_lost_its_key_check_is_refused() {
 #[test]
 fn a_database_that_was_edited_by_hand_is_refused() {
     let edits = [
-        "DROP TRIGGER guard_node_DELETE",
-        "CREATE INDEX mine ON node (version)",
+        "DROP TRIGGER guard_ack_DELETE",
+        "CREATE INDEX mine ON entry (node)",
         // With the guard put back as it was: a record is missing, a pool is behind its document, a key is gone.
         "DELETE FROM entry WHERE node = (SELECT min(node) FROM entry)",
         "UPDATE pool SET revision = revision - 1",

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::rollout::slots::{PoolKey, Slots};
+use crate::rollout::sync::REPORT_LEAD_MAX;
 use tfo_model::count::Epoch;
 use tfo_model::key::KeyFingerprint;
 

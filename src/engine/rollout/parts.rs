@@ -181,6 +181,9 @@ impl Parts {
         }
         roster.entries.extend(writes.entries.iter().map(|(node, entry)| (node.clone(), entry.clone())));
         roster.acks.extend(writes.acks.iter().map(|(node, later)| (node.clone(), later.clone())));
+        if roster.entries.is_empty() && roster.acks.is_empty() {
+            self.rosters.remove(by);
+        }
     }
 
     /// The nodes of one coordinator that were forgotten so long ago that no request of theirs is in flight.  Each

@@ -1,0 +1,157 @@
+//! A store that fails, and a coordinator that is blind or deaf.
+
+use super::*;
+
+#[test]
+fn time_in_which_no_record_can_be_written_makes_no_node_absent() {
+    let mut world = World::new();
+    world.store.fail(false, true);
+    world.pass_long(&["a", "c"]);
+    world.pass_long(&["a", "c"]);
+    assert!(world.driver.seen.presence.absent.is_empty(), "{:?}", world.driver.seen.presence);
+    assert!(world.good_ms_ago() >= ABSENT_AFTER_SECS * 1_000, "written last before it was full");
+    // From the first record on that is written again it is as before.
+    world.store.fail(false, false);
+    world.hear(&["a", "c"]);
+    assert!(world.good_ms_ago() < 5_000, "{}", world.good_ms_ago());
+    assert!(world.driver.seen.presence.absent.is_empty());
+    world.pass_long(&["a", "c"]);
+    assert_eq!(world.driver.seen.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
+}
+
+#[test]
+fn time_in_which_the_store_cannot_be_read_makes_no_node_absent() {
+    let mut world = World::new();
+    world.store.fail(true, true);
+    world.pass_long(&["a", "c"]);
+    world.store.fail(false, false);
+    world.hear(&["a", "c"]);
+    assert!(world.driver.seen.presence.absent.is_empty(), "{:?}", world.driver.seen.presence);
+    world.pass_long(&["a", "c"]);
+    assert_eq!(world.driver.seen.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
+}
+
+#[test]
+fn without_its_store_it_answers_nothing_and_does_nothing() {
+    let mut world = World::new();
+    for (reads, writes) in [(true, true), (false, true)] {
+        world.store.fail(reads, writes);
+        let before = world.store.inner.head(&pool_name()).unwrap();
+        // A session that is open is held, a new one is not.
+        let mut open = world.sync("a");
+        assert!(open.is_held() && open.answer().now_or_never().is_none(), "{reads}");
+        let mut new = world.sync("new");
+        assert_eq!(new.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))), "{reads}");
+        assert!(!new.is_held(), "{reads}");
+        assert!(matches!(world.rotate(), Err(CommandError::StoreDown)), "{reads}");
+        world.driver.tick();
+        assert_eq!(world.store.inner.head(&pool_name()).unwrap(), before);
+        assert_eq!(world.driver.replica.document().stage.phase(), tfo_model::state::Phase::Steady);
+    }
+    world.store.fail(false, false);
+    world.hear(&["a", "b", "c"]);
+    assert!(matches!(world.rotate(), Ok(Action::Rotate)));
+    assert_eq!(world.driver.replica.keys().epochs().count(), 3, "the keys of the store, and the one that was staged");
+}
+
+#[test]
+fn a_commit_that_is_not_answered_is_settled_before_the_operator_is_told() {
+    for is_done in [true, false] {
+        let mut world = World::new();
+        *world.store.lost.lock().unwrap() = Some(is_done);
+        assert!(matches!(world.rotate(), Ok(Action::Rotate)), "{is_done}");
+        let rotated = |(action, _): &(Action, BTreeSet<NodeId>)| *action == Action::Rotate;
+        assert_eq!(world.actions().iter().filter(|entry| rotated(entry)).count(), 1, "{is_done}");
+        assert_eq!(world.driver.replica.keys().epochs().count(), 3, "{is_done}");
+    }
+}
+
+/// What it is told would be younger than what is known of it.
+#[test]
+fn a_request_that_is_held_without_its_record_asks_again_once_the_store_is_back() {
+    let mut world = World::new();
+    world.store.fail(true, true);
+    let mut held = world.sync("a");
+    assert!(held.is_held() && held.answer().now_or_never().is_none());
+    world.store.fail(false, false);
+    world.driver.tick();
+    assert_eq!(held.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
+    let mut again = world.sync("a");
+    world.driver.tick();
+    assert!(again.is_held() && again.answer().now_or_never().is_none());
+}
+
+#[test]
+fn a_coordinator_that_is_blind_holds_no_node() {
+    let mut world = World::new();
+    let mut held = world.sync("a");
+    world.driver.flush();
+    world.store.fail(true, true);
+    world.driver.tick();
+    assert!(held.is_held() && held.answer().now_or_never().is_none(), "not blind yet");
+    assert_eq!(world.driver.shared.store_down().blind_since, None);
+    let left = world.driver.pace.next_tick.saturating_duration_since(clock::monotonic());
+    assert!(left <= policy().blind_max(), "it looks when it becomes blind: {left:?}");
+    // The clock of what is shared has whole milliseconds, and begins with 1.
+    world.pass(policy().blind_max() + Duration::from_millis(1));
+    assert!(world.driver.shared.is_blind(), "a handler knows it without the driver");
+    world.driver.tick();
+    assert_eq!(held.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
+    let mut open = world.sync("b");
+    assert_eq!(open.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
+    assert!(!open.is_held());
+    assert!(world.driver.shared.store_down().blind_since.is_some());
+    assert!(matches!(world.rotate(), Err(CommandError::StoreDown)));
+    // The store is back, and it holds again.
+    world.store.fail(false, false);
+    let mut open = world.sync("b");
+    assert!(open.is_held() && open.answer().now_or_never().is_none());
+    assert_eq!(world.driver.shared.store_down().blind_since, None);
+}
+
+#[test]
+fn a_coordinator_that_no_node_reaches_takes_none_for_absent() {
+    let mut world = World::new();
+    world.pass_long(&[]);
+    world.pass_long(&[]);
+    let since = world.driver.deaf_since;
+    assert!(world.driver.seen.presence.absent.is_empty(), "{:?}", world.driver.seen.presence);
+    assert_eq!(world.driver.status().deaf_since, since);
+    assert!(since.is_some_and(|since| clock::now() >= since));
+    world.hear(&["a", "c"]);
+    assert_eq!((world.driver.deaf_since, world.actions()), (None, vec![]));
+    world.pass_long(&["a", "c"]);
+    assert_eq!(world.driver.seen.presence.absent, BTreeSet::from(["b".parse().unwrap()]));
+}
+
+#[test]
+fn a_silent_store_does_not_answer_a_waiting_node() {
+    let mut world = World::new();
+    // a and c have not been heard in this life: b's answer would be "not heard", which must not become "nothing new".
+    world.start_again(policy());
+    let older = Generation::new(4);
+    let mut kept = world.ask("b", older, Until::News);
+    assert!(kept.awaits_others() && !kept.is_held() && kept.answer().now_or_never().is_none());
+    world.store.fail(true, true);
+    let mut unheard = world.ask("b", older, Until::News);
+    assert_eq!(unheard.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
+    assert!(!unheard.is_held());
+    world.store.fail(false, false);
+    world.hear(&["a", "b", "c"]);
+    world.store.fail(true, true);
+    let mut at_once = world.ask("b", world.generation(), Until::Recorded);
+    assert_eq!(at_once.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))), "not recorded");
+}
+
+#[test]
+fn a_node_whose_record_cannot_be_stored_syncs_again() {
+    let mut world = World::new();
+    let mut held = world.sync("a");
+    assert!(held.is_held() && held.answer().now_or_never().is_none());
+    world.store.fail(false, true);
+    world.driver.tick();
+    assert_eq!(held.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
+    world.store.fail(false, false);
+    let mut done = world.ask("a", world.generation(), Until::Recorded);
+    assert_eq!(done.answer().now_or_never(), Some(Some(Ok(None))));
+}
