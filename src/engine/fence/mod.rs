@@ -288,7 +288,8 @@ impl Link {
         nonce: u64,
         monotonic: Duration,
     ) -> Result<(), AnswerRefused> {
-        self.take(request, monotonic)?;
+        // No contact: nothing was recorded of the node.
+        self.end(request, monotonic)?;
         let ordinal = open_ordinal.max(self.session.ordinal).saturating_add(1);
         self.open(Session { ordinal, nonce });
         Ok(())

@@ -18,7 +18,7 @@ use super::barrier::{Conflict, conflict};
 use super::document::{Snapshot, Stage};
 use super::record::NodeRecord;
 use super::slots::PoolKey;
-use super::timing::deaf_after;
+use super::timing::{deaf_after, hold_max};
 use tfo_model::count::{Generation, Revision};
 use tfo_model::ids::NodeId;
 use tfo_model::node::Session;
@@ -112,6 +112,13 @@ impl LastSeen {
     /// Whether the record lacks what was seen.
     fn is_after(&self, record: &NodeRecord) -> bool {
         (self.session, self.syncs) > (record.session, record.syncs)
+    }
+
+    /// The answer to its sync may still be given, and tells the present `absent_after`.
+    fn told(self, served: Duration, now_secs: u64) -> Self {
+        let told_secs = self.told_secs.max(now_secs);
+        let is_answered = served.saturating_sub(self.at) > hold_max(Duration::from_secs(told_secs)) + SERVED_GAP_MAX;
+        if is_answered { self } else { Self { told_secs, ..self } }
     }
 
     fn counted_as(self, record: &NodeRecord) -> Self {
@@ -227,7 +234,7 @@ impl Life {
                 }
                 // What is left of a forgotten node becomes less, and says nothing of it.
                 Some((node, known)) if !record.is_known() => (node, known.counted_as(record)),
-                Some(known) => known,
+                Some((node, known)) => (node, known.told(served, now_secs)),
                 None => {
                     is_heard |= begun;
                     (node.clone(), LastSeen { in_this_life: begun, ..seen })

@@ -500,6 +500,7 @@ fn behind(members: usize, joiners: usize, budget: Budget) -> World {
 
 #[test]
 fn copies_of_the_store_lag() {
+    let some = tfo_testbed::by_size(20_000, SHORT, SHORT);
     let moves = Budget { moves: 1, ..Budget::default() };
     holds("lag", behind(2, 0, Budget::default()), &alike(2), Pinned::Complete(1));
     holds("lag, moves", behind(2, 0, moves), &alike(2), Pinned::Complete(1));
@@ -507,23 +508,24 @@ fn copies_of_the_store_lag() {
     holds("lag, late", behind(2, 0, late), &alike(2), Pinned::Complete(50_000));
     holds("lag, joiner, moves", behind(1, 1, moves), &alike(2), Pinned::Complete(1));
     let images = Budget { images: 1, ..moves };
-    holds("lag, new image, moves", behind(2, 0, images), &alike(2), Pinned::Bounded(SHORT));
+    holds("lag, new image, moves", behind(2, 0, images), &alike(2), Pinned::Bounded(some));
     let absences = Budget { absences: 1, ..moves };
-    holds("lag, absence, moves", behind(2, 0, absences), &alike(2), Pinned::Bounded(SHORT));
+    holds("lag, absence, moves", behind(2, 0, absences), &alike(2), Pinned::Bounded(some));
 }
 
 #[test]
 fn operators_meet_copies_that_lag() {
+    let some = tfo_testbed::by_size(20_000, SHORT, SHORT);
     let orders =
         [Op::Pause, Op::Resume, Op::Abort, Op::RevokeAll, Op::RevokeHeld(0), Op::Advance, Op::Deny(0), Op::Forget(0)];
     let world = behind(2, 0, Budget { orders: 2, ..Budget::default() });
-    holds("lag, orders", ordering(world, &orders), &told_apart(2), Pinned::Bounded(SHORT));
+    holds("lag, orders", ordering(world, &orders), &told_apart(2), Pinned::Bounded(some));
     let world = behind(2, 0, Budget { orders: 2, slow_commits: 2, open_outcomes: 1, ..Budget::default() });
     holds(
         "open outcomes",
         ordering(world, &[Op::Pause, Op::Resume, Op::Deny(0)]),
         &told_apart(2),
-        Pinned::Bounded(SHORT),
+        Pinned::Bounded(some),
     );
 }
 

@@ -288,3 +288,28 @@ fn syncs_are_counted_within_a_session() {
         assert!(life.presence(&older).seen.is_empty(), "{ordinal} {syncs}");
     }
 }
+
+/// The answer comes up to a poll after the record of its request, and tells what holds then.
+#[test]
+fn absent_after_that_rises_while_a_request_is_held_is_what_its_node_was_told() {
+    let absent_at = |raised_at: u64| {
+        let mut snapshot = pool(5, &[("a", 1, 30), ("b", 1, 30)]);
+        let mut life = Life::default();
+        for at in (0..1_000).step_by(5) {
+            // b is heard at every look, and a for the last time at 10 s.
+            snapshot.nodes.get_mut(&node("b")).unwrap().syncs += 1;
+            if at == 10 {
+                snapshot.nodes.get_mut(&node("a")).unwrap().syncs += 1;
+            }
+            let is_raised = (raised_at..raised_at + 10).contains(&at);
+            snapshot.document.policy.absent_after_secs = if is_raised { 400 } else { 100 };
+            life.observe(secs(at), &snapshot);
+            if life.presence(&snapshot).absent.contains(&node("a")) {
+                return at;
+            }
+        }
+        panic!("it never is")
+    };
+    let (late, early) = (absent_at(20), absent_at(200));
+    assert!(early < 200 && late > 410, "{early} {late}");
+}
