@@ -20,10 +20,11 @@ fn run(script: &str, args: &[&str], nextest: &str, build: &str) -> (Option<i32>,
     // `summary TEXT` prints what nextest prints at its end.
     let cargo = format!(
         "summary() {{ echo \"     Summary [   1.2s] 9 tests run: $1\"; }}\n\
-         case $1 in\nmetadata) echo '{metadata}' ;;\ntest|doc) {build} ;;\nnextest) {nextest} ;;\nbench) [ \"$TFO_SMOKE\" = 1 ] ;;\nesac\n"
+         case $1 in\nmetadata) echo '{metadata}' ;;\ntest|doc) {build} ;;\nnextest) {nextest} ;;\nbench) [ \"$TFO_SMOKE\" = 1 ] ;;\nmutants) echo one ;;\nesac\n"
     );
     program("cargo", &cargo);
     program("rustup", "echo clippy-driver\n");
+    program("cargo-mutants", "");
     // Nothing is installed: all tools are there, as far as the script sees.
     program("id", "echo 1000\n");
     let mut path = dir.path().as_os_str().to_owned();
@@ -97,7 +98,7 @@ fn a_warning_a_broken_build_wrong_documentation_and_what_is_left_behind_each_cou
 #[test]
 fn each_size_has_its_switch_and_full_runs_the_benchmarks() {
     skip_unless!(tfo_testbed::need_tool("python3"));
-    for (args, size, passed) in [(&[][..], "short", 3), (&["--long"], "long", 3), (&["--full"], "full", 4)] {
+    for (args, size, passed) in [(&[][..], "short", 3), (&["--long"], "long", 3), (&["--full"], "full", 5)] {
         let nextest = format!("[ \"$TFO_SIZE\" = {size} ] && summary '3 passed, 0 skipped'");
         let ended = run("tests/run", args, &nextest, ":");
         assert_eq!(ended, (Some(0), format!("{passed} passed, 0 failed, 0 skipped")), "{args:?}");

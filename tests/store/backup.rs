@@ -460,7 +460,7 @@ fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
         let snapshot = store.load(&pool).unwrap().unwrap().content.snapshot().clone();
         let before: Option<&NodeRecord> = snapshot.nodes.get(&node(77));
         let (by, mut writes) = (coordinator(1), Writes::default());
-        match record(&snapshot.document, before, &node(77), sync, wall, &by).unwrap() {
+        match record(&snapshot.document, before, &node(77), sync, (&by, wall)).unwrap() {
             Recording::First(entry) => drop(writes.entries.insert(node(77), entry)),
             Recording::Later(later) => drop(writes.acks.insert(node(77), later)),
             Recording::Stale => panic!("it says more"),

@@ -235,7 +235,9 @@ impl PoolContent {
         self.snapshot.document = proposal.document.clone();
         let exclusions = &mut self.parts.exclusions;
         exclusions.extend(proposal.exclusions.iter().map(|(node, excluded)| (node.clone(), excluded.clone())));
-        proposal.dropped.iter().for_each(|node| drop(exclusions.remove(node)));
+        for node in &proposal.dropped {
+            exclusions.remove(node);
+        }
         for node in proposal.exclusions.keys().chain(&proposal.dropped) {
             self.merge_again(node);
         }

@@ -143,8 +143,7 @@ pub fn record(
     before: Option<&NodeRecord>,
     node: &NodeId,
     sync: &Sync,
-    wall: UnixTime,
-    by: &CoordinatorName,
+    (by, wall): (&CoordinatorName, UnixTime),
 ) -> Result<Recording, SyncRefused> {
     // First: a node that has arrived there, and still asks here after its start, reports that pool's fence.
     if let Some(to) = before.and_then(NodeRecord::moved_to) {

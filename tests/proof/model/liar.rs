@@ -74,7 +74,7 @@ impl World {
             holds: None,
         };
         let sync = Sync { session: Session { ordinal, nonce: 0 }, seen: Generation::new(seen), report };
-        match record(document, before.as_ref(), &id, &sync, UnixTime::from_secs(0), &coordinator_name(0)) {
+        match record(document, before.as_ref(), &id, &sync, (&coordinator_name(0), UnixTime::from_secs(0))) {
             Ok(recording @ (Recording::First(_) | Recording::Later(_))) => {
                 self.store_sync(0, n, recording);
                 self.coordinators.iter_mut().for_each(|c| c.heard |= 1 << n);

@@ -639,7 +639,7 @@ impl World {
         }
         let by = coordinator_name(request.to);
         let copy = self.seen_by(request.to).clone();
-        match record(&copy.document, before.as_ref(), &id, &request.sync, wall, &by) {
+        match record(&copy.document, before.as_ref(), &id, &request.sync, (&by, wall)) {
             Ok(recording @ (Recording::First(_) | Recording::Later(_))) => {
                 let opens = matches!(recording, Recording::First(_));
                 self.store_sync(request.to, n, recording);
@@ -769,7 +769,7 @@ impl World {
         let id = self.ids[n].clone();
         let c = self.nodes[n].coordinator;
         let before = self.store.nodes.get(&id).cloned();
-        let recorded = record(&self.store.document, before.as_ref(), &id, &sync, AFTER, &coordinator_name(c));
+        let recorded = record(&self.store.document, before.as_ref(), &id, &sync, (&coordinator_name(c), AFTER));
         let recording = match (recorded, before) {
             (Ok(recording), _) => recording,
             (_, Some(before)) => {

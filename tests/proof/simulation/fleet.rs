@@ -622,7 +622,7 @@ impl Fleet {
         for _ in 0..3 {
             let stored = self.read(c, false).ok_or(SyncRefused::NotAdmitted)?;
             let before = self.shelf.record_after(&coordinator(c), off, id);
-            let recording = record(&stored.document, before.as_ref(), id, sync, self.wall(c), &coordinator(c))?;
+            let recording = record(&stored.document, before.as_ref(), id, sync, (&coordinator(c), self.wall(c)))?;
             match recording {
                 Recording::Stale => return Ok(()),
                 Recording::Later(_) => {

@@ -136,7 +136,7 @@ impl Driver {
             None => self.replica.snapshot().nodes.get(&node),
         };
         let by = self.replica.by();
-        let recording = match record(self.replica.document(), before, &node, &sync, clock::now(), by) {
+        let recording = match record(self.replica.document(), before, &node, &sync, (by, clock::now())) {
             Ok(recording) => recording,
             Err(refused) => {
                 reply.give(Err(SyncError::Refused(refused)));

@@ -80,7 +80,7 @@ fn after(snapshot: &Snapshot, command: Command, name: &str) -> (Option<NodeRecor
     let record = after_commit(snapshot, &proposal).nodes.remove(&node(name));
     let next = sync(2, report(None));
     let recorded =
-        super::super::sync::record(&proposal.document, record.as_ref(), &node(name), &next, NOW, &by()).unwrap();
+        super::super::sync::record(&proposal.document, record.as_ref(), &node(name), &next, (&by(), NOW)).unwrap();
     (record, recorded)
 }
 
@@ -107,7 +107,7 @@ fn what_a_denied_node_reported_before_counts_for_nothing_once_it_is_allowed() {
     assert_eq!((record.is_known(), record.report.clone()), (false, None));
     // A request of the denied session, repeated late, admits nothing.
     let late =
-        super::super::sync::record(&snapshot.document, Some(&record), &node("c"), &sync(1, report(None)), NOW, &by());
+        super::super::sync::record(&snapshot.document, Some(&record), &node("c"), &sync(1, report(None)), (&by(), NOW));
     assert_eq!(late, Err(SyncRefused::SessionClosed { ordinal: 1 }));
 }
 

@@ -58,16 +58,16 @@ fn a_moved_node_is_told_so_whatever_it_reports_and_is_not_stored() {
         [(own, here.clone()), (own + 1, here), (own + 2, report(None)), (own + 3, report(Some(there)))]
     {
         let request = sync(ordinal, report);
-        assert_eq!(record(&moved.document, before, &node("b"), &request, NOW, &by()).err(), told.clone().err());
+        assert_eq!(record(&moved.document, before, &node("b"), &request, (&by(), NOW)).err(), told.clone().err());
         // One that was held when the order came.
         assert_eq!(answer(&moved, &presence(), &node("b"), &request), told);
     }
     // Until it is forgotten: then it is a new node, and not by a request of its old session.
     let forgotten = after(&moved, forget(&["b"]));
     let before = forgotten.nodes.get(&node("b"));
-    let late = record(&forgotten.document, before, &node("b"), &sync(own, report(None)), NOW, &by());
+    let late = record(&forgotten.document, before, &node("b"), &sync(own, report(None)), (&by(), NOW));
     assert_eq!(late, Err(SyncRefused::SessionClosed { ordinal: own }));
-    let next = record(&forgotten.document, before, &node("b"), &sync(own + 1, report(None)), NOW, &by()).unwrap();
+    let next = record(&forgotten.document, before, &node("b"), &sync(own + 1, report(None)), (&by(), NOW)).unwrap();
     assert!(matches!(next, Recording::First(_)), "{next:?}");
     assert_eq!(after_sync(&forgotten, "b", next).nodes[&node("b")].membership, Membership::Admitted);
 }

@@ -5,7 +5,7 @@ use super::super::sync::{Answer, Recording, SyncRefused, record};
 use super::*;
 
 fn recorded(snapshot: &Snapshot, name: &str, sync: &Sync) -> Result<Recording, SyncRefused> {
-    record(&snapshot.document, snapshot.nodes.get(&node(name)), &node(name), sync, NOW, &by())
+    record(&snapshot.document, snapshot.nodes.get(&node(name)), &node(name), sync, (&by(), NOW))
 }
 
 #[test]

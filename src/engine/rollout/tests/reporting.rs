@@ -18,7 +18,7 @@ fn of_fence(generation: u64, primary: u64) -> Report {
 
 fn stored(snapshot: &mut Snapshot, name: &str, sync: &Sync) {
     let before = snapshot.nodes.get(&node(name));
-    let recording = record(&snapshot.document, before, &node(name), sync, NOW, &by()).unwrap();
+    let recording = record(&snapshot.document, before, &node(name), sync, (&by(), NOW)).unwrap();
     *snapshot = after_sync(snapshot, name, recording);
 }
 
@@ -75,14 +75,14 @@ fn a_node_becomes_required_only_by_a_session_of_its_own() {
     for name in ["r1", "o1"] {
         let take = |ordinal| {
             let sync = sync(ordinal, report(None));
-            record(&snapshot.document, snapshot.nodes.get(&node(name)), &node(name), &sync, NOW, &by())
+            record(&snapshot.document, snapshot.nodes.get(&node(name)), &node(name), &sync, (&by(), NOW))
         };
         assert_eq!(take(1), Err(SyncRefused::SessionClosed { ordinal: 1 }), "{name}");
         assert!(matches!(take(2), Ok(Recording::First(_))), "{name}");
     }
     // And the other way: no node slips out of a barrier inside a session.
     let out = sync(1, derives(report(None)));
-    let result = record(&snapshot.document, snapshot.nodes.get(&node("a")), &node("a"), &out, NOW, &by());
+    let result = record(&snapshot.document, snapshot.nodes.get(&node("a")), &node("a"), &out, (&by(), NOW));
     assert_eq!(result, Err(SyncRefused::SessionClosed { ordinal: 1 }));
 }
 

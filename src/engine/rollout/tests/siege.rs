@@ -100,7 +100,7 @@ fn a_period_is_refused_above_the_policys_and_believed_up_to_it() {
     let document = document(steady());
     let declares = |next_sync_secs| {
         let report = Report { next_sync_secs, ..report(None) };
-        record(&document, None, &node("new"), &sync(1, report), NOW, &by())
+        record(&document, None, &node("new"), &sync(1, report), (&by(), NOW))
     };
     assert!(matches!(declares(7_200), Ok(Recording::First(_))));
     let refused = SyncRefused::PeriodTooLong { declared_secs: 7_201, max_secs: 7_200 };
@@ -189,7 +189,7 @@ fn counters_that_jump_restart_their_window() {
     let empty = Snapshot { document, nodes: BTreeMap::new() };
     let recorded = |before: &Snapshot, counters, at| {
         let (evil, sync) = (node("evil"), sync(1, counts(counters)));
-        record(&before.document, before.nodes.get(&evil), &evil, &sync, at, &by()).unwrap()
+        record(&before.document, before.nodes.get(&evil), &evil, &sync, (&by(), at)).unwrap()
     };
     let before = after_sync(&empty, "evil", recorded(&empty, start, NOW));
     let plus = |passive, passive_fail| start.plus(&Counters { passive, passive_alt_key: 0, passive_fail });

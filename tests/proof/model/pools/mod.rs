@@ -291,7 +291,7 @@ impl World {
         let before = snapshot.nodes.get(&node);
         let by = coordinator_name(0);
         let mut writes = Writes::default();
-        match record(&snapshot.document, before, &node, sync, AFTER, &by) {
+        match record(&snapshot.document, before, &node, sync, (&by, AFTER)) {
             Ok(Recording::First(entry)) => drop(writes.entries.insert(node.clone(), entry)),
             Ok(Recording::Later(later)) => drop(writes.acks.insert(node.clone(), later)),
             Ok(Recording::Stale) => {}
