@@ -53,7 +53,7 @@ pub enum AnswerRefused {
 }
 
 /// The highest generation that a node without keys takes from a pool: none that is driven comes near it.
-const JOINER_GENERATION_MAX: u64 = u64::MAX / 2;
+pub const JOINER_GENERATION_MAX: u64 = u64::MAX / 2;
 
 /// Compares an answer with the fence alone.
 ///

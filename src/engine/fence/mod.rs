@@ -22,7 +22,7 @@ mod answer;
 
 use std::time::Duration;
 
-pub use self::answer::{AnswerAccepted, AnswerRefused, check_answer};
+pub use self::answer::{AnswerAccepted, AnswerRefused, JOINER_GENERATION_MAX, check_answer};
 
 use crate::rollout::slots::{Fence, Instruction};
 use crate::rollout::timing::hold_max;
