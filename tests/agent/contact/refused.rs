@@ -2,7 +2,6 @@
 //! continues by itself.
 
 use crate::start_ready;
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::install::{Site, pair};
@@ -178,8 +177,9 @@ fn one_coordinator_that_has_not_heard_the_others_is_asked_again_at_once_and_with
     let urls = [site.coordinator.url(), second.url()];
     site.host.configure(&source(&site.host, &urls, ""), "verify_interval = \"1s\"");
     site.coordinator.always(Some(Reply::RetryAfter(503, body, far)));
+    daemon.stop();
     let seen = site.coordinator.asked().len();
-    daemon.signal(Signal::HUP);
+    let mut daemon = site.host.start();
     second.expect(0, |_| true);
     assert_eq!(site.coordinator.asked().len() - seen, 1, "{:#?}", site.coordinator.asked());
     daemon.stop();

@@ -515,7 +515,7 @@ fn copies_of_the_store_lag() {
 
 #[test]
 fn operators_meet_copies_that_lag() {
-    let some = tfo_testbed::by_size(20_000, SHORT, SHORT);
+    let some = tfo_testbed::by_size(60_000, SHORT, SHORT);
     let orders =
         [Op::Pause, Op::Resume, Op::Abort, Op::RevokeAll, Op::RevokeHeld(0), Op::Advance, Op::Deny(0), Op::Forget(0)];
     let world = behind(2, 0, Budget { orders: 2, ..Budget::default() });

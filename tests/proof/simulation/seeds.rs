@@ -37,7 +37,7 @@ fn a_hundred_nodes_and_more_under_faults() {
         println!("{:?}", Fleet::new(seed).run());
         return;
     }
-    let seeds = number("TFO_SEEDS").unwrap_or(tfo_testbed::by_size(SEEDS / 4, SEEDS, SEEDS));
+    let seeds = number("TFO_SEEDS").unwrap_or(tfo_testbed::by_size(SEEDS / 8, SEEDS, SEEDS));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
     let (next, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     let total = std::sync::Mutex::new(Summary::default());
