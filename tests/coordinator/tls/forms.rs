@@ -43,7 +43,7 @@ const FORMS: &[Form] = &[
     ("an absolute address", "GET http://evil/who HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", &[200]),
     ("up and away", "GET /../../etc/passwd HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", &[404]),
     ("the same, written otherwise", "GET /%2e%2e/who HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", &[404]),
-    ("a method of nobody", "FETCH /who HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", &[405]),
+    ("a method that no standard has", "FETCH /who HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", &[405]),
 ];
 
 /// Bodies that are not JSON, or more than they seem.
