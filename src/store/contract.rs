@@ -109,13 +109,8 @@ pub trait Store: ReadStore {
     /// [`CommitError::Conflict`]: another writer was faster; load and decide again.
     /// [`CommitError::Fenced`]: another process has taken the name of `by` over, or the store has gone back.
     /// [`CommitError::Refused`]: the proposal breaks a rule of the store, which is a bug.  Each of them changes nothing.
-    fn commit(
-        &self,
-        pool: &PoolName,
-        by: &Writer,
-        proposal: &Proposal,
-        keys: &KeyRing,
-    ) -> Result<Erasure, CommitError>;
+    fn commit(&self, pool: &PoolName, by: &Writer, proposal: &Proposal, keys: &KeyRing)
+    -> Result<Erasure, CommitError>;
 
     /// Writes into the roster of the coordinator `by` in one transaction, durable when it returns.  No other writer may
     /// write there, so there is nothing to compare but the writer's last beat: a process that lost its name, or that the

@@ -351,7 +351,8 @@ impl PoolContent {
     /// What tells other coordinators that these nodes of its own are silent.
     #[must_use]
     pub fn marked_silent<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeId>) -> BTreeMap<NodeId, Later> {
-        let marked = nodes.into_iter().filter_map(|node| Some((node.clone(), Later { silent: true, ..self.latest(node)? })));
+        let marked =
+            nodes.into_iter().filter_map(|node| Some((node.clone(), Later { silent: true, ..self.latest(node)? })));
         marked.collect()
     }
 

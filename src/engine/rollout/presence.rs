@@ -343,13 +343,14 @@ impl Life {
         }
         let is_own = |record: &NodeRecord| record.coordinator.as_ref() == Some(own) && record.report.is_some();
         let nodes = merge_join(snapshot.nodes.iter(), self.nodes.iter());
-        let silent = nodes.filter(|(_, record, _)| is_own(record) && !record.silent).filter(|(_, record, last_seen)| {
-            let period = Duration::from_secs(period_secs(snapshot, record));
-            last_seen.is_none_or(|last_seen| {
-                let silent_for = self.served.saturating_sub(last_seen.at);
-                !last_seen.in_this_life || silent_for > period.saturating_mul(SILENT_PERIODS)
-            })
-        });
+        let silent =
+            nodes.filter(|(_, record, _)| is_own(record) && !record.silent).filter(|(_, record, last_seen)| {
+                let period = Duration::from_secs(period_secs(snapshot, record));
+                last_seen.is_none_or(|last_seen| {
+                    let silent_for = self.served.saturating_sub(last_seen.at);
+                    !last_seen.in_this_life || silent_for > period.saturating_mul(SILENT_PERIODS)
+                })
+            });
         Some(silent.map(|(node, ..)| node.clone()).collect())
     }
 
@@ -418,10 +419,11 @@ impl Life {
             // A node is forgotten by a commit, so at one revision none may vanish.
             None => revision == self.highest,
         };
-        let beat_is_lost = |(by, stamp): (&CoordinatorName, &Stamp)| {
-            snapshot.beats.get(by).is_none_or(|beat| beat.stamp < *stamp)
-        };
-        revision < self.highest || self.beats.iter().any(beat_is_lost) || merge_join(self.nodes.iter(), snapshot.nodes.iter()).any(is_older)
+        let beat_is_lost =
+            |(by, stamp): (&CoordinatorName, &Stamp)| snapshot.beats.get(by).is_none_or(|beat| beat.stamp < *stamp);
+        revision < self.highest
+            || self.beats.iter().any(beat_is_lost)
+            || merge_join(self.nodes.iter(), snapshot.nodes.iter()).any(is_older)
     }
 
     fn secs_since(&self, at: Option<Duration>) -> u64 {

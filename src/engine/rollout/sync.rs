@@ -84,7 +84,8 @@ impl Later {
     #[must_use]
     pub fn is_news(&self, before: &NodeRecord) -> bool {
         fn judged(report: &Report) -> impl PartialEq + '_ {
-            let Report { fence, installed, foreign, slot_count, next_sync_secs, counters: _, seen, source, holds } = report;
+            let Report { fence, installed, foreign, slot_count, next_sync_secs, counters: _, seen, source, holds } =
+                report;
             (fence, installed, foreign, slot_count, next_sync_secs, seen, source, holds)
         }
         /// A window that begins is stored: the next ones continue it, also after a restart of the coordinator.

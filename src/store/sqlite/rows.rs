@@ -139,7 +139,9 @@ impl<'a> Rows<'a> {
             found += 1;
         }
         let sql = "SELECT coordinator, text, sum FROM beat WHERE pool = ?1";
-        for (by, text) in self.all(sql, [pool.number], |row| Ok((row.get::<_, String>(0)?, (row.get(1)?, row.get(2)?))))? {
+        for (by, text) in
+            self.all(sql, [pool.number], |row| Ok((row.get::<_, String>(0)?, (row.get(1)?, row.get(2)?))))?
+        {
             let by: CoordinatorName = self.name(&by, "a coordinator")?;
             let beat = self.parse(&text, &["beat", pool.name.as_str(), by.as_str()])?;
             parts.rosters.entry(by).or_default().beat = Some(beat);
@@ -169,12 +171,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Writes a beat in the place of the one before.
-    pub(super) fn put_beat(
-        self,
-        pool: &mut PoolRow<'_>,
-        by: &CoordinatorName,
-        beat: &Beat,
-    ) -> Result<(), CommitError> {
+    pub(super) fn put_beat(self, pool: &mut PoolRow<'_>, by: &CoordinatorName, beat: &Beat) -> Result<(), CommitError> {
         let (text, sum) = self.print(beat, &["beat", pool.name.as_str(), by.as_str()])?;
         let (number, by) = (pool.number, by.as_str());
         let sql = "UPDATE OR FAIL beat SET text = ?3, sum = ?4 WHERE pool = ?1 AND coordinator = ?2";

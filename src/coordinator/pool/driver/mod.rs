@@ -146,7 +146,8 @@ impl Driver {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.writes.flush_at.is_some_and(|at| at <= clock::monotonic()) || self.next_beat() <= clock::monotonic() {
+            if self.writes.flush_at.is_some_and(|at| at <= clock::monotonic()) || self.next_beat() <= clock::monotonic()
+            {
                 self.flush();
                 self.tick_for_news();
             }

@@ -113,7 +113,8 @@ impl Driver {
 
     /// Writes what was heard and not written, before the driver ends: the next one shows when a node was heard last.
     pub(super) fn write_heard(&mut self) {
-        let heard: Vec<_> = self.replica.content().heard().iter().map(|(node, later)| (node.clone(), later.clone())).collect();
+        let heard: Vec<_> =
+            self.replica.content().heard().iter().map(|(node, later)| (node.clone(), later.clone())).collect();
         for some in heard.chunks(PARTS_MAX) {
             self.writes.queue.acks.extend(some.iter().cloned());
             if !self.flush() {

@@ -43,7 +43,8 @@ fn two_coordinators_with_different_files_commit_once_for_each_reload() {
     const NODES: [&str; 3] = ["a", "b", "c"];
     let mut world = World::new();
     let sets = |world: &World| world.actions().iter().filter(|(action, _)| *action == Action::SetPolicy).count();
-    let interval = |world: &World| world.store.inner.load().document(&pool_name()).unwrap().unwrap().0.policy.interval_secs;
+    let interval =
+        |world: &World| world.store.inner.load().document(&pool_name()).unwrap().unwrap().0.policy.interval_secs;
     let own = policy().interval_secs;
     // The file of the second one is new: its start proposes it, once.
     let mut other = second(&world, 7_200);
@@ -115,7 +116,10 @@ fn an_advance_without_a_lost_site_is_one_command_in_several_commits() {
         dropped: BTreeSet::new(),
         audit,
     };
-    assert_eq!(world.store.inner.load().commit(&pool_name(), &world.writer(), &proposal, &KeyRing::default()).unwrap(), Erasure::Done);
+    assert_eq!(
+        world.store.inner.load().commit(&pool_name(), &world.writer(), &proposal, &KeyRing::default()).unwrap(),
+        Erasure::Done
+    );
     world.driver.tick();
     let generation = world.generation();
     let leave = lost.iter().cloned().chain(["a", "b", "c"].map(|node| node.parse().unwrap())).collect();

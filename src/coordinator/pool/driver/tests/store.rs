@@ -165,7 +165,8 @@ fn quiet_syncs_are_not_written_and_another_coordinator_hears_of_them() {
     let mut other = driver(&world.store, "other", policy());
     other.tick();
     let stored = |world: &World, node: &str| {
-        world.store.inner.load().load(&pool_name()).unwrap().unwrap().content.snapshot().nodes[&node.parse().unwrap()].clone()
+        world.store.inner.load().load(&pool_name()).unwrap().unwrap().content.snapshot().nodes[&node.parse().unwrap()]
+            .clone()
     };
     let before = ["a", "b", "c"].map(|node| stored(&world, node));
     let head = world.store.inner.load().head(&pool_name()).unwrap();
