@@ -119,7 +119,7 @@ pub(super) struct Coordinator {
 }
 
 /// The name under which a coordinator writes, in all its lives.
-fn coordinator(c: usize) -> CoordinatorName {
+pub(crate) fn coordinator(c: usize) -> CoordinatorName {
     format!("coordinator{c}").parse().unwrap()
 }
 

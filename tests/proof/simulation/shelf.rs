@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::parts::{Parts, PoolContent, Writes};
+use tfo_engine::rollout::parts::{Parts, PoolContent, Writer, Writes};
 use tfo_engine::rollout::record::NodeRecord;
 use tfo_engine::rollout::sync::Recording;
 use tfo_model::count::Revision;
@@ -17,6 +17,7 @@ use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_store::{CommitError, Head, MemoryStore, PARTS_MAX, PoolImage, ReadStore, Store};
 
 use super::fake::{FakeTrouble, Trouble};
+use super::fleet::coordinator;
 
 /// What became of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +119,7 @@ impl Shelf {
     /// Document, record and audit entry in one transaction.
     pub(crate) fn commit(&mut self, proposal: &Proposal) -> Written {
         let keys = self.ring(&proposal.document);
-        let result = self.store.commit(&pool(), proposal, &keys).map(|_erasure| ());
+        let result = self.store.commit(&pool(), &Writer::new(coordinator(0)), proposal, &keys).map(|_erasure| ());
         let done = self.reload();
         match result {
             Ok(()) => Written::Yes,
@@ -139,7 +140,7 @@ impl Shelf {
 
     /// Writes into a coordinator's roster, durable at once.
     pub(crate) fn write(&mut self, by: &CoordinatorName, writes: &Writes) -> Written {
-        match self.store.write(&pool(), by, writes) {
+        match self.store.write(&pool(), &Writer::new(by.clone()), writes) {
             Ok(()) => {
                 self.follow(by, writes);
                 Written::Yes
@@ -171,7 +172,7 @@ impl Shelf {
         if off.queue.is_empty() {
             return;
         }
-        match self.store.write(&pool(), by, &off.queue) {
+        match self.store.write(&pool(), &Writer::new(by.clone()), &off.queue) {
             Ok(()) => self.follow(by, &std::mem::take(&mut off.queue)),
             // It may have been done all the same; the next flush does it again.
             Err(_) => drop(self.reload()),
