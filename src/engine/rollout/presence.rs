@@ -73,6 +73,9 @@ pub struct Presence {
     /// Seconds since this coordinator has heard of any node, once it is deaf: its time stands still, and it takes no
     /// node for absent (rule 11).
     pub deaf_secs: Option<u64>,
+    /// Seconds by which this coordinator's wall clock is off those of the others, if that is too much: it opens no gate
+    /// then ([`super::clocks`]).
+    pub clock_off_secs: Option<i64>,
 }
 
 impl Presence {
@@ -381,6 +384,7 @@ impl Life {
             wave_secs: self.secs_since(self.wave.as_ref().map(|since| since.at)),
             thawing: self.conflict.as_ref().map(|since| since.value.0.clone()),
             deaf_secs: self.deaf_secs(snapshot),
+            clock_off_secs: None,
         }
     }
 

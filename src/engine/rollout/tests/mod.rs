@@ -4,6 +4,7 @@ mod abort;
 mod barrier;
 mod bounds;
 mod commands;
+mod ears;
 mod gates;
 mod members;
 mod moves;
