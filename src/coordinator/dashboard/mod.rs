@@ -1,25 +1,40 @@
-//! The plain listener: /metrics, /healthz, /readyz and the page at /.  No secrets, no scripts, and nothing to change.
+//! The plain listener: /metrics, /healthz, /readyz and the pages from / on.  No secrets, and nothing to change.
+//!
+//! `look` is what the pages see of a pool, `history` and `log` what was before; `shown` are their routes, `page` is their
+//! HTML, `events` tells them when they have changed.
 
+mod events;
+mod history;
+mod log;
+mod look;
 mod page;
+mod shown;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::TEXT_FORMAT;
+use tokio::sync::Semaphore;
+
+use self::history::History;
+use self::log::Rotations;
+use self::look::{Look, Looks};
 
 use super::metrics::gauges::{self, Scraped};
-use super::pool::{StoreDown, Summary};
+use super::pool::{Pool, StoreDown, Summary};
 use super::routes::Api;
 use super::server::{Refusal, Server};
+use tfo_host::runtime::clock;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_tls::server::ServerTls;
 use tfo_wire::error::ErrorKind;
@@ -30,10 +45,8 @@ const GOOD_MS_MAX: u64 = 10_000;
 /// Longest wait for a driver, which may be at a slow commit: a page without its pool is better than none.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The page loads nothing and runs nothing.
-const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-);
+/// How often the nodes' counters are noted: a wave that is watched for a minute is seen several times.
+const NOTE_EVERY: Duration = Duration::from_secs(10);
 
 /// Sources of the page and the metrics.
 pub struct Observed {
@@ -47,15 +60,100 @@ pub struct Observed {
     pub names: BTreeSet<NodeId>,
 }
 
-/// All routes of the plain listener.
+/// What the pages keep between two requests.
+struct Dashboard {
+    observed: Arc<Observed>,
+    looks: Looks,
+    histories: Mutex<BTreeMap<PoolName, History>>,
+    rotations: Mutex<BTreeMap<PoolName, Arc<Mutex<Rotations>>>>,
+    /// Places for pages that are told of changes.
+    streams: Arc<Semaphore>,
+}
+
+/// All routes of the plain listener.  Notes from now on what the nodes count, as long as the router is there.
 pub fn router(observed: Arc<Observed>) -> Router {
+    let dashboard = Arc::new(Dashboard {
+        observed: Arc::clone(&observed),
+        looks: Looks::default(),
+        histories: Mutex::default(),
+        rotations: Mutex::default(),
+        streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
+    });
+    tokio::spawn(note(Arc::downgrade(&dashboard)));
+    let pages = Router::new()
+        .route("/", get(shown::root))
+        .route("/pools/{pool}", get(shown::pool))
+        .route("/pools/{pool}/nodes", get(shown::list))
+        .route("/pools/{pool}/nodes/{node}", get(shown::node))
+        .route("/pools/{pool}/audit", get(shown::audit_log))
+        .route("/docs/{*page}", get(shown::documentation))
+        .route("/icon/{severity}", get(shown::icon))
+        .route("/events", get(events::events))
+        .with_state(dashboard);
     Router::new()
-        .route("/", get(shown))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .layer(middleware::from_fn_with_state(Arc::clone(&observed), only_under_our_names))
-        .with_state(observed)
+        .with_state(Arc::clone(&observed))
+        .merge(pages)
+        .layer(middleware::from_fn_with_state(observed, only_under_our_names))
+}
+
+/// Notes what the nodes have counted, until the dashboard has gone.
+async fn note(dashboard: Weak<Dashboard>) {
+    while let Some(dashboard) = dashboard.upgrade() {
+        dashboard.note().await;
+        drop(dashboard);
+        tokio::time::sleep(NOTE_EVERY).await;
+    }
+}
+
+impl Dashboard {
+    async fn note(&self) {
+        let pools = self.observed.api.pools.load_full();
+        for pool in pools.values() {
+            let cookies = tokio::time::timeout(PATIENCE, pool.cookies()).await;
+            if let Ok(Ok(Ok(cookies))) = cookies {
+                self.histories().entry(pool.name().clone()).or_default().note(clock::now(), cookies);
+            }
+        }
+        self.histories().retain(|name, _| pools.contains_key(name));
+        self.looks.keep(|name| pools.contains_key(name));
+        self.rotations.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| pools.contains_key(name));
+    }
+
+    fn histories(&self) -> MutexGuard<'_, BTreeMap<PoolName, History>> {
+        // It is only shown: a panic in the middle of a note costs a part of a picture.
+        self.histories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rotations_of(&self, pool: &PoolName) -> Arc<Mutex<Rotations>> {
+        let mut rotations = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(rotations.entry(pool.clone()).or_default())
+    }
+
+    /// A pool as it was a moment ago.
+    async fn look(&self, pool: &Pool) -> Result<Arc<Look>, StoreDown> {
+        let names = self.observed.api.pools.load().values().map(|pool| (pool.pool_id(), pool.name().clone())).collect();
+        self.looks.at(pool, names).await
+    }
+
+    /// What a page about this pool shows, or one about all pools; differs if that has changed.
+    async fn stamp(&self, of: Option<&PoolName>) -> u64 {
+        let pools = self.observed.api.pools.load_full();
+        let mut stamps = Vec::new();
+        for pool in pools.values().filter(|pool| of.is_none_or(|name| name == pool.name())) {
+            stamps.push(self.look(pool).await.map_or(u64::MAX, |look| look.stamp));
+        }
+        match (of, &stamps[..]) {
+            (Some(_), [only]) => *only,
+            _ => {
+                let mut hasher = DefaultHasher::new();
+                stamps.hash(&mut hasher);
+                hasher.finish()
+            }
+        }
+    }
 }
 
 /// Refuses requests for other hosts: a web page could give its own name this listener's address, and a browser beside it
@@ -127,11 +225,6 @@ async fn metrics(State(observed): State<Arc<Observed>>) -> Response {
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
-}
-
-async fn shown(State(observed): State<Arc<Observed>>) -> Response {
-    let page = page::page(&observed.summaries().await);
-    ([(CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(page.into_string())).into_response()
 }
 
 #[cfg(test)]

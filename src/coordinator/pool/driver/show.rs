@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Driver;
-use crate::pool::message::{PoolNames, Summary, Welcome};
+use crate::pool::message::{Cookies, Overview, PoolNames, Summary, Welcome};
 use tfo_config::coordinator::CONFIG_OPERATOR;
-use tfo_engine::rollout::ahead::{self, next_exclusion, waiver};
+use tfo_engine::rollout::ahead::{self, next_exclusion, waiver, wave_cookies};
 use tfo_engine::rollout::barrier::{Barrier, node_state, recoverable};
 use tfo_engine::rollout::document::{Hold, Pause, PauseCause, Snapshot, Stage};
 use tfo_engine::rollout::handle;
@@ -176,6 +176,19 @@ impl Driver {
     pub(super) fn nodes(&self, names: &PoolNames) -> Nodes {
         let nodes = self.known().map(|(node, record)| self.node(node, record, names)).collect();
         Nodes { pool: self.replica.pool().clone(), nodes, fingerprints: self.fingerprints() }
+    }
+
+    /// The pool and all its nodes.
+    pub(super) fn overview(&self, names: &PoolNames) -> Overview {
+        let nodes = self.known().map(|(node, record)| self.node(node, record, names)).collect();
+        Overview { summary: self.summary(), nodes }
+    }
+
+    /// What its nodes have counted; a denied one counts for nothing.
+    pub(super) fn cookies(&self) -> Cookies {
+        let believed = self.known().filter(|(_, record)| !record.is_denied() && record.moved_to().is_none());
+        let counters = believed.filter_map(|(node, record)| Some((node.clone(), record.report.as_ref()?.counters?)));
+        Cookies { counters: counters.collect(), wave: wave_cookies(self.replica.snapshot()) }
     }
 
     fn known(&self) -> impl Iterator<Item = (&NodeId, &NodeRecord)> {
