@@ -187,7 +187,7 @@ fn the_plain_listener_answers_under_its_own_names() {
         stream.read_to_string(&mut answer).unwrap();
         answer
     };
-    for path in ["/", "/metrics", "/healthz", "/readyz"] {
+    for path in ["/", "/metrics", "/healthz", "/readyz", "/pools/edge/nodes", "/icon/ok"] {
         let ours = ["127.0.0.1", "[::1]", "192.0.2.7", "localhost", "tfo.example.org", "TFO.example.org.", &this_host];
         for host in ours.map(|host| format!("host: {host}:{port}\r\n")).iter().chain([&String::new()]) {
             let answer = ask(path, host);
@@ -201,7 +201,7 @@ fn the_plain_listener_answers_under_its_own_names() {
         }
     }
     let page = ask("/", "host: localhost\r\n").to_lowercase();
-    assert!(page.contains("frame-ancestors 'none'") && page.contains("form-action 'none'"), "{page}");
+    assert!(page.contains("frame-ancestors 'none'") && page.contains("form-action 'self'"), "{page}");
 }
 
 #[test]

@@ -101,7 +101,7 @@ mod tests {
     fn wave(epoch: u64, wave: usize, rejected: u32) -> WaveCookies {
         let share = |ppm| Share::from_ppm(ppm).unwrap();
         WaveCookies {
-            epoch: Epoch::new(epoch),
+            epoch: Epoch::new(epoch).unwrap(),
             wave,
             of: 3,
             opened_at: UnixTime::from_secs(0),
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn only_what_a_node_counted_since_the_last_look_counts() {
         let mut history = History::default();
-        let at = |secs| UnixTime::from_secs(1_200_000 + secs);
+        let at = |secs: u64| UnixTime::from_secs(1_200_000 + secs);
         let looks = [
             (0, vec![("a", counters(1_000, 100, 10))], counters(0, 0, 0), "the first look says when it began"),
             (10, vec![("a", counters(1_010, 102, 11))], counters(10, 2, 1), "the difference"),
