@@ -124,11 +124,11 @@ impl Browser {
         entries.filter(|entry| entry["level"] != "INFO" && entry["level"] != "DEBUG").map(ToString::to_string).collect()
     }
 
-    /// Writes the page as it looks below target/tmp, for people to look at.
+    /// Writes the whole page as it looks below target/tmp, for people to look at.
     #[track_caller]
     pub fn picture(&self, name: &str) -> PathBuf {
-        let picture = self.call(Method::GET, "/screenshot", None);
-        let bytes = STANDARD.decode(picture.as_str().expect("base64")).expect("base64");
+        let picture = self.own("Page.captureScreenshot", &json!({"captureBeyondViewport": true}));
+        let bytes = STANDARD.decode(picture["data"].as_str().expect("base64")).expect("base64");
         let dir = target(&repository("")).join("tmp/pictures");
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join(format!("{name}.png"));
@@ -145,8 +145,7 @@ fn target(root: &Path) -> PathBuf {
 impl Drop for Browser {
     fn drop(&mut self) {
         // Closes the browser; the driver alone would leave it.
-        let delete = self.client.delete(&self.session).timeout(SOON).send();
-        self.runtime.block_on(delete).ok();
+        self.runtime.block_on(async { self.client.delete(&self.session).timeout(SOON).send().await }).ok();
         self.driver.kill().ok();
         self.driver.wait().ok();
     }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -29,6 +29,7 @@ use tokio::sync::Semaphore;
 use self::history::History;
 use self::log::Rotations;
 use self::look::{Look, Looks};
+use self::page::cookies::Counted;
 
 use super::metrics::gauges::{self, Scraped};
 use super::pool::{Pool, StoreDown, Summary};
@@ -47,6 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often the nodes' counters are noted: a wave that is watched for a minute is seen several times.
 const NOTE_EVERY: Duration = Duration::from_secs(10);
+/// How old a note may be when a page shows it: it is a look at every node.
+const NOTED_FOR: Duration = Duration::from_secs(1);
 
 /// Sources of the page and the metrics.
 pub struct Observed {
@@ -64,10 +67,16 @@ pub struct Observed {
 struct Dashboard {
     observed: Arc<Observed>,
     looks: Looks,
-    histories: Mutex<BTreeMap<PoolName, History>>,
+    histories: Mutex<BTreeMap<PoolName, Noted>>,
     rotations: Mutex<BTreeMap<PoolName, Arc<Mutex<Rotations>>>>,
     /// Places for pages that are told of changes.
     streams: Arc<Semaphore>,
+}
+
+/// What the nodes of a pool have counted, and when that was noted last.
+struct Noted {
+    at: Instant,
+    history: History,
 }
 
 /// All routes of the plain listener.  Notes from now on what the nodes count, as long as the router is there.
@@ -112,17 +121,35 @@ impl Dashboard {
     async fn note(&self) {
         let pools = self.observed.api.pools.load_full();
         for pool in pools.values() {
-            let cookies = tokio::time::timeout(PATIENCE, pool.cookies()).await;
-            if let Ok(Ok(Ok(cookies))) = cookies {
-                self.histories().entry(pool.name().clone()).or_default().note(clock::now(), cookies);
-            }
+            self.note_of(pool).await;
         }
         self.histories().retain(|name, _| pools.contains_key(name));
         self.looks.keep(|name| pools.contains_key(name));
         self.rotations.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| pools.contains_key(name));
     }
 
-    fn histories(&self) -> MutexGuard<'_, BTreeMap<PoolName, History>> {
+    async fn note_of(&self, pool: &Pool) {
+        let cookies = tokio::time::timeout(PATIENCE, pool.cookies()).await;
+        if let Ok(Ok(Ok(cookies))) = cookies {
+            let at = clock::monotonic();
+            let mut histories = self.histories();
+            let noted =
+                histories.entry(pool.name().clone()).or_insert_with(|| Noted { at, history: History::default() });
+            noted.at = at;
+            noted.history.note(clock::now(), cookies);
+        }
+    }
+
+    /// What the nodes of a pool have counted by now, give or take a second.
+    async fn counted(&self, pool: &Pool) -> Counted {
+        let is_fresh = |noted: &Noted| clock::monotonic().duration_since(noted.at) < NOTED_FOR;
+        if !self.histories().get(pool.name()).is_some_and(is_fresh) {
+            self.note_of(pool).await;
+        }
+        self.histories().get(pool.name()).map_or_else(Counted::default, |noted| Counted::of(&noted.history))
+    }
+
+    fn histories(&self) -> MutexGuard<'_, BTreeMap<PoolName, Noted>> {
         // It is only shown: a panic in the middle of a note costs a part of a picture.
         self.histories.lock().unwrap_or_else(PoisonError::into_inner)
     }

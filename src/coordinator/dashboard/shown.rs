@@ -13,7 +13,6 @@ use super::Dashboard;
 use super::log::{self, Ended, Rotations};
 use super::look::Look;
 use super::page::certificates::Expiring;
-use super::page::cookies::Counted;
 use super::page::overview::{self, Row};
 use super::page::{self, Frame, POLICY, audit, docs, nodes};
 use crate::pool::{Pool, without_store};
@@ -93,7 +92,7 @@ impl Dashboard {
             let of = page::pool::Pool {
                 look,
                 policy: &pool.policy(),
-                counted: self.counted(pool.name()),
+                counted: self.counted(pool).await,
                 rotations: rotations.as_deref(),
                 expiring: self.expiring(Some(look)),
                 now: clock::now(),
@@ -132,10 +131,6 @@ impl Dashboard {
             }
             Err(_) => None,
         }
-    }
-
-    fn counted(&self, pool: &PoolName) -> Counted {
-        Counted::of(self.histories().entry(pool.clone()).or_default())
     }
 
     /// Certificates, with those of the nodes of one pool.

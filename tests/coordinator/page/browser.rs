@@ -31,19 +31,30 @@ fn the_page_is_live_and_can_be_used_by_all() {
     let at = |path: &str| format!("http://{observe}{path}");
     browser.open(&at("/"));
     browser.until("document.title.startsWith('OK: edge agree')");
+    let wide = json!({"width": 1_200, "height": 1_000, "deviceScaleFactor": 1, "mobile": false});
+    browser.own("Emulation.setDeviceMetricsOverride", &wide);
+    for at in 1..4_u64 {
+        let counters = json!({"passive": at * at * 100, "passive_alt_key": at * 20, "passive_fail": at * 3});
+        nodes[0].different = json!({"counters": counters});
+        assert_eq!(nodes[0].sync(0).0, 204);
+        browser.until(&format!(
+            "fetch('/').then((page) => page.text()).then((text) => text.includes(' cookies since') === ({at} > 1))"
+        ));
+    }
+    browser.open(&at("/"));
     browser.picture("steady");
 
     // What changes comes by itself: the same document, and the focus stays where it is.
     browser.value("window.marked = true");
     browser.keys(TAB);
     assert_eq!(browser.value("document.activeElement.textContent"), "Skip to content");
-    browser.value("document.querySelector('#troubled ~ p a[href$=nodes]').focus()");
+    browser.value("document.querySelector('#state-all a').focus()");
     order(&world, "rotations", &json!({}));
     nodes[..2].iter_mut().for_each(Node::converge);
     browser.until("document.title.startsWith('NOTICE: edge rotating')");
     browser.until("document.querySelector('.steps [aria-current=step]').textContent.startsWith('Stage')");
     browser.until("[...document.querySelectorAll('tr')].some((row) => row.id === 'node-c.cache.example.org')");
-    assert_eq!(browser.value("window.marked === true && document.activeElement.pathname"), "/pools/edge/nodes");
+    assert_eq!(browser.value("window.marked === true && document.activeElement.parentNode.id"), "state-all");
     assert_eq!(browser.value("document.querySelector('link[rel=icon]').getAttribute('href')"), "/icon/notice");
     browser.picture("rotating");
 
@@ -110,7 +121,7 @@ fn the_page_is_live_and_can_be_used_by_all() {
     browser.own("Emulation.setEmulatedMedia", &dark);
     assert_ne!(browser.value(background), light);
     browser.picture("phone_dark");
-    browser.own("Emulation.clearDeviceMetricsOverride", &json!({}));
+    browser.own("Emulation.setDeviceMetricsOverride", &wide);
     browser.own("Emulation.setEmulatedMedia", &json!({"features": []}));
     assert_eq!(browser.complaints(), [""; 0]);
 
@@ -128,6 +139,6 @@ fn the_page_is_live_and_can_be_used_by_all() {
     browser.open(&at("/"));
     let tree = accessible(&browser);
     let has = |role: &str, part: &str| tree.iter().any(|(own, name)| own == role && name.contains(part));
-    assert!(has("heading", "Pool edge") && has("table", "in 1 different pairs"), "{tree:?}");
+    assert!(has("heading", "Pool edge") && has("table", "3 nodes report their keys"), "{tree:?}");
     assert!(!has("button", "Pause updates"), "{tree:?}");
 }

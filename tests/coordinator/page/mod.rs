@@ -62,8 +62,12 @@ fn sound(path: &str, head: &str, body: &str) {
         assert_eq!(body.matches(&format!("<{element}")).count(), body.matches(&format!("<{element}>")).count());
     }
     let without = Regex::new("(?s)<(style|script)>.*?</(style|script)>").unwrap().replace_all(body, "");
+    let values = Regex::new("\"[^\"]*\"").unwrap();
     let strange = Regex::new(r#"<[^>]*\s(on[a-z]+|style)="#).unwrap();
-    assert!(!strange.is_match(&without), "{path}: a handler or style that the policy forbids: {body}");
+    assert!(
+        !strange.is_match(&values.replace_all(&without, "\"\"")),
+        "{path}: a handler or style that the policy forbids: {body}"
+    );
     for address in found(&without, r#"\s(?:href|src|action|data-events)="([^"]*)""#) {
         assert!(address.starts_with(['/', '#']) && !address.starts_with("//"), "{path}: {address}");
     }
@@ -142,7 +146,7 @@ fn a_page_without_its_script_says_where_the_rotation_stands_and_what_was_before(
 #[test]
 fn nodes_and_the_audit_log_are_found_by_what_is_in_the_address() {
     let (world, mut nodes) = with_first_key(FAST);
-    order(&world, "nodes", &json!({"action": {"deny": {}}, "nodes": ["c.cache.example.org"], "reason": "stolen"}));
+    order(&world, "nodes", &json!({"action": "deny", "nodes": ["c.cache.example.org"], "reason": "stolen"}));
     let rows = |path: &str| -> Vec<String> {
         found(&page(&world, path), "<tr id=\"node-([^\"]*)\"").into_iter().map(str::to_owned).collect()
     };

@@ -19,7 +19,7 @@ const HEIGHT: u64 = 1_000;
 const SCALE_PPM_MIN: u32 = 10_000;
 
 /// What is shown of a history.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::dashboard) struct Counted {
     since: Option<UnixTime>,
     slots: Vec<Slot>,

@@ -40,8 +40,8 @@ pub(in crate::dashboard) fn main(of: &Pool<'_>) -> Markup {
                 @if status.policy_waits { ": it is applied between rotations." } @else { ": the pool's policy counts." } }
         }
         section aria-labelledby="rotation" { (rotation::now(of)) }
-        section aria-labelledby="agreement" { (agreement(of.look)) }
         section aria-labelledby="troubled" { (troubled(of)) }
+        section aria-labelledby="agreement" { (agreement(of.look)) }
         section aria-labelledby="cookies" { (cookies::cookies(&of.counted, of.now)) }
         section aria-labelledby="rotations" { (rotations(of)) }
         section aria-labelledby="certificates" { (certificates::table(&of.expiring, &status.pool, of.now)) }
@@ -121,12 +121,18 @@ fn troubled(of: &Pool<'_>) -> Markup {
     let worst: Vec<_> = look.nodes.iter().filter(is_shown).take(TROUBLED_MAX).collect();
     html! {
         h2 #troubled { "Nodes" }
-        p {
-            @for (state, count) in look.summary.states.iter().filter(|(_, count)| **count > 0) {
-                a href={ "/pools/" (status.pool) "/nodes?state=" (state) } { (count) " " (state) } " "
-            }
-            @if look.nodes.is_empty() { "No node has come yet." } @else {
-                a href={ "/pools/" (status.pool) "/nodes" } { "All " (look.nodes.len()) " nodes, the worst first" }
+        @if look.nodes.is_empty() {
+            p { "No node has come yet." }
+        } @else {
+            ul.links {
+                @for (state, count) in look.summary.states.iter().filter(|(_, count)| **count > 0) {
+                    li id={ "state-" (state) } {
+                        a href={ "/pools/" (status.pool) "/nodes?state=" (state) } { (count) " " (state) }
+                    }
+                }
+                li #state-all {
+                    a href={ "/pools/" (status.pool) "/nodes" } { "All " (look.nodes.len()) " nodes, the worst first" }
+                }
             }
         }
         @if !worst.is_empty() {

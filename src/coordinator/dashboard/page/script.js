@@ -2,6 +2,7 @@
 // Keeps the page as it is on the server.  Without it the page is whole, and a reload brings news.
 (() => {
   const RETRY_MS = 3000, LOST_MS = 5000, SILENT_MS = 25000, OLD_MS = 14000, HIDDEN_MS = 30000;
+  const LOST = "NOT LIVE: ";
   const body = document.body, controls = document.getElementById("controls");
   if (!body.dataset.events) return;
   let source, paused = false, busy = false, again = false;
@@ -42,9 +43,10 @@
   };
 
   const lost = (is) => {
-    const place = document.getElementById("lost");
-    const text = is ? `Not live: the coordinator has not answered since ${new Date(heard).toLocaleTimeString()}. What is below is from then.` : "";
+    const place = document.getElementById("lost"), since = new Date(heard).toISOString().slice(11, 19);
+    const text = is ? `Not live: the coordinator has not answered since ${since}Z. What is below is from then.` : "";
     if (place && place.textContent !== text) place.textContent = text;
+    if (is && !document.title.startsWith(LOST)) document.title = LOST + document.title;
   };
 
   const refresh = async () => {
@@ -57,7 +59,11 @@
       heard = Date.now();
       failing = 0;
       if (!paused) show(text);
-    } catch { failing ||= Date.now(); }
+    } catch {
+      failing ||= Date.now();
+      // A tab in the background shows its title alone.
+      if (document.hidden) lost(true);
+    }
     busy = false;
     if (again) { again = false; refresh(); }
   };
