@@ -35,8 +35,15 @@ impl Browser {
     /// Starts one; it ends with the value.
     pub fn start() -> Self {
         let dir = scratch();
-        let mut driver = mortal("chromedriver");
-        // Its own profile and cache; the driver takes the browser with it into the same directory.
+        // The browser is the driver's child and outlives it.  As root both are in a pid namespace, and end with its first process.
+        let mut driver = if rustix::process::geteuid().is_root() {
+            let mut namespace = mortal("unshare");
+            namespace.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--", "chromedriver"]);
+            namespace
+        } else {
+            mortal("chromedriver")
+        };
+        // Its own profile and cache.
         let driver = driver.arg("--port=0").env("HOME", dir.path()).env("TMPDIR", dir.path());
         let mut driver = driver.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(driver.stdout.as_mut().unwrap()).lines();

@@ -109,7 +109,7 @@ fn shares(of: &Counted, since: UnixTime, now: UnixTime) -> Markup {
                 span.key.c1 { "accepted by the primary " (share(primary)) }
                 span.key.c3 { "by the backup " (share(backup)) }
                 span.key.c4 { "rejected " (share(fail)) }
-                span { (total.cookies()) " cookies since " (words::when(since, now)) "; 24 hours from left to right" }
+                span { (total.cookies()) " cookies since " (words::when(since, now)) "; the left end is 24 hours ago, the right end now" }
             }
         }
     }

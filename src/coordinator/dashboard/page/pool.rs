@@ -10,7 +10,7 @@ use crate::dashboard::look::{Look, is_trouble};
 use tfo_engine::rollout::policy::Policy;
 use tfo_model::fleet::Action;
 use tfo_model::key::KeyFingerprint;
-use tfo_model::time::UnixTime;
+use tfo_model::time::{UnixTime, duration_text};
 use tfo_wire::v1::fleet::{FingerprintCount, PoolStatus};
 
 /// Most pairs of keys that are shown by themselves.
@@ -78,7 +78,10 @@ fn agreement(look: &Look) -> Markup {
             (colour, begin, nodes)
         })
         .collect();
-    let summary = format!("{total} nodes report their keys, in {} different pairs", pairs.len());
+    let summary = match pairs.len() {
+        1 => format!("{total} nodes report their keys, all of them the same"),
+        pairs => format!("{total} nodes report their keys, in {pairs} different pairs"),
+    };
     html! {
         h2 #agreement { "Agreement" }
         @if pairs.is_empty() {
@@ -151,7 +154,7 @@ fn rotations(of: &Pool<'_>) -> Markup {
         p {
             @if let Some(at) = of.look.summary.next_rotation_at { "The next one is due " (words::when(at, of.now)) ". " }
             @else { "None starts by itself now. " }
-            "A key is primary for " (words::rough(of.policy.interval_secs)) "."
+            "A key is primary for " (duration_text(of.policy.interval_secs)) "."
         }
         @if let Some(refused) = &status.rotate_refused {
             p.soft { code { "tfoctl rotate" } " would be refused now: " (refused.message) }

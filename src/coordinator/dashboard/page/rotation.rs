@@ -17,6 +17,8 @@ const NAMES_MAX: usize = 20;
 enum Progress {
     Done,
     Now,
+    /// Now, and it stays so until the next rotation.
+    Rest,
     Halted,
     ToCome,
 }
@@ -27,6 +29,7 @@ impl Progress {
         match self {
             Self::Done => ("done", "done"),
             Self::Now => ("now", "now"),
+            Self::Rest => ("done", "now"),
             Self::Halted => ("halted", "stands still"),
             Self::ToCome => ("next", "to come"),
         }
@@ -61,7 +64,7 @@ fn steps(status: &PoolStatus, policy: &Policy) -> Vec<Step> {
     }));
     let steady = match (status.phase, halted) {
         (Phase::Steady, true) => Progress::Halted,
-        (Phase::Steady, false) => Progress::Now,
+        (Phase::Steady, false) => Progress::Rest,
         _ => Progress::ToCome,
     };
     let rest = ("Steady".to_owned(), "all nodes make cookies with one key".to_owned(), steady);
@@ -89,7 +92,7 @@ pub(super) fn now(of: &Pool<'_>) -> Markup {
         ol.steps {
             @for (name, about, progress) in steps(status, of.policy) {
                 @let (class, words) = progress.shown();
-                @let is_now = matches!(progress, Progress::Now | Progress::Halted);
+                @let is_now = matches!(progress, Progress::Now | Progress::Rest | Progress::Halted);
                 li class=(class) aria-current=[is_now.then_some("step")] {
                     (name) small { (words) @if !about.is_empty() { "; " (about) } }
                 }

@@ -6,17 +6,16 @@ use maud::{Markup, html};
 
 use tfo_model::fleet::{BlockedBy, NodeState};
 use tfo_model::named::Named;
-use tfo_model::time::UnixTime;
+use tfo_model::time::{UnixTime, duration_text};
 
-/// A length of time in its two largest units.
+/// A length of time in its largest unit, and the next one.
 pub(super) fn rough(secs: u64) -> String {
-    let (days, hours, minutes) = (secs / 86_400, secs / 3_600 % 24, secs / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{secs}s"),
-        (0, 0, _) => format!("{minutes}m {}s", secs % 60),
-        (0, _, _) => format!("{hours}h {minutes}m"),
-        _ => format!("{days}d {hours}h"),
-    }
+    let kept = match secs {
+        0..3_600 => secs,
+        3_600..86_400 => secs - secs % 60,
+        _ => secs - secs % 3_600,
+    };
+    duration_text(kept)
 }
 
 /// How long ago, or in how long.
@@ -97,6 +96,7 @@ mod tests {
             ("2026-11-30T11:59:01Z", "11:59:01Z</time> (59s ago)"),
             ("2026-11-30T13:02:00Z", "13:02:00Z</time> (in 1h 2m)"),
             ("2026-11-30T12:02:05Z", "12:02:05Z</time> (in 2m 5s)"),
+            ("2026-12-01T12:00:59Z", "2026-12-01 12:00:59Z</time> (in 1d)"),
             ("2026-11-28T11:00:00Z", "2026-11-28 11:00:00Z</time> (2d 1h ago)"),
         ] {
             let shown = when(at.parse().unwrap(), now).into_string();
