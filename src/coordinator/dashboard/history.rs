@@ -33,6 +33,8 @@ pub(super) struct History {
     /// What each node had counted at the last look.
     before: HashMap<NodeId, Counters>,
     slots: VecDeque<Slot>,
+    /// What was counted since it began.
+    ever: Counters,
     waves: Vec<WaveCookies>,
 }
 
@@ -47,6 +49,7 @@ impl History {
                 counted = counted.plus(&more);
             }
         }
+        self.ever = self.ever.plus(&counted);
         self.before = cookies.counters.into_iter().collect();
         let number = now.secs() / SLOT_SECS;
         match self.slots.back_mut() {
@@ -75,6 +78,11 @@ impl History {
     /// The waves of the latest rotation that was seen, as each was when the next one opened.
     pub(super) fn waves(&self) -> &[WaveCookies] {
         &self.waves
+    }
+
+    /// What was counted since it began.
+    pub(super) fn ever(&self) -> Counters {
+        self.ever
     }
 
     /// What was counted in all slots together.
@@ -127,7 +135,7 @@ mod tests {
         ];
         for (secs, of, total, why) in looks {
             history.note(at(secs), sample(&of, None));
-            assert_eq!(history.total(), total, "{why}");
+            assert_eq!((history.total(), history.ever()), (total, total), "{why}");
         }
         assert_eq!((history.since(), history.slots().count()), (Some(at(0)), 1));
     }
@@ -144,6 +152,11 @@ mod tests {
         // A day of silence, then one slot.
         history.note(UnixTime::from_secs(2_000 * SLOT_SECS), sample(&[("a", counters(1_100, 0, 0))], None));
         assert_eq!(history.slots().map(|slot| slot.number).collect::<Vec<_>>(), [2_000]);
+        assert_eq!(
+            (history.total().passive, history.ever().passive),
+            (1, 1_100),
+            "what it counts for ever never falls"
+        );
     }
 
     #[test]

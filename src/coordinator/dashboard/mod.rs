@@ -31,7 +31,7 @@ use self::log::Rotations;
 use self::look::{Look, Looks};
 use self::page::cookies::Counted;
 
-use super::metrics::gauges::{self, Scraped};
+use super::metrics::gauges::{self, Remembered, Scraped};
 use super::pool::{Pool, StoreDown, Summary};
 use super::routes::Api;
 use super::server::{Refusal, Server};
@@ -90,6 +90,7 @@ pub fn router(observed: Arc<Observed>) -> Router {
     });
     tokio::spawn(note(Arc::downgrade(&dashboard)));
     let pages = Router::new()
+        .route("/metrics", get(metrics))
         .route("/", get(shown::root))
         .route("/pools/{pool}", get(shown::pool))
         .route("/pools/{pool}/nodes", get(shown::list))
@@ -100,7 +101,6 @@ pub fn router(observed: Arc<Observed>) -> Router {
         .route("/events", get(events::events))
         .with_state(dashboard);
     Router::new()
-        .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .with_state(Arc::clone(&observed))
@@ -147,6 +147,21 @@ impl Dashboard {
             self.note_of(pool).await;
         }
         self.histories().get(pool.name()).map_or_else(Counted::default, |noted| Counted::of(&noted.history))
+    }
+
+    /// What is known of all pools that answer, besides their documents.
+    async fn remembered(&self) -> BTreeMap<PoolName, Remembered> {
+        let mut all = BTreeMap::new();
+        for (name, pool) in &*self.observed.api.pools.load_full() {
+            if pool.good_ms_ago().is_none_or(|ago| ago > GOOD_MS_MAX) {
+                continue;
+            }
+            let ended = self.ended(pool, pool.revision()).await.unwrap_or_default();
+            let took_secs = ended.first().map(|last| last.at.secs_since(last.begun.at));
+            let ever = self.histories().get(name).map(|noted| noted.history.ever());
+            all.insert(name.clone(), Remembered { cookies: ever.unwrap_or_default(), took_secs });
+        }
+        all
     }
 
     fn histories(&self) -> MutexGuard<'_, BTreeMap<PoolName, Noted>> {
@@ -242,9 +257,11 @@ async fn ready(State(observed): State<Arc<Observed>>) -> Response {
         .into_response()
 }
 
-async fn metrics(State(observed): State<Arc<Observed>>) -> Response {
+async fn metrics(State(dashboard): State<Arc<Dashboard>>) -> Response {
+    let observed = &dashboard.observed;
     let summaries = observed.summaries().await;
-    let scraped = Scraped { server: &observed.server, tls: &observed.tls, pools: &summaries };
+    let remembered = dashboard.remembered().await;
+    let scraped = Scraped { server: &observed.server, tls: &observed.tls, pools: &summaries, remembered: &remembered };
     match gauges::encode(&scraped, &observed.api.metrics) {
         Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {

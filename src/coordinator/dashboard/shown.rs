@@ -88,7 +88,7 @@ impl Dashboard {
 
     async fn pool_page(&self, pool: &Pool) -> Response {
         self.of_pool(pool, "", async |look| {
-            let rotations = self.rotations(pool, look.summary.status.revision).await;
+            let rotations = self.ended(pool, look.summary.status.revision).await;
             let of = page::pool::Pool {
                 look,
                 policy: &pool.policy(),
@@ -103,7 +103,7 @@ impl Dashboard {
     }
 
     /// The latest rotations; none if the log cannot be read.
-    async fn rotations(&self, pool: &Pool, revision: Revision) -> Option<Vec<Ended>> {
+    pub(super) async fn ended(&self, pool: &Pool, revision: Revision) -> Option<Vec<Ended>> {
         let place = self.rotations_of(pool.name());
         let (store, name) = (pool.store(), pool.name().clone());
         let read = move || {

@@ -128,6 +128,12 @@ pub struct Summary {
     pub expected_nodes: usize,
     /// When the next rotation is due; none while none starts by itself, or one runs.
     pub next_rotation_at: Option<UnixTime>,
+    /// When the primary changed last; in an empty pool when it was made.
+    pub rotated_at: UnixTime,
+    /// Time from one rotation to the next, by its policy.
+    pub interval_secs: u64,
+    /// The first end of a certificate of its nodes, as far as they have connected since the start.
+    pub certificate_until: Option<UnixTime>,
 }
 
 /// The pool and all its nodes, from one look.

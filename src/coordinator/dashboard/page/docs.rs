@@ -1,4 +1,4 @@
-//! The pages of the documentation to which verdicts lead, from this build: a person who is woken up may have no other copy.
+//! The pages of the documentation to which verdicts and alerts lead, from this build: a person who is woken up may have no other copy.
 //!
 //! Headings become places that a link can name; the rest is shown as it was written.
 
@@ -17,6 +17,8 @@ pages![
     "how-to/change-the-policy.md",
     "how-to/coordinator_unreachable.md",
     "how-to/expected_nodes.md",
+    "how-to/from-timer-script.md",
+    "how-to/monitoring.md",
     "how-to/no_pool_keys.md",
     "how-to/nodes_behind.md",
     "how-to/paused_or_held.md",
@@ -83,6 +85,18 @@ mod tests {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             let shown = main(path, find(path).unwrap_or_else(|| panic!("{path} is not here"))).into_string();
             assert!(shown.starts_with("<h1 id="), "{path}: {shown}");
+            assert!(anchor.is_empty() || shown.contains(&format!(" id=\"{anchor}\">")), "{link}");
+        }
+    }
+
+    #[test]
+    fn each_alert_leads_to_a_page() {
+        let rules = include_str!("../../../../config/prometheus/tfo-fleet.rules.yml");
+        let links: Vec<_> = rules.split("runbook_url: https://tfo.example.org/docs/").skip(1).collect();
+        assert_eq!(links.len(), rules.matches("- alert: ").count(), "an alert without a page");
+        for link in links.iter().filter_map(|link| link.lines().next()) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let shown = main(path, find(path).unwrap_or_else(|| panic!("{path} is not here"))).into_string();
             assert!(anchor.is_empty() || shown.contains(&format!(" id=\"{anchor}\">")), "{link}");
         }
     }

@@ -155,7 +155,10 @@ impl Driver {
     /// The pool at a glance.
     pub(super) fn summary(&self) -> Summary {
         let mut states: BTreeMap<NodeState, usize> = NodeState::ALL.into_iter().map(|state| (state, 0)).collect();
+        let mut certificate_until = None;
         for (node, record) in self.known() {
+            let ends = self.connections.of(node).map(|contact| contact.certificate_until);
+            certificate_until = certificate_until.into_iter().chain(ends).min();
             *states.entry(self.state_of(node, record)).or_default() += 1;
         }
         let document = self.replica.document();
@@ -169,6 +172,9 @@ impl Driver {
             fingerprints: self.fingerprints(),
             expected_nodes: document.expected_nodes(),
             next_rotation_at: rotates_by_itself.then_some(due),
+            rotated_at: document.rotated_at,
+            interval_secs: document.policy.interval_secs,
+            certificate_until,
         }
     }
 
