@@ -1,6 +1,6 @@
 //! Prometheus rules and Grafana dashboard: well formed, tested, and about nothing that is not exported.
 //!
-//! What is exported is asked of the programs themselves: a coordinator and an agent of a fleet that is steady, and an agent
+//! What is exported is asked of the programs themselves: a coordinator and an agent of a fleet that has rotated, and an agent
 //! that derives its keys.  A rule that misspells a name or a label value would never fire, and would look healthy.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,6 +130,7 @@ fn unknown(text: &str, exported: &Exported) -> Vec<String> {
 fn exported() -> Exported {
     let mut exported = Exported::new();
     let fleet = Fleet::steady(1);
+    fleet.rotate();
     export(&scrape(&fleet), &mut exported);
     export(&std::fs::read_to_string(fleet.hosts[0].path("tfo.prom")).unwrap(), &mut exported);
     let host = DaemonHost::new();
