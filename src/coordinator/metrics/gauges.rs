@@ -116,7 +116,7 @@ fn remembered(sheet: &mut Sheet, remembered: &BTreeMap<PoolName, Remembered>) {
         let results = [("accepted", accepted), ("accepted_by_backup", passive_alt_key), ("rejected", passive_fail)];
         results.map(|(result, count)| ([pool.as_str(), result], count))
     });
-    let help = "Cookies that the nodes have counted since this coordinator started.";
+    let help = "Cookies that the nodes have counted which report here, since this coordinator started.";
     sheet.counters("tfo_coordinator_pool_cookies_total", help, ["pool", "result"], cookies);
     let took = remembered.iter().filter_map(|(pool, remembered)| Some(([pool.as_str()], float(remembered.took_secs?))));
     let help = "Length of the rotation that ended last.";

@@ -148,7 +148,7 @@ pub struct Overview {
 /// What the nodes have counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cookies {
-    /// The counters that each node reported last, since its boot.
+    /// The counters that each node of this coordinator reported last, since its boot.
     pub counters: Vec<(NodeId, Counters)>,
     /// The opened waves beside the health gate's limit; none unless the pool is promoted.
     pub wave: Option<WaveCookies>,

@@ -71,7 +71,7 @@ fn large_world() -> World {
         Entry { session: Session { ordinal: 1, nonce: 1 }, answers: None, first: ack }
     };
     let entries: BTreeMap<_, _> = (0..NODES).map(|index| (name(index), entry(index))).collect();
-    let roster = Roster { entries, acks: BTreeMap::new() };
+    let roster = Roster { entries, ..Roster::default() };
     let rosters = [("coordinator".parse().unwrap(), roster)].into();
     let content = PoolContent::new(document, Parts { rosters, ..Parts::default() });
     store.create(&"edge".parse().unwrap(), &PoolImage { content: &content, keys: &keys, audit: &[] }).unwrap();

@@ -190,9 +190,12 @@ impl Driver {
         Overview { summary: self.summary(), nodes }
     }
 
-    /// What its nodes have counted; a denied one counts for nothing.
+    /// What the nodes have counted that report to this coordinator; of the others it hears too seldom.  A denied one counts for
+    /// nothing.
     pub(super) fn cookies(&self) -> Cookies {
-        let believed = self.known().filter(|(_, record)| !record.is_denied() && record.moved_to().is_none());
+        let by = self.replica.by();
+        let own = self.known().filter(|(_, record)| record.coordinator.as_ref() == Some(by));
+        let believed = own.filter(|(_, record)| !record.is_denied() && record.moved_to().is_none());
         let counters = believed.filter_map(|(node, record)| Some((node.clone(), record.report.as_ref()?.counters?)));
         Cookies { counters: counters.collect(), wave: wave_cookies(self.replica.snapshot()) }
     }
