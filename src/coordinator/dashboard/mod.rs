@@ -68,7 +68,7 @@ struct Dashboard {
     observed: Arc<Observed>,
     looks: Looks,
     histories: Mutex<BTreeMap<PoolName, Noted>>,
-    rotations: Mutex<BTreeMap<PoolName, Arc<Mutex<Rotations>>>>,
+    rotations: Mutex<BTreeMap<PoolName, Arc<tokio::sync::Mutex<Rotations>>>>,
     /// Places for pages that are told of changes.
     streams: Arc<Semaphore>,
 }
@@ -169,7 +169,7 @@ impl Dashboard {
         self.histories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rotations_of(&self, pool: &PoolName) -> Arc<Mutex<Rotations>> {
+    fn rotations_of(&self, pool: &PoolName) -> Arc<tokio::sync::Mutex<Rotations>> {
         let mut rotations = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(rotations.entry(pool.clone()).or_default())
     }

@@ -8,13 +8,14 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
+use tokio::time::timeout;
 
-use super::Dashboard;
-use super::log::{self, Ended, Rotations};
+use super::log::{self, Ended};
 use super::look::Look;
 use super::page::certificates::Expiring;
 use super::page::overview::{self, Row};
 use super::page::{self, Frame, POLICY, audit, docs, nodes};
+use super::{Dashboard, PATIENCE};
 use crate::pool::{Pool, without_store};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
@@ -104,18 +105,10 @@ impl Dashboard {
 
     /// The latest rotations; none if the log cannot be read.
     pub(super) async fn ended(&self, pool: &Pool, revision: Revision) -> Option<Vec<Ended>> {
-        let place = self.rotations_of(pool.name());
+        // A store that hangs holds one thread, not one for each reader.
+        let mut rotations = timeout(PATIENCE, self.rotations_of(pool.name()).lock_owned()).await.ok()?;
         let (store, name) = (pool.store(), pool.name().clone());
-        let read = move || {
-            let mut rotations = place.lock().unwrap_or_else(|broken| {
-                // A panic in the middle of a read: read again.
-                let mut rotations = broken.into_inner();
-                *rotations = Rotations::default();
-                rotations
-            });
-            rotations.read(&*store, &name, revision)
-        };
-        self.read_log(pool, read).await
+        self.read_log(pool, move || rotations.read(&*store, &name, revision)).await
     }
 
     async fn read_log<T: Send + 'static>(
@@ -123,13 +116,13 @@ impl Dashboard {
         pool: &Pool,
         read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Option<T> {
-        match tokio::task::spawn_blocking(read).await {
-            Ok(Ok(read)) => Some(read),
-            Ok(Err(error)) => {
+        match timeout(PATIENCE, tokio::task::spawn_blocking(read)).await {
+            Ok(Ok(Ok(read))) => Some(read),
+            Ok(Ok(Err(error))) => {
                 tracing::warn!(pool = %pool.name(), %error, "the audit log cannot be read");
                 None
             }
-            Err(_) => None,
+            Ok(Err(_)) | Err(_) => None,
         }
     }
 

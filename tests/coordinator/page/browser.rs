@@ -102,6 +102,13 @@ fn the_page_is_live_and_can_be_used_by_all() {
     browser.keys(ENTER);
     browser.until("document.querySelector('h1').textContent === 'Node c.cache.example.org'");
 
+    for (path, name) in
+        [("/pools/edge/audit", "audit"), ("/pools/edge/nodes", "nodes"), ("/docs/how-to/split.md", "docs")]
+    {
+        browser.open(&at(path));
+        browser.picture(name);
+    }
+
     // A phone in the dark.
     let phone = json!({"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": true});
     browser.own("Emulation.setDeviceMetricsOverride", &phone);
