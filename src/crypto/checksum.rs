@@ -1,4 +1,5 @@
-//! Checksums of stored rows: they find bits that a disk has flipped, and do not protect against an attacker.
+//! Checksums of stored rows: they find bits that a disk has flipped, and do not protect against an attacker.  And the plain
+//! SHA-256, where a format asks for it.
 
 use ring::digest;
 
@@ -21,6 +22,14 @@ pub fn checksum(parts: &[&[u8]]) -> [u8; CHECKSUM_BYTES] {
     let mut sum = [0; CHECKSUM_BYTES];
     sum.copy_from_slice(&hash.as_ref()[..CHECKSUM_BYTES]);
     sum
+}
+
+/// SHA-256: by it a page's Content-Security-Policy names the page's own script.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    hash
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ mod monitoring;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]
+mod page;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod refusals;

@@ -85,6 +85,13 @@ fn a_key_is_nowhere_but_in_the_answer_to_its_node() {
     assert_eq!(status, 200);
     let (_, metrics) = world.observed("/metrics").unwrap();
     let mut shown = vec![page.clone(), metrics.clone()];
+    for path in
+        ["/pools/edge", "/pools/edge/nodes", "/pools/edge/audit", &format!("/pools/edge/nodes/{}", nodes[0].name)]
+    {
+        let (status, page) = world.observed(path).unwrap();
+        assert_eq!(status, 200, "{path}");
+        shown.push(page);
+    }
     let operator = world.operator();
     for path in ["/v1/pools", "/v1/pools/edge", "/v1/pools/edge/nodes", "/v1/pools/edge/audit"] {
         shown.push(operator.get(path).1.to_string());
@@ -113,7 +120,6 @@ fn a_key_is_nowhere_but_in_the_answer_to_its_node() {
     }
     // What they do show.
     assert!(page.contains("promoted") && page.contains(nodes[0].told["backup"]["fingerprint"].as_str().unwrap()));
-    assert!(!page.contains("<script"));
     for line in [
         "tfo_coordinator_pool_phase{phase=\"promoted\",pool=\"edge\"} 1",
         "tfo_coordinator_pool_generation{pool=\"edge\"} 3",
@@ -187,7 +193,7 @@ fn the_plain_listener_answers_under_its_own_names() {
         stream.read_to_string(&mut answer).unwrap();
         answer
     };
-    for path in ["/", "/metrics", "/healthz", "/readyz"] {
+    for path in ["/", "/metrics", "/healthz", "/readyz", "/pools/edge/nodes", "/icon/ok"] {
         let ours = ["127.0.0.1", "[::1]", "192.0.2.7", "localhost", "tfo.example.org", "TFO.example.org.", &this_host];
         for host in ours.map(|host| format!("host: {host}:{port}\r\n")).iter().chain([&String::new()]) {
             let answer = ask(path, host);
@@ -201,7 +207,7 @@ fn the_plain_listener_answers_under_its_own_names() {
         }
     }
     let page = ask("/", "host: localhost\r\n").to_lowercase();
-    assert!(page.contains("frame-ancestors 'none'") && page.contains("form-action 'none'"), "{page}");
+    assert!(page.contains("frame-ancestors 'none'") && page.contains("form-action 'self'"), "{page}");
 }
 
 #[test]

@@ -114,6 +114,12 @@ impl Scene {
         let title = format!("<title>{}: edge {} - ", severity.to_uppercase(), kind.replace('_', " "));
         expect("title", page.contains(&title), &page);
         let shown = format!("<strong>{severity}</strong>: {}</p>", html(sentence));
+        if let Some(docs) = verdict["docs"].as_str() {
+            let (path, anchor) = docs.split_once('#').unwrap_or((docs, ""));
+            let more = self.world.observed(&format!("/docs/{path}")).unwrap();
+            let leads = page.contains(&format!("href=\"/docs/{docs}\"")) && more.0 == 200;
+            expect("docs", leads && (anchor.is_empty() || more.1.contains(&format!("id=\"{anchor}\""))), &page);
+        }
         expect("page", page.contains(&shown) && page.contains(&format!("class=\"verdict {severity}\"")), &page);
         let (_, metrics) = self.world.observed("/metrics").unwrap();
         let kinds = format!("tfo_coordinator_pool_verdict{{kind=\"{kind}\",pool=\"edge\"}} 1");

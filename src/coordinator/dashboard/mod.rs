@@ -1,25 +1,41 @@
-//! The plain listener: /metrics, /healthz, /readyz and the page at /.  No secrets, no scripts, and nothing to change.
+//! The plain listener: /metrics, /healthz, /readyz and the pages from / on.  No secrets, and nothing to change.
+//!
+//! `look` is what the pages see of a pool, `history` and `log` what was before; `shown` are their routes, `page` is their
+//! HTML, `events` tells them when they have changed.
 
+mod events;
+mod history;
+mod log;
+mod look;
 mod page;
+mod shown;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::TEXT_FORMAT;
+use tokio::sync::Semaphore;
 
-use super::metrics::gauges::{self, Scraped};
-use super::pool::{StoreDown, Summary};
+use self::history::History;
+use self::log::Rotations;
+use self::look::{Look, Looks};
+use self::page::cookies::Counted;
+
+use super::metrics::gauges::{self, Remembered, Scraped};
+use super::pool::{Pool, StoreDown, Summary};
 use super::routes::Api;
 use super::server::{Refusal, Server};
+use tfo_host::runtime::clock;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_tls::server::ServerTls;
 use tfo_wire::error::ErrorKind;
@@ -30,10 +46,10 @@ const GOOD_MS_MAX: u64 = 10_000;
 /// Longest wait for a driver, which may be at a slow commit: a page without its pool is better than none.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The page loads nothing and runs nothing.
-const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-);
+/// How often the nodes' counters are noted: a wave that is watched for a minute is seen several times.
+const NOTE_EVERY: Duration = Duration::from_secs(10);
+/// How old a note may be when a page shows it: it is a look at every node.
+const NOTED_FOR: Duration = Duration::from_secs(1);
 
 /// Sources of the page and the metrics.
 pub struct Observed {
@@ -47,15 +63,139 @@ pub struct Observed {
     pub names: BTreeSet<NodeId>,
 }
 
-/// All routes of the plain listener.
+/// What the pages keep between two requests.
+struct Dashboard {
+    observed: Arc<Observed>,
+    looks: Looks,
+    histories: Mutex<BTreeMap<PoolName, Noted>>,
+    rotations: Mutex<BTreeMap<PoolName, Arc<tokio::sync::Mutex<Rotations>>>>,
+    /// Places for pages that are told of changes.
+    streams: Arc<Semaphore>,
+}
+
+/// What the nodes of a pool have counted, and when that was noted last.
+struct Noted {
+    at: Instant,
+    history: History,
+}
+
+/// All routes of the plain listener.  Notes from now on what the nodes count, as long as the router is there.
 pub fn router(observed: Arc<Observed>) -> Router {
-    Router::new()
-        .route("/", get(shown))
+    let dashboard = Arc::new(Dashboard {
+        observed: Arc::clone(&observed),
+        looks: Looks::default(),
+        histories: Mutex::default(),
+        rotations: Mutex::default(),
+        streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
+    });
+    tokio::spawn(note(Arc::downgrade(&dashboard)));
+    let pages = Router::new()
         .route("/metrics", get(metrics))
+        .route("/", get(shown::root))
+        .route("/pools/{pool}", get(shown::pool))
+        .route("/pools/{pool}/nodes", get(shown::list))
+        .route("/pools/{pool}/nodes/{node}", get(shown::node))
+        .route("/pools/{pool}/audit", get(shown::audit_log))
+        .route("/docs/{*page}", get(shown::documentation))
+        .route("/icon/{severity}", get(shown::icon))
+        .route("/events", get(events::events))
+        .with_state(dashboard);
+    Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .layer(middleware::from_fn_with_state(Arc::clone(&observed), only_under_our_names))
-        .with_state(observed)
+        .with_state(Arc::clone(&observed))
+        .merge(pages)
+        .layer(middleware::from_fn_with_state(observed, only_under_our_names))
+}
+
+/// Notes what the nodes have counted, until the dashboard has gone.
+async fn note(dashboard: Weak<Dashboard>) {
+    while let Some(dashboard) = dashboard.upgrade() {
+        dashboard.note().await;
+        drop(dashboard);
+        tokio::time::sleep(NOTE_EVERY).await;
+    }
+}
+
+impl Dashboard {
+    async fn note(&self) {
+        let pools = self.observed.api.pools.load_full();
+        for pool in pools.values() {
+            self.note_of(pool).await;
+        }
+        self.histories().retain(|name, _| pools.contains_key(name));
+        self.looks.keep(|name| pools.contains_key(name));
+        self.rotations.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| pools.contains_key(name));
+    }
+
+    async fn note_of(&self, pool: &Pool) {
+        let cookies = tokio::time::timeout(PATIENCE, pool.cookies()).await;
+        if let Ok(Ok(Ok(cookies))) = cookies {
+            let at = clock::monotonic();
+            let mut histories = self.histories();
+            let noted =
+                histories.entry(pool.name().clone()).or_insert_with(|| Noted { at, history: History::default() });
+            noted.at = at;
+            noted.history.note(clock::now(), cookies);
+        }
+    }
+
+    /// What the nodes of a pool have counted by now, give or take a second.
+    async fn counted(&self, pool: &Pool) -> Counted {
+        let is_fresh = |noted: &Noted| clock::monotonic().duration_since(noted.at) < NOTED_FOR;
+        if !self.histories().get(pool.name()).is_some_and(is_fresh) {
+            self.note_of(pool).await;
+        }
+        self.histories().get(pool.name()).map_or_else(Counted::default, |noted| Counted::of(&noted.history))
+    }
+
+    /// What is known of all pools that answer, besides their documents.
+    async fn remembered(&self) -> BTreeMap<PoolName, Remembered> {
+        let mut all = BTreeMap::new();
+        for (name, pool) in &*self.observed.api.pools.load_full() {
+            if pool.good_ms_ago().is_none_or(|ago| ago > GOOD_MS_MAX) {
+                continue;
+            }
+            let ended = self.ended(pool, pool.revision()).await.unwrap_or_default();
+            let took_secs = ended.first().map(|last| last.at.secs_since(last.begun.at));
+            let ever = self.histories().get(name).map(|noted| noted.history.ever());
+            all.insert(name.clone(), Remembered { cookies: ever.unwrap_or_default(), took_secs });
+        }
+        all
+    }
+
+    fn histories(&self) -> MutexGuard<'_, BTreeMap<PoolName, Noted>> {
+        // It is only shown: a panic in the middle of a note costs a part of a picture.
+        self.histories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rotations_of(&self, pool: &PoolName) -> Arc<tokio::sync::Mutex<Rotations>> {
+        let mut rotations = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(rotations.entry(pool.clone()).or_default())
+    }
+
+    /// A pool as it was a moment ago.
+    async fn look(&self, pool: &Pool) -> Result<Arc<Look>, StoreDown> {
+        let names = self.observed.api.pools.load().values().map(|pool| (pool.pool_id(), pool.name().clone())).collect();
+        self.looks.at(pool, names).await
+    }
+
+    /// What a page about this pool shows, or one about all pools; differs if that has changed.
+    async fn stamp(&self, of: Option<&PoolName>) -> u64 {
+        let pools = self.observed.api.pools.load_full();
+        let mut stamps = Vec::new();
+        for pool in pools.values().filter(|pool| of.is_none_or(|name| name == pool.name())) {
+            stamps.push(self.look(pool).await.map_or(u64::MAX, |look| look.stamp));
+        }
+        match (of, &stamps[..]) {
+            (Some(_), [only]) => *only,
+            _ => {
+                let mut hasher = DefaultHasher::new();
+                stamps.hash(&mut hasher);
+                hasher.finish()
+            }
+        }
+    }
 }
 
 /// Refuses requests for other hosts: a web page could give its own name this listener's address, and a browser beside it
@@ -117,9 +257,11 @@ async fn ready(State(observed): State<Arc<Observed>>) -> Response {
         .into_response()
 }
 
-async fn metrics(State(observed): State<Arc<Observed>>) -> Response {
+async fn metrics(State(dashboard): State<Arc<Dashboard>>) -> Response {
+    let observed = &dashboard.observed;
     let summaries = observed.summaries().await;
-    let scraped = Scraped { server: &observed.server, tls: &observed.tls, pools: &summaries };
+    let remembered = dashboard.remembered().await;
+    let scraped = Scraped { server: &observed.server, tls: &observed.tls, pools: &summaries, remembered: &remembered };
     match gauges::encode(&scraped, &observed.api.metrics) {
         Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
@@ -127,11 +269,6 @@ async fn metrics(State(observed): State<Arc<Observed>>) -> Response {
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
-}
-
-async fn shown(State(observed): State<Arc<Observed>>) -> Response {
-    let page = page::page(&observed.summaries().await);
-    ([(CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(page.into_string())).into_response()
 }
 
 #[cfg(test)]

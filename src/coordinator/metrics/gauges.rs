@@ -1,11 +1,14 @@
 //! Gauges of pools and of the server, made at each scrape.  Names and help are the documentation.
 
+use std::collections::BTreeMap;
+
 use super::counters::Metrics;
 use crate::pool::{StoreDown, Summary, without_store};
 use crate::server::Server;
 use tfo_host::runtime::sheet::{Sheet, flag, float};
 use tfo_model::fleet::{BlockedBy, PausedBy, Severity, VerdictKind};
 use tfo_model::ids::PoolName;
+use tfo_model::node::Counters;
 use tfo_model::state::Phase;
 use tfo_tls::server::ServerTls;
 use tfo_wire::v1::fleet::Verdict;
@@ -18,6 +21,17 @@ pub struct Scraped<'a> {
     pub tls: &'a ServerTls,
     /// Every pool, where the driver and its store answer.
     pub pools: &'a [(PoolName, Result<Summary, StoreDown>)],
+    /// What the dashboard remembers of a pool.
+    pub remembered: &'a BTreeMap<PoolName, Remembered>,
+}
+
+/// What is not in a pool's document, but was seen or is in its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Remembered {
+    /// What its nodes have counted since this coordinator started.
+    pub cookies: Counters,
+    /// Length of the rotation that ended last.
+    pub took_secs: Option<u64>,
 }
 
 /// All metrics in the text format 0.0.4.
@@ -30,6 +44,7 @@ pub fn encode(scraped: &Scraped<'_>, counters: &Metrics) -> prometheus::Result<S
     sheet.gauges("tfo_coordinator_info", "The coordinator that wrote this.", ["version"], version);
     server(&mut sheet, scraped);
     pools(&mut sheet, scraped.pools);
+    remembered(&mut sheet, scraped.remembered);
     sheet.encode(counters.gather())
 }
 
@@ -37,7 +52,7 @@ pub fn encode(scraped: &Scraped<'_>, counters: &Metrics) -> prometheus::Result<S
 type Read = fn(&Summary) -> f64;
 
 /// The numbers of a pool: name, help, value.
-const NUMBERS: [(&str, &str, Read); 10] = [
+const NUMBERS: [(&str, &str, Read); 12] = [
     ("pool_revision", "Changes of the document.", |pool| float(pool.status.revision.get())),
     ("pool_generation", "Generation of the instructions to the nodes.", |pool| float(pool.status.generation.get())),
     ("pool_required", "Nodes that barriers wait for.", |pool| count(pool.status.required)),
@@ -49,6 +64,8 @@ const NUMBERS: [(&str, &str, Read); 10] = [
     ("pool_key_pairs", "Different pairs of keys that nodes have installed.", |pool| count(pool.fingerprints.len())),
     ("pool_since_timestamp_seconds", "When this phase began.", |pool| float(pool.status.since.secs())),
     ("pool_expected_nodes", "Fewest nodes with which a rotation starts by itself.", |pool| count(pool.expected_nodes)),
+    ("pool_rotated_timestamp_seconds", "When the primary changed last.", |pool| float(pool.rotated_at.secs())),
+    ("pool_interval_seconds", "Time from one rotation to the next.", |pool| float(pool.interval_secs)),
     ("pool_policy_differs", "Settings in which the configuration file differs from the pool's policy.", |pool| {
         count(pool.status.policy_differs.len())
     }),
@@ -73,6 +90,9 @@ fn pools(sheet: &mut Sheet, pools: &[(PoolName, Result<Summary, StoreDown>)]) {
     let next = known().filter_map(|(pool, summary)| Some(([pool], float(summary.next_rotation_at?.secs()))));
     let help = "When the next rotation is due; absent while none starts by itself, or one runs.";
     sheet.gauges("tfo_coordinator_pool_next_rotation_timestamp_seconds", help, ["pool"], next);
+    let ends = known().filter_map(|(pool, summary)| Some(([pool], float(summary.certificate_until?.secs()))));
+    let help = "Last second of the first certificate of a node to end, of those that have connected since the start.";
+    sheet.gauges("tfo_coordinator_pool_certificate_expiry_timestamp_seconds", help, ["pool"], ends);
     let phases = known().flat_map(|(pool, summary)| {
         Phase::ALL.into_iter().map(move |phase| ([pool, phase.as_str()], flag(phase == summary.status.phase)))
     });
@@ -86,6 +106,21 @@ fn pools(sheet: &mut Sheet, pools: &[(PoolName, Result<Summary, StoreDown>)]) {
         summary.states.iter().map(move |(state, nodes)| ([pool, state.as_str()], count(*nodes)))
     });
     sheet.gauges("tfo_coordinator_pool_nodes", "Nodes by state.", ["pool", "state"], nodes);
+}
+
+/// What pools have done, and their nodes have counted.
+fn remembered(sheet: &mut Sheet, remembered: &BTreeMap<PoolName, Remembered>) {
+    let cookies = remembered.iter().flat_map(|(pool, remembered)| {
+        let Counters { passive, passive_alt_key, passive_fail } = remembered.cookies;
+        let accepted = passive.saturating_sub(passive_alt_key);
+        let results = [("accepted", accepted), ("accepted_by_backup", passive_alt_key), ("rejected", passive_fail)];
+        results.map(|(result, count)| ([pool.as_str(), result], count))
+    });
+    let help = "Cookies that the nodes have counted which report here, since this coordinator started.";
+    sheet.counters("tfo_coordinator_pool_cookies_total", help, ["pool", "result"], cookies);
+    let took = remembered.iter().filter_map(|(pool, remembered)| Some(([pool.as_str()], float(remembered.took_secs?))));
+    let help = "Length of the rotation that ended last.";
+    sheet.gauges("tfo_coordinator_pool_rotation_duration_seconds", help, ["pool"], took);
 }
 
 /// The verdict on every pool, also on one whose store is not reached.

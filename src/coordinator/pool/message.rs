@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::replica::GivenKeys;
 use super::waiting::Reply;
 use tfo_engine::fence::MoveOrder;
+use tfo_engine::rollout::ahead::WaveCookies;
 use tfo_engine::rollout::input::{OperatorRequest, Refused};
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
@@ -18,10 +19,10 @@ use tfo_model::count::Revision;
 use tfo_model::fleet::NodeState;
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
-use tfo_model::node::Expected;
+use tfo_model::node::{Counters, Expected};
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
-use tfo_wire::v1::fleet::{Done, FingerprintCount, Nodes, PoolStatus, SlotPairShown};
+use tfo_wire::v1::fleet::{Done, FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown};
 use tfo_wire::v1::sync::SelfAnswer;
 
 /// What a node reports about itself and the store does not keep: for `nodes`.
@@ -92,6 +93,8 @@ pub(super) enum Message {
     Welcome { nodes: BTreeSet<NodeId>, reply: oneshot::Sender<Result<Welcome, StoreDown>> },
     Itself { node: NodeId, names: PoolNames, reply: oneshot::Sender<Result<SelfAnswer, StoreDown>> },
     Summary(oneshot::Sender<Result<Summary, StoreDown>>),
+    Overview { names: PoolNames, reply: oneshot::Sender<Result<Overview, StoreDown>> },
+    Cookies(oneshot::Sender<Result<Cookies, StoreDown>>),
     Policy(Box<Policy>),
     Stop,
 }
@@ -125,6 +128,30 @@ pub struct Summary {
     pub expected_nodes: usize,
     /// When the next rotation is due; none while none starts by itself, or one runs.
     pub next_rotation_at: Option<UnixTime>,
+    /// When the primary changed last; in an empty pool when it was made.
+    pub rotated_at: UnixTime,
+    /// Time from one rotation to the next, by its policy.
+    pub interval_secs: u64,
+    /// The first end of a certificate of its nodes, as far as they have connected since the start.
+    pub certificate_until: Option<UnixTime>,
+}
+
+/// The pool and all its nodes, from one look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overview {
+    /// The pool at a glance.
+    pub summary: Summary,
+    /// Its nodes, in name order.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// What the nodes have counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cookies {
+    /// The counters that each node of this coordinator reported last, since its boot.
+    pub counters: Vec<(NodeId, Counters)>,
+    /// The opened waves beside the health gate's limit; none unless the pool is promoted.
+    pub wave: Option<WaveCookies>,
 }
 
 /// The store cannot be reached.

@@ -19,7 +19,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 pub use self::driver::verdict::without_store;
-pub use self::message::{Asked, Busy, CommandError, Described, PoolNames, StoreDown, Summary, Wanted, Welcome};
+pub use self::message::{
+    Asked, Busy, CommandError, Cookies, Described, Overview, PoolNames, StoreDown, Summary, Wanted, Welcome,
+};
 use self::message::{Message, Shared};
 pub use self::replica::GivenKeys;
 use self::replica::Replica;
@@ -185,6 +187,22 @@ impl Pool {
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn summary(&self) -> Result<Result<Summary, StoreDown>, Busy> {
         self.ask(Message::Summary).await
+    }
+
+    /// The pool and all its nodes, for the page; `names` as for [`Self::nodes`].
+    ///
+    /// # Errors
+    /// Fails if the driver's queue is full, or if the driver ends meanwhile.
+    pub async fn overview(&self, names: PoolNames) -> Result<Result<Overview, StoreDown>, Busy> {
+        self.ask(|reply| Message::Overview { names, reply }).await
+    }
+
+    /// What its nodes have counted.
+    ///
+    /// # Errors
+    /// Fails if the driver's queue is full, or if the driver ends meanwhile.
+    pub async fn cookies(&self) -> Result<Result<Cookies, StoreDown>, Busy> {
+        self.ask(Message::Cookies).await
     }
 
     /// Proposes the policy of a reloaded configuration file.

@@ -1,4 +1,5 @@
-//! What comes next, for operators who decide: what a `resume` waives, and when a node that is waited for is excluded
+//! What comes next, for operators who decide: what a `resume` waives, how near a wave is to the health gate's limit, and when
+//! a node that is waited for is excluded
 //! (docs/protocol.md#rule-12; rules 11, 13).
 //!
 //! Commits nothing.  Asks the walk's own functions, so that what an operator reads is what will happen.
@@ -9,6 +10,7 @@ use super::gates::{Rejections, rejections};
 use super::input::Now;
 use super::policy::{AbsentPolicy, Share};
 use super::walk::{following, new_members};
+use tfo_model::count::Epoch;
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
 
@@ -41,6 +43,49 @@ pub fn waiver(snapshot: &Snapshot, now: Now<'_>) -> Option<Waiver> {
     let following = following(snapshot, now, next.epoch, wave);
     let next = new_members(snapshot, next.epoch, &following, Some(wave)).cloned().collect();
     Some(Waiver { wave: wave.opened + 1, of: wave.rules.len(), rejected, baseline, next })
+}
+
+/// The cookies of the opened waves, beside the limit at which the health gate stops them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaveCookies {
+    /// Epoch of the key that is promoted: tells one rotation from the next.
+    pub epoch: Epoch,
+    /// The latest opened wave, from 1.
+    pub wave: usize,
+    /// Number of all waves.
+    pub of: usize,
+    /// When it was opened, by the wall clock of the coordinator that opened it.
+    pub opened_at: UnixTime,
+    /// Share of rejected cookies in the opened waves since the promotion.
+    pub rejected: Share,
+    /// The same before the promotion.
+    pub baseline: Share,
+    /// The gate stops the rotation above this share.
+    pub limit: Share,
+    /// Number of cookies in the smaller of the two windows.
+    pub cookies: u64,
+    /// Below so many the gate does not judge.
+    pub evidence_min: u64,
+}
+
+/// See [`WaveCookies`]; none unless the pool is promoted.
+#[must_use]
+pub fn wave_cookies(snapshot: &Snapshot) -> Option<WaveCookies> {
+    let policy = &snapshot.document.policy;
+    let Stage::Promoted { next, wave, .. } = &snapshot.document.stage else { return None };
+    let Rejections { rejected, baseline, cookies, .. } = rejections(snapshot, next.epoch, wave);
+    let limit = baseline.ppm().saturating_add(policy.health_rise_max.ppm());
+    Some(WaveCookies {
+        epoch: next.epoch,
+        wave: wave.opened + 1,
+        of: wave.rules.len(),
+        opened_at: wave.opened_at,
+        rejected,
+        baseline,
+        limit: Share::from_ppm(limit).unwrap_or(Share::ALL),
+        cookies,
+        evidence_min: policy.health_min_connections,
+    })
 }
 
 /// When the first of the nodes that are waited for is excluded, if it stays silent or behind; none if no node will be.

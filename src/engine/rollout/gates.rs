@@ -103,7 +103,7 @@ pub(super) struct Rejections {
     /// The same while staged.
     pub(super) baseline: Share,
     /// Number of cookies in the smaller of the two windows.
-    cookies: u64,
+    pub(super) cookies: u64,
     /// The nodes that rejected most since the promotion, the worst first: some of them.
     pub(super) worst: Vec<NodeId>,
 }

@@ -1,6 +1,6 @@
 //! Prometheus rules and Grafana dashboard: well formed, tested, and about nothing that is not exported.
 //!
-//! What is exported is asked of the programs themselves: a coordinator and an agent of a fleet that is steady, and an agent
+//! What is exported is asked of the programs themselves: a coordinator and an agent of a fleet that has rotated, and an agent
 //! that derives its keys.  A rule that misspells a name or a label value would never fire, and would look healthy.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,14 +37,19 @@ fn dashboard() -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Every query of the dashboard, its variables too, with what Grafana would put in the place of `$…`.
-fn queries(dashboard: &Value) -> Vec<String> {
+/// Every query of the panels.
+fn drawn(dashboard: &Value) -> Vec<String> {
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default());
+    targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Every query of the dashboard, its variables too, with what Grafana would put in the place of `$…`.
+fn queries(dashboard: &Value) -> Vec<String> {
     let variables = dashboard["templating"]["list"].as_array().unwrap().iter();
     let asked = variables.filter_map(|variable| variable["query"]["query"].as_str()).map(str::to_owned);
-    let queries = targets.map(|target| target["expr"].as_str().unwrap().to_owned()).chain(asked);
-    let names = ["$job", "$instance", "$pool"];
+    let queries = drawn(dashboard).into_iter().chain(asked);
+    let names = ["$job", "$coordinators", "$instance", "$pool"];
     queries
         .map(|query| {
             names.iter().fold(query.replace("$__rate_interval", "5m"), |query, name| query.replace(name, ".*"))
@@ -125,6 +130,7 @@ fn unknown(text: &str, exported: &Exported) -> Vec<String> {
 fn exported() -> Exported {
     let mut exported = Exported::new();
     let fleet = Fleet::steady(1);
+    fleet.rotate();
     export(&scrape(&fleet), &mut exported);
     export(&std::fs::read_to_string(fleet.hosts[0].path("tfo.prom")).unwrap(), &mut exported);
     let host = DaemonHost::new();
@@ -213,6 +219,15 @@ fn the_queries_of_the_dashboard_are_well_formed() {
     assert_eq!(places.len(), panels.len());
     assert!(panels.iter().all(|panel| panel["title"].is_string() && panel["type"].is_string()));
     assert!(queries.len() > 25, "{queries:?}");
+    // A number that is made up where nothing is scraped would be green.
+    assert!(queries.iter().all(|query| !query.contains("vector(")), "{queries:?}");
+    // Coordinators and agents have jobs of their own.
+    for query in drawn(&dashboard) {
+        for (name, inside) in selectors(&query) {
+            let job = if name.starts_with("tfo_coordinator_") { "$coordinators" } else { "$job" };
+            assert!(inside.contains(&format!("job=~\"{job}\"")), "{name}{{{inside}}}");
+        }
+    }
 }
 
 fn promtool(arguments: &[&str]) {

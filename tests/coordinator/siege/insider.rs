@@ -100,10 +100,11 @@ fn what_a_node_writes_is_text_on_the_page() {
     assert_eq!(status, 200, "{body}");
     let (_, body) = world.operator().get("/v1/pools/edge/nodes");
     assert!(body.to_string().contains(markup), "it is kept as it was said: {body}");
-    // On the page, in the metrics, in the lists: no element of a peer's.
-    for path in ["/", "/metrics"] {
+    // On the pages, in the metrics, in the lists: no element of a peer's.
+    let node = format!("/pools/edge/nodes/{}", nodes.last().unwrap().name);
+    for path in ["/", "/metrics", "/pools/edge/nodes", "/pools/edge/audit", &node] {
         let (status, page) = world.observed(path).unwrap();
-        assert!(status == 200 && !page.contains("<script") && !page.contains("<img"), "{path}: {page}");
+        assert!(status == 200 && !page.contains(markup) && !page.contains("<img"), "{path}: {page}");
     }
     let page = world.observed("/").unwrap().1;
     assert!(page.contains("&lt;script&gt;"), "the reason of the pause is shown, and escaped: {page}");

@@ -113,6 +113,8 @@ impl Driver {
                 Message::Welcome { nodes, reply } => self.show_node(reply, |driver| driver.welcome(&nodes)),
                 Message::Itself { node, names, reply } => self.show_node(reply, |driver| driver.itself(node, &names)),
                 Message::Summary(reply) => self.show(reply, Self::summary),
+                Message::Overview { names, reply } => self.show(reply, |driver| driver.overview(&names)),
+                Message::Cookies(reply) => self.show_node(reply, Self::cookies),
                 Message::Policy(policy) => {
                     self.file.reload(*policy);
                     // Once more for an operator who has asked for it.
@@ -231,7 +233,7 @@ impl Driver {
         }
     }
 
-    /// Looks at the nodes that are asked about alone: any node may ask for itself, as often as it likes.
+    /// Looks at what is asked about alone: any node may ask for itself, as often as it likes.
     fn show_node<T>(&mut self, reply: oneshot::Sender<Result<T, StoreDown>>, show: impl FnOnce(&Self) -> T) {
         let shown = if self.look() { Ok(show(self)) } else { Err(self.shared.store_down()) };
         drop(reply.send(shown));

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Driver;
-use crate::pool::message::{PoolNames, Summary, Welcome};
+use crate::pool::message::{Cookies, Overview, PoolNames, Summary, Welcome};
 use tfo_config::coordinator::CONFIG_OPERATOR;
-use tfo_engine::rollout::ahead::{self, next_exclusion, waiver};
+use tfo_engine::rollout::ahead::{self, next_exclusion, waiver, wave_cookies};
 use tfo_engine::rollout::barrier::{Barrier, node_state, recoverable};
 use tfo_engine::rollout::document::{Hold, Pause, PauseCause, Snapshot, Stage};
 use tfo_engine::rollout::handle;
@@ -155,7 +155,10 @@ impl Driver {
     /// The pool at a glance.
     pub(super) fn summary(&self) -> Summary {
         let mut states: BTreeMap<NodeState, usize> = NodeState::ALL.into_iter().map(|state| (state, 0)).collect();
+        let mut certificate_until = None;
         for (node, record) in self.known() {
+            let ends = self.connections.of(node).map(|contact| contact.certificate_until);
+            certificate_until = certificate_until.into_iter().chain(ends).min();
             *states.entry(self.state_of(node, record)).or_default() += 1;
         }
         let document = self.replica.document();
@@ -169,6 +172,9 @@ impl Driver {
             fingerprints: self.fingerprints(),
             expected_nodes: document.expected_nodes(),
             next_rotation_at: rotates_by_itself.then_some(due),
+            rotated_at: document.rotated_at,
+            interval_secs: document.policy.interval_secs,
+            certificate_until,
         }
     }
 
@@ -176,6 +182,22 @@ impl Driver {
     pub(super) fn nodes(&self, names: &PoolNames) -> Nodes {
         let nodes = self.known().map(|(node, record)| self.node(node, record, names)).collect();
         Nodes { pool: self.replica.pool().clone(), nodes, fingerprints: self.fingerprints() }
+    }
+
+    /// The pool and all its nodes.
+    pub(super) fn overview(&self, names: &PoolNames) -> Overview {
+        let nodes = self.known().map(|(node, record)| self.node(node, record, names)).collect();
+        Overview { summary: self.summary(), nodes }
+    }
+
+    /// What the nodes have counted that report to this coordinator; of the others it hears too seldom.  A denied one counts for
+    /// nothing.
+    pub(super) fn cookies(&self) -> Cookies {
+        let by = self.replica.by();
+        let own = self.known().filter(|(_, record)| record.coordinator.as_ref() == Some(by));
+        let believed = own.filter(|(_, record)| !record.is_denied() && record.moved_to().is_none());
+        let counters = believed.filter_map(|(node, record)| Some((node.clone(), record.report.as_ref()?.counters?)));
+        Cookies { counters: counters.collect(), wave: wave_cookies(self.replica.snapshot()) }
     }
 
     fn known(&self) -> impl Iterator<Item = (&NodeId, &NodeRecord)> {
