@@ -216,8 +216,18 @@ mod tests {
         for bad in ["", "24", "24 parsecs", "-1h", "500ms", "1.5", "1mo", "h", "99999999999999999999h"] {
             assert_eq!(parse_duration(bad), Err(BadDuration), "{bad}");
         }
-        for secs in [0, 1, 59, 60, 3_600, 5_400, 86_399, 604_800] {
-            assert_eq!(parse_duration(&duration_text(secs)), Ok(Duration::from_secs(secs)));
+        for (secs, text) in [
+            (0, "0s"),
+            (1, "1s"),
+            (59, "59s"),
+            (60, "1m"),
+            (3_600, "1h"),
+            (5_400, "1h 30m"),
+            (86_399, "23h 59m 59s"),
+            (90_000, "1d 1h"),
+            (604_800, "7d"),
+        ] {
+            assert_eq!((duration_text(secs).as_str(), parse_duration(text)), (text, Ok(Duration::from_secs(secs))));
         }
     }
 
