@@ -46,7 +46,8 @@ impl NamePattern {
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {
         let (own, other) = (self.0.as_bytes(), other.0.as_bytes());
-        // From the end to the beginning: whether the rest of one pattern from here meets the rest of the other.
+        // From the end to the beginning: whether the rest of one pattern from here meets the rest of the other.  Below the
+        // end of the own pattern there is nothing, which meets nothing.
         let mut below = vec![false; other.len() + 1];
         for i in (0..=own.len()).rev() {
             let mut row = vec![false; other.len() + 1];
@@ -54,7 +55,7 @@ impl NamePattern {
                 row[j] = match (own.get(i), other.get(j)) {
                     (None, None) => true,
                     (Some(b'*'), _) => below[j] || (j < other.len() && row[j + 1]),
-                    (_, Some(b'*')) => row[j + 1] || (i < own.len() && below[j]),
+                    (_, Some(b'*')) => row[j + 1] || below[j],
                     (Some(one), Some(two)) => one == two && below[j + 1],
                     (None, Some(_)) | (Some(_), None) => false,
                 };

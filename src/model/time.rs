@@ -201,6 +201,18 @@ mod tests {
     }
 
     #[test]
+    fn times_end_where_they_can_be_written_and_differences_at_nothing() {
+        let (at, later) = (UnixTime::from_secs(1_000), UnixTime::from_secs(1_060));
+        assert_eq!((at.plus(60), later.minus(60), at.secs()), (later, at, 1_000));
+        assert_eq!((later.secs_since(at), at.secs_since(later), at.minus(1_001).secs()), (60, 0, 0));
+        let last = UnixTime::MAX.secs();
+        for (secs, stays) in [(last - 1, last - 1), (last, last), (last + 1, last), (u64::MAX, last)] {
+            assert_eq!(UnixTime::from_secs(secs).secs(), stays);
+        }
+        assert_eq!(at.plus(u64::MAX), UnixTime::MAX);
+    }
+
+    #[test]
     fn durations_have_a_unit() {
         for (text, secs) in [
             ("24h", 86_400),

@@ -1,6 +1,6 @@
 //! How the parts of a node's record merge, and what a queue of writes is about (docs/protocol.md#rule-6; rules 7, 8).
 
-use super::super::parts::Later;
+use super::super::parts::{Beat, Later, Stamp};
 use super::super::record::Exclusion;
 use super::*;
 
@@ -13,7 +13,7 @@ fn entry(ordinal: u64) -> Entry {
 }
 
 fn later(ordinal: u64, syncs: u64) -> Later {
-    Later { session: Session { ordinal, nonce: 1 }, ack: ack(syncs) }
+    Later { session: Session { ordinal, nonce: 1 }, ack: ack(syncs), silent: false }
 }
 
 fn writes(entries: &[&str], acks: &[&str], removed: &[&str]) -> Writes {
@@ -21,6 +21,7 @@ fn writes(entries: &[&str], acks: &[&str], removed: &[&str]) -> Writes {
         entries: entries.iter().map(|name| (node(name), entry(2))).collect(),
         acks: acks.iter().map(|name| (node(name), later(2, 7))).collect(),
         removed: nodes(removed),
+        beat: None,
     }
 }
 
@@ -32,6 +33,9 @@ fn a_queue_counts_each_part_and_names_each_node_once() {
     assert_eq!(named, ["a", "b", "c", "d", "e", "f"]);
     let none = Writes::default();
     assert_eq!((none.len(), none.is_empty(), none.nodes().count()), (0, true, 0));
+    let beat = Beat { stamp: Stamp::taken_over(None), vouches: true, at: NOW, tally: None };
+    let sign = Writes { beat: Some(beat), ..Writes::default() };
+    assert_eq!((sign.len(), sign.is_empty()), (0, false));
     for queue in [writes(&["a"], &[], &[]), writes(&[], &["a"], &[]), writes(&[], &[], &["a"])] {
         assert_eq!((queue.len(), queue.is_empty()), (1, false));
         assert_eq!((queue.names(&node("a")), queue.names(&node("b"))), (true, false));
