@@ -105,6 +105,13 @@ fn what_is_critical_says_who_and_how_much() {
         "frozen by one report that is probably false: b reports generation 9999, and this store has given out only 5; \
          `deny` the node, or `recover` if it is true",
     );
+    // All that report so, the one that is furthest ahead first.
+    let three = with(ahead(rested(&["a", "b", "c"], &[])), |snapshot| {
+        report_of(snapshot, "a").seen = Generation::new(6);
+        report_of(snapshot, "c").seen = Generation::new(9);
+    });
+    let witnesses = judged(&three, &presence()).nodes;
+    assert_eq!(witnesses.iter().map(NodeId::as_str).collect::<Vec<_>>(), ["c", "b", "a"]);
     is(
         &split(),
         &presence(),
