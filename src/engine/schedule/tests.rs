@@ -52,6 +52,21 @@ fn the_very_first_key_has_no_backup() {
 }
 
 #[test]
+fn the_keys_on_both_sides_of_each_joint_are_known() {
+    let joined = Schedule::new(vec![
+        periodic(86_400, 3_600, None),
+        periodic(43_200, 3_600, Some(1_036_800)),
+        fixed(60, Some(2_073_600)),
+    ])
+    .unwrap();
+    let joints: Vec<_> = joined.joints().collect();
+    let counters: Vec<_> = joints.iter().map(|(before, after)| (before.counter, after.counter)).collect();
+    assert_eq!(counters, [(Some(11), Some(24)), (Some(47), None)]);
+    assert_eq!(joints[0].1, at(&joined, 1_036_800).primary);
+    assert_eq!(joints[1].0, at(&joined, 2_073_599).primary);
+}
+
+#[test]
 fn a_fixed_key_alone_never_changes() {
     let only = Schedule::new(vec![fixed(60, None)]).unwrap();
     let slots = at(&only, 1_000_000);
