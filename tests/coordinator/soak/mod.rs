@@ -209,8 +209,7 @@ fn judge(world: &World, swarm: &Swarm, done: &Done, long: bool) {
     // One whose answer was lost with its coordinator may have been done.
     assert!((done.rotations..=done.rotations + done.kills).contains(&staged), "{staged} staged, {done:?}");
     // Zeros in place of a part would show growth that is none, or hide it.
-    let parts =
-        done.peaks.map(|peak| peak.expect("it lasts until each part of the last life has a sample"));
+    let parts = done.peaks.map(|peak| peak.expect("it lasts until each part of the last life has a sample"));
     let grown = size::grown(&parts, ALL as u64, long);
     assert!(grown.is_empty(), "{grown:?}: {parts:#?}");
 }
