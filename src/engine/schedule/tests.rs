@@ -60,6 +60,9 @@ fn the_shortest_of_all_entries_counts() {
         (vec![periodic(86_400, 3_600, None), periodic(43_200, 1_800, Some(1_036_800))], Some(1_800), Some(41_400)),
         (vec![periodic(86_400, 3_600, None), fixed(60, Some(1_036_800))], Some(3_600), Some(82_800)),
         (vec![fixed(60, None), periodic(86_400, 3_600, Some(1_036_800))], Some(60), Some(82_800)),
+        // A fixed key in the middle, for 100 s: its lead, and what is left after it.
+        (vec![periodic(10, 5, None), fixed(2, Some(1_000)), periodic(10, 5, Some(1_100))], Some(2), Some(5)),
+        (vec![periodic(200, 100, None), fixed(60, Some(1_000)), periodic(200, 100, Some(1_100))], Some(40), Some(100)),
     ] {
         let schedule = Schedule::new(entries).unwrap();
         assert_eq!((schedule.skew_tolerance_secs(), schedule.retention_secs()), (tolerance, retention), "{schedule:?}");

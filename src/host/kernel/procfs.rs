@@ -252,6 +252,9 @@ mod tests {
         assert_eq!(file.install(&pair()).unwrap(), SlotsTaken::All);
         let (primary, backup) = file.read().unwrap().unwrap();
         assert!(primary.same_as(pair().primary()) && backup.unwrap().same_as(pair().backup().unwrap()));
+        let print = print_of(&file.read().unwrap()).unwrap();
+        assert_eq!(print, tfo_crypto::fingerprint::pair_print(&pair()));
+        assert_eq!(print_of(&None), None);
     }
 
     #[test]

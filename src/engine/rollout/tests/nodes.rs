@@ -203,6 +203,7 @@ fn fence_of(generation: u64, primary: PoolKey, backup: PoolKey) -> Fence {
 #[test]
 fn a_report_further_ahead_than_any_restore_is_refused() {
     use super::super::sync::REPORT_LEAD_MAX;
+    assert_eq!(REPORT_LEAD_MAX, 1_000_000_000, "room for a thousand recoveries");
     let snapshot = of(staged());
     let far = fence_of(5 + REPORT_LEAD_MAX, key(4 + REPORT_LEAD_MAX), key(2));
     let beyond = [
