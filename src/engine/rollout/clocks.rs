@@ -26,7 +26,7 @@ struct Seen {
     stamp: Stamp,
     /// On the monotonic clock.
     at: Duration,
-    /// Seconds that the other clock was ahead of ours, or behind it by less than what the beat took to arrive.
+    /// Seconds that the other clock was ahead of this one; the time that the beat took to arrive makes it less.
     ahead_secs: i64,
 }
 

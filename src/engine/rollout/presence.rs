@@ -116,7 +116,7 @@ impl LastSeen {
         Self { session: record.session, syncs: record.syncs, in_this_life: false, at, told_secs }
     }
 
-    /// Whether the node has synced since.  What marks it as silent may bring its counters up to date, and is no sync.
+    /// Whether the node has synced since.  A mark of silence may bring its counters up to date: it does not count.
     fn is_before(&self, record: &NodeRecord) -> bool {
         (self.session, self.syncs) < (record.session, record.syncs) && !record.silent
     }

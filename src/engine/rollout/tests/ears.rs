@@ -311,7 +311,7 @@ fn a_clock_that_is_off_opens_no_gate_that_a_clock_opens() {
     assert_eq!(committed(tick(&of(steady()))).audit.action, Action::Rotate);
     let wait = waits(tick_with(&of(steady()), &off));
     assert_eq!((wait.blocked_by, wait.next_at), (BlockedBy::Clock, None));
-    // What a barrier opens it goes on with, and an operator's order is not the clock's.
+    // A barrier opens the next step all the same, and an operator's order is not the clock's.
     assert_eq!(committed(tick_with(&of(staged()), &off)).audit.action, Action::Promote);
     let forced = order_with(&of(steady()), &off, Command::Rotate { force: true }).unwrap();
     assert_eq!(committed(forced).audit.action, Action::Rotate);
