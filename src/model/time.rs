@@ -251,7 +251,25 @@ mod tests {
         assert_eq!(StageLead::within(0, ten), Err(BadInterval::Lead));
         assert_eq!(StageLead::within(10, ten), Err(BadInterval::Lead));
         assert_eq!(StageLead::within(9, ten).map(StageLead::secs), Ok(9));
-        assert_eq!(StageLead::default_for(ten).secs(), 5);
-        assert_eq!(StageLead::default_for(RotationInterval::DEFAULT).secs(), 3_600);
+        assert_eq!(StageLead::within(1, ten).map(StageLead::secs), Ok(1));
+        let week = RotationInterval::from_secs(604_800).unwrap();
+        assert_eq!((ten.secs(), week.secs()), (10, 604_800));
+        for (secs, lead) in
+            [(0, Err(BadInterval::Lead)), (1, Ok(1)), (604_800, Ok(604_800)), (604_801, Err(BadInterval::Lead))]
+        {
+            assert_eq!(StageLead::alone(secs).map(StageLead::secs), lead);
+        }
+        // (interval; default, half)
+        for (secs, by_default, half) in [
+            (10, 5, 5),
+            (7_198, 3_599, 3_599),
+            (7_202, 3_600, 3_601),
+            (86_400, 3_600, 43_200),
+            (604_800, 3_600, 302_400),
+        ] {
+            let interval = RotationInterval::from_secs(secs).unwrap();
+            let leads = (StageLead::default_for(interval).secs(), StageLead::half_of(interval).secs());
+            assert_eq!(leads, (by_default, half), "{secs}");
+        }
     }
 }

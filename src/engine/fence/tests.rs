@@ -90,7 +90,9 @@ fn only_the_outstanding_request_is_answered_and_only_once() {
     assert_eq!(answer(&mut link, second.request, &new), Err(AnswerRefused::NotOutstanding));
     let third = link.ask();
     assert_eq!(third.seen, Generation::new(1), "received, installed or not");
+    assert_eq!((link.seen(), link.outstanding()), (Generation::new(1), Some(third.request)));
     link.give_up();
+    assert_eq!((link.seen(), link.outstanding()), (Generation::new(1), None));
     assert_eq!(answer(&mut link, third.request, &new), Err(AnswerRefused::NotOutstanding));
 }
 

@@ -76,7 +76,10 @@ mod tests {
                 let beat = Beat { stamp: Stamp { life: 1, number }, vouches: true, at, tally: None };
                 (format!("coordinator{c}").parse().unwrap(), beat)
             });
-            clocks.observe(now, wall, &beats.collect());
+            let beats = beats.collect();
+            clocks.observe(now, wall, &beats);
+            // Another look at the same beats makes them no younger.
+            clocks.observe(now + BEAT, wall, &beats);
             let found = clocks.off_secs(now, BEAT);
             assert!(number == 2 || found.is_none(), "a beat of unknown age");
         }

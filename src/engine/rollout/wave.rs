@@ -41,7 +41,6 @@ pub fn order(pool_id: &PoolId, epoch: Epoch, node: &NodeId) -> u64 {
 fn fits(rule: &WaveRule, pool_id: &PoolId, epoch: Epoch, node: &NodeId) -> bool {
     match rule {
         WaveRule::Names(pattern) => pattern.matches(node),
-        WaveRule::Share(share) if *share == Share::ALL => true,
         WaveRule::Share(share) => {
             let place = (u128::from(order(pool_id, epoch, node)) * u128::from(Share::ALL.ppm())) >> 64;
             place < u128::from(share.ppm())

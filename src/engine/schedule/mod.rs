@@ -243,7 +243,8 @@ impl Schedule {
         let without = Self { entries: self.entries[..entry].to_vec() };
         let with = Self { entries: self.entries[..=entry].to_vec() };
         let old = self.entries[entry - 1].rule;
-        let mut t = joint.minus(old.validity_min_secs() + old.lead_secs() + 1);
+        // The last key before the joint has been primary for less than two intervals there, so nothing differs before this.
+        let mut t = joint.minus(old.validity_min_secs() + old.lead_secs());
         loop {
             let (a, b) = (without.slots_at(t), with.slots_at(t));
             if (a.primary, a.backup) != (b.primary, b.backup) {

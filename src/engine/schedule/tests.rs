@@ -52,6 +52,39 @@ fn the_very_first_key_has_no_backup() {
 }
 
 #[test]
+fn the_shortest_of_all_entries_counts() {
+    // (entries; tolerance, retention)
+    for (entries, tolerance, retention) in [
+        (vec![periodic(86_400, 3_600, None)], Some(3_600), Some(82_800)),
+        (vec![periodic(86_400, 80_000, None)], Some(6_400), Some(6_400)),
+        (vec![periodic(86_400, 3_600, None), periodic(43_200, 1_800, Some(1_036_800))], Some(1_800), Some(41_400)),
+        (vec![periodic(86_400, 3_600, None), fixed(60, Some(1_036_800))], Some(3_600), Some(82_800)),
+        (vec![fixed(60, None), periodic(86_400, 3_600, Some(1_036_800))], Some(60), Some(82_800)),
+        // A fixed key in the middle, for 100 s: its lead, and what is left after it.
+        (vec![periodic(10, 5, None), fixed(2, Some(1_000)), periodic(10, 5, Some(1_100))], Some(2), Some(5)),
+        (vec![periodic(200, 100, None), fixed(60, Some(1_000)), periodic(200, 100, Some(1_100))], Some(40), Some(100)),
+    ] {
+        let schedule = Schedule::new(entries).unwrap();
+        assert_eq!((schedule.skew_tolerance_secs(), schedule.retention_secs()), (tolerance, retention), "{schedule:?}");
+    }
+}
+
+#[test]
+fn the_keys_on_both_sides_of_each_joint_are_known() {
+    let joined = Schedule::new(vec![
+        periodic(86_400, 3_600, None),
+        periodic(43_200, 3_600, Some(1_036_800)),
+        fixed(60, Some(2_073_600)),
+    ])
+    .unwrap();
+    let joints: Vec<_> = joined.joints().collect();
+    let counters: Vec<_> = joints.iter().map(|(before, after)| (before.counter, after.counter)).collect();
+    assert_eq!(counters, [(Some(11), Some(24)), (Some(47), None)]);
+    assert_eq!(joints[0].1, at(&joined, 1_036_800).primary);
+    assert_eq!(joints[1].0, at(&joined, 2_073_599).primary);
+}
+
+#[test]
 fn a_fixed_key_alone_never_changes() {
     let only = Schedule::new(vec![fixed(60, None)]).unwrap();
     let slots = at(&only, 1_000_000);
@@ -129,7 +162,11 @@ fn what_is_no_schedule_is_refused() {
     let (at_50, at_59) = (periodic(10, 5, Some(50)), periodic(10, 5, Some(59)));
     assert_eq!(Schedule::new(vec![first, at_50, at_50]), Err(ScheduleError::NotRising { entry: 2 }));
     let short = ScheduleError::TooShort { entry: 1, valid_secs: 9, needed_secs: 10 };
-    assert_eq!(Schedule::new(vec![first, at_50, at_59]), Err(short));
+    assert_eq!(Schedule::new(vec![first, at_50, at_59]), Err(short.clone()));
+    // What a message about it points at.
+    let wrong = [ScheduleError::NoStart { entry: 3 }, ScheduleError::NotRising { entry: 2 }, short];
+    assert_eq!(wrong.map(|error| error.entry()), [3, 2, 1]);
+    assert_eq!([ScheduleError::Empty, ScheduleError::FirstHasStart].map(|error| error.entry()), [0, 0]);
     let late = fixed(5, Some(50));
     let short = ScheduleError::TooShort { entry: 1, valid_secs: 5, needed_secs: 6 };
     assert_eq!(Schedule::new(vec![first, late, periodic(10, 5, Some(55))]), Err(short));

@@ -252,6 +252,9 @@ mod tests {
         assert_eq!(file.install(&pair()).unwrap(), SlotsTaken::All);
         let (primary, backup) = file.read().unwrap().unwrap();
         assert!(primary.same_as(pair().primary()) && backup.unwrap().same_as(pair().backup().unwrap()));
+        let print = print_of(&file.read().unwrap()).unwrap();
+        assert_eq!(print, tfo_crypto::fingerprint::pair_print(&pair()));
+        assert_eq!(print_of(&None), None);
     }
 
     #[test]
@@ -260,6 +263,43 @@ mod tests {
         let (_dir, file) = plain_file(&[A, b",".as_slice(), A].concat());
         let single = KeyPair::new(pair().backup().unwrap().duplicate(), None).unwrap();
         assert!(matches!(file.install(&single), Err(KernelError::ReadBack(_))));
+    }
+
+    /// A file without a name, of which the test keeps a descriptor: what stands under /proc is opened anew each time.
+    fn behind(descriptor: &impl std::os::fd::AsRawFd) -> KeyFile {
+        KeyFile::at(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
+    }
+
+    /// The write succeeds, and the first thing that is read afterwards is another program's text.
+    #[test]
+    fn another_programs_backup_is_an_error_too() {
+        let (reader, writer) = io::pipe().unwrap();
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::DIRECT).unwrap();
+        for (text, is_ours) in
+            [(&b"00000001-00000002-00000003-00000005"[..], false), (&KeyText::of(&pair()).expose()[36..], true)]
+        {
+            // One packet: a read ends with it.
+            rustix::io::write(&writer, &[A, b",", text].concat()).unwrap();
+            let installed = behind(&reader).install(&pair());
+            assert_eq!(matches!(installed, Ok(SlotsTaken::All)), is_ours, "{installed:?}");
+            assert_eq!(matches!(installed, Err(KernelError::ReadBack(_))), !is_ours, "{installed:?}");
+            // What was written is behind it.
+            let mut rest = [0; 100];
+            assert_eq!(rustix::io::read(&reader, &mut rest).unwrap(), 71);
+        }
+    }
+
+    /// The backup slot is given up only for EINVAL, which is what a kernel without one says.
+    #[test]
+    fn a_text_that_is_refused_for_another_reason_is_not_shortened() {
+        use rustix::fs::{MemfdFlags, SealFlags};
+        // It has room for one key, and does not grow: EPERM.
+        let file = rustix::fs::memfd_create("key", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&file, A.len() as u64).unwrap();
+        rustix::fs::fcntl_add_seals(&file, SealFlags::GROW).unwrap();
+        let alone = KeyPair::new(pair().primary().duplicate(), None).unwrap();
+        assert!(matches!(behind(&file).install(&pair()), Err(KernelError::NotAllowed { .. })));
+        assert_eq!(behind(&file).install(&alone).unwrap(), SlotsTaken::All);
     }
 
     #[test]

@@ -238,6 +238,8 @@ mod tests {
         let keys = key_text::parse(KEYS).unwrap();
         let record = record(&keys);
         write(&path, &record, &keys).unwrap();
+        assert_eq!(read(&path).unwrap().record(), Some(&record));
+        assert_eq!((Persisted::Absent.record(), Persisted::Foreign.record()), (None, None));
         let Persisted::Ours { record: back, keys: back_keys } = read(&path).unwrap() else { panic!("not ours") };
         assert_eq!(back, record);
         assert_eq!(pair_print(&back_keys), pair_print(&keys));
@@ -293,6 +295,64 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         foreign("a directory");
         assert!(matches!(read(Path::new("/dev/zero")).unwrap(), Persisted::Foreign), "a device without an end");
+    }
+
+    #[test]
+    fn a_file_has_a_greatest_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("50-tcp_fastopen_key.conf");
+        let keys = key_text::parse(KEYS).unwrap();
+        // 21 bytes for each joint, and the generation for what is left.
+        let of = |joints: usize, digits: usize| {
+            let generation = "1".repeat(digits).parse().ok();
+            render(&Record { generation, joints: vec![UnixTime::from_secs(1_000); joints], ..record(&keys) }, &keys)
+        };
+        let bytes_max = usize::try_from(FILE_BYTES_MAX).unwrap();
+        let joints = 1 + (bytes_max - of(1, 1).len()) / 21;
+        let digits = 1 + bytes_max - of(joints, 1).len();
+        std::fs::write(&path, of(joints, digits).as_bytes()).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), FILE_BYTES_MAX);
+        assert!(matches!(read(&path).unwrap(), Persisted::Ours { .. }));
+        std::fs::write(&path, of(joints + 1, 1).as_bytes()).unwrap();
+        assert!(matches!(read(&path).unwrap(), Persisted::Foreign));
+    }
+
+    #[test]
+    fn what_is_no_text_is_foreign_and_what_cannot_be_read_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("50-tcp_fastopen_key.conf");
+        std::fs::write(&path, b"\xff\xfe").unwrap();
+        assert!(matches!(read(&path).unwrap(), Persisted::Foreign));
+        assert_eq!(read(&path.join("below-a-file")).unwrap_err().kind(), io::ErrorKind::NotADirectory);
+        // A regular file whose first byte belongs to no page: EIO.
+        assert!(read(Path::new("/proc/self/mem")).is_err());
+        let os = |errno: rustix::io::Errno| io::Error::from(errno);
+        for (error, is_none) in [
+            (io::ErrorKind::InvalidInput.into(), true),
+            (os(rustix::io::Errno::NXIO), true),
+            (os(rustix::io::Errno::INVAL), false),
+            (os(rustix::io::Errno::ACCESS), false),
+            (io::ErrorKind::PermissionDenied.into(), false),
+        ] {
+            assert_eq!(is_no_regular_file(&error), is_none, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_private_if_no_other_user_may_do_anything() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("50-tcp_fastopen_key.conf");
+        assert!(!is_private(&path), "missing");
+        let keys = key_text::parse(KEYS).unwrap();
+        write(&path, &record(&keys), &keys).unwrap();
+        assert!(is_private(&path));
+        for (mode, expected) in
+            [(0o600, true), (0o400, true), (0o700, true), (0o640, false), (0o604, false), (0o610, false)]
+        {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_private(&path), expected, "{mode:o}");
+        }
     }
 
     #[test]

@@ -63,6 +63,7 @@ fn a_lost_site_is_excluded_in_bounded_commits_and_the_pool_moves_on() {
             break;
         }
         commits.push(taken_out(&proposal));
+        assert!(commits.len() <= 3, "it does not end: {commits:?}");
         pool.commit(&proposal);
     }
     assert_eq!(commits, [CHANGED_MAX; 3]);
@@ -103,7 +104,6 @@ fn a_command_about_a_lost_site_is_done_in_parts() {
     let cases = [
         (&staged, Command::Advance { generation, leave }, Action::Advance, [CHANGED_MAX; 2]),
         (&frozen, Command::Recover { slots }, Action::Recover, [CHANGED_MAX; 2]),
-        (&steady, revoke(BTreeSet::new()), Action::Revoke, [CHANGED_MAX; 2]),
         (&steady, revoke(denied), Action::Revoke, [CHANGED_MAX; 2]),
     ];
     for (snapshot, command, action, expected) in cases {
@@ -113,6 +113,7 @@ fn a_command_about_a_lost_site_is_done_in_parts() {
                 Step::Part(proposal) => {
                     assert_eq!((proposal.audit.action, rise(pool.snapshot(), &proposal)), (Action::Exclude, 0));
                     parts.push(taken_out(&proposal));
+                    assert!(parts.len() < expected.len(), "it does not end: {parts:?}");
                     pool.commit(&proposal);
                 }
                 step => {

@@ -23,6 +23,16 @@ fn a_key_is_revoked_by_its_epoch_and_by_its_bytes() {
     }
 }
 
+#[test]
+fn a_pool_that_was_just_made_expects_any_node_at_all() {
+    let new = Document::new(pool_id(), policy(), NOW);
+    assert_eq!((new.stage.phase(), new.expected_nodes(), new.expected), (Phase::Empty, 1, 1));
+    // A document of a release without the number.
+    let mut json = serde_json::to_value(&new).unwrap();
+    json.as_object_mut().unwrap().remove("expected").unwrap();
+    assert_eq!(serde_json::from_value::<Document>(json).unwrap(), new);
+}
+
 /// Every move that starts another phase or instruction says when, and no other commit does.
 #[test]
 fn a_document_knows_since_when_it_is_in_its_phase() {

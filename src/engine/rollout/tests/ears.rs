@@ -212,12 +212,16 @@ fn what_is_heard_counts_here_until_something_newer_is_stored() {
     content.hear(&node("a"), later);
     let now = content.snapshot().nodes[&node("a")].clone();
     assert_eq!((passive(&content), now.syncs, now.last_report_at), (150, stored.syncs, Some(NOW)));
+    assert_eq!(content.heard().keys().collect::<Vec<_>>(), [&node("a")]);
     assert_eq!(content.parts().record(&node("a")), Some(stored), "it is not stored");
     // A commit, and a copy that is read again, lose nothing of it.
     let proposal = committed(tick(content.snapshot()));
     content.commit(&proposal);
     content.read_again(PoolContent::new(proposal.document, content.parts().clone()));
     assert_eq!(passive(&content), 150);
+    let paused = committed(order(content.snapshot(), Command::Pause).unwrap()).document;
+    content.read_again(PoolContent::new(paused.clone(), content.parts().clone()));
+    assert_eq!((passive(&content), &content.snapshot().document), (150, &paused));
     // What marks it as silent brings it along.
     let marks = content.marked_silent([&node("a"), &node("unknown")]);
     assert_eq!(marks.keys().collect::<Vec<_>>(), [&node("a")]);

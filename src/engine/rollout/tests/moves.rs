@@ -3,8 +3,9 @@
 use super::super::barrier::{Barrier, node_state};
 use super::super::input::Target;
 use super::super::record::Exclusion;
-use super::super::sync::{Recording, record};
+use super::super::sync::{Recording, order_for, record};
 use super::*;
+use crate::fence::MoveOrder;
 use tfo_model::fleet::NodeState;
 
 fn other_pool() -> PoolId {
@@ -39,6 +40,8 @@ fn a_move_is_one_commit_and_takes_the_nodes_out_of_the_barriers() {
     assert!(!left.counts_as_member() && left.is_known(), "the pool shrinks, and the order is shown");
     assert_eq!((left.moved_to(), &left.report), (Some(other_pool()), &None));
     assert_eq!(node_state(&moved.document, &node("b"), left, &presence()), NodeState::Moved);
+    assert_eq!(order_for(&moved, &node("b")), Some(MoveOrder { from: pool_id(), to: other_pool() }));
+    assert_eq!((order_for(&moved, &node("a")), order_for(&moved, &node("x"))), (None, None));
     // A second time to the same pool, because the first answer was lost.
     let again = after(&moved, move_to(&["b"], other_pool()));
     assert_eq!(again.nodes[&node("b")].moved_to(), Some(other_pool()));

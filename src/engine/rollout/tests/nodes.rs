@@ -179,7 +179,7 @@ fn a_stage_too_short_to_count_keeps_the_window_before_it_as_the_baseline() {
         sync(1, Report { counters, ..report(Some(fence_of(5, key(2), key(1)))) })
     };
     // (stage, counter at the first and the last sync of it, phase of the baseline after the next)
-    for (in_stage, kept) in [(10, Phase::Steady), (500, Phase::Staged)] {
+    for (in_stage, kept) in [(10, Phase::Steady), (99, Phase::Steady), (100, Phase::Staged), (500, Phase::Staged)] {
         snapshot.document.stage = steady();
         snapshot.nodes.get_mut(&node("a")).unwrap().window = None;
         for (stage, from, to) in [(steady(), 0, 1_000), (staged(), 1_000, 1_000 + in_stage)] {
@@ -203,6 +203,7 @@ fn fence_of(generation: u64, primary: PoolKey, backup: PoolKey) -> Fence {
 #[test]
 fn a_report_further_ahead_than_any_restore_is_refused() {
     use super::super::sync::REPORT_LEAD_MAX;
+    assert_eq!(REPORT_LEAD_MAX, 1_000_000_000, "room for a thousand recoveries");
     let snapshot = of(staged());
     let far = fence_of(5 + REPORT_LEAD_MAX, key(4 + REPORT_LEAD_MAX), key(2));
     let beyond = [
@@ -215,8 +216,58 @@ fn a_report_further_ahead_than_any_restore_is_refused() {
     for fence in beyond {
         assert_eq!(recorded(&snapshot, "a", &sync(9, report(Some(fence)))), Err(SyncRefused::TooFarAhead));
     }
-    let seen = Sync { seen: Generation::new(u64::MAX), ..sync(9, report(None)) };
-    assert_eq!(recorded(&snapshot, "a", &seen), Err(SyncRefused::TooFarAhead));
+    for (seen, is_refused) in [(5 + REPORT_LEAD_MAX, false), (6 + REPORT_LEAD_MAX, true), (u64::MAX, true)] {
+        let sync = Sync { seen: Generation::new(seen), ..sync(9, report(None)) };
+        assert_eq!(recorded(&snapshot, "a", &sync) == Err(SyncRefused::TooFarAhead), is_refused, "{seen}");
+    }
+}
+
+/// docs/protocol.md#rule-7: a session far above the node's clock would be its last one, for none could exceed it.
+#[test]
+fn a_session_is_at_most_ten_years_ahead_of_the_clock_or_one_above_the_open_one() {
+    let by_clock = (NOW.secs() + 10 * 366 * 86_400) * 1_000;
+    for (open, ordinal, is_refused) in [
+        (None, by_clock, false),
+        (None, by_clock + 1, true),
+        (None, u64::MAX, true),
+        (Some(1), by_clock + 1, true),
+        (Some(by_clock), by_clock + 1, false),
+        (Some(by_clock), by_clock + 2, true),
+        (Some(by_clock + 7), by_clock + 8, false),
+    ] {
+        let mut snapshot = of(staged());
+        match open {
+            Some(ordinal) => {
+                snapshot.nodes.get_mut(&node("a")).unwrap().session = Some(Session { ordinal, nonce: 1 });
+            }
+            None => drop(snapshot.nodes.remove(&node("a"))),
+        }
+        let recording = recorded(&snapshot, "a", &sync(ordinal, report(None)));
+        assert_eq!(recording == Err(SyncRefused::TooFarAhead), is_refused, "{open:?} {ordinal}");
+    }
+}
+
+/// docs/protocol.md#rule-8: its acks would be in a roster that is not its own.
+#[test]
+fn a_session_lives_at_the_coordinator_that_opened_it() {
+    let snapshot = of(staged());
+    let other = "other.example.org".parse().unwrap();
+    let record_at = |by: &CoordinatorName, ordinal| {
+        let before = snapshot.nodes.get(&node("a"));
+        record(&snapshot.document, before, &node("a"), &sync(ordinal, report(None)), (by, NOW))
+    };
+    assert_eq!(record_at(&other, 1), Err(SyncRefused::SessionClosed { ordinal: 1 }));
+    assert_ne!(record_at(&by(), 1), Err(SyncRefused::SessionClosed { ordinal: 1 }));
+    assert!(matches!(record_at(&other, 2), Ok(Recording::First(_))));
+}
+
+#[test]
+fn every_sync_that_is_stored_is_one_more() {
+    let mut snapshot = of(staged());
+    for (name, ordinal, syncs) in [("new", 1, 1), ("new", 1, 2), ("new", 2, 3), ("new", 2, 4)] {
+        snapshot = after_sync(&snapshot, name, recorded(&snapshot, name, &sync(ordinal, report(None))).unwrap());
+        assert_eq!(snapshot.nodes[&node(name)].syncs, syncs);
+    }
 }
 
 #[test]

@@ -42,6 +42,18 @@ fn a_queue_counts_each_part_and_names_each_node_once() {
     }
 }
 
+/// docs/protocol.md#rule-18: a process that takes a name over writes after every one that had it before.
+#[test]
+fn every_stamp_is_above_those_before_it() {
+    let first = Stamp::taken_over(None);
+    assert_eq!(first, Stamp { life: 1, number: 0 });
+    let last = first.next().next().next();
+    assert_eq!(last, Stamp { life: 1, number: 3 });
+    let taken_over = Stamp::taken_over(Some(last));
+    assert_eq!(taken_over, Stamp { life: 2, number: 0 });
+    assert!(first < last && last < taken_over && taken_over < Stamp::taken_over(Some(taken_over)));
+}
+
 /// A coordinator decides by its own queue as if it was stored (rule 7), also about a node that another one knows.
 #[test]
 fn what_a_queue_makes_of_a_node_is_what_the_store_will_have() {

@@ -6,12 +6,12 @@ use super::super::document::Revoke;
 use super::super::presence::Life;
 use super::*;
 
-const fn secs(secs: u64) -> Duration {
+pub(super) const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
 /// Steady at generation 1; each node has acknowledged, and syncs every `period` seconds.
-fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
+pub(super) fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
     let mut policy = Policy::with_defaults(Vec::new());
     policy.absent_after_secs = 120;
     let mut document = Document::new(pool_id(), policy, UnixTime::from_secs(0));
@@ -31,7 +31,7 @@ fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
 }
 
 /// Looks every ten seconds until `until`, and hears a further node each time.
-fn serve(life: &mut Life, from: u64, until: u64, snapshot: &Snapshot) -> Presence {
+pub(super) fn serve(life: &mut Life, from: u64, until: u64, snapshot: &Snapshot) -> Presence {
     for at in (from..=until).step_by(10) {
         let mut heard = snapshot.clone();
         heard.nodes.extend(pool(0, &[("talks", 1 + at, 30)]).nodes);
@@ -41,7 +41,7 @@ fn serve(life: &mut Life, from: u64, until: u64, snapshot: &Snapshot) -> Presenc
 }
 
 /// The same without a node that is heard.
-fn listen(life: &mut Life, from: u64, until: u64, snapshot: &Snapshot) -> Presence {
+pub(super) fn listen(life: &mut Life, from: u64, until: u64, snapshot: &Snapshot) -> Presence {
     (from..=until).step_by(10).for_each(|at| life.observe(secs(at), snapshot));
     life.presence(snapshot)
 }
@@ -193,6 +193,12 @@ fn a_coordinator_that_was_cut_off_from_its_store_begins_a_new_life() {
 
 #[test]
 fn presence_fails_closed() {
+    let known = Presence { revision: Revision::new(6), seen: super::nodes(&["a"]), ..Presence::default() };
+    for (revision, name, has_seen) in
+        [(6, "a", true), (7, "a", true), (5, "a", false), (6, "b", false), (5, "b", false)]
+    {
+        assert_eq!(known.has_seen(&pool(revision, &[]), &node(name)), has_seen, "{revision} {name}");
+    }
     let nodes = [("a", 8, 30), ("b", 10, 30)];
     let unseen = |presence: &Presence, snapshot: &Snapshot| presence.unseen_required(snapshot).len();
     let mut life = Life::default();
@@ -311,5 +317,8 @@ fn absent_after_that_rises_while_a_request_is_held_is_what_its_node_was_told() {
         panic!("it never is")
     };
     let (late, early) = (absent_at(20), absent_at(200));
+    assert!(early < 200 && late > 410, "{early} {late}");
+    // The poll of the longer time, and the longest gap between two looks: 70 s after 10 s.
+    let (late, early) = (absent_at(80), absent_at(85));
     assert!(early < 200 && late > 410, "{early} {late}");
 }

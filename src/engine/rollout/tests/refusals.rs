@@ -33,6 +33,12 @@ fn a_refusal_has_the_reason_first_then_the_phase_and_the_time_until_which_it_hol
             0,
             "only 5 cookies were counted since the last rotation, so clients may still use cookies of the backup key",
         ),
+        (
+            99,
+            99,
+            "only 99 cookies were counted since the last rotation, so clients may still use cookies of the backup key",
+        ),
+        (100, 50, "clients still use cookies of the backup key (50% of 100 accepted)"),
         (1_000, 123, "clients still use cookies of the backup key (12.3% of 1000 accepted)"),
     ] {
         assert_eq!(refusal(&draining(accepted, by_backup), rotate()), (format!("{says}{opens}"), Some(until)));

@@ -86,6 +86,51 @@ fn a_node_becomes_required_only_by_a_session_of_its_own() {
     assert_eq!(result, Err(SyncRefused::SessionClosed { ordinal: 1 }));
 }
 
+/// Whether a view is frozen, and what it answers to a node that has all it was told, and to one that would be told more.
+fn answers(view: PoolView, snapshot: &Snapshot) -> (bool, Result<Answer, SyncRefused>, Result<Answer, SyncRefused>) {
+    let report_of = |name: &str| snapshot.nodes[&node(name)].report.clone().unwrap();
+    let ask = |name: &str| view.answer(snapshot, &node(name), &sync(1, report_of(name)));
+    let more = match ask("late") {
+        Ok(Answer::Instruct(instruction)) => {
+            assert_eq!(instruction.generation, snapshot.document.generation);
+            Ok(Answer::Nothing)
+        }
+        other => other,
+    };
+    (view.is_frozen(), ask("a"), more)
+}
+
+/// docs/protocol.md#rule-10: after each sync a view is as strict as a new look, without the look.
+#[test]
+fn a_view_takes_one_sync_in_without_a_look_at_all_nodes() {
+    let before = pool(document(staged()), &["a", "b"], &["late"]);
+    let ahead =
+        |lead: u64| Report { seen: Generation::new(5 + lead), ..before.nodes[&node("b")].report.clone().unwrap() };
+    let reports = Report { source: KeySource::Derive, ..ahead(7) }.bounded();
+    let (told, nothing) = (Ok(Answer::Nothing), Ok(Answer::Nothing));
+    let frozen = || Err(SyncRefused::Frozen);
+    for (report, seen, expected) in [
+        (ahead(0), true, (false, nothing.clone(), told.clone())),
+        (ahead(0), false, (false, nothing.clone(), Err(SyncRefused::NotHeard))),
+        (ahead(1), true, (true, frozen(), frozen())),
+        (ahead(1_001), true, (true, nothing.clone(), frozen())),
+        (ahead(1_001), false, (true, nothing.clone(), frozen())),
+        // A node that binds nothing.
+        (reports, false, (false, nothing, told)),
+    ] {
+        let mut after = before.clone();
+        after.nodes.get_mut(&node("b")).unwrap().report = Some(report);
+        let presence = if seen { presence() } else { blind_to(&["b"]) };
+        let record = &after.nodes[&node("b")];
+        let view = PoolView::of(&before, &super::presence()).after(&after, &presence, &node("b"), record);
+        assert_eq!(view, PoolView::of(&after, &presence), "{record:?}");
+        assert_eq!(answers(view, &after), expected, "{record:?}");
+        // What an earlier sync has shown stays so.
+        let modest = &before.nodes[&node("a")];
+        assert_eq!(view.after(&after, &presence, &node("a"), modest), view);
+    }
+}
+
 #[test]
 fn one_view_answers_as_each_look_would() {
     let unseen = blind_to(&["b"]);

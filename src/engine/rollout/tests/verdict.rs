@@ -7,24 +7,24 @@ use super::super::verdict::{Verdict, page, verdict};
 use super::*;
 use tfo_model::fleet::{Severity, VerdictKind};
 
-fn judged(snapshot: &Snapshot, presence: &Presence) -> Verdict {
+pub(super) fn judged(snapshot: &Snapshot, presence: &Presence) -> Verdict {
     verdict(snapshot, Now { wall: NOW, presence }, &[])
 }
 
 /// A pool whose last rotation was an hour ago.
-fn rested(here: &[&str], behind: &[&str]) -> Snapshot {
+pub(super) fn rested(here: &[&str], behind: &[&str]) -> Snapshot {
     let mut document = document(steady());
     document.rotated_at = UnixTime::from_secs(200_000 - 3_600);
     pool(document, here, behind)
 }
 
 /// The report of this node, to change it.
-fn report_of<'a>(snapshot: &'a mut Snapshot, name: &str) -> &'a mut Report {
+pub(super) fn report_of<'a>(snapshot: &'a mut Snapshot, name: &str) -> &'a mut Report {
     snapshot.nodes.get_mut(&node(name)).unwrap().report.as_mut().unwrap()
 }
 
 /// Makes a node one that has received every instruction, and still holds its old keys.
-fn stick(snapshot: &mut Snapshot, name: &str) {
+pub(super) fn stick(snapshot: &mut Snapshot, name: &str) {
     report_of(snapshot, name).seen = Generation::new(5);
 }
 
@@ -53,7 +53,7 @@ fn stopped() -> Snapshot {
     Snapshot { document: proposal.document, ..snapshot }
 }
 
-fn with(mut snapshot: Snapshot, change: impl FnOnce(&mut Snapshot)) -> Snapshot {
+pub(super) fn with(mut snapshot: Snapshot, change: impl FnOnce(&mut Snapshot)) -> Snapshot {
     change(&mut snapshot);
     snapshot
 }
@@ -65,7 +65,7 @@ fn ahead(mut snapshot: Snapshot) -> Snapshot {
 }
 
 /// `b` has received its instruction and holds `[1,-]`, while the others hold `[2,1]`.
-fn split() -> Snapshot {
+pub(super) fn split() -> Snapshot {
     with(rested(&["a", "c", "d"], &["b"]), |snapshot| stick(snapshot, "b"))
 }
 
@@ -73,13 +73,13 @@ fn held(hold: Hold) -> Snapshot {
     with(rested(&["a", "b"], &[]), |snapshot| snapshot.document.hold = Some(hold))
 }
 
-fn absent(names: &[&str]) -> Presence {
+pub(super) fn absent(names: &[&str]) -> Presence {
     Presence { absent: nodes(names), ..presence() }
 }
 
 /// `expected`: severity, kind, nodes, next command.
 #[track_caller]
-fn is(snapshot: &Snapshot, presence: &Presence, expected: &str, sentence: &str) {
+pub(super) fn is(snapshot: &Snapshot, presence: &Presence, expected: &str, sentence: &str) {
     let found = judged(snapshot, presence);
     let names: Vec<&str> = found.nodes.iter().map(NodeId::as_str).collect();
     let next = found.next.as_deref().unwrap_or("-");
@@ -105,6 +105,13 @@ fn what_is_critical_says_who_and_how_much() {
         "frozen by one report that is probably false: b reports generation 9999, and this store has given out only 5; \
          `deny` the node, or `recover` if it is true",
     );
+    // All that report so, the one that is furthest ahead first.
+    let three = with(ahead(rested(&["a", "b", "c"], &[])), |snapshot| {
+        report_of(snapshot, "a").seen = Generation::new(6);
+        report_of(snapshot, "c").seen = Generation::new(9);
+    });
+    let witnesses = judged(&three, &presence()).nodes;
+    assert_eq!(witnesses.iter().map(NodeId::as_str).collect::<Vec<_>>(), ["c", "b", "a"]);
     is(
         &split(),
         &presence(),
@@ -428,6 +435,7 @@ fn what_will_stop_the_next_rotation_is_said_before_it_is_due() {
     let (snapshot, presence) = (rested(&["a", "b"], &[]), presence());
     let differs = verdict(&snapshot, Now { wall: NOW, presence: &presence }, &["interval"]);
     assert_eq!((differs.severity, differs.kind), (Severity::Warning, VerdictKind::Agree));
+    assert_eq!(differs.docs, Some("how-to/change-the-policy.md"));
     assert!(differs.sentence.ends_with("differs from the pool's policy in interval, and the pool's counts"));
 }
 

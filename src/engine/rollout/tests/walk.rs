@@ -141,6 +141,8 @@ fn absent_nodes_in_the_way_are_excluded_down_to_min_present() {
     snapshot.document.policy.min_present = Share::ALL;
     let wait = waits(tick_with(&snapshot, &absent));
     assert_eq!((wait.blocked_by, wait.waiting_for), (BlockedBy::Absent, vec![node("b")]));
+    // As many as are needed, and none is absent: the barrier is what waits.
+    assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Barrier);
     // And none at all if the policy is to wait.
     let mut snapshot = pool(document(staged()), &["a", "d"], &["b", "c"]);
     snapshot.document.policy.absent_policy = AbsentPolicy::Wait;
@@ -308,6 +310,61 @@ fn a_revokes_short_barrier_leaves_stragglers_behind_and_lists_them() {
     let proposal = committed(tick_with(&snapshot, &late));
     assert_eq!(proposal.audit.nodes, nodes(&["c"]));
     assert_eq!(proposal.document.revoke.unwrap().left_behind, nodes(&["c"]));
+}
+
+/// docs/protocol.md#rule-13: only a revoke that is not paused leaves nodes behind, and only after its short barrier.
+#[test]
+fn nodes_are_left_behind_by_a_revoke_that_runs_and_by_nothing_else() {
+    let late = |secs| Presence { phase_secs: secs, wave_secs: secs, ..presence() };
+    let mut paused = revoking(staged(), 2);
+    paused.paused = Some(pause());
+    for (document, presence, leaves) in [
+        (revoking(staged(), 2), late(300), true),
+        (revoking(staged(), 2), late(299), false),
+        (revoking(staged(), 2), Presence { wave_secs: 299, ..late(300) }, false),
+        (revoking(staged(), 2), Presence { phase_secs: 299, ..late(300) }, false),
+        (document(staged()), late(300), false),
+        (paused, late(300), false),
+    ] {
+        let step = tick_with(&pool(document, &["a", "b"], &["c"]), &presence);
+        assert_eq!(matches!(step, Step::Commit(_)), leaves, "{step:?}");
+    }
+}
+
+#[test]
+fn a_wave_of_a_revoke_is_not_watched() {
+    let early = Presence { phase_secs: 0, wave_secs: 0, ..presence() };
+    let snapshot = pool(revoking(promoted(0, &["a"]), 2), &["a", "b"], &[]);
+    assert_eq!(committed(tick_with(&snapshot, &early)).audit.action, Action::OpenWave);
+    assert_eq!(waits(tick_with(&of(promoted(0, &["a"])), &early)).blocked_by, BlockedBy::Health);
+}
+
+#[test]
+fn a_wave_begins_when_it_is_opened_and_waives_nothing() {
+    let mut snapshot = of(promoted(0, &["a", "b"]));
+    let Stage::Promoted { wave, .. } = &mut snapshot.document.stage else { panic!("not promoted") };
+    wave.health_waived = true;
+    let Stage::Promoted { wave, .. } = committed(tick(&snapshot)).document.stage else { panic!("not promoted") };
+    assert_eq!((wave.opened, wave.opened_at, wave.health_waived), (1, NOW, false));
+}
+
+/// docs/protocol.md#rule-12: coordinators of two releases must agree on it in the middle of a rotation.
+#[test]
+fn a_share_is_that_part_of_the_order_and_no_more() {
+    use super::super::wave::{is_opened, order};
+    let opened = |ppm: u32, name: &str| {
+        let mut document = document(promoted(0, &[]));
+        let Stage::Promoted { wave, next, .. } = &mut document.stage else { panic!("not promoted") };
+        wave.rules.insert(0, WaveRule::Share(Share::from_ppm(ppm).unwrap()));
+        let (wave, epoch) = (wave.clone(), next.epoch);
+        is_opened(&document, epoch, &wave, &node(name))
+    };
+    // Millionths of the order in the rotation to epoch 3.
+    for (name, place) in [("a", 915_054), ("b", 114_776), ("cp3050.example.org", 779_897)] {
+        let at = u128::from(order(&pool_id(), key(3).epoch, &node(name))) * 1_000_000 / (1 << 64);
+        assert_eq!(at, u128::from(place), "{name}");
+        assert_eq!([0, place, place + 1, 1_000_000].map(|ppm| opened(ppm, name)), [false, false, true, true], "{name}");
+    }
 }
 
 #[test]
