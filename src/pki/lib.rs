@@ -1,0 +1,8 @@
+//! The authority of a fleet that has no PKI of its own: what it signs, and what a node brings to it.
+//!
+//! Must not know: sockets, pools, stores, where files lie.
+
+pub mod authority;
+pub mod list;
+pub mod role;
+pub mod serial;
