@@ -91,10 +91,9 @@ fn significant(serial: &[u8]) -> &[u8] {
 
 fn own_list(list: &CertificateRevocationList<'_>) -> OwnList {
     let time = |at: x509_parser::time::ASN1Time| UnixTime::from_secs(u64::try_from(at.timestamp()).unwrap_or(0));
-    let revoked = list.iter_revoked_certificates().map(|one| Revoked {
-        serial: significant(one.raw_serial()).to_vec(),
-        at: time(one.revocation_date),
-    });
+    let revoked = list
+        .iter_revoked_certificates()
+        .map(|one| Revoked { serial: significant(one.raw_serial()).to_vec(), at: time(one.revocation_date) });
     let number = list.crl_number().and_then(|number| number.to_string().parse().ok()).unwrap_or(0);
     let not_before = time(list.last_update());
     let not_after = list.next_update().map_or(not_before, time);
@@ -104,7 +103,8 @@ fn own_list(list: &CertificateRevocationList<'_>) -> OwnList {
 fn pem(der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
     format!("-----BEGIN X509 CRL-----\n{}\n-----END X509 CRL-----\n", lines.join("\n"))
 }
 
