@@ -3,7 +3,9 @@
 //! Must not know: sockets, pools, stores, where files lie.
 
 pub mod authority;
+pub mod issued;
 pub mod list;
+pub mod renewal;
 pub mod request;
 pub mod role;
 pub mod serial;

@@ -115,7 +115,7 @@ impl Failure {
 }
 
 /// Kind and remedy of what a coordinator refuses.
-pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
+pub(crate) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
     match kind {
         ErrorKind::NotInPool => (
             "not_in_pool",
