@@ -296,7 +296,8 @@ impl Job {
         let mut failure = None;
         for base in &self.urls {
             match client.call::<(), SelfAnswer>(base, call, None).await {
-                Ok(_) => return Ok(()),
+                Ok(Some(known)) if known.node == self.name => return Ok(()),
+                Ok(_) => failure = Some(unusable(base, "it does not know this node by it")),
                 Err(error) => {
                     let is_refused = match &error {
                         ClientError::Tls { .. } => true,
