@@ -278,7 +278,12 @@ fn on_a_fresh_host_it_writes_the_configuration_and_says_the_next_step() {
     assert!(stderr(&output).contains("has joined, but tfo-agent.service was not enabled"), "{}", stderr(&output));
     systemd(0);
     let output = run(&["--enable"]);
-    assert_eq!((output.status.code(), stdout(&output).contains("is enabled and runs")), (Some(0), true), "{}", stderr(&output));
+    assert_eq!(
+        (output.status.code(), stdout(&output).contains("is enabled and runs")),
+        (Some(0), true),
+        "{}",
+        stderr(&output)
+    );
     let asked = fs::read_to_string(site.host.path("asked")).unwrap();
     assert_eq!(asked.lines().filter(|line| *line == "enable --now tfo-agent.service").count(), 2, "{asked}");
     assert_eq!(fs::read_to_string(etc.join("agent.toml")).unwrap(), config);

@@ -313,7 +313,8 @@ impl Contact {
         let refused = self.failure.as_ref().filter(|failure| failure.reported).map(|failure| failure.kind);
         // The keys of the pool that it was led from are another pool's where it is led to.
         let is_joiner = self.link.fence() != self.link.reported();
-        let terms = RequestTerms { wait, next_contact, source: *source, refused, is_joiner };
+        let note = identity.notes().map(|note| note.kind).find(|kind| *kind == CERTIFICATE_ENDS);
+        let terms = RequestTerms { wait, next_contact, source: *source, refused, note, is_joiner };
         if self.link.returns(clock::now_ms(), nonce(), now) {
             self.instructed = None;
         }

@@ -139,6 +139,10 @@ fn a_renewal_that_fails_is_told_with_the_days_that_are_left_and_changes_nothing(
     assert_eq!((site.pair() == first, site.host.kernel()), (true, pair(1, 2)));
     let status = site.host.status();
     assert_eq!((&status["state"], &status["error"]["kind"]), (&"ok".into(), &"certificate_ends".into()), "{status}");
+    // Coordinators hear of it, and it keeps nothing from being acknowledged.
+    site.once(0);
+    let heard = site.coordinator.asked().into_iter().rfind(|asked| asked.what == sync).unwrap().body;
+    assert_eq!((&heard["note"], &heard["error"]), (&"certificate_ends".into(), &Value::Null), "{heard}");
     // Certified, but for another name, or by an authority that its chain does not have: never written.
     let stranger = tfo_testbed::pki::Ca::new("other");
     let identity = stranger.client(&["n1.example.org"]);

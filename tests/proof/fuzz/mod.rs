@@ -132,6 +132,14 @@ fn a_nodes_request() {
 }
 
 #[test]
+fn a_token() {
+    let pin = "AAAAAAAAAAAAAAAAAAAAAA";
+    let token = |urls: &str| format!("tfo1.0123456789ab.{pin}.{pin}.{urls}\n").into_bytes();
+    let urls = ["https://c1.example.org:9444", "https://[::1]:1,https://c2", "http://c1"];
+    fuzz("token", urls.map(token).to_vec(), targets::token);
+}
+
+#[test]
 fn a_coordinators_answer() {
     let text = "00000001-00000001-00000001-00000001";
     let print = tfo_crypto::fingerprint::pair_print(&tfo_model::key_text::parse(text.as_bytes()).unwrap());

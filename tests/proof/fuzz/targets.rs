@@ -18,6 +18,7 @@ use tfo_host::kernel::netstat::TfoCounters;
 use tfo_host::kernel::sysctl_d::{self, Persisted};
 use tfo_model::key_text::{self, KeyText};
 use tfo_model::problem::Problem;
+use tfo_pki::token::Token;
 use tfo_wire::error::ErrorBody;
 use tfo_wire::v1::sync::{SyncAnswer, SyncRequest};
 
@@ -119,6 +120,20 @@ pub(crate) fn sync_request(bytes: &[u8]) -> u64 {
         Err(error) => {
             class((error.to_string().split(" at line").next().map(str::len), error.is_syntax(), error.is_data()))
         }
+    }
+}
+
+/// An enrolment token: what is accepted is written as it was read, and what is not is not quoted.
+pub(crate) fn token(bytes: &[u8]) -> u64 {
+    let text = String::from_utf8_lossy(bytes);
+    match Token::parse(&text) {
+        Ok(token) => {
+            let again = Token::parse(&token.reveal()).expect("it reads what it writes");
+            assert_eq!((&again.id, again.pin, &again.urls), (&token.id, token.pin, &token.urls));
+            assert_eq!(again.secret.hash(), token.secret.hash());
+            class(token.urls.len())
+        }
+        Err(bad) => class(bad.to_string()),
     }
 }
 
