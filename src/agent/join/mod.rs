@@ -71,7 +71,13 @@ pub fn join(wish: &Wish<'_>) -> Result<Joined, Failure> {
     let (answer, resumed) = match places.unfinished(clock::now()) {
         Some(answer) => (answer, true),
         None if wish.need == Need::WithoutCertificate && places.has_certificate(clock::now()) => {
-            return Ok(Joined::before(&places));
+            let mut before = Joined::before(&places);
+            if wish.service == Service::Enabled {
+                // Changes nothing where it is enabled and runs; a run before this one may have ended before it.
+                enable::service()?;
+                before.enabled = true;
+            }
+            return Ok(before);
         }
         None => {
             places.prepare()?;
