@@ -33,7 +33,8 @@ pub struct Arguments {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused (another agent runs here).
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused (another agent runs here;
+join: the token, the name, or a server of another authority).
 once --detailed-exit-codes: 0 unchanged, 2 changed (or would, with --dry-run), 1 any error.";
 
 const LONG_HELP: &str = include_str!("long_help.txt");

@@ -205,3 +205,33 @@ fn bounded(span: Option<Located<Duration>>, findings: &mut Findings, min: Durati
     findings.add_at(&span, Problem::error("out_of_range", "this is out of range", remedy));
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::agent::AgentSettings;
+    use crate::reader::ConfigFile;
+
+    #[test]
+    fn the_agent_renews_one_file_and_nothing_else() {
+        let of = |cert: &str, key: &str, more: &str| {
+            let text = format!(
+                "[source]\nkind = \"random\"\n[report]\nurls = [\"https://c1\"]\npool = \"edge\"\nca = \"/ca\"\n\
+                 cert = {cert:?}\nkey = {key:?}\n{more}"
+            );
+            AgentSettings::parse(Path::new("agent.toml"), &text).map_err(|problems| {
+                problems.iter().map(|problem| (problem.line, problem.key.clone().unwrap())).collect::<Vec<_>>()
+            })
+        };
+        let renewal = |settings: AgentSettings| settings.contact().map(|contact| contact.renewal);
+        assert_eq!(of("/a.crt", "/a.key", "").map(renewal), Ok(Some(Renewal::ByHand)));
+        assert_eq!(of("/a.crt", "/a.key", "renew = false").map(renewal), Ok(Some(Renewal::ByHand)));
+        assert_eq!(of("/pair", "/pair", "renew = true").map(renewal), Ok(Some(Renewal::ByAgent)));
+        for (cert, key) in [("/a.crt", "/a.key"), ("/a.crt", "credential:a")] {
+            let found = of(cert, key, "renew = true").map(renewal);
+            assert_eq!(found, Err(vec![(Some(9), "report.renew".to_owned())]), "{cert} {key}");
+        }
+    }
+}

@@ -13,10 +13,11 @@ use tfo_testbed::fake_coordinator::{FakeCoordinator, Reply, refusal, renewing, t
 use tfo_testbed::host::in_own_mounts;
 use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::pki::{Ca, DAY};
-use tfo_testbed::{agent_path, need_netns, skip_unless};
+use tfo_testbed::secrets::{Secrets, base64_value, decode};
+use tfo_testbed::{SOON, agent_path, need_netns, poll_until, skip_unless};
 
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 const NAME: &str = "n1.example.org";
 
@@ -121,6 +122,47 @@ fn one_token_makes_a_node_that_has_its_keys() {
     let joined = site.joins(0, &[]);
     assert_eq!((&joined["runs"], &joined["problems"]), (&true.into(), &serde_json::json!([])), "{joined}");
     daemon.stop();
+}
+
+/// The private scalar in a pair's PKCS#8: what must be seen nowhere, unlike the public key beside it.
+fn scalar(pair: &str) -> Vec<u8> {
+    let der = PrivateKeyDer::from_pem_slice(pair.as_bytes()).unwrap();
+    let der = der.secret_der();
+    let at = der.windows(2).position(|two| two == [0x04, 0x20]).expect("an octet string of 32 bytes");
+    der[at + 2..at + 34].to_vec()
+}
+
+#[test]
+fn neither_token_nor_private_keys_are_seen_anywhere() {
+    skip_unless!(need_netns());
+    let site = Site::new();
+    let token = site.good_token();
+    site.enrolment.certify(&site.pki, 8, &[site.api.url()]);
+    site.api.certify(&site.pki, 8, &[site.api.url()]);
+    let mut secrets = Secrets::<8>::new();
+    let text = token.secret.text();
+    let digits: Vec<u8> = text.expose().bytes().collect();
+    secrets.add("token", &decode(&digits, 6, |digit| base64_value(digit, *b"-_")));
+    let output = site.host.run("join", &["--name", NAME, "--token-file", &site.host.text_path("token")]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    secrets.add("first key", &scalar(&site.pair().unwrap()));
+    let mut daemon = site.host.start_with("TFO_LOG=trace exec \"$@\"");
+    daemon.ready();
+    let first = site.pair();
+    assert!(poll_until(4 * SOON, || site.pair() != first), "{}", daemon.log());
+    secrets.add("next key", &scalar(&site.pair().unwrap()));
+    assert!(poll_until(SOON, || daemon.log().contains("certificate renewed")), "{}", daemon.log());
+    daemon.stop();
+    secrets.absent("stdout", stdout(&output));
+    secrets.absent("stderr", stderr(&output));
+    secrets.absent("the log", daemon.log());
+    secrets.absent("status.json", site.host.status().to_string());
+    for asked in site.api.asked() {
+        secrets.absent(&asked.what, asked.body.to_string());
+    }
+    // The control: where they belong they are found.
+    let found = |hay: &[u8]| secrets.find(hay).len();
+    assert!(found(&fs::read(site.host.path("token")).unwrap()) > 0 && found(site.pair().unwrap().as_bytes()) > 0);
 }
 
 #[test]
