@@ -347,11 +347,17 @@ impl Contact {
         if matches!(&self.identity, Ok(identity) if !identity.is_stale(settings, now)) {
             return;
         }
+        let before = self.identity.as_ref().map(Identity::life).ok();
         let read = Identity::load(settings, config, clock::now(), now);
         match (&mut self.identity, read) {
             (Ok(identity), Ok(new)) => identity.renew(new),
             (Ok(identity), Err(problems)) => identity.keep(problems, now),
             (identity @ Err(_), read) => *identity = read,
+        }
+        if self.identity.as_ref().map(Identity::life).ok() != before
+            && let Some(renewals) = &mut self.renewals
+        {
+            renewals.look_at(now);
         }
     }
 }

@@ -75,6 +75,11 @@ impl Renewals {
         (renewal == Renewal::ByAgent).then_some(renewals)
     }
 
+    /// Another certificate is in place: when it is to be renewed is not known yet.
+    pub(super) fn look_at(&mut self, now: Duration) {
+        self.next_at = now;
+    }
+
     /// Waits for the end of a renewal, or for the next look.  Dropping the future loses nothing.
     pub(super) async fn next(&mut self, started: Instant) -> Due {
         match &mut self.job {
