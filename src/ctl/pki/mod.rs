@@ -281,11 +281,8 @@ fn put_list(
     }
     index.crl_number += 1;
     index.crl_next_update = lifetime.not_after;
-    let revoked: Vec<Revoked> = index
-        .certificates
-        .iter()
-        .filter_map(|entry| Some(Revoked::new(&entry.serial, entry.revoked_at?)))
-        .collect();
+    let revoked: Vec<Revoked> =
+        index.certificates.iter().filter_map(|entry| Some(Revoked::new(&entry.serial, entry.revoked_at?))).collect();
     let text = authority.revocation_list(index.crl_number, lifetime, &revoked).map_err(|error| failed(&error))?;
     directory.put_index(index)?;
     directory.put_revocation_list(&text)
