@@ -4,5 +4,7 @@
 
 pub mod authority;
 pub mod list;
+pub mod request;
 pub mod role;
 pub mod serial;
+pub mod token;

@@ -18,6 +18,14 @@ named_enum! {
         NotInPool = "not_in_pool",
         /// 403: the certificate names an operator, a viewer or the coordinator: it is never a node's.
         NotANode = "not_a_node",
+        /// 403: the enrolment token is wrong, used up, expired or revoked; which of these is not told.
+        TokenRefused = "token_refused",
+        /// 403: the token or the pool does not allow the name.
+        NameNotAllowed = "name_not_allowed",
+        /// 403: a certificate of this name is in force, and the token does not replace one.
+        NameTaken = "name_taken",
+        /// 403: the certificate request is not one that is signed: its key, its names, an extension, its signature.
+        BadRequestKey = "bad_request_key",
         /// 403: the node is denied.
         Denied = "denied",
         /// 404: the coordinator has no such pool.
@@ -67,7 +75,14 @@ impl ErrorKind {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadRequest => 400,
-            Self::NotAllowed | Self::NotInPool | Self::NotANode | Self::Denied => 403,
+            Self::NotAllowed
+            | Self::NotInPool
+            | Self::NotANode
+            | Self::TokenRefused
+            | Self::NameNotAllowed
+            | Self::NameTaken
+            | Self::BadRequestKey
+            | Self::Denied => 403,
             Self::UnknownPool | Self::UnknownNode | Self::UnknownPath => 404,
             Self::UnknownMethod => 405,
             Self::Timeout => 408,

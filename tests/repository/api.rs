@@ -11,6 +11,7 @@ use tfo_model::node::{Expected, KeySource};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 use tfo_wire::error::{ErrorBody, ErrorKind, MovedTo};
+use tfo_wire::v1::enrol::{Certified, EnrolRequest, RenewRequest, TokenText};
 use tfo_wire::v1::fleet::{
     AdvanceRequest, Audit, AuditLine, Command, Done, FingerprintCount, ImportRequest, NodeStatus, Nodes, PoolStatus,
     Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown, Verdict, Waves,
@@ -263,6 +264,26 @@ fn commands() {
         "move": reads_back(&order_nodes(NodeAction::Move { to: "dns".parse().unwrap(), lower_expected: true })),
         "expect": reads_back(&ExpectRequest { number: 900, reason: reason(), if_revision: Some(Revision::new(12)) }),
         "done": value(&done),
+    }));
+}
+
+#[test]
+fn enrol() {
+    let csr = || "-----BEGIN CERTIFICATE REQUEST-----\n".to_owned();
+    let request = EnrolRequest {
+        token_id: "0123456789ab".parse().unwrap(),
+        secret: TokenText::new("AAAAAAAAAAAAAAAAAAAAAA".to_owned().into()),
+        name: node("a"),
+        csr: csr(),
+    };
+    let answer = Certified {
+        certificate: "-----BEGIN CERTIFICATE-----\n".to_owned(),
+        chain: "-----BEGIN CERTIFICATE-----\n".to_owned(),
+        pools: vec![pool()],
+        urls: vec!["https://c1.example.org:9443".to_owned()],
+    };
+    insta::assert_json_snapshot!(json!({
+        "request": reads_back(&request), "renewal": reads_back(&RenewRequest { csr: csr() }), "answer": value(&answer),
     }));
 }
 

@@ -152,6 +152,22 @@ pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
         ErrorKind::NotHeard | ErrorKind::StoreUnavailable | ErrorKind::Unavailable => {
             ("coordinator_unavailable", "wait, or check that coordinator and its store; the installed keys stay")
         }
+        ErrorKind::TokenRefused => (
+            "token_refused",
+            "ask for a new token (`tfoctl token create`): this one is wrong, used up, expired or revoked; `tfoctl audit` says which",
+        ),
+        ErrorKind::NameNotAllowed => (
+            "name_not_allowed",
+            "give this node a name that the token's and the pool's `nodes` allow (--name NAME), or ask for another token",
+        ),
+        ErrorKind::NameTaken => (
+            "name_taken",
+            "if this host replaces the one of that name, ask for a token that may: `tfoctl token create --replace`",
+        ),
+        ErrorKind::BadRequestKey => (
+            "bad_request_key",
+            "compare the releases of agent and coordinator: this one takes requests for a P-256 key and one name only",
+        ),
         ErrorKind::BadRequest
         | ErrorKind::NotAllowed
         | ErrorKind::UnknownNode

@@ -166,6 +166,10 @@ fn is_noted(refusal: &Refusal) -> bool {
         | ErrorKind::NotInPool
         | ErrorKind::NotANode
         | ErrorKind::Denied
+        | ErrorKind::TokenRefused
+        | ErrorKind::NameNotAllowed
+        | ErrorKind::NameTaken
+        | ErrorKind::BadRequestKey
         | ErrorKind::UnknownPool
         | ErrorKind::UnknownNode
         | ErrorKind::UnknownPath

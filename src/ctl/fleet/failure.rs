@@ -150,6 +150,10 @@ fn explain_kind(kind: ErrorKind) -> (Outcome, &'static str, &'static str) {
         }
         ErrorKind::Unavailable => (Failed, "unavailable", "it is busy or stopping: ask another coordinator"),
         ErrorKind::OtherPool
+        | ErrorKind::TokenRefused
+        | ErrorKind::NameNotAllowed
+        | ErrorKind::NameTaken
+        | ErrorKind::BadRequestKey
         | ErrorKind::NodeMoved
         | ErrorKind::SessionClosed
         | ErrorKind::TooFarAhead
