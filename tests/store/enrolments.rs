@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tfo_model::ids::NodeId;
+use tfo_model::ids::{NodeId, TokenId};
 use tfo_model::serial::SerialNumber;
 use tfo_model::time::UnixTime;
 use tfo_store::enrolment::{
@@ -22,9 +22,14 @@ fn operator() -> NodeId {
     "ops1.example.org".parse().unwrap()
 }
 
-fn token(id: &str, uses: u32) -> Token {
+/// The id of a token by its number.
+fn id(number: usize) -> TokenId {
+    format!("{number:012x}").parse().unwrap()
+}
+
+fn token(number: usize, uses: u32) -> Token {
     Token {
-        id: id.to_owned(),
+        id: id(number),
         hash: SECRET,
         pool: "edge".parse().unwrap(),
         nodes: vec!["*.cache.example.org".parse().unwrap()],
@@ -46,13 +51,14 @@ fn certificate(number: u8, name: &str, at: UnixTime) -> Certificate {
         key: Digest([number; 32]),
         issued_at: at,
         not_after: at.plus(30 * DAY),
-        token: Some("t1".to_owned()),
+        token: Some(id(1)),
         revoked_at: None,
     }
 }
 
-fn by(id: &str) -> Claim<'_> {
-    Claim::Token { id, hash: &SECRET, known: false }
+/// Records a certificate by the token of this number.
+fn record(store: &dyn Enrolments, number: usize, certificate: &Certificate) -> Result<bool, EnrolError> {
+    store.record(certificate, Claim::Token { id: &id(number), hash: &SECRET, known: false })
 }
 
 fn refused<T: std::fmt::Debug>(result: Result<T, EnrolError>) -> EnrolRefused {
@@ -63,32 +69,33 @@ fn refused<T: std::fmt::Debug>(result: Result<T, EnrolError>) -> EnrolRefused {
 }
 
 fn a_use_is_taken_with_the_certificate_and_with_nothing_else(store: &dyn Enrolments) {
-    store.add_token(&token("t1", 2), NOW).unwrap();
-    assert!(matches!(store.add_token(&token("t1", 9), NOW), Err(TokenError::Exists)));
+    store.add_token(&token(1, 2), NOW).unwrap();
+    assert!(matches!(store.add_token(&token(1, 9), NOW), Err(TokenError::Exists)));
     let first = certificate(1, "a", NOW.plus(1));
-    let wish = Wish { node: &first.node, key: &first.key, claim: by("t1") };
+    let claim = Claim::Token { id: &id(1), hash: &SECRET, known: false };
+    let wish = Wish { node: &first.node, key: Some(&first.key), claim };
     assert_eq!(store.judge(&wish, NOW).unwrap(), Some("edge".parse().unwrap()));
     assert_eq!(store.tokens().unwrap()[0].used, 0, "judging takes nothing");
-    assert!(!store.record(&first, by("t1")).unwrap());
+    assert!(!record(store, 1, &first).unwrap());
     // The same request again; another key for the same name; the same key for another name.
-    assert_eq!(refused(store.record(&first, by("t1"))), EnrolRefused::Taken);
-    assert_eq!(refused(store.record(&certificate(2, "a", NOW.plus(2)), by("t1"))), EnrolRefused::Taken);
+    assert_eq!(refused(record(store, 1, &first)), EnrolRefused::Taken);
+    assert_eq!(refused(record(store, 1, &certificate(2, "a", NOW.plus(2)))), EnrolRefused::Taken);
     let copied = Certificate { key: first.key, ..certificate(3, "b", NOW.plus(2)) };
-    assert_eq!(refused(store.record(&copied, by("t1"))), EnrolRefused::KeyUsed);
+    assert_eq!(refused(record(store, 1, &copied)), EnrolRefused::KeyUsed);
     let used = &store.tokens().unwrap()[0];
     assert_eq!((used.used, used.last_use.as_ref().map(|last| &last.node)), (1, Some(&node("a"))));
-    store.record(&certificate(4, "c", NOW.plus(3)), by("t1")).unwrap();
-    let last = refused(store.record(&certificate(5, "d", NOW.plus(4)), by("t1")));
+    record(store, 1, &certificate(4, "c", NOW.plus(3))).unwrap();
+    let last = refused(record(store, 1, &certificate(5, "d", NOW.plus(4))));
     assert_eq!(last, EnrolRefused::Token(TokenFault::UsedUp));
     assert_eq!(store.certificates(&node("a")).unwrap(), [first]);
     assert_eq!(store.certificates(&node("d")).unwrap(), []);
 }
 
 fn a_token_that_may_replace_revokes_what_it_replaces(store: &dyn Enrolments) {
-    store.add_token(&token("t1", 9), NOW).unwrap();
-    store.add_token(&Token { replace: true, ..token("t2", 9) }, NOW).unwrap();
-    store.record(&certificate(1, "a", NOW.plus(1)), by("t1")).unwrap();
-    assert!(store.record(&certificate(2, "a", NOW.plus(2)), by("t2")).unwrap());
+    store.add_token(&token(1, 9), NOW).unwrap();
+    store.add_token(&Token { replace: true, ..token(2, 9) }, NOW).unwrap();
+    record(store, 1, &certificate(1, "a", NOW.plus(1))).unwrap();
+    assert!(record(store, 2, &certificate(2, "a", NOW.plus(2))).unwrap());
     let states: Vec<_> = store.certificates(&node("a")).unwrap().into_iter().map(|one| one.revoked_at).collect();
     assert_eq!(states, [Some(NOW.plus(2)), None]);
     let revoked: Vec<_> = store.revoked().unwrap().into_iter().map(|one| one.serial).collect();
@@ -97,13 +104,13 @@ fn a_token_that_may_replace_revokes_what_it_replaces(store: &dyn Enrolments) {
 
 fn a_revoked_token_is_of_no_use_and_the_first_revocation_counts(store: &dyn Enrolments) {
     let end = |secs| TokenEnd { by: operator(), at: NOW.plus(secs) };
-    assert_eq!(store.revoke_token("t1", &end(1)).unwrap(), None);
-    store.add_token(&token("t1", 9), NOW).unwrap();
-    store.revoke_token("t1", &end(1)).unwrap();
-    assert_eq!(store.revoke_token("t1", &end(2)).unwrap().unwrap().revoked, Some(end(1)));
-    let late = refused(store.record(&certificate(1, "a", NOW.plus(3)), by("t1")));
+    assert_eq!(store.revoke_token(&id(1), &end(1)).unwrap(), None);
+    store.add_token(&token(1, 9), NOW).unwrap();
+    store.revoke_token(&id(1), &end(1)).unwrap();
+    assert_eq!(store.revoke_token(&id(1), &end(2)).unwrap().unwrap().revoked, Some(end(1)));
+    let late = refused(record(store, 1, &certificate(1, "a", NOW.plus(3))));
     assert_eq!(late, EnrolRefused::Token(TokenFault::Revoked));
-    let unknown = refused(store.record(&certificate(1, "a", NOW.plus(3)), by("t7")));
+    let unknown = refused(record(store, 7, &certificate(1, "a", NOW.plus(3))));
     assert_eq!(unknown, EnrolRefused::Token(TokenFault::Unknown));
 }
 
@@ -121,13 +128,13 @@ fn certificates_of_nodes_are_revoked_together_and_renewed_one_by_one(store: &dyn
 }
 
 fn the_newest_certificate_of_a_name_stays_recorded(store: &dyn Enrolments) {
-    store.add_token(&Token { expires_at: NOW.plus(999 * DAY), ..token("t1", 9) }, NOW).unwrap();
+    store.add_token(&Token { expires_at: NOW.plus(999 * DAY), ..token(1, 9) }, NOW).unwrap();
     store.record(&certificate(1, "a", NOW), Claim::Renewal).unwrap();
     store.record(&certificate(2, "a", NOW.plus(20 * DAY)), Claim::Renewal).unwrap();
     let later = NOW.plus(100 * DAY);
     assert_eq!(store.certificates(&node("a")).unwrap().len(), 2, "nothing goes by itself");
     // A node that was off for long comes back: known, and its last certificate has ended.
-    let known = Claim::Token { id: "t1", hash: &SECRET, known: true };
+    let known = Claim::Token { id: &id(1), hash: &SECRET, known: true };
     store.record(&certificate(3, "a", later), known).unwrap();
     let left: Vec<_> = store.certificates(&node("a")).unwrap().into_iter().map(|one| one.serial).collect();
     assert_eq!(left, [SerialNumber::of_random([3; 16])]);
@@ -135,16 +142,16 @@ fn the_newest_certificate_of_a_name_stays_recorded(store: &dyn Enrolments) {
 
 fn tokens_are_bounded_and_ended_ones_make_room(store: &dyn Enrolments) {
     for number in 0..TOKENS_MAX {
-        store.add_token(&token(&format!("t{number:04}"), 1), NOW).unwrap();
+        store.add_token(&token(number, 1), NOW).unwrap();
     }
-    assert!(matches!(store.add_token(&token("more", 1), NOW), Err(TokenError::TooMany)));
-    store.revoke_token("t0007", &TokenEnd { by: operator(), at: NOW }).unwrap();
-    store.add_token(&token("more", 1), NOW.plus(1)).unwrap();
-    let ids: BTreeSet<String> = store.tokens().unwrap().into_iter().map(|one| one.id).collect();
-    assert!(ids.len() == TOKENS_MAX && ids.contains("more") && !ids.contains("t0007"));
+    assert!(matches!(store.add_token(&token(5_000, 1), NOW), Err(TokenError::TooMany)));
+    store.revoke_token(&id(7), &TokenEnd { by: operator(), at: NOW }).unwrap();
+    store.add_token(&token(5_000, 1), NOW.plus(1)).unwrap();
+    let ids: BTreeSet<TokenId> = store.tokens().unwrap().into_iter().map(|one| one.id).collect();
+    assert!(ids.len() == TOKENS_MAX && ids.contains(&id(5_000)) && !ids.contains(&id(7)));
     // A week after all have expired.
     let late = NOW.plus(8 * DAY);
-    store.add_token(&Token { made_at: late, expires_at: late.plus(1), ..token("last", 1) }, late).unwrap();
+    store.add_token(&Token { made_at: late, expires_at: late.plus(1), ..token(6_000, 1) }, late).unwrap();
     assert_eq!(store.tokens().unwrap().len(), 1);
 }
 
@@ -179,8 +186,8 @@ fn a_restart_forgets_nothing() {
     let recorded = certificate(1, "a", NOW.plus(1));
     {
         let store: SqliteStore = crate::open(dir.path());
-        store.add_token(&token("t1", 2), NOW).unwrap();
-        store.record(&recorded, by("t1")).unwrap();
+        store.add_token(&token(1, 2), NOW).unwrap();
+        record(&store, 1, &recorded).unwrap();
         store.revoke(&[node("a")].into(), NOW.plus(2)).unwrap();
     }
     let store = crate::open(dir.path());

@@ -69,7 +69,7 @@ mod tests {
 
     fn token() -> Token {
         Token {
-            id: "t1".to_owned(),
+            id: "0123456789ab".parse().unwrap(),
             hash: Digest([7; 32]),
             pool: "edge".parse().unwrap(),
             nodes: vec!["*.cache.example.org".parse().unwrap()],
@@ -101,7 +101,8 @@ mod tests {
         let (node, other): (tfo_model::ids::NodeId, _) =
             ("a.cache.example.org".parse().unwrap(), "a.dns.example.org".parse().unwrap());
         let (right, wrong, key) = (Digest([7; 32]), Digest([8; 32]), Digest([9; 32]));
-        let claim = |hash, known| Claim::Token { id: "t1", hash, known };
+        let id = token().id;
+        let claim = |hash, known| Claim::Token { id: &id, hash, known };
         let by = |change: fn(&mut Token)| {
             let mut changed = token();
             change(&mut changed);
@@ -147,7 +148,7 @@ mod tests {
         ];
         for (name, node, claim, token, own, key_used, expected) in cases {
             let recorded = Recorded { token: token.as_ref(), own, key_used };
-            assert_eq!(judge(&Wish { node, key: &key, claim }, &recorded, NOW), expected, "{name}");
+            assert_eq!(judge(&Wish { node, key: Some(&key), claim }, &recorded, NOW), expected, "{name}");
         }
     }
 

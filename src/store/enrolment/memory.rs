@@ -9,14 +9,14 @@ use super::{
 };
 use crate::error::StoreError;
 use crate::memory::MemoryStore;
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::serial::SerialNumber;
 use tfo_model::time::UnixTime;
 
 /// Everything that is recorded.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
-    tokens: BTreeMap<String, Token>,
+    tokens: BTreeMap<TokenId, Token>,
     certificates: BTreeMap<SerialNumber, Certificate>,
 }
 
@@ -32,7 +32,7 @@ impl Book {
             Claim::Token { id, .. } => self.tokens.get(id),
             Claim::Renewal => None,
         };
-        let key_used = self.certificates.values().any(|one| one.key == *wish.key);
+        let key_used = self.certificates.values().any(|one| Some(&one.key) == wish.key);
         judge(wish, &Recorded { token, own: &self.of(wish.node), key_used }, now)?;
         Ok(token)
     }
@@ -62,7 +62,7 @@ impl Enrolments for MemoryStore {
         Ok(())
     }
 
-    fn revoke_token(&self, id: &str, end: &TokenEnd) -> Result<Option<Token>, StoreError> {
+    fn revoke_token(&self, id: &TokenId, end: &TokenEnd) -> Result<Option<Token>, StoreError> {
         Ok(self.book().tokens.get_mut(id).map(|token| {
             token.revoked.get_or_insert_with(|| end.clone());
             token.clone()
@@ -76,7 +76,7 @@ impl Enrolments for MemoryStore {
     fn record(&self, certificate: &Certificate, claim: Claim<'_>) -> Result<bool, EnrolError> {
         let mut book = self.book();
         let now = certificate.issued_at;
-        let wish = Wish { node: &certificate.node, key: &certificate.key, claim };
+        let wish = Wish { node: &certificate.node, key: Some(&certificate.key), claim };
         let token = book.judge(&wish, now)?.map(|token| (token.id.clone(), token.replace));
         let node = &certificate.node;
         book.certificates.retain(|_, one| one.node != *node || !is_outlived(one, now));

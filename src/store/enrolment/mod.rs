@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::error::{CommitError, StoreError};
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::pattern::NamePattern;
 use tfo_model::serial::SerialNumber;
 use tfo_model::time::UnixTime;
@@ -46,7 +46,7 @@ pub struct Digest(pub [u8; 32]);
 #[serde(deny_unknown_fields)]
 pub struct Token {
     /// Its public name.
-    pub id: String,
+    pub id: TokenId,
     /// Hash of its secret.
     pub hash: Digest,
     /// The pool that nodes join with it.
@@ -120,7 +120,7 @@ pub struct Certificate {
     /// When it ends.
     pub not_after: UnixTime,
     /// The token that it was issued for; none for a renewal.
-    pub token: Option<String>,
+    pub token: Option<TokenId>,
     /// When it was revoked.
     pub revoked_at: Option<UnixTime>,
 }
@@ -139,7 +139,7 @@ pub enum Claim<'a> {
     /// A token.
     Token {
         /// Its public name.
-        id: &'a str,
+        id: &'a TokenId,
         /// Hash of the secret that came with it.
         hash: &'a Digest,
         /// Whether its pool has a record of such a node.
@@ -154,8 +154,8 @@ pub enum Claim<'a> {
 pub struct Wish<'a> {
     /// Who it is for.
     pub node: &'a NodeId,
-    /// Hash of the public key.
-    pub key: &'a Digest,
+    /// Hash of the public key; none before it is known.
+    pub key: Option<&'a Digest>,
     /// Why.
     pub claim: Claim<'a>,
 }
@@ -246,7 +246,7 @@ pub trait Enrolments: Send + Sync {
     ///
     /// # Errors
     /// Fails if the store cannot be written.
-    fn revoke_token(&self, id: &str, end: &TokenEnd) -> Result<Option<Token>, StoreError>;
+    fn revoke_token(&self, id: &TokenId, end: &TokenEnd) -> Result<Option<Token>, StoreError>;
 
     /// Whether [`Self::record`] would refuse this now, before anything is signed.  Gives the pool of the token, if the claim
     /// is one.

@@ -12,7 +12,7 @@ use crate::enrolment::{
     TokenEnd, TokenError, Wish, below, is_outlived, judge,
 };
 use crate::error::{CommitError, StoreError};
-use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::time::UnixTime;
 
 /// The tables.  The columns beside a text are in it, too: they are there to be looked up by.  Persisted.
@@ -44,21 +44,21 @@ impl<'a> Rows<'a> {
         Ok(tokens)
     }
 
-    fn token(self, id: &str) -> Result<Option<Token>, StoreError> {
+    fn token(self, id: &TokenId) -> Result<Option<Token>, StoreError> {
         let sql = "SELECT text, sum FROM token WHERE id = ?1";
-        let row: Option<TextRow> = self.one(sql, [id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        row.map(|row| self.parse(&row, &["token", id])).transpose()
+        let row: Option<TextRow> = self.one(sql, [id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        row.map(|row| self.parse(&row, &["token", id.as_str()])).transpose()
     }
 
     fn put_token(self, token: &Token) -> Result<(), CommitError> {
-        let (text, sum) = self.print(token, &["token", &token.id])?;
+        let (text, sum) = self.print(token, &["token", token.id.as_str()])?;
         let sql = "INSERT INTO token (id, text, sum) VALUES (?1, ?2, ?3) \
                    ON CONFLICT (id) DO UPDATE SET text = excluded.text, sum = excluded.sum";
-        self.write(sql, params![token.id, text, sum]).map(drop)
+        self.write(sql, params![token.id.as_str(), text, sum]).map(drop)
     }
 
-    fn drop_token(self, id: &str) -> Result<(), CommitError> {
-        self.write("DELETE FROM token WHERE id = ?1", [id]).map(drop)
+    fn drop_token(self, id: &TokenId) -> Result<(), CommitError> {
+        self.write("DELETE FROM token WHERE id = ?1", [id.as_str()]).map(drop)
     }
 
     fn certificates_where(self, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<Certificate>, StoreError> {
@@ -99,14 +99,15 @@ impl<'a> Rows<'a> {
             Claim::Renewal => None,
         };
         let own = self.certificates_of(wish.node)?;
-        let key_used = self.count("SELECT count(*) FROM certificate WHERE key = ?1", [wish.key.0])? > 0;
+        let key = wish.key.map(|key| key.0);
+        let key_used = self.count("SELECT count(*) FROM certificate WHERE key = ?1", [key])? > 0;
         let judged = judge(wish, &Recorded { token: token.as_ref(), own: &own, key_used }, now);
         Ok(judged.map(|()| token))
     }
 
     fn recorded(self, certificate: &Certificate, claim: Claim<'_>) -> Result<Result<bool, EnrolRefused>, CommitError> {
         let (node, now) = (&certificate.node, certificate.issued_at);
-        let token = match self.judged(&Wish { node, key: &certificate.key, claim }, now)? {
+        let token = match self.judged(&Wish { node, key: Some(&certificate.key), claim }, now)? {
             Ok(token) => token,
             Err(refused) => return Ok(Err(refused)),
         };
@@ -173,7 +174,7 @@ impl Enrolments for SqliteStore {
         self.writing(&mut locked(&self.writer), |rows| rows.added(token, now)).map_err(below)?
     }
 
-    fn revoke_token(&self, id: &str, end: &TokenEnd) -> Result<Option<Token>, StoreError> {
+    fn revoke_token(&self, id: &TokenId, end: &TokenEnd) -> Result<Option<Token>, StoreError> {
         let revoked = self.writing(&mut locked(&self.writer), |rows| {
             let Some(mut token) = rows.token(id)? else { return Ok(None) };
             if token.revoked.is_none() {
