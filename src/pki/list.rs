@@ -3,7 +3,7 @@
 //!
 //! So a store that was restored from a backup cannot take a revocation back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
@@ -33,6 +33,15 @@ pub struct OwnList {
     pub lifetime: Lifetime,
     /// Who is on it.
     pub revoked: Vec<Revoked>,
+}
+
+impl OwnList {
+    /// Whether it revokes all of these.
+    #[must_use]
+    pub fn has_all(&self, wanted: &[Revoked]) -> bool {
+        let listed: BTreeSet<&[u8]> = self.revoked.iter().map(|one| one.serial.as_slice()).collect();
+        wanted.iter().all(|one| listed.contains(significant(&one.serial)))
+    }
 }
 
 impl ListFile {

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::address;
+use super::{Named, address};
 use crate::reader::{Findings, Located, Table, absolute};
 use tfo_host::secret::SecretPath;
 use tfo_model::problem::Problem;
@@ -30,12 +30,17 @@ pub struct EnrolmentSettings {
     pub node_lifetime: Located<Duration>,
 }
 
-pub(super) fn enrolment_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<EnrolmentSettings> {
+pub(super) fn enrolment_section(
+    mut table: Table<'_, '_>,
+    findings: &mut Findings,
+    named: &mut Named,
+) -> Option<EnrolmentSettings> {
     let listen = table.parsed("listen", findings, address);
     table.require("ca_cert", "write the absolute path of the authority's certificate, PEM", findings);
     table.require("ca_key", "write \"credential:ca\", or the path of the authority's key", findings);
     let ca_cert = table.parsed("ca_cert", findings, absolute);
     let ca_key = table.secret_path("ca_key", findings);
+    named.authority_key.clone_from(&ca_key);
     let node_lifetime = table.span("node_lifetime", findings);
     table.finish(findings);
     if let Some(life) = node_lifetime.as_ref().filter(|life| !LIFETIME_SECS.contains(&life.value.as_secs())) {

@@ -92,6 +92,8 @@ pub struct AccessSettings {
 pub struct Named {
     /// The key-encryption key.
     pub key_encryption_key: Option<Located<SecretPath>>,
+    /// The private key of the authority.
+    pub authority_key: Option<Located<SecretPath>>,
 }
 
 impl ConfigFile for CoordinatorSettings {
@@ -108,7 +110,7 @@ impl ConfigFile for CoordinatorSettings {
         let pools = section(&mut root, "pools", "such as [pools.edge] with nodes = [\"*.example.org\"]", findings)
             .map(|table| pools_section(table, findings));
         let enrols = root.has("enrolment");
-        let enrolment = root.table("enrolment", findings).and_then(|table| enrolment_section(table, findings));
+        let enrolment = root.table("enrolment", findings).and_then(|table| enrolment_section(table, findings, named));
         root.finish(findings);
         if let (Some(api), Some(enrolment)) = (&api, &enrolment) {
             complete(api, enrolment, findings);
