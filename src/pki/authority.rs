@@ -77,6 +77,12 @@ impl Lifetime {
         Self { not_before: now.minus(BACKDATE_SECS), not_after: now.plus(days as u64 * 86_400) }
     }
 
+    /// This many seconds from now; starts a little earlier.
+    #[must_use]
+    pub const fn seconds(now: UnixTime, secs: u64) -> Self {
+        Self { not_before: now.minus(BACKDATE_SECS), not_after: now.plus(secs) }
+    }
+
     /// The part of it that lies in `outer`.
     #[must_use]
     pub fn within(self, outer: Self) -> Self {

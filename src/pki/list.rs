@@ -3,7 +3,7 @@
 //!
 //! So a store that was restored from a backup cannot take a revocation back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
@@ -12,6 +12,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::authority::{Authority, AuthorityError, Lifetime, Revoked};
+use tfo_model::serial::SerialNumber;
 use tfo_model::time::UnixTime;
 
 /// Content of a file of revocation lists, as one of the authorities sees it.
@@ -32,6 +33,15 @@ pub struct OwnList {
     pub lifetime: Lifetime,
     /// Who is on it.
     pub revoked: Vec<Revoked>,
+}
+
+impl OwnList {
+    /// Whether it revokes all of these.
+    #[must_use]
+    pub fn has_all(&self, wanted: &[Revoked]) -> bool {
+        let listed: BTreeSet<&[u8]> = self.revoked.iter().map(|one| one.serial.as_slice()).collect();
+        wanted.iter().all(|one| listed.contains(significant(&one.serial)))
+    }
 }
 
 impl ListFile {
@@ -57,7 +67,8 @@ impl ListFile {
         Ok(file)
     }
 
-    /// The text of the next file: the authority's list with these revocations besides those that were on it.
+    /// The text of the next file: the authority's list with these revocations besides those that were on it, without
+    /// certificates that have ended.
     ///
     /// # Errors
     /// Fails if nothing can be signed.
@@ -66,12 +77,16 @@ impl ListFile {
         authority: &Authority,
         lifetime: Lifetime,
         revoked: &[Revoked],
+        ended: &[SerialNumber],
     ) -> Result<String, AuthorityError> {
         let before = self.own.iter().flat_map(|own| &own.revoked);
         // The first entry of a serial number counts, so an earlier time of revocation stays.
         let mut all: BTreeMap<&[u8], UnixTime> = BTreeMap::new();
         for one in before.chain(revoked) {
             all.entry(significant(&one.serial)).or_insert(one.at);
+        }
+        for one in ended {
+            all.remove(one.as_bytes());
         }
         let all: Vec<Revoked> = all.into_iter().map(|(serial, at)| Revoked { serial: serial.to_vec(), at }).collect();
         let number = self.own.as_ref().map_or(1, |own| own.number.saturating_add(1));
@@ -125,13 +140,14 @@ mod tests {
         let life = Lifetime::days(now, 7);
         let at = |secs| now.plus(secs);
         let serials: Vec<_> = (0..3).map(|_| serial::fresh().unwrap()).collect();
-        let first = ListFile::default().next(&own, life, &[Revoked::new(&serials[0], at(1))]).unwrap();
-        let foreign = ListFile::default().next(&other, life, &[Revoked::new(&serials[2], at(9))]).unwrap();
+        let first = ListFile::default().next(&own, life, &[Revoked::new(&serials[0], at(1))], &[]).unwrap();
+        let foreign = ListFile::default().next(&other, life, &[Revoked::new(&serials[2], at(9))], &[]).unwrap();
         let file = ListFile::read(&(first + &foreign), &own).unwrap();
         // A high bit, as another program may set it: the zero before it is DER, not the number.
         let high = Revoked { serial: vec![0, 0x80, 1], at: at(3) };
         // The store has lost the first, and knows it again with a later time.
-        let next = file.next(&own, life, &[Revoked::new(&serials[1], at(2)), high, Revoked::new(&serials[0], at(7))]);
+        let next =
+            file.next(&own, life, &[Revoked::new(&serials[1], at(2)), high, Revoked::new(&serials[0], at(7))], &[]);
         let read = ListFile::read(&next.unwrap(), &own).unwrap();
         assert_eq!(read.others, file.others);
         assert_eq!(read.others.len(), 1);
@@ -146,6 +162,8 @@ mod tests {
         found.sort();
         assert_eq!((list.number, found), (2, expected));
         assert_eq!(list.lifetime, life);
+        let shorter = ListFile { own: Some(list), others: Vec::new() }.next(&own, life, &[], &serials[..1]).unwrap();
+        assert_eq!(ListFile::read(&shorter, &own).unwrap().own.unwrap().revoked.len(), 2, "one has ended");
         assert!(ListFile::read("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", &own).is_err());
         assert_eq!(ListFile::read("", &own).unwrap(), ListFile::default());
     }

@@ -177,6 +177,13 @@ impl fmt::Debug for TokenSecret {
 }
 
 impl SecretHash {
+    /// SHA-256 of something public, such as a key: a store keeps both.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = digest::digest(&digest::SHA256, bytes);
+        Self(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+
     /// One that a store has kept.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {

@@ -32,6 +32,8 @@ named_enum! {
         UnknownPool = "unknown_pool",
         /// 404: the pool has no such node.
         UnknownNode = "unknown_node",
+        /// 404: the coordinator has no such enrolment token.
+        UnknownToken = "unknown_token",
         /// 404: the API has no such path.
         UnknownPath = "unknown_path",
         /// 405: the path does not take this method.
@@ -83,7 +85,7 @@ impl ErrorKind {
             | Self::NameTaken
             | Self::BadRequestKey
             | Self::Denied => 403,
-            Self::UnknownPool | Self::UnknownNode | Self::UnknownPath => 404,
+            Self::UnknownPool | Self::UnknownNode | Self::UnknownToken | Self::UnknownPath => 404,
             Self::UnknownMethod => 405,
             Self::Timeout => 408,
             Self::PoolFrozen

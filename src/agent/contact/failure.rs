@@ -171,6 +171,7 @@ pub(crate) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
         ErrorKind::BadRequest
         | ErrorKind::NotAllowed
         | ErrorKind::UnknownNode
+        | ErrorKind::UnknownToken
         | ErrorKind::UnknownPath
         | ErrorKind::UnknownMethod
         | ErrorKind::Timeout

@@ -106,6 +106,8 @@ pub type PoolNames = BTreeMap<PoolId, PoolName>;
 pub struct Welcome {
     /// Where it stands; an empty pool has no keys for them.
     pub phase: Phase,
+    /// Those of them that it knows.
+    pub known: BTreeSet<NodeId>,
     /// Those of them that it denies.
     pub denied: BTreeSet<NodeId>,
     /// Those that were moved away from it before: its order to them must end.

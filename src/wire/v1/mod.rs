@@ -6,3 +6,4 @@ pub mod fleet;
 pub mod orders;
 pub mod secret;
 pub mod sync;
+pub mod tokens;

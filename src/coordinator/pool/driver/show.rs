@@ -78,6 +78,7 @@ impl Driver {
         };
         Welcome {
             phase: snapshot.document.stage.phase(),
+            known: are(|_| true),
             denied: are(NodeRecord::is_denied),
             moved_away: are(|record| record.moved_to().is_some()),
         }
