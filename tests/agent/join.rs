@@ -118,6 +118,7 @@ fn one_token_makes_a_node_that_has_its_keys() {
     assert_eq!(site.enrolment.asked().len(), 2);
     // Beside a daemon, which takes the new files by itself, it only asks whether all is well.
     let mut daemon = crate::start_ready(&site.host);
+    site.api.certify(&site.pki, DAY, &[]);
     let joined = site.joins(0, &[]);
     assert_eq!((&joined["runs"], &joined["problems"]), (&true.into(), &serde_json::json!([])), "{joined}");
     daemon.stop();

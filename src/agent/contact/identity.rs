@@ -34,13 +34,14 @@ pub fn load(settings: &ContactSettings, config: &Path, now: UnixTime) -> Result<
         None => settings.place.locate(config, problem),
         Some(_) => problem,
     };
-    let described = |note: Problem| match settings.renewal {
-        Renewal::ByAgent => renewal::described(note),
-        Renewal::ByHand => note,
-    };
     match client_identity(&settings.files, now) {
         Ok(identity) => {
-            let notes = identity.notes.into_iter().map(described).map(locate).collect();
+            let life = Life::of(identity.not_before, identity.not_after);
+            let described = |note: Problem| match settings.renewal {
+                Renewal::ByAgent => renewal::described(note, life, now),
+                Renewal::ByHand => Some(note),
+            };
+            let notes = identity.notes.into_iter().filter_map(described).map(locate).collect();
             Ok(ClientIdentity { notes, ..identity })
         }
         Err(problems) => Err(problems.into_iter().map(locate).collect()),

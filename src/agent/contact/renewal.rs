@@ -199,9 +199,11 @@ impl Contact {
     }
 }
 
-/// Where the agent renews: an end that nears says that it did not, and what brings the node back.
-pub(super) fn described(note: Problem) -> Problem {
-    match note.kind {
+/// Where the agent renews: an end that nears says that it did not, and what brings the node back.  Before two thirds of the
+/// life there is nothing to say, also where that is shorter than the time by which a certificate is dated back.
+pub(super) fn described(note: Problem, life: Life, now: UnixTime) -> Option<Problem> {
+    Some(match note.kind {
+        EXPIRING if now < life.overdue_from() => return None,
         EXPIRING => Problem {
             kind: CERTIFICATE_ENDS,
             message: note.message.replacen("expires", "ends", 1) + ", and was not renewed yet",
@@ -217,7 +219,7 @@ pub(super) fn described(note: Problem) -> Problem {
             ..note
         },
         _ => note,
-    }
+    })
 }
 
 /// The time until a certificate is to be renewed; none if it is time.  One that has ended cannot be: coordinators refuse it.

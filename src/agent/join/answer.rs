@@ -11,7 +11,7 @@ use crate::contact::refusal;
 use tfo_cli::report::{Failure, Outcome};
 use tfo_host::runtime::clock;
 use tfo_model::ids::{NodeId, PoolName};
-use tfo_model::problem::{Problem, chain};
+use tfo_model::problem::{Problem, chain, printable};
 use tfo_model::time::UnixTime;
 use tfo_pki::token::{AuthorityPin, Token};
 use tfo_pki::{issued, request};
@@ -21,6 +21,8 @@ use tfo_wire::v1::enrol::{ANSWER_BYTES_MAX, Certified, EnrolRequest};
 
 /// Longest time for one coordinator.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Longest remedy of a coordinator that is shown, in bytes.
+const REMEDY_BYTES_MAX: usize = 500;
 /// Most addresses that are taken over into a configuration (as many as it may have).
 const URLS_MAX: usize = 8;
 
@@ -135,7 +137,10 @@ fn explained(error: &ClientError) -> Failure {
     let message = error.to_string();
     match error {
         ClientError::Refused { body: Some(body), status, .. } => {
-            let (kind, remedy) = refusal(body.kind);
+            let (kind, ours) = refusal(body.kind);
+            // The coordinator knows more; its text is a peer's.
+            let theirs = body.remedy.as_deref().filter(|remedy| remedy.len() <= REMEDY_BYTES_MAX);
+            let remedy = theirs.map_or_else(|| ours.to_owned(), |theirs| format!("{ours}; {}", printable(theirs)));
             let outcome = if matches!(status, 400..500) { Outcome::Refused } else { Outcome::Failed };
             Failure::new(outcome, Problem::error(kind, message, remedy))
         }
