@@ -4,6 +4,7 @@
 
 pub mod authority;
 pub mod list;
+mod pem;
 pub mod request;
 pub mod role;
 pub mod serial;
