@@ -25,7 +25,7 @@ use tfo_model::serial::SerialNumber as Serial;
 use tfo_model::time::UnixTime;
 
 /// How far back a certificate's life begins, in seconds: a node whose clock is up to an hour behind accepts a new one.
-const BACKDATE_SECS: u64 = 3_600;
+pub(crate) const BACKDATE_SECS: u64 = 3_600;
 /// Longest common name (RFC 5280 appendix A.1, ub-common-name).
 const COMMON_NAME_CHARS_MAX: usize = 64;
 

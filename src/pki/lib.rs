@@ -3,8 +3,10 @@
 //! Must not know: sockets, pools, stores, where files lie.
 
 pub mod authority;
+pub mod issued;
 pub mod list;
 mod pem;
+pub mod renewal;
 pub mod request;
 pub mod role;
 pub mod serial;

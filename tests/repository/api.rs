@@ -87,6 +87,7 @@ fn sync() {
         clock: ClockReport { unix_ms: 1_790_000_000_123, synchronised: Some(true) },
         counters: serde_json::from_value(json!({"passive": 9, "passive_alt_key": 1, "passive_fail": 0})).unwrap(),
         error: None,
+        note: None,
         backup_slot: None,
         source: KeySource::Coordinator,
     };
@@ -187,6 +188,7 @@ fn pools_nodes_and_audit() {
         behind_since: Some(at()),
         source: KeySource::Coordinator.into(),
         error: Some("drift".to_owned()),
+        note: Some("certificate_ends".to_owned()),
         kernel: Some("6.1.0".to_owned()),
         agent: Some("0.1.0".to_owned()),
         tcp_fastopen: Some(3),

@@ -54,8 +54,8 @@ impl Failure {
             ClientError::Tls { cause, .. } if cause.contains("CertificateRevoked") => Self::new(
                 "certificate_revoked",
                 message,
-                "this node's certificate was revoked: if the node is to stay in the fleet, issue a new one (`tfoctl pki issue \
-                 --node NAME`) and put it in place; the installed keys stay",
+                "this node's certificate was revoked: if the node is to stay in the fleet, get a new one (`tfo-agent join` \
+                 with a new token, or `tfoctl pki issue --node NAME`); the installed keys stay",
             ),
             // The alert that a coordinator sends for this alone (`tfo_tls::authorities`).
             ClientError::Tls { cause, .. } if cause.contains("AccessDenied") => Self::new(
@@ -115,7 +115,7 @@ impl Failure {
 }
 
 /// Kind and remedy of what a coordinator refuses.
-pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
+pub(crate) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
     match kind {
         ErrorKind::NotInPool => (
             "not_in_pool",

@@ -35,6 +35,8 @@ pub struct Described {
     pub tcp_fastopen: Option<i32>,
     /// Kind of the problem that it reports.
     pub error: Option<String>,
+    /// Kind of what its operator has to look at although it works.
+    pub note: Option<String>,
     /// Whether its request waits for news: an agent that runs all the time, and so has a connection.
     pub waits: bool,
 }
