@@ -16,6 +16,7 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use x509_parser::extensions::GeneralName;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::pem;
 use super::role::Role;
 use super::serial;
 use tfo_crypto::random;
@@ -251,6 +252,12 @@ impl Authority {
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.der
+    }
+
+    /// The same, PEM: nothing else that its file may hold, such as the key.
+    #[must_use]
+    pub fn certificate_text(&self) -> String {
+        pem::text("CERTIFICATE", &self.der)
     }
 
     /// A certificate with a fresh key.

@@ -5,6 +5,7 @@
 pub mod authority;
 pub mod issued;
 pub mod list;
+mod pem;
 pub mod renewal;
 pub mod request;
 pub mod role;

@@ -12,6 +12,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::authority::{Authority, AuthorityError, Lifetime, Revoked};
+use super::pem;
 use tfo_model::serial::SerialNumber;
 use tfo_model::time::UnixTime;
 
@@ -92,7 +93,7 @@ impl ListFile {
         let number = self.own.as_ref().map_or(1, |own| own.number.saturating_add(1));
         let mut text = authority.revocation_list(number, lifetime, &all)?;
         for other in &self.others {
-            text.push_str(&pem(other));
+            text.push_str(&pem::text("X509 CRL", other));
         }
         Ok(text)
     }
@@ -113,14 +114,6 @@ fn own_list(list: &CertificateRevocationList<'_>) -> OwnList {
     let not_before = time(list.last_update());
     let not_after = list.next_update().map_or(not_before, time);
     OwnList { number, lifetime: Lifetime { not_before, not_after }, revoked: revoked.collect() }
-}
-
-fn pem(der: &[u8]) -> String {
-    use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> =
-        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
-    format!("-----BEGIN X509 CRL-----\n{}\n-----END X509 CRL-----\n", lines.join("\n"))
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub struct Identity {
     /// The certificate, and the intermediate ones after it.
     pub cert_pem: String,
     pub key_pem: String,
-    serial: u64,
+    pub serial: u64,
 }
 
 /// What a certificate says.  Seconds are counted from now.

@@ -57,8 +57,8 @@ pub fn open(config: &Path, api: &ApiSettings, settings: &EnrolmentSettings) -> R
     let pin = AuthorityPin::of(authority.certificate()).map_err(|error| broken(ca_cert, &error))?;
     let list = api.crl.as_ref().map(|crl| crl.value.clone()).unwrap_or_default();
     Ok(OpenedAuthority {
+        ca_text: authority.certificate_text(),
         authority,
-        ca_text,
         pin,
         node_lifetime: node_lifetime.value,
         ports: Ports { api: api.listen.value.port(), enrolment: listen.value.port() },

@@ -140,6 +140,17 @@ fn a_token() {
 }
 
 #[test]
+fn a_strangers_request() {
+    let name = "cp1.cache.example.org";
+    let body = |csr: &str| {
+        let body = serde_json::json!({"token_id": "0123456789ab", "secret": "AAAAAAAAAAAAAAAAAAAAAA", "name": name, "csr": csr});
+        body.to_string().into_bytes()
+    };
+    let csr = tfo_pki::request::make(&name.parse().unwrap()).unwrap().csr;
+    fuzz("enrol_request", vec![body(&csr), body("")], targets::enrol_request);
+}
+
+#[test]
 fn a_coordinators_answer() {
     let text = "00000001-00000001-00000001-00000001";
     let print = tfo_crypto::fingerprint::pair_print(&tfo_model::key_text::parse(text.as_bytes()).unwrap());

@@ -190,3 +190,16 @@ pub(crate) fn configuration(program: &str, bytes: &[u8]) -> u64 {
     let kinds: Vec<&str> = problems.iter().map(|problem| problem.kind).take(3).collect();
     class((problems.len().min(4), kinds))
 }
+
+/// A request for a certificate: its body, and the certificate request in it.
+pub(crate) fn enrol_request(bytes: &[u8]) -> u64 {
+    match serde_json::from_slice::<tfo_wire::v1::enrol::EnrolRequest>(bytes) {
+        Ok(request) => {
+            let secret = tfo_pki::token::TokenSecret::parse(request.secret.expose()).is_some();
+            let checked = tfo_pki::request::check(&request.csr, &request.name);
+            assert!(checked.as_ref().is_ok_and(|key| key.len() == 91) || checked.is_err());
+            class((secret, checked.map(drop).map_err(|error| error.to_string())))
+        }
+        Err(error) => class(error.classify() as u8),
+    }
+}
