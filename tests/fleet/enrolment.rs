@@ -3,19 +3,13 @@
 use std::fs;
 use std::process::Output;
 
-use reqwest::Method;
 use serde_json::Value;
 
-use tfo_host::runtime::clock::now;
-use tfo_host::secret::SecretPath;
 use tfo_testbed::config::fast;
 use tfo_testbed::fake_coordinator::renewing;
 use tfo_testbed::fleet::{Fleet, URL, node};
 use tfo_testbed::output::{said, stdout};
-use tfo_testbed::{PATIENCE, SOON, by_size, need_netns, poll_until, skip_unless};
-use tfo_tls::client::client_config;
-use tfo_wire::client::{Call, Client};
-use tfo_wire::v1::tokens::MadeToken;
+use tfo_testbed::{PATIENCE, by_size, need_netns, poll_until, skip_unless};
 
 /// Hosts without certificates, and a coordinator that has the authority's key; certificates live for so long.
 fn fleet(count: usize, expected: usize, lifetime: &str) -> Fleet {
@@ -38,19 +32,12 @@ fn fleet(count: usize, expected: usize, lifetime: &str) -> Fleet {
     fleet
 }
 
-/// A token for the pool, as `tfoctl token create` gets it.
-fn token(fleet: &Fleet, uses: usize, replace: bool) -> String {
-    let file = |name: &str| fleet.center.path(name);
-    let key = SecretPath::File(file("operator.key"));
-    let tls = client_config(&file("ca.crt"), &file("operator.crt"), &key, now()).unwrap();
-    let call = Call { method: &Method::POST, path: "/v1/tokens", timeout: SOON, answer_bytes_max: 8_192 };
-    let wanted = serde_json::json!({"pool": "edge", "uses": uses, "life_secs": 3_600, "replace": replace});
-    let made: MadeToken = fleet.center.netns().run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let client = Client::new(tls).unwrap();
-        runtime.block_on(client.call(&URL.parse().unwrap(), call, Some(&wanted))).unwrap().unwrap()
-    });
-    made.token.expose().to_owned()
+/// A token for the pool, as an operator makes it.
+#[track_caller]
+fn token(fleet: &Fleet, uses: usize, more: &[&str]) -> String {
+    let uses = uses.to_string();
+    let (token, _) = fleet.ends(&[&["token", "create", "--expires", "1h", "--uses", &uses], more].concat(), 0);
+    token
 }
 
 fn join(fleet: &Fleet, number: usize, token: &str) -> Output {
@@ -76,7 +63,7 @@ fn many_nodes_join_by_one_token_while_a_rotation_runs_and_renew_by_themselves() 
     skip_unless!(need_netns());
     let count = by_size(10, 10, 100);
     let mut fleet = fleet(count, 3, "20s");
-    let token = token(&fleet, count, false);
+    let token = token(&fleet, count, &[]);
     // A pool without a key: they have joined all the same, and wait for it.
     for number in 0..3 {
         assert_eq!(joins(&fleet, number, &token)["joined"], true);
@@ -114,7 +101,7 @@ fn many_nodes_join_by_one_token_while_a_rotation_runs_and_renew_by_themselves() 
 fn a_node_whose_certificate_has_ended_keeps_its_keys_and_comes_back_with_a_token() {
     skip_unless!(need_netns());
     let fleet = fleet(1, 1, "10s");
-    joins(&fleet, 0, &token(&fleet, 1, false));
+    joins(&fleet, 0, &token(&fleet, 1, &[]));
     fleet.ends(&["rotate", "--first", "--yes", "--reason", "test"], 0);
     let host = &fleet.hosts[0];
     host.once_ok();
@@ -129,6 +116,6 @@ fn a_node_whose_certificate_has_ended_keeps_its_keys_and_comes_back_with_a_token
         found["problems"].as_array().unwrap().iter().find(|problem| problem["kind"] == "tls_certificate_expired");
     assert!(told.unwrap()["remedy"].as_str().unwrap().contains("tfo-agent join"), "{found}");
     assert_eq!((host.kernel(), host.persisted_keys()), (keys.clone(), Some(keys.clone())));
-    joins(&fleet, 0, &token(&fleet, 1, true));
+    joins(&fleet, 0, &token(&fleet, 1, &["--replace"]));
     assert_eq!((once()["changed"].as_bool(), host.kernel()), (Some(false), keys));
 }
