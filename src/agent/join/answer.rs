@@ -9,6 +9,8 @@ use zeroize::Zeroizing;
 
 use crate::contact::refusal;
 use tfo_cli::report::{Failure, Outcome};
+use tfo_crypto::random;
+use tfo_engine::backoff::part;
 use tfo_host::runtime::clock;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::{Problem, chain, printable};
@@ -16,11 +18,18 @@ use tfo_model::time::UnixTime;
 use tfo_pki::token::{AuthorityPin, Token};
 use tfo_pki::{issued, request};
 use tfo_tls::pinned::{OTHER_AUTHORITY, pinned_config};
-use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
+use tfo_wire::client::{BaseUrl, Call, Client, ClientError, Lost};
 use tfo_wire::v1::enrol::{ANSWER_BYTES_MAX, Certified, EnrolRequest};
 
 /// Longest time for one coordinator.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Rounds over all addresses while each of them is away, or fails.
+const ROUNDS: u32 = 3;
+/// How long a coordinator that takes no connection is asked again: a thousand nodes may come in the same minute.
+const CROWD_PATIENCE: Duration = Duration::from_secs(60);
+/// Pauses between rounds, the first and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// Longest remedy of a coordinator that is shown, in bytes.
 const REMEDY_BYTES_MAX: usize = 500;
 /// Most addresses that are taken over into a configuration (as many as it may have).
@@ -90,27 +99,10 @@ pub(super) fn ask(token: &Token, name: &NodeId) -> Result<Answer, Failure> {
     let body =
         EnrolRequest { token_id: token.id.clone(), secret: token.secret.text(), name: name.clone(), csr: made.csr };
     let call = Call { method: &Method::POST, path: "/v1/enrol", timeout: PATIENCE, answer_bytes_max: ANSWER_BYTES_MAX };
-    let mut problems = Vec::new();
-    let mut answered = None;
-    for base in &token.urls {
-        match runtime.block_on(client.call::<_, Certified>(base, call, Some(&body))) {
-            Ok(certified) => {
-                answered = Some((base, certified));
-                break;
-            }
-            Err(error) => {
-                let failure = explained(&error);
-                // Another coordinator has the same tokens, and would refuse it, too.
-                if failure.outcome == Outcome::Refused {
-                    return Err(failure);
-                }
-                problems.extend(failure.problems);
-            }
-        }
-    }
+    let asked = runtime.block_on(rounds(&client, &token.urls, call, &body));
     runtime.shutdown_background();
-    let Some((base, certified)) = answered else { return Err(Failure { problems, outcome: Outcome::Failed }) };
-    let certified = certified.ok_or_else(|| unusable(base, "it is empty"))?;
+    let (base, certified) = asked?;
+    let certified.ok_or_else(|| unusable(base, "it is empty"))?;
     let pair = (certified.certificate.as_str(), certified.chain.as_str());
     let checked = issued::check(pair, &made.key, name, Some(token.pin), clock::now());
     checked.map_err(|bad| unusable(base, &bad.to_string()))?;
@@ -120,6 +112,47 @@ pub(super) fn ask(token: &Token, name: &NodeId) -> Result<Answer, Failure> {
     }
     let Certified { certificate, chain, pools, urls } = certified;
     Ok(Answer { name: name.clone(), key: made.key, certificate, chain, pools, urls })
+}
+
+/// Asks each address, and all of them again after a pause where none could answer: a whole fleet may come at once, and a
+/// coordinator takes so many in a second.
+async fn rounds<'a>(
+    client: &Client,
+    urls: &'a [BaseUrl],
+    call: Call<'_>,
+    body: &EnrolRequest,
+) -> Result<(&'a BaseUrl, Option<Certified>), Failure> {
+    let began = clock::monotonic();
+    let mut pause = PAUSE_MIN;
+    for round in 1.. {
+        let (mut problems, mut is_crowded, mut may_pass) = (Vec::new(), false, false);
+        for base in urls {
+            match client.call::<_, Certified>(base, call, Some(body)).await {
+                Ok(certified) => return Ok((base, certified)),
+                Err(error) => {
+                    let failure = explained(&error);
+                    // Another coordinator has the same tokens, and would refuse it, too.
+                    if failure.outcome == Outcome::Refused {
+                        return Err(failure);
+                    }
+                    is_crowded |= matches!(&error, ClientError::Unreachable { lost: Lost::NoConnection, .. });
+                    may_pass |= matches!(
+                        &error,
+                        ClientError::Unreachable { .. } | ClientError::Refused { status: 500.., .. }
+                    );
+                    problems.extend(failure.problems);
+                }
+            }
+        }
+        let is_late = clock::left_of(CROWD_PATIENCE, began).is_zero();
+        if !may_pass || is_late || (!is_crowded && round >= ROUNDS) {
+            return Err(Failure { problems, outcome: Outcome::Failed });
+        }
+        let share = u32::try_from(random::fresh_u64().unwrap_or(0) >> 32).expect("32 bits are left");
+        tokio::time::sleep(pause / 2 + part(pause, share)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+    unreachable!("the rounds end by themselves")
 }
 
 fn failed(problem: Problem) -> Failure {
