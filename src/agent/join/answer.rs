@@ -102,7 +102,7 @@ pub(super) fn ask(token: &Token, name: &NodeId) -> Result<Answer, Failure> {
     let asked = runtime.block_on(rounds(&client, &token.urls, call, &body));
     runtime.shutdown_background();
     let (base, certified) = asked?;
-    let certified.ok_or_else(|| unusable(base, "it is empty"))?;
+    let certified = certified.ok_or_else(|| unusable(base, "it is empty"))?;
     let pair = (certified.certificate.as_str(), certified.chain.as_str());
     let checked = issued::check(pair, &made.key, name, Some(token.pin), clock::now());
     checked.map_err(|bad| unusable(base, &bad.to_string()))?;
@@ -123,8 +123,9 @@ async fn rounds<'a>(
     body: &EnrolRequest,
 ) -> Result<(&'a BaseUrl, Option<Certified>), Failure> {
     let began = clock::monotonic();
-    let mut pause = PAUSE_MIN;
-    for round in 1.. {
+    let (mut pause, mut round) = (PAUSE_MIN, 0);
+    loop {
+        round += 1;
         let (mut problems, mut is_crowded, mut may_pass) = (Vec::new(), false, false);
         for base in urls {
             match client.call::<_, Certified>(base, call, Some(body)).await {
@@ -136,10 +137,8 @@ async fn rounds<'a>(
                         return Err(failure);
                     }
                     is_crowded |= matches!(&error, ClientError::Unreachable { lost: Lost::NoConnection, .. });
-                    may_pass |= matches!(
-                        &error,
-                        ClientError::Unreachable { .. } | ClientError::Refused { status: 500.., .. }
-                    );
+                    may_pass |=
+                        matches!(&error, ClientError::Unreachable { .. } | ClientError::Refused { status: 500.., .. });
                     problems.extend(failure.problems);
                 }
             }
@@ -152,7 +151,6 @@ async fn rounds<'a>(
         tokio::time::sleep(pause / 2 + part(pause, share)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
-    unreachable!("the rounds end by themselves")
 }
 
 fn failed(problem: Problem) -> Failure {
