@@ -123,7 +123,7 @@ pub struct Revoked {
 }
 
 impl Revoked {
-    /// One of ours.
+    /// One that we have issued.
     #[must_use]
     pub fn new(serial: &Serial, at: UnixTime) -> Self {
         Self { serial: serial.as_bytes().to_vec(), at }

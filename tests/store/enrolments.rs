@@ -8,7 +8,7 @@ use tfo_model::time::UnixTime;
 use tfo_store::enrolment::{
     Certificate, Claim, Digest, EnrolError, EnrolRefused, TOKENS_MAX, Token, TokenEnd, TokenError, TokenFault, Wish,
 };
-use tfo_store::{Enrolments, MemoryStore, SqliteStore};
+use tfo_store::{Enrolments, SqliteStore};
 
 const NOW: UnixTime = UnixTime::from_secs(1_790_000_000);
 const DAY: u64 = 86_400;
@@ -158,11 +158,9 @@ fn tokens_are_bounded_and_ended_ones_make_room(store: &dyn Enrolments) {
 macro_rules! suite {
     ($($test:ident),* $(,)?) => {
         mod memory {
-            use super::*;
-            $(#[test] fn $test() { super::$test(&MemoryStore::new()); })*
+            $(#[test] fn $test() { super::$test(&tfo_store::MemoryStore::new()); })*
         }
         mod sqlite {
-            use super::*;
             $(#[test] fn $test() {
                 let dir = tfo_testbed::scratch_in_memory();
                 super::$test(&crate::open(dir.path()));

@@ -1,4 +1,4 @@
-//! What ends unless somebody renews it: the revocation list, and the coordinator's own certificate.
+//! What ends unless it is renewed: the revocation list, and the coordinator's own certificate.
 //!
 //! Files that cannot be written are a problem in the log and in the status line as long as that lasts; the old ones stay.
 

@@ -1,4 +1,4 @@
-//! Certificates of nodes: `POST /v1/enrol` on the enrolment port, for whoever has a token, and
+//! Certificates of nodes: `POST /v1/enrol` on the enrolment port, for any client that has a token, and
 //! `POST /v1/pools/{pool}/certificate` on the API's, for the name of the certificate in use.
 //!
 //! The token is judged first, and costs a stranger nothing but a look into the store; what comes after it is for those who
@@ -88,7 +88,7 @@ async fn judge_name(api: &Api, pool: &Pool, node: &NodeId) -> Result<bool, Refus
     let refuse =
         |message: String, remedy: &str| Err(Refusal::new(ErrorKind::NameNotAllowed, message).with_remedy(None, remedy));
     if api.role_of_name(node).is_some() {
-        return refuse(format!("{node} is no node's name here"), "use the name of the host that is to be a node");
+        return refuse(format!("{node} is not a name for nodes here"), "use the name of the host that is to be a node");
     }
     if node.as_str().rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) {
         return refuse(format!("{node} ends in a number, as an address does"), "use the DNS name of the host");
@@ -136,7 +136,7 @@ async fn renew_by_certificate(api: &Api, from: &FromNode, body: RenewRequest) ->
     Ok(Json(certified(api, enrolment, (certificate, &from.node), from.pool.name())))
 }
 
-/// The answer to a claim that does not hold.  What is wrong with a token stays here: to whoever tries, all tokens that are of
+/// The answer to a claim that does not hold.  What is wrong with a token stays here: to the one that tries, all tokens that are of
 /// no use look alike.
 fn refusal(error: NotCertified) -> Refusal {
     use EnrolRefused::{Full, KeyUsed, Name, Taken, Token, TooMany};

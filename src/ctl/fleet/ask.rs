@@ -219,7 +219,7 @@ impl Fleet {
         }
     }
 
-    /// Makes a token.  Without an answer one may have been made that nobody has: it ends by itself.
+    /// Makes a token.  Without an answer one may have been made that is lost: it ends by itself.
     pub(super) async fn create_token(&self, wanted: &TokenRequest) -> Result<MadeToken, Failure> {
         self.change(&Method::POST, "/v1/tokens", Some(wanted)).await
     }

@@ -23,7 +23,7 @@ pub(crate) struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
-    /// Make a token and print it, this once: whoever has it can enrol a node, so keep it in a file of mode 0400
+    /// Make a token and print it, this once: any host can enrol with it, so keep it in a file of mode 0400
     Create(CreateArgs),
     /// List the tokens, without their secrets; ended ones for a week
     List(ConnectArgs),

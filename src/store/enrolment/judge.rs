@@ -24,7 +24,7 @@ pub(crate) fn judge(wish: &Wish<'_>, recorded: &Recorded<'_>, now: UnixTime) -> 
             if !token.nodes.iter().any(|pattern| pattern.matches(wish.node)) {
                 return Err(EnrolRefused::Name);
             }
-            // A node that has no certificate of ours, and is known, has one of another program: its name is not free.
+            // A node that has no certificate that is recorded, and is known, has one of another program: its name is not free.
             let is_taken = live > 0 || (known && recorded.own.is_empty());
             if is_taken && !token.replace {
                 return Err(EnrolRefused::Taken);
@@ -37,7 +37,7 @@ pub(crate) fn judge(wish: &Wish<'_>, recorded: &Recorded<'_>, now: UnixTime) -> 
 }
 
 /// The token, if it may be used.  The secret is compared first, in constant time, also where there is none to compare with:
-/// whoever does not know it learns neither from the answer nor from its time whether there is such a token.
+/// a client that does not know it learns neither from the answer nor from its time whether there is such a token.
 fn usable<'a>(token: Option<&'a Token>, hash: &Digest, now: UnixTime) -> Result<&'a Token, TokenFault> {
     let stored = token.map_or(Digest([0; 32]), |token| token.hash);
     let is_right: bool = stored.0.ct_eq(&hash.0).into();

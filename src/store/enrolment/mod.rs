@@ -90,7 +90,7 @@ pub struct LastUse {
 }
 
 impl Token {
-    /// Whether nobody can use it any more.
+    /// Whether it cannot be used any more.
     #[must_use]
     pub fn has_ended(&self, now: UnixTime) -> bool {
         self.revoked.is_some() || self.used >= self.uses || self.expires_at <= now
