@@ -9,15 +9,17 @@ use clap::{Parser, Subcommand};
 
 use super::check::{self, Found};
 use super::init::{self, Made};
+use super::join::{self, Need, Service, Wish};
 use super::preflight::Depth;
 use super::reconcile::PassMode;
 use super::report::PassReport;
 use super::status::{self, OnceOutput};
 use super::{once, run};
 use tfo_cli::plain::counted;
-use tfo_cli::report::{Failure, Format, Outcome, show_problems, write_json};
+use tfo_cli::report::{Failure, Format, Outcome, deliver_as, show_problems, write_json};
 use tfo_config::agent::DEFAULT_FILE;
 use tfo_host::runtime::{clock, sys};
+use tfo_model::ids::NodeId;
 use tfo_model::problem::Severity;
 
 /// Installs the fleet's TCP Fast Open keys on this host, verifies them and reports.
@@ -31,7 +33,8 @@ pub struct Arguments {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused (another agent runs here).
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused (another agent runs here;
+join: the token, the name, or a server of another authority).
 once --detailed-exit-codes: 0 unchanged, 2 changed (or would, with --dry-run), 1 any error.";
 
 const LONG_HELP: &str = include_str!("long_help.txt");
@@ -45,6 +48,13 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "/etc/tfo-fleet")]
         dir: PathBuf,
     },
+    /// Become a node of a fleet: one token in, certificate and configuration out
+    ///
+    /// Makes a key, which never leaves this host, gets a certificate for it from a coordinator that the token names and whose
+    /// authority the token pins, writes the configuration where there is none, and checks everything with one sync. The agent
+    /// renews the certificate by itself from then on. A run that was cut off is finished by the next one.
+    #[command(after_help = EXIT_CODES)]
+    Join(JoinArguments),
     /// Run as a daemon: install, verify, repair and report until stopped
     ///
     /// SIGHUP (systemctl reload) applies a new configuration as a whole, or refuses it and keeps the old one. A refused
@@ -73,6 +83,29 @@ enum Command {
         #[arg(long, conflicts_with = "config_only")]
         reload: bool,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct JoinArguments {
+    // Not the token itself: arguments are visible to every user of the host.
+    /// File with the token of `tfoctl token create`, mode 0400 or 0600; "-" reads stdin
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+    /// Name of this node, a DNS name; default: agent.node of the configuration, or the host's name
+    #[arg(long, value_name = "NAME")]
+    name: Option<NodeId>,
+    /// Do nothing, and succeed, if this host has a good certificate of that name: for config management
+    #[arg(long)]
+    if_needed: bool,
+    /// Enable and start tfo-agent.service at the end
+    #[arg(long)]
+    enable: bool,
+    /// Configuration file; written if it is missing
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+    /// Directory of the certificate with its key, unless the configuration names another file
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/tfo-agent")]
+    dir: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -117,6 +150,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let detailed = arguments.iter().any(|argument| argument == "--detailed-exit-codes");
     let outcome = tfo_cli::frame::run(arguments, |Arguments { command, format }| match command {
         Command::Init { dir } => init_command(&dir, format),
+        Command::Join(arguments) => join_command(arguments, format),
         Command::Run { config } => Ok(run::run(&config).map_or_else(|failure| failure.outcome, |()| Outcome::Done)),
         Command::Once(arguments) => once_command(&arguments, format).map_err(Failure::undelivered),
         Command::Check { config, config_only, reload } => {
@@ -151,6 +185,19 @@ fn init_command(directory: &Path, format: Format) -> Result<Outcome, Failure> {
     text += "Next: copy the secret to every node (0400), then `tfo-agent check` and `tfo-agent once`.\n";
     io::stdout().lock().write_all(text.as_bytes()).map_err(Failure::undelivered)?;
     Ok(Outcome::Done)
+}
+
+fn join_command(arguments: JoinArguments, format: Format) -> Result<Outcome, Failure> {
+    let JoinArguments { token_file, name, if_needed, enable, config, dir } = arguments;
+    let need = if if_needed { Need::WithoutCertificate } else { Need::Always };
+    let service = if enable { Service::Enabled } else { Service::LeftAlone };
+    let (config, directory) = (config.as_path(), dir.as_path());
+    let joined = join::join(&Wish { config, directory, token_file: &token_file, name, need, service })?;
+    if format == Format::Text {
+        show_problems(&joined.problems, format).map_err(Failure::undelivered)?;
+    }
+    let outcome = if joined.is_well() { Outcome::Done } else { Outcome::Failed };
+    deliver_as(&joined, format, outcome)
 }
 
 fn check_command(config: &Path, depth: Depth, format: Format) -> io::Result<Outcome> {

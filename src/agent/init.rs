@@ -13,7 +13,7 @@ use tfo_host::runtime::files::{self, Durability};
 use tfo_model::problem::Problem;
 
 /// The commented example that is shipped; it has every key.
-const EXAMPLE: &str = include_str!("../../config/agent.toml");
+pub(crate) const EXAMPLE: &str = include_str!("../../config/agent.toml");
 const CONFIG_NAME: &str = "agent.toml";
 const SECRET_NAME: &str = "fleet.secret";
 /// Beside the secret: which one was made here.  A purge of the package removes that secret and no other

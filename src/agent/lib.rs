@@ -5,6 +5,7 @@ pub mod cli;
 pub mod contact;
 pub mod hook;
 pub mod init;
+pub mod join;
 pub mod locks;
 pub mod metrics;
 pub mod observation;

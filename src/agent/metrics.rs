@@ -185,6 +185,15 @@ fn contact_metrics(contact: &Contact, report: &PassReport, sheet: &mut Sheet) {
     sheet.gauge("tfo_agent_last_contact_timestamp_seconds", "When a coordinator last answered.", last_contact);
     let not_after = contact.certificate_not_after().map(|at| float(at.secs()));
     sheet.gauge("tfo_agent_certificate_expiry_timestamp_seconds", "Last second of the agent's certificate.", not_after);
+    if let Some(counts) = contact.renewal_counts() {
+        let results = [(["renewed"], counts.renewed), (["failed"], counts.failed)];
+        sheet.counters(
+            "tfo_agent_certificate_renewals_total",
+            "Renewals of the certificate, by result.",
+            ["result"],
+            results,
+        );
+    }
     sheet.counter("tfo_agent_sync_answers_total", "Answers of coordinators.", counts.answers);
     let errors = counts.errors.iter().map(|(kind, count)| ([*kind], *count));
     sheet.counters("tfo_agent_sync_errors_total", "Failed requests, by kind.", ["kind"], errors);

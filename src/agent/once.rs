@@ -23,9 +23,11 @@ use tfo_model::problem::Problem;
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest time for one exchange.
 const EXCHANGE_PATIENCE: Duration = Duration::from_secs(10);
-/// Longest time for all exchanges: together with the wait for the lock and the passes it fits the unit's
+/// Longest time for a renewal of the certificate.  One that takes longer is continued by the next run.
+const RENEWAL_PATIENCE: Duration = Duration::from_secs(4);
+/// Longest time for all exchanges: together with the wait for the lock, the passes and a renewal it fits the unit's
 /// TimeoutStartSec=30s.
-const EXCHANGES_PATIENCE: Duration = Duration::from_secs(20);
+const EXCHANGES_PATIENCE: Duration = Duration::from_secs(18);
 /// Most exchanges in one run: the first, the acknowledgement, and those of a pool that moves on in between.
 const EXCHANGES_MAX: usize = 4;
 
@@ -93,6 +95,7 @@ async fn exchange(reconciler: &mut Reconciler, contact: &mut Contact) -> PassRep
     if !contact.gives_keys() {
         let mut report = pass(reconciler, contact, PassMode::Apply);
         contact.exchange(EXCHANGE_PATIENCE).await;
+        contact.renew(RENEWAL_PATIENCE).await;
         report.problems.extend(contact.problems());
         return report;
     }
@@ -118,6 +121,7 @@ async fn exchange(reconciler: &mut Reconciler, contact: &mut Contact) -> PassRep
             break;
         }
     }
+    contact.renew(RENEWAL_PATIENCE).await;
     let mut report = done.expect("the first exchange is followed by a pass");
     report.problems.extend(contact.problems());
     report.awaits_first_key = contact.serves_without_key();

@@ -8,6 +8,7 @@ use rustix::fs::Access;
 use super::{contact, observation, source};
 use tfo_cli::report::{Failure, Outcome};
 use tfo_config::agent::{AgentSettings, InstallMode, InstallSettings, Named, SourceSettings};
+use tfo_config::contact::Renewal;
 use tfo_config::reader::{ConfigFile, Located};
 use tfo_host::kernel::boot_order;
 use tfo_host::kernel::namespace::Namespace;
@@ -72,7 +73,18 @@ pub fn sources(settings: &AgentSettings, now: UnixTime) -> Vec<Problem> {
 /// Checks the places that will be written.
 #[must_use]
 pub fn host(settings: &AgentSettings, depth: Depth) -> Vec<Problem> {
-    places(&settings.file, &settings.install, settings.metrics.textfile.as_ref(), depth)
+    let mut problems = places(&settings.file, &settings.install, settings.metrics.textfile.as_ref(), depth);
+    problems.extend(renewable(settings, depth));
+    problems
+}
+
+/// A certificate that the agent renews is in a directory that it can write; as with metrics, keys do not wait for it.
+fn renewable(settings: &AgentSettings, depth: Depth) -> Option<Problem> {
+    let contact = settings.contact().filter(|contact| contact.renewal == Renewal::ByAgent)?;
+    let Located { key, line, .. } = contact.place.clone();
+    let problem = directory_of(&Located { value: contact.files.cert.clone(), key, line }, &settings.file)?;
+    let severity = if depth == Depth::Host { Severity::Error } else { Severity::Warning };
+    Some(Problem { severity, ..problem })
 }
 
 /// A place for metrics is an error only where an operator asks (`check`): monitoring never keeps a node without keys.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::contact::{Contact, MOVED, NO_KEY};
+use super::contact::{CERTIFICATE_ENDS, Contact, MOVED, NO_KEY};
 use super::reconcile::PassMode;
 use super::report::{HeldReport, PassReport};
 use tfo_config::agent::InstallMode;
@@ -105,11 +105,12 @@ pub(super) fn make_directory(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().create(path)
 }
 
-/// A warning that an operator has to act on although nothing is wrong: the pool has no key yet, or this node was moved.
+/// A warning that an operator has to act on although nothing is wrong: the pool has no key yet, this node was moved, or its
+/// certificate ends and was not renewed.
 fn note(report: &PassReport) -> Option<&Problem> {
     let is_note = |problem: &&Problem| match problem.kind {
         NO_KEY => report.awaits_first_key,
-        MOVED => true,
+        MOVED | CERTIFICATE_ENDS => true,
         _ => false,
     };
     report.problems.iter().find(is_note)

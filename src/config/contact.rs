@@ -1,5 +1,6 @@
 //! How an agent reaches its pool's coordinators: what `[source]` with `kind = "coordinator"` and `[report]` share.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::{Findings, Located, Table, absolute};
@@ -34,10 +35,21 @@ pub struct ContactSettings {
     pub files: ClientFiles,
     /// Place of the key in the configuration, for problems.
     pub place: Located<()>,
+    /// Who renews the certificate.
+    pub renewal: Renewal,
     /// How long a coordinator may hold its answer back without news.
     pub wait: Duration,
     /// `once`: how often it is run.
     pub period: Duration,
+}
+
+/// See [`ContactSettings::renewal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// An operator, or a PKI of the site's own.
+    ByHand,
+    /// The agent, over its own connection; certificate and key are one file, because two cannot be replaced at once.
+    ByAgent,
 }
 
 /// Settings of a source alone.
@@ -122,6 +134,7 @@ fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Contact
     let cert = table.parsed("cert", findings, absolute);
     let key: Option<Located<SecretPath>> = table.secret_path("key", findings);
     let crl = table.parsed("crl", findings, absolute);
+    let renewal = renewal(table, cert.as_ref(), key.as_ref(), findings);
     let wait_max = Duration::from_secs(WAIT_SECS_MAX);
     let wait = bounded(table.span("wait", findings), findings, Duration::from_secs(1), wait_max);
     let period_max = Duration::from_secs(NEXT_CONTACT_SECS_MAX);
@@ -132,9 +145,29 @@ fn contact(table: &mut Table<'_, '_>, findings: &mut Findings) -> Option<Contact
         pool: pool?.value,
         place: Located { value: (), key: key_name, line },
         files: ClientFiles { ca: ca?.value, cert: cert?.value, key, crl: crl.map(|crl| crl.value) },
+        renewal,
         wait: wait.unwrap_or(DEFAULT_WAIT),
         period: period.unwrap_or(DEFAULT_PERIOD),
     })
+}
+
+/// `renew`; certificate and key must then be one file that can be replaced.
+fn renewal(
+    table: &mut Table<'_, '_>,
+    cert: Option<&Located<PathBuf>>,
+    key: Option<&Located<SecretPath>>,
+    findings: &mut Findings,
+) -> Renewal {
+    let Some(renew) = table.boolean("renew", findings).filter(|renew| renew.value) else { return Renewal::ByHand };
+    if let (Some(cert), Some(key)) = (cert, key)
+        && key.value != SecretPath::File(cert.value.clone())
+    {
+        let message = "the agent renews a certificate only where certificate and key are one file: two files cannot be \
+                       replaced at once";
+        let remedy = "name one file in `cert` and `key`, as `tfo-agent join` does, or remove `renew`";
+        findings.add_at(&renew, Problem::error("bad_value", message, remedy));
+    }
+    Renewal::ByAgent
 }
 
 /// Coordinators, each once.
@@ -171,4 +204,34 @@ fn bounded(span: Option<Located<Duration>>, findings: &mut Findings, min: Durati
     let remedy = format!("write {} to {}", text(min), text(max));
     findings.add_at(&span, Problem::error("out_of_range", "this is out of range", remedy));
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::agent::AgentSettings;
+    use crate::reader::ConfigFile;
+
+    #[test]
+    fn the_agent_renews_one_file_and_nothing_else() {
+        let of = |cert: &str, key: &str, more: &str| {
+            let text = format!(
+                "[source]\nkind = \"random\"\n[report]\nurls = [\"https://c1\"]\npool = \"edge\"\nca = \"/ca\"\n\
+                 cert = {cert:?}\nkey = {key:?}\n{more}"
+            );
+            AgentSettings::parse(Path::new("agent.toml"), &text).map_err(|problems| {
+                problems.iter().map(|problem| (problem.line, problem.key.clone().unwrap())).collect::<Vec<_>>()
+            })
+        };
+        let renewal = |settings: AgentSettings| settings.contact().map(|contact| contact.renewal);
+        assert_eq!(of("/a.crt", "/a.key", "").map(renewal), Ok(Some(Renewal::ByHand)));
+        assert_eq!(of("/a.crt", "/a.key", "renew = false").map(renewal), Ok(Some(Renewal::ByHand)));
+        assert_eq!(of("/pair", "/pair", "renew = true").map(renewal), Ok(Some(Renewal::ByAgent)));
+        for (cert, key) in [("/a.crt", "/a.key"), ("/a.crt", "credential:a")] {
+            let found = of(cert, key, "renew = true").map(renewal);
+            assert_eq!(found, Err(vec![(Some(9), "report.renew".to_owned())]), "{cert} {key}");
+        }
+    }
 }

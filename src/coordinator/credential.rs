@@ -24,14 +24,54 @@ struct Source {
     is_encrypted: bool,
 }
 
-/// What is wrong with the key-encryption key, by its credential's name; none if the unit loads it and its file is as it
-/// should be.
-#[must_use]
-pub fn problem_of(name: &str) -> Option<Problem> {
-    judge(name, &unit_text(&DIRECTORIES.map(Path::new)))
+/// Which secret a credential is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secret {
+    /// The key that seals those in the store.
+    KeyEncryptionKey,
+    /// The private key of the authority.
+    AuthorityKey,
 }
 
-fn judge(name: &str, unit: &str) -> Option<Problem> {
+impl Secret {
+    /// Its length in bytes, if that is always the same.
+    const fn bytes(self) -> Option<usize> {
+        match self {
+            Self::KeyEncryptionKey => Some(KeyEncryptionKey::BYTES),
+            Self::AuthorityKey => None,
+        }
+    }
+
+    /// What else the setting may name.
+    fn as_file(self) -> String {
+        match self {
+            Self::KeyEncryptionKey => format!("a file of {} bytes", KeyEncryptionKey::BYTES),
+            Self::AuthorityKey => "the key's file".to_owned(),
+        }
+    }
+
+    /// How it is made.
+    fn made(self, shown: &str) -> String {
+        match self {
+            Self::KeyEncryptionKey => format!(
+                "(umask 377; head -c {} /dev/urandom > {shown}), and keep a copy apart from the store: without it all keys in \
+                 the store are lost",
+                KeyEncryptionKey::BYTES
+            ),
+            Self::AuthorityKey => format!(
+                "put the private key of enrolment.ca_cert at {shown}, with mode 0400, as `tfo-coordinator init` does"
+            ),
+        }
+    }
+}
+
+/// What is wrong with a secret, by its credential's name; none if the unit loads it and its file is as it should be.
+#[must_use]
+pub fn problem_of(name: &str, secret: Secret) -> Option<Problem> {
+    judge(name, secret, &unit_text(&DIRECTORIES.map(Path::new)))
+}
+
+fn judge(name: &str, secret: Secret, unit: &str) -> Option<Problem> {
     if unit.is_empty() {
         let message = format!("this host has no {UNIT}, and only a service can read a credential");
         let remedy =
@@ -41,9 +81,8 @@ fn judge(name: &str, unit: &str) -> Option<Problem> {
     let Some(source) = sources(unit).into_iter().rfind(|source| source.name == name) else {
         let message = format!("{UNIT} loads no credential {name:?}, so the coordinator cannot start");
         let remedy = format!(
-            "systemctl edit tfo-coordinator, and add [Service] and LoadCredential={name}:FILE; or name a file of {} bytes \
-             here",
-            KeyEncryptionKey::BYTES
+            "systemctl edit tfo-coordinator, and add [Service] and LoadCredential={name}:FILE; or name {} here",
+            secret.as_file()
         );
         return Some(Problem::error("credential_not_loaded", message, remedy));
     };
@@ -53,16 +92,13 @@ fn judge(name: &str, unit: &str) -> Option<Problem> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => "does not exist".to_owned(),
         // A directory that this user cannot enter: systemd can.
         Err(_) => return None,
-        Ok(found) if source.is_encrypted || found.len() == KeyEncryptionKey::BYTES as u64 => return None,
-        Ok(found) => format!("has {} bytes instead of {}", found.len(), KeyEncryptionKey::BYTES),
+        Ok(found) => {
+            let wanted = secret.bytes().filter(|wanted| !source.is_encrypted && found.len() != *wanted as u64);
+            format!("has {} bytes instead of {}", found.len(), wanted?)
+        }
     };
     let message = format!("{UNIT} loads it from {shown}, which {wrong}");
-    let remedy = format!(
-        "(umask 377; head -c {} /dev/urandom > {shown}), and keep a copy apart from the store: without it all keys in the \
-         store are lost",
-        KeyEncryptionKey::BYTES
-    );
-    Some(Problem::error("credential_missing", message, remedy))
+    Some(Problem::error("credential_missing", message, secret.made(&shown.to_string())))
 }
 
 /// The unit and its drop-ins, in the order in which systemd reads them.
@@ -111,7 +147,8 @@ mod tests {
             fs::create_dir_all(path(made)).unwrap();
         }
         let find = |name: &str| {
-            judge(name, &unit_text(&directories.each_ref().map(PathBuf::as_path))).map(|problem| problem.kind)
+            judge(name, Secret::KeyEncryptionKey, &unit_text(&directories.each_ref().map(PathBuf::as_path)))
+                .map(|problem| problem.kind)
         };
         assert_eq!(find("kek"), Some("credential_unseen"), "there is no unit");
         let kek = path("kek");

@@ -1,4 +1,4 @@
-//! What a running coordinator cannot change: its addresses and its store.  All other settings are reloaded.
+//! What a running coordinator cannot change: its addresses, its store and its authority.  All other settings are reloaded.
 //!
 //! The coordinator refuses a reload that changes one of them.  `check --reload`, which makes `systemctl reload` fail then,
 //! is another process: it learns what is in use from a file in the service's runtime directory, written once at the start,
@@ -33,6 +33,16 @@ pub struct InUse {
     store: PathBuf,
     /// The place of the key, never the key.
     key_encryption_key: String,
+    enrolment: Option<InUseEnrolment>,
+}
+
+/// `[enrolment]`, but for the lifetime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct InUseEnrolment {
+    listen: SocketAddr,
+    ca_cert: PathBuf,
+    /// The place of the key, never the key.
+    ca_key: String,
 }
 
 impl InUse {
@@ -45,6 +55,11 @@ impl InUse {
             observe: settings.observe.as_ref().map(|at| at.value),
             store: settings.store.path.value.clone(),
             key_encryption_key: settings.store.key_encryption_key.value.to_string(),
+            enrolment: settings.enrolment.as_ref().map(|enrolment| InUseEnrolment {
+                listen: enrolment.listen.value,
+                ca_cert: enrolment.ca_cert.value.clone(),
+                ca_key: enrolment.ca_key.value.to_string(),
+            }),
         }
     }
 
@@ -72,11 +87,13 @@ impl InUse {
         let (new, ApiSettings { listen, .. }) = (Self::of(settings), &settings.api);
         let StoreSettings { path, key_encryption_key } = &settings.store;
         let observe = settings.observe.as_ref().map_or_else(|| place("observe.listen", None), at);
+        let enrolment = settings.enrolment.as_ref().map_or_else(|| place("enrolment", None), |own| at(&own.ca_cert));
         let changes = [
             (at(listen), self.listen != new.listen),
             (observe, self.observe != new.observe),
             (at(path), self.store != new.store),
             (at(key_encryption_key), self.key_encryption_key != new.key_encryption_key),
+            (enrolment, self.enrolment != new.enrolment),
         ];
         let problem = |place: Located<()>| {
             let message = "the running coordinator cannot change this; it takes effect at a restart";

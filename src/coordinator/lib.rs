@@ -1,7 +1,8 @@
 //! `tfo-coordinator`: generates keys, takes pools through rotations, shows their state.
 //!
 //! From the outside in: [`cli`] and [`serve`] (one event loop for signals, reload and the watchdog), [`server`] (sockets,
-//! TLS, limits), [`routes`] (API v1: which peer may request what), [`pool`] (one thread for each pool: the engine between store and
+//! TLS, limits), [`routes`] (API v1: which peer may request what), [`enrolment`] (the authority: who gets a
+//! certificate), [`pool`] (one thread for each pool: the engine between store and
 //! nodes), [`metrics`], and [`dashboard`] (health, the page).
 
 pub mod backup;
@@ -9,6 +10,7 @@ pub mod cli;
 pub mod connections;
 pub mod credential;
 pub mod dashboard;
+pub mod enrolment;
 pub mod in_use;
 pub mod metrics;
 pub mod pool;

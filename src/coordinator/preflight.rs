@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use super::credential;
+use super::credential::{self, Secret};
+use super::enrolment;
 use super::in_use::InUse;
 use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings, advice};
 use tfo_config::reader::{ConfigFile, Located};
@@ -157,15 +158,25 @@ impl Found {
     fn take(&mut self, problems: Vec<Problem>, config: &Path) {
         let mut named = Named::default();
         drop(CoordinatorSettings::load_noting(config, &mut named));
-        let kek = named.key_encryption_key;
+        let secrets =
+            [(named.key_encryption_key, Secret::KeyEncryptionKey), (named.authority_key, Secret::AuthorityKey)];
         for problem in problems {
-            match &kek {
-                Some(place @ Located { value: SecretPath::Credential(name), .. })
+            let is_its_place = |place: &Located<SecretPath>| problem.key.as_deref() == Some(&*place.key);
+            let secret = secrets.iter().find(|(place, _)| place.as_ref().is_some_and(is_its_place));
+            match secret {
+                Some((Some(place @ Located { value: SecretPath::Credential(name), .. }), secret))
                     if problem.kind == CREDENTIAL_UNSEEN =>
                 {
-                    self.problems.extend(credential::problem_of(name).map(|problem| place.locate(config, problem)));
-                    self.unseen =
-                        Some(format!("the store was not looked at: only the service can read {}", place.value));
+                    let found = credential::problem_of(name, *secret);
+                    self.problems.extend(found.map(|problem| place.locate(config, problem)));
+                    self.unseen = Some(match secret {
+                        Secret::KeyEncryptionKey => {
+                            format!("the store was not looked at: only the service can read {}", place.value)
+                        }
+                        Secret::AuthorityKey => {
+                            format!("the authority was not looked at: only the service can read {}", place.value)
+                        }
+                    });
                 }
                 _ => self.problems.push(problem),
             }
@@ -185,6 +196,9 @@ fn check_certificates(settings: &CoordinatorSettings, config: &Path) -> Vec<Prob
             let problem = Problem::warning("names_overlap", message, remedy).at_key(format!("{}.nodes", pool.key));
             problems.push(pool.locate(config, problem));
         }
+    }
+    if let Some(settings) = &settings.enrolment {
+        problems.extend(enrolment::check(config, api, settings));
     }
     if api.crl.is_none() {
         let message = "there is no revocation list: a certificate whose key was stolen stays valid until it expires";

@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::connections::Connections;
 use super::dashboard::{self, Observed};
+use super::enrolment::{self, Enrolment};
 use super::in_use::InUse;
 use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools, Watched};
@@ -29,10 +33,13 @@ use tfo_engine::rollout::policy::Policy;
 use tfo_host::runtime::{clock, log, notify, process};
 use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, Severity, chain, first_error};
-use tfo_store::{SqliteStore, Store};
+use tfo_store::{Enrolments, SqliteStore, Store};
 use tfo_tls::identity::Peer;
 use tfo_tls::server::ServerTls;
 use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
+
+/// How often the revocation list and the coordinator's own certificate are looked at.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// How often the status line is renewed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -88,6 +95,8 @@ struct Daemon {
     /// Why the last reload was refused, if it was: shown in the status line until one succeeds, because `systemctl reload`
     /// itself shows no reason (docs/systemd.md).
     refused: Option<String>,
+    /// Renews the revocation list.
+    keeper: Option<AbortOnDropHandle<()>>,
 }
 
 /// Why the loop woke.
@@ -108,14 +117,12 @@ impl Daemon {
             io::Error::other("see the problems above")
         };
         let tls = ServerTls::load(preflight::server_files(&settings.api)).map_err(failed)?;
-        let listener = listen(settings.api.listen.value).map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot listen on {}: {error}", settings.api.listen.value))
-        })?;
-        let observer = match &settings.observe {
-            Some(at) => Some(
-                listen(at.value)
-                    .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", at.value)))?,
-            ),
+        let listener = listen_at(settings.api.listen.value)?;
+        let observer = settings.observe.as_ref().map(|at| listen_at(at.value)).transpose()?;
+        let store = Arc::new(store);
+        let enrolment = open_enrolment(&settings, &store, &tls).map_err(|problem| failed(vec![problem]))?;
+        let strangers = match &settings.enrolment {
+            Some(enrolment) => Some(listen_at(enrolment.listen.value)?),
             None => None,
         };
         let api = Arc::new(Api {
@@ -128,6 +135,7 @@ impl Daemon {
                 move |name| tls.is_own_name(name)
             }),
             connections: Arc::default(),
+            enrolment,
         });
         tls.give_grace_to(operators(&api));
         let shutdown = CancellationToken::new();
@@ -135,7 +143,7 @@ impl Daemon {
             config: settings.file.clone(),
             in_use: InUse::of(&settings),
             settings,
-            store: Arc::new(store),
+            store,
             api,
             tls,
             shutdown,
@@ -144,6 +152,7 @@ impl Daemon {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             refused: None,
+            keeper: None,
         };
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -170,10 +179,24 @@ impl Daemon {
                 Server::new(Limits::observe()).serve_plain(observer, router, shutdown).await
             }));
         }
+        if let Some((enrolment, listener)) = daemon.api.enrolment.clone().zip(strangers) {
+            daemon.enrol(enrolment, listener);
+        }
         let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
         let router = routes::router(Arc::clone(&daemon.api));
         daemon.servers.push(tokio::spawn(async move { server.serve(listener, tls, router, shutdown).await }));
         Ok(daemon)
+    }
+
+    /// Starts what enrols nodes, and what keeps the revocation list.
+    fn enrol(&mut self, enrolment: Arc<Enrolment>, listener: TcpListener) {
+        let (tls, shutdown) = (Arc::clone(&self.tls), self.shutdown.clone());
+        let own = (tls, enrolment.authority().clone());
+        let router = routes::enrolment_router(Arc::clone(&self.api));
+        self.servers.push(tokio::spawn(async move {
+            Server::new(Limits::strangers()).serve_strangers(listener, own, router, shutdown).await
+        }));
+        self.keeper = Some(AbortOnDropHandle::new(tokio::spawn(keep(enrolment))));
     }
 
     /// Applies access, policies and pools, all or nothing: new pools are started first, and nothing after that can fail.
@@ -315,8 +338,46 @@ impl Daemon {
             return Err(changes);
         }
         self.apply(&settings).await.map_err(|problem| vec![problem])?;
+        if let (Some(own), Some(enrolment)) = (&settings.enrolment, &self.api.enrolment) {
+            enrolment.set_node_lifetime(own.node_lifetime.value);
+        }
         self.settings = settings;
         Ok(())
+    }
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    listen(address).map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+}
+
+/// The authority, if the settings have one.
+fn open_enrolment(
+    settings: &CoordinatorSettings,
+    store: &Arc<SqliteStore>,
+    tls: &Arc<ServerTls>,
+) -> Result<Option<Arc<Enrolment>>, Problem> {
+    let Some(own) = &settings.enrolment else { return Ok(None) };
+    let opened = enrolment::open(&settings.file, &settings.api, own)?;
+    let store: Arc<dyn Enrolments> = Arc::clone(store) as _;
+    Ok(Some(Arc::new(Enrolment::new(opened, store, Arc::clone(tls)))))
+}
+
+/// Renews what ends by itself, until it is aborted.  A problem is logged when it comes, and once a day.
+async fn keep(enrolment: Arc<Enrolment>) {
+    let mut logged: (Vec<Problem>, u64) = (Vec::new(), 0);
+    let mut ticks = tokio::time::interval(KEEP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let enrolment = Arc::clone(&enrolment);
+        // Files and signatures: not on the event loop.
+        let kept = tokio::task::spawn_blocking(move || enrolment.keep(clock::now())).await;
+        let problems = kept.unwrap_or_default();
+        let day = clock::now().secs() / 86_400;
+        if (&problems, day) != (&logged.0, logged.1) {
+            problems.iter().for_each(log::problem);
+        }
+        logged = (problems, day);
     }
 }
 

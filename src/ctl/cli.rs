@@ -38,7 +38,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("This host", HOST),
-    ("Certificates", &["pki"]),
+    ("Certificates", &["token", "pki"]),
     ("This program", &["completions"]),
 ];
 
@@ -124,6 +124,8 @@ enum Command {
     Watch(fleet::WatchArgs),
     /// List the contexts of the configuration, one for each fleet
     Contexts(fleet::ConnectArgs),
+    /// Tokens with which nodes enrol: `tfo-agent join`
+    Token(fleet::TokenArgs),
     /// Certificates for a fleet that has no PKI of its own
     Pki(pki::PkiArgs),
     /// This host: keys by fingerprint, agent, kernel, drift; exit code 1 if something is wrong
@@ -181,6 +183,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Audit(own) => fleet::audit(own, format),
         Command::Watch(own) => fleet::watch(own, format),
         Command::Contexts(own) => fleet::contexts(own, format),
+        Command::Token(own) => fleet::token(own, format),
         Command::Pki(own) => pki::run(own, format),
         Command::Status(own) => host::status::run(own, format),
         Command::Stats(own) => host::stats::run(own, format),

@@ -111,6 +111,12 @@ name! {
     "a pool's name is 1 to 63 characters of a-z, 0-9, \".\", \"_\", \"-\", starting with a letter or digit"
 }
 
+name! {
+    /// The public part of an enrolment token: it names the token in lists, in the audit log and in errors.
+    TokenId, is_token_id,
+    "a token's id is 12 characters of 0-9 and a-f"
+}
+
 /// The identity of a pool: 128 random bits made once, as 32 lower-case hex digits.
 ///
 /// A pool that was made again under an old name has another one, and nodes of the old pool refuse it.
@@ -172,6 +178,10 @@ fn is_pool_name(text: &str) -> bool {
 
 fn is_pool_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn is_token_id(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn is_file_name(text: &str) -> bool {

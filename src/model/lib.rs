@@ -13,6 +13,7 @@ pub mod named;
 pub mod node;
 pub mod pattern;
 pub mod problem;
+pub mod serial;
 pub mod state;
 pub mod time;
 

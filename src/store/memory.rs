@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::check::{self, KeyPlan};
 use super::contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store};
+use super::enrolment::Book;
 use super::error::{CommitError, Refusal, StoreError, gone};
 use super::journal::{Change, Journal};
 use super::limits::{AUDIT_KEPT, AUDIT_READ_MAX, PARTS_MAX};
@@ -17,6 +18,7 @@ use tfo_model::ids::PoolName;
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     pools: Mutex<BTreeMap<PoolName, Pool>>,
+    book: Mutex<Book>,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,10 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    pub(super) fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PoolName, Pool>> {

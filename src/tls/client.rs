@@ -26,10 +26,12 @@ const RENEW_AT_FRACTION: u64 = 3;
 /// Never earlier than this before its end, in seconds: 30 days are enough even for a ten-year certificate.
 const RENEW_EARLIEST_SECS: u64 = 30 * 86_400;
 /// The only protocol that is offered: long polls over HTTP/1.1 (docs/decisions/004-http1-long-poll.md).
-const ALPN: &[u8] = b"http/1.1";
+pub(super) const ALPN: &[u8] = b"http/1.1";
 
 /// Kind of the problem that a certificate has expired.
 pub const EXPIRED: &str = "tls_certificate_expired";
+/// Kind of the problem that a certificate expires soon.
+pub const EXPIRING: &str = "tls_certificate_expiring";
 
 /// Paths of the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +69,8 @@ pub struct ClientIdentity {
     pub config: ClientConfig,
     /// Every SAN dNSName of the certificate that is a node's name, sorted; coordinators identify the host by them.
     pub names: Vec<NodeId>,
+    /// First second of the certificate.
+    pub not_before: UnixTime,
     /// Last second of the certificate.
     pub not_after: UnixTime,
     /// Problems that do not prevent a connection attempt: expired (an error), expiring, without a name, an expired CA.
@@ -107,7 +111,8 @@ pub fn client_identity(files: &ClientFiles, now: UnixTime) -> Result<ClientIdent
         notes.push(Problem::error("tls_certificate_without_name", message, remedy).in_file(&files.cert));
     }
     let config = configure((roots, lists), chain, key, files).map_err(|problem| vec![problem])?;
-    Ok(ClientIdentity { config, names: described.names, not_after: described.not_after, notes })
+    let Described { names, not_before, not_after } = described;
+    Ok(ClientIdentity { config, names, not_before, not_after, notes })
 }
 
 /// The configuration alone.
@@ -240,7 +245,7 @@ fn validity_note(certificate: &Described, now: UnixTime) -> Option<Problem> {
         ))
     } else if left < renew {
         let message = format!("the certificate expires at {not_after}, in {}", duration_text(left));
-        Some(Problem::warning("tls_certificate_expiring", message, issue))
+        Some(Problem::warning(EXPIRING, message, issue))
     } else {
         None
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
+use std::net::IpAddr;
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
@@ -57,6 +58,21 @@ impl Peer {
             not_after: pem::unix(certificate.validity().not_after),
         })
     }
+}
+
+/// The iPAddresses in the subjectAltName of a certificate, as far as they can be read.
+pub(super) fn addresses_of(certificate: &CertificateDer<'_>) -> Vec<IpAddr> {
+    let parsed = X509Certificate::from_der(certificate).ok().map(|(_, certificate)| certificate);
+    let names = parsed.as_ref().and_then(|certificate| certificate.subject_alternative_name().ok().flatten());
+    let names = names.iter().flat_map(|extension| &extension.value.general_names);
+    let addresses = names.filter_map(|name| match name {
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok()
+        }
+        _ => None,
+    });
+    addresses.collect()
 }
 
 impl fmt::Display for Serial {

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod identity;
+pub mod pinned;
 pub mod server;
 
 mod authorities;

@@ -9,6 +9,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
+use zeroize::Zeroizing;
+
 use tfo_host::runtime::files;
 use tfo_host::secret::SecretPath;
 use tfo_model::problem::Problem;
@@ -23,7 +25,7 @@ const KEY_BYTES_MAX: usize = 64 << 10;
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
     let bytes = read(path)?;
     let found = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-    let found = found.map_err(|error| not_pem(path, "certificate", &error))?;
+    let found = found.map_err(|error| not_pem(path, &bytes, "certificate", &error))?;
     for (certificate, number) in found.iter().zip(1..) {
         if X509Certificate::from_der(certificate).is_err() {
             let message = format!("certificate {number} of the file cannot be parsed");
@@ -37,7 +39,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 pub(super) fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Problem> {
     let bytes = read(path)?;
     let found = CertificateRevocationListDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-    let found = found.map_err(|error| not_pem(path, "revocation list", &error))?;
+    let found = found.map_err(|error| not_pem(path, &bytes, "revocation list", &error))?;
     if found.is_empty() { Err(nothing_in(path, "revocation list", "X509 CRL")) } else { Ok(found) }
 }
 
@@ -56,9 +58,15 @@ pub(super) fn unix(time: ASN1Time) -> UnixTime {
     UnixTime::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Problem> {
-    let mut bytes = Vec::new();
-    let read = files::open_regular(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+/// The file, wiped after use: the key of a certificate may be in the same one.
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let read = files::open_regular(path).and_then(|file| {
+        // A buffer that grows leaves copies behind.
+        let size = file.metadata()?.len().min(FILE_BYTES_MAX) + 2;
+        bytes.reserve_exact(usize::try_from(size).unwrap_or(0));
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)
+    });
     match read {
         Ok(_) if bytes.len() as u64 > FILE_BYTES_MAX => {
             let message = format!("the file has more than {FILE_BYTES_MAX} bytes");
@@ -75,8 +83,12 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     }
 }
 
-fn not_pem(path: &Path, what: &str, error: &pem::Error) -> Problem {
-    let message = format!("a {what} in the file is broken: {error}");
+fn not_pem(path: &Path, bytes: &[u8], what: &str, error: &pem::Error) -> Problem {
+    let message = match bytes.windows(11).any(|part| part == b"PRIVATE KEY") {
+        false => format!("a {what} in the file is broken: {error}"),
+        // The parser's message may quote the file.
+        true => format!("a {what} in the file is broken"),
+    };
     Problem::error("tls_not_pem", message, "issue it again; it must be PEM text").in_file(path)
 }
 

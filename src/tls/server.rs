@@ -8,12 +8,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tracing::{error, info, warn};
 use x509_parser::certificate::X509Certificate;
@@ -21,7 +23,7 @@ use x509_parser::prelude::FromDer;
 
 use super::authorities::{Authorities, LIST_EXPIRED, provider};
 use super::grace::Grace;
-use super::identity::Peer;
+use super::identity::{Peer, addresses_of};
 pub use super::live::LiveConnection;
 use super::live::{Chain, Closed, Registry, Sweep};
 use super::pem::{self, unix};
@@ -93,8 +95,12 @@ pub struct InUse {
     pub config: Arc<ServerConfig>,
     authorities: Arc<Authorities>,
     expiries: Expiries,
-    /// Names in the server's own certificate.
+    /// The server's own certificate with its key.
+    own: Arc<CertifiedKey>,
+    /// Names in it.
     names: BTreeSet<NodeId>,
+    /// Addresses in it.
+    addresses: Vec<IpAddr>,
 }
 
 /// The files, and what the last look at them saw.
@@ -207,6 +213,13 @@ impl ServerTls {
         self.watched().broken.clone()
     }
 
+    /// The names and addresses in the server's own certificate.
+    #[must_use]
+    pub fn own_hosts(&self) -> (BTreeSet<NodeId>, Vec<IpAddr>) {
+        let in_use = self.in_use.load();
+        (in_use.names.clone(), in_use.addresses.clone())
+    }
+
     /// The reading for a handshake that begins now.
     pub fn in_use(&self) -> Arc<InUse> {
         self.in_use.load_full()
@@ -305,6 +318,25 @@ impl fmt::Debug for ServerTls {
 }
 
 impl InUse {
+    /// The same for peers that have no certificate yet.  They get the server's chain with `authority` at its end, because
+    /// they know that by its key alone.
+    ///
+    /// # Errors
+    /// Fails if rustls does not take the pair again, which is a bug.
+    pub fn for_strangers(&self, authority: &CertificateDer<'static>) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let builder =
+            ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
+        let mut own = CertifiedKey::clone(&self.own);
+        if own.cert.last() != Some(authority) {
+            own.cert.push(authority.clone());
+        }
+        let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    }
+
     /// Reads the files.  None if no client could be served with them; there may be problems in either case.
     fn read(files: &ServerFiles, now: UnixTime, grace: &Grace) -> (Option<Self>, Vec<Problem>) {
         let mut problems = Vec::new();
@@ -312,7 +344,9 @@ impl InUse {
         let chain = pem::certificates(&files.cert).map_err(&mut keep).ok();
         let key = pem::key(&files.key).map_err(|problem| keep(in_key_file(problem, files))).ok();
         let certificate_until = chain.as_deref().and_then(|chain| judge_own(chain, files, now, &mut problems));
-        let names = chain.as_deref().and_then(<[_]>::first).and_then(|own| Peer::of(own).ok()).map(|own| own.names);
+        let own = chain.as_deref().and_then(<[_]>::first);
+        let names = own.and_then(|own| Peer::of(own).ok()).map(|own| own.names).unwrap_or_default();
+        let addresses = own.map(addresses_of).unwrap_or_default();
         let authorities = Authorities::read(&files.client_ca, files.crl.as_deref(), now, grace, &mut problems);
         let authorities = authorities.map(Arc::new);
         // Even without the CAs, so that a key mismatch is reported with the other problems.
@@ -327,13 +361,13 @@ impl InUse {
                 })
                 .ok()?
                 .with_client_cert_verifier(verifier)
-                .with_cert_resolver(own);
+                .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&own))));
             config.alpn_protocols = vec![ALPN.to_vec()];
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
             let (client_ca, crl) = (authorities.expires, authorities.crl_expires);
-            let (config, names) = (Arc::new(config), names.unwrap_or_default());
-            Some(Self { config, authorities, expiries: Expiries { certificate, client_ca, crl }, names })
+            let (config, expiries) = (Arc::new(config), Expiries { certificate, client_ca, crl });
+            Some(Self { config, authorities, expiries, own, names, addresses })
         });
         (read, problems)
     }
@@ -350,9 +384,9 @@ fn own_key(
     key: PrivateKeyDer<'static>,
     files: &ServerFiles,
     problems: &mut Vec<Problem>,
-) -> Option<Arc<rustls::sign::SingleCertAndKey>> {
-    match rustls::sign::CertifiedKey::from_der(chain, key, &provider()) {
-        Ok(own) => Some(Arc::new(own.into())),
+) -> Option<Arc<CertifiedKey>> {
+    match CertifiedKey::from_der(chain, key, &provider()) {
+        Ok(own) => Some(Arc::new(own)),
         Err(error) => {
             let (message, remedy) = match &error {
                 rustls::Error::InconsistentKeys(_) => (

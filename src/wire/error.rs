@@ -18,12 +18,22 @@ named_enum! {
         NotInPool = "not_in_pool",
         /// 403: the certificate names an operator, a viewer or the coordinator: it is never a node's.
         NotANode = "not_a_node",
+        /// 403: the enrolment token is wrong, used up, expired or revoked; which of these is not told.
+        TokenRefused = "token_refused",
+        /// 403: the token or the pool does not allow the name.
+        NameNotAllowed = "name_not_allowed",
+        /// 403: a certificate of this name is in force, and the token does not replace one.
+        NameTaken = "name_taken",
+        /// 403: the certificate request is not one that is signed: its key, its names, an extension, its signature.
+        BadRequestKey = "bad_request_key",
         /// 403: the node is denied.
         Denied = "denied",
         /// 404: the coordinator has no such pool.
         UnknownPool = "unknown_pool",
         /// 404: the pool has no such node.
         UnknownNode = "unknown_node",
+        /// 404: the coordinator has no such enrolment token.
+        UnknownToken = "unknown_token",
         /// 404: the API has no such path.
         UnknownPath = "unknown_path",
         /// 405: the path does not take this method.
@@ -67,8 +77,15 @@ impl ErrorKind {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadRequest => 400,
-            Self::NotAllowed | Self::NotInPool | Self::NotANode | Self::Denied => 403,
-            Self::UnknownPool | Self::UnknownNode | Self::UnknownPath => 404,
+            Self::NotAllowed
+            | Self::NotInPool
+            | Self::NotANode
+            | Self::TokenRefused
+            | Self::NameNotAllowed
+            | Self::NameTaken
+            | Self::BadRequestKey
+            | Self::Denied => 403,
+            Self::UnknownPool | Self::UnknownNode | Self::UnknownToken | Self::UnknownPath => 404,
             Self::UnknownMethod => 405,
             Self::Timeout => 408,
             Self::PoolFrozen

@@ -1,4 +1,4 @@
-//! `tfo-agent`: its command line, the daemon, the kernel that it writes to, a coordinator that it asks, and what it must not
+//! `tfo-agent`: its command line, how it joins, the daemon, the kernel that it writes to, a coordinator that it asks, and what it must not
 //! leak.
 
 #[cfg(test)]
@@ -9,6 +9,8 @@ mod contact;
 mod crash;
 #[cfg(test)]
 mod daemon;
+#[cfg(test)]
+mod join;
 #[cfg(test)]
 mod kernel;
 #[cfg(test)]

@@ -6,6 +6,8 @@ mod config;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod enrolment;
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod monitoring;

@@ -11,6 +11,8 @@ mod careless;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod enrolment;
+#[cfg(test)]
 mod fire;
 #[cfg(test)]
 mod import;

@@ -11,6 +11,7 @@ use tfo_model::node::{Expected, KeySource};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 use tfo_wire::error::{ErrorBody, ErrorKind, MovedTo};
+use tfo_wire::v1::enrol::{Certified, EnrolRequest, RenewRequest, TokenText};
 use tfo_wire::v1::fleet::{
     AdvanceRequest, Audit, AuditLine, Command, Done, FingerprintCount, ImportRequest, NodeStatus, Nodes, PoolStatus,
     Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown, Verdict, Waves,
@@ -86,6 +87,7 @@ fn sync() {
         clock: ClockReport { unix_ms: 1_790_000_000_123, synchronised: Some(true) },
         counters: serde_json::from_value(json!({"passive": 9, "passive_alt_key": 1, "passive_fail": 0})).unwrap(),
         error: None,
+        note: None,
         backup_slot: None,
         source: KeySource::Coordinator,
     };
@@ -186,6 +188,7 @@ fn pools_nodes_and_audit() {
         behind_since: Some(at()),
         source: KeySource::Coordinator.into(),
         error: Some("drift".to_owned()),
+        note: Some("certificate_ends".to_owned()),
         kernel: Some("6.1.0".to_owned()),
         agent: Some("0.1.0".to_owned()),
         tcp_fastopen: Some(3),
@@ -263,6 +266,26 @@ fn commands() {
         "move": reads_back(&order_nodes(NodeAction::Move { to: "dns".parse().unwrap(), lower_expected: true })),
         "expect": reads_back(&ExpectRequest { number: 900, reason: reason(), if_revision: Some(Revision::new(12)) }),
         "done": value(&done),
+    }));
+}
+
+#[test]
+fn enrol() {
+    let csr = || "-----BEGIN CERTIFICATE REQUEST-----\n".to_owned();
+    let request = EnrolRequest {
+        token_id: "0123456789ab".parse().unwrap(),
+        secret: TokenText::new("AAAAAAAAAAAAAAAAAAAAAA".to_owned().into()),
+        name: node("a"),
+        csr: csr(),
+    };
+    let answer = Certified {
+        certificate: "-----BEGIN CERTIFICATE-----\n".to_owned(),
+        chain: "-----BEGIN CERTIFICATE-----\n".to_owned(),
+        pools: vec![pool()],
+        urls: vec!["https://c1.example.org:9443".to_owned()],
+    };
+    insta::assert_json_snapshot!(json!({
+        "request": reads_back(&request), "renewal": reads_back(&RenewRequest { csr: csr() }), "answer": value(&answer),
     }));
 }
 

@@ -9,6 +9,8 @@ mod conformance;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod enrolments;
+#[cfg(test)]
 mod erase;
 #[cfg(test)]
 mod faults;

@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::client_files;
 use crate::daemon::{DaemonHost, key_text};
-use crate::pki::{Ca, Identity, server_config};
+use crate::pki::{Ca, Identity, open_server_config, server_config};
 use crate::{NetNs, SOON, poll_some};
 
 /// The pool's identity in every answer that says nothing else.
@@ -64,6 +64,9 @@ pub struct Asked {
 /// Answers requests by their bodies; may block.
 type Relay = Arc<dyn Fn(&Value) -> Reply + Send + Sync>;
 
+/// Certifies a certificate request, PEM.
+type Signer = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
 #[derive(Default)]
 struct Script {
     /// By method and path, with its query or without; the last reply stays.
@@ -76,6 +79,8 @@ struct Script {
     desired: Option<Value>,
     /// Answers in place of that.
     relay: Option<Relay>,
+    /// Answers certificate requests, where there is no reply for them, with the rest of the answer.
+    signer: Option<(Signer, Value)>,
     asked: Vec<Asked>,
 }
 
@@ -108,6 +113,12 @@ impl FakeCoordinator {
     pub fn start_as(netns: &NetNs, ca: &Ca, address: &str, identity: &Identity) -> Self {
         let listener = netns.run(|| std::net::TcpListener::bind(address)).unwrap();
         Self::serve(listener, server_config(&ca.pem, None, identity))
+    }
+
+    /// The enrolment port of one: it takes clients without a certificate.
+    pub fn enrolling(netns: &NetNs, ca: &Ca) -> Self {
+        let listener = netns.run(|| std::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        Self::serve(listener, open_server_config(&ca.pem, &ca.both(&["localhost", "127.0.0.1"])))
     }
 
     /// With the certificate of `name` in a directory of `tfoctl pki`, on 127.0.0.1.
@@ -165,6 +176,12 @@ impl FakeCoordinator {
     /// Lets `relay` answer what no reply is set for, such as a real coordinator behind it; it may block.
     pub fn relay(&self, relay: impl Fn(&Value) -> Reply + Send + Sync + 'static) {
         self.script().relay = Some(Arc::new(relay));
+    }
+
+    /// Certifies requests by `ca`, for so many seconds; the answers name `urls`.
+    pub fn certify(&self, ca: &Ca, secs: i64, urls: &[String]) {
+        let rest = json!({"chain": ca.pem, "pools": ["edge"], "urls": urls});
+        self.script().signer = Some((Arc::new(ca.signer(secs)), rest));
     }
 
     /// The next requests get these, in their order.
@@ -229,6 +246,13 @@ pub fn taught(n: u8) -> Value {
     json!({"epoch": n, "fingerprint": pair_print(&keys).primary, "key": key_text(n)})
 }
 
+/// The same for a host whose certificate and key are one file, of [`Ca::equip_pair`], which the agent renews.
+pub fn renewing(host: &DaemonHost, urls: &[String]) -> String {
+    let pair = host.path("node.pem");
+    let files = client_files(&host.path("ca.crt"), &pair, &pair);
+    format!("[source]\nkind = \"coordinator\"\nurls = {urls:?}\npool = \"edge\"\n{files}renew = true\n")
+}
+
 /// An answer to a node.
 pub fn told(generation: u64, phase: &str, primary: u8, backup: Option<u8>) -> Value {
     json!({
@@ -263,7 +287,8 @@ async fn answer(shared: Arc<Shared>, connection: u64, request: Request<Incoming>
     let (reply, relay) = {
         let mut script = shared.script.lock().unwrap();
         script.asked.push(Asked { connection, what: what.clone(), body: body.clone() });
-        (script.next(&what), script.relay.clone())
+        let signed = script.certified(&what, &body).filter(|_| !script.by_path.contains_key(&what));
+        (signed.or_else(|| script.next(&what)), script.relay.clone())
     };
     let reply = match (reply, relay) {
         (None, Some(relay)) => {
@@ -301,6 +326,25 @@ impl Script {
             Some(replies) if replies.len() > 1 => replies.pop_front()?,
             Some(replies) => replies.front()?.clone(),
         })
+    }
+}
+
+impl Script {
+    /// The answer to a certificate request, and to the question that follows it.
+    fn certified(&self, what: &str, body: &Value) -> Option<Reply> {
+        let (signer, rest) = self.signer.as_ref()?;
+        if what == "GET /v1/pools/edge/self" {
+            return Some(Reply::Json(
+                200,
+                json!({
+                    "pool": "edge", "pool_id": POOL_ID, "node": "n1.example.org", "phase": "steady", "frozen": false,
+                    "denied": false,
+                }),
+            ));
+        }
+        let mut answer = rest.clone();
+        answer["certificate"] = signer(body["csr"].as_str()?).into();
+        Some(Reply::Json(200, answer))
     }
 }
 

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
-    SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
@@ -37,7 +37,7 @@ pub struct Identity {
     /// The certificate, and the intermediate ones after it.
     pub cert_pem: String,
     pub key_pem: String,
-    serial: u64,
+    pub serial: u64,
 }
 
 /// What a certificate says.  Seconds are counted from now.
@@ -157,6 +157,28 @@ impl Ca {
         host.write("node.key", &identity.key_pem, 0o400);
     }
 
+    /// Puts ca.crt, and node.pem with certificate and key in one file, into a host's directory: valid from and until so many
+    /// seconds from now.
+    pub fn equip_pair(&self, host: &Host, name: &str, from_secs: i64, until_secs: i64) {
+        let identity = self.issue(&Leaf { from_secs, until_secs, ..Leaf::client(&[name]) });
+        host.write("ca.crt", &self.pem, 0o644);
+        host.write("node.pem", format!("{}{}", identity.cert_pem, identity.key_pem), 0o400);
+    }
+
+    /// What certifies requests as a coordinator does: a certificate request, PEM, to a certificate of a node that is valid
+    /// for so many seconds, and was dated back by an hour.
+    pub fn signer(&self, until_secs: i64) -> impl Fn(&str) -> String + Send + Sync + 'static {
+        let key = KeyPair::from_pem(&self.key_pem).expect("our own key");
+        let issuer = Issuer::from_ca_cert_pem(&self.pem, key).expect("our own certificate");
+        move |csr| {
+            let mut request = CertificateSigningRequestParams::from_pem(csr).expect("a certificate request");
+            request.params.not_before = at!(-3_600);
+            request.params.not_after = at!(until_secs);
+            request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            request.signed_by(&issuer).expect("the parameters are whole").pem()
+        }
+    }
+
     /// A revocation list that is good for a week.
     pub fn crl(&self, revoked: &[&Identity]) -> String {
         self.crl_until(revoked, 7 * DAY)
@@ -269,6 +291,15 @@ pub fn client_config_of(
         Some(identity) => builder.with_client_auth_cert(identity.chain(), identity.key()).expect("a pair"),
         None => builder.with_no_client_auth(),
     }
+}
+
+/// A server that asks for no client's certificate, and shows the certificate of its authority, too.
+pub fn open_server_config(ca_pem: &str, identity: &Identity) -> ServerConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).expect("ring has it");
+    let mut chain = identity.chain();
+    chain.extend(CertificateDer::pem_slice_iter(ca_pem.as_bytes()).map(|one| one.expect("our own PEM")));
+    builder.with_no_client_auth().with_single_cert(chain, identity.key()).expect("a pair")
 }
 
 /// A server that takes clients of this authority, apart from those on its revocation list.

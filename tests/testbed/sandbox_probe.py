@@ -90,6 +90,7 @@ if service == "agent":
     attempt("a file in /etc/sysctl.d", lambda: make("/etc/sysctl.d/probe.tmp"))
     attempt("a file in /run/lock", lambda: make("/run/lock/probe"))
     attempt("own directory", lambda: make("/run/tfo-agent/probe"))
+    attempt("its certificate's directory", lambda: make("/var/lib/tfo-agent/probe"))
     own = "/run/tfo-agent"
 else:
     attempt("own directory", lambda: make("/var/lib/tfo-coordinator/probe"))
@@ -110,7 +111,7 @@ attempt("read /root", lambda: os.listdir("/root"))
 attempt("read /home", lambda: os.listdir("/home"))
 attempt("execute", lambda: execute("/bin/true"))
 attempt("execute what it wrote", lambda: execute_own(own + "/true"))
-for directory in ["/tmp", "/run/tfo-agent", "/etc/sysctl.d"]:
+for directory in ["/tmp", "/run/tfo-agent", "/etc/sysctl.d", "/var/lib/tfo-agent"]:
     attempt(f"execute in {directory}", lambda: execute_own(directory + "/true"))
 attempt("execute systemctl", lambda: execute("/bin/systemctl"))
 attempt("execute beside the libraries", lambda: execute("/usr/lib/tfo-test/true"))

@@ -54,8 +54,8 @@ impl Failure {
             ClientError::Tls { cause, .. } if cause.contains("CertificateRevoked") => Self::new(
                 "certificate_revoked",
                 message,
-                "this node's certificate was revoked: if the node is to stay in the fleet, issue a new one (`tfoctl pki issue \
-                 --node NAME`) and put it in place; the installed keys stay",
+                "this node's certificate was revoked: if the node is to stay in the fleet, get a new one (`tfo-agent join` \
+                 with a new token, or `tfoctl pki issue --node NAME`); the installed keys stay",
             ),
             // The alert that a coordinator sends for this alone (`tfo_tls::authorities`).
             ClientError::Tls { cause, .. } if cause.contains("AccessDenied") => Self::new(
@@ -115,7 +115,7 @@ impl Failure {
 }
 
 /// Kind and remedy of what a coordinator refuses.
-pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
+pub(crate) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
     match kind {
         ErrorKind::NotInPool => (
             "not_in_pool",
@@ -152,9 +152,26 @@ pub(super) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
         ErrorKind::NotHeard | ErrorKind::StoreUnavailable | ErrorKind::Unavailable => {
             ("coordinator_unavailable", "wait, or check that coordinator and its store; the installed keys stay")
         }
+        ErrorKind::TokenRefused => (
+            "token_refused",
+            "ask for a new token (`tfoctl token create`): this one is wrong, used up, expired or revoked; `tfoctl audit` says which",
+        ),
+        ErrorKind::NameNotAllowed => (
+            "name_not_allowed",
+            "give this node a name that the token's and the pool's `nodes` allow (--name NAME), or ask for another token",
+        ),
+        ErrorKind::NameTaken => (
+            "name_taken",
+            "if this host replaces the one of that name, ask for a token that may: `tfoctl token create --replace`",
+        ),
+        ErrorKind::BadRequestKey => (
+            "bad_request_key",
+            "compare the releases of agent and coordinator: this one takes requests for a P-256 key and one name only",
+        ),
         ErrorKind::BadRequest
         | ErrorKind::NotAllowed
         | ErrorKind::UnknownNode
+        | ErrorKind::UnknownToken
         | ErrorKind::UnknownPath
         | ErrorKind::UnknownMethod
         | ErrorKind::Timeout

@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tfo_config::contact::ContactSettings;
+use super::renewal;
+use tfo_config::contact::{ContactSettings, Renewal};
+use tfo_model::ids::NodeId;
 use tfo_model::problem::{Problem, Severity, chain};
 use tfo_model::time::UnixTime;
+use tfo_pki::renewal::Life;
 use tfo_tls::client::{ClientIdentity, FileStamps, client_identity};
 use tfo_wire::client::Client;
 
@@ -17,7 +20,8 @@ pub(super) struct Identity {
     client: Client,
     stamps: FileStamps,
     looked_at: Duration,
-    not_after: UnixTime,
+    names: Vec<NodeId>,
+    life: Life,
     notes: Vec<Problem>,
 }
 
@@ -32,7 +36,12 @@ pub fn load(settings: &ContactSettings, config: &Path, now: UnixTime) -> Result<
     };
     match client_identity(&settings.files, now) {
         Ok(identity) => {
-            let notes = identity.notes.into_iter().map(locate).collect();
+            let life = Life::of(identity.not_before, identity.not_after);
+            let described = |note: Problem| match settings.renewal {
+                Renewal::ByAgent => renewal::described(note, life, now),
+                Renewal::ByHand => Some(note),
+            };
+            let notes = identity.notes.into_iter().filter_map(described).map(locate).collect();
             Ok(ClientIdentity { notes, ..identity })
         }
         Err(problems) => Err(problems.into_iter().map(locate).collect()),
@@ -52,12 +61,13 @@ impl Identity {
     ) -> Result<Self, Vec<Problem>> {
         // Before they are read: the next look then sees a change in between.
         let stamps = settings.files.stamps();
-        let ClientIdentity { config: tls, not_after, notes, .. } = load(settings, config, now)?;
+        let ClientIdentity { config: tls, names, not_before, not_after, notes } = load(settings, config, now)?;
+        let life = Life::of(not_before, not_after);
         let client = Client::new(tls).map_err(|error| {
             let message = chain(&error);
             vec![Problem::error("http_client", message, "this is a bug; please report it")]
         })?;
-        Ok(Self { client, stamps, looked_at: monotonic, not_after, notes })
+        Ok(Self { client, stamps, looked_at: monotonic, names, life, notes })
     }
 
     /// Whether it should be read again.
@@ -84,9 +94,19 @@ impl Identity {
         &self.client
     }
 
+    /// The names of the certificate.
+    pub(super) fn names(&self) -> &[NodeId] {
+        &self.names
+    }
+
+    /// From when until when the certificate is good.
+    pub(super) fn life(&self) -> Life {
+        self.life
+    }
+
     /// The end of the certificate's validity.
     pub(super) fn not_after(&self) -> UnixTime {
-        self.not_after
+        self.life.until()
     }
 
     /// What is wrong with the certificates, as warnings: keys do not depend on it before a coordinator refuses them.

@@ -12,6 +12,7 @@ mod instruction;
 mod moved;
 mod probe;
 mod purpose;
+mod renewal;
 mod report;
 mod route;
 mod standing;
@@ -25,6 +26,7 @@ use self::exchange::{ANSWER_PATIENCE, Flight};
 use self::failure::{Failure, UNREACHABLE};
 use self::identity::Identity;
 use self::purpose::Purpose;
+use self::renewal::Renewals;
 use self::report::{NodeReport, RequestTerms};
 use self::route::Route;
 use super::report::PassReport;
@@ -43,11 +45,14 @@ use tfo_model::problem::Problem;
 use tfo_model::state::SlotPrint;
 use tfo_model::time::UnixTime;
 
+pub(crate) use failure::refusal;
 pub use identity::load as load_identity;
 pub use instruction::{Instructed, InvalidInstruction};
 pub use moved::MOVED;
 pub use probe::probe;
 pub use purpose::Cadence;
+pub use renewal::{CERTIFICATE_ENDS, RenewalCounts};
+pub(crate) use renewal::{next_of, pair_text};
 pub use standing::NO_KEY;
 pub use tfo_wire::status::Standing;
 
@@ -85,6 +90,8 @@ pub struct Contact {
     link: Link,
     route: Route,
     identity: Result<Identity, Vec<Problem>>,
+    /// None where the agent does not renew its certificate.
+    renewals: Option<Renewals>,
     flight: Option<Flight>,
     next_at: Duration,
     /// Keys that are not in the file yet.
@@ -116,6 +123,7 @@ impl Contact {
             link: Link::start(fence, session, Duration::ZERO),
             route: Route::new(purpose.settings.urls.value.len()),
             identity: Identity::load(&purpose.settings, &purpose.config, clock::now(), Duration::ZERO),
+            renewals: Renewals::of(purpose.settings.renewal),
             purpose,
             flight: None,
             next_at: Duration::ZERO,
@@ -138,14 +146,35 @@ impl Contact {
 
     /// Waits until there is something to do, and does it.  Dropping the future loses nothing.
     pub async fn step(&mut self) -> News {
-        if let Some(flight) = &mut self.flight {
-            let reply = flight.reply.as_mut().await;
-            let flight = self.flight.take().expect("it has just been awaited");
-            return self.take(&flight, reply);
+        let (started, next_at) = (self.started, self.next_at);
+        let (flight, renewals) = (&mut self.flight, &mut self.renewals);
+        let renewal = async {
+            match renewals {
+                Some(renewals) => renewals.next(started).await,
+                None => std::future::pending().await,
+            }
+        };
+        let exchange = async {
+            match flight {
+                Some(flight) => Some(flight.reply.as_mut().await),
+                None => {
+                    tokio::time::sleep_until((started + next_at).into()).await;
+                    None
+                }
+            }
+        };
+        let reply = tokio::select! {
+            biased;
+            reply = exchange => reply,
+            due = renewal => return if self.renewal(due) { News::Pass } else { News::None },
+        };
+        match reply {
+            Some(reply) => {
+                let flight = self.flight.take().expect("it has just been awaited");
+                self.take(&flight, reply)
+            }
+            None => self.ask(),
         }
-        let at = self.started + self.next_at;
-        tokio::time::sleep_until(at.into()).await;
-        self.ask()
     }
 
     /// One exchange for `once`: asks until one coordinator has answered, or all were asked, or `patience` is over.
@@ -284,7 +313,8 @@ impl Contact {
         let refused = self.failure.as_ref().filter(|failure| failure.reported).map(|failure| failure.kind);
         // The keys of the pool that it was led from are another pool's where it is led to.
         let is_joiner = self.link.fence() != self.link.reported();
-        let terms = RequestTerms { wait, next_contact, source: *source, refused, is_joiner };
+        let note = identity.notes().map(|note| note.kind).find(|kind| *kind == CERTIFICATE_ENDS);
+        let terms = RequestTerms { wait, next_contact, source: *source, refused, note, is_joiner };
         if self.link.returns(clock::now_ms(), nonce(), now) {
             self.instructed = None;
         }
@@ -317,11 +347,17 @@ impl Contact {
         if matches!(&self.identity, Ok(identity) if !identity.is_stale(settings, now)) {
             return;
         }
+        let before = self.identity.as_ref().map(Identity::life).ok();
         let read = Identity::load(settings, config, clock::now(), now);
         match (&mut self.identity, read) {
             (Ok(identity), Ok(new)) => identity.renew(new),
             (Ok(identity), Err(problems)) => identity.keep(problems, now),
             (identity @ Err(_), read) => *identity = read,
+        }
+        if self.identity.as_ref().map(Identity::life).ok() != before
+            && let Some(renewals) = &mut self.renewals
+        {
+            renewals.look_at(now);
         }
     }
 }

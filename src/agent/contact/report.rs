@@ -47,6 +47,8 @@ pub(super) struct RequestTerms {
     pub(super) source: KeySource,
     /// Kind of the failure, where this node refused the last answer.
     pub(super) refused: Option<&'static str>,
+    /// Kind of what the operator has to look at.
+    pub(super) note: Option<&'static str>,
     /// Whether this node is a joiner of the pool that it asks, whatever it holds.
     pub(super) is_joiner: bool,
 }
@@ -100,6 +102,7 @@ impl NodeReport {
             clock: ClockReport { unix_ms: clock::now_ms(), synchronised: sys::clock_synchronised() },
             counters: counters(namespaces),
             error: terms.refused.or(*error).or(self.drift.then_some("drift")).map(str::to_owned),
+            note: terms.note.map(str::to_owned),
             backup_slot: *backup_slot,
             source: terms.source,
         }

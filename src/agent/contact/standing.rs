@@ -128,7 +128,7 @@ impl Contact {
             problems.push(problem);
         }
         match &self.identity {
-            Ok(identity) => problems.extend(identity.notes()),
+            Ok(identity) => problems.extend(identity.notes().map(|note| self.with_reason(note))),
             Err(wrong) => problems.extend(wrong.iter().cloned()),
         }
         if !self.purpose.gives_keys() {

@@ -51,7 +51,7 @@ impl ConfigFile for AgentSettings {
         let runtime_dir = runtime_dir.unwrap_or_else(|| default("agent.runtime_dir", DEFAULT_RUNTIME_DIR));
         let node_is_named = node.is_some();
         named.runtime_dir = Some(runtime_dir.clone());
-        let node = node.or_else(|| hostname().parse().ok());
+        let node = node.or_else(host_name);
         Some(Self {
             file: file.to_owned(),
             node,
@@ -65,8 +65,10 @@ impl ConfigFile for AgentSettings {
     }
 }
 
-fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase()
+/// The name of this host; none if a node cannot have it.
+#[must_use]
+pub fn host_name() -> Option<NodeId> {
+    rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase().parse().ok()
 }
 
 fn agent_section(mut table: Table<'_, '_>, findings: &mut Findings) -> (Option<NodeId>, Option<Located<PathBuf>>) {

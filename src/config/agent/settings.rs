@@ -154,6 +154,15 @@ pub enum Holds {
 }
 
 impl AgentSettings {
+    /// How this node reaches its coordinators, for keys or for reports; none without any.
+    #[must_use]
+    pub fn contact(&self) -> Option<&ContactSettings> {
+        match &self.source {
+            SourceSettings::Coordinator(source) => Some(&source.contact),
+            _ => self.report.as_ref(),
+        }
+    }
+
     /// Whether the keys come from a pool's coordinators.
     #[must_use]
     pub fn has_coordinator(&self) -> bool {

@@ -1,9 +1,12 @@
 //! `coordinator.toml`: see config/coordinator.toml, which has every key with its default, unit and range.
 
 mod advice;
+mod enrolment;
 mod pool;
 
 pub use self::advice::advice;
+pub use self::enrolment::EnrolmentSettings;
+use self::enrolment::enrolment_section;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -36,6 +39,8 @@ pub struct CoordinatorSettings {
     pub file: PathBuf,
     /// Where nodes and operators connect.
     pub api: ApiSettings,
+    /// Where nodes get certificates; none if they come from elsewhere.
+    pub enrolment: Option<EnrolmentSettings>,
     /// Where pools are stored.
     pub store: StoreSettings,
     /// Rights by name.
@@ -87,6 +92,8 @@ pub struct AccessSettings {
 pub struct Named {
     /// The key-encryption key.
     pub key_encryption_key: Option<Located<SecretPath>>,
+    /// The private key of the authority.
+    pub authority_key: Option<Located<SecretPath>>,
 }
 
 impl ConfigFile for CoordinatorSettings {
@@ -102,12 +109,28 @@ impl ConfigFile for CoordinatorSettings {
         let (observe, observe_names) = observe_section(root.table("observe", findings), findings);
         let pools = section(&mut root, "pools", "such as [pools.edge] with nodes = [\"*.example.org\"]", findings)
             .map(|table| pools_section(table, findings));
+        let enrols = root.has("enrolment");
+        let enrolment = root.table("enrolment", findings).and_then(|table| enrolment_section(table, findings, named));
         root.finish(findings);
+        if let (Some(api), Some(enrolment)) = (&api, &enrolment) {
+            complete(api, enrolment, findings);
+        }
         if let (Some(access), Some(pools)) = (&access, &pools) {
             pools.values().for_each(|pool| keep_apart(access, pool, findings));
         }
         let (api, store, access, pools) = (api?, store?, access?, pools?);
-        Some(Self { file: file.to_owned(), api, store, access, observe, observe_names, pools })
+        let file = file.to_owned();
+        // What is wrong with the section was added.
+        (enrols == enrolment.is_some()).then_some(Self {
+            file,
+            api,
+            enrolment,
+            store,
+            access,
+            observe,
+            observe_names,
+            pools,
+        })
     }
 }
 
@@ -209,6 +232,21 @@ fn names(table: &mut Table<'_, '_>, key: &'static str, findings: &mut Findings) 
     }
     bound(&list, NAMES_MAX, findings);
     found
+}
+
+/// What else a coordinator needs that enrols nodes.
+fn complete(api: &ApiSettings, enrolment: &EnrolmentSettings, findings: &mut Findings) {
+    if api.crl.is_none() {
+        let message = "[enrolment] needs a revocation list: a node that is denied loses its certificate";
+        let remedy = "add crl = \"/var/lib/tfo-coordinator/crl.pem\" to [api]: the coordinator writes it";
+        let place = Located { value: (), key: "api.crl".to_owned(), line: enrolment.ca_cert.line };
+        findings.add_at(&place, Problem::error("missing_key", message, remedy));
+    }
+    if api.listen.value == enrolment.listen.value {
+        let message = format!("{} is the address of the API", api.listen.value);
+        let remedy = "use another port: who has no certificate must not reach the API";
+        findings.add_at(&enrolment.listen, Problem::error("bad_value", message, remedy));
+    }
 }
 
 /// Finds an operator or a viewer whom a pool's patterns take for a node.  The coordinator never gives such a certificate keys,
@@ -317,6 +355,37 @@ drain_below = 0.01
         ];
         let expected = Policy::with_defaults(vec!["*.cache.example.org".parse().unwrap()]);
         assert_eq!(*policy, Policy { promote_waves: waves, ..expected });
+    }
+
+    #[test]
+    fn enrolment_is_off_or_whole() {
+        let with = |api: &str, lines: &str| {
+            let text = GOOD.replace("[store]", &format!("{api}\n[store]"));
+            format!("{text}[enrolment]\n{lines}\n")
+        };
+        let files = "ca_cert = \"/ca.crt\"\nca_key = \"credential:ca\"\n";
+        let crl = "crl = \"/crl.pem\"";
+        let settings = CoordinatorSettings::parse(Path::new("c.toml"), &with(crl, files)).unwrap();
+        let enrolment = settings.enrolment.unwrap();
+        assert_eq!(enrolment.listen.value.to_string(), "[::]:9444");
+        assert_eq!(enrolment.node_lifetime.value.as_secs(), 30 * 86_400);
+        assert!(CoordinatorSettings::parse(Path::new("c.toml"), GOOD).unwrap().enrolment.is_none());
+        let same = "listen = \"[::]:9443\"\n";
+        for (text, expected) in [
+            (with("", files), vec![("api.crl", "missing_key")]),
+            (with(crl, ""), vec![("enrolment.ca_cert", "missing_key"), ("enrolment.ca_key", "missing_key")]),
+            (with(crl, &format!("{files}{same}")), vec![("enrolment.listen", "bad_value")]),
+            (with(crl, &format!("{files}node_lifetime = \"9s\"")), vec![("enrolment.node_lifetime", "out_of_range")]),
+            (with(crl, &format!("{files}lifetime = \"9d\"")), vec![("enrolment.lifetime", "unknown_key")]),
+            (
+                with(crl, "ca_cert = \"ca.crt\"\nca_key = \"ca.key\""),
+                vec![("enrolment.ca_cert", "bad_value"), ("enrolment.ca_key", "bad_value")],
+            ),
+        ] {
+            let found = problems(&text);
+            let found: Vec<_> = found.iter().map(|(key, kind)| (key.as_str(), *kind)).collect();
+            assert_eq!(found, expected, "{text}");
+        }
     }
 
     #[test]

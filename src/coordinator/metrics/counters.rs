@@ -21,6 +21,7 @@ pub struct Metrics {
     records: IntCounterVec,
     record_seconds: HistogramVec,
     store_errors: IntCounterVec,
+    certificates: IntCounterVec,
 }
 
 impl Metrics {
@@ -51,6 +52,11 @@ impl Metrics {
             records: counter("tfo_coordinator_records_written_total", "Records of nodes written.", &["pool"]),
             record_seconds: histogram("tfo_coordinator_record_write_seconds", "Duration of a write of records."),
             store_errors: counter("tfo_coordinator_store_errors_total", "Failures of the store.", &["pool", "kind"]),
+            certificates: counter(
+                "tfo_coordinator_certificates_total",
+                "Requests of nodes for a certificate by their outcome.",
+                &["request", "result"],
+            ),
             registry,
         }
     }
@@ -79,6 +85,11 @@ impl Metrics {
     pub fn records_written(&self, pool: &PoolName, count: usize, start: Instant) {
         self.records.with_label_values(&[pool.as_str()]).inc_by(count as u64);
         self.record_seconds.with_label_values(&[pool.as_str()]).observe(seconds_since(start));
+    }
+
+    /// A request for a certificate, `enrol` or `renewal`, ended like this: `done`, or the kind of the error.
+    pub fn certified(&self, request: &str, result: &str) {
+        self.certificates.with_label_values(&[request, result]).inc();
     }
 
     /// The store failed.

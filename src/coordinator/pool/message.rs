@@ -36,6 +36,8 @@ pub struct Described {
     pub tcp_fastopen: Option<i32>,
     /// Kind of the problem that it reports.
     pub error: Option<String>,
+    /// Kind of what its operator has to look at although it works.
+    pub note: Option<String>,
     /// Whether its request waits for news: an agent that runs all the time, and so has a connection.
     pub waits: bool,
 }
@@ -107,6 +109,8 @@ pub type PoolNames = BTreeMap<PoolId, PoolName>;
 pub struct Welcome {
     /// Where it stands; an empty pool has no keys for them.
     pub phase: Phase,
+    /// Those of them that it knows.
+    pub known: BTreeSet<NodeId>,
     /// Those of them that it denies.
     pub denied: BTreeSet<NodeId>,
     /// Those that were moved away from it before: its order to them must end.

@@ -1,5 +1,6 @@
 //! The operators' side of the API: reading pools and nodes, and commands.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -9,7 +10,7 @@ use axum::routing::{MethodRouter, post};
 use serde::de::DeserializeOwned;
 
 use super::sync_request::check_reason;
-use super::{Api, FromOperator, FromReader, ReadPool, moving};
+use super::{Api, FromOperator, FromReader, ReadPool, enrol, moving};
 use crate::pool::{Asked, CommandError, GivenKeys, Pool, StoreDown, Wanted};
 use crate::server::{JsonBody, Refusal};
 use tfo_engine::rollout::input::{Command, Expectation, OperatorRequest, Reason, RevokeKeys};
@@ -92,6 +93,17 @@ impl Instruction {
         Self::new(name, Wanted::Order(OperatorRequest { operator, reason, if_revision, command }))
     }
 
+    /// The nodes whose certificates end with it.
+    fn cut_off(&self) -> BTreeSet<NodeId> {
+        let Wanted::Order(OperatorRequest { command, .. }) = &self.wanted else { return BTreeSet::new() };
+        match command {
+            Command::Deny { nodes } | Command::Forget { nodes, .. } | Command::Revoke { deny: nodes, .. } => {
+                nodes.clone()
+            }
+            _ => BTreeSet::new(),
+        }
+    }
+
     /// What the driver gets.
     pub(super) fn wanted(self) -> Wanted {
         self.wanted
@@ -109,6 +121,7 @@ pub(super) fn command<B: DeserializeOwned + Send + 'static>(
 }
 
 pub(super) async fn execute(api: &Api, from: &FromOperator, instruction: Instruction) -> Commanded {
+    let cut_off = instruction.cut_off();
     let Instruction { name, wanted, given } = instruction;
     let done = from.pool.command(wanted, given).await.map_err(|_| busy())?.map_err(why);
     let (pool, metrics) = (from.pool.name(), &api.metrics);
@@ -128,6 +141,9 @@ pub(super) async fn execute(api: &Api, from: &FromOperator, instruction: Instruc
                 "command refused"
             );
         }
+    }
+    if done.is_ok() {
+        enrol::cut_off(api, cut_off).await?;
     }
     done.map(Json)
 }

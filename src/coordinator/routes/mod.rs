@@ -4,11 +4,13 @@
 //! read.  Must not know: TLS, stores, the decisions of the rules.
 
 mod audit;
+mod enrol;
 mod fleet;
 mod moving;
 mod node;
 mod shared_body;
 mod sync_request;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -16,10 +18,12 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 
+pub use self::enrol::enrolment_router;
 pub use self::shared_body::SharedBodies;
 use super::connections::Connections;
+use super::enrolment::Enrolment;
 use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools};
 use super::server::{Refusal, RequestId};
@@ -42,6 +46,8 @@ pub struct Api {
     pub own_names: Box<dyn Fn(&NodeId) -> bool + Send + Sync>,
     /// The connections of each name.
     pub connections: Arc<Connections>,
+    /// The authority; none if certificates come from elsewhere.
+    pub enrolment: Option<Arc<Enrolment>>,
 }
 
 /// All routes of API v1.  The fallbacks are the server's.
@@ -49,6 +55,9 @@ pub fn router(api: Arc<Api>) -> Router {
     let router = Router::new()
         .route("/v1/pools/{pool}/sync", post(node::sync))
         .route("/v1/pools/{pool}/self", get(node::itself))
+        .route("/v1/pools/{pool}/certificate", post(enrol::renew))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/pools", get(fleet::pools))
         .route("/v1/pools/{pool}", get(fleet::pool))
         .route("/v1/pools/{pool}/nodes", get(fleet::nodes).post(fleet::order_nodes))
@@ -67,14 +76,24 @@ pub fn router(api: Arc<Api>) -> Router {
 impl Api {
     /// What a certificate is for, if it is not for a node, whatever the pools' patterns say.
     fn role_of(&self, peer: &Peer) -> Option<&'static str> {
+        peer.names.iter().find_map(|name| self.role_of_name(name))
+    }
+
+    fn role_of_name(&self, name: &NodeId) -> Option<&'static str> {
         let access = self.access.load();
-        peer.names.iter().find_map(|name| {
-            let roles = [
-                (access.operators.contains(name), "your certificate names an operator"),
-                (access.viewers.contains(name), "your certificate names a viewer"),
-                ((self.own_names)(name), "your certificate names the coordinator"),
-            ];
-            roles.into_iter().find_map(|(is, role)| is.then_some(role))
+        let roles = [
+            (access.operators.contains(name), "your certificate names an operator"),
+            (access.viewers.contains(name), "your certificate names a viewer"),
+            ((self.own_names)(name), "your certificate names the coordinator"),
+        ];
+        roles.into_iter().find_map(|(is, role)| is.then_some(role))
+    }
+
+    fn enrolment(&self) -> Result<&Arc<Enrolment>, Refusal> {
+        self.enrolment.as_ref().ok_or_else(|| {
+            let message = "this coordinator issues no certificates: its configuration has no [enrolment]";
+            let remedy = "certificates come from the fleet's own PKI; or add [enrolment] with the authority's certificate and key";
+            Refusal::new(ErrorKind::Refused, message).with_remedy(None, remedy)
         })
     }
 }
@@ -147,6 +166,28 @@ impl FromRequestParts<Arc<Api>> for FromNode {
     }
 }
 
+/// An operator.
+pub(super) struct Commander {
+    pub(super) operator: NodeId,
+    pub(super) id: RequestId,
+}
+
+impl FromRequestParts<Arc<Api>> for Commander {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
+        let asking = Asking::of(parts)?;
+        let access = api.access.load();
+        match asking.peer.names.iter().find(|name| access.operators.contains(*name)).cloned() {
+            Some(operator) => Ok(Self { operator, id: asking.id }),
+            None => {
+                let message = "your certificate does not name an operator";
+                Err(asking.refuse(ErrorKind::NotAllowed, message, parts.uri.path()))
+            }
+        }
+    }
+}
+
 /// An operator, and the pool that the command is for.
 pub(super) struct FromOperator {
     pub(super) pool: Arc<Pool>,
@@ -158,14 +199,9 @@ impl FromRequestParts<Arc<Api>> for FromOperator {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
-        let asking = Asking::of(parts)?;
-        let access = api.access.load();
-        let Some(operator) = asking.peer.names.iter().find(|name| access.operators.contains(*name)).cloned() else {
-            let message = "your certificate does not name an operator";
-            return Err(asking.refuse(ErrorKind::NotAllowed, message, parts.uri.path()));
-        };
+        let Commander { operator, id } = Commander::from_request_parts(parts, api).await?;
         let pool = pool_of(parts, api).await?;
-        Ok(Self { pool, operator, id: asking.id })
+        Ok(Self { pool, operator, id })
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) async fn order(api: &Api, from: &FromOperator, asked: Asked, wanted: 
     let unfit = nodes.iter().filter(|node| !patterns.iter().any(|pattern| pattern.matches(node)));
     refuse_any(unfit, &format!("the `nodes` patterns of pool {to} match no such name"), "add them there, and reload")?;
     let welcome = target.welcome(nodes.clone()).await.map_err(|_| busy())?.map_err(store_down)?;
-    let Welcome { phase, denied, moved_away } = welcome;
+    let Welcome { phase, denied, moved_away, known: _ } = welcome;
     if phase == Phase::Empty {
         let remedy = "give that pool its first key (`tfoctl rotate --first`), then move nodes to it";
         return Err(refused(format!("pool {to} has no key yet: the nodes would hold none"), remedy));

@@ -21,11 +21,12 @@ pub(super) fn sync_of(request: SyncRequest) -> Result<(Sync, Described), String>
     for (name, text) in [("kernel", &request.kernel), ("agent", &request.agent)] {
         check_text(name, text)?;
     }
-    if let Some(error) = &request.error {
-        check_text("error", error)?;
+    for (name, kind) in [("error", &request.error), ("note", &request.note)] {
+        let Some(kind) = kind else { continue };
+        check_text(name, kind)?;
         let snake = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_');
-        if error.is_empty() || !error.bytes().all(snake) {
-            return Err("error has to be a name in snake case".to_owned());
+        if kind.is_empty() || !kind.bytes().all(snake) {
+            return Err(format!("{name} has to be a name in snake case"));
         }
     }
     if request.next_contact_secs > NEXT_CONTACT_SECS_MAX {
@@ -37,6 +38,7 @@ pub(super) fn sync_of(request: SyncRequest) -> Result<(Sync, Described), String>
         agent: request.agent,
         tcp_fastopen: request.tcp_fastopen,
         error: request.error,
+        note: request.note,
         waits: request.wait_secs > 0,
     };
     Ok((Sync { session: request.session, seen: request.seen, report }, described))
@@ -160,7 +162,13 @@ mod tests {
         let fence = sync.report.fence.clone().unwrap();
         assert_eq!((fence.generation, fence.slots.primary.epoch.get()), (Generation::new(7), 2));
         assert_eq!((sync.report.installed, sync.report.foreign), (Installed::ReadBack, None));
-        assert_eq!(described.kernel, "6.1.0");
+        assert_eq!((described.kernel.as_str(), &described.note), ("6.1.0", &None));
+        let (noted, described) = request(r#"{"note": "certificate_ends"}"#).unwrap();
+        assert_eq!(
+            (noted.report, described.note.as_deref()),
+            (sync.report.clone(), Some("certificate_ends")),
+            "no error"
+        );
         let foreign = r#"{"installed/pool_id": null, "installed/generation": null, "installed/primary/epoch": null}"#;
         let (sync, _) = request(foreign).unwrap();
         assert_eq!(sync.report.fence, None);
@@ -199,6 +207,7 @@ mod tests {
             &*long,
             r#"{"agent": "a\nb"}"#,
             r#"{"error": "Not Snake"}"#,
+            r#"{"note": "Not Snake"}"#,
             r#"{"error": ""}"#,
             r#"{"next_contact_secs": 604801}"#,
             r#"{"installed/generation": null}"#,

@@ -55,6 +55,7 @@ pub struct Refusal {
     until: Option<UnixTime>,
     remedy: Option<String>,
     retry_after_secs: u32,
+    cause: Option<String>,
 }
 
 impl Refusal {
@@ -63,7 +64,7 @@ impl Refusal {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let message = message.into();
         let retry_after_secs = RETRY_AFTER_SECS;
-        Self { kind, message, ordinal: None, moved: None, until: None, remedy: None, retry_after_secs }
+        Self { kind, message, ordinal: None, moved: None, until: None, remedy: None, retry_after_secs, cause: None }
     }
 
     /// With a refused command: when its reason ends by time alone, if it does, and what to do about it.
@@ -93,6 +94,19 @@ impl Refusal {
     pub fn with_retry_after(mut self, secs: u32) -> Self {
         self.retry_after_secs = secs;
         self
+    }
+
+    /// What the log has besides, and the peer does not get.
+    #[must_use]
+    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    /// See [`Self::because`].
+    #[must_use]
+    pub(super) fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
     }
 
     /// Kind, for programs.

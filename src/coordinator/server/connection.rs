@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{REQUEST_ID_HEADER, RequestId};
 use super::limits::Limits;
 use super::refusals::{Reason, Refusals, Shown};
-use super::service::ConnectionService;
+use super::service::{ConnectionService, Listens};
 use super::watch::{ConnectionWatch, Overdue, WatchedStream};
 use tfo_tls::identity::Peer;
 use tfo_tls::server::LiveConnection;
@@ -72,12 +72,16 @@ where
         limits: service.limits,
         refusals: Arc::clone(&service.refusals),
         address: service.address,
-        peer: service.peer.clone(),
+        peer: service.listens.peer().cloned(),
     };
     let watched = TokioIo::new(WatchedStream::new(stream, watch.clone()));
     let mut builder = http1::Builder::new();
     // The watch has all the deadlines; hyper's own would end a connection without an answer.
     builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).header_read_timeout(None);
+    if matches!(service.listens, Listens::ToStranger) {
+        // Each request costs a handshake, of which there are a few each second.
+        builder.keep_alive(false);
+    }
     let mut connection = builder.serve_connection(watched, service);
     async move {
         let barred = async {

@@ -37,6 +37,25 @@ impl Limits {
     /// Sockets of peers without a certificate, for each of [`Self::handshakes_max`]: one shakes hands, the others wait.
     pub const SOCKETS_PER_HANDSHAKE: usize = 1 + CROWD_PARTS;
 
+    /// For the enrolment port: a few requests each second, each of a connection of its own.
+    #[must_use]
+    pub fn strangers() -> Self {
+        Self {
+            connections_max: 256,
+            connections_per_address_max: 128,
+            operators_kept: 0,
+            handshakes_max: 64,
+            handshake_timeout: Duration::from_secs(5),
+            head_timeout: Duration::from_secs(5),
+            body_bytes_max: 8 << 10,
+            body_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(5),
+            answer_timeout: Duration::from_secs(20),
+            write_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+
     /// For the plain listener: monitoring and a page, for few clients.
     #[must_use]
     pub fn observe() -> Self {

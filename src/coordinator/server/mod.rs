@@ -14,6 +14,7 @@ mod crowd;
 mod limits;
 mod refusals;
 mod service;
+mod strangers;
 mod watch;
 
 use std::fmt;
@@ -37,7 +38,7 @@ pub use limits::Limits;
 use refusals::Shown;
 pub use refusals::{Reason, Refusals};
 pub use service::Draining;
-use service::{ConnectionService, Requests};
+use service::{ConnectionService, Listens, Requests};
 use watch::ConnectionWatch;
 
 use crate::connections::Connections;
@@ -196,7 +197,7 @@ impl Server {
         self.accept(listener, router, shutdown, |shared, stream, address| {
             let place = shared.gate.enter_plain(address.ip());
             Ok(async move {
-                let service = shared.service(address, None);
+                let service = shared.service(address, Listens::Plain);
                 tokio::select! {
                     () = connection::serve(stream, service, None, shared.ends) => {}
                     () = place.given_away() => {
@@ -265,11 +266,11 @@ impl Server {
 }
 
 impl Shared {
-    fn service(&self, address: SocketAddr, live: Option<&LiveConnection>) -> ConnectionService {
+    fn service(&self, address: SocketAddr, listens: Listens) -> ConnectionService {
         ConnectionService {
             router: self.router.clone(),
             address,
-            peer: live.map(|live| Arc::clone(live.peer())),
+            listens,
             limits: self.limits,
             watch: ConnectionWatch::new(),
             draining: Draining(self.ends.drain.clone()),
@@ -285,7 +286,7 @@ impl Shared {
         drop(tls);
         if let Some((stream, live, place)) = shaken {
             let _open = self.connections.opened(live.peer());
-            let service = self.service(address, Some(&live));
+            let service = self.service(address, Listens::ToPeer(Arc::clone(live.peer())));
             Box::pin(connection::serve(*stream, service, Some(live), self.ends)).await;
             drop(place);
         }

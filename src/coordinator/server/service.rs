@@ -42,13 +42,32 @@ impl Draining {
     }
 }
 
+/// Whom a connection listens to.
+#[derive(Debug, Clone)]
+pub(super) enum Listens {
+    /// A peer with a certificate.
+    ToPeer(Arc<Peer>),
+    /// Anybody, over TLS: one request, and the connection ends.
+    ToStranger,
+    /// Anybody, without TLS: what only reads.
+    Plain,
+}
+
+impl Listens {
+    pub(super) fn peer(&self) -> Option<&Arc<Peer>> {
+        match self {
+            Self::ToPeer(peer) => Some(peer),
+            Self::ToStranger | Self::Plain => None,
+        }
+    }
+}
+
 /// hyper's service of one connection.
 #[derive(Debug)]
 pub(super) struct ConnectionService {
     pub(super) router: Router,
     pub(super) address: SocketAddr,
-    /// None on the plain listener.
-    pub(super) peer: Option<Arc<Peer>>,
+    pub(super) listens: Listens,
     pub(super) limits: Limits,
     pub(super) watch: ConnectionWatch,
     pub(super) draining: Draining,
@@ -78,7 +97,11 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             Ok(response.map(|inner| AnswerBody { inner, rest: Bytes::new(), watch, _under_way: under_way }))
         };
         if let Err((reason, refusal)) = judged {
-            self.refusals.note(reason, &Shown(self.address, self.peer.as_deref()), &refusal.message());
+            self.refusals.note(
+                reason,
+                &Shown(self.address, self.listens.peer().map(AsRef::as_ref)),
+                &refusal.message(),
+            );
             if body == BodyState::Open {
                 self.watch.body_abandoned();
             }
@@ -89,7 +112,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             Body::new(RequestBody { inner, left: self.limits.body_bytes_max, ended: false, watch })
         });
         let extensions = request.extensions_mut();
-        if let Some(peer) = &self.peer {
+        if let Some(peer) = self.listens.peer() {
             extensions.insert(Arc::clone(peer));
         }
         extensions.insert(id.clone());
@@ -97,12 +120,13 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         // A panic may come before the first await as well as after it.
         let mut router = self.router.clone();
         let answer = AssertUnwindSafe(async move { router.call(request).await }).catch_unwind();
-        let (refusals, address, peer) = (Arc::clone(&self.refusals), self.address, self.peer.clone());
+        let (refusals, address, peer) = (Arc::clone(&self.refusals), self.address, self.listens.peer().cloned());
         Box::pin(async move {
             let response = match answer.await {
                 Ok(Ok(response)) => {
                     if let Some(refusal) = response.extensions().get::<Refusal>().filter(|refusal| is_noted(refusal)) {
-                        let text = format!("{:?} {}, request {id}", refusal.kind(), refusal.message());
+                        let cause = refusal.cause().map(|cause| format!(" ({cause})")).unwrap_or_default();
+                        let text = format!("{:?} {}{cause}, request {id}", refusal.kind(), refusal.message());
                         refusals.note(Reason::RequestRefused, &Shown(address, peer.as_deref()), &text);
                     }
                     response
@@ -124,7 +148,7 @@ impl ConnectionService {
     /// Counts a request that reads, until its answer has been taken.  A sync is not counted: each holds a connection, and
     /// these are bounded by name.
     fn count(&self, request: &Request<Incoming>) -> Result<Option<UnderWay>, (Reason, Refusal)> {
-        let Some(peer) = self.peer.as_ref().filter(|_| request.method() == Method::GET) else { return Ok(None) };
+        let Some(peer) = self.listens.peer().filter(|_| request.method() == Method::GET) else { return Ok(None) };
         self.requests.begin(&peer.to_string()).map(Some).ok_or_else(|| {
             let message =
                 format!("{REQUESTS_MAX} requests of this certificate are under way: read their answers first");
@@ -135,18 +159,18 @@ impl ConnectionService {
     /// Refuses what no handler needs to see.
     fn judge(&self, request: &Request<Incoming>) -> Result<(), (Reason, Refusal)> {
         let refuse = |reason, kind, message: &str| Err((reason, Refusal::new(kind, message)));
-        match &self.peer {
-            Some(peer) if peer.names.is_empty() => {
+        match &self.listens {
+            Listens::ToPeer(peer) if peer.names.is_empty() => {
                 let message = "your certificate has no DNS name in its subjectAltName (the common name does not count)";
                 return refuse(Reason::Nameless, ErrorKind::NotAllowed, message);
             }
-            None if request.method() != Method::GET => {
+            Listens::Plain if request.method() != Method::GET => {
                 return refuse(Reason::NotServed, ErrorKind::UnknownMethod, "this listener supports only GET");
             }
             _ => {}
         }
         // Only browsers send it.  A browser with an operator's certificate must not take commands from a web page.
-        if self.peer.is_some() && request.headers().contains_key(ORIGIN) {
+        if !matches!(self.listens, Listens::Plain) && request.headers().contains_key(ORIGIN) {
             return refuse(Reason::NotServed, ErrorKind::NotAllowed, "this API is not for web pages (Origin header)");
         }
         if hyper::body::Body::size_hint(request.body()).lower() > self.limits.body_bytes_max as u64 {
@@ -166,8 +190,13 @@ fn is_noted(refusal: &Refusal) -> bool {
         | ErrorKind::NotInPool
         | ErrorKind::NotANode
         | ErrorKind::Denied
+        | ErrorKind::TokenRefused
+        | ErrorKind::NameNotAllowed
+        | ErrorKind::NameTaken
+        | ErrorKind::BadRequestKey
         | ErrorKind::UnknownPool
         | ErrorKind::UnknownNode
+        | ErrorKind::UnknownToken
         | ErrorKind::UnknownPath
         | ErrorKind::UnknownMethod
         | ErrorKind::OtherPool

@@ -17,10 +17,11 @@ use tfo_cli::report::{Failure, Format, Outcome, show_problems};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::fleet::Action;
-use tfo_model::ids::{NodeId, PoolId, PoolName};
+use tfo_model::ids::{NodeId, PoolId, PoolName, TokenId};
 use tfo_model::problem::Problem;
 use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
 use tfo_wire::v1::fleet::{Audit, AuditLine, Done, Nodes, PoolStatus, Pools};
+use tfo_wire::v1::tokens::{MadeToken, TokenRequest, TokenStatus, Tokens};
 
 /// Longest wait for one answer: a coordinator answers within its store's time limit, which is a few seconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -215,6 +216,36 @@ impl Fleet {
                 _ if doubt != Doubt::None => return self.settle(pool, entry, errors, doubt).await,
                 _ => return Err(not_answered(&errors)),
             }
+        }
+    }
+
+    /// Makes a token.  Without an answer one may have been made that is lost: it ends by itself.
+    pub(super) async fn create_token(&self, wanted: &TokenRequest) -> Result<MadeToken, Failure> {
+        self.change(&Method::POST, "/v1/tokens", Some(wanted)).await
+    }
+
+    /// Revokes a token.
+    pub(super) async fn revoke_token(&self, id: &TokenId) -> Result<TokenStatus, Failure> {
+        self.change::<(), _>(&Method::DELETE, &format!("/v1/tokens/{id}"), None).await
+    }
+
+    /// All tokens.
+    pub(super) async fn tokens(&self) -> Result<Tokens, Failure> {
+        self.read("/v1/tokens").await
+    }
+
+    /// A change outside of the pools' documents, which no audit log would show: asked once.
+    async fn change<B: Serialize, A: DeserializeOwned>(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<A, Failure> {
+        match self.round(method, path, body, None).await {
+            Round::Answer(answer) => Ok(answer),
+            Round::Final { error, .. } => Err(failed(&error)),
+            Round::Foreign(failure) => Err(failure),
+            Round::NoAnswer { errors, .. } => Err(not_answered(&errors)),
         }
     }
 

@@ -125,6 +125,7 @@ fn explain_kind(kind: ErrorKind) -> (Outcome, &'static str, &'static str) {
             "this certificate is a node's, or denied: use an operator's (`cert` and `key` in ctl.toml)",
         ),
         ErrorKind::UnknownPool => (Config, "unknown_pool", "`tfoctl pools` lists the pools"),
+        ErrorKind::UnknownToken => (Failed, "unknown_token", "`tfoctl token list` lists the tokens"),
         ErrorKind::UnknownNode => (Failed, "unknown_node", "`tfoctl nodes --all` lists the nodes"),
         ErrorKind::UnknownPath | ErrorKind::UnknownMethod => {
             (Failed, "unknown_path", "the coordinator's release does not support this command")
@@ -150,6 +151,10 @@ fn explain_kind(kind: ErrorKind) -> (Outcome, &'static str, &'static str) {
         }
         ErrorKind::Unavailable => (Failed, "unavailable", "it is busy or stopping: ask another coordinator"),
         ErrorKind::OtherPool
+        | ErrorKind::TokenRefused
+        | ErrorKind::NameNotAllowed
+        | ErrorKind::NameTaken
+        | ErrorKind::BadRequestKey
         | ErrorKind::NodeMoved
         | ErrorKind::SessionClosed
         | ErrorKind::TooFarAhead

@@ -2,7 +2,8 @@
 //!
 //! The coordinator decides; these modules ask it.  `ask` sends requests, `command` is the shape of every command to a pool,
 //! `consent` explains a command to how many nodes before it is sent, `follow` follows a rotation, `shown` shows the
-//! results, `roster` the nodes, `verdict` says how a pool is, `complete` tells the shell names.  A command that can do harm
+//! results, `roster` the nodes, `verdict` says how a pool is, `complete` tells the shell names,
+//! `tokens` lets nodes enrol.  A command that can do harm
 //! carries the revision or generation that the operator saw, so that it is refused
 //! if the pool has changed since.
 
@@ -23,6 +24,7 @@ mod rotate;
 mod shown;
 mod steps;
 mod targets;
+mod tokens;
 mod verdict;
 mod watch;
 
@@ -37,5 +39,6 @@ pub(crate) use nodes::{
 };
 pub(crate) use rotate::{RotateArgs, rotate};
 pub(crate) use steps::{AbortArgs, ResumeArgs, abort, advance, pause, resume};
+pub(crate) use tokens::{TokenArgs, token};
 pub(crate) use verdict::{CheckArgs, check};
 pub(crate) use watch::{WatchArgs, watch};

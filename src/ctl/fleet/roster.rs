@@ -222,7 +222,11 @@ fn remark(node: &NodeStatus, now: UnixTime) -> String {
         format!("excluded: {}{left}", plain(why.as_str()))
     });
     let moved = node.moved_to.as_ref().map(|pool| format!("moved to {pool}"));
-    [node.error.as_deref().map(plain), excluded, moved].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    [node.error.as_deref().map(plain), node.note.as_deref().map(plain), excluded, moved]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// All that is known of one node.
@@ -239,6 +243,9 @@ pub(super) fn page(status: &PoolStatus, node: &NodeStatus, now: UnixTime) -> Vec
     ];
     if let Some(error) = &node.error {
         fields.push(("problem", plain(error)));
+    }
+    if let Some(note) = &node.note {
+        fields.push(("note", plain(note)));
     }
     if let Some(since) = node.behind_since {
         // The coordinator keeps it in memory.

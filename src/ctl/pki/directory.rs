@@ -10,13 +10,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::authority::{Authority, AuthorityError};
 use super::index::Index;
-use super::role::Role;
 use tfo_cli::report::{Failure, Outcome};
 use tfo_host::runtime::files::{self, Durability, Guard, SecretFileError};
 use tfo_host::runtime::lock::lock_exclusive;
 use tfo_model::problem::{Problem, chain};
+use tfo_pki::authority::{Authority, AuthorityError};
+use tfo_pki::role::Role;
 
 /// Files of the authority itself; no holder's directory can have such a name.
 pub(super) const OWN_FILES: [&str; 5] = [CA_CERTIFICATE, CA_KEY, INDEX, REVOCATION_LIST, LOCK];

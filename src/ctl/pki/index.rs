@@ -4,65 +4,19 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::role::Role;
-use tfo_crypto::random::{self, NoRandomness};
 use tfo_model::ids::NodeId;
+use tfo_model::named_enum;
+use tfo_model::serial::SerialNumber as Serial;
 use tfo_model::time::UnixTime;
-use tfo_model::{named_enum, serde_as_text};
+use tfo_pki::role::Role;
 
 /// Format version of index.json that this release writes and reads.
 const VERSION: u32 = 1;
 /// Below this many seconds left, a certificate is shown as `expiring`: a month, the slack of a yearly round.
 const EXPIRING_SECS: u64 = 30 * 86_400;
-
-/// A serial number: 126 random bits, so that none repeats and none can be guessed (CA/Browser Forum asks for 64).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Serial([u8; 16]);
-
-impl Serial {
-    /// A new one.
-    pub(super) fn fresh() -> Result<Self, NoRandomness> {
-        let mut bytes = [0; 16];
-        random::fill(&mut bytes)?;
-        // Positive, and never with a leading zero that some tools print and others do not.
-        bytes[0] = bytes[0] & 0x7f | 0x40;
-        Ok(Self(bytes))
-    }
-
-    /// Big-endian bytes.
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Serial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
-    }
-}
-
-/// The text is not a serial number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a serial number is 32 hex digits, as `pki list` and `openssl x509 -serial` print it")]
-pub(super) struct BadSerial;
-
-impl FromStr for Serial {
-    type Err = BadSerial;
-
-    fn from_str(text: &str) -> Result<Self, BadSerial> {
-        let digits: String = text.chars().filter(|c| *c != ':').collect();
-        if digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(BadSerial);
-        }
-        u128::from_str_radix(&digits, 16).map(|value| Self(value.to_be_bytes())).map_err(|_| BadSerial)
-    }
-}
-
-serde_as_text!(Serial);
 
 /// Everything issued, oldest first.  Persisted: index.json; a new field needs a serde default, anything else a new
 /// version.

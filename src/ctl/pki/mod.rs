@@ -3,10 +3,8 @@
 //! An authority is a directory (`directory`); the coordinator and the agents need only ca.crt, crl.pem and their own
 //! pair from it, and ca.key is best kept where no server is.
 
-mod authority;
 mod directory;
 mod index;
-mod role;
 mod shown;
 
 use std::net::IpAddr;
@@ -14,15 +12,17 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use self::authority::{Authority, Lifetime, Revoked, Subject};
 use self::directory::{Directory, OWN_FILES, Place, REVOCATION_LIST};
-use self::index::{Entry, Index, Serial, Which};
-use self::role::Role;
+use self::index::{Entry, Index, Which};
 use tfo_cli::report::{self, Failure, Format, Outcome};
 use tfo_host::runtime::clock;
 use tfo_model::ids::NodeId;
 use tfo_model::problem::{Problem, chain};
+use tfo_model::serial::SerialNumber as Serial;
 use tfo_model::time::UnixTime;
+use tfo_pki::authority::{self, Authority, Lifetime, Revoked, Subject};
+use tfo_pki::role::Role;
+use tfo_pki::serial;
 
 /// Default lifetime of an authority in days: ten years.  Replacing it means a new ca.crt on every host; the lifetime of a
 /// leaf and the revocation list limit the harm of a leaked leaf.
@@ -213,7 +213,7 @@ fn issue(arguments: &IssueArgs, now: UnixTime) -> Result<shown::Issued, Failure>
         let message = format!("the authority's own certificate expired at {}", authority.lifetime().not_after);
         return Err(refused("authority_expired", message, "make a new authority with `tfoctl pki init`"));
     }
-    let serial = Serial::fresh().map_err(|error| failed(&error.into()))?;
+    let serial = serial::fresh().map_err(|error| failed(&error.into()))?;
     let subject = Subject { role, name, addresses: &arguments.address, serial, lifetime };
     let issued = authority.issue(&subject).map_err(|error| failed(&error))?;
     let entry = Entry {
@@ -281,11 +281,8 @@ fn put_list(
     }
     index.crl_number += 1;
     index.crl_next_update = lifetime.not_after;
-    let revoked: Vec<Revoked> = index
-        .certificates
-        .iter()
-        .filter_map(|entry| Some(Revoked { serial: entry.serial, at: entry.revoked_at? }))
-        .collect();
+    let revoked: Vec<Revoked> =
+        index.certificates.iter().filter_map(|entry| Some(Revoked::new(&entry.serial, entry.revoked_at?))).collect();
     let text = authority.revocation_list(index.crl_number, lifetime, &revoked).map_err(|error| failed(&error))?;
     directory.put_index(index)?;
     directory.put_revocation_list(&text)

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::index::{Entry, Index, State, Which};
-use super::role::Role;
 use tfo_cli::report::Report;
 use tfo_cli::table::Table;
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
+use tfo_pki::role::Role;
 
 /// Where a coordinator has its revocation list, as the shipped configuration names it (config/coordinator.toml).
 const INSTALLED_LIST: &str = "/etc/tfo-fleet/crl.pem";

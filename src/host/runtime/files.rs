@@ -54,6 +54,19 @@ pub fn place(path: &Path, content: &[u8], mode: u32) -> Result<(), ReplaceError>
     put(path, content, mode, Durability::Synced, rename_to_free)
 }
 
+/// Renames `from` to `to`, durable: readers of `to` see the old or the new file, whole.
+///
+/// # Errors
+/// Fails if it cannot be renamed; after a failure of the directory's fsync `to` is the new file.
+pub fn rename(from: &Path, to: &Path) -> Result<(), ReplaceError> {
+    let step = |step, path: &Path| {
+        let path = path.to_owned();
+        move |source| ReplaceError { step, path, source }
+    };
+    std::fs::rename(from, to).map_err(step("replace", to))?;
+    sync_directory_of(to).map_err(step("make durable", to))
+}
+
 /// Renames unless `to` exists.  NFS and some others have no such rename, but links, which need a free name too.
 fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {

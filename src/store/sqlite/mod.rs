@@ -11,6 +11,7 @@
 //! Known limits: that stays unnoticed if the lock file went too, or after a power cut; blocks that the file system has
 //! freed are out of reach; flock(2) and SQLite's WAL need a local file system.
 
+mod enrolment;
 mod file;
 mod lock;
 mod open;

@@ -54,7 +54,7 @@ impl SqliteReader {
             self.load(&pool)?.ok_or_else(|| self.place.damaged(format!("pool {pool} has a name but no row")))?;
             self.check_audit(&pool)?;
         }
-        Ok(())
+        self.reading(|rows| rows.check_enrolments())
     }
 
     fn check_audit(&self, pool: &PoolName) -> Result<(), StoreError> {

@@ -69,7 +69,8 @@ impl<'a> Part<'a> {
     }
 }
 
-type TextRow = (String, [u8; CHECKSUM_BYTES]);
+/// A stored text, and its checksum.
+pub(super) type TextRow = (String, [u8; CHECKSUM_BYTES]);
 
 impl<'a> Rows<'a> {
     pub(super) fn pools(self) -> Result<Vec<PoolName>, StoreError> {
@@ -290,7 +291,7 @@ impl<'a> Rows<'a> {
     }
 
     /// The row that a query finds, if it finds one.
-    fn one<T>(
+    pub(super) fn one<T>(
         self,
         sql: &str,
         parameters: impl rusqlite::Params,
@@ -302,7 +303,7 @@ impl<'a> Rows<'a> {
     }
 
     /// All rows that a query finds.
-    fn all<T>(
+    pub(super) fn all<T>(
         self,
         sql: &str,
         parameters: impl rusqlite::Params,
@@ -315,13 +316,13 @@ impl<'a> Rows<'a> {
     }
 
     /// Executes a statement; returns the number of changed rows.
-    fn write(self, sql: &str, parameters: impl rusqlite::Params) -> Result<usize, CommitError> {
+    pub(super) fn write(self, sql: &str, parameters: impl rusqlite::Params) -> Result<usize, CommitError> {
         let failed = self.place.sql("write");
         let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
         Ok(statement.execute(parameters).map_err(failed)?)
     }
 
-    fn print(self, value: &impl Serialize, at: &[&str]) -> Result<TextRow, StoreError> {
+    pub(super) fn print(self, value: &impl Serialize, at: &[&str]) -> Result<TextRow, StoreError> {
         let text = serde_json::to_string(value).map_err(|error| StoreError::Failed {
             step: "write JSON for",
             place: self.place.text(),
@@ -331,7 +332,7 @@ impl<'a> Rows<'a> {
         Ok((text, sum))
     }
 
-    fn parse<T: DeserializeOwned>(self, (text, stored): &TextRow, at: &[&str]) -> Result<T, StoreError> {
+    pub(super) fn parse<T: DeserializeOwned>(self, (text, stored): &TextRow, at: &[&str]) -> Result<T, StoreError> {
         if sum(text, at) != *stored {
             return Err(self.place.damaged(format!("the checksum of \"{}\" is wrong", at.join(" "))));
         }

@@ -13,6 +13,8 @@
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, Transaction};
 
+use super::enrolment;
+
 /// `PRAGMA application_id`: "TFOC".
 pub(super) const APPLICATION_ID: i32 = 0x5446_4F43;
 
@@ -23,7 +25,8 @@ const GUARD: &str = "only_tfo_coordinator_writes_here";
 pub(super) const FIRST: i64 = 3;
 
 /// Each step makes the next schema; the first one makes [`FIRST`].  Steps that a release shipped never change.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE meta (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         store_id BLOB NOT NULL,
@@ -83,7 +86,9 @@ const STEPS: &[&str] = &["
         sum BLOB NOT NULL,
         PRIMARY KEY (pool, revision)
     ) STRICT, WITHOUT ROWID;
-    "];
+    ",
+    enrolment::TABLES,
+];
 
 /// The schema of this release.
 pub(super) fn latest() -> i64 {

@@ -204,6 +204,9 @@ pub struct NodeStatus {
     pub source: Named<KeySource>,
     /// The kind of the problem that it reports.
     pub error: Option<String>,
+    /// The kind of what its operator has to look at although it works, such as `certificate_ends`; null for nothing.
+    #[serde(default)]
+    pub note: Option<String>,
     /// Its `uname -r`; null until it has synced with this coordinator since its start, as the next two.
     pub kernel: Option<String>,
     /// Its agent's version.

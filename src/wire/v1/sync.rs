@@ -57,6 +57,9 @@ pub struct SyncRequest {
     /// What keeps the node from converging, in snake case: `drift`, `boot_order`, ...; null if nothing does.  Beside an
     /// error, `installed` has the keys of the file and acknowledges nothing.
     pub error: Option<String>,
+    /// What its operator has to look at although it acknowledges, in snake case: `certificate_ends`; absent = nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Whether its kernel keeps a backup key; absent = by `kernel` (Linux 5.3 and later).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_slot: Option<bool>,

@@ -3,11 +3,12 @@
 
 mod detached;
 mod hostile;
-mod install;
+pub(crate) mod install;
 mod moved;
 mod once;
 mod real;
 mod refused;
+mod renewal;
 mod report;
 mod sandbox;
 mod start;

@@ -424,10 +424,10 @@ fn the_sandbox_lets_the_agent_do_its_work_and_nothing_else() {
     let machine = with_probe(installed(packages)).boot();
     for unit in ["tfo-agent.service", "tfo-agent-once.service"] {
         let (done, told) = probed(&machine, unit, "agent");
-        let work = ["the key", "a file in /etc/sysctl.d", "own directory"];
+        let work = ["the key", "a file in /etc/sysctl.d", "own directory", "its certificate's directory"];
         assert_eq!(done, [&work[..], &[BESIDE_LIBRARIES]].concat(), "{unit}: {told}");
         // It can write there, and so it is the execution that fails.
-        for directory in ["/run/tfo-agent", "/etc/sysctl.d"] {
+        for directory in ["/run/tfo-agent", "/etc/sysctl.d", "/var/lib/tfo-agent"] {
             assert!(told.contains(&format!("\nexecute in {directory}: Permission denied\n")), "{unit}: {told}");
         }
     }

@@ -132,6 +132,25 @@ fn a_nodes_request() {
 }
 
 #[test]
+fn a_token() {
+    let pin = "AAAAAAAAAAAAAAAAAAAAAA";
+    let token = |urls: &str| format!("tfo1.0123456789ab.{pin}.{pin}.{urls}\n").into_bytes();
+    let urls = ["https://c1.example.org:9444", "https://[::1]:1,https://c2", "http://c1"];
+    fuzz("token", urls.map(token).to_vec(), targets::token);
+}
+
+#[test]
+fn a_strangers_request() {
+    let name = "cp1.cache.example.org";
+    let body = |csr: &str| {
+        let body = serde_json::json!({"token_id": "0123456789ab", "secret": "AAAAAAAAAAAAAAAAAAAAAA", "name": name, "csr": csr});
+        body.to_string().into_bytes()
+    };
+    let csr = tfo_pki::request::make(&name.parse().unwrap()).unwrap().csr;
+    fuzz("enrol_request", vec![body(&csr), body("")], targets::enrol_request);
+}
+
+#[test]
 fn a_coordinators_answer() {
     let text = "00000001-00000001-00000001-00000001";
     let print = tfo_crypto::fingerprint::pair_print(&tfo_model::key_text::parse(text.as_bytes()).unwrap());

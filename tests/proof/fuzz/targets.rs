@@ -18,6 +18,7 @@ use tfo_host::kernel::netstat::TfoCounters;
 use tfo_host::kernel::sysctl_d::{self, Persisted};
 use tfo_model::key_text::{self, KeyText};
 use tfo_model::problem::Problem;
+use tfo_pki::token::Token;
 use tfo_wire::error::ErrorBody;
 use tfo_wire::v1::sync::{SyncAnswer, SyncRequest};
 
@@ -122,6 +123,20 @@ pub(crate) fn sync_request(bytes: &[u8]) -> u64 {
     }
 }
 
+/// An enrolment token: what is accepted is written as it was read, and what is not is not quoted.
+pub(crate) fn token(bytes: &[u8]) -> u64 {
+    let text = String::from_utf8_lossy(bytes);
+    match Token::parse(&text) {
+        Ok(token) => {
+            let again = Token::parse(&token.reveal()).expect("it reads what it writes");
+            assert_eq!((&again.id, again.pin, &again.urls), (&token.id, token.pin, &token.urls));
+            assert_eq!(again.secret.hash(), token.secret.hash());
+            class(token.urls.len())
+        }
+        Err(bad) => class(bad.to_string()),
+    }
+}
+
 /// A coordinator's answer: what an agent takes for told fits itself.
 pub(crate) fn sync_answer(bytes: &[u8]) -> u64 {
     match serde_json::from_slice::<SyncAnswer>(bytes) {
@@ -174,4 +189,17 @@ pub(crate) fn configuration(program: &str, bytes: &[u8]) -> u64 {
     }
     let kinds: Vec<&str> = problems.iter().map(|problem| problem.kind).take(3).collect();
     class((problems.len().min(4), kinds))
+}
+
+/// A request for a certificate: its body, and the certificate request in it.
+pub(crate) fn enrol_request(bytes: &[u8]) -> u64 {
+    match serde_json::from_slice::<tfo_wire::v1::enrol::EnrolRequest>(bytes) {
+        Ok(request) => {
+            let secret = tfo_pki::token::TokenSecret::parse(request.secret.expose()).is_some();
+            let checked = tfo_pki::request::check(&request.csr, &request.name);
+            assert!(checked.as_ref().is_ok_and(|key| key.len() == 91) || checked.is_err());
+            class((secret, checked.map(drop).map_err(|error| error.to_string())))
+        }
+        Err(error) => class(error.classify() as u8),
+    }
 }

@@ -78,6 +78,7 @@ impl Driver {
         };
         Welcome {
             phase: snapshot.document.stage.phase(),
+            known: are(|_| true),
             denied: are(NodeRecord::is_denied),
             moved_away: are(|record| record.moved_to().is_some()),
         }
@@ -235,6 +236,7 @@ impl Driver {
             behind_since: self.behind.get(node).copied(),
             source: report.map_or(KeySource::Coordinator, |report| report.source).into(),
             error: described.and_then(|described| described.error.clone()),
+            note: described.and_then(|described| described.note.clone()),
             kernel: described.map(|described| described.kernel.clone()),
             agent: described.map(|described| described.agent.clone()),
             tcp_fastopen: described.and_then(|described| described.tcp_fastopen),

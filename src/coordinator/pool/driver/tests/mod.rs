@@ -232,8 +232,14 @@ impl World {
             holds: None,
         };
         let sync = Sync { session: Session { ordinal: 1, nonce: 1 }, seen: generation, report };
-        let described =
-            Described { kernel: String::new(), agent: String::new(), tcp_fastopen: None, error: None, waits: true };
+        let described = Described {
+            kernel: String::new(),
+            agent: String::new(),
+            tcp_fastopen: None,
+            error: None,
+            note: None,
+            waits: true,
+        };
         let (node, sync, described) = (node.parse().unwrap(), Box::new(sync), Box::new(described));
         assert!(self.driver.serve(vec![Message::Sync { node, sync, described, reply }]).is_continue());
         held

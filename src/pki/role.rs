@@ -7,7 +7,7 @@ named_enum! {
     ///
     /// The coordinator decides by the name alone (its pools' `nodes`, its `operators` and `viewers`); the role determines the
     /// extended key usage and the lifetime of the certificate, and keeps a node from getting an operator's name.
-    pub(super) enum Role {
+    pub enum Role {
         /// An agent.
         Node = "node",
         /// May change pools.
@@ -26,7 +26,7 @@ impl Role {
     /// life would need automatic renewal, and a fleet that has it has a PKI of its own.  People: 90 days, because
     /// their keys are on machines that travel, an operator's can change every node, and few need renewal.
     #[must_use]
-    pub(super) const fn days(self) -> u32 {
+    pub const fn days(self) -> u32 {
         match self {
             Self::Node | Self::Coordinator => 397,
             Self::Operator | Self::Viewer => 90,
@@ -36,7 +36,7 @@ impl Role {
     /// Whether one name may have both roles: a coordinator may run on a node, but a node's key must never have an
     /// operator's rights.
     #[must_use]
-    pub(super) fn may_share_name_with(self, other: Self) -> bool {
+    pub fn may_share_name_with(self, other: Self) -> bool {
         let host = |role| matches!(role, Self::Node | Self::Coordinator);
         self == other || host(self) && host(other)
     }

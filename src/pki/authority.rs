@@ -2,27 +2,30 @@
 //!
 //! Must not know: where files lie, what was issued before.  Times are arguments.  The private key is wiped on drop.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, NameConstraints,
-    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType, SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use x509_parser::extensions::GeneralName;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::index::Serial;
+use super::pem;
 use super::role::Role;
+use super::serial;
 use tfo_crypto::random;
 use tfo_model::ids::NodeId;
+use tfo_model::serial::SerialNumber as Serial;
 use tfo_model::time::UnixTime;
 
 /// How far back a certificate's life begins, in seconds: a node whose clock is up to an hour behind accepts a new one.
-const BACKDATE_SECS: u64 = 3_600;
+pub(crate) const BACKDATE_SECS: u64 = 3_600;
 /// Longest common name (RFC 5280 appendix A.1, ub-common-name).
 const COMMON_NAME_CHARS_MAX: usize = 64;
 
@@ -35,7 +38,13 @@ macro_rules! offset {
 
 /// A failure of the authority's own files or signatures.  Never quotes key material.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AuthorityError {
+pub enum AuthorityError {
+    /// The key of a certificate request cannot be put into a certificate.
+    #[error("not a public key that a certificate can have")]
+    PublicKey,
+    /// A file has a revocation list that cannot be read.
+    #[error("not a PEM revocation list")]
+    List,
     /// ca.crt is not a certificate.
     #[error("not a PEM certificate of a certificate authority")]
     Certificate,
@@ -55,54 +64,70 @@ pub(super) enum AuthorityError {
 
 /// Validity of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Lifetime {
+pub struct Lifetime {
     /// Start.
-    pub(super) not_before: UnixTime,
+    pub not_before: UnixTime,
     /// End.
-    pub(super) not_after: UnixTime,
+    pub not_after: UnixTime,
 }
 
 impl Lifetime {
     /// This many days from now; starts a little earlier.
-    pub(super) const fn days(now: UnixTime, days: u32) -> Self {
+    #[must_use]
+    pub const fn days(now: UnixTime, days: u32) -> Self {
         Self { not_before: now.minus(BACKDATE_SECS), not_after: now.plus(days as u64 * 86_400) }
     }
 
+    /// This many seconds from now; starts a little earlier.
+    #[must_use]
+    pub const fn seconds(now: UnixTime, secs: u64) -> Self {
+        Self { not_before: now.minus(BACKDATE_SECS), not_after: now.plus(secs) }
+    }
+
     /// The part of it that lies in `outer`.
-    pub(super) fn within(self, outer: Self) -> Self {
+    #[must_use]
+    pub fn within(self, outer: Self) -> Self {
         Self { not_before: self.not_before.max(outer.not_before), not_after: self.not_after.min(outer.not_after) }
     }
 }
 
 /// A new certificate and its private key, as PEM.
-pub(super) struct Issued {
+pub struct Issued {
     /// The certificate.
-    pub(super) certificate: String,
+    pub certificate: String,
     /// The private key, PKCS#8.
-    pub(super) key: Zeroizing<String>,
+    pub key: Zeroizing<String>,
 }
 
 /// Content of a new certificate.
-pub(super) struct Subject<'a> {
+pub struct Subject<'a> {
     /// Rights of its holder.
-    pub(super) role: Role,
+    pub role: Role,
     /// The dNSName.
-    pub(super) name: &'a NodeId,
+    pub name: &'a NodeId,
     /// The iPAddresses.
-    pub(super) addresses: &'a [IpAddr],
+    pub addresses: &'a [IpAddr],
     /// Serial number.
-    pub(super) serial: Serial,
+    pub serial: Serial,
     /// Its validity.
-    pub(super) lifetime: Lifetime,
+    pub lifetime: Lifetime,
 }
 
 /// A revoked certificate.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Revoked {
-    /// Its serial number.
-    pub(super) serial: Serial,
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Revoked {
+    /// Its serial number, big-endian: also of a certificate that another program of this authority has issued.
+    pub serial: Vec<u8>,
     /// Time of the revocation.
-    pub(super) at: UnixTime,
+    pub at: UnixTime,
+}
+
+impl Revoked {
+    /// One that we have issued.
+    #[must_use]
+    pub fn new(serial: &Serial, at: UnixTime) -> Self {
+        Self { serial: serial.as_bytes().to_vec(), at }
+    }
 }
 
 /// A private key that is wiped on drop.
@@ -142,14 +167,24 @@ impl rcgen::SigningKey for SigningKey {
 }
 
 /// The authority, able to sign.
-pub(super) struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, SigningKey>,
+    der: CertificateDer<'static>,
     lifetime: Lifetime,
     domains: Vec<String>,
 }
 
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("lifetime", &self.lifetime).finish_non_exhaustive()
+    }
+}
+
 /// Makes a new authority: its certificate and its key.  With `domains` it can only issue names in these domains.
-pub(super) fn make(now: UnixTime, days: u32, domains: &[NodeId]) -> Result<Issued, AuthorityError> {
+///
+/// # Errors
+/// Fails without randomness.
+pub fn make(now: UnixTime, days: u32, domains: &[NodeId]) -> Result<Issued, AuthorityError> {
     let lifetime = Lifetime::days(now, days);
     let mut nonce = [0; 4];
     random::fill(&mut nonce)?;
@@ -160,7 +195,7 @@ pub(super) fn make(now: UnixTime, days: u32, domains: &[NodeId]) -> Result<Issue
     let mut params = CertificateParams::default();
     params.distinguished_name = name;
     set_lifetime(&mut params, lifetime);
-    params.serial_number = Some(serial_number(Serial::fresh()?));
+    params.serial_number = Some(serial_number(serial::fresh()?.as_bytes()));
     // It signs certificates of hosts and people, but no other authority.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -175,7 +210,10 @@ pub(super) fn make(now: UnixTime, days: u32, domains: &[NodeId]) -> Result<Issue
 
 impl Authority {
     /// Reads the texts of ca.crt and ca.key.
-    pub(super) fn read(certificate: &str, key: &[u8]) -> Result<Self, AuthorityError> {
+    ///
+    /// # Errors
+    /// Fails if one of them is not what it should be, or if they do not belong together.
+    pub fn read(certificate: &str, key: &[u8]) -> Result<Self, AuthorityError> {
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| AuthorityError::Certificate)?;
         let facts = read_facts(&der)?;
         let mut secret = PrivatePkcs8KeyDer::from_pem_slice(key).map_err(|_| AuthorityError::Key)?;
@@ -186,16 +224,18 @@ impl Authority {
             return Err(AuthorityError::Mismatch);
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|_| AuthorityError::Certificate)?;
-        Ok(Self { issuer, lifetime: facts.lifetime, domains: facts.domains })
+        Ok(Self { issuer, der: der.into_owned(), lifetime: facts.lifetime, domains: facts.domains })
     }
 
     /// Validity of its own certificate.
-    pub(super) fn lifetime(&self) -> Lifetime {
+    #[must_use]
+    pub fn lifetime(&self) -> Lifetime {
         self.lifetime
     }
 
     /// Whether it can issue a certificate for this name.
-    pub(super) fn may_name(&self, name: &NodeId) -> bool {
+    #[must_use]
+    pub fn may_name(&self, name: &NodeId) -> bool {
         let inside = |domain: &String| {
             name.as_str().strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
@@ -203,38 +243,47 @@ impl Authority {
     }
 
     /// The domains that it is limited to; empty for no limit.
-    pub(super) fn domains(&self) -> &[String] {
+    #[must_use]
+    pub fn domains(&self) -> &[String] {
         &self.domains
     }
 
+    /// Its own certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// The same, PEM: nothing else that its file may hold, such as the key.
+    #[must_use]
+    pub fn certificate_text(&self) -> String {
+        pem::text("CERTIFICATE", &self.der)
+    }
+
     /// A certificate with a fresh key.
-    pub(super) fn issue(&self, subject: &Subject<'_>) -> Result<Issued, AuthorityError> {
-        let mut name = DistinguishedName::new();
-        // Informational: peers are identified by dNSName.
-        name.push(DnType::OrganizationalUnitName, subject.role.as_str());
-        if subject.name.as_str().len() <= COMMON_NAME_CHARS_MAX {
-            name.push(DnType::CommonName, subject.name.as_str());
-        }
-        let mut params = CertificateParams::new([subject.name.as_str().to_owned()])?;
-        params.subject_alt_names.extend(subject.addresses.iter().copied().map(SanType::IpAddress));
-        params.distinguished_name = name;
-        set_lifetime(&mut params, subject.lifetime);
-        params.serial_number = Some(serial_number(subject.serial));
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = match subject.role {
-            Role::Node | Role::Operator | Role::Viewer => vec![ExtendedKeyUsagePurpose::ClientAuth],
-            // It is a client of etcd, and etcd's own gateway wants both from a server (docs/decisions/007-etcd-json-gateway.md).
-            Role::Coordinator => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
-        };
-        params.use_authority_key_identifier_extension = true;
+    ///
+    /// # Errors
+    /// Fails if nothing can be signed.
+    pub fn issue(&self, subject: &Subject<'_>) -> Result<Issued, AuthorityError> {
         let key = SigningKey::fresh()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let certificate = params_of(subject)?.signed_by(&key, &self.issuer)?;
         Ok(Issued { certificate: certificate.pem(), key: key.pem() })
     }
 
+    /// A certificate, PEM, for the key of a host that keeps it: `public_key` is its `SubjectPublicKeyInfo`, DER.
+    ///
+    /// # Errors
+    /// Fails if that is not a key that a certificate can have, or if nothing can be signed.
+    pub fn certify(&self, subject: &Subject<'_>, public_key: &[u8]) -> Result<String, AuthorityError> {
+        let key = SubjectPublicKeyInfo::from_der(public_key).map_err(|_| AuthorityError::PublicKey)?;
+        Ok(params_of(subject)?.signed_by(&key, &self.issuer)?.pem())
+    }
+
     /// The revocation list, PEM.  `number` rises with every list.
-    pub(super) fn revocation_list(
+    ///
+    /// # Errors
+    /// Fails if nothing can be signed.
+    pub fn revocation_list(
         &self,
         number: u64,
         lifetime: Lifetime,
@@ -248,7 +297,7 @@ impl Authority {
             revoked_certs: revoked
                 .iter()
                 .map(|one| RevokedCertParams {
-                    serial_number: serial_number(one.serial),
+                    serial_number: serial_number(&one.serial),
                     revocation_time: offset!(one.at),
                     reason_code: None,
                     invalidity_date: None,
@@ -291,9 +340,35 @@ fn read_facts(der: &CertificateDer<'_>) -> Result<Facts, AuthorityError> {
 }
 
 /// Validity of the certificate in this text.
-pub(super) fn lifetime_of(certificate: &str) -> Result<Lifetime, AuthorityError> {
+///
+/// # Errors
+/// Fails if it is not the certificate of an authority.
+pub fn lifetime_of(certificate: &str) -> Result<Lifetime, AuthorityError> {
     let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| AuthorityError::Certificate)?;
     read_facts(&der).map(|facts| facts.lifetime)
+}
+
+fn params_of(subject: &Subject<'_>) -> Result<CertificateParams, rcgen::Error> {
+    let mut name = DistinguishedName::new();
+    // Informational: peers are identified by dNSName.
+    name.push(DnType::OrganizationalUnitName, subject.role.as_str());
+    if subject.name.as_str().len() <= COMMON_NAME_CHARS_MAX {
+        name.push(DnType::CommonName, subject.name.as_str());
+    }
+    let mut params = CertificateParams::new([subject.name.as_str().to_owned()])?;
+    params.subject_alt_names.extend(subject.addresses.iter().copied().map(SanType::IpAddress));
+    params.distinguished_name = name;
+    set_lifetime(&mut params, subject.lifetime);
+    params.serial_number = Some(serial_number(subject.serial.as_bytes()));
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = match subject.role {
+        Role::Node | Role::Operator | Role::Viewer => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        // It is a client of etcd, and etcd's own gateway wants both from a server (docs/decisions/007-etcd-json-gateway.md).
+        Role::Coordinator => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+    };
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
 }
 
 fn set_lifetime(params: &mut CertificateParams, lifetime: Lifetime) {
@@ -301,6 +376,6 @@ fn set_lifetime(params: &mut CertificateParams, lifetime: Lifetime) {
     params.not_after = offset!(lifetime.not_after);
 }
 
-fn serial_number(serial: Serial) -> SerialNumber {
-    SerialNumber::from_slice(serial.as_bytes())
+fn serial_number(bytes: &[u8]) -> SerialNumber {
+    SerialNumber::from_slice(bytes)
 }

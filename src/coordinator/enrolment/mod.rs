@@ -1,0 +1,279 @@
+//! The authority of a fleet whose nodes enrol by themselves: who gets a certificate, and who loses it.
+//!
+//! The store decides by tokens and what was issued before (`tfo_store::enrolment`); names are judged by the pools.  Here is
+//! what is signed, and in which order: a certificate is recorded before anybody gets it.  Every call blocks.  Must not know:
+//! HTTP, the engine.
+
+mod keeper;
+mod open;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+
+pub use self::open::{OpenedAuthority, check, open};
+use tfo_model::ids::{NodeId, PoolName, TokenId};
+use tfo_model::pattern::NamePattern;
+use tfo_model::problem::Problem;
+use tfo_model::time::UnixTime;
+use tfo_pki::authority::{Authority, AuthorityError, Lifetime, Subject};
+use tfo_pki::request::{self, BadRequest};
+use tfo_pki::role::Role;
+use tfo_pki::serial;
+use tfo_pki::token::{AuthorityPin, SecretHash, Token, URLS_MAX};
+use tfo_store::Enrolments;
+use tfo_store::enrolment::{
+    self as stored, Certificate, Claim, Digest, EnrolError, EnrolRefused, TokenEnd, TokenError, Wish,
+};
+use tfo_tls::server::ServerTls;
+use tfo_wire::client::BaseUrl;
+
+/// What a coordinator needs that enrols nodes.
+pub struct Enrolment {
+    authority: Authority,
+    /// The authority's certificate as its file has it: the nodes' ca.crt.
+    ca_text: String,
+    pin: AuthorityPin,
+    store: Arc<dyn Enrolments>,
+    tls: Arc<ServerTls>,
+    node_lifetime_secs: AtomicU64,
+    ports: Ports,
+    files: Files,
+    /// Held while the revocation list is read and written.
+    writing: Mutex<()>,
+}
+
+/// Where nodes connect.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// Of the API.
+    pub api: u16,
+    /// Of enrolment.
+    pub enrolment: u16,
+}
+
+/// Files that the coordinator renews by itself.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// Its revocation list.
+    pub list: PathBuf,
+    /// Its own certificate.
+    pub certificate: PathBuf,
+}
+
+/// Why there is no certificate; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NotCertified {
+    /// The store refuses the claim, or cannot be used.
+    #[error(transparent)]
+    Enrol(#[from] EnrolError),
+    /// The request is not one that is signed.
+    #[error(transparent)]
+    Request(#[from] BadRequest),
+    /// The authority issues only names in these domains.
+    #[error("the authority issues only names in {0}")]
+    Domain(String),
+    /// The authority's own certificate has ended.
+    #[error("the authority's own certificate ended at {0}")]
+    Ended(UnixTime),
+    /// Nothing can be signed.
+    #[error("cannot sign")]
+    Sign(#[from] AuthorityError),
+}
+
+/// A token to make.
+#[derive(Debug, Clone)]
+pub struct NewToken {
+    /// The pool.
+    pub pool: PoolName,
+    /// The names that may join.
+    pub nodes: Vec<NamePattern>,
+    /// How many nodes.
+    pub uses: u32,
+    /// Until when.
+    pub expires_at: UnixTime,
+    /// Whether it may take the names of nodes that have a certificate.
+    pub replace: bool,
+    /// Who makes it.
+    pub by: NodeId,
+}
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum NoToken {
+    /// See [`TokenError`].
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// No randomness.
+    #[error(transparent)]
+    NoRandomness(#[from] tfo_crypto::random::NoRandomness),
+    /// The coordinator's certificate names no host that nodes could connect to.
+    #[error("the coordinator's own certificate has no name and no address for nodes to connect to")]
+    NoAddress,
+}
+
+impl Enrolment {
+    /// With what was opened.
+    #[must_use]
+    pub fn new(opened: OpenedAuthority, store: Arc<dyn Enrolments>, tls: Arc<ServerTls>) -> Self {
+        let OpenedAuthority { authority, ca_text, pin, node_lifetime, ports, files } = opened;
+        let node_lifetime_secs = AtomicU64::new(node_lifetime.as_secs());
+        Self { authority, ca_text, pin, store, tls, node_lifetime_secs, ports, files, writing: Mutex::default() }
+    }
+
+    /// The lifetime of certificates from now on.
+    pub fn set_node_lifetime(&self, lifetime: Duration) {
+        self.node_lifetime_secs.store(lifetime.as_secs(), Ordering::Relaxed);
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub fn authority(&self) -> &CertificateDer<'static> {
+        self.authority.certificate()
+    }
+
+    /// The same as text: what nodes trust.
+    #[must_use]
+    pub fn chain(&self) -> &str {
+        &self.ca_text
+    }
+
+    /// Tokens and certificates.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Enrolments> {
+        &self.store
+    }
+
+    /// Where nodes reach the API, by the names and addresses of the coordinator's own certificate.
+    #[must_use]
+    pub fn api_urls(&self) -> Vec<String> {
+        self.urls(self.ports.api)
+    }
+
+    fn urls(&self, port: u16) -> Vec<String> {
+        let (names, addresses) = self.tls.own_hosts();
+        let names = names.iter().map(|name| format!("https://{name}:{port}"));
+        let addresses = addresses.iter().map(|address| match address {
+            IpAddr::V4(address) => format!("https://{address}:{port}"),
+            IpAddr::V6(address) => format!("https://[{address}]:{port}"),
+        });
+        names.chain(addresses).take(URLS_MAX).collect()
+    }
+
+    /// Makes a token, and records its hash.
+    ///
+    /// # Errors
+    /// Fails if it cannot be recorded.
+    pub fn make_token(&self, wanted: NewToken, now: UnixTime) -> Result<(Token, stored::Token), NoToken> {
+        let urls: Vec<BaseUrl> = self.urls(self.ports.enrolment).iter().filter_map(|url| url.parse().ok()).collect();
+        if urls.is_empty() {
+            return Err(NoToken::NoAddress);
+        }
+        let made = Token::fresh(self.pin, urls)?;
+        let NewToken { pool, nodes, uses, expires_at, replace, by } = wanted;
+        let kept = stored::Token {
+            id: made.id.clone(),
+            hash: digest(made.secret.hash()),
+            pool,
+            nodes,
+            uses,
+            used: 0,
+            expires_at,
+            replace,
+            made_by: by,
+            made_at: now,
+            revoked: None,
+            last_use: None,
+        };
+        self.store.add_token(&kept, now)?;
+        Ok((made, kept))
+    }
+
+    /// Revokes a token; none if there is none with this id.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be written.
+    pub fn revoke_token(
+        &self,
+        id: &TokenId,
+        by: NodeId,
+        at: UnixTime,
+    ) -> Result<Option<stored::Token>, tfo_store::StoreError> {
+        self.store.revoke_token(id, &TokenEnd { by, at })
+    }
+
+    /// The pool of a token, if this node may use it, as far as tokens and certificates say.
+    ///
+    /// # Errors
+    /// Fails if it may not.
+    pub fn pool_of(
+        &self,
+        (id, hash): (&TokenId, &Digest),
+        node: &NodeId,
+        now: UnixTime,
+    ) -> Result<PoolName, NotCertified> {
+        let claim = Claim::Token { id, hash, known: false };
+        let pool = self.store.judge(&Wish { node, key: None, claim }, now)?;
+        pool.ok_or_else(|| EnrolError::from(EnrolRefused::Token(stored::TokenFault::Unknown)).into())
+    }
+
+    /// Certifies the key of a request for a node whose claim holds, and records it.  Gives the certificate, PEM.
+    ///
+    /// # Errors
+    /// Fails without a change if the request or the claim is refused.
+    pub fn certify(&self, node: &NodeId, csr: &str, claim: Claim<'_>, now: UnixTime) -> Result<String, NotCertified> {
+        let public_key = request::check(csr, node)?;
+        if !self.authority.may_name(node) {
+            return Err(NotCertified::Domain(self.authority.domains().join(", ")));
+        }
+        let lifetime = Lifetime::seconds(now, self.node_lifetime_secs.load(Ordering::Relaxed));
+        let lifetime = lifetime.within(self.authority.lifetime());
+        if lifetime.not_after <= now {
+            return Err(NotCertified::Ended(self.authority.lifetime().not_after));
+        }
+        let serial = serial::fresh().map_err(AuthorityError::from)?;
+        let subject = Subject { role: Role::Node, name: node, addresses: &[], serial, lifetime };
+        let text = self.authority.certify(&subject, &public_key)?;
+        let token = match claim {
+            Claim::Token { id, .. } => Some(id.clone()),
+            Claim::Renewal => None,
+        };
+        let certificate = Certificate {
+            serial,
+            node: node.clone(),
+            key: digest(SecretHash::of(&public_key)),
+            issued_at: now,
+            not_after: lifetime.not_after,
+            token,
+            revoked_at: None,
+        };
+        if self.store.record(&certificate, claim)?
+            && let Err(problem) = self.keep_list(now)
+        {
+            // The keeper tries again.
+            tfo_host::runtime::log::problem(&problem);
+        }
+        Ok(text)
+    }
+
+    /// Revokes the certificates of nodes, here and on the list, which cuts their connections.
+    ///
+    /// # Errors
+    /// Fails if the store or the list cannot be written; the same call again does the rest.
+    pub fn revoke(&self, nodes: &BTreeSet<NodeId>, now: UnixTime) -> Result<usize, Problem> {
+        let count = self.store.revoke(nodes, now).map_err(|error| error.problem())?;
+        self.keep_list(now)?;
+        Ok(count)
+    }
+}
+
+/// As a store keeps it.
+#[must_use]
+pub fn digest(hash: SecretHash) -> Digest {
+    Digest(hash.to_bytes())
+}

@@ -1,0 +1,247 @@
+//! Nodes that enrol by tokens, renew, and are cut off; and who is refused.
+
+use std::fs;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use tfo_pki::request;
+use tfo_testbed::config::CoordinatorToml;
+use tfo_testbed::coordinator::{Client, OPERATOR, VIEWER, World, runtime};
+use tfo_testbed::pki::{Identity, client_config};
+use tfo_testbed::{SOON, free_port, poll_until};
+
+/// A coordinator that enrols, and a client without a certificate.
+struct Enrolling {
+    world: World,
+    stranger: Client,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Enrolling {
+    fn start() -> Self {
+        let mut world = World::new("");
+        let port = free_port();
+        world.ca.save(&world.path("ca.pem"));
+        world.put("crl.pem", world.ca.crl(&[]).as_bytes(), 0o644);
+        let of = CoordinatorToml::of(world.dir.path(), world.api, world.observe);
+        let config = CoordinatorToml { crl: Some("crl.pem"), operators: &[OPERATOR], viewers: &[VIEWER], ..of };
+        let ca = world.path("ca.pem");
+        // Certificate and key in one file: nodes must get the certificate alone.
+        let enrolment = format!("[enrolment]\nlisten = \"{port}\"\nca_cert = {ca:?}\nca_key = {ca:?}\n");
+        let text = config.with_pools(&format!("{enrolment}[pools.edge]\nnodes = [\"*.cache.example.org\"]\n"));
+        world.put("coordinator.toml", text.as_bytes(), 0o644);
+        world.start();
+        let runtime = runtime();
+        let stranger = Client::new(runtime.handle(), port, client_config(&world.ca.pem, None));
+        Self { world, stranger, _runtime: runtime }
+    }
+
+    #[track_caller]
+    fn token(&self, more: &Value) -> Token {
+        let mut body = json!({"pool": "edge", "uses": 9, "life_secs": 600});
+        more.as_object().unwrap().iter().for_each(|(key, value)| body[key] = value.clone());
+        let (status, made) = self.world.operator().post("/v1/tokens", &body);
+        assert_eq!(status, 200, "{made}");
+        let text = made["token"].as_str().unwrap().to_owned();
+        let parts: Vec<&str> = text.splitn(5, '.').collect();
+        assert_eq!((parts[0], parts[1]), ("tfo1", made["kept"]["id"].as_str().unwrap()), "{made}");
+        assert!(parts[4].starts_with("https://localhost:") && parts[4].contains("https://127.0.0.1:"), "{text}");
+        Token { id: parts[1].to_owned(), secret: parts[2].to_owned() }
+    }
+
+    fn enrol(&self, token: &Token, name: &str, csr: &str) -> (u16, Value) {
+        let body = json!({"token_id": token.id, "secret": token.secret, "name": name, "csr": csr});
+        self.stranger.post("/v1/enrol", &body)
+    }
+
+    #[track_caller]
+    fn enrolled(&self, token: &Token, name: &str) -> Client {
+        let made = request::make(&name.parse().unwrap()).unwrap();
+        let (status, body) = self.enrol(token, name, &made.csr);
+        assert_eq!(status, 200, "{body}");
+        self.client(&body, &made.key)
+    }
+
+    fn client(&self, answer: &Value, key: &str) -> Client {
+        let cert_pem = answer["certificate"].as_str().unwrap().to_owned();
+        self.world.client_of(&Identity { cert_pem, key_pem: key.to_owned(), ..self.world.ca.client(&["x"]) })
+    }
+
+    fn used(&self, token: &Token) -> u64 {
+        let (_, tokens) = self.world.operator().get("/v1/tokens");
+        let tokens = tokens["tokens"].as_array().unwrap();
+        tokens.iter().find(|one| one["id"] == *token.id).unwrap()["used"].as_u64().unwrap()
+    }
+}
+
+struct Token {
+    id: String,
+    secret: String,
+}
+
+fn csr(name: &str) -> String {
+    request::make(&name.parse().unwrap()).unwrap().csr
+}
+
+const A: &str = "a.cache.example.org";
+
+fn serves(client: &Client) -> bool {
+    client.get("/v1/pools/edge/self").0 == 200
+}
+
+#[test]
+fn what_is_refused_changes_nothing_and_tells_strangers_nothing() {
+    let on = Enrolling::start();
+    let body = json!({"pool": "edge", "uses": 1, "life_secs": 60});
+    for other in [on.world.client(&[VIEWER]), on.world.client(&[A])] {
+        assert_eq!(other.post("/v1/tokens", &body).1["kind"], "not_allowed");
+        assert_eq!(other.get("/v1/tokens").1["kind"], "not_allowed");
+    }
+    let (status, stray) = on.world.operator().post(
+        "/v1/tokens",
+        &json!({"pool": "edge", "uses": 1, "life_secs": 60,
+        "nodes": ["*.dns.example.org"]}),
+    );
+    assert_eq!((status, &stray["kind"]), (409, &json!("refused")), "{stray}");
+    let token = on.token(&json!({"nodes": ["a*.cache.example.org"]}));
+    let wrong = Token { secret: "A".repeat(22), ..Token { id: token.id.clone(), secret: String::new() } };
+    let unknown = Token { id: "0".repeat(12), secret: token.secret.clone() };
+    let odd = Token { id: token.id.clone(), secret: "no secret at all".to_owned() };
+    let ended = on.token(&json!({"life_secs": 1}));
+    let revoked = on.token(&json!({}));
+    let path = format!("/v1/tokens/{}", revoked.id);
+    let (status, body) = on.world.operator().ask(Method::DELETE, &path, None);
+    assert_eq!((status, &body["state"]), (200, &json!("revoked")), "{body}");
+    assert_eq!(on.world.operator().ask(Method::DELETE, "/v1/tokens/000000000000", None).1["kind"], "unknown_token");
+    // Not by trying: the log has a few refusals only.
+    let state = |of: &Token| {
+        let (_, all) = on.world.operator().get("/v1/tokens");
+        let found = all["tokens"].as_array().unwrap().iter().find(|one| one["id"] == *of.id).cloned();
+        found.unwrap()["state"].clone()
+    };
+    assert!(poll_until(SOON, || state(&ended) == "expired"));
+    let mut answers: Vec<Value> = [&wrong, &unknown, &odd, &ended, &revoked]
+        .map(|token| {
+            let (status, mut answer) = on.enrol(token, A, &csr(A));
+            answer["request_id"].take();
+            json!([status, answer])
+        })
+        .into();
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "they look alike: {answers:?}");
+    assert_eq!((&answers[0][0], &answers[0][1]["kind"]), (&json!(403), &json!("token_refused")));
+    let other = "b.cache.example.org";
+    for (name, csr, kind) in [
+        (other, csr(other), "name_not_allowed"),
+        ("a.dns.example.org", csr("a.dns.example.org"), "name_not_allowed"),
+        (OPERATOR, csr(OPERATOR), "name_not_allowed"),
+        (A, csr(other), "bad_request_key"),
+        (
+            A,
+            "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n".to_owned(),
+            "bad_request_key",
+        ),
+        (A, String::new(), "bad_request_key"),
+        ("A.cache.example.org", csr(A), "bad_request"),
+    ] {
+        let (_, answer) = on.enrol(&token, name, &csr);
+        assert_eq!(answer["kind"], kind, "{name}: {answer}");
+        assert!(
+            kind == "bad_request" || answer["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()),
+            "{answer}"
+        );
+    }
+    assert_eq!(on.used(&token), 0);
+    // Nothing but enrolment is behind the port, and the API takes nobody without a certificate.
+    assert_eq!(on.stranger.get("/v1/pools").1["kind"], "unknown_path");
+    assert_eq!(on.stranger.get("/v1/enrol").1["kind"], "unknown_method");
+    let (status, _) = on.stranger.post("/v1/enrol", &json!({"csr": "x".repeat(9_000)}));
+    assert_eq!(status, 413);
+    let log = on.world.log();
+    for fault in ["wrong secret", "unknown", "expired", "revoked"] {
+        assert!(
+            log.contains(&format!("the token is not valid: it is wrong, used up, expired or revoked ({fault})")),
+            "{log}"
+        );
+    }
+    for secret in [&token.secret, &revoked.secret] {
+        assert!(!log.contains(secret.as_str()));
+        let stored = fs::read(on.world.path("state.db")).unwrap();
+        assert!(!stored.windows(secret.len()).any(|window| window == secret.as_bytes()));
+    }
+}
+
+#[test]
+fn a_node_enrols_renews_and_is_cut_off_with_its_certificates() {
+    let on = Enrolling::start();
+    let token = on.token(&json!({"uses": 2}));
+    let made = request::make(&A.parse().unwrap()).unwrap();
+    let (status, answer) = on.enrol(&token, A, &made.csr);
+    assert_eq!(status, 200, "{answer}");
+    let chain = answer["chain"].as_str().unwrap();
+    assert!(chain.starts_with("-----BEGIN CERTIFICATE") && !chain.contains("KEY"), "{chain}");
+    assert_eq!((&answer["pools"], answer["urls"].as_array().unwrap().len()), (&json!(["edge"]), 2));
+    let first = on.client(&answer, &made.key);
+    assert!(serves(&first));
+    // A name that is taken; with a token that may replace, the same request once more.
+    assert_eq!(on.enrol(&token, A, &csr(A)).1["kind"], "name_taken");
+    let replacing = on.token(&json!({"replace": true}));
+    assert_eq!(on.enrol(&replacing, A, &made.csr).1["kind"], "bad_request_key");
+    let second = on.enrolled(&replacing, A);
+    assert!(poll_until(SOON, || !serves(&first)), "what was replaced is revoked");
+    assert!(serves(&second));
+    // Renewal: the same name and no other, a new key each time, and the old certificate stays.
+    let renewal = request::make(&A.parse().unwrap()).unwrap();
+    let renew = |csr: &str| second.post("/v1/pools/edge/certificate", &json!({"csr": csr}));
+    assert_eq!(renew(&csr("b.cache.example.org")).1["kind"], "bad_request_key");
+    let (status, renewed) = renew(&renewal.csr);
+    assert_eq!(status, 200, "{renewed}");
+    assert_eq!(renew(&renewal.csr).1["kind"], "bad_request_key");
+    let third = on.client(&renewed, &renewal.key);
+    assert!(serves(&second) && serves(&third));
+    let operator = on.world.operator();
+    assert_eq!(operator.post("/v1/pools/edge/certificate", &json!({"csr": csr(OPERATOR)})).1["kind"], "not_a_node");
+    // Another node stays.
+    let other = on.enrolled(&token, "b.cache.example.org");
+    assert_eq!(on.enrol(&token, "c.cache.example.org", &csr("c.cache.example.org")).1["kind"], "token_refused");
+    let mut node = on.world.node(A);
+    node.client = third.clone();
+    assert_eq!(node.sync(0).0, 204);
+    let (status, body) =
+        operator.post("/v1/pools/edge/nodes", &json!({"action": "deny", "nodes": [A], "reason": "stolen"}));
+    assert_eq!(status, 200, "{body}");
+    assert!(!serves(&second) && !serves(&third), "in the same act");
+    assert!(serves(&other));
+    assert_eq!(on.enrol(&replacing, A, &csr(A)).1["kind"], "name_not_allowed");
+    let (status, body) = operator.post("/v1/pools/edge/nodes", &json!({"action": {"forget": {}}, "nodes": [A]}));
+    assert_eq!(status, 200, "{body}");
+    let back = on.enrolled(&replacing, A);
+    assert!(serves(&back) && !serves(&third));
+}
+
+#[test]
+fn a_restart_takes_no_revocation_back_even_with_an_older_store() {
+    let mut on = Enrolling::start();
+    let token = on.token(&json!({}));
+    assert!(on.world.stop().success());
+    let store = fs::read(on.world.path("state.db")).unwrap();
+    on.world.start();
+    let node = on.enrolled(&token, A);
+    let (status, body) =
+        on.world.operator().post("/v1/pools/edge/nodes", &json!({"action": {"forget": {}}, "nodes": [A]}));
+    // The pool never saw it.
+    assert_eq!(status, 404, "{body}");
+    let replacing = on.token(&json!({"replace": true}));
+    let second = on.enrolled(&replacing, A);
+    assert!(!serves(&node) && serves(&second));
+    assert!(on.world.stop().success());
+    for name in ["state.db-wal", "state.db-shm"] {
+        fs::remove_file(on.world.path(name)).ok();
+    }
+    on.world.put("state.db", &store, 0o600);
+    on.world.start();
+    // The token that is valid again makes the coordinator write its list again.
+    let third = on.enrolled(&on.token(&json!({"replace": true})), "c.cache.example.org");
+    assert!(serves(&third) && !serves(&node));
+}

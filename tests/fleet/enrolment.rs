@@ -1,0 +1,122 @@
+//! Nodes that join a real coordinator by a token, in the middle of a rotation, and renew what they got.
+
+use std::fs;
+use std::process::Output;
+
+use serde_json::Value;
+
+use tfo_testbed::config::fast;
+use tfo_testbed::fake_coordinator::renewing;
+use tfo_testbed::fleet::{Fleet, URL, node};
+use tfo_testbed::output::{said, stdout};
+use tfo_testbed::{PATIENCE, by_size, need_netns, poll_until, skip_unless};
+
+/// Hosts without certificates, and a coordinator that has the authority's key; certificates live for so long.
+fn fleet(count: usize, expected: usize, lifetime: &str) -> Fleet {
+    let mut fleet = Fleet::new(count, &fast(expected));
+    let pki = fleet.center.path("pki");
+    let enrolment = format!(
+        "[enrolment]\nlisten = \"10.99.0.1:9444\"\nca_cert = \"{pki}/ca.crt\"\nca_key = \"{pki}/ca.key\"\nnode_lifetime = \
+         {lifetime:?}\n",
+        pki = pki.display()
+    );
+    let config = fs::read_to_string(fleet.center.path("coordinator.toml")).unwrap();
+    fleet.center.put("coordinator.toml", format!("{enrolment}{config}").as_bytes(), 0o644);
+    for host in &fleet.hosts {
+        for name in ["node.crt", "node.key", "ca.crt"] {
+            fs::remove_file(host.path(name)).unwrap();
+        }
+        host.configure(&renewing(host, &[URL.to_owned()]), "verify_interval = \"1s\"");
+    }
+    fleet.serve();
+    fleet
+}
+
+/// A token for the pool, as an operator makes it.
+#[track_caller]
+fn token(fleet: &Fleet, uses: usize, more: &[&str]) -> String {
+    let uses = uses.to_string();
+    let (token, _) = fleet.ends(&[&["token", "create", "--expires", "1h", "--uses", &uses], more].concat(), 0);
+    token
+}
+
+fn join(fleet: &Fleet, number: usize, token: &str) -> Output {
+    let host = &fleet.hosts[number];
+    host.put("token", token.as_bytes(), 0o400);
+    let file = host.text_path("token");
+    host.run("join", &["--name", &node(number), "--token-file", &file, "--format", "json"])
+}
+
+#[track_caller]
+fn joins(fleet: &Fleet, number: usize, token: &str) -> Value {
+    let output = join(fleet, number, token);
+    assert_eq!(output.status.code(), Some(0), "{}\n{}", said(&output), fleet.log());
+    serde_json::from_str(&stdout(&output)).unwrap()
+}
+
+fn pair(fleet: &Fleet, number: usize) -> String {
+    fs::read_to_string(fleet.hosts[number].path("node.pem")).unwrap()
+}
+
+#[test]
+fn many_nodes_join_by_one_token_while_a_rotation_runs_and_renew_by_themselves() {
+    skip_unless!(need_netns());
+    let count = by_size(10, 10, 100);
+    // A hundred nodes on two cores: a life that none of them sleeps through.
+    let mut fleet = fleet(count, 3, by_size("20s", "20s", "2m"));
+    let token = token(&fleet, count, &[]);
+    // A pool without a key: they have joined all the same, and wait for it.
+    for number in 0..3 {
+        assert_eq!(joins(&fleet, number, &token)["joined"], true);
+        fleet.start_agent(number);
+    }
+    fleet.until_known(3);
+    fleet.ends(&["rotate", "--first", "--wait", "--yes", "--timeout", "60s"], 0);
+    fleet.ends(&["resume"], 0);
+    fleet.converged(3);
+    // The rest, at once, and a rotation.
+    fleet.ends(&["rotate", "--reason", "test"], 0);
+    std::thread::scope(|scope| {
+        for number in 3..count {
+            let (fleet, token) = (&fleet, &token);
+            scope.spawn(move || joins(fleet, number, token));
+        }
+    });
+    (3..count).for_each(|number| fleet.start_agent(number));
+    fleet.converged(count);
+    fleet.agreed();
+    // One more than the token is for, and a name that is in force: refused, and nothing changed.
+    let output = join(&fleet, 0, &token);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    // Each renews with a new key, several times, while the next rotation walks over all of them.
+    let first: Vec<String> = (0..count).map(|number| pair(&fleet, number)).collect();
+    fleet.rotate();
+    let renewed = || (0..count).all(|number| pair(&fleet, number) != first[number]);
+    assert!(poll_until(by_size(1, 1, 3) * PATIENCE, renewed), "{}", fleet.log());
+    fleet.rotate();
+    let nodes = fleet.json(&["nodes", "--all"]);
+    assert!(nodes["nodes"].as_array().unwrap().iter().all(|node| node["note"].is_null()), "{nodes:#}");
+}
+
+#[test]
+fn a_node_whose_certificate_has_ended_keeps_its_keys_and_comes_back_with_a_token() {
+    skip_unless!(need_netns());
+    let fleet = fleet(1, 1, "10s");
+    joins(&fleet, 0, &token(&fleet, 1, &[]));
+    fleet.ends(&["rotate", "--first", "--yes", "--reason", "test"], 0);
+    let host = &fleet.hosts[0];
+    host.once_ok();
+    let keys = host.kernel();
+    let once = || -> Value { serde_json::from_str(&stdout(&host.once(&["--format", "json"]))).unwrap() };
+    // Nothing runs that would renew it: neither a daemon nor a timer.
+    let ended =
+        || stdout(&host.run("check", &["--config-only", "--format", "json"])).contains("tls_certificate_expired");
+    assert!(poll_until(PATIENCE, ended), "{}", once());
+    let found = once();
+    let told =
+        found["problems"].as_array().unwrap().iter().find(|problem| problem["kind"] == "tls_certificate_expired");
+    assert!(told.unwrap()["remedy"].as_str().unwrap().contains("tfo-agent join"), "{found}");
+    assert_eq!((host.kernel(), host.persisted_keys()), (keys.clone(), Some(keys.clone())));
+    joins(&fleet, 0, &token(&fleet, 1, &["--replace"]));
+    assert_eq!((once()["changed"].as_bool(), host.kernel()), (Some(false), keys));
+}
