@@ -10,7 +10,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::fleet::{Fleet, RuleOff};
+use super::fleet::Fleet;
+use super::rules::RuleOff;
 use super::summary::{EVERYTHING, Summary};
 
 /// Seeds of the default run.

@@ -1,0 +1,69 @@
+//! Rules that are switched off, so that a test sees that the checks notice.
+
+use tfo_engine::rollout::document::Snapshot;
+use tfo_engine::rollout::presence::Presence;
+use tfo_engine::rollout::record::{Installed, SlotCount};
+use tfo_engine::rollout::slots::Fence;
+use tfo_engine::rollout::wave;
+
+use super::fleet::{Fleet, pool_id};
+
+/// A rule that is switched off, to see that its check notices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RuleOff {
+    /// Every node counts as having acknowledged.
+    Barriers,
+    /// The key that was replaced is dropped at once: no pair of nodes is ever incompatible, but clients are.
+    Promise,
+    /// A coordinator sets the policy of its file whenever the pool has another one.
+    FileProposes,
+    /// A coordinator holds requests without its store for as long as it likes.
+    Blindness,
+    /// Nodes are excluded when `absent_after` is over since the record of their last sync.
+    DetachedFirst,
+    /// Time in which no node is heard makes nodes absent.
+    Deafness,
+}
+
+impl Fleet {
+    /// A rule of this module is off: then nothing else stops the fleet, so that every seed comes to the exclusion.
+    pub(super) fn is_about_ears(&self) -> bool {
+        matches!(self.rule_off, Some(RuleOff::Blindness | RuleOff::DetachedFirst | RuleOff::Deafness))
+    }
+
+    /// A presence under a rule that is off.
+    pub(super) fn judged(&self, snapshot: &Snapshot, mut presence: Presence) -> Presence {
+        if self.rule_off == Some(RuleOff::DetachedFirst) {
+            let policy = &snapshot.document.policy;
+            let too_early = (policy.hold_max() + policy.beat() * 2).as_secs();
+            let early = presence.overdue.iter().filter(|(_, left)| **left <= too_early).map(|(node, _)| node.clone());
+            presence.absent.extend(early);
+        }
+        presence
+    }
+
+    /// What a coordinator looks at: with a node that is heard at every look if deafness is off.
+    pub(super) fn looked_at(&self, snapshot: &Snapshot) -> Option<Snapshot> {
+        (self.rule_off == Some(RuleOff::Deafness)).then(|| {
+            let mut heard = snapshot.clone();
+            if let Some(mut record) = heard.nodes.values().next().cloned() {
+                (record.session, record.syncs) = (None, 1 + self.now);
+                heard.nodes.insert("zz-always-heard".parse().unwrap(), record);
+            }
+            heard
+        })
+    }
+
+    /// What is stored, as if every node had acknowledged.
+    pub(super) fn all_acked(&self) -> Snapshot {
+        let mut snapshot = (*self.shelf.now).clone();
+        for (id, record) in &mut snapshot.nodes {
+            let told = wave::instruction_for(&snapshot.document, id, SlotCount::Two);
+            if let (Some(told), Some(report)) = (told, &mut record.report) {
+                report.installed = Installed::ReadBack;
+                report.fence = Some(Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots });
+            }
+        }
+        snapshot
+    }
+}
