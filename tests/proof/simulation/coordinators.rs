@@ -22,11 +22,13 @@ use tfo_store::ReadStore;
 
 use super::copies::Copied;
 use super::fleet::{EPOCH, Event, FIRST_KEY, Fleet};
-use super::rules::RuleOff;
-use super::shelf::{PutOff, Written, pool};
+use super::rules::{RuleOff, all_acked};
+use super::shelf::{Position, PutOff, Written, pool};
 use super::trouble::Troubles;
 
 const TICK_SECS: u64 = 7;
+/// One look in so many reads all that is stored.
+const WHOLE_READS_EVERY: u64 = 40;
 
 pub(super) struct Coordinator {
     pub(super) life: Life,
@@ -59,22 +61,13 @@ impl Fleet {
             return;
         }
         let id = self.nodes[n].id.clone();
-        let mut off = std::mem::take(&mut self.coordinators[c].put_off);
-        let result = self.record(c, &mut off, (&id, sync));
-        self.coordinators[c].put_off = off;
-        let answer = match result {
-            Ok(()) => {
-                self.heard_at = self.now;
-                self.answer(c, (&id, sync))
-            }
-            Err(SyncRefused::NotAdmitted) => {
-                // The write may have been done.
-                if !self.is_cut(c) && !self.shelf.store.is_down() {
-                    self.heard_at = self.now;
-                }
-                self.without_store(c, n, sync)
-            }
-            refused => refused.map(|()| Answer::Nothing),
+        let answer = match self.record(c, (&id, sync)) {
+            Ok(entered) => match self.answer(c, (&id, sync), entered) {
+                Some(answer) => answer,
+                None => return self.hold_for_copy((n, request), (c, life), (sync, entered.unwrap_or_default())),
+            },
+            Err(SyncRefused::NotAdmitted) => self.without_store(c, n, sync),
+            Err(refused) => Err(refused),
         };
         if answer == Err(SyncRefused::Frozen) {
             self.summary.count("frozen answers", 1);
@@ -82,44 +75,45 @@ impl Fleet {
         self.hold_or_send((n, request), (c, life), sync, answer);
     }
 
-    /// The first sync of a session is durable before it is answered; later ones are put off.
-    pub(super) fn record(
-        &mut self,
-        c: usize,
-        off: &mut PutOff,
-        (id, sync): (&NodeId, &Sync),
-    ) -> Result<(), SyncRefused> {
-        let unreachable = SyncRefused::NotAdmitted;
-        for _ in 0..3 {
-            let stored = self.read(c, false).ok_or(SyncRefused::NotAdmitted)?;
-            let before = self.shelf.record_after(&coordinator(c), off, id);
-            let recording = record(&stored.document, before.as_ref(), id, sync, (&coordinator(c), self.wall(c)))?;
-            match recording {
-                Recording::Stale => return Ok(()),
-                Recording::Later(_) => {
-                    let is_first = off.queue.is_empty();
-                    if self.shelf.put_off(&coordinator(c), off, id, recording) {
-                        // What is answered at once is durable before.
-                        if self.nodes[self.index[id]].timer_secs.is_some() {
-                            self.shelf.flush(&coordinator(c), off);
-                            return if off.queue.is_empty() { Ok(()) } else { Err(unreachable) };
-                        }
-                        if is_first {
-                            let delay = self.random.below(3);
-                            self.at(delay, Event::Flush(c));
-                        }
-                        return Ok(());
-                    }
+    /// The first sync of a session is durable before it is answered, and is in the copy that it is answered from; later
+    /// ones are put off.
+    fn record(&mut self, c: usize, (id, sync): (&NodeId, &Sync)) -> Result<Option<Position>, SyncRefused> {
+        let copy = self.read(c, false).ok_or(SyncRefused::NotAdmitted)?;
+        if self.is_blind(c) {
+            return Err(SyncRefused::NotAdmitted);
+        }
+        let (by, wall) = (coordinator(c), self.wall(c));
+        let before = self.known(c, &copy, &self.coordinators[c].put_off, id);
+        let recording = record(&copy.snapshot().document, before.as_ref(), id, sync, (&by, wall))?;
+        drop(copy);
+        match recording {
+            Recording::Stale => Ok(None),
+            Recording::Later(_) => {
+                self.heard_at = self.now;
+                let mut off = std::mem::take(&mut self.coordinators[c].put_off);
+                let is_first = off.queue.is_empty();
+                let mut is_kept = self.shelf.put_off(&by, &mut off, id, recording);
+                if self.nodes[self.index[id]].timer_secs.is_some() {
+                    // What is answered at once is durable before.
+                    self.shelf.flush(&by, &mut off);
+                    is_kept = off.queue.is_empty();
+                } else if is_first {
+                    let delay = self.random.below(3);
+                    self.at(delay, Event::Flush(c));
                 }
-                Recording::First(entry) => {
-                    let writes = Writes { entries: [(id.clone(), entry)].into(), ..Writes::default() };
-                    let written = self.shelf.write(&coordinator(c), &writes);
-                    self.count_write(written);
-                    return if written == Written::Yes { Ok(()) } else { Err(unreachable) };
+                self.coordinators[c].put_off = off;
+                if is_kept { Ok(None) } else { Err(SyncRefused::NotAdmitted) }
+            }
+            Recording::First(entry) => {
+                let writes = Writes { entries: [(id.clone(), entry)].into(), ..Writes::default() };
+                let written = self.shelf.write(&by, &writes);
+                self.count_write(written);
+                if written != Written::No {
+                    self.heard_at = self.now;
                 }
+                if written == Written::Yes { Ok(Some(self.shelf.position())) } else { Err(SyncRefused::NotAdmitted) }
             }
         }
-        Err(unreachable)
     }
 
     pub(super) fn flush(&mut self, c: usize) {
@@ -144,25 +138,42 @@ impl Fleet {
         }
     }
 
-    pub(super) fn answer(&mut self, c: usize, (id, sync): (&NodeId, &Sync)) -> Result<Answer, SyncRefused> {
-        let snapshot = self.read(c, false).ok_or(SyncRefused::NotAdmitted)?;
+    /// The answer from the coordinator's copy; none if that has not followed as far as it must.
+    pub(super) fn answer(
+        &mut self,
+        c: usize,
+        (id, sync): (&NodeId, &Sync),
+        entered: Option<Position>,
+    ) -> Option<Result<Answer, SyncRefused>> {
+        let Some(copy) = self.read(c, false).filter(|_| !self.is_blind(c)) else {
+            return Some(Err(SyncRefused::NotAdmitted));
+        };
+        let position = self.coordinators[c].copied.position;
+        if entered.is_some_and(|entered| !position.has(entered)) {
+            return None;
+        }
+        let snapshot = copy.snapshot();
         if snapshot.document.revision < self.coordinators[c].seen {
             // A coordinator that answers from a store that went back begins a new life first.
             self.summary.count("a store that went back was noticed in an answer", 1);
-            self.observe(c, &snapshot);
+            self.observe(c, snapshot);
         }
-        let answer = PoolView::of(&snapshot, &self.coordinators[c].presence).answer(&snapshot, id, sync)?;
-        if let Answer::Instruct(told) = &answer {
-            let (_, keys) = self.shelf.store.document(&pool()).ok().flatten().ok_or(SyncRefused::NotAdmitted)?;
+        let answer = PoolView::of(snapshot, &self.coordinators[c].presence).answer(snapshot, id, sync);
+        if let (Ok(Answer::Instruct(told)), true) = (&answer, position == self.shelf.position()) {
+            let Ok(Some((_, keys))) = self.shelf.store.document(&pool()) else {
+                return Some(Err(SyncRefused::NotAdmitted));
+            };
             let slots = [Some(told.slots.primary), told.slots.backup];
             assert!(slots.iter().flatten().all(|key| keys.key(key.epoch).is_some()), "a key to tell is not there");
         }
-        Ok(answer)
+        Some(answer)
     }
 
+    /// Looks at the copy, at the time until which it was what is stored.
     pub(super) fn observe(&mut self, c: usize, snapshot: &Snapshot) {
-        let (monotonic, instead) = (Duration::from_secs(self.now), self.looked_at(snapshot));
+        let instead = self.looked_at(snapshot);
         let coordinator = &mut self.coordinators[c];
+        let monotonic = Duration::from_secs(coordinator.copied.confirmed_at);
         coordinator.life.observe(monotonic, instead.as_ref().unwrap_or(snapshot));
         let presence = self.judged(snapshot, self.coordinators[c].life.presence(snapshot));
         let coordinator = &mut self.coordinators[c];
@@ -178,24 +189,25 @@ impl Fleet {
             return;
         }
         self.flush(c);
-        let whole = self.random.once_in(4);
-        let Some(snapshot) = self.read(c, whole) else {
+        let whole = self.random.once_in(WHOLE_READS_EVERY);
+        let Some(copy) = self.read(c, whole) else {
             self.coordinators[c].life.interrupt();
             self.let_go_if_blind(c);
             return;
         };
-        self.observe(c, &snapshot);
-        let input = match self.wanted(&snapshot) {
+        self.let_go_if_blind(c);
+        let snapshot = copy.snapshot();
+        self.observe(c, snapshot);
+        let input = match self.wanted(snapshot) {
             Some(command) => Input::Request(OperatorRequest {
                 operator: "ops".parse().unwrap(),
                 reason: String::new(),
                 if_revision: None,
                 command,
             }),
-            None => self.proposed(c, &snapshot).unwrap_or(Input::Tick),
+            None => self.proposed(c, snapshot).unwrap_or(Input::Tick),
         };
-        drop(snapshot);
-        self.decide(c, &input);
+        self.decide(c, snapshot, &input);
     }
 
     /// The commit of the coordinator's file, if it is accepted now.
@@ -237,14 +249,15 @@ impl Fleet {
         if has_whims && self.random.once_in(40) { Some(self.whim(snapshot)) } else { None }
     }
 
-    pub(super) fn decide(&mut self, c: usize, input: &Input) {
+    fn decide(&mut self, c: usize, snapshot: &Snapshot, input: &Input) {
         let barriers = self.rule_off != Some(RuleOff::Barriers);
-        let view = if barriers { self.shelf.now.clone() } else { Rc::new(self.all_acked()) };
+        let all_acked = (!barriers).then(|| all_acked(snapshot));
+        let view = all_acked.as_ref().unwrap_or(snapshot);
         let wall = self.wall(c);
         self.minted += 1;
         let fresh = self.shelf.make_key(self.minted);
         let now = Now { wall, presence: &self.coordinators[c].presence };
-        let step = handle(&view, now, input, Some(fresh));
+        let step = handle(view, now, input, Some(fresh));
         let waits = match &step {
             Ok(Step::Wait(wait)) => Some(wait.blocked_by),
             Ok(_) | Err(_) => None,
@@ -255,7 +268,7 @@ impl Fleet {
         let waited = std::mem::replace(&mut self.coordinators[c].waited, waits);
         let Ok(Step::Commit(mut proposal)) = step else { return };
         if proposal.audit.action == Action::Rotate && proposal.audit.actor == Actor::Engine {
-            self.count_drain(&view, wall, waited);
+            self.count_drain(view, wall, waited);
         }
         if !barriers {
             proposal.exclusions.clear();
@@ -270,8 +283,8 @@ impl Fleet {
         let proposal = Rc::from(proposal);
         let is_slow = self.has_faults() && self.random.once_in(5);
         let delay = if is_slow { 1 + self.random.below(20) } else { 0 };
-        let life = self.coordinators[c].lives;
-        self.at(delay, Event::Commit(c, life, self.put_backs, proposal));
+        let (life, history) = (self.coordinators[c].lives, self.coordinators[c].copied.position.history);
+        self.at(delay, Event::Commit(c, life, history, proposal));
     }
 
     /// What let a stage pass: the clients have left, or they had long enough.
@@ -290,7 +303,7 @@ impl Fleet {
     }
 
     pub(super) fn commit(&mut self, c: usize, proposal: &Proposal) {
-        let told_before = self.shelf.now.document.generation;
+        let told_before = self.shelf.now().document.generation;
         let written = self.shelf.commit(proposal);
         self.count_write(written);
         if !matches!(written, Written::Yes | Written::Open { done: true }) {
@@ -327,7 +340,7 @@ impl Fleet {
         for node in proposal.exclusions.keys() {
             // A session that was opened since it was decided is not hit.
             let is_hit =
-                !self.shelf.now.nodes.get(node).is_some_and(|record| record.membership == Membership::Admitted);
+                !self.shelf.now().nodes.get(node).is_some_and(|record| record.membership == Membership::Admitted);
             if let (Some(n), true) = (self.index.get(node), is_hit) {
                 self.nodes[*n].is_covered = false;
                 self.summary.count("exclusions", 1);

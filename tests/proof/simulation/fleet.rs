@@ -44,7 +44,7 @@ pub(super) const FIRST_KEY: u64 = 1;
 #[derive(Clone)]
 pub(super) enum Event {
     Tick(usize),
-    /// A coordinator, its life, how often the store was put back before, and the commit that it began then.
+    /// A coordinator, its life, the history of the copy that it decided from, and the commit that it began then.
     Commit(usize, u64, u64, Rc<Proposal>),
     /// Acks that were put off are written.
     Flush(usize),
@@ -90,7 +90,6 @@ pub(crate) struct Fleet {
     pub(crate) now: u64,
     pub(super) minted: u64,
     pub(super) backup: Option<Copy>,
-    pub(super) put_backs: u64,
     /// Until then, a node with a new key rejects cookies that it should accept.
     pub(super) broken_until: u64,
     /// When a sync was recorded last.
@@ -129,7 +128,7 @@ impl Fleet {
         let files = Files::new(dice(!seed), COORDINATORS, policy);
         let document = Document::new(pool_id(), files.first().clone(), UnixTime::from_secs(EPOCH));
         let mut shelf = Shelf::new(document);
-        let count = usize::try_from(100 + random.below(30)).unwrap();
+        let count = if random.once_in(8) { 200 } else { usize::try_from(100 + random.below(30)).unwrap() };
         let shared = PoolKey { epoch: Epoch::FIRST, fingerprint: shelf.make_key(FIRST_KEY) };
         let foreign = Slots { primary: shared, backup: None };
         let mut nodes = Vec::new();
@@ -184,7 +183,6 @@ impl Fleet {
             now: 0,
             minted: 100,
             backup: None,
-            put_backs: 0,
             broken_until: 0,
             heard_at: 0,
             rule_off: None,
@@ -193,6 +191,7 @@ impl Fleet {
         };
         fleet.summary.count("nodes", count as u64);
         for c in 0..COORDINATORS {
+            fleet.coordinators[c].copied.lag_secs = fleet.some_lag();
             fleet.at(1 + c as u64, Event::Tick(c));
         }
         for n in 0..count {
@@ -220,7 +219,7 @@ impl Fleet {
             if at > END {
                 break;
             }
-            self.now = at;
+            (self.now, self.shelf.at) = (at, at);
             steps += 1;
             let Some(event) = self.events.remove(&sequence) else { continue };
             // These two change neither a kernel nor the covered nodes.
@@ -233,24 +232,24 @@ impl Fleet {
                 rotations_at_peace = Some(self.summary.get("rotations"));
             }
         }
-        let document = &self.shelf.now.document;
+        let document = &self.shelf.now().document;
         if self.is_told {
-            println!("{:?} {:?}", Barrier::of_all(&self.shelf.now), conflict(&self.shelf.now));
+            println!("{:?} {:?}", Barrier::of_all(self.shelf.now()), conflict(self.shelf.now()));
             for c in 0..COORDINATORS {
                 let now = Now { wall: self.wall(c), presence: &self.coordinators[c].presence };
-                println!("{:?} {:?}", now.presence, handle(&self.shelf.now, now, &Input::Tick, None));
+                println!("{:?} {:?}", now.presence, handle(self.shelf.now(), now, &Input::Tick, None));
             }
         }
         assert!(
             rotations_at_peace.is_some_and(|before| self.summary.get("rotations") > before),
             "it stopped: {document:?}"
         );
-        let required = Barrier::of_all(&self.shelf.now).required;
+        let required = Barrier::of_all(self.shelf.now()).required;
         let two_slot = self.nodes.iter().filter(|node| node.slot_count == SlotCount::Two).count();
         assert_eq!(required, two_slot, "not all nodes are back");
         self.shelf.check_audit();
         assert_eq!(self.files.pending(), 0, "a file is still proposed");
-        self.summary.count("files that differ at the end", self.files.differing(&self.shelf.now.document) as u64);
+        self.summary.count("files that differ at the end", self.files.differing(&self.shelf.now().document) as u64);
         self.summary.count("steps", steps);
         self.summary.count("promises that a stage has ended", self.promises.ended);
         self.summary.count("promises that a revoke has ended", self.promises.ended_by_revoke);
@@ -280,10 +279,10 @@ impl Fleet {
         }
         match event {
             Event::Tick(c) => self.tick(c),
-            Event::Commit(c, life, put_backs, proposal) => {
+            Event::Commit(c, life, history, proposal) => {
                 // A call that was under way when the files were swapped has reached the old ones.
                 let is_there = self.coordinators[c].lives == life && self.coordinators[c].is_up && !self.is_cut(c);
-                if is_there && self.put_backs == put_backs {
+                if is_there && self.shelf.position().history == history {
                     self.commit(c, &proposal);
                 }
             }

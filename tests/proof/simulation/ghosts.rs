@@ -9,6 +9,7 @@ use tfo_engine::rollout::record::{Exclusion, Membership};
 use tfo_model::ids::NodeId;
 use tfo_model::key::KeyFingerprint;
 
+use super::copies::LAG_SECS_MAX;
 use super::fleet::Fleet;
 
 /// Longest time for which the fleet's coordinators may hear no node and still exclude one: one and a half of the longest
@@ -46,12 +47,12 @@ impl Fleet {
     pub(super) fn check_absences(&mut self, proposal: &Proposal) {
         // Not one that has opened a session since it was decided.
         let is_absent = |node: &&NodeId| {
-            let record = self.shelf.now.nodes.get(*node);
+            let record = self.shelf.now().nodes.get(*node);
             record.is_some_and(|record| record.membership == Membership::Excluded(Exclusion::Absent))
         };
         let absent: Vec<NodeId> = proposal.exclusions.keys().filter(is_absent).cloned().collect();
         let absent_after = proposal.document.policy.absent_after_secs;
-        let deaf_max = DEAF_SECS_MAX + if self.is_about_ears() { 0 } else { LATE_LOOKS_SECS_MAX };
+        let deaf_max = DEAF_SECS_MAX + LAG_SECS_MAX + if self.is_about_ears() { 0 } else { LATE_LOOKS_SECS_MAX };
         for id in &absent {
             let Some(node) = self.index.get(id).map(|n| &self.nodes[*n]) else { continue };
             let silent_secs = node.answered_at.map_or(u64::MAX, |at| self.now - at);

@@ -6,9 +6,13 @@ use tfo_engine::fence::RequestId;
 use tfo_engine::rollout::sync::{Answer, PoolView, Sync, SyncRefused};
 
 use super::fleet::{Event, Fleet};
+use super::shelf::Position;
 
 /// The longest that a node's request may be under way beyond the time for which it is held.
 pub(super) const PATIENCE_SECS: u64 = 10;
+
+/// How long a request waits for the copy to have its node's entry.
+pub(super) const COPY_PATIENCE_SECS: u64 = 8;
 
 /// A request that waits for news.
 #[derive(Clone)]
@@ -18,13 +22,32 @@ pub(super) struct Held {
     pub(super) request: RequestId,
     pub(super) sync: Rc<Sync>,
     pub(super) until: u64,
+    /// The answer is made from a copy that has followed so far: that far the node's entry is written, ...
+    pub(super) entered: Option<Position>,
+    /// ... or it is refused.
+    pub(super) copy_by: u64,
 }
 
 impl Fleet {
     /// Whether a node's request is held while there is nothing new: a timer's is not.
     pub(super) fn hold_secs(&self, n: usize) -> Option<u64> {
         let is_daemon = self.nodes[n].timer_secs.is_none();
-        is_daemon.then(|| self.shelf.now.document.policy.hold_max().as_secs())
+        is_daemon.then(|| self.shelf.now().document.policy.hold_max().as_secs())
+    }
+
+    /// Holds a request until the coordinator's copy has what was written for it, and then while there is nothing new.
+    pub(super) fn hold_for_copy(
+        &mut self,
+        (n, request): (usize, RequestId),
+        (to, life): (usize, u64),
+        (sync, entered): (&Rc<Sync>, Position),
+    ) {
+        self.summary.count("answers that wait for the copy", 1);
+        let until = self.now + self.hold_secs(n).unwrap_or_default();
+        let copy_by = self.now + COPY_PATIENCE_SECS;
+        let wait = self.coordinators[to].copied.lag_secs.min(COPY_PATIENCE_SECS);
+        self.hold(n, Held { to, life, request, sync: sync.clone(), until, entered: Some(entered), copy_by });
+        self.at(wait, Event::Release { to, node: n, request });
     }
 
     /// Sends the answer, or holds the request.
@@ -39,27 +62,32 @@ impl Fleet {
             return self.send(n, request, answer);
         };
         let until = self.now + hold_secs;
-        self.nodes[n].held = Some(Held { to, life, request, sync: sync.clone(), until });
-        self.at(hold_secs, Event::Release { to, node: n, request });
+        self.hold(n, Held { to, life, request, sync: sync.clone(), until, entered: None, copy_by: until });
+    }
+
+    fn hold(&mut self, n: usize, held: Held) {
+        self.at(held.until - self.now, Event::Release { to: held.to, node: n, request: held.request });
+        self.nodes[n].held = Some(held);
     }
 
     /// Without its store a coordinator holds a request of an open session that has the copy's instruction, until it is
     /// blind.
     pub(super) fn without_store(&self, c: usize, n: usize, sync: &Sync) -> Result<Answer, SyncRefused> {
         let unreachable = Err(SyncRefused::NotAdmitted);
-        let coordinator = &self.coordinators[c];
-        let Some(copy) = coordinator.copied.snapshot.as_ref().filter(|_| !self.is_blind(c)) else { return unreachable };
+        let Some(copy) = self.copy(c).filter(|_| !self.is_blind(c)).map(|copy| copy.snapshot()) else {
+            return unreachable;
+        };
         let is_open = copy.nodes.get(&self.nodes[n].id).is_some_and(|record| record.session == Some(sync.session));
         if self.hold_secs(n).is_none() || !is_open {
             return unreachable;
         }
-        match PoolView::of(copy, &coordinator.presence).answer(copy, &self.nodes[n].id, sync) {
+        match PoolView::of(copy, &self.coordinators[c].presence).answer(copy, &self.nodes[n].id, sync) {
             Ok(Answer::Nothing) => Ok(Answer::Nothing),
             Ok(Answer::Instruct(_)) | Err(_) => unreachable,
         }
     }
 
-    /// The time of a held request is over, or the document has changed.
+    /// The time of a held request is over, the document has changed, or the copy may have its node's entry.
     pub(super) fn release(&mut self, n: usize, request: RequestId) {
         let Some(held) = self.nodes[n].held.clone().filter(|held| held.request == request) else { return };
         let (c, id) = (held.to, self.nodes[n].id.clone());
@@ -67,9 +95,21 @@ impl Fleet {
         let answer = if is_gone {
             Err(SyncRefused::NotAdmitted)
         } else if self.is_cut(c) || self.shelf.store.is_down() {
-            if self.is_blind(c) { Err(SyncRefused::NotAdmitted) } else { Ok(Answer::Nothing) }
+            match held.entered {
+                _ if self.is_blind(c) => Err(SyncRefused::NotAdmitted),
+                None => Ok(Answer::Nothing),
+                Some(_) if self.now < held.copy_by => return,
+                Some(_) => Err(SyncRefused::NotAdmitted),
+            }
         } else {
-            self.answer(c, (&id, &held.sync))
+            match self.answer(c, (&id, &held.sync), held.entered) {
+                Some(answer) => answer,
+                None if self.now < held.copy_by => return,
+                None => {
+                    self.summary.count("answers that the copy was too late for", 1);
+                    Err(SyncRefused::NotAdmitted)
+                }
+            }
         };
         if answer == Ok(Answer::Nothing) && self.now < held.until {
             return;

@@ -48,7 +48,7 @@ pub(super) struct Node {
 
 impl Fleet {
     pub(super) fn sync(&mut self, n: usize) {
-        let hold_secs = self.shelf.now.document.policy.hold_max().as_secs();
+        let hold_secs = self.shelf.now().document.policy.hold_max().as_secs();
         let jitter = self.random.below(15);
         let again = self.nodes[n].timer_secs.map_or(hold_secs + PATIENCE_SECS, |secs| secs + jitter);
         self.wake(n, again);
@@ -112,7 +112,7 @@ impl Fleet {
 
     /// Clients have come to this node since its last sync.
     pub(super) fn traffic(&mut self, n: usize) {
-        let next = match &self.shelf.now.document.stage {
+        let next = match &self.shelf.now().document.stage {
             Stage::Promoted { next, .. } => Some(*next),
             Stage::Empty | Stage::Steady { .. } | Stage::Staged { .. } => None,
         };
@@ -138,7 +138,7 @@ impl Fleet {
         if node.away_until > self.now {
             return;
         }
-        let absent_after = Duration::from_secs(self.shelf.now.document.policy.absent_after_secs);
+        let absent_after = Duration::from_secs(self.shelf.now().document.policy.absent_after_secs);
         let is_outstanding = node.link.outstanding() == Some(request);
         if is_outstanding && answer.is_ok() && node.link.has_lapsed(monotonic) {
             // It asks again in a new session.
@@ -207,7 +207,7 @@ impl Fleet {
         let backup = if node.slot_count == SlotCount::One { None } else { told.slots.backup };
         node.kernel = Some(Slots { primary: told.slots.primary, backup });
         let is_admitted =
-            self.shelf.now.nodes.get(&node.id).is_some_and(|record| record.membership == Membership::Admitted);
+            self.shelf.now().nodes.get(&node.id).is_some_and(|record| record.membership == Membership::Admitted);
         node.is_covered |= is_admitted && node.slot_count == SlotCount::Two;
         self.wake(n, 1);
     }

@@ -53,17 +53,17 @@ impl Fleet {
             heard
         })
     }
+}
 
-    /// What is stored, as if every node had acknowledged.
-    pub(super) fn all_acked(&self) -> Snapshot {
-        let mut snapshot = (*self.shelf.now).clone();
-        for (id, record) in &mut snapshot.nodes {
-            let told = wave::instruction_for(&snapshot.document, id, SlotCount::Two);
-            if let (Some(told), Some(report)) = (told, &mut record.report) {
-                report.installed = Installed::ReadBack;
-                report.fence = Some(Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots });
-            }
+/// A snapshot, as if every node had acknowledged.
+pub(super) fn all_acked(snapshot: &Snapshot) -> Snapshot {
+    let mut snapshot = snapshot.clone();
+    for (id, record) in &mut snapshot.nodes {
+        let told = wave::instruction_for(&snapshot.document, id, SlotCount::Two);
+        if let (Some(told), Some(report)) = (told, &mut record.report) {
+            report.installed = Installed::ReadBack;
+            report.fence = Some(Fence { pool_id: pool_id(), generation: told.generation, slots: told.slots });
         }
-        snapshot
     }
+    snapshot
 }

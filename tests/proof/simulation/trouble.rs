@@ -7,7 +7,7 @@ use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::record::Membership;
 use tfo_model::count::Revision;
 
-use super::copies::Copied;
+use super::copies::LAG_SECS_MAX;
 use super::fake::Trouble;
 use super::fleet::{COORDINATORS, Event, FAULTS_UNTIL, Fleet};
 use super::held::Held;
@@ -36,7 +36,7 @@ impl Fleet {
         let n = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap();
         let c = usize::try_from(self.random.below(COORDINATORS as u64)).unwrap();
         // Of nodes alone, or also of stores and coordinators.
-        let kinds = if self.is_about_ears() { 6 } else { 20 };
+        let kinds = if self.is_about_ears() { 6 } else { 21 };
         match self.random.below(kinds) {
             0 => self.restart(n),
             1 => self.reboot(n),
@@ -54,6 +54,10 @@ impl Fleet {
             16 => self.cut_off(c),
             17 => self.deafen(c),
             18 => self.pause(c),
+            20 => {
+                let lag_secs = self.some_lag();
+                self.lag(c, lag_secs);
+            }
             8 => self.shelf.store.set(if self.shelf.store.is_down() { Trouble::None } else { Trouble::Down }),
             9 => self.coordinators[c].wall_error = i64::try_from(self.random.below(4_000)).unwrap() - 2_000,
             10 => self.shelf.store.set(Trouble::None),
@@ -73,7 +77,7 @@ impl Fleet {
             }
         }
         let coordinator = &mut self.coordinators[c];
-        coordinator.copied = Copied::default();
+        coordinator.copied.restart();
         coordinator.life = Life::default();
         coordinator.seen = Revision::ZERO;
         coordinator.put_off = PutOff::default();
@@ -128,7 +132,6 @@ impl Fleet {
     pub(super) fn restore(&mut self, backup: &Copy) {
         self.shelf.put_back(backup);
         self.files.put_back();
-        self.put_backs += 1;
         let with_restart = self.random.once_in(2);
         self.note(|| format!("restored, with a restart: {with_restart}"));
         if with_restart {
@@ -138,7 +141,7 @@ impl Fleet {
             self.summary.count("restores under running coordinators", 1);
         }
         for node in &mut self.nodes {
-            let record = self.shelf.now.nodes.get(&node.id);
+            let record = self.shelf.now().nodes.get(&node.id);
             node.is_covered &= record.is_some_and(|record| record.membership == Membership::Admitted);
         }
         let covered = self.nodes.iter().filter(|node| node.is_covered);
@@ -153,14 +156,26 @@ impl Fleet {
             self.start_coordinator(c);
             self.coordinators[c].wall_error = 0;
             self.coordinators[c].troubles = Troubles::default();
+            let lag_secs = self.random.below(3);
+            self.lag(c, lag_secs);
         }
         for node in &mut self.nodes {
             (node.away_until, node.mute_until) = (0, 0);
         }
     }
 
+    /// By how much a copy is behind: often by nothing, now and then by so much that it is of no use.
+    pub(super) fn some_lag(&mut self) -> u64 {
+        match self.random.below(4) {
+            0 | 1 => 0,
+            2 => 1 + self.random.below(8),
+            _ => self.random.below(LAG_SECS_MAX + 1),
+        }
+    }
+
     pub(super) fn cut_off(&mut self, c: usize) {
         self.summary.count("coordinators cut off from the store", 1);
+        self.stay_behind(c);
         self.coordinators[c].troubles.cut_until = self.now + self.random.below(600);
     }
 
@@ -193,6 +208,7 @@ impl Fleet {
             Some(RuleOff::Blindness) => {
                 let nodes_at = |c: &usize| self.nodes.iter().filter(|node| node.coordinator == *c).count();
                 let busiest = (0..COORDINATORS).max_by_key(nodes_at).expect("there are some");
+                self.stay_behind(busiest);
                 self.coordinators[busiest].troubles.cut_until = self.now + 280;
                 300
             }
