@@ -1,6 +1,7 @@
 //! The coordinators: they record and answer syncs, look at the store, decide and commit, each by the engine's own code.
 
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tfo_engine::fence::RequestId;
@@ -21,8 +22,8 @@ use tfo_model::time::UnixTime;
 use tfo_store::ReadStore;
 
 use super::copies::Copied;
-use super::fleet::{EPOCH, Event, FIRST_KEY, Fleet};
-use super::rules::{RuleOff, all_acked};
+use super::fleet::{COORDINATORS, EPOCH, Event, FIRST_KEY, Fleet};
+use super::rules::{RuleOff, all_acked, unfenced};
 use super::shelf::{Position, PutOff, Written, pool};
 use super::trouble::Troubles;
 
@@ -34,6 +35,8 @@ pub(super) struct Coordinator {
     pub(super) life: Life,
     pub(super) lives: u64,
     pub(super) presence: Presence,
+    /// What follows from the copy at this position, and the presence.
+    pub(super) view: Option<(Position, PoolView)>,
     pub(super) troubles: Troubles,
     pub(super) copied: Copied,
     /// The highest revision that this life has seen.
@@ -47,7 +50,10 @@ pub(super) struct Coordinator {
 
 /// The name under which a coordinator writes, in all its lives.
 pub(super) fn coordinator(c: usize) -> CoordinatorName {
-    format!("coordinator{c}").parse().unwrap()
+    // Asked for at every request.
+    static NAMES: LazyLock<[CoordinatorName; COORDINATORS]> =
+        LazyLock::new(|| std::array::from_fn(|c| format!("c{c}").parse().unwrap()));
+    NAMES[c].clone()
 }
 
 impl Fleet {
@@ -118,12 +124,15 @@ impl Fleet {
 
     pub(super) fn flush(&mut self, c: usize) {
         let mut off = std::mem::take(&mut self.coordinators[c].put_off);
-        if self.coordinators[c].is_up && !self.is_cut(c) {
-            if !off.queue.is_empty() {
-                // Also what one that stood still heard long ago: the others see it now.
-                self.heard_at = self.now;
+        if self.coordinators[c].is_up && !self.is_cut(c) && !off.queue.is_empty() {
+            // Also what one that stood still heard long ago: the others see it now.
+            self.heard_at = self.now;
+            if self.rule_off == Some(RuleOff::AcksOfOpenSessions) {
+                off.queue = unfenced(off.queue, self.shelf.now());
             }
+            let nodes: Vec<NodeId> = off.queue.nodes().cloned().collect();
             self.shelf.flush(&coordinator(c), &mut off);
+            nodes.iter().for_each(|node| self.check_record(node));
         }
         self.coordinators[c].put_off = off;
     }
@@ -158,7 +167,7 @@ impl Fleet {
             self.summary.count("a store that went back was noticed in an answer", 1);
             self.observe(c, snapshot);
         }
-        let answer = PoolView::of(snapshot, &self.coordinators[c].presence).answer(snapshot, id, sync);
+        let answer = self.view(c, snapshot).answer(snapshot, id, sync);
         if let (Ok(Answer::Instruct(told)), true) = (&answer, position == self.shelf.position()) {
             let Ok(Some((_, keys))) = self.shelf.store.document(&pool()) else {
                 return Some(Err(SyncRefused::NotAdmitted));
@@ -169,6 +178,20 @@ impl Fleet {
         Some(answer)
     }
 
+    /// What answers follow from besides a node's own record; that is looked at once for all who ask at a time.
+    fn view(&mut self, c: usize, snapshot: &Snapshot) -> PoolView {
+        let coordinator = &mut self.coordinators[c];
+        let position = coordinator.copied.position;
+        match coordinator.view {
+            Some((at, view)) if at == position => view,
+            Some(_) | None => {
+                let view = PoolView::of(snapshot, &coordinator.presence);
+                coordinator.view = Some((position, view));
+                view
+            }
+        }
+    }
+
     /// Looks at the copy, at the time until which it was what is stored.
     pub(super) fn observe(&mut self, c: usize, snapshot: &Snapshot) {
         let instead = self.looked_at(snapshot);
@@ -177,7 +200,7 @@ impl Fleet {
         coordinator.life.observe(monotonic, instead.as_ref().unwrap_or(snapshot));
         let presence = self.judged(snapshot, self.coordinators[c].life.presence(snapshot));
         let coordinator = &mut self.coordinators[c];
-        coordinator.presence = presence;
+        (coordinator.presence, coordinator.view) = (presence, None);
         coordinator.seen = snapshot.document.revision;
     }
 

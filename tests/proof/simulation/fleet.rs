@@ -1,6 +1,6 @@
 //! Nodes, coordinators and the messages between them, in virtual seconds.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,13 +35,15 @@ use super::trouble::Troubles;
 
 /// Faults end here; from then on the fleet converges, and rotates on.
 pub(super) const FAULTS_UNTIL: u64 = 1_200;
+/// By then the fleet has converged, ...
+const CONVERGED_BY: u64 = FAULTS_UNTIL + 700;
+/// ... and by then it has made another rotation.
 const END: u64 = 2_700;
 pub(super) const COORDINATORS: usize = 5;
 pub(super) const EPOCH: u64 = 1_700_000_000;
 /// Number of the key that all nodes share at the beginning.
 pub(super) const FIRST_KEY: u64 = 1;
 
-#[derive(Clone)]
 pub(super) enum Event {
     Tick(usize),
     /// A coordinator, its life, the history of the copy that it decided from, and the commit that it began then.
@@ -75,6 +77,33 @@ pub(super) enum Event {
     Plan,
 }
 
+/// An event, ordered by its second; those of one second happen as they were scheduled.
+pub(super) struct Scheduled {
+    at: u64,
+    sequence: u64,
+    event: Event,
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
+}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Scheduled {}
+
 pub(crate) struct Fleet {
     pub(crate) random: Dice,
     pub(crate) shelf: Shelf,
@@ -84,8 +113,7 @@ pub(crate) struct Fleet {
     pub(super) index: BTreeMap<NodeId, usize>,
     pub(super) coordinators: Vec<Coordinator>,
     pub(super) files: Files,
-    pub(super) queue: BinaryHeap<Reverse<(u64, u64)>>,
-    pub(super) events: BTreeMap<u64, Event>,
+    pub(super) queue: BinaryHeap<Reverse<Scheduled>>,
     pub(super) sequence: u64,
     pub(crate) now: u64,
     pub(super) minted: u64,
@@ -95,6 +123,8 @@ pub(crate) struct Fleet {
     /// When a sync was recorded last.
     pub(super) heard_at: u64,
     pub(super) rule_off: Option<RuleOff>,
+    /// Rotations until the fleet had converged.
+    pub(super) rotations_at_peace: u64,
     pub(super) is_told: bool,
     pub(crate) summary: Summary,
 }
@@ -150,6 +180,7 @@ impl Fleet {
                 wake: 0,
                 counters: Counters::default(),
                 is_covered: false,
+                said: BTreeMap::new(),
             });
         }
         let index = nodes.iter().enumerate().map(|(index, node)| (node.id.clone(), index)).collect();
@@ -158,6 +189,7 @@ impl Fleet {
                 life: Life::default(),
                 lives: 0,
                 presence: Presence::default(),
+                view: None,
                 troubles: Troubles::default(),
                 copied: Copied::default(),
                 seen: Revision::ZERO,
@@ -178,7 +210,6 @@ impl Fleet {
             coordinators,
             files,
             queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
             sequence: 0,
             now: 0,
             minted: 100,
@@ -186,6 +217,7 @@ impl Fleet {
             broken_until: 0,
             heard_at: 0,
             rule_off: None,
+            rotations_at_peace: 0,
             is_told: std::env::var_os("TFO_SEED").is_some(),
             summary: Summary::default(),
         };
@@ -214,25 +246,26 @@ impl Fleet {
     }
 
     pub(crate) fn run(mut self) -> Summary {
-        let (mut rotations_at_peace, mut steps) = (None, 0);
-        while let Some(Reverse((at, sequence))) = self.queue.pop() {
+        let mut steps = 0;
+        while let Some(Reverse(Scheduled { at, event, .. })) = self.queue.pop() {
             if at > END {
+                break;
+            }
+            if at >= CONVERGED_BY && at != self.now && self.has_rotated_on() {
                 break;
             }
             (self.now, self.shelf.at) = (at, at);
             steps += 1;
-            let Some(event) = self.events.remove(&sequence) else { continue };
             // These two change neither a kernel nor the covered nodes.
             let is_about_records = matches!(event, Event::Request { .. } | Event::Release { .. } | Event::Flush(_));
             self.happen(event);
             if !is_about_records {
                 self.check();
             }
-            if at >= FAULTS_UNTIL + 700 && rotations_at_peace.is_none() {
-                rotations_at_peace = Some(self.summary.get("rotations"));
+            if at < CONVERGED_BY {
+                self.rotations_at_peace = self.summary.get("rotations");
             }
         }
-        let document = &self.shelf.now().document;
         if self.is_told {
             println!("{:?} {:?}", Barrier::of_all(self.shelf.now()), conflict(self.shelf.now()));
             for c in 0..COORDINATORS {
@@ -240,26 +273,35 @@ impl Fleet {
                 println!("{:?} {:?}", now.presence, handle(self.shelf.now(), now, &Input::Tick, None));
             }
         }
-        assert!(
-            rotations_at_peace.is_some_and(|before| self.summary.get("rotations") > before),
-            "it stopped: {document:?}"
-        );
-        let required = Barrier::of_all(self.shelf.now()).required;
-        let two_slot = self.nodes.iter().filter(|node| node.slot_count == SlotCount::Two).count();
-        assert_eq!(required, two_slot, "not all nodes are back");
+        let document = &self.shelf.now().document;
+        assert!(self.summary.get("rotations") > self.rotations_at_peace, "it stopped: {document:?}");
+        assert_eq!(Barrier::of_all(self.shelf.now()).required, self.two_slot_nodes(), "not all nodes are back");
         self.shelf.check_audit();
         assert_eq!(self.files.pending(), 0, "a file is still proposed");
-        self.summary.count("files that differ at the end", self.files.differing(&self.shelf.now().document) as u64);
+        self.summary.count("files that differ at the end", self.files.differing(document) as u64);
         self.summary.count("steps", steps);
+        self.summary.count("seconds", self.now);
         self.summary.count("promises that a stage has ended", self.promises.ended);
         self.summary.count("promises that a revoke has ended", self.promises.ended_by_revoke);
         self.summary
     }
 
+    fn two_slot_nodes(&self) -> usize {
+        self.nodes.iter().filter(|node| node.slot_count == SlotCount::Two).count()
+    }
+
+    /// Whether what the fleet has to show at the end is there already: it is complete, and has made a rotation.
+    fn has_rotated_on(&self) -> bool {
+        let barrier = Barrier::of_all(self.shelf.now());
+        self.summary.get("rotations") > self.rotations_at_peace
+            && self.files.pending() == 0
+            && barrier.required == self.two_slot_nodes()
+            && barrier.is_passed()
+    }
+
     pub(super) fn at(&mut self, delay: u64, event: Event) {
         self.sequence += 1;
-        self.queue.push(Reverse((self.now + delay, self.sequence)));
-        self.events.insert(self.sequence, event);
+        self.queue.push(Reverse(Scheduled { at: self.now + delay, sequence: self.sequence, event }));
     }
 
     pub(super) fn wake(&mut self, n: usize, delay: u64) {

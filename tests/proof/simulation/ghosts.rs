@@ -68,4 +68,21 @@ impl Fleet {
         }
         self.summary.count("exclusions for absence", absent.len() as u64);
     }
+
+    /// What is taken for a node's report is one that it made in the session that is open (docs/protocol.md#rule-8).
+    pub(super) fn check_record(&self, id: &NodeId) {
+        let record = self.shelf.now().nodes.get(id).filter(|record| record.membership == Membership::Admitted);
+        let Some((record, node)) = record.zip(self.index.get(id).map(|n| &self.nodes[*n])) else { return };
+        let Some((session, fence)) =
+            record.session.zip(record.report.as_ref().and_then(|report| report.fence.as_ref()))
+        else {
+            return;
+        };
+        let said = node.said.get(&session).copied().unwrap_or_default();
+        let (generation, now) = (fence.generation, self.now);
+        assert!(
+            generation <= said,
+            "at {now} s: {id} counts with {generation:?}, and has said {said:?} in its session"
+        );
+    }
 }

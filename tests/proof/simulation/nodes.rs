@@ -1,6 +1,7 @@
 //! The nodes: agents with a file, a kernel and a clock, and clients that come to them.  An install may end anywhere between
 //! answer, file and kernel; requests and answers may be lost, late or repeated.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(super) struct Node {
     pub(super) wake: u64,
     pub(super) counters: Counters,
     pub(super) is_covered: bool,
+    /// Ghost: the highest generation that it has reported in each of its sessions.
+    pub(super) said: BTreeMap<Session, Generation>,
 }
 
 impl Fleet {
@@ -77,6 +80,8 @@ impl Fleet {
         let installed =
             if expected.is_some() && expected == node.kernel { Installed::ReadBack } else { Installed::Failed };
         let foreign = node.kernel.filter(|_| fence.is_none()).map(|slots| slots.primary.fingerprint);
+        let said = node.said.entry(ask.session).or_default();
+        *said = fence.as_ref().map_or(Generation::ZERO, |fence| fence.generation).max(*said);
         let sync = Rc::new(Sync {
             session: ask.session,
             seen: ask.seen,

@@ -1,6 +1,9 @@
 //! Rules that are switched off, so that a test sees that the checks notice.
 
+use std::collections::BTreeMap;
+
 use tfo_engine::rollout::document::Snapshot;
+use tfo_engine::rollout::parts::{Entry, Writes};
 use tfo_engine::rollout::presence::Presence;
 use tfo_engine::rollout::record::{Installed, SlotCount};
 use tfo_engine::rollout::slots::Fence;
@@ -23,12 +26,18 @@ pub(crate) enum RuleOff {
     DetachedFirst,
     /// Time in which no node is heard makes nodes absent.
     Deafness,
+    /// Acks count for a node whatever session they were made in: also those of a coordinator that stood still, and writes
+    /// them when their nodes have been elsewhere for long.
+    AcksOfOpenSessions,
 }
 
 impl Fleet {
     /// A rule of this module is off: then nothing else stops the fleet, so that every seed comes to the exclusion.
     pub(super) fn is_about_ears(&self) -> bool {
-        matches!(self.rule_off, Some(RuleOff::Blindness | RuleOff::DetachedFirst | RuleOff::Deafness))
+        matches!(
+            self.rule_off,
+            Some(RuleOff::Blindness | RuleOff::DetachedFirst | RuleOff::Deafness | RuleOff::AcksOfOpenSessions)
+        )
     }
 
     /// A presence under a rule that is off.
@@ -66,4 +75,22 @@ pub(super) fn all_acked(snapshot: &Snapshot) -> Snapshot {
         }
     }
     snapshot
+}
+
+/// Acks that are taken for those of their nodes' open sessions.
+pub(super) fn unfenced(queue: Writes, stored: &Snapshot) -> Writes {
+    let mut writes = Writes { acks: BTreeMap::new(), ..queue };
+    for (node, later) in queue.acks {
+        let record = stored.nodes.get(&node);
+        match record.and_then(|record| record.session).filter(|open| *open != later.session) {
+            Some(session) => {
+                let answers = record.and_then(|record| record.exclusion);
+                writes.entries.insert(node, Entry { session, answers, first: later.ack });
+            }
+            None => {
+                writes.acks.insert(node, later);
+            }
+        }
+    }
+    writes
 }

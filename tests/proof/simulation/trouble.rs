@@ -14,6 +14,9 @@ use super::held::Held;
 use super::rules::RuleOff;
 use super::shelf::{Copy, PutOff};
 
+/// How long a coordinator stands still that others take for dead.
+const ZOMBIE_SECS: u64 = 40;
+
 /// What keeps one coordinator from the store or from the nodes, each until a time.
 #[derive(Default)]
 pub(super) struct Troubles {
@@ -81,7 +84,7 @@ impl Fleet {
         coordinator.life = Life::default();
         coordinator.seen = Revision::ZERO;
         coordinator.put_off = PutOff::default();
-        coordinator.presence = Presence::default();
+        (coordinator.presence, coordinator.view) = (Presence::default(), None);
         coordinator.lives += 1;
         coordinator.is_up = false;
         if self.random.once_in(2) {
@@ -201,6 +204,7 @@ impl Fleet {
         }
         let again = match self.rule_off {
             None | Some(RuleOff::Barriers | RuleOff::Promise | RuleOff::FileProposes) => return self.black_out(),
+            Some(RuleOff::AcksOfOpenSessions) => self.stop_with_acks(),
             Some(RuleOff::Deafness) => {
                 self.black_out();
                 550
@@ -219,6 +223,25 @@ impl Fleet {
             }
         };
         self.at(again, Event::Plan);
+    }
+
+    /// A coordinator stands still before it has written what its nodes reported; they are made anew meanwhile, and come
+    /// back elsewhere a little before it does what it was about to do.  Until when nothing else is to be planned.
+    fn stop_with_acks(&mut self) -> u64 {
+        let has_acks = |c: &usize| self.coordinators[*c].is_up && !self.coordinators[*c].put_off.queue.acks.is_empty();
+        let Some(c) = (0..COORDINATORS).find(has_acks) else { return 1 };
+        let others = (0..COORDINATORS).filter(|other| *other != c && self.coordinators[*other].is_up);
+        let Some(next) = others.min_by_key(|other| self.coordinators[*other].copied.lag_secs) else { return 1 };
+        let nodes: Vec<usize> = self.coordinators[c].put_off.queue.acks.keys().map(|id| self.index[id]).collect();
+        self.coordinators[c].troubles.paused_until = self.now + ZOMBIE_SECS;
+        for n in nodes {
+            self.reimage(n);
+            let away = ZOMBIE_SECS - 1 - self.random.below(3);
+            let node = &mut self.nodes[n];
+            (node.coordinator, node.away_until) = (next, self.now + away);
+            self.wake(n, away);
+        }
+        60
     }
 
     /// No node reaches any coordinator.
