@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use super::error::Refusal;
+use super::error::{CommitError, Refusal};
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
+use tfo_engine::rollout::parts::{Stamp, Writer};
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::Epoch;
 use tfo_model::key::TfoKey;
@@ -81,4 +82,9 @@ fn plan_keys<'a>(held: &BTreeSet<PoolKey>, next: &Document, keys: &'a KeyRing) -
     }
     let keep = holds.intersection(held).map(|key| key.epoch).collect();
     Ok(KeyPlan { keep, add, erases: held.difference(&holds).next().is_some() })
+}
+
+/// Whether the writer's last beat is the one that it names.
+pub(super) fn fence(by: &Writer, stored: Option<Stamp>) -> Result<(), CommitError> {
+    if by.last == stored { Ok(()) } else { Err(CommitError::Fenced { name: by.name.clone(), stored }) }
 }

@@ -2,9 +2,9 @@
 
 use super::error::{CommitError, StoreError};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use tfo_engine::rollout::parts::{PoolContent, Writes};
+use tfo_engine::rollout::parts::{PoolContent, Writer, Writes};
 use tfo_model::count::Revision;
-use tfo_model::ids::{CoordinatorName, PoolName};
+use tfo_model::ids::PoolName;
 
 /// Position of a pool's stored state: differs from an earlier one if and only if something was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -103,22 +103,28 @@ pub trait Store: ReadStore {
     fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError>;
 
     /// Commits a proposal in one transaction, durable when it returns: the document if the stored revision is the
-    /// expected one, the exclusions, the audit entry, the new keys of the document (taken from `keys`), and the erasure of the keys that it no longer holds.
+    /// expected one and `by` has written its last beat as it says, the exclusions, the audit entry, the new keys of the document (taken from `keys`), and the erasure of the keys that it no longer holds.
     ///
     /// # Errors
     /// [`CommitError::Conflict`]: another writer was faster; load and decide again.
+    /// [`CommitError::Fenced`]: another process has taken the name of `by` over, or the store has gone back.
     /// [`CommitError::Refused`]: the proposal breaks a rule of the store, which is a bug.  Each of them changes nothing.
-    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError>;
+    fn commit(&self, pool: &PoolName, by: &Writer, proposal: &Proposal, keys: &KeyRing)
+    -> Result<Erasure, CommitError>;
 
     /// Writes into the roster of the coordinator `by` in one transaction, durable when it returns.  No other writer may
-    /// write there, so there is nothing to compare.
+    /// write there, so there is nothing to compare but the writer's last beat: a process that lost its name, or that the
+    /// store has forgotten, writes nothing.
+    ///
+    /// A beat fences the writer's earlier calls: one whose outcome is open ([`StoreError::outcome_is_open`]) has taken effect
+    /// when a later beat is written, or never will, and the next [`Self::follow`] tells which.
     ///
     /// An admission is a call of its own, or shares one with others that wait for it (rule 7); later syncs are collected.
     ///
     /// # Errors
-    /// Fails if the pool is unknown, there are more than [`PARTS_MAX`](crate::PARTS_MAX) parts, or the store cannot be
-    /// written.
-    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError>;
+    /// Fails if the pool is unknown, there are more than [`PARTS_MAX`](crate::PARTS_MAX) parts, the store cannot be
+    /// written, or with [`CommitError::Fenced`] as [`Self::commit`].
+    fn write(&self, pool: &PoolName, by: &Writer, writes: &Writes) -> Result<(), CommitError>;
 
     /// Brings a copy of a pool up to what is stored now: by what was written since, if that is known, otherwise by reading
     /// all of it.  A coordinator's own writes come into its copy in this way and in no other.
@@ -126,13 +132,6 @@ pub trait Store: ReadStore {
     /// # Errors
     /// Fails if the store cannot be read, or has no such pool; the copy is as it was.
     fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError>;
-
-    /// After a commit or a write whose outcome is open ([`StoreError::outcome_is_open`]): once this returns it has taken
-    /// effect, or never will, and the next [`Self::follow`] tells which.
-    ///
-    /// # Errors
-    /// Fails if the store cannot be written; the outcome is still open.
-    fn settle(&self) -> Result<(), StoreError>;
 
     /// Tries again to erase what an earlier commit could not.  Cheap if nothing is left.
     ///

@@ -1,8 +1,9 @@
 //! The errors of a store, with the place and a remedy for the operator.
 
 use super::limits::PARTS_MAX;
+use tfo_engine::rollout::parts::Stamp;
 use tfo_model::count::{Epoch, Revision};
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::problem::{Problem, chain};
 
 /// The cause below an error.
@@ -242,6 +243,14 @@ pub enum CommitError {
         expected: Revision,
         /// The stored revision.
         stored: Revision,
+    },
+    /// The writer's last beat is not the one that it names (docs/protocol.md#rule-18).
+    #[error("the last beat of coordinator {name} is another one than this process wrote")]
+    Fenced {
+        /// Name of the writer.
+        name: CoordinatorName,
+        /// Its last beat that is stored.
+        stored: Option<Stamp>,
     },
     /// The pool does not exist.
     #[error("pool {pool} does not exist")]

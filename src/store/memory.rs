@@ -9,9 +9,9 @@ use super::error::{CommitError, Refusal, StoreError, gone};
 use super::journal::{Change, Journal};
 use super::limits::{AUDIT_KEPT, AUDIT_READ_MAX, PARTS_MAX};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use tfo_engine::rollout::parts::{PoolContent, Writes};
+use tfo_engine::rollout::parts::{PoolContent, Writer, Writes};
 use tfo_model::count::Revision;
-use tfo_model::ids::{CoordinatorName, PoolName};
+use tfo_model::ids::PoolName;
 
 /// Pools in memory.
 #[derive(Debug, Default)]
@@ -125,9 +125,16 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
+    fn commit(
+        &self,
+        pool: &PoolName,
+        by: &Writer,
+        proposal: &Proposal,
+        keys: &KeyRing,
+    ) -> Result<Erasure, CommitError> {
         let mut pools = self.lock();
         let stored = pools.get_mut(pool).ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
+        check::fence(by, stored.content.parts().stamp(&by.name))?;
         let document = stored.document();
         if document.revision != proposal.expected {
             return Err(CommitError::Conflict { expected: proposal.expected, stored: document.revision });
@@ -143,17 +150,18 @@ impl Store for MemoryStore {
         Ok(Erasure::Done)
     }
 
-    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError> {
+    fn write(&self, pool: &PoolName, by: &Writer, writes: &Writes) -> Result<(), CommitError> {
         if writes.len() > PARTS_MAX {
             return Err(Refusal::TooManyParts.into());
         }
         let mut pools = self.lock();
         let stored = pools.get_mut(pool).ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
+        check::fence(by, stored.content.parts().stamp(&by.name))?;
         if !writes.is_empty() {
             let before = stored.head();
-            stored.content.write(by, writes);
+            stored.content.write(&by.name, writes);
             stored.part_writes += 1;
-            let (change, after) = (Change::Written(Arc::new((by.clone(), writes.clone()))), stored.head());
+            let (change, after) = (Change::Written(Arc::new((by.name.clone(), writes.clone()))), stored.head());
             stored.journal.push(before, change, after);
         }
         Ok(())
@@ -169,15 +177,10 @@ impl Store for MemoryStore {
         let changes = stored.journal.between(copy.head, head);
         match &changes {
             Some(changes) => changes.iter().for_each(|change| change.apply(&mut copy.content)),
-            None => copy.content = stored.content.clone(),
+            None => copy.content.read_again(stored.content.clone()),
         }
         (copy.head, copy.keys) = (head, stored.duplicate_keys());
         Ok(if changes.is_some() { News::Followed } else { News::ReadAgain })
-    }
-
-    fn settle(&self) -> Result<(), StoreError> {
-        // No call of it has an open outcome.
-        Ok(())
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {

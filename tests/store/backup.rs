@@ -10,14 +10,14 @@ use tfo_coordinator::backup::{Existing, Exported, export, export_dated, import};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Input, Now, Step};
-use tfo_engine::rollout::parts::Writes;
+use tfo_engine::rollout::parts::{Writer, Writes};
 use tfo_engine::rollout::presence::Life;
 use tfo_engine::rollout::record::{Installed, NodeRecord, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, Slots};
 use tfo_engine::rollout::sync::{PoolView, Recording, Sync, SyncRefused, record};
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::{Action, BlockedBy};
-use tfo_model::ids::{CoordinatorName, PoolName};
+use tfo_model::ids::PoolName;
 use tfo_model::node::{KeySource, Session};
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
@@ -26,7 +26,9 @@ use tfo_store::{
     CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, SqliteReader, Store, StoreError,
 };
 
-use super::walk::{self, Seen, coordinator, dice, exclude, make, node, pool_name, proposal, ring, rotate, see, step};
+use super::walk::{
+    self, Seen, coordinator, dice, exclude, hand, make, node, pool_name, proposal, ring, rotate, see, step,
+};
 use super::{kek, open};
 
 const SEED: u64 = 17;
@@ -48,7 +50,8 @@ fn fill(store: &dyn Store) {
 fn turn(store: &dyn Store, pool: &PoolName) {
     let document = store.load(pool).unwrap().unwrap().content.snapshot().document.clone();
     let next = proposal(&document, |document| rotate(SEED, document));
-    let _erasure = store.commit(pool, &next, &ring(SEED, document.next_epoch)).unwrap();
+    let _erasure =
+        store.commit(pool, &hand(store, pool, &coordinator(1)), &next, &ring(SEED, document.next_epoch)).unwrap();
 }
 
 /// Everything in a store, as an import makes it: the count of record writes starts at zero again.
@@ -340,17 +343,20 @@ impl Store for FullStore<'_> {
         }
         self.inner.create(pool, image)
     }
-    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
-        self.inner.commit(pool, proposal, keys)
+    fn commit(
+        &self,
+        pool: &PoolName,
+        by: &Writer,
+        proposal: &Proposal,
+        keys: &KeyRing,
+    ) -> Result<Erasure, CommitError> {
+        self.inner.commit(pool, by, proposal, keys)
     }
-    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError> {
+    fn write(&self, pool: &PoolName, by: &Writer, writes: &Writes) -> Result<(), CommitError> {
         self.inner.write(pool, by, writes)
     }
     fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
         self.inner.follow(pool, copy)
-    }
-    fn settle(&self) -> Result<(), StoreError> {
-        self.inner.settle()
     }
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
         self.inner.erase_leftovers()
@@ -401,7 +407,8 @@ fn a_backup_beside_a_serving_coordinator_is_one_state() {
                     if pausing { Action::Pause } else { Action::Resume }
                 });
                 exclude(&mut next, &stored, &node(1));
-                let _erasure = store.commit(&pool, &next, &KeyRing::default()).unwrap();
+                let _erasure =
+                    store.commit(&pool, &hand(&store, &pool, &coordinator(1)), &next, &KeyRing::default()).unwrap();
             }
         });
         let (_end, started) = (SetAtEnd(&done), tfo_testbed::now());
@@ -465,7 +472,7 @@ fn an_imported_pool_waits_for_its_nodes_and_freezes_if_they_are_ahead() {
             Recording::Later(later) => drop(writes.acks.insert(node(77), later)),
             Recording::Stale => panic!("it says more"),
         }
-        store.write(&pool, &by, &writes).unwrap();
+        store.write(&pool, &hand(store, &pool, &by), &writes).unwrap();
     };
     let (document, slots) = told(&source);
     report(&source, &sync_of(&document, document.generation, slots));

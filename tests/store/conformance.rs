@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tfo_engine::rollout::document::{KeyRing, Snapshot, Stage};
-use tfo_engine::rollout::parts::{Parts, PoolContent, Writes};
+use tfo_engine::rollout::parts::{Parts, PoolContent, Stamp, Writer, Writes};
 use tfo_engine::rollout::record::{Exclusion, Membership};
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};
@@ -14,7 +14,9 @@ use tfo_store::{
     AUDIT_READ_MAX, CommitError, MemoryStore, News, PARTS_MAX, PoolImage, PoolState, ReadStore, Refusal, Store,
 };
 
-use super::walk::{self, coordinator, exclude, make, node, pool_name, proposal, ring, rotate, see, step, touch};
+use super::walk::{
+    self, beat, coordinator, exclude, hand, make, node, pool_name, proposal, ring, rotate, see, step, touch,
+};
 
 const SEED: u64 = 7;
 fn pool() -> tfo_model::ids::PoolName {
@@ -33,7 +35,8 @@ fn snapshot(store: &dyn Store) -> Snapshot {
 fn advance(store: &dyn Store) {
     let document = snapshot(store).document;
     let next = proposal(&document, |document| rotate(SEED, document));
-    let _erasure = store.commit(&pool(), &next, &ring(SEED, document.next_epoch)).unwrap();
+    let _erasure =
+        store.commit(&pool(), &hand(store, &pool(), &coordinator(1)), &next, &ring(SEED, document.next_epoch)).unwrap();
 }
 
 pub(crate) fn a_pool_is_made_once(store: &dyn Store) {
@@ -88,15 +91,16 @@ pub(crate) fn a_commit_counts_once(store: &dyn Store) {
     make(store, &pool(), SEED).unwrap();
     let next = proposal(&snapshot(store).document, |document| rotate(SEED, document));
     let keys = ring(SEED, Epoch::FIRST);
-    let _erasure = store.commit(&pool(), &next, &keys).unwrap();
+    let _erasure = store.commit(&pool(), &hand(store, &pool(), &coordinator(1)), &next, &keys).unwrap();
     assert_eq!(snapshot(store).document, next.document);
     // An answer that was lost: the same proposal again is a conflict, not a second commit.
-    match store.commit(&pool(), &next, &keys) {
+    match store.commit(&pool(), &hand(store, &pool(), &coordinator(1)), &next, &keys) {
         Err(CommitError::Conflict { expected, stored }) => assert_eq!((expected.get(), stored.get()), (0, 1)),
         other => panic!("{other:?}"),
     }
     assert_eq!(store.audit(&pool(), Revision::ZERO).unwrap(), std::slice::from_ref(&next.audit));
-    let nowhere = store.commit(&pool_name("nowhere"), &next, &keys);
+    let nowhere =
+        store.commit(&pool_name("nowhere"), &hand(store, &pool_name("nowhere"), &coordinator(1)), &next, &keys);
     assert!(matches!(nowhere, Err(CommitError::NoPool { .. })));
 }
 
@@ -104,7 +108,7 @@ pub(crate) fn a_commit_is_all_or_nothing(store: &dyn Store) {
     make(store, &pool(), SEED).unwrap();
     advance(store);
     let by = coordinator(1);
-    store.write(&pool(), &by, &touch(&snapshot(store), &by, [node(1)])).unwrap();
+    store.write(&pool(), &hand(store, &pool(), &by), &touch(&snapshot(store), &by, [node(1)])).unwrap();
     let before = see(store, &pool()).unwrap();
     let stored = before.content.snapshot().clone();
     let mut next = proposal(&stored.document, |document| rotate(SEED, document));
@@ -112,13 +116,13 @@ pub(crate) fn a_commit_is_all_or_nothing(store: &dyn Store) {
     exclude(&mut next, &stored, &node(2));
     next.expected = Revision::new(7);
     next.document.revision = Revision::new(8);
-    match store.commit(&pool(), &next, &ring(SEED, epoch(2))) {
+    match store.commit(&pool(), &hand(store, &pool(), &coordinator(1)), &next, &ring(SEED, epoch(2))) {
         Err(CommitError::Conflict { stored, .. }) => assert_eq!(stored, before.head.revision),
         other => panic!("{other:?}"),
     }
     assert_eq!(see(store, &pool()), Some(before), "neither document, exclusion, key nor audit entry");
     (next.expected, next.document.revision) = (stored.document.revision, next.audit.revision);
-    let _erasure = store.commit(&pool(), &next, &ring(SEED, epoch(2))).unwrap();
+    let _erasure = store.commit(&pool(), &hand(store, &pool(), &coordinator(1)), &next, &ring(SEED, epoch(2))).unwrap();
     let after = see(store, &pool()).unwrap();
     let snapshot = after.content.snapshot();
     assert_eq!((&snapshot.document, after.audit.last()), (&next.document, Some(&next.audit)));
@@ -138,7 +142,7 @@ pub(crate) fn what_breaks_the_rules_is_refused(store: &dyn Store) {
     let refused = |change: &dyn Fn(&mut tfo_engine::rollout::document::Proposal)| {
         let mut bad = good();
         change(&mut bad);
-        match store.commit(&pool(), &bad, &ring(SEED, epoch(9))) {
+        match store.commit(&pool(), &hand(store, &pool(), &coordinator(1)), &bad, &ring(SEED, epoch(9))) {
             Err(CommitError::Refused(why)) => why,
             other => panic!("{other:?}"),
         }
@@ -169,7 +173,7 @@ pub(crate) fn what_breaks_the_rules_is_refused(store: &dyn Store) {
     });
     assert_eq!(of_another_revision, Refusal::Exclusion);
     assert_eq!(see(store, &pool()).as_ref(), Some(&before));
-    let _erasure = store.commit(&pool(), &good(), &KeyRing::default()).unwrap();
+    let _erasure = store.commit(&pool(), &hand(store, &pool(), &coordinator(1)), &good(), &KeyRing::default()).unwrap();
 }
 
 pub(crate) fn keys_come_back_and_go(store: &dyn Store) {
@@ -193,7 +197,7 @@ pub(crate) fn keys_come_back_and_go(store: &dyn Store) {
         document.stage = Stage::Steady { current: walk::named(SEED, epoch(1)), backup: None };
         Action::Recover
     });
-    let refused = store.commit(&pool(), &back, &KeyRing::default());
+    let refused = store.commit(&pool(), &hand(store, &pool(), &coordinator(1)), &back, &KeyRing::default());
     assert!(matches!(refused, Err(CommitError::Refused(Refusal::KeyMissing { epoch: gone })) if gone == epoch(1)));
     // Another key under an epoch that is held takes the place of the old bytes (a recover).
     let other = SEED + 1;
@@ -201,7 +205,8 @@ pub(crate) fn keys_come_back_and_go(store: &dyn Store) {
         document.stage = Stage::Steady { current: walk::named(other, epoch(4)), backup: None };
         Action::Recover
     });
-    let _erasure = store.commit(&pool(), &replaced, &ring(other, epoch(4))).unwrap();
+    let _erasure =
+        store.commit(&pool(), &hand(store, &pool(), &coordinator(1)), &replaced, &ring(other, epoch(4))).unwrap();
     let (_, keys) = store.document(&pool()).unwrap().unwrap();
     assert_eq!(keys.epochs().collect::<Vec<_>>(), [epoch(4)]);
     assert!(keys.key(epoch(4)).unwrap().same_as(&walk::key(other, epoch(4))));
@@ -209,15 +214,15 @@ pub(crate) fn keys_come_back_and_go(store: &dyn Store) {
 
 pub(crate) fn each_coordinator_writes_its_own_roster(store: &dyn Store) {
     let [one, two] = [1, 2].map(coordinator);
-    let nowhere = store.write(&pool(), &one, &Writes::default());
+    let nowhere = store.write(&pool(), &hand(store, &pool(), &one), &Writes::default());
     assert!(matches!(nowhere, Err(CommitError::NoPool { .. })));
     make(store, &pool(), SEED).unwrap();
     let head = store.head(&pool()).unwrap();
-    store.write(&pool(), &one, &Writes::default()).unwrap();
+    store.write(&pool(), &hand(store, &pool(), &one), &Writes::default()).unwrap();
     assert_eq!(store.head(&pool()).unwrap(), head, "nothing written, nothing told");
     let write = |by, nodes: &[u64]| {
         let writes = touch(&snapshot(store), by, nodes.iter().copied().map(node));
-        store.write(&pool(), by, &writes).unwrap();
+        store.write(&pool(), &hand(store, &pool(), by), &writes).unwrap();
         writes
     };
     write(&one, &[1, 2, 3]);
@@ -225,19 +230,57 @@ pub(crate) fn each_coordinator_writes_its_own_roster(store: &dyn Store) {
     assert_eq!((later.entries.len(), later.acks.len()), (0, 3));
     // Node 2 opens a session at the other coordinator: what the first one writes of it counts for nothing any more.
     write(&two, &[2]);
-    store.write(&pool(), &one, &later).unwrap();
+    store.write(&pool(), &hand(store, &pool(), &one), &later).unwrap();
     let merged = snapshot(store).nodes;
     let seen = |number| (merged[&node(number)].coordinator.clone(), merged[&node(number)].syncs);
     assert_eq!([1, 2, 3].map(seen), [(Some(one.clone()), 2), (Some(two.clone()), 3), (Some(one.clone()), 2)]);
     // What is removed from one roster stays in the other.
     for (by, left) in [(&one, Some(3)), (&two, None)] {
         let removed = Writes { removed: [node(2), node(77)].into(), ..Writes::default() };
-        store.write(&pool(), by, &removed).unwrap();
+        store.write(&pool(), &hand(store, &pool(), by), &removed).unwrap();
         assert_eq!(snapshot(store).nodes.get(&node(2)).map(|record| record.syncs), left);
     }
     let many = touch(&snapshot(store), &one, (0..=PARTS_MAX as u64).map(node));
-    let refused = store.write(&pool(), &one, &many);
+    let refused = store.write(&pool(), &hand(store, &pool(), &one), &many);
     assert!(matches!(refused, Err(CommitError::Refused(Refusal::TooManyParts))));
+}
+
+/// A writer that does not know its own last beat is another process, or one whose store went back (rule 18).
+pub(crate) fn a_beat_fences_what_its_writer_sent_before(store: &dyn Store) {
+    make(store, &pool(), SEED).unwrap();
+    let [one, two] = [1, 2].map(coordinator);
+    let beats = |by: &Writer| {
+        let next = beat(by.last);
+        let writes = Writes { beat: Some(next.clone()), ..Writes::default() };
+        store.write(&pool(), by, &writes).map(|()| Writer { last: Some(next.stamp), ..by.clone() })
+    };
+    let new = Writer::new(one.clone());
+    let first = beats(&new).unwrap();
+    let second = beats(&first).unwrap();
+    let stored = second.last;
+    let nodes = |by: &Writer| touch(&snapshot(store), &by.name, [node(1)]);
+    let commit = |by: &Writer| {
+        let document = snapshot(store).document;
+        let next = proposal(&document, |document| rotate(SEED, document));
+        store.commit(&pool(), by, &next, &ring(SEED, document.next_epoch))
+    };
+    let ahead = Writer { last: Some(stored.unwrap().next()), ..second.clone() };
+    let another = Writer { last: Some(Stamp::taken_over(stored)), ..second.clone() };
+    let head = store.head(&pool()).unwrap();
+    for fenced in [&new, &first, &ahead, &another] {
+        for refused in [store.write(&pool(), fenced, &nodes(fenced)), beats(fenced).map(drop), commit(fenced).map(drop)]
+        {
+            let Err(CommitError::Fenced { name, stored: found }) = refused else { panic!("{fenced:?}: {refused:?}") };
+            assert_eq!((name, found), (one.clone(), stored));
+        }
+        assert_eq!(store.head(&pool()).unwrap(), head, "{fenced:?}: nothing is changed");
+    }
+    // Another name has beats of its own, and the right hand writes.
+    store.write(&pool(), &Writer::new(two.clone()), &nodes(&Writer::new(two))).unwrap();
+    store.write(&pool(), &second, &nodes(&second)).unwrap();
+    let _erasure = commit(&second).unwrap();
+    let beats = store.load(&pool()).unwrap().unwrap().content.snapshot().beats.clone();
+    assert_eq!(beats.into_iter().map(|(by, beat)| (by, Some(beat.stamp))).collect::<Vec<_>>(), [(one, stored)]);
 }
 
 /// One that any sync ends holds for the session that it closes; an operator's for each session that does not name it.
@@ -249,7 +292,9 @@ pub(crate) fn an_exclusion_meets_the_sessions_that_it_knows(store: &dyn Store) {
         let stored = snapshot(store);
         let mut next = proposal(&stored.document, |document| rotate(SEED, document));
         change(&mut next, &stored);
-        let _erasure = store.commit(&pool(), &next, &ring(SEED, stored.document.next_epoch)).unwrap();
+        let _erasure = store
+            .commit(&pool(), &hand(store, &pool(), &coordinator(1)), &next, &ring(SEED, stored.document.next_epoch))
+            .unwrap();
     };
     let excluded = |cause| {
         move |next: &mut tfo_engine::rollout::document::Proposal, stored: &Snapshot| {
@@ -261,7 +306,13 @@ pub(crate) fn an_exclusion_meets_the_sessions_that_it_knows(store: &dyn Store) {
         let stored = snapshot(store);
         let mut entry = touch(&stored, &coordinator(2), [node(1)]).entries.remove(&node(1)).unwrap();
         entry.answers = answers(entry.answers);
-        store.write(&pool(), &by, &Writes { entries: [(node(1), entry)].into(), ..Writes::default() }).unwrap();
+        store
+            .write(
+                &pool(),
+                &hand(store, &pool(), &by),
+                &Writes { entries: [(node(1), entry)].into(), ..Writes::default() },
+            )
+            .unwrap();
     };
     open(|_| None);
     for cause in [Exclusion::Absent, Exclusion::LeftBehind, Exclusion::Forgotten] {
@@ -288,7 +339,9 @@ pub(crate) fn an_exclusion_meets_the_sessions_that_it_knows(store: &dyn Store) {
     open(|answers| answers);
     assert_eq!(membership(), Membership::Excluded(Exclusion::Denied), "whatever the session");
     // The last one goes with its node.
-    store.write(&pool(), &by, &Writes { removed: [cp.clone()].into(), ..Writes::default() }).unwrap();
+    store
+        .write(&pool(), &hand(store, &pool(), &by), &Writes { removed: [cp.clone()].into(), ..Writes::default() })
+        .unwrap();
     assert!(snapshot(store).nodes[&cp].coordinator.is_none());
     commit(&|next, _| next.dropped = [node(1)].into());
     assert!(snapshot(store).nodes.is_empty());
@@ -305,14 +358,21 @@ pub(crate) fn a_read_is_one_snapshot(store: &dyn Store) {
                 let stored = snapshot(store);
                 let mut next = proposal(&stored.document, |document| rotate(SEED, document));
                 exclude(&mut next, &stored, &node(1));
-                let _erasure = store.commit(&pool(), &next, &ring(SEED, stored.document.next_epoch)).unwrap();
+                let _erasure = store
+                    .commit(
+                        &pool(),
+                        &hand(store, &pool(), &coordinator(1)),
+                        &next,
+                        &ring(SEED, stored.document.next_epoch),
+                    )
+                    .unwrap();
             }
             done.store(true, Ordering::Release);
         });
         let mut last = 0;
         while !done.load(Ordering::Acquire) {
             let state = store.load(&pool()).unwrap().unwrap();
-            let Snapshot { document, nodes } = state.content.snapshot();
+            let Snapshot { document, nodes, .. } = state.content.snapshot();
             let revision = document.revision;
             let excluded = nodes.get(&node(1)).and_then(|record| record.exclusion);
             assert_eq!(revision, excluded.unwrap_or(Revision::ZERO));
@@ -336,14 +396,19 @@ pub(crate) fn two_writers_lose_nothing(store: &dyn Store) {
             let stored = snapshot(store);
             let mut next = proposal(&stored.document, |document| rotate(SEED, document));
             next.audit.reason = format!("{me} {done}");
-            match store.commit(&pool(), &next, &ring(SEED, stored.document.next_epoch)) {
+            match store.commit(
+                &pool(),
+                &hand(store, &pool(), &coordinator(1)),
+                &next,
+                &ring(SEED, stored.document.next_epoch),
+            ) {
                 Ok(_erasure) => done += 1,
                 Err(CommitError::Conflict { .. }) => {
                     conflicts.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(other) => panic!("{other:?}"),
             }
-            store.write(&pool(), &by, &touch(&snapshot(store), &by, [node(me)])).unwrap();
+            store.write(&pool(), &hand(store, &pool(), &by), &touch(&snapshot(store), &by, [node(me)])).unwrap();
             written.fetch_add(1, Ordering::Relaxed);
         }
     };
@@ -385,8 +450,6 @@ pub(crate) fn a_copy_follows(store: &dyn Store) {
             assert_eq!(fingerprints(copy), fingerprints(&read), "step {index}");
         }
     }
-    store.settle().unwrap();
-    assert_eq!(store.follow(&pool(), &mut copy).unwrap(), News::Same, "settling writes nothing");
     // A copy of another history is read again.
     copy.head.part_writes += 1_000;
     assert_eq!(store.follow(&pool(), &mut copy).unwrap(), News::ReadAgain);

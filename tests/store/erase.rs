@@ -8,7 +8,7 @@ use tfo_model::count::Epoch;
 use tfo_model::ids::PoolName;
 use tfo_store::{Erasure, ReadStore, SqliteStore, Store};
 
-use super::walk::{self, exclude, key, make, node, pool_name, proposal, ring, rotate};
+use super::walk::{self, coordinator, exclude, hand, key, make, node, pool_name, proposal, ring, rotate};
 use super::{kek, open};
 
 /// Bytes of a slot in `sealed.slots`: epoch, then nonce, ciphertext and tag.
@@ -96,7 +96,9 @@ fn advance(store: &SqliteStore, pool: &PoolName, seed: u64) -> (Erasure, Epoch) 
     let snapshot = store.load(pool).unwrap().unwrap().content.snapshot().clone();
     let mut next = proposal(&snapshot.document, |document| rotate(seed, document));
     exclude(&mut next, &snapshot, &node(snapshot.document.revision.get() % 30));
-    let erasure = store.commit(pool, &next, &ring(seed, snapshot.document.next_epoch)).unwrap();
+    let erasure = store
+        .commit(pool, &hand(store, pool, &coordinator(1)), &next, &ring(seed, snapshot.document.next_epoch))
+        .unwrap();
     (erasure, next.document.next_epoch)
 }
 

@@ -64,6 +64,7 @@ suite! {
     what_breaks_the_rules_is_refused,
     keys_come_back_and_go,
     each_coordinator_writes_its_own_roster,
+    a_beat_fences_what_its_writer_sent_before,
     an_exclusion_meets_the_sessions_that_it_knows,
     a_read_is_one_snapshot,
     two_writers_lose_nothing,

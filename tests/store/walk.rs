@@ -7,7 +7,7 @@ use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{
     Actor, AuditEntry, Document, KeyRing, Pause, PauseCause, Proposal, Snapshot, Stage, Wave,
 };
-use tfo_engine::rollout::parts::{Ack, Entry, Excluded, Later, Parts, PoolContent, Writes};
+use tfo_engine::rollout::parts::{Ack, Beat, Entry, Excluded, Later, Parts, PoolContent, Stamp, Writer, Writes};
 use tfo_engine::rollout::policy::{Policy, Share, WaveRule};
 use tfo_engine::rollout::record::{Exclusion, Installed, Report, SlotCount};
 use tfo_engine::rollout::slots::PoolKey;
@@ -75,6 +75,18 @@ pub(crate) fn coordinator(number: u64) -> CoordinatorName {
     format!("coordinator{number}.example.org").parse().unwrap()
 }
 
+/// The hand of a coordinator, as it would be after its last beat.
+pub(crate) fn hand(store: &dyn ReadStore, pool: &PoolName, by: &CoordinatorName) -> Writer {
+    let stored = store.load(pool).unwrap();
+    Writer { name: by.clone(), last: stored.and_then(|stored| stored.content.parts().stamp(by)) }
+}
+
+/// The next beat of a coordinator.
+pub(crate) fn beat(before: Option<Stamp>) -> Beat {
+    let stamp = before.map_or_else(|| Stamp::taken_over(None), Stamp::next);
+    Beat { stamp, vouches: stamp.number > 1, at: UnixTime::from_secs(1_700_000_000 + stamp.number), tally: None }
+}
+
 /// What is stored of a node's sync: it only reports, so no barrier waits for it.
 pub(crate) fn ack(syncs: u64) -> Ack {
     let report = Report {
@@ -100,7 +112,7 @@ pub(crate) fn touch(snapshot: &Snapshot, by: &CoordinatorName, nodes: impl IntoI
         let ack = ack(syncs + 1);
         match (record, session) {
             (Some(record), Some(session)) if record.coordinator.as_ref() == Some(by) && syncs % 3 != 0 => {
-                writes.acks.insert(node, Later { session, ack });
+                writes.acks.insert(node, Later { session, ack, silent: false });
             }
             _ => {
                 let session = Session { ordinal: session.map_or(1, |before| before.ordinal + 1), nonce: syncs };
@@ -175,13 +187,13 @@ pub(crate) fn step(store: &dyn Store, pool: &PoolName, seed: u64, index: u64) ->
     let (mut rng, snapshot) = (dice(seed, index), state.content.snapshot());
     let keys = ring(seed, snapshot.document.next_epoch);
     let by = coordinator(rng.below(2));
-    let writes = match rng.below(10) {
+    let mut writes = match rng.below(10) {
         0..5 => {
             let mut proposal = proposal(&snapshot.document, |document| rotate(seed, document));
             for _ in 0..rng.below(3) {
                 exclude(&mut proposal, snapshot, &node(rng.below(20)));
             }
-            let _erasure = store.commit(pool, &proposal, &keys)?;
+            let _erasure = store.commit(pool, &hand(store, pool, &coordinator(1)), &proposal, &keys)?;
             return Ok(());
         }
         5 => {
@@ -189,7 +201,7 @@ pub(crate) fn step(store: &dyn Store, pool: &PoolName, seed: u64, index: u64) ->
                 document.paused = if document.paused.is_none() { Some(pause()) } else { None };
                 if document.paused.is_some() { Action::Pause } else { Action::Resume }
             });
-            let _erasure = store.commit(pool, &proposal, &keys)?;
+            let _erasure = store.commit(pool, &hand(store, pool, &coordinator(1)), &proposal, &keys)?;
             return Ok(());
         }
         6 => Writes { removed: [node(rng.below(20))].into(), ..Writes::default() },
@@ -199,7 +211,8 @@ pub(crate) fn step(store: &dyn Store, pool: &PoolName, seed: u64, index: u64) ->
             touch(snapshot, &by, (first..first + 10).map(node))
         }
     };
-    store.write(pool, &by, &writes)
+    writes.beat = index.is_multiple_of(3).then(|| beat(state.content.parts().stamp(&by)));
+    store.write(pool, &hand(store, pool, &by), &writes)
 }
 
 /// Everything that a store says about a pool, to be compared.

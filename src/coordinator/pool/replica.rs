@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::parts::{PoolContent, Writes};
+use tfo_engine::rollout::parts::{Beat, Later, PoolContent, Stamp, Writer, Writes};
 use tfo_engine::rollout::record::NodeRecord;
 use tfo_engine::rollout::slots::PoolKey;
 use tfo_model::count::{Epoch, Revision};
 use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
+use tfo_model::time::UnixTime;
 use tfo_store::error::Cause;
 use tfo_store::{CommitError, Erasure, Head, News, PoolState, Store, StoreError};
 
@@ -43,7 +44,22 @@ pub(super) struct Replica {
     pool: PoolName,
     /// The name under which this coordinator writes.
     by: CoordinatorName,
+    /// The highest stamp that this process has written.
+    last: Option<Stamp>,
+    /// Whether this process has the name: it has written a beat, and no write has shown since that the beat is lost.
+    holds_name: bool,
     state: PoolState,
+}
+
+/// Why a write was fenced off (docs/protocol.md#rule-18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fenced {
+    /// A beat of this process has taken effect whose outcome was open: the write may be tried again.
+    OwnBeat,
+    /// Another process has taken the name over.
+    ByAnother,
+    /// The store has gone back behind this process's last beat.
+    ByTheStore,
 }
 
 impl Replica {
@@ -52,8 +68,9 @@ impl Replica {
     /// # Errors
     /// Fails if the store cannot be read, or has no such pool.
     pub(super) fn open(store: Arc<dyn Store>, pool: PoolName, by: CoordinatorName) -> Result<Self, StoreError> {
-        let state = load(&*store, &pool)?;
-        Ok(Self { store, pool, by, state })
+        let PoolState { head, content, keys } = load(&*store, &pool)?;
+        let state = PoolState { head, content: content.owned_by(by.clone()), keys };
+        Ok(Self { store, pool, by, last: None, holds_name: false, state })
     }
 
     pub(super) fn pool(&self) -> &PoolName {
@@ -98,12 +115,46 @@ impl Replica {
         self.store.follow(&self.pool, &mut self.state)
     }
 
+    /// Takes a sync in that is not written.
+    pub(super) fn hear(&mut self, node: &NodeId, later: Later) {
+        self.state.content.hear(node, later);
+    }
+
+    /// Stamp of the next beat: the first one of this process takes the name over.
+    pub(super) fn next_stamp(&self) -> Stamp {
+        match self.last {
+            Some(last) if self.holds_name => last.next(),
+            last => Stamp::taken_over(last.max(self.stored_stamp())),
+        }
+    }
+
     /// Writes into this coordinator's roster, durable when it returns; the copy follows later.
     ///
     /// # Errors
-    /// Fails if the store cannot be written.
+    /// Fails if the store cannot be written, or refuses this writer: see [`Self::fenced`].
     pub(super) fn write(&mut self, writes: &Writes) -> Result<(), CommitError> {
-        self.store.write(&self.pool, &self.by, writes)
+        let last = if self.holds_name { self.last } else { self.stored_stamp() };
+        self.store.write(&self.pool, &Writer { name: self.by.clone(), last }, writes)?;
+        if let Some(beat) = &writes.beat {
+            (self.last, self.holds_name) = (Some(beat.stamp), true);
+        }
+        Ok(())
+    }
+
+    /// The store has refused this writer, because its last beat is `stored`.
+    pub(super) fn fenced(&mut self, stored: Option<Stamp>) -> Fenced {
+        let life = |stamp: Option<Stamp>| stamp.map(|stamp| stamp.life);
+        if stored > self.last && life(stored) == life(self.last) {
+            self.last = stored;
+            return Fenced::OwnBeat;
+        }
+        self.holds_name = false;
+        if stored > self.last { Fenced::ByAnother } else { Fenced::ByTheStore }
+    }
+
+    /// Stamp of the last beat under this name, in the copy.
+    fn stored_stamp(&self) -> Option<Stamp> {
+        self.content().parts().stamp(&self.by)
     }
 
     /// Commits a proposal that was made from the copy, which follows later.
@@ -118,15 +169,17 @@ impl Replica {
                 fresh.insert(missing.epoch, key);
             }
         }
-        self.store.commit(&self.pool, proposal, &fresh)
+        let last = self.last.filter(|_| self.holds_name);
+        self.store.commit(&self.pool, &Writer { name: self.by.clone(), last }, proposal, &fresh)
     }
 
-    /// Makes sure that a commit whose outcome is open has taken effect or never will.
+    /// Makes sure that a commit whose outcome is open has taken effect or never will: by a beat, which fences it.
     ///
     /// # Errors
     /// Fails if the store cannot be written; the outcome is still open.
-    pub(super) fn settle(&self) -> Result<(), StoreError> {
-        self.store.settle()
+    pub(super) fn settle(&mut self, at: UnixTime) -> Result<(), CommitError> {
+        let beat = Beat { stamp: self.next_stamp(), vouches: false, at, tally: None };
+        self.write(&Writes { beat: Some(beat), ..Writes::default() })
     }
 
     /// Whether this entry is in the audit log, so that its commit has taken effect.

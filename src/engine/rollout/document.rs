@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::parts::Excluded;
+use super::parts::{Beat, Excluded};
 use super::policy::{Policy, Share, WaveRule};
 use super::proposed::Replaced;
 use super::record::{NodeRecord, Report};
@@ -26,7 +26,7 @@ use super::slots::PoolKey;
 use tfo_model::count::{Epoch, Generation, Revision};
 use tfo_model::fleet::Action;
 use tfo_model::fleet::HoldReason;
-use tfo_model::ids::{NodeId, PoolId};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolId};
 use tfo_model::key::TfoKey;
 use tfo_model::node::Expected;
 use tfo_model::state::Phase;
@@ -317,6 +317,8 @@ pub struct Snapshot {
     pub document: Document,
     /// Every node that is not unknown.
     pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// The last beat of each other coordinator.
+    pub beats: BTreeMap<CoordinatorName, Beat>,
 }
 
 impl Snapshot {

@@ -5,10 +5,11 @@
 //! wall clock contradicts the document, this coordinator's served time counts instead.
 
 use super::barrier::Barrier;
-use super::document::{Document, Snapshot, Stage, WORST_NODES_MAX, Wave};
+use super::document::{Document, Snapshot, Stage, Wave};
 use super::input::{Now, Reason, Wait};
 use super::policy::Share;
 use super::record::{NodeRecord, SlotCount};
+use super::tally::{tallies, untold, worst};
 use super::wave::{has_acked, instruction_for, is_opened};
 use tfo_model::count::Epoch;
 use tfo_model::fleet::BlockedBy;
@@ -51,7 +52,9 @@ pub(super) fn drained(snapshot: &Snapshot, now: Now<'_>) -> Result<(), Wait> {
 /// What the nodes have counted under this key since the pool has been steady with it.
 fn since_steady(snapshot: &Snapshot, epoch: Epoch) -> Counters {
     let evidence_min = snapshot.document.policy.drain_min_samples;
-    sum_of(snapshot, evidence_min, |_, record| window_of(record, Phase::Steady, epoch))
+    let untold = untold(snapshot, Phase::Steady, epoch);
+    let own = sum_of(untold, evidence_min, |record| window_of(record, Phase::Steady, epoch));
+    tallies(snapshot, Phase::Steady, epoch).fold(own, |sum, told| sum.plus(&told.since))
 }
 
 /// Why the drain gate is closed.
@@ -98,7 +101,7 @@ pub(super) struct Rejections {
     pub(super) baseline: Share,
     /// Number of cookies in the smaller of the two windows.
     cookies: u64,
-    /// The nodes that rejected most since the promotion, the worst first, at most [`WORST_NODES_MAX`].
+    /// The nodes that rejected most since the promotion, the worst first: some of them.
     pub(super) worst: Vec<NodeId>,
 }
 
@@ -107,18 +110,21 @@ pub(super) struct Rejections {
 /// A staged window that is too small falls back to the steady window before it.
 pub(super) fn rejections(snapshot: &Snapshot, epoch: Epoch, wave: &Wave) -> Rejections {
     let document = &snapshot.document;
-    let (since, before) = counted_by_opened(snapshot, epoch, wave);
-    let mut failures: Vec<(u64, &NodeId)> = (snapshot.nodes.iter())
-        .filter(|(node, record)| record.is_required() && is_opened(document, epoch, wave, node))
-        .filter_map(|(node, record)| Some((window_of(record, Phase::Promoted, epoch)?.passive_fail, node)))
-        .filter(|(failures, _)| *failures > 0)
-        .collect();
-    failures.sort_by_key(|(failures, _)| std::cmp::Reverse(*failures));
+    let evidence_min = document.policy.health_min_connections;
+    let opened = untold(snapshot, Phase::Promoted, epoch).filter(|(node, _)| is_opened(document, epoch, wave, node));
+    let told = || tallies(snapshot, Phase::Promoted, epoch);
+    let since = sum_of(opened.clone(), evidence_min, |record| window_of(record, Phase::Promoted, epoch));
+    let since = told().fold(since, |sum, told| sum.plus(&told.since));
+    let before = sum_of(opened.clone(), evidence_min, |record| baseline_of(record, epoch));
+    let before = told().fold(before, |sum, told| sum.plus(&told.before));
+    let named = told().flat_map(|told| told.worst.iter().map(|(node, failures)| (node, *failures)));
+    let mut worst: Vec<(NodeId, u64)> = worst(opened, epoch, named).into_iter().collect();
+    worst.sort_by_key(|(_, failures)| std::cmp::Reverse(*failures));
     Rejections {
         rejected: rejected_of(&since),
         baseline: rejected_of(&before),
         cookies: since.cookies().min(before.cookies()),
-        worst: failures.into_iter().take(WORST_NODES_MAX).map(|(_, node)| node.clone()).collect(),
+        worst: worst.into_iter().map(|(node, _)| node).collect(),
     }
 }
 
@@ -138,22 +144,12 @@ pub(super) fn health(snapshot: &Snapshot, now: Now<'_>, epoch: Epoch, wave: &Wav
     }
 }
 
-/// What the opened nodes counted since their promotion, and before it.
-fn counted_by_opened(snapshot: &Snapshot, epoch: Epoch, wave: &Wave) -> (Counters, Counters) {
-    let of_opened = |counted: &dyn Fn(&NodeRecord) -> Option<Counters>| {
-        let is_in = |node: &NodeId| is_opened(&snapshot.document, epoch, wave, node);
-        let evidence_min = snapshot.document.policy.health_min_connections;
-        sum_of(snapshot, evidence_min, |node, record| if is_in(node) { counted(record) } else { None })
-    };
-    (of_opened(&|record| window_of(record, Phase::Promoted, epoch)), of_opened(&|record| baseline_of(record, epoch)))
-}
-
 fn rejected_of(counted: &Counters) -> Share {
     Share::of(counted.passive_fail, counted.cookies())
 }
 
 /// What the node counted in that phase of the rotation of that key.
-fn window_of(record: &NodeRecord, phase: Phase, epoch: Epoch) -> Option<Counters> {
+pub(super) fn window_of(record: &NodeRecord, phase: Phase, epoch: Epoch) -> Option<Counters> {
     let windows = [record.window, record.baseline];
     let window = windows.into_iter().flatten().find(|window| window.phase == phase && window.epoch == epoch)?;
     window.last.since(&window.first)
@@ -161,22 +157,23 @@ fn window_of(record: &NodeRecord, phase: Phase, epoch: Epoch) -> Option<Counters
 
 /// What the node counted before it was promoted to that key: while staged or, if the staged window was too small, in
 /// the steady phase before.
-fn baseline_of(record: &NodeRecord, epoch: Epoch) -> Option<Counters> {
+pub(super) fn baseline_of(record: &NodeRecord, epoch: Epoch) -> Option<Counters> {
     window_of(record, Phase::Staged, epoch).or_else(|| {
         let steady = record.baseline.filter(|window| window.phase == Phase::Steady)?;
         steady.last.since(&steady.first)
     })
 }
 
-/// What the required nodes counted together.  No node weighs more than all others, beyond `evidence_min` tenfold: one
-/// node's word must not decide for a pool, and a pool whose clients all come to one node must still be judged.
-fn sum_of(
-    snapshot: &Snapshot,
+/// What the required ones of these nodes counted together.  No node weighs more than all others, beyond `evidence_min`
+/// tenfold: one node's word must not decide for a pool, and a pool whose clients all come to one node must still be
+/// judged.
+pub(super) fn sum_of<'a>(
+    nodes: impl Iterator<Item = (&'a NodeId, &'a NodeRecord)>,
     evidence_min: u64,
-    counted: impl Fn(&NodeId, &NodeRecord) -> Option<Counters>,
+    counted: impl Fn(&NodeRecord) -> Option<Counters>,
 ) -> Counters {
-    let required = snapshot.nodes.iter().filter(|(_, record)| record.is_required());
-    let all: Vec<Counters> = required.filter_map(|(node, record)| counted(node, record)).collect();
+    let required = nodes.filter(|(_, record)| record.is_required());
+    let all: Vec<Counters> = required.filter_map(|(_, record)| counted(record)).collect();
     let cookies = all.iter().fold(0_u64, |sum, one| sum.saturating_add(one.cookies()));
     all.iter().fold(Counters::default(), |sum, one| {
         let others = cookies.saturating_sub(one.cookies());

@@ -46,6 +46,7 @@ pub mod record;
 pub mod refusal;
 pub mod slots;
 pub mod sync;
+pub mod tally;
 pub mod timing;
 pub mod verdict;
 mod walk;

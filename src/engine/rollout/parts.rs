@@ -5,6 +5,7 @@
 //! | [`Entry`] | the coordinator that the node's session was opened at, before its answer | one session |
 //! | [`Later`] | the same coordinator, batched | the session of the entry |
 //! | [`Excluded`] | a commit, with its document | the latest one counts |
+//! | [`Beat`] | a coordinator, every few seconds | all nodes of its roster |
 //!
 //! Each part has one writer, so no write can conflict with another one; only documents are compared and swapped.  A
 //! [`NodeRecord`] is a function of the parts.  Invariants: the entry with the highest session counts; what a node reported
@@ -12,6 +13,9 @@
 //! before it, so that one that was decided without knowledge of a newer session does not hit that; one that lasts until a
 //! time, or for good, holds for every session that does not name it, so that an admission without knowledge of it does not
 //! undo it.
+//!
+//! A sync that says nothing new is not written: its coordinator keeps it in memory ([`PoolContent::hear`]), and its beats
+//! vouch for the node (rule 10).
 //!
 //! Must not know: stores, clocks, decisions.  Persisted: every type here; no secrets.
 
@@ -21,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::document::{Document, Proposal, Snapshot};
 use super::record::{Exclusion, Membership, NodeRecord, Report, Window};
+use super::tally::Tally;
 use tfo_model::count::{Generation, Revision};
 use tfo_model::ids::{CoordinatorName, NodeId};
 use tfo_model::node::Session;
@@ -60,6 +65,62 @@ pub struct Later {
     pub session: Session,
     /// What the node reported.
     pub ack: Ack,
+    /// Its coordinator has not heard it for too long: its beats do not vouch for it.  Ends with the next sync.
+    #[serde(default)]
+    pub silent: bool,
+}
+
+/// Tells one write of a coordinator's beat from another: the order of one writer's writes, over all its lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Rises when a process takes the name over (rule 18).
+    pub life: u64,
+    /// Rises with every beat of that life.
+    pub number: u64,
+}
+
+impl Stamp {
+    /// The first one of a process that takes the name over from `before`.
+    #[must_use]
+    pub fn taken_over(before: Option<Self>) -> Self {
+        Self { life: before.map_or(0, |before| before.life) + 1, number: 0 }
+    }
+
+    /// The next one of the same process.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { number: self.number + 1, ..self }
+    }
+}
+
+/// A coordinator's sign of life: it has heard the nodes of its roster, but for those that are marked as silent.  Persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Beat {
+    /// Every later write of this coordinator, commits included, names it: see [`Writer`].
+    pub stamp: Stamp,
+    /// Whether it vouches for its nodes; not until those that it did not hear in this life are marked.
+    pub vouches: bool,
+    /// Wall clock of the coordinator.
+    pub at: UnixTime,
+    /// What its nodes counted; none without keys.
+    pub tally: Option<Tally>,
+}
+
+/// Who writes, and what it takes for its own last beat (rule 18): a store refuses the write if that is not so.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Writer {
+    /// Its name.
+    pub name: CoordinatorName,
+    /// Stamp of its last beat; none before the first one.
+    pub last: Option<Stamp>,
+}
+
+impl Writer {
+    /// One that has never written a beat.
+    #[must_use]
+    pub fn new(name: CoordinatorName) -> Self {
+        Self { name, last: None }
+    }
 }
 
 /// An exclusion, written by a commit.  Persisted.
@@ -93,6 +154,9 @@ pub struct Roster {
     pub entries: BTreeMap<NodeId, Entry>,
     /// Their later syncs.
     pub acks: BTreeMap<NodeId, Later>,
+    /// Its last sign of life.
+    #[serde(default)]
+    pub beat: Option<Beat>,
 }
 
 /// Changes of one coordinator's own roster, to be written in one transaction.
@@ -104,6 +168,8 @@ pub struct Writes {
     pub acks: BTreeMap<NodeId, Later>,
     /// Nodes whose entry and later sync are removed: see [`Parts::long_forgotten`].
     pub removed: BTreeSet<NodeId>,
+    /// Its next sign of life: after the parts, which are durable no later.
+    pub beat: Option<Beat>,
 }
 
 impl Writes {
@@ -116,7 +182,7 @@ impl Writes {
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.beat.is_none()
     }
 
     /// Whether it says something of this node.
@@ -167,7 +233,8 @@ impl Parts {
             let entry = queued.and_then(|queued| queued.entries.get(node)).or_else(|| roster.entries.get(node))?;
             let later = queued.and_then(|queued| queued.acks.get(node)).or_else(|| roster.acks.get(node));
             let later = later.filter(|later| later.session == entry.session);
-            Some(Word { by, entry, latest: later.map_or(&entry.first, |later| &later.ack) })
+            let silent = later.is_some_and(|later| later.silent);
+            Some(Word { by, entry, latest: later.map_or(&entry.first, |later| &later.ack), silent })
         });
         merge_node(words, self.exclusions.get(node))
     }
@@ -181,9 +248,22 @@ impl Parts {
         }
         roster.entries.extend(writes.entries.iter().map(|(node, entry)| (node.clone(), entry.clone())));
         roster.acks.extend(writes.acks.iter().map(|(node, later)| (node.clone(), later.clone())));
-        if roster.entries.is_empty() && roster.acks.is_empty() {
+        if writes.beat.is_some() {
+            roster.beat.clone_from(&writes.beat);
+        }
+        if *roster == Roster::default() {
             self.rosters.remove(by);
         }
+    }
+
+    /// Stamp of a coordinator's last beat.
+    #[must_use]
+    pub fn stamp(&self, by: &CoordinatorName) -> Option<Stamp> {
+        Some(self.rosters.get(by)?.beat.as_ref()?.stamp)
+    }
+
+    fn beats(&self) -> BTreeMap<CoordinatorName, Beat> {
+        self.rosters.iter().filter_map(|(by, roster)| Some((by.clone(), roster.beat.clone()?))).collect()
     }
 
     /// The nodes of one coordinator that were forgotten so long ago that no request of theirs is in flight.  Each
@@ -200,6 +280,10 @@ impl Parts {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PoolContent {
     parts: Parts,
+    /// The coordinator whose copy this is; none in a store.
+    own: Option<CoordinatorName>,
+    /// Syncs that this coordinator has heard and not written, because they say nothing new.
+    heard: BTreeMap<NodeId, Later>,
     snapshot: Snapshot,
 }
 
@@ -207,7 +291,16 @@ impl PoolContent {
     /// Merges the parts.
     #[must_use]
     pub fn new(document: Document, parts: Parts) -> Self {
-        Self { snapshot: Snapshot { document, nodes: parts.merge() }, parts }
+        let snapshot = Snapshot { document, nodes: parts.merge(), beats: parts.beats() };
+        Self { snapshot, own: None, heard: BTreeMap::new(), parts }
+    }
+
+    /// Makes it the copy of this coordinator.
+    #[must_use]
+    pub fn owned_by(mut self, own: CoordinatorName) -> Self {
+        self.snapshot.beats.remove(&own);
+        self.own = Some(own);
+        self
     }
 
     /// What is stored of the nodes.
@@ -222,11 +315,56 @@ impl PoolContent {
         &self.snapshot
     }
 
+    /// The latest sync of a node of this coordinator: heard, or stored.
+    fn latest(&self, node: &NodeId) -> Option<Later> {
+        let roster = self.parts.rosters.get(self.own.as_ref()?)?;
+        let entry = roster.entries.get(node)?;
+        let later = self.heard.get(node).or_else(|| roster.acks.get(node));
+        let later = later.filter(|later| later.session == entry.session).cloned();
+        Some(later.unwrap_or_else(|| Later { session: entry.session, ack: entry.first.clone(), silent: false }))
+    }
+
+    /// Takes a sync in that is not written ([`Later::is_news`]).  Its counters and its time count from now on, for this
+    /// coordinator; `syncs` stays what is stored, because another coordinator compares it.
+    pub fn hear(&mut self, node: &NodeId, later: Later) {
+        self.heard.insert(node.clone(), later);
+        self.merge_again(node);
+    }
+
     /// Writes into one coordinator's roster.
     pub fn write(&mut self, by: &CoordinatorName, writes: &Writes) {
         self.parts.write(by, writes);
         for node in writes.nodes() {
             self.merge_again(node);
+        }
+        if let Some(beat) = writes.beat.as_ref().filter(|_| self.own.as_ref() != Some(by)) {
+            self.snapshot.beats.insert(by.clone(), beat.clone());
+        }
+    }
+
+    /// The syncs that were heard and not written.
+    #[must_use]
+    pub fn heard(&self) -> &BTreeMap<NodeId, Later> {
+        &self.heard
+    }
+
+    /// What tells other coordinators that these nodes of its own are silent.
+    #[must_use]
+    pub fn marked_silent<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeId>) -> BTreeMap<NodeId, Later> {
+        let marked =
+            nodes.into_iter().filter_map(|node| Some((node.clone(), Later { silent: true, ..self.latest(node)? })));
+        marked.collect()
+    }
+
+    /// Takes what is stored in its place, and keeps what was heard.
+    pub fn read_again(&mut self, stored: Self) {
+        let Self { own, heard, .. } = std::mem::replace(self, stored);
+        if let Some(own) = &own {
+            self.snapshot.beats.remove(own);
+        }
+        self.own = own;
+        for (node, later) in heard {
+            self.hear(&node, later);
         }
     }
 
@@ -244,10 +382,18 @@ impl PoolContent {
     }
 
     fn merge_again(&mut self, node: &NodeId) {
-        match self.parts.record(node) {
-            Some(record) => drop(self.snapshot.nodes.insert(node.clone(), record)),
-            None => drop(self.snapshot.nodes.remove(node)),
+        let Some(mut record) = self.parts.record(node) else {
+            self.heard.remove(node);
+            self.snapshot.nodes.remove(node);
+            return;
+        };
+        if let Some(later) = self.heard.get(node) {
+            let is_newer = record.session == Some(later.session) && record.syncs < later.ack.syncs;
+            if !(is_newer && record.add_heard(&later.ack)) {
+                self.heard.remove(node);
+            }
         }
+        self.snapshot.nodes.insert(node.clone(), record);
     }
 }
 
@@ -257,6 +403,7 @@ struct Word<'a> {
     by: &'a CoordinatorName,
     entry: &'a Entry,
     latest: &'a Ack,
+    silent: bool,
 }
 
 /// The record of a node: the highest session, its latest report, and whether the latest exclusion holds for that session.
@@ -274,7 +421,7 @@ fn merge_node<'a>(words: impl Iterator<Item = Word<'a>>, excluded: Option<&Exclu
     };
     let exclusion = excluded.map(|excluded| excluded.revision);
     let closed = excluded.and_then(|excluded| excluded.closes);
-    let Some(Word { by, entry, latest }) = latest else {
+    let Some(Word { by, entry, latest, silent }) = latest else {
         let excluded = excluded?;
         return Some(NodeRecord {
             membership,
@@ -283,6 +430,7 @@ fn merge_node<'a>(words: impl Iterator<Item = Word<'a>>, excluded: Option<&Exclu
             coordinator: None,
             report: None,
             syncs: 0,
+            silent: false,
             window: None,
             baseline: None,
             last_report_at: Some(excluded.at).filter(|_| excluded.cause == Exclusion::Forgotten),
@@ -303,6 +451,7 @@ fn merge_node<'a>(words: impl Iterator<Item = Word<'a>>, excluded: Option<&Exclu
             coordinator,
             report: None,
             syncs: latest.syncs,
+            silent,
             window: None,
             baseline: None,
             last_report_at: left_at,
@@ -315,6 +464,7 @@ fn merge_node<'a>(words: impl Iterator<Item = Word<'a>>, excluded: Option<&Exclu
         coordinator,
         report: Some(latest.report.clone()),
         syncs: latest.syncs,
+        silent,
         window: latest.window,
         baseline: latest.baseline,
         last_report_at: Some(latest.at),

@@ -3,6 +3,9 @@
 //! [`Life`] is the only memory that a coordinator has besides the store: the nodes that it has seen since it started,
 //! on its own monotonic clock.  [`Presence`] is what it gives to one decision.  Must not know: wall clocks.
 //!
+//! A coordinator hears its own nodes itself ([`Life::hear`]), and those of others by their beats: a beat vouches for all nodes
+//! of its writer's roster that are not marked as silent, so a sync that says nothing new is written nowhere.
+//!
 //! Invariants: a coordinator that starts has seen no node, whatever the store holds; time in which it does not serve, or
 //! hears no node at all, makes no node absent; a store that went back begins a new life; a node counts as seen only if
 //! that is known.
@@ -16,11 +19,12 @@ use std::time::Duration;
 
 use super::barrier::{Conflict, conflict};
 use super::document::{Snapshot, Stage};
+use super::parts::{Beat, Stamp};
 use super::record::NodeRecord;
 use super::slots::PoolKey;
 use super::timing::{deaf_after, hold_max};
 use tfo_model::count::{Generation, Revision};
-use tfo_model::ids::NodeId;
+use tfo_model::ids::{CoordinatorName, NodeId};
 use tfo_model::node::Session;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
@@ -39,6 +43,11 @@ pub const BLIND_MAX: Duration = Duration::from_secs(60);
 /// How long a pool stays frozen after its last conflict vanished without a commit by an operator: a node that reports this
 /// and that must not freeze and thaw the pool many times a second.
 pub const THAW: Duration = Duration::from_secs(60);
+
+/// After so many beats of a life a node that was not heard in it counts as silent.
+const BEATS_TO_RETURN: u32 = 3;
+/// Contacts that a node may miss before it counts as silent.
+const SILENT_PERIODS: u32 = 2;
 
 /// One coordinator's view of its nodes, for one decision.
 ///
@@ -104,9 +113,9 @@ impl LastSeen {
         Self { session: record.session, syncs: record.syncs, in_this_life: false, at, told_secs }
     }
 
-    /// Whether the node has synced since.
+    /// Whether the node has synced since.  What marks it as silent may bring its counters up to date, and is no sync.
     fn is_before(&self, record: &NodeRecord) -> bool {
-        (self.session, self.syncs) < (record.session, record.syncs)
+        (self.session, self.syncs) < (record.session, record.syncs) && !record.silent
     }
 
     /// Whether the record lacks what was seen.
@@ -163,6 +172,10 @@ pub struct Life {
     /// When it last read the store.
     last_read: Option<Duration>,
     begun: bool,
+    /// On the clock of served time.
+    begun_at: Duration,
+    /// The last beats of the other coordinators.
+    beats: BTreeMap<CoordinatorName, Stamp>,
     highest: Revision,
     nodes: BTreeMap<NodeId, LastSeen>,
     instruction: Option<Since<(Generation, Phase, Option<RevokeIdentity>)>>,
@@ -183,7 +196,8 @@ impl Life {
         self.last_look = Some(monotonic);
         let blind_for = monotonic.saturating_sub(self.last_read.unwrap_or(monotonic));
         if self.begun && (blind_for > BLIND_MAX || self.went_back(snapshot)) {
-            *self = Self { served: self.served, last_look: self.last_look, ..Self::default() };
+            self.end();
+            self.last_look = Some(monotonic);
         }
         self.last_read = Some(monotonic);
         self.highest = snapshot.document.revision;
@@ -222,18 +236,25 @@ impl Life {
         let now_secs = snapshot.document.policy.absent_after_secs;
         let (begun, told_secs) = (self.begun, now_secs.max(self.told_secs));
         self.told_secs = now_secs;
+        let vouching = self.take_in_beats(&snapshot.beats);
+        let is_vouched = |record: &NodeRecord| {
+            let by = record.coordinator.as_ref().filter(|_| !vouching.is_empty() && !record.silent);
+            record.report.is_some() && by.is_some_and(|by| vouching.contains(by))
+        };
         let mut is_heard = false;
         let mut before = std::mem::take(&mut self.nodes).into_iter().peekable();
         let now = snapshot.nodes.iter().map(|(node, record)| {
             while before.next_if(|(known, _)| known < node).is_some() {}
             let seen = LastSeen { in_this_life: true, at: served, told_secs, ..LastSeen::of(record) };
             match before.next_if(|(known, _)| known == node) {
-                Some((node, known)) if known.is_before(record) => {
+                Some((node, known)) if known.is_before(record) || is_vouched(record) => {
                     is_heard = true;
                     (node, seen)
                 }
-                // What is left of a forgotten node becomes less, and says nothing of it.
-                Some((node, known)) if !record.is_known() => (node, known.counted_as(record)),
+                // What is left of a forgotten node becomes less, and what marks one as silent more: neither says that it lives.
+                Some((node, known)) if !record.is_known() || record.silent => {
+                    (node, known.counted_as(record).told(served, now_secs))
+                }
                 Some((node, known)) => (node, known.told(served, now_secs)),
                 None => {
                     is_heard |= begun;
@@ -245,17 +266,42 @@ impl Life {
         is_heard
     }
 
+    /// The coordinators that have written a beat since the last look, within this life, that vouches for their nodes.
+    fn take_in_beats<'a>(&mut self, beats: &'a BTreeMap<CoordinatorName, Beat>) -> BTreeSet<&'a CoordinatorName> {
+        let is_new = |(by, beat): &(&CoordinatorName, &Beat)| self.beats.get(*by) != Some(&beat.stamp);
+        let new = beats.iter().filter(|_| self.begun).filter(is_new);
+        let vouching = new.filter(|(_, beat)| beat.vouches).map(|(by, _)| by).collect();
+        self.beats = beats.iter().map(|(by, beat)| (by.clone(), beat.stamp)).collect();
+        vouching
+    }
+
+    /// Hears a node of this coordinator's own: a sync of its open session that says nothing new.  The node was seen in
+    /// this life before; the sync by which it was is written ([`Self::see`]).
+    pub fn hear(&mut self, monotonic: Duration, node: &NodeId, presence: &mut Presence) {
+        let at = self.now(monotonic);
+        let Some(known) = self.nodes.get_mut(node).filter(|known| known.in_this_life) else { return };
+        (known.at, known.told_secs) = (at, self.told_secs);
+        self.heard = Heard { at, monotonic };
+        presence.deaf_secs = None;
+        presence.absent.remove(node);
+        presence.overdue.remove(node);
+    }
+
+    /// The clock of served time: the time since the last look will count as served, or less of it does.
+    fn now(&self, monotonic: Duration) -> Duration {
+        let since_look = self.last_look.map_or(Duration::ZERO, |look| monotonic.saturating_sub(look));
+        self.served + since_look.min(SERVED_GAP_MAX)
+    }
+
     /// Takes in one record that this coordinator has just written for a sync: what [`Self::observe`] would do for this
     /// node alone.  Without it, thousands of nodes that acknowledge at once would all be looked at for each write.
     pub fn see(&mut self, monotonic: Duration, (node, record): (&NodeId, &NodeRecord), presence: &mut Presence) {
-        // The time since the last look will count as served, or less of it does.
-        let since_look = self.last_look.map_or(Duration::ZERO, |look| monotonic.saturating_sub(look));
-        let at = self.served + since_look.min(SERVED_GAP_MAX);
+        let at = self.now(monotonic);
         let seen = LastSeen { in_this_life: true, at, told_secs: self.told_secs, ..LastSeen::of(record) };
         match self.nodes.get_mut(node) {
             Some(known) if known.is_before(record) => *known = seen,
             Some(known) => {
-                if !record.is_known() {
+                if !record.is_known() || record.silent {
                     *known = known.counted_as(record);
                 }
                 return;
@@ -274,10 +320,38 @@ impl Life {
         }
     }
 
+    /// Ends this life: the store has lost what this coordinator wrote.  The next look begins another one.
+    pub fn end(&mut self) {
+        *self = Self { served: self.served, begun_at: self.served, ..Self::default() };
+    }
+
     /// The store could not be read or written: the time since the look before, and until the next one, does not count as
     /// served.
     pub fn interrupt(&mut self) {
         self.last_look = None;
+    }
+
+    /// What the next beat says: the nodes of the coordinator `own` that are to be marked as silent with it, or none if it is
+    /// too early to tell.  A beat vouches for all others, and a beat without this for none.
+    ///
+    /// A node is silent once it has missed a contact, or has not been heard in this life when that has gone on for some
+    /// beats.  That is early, and late enough: marks cost a write, and to vouch for too long only delays an exclusion.
+    #[must_use]
+    pub fn silent(&self, snapshot: &Snapshot, own: &CoordinatorName) -> Option<Vec<NodeId>> {
+        if !self.begun || self.served - self.begun_at < snapshot.document.policy.beat() * BEATS_TO_RETURN {
+            return None;
+        }
+        let is_own = |record: &NodeRecord| record.coordinator.as_ref() == Some(own) && record.report.is_some();
+        let nodes = merge_join(snapshot.nodes.iter(), self.nodes.iter());
+        let silent =
+            nodes.filter(|(_, record, _)| is_own(record) && !record.silent).filter(|(_, record, last_seen)| {
+                let period = Duration::from_secs(period_secs(snapshot, record));
+                last_seen.is_none_or(|last_seen| {
+                    let silent_for = self.served.saturating_sub(last_seen.at);
+                    !last_seen.in_this_life || silent_for > period.saturating_mul(SILENT_PERIODS)
+                })
+            });
+        Some(silent.map(|(node, ..)| node.clone()).collect())
     }
 
     /// The presence of the nodes of the snapshot that was observed last.
@@ -345,7 +419,11 @@ impl Life {
             // A node is forgotten by a commit, so at one revision none may vanish.
             None => revision == self.highest,
         };
-        revision < self.highest || merge_join(self.nodes.iter(), snapshot.nodes.iter()).any(is_older)
+        let beat_is_lost =
+            |(by, stamp): (&CoordinatorName, &Stamp)| snapshot.beats.get(by).is_none_or(|beat| beat.stamp < *stamp);
+        revision < self.highest
+            || self.beats.iter().any(beat_is_lost)
+            || merge_join(self.nodes.iter(), snapshot.nodes.iter()).any(is_older)
     }
 
     fn secs_since(&self, at: Option<Duration>) -> u64 {

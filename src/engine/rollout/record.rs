@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::parts::Ack;
 use super::policy::Policy;
 use super::slots::{Fence, Instruction};
 use tfo_model::count::{Epoch, Generation, Revision};
@@ -177,6 +178,8 @@ pub enum Membership {
 pub struct NodeRecord {
     /// Rises with every stored sync: by this other coordinators see that the node is alive.
     pub syncs: u64,
+    /// The coordinator of its session has not heard it for too long, and does not vouch for it.
+    pub silent: bool,
     /// Admitted or excluded.
     pub membership: Membership,
     /// The document revision that made its latest exclusion; none if it never was excluded.  Its next admission names it.
@@ -256,6 +259,14 @@ impl NodeRecord {
         let report = self.report.as_ref()?;
         // An agent of an earlier release reports no `holds`.
         report.holds.or_else(|| report.fence.as_ref().map(|fence| fence.slots.prints()))
+    }
+
+    /// Adds a sync of its open session that says nothing new and is not stored.  False: nothing of the node counts.
+    pub(super) fn add_heard(&mut self, ack: &Ack) -> bool {
+        let Some(report) = &mut self.report else { return false };
+        report.counters = ack.report.counters;
+        (self.window, self.baseline, self.last_report_at) = (ack.window, ack.baseline, Some(ack.at));
+        true
     }
 
     fn can_share(&self) -> bool {

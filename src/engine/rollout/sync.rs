@@ -39,7 +39,7 @@ use super::record::{Exclusion, Membership, NodeRecord, Report, Window};
 use super::slots::Instruction;
 use super::wave::instruction_for;
 use crate::fence::MoveOrder;
-use tfo_model::count::Generation;
+use tfo_model::count::{Epoch, Generation};
 use tfo_model::ids::{CoordinatorName, NodeId, PoolId};
 use tfo_model::node::{Counters, Session};
 use tfo_model::state::Phase;
@@ -74,6 +74,28 @@ pub enum Recording {
     Later(Later),
     /// Below what this session reported already: a late repetition.
     Stale,
+}
+
+impl Later {
+    /// Whether it says something that others may decide by, so that it has to be stored.  Anything else only says that the
+    /// node is alive, which its coordinator hears and vouches for (rule 10), and what it has counted since.
+    ///
+    /// `before` is the record without it.
+    #[must_use]
+    pub fn is_news(&self, before: &NodeRecord) -> bool {
+        fn judged(report: &Report) -> impl PartialEq + '_ {
+            let Report { fence, installed, foreign, slot_count, next_sync_secs, counters: _, seen, source, holds } =
+                report;
+            (fence, installed, foreign, slot_count, next_sync_secs, seen, source, holds)
+        }
+        /// A window that begins is stored: the next ones continue it, also after a restart of the coordinator.
+        fn begun(window: Option<Window>) -> Option<(Phase, Epoch, Counters)> {
+            window.map(|window| (window.phase, window.epoch, window.first))
+        }
+        let same_report = before.report.as_ref().is_some_and(|report| judged(report) == judged(&self.ack.report));
+        let same_windows = begun(before.window) == begun(self.ack.window) && before.baseline == self.ack.baseline;
+        before.silent || before.session != Some(self.session) || !same_report || !same_windows
+    }
 }
 
 /// Why a sync is neither recorded nor answered.
@@ -195,7 +217,7 @@ pub fn record(
         let answers = before.exclusion.filter(|_| is_admitted);
         Recording::First(Entry { session: sync.session, answers, first: ack })
     } else {
-        Recording::Later(Later { session: sync.session, ack })
+        Recording::Later(Later { session: sync.session, ack, silent: false })
     })
 }
 

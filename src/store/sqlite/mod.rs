@@ -39,9 +39,9 @@ use crate::journal::{Change, Journal};
 use crate::limits::PARTS_MAX;
 use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use tfo_engine::rollout::parts::Writes;
+use tfo_engine::rollout::parts::{Writer, Writes};
 use tfo_model::count::Revision;
-use tfo_model::ids::{CoordinatorName, PoolName};
+use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
 
 /// How long emptying the WAL waits for a reader: enough for our own, which take milliseconds, but not for a backup.
@@ -152,11 +152,12 @@ impl SqliteStore {
     fn apply(
         &self,
         rows: Rows<'_>,
-        pool: &PoolName,
+        (pool, by): (&PoolName, &Writer),
         proposal: &Proposal,
         keys: &KeyRing,
     ) -> Result<(bool, Head, Head), CommitError> {
         let mut row = rows.pool(pool)?.ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
+        check::fence(by, rows.beat(&row, &by.name)?.map(|beat| beat.stamp))?;
         if row.head.revision != proposal.expected {
             return Err(CommitError::Conflict { expected: proposal.expected, stored: row.head.revision });
         }
@@ -228,6 +229,9 @@ impl Store for SqliteStore {
                 for (node, later) in &roster.acks {
                     rows.put(&mut row, Part::Ack(by), node, later)?;
                 }
+                if let Some(beat) = &roster.beat {
+                    rows.put_beat(&mut row, by, beat)?;
+                }
             }
             for (node, excluded) in &parts.exclusions {
                 rows.put(&mut row, Part::Exclusion, node, excluded)?;
@@ -239,9 +243,15 @@ impl Store for SqliteStore {
         })
     }
 
-    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
+    fn commit(
+        &self,
+        pool: &PoolName,
+        by: &Writer,
+        proposal: &Proposal,
+        keys: &KeyRing,
+    ) -> Result<Erasure, CommitError> {
         let mut writer = locked(&self.writer);
-        let (erases, before, after) = self.writing(&mut writer, |rows| self.apply(rows, pool, proposal, keys))?;
+        let (erases, before, after) = self.writing(&mut writer, |rows| self.apply(rows, (pool, by), proposal, keys))?;
         self.note(pool, before, Change::Committed(Arc::new(proposal.clone())), after);
         if !erases {
             return Ok(Erasure::Done);
@@ -254,14 +264,15 @@ impl Store for SqliteStore {
         }))
     }
 
-    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError> {
+    fn write(&self, pool: &PoolName, by: &Writer, writes: &Writes) -> Result<(), CommitError> {
         if writes.len() > PARTS_MAX {
             return Err(Refusal::TooManyParts.into());
         }
         let mut writer = locked(&self.writer);
         let written = self.writing(&mut writer, |rows| {
             let mut row = rows.pool(pool)?.ok_or_else(|| CommitError::NoPool { pool: pool.clone() })?;
-            let before = row.head;
+            check::fence(by, rows.beat(&row, &by.name)?.map(|beat| beat.stamp))?;
+            let (before, by) = (row.head, &by.name);
             if writes.is_empty() {
                 return Ok(None);
             }
@@ -275,12 +286,15 @@ impl Store for SqliteStore {
             for (node, later) in &writes.acks {
                 rows.put(&mut row, Part::Ack(by), node, later)?;
             }
+            if let Some(beat) = &writes.beat {
+                rows.put_beat(&mut row, by, beat)?;
+            }
             row.head.part_writes += 1;
             rows.put_pool(&row)?;
             Ok(Some((before, row.head)))
         })?;
         if let Some((before, after)) = written {
-            self.note(pool, before, Change::Written(Arc::new((by.clone(), writes.clone()))), after);
+            self.note(pool, before, Change::Written(Arc::new((by.name.clone(), writes.clone()))), after);
         }
         Ok(())
     }
@@ -306,18 +320,10 @@ impl Store for SqliteStore {
                 return Ok(News::Followed);
             }
         }
-        *copy = self.load(pool)?.ok_or_else(|| gone(pool))?;
+        let PoolState { head, content, keys } = self.load(pool)?.ok_or_else(|| gone(pool))?;
+        copy.content.read_again(content);
+        (copy.head, copy.keys) = (head, keys);
         Ok(News::ReadAgain)
-    }
-
-    /// A write of its own: after it, nothing that an earlier transaction left in the WAL can take effect.
-    fn settle(&self) -> Result<(), StoreError> {
-        self.lock.check()?;
-        let mut writer = locked(&self.writer);
-        let failed = self.reader.place.sql("write");
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
-        transaction.execute("UPDATE meta SET store_id = store_id", []).map_err(&failed)?;
-        transaction.commit().map_err(failed)
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {

@@ -14,7 +14,7 @@ use crate::error::{CommitError, Refusal, StoreError};
 use crate::limits::{AUDIT_KEPT, AUDIT_READ_MAX};
 use tfo_crypto::checksum::{CHECKSUM_BYTES, checksum};
 use tfo_engine::rollout::document::{AuditEntry, Document};
-use tfo_engine::rollout::parts::Parts;
+use tfo_engine::rollout::parts::{Beat, Parts};
 use tfo_model::count::Revision;
 use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
 
@@ -138,6 +138,15 @@ impl<'a> Rows<'a> {
             parts.rosters.entry(by).or_default().acks.insert(node, later);
             found += 1;
         }
+        let sql = "SELECT coordinator, text, sum FROM beat WHERE pool = ?1";
+        for (by, text) in
+            self.all(sql, [pool.number], |row| Ok((row.get::<_, String>(0)?, (row.get(1)?, row.get(2)?))))?
+        {
+            let by: CoordinatorName = self.name(&by, "a coordinator")?;
+            let beat = self.parse(&text, &["beat", pool.name.as_str(), by.as_str()])?;
+            parts.rosters.entry(by).or_default().beat = Some(beat);
+            found += 1;
+        }
         let sql = "SELECT node, text, sum FROM exclusion WHERE pool = ?1";
         for (node, text) in
             self.all(sql, [pool.number], |row| Ok((row.get::<_, String>(0)?, (row.get(1)?, row.get(2)?))))?
@@ -152,6 +161,26 @@ impl<'a> Rows<'a> {
         } else {
             Err(self.place.damaged(format!("parts of the node records of pool {} are missing", pool.name)))
         }
+    }
+
+    /// The last beat of a coordinator.
+    pub(super) fn beat(self, pool: &PoolRow<'_>, by: &CoordinatorName) -> Result<Option<Beat>, StoreError> {
+        let sql = "SELECT text, sum FROM beat WHERE pool = ?1 AND coordinator = ?2";
+        let row = self.one(sql, params![pool.number, by.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        row.map(|row| self.parse(&row, &["beat", pool.name.as_str(), by.as_str()])).transpose()
+    }
+
+    /// Writes a beat in the place of the one before.
+    pub(super) fn put_beat(self, pool: &mut PoolRow<'_>, by: &CoordinatorName, beat: &Beat) -> Result<(), CommitError> {
+        let (text, sum) = self.print(beat, &["beat", pool.name.as_str(), by.as_str()])?;
+        let (number, by) = (pool.number, by.as_str());
+        let sql = "UPDATE OR FAIL beat SET text = ?3, sum = ?4 WHERE pool = ?1 AND coordinator = ?2";
+        if self.write(sql, params![number, by, text, sum])? == 0 {
+            let sql = "INSERT OR FAIL INTO beat (pool, coordinator, text, sum) VALUES (?1, ?2, ?3, ?4)";
+            self.write(sql, params![number, by, text, sum])?;
+            pool.parts += 1;
+        }
+        Ok(())
     }
 
     fn part_rows(self, pool: &PoolRow<'_>, sql: &str) -> Result<Vec<(CoordinatorName, NodeId, TextRow)>, StoreError> {

@@ -19,8 +19,8 @@ pub(super) const APPLICATION_ID: i32 = 0x5446_4F43;
 /// Name of the missing function in a foreign writer's error.
 const GUARD: &str = "only_tfo_coordinator_writes_here";
 
-/// The schema that the first step makes.  Schema 1 was that of builds before the first release; nothing reads it.
-pub(super) const FIRST: i64 = 2;
+/// The schema that the first step makes.  Schemas 1 and 2 were those of builds before the first release; nothing reads them.
+pub(super) const FIRST: i64 = 3;
 
 /// Each step makes the next schema; the first one makes [`FIRST`].  Steps that a release shipped never change.
 const STEPS: &[&str] = &["
@@ -61,6 +61,13 @@ const STEPS: &[&str] = &["
         text TEXT NOT NULL,
         sum BLOB NOT NULL,
         UNIQUE (pool, coordinator, node)
+    ) STRICT;
+    CREATE TABLE beat (
+        pool INTEGER NOT NULL REFERENCES pool,
+        coordinator TEXT NOT NULL,
+        text TEXT NOT NULL,
+        sum BLOB NOT NULL,
+        UNIQUE (pool, coordinator)
     ) STRICT;
     CREATE TABLE exclusion (
         pool INTEGER NOT NULL REFERENCES pool,

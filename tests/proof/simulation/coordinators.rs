@@ -9,7 +9,7 @@ use tfo_engine::rollout::barrier::conflict;
 use tfo_engine::rollout::document::{Actor, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Step};
-use tfo_engine::rollout::parts::Writes;
+use tfo_engine::rollout::parts::{Writer, Writes};
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::record::Membership;
 use tfo_engine::rollout::sync::{Answer, PoolView, Recording, Sync, SyncRefused, record};
@@ -88,9 +88,9 @@ impl Fleet {
         if self.is_blind(c) {
             return Err(SyncRefused::NotAdmitted);
         }
-        let (by, wall) = (coordinator(c), self.wall(c));
+        let (by, wall) = (self.writer(c), self.wall(c));
         let before = self.known(c, &copy, &self.coordinators[c].put_off, id);
-        let recording = record(&copy.snapshot().document, before.as_ref(), id, sync, (&by, wall))?;
+        let recording = record(&copy.snapshot().document, before.as_ref(), id, sync, (&by.name, wall))?;
         drop(copy);
         match recording {
             Recording::Stale => Ok(None),
@@ -122,6 +122,11 @@ impl Fleet {
         }
     }
 
+    /// As whom the coordinator writes.
+    fn writer(&self, c: usize) -> Writer {
+        Writer::new(coordinator(c))
+    }
+
     pub(super) fn flush(&mut self, c: usize) {
         let mut off = std::mem::take(&mut self.coordinators[c].put_off);
         if self.coordinators[c].is_up && !self.is_cut(c) && !off.queue.is_empty() {
@@ -131,7 +136,7 @@ impl Fleet {
                 off.queue = unfenced(off.queue, self.shelf.now());
             }
             let nodes: Vec<NodeId> = off.queue.nodes().cloned().collect();
-            self.shelf.flush(&coordinator(c), &mut off);
+            self.shelf.flush(&self.writer(c), &mut off);
             nodes.iter().for_each(|node| self.check_record(node));
         }
         self.coordinators[c].put_off = off;
@@ -327,7 +332,7 @@ impl Fleet {
 
     pub(super) fn commit(&mut self, c: usize, proposal: &Proposal) {
         let told_before = self.shelf.now().document.generation;
-        let written = self.shelf.commit(proposal);
+        let written = self.shelf.commit(&self.writer(c), proposal);
         self.count_write(written);
         if !matches!(written, Written::Yes | Written::Open { done: true }) {
             return;

@@ -123,5 +123,5 @@ impl Fleet {
 fn of_node(roster: &Roster, node: &NodeId) -> Option<Roster> {
     let entries = [(node.clone(), roster.entries.get(node)?.clone())].into();
     let acks = roster.acks.get(node).map(|later| (node.clone(), later.clone()));
-    Some(Roster { entries, acks: acks.into_iter().collect() })
+    Some(Roster { entries, acks: acks.into_iter().collect(), beat: None })
 }

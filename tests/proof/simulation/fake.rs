@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
-use tfo_engine::rollout::parts::Writes;
+use tfo_engine::rollout::parts::{Writer, Writes};
 use tfo_model::count::Revision;
-use tfo_model::ids::{CoordinatorName, PoolName};
+use tfo_model::ids::PoolName;
 use tfo_store::{CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError};
 use tfo_testbed::random::Dice;
 
@@ -90,20 +90,22 @@ impl Store for FakeTrouble {
         self.try_write(|inner| inner.create(pool, image))
     }
 
-    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
-        self.try_write(|inner| inner.commit(pool, proposal, keys))
+    fn commit(
+        &self,
+        pool: &PoolName,
+        by: &Writer,
+        proposal: &Proposal,
+        keys: &KeyRing,
+    ) -> Result<Erasure, CommitError> {
+        self.try_write(|inner| inner.commit(pool, by, proposal, keys))
     }
 
-    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Writes) -> Result<(), CommitError> {
+    fn write(&self, pool: &PoolName, by: &Writer, writes: &Writes) -> Result<(), CommitError> {
         self.try_write(|inner| inner.write(pool, by, writes))
     }
 
     fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
         self.read()?.follow(pool, copy)
-    }
-
-    fn settle(&self) -> Result<(), StoreError> {
-        self.read()?.settle()
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::parts::{Parts, PoolContent, Writes};
+use tfo_engine::rollout::parts::{Parts, PoolContent, Writer, Writes};
 use tfo_engine::rollout::sync::Recording;
 use tfo_model::count::Revision;
 use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
@@ -189,16 +189,16 @@ impl Shelf {
     }
 
     /// Document, exclusions and audit entry in one transaction.
-    pub(crate) fn commit(&mut self, proposal: &Proposal) -> Written {
+    pub(crate) fn commit(&mut self, by: &Writer, proposal: &Proposal) -> Written {
         let keys = self.ring(&proposal.document);
-        let result = self.store.commit(&pool(), proposal, &keys).map(|_erasure| ());
+        let result = self.store.commit(&pool(), by, proposal, &keys).map(|_erasure| ());
         self.written(result, || Change::Committed(Box::new(proposal.clone())))
     }
 
     /// Writes into a coordinator's roster, durable at once.
-    pub(crate) fn write(&mut self, by: &CoordinatorName, writes: &Writes) -> Written {
+    pub(crate) fn write(&mut self, by: &Writer, writes: &Writes) -> Written {
         let result = self.store.write(&pool(), by, writes);
-        self.written(result, || Change::Written(by.clone(), writes.clone()))
+        self.written(result, || Change::Written(by.name.clone(), writes.clone()))
     }
 
     /// What became of a call, which is followed if it took effect.
@@ -225,7 +225,7 @@ impl Shelf {
     }
 
     /// Puts a sync off; what is put off already is written first if there is too much.  False if it could not be put off.
-    pub(crate) fn put_off(&mut self, by: &CoordinatorName, off: &mut PutOff, node: &NodeId, sync: Recording) -> bool {
+    pub(crate) fn put_off(&mut self, by: &Writer, off: &mut PutOff, node: &NodeId, sync: Recording) -> bool {
         if off.queue.len() >= PARTS_MAX {
             self.flush(by, off);
             if off.queue.len() >= PARTS_MAX {
@@ -241,7 +241,7 @@ impl Shelf {
     }
 
     /// Writes what was put off.  One whose outcome is open may have been done all the same; the next does it again.
-    pub(crate) fn flush(&mut self, by: &CoordinatorName, off: &mut PutOff) {
+    pub(crate) fn flush(&mut self, by: &Writer, off: &mut PutOff) {
         if !off.queue.is_empty() && self.write(by, &off.queue) == Written::Yes {
             off.queue = Writes::default();
         }

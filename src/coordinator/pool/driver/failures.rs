@@ -3,6 +3,8 @@
 use tracing::{debug, error, info};
 
 use super::Driver;
+use crate::pool::replica::Fenced;
+use tfo_engine::rollout::parts::Stamp;
 use tfo_store::{CommitError, StoreError};
 
 impl Driver {
@@ -16,11 +18,34 @@ impl Driver {
             CommitError::Conflict { .. } => {
                 debug!(pool = %self.replica.pool(), %error, "another writer was faster");
             }
+            CommitError::Fenced { stored, .. } => {
+                self.writes.fail = true;
+                self.fenced(*stored);
+            }
             CommitError::Refused(refusal) => {
                 error!(pool = %self.replica.pool(), error = %refusal, "the store refuses what the engine proposes; this is a bug, please report it");
             }
             CommitError::NoPool { .. } | CommitError::PoolExists { .. } => {
                 error!(pool = %self.replica.pool(), %error, "the pool is gone from the store");
+            }
+        }
+    }
+
+    /// The store has refused this writer: another process has its name, or the store has gone back.
+    fn fenced(&mut self, stored: Option<Stamp>) {
+        let (fenced, by) = (self.replica.fenced(stored), self.replica.by().clone());
+        let pool = self.replica.pool();
+        self.beats.soon();
+        match fenced {
+            Fenced::OwnBeat => debug!(%pool, "a beat whose outcome was open has taken effect"),
+            Fenced::ByAnother => {
+                error!(%pool, name = %by, "another process drives this pool under this coordinator's name; this one ends: give each coordinator a name and a store of its own");
+                self.has_lost_name = true;
+            }
+            Fenced::ByTheStore => {
+                error!(%pool, "the store has lost what this coordinator wrote: it was restored; every node has to be heard again before anything is committed");
+                self.seen.life.end();
+                self.seen.looked_at = None;
             }
         }
     }

@@ -1,13 +1,14 @@
 //! The driver of one pool: looks at the store, asks the engine, commits, and only then adopts and publishes.
 //!
 //! The loop serves requests ([`requests`]), writes acks that are due ([`writes`]), and ticks ([`pace`]): after news, and
-//! every second or few without.  Invariants: a record that is only queued counts for no decision; every decision and
+//! every second or few without.  It beats ([`beats`]) and hears the nodes that have nothing new to say.  Invariants: a record that is only queued counts for no decision; every decision and
 //! every answer is made from a copy that the store has just confirmed ([`seen`]).
 //!
 //! The driver drives by the policy of the document, whatever its own configuration file says.  The file is a proposal
 //! ([`FilePolicy`]): while it stands, it is committed between rotations under the name of
 //! [`CONFIG_OPERATOR`](tfo_config::coordinator::CONFIG_OPERATOR), as soon as the engine accepts it.
 
+mod beats;
 mod failures;
 mod pace;
 mod requests;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use tracing::info;
 
+use self::beats::Beats;
 use self::pace::Pace;
 use self::seen::Seen;
 use self::verdict::Told;
@@ -54,6 +56,9 @@ const BATCH_MAX: usize = 1_024;
 pub(super) struct Driver {
     replica: Replica,
     writes: Writes,
+    beats: Beats,
+    /// Another process drives the pool under this coordinator's name.
+    has_lost_name: bool,
     seen: Seen,
     pace: Pace,
     waiting: WaitingNodes,
@@ -98,6 +103,8 @@ impl Driver {
             seen: Seen::new(&replica),
             replica,
             writes: Writes::default(),
+            beats: Beats::default(),
+            has_lost_name: false,
             pace: Pace::new(),
             waiting: WaitingNodes::default(),
             published: None,
@@ -122,8 +129,9 @@ impl Driver {
         self.tick();
         // The last batch was full: more requests are waiting.
         let mut backlog = false;
-        loop {
-            let next = self.writes.flush_at.map_or(self.pace.next_tick, |at| at.min(self.pace.next_tick));
+        while !self.has_lost_name {
+            let next = self.pace.next_tick.min(self.next_beat());
+            let next = self.writes.flush_at.map_or(next, |at| at.min(next));
             match receiver.recv_timeout(next.saturating_duration_since(clock::monotonic())) {
                 Ok(first) => {
                     if !backlog && matches!(first, Message::Sync { .. }) {
@@ -138,7 +146,8 @@ impl Driver {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.writes.flush_at.is_some_and(|at| at <= clock::monotonic()) {
+            if self.writes.flush_at.is_some_and(|at| at <= clock::monotonic()) || self.next_beat() <= clock::monotonic()
+            {
                 self.flush();
                 self.tick_for_news();
             }
@@ -146,6 +155,7 @@ impl Driver {
                 self.tick();
             }
         }
+        self.write_heard();
         self.flush();
         self.waiting.let_go();
         info!(pool = %self.replica.pool(), "the driver has ended");

@@ -16,7 +16,6 @@ use crate::pool::waiting::{Pending, SyncError, Until};
 use tfo_engine::rollout::barrier::recoverable;
 use tfo_engine::rollout::document::AuditEntry;
 use tfo_engine::rollout::input::{Command, Input, OperatorRequest, Refused, Step};
-use tfo_engine::rollout::record::Report;
 use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::sync::{Answer, Recording, order_for, record};
 use tfo_host::runtime::clock;
@@ -69,7 +68,7 @@ struct Recorded {
 impl Driver {
     /// Serves a batch; breaks if the driver is to stop.
     pub(super) fn serve(&mut self, batch: Vec<Message>) -> ControlFlow<()> {
-        let good = self.look();
+        let good = self.look() && self.keeps_beating();
         self.writes.lost.clear();
         let mut recorded: Vec<Recorded> = Vec::new();
         let (mut others, mut next) = (Vec::new(), ControlFlow::Continue(()));
@@ -143,21 +142,27 @@ impl Driver {
                 return None;
             }
         };
-        let reported = before.and_then(|before| before.report.as_ref());
-        let ack = match &recording {
-            Recording::Later(later)
-                if self.seen.knows(&self.replica, &node) && !says_something_new(reported, &later.ack.report) =>
-            {
-                Ack::Quiet
+        let is_known = self.seen.knows(&self.replica, &node);
+        let is_news = match &recording {
+            Recording::Later(later) => !is_known || before.is_none_or(|before| later.is_news(before)),
+            Recording::First(_) | Recording::Stale => true,
+        };
+        let recording = match recording {
+            // Unless an earlier one is about to be written, and this one takes its place.
+            Recording::Later(later) if !is_news && queued.is_none() => {
+                self.seen.life.hear(self.monotonic(), &node, &mut self.seen.presence);
+                self.replica.hear(&node, later);
+                return Some(Recorded { sync: Pending { node, sync, reply }, opens: false });
             }
-            Recording::First(_) | Recording::Later(_) | Recording::Stale => Ack::News,
+            recording => recording,
         };
         // An answer that outlives its record would be a contact of which another coordinator never hears (rule 11).
         let opens = match &recording {
             Recording::First(_) => true,
-            Recording::Later(_) => reply.until() == Until::Recorded,
+            Recording::Later(_) => is_news && reply.until() == Until::Recorded,
             Recording::Stale => false,
         };
+        let ack = if is_news { Ack::News } else { Ack::Quiet };
         if recording != Recording::Stale {
             if !self.enqueue(&node, recording) {
                 reply.give(Err(SyncError::StoreDown));
@@ -288,7 +293,8 @@ impl Driver {
                 }
                 Err(CommitError::Conflict { .. }) => tries += 1,
                 Err(CommitError::Store(error)) if error.outcome_is_open() => return Err(CommandError::OutcomeOpen),
-                Err(CommitError::Store(_)) => return Err(before.without_store()),
+                // Fenced: this process is over, or its store went back; either way it has changed nothing.
+                Err(CommitError::Store(_) | CommitError::Fenced { .. }) => return Err(before.without_store()),
                 Err(_) => return Err(CommandError::Internal),
             }
         }
@@ -341,12 +347,4 @@ impl Driver {
             }
         }
     }
-}
-
-/// Whether a barrier could see a difference: an ack that only says "still here" may wait for others.
-fn says_something_new(before: Option<&Report>, next: &Report) -> bool {
-    fn judged(report: &Report) -> impl PartialEq + '_ {
-        (&report.fence, report.installed, report.foreign, report.seen, report.holds)
-    }
-    before.is_none_or(|before| judged(before) != judged(next))
 }

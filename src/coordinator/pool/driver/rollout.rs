@@ -124,7 +124,8 @@ impl Driver {
             && error.outcome_is_open()
         {
             self.store_failed(error);
-            match self.replica.settle().and_then(|()| self.replica.has(audit, proposal.expected)) {
+            let settled = self.replica.settle(clock::now());
+            match settled.and_then(|()| Ok(self.replica.has(audit, proposal.expected)?)) {
                 Ok(true) => result = Ok(Erasure::Waiting),
                 // Not done: decided again, from what is stored now.
                 Ok(false) if self.follow().is_some() => {

@@ -60,11 +60,13 @@ impl Driver {
                     // Another writer's commit: it does not say which nodes it concerns.
                     self.published = None;
                 }
-                self.shared.store_confirms();
-                if !self.writes.fail {
-                    self.waiting.not_stored(&std::mem::take(&mut self.unrecorded));
+                if !self.is_late() {
+                    self.shared.store_confirms();
+                } else if self.logged.store_down {
+                    self.beats.soon();
                 }
                 if !self.writes.fail {
+                    self.waiting.not_stored(&std::mem::take(&mut self.unrecorded));
                     self.store_is_good();
                 }
                 Some(news)

@@ -1,4 +1,6 @@
 //! Records of nodes on their way to the store: queued, written together, and taken into the copy.
+//!
+//! A beat goes with them when it is due (`beats`).
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -15,7 +17,7 @@ use tfo_store::{Head, PARTS_MAX};
 /// write took.
 const ACK_PATIENCE: Duration = Duration::from_millis(5);
 const ACK_PATIENCE_MAX: Duration = Duration::from_millis(100);
-/// How long an ack without news waits, which says only that its node is alive.
+/// How long a write waits of which no barrier sees anything.
 const QUIET_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a queued record tells those who wait for it.
@@ -23,7 +25,7 @@ const QUIET_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) enum Ack {
     /// Something that a barrier could see.
     News,
-    /// Only that its node is alive.
+    /// Nothing of the kind.
     Quiet,
 }
 
@@ -71,6 +73,7 @@ impl Driver {
     /// Writes the queue in one transaction.  False: nothing of it may be taken for written.
     pub(super) fn flush(&mut self) -> bool {
         self.writes.flush_at = None;
+        self.add_beat();
         if self.writes.queue.is_empty() {
             return true;
         }
@@ -85,6 +88,9 @@ impl Driver {
         match result {
             Ok(()) => {
                 self.writes.took = clock::monotonic().duration_since(start);
+                if queue.beat.is_some() {
+                    self.beats.written(self.monotonic(), self.replica.document().policy.beat());
+                }
                 debug!(pool = %self.replica.pool(), records = nodes.len(), "records written");
                 if self.writes.fail {
                     self.store_is_good();
@@ -101,6 +107,18 @@ impl Driver {
                 self.writes.lost.extend(nodes);
                 self.commit_failed(&error);
                 false
+            }
+        }
+    }
+
+    /// Writes what was heard and not written, before the driver ends: the next one shows when a node was heard last.
+    pub(super) fn write_heard(&mut self) {
+        let heard: Vec<_> =
+            self.replica.content().heard().iter().map(|(node, later)| (node.clone(), later.clone())).collect();
+        for some in heard.chunks(PARTS_MAX) {
+            self.writes.queue.acks.extend(some.iter().cloned());
+            if !self.flush() {
+                return;
             }
         }
     }

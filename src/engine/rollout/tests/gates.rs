@@ -58,7 +58,7 @@ fn health_is_a_rise_above_the_waves_own_baseline() {
         assert_eq!(proposal.document.paused.as_ref().is_some_and(Pause::is_health), is_bad);
         if is_bad {
             // After a resume the same wave is not paused a second time.
-            let snapshot = Snapshot { document: proposal.document, nodes: snapshot.nodes };
+            let snapshot = Snapshot { document: proposal.document, ..snapshot };
             assert_eq!(waits(tick(&snapshot)).blocked_by, BlockedBy::Paused);
             let resumed = committed(order(&snapshot, Command::Resume { force: false }).unwrap()).document;
             let step = tick(&Snapshot { document: resumed, ..snapshot });

@@ -114,6 +114,7 @@ fn answer(snapshot: &Snapshot, presence: &Presence, node: &NodeId, sync: &Sync) 
 
 fn admitted(fence: Option<Fence>) -> NodeRecord {
     NodeRecord {
+        silent: false,
         syncs: 3,
         membership: Membership::Admitted,
         exclusion: None,
@@ -208,7 +209,7 @@ fn pool(document: Document, here: &[&str], behind: &[&str]) -> Snapshot {
         let fence = Fence { pool_id: pool_id(), generation: Generation::new(1), slots: old };
         nodes.insert(node(name), admitted(Some(fence)));
     }
-    Snapshot { document, nodes }
+    Snapshot { document, nodes, beats: BTreeMap::new() }
 }
 
 fn of(stage: Stage) -> Snapshot {

@@ -27,7 +27,7 @@ fn pool(revision: u64, nodes: &[(&str, u64, u64)]) -> Snapshot {
         ..admitted(None)
     };
     let nodes = nodes.iter().map(|(name, syncs, period)| (node(name), record(*syncs, *period))).collect();
-    Snapshot { document, nodes }
+    Snapshot { document, nodes, beats: BTreeMap::new() }
 }
 
 /// Looks every ten seconds until `until`, and hears a further node each time.

@@ -186,7 +186,7 @@ fn counters_that_jump_restart_their_window() {
     let document = document(steady());
     let start = Counters { passive: 1_000, passive_alt_key: 500, passive_fail: 0 };
     let counts = |counters| Report { counters: Some(counters), ..report(None) };
-    let empty = Snapshot { document, nodes: BTreeMap::new() };
+    let empty = Snapshot { document, nodes: BTreeMap::new(), beats: BTreeMap::new() };
     let recorded = |before: &Snapshot, counters, at| {
         let (evil, sync) = (node("evil"), sync(1, counts(counters)));
         record(&before.document, before.nodes.get(&evil), &evil, &sync, (&by(), at)).unwrap()

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
@@ -19,14 +20,14 @@ use crate::pool::waiting::{Held, Reply, SyncError, Until};
 use tfo_crypto::random;
 use tfo_engine::rollout::document::{Actor, AuditEntry, CHANGED_MAX, Document, KeyRing, Proposal, Stage};
 use tfo_engine::rollout::input::{Command, OperatorRequest};
-use tfo_engine::rollout::parts::{Ack, Entry, Parts, PoolContent, Writes as Queue};
+use tfo_engine::rollout::parts::{Ack, Entry, Parts, PoolContent, Writer, Writes as Queue};
 use tfo_engine::rollout::policy::Share;
 use tfo_engine::rollout::record::{Exclusion, Installed, Membership, Report, SlotCount};
 use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_engine::rollout::sync::{Sync, SyncRefused};
 use tfo_model::count::{Epoch, Generation};
 use tfo_model::fleet::Action;
-use tfo_model::ids::{CoordinatorName, PoolName};
+use tfo_model::ids::PoolName;
 use tfo_model::node::{KeySource, Session};
 use tfo_store::{CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, Store, StoreError};
 use tfo_wire::v1::fleet::Done;
@@ -40,7 +41,7 @@ const STEP: Duration = Duration::from_secs(5);
 /// A store in memory whose reads or writes fail on demand.
 #[derive(Default)]
 struct FakeStore {
-    inner: MemoryStore,
+    inner: ArcSwap<MemoryStore>,
     no_reads: AtomicBool,
     no_writes: AtomicBool,
     /// The next commit is not answered; whether it is done all the same.
@@ -66,60 +67,72 @@ impl FakeStore {
     }
 }
 
+impl FakeStore {
+    /// Puts an older copy in its place.
+    fn set_back(&self, older: &PoolState) {
+        let image = PoolImage { content: &older.content, keys: &older.keys, audit: &[] };
+        let inner = MemoryStore::new();
+        inner.create(&pool_name(), &image).unwrap();
+        self.inner.store(Arc::new(inner));
+    }
+}
+
 impl ReadStore for FakeStore {
     fn pools(&self) -> Result<Vec<PoolName>, StoreError> {
-        self.read().and_then(|()| self.inner.pools())
+        self.read().and_then(|()| self.inner.load().pools())
     }
 
     fn head(&self, pool: &PoolName) -> Result<Option<Head>, StoreError> {
-        self.read().and_then(|()| self.inner.head(pool))
+        self.read().and_then(|()| self.inner.load().head(pool))
     }
 
     fn load(&self, pool: &PoolName) -> Result<Option<PoolState>, StoreError> {
-        self.read().and_then(|()| self.inner.load(pool))
+        self.read().and_then(|()| self.inner.load().load(pool))
     }
 
     fn document(&self, pool: &PoolName) -> Result<Option<(Document, KeyRing)>, StoreError> {
-        self.read().and_then(|()| self.inner.document(pool))
+        self.read().and_then(|()| self.inner.load().document(pool))
     }
 
     fn audit(&self, pool: &PoolName, after: Revision) -> Result<Vec<AuditEntry>, StoreError> {
-        self.read().and_then(|()| self.inner.audit(pool, after))
+        self.read().and_then(|()| self.inner.load().audit(pool, after))
     }
 }
 
 impl Store for FakeStore {
     fn create(&self, pool: &PoolName, image: &PoolImage<'_>) -> Result<(), CommitError> {
         self.may_write()?;
-        self.inner.create(pool, image)
+        self.inner.load().create(pool, image)
     }
 
-    fn commit(&self, pool: &PoolName, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
+    fn commit(
+        &self,
+        pool: &PoolName,
+        by: &Writer,
+        proposal: &Proposal,
+        keys: &KeyRing,
+    ) -> Result<Erasure, CommitError> {
         self.may_write()?;
         let failed =
             || StoreError::Failed { step: "commit to", place: "the fake store".to_owned(), source: "lost".into() };
         match self.lost.lock().unwrap().take() {
-            None => self.inner.commit(pool, proposal, keys),
+            None => self.inner.load().commit(pool, by, proposal, keys),
             Some(false) => Err(failed().into()),
-            Some(true) => self.inner.commit(pool, proposal, keys).and_then(|_erasure| Err(failed().into())),
+            Some(true) => self.inner.load().commit(pool, by, proposal, keys).and_then(|_erasure| Err(failed().into())),
         }
     }
 
-    fn write(&self, pool: &PoolName, by: &CoordinatorName, writes: &Queue) -> Result<(), CommitError> {
+    fn write(&self, pool: &PoolName, by: &Writer, writes: &Queue) -> Result<(), CommitError> {
         self.may_write()?;
-        self.inner.write(pool, by, writes)
+        self.inner.load().write(pool, by, writes)
     }
 
     fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError> {
-        self.read().and_then(|()| self.inner.follow(pool, copy))
-    }
-
-    fn settle(&self) -> Result<(), StoreError> {
-        self.may_write()
+        self.read().and_then(|()| self.inner.load().follow(pool, copy))
     }
 
     fn erase_leftovers(&self) -> Result<Erasure, StoreError> {
-        self.may_write().and_then(|()| self.inner.erase_leftovers())
+        self.may_write().and_then(|()| self.inner.load().erase_leftovers())
     }
 }
 
@@ -140,14 +153,14 @@ fn policy() -> Policy {
     policy
 }
 
-fn driver(store: &Arc<FakeStore>, file_policy: Policy) -> Driver {
-    let replica = Replica::open(Arc::<FakeStore>::clone(store), pool_name(), "coordinator".parse().unwrap()).unwrap();
+fn driver(store: &Arc<FakeStore>, name: &str, file_policy: Policy) -> Driver {
+    let replica = Replica::open(Arc::<FakeStore>::clone(store), pool_name(), name.parse().unwrap()).unwrap();
     let shared = Shared {
         started: clock::monotonic(),
         good_at_ms: AtomicU64::new(0),
         confirmed_at_ms: AtomicU64::new(1),
         revision: AtomicU64::new(0),
-        policy: arc_swap::ArcSwap::from_pointee(replica.document().policy.clone()),
+        policy: ArcSwap::from_pointee(replica.document().policy.clone()),
     };
     let watched = Watched { metrics: Arc::new(Metrics::new()), connections: Arc::default() };
     Driver::new(replica, file_policy, watched, Arc::new(shared))
@@ -173,7 +186,7 @@ impl World {
         let store = Arc::new(FakeStore::default());
         let content = PoolContent::new(document, Parts::default());
         store.create(&pool_name(), &PoolImage { content: &content, keys: &keys, audit: &[] }).unwrap();
-        let driver = driver(&store, policy());
+        let driver = driver(&store, "coordinator", policy());
         let mut world = Self { store, driver, slots: Slots { primary: current, backup: Some(backup) } };
         world.driver.tick();
         world.hear(&["a", "b", "c"]);
@@ -183,8 +196,15 @@ impl World {
 
     /// The coordinator starts again, with this file.
     fn start_again(&mut self, file_policy: Policy) {
-        self.driver = driver(&self.store, file_policy);
+        self.driver = driver(&self.store, "coordinator", file_policy);
         self.driver.tick();
+    }
+
+    /// The driver's own hand, for what the test writes in its place.
+    fn writer(&self) -> Writer {
+        let name = self.driver.replica.by().clone();
+        let last = self.store.inner.load().load(&pool_name()).unwrap().unwrap().content.parts().stamp(&name);
+        Writer { name, last }
     }
 
     /// One sync of an agent that has installed its instruction.
@@ -241,7 +261,7 @@ impl World {
             good_at_ms: AtomicU64::new(shared.good_at_ms.load(Ordering::Relaxed)),
             confirmed_at_ms: AtomicU64::new(shared.confirmed_at_ms.load(Ordering::Relaxed)),
             revision: AtomicU64::new(shared.revision.load(Ordering::Relaxed)),
-            policy: arc_swap::ArcSwap::new(shared.policy.load_full()),
+            policy: ArcSwap::new(shared.policy.load_full()),
         });
     }
 
@@ -254,7 +274,7 @@ impl World {
     }
 
     fn actions(&self) -> Vec<(Action, BTreeSet<NodeId>)> {
-        let entries = self.store.inner.audit(&pool_name(), Revision::new(10)).unwrap();
+        let entries = self.store.inner.load().audit(&pool_name(), Revision::new(10)).unwrap();
         entries.into_iter().map(|entry| (entry.action, entry.nodes)).collect()
     }
 

@@ -10,8 +10,9 @@ fn time_in_which_no_record_can_be_written_makes_no_node_absent() {
     world.pass_long(&["a", "c"]);
     assert!(world.driver.seen.presence.absent.is_empty(), "{:?}", world.driver.seen.presence);
     assert!(world.good_ms_ago() >= ABSENT_AFTER_SECS * 1_000, "written last before it was full");
-    // From the first record on that is written again it is as before.
+    // From the first beat on that is written again it is as before.
     world.store.fail(false, false);
+    world.pass(Duration::from_secs(1));
     world.hear(&["a", "c"]);
     assert!(world.good_ms_ago() < 5_000, "{}", world.good_ms_ago());
     assert!(world.driver.seen.presence.absent.is_empty());
@@ -36,7 +37,7 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
     let mut world = World::new();
     for (reads, writes) in [(true, true), (false, true)] {
         world.store.fail(reads, writes);
-        let before = world.store.inner.head(&pool_name()).unwrap();
+        let before = world.store.inner.load().head(&pool_name()).unwrap();
         // A session that is open is held, a new one is not.
         let mut open = world.sync("a");
         assert!(open.is_held() && open.answer().now_or_never().is_none(), "{reads}");
@@ -45,7 +46,7 @@ fn without_its_store_it_answers_nothing_and_does_nothing() {
         assert!(!new.is_held(), "{reads}");
         assert!(matches!(world.rotate(), Err(CommandError::StoreDown)), "{reads}");
         world.driver.tick();
-        assert_eq!(world.store.inner.head(&pool_name()).unwrap(), before);
+        assert_eq!(world.store.inner.load().head(&pool_name()).unwrap(), before);
         assert_eq!(world.driver.replica.document().stage.phase(), tfo_model::state::Phase::Steady);
     }
     world.store.fail(false, false);
@@ -146,7 +147,8 @@ fn a_silent_store_does_not_answer_a_waiting_node() {
 #[test]
 fn a_node_whose_record_cannot_be_stored_syncs_again() {
     let mut world = World::new();
-    let mut held = world.sync("a");
+    world.rotate().unwrap();
+    let mut held = world.acknowledge("a");
     assert!(held.is_held() && held.answer().now_or_never().is_none());
     world.store.fail(false, true);
     world.driver.tick();
@@ -154,4 +156,81 @@ fn a_node_whose_record_cannot_be_stored_syncs_again() {
     world.store.fail(false, false);
     let mut done = world.ask("a", world.generation(), Until::Recorded);
     assert_eq!(done.answer().now_or_never(), Some(Some(Ok(None))));
+}
+
+/// A sync that says nothing new is written nowhere; beats and marks tell of it (docs/protocol.md#rule-10).
+#[test]
+fn quiet_syncs_are_not_written_and_another_coordinator_hears_of_them() {
+    let mut world = World::new();
+    let mut other = driver(&world.store, "other", policy());
+    other.tick();
+    let stored = |world: &World, node: &str| {
+        world.store.inner.load().load(&pool_name()).unwrap().unwrap().content.snapshot().nodes[&node.parse().unwrap()]
+            .clone()
+    };
+    let before = ["a", "b", "c"].map(|node| stored(&world, node));
+    let head = world.store.inner.load().head(&pool_name()).unwrap();
+    world.hear(&["a", "b", "c"]);
+    assert_eq!(world.store.inner.load().head(&pool_name()).unwrap(), head, "nothing is written before a beat is due");
+    // b falls silent: its coordinator marks it, and vouches for the others.
+    for _ in 0..4 {
+        world.pass(STEP);
+        world.hear(&["a", "c"]);
+        other.tick();
+    }
+    assert!(!["a", "c"].iter().any(|node| stored(&world, node).silent) && stored(&world, "b").silent);
+    assert_eq!([stored(&world, "a"), stored(&world, "c")], [before[0].clone(), before[2].clone()]);
+    let unseen = other.seen.presence.unseen_required(other.replica.snapshot());
+    assert_eq!(unseen, ["b".parse().unwrap()], "it has heard of the others by beats alone");
+    // Its next sync is written, and then it is vouched for again.
+    drop(world.ask("b", world.generation(), Until::Recorded));
+    assert!(!stored(&world, "b").silent);
+    other.tick();
+    assert!(other.seen.presence.unseen_required(other.replica.snapshot()).is_empty());
+}
+
+#[test]
+fn a_coordinator_whose_beats_cannot_be_written_answers_no_node() {
+    let mut world = World::new();
+    world.store.fail(false, true);
+    world.pass(policy().beat() * 2 + Duration::from_millis(1));
+    let mut at_once = world.ask("a", world.generation(), Until::Recorded);
+    assert_eq!(at_once.answer().now_or_never(), Some(Some(Err(SyncError::StoreDown))));
+    world.pass(policy().blind_max());
+    assert!(world.driver.shared.is_blind(), "its copy is confirmed, and it is not heard by the others");
+    world.store.fail(false, false);
+    let mut at_once = world.ask("a", world.generation(), Until::Recorded);
+    assert_eq!(at_once.answer().now_or_never(), Some(Some(Ok(None))));
+}
+
+#[test]
+fn a_process_that_has_lost_its_name_changes_nothing_and_ends() {
+    let mut world = World::new();
+    let mut zombie = driver(&world.store, "coordinator", policy());
+    std::mem::swap(&mut zombie, &mut world.driver);
+    world.driver.tick();
+    // The first one wakes up with an acknowledgement, and with an order.
+    std::mem::swap(&mut zombie, &mut world.driver);
+    let head = world.store.inner.load().head(&pool_name()).unwrap();
+    assert!(matches!(world.rotate(), Err(CommandError::StoreDown)));
+    let mut at_once = world.ask("new", Generation::new(1), Until::Recorded);
+    assert!(matches!(at_once.answer().now_or_never(), Some(Some(Err(_)))));
+    assert_eq!(world.store.inner.load().head(&pool_name()).unwrap(), head);
+    assert!(world.driver.has_lost_name && !zombie.has_lost_name);
+}
+
+#[test]
+fn a_store_that_lost_a_beat_begins_a_new_life() {
+    let mut world = World::new();
+    let older = world.store.inner.load().load(&pool_name()).unwrap().unwrap();
+    world.pass(STEP);
+    world.hear(&["a", "b", "c"]);
+    world.store.set_back(&older);
+    assert!(world.rotate().is_err(), "its beat is lost");
+    assert!(!world.driver.has_lost_name);
+    world.driver.tick();
+    let unseen = world.driver.seen.presence.unseen_required(world.driver.replica.snapshot());
+    assert_eq!(unseen.len(), 3, "every node has to be heard again");
+    world.hear(&["a", "b", "c"]);
+    assert!(matches!(world.rotate(), Ok(Action::Rotate)));
 }

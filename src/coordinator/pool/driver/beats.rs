@@ -1,0 +1,78 @@
+//! This coordinator's signs of life (docs/protocol.md#rule-10; rules 7, 18): every few seconds it writes that it has heard its
+//! nodes, but for those that it marks as silent.
+//!
+//! Invariants: a node gets no answer while the last beat is too old, because no other coordinator would hear of the contact;
+//! a beat is written with, or after, everything that its writer has recorded.
+
+use std::time::{Duration, Instant};
+
+use super::Driver;
+use tfo_engine::rollout::parts::Beat;
+use tfo_engine::rollout::tally::Tally;
+use tfo_host::runtime::clock;
+use tfo_model::ids::NodeId;
+use tfo_store::PARTS_MAX;
+
+/// A beat that could not be written is tried again after this time.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The times of the last beat and of the next, on the driver's clock.
+#[derive(Debug, Default)]
+pub(super) struct Beats {
+    written_at: Option<Duration>,
+    due_at: Duration,
+}
+
+impl Beats {
+    /// A beat was written; the next one is due after this period.
+    pub(super) fn written(&mut self, now: Duration, period: Duration) {
+        (self.written_at, self.due_at) = (Some(now), now + period);
+    }
+
+    /// The next write brings a beat.
+    pub(super) fn soon(&mut self) {
+        self.due_at = Duration::ZERO;
+    }
+}
+
+impl Driver {
+    /// When the next beat is due.
+    pub(super) fn next_beat(&self) -> Instant {
+        self.shared.started + self.beats.due_at
+    }
+
+    /// Whether the last beat is so old that other coordinators may count its nodes as silent before they hear of them.
+    pub(super) fn is_late(&self) -> bool {
+        let two_beats = self.replica.document().policy.beat() * 2;
+        self.beats.written_at.is_none_or(|at| self.monotonic().saturating_sub(at) > two_beats)
+    }
+
+    /// Beats if that is due.  False: no node may be answered, see [`Self::is_late`].
+    pub(super) fn keeps_beating(&mut self) -> bool {
+        if self.next_beat() <= clock::monotonic() {
+            self.flush();
+        }
+        !self.is_late()
+    }
+
+    /// Adds a beat to what is written next, if one is due.
+    pub(super) fn add_beat(&mut self) {
+        let now = self.monotonic();
+        if now < self.beats.due_at {
+            return;
+        }
+        self.beats.due_at = now + AGAIN.min(self.replica.document().policy.beat());
+        let (own, snapshot) = (self.replica.by(), self.replica.snapshot());
+        let room = PARTS_MAX.saturating_sub(self.writes.queue.len());
+        let silent: Option<Vec<NodeId>> = self.seen.life.silent(snapshot, own);
+        let silent = silent.map(|silent| {
+            // Those in the queue have just been heard.
+            silent.into_iter().filter(|node| !self.writes.queue.names(node)).collect::<Vec<_>>()
+        });
+        let vouches = silent.as_ref().is_some_and(|silent| silent.len() <= room);
+        let marks = self.replica.content().marked_silent(silent.iter().flatten().take(room));
+        let tally = Tally::of(snapshot, own);
+        self.writes.queue.acks.extend(marks);
+        self.writes.queue.beat = Some(Beat { stamp: self.replica.next_stamp(), vouches, at: clock::now(), tally });
+    }
+}
