@@ -43,7 +43,7 @@ pub(crate) struct PutOff {
 
 /// A transaction that took effect.
 enum Change {
-    Written(CoordinatorName, Writes),
+    Written(CoordinatorName, Box<Writes>),
     Committed(Box<Proposal>),
 }
 
@@ -198,7 +198,7 @@ impl Shelf {
     /// Writes into a coordinator's roster, durable at once.
     pub(crate) fn write(&mut self, by: &Writer, writes: &Writes) -> Written {
         let result = self.store.write(&pool(), by, writes);
-        self.written(result, || Change::Written(by.name.clone(), writes.clone()))
+        self.written(result, || Change::Written(by.name.clone(), Box::new(writes.clone())))
     }
 
     /// What became of a call, which is followed if it took effect.
