@@ -9,11 +9,11 @@ use tfo_engine::rollout::barrier::conflict;
 use tfo_engine::rollout::document::{Actor, Proposal, Snapshot, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Step};
-use tfo_engine::rollout::parts::{Writer, Writes};
+use tfo_engine::rollout::parts::Stamp;
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::record::Membership;
 use tfo_engine::rollout::sync::{Answer, PoolView, Recording, Sync, SyncRefused, record};
-use tfo_model::count::Revision;
+use tfo_model::count::{Generation, Revision};
 use tfo_model::fleet::{Action, BlockedBy};
 use tfo_model::ids::{CoordinatorName, NodeId};
 use tfo_model::key::PairPrint;
@@ -23,7 +23,7 @@ use tfo_store::ReadStore;
 
 use super::copies::Copied;
 use super::fleet::{COORDINATORS, EPOCH, Event, FIRST_KEY, Fleet};
-use super::rules::{RuleOff, all_acked, unfenced};
+use super::rules::{RuleOff, all_acked};
 use super::shelf::{Position, PutOff, Written, pool};
 use super::trouble::Troubles;
 
@@ -42,6 +42,14 @@ pub(super) struct Coordinator {
     /// The highest revision that this life has seen.
     pub(super) seen: Revision,
     pub(super) put_off: PutOff,
+    /// The highest stamp that this process has written, ...
+    pub(super) last: Option<Stamp>,
+    /// ... whether it has its name by that, ...
+    pub(super) holds_name: bool,
+    /// ... when that was, and when the next beat is due.
+    pub(super) beat_at: Option<u64>,
+    pub(super) beat_due: u64,
+    pub(super) writes_fail: bool,
     /// What the last tick waited for.
     pub(super) waited: Option<BlockedBy>,
     pub(super) is_up: bool,
@@ -67,6 +75,7 @@ impl Fleet {
             return;
         }
         let id = self.nodes[n].id.clone();
+        self.beat_if_due(c);
         let answer = match self.record(c, (&id, sync)) {
             Ok(entered) => match self.answer(c, (&id, sync), entered) {
                 Some(answer) => answer,
@@ -82,70 +91,59 @@ impl Fleet {
     }
 
     /// The first sync of a session is durable before it is answered, and is in the copy that it is answered from; later
-    /// ones are put off.
+    /// ones are put off, and those that say nothing new are heard and not written.
     fn record(&mut self, c: usize, (id, sync): (&NodeId, &Sync)) -> Result<Option<Position>, SyncRefused> {
         let copy = self.read(c, false).ok_or(SyncRefused::NotAdmitted)?;
-        if self.is_blind(c) {
+        if self.is_blind(c) || self.is_late(c) {
             return Err(SyncRefused::NotAdmitted);
         }
-        let (by, wall) = (self.writer(c), self.wall(c));
         let before = self.known(c, &copy, &self.coordinators[c].put_off, id);
-        let recording = record(&copy.snapshot().document, before.as_ref(), id, sync, (&by.name, wall))?;
+        let (snapshot, by) = (copy.snapshot(), (&coordinator(c), self.wall(c)));
+        let recording = record(&snapshot.document, before.as_ref(), id, sync, by)?;
+        let is_known = self.coordinators[c].presence.has_seen(snapshot, id);
         drop(copy);
+        let generation = sync.report.fence.as_ref().map_or(Generation::ZERO, |fence| fence.generation);
+        if recording != Recording::Stale {
+            self.heard_at = self.now;
+            self.nodes[self.index[id]].accepted = Some((c, sync.session, generation));
+        }
         match recording {
             Recording::Stale => Ok(None),
-            Recording::Later(_) => {
-                self.heard_at = self.now;
-                let mut off = std::mem::take(&mut self.coordinators[c].put_off);
-                let is_first = off.queue.is_empty();
-                let mut is_kept = self.shelf.put_off(&by, &mut off, id, recording);
-                if self.nodes[self.index[id]].timer_secs.is_some() {
+            Recording::Later(later) => {
+                let is_news = !is_known || before.is_none_or(|before| later.is_news(&before));
+                if !is_news && !self.coordinators[c].put_off.queue.names(id) {
+                    let monotonic = Duration::from_secs(self.now);
+                    let Coordinator { life, presence, .. } = &mut self.coordinators[c];
+                    life.hear(monotonic, id, presence);
+                    self.hear(c, id, later);
+                    self.summary.count("syncs that are heard and not written", 1);
+                    return Ok(None);
+                }
+                let queue = &mut self.coordinators[c].put_off.queue;
+                let is_first = queue.is_empty();
+                queue.acks.insert(id.clone(), later);
+                if self.nodes[self.index[id]].timer_secs.is_some() && is_news {
                     // What is answered at once is durable before.
-                    self.shelf.flush(&by, &mut off);
-                    is_kept = off.queue.is_empty();
-                } else if is_first {
+                    return if self.flush(c) { Ok(None) } else { Err(SyncRefused::NotAdmitted) };
+                }
+                if is_first {
                     let delay = self.random.below(3);
                     self.at(delay, Event::Flush(c));
                 }
-                self.coordinators[c].put_off = off;
-                if is_kept { Ok(None) } else { Err(SyncRefused::NotAdmitted) }
+                Ok(None)
             }
             Recording::First(entry) => {
-                let writes = Writes { entries: [(id.clone(), entry)].into(), ..Writes::default() };
-                let written = self.shelf.write(&by, &writes);
-                self.count_write(written);
-                if written != Written::No {
-                    self.heard_at = self.now;
-                }
-                if written == Written::Yes { Ok(Some(self.shelf.position())) } else { Err(SyncRefused::NotAdmitted) }
+                self.coordinators[c].put_off.queue.entries.insert(id.clone(), entry);
+                if self.flush(c) { Ok(Some(self.shelf.position())) } else { Err(SyncRefused::NotAdmitted) }
             }
         }
-    }
-
-    /// As whom the coordinator writes.
-    fn writer(&self, c: usize) -> Writer {
-        Writer::new(coordinator(c))
-    }
-
-    pub(super) fn flush(&mut self, c: usize) {
-        let mut off = std::mem::take(&mut self.coordinators[c].put_off);
-        if self.coordinators[c].is_up && !self.is_cut(c) && !off.queue.is_empty() {
-            // Also what one that stood still heard long ago: the others see it now.
-            self.heard_at = self.now;
-            if self.rule_off == Some(RuleOff::AcksOfOpenSessions) {
-                off.queue = unfenced(off.queue, self.shelf.now());
-            }
-            let nodes: Vec<NodeId> = off.queue.nodes().cloned().collect();
-            self.shelf.flush(&self.writer(c), &mut off);
-            nodes.iter().for_each(|node| self.check_record(node));
-        }
-        self.coordinators[c].put_off = off;
     }
 
     pub(super) fn count_write(&mut self, written: Written) {
         match written {
             Written::Yes => {}
             Written::Conflict => self.summary.count("conflicts", 1),
+            Written::Fenced(_) => self.summary.count("writes that were fenced off", 1),
             Written::No => self.summary.count("calls to a store that is down", 1),
             Written::Open { done: true } => self.summary.count("open outcomes, done", 1),
             Written::Open { done: false } => self.summary.count("open outcomes, not done", 1),
@@ -201,8 +199,14 @@ impl Fleet {
     pub(super) fn observe(&mut self, c: usize, snapshot: &Snapshot) {
         let instead = self.looked_at(snapshot);
         let coordinator = &mut self.coordinators[c];
-        let monotonic = Duration::from_secs(coordinator.copied.confirmed_at);
+        let monotonic = Duration::from_secs(coordinator.copied.true_until);
+        if coordinator.writes_fail {
+            coordinator.life.interrupt();
+        }
         coordinator.life.observe(monotonic, instead.as_ref().unwrap_or(snapshot));
+        if coordinator.writes_fail {
+            coordinator.life.interrupt();
+        }
         let presence = self.judged(snapshot, self.coordinators[c].life.presence(snapshot));
         let coordinator = &mut self.coordinators[c];
         (coordinator.presence, coordinator.view) = (presence, None);
@@ -235,7 +239,10 @@ impl Fleet {
             }),
             None => self.proposed(c, snapshot).unwrap_or(Input::Tick),
         };
-        self.decide(c, snapshot, &input);
+        // Without its name it commits nothing.
+        if self.coordinators[c].holds_name {
+            self.decide(c, snapshot, &input);
+        }
     }
 
     /// The commit of the coordinator's file, if it is accepted now.
@@ -334,6 +341,9 @@ impl Fleet {
         let told_before = self.shelf.now().document.generation;
         let written = self.shelf.commit(&self.writer(c), proposal);
         self.count_write(written);
+        if let Written::Fenced(stored) = written {
+            self.fenced(c, stored);
+        }
         if !matches!(written, Written::Yes | Written::Open { done: true }) {
             return;
         }

@@ -2,12 +2,12 @@
 //! rule 7): an answer to a node's first sync waits until the copy has its entry, and a copy that lags by more than
 //! `blind_max` gives no answer at all.
 //!
-//! A coordinator that does not lag shares what is stored with all others of its kind: copies cost time.
+//! A copy is its coordinator's own, because it also has what that has heard and not written.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use tfo_engine::rollout::parts::{Parts, PoolContent, Roster};
+use tfo_engine::rollout::parts::{Later, Parts, PoolContent, Roster};
 use tfo_engine::rollout::record::NodeRecord;
 use tfo_model::ids::NodeId;
 
@@ -22,10 +22,12 @@ pub(super) const LAG_SECS_MAX: u64 = 30;
 /// What a coordinator has of its store.
 #[derive(Default)]
 pub(super) struct Copied {
-    /// Its own copy, if that is or was behind; none: what is stored now.
+    /// None before it has read anything in this run.
     content: Option<Rc<PoolContent>>,
     pub(super) position: Position,
     /// Until then the copy was what is stored.
+    pub(super) true_until: u64,
+    /// The same, while it also beats: nodes are answered no longer than `blind_max` after that.
     pub(super) confirmed_at: u64,
     /// By how much it is behind.
     pub(super) lag_secs: u64,
@@ -39,39 +41,28 @@ impl Copied {
 }
 
 impl Fleet {
-    /// From now on the coordinator's copy follows late.
+    /// From now on the coordinator's copy follows by so much later.
     pub(super) fn lag(&mut self, c: usize, lag_secs: u64) {
-        self.stay_behind(c);
         self.coordinators[c].copied.lag_secs = lag_secs;
-    }
-
-    /// What is stored changes, and the copy stays what it is.
-    pub(super) fn stay_behind(&mut self, c: usize) {
-        let copied = &mut self.coordinators[c].copied;
-        if copied.content.is_none() && copied.confirmed_at > 0 {
-            (copied.content, copied.position) = (Some(self.shelf.content().clone()), self.shelf.position());
-        }
     }
 
     /// What a coordinator reads of its store, if it reaches it; all of it, or what it lacks.
     pub(super) fn read(&mut self, c: usize, whole: bool) -> Option<Rc<PoolContent>> {
-        let is_cut = self.is_cut(c);
+        let (is_cut, is_late) = (self.is_cut(c), self.is_late(c));
         let Some(stored) = self.shelf.read(whole).filter(|_| !is_cut) else {
             self.summary.count("calls to a store that is down", 1);
             return None;
         };
         let copied = &mut self.coordinators[c].copied;
-        if copied.lag_secs == 0 {
-            (copied.content, copied.position) = (None, self.shelf.position());
-            copied.confirmed_at = self.now;
-            return Some(stored.clone());
-        }
         let content = copied.content.get_or_insert_with(|| {
             copied.position = self.shelf.position();
-            stored.clone()
+            Rc::new(PoolContent::clone(stored).owned_by(coordinator(c)))
         });
         let until = self.now.saturating_sub(copied.lag_secs);
-        copied.confirmed_at = self.shelf.follow(content, &mut copied.position, until);
+        copied.true_until = self.shelf.follow(content, &mut copied.position, until);
+        if !is_late {
+            copied.confirmed_at = copied.true_until;
+        }
         if copied.position != self.shelf.position() {
             self.summary.count("looks at a copy that lags", 1);
         }
@@ -80,9 +71,14 @@ impl Fleet {
 
     /// What a coordinator has read last; none if it has read nothing in this run.
     pub(super) fn copy(&self, c: usize) -> Option<&Rc<PoolContent>> {
-        let copied = &self.coordinators[c].copied;
-        let stored = Some(self.shelf.content()).filter(|_| copied.confirmed_at > 0);
-        copied.content.as_ref().or(stored)
+        self.coordinators[c].copied.content.as_ref()
+    }
+
+    /// Takes a sync in that is not written.
+    pub(super) fn hear(&mut self, c: usize, node: &NodeId, later: Later) {
+        if let Some(content) = &mut self.coordinators[c].copied.content {
+            Rc::make_mut(content).hear(node, later);
+        }
     }
 
     /// The record of a node as a coordinator knows it once these acks are written: from its copy, and from its own roster,
@@ -92,8 +88,8 @@ impl Fleet {
         let is_behind = self.coordinators[c].copied.position != self.shelf.position();
         if !is_behind {
             return match off.queue.names(node) {
-                true => stored.record_after(node, Some((&by, &off.queue))),
-                false => self.shelf.now().nodes.get(node).cloned(),
+                true => copy.parts().record_after(node, Some((&by, &off.queue))),
+                false => copy.snapshot().nodes.get(node).cloned(),
             };
         }
         let mut parts = Parts::default();

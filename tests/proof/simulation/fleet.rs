@@ -118,6 +118,7 @@ pub(crate) struct Fleet {
     pub(crate) now: u64,
     pub(super) minted: u64,
     pub(super) backup: Option<Copy>,
+    pub(super) backed_up_at: u64,
     /// Until then, a node with a new key rejects cookies that it should accept.
     pub(super) broken_until: u64,
     /// When a sync was recorded last.
@@ -180,6 +181,7 @@ impl Fleet {
                 wake: 0,
                 counters: Counters::default(),
                 is_covered: false,
+                accepted: None,
                 said: BTreeMap::new(),
             });
         }
@@ -194,6 +196,11 @@ impl Fleet {
                 copied: Copied::default(),
                 seen: Revision::ZERO,
                 put_off: PutOff::default(),
+                last: None,
+                holds_name: false,
+                beat_at: None,
+                beat_due: 0,
+                writes_fail: false,
                 waited: None,
                 is_up: true,
                 wall_error: 0,
@@ -214,6 +221,7 @@ impl Fleet {
             now: 0,
             minted: 100,
             backup: None,
+            backed_up_at: 0,
             broken_until: 0,
             heard_at: 0,
             rule_off: None,
@@ -328,7 +336,9 @@ impl Fleet {
                     self.commit(c, &proposal);
                 }
             }
-            Event::Flush(c) => self.flush(c),
+            Event::Flush(c) => {
+                self.flush(c);
+            }
             Event::Wake(n, wake) => {
                 if self.nodes[n].wake == wake {
                     self.sync(n);

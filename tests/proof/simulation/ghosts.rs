@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use tfo_engine::rollout::document::Proposal;
 use tfo_engine::rollout::record::{Exclusion, Membership};
+use tfo_model::count::Generation;
 use tfo_model::ids::NodeId;
 use tfo_model::key::KeyFingerprint;
 
+use super::coordinators::coordinator;
 use super::copies::LAG_SECS_MAX;
 use super::fleet::Fleet;
 
 /// Longest time for which the fleet's coordinators may hear no node and still exclude one: one and a half of the longest
 /// period of a node here, a look, and the slowest commit.
 const DEAF_SECS_MAX: u64 = 120 + 30;
+/// What others hear of a node by beats, they hear so much later at most.
+const BEATS_SECS_MAX: u64 = 20;
 /// What a coordinator that looks late adds: a minute counts for ten seconds.
 const LATE_LOOKS_SECS_MAX: u64 = 180;
 
@@ -52,7 +56,8 @@ impl Fleet {
         };
         let absent: Vec<NodeId> = proposal.exclusions.keys().filter(is_absent).cloned().collect();
         let absent_after = proposal.document.policy.absent_after_secs;
-        let deaf_max = DEAF_SECS_MAX + LAG_SECS_MAX + if self.is_about_ears() { 0 } else { LATE_LOOKS_SECS_MAX };
+        let deaf_max =
+            DEAF_SECS_MAX + LAG_SECS_MAX + BEATS_SECS_MAX + if self.is_about_ears() { 0 } else { LATE_LOOKS_SECS_MAX };
         for id in &absent {
             let Some(node) = self.index.get(id).map(|n| &self.nodes[*n]) else { continue };
             let silent_secs = node.answered_at.map_or(u64::MAX, |at| self.now - at);
@@ -84,5 +89,22 @@ impl Fleet {
             generation <= said,
             "at {now} s: {id} counts with {generation:?}, and has said {said:?} in its session"
         );
+    }
+
+    /// A beat vouches for a node only if what its writer has taken in of it is stored (docs/protocol.md#rule-10).
+    pub(super) fn check_vouched(&self, c: usize) {
+        let own = coordinator(c);
+        for (id, record) in &self.shelf.now().nodes {
+            let node = self.index.get(id).map(|n| &self.nodes[*n]);
+            let Some((by, session, generation)) = node.and_then(|node| node.accepted) else { continue };
+            let is_vouched = record.coordinator.as_ref() == Some(&own) && !record.silent && by == c;
+            if !is_vouched || record.session != Some(session) || record.report.is_none() {
+                continue;
+            }
+            let fence = record.report.as_ref().and_then(|report| report.fence.as_ref());
+            let stored = fence.map_or(Generation::ZERO, |fence| fence.generation);
+            let now = self.now;
+            assert!(stored >= generation, "at {now} s: {own} vouches for {id}, of which {generation:?} is not stored");
+        }
     }
 }

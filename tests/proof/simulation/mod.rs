@@ -1,5 +1,6 @@
 //! A simulated fleet over the engine's own code, and the seeds that it is run with.
 
+mod beats;
 mod clients;
 mod coordinators;
 mod copies;

@@ -45,6 +45,8 @@ pub(super) struct Node {
     pub(super) wake: u64,
     pub(super) counters: Counters,
     pub(super) is_covered: bool,
+    /// Ghost: what a coordinator has taken in of it last, unless that was lost: who, in which session, and the generation.
+    pub(super) accepted: Option<(usize, Session, Generation)>,
     /// Ghost: the highest generation that it has reported in each of its sessions.
     pub(super) said: BTreeMap<Session, Generation>,
 }

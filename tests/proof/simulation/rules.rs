@@ -29,6 +29,8 @@ pub(crate) enum RuleOff {
     /// Acks count for a node whatever session they were made in: also those of a coordinator that stood still, and writes
     /// them when their nodes have been elsewhere for long.
     AcksOfOpenSessions,
+    /// A beat vouches for nodes whose reports its writer still has to write.
+    PresenceCarriesReport,
 }
 
 impl Fleet {

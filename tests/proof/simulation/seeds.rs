@@ -122,3 +122,9 @@ fn a_deaf_fleet_that_excludes_nodes_is_caught() {
 fn a_coordinator_that_writes_acks_of_closed_sessions_is_caught() {
     assert_eq!(caught_of_20(RuleOff::AcksOfOpenSessions), 20);
 }
+
+/// A coordinator whose beats say of nodes that they were heard, before what they said is stored.
+#[test]
+fn presence_without_its_report_is_caught() {
+    assert_eq!(caught_of_20(RuleOff::PresenceCarriesReport), 20);
+}

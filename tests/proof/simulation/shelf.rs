@@ -9,12 +9,11 @@ use std::sync::LazyLock;
 
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::parts::{Parts, PoolContent, Writer, Writes};
-use tfo_engine::rollout::sync::Recording;
+use tfo_engine::rollout::parts::{Parts, PoolContent, Stamp, Writer, Writes};
 use tfo_model::count::Revision;
-use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
+use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
-use tfo_store::{CommitError, Head, MemoryStore, PARTS_MAX, PoolImage, ReadStore, Store};
+use tfo_store::{CommitError, Head, MemoryStore, PoolImage, ReadStore, Store};
 
 use super::copies::LAG_SECS_MAX;
 use super::fake::{FakeTrouble, Trouble};
@@ -27,6 +26,8 @@ const LOG_SECS: u64 = LAG_SECS_MAX + 5;
 pub(crate) enum Written {
     Yes,
     Conflict,
+    /// The writer's last beat is another one than it takes it for.
+    Fenced(Option<Stamp>),
     /// The store was down: nothing was done.
     No,
     /// The caller cannot know; the simulation does.
@@ -35,7 +36,7 @@ pub(crate) enum Written {
     },
 }
 
-/// Acks that a coordinator has put off.
+/// What a coordinator writes next.
 #[derive(Default)]
 pub(crate) struct PutOff {
     pub(crate) queue: Writes,
@@ -175,7 +176,8 @@ impl Shelf {
     pub(crate) fn follow(&self, content: &mut Rc<PoolContent>, position: &mut Position, until: u64) -> u64 {
         let first = self.position.writes - self.log.len();
         if position.history != self.position.history || position.writes < first {
-            (*content, *position) = (self.content.clone(), self.position);
+            Rc::make_mut(content).read_again(PoolContent::clone(&self.content));
+            *position = self.position;
             return self.at;
         }
         for (at, change) in self.log.iter().skip(position.writes - first) {
@@ -218,32 +220,10 @@ impl Shelf {
         match result {
             Ok(()) => Written::Yes,
             Err(CommitError::Conflict { .. }) => Written::Conflict,
+            Err(CommitError::Fenced { stored, .. }) => Written::Fenced(stored),
             Err(CommitError::Store(error)) if error.outcome_is_open() => Written::Open { done },
             Err(CommitError::Store(_)) => Written::No,
             Err(other) => panic!("the store refuses what the engine decides: {other:?}"),
-        }
-    }
-
-    /// Puts a sync off; what is put off already is written first if there is too much.  False if it could not be put off.
-    pub(crate) fn put_off(&mut self, by: &Writer, off: &mut PutOff, node: &NodeId, sync: Recording) -> bool {
-        if off.queue.len() >= PARTS_MAX {
-            self.flush(by, off);
-            if off.queue.len() >= PARTS_MAX {
-                return false;
-            }
-        }
-        match sync {
-            Recording::First(entry) => drop(off.queue.entries.insert(node.clone(), entry)),
-            Recording::Later(later) => drop(off.queue.acks.insert(node.clone(), later)),
-            Recording::Stale => {}
-        }
-        true
-    }
-
-    /// Writes what was put off.  One whose outcome is open may have been done all the same; the next does it again.
-    pub(crate) fn flush(&mut self, by: &Writer, off: &mut PutOff) {
-        if !off.queue.is_empty() && self.write(by, &off.queue) == Written::Yes {
-            off.queue = Writes::default();
         }
     }
 

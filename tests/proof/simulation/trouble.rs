@@ -14,6 +14,8 @@ use super::held::Held;
 use super::rules::RuleOff;
 use super::shelf::{Copy, PutOff};
 
+/// Youngest backup that is restored.
+const BACKUP_SECS_MIN: u64 = 60;
 /// How long a coordinator stands still that others take for dead.
 const ZOMBIE_SECS: u64 = 40;
 
@@ -79,11 +81,17 @@ impl Fleet {
                 self.at(1, Event::Release { to, node: n, request });
             }
         }
+        // With the process goes what it had not written.
+        for node in &mut self.nodes {
+            node.accepted = node.accepted.filter(|(by, ..)| *by != c);
+        }
         let coordinator = &mut self.coordinators[c];
         coordinator.copied.restart();
         coordinator.life = Life::default();
         coordinator.seen = Revision::ZERO;
         coordinator.put_off = PutOff::default();
+        (coordinator.last, coordinator.holds_name, coordinator.writes_fail) = (None, false, false);
+        (coordinator.beat_at, coordinator.beat_due) = (None, self.now);
         (coordinator.presence, coordinator.view) = (Presence::default(), None);
         coordinator.lives += 1;
         coordinator.is_up = false;
@@ -126,8 +134,12 @@ impl Fleet {
             None => {
                 self.files.back_up();
                 self.backup = Some(self.shelf.copy());
+                self.backed_up_at = self.now;
             }
-            Some(backup) if self.random.once_in(3) => self.restore(&backup),
+            // No backup is made, outrun and restored within a minute.
+            Some(backup) if self.random.once_in(3) && self.now > self.backed_up_at + BACKUP_SECS_MIN => {
+                self.restore(&backup);
+            }
             Some(backup) => self.backup = Some(backup),
         }
     }
@@ -144,6 +156,7 @@ impl Fleet {
             self.summary.count("restores under running coordinators", 1);
         }
         for node in &mut self.nodes {
+            node.accepted = None;
             let record = self.shelf.now().nodes.get(&node.id);
             node.is_covered &= record.is_some_and(|record| record.membership == Membership::Admitted);
         }
@@ -178,7 +191,6 @@ impl Fleet {
 
     pub(super) fn cut_off(&mut self, c: usize) {
         self.summary.count("coordinators cut off from the store", 1);
-        self.stay_behind(c);
         self.coordinators[c].troubles.cut_until = self.now + self.random.below(600);
     }
 
@@ -203,7 +215,10 @@ impl Fleet {
             return;
         }
         let again = match self.rule_off {
-            None | Some(RuleOff::Barriers | RuleOff::Promise | RuleOff::FileProposes) => return self.black_out(),
+            None
+            | Some(RuleOff::Barriers | RuleOff::Promise | RuleOff::FileProposes | RuleOff::PresenceCarriesReport) => {
+                return self.black_out();
+            }
             Some(RuleOff::AcksOfOpenSessions) => self.stop_with_acks(),
             Some(RuleOff::Deafness) => {
                 self.black_out();
@@ -212,7 +227,6 @@ impl Fleet {
             Some(RuleOff::Blindness) => {
                 let nodes_at = |c: &usize| self.nodes.iter().filter(|node| node.coordinator == *c).count();
                 let busiest = (0..COORDINATORS).max_by_key(nodes_at).expect("there are some");
-                self.stay_behind(busiest);
                 self.coordinators[busiest].troubles.cut_until = self.now + 280;
                 300
             }
