@@ -117,7 +117,6 @@ impl Fleet {
             (process.beat_at, process.beat_due) = (Some(self.now), self.now + beat_secs);
             self.summary.count("beats", 1);
             if beat.vouches {
-                self.heard_at = self.now;
                 self.check_vouched(c);
             }
         }

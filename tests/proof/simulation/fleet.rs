@@ -249,6 +249,9 @@ impl Fleet {
 
     pub(crate) fn without(mut self, rule: RuleOff) -> Self {
         self.rule_off = Some(rule);
+        if self.is_about_ears() {
+            self.coordinators.iter_mut().for_each(|coordinator| coordinator.copied.lag_secs = 0);
+        }
         self.at(100, Event::Plan);
         self
     }

@@ -56,8 +56,8 @@ impl Fleet {
         };
         let absent: Vec<NodeId> = proposal.exclusions.keys().filter(is_absent).cloned().collect();
         let absent_after = proposal.document.policy.absent_after_secs;
-        let deaf_max =
-            DEAF_SECS_MAX + LAG_SECS_MAX + BEATS_SECS_MAX + if self.is_about_ears() { 0 } else { LATE_LOOKS_SECS_MAX };
+        let late = if self.is_about_ears() { 0 } else { LAG_SECS_MAX + LATE_LOOKS_SECS_MAX };
+        let deaf_max = DEAF_SECS_MAX + BEATS_SECS_MAX + late;
         for id in &absent {
             let Some(node) = self.index.get(id).map(|n| &self.nodes[*n]) else { continue };
             let silent_secs = node.answered_at.map_or(u64::MAX, |at| self.now - at);

@@ -58,7 +58,7 @@ impl Fleet {
         (self.rule_off == Some(RuleOff::Deafness)).then(|| {
             let mut heard = snapshot.clone();
             if let Some(mut record) = heard.nodes.values().next().cloned() {
-                (record.session, record.syncs) = (None, 1 + self.now);
+                (record.session, record.syncs, record.silent) = (None, 1 + self.now, false);
                 heard.nodes.insert("zz-always-heard".parse().unwrap(), record);
             }
             heard

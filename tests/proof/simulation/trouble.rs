@@ -217,11 +217,12 @@ impl Fleet {
         let again = match self.rule_off {
             None
             | Some(RuleOff::Barriers | RuleOff::Promise | RuleOff::FileProposes | RuleOff::PresenceCarriesReport) => {
-                return self.black_out();
+                let secs = 400 + self.random.below(100);
+                return self.black_out(secs);
             }
             Some(RuleOff::AcksOfOpenSessions) => self.stop_with_acks(),
             Some(RuleOff::Deafness) => {
-                self.black_out();
+                self.black_out(500);
                 550
             }
             Some(RuleOff::Blindness) => {
@@ -259,9 +260,9 @@ impl Fleet {
     }
 
     /// No node reaches any coordinator.
-    pub(super) fn black_out(&mut self) {
+    pub(super) fn black_out(&mut self, secs: u64) {
         self.summary.count("times in which no coordinator heard a node", 1);
-        let until = self.now + 400 + self.random.below(100);
+        let until = self.now + secs;
         for coordinator in &mut self.coordinators {
             let until_now = coordinator.troubles.deaf_until;
             coordinator.troubles.deaf_until = until.max(until_now);
