@@ -337,6 +337,9 @@ impl Life {
     /// What the next beat says: the nodes of the coordinator `own` that are to be marked as silent with it, or none if it is
     /// too early to tell.  A beat vouches for all others, and a beat without this for none.
     ///
+    /// One that has not heard any of its nodes for long vouches for none of them: two coordinators that no node reaches would
+    /// keep each other from noticing that they are deaf, for as long as the longest period of a node.
+    ///
     /// A node is silent once it has missed a contact, or has not been heard in this life when that has gone on for some
     /// beats.  That is early, and late enough: marks cost a write, and to vouch for too long only delays an exclusion.
     #[must_use]
@@ -345,6 +348,11 @@ impl Life {
             return None;
         }
         let is_own = |record: &NodeRecord| record.coordinator.as_ref() == Some(own) && record.report.is_some();
+        let own_nodes = merge_join(snapshot.nodes.iter(), self.nodes.iter()).filter(|(_, record, _)| is_own(record));
+        let heard_at = own_nodes.filter_map(|(_, _, last_seen)| Some(last_seen?.at)).max();
+        if heard_at.is_none_or(|at| self.served.saturating_sub(at) >= self.deaf_after) {
+            return None;
+        }
         let nodes = merge_join(snapshot.nodes.iter(), self.nodes.iter());
         let silent =
             nodes.filter(|(_, record, _)| is_own(record) && !record.silent).filter(|(_, record, last_seen)| {

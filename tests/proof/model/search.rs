@@ -10,6 +10,7 @@ use std::time::Duration;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use tfo_engine::fence::Readiness;
 use tfo_engine::rollout::document::{Snapshot, Stage};
+use tfo_engine::rollout::parts::Stamp;
 use tfo_engine::rollout::record::Report;
 use tfo_engine::rollout::slots::{Fence, Instruction, PoolKey, Slots};
 use tfo_model::count::{Generation, Revision};
@@ -111,6 +112,11 @@ impl Encoder<'_> {
         see(stored(&world.store));
         world.backup.iter().for_each(|backup| see(stored(backup)));
         world.coordinators.iter().filter_map(|c| c.looked.as_ref()).for_each(|looked| see(stored(looked)));
+        if world.has_beats {
+            world.coordinators.iter().filter_map(|c| c.copy.as_ref()).for_each(|copy| see(stored(copy)));
+            let unwritten = world.coordinators.iter().flat_map(|c| &c.unwritten).filter(|(node, _)| *node == n);
+            unwritten.for_each(|(_, later)| see(later.session.ordinal));
+        }
         if world.is_lagging {
             for copy in copies(world) {
                 let entries = copy.content.parts().rosters.values().filter_map(|roster| roster.entries.get(id));
@@ -133,8 +139,14 @@ impl Encoder<'_> {
     fn counts(&mut self, snapshot: &Snapshot) {
         let (world, order) = (self.world, self.order);
         let looked = world.coordinators.iter().filter_map(|coordinator| coordinator.looked.as_ref());
-        let all: Vec<&Snapshot> =
-            [&world.store].into_iter().chain(&world.backup).chain(looked).map(|stored| &***stored).collect();
+        let copies = world.coordinators.iter().filter_map(|coordinator| coordinator.copy.as_ref());
+        let all: Vec<&Snapshot> = [&world.store]
+            .into_iter()
+            .chain(&world.backup)
+            .chain(looked)
+            .chain(copies)
+            .map(|stored| &***stored)
+            .collect();
         let mut rank = |count: &dyn Fn(&Snapshot) -> u64| {
             let mut lower: Vec<u64> = all.iter().map(|other| count(other)).filter(|n| *n < count(snapshot)).collect();
             lower.sort_unstable();
@@ -148,6 +160,49 @@ impl Encoder<'_> {
         for n in order {
             let session = snapshot.nodes.get(&world.ids[*n]).and_then(|record| record.session);
             self.session(*n, session.map_or(0, |session| session.ordinal));
+        }
+    }
+
+    /// Where coordinators beat: the order of each name's stamps, who has its name by one, and copies of lost histories.
+    fn beats(&mut self) {
+        let world = self.world;
+        let held = |c: &'_ Coordinator| [c.looked.clone(), c.copy.clone()].into_iter().flatten();
+        let mut all = vec![world.store.clone()];
+        all.extend(world.backup.clone());
+        all.extend(world.coordinators.iter().flat_map(held));
+        for name in 0..2 {
+            let own = (0..world.coordinators.len()).filter(|c| world.name(*c) == coordinator_name(name));
+            let lasts: Vec<Option<Stamp>> = own.map(|c| world.coordinators[c].last).collect();
+            let mut stamps: Vec<Option<Stamp>> = all.iter().map(|stored| world.stamp_in(stored, name)).collect();
+            stamps.extend(&lasts);
+            let mut ranks = stamps.clone();
+            ranks.sort_unstable();
+            ranks.dedup();
+            for stamp in &stamps {
+                self.put(ranks.binary_search(stamp).unwrap_or_default() as u64);
+            }
+            for stored in &all {
+                let roster = stored.content.parts().rosters.get(&coordinator_name(name));
+                let vouches = roster.and_then(|roster| roster.beat.as_ref()).is_some_and(|beat| beat.vouches);
+                self.put(u64::from(vouches));
+            }
+        }
+        for coordinator in &world.coordinators {
+            self.put(u64::from(coordinator.holds_name) + 2 * u64::from(coordinator.looked.is_some()));
+            match &coordinator.copy {
+                None => self.put(u64::MAX),
+                Some(copy) => {
+                    self.snapshot(copy);
+                    self.counts(copy);
+                }
+            }
+            let expected = coordinator.pending.as_ref().map(|pending| pending.expected);
+            self.put(u64::from(expected == Some(world.store.document.revision)));
+            for (n, later) in &coordinator.unwritten {
+                self.put(*n as u64);
+                self.session(*n, later.session.ordinal);
+                self.report(&later.ack.report);
+            }
         }
     }
 
@@ -261,6 +316,7 @@ impl Encoder<'_> {
                 Some(record) => {
                     record.membership.hash(&mut self.hasher);
                     record.coordinator.hash(&mut self.hasher);
+                    record.silent.hash(&mut self.hasher);
                     self.put(record.session.map_or(0, |session| session.nonce));
                     self.session(*n, record.session.map_or(0, |session| session.ordinal));
                     if let Some(report) = &record.report {
@@ -322,6 +378,9 @@ impl Encoder<'_> {
         }
         if world.is_lagging {
             self.copies();
+        }
+        if world.has_beats {
+            self.beats();
         }
         for coordinator in &world.coordinators {
             for n in self.order {
@@ -415,6 +474,10 @@ fn bases(world: &World) -> (u64, u64) {
     let undecided = |coordinator: &Coordinator| [coordinator.pending.clone(), coordinator.open.clone()];
     for proposal in world.coordinators.iter().flat_map(undecided).flatten() {
         see(proposal.document.generation, None);
+        // It may be one that was made from a copy which is long behind.
+        if let Stage::Promoted { staged_generation, .. } = &proposal.document.stage {
+            see(*staged_generation, None);
+        }
         for held in proposal.document.keys_held() {
             see(Generation::ZERO, Some(&Slots { primary: held, backup: None }));
         }

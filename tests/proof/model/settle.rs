@@ -23,6 +23,8 @@ pub(crate) fn settles(reached: &World) -> Result<(), String> {
         coordinator.hesitates = false;
         (coordinator.copy, coordinator.next, coordinator.open) = (None, None, None);
     }
+    // A process that has lost its name ends when it writes.
+    let coordinators = world.coordinators.len().min(2);
     let mut settled = 0;
     for _ in 0..ROUNDS_MAX {
         for n in 0..world.nodes.len() {
@@ -31,8 +33,14 @@ pub(crate) fn settles(reached: &World) -> Result<(), String> {
         if let Some(broken) = world.broken() {
             return Err(format!("while converging: {broken}"));
         }
-        for c in 0..world.coordinators.len() {
-            apply(&mut world, Event::Look(u8::try_from(c).unwrap()));
+        world.coordinators.truncate(coordinators);
+        for _ in 0..2 {
+            for c in 0..world.coordinators.len() {
+                apply(&mut world, Event::Look(u8::try_from(c).unwrap()));
+                if world.has_beats {
+                    apply(&mut world, Event::Beat(u8::try_from(c).unwrap()));
+                }
+            }
         }
         settled += usize::from(drive(&mut world));
         if settled >= 2 && is_at_rest(&world) {

@@ -19,6 +19,7 @@ use tfo_model::fleet::Action as Audit;
 use tfo_model::key::PairPrint;
 use tfo_model::time::UnixTime;
 
+use super::beats::Recorded;
 use super::liar::Lie;
 use super::world::{
     Answer, Off, Op, Reply, Request, Serving, Stored, World, coordinator_name, fingerprint, is_held_for_nodes, link,
@@ -105,13 +106,21 @@ pub(crate) enum Event {
     Settle(u8),
     /// A late admission is stored: only with the rule off.
     WriteLate(u8),
+    /// A coordinator says which nodes it hears.
+    Beat(u8),
+    /// What a coordinator has heard is written: only with the rule off, otherwise it is when it is heard.
+    Flush(u8),
+    /// The store goes back; this coordinator runs on, and does not know it, while the others are started again.
+    RestoreUnder(u8),
+    /// Another process starts under the first coordinator's name, which believes to have it still.
+    TakeOver,
     /// A coordinator remembers the store: only with a rule off.
     Remember(u8),
     /// An exclusion ends without a sync: only with the rule off.
     EndExclusion(u8),
 }
 
-fn small(index: usize) -> u8 {
+pub(crate) fn small(index: usize) -> u8 {
     u8::try_from(index).unwrap()
 }
 
@@ -147,8 +156,11 @@ impl World {
         for (index, coordinator) in self.coordinators.iter().enumerate() {
             self.coordinator_events(small(index), coordinator.pending.is_some(), &mut events);
         }
+        self.beat_events(&mut events);
         match &self.backup {
-            None if self.budget.restores + self.budget.live_restores > 0 => events.push(Event::TakeBackup),
+            None if self.budget.restores + self.budget.live_restores + self.budget.survivals > 0 => {
+                events.push(Event::TakeBackup);
+            }
             None => {}
             Some(backup) => {
                 if self.budget.restores > 0 {
@@ -253,7 +265,7 @@ impl World {
         if self.budget.coordinator_restarts > 0 {
             events.push(Event::RestartCoordinator(c));
         }
-        if self.is_counted {
+        if self.is_counted && (!self.has_beats || self.coordinators[usize::from(c)].copy.is_some()) {
             events.push(Event::Look(c));
         }
         let coordinator = &self.coordinators[usize::from(c)];
@@ -377,12 +389,17 @@ impl World {
             Event::Land(c) => next.land(usize::from(c)),
             Event::Settle(c) => next.settle(usize::from(c)),
             Event::WriteLate(index) => next.write_late(usize::from(index)),
+            Event::Beat(c) => next.beat(usize::from(c)),
+            Event::Flush(c) => next.flush(usize::from(c)),
+            Event::RestoreUnder(c) => next.restore_under(usize::from(c)),
+            Event::TakeOver => next.take_over(),
             Event::Remember(c) => {
                 next.coordinators[usize::from(c)].cache = Some(self.store.clone());
                 true
             }
             Event::EndExclusion(n) => next.end_exclusion(usize::from(n)),
         };
+        next.look_where_beating();
         happened.then_some(next)
     }
 
@@ -637,12 +654,23 @@ impl World {
             }
             return true;
         }
-        let by = coordinator_name(request.to);
+        let by = self.name(request.to);
         let copy = self.seen_by(request.to).clone();
         match record(&copy.document, before.as_ref(), &id, &request.sync, (&by, wall)) {
             Ok(recording @ (Recording::First(_) | Recording::Later(_))) => {
                 let opens = matches!(recording, Recording::First(_));
-                self.store_sync(request.to, n, recording);
+                if self.has_beats {
+                    match self.record_beating(request.to, n, recording, before.as_ref()) {
+                        Recorded::Written => {}
+                        Recorded::Heard => {
+                            self.answer(request);
+                            return true;
+                        }
+                        Recorded::Refused => return true,
+                    }
+                } else {
+                    self.store_sync(request.to, n, recording);
+                }
                 let own_writes = self.is_off(Off::OwnWritesComeBackByWatch);
                 if opens && !self.is_off(Off::AnswerNotBeforeAdmission) && !own_writes {
                     // The answer is made from a copy that has the admission.
@@ -675,7 +703,7 @@ impl World {
         node.joined_empty |= is_empty && node.kernel.is_none() && node.link.session() == request.sync.session;
     }
 
-    fn answer(&mut self, request: &Request) {
+    pub(crate) fn answer(&mut self, request: &Request) {
         let c = request.to;
         let id = self.ids[request.node].clone();
         let presence = self.presence(c, None, 0);
@@ -735,7 +763,7 @@ impl World {
             Recording::Later(later) => drop(writes.acks.insert(id, later)),
             Recording::Stale => return,
         }
-        let (by, counts) = (coordinator_name(c), self.counts());
+        let (by, counts) = (self.name(c), self.counts());
         if self.is_off(Off::AdmissionSeesExclusion) && !writes.entries.is_empty() {
             // An admission takes the place of whatever else is known of the node.
             let mut parts = self.store.content.parts().clone();
@@ -744,6 +772,7 @@ impl World {
             entries.for_each(|entry| entry.answers = None);
             self.store = plain(PoolContent::new(self.store.document.clone(), parts), counts);
         }
+        self.bend(&by, &mut writes);
         let mut content = self.store.content.clone();
         content.write(&by, &writes);
         self.store = plain(content, counts);
@@ -756,7 +785,7 @@ impl World {
 
     /// A node's record as a coordinator knows it: from its copy, and from its own roster, which it has always before it.
     fn known_to(&self, c: usize, n: usize) -> Option<NodeRecord> {
-        let by = coordinator_name(c);
+        let by = self.name(c);
         let mut parts = self.seen_by(c).content.parts().clone();
         if let Some(own) = self.store.content.parts().rosters.get(&by) {
             parts.rosters.insert(by, own.clone());
@@ -820,15 +849,18 @@ impl World {
     }
 
     /// The coordinator reads its store; whether that tells it anything.
-    fn look(&mut self, c: usize) -> bool {
+    pub(crate) fn look(&mut self, c: usize) -> bool {
         if !self.is_counted {
             return false;
         }
-        let store = self.store.clone();
+        let store = self.owned(c);
         let coordinator = &mut self.coordinators[c];
-        let is_news = coordinator.looked.as_ref() != Some(&store);
+        let is_news = coordinator.looked.as_ref() != Some(&store) || coordinator.copy.is_some();
         coordinator.life.observe(Duration::ZERO, &store);
         coordinator.looked = Some(store);
+        if self.has_beats {
+            coordinator.copy = None;
+        }
         is_news
     }
 
@@ -885,7 +917,10 @@ impl World {
     }
 
     fn decide(&mut self, c: usize, input: &Input, absent: Option<usize>, served_secs: u64) -> bool {
-        self.look(c);
+        // One that does not know that its store went back decides by what it knows.
+        if self.coordinators[c].copy.is_none() {
+            self.look(c);
+        }
         let is_import = matches!(input, Input::Request(OperatorRequest { command: Command::Import { .. }, .. }));
         let view = self.view(self.seen_by(c), Some(c), is_import);
         let mut presence = self.presence(c, absent, served_secs);
@@ -1056,7 +1091,10 @@ impl World {
     }
 
     fn apply(&mut self, c: usize, proposal: &Proposal) -> bool {
-        let compares = self.is_lagging && !self.is_off(Off::CommitComparesDocument);
+        let compares = (self.is_lagging || self.has_beats) && !self.is_off(Off::CommitComparesDocument);
+        if self.has_beats && self.is_fenced(c) {
+            return self.fence(c);
+        }
         if compares && proposal.expected != self.store.document.revision {
             return false;
         }
@@ -1178,11 +1216,15 @@ impl World {
         self.dropped_backup = self.dropped_backup.filter(|_| matches!(document.stage, Stage::Promoted { .. }));
     }
 
-    fn restart_coordinator(&mut self, c: usize) {
+    pub(crate) fn restart_coordinator(&mut self, c: usize) {
         self.coordinators[c].heard = 0;
         self.coordinators[c].life = Life::default();
         self.coordinators[c].looked = None;
         self.coordinators[c].pending = None;
+        self.coordinators[c].copy = None;
+        self.coordinators[c].holds_name = false;
+        self.coordinators[c].last = None;
+        self.coordinators[c].unwritten.clear();
         // Connections end with the process: what is under way to it is lost.
         self.requests.retain(|request| request.to != c);
     }
@@ -1206,7 +1248,7 @@ impl World {
         self.go_back()
     }
 
-    fn go_back(&mut self) -> bool {
+    pub(crate) fn go_back(&mut self) -> bool {
         let Some(backup) = self.backup.take() else { return false };
         self.store = backup;
         self.is_paused = self.store.document.paused.is_some();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tfo_engine::fence::{Ask, Link};
 use tfo_engine::rollout::barrier::conflict;
 use tfo_engine::rollout::document::{Document, Hold, Proposal, Snapshot, Stage};
-use tfo_engine::rollout::parts::{Ack, Entry, Excluded, Parts, PoolContent, Writes};
+use tfo_engine::rollout::parts::{Ack, Beat, Entry, Excluded, Later, Parts, PoolContent, Stamp, Writes};
 use tfo_engine::rollout::policy::{NamePattern, Policy, Share, WaveRule};
 use tfo_engine::rollout::presence::Life;
 pub(crate) use tfo_engine::rollout::record::SlotCount;
@@ -21,7 +21,7 @@ use tfo_model::key::KeyFingerprint;
 use tfo_model::node::{Expected, KeySource, Session};
 use tfo_model::time::UnixTime;
 
-/// One rule of docs/protocol.md#what-goes-wrong-without-a-rule, switched off.
+/// One rule, switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Off {
     BarrierBeforePromote,
@@ -55,10 +55,18 @@ pub(crate) enum Off {
     CommitComparesDocument,
     OwnWritesComeBackByWatch,
     SettleBeforeRead,
+    BeatComparesLife,
+    PresenceCarriesReport,
+    /// These three keep the records true and the fleet alive, and nothing breaks without them.
+    AckOfOpenSession,
+    LaterSessionWins,
+    AdmissionSeesAbsence,
 }
 
 impl Off {
-    pub(crate) const ALL: [Self; 31] = [
+    pub(crate) const HARMLESS: [Self; 3] = [Self::AckOfOpenSession, Self::LaterSessionWins, Self::AdmissionSeesAbsence];
+
+    pub(crate) const ALL: [Self; 33] = [
         Self::BarrierBeforePromote,
         Self::BarrierBeforeStage,
         Self::SwapOnRevision,
@@ -90,6 +98,8 @@ impl Off {
         Self::CommitComparesDocument,
         Self::OwnWritesComeBackByWatch,
         Self::SettleBeforeRead,
+        Self::BeatComparesLife,
+        Self::PresenceCarriesReport,
     ];
 }
 
@@ -125,9 +135,18 @@ pub(crate) struct Coordinator {
     pub open: Option<Rc<Proposal>>,
     /// Its operator was told that the open commit was not done: only with the rule off.
     pub was_told_undone: bool,
+    /// Where coordinators beat: the stamp of its last beat, ...
+    pub last: Option<Stamp>,
+    /// ... and whether it has its name by that.
+    pub holds_name: bool,
+    /// Syncs that it has heard, and writes later than its next beat: only with the rule off.
+    pub unwritten: Vec<(usize, Later)>,
     /// What it read once: only switches look at it.
     pub cache: Option<Rc<Stored>>,
 }
+
+/// Every node declares it: by a shorter one it would count as silent as soon as any time passes.
+const PERIOD_SECS: u64 = 3_600;
 
 /// READY without keys of the pool: the node mints under a key that the kernel made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -220,6 +239,10 @@ pub(crate) struct Budget {
     pub lags: u8,
     /// Commits that the store does not answer.
     pub open_outcomes: u8,
+    /// The store goes back under one running coordinator, and the others are started again.
+    pub survivals: u8,
+    /// Names that a second process takes over.
+    pub take_overs: u8,
 }
 
 #[derive(Debug, Clone)]
@@ -249,6 +272,8 @@ pub(crate) struct World {
     pub(crate) ordered_on: u8,
     /// Revision and counts of syncs are kept, for a store that goes back under running coordinators.
     pub(crate) is_counted: bool,
+    /// Coordinators beat, and hear each other's nodes by that alone.
+    pub(crate) has_beats: bool,
     /// Copies of coordinators lag: revisions, and all rosters, are kept.
     pub(crate) is_lagging: bool,
     /// Ghost: bit per node whose deny was confirmed, and no allow or forget since.
@@ -429,6 +454,7 @@ impl World {
             is_restored: false,
             ordered_on: 0,
             is_counted: false,
+            has_beats: false,
             is_lagging: false,
             denied: 0,
             is_undone_done: false,
@@ -554,7 +580,7 @@ fn reported(node: &Node, fence: Option<Fence>) -> Report {
         installed: Installed::ReadBack,
         foreign: None,
         slot_count: node.slot_count,
-        next_sync_secs: 0,
+        next_sync_secs: PERIOD_SECS,
         counters: None,
         seen: Generation::ZERO,
         source: KeySource::Coordinator,
@@ -620,6 +646,7 @@ pub(crate) fn plain(content: PoolContent, counts: Counts) -> Rc<Stored> {
     let mut parts = Parts::default();
     for (by, roster) in &stored.rosters {
         let kept = parts.rosters.entry(by.clone()).or_default();
+        kept.beat = roster.beat.clone().map(|beat| Beat { at: zero, tally: None, ..beat });
         for (node, entry) in &roster.entries {
             let record = content.snapshot().nodes.get(node);
             if !counts.rosters && record.and_then(|record| record.coordinator.as_ref()) != Some(by) {
@@ -629,6 +656,10 @@ pub(crate) fn plain(content: PoolContent, counts: Counts) -> Rc<Stored> {
             let latest = later.map_or(&entry.first, |later| &later.ack);
             let syncs = if counts.syncs { latest.syncs } else { 0 };
             let first = Ack { syncs, at: zero, ..latest.clone() };
+            if later.is_some_and(|later| later.silent) {
+                let silent = Later { session: entry.session, ack: first.clone(), silent: true };
+                kept.acks.insert(node.clone(), silent);
+            }
             let excluded = stored.exclusions.get(node).map(|excluded| excluded.revision);
             let answers = match entry.answers {
                 answers if counts.rosters => answers,

@@ -99,7 +99,8 @@ impl Files {
         let is_new = !self.had.contains(&number);
         let lets = |leave: &Leave| *leave == Leave::Reload(number) || (*leave == Leave::Start(number) && is_new);
         let leaves = &mut self.files[c].leaves;
-        let Some(place) = leaves.iter().rposition(lets) else {
+        // The oldest: it may have been decided before a reload.
+        let Some(place) = leaves.iter().position(lets) else {
             panic!(
                 "coordinator {c} sets policy {number}, which no start or reload lets it; the pool has had {:?}",
                 self.had

@@ -1,29 +1,33 @@
-//! The store as the simulation uses it: every write goes through the real one, and so does every read of keys.  A read of
-//! everything is a copy that is followed write by write and is compared with the stored head each
-//! time, and with all that is stored now and then: real reads alone would be most of the time of a run.
+//! The store as the simulation uses it: every write goes through the real one, and so does every read of keys.  What is
+//! stored is followed write by write, and compared with the stored head at each read, and with all that is stored now and
+//! then: real reads alone would be most of the time of a run.  The latest writes are kept with their times, for copies
+//! that lag behind ([`super::copies`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::LazyLock;
 
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Snapshot};
-use tfo_engine::rollout::parts::{Parts, PoolContent, Writer, Writes};
-use tfo_engine::rollout::record::NodeRecord;
-use tfo_engine::rollout::sync::Recording;
+use tfo_engine::rollout::parts::{Parts, PoolContent, Stamp, Writer, Writes};
 use tfo_model::count::Revision;
-use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
+use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
-use tfo_store::{CommitError, Head, MemoryStore, PARTS_MAX, PoolImage, ReadStore, Store};
+use tfo_store::{CommitError, Head, MemoryStore, PoolImage, ReadStore, Store};
 
+use super::copies::LAG_SECS_MAX;
 use super::fake::{FakeTrouble, Trouble};
-use super::fleet::coordinator;
+
+/// Writes that are younger than this are kept, for the copy that lags most.
+const LOG_SECS: u64 = LAG_SECS_MAX + 5;
 
 /// What became of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Written {
     Yes,
     Conflict,
+    /// The writer's last beat is another one than it takes it for.
+    Fenced(Option<Stamp>),
     /// The store was down: nothing was done.
     No,
     /// The caller cannot know; the simulation does.
@@ -32,10 +36,41 @@ pub(crate) enum Written {
     },
 }
 
-/// Acks that a coordinator has put off.
+/// What a coordinator writes next.
 #[derive(Default)]
 pub(crate) struct PutOff {
     pub(crate) queue: Writes,
+}
+
+/// A transaction that took effect.
+enum Change {
+    Written(CoordinatorName, Box<Writes>),
+    Committed(Box<Proposal>),
+}
+
+impl Change {
+    fn apply(&self, content: &mut PoolContent) {
+        match self {
+            Self::Written(by, writes) => content.write(by, writes),
+            Self::Committed(proposal) => content.commit(proposal),
+        }
+    }
+}
+
+/// How far a copy has followed what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Position {
+    /// How often the store was put back to an older copy.
+    pub(crate) history: u64,
+    /// Transactions since.
+    writes: usize,
+}
+
+impl Position {
+    /// Whether a copy at this position has everything that one at `other` has.
+    pub(crate) fn has(self, other: Self) -> bool {
+        self.history == other.history && self.writes >= other.writes
+    }
 }
 
 /// An older copy of everything.
@@ -47,10 +82,13 @@ pub(crate) struct Copy {
 
 pub(crate) struct Shelf {
     pub(crate) store: FakeTrouble,
-    /// What is stored.
-    pub(crate) now: Rc<Snapshot>,
-    content: PoolContent,
+    /// The second at which its next call happens.
+    pub(crate) at: u64,
+    content: Rc<PoolContent>,
     head: Head,
+    position: Position,
+    /// The latest transactions, each with its second.
+    log: VecDeque<(u64, Change)>,
     /// Every key that was ever made, by its number.
     made: BTreeMap<KeyFingerprint, u64>,
 }
@@ -80,9 +118,29 @@ impl Shelf {
         let content = PoolContent::new(document, Parts::default());
         let inner = MemoryStore::new();
         inner.create(&pool(), &PoolImage { content: &content, keys: &KeyRing::default(), audit: &[] }).unwrap();
-        let head = inner.head(&pool()).unwrap().unwrap();
-        let now = Rc::new(content.snapshot().clone());
-        Self { store: FakeTrouble::around(inner), now, content, head, made: BTreeMap::new() }
+        Self {
+            head: inner.head(&pool()).unwrap().unwrap(),
+            store: FakeTrouble::around(inner),
+            at: 0,
+            content: Rc::new(content),
+            position: Position::default(),
+            log: VecDeque::new(),
+            made: BTreeMap::new(),
+        }
+    }
+
+    /// What is stored.
+    pub(crate) fn now(&self) -> &Snapshot {
+        self.content.snapshot()
+    }
+
+    pub(crate) fn content(&self) -> &Rc<PoolContent> {
+        &self.content
+    }
+
+    /// How far one has followed who has followed everything.
+    pub(crate) fn position(&self) -> Position {
+        self.position
     }
 
     /// Makes key number `number`.
@@ -100,111 +158,73 @@ impl Shelf {
         ring
     }
 
-    /// What a coordinator reads; none while the store is down.
-    pub(crate) fn read(&self) -> Option<Rc<Snapshot>> {
+    /// Reads what is stored, all of it or the head alone; none while the store is down.
+    pub(crate) fn read(&self, whole: bool) -> Option<&Rc<PoolContent>> {
         let head = self.store.head(&pool()).ok()??;
         assert_eq!(head, self.head, "the copy is what is stored");
-        Some(self.now.clone())
+        if whole {
+            let state = self.store.load(&pool()).ok()??;
+            assert_eq!((state.head, &state.content), (self.head, &*self.content), "the copy is what is stored");
+            let held = self.now().document.keys_held();
+            assert!(state.keys.epochs().eq(held.iter().map(|key| key.epoch)), "the keys of the slots and no others");
+        }
+        Some(&self.content)
     }
 
-    /// The same by a whole read, with the keys.
-    pub(crate) fn load(&self) -> Option<Rc<Snapshot>> {
-        let state = self.store.load(&pool()).ok()??;
-        assert_eq!((state.head, &state.content), (self.head, &self.content), "the copy is what is stored");
-        let held = self.now.document.keys_held();
-        assert!(state.keys.epochs().eq(held.iter().map(|key| key.epoch)), "the keys of the slots and no others");
-        Some(self.now.clone())
+    /// Brings a copy up to what was stored at the second `until`, and tells until when it was what is stored.  A copy that
+    /// is too old, or of a lost history, is read again.
+    pub(crate) fn follow(&self, content: &mut Rc<PoolContent>, position: &mut Position, until: u64) -> u64 {
+        let first = self.position.writes - self.log.len();
+        if position.history != self.position.history || position.writes < first {
+            Rc::make_mut(content).read_again(PoolContent::clone(&self.content));
+            *position = self.position;
+            return self.at;
+        }
+        for (at, change) in self.log.iter().skip(position.writes - first) {
+            if *at > until {
+                return *at;
+            }
+            change.apply(Rc::make_mut(content));
+            position.writes += 1;
+        }
+        self.at
     }
 
-    /// Document, record and audit entry in one transaction.
-    pub(crate) fn commit(&mut self, proposal: &Proposal) -> Written {
+    /// Document, exclusions and audit entry in one transaction.
+    pub(crate) fn commit(&mut self, by: &Writer, proposal: &Proposal) -> Written {
         let keys = self.ring(&proposal.document);
-        let result = self.store.commit(&pool(), &Writer::new(coordinator(0)), proposal, &keys).map(|_erasure| ());
-        let done = self.reload();
+        let result = self.store.commit(&pool(), by, proposal, &keys).map(|_erasure| ());
+        self.written(result, || Change::Committed(Box::new(proposal.clone())))
+    }
+
+    /// Writes into a coordinator's roster, durable at once.
+    pub(crate) fn write(&mut self, by: &Writer, writes: &Writes) -> Written {
+        let result = self.store.write(&pool(), by, writes);
+        self.written(result, || Change::Written(by.name.clone(), Box::new(writes.clone())))
+    }
+
+    /// What became of a call, which is followed if it took effect.
+    fn written(&mut self, result: Result<(), CommitError>, change: impl FnOnce() -> Change) -> Written {
+        let head = self.store.inner.head(&pool()).unwrap().unwrap();
+        let done = head != self.head;
+        if done {
+            let change = change();
+            change.apply(Rc::make_mut(&mut self.content));
+            self.head = head;
+            self.position.writes += 1;
+            self.log.push_back((self.at, change));
+            while self.log.front().is_some_and(|(at, _)| at + LOG_SECS < self.at) {
+                self.log.pop_front();
+            }
+        }
         match result {
             Ok(()) => Written::Yes,
             Err(CommitError::Conflict { .. }) => Written::Conflict,
+            Err(CommitError::Fenced { stored, .. }) => Written::Fenced(stored),
             Err(CommitError::Store(error)) if error.outcome_is_open() => Written::Open { done },
             Err(CommitError::Store(_)) => Written::No,
             Err(other) => panic!("the store refuses what the engine decides: {other:?}"),
         }
-    }
-
-    /// The record of a node as it will be once these acks are written.
-    pub(crate) fn record_after(&self, by: &CoordinatorName, off: &PutOff, node: &NodeId) -> Option<NodeRecord> {
-        if !off.queue.names(node) {
-            return self.now.nodes.get(node).cloned();
-        }
-        self.content.parts().record_after(node, Some((by, &off.queue)))
-    }
-
-    /// Writes into a coordinator's roster, durable at once.
-    pub(crate) fn write(&mut self, by: &CoordinatorName, writes: &Writes) -> Written {
-        match self.store.write(&pool(), &Writer::new(by.clone()), writes) {
-            Ok(()) => {
-                self.follow(by, writes);
-                Written::Yes
-            }
-            Err(CommitError::Store(error)) if error.outcome_is_open() => Written::Open { done: self.reload() },
-            Err(CommitError::Store(_)) => Written::No,
-            Err(other) => panic!("the store refuses a write: {other:?}"),
-        }
-    }
-
-    /// Puts a sync off; what is put off already is written first if there is too much.  False if it could not be put off.
-    pub(crate) fn put_off(&mut self, by: &CoordinatorName, off: &mut PutOff, node: &NodeId, sync: Recording) -> bool {
-        if off.queue.len() >= PARTS_MAX {
-            self.flush(by, off);
-            if off.queue.len() >= PARTS_MAX {
-                return false;
-            }
-        }
-        match sync {
-            Recording::First(entry) => drop(off.queue.entries.insert(node.clone(), entry)),
-            Recording::Later(later) => drop(off.queue.acks.insert(node.clone(), later)),
-            Recording::Stale => {}
-        }
-        true
-    }
-
-    /// Writes what was put off.
-    pub(crate) fn flush(&mut self, by: &CoordinatorName, off: &mut PutOff) {
-        if off.queue.is_empty() {
-            return;
-        }
-        match self.store.write(&pool(), &Writer::new(by.clone()), &off.queue) {
-            Ok(()) => self.follow(by, &std::mem::take(&mut off.queue)),
-            // It may have been done all the same; the next flush does it again.
-            Err(_) => drop(self.reload()),
-        }
-    }
-
-    /// Follows one write without any other writer.
-    fn follow(&mut self, by: &CoordinatorName, writes: &Writes) {
-        if writes.is_empty() {
-            return;
-        }
-        self.content.write(by, writes);
-        let now = Rc::make_mut(&mut self.now);
-        for node in writes.nodes() {
-            match self.content.snapshot().nodes.get(node) {
-                Some(record) => drop(now.nodes.insert(node.clone(), record.clone())),
-                None => drop(now.nodes.remove(node)),
-            }
-        }
-        self.head.part_writes += 1;
-    }
-
-    /// Reads everything again; whether anything has changed.
-    fn reload(&mut self) -> bool {
-        let head = self.store.inner.head(&pool()).unwrap().unwrap();
-        if head == self.head {
-            return false;
-        }
-        self.head = head;
-        self.content = self.store.inner.load(&pool()).unwrap().unwrap().content;
-        self.now = Rc::new(self.content.snapshot().clone());
-        true
     }
 
     pub(crate) fn copy(&self) -> Copy {
@@ -226,9 +246,12 @@ impl Shelf {
         let Copy { content, keys, audit } = copy;
         inner.create(&pool(), &PoolImage { content, keys, audit }).unwrap();
         let is_down = self.store.is_down();
+        self.head = inner.head(&pool()).unwrap().unwrap();
+        self.content = Rc::new(content.clone());
         self.store = FakeTrouble::around(inner);
         self.store.set(if is_down { Trouble::Down } else { Trouble::None });
-        self.reload();
+        self.position = Position { history: self.position.history + 1, writes: 0 };
+        self.log.clear();
     }
 
     /// The audit log tells every revision once, the last of them that of the document.
@@ -238,6 +261,6 @@ impl Shelf {
             audit.iter().zip(1..).all(|(entry, revision)| entry.revision.get() == revision),
             "gaps in the audit log"
         );
-        assert_eq!(audit.last().map(|last| last.revision), Some(self.now.document.revision));
+        assert_eq!(audit.last().map(|last| last.revision), Some(self.now().document.revision));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Whatever must have happened over a thousand seeds; each of these is counted somewhere.
-pub(crate) const EVERYTHING: [&str; 42] = [
+pub(crate) const EVERYTHING: [&str; 49] = [
     "rotations",
     "waves",
     "aborts",
@@ -46,6 +46,13 @@ pub(crate) const EVERYTHING: [&str; 42] = [
     "held requests that a blind coordinator let go",
     "answers that came when the node was detached",
     "exclusions for absence",
+    "looks at a copy that lags",
+    "answers that wait for the copy",
+    "answers that the copy was too late for",
+    "syncs that are heard and not written",
+    "nodes marked as silent",
+    "beats with an open outcome that took effect",
+    "lives that a fence has ended",
 ];
 
 /// Counts by name.

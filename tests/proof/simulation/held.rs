@@ -1,0 +1,150 @@
+//! Requests that a coordinator holds while it has nothing new for their nodes, for a while also without its store.
+
+use std::rc::Rc;
+
+use tfo_engine::fence::RequestId;
+use tfo_engine::rollout::sync::{Answer, PoolView, Sync, SyncRefused};
+
+use super::fleet::{Event, Fleet};
+use super::shelf::Position;
+
+/// The longest that a node's request may be under way beyond the time for which it is held.
+pub(super) const PATIENCE_SECS: u64 = 10;
+
+/// How long a request waits for the copy to have its node's entry.
+pub(super) const COPY_PATIENCE_SECS: u64 = 8;
+
+/// A request that waits for news.
+#[derive(Clone)]
+pub(super) struct Held {
+    pub(super) to: usize,
+    pub(super) life: u64,
+    pub(super) request: RequestId,
+    pub(super) sync: Rc<Sync>,
+    pub(super) until: u64,
+    /// The answer is made from a copy that has followed so far: that far the node's entry is written, ...
+    pub(super) entered: Option<Position>,
+    /// ... or it is refused.
+    pub(super) copy_by: u64,
+}
+
+impl Fleet {
+    /// Whether a node's request is held while there is nothing new: a timer's is not.
+    pub(super) fn hold_secs(&self, n: usize) -> Option<u64> {
+        let is_daemon = self.nodes[n].timer_secs.is_none();
+        is_daemon.then(|| self.shelf.now().document.policy.hold_max().as_secs())
+    }
+
+    /// Holds a request until the coordinator's copy has what was written for it, and then while there is nothing new.
+    pub(super) fn hold_for_copy(
+        &mut self,
+        (n, request): (usize, RequestId),
+        (to, life): (usize, u64),
+        (sync, entered): (&Rc<Sync>, Position),
+    ) {
+        self.summary.count("answers that wait for the copy", 1);
+        let until = self.now + self.hold_secs(n).unwrap_or_default();
+        let copy_by = self.now + COPY_PATIENCE_SECS;
+        let wait = self.coordinators[to].copied.lag_secs.min(COPY_PATIENCE_SECS);
+        self.hold(n, Held { to, life, request, sync: sync.clone(), until, entered: Some(entered), copy_by });
+        self.at(wait, Event::Release { to, node: n, request });
+    }
+
+    /// Sends the answer, or holds the request.
+    pub(super) fn hold_or_send(
+        &mut self,
+        (n, request): (usize, RequestId),
+        (to, life): (usize, u64),
+        sync: &Rc<Sync>,
+        answer: Result<Answer, SyncRefused>,
+    ) {
+        let Some(hold_secs) = self.hold_secs(n).filter(|_| answer == Ok(Answer::Nothing)) else {
+            return self.send(n, request, answer);
+        };
+        let until = self.now + hold_secs;
+        self.hold(n, Held { to, life, request, sync: sync.clone(), until, entered: None, copy_by: until });
+    }
+
+    fn hold(&mut self, n: usize, held: Held) {
+        self.at(held.until - self.now, Event::Release { to: held.to, node: n, request: held.request });
+        self.nodes[n].held = Some(held);
+    }
+
+    /// Without its store a coordinator holds a request of an open session that has the copy's instruction, until it is
+    /// blind.
+    pub(super) fn without_store(&self, c: usize, n: usize, sync: &Sync) -> Result<Answer, SyncRefused> {
+        let unreachable = Err(SyncRefused::NotAdmitted);
+        let Some(copy) = self.copy(c).filter(|_| !self.is_blind(c)).map(|copy| copy.snapshot()) else {
+            return unreachable;
+        };
+        let is_open = copy.nodes.get(&self.nodes[n].id).is_some_and(|record| record.session == Some(sync.session));
+        if self.hold_secs(n).is_none() || !is_open {
+            return unreachable;
+        }
+        match PoolView::of(copy, &self.coordinators[c].presence).answer(copy, &self.nodes[n].id, sync) {
+            Ok(Answer::Nothing) => Ok(Answer::Nothing),
+            Ok(Answer::Instruct(_)) | Err(_) => unreachable,
+        }
+    }
+
+    /// The time of a held request is over, the document has changed, or the copy may have its node's entry.
+    pub(super) fn release(&mut self, n: usize, request: RequestId) {
+        let Some(held) = self.nodes[n].held.clone().filter(|held| held.request == request) else { return };
+        let (c, id) = (held.to, self.nodes[n].id.clone());
+        let is_gone = !self.coordinators[c].is_up || self.coordinators[c].lives != held.life;
+        let answer = if is_gone {
+            Err(SyncRefused::NotAdmitted)
+        } else if self.is_cut(c) || self.shelf.store.is_down() {
+            match held.entered {
+                _ if self.is_blind(c) => Err(SyncRefused::NotAdmitted),
+                None => Ok(Answer::Nothing),
+                Some(_) if self.now < held.copy_by => return,
+                Some(_) => Err(SyncRefused::NotAdmitted),
+            }
+        } else {
+            match self.answer(c, (&id, &held.sync), held.entered) {
+                Some(answer) => answer,
+                None if self.now < held.copy_by => return,
+                None => {
+                    self.summary.count("answers that the copy was too late for", 1);
+                    Err(SyncRefused::NotAdmitted)
+                }
+            }
+        };
+        if answer == Ok(Answer::Nothing) && self.now < held.until {
+            return;
+        }
+        self.nodes[n].held = None;
+        self.send(n, request, answer);
+    }
+
+    /// A coordinator that has become blind lets all go that it holds.
+    pub(super) fn let_go_if_blind(&mut self, c: usize) {
+        if !self.is_blind(c) {
+            return;
+        }
+        for n in 0..self.nodes.len() {
+            if let Some(held) = self.nodes[n].held.take_if(|held| held.to == c) {
+                self.summary.count("held requests that a blind coordinator let go", 1);
+                self.send(n, held.request, Err(SyncRefused::NotAdmitted));
+            }
+        }
+    }
+
+    /// The document has changed: every coordinator looks at what it holds.
+    pub(super) fn publish(&mut self) {
+        for n in 0..self.nodes.len() {
+            if let Some(Held { to, request, .. }) = self.nodes[n].held {
+                let delay = 1 + self.random.below(3);
+                self.at(delay, Event::Release { to, node: n, request });
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, n: usize, request: RequestId, answer: Result<Answer, SyncRefused>) {
+        if !(self.has_faults() && self.random.once_in(40)) {
+            let delay = self.delay();
+            self.at(delay, Event::Answer { node: n, request, answer });
+        }
+    }
+}
