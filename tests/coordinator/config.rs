@@ -8,6 +8,16 @@ use tfo_config::reader::ConfigFile;
 
 const SHIPPED: &str = include_str!("../../config/coordinator.toml");
 
+/// The file with the section that is off as shipped, and what that needs.
+fn switched_on() -> String {
+    let on = ["[enrolment]", "ca_cert = ", "ca_key = "];
+    let lines = SHIPPED.lines().map(|line| {
+        let is_on = |rest: &&str| on.iter().any(|one| rest.starts_with(one));
+        line.strip_prefix('#').filter(is_on).unwrap_or(line).to_owned() + "\n"
+    });
+    lines.collect()
+}
+
 /// A commented-out setting: `#` without a space after it.  Text has one.
 fn commented(line: &str) -> Option<&str> {
     line.strip_prefix('#').filter(|rest| rest.starts_with(|first: char| first.is_ascii_lowercase()))
@@ -24,7 +34,7 @@ fn settings(text: &str) -> String {
     let parsed = CoordinatorSettings::parse(Path::new("x"), text).unwrap_or_else(|problems| panic!("{problems:#?}"));
     let api = &parsed.api;
     format!(
-        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         api.listen.value,
         api.cert.value,
         api.key.value,
@@ -34,17 +44,20 @@ fn settings(text: &str) -> String {
         parsed.store.key_encryption_key.value,
         parsed.access,
         parsed.observe.map(|at| at.value),
+        parsed.enrolment.map(|own| (own.listen.value, own.node_lifetime.value)),
         parsed.pools.iter().map(|(name, policy)| (name, &policy.value)).collect::<Vec<_>>(),
     )
 }
 
 #[test]
 fn each_commented_out_default_can_be_enabled_and_changes_nothing() {
-    let as_shipped = settings(SHIPPED);
+    let shipped = switched_on();
+    assert!(CoordinatorSettings::parse(Path::new("x"), SHIPPED).is_ok_and(|parsed| parsed.enrolment.is_none()));
+    let as_shipped = settings(&shipped);
     let mut count = 0;
-    for (index, line) in SHIPPED.lines().enumerate() {
+    for (index, line) in shipped.lines().enumerate() {
         let Some(enabled) = commented(line) else { continue };
-        let text: String = SHIPPED
+        let text: String = shipped
             .lines()
             .enumerate()
             .map(|(at, line)| if at == index { enabled } else { line }.to_owned() + "\n")
@@ -57,14 +70,15 @@ fn each_commented_out_default_can_be_enabled_and_changes_nothing() {
         }
         count += 1;
     }
-    assert_eq!(count, 20, "a new commented-out line: is it a default?");
+    assert_eq!(count, 22, "a new commented-out line: is it a default?");
 }
 
 #[test]
 fn every_key_that_the_parser_knows_is_shown_and_no_other() {
+    let shipped = switched_on();
     let mut shown = BTreeSet::new();
     let mut section = "";
-    for line in SHIPPED.lines() {
+    for line in shipped.lines() {
         let line = commented(line).unwrap_or(line);
         if line.starts_with('[') {
             section = line.trim_matches(['[', ']']);
@@ -73,8 +87,8 @@ fn every_key_that_the_parser_knows_is_shown_and_no_other() {
         }
     }
     let mut known = BTreeSet::new();
-    for name in ["api", "store", "access", "observe", "pools.edge"] {
-        let text = SHIPPED.replace(&format!("\n[{name}]\n"), &format!("\n[{name}]\nzzz = 1\n"));
+    for name in ["api", "enrolment", "store", "access", "observe", "pools.edge"] {
+        let text = shipped.replace(&format!("\n[{name}]\n"), &format!("\n[{name}]\nzzz = 1\n"));
         let problems = CoordinatorSettings::parse(Path::new("x"), &text).expect_err("zzz is unknown");
         let [problem] = problems.as_slice() else { panic!("{problems:#?}") };
         let keys = problem.remedy.strip_prefix("known keys: ").unwrap_or_else(|| panic!("{problem:#?}"));

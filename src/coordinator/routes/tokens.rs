@@ -72,7 +72,8 @@ pub(super) async fn list(State(api): State<Arc<Api>>, _: Commander) -> Result<Js
     let tokens = tokio::task::spawn_blocking(move || store.tokens()).await.map_err(|_| busy())?;
     let now = clock::now();
     let tokens = tokens.map_err(|error| store_failed(&error))?;
-    Ok(Json(Tokens { tokens: tokens.iter().map(|token| status(token, now)).collect() }))
+    let listed = tokens.iter().filter(|token| !token.is_forgotten(now));
+    Ok(Json(Tokens { tokens: listed.map(|token| status(token, now)).collect() }))
 }
 
 /// `DELETE /v1/tokens/{id}`.

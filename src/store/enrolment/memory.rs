@@ -54,7 +54,9 @@ impl Enrolments for MemoryStore {
         if usable >= TOKENS_MAX {
             return Err(TokenError::TooMany);
         }
-        book.tokens.retain(|_, one| !one.is_forgotten(now));
+        if book.tokens.len() >= TOKENS_MAX {
+            book.tokens.retain(|_, one| !one.is_forgotten(now));
+        }
         if book.tokens.len() >= TOKENS_MAX {
             book.tokens.retain(|_, one| !one.has_ended(now));
         }

@@ -97,7 +97,8 @@ impl Token {
     }
 
     /// Whether it has ended so long ago that it need not be listed.
-    pub(crate) fn is_forgotten(&self, now: UnixTime) -> bool {
+    #[must_use]
+    pub fn is_forgotten(&self, now: UnixTime) -> bool {
         let last_use = self.last_use.as_ref().filter(|_| self.used >= self.uses).map(|last| last.at);
         let ends = [Some(self.expires_at), self.revoked.as_ref().map(|end| end.at), last_use];
         let ended_at = ends.into_iter().flatten().min().unwrap_or(self.expires_at);
@@ -236,7 +237,7 @@ pub trait Enrolments: Send + Sync {
     /// Fails if the store cannot be read.
     fn tokens(&self) -> Result<Vec<Token>, StoreError>;
 
-    /// Adds a token, and drops those that ended long ago; if there is no room, all that have ended.
+    /// Adds a token.  If there is no room, those that ended long ago are dropped, or else all that have ended.
     ///
     /// # Errors
     /// Fails without a change if there is one with its id, or if too many can still be used.
