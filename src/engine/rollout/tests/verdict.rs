@@ -436,6 +436,8 @@ fn what_will_stop_the_next_rotation_is_said_before_it_is_due() {
     let differs = verdict(&snapshot, Now { wall: NOW, presence: &presence }, &["interval"]);
     assert_eq!((differs.severity, differs.kind), (Severity::Warning, VerdictKind::Agree));
     assert_eq!(differs.docs, Some("how-to/change-the-policy.md"));
+    assert_eq!(page(VerdictKind::NoKey), Some("how-to/no_pool_keys.md"));
+    assert_eq!(page(VerdictKind::Agree), None);
     assert!(differs.sentence.ends_with("differs from the pool's policy in interval, and the pool's counts"));
 }
 
