@@ -59,7 +59,7 @@ impl Secret {
                 KeyEncryptionKey::BYTES
             ),
             Self::AuthorityKey => format!(
-                "put the private key of enrolment.ca_cert at {shown}, with mode 0400, as `tfo-coordinator init` does"
+                "put the private key of enrolment.ca_cert at {shown}, with mode 0400; `tfoctl pki init` made it"
             ),
         }
     }
