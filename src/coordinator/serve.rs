@@ -239,7 +239,7 @@ impl Daemon {
                 }
             }
             if let Some(pool) = self.api.pools.load().values().find(|pool| pool.has_ended()) {
-                error!(pool = %pool.name(), "a driver has ended unexpectedly, which is a bug; the service manager restarts this program");
+                error!(pool = %pool.name(), "a driver has ended: its log says why, or it is a bug; the service manager restarts this program");
                 self.end().await;
                 return Ok(Outcome::Failed);
             }

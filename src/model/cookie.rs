@@ -96,4 +96,11 @@ mod tests {
         let (a, b) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         assert_ne!(Cookie::of(&key, a, b), Cookie::of(&key, b, a));
     }
+
+    #[test]
+    fn a_cookie_is_shown_in_wire_order() {
+        let cookie = Cookie::from_bytes([0, 1, 2, 3, 4, 5, 6, 0xff]);
+        assert_eq!((cookie.to_string(), format!("{cookie:?}")), ("00010203040506ff".into(), "00010203040506ff".into()));
+        assert_eq!(cookie.as_bytes(), &[0, 1, 2, 3, 4, 5, 6, 0xff]);
+    }
 }

@@ -122,11 +122,15 @@ mod tests {
         assert_eq!(Epoch::FIRST.next(), Epoch::new(2));
         assert_eq!(Epoch::new(u64::MAX).and_then(Epoch::next), None);
         assert!("0".parse::<Epoch>().is_err());
+        let twelve = "12".parse::<Epoch>().unwrap();
+        assert_eq!((twelve.get(), twelve.to_string()), (12, "12".to_owned()));
     }
 
     #[test]
     fn counters_do_not_wrap() {
         assert_eq!(Generation::ZERO.next(), Some(Generation::new(1)));
         assert_eq!(Revision::new(u64::MAX).next(), None);
+        let twelve = "12".parse::<Generation>().unwrap();
+        assert_eq!((twelve.get(), twelve.to_string()), (12, "12".to_owned()));
     }
 }

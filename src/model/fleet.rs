@@ -11,6 +11,8 @@ named_enum! {
         Schedule = "schedule",
         /// Nodes have not acknowledged, or were not heard since this coordinator started.
         Barrier = "barrier",
+        /// It is due by a wall clock that is off those of the other coordinators.
+        Clock = "clock",
         /// Clients still come with cookies of the key that the next stage drops.
         Drain = "drain",
         /// A wave is being watched.

@@ -225,6 +225,9 @@ mod tests {
         assert!("edge".parse::<PoolName>().is_ok());
         let pool_id = "0123456789abcdef0123456789abcdef";
         assert_eq!(pool_id.parse::<PoolId>().unwrap().to_string(), pool_id, "with its leading zero");
+        let parsed = pool_id.parse::<PoolId>().unwrap();
+        assert_eq!(format!("{parsed:?}"), format!("PoolId({pool_id:?})"));
+        assert_eq!(parsed.to_bytes()[..9], [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x01]);
         for bad in ["", "0123456789ABCDEF0123456789ABCDEF", "0123456789abcdef"] {
             assert!(bad.parse::<PoolId>().is_err(), "{bad}");
         }

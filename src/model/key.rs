@@ -231,5 +231,26 @@ mod tests {
         for bad in ["", "00010203040506f", "00010203040506FF", "+0010203040506ff", "00010203040506ffa"] {
             assert_eq!(bad.parse::<KeyFingerprint>(), Err(BadFingerprint), "{bad}");
         }
+        assert_eq!((format!("{print:?}"), print.to_bytes()), (print.to_string(), [0, 1, 2, 3, 4, 5, 6, 0xff]));
+    }
+
+    /// The property of docs/protocol.md#the-theorem, for one direction.
+    #[test]
+    fn a_cookie_is_accepted_by_both_slots_of_the_other_node() {
+        let pair = |primary, backup: Option<u8>| PairPrint {
+            primary: KeyFingerprint::from_bytes([primary; 8]),
+            backup: backup.map(|byte| KeyFingerprint::from_bytes([byte; 8])),
+        };
+        for (made_by, read_by, is_accepted) in [
+            (pair(1, Some(2)), pair(1, Some(2)), true),
+            (pair(1, Some(2)), pair(2, Some(1)), true),
+            (pair(1, None), pair(1, Some(3)), true),
+            (pair(1, Some(2)), pair(2, Some(3)), false),
+            (pair(1, Some(2)), pair(2, None), false),
+            (pair(1, None), pair(2, None), false),
+        ] {
+            assert_eq!(made_by.minted_is_accepted_by(&read_by), is_accepted, "{made_by:?} {read_by:?}");
+        }
+        assert_eq!(pair(1, Some(2)).primary_alone(), pair(1, None));
     }
 }

@@ -220,6 +220,11 @@ mod tests {
         let zero_backup =
             parse_shown(format!("{A},00000000-00000000-00000000-00000000\n").as_bytes()).unwrap().unwrap();
         assert!(zero_backup.1.unwrap().is_zero());
+        let (zero, backup) =
+            parse_shown(format!("00000000-00000000-00000000-00000000,{A}\n").as_bytes()).unwrap().unwrap();
+        assert!(zero.is_zero() && backup.unwrap().same_as(&primary));
+        let (alone, none) = parse_shown(A.as_bytes()).unwrap().unwrap();
+        assert!(alone.same_as(&primary) && none.is_none());
         assert_eq!(parse_shown(b"").err(), Some(TextError::Key { position: 1 }));
         assert_eq!(parse_shown(format!("{A},{B},{A}\n").as_bytes()).err(), Some(TextError::Key { position: 2 }));
     }

@@ -189,6 +189,7 @@ mod tests {
         for letter in Letter::ALL {
             assert_eq!(letter.to_string().parse(), Ok(letter));
             assert_eq!(letter.as_str().parse(), Ok(Named::Known(letter)));
+            assert_eq!(Named::Known(letter).known(), Some(letter));
         }
         assert!(Letter::Alpha < Letter::Beta);
         assert_eq!(format!("{:>6}", Letter::Beta), "  beta");

@@ -154,4 +154,42 @@ mod tests {
             assert_eq!(bad.parse::<Session>(), Err(BadSession), "{bad}");
         }
     }
+
+    #[test]
+    fn the_epochs_of_derived_and_random_keys_are_dates() {
+        let by_clock: Vec<KeySource> = KeySource::ALL.into_iter().filter(|source| source.uses_clock()).collect();
+        assert_eq!(by_clock, [KeySource::Derive, KeySource::Random]);
+    }
+
+    fn counters(passive: u64, passive_alt_key: u64, passive_fail: u64) -> Counters {
+        Counters { passive, passive_alt_key, passive_fail }
+    }
+
+    #[test]
+    fn counters_are_compared_unless_one_of_them_fell() {
+        let (earlier, later) = (counters(10, 5, 2), counters(110, 25, 9));
+        assert_eq!((later.cookies(), later.since(&earlier)), (119, Some(counters(100, 20, 7))));
+        assert_eq!(earlier.plus(&counters(100, 20, 7)), later);
+        for reset in [counters(9, 25, 9), counters(110, 4, 9), counters(110, 25, 1)] {
+            assert_eq!(reset.since(&earlier), None, "{reset:?}");
+        }
+        let most = counters(u64::MAX, u64::MAX, u64::MAX);
+        assert_eq!((most.cookies(), most.plus(&later)), (u64::MAX, most));
+    }
+
+    /// docs/protocol.md#rule-12: a node that has counted too much keeps its shares.
+    #[test]
+    fn counters_are_scaled_down_and_never_up() {
+        let counted = counters(600, 300, 400);
+        for (cookies_max, scaled) in [
+            (2_000, counted),
+            (1_000, counted),
+            (999, counters(599, 299, 399)),
+            (500, counters(300, 150, 200)),
+            (0, counters(0, 0, 0)),
+        ] {
+            assert_eq!(counted.scaled_to(cookies_max), scaled, "{cookies_max}");
+        }
+        assert_eq!(counters(u64::MAX, 0, 0).scaled_to(u64::MAX - 1), counters(u64::MAX - 1, 0, 0));
+    }
 }

@@ -46,7 +46,8 @@ impl NamePattern {
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {
         let (own, other) = (self.0.as_bytes(), other.0.as_bytes());
-        // From the end to the beginning: whether the rest of one pattern from here meets the rest of the other.
+        // From the end to the beginning: whether the rest of one pattern from here meets the rest of the other.  Below the
+        // end of the own pattern there is nothing, which meets nothing.
         let mut below = vec![false; other.len() + 1];
         for i in (0..=own.len()).rev() {
             let mut row = vec![false; other.len() + 1];
@@ -54,7 +55,7 @@ impl NamePattern {
                 row[j] = match (own.get(i), other.get(j)) {
                     (None, None) => true,
                     (Some(b'*'), _) => below[j] || (j < other.len() && row[j + 1]),
-                    (_, Some(b'*')) => row[j + 1] || (i < own.len() && below[j]),
+                    (_, Some(b'*')) => row[j + 1] || below[j],
                     (Some(one), Some(two)) => one == two && below[j + 1],
                     (None, Some(_)) | (Some(_), None) => false,
                 };
@@ -79,5 +80,71 @@ impl NamePattern {
             }
         }
         rest.ends_with(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> NamePattern {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_pattern_is_a_name_with_stars_and_shown_as_it_was_written() {
+        for (text, is_one_name) in [("a.example.org", true), ("*", false), ("cp-0*.example", false)] {
+            assert_eq!((pattern(text).to_string().as_str(), pattern(text).is_one_name()), (text, is_one_name));
+        }
+        assert!("a".repeat(253).parse::<NamePattern>().is_ok());
+        for bad in ["", "A", "a b", "a_b", "ä", &"a".repeat(254)] {
+            assert_eq!(bad.parse::<NamePattern>(), Err(BadPattern), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_star_stands_for_any_characters_also_for_none() {
+        for (text, fits, does_not) in [
+            ("a.b", &["a.b"][..], &["a.b.c", "x.a.b", "a"][..]),
+            ("*", &["a", "a.b"], &[]),
+            ("a*", &["a", "a.b"], &["b", "b.a"]),
+            ("*.b", &["a.b", "a.b.b"], &["b", "a.b.c"]),
+            // What one star took is not there for the next part.
+            ("a*a", &["aa", "aba"], &["a", "ab"]),
+            ("*ab*ab*", &["abab", "xabxabx"], &["ab", "aba", "aab"]),
+            ("a*bb*b", &["abbb", "abbxb"], &["abb", "abxb"]),
+        ] {
+            for name in fits {
+                assert!(pattern(text).matches(&name.parse().unwrap()), "{text} {name}");
+            }
+            for name in does_not {
+                assert!(!pattern(text).matches(&name.parse().unwrap()), "{text} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn patterns_meet_if_some_name_fits_both() {
+        let cases = [
+            ("a.b", "a.b", true),
+            ("a.b", "a.c", false),
+            ("*", "a", true),
+            ("*.b", "a.*", true),
+            ("a*", "b*", false),
+            ("*a", "*b", false),
+            ("ba", "*a", true),
+            ("ab", "a*", true),
+            ("a*c", "ac", true),
+            ("a*b", "a*c", false),
+            ("a", "ab", false),
+            ("a*c*e", "ab*de", true),
+            ("a*c", "a", false),
+            ("aa*", "*a", true),
+            ("a*b*c", "a*d*c", true),
+        ];
+        for (one, other, meet) in cases {
+            assert_eq!(pattern(one).meets(&pattern(other)), meet, "{one} {other}");
+            assert_eq!(pattern(other).meets(&pattern(one)), meet, "{other} {one}");
+        }
     }
 }

@@ -167,6 +167,25 @@ mod tests {
     }
 
     #[test]
+    fn a_problem_says_where_what_and_what_to_do() {
+        let problem = Problem::warning("w", "not so bad", "leave it");
+        assert_eq!(problem.to_string(), "warning: not so bad\n  remedy: leave it");
+        let problem = Problem::error("e", "no source", "write one").in_file("/etc/a.toml").on_line(2).at_key("source");
+        assert_eq!(problem.to_string(), "error: /etc/a.toml:2: source: no source\n  remedy: write one");
+    }
+
+    #[test]
+    fn a_chain_of_causes_is_one_line() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read the file")]
+        struct Outer(#[source] std::io::Error);
+
+        let cause = std::io::Error::other("the disk is on fire");
+        assert_eq!(chain(&cause), "the disk is on fire");
+        assert_eq!(chain(&Outer(cause)), "cannot read the file: the disk is on fire");
+    }
+
+    #[test]
     fn a_refusal_is_the_first_error_on_one_line() {
         let warning = Problem::warning("w", "not so bad", "leave it");
         let error = Problem::error("e", "there is no source \"moon\"", "write another").in_file("/etc/a.toml");

@@ -201,6 +201,18 @@ mod tests {
     }
 
     #[test]
+    fn times_end_where_they_can_be_written_and_differences_at_nothing() {
+        let (at, later) = (UnixTime::from_secs(1_000), UnixTime::from_secs(1_060));
+        assert_eq!((at.plus(60), later.minus(60), at.secs()), (later, at, 1_000));
+        assert_eq!((later.secs_since(at), at.secs_since(later), at.minus(1_001).secs()), (60, 0, 0));
+        let last = UnixTime::MAX.secs();
+        for (secs, stays) in [(last - 1, last - 1), (last, last), (last + 1, last), (u64::MAX, last)] {
+            assert_eq!(UnixTime::from_secs(secs).secs(), stays);
+        }
+        assert_eq!(at.plus(u64::MAX), UnixTime::MAX);
+    }
+
+    #[test]
     fn durations_have_a_unit() {
         for (text, secs) in [
             ("24h", 86_400),
@@ -216,8 +228,18 @@ mod tests {
         for bad in ["", "24", "24 parsecs", "-1h", "500ms", "1.5", "1mo", "h", "99999999999999999999h"] {
             assert_eq!(parse_duration(bad), Err(BadDuration), "{bad}");
         }
-        for secs in [0, 1, 59, 60, 3_600, 5_400, 86_399, 604_800] {
-            assert_eq!(parse_duration(&duration_text(secs)), Ok(Duration::from_secs(secs)));
+        for (secs, text) in [
+            (0, "0s"),
+            (1, "1s"),
+            (59, "59s"),
+            (60, "1m"),
+            (3_600, "1h"),
+            (5_400, "1h 30m"),
+            (86_399, "23h 59m 59s"),
+            (90_000, "1d 1h"),
+            (604_800, "7d"),
+        ] {
+            assert_eq!((duration_text(secs).as_str(), parse_duration(text)), (text, Ok(Duration::from_secs(secs))));
         }
     }
 

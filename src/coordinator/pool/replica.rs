@@ -54,6 +54,8 @@ pub(super) struct Replica {
 /// Why a write was fenced off (docs/protocol.md#rule-18).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fenced {
+    /// This process does not have the name: its next beat takes it, unless another process has taken it from this one.
+    WithoutName,
     /// A beat of this process has taken effect whose outcome was open: the write may be tried again.
     OwnBeat,
     /// Another process has taken the name over.
@@ -133,8 +135,12 @@ impl Replica {
     /// # Errors
     /// Fails if the store cannot be written, or refuses this writer: see [`Self::fenced`].
     pub(super) fn write(&mut self, writes: &Writes) -> Result<(), CommitError> {
-        let last = if self.holds_name { self.last } else { self.stored_stamp() };
-        self.store.write(&self.pool, &Writer { name: self.by.clone(), last }, writes)?;
+        // The first beat takes the name over from what the copy has seen of it; without the name nothing else is written.
+        let by = match writes.beat {
+            Some(_) if !self.holds_name => Writer { name: self.by.clone(), last: self.stored_stamp() },
+            Some(_) | None => self.writer()?,
+        };
+        self.store.write(&self.pool, &by, writes)?;
         if let Some(beat) = &writes.beat {
             (self.last, self.holds_name) = (Some(beat.stamp), true);
         }
@@ -143,6 +149,9 @@ impl Replica {
 
     /// The store has refused this writer, because its last beat is `stored`.
     pub(super) fn fenced(&mut self, stored: Option<Stamp>) -> Fenced {
+        if !self.holds_name {
+            return Fenced::WithoutName;
+        }
         let life = |stamp: Option<Stamp>| stamp.map(|stamp| stamp.life);
         if stored > self.last && life(stored) == life(self.last) {
             self.last = stored;
@@ -150,6 +159,12 @@ impl Replica {
         }
         self.holds_name = false;
         if stored > self.last { Fenced::ByAnother } else { Fenced::ByTheStore }
+    }
+
+    /// This process as a writer, if it has the name.
+    fn writer(&self) -> Result<Writer, CommitError> {
+        let (name, stored) = (self.by.clone(), self.stored_stamp());
+        if self.holds_name { Ok(Writer { name, last: self.last }) } else { Err(CommitError::Fenced { name, stored }) }
     }
 
     /// Stamp of the last beat under this name, in the copy.
@@ -169,8 +184,7 @@ impl Replica {
                 fresh.insert(missing.epoch, key);
             }
         }
-        let last = self.last.filter(|_| self.holds_name);
-        self.store.commit(&self.pool, &Writer { name: self.by.clone(), last }, proposal, &fresh)
+        self.store.commit(&self.pool, &self.writer()?, proposal, &fresh)
     }
 
     /// Makes sure that a commit whose outcome is open has taken effect or never will: by a beat, which fences it.

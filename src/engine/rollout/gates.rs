@@ -23,9 +23,12 @@ fn elapsed_secs(now: Now<'_>, since: UnixTime) -> u64 {
     if now.wall >= since { now.wall.secs_since(since) } else { now.presence.phase_secs }
 }
 
-/// Open `secs` after `since`; otherwise what it waits for.
+/// Open `secs` after `since`, by a clock that the other coordinators share; otherwise what it waits for.
 fn after(now: Now<'_>, since: UnixTime, secs: u64, blocked_by: BlockedBy) -> Result<(), Wait> {
     let elapsed = elapsed_secs(now, since);
+    if elapsed >= secs && now.presence.clock_off_secs.is_some() {
+        return Err(Wait::on(BlockedBy::Clock));
+    }
     if elapsed >= secs { Ok(()) } else { Err(Wait::until(blocked_by, now.wall.plus(secs - elapsed))) }
 }
 

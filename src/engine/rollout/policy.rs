@@ -250,28 +250,9 @@ impl Policy {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::str::FromStr;
 
-    #[test]
-    fn patterns_meet_if_some_name_fits_both() {
-        let pattern = |text: &str| text.parse::<NamePattern>().unwrap();
-        let cases = [
-            ("a.b", "a.b", true),
-            ("a.b", "a.c", false),
-            ("*", "a", true),
-            ("*.b", "a.*", true),
-            ("a*", "b*", false),
-            ("*a", "*b", false),
-            ("a*c*e", "ab*de", true),
-            ("a*c", "a", false),
-            ("aa*", "*a", true),
-            ("a*b*c", "a*d*c", true),
-        ];
-        for (one, other, meet) in cases {
-            assert_eq!(pattern(one).meets(&pattern(other)), meet, "{one} {other}");
-            assert_eq!(pattern(other).meets(&pattern(one)), meet, "{other} {one}");
-        }
-    }
+    use super::*;
 
     #[test]
     fn a_share_is_written_in_percent() {
@@ -288,6 +269,32 @@ mod tests {
             (1_000_000, "100%"),
         ] {
             assert_eq!(Share::from_ppm(ppm).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_driven_is_refused() {
+        type Change = fn(&mut Policy);
+        // With its quotes and its comma a name has 256 bytes.
+        let names = |count: usize| vec![NamePattern::from_str(&"a".repeat(253)).unwrap(); count];
+        let mut most = Policy::with_defaults(names(POLICY_NAMES_BYTES_MAX / 256));
+        assert_eq!(most.check(), Ok(()));
+        most.promote_waves.insert(0, WaveRule::Names("a".parse().unwrap()));
+        assert_eq!(most.check(), Err(BadPolicy::TooLong));
+        let changes: [(Result<(), BadPolicy>, Change); 8] = [
+            (Ok(()), |policy| policy.interval_secs = 10),
+            (Err(BadPolicy::Interval), |policy| policy.interval_secs = 9),
+            (Err(BadPolicy::LastWave), |policy| drop(policy.promote_waves.pop())),
+            (Err(BadPolicy::LastWave), |policy| policy.promote_waves.clear()),
+            (Ok(()), |policy| policy.absent_after_secs = 1),
+            (Err(BadPolicy::AbsentAfter), |policy| policy.absent_after_secs = 0),
+            (Ok(()), |policy| policy.period_max_secs = 60),
+            (Err(BadPolicy::PeriodMax), |policy| policy.period_max_secs = 59),
+        ];
+        for (checked, change) in changes {
+            let mut policy = Policy::with_defaults(names(1));
+            change(&mut policy);
+            assert_eq!(policy.check(), checked, "{policy:?}");
         }
     }
 

@@ -73,6 +73,9 @@ pub struct Presence {
     /// Seconds since this coordinator has heard of any node, once it is deaf: its time stands still, and it takes no
     /// node for absent (rule 11).
     pub deaf_secs: Option<u64>,
+    /// Seconds by which this coordinator's wall clock is off those of the others, if that is too much: it opens no gate
+    /// then ([`super::clocks`]).
+    pub clock_off_secs: Option<i64>,
 }
 
 impl Presence {
@@ -113,7 +116,7 @@ impl LastSeen {
         Self { session: record.session, syncs: record.syncs, in_this_life: false, at, told_secs }
     }
 
-    /// Whether the node has synced since.  What marks it as silent may bring its counters up to date, and is no sync.
+    /// Whether the node has synced since.  A mark of silence may bring its counters up to date: it does not count.
     fn is_before(&self, record: &NodeRecord) -> bool {
         (self.session, self.syncs) < (record.session, record.syncs) && !record.silent
     }
@@ -389,6 +392,7 @@ impl Life {
             wave_secs: self.secs_since(self.wave.as_ref().map(|since| since.at)),
             thawing: self.conflict.as_ref().map(|since| since.value.0.clone()),
             deaf_secs: self.deaf_secs(snapshot),
+            clock_off_secs: None,
         }
     }
 

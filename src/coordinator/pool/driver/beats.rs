@@ -58,7 +58,7 @@ impl Driver {
     /// Adds a beat to what is written next, if one is due.
     pub(super) fn add_beat(&mut self) {
         let now = self.monotonic();
-        if now < self.beats.due_at {
+        if now < self.beats.due_at || self.has_lost_name {
             return;
         }
         self.beats.due_at = now + AGAIN.min(self.replica.document().policy.beat());

@@ -37,6 +37,7 @@ impl Driver {
         let pool = self.replica.pool();
         self.beats.soon();
         match fenced {
+            Fenced::WithoutName => debug!(%pool, "nothing is written before a beat"),
             Fenced::OwnBeat => debug!(%pool, "a beat whose outcome was open has taken effect"),
             Fenced::ByAnother => {
                 error!(%pool, name = %by, "another process drives this pool under this coordinator's name; this one ends: give each coordinator a name and a store of its own");

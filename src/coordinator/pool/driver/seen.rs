@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Driver;
 use crate::pool::replica::Replica;
 use tfo_engine::rollout::barrier::conflict;
+use tfo_engine::rollout::clocks::Clocks;
 use tfo_engine::rollout::presence::{Life, Presence};
 use tfo_engine::rollout::sync::PoolView;
 use tfo_host::runtime::clock;
@@ -19,6 +20,7 @@ pub(super) struct Seen {
     pub(super) life: Life,
     pub(super) presence: Presence,
     pub(super) view: PoolView,
+    clocks: Clocks,
     /// State of the store that `presence` and `view` were made from.
     pub(super) looked_at: Option<Head>,
 }
@@ -27,7 +29,7 @@ impl Seen {
     pub(super) fn new(replica: &Replica) -> Self {
         let presence = Presence::default();
         let view = PoolView::of(replica.snapshot(), &presence);
-        Self { life: Life::default(), presence, view, looked_at: None }
+        Self { life: Life::default(), presence, view, clocks: Clocks::default(), looked_at: None }
     }
 }
 
@@ -91,7 +93,13 @@ impl Driver {
         if self.writes.fail {
             seen.life.interrupt();
         }
+        let was_off = seen.presence.clock_off_secs;
         seen.presence = seen.life.presence(snapshot);
+        seen.clocks.observe(monotonic, clock::now(), &snapshot.beats);
+        seen.presence.clock_off_secs = seen.clocks.off_secs(monotonic, snapshot.document.policy.beat());
+        if let (None, Some(off_secs)) = (was_off, seen.presence.clock_off_secs) {
+            warn!(pool = %self.replica.pool(), off_secs, "this host's clock is off those of the other coordinators, so it starts no rotation that is due; set it (`chronyc tracking`)");
+        }
         seen.view = PoolView::of(snapshot, &seen.presence);
         seen.looked_at = Some(self.replica.head());
         self.deaf_since =

@@ -52,6 +52,18 @@ fn an_abort_of_a_revoke_needs_force_and_withdraws_it() {
     assert_eq!((proposal.document.revoked, proposal.document.revoke), (vec![key(9)], None));
 }
 
+/// Turned back to a key that an earlier revoke drives out, the pool does not rest: the walk continues (rule 13).
+#[test]
+fn a_revoke_of_the_next_key_does_not_hold_a_pool_that_is_leaving_the_current_one() {
+    for (revoked, is_held) in [(None, true), (Some(key(2)), false)] {
+        let mut snapshot = with_behind(staged());
+        snapshot.document.revoked = Vec::from_iter(revoked);
+        snapshot.document.revoke = revoked.map(|key| Revoke::of([key].into(), UnixTime::from_secs(0)));
+        let proposal = committed(order(&snapshot, revoke(&[3])).unwrap());
+        assert_eq!((proposal.document.stage, proposal.document.hold.is_some()), (steady(), is_held), "{revoked:?}");
+    }
+}
+
 /// docs/protocol.md#rule-13, case by case: (from, revoked, to, rise, held).
 #[test]
 fn every_case_of_a_revoke() {

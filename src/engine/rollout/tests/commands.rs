@@ -52,10 +52,30 @@ fn a_first_key_is_refused_where_nodes_share_a_key_already() {
     let reason = refused(order(&snapshot, first_key(false)));
     assert_eq!(reason, Reason::ForeignKey { fingerprint: fingerprint(70), nodes: 2 });
     assert!(order(&snapshot, first_key(true)).is_ok());
-    // Different keys on each node are nothing to import.
-    let mut records = snapshot.nodes.values_mut();
-    records.next().unwrap().report.as_mut().unwrap().foreign = Some(fingerprint(71));
-    assert!(order(&snapshot, first_key(false)).is_ok());
+    // Shared by two or more, and by most of those that have a key from elsewhere: (holders of each key, whether refused).
+    let names = ["a", "b", "c", "d", "e", "f"];
+    for (holders, of_shared) in [
+        (&[1][..], None),
+        (&[1, 1], None),
+        (&[2], Some(2)),
+        (&[2, 1], Some(2)),
+        (&[2, 2], None),
+        (&[2, 1, 1], None),
+        (&[3, 2], Some(3)),
+        (&[3, 2, 1], None),
+        (&[1, 4], Some(4)),
+    ] {
+        let mut snapshot = pool(document(Stage::Empty), &names, &[]);
+        let keys = holders.iter().zip(70..).flat_map(|(nodes, number)| vec![number; *nodes]);
+        for (record, number) in snapshot.nodes.values_mut().zip(keys) {
+            record.report.as_mut().unwrap().foreign = Some(fingerprint(number));
+        }
+        let found = order(&snapshot, first_key(false)).err().map(|refused| match refused.reason {
+            Reason::ForeignKey { nodes, .. } => nodes,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(found, of_shared, "{holders:?}");
+    }
 }
 
 #[test]
@@ -106,6 +126,8 @@ fn a_rotation_on_demand_passes_the_schedule_but_no_barrier() {
     few.document.policy.expected_nodes = Some(3);
     assert_eq!(refused(order(&few, ROTATE)), Reason::ExpectedNodes { required: 2, expected: 3 });
     assert!(order(&few, INSIST).is_ok());
+    few.document.policy.expected_nodes = Some(2);
+    assert!(order(&few, ROTATE).is_ok(), "all that are expected");
 
     let mut not_drained = snapshot.clone();
     not_drained.document.since = NOW;
@@ -272,8 +294,8 @@ fn advance_leaves_exactly_those_behind_that_the_operator_saw() {
     assert_eq!(refused(order(&more, advance(5, &["d"]))), Reason::MoreBehind(vec![node("c")]));
     let none = pool(document(staged()), &["a", "b"], &[]);
     assert!(matches!(refused(order(&none, advance(5, &["d"]))), Reason::WrongPhase(_)));
-    let few = pool(document(staged()), &["a"], &["c", "d"]);
-    assert_eq!(refused(order(&few, advance(5, &["c", "d"]))), Reason::TooFew { left: 1, needed: 2 });
+    let few = pool(document(staged()), &["a", "b"], &["c", "d", "e"]);
+    assert_eq!(refused(order(&few, advance(5, &["c", "d", "e"]))), Reason::TooFew { left: 2, needed: 3 });
 }
 
 #[test]

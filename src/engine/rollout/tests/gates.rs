@@ -1,6 +1,7 @@
 //! Drain, health, and clocks that step.
 
 use super::super::document::Pause;
+use super::super::record::Exclusion;
 use super::*;
 use tfo_model::fleet::BlockedBy;
 
@@ -65,6 +66,49 @@ fn health_is_a_rise_above_the_waves_own_baseline() {
             assert_eq!(committed(step).audit.action, Action::OpenWave);
         }
     }
+}
+
+/// docs/protocol.md#rule-12: who is named is in the wave, counts for the pool, and has rejected some.
+#[test]
+fn a_stop_names_the_nodes_that_rejected_most_the_worst_first() {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let mut snapshot = pool(document(promoted(0, &["a", "b", "c", "d", "e", "f", "g"])), &names, &[]);
+    let Stage::Promoted { wave, .. } = &mut snapshot.document.stage else { panic!("not promoted") };
+    wave.opened = 6;
+    // h is not in the wave yet, and g is in no barrier.
+    let failed = [("a", 0), ("b", 7), ("c", 40), ("d", 2), ("e", 90), ("f", 1), ("g", 800), ("h", 900)];
+    let counted = |phase, failed| Some(window(phase, 3, counters(100, 0, failed)));
+    for (name, failed) in failed {
+        let record = snapshot.nodes.get_mut(&node(name)).unwrap();
+        (record.baseline, record.window) = (counted(Phase::Staged, 0), counted(Phase::Promoted, failed));
+    }
+    take_out(&mut snapshot, "g", Exclusion::Absent);
+    let worst = |snapshot: &Snapshot| {
+        let proposal = committed(tick(snapshot));
+        let Some(PauseCause::Health { worst, .. }) = proposal.document.paused.map(|pause| pause.cause) else {
+            panic!("not stopped: {:?}", proposal.audit)
+        };
+        worst.iter().map(|node| node.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(worst(&snapshot), ["e", "c", "b", "d", "f"]);
+    for name in ["b", "d"] {
+        snapshot.nodes.get_mut(&node(name)).unwrap().window = counted(Phase::Promoted, 0);
+    }
+    assert_eq!(worst(&snapshot), ["e", "c", "f"]);
+}
+
+/// docs/protocol.md#rule-14: an expected node is one that barriers wait for, and it has what it was told.
+#[test]
+fn a_node_that_no_barrier_waits_for_is_not_one_of_those_that_are_expected() {
+    use super::super::gates::missing;
+    let mut snapshot = pool(document(steady()), &["a", "b"], &["c"]);
+    snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap().slot_count = SlotCount::One;
+    let alone = Slots { primary: key(2), backup: None };
+    let fence = Fence { pool_id: pool_id(), generation: Generation::new(5), slots: alone };
+    snapshot.nodes.get_mut(&node("b")).unwrap().report.as_mut().unwrap().fence = Some(fence);
+    assert_eq!(missing(&snapshot, &Expected::Names(nodes(&["a", "b", "c", "d"]))), ["c", "b", "d"]);
+    assert_eq!(missing(&snapshot, &expect_number(3)), ["c", "2 of 3 nodes"]);
+    assert_eq!(missing(&snapshot, &expect_number(1)), ["c"]);
 }
 
 #[test]

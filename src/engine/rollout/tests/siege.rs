@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::super::barrier::Conflict;
 use super::super::input::RevokeKeys;
 use super::super::presence::{Life, THAW};
 use super::super::sync::{Recording, record};
@@ -57,6 +58,12 @@ fn a_revoke_that_denies_the_liar_thaws_the_pool_and_another_liar_keeps_it_frozen
     assert_eq!(reason, Reason::Frozen { node: node("b"), generation: Generation::new(6) });
     let revoked = committed(order(&snapshot, revoke(&["b", "evil"])).unwrap());
     assert_ne!(waits_or_none(&after_commit(&snapshot, &revoked)), Some(BlockedBy::Frozen));
+    // A conflict that was seen less than a minute ago counts as one, but for that of a node that is denied now.
+    let conflict = Conflict { node: node("evil"), generation: Generation::new(9), witnesses: 1 };
+    let thawing = Presence { thawing: Some(conflict), ..presence() };
+    let reason = refused(order_with(&robbed(steady()), &thawing, revoke(&["a"])));
+    assert_eq!(reason, Reason::Frozen { node: node("evil"), generation: Generation::new(9) });
+    assert!(order_with(&robbed(steady()), &thawing, revoke(&["evil"])).is_ok());
 }
 
 fn waits_or_none(snapshot: &Snapshot) -> Option<BlockedBy> {
