@@ -350,7 +350,7 @@ impl Life {
         let is_own = |record: &NodeRecord| record.coordinator.as_ref() == Some(own) && record.report.is_some();
         let own_nodes = merge_join(snapshot.nodes.iter(), self.nodes.iter()).filter(|(_, record, _)| is_own(record));
         let heard_at = own_nodes.filter_map(|(_, _, last_seen)| Some(last_seen?.at)).max();
-        if heard_at.is_none_or(|at| self.served.saturating_sub(at) >= self.deaf_after) {
+        if heard_at.is_some_and(|at| self.served.saturating_sub(at) >= self.deaf_after) {
             return None;
         }
         let nodes = merge_join(snapshot.nodes.iter(), self.nodes.iter());

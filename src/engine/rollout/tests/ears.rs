@@ -117,14 +117,25 @@ fn a_coordinator_marks_its_own_nodes_that_it_does_not_hear() {
     assert_eq!(life.silent(&heard(4), &own()), Some(vec![]), "not those of others");
     let mut marked = heard(4);
     marked.nodes.get_mut(&node("b")).unwrap().silent = true;
+    let mut deaf = life.clone();
     // a missed one contact, and then another one.
     for at in (40..=40 + 2 * PERIOD_SECS).step_by(10) {
-        // Of another coordinator, which hears it: ours is not deaf.
-        let c = NodeRecord { syncs: at, coordinator: Some(own()), ..acked(&marked.document, "c") };
-        marked.nodes.insert(node("c"), c);
-        life.observe(secs(at), &marked);
+        let hears_c = |by| {
+            let mut marked = marked.clone();
+            let c = NodeRecord { syncs: at, coordinator: Some(by), ..acked(&marked.document, "c") };
+            marked.nodes.insert(node("c"), c);
+            marked
+        };
+        let own_is_heard = hears_c(by());
+        life.observe(secs(at), &own_is_heard);
         let silent = if at > 30 + 2 * PERIOD_SECS { vec![node("a")] } else { vec![] };
-        assert_eq!(life.silent(&marked, &by()), Some(silent), "{at}");
+        assert_eq!(life.silent(&own_is_heard, &by()), Some(silent), "{at}");
+        // One that hears of nodes by others alone vouches for none of its own, once it would be deaf without them.
+        let others_are_heard = hears_c(own());
+        deaf.observe(secs(at), &others_are_heard);
+        let is_deaf = at >= 30 + 60;
+        assert_eq!(deaf.silent(&others_are_heard, &by()).is_none(), is_deaf, "{at}");
+        assert_eq!(deaf.presence(&others_are_heard).deaf_secs, None);
     }
 }
 
