@@ -543,11 +543,11 @@ fn beating(budget: Budget) -> World {
 fn coordinators_beat() {
     let some = tfo_testbed::by_size(30_000, SHORT, SHORT);
     let restarts = Budget { stages: 2, coordinator_restarts: 1, moves: 1, ..Budget::default() };
-    holds("beats, restarts, moves", beating(restarts), &told_apart(2), Pinned::Complete(35_000));
+    holds("beats, restarts, moves", beating(restarts), &told_apart(2), Pinned::Complete(34_000));
     let taken = Budget { stages: 1, take_overs: 1, slow_commits: 1, ..Budget::default() };
     holds("beats, names taken over", beating(taken), &told_apart(2), Pinned::Bounded(some));
     let restores = Budget { stages: 2, restores: 1, ..Budget::default() };
-    holds("beats, restored", beating(restores), &told_apart(2), Pinned::Complete(45_000));
+    holds("beats, restored", beating(restores), &told_apart(2), Pinned::Complete(40_000));
     let survivor = Budget { stages: 2, survivals: 1, ..Budget::default() };
     holds("beats, restored under a survivor", beating(survivor), &told_apart(2), Pinned::Bounded(some));
     let moves = Budget { survivals: 1, moves: 1, ..Budget::default() };
