@@ -265,7 +265,7 @@ mod tests {
         assert!(matches!(file.install(&single), Err(KernelError::ReadBack(_))));
     }
 
-    /// A file without a name, of which the test keeps a descriptor: what stands under /proc is opened anew each time.
+    /// A file without a name, of which the test keeps a descriptor: each use opens what stands under /proc.
     fn behind(descriptor: &impl std::os::fd::AsRawFd) -> KeyFile {
         KeyFile::at(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
     }

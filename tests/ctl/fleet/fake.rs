@@ -191,7 +191,7 @@ pub(crate) fn node(name: &str, with: Value) -> Value {
         "node": name, "state": "converged", "generation": 12, "primary": key(7, 'a'), "backup": key(6, 'b'),
         "last_report_at": "2026-11-22T22:00:00Z", "behind_since": null, "source": "coordinator", "error": null,
         "kernel": "6.1.0", "agent": "0.1.0", "tcp_fastopen": 3, "excluded": null, "excluded_until": null, "moved_to": null,
-        "connected": null, "connected_since": null, "certificate_until": null
+        "connected": null, "connected_since": null, "certificate_until": null, "note": null
     });
     merge(&mut node, with);
     node

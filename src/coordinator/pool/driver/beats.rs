@@ -62,6 +62,11 @@ impl Driver {
             return;
         }
         self.beats.due_at = now + AGAIN.min(self.replica.document().policy.beat());
+        // A driver that stood still, or was cut off, may be in another life than it knows of: that one vouches for no node.
+        if self.follow().is_none() {
+            return;
+        }
+        self.observe();
         let (own, snapshot) = (self.replica.by(), self.replica.snapshot());
         let room = PARTS_MAX.saturating_sub(self.writes.queue.len());
         let silent: Option<Vec<NodeId>> = self.seen.life.silent(snapshot, own);

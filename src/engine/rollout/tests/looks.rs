@@ -143,13 +143,13 @@ fn a_node_is_overdue_after_its_period_and_not_with_it() {
 fn a_new_life_gives_its_nodes_three_beats_to_return() {
     let snapshot = pool(5, &[("a", 7, 30), ("b", 9, 30)]);
     let mut life = Life::default();
-    serve(&mut life, 0, 100, &snapshot);
+    serve(&mut life, 0, 50, &snapshot);
     assert!(life.silent(&snapshot, &by()).is_some());
     life.end();
-    for at in [110, 120, 130] {
+    for at in [60, 70, 80] {
         serve(&mut life, at, at, &snapshot);
         assert_eq!(life.silent(&snapshot, &by()), None, "{at}");
     }
-    serve(&mut life, 140, 140, &snapshot);
-    assert_eq!(life.silent(&talking(&snapshot, 140), &by()), Some(vec![node("a"), node("b")]));
+    serve(&mut life, 90, 90, &snapshot);
+    assert_eq!(life.silent(&talking(&snapshot, 90), &by()), Some(vec![node("a"), node("b")]));
 }

@@ -234,3 +234,21 @@ fn a_store_that_lost_a_beat_begins_a_new_life() {
     world.hear(&["a", "b", "c"]);
     assert!(matches!(world.rotate(), Ok(Action::Rotate)));
 }
+
+#[test]
+fn a_driver_that_stood_still_vouches_for_no_node() {
+    let mut world = World::new();
+    for _ in 0..3 {
+        world.pass(STEP);
+        world.hear(&["a", "b", "c"]);
+    }
+    let vouches = |world: &World| {
+        let stored = world.store.inner.load().load(&pool_name()).unwrap().unwrap();
+        stored.content.snapshot().beats[world.driver.replica.by()].vouches
+    };
+    assert!(vouches(&world));
+    // Its beat is the first thing that it does.
+    world.pass(Duration::from_secs(61));
+    world.driver.flush();
+    assert!(!vouches(&world), "it has heard no node in its new life");
+}
