@@ -1,4 +1,4 @@
-//! A real browser: Debian's Chromium without a screen, driven over WebDriver (https://www.w3.org/TR/webdriver2/).
+//! A real browser: Debian's Chromium without a screen, driven over WebDriver (w3.org/TR/webdriver2).
 //!
 //! WebDriver is JSON over HTTP, and a test needs six of its calls.
 

@@ -230,7 +230,10 @@ impl Life {
                 drop(self.conflict.take_if(|since| since.value.1 != document.revision || served - since.at >= THAW))
             }
         }
-        self.begun = true;
+        if !self.begun {
+            // The time before its first look is not of this life.
+            (self.begun, self.begun_at) = (true, served);
+        }
     }
 
     /// Takes the nodes of a snapshot in, those that were heard since the last look at `served`; whether one was.
@@ -325,7 +328,7 @@ impl Life {
 
     /// Ends this life: the store has lost what this coordinator wrote.  The next look begins another one.
     pub fn end(&mut self) {
-        *self = Self { served: self.served, begun_at: self.served, ..Self::default() };
+        *self = Self { served: self.served, ..Self::default() };
     }
 
     /// The store could not be read or written: the time since the look before, and until the next one, does not count as
