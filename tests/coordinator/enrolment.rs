@@ -153,7 +153,7 @@ fn what_is_refused_changes_nothing_and_tells_strangers_nothing() {
         );
     }
     assert_eq!(on.used(&token), 0);
-    // Nothing but enrolment is behind the port, and the API takes nobody without a certificate.
+    // Nothing but enrolment is behind the port, and the API refuses a client without a certificate.
     assert_eq!(on.stranger.get("/v1/pools").1["kind"], "unknown_path");
     assert_eq!(on.stranger.get("/v1/enrol").1["kind"], "unknown_method");
     let (status, _) = on.stranger.post("/v1/enrol", &json!({"csr": "x".repeat(9_000)}));

@@ -33,7 +33,7 @@ pub(super) struct Troubles {
 impl Fleet {
     pub(super) fn fault(&mut self) {
         if !self.has_faults() {
-            self.mend();
+            self.end_faults();
             return;
         }
         let delay = 5 + self.random.below(20);
@@ -165,7 +165,7 @@ impl Fleet {
         self.promises.put_back(&minted);
     }
 
-    pub(super) fn mend(&mut self) {
+    pub(super) fn end_faults(&mut self) {
         self.shelf.store.set(Trouble::None);
         self.broken_until = 0;
         for c in 0..COORDINATORS {
@@ -240,7 +240,7 @@ impl Fleet {
         self.at(again, Event::Plan);
     }
 
-    /// A coordinator stands still before it has written what its nodes reported; they are made anew meanwhile, and come
+    /// A coordinator stands still before it has written what its nodes reported; new images of them are made meanwhile, and come
     /// back elsewhere a little before it does what it was about to do.  Until when nothing else is to be planned.
     fn stop_with_acks(&mut self) -> u64 {
         let has_acks = |c: &usize| self.coordinators[*c].is_up && !self.coordinators[*c].put_off.queue.acks.is_empty();
