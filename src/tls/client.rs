@@ -67,7 +67,8 @@ impl ClientFiles {
 pub struct ClientIdentity {
     /// TLS configuration of the connection.
     pub config: ClientConfig,
-    /// Every SAN dNSName of the certificate that is a node's name, sorted; coordinators identify the host by them.
+    /// Every SAN dNSName of the certificate that is a node's name, sorted, or the name in its SPIFFE ID if it has no such name;
+    /// coordinators identify the host by them.
     pub names: Vec<NodeId>,
     /// First second of the certificate.
     pub not_before: UnixTime,
@@ -106,7 +107,8 @@ pub fn client_identity(files: &ClientFiles, now: UnixTime) -> Result<ClientIdent
     let described = describe(&chain[0]).map_err(|problem| vec![problem.in_file(&files.cert)])?;
     notes.extend(validity_note(&described, now).map(|problem| problem.in_file(&files.cert)));
     if described.names.is_empty() {
-        let message = "the certificate has no host name (SAN dNSName), so coordinators cannot identify this host";
+        let message = "the certificate has no host name (SAN dNSName, or a SPIFFE ID of a fleet), so coordinators cannot identify \
+                       this host";
         let remedy = "issue one with a SAN: `tfoctl pki issue --node NAME`; the common name does not count";
         notes.push(Problem::error("tls_certificate_without_name", message, remedy).in_file(&files.cert));
     }
@@ -221,7 +223,7 @@ fn read_roots(path: &Path, now: UnixTime, notes: &mut Vec<Problem>) -> Result<Ro
 
 fn describe(certificate: &CertificateDer<'_>) -> Result<Described, Problem> {
     let unreadable = |_| Problem::error("tls_not_pem", "the first certificate cannot be parsed", "issue a new one");
-    let peer = Peer::of(certificate).map_err(unreadable)?;
+    let peer = Peer::own(certificate).map_err(unreadable)?;
     let (_, parsed) = X509Certificate::from_der(certificate).expect("it has just been parsed");
     let not_before = pem::unix(parsed.validity().not_before);
     Ok(Described { names: peer.names.into_iter().collect(), not_before, not_after: peer.not_after })
