@@ -87,6 +87,9 @@ fn one_token_makes_a_node_that_has_its_keys() {
     skip_unless!(need_netns());
     let site = Site::new();
     let token = site.good_token();
+    let would = site.joins(2, &["--if-needed", "--dry-run", "--detailed-exit-codes"]);
+    assert_eq!((&would["joined"], &would["dry_run"]), (&true.into(), &true.into()), "{would}");
+    assert_eq!((site.pair(), site.enrolment.asked().len()), (None, 0), "a dry run uses no token");
     let joined = site.joins(0, &[]);
     assert_eq!((&joined["joined"], &joined["node"]), (&true.into(), &NAME.into()), "{joined}");
     site.api.acknowledged(3);
@@ -109,6 +112,10 @@ fn one_token_makes_a_node_that_has_its_keys() {
     fs::remove_file(site.host.path("token")).unwrap();
     let again = site.joins(0, &["--if-needed"]);
     assert_eq!((&again["joined"], site.enrolment.asked().len(), site.pair()), (&false.into(), 1, Some(pair.clone())));
+    for more in [&[][..], &["--dry-run"]] {
+        let again = site.joins(0, &[&["--if-needed", "--detailed-exit-codes"], more].concat());
+        assert_eq!((&again["joined"], site.enrolment.asked().len()), (&false.into(), 1), "{more:?}");
+    }
     // Another name, or a certificate that has ended, needs it.
     let output = site.host.run("join", &["--if-needed", "--name", "n2.example.org", "--token-file", "/none"]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));

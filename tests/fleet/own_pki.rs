@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use tfo_testbed::config::{client_files, fast};
 use tfo_testbed::fleet::{Fleet, URL, node};
 use tfo_testbed::output::said;
-use tfo_testbed::pki::{Ca, DAY, Identity, Leaf};
+use tfo_testbed::pki::{Ca, Identity, Leaf};
 use tfo_testbed::{PATIENCE, has_tool, need_netns, need_tool, poll_until, skip_unless};
 
 const OPENSSL: &str = include_str!("../../docs/how-to/own-pki-openssl.md");
@@ -302,7 +302,7 @@ fn files_that_an_acme_client_replaces_are_taken_without_a_restart_and_without_a_
     }
 
     // A pair that never fits is a problem with a remedy, and the old one stays.
-    put(&fleet, "node.key", &step.certify(lineage.path(), &[&node(1)], DAY).key_pem);
+    put(&fleet, "node.key", &step.certify(lineage.path(), &[&node(1)], 1).key_pem);
     let problem = || {
         let status = fleet.hosts[1].status();
         status["problems"].as_array()?.iter().find(|one| one["kind"] == "tls_key_mismatch").cloned()

@@ -42,6 +42,8 @@ pub struct Wish<'a> {
     pub need: Need,
     /// Whether the service is enabled and started at the end.
     pub service: Service,
+    /// Whether it is only shown what would be done.
+    pub mode: PassMode,
 }
 
 /// When there is something to do.
@@ -68,6 +70,11 @@ pub enum Service {
 /// Fails if this host did not join; an attempt after a failure finishes what the failed one began.
 pub fn join(wish: &Wish<'_>) -> Result<Joined, Failure> {
     let places = Places::look(wish)?;
+    if wish.mode == PassMode::DryRun {
+        let now = clock::now();
+        let has_certificate = wish.need == Need::WithoutCertificate && places.has_certificate(now);
+        return Ok(Joined::would(&places, places.unfinished(now).is_some() || !has_certificate));
+    }
     let (answer, resumed) = match places.unfinished(clock::now()) {
         Some(answer) => (answer, true),
         None if wish.need == Need::WithoutCertificate && places.has_certificate(clock::now()) => {
