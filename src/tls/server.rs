@@ -28,7 +28,7 @@ pub use super::live::LiveConnection;
 use super::live::{Chain, Closed, Registry, Sweep};
 use super::pem::{self, unix};
 use super::spiffe::TrustDomain;
-use super::stamp::Stamp;
+use super::stamp::{Stamp, read_steady};
 use tfo_host::runtime::{clock, log};
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::NodeId;
@@ -134,16 +134,19 @@ impl ServerTls {
     /// Fails with all their problems, each with file and remedy, if one of them is an error.
     pub fn load(files: ServerFiles, domain: Option<TrustDomain>) -> Result<Arc<Self>, Vec<Problem>> {
         let now = clock::now();
-        let stamps = stamps(&files);
+        let seen = stamps(&files);
         let grace = Grace::within(domain.clone());
-        let (in_use, problems) = InUse::read(&files, now, &grace);
-        let in_use = in_use.filter(|_| first_error(&problems).is_none());
-        let Some(in_use) = in_use else { return Err(problems) };
+        // Files may be replaced while it starts.  Later looks come again anyway.
+        let read = || match InUse::read(&files, now, &grace) {
+            (Some(in_use), problems) if first_error(&problems).is_none() => Ok((in_use, problems)),
+            (_, problems) => Err(problems),
+        };
+        let (in_use, problems) = read_steady(|| stamps(&files), read)?;
         problems.iter().for_each(log::problem);
         Ok(Arc::new(Self {
             in_use: ArcSwap::from_pointee(in_use),
             live: Arc::default(),
-            watched: Mutex::new(Watched { files, stamps, broken: overdue(&problems), told_at: now }),
+            watched: Mutex::new(Watched { files, stamps: seen, broken: overdue(&problems), told_at: now }),
             grace,
             domain,
         }))
