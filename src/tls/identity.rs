@@ -104,8 +104,7 @@ impl Peer {
                 _ => {}
             }
         }
-        let names: BTreeSet<NodeId> =
-            dns.iter().filter_map(|name| name.to_ascii_lowercase().parse().ok()).collect();
+        let names: BTreeSet<NodeId> = dns.iter().filter_map(|name| name.to_ascii_lowercase().parse().ok()).collect();
         let id = match asked {
             Asked::Domain(domain) => domain.id_among(&uris, &dns),
             Asked::Own if names.is_empty() => Ok(uris.first().and_then(|uri| SpiffeId::parse(uri))),

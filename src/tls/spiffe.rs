@@ -23,7 +23,9 @@ pub struct TrustDomain(Box<str>);
 
 /// A text that is not a trust domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("write the trust domain alone, without spiffe:// and path: 1 to 255 characters of a-z, 0-9, \".\", \"-\" and \"_\"")]
+#[error(
+    "write the trust domain alone, without spiffe:// and path: 1 to 255 characters of a-z, 0-9, \".\", \"-\" and \"_\""
+)]
 pub struct BadTrustDomain;
 
 /// What the holder of an ID may be.
@@ -46,7 +48,9 @@ pub enum BadId {
     #[error("has more than one URI")]
     Several,
     /// Not the form of the IDs of a fleet.
-    #[error("has a URI that is not spiffe://TRUST-DOMAIN/tfo/PURPOSE/NAME (node, operator, viewer or coordinator, and a DNS name)")]
+    #[error(
+        "has a URI that is not spiffe://TRUST-DOMAIN/tfo/PURPOSE/NAME (node, operator, viewer or coordinator, and a DNS name)"
+    )]
     Form,
     /// Another domain's.
     #[error("has a SPIFFE ID of another trust domain")]
@@ -154,13 +158,17 @@ mod tests {
             for dns in [&[][..], &[HOST], &["CP1.example.org"], &[HOST, HOST]] {
                 assert_eq!(among(&[&uri], dns), Ok(Some((purpose, HOST.to_owned()))), "{uri} {dns:?}");
             }
-            for dns in [&["cp2.example.org"][..], &[HOST, "cp2.example.org"], &["*.example.org"], &[""], &["cp1.example.org."]] {
+            for dns in
+                [&["cp2.example.org"][..], &[HOST, "cp2.example.org"], &["*.example.org"], &[""], &["cp1.example.org."]]
+            {
                 assert_eq!(among(&[&uri], dns), Err(BadId::Disagrees), "{uri} {dns:?}");
             }
             assert_eq!(among(&[&uri, &uri], &[]), Err(BadId::Several));
             assert_eq!(among(&["https://example.org/", &uri], &[]), Err(BadId::Several));
         }
-        for other in ["example.org", "fleet.example.org.", "xfleet.example.org", "fleet-example.org", "fleet.example.com"] {
+        for other in
+            ["example.org", "fleet.example.org.", "xfleet.example.org", "fleet-example.org", "fleet.example.com"]
+        {
             assert_eq!(among(&[&format!("spiffe://{other}/tfo/node/{HOST}")], &[]), Err(BadId::Domain), "{other}");
         }
     }
@@ -222,7 +230,8 @@ mod tests {
         for good in ["example.org", "fleet", "a_b-c.9", &"d".repeat(255)] {
             assert_eq!(good.parse::<TrustDomain>().unwrap().as_str(), good);
         }
-        for bad in ["", "Example.org", "spiffe://example.org", "example.org/", "example.org:1", "a b", &"d".repeat(256)] {
+        for bad in ["", "Example.org", "spiffe://example.org", "example.org/", "example.org:1", "a b", &"d".repeat(256)]
+        {
             assert_eq!(bad.parse::<TrustDomain>(), Err(BadTrustDomain), "{bad}");
         }
     }

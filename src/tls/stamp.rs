@@ -31,10 +31,7 @@ impl Stamp {
 }
 
 /// Reads files; after a failure once more if they are not those that were there before.
-pub(super) fn read_steady<S: PartialEq, T, E>(
-    stamps: impl Fn() -> S,
-    read: impl Fn() -> Result<T, E>,
-) -> Result<T, E> {
+pub(super) fn read_steady<S: PartialEq, T, E>(stamps: impl Fn() -> S, read: impl Fn() -> Result<T, E>) -> Result<T, E> {
     let mut before = stamps();
     let mut found = read();
     for _ in 0..READ_AGAIN_MAX {

@@ -91,7 +91,8 @@ fn the_commands_of_the_page_make_an_authority_with_openssl() {
     let (for_node, _) = clients.split_at(clients.rfind("SAN=").expect("two commands"));
     type_in(&fleet, "fleet-ca", &for_node.replace(&node(0), &node(1)));
     type_in(&fleet, "fleet-ca", &server.replace("192.0.2.1", "10.99.0.1"));
-    let read = |fleet: &Fleet, name: &str| fs::read(fleet.center.path(&format!("fleet-ca/{name}"))).expect("it was made");
+    let read =
+        |fleet: &Fleet, name: &str| fs::read(fleet.center.path(&format!("fleet-ca/{name}"))).expect("it was made");
     equip(&fleet, &read(&fleet, "ca.crt"), &read(&fleet, "crl.pem"), |name| {
         ["crt", "key"].map(|kind| read(&fleet, &format!("{name}.{kind}")))
     });
@@ -124,7 +125,10 @@ fn ruby(dir: &Path, script: &str, arguments: &[&str]) {
 
 fn need_puppet_ca() -> bool {
     let is_there = has_tool("ruby")
-        && Command::new("ruby").args(["-e", "require 'puppetserver/ca/cli'"]).output().is_ok_and(|it| it.status.success());
+        && Command::new("ruby")
+            .args(["-e", "require 'puppetserver/ca/cli'"])
+            .output()
+            .is_ok_and(|it| it.status.success());
     if !is_there {
         tfo_testbed::skip("needs the Debian package ruby-puppetserver-ca-cli");
     }
@@ -173,7 +177,11 @@ fn puppets_authority_serves_a_fleet() {
     let read = |name: &str| fs::read(ssl.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     let certs = String::from_utf8(read("certs/ca.pem")).unwrap();
     let lists = String::from_utf8(read("crl.pem")).unwrap();
-    assert_eq!((certs.matches("BEGIN CERT").count(), lists.matches("BEGIN X509 CRL").count()), (2, 2), "as the page has it");
+    assert_eq!(
+        (certs.matches("BEGIN CERT").count(), lists.matches("BEGIN X509 CRL").count()),
+        (2, 2),
+        "as the page has it"
+    );
 
     let [on_node, on_coordinator] = blocks(PUPPET, "## Bring the files into place", "puppet")[..] else { panic!() };
     for number in 0..2 {
@@ -202,7 +210,8 @@ struct Step {
 impl Step {
     /// A certificate for server and client that lives for so many days, in the directory of an ACME client.
     fn certify(&self, dir: &Path, names: &[&str], days: i64) -> Identity {
-        let identity = self.intermediate.issue(&Leaf { from_secs: -60, ..Leaf::both(names, days) }).below(&self.intermediate);
+        let identity =
+            self.intermediate.issue(&Leaf { from_secs: -60, ..Leaf::both(names, days) }).below(&self.intermediate);
         fs::write(dir.join("fullchain.pem"), &identity.cert_pem).unwrap();
         fs::write(dir.join("privkey.pem"), &identity.key_pem).unwrap();
         identity

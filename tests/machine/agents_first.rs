@@ -20,7 +20,8 @@ const SERVER: &str = "[Unit]\nRequires=tfo-agent.service\n[Service]\nType=onesho
 /// One run of the Ansible role on a node; gives how many tasks changed something.
 #[track_caller]
 fn play(machine: &Machine, mode: &str) -> u32 {
-    recipes::play(machine, "tfo_agent", &serde_json::json!({ "tfo_agent_mode": mode, "tfo_agent_config": CONFIG }), &[]).0
+    recipes::play(machine, "tfo_agent", &serde_json::json!({ "tfo_agent_mode": mode, "tfo_agent_config": CONFIG }), &[])
+        .0
 }
 
 /// The fleet of the tutorial, as far as its coordinator: the pool is empty, and no node has an agent yet.

@@ -25,7 +25,13 @@ fn assert_untold(token: &str, text: &str) {
 /// Check mode that tells what a run would do and does nothing; the run; another one, which changes nothing.  Gives what they
 /// printed.
 #[track_caller]
-fn three_plays(machine: &Machine, role: &str, variables: &Value, done: impl Fn() -> bool, between: impl FnOnce()) -> String {
+fn three_plays(
+    machine: &Machine,
+    role: &str,
+    variables: &Value,
+    done: impl Fn() -> bool,
+    between: impl FnOnce(),
+) -> String {
     let (would, checked) = play(machine, role, variables, &["--check"]);
     assert!(would > 0 && !done(), "{checked}");
     let (changed, text) = play(machine, role, variables, &[]);

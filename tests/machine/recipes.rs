@@ -37,8 +37,15 @@ pub(crate) fn play(machine: &Machine, role: &str, variables: &Value, options: &[
     // As from a vault: in a file, not in the argument list.
     machine.write_new("/root/variables.json", &variables.to_string());
     machine.write_new("/root/play.yml", &format!("- hosts: all\n  gather_facts: false\n  roles: [{role}]\n"));
-    let mut command = vec!["env", "ANSIBLE_PIPELINING=1", "ansible-playbook", "-vvv", "--diff", "-c", "local", "-i", "box,"];
-    command.extend(["-e", "@/root/variables.json", "-e", "ansible_python_interpreter=/usr/bin/python3", "/root/play.yml"]);
+    let mut command =
+        vec!["env", "ANSIBLE_PIPELINING=1", "ansible-playbook", "-vvv", "--diff", "-c", "local", "-i", "box,"];
+    command.extend([
+        "-e",
+        "@/root/variables.json",
+        "-e",
+        "ansible_python_interpreter=/usr/bin/python3",
+        "/root/play.yml",
+    ]);
     command.extend(options);
     let output = machine.output(&command);
     let text = said(&output);

@@ -163,7 +163,8 @@ impl ConnectionService {
             Listens::ToPeer(peer) if peer.names.is_empty() => {
                 let message = match peer.bad_id {
                     Some(bad) => format!("your certificate {bad}, so it names no peer of this fleet"),
-                    None => "your certificate has no DNS name in its subjectAltName (the common name does not count)".to_owned(),
+                    None => "your certificate has no DNS name in its subjectAltName (the common name does not count)"
+                        .to_owned(),
                 };
                 return refuse(Reason::Nameless, ErrorKind::NotAllowed, &message);
             }
