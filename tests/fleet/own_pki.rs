@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use tfo_testbed::config::{client_files, fast};
 use tfo_testbed::fleet::{Fleet, URL, node};
-use tfo_testbed::output::said;
+use tfo_testbed::output::{said, stderr};
 use tfo_testbed::pki::{Ca, Identity, Leaf};
 use tfo_testbed::{PATIENCE, has_tool, need_netns, need_tool, poll_until, skip_unless};
 
@@ -66,9 +66,10 @@ fn works_until_revoked(fleet: &mut Fleet, revoke: impl FnOnce(&Fleet)) {
     fleet.rotate();
     let (_, warnings) = fleet.ends(&["pools"], 0);
     assert_eq!(warnings, "");
-    for host in &fleet.hosts {
-        let status = host.status();
-        assert_eq!((&status["state"], &status["problems"]), (&"ok".into(), &serde_json::json!([])), "{status:#}");
+    for (host, daemon) in fleet.hosts.iter().zip(&fleet.daemons) {
+        let (status, log) = (host.status(), daemon.as_ref().expect("it runs").log());
+        assert_eq!((&status["state"], &status["error"]), (&"ok".into(), &serde_json::Value::Null), "{status:#}");
+        assert!(!log.contains("tls_") && !log.contains("certificate"), "{log}");
     }
     revoke(fleet);
     let refused = || fleet.hosts[0].status()["error"]["kind"] == "certificate_revoked";
@@ -101,6 +102,9 @@ fn the_commands_of_the_page_make_an_authority_with_openssl() {
         fleet.center.put("crl.pem", &read(fleet, "crl.pem"), 0o644);
     });
 }
+
+/// What the manifest of the coordinator brings, besides `ca.crt`.
+const CENTER_FILES: [&str; 3] = ["crl.pem", "coordinator.crt", "coordinator.key"];
 
 /// The command line of `puppetserver ca`, which Debian packages apart from the server.
 const PUPPET_CA: &str = "require 'puppetserver/ca/cli'; exit Puppetserver::Ca::Cli.run(ARGV)";
@@ -184,20 +188,22 @@ fn puppets_authority_serves_a_fleet() {
     );
 
     let [on_node, on_coordinator] = blocks(PUPPET, "## Bring the files into place", "puppet")[..] else { panic!() };
-    for number in 0..2 {
-        apply(on_node, &node(number), &ssl, &fleet.hosts[number].path(""));
+    // All by hand, and then one node and the coordinator by Puppet, which takes its time.
+    equip(&fleet, certs.as_bytes(), lists.as_bytes(), |name| {
+        ["certs", "private_keys"].map(|kind| read(&format!("{kind}/{name}.pem")))
+    });
+    for (host, files) in [(&fleet.hosts[0], ["ca.crt", "node.crt", "node.key"]), (&fleet.center, CENTER_FILES)] {
+        files.iter().for_each(|file| fs::remove_file(host.path(file)).unwrap());
     }
+    apply(on_node, &node(0), &ssl, &fleet.hosts[0].path(""));
     apply(on_coordinator, CENTER, &ssl, &fleet.center.path(""));
-    for (kind, name) in [("crt", "certs"), ("key", "private_keys")] {
-        fleet.center.put(&format!("operator.{kind}"), &read(&format!("{name}/{OPERATOR}.pem")), 0o400);
-    }
     works_until_revoked(&mut fleet, |fleet| {
         let (ca, ssl) = (dir.path().join("ca"), ssl.to_str().unwrap());
         let ca = ca.to_str().unwrap();
         let paths = [format!("{ca}/ca_crt.pem"), format!("{ca}/ca_key.pem"), format!("{ssl}/crl.pem")];
         let [cert, key, list] = paths.each_ref().map(String::as_str);
         ruby(dir.path(), PUPPET_REVOKE, &[cert, key, list, &format!("{ssl}/certs/{}.pem", node(0))]);
-        apply(on_coordinator, CENTER, Path::new(ssl), &fleet.center.path(""));
+        fleet.center.put("crl.pem", &fs::read(list).unwrap(), 0o644);
     });
 }
 
@@ -295,30 +301,33 @@ fn files_that_an_acme_client_replaces_are_taken_without_a_restart_and_without_a_
     assert!(!fleet.log().contains("tls_key_mismatch"), "{}", fleet.log());
 
     // Two files, in either order: in between the old pair is in use, and a rotation passes.
+    let logged = |text: &str| fleet.daemons[1].as_ref().expect("it runs").log().matches(text).count();
     let mut before = before[1].clone();
     for (days, order) in [(4, ["node.crt", "node.key"]), (5, ["node.key", "node.crt"])] {
         let pair = step.certify(lineage.path(), &[&node(1)], days);
         let text = |name: &str| if name == "node.crt" { &pair.cert_pem } else { &pair.key_pem }.clone();
+        let (told, resolved) = (logged("tls_key_mismatch"), logged("all problems are resolved"));
         put(&fleet, order[0], &text(order[0]));
-        let told = || fleet.hosts[1].status()["problems"].to_string().contains("tls_key_mismatch");
-        assert!(poll_until(PATIENCE, told), "{order:?}: {:#}", fleet.hosts[1].status());
+        assert!(poll_until(PATIENCE, || logged("tls_key_mismatch") > told), "{order:?}");
         fleet.rotate();
         assert_eq!(certificate_until(&fleet, 1), before, "{order:?}: half a pair was used");
         put(&fleet, order[1], &text(order[1]));
         assert!(taken(1, &before), "{order:?}: {}", fleet.log());
-        assert!(poll_until(PATIENCE, || !told()), "{order:?}: {:#}", fleet.hosts[1].status());
+        assert!(poll_until(PATIENCE, || logged("all problems are resolved") > resolved), "{order:?}");
         before = certificate_until(&fleet, 1);
     }
 
     // A pair that never fits is a problem with a remedy, and the old one stays.
+    let told = logged("tls_key_mismatch");
     put(&fleet, "node.key", &step.certify(lineage.path(), &[&node(1)], 1).key_pem);
-    let problem = || {
-        let status = fleet.hosts[1].status();
-        status["problems"].as_array()?.iter().find(|one| one["kind"] == "tls_key_mismatch").cloned()
-    };
-    assert!(poll_until(PATIENCE, || problem().is_some()), "{:#}", fleet.hosts[1].status());
-    let problem = problem().unwrap();
-    assert!(problem["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{problem:#}");
+    assert!(poll_until(PATIENCE, || logged("tls_key_mismatch") > told));
+    let check = fleet.hosts[1].run("check", &["--config-only"]);
+    let shown = stderr(&check);
+    assert_eq!(check.status.code(), Some(2), "{shown}");
+    assert!(
+        shown.contains("is not the private key of the certificate") && shown.contains("remedy: use the two files"),
+        "{shown}"
+    );
     fleet.rotate();
-    assert_eq!(certificate_until(&fleet, 1), before);
+    assert_eq!((certificate_until(&fleet, 1), &fleet.hosts[1].status()["state"]), (before, &"ok".into()));
 }
