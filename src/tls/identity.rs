@@ -27,6 +27,8 @@ pub struct Peer {
     pub serial: Serial,
     /// Last second of the certificate's validity.
     pub not_after: UnixTime,
+    /// The name of the authority that signed the certificate, DER.
+    pub issuer: Vec<u8>,
 }
 
 /// A certificate's serial number.  Printed as openssl prints it: upper-case hex, whole bytes.
@@ -56,6 +58,7 @@ impl Peer {
             names: names.collect(),
             serial: Serial(serial.get(..SERIAL_BYTES_MAX).unwrap_or(serial).to_vec()),
             not_after: pem::unix(certificate.validity().not_after),
+            issuer: certificate.issuer().as_raw().to_vec(),
         })
     }
 }

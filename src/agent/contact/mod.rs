@@ -52,7 +52,7 @@ pub use moved::MOVED;
 pub use probe::probe;
 pub use purpose::Cadence;
 pub use renewal::{CERTIFICATE_ENDS, RenewalCounts};
-pub(crate) use renewal::{next_of, pair_text};
+pub(crate) use renewal::next_of;
 pub use standing::NO_KEY;
 pub use tfo_wire::status::Standing;
 
