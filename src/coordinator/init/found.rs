@@ -86,9 +86,8 @@ impl Looking<'_> {
         });
         let kek = self.kek();
         let key = self.key();
-        let certificate = self.text(&layout.certificate(), |text| {
-            signed(text, key.as_ref(), signer, (&wish.name, &wish.addresses), now)
-        });
+        let certificate = self
+            .text(&layout.certificate(), |text| signed(text, key.as_ref(), signer, (&wish.name, &wish.addresses), now));
         let operator = self.operator(signer);
         let list = self.text(&layout.list(), |text| match signer {
             Some(own) => ListFile::read(text, own).map(|_| Place::Taken).map_err(|error| error.to_string()),
@@ -119,7 +118,8 @@ impl Looking<'_> {
     fn text(&mut self, path: &Path, judge: impl FnOnce(&str) -> Result<Place, String>) -> Option<Place> {
         match read(path) {
             Ok(None) => None,
-            Ok(Some(text)) => match std::str::from_utf8(&text).map_err(|_| "it is not text".to_owned()).and_then(judge) {
+            Ok(Some(text)) => match std::str::from_utf8(&text).map_err(|_| "it is not text".to_owned()).and_then(judge)
+            {
                 Ok(place) => Some(place),
                 Err(why) => {
                     self.in_the_way(path, &why);

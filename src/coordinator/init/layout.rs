@@ -156,9 +156,8 @@ pub(super) fn put(
 
 /// Gives a file to the service's user.
 pub(super) fn give(path: &Path, (user, group): (u32, u32)) -> Result<(), Problem> {
-    std::os::unix::fs::chown(path, Some(user), Some(group)).map_err(|error| {
-        not_written(&format!("cannot give {} to the service's user: {error}", path.display()))
-    })
+    std::os::unix::fs::chown(path, Some(user), Some(group))
+        .map_err(|error| not_written(&format!("cannot give {} to the service's user: {error}", path.display())))
 }
 
 /// The problem of a step that failed.

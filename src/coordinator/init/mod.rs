@@ -146,13 +146,15 @@ impl Work<'_> {
         write(layout.key(), key.pem().as_bytes(), 0o400, key_place, service)?;
         if !found.has_certificate {
             let addresses = &self.wish.addresses;
-            let wanted = Wanted { role: Role::Coordinator, name: &self.wish.name, addresses, days: Role::Coordinator.days() };
+            let wanted =
+                Wanted { role: Role::Coordinator, name: &self.wish.name, addresses, days: Role::Coordinator.days() };
             let text = self.certify((&directory, &authority, &mut index), &wanted, &key)?;
             write(layout.certificate(), text.as_bytes(), 0o644, Place::Free, service)?;
         }
         if !found.has_operator {
             let key = fresh_key()?;
-            let wanted = Wanted { role: Role::Operator, name: self.operator, addresses: &[], days: Role::Operator.days() };
+            let wanted =
+                Wanted { role: Role::Operator, name: self.operator, addresses: &[], days: Role::Operator.days() };
             let text = self.certify((&directory, &authority, &mut index), &wanted, &key)?;
             let pair = pair_text(&text, &key.pem());
             write(layout.operator(), pair.as_bytes(), 0o400, Place::Free, None)?;
@@ -183,9 +185,8 @@ impl Work<'_> {
         let (unfinished, path) = (self.layout.unfinished_authority(), self.layout.authority());
         // What a run that was cut off has left; nothing was signed with it.
         if unfinished.symlink_metadata().is_ok() {
-            std::fs::remove_dir_all(&unfinished).map_err(|error| {
-                failed(not_written(&format!("cannot remove {}: {error}", unfinished.display())))
-            })?;
+            std::fs::remove_dir_all(&unfinished)
+                .map_err(|error| failed(not_written(&format!("cannot remove {}: {error}", unfinished.display()))))?;
         }
         drop(Directory::create(&unfinished, AUTHORITY_DAYS, &[], self.now).map_err(failure)?);
         files::rename(&unfinished, &path).map_err(|error| failed(not_written(&chain(&error))))?;

@@ -21,7 +21,7 @@ pub struct Initialised {
     pool: PoolName,
     nodes: Vec<NamePattern>,
     /// What this run made, in the order in which it was made.
-    made: Vec<PathBuf>,
+    pub(super) made: Vec<PathBuf>,
     /// Whether the service was enabled and started.
     pub enabled: bool,
     #[serde(skip)]
@@ -88,7 +88,10 @@ impl Report for Initialised {
             writeln!(out, "Next: systemctl enable --now tfo-coordinator")?;
         }
         if self.initialised {
-            writeln!(out, "Then: tfoctl token create --uses N, and on each node: tfo-agent join --enable --token-file FILE")?;
+            writeln!(
+                out,
+                "Then: tfoctl token create --uses N, and on each node: tfo-agent join --enable --token-file FILE"
+            )?;
         }
         Ok(())
     }

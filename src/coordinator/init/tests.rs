@@ -74,7 +74,10 @@ impl Host {
         let list = fs::read_to_string(layout.list()).unwrap();
         assert!(ListFile::read(&list, &authority).unwrap().own.is_some());
         let roles: Vec<Role> = index.certificates.iter().map(|entry| entry.role).collect();
-        assert!(roles.contains(&Role::Coordinator) && roles.contains(&Role::Operator), "each can be revoked: {roles:?}");
+        assert!(
+            roles.contains(&Role::Coordinator) && roles.contains(&Role::Operator),
+            "each can be revoked: {roles:?}"
+        );
         let directories: Vec<&Path> = layout.units.iter().map(PathBuf::as_path).collect();
         assert!(crate::credential::is_loaded("ca", &directories));
         assert!(!layout.unfinished_authority().exists());
@@ -206,10 +209,9 @@ fn what_is_in_the_way_is_named_all_of_it_and_nothing_changes() {
     assert!(failure.problems[0].message.contains("other users can read"), "{:?}", failure.problems);
     fs::set_permissions(layout.key(), fs::Permissions::from_mode(0o400)).unwrap();
     // The same host under another name or address is another coordinator.
-    for other in [
-        Wish { name: "tfo2.example.org".parse().unwrap(), ..wish() },
-        Wish { addresses: Vec::new(), ..wish() },
-    ] {
+    for other in
+        [Wish { name: "tfo2.example.org".parse().unwrap(), ..wish() }, Wish { addresses: Vec::new(), ..wish() }]
+    {
         let failure = host.init(&other).unwrap_err();
         assert_eq!(failure.problems[0].file, Some(layout.certificate()), "{:?}", failure.problems);
     }

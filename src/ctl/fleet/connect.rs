@@ -140,11 +140,7 @@ impl Connection {
 }
 
 /// A client with these certificates.
-pub(super) fn fleet_of(
-    identity: ClientIdentity,
-    urls: Vec<BaseUrl>,
-    notes: Option<Format>,
-) -> Result<Fleet, Failure> {
+pub(super) fn fleet_of(identity: ClientIdentity, urls: Vec<BaseUrl>, notes: Option<Format>) -> Result<Fleet, Failure> {
     let client = Client::new(identity.config).map_err(|error| {
         let remedy = "this is a bug in tfoctl; please report it";
         Failure::new(Outcome::Failed, Problem::error("client", chain(&error), remedy))
@@ -157,9 +153,10 @@ fn described(note: Problem, until: UnixTime, now: UnixTime) -> Option<Problem> {
     let issue = "issue another one where this one was issued (`tfoctl pki issue --operator NAME`)";
     Some(match note.kind {
         EXPIRING if until.secs_since(now) > END_TOLD_SECS => return None,
-        EXPIRING => {
-            Problem { remedy: format!("`tfoctl renew`; if the coordinator does not have the authority's key, {issue}"), ..note }
-        }
+        EXPIRING => Problem {
+            remedy: format!("`tfoctl renew`; if the coordinator does not have the authority's key, {issue}"),
+            ..note
+        },
         EXPIRED => {
             let here = "on a host of `tfo-coordinator init`, move it away and run that again";
             Problem { remedy: format!("{issue}; {here}"), ..note }

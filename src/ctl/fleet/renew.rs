@@ -15,7 +15,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::connect::{ConnectArgs, block_on, fleet_of};
-use tfo_cli::report::{Failure, Format, Outcome, Report, deliver, show_problems};
+use tfo_cli::report::{Failure, Format, Outcome, Report, deliver};
 use tfo_config::ctl::CtlSettings;
 use tfo_host::runtime::files::{self, Durability, Guard};
 use tfo_host::runtime::{clock, lock::lock_exclusive};
@@ -99,7 +99,8 @@ impl Pair {
     fn of(settings: &CtlSettings) -> Result<Self, Failure> {
         let refused = |problem| Failure::new(Outcome::Config, problem);
         let SecretPath::File(key) = &settings.key else {
-            let message = "the private key (`key` in ctl.toml) is a credential of systemd, which cannot be replaced from here";
+            let message =
+                "the private key (`key` in ctl.toml) is a credential of systemd, which cannot be replaced from here";
             let remedy = "renew with a configuration that names the files of certificate and key";
             return Err(refused(Problem::error("key_is_credential", message, remedy)));
         };
@@ -163,16 +164,19 @@ impl Pair {
             return Err(Failure::new(Outcome::Config, problem.in_file(&self.cert)));
         };
         let name = name.clone();
-        let failed = |kind, message: String, remedy: &str| {
-            Failure::new(Outcome::Failed, Problem::error(kind, message, remedy))
-        };
+        let failed =
+            |kind, message: String, remedy: &str| Failure::new(Outcome::Failed, Problem::error(kind, message, remedy));
         let made = request::make(&name).map_err(|error| failed("no_randomness", chain(&error), "try again"))?;
         let fleet = fleet_of(old, settings.urls.clone(), Some(format))?;
         let wanted = RenewRequest { csr: made.csr };
         let Certified { certificate, chain, .. } = block_on(fleet.certificate(&wanted))?;
         issued::check((&certificate, &chain), &made.key, &name, None, clock::now()).map_err(|bad| {
             let message = format!("the coordinator sent a certificate that cannot be used: {bad}");
-            failed("certificate_unusable", message, "compare the releases of tfoctl and the coordinator, and their clocks")
+            failed(
+                "certificate_unusable",
+                message,
+                "compare the releases of tfoctl and the coordinator, and their clocks",
+            )
         })?;
         let text = pair_text(&certificate, &made.key);
         files::replace(&self.next(), text.as_bytes(), 0o400, Durability::Synced)
@@ -209,7 +213,8 @@ impl Pair {
         if self.cert == self.key {
             return files::rename(&next, &self.cert).map_err(|error| not_written(&chain(&error)));
         }
-        let text = files::read_secret(&next, PAIR_BYTES_MAX, Guard::Mode).map_err(|error| not_written(&chain(&error)))?;
+        let text =
+            files::read_secret(&next, PAIR_BYTES_MAX, Guard::Mode).map_err(|error| not_written(&chain(&error)))?;
         let text = Zeroizing::new(String::from_utf8_lossy(&text).into_owned());
         let (certificate, key) = text.split_at(text.find(KEY_BEGINS).unwrap_or(text.len()));
         for (path, content, mode) in [(&self.key, key, 0o400), (&self.cert, certificate, 0o644)] {
@@ -229,7 +234,8 @@ pub(super) fn next_of(cert: &Path) -> PathBuf {
 }
 
 fn not_written(what: &str) -> Failure {
-    let remedy = "make the directory of the certificate writable, and run `tfoctl renew` again: it finishes what it began";
+    let remedy =
+        "make the directory of the certificate writable, and run `tfoctl renew` again: it finishes what it began";
     Failure::new(Outcome::Failed, Problem::error("renew_write", what, remedy))
 }
 

@@ -123,9 +123,13 @@ fn a_second_run_changes_nothing_and_another_name_is_refused(site: &Site) {
     assert!(again.status.success() && told(&again).contains("initialised already"), "{}", told(&again));
     let other = init("tfo9.example.org");
     let said = told(&other);
-    assert!(other.status.code() == Some(3) && said.contains("coordinator.crt") && said.contains("nothing was changed"), "{said}");
+    assert!(
+        other.status.code() == Some(3) && said.contains("coordinator.crt") && said.contains("nothing was changed"),
+        "{said}"
+    );
     assert_eq!(sums(), before);
-    let user = center.output(&["setpriv", "--reuid=65534", "--clear-groups", "tfo-coordinator", "init", "--name", "a.b"]);
+    let user =
+        center.output(&["setpriv", "--reuid=65534", "--clear-groups", "tfo-coordinator", "init", "--name", "a.b"]);
     assert!(told(&user).contains("run it as root"), "{}", told(&user));
     // More operators, by the same authority.
     let issued = center.run(&["tfoctl", "pki", "issue", "--dir", "/etc/tfo-fleet/pki", "--operator", "alice"]);
@@ -154,11 +158,17 @@ fn the_coordinator_comes_back_and_an_installation_after_a_purge_too(site: &Site)
     let (center, keys) = (site.on("tfo1"), site.keys());
     let said = center.run(&["dpkg", "--purge", "tfo-coordinator"]);
     assert!(said.contains("the authority stays in /etc/tfo-fleet/pki"), "{said}");
-    assert!(!center.path("/etc/systemd/system/tfo-coordinator.service.d").exists(), "it would keep the unit from starting");
+    assert!(
+        !center.path("/etc/systemd/system/tfo-coordinator.service.d").exists(),
+        "it would keep the unit from starting"
+    );
     assert!(center.path("/etc/tfo-fleet/kek").exists());
     center.run(&["sh", "-c", "dpkg --force-unsafe-io --no-triggers -i /root/tfo-coordinator_*.deb"]);
     let said = center.run(&["tfo-coordinator", "init", "--enable", "--name", "tfo1.example.org"]);
-    assert!(!said.contains("/etc/tfo-fleet/pki ") && said.contains("coordinator.crt"), "the authority is the old one: {said}");
+    assert!(
+        !said.contains("/etc/tfo-fleet/pki ") && said.contains("coordinator.crt"),
+        "the authority is the old one: {said}"
+    );
     // The store is new, the authority is not: the nodes and the operator are known by their certificates.
     assert_eq!(center.property("tfo-coordinator", "ActiveState"), "active");
     assert!(center.run(&["tfoctl", "pools"]).contains("empty"));
