@@ -35,6 +35,8 @@ pub struct Peer {
     pub serial: Serial,
     /// Last second of the certificate's validity.
     pub not_after: UnixTime,
+    /// The name of the authority that signed the certificate, DER.
+    pub issuer: Vec<u8>,
 }
 
 /// A certificate's serial number.  Printed as openssl prints it: upper-case hex, whole bytes.
@@ -122,6 +124,7 @@ impl Peer {
             bad_id,
             serial: Serial(serial.get(..SERIAL_BYTES_MAX).unwrap_or(serial).to_vec()),
             not_after: pem::unix(certificate.validity().not_after),
+            issuer: certificate.issuer().as_raw().to_vec(),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! `tfo-agent join`: one token makes this host a node; what can go wrong on the way is told, and can be done again.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Output, Stdio};
 
@@ -14,6 +14,7 @@ use tfo_testbed::host::in_own_mounts;
 use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::pki::{Ca, DAY};
 use tfo_testbed::secrets::{Secrets, base64_value, decode};
+use tfo_testbed::terminal::terminal;
 use tfo_testbed::{SOON, agent_path, need_netns, poll_until, skip_unless};
 
 use rustls_pki_types::pem::PemObject;
@@ -336,4 +337,29 @@ fn on_a_fresh_host_it_writes_the_configuration_and_says_the_next_step() {
     let asked = fs::read_to_string(site.host.path("asked")).unwrap();
     assert_eq!(asked.lines().filter(|line| *line == "enable --now tfo-agent.service").count(), 2, "{asked}");
     assert_eq!(fs::read_to_string(etc.join("agent.toml")).unwrap(), config);
+}
+
+#[test]
+fn on_a_terminal_it_asks_for_the_token_and_takes_one_line() {
+    let (mut ours, theirs) = terminal();
+    let scratch = tfo_testbed::scratch();
+    let mut command = Command::new(agent_path());
+    command.args(["join", "--token-file", "-", "--name", NAME, "--config"]).arg(scratch.path().join("agent.toml"));
+    command.arg("--dir").arg(scratch.path()).stdin(theirs.try_clone().unwrap());
+    let mut child = command.stdout(Stdio::null()).stderr(theirs).spawn().unwrap();
+    drop(command);
+    let mut shown = String::new();
+    let mut until = |text: &str| {
+        let mut bytes = [0; 4_096];
+        while !shown.contains(text) {
+            let count = ours.read(&mut bytes).unwrap_or(0);
+            assert!(count > 0, "{text} is not shown: {shown}");
+            shown += &String::from_utf8_lossy(&bytes[..count]);
+        }
+        // Enter, and no end of the file.
+        ours.write_all(b"tfo1.not-a-token\n").unwrap();
+    };
+    until("Token, then Enter: ");
+    until("the token is cut off");
+    assert_eq!(child.wait().unwrap().code(), Some(2));
 }

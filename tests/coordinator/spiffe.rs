@@ -49,6 +49,12 @@ fn the_purpose_of_an_id_and_the_lists_of_the_configuration_decide_together() {
     assert_eq!(pause(&of("operator", "ops9.example.org")), "not_allowed");
     assert_eq!(look(&of("viewer", "view9.example.org")), "not_allowed");
     assert_eq!(sync(of("node", "a.other.example.org"), "a.other.example.org"), "not_in_pool");
+    // A node with an operator's name, above all, gets no certificate without its ID.
+    for purpose in ["node", "operator"] {
+        let (status, answer) = of(purpose, OPERATOR).post("/v1/certificate", &json!({"csr": ""}));
+        assert_eq!((status, &answer["kind"]), (403, &json!("not_allowed")), "{purpose}: {answer}");
+        assert!(answer["message"].as_str().unwrap().contains("SPIFFE"), "{purpose}: {answer}");
+    }
     // What is not an ID of the domain names no peer, whatever else is in the certificate.
     for names in [
         vec![id("other.example.org", "operator", OPERATOR)],

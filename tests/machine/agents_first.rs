@@ -2,7 +2,7 @@
 //! first key reaches every node when an operator makes it.
 
 use super::boot::site::Site;
-use super::boot::transcript::{SECTION, TUTORIAL};
+use super::boot::transcript::{PAGE, SECTION};
 use super::recipes;
 use tfo_testbed::host::UNSET;
 use tfo_testbed::machine::{Machine, need_machine};
@@ -24,10 +24,10 @@ fn play(machine: &Machine, mode: &str) -> u32 {
         .0
 }
 
-/// The fleet of the tutorial, as far as its coordinator: the pool is empty, and no node has an agent yet.
+/// The fleet of that page, as far as its coordinator: the pool is empty, and no node has an agent yet.
 fn with_a_coordinator(packages: &tfo_testbed::package::Packages) -> Site {
     let mut site = Site::new(packages);
-    let shown = transcript::below(TUTORIAL, SECTION);
+    let shown = transcript::below(PAGE, SECTION);
     for (prompt, command) in transcript::typed(shown).iter().take_while(|(prompt, _)| *prompt == "tfo1# ") {
         site.type_on(prompt.trim_end_matches("# "), command);
     }

@@ -110,7 +110,9 @@ impl Report for Joined {
             writeln!(out, "An earlier run of `join` was cut off; this one has finished it, without the token.")?;
         }
         if let Some(until) = self.certificate_until {
-            let left = duration_text(until.secs_since(clock::now()));
+            let left = until.secs_since(clock::now());
+            // Of days and weeks the minutes are noise.
+            let left = duration_text(if left > 86_400 { left.div_ceil(3_600) * 3_600 } else { left });
             writeln!(
                 out,
                 "{} has joined; its certificate ends at {until}, in {left}, and is renewed by the agent.",

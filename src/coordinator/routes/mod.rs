@@ -8,6 +8,7 @@ mod enrol;
 mod fleet;
 mod moving;
 mod node;
+mod person;
 mod shared_body;
 mod sync_request;
 mod tokens;
@@ -57,6 +58,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/pools/{pool}/sync", post(node::sync))
         .route("/v1/pools/{pool}/self", get(node::itself))
         .route("/v1/pools/{pool}/certificate", post(enrol::renew))
+        .route("/v1/certificate", post(person::renew))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/pools", get(fleet::pools))
