@@ -282,7 +282,7 @@ fn a_person_renews_the_own_certificate_and_no_other() {
     let stolen = on.world.ca.client(&[OPERATOR]);
     let thief = on.world.client_of(&stolen);
     assert_eq!(thief.get("/v1/pools").0, 200);
-    on.world.put("crl.pem", on.world.ca.crl(&[stolen.serial]).as_bytes(), 0o644);
+    on.world.put("crl.pem", on.world.ca.crl(&[&stolen]).as_bytes(), 0o644);
     assert!(poll_until(SOON, || thief.get("/v1/pools").0 != 200));
     assert_ne!(renew(&thief, &csr(OPERATOR)).0, 200);
 }
