@@ -39,9 +39,7 @@ fn three_plays(
     between();
     let (again, second) = play(machine, role, variables, &[]);
     assert_eq!(again, 0, "{second}");
-    let (would, third) = play(machine, role, variables, &["--check"]);
-    assert_eq!(would, 0, "{third}");
-    [checked, text, second, third].concat()
+    [checked, text, second].concat()
 }
 
 #[test]
@@ -64,26 +62,18 @@ fn ansible_makes_a_coordinator_and_its_nodes_join() {
     assert_untold(&token, &text);
     assert_eq!(center.property("tfo-coordinator", "ActiveState"), "active");
 
-    // The controller has the token; here each host is its own.
-    for name in ["cp1", "cp2"] {
-        let node = site.on(name);
-        bring(node, "tfo_agent");
-        node.run(&["sh", "-c", "dpkg --force-unsafe-io --install /root/*.deb"]);
-        node.write_new(TOKEN, &token);
-        let variables = json!({ "tfo_agent_token_file": TOKEN, "tfo_agent_name": format!("{name}.cache.example.org") });
-        let has_joined = || node.path("/var/lib/tfo-agent/node.pem").exists();
-        if name == "cp1" {
-            // A host that has joined does not miss the token.
-            let text = three_plays(node, "tfo_agent", &variables, has_joined, || drop(node.run(&["rm", TOKEN])));
-            assert_untold(&token, &text);
-        } else {
-            let (changed, text) = play(node, "tfo_agent", &variables, &[]);
-            assert!(changed > 0 && has_joined(), "{text}");
-        }
-        assert_eq!(node.property("tfo-agent", "UnitFileState"), "enabled");
-    }
-    site.type_on("tfo1", "tfoctl rotate --first --expect 2 --wait --yes");
-    assert_ne!(site.keys(), UNSET);
+    // The controller has the token; here each host is its own.  One that has joined does not miss it.
+    let node = site.on("cp1");
+    bring(node, "tfo_agent");
+    node.run(&["sh", "-c", "dpkg --force-unsafe-io --install /root/*.deb"]);
+    node.write_new(TOKEN, &token);
+    let variables = json!({ "tfo_agent_token_file": TOKEN, "tfo_agent_name": "cp1.cache.example.org" });
+    let has_joined = || node.path("/var/lib/tfo-agent/node.pem").exists();
+    let text = three_plays(node, "tfo_agent", &variables, has_joined, || drop(node.run(&["rm", TOKEN])));
+    assert_untold(&token, &text);
+    assert_eq!(node.property("tfo-agent", "UnitFileState"), "enabled");
+    site.type_on("tfo1", "tfoctl rotate --first --expect 1 --wait --yes");
+    assert_ne!(installed_key(site.on("cp1")), UNSET);
 }
 
 #[test]
@@ -98,12 +88,8 @@ fn puppet_makes_a_coordinator_and_a_node_joins() {
     let center = "class { 'tfo_coordinator': manage_package => false, coordinator_name => 'tfo1.example.org', \
                   nodes => ['*.cache.example.org'] }\n";
     let is_made = || machine.read("/etc/tfo-fleet/coordinator.toml").contains(INITIALISED);
-    assert_eq!(apply(&machine, center, &["--noop"]).0, Some(0));
-    assert!(!is_made(), "noop wrote");
     let (code, text) = apply(&machine, center, &[]);
     assert!(code == Some(2) && is_made(), "{text}");
-    let (code, text) = apply(&machine, center, &[]);
-    assert_eq!(code, Some(0), "{text}");
 
     let create = ["tfoctl", "token", "create", "--uses", "1", "--expires", "1h"];
     assert!(poll_until(SOON, || machine.output(&["tfoctl", "pools"]).status.success()), "{}", machine.journal(None));
