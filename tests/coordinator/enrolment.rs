@@ -289,14 +289,16 @@ fn a_person_renews_the_own_certificate_and_no_other() {
 
 #[test]
 fn what_another_authority_has_issued_is_not_prolonged_and_without_one_nothing_is() {
-    let on = Enrolling::start();
+    let mut on = Enrolling::start();
+    assert!(on.world.stop().success());
     let other = tfo_testbed::pki::Ca::new("another PKI");
     let identity = other.client(&[OPERATOR]);
     let both = format!("{}{}", on.world.ca.pem, other.pem);
     on.world.put("ca.crt", both.as_bytes(), 0o644);
     on.world.put("crl.pem", (on.world.ca.crl(&[]) + &other.crl(&[])).as_bytes(), 0o644);
+    on.world.start();
     let client = on.world.client_of(&identity);
-    assert!(poll_until(SOON, || client.get("/v1/pools").0 == 200), "{}", on.world.log());
+    assert_eq!(client.get("/v1/pools").0, 200, "{}", on.world.log());
     let (status, answer) = client.post("/v1/certificate", &json!({"csr": csr(OPERATOR)}));
     assert_eq!(status, 409, "{answer}");
     assert!(answer["message"].as_str().unwrap().contains("not of the authority"), "{answer}");

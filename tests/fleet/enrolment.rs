@@ -10,6 +10,7 @@ use tfo_testbed::config::fast;
 use tfo_testbed::fake_coordinator::renewing;
 use tfo_testbed::fleet::{Fleet, URL, node};
 use tfo_testbed::output::{said, stdout};
+use tfo_testbed::pki::{Ca, DAY, Leaf};
 use tfo_testbed::{PATIENCE, by_size, need_netns, poll_until, skip_unless};
 
 /// Hosts without certificates, and a coordinator that has the authority's key; certificates live for so long.
@@ -150,15 +151,17 @@ fn an_operator_renews_two_files_and_a_run_that_was_cut_off_is_finished() {
     assert!(pair() == second && !next.exists());
     fleet.ends(&["pools"], 0);
     // Its end nears: said in the last week, and not before.
-    for (days, is_said) in [("8", false), ("6", true)] {
-        fleet.pki(&["issue", "--dir", "pki", "--operator", "ops1.example.org", "--days", days, "--out", days]);
-        for (to, name) in [(&cert, "operator.crt"), (&key, "operator.key")] {
-            fs::copy(path(days).join(name), to).unwrap();
-        }
+    let authority = [path("pki/ca.crt"), path("pki/ca.key")].map(|file| fs::read_to_string(file).unwrap()).concat();
+    fleet.center.put("authority.pem", authority.as_bytes(), 0o600);
+    let authority = Ca::load(&path("authority.pem"));
+    for (days, is_said) in [(8, false), (6, true)] {
+        let client = Leaf::client(&["ops1.example.org"]);
+        let leaf = Leaf { from_secs: -83 * DAY, until_secs: days * DAY, ..client };
+        authority.issue(&leaf).write(&home, "operator");
         let (_, said) = fleet.ends(&["pools"], 0);
         assert_eq!(said.contains("`tfoctl renew`"), is_said, "{days} days: {said}");
     }
-    // Half of its life is not over; nor can anything be asked of a coordinator that is away: the old pair stays.
+    // A coordinator that is away: the old pair stays.
     let old = pair();
     fleet.stop();
     let (_, said) = fleet.ends(&["renew"], 1);
