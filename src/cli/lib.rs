@@ -5,6 +5,7 @@
 //! * [`host_report`]: what `tfo-agent check` and `tfoctl status` show of a host.
 //! * [`output`]: notices that stdout has no reader any more.
 //! * [`reload`]: how a daemon ends a reload of its configuration.
+//! * [`systemctl`]: how a command ends with `--enable`.
 //! * [`terminal`], [`screen`], [`bar`], [`scroll`], [`table`], [`plain`]: text for terminals.
 
 pub mod bar;
@@ -16,5 +17,6 @@ pub mod reload;
 pub mod report;
 pub mod screen;
 pub mod scroll;
+pub mod systemctl;
 pub mod table;
 pub mod terminal;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,11 +11,15 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use super::backup::{self, Existing, Exported};
+use super::init::{self, DEFAULT_POOL, Layout, Wish};
 use super::preflight::{self, Found, Opened, Purpose};
 use super::{serve, service_user};
 use tfo_cli::plain::counted;
-use tfo_cli::report::{Failure, Format, Outcome, show_problems, write_json};
+use tfo_cli::report::{Failure, Format, Outcome, deliver, show_problems, write_json};
 use tfo_config::coordinator::DEFAULT_FILE;
+use tfo_host::runtime::clock;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::pattern::NamePattern;
 use tfo_model::problem::{Problem, Severity};
 use tfo_store::SqliteReader;
 
@@ -38,6 +43,13 @@ const LONG_HELP: &str = include_str!("long_help.txt");
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a coordinator of this host: authority, certificates, keys, configuration, and root as an operator
+    ///
+    /// Looks at every place first: what is there and does not belong there is named, and nothing is changed. A run that was
+    /// cut off is finished by the next one, and a whole second run does nothing. Nodes then join with a token of `tfoctl
+    /// token create`. For an authority that is kept off the servers there is `tfoctl pki`.
+    #[command(after_help = EXIT_CODES)]
+    Init(InitArguments),
     /// Run as a daemon until stopped
     ///
     /// SIGHUP (systemctl reload) applies a new configuration as a whole, or refuses it and keeps the old one. A refused
@@ -81,6 +93,25 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+struct InitArguments {
+    /// DNS name of the coordinator, by which nodes and operators connect
+    #[arg(long, value_name = "NAME")]
+    name: NodeId,
+    /// IP address by which it is reached besides (repeatable)
+    #[arg(long, value_name = "IP")]
+    address: Vec<IpAddr>,
+    /// Pool of the nodes
+    #[arg(long, value_name = "POOL", default_value = DEFAULT_POOL)]
+    pool: PoolName,
+    /// Names of its nodes, such as '*.cache.example.org' (repeatable); default: the hosts of the coordinator's domain
+    #[arg(long, value_name = "PATTERN")]
+    nodes: Vec<NamePattern>,
+    /// Enable and start tfo-coordinator.service at the end
+    #[arg(long)]
+    enable: bool,
+}
+
+#[derive(Debug, Args)]
 struct ExportArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
@@ -114,6 +145,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(command: &Command, format: Format) -> Result<ExitCode, Failure> {
     match command {
+        Command::Init(arguments) => initialise(arguments, format),
         Command::Serve { config } => Ok(serve::serve(config).into()),
         Command::Check { config, reload } => {
             check(config, if *reload { Purpose::Reload } else { Purpose::Start }, format)
@@ -125,6 +157,28 @@ fn run(command: &Command, format: Format) -> Result<ExitCode, Failure> {
             backup::import(&opened.store, &opened.key, from)
         }),
     }
+}
+
+fn initialise(arguments: &InitArguments, format: Format) -> Result<ExitCode, Failure> {
+    let InitArguments { name, address, pool, nodes, enable } = arguments;
+    let refused = |problem| Failure::new(Outcome::Config, problem);
+    let nodes = match (&nodes[..], init::default_nodes(name)) {
+        ([], Some(default)) => vec![default],
+        ([], None) => {
+            let message = format!("{name} has no domain whose hosts could be the nodes");
+            let remedy = "say which names the nodes have: --nodes PATTERN";
+            return Err(refused(Problem::error("no_nodes", message, remedy)));
+        }
+        (own, _) => own.to_vec(),
+    };
+    let wish = Wish { name: name.clone(), addresses: address.clone(), pool: pool.clone(), nodes };
+    let layout = Layout::of_host().map_err(|problem| Failure::new(Outcome::Failed, problem))?;
+    let mut made = init::init(&wish, &layout, clock::now())?;
+    if *enable {
+        init::enable()?;
+        made.enabled = true;
+    }
+    deliver(&made, format).map(ExitCode::from)
 }
 
 fn check(config: &Path, purpose: Purpose, format: Format) -> Result<ExitCode, Failure> {

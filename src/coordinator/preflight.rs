@@ -1,6 +1,7 @@
 //! Everything that a coordinator opens before it serves: configuration, certificates, key-encryption key, store, pools.
 //! All problems are found at once.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::credential::{self, Secret};
@@ -188,7 +189,9 @@ impl Found {
 fn check_certificates(settings: &CoordinatorSettings, config: &Path) -> Vec<Problem> {
     let api = &settings.api;
     let mut problems = ServerTls::check(&server_files(api));
-    for name in ServerTls::names_in(&api.cert.value) {
+    // Where nodes enrol here, a node of that name would be refused with the reason.
+    let names = if settings.enrolment.is_some() { BTreeSet::new() } else { ServerTls::names_in(&api.cert.value) };
+    for name in names {
         for pool in settings.pools.values().filter(|pool| pool.value.nodes.iter().any(|one| one.matches(&name))) {
             let message = format!("{name} fits a pattern of nodes, and is the coordinator's own name");
             let remedy = "nothing, if no node has that name: the coordinator's certificate never gets keys; otherwise narrow \

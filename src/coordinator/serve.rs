@@ -23,7 +23,7 @@ use super::in_use::InUse;
 use super::metrics::counters::Metrics;
 use super::pool::{Pool, Pools, Watched};
 use super::preflight::{self, Opened};
-use super::routes::{self, Api, SharedBodies};
+use super::routes::{self, Api, SharedBodies, operator_in};
 use super::server::{Drained, Limits, Server, listen};
 use tfo_cli::reload;
 use tfo_cli::report::Outcome;
@@ -116,7 +116,8 @@ impl Daemon {
             problems.iter().for_each(log::problem);
             io::Error::other("see the problems above")
         };
-        let tls = ServerTls::load(preflight::server_files(&settings.api)).map_err(failed)?;
+        let domain = settings.access.spiffe_trust_domain.as_ref().map(|domain| domain.value.clone());
+        let tls = ServerTls::load(preflight::server_files(&settings.api), domain).map_err(failed)?;
         let listener = listen_at(settings.api.listen.value)?;
         let observer = settings.observe.as_ref().map(|at| listen_at(at.value)).transpose()?;
         let store = Arc::new(store);
@@ -384,7 +385,7 @@ async fn keep(enrolment: Arc<Enrolment>) {
 /// Tells operators from other peers, by the access of the moment.
 fn operators(api: &Arc<Api>) -> impl Fn(&Peer) -> bool + Send + Sync + 'static {
     let api = Arc::clone(api);
-    move |peer| peer.names.iter().any(|name| api.access.load().operators.contains(name))
+    move |peer| operator_in(peer, &api.access.load()).is_some()
 }
 
 /// Bounds for a process that may have so many open files: what strangers can take leaves most of them to the fleet.

@@ -38,7 +38,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("This host", HOST),
-    ("Certificates", &["token", "pki"]),
+    ("Certificates", &["token", "renew", "pki"]),
     ("This program", &["completions"]),
 ];
 
@@ -126,7 +126,12 @@ enum Command {
     Contexts(fleet::ConnectArgs),
     /// Tokens with which nodes enrol: `tfo-agent join`
     Token(fleet::TokenArgs),
-    /// Certificates for a fleet that has no PKI of its own
+    /// Renew your own certificate, with a new key, over the connection that it opens
+    ///
+    /// The coordinator has the authority's key ([enrolment]) and issues the same name again. The old certificate stays in use
+    /// until the new one has worked.
+    Renew(fleet::RenewArgs),
+    /// Certificates by an authority that is kept off the servers
     Pki(pki::PkiArgs),
     /// This host: keys by fingerprint, agent, kernel, drift; exit code 1 if something is wrong
     Status(host::status::StatusArgs),
@@ -184,6 +189,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Watch(own) => fleet::watch(own, format),
         Command::Contexts(own) => fleet::contexts(own, format),
         Command::Token(own) => fleet::token(own, format),
+        Command::Renew(own) => fleet::renew(own, format),
         Command::Pki(own) => pki::run(own, format),
         Command::Status(own) => host::status::run(own, format),
         Command::Stats(own) => host::stats::run(own, format),

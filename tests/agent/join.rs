@@ -1,7 +1,7 @@
 //! `tfo-agent join`: one token makes this host a node; what can go wrong on the way is told, and can be done again.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Output, Stdio};
 
@@ -14,6 +14,7 @@ use tfo_testbed::host::in_own_mounts;
 use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::pki::{Ca, DAY};
 use tfo_testbed::secrets::{Secrets, base64_value, decode};
+use tfo_testbed::terminal::terminal;
 use tfo_testbed::{SOON, agent_path, need_netns, poll_until, skip_unless};
 
 use rustls_pki_types::pem::PemObject;
@@ -87,6 +88,9 @@ fn one_token_makes_a_node_that_has_its_keys() {
     skip_unless!(need_netns());
     let site = Site::new();
     let token = site.good_token();
+    let would = site.joins(2, &["--if-needed", "--dry-run", "--detailed-exit-codes"]);
+    assert_eq!((&would["joined"], &would["dry_run"]), (&true.into(), &true.into()), "{would}");
+    assert_eq!((site.pair(), site.enrolment.asked().len()), (None, 0), "a dry run uses no token");
     let joined = site.joins(0, &[]);
     assert_eq!((&joined["joined"], &joined["node"]), (&true.into(), &NAME.into()), "{joined}");
     site.api.acknowledged(3);
@@ -109,6 +113,10 @@ fn one_token_makes_a_node_that_has_its_keys() {
     fs::remove_file(site.host.path("token")).unwrap();
     let again = site.joins(0, &["--if-needed"]);
     assert_eq!((&again["joined"], site.enrolment.asked().len(), site.pair()), (&false.into(), 1, Some(pair.clone())));
+    for more in [&[][..], &["--dry-run"]] {
+        let again = site.joins(0, &[&["--if-needed", "--detailed-exit-codes"], more].concat());
+        assert_eq!((&again["joined"], site.enrolment.asked().len()), (&false.into(), 1), "{more:?}");
+    }
     // Another name, or a certificate that has ended, needs it.
     let output = site.host.run("join", &["--if-needed", "--name", "n2.example.org", "--token-file", "/none"]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
@@ -329,4 +337,29 @@ fn on_a_fresh_host_it_writes_the_configuration_and_says_the_next_step() {
     let asked = fs::read_to_string(site.host.path("asked")).unwrap();
     assert_eq!(asked.lines().filter(|line| *line == "enable --now tfo-agent.service").count(), 2, "{asked}");
     assert_eq!(fs::read_to_string(etc.join("agent.toml")).unwrap(), config);
+}
+
+#[test]
+fn on_a_terminal_it_asks_for_the_token_and_takes_one_line() {
+    let (mut ours, theirs) = terminal();
+    let scratch = tfo_testbed::scratch();
+    let mut command = Command::new(agent_path());
+    command.args(["join", "--token-file", "-", "--name", NAME, "--config"]).arg(scratch.path().join("agent.toml"));
+    command.arg("--dir").arg(scratch.path()).stdin(theirs.try_clone().unwrap());
+    let mut child = command.stdout(Stdio::null()).stderr(theirs).spawn().unwrap();
+    drop(command);
+    let mut shown = String::new();
+    let mut until = |text: &str| {
+        let mut bytes = [0; 4_096];
+        while !shown.contains(text) {
+            let count = ours.read(&mut bytes).unwrap_or(0);
+            assert!(count > 0, "{text} is not shown: {shown}");
+            shown += &String::from_utf8_lossy(&bytes[..count]);
+        }
+        // Enter, and no end of the file.
+        ours.write_all(b"tfo1.not-a-token\n").unwrap();
+    };
+    until("Token, then Enter: ");
+    until("the token is cut off");
+    assert_eq!(child.wait().unwrap().code(), Some(2));
 }

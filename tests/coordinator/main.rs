@@ -26,6 +26,8 @@ mod siege;
 #[cfg(test)]
 mod soak;
 #[cfg(test)]
+mod spiffe;
+#[cfg(test)]
 mod stolen;
 #[cfg(test)]
 mod tls;

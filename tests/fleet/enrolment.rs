@@ -1,6 +1,7 @@
 //! Nodes that join a real coordinator by a token, in the middle of a rotation, and renew what they got.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Output;
 
 use serde_json::Value;
@@ -9,6 +10,7 @@ use tfo_testbed::config::fast;
 use tfo_testbed::fake_coordinator::renewing;
 use tfo_testbed::fleet::{Fleet, URL, node};
 use tfo_testbed::output::{said, stdout};
+use tfo_testbed::pki::{Ca, DAY, Leaf};
 use tfo_testbed::{PATIENCE, by_size, need_netns, poll_until, skip_unless};
 
 /// Hosts without certificates, and a coordinator that has the authority's key; certificates live for so long.
@@ -119,4 +121,55 @@ fn a_node_whose_certificate_has_ended_keeps_its_keys_and_comes_back_with_a_token
     assert_eq!((host.kernel(), host.persisted_keys()), (keys.clone(), Some(keys.clone())));
     joins(&fleet, 0, &token(&fleet, 1, &["--replace"]));
     assert_eq!((once()["changed"].as_bool(), host.kernel()), (Some(false), keys));
+}
+
+#[test]
+fn an_operator_renews_two_files_and_a_run_that_was_cut_off_is_finished() {
+    skip_unless!(need_netns());
+    let mut fleet = fleet(0, 1, "30d");
+    let home = fleet.center.path("");
+    let path = |name: &str| home.join(name);
+    let [cert, key, next] = ["operator.crt", "operator.key", "operator.crt.next"].map(path);
+    let pair = || [&cert, &key].map(|path| fs::read_to_string(path).unwrap());
+    let first = pair();
+    let early = fleet.json(&["renew", "--if-needed"]);
+    assert_eq!((&early["renewed"], pair()), (&Value::from(false), first.clone()));
+    let renewed = fleet.json(&["renew"]);
+    assert_eq!((&renewed["renewed"], &renewed["name"]), (&Value::from(true), &Value::from("ops1.example.org")));
+    let second = pair();
+    assert!(second[0] != first[0] && second[1] != first[1] && !next.exists(), "another key each time");
+    assert_eq!(fs::metadata(&key).unwrap().mode() & 0o777, 0o400);
+    fleet.ends(&["pools"], 0);
+    // Cut off between the two files: neither pair is whole, and the new one is still beside them.
+    fs::write(&next, second.concat()).unwrap();
+    fs::set_permissions(&next, fs::Permissions::from_mode(0o400)).unwrap();
+    fs::write(&cert, &first[0]).unwrap();
+    let (_, said) = fleet.ends(&["pools"], 2);
+    assert!(said.contains("a renewal of this certificate was cut off") && said.contains("tfoctl renew"), "{said}");
+    let (said, _) = fleet.ends(&["renew"], 0);
+    assert!(said.contains("an earlier run was cut off"), "{said}");
+    assert!(pair() == second && !next.exists());
+    fleet.ends(&["pools"], 0);
+    // Its end nears: said in the last week, and not before.
+    let authority = [path("pki/ca.crt"), path("pki/ca.key")].map(|file| fs::read_to_string(file).unwrap()).concat();
+    fleet.center.put("authority.pem", authority.as_bytes(), 0o600);
+    let authority = Ca::load(&path("authority.pem"));
+    for (days, is_said) in [(8, false), (6, true)] {
+        let client = Leaf::client(&["ops1.example.org"]);
+        let leaf = Leaf { from_secs: -83 * DAY, until_secs: days * DAY, ..client };
+        authority.issue(&leaf).write(&home, "operator");
+        let (_, said) = fleet.ends(&["pools"], 0);
+        assert_eq!(said.contains("`tfoctl renew`"), is_said, "{days} days: {said}");
+    }
+    // A coordinator that is away: the old pair stays.
+    let old = pair();
+    fleet.stop();
+    let (_, said) = fleet.ends(&["renew"], 1);
+    assert!(said.contains("unreachable") || said.contains("cannot reach") || said.contains("refused"), "{said}");
+    assert!(pair() == old && !next.exists());
+    let config = fs::read_to_string(path(".config/tfo-fleet/ctl.toml")).unwrap();
+    let lines = config.lines().map(|line| if line.starts_with("key") { "key = \"credential:key\"" } else { line });
+    fs::write(path(".config/tfo-fleet/ctl.toml"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let (_, said) = fleet.ends(&["renew"], 2);
+    assert!(said.contains("is a credential of systemd"), "{said}");
 }

@@ -19,4 +19,6 @@ mod import;
 #[cfg(test)]
 mod joint;
 #[cfg(test)]
+mod own_pki;
+#[cfg(test)]
 mod recovery;

@@ -25,6 +25,7 @@ pub mod pki;
 pub mod random;
 pub mod secrets;
 pub mod swarm;
+pub mod terminal;
 pub mod transcript;
 
 pub use config::free_port;

@@ -51,8 +51,8 @@ pub use instruction::{Instructed, InvalidInstruction};
 pub use moved::MOVED;
 pub use probe::probe;
 pub use purpose::Cadence;
+pub(crate) use renewal::next_of;
 pub use renewal::{CERTIFICATE_ENDS, RenewalCounts};
-pub(crate) use renewal::{next_of, pair_text};
 pub use standing::NO_KEY;
 pub use tfo_wire::status::Standing;
 

@@ -23,8 +23,9 @@ use tfo_host::secret::SecretPath;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::{Problem, Severity, chain};
 use tfo_model::time::UnixTime;
+use tfo_pki::issued::{self, pair_text};
 use tfo_pki::renewal::Life;
-use tfo_pki::{issued, request};
+use tfo_pki::request;
 use tfo_tls::client::{ClientFiles, EXPIRED, EXPIRING, client_identity};
 use tfo_wire::client::{BaseUrl, Call, Client, ClientError, Lost};
 use tfo_wire::v1::enrol::{ANSWER_BYTES_MAX, Certified, RenewRequest};
@@ -322,15 +323,6 @@ impl Job {
         }
         Err(failure.expect("a configuration names at least one coordinator"))
     }
-}
-
-/// The pair as it is in its file.
-pub(crate) fn pair_text(certificate: &str, key: &str) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(certificate.len() + key.len() + 1));
-    text.push_str(certificate.trim_end());
-    text.push('\n');
-    text.push_str(key);
-    text
 }
 
 fn unusable(base: &BaseUrl, what: &str) -> Failure {

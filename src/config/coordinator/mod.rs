@@ -18,6 +18,7 @@ use tfo_engine::rollout::policy::Policy;
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::Problem;
+use tfo_tls::spiffe::TrustDomain;
 
 /// The configuration file without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/tfo-fleet/coordinator.toml";
@@ -84,6 +85,8 @@ pub struct AccessSettings {
     pub operators: BTreeSet<NodeId>,
     /// Names that may only look.
     pub viewers: BTreeSet<NodeId>,
+    /// The trust domain whose SPIFFE IDs name peers; none if only DNS names do.
+    pub spiffe_trust_domain: Option<Located<TrustDomain>>,
 }
 
 /// What a configuration names on this host, as far as it could be read, so that all of it can be checked although
@@ -210,8 +213,9 @@ fn access_section(mut table: Table<'_, '_>, findings: &mut Findings) -> AccessSe
     table.require("operators", "write operators = [\"NAME\"]: names in certificates, or [] for none", findings);
     let operators = names(&mut table, "operators", findings);
     let viewers = names(&mut table, "viewers", findings);
+    let spiffe_trust_domain = table.parsed("spiffe_trust_domain", findings, str::parse::<TrustDomain>);
     table.finish(findings);
-    AccessSettings { operators, viewers }
+    AccessSettings { operators, viewers, spiffe_trust_domain }
 }
 
 fn names(table: &mut Table<'_, '_>, key: &'static str, findings: &mut Findings) -> BTreeSet<NodeId> {
@@ -385,6 +389,22 @@ drain_below = 0.01
             let found = problems(&text);
             let found: Vec<_> = found.iter().map(|(key, kind)| (key.as_str(), *kind)).collect();
             assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_trust_domain_is_off_or_a_domain() {
+        let with = |line: &str| GOOD.replace("[pools.edge]", &format!("{line}\n[pools.edge]"));
+        let domain = |text: &str| {
+            let settings = CoordinatorSettings::parse(Path::new("c.toml"), text).unwrap();
+            settings.access.spiffe_trust_domain.map(|domain| domain.value.to_string())
+        };
+        assert_eq!(domain(GOOD), None);
+        let good = with("spiffe_trust_domain = \"fleet.example.org\"");
+        assert_eq!(domain(&good).as_deref(), Some("fleet.example.org"));
+        for bad in ["", "spiffe://fleet.example.org", "fleet.example.org/tfo", "Fleet.example.org"] {
+            let found = problems(&with(&format!("spiffe_trust_domain = {bad:?}")));
+            assert_eq!(found, [("access.spiffe_trust_domain".to_owned(), "bad_value")], "{bad}");
         }
     }
 

@@ -23,7 +23,7 @@ use tfo_pki::serial;
 use tfo_tls::server::ServerTls;
 
 /// Life of a revocation list in days: a coordinator may be away for that long, and its list still counts when it is back.
-const LIST_DAYS: u32 = 30;
+pub(crate) const LIST_DAYS: u32 = 30;
 /// Age in seconds from which on a list is written again.
 const LIST_AGE_SECS: u64 = 86_400;
 /// Longest file that is read here, in bytes.

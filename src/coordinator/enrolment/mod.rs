@@ -15,7 +15,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
+pub(crate) use self::keeper::LIST_DAYS;
 pub use self::open::{OpenedAuthority, check, open};
 use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::pattern::NamePattern;
@@ -227,17 +230,44 @@ impl Enrolment {
     /// # Errors
     /// Fails without a change if the request or the claim is refused.
     pub fn certify(&self, node: &NodeId, csr: &str, claim: Claim<'_>, now: UnixTime) -> Result<String, NotCertified> {
+        self.certify_as((Role::Node, node), csr, claim, now)
+    }
+
+    /// The same for a person, whose connection shows a certificate of the same name.
+    ///
+    /// # Errors
+    /// As [`Self::certify`].
+    pub fn renew(&self, role: Role, name: &NodeId, csr: &str, now: UnixTime) -> Result<String, NotCertified> {
+        self.certify_as((role, name), csr, Claim::Renewal, now)
+    }
+
+    /// Whether a certificate by an issuer of this name, DER, may be one of the authority.
+    #[must_use]
+    pub fn is_issuer(&self, name: &[u8]) -> bool {
+        X509Certificate::from_der(self.authority.certificate()).is_ok_and(|(_, own)| own.subject().as_raw() == name)
+    }
+
+    fn certify_as(
+        &self,
+        (role, node): (Role, &NodeId),
+        csr: &str,
+        claim: Claim<'_>,
+        now: UnixTime,
+    ) -> Result<String, NotCertified> {
         let public_key = request::check(csr, node)?;
         if !self.authority.may_name(node) {
             return Err(NotCertified::Domain(self.authority.domains().join(", ")));
         }
-        let lifetime = Lifetime::seconds(now, self.node_lifetime_secs.load(Ordering::Relaxed));
+        let lifetime = match role {
+            Role::Node => Lifetime::seconds(now, self.node_lifetime_secs.load(Ordering::Relaxed)),
+            Role::Operator | Role::Viewer | Role::Coordinator => Lifetime::days(now, role.days()),
+        };
         let lifetime = lifetime.within(self.authority.lifetime());
         if lifetime.not_after <= now {
             return Err(NotCertified::Ended(self.authority.lifetime().not_after));
         }
         let serial = serial::fresh().map_err(AuthorityError::from)?;
-        let subject = Subject { role: Role::Node, name: node, addresses: &[], serial, lifetime };
+        let subject = Subject { role, name: node, addresses: &[], serial, lifetime };
         let text = self.authority.certify(&subject, &public_key)?;
         let token = match claim {
             Claim::Token { id, .. } => Some(id.clone()),

@@ -38,7 +38,7 @@ pub struct OpenedAuthority {
 /// Fails with the problem at the setting that is to blame.
 pub fn open(config: &Path, api: &ApiSettings, settings: &EnrolmentSettings) -> Result<OpenedAuthority, Problem> {
     let EnrolmentSettings { listen, ca_cert, ca_key, node_lifetime } = settings;
-    let remedy = "put the authority's certificate there, `tfoctl pki init` made it";
+    let remedy = "put the authority's certificate there; `tfo-coordinator init` and `tfoctl pki init` make one";
     let broken = |place: &Located<_>, error: &dyn std::fmt::Display| {
         place.locate(config, Problem::error("bad_authority", error.to_string(), remedy))
     };

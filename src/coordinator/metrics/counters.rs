@@ -87,7 +87,7 @@ impl Metrics {
         self.record_seconds.with_label_values(&[pool.as_str()]).observe(seconds_since(start));
     }
 
-    /// A request for a certificate, `enrol` or `renewal`, ended like this: `done`, or the kind of the error.
+    /// A request for a certificate, `enrol`, `renewal` or `person`, ended like this: `done`, or the kind of the error.
     pub fn certified(&self, request: &str, result: &str) {
         self.certificates.with_label_values(&[request, result]).inc();
     }

@@ -25,7 +25,7 @@ use tfo_store::enrolment::{Claim, Digest, EnrolError, EnrolRefused};
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::enrol::{Certified, EnrolRequest, REQUEST_BYTES_MAX, RenewRequest, TokenText};
 
-type Body<T> = JsonBody<T, REQUEST_BYTES_MAX>;
+pub(super) type Body<T> = JsonBody<T, REQUEST_BYTES_MAX>;
 
 /// The only route of the enrolment port.
 pub fn enrolment_router(api: Arc<Api>) -> Router {
@@ -33,7 +33,7 @@ pub fn enrolment_router(api: Arc<Api>) -> Router {
 }
 
 /// Runs blocking work of the authority.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     enrolment: &Arc<Enrolment>,
     work: impl FnOnce(&Enrolment) -> Result<T, NotCertified> + Send + 'static,
 ) -> Result<T, Refusal> {

@@ -8,6 +8,7 @@ mod enrol;
 mod fleet;
 mod moving;
 mod node;
+mod person;
 mod shared_body;
 mod sync_request;
 mod tokens;
@@ -30,6 +31,7 @@ use super::server::{Refusal, RequestId};
 use tfo_config::coordinator::AccessSettings;
 use tfo_model::ids::NodeId;
 use tfo_tls::identity::Peer;
+use tfo_tls::spiffe::Purpose;
 use tfo_wire::error::ErrorKind;
 
 /// What the routes work with; pools and access change with the configuration.
@@ -56,6 +58,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/pools/{pool}/sync", post(node::sync))
         .route("/v1/pools/{pool}/self", get(node::itself))
         .route("/v1/pools/{pool}/certificate", post(enrol::renew))
+        .route("/v1/certificate", post(person::renew))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/pools", get(fleet::pools))
@@ -76,7 +79,12 @@ pub fn router(api: Arc<Api>) -> Router {
 impl Api {
     /// What a certificate is for, if it is not for a node, whatever the pools' patterns say.
     fn role_of(&self, peer: &Peer) -> Option<&'static str> {
-        peer.names.iter().find_map(|name| self.role_of_name(name))
+        match peer.purpose {
+            Some(Purpose::Operator) => Some("your certificate's SPIFFE ID is an operator's"),
+            Some(Purpose::Viewer) => Some("your certificate's SPIFFE ID is a viewer's"),
+            Some(Purpose::Coordinator) => Some("your certificate's SPIFFE ID is a coordinator's"),
+            None | Some(Purpose::Node) => peer.names.iter().find_map(|name| self.role_of_name(name)),
+        }
     }
 
     fn role_of_name(&self, name: &NodeId) -> Option<&'static str> {
@@ -96,6 +104,12 @@ impl Api {
             Refusal::new(ErrorKind::Refused, message).with_remedy(None, remedy)
         })
     }
+}
+
+/// The name under which a peer may command, if it may.
+pub fn operator_in(peer: &Peer, access: &AccessSettings) -> Option<NodeId> {
+    let mut names = peer.names.iter().filter(|_| peer.may_be(Purpose::Operator));
+    names.find(|name| access.operators.contains(*name)).cloned()
 }
 
 /// A request of an identified peer.
@@ -177,8 +191,7 @@ impl FromRequestParts<Arc<Api>> for Commander {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let asking = Asking::of(parts)?;
-        let access = api.access.load();
-        match asking.peer.names.iter().find(|name| access.operators.contains(*name)).cloned() {
+        match operator_in(&asking.peer, &api.access.load()) {
             Some(operator) => Ok(Self { operator, id: asking.id }),
             None => {
                 let message = "your certificate does not name an operator";
@@ -214,8 +227,10 @@ impl FromRequestParts<Arc<Api>> for FromReader {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let asking = Asking::of(parts)?;
         let access = api.access.load();
-        let mut names = asking.peer.names.iter();
-        if names.any(|name| access.operators.contains(name) || access.viewers.contains(name)) {
+        let may_look = asking.peer.may_be(Purpose::Viewer);
+        if operator_in(&asking.peer, &access).is_some()
+            || may_look && asking.peer.names.iter().any(|name| access.viewers.contains(name))
+        {
             return Ok(Self);
         }
         let message = "your certificate names neither an operator nor a viewer";

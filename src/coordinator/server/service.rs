@@ -161,8 +161,12 @@ impl ConnectionService {
         let refuse = |reason, kind, message: &str| Err((reason, Refusal::new(kind, message)));
         match &self.listens {
             Listens::ToPeer(peer) if peer.names.is_empty() => {
-                let message = "your certificate has no DNS name in its subjectAltName (the common name does not count)";
-                return refuse(Reason::Nameless, ErrorKind::NotAllowed, message);
+                let message = match peer.bad_id {
+                    Some(bad) => format!("your certificate {bad}, so it names no peer of this fleet"),
+                    None => "your certificate has no DNS name in its subjectAltName (the common name does not count)"
+                        .to_owned(),
+                };
+                return refuse(Reason::Nameless, ErrorKind::NotAllowed, &message);
             }
             Listens::Plain if request.method() != Method::GET => {
                 return refuse(Reason::NotServed, ErrorKind::UnknownMethod, "this listener supports only GET");

@@ -20,6 +20,7 @@ use tfo_model::fleet::Action;
 use tfo_model::ids::{NodeId, PoolId, PoolName, TokenId};
 use tfo_model::problem::Problem;
 use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
+use tfo_wire::v1::enrol::{Certified, RenewRequest};
 use tfo_wire::v1::fleet::{Audit, AuditLine, Done, Nodes, PoolStatus, Pools};
 use tfo_wire::v1::tokens::{MadeToken, TokenRequest, TokenStatus, Tokens};
 
@@ -227,6 +228,11 @@ impl Fleet {
     /// Revokes a token.
     pub(super) async fn revoke_token(&self, id: &TokenId) -> Result<TokenStatus, Failure> {
         self.change::<(), _>(&Method::DELETE, &format!("/v1/tokens/{id}"), None).await
+    }
+
+    /// Another certificate under our own name.  Without an answer one may have been issued that is lost: its key is, too.
+    pub(super) async fn certificate(&self, wanted: &RenewRequest) -> Result<Certified, Failure> {
+        self.change(&Method::POST, "/v1/certificate", Some(wanted)).await
     }
 
     /// All tokens.

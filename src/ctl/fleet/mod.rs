@@ -3,9 +3,8 @@
 //! The coordinator decides; these modules ask it.  `ask` sends requests, `command` is the shape of every command to a pool,
 //! `consent` explains a command to how many nodes before it is sent, `follow` follows a rotation, `shown` shows the
 //! results, `roster` the nodes, `verdict` says how a pool is, `complete` tells the shell names,
-//! `tokens` lets nodes enrol.  A command that can do harm
-//! carries the revision or generation that the operator saw, so that it is refused
-//! if the pool has changed since.
+//! `tokens` lets nodes enrol, `renew` prolongs the operator's own certificate.  A command that can do harm carries the revision
+//! or generation that the operator saw, so that it is refused if the pool has changed since.
 
 mod ask;
 mod command;
@@ -19,6 +18,7 @@ mod keys;
 mod look;
 mod moving;
 mod nodes;
+mod renew;
 mod roster;
 mod rotate;
 mod shown;
@@ -37,6 +37,7 @@ pub(crate) use moving::{MoveArgs, move_nodes};
 pub(crate) use nodes::{
     ExcludeArgs, ExpectedArgs, ForgetArgs, NodeArgs, allow, deny, exclude, expect, forget, include,
 };
+pub(crate) use renew::{RenewArgs, renew};
 pub(crate) use rotate::{RotateArgs, rotate};
 pub(crate) use steps::{AbortArgs, ResumeArgs, abort, advance, pause, resume};
 pub(crate) use tokens::{TokenArgs, token};
