@@ -254,12 +254,6 @@ impl Authority {
         &self.der
     }
 
-    /// The same, PEM: nothing else that its file may hold, such as the key.
-    #[must_use]
-    pub fn certificate_text(&self) -> String {
-        pem::text("CERTIFICATE", &self.der)
-    }
-
     /// A certificate with a fresh key.
     ///
     /// # Errors
@@ -346,6 +340,14 @@ fn read_facts(der: &CertificateDer<'_>) -> Result<Facts, AuthorityError> {
 pub fn lifetime_of(certificate: &str) -> Result<Lifetime, AuthorityError> {
     let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| AuthorityError::Certificate)?;
     read_facts(&der).map(|facts| facts.lifetime)
+}
+
+/// The text, PEM, of an authority's certificate.
+///
+/// # Errors
+/// Fails if it is not the certificate of an authority.
+pub fn text_of(certificate: &CertificateDer<'_>) -> Result<String, AuthorityError> {
+    read_facts(certificate).map(|_| pem::text("CERTIFICATE", certificate))
 }
 
 fn params_of(subject: &Subject<'_>) -> Result<CertificateParams, rcgen::Error> {
