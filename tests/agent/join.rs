@@ -179,9 +179,15 @@ fn the_secret_goes_to_no_server_of_another_authority() {
     site.token(&site.pki, &[impostor.url()]);
     site.fails(3, "wrong_authority");
     assert_eq!(impostor.asked().len(), 0);
-    // It asks the next address, where one does not answer.
-    site.token(&site.pki, &["https://127.0.0.1:9".to_owned(), site.enrolment.url()]);
+    // It asks the next address, where one does not answer, or is of a coordinator without the authority's key.
+    let keyless = FakeCoordinator::enrolling(site.host.netns(), &site.pki);
+    keyless.on("POST /v1/enrol", [refusal(503, "no_authority")]);
+    site.token(&site.pki, &["https://127.0.0.1:9".to_owned(), keyless.url(), site.enrolment.url()]);
     site.joins(0, &[]);
+    assert_eq!((keyless.asked().len(), site.enrolment.asked().len()), (1, 1), "in their order, each once");
+    // If none has it, that is the reason.
+    site.token(&site.pki, &[keyless.url()]);
+    site.fails(1, "no_authority");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Certificate and key are one file (`cert` and `key` of the configuration), so that no crash can leave a pair that does not
 //! fit.  The new pair waits beside it (`….next`) until a coordinator has answered over it; then it replaces the old one in one
-//! rename.  Invariants: whatever fails, the pair in use stays; the private key is in files of mode 0400 and nowhere else.
+//! rename.  What the node trusts comes with it (`authorities`).  Invariants: whatever fails, the pair in use stays; the private key is in files of mode 0400 and nowhere else.
 //! When a renewal is due is `tfo_pki::renewal`.
 
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use tracing::{debug, info};
 
-use super::Contact;
+use super::{Contact, authorities};
 use super::failure::Failure;
 use super::identity::Identity;
 use tfo_config::contact::Renewal;
@@ -243,10 +243,24 @@ impl Job {
     async fn run(self) -> Result<(), Failure> {
         let next = next_of(&self.files.cert);
         if !self.is_usable(&next) {
-            let pair = self.certify().await?;
+            let (pair, came) = self.certify().await?;
+            // Before the pair: a run that finds the pair finds these, too.
+            authorities::wait(&self.files, &came);
             files::replace(&next, pair.as_bytes(), 0o400, Durability::Synced).map_err(|error| not_written(&error))?;
         }
-        self.try_out(&next).await?;
+        match authorities::waiting(&self.files) {
+            None => self.try_out(&next, &self.files.ca).await?,
+            Some(ca) => match self.try_out(&next, &ca).await {
+                Ok(()) => authorities::take(&self.files, &ca),
+                Err(refused) => {
+                    // Is it the authorities that do not fit, or the pair?
+                    if self.try_out(&next, &self.files.ca).await.is_err() {
+                        return Err(refused);
+                    }
+                    authorities::refuse(&self.files, &ca);
+                }
+            },
+        }
         files::rename(&next, &self.files.cert).map_err(|error| not_written(&error))
     }
 
@@ -263,8 +277,8 @@ impl Job {
         ClientFiles { cert: pair.to_owned(), key: SecretPath::File(pair.to_owned()), ..self.files.clone() }
     }
 
-    /// Gets a certificate for a new key: the new pair, PEM.
-    async fn certify(&self) -> Result<Zeroizing<String>, Failure> {
+    /// Gets a certificate for a new key: the new pair and what came with it, PEM.
+    async fn certify(&self) -> Result<(Zeroizing<String>, String), Failure> {
         let made = request::make(&self.name).map_err(|error| {
             Failure::new("no_randomness", chain(&error), "try again; if it stays, this is a bug, please report it")
         })?;
@@ -278,7 +292,7 @@ impl Job {
                 Ok(Some(Certified { certificate, chain, .. })) => {
                     let checked = issued::check((&certificate, &chain), &made.key, &self.name, None, clock::now());
                     match checked {
-                        Ok(_) => return Ok(pair_text(&certificate, &made.key)),
+                        Ok(_) => return Ok((pair_text(&certificate, &made.key), chain)),
                         Err(bad) => failure = Some(unusable(base, &bad.to_string())),
                     }
                 }
@@ -290,12 +304,13 @@ impl Job {
     }
 
     /// Asks a coordinator over the new pair who this node is.  A pair that one refuses is of no use.
-    async fn try_out(&self, next: &Path) -> Result<(), Failure> {
+    async fn try_out(&self, next: &Path, ca: &Path) -> Result<(), Failure> {
         let not_usable = |problems: Vec<Problem>| {
             let message = problems.first().map_or_else(String::new, |problem| problem.message.clone());
             Failure::new("certificate_not_renewed", message, "the agent asks for another one by itself")
         };
-        let identity = client_identity(&self.files_of(next), clock::now()).map_err(not_usable)?;
+        let files = ClientFiles { ca: ca.to_owned(), ..self.files_of(next) };
+        let identity = client_identity(&files, clock::now()).map_err(not_usable)?;
         let client = Client::new(identity.config)
             .map_err(|error| Failure::new("http_client", chain(&error), "this is a bug; please report it"))?;
         let path = format!("/v1/pools/{}/self", self.pool);
@@ -312,7 +327,8 @@ impl Job {
                         ClientError::Unreachable { lost: Lost::Away | Lost::Late | Lost::NoConnection, .. }
                         | ClientError::BadAnswer { .. } => false,
                     };
-                    if is_refused {
+                    // Other authorities may be what does not fit.
+                    if is_refused && ca == self.files.ca {
                         // It cannot be kept for a later try; if it cannot be removed, the next one replaces it.
                         drop(std::fs::remove_file(next));
                     }

@@ -48,6 +48,7 @@ struct Content {
     release: String,
     pools: Vec<SavedPool>,
     /// Tokens, certificates and their log; empty without `[enrolment]`.
+    #[serde(default)]
     enrolment: Image,
 }
 
@@ -239,9 +240,11 @@ pub fn import(
     }
     // First: pools without them could be served, and would take back revocations.
     let restored = enrolments.restore(&content.enrolment, clock::now());
-    restored.map_err(|error| cut_short(&imported, "tokens and certificates", error.into()))?;
+    restored.map_err(|error| cut_short(&[], RECORDS, error.into()))?;
+    let mut done = if content.enrolment.is_empty() { Vec::new() } else { vec![RECORDS.to_owned()] };
     for pool in missing {
-        pool.make(store).map_err(|error| cut_short(&imported, &format!("pool {}", pool.name), error))?;
+        pool.make(store).map_err(|error| cut_short(&done, &format!("pool {}", pool.name), error))?;
+        done.push(pool.name.to_string());
         imported.made.push(pool.summary);
     }
     Ok(imported)
@@ -392,16 +395,18 @@ fn failed(step: &str, to: &Path, error: &dyn std::error::Error) -> Problem {
     Problem::error("export_failed", message, RETRY).in_file(to)
 }
 
-/// The problem of an import that stopped at `what`; the pools before it are complete.
-fn cut_short(imported: &Imported, what: &str, error: CommitError) -> Problem {
-    let made: Vec<&str> = imported.made.iter().map(|done| done.pool.as_str()).collect();
+/// What an import calls the part that is no pool.
+const RECORDS: &str = "tokens and certificates";
+
+/// The problem of an import that stopped at `what`; what is done is complete.
+fn cut_short(done: &[String], what: &str, error: CommitError) -> Problem {
     let done =
-        if made.is_empty() { "nothing was changed".to_owned() } else { format!("imported: {}", made.join(", ")) };
+        if done.is_empty() { "nothing was changed".to_owned() } else { format!("imported: {}", done.join(", ")) };
     let cause = match error {
         CommitError::Store(error) => error.problem(),
         other => Problem::error("import_failed", chain(&other), "make sure that no other process writes to the store"),
     };
     let message = format!("cannot import {what}: {} ({done})", cause.message);
-    let remedy = format!("{}; then import again: existing pools are skipped", cause.remedy);
+    let remedy = format!("{}; then import again: what is there is skipped", cause.remedy);
     Problem { message, remedy, ..cause }
 }
