@@ -172,10 +172,13 @@ impl Daemon {
         let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
         let server = Server::new(limits(files)).keeping_places(operators(&daemon.api));
         let server = Arc::new(server.counting(Arc::clone(&daemon.api.connections)));
+        let strangers = daemon.api.enrolment.clone().zip(strangers);
+        let door = strangers.as_ref().map(|_| Arc::new(Server::new(Limits::strangers())));
         if let Some(observer) = observer {
             let seen = Observed {
                 api: Arc::clone(&daemon.api),
                 server: Arc::clone(&server),
+                strangers: door.clone(),
                 tls: Arc::clone(&daemon.tls),
                 names: daemon.settings.observe_names.clone(),
             };
@@ -184,8 +187,8 @@ impl Daemon {
                 Server::new(Limits::observe()).serve_plain(observer, router, shutdown).await
             }));
         }
-        if let Some((enrolment, listener)) = daemon.api.enrolment.clone().zip(strangers) {
-            daemon.enrol(enrolment, listener);
+        if let Some(((enrolment, listener), door)) = strangers.zip(door) {
+            daemon.enrol(enrolment, door, listener);
         }
         let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
         let router = routes::router(Arc::clone(&daemon.api));
@@ -194,13 +197,11 @@ impl Daemon {
     }
 
     /// Starts what enrols nodes, and what keeps the revocation list.
-    fn enrol(&mut self, enrolment: Arc<Enrolment>, listener: TcpListener) {
+    fn enrol(&mut self, enrolment: Arc<Enrolment>, door: Arc<Server>, listener: TcpListener) {
         let (tls, shutdown) = (Arc::clone(&self.tls), self.shutdown.clone());
         let own = (tls, enrolment.authority().clone());
         let router = routes::enrolment_router(Arc::clone(&self.api));
-        self.servers.push(tokio::spawn(async move {
-            Server::new(Limits::strangers()).serve_strangers(listener, own, router, shutdown).await
-        }));
+        self.servers.push(tokio::spawn(async move { door.serve_strangers(listener, own, router, shutdown).await }));
         self.keeper = Some(AbortOnDropHandle::new(tokio::spawn(keep(Arc::clone(&self.api), enrolment))));
     }
 

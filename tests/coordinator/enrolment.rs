@@ -1,6 +1,7 @@
 //! Nodes that enrol by tokens, renew, and are cut off; and who is refused.
 
 use std::fs;
+use std::net::SocketAddr;
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -13,14 +14,16 @@ use tfo_testbed::pki::{Identity, client_config};
 use tfo_testbed::{SOON, free_port, poll_until};
 
 /// A coordinator that enrols, and a client without a certificate.
-struct Enrolling {
-    world: World,
+pub(crate) struct Enrolling {
+    pub(crate) world: World,
     stranger: Client,
+    /// Its enrolment port.
+    pub(crate) door: SocketAddr,
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Enrolling {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with("")
     }
 
@@ -41,7 +44,7 @@ impl Enrolling {
         world.start();
         let runtime = runtime();
         let stranger = Client::new(runtime.handle(), port, client_config(&world.ca.pem, None));
-        Self { world, stranger, _runtime: runtime }
+        Self { world, stranger, door: port, _runtime: runtime }
     }
 
     /// What happened to tokens and certificates, as the operator sees it.
@@ -53,7 +56,7 @@ impl Enrolling {
     }
 
     /// The entries of one kind.
-    fn logged(&self, action: &str) -> Vec<Value> {
+    pub(crate) fn logged(&self, action: &str) -> Vec<Value> {
         self.log().into_iter().filter(|line| line["action"] == action).collect()
     }
 
@@ -63,7 +66,7 @@ impl Enrolling {
     }
 
     #[track_caller]
-    fn token(&self, more: &Value) -> Token {
+    pub(crate) fn token(&self, more: &Value) -> Token {
         let mut body = json!({"pool": "edge", "uses": 9, "life_secs": 600});
         more.as_object().unwrap().iter().for_each(|(key, value)| body[key] = value.clone());
         let (status, made) = self.world.operator().post("/v1/tokens", &body);
@@ -75,9 +78,13 @@ impl Enrolling {
         Token { id: parts[1].to_owned(), secret: parts[2].to_owned() }
     }
 
-    fn enrol(&self, token: &Token, name: &str, csr: &str) -> (u16, Value) {
-        let body = json!({"token_id": token.id, "secret": token.secret, "name": name, "csr": csr});
-        self.stranger.post("/v1/enrol", &body)
+    pub(crate) fn enrol(&self, token: &Token, name: &str, csr: &str) -> (u16, Value) {
+        self.ask_to_enrol(&json!({"token_id": token.id, "secret": token.secret, "name": name, "csr": csr}))
+    }
+
+    /// Sends this body.
+    pub(crate) fn ask_to_enrol(&self, body: &Value) -> (u16, Value) {
+        self.stranger.post("/v1/enrol", body)
     }
 
     #[track_caller]
@@ -93,19 +100,19 @@ impl Enrolling {
         self.world.client_of(&Identity { cert_pem, key_pem: key.to_owned(), ..self.world.ca.client(&["x"]) })
     }
 
-    fn used(&self, token: &Token) -> u64 {
+    pub(crate) fn used(&self, token: &Token) -> u64 {
         let (_, tokens) = self.world.operator().get("/v1/tokens");
         let tokens = tokens["tokens"].as_array().unwrap();
         tokens.iter().find(|one| one["id"] == *token.id).unwrap()["used"].as_u64().unwrap()
     }
 }
 
-struct Token {
-    id: String,
-    secret: String,
+pub(crate) struct Token {
+    pub(crate) id: String,
+    pub(crate) secret: String,
 }
 
-fn csr(name: &str) -> String {
+pub(crate) fn csr(name: &str) -> String {
     request::make(&name.parse().unwrap()).unwrap().csr
 }
 
