@@ -66,8 +66,14 @@ fn main() -> ExitCode {
     let (took, cost) = (begun.elapsed(), cpu_of(world.pid()) - before);
     let each = cost.as_secs_f64() * 1e3 / hosts as f64;
     println!("{hosts} hosts join by one token, {AT_A_TIME} at a time, each from an address of its own");
-    println!("  rate            {:8.1} a second ({:.1} s; {refused} attempts were refused, and came again)", hosts as f64 / took.as_secs_f64(), took.as_secs_f64());
-    println!("  processor time  {each:8.2} ms of the coordinator for each: handshake, token, signature, store with its fsync");
+    println!(
+        "  rate            {:8.1} a second ({:.1} s; {refused} attempts were refused, and came again)",
+        hosts as f64 / took.as_secs_f64(),
+        took.as_secs_f64()
+    );
+    println!(
+        "  processor time  {each:8.2} ms of the coordinator for each: handshake, token, signature, store with its fsync"
+    );
     if has_tool("openssl") {
         let own = openssl(&world, signed);
         let ratio = each / own;
@@ -134,7 +140,12 @@ fn openssl(world: &World, count: usize) -> f64 {
     for _ in 0..count {
         let mut openssl = Command::new("openssl");
         openssl.args(["x509", "-req", "-days", "30", "-in"]).arg(world.path("request.pem")).arg("-CA");
-        openssl.arg(world.path("ca.pem")).arg("-CAkey").arg(world.path("ca.pem")).arg("-out").arg(world.path("own.crt"));
+        openssl
+            .arg(world.path("ca.pem"))
+            .arg("-CAkey")
+            .arg(world.path("ca.pem"))
+            .arg("-out")
+            .arg(world.path("own.crt"));
         let output = openssl.output().expect("openssl runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }

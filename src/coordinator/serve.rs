@@ -42,7 +42,7 @@ use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
 /// How often the revocation list and the coordinator's own certificate are looked at.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// Shortest time between two looks that somebody asked for.
+/// Shortest time between two looks that a request asked for.
 const KEEP_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often the status line is renewed.

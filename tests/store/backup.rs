@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tfo_coordinator::backup::{self, Existing, Exported, Imported, export, export_dated};
+use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Input, Now, Step};
@@ -22,10 +23,10 @@ use tfo_model::node::{KeySource, Session};
 use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
-use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_store::enrolment::{Certificate, Claim, CutOff, Digest, Token, TokenEnd};
 use tfo_store::{
-    CommitError, Enrolments, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadEnrolments, ReadStore, SqliteReader, Store, StoreError,
+    CommitError, Enrolments, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadEnrolments, ReadStore,
+    SqliteReader, Store, StoreError,
 };
 
 use super::walk::{
@@ -322,7 +323,8 @@ fn a_pool_that_is_there_is_never_touched() {
 /// A token with uses left, a certificate of each of two nodes, one of them revoked, and one whose revocation is planned.
 fn enrol(store: &dyn Enrolments) {
     let now = UnixTime::from_secs(1_790_000_000);
-    let names = ["a", "b", "c"].map(|name| format!("{name}.cache.example.org").parse::<tfo_model::ids::NodeId>().unwrap());
+    let names =
+        ["a", "b", "c"].map(|name| format!("{name}.cache.example.org").parse::<tfo_model::ids::NodeId>().unwrap());
     let token = Token {
         id: "0123456789ab".parse().unwrap(),
         hash: Digest([0xd7; 32]),

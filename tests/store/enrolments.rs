@@ -8,8 +8,8 @@ use tfo_model::ids::{NodeId, TokenId};
 use tfo_model::serial::SerialNumber;
 use tfo_model::time::UnixTime;
 use tfo_store::enrolment::{
-    Certificate, Claim, CutOff, Digest, EnrolError, EnrolRefused, LogEntry, LogPart, Logged, TOKENS_MAX, Token, TokenEnd,
-    TokenError, TokenFault, Wish,
+    Certificate, Claim, CutOff, Digest, EnrolError, EnrolRefused, LogEntry, LogPart, Logged, TOKENS_MAX, Token,
+    TokenEnd, TokenError, TokenFault, Wish,
 };
 use tfo_store::{Enrolments, MemoryStore, ReadEnrolments, SqliteStore};
 
@@ -123,7 +123,11 @@ fn a_revoked_token_is_of_no_use_and_the_first_revocation_counts(store: &dyn Enro
 /// A renewal that was asked for at this time.
 fn renew(store: &dyn Enrolments, certificate: &Certificate, asked_at: UnixTime) -> Result<bool, EnrolError> {
     let pool = "edge".parse().unwrap();
-    store.record(&Certificate { token: None, ..certificate.clone() }, Claim::Renewal { pool: &pool, asked_at }, Some(FROM))
+    store.record(
+        &Certificate { token: None, ..certificate.clone() },
+        Claim::Renewal { pool: &pool, asked_at },
+        Some(FROM),
+    )
 }
 
 fn plan(id: u64, names: &[&str], at: UnixTime) -> CutOff {
@@ -169,7 +173,9 @@ fn a_plan_keeps_its_nodes_from_certificates_until_it_is_carried_out(store: &dyn 
 }
 
 fn every_change_has_its_entry_and_an_attempt_that_fails_has_none(store: &dyn Enrolments) {
-    use EnrolAction::{CertificatesRevoked, Enrolled, Refused, Renewed, TokenExpired, TokenMade, TokenRevoked, TokenUsedUp};
+    use EnrolAction::{
+        CertificatesRevoked, Enrolled, Refused, Renewed, TokenExpired, TokenMade, TokenRevoked, TokenUsedUp,
+    };
     store.add_token(&token(1, 2), NOW).unwrap();
     store.add_token(&Token { replace: true, ..token(2, 9) }, NOW).unwrap();
     store.add_token(&token(3, 1), NOW).unwrap();
@@ -264,7 +270,11 @@ fn a_restore_takes_no_revocation_back_and_gives_no_use_back(store: &dyn Enrolmen
     let order = plan(9, &["c"], NOW.plus(11));
     store.finish_cut_off(&order, &order.nodes, NOW.plus(11)).unwrap();
     let mut image = image;
-    image.certificates.iter_mut().filter(|one| one.node == node("b")).for_each(|one| one.revoked_at = Some(NOW.plus(12)));
+    image
+        .certificates
+        .iter_mut()
+        .filter(|one| one.node == node("b"))
+        .for_each(|one| one.revoked_at = Some(NOW.plus(12)));
     store.restore(&image, NOW.plus(13)).unwrap();
     let mut times: Vec<_> = store.revoked().unwrap().into_iter().map(|one| (one.node, one.revoked_at)).collect();
     times.sort();

@@ -9,35 +9,42 @@
 
 use std::path::{Path, PathBuf};
 
-use tracing::{info, warn};
+use tracing::info;
 
 use super::renewal::next_of;
 use tfo_host::runtime::files::{self, Durability};
-use tfo_model::problem::chain;
+use tfo_model::problem::{Problem, chain};
 use tfo_pki::issued::certificates;
 use tfo_tls::client::ClientFiles;
 
+/// Kind of the remark that this node does not trust what its coordinator named.
+const NOT_TAKEN: &str = "authorities_not_taken";
+
 /// Puts what came with a new certificate beside the file, if it is another content and the file is ours.  The certificate is
-/// of use without it, so what cannot be written is only told.
-pub(super) fn wait(own: &ClientFiles, came: &str) {
+/// of use without it, so what cannot be written is only told: gives a remark.
+pub(super) fn wait(own: &ClientFiles, came: &str) -> Option<Problem> {
     let next = next_of(&own.ca);
     let has = std::fs::read_to_string(&own.ca).ok().and_then(|text| certificates(&text)).unwrap_or_default();
-    let Some(wanted) = certificates(came) else { return };
+    let wanted = certificates(came)?;
     if has == wanted {
-        return forget(&next);
+        forget(&next);
+        return None;
     }
     if own.ca.parent() != own.cert.parent() {
-        if !wanted.is_subset(&has) {
-            warn!(
-                file = %own.ca.display(),
-                "the coordinator names authorities that are not in this file: before it uses them, put them there"
-            );
-        }
-        return;
+        let message = "the coordinator names authorities that are not in this file, and it is not beside the certificate, so \
+                       this agent leaves it alone";
+        let remedy = "put them there before coordinators use them: enrolment.ca_cert of a coordinator has them";
+        return (!wanted.is_subset(&has)).then(|| remark(own, message, remedy));
     }
-    if let Err(error) = files::replace(&next, came.as_bytes(), 0o644, Durability::Synced) {
-        warn!(file = %next.display(), error = chain(&error), "the authorities that came cannot be written; the old ones stay");
-    }
+    let written = files::replace(&next, came.as_bytes(), 0o644, Durability::Synced);
+    written.err().map(|error| {
+        let message = format!("the authorities that came with the certificate cannot be written: {}", chain(&error));
+        remark(own, &message, "make the directory writable for the agent; the next renewal brings them again")
+    })
+}
+
+fn remark(own: &ClientFiles, message: &str, remedy: &str) -> Problem {
+    Problem::warning(NOT_TAKEN, message, remedy).in_file(&own.ca)
 }
 
 /// The file that waits, if there is one.
@@ -47,21 +54,21 @@ pub(super) fn waiting(own: &ClientFiles) -> Option<PathBuf> {
 }
 
 /// The file that waits was tried out: from now on this node trusts what is in it.
-pub(super) fn take(own: &ClientFiles, next: &Path) {
-    match files::rename(next, &own.ca) {
-        Ok(()) => info!(file = %own.ca.display(), "other authorities are trusted from now on"),
-        Err(error) => warn!(file = %own.ca.display(), error = chain(&error), "the authorities that came cannot be put in place"),
-    }
+pub(super) fn take(own: &ClientFiles, next: &Path) -> Option<Problem> {
+    let Err(error) = files::rename(next, &own.ca) else {
+        info!(file = %own.ca.display(), "other authorities are trusted from now on");
+        return None;
+    };
+    let message = format!("the authorities that came with the certificate cannot be put in place: {}", chain(&error));
+    Some(remark(own, &message, "make the directory writable for the agent; the next renewal brings them again"))
 }
 
 /// The file that waits vouches for no coordinator that answers: the old one stays.
-pub(super) fn refuse(own: &ClientFiles, next: &Path) {
-    warn!(
-        file = %own.ca.display(),
-        "the authorities that came with the certificate do not vouch for the coordinator: the old ones stay; see \
-         enrolment.ca_cert there"
-    );
+pub(super) fn refuse(own: &ClientFiles, next: &Path) -> Problem {
     forget(next);
+    let message = "the authorities that came with the certificate do not vouch for the coordinator: the old ones stay";
+    let remedy = "add the authority of the coordinators' own certificates to enrolment.ca_cert there";
+    remark(own, message, remedy)
 }
 
 fn forget(next: &Path) {

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use tracing::{debug, info};
 
-use super::{Contact, authorities};
 use super::failure::Failure;
 use super::identity::Identity;
+use super::{Contact, authorities};
 use tfo_config::contact::Renewal;
 use tfo_crypto::checksum::checksum;
 use tfo_host::runtime::clock;
@@ -42,7 +42,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
 const SELF_BYTES_MAX: usize = 4_096;
 
 /// A renewal in flight.
-type Running = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
+type Running = Pin<Box<dyn Future<Output = Renewed>>>;
+
+/// How it ended; a remark of one that worked is about the authorities that came with it.
+type Renewed = Result<Option<Problem>, Failure>;
 
 /// The renewals of one contact.
 pub(super) struct Renewals {
@@ -50,6 +53,8 @@ pub(super) struct Renewals {
     job: Option<Running>,
     /// Since when they fail, and why.
     failure: Option<(UnixTime, Failure)>,
+    /// What was remarked at the last one that worked.
+    pub(super) remark: Option<Problem>,
     pub(super) counts: RenewalCounts,
 }
 
@@ -65,13 +70,14 @@ pub struct RenewalCounts {
 /// Why [`Renewals::next`] returned.
 pub(super) enum Due {
     Look,
-    Done(Result<(), Failure>),
+    Done(Renewed),
 }
 
 impl Renewals {
     /// None where the agent does not renew.
     pub(super) fn of(renewal: Renewal) -> Option<Self> {
-        let renewals = Self { next_at: Duration::ZERO, job: None, failure: None, counts: RenewalCounts::default() };
+        let renewals =
+            Self { next_at: Duration::ZERO, job: None, failure: None, remark: None, counts: RenewalCounts::default() };
         (renewal == Renewal::ByAgent).then_some(renewals)
     }
 
@@ -119,8 +125,9 @@ impl Contact {
         let life = identity.map(Identity::life);
         let retry = life.map_or(LOOK_AGAIN, |life| life.retry_after(clock::now(), super::jitter()));
         match due {
-            Due::Done(Ok(())) => {
+            Due::Done(Ok(remark)) => {
                 renewals.counts.renewed += 1;
+                renewals.remark = remark;
                 renewals.failure = None;
                 renewals.next_at = now + retry;
                 info!(until = life.map(|life| tracing::field::display(life.until())), "certificate renewed");
@@ -240,28 +247,30 @@ pub(crate) fn next_of(pair: &Path) -> PathBuf {
 }
 
 impl Job {
-    async fn run(self) -> Result<(), Failure> {
+    async fn run(self) -> Renewed {
+        let mut remark = None;
         let next = next_of(&self.files.cert);
         if !self.is_usable(&next) {
             let (pair, came) = self.certify().await?;
             // Before the pair: a run that finds the pair finds these, too.
-            authorities::wait(&self.files, &came);
+            remark = authorities::wait(&self.files, &came);
             files::replace(&next, pair.as_bytes(), 0o400, Durability::Synced).map_err(|error| not_written(&error))?;
         }
         match authorities::waiting(&self.files) {
             None => self.try_out(&next, &self.files.ca).await?,
             Some(ca) => match self.try_out(&next, &ca).await {
-                Ok(()) => authorities::take(&self.files, &ca),
+                Ok(()) => remark = authorities::take(&self.files, &ca),
                 Err(refused) => {
                     // Is it the authorities that do not fit, or the pair?
                     if self.try_out(&next, &self.files.ca).await.is_err() {
                         return Err(refused);
                     }
-                    authorities::refuse(&self.files, &ca);
+                    remark = Some(authorities::refuse(&self.files, &ca));
                 }
             },
         }
-        files::rename(&next, &self.files.cert).map_err(|error| not_written(&error))
+        files::rename(&next, &self.files.cert).map_err(|error| not_written(&error))?;
+        Ok(remark)
     }
 
     /// Whether a run before this one left a pair that is worth a try.

@@ -110,7 +110,12 @@ pub struct EnrolmentSummary {
 impl EnrolmentSummary {
     fn of(image: &Image) -> Self {
         let Image { tokens, certificates, cut_offs: _, log } = image;
-        Self { tokens: tokens.len(), certificates: certificates.len(), revoked: image.revoked(), log_entries: log.len() }
+        Self {
+            tokens: tokens.len(),
+            certificates: certificates.len(),
+            revoked: image.revoked(),
+            log_entries: log.len(),
+        }
     }
 }
 

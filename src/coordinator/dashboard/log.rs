@@ -161,11 +161,7 @@ pub(super) fn before(
 }
 
 /// Blocking: the latest entries about tokens and certificates of this pool, and of none, that fit; the latest first.
-pub(super) fn enrolment(
-    store: &dyn Enrolments,
-    pool: &PoolName,
-    wanted: &Wanted,
-) -> Result<Vec<LogEntry>, StoreError> {
+pub(super) fn enrolment(store: &dyn Enrolments, pool: &PoolName, wanted: &Wanted) -> Result<Vec<LogEntry>, StoreError> {
     let fits = |entry: &LogEntry| {
         wanted.action.is_none()
             && entry.pool.as_ref().is_none_or(|own| own == pool)

@@ -45,7 +45,8 @@ impl Enrolment {
         let chain = chain_of(&text).map_err(|error| cannot("read", path, &error))?;
         if chain.first != self.certificate {
             let message = "its first certificate is another authority than the one in use, which stays in use";
-            let remedy = "restart the coordinator to sign with the new authority; its key must be enrolment.ca_key then";
+            let remedy =
+                "restart the coordinator to sign with the new authority; its key must be enrolment.ca_key then";
             return Err(Problem::warning("authority_differs", message, remedy).in_file(path));
         }
         if **self.chain.load() != chain.text {

@@ -27,7 +27,6 @@ use self::refused::Refused;
 pub use self::refused::{Attempt, News};
 use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::pattern::NamePattern;
-use tfo_model::problem::Problem;
 use tfo_model::time::UnixTime;
 use tfo_pki::authority::{Authority, AuthorityError, Lifetime, Subject};
 use tfo_pki::request::{self, BadRequest};

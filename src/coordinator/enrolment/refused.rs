@@ -1,7 +1,7 @@
 //! Attempts that were refused, counted and folded, so that a flood cannot fill the log of enrolment: what is alike is one
 //! entry, the first time at once and from then on one each hour.
 //!
-//! Invariant: whoever has no token makes at most one entry for each reason and hour.  Counts of the last hour are lost if
+//! Invariant: a client without a token makes at most one entry for each reason and hour.  Counts of the last hour are lost if
 //! the process is killed; metrics and log lines are not folded here.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,7 +110,8 @@ impl Refused {
                 folded.names.clear();
             }
         }
-        let is_quiet = |folded: &Folded| folded.count == 0 && folded.told_at.is_none_or(|told| told.plus(FOLDED_SECS) <= now);
+        let is_quiet =
+            |folded: &Folded| folded.count == 0 && folded.told_at.is_none_or(|told| told.plus(FOLDED_SECS) <= now);
         self.0.retain(|_, folded| !is_quiet(folded));
     }
 }

@@ -173,7 +173,8 @@ fn server(sheet: &mut Sheet, scraped: &Scraped<'_>) {
     let Some(strangers) = scraped.strangers else { return };
     let connections = count(strangers.connections());
     sheet.gauge("tfo_coordinator_enrolment_connections", "Open connections of the enrolment port.", connections);
-    let help = "Connections and requests refused at the enrolment port, those with a token that is of no use among them.";
+    let help =
+        "Connections and requests refused at the enrolment port, those with a token that is of no use among them.";
     let refusals = strangers.refusals();
     let refused = refusals.counts().map(|(reason, count)| ([reason.as_str()], count));
     sheet.counters("tfo_coordinator_enrolment_refused_total", help, ["reason"], refused);

@@ -11,8 +11,8 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::enrol::store_failed;
-use super::{Api, FromReader, ReadPool};
 use super::fleet::{bad_request, busy, store_down};
+use super::{Api, FromReader, ReadPool};
 use crate::server::Refusal;
 use tfo_engine::rollout::document::{Actor, AuditEntry};
 use tfo_model::count::Revision;

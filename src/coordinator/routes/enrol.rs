@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::{Extension, Json, Router};
 use axum::routing::post;
+use axum::{Extension, Json, Router};
 
 use super::fleet::{busy, store_down};
 use super::{Api, FromNode, FromOperator};
@@ -18,9 +18,9 @@ use crate::pool::{CommandError, Pool};
 use crate::server::{CameFrom, JsonBody, Refusal};
 use tfo_host::runtime::clock;
 use tfo_model::ids::{NodeId, PoolName, TokenId};
+use tfo_model::problem::Problem;
 use tfo_pki::token::{SecretHash, TokenSecret};
 use tfo_store::StoreError;
-use tfo_model::problem::Problem;
 use tfo_store::enrolment::{Claim, CutOff, Digest, EnrolError, EnrolRefused, TokenFault};
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::enrol::{Certified, EnrolRequest, REQUEST_BYTES_MAX, RenewRequest, TokenText};
@@ -262,7 +262,11 @@ pub(super) async fn plan(
 }
 
 /// Ends a plan after its order: carries it out, drops it if nothing was done, or leaves it to the keeper, who looks.
-pub(super) async fn follow<T>(api: &Api, planned: Option<InHand>, done: &Result<T, CommandError>) -> Result<(), Refusal> {
+pub(super) async fn follow<T>(
+    api: &Api,
+    planned: Option<InHand>,
+    done: &Result<T, CommandError>,
+) -> Result<(), Refusal> {
     let (Some(enrolment), Some(planned)) = (&api.enrolment, planned) else { return Ok(()) };
     let nodes = match done {
         Ok(_) => planned.plan().nodes.clone(),

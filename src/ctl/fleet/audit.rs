@@ -197,8 +197,7 @@ async fn follow(
             Some(enrolment) => enrolment.next(&connection.fleet, pool, arguments).await?,
             None => Vec::new(),
         };
-        let mut shown =
-            Shown { pool: Audit { pool: pool.clone(), entries, more: false, read_to }, enrolment: more };
+        let mut shown = Shown { pool: Audit { pool: pool.clone(), entries, more: false, read_to }, enrolment: more };
         shown.limit(limit.take());
         (after, filter) = (read_to, arguments.filter());
         show_lines(&shown, format).map_err(Failure::undelivered)?;

@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
-use super::connect::{ConnectArgs, Connection, block_on};
+use super::connect::{ConnectArgs, block_on};
 use super::roster::{self, Roster, Selection, Sort};
 use super::shown::Shown;
 use super::verdict::{VerdictCodeArgs, outcome};

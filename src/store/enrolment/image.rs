@@ -50,6 +50,7 @@ pub(crate) fn joined(stored: &Certificate, saved: &Certificate) -> Certificate {
 
 /// The entry of a restore.
 pub(crate) fn restored(image: &Image, at: UnixTime) -> LogEntry {
-    let reason = format!("{} certificates, {} of them revoked; tokens are ended", image.certificates.len(), image.revoked());
+    let reason =
+        format!("{} certificates, {} of them revoked; tokens are ended", image.certificates.len(), image.revoked());
     LogEntry { reason, ..LogEntry::new(EnrolAction::Restored, at) }
 }

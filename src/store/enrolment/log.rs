@@ -121,7 +121,8 @@ pub(crate) fn issued(
     };
     let node = std::iter::once(&certificate.node);
     let reason = format!("serial {}, until {}", certificate.serial, certificate.not_after);
-    let issued = LogEntry { pool, token: certificate.token.clone(), address, reason, ..LogEntry::new(action, at) };
+    let issued =
+        LogEntry { pool, token: token.map(|token| token.id.clone()), address, reason, ..LogEntry::new(action, at) };
     let mut entries = vec![issued.about(node.clone())];
     if let Some(token) = token {
         if replaced > 0 {

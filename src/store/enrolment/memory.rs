@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use super::judge::Recorded;
 use super::{
-    CERTIFICATES_MAX, Certificate, Claim, CutOff, Digest, EnrolError, EnrolRefused, Enrolments, Image, LOG_KEPT, LastUse,
-    LogEntry, LogPart, Logged, ReadEnrolments, TOKENS_MAX, Token, TokenEnd, TokenError, Wish, cut_off, ended, expired,
-    is_outlived, issued, joined, judge, made, restored, revoked,
+    CERTIFICATES_MAX, Certificate, Claim, CutOff, Digest, EnrolError, EnrolRefused, Enrolments, Image, LOG_KEPT,
+    LastUse, LogEntry, LogPart, Logged, ReadEnrolments, TOKENS_MAX, Token, TokenEnd, TokenError, Wish, cut_off, ended,
+    expired, is_outlived, issued, joined, judge, made, restored, revoked,
 };
 use crate::error::StoreError;
 use crate::limits::AUDIT_READ_MAX;
@@ -183,7 +183,9 @@ impl Enrolments for MemoryStore {
         let book = self.book();
         let logged = |(number, entry): (&u64, &LogEntry)| Logged { number: *number, entry: entry.clone() };
         Ok(match part {
-            LogPart::After(number) => book.log.range(number.saturating_add(1)..).take(AUDIT_READ_MAX).map(logged).collect(),
+            LogPart::After(number) => {
+                book.log.range(number.saturating_add(1)..).take(AUDIT_READ_MAX).map(logged).collect()
+            }
             LogPart::Before(number) => {
                 let mut last: Vec<_> = book.log.range(..number).rev().take(AUDIT_READ_MAX).map(logged).collect();
                 last.reverse();
@@ -214,7 +216,9 @@ impl Enrolments for MemoryStore {
                 book.certificates.insert(saved.serial, saved.clone());
             }
         }
-        image.cut_offs.iter().for_each(|plan| drop(book.cut_offs.entry(plan.id).or_insert_with(|| plan.clone())));
+        for plan in &image.cut_offs {
+            book.cut_offs.entry(plan.id).or_insert_with(|| plan.clone());
+        }
         if before != (book.tokens.len(), book.certificates.len(), book.cut_offs.len()) || revoked > 0 {
             if book.log.is_empty() {
                 book.log(image.log.iter().cloned());

@@ -173,12 +173,16 @@ impl<'a> Rows<'a> {
     fn put_cut_off(self, plan: &CutOff) -> Result<(), CommitError> {
         let id = cut_off_id(plan);
         let (text, sum) = self.print(plan, &["cut_off", &id])?;
-        self.write("INSERT OR IGNORE INTO cut_off (id, text, sum) VALUES (?1, ?2, ?3)", params![id, text, sum]).map(drop)
+        self.write("INSERT OR IGNORE INTO cut_off (id, text, sum) VALUES (?1, ?2, ?3)", params![id, text, sum])
+            .map(drop)
     }
 
     /// The number of the last entry of the log.
     pub(super) fn log_number(self) -> Result<i64, StoreError> {
-        Ok(self.one("SELECT max(number) FROM enrolment_log", [], |row| row.get::<_, Option<i64>>(0))?.flatten().unwrap_or(0))
+        Ok(self
+            .one("SELECT max(number) FROM enrolment_log", [], |row| row.get::<_, Option<i64>>(0))?
+            .flatten()
+            .unwrap_or(0))
     }
 
     fn log(self, entries: &[LogEntry]) -> Result<(), CommitError> {
@@ -203,7 +207,8 @@ impl<'a> Rows<'a> {
                 ("SELECT number, text, sum FROM enrolment_log WHERE number < ?1 ORDER BY number DESC LIMIT ?2", number)
             }
         };
-        let (number, limit) = (i64::try_from(number).unwrap_or(i64::MAX), i64::try_from(AUDIT_READ_MAX).unwrap_or(i64::MAX));
+        let (number, limit) =
+            (i64::try_from(number).unwrap_or(i64::MAX), i64::try_from(AUDIT_READ_MAX).unwrap_or(i64::MAX));
         let rows: Vec<(i64, TextRow)> =
             self.all(sql, [number, limit], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
         let entry = |(number, text): &(i64, TextRow)| {

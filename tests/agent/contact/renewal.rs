@@ -188,8 +188,9 @@ fn the_authorities_that_come_with_a_certificate_are_trusted_from_then_on() {
         site.host.put("ca.crt", ca().as_bytes(), 0o644);
         site.coordinator.certify_with(&site.pki, 30 * DAY, chain, &urls);
         let first = site.pair();
-        site.once(0);
+        let found = site.once(0);
         assert_eq!((&ca(), site.pair() != first, site.has_next()), (chain, true, false), "{waits}");
+        assert!(problem(&found, "authorities_not_taken").is_none(), "{found}");
         assert!(!site.host.path("ca.crt.next").exists());
     }
     // Power was cut: before both took their places, and between the two.
@@ -218,10 +219,10 @@ fn the_authorities_that_come_with_a_certificate_are_trusted_from_then_on() {
     assert_ne!(theirs, source);
     site.host.configure(&theirs, "");
     let first = site.pair();
-    let output = site.host.once(&[]);
-    assert!(output.status.success() && site.pair() != first, "{}", stderr(&output));
+    let found = site.once(0);
+    assert!(site.pair() != first);
     assert_eq!(fs::read_to_string(elsewhere.join("ca.crt")).unwrap(), old);
-    assert!(stderr(&output).contains("names authorities that are not in this file"), "{}", stderr(&output));
+    assert!(problem(&found, "authorities_not_taken").unwrap().0.contains("are not in this file"), "{found}");
 }
 
 #[test]
@@ -240,9 +241,11 @@ fn authorities_that_do_not_vouch_for_the_coordinator_are_not_taken() {
     site.coordinator.certify(&site.pki, 30 * DAY, &urls);
     site.coordinator.tell(told(3, "steady", 1, Some(2)));
     let first = site.pair();
-    let output = site.host.once(&[]);
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stderr(&output).contains("do not vouch for the coordinator"), "{}", stderr(&output));
+    let found = site.once(0);
+    assert!(
+        problem(&found, "authorities_not_taken").unwrap().0.contains("do not vouch for the coordinator"),
+        "{found}"
+    );
     assert_eq!(fs::read_to_string(site.host.path("ca.crt")).unwrap(), both);
     assert!(site.pair() != first && !site.has_next() && !site.host.path("ca.crt.next").exists());
 }
