@@ -400,7 +400,7 @@ fn failed(step: &str, to: &Path, error: &dyn std::error::Error) -> Problem {
     Problem::error("export_failed", message, RETRY).in_file(to)
 }
 
-/// What an import calls the part that is no pool.
+/// What an import calls the part that belongs to no pool.
 const RECORDS: &str = "tokens and certificates";
 
 /// The problem of an import that stopped at `what`; what is done is complete.
