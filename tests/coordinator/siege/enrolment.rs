@@ -18,8 +18,8 @@ use tfo_testbed::coordinator::runtime;
 use tfo_testbed::pki::client_config;
 use tfo_testbed::{SOON, poll_until};
 
-/// Connections of the strangers, a fifth of each kind: more than the port takes.
-const STRANGERS: usize = 600;
+/// Connections of the strangers, a fifth of each kind: more than the port takes from one address, or shakes hands with.
+const STRANGERS: usize = 400;
 /// What the port holds at most: `Limits::strangers`, handshakes, those before one, and connections.
 const HELD_MAX: u64 = 64 + 4 * 64 + 256;
 /// How much memory that may cost, in KiB.
@@ -27,7 +27,7 @@ const MEMORY_MAX_KB: u64 = 96 << 10;
 /// What the fleet asks meanwhile, each so often.
 const QUESTIONS: usize = 12;
 /// How long a stranger waits until it comes again.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest visit: longer than the port bears any of them.
 const VISIT_MAX: Duration = Duration::from_secs(8);
