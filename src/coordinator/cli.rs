@@ -154,7 +154,7 @@ fn run(command: &Command, format: Format) -> Result<ExitCode, Failure> {
             with_store(preflight::open_to_export(&arguments.config), format, |opened| export(arguments, opened))
         }
         Command::Import { config, from } => with_store(preflight::open_to_import(config), format, |opened| {
-            backup::import(&opened.store, &opened.key, from)
+            backup::import(&opened.store, &opened.store, &opened.key, from)
         }),
     }
 }

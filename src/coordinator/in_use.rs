@@ -43,7 +43,7 @@ struct InUseEnrolment {
     listen: SocketAddr,
     ca_cert: PathBuf,
     /// The place of the key, never the key.
-    ca_key: String,
+    ca_key: Option<String>,
 }
 
 impl InUse {
@@ -60,7 +60,7 @@ impl InUse {
             enrolment: settings.enrolment.as_ref().map(|enrolment| InUseEnrolment {
                 listen: enrolment.listen.value,
                 ca_cert: enrolment.ca_cert.value.clone(),
-                ca_key: enrolment.ca_key.value.to_string(),
+                ca_key: enrolment.ca_key.as_ref().map(|key| key.value.to_string()),
             }),
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,9 @@ use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
 
 /// How often the revocation list and the coordinator's own certificate are looked at.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Shortest time between two looks that a request asked for.
+const KEEP_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often the status line is renewed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -137,6 +141,7 @@ impl Daemon {
             }),
             connections: Arc::default(),
             enrolment,
+            keep: Notify::new(),
         });
         tls.give_grace_to(operators(&api));
         let shutdown = CancellationToken::new();
@@ -168,10 +173,13 @@ impl Daemon {
         let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
         let server = Server::new(limits(files)).keeping_places(operators(&daemon.api));
         let server = Arc::new(server.counting(Arc::clone(&daemon.api.connections)));
+        let strangers = daemon.api.enrolment.clone().zip(strangers);
+        let door = strangers.as_ref().map(|_| Arc::new(Server::new(Limits::strangers())));
         if let Some(observer) = observer {
             let seen = Observed {
                 api: Arc::clone(&daemon.api),
                 server: Arc::clone(&server),
+                strangers: door.clone(),
                 tls: Arc::clone(&daemon.tls),
                 names: daemon.settings.observe_names.clone(),
             };
@@ -180,8 +188,8 @@ impl Daemon {
                 Server::new(Limits::observe()).serve_plain(observer, router, shutdown).await
             }));
         }
-        if let Some((enrolment, listener)) = daemon.api.enrolment.clone().zip(strangers) {
-            daemon.enrol(enrolment, listener);
+        if let Some(((enrolment, listener), door)) = strangers.zip(door) {
+            daemon.enrol(enrolment, door, listener);
         }
         let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
         let router = routes::router(Arc::clone(&daemon.api));
@@ -190,14 +198,12 @@ impl Daemon {
     }
 
     /// Starts what enrols nodes, and what keeps the revocation list.
-    fn enrol(&mut self, enrolment: Arc<Enrolment>, listener: TcpListener) {
+    fn enrol(&mut self, enrolment: Arc<Enrolment>, door: Arc<Server>, listener: TcpListener) {
         let (tls, shutdown) = (Arc::clone(&self.tls), self.shutdown.clone());
         let own = (tls, enrolment.authority().clone());
         let router = routes::enrolment_router(Arc::clone(&self.api));
-        self.servers.push(tokio::spawn(async move {
-            Server::new(Limits::strangers()).serve_strangers(listener, own, router, shutdown).await
-        }));
-        self.keeper = Some(AbortOnDropHandle::new(tokio::spawn(keep(enrolment))));
+        self.servers.push(tokio::spawn(async move { door.serve_strangers(listener, own, router, shutdown).await }));
+        self.keeper = Some(AbortOnDropHandle::new(tokio::spawn(keep(Arc::clone(&self.api), enrolment))));
     }
 
     /// Applies access, policies and pools, all or nothing: new pools are started first, and nothing after that can fail.
@@ -284,6 +290,13 @@ impl Daemon {
                 Err(error) => warn!(%error, "a server has panicked"),
             }
         }
+        self.keeper = None;
+        if let Some(enrolment) = self.api.enrolment.clone() {
+            let written = tokio::task::spawn_blocking(move || enrolment.log_all_refused(clock::now())).await;
+            if let Ok(Err(error)) = written {
+                warn!(%error, "refused attempts of the last hour are not in the log of enrolment");
+            }
+        }
         let pools = self.api.pools.swap(Arc::default());
         // Ending a driver waits for its commit: not on the event loop.
         if let Err(error) = tokio::task::spawn_blocking(move || drop(pools)).await {
@@ -363,17 +376,23 @@ fn open_enrolment(
     Ok(Some(Arc::new(Enrolment::new(opened, store, Arc::clone(tls)))))
 }
 
-/// Renews what ends by itself, until it is aborted.  A problem is logged when it comes, and once a day.
-async fn keep(enrolment: Arc<Enrolment>) {
+/// Renews what ends by itself and finishes what was left behind, until it is aborted.  A problem is logged when it comes, and
+/// once a day.
+async fn keep(api: Arc<Api>, enrolment: Arc<Enrolment>) {
     let mut logged: (Vec<Problem>, u64) = (Vec::new(), 0);
     let mut ticks = tokio::time::interval(KEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // Kinds of refused attempts are bounded, but each of them can come at any moment.
+            () = api.keep.notified() => tokio::time::sleep(KEEP_PAUSE).await,
+        }
+        let left = routes::finish_cut_offs(&api).await.err();
         let enrolment = Arc::clone(&enrolment);
         // Files and signatures: not on the event loop.
         let kept = tokio::task::spawn_blocking(move || enrolment.keep(clock::now())).await;
-        let problems = kept.unwrap_or_default();
+        let problems: Vec<Problem> = kept.unwrap_or_default().into_iter().chain(left).collect();
         let day = clock::now().secs() / 86_400;
         if (&problems, day) != (&logged.0, logged.1) {
             problems.iter().for_each(log::problem);

@@ -169,3 +169,27 @@ named_enum! {
         TakeIn = "take_in",
     }
 }
+
+named_enum! {
+    /// What an entry of the log of enrolment is about.
+    pub enum EnrolAction {
+        /// An operator made a token.
+        TokenMade = "token_made",
+        /// An operator revoked a token, or a restore ended it.
+        TokenRevoked = "token_revoked",
+        /// A token's last use was taken.
+        TokenUsedUp = "token_used_up",
+        /// A token's time was over before its uses were.
+        TokenExpired = "token_expired",
+        /// A node got a certificate by a token.
+        Enrolled = "enrolled",
+        /// A node got its next certificate.
+        Renewed = "renewed",
+        /// Certificates of nodes were revoked.
+        CertificatesRevoked = "certificates_revoked",
+        /// Attempts to get a certificate were refused.
+        Refused = "refused",
+        /// Tokens and certificates came from a backup.
+        Restored = "restored",
+    }
+}

@@ -318,6 +318,14 @@ pub fn lifetime_of(certificate: &str) -> Result<Lifetime, AuthorityError> {
     read_facts(&der).map(|facts| facts.lifetime)
 }
 
+/// The text, PEM, of an authority's certificate.
+///
+/// # Errors
+/// Fails if it is not the certificate of an authority.
+pub fn text_of(certificate: &CertificateDer<'_>) -> Result<String, AuthorityError> {
+    read_facts(certificate).map(|_| pem::text("CERTIFICATE", certificate))
+}
+
 fn params_of(subject: &Subject<'_>) -> Result<CertificateParams, rcgen::Error> {
     let mut name = DistinguishedName::new();
     // Informational: peers are identified by dNSName.

@@ -23,6 +23,13 @@ use tfo_model::time::UnixTime;
 /// Most certificates of a chain.
 const CHAIN_MAX: usize = 8;
 
+/// The certificates of a text, DER, whatever their order; none if one of them cannot be read.
+#[must_use]
+pub fn certificates(text: &str) -> Option<BTreeSet<Vec<u8>>> {
+    let all = CertificateDer::pem_slice_iter(text.as_bytes()).map(|der| der.map(|der| der.as_ref().to_vec()));
+    all.collect::<Result<_, _>>().ok()
+}
+
 /// Why a certificate is not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadCertificate {

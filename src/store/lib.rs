@@ -21,7 +21,7 @@ pub mod memory;
 pub mod sqlite;
 
 pub use contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store};
-pub use enrolment::Enrolments;
+pub use enrolment::{Enrolments, ReadEnrolments};
 pub use error::{CommitError, Refusal, StoreError};
 pub use limits::{AUDIT_KEPT, AUDIT_READ_MAX, PARTS_MAX};
 pub use memory::MemoryStore;

@@ -10,6 +10,8 @@ mod enrolment;
 #[cfg(test)]
 mod fleet;
 #[cfg(test)]
+mod leaks;
+#[cfg(test)]
 mod monitoring;
 #[cfg(test)]
 mod moves;

@@ -180,7 +180,12 @@ impl FakeCoordinator {
 
     /// Certifies requests by `ca`, for so many seconds; the answers name `urls`.
     pub fn certify(&self, ca: &Ca, secs: i64, urls: &[String]) {
-        let rest = json!({"chain": ca.pem, "pools": ["edge"], "urls": urls});
+        self.certify_with(ca, secs, &ca.pem, urls);
+    }
+
+    /// The same; these authorities come with the certificates.
+    pub fn certify_with(&self, ca: &Ca, secs: i64, chain: &str, urls: &[String]) {
+        let rest = json!({"chain": chain, "pools": ["edge"], "urls": urls});
         self.script().signer = Some((Arc::new(ca.signer(secs)), rest));
     }
 

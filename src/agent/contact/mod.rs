@@ -5,6 +5,7 @@
 //! never beyond their session; no failure here touches what is installed.
 
 mod answers;
+mod authorities;
 mod exchange;
 mod failure;
 mod identity;

@@ -374,10 +374,13 @@ drain_below = 0.01
         assert_eq!(enrolment.listen.value.to_string(), "[::]:9444");
         assert_eq!(enrolment.node_lifetime.value.as_secs(), 30 * 86_400);
         assert!(CoordinatorSettings::parse(Path::new("c.toml"), GOOD).unwrap().enrolment.is_none());
+        // It signs nothing, and points on.
+        let keyless = with(crl, "ca_cert = \"/ca.crt\"\n");
+        assert!(CoordinatorSettings::parse(Path::new("c.toml"), &keyless).unwrap().enrolment.unwrap().ca_key.is_none());
         let same = "listen = \"[::]:9443\"\n";
         for (text, expected) in [
             (with("", files), vec![("api.crl", "missing_key")]),
-            (with(crl, ""), vec![("enrolment.ca_cert", "missing_key"), ("enrolment.ca_key", "missing_key")]),
+            (with(crl, ""), vec![("enrolment.ca_cert", "missing_key")]),
             (with(crl, &format!("{files}{same}")), vec![("enrolment.listen", "bad_value")]),
             (with(crl, &format!("{files}node_lifetime = \"9s\"")), vec![("enrolment.node_lifetime", "out_of_range")]),
             (with(crl, &format!("{files}lifetime = \"9d\"")), vec![("enrolment.lifetime", "unknown_key")]),

@@ -57,6 +57,8 @@ pub struct Observed {
     pub api: Arc<Api>,
     /// Connections and refusals.
     pub server: Arc<Server>,
+    /// The same for the enrolment port, if there is one.
+    pub strangers: Option<Arc<Server>>,
     /// Certificates.
     pub tls: Arc<ServerTls>,
     /// Names under which it may be asked, besides those that it has by itself.
@@ -261,7 +263,13 @@ async fn metrics(State(dashboard): State<Arc<Dashboard>>) -> Response {
     let observed = &dashboard.observed;
     let summaries = observed.summaries().await;
     let remembered = dashboard.remembered().await;
-    let scraped = Scraped { server: &observed.server, tls: &observed.tls, pools: &summaries, remembered: &remembered };
+    let scraped = Scraped {
+        server: &observed.server,
+        strangers: observed.strangers.as_deref(),
+        tls: &observed.tls,
+        pools: &summaries,
+        remembered: &remembered,
+    };
     match gauges::encode(&scraped, &observed.api.metrics) {
         Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {

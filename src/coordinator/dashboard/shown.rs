@@ -259,12 +259,21 @@ pub(super) async fn audit_log(
         let text = "An action is one of the list, an operator and a node are whole names.";
         return dashboard.message(StatusCode::BAD_REQUEST, "No entry can fit", text);
     };
+    let is_first = query.before.is_empty();
     let main = async |look: &Look| {
         let latest = look.summary.status.revision.get().saturating_add(1);
         let (store, name, before) = (pool.store(), pool.name().clone(), Revision::new(before.min(latest)));
-        let read = move || log::before(&*store, &name, before, &wanted).map(|page| (page, wanted));
+        let enrolment = dashboard.observed.api.enrolment.clone().filter(|_| is_first);
+        let read = move || {
+            let page = log::before(&*store, &name, before, &wanted)?;
+            let enrolment = enrolment.map(|own| log::enrolment(&**own.store(), &name, &wanted)).transpose()?;
+            Ok((page, enrolment, wanted))
+        };
         match dashboard.read_log(&pool, read).await {
-            Some((page, wanted)) => (StatusCode::OK, audit::main(&page, pool.name(), &wanted, clock::now())),
+            Some((page, enrolment, wanted)) => {
+                let shown = audit::main(&page, enrolment.as_deref(), (pool.name(), &wanted), clock::now());
+                (StatusCode::OK, shown)
+            }
             None => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 page::message("No audit log", "The store cannot be read; the coordinator's log has the reason."),

@@ -17,6 +17,8 @@ use tfo_wire::v1::fleet::Verdict;
 pub struct Scraped<'a> {
     /// Connections and refusals.
     pub server: &'a Server,
+    /// The same of the enrolment port.
+    pub strangers: Option<&'a Server>,
     /// Certificates.
     pub tls: &'a ServerTls,
     /// Every pool, where the driver and its store answer.
@@ -168,6 +170,14 @@ fn server(sheet: &mut Sheet, scraped: &Scraped<'_>) {
     let refusals = scraped.server.refusals();
     let refused = refusals.counts().map(|(reason, count)| ([reason.as_str()], count));
     sheet.counters("tfo_coordinator_refused_total", help, ["reason"], refused);
+    let Some(strangers) = scraped.strangers else { return };
+    let connections = count(strangers.connections());
+    sheet.gauge("tfo_coordinator_enrolment_connections", "Open connections of the enrolment port.", connections);
+    let help =
+        "Connections and requests refused at the enrolment port, those with a token that is of no use among them.";
+    let refusals = strangers.refusals();
+    let refused = refusals.counts().map(|(reason, count)| ([reason.as_str()], count));
+    sheet.counters("tfo_coordinator_enrolment_refused_total", help, ["reason"], refused);
 }
 
 fn count(count: usize) -> f64 {

@@ -42,7 +42,7 @@ use tfo_wire::v1::sync::SelfAnswer;
 
 /// The name under which a coordinator writes into a store that has one coordinator at a time: the same in all its lives,
 /// so that nodes keep their sessions.
-fn own_name() -> CoordinatorName {
+pub(crate) fn own_name() -> CoordinatorName {
     "coordinator".parse().expect("it is a DNS name")
 }
 

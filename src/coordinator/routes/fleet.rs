@@ -121,9 +121,11 @@ pub(super) fn command<B: DeserializeOwned + Send + 'static>(
 }
 
 pub(super) async fn execute(api: &Api, from: &FromOperator, instruction: Instruction) -> Commanded {
-    let cut_off = instruction.cut_off();
+    let planned = enrol::plan(api, from, instruction.name, instruction.cut_off()).await?;
     let Instruction { name, wanted, given } = instruction;
-    let done = from.pool.command(wanted, given).await.map_err(|_| busy())?.map_err(why);
+    let done = from.pool.command(wanted, given).await.map_err(|_| busy())?;
+    let followed = enrol::follow(api, planned, &done).await;
+    let done = done.map_err(why);
     let (pool, metrics) = (from.pool.name(), &api.metrics);
     match &done {
         // The driver has logged the commit itself.
@@ -142,10 +144,9 @@ pub(super) async fn execute(api: &Api, from: &FromOperator, instruction: Instruc
             );
         }
     }
-    if done.is_ok() {
-        enrol::cut_off(api, cut_off).await?;
-    }
-    done.map(Json)
+    let done = done?;
+    followed?;
+    Ok(Json(done))
 }
 
 pub(super) fn bad_request(why: impl Into<String>) -> Refusal {

@@ -20,8 +20,9 @@ use axum::Router;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::{delete, get, post};
+use tokio::sync::Notify;
 
-pub use self::enrol::enrolment_router;
+pub use self::enrol::{enrolment_router, finish_cut_offs};
 pub use self::shared_body::SharedBodies;
 use super::connections::Connections;
 use super::enrolment::Enrolment;
@@ -50,6 +51,8 @@ pub struct Api {
     pub connections: Arc<Connections>,
     /// The authority; none if certificates come from elsewhere.
     pub enrolment: Option<Arc<Enrolment>>,
+    /// Wakes what keeps the authority's books.
+    pub keep: Notify,
 }
 
 /// All routes of API v1.  The fallbacks are the server's.
@@ -61,6 +64,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/certificate", post(person::renew))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/v1/enrolment/audit", get(audit::enrolment))
         .route("/v1/pools", get(fleet::pools))
         .route("/v1/pools/{pool}", get(fleet::pool))
         .route("/v1/pools/{pool}/nodes", get(fleet::nodes).post(fleet::order_nodes))

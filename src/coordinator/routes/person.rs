@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
+use axum::{Extension, Json};
 
 use super::enrol::{Body, blocking};
 use super::{Api, Asking};
-use crate::server::{JsonBody, Refusal, RequestId};
+use crate::enrolment::Enrolment;
+use crate::server::{CameFrom, JsonBody, Refusal, RequestId};
 use tfo_host::runtime::clock;
 use tfo_model::ids::NodeId;
 use tfo_pki::role::Role;
@@ -61,9 +62,10 @@ impl FromRequestParts<Arc<Api>> for FromPerson {
 pub(super) async fn renew(
     State(api): State<Arc<Api>>,
     from: FromPerson,
+    Extension(address): Extension<CameFrom>,
     JsonBody(body): Body<RenewRequest>,
 ) -> Result<Json<Certified>, Refusal> {
-    let answer = renew_by_certificate(&api, &from, body).await;
+    let answer = renew_by_certificate(&api, &from, address, body).await;
     let result = answer.as_ref().map_or_else(|refused| refused.kind().as_str(), |_| "done");
     api.metrics.certified("person", result);
     if answer.is_ok() {
@@ -76,15 +78,21 @@ pub(super) async fn renew(
     answer
 }
 
-async fn renew_by_certificate(api: &Api, from: &FromPerson, body: RenewRequest) -> Result<Json<Certified>, Refusal> {
-    let enrolment = api.enrolment()?;
+async fn renew_by_certificate(
+    api: &Api,
+    from: &FromPerson,
+    address: CameFrom,
+    body: RenewRequest,
+) -> Result<Json<Certified>, Refusal> {
+    let (enrolment, asked_at) = (api.enrolment()?, clock::now());
     if !enrolment.is_issuer(&from.peer.issuer) {
         let message = "your certificate is not of the authority of [enrolment]";
         let remedy = "renew it where it was issued: this coordinator does not prolong what another authority has given";
         return Err(Refusal::new(ErrorKind::Refused, message).with_remedy(None, remedy));
     }
     let (name, role, csr) = (from.name.clone(), from.role, body.csr);
-    let certificate = blocking(enrolment, move |enrolment| enrolment.renew(role, &name, &csr, clock::now())).await?;
-    let (chain, urls) = (enrolment.chain().to_owned(), enrolment.api_urls());
+    let renew = move |enrolment: &Enrolment| enrolment.renew(role, (&name, &csr), Some(address.0), asked_at);
+    let certificate = blocking(enrolment, renew).await?;
+    let (chain, urls) = (enrolment.chain(), enrolment.api_urls());
     Ok(Json(Certified { certificate, chain, pools: Vec::new(), urls }))
 }

@@ -105,7 +105,7 @@ impl Refusal {
 
     /// See [`Self::because`].
     #[must_use]
-    pub(super) fn cause(&self) -> Option<&str> {
+    pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
     }
 

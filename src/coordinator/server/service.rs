@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +41,10 @@ impl Draining {
         self.0.cancelled().await;
     }
 }
+
+/// Where a request comes from: for the log of who asked, never for rights.
+#[derive(Debug, Clone, Copy)]
+pub struct CameFrom(pub IpAddr);
 
 /// Whom a connection listens to.
 #[derive(Debug, Clone)]
@@ -116,6 +120,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             extensions.insert(Arc::clone(peer));
         }
         extensions.insert(id.clone());
+        extensions.insert(CameFrom(self.address.ip().to_canonical()));
         extensions.insert(self.draining.clone());
         // A panic may come before the first await as well as after it.
         let mut router = self.router.clone();
@@ -214,6 +219,7 @@ fn is_noted(refusal: &Refusal) -> bool {
         | ErrorKind::Refused
         | ErrorKind::Moved
         | ErrorKind::NotHeard
+        | ErrorKind::NoAuthority
         | ErrorKind::StoreUnavailable
         | ErrorKind::Unavailable
         | ErrorKind::Internal

@@ -22,7 +22,7 @@ use tfo_model::problem::Problem;
 use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
 use tfo_wire::v1::enrol::{Certified, RenewRequest};
 use tfo_wire::v1::fleet::{Audit, AuditLine, Done, Nodes, PoolStatus, Pools};
-use tfo_wire::v1::tokens::{MadeToken, TokenRequest, TokenStatus, Tokens};
+use tfo_wire::v1::tokens::{EnrolmentAudit, EnrolmentLine, MadeToken, TokenRequest, TokenStatus, Tokens};
 
 /// Longest wait for one answer: a coordinator answers within its store's time limit, which is a few seconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -238,6 +238,21 @@ impl Fleet {
     /// All tokens.
     pub(super) async fn tokens(&self) -> Result<Tokens, Failure> {
         self.read("/v1/tokens").await
+    }
+
+    /// All that happened to tokens and certificates after a number, and the number up to which it was read.
+    pub(super) async fn enrolment_audit(&self, after: u64) -> Result<(Vec<EnrolmentLine>, u64), Failure> {
+        let (mut lines, mut read_to) = (Vec::new(), after);
+        for _ in 0..PAGES_MAX {
+            let page: EnrolmentAudit = self.read(&format!("/v1/enrolment/audit?after={read_to}")).await?;
+            let before = read_to;
+            read_to = page.read_to.max(before);
+            lines.extend(page.entries);
+            if !page.more || read_to == before {
+                break;
+            }
+        }
+        Ok((lines, read_to))
     }
 
     /// A change outside of the pools' documents, which no audit log would show: asked once.

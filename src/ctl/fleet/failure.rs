@@ -149,6 +149,9 @@ fn explain_kind(kind: ErrorKind) -> (Outcome, &'static str, &'static str) {
         ErrorKind::StoreUnavailable => {
             (Failed, "store_unavailable", "repair the coordinator's store; nothing was done")
         }
+        ErrorKind::NoAuthority => {
+            (Failed, "no_authority", "ask a coordinator that has the authority's key: name it in `urls`")
+        }
         ErrorKind::Unavailable => (Failed, "unavailable", "it is busy or stopping: ask another coordinator"),
         ErrorKind::OtherPool
         | ErrorKind::TokenRefused

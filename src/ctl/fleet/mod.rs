@@ -7,6 +7,7 @@
 //! or generation that the operator saw, so that it is refused if the pool has changed since.
 
 mod ask;
+mod audit;
 mod command;
 mod complete;
 mod connect;
@@ -28,11 +29,12 @@ mod tokens;
 mod verdict;
 mod watch;
 
+pub(crate) use audit::{AuditArgs, audit};
 pub(crate) use command::CommandArgs;
 pub(crate) use complete::{contexts as context_names, nodes as node_names, pools as pool_names};
 pub(crate) use connect::ConnectArgs;
 pub(crate) use keys::{ImportArgs, RecoverArgs, import, recover};
-pub(crate) use look::{AuditArgs, NodesArgs, PoolsArgs, audit, contexts, list_nodes, pools};
+pub(crate) use look::{NodesArgs, PoolsArgs, contexts, list_nodes, pools};
 pub(crate) use moving::{MoveArgs, move_nodes};
 pub(crate) use nodes::{
     ExcludeArgs, ExpectedArgs, ForgetArgs, NodeArgs, allow, deny, exclude, expect, forget, include,

@@ -12,6 +12,7 @@ use tfo_host::runtime::clock;
 use tfo_model::state::SlotPrint;
 use tfo_model::time::{UnixTime, duration_text};
 use tfo_wire::v1::fleet::{AuditLine, Done, PoolStatus, Pools};
+use tfo_wire::v1::tokens::EnrolmentLine;
 
 /// A slot: its fingerprint, and the epoch where it has one.
 pub(super) fn slot(slot: Option<SlotPrint>) -> String {
@@ -121,6 +122,29 @@ pub(super) fn audit_line(line: &AuditLine) -> String {
         line.phase.as_str(),
         plain(line.action.as_str())
     );
+    if !line.nodes.is_empty() {
+        text += &format!("  [{}]", names_of(&line.nodes, line.more));
+    }
+    if !line.reason.is_empty() {
+        text += &format!("  \"{}\"", plain(&line.reason));
+    }
+    text
+}
+
+/// One line about tokens and certificates.
+pub(super) fn enrolment_line(line: &EnrolmentLine) -> String {
+    let who = match (&line.operator, &line.address) {
+        (Some(operator), _) => operator.to_string(),
+        (None, Some(address)) => address.to_string(),
+        (None, None) => "coordinator".to_owned(),
+    };
+    let mut text = format!("{}  enrolment  {who}  {}", line.at, plain(line.action.as_str()));
+    if line.count != 1 {
+        text += &format!(" x{}", line.count);
+    }
+    if let Some(token) = &line.token {
+        text += &format!("  token {token}");
+    }
     if !line.nodes.is_empty() {
         text += &format!("  [{}]", names_of(&line.nodes, line.more));
     }

@@ -78,7 +78,7 @@ impl Driver {
         };
         Welcome {
             phase: snapshot.document.stage.phase(),
-            known: are(|_| true),
+            known: are(NodeRecord::is_known),
             denied: are(NodeRecord::is_denied),
             moved_away: are(|record| record.moved_to().is_some()),
         }
