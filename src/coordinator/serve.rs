@@ -21,6 +21,7 @@ use super::dashboard::{self, Observed};
 use super::enrolment::{self, Enrolment};
 use super::in_use::InUse;
 use super::metrics::counters::Metrics;
+use super::notify::{self, Notifier};
 use super::pool::{Pool, Pools, Watched};
 use super::preflight::{self, Opened};
 use super::routes::{self, Api, SharedBodies};
@@ -97,6 +98,8 @@ struct Daemon {
     refused: Option<String>,
     /// Renews the revocation list.
     keeper: Option<AbortOnDropHandle<()>>,
+    /// Tells operators what they do not ask for.
+    notifier: Option<Notifier>,
 }
 
 /// Why the loop woke.
@@ -153,6 +156,7 @@ impl Daemon {
             interrupt: signal(SignalKind::interrupt())?,
             refused: None,
             keeper: None,
+            notifier: None,
         };
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -182,6 +186,9 @@ impl Daemon {
         if let Some((enrolment, listener)) = daemon.api.enrolment.clone().zip(strangers) {
             daemon.enrol(enrolment, listener);
         }
+        let wanted = notify::Wanted::of(&daemon.settings);
+        let (api, store) = (Arc::clone(&daemon.api), &daemon.settings.store.path.value);
+        daemon.notifier = Some(Notifier::start(api, Arc::clone(&daemon.tls), store, wanted));
         let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
         let router = routes::router(Arc::clone(&daemon.api));
         daemon.servers.push(tokio::spawn(async move { server.serve(listener, tls, router, shutdown).await }));
@@ -276,6 +283,8 @@ impl Daemon {
     /// Lets requests finish, and then the drivers, which write what they have queued.
     async fn end(&mut self) {
         self.shutdown.cancel();
+        // With the commands that it runs.
+        self.notifier = None;
         for server in self.servers.drain(..) {
             match server.await {
                 Ok(Drained { cut: 0 }) => {}
@@ -341,6 +350,9 @@ impl Daemon {
         if let (Some(own), Some(enrolment)) = (&settings.enrolment, &self.api.enrolment) {
             enrolment.set_node_lifetime(own.node_lifetime.value);
         }
+        if let Some(notifier) = &self.notifier {
+            notifier.reload(notify::Wanted::of(&settings));
+        }
         self.settings = settings;
         Ok(())
     }
@@ -400,6 +412,7 @@ fn limits(files: usize) -> Limits {
 /// Blocking: reads the configuration for a reload; fails if anything is wrong with it or with the certificates.
 fn read_again(config: &Path) -> Result<CoordinatorSettings, Vec<Problem>> {
     let settings = CoordinatorSettings::load(config)?;
+    notify::check(&settings).iter().for_each(log::problem);
     let problems = ServerTls::check(&preflight::server_files(&settings.api));
     if first_error(&problems).is_some() { Err(problems) } else { Ok(settings) }
 }

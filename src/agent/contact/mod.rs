@@ -260,6 +260,12 @@ impl Contact {
         self.identity.as_ref().ok().map(Identity::not_after)
     }
 
+    /// The first name of the certificate in use, by which coordinators know this node.
+    #[must_use]
+    pub fn node(&self) -> Option<&NodeId> {
+        self.identity.as_ref().ok().and_then(|identity| identity.names().first())
+    }
+
     /// Numbers for the metrics.
     #[must_use]
     pub fn counts(&self) -> &ContactCounts {

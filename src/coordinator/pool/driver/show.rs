@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Driver;
 use crate::pool::message::{Cookies, Overview, PoolNames, Summary, Welcome};
 use tfo_config::coordinator::CONFIG_OPERATOR;
-use tfo_engine::rollout::ahead::{self, next_exclusion, waiver, wave_cookies};
+use tfo_engine::rollout::ahead::{self, calendar, next_exclusion, next_rotation_at, waiver, wave_cookies};
 use tfo_engine::rollout::barrier::{Barrier, node_state, recoverable};
+use tfo_engine::rollout::calendar::Span;
 use tfo_engine::rollout::document::{Hold, Pause, PauseCause, Snapshot, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Step};
@@ -18,7 +19,7 @@ use tfo_model::fleet::{BlockedBy, NodeState, PausedBy};
 use tfo_model::ids::NodeId;
 use tfo_model::key::PairPrint;
 use tfo_model::node::{Expected, KeySource};
-use tfo_wire::v1::fleet::{FingerprintCount, NodeStatus, Nodes, Paused, PoolStatus, SlotPairShown, Waves};
+use tfo_wire::v1::fleet::{CalendarSpan, FingerprintCount, NodeStatus, Nodes, Paused, PoolStatus, SlotPairShown, Waves};
 use tfo_wire::v1::orders::{Closed, WAIVER_NODES_MAX, Waiver};
 use tfo_wire::v1::sync::SelfAnswer;
 
@@ -84,6 +85,10 @@ impl Driver {
         }
     }
 
+    fn now(&self) -> Now<'_> {
+        Now { wall: clock::now(), presence: &self.seen.presence }
+    }
+
     /// The state of the pool.
     pub(super) fn status(&self) -> PoolStatus {
         let snapshot = self.replica.snapshot();
@@ -93,7 +98,7 @@ impl Driver {
         let frozen = self.seen.view.is_frozen();
         let wait = self.wait.as_ref();
         let differs = self.differs();
-        let now = Now { wall: clock::now(), presence: &self.seen.presence };
+        let now = self.now();
         let unseen = now.presence.unseen_required(snapshot);
         let behind: BTreeSet<&NodeId> = barrier.waiting_for.iter().chain(&unseen).collect();
         PoolStatus {
@@ -130,11 +135,16 @@ impl Driver {
             deaf_since: self.deaf_since,
             waiver: waiver(snapshot, now).map(waived),
             rotate_refused: rotate_refused(snapshot, now),
+            calendar: calendar(snapshot, now).map(|(freeze, Span { from, until })| CalendarSpan {
+                from,
+                until,
+                reason: freeze.reason.clone(),
+            }),
         }
     }
 
     /// The slots in the instruction of most required nodes.
-    fn slots_of_most(&self) -> Option<Slots> {
+    pub(super) fn slots_of_most(&self) -> Option<Slots> {
         let snapshot = self.replica.snapshot();
         match &snapshot.document.stage {
             Stage::Empty => None,
@@ -163,16 +173,13 @@ impl Driver {
             *states.entry(self.state_of(node, record)).or_default() += 1;
         }
         let document = self.replica.document();
-        let rotates_by_itself =
-            matches!(document.stage, Stage::Steady { .. }) && document.paused.is_none() && document.hold.is_none();
-        let due = document.rotated_at.plus(document.policy.interval_secs);
         Summary {
             status: self.status(),
             states,
             held: self.waiting.len(),
             fingerprints: self.fingerprints(),
             expected_nodes: document.expected_nodes(),
-            next_rotation_at: rotates_by_itself.then_some(due),
+            next_rotation_at: next_rotation_at(self.replica.snapshot(), self.now()),
             rotated_at: document.rotated_at,
             interval_secs: document.policy.interval_secs,
             certificate_until,
