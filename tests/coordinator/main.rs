@@ -14,6 +14,8 @@ mod monitoring;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]
+mod notify;
+#[cfg(test)]
 mod page;
 #[cfg(test)]
 mod process;

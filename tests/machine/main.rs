@@ -9,6 +9,8 @@ mod config_management;
 #[cfg(test)]
 mod migration;
 #[cfg(test)]
+mod notify;
+#[cfg(test)]
 mod package;
 #[cfg(test)]
 mod units;

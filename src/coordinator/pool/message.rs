@@ -17,7 +17,7 @@ use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
 use tfo_model::count::{Generation, Revision};
 use tfo_model::fleet::NodeState;
-use tfo_model::ids::{NodeId, PoolId, PoolName};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::{Counters, Expected};
 use tfo_model::state::{Phase, SlotPrint};
@@ -138,6 +138,23 @@ pub struct Summary {
     pub interval_secs: u64,
     /// The first end of a certificate of its nodes, as far as they have connected since the start.
     pub certificate_until: Option<UnixTime>,
+    /// The coordinators that have written into the pool's store, in name order.
+    pub coordinators: Vec<CoordinatorSeen>,
+}
+
+/// What the pool's store has of a coordinator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoordinatorSeen {
+    /// Its name in the store.
+    pub name: CoordinatorName,
+    /// When it has beaten last, by its own clock; none before its first beat.
+    pub beat_at: Option<UnixTime>,
+    /// Known nodes whose sessions are open at it.
+    pub nodes: usize,
+    /// Whether it is this one.
+    pub is_own: bool,
+    /// Whether it has been silent for longer than the others wait for it.
+    pub is_silent: bool,
 }
 
 /// What the driver made of its pool when it last looked: for readers that must not ask it.
