@@ -63,7 +63,11 @@ fn main() -> ExitCode {
         let idle: Vec<Duration> = (0..runs).map(|_| spent(world.pid(), || std::thread::sleep(APART))).collect();
         println!("{nodes:>6}  {:<42} {:>9} {:>10} {:>8.1} ms", "(nothing)", "", "", ms(median(idle)));
     }
-    println!("aims: {BYTES_MAX} bytes, {:.0} ms of processor: {}", ms(COST_MAX), if within { "met" } else { "NOT met" });
+    println!(
+        "aims: {BYTES_MAX} bytes, {:.0} ms of processor: {}",
+        ms(COST_MAX),
+        if within { "met" } else { "NOT met" }
+    );
     if within { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -14,7 +14,7 @@ use super::notify;
 use super::preflight::{self, Found, Opened, Purpose};
 use super::{serve, service_user};
 use tfo_cli::plain::counted;
-use tfo_cli::report::{Failure, Format, Outcome, show_problems, write_json};
+use tfo_cli::report::{Failure, Format, Outcome, show, show_problems, write_json};
 use tfo_config::coordinator::DEFAULT_FILE;
 use tfo_model::problem::{Problem, Severity};
 use tfo_store::SqliteReader;

@@ -21,7 +21,7 @@ use super::dashboard::{self, Observed};
 use super::enrolment::{self, Enrolment};
 use super::in_use::InUse;
 use super::metrics::counters::Metrics;
-use super::notify::{self, Notifier};
+use super::notify::{self as notifications, Notifier};
 use super::pool::{Pool, Pools, Watched};
 use super::preflight::{self, Opened};
 use super::routes::{self, Api, SharedBodies};
@@ -186,7 +186,7 @@ impl Daemon {
         if let Some((enrolment, listener)) = daemon.api.enrolment.clone().zip(strangers) {
             daemon.enrol(enrolment, listener);
         }
-        let wanted = notify::Wanted::of(&daemon.settings);
+        let wanted = notifications::Wanted::of(&daemon.settings);
         let (api, store) = (Arc::clone(&daemon.api), &daemon.settings.store.path.value);
         daemon.notifier = Some(Notifier::start(api, Arc::clone(&daemon.tls), store, wanted));
         let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
@@ -351,7 +351,7 @@ impl Daemon {
             enrolment.set_node_lifetime(own.node_lifetime.value);
         }
         if let Some(notifier) = &self.notifier {
-            notifier.reload(notify::Wanted::of(&settings));
+            notifier.reload(notifications::Wanted::of(&settings));
         }
         self.settings = settings;
         Ok(())
@@ -412,7 +412,7 @@ fn limits(files: usize) -> Limits {
 /// Blocking: reads the configuration for a reload; fails if anything is wrong with it or with the certificates.
 fn read_again(config: &Path) -> Result<CoordinatorSettings, Vec<Problem>> {
     let settings = CoordinatorSettings::load(config)?;
-    notify::check(&settings).iter().for_each(log::problem);
+    notifications::check(&settings).iter().for_each(log::problem);
     let problems = ServerTls::check(&preflight::server_files(&settings.api));
     if first_error(&problems).is_some() { Err(problems) } else { Ok(settings) }
 }

@@ -78,7 +78,18 @@ mod tests {
         for text in ["mon 00:00", "fri 16:05", "sun 23:59"] {
             assert_eq!(text.parse::<WeekTime>().unwrap().to_string(), text);
         }
-        for bad in ["", "fri", "fri 16", "fri 24:00", "fri 16:60", "fri  16:00", "Fri 16:00", "fri 6:00", "fri +6:00", "day 16:00"] {
+        for bad in [
+            "",
+            "fri",
+            "fri 16",
+            "fri 24:00",
+            "fri 16:60",
+            "fri  16:00",
+            "Fri 16:00",
+            "fri 6:00",
+            "fri +6:00",
+            "day 16:00",
+        ] {
             assert_eq!(bad.parse::<WeekTime>(), Err(BadWeekTime), "{bad}");
         }
     }
@@ -96,7 +107,9 @@ mod tests {
         }
         // 2026-12-01 is a Tuesday.
         let at: UnixTime = "2026-12-01T00:00:30Z".parse().unwrap();
-        for (from, secs) in [("tue 00:00", 30), ("mon 23:59", 90), ("tue 00:01", WEEK_SECS - 30), ("mon 00:00", DAY_SECS + 30)] {
+        for (from, secs) in
+            [("tue 00:00", 30), ("mon 23:59", 90), ("tue 00:01", WEEK_SECS - 30), ("mon 00:00", DAY_SECS + 30)]
+        {
             assert_eq!(of(from).secs_before(at), secs, "{from}");
         }
         assert_eq!(of("thu 00:00").secs_before(UnixTime::from_secs(0)), 0, "the epoch");

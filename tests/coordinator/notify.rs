@@ -155,7 +155,10 @@ fn a_webhook_is_told_signed_and_again_until_it_takes_the_event() {
     let first: Vec<&Value> = all.iter().filter(|request| request["event"]["id"] == taken[0]["id"]).collect();
     assert!(first.len() >= 2 && first.iter().all(|request| request["event"] == taken[0]), "{all:#?}");
     let [ended, paused] = &taken[..] else { panic!("{taken:#?}") };
-    assert_eq!((&ended["version"], &ended["pool"], &ended["coordinator"]), (&json!(1), &json!("edge"), &json!("localhost")));
+    assert_eq!(
+        (&ended["version"], &ended["pool"], &ended["coordinator"]),
+        (&json!(1), &json!("edge"), &json!("localhost"))
+    );
     assert_eq!((&ended["rotation"]["primary"]["epoch"], &ended["rotation"]["backup"]["epoch"]), (&json!(2), &json!(1)));
     assert_eq!(paused["verdict"]["kind"], "paused");
     assert_eq!(paused["verdict"]["next"], "tfoctl resume --pool edge");
@@ -209,7 +212,11 @@ fn nothing_is_lost_or_repeated_over_kills_and_restarts() {
 #[test]
 fn a_command_that_hangs_holds_up_no_driver_no_other_target_and_no_end() {
     let (mut world, _) = world("");
-    world.put("hang.sh", format!("#!/bin/sh\necho $$ > {}\nsleep 1000\n", world.path("pid").display()).as_bytes(), 0o755);
+    world.put(
+        "hang.sh",
+        format!("#!/bin/sh\necho $$ > {}\nsleep 1000\n", world.path("pid").display()).as_bytes(),
+        0o755,
+    );
     let hang = format!(
         "[[notify]]\nname = \"hang\"\ncommand = [{:?}]\nevents = [\"rotation_ended\"]\n",
         world.path("hang.sh")
@@ -220,7 +227,11 @@ fn a_command_that_hangs_holds_up_no_driver_no_other_target_and_no_end() {
     let mut nodes = world.nodes();
     first_key(&world, &mut nodes);
     rotate(&world, &mut nodes);
-    assert!(poll_until(SOON, || fs::read_to_string(world.path("pid")).is_ok_and(|pid| pid.ends_with('\n'))), "{}", world.log());
+    assert!(
+        poll_until(SOON, || fs::read_to_string(world.path("pid")).is_ok_and(|pid| pid.ends_with('\n'))),
+        "{}",
+        world.log()
+    );
     until_recorded(&world, "mail", &["rotation_ended done"]);
     // Meanwhile.
     rotate(&world, &mut nodes);

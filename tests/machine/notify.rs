@@ -38,7 +38,9 @@ fn with_the_example_drop_in_the_coordinator_can_run_a_command_in_its_sandbox() {
     let event = machine.run(&["cat", "/var/lib/tfo-coordinator/event"]);
     assert!(event.contains("\"kind\":\"test\""), "{event}");
     // What the service can write is still not executable.
-    let planted = config.replace("\"/bin/sh\", \"-c\", ", "").replace(&format!("{script:?}"), "\"/var/lib/tfo-coordinator/planted\"");
+    let planted = config
+        .replace("\"/bin/sh\", \"-c\", ", "")
+        .replace(&format!("{script:?}"), "\"/var/lib/tfo-coordinator/planted\"");
     machine.write_new("/etc/tfo-fleet/planted.toml", &planted);
     machine.run(&["sh", "-c", "cp /bin/true /var/lib/tfo-coordinator/planted && mv /etc/tfo-fleet/planted.toml /etc/tfo-fleet/coordinator.toml"]);
     assert!(!start(), "{}", machine.journal(None));

@@ -39,7 +39,7 @@ use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_host::kernel::sysctl_d::Record;
 use tfo_host::runtime::clock;
 use tfo_model::count::Generation;
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::node::Session;
 use tfo_model::problem::Problem;
 use tfo_model::state::SlotPrint;

@@ -20,7 +20,11 @@ pub(super) fn freezes(pool: &mut Table<'_, '_>, findings: &mut Findings) -> Vec<
 
 fn freeze(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Freeze> {
     for key in ["from", "until"] {
-        table.require(key, "write an instant (\"2026-12-20T00:00:00Z\") or a time of the week (\"fri 16:00\")", findings);
+        table.require(
+            key,
+            "write an instant (\"2026-12-20T00:00:00Z\") or a time of the week (\"fri 16:00\")",
+            findings,
+        );
     }
     let (from, until) = (end(&mut table, "from", findings), end(&mut table, "until", findings));
     let reason = table.string("reason", findings);
@@ -55,9 +59,9 @@ fn freeze(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Freeze> {
 fn end(table: &mut Table<'_, '_>, key: &'static str, findings: &mut Findings) -> Option<Located<End>> {
     table.parsed(key, findings, |text| {
         let once = text.parse().map(End::Once);
-        once.or_else(|_| text.parse().map(End::Weekly)).map_err(|_| {
-            "write an instant such as \"2026-12-20T00:00:00Z\", or a time of the week in UTC such as \"fri 16:00\""
-        })
+        once.or_else(|_| text.parse().map(End::Weekly)).map_err(
+            |_| "write an instant such as \"2026-12-20T00:00:00Z\", or a time of the week in UTC such as \"fri 16:00\"",
+        )
     })
 }
 
@@ -92,7 +96,8 @@ mod tests {
 
     #[test]
     fn a_span_comes_once_or_every_week() {
-        let year_end = span("from = \"2026-12-20T01:00:00+01:00\"\nuntil = \"2027-01-04T06:00:00Z\"\nreason = \"year end\"");
+        let year_end =
+            span("from = \"2026-12-20T01:00:00+01:00\"\nuntil = \"2027-01-04T06:00:00Z\"\nreason = \"year end\"");
         let weekend = span("from = \"fri 16:00\"\nuntil = \"mon 07:00\"");
         assert_eq!(
             calendar(&format!("{year_end}{weekend}")).unwrap(),

@@ -8,9 +8,9 @@ mod pool;
 
 pub use self::advice::advice;
 pub use self::enrolment::EnrolmentSettings;
-pub use self::notify::{NotifyBy, NotifySettings, TARGETS_MAX as NOTIFY_TARGETS_MAX};
 use self::enrolment::enrolment_section;
 use self::notify::notify_sections;
+pub use self::notify::{NotifyBy, NotifySettings, TARGETS_MAX as NOTIFY_TARGETS_MAX};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -104,7 +104,8 @@ fn section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<NotifySe
         for (extra, key) in [(secret.is_some(), "secret"), (ca.is_some(), "ca")] {
             if extra {
                 let problem = Problem::error("bad_value", format!("a command has no {key}"), "remove it");
-                findings.add_at(&Located { key: place.key.replace(".url", &format!(".{key}")), ..place.clone() }, problem);
+                findings
+                    .add_at(&Located { key: place.key.replace(".url", &format!(".{key}")), ..place.clone() }, problem);
             }
         }
         return Some(NotifySettings { name: name?, by: NotifyBy::Command(command?), events });
@@ -179,7 +180,10 @@ mod tests {
              [access]\noperators = []\n[pools.edge]\nnodes = [\"*.example.org\"]\n{lines}"
         );
         CoordinatorSettings::parse(Path::new("c.toml"), &text).map(|settings| settings.notify).map_err(|problems| {
-            assert!(problems.iter().all(|problem| problem.line.is_some() && !problem.remedy.is_empty()), "{problems:?}");
+            assert!(
+                problems.iter().all(|problem| problem.line.is_some() && !problem.remedy.is_empty()),
+                "{problems:?}"
+            );
             problems.into_iter().map(|problem| (problem.key.unwrap(), problem.kind)).collect()
         })
     }
@@ -188,13 +192,15 @@ mod tests {
         format!("[[notify]]\n{lines}\n")
     }
 
-    const HOOK: &str = "name = \"pager\"\nurl = \"https://hooks.example.org/tfo?team=edge\"\nsecret = \"credential:hook\"";
+    const HOOK: &str =
+        "name = \"pager\"\nurl = \"https://hooks.example.org/tfo?team=edge\"\nsecret = \"credential:hook\"";
     const MAIL: &str = "name = \"mail\"\ncommand = [\"/usr/local/bin/mail-it\", \"ops\"]";
 
     #[test]
     fn a_command_and_a_webhook_are_read() {
         assert!(read("").unwrap().is_empty());
-        let both = read(&format!("{}{}", target(HOOK), target(&format!("{MAIL}\nevents = [\"held\", \"split\"]")))).unwrap();
+        let both =
+            read(&format!("{}{}", target(HOOK), target(&format!("{MAIL}\nevents = [\"held\", \"split\"]")))).unwrap();
         let [hook, mail] = &both[..] else { panic!("{both:?}") };
         assert_eq!((hook.name.value.as_str(), hook.events.len()), ("pager", DEFAULT_EVENTS.len()));
         let NotifyBy::Webhook { url, ca, secret } = &hook.by else { panic!("{hook:?}") };

@@ -73,9 +73,15 @@ impl Metrics {
                 &["pool", "result"],
             ),
             commits: counter("tfo_coordinator_commits_total", "Changes of the document.", &["pool", "action"]),
-            commit_seconds: histogram("tfo_coordinator_commit_duration_seconds", "Duration of a change of the document."),
+            commit_seconds: histogram(
+                "tfo_coordinator_commit_duration_seconds",
+                "Duration of a change of the document.",
+            ),
             records: counter("tfo_coordinator_records_written_total", "Records of nodes written.", &["pool"]),
-            record_seconds: histogram("tfo_coordinator_record_write_duration_seconds", "Duration of a write of records."),
+            record_seconds: histogram(
+                "tfo_coordinator_record_write_duration_seconds",
+                "Duration of a write of records.",
+            ),
             store_errors: counter("tfo_coordinator_store_errors_total", "Failures of the store.", &["pool", "kind"]),
             certificates: counter(
                 "tfo_coordinator_certificates_total",

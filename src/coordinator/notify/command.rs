@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use tfo_host::runtime::clock;
 
 /// Longest run.
-pub const RUN_MAX: Duration = Duration::from_secs(30);
+pub(super) const RUN_MAX: Duration = Duration::from_secs(30);
 /// How often a running command is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Most bytes of its output that are logged.
@@ -24,7 +24,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// The command has not taken the event: why, and the begin of what it said.
 #[derive(Debug, thiserror::Error)]
-pub enum NotTaken {
+pub(super) enum NotTaken {
     /// It could not be started.
     #[error("cannot start {program}")]
     NotStarted {
@@ -74,7 +74,7 @@ impl Drop for Group {
 ///
 /// # Errors
 /// Fails if it cannot be started, fails, or runs for too long.
-pub fn run(words: &[String], event: &[u8], run_max: Duration, stop: &AtomicBool) -> Result<(), NotTaken> {
+pub(super) fn run(words: &[String], event: &[u8], run_max: Duration, stop: &AtomicBool) -> Result<(), NotTaken> {
     let [program, arguments @ ..] = words else { return Ok(()) };
     let not_started = |source| NotTaken::NotStarted { program: program.clone(), source };
     let (reader, mut child) = start(program, arguments).map_err(not_started)?;
@@ -211,7 +211,10 @@ mod tests {
     #[test]
     fn a_failure_says_how_and_the_begin_of_the_output() {
         let run_it = |words: &[String]| says(run(words, b"{}", LONG, &AtomicBool::new(false)));
-        assert_eq!(run_it(&sh("echo no >&2; echo route; exit 7")), "/bin/sh ended with exit status: 7; it said: no / route");
+        assert_eq!(
+            run_it(&sh("echo no >&2; echo route; exit 7")),
+            "/bin/sh ended with exit status: 7; it said: no / route"
+        );
         assert_eq!(run_it(&sh("exit 0")), "");
         assert!(run_it(&["/no/such/program".to_owned()]).starts_with("cannot start /no/such/program: "));
         // A command that reads nothing, and one that writes without end before it fails.
@@ -230,7 +233,8 @@ mod tests {
             assert!(matches!(killed, NotTaken::Killed { .. }), "{killed}");
         }
         // What it leaves behind when it ends by itself, too.
-        run(&sh(&format!("sleep 1000 & echo $! > {}; exit 0", pid.display())), b"{}", LONG, &AtomicBool::new(false)).unwrap();
+        run(&sh(&format!("sleep 1000 & echo $! > {}; exit 0", pid.display())), b"{}", LONG, &AtomicBool::new(false))
+            .unwrap();
         let left: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
         let is_gone = || {
             let state = std::fs::read_to_string(format!("/proc/{left}/stat")).unwrap_or_default();

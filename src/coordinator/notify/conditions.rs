@@ -31,35 +31,35 @@ const DOMAIN: &str = "tfo-fleet/v1/event";
 
 /// What is seen of a pool.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub(super) struct Seen {
     /// Its name.
-    pub pool: PoolName,
+    pub(super) pool: PoolName,
     /// Its identity.
-    pub pool_id: PoolId,
+    pub(super) pool_id: PoolId,
     /// The verdict on it.
-    pub verdict: Verdict,
+    pub(super) verdict: Verdict,
     /// Where it stands; none if its store is not reached.
-    pub standing: Option<Standing>,
+    pub(super) standing: Option<Standing>,
 }
 
 /// Where a pool stands, as far as events need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub(super) struct Standing {
     /// The phase.
-    pub phase: Phase,
+    pub(super) phase: Phase,
     /// The generation.
-    pub generation: Generation,
+    pub(super) generation: Generation,
     /// The primary of most nodes.
-    pub primary: Option<SlotPrint>,
+    pub(super) primary: Option<SlotPrint>,
     /// Their backup.
-    pub backup: Option<SlotPrint>,
+    pub(super) backup: Option<SlotPrint>,
     /// Whether it holds: then the primary changed by a first key, an abort or a recovery.
-    pub holds: bool,
+    pub(super) holds: bool,
 }
 
 /// What was seen and told before.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Conditions {
+pub(super) struct Conditions {
     pools: BTreeMap<PoolName, OfPool>,
     /// The coordinator's own certificates.
     own: BTreeMap<NoticeKind, Told>,
@@ -93,18 +93,19 @@ struct Told {
 
 /// Who tells, and when.
 #[derive(Debug, Clone, Copy)]
-pub struct Teller<'a> {
+pub(super) struct Teller<'a> {
     /// First name of the coordinator's certificate.
-    pub coordinator: Option<&'a NodeId>,
+    pub(super) coordinator: Option<&'a NodeId>,
     /// By wall clock.
-    pub now: UnixTime,
+    pub(super) now: UnixTime,
 }
 
 impl Conditions {
     /// Takes what is seen of a pool, and gives what is to be told.
-    pub fn look(&mut self, seen: &Seen, teller: Teller<'_>) -> Vec<Event> {
+    pub(super) fn look(&mut self, seen: &Seen, teller: Teller<'_>) -> Vec<Event> {
         let known = self.pools.entry(seen.pool.clone()).or_default();
-        let event = |what, since| Event { verdict: Some(seen.verdict.clone()), ..event(what, since, teller, Some(seen)) };
+        let event =
+            |what, since| Event { verdict: Some(seen.verdict.clone()), ..event(what, since, teller, Some(seen)) };
         let mut events: Vec<Event> = Vec::new();
         let present = notice(&seen.verdict);
         known.fresh = match (present, known.fresh) {
@@ -137,14 +138,15 @@ impl Conditions {
     }
 
     /// Takes the certificates that end soon: of the nodes of a pool, or the coordinator's own.
-    pub fn certificates(&mut self, of: Option<&Seen>, ending: Vec<Ending>, teller: Teller<'_>) -> Option<Event> {
+    pub(super) fn certificates(&mut self, of: Option<&Seen>, ending: Vec<Ending>, teller: Teller<'_>) -> Option<Event> {
         let told = match of {
             Some(seen) => &mut self.pools.entry(seen.pool.clone()).or_default().told,
             None => &mut self.own,
         };
         let kind = NoticeKind::CertificateEnds;
         let verdict = of.map(|seen| seen.verdict.clone());
-        let event = |state, since| Event { verdict, certificates: ending.clone(), ..event((kind, state), since, teller, of) };
+        let event =
+            |state, since| Event { verdict, certificates: ending.clone(), ..event((kind, state), since, teller, of) };
         match told.get_mut(&kind) {
             None if ending.is_empty() => None,
             Some(before) if ending.is_empty() => {
@@ -170,13 +172,13 @@ impl Conditions {
 
     /// The certificates of a pool's nodes that were ending at the last look.
     #[must_use]
-    pub fn ending_before(&self, pool: &PoolName) -> Vec<Ending> {
+    pub(super) fn ending_before(&self, pool: &PoolName) -> Vec<Ending> {
         let told = self.pools.get(pool).and_then(|known| known.told.get(&NoticeKind::CertificateEnds));
         told.map(|told| told.ending.clone()).unwrap_or_default()
     }
 
     /// Forgets pools that are gone.
-    pub fn keep(&mut self, is_there: impl Fn(&PoolName) -> bool) {
+    pub(super) fn keep(&mut self, is_there: impl Fn(&PoolName) -> bool) {
         self.pools.retain(|pool, _| is_there(pool));
     }
 }
@@ -226,7 +228,9 @@ fn hides(verdict: &Verdict, told: NoticeKind) -> bool {
         VerdictKind::Paused | VerdictKind::Rotating => {
             matches!(told, NoticeKind::Held | NoticeKind::ExpectedNodes | NoticeKind::Absent)
         }
-        VerdictKind::Held | VerdictKind::ExpectedNodes => matches!(told, NoticeKind::ExpectedNodes | NoticeKind::Absent),
+        VerdictKind::Held | VerdictKind::ExpectedNodes => {
+            matches!(told, NoticeKind::ExpectedNodes | NoticeKind::Absent)
+        }
         VerdictKind::NoKey | VerdictKind::Absent | VerdictKind::Agree | VerdictKind::OnlyReports => false,
     }
 }
@@ -259,7 +263,7 @@ fn id(pool: Option<PoolId>, kind: NoticeKind, state: NoticeState, which: &dyn st
 
 /// An event by which an operator tries whether it is told.
 #[must_use]
-pub fn test(teller: Teller<'_>, nonce: u128) -> Event {
+pub(super) fn test(teller: Teller<'_>, nonce: u128) -> Event {
     let event = event((NoticeKind::Test, NoticeState::Done), teller.now, teller, None);
     Event { id: id(None, NoticeKind::Test, NoticeState::Done, &nonce), ..event }
 }

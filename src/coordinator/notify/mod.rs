@@ -127,7 +127,8 @@ impl Notifier {
         let (ended, results) = mpsc::channel(tfo_config::coordinator::NOTIFY_TARGETS_MAX);
         let stop = Arc::new(AtomicBool::new(false));
         let known = changes.borrow().clone();
-        let keeper = Keeper { api, tls, path, saved: state.clone(), state, wanted: known, ended, stop: Arc::clone(&stop) };
+        let keeper =
+            Keeper { api, tls, path, saved: state.clone(), state, wanted: known, ended, stop: Arc::clone(&stop) };
         let task = AbortOnDropHandle::new(tokio::spawn(keeper.keep(changes, results)));
         Self { wanted, stop, _task: task }
     }
@@ -225,7 +226,8 @@ impl Keeper {
             let mut ending: Vec<Ending> = ours
                 .filter_map(|node| {
                     // Until it connects again after a restart, what is known of it is what was told.
-                    let told = || before.iter().find(|told| told.name.as_ref() == Some(&node.node)).map(|told| told.until);
+                    let told =
+                        || before.iter().find(|told| told.name.as_ref() == Some(&node.node)).map(|told| told.until);
                     let until = node.certificate_until.or_else(told)?;
                     let is_soon = until.secs_since(now) < self.wanted.node_secs;
                     is_soon.then(|| Ending { until, of: "node".to_owned(), name: Some(node.node.clone()) })

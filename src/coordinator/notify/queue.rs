@@ -10,7 +10,7 @@ use tfo_model::time::UnixTime;
 use tfo_wire::v1::notify::Event;
 
 /// Most events that wait for a target.  Beyond it the oldest give way: what is so now matters more.
-pub const WAITING_MAX: usize = 64;
+pub(super) const WAITING_MAX: usize = 64;
 /// The first wait after a failure, in seconds; each further one is twice as long.
 const RETRY_SECS: u64 = 2;
 /// The longest wait, in seconds.
@@ -20,7 +20,7 @@ const KEPT_SECS: u64 = 86_400;
 
 /// The events that wait, the oldest first.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Queue {
+pub(super) struct Queue {
     waiting: VecDeque<Event>,
     /// Failures of the first one, and when it is tried again.  After a restart: at once.
     #[serde(skip)]
@@ -33,7 +33,7 @@ pub struct Queue {
 
 /// What became of the first event.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Failed {
+pub(super) enum Failed {
     /// It is tried again.
     Again,
     /// It was tried for long enough.
@@ -43,12 +43,12 @@ pub enum Failed {
 impl Queue {
     /// Number of events.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
     /// Adds an event; gives the one that had to give way.
-    pub fn push(&mut self, event: Event) -> Option<Event> {
+    pub(super) fn push(&mut self, event: Event) -> Option<Event> {
         self.waiting.push_back(event);
         if self.waiting.len() <= WAITING_MAX {
             return None;
@@ -58,7 +58,7 @@ impl Queue {
     }
 
     /// The event to deliver now; none if one is in flight, or must wait.
-    pub fn begin(&mut self, now: UnixTime) -> Option<Event> {
+    pub(super) fn begin(&mut self, now: UnixTime) -> Option<Event> {
         // A clock that was put back by more than the longest wait makes no event wait for it.
         let waits = self.not_before.is_some_and(|at| now < at && at.secs_since(now) <= RETRY_SECS_MAX);
         if self.in_flight || waits {
@@ -70,19 +70,19 @@ impl Queue {
     }
 
     /// The event in flight was delivered; gives it.
-    pub fn delivered(&mut self) -> Option<Event> {
+    pub(super) fn delivered(&mut self) -> Option<Event> {
         (self.in_flight, self.failures, self.not_before) = (false, 0, None);
         self.waiting.pop_front()
     }
 
     /// Failures of the first event in a row.
     #[must_use]
-    pub fn failures(&self) -> u32 {
+    pub(super) fn failures(&self) -> u32 {
         self.failures
     }
 
     /// The event in flight was not delivered.
-    pub fn failed(&mut self, now: UnixTime) -> Failed {
+    pub(super) fn failed(&mut self, now: UnixTime) -> Failed {
         self.in_flight = false;
         self.failures = self.failures.saturating_add(1);
         let wait = RETRY_SECS.saturating_mul(1_u64.checked_shl(self.failures - 1).unwrap_or(u64::MAX));

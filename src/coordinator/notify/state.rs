@@ -21,17 +21,17 @@ const VERSION: u32 = 1;
 
 /// Persisted: of another version it is not read.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct State {
+pub(super) struct State {
     version: u32,
     /// What was seen and told.
-    pub conditions: Conditions,
+    pub(super) conditions: Conditions,
     /// What waits, by the name of its target.
-    pub queues: BTreeMap<String, Queue>,
+    pub(super) queues: BTreeMap<String, Queue>,
 }
 
 /// Where it is: beside the store, where the service may write.
 #[must_use]
-pub fn path(store: &Path) -> PathBuf {
+pub(super) fn path(store: &Path) -> PathBuf {
     store.with_file_name(NAME)
 }
 
@@ -40,7 +40,7 @@ impl State {
     ///
     /// # Errors
     /// Fails if there is a file that cannot be used: what is so now is told as news then.
-    pub fn load(path: &Path) -> Result<Self, Problem> {
+    pub(super) fn load(path: &Path) -> Result<Self, Problem> {
         let failed = |what: String| {
             let remedy = "nothing: what is so now is told again, and the file is written again";
             Problem::warning("notify_state", format!("cannot use what was told before: {what}"), remedy).in_file(path)
@@ -58,7 +58,7 @@ impl State {
     ///
     /// # Errors
     /// Fails if it cannot be written; then a restart tells again what was told since.
-    pub fn save(&mut self, path: &Path) -> Result<(), Problem> {
+    pub(super) fn save(&mut self, path: &Path) -> Result<(), Problem> {
         self.version = VERSION;
         let text = serde_json::to_vec(self).expect("plain structs with string keys");
         files::replace(path, &text, 0o600, Durability::Synced).map_err(|error| {

@@ -63,7 +63,9 @@ pub fn try_targets(config: &Path, only: Option<&str>) -> Result<Tried, Vec<Probl
             Some(only) if !names.is_empty() => {
                 (format!("there is no [[notify]] with the name {only:?}"), format!("known names: {}", names.join(", ")))
             }
-            _ => ("the file has no [[notify]]".to_owned(), "add one: docs/how-to/monitoring.md#notifications".to_owned()),
+            _ => {
+                ("the file has no [[notify]]".to_owned(), "add one: docs/how-to/monitoring.md#notifications".to_owned())
+            }
         };
         return Err(vec![Problem::error("no_notify", message, remedy).in_file(config)]);
     }

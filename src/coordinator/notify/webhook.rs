@@ -34,19 +34,19 @@ const SCHEME: &str = "v1";
 
 /// Where an event goes, and what it is signed with.
 #[derive(Debug, Clone, Copy)]
-pub struct Webhook<'a> {
+pub(super) struct Webhook<'a> {
     /// The configuration file, for problems.
-    pub file: &'a Path,
+    pub(super) file: &'a Path,
     /// `https://…`.
-    pub url: &'a Located<String>,
+    pub(super) url: &'a Located<String>,
     /// Authorities of the receiver's certificate.
-    pub ca: &'a Located<std::path::PathBuf>,
+    pub(super) ca: &'a Located<std::path::PathBuf>,
     /// The shared secret.
-    pub secret: &'a Located<SecretPath>,
+    pub(super) secret: &'a Located<SecretPath>,
 }
 
 /// All that a delivery needs from files.
-pub struct Opened {
+pub(super) struct Opened {
     url: Url,
     secret: Zeroizing<Vec<u8>>,
     client: reqwest::Client,
@@ -57,7 +57,7 @@ impl Webhook<'_> {
     ///
     /// # Errors
     /// Fails with everything that is wrong with them.
-    pub fn open(self) -> Result<Opened, Vec<Problem>> {
+    pub(super) fn open(self) -> Result<Opened, Vec<Problem>> {
         let Self { file, url, ca, secret } = self;
         let parsed = url.value.parse::<Url>().map_err(|error| {
             let remedy = "write https://HOST[:PORT]/PATH";
@@ -84,7 +84,8 @@ impl Webhook<'_> {
 fn roots(path: &Path) -> Result<RootCertStore, Problem> {
     let remedy = "install ca-certificates, or write ca = \"/path\" of a PEM file with the receiver's authority";
     let failed = |what: String| Problem::error("webhook_ca", what, remedy);
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(format!("cannot read it: {error}")))?;
+    let certificates =
+        CertificateDer::pem_file_iter(path).map_err(|error| failed(format!("cannot read it: {error}")))?;
     let certificates: Vec<CertificateDer<'static>> = certificates.filter_map(Result::ok).collect();
     let mut roots = RootCertStore::empty();
     // A system's bundle may have some that rustls does not take.
@@ -117,7 +118,7 @@ impl Opened {
     ///
     /// # Errors
     /// Fails, with what to log, if the receiver is not reached, or answers otherwise.
-    pub async fn send(&self, id: &str, event: Vec<u8>, now: UnixTime) -> Result<(), String> {
+    pub(super) async fn send(&self, id: &str, event: Vec<u8>, now: UnixTime) -> Result<(), String> {
         let host = self.url.host_str().unwrap_or_default().to_owned();
         let timestamp = now.secs().to_string();
         let signed = [SCHEME.as_bytes(), b":", timestamp.as_bytes(), b":", &event];

@@ -20,7 +20,8 @@ use tokio::sync::oneshot;
 
 pub use self::driver::verdict::without_store;
 pub use self::message::{
-    Asked, Busy, CommandError, Cookies, CoordinatorSeen, Described, Judged, Overview, PoolNames, StoreDown, Summary, Wanted, Welcome,
+    Asked, Busy, CommandError, Cookies, CoordinatorSeen, Described, Judged, Overview, PoolNames, StoreDown, Summary,
+    Wanted, Welcome,
 };
 use self::message::{Message, Shared};
 pub use self::replica::GivenKeys;

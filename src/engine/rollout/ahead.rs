@@ -50,7 +50,8 @@ pub fn waiver(snapshot: &Snapshot, now: Now<'_>) -> Option<Waiver> {
 #[must_use]
 pub fn next_rotation_at(snapshot: &Snapshot, now: Now<'_>) -> Option<UnixTime> {
     let document = &snapshot.document;
-    let rotates = matches!(document.stage, Stage::Steady { .. }) && document.paused.is_none() && document.hold.is_none();
+    let rotates =
+        matches!(document.stage, Stage::Steady { .. }) && document.paused.is_none() && document.hold.is_none();
     rotates.then(|| due_at(document, now.wall))
 }
 

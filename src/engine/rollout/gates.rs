@@ -48,7 +48,11 @@ pub(super) fn due(document: &Document, now: Now<'_>) -> Result<(), Wait> {
 #[must_use]
 pub(super) fn due_at(document: &Document, wall: UnixTime) -> UnixTime {
     let by_schedule = document.rotated_at.plus(document.policy.interval_secs);
-    document.policy.free_from(if document.policy.freeze_at(wall).is_some() { by_schedule.max(wall) } else { by_schedule })
+    document.policy.free_from(if document.policy.freeze_at(wall).is_some() {
+        by_schedule.max(wall)
+    } else {
+        by_schedule
+    })
 }
 
 /// Open when the clients have left the backup key, or had long enough to.

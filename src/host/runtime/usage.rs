@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn the_fields_of_stat_are_found_behind_any_name() {
-        let text = "42 (a ) b) S 1 42 42 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 3 0 12345 1000000 25 18446744073709551615 1";
+        let text =
+            "42 (a ) b) S 1 42 42 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 3 0 12345 1000000 25 18446744073709551615 1";
         let stat = Stat::parse(text, 100, 4_096).unwrap();
         let expected = Stat {
             cpu: Duration::from_secs(2),
@@ -102,7 +103,8 @@ mod tests {
         add_to(&mut sheet);
         let text = sheet.encode(Vec::new()).unwrap();
         let value = |name: &str| -> f64 {
-            let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("{text}"));
+            let line =
+                text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("{text}"));
             line.rsplit_once(' ').unwrap().1.parse().unwrap()
         };
         assert!(value("process_cpu_seconds_total") >= 0.0);

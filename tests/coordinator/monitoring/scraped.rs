@@ -122,13 +122,15 @@ fn every_panel_has_data_and_every_rule_is_evaluated() {
 
     let queries: Vec<String> = drawn(&dashboard()).iter().map(|query| filled_in(query, JOBS, INTERVAL)).collect();
     // The store has never failed.
-    let (never, asked): (Vec<String>, Vec<String>) = queries.into_iter().partition(|query| query.contains("store_errors"));
+    let (never, asked): (Vec<String>, Vec<String>) =
+        queries.into_iter().partition(|query| query.contains("store_errors"));
     assert!(never.len() == 1 && asked.len() > 40, "{} and {}", never.len(), asked.len());
     let without = prometheus.without_data(&asked);
     assert!(without.is_empty(), "{without:#?}\n{}\n{}", prometheus.log(), fleet.log());
     assert_eq!(prometheus.query(&never[0]), Some(Vec::new()), "it is a query all the same");
     // The other way round a panel is empty, not green.
-    let swapped = drawn(&dashboard()).iter().map(|query| filled_in(query, ["nothing"; 2], INTERVAL)).collect::<Vec<_>>();
+    let swapped =
+        drawn(&dashboard()).iter().map(|query| filled_in(query, ["nothing"; 2], INTERVAL)).collect::<Vec<_>>();
     for query in swapped {
         assert_eq!(prometheus.query(&query), Some(Vec::new()), "{query}");
     }
@@ -150,7 +152,8 @@ fn every_panel_has_data_and_every_rule_is_evaluated() {
     }
 
     let groups = prometheus.ask("/api/v1/rules").unwrap();
-    let all: Vec<&Value> = groups["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
+    let all: Vec<&Value> =
+        groups["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
     let bad: Vec<_> = all.iter().filter(|rule| rule["health"] != "ok").collect();
     assert!(all.len() > 30 && bad.is_empty(), "{} rules: {bad:#?}", all.len());
     // A fleet that does what it should alarms nobody, but for what was done to it above.

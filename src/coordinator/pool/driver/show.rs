@@ -19,7 +19,9 @@ use tfo_model::fleet::{BlockedBy, NodeState, PausedBy};
 use tfo_model::ids::{CoordinatorName, NodeId};
 use tfo_model::key::PairPrint;
 use tfo_model::node::{Expected, KeySource};
-use tfo_wire::v1::fleet::{CalendarSpan, FingerprintCount, NodeStatus, Nodes, Paused, PoolStatus, SlotPairShown, Waves};
+use tfo_wire::v1::fleet::{
+    CalendarSpan, FingerprintCount, NodeStatus, Nodes, Paused, PoolStatus, SlotPairShown, Waves,
+};
 use tfo_wire::v1::orders::{Closed, WAIVER_NODES_MAX, Waiver};
 use tfo_wire::v1::sync::SelfAnswer;
 

@@ -15,7 +15,8 @@ fn frozen(due_in: u64, from: u64, until: u64) -> Snapshot {
     let mut snapshot = of(steady());
     let policy = &mut snapshot.document.policy;
     let span = |secs| UnixTime::from_secs(secs);
-    policy.freeze = vec![Freeze { when: When::Once { from: span(from), until: span(until) }, reason: "sale".to_owned() }];
+    policy.freeze =
+        vec![Freeze { when: When::Once { from: span(from), until: span(until) }, reason: "sale".to_owned() }];
     snapshot.document.rotated_at = NOW.minus(policy.interval_secs).plus(due_in);
     snapshot
 }
@@ -83,7 +84,10 @@ fn the_verdict_and_what_is_ahead_name_the_span() {
         let found = verdict(&snapshot, at, &[]);
         let says = format!("the next rotation is due at {opens}: the calendar lets none start before (sale)");
         assert!(found.sentence.ends_with(&says), "{}", found.sentence);
-        assert_eq!(calendar(&snapshot, at).map(|(freeze, span)| (freeze.reason.as_str(), span.until)), Some(("sale", opens)));
+        assert_eq!(
+            calendar(&snapshot, at).map(|(freeze, span)| (freeze.reason.as_str(), span.until)),
+            Some(("sale", opens))
+        );
     }
     // A span that delays nothing is not named.
     let later = frozen(10, now + 60, now + 90);
