@@ -2,6 +2,8 @@
 //! faults.
 
 #[cfg(test)]
+mod calendar;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod crash;
