@@ -135,7 +135,7 @@ fn start(program: &str, arguments: &[String]) -> io::Result<(PipeReader, Child)>
     rustix::io::ioctl_fionbio(&reader, true)?;
     let child = Command::new(program)
         .args(arguments)
-        // Nothing of ours: neither the notify socket nor where the credentials are.
+        // None of our own: neither the notify socket nor where the credentials are.
         .env_clear()
         .env("PATH", PATH)
         .env("LANG", "C.UTF-8")

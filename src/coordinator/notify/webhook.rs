@@ -1,7 +1,7 @@
 //! Delivers an event to a webhook: a signed POST over TLS, in bounded time.
 //!
 //! The receiver checks `Tfo-Signature: v1=HEX`, HMAC-SHA256 under the shared secret over `v1:TIMESTAMP:BODY`, with the
-//! TIMESTAMP of `Tfo-Timestamp`, and refuses old ones, so that nobody can send an event again.  Files are read for each
+//! TIMESTAMP of `Tfo-Timestamp`, and refuses old ones, so that a captured event cannot be sent again.  Files are read for each
 //! event: a new secret or authority needs no reload.
 //!
 //! Invariants: https only; follows no redirect and uses no proxy of the environment; neither the secret nor what follows the
