@@ -47,9 +47,13 @@ fn a_due_rotation_waits_for_the_calendar_and_starts_without_it() {
     // What runs is not stopped by a span that begins meanwhile, nor is what is forced.
     world.configure(&format!("{every_10_s}{span}"));
     world.signal(Signal::HUP);
-    nodes.iter_mut().for_each(|node| drop(node.step()));
+    for node in &mut nodes {
+        node.step();
+    }
     nodes.iter_mut().for_each(|node| drop(node.sync(0)));
-    nodes.iter_mut().for_each(|node| drop(node.step()));
+    for node in &mut nodes {
+        node.step();
+    }
     nodes.iter_mut().for_each(|node| drop(node.sync(0)));
     world.until("back in the calendar", |pool| pool["phase"] == "steady" && !pool["calendar"].is_null());
     let (status, done) = rotate(true);

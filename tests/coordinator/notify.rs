@@ -116,7 +116,9 @@ fn rotate(world: &World, nodes: &mut [Node]) {
     let (status, done) = world.operator().post("/v1/pools/edge/rotations", &json!({"reason": "a test"}));
     assert_eq!(status, 200, "{done}");
     for _ in 0..2 {
-        nodes.iter_mut().for_each(|node| drop(node.step()));
+        for node in nodes.iter_mut() {
+            node.step();
+        }
         nodes.iter_mut().for_each(|node| drop(node.sync(0)));
     }
     world.until("steady again", |pool| pool["phase"] == "steady");

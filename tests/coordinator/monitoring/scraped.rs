@@ -1,4 +1,4 @@
-//! Debian's Prometheus scrapes three live agents and a coordinator, as docs/how-to/monitoring.md says: in two jobs, with our
+//! Debian's Prometheus scrapes the agents of a fleet, one that derives its keys, and a coordinator, as docs/how-to/monitoring.md says: in two jobs, with our
 //! rules.  What a panel asks for must be there, and every rule must be one that Prometheus can evaluate.
 
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::Value;
 use tfo_testbed::config::fast;
-use tfo_testbed::daemon::key_text;
+use tfo_testbed::daemon::{Daemon, DaemonHost, key_text, lasting};
 use tfo_testbed::fake_coordinator::source;
 use tfo_testbed::fleet::{Fleet, URL, node};
 use tfo_testbed::{PATIENCE, need_netns, need_tool, poll_until, skip_unless};
@@ -16,8 +16,8 @@ use super::{OBSERVED, dashboard, drawn, filled_in, rules};
 
 /// Where it listens in the coordinator's namespace.
 const PROMETHEUS: &str = "127.0.0.1:9090";
-/// The jobs of agents and coordinators.
-const JOBS: [&str; 2] = ["tfo-edge", "tfo-coordinators"];
+/// The jobs of agents and coordinators, as Grafana has several values of a variable.
+const JOBS: [&str; 2] = ["tfo-edge|tfo-derived", "tfo-coordinators"];
 /// What Grafana would put in the place of `$__rate_interval`, with a scrape a second.
 const INTERVAL: &str = "30s";
 
@@ -37,11 +37,12 @@ impl Drop for Prometheus<'_> {
 impl<'a> Prometheus<'a> {
     fn start(fleet: &'a Fleet) -> Self {
         let agents: Vec<String> = (0..fleet.hosts.len()).map(|number| format!("\"{}\"", metrics_of(number))).collect();
-        let [edge, coordinators] = JOBS;
+        let derived = metrics_of(fleet.hosts.len());
         let config = format!(
             "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [tfo-fleet.rules.yml]\nscrape_configs:\n\
-             - {{job_name: {edge}, static_configs: [{{targets: [{}]}}]}}\n\
-             - {{job_name: {coordinators}, static_configs: [{{targets: [\"{OBSERVED}\"]}}]}}\n",
+             - {{job_name: tfo-edge, static_configs: [{{targets: [{}]}}]}}\n\
+             - {{job_name: tfo-derived, static_configs: [{{targets: [{derived:?}]}}]}}\n\
+             - {{job_name: tfo-coordinators, static_configs: [{{targets: [\"{OBSERVED}\"]}}]}}\n",
             agents.join(", ")
         );
         fleet.center.put("tfo-fleet.rules.yml", rules().as_bytes(), 0o644);
@@ -82,10 +83,11 @@ impl<'a> Prometheus<'a> {
     /// Waits until every query has series; gives those that never had any.
     fn without_data<'q>(&self, queries: &'q [String]) -> Vec<&'q String> {
         let mut left: Vec<&String> = queries.iter().collect();
-        poll_until(PATIENCE, || {
+        let all = poll_until(PATIENCE, || {
             left.retain(|query| self.query(query).is_none_or(|series| series.is_empty()));
             left.is_empty()
         });
+        assert_eq!(all, left.is_empty());
         left
     }
 }
@@ -94,7 +96,15 @@ fn metrics_of(number: usize) -> String {
     format!("10.99.0.{}:9440", number + 10)
 }
 
-/// A fleet that has done everything that a panel shows: rotated, repaired drift, lost its coordinator and found it again.
+/// A node whose keys come from the clock: it alone knows when they change.
+fn deriving(fleet: &Fleet, number: usize) -> (Daemon, DaemonHost) {
+    let host = DaemonHost::new();
+    host.netns().plug_into(fleet.center.netns(), number);
+    host.configure(&lasting(&host), &format!("[metrics]\nlisten = {:?}", metrics_of(number)));
+    (host.start(), host)
+}
+
+/// A fleet that shows most of what a panel shows: its agents asked before there was a coordinator.
 fn busy_fleet() -> Fleet {
     let notify = "[[notify]]\nname = \"log\"\ncommand = [\"/bin/true\"]\n";
     let mut fleet = Fleet::new(3, &format!("{}{notify}", fast(3)));
@@ -114,8 +124,10 @@ fn busy_fleet() -> Fleet {
 fn every_panel_has_data_and_every_rule_is_evaluated() {
     skip_unless!(need_netns() && need_tool("prometheus"));
     let fleet = busy_fleet();
+    // In a job of its own, because it has other keys.
+    let _derives = deriving(&fleet, fleet.hosts.len());
     let prometheus = Prometheus::start(&fleet);
-    let up = |prometheus: &Prometheus<'_>| prometheus.query("up == 1").is_some_and(|series| series.len() == 4);
+    let up = |prometheus: &Prometheus<'_>| prometheus.query("up == 1").is_some_and(|series| series.len() == 5);
     assert!(poll_until(PATIENCE, || up(&prometheus)), "{}\n{}", prometheus.log(), fleet.log());
     fleet.rotate();
     fleet.hosts[1].set_kernel(&key_text(9));
@@ -136,7 +148,7 @@ fn every_panel_has_data_and_every_rule_is_evaluated() {
     }
 
     // Nodes are named by what they say, not by where they are.
-    let info = prometheus.query("tfo_agent_info").unwrap();
+    let info = prometheus.query("tfo_agent_info{source=\"coordinator\"}").unwrap();
     let mut names: Vec<&str> = info.iter().map(|series| series["metric"]["node"].as_str().unwrap()).collect();
     names.sort_unstable();
     assert_eq!(names, [node(0), node(1), node(2)]);
@@ -148,7 +160,7 @@ fn every_panel_has_data_and_every_rule_is_evaluated() {
     // Both programs say what they use.
     for name in ["cpu_seconds_total", "resident_memory_bytes", "open_fds", "max_fds", "start_time_seconds"] {
         let count = prometheus.query(&format!("process_{name} > 0")).map(|series| series.len());
-        assert_eq!(count, Some(4), "{name}");
+        assert_eq!(count, Some(5), "{name}");
     }
 
     let groups = prometheus.ask("/api/v1/rules").unwrap();
