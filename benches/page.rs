@@ -6,6 +6,7 @@
 //! * time: from the request to its last byte, median.
 //! * processor: what the coordinator's threads have used from one request to the next, median; what it uses by itself in
 //!   the same time is in the last line, and is a part of the others.
+//!
 //! `TFO_SMOKE=1` runs it once and small, to see that it still works; its figures mean nothing.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
