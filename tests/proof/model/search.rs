@@ -1,4 +1,4 @@
-//! Breadth-first search over worlds, by the hash of a canonical encoding (hash compaction, 128 bits).
+//! Search over worlds, by the hash of a canonical encoding (hash compaction, 128 bits).
 //!
 //! Canonical: generations, epochs and sessions are counted from the lowest in sight, fingerprints are numbered in order
 //! of appearance, and nodes that the rules treat alike are put in every order, of which the least counts.
@@ -26,6 +26,15 @@ pub(crate) struct Found {
     /// Whether every reachable state was seen.
     pub is_complete: bool,
     pub broken: Option<(String, Vec<Event>)>,
+}
+
+/// What is searched first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Order {
+    /// What is nearest: a trace is the shortest.
+    Breadth,
+    /// What follows from what was seen last: millions of states that wait to be looked at have no room.
+    Depth,
 }
 
 struct Encoder<'a> {
@@ -521,10 +530,12 @@ fn code(world: &World, orders: &[Vec<usize>]) -> u128 {
 /// Searches until something breaks, everything is seen, or `states_max` states are.
 ///
 /// `orders`: the permutations of nodes under which the rules do not change.
+///
 pub(crate) fn search(
     start: World,
     orders: &[Vec<usize>],
     states_max: usize,
+    order: Order,
     mut each: impl FnMut(&World) -> Option<String>,
 ) -> Found {
     let began = tfo_testbed::now();
@@ -533,8 +544,12 @@ pub(crate) fn search(
     seen.insert(root, (root, None));
     let mut queue = VecDeque::from([(start, root, 0_usize)]);
     let mut depth = 0;
-    while let Some((world, from, at)) = queue.pop_front() {
-        depth = at;
+    let next = |queue: &mut VecDeque<_>| match order {
+        Order::Breadth => queue.pop_front(),
+        Order::Depth => queue.pop_back(),
+    };
+    while let Some((world, from, at)) = next(&mut queue) {
+        depth = depth.max(at);
         if let Some(what) = world.broken().or_else(|| each(&world)) {
             let trace = trace(&seen, from);
             return Found {
