@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use super::backup::{self, Existing, Exported};
 use super::init::{self, DEFAULT_POOL, Layout, Wish};
+use super::notify;
 use super::preflight::{self, Found, Opened, Purpose};
 use super::{serve, service_user};
 use tfo_cli::plain::counted;
-use tfo_cli::report::{Failure, Format, Outcome, deliver, show_problems, write_json};
+use tfo_cli::report::{Failure, Format, Outcome, deliver, show, show_problems, write_json};
 use tfo_config::coordinator::DEFAULT_FILE;
 use tfo_host::runtime::clock;
 use tfo_model::ids::{NodeId, PoolName};
@@ -73,6 +74,19 @@ enum Command {
         /// For `systemctl reload`: a change that the running service takes only at a restart is an error, not a warning
         #[arg(long)]
         reload: bool,
+    },
+    /// Send a test event to each [[notify]], and say what became of it
+    ///
+    /// It is sent by this process: root sends as the service's user, outside of the unit's sandbox. Only the service can read
+    /// a credential, so a webhook whose secret is one is tried with a file, or by an event of the running coordinator.
+    #[command(after_help = EXIT_CODES)]
+    NotifyTest {
+        /// Configuration file
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+        config: PathBuf,
+        /// Only to the [[notify]] with this name
+        #[arg(long, value_name = "NAME")]
+        to: Option<String>,
     },
     /// Write a sealed backup of all pools, even while the coordinator serves and a rotation runs
     ///
@@ -150,6 +164,7 @@ fn run(command: &Command, format: Format) -> Result<ExitCode, Failure> {
         Command::Check { config, reload } => {
             check(config, if *reload { Purpose::Reload } else { Purpose::Start }, format)
         }
+        Command::NotifyTest { config, to } => notify_test(config, to.as_deref(), format),
         Command::Export(arguments) => {
             with_store(preflight::open_to_export(&arguments.config), format, |opened| export(arguments, opened))
         }
@@ -179,6 +194,22 @@ fn initialise(arguments: &InitArguments, format: Format) -> Result<ExitCode, Fai
         made.enabled = true;
     }
     deliver(&made, format).map(ExitCode::from)
+}
+
+fn notify_test(config: &Path, to: Option<&str>, format: Format) -> Result<ExitCode, Failure> {
+    if config == Path::new(DEFAULT_FILE)
+        && let Some(user) = service_user::find().filter(|_| rustix::process::geteuid().is_root())
+    {
+        let mut arguments = vec!["notify-test"];
+        arguments.extend(to.iter().flat_map(|to| ["--to", to]));
+        if format == Format::Json {
+            arguments.extend(["--format", "json"]);
+        }
+        return user.run(&arguments).map_err(|problem| Failure::new(Outcome::Failed, problem));
+    }
+    let tried = notify::try_targets(config, to).map_err(|problems| Failure { outcome: Outcome::Config, problems })?;
+    show(&tried, format).map_err(Failure::undelivered)?;
+    Ok(if tried.is_good() { Outcome::Done } else { Outcome::Failed }.into())
 }
 
 fn check(config: &Path, purpose: Purpose, format: Format) -> Result<ExitCode, Failure> {

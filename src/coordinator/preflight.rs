@@ -7,6 +7,7 @@ use std::path::Path;
 use super::credential::{self, Secret};
 use super::enrolment;
 use super::in_use::InUse;
+use super::notify;
 use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings, advice};
 use tfo_config::reader::{ConfigFile, Located};
 use tfo_crypto::random;
@@ -185,7 +186,7 @@ impl Found {
     }
 }
 
-/// The certificates, and whether one of them can be revoked.
+/// The certificates, whether one of them can be revoked, and what operators are told by.
 fn check_certificates(settings: &CoordinatorSettings, config: &Path) -> Vec<Problem> {
     let api = &settings.api;
     let mut problems = ServerTls::check(&server_files(api));
@@ -203,6 +204,7 @@ fn check_certificates(settings: &CoordinatorSettings, config: &Path) -> Vec<Prob
     if let Some(settings) = &settings.enrolment {
         problems.extend(enrolment::check(config, api, settings));
     }
+    problems.extend(notify::check(settings));
     if api.crl.is_none() {
         let message = "there is no revocation list: a certificate whose key was stolen stays valid until it expires";
         let remedy = "add crl = \"/etc/tfo-fleet/crl.pem\" to [api], and copy crl.pem there (`tfoctl pki init` has made \

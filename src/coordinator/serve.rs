@@ -22,6 +22,7 @@ use super::dashboard::{self, Observed};
 use super::enrolment::{self, Enrolment};
 use super::in_use::InUse;
 use super::metrics::counters::Metrics;
+use super::notify::{self as notifications, Notifier};
 use super::pool::{Pool, Pools, Watched};
 use super::preflight::{self, Opened};
 use super::routes::{self, Api, SharedBodies, operator_in};
@@ -101,6 +102,8 @@ struct Daemon {
     refused: Option<String>,
     /// Renews the revocation list.
     keeper: Option<AbortOnDropHandle<()>>,
+    /// Tells operators what they do not ask for.
+    notifier: Option<Notifier>,
 }
 
 /// Why the loop woke.
@@ -159,6 +162,7 @@ impl Daemon {
             interrupt: signal(SignalKind::interrupt())?,
             refused: None,
             keeper: None,
+            notifier: None,
         };
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -191,6 +195,9 @@ impl Daemon {
         if let Some(((enrolment, listener), door)) = strangers.zip(door) {
             daemon.enrol(enrolment, door, listener);
         }
+        let wanted = notifications::Wanted::of(&daemon.settings);
+        let (api, store) = (Arc::clone(&daemon.api), &daemon.settings.store.path.value);
+        daemon.notifier = Some(Notifier::start(api, Arc::clone(&daemon.tls), store, wanted));
         let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
         let router = routes::router(Arc::clone(&daemon.api));
         daemon.servers.push(tokio::spawn(async move { server.serve(listener, tls, router, shutdown).await }));
@@ -283,6 +290,8 @@ impl Daemon {
     /// Lets requests finish, and then the drivers, which write what they have queued.
     async fn end(&mut self) {
         self.shutdown.cancel();
+        // With the commands that it runs.
+        self.notifier = None;
         for server in self.servers.drain(..) {
             match server.await {
                 Ok(Drained { cut: 0 }) => {}
@@ -355,6 +364,9 @@ impl Daemon {
         if let (Some(own), Some(enrolment)) = (&settings.enrolment, &self.api.enrolment) {
             enrolment.set_node_lifetime(own.node_lifetime.value);
         }
+        if let Some(notifier) = &self.notifier {
+            notifier.reload(notifications::Wanted::of(&settings));
+        }
         self.settings = settings;
         Ok(())
     }
@@ -420,6 +432,7 @@ fn limits(files: usize) -> Limits {
 /// Blocking: reads the configuration for a reload; fails if anything is wrong with it or with the certificates.
 fn read_again(config: &Path) -> Result<CoordinatorSettings, Vec<Problem>> {
     let settings = CoordinatorSettings::load(config)?;
+    notifications::check(&settings).iter().for_each(log::problem);
     let problems = ServerTls::check(&preflight::server_files(&settings.api));
     if first_error(&problems).is_some() { Err(problems) } else { Ok(settings) }
 }

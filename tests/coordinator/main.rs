@@ -2,6 +2,8 @@
 //! faults.
 
 #[cfg(test)]
+mod calendar;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod crash;
@@ -15,6 +17,8 @@ mod leaks;
 mod monitoring;
 #[cfg(test)]
 mod moves;
+#[cfg(test)]
+mod notify;
 #[cfg(test)]
 mod page;
 #[cfg(test)]

@@ -11,6 +11,8 @@ mod enrolling;
 #[cfg(test)]
 mod migration;
 #[cfg(test)]
+mod notify;
+#[cfg(test)]
 mod package;
 #[cfg(test)]
 mod recipes;

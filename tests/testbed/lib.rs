@@ -15,6 +15,7 @@ pub mod fake_coordinator;
 pub mod fleet;
 pub mod host;
 pub mod kernel_clock;
+pub mod large;
 mod leftovers;
 pub mod levers;
 pub mod machine;

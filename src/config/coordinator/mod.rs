@@ -2,11 +2,15 @@
 
 mod advice;
 mod enrolment;
+mod freeze;
+mod notify;
 mod pool;
 
 pub use self::advice::advice;
 pub use self::enrolment::EnrolmentSettings;
 use self::enrolment::enrolment_section;
+use self::notify::notify_sections;
+pub use self::notify::{NotifyBy, NotifySettings, TARGETS_MAX as NOTIFY_TARGETS_MAX};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -50,6 +54,8 @@ pub struct CoordinatorSettings {
     pub observe: Option<Located<SocketAddr>>,
     /// Names under which browsers and monitoring may ask there.
     pub observe_names: BTreeSet<NodeId>,
+    /// How operators are told of what happens.
+    pub notify: Vec<NotifySettings>,
     /// The pools and their policies.
     pub pools: BTreeMap<PoolName, Located<Policy>>,
 }
@@ -112,6 +118,7 @@ impl ConfigFile for CoordinatorSettings {
         let (observe, observe_names) = observe_section(root.table("observe", findings), findings);
         let pools = section(&mut root, "pools", "such as [pools.edge] with nodes = [\"*.example.org\"]", findings)
             .map(|table| pools_section(table, findings));
+        let notify = notify_sections(&mut root, findings);
         let enrols = root.has("enrolment");
         let enrolment = root.table("enrolment", findings).and_then(|table| enrolment_section(table, findings, named));
         root.finish(findings);
@@ -132,6 +139,7 @@ impl ConfigFile for CoordinatorSettings {
             access,
             observe,
             observe_names,
+            notify,
             pools,
         })
     }

@@ -41,7 +41,7 @@ use tfo_tls::server::ServerTls;
 use tfo_wire::error::ErrorKind;
 
 /// A driver whose store has not worked for this long is not ready, in milliseconds: ten ticks.
-const GOOD_MS_MAX: u64 = 10_000;
+pub const GOOD_MS_MAX: u64 = 10_000;
 
 /// Longest wait for a driver, which may be at a slow commit: a page without its pool is better than none.
 const PATIENCE: Duration = Duration::from_secs(5);

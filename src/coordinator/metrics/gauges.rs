@@ -6,6 +6,7 @@ use super::counters::Metrics;
 use crate::pool::{StoreDown, Summary, without_store};
 use crate::server::Server;
 use tfo_host::runtime::sheet::{Sheet, flag, float};
+use tfo_host::runtime::usage;
 use tfo_model::fleet::{BlockedBy, PausedBy, Severity, VerdictKind};
 use tfo_model::ids::PoolName;
 use tfo_model::node::Counters;
@@ -44,6 +45,7 @@ pub fn encode(scraped: &Scraped<'_>, counters: &Metrics) -> prometheus::Result<S
     let mut sheet = Sheet::default();
     let version = [([env!("CARGO_PKG_VERSION")], 1.0)];
     sheet.gauges("tfo_coordinator_info", "The coordinator that wrote this.", ["version"], version);
+    usage::add_to(&mut sheet);
     server(&mut sheet, scraped);
     pools(&mut sheet, scraped.pools);
     remembered(&mut sheet, scraped.remembered);

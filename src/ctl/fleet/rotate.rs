@@ -41,7 +41,7 @@ pub(crate) struct RotateArgs {
     first: bool,
     #[command(flatten)]
     expect: ExpectArgs,
-    /// Skip the gates that only protect comfort (expected_nodes, drain); barriers stay
+    /// Skip the gates that only protect comfort (expected_nodes, calendar, drain); barriers stay
     #[arg(long)]
     force: bool,
     /// Follow it to its end
@@ -84,7 +84,7 @@ pub(crate) fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, 
             }
         };
         let plan = match (arguments.force, mode) {
-            (true, _) => plan.line("--force: skips the gates expected_nodes and drain; barriers stay"),
+            (true, _) => plan.line("--force: skips the gates expected_nodes, calendar and drain; barriers stay"),
             (false, RotationMode::Normal) => plan.harmless(),
             // A first key replaces what every node holds, as an import does.
             (false, RotationMode::Revoke | RotationMode::First) => plan,

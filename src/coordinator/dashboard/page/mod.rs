@@ -6,6 +6,7 @@
 pub(super) mod audit;
 pub(super) mod certificates;
 pub(super) mod cookies;
+mod coordinators;
 pub(super) mod docs;
 pub(super) mod nodes;
 pub(super) mod overview;

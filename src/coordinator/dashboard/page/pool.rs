@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::certificates::{self, Expiring};
 use super::cookies::{self, Counted};
-use super::{nodes, rotation, verdict, words};
+use super::{coordinators, nodes, rotation, verdict, words};
 use crate::dashboard::log::Ended;
 use crate::dashboard::look::{Look, is_trouble};
 use tfo_engine::rollout::policy::Policy;
@@ -44,6 +44,7 @@ pub(in crate::dashboard) fn main(of: &Pool<'_>) -> Markup {
         section aria-labelledby="agreement" { (agreement(of.look)) }
         section aria-labelledby="cookies" { (cookies::cookies(&of.counted, of.now)) }
         section aria-labelledby="rotations" { (rotations(of)) }
+        section aria-labelledby="coordinators" { (coordinators::table(&of.look.summary.coordinators, of.now)) }
         section aria-labelledby="certificates" { (certificates::table(&of.expiring, &status.pool, of.now)) }
     }
 }
@@ -155,6 +156,10 @@ fn rotations(of: &Pool<'_>) -> Markup {
             @if let Some(at) = of.look.summary.next_rotation_at { "The next one is due " (words::when(at, of.now)) ". " }
             @else { "None starts by itself now. " }
             "A key is primary for " (duration_text(of.policy.interval_secs)) "."
+        }
+        @if let Some(span) = &status.calendar {
+            p { "The calendar lets none start from " (words::when(span.from, of.now)) " until " (words::when(span.until, of.now))
+                @if !span.reason.is_empty() { ": " (span.reason) } "." }
         }
         @if let Some(refused) = &status.rotate_refused {
             p.soft { code { "tfoctl rotate" } " would be refused now: " (refused.message) }
