@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::connections::Connections;
-use super::dashboard::{self, Observed};
+use super::dashboard::{self, Dashboard, Observed};
 use super::enrolment::{self, Enrolment};
 use super::in_use::InUse;
 use super::metrics::counters::Metrics;
@@ -167,14 +167,14 @@ impl Daemon {
         let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
         let server = Server::new(limits(files)).keeping_places(operators(&daemon.api));
         let server = Arc::new(server.counting(Arc::clone(&daemon.api.connections)));
+        let dashboard = Dashboard::start(Observed {
+            api: Arc::clone(&daemon.api),
+            server: Arc::clone(&server),
+            tls: Arc::clone(&daemon.tls),
+            names: daemon.settings.observe_names.clone(),
+        });
         if let Some(observer) = observer {
-            let seen = Observed {
-                api: Arc::clone(&daemon.api),
-                server: Arc::clone(&server),
-                tls: Arc::clone(&daemon.tls),
-                names: daemon.settings.observe_names.clone(),
-            };
-            let (router, shutdown) = (dashboard::router(Arc::new(seen)), daemon.shutdown.clone());
+            let (router, shutdown) = (dashboard::plain(&dashboard), daemon.shutdown.clone());
             daemon.servers.push(tokio::spawn(async move {
                 Server::new(Limits::observe()).serve_plain(observer, router, shutdown).await
             }));
@@ -183,7 +183,7 @@ impl Daemon {
             daemon.enrol(enrolment, listener);
         }
         let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
-        let router = routes::router(Arc::clone(&daemon.api));
+        let router = routes::router(Arc::clone(&daemon.api)).merge(dashboard::for_readers(&dashboard));
         daemon.servers.push(tokio::spawn(async move { server.serve(listener, tls, router, shutdown).await }));
         Ok(daemon)
     }

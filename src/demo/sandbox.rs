@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::args::Args;
 use super::error::DemoError;
+use super::page::Page;
 use super::{FLEET_NAME, NAIVE_NUMBERS, OWN_EXECUTABLE, network};
 use tfo_host::runtime::sys;
 
@@ -29,8 +30,15 @@ const RUN_DIR_OPTIONS: &std::ffi::CStr = c"mode=0755,size=64m";
 /// Runs the fleet inside and returns its exit code.
 pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     network::find_ip()?;
+    // In the host's network, which this process leaves.
+    let page = if args.page { Some(Page::listen()?) } else { None };
+    let page_at = page.as_ref().map(Page::address).transpose()?;
+    let args = &Args { page_at, ..args.clone() };
     // Before starting any thread: a process with several threads cannot enter a new user namespace (unshare(2)).
     enter_namespaces()?;
+    if let Some(page) = page {
+        page.serve();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     runtime.map_err(DemoError::step("wait for signals"))?.block_on(supervise(args))
 }

@@ -39,6 +39,8 @@ pub(super) struct Title {
     pub(super) source: &'static str,
     /// None: until the user ends it.
     pub(super) rotations_wanted: Option<u16>,
+    /// Where a browser finds the coordinator's page.
+    pub(super) page: Option<String>,
 }
 
 /// The fleet at one moment.
@@ -134,8 +136,9 @@ impl Screen {
 
     fn headline(&self) -> String {
         let clients = u32::from(CLIENT_NAMESPACES) * u32::from(SOURCES_PER_NAMESPACE) * 2;
-        let Title { nodes, source, .. } = &self.title;
-        format!("tfo-demo: {nodes} nodes behind {VIP_V4} and {VIP_V6}, keys: {source}, {clients} clients")
+        let Title { nodes, source, page, .. } = &self.title;
+        let page = page.as_ref().map_or_else(String::new, |page| format!("\nThe coordinator's page: {page}"));
+        format!("tfo-demo: {nodes} nodes behind {VIP_V4} and {VIP_V6}, keys: {source}, {clients} clients{page}")
     }
 
     fn rotations(&self, view: &View<'_>) -> String {
@@ -388,7 +391,7 @@ mod tests {
     }
 
     fn screen(colours: bool) -> Screen {
-        let title = Title { nodes: 3, source: "derive", rotations_wanted: Some(2) };
+        let title = Title { nodes: 3, source: "derive", rotations_wanted: Some(2), page: None };
         Screen { title, picture: None, is_silent: false, colours, last_line: None, painted: BTreeMap::new() }
     }
 

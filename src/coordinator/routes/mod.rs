@@ -21,6 +21,7 @@ use axum::http::request::Parts;
 use axum::routing::{delete, get, post};
 
 pub use self::enrol::enrolment_router;
+pub(super) use self::fleet::ordered;
 pub use self::shared_body::SharedBodies;
 use super::connections::Connections;
 use super::enrolment::Enrolment;
@@ -73,7 +74,27 @@ pub fn router(api: Arc<Api>) -> Router {
     router.with_state(api)
 }
 
+/// An operator or a viewer, by a name of the certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reader {
+    /// The name.
+    pub name: NodeId,
+    /// Whether it may command, too.
+    pub is_operator: bool,
+}
+
 impl Api {
+    /// Whom a certificate names as an operator, or else as a viewer; none if it names neither.
+    pub(super) fn reader(&self, peer: &Peer) -> Option<Reader> {
+        let access = self.access.load();
+        let named = |is_operator: bool| {
+            let names = if is_operator { &access.operators } else { &access.viewers };
+            let name = peer.names.iter().find(|name| names.contains(*name)).cloned();
+            name.map(|name| Reader { name, is_operator })
+        };
+        named(true).or_else(|| named(false))
+    }
+
     /// What a certificate is for, if it is not for a node, whatever the pools' patterns say.
     fn role_of(&self, peer: &Peer) -> Option<&'static str> {
         peer.names.iter().find_map(|name| self.role_of_name(name))
@@ -177,10 +198,9 @@ impl FromRequestParts<Arc<Api>> for Commander {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let asking = Asking::of(parts)?;
-        let access = api.access.load();
-        match asking.peer.names.iter().find(|name| access.operators.contains(*name)).cloned() {
-            Some(operator) => Ok(Self { operator, id: asking.id }),
-            None => {
+        match api.reader(&asking.peer) {
+            Some(Reader { name: operator, is_operator: true }) => Ok(Self { operator, id: asking.id }),
+            Some(_) | None => {
                 let message = "your certificate does not name an operator";
                 Err(asking.refuse(ErrorKind::NotAllowed, message, parts.uri.path()))
             }
@@ -213,9 +233,7 @@ impl FromRequestParts<Arc<Api>> for FromReader {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let asking = Asking::of(parts)?;
-        let access = api.access.load();
-        let mut names = asking.peer.names.iter();
-        if names.any(|name| access.operators.contains(name) || access.viewers.contains(name)) {
+        if api.reader(&asking.peer).is_some() {
             return Ok(Self);
         }
         let message = "your certificate names neither an operator nor a viewer";
