@@ -66,7 +66,12 @@ impl Args {
         if self.format == Format::Json {
             words.push("--format=json".to_owned());
         }
-        for (given, word) in [(self.keep, "--keep"), (self.naive, "--naive"), (self.page, "--page"), (self.replace_only, "--replace-only")] {
+        for (given, word) in [
+            (self.keep, "--keep"),
+            (self.naive, "--naive"),
+            (self.page, "--page"),
+            (self.replace_only, "--replace-only"),
+        ] {
             if given {
                 words.push(word.to_owned());
             }

@@ -211,7 +211,11 @@ impl<'a> Order<'a> {
     fn of(act: Act, look: &'a Look, node: Option<&NodeId>, until: UnixTime) -> Result<Self, Nothing> {
         let (status, nodes) = (&look.summary.status, &look.nodes[..]);
         if act.is_about_node().is_some_and(|is| is != node.is_some()) {
-            return Err(Nothing::new(StatusCode::BAD_REQUEST, "Which node?", "The address does not fit what it is to do."));
+            return Err(Nothing::new(
+                StatusCode::BAD_REQUEST,
+                "Which node?",
+                "The address does not fit what it is to do.",
+            ));
         }
         let known = node.map(|name| nodes.iter().find(|known| known.node == *name).ok_or(name));
         let node = known.transpose().map_err(|name| {
@@ -360,7 +364,8 @@ pub(super) async fn act(
         Err(refused) => return refused,
     };
     let Ok(Form(fields)) = form else {
-        let nothing = Nothing::new(StatusCode::BAD_REQUEST, "Unusable form", "The form cannot be read. Nothing was done.");
+        let nothing =
+            Nothing::new(StatusCode::BAD_REQUEST, "Unusable form", "The form cannot be read. Nothing was done.");
         return visit.nothing(pool.name(), nothing);
     };
     let look = match visit.looked(&pool).await {

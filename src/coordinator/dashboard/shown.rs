@@ -100,7 +100,6 @@ impl Visit {
         })
         .await
     }
-
 }
 
 impl Dashboard {
@@ -187,11 +186,7 @@ pub(super) struct NodesQuery {
 }
 
 /// `GET /pools/{pool}/nodes`.
-pub(super) async fn list(
-    visit: Visit,
-    Path(name): Path<String>,
-    Query(query): Query<NodesQuery>,
-) -> Response {
+pub(super) async fn list(visit: Visit, Path(name): Path<String>, Query(query): Query<NodesQuery>) -> Response {
     let pool = match visit.find(&name) {
         Ok(pool) => pool,
         Err(unknown) => return unknown,
@@ -253,11 +248,7 @@ impl AuditQuery {
 }
 
 /// `GET /pools/{pool}/audit`.
-pub(super) async fn audit_log(
-    visit: Visit,
-    Path(name): Path<String>,
-    Query(query): Query<AuditQuery>,
-) -> Response {
+pub(super) async fn audit_log(visit: Visit, Path(name): Path<String>, Query(query): Query<AuditQuery>) -> Response {
     let pool = match visit.find(&name) {
         Ok(pool) => pool,
         Err(unknown) => return unknown,

@@ -51,9 +51,8 @@ impl FromRequestParts<Arc<Dashboard>> for Visit {
 
     async fn from_request_parts(parts: &mut Parts, dashboard: &Arc<Dashboard>) -> Result<Self, Infallible> {
         let token = parts.headers.get(FORM_TOKEN_HEADER).and_then(|token| token.to_str().ok());
-        let is_token = |token: &&str| {
-            token.len() <= TOKEN_CHARS_MAX && token.bytes().all(|byte| byte.is_ascii_hexdigit())
-        };
+        let is_token =
+            |token: &&str| token.len() <= TOKEN_CHARS_MAX && token.bytes().all(|byte| byte.is_ascii_hexdigit());
         Ok(Self {
             dashboard: Arc::clone(dashboard),
             reader: parts.extensions.get().cloned(),

@@ -32,7 +32,7 @@ use tfo_tls::identity::Peer;
 use tfo_wire::error::ErrorKind;
 
 /// Where a page of an operator is told that it has changed: a stream, which has nothing to be read at once.
-pub const PAGE_EVENTS_PATH: &str = "/page/events";
+const PAGE_EVENTS_PATH: &str = "/page/events";
 
 /// Signals handlers that the server wants to end: a long poll then answers at once.
 #[derive(Debug, Clone)]

@@ -74,7 +74,8 @@ fn only_the_browser_that_opened_it_gets_in_and_only_with_a_form_of_our_own() {
     assert_eq!(world.pool()["revision"], before, "nothing was done");
 
     // A path that leads out of the pages, in spellings of which a browser knows some.
-    for path in ["/../v1/pools", "/%2e%2e/v1/pools", "/..%2fv1/pools", "/.%2E/v1/pools", "/..\\v1/pools", "//v1/pools"] {
+    for path in ["/../v1/pools", "/%2e%2e/v1/pools", "/..%2fv1/pools", "/.%2E/v1/pools", "/..\\v1/pools", "//v1/pools"]
+    {
         let answer = browser.get(path);
         assert!(answer.status >= 400 && !answer.body.contains("\"pool_id\""), "{path}: {}", answer.body);
     }

@@ -173,7 +173,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::extract::Request;
+    use axum::http::Request;
 
     fn gate() -> Gate {
         Gate::new("127.0.0.1:4711".parse().unwrap(), "/".to_owned()).unwrap()

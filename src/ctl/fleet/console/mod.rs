@@ -33,8 +33,8 @@ use tokio::net::TcpListener;
 
 use self::gate::{Gate, Pass, Stop};
 use self::opener::Opener;
-pub(super) use self::relay::Relay;
 use self::relay::Asked;
+pub(super) use self::relay::Relay;
 use super::connect::{ConnectArgs, block_on};
 use super::ends::signals;
 use tfo_cli::output::while_read;
@@ -139,7 +139,7 @@ async fn serve(State(console): State<Arc<Console>>, request: Request) -> Respons
     let (head, body) = request.into_parts();
     let mut answer = match console.gate.judge(&head) {
         Ok(Pass::Opened { cookie }) => page::opened(console.gate.start(), cookie),
-        Ok(Pass::On) => console.pass(head, body).await.unwrap_or_else(|stop| page::stopped(stop)),
+        Ok(Pass::On) => console.pass(head, body).await.unwrap_or_else(page::stopped),
         Err(stop) => page::stopped(stop),
     };
     let headers = answer.headers_mut();
@@ -206,10 +206,9 @@ async fn passed_on(mut answer: reqwest::Response) -> Response {
             response.headers_mut().insert(name, value.clone());
         }
     }
-    let parts = stream::unfold(answer, async |mut answer| match answer.chunk().await {
-        Ok(Some(part)) => Some((Ok(part), answer)),
-        Ok(None) => None,
-        Err(error) => Some((Err(error), answer)),
+    let parts = stream::unfold(answer, |mut answer| async {
+        let part = answer.chunk().await.transpose()?;
+        Some((part, answer))
     });
     *response.body_mut() = Body::from_stream(parts);
     response

@@ -30,7 +30,7 @@ impl Opener {
         let dir = dir.ok_or_else(|| cannot("XDG_RUNTIME_DIR is not set: this is not a desktop".to_owned()))?;
         let file = Path::new(&dir).join(format!("tfo-console-{}.html", std::process::id()));
         let leads = html! { (DOCTYPE) html lang="en" { head { title { "tfoctl console" }
-            meta http-equiv="refresh" content={ "0; url=" (address) }; } } };
+        meta http-equiv="refresh" content={ "0; url=" (address) }; } } };
         replace(&file, leads.into_string().as_bytes(), 0o600, Durability::Volatile)
             .map_err(|error| cannot(chain(&error)))?;
         let opener = Self(file);

@@ -43,7 +43,9 @@ pub(super) fn opened(start: &str, cookie: Option<HeaderValue>) -> Response {
 pub(super) fn stopped(stop: Stop) -> Response {
     let again = "Stop tfoctl console with Ctrl-C, start it again, and open the address that it prints.";
     let (status, heading, text) = match stop {
-        Stop::ForeignHost => (StatusCode::FORBIDDEN, "Another host", "Use the address that tfoctl console has printed."),
+        Stop::ForeignHost => {
+            (StatusCode::FORBIDDEN, "Another host", "Use the address that tfoctl console has printed.")
+        }
         Stop::Method => (StatusCode::METHOD_NOT_ALLOWED, "Not supported", "The console supports GET and POST."),
         Stop::ForeignPage | Stop::ForeignOrigin => (
             StatusCode::FORBIDDEN,
