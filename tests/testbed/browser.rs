@@ -176,7 +176,18 @@ impl Browser {
     /// Writes the whole page as it looks below target/tmp, for people to look at.
     #[track_caller]
     pub fn picture(&self, name: &str) -> PathBuf {
-        let picture = self.own("Page.captureScreenshot", &json!({"captureBeyondViewport": true}));
+        self.captured(name, true)
+    }
+
+    /// The same of what is in sight.
+    #[track_caller]
+    pub fn view(&self, name: &str) -> PathBuf {
+        self.captured(name, false)
+    }
+
+    #[track_caller]
+    fn captured(&self, name: &str, is_whole: bool) -> PathBuf {
+        let picture = self.own("Page.captureScreenshot", &json!({"captureBeyondViewport": is_whole}));
         let bytes = STANDARD.decode(picture["data"].as_str().expect("base64")).expect("base64");
         let dir = target(&repository("")).join("tmp/pictures");
         std::fs::create_dir_all(&dir).unwrap();

@@ -244,7 +244,7 @@ impl<'a> Order<'a> {
                 .ok_or_else(|| nothing(format!("The pool is {}: no rotation runs.", status.phase.as_str())))?,
             Act::Advance => steps::advance(status, self.nodes, clock::now())
                 .ok_or_else(|| nothing("The pool waits for no node: it has no barrier to pass.".to_owned()))?,
-            Act::Rotate => rotations::rotate(status, false),
+            Act::Rotate => rotations::rotate(status, false).harmless(),
             Act::Revoke => rotations::revoke(status, &BTreeSet::new(), &self.named()),
             Act::Exclude => self.meant().exclude(self.until),
             Act::Include => self.meant().include(),

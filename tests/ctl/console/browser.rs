@@ -71,7 +71,7 @@ fn every_button_leads_from_a_click_to_its_entry_in_the_audit_log() {
     browser.open(&console.address);
     // The address is used up, and gone from the address bar.
     browser.until("location.pathname === '/' && document.title.startsWith('OK: edge agree')");
-    browser.picture("console_pool");
+    browser.picture("console_steady");
 
     browser.click("#act-pause .button");
     heading(&browser, "Pause pool edge");
@@ -80,7 +80,7 @@ fn every_button_leads_from_a_click_to_its_entry_in_the_audit_log() {
     done(&browser, &world, "pause");
     browser.picture("console_done");
     browser.open(&at("/pools/edge"));
-    browser.until("document.title.startsWith('NOTICE: edge paused')");
+    browser.until("document.title.startsWith('WARNING: edge paused')");
     assert_eq!(browser.value("document.querySelector('#act-pause')"), Value::Null, "it is paused already");
     done(&browser, &world, "resume");
 
@@ -93,7 +93,12 @@ fn every_button_leads_from_a_click_to_its_entry_in_the_audit_log() {
     browser.click("#act-advance .button");
     heading(&browser, "Advance pool edge");
     browser.until("document.body.innerText.includes('leaves 1 node of 3 required behind: c.cache.example.org')");
-    browser.picture("console_confirm");
+    // These two are in docs/how-to/console.md.
+    emulate(&browser, 780, 620, false);
+    browser.view("console_confirm");
+    browser.open(&at("/pools/edge"));
+    browser.view("console_pool");
+    emulate(&browser, 1_000, 900, false);
     browser.open(&at("/pools/edge"));
     let entry = done(&browser, &world, "advance");
     assert_eq!(entry["nodes"], json!([C]));
@@ -110,7 +115,7 @@ fn every_button_leads_from_a_click_to_its_entry_in_the_audit_log() {
     let entry = done(&browser, &world, "exclude");
     assert_eq!(entry["nodes"], json!([B]));
     browser.open(&node(B));
-    browser.until("document.querySelector('#act-include')");
+    browser.until("document.querySelector('#act-include') !== null");
     done(&browser, &world, "include");
     nodes.iter_mut().for_each(Node::converge);
     browser.open(&node(C));
@@ -239,23 +244,21 @@ fn axe_finds_nothing_wrong_with_the_pages() {
     browser.open(&console.address);
     heading(&browser, "Pool edge");
     let mut wrong = Vec::new();
-    for is_dark in [false, true] {
-        for width in [1_200, 360] {
-            emulate(&browser, width, 800, is_dark);
-            for path in [
-                "/",
-                "/pools/edge/nodes",
-                "/pools/edge/nodes/c.cache.example.org",
-                "/pools/edge/audit",
-                "/pools/edge/act/abort",
-                "/pools/edge/act/revoke?node=c.cache.example.org",
-                "/pools/edge/act/rotate?node=nope",
-                "/docs/how-to/split.md",
-            ] {
-                browser.open(&format!("{}{path}", console.parts().0));
-                let found = violations(&browser, &axe);
-                wrong.extend(found.into_iter().map(|what| format!("{path} {width} dark {is_dark}: {what}")));
-            }
+    for (is_dark, width) in [(false, 1_200), (true, 360)] {
+        emulate(&browser, width, 800, is_dark);
+        for path in [
+            "/",
+            "/pools/edge/nodes",
+            "/pools/edge/nodes/c.cache.example.org",
+            "/pools/edge/audit",
+            "/pools/edge/act/abort",
+            "/pools/edge/act/revoke?node=c.cache.example.org",
+            "/pools/edge/act/rotate?node=nope",
+            "/docs/how-to/split.md",
+        ] {
+            browser.open(&format!("{}{path}", console.parts().0));
+            let found = violations(&browser, &axe);
+            wrong.extend(found.into_iter().map(|what| format!("{path} {width} dark {is_dark}: {what}")));
         }
     }
     // What the console says itself, and the page that only shows.

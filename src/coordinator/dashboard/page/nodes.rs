@@ -105,7 +105,7 @@ pub(in crate::dashboard) fn list(look: &Look, wanted: &Wanted, now: UnixTime) ->
 /// Some nodes.
 pub(super) fn table(nodes: &[&NodeStatus], caption: &str, pool: &PoolName, now: UnixTime) -> Markup {
     html! {
-        div.scroll {
+        div.scroll tabindex="0" role="group" aria-label="Nodes" {
             table {
                 caption { (caption) }
                 thead { tr { th scope="col" { "Node" } th scope="col" { "State" } th.wide scope="col" { "Problem" }

@@ -94,7 +94,7 @@ fn agreement(look: &Look) -> Markup {
             svg.bar role="img" aria-label=(summary) viewBox={ "0 0 " (total) " 1" } preserveAspectRatio="none" {
                 @for (colour, begin, nodes) in bars { rect class={ "f" (colour) } x=(begin) width=(nodes) height="1" {} }
             }
-            div.scroll {
+            div.scroll tabindex="0" role="group" aria-label="Pairs of keys" {
                 table {
                     caption { (summary) "." }
                     thead { tr { th scope="col" { "Primary" } th scope="col" { "Backup" } th.num scope="col" { "Nodes" }
@@ -167,7 +167,7 @@ fn rotations(of: &Pool<'_>) -> Markup {
             None => { p { "The audit log cannot be read." } }
             Some([]) => { p.soft { "None has ended lately." } }
             Some(ended) => {
-                div.scroll {
+                div.scroll tabindex="0" role="group" aria-label="Rotations" {
                     table {
                         caption { "The latest ones" }
                         thead { tr { th scope="col" { "Began" } th scope="col" { "Took" } th scope="col" { "Ended" }
