@@ -1,11 +1,13 @@
 //! `tfoctl console` in front of a real coordinator: whom it lets in, what a form needs, and every button in a browser.
 
 mod browser;
+mod relay;
 mod requests;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -47,14 +49,21 @@ impl Console {
         let files = client_files(&world.path("ca.crt"), &file("crt"), &file("key"));
         let config = format!("urls = [\"https://{}\"]\n{files}", world.api);
         world.put(&format!("{name}.toml"), config.as_bytes(), 0o644);
-        let mut command = mortal(program("tfoctl"));
-        command.arg("console").arg("--config").arg(file("toml")).args(arguments);
-        let stderr = std::fs::File::create(file("stderr")).unwrap();
+        Self::of(
+            mortal(program("tfoctl")).arg("console").arg("--config").arg(file("toml")).args(arguments),
+            &file("stderr"),
+        )
+    }
+
+    /// Starts this command; stderr goes to the file.
+    #[track_caller]
+    fn of(command: &mut Command, told: &Path) -> Self {
+        let stderr = std::fs::File::create(told).unwrap();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut address = String::new();
         stdout.read_line(&mut address).unwrap();
-        let told = std::fs::read_to_string(file("stderr")).unwrap();
+        let told = std::fs::read_to_string(told).unwrap();
         assert!(address.starts_with("http://127.0.0.1:"), "{address:?}: {told}");
         Self { child, stdout: Some(stdout), address: address.trim().to_owned() }
     }

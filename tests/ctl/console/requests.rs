@@ -126,6 +126,56 @@ fn a_console_ends_with_its_terminal_and_says_what_is_wrong_before_it_prints_an_a
 }
 
 #[test]
+fn the_desktops_browser_gets_a_file_of_its_operator_that_leads_to_the_address() {
+    let mut world = world(FAST);
+    world.start();
+    // Says what it was started with, and keeps what it was given.
+    let script =
+        "#!/bin/sh\nstat -c %a \"$1\" > \"$HOME/mode\"; cp \"$1\" \"$HOME/page\"; echo \"$*\" > \"$HOME/arguments\"\n";
+    world.put("xdg-open", script.as_bytes(), 0o755);
+    Console::start(&world, OPERATOR, &[]);
+    let dir = world.dir.path();
+    let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap());
+    let console = |open: &str| {
+        let mut command = mortal(program("tfoctl"));
+        command.args(["console", open, "--config"]).arg(world.path("ops1.example.org.toml"));
+        command.env("PATH", &path).env("HOME", dir).env_remove("XDG_RUNTIME_DIR");
+        command
+    };
+    let output = console("--open").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("XDG_RUNTIME_DIR is not set"), "{}", stderr(&output));
+    let console = Console::of(console("--open").env("XDG_RUNTIME_DIR", dir), &world.path("opened.stderr"));
+    let read = |name: &str| std::fs::read_to_string(world.path(name)).unwrap_or_default();
+    assert!(tfo_testbed::poll_until(tfo_testbed::SOON, || read("arguments").ends_with('\n')));
+    let (arguments, key) = (read("arguments"), console.parts().1.trim_start_matches("/open/"));
+    assert!(arguments.contains("/tfo-console-") && !arguments.contains(key), "{arguments}");
+    assert_eq!(read("mode"), "600\n");
+    assert!(read("page").contains(&format!("url={}\"", console.address)), "{}", read("page"));
+    assert_eq!(console.visitor().get("/").status, 200);
+    console.signal(Signal::TERM);
+    assert_eq!(console.ended(), Some(0));
+    assert!(!std::path::Path::new(arguments.trim()).exists(), "it goes with the console");
+}
+
+#[test]
+fn a_forget_lowers_the_number_of_expected_nodes_if_it_is_ticked() {
+    let mut world = world(&FAST.replace("expected_nodes = 3\n", ""));
+    world.start();
+    world.first_key(&mut world.nodes());
+    let (status, body) = world.operator().post("/v1/pools/edge/expect", &json!({"number": 3}));
+    assert_eq!(status, 200, "{body}");
+    let console = Console::start(&world, OPERATOR, &[]);
+    let browser = console.visitor();
+    let act = "/pools/edge/act/forget?node=c.cache.example.org";
+    assert!(browser.get(act).body.contains("name=\"lower_expected\""));
+    let fields = browser.fields(act);
+    assert_eq!(browser.send("POST", act, &[], &form(&fields, &[("lower_expected", "yes")])).status, 303);
+    let pool = world.pool();
+    assert_eq!((&pool["expected_nodes"], &pool["required"]), (&json!(2), &json!(2)), "{pool}");
+}
+
+#[test]
 fn the_coordinator_refuses_what_a_certificate_may_not_whatever_the_form_says() {
     let mut world = world(FAST);
     world.start();

@@ -144,7 +144,7 @@ async fn serve(State(console): State<Arc<Console>>, request: Request) -> Respons
     };
     let headers = answer.headers_mut();
     // With no referrer at all a browser would not say the origin of a form either.
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    headers.entry(REFERRER_POLICY).or_insert(HeaderValue::from_static("same-origin"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     for name in ["cross-origin-opener-policy", "cross-origin-resource-policy"] {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static("same-origin"));
@@ -241,4 +241,22 @@ fn response(status: StatusCode, body: String) -> Response {
     let policy = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_leads_to_no_other_place() {
+        for (address, is) in [
+            ("/pools/edge/done/7", true),
+            ("//evil.example", false),
+            ("/\\evil.example", false),
+            ("https://evil.example", false),
+            ("evil", false),
+        ] {
+            assert_eq!(is_here(&HeaderValue::from_static(address)), is, "{address}");
+        }
+    }
 }

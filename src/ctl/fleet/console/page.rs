@@ -2,7 +2,7 @@
 //!
 //! These pages have neither style nor script: the coordinator's have.
 
-use axum::http::header::SET_COOKIE;
+use axum::http::header::{REFERRER_POLICY, SET_COOKIE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use maud::{DOCTYPE, Markup, html};
@@ -33,6 +33,8 @@ fn page(status: StatusCode, heading: &str, head: &Markup, main: &Markup) -> Resp
 pub(super) fn opened(start: &str, cookie: Option<HeaderValue>) -> Response {
     let head = html! { meta http-equiv="refresh" content={ "0; url=" (start) }; };
     let mut answer = page(StatusCode::OK, "Opened", &head, &html! { p { a href=(start) { "Continue" } } });
+    // Its address has the key, although it is used up.
+    answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if let Some(cookie) = cookie {
         answer.headers_mut().insert(SET_COOKIE, cookie);
     }
