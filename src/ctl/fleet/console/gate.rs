@@ -195,7 +195,8 @@ mod tests {
         let own = ("host", "127.0.0.1:4711");
         let origin = ("origin", "http://127.0.0.1:4711");
         let with = ("cookie", cookie);
-        let cases: &[(Method, &[(&str, &str)], Result<Pass, Stop>)] = &[
+        type Case<'a> = (Method, &'a [(&'a str, &'a str)], Result<Pass, Stop>);
+        let cases: &[Case<'_>] = &[
             (Method::GET, &[own, with], Ok(Pass::On)),
             (Method::GET, &[("host", "localhost:4711"), with], Ok(Pass::On)),
             (Method::GET, &[("host", "[::1]:4711"), with], Ok(Pass::On)),
