@@ -8,7 +8,9 @@ use crate::fleet::fake::{FakeCoordinator, Operator, Reply, pool, refusal, three,
 fn with_two() -> (Operator, [FakeCoordinator; 2]) {
     let operator = Operator::new();
     let both = [(); 2].map(|()| operator.coordinator());
-    both.iter().for_each(|coordinator| drop(with_pool(coordinator, &pool(json!({})), &three())));
+    for coordinator in &both {
+        with_pool(coordinator, &pool(json!({})), &three());
+    }
     operator.configure(&[&both[0].url(), &both[1].url()], "pool = \"edge\"");
     (operator, both)
 }
@@ -53,7 +55,9 @@ fn a_page_comes_from_the_next_coordinator_and_a_form_is_sent_once() {
     let tokens: Vec<String> = second.asked().into_iter().map(|asked| asked.form_token).collect();
     let token = tokens.iter().find(|token| token.len() == 32).expect("a token");
     let body = format!("token={token}&seen=1&reason=once");
-    [&first, &second].map(|coordinator| drop(coordinator.on(what, [Reply::Drop])));
+    for coordinator in [&first, &second] {
+        coordinator.on(what, [Reply::Drop]);
+    }
     let lost = browser.send("POST", "/pools/edge/act/pause", &[], &body);
     assert_eq!((lost.status, lost.text("h1")), (504, "Its outcome is not known"), "{}", lost.body);
     assert!(lost.body.contains("href=\"/pools/edge/audit\""), "{}", lost.body);
