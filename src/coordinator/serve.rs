@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::connections::Connections;
-use super::dashboard::{self, Observed};
+use super::dashboard::{self, Dashboard, Observed};
 use super::enrolment::{self, Enrolment};
 use super::in_use::InUse;
 use super::metrics::counters::Metrics;
@@ -179,15 +179,15 @@ impl Daemon {
         let server = Arc::new(server.counting(Arc::clone(&daemon.api.connections)));
         let strangers = daemon.api.enrolment.clone().zip(strangers);
         let door = strangers.as_ref().map(|_| Arc::new(Server::new(Limits::strangers())));
+        let dashboard = Dashboard::start(Observed {
+            api: Arc::clone(&daemon.api),
+            server: Arc::clone(&server),
+            strangers: door.clone(),
+            tls: Arc::clone(&daemon.tls),
+            names: daemon.settings.observe_names.clone(),
+        });
         if let Some(observer) = observer {
-            let seen = Observed {
-                api: Arc::clone(&daemon.api),
-                server: Arc::clone(&server),
-                strangers: door.clone(),
-                tls: Arc::clone(&daemon.tls),
-                names: daemon.settings.observe_names.clone(),
-            };
-            let (router, shutdown) = (dashboard::router(Arc::new(seen)), daemon.shutdown.clone());
+            let (router, shutdown) = (dashboard::plain(&dashboard), daemon.shutdown.clone());
             daemon.servers.push(tokio::spawn(async move {
                 Server::new(Limits::observe()).serve_plain(observer, router, shutdown).await
             }));
@@ -199,7 +199,7 @@ impl Daemon {
         let (api, store) = (Arc::clone(&daemon.api), &daemon.settings.store.path.value);
         daemon.notifier = Some(Notifier::start(api, Arc::clone(&daemon.tls), store, wanted));
         let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
-        let router = routes::router(Arc::clone(&daemon.api));
+        let router = routes::router(Arc::clone(&daemon.api)).merge(dashboard::for_readers(&dashboard));
         daemon.servers.push(tokio::spawn(async move { server.serve(listener, tls, router, shutdown).await }));
         Ok(daemon)
     }

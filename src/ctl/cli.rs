@@ -29,7 +29,7 @@ const LONG_HELP: &str = include_str!("long_help.txt");
 
 /// The commands by what they are for, as the help lists them.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Look at the fleet", &["check", "pools", "nodes", "watch", "audit", "contexts"]),
+    ("Look at the fleet", &["check", "pools", "nodes", "watch", "console", "audit", "contexts"]),
     (
         "Change it",
         &[
@@ -122,6 +122,8 @@ enum Command {
     Audit(fleet::AuditArgs),
     /// Show the pools as they change
     Watch(fleet::WatchArgs),
+    /// The coordinator's pages in a browser of this host, with buttons, under your certificate
+    Console(fleet::ConsoleArgs),
     /// List the contexts of the configuration, one for each fleet
     Contexts(fleet::ConnectArgs),
     /// Tokens with which nodes enrol: `tfo-agent join`
@@ -187,6 +189,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Move(own) => fleet::move_nodes(own, format),
         Command::Audit(own) => fleet::audit(own, format),
         Command::Watch(own) => fleet::watch(own, format),
+        Command::Console(own) => fleet::console(own, format),
         Command::Contexts(own) => fleet::contexts(own, format),
         Command::Token(own) => fleet::token(own, format),
         Command::Renew(own) => fleet::renew(own, format),

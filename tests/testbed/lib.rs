@@ -6,6 +6,7 @@
 //!
 //! Everything that is made here has a name of `leftovers`, and goes with the value that stands for it.
 
+pub mod axe;
 pub mod browser;
 pub mod cable;
 pub mod config;

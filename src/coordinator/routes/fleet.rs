@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::sync_request::check_reason;
 use super::{Api, FromOperator, FromReader, ReadPool, enrol, moving};
 use crate::pool::{Asked, CommandError, GivenKeys, Pool, StoreDown, Wanted};
-use crate::server::{JsonBody, Refusal};
+use crate::server::{JsonBody, Refusal, RequestId};
 use tfo_engine::rollout::input::{Command, Expectation, OperatorRequest, Reason, RevokeKeys};
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
@@ -147,6 +147,19 @@ pub(super) async fn execute(api: &Api, from: &FromOperator, instruction: Instruc
     let done = done?;
     followed?;
     Ok(Json(done))
+}
+
+/// An order of an operator that is not JSON: from a page.  It is refused unless the document is at this revision.
+pub(crate) async fn ordered(
+    api: &Api,
+    from: (Arc<Pool>, NodeId, RequestId),
+    name: &'static str,
+    (reason, revision, command): (String, Revision, Command),
+) -> Result<Done, Refusal> {
+    let (pool, operator, id) = from;
+    let asked = asked(operator.clone(), reason, Some(revision))?;
+    let from = FromOperator { pool, operator, id };
+    execute(api, &from, Instruction::order(name, asked, command)).await.map(|Json(done)| done)
 }
 
 pub(super) fn bad_request(why: impl Into<String>) -> Refusal {

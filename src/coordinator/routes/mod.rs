@@ -23,6 +23,7 @@ use axum::routing::{delete, get, post};
 use tokio::sync::Notify;
 
 pub use self::enrol::{enrolment_router, finish_cut_offs};
+pub(super) use self::fleet::ordered;
 pub use self::shared_body::SharedBodies;
 use super::connections::Connections;
 use super::enrolment::Enrolment;
@@ -80,7 +81,29 @@ pub fn router(api: Arc<Api>) -> Router {
     router.with_state(api)
 }
 
+/// An operator or a viewer, by a name of the certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reader {
+    /// The name.
+    pub name: NodeId,
+    /// Whether it may command, too.
+    pub is_operator: bool,
+}
+
 impl Api {
+    /// Whom a certificate names as an operator, or else as a viewer; none if it names neither.
+    pub(super) fn reader(&self, peer: &Peer) -> Option<Reader> {
+        let access = self.access.load();
+        let viewer = || {
+            let mut names = peer.names.iter().filter(|_| peer.may_be(Purpose::Viewer));
+            names.find(|name| access.viewers.contains(*name)).cloned()
+        };
+        match operator_in(peer, &access) {
+            Some(name) => Some(Reader { name, is_operator: true }),
+            None => viewer().map(|name| Reader { name, is_operator: false }),
+        }
+    }
+
     /// What a certificate is for, if it is not for a node, whatever the pools' patterns say.
     fn role_of(&self, peer: &Peer) -> Option<&'static str> {
         match peer.purpose {
@@ -195,9 +218,9 @@ impl FromRequestParts<Arc<Api>> for Commander {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let asking = Asking::of(parts)?;
-        match operator_in(&asking.peer, &api.access.load()) {
-            Some(operator) => Ok(Self { operator, id: asking.id }),
-            None => {
+        match api.reader(&asking.peer) {
+            Some(Reader { name: operator, is_operator: true }) => Ok(Self { operator, id: asking.id }),
+            Some(_) | None => {
                 let message = "your certificate does not name an operator";
                 Err(asking.refuse(ErrorKind::NotAllowed, message, parts.uri.path()))
             }
@@ -230,11 +253,7 @@ impl FromRequestParts<Arc<Api>> for FromReader {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let asking = Asking::of(parts)?;
-        let access = api.access.load();
-        let may_look = asking.peer.may_be(Purpose::Viewer);
-        if operator_in(&asking.peer, &access).is_some()
-            || may_look && asking.peer.names.iter().any(|name| access.viewers.contains(name))
-        {
+        if api.reader(&asking.peer).is_some() {
             return Ok(Self);
         }
         let message = "your certificate names neither an operator nor a viewer";

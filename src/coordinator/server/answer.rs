@@ -121,6 +121,12 @@ impl Refusal {
         &self.message
     }
 
+    /// What to do about it, for people; none if the message says it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&str> {
+        self.remedy.as_deref()
+    }
+
     /// The answer to the request `id`.
     #[must_use]
     pub fn answer(&self, id: &RequestId) -> Response {

@@ -31,6 +31,9 @@ use super::watch::{BodyState, ConnectionWatch};
 use tfo_tls::identity::Peer;
 use tfo_wire::error::ErrorKind;
 
+/// Where a page of an operator is told that it has changed: a stream, which has nothing to be read at once.
+const PAGE_EVENTS_PATH: &str = "/page/events";
+
 /// Signals handlers that the server wants to end: a long poll then answers at once.
 #[derive(Debug, Clone)]
 pub struct Draining(pub(super) CancellationToken);
@@ -150,10 +153,11 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
 }
 
 impl ConnectionService {
-    /// Counts a request that reads, until its answer has been taken.  A sync is not counted: each holds a connection, and
-    /// these are bounded by name.
+    /// Counts a request that reads, until its answer has been taken.  A sync and a page's stream of changes are not counted:
+    /// each holds a connection, and these are bounded by name.
     fn count(&self, request: &Request<Incoming>) -> Result<Option<UnderWay>, (Reason, Refusal)> {
-        let Some(peer) = self.listens.peer().filter(|_| request.method() == Method::GET) else { return Ok(None) };
+        let is_counted = request.method() == Method::GET && request.uri().path() != PAGE_EVENTS_PATH;
+        let Some(peer) = self.listens.peer().filter(|_| is_counted) else { return Ok(None) };
         self.requests.begin(&peer.to_string()).map(Some).ok_or_else(|| {
             let message =
                 format!("{REQUESTS_MAX} requests of this certificate are under way: read their answers first");

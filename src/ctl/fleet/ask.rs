@@ -12,6 +12,7 @@ use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::console::Relay;
 use super::failure::{failed, not_answered, unknown_outcome};
 use tfo_cli::report::{Failure, Format, Outcome, show_problems};
 use tfo_host::runtime::clock;
@@ -113,6 +114,11 @@ enum Round<A> {
 impl Fleet {
     pub(super) fn new(client: Client, urls: Vec<BaseUrl>, names: Vec<NodeId>, notes: Option<Format>) -> Self {
         Self { client, urls, names, preferred: Cell::new(0), notes, seen: RefCell::default() }
+    }
+
+    /// The same coordinators for a browser.
+    pub(super) fn relay(&self) -> Relay {
+        Relay::new(self.client.clone(), self.urls.clone(), self.preferred.get())
     }
 
     /// All pools.

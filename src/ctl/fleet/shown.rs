@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::verdict::line;
 use tfo_cli::plain::{count_of_nodes, names, names_of, plain};
+use tfo_cli::plan::slot;
 use tfo_cli::report::Report;
 use tfo_cli::table::Table;
 use tfo_host::runtime::clock;
@@ -13,15 +14,6 @@ use tfo_model::state::SlotPrint;
 use tfo_model::time::{UnixTime, duration_text};
 use tfo_wire::v1::fleet::{AuditLine, Done, PoolStatus, Pools};
 use tfo_wire::v1::tokens::EnrolmentLine;
-
-/// A slot: its fingerprint, and the epoch where it has one.
-pub(super) fn slot(slot: Option<SlotPrint>) -> String {
-    match slot {
-        None => "-".to_owned(),
-        Some(SlotPrint { epoch: None, fingerprint }) => fingerprint.to_string(),
-        Some(SlotPrint { epoch: Some(epoch), fingerprint }) => format!("{fingerprint} ({epoch})"),
-    }
-}
 
 /// A type of the API, which is shown as JSON unchanged.
 #[derive(Debug, Serialize)]

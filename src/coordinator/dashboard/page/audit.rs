@@ -55,7 +55,7 @@ pub(in crate::dashboard) fn main(
         @if page.entries.is_empty() {
             p { "No entry here fits." }
         } @else {
-            div.scroll {
+            div.scroll tabindex="0" role="group" aria-label="Entries" {
                 table {
                     caption { (page.entries.len()) " entries, the latest first" }
                     thead { tr { th scope="col" { "When" } th scope="col" { "What" } th scope="col" { "By" }
