@@ -7,7 +7,7 @@ use super::recipes;
 use tfo_testbed::host::UNSET;
 use tfo_testbed::machine::{Machine, need_machine};
 use tfo_testbed::package::need_packages;
-use tfo_testbed::{SOON, poll_until, transcript};
+use tfo_testbed::{SOON, by_size, poll_until, transcript};
 
 const CONFIG: &str = "[source]\nkind = \"coordinator\"\nurls = [\"https://tfo1.example.org:9443\"]\npool = \"edge\"\n\
                       ca = \"/etc/tfo-fleet/ca.crt\"\ncert = \"/etc/tfo-fleet/node.crt\"\n\
@@ -53,10 +53,11 @@ fn config_management_brings_agents_before_the_pool_has_a_key() {
         return;
     };
     let mut site = with_a_coordinator(packages);
-    for node in ["cp1", "cp2"] {
+    let nodes = by_size(&["cp1"][..], &["cp1", "cp2"], &["cp1", "cp2"]);
+    for node in nodes {
         prepare(&site, node);
         // As a timer, too: `once` has nothing to install, and nothing has failed.
-        let modes = if node == "cp1" { &["timer", "daemon"][..] } else { &["daemon"] };
+        let modes = if *node == "cp1" { &["timer", "daemon"][..] } else { &["daemon"] };
         for mode in modes {
             assert!(play(site.on(node), mode) > 0, "{node}: {mode}");
         }
@@ -73,10 +74,11 @@ fn config_management_brings_agents_before_the_pool_has_a_key() {
         assert_eq!(super::boot::installed_key(machine), UNSET);
     }
     assert_eq!(play(site.on("cp1"), "daemon"), 0, "a second run changes nothing");
-    site.type_on("tfo1", "tfoctl rotate --first --expect 2 --wait --yes");
-    let key = site.keys();
+    site.type_on("tfo1", &format!("tfoctl rotate --first --expect {} --wait --yes", nodes.len()));
+    let key = super::boot::installed_key(site.on("cp1"));
     assert!(key != UNSET && !key.contains(','), "one first key: {key}");
-    for node in ["cp1", "cp2"] {
+    for node in nodes {
+        assert_eq!(super::boot::installed_key(site.on(node)), key);
         let said = || site.on(node).property("tfo-agent", "StatusText");
         assert!(poll_until(SOON, || said().starts_with("primary ")), "{node}: {}", said());
         assert_eq!(site.on(node).property("tfo-agent", "NRestarts"), "0");
