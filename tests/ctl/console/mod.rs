@@ -168,6 +168,15 @@ impl Visitor {
         self.send("GET", path, &[], "")
     }
 
+    /// An answer that does not end soon, from its head on.
+    #[track_caller]
+    fn stream(&self, path: &str) -> BufReader<TcpStream> {
+        let mut stream = TcpStream::connect(&self.host).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {}\r\ncookie: {}\r\n\r\n", self.host, self.cookie).unwrap();
+        BufReader::new(stream)
+    }
+
     /// The fields of the form on a page, as a browser would send them.
     #[track_caller]
     fn fields(&self, path: &str) -> Vec<(String, String)> {

@@ -1,5 +1,7 @@
 //! Requests as they are: what a browser sends, what a page of another origin makes it send, and what no browser would.
 
+use std::io::BufRead;
+
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -156,6 +158,30 @@ fn the_desktops_browser_gets_a_file_of_its_operator_that_leads_to_the_address() 
     console.signal(Signal::TERM);
     assert_eq!(console.ended(), Some(0));
     assert!(!std::path::Path::new(arguments.trim()).exists(), "it goes with the console");
+}
+
+#[test]
+fn pages_that_are_live_leave_room_for_others() {
+    let mut world = world(FAST);
+    world.start();
+    world.first_key(&mut world.nodes());
+    let console = Console::start(&world, OPERATOR, &[]);
+    let browser = console.visitor();
+    // More than the answers that a certificate may be reading at a time.
+    let mut streams: Vec<_> = (0..5).map(|_| browser.stream("/events?pool=edge")).collect();
+    let mut told = |what: &str| {
+        for stream in &mut streams {
+            let mut line = String::new();
+            while !line.starts_with("data: ") {
+                line.clear();
+                assert!(stream.read_line(&mut line).unwrap() > 0, "{what}: it ended");
+            }
+        }
+    };
+    told("at first");
+    assert_eq!(browser.get("/pools/edge").status, 200);
+    assert_eq!(world.operator().post("/v1/pools/edge/pause", &json!({})).0, 200);
+    told("of the pause");
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub(in crate::dashboard) fn main(
         @if let Some(before) = page.older { p { a rel="next" href=(older(pool, wanted, before.get())) { "Older entries" } } }
         @if let Some(entries) = enrolment.filter(|entries| !entries.is_empty()) {
             h2 { "Tokens and certificates" }
-            div.scroll {
+            div.scroll tabindex="0" role="group" aria-label="Tokens and certificates" {
                 table {
                     caption { (entries.len()) " entries, the latest first" }
                     thead { tr { th scope="col" { "When" } th scope="col" { "What" } th scope="col" { "By" }

@@ -10,7 +10,7 @@ use tfo_model::time::UnixTime;
 pub(super) fn table(coordinators: &[CoordinatorSeen], now: UnixTime) -> Markup {
     html! {
         h2 #coordinators { "Coordinators" }
-        div.scroll {
+        div.scroll tabindex="0" role="group" aria-label="Coordinators" {
             table {
                 caption { "Each that has written into the pool's store" }
                 thead { tr { th scope="col" { "Name" } th scope="col" { "Latest beat" } th.num scope="col" { "Nodes" }
