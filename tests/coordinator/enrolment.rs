@@ -297,6 +297,10 @@ fn a_person_renews_the_own_certificate_and_no_other() {
     }
     let log = on.world.log();
     assert!(log.contains("a person has renewed a certificate") && log.contains(&format!("actor={OPERATOR}")), "{log}");
+    let audit = on.logged("renewed");
+    let operators: Vec<&Value> = audit.iter().map(|entry| &entry["operator"]).collect();
+    assert_eq!(operators, [OPERATOR, OPERATOR, VIEWER, VIEWER], "{audit:?}");
+    assert!(audit.iter().all(|entry| entry["pool"].is_null() && entry["address"] == "127.0.0.1"), "{audit:?}");
     let (x, operator) = ("x.example.org", on.world.operator());
     for (client, asked, kind) in [
         (&operator, VIEWER, "bad_request_key"),
