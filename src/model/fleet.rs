@@ -229,7 +229,7 @@ named_enum! {
         TokenExpired = "token_expired",
         /// A node got a certificate by a token.
         Enrolled = "enrolled",
-        /// A node got its next certificate.
+        /// A node, an operator or a viewer got the next certificate.
         Renewed = "renewed",
         /// Certificates of nodes were revoked.
         CertificatesRevoked = "certificates_revoked",

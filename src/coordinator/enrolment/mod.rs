@@ -272,7 +272,7 @@ impl Enrolment {
         from: Option<IpAddr>,
         now: UnixTime,
     ) -> Result<String, NotCertified> {
-        self.certify_as((Role::Node, node), csr, claim, from, now)
+        self.certify_as((Role::Node, node, csr), claim, from, now)
     }
 
     /// The same for a person, whose connection shows a certificate of the same name.
@@ -286,7 +286,7 @@ impl Enrolment {
         from: Option<IpAddr>,
         asked_at: UnixTime,
     ) -> Result<String, NotCertified> {
-        self.certify_as((role, name), csr, Claim::Renewal { pool: None, asked_at }, from, clock::now())
+        self.certify_as((role, name, csr), Claim::Renewal { pool: None, asked_at }, from, clock::now())
     }
 
     /// Whether a certificate by an issuer of this name, DER, may be one of the authority.
@@ -297,8 +297,7 @@ impl Enrolment {
 
     fn certify_as(
         &self,
-        (role, node): (Role, &NodeId),
-        csr: &str,
+        (role, node, csr): (Role, &NodeId, &str),
         claim: Claim<'_>,
         from: Option<IpAddr>,
         now: UnixTime,

@@ -123,6 +123,10 @@ pub(crate) fn issued(
     let reason = format!("serial {}, until {}", certificate.serial, certificate.not_after);
     let issued =
         LogEntry { pool, token: token.map(|token| token.id.clone()), address, reason, ..LogEntry::new(action, at) };
+    // A person, who is a node of no pool.
+    if matches!(claim, Claim::Renewal { pool: None, .. }) {
+        return vec![LogEntry { operator: Some(certificate.node.clone()), ..issued }];
+    }
     let mut entries = vec![issued.about(node.clone())];
     if let Some(token) = token {
         if replaced > 0 {
