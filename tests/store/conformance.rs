@@ -452,6 +452,7 @@ pub(crate) fn a_copy_follows(store: &dyn Store) {
     }
     // A copy of another history is read again.
     copy.head.part_writes += 1_000;
+    copy.head.mark ^= 1;
     assert_eq!(store.follow(&pool(), &mut copy).unwrap(), News::ReadAgain);
     assert_eq!(copy.content, copy_of(store).content);
     assert!(store.follow(&pool_name("nowhere"), &mut copy).is_err());

@@ -13,9 +13,13 @@ mod enrolments;
 #[cfg(test)]
 mod erase;
 #[cfg(test)]
+mod etcd;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod reader;
+#[cfg(test)]
+mod proxy;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
@@ -53,6 +57,15 @@ macro_rules! suite {
                 let dir = tfo_testbed::scratch();
                 conformance::$test(&open(dir.path()));
             })*
+        }
+        mod etcd_of_one {
+            use super::*;
+            $(#[test] fn $test() { etcd::conforms(1, &[conformance::$test]); })*
+        }
+        /// One cluster for all, because three members take a while to start.
+        #[test]
+        fn etcd_of_three_members_conforms() {
+            etcd::conforms(3, &[$(conformance::$test),*]);
         }
     };
 }

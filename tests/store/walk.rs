@@ -225,7 +225,9 @@ pub(crate) struct Seen {
 }
 
 pub(crate) fn see(store: &dyn ReadStore, pool: &PoolName) -> Option<Seen> {
-    let PoolState { head, content, keys } = store.load(pool).unwrap()?;
+    let PoolState { head, content, keys, .. } = store.load(pool).unwrap()?;
+    // The mark is another one in each store.
+    let head = Head { mark: 0, ..head };
     let keys = keys.epochs().map(|epoch| (epoch, fingerprint(keys.key(epoch).unwrap()))).collect();
     let mut audit: Vec<AuditEntry> = Vec::new();
     loop {
