@@ -2,7 +2,7 @@
 //!
 //! From the outside in: [`cli`] and [`serve`] (one event loop for signals, reload and the watchdog), [`server`] (sockets,
 //! TLS, limits), [`routes`] (API v1: which peer may request what), [`enrolment`] (the authority: who gets a
-//! certificate), [`pool`] (one thread for each pool: the engine between store and
+//! certificate), [`store`] (the kind that is configured), [`pool`] (one thread for each pool: the engine between store and
 //! nodes), [`metrics`], and [`dashboard`] (health, the page).
 
 pub mod backup;
@@ -19,3 +19,4 @@ pub mod routes;
 pub mod serve;
 pub mod server;
 pub mod service_user;
+pub mod store;

@@ -13,7 +13,7 @@ use tfo_testbed::{SOON, now, poll_some, poll_until, scratch, skip_unless};
 
 use super::kek;
 use super::proxy::{Mode, Proxy};
-use super::walk::{beat, coordinator, hand, make, node, pool_name, proposal, ring, rotate, see, step, touch};
+use super::walk::{beat, coordinator, make, node, pool_name, proposal, ring, rotate, see, step, touch};
 
 const SEED: u64 = 7;
 const PREFIX: &str = "/tfo-fleet/";
@@ -371,8 +371,20 @@ fn a_roster_of_many_chunks_is_put_together_and_every_copy_follows() {
     assert!((15..=40).contains(&most) && chunks() <= 40, "{most} {}", chunks());
     // Another process reads them, and continues.
     let other = open(&etcd);
-    other.write(&pool(), &by, &touch(&store.load(&pool()).unwrap().unwrap().content.snapshot().clone(), &by.name, [node(1)])).unwrap();
-    store.write(&pool(), &by, &touch(&store.load(&pool()).unwrap().unwrap().content.snapshot().clone(), &by.name, [node(2)])).unwrap();
+    other
+        .write(
+            &pool(),
+            &by,
+            &touch(&store.load(&pool()).unwrap().unwrap().content.snapshot().clone(), &by.name, [node(1)]),
+        )
+        .unwrap();
+    store
+        .write(
+            &pool(),
+            &by,
+            &touch(&store.load(&pool()).unwrap().unwrap().content.snapshot().clone(), &by.name, [node(2)]),
+        )
+        .unwrap();
     assert_eq!(see(&store, &pool()), see(&other, &pool()));
 }
 
@@ -442,7 +454,10 @@ fn drivers_are_told_of_commits_and_the_stream_comes_back() {
     let watcher = open_through(&etcd, &proxy);
     let told = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let count = std::sync::Arc::clone(&told);
-    watcher.tell(&pool(), Box::new(move || drop(count.fetch_add(1, std::sync::atomic::Ordering::AcqRel))));
+    let tell = move || {
+        count.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+    };
+    watcher.tell(&pool(), Box::new(tell));
     let count = || told.load(std::sync::atomic::Ordering::Acquire);
     let is_open = |times: u64| poll_until(SOON, || watcher.watched().opened >= times);
     assert!(is_open(1));
@@ -491,5 +506,9 @@ fn a_stream_that_is_silent_is_opened_at_another_member() {
     commit(&store, &by, &next(&store)).unwrap();
     // Its reads find the other way, and show what the stream does not.
     assert_eq!(watcher.follow(&pool(), &mut copy).unwrap(), News::Followed);
-    assert!(poll_until(SOON, || watcher.watched().stuck == 1 && watcher.watched().resumed == 1), "{:?}", watcher.watched());
+    assert!(
+        poll_until(SOON, || watcher.watched().stuck == 1 && watcher.watched().resumed == 1),
+        "{:?}",
+        watcher.watched()
+    );
 }

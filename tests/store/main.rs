@@ -17,9 +17,9 @@ mod etcd;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
-mod reader;
-#[cfg(test)]
 mod proxy;
+#[cfg(test)]
+mod reader;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

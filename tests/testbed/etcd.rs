@@ -123,7 +123,8 @@ impl Etcd {
         }
         command.args(["--logger", "zap", "--log-outputs", "stderr"]).args(&self.more);
         let log = File::options().create(true).append(true).open(self.log_path(number)).unwrap();
-        self.members[number].child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        self.members[number].child =
+            Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
     /// Waits until a member serves clients; `seen` is the length of its log before its start.
@@ -168,7 +169,7 @@ impl Etcd {
         let all: serde_json::Value = serde_json::from_str(&text).unwrap();
         let leads = |one: &&serde_json::Value| one["Status"]["header"]["member_id"] == one["Status"]["leader"];
         let leader = all.as_array().unwrap().iter().find(leads).unwrap_or_else(|| panic!("no leader: {text}"));
-        self.urls().iter().position(|url| *leader["Endpoint"] == **url).unwrap()
+        self.urls().iter().position(|url| leader["Endpoint"] == url.as_str()).unwrap()
     }
 
     /// `etcdctl` with these arguments.
@@ -236,7 +237,10 @@ impl Drop for Etcd {
             for number in 0..self.members.len() {
                 let log = self.log(number);
                 let lines: Vec<&str> = log.lines().collect();
-                eprintln!("--- end of the log of etcd member {number}\n{}", lines[lines.len().saturating_sub(15)..].join("\n"));
+                eprintln!(
+                    "--- end of the log of etcd member {number}\n{}",
+                    lines[lines.len().saturating_sub(15)..].join("\n")
+                );
             }
         }
     }

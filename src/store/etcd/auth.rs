@@ -33,7 +33,7 @@ pub(super) struct Asked<'a> {
 /// The answer.
 #[derive(Deserialize)]
 pub(super) struct Given {
-    pub(super) token: Zeroizing<String>,
+    pub(super) token: String,
 }
 
 /// The token of the moment.

@@ -134,6 +134,11 @@ impl OutChunk {
         Self { lacks: false, out, dropped: dropped.clone() }
     }
 
+    /// What all chunks before it come to.
+    pub(super) fn of_all(exclusions: &Exclusions) -> Self {
+        Self { lacks: true, ..Self::new(exclusions, &BTreeSet::new()) }
+    }
+
     /// All exclusions in chunks of so many nodes.
     pub(super) fn of_parts(parts: &Parts, nodes: usize) -> Vec<Self> {
         let all: Vec<_> = parts.exclusions.iter().collect();

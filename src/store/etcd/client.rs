@@ -85,8 +85,13 @@ impl Client {
             .tcp_nodelay(true);
         let failed = |what: String| Failure::Refused { url: "this host".to_owned(), what };
         let http = http.build().map_err(|error| failed(error.to_string()))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("etcd").enable_all();
-        let runtime = runtime.build().map_err(|error| failed(error.to_string()))?;
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime
+            .worker_threads(1)
+            .thread_name("etcd")
+            .enable_all()
+            .build()
+            .map_err(|error| failed(error.to_string()))?;
         let (at, cluster) = (AtomicUsize::new(0), AtomicU64::new(0));
         Ok(Self { http, urls, user, token: Token::default(), at, cluster, runtime: Some(runtime) })
     }
@@ -144,7 +149,8 @@ impl Client {
             let body = body(&mut answer).await.map_err(lost)?.unwrap_or_default();
             let found: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             let version = found.get("etcdserver").and_then(serde_json::Value::as_str);
-            let foreign = || Failure::Refused { url: url.to_string(), what: "it does not answer as etcd does".to_owned() };
+            let foreign =
+                || Failure::Refused { url: url.to_string(), what: "it does not answer as etcd does".to_owned() };
             version.map(str::to_owned).ok_or_else(foreign)
         })
     }
@@ -188,7 +194,8 @@ impl Client {
             answer => answer?,
         };
         let open = |what: String| Failure::Open { url: url.to_string(), what };
-        let answer: A = serde_json::from_slice(&answer).map_err(|error| open(format!("its answer is cut or foreign: {error}")))?;
+        let answer: A =
+            serde_json::from_slice(&answer).map_err(|error| open(format!("its answer is cut or foreign: {error}")))?;
         self.is_ours(answer.header().cluster_id).map_err(open)?;
         Ok(answer)
     }
@@ -196,7 +203,11 @@ impl Client {
     fn is_ours(&self, cluster: u64) -> Result<(), String> {
         match self.cluster.compare_exchange(0, cluster, Ordering::AcqRel, Ordering::Acquire) {
             Err(known) if known != cluster => {
-                tracing::error!(known, found = cluster, "a member belongs to another cluster; name the members of one cluster in store.urls");
+                tracing::error!(
+                    known,
+                    found = cluster,
+                    "a member belongs to another cluster; name the members of one cluster in store.urls"
+                );
                 Err(format!("it belongs to cluster {cluster:x}, and this coordinator has begun with {known:x}"))
             }
             Ok(_) | Err(_) => Ok(()),
@@ -216,15 +227,20 @@ impl Client {
                 other => other,
             })?;
             let given = serde_json::from_slice::<Given>(&answer);
-            given.map(|given| given.token).map_err(|_| Failure::Away {
-                url: url.to_string(),
-                what: "its answer has no token".to_owned(),
-            })
+            given
+                .map(|given| Zeroizing::new(given.token))
+                .map_err(|_| Failure::Away { url: url.to_string(), what: "its answer has no token".to_owned() })
         };
         self.token.get(refused, make).await.map(Some)
     }
 
-    async fn post(&self, url: &Url, call: Call, body: &[u8], shown: Option<&Shown>) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    async fn post(
+        &self,
+        url: &Url,
+        call: Call,
+        body: &[u8],
+        shown: Option<&Shown>,
+    ) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let request = self.http.post(join(url, call.path)).timeout(call.timeout);
         let request = request.header(CONTENT_TYPE, "application/json").body(body.to_vec());
         let request = match shown.map(|shown| HeaderValue::from_str(shown.text())) {
@@ -244,7 +260,12 @@ impl Client {
     }
 
     /// Opens a stream at the member after the present one for `turn` times.
-    pub(super) async fn stream(&self, path: &str, body: &impl Serialize, turn: usize) -> Result<reqwest::Response, Failure> {
+    pub(super) async fn stream(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        turn: usize,
+    ) -> Result<reqwest::Response, Failure> {
         let url = &self.urls[(self.at.load(Ordering::Relaxed) + turn) % self.urls.len()];
         let shown = self.shown(url, None).await?;
         let request = self.http.post(join(url, path)).header(CONTENT_TYPE, "application/json");

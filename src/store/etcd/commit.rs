@@ -149,12 +149,11 @@ impl EtcdStore {
         let mut slots = slots.clone();
         slots.keep_only(&plan.keep);
         for (epoch, key) in &plan.add {
-            let sealed =
-                self.reader.key.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
-                    step: "seal a key for",
-                    place: self.reader.place.clone(),
-                    source: error.into(),
-                })?;
+            let sealed = self.reader.key.seal(&document.pool_id, *epoch, key).map_err(|error| StoreError::Failed {
+                step: "seal a key for",
+                place: self.reader.place.clone(),
+                source: error.into(),
+            })?;
             slots.add(*epoch, &sealed);
         }
         Ok(Operation::put(&at.keys(), value::print(&at.keys(), &slots.to_text())))
@@ -162,8 +161,7 @@ impl EtcdStore {
 
     /// What is read if a transaction is not done: to tell why.
     pub(super) fn looks(&self, at: &PoolKeys, by: &Writer) -> Vec<Operation> {
-        let ranges =
-            [Range::one(&self.reader.keys.meta()), Range::one(&at.head), Range::one(&at.stamp(&by.name))];
+        let ranges = [Range::one(&self.reader.keys.meta()), Range::one(&at.head), Range::one(&at.stamp(&by.name))];
         ranges.into_iter().map(Operation::Range).collect()
     }
 
@@ -192,9 +190,9 @@ impl EtcdStore {
         for pair in &pairs {
             let (exclusions, dropped) = self.reader.parse::<OutChunk>(pair)?.into_parts();
             all.extend(exclusions);
-            dropped.iter().for_each(|node| drop(all.remove(node)));
+            all.retain(|node, _| !dropped.contains(node));
         }
-        let chunk = OutChunk { lacks: true, ..OutChunk::new(&all, &std::collections::BTreeSet::new()) };
+        let chunk = OutChunk::of_all(&all);
         let put = Operation::put(last.name(), value::print(last.name(), &chunk));
         if put.bytes() > CHUNK_BYTES_MAX || first.name() == last.name() {
             return Ok(());

@@ -41,9 +41,9 @@ impl EtcdStore {
             last.push(Operation::put(&at.parts(), Vec::new()));
             last.push(Operation::delete(&at.maker()));
             let batches = batches(rest(&at, image));
-            let is_made = batches.into_iter().try_fold(true, |good, batch| {
-                Ok::<_, StoreError>(good && self.put_if_maker(&at, maker, batch)?)
-            })?;
+            let is_made = batches
+                .into_iter()
+                .try_fold(true, |good, batch| Ok::<_, StoreError>(good && self.put_if_maker(&at, maker, batch)?))?;
             if is_made && self.put_if_maker(&at, maker, last)? {
                 return Ok(());
             }

@@ -86,10 +86,15 @@ impl Failure {
             400 if text.contains("has been compacted") => Self::Compacted { url },
             400 if text.contains("future revision") => Self::Future { url },
             429 if text.contains("space exceeded") => Self::Quota { url, what },
-            404 => Self::Refused { url, what: format!("there is no JSON gateway; start etcd with --enable-grpc-gateway ({status})") },
+            404 => Self::Refused {
+                url,
+                what: format!("there is no JSON gateway; start etcd with --enable-grpc-gateway ({status})"),
+            },
             503 if text.contains("code = Unavailable") && text.contains("bad certificate") => Self::Refused {
                 url,
-                what: format!("{what}: with --client-cert-auth the certificate of etcd itself needs the usage clientAuth, too"),
+                what: format!(
+                    "{what}: with --client-cert-auth the certificate of etcd itself needs the usage clientAuth, too"
+                ),
             },
             400 | 403 | 429 => Self::Refused { url, what },
             _ => Self::Open { url, what },

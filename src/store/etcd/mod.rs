@@ -137,7 +137,13 @@ impl Store for EtcdStore {
         self.create_pool(pool, image)
     }
 
-    fn commit(&self, pool: &PoolName, by: &Writer, proposal: &Proposal, keys: &KeyRing) -> Result<Erasure, CommitError> {
+    fn commit(
+        &self,
+        pool: &PoolName,
+        by: &Writer,
+        proposal: &Proposal,
+        keys: &KeyRing,
+    ) -> Result<Erasure, CommitError> {
         self.commit_proposal((pool, by), proposal, keys)
     }
 

@@ -144,7 +144,11 @@ fn hold(path: &Path) -> Result<(File, String), StoreError> {
     let failed = |error: std::io::Error| {
         let (place, denied) = (place(), error.kind() == ErrorKind::PermissionDenied);
         let source = Cause::from(error);
-        if denied { StoreError::Unwritable { place, source } } else { StoreError::Failed { step: "lock", place, source } }
+        if denied {
+            StoreError::Unwritable { place, source }
+        } else {
+            StoreError::Failed { step: "lock", place, source }
+        }
     };
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;

@@ -95,7 +95,10 @@ impl EtcdReader {
     fn check_release(&self) -> Result<(), StoreError> {
         let version = self.client.version().map_err(self.unread())?;
         refusal_of(&version).map_or(Ok(()), |why| {
-            Err(StoreError::Rejected { place: self.place.clone(), source: Cause::from(format!("etcd {version} {why}")) })
+            Err(StoreError::Rejected {
+                place: self.place.clone(),
+                source: Cause::from(format!("etcd {version} {why}")),
+            })
         })
     }
 }

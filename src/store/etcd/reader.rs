@@ -94,7 +94,10 @@ impl EtcdReader {
     }
 
     /// The value of a range of one key.
-    pub(super) fn parse_one<T: serde::de::DeserializeOwned>(&self, range: Option<Ranged>) -> Result<Option<T>, StoreError> {
+    pub(super) fn parse_one<T: serde::de::DeserializeOwned>(
+        &self,
+        range: Option<Ranged>,
+    ) -> Result<Option<T>, StoreError> {
         range.and_then(|mut range| range.kvs.pop()).map(|pair| self.parse(&pair)).transpose()
     }
 
@@ -155,7 +158,6 @@ impl EtcdReader {
         Err(Failure::Compacted { url: self.client.members() }.of_reading(&self.place))
     }
 
-    #[expect(clippy::type_complexity, reason = "between two functions of this file")]
     fn read_pool(&self, pool: &PoolName) -> Result<Option<(Pair, Vec<Pair>, i64)>, Failure> {
         let keys = self.keys.pool(pool);
         let (pairs, revision) = self.client.read_all(&keys.all, 0)?;
@@ -167,7 +169,8 @@ impl EtcdReader {
     fn collect(&self, pool: &PoolName, (head, at): (Pair, i64), pairs: Vec<Pair>) -> Result<PoolState, StoreError> {
         let keys = self.keys.pool(pool);
         let PoolHead { revision } = self.parse(&head)?;
-        let (mut parts, mut trail) = (Parts::default(), Trail { revision: at, document: head.mod_revision, ..Trail::default() });
+        let (mut parts, mut trail) =
+            (Parts::default(), Trail { revision: at, document: head.mod_revision, ..Trail::default() });
         let (mut document, mut slots, mut mark, mut part_writes) = (None, None, None, None);
         let mut found: BTreeMap<CoordinatorName, (u64, u64)> = BTreeMap::new();
         let mut last: BTreeMap<CoordinatorName, LastChunk> = BTreeMap::new();
@@ -184,7 +187,9 @@ impl EtcdReader {
             } else if let Some(number) = number(key, &keys.outs()) {
                 let (exclusions, dropped) = self.parse::<OutChunk>(&pair)?.into_parts();
                 parts.exclusions.extend(exclusions);
-                dropped.iter().for_each(|node| drop(parts.exclusions.remove(node)));
+                for node in &dropped {
+                    parts.exclusions.remove(node);
+                }
                 trail.out = number;
             } else if let Some(by) = rest(key, &keys.beats()) {
                 let beat: Beat = self.parse(&pair)?;
@@ -202,7 +207,9 @@ impl EtcdReader {
         for (by, LastChunk { number, chunks }) in last {
             let counted = found.remove(&by).unwrap_or_default();
             if counted.1 != chunks || (chunks > 0 && counted.0 != number) {
-                return Err(self.damaged(format!("parts of the node records that {by} wrote in pool {pool} are missing")));
+                return Err(
+                    self.damaged(format!("parts of the node records that {by} wrote in pool {pool} are missing"))
+                );
             }
             trail.rosters.insert(by, number);
         }
@@ -246,7 +253,7 @@ impl EtcdReader {
 
     /// Reads what was written since the copy was read; none if the copy knows no revision.
     fn read_since(&self, keys: &PoolKeys, copy: &PoolState) -> Result<Option<Transacted>, Failure> {
-        let Trail { revision, out, rosters } = &copy.trail;
+        let Trail { revision, out, rosters, document: _ } = &copy.trail;
         if *revision == 0 || rosters.len() > ROSTERS_MAX {
             return Ok(None);
         }
@@ -265,7 +272,12 @@ impl EtcdReader {
     }
 
     /// Takes it into the copy; none, and no change, if that does not lead to what is stored.
-    fn take_over(&self, pool: &PoolName, copy: &mut PoolState, mut read: Transacted) -> Result<Option<News>, StoreError> {
+    fn take_over(
+        &self,
+        pool: &PoolName,
+        copy: &mut PoolState,
+        mut read: Transacted,
+    ) -> Result<Option<News>, StoreError> {
         let (keys, at) = (self.keys.pool(pool), read.header.revision);
         let mut ranges = read.take_ranges();
         let before: Option<At> = self.parse_one(ranges.next())?;

@@ -109,11 +109,9 @@ impl EtcdStore {
         own: Own,
     ) -> Result<(Transaction, LastChunk), StoreError> {
         let (mut last, mark) = (own.last, At { mark: mark()? });
-        let mut success = vec![
-            Operation::put(&at.at(), value::print(&at.at(), &mark)),
-            Operation::put(&at.parts(), Vec::new()),
-        ];
-        if writes.len() > 0 {
+        let mut success =
+            vec![Operation::put(&at.at(), value::print(&at.at(), &mark)), Operation::put(&at.parts(), Vec::new())];
+        if writes.nodes().next().is_some() {
             last = LastChunk { number: last.number + 1, chunks: last.chunks + 1 };
             let key = at.chunk(&by.name, last.number);
             success.push(Operation::put(&key, value::print(&key, &RosterChunk::of(writes))));

@@ -188,7 +188,9 @@ impl Stream {
                     self.next = 0;
                 }
                 Ok(End::WentBack) => {
-                    tracing::error!("etcd shows an older revision than before: it was restored, or another cluster answers");
+                    tracing::error!(
+                        "etcd shows an older revision than before: it was restored, or another cluster answers"
+                    );
                     Shared::count(&self.shared.went_back);
                     self.shared.read.store(0, Ordering::Release);
                     self.next = 0;

@@ -358,7 +358,12 @@ mod tests {
     #[test]
     fn requests_are_as_the_gateway_wants_them() {
         let transaction = Transaction {
-            compare: vec![Compare::is_absent("a"), Compare::is_of("b", 7), Compare::is("c", b"x"), Compare::is_there("d")],
+            compare: vec![
+                Compare::is_absent("a"),
+                Compare::is_of("b", 7),
+                Compare::is("c", b"x"),
+                Compare::is_there("d"),
+            ],
             success: vec![Operation::put("a", b"1".to_vec()), Operation::Range(Range::under("p/").limit(2).at(9))],
             failure: vec![Operation::delete("a"), Operation::delete_between("a", "b")],
         };
@@ -374,7 +379,10 @@ mod tests {
             [{"response_put":{"header":{"revision":"5"}}},{"response_range":{"kvs":[{"key":"YQ==","value":"MQ==",
             "mod_revision":"4","version":"2"}],"count":"1"}}]}"#;
         let mut read: Transacted = serde_json::from_str(answer).unwrap();
-        assert_eq!((read.header.cluster_id, read.header.revision, read.succeeded), (14_841_639_068_965_178_418, 5, true));
+        assert_eq!(
+            (read.header.cluster_id, read.header.revision, read.succeeded),
+            (14_841_639_068_965_178_418, 5, true)
+        );
         let ranges: Vec<Ranged> = read.take_ranges().collect();
         let pair = &ranges[0].kvs[0];
         assert_eq!((pair.name(), &pair.value.0[..], pair.mod_revision, pair.version), ("a", &b"1"[..], 4, 2));

@@ -161,6 +161,7 @@ fn driver(store: &Arc<FakeStore>, name: &str, file_policy: Policy) -> Driver {
         confirmed_at_ms: AtomicU64::new(1),
         revision: AtomicU64::new(0),
         policy: ArcSwap::from_pointee(replica.document().policy.clone()),
+        told: AtomicBool::new(false),
     };
     let watched = Watched { metrics: Arc::new(Metrics::new()), connections: Arc::default() };
     Driver::new(replica, file_policy, watched, Arc::new(shared))
@@ -268,6 +269,7 @@ impl World {
             confirmed_at_ms: AtomicU64::new(shared.confirmed_at_ms.load(Ordering::Relaxed)),
             revision: AtomicU64::new(shared.revision.load(Ordering::Relaxed)),
             policy: ArcSwap::new(shared.policy.load_full()),
+            told: AtomicBool::new(false),
         });
     }
 
