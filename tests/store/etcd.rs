@@ -112,12 +112,12 @@ fn no_key_is_in_the_files_of_a_member() {
     skip_unless!(need_etcd());
     let etcd = Etcd::new(&Plan::of(1));
     let store = open(&etcd);
-    for index in 0..40 {
+    for index in 0..20 {
         step(&store, &pool(), SEED, index).unwrap();
     }
     let (document, _) = store.document(&pool()).unwrap().unwrap();
     let last = document.next_epoch.get();
-    assert!(last > 4);
+    assert!(last > 2, "{last}");
     let mut files = vec![etcd.path("data0")];
     let mut bytes = 0;
     while let Some(path) = files.pop() {
@@ -125,7 +125,9 @@ fn no_key_is_in_the_files_of_a_member() {
             files.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             continue;
         }
-        let content = std::fs::read(&path).unwrap();
+        let mut content = std::fs::read(&path).unwrap();
+        // Files are made longer than what is in them.
+        content.truncate(content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
         bytes += content.len();
         for epoch in (1..last).map(|epoch| Epoch::new(epoch).unwrap()) {
             let key = super::walk::key(SEED, epoch);

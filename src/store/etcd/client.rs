@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::auth::{Asked, EtcdUser, Given, Shown, Token};
 use super::failure::Failure;
-use super::wire::{Headed, Pair, Range, Ranged, Transacted, Transaction};
+use super::wire::{Headed, Pair, Range, Transacted, Transaction};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A read of a few keys.
@@ -26,9 +26,9 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than etcd itself waits for a leader in the common case.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Keys of one page; a value is at most a megabyte.
-const PAGE_KEYS: i64 = 32;
+const PAGE_KEYS: i64 = 64;
 /// Longest answer: a page of the largest values, as base64.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+const ANSWER_BYTES_MAX: usize = 128 << 20;
 /// A connection that is not used for so long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a read is tried on a lone member, whose connection may have been cut by a restart.
@@ -122,19 +122,33 @@ impl Client {
     ///
     /// Fails with [`Failure::Compacted`] if that takes so long that etcd forgets it.
     pub(super) fn read_all(&self, prefix: &str, at: i64) -> Result<(Vec<Pair>, i64), Failure> {
+        self.read_all_beside(prefix, None, at).map(|(pairs, _, revision)| (pairs, revision))
+    }
+
+    /// The same, with another key of that revision.
+    pub(super) fn read_all_beside(
+        &self,
+        prefix: &str,
+        beside: Option<&str>,
+        at: i64,
+    ) -> Result<(Vec<Pair>, Option<Pair>, i64), Failure> {
         let (mut found, mut first, mut revision) = (Vec::new(), prefix.to_owned(), at);
+        let mut other = None;
         loop {
-            let range = Range::from(&first, prefix).limit(PAGE_KEYS).at(revision);
-            let call = Call { path: "v3/kv/range", timeout: PAGE_TIMEOUT, reads: true };
-            let page: Ranged = self.call(call, &range)?;
+            let page = Range::from(&first, prefix).limit(PAGE_KEYS).at(revision);
+            let one = beside.filter(|_| found.is_empty()).map(|key| Range::one(key).at(revision));
+            let mut read = self.read_much([page].into_iter().chain(one))?;
             if revision == 0 {
-                revision = page.header.revision;
+                revision = read.header.revision;
             }
+            let mut ranges = read.take_ranges();
+            let page = ranges.next().unwrap_or_default();
             found.extend(page.kvs);
+            other = ranges.next().and_then(|mut range| range.kvs.pop()).or(other);
             match found.last() {
                 // The first key after it.
                 Some(last) if page.more => first = format!("{}\0", last.name()),
-                Some(_) | None => return Ok((found, revision)),
+                Some(_) | None => return Ok((found, other, revision)),
             }
         }
     }

@@ -19,6 +19,8 @@ use tfo_model::ids::PoolName;
 pub(super) const AUDIT_KEPT: u64 = 10_000;
 /// So many chunks of exclusions are put together.
 const OUTS_MAX: i64 = 64;
+/// The latest chunks stay as they are: a copy that is a little behind need not read all again.
+pub(super) const LATEST_KEPT: usize = 4;
 /// Most bytes of a chunk that stands for several.
 pub(super) const CHUNK_BYTES_MAX: usize = 512 << 10;
 
@@ -182,9 +184,11 @@ impl EtcdStore {
         Ok(revision)
     }
 
-    /// Puts all chunks of exclusions together, if that is not too long.  Says nothing new, so no position changes.
+    /// Puts the chunks of exclusions together, apart from the latest, if that is not too long.  Says nothing new, so no
+    /// position changes.
     fn put_outs_together(&self, at: &PoolKeys) -> Result<(), StoreError> {
-        let (pairs, _) = self.reader.client.read_all(&at.outs(), 0).map_err(self.reader.unread())?;
+        let (mut pairs, _) = self.reader.client.read_all(&at.outs(), 0).map_err(self.reader.unread())?;
+        pairs.truncate(pairs.len().saturating_sub(LATEST_KEPT));
         let (Some(first), Some(last)) = (pairs.first(), pairs.last()) else { return Ok(()) };
         let mut all = Exclusions::new();
         for pair in &pairs {

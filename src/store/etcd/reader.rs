@@ -160,9 +160,7 @@ impl EtcdReader {
 
     fn read_pool(&self, pool: &PoolName) -> Result<Option<(Pair, Vec<Pair>, i64)>, Failure> {
         let keys = self.keys.pool(pool);
-        let (pairs, revision) = self.client.read_all(&keys.all, 0)?;
-        let mut read = self.client.read([Range::one(&keys.head).at(revision)])?;
-        let head = read.take_ranges().next().and_then(|mut range| range.kvs.pop());
+        let (pairs, head, revision) = self.client.read_all_beside(&keys.all, Some(&keys.head), 0)?;
         Ok(head.map(|head| (head, pairs, revision)))
     }
 

@@ -5,7 +5,7 @@
 //! record.
 
 use super::chunk::RosterChunk;
-use super::commit::CHUNK_BYTES_MAX;
+use super::commit::{CHUNK_BYTES_MAX, LATEST_KEPT};
 use super::keys::PoolKeys;
 use super::reader::{At, LastChunk};
 use super::wire::{Compare, Operation, Pair, Range, Transaction};
@@ -131,9 +131,9 @@ impl EtcdStore {
         let prefix = at.chunks(&by.name);
         let (pairs, _) = self.reader.client.read_all(&prefix, 0).map_err(self.reader.unread())?;
         let chunks: Vec<RosterChunk> = pairs.iter().map(|pair| self.reader.parse(pair)).collect::<Result<_, _>>()?;
-        let mut start = 0;
-        while start < chunks.len() {
-            let (count, value) = group(&pairs[start..], &chunks[start..], start == 0);
+        let (mut start, end) = (0, chunks.len().saturating_sub(LATEST_KEPT));
+        while start < end {
+            let (count, value) = group(&pairs[start..end], &chunks[start..], start == 0);
             let some = &pairs[start..start + count];
             start += count;
             if let [first, .., last] = some {
@@ -161,10 +161,11 @@ impl EtcdStore {
     }
 }
 
-/// How many of these chunks, from the first on, are put together, and the value of the one that takes their place.
+/// How many chunks, from the first on, are put together, and the value of the one that takes their place: at most those that
+/// have a pair here; the later ones are there to tell what they say again.
 fn group(pairs: &[Pair], chunks: &[RosterChunk], oldest: bool) -> (usize, Vec<u8>) {
     let mut taken = (1, Vec::new());
-    for count in 1..=chunks.len() {
+    for count in 1..=pairs.len() {
         let merged = merge(&chunks[..count], &chunks[count..], oldest);
         let value = value::print(pairs[count - 1].name(), &merged);
         if count > 1 && value.len() > CHUNK_BYTES_MAX {

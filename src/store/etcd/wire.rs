@@ -278,8 +278,6 @@ impl Pair {
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct Ranged {
     #[serde(default)]
-    pub(super) header: Header,
-    #[serde(default)]
     pub(super) kvs: Vec<Pair>,
     /// Whether there are more than the limit.
     #[serde(default)]
@@ -316,12 +314,6 @@ impl Transacted {
 /// Answers with a head, which names the cluster.
 pub(super) trait Headed {
     fn header(&self) -> Header;
-}
-
-impl Headed for Ranged {
-    fn header(&self) -> Header {
-        self.header
-    }
 }
 
 impl Headed for Transacted {
