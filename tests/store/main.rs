@@ -62,10 +62,12 @@ macro_rules! suite {
             use super::*;
             $(#[test] fn $test() { etcd::conforms(1, &[conformance::$test]); })*
         }
-        /// One cluster for all, because three members take a while to start.
+        /// One cluster for all, because three members take a while to start.  A short run does some of them.
         #[test]
         fn etcd_of_three_members_conforms() {
-            etcd::conforms(3, &[$(conformance::$test),*]);
+            let all: &[fn(&dyn tfo_store::Store)] = &[$(conformance::$test),*];
+            let some: Vec<_> = all.iter().copied().step_by(tfo_testbed::by_size(4, 1, 1)).collect();
+            etcd::conforms(3, &some);
         }
     };
 }

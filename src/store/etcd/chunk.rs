@@ -66,6 +66,7 @@ impl RosterChunk {
 
     /// Takes a later chunk in.
     pub(super) fn add(&mut self, later: &Self) {
+        self.lacks |= later.lacks;
         for node in &later.removed {
             self.entries.remove(node);
             self.acks.remove(node);
@@ -73,13 +74,6 @@ impl RosterChunk {
         }
         self.entries.extend(later.entries.iter().map(|(node, entry)| (node.clone(), entry.clone())));
         self.acks.extend(later.acks.iter().map(|(node, ack)| (node.clone(), ack.clone())));
-    }
-
-    /// Drops what later chunks say again or remove: `later` is what they come to.
-    pub(super) fn drop_superseded(&mut self, later: &Self) {
-        let is_live = |node: &NodeId| !later.removed.contains(node);
-        self.entries.retain(|node, _| is_live(node) && !later.entries.contains_key(node));
-        self.acks.retain(|node, _| is_live(node) && !later.acks.contains_key(node));
     }
 }
 

@@ -10,13 +10,12 @@ use std::time::Duration;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
 use super::auth::{Asked, EtcdUser, Given, Shown, Token};
 use super::failure::Failure;
-use super::wire::{Headed, Pair, Range, Transacted, Transaction};
+use super::wire::{Pair, Range, Transacted, Transaction};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A read of a few keys.
@@ -33,6 +32,9 @@ const ANSWER_BYTES_MAX: usize = 128 << 20;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a read is tried on a lone member, whose connection may have been cut by a restart.
 const TRIES_MIN: usize = 2;
+
+/// Where transactions go, reads included.
+const TRANSACT: &str = "v3/kv/txn";
 
 /// How to reach a cluster.
 #[derive(Debug)]
@@ -103,19 +105,17 @@ impl Client {
 
     /// Reads few keys, of one revision.
     pub(super) fn read(&self, ranges: impl IntoIterator<Item = Range>) -> Result<Transacted, Failure> {
-        let call = Call { path: "v3/kv/txn", timeout: READ_TIMEOUT, reads: true };
-        self.call(call, &Transaction::reading(ranges))
+        self.transact(Call { path: TRANSACT, timeout: READ_TIMEOUT, reads: true }, &Transaction::reading(ranges))
     }
 
     /// As [`Self::read`], if the answer may be long.
     pub(super) fn read_much(&self, ranges: impl IntoIterator<Item = Range>) -> Result<Transacted, Failure> {
-        let call = Call { path: "v3/kv/txn", timeout: PAGE_TIMEOUT, reads: true };
-        self.call(call, &Transaction::reading(ranges))
+        self.transact(Call { path: TRANSACT, timeout: PAGE_TIMEOUT, reads: true }, &Transaction::reading(ranges))
     }
 
     /// Does one transaction, which may write.
     pub(super) fn write(&self, transaction: &Transaction) -> Result<Transacted, Failure> {
-        self.call(Call { path: "v3/kv/txn", timeout: WRITE_TIMEOUT, reads: false }, transaction)
+        self.transact(Call { path: TRANSACT, timeout: WRITE_TIMEOUT, reads: false }, transaction)
     }
 
     /// Everything under a prefix as it was at one revision: that of `at`, or the present one if that is 0.
@@ -169,13 +169,13 @@ impl Client {
         })
     }
 
-    fn call<A: DeserializeOwned + Headed>(&self, call: Call, request: &impl Serialize) -> Result<A, Failure> {
+    fn transact(&self, call: Call, request: &Transaction) -> Result<Transacted, Failure> {
         let body = Zeroizing::new(serde_json::to_vec(request).expect("plain data"));
         self.runtime().block_on(self.ask_in_turn(call, &body))
     }
 
     /// Asks the member that answered last, and the others if that cannot be done twice.
-    async fn ask_in_turn<A: DeserializeOwned + Headed>(&self, call: Call, body: &[u8]) -> Result<A, Failure> {
+    async fn ask_in_turn(&self, call: Call, body: &[u8]) -> Result<Transacted, Failure> {
         let (count, start) = (self.urls.len(), self.at.load(Ordering::Relaxed));
         let mut tries = 0..count.max(TRIES_MIN);
         loop {
@@ -198,7 +198,7 @@ impl Client {
     }
 
     /// Asks one member; with a fresh token if it does not accept the present one.
-    async fn ask<A: DeserializeOwned + Headed>(&self, url: &Url, call: Call, body: &[u8]) -> Result<A, Failure> {
+    async fn ask(&self, url: &Url, call: Call, body: &[u8]) -> Result<Transacted, Failure> {
         let shown = self.shown(url, None).await?;
         let answer = match self.post(url, call, body, shown.as_ref()).await {
             Err(Failure::Token { .. }) if self.user.is_some() => {
@@ -208,9 +208,9 @@ impl Client {
             answer => answer?,
         };
         let open = |what: String| Failure::Open { url: url.to_string(), what };
-        let answer: A =
+        let answer: Transacted =
             serde_json::from_slice(&answer).map_err(|error| open(format!("its answer is cut or foreign: {error}")))?;
-        self.is_ours(answer.header().cluster_id).map_err(open)?;
+        self.is_ours(answer.header.cluster_id).map_err(open)?;
         Ok(answer)
     }
 
@@ -257,13 +257,7 @@ impl Client {
     ) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let request = self.http.post(join(url, call.path)).timeout(call.timeout);
         let request = request.header(CONTENT_TYPE, "application/json").body(body.to_vec());
-        let request = match shown.map(|shown| HeaderValue::from_str(shown.text())) {
-            Some(Ok(mut token)) => {
-                token.set_sensitive(true);
-                request.header(AUTHORIZATION, token)
-            }
-            Some(Err(_)) | None => request,
-        };
+        let request = with_token(request, shown);
         let lost = |error: reqwest::Error| Failure::without_answer(url.as_str(), &error);
         let mut answer = request.send().await.map_err(lost)?;
         let status = answer.status().as_u16();
@@ -284,13 +278,7 @@ impl Client {
         let shown = self.shown(url, None).await?;
         let request = self.http.post(join(url, path)).header(CONTENT_TYPE, "application/json");
         let request = request.body(serde_json::to_vec(body).expect("plain data"));
-        let request = match shown.as_ref().map(|shown| HeaderValue::from_str(shown.text())) {
-            Some(Ok(mut token)) => {
-                token.set_sensitive(true);
-                request.header(AUTHORIZATION, token)
-            }
-            Some(Err(_)) | None => request,
-        };
+        let request = with_token(request, shown.as_ref());
         let lost = |error: reqwest::Error| Failure::without_answer(url.as_str(), &error);
         let mut answer = request.send().await.map_err(lost)?;
         let status = answer.status().as_u16();
@@ -332,6 +320,16 @@ async fn body(answer: &mut reqwest::Response) -> Result<Option<Zeroizing<Vec<u8>
         bytes.extend_from_slice(&chunk);
     }
     Ok(Some(bytes))
+}
+
+fn with_token(request: reqwest::RequestBuilder, shown: Option<&Shown>) -> reqwest::RequestBuilder {
+    match shown.map(|shown| HeaderValue::from_str(shown.text())) {
+        Some(Ok(mut token)) => {
+            token.set_sensitive(true);
+            request.header(AUTHORIZATION, token)
+        }
+        Some(Err(_)) | None => request,
+    }
 }
 
 fn join(url: &Url, path: &str) -> Url {

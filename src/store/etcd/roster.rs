@@ -4,6 +4,8 @@
 //! told of each.  Invariants: a chunk is written once, under the number after the last; what puts chunks together changes no
 //! record.
 
+use std::collections::BTreeMap;
+
 use super::chunk::RosterChunk;
 use super::commit::{CHUNK_BYTES_MAX, LATEST_KEPT};
 use super::keys::PoolKeys;
@@ -14,7 +16,7 @@ use crate::check;
 use crate::error::{CommitError, Refusal, StoreError};
 use crate::limits::PARTS_MAX;
 use tfo_engine::rollout::parts::{Stamp, Writer, Writes};
-use tfo_model::ids::{CoordinatorName, PoolName};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolName};
 
 /// Chunks of one roster that are put together; more if they are large.
 const CHUNKS_MAX: u64 = 32;
@@ -131,9 +133,10 @@ impl EtcdStore {
         let prefix = at.chunks(&by.name);
         let (pairs, _) = self.reader.client.read_all(&prefix, 0).map_err(self.reader.unread())?;
         let chunks: Vec<RosterChunk> = pairs.iter().map(|pair| self.reader.parse(pair)).collect::<Result<_, _>>()?;
+        let said = Said::by(&chunks);
         let (mut start, end) = (0, chunks.len().saturating_sub(LATEST_KEPT));
         while start < end {
-            let (count, value) = group(&pairs[start..end], &chunks[start..], start == 0);
+            let (count, value) = group(&pairs, &chunks, &said, (start, end));
             let some = &pairs[start..start + count];
             start += count;
             if let [first, .., last] = some {
@@ -161,33 +164,54 @@ impl EtcdStore {
     }
 }
 
-/// How many chunks, from the first on, are put together, and the value of the one that takes their place: at most those that
-/// have a pair here; the later ones are there to tell what they say again.
-fn group(pairs: &[Pair], chunks: &[RosterChunk], oldest: bool) -> (usize, Vec<u8>) {
-    let mut taken = (1, Vec::new());
-    for count in 1..=pairs.len() {
-        let merged = merge(&chunks[..count], &chunks[count..], oldest);
-        let value = value::print(pairs[count - 1].name(), &merged);
-        if count > 1 && value.len() > CHUNK_BYTES_MAX {
+/// The last chunk of all that says something of a node, by its place.
+#[derive(Debug, Default)]
+struct Said<'a> {
+    entries: BTreeMap<&'a NodeId, usize>,
+    acks: BTreeMap<&'a NodeId, usize>,
+    removed: BTreeMap<&'a NodeId, usize>,
+}
+
+impl<'a> Said<'a> {
+    fn by(chunks: &'a [RosterChunk]) -> Self {
+        let mut said = Self::default();
+        for (place, chunk) in chunks.iter().enumerate() {
+            said.entries.extend(chunk.entries.keys().map(|node| (node, place)));
+            said.acks.extend(chunk.acks.keys().map(|node| (node, place)));
+            said.removed.extend(chunk.removed.iter().map(|node| (node, place)));
+        }
+        said
+    }
+
+    /// Whether nothing from this place on says again, or removes, what is said of the node before.
+    fn stays(&self, said: &BTreeMap<&NodeId, usize>, node: &NodeId, end: usize) -> bool {
+        let is_before = |places: &BTreeMap<&NodeId, usize>| places.get(node).is_none_or(|place| *place < end);
+        is_before(said) && is_before(&self.removed)
+    }
+}
+
+/// How many chunks from `start` on, and before `end`, are put together, and the value of the one that takes their place.
+fn group(pairs: &[Pair], chunks: &[RosterChunk], said: &Said<'_>, (start, end): (usize, usize)) -> (usize, Vec<u8>) {
+    let (mut taken, mut all) = ((1, Vec::new()), RosterChunk::default());
+    for place in start..end {
+        all.add(&chunks[place]);
+        let value = value::print(pairs[place].name(), &without_superseded(&all, said, start, place + 1));
+        if place > start && value.len() > CHUNK_BYTES_MAX {
             break;
         }
-        taken = (count, value);
+        taken = (place + 1 - start, value);
     }
     taken
 }
 
-/// What chunks come to, without what the later ones say again.
-fn merge(chunks: &[RosterChunk], later: &[RosterChunk], oldest: bool) -> RosterChunk {
-    let fold = |chunks: &[RosterChunk]| {
-        let mut all = RosterChunk::default();
-        chunks.iter().for_each(|chunk| all.add(chunk));
-        all
-    };
-    let mut merged = fold(chunks);
-    merged.drop_superseded(&fold(later));
+/// What the chunks from `start` to before `end` come to, without what later ones say again.
+fn without_superseded(all: &RosterChunk, said: &Said<'_>, start: usize, end: usize) -> RosterChunk {
+    let mut merged = all.clone();
+    merged.entries.retain(|node, _| said.stays(&said.entries, node, end));
+    merged.acks.retain(|node, _| said.stays(&said.acks, node, end));
     // Before the oldest there is nothing to be removed, but in copies.
-    merged.lacks = chunks.iter().any(|chunk| chunk.lacks) || (oldest && !merged.removed.is_empty());
-    if oldest {
+    if start == 0 {
+        merged.lacks |= !merged.removed.is_empty();
         merged.removed.clear();
     }
     merged
@@ -198,11 +222,9 @@ mod tests {
     use super::*;
     use crate::etcd::chunk::misleads;
     use crate::etcd::wire::Bytes;
-    use std::collections::BTreeMap;
     use tfo_engine::rollout::parts::{Ack, Entry, Later, Parts};
     use tfo_engine::rollout::record::{Installed, Report, SlotCount};
     use tfo_model::count::Generation;
-    use tfo_model::ids::NodeId;
     use tfo_model::node::{KeySource, Session};
     use tfo_model::time::UnixTime;
 
@@ -273,7 +295,9 @@ mod tests {
                 dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let start = usize::try_from(dice >> 40).unwrap() % chunks.len();
                 let end = (start + 1 + usize::try_from(dice >> 50).unwrap() % 4).min(chunks.len());
-                let merged = merge(&chunks[start..end], &chunks[end..], start == 0);
+                let mut all = RosterChunk::default();
+                chunks[start..end].iter().for_each(|chunk| all.add(chunk));
+                let merged = without_superseded(&all, &Said::by(&chunks), start, end);
                 numbers[start..end - 1].iter().for_each(|number| drop(stored.remove(number)));
                 stored.insert(numbers[end - 1], merged);
                 let known = number;
@@ -301,9 +325,10 @@ mod tests {
             RosterChunk { entries, ..RosterChunk::default() }
         };
         let (pairs, chunks): (Vec<Pair>, Vec<RosterChunk>) = (1..=8).map(|n| (name(n), of(n))).unzip();
-        let (count, value) = group(&pairs, &chunks, true);
+        let said = Said::by(&chunks);
+        let (count, value) = group(&pairs, &chunks, &said, (0, 8));
         assert!(count > 1 && count < 8 && value.len() <= CHUNK_BYTES_MAX, "{count} {}", value.len());
         // One that is too long by itself stays.
-        assert_eq!(group(&pairs[..1], &chunks[..1], true).0, 1);
+        assert_eq!(group(&pairs, &chunks, &said, (3, 4)).0, 1);
     }
 }

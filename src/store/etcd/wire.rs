@@ -311,17 +311,6 @@ impl Transacted {
     }
 }
 
-/// Answers with a head, which names the cluster.
-pub(super) trait Headed {
-    fn header(&self) -> Header;
-}
-
-impl Headed for Transacted {
-    fn header(&self) -> Header {
-        self.header
-    }
-}
-
 /// What etcd says of a request that it does not do.  etcd 3.6 leaves `error` out, and has it as an object in streams.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct Complaint {
