@@ -295,9 +295,9 @@ mod tests {
                 dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let start = usize::try_from(dice >> 40).unwrap() % chunks.len();
                 let end = (start + 1 + usize::try_from(dice >> 50).unwrap() % 4).min(chunks.len());
-                let mut all = RosterChunk::default();
-                chunks[start..end].iter().for_each(|chunk| all.add(chunk));
-                let merged = without_superseded(&all, &Said::by(&chunks), start, end);
+                let mut run = RosterChunk::default();
+                chunks[start..end].iter().for_each(|chunk| run.add(chunk));
+                let merged = without_superseded(&run, &Said::by(&chunks), start, end);
                 numbers[start..end - 1].iter().for_each(|number| drop(stored.remove(number)));
                 stored.insert(numbers[end - 1], merged);
                 let known = number;
