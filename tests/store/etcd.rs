@@ -186,14 +186,12 @@ fn a_member_that_is_killed_or_stands_still_is_passed_over() {
     let (store, mut by) = begun(&etcd);
     let mut copy = store.load(&pool()).unwrap().unwrap();
     for (index, harm) in ["kill", "stop"].into_iter().enumerate() {
-        let leader = etcd.leader();
-        let before = now();
+        let (leader, wanted, before) = (etcd.leader(), next(&store), now());
         match harm {
             "kill" => etcd.kill(leader),
             _ => etcd.signal(leader, Signal::STOP),
         }
         // A commit whose outcome is open is settled by a beat, and then it is known.
-        let wanted = next(&store);
         let done = poll_some(SOON, || {
             let result = commit(&store, &by, &wanted);
             if is_open(&result) || matches!(result, Err(CommitError::Fenced { .. })) {
@@ -201,21 +199,23 @@ fn a_member_that_is_killed_or_stands_still_is_passed_over() {
                     let stored = hand_of(&store, &by)?;
                     beats(&store, &stored).ok()
                 })?;
-                return (revision(&store) == wanted.document.revision.get()).then_some(());
+                let head = store.head(&pool()).ok()??;
+                return (head.revision == wanted.document.revision).then_some(());
             }
             result.ok()
         });
         assert!(done.is_some(), "{harm}: no commit");
         eprintln!("{harm} of the leader: next commit after {:?}", before.elapsed());
-        store.follow(&pool(), &mut copy).unwrap();
+        poll_some(SOON, || store.follow(&pool(), &mut copy).ok()).unwrap();
         assert_eq!(copy.content.snapshot().document, wanted.document, "{harm} {index}");
-        assert_eq!(store.audit(&pool(), Revision::ZERO).unwrap().len(), index + 1, "each commit counts once");
+        let audit = poll_some(SOON, || store.audit(&pool(), Revision::ZERO).ok()).unwrap();
+        assert_eq!(audit.len(), index + 1, "each commit counts once");
         match harm {
             "kill" => etcd.start(leader),
             _ => etcd.signal(leader, Signal::CONT),
         }
     }
-    assert_eq!(copy.content, store.load(&pool()).unwrap().unwrap().content);
+    assert_eq!(poll_some(SOON, || store.load(&pool()).ok()).unwrap().unwrap().content, copy.content);
 }
 
 /// The writer as it is stored, if the store can be read.
@@ -467,12 +467,18 @@ fn drivers_are_told_of_commits_and_the_stream_comes_back() {
     commit(&store, &by, &next(&store)).unwrap();
     assert!(poll_until(SOON, || count() > before), "told of a commit");
     // Cut, and resumed where it was.
-    proxy.set(Mode::Cut);
-    commit(&store, &by, &next(&store)).unwrap();
+    let cut = || {
+        // Connections are cut at their next byte; then all are told.
+        let before = count();
+        proxy.set(Mode::Cut);
+        commit(&store, &by, &next(&store)).unwrap();
+        assert!(poll_until(SOON, || count() > before), "cut");
+    };
+    cut();
     proxy.set(Mode::Pass);
     assert!(poll_until(SOON, || watcher.watched().resumed >= 1), "{:?}", watcher.watched());
     // Compacted while it was away.
-    proxy.set(Mode::Cut);
+    cut();
     for _ in 0..3 {
         commit(&store, &by, &next(&store)).unwrap();
     }
@@ -530,7 +536,7 @@ fn a_pool_is_made_once_by_many_and_its_log_is_bounded() {
     let others = made.iter().filter(|made| matches!(made, Err(CommitError::PoolExists { .. }))).count();
     assert_eq!((made.iter().filter(|made| made.is_ok()).count(), others), (1, 3), "{made:?}");
     // The latest ten thousand entries stay.
-    let entry = |revision| {
+    let entry = |revision: u64| {
         let mut document = super::walk::new_document(SEED);
         document.revision = Revision::new(revision - 1);
         proposal(&document, |_| tfo_model::fleet::Action::Pause).audit

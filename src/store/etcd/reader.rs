@@ -66,7 +66,7 @@ pub struct EtcdReader {
 }
 
 impl EtcdReader {
-    /// Connects to a cluster that has a store of ours.  None if there is nothing under the prefix.
+    /// Connects to a cluster.  None if there is no store under the prefix.
     ///
     /// # Errors
     /// Fails if no member answers, if a release of etcd is known to lose data, if what is under the prefix is not ours or of
