@@ -8,6 +8,8 @@ mod crash;
 #[cfg(test)]
 mod enrolment;
 #[cfg(test)]
+mod etcd;
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod monitoring;

@@ -183,6 +183,10 @@ fn a_token_that_ended_or_was_lost_is_made_again() {
 fn a_member_that_is_killed_or_stands_still_is_passed_over() {
     skip_unless!(need_etcd());
     let mut etcd = Etcd::new(&Plan::of(3));
+    // One that is not there is passed over within each request, be it the first.
+    let dead = format!("https://{}", tfo_testbed::free_port());
+    let urls: Vec<String> = std::iter::once(dead).chain(etcd.urls()).collect();
+    assert_eq!(EtcdStore::open(settings(&etcd, &urls, PREFIX), kek(1)).unwrap().pools().unwrap(), []);
     let (store, mut by) = begun(&etcd);
     let mut copy = store.load(&pool()).unwrap().unwrap();
     for (index, harm) in ["kill", "stop"].into_iter().enumerate() {
