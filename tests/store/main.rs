@@ -66,7 +66,7 @@ macro_rules! suite {
         #[test]
         fn etcd_of_three_members_conforms() {
             let all: &[fn(&dyn tfo_store::Store)] = &[$(conformance::$test),*];
-            let some: Vec<_> = all.iter().copied().step_by(tfo_testbed::by_size(4, 1, 1)).collect();
+            let some: Vec<_> = all.iter().copied().step_by(tfo_testbed::by_size(5, 1, 1)).collect();
             etcd::conforms(3, &some);
         }
     };
