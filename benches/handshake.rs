@@ -74,7 +74,7 @@ fn server(ca: &Ca, below: &Ca, dir: &std::path::Path) -> Arc<ServerConfig> {
         client_ca: dir.join("ca.crt"),
         crl: Some(dir.join("crl.pem")),
     };
-    Arc::clone(&ServerTls::load(files).expect("the files are good").in_use().config)
+    Arc::clone(&ServerTls::load(files, None).expect("the files are good").in_use().config)
 }
 
 fn kinds(ca: &Ca, below: &Ca, liar: &Ca) -> Vec<Kind> {

@@ -35,7 +35,7 @@ pub struct Arguments {
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused (another agent runs here;
 join: the token, the name, or a server of another authority).
-once --detailed-exit-codes: 0 unchanged, 2 changed (or would, with --dry-run), 1 any error.";
+once, join --detailed-exit-codes: 0 unchanged, 2 changed (or would, with --dry-run), 1 any error.";
 
 const LONG_HELP: &str = include_str!("long_help.txt");
 
@@ -100,6 +100,13 @@ struct JoinArguments {
     /// Enable and start tfo-agent.service at the end
     #[arg(long)]
     enable: bool,
+    /// Write nothing and use no token, show whether this host would join
+    #[arg(long)]
+    dry_run: bool,
+    // As for `once`.
+    /// Exit with 0 nothing to do, 2 joined (or would), 1 any error
+    #[arg(long)]
+    detailed_exit_codes: bool,
     /// Configuration file; written if it is missing
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
@@ -188,15 +195,20 @@ fn init_command(directory: &Path, format: Format) -> Result<Outcome, Failure> {
 }
 
 fn join_command(arguments: JoinArguments, format: Format) -> Result<Outcome, Failure> {
-    let JoinArguments { token_file, name, if_needed, enable, config, dir } = arguments;
+    let JoinArguments { token_file, name, if_needed, enable, dry_run, config, dir, .. } = arguments;
     let need = if if_needed { Need::WithoutCertificate } else { Need::Always };
     let service = if enable { Service::Enabled } else { Service::LeftAlone };
     let (config, directory) = (config.as_path(), dir.as_path());
-    let joined = join::join(&Wish { config, directory, token_file: &token_file, name, need, service })?;
+    let mode = if dry_run { PassMode::DryRun } else { PassMode::Apply };
+    let joined = join::join(&Wish { config, directory, token_file: &token_file, name, need, service, mode })?;
     if format == Format::Text {
         show_problems(&joined.problems, format).map_err(Failure::undelivered)?;
     }
-    let outcome = if joined.is_well() { Outcome::Done } else { Outcome::Failed };
+    let outcome = match (joined.is_well(), joined.joined) {
+        (false, _) => Outcome::Failed,
+        (true, true) => Outcome::Changed,
+        (true, false) => Outcome::Done,
+    };
     deliver_as(&joined, format, outcome)
 }
 

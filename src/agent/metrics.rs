@@ -22,6 +22,7 @@ use tfo_host::kernel::netstat::{NETSTAT_PATH, TfoCounters};
 use tfo_host::runtime::descriptors;
 use tfo_host::runtime::files::{self, Durability};
 use tfo_host::runtime::sheet::{Sheet, flag, float};
+use tfo_host::runtime::usage;
 use tfo_model::problem::{Problem, chain};
 use tfo_model::state::Phase;
 use tfo_wire::status::State;
@@ -102,7 +103,11 @@ impl Metrics {
             Ok(listener) => {
                 let text = Arc::clone(&self.text);
                 let page = move || {
-                    let text = text.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    let mut text = text.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    // Not in the textfile: there node_exporter's own stand under the same names.
+                    let mut sheet = Sheet::default();
+                    usage::add_to(&mut sheet);
+                    text.push_str(&sheet.encode(Vec::new()).unwrap_or_default());
                     std::future::ready(([(CONTENT_TYPE, TEXT_FORMAT)], text))
                 };
                 let router = Router::new().route("/metrics", get(page));
@@ -125,8 +130,13 @@ fn cannot_encode(error: &prometheus::Error) -> Problem {
 
 fn encode(report: &PassReport, circumstances: Circumstances<'_>) -> prometheus::Result<String> {
     let mut sheet = Sheet::default();
-    let about = [env!("CARGO_PKG_VERSION"), report.source.as_str()];
-    sheet.gauges("tfo_agent_info", "The agent that wrote this.", ["version", "source"], [(about, 1.0)]);
+    // Names stand here alone, to join the other series with: a label of each would double their cost.
+    let node = circumstances.contact.and_then(Contact::node).or(circumstances.node);
+    let node = node.map(ToString::to_string).unwrap_or_default();
+    let pool = circumstances.contact.map(|contact| contact.pool().to_string()).unwrap_or_default();
+    let about = [env!("CARGO_PKG_VERSION"), report.source.as_str(), &node, &pool];
+    let labels = ["version", "source", "node", "pool"];
+    sheet.gauges("tfo_agent_info", "The agent that wrote this, its node and its pool.", labels, [(about, 1.0)]);
     let states = State::ALL.map(|state| ([state.as_str()], flag(report.state() == state)));
     sheet.gauges("tfo_agent_state", "1 for the current state of ok, degraded and failed.", ["state"], states);
     let now = float(circumstances.now.secs());

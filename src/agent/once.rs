@@ -48,13 +48,14 @@ pub fn run(config: &Path, mode: PassMode) -> Result<PassReport, Failure> {
         Some(contact) => converge(&mut reconciler, contact),
         None => reconciler.pass(clock::now(), mode, None),
     };
+    let settings = reconciler.settings();
     let circumstances = Circumstances {
         now: clock::now(),
         drift_repairs: reconciler.drift_repairs(),
         clock_synchronised: sys::clock_synchronised(),
+        node: settings.node.as_ref(),
         contact: contact.as_ref(),
     };
-    let settings = reconciler.settings();
     let written = status::write(&status::status_of(&report, circumstances), &settings.runtime_dir, &settings.file);
     report.problems.extend(written.err());
     // Only the file for node_exporter: only a daemon has an address to scrape.

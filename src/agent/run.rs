@@ -229,13 +229,14 @@ impl Daemon {
 
     /// Publishes what the pass at `now` did: status, metrics, log, systemd.  Returns the time until the next pass.
     fn publish(&mut self, mut report: PassReport, now: UnixTime) -> io::Result<Duration> {
+        let settings = self.reconciler.settings();
         let circumstances = Circumstances {
             now: clock::now(),
             drift_repairs: self.reconciler.drift_repairs(),
             clock_synchronised: sys::clock_synchronised(),
+            node: settings.node.as_ref(),
             contact: self.contact.as_ref(),
         };
-        let settings = self.reconciler.settings();
         let written = status::write(&status::status_of(&report, circumstances), &settings.runtime_dir, &settings.file);
         report.problems.extend(written.err());
         report.problems.extend(self.metrics.update(&report, circumstances, &settings.file));

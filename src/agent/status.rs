@@ -14,6 +14,7 @@ use tfo_config::reader::Located;
 use tfo_host::runtime::descriptors;
 use tfo_host::runtime::files::{self, Durability};
 use tfo_model::count::Generation;
+use tfo_model::ids::NodeId;
 use tfo_model::problem::{Problem, chain, first_error};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
@@ -43,6 +44,8 @@ pub struct Circumstances<'a> {
     pub drift_repairs: u64,
     /// Whether the kernel's clock is synchronised.
     pub clock_synchronised: Option<bool>,
+    /// The name of the node in the configuration, or the host's.
+    pub node: Option<&'a NodeId>,
     /// The contact with the coordinators; none without them.
     pub contact: Option<&'a Contact>,
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,13 +11,18 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use super::backup::{self, Existing, Exported};
+use super::init::{self, DEFAULT_POOL, Layout, Wish};
+use super::notify;
 use super::preflight::{self, Found, Opened, Purpose};
 use super::{serve, service_user};
 use tfo_cli::plain::counted;
-use tfo_cli::report::{Failure, Format, Outcome, show_problems, write_json};
+use tfo_cli::report::{Failure, Format, Outcome, deliver, show, show_problems, write_json};
 use tfo_config::coordinator::DEFAULT_FILE;
+use tfo_host::runtime::clock;
+use tfo_model::ids::{NodeId, PoolName};
+use tfo_model::pattern::NamePattern;
 use tfo_model::problem::{Problem, Severity};
-use tfo_store::ReadStore;
+use tfo_store::ReadWhole;
 
 /// Generates the TCP Fast Open keys of a fleet, and takes it through their rotations.
 #[derive(Debug, Parser)]
@@ -38,6 +44,13 @@ const LONG_HELP: &str = include_str!("long_help.txt");
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a coordinator of this host: authority, certificates, keys, configuration, and root as an operator
+    ///
+    /// Looks at every place first: what is there and does not belong there is named, and nothing is changed. A run that was
+    /// cut off is finished by the next one, and a whole second run does nothing. Nodes then join with a token of `tfoctl
+    /// token create`. For an authority that is kept off the servers there is `tfoctl pki`.
+    #[command(after_help = EXIT_CODES)]
+    Init(InitArguments),
     /// Run as a daemon until stopped
     ///
     /// SIGHUP (systemctl reload) applies a new configuration as a whole, or refuses it and keeps the old one. A refused
@@ -62,6 +75,19 @@ enum Command {
         #[arg(long)]
         reload: bool,
     },
+    /// Send a test event to each [[notify]], and say what became of it
+    ///
+    /// It is sent by this process: root sends as the service's user, outside of the unit's sandbox. Only the service can read
+    /// a credential, so a webhook whose secret is one is tried with a file, or by an event of the running coordinator.
+    #[command(after_help = EXIT_CODES)]
+    NotifyTest {
+        /// Configuration file
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+        config: PathBuf,
+        /// Only to the [[notify]] with this name
+        #[arg(long, value_name = "NAME")]
+        to: Option<String>,
+    },
     /// Write a sealed backup of all pools, even while the coordinator serves and a rotation runs
     ///
     /// Only the service can read a credential: if the key-encryption key is one, start tfo-coordinator-backup.service,
@@ -78,6 +104,25 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         from: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+struct InitArguments {
+    /// DNS name of the coordinator, by which nodes and operators connect
+    #[arg(long, value_name = "NAME")]
+    name: NodeId,
+    /// IP address by which it is reached besides (repeatable)
+    #[arg(long, value_name = "IP")]
+    address: Vec<IpAddr>,
+    /// Pool of the nodes
+    #[arg(long, value_name = "POOL", default_value = DEFAULT_POOL)]
+    pool: PoolName,
+    /// Names of its nodes, such as '*.cache.example.org' (repeatable); default: the hosts of the coordinator's domain
+    #[arg(long, value_name = "PATTERN")]
+    nodes: Vec<NamePattern>,
+    /// Enable and start tfo-coordinator.service at the end
+    #[arg(long)]
+    enable: bool,
 }
 
 #[derive(Debug, Args)]
@@ -114,17 +159,58 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(command: &Command, format: Format) -> Result<ExitCode, Failure> {
     match command {
+        Command::Init(arguments) => initialise(arguments, format),
         Command::Serve { config } => Ok(serve::serve(config).into()),
         Command::Check { config, reload } => {
             check(config, if *reload { Purpose::Reload } else { Purpose::Start }, format)
         }
+        Command::NotifyTest { config, to } => notify_test(config, to.as_deref(), format),
         Command::Export(arguments) => {
             with_store(preflight::open_to_export(&arguments.config), format, |opened| export(arguments, opened))
         }
         Command::Import { config, from } => with_store(preflight::open_to_import(config), format, |opened| {
-            backup::import(&*opened.store, &opened.key, from)
+            let enrolments = opened.store.enrolments.as_deref();
+            backup::import(&*opened.store.pools, enrolments, &opened.key, from)
         }),
     }
+}
+
+fn initialise(arguments: &InitArguments, format: Format) -> Result<ExitCode, Failure> {
+    let InitArguments { name, address, pool, nodes, enable } = arguments;
+    let refused = |problem| Failure::new(Outcome::Config, problem);
+    let nodes = match (&nodes[..], init::default_nodes(name)) {
+        ([], Some(default)) => vec![default],
+        ([], None) => {
+            let message = format!("{name} has no domain whose hosts could be the nodes");
+            let remedy = "say which names the nodes have: --nodes PATTERN";
+            return Err(refused(Problem::error("no_nodes", message, remedy)));
+        }
+        (own, _) => own.to_vec(),
+    };
+    let wish = Wish { name: name.clone(), addresses: address.clone(), pool: pool.clone(), nodes };
+    let layout = Layout::of_host().map_err(|problem| Failure::new(Outcome::Failed, problem))?;
+    let mut made = init::init(&wish, &layout, clock::now())?;
+    if *enable {
+        init::enable()?;
+        made.enabled = true;
+    }
+    deliver(&made, format).map(ExitCode::from)
+}
+
+fn notify_test(config: &Path, to: Option<&str>, format: Format) -> Result<ExitCode, Failure> {
+    if config == Path::new(DEFAULT_FILE)
+        && let Some(user) = service_user::find().filter(|_| rustix::process::geteuid().is_root())
+    {
+        let mut arguments = vec!["notify-test"];
+        arguments.extend(to.iter().flat_map(|to| ["--to", to]));
+        if format == Format::Json {
+            arguments.extend(["--format", "json"]);
+        }
+        return user.run(&arguments).map_err(|problem| Failure::new(Outcome::Failed, problem));
+    }
+    let tried = notify::try_targets(config, to).map_err(|problems| Failure { outcome: Outcome::Config, problems })?;
+    show(&tried, format).map_err(Failure::undelivered)?;
+    Ok(if tried.is_good() { Outcome::Done } else { Outcome::Failed }.into())
 }
 
 fn check(config: &Path, purpose: Purpose, format: Format) -> Result<ExitCode, Failure> {
@@ -155,7 +241,7 @@ fn check(config: &Path, purpose: Purpose, format: Format) -> Result<ExitCode, Fa
     Ok(outcome.into())
 }
 
-fn export(arguments: &ExportArgs, opened: &Opened<Box<dyn ReadStore>>) -> Result<Exported, Problem> {
+fn export(arguments: &ExportArgs, opened: &Opened<Box<dyn ReadWhole>>) -> Result<Exported, Problem> {
     let ExportArgs { place: ExportPlace { to, dir }, force, keep, .. } = arguments;
     let existing = if *force { Existing::Replace } else { Existing::Keep };
     match (to, dir) {

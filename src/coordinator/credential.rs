@@ -10,9 +10,9 @@ use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_model::problem::Problem;
 
 /// The service's unit.
-const UNIT: &str = "tfo-coordinator.service";
+pub const UNIT: &str = "tfo-coordinator.service";
 /// Where units are; of two with one name the first counts (`systemd.unit(5)`).
-const DIRECTORIES: [&str; 3] = ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system"];
+pub const DIRECTORIES: [&str; 3] = ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system"];
 
 /// One credential that the unit loads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +59,8 @@ impl Secret {
                 KeyEncryptionKey::BYTES
             ),
             Self::AuthorityKey => format!(
-                "put the private key of enrolment.ca_cert at {shown}, with mode 0400; `tfoctl pki init` made it"
+                "put the private key of enrolment.ca_cert at {shown}, with mode 0400; `tfo-coordinator init` or `tfoctl pki \
+                 init` made it"
             ),
         }
     }
@@ -69,6 +70,12 @@ impl Secret {
 #[must_use]
 pub fn problem_of(name: &str, secret: Secret) -> Option<Problem> {
     judge(name, secret, &unit_text(&DIRECTORIES.map(Path::new)))
+}
+
+/// Whether the unit, as it is in these directories, loads a credential, from wherever.
+#[must_use]
+pub fn is_loaded(name: &str, directories: &[&Path]) -> bool {
+    sources(&unit_text(directories)).iter().any(|source| source.name == name)
 }
 
 fn judge(name: &str, secret: Secret, unit: &str) -> Option<Problem> {

@@ -1,4 +1,4 @@
-//! What a running coordinator cannot change: its addresses, its store and its authority.  All other settings are reloaded.
+//! What a running coordinator cannot change: its addresses, its store, its authority and its trust domain.  All other settings are reloaded.
 //!
 //! The coordinator refuses a reload that changes one of them.  `check --reload`, which makes `systemctl reload` fail then,
 //! is another process: it learns what is in use from a file in the service's runtime directory, written once at the start,
@@ -34,6 +34,7 @@ pub struct InUse {
     store: String,
     /// The place of the key, never the key.
     key_encryption_key: String,
+    spiffe_trust_domain: Option<String>,
     enrolment: Option<InUseEnrolment>,
 }
 
@@ -43,7 +44,7 @@ struct InUseEnrolment {
     listen: SocketAddr,
     ca_cert: PathBuf,
     /// The place of the key, never the key.
-    ca_key: String,
+    ca_key: Option<String>,
 }
 
 impl InUse {
@@ -56,10 +57,11 @@ impl InUse {
             observe: settings.observe.as_ref().map(|at| at.value),
             store: store_of(&settings.store),
             key_encryption_key: settings.store.key_encryption_key.value.to_string(),
+            spiffe_trust_domain: settings.access.spiffe_trust_domain.as_ref().map(|domain| domain.value.to_string()),
             enrolment: settings.enrolment.as_ref().map(|enrolment| InUseEnrolment {
                 listen: enrolment.listen.value,
                 ca_cert: enrolment.ca_cert.value.clone(),
-                ca_key: enrolment.ca_key.value.to_string(),
+                ca_key: enrolment.ca_key.as_ref().map(|key| key.value.to_string()),
             }),
         }
     }
@@ -93,11 +95,14 @@ impl InUse {
         };
         let observe = settings.observe.as_ref().map_or_else(|| place("observe.listen", None), at);
         let enrolment = settings.enrolment.as_ref().map_or_else(|| place("enrolment", None), |own| at(&own.ca_cert));
+        let domain = settings.access.spiffe_trust_domain.as_ref();
+        let domain = domain.map_or_else(|| place("access.spiffe_trust_domain", None), at);
         let changes = [
             (at(listen), self.listen != new.listen),
             (observe, self.observe != new.observe),
             (store, self.store != new.store),
             (at(key_encryption_key), self.key_encryption_key != new.key_encryption_key),
+            (domain, self.spiffe_trust_domain != new.spiffe_trust_domain),
             (enrolment, self.enrolment != new.enrolment),
         ];
         let problem = |place: Located<()>| {
@@ -139,8 +144,12 @@ mod tests {
     use tfo_config::reader::ConfigFile;
 
     fn settings(more: &str) -> CoordinatorSettings {
+        settings_with(more, "[access]\noperators = []\n")
+    }
+
+    fn settings_with(more: &str, access: &str) -> CoordinatorSettings {
         let text = format!(
-            "[api]\ncert = \"/c.crt\"\nkey = \"/c.key\"\nclient_ca = \"/ca.crt\"\n{more}[access]\noperators = []\n\
+            "[api]\ncert = \"/c.crt\"\nkey = \"/c.key\"\nclient_ca = \"/ca.crt\"\n{more}{access}\
              [pools.edge]\nnodes = [\"*.example.org\"]\n"
         );
         CoordinatorSettings::parse(Path::new("/c.toml"), &text).unwrap()
@@ -159,6 +168,10 @@ mod tests {
         assert_eq!(changed(&format!("crl = \"/crl.pem\"\n{before}")), [], "files of TLS are read again");
         assert_eq!(changed(&format!("listen = \"[::]:9444\"\n{before}")), [("api.listen".to_owned(), Some(5))]);
         assert_eq!(changed(&format!("{before}[observe]\nlisten = \"\"\n")), [("observe.listen".to_owned(), None)]);
+        let trusting = settings_with(before, "[access]\noperators = []\nspiffe_trust_domain = \"d\"\n");
+        let found = in_use.changes(&trusting, Severity::Error);
+        let keys: Vec<_> = found.into_iter().map(|problem| problem.key.unwrap()).collect();
+        assert_eq!(keys, ["access.spiffe_trust_domain"], "open connections have their names by it");
         let moved = "[store]\npath = \"/s.db\"\nkey_encryption_key = \"/kek\"\n";
         let keys = ["store.path", "store.key_encryption_key"].map(str::to_owned);
         assert_eq!(changed(moved).into_iter().map(|(key, _)| key).collect::<Vec<_>>(), keys);

@@ -3,7 +3,8 @@
 //! From the outside in: [`cli`] and [`serve`] (one event loop for signals, reload and the watchdog), [`server`] (sockets,
 //! TLS, limits), [`routes`] (API v1: which peer may request what), [`enrolment`] (the authority: who gets a
 //! certificate), [`store`] (the kind that is configured), [`pool`] (one thread for each pool: the engine between store and
-//! nodes), [`metrics`], and [`dashboard`] (health, the page).
+//! nodes), [`metrics`], [`notify`] (what operators are told without asking), and [`dashboard`] (health, the page).
+//! [`init`] makes a host a coordinator.
 
 pub mod backup;
 pub mod cli;
@@ -12,7 +13,9 @@ pub mod credential;
 pub mod dashboard;
 pub mod enrolment;
 pub mod in_use;
+pub mod init;
 pub mod metrics;
+pub mod notify;
 pub mod pool;
 pub mod preflight;
 pub mod routes;

@@ -1,13 +1,14 @@
 //! Everything that a coordinator opens before it serves: configuration, certificates, key-encryption key, store, pools.
 //! All problems are found at once.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::credential::{self, Secret};
 use super::enrolment;
 use super::in_use::InUse;
-use super::store::{self, Served};
+use super::notify;
+use super::store::{self, Filled, Served};
 use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, advice};
 use tfo_config::reader::{ConfigFile, Located};
 use tfo_crypto::random;
@@ -20,7 +21,7 @@ use tfo_host::runtime::clock;
 use tfo_host::secret::{CREDENTIAL_UNSEEN, SecretPath};
 use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, Severity, first_error};
-use tfo_store::{CommitError, PoolImage, ReadStore, Store};
+use tfo_store::{CommitError, PoolImage, ReadStore, ReadWhole, Store};
 use tfo_tls::server::{ServerFiles, ServerTls};
 
 /// The settings, and what they name.
@@ -61,7 +62,7 @@ pub fn open_to_serve(config: &Path) -> Result<Opened<Served>, Vec<Problem>> {
 ///
 /// # Errors
 /// Fails with all problems that keep the store from being used.
-pub fn open_to_import(config: &Path) -> Result<Opened<Arc<dyn Store>>, Vec<Problem>> {
+pub fn open_to_import(config: &Path) -> Result<Opened<Filled>, Vec<Problem>> {
     open(config, |_| Vec::new(), store::open_to_import)
 }
 
@@ -69,7 +70,7 @@ pub fn open_to_import(config: &Path) -> Result<Opened<Arc<dyn Store>>, Vec<Probl
 ///
 /// # Errors
 /// Fails with all problems that keep the store from being read; with [`NO_STORE`] if there is none yet.
-pub fn open_to_export(config: &Path) -> Result<Opened<Box<dyn ReadStore>>, Vec<Problem>> {
+pub fn open_to_export(config: &Path) -> Result<Opened<Box<dyn ReadWhole>>, Vec<Problem>> {
     let Opened { settings, store, key, warnings } =
         open(config, |_| Vec::new(), |settings, key| Ok((store::open_beside(settings, key)?, None)))?;
     match store {
@@ -190,11 +191,13 @@ impl Found {
     }
 }
 
-/// The certificates, and whether one of them can be revoked.
+/// The certificates, whether one of them can be revoked, and what operators are told by.
 fn check_certificates(settings: &CoordinatorSettings, config: &Path) -> Vec<Problem> {
     let api = &settings.api;
     let mut problems = ServerTls::check(&server_files(api));
-    for name in ServerTls::names_in(&api.cert.value) {
+    // Where nodes enrol here, a node of that name would be refused with the reason.
+    let names = if settings.enrolment.is_some() { BTreeSet::new() } else { ServerTls::names_in(&api.cert.value) };
+    for name in names {
         for pool in settings.pools.values().filter(|pool| pool.value.nodes.iter().any(|one| one.matches(&name))) {
             let message = format!("{name} fits a pattern of nodes, and is the coordinator's own name");
             let remedy = "nothing, if no node has that name: the coordinator's certificate never gets keys; otherwise narrow \
@@ -206,6 +209,7 @@ fn check_certificates(settings: &CoordinatorSettings, config: &Path) -> Vec<Prob
     if let Some(settings) = &settings.enrolment {
         problems.extend(enrolment::check(config, api, settings));
     }
+    problems.extend(notify::check(settings));
     if api.crl.is_none() {
         let message = "there is no revocation list: a certificate whose key was stolen stays valid until it expires";
         let remedy = "add crl = \"/etc/tfo-fleet/crl.pem\" to [api], and copy crl.pem there (`tfoctl pki init` has made \

@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -17,15 +18,16 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::connections::Connections;
-use super::dashboard::{self, Observed};
+use super::dashboard::{self, Dashboard, Observed};
 use super::enrolment::{self, Enrolment};
 use super::in_use::InUse;
 use super::metrics::counters::Metrics;
+use super::notify::{self as notifications, Notifier};
 use super::pool::{Pool, Pools, Watched};
 use super::preflight::{self, Opened};
-use super::routes::{self, Api, SharedBodies};
+use super::routes::{self, Api, SharedBodies, operator_in};
 use super::server::{Drained, Limits, Server, listen};
-use super::store::Served;
+use super::store::{self, Served};
 use tfo_cli::reload;
 use tfo_cli::report::Outcome;
 use tfo_config::coordinator::CoordinatorSettings;
@@ -41,6 +43,9 @@ use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
 
 /// How often the revocation list and the coordinator's own certificate are looked at.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Shortest time between two looks that a request asked for.
+const KEEP_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often the status line is renewed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -100,6 +105,8 @@ struct Daemon {
     refused: Option<String>,
     /// Renews the revocation list.
     keeper: Option<AbortOnDropHandle<()>>,
+    /// Tells operators what they do not ask for.
+    notifier: Option<Notifier>,
 }
 
 /// Why the loop woke.
@@ -119,7 +126,8 @@ impl Daemon {
             problems.iter().for_each(log::problem);
             io::Error::other("see the problems above")
         };
-        let tls = ServerTls::load(preflight::server_files(&settings.api)).map_err(failed)?;
+        let domain = settings.access.spiffe_trust_domain.as_ref().map(|domain| domain.value.clone());
+        let tls = ServerTls::load(preflight::server_files(&settings.api), domain).map_err(failed)?;
         let listener = listen_at(settings.api.listen.value)?;
         let observer = settings.observe.as_ref().map(|at| listen_at(at.value)).transpose()?;
         let Served { pools: store, enrolments, by } = store;
@@ -139,6 +147,7 @@ impl Daemon {
             }),
             connections: Arc::default(),
             enrolment,
+            keep: Notify::new(),
         });
         tls.give_grace_to(operators(&api));
         let shutdown = CancellationToken::new();
@@ -157,6 +166,7 @@ impl Daemon {
             interrupt: signal(SignalKind::interrupt())?,
             refused: None,
             keeper: None,
+            notifier: None,
         };
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -171,36 +181,40 @@ impl Daemon {
         let files = usize::try_from(process::raise_file_limit()).unwrap_or(usize::MAX);
         let server = Server::new(limits(files)).keeping_places(operators(&daemon.api));
         let server = Arc::new(server.counting(Arc::clone(&daemon.api.connections)));
+        let strangers = daemon.api.enrolment.clone().zip(strangers);
+        let door = strangers.as_ref().map(|_| Arc::new(Server::new(Limits::strangers())));
+        let dashboard = Dashboard::start(Observed {
+            api: Arc::clone(&daemon.api),
+            server: Arc::clone(&server),
+            strangers: door.clone(),
+            tls: Arc::clone(&daemon.tls),
+            names: daemon.settings.observe_names.clone(),
+        });
         if let Some(observer) = observer {
-            let seen = Observed {
-                api: Arc::clone(&daemon.api),
-                server: Arc::clone(&server),
-                tls: Arc::clone(&daemon.tls),
-                names: daemon.settings.observe_names.clone(),
-            };
-            let (router, shutdown) = (dashboard::router(Arc::new(seen)), daemon.shutdown.clone());
+            let (router, shutdown) = (dashboard::plain(&dashboard), daemon.shutdown.clone());
             daemon.servers.push(tokio::spawn(async move {
                 Server::new(Limits::observe()).serve_plain(observer, router, shutdown).await
             }));
         }
-        if let Some((enrolment, listener)) = daemon.api.enrolment.clone().zip(strangers) {
-            daemon.enrol(enrolment, listener);
+        if let Some(((enrolment, listener), door)) = strangers.zip(door) {
+            daemon.enrol(enrolment, door, listener);
         }
+        let wanted = notifications::Wanted::of(&daemon.settings);
+        let (api, store) = (Arc::clone(&daemon.api), store::local_file(&daemon.settings.store));
+        daemon.notifier = Some(Notifier::start(api, Arc::clone(&daemon.tls), store, wanted));
         let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
-        let router = routes::router(Arc::clone(&daemon.api));
+        let router = routes::router(Arc::clone(&daemon.api)).merge(dashboard::for_readers(&dashboard));
         daemon.servers.push(tokio::spawn(async move { server.serve(listener, tls, router, shutdown).await }));
         Ok(daemon)
     }
 
     /// Starts what enrols nodes, and what keeps the revocation list.
-    fn enrol(&mut self, enrolment: Arc<Enrolment>, listener: TcpListener) {
+    fn enrol(&mut self, enrolment: Arc<Enrolment>, door: Arc<Server>, listener: TcpListener) {
         let (tls, shutdown) = (Arc::clone(&self.tls), self.shutdown.clone());
         let own = (tls, enrolment.authority().clone());
         let router = routes::enrolment_router(Arc::clone(&self.api));
-        self.servers.push(tokio::spawn(async move {
-            Server::new(Limits::strangers()).serve_strangers(listener, own, router, shutdown).await
-        }));
-        self.keeper = Some(AbortOnDropHandle::new(tokio::spawn(keep(enrolment))));
+        self.servers.push(tokio::spawn(async move { door.serve_strangers(listener, own, router, shutdown).await }));
+        self.keeper = Some(AbortOnDropHandle::new(tokio::spawn(keep(Arc::clone(&self.api), enrolment))));
     }
 
     /// Applies access, policies and pools, all or nothing: new pools are started first, and nothing after that can fail.
@@ -280,11 +294,20 @@ impl Daemon {
     /// Lets requests finish, and then the drivers, which write what they have queued.
     async fn end(&mut self) {
         self.shutdown.cancel();
+        // With the commands that it runs.
+        self.notifier = None;
         for server in self.servers.drain(..) {
             match server.await {
                 Ok(Drained { cut: 0 }) => {}
                 Ok(Drained { cut }) => warn!(cut, "cut connections that did not end in time"),
                 Err(error) => warn!(%error, "a server has panicked"),
+            }
+        }
+        self.keeper = None;
+        if let Some(enrolment) = self.api.enrolment.clone() {
+            let written = tokio::task::spawn_blocking(move || enrolment.log_all_refused(clock::now())).await;
+            if let Ok(Err(error)) = written {
+                warn!(%error, "refused attempts of the last hour are not in the log of enrolment");
             }
         }
         let pools = self.api.pools.swap(Arc::default());
@@ -345,6 +368,9 @@ impl Daemon {
         if let (Some(own), Some(enrolment)) = (&settings.enrolment, &self.api.enrolment) {
             enrolment.set_node_lifetime(own.node_lifetime.value);
         }
+        if let Some(notifier) = &self.notifier {
+            notifier.reload(notifications::Wanted::of(&settings));
+        }
         self.settings = settings;
         Ok(())
     }
@@ -366,17 +392,23 @@ fn open_enrolment(
     Ok(Some(Arc::new(Enrolment::new(opened, store, Arc::clone(tls)))))
 }
 
-/// Renews what ends by itself, until it is aborted.  A problem is logged when it comes, and once a day.
-async fn keep(enrolment: Arc<Enrolment>) {
+/// Renews what ends by itself and finishes what was left behind, until it is aborted.  A problem is logged when it comes, and
+/// once a day.
+async fn keep(api: Arc<Api>, enrolment: Arc<Enrolment>) {
     let mut logged: (Vec<Problem>, u64) = (Vec::new(), 0);
     let mut ticks = tokio::time::interval(KEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // Kinds of refused attempts are bounded, but each of them can come at any moment.
+            () = api.keep.notified() => tokio::time::sleep(KEEP_PAUSE).await,
+        }
+        let left = routes::finish_cut_offs(&api).await.err();
         let enrolment = Arc::clone(&enrolment);
         // Files and signatures: not on the event loop.
         let kept = tokio::task::spawn_blocking(move || enrolment.keep(clock::now())).await;
-        let problems = kept.unwrap_or_default();
+        let problems: Vec<Problem> = kept.unwrap_or_default().into_iter().chain(left).collect();
         let day = clock::now().secs() / 86_400;
         if (&problems, day) != (&logged.0, logged.1) {
             problems.iter().for_each(log::problem);
@@ -388,7 +420,7 @@ async fn keep(enrolment: Arc<Enrolment>) {
 /// Tells operators from other peers, by the access of the moment.
 fn operators(api: &Arc<Api>) -> impl Fn(&Peer) -> bool + Send + Sync + 'static {
     let api = Arc::clone(api);
-    move |peer| peer.names.iter().any(|name| api.access.load().operators.contains(name))
+    move |peer| operator_in(peer, &api.access.load()).is_some()
 }
 
 /// Bounds for a process that may have so many open files: what strangers can take leaves most of them to the fleet.
@@ -404,6 +436,7 @@ fn limits(files: usize) -> Limits {
 /// Blocking: reads the configuration for a reload; fails if anything is wrong with it or with the certificates.
 fn read_again(config: &Path) -> Result<CoordinatorSettings, Vec<Problem>> {
     let settings = CoordinatorSettings::load(config)?;
+    notifications::check(&settings).iter().for_each(log::problem);
     let problems = ServerTls::check(&preflight::server_files(&settings.api));
     if first_error(&problems).is_some() { Err(problems) } else { Ok(settings) }
 }

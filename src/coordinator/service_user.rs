@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 use tfo_model::problem::Problem;
 
 /// Its name (systemd/sysusers.d).
-const NAME: &str = "tfo-coordinator";
+pub const NAME: &str = "tfo-coordinator";
 
 /// The host's own users.
 const USERS: &str = "/etc/passwd";
@@ -39,6 +39,12 @@ impl ServiceUser {
     #[must_use]
     pub fn is_us(self) -> bool {
         geteuid().as_raw() == self.uid
+    }
+
+    /// Its user and its group.
+    #[must_use]
+    pub fn owner(self) -> (u32, u32) {
+        (self.uid, self.gid)
     }
 
     /// Runs this program again, as this user, to its end.

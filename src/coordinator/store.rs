@@ -11,7 +11,7 @@ use tfo_host::runtime::clock;
 use tfo_model::ids::CoordinatorName;
 use tfo_model::problem::Problem;
 use tfo_store::{
-    Enrolments, EtcdReader, EtcdSettings, EtcdStore, EtcdUser, ReadStore, SqliteReader, SqliteStore, Store, StoreError,
+    Enrolments, EtcdReader, EtcdSettings, EtcdStore, EtcdUser, ReadWhole, SqliteReader, SqliteStore, Store, StoreError,
 };
 use tfo_tls::client;
 use tfo_tls::server::ServerTls;
@@ -32,7 +32,7 @@ pub struct Served {
 
 /// The name under which a coordinator writes into a store that has one coordinator at a time: the same in all its lives,
 /// so that nodes keep their sessions.
-fn only_name() -> CoordinatorName {
+pub(crate) fn only_name() -> CoordinatorName {
     "coordinator".parse().expect("it is a DNS name")
 }
 
@@ -59,6 +59,14 @@ pub fn open_alone(settings: &CoordinatorSettings, key: KeyEncryptionKey) -> Resu
     }
 }
 
+/// A store to be filled.
+pub struct Filled {
+    /// Its pools.
+    pub pools: Arc<dyn Store>,
+    /// Its tokens and certificates, if it keeps any.
+    pub enrolments: Option<Arc<dyn Enrolments>>,
+}
+
 /// Opens the store to import pools into it; an etcd store may be served meanwhile, because a pool that exists is not touched.
 ///
 /// # Errors
@@ -66,13 +74,17 @@ pub fn open_alone(settings: &CoordinatorSettings, key: KeyEncryptionKey) -> Resu
 pub fn open_to_import(
     settings: &CoordinatorSettings,
     key: KeyEncryptionKey,
-) -> Result<(Arc<dyn Store>, Option<Problem>), Problem> {
+) -> Result<(Filled, Option<Problem>), Problem> {
     let (config, store) = (&settings.file, &settings.store);
     match &store.kind {
-        StoreKind::Sqlite { .. } => open_alone(settings, key).map(|(served, warning)| (served.pools, warning)),
+        StoreKind::Sqlite { .. } => {
+            let (Served { pools, enrolments, .. }, warning) = open_alone(settings, key)?;
+            Ok((Filled { pools, enrolments }, warning))
+        }
         StoreKind::Etcd(place) => {
             let opened = EtcdStore::open(cluster(config, place)?, key);
-            Ok((Arc::new(opened.map_err(|error| locate(config, store, &error))?), None))
+            let opened = opened.map_err(|error| locate(config, store, &error))?;
+            Ok((Filled { pools: Arc::new(opened), enrolments: None }, None))
         }
     }
 }
@@ -84,9 +96,9 @@ pub fn open_to_import(
 pub fn open_beside(
     settings: &CoordinatorSettings,
     key: KeyEncryptionKey,
-) -> Result<Option<Box<dyn ReadStore>>, Problem> {
+) -> Result<Option<Box<dyn ReadWhole>>, Problem> {
     let (config, store) = (&settings.file, &settings.store);
-    let opened: Result<Option<Box<dyn ReadStore>>, StoreError> = match &store.kind {
+    let opened: Result<Option<Box<dyn ReadWhole>>, StoreError> = match &store.kind {
         StoreKind::Sqlite { path } => {
             let path = &path.value;
             if !path.exists() && path.parent().is_some_and(Path::is_dir) {
@@ -117,6 +129,15 @@ fn name(settings: &CoordinatorSettings, place: &EtcdPlace) -> Result<Coordinator
             Problem::error("missing_key", message, "add name = \"tfo1.example.org\" to [store], another for each");
         cert.locate(&settings.file, problem)
     })
+}
+
+/// The file in the state directory beside which other state of this coordinator lies.
+#[must_use]
+pub fn local_file(settings: &StoreSettings) -> &Path {
+    match &settings.kind {
+        StoreKind::Sqlite { path } => &path.value,
+        StoreKind::Etcd(place) => &place.name_lock.value,
+    }
 }
 
 /// How to reach the cluster, with what the settings name.

@@ -29,7 +29,7 @@ const LONG_HELP: &str = include_str!("long_help.txt");
 
 /// The commands by what they are for, as the help lists them.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Look at the fleet", &["check", "pools", "nodes", "watch", "audit", "contexts"]),
+    ("Look at the fleet", &["check", "pools", "nodes", "watch", "console", "audit", "contexts"]),
     (
         "Change it",
         &[
@@ -38,7 +38,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("This host", HOST),
-    ("Certificates", &["token", "pki"]),
+    ("Certificates", &["token", "renew", "pki"]),
     ("This program", &["completions"]),
 ];
 
@@ -122,11 +122,18 @@ enum Command {
     Audit(fleet::AuditArgs),
     /// Show the pools as they change
     Watch(fleet::WatchArgs),
+    /// The coordinator's pages in a browser of this host, with buttons, under your certificate
+    Console(fleet::ConsoleArgs),
     /// List the contexts of the configuration, one for each fleet
     Contexts(fleet::ConnectArgs),
     /// Tokens with which nodes enrol: `tfo-agent join`
     Token(fleet::TokenArgs),
-    /// Certificates for a fleet that has no PKI of its own
+    /// Renew your own certificate, with a new key, over the connection that it opens
+    ///
+    /// The coordinator has the authority's key ([enrolment]) and issues the same name again. The old certificate stays in use
+    /// until the new one has worked.
+    Renew(fleet::RenewArgs),
+    /// Certificates by an authority that is kept off the servers
     Pki(pki::PkiArgs),
     /// This host: keys by fingerprint, agent, kernel, drift; exit code 1 if something is wrong
     Status(host::status::StatusArgs),
@@ -182,8 +189,10 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         Command::Move(own) => fleet::move_nodes(own, format),
         Command::Audit(own) => fleet::audit(own, format),
         Command::Watch(own) => fleet::watch(own, format),
+        Command::Console(own) => fleet::console(own, format),
         Command::Contexts(own) => fleet::contexts(own, format),
         Command::Token(own) => fleet::token(own, format),
+        Command::Renew(own) => fleet::renew(own, format),
         Command::Pki(own) => pki::run(own, format),
         Command::Status(own) => host::status::run(own, format),
         Command::Stats(own) => host::stats::run(own, format),

@@ -35,6 +35,12 @@ pub(super) struct Args {
     /// First rotate without staging, each node replacing its only key at once, and compare.
     #[arg(long)]
     pub(super) naive: bool,
+    /// Show the coordinator's page in a browser of this host: prints its address.
+    #[arg(long, conflicts_with = "naive")]
+    pub(super) page: bool,
+    /// The address of the page.
+    #[arg(long, hide = true, value_name = "URL")]
+    pub(super) page_at: Option<String>,
     /// This process is the first of the two fleets of --naive.
     #[arg(long, hide = true, conflicts_with = "compare")]
     pub(super) replace_only: bool,
@@ -60,11 +66,17 @@ impl Args {
         if self.format == Format::Json {
             words.push("--format=json".to_owned());
         }
-        for (given, word) in [(self.keep, "--keep"), (self.naive, "--naive"), (self.replace_only, "--replace-only")] {
+        for (given, word) in [
+            (self.keep, "--keep"),
+            (self.naive, "--naive"),
+            (self.page, "--page"),
+            (self.replace_only, "--replace-only"),
+        ] {
             if given {
                 words.push(word.to_owned());
             }
         }
+        words.extend(self.page_at.iter().map(|address| format!("--page-at={address}")));
         words.extend(self.compare.iter().map(|numbers| format!("--compare={numbers}")));
         words.into_iter().map(OsString::from).collect()
     }
@@ -81,9 +93,11 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_design() {
         let args = parse(&[]).unwrap();
-        let (keep, naive, replace_only) = (false, false, false);
+        let (keep, naive, replace_only, page) = (false, false, false, false);
         let (source, format) = (Source::Coordinator, Format::Text);
-        let expected = Args { nodes: 8, rotations: 3, source, format, keep, naive, replace_only, compare: None };
+        let (page_at, compare) = (None, None);
+        let expected =
+            Args { nodes: 8, rotations: 3, source, format, keep, naive, page, page_at, replace_only, compare };
         assert_eq!(args, expected);
     }
 
@@ -92,6 +106,7 @@ mod tests {
         for words in [
             &["--nodes", "5", "--rotations", "7", "--keep"][..],
             &["--source", "derive"],
+            &["--page", "--page-at", "http://127.0.0.1:1/"],
             &["--format", "json"],
             &["--naive", "--replace-only"],
             &["--naive", "--compare", "{}"],
@@ -104,8 +119,14 @@ mod tests {
 
     #[test]
     fn values_out_of_range_and_sources_that_are_not_there_are_refused() {
-        let refused: [&[&str]; 5] =
-            [&["--nodes", "1"], &["--nodes", "65"], &["--rotations", "0"], &["--source", "random"], &["extra"]];
+        let refused: [&[&str]; 6] = [
+            &["--nodes", "1"],
+            &["--nodes", "65"],
+            &["--rotations", "0"],
+            &["--source", "random"],
+            &["--naive", "--page"],
+            &["extra"],
+        ];
         for words in refused {
             assert_eq!(parse(words).err().map(|error| error.exit_code()), Some(2), "{words:?}");
         }

@@ -22,6 +22,8 @@ use tfo_host::runtime::files::{Durability, replace};
 
 /// Address that the coordinator listens on, in the management namespace.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// Where its page is, in the management namespace.
+pub(super) const PAGE: (Ipv4Addr, u16) = (ADDRESS, 9441);
 /// Name of its only pool.
 const POOL: &str = "demo";
 /// Name of the operator in its certificate.
@@ -127,11 +129,12 @@ fn url() -> String {
 }
 
 fn config_toml(directory: &Path, nodes: u8) -> String {
-    let directory = directory.display();
+    let (directory, port) = (directory.display(), PAGE.1);
     format!(
         "[api]\nlisten = \"{ADDRESS}:9443\"\ncert = \"{directory}/server.crt\"\nkey = \"{directory}/server.key\"\n\
          client_ca = \"{directory}/ca.crt\"\n[store]\npath = \"{directory}/state.db\"\n\
          key_encryption_key = \"{directory}/kek\"\n[access]\noperators = [\"{OPERATOR}\"]\n\
+         [observe]\nlisten = \"{ADDRESS}:{port}\"\n\
          [pools.{POOL}]\nnodes = [\"node*\"]\nexpected_nodes = {nodes}\n{POLICY}"
     )
 }

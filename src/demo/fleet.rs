@@ -44,7 +44,8 @@ const WARM_UP: Duration = Duration::from_secs(1);
 pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     let stop = sandbox::tie_to_parent()?;
     let rotations_wanted = (!args.keep).then_some(args.rotations);
-    let title = Title { nodes: args.nodes.into(), source: Operator::source(args), rotations_wanted };
+    let page = args.page_at.clone();
+    let title = Title { nodes: args.nodes.into(), source: Operator::source(args), rotations_wanted, page };
     let mut screen = Screen::new(title, args.format);
     let fleet = Fleet::start(args, &stop, &mut screen)?;
     let evidence = fleet.run(rotations_wanted, &stop, &mut screen)?;

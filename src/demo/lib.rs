@@ -26,6 +26,7 @@ mod naive;
 pub mod network;
 pub mod node;
 mod operator;
+mod page;
 pub mod program;
 mod sandbox;
 mod screen;
@@ -37,7 +38,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use args::{Args, PROGRAM};
+use args::{Args, PROGRAM, Source};
 use error::DemoError;
 use tfo_cli::report::{Failure, Format, Outcome};
 use tfo_model::problem::{Problem, chain};
@@ -83,6 +84,13 @@ pub fn main_with(
         Ok(args) => args,
         Err(outcome) => return outcome.into(),
     };
+    if args.page && args.source == Source::Derive {
+        let message = "--page shows a coordinator's page, and derived keys have no coordinator";
+        let failure = Failure::new(Outcome::Config, Problem::error("usage", message, "leave out --page, or --source"));
+        // If stderr is closed, the exit code remains.
+        drop(failure.show(Format::of(&arguments)));
+        return failure.outcome.into();
+    }
     let done = if name == Some(FLEET_NAME) { fleet::run(&args) } else { sandbox::run(&args) };
     let format = Format::of(&arguments);
     done.unwrap_or_else(|error| report(&error, format))

@@ -149,6 +149,11 @@ impl Place {
     }
 }
 
+/// The namespace that the nodes reach the coordinator in.
+pub(super) fn management() -> Namespace {
+    Namespace::Named(MANAGEMENT.parse().expect("letters are a name"))
+}
+
 /// The `ip` commands of the management namespace: its address on a bridge.
 fn management_batch() -> String {
     format!(
@@ -223,7 +228,7 @@ impl Network {
         set(&[&SYSCTLS_ALL[..], &SYSCTLS_ROUTER].concat())?;
         run_ip(&ip, "the router", "link set lo up\n")?;
         make_namespace(MANAGEMENT)?;
-        let management = Namespace::Named(MANAGEMENT.parse().expect("letters are a name"));
+        let management = management();
         management.within(|| {
             set(&SYSCTLS_ALL)?;
             run_ip(&ip, MANAGEMENT, &management_batch())

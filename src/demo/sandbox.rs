@@ -3,7 +3,7 @@
 //! No clean-up is needed at the end: names, mounts, interfaces and files vanish with the namespaces, and every process inside ends with
 //! the PID namespace, whose first process dies with this one (`PR_SET_PDEATHSIG`).
 
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -18,7 +18,9 @@ use tokio::sync::oneshot;
 
 use super::args::Args;
 use super::error::DemoError;
+use super::page::Page;
 use super::{FLEET_NAME, NAIVE_NUMBERS, OWN_EXECUTABLE, network};
+use tfo_cli::report::Format;
 use tfo_host::runtime::sys;
 
 /// A private /run: the agents' locks, the names of the network namespaces, and all files of the demo.
@@ -29,8 +31,19 @@ const RUN_DIR_OPTIONS: &std::ffi::CStr = c"mode=0755,size=64m";
 /// Runs the fleet inside and returns its exit code.
 pub(super) fn run(args: &Args) -> Result<ExitCode, DemoError> {
     network::find_ip()?;
+    // In the host's network, which this process leaves.
+    let page = if args.page { Some(Page::listen()?) } else { None };
+    let page_at = page.as_ref().map(Page::address).transpose()?;
+    if let (Some(address), Format::Json) = (&page_at, args.format) {
+        // stdout has the last line alone.  If stderr is closed, the page is not looked at.
+        drop(writeln!(io::stderr(), "the coordinator's page: {address}"));
+    }
+    let args = &Args { page_at, ..args.clone() };
     // Before starting any thread: a process with several threads cannot enter a new user namespace (unshare(2)).
     enter_namespaces()?;
+    if let Some(page) = page {
+        page.serve();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     runtime.map_err(DemoError::step("wait for signals"))?.block_on(supervise(args))
 }

@@ -39,6 +39,8 @@ pub(super) struct Title {
     pub(super) source: &'static str,
     /// None: until the user ends it.
     pub(super) rotations_wanted: Option<u16>,
+    /// Where a browser finds the coordinator's page.
+    pub(super) page: Option<String>,
 }
 
 /// The fleet at one moment.
@@ -134,8 +136,9 @@ impl Screen {
 
     fn headline(&self) -> String {
         let clients = u32::from(CLIENT_NAMESPACES) * u32::from(SOURCES_PER_NAMESPACE) * 2;
-        let Title { nodes, source, .. } = &self.title;
-        format!("tfo-demo: {nodes} nodes behind {VIP_V4} and {VIP_V6}, keys: {source}, {clients} clients")
+        let Title { nodes, source, page, .. } = &self.title;
+        let page = page.as_ref().map_or_else(String::new, |page| format!("\nThe coordinator's page: {page}"));
+        format!("tfo-demo: {nodes} nodes behind {VIP_V4} and {VIP_V6}, keys: {source}, {clients} clients{page}")
     }
 
     fn rotations(&self, view: &View<'_>) -> String {
@@ -164,6 +167,7 @@ impl Screen {
         };
         match view.pool {
             Some(pool) => {
+                line("verdict", format!("{}: {}", pool.verdict.severity, pool.verdict.sentence));
                 line("pool", pool_line(pool));
                 line("waits for", waits_line(pool));
             }
@@ -371,7 +375,7 @@ mod tests {
 
     fn pool() -> PoolStatus {
         let text = r#"{"pool":"demo","pool_id":"0123456789abcdef0123456789abcdef","revision":7,"generation":3,
-            "phase":"promoted","primary":null,"backup":null,"verdict":{"severity":"ok","kind":"agree","since":null,"sentence":"","nodes":[],"more":0,"numbers":{},"next":null,"docs":null},"paused":null,"hold":null,"required":3,"converged":2,
+            "phase":"promoted","primary":null,"backup":null,"verdict":{"severity":"ok","kind":"agree","since":null,"sentence":"all is well","nodes":[],"more":0,"numbers":{},"next":null,"docs":null},"paused":null,"hold":null,"required":3,"converged":2,
             "reporting":0,"waiting_for":["node2"],"next_at":null,"blocked_by":"barrier","since":"2026-12-01T00:00:00Z",
             "waves":{"opened":1,"of":2},"revoking":[],"recoverable":[]}"#;
         serde_json::from_str(text).unwrap()
@@ -382,13 +386,14 @@ mod tests {
         let pool = pool();
         let view = View { pool: Some(&pool), ..view(&[], &[], Totals::default()) };
         let picture = screen(false).text(&view);
+        assert!(picture.contains("verdict     ok: all is well\n"), "{picture}");
         assert!(picture.contains("promoted g3, wave 1 of 2, 2 of 3 nodes have it"), "{picture}");
         assert!(picture.contains("waits for   node2\n"), "{picture}");
         assert!(slots_line(&view).starts_with("promoted g3: "));
     }
 
     fn screen(colours: bool) -> Screen {
-        let title = Title { nodes: 3, source: "derive", rotations_wanted: Some(2) };
+        let title = Title { nodes: 3, source: "derive", rotations_wanted: Some(2), page: None };
         Screen { title, picture: None, is_silent: false, colours, last_line: None, painted: BTreeMap::new() }
     }
 

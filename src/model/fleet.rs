@@ -11,6 +11,8 @@ named_enum! {
         Schedule = "schedule",
         /// Nodes have not acknowledged, or were not heard since this coordinator started.
         Barrier = "barrier",
+        /// A rotation is due, and the pool's calendar lets none start now.
+        Calendar = "calendar",
         /// It is due by a wall clock that is off those of the other coordinators.
         Clock = "clock",
         /// Clients still come with cookies of the key that the next stage drops.
@@ -75,6 +77,50 @@ named_enum! {
         Deaf = "deaf",
         /// All nodes have their keys from elsewhere.
         OnlyReports = "only_reports",
+    }
+}
+
+named_enum! {
+    /// What operators are told of without asking (`[[notify]]`): kinds of verdicts that ask for something, and two events.
+    pub enum NoticeKind {
+        /// The verdict of that name.
+        Split = "split",
+        /// The verdict of that name.
+        Frozen = "frozen",
+        /// The verdict of that name.
+        StoppedByHealth = "stopped_by_health",
+        /// The verdict of that name.
+        Deaf = "deaf",
+        /// The verdict of that name, if it is critical: the store is not reached.
+        Blind = "blind",
+        /// The verdict of that name.
+        Paused = "paused",
+        /// The verdict of that name.
+        Held = "held",
+        /// The verdict of that name.
+        NoKey = "no_key",
+        /// The verdict of that name.
+        ExpectedNodes = "expected_nodes",
+        /// The verdict of that name.
+        Absent = "absent",
+        /// A rotation has ended with a new primary.
+        RotationEnded = "rotation_ended",
+        /// A certificate ends soon.
+        CertificateEnds = "certificate_ends",
+        /// An operator tries whether it is told.
+        Test = "test",
+    }
+}
+
+named_enum! {
+    /// Whether what operators are told of has begun, is over, or has no length.
+    pub enum NoticeState {
+        /// It has begun, or is still so after a day.
+        Raised = "raised",
+        /// It is over.
+        Recovered = "recovered",
+        /// It has no length.
+        Done = "done",
     }
 }
 
@@ -167,5 +213,29 @@ named_enum! {
         SetPolicy = "set_policy",
         Unhealthy = "unhealthy",
         TakeIn = "take_in",
+    }
+}
+
+named_enum! {
+    /// What an entry of the log of enrolment is about.
+    pub enum EnrolAction {
+        /// An operator made a token.
+        TokenMade = "token_made",
+        /// An operator revoked a token, or a restore ended it.
+        TokenRevoked = "token_revoked",
+        /// A token's last use was taken.
+        TokenUsedUp = "token_used_up",
+        /// A token's time was over before its uses were.
+        TokenExpired = "token_expired",
+        /// A node got a certificate by a token.
+        Enrolled = "enrolled",
+        /// A node got its next certificate.
+        Renewed = "renewed",
+        /// Certificates of nodes were revoked.
+        CertificatesRevoked = "certificates_revoked",
+        /// Attempts to get a certificate were refused.
+        Refused = "refused",
+        /// Tokens and certificates came from a backup.
+        Restored = "restored",
     }
 }

@@ -16,6 +16,7 @@ pub mod problem;
 pub mod serial;
 pub mod state;
 pub mod time;
+pub mod week;
 
 use std::borrow::Cow;
 use std::fmt::Display;

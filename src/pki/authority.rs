@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, NameConstraints,
-    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType, SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, NameConstraints,
+    RevokedCertParams, SanType, SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
 };
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use x509_parser::extensions::GeneralName;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
+use super::key::SigningKey;
 use super::pem;
 use super::role::Role;
 use super::serial;
@@ -130,42 +131,6 @@ impl Revoked {
     }
 }
 
-/// A private key that is wiped on drop.
-struct SigningKey(KeyPair);
-
-impl Drop for SigningKey {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
-impl SigningKey {
-    /// ECDSA on P-256: what every TLS library accepts, etcd's too, and as quick here as Ed25519 (docs/decisions/008-rustls-and-ring-only.md).
-    fn fresh() -> Result<Self, rcgen::Error> {
-        KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(Self)
-    }
-
-    fn pem(&self) -> Zeroizing<String> {
-        Zeroizing::new(self.0.serialize_pem())
-    }
-}
-
-impl rcgen::PublicKeyData for SigningKey {
-    fn der_bytes(&self) -> &[u8] {
-        rcgen::PublicKeyData::der_bytes(&self.0)
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        rcgen::PublicKeyData::algorithm(&self.0)
-    }
-}
-
-impl rcgen::SigningKey for SigningKey {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        rcgen::SigningKey::sign(&self.0, message)
-    }
-}
-
 /// The authority, able to sign.
 pub struct Authority {
     issuer: Issuer<'static, SigningKey>,
@@ -216,11 +181,8 @@ impl Authority {
     pub fn read(certificate: &str, key: &[u8]) -> Result<Self, AuthorityError> {
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| AuthorityError::Certificate)?;
         let facts = read_facts(&der)?;
-        let mut secret = PrivatePkcs8KeyDer::from_pem_slice(key).map_err(|_| AuthorityError::Key)?;
-        let key = KeyPair::try_from(&secret).map(SigningKey);
-        secret.zeroize();
-        let key = key.map_err(|_| AuthorityError::Key)?;
-        if key.0.public_key_raw() != facts.public_key {
+        let key = SigningKey::read(key)?;
+        if key.point() != facts.public_key {
             return Err(AuthorityError::Mismatch);
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|_| AuthorityError::Certificate)?;
@@ -258,6 +220,14 @@ impl Authority {
     #[must_use]
     pub fn certificate_text(&self) -> String {
         pem::text("CERTIFICATE", &self.der)
+    }
+
+    /// Whether it has signed this certificate, DER.
+    #[must_use]
+    pub fn has_signed(&self, certificate: &CertificateDer<'_>) -> bool {
+        let parse = |der| x509_parser::parse_x509_certificate(der).map(|(_, parsed)| parsed);
+        let (Ok(one), Ok(own)) = (parse(certificate), parse(&self.der)) else { return false };
+        one.issuer().as_raw() == own.subject().as_raw() && one.verify_signature(Some(own.public_key())).is_ok()
     }
 
     /// A certificate with a fresh key.
@@ -346,6 +316,14 @@ fn read_facts(der: &CertificateDer<'_>) -> Result<Facts, AuthorityError> {
 pub fn lifetime_of(certificate: &str) -> Result<Lifetime, AuthorityError> {
     let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| AuthorityError::Certificate)?;
     read_facts(&der).map(|facts| facts.lifetime)
+}
+
+/// The text, PEM, of an authority's certificate.
+///
+/// # Errors
+/// Fails if it is not the certificate of an authority.
+pub fn text_of(certificate: &CertificateDer<'_>) -> Result<String, AuthorityError> {
+    read_facts(certificate).map(|_| pem::text("CERTIFICATE", certificate))
 }
 
 fn params_of(subject: &Subject<'_>) -> Result<CertificateParams, rcgen::Error> {

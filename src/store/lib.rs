@@ -24,7 +24,7 @@ mod slots;
 pub mod sqlite;
 
 pub use contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store, Trail};
-pub use enrolment::Enrolments;
+pub use enrolment::{Enrolments, ReadEnrolments, ReadWhole};
 pub use error::{CommitError, Refusal, StoreError};
 pub use etcd::{EtcdReader, EtcdSettings, EtcdStore, EtcdUser};
 pub use limits::{AUDIT_KEPT, AUDIT_READ_MAX, PARTS_MAX};

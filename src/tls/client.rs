@@ -15,7 +15,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::identity::Peer;
 use super::pem;
-use super::stamp::Stamp;
+use super::stamp::{Stamp, read_steady};
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::NodeId;
 use tfo_model::problem::Problem;
@@ -67,7 +67,8 @@ impl ClientFiles {
 pub struct ClientIdentity {
     /// TLS configuration of the connection.
     pub config: ClientConfig,
-    /// Every SAN dNSName of the certificate that is a node's name, sorted; coordinators identify the host by them.
+    /// Every SAN dNSName of the certificate that is a node's name, sorted, or the name in its SPIFFE ID if it has no such name;
+    /// coordinators identify the host by them.
     pub names: Vec<NodeId>,
     /// First second of the certificate.
     pub not_before: UnixTime,
@@ -86,11 +87,16 @@ struct Described {
 
 /// Reads the files and builds the configuration.
 ///
-/// An expired certificate is only a note: the clock may be wrong, and the other side refuses it.
+/// An expired certificate is only a note: the clock may be wrong, and the other side refuses it.  Files that are replaced while
+/// they are read are read again: a certificate and a key in one file never look like halves of two pairs.
 ///
 /// # Errors
 /// Fails with everything that is wrong with the files, each with its file and remedy.
 pub fn client_identity(files: &ClientFiles, now: UnixTime) -> Result<ClientIdentity, Vec<Problem>> {
+    read_steady(|| files.stamps(), || read_identity(files, now))
+}
+
+fn read_identity(files: &ClientFiles, now: UnixTime) -> Result<ClientIdentity, Vec<Problem>> {
     let mut notes = Vec::new();
     let read = (read_roots(&files.ca, now, &mut notes), pem::certificates(&files.cert), pem::key(&files.key));
     let lists = match &files.crl {
@@ -106,7 +112,8 @@ pub fn client_identity(files: &ClientFiles, now: UnixTime) -> Result<ClientIdent
     let described = describe(&chain[0]).map_err(|problem| vec![problem.in_file(&files.cert)])?;
     notes.extend(validity_note(&described, now).map(|problem| problem.in_file(&files.cert)));
     if described.names.is_empty() {
-        let message = "the certificate has no host name (SAN dNSName), so coordinators cannot identify this host";
+        let message = "the certificate has no host name (SAN dNSName, or a SPIFFE ID of a fleet), so coordinators cannot identify \
+                       this host";
         let remedy = "issue one with a SAN: `tfoctl pki issue --node NAME`; the common name does not count";
         notes.push(Problem::error("tls_certificate_without_name", message, remedy).in_file(&files.cert));
     }
@@ -236,7 +243,7 @@ fn read_roots(path: &Path, now: UnixTime, notes: &mut Vec<Problem>) -> Result<Ro
 
 fn describe(certificate: &CertificateDer<'_>) -> Result<Described, Problem> {
     let unreadable = |_| Problem::error("tls_not_pem", "the first certificate cannot be parsed", "issue a new one");
-    let peer = Peer::of(certificate).map_err(unreadable)?;
+    let peer = Peer::own(certificate).map_err(unreadable)?;
     let (_, parsed) = X509Certificate::from_der(certificate).expect("it has just been parsed");
     let not_before = pem::unix(parsed.validity().not_before);
     Ok(Described { names: peer.names.into_iter().collect(), not_before, not_after: peer.not_after })
@@ -416,6 +423,36 @@ mod tests {
         pki.put("ca.crt", "# nothing in it", 0o644);
         pki.put("n.key", "rubbish", 0o440);
         assert_eq!(pki.kinds(), ["tls_not_pem", "tls_not_pem", "secret_exposed"]);
+    }
+
+    #[test]
+    fn a_pair_in_one_file_is_never_halves_of_two() {
+        let pki = Pki::new();
+        let pairs = [0, 1].map(|_| {
+            pki.issue(&["n1.example.org"], 90);
+            let read = |name| std::fs::read_to_string(pki.dir.path().join(name)).unwrap();
+            read("n.crt") + &read("n.key")
+        });
+        let path = |name| pki.dir.path().join(name);
+        let (ca, cert, key) = (path("ca.crt"), path("pair"), SecretPath::File(path("pair")));
+        pki.put("pair", &pairs[0], 0o400);
+        let files = ClientFiles { ca, cert, key, crl: None };
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for pair in pairs.iter().cycle() {
+                    pki.put("next", pair, 0o400);
+                    std::fs::rename(path("next"), path("pair")).unwrap();
+                    if is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+            let read = (0..50).map(|_| client_identity(&files, FROM.plus(DAY)).map(|found| found.notes));
+            let failed: Vec<_> = read.filter_map(Result::err).collect();
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(failed, Vec::<Vec<Problem>>::new());
+        });
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod client;
 pub mod identity;
 pub mod pinned;
 pub mod server;
+pub mod spiffe;
 
 mod authorities;
 mod chain;

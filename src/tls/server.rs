@@ -27,7 +27,8 @@ use super::identity::{Peer, addresses_of};
 pub use super::live::LiveConnection;
 use super::live::{Chain, Closed, Registry, Sweep};
 use super::pem::{self, unix};
-use super::stamp::Stamp;
+use super::spiffe::TrustDomain;
+use super::stamp::{Stamp, read_steady};
 use tfo_host::runtime::{clock, log};
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::NodeId;
@@ -87,6 +88,8 @@ pub struct ServerTls {
     live: Arc<Registry>,
     watched: Mutex<Watched>,
     grace: Grace,
+    /// The SPIFFE IDs that name peers, if any do.  It stays: the peers of open connections have their names by it.
+    domain: Option<TrustDomain>,
 }
 
 /// One reading of the files.  Read at each accept.
@@ -125,23 +128,27 @@ pub enum NotAdmitted {
 }
 
 impl ServerTls {
-    /// Reads the files.
+    /// Reads the files.  Peers have the names of their certificates, and with a trust domain also those of its SPIFFE IDs.
     ///
     /// # Errors
     /// Fails with all their problems, each with file and remedy, if one of them is an error.
-    pub fn load(files: ServerFiles) -> Result<Arc<Self>, Vec<Problem>> {
+    pub fn load(files: ServerFiles, domain: Option<TrustDomain>) -> Result<Arc<Self>, Vec<Problem>> {
         let now = clock::now();
-        let stamps = stamps(&files);
-        let grace = Grace::default();
-        let (in_use, problems) = InUse::read(&files, now, &grace);
-        let in_use = in_use.filter(|_| first_error(&problems).is_none());
-        let Some(in_use) = in_use else { return Err(problems) };
+        let seen = stamps(&files);
+        let grace = Grace::within(domain.clone());
+        // Files may be replaced while it starts.  Later looks come again anyway.
+        let read = || match InUse::read(&files, now, &grace) {
+            (Some(in_use), problems) if first_error(&problems).is_none() => Ok((in_use, problems)),
+            (_, problems) => Err(problems),
+        };
+        let (in_use, problems) = read_steady(|| stamps(&files), read)?;
         problems.iter().for_each(log::problem);
         Ok(Arc::new(Self {
             in_use: ArcSwap::from_pointee(in_use),
             live: Arc::default(),
-            watched: Mutex::new(Watched { files, stamps, broken: overdue(&problems), told_at: now }),
+            watched: Mutex::new(Watched { files, stamps: seen, broken: overdue(&problems), told_at: now }),
             grace,
+            domain,
         }))
     }
 
@@ -231,7 +238,7 @@ impl ServerTls {
     /// Fails if newer files do not allow it.
     pub fn admit(&self, began: &Arc<InUse>, chain: &[CertificateDer<'static>]) -> Result<LiveConnection, NotAdmitted> {
         let own = chain.first().ok_or(rustls::Error::NoCertificatesPresented)?;
-        let peer = Arc::new(Peer::of(own)?);
+        let peer = Arc::new(Peer::within(own, self.domain.as_ref())?);
         let chain: Chain = chain.into();
         let expires = next_expiry(&chain, &began.authorities, clock::now());
         let live = self.live.insert(peer, Arc::clone(&chain), expires);

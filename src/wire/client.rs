@@ -12,13 +12,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::error::ErrorBody;
+use super::page;
 use super::v1::sync::ABSENT_AFTER_HEADER;
 
 /// Longest time for name resolution, TCP and TLS together.
@@ -261,6 +262,51 @@ impl Client {
     }
 }
 
+/// A request for a page.
+#[derive(Debug, Clone)]
+pub struct PageRequest<'a> {
+    /// `GET` or `POST`.
+    pub method: &'a Method,
+    /// Below [`page::ROOT`], with its query; empty for the first page.
+    pub path: &'a str,
+    /// What the coordinator needs to know of the browser's request.
+    pub headers: HeaderMap,
+    /// A form, or nothing.
+    pub body: Bytes,
+    /// Longest time from name resolution to the last byte of the answer.
+    pub timeout: Duration,
+}
+
+/// Why there is no page.
+#[derive(Debug)]
+pub struct NoPage {
+    /// What went wrong.
+    pub error: ClientError,
+    /// Whether the request may have reached the coordinator, which may have done what it asked for.
+    pub was_sent: bool,
+}
+
+impl Client {
+    /// Sends a request for a page, and gives the answer as it comes, whatever its status.
+    ///
+    /// # Errors
+    /// Fails if no answer begins, or if the path leads out of the pages.
+    pub async fn page(&self, base: &BaseUrl, request: PageRequest<'_>) -> Result<reqwest::Response, NoPage> {
+        let PageRequest { method, path, headers, body, timeout } = request;
+        let target = base.0.join(&format!("{}{path}", page::ROOT)).ok();
+        // A path may have `..` in many spellings: what counts is the address that is asked.
+        let is_page = |target: &Url| {
+            target.path().strip_prefix(page::ROOT).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let Some(target) = target.filter(is_page) else {
+            let error = ClientError::BadAnswer { url: base.to_string(), what: "there is no such page".to_owned() };
+            return Err(NoPage { error, was_sent: false });
+        };
+        let request = self.http.request(method.clone(), target).headers(headers).body(body).timeout(timeout);
+        request.send().await.map_err(|error| NoPage { error: no_answer(base, &error), was_sent: !error.is_connect() })
+    }
+}
+
 /// What a coordinator answers.
 #[derive(Debug)]
 pub enum Answer<A> {
@@ -389,6 +435,35 @@ fn last_cause(error: &(dyn StdError + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn no_path_leads_out_of_the_pages() {
+        let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let client = Client::new(tls).unwrap();
+        // Nothing listens there: a page is asked for, and anything else is not.
+        let base: BaseUrl = "https://127.0.0.1:1".parse().unwrap();
+        for (path, is_page) in [
+            ("", true),
+            ("/pools/edge?search=a%2f..", true),
+            ("/a/../pools", true),
+            ("/../v1/pools", false),
+            ("/%2e%2e/v1/pools", false),
+            ("/.%2E/v1/pools", false),
+            ("/..\\v1", false),
+            ("x", false),
+            ("/..", false),
+        ] {
+            let (method, headers, body) = (&Method::GET, HeaderMap::new(), Bytes::new());
+            let request = PageRequest { method, path, headers, body, timeout: CONNECT_TIMEOUT };
+            let NoPage { error, was_sent } = client.page(&base, request).await.unwrap_err();
+            assert!(!was_sent);
+            assert_eq!(matches!(error, ClientError::Unreachable { .. }), is_page, "{path}: {error}");
+        }
+    }
 
     #[test]
     fn a_body_fits_its_buffer() {

@@ -60,6 +60,8 @@ named_enum! {
         TooLarge = "too_large",
         /// 503: the coordinator has not heard every required node since it started; ask again.
         NotHeard = "not_heard",
+        /// 503: the coordinator does not have the authority's key, so it certifies nothing; ask another one.
+        NoAuthority = "no_authority",
         /// 503: the coordinator cannot reach its store; ask again.
         StoreUnavailable = "store_unavailable",
         /// 503: the coordinator is busy or stopping; ask another one.
@@ -97,7 +99,7 @@ impl ErrorKind {
             | Self::Refused
             | Self::Moved => 409,
             Self::TooLarge => 413,
-            Self::NotHeard | Self::StoreUnavailable | Self::Unavailable => 503,
+            Self::NotHeard | Self::NoAuthority | Self::StoreUnavailable | Self::Unavailable => 503,
             Self::Internal | Self::Unknown => 500,
         }
     }

@@ -7,5 +7,6 @@
 
 pub mod client;
 pub mod error;
+pub mod page;
 pub mod status;
 pub mod v1;

@@ -1,7 +1,8 @@
 //! `tfo-agent join`: one token makes this host a node; what can go wrong on the way is told, and can be done again.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Output, Stdio};
 
@@ -14,7 +15,8 @@ use tfo_testbed::host::in_own_mounts;
 use tfo_testbed::output::{stderr, stdout};
 use tfo_testbed::pki::{Ca, DAY};
 use tfo_testbed::secrets::{Secrets, base64_value, decode};
-use tfo_testbed::{SOON, agent_path, need_netns, poll_until, skip_unless};
+use tfo_testbed::terminal::terminal;
+use tfo_testbed::{SOON, agent_path, need_netns, need_tool, poll_until, skip_unless};
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -87,6 +89,9 @@ fn one_token_makes_a_node_that_has_its_keys() {
     skip_unless!(need_netns());
     let site = Site::new();
     let token = site.good_token();
+    let would = site.joins(2, &["--if-needed", "--dry-run", "--detailed-exit-codes"]);
+    assert_eq!((&would["joined"], &would["dry_run"]), (&true.into(), &true.into()), "{would}");
+    assert_eq!((site.pair(), site.enrolment.asked().len()), (None, 0), "a dry run uses no token");
     let joined = site.joins(0, &[]);
     assert_eq!((&joined["joined"], &joined["node"]), (&true.into(), &NAME.into()), "{joined}");
     site.api.acknowledged(3);
@@ -109,6 +114,10 @@ fn one_token_makes_a_node_that_has_its_keys() {
     fs::remove_file(site.host.path("token")).unwrap();
     let again = site.joins(0, &["--if-needed"]);
     assert_eq!((&again["joined"], site.enrolment.asked().len(), site.pair()), (&false.into(), 1, Some(pair.clone())));
+    for more in [&[][..], &["--dry-run"]] {
+        let again = site.joins(0, &[&["--if-needed", "--detailed-exit-codes"], more].concat());
+        assert_eq!((&again["joined"], site.enrolment.asked().len()), (&false.into(), 1), "{more:?}");
+    }
     // Another name, or a certificate that has ended, needs it.
     let output = site.host.run("join", &["--if-needed", "--name", "n2.example.org", "--token-file", "/none"]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
@@ -152,6 +161,9 @@ fn neither_token_nor_private_keys_are_seen_anywhere() {
     assert!(poll_until(4 * SOON, || site.pair() != first), "{}", daemon.log());
     secrets.add("next key", &scalar(&site.pair().unwrap()));
     assert!(poll_until(SOON, || daemon.log().contains("certificate renewed")), "{}", daemon.log());
+    for name in ["cmdline", "environ", "comm", "status", "maps", "limits"] {
+        secrets.absent(name, fs::read(format!("/proc/{}/{name}", daemon.pid())).unwrap());
+    }
     daemon.stop();
     secrets.absent("stdout", stdout(&output));
     secrets.absent("stderr", stderr(&output));
@@ -163,6 +175,37 @@ fn neither_token_nor_private_keys_are_seen_anywhere() {
     // The control: where they belong they are found.
     let found = |hay: &[u8]| secrets.find(hay).len();
     assert!(found(&fs::read(site.host.path("token")).unwrap()) > 0 && found(site.pair().unwrap().as_bytes()) > 0);
+}
+
+/// Each system call of `join` with bytes of the secret or of the private key is one that must have them: none has them in its
+/// arguments or its environment, and what goes over the network is encrypted.
+#[test]
+fn token_and_private_key_pass_through_no_other_system_call() {
+    skip_unless!(need_netns() && need_tool("strace"));
+    let site = Site::new();
+    let token = site.good_token();
+    let (trace, file) = (site.host.path("strace"), site.host.text_path("token"));
+    let mut strace = site.host.command("strace");
+    strace.args(["-f", "-qqq", "-x", "-y", "-s", "65536", "-o"]).arg(&trace).arg("--");
+    strace.arg(agent_path()).args(["join", "--format", "json", "--name", NAME, "--token-file", &file, "--config"]);
+    let output = strace.arg(site.host.config_file()).output().unwrap();
+    assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
+    let mut secrets = Secrets::<8>::new();
+    let text = token.secret.text();
+    let digits: Vec<u8> = text.expose().bytes().collect();
+    secrets.add("token", &decode(&digits, 6, |digit| base64_value(digit, *b"-_")));
+    secrets.add("key", &scalar(&site.pair().unwrap()));
+    let mut calls = BTreeSet::new();
+    let trace = fs::read_to_string(trace).unwrap();
+    for line in trace.lines().filter(|line| !secrets.find(line.as_bytes()).is_empty()) {
+        let call = line.split_once(' ').unwrap().1.trim_start();
+        let (name, rest) = call.split_once('(').unwrap();
+        // The kernel's randomness comes from no file, and is what the key is made of.
+        let file = rest.split(['<', '>']).nth(1).unwrap_or_default().replace(&site.host.text_path(""), "");
+        calls.insert(format!("{name} {file}").trim_end().to_owned());
+    }
+    let expected = ["getrandom", "read node.pem", "read token", "write node.pem.join.tmp", "write node.pem.tmp"];
+    assert_eq!(calls.into_iter().collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -179,9 +222,15 @@ fn the_secret_goes_to_no_server_of_another_authority() {
     site.token(&site.pki, &[impostor.url()]);
     site.fails(3, "wrong_authority");
     assert_eq!(impostor.asked().len(), 0);
-    // It asks the next address, where one does not answer.
-    site.token(&site.pki, &["https://127.0.0.1:9".to_owned(), site.enrolment.url()]);
+    // It asks the next address, where one does not answer, or is of a coordinator without the authority's key.
+    let keyless = FakeCoordinator::enrolling(site.host.netns(), &site.pki);
+    keyless.on("POST /v1/enrol", [refusal(503, "no_authority")]);
+    site.token(&site.pki, &["https://127.0.0.1:9".to_owned(), keyless.url(), site.enrolment.url()]);
     site.joins(0, &[]);
+    assert_eq!((keyless.asked().len(), site.enrolment.asked().len()), (1, 1), "in their order, each once");
+    // If none has it, that is the reason.
+    site.token(&site.pki, &[keyless.url()]);
+    site.fails(1, "no_authority");
 }
 
 #[test]
@@ -329,4 +378,29 @@ fn on_a_fresh_host_it_writes_the_configuration_and_says_the_next_step() {
     let asked = fs::read_to_string(site.host.path("asked")).unwrap();
     assert_eq!(asked.lines().filter(|line| *line == "enable --now tfo-agent.service").count(), 2, "{asked}");
     assert_eq!(fs::read_to_string(etc.join("agent.toml")).unwrap(), config);
+}
+
+#[test]
+fn on_a_terminal_it_asks_for_the_token_and_takes_one_line() {
+    let (mut ours, theirs) = terminal();
+    let scratch = tfo_testbed::scratch();
+    let mut command = Command::new(agent_path());
+    command.args(["join", "--token-file", "-", "--name", NAME, "--config"]).arg(scratch.path().join("agent.toml"));
+    command.arg("--dir").arg(scratch.path()).stdin(theirs.try_clone().unwrap());
+    let mut child = command.stdout(Stdio::null()).stderr(theirs).spawn().unwrap();
+    drop(command);
+    let mut shown = String::new();
+    let mut until = |text: &str| {
+        let mut bytes = [0; 4_096];
+        while !shown.contains(text) {
+            let count = ours.read(&mut bytes).unwrap_or(0);
+            assert!(count > 0, "{text} is not shown: {shown}");
+            shown += &String::from_utf8_lossy(&bytes[..count]);
+        }
+        // Enter, and no end of the file.
+        ours.write_all(b"tfo1.not-a-token\n").unwrap();
+    };
+    until("Token, then Enter: ");
+    until("the token is cut off");
+    assert_eq!(child.wait().unwrap().code(), Some(2));
 }

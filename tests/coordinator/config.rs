@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use tfo_config::coordinator::{CoordinatorSettings, StoreKind};
+use tfo_config::coordinator::{CoordinatorSettings, NotifyBy, NotifySettings, StoreKind};
 use tfo_config::reader::ConfigFile;
 
 const SHIPPED: &str = include_str!("../../config/coordinator.toml");
 
-/// The file with the section that is off as shipped, and what that needs.
+/// The file with the sections that are off as shipped, and what those need.
 fn switched_on() -> String {
-    let on = ["[enrolment]", "ca_cert = ", "ca_key = "];
+    let enrolment = ["[enrolment]", "ca_cert = ", "ca_key = "];
+    let notify = ["[[notify]]", "name = ", "url = ", "secret = ", "command = "];
+    let freeze = ["[[pools.edge.freeze]]", "from = ", "until = ", "reason = "];
+    let on = [&enrolment[..], &notify, &freeze].concat();
     let lines = SHIPPED.lines().map(|line| {
         let is_on = |rest: &&str| on.iter().any(|one| rest.starts_with(one));
         line.strip_prefix('#').filter(is_on).unwrap_or(line).to_owned() + "\n"
@@ -36,19 +39,20 @@ fn with_store(text: &str, change: impl Fn(&str) -> Option<String>) -> String {
 /// With a file, as shipped, and without the keys of a cluster; and with a cluster and all that is not a default.
 fn kinds() -> [String; 2] {
     let text = switched_on();
-    let shown = |line: &str| commented(line).and_then(key).map(str::to_owned);
+    // Some of its lines are on.
+    let shown = |line: &str| key(commented(line).unwrap_or(line)).map(str::to_owned);
     let file = with_store(&text, |line| {
         let is_other = shown(line).is_some_and(|key| OF_CLUSTER.contains(&key.as_str()));
         (!is_other).then(|| line.to_owned())
     });
     // It keeps no certificates.
-    let (before, rest) = SHIPPED.split_once("#[enrolment]").expect("it is shown");
+    let (before, rest) = text.split_once("\n[enrolment]\n").expect("it is shown");
     let after = &rest[rest.find("\n[store]").expect("it comes later")..];
     let cluster = with_store(&format!("{before}{after}"), |line| match shown(line).as_deref() {
         Some("kind") => Some("kind = \"etcd\"".to_owned()),
         Some("path") => None,
         Some("prefix" | "name_lock") | None => Some(line.to_owned()),
-        Some(_) => Some(line[1..].to_owned()),
+        Some(_) => Some(commented(line).unwrap_or(line).to_owned()),
     });
     [file, cluster]
 }
@@ -76,7 +80,7 @@ fn settings(text: &str) -> String {
     let parsed = CoordinatorSettings::parse(Path::new("x"), text).unwrap_or_else(|problems| panic!("{problems:#?}"));
     let api = &parsed.api;
     format!(
-        "{} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?}",
+        "{} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?}",
         api.listen.value,
         api.cert.value,
         api.key.value,
@@ -88,7 +92,15 @@ fn settings(text: &str) -> String {
         parsed.observe.map(|at| at.value),
         parsed.enrolment.map(|own| (own.listen.value, own.node_lifetime.value)),
         parsed.pools.iter().map(|(name, policy)| (name, &policy.value)).collect::<Vec<_>>(),
+        parsed.notify.iter().map(|one| (&one.name.value, &one.events, authorities(one))).collect::<Vec<_>>(),
     )
+}
+
+fn authorities(one: &NotifySettings) -> Option<&Path> {
+    match &one.by {
+        NotifyBy::Webhook { ca, .. } => Some(&ca.value),
+        NotifyBy::Command(_) => None,
+    }
 }
 
 #[test]
@@ -115,7 +127,7 @@ fn each_commented_out_default_can_be_enabled_and_changes_nothing() {
         }
         counts.push(count);
     }
-    assert_eq!(counts, [22, 20], "a new commented-out line: is it a default?");
+    assert_eq!(counts, [24, 22], "a new commented-out line: is it a default?");
 }
 
 #[test]
@@ -130,16 +142,19 @@ fn shows_every_key(shipped: &str) {
         let line = commented(line).unwrap_or(line);
         if line.starts_with('[') {
             section = line.trim_matches(['[', ']']);
+            if let (true, Some((above, name))) = (line.starts_with("[["), section.rsplit_once('.')) {
+                shown.insert((above.to_owned(), name.to_owned()));
+            }
         } else if let Some(key) = key(line) {
             shown.insert((section.to_owned(), key.to_owned()));
         }
     }
     let mut known = BTreeSet::new();
-    for name in ["api", "enrolment", "store", "access", "observe", "pools.edge"] {
-        if !shipped.contains(&format!("\n[{name}]\n")) {
-            continue;
-        }
-        let text = shipped.replace(&format!("\n[{name}]\n"), &format!("\n[{name}]\nzzz = 1\n"));
+    let once =
+        ["api", "enrolment", "store", "access", "observe", "pools.edge"].map(|name| (name, format!("\n[{name}]\n")));
+    let often = ["notify", "pools.edge.freeze"].map(|name| (name, format!("\n[[{name}]]\n")));
+    for (name, heading) in once.into_iter().chain(often).filter(|(_, heading)| shipped.contains(heading)) {
+        let text = shipped.replacen(&heading, &format!("{heading}zzz = 1\n"), 1);
         let problems = CoordinatorSettings::parse(Path::new("x"), &text).expect_err("zzz is unknown");
         let [problem] = problems.as_slice() else { panic!("{problems:#?}") };
         let keys = problem.remedy.strip_prefix("known keys: ").unwrap_or_else(|| panic!("{problem:#?}"));

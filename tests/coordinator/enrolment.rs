@@ -1,10 +1,12 @@
 //! Nodes that enrol by tokens, renew, and are cut off; and who is refused.
 
 use std::fs;
+use std::net::SocketAddr;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use rusqlite::Connection;
 use tfo_pki::request;
 use tfo_testbed::config::CoordinatorToml;
 use tfo_testbed::coordinator::{Client, OPERATOR, VIEWER, World, runtime};
@@ -12,14 +14,21 @@ use tfo_testbed::pki::{Identity, client_config};
 use tfo_testbed::{SOON, free_port, poll_until};
 
 /// A coordinator that enrols, and a client without a certificate.
-struct Enrolling {
-    world: World,
+pub(crate) struct Enrolling {
+    pub(crate) world: World,
     stranger: Client,
+    /// Its enrolment port.
+    pub(crate) door: SocketAddr,
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Enrolling {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
+        Self::with("")
+    }
+
+    /// With these lines in place of the authority's key, if there are any.
+    fn with(no_key: &str) -> Self {
         let mut world = World::new("");
         let port = free_port();
         world.ca.save(&world.path("ca.pem"));
@@ -28,17 +37,36 @@ impl Enrolling {
         let config = CoordinatorToml { crl: Some("crl.pem"), operators: &[OPERATOR], viewers: &[VIEWER], ..of };
         let ca = world.path("ca.pem");
         // Certificate and key in one file: nodes must get the certificate alone.
-        let enrolment = format!("[enrolment]\nlisten = \"{port}\"\nca_cert = {ca:?}\nca_key = {ca:?}\n");
+        let key = if no_key.is_empty() { format!("ca_key = {ca:?}\n") } else { no_key.to_owned() };
+        let enrolment = format!("[enrolment]\nlisten = \"{port}\"\nca_cert = {ca:?}\n{key}");
         let text = config.with_pools(&format!("{enrolment}[pools.edge]\nnodes = [\"*.cache.example.org\"]\n"));
         world.put("coordinator.toml", text.as_bytes(), 0o644);
         world.start();
         let runtime = runtime();
         let stranger = Client::new(runtime.handle(), port, client_config(&world.ca.pem, None));
-        Self { world, stranger, _runtime: runtime }
+        Self { world, stranger, door: port, _runtime: runtime }
+    }
+
+    /// What happened to tokens and certificates, as the operator sees it.
+    #[track_caller]
+    fn log(&self) -> Vec<Value> {
+        let (status, mut log) = self.world.operator().get("/v1/enrolment/audit");
+        assert_eq!(status, 200, "{log}");
+        serde_json::from_value(log["entries"].take()).unwrap()
+    }
+
+    /// The entries of one kind.
+    pub(crate) fn logged(&self, action: &str) -> Vec<Value> {
+        self.log().into_iter().filter(|line| line["action"] == action).collect()
+    }
+
+    fn order(&self, action: &Value, node: &str) -> (u16, Value) {
+        let body = json!({"action": action, "nodes": [node], "reason": "stolen"});
+        self.world.operator().post("/v1/pools/edge/nodes", &body)
     }
 
     #[track_caller]
-    fn token(&self, more: &Value) -> Token {
+    pub(crate) fn token(&self, more: &Value) -> Token {
         let mut body = json!({"pool": "edge", "uses": 9, "life_secs": 600});
         more.as_object().unwrap().iter().for_each(|(key, value)| body[key] = value.clone());
         let (status, made) = self.world.operator().post("/v1/tokens", &body);
@@ -50,9 +78,13 @@ impl Enrolling {
         Token { id: parts[1].to_owned(), secret: parts[2].to_owned() }
     }
 
-    fn enrol(&self, token: &Token, name: &str, csr: &str) -> (u16, Value) {
-        let body = json!({"token_id": token.id, "secret": token.secret, "name": name, "csr": csr});
-        self.stranger.post("/v1/enrol", &body)
+    pub(crate) fn enrol(&self, token: &Token, name: &str, csr: &str) -> (u16, Value) {
+        self.ask_to_enrol(&json!({"token_id": token.id, "secret": token.secret, "name": name, "csr": csr}))
+    }
+
+    /// Sends this body.
+    pub(crate) fn ask_to_enrol(&self, body: &Value) -> (u16, Value) {
+        self.stranger.post("/v1/enrol", body)
     }
 
     #[track_caller]
@@ -68,19 +100,19 @@ impl Enrolling {
         self.world.client_of(&Identity { cert_pem, key_pem: key.to_owned(), ..self.world.ca.client(&["x"]) })
     }
 
-    fn used(&self, token: &Token) -> u64 {
+    pub(crate) fn used(&self, token: &Token) -> u64 {
         let (_, tokens) = self.world.operator().get("/v1/tokens");
         let tokens = tokens["tokens"].as_array().unwrap();
         tokens.iter().find(|one| one["id"] == *token.id).unwrap()["used"].as_u64().unwrap()
     }
 }
 
-struct Token {
-    id: String,
-    secret: String,
+pub(crate) struct Token {
+    pub(crate) id: String,
+    pub(crate) secret: String,
 }
 
-fn csr(name: &str) -> String {
+pub(crate) fn csr(name: &str) -> String {
     request::make(&name.parse().unwrap()).unwrap().csr
 }
 
@@ -244,4 +276,268 @@ fn a_restart_takes_no_revocation_back_even_with_an_older_store() {
     // The token that is valid again makes the coordinator write its list again.
     let third = on.enrolled(&on.token(&json!({"replace": true})), "c.cache.example.org");
     assert!(serves(&third) && !serves(&node));
+}
+
+#[test]
+fn a_person_renews_the_own_certificate_and_no_other() {
+    let on = Enrolling::start();
+    let renew = |client: &Client, csr: &str| client.post("/v1/certificate", &json!({"csr": csr}));
+    for (name, may_command) in [(OPERATOR, true), (VIEWER, false)] {
+        let client = on.world.client(&[name]);
+        let made = request::make(&name.parse().unwrap()).unwrap();
+        let (status, answer) = renew(&client, &made.csr);
+        assert_eq!((status, &answer["pools"]), (200, &json!([])), "{answer}");
+        let next = on.client(&answer, &made.key);
+        let makes = next.post("/v1/tokens", &json!({"pool": "edge", "uses": 1, "life_secs": 60})).0;
+        assert_eq!(makes == 200, may_command, "{name} has the rights that it had");
+        assert_eq!((next.get("/v1/pools").0, client.get("/v1/pools").0), (200, 200), "the old one stays");
+        assert_eq!(renew(&next, &made.csr).1["kind"], "bad_request_key", "a new key each time");
+        let again = request::make(&name.parse().unwrap()).unwrap();
+        assert_eq!(renew(&next, &again.csr).0, 200);
+    }
+    let log = on.world.log();
+    assert!(log.contains("a person has renewed a certificate") && log.contains(&format!("actor={OPERATOR}")), "{log}");
+    let (x, operator) = ("x.example.org", on.world.operator());
+    for (client, asked, kind) in [
+        (&operator, VIEWER, "bad_request_key"),
+        (&operator, A, "bad_request_key"),
+        (&on.world.client(&[A]), A, "not_allowed"),
+        (&on.world.client(&[A]), OPERATOR, "not_allowed"),
+        (&on.world.client(&[x]), x, "not_allowed"),
+        (&on.world.client(&[OPERATOR, A]), OPERATOR, "not_allowed"),
+        (&on.world.client(&[OPERATOR, VIEWER]), OPERATOR, "not_allowed"),
+    ] {
+        assert_eq!(renew(client, &csr(asked)).1["kind"], kind, "{asked}");
+    }
+    assert_eq!(renew(&operator, "").1["kind"], "bad_request_key");
+    // One that is revoked gets no answer at all.
+    let stolen = on.world.ca.client(&[OPERATOR]);
+    let thief = on.world.client_of(&stolen);
+    assert_eq!(thief.get("/v1/pools").0, 200);
+    on.world.put("crl.pem", on.world.ca.crl(&[&stolen]).as_bytes(), 0o644);
+    assert!(poll_until(SOON, || thief.get("/v1/pools").0 != 200));
+    assert_ne!(renew(&thief, &csr(OPERATOR)).0, 200);
+}
+
+#[test]
+fn what_another_authority_has_issued_is_not_prolonged_and_without_one_nothing_is() {
+    let mut on = Enrolling::start();
+    assert!(on.world.stop().success());
+    let other = tfo_testbed::pki::Ca::new("another PKI");
+    let identity = other.client(&[OPERATOR]);
+    let both = format!("{}{}", on.world.ca.pem, other.pem);
+    on.world.put("ca.crt", both.as_bytes(), 0o644);
+    on.world.put("crl.pem", (on.world.ca.crl(&[]) + &other.crl(&[])).as_bytes(), 0o644);
+    on.world.start();
+    let client = on.world.client_of(&identity);
+    assert_eq!(client.get("/v1/pools").0, 200, "{}", on.world.log());
+    let (status, answer) = client.post("/v1/certificate", &json!({"csr": csr(OPERATOR)}));
+    assert_eq!(status, 409, "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("not of the authority"), "{answer}");
+    let mut plain = World::new("");
+    plain.start();
+    let (status, answer) = plain.operator().post("/v1/certificate", &json!({"csr": csr(OPERATOR)}));
+    assert_eq!((status, &answer["kind"]), (409, &json!("refused")));
+    assert!(answer["message"].as_str().unwrap().contains("has no [enrolment]"), "{answer}");
+}
+
+#[test]
+fn what_happens_to_tokens_and_certificates_is_in_the_audit_log_and_a_flood_of_guesses_is_a_line() {
+    const GUESSES: u64 = 40;
+    let mut on = Enrolling::start();
+    let token = on.token(&json!({"uses": 1}));
+    let short = on.token(&json!({"life_secs": 1}));
+    let revoked = on.token(&json!({}));
+    let path = format!("/v1/tokens/{}", revoked.id);
+    assert_eq!(on.world.operator().ask(Method::DELETE, &path, None).0, 200);
+    for number in 0..GUESSES {
+        let guess = Token { id: token.id.clone(), secret: format!("{number:A>22}") };
+        assert_eq!(on.enrol(&guess, A, &csr(A)).1["kind"], "token_refused");
+        // Ids of a stranger's own make.
+        let guess = Token { id: format!("{number:012x}"), secret: token.secret.clone() };
+        assert_eq!(on.enrol(&guess, A, &csr(A)).1["kind"], "token_refused");
+    }
+    let node = on.enrolled(&token, A);
+    // The first refusal of its kind is told at once, and with it what has expired meanwhile.
+    assert!(poll_until(SOON, || on.world.operator().get("/v1/tokens").1.to_string().contains("expired")));
+    assert_eq!(on.enrol(&on.token(&json!({})), "a.dns.example.org", &csr("a.dns.example.org")).0, 403);
+    assert!(poll_until(SOON, || !on.logged("token_expired").is_empty()), "{:#?}", on.log());
+    let renewal = request::make(&A.parse().unwrap()).unwrap();
+    assert_eq!(node.post("/v1/pools/edge/certificate", &json!({"csr": renewal.csr})).0, 200);
+    let mut known = on.world.node(A);
+    known.client = node.clone();
+    assert_eq!(known.sync(0).0, 204);
+    assert_eq!(on.order(&json!("deny"), A).0, 200);
+    let one = |action: &str| {
+        let found = on.logged(action);
+        assert_eq!(found.len(), 1, "{action}: {found:#?}");
+        found[0].clone()
+    };
+    assert_eq!(on.logged("token_made").len(), 4);
+    let ended = one("token_revoked");
+    assert_eq!((&ended["operator"], &ended["token"]), (&json!(OPERATOR), &json!(revoked.id)), "{ended}");
+    assert_eq!(one("token_expired")["token"], json!(short.id));
+    assert_eq!(one("token_used_up")["token"], json!(token.id));
+    let joined = one("enrolled");
+    assert_eq!(
+        (&joined["token"], &joined["nodes"], &joined["address"], &joined["pool"]),
+        (&json!(token.id), &json!([A]), &json!("127.0.0.1"), &json!("edge")),
+        "{joined}"
+    );
+    assert_eq!((&one("renewed")["nodes"], &one("renewed")["token"]), (&json!([A]), &Value::Null));
+    let cut = one("certificates_revoked");
+    assert_eq!(
+        (&cut["operator"], &cut["count"], &cut["reason"]),
+        (&json!(OPERATOR), &json!(2), &json!("deny")),
+        "{cut}"
+    );
+    let early: Vec<_> = on.logged("refused");
+    assert!(early.len() <= 3 && early.iter().all(|line| line["address"] == "127.0.0.1"), "{early:#?}");
+    // Viewers read it, nodes do not; the page has it; secrets are not in it.
+    assert_eq!(on.world.client(&[VIEWER]).get("/v1/enrolment/audit?after=3").1["entries"][0]["number"], 4);
+    assert_eq!(on.world.client(&[A]).get("/v1/enrolment/audit").1["kind"], "not_allowed");
+    assert_eq!(on.world.operator().get("/v1/enrolment/audit?before=3").1["kind"], "bad_request");
+    let (_, page) = on.world.observed("/pools/edge/audit").unwrap();
+    assert!(page.contains("Tokens and certificates") && page.contains("certificates_revoked"), "{page}");
+    let all = format!("{:?}{page}", on.log());
+    assert!([&token, &short, &revoked].iter().all(|token| !all.contains(&token.secret)));
+    // Nothing of a flood is lost, and however long it was it is a line for each reason, and one more at the end.
+    assert!(on.world.stop().success());
+    on.world.start();
+    let refused = on.logged("refused");
+    let sum = |reason: &str| {
+        let of = refused.iter().filter(|line| line["reason"] == reason);
+        of.map(|line| line["count"].as_u64().unwrap()).sum::<u64>()
+    };
+    let wrong = "token_refused: wrong secret";
+    assert_eq!((sum(wrong), sum("token_refused: unknown")), (GUESSES, GUESSES), "{refused:#?}");
+    assert!(refused.len() <= 5, "{refused:#?}");
+    let of = |reason: &str| refused.iter().find(|line| line["reason"] == reason).unwrap();
+    assert_eq!((&of(wrong)["token"], &of(wrong)["nodes"]), (&json!(token.id), &json!([])));
+    assert_eq!(of("token_refused: unknown")["token"], Value::Null);
+    assert_eq!(of("name_not_allowed")["nodes"], json!(["a.dns.example.org"]));
+}
+
+/// Whether the node's certificate is accepted, whatever the pool says.
+fn is_let_in(client: &Client) -> bool {
+    client.get("/v1/pools/edge/self").0 != 0
+}
+
+#[test]
+fn an_order_and_its_revocations_are_one_act_wherever_the_coordinator_ends() {
+    let mut on = Enrolling::start();
+    let token = on.token(&json!({"uses": 9}));
+    let names = [A, "b.cache.example.org", "c.cache.example.org", "d.cache.example.org"];
+    let nodes: Vec<Client> = names.iter().map(|name| on.enrolled(&token, name)).collect();
+    for (name, client) in names.iter().zip(&nodes) {
+        let mut node = on.world.node(name);
+        node.client = client.clone();
+        assert_eq!(node.sync(0).0, 204);
+    }
+    // The disk fails at a step: a trigger on the table that the step writes.
+    let at = on.world.path("state.db");
+    let sql = |text: &str| Connection::open(&at).unwrap().execute_batch(text).unwrap();
+    let fail =
+        |step: &str| sql(&format!("CREATE TRIGGER broken BEFORE {step} BEGIN SELECT RAISE(ABORT, 'broken'); END"));
+    let plans = || -> i64 {
+        Connection::open(&at).unwrap().query_row("SELECT count(*) FROM cut_off", [], |row| row.get(0)).unwrap()
+    };
+    let forget = json!({"forget": {}});
+    // Without a plan the order is not given.
+    fail("INSERT ON cut_off");
+    let (status, body) = on.order(&forget, names[0]);
+    assert_eq!((status, &body["kind"]), (503, &json!("store_unavailable")), "{body}");
+    assert!(serves(&nodes[0]) && on.world.operator().get("/v1/pools/edge/nodes").1.to_string().contains(names[0]));
+    sql("DROP TRIGGER broken");
+    // The order is done, and the coordinator ends before the certificates are revoked: the next one revokes them.
+    for (order, node) in [(&forget, 0), (&json!("deny"), 1)] {
+        fail("DELETE ON cut_off");
+        let (status, body) = on.order(order, names[node]);
+        assert_eq!((status, is_let_in(&nodes[node]), plans()), (503, true, 1), "{body}");
+        // Meanwhile it gets no other certificate.
+        let renewal = nodes[node].post("/v1/pools/edge/certificate", &json!({"csr": csr(names[node])})).1;
+        assert!(["unavailable", "name_not_allowed"].contains(&renewal["kind"].as_str().unwrap()), "{renewal}");
+        on.world.kill();
+        sql("DROP TRIGGER broken");
+        on.world.start();
+        assert!(poll_until(SOON, || !is_let_in(&nodes[node])), "{}", on.world.log());
+        assert_eq!(plans(), 0);
+        let cut = on.logged("certificates_revoked").pop().unwrap();
+        assert_eq!((&cut["nodes"], &cut["operator"]), (&json!([names[node]]), &json!(OPERATOR)), "{cut}");
+    }
+    // It ends before the order is done: nothing of it is.
+    fail("INSERT ON audit");
+    sql("CREATE TRIGGER stuck BEFORE DELETE ON cut_off BEGIN SELECT RAISE(ABORT, 'stuck'); END");
+    let (status, body) = on.order(&forget, names[2]);
+    assert!(status >= 400, "{body}");
+    on.world.kill();
+    sql("DROP TRIGGER broken; DROP TRIGGER stuck");
+    assert_eq!(plans(), 1);
+    on.world.start();
+    assert!(poll_until(SOON, || plans() == 0), "{}", on.world.log());
+    assert!(is_let_in(&nodes[2]) && on.logged("certificates_revoked").len() == 2);
+    assert_eq!(nodes[2].post("/v1/pools/edge/certificate", &json!({"csr": csr(names[2])})).0, 200);
+    // Revoked in the store, and not on the list yet.
+    assert!(on.world.stop().success());
+    let list = fs::read(on.world.path("crl.pem")).unwrap();
+    on.world.start();
+    assert_eq!(on.order(&forget, names[3]).0, 200);
+    assert!(!is_let_in(&nodes[3]));
+    on.world.kill();
+    on.world.put("crl.pem", &list, 0o644);
+    on.world.start();
+    assert!(poll_until(SOON, || !is_let_in(&nodes[3])), "{}", on.world.log());
+    // A refused order leaves nothing behind.
+    assert_eq!((on.order(&forget, "x.cache.example.org").0, plans()), (404, 0));
+}
+
+#[test]
+fn a_restored_coordinator_knows_what_was_revoked_and_honours_no_token_of_before() {
+    let mut on = Enrolling::start();
+    let token = on.token(&json!({"uses": 9, "replace": true}));
+    let (first, second) = (on.enrolled(&token, A), on.enrolled(&token, A));
+    let backup = on.world.path("backup").display().to_string();
+    let output = on.world.run("export", &["--to", &backup]);
+    let exported: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        exported["enrolment"],
+        json!({"tokens": 1, "certificates": 2, "revoked": 1, "log_entries": 4}),
+        "{exported}"
+    );
+    // A use that the backup does not know.
+    let third = on.enrolled(&token, "c.cache.example.org");
+    assert!(on.world.stop().success());
+    // The host is lost: database and revocation list with it.
+    for name in ["state.db", "state.db-wal", "state.db-shm"] {
+        fs::remove_file(on.world.path(name)).ok();
+    }
+    on.world.put("crl.pem", on.world.ca.crl(&[]).as_bytes(), 0o644);
+    let output = on.world.run("import", &["--from", &backup]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    on.world.start();
+    assert!(poll_until(SOON, || !is_let_in(&first)), "{}", on.world.log());
+    assert!(is_let_in(&second) && is_let_in(&third), "certificates outlive the store that issued them");
+    let (status, answer) = on.enrol(&token, "d.cache.example.org", &csr("d.cache.example.org"));
+    assert_eq!((status, &answer["kind"]), (403, &json!("token_refused")), "{answer}");
+    let (_, tokens) = on.world.operator().get("/v1/tokens");
+    let restored = &tokens["tokens"][0];
+    assert_eq!((&restored["state"], &restored["revoked_by"]), (&json!("revoked"), &Value::Null), "{restored}");
+    assert_eq!((on.logged("enrolled").len(), on.logged("restored").len()), (2, 1));
+}
+
+#[test]
+fn a_coordinator_without_the_authoritys_key_says_so_and_points_on() {
+    let on = Enrolling::with("# The key is elsewhere.\n");
+    // Tokens are the store's, and any coordinator makes them.
+    let token = on.token(&json!({"uses": 2}));
+    let (status, answer) = on.enrol(&token, A, &csr(A));
+    assert_eq!((status, &answer["kind"]), (503, &json!("no_authority")), "{answer}");
+    assert!(answer["remedy"].as_str().unwrap().contains("another coordinator"), "{answer}");
+    let node = on.world.client(&[A]);
+    let (status, answer) = node.post("/v1/pools/edge/certificate", &json!({"csr": csr(A)}));
+    assert_eq!((status, &answer["kind"]), (503, &json!("no_authority")), "{answer}");
+    // Who has no token learns no more than at any other.
+    let guess = Token { id: token.id.clone(), secret: "A".repeat(22) };
+    assert_eq!(on.enrol(&guess, A, &csr(A)).1["kind"], "no_authority");
+    assert_eq!((on.used(&token), on.logged("refused").len()), (0, 0));
 }

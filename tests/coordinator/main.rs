@@ -2,6 +2,8 @@
 //! faults.
 
 #[cfg(test)]
+mod calendar;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod crash;
@@ -12,9 +14,13 @@ mod etcd;
 #[cfg(test)]
 mod fleet;
 #[cfg(test)]
+mod leaks;
+#[cfg(test)]
 mod monitoring;
 #[cfg(test)]
 mod moves;
+#[cfg(test)]
+mod notify;
 #[cfg(test)]
 mod page;
 #[cfg(test)]
@@ -27,6 +33,8 @@ mod rotation;
 mod siege;
 #[cfg(test)]
 mod soak;
+#[cfg(test)]
+mod spiffe;
 #[cfg(test)]
 mod stolen;
 #[cfg(test)]

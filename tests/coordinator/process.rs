@@ -122,7 +122,7 @@ fn a_key_is_nowhere_but_in_the_answer_to_its_node() {
         "tfo_coordinator_pool_required{pool=\"edge\"} 3",
         "tfo_coordinator_syncs_total{pool=\"edge\",result=\"told\"}",
         "tfo_coordinator_commits_total{action=\"rotate\",pool=\"edge\"} 1",
-        "tfo_coordinator_commit_seconds_count{pool=\"edge\"}",
+        "tfo_coordinator_commit_duration_seconds_count{pool=\"edge\"}",
         "tfo_coordinator_info{version=",
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");

@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -229,6 +231,7 @@ fn an_ordinary_user_sees_the_same_on_a_screen() {
     assert!(!screen.contains("\"rotations\""), "{screen}");
     for part in [
         "tfo-demo: 4 nodes behind 10.10.10.10 and fd00:10::10, keys: coordinator, 48 clients",
+        "verdict     ok: 4 nodes accept each other's cookies",
         "pool        steady g1, 4 of 4 nodes have it",
         "pool        promoted g3, wave 1 of 2, ",
         "pool        steady g5, 4 of 4 nodes have it",
@@ -310,11 +313,24 @@ fn naive_rotations_lose_cookies_and_staged_ones_beside_them_none() {
 }
 
 #[test]
-fn ctrl_c_ends_a_kept_demo_in_order() {
+fn ctrl_c_ends_a_kept_demo_in_order_and_its_page_shows_it_until_then() {
     skip_unless!(need_user_namespaces());
     let (_alone, host, (_directory, copy)) = (tfo_testbed::alone("demo"), Host::look(), open_copy());
-    let demo = Demo::start(as_nobody(&copy).args(["--nodes", "2", "--keep"]));
+    let demo = Demo::start(as_nobody(&copy).args(["--nodes", "2", "--keep", "--page"]));
     demo.wait_for_clients();
+    // From outside of its namespaces.
+    let out = demo.read("out");
+    let address = out.split("The coordinator's page: http://").nth(1).and_then(|rest| rest.split('/').next());
+    let address = address.unwrap_or_else(|| panic!("no address: {out}"));
+    let page = || {
+        let mut stream = TcpStream::connect(address).expect("it listens on the host");
+        write!(stream, "GET / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").expect("it reads");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).expect("a page is text");
+        page
+    };
+    let shows = |part: &str| tfo_testbed::poll_until(RUN_MAX, || page().contains(part));
+    assert!(shows("<h1>Pool demo</h1>") && shows("A rotation runs") && shows("were accepted by the primary key"));
     demo.signal(Signal::INT);
     let ended = demo.end();
     let line = ended.last_line();
@@ -363,7 +379,13 @@ fn a_machine_without_ip_or_without_user_namespaces_is_told_what_to_do() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    for words in [&["--nodes", "1"][..], &["--source", "random"], &["--no-such-switch"]] {
+    for words in [
+        &["--nodes", "1"][..],
+        &["--source", "random"],
+        &["--no-such-switch"],
+        &["--page", "--source", "derive"],
+        &["--page", "--naive"],
+    ] {
         let ended = Demo::start(Command::new(demo_path()).args(words)).end();
         assert_eq!(ended.status.code(), Some(2), "{}", ended.errors);
     }

@@ -21,4 +21,6 @@ mod import;
 #[cfg(test)]
 mod joint;
 #[cfg(test)]
+mod own_pki;
+#[cfg(test)]
 mod recovery;

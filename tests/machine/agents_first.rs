@@ -1,13 +1,11 @@
 //! Agents first, key later: config management installs agents while the pool is empty, its play is green at once, and the
 //! first key reaches every node when an operator makes it.
 
-use std::path::Path;
-
 use super::boot::site::Site;
-use super::boot::transcript::{SECTION, TUTORIAL};
+use super::boot::transcript::{PAGE, SECTION};
+use super::recipes;
 use tfo_testbed::host::UNSET;
 use tfo_testbed::machine::{Machine, need_machine};
-use tfo_testbed::output::said as told;
 use tfo_testbed::package::need_packages;
 use tfo_testbed::{SOON, poll_until, transcript};
 
@@ -19,38 +17,17 @@ const CONFIG: &str = "[source]\nkind = \"coordinator\"\nurls = [\"https://tfo1.e
 const SERVER: &str = "[Unit]\nRequires=tfo-agent.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
                       ExecStart=/bin/true\n";
 
-const ROLE: [&str; 4] = ["tasks/main.yml", "defaults/main.yml", "handlers/main.yml", "meta/main.yml"];
-
 /// One run of the Ansible role on a node; gives how many tasks changed something.
 #[track_caller]
 fn play(machine: &Machine, mode: &str) -> u32 {
-    let variables = serde_json::json!({ "tfo_agent_mode": mode, "tfo_agent_config": CONFIG });
-    machine.write_new("/root/variables.json", &variables.to_string());
-    machine.write_new("/root/play.yml", "- hosts: all\n  gather_facts: false\n  roles: [tfo_agent]\n");
-    let output = machine.output(&[
-        "env",
-        "ANSIBLE_PIPELINING=1",
-        "ansible-playbook",
-        "-c",
-        "local",
-        "-i",
-        "box,",
-        "-e",
-        "@/root/variables.json",
-        "-e",
-        "ansible_python_interpreter=/usr/bin/python3",
-        "/root/play.yml",
-    ]);
-    let text = told(&output);
-    assert!(output.status.success(), "{mode}: {text}\n{}", machine.journal(Some("tfo-agent")));
-    let changed = text.rsplit_once("changed=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
-    changed.unwrap_or_else(|| panic!("no recap: {text}"))
+    recipes::play(machine, "tfo_agent", &serde_json::json!({ "tfo_agent_mode": mode, "tfo_agent_config": CONFIG }), &[])
+        .0
 }
 
-/// The fleet of the tutorial, as far as its coordinator: the pool is empty, and no node has an agent yet.
+/// The fleet of that page, as far as its coordinator: the pool is empty, and no node has an agent yet.
 fn with_a_coordinator(packages: &tfo_testbed::package::Packages) -> Site {
     let mut site = Site::new(packages);
-    let shown = transcript::below(TUTORIAL, SECTION);
+    let shown = transcript::below(PAGE, SECTION);
     for (prompt, command) in transcript::typed(shown).iter().take_while(|(prompt, _)| *prompt == "tfo1# ") {
         site.type_on(prompt.trim_end_matches("# "), command);
     }
@@ -60,13 +37,8 @@ fn with_a_coordinator(packages: &tfo_testbed::package::Packages) -> Site {
 /// The role, the package and the certificates on a node: what an inventory and a vault bring.
 fn prepare(site: &Site, node: &str) {
     let machine = site.on(node);
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ansible/tfo_agent");
-    machine.run(&["sh", "-c", "mkdir -p /etc/tfo-fleet /root/roles/tfo_agent/tasks /root/roles/tfo_agent/defaults"]);
-    machine.run(&["mkdir", "/root/roles/tfo_agent/handlers", "/root/roles/tfo_agent/meta"]);
-    for file in ROLE {
-        let text = std::fs::read_to_string(root.join(file)).expect("the role has it");
-        machine.write_new(&format!("/root/roles/tfo_agent/{file}"), &text);
-    }
+    recipes::bring(machine, "tfo_agent");
+    machine.run(&["mkdir", "-p", "/etc/tfo-fleet"]);
     for file in ["ca.crt", "node.crt", "node.key"] {
         site.bring(&format!("pki/{node}.cache.example.org/{file}"), node, &format!("/etc/tfo-fleet/{file}"));
     }

@@ -1,12 +1,10 @@
 //! The Ansible role and the Puppet module, by the real tools, on a real systemd: truthful check mode, a second run that
 //! changes nothing, no secret in any output.
 
-use std::path::Path;
-
+use super::recipes::{self, bring};
 use tfo_testbed::by_size;
 use tfo_testbed::host::{KEY_FILE, UNSET};
 use tfo_testbed::machine::{Image, Machine, need_machine};
-use tfo_testbed::output::said as told;
 use tfo_testbed::package::{install, need_packages};
 
 const SECRET: &str = "Dz6q0vXk1rT9sYb4Lw8nGmHcJ2eUaPfK";
@@ -17,16 +15,9 @@ const CONFIG: &str = "[source]\nkind = \"derive\"\n[[source.schedule]]\nsecret =
 
 /// A machine with the package's file, the role and the module on its disk.
 fn machine(packages: &tfo_testbed::package::Packages) -> Machine {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
-    let mut image = packages.bring(Image::new(), "tfo-agent");
-    for file in ["tasks/main.yml", "defaults/main.yml", "handlers/main.yml", "meta/main.yml"] {
-        image = image.copy(&root.join("ansible/tfo_agent").join(file), &format!("/root/roles/tfo_agent/{file}"), 0o644);
-    }
-    for file in ["manifests/init.pp", "metadata.json"] {
-        image =
-            image.copy(&root.join("puppet/tfo_agent").join(file), &format!("/root/modules/tfo_agent/{file}"), 0o644);
-    }
-    image.boot()
+    let machine = packages.bring(Image::new(), "tfo-agent").boot();
+    bring(&machine, "tfo_agent");
+    machine
 }
 
 fn key(machine: &Machine) -> String {
@@ -44,35 +35,14 @@ fn assert_no_secret(text: &str, key: &str) {
 }
 
 /// One run of the role; gives how many tasks changed something, and everything that was printed.
+#[track_caller]
 fn play(machine: &Machine, mode: &str, options: &[&str]) -> (u32, String) {
     let variables = serde_json::json!({
         "tfo_agent_mode": mode,
         "tfo_agent_config": CONFIG,
         "tfo_agent_secret_base64": SECRET_BASE64,
     });
-    // As from a vault: in a file, not in the argument list.
-    machine.write_new("/root/variables.json", &variables.to_string());
-    machine.write_new("/root/play.yml", "- hosts: all\n  gather_facts: false\n  roles: [tfo_agent]\n");
-    let mut command = vec![
-        "env",
-        "ANSIBLE_PIPELINING=1",
-        "ansible-playbook",
-        "-vvv",
-        "--diff",
-        "-c",
-        "local",
-        "-i",
-        "box,",
-        "-e",
-        "@/root/variables.json",
-    ];
-    command.extend(["-e", "ansible_python_interpreter=/usr/bin/python3", "/root/play.yml"]);
-    command.extend(options);
-    let output = machine.output(&command);
-    let text = told(&output);
-    assert!(output.status.success(), "{text}");
-    let changed = text.rsplit_once("changed=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
-    (changed.unwrap_or_else(|| panic!("no recap: {text}")), text)
+    recipes::play(machine, "tfo_agent", &variables, options)
 }
 
 #[test]
@@ -123,13 +93,7 @@ fn apply(machine: &Machine, mode: &str, options: &[&str]) -> (Option<i32>, Strin
     let manifest = format!(
         "class {{ 'tfo_agent': mode => '{mode}', manage_package => false, secret => Sensitive('{SECRET}'), config => @(END) }}\n{CONFIG}| END\n"
     );
-    machine.write_new("/root/site.pp", &manifest);
-    let mut command =
-        vec!["puppet", "apply", "--detailed-exitcodes", "--show_diff", "--debug", "--modulepath", "/root/modules"];
-    command.extend(options);
-    command.push("/root/site.pp");
-    let output = machine.output(&command);
-    (output.status.code(), told(&output))
+    recipes::apply(machine, &manifest, options)
 }
 
 #[test]

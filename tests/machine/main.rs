@@ -7,8 +7,14 @@ mod boot;
 #[cfg(test)]
 mod config_management;
 #[cfg(test)]
+mod enrolling;
+#[cfg(test)]
 mod migration;
 #[cfg(test)]
+mod notify;
+#[cfg(test)]
 mod package;
+#[cfg(test)]
+mod recipes;
 #[cfg(test)]
 mod units;

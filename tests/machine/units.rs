@@ -83,11 +83,16 @@ fn systemd_accepts_every_unit_and_the_example_drop_ins() {
         fs::write(&copy, text).unwrap();
         copies.push(copy);
     }
+    // Each example says on its first line where it goes.
     let drop_ins = dir.path().join("tfo-agent.service.d");
-    fs::create_dir(&drop_ins).unwrap();
     for example in fs::read_dir(systemd_dir().join("examples")).unwrap().flatten() {
-        fs::copy(example.path(), drop_ins.join(example.file_name())).unwrap();
+        let text = fs::read_to_string(example.path()).unwrap();
+        let (_, place) = text.split_once("/etc/systemd/system/").expect("it names its place");
+        let unit = dir.path().join(place.split('/').next().unwrap());
+        fs::create_dir_all(&unit).unwrap();
+        fs::copy(example.path(), unit.join(example.file_name())).unwrap();
     }
+    assert!(drop_ins.is_dir() && dir.path().join("tfo-coordinator.service.d").is_dir());
     let verify = || Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&copies).output().unwrap();
     let output = verify();
     let complaints = stderr(&output);

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use tfo_model::count::{Epoch, Generation, Revision};
-use tfo_model::fleet::{Action, BlockedBy, ExclusionReason, HoldReason, NodeState, Severity, VerdictKind};
+use tfo_model::fleet::{
+    Action, BlockedBy, ExclusionReason, HoldReason, NodeState, NoticeKind, NoticeState, Severity, VerdictKind,
+};
 use tfo_model::ids::{NodeId, PoolId, PoolName};
 use tfo_model::key::{KeyFingerprint, TfoKey};
 use tfo_model::node::{Expected, KeySource};
@@ -13,9 +15,10 @@ use tfo_model::time::UnixTime;
 use tfo_wire::error::{ErrorBody, ErrorKind, MovedTo};
 use tfo_wire::v1::enrol::{Certified, EnrolRequest, RenewRequest, TokenText};
 use tfo_wire::v1::fleet::{
-    AdvanceRequest, Audit, AuditLine, Command, Done, FingerprintCount, ImportRequest, NodeStatus, Nodes, PoolStatus,
-    Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown, Verdict, Waves,
+    AdvanceRequest, Audit, AuditLine, CalendarSpan, Command, Done, FingerprintCount, ImportRequest, NodeStatus, Nodes,
+    PoolStatus, Pools, RecoverRequest, RotationMode, RotationRequest, SlotPairShown, Verdict, Waves,
 };
+use tfo_wire::v1::notify::{Ending, Event, Rotation, VERSION};
 use tfo_wire::v1::orders::{Closed, ExpectRequest, NodeAction, NodesRequest, Waiver};
 use tfo_wire::v1::secret::SecretText;
 use tfo_wire::v1::sync::{ClockReport, InstalledKeys, KeyMaterial, SelfAnswer, SyncAnswer, SyncRequest};
@@ -173,6 +176,7 @@ fn status() -> PoolStatus {
             remedy: "`tfoctl resume` first".to_owned(),
             until: None,
         }),
+        calendar: Some(CalendarSpan { from: at(), until: at().plus(3_600), reason: "year end".to_owned() }),
     }
 }
 
@@ -216,6 +220,34 @@ fn pools_nodes_and_audit() {
         "nodes": value(&Nodes { pool: pool(), nodes: vec![status_of(NodeState::Drifted)], fingerprints }),
         "audit": value(&Audit { pool: pool(), entries: vec![line], more: true, read_to: Revision::new(12) }),
     }));
+}
+
+#[test]
+fn events() {
+    let event = Event {
+        version: VERSION,
+        id: "00112233445566778899aabbccddeeff".to_owned(),
+        kind: NoticeKind::RotationEnded.into(),
+        state: NoticeState::Done.into(),
+        at: at(),
+        since: at(),
+        coordinator: Some(node("tfo1")),
+        pool: Some(pool()),
+        pool_id: Some(pool_id()),
+        verdict: Some(status().verdict),
+        rotation: Some(Rotation { generation: Generation::new(7), primary: slot(3), backup: Some(slot(2)) }),
+        certificates: vec![Ending { until: at(), of: "node".to_owned(), name: Some(node("a")) }],
+    };
+    let kinds = NoticeKind::ALL.map(NoticeKind::as_str);
+    let states = NoticeState::ALL.map(NoticeState::as_str);
+    assert_eq!(serde_json::from_value::<Event>(value(&event)).unwrap(), event);
+    insta::assert_json_snapshot!(json!({"event": value(&event), "kinds": kinds, "states": states}));
+    let page = include_str!("../../docs/reference/json.md");
+    let (_, described) = page.split_once("\n## event\n").unwrap();
+    let described = described.split("\n## ").next().unwrap();
+    for name in kinds.iter().chain(&states) {
+        assert!(described.contains(&format!("`{name}`")), "docs/reference/json.md#event lacks {name}");
+    }
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tfo_coordinator::backup::{Existing, Exported, export, export_dated, import};
+use tfo_coordinator::backup::{self, Existing, Exported, Imported, export, export_dated};
+use tfo_crypto::seal::KeyEncryptionKey;
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Input, Now, Step};
@@ -23,7 +24,8 @@ use tfo_model::problem::Problem;
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
 use tfo_store::{
-    CommitError, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, SqliteReader, Store, StoreError,
+    CommitError, Enrolments, Erasure, Head, MemoryStore, News, PoolImage, PoolState, ReadStore, SqliteReader, Store,
+    StoreError,
 };
 
 use super::walk::{
@@ -33,8 +35,17 @@ use super::{kek, open};
 
 const SEED: u64 = 17;
 
+/// Imports everything into one store.
+pub(super) fn import(
+    store: &(impl Store + Enrolments),
+    kek: &KeyEncryptionKey,
+    from: &Path,
+) -> Result<Imported, Problem> {
+    backup::import(store, Some(store), kek, from)
+}
+
 /// Two pools after a walk: one steady with nodes, keys and history, one empty.
-fn fill(store: &dyn Store) {
+pub(super) fn fill(store: &dyn Store) {
     for index in 0..150 {
         step(store, &pool_name("edge"), SEED, index).unwrap();
     }
@@ -178,7 +189,7 @@ fn a_backup_from_the_middle_of_a_rotation_goes_round_and_continues() {
 fn an_export_overwrites_nothing_unless_it_may_and_then_only_a_backup() {
     let (dir, store) = (tfo_testbed::scratch(), filled());
     let path = |name: &str| dir.path().join(name);
-    let exported = |store: &dyn ReadStore, to: &str, existing: Existing| {
+    let exported = |store: &MemoryStore, to: &str, existing: Existing| {
         export(store, &kek(1), &path(to), existing).map_err(|found| found.kind).err()
     };
     let (keep, replace) = (Existing::Keep, Existing::Replace);
@@ -313,9 +324,9 @@ fn a_pool_that_is_there_is_never_touched() {
 }
 
 /// A store whose disk is full after so many pools.
-struct FullStore<'a> {
-    inner: &'a MemoryStore,
-    room: AtomicUsize,
+pub(super) struct FullStore<'a> {
+    pub(super) inner: &'a MemoryStore,
+    pub(super) room: AtomicUsize,
 }
 
 impl ReadStore for FullStore<'_> {
@@ -368,9 +379,11 @@ fn an_import_that_was_cut_short_is_run_again() {
     let dir = tfo_testbed::scratch();
     let (file, _) = exported(dir.path());
     let inner = MemoryStore::new();
-    let problem = import(&FullStore { inner: &inner, room: 0.into() }, &kek(1), &file).err().unwrap();
+    let problem =
+        backup::import(&FullStore { inner: &inner, room: 0.into() }, Some(&inner), &kek(1), &file).err().unwrap();
     assert!(problem.kind == "store_full" && problem.message.contains("nothing was changed"), "{problem}");
-    let problem = import(&FullStore { inner: &inner, room: 1.into() }, &kek(1), &file).err().unwrap();
+    let problem =
+        backup::import(&FullStore { inner: &inner, room: 1.into() }, Some(&inner), &kek(1), &file).err().unwrap();
     assert!(problem.message.contains("pool upload") && problem.message.contains("imported: edge"), "{problem}");
     assert!(problem.remedy.contains("import again"), "{problem}");
     let imported = import(&inner, &kek(1), &file).unwrap();

@@ -1,15 +1,20 @@
 //! What every kind of store does with tokens and certificates: each function is a test of the suite.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 
+use tfo_model::fleet::EnrolAction;
 use tfo_model::ids::{NodeId, TokenId};
 use tfo_model::serial::SerialNumber;
 use tfo_model::time::UnixTime;
 use tfo_store::enrolment::{
-    Certificate, Claim, Digest, EnrolError, EnrolRefused, TOKENS_MAX, Token, TokenEnd, TokenError, TokenFault, Wish,
+    Certificate, Claim, CutOff, Digest, EnrolError, EnrolRefused, LogEntry, LogPart, Logged, TOKENS_MAX, Token,
+    TokenEnd, TokenError, TokenFault, Wish,
 };
-use tfo_store::{Enrolments, SqliteStore};
+use tfo_store::{Enrolments, MemoryStore, ReadEnrolments, SqliteStore};
 
+/// Where requests come from.
+const FROM: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const NOW: UnixTime = UnixTime::from_secs(1_790_000_000);
 const DAY: u64 = 86_400;
 const SECRET: Digest = Digest([7; 32]);
@@ -41,6 +46,7 @@ fn token(number: usize, uses: u32) -> Token {
         made_at: NOW,
         revoked: None,
         last_use: None,
+        expiry_logged: false,
     }
 }
 
@@ -58,7 +64,7 @@ fn certificate(number: u8, name: &str, at: UnixTime) -> Certificate {
 
 /// Records a certificate by the token of this number.
 fn record(store: &dyn Enrolments, number: usize, certificate: &Certificate) -> Result<bool, EnrolError> {
-    store.record(certificate, Claim::Token { id: &id(number), hash: &SECRET, known: false })
+    store.record(certificate, Claim::Token { id: &id(number), hash: &SECRET, known: false }, Some(FROM))
 }
 
 fn refused<T: std::fmt::Debug>(result: Result<T, EnrolError>) -> EnrolRefused {
@@ -103,7 +109,7 @@ fn a_token_that_may_replace_revokes_what_it_replaces(store: &dyn Enrolments) {
 }
 
 fn a_revoked_token_is_of_no_use_and_the_first_revocation_counts(store: &dyn Enrolments) {
-    let end = |secs| TokenEnd { by: operator(), at: NOW.plus(secs) };
+    let end = |secs| TokenEnd { by: Some(operator()), at: NOW.plus(secs) };
     assert_eq!(store.revoke_token(&id(1), &end(1)).unwrap(), None);
     store.add_token(&token(1, 9), NOW).unwrap();
     store.revoke_token(&id(1), &end(1)).unwrap();
@@ -114,28 +120,177 @@ fn a_revoked_token_is_of_no_use_and_the_first_revocation_counts(store: &dyn Enro
     assert_eq!(unknown, EnrolRefused::Token(TokenFault::Unknown));
 }
 
-fn certificates_of_nodes_are_revoked_together_and_renewed_one_by_one(store: &dyn Enrolments) {
-    for (number, name) in [(1, "a"), (2, "a"), (3, "b"), (4, "c")] {
-        store.record(&Certificate { token: None, ..certificate(number, name, NOW) }, Claim::Renewal).unwrap();
+/// A renewal that was asked for at this time.
+fn renew(store: &dyn Enrolments, certificate: &Certificate, asked_at: UnixTime) -> Result<bool, EnrolError> {
+    let pool = "edge".parse().unwrap();
+    store.record(
+        &Certificate { token: None, ..certificate.clone() },
+        Claim::Renewal { pool: Some(&pool), asked_at },
+        Some(FROM),
+    )
+}
+
+fn plan(id: u64, names: &[&str], at: UnixTime) -> CutOff {
+    CutOff {
+        id,
+        by: "coordinator".parse().unwrap(),
+        pool: "edge".parse().unwrap(),
+        nodes: names.iter().map(|name| node(name)).collect(),
+        operator: operator(),
+        order: "forget".to_owned(),
+        at,
     }
-    let both: BTreeSet<NodeId> = ["a", "b", "nowhere"].map(node).into();
-    assert_eq!(store.revoke(&both, NOW.plus(5)).unwrap(), 3);
-    assert_eq!(store.revoke(&both, NOW.plus(6)).unwrap(), 0);
+}
+
+fn a_plan_keeps_its_nodes_from_certificates_until_it_is_carried_out(store: &dyn Enrolments) {
+    store.add_token(&Token { replace: true, ..token(1, 9) }, NOW).unwrap();
+    for (number, name) in [(1, "a"), (2, "a"), (3, "b"), (4, "c")] {
+        renew(store, &certificate(number, name, NOW), NOW).unwrap();
+    }
+    let (first, second) = (plan(7, &["a", "b", "nowhere"], NOW), plan(8, &["c"], NOW));
+    for plan in [&second, &first, &first] {
+        store.plan_cut_off(plan).unwrap();
+    }
+    assert_eq!(store.cut_offs().unwrap(), [first.clone(), second.clone()]);
+    assert_eq!(store.revoked().unwrap(), [], "the order may still be refused");
+    for name in ["a", "b", "c"] {
+        assert_eq!(refused(record(store, 1, &certificate(9, name, NOW.plus(1)))), EnrolRefused::CutOff, "{name}");
+        assert_eq!(refused(renew(store, &certificate(9, name, NOW.plus(1)), NOW)), EnrolRefused::CutOff, "{name}");
+    }
+    // The order took effect for two of them; the other plan is dropped.
+    assert_eq!(store.finish_cut_off(&first, &["a", "b"].map(node).into(), NOW.plus(5)).unwrap(), 3);
+    assert_eq!(store.finish_cut_off(&second, &[].into(), NOW.plus(5)).unwrap(), 0);
+    assert_eq!(store.cut_offs().unwrap(), []);
+    assert_eq!(store.finish_cut_off(&first, &first.nodes, NOW.plus(6)).unwrap(), 0, "it was carried out");
     let mut times: Vec<_> = store.revoked().unwrap().into_iter().map(|one| one.revoked_at).collect();
     times.dedup();
     assert_eq!(times, [Some(NOW.plus(5))]);
     assert!(store.certificates(&node("c")).unwrap()[0].is_live(NOW));
+    // A renewal that was on its way meanwhile comes too late; the node that was left alone, and one that joins again, do not.
+    assert_eq!(refused(renew(store, &certificate(10, "a", NOW.plus(6)), NOW.plus(5))), EnrolRefused::CutOff);
+    renew(store, &certificate(11, "c", NOW.plus(6)), NOW.plus(5)).unwrap();
+    record(store, 1, &certificate(12, "a", NOW.plus(6))).unwrap();
+}
+
+fn every_change_has_its_entry_and_an_attempt_that_fails_has_none(store: &dyn Enrolments) {
+    use EnrolAction::{
+        CertificatesRevoked, Enrolled, Refused, Renewed, TokenExpired, TokenMade, TokenRevoked, TokenUsedUp,
+    };
+    store.add_token(&token(1, 2), NOW).unwrap();
+    store.add_token(&Token { replace: true, ..token(2, 9) }, NOW).unwrap();
+    store.add_token(&token(3, 1), NOW).unwrap();
+    record(store, 1, &certificate(1, "a", NOW.plus(1))).unwrap();
+    record(store, 1, &certificate(2, "a", NOW.plus(1))).unwrap_err();
+    record(store, 1, &certificate(2, "b", NOW.plus(2))).unwrap();
+    record(store, 2, &certificate(3, "a", NOW.plus(3))).unwrap();
+    renew(store, &certificate(4, "a", NOW.plus(4)), NOW.plus(4)).unwrap();
+    let end = TokenEnd { by: Some(operator()), at: NOW.plus(5) };
+    store.revoke_token(&id(2), &end).unwrap();
+    store.revoke_token(&id(2), &end).unwrap();
+    store.log_expired(NOW.plus(DAY - 1)).unwrap();
+    store.log_expired(NOW.plus(DAY)).unwrap();
+    store.log_expired(NOW.plus(2 * DAY)).unwrap();
+    let order = plan(7, &["a", "b"], NOW.plus(6));
+    store.plan_cut_off(&order).unwrap();
+    store.finish_cut_off(&order, &order.nodes, NOW.plus(7)).unwrap();
+    store.finish_cut_off(&order, &order.nodes, NOW.plus(7)).unwrap();
+    let seen = LogEntry { count: 99, reason: "wrong secret".to_owned(), ..LogEntry::new(Refused, NOW.plus(8)) };
+    store.add_to_log(std::slice::from_ref(&seen)).unwrap();
+    let log = store.log(LogPart::After(0)).unwrap();
+    let line = |logged: &Logged| {
+        let LogEntry { action, token, nodes, operator, address, count, .. } = &logged.entry;
+        let number = token.as_ref().map_or(0, |token| u64::from_str_radix(token.as_str(), 16).unwrap());
+        let names: Vec<&str> = nodes.iter().map(|node| &node.as_str()[..1]).collect();
+        (*action, number, names.concat(), operator.is_some(), address.is_some(), *count)
+    };
+    let expected = [
+        (TokenMade, 1, "", true, false, 1),
+        (TokenMade, 2, "", true, false, 1),
+        (TokenMade, 3, "", true, false, 1),
+        (Enrolled, 1, "a", false, true, 1),
+        (Enrolled, 1, "b", false, true, 1),
+        (TokenUsedUp, 1, "", false, false, 1),
+        (Enrolled, 2, "a", false, true, 1),
+        (CertificatesRevoked, 2, "a", false, true, 1),
+        (Renewed, 0, "a", false, true, 1),
+        (TokenRevoked, 2, "", true, false, 1),
+        (TokenExpired, 3, "", false, false, 1),
+        (CertificatesRevoked, 0, "ab", true, false, 3),
+        (Refused, 0, "", false, false, 99),
+    ];
+    let found: Vec<_> = log.iter().map(line).collect();
+    let expected: Vec<_> = expected.map(|(a, t, n, o, d, c)| (a, t, n.to_owned(), o, d, c)).into();
+    assert_eq!(found, expected);
+    assert!(log.iter().all(|logged| logged.entry.pool.is_some() || logged.entry == seen));
+    // By parts, from both ends.
+    let numbers: Vec<u64> = log.iter().map(|logged| logged.number).collect();
+    assert!(numbers.is_sorted() && numbers[0] > 0);
+    assert_eq!(store.log(LogPart::After(numbers[10])).unwrap(), log[11..]);
+    assert_eq!(store.log(LogPart::Before(numbers[2])).unwrap(), log[..2]);
+    assert_eq!(store.log(LogPart::After(u64::MAX)).unwrap(), []);
+    assert_eq!(store.log(LogPart::Before(u64::MAX)).unwrap(), log);
+    // No hash of a secret is in it, whatever its form.
+    let text = format!("{log:?}");
+    assert!(!text.contains(&"07".repeat(4)) && !text.contains("7, 7, 7"), "{text}");
+}
+
+fn a_restore_takes_no_revocation_back_and_gives_no_use_back(store: &dyn Enrolments) {
+    let saved = MemoryStore::new();
+    saved.add_token(&token(1, 9), NOW).unwrap();
+    saved.add_token(&token(2, 1), NOW).unwrap();
+    for (number, token, name) in [(1, 1, "a"), (2, 1, "b"), (3, 2, "c")] {
+        record(&saved, token, &certificate(number, name, NOW.plus(1))).unwrap();
+    }
+    let order = plan(7, &["a"], NOW.plus(2));
+    saved.finish_cut_off(&order, &order.nodes, NOW.plus(2)).unwrap();
+    let left = plan(8, &["b"], NOW.plus(2));
+    saved.plan_cut_off(&left).unwrap();
+    let image = saved.image().unwrap();
+    assert_eq!((image.tokens.len(), image.certificates.len(), image.revoked(), image.log.len()), (2, 3, 1, 7));
+
+    store.restore(&image, NOW.plus(9)).unwrap();
+    assert_eq!(store.revoked().unwrap(), saved.revoked().unwrap());
+    assert_eq!(store.cut_offs().unwrap(), [left]);
+    // Eight uses were left; the backup does not know how many have been taken since.
+    let tokens = store.tokens().unwrap();
+    assert_eq!((tokens[0].used, tokens[0].revoked.clone()), (2, Some(TokenEnd { by: None, at: NOW.plus(9) })));
+    assert_eq!((tokens[1].used, tokens[1].revoked.clone()), (1, None), "it had ended by itself");
+    let late = refused(record(store, 1, &certificate(9, "d", NOW.plus(9))));
+    assert_eq!(late, EnrolRefused::Token(TokenFault::Revoked));
+    // A key is certified once, also across a restore.
+    let again = Certificate { key: Digest([3; 32]), ..certificate(9, "d", NOW.plus(9)) };
+    assert_eq!(refused(renew(store, &again, NOW.plus(9))), EnrolRefused::KeyUsed);
+    let log = store.log(LogPart::After(0)).unwrap();
+    let entries: Vec<_> = log.iter().map(|logged| logged.entry.clone()).collect();
+    assert_eq!((&entries[..7], entries[7].action, entries.len()), (&image.log[..], EnrolAction::Restored, 8));
+    // Once more: nothing changes.  Beside what has happened since: what is revoked on either side stays so.
+    let before = store.image().unwrap();
+    store.restore(&image, NOW.plus(10)).unwrap();
+    assert_eq!(store.image().unwrap(), before);
+    let order = plan(9, &["c"], NOW.plus(11));
+    store.finish_cut_off(&order, &order.nodes, NOW.plus(11)).unwrap();
+    let mut image = image;
+    image
+        .certificates
+        .iter_mut()
+        .filter(|one| one.node == node("b"))
+        .for_each(|one| one.revoked_at = Some(NOW.plus(12)));
+    store.restore(&image, NOW.plus(13)).unwrap();
+    let mut times: Vec<_> = store.revoked().unwrap().into_iter().map(|one| (one.node, one.revoked_at)).collect();
+    times.sort();
+    let at = |secs| Some(NOW.plus(secs));
+    assert_eq!(times, [(node("a"), at(2)), (node("b"), at(12)), (node("c"), at(11))]);
 }
 
 fn the_newest_certificate_of_a_name_stays_recorded(store: &dyn Enrolments) {
     store.add_token(&Token { expires_at: NOW.plus(999 * DAY), ..token(1, 9) }, NOW).unwrap();
-    store.record(&certificate(1, "a", NOW), Claim::Renewal).unwrap();
-    store.record(&certificate(2, "a", NOW.plus(20 * DAY)), Claim::Renewal).unwrap();
+    renew(store, &certificate(1, "a", NOW), NOW).unwrap();
+    renew(store, &certificate(2, "a", NOW.plus(20 * DAY)), NOW).unwrap();
     let later = NOW.plus(100 * DAY);
     assert_eq!(store.certificates(&node("a")).unwrap().len(), 2, "nothing goes by itself");
     // A node that was off for long comes back: known, and its last certificate has ended.
     let known = Claim::Token { id: &id(1), hash: &SECRET, known: true };
-    store.record(&certificate(3, "a", later), known).unwrap();
+    store.record(&certificate(3, "a", later), known, None).unwrap();
     let left: Vec<_> = store.certificates(&node("a")).unwrap().into_iter().map(|one| one.serial).collect();
     assert_eq!(left, [SerialNumber::of_random([3; 16])]);
 }
@@ -145,7 +300,7 @@ fn tokens_are_bounded_and_ended_ones_make_room(store: &dyn Enrolments) {
         store.add_token(&token(number, 1), NOW).unwrap();
     }
     assert!(matches!(store.add_token(&token(5_000, 1), NOW), Err(TokenError::TooMany)));
-    store.revoke_token(&id(7), &TokenEnd { by: operator(), at: NOW }).unwrap();
+    store.revoke_token(&id(7), &TokenEnd { by: Some(operator()), at: NOW }).unwrap();
     store.add_token(&token(5_000, 1), NOW.plus(1)).unwrap();
     let ids: BTreeSet<TokenId> = store.tokens().unwrap().into_iter().map(|one| one.id).collect();
     assert!(ids.len() == TOKENS_MAX && ids.contains(&id(5_000)) && !ids.contains(&id(7)));
@@ -173,7 +328,9 @@ suite! {
     a_use_is_taken_with_the_certificate_and_with_nothing_else,
     a_token_that_may_replace_revokes_what_it_replaces,
     a_revoked_token_is_of_no_use_and_the_first_revocation_counts,
-    certificates_of_nodes_are_revoked_together_and_renewed_one_by_one,
+    a_plan_keeps_its_nodes_from_certificates_until_it_is_carried_out,
+    every_change_has_its_entry_and_an_attempt_that_fails_has_none,
+    a_restore_takes_no_revocation_back_and_gives_no_use_back,
     the_newest_certificate_of_a_name_stays_recorded,
     tokens_are_bounded_and_ended_ones_make_room,
 }
@@ -186,9 +343,13 @@ fn a_restart_forgets_nothing() {
         let store: SqliteStore = crate::open(dir.path());
         store.add_token(&token(1, 2), NOW).unwrap();
         record(&store, 1, &recorded).unwrap();
-        store.revoke(&[node("a")].into(), NOW.plus(2)).unwrap();
+        let order = plan(7, &["a"], NOW.plus(2));
+        store.finish_cut_off(&order, &order.nodes, NOW.plus(2)).unwrap();
+        store.plan_cut_off(&plan(8, &["b"], NOW)).unwrap();
     }
     let store = crate::open(dir.path());
     assert_eq!(store.tokens().unwrap()[0].used, 1);
     assert_eq!(store.revoked().unwrap(), [Certificate { revoked_at: Some(NOW.plus(2)), ..recorded }]);
+    assert_eq!(store.cut_offs().unwrap(), [plan(8, &["b"], NOW)]);
+    assert_eq!(store.log(LogPart::After(0)).unwrap().len(), 3);
 }

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod backup;
 #[cfg(test)]
+mod backup_enrolment;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod crash;

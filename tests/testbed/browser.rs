@@ -1,6 +1,6 @@
 //! A real browser: Debian's Chromium without a screen, driven over WebDriver (w3.org/TR/webdriver2).
 //!
-//! WebDriver is JSON over HTTP, and a test needs six of its calls.
+//! WebDriver is JSON over HTTP, and a test needs ten of its calls.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -101,6 +101,48 @@ impl Browser {
         self.call(Method::POST, "/execute/sync", Some(&body))
     }
 
+    /// What a script gives to the function that is its last argument.
+    #[track_caller]
+    pub fn wait_for(&self, script: &str) -> Value {
+        self.call(Method::POST, "/execute/async", Some(&json!({"script": script, "args": []})))
+    }
+
+    /// The only element that a CSS selector finds, waited for.
+    #[track_caller]
+    fn element(&self, selector: &str) -> String {
+        self.until(&format!("document.querySelectorAll({selector:?}).length === 1"));
+        let found = self.call(Method::POST, "/element", Some(&json!({"using": "css selector", "value": selector})));
+        let id = found.as_object().and_then(|found| found.values().next()).and_then(Value::as_str);
+        id.unwrap_or_else(|| panic!("{selector}: {found}")).to_owned()
+    }
+
+    /// Clicks an element, as a person with a mouse does.
+    #[track_caller]
+    pub fn click(&self, selector: &str) {
+        let id = self.element(selector);
+        self.call(Method::POST, &format!("/element/{id}/click"), Some(&json!({})));
+    }
+
+    /// Types into an element.
+    #[track_caller]
+    pub fn type_into(&self, selector: &str, text: &str) {
+        let id = self.element(selector);
+        self.call(Method::POST, &format!("/element/{id}/value"), Some(&json!({"text": text})));
+    }
+
+    /// What a screen reader is given: role, name, and whether it has the focus.
+    #[track_caller]
+    pub fn accessible(&self) -> Vec<(String, String, bool)> {
+        let tree = self.own("Accessibility.getFullAXTree", &json!({}));
+        let text = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
+        let has_focus = |node: &Value| {
+            let mut properties = node["properties"].as_array().into_iter().flatten();
+            properties.any(|property| property["name"] == "focused" && property["value"]["value"] == true)
+        };
+        let nodes = tree["nodes"].as_array().expect("a tree").iter().filter(|node| node["ignored"] != true);
+        nodes.map(|node| (text(&node["role"]), text(&node["name"]), has_focus(node))).collect()
+    }
+
     /// Waits until an expression is true.
     #[track_caller]
     pub fn until(&self, expression: &str) {
@@ -134,7 +176,18 @@ impl Browser {
     /// Writes the whole page as it looks below target/tmp, for people to look at.
     #[track_caller]
     pub fn picture(&self, name: &str) -> PathBuf {
-        let picture = self.own("Page.captureScreenshot", &json!({"captureBeyondViewport": true}));
+        self.captured(name, true)
+    }
+
+    /// The same of what is in sight.
+    #[track_caller]
+    pub fn view(&self, name: &str) -> PathBuf {
+        self.captured(name, false)
+    }
+
+    #[track_caller]
+    fn captured(&self, name: &str, is_whole: bool) -> PathBuf {
+        let picture = self.own("Page.captureScreenshot", &json!({"captureBeyondViewport": is_whole}));
         let bytes = STANDARD.decode(picture["data"].as_str().expect("base64")).expect("base64");
         let dir = target(&repository("")).join("tmp/pictures");
         std::fs::create_dir_all(&dir).unwrap();

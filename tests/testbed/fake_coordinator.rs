@@ -59,6 +59,8 @@ pub struct Asked {
     pub what: String,
     /// Null if there was none.
     pub body: Value,
+    /// What a console wants in the forms of a page; empty from other programs.
+    pub form_token: String,
 }
 
 /// Answers requests by their bodies; may block.
@@ -180,7 +182,12 @@ impl FakeCoordinator {
 
     /// Certifies requests by `ca`, for so many seconds; the answers name `urls`.
     pub fn certify(&self, ca: &Ca, secs: i64, urls: &[String]) {
-        let rest = json!({"chain": ca.pem, "pools": ["edge"], "urls": urls});
+        self.certify_with(ca, secs, &ca.pem, urls);
+    }
+
+    /// The same; these authorities come with the certificates.
+    pub fn certify_with(&self, ca: &Ca, secs: i64, chain: &str, urls: &[String]) {
+        let rest = json!({"chain": chain, "pools": ["edge"], "urls": urls});
         self.script().signer = Some((Arc::new(ca.signer(secs)), rest));
     }
 
@@ -282,11 +289,13 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared
 
 async fn answer(shared: Arc<Shared>, connection: u64, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let what = format!("{} {}", request.method(), request.uri());
+    let form_token = request.headers().get("tfo-form-token").and_then(|token| token.to_str().ok());
+    let form_token = form_token.unwrap_or_default().to_owned();
     let body = to_bytes(Body::new(request.into_body()), BODY_BYTES_MAX).await.map_err(io::Error::other)?;
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let (reply, relay) = {
         let mut script = shared.script.lock().unwrap();
-        script.asked.push(Asked { connection, what: what.clone(), body: body.clone() });
+        script.asked.push(Asked { connection, what: what.clone(), body: body.clone(), form_token });
         let signed = script.certified(&what, &body).filter(|_| !script.by_path.contains_key(&what));
         (signed.or_else(|| script.next(&what)), script.relay.clone())
     };

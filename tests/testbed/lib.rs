@@ -6,6 +6,7 @@
 //!
 //! Everything that is made here has a name of `leftovers`, and goes with the value that stands for it.
 
+pub mod axe;
 pub mod browser;
 pub mod cable;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod fake_coordinator;
 pub mod fleet;
 pub mod host;
 pub mod kernel_clock;
+pub mod large;
 mod leftovers;
 pub mod levers;
 pub mod machine;
@@ -26,6 +28,7 @@ pub mod pki;
 pub mod random;
 pub mod secrets;
 pub mod swarm;
+pub mod terminal;
 pub mod transcript;
 
 pub use config::free_port;

@@ -42,7 +42,7 @@ pub struct Identity {
 
 /// What a certificate says.  Seconds are counted from now.
 pub struct Leaf<'a> {
-    /// Subject alternative names: DNS names, and addresses for a server.
+    /// Subject alternative names: DNS names, addresses for a server, and SPIFFE IDs.
     pub names: &'a [&'a str],
     pub common_name: &'a str,
     pub from_secs: i64,
@@ -130,6 +130,9 @@ impl Ca {
             .iter()
             .map(|name| match name.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
+                Err(_) if name.to_ascii_lowercase().starts_with("spiffe:") => {
+                    SanType::URI((*name).try_into().expect("an ASCII URI"))
+                }
                 Err(_) => SanType::DnsName((*name).try_into().expect("an ASCII name")),
             })
             .collect();

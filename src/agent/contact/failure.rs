@@ -152,6 +152,10 @@ pub(crate) fn refusal(kind: ErrorKind) -> (&'static str, &'static str) {
         ErrorKind::NotHeard | ErrorKind::StoreUnavailable | ErrorKind::Unavailable => {
             ("coordinator_unavailable", "wait, or check that coordinator and its store; the installed keys stay")
         }
+        ErrorKind::NoAuthority => (
+            "no_authority",
+            "one coordinator with the authority's key is enough: this agent asks each address; the installed keys stay",
+        ),
         ErrorKind::TokenRefused => (
             "token_refused",
             "ask for a new token (`tfoctl token create`): this one is wrong, used up, expired or revoked; `tfoctl audit` says which",

@@ -5,6 +5,7 @@
 //! never beyond their session; no failure here touches what is installed.
 
 mod answers;
+mod authorities;
 mod exchange;
 mod failure;
 mod identity;
@@ -39,7 +40,7 @@ use tfo_engine::rollout::slots::{Fence, PoolKey, Slots};
 use tfo_host::kernel::sysctl_d::Record;
 use tfo_host::runtime::clock;
 use tfo_model::count::Generation;
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::node::Session;
 use tfo_model::problem::Problem;
 use tfo_model::state::SlotPrint;
@@ -51,8 +52,8 @@ pub use instruction::{Instructed, InvalidInstruction};
 pub use moved::MOVED;
 pub use probe::probe;
 pub use purpose::Cadence;
+pub(crate) use renewal::next_of;
 pub use renewal::{CERTIFICATE_ENDS, RenewalCounts};
-pub(crate) use renewal::{next_of, pair_text};
 pub use standing::NO_KEY;
 pub use tfo_wire::status::Standing;
 
@@ -258,6 +259,12 @@ impl Contact {
     #[must_use]
     pub fn certificate_not_after(&self) -> Option<UnixTime> {
         self.identity.as_ref().ok().map(Identity::not_after)
+    }
+
+    /// The first name of the certificate in use, by which coordinators know this node.
+    #[must_use]
+    pub fn node(&self) -> Option<&NodeId> {
+        self.identity.as_ref().ok().and_then(|identity| identity.names().first())
     }
 
     /// Numbers for the metrics.

@@ -2,7 +2,7 @@
 //!
 //! Certificate and key are one file (`cert` and `key` of the configuration), so that no crash can leave a pair that does not
 //! fit.  The new pair waits beside it (`….next`) until a coordinator has answered over it; then it replaces the old one in one
-//! rename.  Invariants: whatever fails, the pair in use stays; the private key is in files of mode 0400 and nowhere else.
+//! rename.  What the node trusts comes with it (`authorities`).  Invariants: whatever fails, the pair in use stays; the private key is in files of mode 0400 and nowhere else.
 //! When a renewal is due is `tfo_pki::renewal`.
 
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use tracing::{debug, info};
 
-use super::Contact;
 use super::failure::Failure;
 use super::identity::Identity;
+use super::{Contact, authorities};
 use tfo_config::contact::Renewal;
 use tfo_crypto::checksum::checksum;
 use tfo_host::runtime::clock;
@@ -23,8 +23,9 @@ use tfo_host::secret::SecretPath;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::{Problem, Severity, chain};
 use tfo_model::time::UnixTime;
+use tfo_pki::issued::{self, pair_text};
 use tfo_pki::renewal::Life;
-use tfo_pki::{issued, request};
+use tfo_pki::request;
 use tfo_tls::client::{ClientFiles, EXPIRED, EXPIRING, client_identity};
 use tfo_wire::client::{BaseUrl, Call, Client, ClientError, Lost};
 use tfo_wire::v1::enrol::{ANSWER_BYTES_MAX, Certified, RenewRequest};
@@ -42,7 +43,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
 const SELF_BYTES_MAX: usize = 4_096;
 
 /// A renewal in flight.
-type Running = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
+type Running = Pin<Box<dyn Future<Output = Renewed>>>;
+
+/// How it ended; a remark of one that worked is about the authorities that came with it.
+type Renewed = Result<Option<Problem>, Failure>;
 
 /// The renewals of one contact.
 pub(super) struct Renewals {
@@ -50,6 +54,8 @@ pub(super) struct Renewals {
     job: Option<Running>,
     /// Since when they fail, and why.
     failure: Option<(UnixTime, Failure)>,
+    /// What was remarked at the last one that worked.
+    pub(super) remark: Option<Problem>,
     pub(super) counts: RenewalCounts,
 }
 
@@ -65,13 +71,14 @@ pub struct RenewalCounts {
 /// Why [`Renewals::next`] returned.
 pub(super) enum Due {
     Look,
-    Done(Result<(), Failure>),
+    Done(Renewed),
 }
 
 impl Renewals {
     /// None where the agent does not renew.
     pub(super) fn of(renewal: Renewal) -> Option<Self> {
-        let renewals = Self { next_at: Duration::ZERO, job: None, failure: None, counts: RenewalCounts::default() };
+        let renewals =
+            Self { next_at: Duration::ZERO, job: None, failure: None, remark: None, counts: RenewalCounts::default() };
         (renewal == Renewal::ByAgent).then_some(renewals)
     }
 
@@ -119,8 +126,9 @@ impl Contact {
         let life = identity.map(Identity::life);
         let retry = life.map_or(LOOK_AGAIN, |life| life.retry_after(clock::now(), super::jitter()));
         match due {
-            Due::Done(Ok(())) => {
+            Due::Done(Ok(remark)) => {
                 renewals.counts.renewed += 1;
+                renewals.remark = remark;
                 renewals.failure = None;
                 renewals.next_at = now + retry;
                 info!(until = life.map(|life| tracing::field::display(life.until())), "certificate renewed");
@@ -240,14 +248,30 @@ pub(crate) fn next_of(pair: &Path) -> PathBuf {
 }
 
 impl Job {
-    async fn run(self) -> Result<(), Failure> {
+    async fn run(self) -> Renewed {
+        let mut remark = None;
         let next = next_of(&self.files.cert);
         if !self.is_usable(&next) {
-            let pair = self.certify().await?;
+            let (pair, came) = self.certify().await?;
+            // Before the pair: a run that finds the pair finds these, too.
+            remark = authorities::wait(&self.files, &came);
             files::replace(&next, pair.as_bytes(), 0o400, Durability::Synced).map_err(|error| not_written(&error))?;
         }
-        self.try_out(&next).await?;
-        files::rename(&next, &self.files.cert).map_err(|error| not_written(&error))
+        match authorities::waiting(&self.files) {
+            None => self.try_out(&next, &self.files.ca).await?,
+            Some(ca) => match self.try_out(&next, &ca).await {
+                Ok(()) => remark = authorities::take(&self.files, &ca),
+                Err(refused) => {
+                    // Is it the authorities that do not fit, or the pair?
+                    if self.try_out(&next, &self.files.ca).await.is_err() {
+                        return Err(refused);
+                    }
+                    remark = Some(authorities::refuse(&self.files, &ca));
+                }
+            },
+        }
+        files::rename(&next, &self.files.cert).map_err(|error| not_written(&error))?;
+        Ok(remark)
     }
 
     /// Whether a run before this one left a pair that is worth a try.
@@ -263,8 +287,8 @@ impl Job {
         ClientFiles { cert: pair.to_owned(), key: SecretPath::File(pair.to_owned()), ..self.files.clone() }
     }
 
-    /// Gets a certificate for a new key: the new pair, PEM.
-    async fn certify(&self) -> Result<Zeroizing<String>, Failure> {
+    /// Gets a certificate for a new key: the new pair and what came with it, PEM.
+    async fn certify(&self) -> Result<(Zeroizing<String>, String), Failure> {
         let made = request::make(&self.name).map_err(|error| {
             Failure::new("no_randomness", chain(&error), "try again; if it stays, this is a bug, please report it")
         })?;
@@ -278,7 +302,7 @@ impl Job {
                 Ok(Some(Certified { certificate, chain, .. })) => {
                     let checked = issued::check((&certificate, &chain), &made.key, &self.name, None, clock::now());
                     match checked {
-                        Ok(_) => return Ok(pair_text(&certificate, &made.key)),
+                        Ok(_) => return Ok((pair_text(&certificate, &made.key), chain)),
                         Err(bad) => failure = Some(unusable(base, &bad.to_string())),
                     }
                 }
@@ -290,12 +314,13 @@ impl Job {
     }
 
     /// Asks a coordinator over the new pair who this node is.  A pair that one refuses is of no use.
-    async fn try_out(&self, next: &Path) -> Result<(), Failure> {
+    async fn try_out(&self, next: &Path, ca: &Path) -> Result<(), Failure> {
         let not_usable = |problems: Vec<Problem>| {
             let message = problems.first().map_or_else(String::new, |problem| problem.message.clone());
             Failure::new("certificate_not_renewed", message, "the agent asks for another one by itself")
         };
-        let identity = client_identity(&self.files_of(next), clock::now()).map_err(not_usable)?;
+        let files = ClientFiles { ca: ca.to_owned(), ..self.files_of(next) };
+        let identity = client_identity(&files, clock::now()).map_err(not_usable)?;
         let client = Client::new(identity.config)
             .map_err(|error| Failure::new("http_client", chain(&error), "this is a bug; please report it"))?;
         let path = format!("/v1/pools/{}/self", self.pool);
@@ -312,7 +337,8 @@ impl Job {
                         ClientError::Unreachable { lost: Lost::Away | Lost::Late | Lost::NoConnection, .. }
                         | ClientError::BadAnswer { .. } => false,
                     };
-                    if is_refused {
+                    // Other authorities may be what does not fit.
+                    if is_refused && ca == self.files.ca {
                         // It cannot be kept for a later try; if it cannot be removed, the next one replaces it.
                         drop(std::fs::remove_file(next));
                     }
@@ -322,15 +348,6 @@ impl Job {
         }
         Err(failure.expect("a configuration names at least one coordinator"))
     }
-}
-
-/// The pair as it is in its file.
-pub(crate) fn pair_text(certificate: &str, key: &str) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(certificate.len() + key.len() + 1));
-    text.push_str(certificate.trim_end());
-    text.push('\n');
-    text.push_str(key);
-    text
 }
 
 fn unusable(base: &BaseUrl, what: &str) -> Failure {

@@ -128,7 +128,10 @@ impl Contact {
             problems.push(problem);
         }
         match &self.identity {
-            Ok(identity) => problems.extend(identity.notes().map(|note| self.with_reason(note))),
+            Ok(identity) => {
+                problems.extend(identity.notes().map(|note| self.with_reason(note)));
+                problems.extend(self.renewals.as_ref().and_then(|renewals| renewals.remark.clone()));
+            }
             Err(wrong) => problems.extend(wrong.iter().cloned()),
         }
         if !self.purpose.gives_keys() {

@@ -5,10 +5,12 @@
 //! nowhere else; what another hand configured is not overwritten; a run that was cut off is finished by the next one.
 
 mod answer;
-mod enable;
 mod places;
 mod shown;
 
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -18,6 +20,7 @@ pub use self::shown::Joined;
 use super::reconcile::PassMode;
 use super::{contact, once};
 use tfo_cli::report::{Failure, Outcome};
+use tfo_cli::systemctl;
 use tfo_config::agent::AgentSettings;
 use tfo_config::reader::ConfigFile;
 use tfo_host::runtime::clock;
@@ -42,6 +45,8 @@ pub struct Wish<'a> {
     pub need: Need,
     /// Whether the service is enabled and started at the end.
     pub service: Service,
+    /// Whether it is only shown what would be done.
+    pub mode: PassMode,
 }
 
 /// When there is something to do.
@@ -68,13 +73,18 @@ pub enum Service {
 /// Fails if this host did not join; an attempt after a failure finishes what the failed one began.
 pub fn join(wish: &Wish<'_>) -> Result<Joined, Failure> {
     let places = Places::look(wish)?;
+    if wish.mode == PassMode::DryRun {
+        let now = clock::now();
+        let has_certificate = wish.need == Need::WithoutCertificate && places.has_certificate(now);
+        return Ok(Joined::would(&places, places.unfinished(now).is_some() || !has_certificate));
+    }
     let (answer, resumed) = match places.unfinished(clock::now()) {
         Some(answer) => (answer, true),
         None if wish.need == Need::WithoutCertificate && places.has_certificate(clock::now()) => {
             let mut before = Joined::before(&places);
             if wish.service == Service::Enabled {
                 // Changes nothing where it is enabled and runs; a run before this one may have ended before it.
-                enable::service()?;
+                enable()?;
                 before.enabled = true;
             }
             return Ok(before);
@@ -92,10 +102,15 @@ pub fn join(wish: &Wish<'_>) -> Result<Joined, Failure> {
     let mut joined = Joined::now(&places, &answer, written, resumed);
     check(&places, &mut joined);
     if wish.service == Service::Enabled && first_error(&joined.problems).is_none() {
-        enable::service()?;
+        enable()?;
         joined.enabled = true;
     }
     Ok(joined)
+}
+
+/// Enables and starts the daemon.  One that runs already takes the new files by itself.
+fn enable() -> Result<(), Failure> {
+    systemctl::enable_now("tfo-agent.service", "this host has joined")
 }
 
 /// One run of `once` with the new certificate, or, beside a daemon, which takes the new files by itself, one question.
@@ -133,11 +148,26 @@ fn read_token(place: &Path) -> Result<Token, Failure> {
     })
 }
 
-/// Stdin until its end, at most a byte more than a token may have, in a buffer that does not grow.
-fn from_stdin() -> std::io::Result<Zeroizing<Vec<u8>>> {
-    use std::io::Read;
-    let mut text = Zeroizing::new(Vec::with_capacity(TOKEN_BYTES_MAX + 2));
-    std::io::stdin().lock().take(TOKEN_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
+/// Stdin until its end, from a terminal one line; at most a byte more than a token may have, in a buffer that does not grow.
+fn from_stdin() -> io::Result<Zeroizing<Vec<u8>>> {
+    let stdin = io::stdin();
+    let is_typed = stdin.is_terminal();
+    if is_typed {
+        eprint!("Token, then Enter: ");
+    }
+    // Not through the buffer of `Stdin`, which would keep a copy.
+    let mut stdin = File::from(stdin.as_fd().try_clone_to_owned()?);
+    let mut text = Zeroizing::new(vec![0; TOKEN_BYTES_MAX + 1]);
+    let mut filled = 0;
+    while filled < text.len() && !(is_typed && text[..filled].ends_with(b"\n")) {
+        match stdin.read(&mut text[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    text.truncate(filled);
     Ok(text)
 }
 

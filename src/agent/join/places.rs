@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::Wish;
 use super::answer::Answer;
-use crate::contact::{next_of, pair_text};
+use crate::contact::next_of;
 use crate::init::EXAMPLE;
 use tfo_cli::report::{Failure, Outcome};
 use tfo_config::agent::AgentSettings;
@@ -23,6 +23,7 @@ use tfo_host::secret::SecretPath;
 use tfo_model::ids::NodeId;
 use tfo_model::problem::{Problem, chain};
 use tfo_model::time::UnixTime;
+use tfo_pki::issued::pair_text;
 use tfo_tls::client::ClientFiles;
 
 /// Name of certificate and key in one file.

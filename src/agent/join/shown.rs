@@ -18,8 +18,9 @@ use tfo_model::time::{UnixTime, duration_text};
 /// The result.  Wire v1.
 #[derive(Debug, Serialize)]
 pub struct Joined {
-    /// Whether this run got a certificate, or finished a run that did.
-    joined: bool,
+    /// Whether this run got a certificate, or finished a run that did; with `dry_run`, whether it would.
+    pub joined: bool,
+    dry_run: bool,
     /// Whether an earlier run had been cut off.
     resumed: bool,
     node: NodeId,
@@ -47,6 +48,7 @@ impl Joined {
     pub(super) fn before(places: &Places) -> Self {
         Self {
             joined: false,
+            dry_run: false,
             resumed: false,
             node: places.name.clone(),
             certificate_until: None,
@@ -56,6 +58,11 @@ impl Joined {
             problems: Vec::new(),
             line: None,
         }
+    }
+
+    /// What a run without `--dry-run` would do.
+    pub(super) fn would(places: &Places, join: bool) -> Self {
+        Self { joined: join, dry_run: true, ..Self::before(places) }
     }
 
     /// Everything is in its place.
@@ -89,6 +96,9 @@ impl Joined {
 
 impl Report for Joined {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.joined && self.dry_run {
+            return writeln!(out, "{} would join with the token: nothing was done.", self.node);
+        }
         if !self.joined {
             return writeln!(out, "{} has a good certificate: nothing was done.", self.node);
         }
@@ -100,7 +110,9 @@ impl Report for Joined {
             writeln!(out, "An earlier run of `join` was cut off; this one has finished it, without the token.")?;
         }
         if let Some(until) = self.certificate_until {
-            let left = duration_text(until.secs_since(clock::now()));
+            let left = until.secs_since(clock::now());
+            // Of days and weeks the minutes are noise.
+            let left = duration_text(if left > 86_400 { left.div_ceil(3_600) * 3_600 } else { left });
             writeln!(
                 out,
                 "{} has joined; its certificate ends at {until}, in {left}, and is renewed by the agent.",

@@ -22,10 +22,10 @@ const LIFETIME_SECS: RangeInclusive<u64> = 10..=397 * 86_400;
 pub struct EnrolmentSettings {
     /// Address to listen on.
     pub listen: Located<SocketAddr>,
-    /// Certificate of the authority, PEM.
+    /// Certificate of the authority, PEM; others that nodes are to trust may follow it.
     pub ca_cert: Located<PathBuf>,
-    /// Its private key.
-    pub ca_key: Located<SecretPath>,
+    /// Its private key; none where this coordinator signs nothing, and points on.
+    pub ca_key: Option<Located<SecretPath>>,
     /// Lifetime of a node's certificate.
     pub node_lifetime: Located<Duration>,
 }
@@ -37,7 +37,6 @@ pub(super) fn enrolment_section(
 ) -> Option<EnrolmentSettings> {
     let listen = table.parsed("listen", findings, address);
     table.require("ca_cert", "write the absolute path of the authority's certificate, PEM", findings);
-    table.require("ca_key", "write \"credential:ca\", or the path of the authority's key", findings);
     let ca_cert = table.parsed("ca_cert", findings, absolute);
     let ca_key = table.secret_path("ca_key", findings);
     named.authority_key.clone_from(&ca_key);
@@ -56,5 +55,5 @@ pub(super) fn enrolment_section(
         let Located { key, line, .. } = default("node_lifetime");
         Located { value: Duration::from_secs(DEFAULT_LIFETIME_SECS), key, line }
     });
-    Some(EnrolmentSettings { listen, ca_cert: ca_cert?, ca_key: ca_key?, node_lifetime })
+    Some(EnrolmentSettings { listen, ca_cert: ca_cert?, ca_key, node_lifetime })
 }

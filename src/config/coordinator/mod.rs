@@ -2,12 +2,16 @@
 
 mod advice;
 mod enrolment;
+mod freeze;
+mod notify;
 mod pool;
 mod store;
 
 pub use self::advice::advice;
 pub use self::enrolment::EnrolmentSettings;
 use self::enrolment::enrolment_section;
+use self::notify::notify_sections;
+pub use self::notify::{NotifyBy, NotifySettings, TARGETS_MAX as NOTIFY_TARGETS_MAX};
 pub use self::store::{EtcdPlace, StoreKind, StoreSettings};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +25,7 @@ use tfo_engine::rollout::policy::Policy;
 use tfo_host::secret::SecretPath;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::Problem;
+use tfo_tls::spiffe::TrustDomain;
 
 /// The configuration file without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/tfo-fleet/coordinator.toml";
@@ -50,6 +55,8 @@ pub struct CoordinatorSettings {
     pub observe: Option<Located<SocketAddr>>,
     /// Names under which browsers and monitoring may ask there.
     pub observe_names: BTreeSet<NodeId>,
+    /// How operators are told of what happens.
+    pub notify: Vec<NotifySettings>,
     /// The pools and their policies.
     pub pools: BTreeMap<PoolName, Located<Policy>>,
 }
@@ -76,6 +83,8 @@ pub struct AccessSettings {
     pub operators: BTreeSet<NodeId>,
     /// Names that may only look.
     pub viewers: BTreeSet<NodeId>,
+    /// The trust domain whose SPIFFE IDs name peers; none if only DNS names do.
+    pub spiffe_trust_domain: Option<Located<TrustDomain>>,
 }
 
 /// What a configuration names on this host, as far as it could be read, so that all of it can be checked although
@@ -101,6 +110,7 @@ impl ConfigFile for CoordinatorSettings {
         let (observe, observe_names) = observe_section(root.table("observe", findings), findings);
         let pools = section(&mut root, "pools", "such as [pools.edge] with nodes = [\"*.example.org\"]", findings)
             .map(|table| pools_section(table, findings));
+        let notify = notify_sections(&mut root, findings);
         let enrols = root.has("enrolment");
         let enrolment = root.table("enrolment", findings).and_then(|table| enrolment_section(table, findings, named));
         root.finish(findings);
@@ -129,6 +139,7 @@ impl ConfigFile for CoordinatorSettings {
             access,
             observe,
             observe_names,
+            notify,
             pools,
         })
     }
@@ -175,8 +186,9 @@ fn access_section(mut table: Table<'_, '_>, findings: &mut Findings) -> AccessSe
     table.require("operators", "write operators = [\"NAME\"]: names in certificates, or [] for none", findings);
     let operators = names(&mut table, "operators", findings);
     let viewers = names(&mut table, "viewers", findings);
+    let spiffe_trust_domain = table.parsed("spiffe_trust_domain", findings, str::parse::<TrustDomain>);
     table.finish(findings);
-    AccessSettings { operators, viewers }
+    AccessSettings { operators, viewers, spiffe_trust_domain }
 }
 
 fn names(table: &mut Table<'_, '_>, key: &'static str, findings: &mut Findings) -> BTreeSet<NodeId> {
@@ -364,10 +376,13 @@ drain_below = 0.01
         assert_eq!(enrolment.listen.value.to_string(), "[::]:9444");
         assert_eq!(enrolment.node_lifetime.value.as_secs(), 30 * 86_400);
         assert!(CoordinatorSettings::parse(Path::new("c.toml"), GOOD).unwrap().enrolment.is_none());
+        // It signs nothing, and points on.
+        let keyless = with(crl, "ca_cert = \"/ca.crt\"\n");
+        assert!(CoordinatorSettings::parse(Path::new("c.toml"), &keyless).unwrap().enrolment.unwrap().ca_key.is_none());
         let same = "listen = \"[::]:9443\"\n";
         for (text, expected) in [
             (with("", files), vec![("api.crl", "missing_key")]),
-            (with(crl, ""), vec![("enrolment.ca_cert", "missing_key"), ("enrolment.ca_key", "missing_key")]),
+            (with(crl, ""), vec![("enrolment.ca_cert", "missing_key")]),
             (with(crl, &format!("{files}{same}")), vec![("enrolment.listen", "bad_value")]),
             (with(crl, &format!("{files}node_lifetime = \"9s\"")), vec![("enrolment.node_lifetime", "out_of_range")]),
             (with(crl, &format!("{files}lifetime = \"9d\"")), vec![("enrolment.lifetime", "unknown_key")]),
@@ -379,6 +394,22 @@ drain_below = 0.01
             let found = problems(&text);
             let found: Vec<_> = found.iter().map(|(key, kind)| (key.as_str(), *kind)).collect();
             assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_trust_domain_is_off_or_a_domain() {
+        let with = |line: &str| GOOD.replace("[pools.edge]", &format!("{line}\n[pools.edge]"));
+        let domain = |text: &str| {
+            let settings = CoordinatorSettings::parse(Path::new("c.toml"), text).unwrap();
+            settings.access.spiffe_trust_domain.map(|domain| domain.value.to_string())
+        };
+        assert_eq!(domain(GOOD), None);
+        let good = with("spiffe_trust_domain = \"fleet.example.org\"");
+        assert_eq!(domain(&good).as_deref(), Some("fleet.example.org"));
+        for bad in ["", "spiffe://fleet.example.org", "fleet.example.org/tfo", "Fleet.example.org"] {
+            let found = problems(&with(&format!("spiffe_trust_domain = {bad:?}")));
+            assert_eq!(found, [("access.spiffe_trust_domain".to_owned(), "bad_value")], "{bad}");
         }
     }
 

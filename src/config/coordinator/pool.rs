@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use super::freeze::freezes;
 use crate::reader::{Findings, Located, Table, bound, ppm_of};
 use tfo_engine::rollout::policy::{
     AbsentPolicy, BadPattern, BadPolicy, NamePattern, PERIOD_MAX_SECS_MIN, Policy, Share, WaveRule,
@@ -81,11 +82,13 @@ fn pool_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<Pol
     count(&mut table, "health_min_connections", &mut policy.health_min_connections, findings);
     span(&mut table, "revoke_barrier_max", 1..=WEEK, &mut policy.revoke_barrier_max_secs, findings);
     span(&mut table, "period_max", PERIOD_MAX_SECS_MIN..=WEEK, &mut policy.period_max_secs, findings);
-    let places = ["nodes", "promote_waves"].map(|key| table.place(key, findings));
+    policy.freeze = freezes(&mut table, findings);
+    let places = ["nodes", "promote_waves", "freeze"].map(|key| table.place(key, findings));
     table.finish(findings);
     if let Err(bad) = policy.check() {
         let (place, message) = match bad {
             BadPolicy::TooLong => (&places[0], "these names are too long for a pool's document"),
+            BadPolicy::Calendar(_) => (&places[2], "this calendar cannot be kept"),
             _ => (&places[1], "this policy is contradictory"),
         };
         findings.add_at(place, Problem::error("policy", message, bad.to_string()));

@@ -7,7 +7,8 @@
 //! An old backup needs no rule of its own, whatever the phase in which it was made: a coordinator that serves an imported
 //! pool has not heard from its nodes, so nothing moves before they report.  If one of them is ahead, the pool is frozen
 //! until `recover`; if none is, a rotation in the backup continues where it stood (docs/protocol.md#rule-10).  The model
-//! check restores stores of every phase.
+//! check restores stores of every phase.  Tokens that could still be used come back ended, and certificates that are revoked on
+//! either side stay revoked (`tfo_store::enrolment`).
 //! No rule covers the old coordinator: it must not keep serving the same pool beside the new one.
 //!
 //! Must not know: the kind of the store, the caller, the output.
@@ -36,7 +37,8 @@ use tfo_model::ids::{PoolId, PoolName};
 use tfo_model::problem::{Problem, chain};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
-use tfo_store::{CommitError, MemoryStore, PoolImage, ReadStore, Store};
+use tfo_store::enrolment::Image;
+use tfo_store::{CommitError, Enrolments, MemoryStore, PoolImage, ReadStore, ReadWhole, Store};
 
 /// The sealed content.  Persisted: JSON; a field may be added with a serde default, any other change is a new format.
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,6 +47,9 @@ struct Content {
     /// Version of the program that made it; informational.
     release: String,
     pools: Vec<SavedPool>,
+    /// Tokens, certificates and their log; empty without `[enrolment]`.
+    #[serde(default)]
+    enrolment: Image,
 }
 
 /// One pool.  Persisted.
@@ -89,6 +94,31 @@ pub struct PoolSummary {
     pub audit_entries: usize,
 }
 
+/// What a backup has of enrolment, as it may be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct EnrolmentSummary {
+    /// Number of tokens.  A restore ends those that could still be used.
+    pub tokens: usize,
+    /// Number of certificates.
+    pub certificates: usize,
+    /// How many of them are revoked.
+    pub revoked: usize,
+    /// Number of entries in the log.
+    pub log_entries: usize,
+}
+
+impl EnrolmentSummary {
+    fn of(image: &Image) -> Self {
+        let Image { tokens, certificates, cut_offs: _, log } = image;
+        Self {
+            tokens: tokens.len(),
+            certificates: certificates.len(),
+            revoked: image.revoked(),
+            log_entries: log.len(),
+        }
+    }
+}
+
 /// Result of [`export`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Exported {
@@ -100,6 +130,8 @@ pub struct Exported {
     pub made_at: UnixTime,
     /// Its pools.
     pub pools: Vec<PoolSummary>,
+    /// Its tokens and certificates.
+    pub enrolment: EnrolmentSummary,
     /// Older backups that were removed to make room; see [`export_dated`].
     pub removed: Vec<PathBuf>,
 }
@@ -129,6 +161,8 @@ pub struct Imported {
     pub made: Vec<PoolSummary>,
     /// Pools that already existed, exactly as in the backup: left by an import that was cut short.
     pub present: Vec<PoolSummary>,
+    /// Tokens and certificates of the backup.
+    pub enrolment: EnrolmentSummary,
 }
 
 /// Writes the whole store to `to`, 0600, in one step.
@@ -140,7 +174,7 @@ pub struct Imported {
 /// Fails, without a change to `to`, if it exists and is not to be replaced, if the store has no pool, if `to` is another
 /// kind of file, or if the store cannot be read or the file cannot be written.
 pub fn export(
-    store: &dyn ReadStore,
+    store: &dyn ReadWhole,
     kek: &KeyEncryptionKey,
     to: &Path,
     existing: Existing,
@@ -152,9 +186,11 @@ pub fn export(
         return Err(Problem::error("backup_empty", "the store has no pool, so there is nothing to export", remedy));
     }
     let pools = names.into_iter().map(|name| save(store, kek, name)).collect::<Result<Vec<_>, _>>()?;
-    let summaries = pools.iter().map(SavedPool::summary).collect();
+    // After the pools: a node that one of them has forgotten is cut off here, or there is a plan to do it.
+    let enrolment = store.image().map_err(|error| error.problem())?;
+    let (summaries, summary) = (pools.iter().map(SavedPool::summary).collect(), EnrolmentSummary::of(&enrolment));
     let made_at = clock::now();
-    let content = Content { made_at, release: env!("CARGO_PKG_VERSION").to_owned(), pools };
+    let content = Content { made_at, release: env!("CARGO_PKG_VERSION").to_owned(), pools, enrolment };
     let body = serde_json::to_vec(&content).map_err(|error| failed("write", to, &error))?;
     if body.len() + envelope::SEAL_BYTES > envelope::BODY_BYTES_MAX {
         return Err(too_large(to));
@@ -165,7 +201,8 @@ pub fn export(
         Existing::Replace => files::replace(to, &file, 0o600, Durability::Synced),
     };
     written.map_err(|error| if error.name_exists() { exists(to) } else { failed("write", to, &error) })?;
-    Ok(Exported { file: to.to_owned(), bytes: file.len() as u64, made_at, pools: summaries, removed: Vec::new() })
+    let (file_name, bytes) = (to.to_owned(), file.len() as u64);
+    Ok(Exported { file: file_name, bytes, made_at, pools: summaries, enrolment: summary, removed: Vec::new() })
 }
 
 /// Creates the pools of the backup `from` in the store, each in one transaction, with new seals of the store's own.
@@ -176,7 +213,12 @@ pub fn export(
 /// # Errors
 /// Fails without a change if the file does not open under `kek`, is not a backup, is damaged or of a newer format, or if
 /// the store has another pool of one of its names.  If the store cannot be written it fails with some pools created.
-pub fn import(store: &dyn Store, kek: &KeyEncryptionKey, from: &Path) -> Result<Imported, Problem> {
+pub fn import(
+    store: &dyn Store,
+    enrolments: Option<&dyn Enrolments>,
+    kek: &KeyEncryptionKey,
+    from: &Path,
+) -> Result<Imported, Problem> {
     let body = envelope::open(kek, &read(from)?, from)?;
     let content: Content = serde_json::from_slice(&body).map_err(|error| envelope::damaged(from, error))?;
     let pools = content.pools.into_iter().map(|pool| pool.open(kek, from)).collect::<Result<Vec<_>, _>>()?;
@@ -191,7 +233,13 @@ pub fn import(store: &dyn Store, kek: &KeyEncryptionKey, from: &Path) -> Result<
         release: content.release,
         made: Vec::new(),
         present: Vec::new(),
+        enrolment: EnrolmentSummary::of(&content.enrolment),
     };
+    if enrolments.is_none() && !content.enrolment.is_empty() {
+        let message = "the backup has tokens, certificates and revocations, which the etcd store does not keep yet";
+        let remedy = "import it into SQLite: without them revoked certificates would be valid again";
+        return Err(Problem::error("enrolment_not_kept", message, remedy).in_file(from));
+    }
     let mut missing = Vec::new();
     for pool in pools {
         if pool.is_in(store)? {
@@ -200,8 +248,15 @@ pub fn import(store: &dyn Store, kek: &KeyEncryptionKey, from: &Path) -> Result<
             missing.push(pool);
         }
     }
+    // First: pools without them could be served, and would take back revocations.
+    if let Some(enrolments) = enrolments {
+        let restored = enrolments.restore(&content.enrolment, clock::now());
+        restored.map_err(|error| cut_short(&[], RECORDS, error.into()))?;
+    }
+    let mut done = if content.enrolment.is_empty() { Vec::new() } else { vec![RECORDS.to_owned()] };
     for pool in missing {
-        pool.make(store).map_err(|error| cut_short(&imported, &pool.name, error))?;
+        pool.make(store).map_err(|error| cut_short(&done, &format!("pool {}", pool.name), error))?;
+        done.push(pool.name.to_string());
         imported.made.push(pool.summary);
     }
     Ok(imported)
@@ -352,16 +407,18 @@ fn failed(step: &str, to: &Path, error: &dyn std::error::Error) -> Problem {
     Problem::error("export_failed", message, RETRY).in_file(to)
 }
 
-/// The problem of an import that stopped at `pool`; the pools before it are complete.
-fn cut_short(imported: &Imported, pool: &PoolName, error: CommitError) -> Problem {
-    let made: Vec<&str> = imported.made.iter().map(|done| done.pool.as_str()).collect();
+/// What an import calls the part that belongs to no pool.
+const RECORDS: &str = "tokens and certificates";
+
+/// The problem of an import that stopped at `what`; what is done is complete.
+fn cut_short(done: &[String], what: &str, error: CommitError) -> Problem {
     let done =
-        if made.is_empty() { "nothing was changed".to_owned() } else { format!("imported: {}", made.join(", ")) };
+        if done.is_empty() { "nothing was changed".to_owned() } else { format!("imported: {}", done.join(", ")) };
     let cause = match error {
         CommitError::Store(error) => error.problem(),
         other => Problem::error("import_failed", chain(&other), "make sure that no other process writes to the store"),
     };
-    let message = format!("cannot import pool {pool}: {} ({done})", cause.message);
-    let remedy = format!("{}; then import again: existing pools are skipped", cause.remedy);
+    let message = format!("cannot import {what}: {} ({done})", cause.message);
+    let remedy = format!("{}; then import again: what is there is skipped", cause.remedy);
     Problem { message, remedy, ..cause }
 }

@@ -11,7 +11,8 @@ use tfo_model::fleet::Action;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::state::Phase;
 use tfo_model::time::UnixTime;
-use tfo_store::{AUDIT_READ_MAX, Store, StoreError};
+use tfo_store::enrolment::{LogEntry, LogPart};
+use tfo_store::{AUDIT_READ_MAX, Enrolments, Store, StoreError};
 
 /// Rotations that are shown.
 const ROTATIONS_MAX: usize = 8;
@@ -157,6 +158,18 @@ pub(super) fn before(
         before = after + 1;
     }
     Ok(Page { entries, older: Some(Revision::new(before)) })
+}
+
+/// Blocking: the latest entries about tokens and certificates of this pool, and of none, that fit; the latest first.
+pub(super) fn enrolment(store: &dyn Enrolments, pool: &PoolName, wanted: &Wanted) -> Result<Vec<LogEntry>, StoreError> {
+    let fits = |entry: &LogEntry| {
+        wanted.action.is_none()
+            && entry.pool.as_ref().is_none_or(|own| own == pool)
+            && wanted.operator.as_ref().is_none_or(|wanted| entry.operator.as_ref() == Some(wanted))
+            && wanted.node.as_ref().is_none_or(|node| entry.more > 0 || entry.nodes.contains(node))
+    };
+    let latest = store.log(LogPart::Before(u64::MAX))?.into_iter().rev().map(|logged| logged.entry);
+    Ok(latest.filter(fits).take(ENTRIES_MAX).collect())
 }
 
 #[cfg(test)]

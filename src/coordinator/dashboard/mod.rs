@@ -1,14 +1,17 @@
-//! The plain listener: /metrics, /healthz, /readyz and the pages from / on.  No secrets, and nothing to change.
+//! The plain listener: /metrics, /healthz, /readyz and the pages from / on.  No secrets, and nothing to change.  The API's
+//! listener has the same pages below /page for operators and viewers, with what an operator can do.
 //!
 //! `look` is what the pages see of a pool, `history` and `log` what was before; `shown` are their routes, `page` is their
-//! HTML, `events` tells them when they have changed.
+//! HTML, `events` tells them when they have changed; `visit` is who reads, `act` what an operator does.
 
+mod act;
 mod events;
 mod history;
 mod log;
 mod look;
 mod page;
 mod shown;
+mod visit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -41,7 +44,7 @@ use tfo_tls::server::ServerTls;
 use tfo_wire::error::ErrorKind;
 
 /// A driver whose store has not worked for this long is not ready, in milliseconds: ten ticks.
-const GOOD_MS_MAX: u64 = 10_000;
+pub const GOOD_MS_MAX: u64 = 10_000;
 
 /// Longest wait for a driver, which may be at a slow commit: a page without its pool is better than none.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -57,6 +60,8 @@ pub struct Observed {
     pub api: Arc<Api>,
     /// Connections and refusals.
     pub server: Arc<Server>,
+    /// The same for the enrolment port, if there is one.
+    pub strangers: Option<Arc<Server>>,
     /// Certificates.
     pub tls: Arc<ServerTls>,
     /// Names under which it may be asked, besides those that it has by itself.
@@ -64,7 +69,7 @@ pub struct Observed {
 }
 
 /// What the pages keep between two requests.
-struct Dashboard {
+pub struct Dashboard {
     observed: Arc<Observed>,
     looks: Looks,
     histories: Mutex<BTreeMap<PoolName, Noted>>,
@@ -79,18 +84,9 @@ struct Noted {
     history: History,
 }
 
-/// All routes of the plain listener.  Notes from now on what the nodes count, as long as the router is there.
-pub fn router(observed: Arc<Observed>) -> Router {
-    let dashboard = Arc::new(Dashboard {
-        observed: Arc::clone(&observed),
-        looks: Looks::default(),
-        histories: Mutex::default(),
-        rotations: Mutex::default(),
-        streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
-    });
-    tokio::spawn(note(Arc::downgrade(&dashboard)));
-    let pages = Router::new()
-        .route("/metrics", get(metrics))
+/// The pages' routes, which all readers have.
+fn pages() -> Router<Arc<Dashboard>> {
+    Router::new()
         .route("/", get(shown::root))
         .route("/pools/{pool}", get(shown::pool))
         .route("/pools/{pool}/nodes", get(shown::list))
@@ -99,13 +95,27 @@ pub fn router(observed: Arc<Observed>) -> Router {
         .route("/docs/{*page}", get(shown::documentation))
         .route("/icon/{severity}", get(shown::icon))
         .route("/events", get(events::events))
-        .with_state(dashboard);
+}
+
+/// All routes of the plain listener.
+pub fn plain(dashboard: &Arc<Dashboard>) -> Router {
+    let observed = Arc::clone(&dashboard.observed);
+    let pages = pages().route("/metrics", get(metrics)).with_state(Arc::clone(dashboard));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .with_state(Arc::clone(&observed))
         .merge(pages)
         .layer(middleware::from_fn_with_state(observed, only_under_our_names))
+}
+
+/// The routes of the API's listener: the pages, and what an operator does from them.
+pub fn for_readers(dashboard: &Arc<Dashboard>) -> Router {
+    let pages = pages()
+        .route("/pools/{pool}/act/{act}", get(act::confirm).post(act::act))
+        .route("/pools/{pool}/done/{revision}", get(act::done))
+        .layer(middleware::from_fn_with_state(Arc::clone(dashboard), visit::only_readers));
+    Router::new().nest("/page", pages).with_state(Arc::clone(dashboard))
 }
 
 /// Notes what the nodes have counted, until the dashboard has gone.
@@ -118,6 +128,20 @@ async fn note(dashboard: Weak<Dashboard>) {
 }
 
 impl Dashboard {
+    /// Notes from now on what the nodes count, as long as the value is there.
+    #[must_use]
+    pub fn start(observed: Observed) -> Arc<Self> {
+        let dashboard = Arc::new(Self {
+            observed: Arc::new(observed),
+            looks: Looks::default(),
+            histories: Mutex::default(),
+            rotations: Mutex::default(),
+            streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
+        });
+        tokio::spawn(note(Arc::downgrade(&dashboard)));
+        dashboard
+    }
+
     async fn note(&self) {
         let pools = self.observed.api.pools.load_full();
         for pool in pools.values() {
@@ -261,7 +285,13 @@ async fn metrics(State(dashboard): State<Arc<Dashboard>>) -> Response {
     let observed = &dashboard.observed;
     let summaries = observed.summaries().await;
     let remembered = dashboard.remembered().await;
-    let scraped = Scraped { server: &observed.server, tls: &observed.tls, pools: &summaries, remembered: &remembered };
+    let scraped = Scraped {
+        server: &observed.server,
+        strangers: observed.strangers.as_deref(),
+        tls: &observed.tls,
+        pools: &summaries,
+        remembered: &remembered,
+    };
     match gauges::encode(&scraped, &observed.api.metrics) {
         Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
@@ -10,11 +10,13 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use super::act::Act;
 use super::log::{self, Ended};
 use super::look::Look;
 use super::page::certificates::Expiring;
 use super::page::overview::{self, Row};
 use super::page::{self, Frame, POLICY, audit, docs, nodes};
+use super::visit::Visit;
 use super::{Dashboard, PATIENCE};
 use crate::pool::{Pool, without_store};
 use tfo_host::runtime::clock;
@@ -23,10 +25,8 @@ use tfo_model::fleet::{Action, NodeState};
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_store::StoreError;
 
-type Shared = State<Arc<Dashboard>>;
-
 /// A page, with what its browser may do with it.
-fn answer(status: StatusCode, page: Markup) -> Response {
+pub(super) fn answer(status: StatusCode, page: Markup) -> Response {
     let policy = HeaderValue::from_str(&POLICY).expect("it is ASCII");
     let headers = [
         (CONTENT_SECURITY_POLICY, policy),
@@ -36,23 +36,19 @@ fn answer(status: StatusCode, page: Markup) -> Response {
     (status, headers, Html(page.into_string())).into_response()
 }
 
-impl Dashboard {
-    fn frame<'a>(&self, pools: &'a [PoolName], pool: Option<&'a PoolName>, title: String) -> Frame<'a> {
-        Frame { title, severity: None, pools, pool, live: None, now: clock::now() }
-    }
-
-    fn names(&self) -> Vec<PoolName> {
-        self.observed.api.pools.load().keys().cloned().collect()
+impl Visit {
+    pub(super) fn frame<'a>(&'a self, pools: &'a [PoolName], pool: Option<&'a PoolName>, title: String) -> Frame<'a> {
+        Frame { title, severity: None, pools, pool, live: None, reader: self.reader.as_ref(), now: clock::now() }
     }
 
     /// A page that is only a message.
-    fn message(&self, status: StatusCode, heading: &str, text: &str) -> Response {
+    pub(super) fn message(&self, status: StatusCode, heading: &str, text: &str) -> Response {
         let names = self.names();
         let frame = self.frame(&names, None, format!("{heading} - tfo-coordinator"));
         answer(status, frame.around(&page::message(heading, text)))
     }
 
-    fn find(&self, name: &str) -> Result<Arc<Pool>, Response> {
+    pub(super) fn find(&self, name: &str) -> Result<Arc<Pool>, Response> {
         let pools = self.observed.api.pools.load_full();
         let found = name.parse::<PoolName>().ok().and_then(|name| pools.get(&name).cloned());
         found.ok_or_else(|| {
@@ -90,8 +86,10 @@ impl Dashboard {
     async fn pool_page(&self, pool: &Pool) -> Response {
         self.of_pool(pool, "", async |look| {
             let rotations = self.ended(pool, look.summary.status.revision).await;
+            let acts = if self.operator().is_some() { Act::of_pool(&look.summary.status) } else { Vec::new() };
             let of = page::pool::Pool {
                 look,
+                acts: &acts,
                 policy: &pool.policy(),
                 counted: self.counted(pool).await,
                 rotations: rotations.as_deref(),
@@ -102,6 +100,12 @@ impl Dashboard {
         })
         .await
     }
+}
+
+impl Dashboard {
+    pub(super) fn names(&self) -> Vec<PoolName> {
+        self.observed.api.pools.load().keys().cloned().collect()
+    }
 
     /// The latest rotations; none if the log cannot be read.
     pub(super) async fn ended(&self, pool: &Pool, revision: Revision) -> Option<Vec<Ended>> {
@@ -111,7 +115,7 @@ impl Dashboard {
         self.read_log(pool, move || rotations.read(&*store, &name, revision)).await
     }
 
-    async fn read_log<T: Send + 'static>(
+    pub(super) async fn read_log<T: Send + 'static>(
         &self,
         pool: &Pool,
         read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
@@ -139,16 +143,16 @@ impl Dashboard {
 }
 
 /// `GET /`: the only pool, or all of them.
-pub(super) async fn root(State(dashboard): Shared) -> Response {
-    let pools = dashboard.observed.api.pools.load_full();
+pub(super) async fn root(visit: Visit) -> Response {
+    let pools = visit.observed.api.pools.load_full();
     if pools.len() == 1
         && let Some(only) = pools.values().next()
     {
-        return dashboard.pool_page(only).await;
+        return visit.pool_page(only).await;
     }
     let mut rows = Vec::new();
     for pool in pools.values() {
-        let look = dashboard.look(pool).await;
+        let look = visit.look(pool).await;
         let verdict = match &look {
             Ok(look) => look.summary.status.verdict.clone(),
             Err(down) => without_store(pool.name(), *down),
@@ -158,16 +162,16 @@ pub(super) async fn root(State(dashboard): Shared) -> Response {
     let worst = overview::worst(&rows);
     let title = worst.map_or_else(|| "tfo-coordinator".to_owned(), |worst| page::title(&worst.pool, &worst.verdict));
     let severity = worst.map(|worst| worst.verdict.severity.as_str());
-    let live = Some(("/events".to_owned(), dashboard.stamp(None).await));
-    let names = dashboard.names();
-    let frame = Frame { severity, live, ..dashboard.frame(&names, None, title) };
-    answer(StatusCode::OK, frame.around(&overview::main(&rows, &dashboard.expiring(None), frame.now)))
+    let live = Some(("/events".to_owned(), visit.stamp(None).await));
+    let names = visit.names();
+    let frame = Frame { severity, live, ..visit.frame(&names, None, title) };
+    answer(StatusCode::OK, frame.around(&overview::main(&rows, &visit.expiring(None), frame.now)))
 }
 
 /// `GET /pools/{pool}`.
-pub(super) async fn pool(State(dashboard): Shared, Path(name): Path<String>) -> Response {
-    match dashboard.find(&name) {
-        Ok(pool) => dashboard.pool_page(&pool).await,
+pub(super) async fn pool(visit: Visit, Path(name): Path<String>) -> Response {
+    match visit.find(&name) {
+        Ok(pool) => visit.pool_page(&pool).await,
         Err(unknown) => unknown,
     }
 }
@@ -182,12 +186,8 @@ pub(super) struct NodesQuery {
 }
 
 /// `GET /pools/{pool}/nodes`.
-pub(super) async fn list(
-    State(dashboard): Shared,
-    Path(name): Path<String>,
-    Query(query): Query<NodesQuery>,
-) -> Response {
-    let pool = match dashboard.find(&name) {
+pub(super) async fn list(visit: Visit, Path(name): Path<String>, Query(query): Query<NodesQuery>) -> Response {
+    let pool = match visit.find(&name) {
         Ok(pool) => pool,
         Err(unknown) => return unknown,
     };
@@ -195,29 +195,32 @@ pub(super) async fn list(
         "" => None,
         state => match state.parse::<NodeState>() {
             Ok(state) => Some(state),
-            Err(_) => return dashboard.message(StatusCode::BAD_REQUEST, "Unknown state", "No node has such a state."),
+            Err(_) => return visit.message(StatusCode::BAD_REQUEST, "Unknown state", "No node has such a state."),
         },
     };
     if query.search.len() > nodes::SEARCH_BYTES_MAX {
-        return dashboard.message(StatusCode::BAD_REQUEST, "Too long", "No name is as long as what you search for.");
+        return visit.message(StatusCode::BAD_REQUEST, "Too long", "No name is as long as what you search for.");
     }
     let wanted = nodes::Wanted { search: query.search, state, page: query.page.parse().unwrap_or(1) };
     let main = async |look: &Look| (StatusCode::OK, nodes::list(look, &wanted, clock::now()));
-    dashboard.of_pool(&pool, "Nodes", main).await
+    visit.of_pool(&pool, "Nodes", main).await
 }
 
 /// `GET /pools/{pool}/nodes/{node}`.
-pub(super) async fn node(State(dashboard): Shared, Path((name, node)): Path<(String, String)>) -> Response {
-    let pool = match dashboard.find(&name) {
+pub(super) async fn node(visit: Visit, Path((name, node)): Path<(String, String)>) -> Response {
+    let pool = match visit.find(&name) {
         Ok(pool) => pool,
         Err(unknown) => return unknown,
     };
     let main = async |look: &Look| match look.nodes.iter().find(|known| known.node.as_str() == node) {
-        Some(known) => (StatusCode::OK, nodes::one(known, pool.name(), clock::now())),
+        Some(known) => {
+            let acts = if visit.operator().is_some() { Act::of_node(known) } else { Vec::new() };
+            (StatusCode::OK, nodes::one(known, pool.name(), &acts, clock::now()))
+        }
         None => (StatusCode::NOT_FOUND, page::message("Unknown node", "This pool knows no node of that name.")),
     };
     let title = node.parse::<NodeId>().map_or_else(|_| "Unknown node".to_owned(), |node| node.to_string());
-    dashboard.of_pool(&pool, &title, main).await
+    visit.of_pool(&pool, &title, main).await
 }
 
 /// The query of the audit log.  A browser sends empty fields, too.
@@ -245,43 +248,48 @@ impl AuditQuery {
 }
 
 /// `GET /pools/{pool}/audit`.
-pub(super) async fn audit_log(
-    State(dashboard): Shared,
-    Path(name): Path<String>,
-    Query(query): Query<AuditQuery>,
-) -> Response {
-    let pool = match dashboard.find(&name) {
+pub(super) async fn audit_log(visit: Visit, Path(name): Path<String>, Query(query): Query<AuditQuery>) -> Response {
+    let pool = match visit.find(&name) {
         Ok(pool) => pool,
         Err(unknown) => return unknown,
     };
     let before = if query.before.is_empty() { Some(u64::MAX) } else { query.before.parse().ok() };
     let (Some(wanted), Some(before)) = (query.wanted(), before) else {
         let text = "An action is one of the list, an operator and a node are whole names.";
-        return dashboard.message(StatusCode::BAD_REQUEST, "No entry can fit", text);
+        return visit.message(StatusCode::BAD_REQUEST, "No entry can fit", text);
     };
+    let is_first = query.before.is_empty();
     let main = async |look: &Look| {
         let latest = look.summary.status.revision.get().saturating_add(1);
         let (store, name, before) = (pool.store(), pool.name().clone(), Revision::new(before.min(latest)));
-        let read = move || log::before(&*store, &name, before, &wanted).map(|page| (page, wanted));
-        match dashboard.read_log(&pool, read).await {
-            Some((page, wanted)) => (StatusCode::OK, audit::main(&page, pool.name(), &wanted, clock::now())),
+        let enrolment = visit.observed.api.enrolment.clone().filter(|_| is_first);
+        let read = move || {
+            let page = log::before(&*store, &name, before, &wanted)?;
+            let enrolment = enrolment.map(|own| log::enrolment(&**own.store(), &name, &wanted)).transpose()?;
+            Ok((page, enrolment, wanted))
+        };
+        match visit.read_log(&pool, read).await {
+            Some((page, enrolment, wanted)) => {
+                let shown = audit::main(&page, enrolment.as_deref(), (pool.name(), &wanted), clock::now());
+                (StatusCode::OK, shown)
+            }
             None => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 page::message("No audit log", "The store cannot be read; the coordinator's log has the reason."),
             ),
         }
     };
-    dashboard.of_pool(&pool, "Audit log", main).await
+    visit.of_pool(&pool, "Audit log", main).await
 }
 
 /// `GET /docs/{page}`.
-pub(super) async fn documentation(State(dashboard): Shared, Path(path): Path<String>) -> Response {
+pub(super) async fn documentation(visit: Visit, Path(path): Path<String>) -> Response {
     let Some(text) = docs::find(&path) else {
-        return dashboard.message(StatusCode::NOT_FOUND, "Unknown page", "The coordinator has no page of that name.");
+        return visit.message(StatusCode::NOT_FOUND, "Unknown page", "The coordinator has no page of that name.");
     };
-    let names = dashboard.names();
+    let names = visit.names();
     let title = format!("{} - tfo-coordinator", text.lines().next().unwrap_or_default().trim_start_matches("# "));
-    answer(StatusCode::OK, dashboard.frame(&names, None, title).around(&docs::main(&path, text)))
+    answer(StatusCode::OK, visit.frame(&names, None, title).around(&docs::main(&path, text)))
 }
 
 /// `GET /icon/{severity}`.

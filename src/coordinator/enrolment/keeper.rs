@@ -16,31 +16,54 @@ use tfo_host::runtime::files::{self, Durability};
 use tfo_model::ids::NodeId;
 use tfo_model::problem::{Problem, chain};
 use tfo_model::time::UnixTime;
-use tfo_pki::authority::{Lifetime, Revoked, Subject};
+use tfo_pki::authority::{self, AuthorityError, Lifetime, Revoked, Subject};
 use tfo_pki::list::ListFile;
 use tfo_pki::role::Role;
 use tfo_pki::serial;
 use tfo_tls::server::ServerTls;
 
 /// Life of a revocation list in days: a coordinator may be away for that long, and its list still counts when it is back.
-const LIST_DAYS: u32 = 30;
+pub(crate) const LIST_DAYS: u32 = 30;
 /// Age in seconds from which on a list is written again.
 const LIST_AGE_SECS: u64 = 86_400;
 /// Longest file that is read here, in bytes.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 impl Enrolment {
-    /// Renews what is due.  Gives what could not be renewed.
+    /// Renews what is due, and logs what has ended.  Gives what could not be done.
     pub fn keep(&self, now: UnixTime) -> Vec<Problem> {
-        [self.keep_list(now), self.keep_certificate(now)].into_iter().filter_map(Result::err).collect()
+        let logged = self.store.log_expired(now).and_then(|()| self.log_refused(now)).map_err(|error| error.problem());
+        let kept = [self.keep_chain(), self.keep_list(now), self.keep_certificate(now), logged];
+        kept.into_iter().filter_map(Result::err).collect()
+    }
+
+    /// Reads again what stands beside the authority's certificate: nodes get it with their next certificate, and so trust an
+    /// authority before it issues anything (docs/how-to/replace-the-ca.md).
+    fn keep_chain(&self) -> Result<(), Problem> {
+        let path = &self.files.authority;
+        let text = read(path).map_err(|error| cannot("read", path, &error))?.unwrap_or_default();
+        let chain = chain_of(&text).map_err(|error| cannot("read", path, &error))?;
+        if chain.first != self.certificate {
+            let message = "its first certificate is another authority than the one in use, which stays in use";
+            let remedy =
+                "restart the coordinator to sign with the new authority; its key must be enrolment.ca_key then";
+            return Err(Problem::warning("authority_differs", message, remedy).in_file(path));
+        }
+        if **self.chain.load() != chain.text {
+            tracing::info!(file = %path.display(), "nodes get other certificates of authorities from now on");
+            self.chain.store(std::sync::Arc::new(chain.text));
+        }
+        Ok(())
     }
 
     /// Writes the revocation list if a revocation is not on it or it has its age, and has it read.
     pub(super) fn keep_list(&self, now: UnixTime) -> Result<(), Problem> {
+        // Without the key it is the list of a coordinator that has it, copied here.
+        let Some(authority) = &self.signer else { return Ok(()) };
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let path = &self.files.list;
         let text = read(path).map_err(|error| cannot("read", path, &error))?.unwrap_or_default();
-        let file = ListFile::read(&text, &self.authority).map_err(|error| cannot("read", path, &error))?;
+        let file = ListFile::read(&text, authority).map_err(|error| cannot("read", path, &error))?;
         let revoked = self.store.revoked().map_err(|error| error.problem())?;
         let (live, ended): (Vec<_>, Vec<_>) =
             revoked.into_iter().partition(|one| one.not_after.plus(LIST_AGE_SECS) > now);
@@ -54,8 +77,8 @@ impl Enrolment {
             return Ok(());
         }
         let ended: Vec<_> = ended.iter().map(|one| one.serial).collect();
-        let life = Lifetime::days(now, LIST_DAYS).within(self.authority.lifetime());
-        let next = file.next(&self.authority, life, &live, &ended);
+        let life = Lifetime::days(now, LIST_DAYS).within(authority.lifetime());
+        let next = file.next(authority, life, &live, &ended);
         let next = next.map_err(|error| cannot("sign", path, &error))?;
         files::replace(path, next.as_bytes(), 0o644, Durability::Synced)
             .map_err(|error| cannot("write", path, &error))?;
@@ -66,6 +89,7 @@ impl Enrolment {
 
     /// Renews the coordinator's own certificate at two thirds of its life, for the same key, if this authority issued it.
     fn keep_certificate(&self, now: UnixTime) -> Result<(), Problem> {
+        let Some(authority) = &self.signer else { return Ok(()) };
         let path = &self.files.certificate;
         let text = read(path).map_err(|error| cannot("read", path, &error))?.unwrap_or_default();
         let Ok(own) = CertificateDer::from_pem_slice(text.as_bytes()) else { return Ok(()) };
@@ -76,7 +100,7 @@ impl Enrolment {
         let [from, until] = [parsed.validity().not_before, parsed.validity().not_after]
             .map(|at| UnixTime::from_secs(u64::try_from(at.timestamp()).unwrap_or(0)));
         let due = from.plus(until.secs_since(from) / 3 * 2);
-        if !is_ours || now < due || until >= self.authority.lifetime().not_after {
+        if !is_ours || now < due || until >= authority.lifetime().not_after {
             return Ok(());
         }
         let (_, addresses) = self.tls.own_hosts();
@@ -87,9 +111,9 @@ impl Enrolment {
             return Err(Problem::warning("certificate_ends", message, remedy).in_file(path));
         };
         let serial = serial::fresh().map_err(|error| cannot("sign", path, &error))?;
-        let lifetime = Lifetime::days(now, Role::Coordinator.days()).within(self.authority.lifetime());
+        let lifetime = Lifetime::days(now, Role::Coordinator.days()).within(authority.lifetime());
         let subject = Subject { role: Role::Coordinator, name, addresses: &addresses, serial, lifetime };
-        let next = self.authority.certify(&subject, parsed.public_key().raw);
+        let next = authority.certify(&subject, parsed.public_key().raw);
         let next = next.map_err(|error| cannot("sign", path, &error))?;
         files::replace(path, next.as_bytes(), 0o644, Durability::Synced)
             .map_err(|error| cannot("write", path, &error))?;
@@ -97,6 +121,26 @@ impl Enrolment {
         drop(self.tls.reload_if_changed());
         Ok(())
     }
+}
+
+/// The certificates of a file of authorities.
+pub(super) struct Chain {
+    /// The one that issues.
+    pub(super) first: CertificateDer<'static>,
+    /// All of them, PEM, and nothing else that the file may hold, such as a key.
+    pub(super) text: String,
+}
+
+/// Reads a file of authorities' certificates.
+///
+/// # Errors
+/// Fails if one of them is not that, or if there is none.
+pub(super) fn chain_of(text: &str) -> Result<Chain, AuthorityError> {
+    let all = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let all = all.map_err(|_| AuthorityError::Certificate)?;
+    let text = all.iter().map(authority::text_of).collect::<Result<String, _>>()?;
+    let first = all.into_iter().next().ok_or(AuthorityError::Certificate)?;
+    Ok(Chain { first: first.into_owned(), text })
 }
 
 /// The text of a file; none if there is none.

@@ -3,9 +3,13 @@
 //! The store decides by tokens and what was issued before (`tfo_store::enrolment`); names are judged by the pools.  Here is
 //! what is signed, and in which order: a certificate is recorded before anybody gets it.  Every call blocks.  Must not know:
 //! HTTP, the engine.
+//!
+//! A coordinator without the authority's key makes and ends tokens as every other does; it signs nothing, and says so.
 
+mod cutting;
 mod keeper;
 mod open;
+mod refused;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,12 +18,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustls_pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
+pub use self::cutting::InHand;
+pub(crate) use self::keeper::LIST_DAYS;
 pub use self::open::{OpenedAuthority, check, open};
+use self::refused::Refused;
+pub use self::refused::{Attempt, News};
+use tfo_host::runtime::clock;
 use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::pattern::NamePattern;
-use tfo_model::problem::Problem;
 use tfo_model::time::UnixTime;
 use tfo_pki::authority::{Authority, AuthorityError, Lifetime, Subject};
 use tfo_pki::request::{self, BadRequest};
@@ -35,9 +46,11 @@ use tfo_wire::client::BaseUrl;
 
 /// What a coordinator needs that enrols nodes.
 pub struct Enrolment {
-    authority: Authority,
-    /// The authority's certificate as its file has it: the nodes' ca.crt.
-    ca_text: String,
+    /// The authority, if its key is here.
+    signer: Option<Authority>,
+    certificate: CertificateDer<'static>,
+    /// What nodes trust, PEM: the authority's certificate first, then those that follow or precede it.
+    chain: ArcSwap<String>,
     pin: AuthorityPin,
     store: Arc<dyn Enrolments>,
     tls: Arc<ServerTls>,
@@ -46,6 +59,9 @@ pub struct Enrolment {
     files: Files,
     /// Held while the revocation list is read and written.
     writing: Mutex<()>,
+    /// Plans that an operator's request has in hand here.
+    in_hand: Arc<Mutex<BTreeSet<u64>>>,
+    refused: Mutex<Refused>,
 }
 
 /// Where nodes connect.
@@ -64,6 +80,8 @@ pub struct Files {
     pub list: PathBuf,
     /// Its own certificate.
     pub certificate: PathBuf,
+    /// The authority's certificate, which an operator may put others beside.
+    pub authority: PathBuf,
 }
 
 /// Why there is no certificate; nothing was changed.
@@ -78,6 +96,9 @@ pub enum NotCertified {
     /// The authority issues only names in these domains.
     #[error("the authority issues only names in {0}")]
     Domain(String),
+    /// This coordinator does not have the authority's key.
+    #[error("this coordinator does not have the authority's key")]
+    NoKey,
     /// The authority's own certificate has ended.
     #[error("the authority's own certificate ended at {0}")]
     Ended(UnixTime),
@@ -121,9 +142,21 @@ impl Enrolment {
     /// With what was opened.
     #[must_use]
     pub fn new(opened: OpenedAuthority, store: Arc<dyn Enrolments>, tls: Arc<ServerTls>) -> Self {
-        let OpenedAuthority { authority, ca_text, pin, node_lifetime, ports, files } = opened;
-        let node_lifetime_secs = AtomicU64::new(node_lifetime.as_secs());
-        Self { authority, ca_text, pin, store, tls, node_lifetime_secs, ports, files, writing: Mutex::default() }
+        let OpenedAuthority { signer, certificate, chain, pin, node_lifetime, ports, files } = opened;
+        Self {
+            signer,
+            certificate,
+            chain: ArcSwap::from_pointee(chain),
+            pin,
+            store,
+            tls,
+            node_lifetime_secs: AtomicU64::new(node_lifetime.as_secs()),
+            ports,
+            files,
+            writing: Mutex::default(),
+            in_hand: Arc::default(),
+            refused: Mutex::default(),
+        }
     }
 
     /// The lifetime of certificates from now on.
@@ -134,13 +167,17 @@ impl Enrolment {
     /// The authority's certificate.
     #[must_use]
     pub fn authority(&self) -> &CertificateDer<'static> {
-        self.authority.certificate()
+        &self.certificate
     }
 
-    /// The same as text: what nodes trust.
+    /// What nodes trust, PEM.
     #[must_use]
-    pub fn chain(&self) -> &str {
-        &self.ca_text
+    pub fn chain(&self) -> String {
+        self.chain.load().to_string()
+    }
+
+    fn signer(&self) -> Result<&Authority, NotCertified> {
+        self.signer.as_ref().ok_or(NotCertified::NoKey)
     }
 
     /// Tokens and certificates.
@@ -189,6 +226,7 @@ impl Enrolment {
             made_at: now,
             revoked: None,
             last_use: None,
+            expiry_logged: false,
         };
         self.store.add_token(&kept, now)?;
         Ok((made, kept))
@@ -204,7 +242,7 @@ impl Enrolment {
         by: NodeId,
         at: UnixTime,
     ) -> Result<Option<stored::Token>, tfo_store::StoreError> {
-        self.store.revoke_token(id, &TokenEnd { by, at })
+        self.store.revoke_token(id, &TokenEnd { by: Some(by), at })
     }
 
     /// The pool of a token, if this node may use it, as far as tokens and certificates say.
@@ -217,6 +255,7 @@ impl Enrolment {
         node: &NodeId,
         now: UnixTime,
     ) -> Result<PoolName, NotCertified> {
+        self.signer()?;
         let claim = Claim::Token { id, hash, known: false };
         let pool = self.store.judge(&Wish { node, key: None, claim }, now)?;
         pool.ok_or_else(|| EnrolError::from(EnrolRefused::Token(stored::TokenFault::Unknown)).into())
@@ -226,22 +265,63 @@ impl Enrolment {
     ///
     /// # Errors
     /// Fails without a change if the request or the claim is refused.
-    pub fn certify(&self, node: &NodeId, csr: &str, claim: Claim<'_>, now: UnixTime) -> Result<String, NotCertified> {
+    pub fn certify(
+        &self,
+        (node, csr): (&NodeId, &str),
+        claim: Claim<'_>,
+        from: Option<IpAddr>,
+        now: UnixTime,
+    ) -> Result<String, NotCertified> {
+        self.certify_as((Role::Node, node), csr, claim, from, now)
+    }
+
+    /// The same for a person, whose connection shows a certificate of the same name.
+    ///
+    /// # Errors
+    /// As [`Self::certify`].
+    pub fn renew(
+        &self,
+        role: Role,
+        (name, csr): (&NodeId, &str),
+        from: Option<IpAddr>,
+        asked_at: UnixTime,
+    ) -> Result<String, NotCertified> {
+        self.certify_as((role, name), csr, Claim::Renewal { pool: None, asked_at }, from, clock::now())
+    }
+
+    /// Whether a certificate by an issuer of this name, DER, may be one of the authority.
+    #[must_use]
+    pub fn is_issuer(&self, name: &[u8]) -> bool {
+        X509Certificate::from_der(&self.certificate).is_ok_and(|(_, own)| own.subject().as_raw() == name)
+    }
+
+    fn certify_as(
+        &self,
+        (role, node): (Role, &NodeId),
+        csr: &str,
+        claim: Claim<'_>,
+        from: Option<IpAddr>,
+        now: UnixTime,
+    ) -> Result<String, NotCertified> {
+        let authority = self.signer()?;
         let public_key = request::check(csr, node)?;
-        if !self.authority.may_name(node) {
-            return Err(NotCertified::Domain(self.authority.domains().join(", ")));
+        if !authority.may_name(node) {
+            return Err(NotCertified::Domain(authority.domains().join(", ")));
         }
-        let lifetime = Lifetime::seconds(now, self.node_lifetime_secs.load(Ordering::Relaxed));
-        let lifetime = lifetime.within(self.authority.lifetime());
+        let lifetime = match role {
+            Role::Node => Lifetime::seconds(now, self.node_lifetime_secs.load(Ordering::Relaxed)),
+            Role::Operator | Role::Viewer | Role::Coordinator => Lifetime::days(now, role.days()),
+        };
+        let lifetime = lifetime.within(authority.lifetime());
         if lifetime.not_after <= now {
-            return Err(NotCertified::Ended(self.authority.lifetime().not_after));
+            return Err(NotCertified::Ended(authority.lifetime().not_after));
         }
         let serial = serial::fresh().map_err(AuthorityError::from)?;
-        let subject = Subject { role: Role::Node, name: node, addresses: &[], serial, lifetime };
-        let text = self.authority.certify(&subject, &public_key)?;
+        let subject = Subject { role, name: node, addresses: &[], serial, lifetime };
+        let text = authority.certify(&subject, &public_key)?;
         let token = match claim {
             Claim::Token { id, .. } => Some(id.clone()),
-            Claim::Renewal => None,
+            Claim::Renewal { .. } => None,
         };
         let certificate = Certificate {
             serial,
@@ -252,23 +332,13 @@ impl Enrolment {
             token,
             revoked_at: None,
         };
-        if self.store.record(&certificate, claim)?
+        if self.store.record(&certificate, claim, from)?
             && let Err(problem) = self.keep_list(now)
         {
             // The keeper tries again.
             tfo_host::runtime::log::problem(&problem);
         }
         Ok(text)
-    }
-
-    /// Revokes the certificates of nodes, here and on the list, which cuts their connections.
-    ///
-    /// # Errors
-    /// Fails if the store or the list cannot be written; the same call again does the rest.
-    pub fn revoke(&self, nodes: &BTreeSet<NodeId>, now: UnixTime) -> Result<usize, Problem> {
-        let count = self.store.revoke(nodes, now).map_err(|error| error.problem())?;
-        self.keep_list(now)?;
-        Ok(count)
     }
 }
 

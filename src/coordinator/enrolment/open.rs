@@ -9,7 +9,7 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::keeper::read;
+use super::keeper::{Chain, chain_of, read};
 use super::{Files, Ports};
 use tfo_config::coordinator::{ApiSettings, EnrolmentSettings};
 use tfo_config::reader::Located;
@@ -21,11 +21,12 @@ use tfo_pki::token::AuthorityPin;
 /// Longest private key in bytes; a PKCS#8 P-256 key has 241.
 const KEY_BYTES_MAX: usize = 8_192;
 
-/// An authority that can sign.
+/// An authority, which can sign if its key is here.
 #[derive(Debug)]
 pub struct OpenedAuthority {
-    pub(super) authority: Authority,
-    pub(super) ca_text: String,
+    pub(super) signer: Option<Authority>,
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) chain: String,
     pub(super) pin: AuthorityPin,
     pub(super) node_lifetime: Duration,
     pub(super) ports: Ports,
@@ -38,31 +39,39 @@ pub struct OpenedAuthority {
 /// Fails with the problem at the setting that is to blame.
 pub fn open(config: &Path, api: &ApiSettings, settings: &EnrolmentSettings) -> Result<OpenedAuthority, Problem> {
     let EnrolmentSettings { listen, ca_cert, ca_key, node_lifetime } = settings;
-    let remedy = "put the authority's certificate there, `tfoctl pki init` made it";
+    let remedy = "put the authority's certificate there; `tfo-coordinator init` and `tfoctl pki init` make one";
     let broken = |place: &Located<_>, error: &dyn std::fmt::Display| {
         place.locate(config, Problem::error("bad_authority", error.to_string(), remedy))
     };
     let path = &ca_cert.value;
     let text = read(path).map_err(|error| broken(ca_cert, &format!("cannot read {}: {error}", path.display())))?;
-    let ca_text = text.ok_or_else(|| broken(ca_cert, &format!("{} does not exist", path.display())))?;
-    let key = ca_key.read_for(config, KEY_BYTES_MAX)?;
-    let authority = Authority::read(&ca_text, &key).map_err(|error| match error {
-        AuthorityError::Certificate => broken(ca_cert, &chain(&error)),
-        _ => {
-            let message = format!("{}: {}", ca_key.value, chain(&error));
-            let remedy = "name the private key of enrolment.ca_cert, PKCS#8 in PEM";
-            ca_key.locate(config, Problem::error("bad_authority", message, remedy))
+    let text = text.ok_or_else(|| broken(ca_cert, &format!("{} does not exist", path.display())))?;
+    let Chain { first, text: chain_text } = chain_of(&text).map_err(|error| broken(ca_cert, &chain(&error)))?;
+    let signer = match ca_key {
+        None => None,
+        Some(ca_key) => {
+            let key = ca_key.read_for(config, KEY_BYTES_MAX)?;
+            let opened = Authority::read(&text, &key).map_err(|error| match error {
+                AuthorityError::Certificate => broken(ca_cert, &chain(&error)),
+                _ => {
+                    let message = format!("{}: {}", ca_key.value, chain(&error));
+                    let remedy = "name the private key of the first certificate of enrolment.ca_cert, PKCS#8 in PEM";
+                    ca_key.locate(config, Problem::error("bad_authority", message, remedy))
+                }
+            })?;
+            Some(opened)
         }
-    })?;
-    let pin = AuthorityPin::of(authority.certificate()).map_err(|error| broken(ca_cert, &error))?;
+    };
+    let pin = AuthorityPin::of(&first).map_err(|error| broken(ca_cert, &error))?;
     let list = api.crl.as_ref().map(|crl| crl.value.clone()).unwrap_or_default();
     Ok(OpenedAuthority {
-        ca_text: authority.certificate_text(),
-        authority,
+        signer,
+        certificate: first,
+        chain: chain_text,
         pin,
         node_lifetime: node_lifetime.value,
         ports: Ports { api: api.listen.value.port(), enrolment: listen.value.port() },
-        files: Files { list, certificate: api.cert.value.clone() },
+        files: Files { list, certificate: api.cert.value.clone(), authority: path.clone() },
     })
 }
 
@@ -75,7 +84,7 @@ pub fn check(config: &Path, api: &ApiSettings, settings: &EnrolmentSettings) -> 
     };
     let mut problems = Vec::new();
     let mut add = |place: &Located<_>, problem: Problem| problems.push(place.locate(config, problem));
-    let authority = opened.authority.certificate();
+    let authority = &opened.certificate;
     let certificates = |path: &Path| -> Vec<CertificateDer<'static>> {
         let text = read(path).ok().flatten().unwrap_or_default();
         CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok).collect()
@@ -96,11 +105,11 @@ pub fn check(config: &Path, api: &ApiSettings, settings: &EnrolmentSettings) -> 
         let remedy = "issue the coordinator's certificate by the same authority: `tfoctl pki issue --coordinator`";
         add(&api.cert, Problem::error("authority_differs", message, remedy));
     }
-    if let Some(crl) = &api.crl {
+    if let (Some(crl), Some(authority)) = (&api.crl, &opened.signer) {
         let path = &crl.value;
         let text = read(path).map(Option::unwrap_or_default);
         if let Ok(text) = text
-            && let Err(error) = ListFile::read(&text, &opened.authority)
+            && let Err(error) = ListFile::read(&text, authority)
         {
             let remedy = "restore it: the coordinator adds to what it revokes";
             add(crl, Problem::error("tls_bad_crl", error.to_string(), remedy));

@@ -6,6 +6,7 @@ use super::counters::Metrics;
 use crate::pool::{StoreDown, Summary, without_store};
 use crate::server::Server;
 use tfo_host::runtime::sheet::{Sheet, flag, float};
+use tfo_host::runtime::usage;
 use tfo_model::fleet::{BlockedBy, PausedBy, Severity, VerdictKind};
 use tfo_model::ids::PoolName;
 use tfo_model::node::Counters;
@@ -17,6 +18,8 @@ use tfo_wire::v1::fleet::Verdict;
 pub struct Scraped<'a> {
     /// Connections and refusals.
     pub server: &'a Server,
+    /// The same of the enrolment port.
+    pub strangers: Option<&'a Server>,
     /// Certificates.
     pub tls: &'a ServerTls,
     /// Every pool, where the driver and its store answer.
@@ -42,6 +45,7 @@ pub fn encode(scraped: &Scraped<'_>, counters: &Metrics) -> prometheus::Result<S
     let mut sheet = Sheet::default();
     let version = [([env!("CARGO_PKG_VERSION")], 1.0)];
     sheet.gauges("tfo_coordinator_info", "The coordinator that wrote this.", ["version"], version);
+    usage::add_to(&mut sheet);
     server(&mut sheet, scraped);
     pools(&mut sheet, scraped.pools);
     remembered(&mut sheet, scraped.remembered);
@@ -168,6 +172,14 @@ fn server(sheet: &mut Sheet, scraped: &Scraped<'_>) {
     let refusals = scraped.server.refusals();
     let refused = refusals.counts().map(|(reason, count)| ([reason.as_str()], count));
     sheet.counters("tfo_coordinator_refused_total", help, ["reason"], refused);
+    let Some(strangers) = scraped.strangers else { return };
+    let connections = count(strangers.connections());
+    sheet.gauge("tfo_coordinator_enrolment_connections", "Open connections of the enrolment port.", connections);
+    let help =
+        "Connections and requests refused at the enrolment port, those with a token that is of no use among them.";
+    let refusals = strangers.refusals();
+    let refused = refusals.counts().map(|(reason, count)| ([reason.as_str()], count));
+    sheet.counters("tfo_coordinator_enrolment_refused_total", help, ["reason"], refused);
 }
 
 fn count(count: usize) -> f64 {

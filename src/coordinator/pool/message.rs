@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::oneshot;
 
 use super::replica::GivenKeys;
@@ -15,14 +15,14 @@ use tfo_engine::rollout::input::{OperatorRequest, Refused};
 use tfo_engine::rollout::policy::Policy;
 use tfo_engine::rollout::sync::Sync;
 use tfo_host::runtime::clock;
-use tfo_model::count::Revision;
+use tfo_model::count::{Generation, Revision};
 use tfo_model::fleet::NodeState;
-use tfo_model::ids::{NodeId, PoolId, PoolName};
+use tfo_model::ids::{CoordinatorName, NodeId, PoolId, PoolName};
 use tfo_model::key::KeyFingerprint;
 use tfo_model::node::{Counters, Expected};
-use tfo_model::state::Phase;
+use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
-use tfo_wire::v1::fleet::{Done, FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown};
+use tfo_wire::v1::fleet::{Done, FingerprintCount, NodeStatus, Nodes, PoolStatus, SlotPairShown, Verdict};
 use tfo_wire::v1::sync::SelfAnswer;
 
 /// What a node reports about itself and the store does not keep: for `nodes`.
@@ -165,6 +165,40 @@ pub struct Summary {
     pub interval_secs: u64,
     /// The first end of a certificate of its nodes, as far as they have connected since the start.
     pub certificate_until: Option<UnixTime>,
+    /// The coordinators that have written into the pool's store, in name order.
+    pub coordinators: Vec<CoordinatorSeen>,
+}
+
+/// What the pool's store has of a coordinator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoordinatorSeen {
+    /// Its name in the store.
+    pub name: CoordinatorName,
+    /// When it has beaten last, by its own clock; none before its first beat.
+    pub beat_at: Option<UnixTime>,
+    /// Known nodes whose sessions are open at it.
+    pub nodes: usize,
+    /// Whether it is this one.
+    pub is_own: bool,
+    /// Whether it has been silent for longer than the others wait for it.
+    pub is_silent: bool,
+}
+
+/// What the driver made of its pool when it last looked: for readers that must not ask it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The phase.
+    pub phase: Phase,
+    /// The generation.
+    pub generation: Generation,
+    /// The desired primary of most nodes.
+    pub primary: Option<SlotPrint>,
+    /// Their desired backup.
+    pub backup: Option<SlotPrint>,
+    /// Whether the pool holds.
+    pub holds: bool,
 }
 
 /// The pool and all its nodes, from one look.
@@ -201,6 +235,8 @@ pub(super) struct Shared {
     pub(super) confirmed_at_ms: AtomicU64,
     /// The document's revision.
     pub(super) revision: AtomicU64,
+    /// What the driver made of the pool when it last looked.
+    pub(super) judged: ArcSwapOption<Judged>,
     /// The document's policy: which nodes may join, and how long a request is held.
     pub(super) policy: ArcSwap<Policy>,
     /// Whether a [`Message::Changed`] is on its way.

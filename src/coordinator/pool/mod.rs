@@ -15,12 +15,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::oneshot;
 
 pub use self::driver::verdict::without_store;
 pub use self::message::{
-    Asked, Busy, CommandError, Cookies, Described, Overview, PoolNames, StoreDown, Summary, Wanted, Welcome,
+    Asked, Busy, CommandError, Cookies, CoordinatorSeen, Described, Judged, Overview, PoolNames, StoreDown, Summary,
+    Wanted, Welcome,
 };
 use self::message::{Message, Shared};
 pub use self::replica::GivenKeys;
@@ -81,6 +82,7 @@ impl Pool {
             good_at_ms: AtomicU64::new(0),
             confirmed_at_ms: AtomicU64::new(1),
             revision: AtomicU64::new(replica.document().revision.get()),
+            judged: ArcSwapOption::empty(),
             policy: ArcSwap::from_pointee(replica.document().policy.clone()),
             told: AtomicBool::new(false),
         });
@@ -206,6 +208,12 @@ impl Pool {
     /// Fails if the driver's queue is full, or if the driver ends meanwhile.
     pub async fn cookies(&self) -> Result<Result<Cookies, StoreDown>, Busy> {
         self.ask(Message::Cookies).await
+    }
+
+    /// What the driver made of it when it last looked; none before its first look.  Asks no driver.
+    #[must_use]
+    pub fn judged(&self) -> Option<Arc<Judged>> {
+        self.shared.judged.load_full()
     }
 
     /// Proposes the policy of a reloaded configuration file.

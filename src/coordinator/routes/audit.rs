@@ -1,21 +1,27 @@
-//! `GET /v1/pools/{pool}/audit`: the audit log, by what a reader looks for.
+//! `GET /v1/pools/{pool}/audit`: the audit log, by what a reader looks for; `GET /v1/enrolment/audit`: what happened to tokens and
+//! certificates, which belong to no pool's commits.
 
 use std::collections::VecDeque;
 
+use std::sync::Arc;
+
 use axum::Json;
-use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use serde::Deserialize;
 
-use super::ReadPool;
+use super::enrol::store_failed;
 use super::fleet::{bad_request, busy, store_down};
+use super::{Api, FromReader, ReadPool};
 use crate::server::Refusal;
 use tfo_engine::rollout::document::{Actor, AuditEntry};
 use tfo_model::count::Revision;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::time::UnixTime;
+use tfo_store::enrolment::{LogEntry, LogPart, Logged};
 use tfo_store::{AUDIT_READ_MAX, Store, StoreError};
 use tfo_wire::v1::fleet::{Audit, AuditLine};
+use tfo_wire::v1::tokens::{EnrolmentAudit, EnrolmentLine};
 
 /// What a reader looks for; every part may be missing.
 #[derive(Debug, Default, Deserialize)]
@@ -102,4 +108,33 @@ fn line(entry: AuditEntry) -> AuditLine {
         more: entry.more,
         reason: entry.reason,
     }
+}
+
+/// Where a reader of the log of enrolment is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EnrolmentQuery {
+    /// Entries of later numbers.
+    #[serde(default)]
+    after: u64,
+}
+
+/// `GET /v1/enrolment/audit`.
+pub(super) async fn enrolment(
+    State(api): State<Arc<Api>>,
+    _: FromReader,
+    query: Result<Query<EnrolmentQuery>, QueryRejection>,
+) -> Result<Json<EnrolmentAudit>, Refusal> {
+    let Query(EnrolmentQuery { after }) = query.map_err(|_| bad_request("the query is after=NUMBER, or none"))?;
+    let Some(enrolment) = &api.enrolment else { return Ok(Json(EnrolmentAudit::default())) };
+    let store = Arc::clone(enrolment.store());
+    let read = tokio::task::spawn_blocking(move || store.log(LogPart::After(after))).await.map_err(|_| busy())?;
+    let found = read.map_err(|error| store_failed(&error))?;
+    let (more, read_to) = (found.len() == AUDIT_READ_MAX, found.last().map_or(after, |last| last.number));
+    Ok(Json(EnrolmentAudit { entries: found.into_iter().map(enrolment_line).collect(), more, read_to }))
+}
+
+fn enrolment_line(Logged { number, entry }: Logged) -> EnrolmentLine {
+    let LogEntry { at, action, pool, token, nodes, more, operator, address, count, reason } = entry;
+    EnrolmentLine { at, number, action: action.into(), pool, token, nodes, more, operator, address, count, reason }
 }

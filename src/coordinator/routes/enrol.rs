@@ -7,25 +7,25 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::Json;
-use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
+use axum::{Extension, Json, Router};
 
 use super::fleet::{busy, store_down};
-use super::{Api, FromNode};
-use crate::enrolment::{Enrolment, NotCertified, digest};
-use crate::pool::Pool;
-use crate::server::{JsonBody, Refusal};
+use super::{Api, FromNode, FromOperator};
+use crate::enrolment::{Attempt, Enrolment, InHand, News, NotCertified, digest};
+use crate::pool::{CommandError, Pool};
+use crate::server::{CameFrom, JsonBody, Refusal};
 use tfo_host::runtime::clock;
 use tfo_model::ids::{NodeId, PoolName, TokenId};
+use tfo_model::problem::Problem;
 use tfo_pki::token::{SecretHash, TokenSecret};
 use tfo_store::StoreError;
-use tfo_store::enrolment::{Claim, Digest, EnrolError, EnrolRefused};
+use tfo_store::enrolment::{Claim, CutOff, Digest, EnrolError, EnrolRefused, TokenFault};
 use tfo_wire::error::ErrorKind;
 use tfo_wire::v1::enrol::{Certified, EnrolRequest, REQUEST_BYTES_MAX, RenewRequest, TokenText};
 
-type Body<T> = JsonBody<T, REQUEST_BYTES_MAX>;
+pub(super) type Body<T> = JsonBody<T, REQUEST_BYTES_MAX>;
 
 /// The only route of the enrolment port.
 pub fn enrolment_router(api: Arc<Api>) -> Router {
@@ -33,45 +33,91 @@ pub fn enrolment_router(api: Arc<Api>) -> Router {
 }
 
 /// Runs blocking work of the authority.
-async fn blocking<T: Send + 'static>(
+async fn run<T: Send + 'static>(
+    enrolment: &Arc<Enrolment>,
+    work: impl FnOnce(&Enrolment) -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let enrolment = Arc::clone(enrolment);
+    tokio::task::spawn_blocking(move || work(&enrolment)).await.map_err(|_| busy())
+}
+
+/// The same, for work that may be refused.
+pub(super) async fn blocking<T: Send + 'static>(
     enrolment: &Arc<Enrolment>,
     work: impl FnOnce(&Enrolment) -> Result<T, NotCertified> + Send + 'static,
 ) -> Result<T, Refusal> {
-    let enrolment = Arc::clone(enrolment);
-    let done = tokio::task::spawn_blocking(move || work(&enrolment)).await;
-    done.map_err(|_| busy())?.map_err(refusal)
+    run(enrolment, work).await?.map_err(refusal)
 }
 
 /// `POST /v1/enrol`.
-async fn enrol(State(api): State<Arc<Api>>, JsonBody(body): Body<EnrolRequest>) -> Result<Json<Certified>, Refusal> {
+async fn enrol(
+    State(api): State<Arc<Api>>,
+    Extension(from): Extension<CameFrom>,
+    JsonBody(body): Body<EnrolRequest>,
+) -> Result<Json<Certified>, Refusal> {
     let (node, token) = (body.name.clone(), body.token_id.clone());
-    let answer = enrol_by_token(&api, body).await;
+    let mut asked = Asked { node, from, token: None, pool: None };
+    let answer = enrol_by_token(&api, &mut asked, body).await;
     let result = answer.as_ref().map_or_else(|refused| refused.kind().as_str(), |_| "done");
     api.metrics.certified("enrol", result);
-    if let Ok(Json(certified)) = &answer {
-        let pool = certified.pools.first().map(PoolName::as_str);
-        tracing::info!(%node, pool, %token, "a node has enrolled");
+    match &answer {
+        Ok(Json(certified)) => {
+            let pool = certified.pools.first().map(PoolName::as_str);
+            tracing::info!(node = %asked.node, pool, %token, "a node has enrolled");
+        }
+        Err(refusal) => note(&api, &asked, refusal),
     }
     answer
 }
 
-async fn enrol_by_token(api: &Api, body: EnrolRequest) -> Result<Json<Certified>, Refusal> {
+/// What is known of a request, for the log of refused ones.
+struct Asked {
+    node: NodeId,
+    from: CameFrom,
+    /// The token, once it is known that there is one.
+    token: Option<TokenId>,
+    pool: Option<PoolName>,
+}
+
+/// Counts a refused request for the log.  One that can be tried again as it is is none.
+fn note(api: &Api, asked: &Asked, refusal: &Refusal) {
+    let Some(enrolment) = api.enrolment.as_ref().filter(|_| refusal.kind().status() < 500) else { return };
+    let cause = refusal.cause().map(|cause| format!(": {cause}")).unwrap_or_default();
+    let attempt = Attempt {
+        token: asked.token.clone(),
+        pool: asked.pool.clone(),
+        reason: format!("{}{cause}", refusal.kind().as_str()),
+    };
+    // Names are a stranger's free choice, and worth a place only beside a token or a certificate.
+    let name = (refusal.kind() != ErrorKind::TokenRefused).then_some(&asked.node);
+    if enrolment.refused(attempt, name, Some(asked.from.0), clock::now()) == News::New {
+        api.keep.notify_one();
+    }
+}
+
+async fn enrol_by_token(api: &Api, asked: &mut Asked, body: EnrolRequest) -> Result<Json<Certified>, Refusal> {
     let EnrolRequest { token_id, secret, name, csr } = body;
     let enrolment = api.enrolment()?;
     let hash = hash_of(&secret);
     drop(secret);
     let (id, node) = (token_id.clone(), name.clone());
-    let pool = blocking(enrolment, move |enrolment| enrolment.pool_of((&id, &hash), &node, clock::now())).await?;
+    let found = run(enrolment, move |enrolment| enrolment.pool_of((&id, &hash), &node, clock::now())).await?;
+    let unknown = EnrolRefused::Token(TokenFault::Unknown);
+    if !matches!(&found, Err(NotCertified::Enrol(EnrolError::Refused(refused))) if *refused == unknown) {
+        asked.token = Some(token_id.clone());
+    }
+    let pool = found.map_err(refusal)?;
+    asked.pool = Some(pool.clone());
     let pool = api.pools.load().get(&pool).cloned();
     let pool = pool.ok_or_else(|| {
         let message = "the token's pool is not in the coordinator's configuration";
         Refusal::new(ErrorKind::NameNotAllowed, message).with_remedy(None, "ask for a token of another pool")
     })?;
     let known = judge_name(api, &pool, &name).await?;
-    let (id, node) = (token_id, name.clone());
+    let (id, node, from) = (token_id, name.clone(), asked.from.0);
     let certificate = blocking(enrolment, move |enrolment| {
         let claim = Claim::Token { id: &id, hash: &hash, known };
-        enrolment.certify(&node, &csr, claim, clock::now())
+        enrolment.certify((&node, &csr), claim, Some(from), clock::now())
     })
     .await?;
     Ok(Json(certified(api, enrolment, (certificate, &name), pool.name())))
@@ -109,37 +155,48 @@ fn certified(api: &Api, enrolment: &Enrolment, (certificate, node): (String, &No
     let fits = |pool: &&Arc<Pool>| pool.policy().nodes.iter().any(|pattern| pattern.matches(node));
     let others = pools.values().filter(fits).map(|pool| pool.name()).filter(|name| *name != first);
     let pools = std::iter::once(first).chain(others).cloned().collect();
-    Certified { certificate, chain: enrolment.chain().to_owned(), pools, urls: enrolment.api_urls() }
+    Certified { certificate, chain: enrolment.chain(), pools, urls: enrolment.api_urls() }
 }
 
 /// `POST /v1/pools/{pool}/certificate`.
 pub(super) async fn renew(
     State(api): State<Arc<Api>>,
+    Extension(address): Extension<CameFrom>,
     from: FromNode,
     JsonBody(body): Body<RenewRequest>,
 ) -> Result<Json<Certified>, Refusal> {
-    let answer = renew_by_certificate(&api, &from, body).await;
+    let asked = Asked { node: from.node.clone(), from: address, token: None, pool: Some(from.pool.name().clone()) };
+    let answer = renew_by_certificate(&api, &from, address, body).await;
     let result = answer.as_ref().map_or_else(|refused| refused.kind().as_str(), |_| "done");
     api.metrics.certified("renewal", result);
-    if answer.is_ok() {
-        tracing::info!(node = %from.node, pool = %from.pool.name(), "a node has renewed its certificate");
+    match &answer {
+        Ok(_) => tracing::info!(node = %from.node, pool = %from.pool.name(), "a node has renewed its certificate"),
+        Err(refusal) => note(&api, &asked, refusal),
     }
     answer
 }
 
-async fn renew_by_certificate(api: &Api, from: &FromNode, body: RenewRequest) -> Result<Json<Certified>, Refusal> {
-    let enrolment = api.enrolment()?;
+async fn renew_by_certificate(
+    api: &Api,
+    from: &FromNode,
+    address: CameFrom,
+    body: RenewRequest,
+) -> Result<Json<Certified>, Refusal> {
+    let (enrolment, asked_at) = (api.enrolment()?, clock::now());
     judge_name(api, &from.pool, &from.node).await?;
-    let (node, csr) = (from.node.clone(), body.csr);
-    let certificate =
-        blocking(enrolment, move |enrolment| enrolment.certify(&node, &csr, Claim::Renewal, clock::now())).await?;
+    let (node, csr, pool) = (from.node.clone(), body.csr, from.pool.name().clone());
+    let certificate = blocking(enrolment, move |enrolment| {
+        let claim = Claim::Renewal { pool: Some(&pool), asked_at };
+        enrolment.certify((&node, &csr), claim, Some(address.0), clock::now())
+    })
+    .await?;
     Ok(Json(certified(api, enrolment, (certificate, &from.node), from.pool.name())))
 }
 
 /// The answer to a claim that does not hold.  What is wrong with a token stays here: to the one that tries, all tokens that are of
 /// no use look alike.
 fn refusal(error: NotCertified) -> Refusal {
-    use EnrolRefused::{Full, KeyUsed, Name, Taken, Token, TooMany};
+    use EnrolRefused::{CutOff, Full, KeyUsed, Name, Taken, Token, TooMany};
     let new_key = "ask again with a new key and a new request, as `tfo-agent join` does";
     match error {
         NotCertified::Enrol(EnrolError::Refused(refused)) => match refused {
@@ -157,7 +214,7 @@ fn refusal(error: NotCertified) -> Refusal {
             KeyUsed => Refusal::new(ErrorKind::BadRequestKey, refused.to_string()).with_remedy(None, new_key),
             TooMany => Refusal::new(ErrorKind::Refused, refused.to_string())
                 .with_remedy(None, "wait until one ends, or `tfoctl forget` the node and let it join again"),
-            Full => Refusal::new(ErrorKind::Unavailable, refused.to_string()),
+            CutOff | Full => Refusal::new(ErrorKind::Unavailable, refused.to_string()),
         },
         NotCertified::Enrol(EnrolError::Store(error)) => store_failed(&error),
         NotCertified::Request(bad) => {
@@ -166,6 +223,10 @@ fn refusal(error: NotCertified) -> Refusal {
         NotCertified::Domain(domains) => {
             let message = format!("the authority issues only names in {domains}");
             Refusal::new(ErrorKind::NameNotAllowed, message).with_remedy(None, "use a name in that domain")
+        }
+        NotCertified::NoKey => {
+            let remedy = "ask another coordinator of this fleet, one that has the authority's key";
+            Refusal::new(ErrorKind::NoAuthority, error.to_string()).with_remedy(None, remedy)
         }
         NotCertified::Ended(at) => {
             Refusal::new(ErrorKind::Unavailable, format!("the authority's own certificate ended at {at}"))
@@ -182,11 +243,38 @@ pub(super) fn store_failed(error: &StoreError) -> Refusal {
     Refusal::new(ErrorKind::StoreUnavailable, "the store cannot be reached; nothing was changed; ask again")
 }
 
-/// Revokes the certificates of nodes that an operator has denied or made unknown.
-pub(super) async fn cut_off(api: &Api, nodes: BTreeSet<NodeId>) -> Result<(), Refusal> {
-    let Some(enrolment) = api.enrolment.clone().filter(|_| !nodes.is_empty()) else { return Ok(()) };
-    let revoked = tokio::task::spawn_blocking(move || enrolment.revoke(&nodes, clock::now())).await;
-    match revoked.map_err(|_| busy())? {
+/// Plans to revoke the certificates of nodes that an operator is about to deny or to make unknown; none where there is nothing
+/// to revoke.
+pub(super) async fn plan(
+    api: &Api,
+    from: &FromOperator,
+    order: &'static str,
+    nodes: BTreeSet<NodeId>,
+) -> Result<Option<InHand>, Refusal> {
+    let Some(enrolment) = api.enrolment.as_ref().filter(|_| !nodes.is_empty()) else { return Ok(None) };
+    let (pool, operator) = (from.pool.name().clone(), from.operator.clone());
+    let planned =
+        run(enrolment, move |enrolment| enrolment.plan_cut_off((pool, nodes), (operator, order), clock::now())).await?;
+    planned.map(Some).map_err(|problem| {
+        tfo_host::runtime::log::problem(&problem);
+        Refusal::new(ErrorKind::StoreUnavailable, "the store cannot be written; nothing was changed")
+    })
+}
+
+/// Ends a plan after its order: carries it out, drops it if nothing was done, or leaves it to the keeper, who looks.
+pub(super) async fn follow<T>(
+    api: &Api,
+    planned: Option<InHand>,
+    done: &Result<T, CommandError>,
+) -> Result<(), Refusal> {
+    let (Some(enrolment), Some(planned)) = (&api.enrolment, planned) else { return Ok(()) };
+    let nodes = match done {
+        Ok(_) => planned.plan().nodes.clone(),
+        Err(CommandError::Refused(_) | CommandError::NotPossible(_) | CommandError::Overtaken) => BTreeSet::new(),
+        Err(CommandError::StoreDown | CommandError::OutcomeOpen | CommandError::Internal) => return Ok(()),
+    };
+    let cut = run(enrolment, move |enrolment| enrolment.cut_off(planned.plan(), &nodes, clock::now())).await?;
+    match cut {
         Ok(0) => Ok(()),
         Ok(certificates) => {
             tracing::info!(certificates, "the certificates of these nodes are revoked");
@@ -194,11 +282,37 @@ pub(super) async fn cut_off(api: &Api, nodes: BTreeSet<NodeId>) -> Result<(), Re
         }
         Err(problem) => {
             tfo_host::runtime::log::problem(&problem);
+            if done.is_err() {
+                return Ok(());
+            }
             let message = "the order was done, but the nodes' certificates are not on the revocation list yet";
             let remedy = "see the coordinator's log; it tries again each minute";
             Err(Refusal::new(ErrorKind::Unavailable, message).with_remedy(None, remedy))
         }
     }
+}
+
+/// Finishes what requests have left behind: a coordinator that ended between an order and its revocations, for one.
+pub async fn finish_cut_offs(api: &Api) -> Result<(), Problem> {
+    let Some(enrolment) = &api.enrolment else { return Ok(()) };
+    let stopping = |_| Problem::warning("stopping", "the coordinator stops", "nothing to do");
+    let plans = run(enrolment, |enrolment| enrolment.left_cut_offs(clock::now())).await.map_err(stopping)?;
+    for plan in plans.map_err(|error| error.problem())? {
+        let Some(nodes) = took_effect(api, &plan).await else { continue };
+        tracing::info!(pool = %plan.pool, order = plan.order, nodes = nodes.len(), "an order is finished that was left behind");
+        let cut = run(enrolment, move |enrolment| enrolment.cut_off(&plan, &nodes, clock::now())).await;
+        cut.map_err(stopping)??;
+    }
+    Ok(())
+}
+
+/// The nodes of a plan that its pool has denied, or does not know.  None if the pool cannot tell.  A pool that is not served
+/// any more has no node to keep.
+async fn took_effect(api: &Api, plan: &CutOff) -> Option<BTreeSet<NodeId>> {
+    let Some(pool) = api.pools.load().get(&plan.pool).cloned() else { return Some(plan.nodes.clone()) };
+    let welcome = pool.welcome(plan.nodes.clone()).await.ok()?.ok()?;
+    let stays = |node: &&NodeId| welcome.known.contains(*node) && !welcome.denied.contains(*node);
+    Some(plan.nodes.iter().filter(|node| !stays(node)).cloned().collect())
 }
 
 /// The id of a token in a path.

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::sync_request::check_reason;
 use super::{Api, FromOperator, FromReader, ReadPool, enrol, moving};
 use crate::pool::{Asked, CommandError, GivenKeys, Pool, StoreDown, Wanted};
-use crate::server::{JsonBody, Refusal};
+use crate::server::{JsonBody, Refusal, RequestId};
 use tfo_engine::rollout::input::{Command, Expectation, OperatorRequest, Reason, RevokeKeys};
 use tfo_model::count::Revision;
 use tfo_model::ids::NodeId;
@@ -121,9 +121,11 @@ pub(super) fn command<B: DeserializeOwned + Send + 'static>(
 }
 
 pub(super) async fn execute(api: &Api, from: &FromOperator, instruction: Instruction) -> Commanded {
-    let cut_off = instruction.cut_off();
+    let planned = enrol::plan(api, from, instruction.name, instruction.cut_off()).await?;
     let Instruction { name, wanted, given } = instruction;
-    let done = from.pool.command(wanted, given).await.map_err(|_| busy())?.map_err(why);
+    let done = from.pool.command(wanted, given).await.map_err(|_| busy())?;
+    let followed = enrol::follow(api, planned, &done).await;
+    let done = done.map_err(why);
     let (pool, metrics) = (from.pool.name(), &api.metrics);
     match &done {
         // The driver has logged the commit itself.
@@ -142,10 +144,22 @@ pub(super) async fn execute(api: &Api, from: &FromOperator, instruction: Instruc
             );
         }
     }
-    if done.is_ok() {
-        enrol::cut_off(api, cut_off).await?;
-    }
-    done.map(Json)
+    let done = done?;
+    followed?;
+    Ok(Json(done))
+}
+
+/// An order of an operator that is not JSON: from a page.  It is refused unless the document is at this revision.
+pub(crate) async fn ordered(
+    api: &Api,
+    from: (Arc<Pool>, NodeId, RequestId),
+    name: &'static str,
+    (reason, revision, command): (String, Revision, Command),
+) -> Result<Done, Refusal> {
+    let (pool, operator, id) = from;
+    let asked = asked(operator.clone(), reason, Some(revision))?;
+    let from = FromOperator { pool, operator, id };
+    execute(api, &from, Instruction::order(name, asked, command)).await.map(|Json(done)| done)
 }
 
 pub(super) fn bad_request(why: impl Into<String>) -> Refusal {

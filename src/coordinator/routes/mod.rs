@@ -8,6 +8,7 @@ mod enrol;
 mod fleet;
 mod moving;
 mod node;
+mod person;
 mod shared_body;
 mod sync_request;
 mod tokens;
@@ -19,8 +20,10 @@ use axum::Router;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::{delete, get, post};
+use tokio::sync::Notify;
 
-pub use self::enrol::enrolment_router;
+pub use self::enrol::{enrolment_router, finish_cut_offs};
+pub(super) use self::fleet::ordered;
 pub use self::shared_body::SharedBodies;
 use super::connections::Connections;
 use super::enrolment::Enrolment;
@@ -30,6 +33,7 @@ use super::server::{Refusal, RequestId};
 use tfo_config::coordinator::AccessSettings;
 use tfo_model::ids::NodeId;
 use tfo_tls::identity::Peer;
+use tfo_tls::spiffe::Purpose;
 use tfo_wire::error::ErrorKind;
 
 /// What the routes work with; pools and access change with the configuration.
@@ -48,6 +52,8 @@ pub struct Api {
     pub connections: Arc<Connections>,
     /// The authority; none if certificates come from elsewhere.
     pub enrolment: Option<Arc<Enrolment>>,
+    /// Wakes what keeps the authority's books.
+    pub keep: Notify,
 }
 
 /// All routes of API v1.  The fallbacks are the server's.
@@ -56,8 +62,10 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/pools/{pool}/sync", post(node::sync))
         .route("/v1/pools/{pool}/self", get(node::itself))
         .route("/v1/pools/{pool}/certificate", post(enrol::renew))
+        .route("/v1/certificate", post(person::renew))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/v1/enrolment/audit", get(audit::enrolment))
         .route("/v1/pools", get(fleet::pools))
         .route("/v1/pools/{pool}", get(fleet::pool))
         .route("/v1/pools/{pool}/nodes", get(fleet::nodes).post(fleet::order_nodes))
@@ -73,10 +81,37 @@ pub fn router(api: Arc<Api>) -> Router {
     router.with_state(api)
 }
 
+/// An operator or a viewer, by a name of the certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reader {
+    /// The name.
+    pub name: NodeId,
+    /// Whether it may command, too.
+    pub is_operator: bool,
+}
+
 impl Api {
+    /// Whom a certificate names as an operator, or else as a viewer; none if it names neither.
+    pub(super) fn reader(&self, peer: &Peer) -> Option<Reader> {
+        let access = self.access.load();
+        let viewer = || {
+            let mut names = peer.names.iter().filter(|_| peer.may_be(Purpose::Viewer));
+            names.find(|name| access.viewers.contains(*name)).cloned()
+        };
+        match operator_in(peer, &access) {
+            Some(name) => Some(Reader { name, is_operator: true }),
+            None => viewer().map(|name| Reader { name, is_operator: false }),
+        }
+    }
+
     /// What a certificate is for, if it is not for a node, whatever the pools' patterns say.
     fn role_of(&self, peer: &Peer) -> Option<&'static str> {
-        peer.names.iter().find_map(|name| self.role_of_name(name))
+        match peer.purpose {
+            Some(Purpose::Operator) => Some("your certificate's SPIFFE ID is an operator's"),
+            Some(Purpose::Viewer) => Some("your certificate's SPIFFE ID is a viewer's"),
+            Some(Purpose::Coordinator) => Some("your certificate's SPIFFE ID is a coordinator's"),
+            None | Some(Purpose::Node) => peer.names.iter().find_map(|name| self.role_of_name(name)),
+        }
     }
 
     fn role_of_name(&self, name: &NodeId) -> Option<&'static str> {
@@ -96,6 +131,12 @@ impl Api {
             Refusal::new(ErrorKind::Refused, message).with_remedy(None, remedy)
         })
     }
+}
+
+/// The name under which a peer may command, if it may.
+pub fn operator_in(peer: &Peer, access: &AccessSettings) -> Option<NodeId> {
+    let mut names = peer.names.iter().filter(|_| peer.may_be(Purpose::Operator));
+    names.find(|name| access.operators.contains(*name)).cloned()
 }
 
 /// A request of an identified peer.
@@ -177,10 +218,9 @@ impl FromRequestParts<Arc<Api>> for Commander {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let asking = Asking::of(parts)?;
-        let access = api.access.load();
-        match asking.peer.names.iter().find(|name| access.operators.contains(*name)).cloned() {
-            Some(operator) => Ok(Self { operator, id: asking.id }),
-            None => {
+        match api.reader(&asking.peer) {
+            Some(Reader { name: operator, is_operator: true }) => Ok(Self { operator, id: asking.id }),
+            Some(_) | None => {
                 let message = "your certificate does not name an operator";
                 Err(asking.refuse(ErrorKind::NotAllowed, message, parts.uri.path()))
             }
@@ -213,9 +253,7 @@ impl FromRequestParts<Arc<Api>> for FromReader {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let asking = Asking::of(parts)?;
-        let access = api.access.load();
-        let mut names = asking.peer.names.iter();
-        if names.any(|name| access.operators.contains(name) || access.viewers.contains(name)) {
+        if api.reader(&asking.peer).is_some() {
             return Ok(Self);
         }
         let message = "your certificate names neither an operator nor a viewer";

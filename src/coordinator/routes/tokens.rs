@@ -118,7 +118,7 @@ fn status(token: &Token, now: UnixTime) -> TokenStatus {
         replace: token.replace,
         made_by: token.made_by.clone(),
         made_at: token.made_at,
-        revoked_by: revoked.as_ref().map(|end| end.by.clone()),
+        revoked_by: revoked.as_ref().and_then(|end| end.by.clone()),
         revoked_at: revoked.map(|end| end.at),
         last_node: last.as_ref().map(|last| last.node.clone()),
         last_used_at: last.map(|last| last.at),

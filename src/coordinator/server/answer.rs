@@ -105,7 +105,7 @@ impl Refusal {
 
     /// See [`Self::because`].
     #[must_use]
-    pub(super) fn cause(&self) -> Option<&str> {
+    pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
     }
 
@@ -119,6 +119,12 @@ impl Refusal {
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// What to do about it, for people; none if the message says it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&str> {
+        self.remedy.as_deref()
     }
 
     /// The answer to the request `id`.

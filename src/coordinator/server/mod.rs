@@ -1,7 +1,7 @@
 //! From the socket to an axum [`Router`]: accept, TLS, limits, refusals, drain.
 //!
 //! Must not know: pools, stores, the engine, the meaning of the routes.  Handlers find in the request's extensions:
-//! `Arc<Peer>` (never without a name; not on the plain listener), [`RequestId`], [`Draining`].
+//! `Arc<Peer>` (never without a name; not on the plain listener), [`RequestId`], [`CameFrom`], [`Draining`].
 //!
 //! A peer without a valid certificate reaches no handler, and costs at most a handshake's place and time.
 
@@ -37,7 +37,7 @@ use connection::{Ends, linger};
 pub use limits::Limits;
 use refusals::Shown;
 pub use refusals::{Reason, Refusals};
-pub use service::Draining;
+pub use service::{CameFrom, Draining};
 use service::{ConnectionService, Listens, Requests};
 use watch::ConnectionWatch;
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +31,9 @@ use super::watch::{BodyState, ConnectionWatch};
 use tfo_tls::identity::Peer;
 use tfo_wire::error::ErrorKind;
 
+/// Where a page of an operator is told that it has changed: a stream, which has nothing to be read at once.
+const PAGE_EVENTS_PATH: &str = "/page/events";
+
 /// Signals handlers that the server wants to end: a long poll then answers at once.
 #[derive(Debug, Clone)]
 pub struct Draining(pub(super) CancellationToken);
@@ -41,6 +44,10 @@ impl Draining {
         self.0.cancelled().await;
     }
 }
+
+/// Where a request comes from: for the log of who asked, never for rights.
+#[derive(Debug, Clone, Copy)]
+pub struct CameFrom(pub IpAddr);
 
 /// Whom a connection listens to.
 #[derive(Debug, Clone)]
@@ -116,6 +123,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             extensions.insert(Arc::clone(peer));
         }
         extensions.insert(id.clone());
+        extensions.insert(CameFrom(self.address.ip().to_canonical()));
         extensions.insert(self.draining.clone());
         // A panic may come before the first await as well as after it.
         let mut router = self.router.clone();
@@ -145,10 +153,11 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
 }
 
 impl ConnectionService {
-    /// Counts a request that reads, until its answer has been taken.  A sync is not counted: each holds a connection, and
-    /// these are bounded by name.
+    /// Counts a request that reads, until its answer has been taken.  A sync and a page's stream of changes are not counted:
+    /// each holds a connection, and these are bounded by name.
     fn count(&self, request: &Request<Incoming>) -> Result<Option<UnderWay>, (Reason, Refusal)> {
-        let Some(peer) = self.listens.peer().filter(|_| request.method() == Method::GET) else { return Ok(None) };
+        let is_counted = request.method() == Method::GET && request.uri().path() != PAGE_EVENTS_PATH;
+        let Some(peer) = self.listens.peer().filter(|_| is_counted) else { return Ok(None) };
         self.requests.begin(&peer.to_string()).map(Some).ok_or_else(|| {
             let message =
                 format!("{REQUESTS_MAX} requests of this certificate are under way: read their answers first");
@@ -161,8 +170,12 @@ impl ConnectionService {
         let refuse = |reason, kind, message: &str| Err((reason, Refusal::new(kind, message)));
         match &self.listens {
             Listens::ToPeer(peer) if peer.names.is_empty() => {
-                let message = "your certificate has no DNS name in its subjectAltName (the common name does not count)";
-                return refuse(Reason::Nameless, ErrorKind::NotAllowed, message);
+                let message = match peer.bad_id {
+                    Some(bad) => format!("your certificate {bad}, so it names no peer of this fleet"),
+                    None => "your certificate has no DNS name in its subjectAltName (the common name does not count)"
+                        .to_owned(),
+                };
+                return refuse(Reason::Nameless, ErrorKind::NotAllowed, &message);
             }
             Listens::Plain if request.method() != Method::GET => {
                 return refuse(Reason::NotServed, ErrorKind::UnknownMethod, "this listener supports only GET");
@@ -210,6 +223,7 @@ fn is_noted(refusal: &Refusal) -> bool {
         | ErrorKind::Refused
         | ErrorKind::Moved
         | ErrorKind::NotHeard
+        | ErrorKind::NoAuthority
         | ErrorKind::StoreUnavailable
         | ErrorKind::Unavailable
         | ErrorKind::Internal

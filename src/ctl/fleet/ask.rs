@@ -12,6 +12,7 @@ use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::console::Relay;
 use super::failure::{failed, not_answered, unknown_outcome};
 use tfo_cli::report::{Failure, Format, Outcome, show_problems};
 use tfo_host::runtime::clock;
@@ -20,8 +21,9 @@ use tfo_model::fleet::Action;
 use tfo_model::ids::{NodeId, PoolId, PoolName, TokenId};
 use tfo_model::problem::Problem;
 use tfo_wire::client::{BaseUrl, Call, Client, ClientError};
+use tfo_wire::v1::enrol::{Certified, RenewRequest};
 use tfo_wire::v1::fleet::{Audit, AuditLine, Done, Nodes, PoolStatus, Pools};
-use tfo_wire::v1::tokens::{MadeToken, TokenRequest, TokenStatus, Tokens};
+use tfo_wire::v1::tokens::{EnrolmentAudit, EnrolmentLine, MadeToken, TokenRequest, TokenStatus, Tokens};
 
 /// Longest wait for one answer: a coordinator answers within its store's time limit, which is a few seconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -112,6 +114,11 @@ enum Round<A> {
 impl Fleet {
     pub(super) fn new(client: Client, urls: Vec<BaseUrl>, names: Vec<NodeId>, notes: Option<Format>) -> Self {
         Self { client, urls, names, preferred: Cell::new(0), notes, seen: RefCell::default() }
+    }
+
+    /// The same coordinators for a browser.
+    pub(super) fn relay(&self) -> Relay {
+        Relay::new(self.client.clone(), self.urls.clone(), self.preferred.get())
     }
 
     /// All pools.
@@ -229,9 +236,29 @@ impl Fleet {
         self.change::<(), _>(&Method::DELETE, &format!("/v1/tokens/{id}"), None).await
     }
 
+    /// Another certificate under our own name.  Without an answer one may have been issued that is lost: its key is, too.
+    pub(super) async fn certificate(&self, wanted: &RenewRequest) -> Result<Certified, Failure> {
+        self.change(&Method::POST, "/v1/certificate", Some(wanted)).await
+    }
+
     /// All tokens.
     pub(super) async fn tokens(&self) -> Result<Tokens, Failure> {
         self.read("/v1/tokens").await
+    }
+
+    /// All that happened to tokens and certificates after a number, and the number up to which it was read.
+    pub(super) async fn enrolment_audit(&self, after: u64) -> Result<(Vec<EnrolmentLine>, u64), Failure> {
+        let (mut lines, mut read_to) = (Vec::new(), after);
+        for _ in 0..PAGES_MAX {
+            let page: EnrolmentAudit = self.read(&format!("/v1/enrolment/audit?after={read_to}")).await?;
+            let before = read_to;
+            read_to = page.read_to.max(before);
+            lines.extend(page.entries);
+            if !page.more || read_to == before {
+                break;
+            }
+        }
+        Ok((lines, read_to))
     }
 
     /// A change outside of the pools' documents, which no audit log would show: asked once.

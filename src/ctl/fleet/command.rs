@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use super::ask::{Entry, Fleet, Request};
 use super::connect::{ConnectArgs, block_on};
-use super::consent::{Agreed, ConsentArgs, Plan};
+use super::consent::{Agreed, ConsentArgs, agree};
 use super::follow::{Goal, Interrupt, follow};
 use super::shown::Shown;
 use tfo_cli::output::while_read;
+use tfo_cli::plan::Plan;
 use tfo_cli::report::{Failure, Format, Outcome, deliver, deliver_as};
 use tfo_model::count::Revision;
 use tfo_model::fleet::Action;
@@ -82,7 +83,7 @@ pub(super) fn run<B: Serialize>(
         let fleet = &connection.fleet;
         let status = fleet.status(&pool).await?;
         let Prepared { plan, request, wait } = prepare(fleet, &status).await?;
-        if plan.agree(&common.consent, format)? == Agreed::Explained {
+        if agree(&plan, &common.consent, format)? == Agreed::Explained {
             return Ok(Outcome::Done);
         }
         // From here on Ctrl-C ends the following, not the command before its outcome is known.

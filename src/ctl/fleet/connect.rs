@@ -1,19 +1,21 @@
 //! From the configuration to the coordinator: files, identity, client, and the pool that a command is for.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::ask::Fleet;
+use super::renew::next_of;
 use tfo_cli::report::{Failure, Format, Outcome, show_problems};
-use tfo_config::ctl::{CtlFile, SYSTEM_FILE, default_files};
+use tfo_config::ctl::{CtlFile, CtlSettings, SYSTEM_FILE, default_files};
 use tfo_config::reader::ConfigFile;
 use tfo_host::runtime::clock;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, chain};
-use tfo_tls::client::{ClientFiles, client_identity};
-use tfo_wire::client::Client;
+use tfo_model::time::UnixTime;
+use tfo_tls::client::{ClientFiles, ClientIdentity, EXPIRED, EXPIRING, client_identity};
+use tfo_wire::client::{BaseUrl, Client};
 use tfo_wire::v1::fleet::PoolStatus;
 
 /// The environment variable that names a context.
@@ -32,6 +34,10 @@ pub(crate) struct ConnectArgs {
     #[arg(long, global = true, value_name = "POOL", help_heading = HEADING)]
     pub(super) pool: Option<PoolName>,
 }
+
+/// How long before the end of the operator's certificate every command says so, in seconds: a week, in which it is renewed
+/// with one command.
+const END_TOLD_SECS: u64 = 7 * 86_400;
 
 /// Heading of these options in the help.
 const HEADING: &str = "Which fleet";
@@ -57,20 +63,23 @@ impl ConnectArgs {
 
     /// The same; `notes`: the form of what the connection says on stderr later, none for silence.
     pub(super) fn prepare(&self, notes: Option<Format>) -> Result<(Connection, Vec<Problem>), Failure> {
+        let settings = self.settings()?;
+        let files = ClientFiles { ca: settings.ca, cert: settings.cert, key: settings.key, crl: None };
+        let now = clock::now();
+        let mut identity = client_identity(&files, now).map_err(|problems| unusable(problems, &files.cert))?;
+        let until = identity.not_after;
+        let said = std::mem::take(&mut identity.notes).into_iter().filter_map(|note| described(note, until, now));
+        let said = said.collect();
+        let named = self.pool.clone().or(settings.pool);
+        let fleet = fleet_of(identity, settings.urls, notes)?;
+        Ok((Connection { fleet, named, argument: self.pool.clone() }, said))
+    }
+
+    /// The settings of the fleet that is named.
+    pub(super) fn settings(&self) -> Result<CtlSettings, Failure> {
         let config = |problems| Failure { problems, outcome: Outcome::Config };
         let file = CtlFile::load(&self.file()?).map_err(config)?;
-        let settings = file.choose(self.context().as_deref()).map_err(|problem| config(vec![problem]))?;
-        let files = ClientFiles { ca: settings.ca, cert: settings.cert, key: settings.key, crl: None };
-        let identity = client_identity(&files, clock::now()).map_err(config)?;
-        let client = Client::new(identity.config).map_err(|error| {
-            Failure::new(
-                Outcome::Failed,
-                Problem::error("client", chain(&error), "this is a bug in tfoctl; please report it"),
-            )
-        })?;
-        let named = self.pool.clone().or(settings.pool);
-        let fleet = Fleet::new(client, settings.urls, identity.names, notes);
-        Ok((Connection { fleet, named, argument: self.pool.clone() }, identity.notes))
+        file.choose(self.context().as_deref()).map_err(|problem| config(vec![problem]))
     }
 
     /// `--context`, or TFO_CONTEXT.
@@ -128,6 +137,41 @@ impl Connection {
         let problem = Problem::error("no_pool", message, "choose one with --pool NAME, or pool = \"NAME\" in ctl.toml");
         Err(Failure::new(Outcome::Config, problem))
     }
+}
+
+/// A client with these certificates.
+pub(super) fn fleet_of(identity: ClientIdentity, urls: Vec<BaseUrl>, notes: Option<Format>) -> Result<Fleet, Failure> {
+    let client = Client::new(identity.config).map_err(|error| {
+        let remedy = "this is a bug in tfoctl; please report it";
+        Failure::new(Outcome::Failed, Problem::error("client", chain(&error), remedy))
+    })?;
+    Ok(Fleet::new(client, urls, identity.names, notes))
+}
+
+/// A note on the operator's certificate, with what an operator does about it; none while there is time.
+fn described(note: Problem, until: UnixTime, now: UnixTime) -> Option<Problem> {
+    let issue = "issue another one where this one was issued (`tfoctl pki issue --operator NAME`)";
+    Some(match note.kind {
+        EXPIRING if until.secs_since(now) > END_TOLD_SECS => return None,
+        EXPIRING => Problem {
+            remedy: format!("`tfoctl renew`; if the coordinator does not have the authority's key, {issue}"),
+            ..note
+        },
+        EXPIRED => {
+            let here = "on a host of `tfo-coordinator init`, move it away and run that again";
+            Problem { remedy: format!("{issue}; {here}"), ..note }
+        }
+        _ => note,
+    })
+}
+
+/// The problems of files that cannot be used; a renewal that was cut off between certificate and key is finished by the next.
+fn unusable(mut problems: Vec<Problem>, cert: &Path) -> Failure {
+    if next_of(cert).exists() {
+        let message = "a renewal of this certificate was cut off";
+        problems.push(Problem::error("renewal_cut_off", message, "`tfoctl renew` finishes it").in_file(cert));
+    }
+    Failure { problems, outcome: Outcome::Config }
 }
 
 /// Runs a command to its end on this thread.

@@ -1,12 +1,12 @@
 //! The exit code and the remedy for a coordinator's refusal, or its silence.
 
 use tfo_cli::plain::plain;
+use tfo_cli::plan::until_then;
 use tfo_cli::report::{Failure, Outcome};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
 use tfo_model::ids::PoolName;
 use tfo_model::problem::Problem;
-use tfo_model::time::{UnixTime, duration_text};
 use tfo_wire::client::ClientError;
 use tfo_wire::error::ErrorKind;
 
@@ -64,13 +64,6 @@ fn explain(error: &ClientError) -> (Outcome, Problem) {
             (Outcome::Failed, Problem::error("bad_answer", error.to_string(), remedy))
         }
     }
-}
-
-/// How long it is until an instant: `in 5h 12m`.
-pub(super) fn until_then(until: UnixTime, now: UnixTime) -> String {
-    let secs = until.secs_since(now);
-    // Seconds are noise beyond minutes.
-    format!("in {}", duration_text(if secs > 600 { secs - secs % 60 } else { secs }))
 }
 
 fn explain_tls(error: &ClientError, cause: &str) -> (Outcome, Problem) {
@@ -149,6 +142,9 @@ fn explain_kind(kind: ErrorKind) -> (Outcome, &'static str, &'static str) {
         ErrorKind::StoreUnavailable => {
             (Failed, "store_unavailable", "repair the coordinator's store; nothing was done")
         }
+        ErrorKind::NoAuthority => {
+            (Failed, "no_authority", "ask a coordinator that has the authority's key: name it in `urls`")
+        }
         ErrorKind::Unavailable => (Failed, "unavailable", "it is busy or stopping: ask another coordinator"),
         ErrorKind::OtherPool
         | ErrorKind::TokenRefused
@@ -196,14 +192,6 @@ mod tests {
         let name = rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidForName).to_string();
         assert_eq!(tls(&name), (Outcome::Config, "coordinator_name"));
         assert_eq!(tls("received corrupt message of type InvalidContentType"), (Outcome::Failed, "tls"));
-    }
-
-    #[test]
-    fn a_time_is_as_exact_as_it_is_near() {
-        let now = UnixTime::from_secs(1_000);
-        for (secs, text) in [(0, "in 0s"), (59, "in 59s"), (600, "in 10m"), (18_725, "in 5h 12m"), (601, "in 10m")] {
-            assert_eq!(until_then(now.plus(secs), now), text);
-        }
     }
 
     #[test]

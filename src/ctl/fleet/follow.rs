@@ -9,13 +9,12 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::ask::Fleet;
-use super::failure::until_then;
 pub(super) use super::judge::Goal;
 use super::judge::{End, expected, judge};
-use super::shown::slot;
 use super::verdict::line;
 use tfo_cli::bar::Bar;
 use tfo_cli::plain::{NAMES_MAX, names, plain};
+use tfo_cli::plan::{slot, until_then};
 use tfo_cli::report::{Failure, Outcome, Report};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;

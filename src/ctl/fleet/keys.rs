@@ -6,10 +6,9 @@ use std::path::Path;
 use clap::Args;
 
 use super::command::{CommandArgs, Prepared, refused, run};
-use super::consent::Plan;
-use super::shown::slot;
 use crate::host::key_file;
 use tfo_cli::plain::{count_of_nodes, names};
+use tfo_cli::plan::{Plan, slot};
 use tfo_cli::report::{Failure, Format, Outcome};
 use tfo_crypto::fingerprint::pair_print;
 use tfo_model::fleet::{Action, BlockedBy};

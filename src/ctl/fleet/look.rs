@@ -1,35 +1,29 @@
-//! `pools`, `nodes`, `audit`: the commands that only look, which viewers may use too; and `contexts`.
+//! `pools`, `nodes`: commands that only look, which viewers may use too; and `contexts`.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
+use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, value_parser};
 use serde::Serialize;
 
-use super::connect::{ConnectArgs, Connection, block_on};
+use super::connect::{ConnectArgs, block_on};
 use super::roster::{self, Roster, Selection, Sort};
-use super::shown::{Shown, audit_line};
+use super::shown::Shown;
 use super::verdict::{VerdictCodeArgs, outcome};
-use tfo_cli::output::while_read;
-use tfo_cli::report::{Failure, Format, Outcome, Report, deliver, deliver_as, write_json};
+use tfo_cli::report::{Failure, Format, Outcome, Report, deliver, deliver_as};
 use tfo_cli::table::Table;
 use tfo_cli::terminal::Terminal;
 use tfo_config::ctl::CtlFile;
 use tfo_config::reader::ConfigFile;
 use tfo_host::runtime::clock;
-use tfo_model::count::Revision;
 use tfo_model::fleet::NodeState;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::pattern::NamePattern;
 use tfo_model::problem::Problem;
-use tfo_model::time::{UnixTime, parse_duration};
-use tfo_wire::v1::fleet::{Audit, NodeStatus, Nodes, PoolStatus, Pools};
+use tfo_wire::v1::fleet::{NodeStatus, Nodes, PoolStatus, Pools};
 
 /// Most nodes that text lists without `--limit` and `--all`.
 const SHOWN_MAX: usize = 20;
-/// How often `audit --follow` looks again.
-const FOLLOW_EVERY: Duration = Duration::from_secs(2);
 
 /// Arguments of `pools`.
 #[derive(Debug, Args)]
@@ -69,56 +63,6 @@ pub(crate) struct NodesArgs {
 
 fn states() -> impl TypedValueParser<Value = NodeState> {
     PossibleValuesParser::new(NodeState::ALL.map(NodeState::as_str)).try_map(|name| name.parse::<NodeState>())
-}
-
-/// Arguments of `audit`.
-#[derive(Debug, Args)]
-pub(crate) struct AuditArgs {
-    #[command(flatten)]
-    connect: ConnectArgs,
-    /// Only entries after this revision
-    #[arg(long, value_name = "REVISION", default_value_t = Revision::ZERO)]
-    after: Revision,
-    /// Only entries since a time (2026-11-29T20:00:00Z), or of the last so long (24h)
-    #[arg(long, value_name = "TIME", value_parser = since)]
-    since: Option<UnixTime>,
-    /// Only entries that changed what the pool keeps of this node
-    #[arg(long, value_name = "NODE")]
-    node: Option<NodeId>,
-    /// Only commands of this operator
-    #[arg(long, value_name = "NAME")]
-    operator: Option<NodeId>,
-    /// Only the latest so many, 1 to 1000
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1_000))]
-    limit: Option<u16>,
-    /// Show new entries until interrupted; as JSON: one entry a line
-    #[arg(long)]
-    follow: bool,
-}
-
-/// A time, or a duration before now.
-fn since(text: &str) -> Result<UnixTime, String> {
-    match (text.parse(), parse_duration(text)) {
-        (Ok(at), _) => Ok(at),
-        (Err(_), Ok(span)) => Ok(clock::now().minus(span.as_secs())),
-        (Err(time), Err(span)) => Err(format!("{time}; {span}")),
-    }
-}
-
-impl AuditArgs {
-    /// What the coordinator is to look for, after `after=`.
-    fn filter(&self) -> String {
-        let node = self.node.as_ref().map(|node| format!("&node={node}")).unwrap_or_default();
-        let operator = self.operator.as_ref().map(|operator| format!("&operator={operator}")).unwrap_or_default();
-        node + &operator
-    }
-
-    /// The same, and what only the first look is bounded by.
-    fn first_filter(&self) -> String {
-        let since = self.since.map(|since| format!("&since={since}")).unwrap_or_default();
-        let limit = self.limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
-        self.filter() + &since + &limit
-    }
 }
 
 /// Shows all pools, or the one of `--pool`.
@@ -240,59 +184,6 @@ impl NodesArgs {
         let selected = Nodes { pool: all.pool.clone(), nodes, fingerprints: all.fingerprints.clone() };
         NodesShown { status, all, selected, below }
     }
-}
-
-impl Report for Shown<Audit> {
-    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.0.entries.iter().try_for_each(|line| writeln!(out, "{}", audit_line(line)))
-    }
-}
-
-/// Shows the audit log, oldest first.
-///
-/// # Errors
-/// Fails with its problems and the exit code.
-pub(crate) fn audit(arguments: &AuditArgs, format: Format) -> Result<Outcome, Failure> {
-    let connection = arguments.connect.open(format)?;
-    block_on(async {
-        let pool = connection.pool().await?;
-        if arguments.follow {
-            return while_read(follow(&connection, &pool, arguments, format)).await;
-        }
-        let (entries, read_to) = connection.fleet.audit(&pool, arguments.after, &arguments.first_filter()).await?;
-        deliver(&Shown(Audit { pool, entries, more: false, read_to }), format)
-    })
-}
-
-async fn follow(
-    connection: &Connection,
-    pool: &PoolName,
-    arguments: &AuditArgs,
-    format: Format,
-) -> Result<Outcome, Failure> {
-    let (mut after, mut filter) = (arguments.after, arguments.first_filter());
-    loop {
-        // The whole log first, so that a wrong pool or certificate ends it at once.
-        let (entries, read_to) = connection.fleet.audit(pool, after, &filter).await?;
-        after = read_to;
-        filter = arguments.filter();
-        show_lines(&entries, format).map_err(Failure::undelivered)?;
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => return Ok(Outcome::Done),
-            () = tokio::time::sleep(FOLLOW_EVERY) => {}
-        }
-    }
-}
-
-fn show_lines(entries: &[tfo_wire::v1::fleet::AuditLine], format: Format) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    for line in entries {
-        match format {
-            Format::Text => writeln!(out, "{}", audit_line(line))?,
-            Format::Json => write_json(&mut out, line)?,
-        }
-    }
-    out.flush()
 }
 
 /// One context of the configuration.

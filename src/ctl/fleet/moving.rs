@@ -6,7 +6,8 @@
 use clap::Args;
 
 use super::command::{refused, run};
-use super::nodes::{Meant, NodeArgs, is_here};
+use super::nodes::{NodeArgs, is_in_file, meant, ready};
+use tfo_cli::plan::members::is_here;
 use tfo_cli::report::{Failure, Format, Outcome};
 use tfo_model::fleet::{Action, NodeState};
 use tfo_model::ids::PoolName;
@@ -41,8 +42,8 @@ pub(crate) fn move_nodes(arguments: &MoveArgs, format: Format) -> Result<Outcome
         let may_move = |node: &NodeStatus| {
             (is_here(node) || node.moved_to.as_ref() == Some(to)) && node.source == KeySource::Coordinator
         };
-        let meant = Meant::of(&targets, (fleet, status), may_move).await?;
-        if let Some(elsewhere) = meant.nodes.iter().find(|node| node.state == NodeState::Moved && !may_move(node)) {
+        let meant = meant(&targets, (fleet, status), may_move).await?;
+        if let Some(elsewhere) = meant.nodes().iter().find(|node| node.state == NodeState::Moved && !may_move(node)) {
             let message = format!("{} was moved to another pool already", elsewhere.node);
             return Err(refused(message, "move it from that pool, or end the order (`tfoctl forget`)"));
         }
@@ -64,9 +65,9 @@ pub(crate) fn move_nodes(arguments: &MoveArgs, format: Format) -> Result<Outcome
                  {from} lose TFO"
             ))
             .line(format!("then set `pool = \"{to}\"` in {its} agent.toml: until then {is} led over again at each start"));
-        let plan = meant.what_is_left(plan, *lower_expected)?;
+        let plan = meant.what_is_left(plan, *lower_expected).map_err(is_in_file)?;
         let action = NodeAction::Move { to: to.clone(), lower_expected: *lower_expected };
-        Ok(meant.ready(plan, common, (Action::Move, action)))
+        Ok(ready(meant, plan, common, (Action::Move, action)))
     })
 }
 

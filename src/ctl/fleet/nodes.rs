@@ -2,22 +2,19 @@
 //!
 //! One command is one plan, one request, one commit and one entry in the audit log, for any number of nodes.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::ask::{Fleet, Request};
 use super::command::{CommandArgs, Prepared, refused, run};
-use super::consent::Plan;
 use super::targets::{TargetArgs, Targets};
-use tfo_cli::plain::{count_of_nodes, names};
+use tfo_cli::plain::count_of_nodes;
+use tfo_cli::plan::Plan;
+use tfo_cli::plan::members::{InFile, Meant, in_file, is_excluded, is_here};
 use tfo_cli::report::{Failure, Format, Outcome};
 use tfo_host::runtime::clock;
-use tfo_model::fleet::{Action, ExclusionReason, NodeState};
-use tfo_model::ids::NodeId;
-use tfo_model::named::Named;
-use tfo_model::node::KeySource;
+use tfo_model::fleet::{Action, NodeState};
 use tfo_model::time::parse_duration;
 use tfo_wire::v1::fleet::{NodeStatus, PoolStatus};
 use tfo_wire::v1::orders::{ExpectRequest, NodeAction, NodesRequest};
@@ -36,111 +33,31 @@ pub(crate) struct NodeArgs {
     pub(super) targets: TargetArgs,
 }
 
-/// The nodes that a command is about, in the pool as it is.
-pub(super) struct Meant<'a> {
-    status: &'a PoolStatus,
-    pub(super) nodes: Vec<NodeStatus>,
+/// The nodes of the pool that are meant; a pattern means those for which the command has a meaning.
+pub(super) async fn meant<'a>(
+    targets: &Targets<'_>,
+    (fleet, status): (&Fleet, &'a PoolStatus),
+    has_meaning: impl Fn(&NodeStatus) -> bool,
+) -> Result<Meant<'a>, Failure> {
+    let nodes = fleet.nodes(&status.pool).await?.nodes;
+    let meant = targets.of(status, &nodes, has_meaning)?.into_iter().cloned().collect();
+    Ok(Meant::new(status, meant))
 }
 
-impl<'a> Meant<'a> {
-    pub(super) async fn of(
-        targets: &Targets<'_>,
-        (fleet, status): (&Fleet, &'a PoolStatus),
-        has_meaning: impl Fn(&NodeStatus) -> bool,
-    ) -> Result<Self, Failure> {
-        let nodes = fleet.nodes(&status.pool).await?.nodes;
-        let meant = targets.of(status, &nodes, has_meaning)?.into_iter().cloned().collect();
-        Ok(Self { status, nodes: meant })
-    }
-
-    /// `one` if it is a single node.
-    pub(super) fn word(&self, one: &'static str, many: &'static str) -> &'static str {
-        if self.nodes.len() == 1 { one } else { many }
-    }
-
-    /// A plan that begins with which nodes they are, how they are now, and what is not known of them.
-    pub(super) fn plan(&self, action: Action) -> Plan {
-        let plan = self.named_in_plan(action);
-        // The coordinator knows a node's kernel from its first report since it started.
-        let unheard: Vec<&NodeId> =
-            self.nodes.iter().filter(|node| node.kernel.is_none()).map(|node| &node.node).collect();
-        if unheard.is_empty() {
-            return plan;
-        }
-        let unheard = names(unheard);
-        plan.line(format!("not heard since this coordinator started, so what it holds now is not known: {unheard}"))
-    }
-
-    fn named_in_plan(&self, action: Action) -> Plan {
-        let of = format!("{} of {} required", count_of_nodes(self.nodes.len()), self.status.required);
-        let plan = Plan::new(action.as_str(), self.status, self.nodes.len());
-        if let [NodeStatus { node, state, generation, .. }] = &self.nodes[..] {
-            let generation = generation.map_or_else(|| "no generation".to_owned(), |g| format!("generation {g}"));
-            return plan.line(format!("{of}: {node}, now {state} at {generation}"));
-        }
-        let mut states: BTreeMap<&str, usize> = BTreeMap::new();
-        for node in &self.nodes {
-            *states.entry(node.state.as_str()).or_default() += 1;
-        }
-        let states: Vec<String> = states.into_iter().map(|(state, count)| format!("{count} {state}")).collect();
-        plan.line(format!("{of}: {}", names(self.nodes.iter().map(|node| &node.node))))
-            .line(format!("now {}", states.join(", ")))
-    }
-
-    /// How many required nodes are left without them.
-    fn left(&self) -> usize {
-        self.status.required.saturating_sub(self.nodes.iter().filter(|node| is_required(node)).count())
-    }
-
-    /// What is left without them, and that no rotation starts with so few.
-    fn too_few(&self) -> Option<String> {
-        let (expected, left) = (self.status.expected_nodes, self.left());
-        let is = if expected == 1 { "node is" } else { "nodes are" };
-        (left < expected)
-            .then(|| format!("{expected} {is} expected and {left} will be left: no rotation starts by itself"))
-    }
-
-    /// Adds what becomes of the expected number, if too few nodes are left.
-    pub(super) fn what_is_left(&self, plan: Plan, lower_expected: bool) -> Result<Plan, Failure> {
-        let Some(too_few) = self.too_few() else { return Ok(plan) };
-        // At least one node is expected, always.
-        let left = self.left().max(1);
-        let in_file = in_file(self.status, left);
-        Ok(match (self.status.expected_in_file, lower_expected) {
-            (true, true) => return Err(refused(format!("{too_few}, and the number is in a file"), &in_file)),
-            (true, false) => plan.line(format!("{too_few} until you {in_file}")),
-            (false, true) => {
-                plan.line(format!("{left} of {} nodes are expected from now on", self.status.expected_nodes))
-            }
-            (false, false) => plan.line(format!(
-                "{too_few}; --lower-expected expects {left} in the same step, `tfoctl expect {left}` later"
-            )),
-        })
-    }
-
-    /// The command as it is sent.
-    pub(super) fn ready(
-        self,
-        plan: Plan,
-        common: &CommandArgs,
-        (action, what): (Action, NodeAction),
-    ) -> Prepared<NodesRequest> {
-        let nodes = self.nodes.into_iter().map(|node| node.node).collect();
-        let body = NodesRequest { action: what, nodes, reason: common.reason.clone() };
-        Prepared::new(plan, Request { path: "/nodes".to_owned(), body, action })
-    }
+/// The command as it is sent.
+pub(super) fn ready(
+    meant: Meant<'_>,
+    plan: Plan,
+    common: &CommandArgs,
+    (action, what): (Action, NodeAction),
+) -> Prepared<NodesRequest> {
+    let body = NodesRequest { action: what, nodes: meant.into_names(), reason: common.reason.clone() };
+    Prepared::new(plan, Request { path: "/nodes".to_owned(), body, action })
 }
 
-/// Whether barriers wait for it, as far as its state tells.
-fn is_required(node: &NodeStatus) -> bool {
-    use NodeState::{Converged, Drifted, Failed, Silent, Straggler};
-    node.source == KeySource::Coordinator
-        && matches!(node.state, Named::Known(Converged | Drifted | Failed | Silent | Straggler))
-}
-
-/// Whether it is in the pool: neither denied nor moved away.
-pub(super) fn is_here(node: &NodeStatus) -> bool {
-    node.state != NodeState::Denied && node.state != NodeState::Moved
+/// An order that would lower a number which is in a file.
+pub(super) fn is_in_file(InFile { message, remedy }: InFile) -> Failure {
+    refused(message, &remedy)
 }
 
 /// Arguments of `exclude`.
@@ -164,18 +81,9 @@ pub(crate) fn exclude(arguments: &ExcludeArgs, format: Format) -> Result<Outcome
     let targets = targets.read()?;
     run(common, format, async |fleet, status| {
         let until = clock::now().plus(arguments.span.as_secs());
-        let meant = Meant::of(&targets, (fleet, status), is_here).await?;
-        let (it, its) = (meant.word("it", "them"), meant.word("its", "their"));
-        let serves = meant.word("it still serves", "they still serve");
-        let mut plan = meant
-            .plan(Action::Exclude)
-            .line(format!("no barrier waits for {it} until {until}; `tfoctl include` ends that"))
-            .line(format!("while {serves}, {its} clients may lose TFO when the others rotate"))
-            .line(format!("{its} first contact after that admits {it} again"));
-        if let Some(too_few) = meant.too_few() {
-            plan = plan.line(format!("{too_few} until then"));
-        }
-        Ok(meant.ready(plan, common, (Action::Exclude, NodeAction::Exclude { until })))
+        let meant = meant(&targets, (fleet, status), is_here).await?;
+        let plan = meant.exclude(until);
+        Ok(ready(meant, plan, common, (Action::Exclude, NodeAction::Exclude { until })))
     })
 }
 
@@ -183,14 +91,9 @@ pub(crate) fn exclude(arguments: &ExcludeArgs, format: Format) -> Result<Outcome
 pub(crate) fn include(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
     let targets = arguments.targets.read()?;
     run(&arguments.common, format, async |fleet, status| {
-        let is_excluded = |node: &NodeStatus| node.excluded == Some(ExclusionReason::Operator.into());
-        let meant = Meant::of(&targets, (fleet, status), is_excluded).await?;
-        let (its, it) = (meant.word("its", "their"), meant.word("it", "them"));
-        let plan = meant
-            .plan(Action::Include)
-            .harmless()
-            .line(format!("{its} next contact admits {it} again, and barriers wait for {it} from then on"));
-        Ok(meant.ready(plan, &arguments.common, (Action::Include, NodeAction::Include)))
+        let meant = meant(&targets, (fleet, status), is_excluded).await?;
+        let plan = meant.include();
+        Ok(ready(meant, plan, &arguments.common, (Action::Include, NodeAction::Include)))
     })
 }
 
@@ -198,7 +101,7 @@ pub(crate) fn include(arguments: &NodeArgs, format: Format) -> Result<Outcome, F
 pub(crate) fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
     let targets = arguments.targets.read()?;
     run(&arguments.common, format, async |fleet, status| {
-        let meant = Meant::of(&targets, (fleet, status), is_here).await?;
+        let meant = meant(&targets, (fleet, status), is_here).await?;
         let gets = meant.word("it gets", "they get");
         let (it, is) = (meant.word("it", "them"), meant.word("it is", "they are"));
         let keeps = meant.word("it keeps the keys that it has", "they keep the keys that they have");
@@ -211,7 +114,7 @@ pub(crate) fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Fail
         if let Some(too_few) = meant.too_few() {
             plan = plan.line(too_few);
         }
-        Ok(meant.ready(plan, &arguments.common, (Action::Deny, NodeAction::Deny)))
+        Ok(ready(meant, plan, &arguments.common, (Action::Deny, NodeAction::Deny)))
     })
 }
 
@@ -219,7 +122,7 @@ pub(crate) fn deny(arguments: &NodeArgs, format: Format) -> Result<Outcome, Fail
 pub(crate) fn allow(arguments: &NodeArgs, format: Format) -> Result<Outcome, Failure> {
     let targets = arguments.targets.read()?;
     run(&arguments.common, format, async |fleet, status| {
-        let meant = Meant::of(&targets, (fleet, status), |node| node.state == NodeState::Denied).await?;
+        let meant = meant(&targets, (fleet, status), |node| node.state == NodeState::Denied).await?;
         let (its, it) = (meant.word("its", "their"), meant.word("it", "them"));
         let (new, reported) = (meant.word("a new node", "new nodes"), meant.word("it", "they"));
         let plan = meant
@@ -227,7 +130,7 @@ pub(crate) fn allow(arguments: &NodeArgs, format: Format) -> Result<Outcome, Fai
             .line(format!("{its} next contact admits {it} as {new}, and {reported} may get the pool's keys again"))
             .line(format!("what {reported} reported before the deny counts for nothing; what comes next is believed"))
             .line("a revoked certificate stays revoked: issue another one (`tfoctl pki issue --node`)");
-        Ok(meant.ready(plan, &arguments.common, (Action::Allow, NodeAction::Allow)))
+        Ok(ready(meant, plan, &arguments.common, (Action::Allow, NodeAction::Allow)))
     })
 }
 
@@ -246,24 +149,10 @@ pub(crate) fn forget(arguments: &ForgetArgs, format: Format) -> Result<Outcome, 
     let NodeArgs { common, targets } = &arguments.node;
     let (targets, lower_expected) = (targets.read()?, arguments.lower_expected);
     run(common, format, async |fleet, status| {
-        let meant = Meant::of(&targets, (fleet, status), |_| true).await?;
-        let (it, its) = (meant.word("it", "them"), meant.word("its", "their"));
-        let (runs, new) = (meant.word("it still runs", "they still run"), meant.word("a new node", "new nodes"));
-        let mut plan = meant
-            .plan(Action::Forget)
-            .line(format!("no barrier waits for {it}, and the pool keeps no record of {it}"))
-            .line(format!("if {runs}, {its} next contact admits {it} as {new}"));
-        plan = meant.what_is_left(plan, lower_expected)?;
-        Ok(meant.ready(plan, common, (Action::Forget, NodeAction::Forget { lower_expected })))
+        let meant = meant(&targets, (fleet, status), |_| true).await?;
+        let plan = meant.forget(lower_expected).map_err(is_in_file)?;
+        Ok(ready(meant, plan, common, (Action::Forget, NodeAction::Forget { lower_expected })))
     })
-}
-
-/// Where the number of expected nodes is, if it is in the coordinator's file.
-fn in_file(status: &PoolStatus, number: usize) -> String {
-    format!(
-        "set `expected_nodes = {number}` in [pools.{}] of coordinator.toml, and `systemctl reload tfo-coordinator`",
-        status.pool
-    )
 }
 
 /// Arguments of `expect`.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use owo_colors::AnsiColors;
 
-use super::shown::slot;
 use super::verdict;
 use tfo_cli::plain::{count_of_nodes, plain, wrapped};
+use tfo_cli::plan::slot;
 use tfo_cli::table::{Cell, Give, Table};
 use tfo_cli::terminal::Terminal;
 use tfo_model::fleet::NodeState;

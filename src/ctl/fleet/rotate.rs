@@ -7,11 +7,9 @@ use clap::{Args, ValueEnum};
 
 use super::ask::Request;
 use super::command::{CommandArgs, Prepared, Wait, run};
-use super::consent::Plan;
 use super::follow::Goal;
 use super::keys::{ExpectArgs, expectation};
-use super::shown::slot;
-use tfo_cli::plain::{count_of_nodes, names};
+use tfo_cli::plan::{self, Plan};
 use tfo_cli::report::{Failure, Format, Outcome};
 use tfo_model::count::Epoch;
 use tfo_model::fleet::Action;
@@ -20,7 +18,6 @@ use tfo_model::node::Expected;
 use tfo_model::problem::Problem;
 use tfo_model::time::parse_duration;
 use tfo_wire::v1::fleet::{PoolStatus, RotationMode, RotationRequest};
-use tfo_wire::v1::orders::Closed;
 
 /// Arguments of `rotate`.
 #[derive(Debug, Args)]
@@ -41,7 +38,7 @@ pub(crate) struct RotateArgs {
     first: bool,
     #[command(flatten)]
     expect: ExpectArgs,
-    /// Skip the gates that only protect comfort (expected_nodes, drain); barriers stay
+    /// Skip the gates that only protect comfort (expected_nodes, calendar, drain); barriers stay
     #[arg(long)]
     force: bool,
     /// Follow it to its end
@@ -71,20 +68,22 @@ pub(crate) fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, 
     arguments.check()?;
     let expect = arguments.expect.expected()?;
     run(&arguments.common, format, async |_, status| {
+        let deny: BTreeSet<NodeId> = arguments.deny.iter().cloned().collect();
+        let epochs: BTreeSet<Epoch> = arguments.epoch.iter().copied().collect();
         let (mode, action, goal, plan) = match (arguments.first, arguments.mode) {
             (true, _) => {
                 let goal = Goal::Given(expect.clone());
                 (RotationMode::First, Action::FirstKey, goal, first_plan(status, expect.as_ref()))
             }
             (false, Mode::Normal) => {
-                (RotationMode::Normal, Action::Rotate, Goal::Settled, normal_plan(status, arguments.force))
+                (RotationMode::Normal, Action::Rotate, Goal::Settled, plan::rotations::rotate(status, arguments.force))
             }
             (false, Mode::Revoke) => {
-                (RotationMode::Revoke, Action::Revoke, Goal::DrivenOut, arguments.revoke_plan(status))
+                (RotationMode::Revoke, Action::Revoke, Goal::DrivenOut, plan::rotations::revoke(status, &epochs, &deny))
             }
         };
         let plan = match (arguments.force, mode) {
-            (true, _) => plan.line("--force: skips the gates expected_nodes and drain; barriers stay"),
+            (true, _) => plan.line("--force: skips the gates expected_nodes, calendar and drain; barriers stay"),
             (false, RotationMode::Normal) => plan.harmless(),
             // A first key replaces what every node holds, as an import does.
             (false, RotationMode::Revoke | RotationMode::First) => plan,
@@ -92,8 +91,8 @@ pub(crate) fn rotate(arguments: &RotateArgs, format: Format) -> Result<Outcome, 
         let body = RotationRequest {
             reason: arguments.common.reason.clone(),
             mode,
-            deny: arguments.deny.iter().cloned().collect(),
-            epochs: arguments.epoch.iter().copied().collect(),
+            deny,
+            epochs,
             expect: expect.clone(),
             force: arguments.force,
             if_revision: Some(status.revision),
@@ -123,25 +122,6 @@ impl RotateArgs {
             .collect();
         if problems.is_empty() { Ok(()) } else { Err(Failure { problems, outcome: Outcome::Config }) }
     }
-
-    fn revoke_plan(&self, status: &PoolStatus) -> Plan {
-        let current = [status.primary, status.backup].into_iter().flatten();
-        let keys: Vec<String> = if self.epoch.is_empty() {
-            current.map(|key| slot(Some(key))).collect()
-        } else {
-            let all: BTreeSet<Epoch> = self.epoch.iter().copied().collect();
-            all.iter().map(|epoch| format!("epoch {epoch}")).collect()
-        };
-        let plan = Plan::new("rotate --mode revoke", status, status.required)
-            .line(format!("drives {} out of {}", keys.join(" and "), count_of_nodes(status.required)))
-            .line("clients with cookies of these keys lose TFO once; the gates drain and health are skipped")
-            .line("nodes that are still behind after revoke_barrier_max are excluded");
-        if self.deny.is_empty() {
-            return plan.line("no node is denied: one that leaked the key gets the new one too (--deny NODE)");
-        }
-        let denied = count_of_nodes(self.deny.len());
-        plan.line(format!("denies {denied} the new key: {}; revoke the certificates as well", names(&self.deny)))
-    }
 }
 
 fn first_plan(status: &PoolStatus, expect: Option<&Expected>) -> Plan {
@@ -151,19 +131,4 @@ fn first_plan(status: &PoolStatus, expect: Option<&Expected>) -> Plan {
             "clients with cookies of a node's own key lose TFO once; if the nodes share a key, `tfoctl import` instead",
         )
         .line(format!("the pool then holds until the key is on {} and you resume", expectation(expect)))
-}
-
-fn normal_plan(status: &PoolStatus, force: bool) -> Plan {
-    let required = count_of_nodes(status.required);
-    let plan = Plan::new("rotate", status, status.required)
-        .line(format!("a new key is staged beside {}, then made primary wave by wave", slot(status.primary)))
-        .line(format!("each step waits for {required} to acknowledge it"));
-    match &status.rotate_refused {
-        // With --force it may not be: some reasons are gates that it skips.
-        Some(Closed { message, .. }) if force => plan.line(format!("without --force it would be refused: {message}")),
-        Some(Closed { message, remedy, .. }) => {
-            plan.line(format!("now it would be refused: {message}")).line(format!("remedy: {remedy}"))
-        }
-        None => plan,
-    }
 }

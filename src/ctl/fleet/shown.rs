@@ -6,21 +6,14 @@ use serde::Serialize;
 
 use super::verdict::line;
 use tfo_cli::plain::{count_of_nodes, names, names_of, plain};
+use tfo_cli::plan::slot;
 use tfo_cli::report::Report;
 use tfo_cli::table::Table;
 use tfo_host::runtime::clock;
 use tfo_model::state::SlotPrint;
 use tfo_model::time::{UnixTime, duration_text};
 use tfo_wire::v1::fleet::{AuditLine, Done, PoolStatus, Pools};
-
-/// A slot: its fingerprint, and the epoch where it has one.
-pub(super) fn slot(slot: Option<SlotPrint>) -> String {
-    match slot {
-        None => "-".to_owned(),
-        Some(SlotPrint { epoch: None, fingerprint }) => fingerprint.to_string(),
-        Some(SlotPrint { epoch: Some(epoch), fingerprint }) => format!("{fingerprint} ({epoch})"),
-    }
-}
+use tfo_wire::v1::tokens::EnrolmentLine;
 
 /// A type of the API, which is shown as JSON unchanged.
 #[derive(Debug, Serialize)]
@@ -121,6 +114,29 @@ pub(super) fn audit_line(line: &AuditLine) -> String {
         line.phase.as_str(),
         plain(line.action.as_str())
     );
+    if !line.nodes.is_empty() {
+        text += &format!("  [{}]", names_of(&line.nodes, line.more));
+    }
+    if !line.reason.is_empty() {
+        text += &format!("  \"{}\"", plain(&line.reason));
+    }
+    text
+}
+
+/// One line about tokens and certificates.
+pub(super) fn enrolment_line(line: &EnrolmentLine) -> String {
+    let who = match (&line.operator, &line.address) {
+        (Some(operator), _) => operator.to_string(),
+        (None, Some(address)) => address.to_string(),
+        (None, None) => "coordinator".to_owned(),
+    };
+    let mut text = format!("{}  enrolment  {who}  {}", line.at, plain(line.action.as_str()));
+    if line.count != 1 {
+        text += &format!(" x{}", line.count);
+    }
+    if let Some(token) = &line.token {
+        text += &format!("  token {token}");
+    }
     if !line.nodes.is_empty() {
         text += &format!("  [{}]", names_of(&line.nodes, line.more));
     }

@@ -9,6 +9,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::connect::{ConnectArgs, Connection, block_on};
+use super::ends::signals;
 use super::follow::progress;
 use super::roster::{Roster, Selection};
 use super::shown::remarks;
@@ -73,19 +74,6 @@ pub(crate) fn watch(arguments: &WatchArgs, format: Format) -> Result<Outcome, Fa
         tokio::select! {
             ended = while_read(show(&connection, arguments.interval, format)) => ended,
             () = ends => Ok(Outcome::Done),
-        }
-    })
-}
-
-/// Waits for a signal that ends it: the terminal must be given back first.
-fn signals() -> io::Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
         }
     })
 }

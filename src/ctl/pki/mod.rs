@@ -1,10 +1,8 @@
 //! `tfoctl pki`: certificates for a fleet that has no PKI of its own.
 //!
-//! An authority is a directory (`directory`); the coordinator and the agents need only ca.crt, crl.pem and their own
+//! An authority is a directory (`tfo_pki::directory`); the coordinator and the agents need only ca.crt, crl.pem and their own
 //! pair from it, and ca.key is best kept where no server is.
 
-mod directory;
-mod index;
 mod shown;
 
 use std::net::IpAddr;
@@ -12,32 +10,24 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use self::directory::{Directory, OWN_FILES, Place, REVOCATION_LIST};
-use self::index::{Entry, Index, Which};
 use tfo_cli::report::{self, Failure, Format, Outcome};
 use tfo_host::runtime::clock;
 use tfo_model::ids::NodeId;
 use tfo_model::problem::{Problem, chain};
 use tfo_model::serial::SerialNumber as Serial;
 use tfo_model::time::UnixTime;
-use tfo_pki::authority::{self, Authority, Lifetime, Revoked, Subject};
+use tfo_pki::authority;
+use tfo_pki::directory::{
+    AUTHORITY_DAYS, Directory, DirectoryError, Fault, LIST_DAYS, OWN_FILES, Place, REVOCATION_LIST, Wanted,
+};
+use tfo_pki::index::{Index, Which};
+use tfo_pki::key::SigningKey;
 use tfo_pki::role::Role;
-use tfo_pki::serial;
 
-/// Default lifetime of an authority in days: ten years.  Replacing it means a new ca.crt on every host; the lifetime of a
-/// leaf and the revocation list limit the harm of a leaked leaf.
-const AUTHORITY_DAYS: u32 = 3_650;
 /// Longest lifetime of an authority in days.
 const AUTHORITY_DAYS_MAX: i64 = 7_300;
 /// Longest lifetime of anything else in days: two years and a quarter, the limit of browsers and Apple's TLS for years.
 const DAYS_MAX: i64 = 825;
-/// Default lifetime of a revocation list in days: that of hosts' certificates, so that one yearly round renews both.
-///
-/// Coordinators refuse all peers under an expired list, and nothing renews it automatically, so it must not be the first
-/// thing of a fleet to expire.  A shorter life would gain nothing: the list is a local file, which an attacker on the network
-/// cannot hold back, and every revocation makes a new one.
-const LIST_DAYS: u32 = 397;
-
 /// Arguments of `pki`.
 #[derive(Debug, Args)]
 pub(crate) struct PkiArgs {
@@ -171,17 +161,12 @@ pub(crate) fn run(arguments: &PkiArgs, format: Format) -> Result<Outcome, Failur
 }
 
 fn init(arguments: &InitArgs, now: UnixTime) -> Result<shown::Made, Failure> {
-    let directory = Directory::make(&arguments.dir)?;
-    directory.refuse_if_used()?;
-    let made = authority::make(now, arguments.days, &arguments.domain).map_err(|error| failed(&error))?;
-    let mut index = Index::empty(now);
-    let put = directory.put_authority(&made.certificate, &made.key).and_then(|()| directory.authority());
-    put.and_then(|authority| put_list(&directory, &authority, &mut index, now, LIST_DAYS))
-        .inspect_err(|_| directory.clear_authority())?;
+    let (directory, authority, index) =
+        Directory::create(&arguments.dir, arguments.days, &arguments.domain, now).map_err(failure)?;
     Ok(shown::Made {
         directory: directory.path().to_owned(),
         domains: arguments.domain.clone(),
-        not_after: now.plus(u64::from(arguments.days) * 86_400),
+        not_after: authority.lifetime().not_after,
         crl_next_update: index.crl_next_update,
     })
 }
@@ -189,46 +174,21 @@ fn init(arguments: &InitArgs, now: UnixTime) -> Result<shown::Made, Failure> {
 fn issue(arguments: &IssueArgs, now: UnixTime) -> Result<shown::Issued, Failure> {
     let (name, role) = (&arguments.name, arguments.role.role());
     refuse_name(name)?;
-    let directory = Directory::open(&arguments.dir)?;
-    let mut index = directory.index()?;
-    if let Some(other) = index.conflict(name, role, now) {
-        let message = format!(
-            "{name} has a certificate as {} until {} (serial {})",
-            other.role.as_str(),
-            other.not_after,
-            other.serial
-        );
-        let remedy = "the name alone identifies a peer: use another name, or revoke that certificate";
-        return Err(refused("name_taken", message, remedy));
-    }
-    let ca_certificate = directory.ca_certificate()?;
+    let directory = Directory::open(&arguments.dir).map_err(failure)?;
+    let mut index = directory.index().map_err(failure)?;
+    let ca_certificate = directory.ca_certificate().map_err(failure)?;
     let own = directory.file(name.as_str());
     let place = Place::of(role, arguments.out.as_deref().unwrap_or(&own));
-    place.refuse_if_used(&ca_certificate)?;
-    let authority = directory.authority()?;
-    refuse_domain(&authority, name)?;
-    let wanted = Lifetime::days(now, arguments.days.unwrap_or(role.days()));
-    let lifetime = wanted.within(authority.lifetime());
-    if lifetime.not_after <= now {
-        let message = format!("the authority's own certificate expired at {}", authority.lifetime().not_after);
-        return Err(refused("authority_expired", message, "make a new authority with `tfoctl pki init`"));
-    }
-    let serial = serial::fresh().map_err(|error| failed(&error.into()))?;
-    let subject = Subject { role, name, addresses: &arguments.address, serial, lifetime };
-    let issued = authority.issue(&subject).map_err(|error| failed(&error))?;
-    let entry = Entry {
-        serial,
-        role,
-        name: name.clone(),
-        addresses: arguments.address.clone(),
-        not_before: lifetime.not_before,
-        not_after: lifetime.not_after,
-        revoked_at: None,
-    };
-    index.certificates.push(entry.clone());
-    directory.put_index(&index)?;
-    place.write(&issued.certificate, &issued.key, &ca_certificate)?;
-    let shortened = lifetime.not_after < wanted.not_after;
+    let authority = directory.authority().map_err(failure)?;
+    let days = arguments.days.unwrap_or(role.days());
+    let wanted = Wanted { role, name, addresses: &arguments.address, days };
+    wanted.refuse(&authority, &index, now).map_err(failure)?;
+    place.refuse_if_used(&ca_certificate).map_err(failure)?;
+    let key = SigningKey::fresh().map_err(|error| failed(&error))?;
+    let certified = directory.certify((&authority, &mut index), &wanted, &key.public_key(), now);
+    let (certificate, entry) = certified.map_err(failure)?;
+    place.write(&certificate, &key.pem(), &ca_certificate).map_err(failure)?;
+    let shortened = entry.not_after < now.plus(u64::from(days) * 86_400);
     Ok(shown::Issued { entry, certificate: place.certificate, key: place.key, ca: place.ca, shortened })
 }
 
@@ -238,54 +198,34 @@ fn revoke(arguments: &RevokeArgs, now: UnixTime) -> Result<shown::Revoked, Failu
         (Some(name), None) => Which::Name(name.clone()),
         (None, None) => unreachable!("clap asks for one of them"),
     };
-    let directory = Directory::open(&arguments.dir)?;
-    let mut index = directory.index()?;
+    let directory = Directory::open(&arguments.dir).map_err(failure)?;
+    let mut index = directory.index().map_err(failure)?;
     if !index.knows(&which) {
         let message = format!("this authority has issued no certificate for {which}");
         let problem = Problem::error("unknown_certificate", message, "`tfoctl pki list` lists the issued certificates");
         return Err(Failure::new(Outcome::Failed, problem));
     }
-    let authority = directory.authority()?;
+    let authority = directory.authority().map_err(failure)?;
     let revoked = index.revoke(&which, now);
     // Also if nothing was left to revoke: an earlier run may have been interrupted before it wrote the list.
-    put_list(&directory, &authority, &mut index, now, LIST_DAYS)?;
+    directory.renew_list(&authority, &mut index, LIST_DAYS, now).map_err(failure)?;
     Ok(shown::Revoked { which, revoked, list: list_of(&directory, &index) })
 }
 
 fn renew(arguments: &CrlArgs, now: UnixTime) -> Result<shown::List, Failure> {
-    let directory = Directory::open(&arguments.dir)?;
-    let mut index = directory.index()?;
-    put_list(&directory, &directory.authority()?, &mut index, now, arguments.days)?;
+    let directory = Directory::open(&arguments.dir).map_err(failure)?;
+    let mut index = directory.index().map_err(failure)?;
+    let authority = directory.authority().map_err(failure)?;
+    directory.renew_list(&authority, &mut index, arguments.days, now).map_err(failure)?;
     Ok(list_of(&directory, &index))
 }
 
 fn list(arguments: &ListArgs, now: UnixTime) -> Result<shown::Listing, Failure> {
-    let directory = Directory::open(&arguments.dir)?;
-    let index = directory.index()?;
-    let ca = authority::lifetime_of(&directory.ca_certificate()?).map_err(|error| failed(&error))?;
+    let directory = Directory::open(&arguments.dir).map_err(failure)?;
+    let index = directory.index().map_err(failure)?;
+    let ca = directory.ca_certificate().map_err(failure)?;
+    let ca = authority::lifetime_of(&ca).map_err(|error| failed(&error))?;
     Ok(shown::Listing::new(&index, ca.not_after, now))
-}
-
-/// Raises the list's number, writes the index, and only then the list: a number must never be used twice.
-fn put_list(
-    directory: &Directory,
-    authority: &Authority,
-    index: &mut Index,
-    now: UnixTime,
-    days: u32,
-) -> Result<(), Failure> {
-    let lifetime = Lifetime::days(now, days).within(authority.lifetime());
-    if lifetime.not_after <= now {
-        let message = format!("the authority's own certificate expired at {}", authority.lifetime().not_after);
-        return Err(refused("authority_expired", message, "make a new authority with `tfoctl pki init`"));
-    }
-    index.crl_number += 1;
-    index.crl_next_update = lifetime.not_after;
-    let revoked: Vec<Revoked> =
-        index.certificates.iter().filter_map(|entry| Some(Revoked::new(&entry.serial, entry.revoked_at?))).collect();
-    let text = authority.revocation_list(index.crl_number, lifetime, &revoked).map_err(|error| failed(&error))?;
-    directory.put_index(index)?;
-    directory.put_revocation_list(&text)
 }
 
 fn list_of(directory: &Directory, index: &Index) -> shown::List {
@@ -314,16 +254,14 @@ fn refuse_name(name: &NodeId) -> Result<(), Failure> {
     Ok(())
 }
 
-fn refuse_domain(authority: &Authority, name: &NodeId) -> Result<(), Failure> {
-    if authority.may_name(name) {
-        return Ok(());
-    }
-    let message = format!("this authority issues only names in {}", authority.domains().join(", "));
-    Err(refused("outside_domain", message, "use a name in that domain; peers would not accept another"))
-}
-
-fn refused(kind: &'static str, message: impl Into<String>, remedy: &str) -> Failure {
-    Failure::new(Outcome::Refused, Problem::error(kind, message, remedy))
+/// The exit code of a directory's failure.
+fn failure(error: DirectoryError) -> Failure {
+    let outcome = match error.fault {
+        Fault::Usage => Outcome::Config,
+        Fault::Refused => Outcome::Refused,
+        Fault::Failed => Outcome::Failed,
+    };
+    Failure::new(outcome, error.problem)
 }
 
 fn failed(error: &authority::AuthorityError) -> Failure {

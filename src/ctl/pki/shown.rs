@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::index::{Entry, Index, State, Which};
 use tfo_cli::report::Report;
 use tfo_cli::table::Table;
 use tfo_model::ids::NodeId;
 use tfo_model::time::UnixTime;
+use tfo_pki::index::{Entry, Index, State, Which};
 use tfo_pki::role::Role;
 
 /// Where a coordinator has its revocation list, as the shipped configuration names it (config/coordinator.toml).

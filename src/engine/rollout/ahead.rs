@@ -5,8 +5,9 @@
 //! Commits nothing.  Asks the walk's own functions, so that what an operator reads is what will happen.
 
 use super::barrier::Barrier;
+use super::calendar::{Freeze, Span};
 use super::document::{Pause, Snapshot, Stage};
-use super::gates::{Rejections, rejections};
+use super::gates::{Rejections, due_at, rejections};
 use super::input::Now;
 use super::policy::{AbsentPolicy, Share};
 use super::walk::{following, new_members};
@@ -43,6 +44,22 @@ pub fn waiver(snapshot: &Snapshot, now: Now<'_>) -> Option<Waiver> {
     let following = following(snapshot, now, next.epoch, wave);
     let next = new_members(snapshot, next.epoch, &following, Some(wave)).cloned().collect();
     Some(Waiver { wave: wave.opened + 1, of: wave.rules.len(), rejected, baseline, next })
+}
+
+/// When the next rotation is due by schedule and calendar; none if none starts by itself, or one runs.
+#[must_use]
+pub fn next_rotation_at(snapshot: &Snapshot, now: Now<'_>) -> Option<UnixTime> {
+    let document = &snapshot.document;
+    let rotates =
+        matches!(document.stage, Stage::Steady { .. }) && document.paused.is_none() && document.hold.is_none();
+    rotates.then(|| due_at(document, now.wall))
+}
+
+/// The span of the calendar that is on now or, without one, that delays the next rotation.
+#[must_use]
+pub fn calendar<'a>(snapshot: &'a Snapshot, now: Now<'_>) -> Option<(&'a Freeze, Span)> {
+    let policy = &snapshot.document.policy;
+    policy.freeze_at(now.wall).or_else(|| policy.freeze_at(next_rotation_at(snapshot, now)?.minus(1)))
 }
 
 /// The cookies of the opened waves, beside the limit at which the health gate stops them.

@@ -156,6 +156,10 @@ fn rotate(draft: Draft<'_>, force: bool, fresh: Option<KeyFingerprint>) -> Resul
     if required < expected && !force {
         return Err(Reason::ExpectedNodes { required, expected });
     }
+    let wall = draft.now.wall;
+    if let (Some((freeze, _)), false) = (document.policy.freeze_at(wall), force) {
+        return Err(Reason::Calendar { reason: freeze.reason.clone(), until: document.policy.free_from(wall) });
+    }
     if let (Err(wait), false) = (drained(draft.snapshot, draft.now), force) {
         return Err(not_drained(draft.snapshot, &wait));
     }

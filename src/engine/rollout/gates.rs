@@ -32,9 +32,27 @@ fn after(now: Now<'_>, since: UnixTime, secs: u64, blocked_by: BlockedBy) -> Res
     if elapsed >= secs { Ok(()) } else { Err(Wait::until(blocked_by, now.wall.plus(secs - elapsed))) }
 }
 
-/// Open when a rotation is due.
+/// Open when a rotation is due, and the calendar lets it start.
 pub(super) fn due(document: &Document, now: Now<'_>) -> Result<(), Wait> {
-    after(now, document.rotated_at, document.policy.interval_secs, BlockedBy::Schedule)
+    let policy = &document.policy;
+    match after(now, document.rotated_at, policy.interval_secs, BlockedBy::Schedule) {
+        Err(wait) => Err(Wait { next_at: wait.next_at.map(|at| policy.free_from(at)), ..wait }),
+        Ok(()) if policy.freeze_at(now.wall).is_some() => {
+            Err(Wait::until(BlockedBy::Calendar, policy.free_from(now.wall)))
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// When the next rotation is due by schedule and calendar, if nothing else is in its way.
+#[must_use]
+pub(super) fn due_at(document: &Document, wall: UnixTime) -> UnixTime {
+    let by_schedule = document.rotated_at.plus(document.policy.interval_secs);
+    document.policy.free_from(if document.policy.freeze_at(wall).is_some() {
+        by_schedule.max(wall)
+    } else {
+        by_schedule
+    })
 }
 
 /// Open when the clients have left the backup key, or had long enough to.

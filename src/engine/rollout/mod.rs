@@ -31,6 +31,7 @@
 mod abort;
 pub mod ahead;
 pub mod barrier;
+pub mod calendar;
 pub mod clocks;
 mod command;
 pub mod document;

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::calendar::{BadCalendar, Freeze};
 pub use tfo_model::pattern::{BadPattern, NamePattern};
 use tfo_model::time::RotationInterval;
 
@@ -122,6 +123,9 @@ pub struct Policy {
     pub revoke_barrier_max_secs: u64,
     /// Longest period that a node may declare: the pool waits three of them for a node that does not come back.
     pub period_max_secs: u64,
+    /// Spans in which no rotation starts by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<Freeze>,
 }
 
 /// Shortest `period_max` in seconds: a daemon declares this period.
@@ -150,6 +154,9 @@ pub enum BadPolicy {
         "nodes and promote_waves together may have {POLICY_NAMES_BYTES_MAX} bytes; write patterns in place of names"
     )]
     TooLong,
+    /// See [`BadCalendar`].
+    #[error(transparent)]
+    Calendar(#[from] BadCalendar),
 }
 
 impl Policy {
@@ -172,6 +179,7 @@ impl Policy {
             health_min_connections: 100,
             revoke_barrier_max_secs: 300,
             period_max_secs: 2 * 3_600,
+            freeze: Vec::new(),
         }
     }
 
@@ -179,7 +187,7 @@ impl Policy {
     ///
     /// # Errors
     /// Fails if the interval is out of range, the last wave is not all nodes, `absent_after` is zero, `period_max` is
-    /// shorter than a daemon's period, or the names are too long for a document.
+    /// shorter than a daemon's period, the names are too long for a document, or the calendar never ends.
     pub fn check(&self) -> Result<(), BadPolicy> {
         if RotationInterval::from_secs(self.interval_secs).is_err() {
             return Err(BadPolicy::Interval);
@@ -202,7 +210,7 @@ impl Policy {
         if bytes > POLICY_NAMES_BYTES_MAX {
             return Err(BadPolicy::TooLong);
         }
-        Ok(())
+        Ok(self.check_calendar()?)
     }
 
     /// The settings in which the two differ, in the order of the fields; empty if they are the same.  Names as in the
@@ -226,6 +234,7 @@ impl Policy {
             health_min_connections,
             revoke_barrier_max_secs,
             period_max_secs,
+            freeze,
         } = self;
         let compared = [
             ("nodes", *nodes != other.nodes),
@@ -243,6 +252,7 @@ impl Policy {
             ("health_min_connections", *health_min_connections != other.health_min_connections),
             ("revoke_barrier_max", *revoke_barrier_max_secs != other.revoke_barrier_max_secs),
             ("period_max", *period_max_secs != other.period_max_secs),
+            ("freeze", *freeze != other.freeze),
         ];
         compared.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
@@ -253,6 +263,12 @@ mod tests {
     use std::str::FromStr;
 
     use super::*;
+    use crate::rollout::calendar::When;
+
+    fn weekend() -> Freeze {
+        let when = When::Weekly { from: "fri 16:00".parse().unwrap(), until: "mon 07:00".parse().unwrap() };
+        Freeze { when, reason: String::new() }
+    }
 
     #[test]
     fn a_share_is_written_in_percent() {
@@ -281,7 +297,7 @@ mod tests {
         assert_eq!(most.check(), Ok(()));
         most.promote_waves.insert(0, WaveRule::Names("a".parse().unwrap()));
         assert_eq!(most.check(), Err(BadPolicy::TooLong));
-        let changes: [(Result<(), BadPolicy>, Change); 8] = [
+        let changes: [(Result<(), BadPolicy>, Change); 10] = [
             (Ok(()), |policy| policy.interval_secs = 10),
             (Err(BadPolicy::Interval), |policy| policy.interval_secs = 9),
             (Err(BadPolicy::LastWave), |policy| drop(policy.promote_waves.pop())),
@@ -290,6 +306,8 @@ mod tests {
             (Err(BadPolicy::AbsentAfter), |policy| policy.absent_after_secs = 0),
             (Ok(()), |policy| policy.period_max_secs = 60),
             (Err(BadPolicy::PeriodMax), |policy| policy.period_max_secs = 59),
+            (Ok(()), |policy| policy.freeze = vec![weekend()]),
+            (Err(BadPolicy::Calendar(BadCalendar::TooMany)), |policy| policy.freeze = vec![weekend(); 33]),
         ];
         for (checked, change) in changes {
             let mut policy = Policy::with_defaults(names(1));
@@ -303,7 +321,7 @@ mod tests {
         let own = Policy::with_defaults(vec!["*.example.org".parse().unwrap()]);
         assert_eq!(own.differs_from(&own.clone()), [""; 0]);
         type Change = fn(&mut Policy);
-        let changes: [(&str, Change); 15] = [
+        let changes: [(&str, Change); 16] = [
             ("nodes", |policy| policy.nodes.clear()),
             ("expected_nodes", |policy| policy.expected_nodes = Some(7)),
             ("interval", |policy| policy.interval_secs += 1),
@@ -319,6 +337,7 @@ mod tests {
             ("health_min_connections", |policy| policy.health_min_connections += 1),
             ("revoke_barrier_max", |policy| policy.revoke_barrier_max_secs += 1),
             ("period_max", |policy| policy.period_max_secs += 1),
+            ("freeze", |policy| policy.freeze.push(weekend())),
         ];
         let mut all = own.clone();
         for (name, change) in changes {

@@ -12,6 +12,7 @@ use std::hash::Hasher;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
+use super::calendar::Freeze;
 use super::document::{Document, Stage};
 use super::policy::{AbsentPolicy, NamePattern, Policy, WaveRule};
 use tfo_model::count::Revision;
@@ -60,6 +61,7 @@ impl PolicyDigest {
             health_min_connections,
             revoke_barrier_max_secs,
             period_max_secs,
+            freeze,
         } = policy;
         let mut text = Text(SipHasher24::new_with_key(&DIGEST_KEY));
         text.list("nodes", nodes.iter().map(NamePattern::to_string));
@@ -77,6 +79,9 @@ impl PolicyDigest {
         text.number("health_min_connections", *health_min_connections);
         text.number("revoke_barrier_max", *revoke_barrier_max_secs);
         text.number("period_max", *period_max_secs);
+        if !freeze.is_empty() {
+            text.list("freeze", freeze.iter().map(Freeze::to_string));
+        }
         Self(text.0.finish())
     }
 }

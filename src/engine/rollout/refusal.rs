@@ -36,6 +36,7 @@ impl Refused {
     pub fn until(&self) -> Option<UnixTime> {
         match self.reason {
             Reason::NotDrained { until, .. } => until,
+            Reason::Calendar { until, .. } => Some(until),
             _ => None,
         }
     }
@@ -73,6 +74,9 @@ impl Refused {
                  --force skips this gate once"
             }
             Reason::NotDrained { .. } => "wait until then; --force skips this gate, and costs these clients one cookie",
+            Reason::Calendar { .. } => {
+                "wait until then; --force starts it all the same, and a revoke (--mode revoke) never waits for the calendar"
+            }
             Reason::Paused => "`tfoctl resume` first",
             Reason::Held => "`tfoctl resume` first",
             Reason::Expected(_) => "wait for them, or go on without those that never came: `tfoctl resume --force`",
@@ -151,6 +155,13 @@ pub enum Reason {
         samples_min: u64,
         /// When the gate opens by time alone.
         until: Option<UnixTime>,
+    },
+    /// The calendar lets no rotation start.
+    Calendar {
+        /// What the configuration gives as the reason; may be empty.
+        reason: String,
+        /// When it lets one start again.
+        until: UnixTime,
     },
     /// An operator or the health gate paused the pool.
     Paused,
@@ -261,6 +272,10 @@ impl fmt::Display for Reason {
             Self::NotDrained { accepted, by_backup, samples_min, until } => {
                 not_drained(f, *accepted, *by_backup, *samples_min)?;
                 until.map_or(Ok(()), |until| write!(f, "; the gate opens at {until} at the latest"))
+            }
+            Self::Calendar { reason, until } => {
+                write!(f, "the pool's calendar lets no rotation start before {until}")?;
+                if reason.is_empty() { Ok(()) } else { write!(f, " ({reason})") }
             }
             Self::Paused => f.write_str("the pool is paused"),
             Self::Held => f.write_str("the pool is held"),

@@ -9,3 +9,4 @@ pub mod notify;
 pub mod process;
 pub mod sheet;
 pub mod sys;
+pub mod usage;

@@ -29,6 +29,14 @@ impl Sheet {
         self.counters(name, help, [], [([""; 0], value)]);
     }
 
+    /// A counter of seconds; nothing if the value is unknown.
+    pub fn counter_secs(&mut self, name: &str, help: &str, secs: Option<f64>) {
+        let family = GenericCounterVec::<AtomicF64>::new(Opts::new(name, help), &[]).inspect(|family| {
+            secs.into_iter().for_each(|secs| family.with_label_values::<&str>(&[]).inc_by(secs));
+        });
+        self.register(family);
+    }
+
     /// A gauge with a sample for each combination of label values.
     pub fn gauges<const N: usize>(
         &mut self,

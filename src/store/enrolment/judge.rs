@@ -13,6 +13,8 @@ pub(crate) struct Recorded<'a> {
     pub(crate) own: &'a [Certificate],
     /// Whether the public key has a certificate, of whatever name.
     pub(crate) key_used: bool,
+    /// Whether a plan is there to revoke the certificates of the node.
+    pub(crate) is_cut_off: bool,
 }
 
 /// Judges a wish.
@@ -30,8 +32,18 @@ pub(crate) fn judge(wish: &Wish<'_>, recorded: &Recorded<'_>, now: UnixTime) -> 
                 return Err(EnrolRefused::Taken);
             }
         }
-        Claim::Renewal if live >= PER_NODE_MAX => return Err(EnrolRefused::TooMany),
-        Claim::Renewal => {}
+        Claim::Renewal { asked_at, .. } => {
+            let is_late = |one: &Certificate| one.revoked_at.is_some_and(|at| at >= asked_at);
+            if recorded.own.iter().any(is_late) {
+                return Err(EnrolRefused::CutOff);
+            }
+            if live >= PER_NODE_MAX {
+                return Err(EnrolRefused::TooMany);
+            }
+        }
+    }
+    if recorded.is_cut_off {
+        return Err(EnrolRefused::CutOff);
     }
     if recorded.key_used { Err(EnrolRefused::KeyUsed) } else { Ok(()) }
 }
@@ -81,6 +93,7 @@ mod tests {
             made_at: NOW.minus(100),
             revoked: None,
             last_use: None,
+            expiry_logged: false,
         }
     }
 
@@ -108,11 +121,13 @@ mod tests {
             change(&mut changed);
             Some(changed)
         };
-        let end = TokenEnd { by: "ops1.example.org".parse().unwrap(), at: NOW };
+        let end = TokenEnd { by: "ops1.example.org".parse().ok(), at: NOW };
         let revoked = Some(Token { revoked: Some(end), ..token() });
         let (live, ended) = (certificate(NOW.plus(1), None), certificate(NOW, None));
         let cut = certificate(NOW.plus(9), Some(NOW));
         let fault = |fault| Err(EnrolRefused::Token(fault));
+        let pool = token().pool;
+        let renewal = |asked_at| Claim::Renewal { pool: Some(&pool), asked_at };
         let same = || Some(token());
         let replaces = || by(|token| token.replace = true);
         let (none, many) = (Vec::new(), vec![live.clone(); PER_NODE_MAX]);
@@ -138,24 +153,33 @@ mod tests {
             ("has one", &node, claim(&right, true), same(), &vec![live.clone()], false, Err(EnrolRefused::Taken)),
             ("has one, replaced", &node, claim(&right, true), replaces(), &vec![live], false, Ok(())),
             ("has ended", &node, claim(&right, true), same(), &vec![ended], false, Ok(())),
-            ("was revoked", &node, claim(&right, true), same(), &vec![cut], false, Ok(())),
+            ("was revoked", &node, claim(&right, true), same(), &vec![cut.clone()], false, Ok(())),
             ("of another program", &node, claim(&right, true), same(), &none, false, Err(EnrolRefused::Taken)),
             ("of another, replaced", &node, claim(&right, true), replaces(), &none, false, Ok(())),
             ("key used", &node, claim(&right, false), same(), &none, true, Err(EnrolRefused::KeyUsed)),
-            ("renewal", &node, Claim::Renewal, None, &almost, false, Ok(())),
-            ("renewal, key used", &node, Claim::Renewal, None, &almost, true, Err(EnrolRefused::KeyUsed)),
-            ("renewals in a loop", &node, Claim::Renewal, None, &many, false, Err(EnrolRefused::TooMany)),
+            ("renewal", &node, renewal(NOW), None, &almost, false, Ok(())),
+            ("renewal, key used", &node, renewal(NOW), None, &almost, true, Err(EnrolRefused::KeyUsed)),
+            ("renewals in a loop", &node, renewal(NOW), None, &many, false, Err(EnrolRefused::TooMany)),
+            ("revoked since it asked", &node, renewal(NOW), None, &vec![cut.clone()], false, Err(EnrolRefused::CutOff)),
+            ("revoked before it asked", &node, renewal(NOW.plus(1)), None, &vec![cut], false, Ok(())),
         ];
         for (name, node, claim, token, own, key_used, expected) in cases {
-            let recorded = Recorded { token: token.as_ref(), own, key_used };
+            let recorded = Recorded { token: token.as_ref(), own, key_used, is_cut_off: false };
             assert_eq!(judge(&Wish { node, key: Some(&key), claim }, &recorded, NOW), expected, "{name}");
+            // Beside a plan to cut it off, no claim holds, and who has no good token learns nothing of it.
+            let recorded = Recorded { is_cut_off: true, ..recorded };
+            let beside = match expected {
+                Ok(()) | Err(EnrolRefused::KeyUsed) => Err(EnrolRefused::CutOff),
+                refused => refused,
+            };
+            assert_eq!(judge(&Wish { node, key: Some(&key), claim }, &recorded, NOW), beside, "{name}, cut off");
         }
     }
 
     #[test]
     fn an_ended_token_is_listed_for_a_week() {
         let week = 7 * 86_400;
-        let end = TokenEnd { by: "ops1.example.org".parse().unwrap(), at: NOW.plus(1) };
+        let end = TokenEnd { by: "ops1.example.org".parse().ok(), at: NOW.plus(1) };
         let last = LastUse { node: "a.cache.example.org".parse().unwrap(), at: NOW.plus(1) };
         let late = Token { expires_at: NOW.plus(1_000_000_000), ..token() };
         for ended in [

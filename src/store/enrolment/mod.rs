@@ -5,23 +5,34 @@
 //! * A use of a token is taken in the transaction that records the certificate, or neither happens.
 //! * A public key is certified once, so a request that was seen on its way is of no use again.
 //! * Of a name that has a certificate, the newest one stays recorded when it has ended: such a node may come back.
+//! * A change has its entry in the log in the same transaction.
 //!
 //! Must not know: secrets (only hashes of them), keys, what is signed.
 
+mod cut_off;
+mod image;
 mod judge;
+mod log;
 mod memory;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::contract::ReadStore;
 use super::error::{CommitError, StoreError};
 use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::pattern::NamePattern;
 use tfo_model::serial::SerialNumber;
 use tfo_model::time::UnixTime;
 
+pub use cut_off::CutOff;
+pub use image::Image;
+pub(crate) use image::{ended, joined, restored};
 pub(crate) use judge::{Recorded, is_outlived, judge};
+pub use log::{LogEntry, LogPart, Logged};
+pub(crate) use log::{cut_off, expired, issued, made, revoked};
 pub(crate) use memory::Book;
 
 /// Most tokens, ended ones included.  An operator makes one for a batch of nodes.
@@ -31,6 +42,8 @@ pub const CERTIFICATES_MAX: usize = 200_000;
 /// Most certificates of one name that are valid at a time.  A node has one, and two while it renews; a loop that asks for
 /// more must not fill the store.
 pub const PER_NODE_MAX: usize = 16;
+/// Entries of the log that are kept: half a year of ten thousand nodes that renew.  The oldest go first.
+pub const LOG_KEPT: u64 = 100_000;
 /// How long an ended token is still listed, in seconds: a week.
 const ENDED_KEPT_SECS: u64 = 7 * 86_400;
 /// How long an ended certificate is still recorded beside a newer one, in seconds: a week, in which the revocation list is
@@ -69,13 +82,15 @@ pub struct Token {
     pub revoked: Option<TokenEnd>,
     /// The node that used it last, and when.
     pub last_use: Option<LastUse>,
+    /// Whether the log says that it has expired.
+    pub expiry_logged: bool,
 }
 
 /// The revocation of a token.  Persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenEnd {
-    /// The operator.
-    pub by: NodeId,
+    /// The operator; none if it came from a backup.
+    pub by: Option<NodeId>,
     /// When.
     pub at: UnixTime,
 }
@@ -94,6 +109,11 @@ impl Token {
     #[must_use]
     pub fn has_ended(&self, now: UnixTime) -> bool {
         self.revoked.is_some() || self.used >= self.uses || self.expires_at <= now
+    }
+
+    /// Whether its time is over, and nothing else had ended it before, and the log does not say so yet.
+    pub(crate) fn is_newly_expired(&self, now: UnixTime) -> bool {
+        !self.expiry_logged && self.expires_at <= now && self.revoked.is_none() && self.used < self.uses
     }
 
     /// Whether it has ended so long ago that it need not be listed.
@@ -147,7 +167,12 @@ pub enum Claim<'a> {
         known: bool,
     },
     /// The connection, by a certificate of the same name.
-    Renewal,
+    Renewal {
+        /// The pool that was asked; none for a person's.
+        pool: Option<&'a PoolName>,
+        /// When: a name whose certificates were revoked since then is not renewed.
+        asked_at: UnixTime,
+    },
 }
 
 /// A wish for a certificate.
@@ -179,6 +204,9 @@ pub enum EnrolRefused {
     /// The name has as many valid certificates as it may have.
     #[error("this name has {PER_NODE_MAX} certificates that are valid")]
     TooMany,
+    /// An operator has just denied or forgotten the node.
+    #[error("the certificates of this name are being revoked")]
+    CutOff,
     /// There is no room for one more.
     #[error("{CERTIFICATES_MAX} certificates are recorded")]
     Full,
@@ -229,8 +257,22 @@ pub enum TokenError {
     Store(#[from] StoreError),
 }
 
-/// Tokens and certificates.  Every call blocks; every change is durable when it returns.
-pub trait Enrolments: Send + Sync {
+/// The reading side, of a store that another process may be serving.
+pub trait ReadEnrolments: Send + Sync {
+    /// Everything that is recorded, from one consistent read.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read.
+    fn image(&self) -> Result<Image, StoreError>;
+}
+
+/// Everything that a store keeps, to be read: for a backup.
+pub trait ReadWhole: ReadStore + ReadEnrolments {}
+
+impl<S: ReadStore + ReadEnrolments> ReadWhole for S {}
+
+/// Tokens, certificates and their log.  Every call blocks; every change is durable when it returns.
+pub trait Enrolments: ReadEnrolments {
     /// All tokens, the oldest first.
     ///
     /// # Errors
@@ -249,6 +291,12 @@ pub trait Enrolments: Send + Sync {
     /// Fails if the store cannot be written.
     fn revoke_token(&self, id: &TokenId, end: &TokenEnd) -> Result<Option<Token>, StoreError>;
 
+    /// Logs the tokens whose time is over and of which the log does not say so yet.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be written.
+    fn log_expired(&self, now: UnixTime) -> Result<(), StoreError>;
+
     /// Whether [`Self::record`] would refuse this now, before anything is signed.  Gives the pool of the token, if the claim
     /// is one.
     ///
@@ -256,12 +304,12 @@ pub trait Enrolments: Send + Sync {
     /// Fails as [`Self::record`] would.
     fn judge(&self, wish: &Wish<'_>, now: UnixTime) -> Result<Option<PoolName>, EnrolError>;
 
-    /// Records a certificate and takes a use of its token, in one transaction.  A token that may replace revokes the earlier
-    /// certificates of the name with it.  Gives whether any were revoked.
+    /// Records a certificate that was asked for from this address, and takes a use of its token, in one transaction.  A token
+    /// that may replace revokes the earlier certificates of the name with it.  Gives whether any were revoked.
     ///
     /// # Errors
     /// Fails without a change if the claim does not hold.
-    fn record(&self, certificate: &Certificate, claim: Claim<'_>) -> Result<bool, EnrolError>;
+    fn record(&self, certificate: &Certificate, claim: Claim<'_>, from: Option<IpAddr>) -> Result<bool, EnrolError>;
 
     /// The certificates of a node, the oldest first.
     ///
@@ -269,18 +317,50 @@ pub trait Enrolments: Send + Sync {
     /// Fails if the store cannot be read.
     fn certificates(&self, node: &NodeId) -> Result<Vec<Certificate>, StoreError>;
 
-    /// Revokes all certificates of these nodes; gives how many were not revoked before.  Ended ones too: a clock may be
-    /// behind.
+    /// Writes a plan, before the order that it goes with: from then on its nodes get no certificate.
     ///
     /// # Errors
     /// Fails if the store cannot be written.
-    fn revoke(&self, nodes: &BTreeSet<NodeId>, at: UnixTime) -> Result<usize, StoreError>;
+    fn plan_cut_off(&self, plan: &CutOff) -> Result<(), StoreError>;
+
+    /// The plans that are not carried out yet, by id.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read.
+    fn cut_offs(&self) -> Result<Vec<CutOff>, StoreError>;
+
+    /// Carries a plan out and removes it, whether it is still there or not: revokes all certificates of `nodes`, those of its
+    /// nodes for which the order took effect.  Gives how many were not revoked before.  Ended ones too: a clock may be behind.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be written.
+    fn finish_cut_off(&self, plan: &CutOff, nodes: &BTreeSet<NodeId>, at: UnixTime) -> Result<usize, StoreError>;
 
     /// All revoked certificates, ended ones included.
     ///
     /// # Errors
     /// Fails if the store cannot be read.
     fn revoked(&self) -> Result<Vec<Certificate>, StoreError>;
+
+    /// A part of the log.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read.
+    fn log(&self, part: LogPart) -> Result<Vec<Logged>, StoreError>;
+
+    /// Adds entries that go with no change of the store: refused attempts, which the caller has counted and folded.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be written.
+    fn add_to_log(&self, entries: &[LogEntry]) -> Result<(), StoreError>;
+
+    /// Takes over what a backup has, in one transaction.  What is here stays; a certificate is revoked if it is revoked in
+    /// one of the two; tokens that could still be used are ended; the log is taken if there is none here.  A second time
+    /// nothing changes.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be written.
+    fn restore(&self, image: &Image, at: UnixTime) -> Result<(), StoreError>;
 }
 
 /// The error of a store below a change that no rule of pools can refuse.

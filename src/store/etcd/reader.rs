@@ -17,6 +17,7 @@ use super::keys::{Keys, PoolKeys, number, rest};
 use super::value;
 use super::wire::{Pair, Range, Ranged, Transacted};
 use crate::contract::{Head, News, PoolState, ReadStore, Trail};
+use crate::enrolment::{Image, ReadEnrolments};
 use crate::error::{StoreError, gone};
 use crate::limits::AUDIT_READ_MAX;
 use crate::slots::Slots;
@@ -395,5 +396,12 @@ impl ReadStore for EtcdReader {
         let range = Range::from(&keys.entry(first), &keys.log).limit(limit);
         let mut read = self.client.read_much([range]).map_err(self.unread())?;
         read.take_ranges().next().unwrap_or_default().kvs.iter().map(|pair| self.parse(pair)).collect()
+    }
+}
+
+impl ReadEnrolments for EtcdReader {
+    /// Nothing: `[enrolment]` is refused with this store.
+    fn image(&self) -> Result<Image, StoreError> {
+        Ok(Image::default())
     }
 }

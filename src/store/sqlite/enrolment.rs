@@ -1,17 +1,20 @@
 //! Tokens and certificates in the database.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use rusqlite::params;
 
-use super::SqliteStore;
 use super::reader::locked;
-use super::rows::{Rows, TextRow};
+use super::rows::{Rows, TextRow, int};
+use super::{SqliteReader, SqliteStore};
 use crate::enrolment::{
-    CERTIFICATES_MAX, Certificate, Claim, EnrolError, EnrolRefused, Enrolments, LastUse, Recorded, TOKENS_MAX, Token,
-    TokenEnd, TokenError, Wish, below, is_outlived, judge,
+    CERTIFICATES_MAX, Certificate, Claim, CutOff, EnrolError, EnrolRefused, Enrolments, Image, LOG_KEPT, LastUse,
+    LogEntry, LogPart, Logged, ReadEnrolments, Recorded, TOKENS_MAX, Token, TokenEnd, TokenError, Wish, below, cut_off,
+    ended, expired, is_outlived, issued, joined, judge, made, restored, revoked,
 };
 use crate::error::{CommitError, StoreError};
+use crate::limits::AUDIT_READ_MAX;
 use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::time::UnixTime;
 
@@ -32,6 +35,16 @@ pub(super) const TABLES: &str = "
     ) STRICT;
     CREATE INDEX certificate_of_node ON certificate (node);
     CREATE INDEX certificate_revoked ON certificate (serial) WHERE revoked = 1;
+    CREATE TABLE cut_off (
+        id TEXT NOT NULL UNIQUE,
+        text TEXT NOT NULL,
+        sum BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE enrolment_log (
+        number INTEGER PRIMARY KEY,
+        text TEXT NOT NULL,
+        sum BLOB NOT NULL
+    ) STRICT;
     ";
 
 impl<'a> Rows<'a> {
@@ -96,46 +109,163 @@ impl<'a> Rows<'a> {
     fn judged(self, wish: &Wish<'_>, now: UnixTime) -> Result<Result<Option<Token>, EnrolRefused>, StoreError> {
         let token = match wish.claim {
             Claim::Token { id, .. } => self.token(id)?,
-            Claim::Renewal => None,
+            Claim::Renewal { .. } => None,
         };
+        let is_cut_off = self.cut_offs()?.iter().any(|plan| plan.nodes.contains(wish.node));
         let own = self.certificates_of(wish.node)?;
         let key = wish.key.map(|key| key.0);
         let key_used = self.count("SELECT count(*) FROM certificate WHERE key = ?1", [key])? > 0;
-        let judged = judge(wish, &Recorded { token: token.as_ref(), own: &own, key_used }, now);
+        let judged = judge(wish, &Recorded { token: token.as_ref(), own: &own, key_used, is_cut_off }, now);
         Ok(judged.map(|()| token))
     }
 
-    fn recorded(self, certificate: &Certificate, claim: Claim<'_>) -> Result<Result<bool, EnrolRefused>, CommitError> {
+    fn recorded(
+        self,
+        certificate: &Certificate,
+        claim: Claim<'_>,
+        from: Option<IpAddr>,
+    ) -> Result<Result<bool, EnrolRefused>, CommitError> {
         let (node, now) = (&certificate.node, certificate.issued_at);
-        let token = match self.judged(&Wish { node, key: Some(&certificate.key), claim }, now)? {
+        let mut token = match self.judged(&Wish { node, key: Some(&certificate.key), claim }, now)? {
             Ok(token) => token,
             Err(refused) => return Ok(Err(refused)),
         };
-        let (outlived, own): (Vec<_>, Vec<_>) =
-            self.certificates_of(node)?.into_iter().partition(|one| is_outlived(one, now));
+        let outlived = self.certificates_of(node)?.into_iter().filter(|one| is_outlived(one, now));
         let count = || self.count("SELECT count(*) FROM certificate", []);
         if count()? >= CERTIFICATES_MAX {
             let revoked = self.revoked_certificates()?;
             let gone = revoked.iter().filter(|one| is_outlived(one, now) && one.node != *node);
             gone.into_iter().try_for_each(|one| self.drop_certificate(one))?;
         }
-        outlived.iter().try_for_each(|one| self.drop_certificate(one))?;
+        outlived.into_iter().try_for_each(|one| self.drop_certificate(&one))?;
         if count()? >= CERTIFICATES_MAX {
             return Ok(Err(EnrolRefused::Full));
         }
         let replaces = token.as_ref().is_some_and(|token| token.replace);
-        let mut revoked = false;
-        for one in own.into_iter().filter(|one| replaces && one.revoked_at.is_none()) {
-            self.put_certificate(&Certificate { revoked_at: Some(now), ..one })?;
-            revoked = true;
-        }
-        if let Some(mut token) = token {
+        let replaced = if replaces { self.revoke(node, now)? } else { 0 };
+        if let Some(token) = &mut token {
             token.used += 1;
             token.last_use = Some(LastUse { node: node.clone(), at: now });
-            self.put_token(&token)?;
+            self.put_token(token)?;
         }
         self.put_certificate(certificate)?;
-        Ok(Ok(revoked))
+        self.log(&issued(certificate, (claim, token.as_ref()), replaced as u64, from))?;
+        Ok(Ok(replaced > 0))
+    }
+
+    /// Revokes the certificates of a node that are not revoked; gives how many.
+    fn revoke(self, node: &NodeId, at: UnixTime) -> Result<usize, CommitError> {
+        let mut count = 0;
+        for one in self.certificates_of(node)?.into_iter().filter(|one| one.revoked_at.is_none()) {
+            self.put_certificate(&Certificate { revoked_at: Some(at), ..one })?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn cut_offs(self) -> Result<Vec<CutOff>, StoreError> {
+        let rows: Vec<(String, TextRow)> = self.all("SELECT id, text, sum FROM cut_off ORDER BY id", [], |row| {
+            Ok((row.get(0)?, (row.get(1)?, row.get(2)?)))
+        })?;
+        rows.iter().map(|(id, text)| self.parse(text, &["cut_off", id])).collect()
+    }
+
+    fn put_cut_off(self, plan: &CutOff) -> Result<(), CommitError> {
+        let id = cut_off_id(plan);
+        let (text, sum) = self.print(plan, &["cut_off", &id])?;
+        self.write("INSERT OR IGNORE INTO cut_off (id, text, sum) VALUES (?1, ?2, ?3)", params![id, text, sum])
+            .map(drop)
+    }
+
+    /// The number of the last entry of the log.
+    pub(super) fn log_number(self) -> Result<i64, StoreError> {
+        Ok(self
+            .one("SELECT max(number) FROM enrolment_log", [], |row| row.get::<_, Option<i64>>(0))?
+            .flatten()
+            .unwrap_or(0))
+    }
+
+    fn log(self, entries: &[LogEntry]) -> Result<(), CommitError> {
+        let before = self.log_number()?;
+        let mut number = before;
+        for entry in entries {
+            number += 1;
+            let (text, sum) = self.print(entry, &["enrolment_log", &number.to_string()])?;
+            let sql = "INSERT INTO enrolment_log (number, text, sum) VALUES (?1, ?2, ?3)";
+            self.write(sql, params![number, text, sum])?;
+        }
+        let oldest = number.saturating_sub(int(LOG_KEPT)?);
+        self.write("DELETE FROM enrolment_log WHERE number <= ?1", [oldest]).map(drop)
+    }
+
+    fn logged(self, part: LogPart) -> Result<Vec<Logged>, StoreError> {
+        let (sql, number) = match part {
+            LogPart::After(number) => {
+                ("SELECT number, text, sum FROM enrolment_log WHERE number > ?1 ORDER BY number LIMIT ?2", number)
+            }
+            LogPart::Before(number) => {
+                ("SELECT number, text, sum FROM enrolment_log WHERE number < ?1 ORDER BY number DESC LIMIT ?2", number)
+            }
+        };
+        let (number, limit) =
+            (i64::try_from(number).unwrap_or(i64::MAX), i64::try_from(AUDIT_READ_MAX).unwrap_or(i64::MAX));
+        let rows: Vec<(i64, TextRow)> =
+            self.all(sql, [number, limit], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
+        let entry = |(number, text): &(i64, TextRow)| {
+            let entry = self.parse(text, &["enrolment_log", &number.to_string()])?;
+            Ok(Logged { number: number.cast_unsigned(), entry })
+        };
+        let mut found: Vec<Logged> = rows.iter().map(entry).collect::<Result<_, StoreError>>()?;
+        found.sort_by_key(|logged| logged.number);
+        Ok(found)
+    }
+
+    fn image(self) -> Result<Image, StoreError> {
+        let mut log: Vec<LogEntry> = Vec::new();
+        let mut after = 0;
+        loop {
+            let page = self.logged(LogPart::After(after))?;
+            let Some(last) = page.last() else { break };
+            after = last.number;
+            log.extend(page.into_iter().map(|logged| logged.entry));
+        }
+        let certificates = self.certificates_where("SELECT serial, text, sum FROM certificate ORDER BY serial", [])?;
+        Ok(Image { tokens: self.tokens()?, certificates, cut_offs: self.cut_offs()?, log })
+    }
+
+    fn restored(self, image: &Image, at: UnixTime) -> Result<(), CommitError> {
+        let mut changes = 0;
+        for token in &image.tokens {
+            if self.token(&token.id)?.is_none() {
+                self.put_token(&ended(token, at))?;
+                changes += 1;
+            }
+        }
+        for saved in &image.certificates {
+            let serial = saved.serial.to_string();
+            let sql = "SELECT serial, text, sum FROM certificate WHERE serial = ?1 OR key = ?2";
+            let found = self.certificates_where(sql, params![serial, saved.key.0])?;
+            let put = match found.iter().find(|one| one.serial == saved.serial) {
+                Some(stored) => Some(joined(stored, saved)).filter(|both| both != stored),
+                None => found.is_empty().then(|| saved.clone()),
+            };
+            if let Some(put) = put {
+                self.put_certificate(&put)?;
+                changes += 1;
+            }
+        }
+        let plans = self.cut_offs()?;
+        for plan in image.cut_offs.iter().filter(|plan| !plans.iter().any(|known| known.id == plan.id)) {
+            self.put_cut_off(plan)?;
+            changes += 1;
+        }
+        if changes == 0 {
+            return Ok(());
+        }
+        if self.log_number()? == 0 {
+            self.log(&image.log)?;
+        }
+        self.log(&[restored(image, at)])
     }
 
     fn added(self, token: &Token, now: UnixTime) -> Result<Result<(), TokenError>, CommitError> {
@@ -152,6 +282,7 @@ impl<'a> Rows<'a> {
         let gone = ended.into_iter().filter(|one| kept >= TOKENS_MAX || one.is_forgotten(now));
         gone.into_iter().try_for_each(|one| self.drop_token(&one.id))?;
         self.put_token(token)?;
+        self.log(&[made(token)])?;
         Ok(Ok(()))
     }
 
@@ -161,8 +292,24 @@ impl<'a> Rows<'a> {
 
     /// Reads everything, to find all damage.
     pub(super) fn check_enrolments(self) -> Result<(), StoreError> {
-        self.tokens()?;
-        self.certificates_where("SELECT serial, text, sum FROM certificate", []).map(drop)
+        self.image().map(drop)
+    }
+}
+
+/// The id of a plan as its row has it.
+fn cut_off_id(plan: &CutOff) -> String {
+    format!("{:016x}", plan.id)
+}
+
+impl ReadEnrolments for SqliteReader {
+    fn image(&self) -> Result<Image, StoreError> {
+        self.reading(|rows| rows.image())
+    }
+}
+
+impl ReadEnrolments for SqliteStore {
+    fn image(&self) -> Result<Image, StoreError> {
+        self.reader.image()
     }
 }
 
@@ -176,15 +323,30 @@ impl Enrolments for SqliteStore {
     }
 
     fn revoke_token(&self, id: &TokenId, end: &TokenEnd) -> Result<Option<Token>, StoreError> {
-        let revoked = self.writing(&mut locked(&self.writer), |rows| {
+        let done = self.writing(&mut locked(&self.writer), |rows| {
             let Some(mut token) = rows.token(id)? else { return Ok(None) };
             if token.revoked.is_none() {
                 token.revoked = Some(end.clone());
                 rows.put_token(&token)?;
+                rows.log(&[revoked(&token, end)])?;
             }
             Ok(Some(token))
         });
-        revoked.map_err(below)
+        done.map_err(below)
+    }
+
+    fn log_expired(&self, now: UnixTime) -> Result<(), StoreError> {
+        if !self.tokens()?.iter().any(|token| token.is_newly_expired(now)) {
+            return Ok(());
+        }
+        let logged = self.writing(&mut locked(&self.writer), |rows| {
+            for token in rows.tokens()?.into_iter().filter(|token| token.is_newly_expired(now)) {
+                rows.log(&[expired(&token)])?;
+                rows.put_token(&Token { expiry_logged: true, ..token })?;
+            }
+            Ok(())
+        });
+        logged.map_err(below)
     }
 
     fn judge(&self, wish: &Wish<'_>, now: UnixTime) -> Result<Option<PoolName>, EnrolError> {
@@ -193,8 +355,8 @@ impl Enrolments for SqliteStore {
         Ok(token.map(|token| token.pool))
     }
 
-    fn record(&self, certificate: &Certificate, claim: Claim<'_>) -> Result<bool, EnrolError> {
-        let recorded = self.writing(&mut locked(&self.writer), |rows| rows.recorded(certificate, claim));
+    fn record(&self, certificate: &Certificate, claim: Claim<'_>, from: Option<IpAddr>) -> Result<bool, EnrolError> {
+        let recorded = self.writing(&mut locked(&self.writer), |rows| rows.recorded(certificate, claim, from));
         Ok(recorded.map_err(below)??)
     }
 
@@ -202,21 +364,41 @@ impl Enrolments for SqliteStore {
         self.reader.reading(|rows| rows.certificates_of(node))
     }
 
-    fn revoke(&self, nodes: &BTreeSet<NodeId>, at: UnixTime) -> Result<usize, StoreError> {
-        let revoked = self.writing(&mut locked(&self.writer), |rows| {
+    fn plan_cut_off(&self, plan: &CutOff) -> Result<(), StoreError> {
+        self.writing(&mut locked(&self.writer), |rows| rows.put_cut_off(plan)).map_err(below)
+    }
+
+    fn cut_offs(&self) -> Result<Vec<CutOff>, StoreError> {
+        self.reader.reading(|rows| rows.cut_offs())
+    }
+
+    fn finish_cut_off(&self, plan: &CutOff, nodes: &BTreeSet<NodeId>, at: UnixTime) -> Result<usize, StoreError> {
+        let finished = self.writing(&mut locked(&self.writer), |rows| {
             let mut count = 0;
             for node in nodes {
-                for one in rows.certificates_of(node)?.into_iter().filter(|one| one.revoked_at.is_none()) {
-                    rows.put_certificate(&Certificate { revoked_at: Some(at), ..one })?;
-                    count += 1;
-                }
+                count += rows.revoke(node, at)?;
             }
+            if count > 0 {
+                rows.log(&[cut_off(plan, nodes, count as u64, at)])?;
+            }
+            rows.write("DELETE FROM cut_off WHERE id = ?1", [cut_off_id(plan)])?;
             Ok(count)
         });
-        revoked.map_err(below)
+        finished.map_err(below)
     }
 
     fn revoked(&self) -> Result<Vec<Certificate>, StoreError> {
         self.reader.reading(|rows| rows.revoked_certificates())
+    }
+    fn log(&self, part: LogPart) -> Result<Vec<Logged>, StoreError> {
+        self.reader.reading(|rows| rows.logged(part))
+    }
+
+    fn add_to_log(&self, entries: &[LogEntry]) -> Result<(), StoreError> {
+        self.writing(&mut locked(&self.writer), |rows| rows.log(entries)).map_err(below)
+    }
+
+    fn restore(&self, image: &Image, at: UnixTime) -> Result<(), StoreError> {
+        self.writing(&mut locked(&self.writer), |rows| rows.restored(image, at)).map_err(below)
     }
 }

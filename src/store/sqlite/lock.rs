@@ -29,7 +29,7 @@ const MARK: &str = "writes";
 pub(super) struct Mark {
     /// Identity of the database.
     pub(super) store_id: [u8; 16],
-    /// Sum over its pools of revisions and record writes, which both only rise.
+    /// Sum over its pools of revisions and record writes, and of the entries of the log of enrolment: all only rise.
     pub(super) writes: u64,
 }
 

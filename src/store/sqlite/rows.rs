@@ -88,7 +88,8 @@ impl<'a> Rows<'a> {
         let store_id = store_id.ok_or_else(|| self.place.damaged("its identity is missing"))?;
         let sql = "SELECT revision, part_writes FROM pool";
         let counts: Vec<[i64; 2]> = self.all(sql, [], |row| Ok([row.get(0)?, row.get(1)?]))?;
-        let writes = counts.into_iter().flatten().fold(0, |sum: u64, one| sum.saturating_add(one.cast_unsigned()));
+        let counts = counts.into_iter().flatten().chain([self.log_number()?]);
+        let writes = counts.fold(0, |sum: u64, one| sum.saturating_add(one.cast_unsigned()));
         Ok(Mark { store_id, writes })
     }
 
@@ -351,6 +352,6 @@ fn pool_sum(name: &PoolName, counts: [i64; 3]) -> [u8; CHECKSUM_BYTES] {
     checksum(&[b"pool", name.as_str().as_bytes(), &revision, &part_writes, &parts])
 }
 
-fn int(value: u64) -> Result<i64, Refusal> {
+pub(super) fn int(value: u64) -> Result<i64, Refusal> {
     i64::try_from(value).map_err(|_| Refusal::TooLarge)
 }

@@ -107,6 +107,21 @@ pub struct PoolStatus {
     /// Why `rotate` would be refused now; null if it would not.
     #[serde(default)]
     pub rotate_refused: Option<Closed>,
+    /// The span of the pool's calendar in which no rotation starts now or, without one, that delays the next rotation; null
+    /// if none does.
+    #[serde(default)]
+    pub calendar: Option<CalendarSpan>,
+}
+
+/// A span in which no rotation starts by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalendarSpan {
+    /// Its first second.
+    pub from: UnixTime,
+    /// The second after its last one.
+    pub until: UnixTime,
+    /// The reason of the configuration; may be empty.
+    pub reason: String,
 }
 
 /// The verdict on a pool: computed in one place, and the same on every surface.

@@ -1,8 +1,9 @@
 //! API v1: [`sync`] between nodes and coordinators, [`enrol`] for their certificates, [`fleet`] between operators and
-//! coordinators, and [`secret`], the type of a field that holds key bytes.
+//! coordinators, [`notify`] to what an operator is told by, and [`secret`], the type of a field that holds key bytes.
 
 pub mod enrol;
 pub mod fleet;
+pub mod notify;
 pub mod orders;
 pub mod secret;
 pub mod sync;

@@ -2,9 +2,13 @@
 //!
 //! The answer to `POST` is the one place where a token's secret travels from a coordinator.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::enrol::TokenText;
+use tfo_model::fleet::EnrolAction;
 use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::named::Named;
 use tfo_model::named_enum;
@@ -97,4 +101,42 @@ pub struct TokenStatus {
     pub last_node: Option<NodeId>,
     /// When; null before the first.
     pub last_used_at: Option<UnixTime>,
+}
+
+/// `GET /v1/enrolment/audit?after=NUMBER`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EnrolmentAudit {
+    /// The entries after that number, oldest first; none where the coordinator has no `[enrolment]`.
+    pub entries: Vec<EnrolmentLine>,
+    /// Whether there are more after `read_to`.
+    pub more: bool,
+    /// The last number that was looked at: the `after` of the next page.
+    pub read_to: u64,
+}
+
+/// What happened to tokens and certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolmentLine {
+    /// When, by the coordinator's clock.
+    pub at: UnixTime,
+    /// Its place in the log; rises, not always by one.
+    pub number: u64,
+    /// What happened.
+    pub action: Named<EnrolAction>,
+    /// The pool of the token or of the request; null if that is not known.
+    pub pool: Option<PoolName>,
+    /// The token; null for a renewal, and for a token that there is not.
+    pub token: Option<TokenId>,
+    /// The nodes, at most 100.
+    pub nodes: BTreeSet<NodeId>,
+    /// How many more nodes it is about.
+    pub more: usize,
+    /// The operator; null for what a node or the coordinator did.
+    pub operator: Option<NodeId>,
+    /// The address that asked, the last one of several; null if none did.
+    pub address: Option<IpAddr>,
+    /// How many certificates, or refused attempts: alike ones of an hour are one entry.
+    pub count: u64,
+    /// More for people; may be empty.
+    pub reason: String,
 }

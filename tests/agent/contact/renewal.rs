@@ -7,9 +7,9 @@ use serde_json::Value;
 use super::install::{Site, pair};
 use crate::start_ready;
 use tfo_testbed::daemon::key_text;
-use tfo_testbed::fake_coordinator::{Reply, refusal, renewing, told};
+use tfo_testbed::fake_coordinator::{FakeCoordinator, Reply, refusal, renewing, told};
 use tfo_testbed::output::{stderr, stdout};
-use tfo_testbed::pki::DAY;
+use tfo_testbed::pki::{Ca, DAY};
 use tfo_testbed::{SOON, need_netns, poll_until, skip_unless};
 
 const ASK: &str = "POST /v1/pools/edge/certificate";
@@ -144,7 +144,7 @@ fn a_renewal_that_fails_is_told_with_the_days_that_are_left_and_changes_nothing(
     let heard = site.coordinator.asked().into_iter().rfind(|asked| asked.what == sync).unwrap().body;
     assert_eq!((&heard["note"], &heard["error"]), (&"certificate_ends".into(), &Value::Null), "{heard}");
     // Certified, but for another name, or by an authority that its chain does not have: never written.
-    let stranger = tfo_testbed::pki::Ca::new("other");
+    let stranger = Ca::new("other");
     let identity = stranger.client(&["n1.example.org"]);
     let answer = |chain: &str| serde_json::json!({"certificate": identity.cert_pem, "chain": chain, "pools": ["edge"], "urls": ["https://c"]});
     site.coordinator.ok(ASK, answer(&stranger.pem));
@@ -171,4 +171,81 @@ fn a_new_pair_that_a_coordinator_refuses_is_not_kept_and_one_that_it_cannot_judg
         assert_eq!((site.has_next(), site.pair() == first), (is_kept, true), "{trial:?}");
     }
     assert_eq!(site.requests(), 2, "the kept one is tried again, and no other asked for");
+}
+
+#[test]
+fn the_authorities_that_come_with_a_certificate_are_trusted_from_then_on() {
+    skip_unless!(need_netns());
+    let site = site(30 * DAY);
+    let next = Ca::new("next");
+    let (old, both) = (site.pki.pem.clone(), site.pki.pem.clone() + &next.pem);
+    let ca = || fs::read_to_string(site.host.path("ca.crt")).unwrap();
+    let urls = [site.coordinator.url()];
+    let due = || site.pki.equip_pair(&site.host, "n1.example.org", -25 * DAY, 5 * DAY);
+    // An authority is to follow; then the one before it goes, and the node hears of each with its next certificate.
+    for (chain, waits) in [(&both, "ca.crt.next"), (&both, "none"), (&old, "ca.crt.next")] {
+        due();
+        site.host.put("ca.crt", ca().as_bytes(), 0o644);
+        site.coordinator.certify_with(&site.pki, 30 * DAY, chain, &urls);
+        let first = site.pair();
+        let found = site.once(0);
+        assert_eq!((&ca(), site.pair() != first, site.has_next()), (chain, true, false), "{waits}");
+        assert!(problem(&found, "authorities_not_taken").is_none(), "{found}");
+        assert!(!site.host.path("ca.crt.next").exists());
+    }
+    // Power was cut: before both took their places, and between the two.
+    for cut in ["before", "between"] {
+        due();
+        site.host.put("ca.crt", old.as_bytes(), 0o644);
+        site.coordinator.certify_with(&site.pki, 30 * DAY, &both, &urls);
+        site.once(0);
+        let (renewed, asked) = (site.pair(), site.requests());
+        fs::rename(site.host.path("node.pem"), site.host.path("node.pem.next")).unwrap();
+        if cut == "before" {
+            fs::rename(site.host.path("ca.crt"), site.host.path("ca.crt.next")).unwrap();
+        }
+        due();
+        site.host.put("ca.crt", if cut == "before" { &old } else { &both }.as_bytes(), 0o644);
+        site.once(0);
+        assert_eq!((ca(), site.pair() == renewed, site.requests()), (both.clone(), true, asked), "{cut}");
+    }
+    // A file of another hand is left alone.
+    let elsewhere = site.host.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("ca.crt"), &old).unwrap();
+    due();
+    let source = renewing(&site.host, &urls);
+    let theirs = source.replace(&site.host.text_path("ca.crt"), &elsewhere.join("ca.crt").display().to_string());
+    assert_ne!(theirs, source);
+    site.host.configure(&theirs, "");
+    let first = site.pair();
+    let found = site.once(0);
+    assert!(site.pair() != first);
+    assert_eq!(fs::read_to_string(elsewhere.join("ca.crt")).unwrap(), old);
+    assert!(problem(&found, "authorities_not_taken").unwrap().0.contains("are not in this file"), "{found}");
+}
+
+#[test]
+fn authorities_that_do_not_vouch_for_the_coordinator_are_not_taken() {
+    skip_unless!(need_netns());
+    let mut site = Site::new();
+    // Its own certificate is of another authority than the one that it sends.
+    let servers = Ca::new("servers");
+    let own = servers.both(&["localhost", "127.0.0.1"]);
+    site.coordinator = FakeCoordinator::start_as(site.host.netns(), &site.pki, "127.0.0.1:0", &own);
+    site.pki.equip_pair(&site.host, "n1.example.org", -25 * DAY, 5 * DAY);
+    let both = site.pki.pem.clone() + &servers.pem;
+    site.host.put("ca.crt", both.as_bytes(), 0o644);
+    let urls = [site.coordinator.url()];
+    site.host.configure(&renewing(&site.host, &urls), "");
+    site.coordinator.certify(&site.pki, 30 * DAY, &urls);
+    site.coordinator.tell(told(3, "steady", 1, Some(2)));
+    let first = site.pair();
+    let found = site.once(0);
+    assert!(
+        problem(&found, "authorities_not_taken").unwrap().0.contains("do not vouch for the coordinator"),
+        "{found}"
+    );
+    assert_eq!(fs::read_to_string(site.host.path("ca.crt")).unwrap(), both);
+    assert!(site.pair() != first && !site.has_next() && !site.host.path("ca.crt.next").exists());
 }

@@ -3,6 +3,8 @@
 //! What is exported is asked of the programs themselves: a coordinator and an agent of a fleet that has rotated, and an agent
 //! that derives its keys.  A rule that misspells a name or a label value would never fire, and would look healthy.
 
+mod scraped;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use tfo_testbed::config::fast;
 use tfo_testbed::daemon::{DaemonHost, lasting};
 use tfo_testbed::fleet::Fleet;
 use tfo_testbed::{need_netns, need_tool, skip_unless};
@@ -49,12 +52,13 @@ fn queries(dashboard: &Value) -> Vec<String> {
     let variables = dashboard["templating"]["list"].as_array().unwrap().iter();
     let asked = variables.filter_map(|variable| variable["query"]["query"].as_str()).map(str::to_owned);
     let queries = drawn(dashboard).into_iter().chain(asked);
-    let names = ["$job", "$coordinators", "$instance", "$pool"];
-    queries
-        .map(|query| {
-            names.iter().fold(query.replace("$__rate_interval", "5m"), |query, name| query.replace(name, ".*"))
-        })
-        .collect()
+    queries.map(|query| filled_in(&query, [".*"; 2], "5m")).collect()
+}
+
+/// A query with these jobs of agents and coordinators, and all of the rest, as Grafana would ask it.
+fn filled_in(query: &str, [agents, coordinators]: [&str; 2], interval: &str) -> String {
+    let query = query.replace("$__rate_interval", interval).replace("$coordinators", coordinators);
+    query.replace("$job", agents).replace("$instance", ".*").replace("$pool", ".*")
 }
 
 /// What series there are: for each name the values of each label.
@@ -129,7 +133,10 @@ fn unknown(text: &str, exported: &Exported) -> Vec<String> {
 /// All that agents and coordinators export.
 fn exported() -> Exported {
     let mut exported = Exported::new();
-    let fleet = Fleet::steady(1);
+    // With what is exported only where it is used.
+    let notify = "[[notify]]\nname = \"log\"\ncommand = [\"/bin/true\"]\n";
+    let fleet = Fleet::running(1, &format!("{}{notify}", fast(1)));
+    fleet.first_key();
     fleet.rotate();
     export(&scrape(&fleet), &mut exported);
     export(&std::fs::read_to_string(fleet.hosts[0].path("tfo.prom")).unwrap(), &mut exported);

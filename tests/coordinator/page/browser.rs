@@ -1,7 +1,7 @@
 //! The page in a real browser: live, with the keyboard, on a phone, in the dark, without its script, and while the
 //! coordinator is away.  Leaves pictures below target/tmp/pictures.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use tfo_testbed::browser::{Browser, need_browser};
 use tfo_testbed::config::FAST;
@@ -16,10 +16,7 @@ const ENTER: &str = "\u{E007}";
 
 /// The roles and names that a screen reader is given.
 fn accessible(browser: &Browser) -> Vec<(String, String)> {
-    let tree = browser.own("Accessibility.getFullAXTree", &json!({}));
-    let text = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
-    let nodes = tree["nodes"].as_array().expect("a tree").iter().filter(|node| node["ignored"] != true);
-    nodes.map(|node| (text(&node["role"]), text(&node["name"]))).collect()
+    browser.accessible().into_iter().map(|(role, name, _)| (role, name)).collect()
 }
 
 #[test]

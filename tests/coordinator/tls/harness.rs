@@ -19,6 +19,7 @@ use tfo_coordinator::server::{Drained, Draining, JsonBody, Limits, Reason, Refus
 use tfo_host::secret::SecretPath;
 use tfo_tls::identity::Peer;
 use tfo_tls::server::{ServerFiles, ServerTls};
+use tfo_tls::spiffe::TrustDomain;
 use tfo_wire::error::ErrorKind;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -101,7 +102,12 @@ impl Bench {
 
     /// With these files; `ca` signed the server's certificate.
     pub(crate) fn with(files: Files, ca: &Ca, limits: Limits) -> Self {
-        let tls = ServerTls::load(files.server()).expect("the files are good");
+        Self::within(None, files, ca, limits)
+    }
+
+    /// With peers that IDs of this trust domain name.
+    pub(crate) fn within(domain: Option<TrustDomain>, files: Files, ca: &Ca, limits: Limits) -> Self {
+        let tls = ServerTls::load(files.server(), domain).expect("the files are good");
         let is_operator = |peer: &Peer| peer.names.iter().any(|name| name.as_str().starts_with("ops"));
         tls.give_grace_to(is_operator);
         let server = Arc::new(Server::new(limits).keeping_places(is_operator));

@@ -183,7 +183,7 @@ fn all_problems_of_the_files_come_at_once() {
     files.put("server.key", "no key");
     let expired = ca.issue(&Leaf { from_secs: -2 * DAY, until_secs: -DAY, ..Leaf::server() });
     files.put("server.crt", &expired.cert_pem);
-    let problems = ServerTls::load(files.server()).expect_err("broken");
+    let problems = ServerTls::load(files.server(), None).expect_err("broken");
     let mut found: Vec<_> = problems
         .iter()
         .map(|problem| (problem.kind, problem.file.as_deref().unwrap().file_name().unwrap().to_str().unwrap()))
@@ -205,7 +205,7 @@ fn a_revocation_list_that_another_made_under_the_cas_name_is_refused() {
     let (ca, impostor) = (Ca::new("ca"), Ca::new("ca"));
     let files = Files::of(&ca);
     files.put("crl.pem", &(ca.crl(&[]) + &impostor.crl(&[])));
-    let problems = ServerTls::load(files.server()).expect_err("refused");
+    let problems = ServerTls::load(files.server(), None).expect_err("refused");
     assert_eq!(problems.iter().map(|problem| problem.kind).collect::<Vec<_>>(), ["tls_bad_crl"]);
 }
 
@@ -305,7 +305,7 @@ fn the_end_of_a_revocation_list_is_told_in_time() {
         files.put("crl.pem", &list);
         let problems = ServerTls::check(&files.server());
         assert_eq!(problems.iter().map(|problem| problem.kind).collect::<Vec<_>>(), kinds);
-        let tls = ServerTls::load(files.server()).unwrap();
+        let tls = ServerTls::load(files.server(), None).unwrap();
         let told = tls.list_notice(now);
         assert_eq!(told.is_some(), notice.is_some(), "{told:?}");
         assert!(notice.is_none_or(|part| told.as_ref().is_some_and(|told| told.contains(part))), "{told:?}");

@@ -19,6 +19,7 @@ pub(crate) fn with_pool<'a>(coordinator: &'a FakeCoordinator, status: &Value, no
         .ok(&format!("GET /v1/pools/{name}"), status.clone())
         .ok(&format!("GET /v1/pools/{name}/nodes"), nodes)
         .ok(&format!("GET /v1/pools/{name}/audit"), json!({"pool": name, "entries": [], "more": false, "read_to": 0}))
+        .ok("GET /v1/enrolment/audit", json!({"entries": [], "more": false, "read_to": 0}))
 }
 
 /// What the API counts: how many nodes hold which keys, most first.

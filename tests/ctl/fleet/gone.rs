@@ -1,27 +1,14 @@
 //! Commands that follow something end as soon as stdout has no reader any more, also while nothing changes.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
 
-use rustix::fs::OFlags;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
 
 use super::fake::{FakeCoordinator, Operator, Reply, audit, done, key, page, pool, three};
+use tfo_testbed::terminal::terminal;
 use tfo_testbed::{SOON, poll_until};
-
-/// A terminal: our end, and the end of a program.  It controls no session, so its end sends no SIGHUP.
-pub(super) fn terminal() -> (File, File) {
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    grantpt(&ours).unwrap();
-    unlockpt(&ours).unwrap();
-    let name = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
-    let flags = i32::try_from(OFlags::NOCTTY.bits()).unwrap();
-    let theirs = OpenOptions::new().read(true).write(true).custom_flags(flags).open(name).unwrap();
-    (File::from(ours), theirs)
-}
 
 /// Starts it on a terminal and waits for `text` there.
 fn start(mut command: Command, text: &str) -> (Child, File) {

@@ -3,7 +3,7 @@
 
 mod commands;
 mod end_to_end;
-mod fake;
+pub(crate) mod fake;
 mod gone;
 mod help;
 mod looking;

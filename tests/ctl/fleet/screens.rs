@@ -12,7 +12,7 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::{Value, json};
 
 use super::fake::{Operator, ago, node, pool, three};
-use super::gone::terminal;
+use tfo_testbed::terminal::terminal;
 use tfo_testbed::{SOON, poll_some, poll_until};
 
 /// A program on a terminal of its own.

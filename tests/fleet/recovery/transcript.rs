@@ -1,4 +1,4 @@
-//! The transcript of docs/tutorial.md is what really happens: its commands are read from there and run, and what they print
+//! The transcript of docs/how-to/authority_kept_off.md is what really happens: its commands are read from there and run, and what they print
 //! is compared.
 
 use std::fmt::Write as _;
@@ -10,9 +10,9 @@ use tfo_testbed::output::stdout;
 use tfo_testbed::{need_netns, poll_until, skip_unless, transcript};
 
 /// The page.
-const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
+const PAGE: &str = include_str!("../../../docs/how-to/authority_kept_off.md");
 /// The section whose transcript it is.
-const SECTION: &str = "## A fleet with a coordinator";
+const SECTION: &str = "## Without packages";
 
 /// Runs the commands as they are typed; starts what the text says is started in between.
 fn run_all(shown: &str) -> String {
@@ -41,9 +41,9 @@ fn run_all(shown: &str) -> String {
 }
 
 #[test]
-fn the_tutorial_shows_what_is_printed() {
+fn the_page_shows_what_is_printed() {
     skip_unless!(need_netns());
-    let shown = transcript::below(TUTORIAL, SECTION);
+    let shown = transcript::below(PAGE, SECTION);
     let said = run_all(shown);
     assert_eq!(transcript::plain(shown), transcript::plain(&said), "as it printed now:\n{said}");
 }

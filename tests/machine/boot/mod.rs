@@ -6,6 +6,7 @@
 mod planted;
 pub(crate) mod site;
 pub(crate) mod transcript;
+mod walk_through;
 
 use std::path::Path;
 

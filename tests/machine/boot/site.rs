@@ -1,7 +1,8 @@
 //! Three machines on one wire with nothing but packages on their disks: tfo1, the coordinator's and the operator's host,
 //! and the nodes cp1 and cp2.  None of our packages is installed until a test types the command.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::Stdio;
 
 use tfo_testbed::machine::{Image, Machine};
 use tfo_testbed::output::stdout;
@@ -50,14 +51,29 @@ impl Site {
         &found.unwrap_or_else(|| panic!("there is no {name}")).1
     }
 
-    /// Types a command on a machine, as root in its home; it must succeed.
+    /// Types a command on a machine, as root in its home; it must succeed.  Gives what was said.
     #[track_caller]
-    pub(crate) fn type_on(&mut self, name: &str, command: &str) {
+    pub(crate) fn type_on(&mut self, name: &str, command: &str) -> String {
+        self.type_with(name, command, None)
+    }
+
+    /// The same; `pasted`: what a terminal asks, and the line that is pasted there.
+    #[track_caller]
+    pub(crate) fn type_with(&mut self, name: &str, command: &str, pasted: Option<(&str, &str)>) -> String {
         let script = format!("cd /root && {{ {command}\n}} 2>&1");
-        let output = self.on(name).output(&["sh", "-c", &script]);
+        let mut typed = self.on(name).command("sh");
+        typed.args(["-c", &script]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        typed.stdin(if pasted.is_some() { Stdio::piped() } else { Stdio::null() });
+        let mut running = typed.spawn().expect("the command starts");
+        if let (Some(mut stdin), Some((_, line))) = (running.stdin.take(), pasted) {
+            writeln!(stdin, "{line}").expect("it reads");
+        }
+        let output = running.wait_with_output().expect("it ends");
         let said = stdout(&output);
         assert!(output.status.success(), "{name}# {command}\n{said}\n--- so far:\n{}", self.transcript);
-        write!(self.transcript, "{name}# {}\n{said}", command.replace('\n', "\n> ")).unwrap();
+        let pasted = pasted.map_or_else(String::new, |(prompt, line)| format!("{prompt}{line}\n"));
+        self.transcript += &format!("{name}# {}\n{pasted}{said}", command.replace('\n', "\n> "));
+        said
     }
 
     /// Brings a file of root's on tfo1 to a node, as root's on both.

@@ -1,5 +1,5 @@
-//! From three fresh hosts to a fleet that has rotated, from the packages alone; docs/tutorial.md has the transcript, which
-//! is read from there, typed again and compared.  And on the same machines what else is to be seen of the coordinator's
+//! From three fresh hosts to a fleet that has rotated, with an authority that is kept by hand: docs/how-to/authority_kept_off.md
+//! has the transcript, which is read from there, typed again and compared.  And on the same machines what else is to be seen of the coordinator's
 //! package.
 
 use super::site::Site;
@@ -9,7 +9,7 @@ use tfo_testbed::package::Packages;
 use tfo_testbed::{SOON, poll_until, skip_unless, transcript};
 
 /// The page.
-pub(crate) const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
+pub(crate) const PAGE: &str = include_str!("../../../docs/how-to/authority_kept_off.md");
 /// The page about backups.
 const BACKUP_PAGE: &str = include_str!("../../../docs/how-to/backup.md");
 /// The section whose transcript it is.
@@ -65,10 +65,10 @@ fn nodes(site: &Site) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn a_fleet_comes_from_packages_and_rotates_as_the_tutorial_shows() {
+fn a_fleet_comes_from_packages_and_rotates_as_the_page_shows() {
     let Some(packages) = need() else { return };
     skip_unless!(tfo_testbed::need_tool("python3"));
-    let shown = transcript::below(TUTORIAL, SECTION);
+    let shown = transcript::below(PAGE, SECTION);
     let site = from_packages_to_rotated(packages, shown);
     let center = site.on("tfo1");
     a_reload_of_the_coordinator_is_answered(center);

@@ -151,6 +151,17 @@ fn a_strangers_request() {
 }
 
 #[test]
+fn a_peers_certificate() {
+    let ca = tfo_testbed::pki::Ca::new("ca");
+    let ids = ["node", "operator"].map(|purpose| format!("spiffe://fleet.example.org/tfo/{purpose}/cp1.example.org"));
+    let other = "spiffe://other.example.org/tfo/node/cp1.example.org";
+    let names =
+        [&[&*ids[0]][..], &[&ids[1], "cp1.example.org"], &["cp2.example.org", &ids[0]], &[other], &[&ids[0], other]];
+    let certificates = names.map(|names| ca.client(names).chain()[0].to_vec());
+    fuzz("peer", certificates.to_vec(), targets::peer);
+}
+
+#[test]
 fn a_coordinators_answer() {
     let text = "00000001-00000001-00000001-00000001";
     let print = tfo_crypto::fingerprint::pair_print(&tfo_model::key_text::parse(text.as_bytes()).unwrap());

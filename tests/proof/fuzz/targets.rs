@@ -4,6 +4,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
+use rustls_pki_types::CertificateDer;
 use tfo_agent::contact::Instructed;
 use tfo_config::agent::AgentSettings;
 use tfo_config::coordinator::CoordinatorSettings;
@@ -19,6 +20,7 @@ use tfo_host::kernel::sysctl_d::{self, Persisted};
 use tfo_model::key_text::{self, KeyText};
 use tfo_model::problem::Problem;
 use tfo_pki::token::Token;
+use tfo_tls::identity::Peer;
 use tfo_wire::error::ErrorBody;
 use tfo_wire::v1::sync::{SyncAnswer, SyncRequest};
 
@@ -189,6 +191,21 @@ pub(crate) fn configuration(program: &str, bytes: &[u8]) -> u64 {
     }
     let kinds: Vec<&str> = problems.iter().map(|problem| problem.kind).take(3).collect();
     class((problems.len().min(4), kinds))
+}
+
+/// A peer's certificate: it has a name and a purpose by a SPIFFE ID only if exactly that is in it.
+pub(crate) fn peer(bytes: &[u8]) -> u64 {
+    let domain = "fleet.example.org".parse().expect("a trust domain");
+    let Ok(peer) = Peer::within(&CertificateDer::from(bytes), Some(&domain)) else { return class("unreadable") };
+    assert!(peer.bad_id.is_none() || (peer.names.is_empty() && peer.purpose.is_none()));
+    if let Some(purpose) = peer.purpose {
+        let names: Vec<_> = peer.names.iter().collect();
+        let [name] = names[..] else { panic!("{names:?}") };
+        let segment = format!("{purpose:?}").to_lowercase();
+        let id = format!("spiffe://{domain}/tfo/{segment}/{name}");
+        assert!(bytes.windows(id.len()).any(|part| part == id.as_bytes()), "{id}");
+    }
+    class((peer.names.len(), peer.purpose.map(|purpose| purpose as u8), peer.bad_id.map(|bad| bad.to_string())))
 }
 
 /// A request for a certificate: its body, and the certificate request in it.

@@ -8,6 +8,7 @@ use tfo_engine::rollout::document::AuditEntry;
 use tfo_model::fleet::Action;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::time::UnixTime;
+use tfo_store::enrolment::LogEntry;
 
 /// Most nodes that an entry names here.
 const NODES_MAX: usize = 3;
@@ -28,8 +29,13 @@ fn older(pool: &PoolName, wanted: &Wanted, before: u64) -> String {
     address
 }
 
-/// The main part of the page.
-pub(in crate::dashboard) fn main(page: &Page, pool: &PoolName, wanted: &Wanted, now: UnixTime) -> Markup {
+/// The main part of the page.  Without `enrolment` it is one of the older pages, or the coordinator enrols no nodes.
+pub(in crate::dashboard) fn main(
+    page: &Page,
+    enrolment: Option<&[LogEntry]>,
+    (pool, wanted): (&PoolName, &Wanted),
+    now: UnixTime,
+) -> Markup {
     let name = |name: &Option<NodeId>| name.as_ref().map(ToString::to_string).unwrap_or_default();
     let mut actions = Action::ALL;
     actions.sort_unstable();
@@ -49,7 +55,7 @@ pub(in crate::dashboard) fn main(page: &Page, pool: &PoolName, wanted: &Wanted, 
         @if page.entries.is_empty() {
             p { "No entry here fits." }
         } @else {
-            div.scroll {
+            div.scroll tabindex="0" role="group" aria-label="Entries" {
                 table {
                     caption { (page.entries.len()) " entries, the latest first" }
                     thead { tr { th scope="col" { "When" } th scope="col" { "What" } th scope="col" { "By" }
@@ -60,6 +66,36 @@ pub(in crate::dashboard) fn main(page: &Page, pool: &PoolName, wanted: &Wanted, 
             }
         }
         @if let Some(before) = page.older { p { a rel="next" href=(older(pool, wanted, before.get())) { "Older entries" } } }
+        @if let Some(entries) = enrolment.filter(|entries| !entries.is_empty()) {
+            h2 { "Tokens and certificates" }
+            div.scroll {
+                table {
+                    caption { (entries.len()) " entries, the latest first" }
+                    thead { tr { th scope="col" { "When" } th scope="col" { "What" } th scope="col" { "By" }
+                        th scope="col" { "Token" } th scope="col" { "Nodes" } th scope="col" { "Remark" } } }
+                    tbody { @for entry in entries { (of_enrolment(entry, pool, now)) } }
+                }
+            }
+        }
+    }
+}
+
+fn of_enrolment(entry: &LogEntry, pool: &PoolName, now: UnixTime) -> Markup {
+    let named: Vec<NodeId> = entry.nodes.iter().take(NODES_MAX).cloned().collect();
+    let more = entry.nodes.len() - named.len() + entry.more;
+    html! {
+        tr {
+            th scope="row" { (words::when(entry.at, now)) }
+            td { (entry.action) @if entry.count != 1 { " x" (entry.count) } }
+            td {
+                @if let Some(operator) = &entry.operator { (operator) }
+                @else if let Some(address) = entry.address { (address) }
+                @else { "coordinator" }
+            }
+            td { @if let Some(token) = &entry.token { (token) } }
+            td { (nodes::links(pool, &named, more)) }
+            td { (entry.reason) }
+        }
     }
 }
 

@@ -143,7 +143,7 @@ fn waves(waves: &[WaveCookies], now: UnixTime) -> Markup {
     let scale = u64::from(most.map_or(1, Share::ppm).max(1)) * 5 / 4;
     html! {
         h3 { "Rejected in the waves of the latest rotation" }
-        div.scroll {
+        div.scroll tabindex="0" role="group" aria-label="Waves" {
             table {
                 caption { "The nodes of the open waves, since they make cookies with the new key, beside themselves before. The \
                     health gate stops the rotation at the line." }

@@ -3,9 +3,11 @@
 //! A page is whole without its script.  It loads nothing from elsewhere: style and script are in it, and its policy names
 //! them by their hashes.  Must not know: sockets, the pool's driver, when it was asked.
 
+pub(super) mod act;
 pub(super) mod audit;
 pub(super) mod certificates;
 pub(super) mod cookies;
+mod coordinators;
 pub(super) mod docs;
 pub(super) mod nodes;
 pub(super) mod overview;
@@ -19,6 +21,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::routes::Reader;
 use tfo_crypto::checksum::sha256;
 use tfo_model::fleet::Severity;
 use tfo_model::ids::PoolName;
@@ -52,6 +55,8 @@ pub(super) struct Frame<'a> {
     pub(super) pool: Option<&'a PoolName>,
     /// Where its changes are told, and what it shows now; none if it does not change.
     pub(super) live: Option<(String, u64)>,
+    /// By whose certificate it is read; none on the plain listener.
+    pub(super) reader: Option<&'a Reader>,
     pub(super) now: UnixTime,
 }
 
@@ -78,11 +83,22 @@ impl Frame<'_> {
                     }
                     main #main tabindex="-1" { (main) }
                     footer {
-                        p { "tfo-coordinator " (env!("CARGO_PKG_VERSION")) ". All times are UTC. This page only shows; "
-                            code { "tfoctl" } " changes. " a href="/metrics" { "Metrics" } }
+                        p { "tfo-coordinator " (env!("CARGO_PKG_VERSION")) ". All times are UTC. " (self.rights()) }
                     }
                     @if self.live.is_some() { script { (PreEscaped(SCRIPT)) } }
                 }
+            }
+        }
+    }
+
+    /// What the reader may do.
+    fn rights(&self) -> Markup {
+        html! {
+            @match self.reader {
+                None => { "This page only shows; " code { "tfoctl" } " changes, and " code { "tfoctl console" }
+                    " has this page with buttons. " a href="/metrics" { "Metrics" } }
+                Some(Reader { name, is_operator: true }) => { "You act as " (name) ". " }
+                Some(Reader { name, .. }) => { (name) " is a viewer, and may only look. " }
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::{rotation, words};
+use super::{act, rotation, words};
+use crate::dashboard::act::Act;
 use crate::dashboard::look::{Look, ROWS_MAX, is_trouble};
 use tfo_model::fleet::NodeState;
 use tfo_model::ids::{NodeId, PoolName};
@@ -40,7 +41,7 @@ impl Wanted {
     }
 }
 
-fn address(pool: &PoolName, node: &NodeId) -> String {
+pub(super) fn address(pool: &PoolName, node: &NodeId) -> String {
     format!("/pools/{pool}/nodes/{}", words::encoded(node.as_str()))
 }
 
@@ -104,7 +105,7 @@ pub(in crate::dashboard) fn list(look: &Look, wanted: &Wanted, now: UnixTime) ->
 /// Some nodes.
 pub(super) fn table(nodes: &[&NodeStatus], caption: &str, pool: &PoolName, now: UnixTime) -> Markup {
     html! {
-        div.scroll {
+        div.scroll tabindex="0" role="group" aria-label="Nodes" {
             table {
                 caption { (caption) }
                 thead { tr { th scope="col" { "Node" } th scope="col" { "State" } th.wide scope="col" { "Problem" }
@@ -127,7 +128,7 @@ pub(super) fn table(nodes: &[&NodeStatus], caption: &str, pool: &PoolName, now: 
 }
 
 /// All that is known of one node.
-pub(in crate::dashboard) fn one(node: &NodeStatus, pool: &PoolName, now: UnixTime) -> Markup {
+pub(in crate::dashboard) fn one(node: &NodeStatus, pool: &PoolName, acts: &[Act], now: UnixTime) -> Markup {
     let unknown = || html! { "unknown: it has not synced since this coordinator started" };
     let text = |text: &Option<String>| text.as_ref().map_or_else(unknown, |text| html! { (text) });
     html! {
@@ -162,6 +163,7 @@ pub(in crate::dashboard) fn one(node: &NodeStatus, pool: &PoolName, now: UnixTim
             p { "On the node: " code.cmd { "tfoctl status" } ", " code.cmd { "systemctl status tfo-agent" } ". "
                 a href="/docs/how-to/nodes_behind.md" { "What to do about a node that is behind" } }
         }
+        (act::buttons(pool, Some(&node.node), acts))
         p { a href={ "/pools/" (pool) "/audit?node=" (words::encoded(node.node.as_str())) } { "What was done to it" } }
     }
 }

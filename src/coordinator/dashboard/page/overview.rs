@@ -36,7 +36,7 @@ pub(in crate::dashboard) fn main(rows: &[Row], expiring: &Expiring, now: UnixTim
                 None => p { "No pool is configured." },
             }
         }
-        div.scroll {
+        div.scroll tabindex="0" role="group" aria-label="Pools" {
             table {
                 caption { "The pools, the worst first" }
                 thead { tr { th scope="col" { "Pool" } th scope="col" { "Verdict" } th.num scope="col" { "Converged" }

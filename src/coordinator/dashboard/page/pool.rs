@@ -4,7 +4,8 @@ use maud::{Markup, html};
 
 use super::certificates::{self, Expiring};
 use super::cookies::{self, Counted};
-use super::{nodes, rotation, verdict, words};
+use super::{act, coordinators, nodes, rotation, verdict, words};
+use crate::dashboard::act::Act;
 use crate::dashboard::log::Ended;
 use crate::dashboard::look::{Look, is_trouble};
 use tfo_engine::rollout::policy::Policy;
@@ -21,6 +22,8 @@ const TROUBLED_MAX: usize = 10;
 /// Everything that the page is made from.
 pub(in crate::dashboard) struct Pool<'a> {
     pub(in crate::dashboard) look: &'a Look,
+    /// What its reader can do.
+    pub(in crate::dashboard) acts: &'a [Act],
     pub(in crate::dashboard) policy: &'a Policy,
     pub(in crate::dashboard) counted: Counted,
     /// None: the log cannot be read.
@@ -39,11 +42,13 @@ pub(in crate::dashboard) fn main(of: &Pool<'_>) -> Markup {
             p { "The configuration file of this coordinator differs in " (status.policy_differs.join(", "))
                 @if status.policy_waits { ": it is applied between rotations." } @else { ": the pool's policy counts." } }
         }
+        (act::buttons(&status.pool, None, of.acts))
         section aria-labelledby="rotation" { (rotation::now(of)) }
         section aria-labelledby="troubled" { (troubled(of)) }
         section aria-labelledby="agreement" { (agreement(of.look)) }
         section aria-labelledby="cookies" { (cookies::cookies(&of.counted, of.now)) }
         section aria-labelledby="rotations" { (rotations(of)) }
+        section aria-labelledby="coordinators" { (coordinators::table(&of.look.summary.coordinators, of.now)) }
         section aria-labelledby="certificates" { (certificates::table(&of.expiring, &status.pool, of.now)) }
     }
 }
@@ -90,7 +95,7 @@ fn agreement(look: &Look) -> Markup {
             svg.bar role="img" aria-label=(summary) viewBox={ "0 0 " (total) " 1" } preserveAspectRatio="none" {
                 @for (colour, begin, nodes) in bars { rect class={ "f" (colour) } x=(begin) width=(nodes) height="1" {} }
             }
-            div.scroll {
+            div.scroll tabindex="0" role="group" aria-label="Pairs of keys" {
                 table {
                     caption { (summary) "." }
                     thead { tr { th scope="col" { "Primary" } th scope="col" { "Backup" } th.num scope="col" { "Nodes" }
@@ -156,6 +161,10 @@ fn rotations(of: &Pool<'_>) -> Markup {
             @else { "None starts by itself now. " }
             "A key is primary for " (duration_text(of.policy.interval_secs)) "."
         }
+        @if let Some(span) = &status.calendar {
+            p { "The calendar lets none start from " (words::when(span.from, of.now)) " until " (words::when(span.until, of.now))
+                @if !span.reason.is_empty() { ": " (span.reason) } "." }
+        }
         @if let Some(refused) = &status.rotate_refused {
             p.soft { code { "tfoctl rotate" } " would be refused now: " (refused.message) }
         }
@@ -163,7 +172,7 @@ fn rotations(of: &Pool<'_>) -> Markup {
             None => { p { "The audit log cannot be read." } }
             Some([]) => { p.soft { "None has ended lately." } }
             Some(ended) => {
-                div.scroll {
+                div.scroll tabindex="0" role="group" aria-label="Rotations" {
                     table {
                         caption { "The latest ones" }
                         thead { tr { th scope="col" { "Began" } th scope="col" { "Took" } th scope="col" { "Ended" }

@@ -59,6 +59,7 @@ pub(super) fn gate(gate: &Named<BlockedBy>) -> &'static str {
     let Named::Known(gate) = gate else { return "something that a later release knows" };
     match gate {
         BlockedBy::Schedule => "the next rotation to be due",
+        BlockedBy::Calendar => "the end of a span of its calendar (`freeze`)",
         BlockedBy::Clock => "this coordinator's clock, which is not believed",
         BlockedBy::Barrier => "every required node to report its instruction as done",
         BlockedBy::Drain => "clients to leave the key that the next stage drops",

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Driver;
-use crate::pool::message::{Cookies, Overview, PoolNames, Summary, Welcome};
+use crate::pool::message::{Cookies, CoordinatorSeen, Overview, PoolNames, Summary, Welcome};
 use tfo_config::coordinator::CONFIG_OPERATOR;
-use tfo_engine::rollout::ahead::{self, next_exclusion, waiver, wave_cookies};
+use tfo_engine::rollout::ahead::{self, calendar, next_exclusion, next_rotation_at, waiver, wave_cookies};
 use tfo_engine::rollout::barrier::{Barrier, node_state, recoverable};
+use tfo_engine::rollout::calendar::Span;
 use tfo_engine::rollout::document::{Hold, Pause, PauseCause, Snapshot, Stage};
 use tfo_engine::rollout::handle;
 use tfo_engine::rollout::input::{Command, Input, Now, OperatorRequest, Step};
@@ -15,12 +16,18 @@ use tfo_engine::rollout::slots::{PoolKey, Slots};
 use tfo_engine::rollout::wave::is_opened;
 use tfo_host::runtime::clock;
 use tfo_model::fleet::{BlockedBy, NodeState, PausedBy};
-use tfo_model::ids::NodeId;
+use tfo_model::ids::{CoordinatorName, NodeId};
 use tfo_model::key::PairPrint;
 use tfo_model::node::{Expected, KeySource};
-use tfo_wire::v1::fleet::{FingerprintCount, NodeStatus, Nodes, Paused, PoolStatus, SlotPairShown, Waves};
+use tfo_wire::v1::fleet::{
+    CalendarSpan, FingerprintCount, NodeStatus, Nodes, Paused, PoolStatus, SlotPairShown, Waves,
+};
 use tfo_wire::v1::orders::{Closed, WAIVER_NODES_MAX, Waiver};
 use tfo_wire::v1::sync::SelfAnswer;
+
+/// Beats after which a coordinator is shown as silent, and the fewest seconds: its clock may be off by some.
+const SILENT_BEATS: u64 = 3;
+const SILENT_SECS_MIN: u64 = 60;
 
 impl Driver {
     /// Computes what the next tick would wait for, so that the status includes the reports since the last one.
@@ -78,10 +85,14 @@ impl Driver {
         };
         Welcome {
             phase: snapshot.document.stage.phase(),
-            known: are(|_| true),
+            known: are(NodeRecord::is_known),
             denied: are(NodeRecord::is_denied),
             moved_away: are(|record| record.moved_to().is_some()),
         }
+    }
+
+    fn now(&self) -> Now<'_> {
+        Now { wall: clock::now(), presence: &self.seen.presence }
     }
 
     /// The state of the pool.
@@ -93,7 +104,7 @@ impl Driver {
         let frozen = self.seen.view.is_frozen();
         let wait = self.wait.as_ref();
         let differs = self.differs();
-        let now = Now { wall: clock::now(), presence: &self.seen.presence };
+        let now = self.now();
         let unseen = now.presence.unseen_required(snapshot);
         let behind: BTreeSet<&NodeId> = barrier.waiting_for.iter().chain(&unseen).collect();
         PoolStatus {
@@ -130,11 +141,16 @@ impl Driver {
             deaf_since: self.deaf_since,
             waiver: waiver(snapshot, now).map(waived),
             rotate_refused: rotate_refused(snapshot, now),
+            calendar: calendar(snapshot, now).map(|(freeze, Span { from, until })| CalendarSpan {
+                from,
+                until,
+                reason: freeze.reason.clone(),
+            }),
         }
     }
 
     /// The slots in the instruction of most required nodes.
-    fn slots_of_most(&self) -> Option<Slots> {
+    pub(super) fn slots_of_most(&self) -> Option<Slots> {
         let snapshot = self.replica.snapshot();
         match &snapshot.document.stage {
             Stage::Empty => None,
@@ -163,20 +179,36 @@ impl Driver {
             *states.entry(self.state_of(node, record)).or_default() += 1;
         }
         let document = self.replica.document();
-        let rotates_by_itself =
-            matches!(document.stage, Stage::Steady { .. }) && document.paused.is_none() && document.hold.is_none();
-        let due = document.rotated_at.plus(document.policy.interval_secs);
         Summary {
             status: self.status(),
             states,
             held: self.waiting.len(),
             fingerprints: self.fingerprints(),
             expected_nodes: document.expected_nodes(),
-            next_rotation_at: rotates_by_itself.then_some(due),
+            next_rotation_at: next_rotation_at(self.replica.snapshot(), self.now()),
             rotated_at: document.rotated_at,
             interval_secs: document.policy.interval_secs,
             certificate_until,
+            coordinators: self.coordinators(),
         }
+    }
+
+    /// The coordinators that the store knows, by their beats and their nodes.
+    fn coordinators(&self) -> Vec<CoordinatorSeen> {
+        let (own, snapshot) = (self.replica.by(), self.replica.snapshot());
+        let mut nodes: BTreeMap<&CoordinatorName, usize> = snapshot.beats.keys().map(|name| (name, 0)).collect();
+        nodes.entry(own).or_default();
+        for by in self.known().filter_map(|(_, record)| record.coordinator.as_ref()) {
+            *nodes.entry(by).or_default() += 1;
+        }
+        let (now, limit) = (clock::now(), SILENT_BEATS * self.replica.document().policy.beat().as_secs());
+        let of = |(name, nodes): (&CoordinatorName, usize)| {
+            let beat_at = snapshot.beats.get(name).map(|beat| beat.at);
+            let is_silent = beat_at.is_none_or(|at| now.secs_since(at) > limit.max(SILENT_SECS_MIN));
+            let is_own = name == own;
+            CoordinatorSeen { name: name.clone(), beat_at, nodes, is_own, is_silent: is_silent && !is_own }
+        };
+        nodes.into_iter().map(of).collect()
     }
 
     /// The state of its nodes.

@@ -2,13 +2,15 @@
 //!
 //! Each change of kind or severity is logged once, at the level that its severity asks for.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
 use super::Driver;
-use crate::pool::message::StoreDown;
+use crate::pool::message::{Judged, StoreDown};
 use tfo_engine::rollout::input::Now;
+use tfo_engine::rollout::slots::PoolKey;
 use tfo_engine::rollout::verdict::{self, verdict};
 use tfo_host::runtime::clock;
 use tfo_model::count::Revision;
@@ -50,6 +52,19 @@ impl Driver {
         let kind_since = same_kind.map_or_else(clock::now, |told| told.kind_since);
         let revision = self.replica.document().revision;
         self.told = Some(Told { found, kind_since, at: clock::monotonic(), revision });
+        self.shared.judged.store(Some(Arc::new(self.judged())));
+    }
+
+    fn judged(&self) -> Judged {
+        let (document, slots) = (self.replica.document(), self.slots_of_most());
+        Judged {
+            verdict: self.verdict(),
+            phase: document.stage.phase(),
+            generation: document.generation,
+            primary: slots.map(|slots| slots.primary.shown()),
+            backup: slots.and_then(|slots| slots.backup).map(PoolKey::shown),
+            holds: document.hold.is_some(),
+        }
     }
 
     fn log_verdict(&self, found: &verdict::Verdict) {

@@ -3,6 +3,7 @@
 mod abort;
 mod barrier;
 mod bounds;
+mod calendar;
 mod commands;
 mod document;
 mod ears;

@@ -1,5 +1,6 @@
 //! A coordinator's file as a proposal (docs/protocol.md#rule-11): when it is taken, and when it is not.
 
+use super::super::calendar::{Freeze, When};
 use super::super::policy::AbsentPolicy;
 use super::super::proposed::{FilePolicy, PolicyDigest, REPLACED_MAX};
 use super::*;
@@ -137,7 +138,7 @@ fn the_document_remembers_the_policies_before() {
 #[test]
 fn every_setting_is_in_the_digest() {
     type Change = fn(&mut Policy);
-    let changes: [Change; 19] = [
+    let changes: [Change; 20] = [
         |policy| policy.nodes.push("b".parse().unwrap()),
         |policy| policy.nodes = vec!["*b".parse().unwrap()],
         |policy| policy.expected_nodes = Some(0),
@@ -156,6 +157,10 @@ fn every_setting_is_in_the_digest() {
         |policy| policy.health_min_connections += 1,
         |policy| policy.revoke_barrier_max_secs += 1,
         |policy| policy.period_max_secs += 1,
+        |policy| {
+            let when = When::Weekly { from: "fri 16:00".parse().unwrap(), until: "mon 07:00".parse().unwrap() };
+            policy.freeze.push(Freeze { when, reason: String::new() });
+        },
         |_| {},
     ];
     let digests: BTreeSet<PolicyDigest> = changes

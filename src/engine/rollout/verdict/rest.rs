@@ -5,7 +5,7 @@ use super::standing::{Trouble, described, excluded_by, may_exclude, names, troub
 use super::words::{counted_nodes, listed};
 use crate::rollout::barrier::Barrier;
 use crate::rollout::document::{Snapshot, Stage, Wave};
-use crate::rollout::gates::{Health, drained, due, health};
+use crate::rollout::gates::{Health, drained, due, due_at, health};
 use crate::rollout::input::Now;
 use crate::rollout::policy::AbsentPolicy;
 use crate::rollout::record::{Exclusion, Membership};
@@ -176,7 +176,7 @@ fn taken_out(snapshot: &Snapshot) -> Vec<NodeId> {
 fn next_rotation(snapshot: &Snapshot, now: Now<'_>) -> (UnixTime, bool) {
     let document = &snapshot.document;
     match due(document, now) {
-        Ok(()) => (document.rotated_at.plus(document.policy.interval_secs), true),
+        Ok(()) => (due_at(document, now.wall), true),
         Err(wait) => (wait.next_at.unwrap_or(now.wall), false),
     }
 }
@@ -264,7 +264,15 @@ pub(super) fn agree(snapshot: &Snapshot, now: Now<'_>, barrier: &Barrier) -> Ver
         more => format!("{} accept each other's cookies", counted_nodes(more)),
     };
     let then = match (is_due, drained(snapshot, now)) {
-        (false, _) => format!("the next rotation is due at {at}"),
+        (false, _) => match snapshot.document.policy.freeze_at(at.minus(1)) {
+            Some((freeze, _)) if freeze.reason.is_empty() => {
+                format!("the next rotation is due at {at}: the calendar lets none start before")
+            }
+            Some((freeze, _)) => {
+                format!("the next rotation is due at {at}: the calendar lets none start before ({})", freeze.reason)
+            }
+            None => format!("the next rotation is due at {at}"),
+        },
         (true, Ok(())) => "the next rotation starts".to_owned(),
         (true, Err(wait)) => {
             let by = wait.next_at.map_or_else(String::new, |by| format!(", at the latest at {by}"));

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
@@ -160,6 +160,7 @@ fn driver(store: &Arc<FakeStore>, name: &str, file_policy: Policy) -> Driver {
         good_at_ms: AtomicU64::new(0),
         confirmed_at_ms: AtomicU64::new(1),
         revision: AtomicU64::new(0),
+        judged: ArcSwapOption::empty(),
         policy: ArcSwap::from_pointee(replica.document().policy.clone()),
         told: AtomicBool::new(false),
     };
@@ -268,6 +269,7 @@ impl World {
             good_at_ms: AtomicU64::new(shared.good_at_ms.load(Ordering::Relaxed)),
             confirmed_at_ms: AtomicU64::new(shared.confirmed_at_ms.load(Ordering::Relaxed)),
             revision: AtomicU64::new(shared.revision.load(Ordering::Relaxed)),
+            judged: ArcSwapOption::empty(),
             policy: ArcSwap::new(shared.policy.load_full()),
             told: AtomicBool::new(false),
         });

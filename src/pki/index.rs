@@ -1,4 +1,4 @@
-//! The certificates that an authority has issued, for `pki list`, `pki revoke` and the revocation list.  Knows no files.
+//! The certificates that the authority of a directory has issued, for lists and the revocation list.  Knows no files.
 //!
 //! Invariant: a certificate is in the index before it is on disk, so that every certificate can be revoked.
 
@@ -7,11 +7,12 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::authority::Revoked;
+use super::role::Role;
 use tfo_model::ids::NodeId;
 use tfo_model::named_enum;
 use tfo_model::serial::SerialNumber as Serial;
 use tfo_model::time::UnixTime;
-use tfo_pki::role::Role;
 
 /// Format version of index.json that this release writes and reads.
 const VERSION: u32 = 1;
@@ -22,39 +23,39 @@ const EXPIRING_SECS: u64 = 30 * 86_400;
 /// version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Index {
+pub struct Index {
     version: u32,
     /// Number of the latest revocation list.
-    pub(super) crl_number: u64,
+    pub crl_number: u64,
     /// When that list must be renewed.
-    pub(super) crl_next_update: UnixTime,
+    pub crl_next_update: UnixTime,
     /// The issued certificates.
-    pub(super) certificates: Vec<Entry>,
+    pub certificates: Vec<Entry>,
 }
 
 /// One certificate.  Persisted, as above.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Entry {
+pub struct Entry {
     /// Serial number.
-    pub(super) serial: Serial,
+    pub serial: Serial,
     /// Rights of its holder.
-    pub(super) role: Role,
+    pub role: Role,
     /// The dNSName.
-    pub(super) name: NodeId,
+    pub name: NodeId,
     /// The iPAddresses.
-    pub(super) addresses: Vec<IpAddr>,
+    pub addresses: Vec<IpAddr>,
     /// Start of its validity.
-    pub(super) not_before: UnixTime,
+    pub not_before: UnixTime,
     /// End of its validity.
-    pub(super) not_after: UnixTime,
+    pub not_after: UnixTime,
     /// Time of its revocation, if it is revoked.
-    pub(super) revoked_at: Option<UnixTime>,
+    pub revoked_at: Option<UnixTime>,
 }
 
 named_enum! {
     /// State of a certificate.
-    pub(super) enum State {
+    pub enum State {
         /// Valid for more than a month.
         Valid = "valid",
         /// Valid, and about to expire.
@@ -68,7 +69,8 @@ named_enum! {
 
 impl Entry {
     /// Its state at `now`.
-    pub(super) fn state(&self, now: UnixTime) -> State {
+    #[must_use]
+    pub fn state(&self, now: UnixTime) -> State {
         if self.revoked_at.is_some() {
             State::Revoked
         } else if self.not_after <= now {
@@ -88,12 +90,16 @@ impl Entry {
 
 impl Index {
     /// An index without certificates.
-    pub(super) fn empty(now: UnixTime) -> Self {
+    #[must_use]
+    pub fn empty(now: UnixTime) -> Self {
         Self { version: VERSION, crl_number: 0, crl_next_update: now, certificates: Vec::new() }
     }
 
     /// Reads index.json.
-    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// Fails with what is wrong with it.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
         let index: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         if index.version == VERSION {
             Ok(index)
@@ -103,26 +109,37 @@ impl Index {
     }
 
     /// The text of index.json.
-    pub(super) fn to_json(&self) -> Vec<u8> {
+    #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "strings, numbers and lists can always be written as JSON")]
+    pub fn to_json(&self) -> Vec<u8> {
         let mut text = serde_json::to_vec_pretty(self).expect("it holds only strings, numbers and lists");
         text.push(b'\n');
         text
     }
 
     /// A usable certificate that rules out this role for this name.
-    pub(super) fn conflict(&self, name: &NodeId, role: Role, now: UnixTime) -> Option<&Entry> {
+    #[must_use]
+    pub fn conflict(&self, name: &NodeId, role: Role, now: UnixTime) -> Option<&Entry> {
         self.certificates
             .iter()
             .find(|entry| entry.name == *name && entry.is_usable(now) && !entry.role.may_share_name_with(role))
     }
 
+    /// What is revoked, for a revocation list.
+    #[must_use]
+    pub fn revoked(&self) -> Vec<Revoked> {
+        let revoked = |entry: &Entry| Some(Revoked::new(&entry.serial, entry.revoked_at?));
+        self.certificates.iter().filter_map(revoked).collect()
+    }
+
     /// Whether a matching certificate was ever issued.
-    pub(super) fn knows(&self, which: &Which) -> bool {
+    #[must_use]
+    pub fn knows(&self, which: &Which) -> bool {
         self.certificates.iter().any(|entry| which.is(entry))
     }
 
     /// Revokes the matching certificates and returns those that were not revoked yet.  Expired ones too: a clock may be behind.
-    pub(super) fn revoke(&mut self, which: &Which, now: UnixTime) -> Vec<Entry> {
+    pub fn revoke(&mut self, which: &Which, now: UnixTime) -> Vec<Entry> {
         let matching = self.certificates.iter_mut().filter(|entry| entry.revoked_at.is_none() && which.is(entry));
         matching
             .map(|entry| {
@@ -135,7 +152,7 @@ impl Index {
 
 /// Selects certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Which {
+pub enum Which {
     /// All with this name.
     Name(NodeId),
     /// The one with this serial number.
