@@ -263,7 +263,7 @@ impl Looking<'_> {
                 }
             }
             let credential = SecretPath::Credential(texts::CREDENTIAL.to_owned());
-            match enrolment.map(|own| &own.ca_key.value) {
+            match enrolment.and_then(|own| own.ca_key.as_ref()).map(|key| &key.value) {
                 Some(found) if *found == credential => Ok(Place::Taken),
                 _ => Err(format!("its enrolment.ca_key is not {credential}, which `init` gives to the service")),
             }

@@ -67,7 +67,7 @@ impl Host {
         let settings = CoordinatorSettings::load(&layout.config()).unwrap();
         assert_eq!(ServerTls::check(&server_files(&settings.api)), []);
         let enrolment = settings.enrolment.as_ref().expect("nodes can enrol");
-        assert_eq!(enrolment.ca_key.value, SecretPath::Credential("ca".to_owned()));
+        assert_eq!(enrolment.ca_key.as_ref().unwrap().value, SecretPath::Credential("ca".to_owned()));
         let ctl = CtlFile::load(&layout.ctl()).unwrap().choose(None).unwrap();
         let files = ClientFiles { ca: ctl.ca, cert: ctl.cert, key: ctl.key, crl: None };
         let identity = client_identity(&files, now()).unwrap();
