@@ -11,8 +11,8 @@
 class tfo_agent (
   Optional[String] $config = undef,
   Optional[Sensitive[String]] $token = undef,
-  Optional[Pattern[/^\//]] $token_file = undef,
-  Optional[Pattern[/^[a-z0-9.-]+$/]] $node_name = undef,
+  Optional[Pattern[/\A\/[\w.\/-]+\z/]] $token_file = undef,
+  Optional[Pattern[/\A[a-z0-9.-]+\z/]] $node_name = undef,
   Enum['daemon', 'timer', 'once'] $mode = 'daemon',
   Optional[Variant[Sensitive[String], Sensitive[Binary]]] $secret = undef,
   Pattern[/^\//] $secret_file = '/etc/tfo-fleet/fleet.secret',
@@ -85,12 +85,14 @@ class tfo_agent (
       }
     }
 
-    # `unless` asks the program, and is asked without a change, too: 0 = there is a good certificate.
+    # `unless` asks the program, with --noop, too: 0 = there is a good certificate.  A host that is new to Puppet may not have
+    # the program yet.
     exec { 'tfo-agent join':
-      command => "${join}${named}",
-      unless  => "${join}${named} --dry-run --detailed-exit-codes > /dev/null",
-      require => File['/etc/tfo-fleet'],
-      before  => [Service['tfo-agent.service'], Service['tfo-agent-once.timer']],
+      command  => "${join}${named}",
+      unless   => "test -x /usr/bin/tfo-agent && ${join}${named} --dry-run --detailed-exit-codes > /dev/null",
+      provider => shell,
+      require  => File['/etc/tfo-fleet'],
+      before   => [Service['tfo-agent.service'], Service['tfo-agent-once.timer']],
     }
     if $config {
       File['/etc/tfo-fleet/agent.toml'] -> Exec['tfo-agent join']

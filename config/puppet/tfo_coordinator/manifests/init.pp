@@ -8,10 +8,10 @@
 # @param nodes      Names of its nodes, with * for any characters; [] = what `tfo-coordinator init` chooses.
 # @param manage_package  false where the packages are installed already.
 class tfo_coordinator (
-  Pattern[/^[a-z0-9.-]+$/] $coordinator_name = $trusted['certname'],
-  Array[Pattern[/^[0-9a-f.:]+$/]] $addresses = [],
-  Optional[Pattern[/^[a-z0-9._-]+$/]] $pool = undef,
-  Array[Pattern[/^[a-z0-9.*-]+$/]] $nodes = [],
+  Pattern[/\A[a-z0-9.-]+\z/] $coordinator_name = $trusted['certname'],
+  Array[Pattern[/\A[0-9a-f.:]+\z/]] $addresses = [],
+  Optional[Pattern[/\A[a-z0-9._-]+\z/]] $pool = undef,
+  Array[Pattern[/\A[a-z0-9.*-]+\z/]] $nodes = [],
   Boolean $manage_package = true,
 ) {
   if $manage_package {
