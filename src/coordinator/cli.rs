@@ -22,7 +22,7 @@ use tfo_host::runtime::clock;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::pattern::NamePattern;
 use tfo_model::problem::{Problem, Severity};
-use tfo_store::SqliteReader;
+use tfo_store::ReadWhole;
 
 /// Generates the TCP Fast Open keys of a fleet, and takes it through their rotations.
 #[derive(Debug, Parser)]
@@ -169,7 +169,8 @@ fn run(command: &Command, format: Format) -> Result<ExitCode, Failure> {
             with_store(preflight::open_to_export(&arguments.config), format, |opened| export(arguments, opened))
         }
         Command::Import { config, from } => with_store(preflight::open_to_import(config), format, |opened| {
-            backup::import(&opened.store, &opened.store, &opened.key, from)
+            let enrolments = opened.store.enrolments.as_deref();
+            backup::import(&*opened.store.pools, enrolments, &opened.key, from)
         }),
     }
 }
@@ -240,12 +241,12 @@ fn check(config: &Path, purpose: Purpose, format: Format) -> Result<ExitCode, Fa
     Ok(outcome.into())
 }
 
-fn export(arguments: &ExportArgs, opened: &Opened<SqliteReader>) -> Result<Exported, Problem> {
+fn export(arguments: &ExportArgs, opened: &Opened<Box<dyn ReadWhole>>) -> Result<Exported, Problem> {
     let ExportArgs { place: ExportPlace { to, dir }, force, keep, .. } = arguments;
     let existing = if *force { Existing::Replace } else { Existing::Keep };
     match (to, dir) {
-        (Some(to), _) => backup::export(&opened.store, &opened.key, to, existing),
-        (None, Some(dir)) => backup::export_dated(&opened.store, &opened.key, dir, *keep),
+        (Some(to), _) => backup::export(&*opened.store, &opened.key, to, existing),
+        (None, Some(dir)) => backup::export_dated(&*opened.store, &opened.key, dir, *keep),
         (None, None) => unreachable!("clap asks for one of them"),
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, StoreSettings};
+use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, EtcdPlace, StoreKind, StoreSettings};
 use tfo_config::reader::Located;
 use tfo_host::runtime::files::{self, Durability, ReplaceError};
 use tfo_model::problem::{Problem, Severity};
@@ -30,7 +30,8 @@ pub struct InUse {
     config: PathBuf,
     listen: SocketAddr,
     observe: Option<SocketAddr>,
-    store: PathBuf,
+    /// The file, or the cluster and all that is said of it; secrets by their places.
+    store: String,
     /// The place of the key, never the key.
     key_encryption_key: String,
     spiffe_trust_domain: Option<String>,
@@ -54,7 +55,7 @@ impl InUse {
             config: settings.file.clone(),
             listen: settings.api.listen.value,
             observe: settings.observe.as_ref().map(|at| at.value),
-            store: settings.store.path.value.clone(),
+            store: store_of(&settings.store),
             key_encryption_key: settings.store.key_encryption_key.value.to_string(),
             spiffe_trust_domain: settings.access.spiffe_trust_domain.as_ref().map(|domain| domain.value.to_string()),
             enrolment: settings.enrolment.as_ref().map(|enrolment| InUseEnrolment {
@@ -87,7 +88,11 @@ impl InUse {
     #[must_use]
     pub fn changes(&self, settings: &CoordinatorSettings, severity: Severity) -> Vec<Problem> {
         let (new, ApiSettings { listen, .. }) = (Self::of(settings), &settings.api);
-        let StoreSettings { path, key_encryption_key } = &settings.store;
+        let StoreSettings { kind, key_encryption_key } = &settings.store;
+        let store = match kind {
+            StoreKind::Sqlite { path } => at(path),
+            StoreKind::Etcd(cluster) => at(&cluster.urls),
+        };
         let observe = settings.observe.as_ref().map_or_else(|| place("observe.listen", None), at);
         let enrolment = settings.enrolment.as_ref().map_or_else(|| place("enrolment", None), |own| at(&own.ca_cert));
         let domain = settings.access.spiffe_trust_domain.as_ref();
@@ -95,7 +100,7 @@ impl InUse {
         let changes = [
             (at(listen), self.listen != new.listen),
             (observe, self.observe != new.observe),
-            (at(path), self.store != new.store),
+            (store, self.store != new.store),
             (at(key_encryption_key), self.key_encryption_key != new.key_encryption_key),
             (domain, self.spiffe_trust_domain != new.spiffe_trust_domain),
             (enrolment, self.enrolment != new.enrolment),
@@ -106,6 +111,21 @@ impl InUse {
             place.locate(&settings.file, Problem { severity, ..Problem::error(NEEDS_RESTART, message, remedy) })
         };
         changes.into_iter().filter(|(_, differs)| *differs).map(|(place, _)| problem(place)).collect()
+    }
+}
+
+/// All of `[store]` but the key-encryption key, as text.
+fn store_of(settings: &StoreSettings) -> String {
+    match &settings.kind {
+        StoreKind::Sqlite { path } => path.value.display().to_string(),
+        StoreKind::Etcd(cluster) => {
+            let EtcdPlace { urls, prefix, ca, identity, user, name, name_lock } = &**cluster;
+            let identity = identity.as_ref().map(|(cert, key)| (&cert.value, key.value.to_string()));
+            let user = user.as_ref().map(|(user, password)| (&user.value, password.value.to_string()));
+            let (urls, name) = (urls.value.iter().map(ToString::to_string), name.as_ref().map(|name| &name.value));
+            let urls: Vec<String> = urls.collect();
+            format!("{urls:?} {} {:?} {identity:?} {user:?} {name:?} {:?}", prefix.value, ca.value, name_lock.value)
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! From the outside in: [`cli`] and [`serve`] (one event loop for signals, reload and the watchdog), [`server`] (sockets,
 //! TLS, limits), [`routes`] (API v1: which peer may request what), [`enrolment`] (the authority: who gets a
-//! certificate), [`pool`] (one thread for each pool: the engine between store and
+//! certificate), [`store`] (the kind that is configured), [`pool`] (one thread for each pool: the engine between store and
 //! nodes), [`metrics`], [`notify`] (what operators are told without asking), and [`dashboard`] (health, the page).
 //! [`init`] makes a host a coordinator.
 
@@ -22,3 +22,4 @@ pub mod routes;
 pub mod serve;
 pub mod server;
 pub mod service_user;
+pub mod store;

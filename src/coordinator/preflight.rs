@@ -8,7 +8,8 @@ use super::credential::{self, Secret};
 use super::enrolment;
 use super::in_use::InUse;
 use super::notify;
-use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, StoreSettings, advice};
+use super::store::{self, Filled, Served};
+use tfo_config::coordinator::{ApiSettings, CoordinatorSettings, Named, advice};
 use tfo_config::reader::{ConfigFile, Located};
 use tfo_crypto::random;
 use tfo_crypto::seal::KeyEncryptionKey;
@@ -20,7 +21,7 @@ use tfo_host::runtime::clock;
 use tfo_host::secret::{CREDENTIAL_UNSEEN, SecretPath};
 use tfo_model::ids::PoolName;
 use tfo_model::problem::{Problem, Severity, first_error};
-use tfo_store::{CommitError, PoolImage, ReadStore, SqliteReader, SqliteStore, Store, StoreError};
+use tfo_store::{CommitError, PoolImage, ReadStore, ReadWhole, Store};
 use tfo_tls::server::{ServerFiles, ServerTls};
 
 /// The settings, and what they name.
@@ -53,24 +54,25 @@ pub fn server_files(api: &ApiSettings) -> ServerFiles {
 ///
 /// # Errors
 /// Fails with all problems that keep a coordinator from serving.
-pub fn open_to_serve(config: &Path) -> Result<Opened<SqliteStore>, Vec<Problem>> {
-    open(config, |settings| check_certificates(settings, config), open_alone)
+pub fn open_to_serve(config: &Path) -> Result<Opened<Served>, Vec<Problem>> {
+    open(config, |settings| check_certificates(settings, config), store::open_alone)
 }
 
 /// Opens the store to `import` a backup, which works without certificates: there may be none yet.
 ///
 /// # Errors
 /// Fails with all problems that keep the store from being used.
-pub fn open_to_import(config: &Path) -> Result<Opened<SqliteStore>, Vec<Problem>> {
-    open(config, |_| Vec::new(), open_alone)
+pub fn open_to_import(config: &Path) -> Result<Opened<Filled>, Vec<Problem>> {
+    open(config, |_| Vec::new(), store::open_to_import)
 }
 
 /// Opens the store read only to `export` it, also beside a coordinator that serves, and with expired certificates.
 ///
 /// # Errors
 /// Fails with all problems that keep the store from being read; with [`NO_STORE`] if there is none yet.
-pub fn open_to_export(config: &Path) -> Result<Opened<SqliteReader>, Vec<Problem>> {
-    let Opened { settings, store, key, warnings } = open(config, |_| Vec::new(), open_beside)?;
+pub fn open_to_export(config: &Path) -> Result<Opened<Box<dyn ReadWhole>>, Vec<Problem>> {
+    let Opened { settings, store, key, warnings } =
+        open(config, |_| Vec::new(), |settings, key| Ok((store::open_beside(settings, key)?, None)))?;
     match store {
         Some(store) => Ok(Opened { settings, store, key, warnings }),
         None => {
@@ -84,7 +86,7 @@ pub fn open_to_export(config: &Path) -> Result<Opened<SqliteReader>, Vec<Problem
 fn open<S>(
     config: &Path,
     check_certificates: impl FnOnce(&CoordinatorSettings) -> Vec<Problem>,
-    open_store: impl FnOnce(&Path, &StoreSettings, KeyEncryptionKey) -> Result<(S, Option<Problem>), StoreError>,
+    open_store: impl FnOnce(&CoordinatorSettings, KeyEncryptionKey) -> Result<(S, Option<Problem>), Problem>,
 ) -> Result<Opened<S>, Vec<Problem>> {
     let mut named = Named::default();
     let settings = CoordinatorSettings::load_noting(config, &mut named);
@@ -98,8 +100,7 @@ fn open<S>(
     };
     let mut problems = check_certificates(&settings);
     let opened = keys.expect("settings name the key").and_then(|[key, for_store]| {
-        let opened = open_store(config, &settings.store, for_store);
-        let (store, warning) = opened.map_err(|error| locate(config, &settings.store, &error))?;
+        let (store, warning) = open_store(&settings, for_store)?;
         problems.extend(warning);
         Ok((key, store))
     });
@@ -134,11 +135,15 @@ pub struct Found {
 #[must_use]
 pub fn check(config: &Path, purpose: Purpose) -> Found {
     let mut found = Found { problems: Vec::new(), unseen: None };
-    let opened = open(config, |settings| check_certificates(settings, config), open_beside);
+    let opened = open(
+        config,
+        |settings| check_certificates(settings, config),
+        |settings, key| Ok((store::open_beside(settings, key)?, None)),
+    );
     match opened {
         Ok(Opened { settings, store, warnings, .. }) => {
             found.problems = warnings;
-            found.problems.extend(store.map(|store| policies(&settings, &store, purpose)).unwrap_or_default());
+            found.problems.extend(store.map(|store| policies(&settings, &*store, purpose)).unwrap_or_default());
         }
         Err(problems) => found.take(problems, config),
     }
@@ -274,40 +279,6 @@ fn key_encryption_keys(config: &Path, place: &Located<SecretPath>) -> Result<[Ke
                       the store are lost";
         place.locate(config, Problem::error("kek", error.to_string(), remedy))
     })
-}
-
-/// The store for this process alone, with a warning if it lacks what an earlier run had committed.
-fn open_alone(
-    config: &Path,
-    settings: &StoreSettings,
-    key: KeyEncryptionKey,
-) -> Result<(SqliteStore, Option<Problem>), StoreError> {
-    let store = SqliteStore::open(&settings.path.value, key)?;
-    let set_back = store.set_back().map(|problem| settings.path.locate(config, problem.clone()));
-    Ok((store, set_back))
-}
-
-/// The store read only; none if it is not there yet, because the first `serve` makes it.
-fn open_beside(
-    _config: &Path,
-    settings: &StoreSettings,
-    key: KeyEncryptionKey,
-) -> Result<(Option<SqliteReader>, Option<Problem>), StoreError> {
-    let path = &settings.path.value;
-    if !path.exists() && path.parent().is_some_and(Path::is_dir) {
-        return Ok((None, None));
-    }
-    Ok((Some(SqliteReader::open(path, key)?), None))
-}
-
-/// The problem of a store at the setting that is to blame.
-fn locate(config: &Path, settings: &StoreSettings, error: &StoreError) -> Problem {
-    let problem = error.problem();
-    if matches!(error, StoreError::WrongKey { .. }) {
-        settings.key_encryption_key.locate(config, problem)
-    } else {
-        settings.path.locate(config, problem)
-    }
 }
 
 /// Creates the pools that the file has and the store lacks: empty, with an identity of their own.

@@ -27,15 +27,16 @@ use super::pool::{Pool, Pools, Watched};
 use super::preflight::{self, Opened};
 use super::routes::{self, Api, SharedBodies, operator_in};
 use super::server::{Drained, Limits, Server, listen};
+use super::store::{self, Served};
 use tfo_cli::reload;
 use tfo_cli::report::Outcome;
 use tfo_config::coordinator::CoordinatorSettings;
 use tfo_config::reader::ConfigFile;
 use tfo_engine::rollout::policy::Policy;
 use tfo_host::runtime::{clock, log, notify, process};
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{CoordinatorName, PoolName};
 use tfo_model::problem::{Problem, Severity, chain, first_error};
-use tfo_store::{Enrolments, SqliteStore, Store};
+use tfo_store::{Enrolments, Store};
 use tfo_tls::identity::Peer;
 use tfo_tls::server::ServerTls;
 use tfo_wire::v1::fleet::COMMAND_BYTES_MAX;
@@ -90,6 +91,8 @@ struct Daemon {
     settings: CoordinatorSettings,
     in_use: InUse,
     store: Arc<dyn Store>,
+    /// The name under which this process writes into it.
+    by: CoordinatorName,
     api: Arc<Api>,
     tls: Arc<ServerTls>,
     shutdown: CancellationToken,
@@ -116,7 +119,7 @@ enum Wake {
 
 impl Daemon {
     /// Starts everything; drivers start to count presence when the listener is open.
-    async fn start(opened: Opened<SqliteStore>) -> io::Result<Self> {
+    async fn start(opened: Opened<Served>) -> io::Result<Self> {
         let Opened { settings, store, warnings, .. } = opened;
         warnings.iter().for_each(log::problem);
         let failed = |problems: Vec<Problem>| {
@@ -127,8 +130,8 @@ impl Daemon {
         let tls = ServerTls::load(preflight::server_files(&settings.api), domain).map_err(failed)?;
         let listener = listen_at(settings.api.listen.value)?;
         let observer = settings.observe.as_ref().map(|at| listen_at(at.value)).transpose()?;
-        let store = Arc::new(store);
-        let enrolment = open_enrolment(&settings, &store, &tls).map_err(|problem| failed(vec![problem]))?;
+        let Served { pools: store, enrolments, by } = store;
+        let enrolment = open_enrolment(&settings, enrolments, &tls).map_err(|problem| failed(vec![problem]))?;
         let strangers = match &settings.enrolment {
             Some(enrolment) => Some(listen_at(enrolment.listen.value)?),
             None => None,
@@ -153,6 +156,7 @@ impl Daemon {
             in_use: InUse::of(&settings),
             settings,
             store,
+            by,
             api,
             tls,
             shutdown,
@@ -196,7 +200,7 @@ impl Daemon {
             daemon.enrol(enrolment, door, listener);
         }
         let wanted = notifications::Wanted::of(&daemon.settings);
-        let (api, store) = (Arc::clone(&daemon.api), &daemon.settings.store.path.value);
+        let (api, store) = (Arc::clone(&daemon.api), store::local_file(&daemon.settings.store));
         daemon.notifier = Some(Notifier::start(api, Arc::clone(&daemon.tls), store, wanted));
         let (tls, shutdown) = (Arc::clone(&daemon.tls), daemon.shutdown.clone());
         let router = routes::router(Arc::clone(&daemon.api)).merge(dashboard::for_readers(&dashboard));
@@ -218,13 +222,13 @@ impl Daemon {
     async fn apply(&self, settings: &CoordinatorSettings) -> Result<(), Problem> {
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.api.metrics));
         let connections = Arc::clone(&self.api.connections);
-        let (before, file) = (self.api.pools.load_full(), self.config.clone());
+        let (before, file, by) = (self.api.pools.load_full(), self.config.clone(), self.by.clone());
         let wanted = settings.pools.iter().map(|(name, policy)| (name.clone(), policy.value.clone()));
         let wanted: BTreeMap<PoolName, Policy> = wanted.collect();
         let (api, access) = (Arc::clone(&self.api), Arc::new(settings.access.clone()));
         let work = move || {
             let stored = store.pools().map_err(|error| error.problem())?;
-            let mut pools = start_pools(&store, &before, (&metrics, &connections), &wanted)?;
+            let mut pools = start_pools((&store, &by), &before, (&metrics, &connections), &wanted)?;
             for name in stored.iter().filter(|name| !wanted.contains_key(*name)) {
                 log::problem(&preflight::not_configured(name).in_file(&file));
             }
@@ -379,12 +383,12 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
 /// The authority, if the settings have one.
 fn open_enrolment(
     settings: &CoordinatorSettings,
-    store: &Arc<SqliteStore>,
+    store: Option<Arc<dyn Enrolments>>,
     tls: &Arc<ServerTls>,
 ) -> Result<Option<Arc<Enrolment>>, Problem> {
-    let Some(own) = &settings.enrolment else { return Ok(None) };
+    // Settings with an authority name a store that keeps certificates.
+    let (Some(own), Some(store)) = (&settings.enrolment, store) else { return Ok(None) };
     let opened = enrolment::open(&settings.file, &settings.api, own)?;
-    let store: Arc<dyn Enrolments> = Arc::clone(store) as _;
     Ok(Some(Arc::new(Enrolment::new(opened, store, Arc::clone(tls)))))
 }
 
@@ -439,7 +443,7 @@ fn read_again(config: &Path) -> Result<CoordinatorSettings, Vec<Problem>> {
 
 /// Blocking: creates new pools, and starts those that are not running yet; returns only those.
 fn start_pools(
-    store: &Arc<dyn Store>,
+    (store, by): (&Arc<dyn Store>, &CoordinatorName),
     before: &Pools,
     (metrics, connections): (&Arc<Metrics>, &Arc<Connections>),
     wanted: &BTreeMap<PoolName, Policy>,
@@ -448,7 +452,7 @@ fn start_pools(
     let new = wanted.iter().filter(|(name, _)| !before.contains_key(*name));
     let started = new.map(|(name, policy)| {
         let seen = Watched { metrics: Arc::clone(metrics), connections: Arc::clone(connections) };
-        let pool = Pool::start(Arc::clone(store), name.clone(), policy.clone(), seen);
+        let pool = Pool::start((Arc::clone(store), by.clone()), name.clone(), policy.clone(), seen);
         Ok((name.clone(), Arc::new(pool.map_err(|error| error.problem())?)))
     });
     started.collect()

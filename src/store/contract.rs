@@ -1,10 +1,12 @@
 //! What every store does: the traits, and the values that go in and out of them.
 
+use std::collections::BTreeMap;
+
 use super::error::{CommitError, StoreError};
 use tfo_engine::rollout::document::{AuditEntry, Document, KeyRing, Proposal};
 use tfo_engine::rollout::parts::{PoolContent, Writer, Writes};
 use tfo_model::count::Revision;
-use tfo_model::ids::PoolName;
+use tfo_model::ids::{CoordinatorName, PoolName};
 
 /// Position of a pool's stored state: differs from an earlier one if and only if something was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -13,6 +15,29 @@ pub struct Head {
     pub revision: Revision,
     /// Rises with every transaction that wrote or removed a part of a node's record.
     pub part_writes: u64,
+    /// Tells one history from another that has come as far; 0 in a store that cannot go back under a running process.
+    pub mark: u64,
+}
+
+impl Head {
+    /// Whether nothing but one write of parts leads from the other position to this one.
+    #[must_use]
+    pub fn is_one_write_after(self, before: Self) -> bool {
+        (self.revision, self.part_writes) == (before.revision, before.part_writes + 1)
+    }
+}
+
+/// How far a copy has read, in a store that finds what was written since by that.  Opaque.
+#[derive(Debug, Clone, Default)]
+pub struct Trail {
+    /// Revision of the engine; 0: not known.
+    pub(crate) revision: i64,
+    /// Revision of the engine that wrote the document.
+    pub(crate) document: i64,
+    /// The last chunk of exclusions.
+    pub(crate) out: u64,
+    /// The last chunk of each roster.
+    pub(crate) rosters: BTreeMap<CoordinatorName, u64>,
 }
 
 /// Everything of a pool but its audit log, from **one** consistent read.
@@ -24,6 +49,8 @@ pub struct PoolState {
     pub content: PoolContent,
     /// The bytes of exactly the keys that the document holds.
     pub keys: KeyRing,
+    /// How far it was read.
+    pub trail: Trail,
 }
 
 /// The first content of a pool: a new document alone, or all of an exported pool.
@@ -56,6 +83,9 @@ pub enum Erasure {
     Done,
     /// Sealed copies are left behind in a file, because a reader or a full disk is in the way.
     Waiting,
+    /// Nothing is left in the present state; sealed copies stay in the history that the engine keeps for some time, and no
+    /// later call changes that.
+    History,
 }
 
 /// The reading side of a store.
@@ -132,6 +162,10 @@ pub trait Store: ReadStore {
     /// # Errors
     /// Fails if the store cannot be read, or has no such pool; the copy is as it was.
     fn follow(&self, pool: &PoolName, copy: &mut PoolState) -> Result<News, StoreError>;
+
+    /// Calls `told` whenever another coordinator has changed the pool's document, or may have; at most one for each pool.  In a
+    /// store of one process nothing changes without the caller, and nothing is called.
+    fn tell(&self, _pool: &PoolName, _told: Box<dyn Fn() + Send + Sync>) {}
 
     /// Tries again to erase what an earlier commit could not.  Cheap if nothing is left.
     ///

@@ -96,6 +96,30 @@ pub enum StoreError {
         /// The error of the system or of SQLite.
         source: Cause,
     },
+    /// No member of a cluster answers; nothing was changed.
+    #[error("{place} cannot be reached")]
+    Unreachable {
+        /// Addresses of the store.
+        place: String,
+        /// The last failure.
+        source: Cause,
+    },
+    /// The engine refuses our requests; nothing was changed.
+    #[error("{place} refuses this coordinator")]
+    Rejected {
+        /// Addresses of the store.
+        place: String,
+        /// What it says.
+        source: Cause,
+    },
+    /// The database of a cluster is over its quota; nothing was changed.
+    #[error("the database of {place} is full")]
+    Quota {
+        /// Addresses of the store.
+        place: String,
+        /// What it says.
+        source: Cause,
+    },
     /// Any other failure.
     #[error("cannot {step} {place}")]
     Failed {
@@ -132,6 +156,9 @@ impl StoreError {
             Self::Full { .. } => "store_full",
             Self::Unwritable { .. } => "store_unwritable",
             Self::Busy { .. } => "store_busy",
+            Self::Unreachable { .. } => "store_unreachable",
+            Self::Rejected { .. } => "store_rejects",
+            Self::Quota { .. } => "store_quota",
             Self::Failed { .. } => "store_failed",
         }
     }
@@ -140,7 +167,10 @@ impl StoreError {
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::InUse { .. } => "stop the other process: only one coordinator may serve a store",
+            Self::InUse { .. } => {
+                "stop the other process: only one coordinator may serve a file, or write under one name; give each a store.name of \
+                 its own"
+            }
             Self::Linked { .. } => {
                 "remove its other names: `find / -xdev -samefile FILE` lists them; make backups with `tfo-coordinator export`"
             }
@@ -157,8 +187,8 @@ impl StoreError {
                 "set store.key_encryption_key to the key that this store was made with; nothing was changed"
             }
             Self::Foreign { .. } => {
-                "set store.path to the coordinator's own file, or to one that does not exist yet; if the path is right, move \
-                 the file away and `tfo-coordinator import` the latest backup"
+                "set store.path (store.prefix) to the coordinator's own, or to one that does not exist yet; if it is right, move \
+                 it away and `tfo-coordinator import` the latest backup"
             }
             Self::Damaged { .. } => {
                 "move the file and those beside it away and keep them, `tfo-coordinator import` the latest backup, then \
@@ -172,7 +202,17 @@ impl StoreError {
                  mounted read-write"
             }
             Self::Busy { .. } => "stop the other program that has the file open, such as a sqlite3 shell",
-            Self::Failed { .. } => "check the cause and the kernel's log; the disk may be failing",
+            Self::Unreachable { .. } => {
+                "nodes keep their keys; check store.urls, store.ca and the network: most members of the cluster must answer"
+            }
+            Self::Rejected { .. } => {
+                "check store.user, store.password and the role of that user (readwrite on store.prefix), and the release of etcd"
+            }
+            Self::Quota { .. } => {
+                "nodes keep their keys; free space (`etcdctl compact`, `etcdctl defrag`, then `etcdctl alarm disarm`) or raise \
+                 --quota-backend-bytes; the coordinator continues by itself"
+            }
+            Self::Failed { .. } => "check the cause and the log of the kernel or of etcd; a disk may be failing",
         }
     }
 

@@ -85,7 +85,7 @@ mod tests {
     use tfo_model::count::Revision;
 
     fn at(part_writes: u64) -> Head {
-        Head { revision: Revision::new(1), part_writes }
+        Head { revision: Revision::new(1), part_writes, mark: 0 }
     }
 
     fn written(parts: usize) -> Change {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::check::{self, KeyPlan};
-use super::contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store};
+use super::contract::{Erasure, Head, News, PoolImage, PoolState, ReadStore, Store, Trail};
 use super::enrolment::Book;
 use super::error::{CommitError, Refusal, StoreError, gone};
 use super::journal::{Change, Journal};
@@ -49,7 +49,7 @@ impl MemoryStore {
 
 impl Pool {
     fn head(&self) -> Head {
-        Head { revision: self.document().revision, part_writes: self.part_writes }
+        Head { revision: self.document().revision, part_writes: self.part_writes, mark: 0 }
     }
 
     fn document(&self) -> &Document {
@@ -96,6 +96,7 @@ impl ReadStore for MemoryStore {
             head: stored.head(),
             content: stored.content.clone(),
             keys: stored.duplicate_keys(),
+            trail: Trail::default(),
         }))
     }
 

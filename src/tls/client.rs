@@ -131,6 +131,21 @@ pub fn client_config(ca: &Path, cert: &Path, key: &SecretPath, now: UnixTime) ->
     client_identity(&files, now).map(|identity| identity.config)
 }
 
+/// A configuration that shows no certificate, for a server that asks for none.
+///
+/// # Errors
+/// Fails with what is wrong with the file.
+pub fn anonymous_config(ca: &Path, now: UnixTime) -> Result<ClientConfig, Problem> {
+    let roots = read_roots(ca, now, &mut Vec::new())?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let builder =
+        builder.with_protocol_versions(&[&rustls::version::TLS13]).expect("ring has cipher suites for TLS 1.3");
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
 fn configure(
     (roots, lists): (RootCertStore, Vec<CertificateRevocationListDer<'static>>),
     chain: Vec<CertificateDer<'static>>,

@@ -10,6 +10,8 @@ mod crash;
 #[cfg(test)]
 mod enrolment;
 #[cfg(test)]
+mod etcd;
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod leaks;

@@ -45,10 +45,6 @@ fn check_finds_everything_at_once_and_changes_nothing() {
     }
     let output = world.run("serve", &[]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
-    let text = fs::read_to_string(world.path("coordinator.toml")).unwrap();
-    world.put("coordinator.toml", text.replace("[store]\n", "[store]\nkind = \"etcd\"\n").as_bytes(), 0o644);
-    let found = stderr(&world.run("check", &[]));
-    assert!(found.contains("the etcd store is not in this release"), "{found}");
 }
 
 #[test]

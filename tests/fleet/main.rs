@@ -13,6 +13,8 @@ mod demo;
 #[cfg(test)]
 mod enrolment;
 #[cfg(test)]
+mod etcd;
+#[cfg(test)]
 mod fire;
 #[cfg(test)]
 mod import;

@@ -41,7 +41,7 @@ pub(super) fn import(
     kek: &KeyEncryptionKey,
     from: &Path,
 ) -> Result<Imported, Problem> {
-    backup::import(store, store, kek, from)
+    backup::import(store, Some(store), kek, from)
 }
 
 /// Two pools after a walk: one steady with nodes, keys and history, one empty.
@@ -379,9 +379,11 @@ fn an_import_that_was_cut_short_is_run_again() {
     let dir = tfo_testbed::scratch();
     let (file, _) = exported(dir.path());
     let inner = MemoryStore::new();
-    let problem = backup::import(&FullStore { inner: &inner, room: 0.into() }, &inner, &kek(1), &file).err().unwrap();
+    let problem =
+        backup::import(&FullStore { inner: &inner, room: 0.into() }, Some(&inner), &kek(1), &file).err().unwrap();
     assert!(problem.kind == "store_full" && problem.message.contains("nothing was changed"), "{problem}");
-    let problem = backup::import(&FullStore { inner: &inner, room: 1.into() }, &inner, &kek(1), &file).err().unwrap();
+    let problem =
+        backup::import(&FullStore { inner: &inner, room: 1.into() }, Some(&inner), &kek(1), &file).err().unwrap();
     assert!(problem.message.contains("pool upload") && problem.message.contains("imported: edge"), "{problem}");
     assert!(problem.remedy.contains("import again"), "{problem}");
     let imported = import(&inner, &kek(1), &file).unwrap();

@@ -14,6 +14,8 @@ use tfo_store::{
     AUDIT_READ_MAX, CommitError, MemoryStore, News, PARTS_MAX, PoolImage, PoolState, ReadStore, Refusal, Store,
 };
 
+use tfo_testbed::by_size;
+
 use super::walk::{
     self, beat, coordinator, exclude, hand, make, node, pool_name, proposal, ring, rotate, see, step, touch,
 };
@@ -349,12 +351,12 @@ pub(crate) fn an_exclusion_meets_the_sessions_that_it_knows(store: &dyn Store) {
 
 /// Each commit excludes the node again; a reader must never see another exclusion than that of the document's revision.
 pub(crate) fn a_read_is_one_snapshot(store: &dyn Store) {
-    const COMMITS: u64 = 200;
+    let commits = by_size(60, 200, 200);
     make(store, &pool(), SEED).unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            for _ in 0..COMMITS {
+            for _ in 0..commits {
                 let stored = snapshot(store);
                 let mut next = proposal(&stored.document, |document| rotate(SEED, document));
                 exclude(&mut next, &stored, &node(1));
@@ -382,17 +384,17 @@ pub(crate) fn a_read_is_one_snapshot(store: &dyn Store) {
             last = revision.get();
         }
     });
-    assert_eq!(snapshot(store).document.revision.get(), COMMITS);
+    assert_eq!(snapshot(store).document.revision.get(), commits);
 }
 
 /// Each coordinator adds its own commits by compare-and-swap, and writes its roster; all of both must be there.
 pub(crate) fn two_writers_lose_nothing(store: &dyn Store) {
-    const EACH: u64 = 100;
+    let each: u64 = by_size(40, 100, 100);
     make(store, &pool(), SEED).unwrap();
     let (conflicts, written) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let coordinator = |me: u64| {
         let (by, mut done) = (coordinator(me), 0);
-        while done < EACH {
+        while done < each {
             let stored = snapshot(store);
             let mut next = proposal(&stored.document, |document| rotate(SEED, document));
             next.audit.reason = format!("{me} {done}");
@@ -417,9 +419,9 @@ pub(crate) fn two_writers_lose_nothing(store: &dyn Store) {
         scope.spawn(|| coordinator(2));
     });
     let seen = see(store, &pool()).unwrap();
-    assert_eq!(seen.head.revision.get(), 2 * EACH);
+    assert_eq!(seen.head.revision.get(), 2 * each);
     let reasons: BTreeSet<&str> = seen.audit.iter().map(|entry| entry.reason.as_str()).collect();
-    assert_eq!((seen.audit.len() as u64, reasons.len() as u64), (2 * EACH, 2 * EACH));
+    assert_eq!((seen.audit.len() as u64, reasons.len() as u64), (2 * each, 2 * each));
     assert!(seen.audit.iter().zip(1..).all(|(entry, revision)| entry.revision.get() == revision));
     // No write of a roster is lost: each is one sync more.
     let syncs: u64 = seen.content.snapshot().nodes.values().map(|record| record.syncs).sum();
@@ -432,7 +434,7 @@ pub(crate) fn a_copy_follows(store: &dyn Store) {
     make(store, &pool(), SEED).unwrap();
     let copy_of = |store: &dyn Store| store.load(&pool()).unwrap().unwrap();
     let (mut copy, mut lagging) = (copy_of(store), copy_of(store));
-    for index in 0..200 {
+    for index in 0..by_size(160, 200, 200) {
         step(store, &pool(), SEED, index).unwrap();
         let news = store.follow(&pool(), &mut copy).unwrap();
         assert_ne!(news, News::ReadAgain, "step {index}: it was one step behind");
@@ -452,6 +454,7 @@ pub(crate) fn a_copy_follows(store: &dyn Store) {
     }
     // A copy of another history is read again.
     copy.head.part_writes += 1_000;
+    copy.head.mark ^= 1;
     assert_eq!(store.follow(&pool(), &mut copy).unwrap(), News::ReadAgain);
     assert_eq!(copy.content, copy_of(store).content);
     assert!(store.follow(&pool_name("nowhere"), &mut copy).is_err());
@@ -477,7 +480,7 @@ pub(crate) fn the_audit_log_is_read_in_pages(store: &dyn Store) {
 
 pub(crate) fn a_random_walk_is_what_it_says(store: &dyn Store) {
     let model = MemoryStore::new();
-    for index in 0..300 {
+    for index in 0..by_size(100, 300, 300) {
         step(store, &pool(), SEED, index).unwrap();
         step(&model, &pool(), SEED, index).unwrap();
         let (head, state) = (store.head(&pool()).unwrap(), store.load(&pool()).unwrap().unwrap());

@@ -73,7 +73,7 @@ fn base64(bytes: &[u8], skip: usize) -> String {
 }
 
 /// Every way in which a key could lie somewhere.
-fn forms(key: &[u8; 16]) -> Vec<Vec<u8>> {
+pub(crate) fn forms(key: &[u8; 16]) -> Vec<Vec<u8>> {
     let swapped: Vec<u8> = key.chunks(4).flat_map(|group| group.iter().rev().copied()).collect();
     let groups = |bytes: &[u8]| bytes.chunks(4).map(hex).collect::<Vec<_>>().join("-");
     let mut forms = vec![key.to_vec(), swapped.clone()];

@@ -15,7 +15,11 @@ mod enrolments;
 #[cfg(test)]
 mod erase;
 #[cfg(test)]
+mod etcd;
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod proxy;
 #[cfg(test)]
 mod reader;
 #[cfg(test)]
@@ -55,6 +59,17 @@ macro_rules! suite {
                 let dir = tfo_testbed::scratch();
                 conformance::$test(&open(dir.path()));
             })*
+        }
+        mod etcd_of_one {
+            use super::*;
+            $(#[test] fn $test() { etcd::conforms(1, &[conformance::$test]); })*
+        }
+        /// One cluster for all, because three members take a while to start.  A short run does some of them.
+        #[test]
+        fn etcd_of_three_members_conforms() {
+            let all: &[fn(&dyn tfo_store::Store)] = &[$(conformance::$test),*];
+            let some: Vec<_> = all.iter().copied().step_by(tfo_testbed::by_size(5, 1, 1)).collect();
+            etcd::conforms(3, &some);
         }
     };
 }

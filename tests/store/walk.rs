@@ -78,7 +78,12 @@ pub(crate) fn coordinator(number: u64) -> CoordinatorName {
 /// The hand of a coordinator, as it would be after its last beat.
 pub(crate) fn hand(store: &dyn ReadStore, pool: &PoolName, by: &CoordinatorName) -> Writer {
     let stored = store.load(pool).unwrap();
-    Writer { name: by.clone(), last: stored.and_then(|stored| stored.content.parts().stamp(by)) }
+    stored.map_or_else(|| Writer::new(by.clone()), |stored| hand_in(&stored, by))
+}
+
+/// The same, as this state has it.
+fn hand_in(stored: &PoolState, by: &CoordinatorName) -> Writer {
+    Writer { name: by.clone(), last: stored.content.parts().stamp(by) }
 }
 
 /// The next beat of a coordinator.
@@ -193,7 +198,7 @@ pub(crate) fn step(store: &dyn Store, pool: &PoolName, seed: u64, index: u64) ->
             for _ in 0..rng.below(3) {
                 exclude(&mut proposal, snapshot, &node(rng.below(20)));
             }
-            let _erasure = store.commit(pool, &hand(store, pool, &coordinator(1)), &proposal, &keys)?;
+            let _erasure = store.commit(pool, &hand_in(&state, &coordinator(1)), &proposal, &keys)?;
             return Ok(());
         }
         5 => {
@@ -201,7 +206,7 @@ pub(crate) fn step(store: &dyn Store, pool: &PoolName, seed: u64, index: u64) ->
                 document.paused = if document.paused.is_none() { Some(pause()) } else { None };
                 if document.paused.is_some() { Action::Pause } else { Action::Resume }
             });
-            let _erasure = store.commit(pool, &hand(store, pool, &coordinator(1)), &proposal, &keys)?;
+            let _erasure = store.commit(pool, &hand_in(&state, &coordinator(1)), &proposal, &keys)?;
             return Ok(());
         }
         6 => Writes { removed: [node(rng.below(20))].into(), ..Writes::default() },
@@ -212,7 +217,7 @@ pub(crate) fn step(store: &dyn Store, pool: &PoolName, seed: u64, index: u64) ->
         }
     };
     writes.beat = index.is_multiple_of(3).then(|| beat(state.content.parts().stamp(&by)));
-    store.write(pool, &hand(store, pool, &by), &writes)
+    store.write(pool, &hand_in(&state, &by), &writes)
 }
 
 /// Everything that a store says about a pool, to be compared.
@@ -225,7 +230,9 @@ pub(crate) struct Seen {
 }
 
 pub(crate) fn see(store: &dyn ReadStore, pool: &PoolName) -> Option<Seen> {
-    let PoolState { head, content, keys } = store.load(pool).unwrap()?;
+    let PoolState { head, content, keys, .. } = store.load(pool).unwrap()?;
+    // The mark is another one in each store.
+    let head = Head { mark: 0, ..head };
     let keys = keys.epochs().map(|epoch| (epoch, fingerprint(keys.key(epoch).unwrap()))).collect();
     let mut audit: Vec<AuditEntry> = Vec::new();
     loop {

@@ -15,6 +15,8 @@ pub struct CoordinatorToml<'a> {
     pub client_ca: &'a str,
     /// The revocation list, if there is one.
     pub crl: Option<&'a str>,
+    /// Lines of `[store]` besides the key.
+    pub store: String,
     pub operators: &'a [&'a str],
     pub viewers: &'a [&'a str],
 }
@@ -24,17 +26,18 @@ impl<'a> CoordinatorToml<'a> {
     pub fn of(dir: &'a Path, api: impl Display, observe: impl Display) -> Self {
         let (api, observe) = (api.to_string(), observe.to_string());
         let (identity, client_ca) = ("server", "ca.crt");
-        Self { dir, api, observe, identity, client_ca, crl: None, operators: &[], viewers: &[] }
+        let store = format!("path = \"{}/state.db\"\n", dir.display());
+        Self { dir, api, observe, identity, client_ca, crl: None, store, operators: &[], viewers: &[] }
     }
 
     /// All of it; `pools` begins with the heading of a pool.
     pub fn with_pools(&self, pools: &str) -> String {
-        let Self { dir, api, observe, identity, client_ca, crl, operators, viewers } = self;
+        let Self { dir, api, observe, identity, client_ca, crl, store, operators, viewers } = self;
         let dir = dir.display();
         let crl = crl.map_or_else(String::new, |crl| format!("crl = \"{dir}/{crl}\"\n"));
         format!(
             "[api]\nlisten = {api:?}\ncert = \"{dir}/{identity}.crt\"\nkey = \"{dir}/{identity}.key\"\n\
-             client_ca = \"{dir}/{client_ca}\"\n{crl}[store]\npath = \"{dir}/state.db\"\n\
+             client_ca = \"{dir}/{client_ca}\"\n{crl}[store]\n{store}\
              key_encryption_key = \"{dir}/kek\"\n[access]\noperators = {operators:?}\nviewers = {viewers:?}\n\
              [observe]\nlisten = {observe:?}\n{pools}"
         )

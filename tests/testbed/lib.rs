@@ -12,6 +12,7 @@ pub mod cable;
 pub mod config;
 pub mod coordinator;
 pub mod daemon;
+pub mod etcd;
 pub mod fake_coordinator;
 pub mod fleet;
 pub mod host;

@@ -5,18 +5,21 @@ mod enrolment;
 mod freeze;
 mod notify;
 mod pool;
+mod store;
 
 pub use self::advice::advice;
 pub use self::enrolment::EnrolmentSettings;
 use self::enrolment::enrolment_section;
 use self::notify::notify_sections;
 pub use self::notify::{NotifyBy, NotifySettings, TARGETS_MAX as NOTIFY_TARGETS_MAX};
+pub use self::store::{EtcdPlace, StoreKind, StoreSettings};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use self::pool::{NAMES_MAX, pools_section};
+use self::store::store_section;
 use super::reader::{ConfigFile, Findings, Located, Table, absolute, bound};
 use tfo_engine::rollout::policy::Policy;
 use tfo_host::secret::SecretPath;
@@ -34,8 +37,6 @@ pub const CONFIG_OPERATOR: &str = "coordinator-config";
 const DEFAULT_LISTEN: &str = "[::]:9443";
 /// Default of `observe.listen`: this host only, because it is plain HTTP.
 const DEFAULT_OBSERVE: &str = "127.0.0.1:9441";
-/// Default of `store.path`: StateDirectory= of the unit.
-const DEFAULT_STORE: &str = "/var/lib/tfo-coordinator/state.db";
 
 /// Checked settings of a coordinator.
 #[derive(Debug)]
@@ -73,15 +74,6 @@ pub struct ApiSettings {
     pub client_ca: Located<PathBuf>,
     /// Revoked client certificates, PEM.
     pub crl: Option<Located<PathBuf>>,
-}
-
-/// `[store]`.
-#[derive(Debug)]
-pub struct StoreSettings {
-    /// The database file.
-    pub path: Located<PathBuf>,
-    /// Path of the key that seals its keys.
-    pub key_encryption_key: Located<SecretPath>,
 }
 
 /// `[access]`.
@@ -124,6 +116,14 @@ impl ConfigFile for CoordinatorSettings {
         root.finish(findings);
         if let (Some(api), Some(enrolment)) = (&api, &enrolment) {
             complete(api, enrolment, findings);
+        }
+        if let (Some(store), Some(enrolment)) = (&store, &enrolment)
+            && matches!(store.kind, StoreKind::Etcd(_))
+        {
+            let message =
+                "[enrolment] needs the SQLite store in this release: tokens and certificates are not kept in etcd yet";
+            let remedy = "remove the section, and issue certificates with `tfoctl pki` or a PKI of your own";
+            findings.add_at(&enrolment.ca_cert, Problem::error("not_supported", message, remedy));
         }
         if let (Some(access), Some(pools)) = (&access, &pools) {
             pools.values().for_each(|pool| keep_apart(access, pool, findings));
@@ -180,41 +180,6 @@ fn api_section(mut table: Table<'_, '_>, findings: &mut Findings) -> Option<ApiS
     table.finish(findings);
     let listen = listen.unwrap_or_else(|| default_address("api.listen", DEFAULT_LISTEN));
     Some(ApiSettings { listen, cert: cert?, key: key?, client_ca: client_ca?, crl })
-}
-
-fn store_section(mut table: Table<'_, '_>, findings: &mut Findings, named: &mut Named) -> Option<StoreSettings> {
-    let kind = table.string("kind", findings);
-    let etcd = kind.as_ref().is_some_and(|kind| kind.value == "etcd");
-    if let Some(kind) = kind.filter(|kind| kind.value != "sqlite") {
-        let problem = if etcd {
-            Problem::error(
-                "not_supported",
-                "the etcd store is not in this release",
-                "write kind = \"sqlite\": one coordinator, with `tfo-coordinator export` for backups",
-            )
-        } else {
-            Problem::error("bad_value", format!("unknown store {:?}", kind.value), "write \"sqlite\"")
-        };
-        findings.add_at(&kind, problem);
-    }
-    let path = table.parsed("path", findings, absolute);
-    table.require("key_encryption_key", "write \"credential:NAME\" or the path of a file of 32 bytes", findings);
-    let key_encryption_key = table.secret_path("key_encryption_key", findings);
-    named.key_encryption_key.clone_from(&key_encryption_key);
-    if etcd {
-        // Its other keys are known, but not used yet.
-        for key in ["urls", "prefix", "ca", "cert", "key", "user"] {
-            if table.has(key) && key == "urls" {
-                table.strings(key, findings);
-            } else {
-                table.string(key, findings);
-            }
-        }
-    }
-    table.finish(findings);
-    let path =
-        path.unwrap_or_else(|| Located { value: DEFAULT_STORE.into(), key: "store.path".to_owned(), line: None });
-    Some(StoreSettings { path, key_encryption_key: key_encryption_key? })
 }
 
 fn access_section(mut table: Table<'_, '_>, findings: &mut Findings) -> AccessSettings {
@@ -358,7 +323,8 @@ drain_below = 0.01
         let settings = CoordinatorSettings::parse(Path::new("c.toml"), GOOD).unwrap();
         assert_eq!(settings.api.listen.value.to_string(), DEFAULT_LISTEN);
         assert_eq!(settings.observe.map(|at| at.value.to_string()).as_deref(), Some(DEFAULT_OBSERVE));
-        assert_eq!(settings.store.path.value, Path::new(DEFAULT_STORE));
+        let StoreKind::Sqlite { path } = settings.store.kind else { panic!("the default is a file") };
+        assert_eq!(path.value, Path::new(store::DEFAULT_PATH));
         let policy = &settings.pools.values().next().unwrap().value;
         let waves = vec![
             WaveRule::Names("cp1*".parse().unwrap()),
@@ -367,6 +333,34 @@ drain_below = 0.01
         ];
         let expected = Policy::with_defaults(vec!["*.cache.example.org".parse().unwrap()]);
         assert_eq!(*policy, Policy { promote_waves: waves, ..expected });
+    }
+
+    #[test]
+    fn a_store_is_a_file_or_a_cluster_with_all_that_it_needs() {
+        let with = |lines: &str| GOOD.replace("[store]\n", &format!("[store]\n{lines}\n"));
+        let cluster = "kind = \"etcd\"\nurls = [\"https://e1.example.org:2379\"]\nca = \"/e.crt\"\n";
+        let settings = CoordinatorSettings::parse(Path::new("c.toml"), &with(cluster)).unwrap();
+        let StoreKind::Etcd(place) = settings.store.kind else { panic!("a cluster") };
+        assert_eq!((place.prefix.value.as_str(), place.urls.value.len()), ("/tfo-fleet/", 1));
+        assert!(place.name.is_none() && place.user.is_none() && place.identity.is_none());
+        let whole = "user = \"tfo\"\npassword = \"credential:etcd\"\ncert = \"/c\"\nkey = \"/k\"\nprefix = \"/a/b/\"\nname = \"tfo1\"\nname_lock = \"/l\"";
+        assert_eq!(problems(&with(&format!("{cluster}{whole}"))), []);
+        for (lines, key, kind) in [
+            ("kind = \"consul\"", "store.kind", "bad_value"),
+            ("urls = [\"https://e1.example.org:2379\"]", "store.urls", "unknown_key"),
+            (&format!("{cluster}path = \"/x\""), "store.path", "unknown_key"),
+            (&format!("{cluster}user = \"tfo\""), "store.user", "missing_key"),
+            (&format!("{cluster}password = \"/p\""), "store.password", "missing_key"),
+            (&format!("{cluster}cert = \"/c\""), "store.cert", "missing_key"),
+            (&format!("{cluster}prefix = \"/x\""), "store.prefix", "bad_value"),
+            (&format!("{cluster}name = \"A B\""), "store.name", "bad_value"),
+            (&cluster.replace("https", "http"), "store.urls", "bad_value"),
+        ] {
+            assert_eq!(problems(&with(lines)), [(key.to_owned(), kind)], "{lines}");
+        }
+        let enrols = with(cluster).replace("client_ca = \"/ca.crt\"\n", "client_ca = \"/ca.crt\"\ncrl = \"/crl\"\n");
+        let enrols = format!("{enrols}[enrolment]\nca_cert = \"/ca.crt\"\nca_key = \"/ca.key\"\n");
+        assert_eq!(problems(&enrols), [("enrolment.ca_cert".to_owned(), "not_supported")]);
     }
 
     #[test]
@@ -432,7 +426,8 @@ drain_below = 0.01
             ("api.listen", "bad_value"),
             ("api.cert", "bad_value"),
             ("store.key_encryption_key", "missing_key"),
-            ("store.kind", "not_supported"),
+            ("store.ca", "missing_key"),
+            ("store.urls", "out_of_range"),
             ("access.operators", "bad_value"),
             ("access.operators", "bad_value"),
             ("pools.Text", "bad_value"),

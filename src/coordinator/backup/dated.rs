@@ -13,7 +13,7 @@ use super::{Existing, Exported, KeyEncryptionKey, export, is_backup};
 use tfo_host::runtime::clock;
 use tfo_model::problem::Problem;
 use tfo_model::time::UnixTime;
-use tfo_store::{ReadEnrolments, ReadStore};
+use tfo_store::ReadWhole;
 
 /// Around the time in a name.
 const PREFIX: &str = "tfo-fleet-";
@@ -24,7 +24,7 @@ const SUFFIX: &str = ".backup";
 /// # Errors
 /// As [`export`]; and if an old backup cannot be removed, after the new one was written.
 pub fn export_dated(
-    store: &(impl ReadStore + ReadEnrolments),
+    store: &dyn ReadWhole,
     kek: &KeyEncryptionKey,
     directory: &Path,
     keep: NonZeroUsize,

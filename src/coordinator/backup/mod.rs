@@ -38,7 +38,7 @@ use tfo_model::problem::{Problem, chain};
 use tfo_model::state::{Phase, SlotPrint};
 use tfo_model::time::UnixTime;
 use tfo_store::enrolment::Image;
-use tfo_store::{CommitError, Enrolments, MemoryStore, PoolImage, ReadEnrolments, ReadStore, Store};
+use tfo_store::{CommitError, Enrolments, MemoryStore, PoolImage, ReadStore, ReadWhole, Store};
 
 /// The sealed content.  Persisted: JSON; a field may be added with a serde default, any other change is a new format.
 #[derive(Debug, Serialize, Deserialize)]
@@ -174,7 +174,7 @@ pub struct Imported {
 /// Fails, without a change to `to`, if it exists and is not to be replaced, if the store has no pool, if `to` is another
 /// kind of file, or if the store cannot be read or the file cannot be written.
 pub fn export(
-    store: &(impl ReadStore + ReadEnrolments),
+    store: &dyn ReadWhole,
     kek: &KeyEncryptionKey,
     to: &Path,
     existing: Existing,
@@ -215,7 +215,7 @@ pub fn export(
 /// the store has another pool of one of its names.  If the store cannot be written it fails with some pools created.
 pub fn import(
     store: &dyn Store,
-    enrolments: &dyn Enrolments,
+    enrolments: Option<&dyn Enrolments>,
     kek: &KeyEncryptionKey,
     from: &Path,
 ) -> Result<Imported, Problem> {
@@ -235,6 +235,11 @@ pub fn import(
         present: Vec::new(),
         enrolment: EnrolmentSummary::of(&content.enrolment),
     };
+    if enrolments.is_none() && !content.enrolment.is_empty() {
+        let message = "the backup has tokens, certificates and revocations, which the etcd store does not keep yet";
+        let remedy = "import it into SQLite: without them revoked certificates would be valid again";
+        return Err(Problem::error("enrolment_not_kept", message, remedy).in_file(from));
+    }
     let mut missing = Vec::new();
     for pool in pools {
         if pool.is_in(store)? {
@@ -244,8 +249,10 @@ pub fn import(
         }
     }
     // First: pools without them could be served, and would take back revocations.
-    let restored = enrolments.restore(&content.enrolment, clock::now());
-    restored.map_err(|error| cut_short(&[], RECORDS, error.into()))?;
+    if let Some(enrolments) = enrolments {
+        let restored = enrolments.restore(&content.enrolment, clock::now());
+        restored.map_err(|error| cut_short(&[], RECORDS, error.into()))?;
+    }
     let mut done = if content.enrolment.is_empty() { Vec::new() } else { vec![RECORDS.to_owned()] };
     for pool in missing {
         pool.make(store).map_err(|error| cut_short(&done, &format!("pool {}", pool.name), error))?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{AuthorityError, Enrolment};
-use crate::pool::own_name;
+use crate::store::only_name;
 use tfo_crypto::random;
 use tfo_model::ids::{NodeId, PoolName};
 use tfo_model::problem::{Problem, chain};
@@ -51,7 +51,7 @@ impl Enrolment {
         let id = random::fresh_u64().map_err(|error| {
             Problem::error("no_randomness", chain(&AuthorityError::from(error)), "try again; nothing was changed")
         })?;
-        let plan = CutOff { id, by: own_name(), pool, nodes, operator, order: order.to_owned(), at };
+        let plan = CutOff { id, by: only_name(), pool, nodes, operator, order: order.to_owned(), at };
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         let in_hand = InHand { plan, all: Arc::clone(&self.in_hand) };
         self.store.plan_cut_off(&in_hand.plan).map_err(|error| error.problem())?;
@@ -78,7 +78,7 @@ impl Enrolment {
     pub fn left_cut_offs(&self, now: UnixTime) -> Result<Vec<CutOff>, StoreError> {
         let mut plans = self.store.cut_offs()?;
         let in_hand = self.in_hand.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = own_name();
+        let own = only_name();
         plans.retain(|plan| !in_hand.contains(&plan.id) && (plan.by == own || plan.at.plus(LEFT_SECS) <= now));
         Ok(plans)
     }

@@ -1,7 +1,7 @@
 //! What goes in and out of a pool's driver.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -87,17 +87,44 @@ pub enum CommandError {
 pub struct Busy;
 
 pub(super) enum Message {
-    Sync { node: NodeId, sync: Box<Sync>, described: Box<Described>, reply: Reply },
-    Wanted { wanted: Box<Wanted>, given: GivenKeys, reply: oneshot::Sender<Result<Done, CommandError>> },
+    Sync {
+        node: NodeId,
+        sync: Box<Sync>,
+        described: Box<Described>,
+        reply: Reply,
+    },
+    Wanted {
+        wanted: Box<Wanted>,
+        given: GivenKeys,
+        reply: oneshot::Sender<Result<Done, CommandError>>,
+    },
     Status(oneshot::Sender<Result<PoolStatus, StoreDown>>),
-    Nodes { names: PoolNames, reply: oneshot::Sender<Result<Nodes, StoreDown>> },
-    OrderFor { node: NodeId, reply: oneshot::Sender<Result<Option<MoveOrder>, StoreDown>> },
-    Welcome { nodes: BTreeSet<NodeId>, reply: oneshot::Sender<Result<Welcome, StoreDown>> },
-    Itself { node: NodeId, names: PoolNames, reply: oneshot::Sender<Result<SelfAnswer, StoreDown>> },
+    Nodes {
+        names: PoolNames,
+        reply: oneshot::Sender<Result<Nodes, StoreDown>>,
+    },
+    OrderFor {
+        node: NodeId,
+        reply: oneshot::Sender<Result<Option<MoveOrder>, StoreDown>>,
+    },
+    Welcome {
+        nodes: BTreeSet<NodeId>,
+        reply: oneshot::Sender<Result<Welcome, StoreDown>>,
+    },
+    Itself {
+        node: NodeId,
+        names: PoolNames,
+        reply: oneshot::Sender<Result<SelfAnswer, StoreDown>>,
+    },
     Summary(oneshot::Sender<Result<Summary, StoreDown>>),
-    Overview { names: PoolNames, reply: oneshot::Sender<Result<Overview, StoreDown>> },
+    Overview {
+        names: PoolNames,
+        reply: oneshot::Sender<Result<Overview, StoreDown>>,
+    },
     Cookies(oneshot::Sender<Result<Cookies, StoreDown>>),
     Policy(Box<Policy>),
+    /// Another coordinator has committed, or may have.
+    Changed,
     Stop,
 }
 
@@ -212,6 +239,8 @@ pub(super) struct Shared {
     pub(super) judged: ArcSwapOption<Judged>,
     /// The document's policy: which nodes may join, and how long a request is held.
     pub(super) policy: ArcSwap<Policy>,
+    /// Whether a [`Message::Changed`] is on its way.
+    pub(super) told: AtomicBool,
 }
 
 impl Shared {

@@ -11,7 +11,7 @@ mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -41,12 +41,6 @@ use tfo_store::{Store, StoreError};
 use tfo_wire::v1::fleet::{Done, Nodes, PoolStatus};
 use tfo_wire::v1::sync::SelfAnswer;
 
-/// The name under which a coordinator writes into a store that has one coordinator at a time: the same in all its lives,
-/// so that nodes keep their sessions.
-pub(crate) fn own_name() -> CoordinatorName {
-    "coordinator".parse().expect("it is a DNS name")
-}
-
 /// Requests that may wait for the driver: one for each connection, and more.
 const QUEUE_MAX: usize = 32_768;
 
@@ -69,12 +63,18 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Reads the pool and starts its driver.  `policy` is that of the configuration file: a proposal.
+    /// Reads the pool and starts its driver, which writes under the name `by`.  `policy` is that of the configuration file: a
+    /// proposal.
     ///
     /// # Errors
     /// Fails if the store cannot be read or has no such pool, or if no thread can be started.
-    pub fn start(store: Arc<dyn Store>, name: PoolName, policy: Policy, seen: Watched) -> Result<Self, StoreError> {
-        let replica = Replica::open(Arc::clone(&store), name.clone(), own_name())?;
+    pub fn start(
+        (store, by): (Arc<dyn Store>, CoordinatorName),
+        name: PoolName,
+        policy: Policy,
+        seen: Watched,
+    ) -> Result<Self, StoreError> {
+        let replica = Replica::open(Arc::clone(&store), name.clone(), by)?;
         let pool_id = replica.document().pool_id;
         let (sender, receiver) = sync_channel(QUEUE_MAX);
         let shared = Arc::new(Shared {
@@ -84,6 +84,7 @@ impl Pool {
             revision: AtomicU64::new(replica.document().revision.get()),
             judged: ArcSwapOption::empty(),
             policy: ArcSwap::from_pointee(replica.document().policy.clone()),
+            told: AtomicBool::new(false),
         });
         let driver = driver::Driver::new(replica, policy, seen, Arc::clone(&shared));
         let thread = std::thread::Builder::new().name(format!("pool-{name}")).spawn(move || driver.run(&receiver));
@@ -92,6 +93,8 @@ impl Pool {
             place: format!("pool {name}"),
             source: source.into(),
         })?;
+        let (tell, driver) = (Arc::clone(&shared), sender.clone());
+        store.tell(&name, Box::new(move || tell_once(&tell, &driver)));
         Ok(Self { name, pool_id, store, sender, shared, thread: Some(thread) })
     }
 
@@ -258,6 +261,14 @@ impl Pool {
             }
             Busy
         })
+    }
+}
+
+/// Tells the driver that the store has news, unless it was told and has not looked yet.
+fn tell_once(shared: &Shared, driver: &SyncSender<Message>) {
+    // A driver whose queue is full looks soon anyway.
+    if !shared.told.swap(true, Ordering::AcqRel) && driver.try_send(Message::Changed).is_err() {
+        shared.told.store(false, Ordering::Release);
     }
 }
 

@@ -70,8 +70,8 @@ impl Replica {
     /// # Errors
     /// Fails if the store cannot be read, or has no such pool.
     pub(super) fn open(store: Arc<dyn Store>, pool: PoolName, by: CoordinatorName) -> Result<Self, StoreError> {
-        let PoolState { head, content, keys } = load(&*store, &pool)?;
-        let state = PoolState { head, content: content.owned_by(by.clone()), keys };
+        let PoolState { head, content, keys, trail } = load(&*store, &pool)?;
+        let state = PoolState { head, content: content.owned_by(by.clone()), keys, trail };
         Ok(Self { store, pool, by, last: None, holds_name: false, state })
     }
 

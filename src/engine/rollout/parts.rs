@@ -370,13 +370,23 @@ impl PoolContent {
 
     /// Takes a commit over: the document and the exclusions.
     pub fn commit(&mut self, proposal: &Proposal) {
-        self.snapshot.document = proposal.document.clone();
+        self.take_over(&proposal.document, &proposal.exclusions, &proposal.dropped);
+    }
+
+    /// Takes over what commits have left: the latest document, exclusions, and nodes whose exclusion was removed.
+    pub fn take_over(
+        &mut self,
+        document: &Document,
+        excluded: &BTreeMap<NodeId, Excluded>,
+        dropped: &BTreeSet<NodeId>,
+    ) {
+        self.snapshot.document = document.clone();
         let exclusions = &mut self.parts.exclusions;
-        exclusions.extend(proposal.exclusions.iter().map(|(node, excluded)| (node.clone(), excluded.clone())));
-        for node in &proposal.dropped {
+        exclusions.extend(excluded.iter().map(|(node, excluded)| (node.clone(), excluded.clone())));
+        for node in dropped {
             exclusions.remove(node);
         }
-        for node in proposal.exclusions.keys().chain(&proposal.dropped) {
+        for node in excluded.keys().chain(dropped) {
             self.merge_again(node);
         }
     }

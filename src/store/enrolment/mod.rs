@@ -20,6 +20,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::contract::ReadStore;
 use super::error::{CommitError, StoreError};
 use tfo_model::ids::{NodeId, PoolName, TokenId};
 use tfo_model::pattern::NamePattern;
@@ -264,6 +265,11 @@ pub trait ReadEnrolments: Send + Sync {
     /// Fails if the store cannot be read.
     fn image(&self) -> Result<Image, StoreError>;
 }
+
+/// Everything that a store keeps, to be read: for a backup.
+pub trait ReadWhole: ReadStore + ReadEnrolments {}
+
+impl<S: ReadStore + ReadEnrolments> ReadWhole for S {}
 
 /// Tokens, certificates and their log.  Every call blocks; every change is durable when it returns.
 pub trait Enrolments: ReadEnrolments {

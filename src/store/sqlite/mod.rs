@@ -18,7 +18,6 @@ mod open;
 mod reader;
 mod rows;
 mod schema;
-mod slots;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -321,7 +320,7 @@ impl Store for SqliteStore {
                 return Ok(News::Followed);
             }
         }
-        let PoolState { head, content, keys } = self.load(pool)?.ok_or_else(|| gone(pool))?;
+        let PoolState { head, content, keys, .. } = self.load(pool)?.ok_or_else(|| gone(pool))?;
         copy.content.read_again(content);
         (copy.head, copy.keys) = (head, keys);
         Ok(News::ReadAgain)

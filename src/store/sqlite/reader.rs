@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::file::DatabaseFile;
 use super::open;
 use super::rows::{PoolRow, Rows};
-use crate::contract::{Head, PoolState, ReadStore};
+use crate::contract::{Head, PoolState, ReadStore, Trail};
 use crate::error::StoreError;
 use tfo_crypto::fingerprint::fingerprint;
 use tfo_crypto::seal::KeyEncryptionKey;
@@ -111,7 +111,7 @@ impl ReadStore for SqliteReader {
             let document = rows.document(&row)?;
             let keys = self.open_keys(rows, &row, &document)?;
             let content = PoolContent::new(document, rows.parts(&row)?);
-            Ok(Some(PoolState { head: row.head, content, keys }))
+            Ok(Some(PoolState { head: row.head, content, keys, trail: Trail::default() }))
         })
     }
 

@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 
 use super::file::DatabaseFile;
 use super::lock::Mark;
-use super::slots::Slots;
 use crate::contract::Head;
 use crate::error::{CommitError, Refusal, StoreError};
 use crate::limits::{AUDIT_KEPT, AUDIT_READ_MAX};
+use crate::slots::Slots;
 use tfo_crypto::checksum::{CHECKSUM_BYTES, checksum};
 use tfo_engine::rollout::document::{AuditEntry, Document};
 use tfo_engine::rollout::parts::{Beat, Parts};
@@ -103,7 +103,7 @@ impl<'a> Rows<'a> {
             return Err(self.place.damaged(format!("the checksum of \"pool {name}\" is wrong")));
         }
         let [revision, part_writes, parts] = counts.map(i64::cast_unsigned);
-        let head = Head { revision: Revision::new(revision), part_writes };
+        let head = Head { revision: Revision::new(revision), part_writes, mark: 0 };
         Ok(Some(PoolRow { number, name, head, parts }))
     }
 
@@ -217,7 +217,7 @@ impl<'a> Rows<'a> {
         let number = self.connection.last_insert_rowid();
         self.write("INSERT INTO sealed (pool, slots) VALUES (?1, ?2)", params![number, Slots::default().as_bytes()])?;
         self.write("INSERT INTO document (pool, text, sum) VALUES (?1, '', x'')", params![number])?;
-        Ok(PoolRow { number, name, head: Head { revision, part_writes: 0 }, parts: 0 })
+        Ok(PoolRow { number, name, head: Head { revision, part_writes: 0, mark: 0 }, parts: 0 })
     }
 
     /// Writes head and number of parts.

@@ -4,6 +4,7 @@
 //! is written durably; then the store confirms the copy; only then do nodes get answers.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -120,6 +121,10 @@ impl Driver {
                     // Once more for an operator who has asked for it.
                     self.logged.differs = Default::default();
                     self.logged.refused = None;
+                    self.pace.tick_soon();
+                }
+                Message::Changed => {
+                    self.shared.told.store(false, Ordering::Release);
                     self.pace.tick_soon();
                 }
                 Message::Stop => next = ControlFlow::Break(()),

@@ -186,7 +186,7 @@ impl Driver {
             return;
         }
         match self.replica.erase_leftovers() {
-            Ok(Erasure::Done) => {}
+            Ok(Erasure::Done | Erasure::History) => {}
             Ok(Erasure::Waiting) => warn!(pool = %self.replica.pool(), "erased keys are still on the medium"),
             Err(error) => self.store_failed(&error),
         }

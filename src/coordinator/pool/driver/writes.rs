@@ -11,7 +11,7 @@ use super::Driver;
 use tfo_engine::rollout::parts::Writes as Queue;
 use tfo_host::runtime::clock;
 use tfo_model::ids::NodeId;
-use tfo_store::{Head, PARTS_MAX};
+use tfo_store::PARTS_MAX;
 
 /// Shortest and longest time that an ack with news waits for others to be written with; in between, as long as the last
 /// write took.
@@ -96,8 +96,7 @@ impl Driver {
                     self.store_is_good();
                 }
                 // If nothing else was written, these nodes alone have changed.
-                let is_ours = Head { part_writes: before.part_writes + 1, ..before };
-                if self.follow().is_some() && is_seen && self.replica.head() == is_ours {
+                if self.follow().is_some() && is_seen && self.replica.head().is_one_write_after(before) {
                     self.take_in(&nodes);
                 }
                 true

@@ -162,6 +162,7 @@ fn driver(store: &Arc<FakeStore>, name: &str, file_policy: Policy) -> Driver {
         revision: AtomicU64::new(0),
         judged: ArcSwapOption::empty(),
         policy: ArcSwap::from_pointee(replica.document().policy.clone()),
+        told: AtomicBool::new(false),
     };
     let watched = Watched { metrics: Arc::new(Metrics::new()), connections: Arc::default() };
     Driver::new(replica, file_policy, watched, Arc::new(shared))
@@ -270,6 +271,7 @@ impl World {
             revision: AtomicU64::new(shared.revision.load(Ordering::Relaxed)),
             judged: ArcSwapOption::empty(),
             policy: ArcSwap::new(shared.policy.load_full()),
+            told: AtomicBool::new(false),
         });
     }
 

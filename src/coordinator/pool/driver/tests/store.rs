@@ -252,3 +252,14 @@ fn a_driver_that_stood_still_vouches_for_no_node() {
     world.driver.flush();
     assert!(!vouches(&world), "it has heard no node in its new life");
 }
+
+#[test]
+fn a_word_of_another_coordinators_commit_brings_the_next_tick_forward() {
+    let mut world = World::new();
+    world.driver.tick();
+    let due = world.driver.pace.next_tick;
+    world.driver.shared.told.store(true, Ordering::Release);
+    assert!(world.driver.serve(vec![Message::Changed]).is_continue());
+    assert!(world.driver.pace.next_tick < due);
+    assert!(!world.driver.shared.told.load(Ordering::Acquire), "the next word is heard, too");
+}

@@ -4,6 +4,9 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::check::SLOTS;
 use tfo_crypto::seal::SealedKey;
 use tfo_model::count::Epoch;
@@ -12,7 +15,7 @@ const SLOT_BYTES: usize = 8 + SealedKey::BYTES;
 
 /// The slots of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Slots([u8; SLOTS * SLOT_BYTES]);
+pub(crate) struct Slots([u8; SLOTS * SLOT_BYTES]);
 
 impl Default for Slots {
     fn default() -> Self {
@@ -22,7 +25,7 @@ impl Default for Slots {
 
 impl Slots {
     /// Reads stored bytes; none if they are not valid slots.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let slots = Self(bytes.try_into().ok()?);
         let clean =
             slots.0.chunks(SLOT_BYTES).all(|slot| epoch_of(slot).is_some() || slot.iter().all(|byte| *byte == 0));
@@ -32,12 +35,22 @@ impl Slots {
     }
 
     /// The bytes to store.
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
+    /// The bytes as text, for a store of texts: base64.
+    pub(crate) fn to_text(&self) -> String {
+        STANDARD.encode(self.0)
+    }
+
+    /// Reads [`Self::to_text`].
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        Self::parse(&STANDARD.decode(text).ok()?)
+    }
+
     /// The filled slots.
-    pub(super) fn keys(&self) -> impl Iterator<Item = (Epoch, SealedKey)> + '_ {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (Epoch, SealedKey)> + '_ {
         self.0.chunks(SLOT_BYTES).filter_map(|slot| {
             let sealed = slot[8..].try_into().expect("the rest of a slot is a sealed key");
             Some((epoch_of(slot)?, SealedKey::from_bytes(sealed)))
@@ -45,7 +58,7 @@ impl Slots {
     }
 
     /// Overwrites all slots but those of these epochs.
-    pub(super) fn keep_only(&mut self, keep: &BTreeSet<Epoch>) {
+    pub(crate) fn keep_only(&mut self, keep: &BTreeSet<Epoch>) {
         for slot in self.0.chunks_mut(SLOT_BYTES) {
             if epoch_of(slot).is_none_or(|epoch| !keep.contains(&epoch)) {
                 slot.fill(0);
@@ -54,7 +67,7 @@ impl Slots {
     }
 
     /// Fills an empty slot.
-    pub(super) fn add(&mut self, epoch: Epoch, sealed: &SealedKey) {
+    pub(crate) fn add(&mut self, epoch: Epoch, sealed: &SealedKey) {
         let mut empty = self.0.chunks_mut(SLOT_BYTES).filter(|slot| epoch_of(slot).is_none());
         let slot = empty.next().expect("the plan of a commit holds at most as many keys as there are slots");
         slot[..8].copy_from_slice(&epoch.get().to_be_bytes());
@@ -90,6 +103,7 @@ mod tests {
         let read = Slots::parse(slots.as_bytes()).unwrap();
         let keys: Vec<_> = read.keys().map(|(epoch, sealed)| (epoch.get(), sealed.as_bytes()[0])).collect();
         assert_eq!(keys, [(1, 1), (5, 5), (3, 3), (4, 4)]);
+        assert_eq!(Slots::from_text(&slots.to_text()), Some(slots));
     }
 
     #[test]
