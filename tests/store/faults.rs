@@ -103,13 +103,13 @@ fn a_full_disk_is_an_error_and_no_half_commit() {
 
 #[test]
 fn a_database_is_not_made_on_a_full_disk() {
-    if in_own_mount("faults::a_database_is_not_made_on_a_full_disk", 256) {
+    if in_own_mount("faults::a_database_is_not_made_on_a_full_disk", 512) {
         return;
     }
     let dir = mount_dir();
     let (ballast, stat) = (dir.join("ballast"), rustix::fs::statvfs(&dir).unwrap());
     let free = usize::try_from(stat.f_bavail * stat.f_frsize).unwrap();
-    for left in (0..26).map(|pages| pages * 4096) {
+    for left in (0..52).map(|pages| pages * 4096) {
         std::fs::write(&ballast, vec![1; free - left]).unwrap();
         match SqliteStore::open(&database(&dir), kek(1)) {
             Ok(_store) => break,

@@ -166,7 +166,7 @@ pub(crate) fn pool(with: Value) -> Value {
         "phase": "steady", "primary": key(7, 'a'), "backup": key(6, 'b'), "verdict": verdict("ok", "agree", "3 nodes accept each other's cookies", Value::Null), "paused": null, "hold": null, "expect": null,
         "required": 3, "converged": 3, "reporting": 0, "waiting_for": [], "next_at": "2020-11-23T22:00:00Z",
         "blocked_by": "schedule", "since": "2026-11-22T22:00:00Z", "waves": null, "revoking": [], "recoverable": [],
-        "policy_differs": [], "policy_waits": false, "deaf_since": null, "expected_nodes": 3, "expected_in_file": false, "unseen": 0,
+        "policy_differs": [], "policy_waits": false, "calendar": null, "deaf_since": null, "expected_nodes": 3, "expected_in_file": false, "unseen": 0,
         "next_exclusion_at": null, "waiver": null, "rotate_refused": null
     });
     merge(&mut status, with);
