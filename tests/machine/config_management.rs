@@ -56,10 +56,13 @@ fn the_ansible_role_tells_the_truth_and_changes_nothing_twice() {
         return;
     };
     let machine = machine(packages);
-    // Check mode on a fresh host, which has neither program nor units yet.
-    let (would, text) = play(&machine, "daemon", &["--check"]);
-    assert!(would > 0, "{text}");
-    assert!(!machine.path("/etc/tfo-fleet").exists(), "check mode wrote");
+    let is_short = by_size(true, false, false);
+    if !is_short {
+        // Check mode on a fresh host, which has neither program nor units yet.
+        let (would, text) = play(&machine, "daemon", &["--check"]);
+        assert!(would > 0, "{text}");
+        assert!(!machine.path("/etc/tfo-fleet").exists(), "check mode wrote");
+    }
     install(&machine, "tfo-agent");
     for mode in modes() {
         let before = key(&machine);
@@ -80,6 +83,9 @@ fn the_ansible_role_tells_the_truth_and_changes_nothing_twice() {
         let unit = if *mode == "timer" { "tfo-agent-once.timer" } else { "tfo-agent.service" };
         assert_eq!(machine.property(unit, "ActiveState"), "active");
         assert_eq!(machine.property(unit, "UnitFileState"), "enabled");
+    }
+    if is_short {
+        return;
     }
     // Check mode reports drift, and the next run fixes it.
     play(&machine, "timer", &[]);
@@ -106,10 +112,12 @@ fn the_puppet_module_changes_nothing_twice() {
     let machine = machine(packages);
     install(&machine, "tfo-agent");
     for mode in modes() {
-        let before = key(&machine);
-        let (code, text) = apply(&machine, mode, &["--noop"]);
-        assert_eq!(code, Some(0), "{mode}: {text}");
-        assert_eq!(key(&machine), before, "{mode}: noop wrote");
+        if by_size(false, true, true) {
+            let before = key(&machine);
+            let (code, text) = apply(&machine, mode, &["--noop"]);
+            assert_eq!(code, Some(0), "{mode}: {text}");
+            assert_eq!(key(&machine), before, "{mode}: noop wrote");
+        }
         let (code, text) = apply(&machine, mode, &[]);
         assert_eq!(code, Some(2), "{mode}: {text}");
         let now = key(&machine);
@@ -120,6 +128,9 @@ fn the_puppet_module_changes_nothing_twice() {
         assert_no_secret(&text, &now);
         let unit = if *mode == "timer" { "tfo-agent-once.timer" } else { "tfo-agent.service" };
         assert_eq!(machine.property(unit, "ActiveState"), "active");
+    }
+    if by_size(true, false, false) {
+        return;
     }
     apply(&machine, "timer", &[]);
     let right = key(&machine);

@@ -103,8 +103,11 @@ fn puppet_makes_a_coordinator_and_a_node_joins() {
          'n1.cache.example.org' }}\n"
     );
     let has_joined = || machine.path("/var/lib/tfo-agent/node.pem").exists();
-    let (_, noop) = apply(&machine, &both, &["--noop"]);
-    assert!(!has_joined() && noop.contains("tfo-agent join"), "{noop}");
+    let mut noop = String::new();
+    if by_size(false, true, true) {
+        noop = apply(&machine, &both, &["--noop"]).1;
+        assert!(!has_joined() && noop.contains("tfo-agent join"), "{noop}");
+    }
     let (code, text) = apply(&machine, &both, &[]);
     assert!(code == Some(2) && has_joined(), "{text}");
     let (code, second) = apply(&machine, &both, &[]);

@@ -20,7 +20,7 @@ use tfo_model::count::Epoch;
 /// One in so many worlds is driven on without faults until it converges.
 const SETTLE_EVERY: usize = 200;
 
-/// States that a search may see by default; `TFO_SIZE=full` raises it.
+/// States that a search may see in CI; `TFO_SIZE=full` raises it.
 const STATES: usize = 250_000;
 
 /// The same for worlds that are slow to search, or of which most is searched in another one.
@@ -401,14 +401,24 @@ fn operators_race_with_coordinators() {
     // The largest of all searches, for `TFO_STATES=20000000`.
     let more = u8::from(is_full());
     let world = small(Budget { orders: 1 + more, restarts: more, slow_commits: 2, late: 1, ..Budget::default() });
-    holds("races", ordering(world, or_every(&ALL_OPS)), &told_apart(2), Pinned::Bounded(STATES));
+    holds(
+        "races",
+        ordering(world, or_every(&ALL_OPS)),
+        &told_apart(2),
+        Pinned::Bounded(tfo_testbed::by_size(SHORT, STATES, STATES)),
+    );
 }
 
 #[test]
 fn absent_nodes_return() {
     let world = small(Budget { absences: 2, late: 1, restarts: 1, orders: 1, ..Budget::default() });
     let orders = [Op::Exclude(0), Op::Forget(0), Op::Advance, Op::RevokeAll];
-    holds("absence", one_coordinator(ordering(world, &orders)), &told_apart(2), Pinned::Bounded(STATES));
+    holds(
+        "absence",
+        one_coordinator(ordering(world, &orders)),
+        &told_apart(2),
+        Pinned::Bounded(tfo_testbed::by_size(SHORT, STATES, STATES)),
+    );
 }
 
 #[test]
@@ -417,7 +427,7 @@ fn joiners_and_new_images() {
         "members",
         members(Budget { images: 1, late: 1, absences: 1, slow_commits: 1, ..Budget::default() }),
         &alike(2),
-        Pinned::Bounded(STATES),
+        Pinned::Bounded(tfo_testbed::by_size(SHORT, STATES, STATES)),
     );
 }
 
