@@ -132,9 +132,10 @@ fn an_entry_that_comes_too_late_is_told_once() {
 /// Kernel text and unix time, in milliseconds, whenever it changes.
 fn next_change(host: &DaemonHost, from: &str) -> (String, u64) {
     let changed = poll_some(Duration::from_secs(12), || {
+        let text = host.kernel();
+        // After the text: a change between the two would seem to have come before its time.
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         let millis = u64::try_from(now.tv_sec).unwrap() * 1_000 + u64::try_from(now.tv_nsec).unwrap() / 1_000_000;
-        let text = host.kernel();
         (text != from).then_some((text, millis))
     });
     changed.expect("the keys change")
