@@ -1,7 +1,7 @@
 //! Tells operators what they should not have to ask for: a command or a webhook for each `[[notify]]`.
 //!
-//! [`conditions`] decides what is news, [`queue`] what waits for a target, [`state`] keeps both over restarts; [`command`] and
-//! [`webhook`] deliver, [`trial`] is `notify-test`.  Here is the loop that has them work together.
+//! `conditions` decides what is news, `queue` what waits for a target, `state` keeps both over restarts; `command` and
+//! `webhook` deliver, `trial` is `notify-test`.  Here is the loop that has them work together.
 //!
 //! Invariants: no driver waits for it, because it reads what drivers have left; each event is on the disk before it is sent,
 //! so it is told at least once; each queue is bounded, and what it drops is counted and logged.  Must not know: keys.
