@@ -168,7 +168,7 @@ fn every_panel_has_data_and_every_rule_is_evaluated() {
         groups["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
     let bad: Vec<_> = all.iter().filter(|rule| rule["health"] != "ok").collect();
     assert!(all.len() > 30 && bad.is_empty(), "{} rules: {bad:#?}", all.len());
-    // A fleet that does what it should alarms nobody, but for what was done to it above.
+    // A fleet that does what it should raises no alarm, but for what was done to it above.
     let alarmed = prometheus.query("ALERTS{severity=\"critical\", alertstate=\"firing\"}").unwrap();
     assert!(alarmed.is_empty(), "{alarmed:#?}");
 }
